@@ -4,3 +4,4 @@ pub mod json;
 pub mod retry;
 pub mod schema;
 pub mod template;
+mod words;
