@@ -10,3 +10,4 @@ pub mod schema;
 pub mod step;
 pub mod task;
 pub mod template;
+mod words;

@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::MAX_NAME_BYTES;
-use super::problem::{Pos, Problems, child, did_you_mean, item, shorten};
+use super::problem::{Pos, Problems, child, item};
 use super::yaml::{Data, Entry, Node, json_map};
+use crate::domain::words::{did_you_mean, shorten};
 
 /// A mapping, as far as it is known to be one.
 pub(super) struct Fields<'n> {

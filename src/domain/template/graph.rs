@@ -181,8 +181,10 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
     None
 }
 
-/// For each node the number of its strongly connected component (Kosaraju's two passes, without recursion).
-fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {
+/// For each node the number of its strongly connected component; an edge never leads to a component with a lower number.
+///
+/// Kosaraju's two passes, without recursion.
+pub fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {
     let mut reversed = vec![Vec::new(); edges.len()];
     for (node, targets) in edges.iter().enumerate() {
         targets

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::StepTemplate;
 use super::graph::find_cycles;
-use super::problem::{Problems, did_you_mean, shorten};
+use super::problem::Problems;
 use super::step::{RawStep, Reference};
+use crate::domain::words::{did_you_mean, shorten};
 
 /// Most steps of a cycle that its message names.
 const MAX_NAMED: usize = 20;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub use graph::{Graph, find_cycles};
+pub use graph::{Graph, find_cycles, strong_components};
 pub use problem::{MAX_PROBLEMS, Problem};
 
 use crate::domain::retry::Backoff;

@@ -48,7 +48,7 @@ fn radix(text: &str, digits: &str, radix: u32) -> Plain {
         Ok(value) => number(value.to_string()),
         Err(_) => Plain::Unusable(format!(
             "the number {} has more than 128 bits",
-            super::problem::shorten(text)
+            crate::domain::words::shorten(text)
         )),
     }
 }

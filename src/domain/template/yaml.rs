@@ -7,8 +7,9 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Map, Number, Value};
 
-use super::problem::{Pos, Problems, child, item, shorten};
+use super::problem::{Pos, Problems, child, item};
 use super::scalar::{self, Plain};
+use crate::domain::words::shorten;
 
 /// How deep lists and mappings may be nested.
 const MAX_DEPTH: usize = 64;
