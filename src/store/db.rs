@@ -6,6 +6,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, R
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, Socket,
     config::{Host, SslMode},
+    tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -106,7 +107,7 @@ impl Db {
     /// A connection and its driver, for whoever wants to see notifications.
     pub async fn connect_raw(
         &self,
-    ) -> Result<(Client, Connection<Socket, tokio_postgres_rustls::RustlsStream<Socket>>), StoreError> {
+    ) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), StoreError> {
         Ok(self.config.connect(self.tls.clone()).await?)
     }
 }

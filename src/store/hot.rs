@@ -176,6 +176,12 @@ const NEXT_RETRY: &str = "
     SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
       FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due ORDER BY next_attempt_at LIMIT 1";
 
+const ANYTHING_DUE: &str = "
+    SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
+                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due LIMIT 1) q)
+        OR EXISTS (SELECT FROM queue
+                    WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp())";
+
 const TAKE_KEYS: &str = "
     INSERT INTO idempotency_keys (namespace, key, task_id, digest)
     SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[])
@@ -203,6 +209,7 @@ struct Statements {
     lock_ready: Statement,
     promote: Statement,
     next_retry: Statement,
+    anything_due: Statement,
     newest_template: Statement,
     take_keys: Statement,
     read_keys: Statement,
@@ -247,6 +254,11 @@ impl<'a> Pipeline<'a> {
         self.calls.len() - 1
     }
 
+    /// Adds a statement unless its list is empty.
+    fn add_some(&mut self, statement: &'a Statement, params: Option<Params<'a>>) -> Option<usize> {
+        params.map(|params| self.add(statement, params))
+    }
+
     /// `try_join_all` polls in order up to 30 futures, and the first poll of a query is what sends it; a `Pipeline` is
     /// always shorter.
     async fn run(self, client: &Client) -> Result<Vec<Vec<Row>>, StoreError> {
@@ -271,6 +283,7 @@ impl Hot {
             lock_ready: p(LOCK_READY).await?,
             promote: p(PROMOTE).await?,
             next_retry: p(NEXT_RETRY).await?,
+            anything_due: p(ANYTHING_DUE).await?,
             newest_template: p("SELECT coalesce(max(template_id), 0) FROM templates").await?,
             take_keys: p(TAKE_KEYS).await?,
             read_keys: p(READ_KEYS).await?,
@@ -382,6 +395,17 @@ impl Hot {
         })
     }
 
+    /// Whether a claim in one of these lanes could succeed, now or after due retries join.
+    pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<bool, StoreError> {
+        let (lane_ids, _) = lane_arrays(lanes);
+        Ok(self.client.query_one(&self.statements.anything_due, &[&lane_ids]).await?.get(0))
+    }
+
+    /// Time until the next retry falls due.
+    pub async fn next_retry(&self) -> Result<Option<Duration>, StoreError> {
+        Ok(self.client.query_opt(&self.statements.next_retry, &[]).await?.map(|row| seconds(row.get(0))))
+    }
+
     /// How the attempts of leases that no longer run ended, for those that the history knows.
     pub async fn past_outcomes(&self, leases: &[Lease]) -> Result<Vec<(Lease, OutcomeKind)>, StoreError> {
         let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
@@ -408,23 +432,22 @@ impl Hot {
         let s = &self.statements;
         let columns = Columns::of(changes, inputs);
         let mut p = Pipeline::new();
-        let mut write = |statement, columns: Option<Params<'_>>| columns.map(|params| p.add(statement, params));
-        write(&s.insert_tasks, columns.new_tasks.params(&[&now]));
-        write(&s.drop_keys, columns.dropped.params(&[]));
-        write(&s.delete_live, columns.ended_live.params(&[&columns.ended_count]));
-        write(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count]));
-        let retries = write(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
-        write(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
-        write(&s.insert_live, columns.new_live.params(&[&now]));
-        let claims = write(&s.claim, columns.claims.params(&[&now]));
-        write(&s.start_tasks, columns.started.params(&[&now]));
-        write(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
-        write(&s.cancel_pending, columns.cancelled.params(&[&now]));
-        write(&s.insert_events, columns.events.params(&[&now]));
-        let task_inputs = write(&s.task_inputs, columns.task_inputs.params(&[]));
-        let results = write(&s.result_inputs, columns.result_inputs.params(&[]));
+        p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
+        p.add_some(&s.drop_keys, columns.dropped.params(&[]));
+        p.add_some(&s.delete_live, columns.ended_live.params(&[&columns.ended_count]));
+        p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count]));
+        let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
+        p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
+        p.add_some(&s.insert_live, columns.new_live.params(&[&now]));
+        let claims = p.add_some(&s.claim, columns.claims.params(&[&now]));
+        p.add_some(&s.start_tasks, columns.started.params(&[&now]));
+        p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
+        p.add_some(&s.cancel_pending, columns.cancelled.params(&[&now]));
+        p.add_some(&s.insert_events, columns.events.params(&[&now]));
+        let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
+        let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
         if let Some(payload) = &changes.notify {
-            write(&s.notify, Some(vec![&self.channel, payload]));
+            p.add_some(&s.notify, Some(vec![&self.channel, payload]));
         }
         p.add(&s.commit, vec![]);
         let answer = p.run(&self.client).await?;
