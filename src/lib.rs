@@ -5,6 +5,11 @@ pub mod domain;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]
+pub mod grpc;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "server")]
 pub mod store;

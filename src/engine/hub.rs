@@ -37,6 +37,8 @@ pub enum ToWorker {
     Draining { grace: Duration },
     /// The stream ends: the worker registered elsewhere or was given up.
     Superseded,
+    /// The stream ends: the server does.
+    Closing,
 }
 
 /// What a worker said about itself.
@@ -60,6 +62,8 @@ struct Connection {
     lanes: Arc<[i32]>,
     in_flight: HashMap<Lease, InFlight>,
     reserved: usize,
+    /// Answers taken that were not acknowledged yet.
+    unacknowledged: usize,
     /// No more assignments: the worker drains, or this server does.
     closed: bool,
     outbox: mpsc::Sender<ToWorker>,
@@ -113,11 +117,6 @@ pub enum Want<'a> {
     Lanes(&'a BTreeMap<i32, usize>),
 }
 
-/// What a worker's answer was about.
-pub struct Answered {
-    pub plan: Option<Arc<Plan>>,
-}
-
 struct ReservedSlots {
     worker_id: Uuid,
     lanes: Arc<[i32]>,
@@ -134,8 +133,15 @@ pub struct Reservation {
 }
 
 impl Hub {
-    /// Adds a stream. `false` when there are [`MAX_CONNECTIONS`] already.
-    pub fn add(&self, profile: Profile, lanes: &[LaneRow], outbox: mpsc::Sender<ToWorker>) -> bool {
+    /// Adds a stream, with the leases that its worker brought along and the time that each has left. `false` when there
+    /// are [`MAX_CONNECTIONS`] already.
+    pub fn add(
+        &self,
+        profile: Profile,
+        held: Vec<(Lease, Duration)>,
+        lanes: &[LaneRow],
+        outbox: mpsc::Sender<ToWorker>,
+    ) -> bool {
         let mut all = self.lock();
         if all.by_id.len() >= MAX_CONNECTIONS {
             return false;
@@ -146,12 +152,17 @@ impl Hub {
             lanes: Arc::from([]),
             in_flight: HashMap::new(),
             reserved: 0,
+            unacknowledged: 0,
             closed: all.draining,
             outbox,
         };
+        let now = Instant::now();
+        let in_flight = |(lease, remaining)| (lease, InFlight { plan: None, deadline: now + remaining });
+        connection.in_flight.extend(held.into_iter().map(in_flight));
         connection.relane(lanes);
         all.by_id.insert(worker_id, connection);
         drop(all);
+        self.sooner.notify_one();
         self.kick();
         true
     }
@@ -162,19 +173,17 @@ impl Hub {
         connection.map(|c| c.in_flight.into_keys().collect()).unwrap_or_default()
     }
 
-    /// Records a lease that a worker brought along from an earlier connection.
-    pub fn adopt(&self, worker_id: Uuid, lease: Lease, remaining: Duration) {
-        if let Some(c) = self.lock().by_id.get_mut(&worker_id) {
-            c.in_flight.insert(lease, InFlight { plan: None, deadline: Instant::now() + remaining });
-        }
-        self.sooner.notify_one();
+    /// A worker answered: its slot is free from now on. Returns the plan of the step, if it is known here.
+    pub fn answered(&self, worker_id: Uuid, lease: Lease) -> Option<Arc<Plan>> {
+        let mut all = self.lock();
+        let c = all.by_id.get_mut(&worker_id)?;
+        c.unacknowledged += 1;
+        c.in_flight.remove(&lease)?.plan
     }
 
-    /// A worker answered: its slot is free from now on.
-    pub fn answered(&self, worker_id: Uuid, lease: Lease) -> Option<Answered> {
-        let mut all = self.lock();
-        let in_flight = all.by_id.get_mut(&worker_id)?.in_flight.remove(&lease)?;
-        Some(Answered { plan: in_flight.plan })
+    /// How many answers of a worker wait for their acknowledgement.
+    pub fn unacknowledged(&self, worker_id: Uuid) -> usize {
+        self.lock().by_id.get(&worker_id).map_or(0, |c| c.unacknowledged)
     }
 
     /// Stops assignments to one worker.
@@ -191,6 +200,13 @@ impl Hub {
         for c in all.by_id.values_mut() {
             c.closed = true;
             let _ = c.outbox.try_send(ToWorker::Draining { grace });
+        }
+    }
+
+    /// Ends all streams. The workers' leases stay theirs.
+    pub fn close_all(&self) {
+        for (_, c) in self.lock().by_id.drain() {
+            let _ = c.outbox.try_send(ToWorker::Closing);
         }
     }
 
@@ -216,6 +232,9 @@ impl Hub {
     pub fn send(&self, worker_id: Uuid, message: ToWorker) -> bool {
         let mut all = self.lock();
         let Some(c) = all.by_id.get_mut(&worker_id) else { return false };
+        if matches!(message, ToWorker::Ack { .. }) {
+            c.unacknowledged = c.unacknowledged.saturating_sub(1);
+        }
         if c.outbox.try_send(message).is_ok() {
             return true;
         }

@@ -56,6 +56,10 @@ impl Watchers {
 }
 
 impl Watcher {
+    pub fn task_id(&self) -> Uuid {
+        self.task_id
+    }
+
     /// Waits until something happens that was not yet seen.
     pub async fn changed(&mut self) {
         // The sender lives in the map for as long as this watcher does.
