@@ -12,6 +12,8 @@ use thiserror::Error;
 
 use super::{Handler, Worker, handler::ErasedHandler};
 
+/// Most server addresses of one worker.
+pub const MAX_ADDRESSES: usize = 64;
 /// Most handlers of one worker.
 pub const MAX_HANDLERS: usize = 1_000;
 /// Most namespaces of one worker.
@@ -106,7 +108,7 @@ impl WorkerBuilder {
     /// # Errors
     /// The first thing that is wrong.
     pub fn build(self) -> Result<Worker, BuildError> {
-        within("addresses", self.addresses.len(), 1, usize::MAX)?;
+        within("addresses", self.addresses.len(), 1, MAX_ADDRESSES)?;
         within("handlers", self.handlers.len(), 1, MAX_HANDLERS)?;
         within("namespaces", self.namespaces.len(), 0, MAX_NAMESPACES)?;
         within("labels", self.labels.len(), 0, MAX_LABELS)?;
@@ -259,7 +261,7 @@ mod tests {
     }
 
     fn refused(builder: WorkerBuilder) -> String {
-        builder.build().err().expect("a build error").to_string()
+        builder.build().unwrap_err().to_string()
     }
 
     #[test]
