@@ -25,7 +25,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that wait for the network; more wait where they are made.
 const OUTBOUND_MESSAGES: usize = 32;
 /// Most bytes of an assignment: it carries the results of all ancestors, each up to a mebibyte.
-const MAX_MESSAGE_BYTES: usize = 256 << 20;
+const MAX_RESPONSE_BYTES: usize = 256 << 20;
 
 /// Used when a server tells no heartbeat interval: a third of its usual lease.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(3);
@@ -79,12 +79,12 @@ impl Connection {
         let channel = endpoint(address)
             .connect()
             .await
-            .map_err(|error| unreachable(&error))?;
+            .map_err(|error| connect_error(&error))?;
         let (outbound, requests) = mpsc::channel(OUTBOUND_MESSAGES);
         // There is room: nothing was sent before.
         let _ = outbound.try_send(request(work_request::Message::Register(register)));
         let mut inbound = WorkerServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_RESPONSE_BYTES)
             .work(ReceiverStream::new(requests))
             .await
             .map_err(not_registered)?
@@ -133,7 +133,7 @@ pub(super) fn describe(status: &Status) -> String {
 }
 
 /// tonic's error says "transport error"; what happened is among its causes.
-fn unreachable(error: &dyn std::error::Error) -> OpenError {
+fn connect_error(error: &dyn std::error::Error) -> OpenError {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

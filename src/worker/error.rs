@@ -45,9 +45,9 @@ pub struct RetryableError {
 }
 
 impl RetryableError {
-    /// An error with a message for people; at most [`MAX_MESSAGE_BYTES`] of it are sent.
+    /// An error with a message for people; at most [`MAX_ERROR_MESSAGE_BYTES`] of it are sent.
     ///
-    /// [`MAX_MESSAGE_BYTES`]: super::MAX_MESSAGE_BYTES
+    /// [`MAX_ERROR_MESSAGE_BYTES`]: super::MAX_ERROR_MESSAGE_BYTES
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -97,9 +97,9 @@ pub struct PermanentError {
 }
 
 impl PermanentError {
-    /// An error with a message for people; at most [`MAX_MESSAGE_BYTES`] of it are sent.
+    /// An error with a message for people; at most [`MAX_ERROR_MESSAGE_BYTES`] of it are sent.
     ///
-    /// [`MAX_MESSAGE_BYTES`]: super::MAX_MESSAGE_BYTES
+    /// [`MAX_ERROR_MESSAGE_BYTES`]: super::MAX_ERROR_MESSAGE_BYTES
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),

@@ -103,6 +103,8 @@ pub use self::{
     error::{PermanentError, RetryableError, StepError},
     handle::WorkerHandle,
     handler::Handler,
-    outcome::{MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES},
+    outcome::{
+        MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_ERROR_MESSAGE_BYTES, MAX_RESULT_BYTES,
+    },
     runner::{Shutdown, Worker, WorkerError},
 };

@@ -13,7 +13,7 @@ pub const MAX_RESULT_BYTES: usize = 1 << 20;
 /// Most bytes of an error's context as JSON. A larger one is left out.
 pub const MAX_ERROR_CONTEXT_BYTES: usize = 64 << 10;
 /// Most bytes of an error's message. The rest is cut off.
-pub const MAX_MESSAGE_BYTES: usize = 8 << 10;
+pub const MAX_ERROR_MESSAGE_BYTES: usize = 8 << 10;
 /// Most bytes of an error's code. The rest is cut off.
 pub const MAX_ERROR_CODE_BYTES: usize = 255;
 
@@ -31,13 +31,13 @@ pub(super) fn outcome(answer: Result<String, StepError>) -> Outcome {
         }
         Ok(result_json) => Outcome::Success(proto::Success { result_json }),
         Err(StepError::Retryable(error)) => Outcome::RetryableError(proto::RetryableError {
-            message: cut(error.message, MAX_MESSAGE_BYTES),
+            message: cut(error.message, MAX_ERROR_MESSAGE_BYTES),
             error_code: cut(error.error_code, MAX_ERROR_CODE_BYTES),
             retry_after: error.retry_after.map(to_proto),
             context_json: bounded_context(error.context_json),
         }),
         Err(StepError::Permanent(error)) => Outcome::PermanentError(proto::PermanentError {
-            message: cut(error.message, MAX_MESSAGE_BYTES),
+            message: cut(error.message, MAX_ERROR_MESSAGE_BYTES),
             error_code: cut(error.error_code, MAX_ERROR_CODE_BYTES),
             context_json: bounded_context(error.context_json),
         }),
@@ -98,8 +98,8 @@ mod tests {
 
     #[test]
     fn an_error_is_cut_at_a_character() {
-        let error = retryable(RetryableError::new("é".repeat(MAX_MESSAGE_BYTES)));
-        assert_eq!(error.message.len(), MAX_MESSAGE_BYTES);
+        let error = retryable(RetryableError::new("é".repeat(MAX_ERROR_MESSAGE_BYTES)));
+        assert_eq!(error.message.len(), MAX_ERROR_MESSAGE_BYTES);
         let error =
             retryable(RetryableError::new("m").error_code("é".repeat(MAX_ERROR_CODE_BYTES)));
         assert_eq!(error.error_code.len(), MAX_ERROR_CODE_BYTES - 1);

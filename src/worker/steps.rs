@@ -128,6 +128,7 @@ impl Steps {
                 stopping.abort_at = Some(time::Instant::now() + CANCEL_GRACE);
             }
         }
+        self.fill_slots();
     }
 
     /// Forgets a result: it is committed, or came too late.
@@ -149,6 +150,7 @@ impl Steps {
             self.disown(lease);
         }
         self.outbox = self.ended.keys().cloned().collect();
+        self.fill_slots();
     }
 
     /// Takes no more steps, and gives back those that have not started.
