@@ -2,4 +2,6 @@
 pub mod cli;
 #[cfg(feature = "worker")]
 pub mod client;
+#[cfg(feature = "server")]
+pub mod domain;
 pub mod proto;

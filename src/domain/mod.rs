@@ -1,0 +1,6 @@
+//! The rules of the control plane as pure values and functions: no database, no network, no clock.
+
+pub mod json;
+pub mod retry;
+pub mod schema;
+pub mod template;
