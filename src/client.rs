@@ -138,7 +138,8 @@ mod tests {
         for good in ["http://127.0.0.1:7233", "http://[::1]:7233/", "127.0.0.1:7233", "tasker.internal"] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["", "https://example.org", "ftp://example.org", "http://", "http://h:1/path", "http://h?q=1", "a b"] {
+        for bad in ["", "https://example.org", "ftp://example.org", "http://", "http://h:1/path", "http://h?q=1", "a b"]
+        {
             assert!(matches!(endpoint(bad), Err(ConnectError::InvalidUrl { .. })), "{bad}");
         }
     }

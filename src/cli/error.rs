@@ -1,6 +1,6 @@
 //! How a command fails: an exit code, what went wrong, and what to do next.
 
-use std::{error::Error as _, fmt, io};
+use std::{fmt, io};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -116,15 +116,15 @@ impl std::error::Error for CliError {}
 impl From<ConnectError> for CliError {
     fn from(error: ConnectError) -> Self {
         match &error {
-            ConnectError::InvalidUrl { .. } => {
-                Self::new(exit::CONFIG, error.to_string()).hint("set --server or TASKER_SERVER, such as http://127.0.0.1:7233")
-            }
+            ConnectError::InvalidUrl { .. } => Self::new(exit::CONFIG, error.to_string())
+                .hint("set --server or TASKER_SERVER, such as http://127.0.0.1:7233"),
             ConnectError::Unreachable { source, .. } => {
                 let mut cause: &dyn std::error::Error = source;
                 while let Some(inner) = cause.source() {
                     cause = inner;
                 }
-                Self::new(exit::UNAVAILABLE, format!("{error}: {cause}")).hint("start one with `tasker dev`, or set --server")
+                Self::new(exit::UNAVAILABLE, format!("{error}: {cause}"))
+                    .hint("start one with `tasker dev`, or set --server")
             }
         }
     }

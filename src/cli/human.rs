@@ -12,7 +12,7 @@ pub fn duration(d: Duration) -> String {
     // Rounded before the unit is chosen, so that 59.7 s is `1 m 0 s` and not `60 s`.
     let seconds = (d.as_millis() + 500) / 1000;
     match (d.as_millis(), seconds) {
-        (0, _) => format!("{:.1} ms", d.as_secs_f64() * 1e3),
+        (0, _) if !d.is_zero() => format!("{:.1} ms", d.as_secs_f64() * 1e3),
         (ms @ ..1000, _) => format!("{ms} ms"),
         (ms @ ..9950, _) => format!("{:.1} s", ms as f64 / 1e3),
         (_, s @ ..60) => format!("{s} s"),
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn durations_read_well() {
         for (ms, expected) in [
-            (0, "0.0 ms"),
+            (0, "0 ms"),
             (1, "1 ms"),
             (999, "999 ms"),
             (1_200, "1.2 s"),

@@ -8,8 +8,11 @@ use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
 use super::human::{step_state, task_state, word};
-use crate::proto::{
-    Attempt, AttemptOutcome, Dependency, Step, StepError, StepTemplate, SubmitTaskResponse, Task, Template, Worker,
+use crate::{
+    domain,
+    proto::{
+        Attempt, AttemptOutcome, Dependency, Step, StepError, StepTemplate, SubmitTaskResponse, Task, Template, Worker,
+    },
 };
 
 /// A document that travelled as text; `null` when there is none.
@@ -17,7 +20,7 @@ fn document(text: &str) -> Value {
     match text {
         "" => Value::Null,
         // Text that is not JSON after all is better shown than lost.
-        text => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
+        text => domain::json::parse(text, text.len()).unwrap_or_else(|_| text.into()),
     }
 }
 
@@ -271,12 +274,16 @@ mod tests {
         assert_eq!(value["context"].to_string(), r#"{"z":9007199254740993,"a":1.10,"n":null,"s":"🚀"}"#);
         assert_eq!(value["state"], "in_progress");
         assert_eq!(value["submitted_at"], "2026-01-01T00:00:00.007Z");
-        assert_eq!((&value["ended_at"], &value["error"], &value["failed_step"]), (&Value::Null, &Value::Null, &Value::Null));
+        assert_eq!(
+            (&value["ended_at"], &value["error"], &value["failed_step"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
     }
 
     #[test]
     fn a_step_has_its_attempts_and_its_error() {
-        let error = StepError { message: "busy".into(), error_code: "HTTP_429".into(), context_json: r#"{"n":1}"#.into() };
+        let error =
+            StepError { message: "busy".into(), error_code: "HTTP_429".into(), context_json: r#"{"n":1}"#.into() };
         let step = Step {
             name: "bill".into(),
             state: StepState::WaitingForRetry.into(),

@@ -32,17 +32,18 @@ pub struct Cli {
 }
 
 const LONG_ABOUT: &str = "\
-Tasker coordinates microservices: a template describes a workflow, a task runs it, and workers in any language perform its
-steps. All state is in Postgres.";
+Tasker coordinates microservices: a template describes a workflow, a task runs it, and workers in any language \
+perform its steps. All state is in Postgres.";
 
 const AFTER_HELP: &str = "\
 A first workflow:
   tasker template register registration.yaml
-  tasker task submit user_management/user_registration --context '{\"email\": \"a@example.org\", \"name\": \"A\"}' --watch
+  tasker task submit user_management/user_registration --context @registration.json --watch
   tasker task list --state error
 
-Data goes to stdout and everything else to stderr. With --json, fields have the names of the protocol, `…_json` fields are
-nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and what is not set is null.
+Data goes to stdout and everything else to stderr. With --json, fields have the names of the protocol, `…_json` \
+fields are nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and what \
+is not set is null.
 
 Exit codes:
   0    it worked; for `task watch`: the task is complete

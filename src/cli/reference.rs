@@ -55,7 +55,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "/", "shop", "shop/", "/checkout", "a/b/c", "a/b@", "a/b@1", "a/b@v1.0.0", "a/b@1.0.0@2.0.0", "@1.0.0"] {
+        for text in
+            ["", "/", "shop", "shop/", "/checkout", "a/b/c", "a/b@", "a/b@1", "a/b@v1.0.0", "a/b@1.0.0@2.0.0", "@1.0.0"]
+        {
             assert!(text.parse::<TemplateRef>().is_err(), "{text}");
         }
     }

@@ -73,7 +73,8 @@ impl Term {
             ColorChoice::Never => false,
             ColorChoice::Auto => terminal && !dumb && !set("NO_COLOR"),
         };
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|n| env::var(n).ok()).find(|v| !v.is_empty());
+        let locale =
+            ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|n| env::var(n).ok()).find(|v| !v.is_empty());
         Self {
             color: color(stdout),
             color_stderr: color(stderr),

@@ -53,7 +53,8 @@ async fn list(handler: Option<String>, session: &Session) -> Result<u8, CliError
 }
 
 fn table(workers: &[Worker], session: &Session) -> Table {
-    let mut table = Table::new(["NAME", "STATE", "STEPS", "CONNECTED", "NAMESPACES", "BUILD", "SERVER", "WORKER ID", "HANDLERS"]);
+    let mut table =
+        Table::new(["NAME", "STATE", "STEPS", "CONNECTED", "NAMESPACES", "BUILD", "SERVER", "WORKER ID", "HANDLERS"]);
     for w in workers {
         let (style, state) = match w.draining {
             true => (Style::Yellow, "draining"),

@@ -18,10 +18,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
-  tasker task cancel 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the customer withdrew the order'
+  tasker task cancel 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the customer withdrew'
 
-Who and why are kept with the task. Cancelling a cancelled task changes nothing; a task that ended otherwise is left as it is,
-and the exit code is 1.")]
+Who and why are kept with the task. Cancelling a cancelled task changes nothing; a task that ended otherwise is left \
+as it is, and the exit code is 1.")]
 pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]
@@ -46,7 +46,10 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     if session.json() {
         session.term.json(&json!({"task": json::task(&task)}))?;
     } else {
-        session.term.say(&format!("{} is cancelled, with {}/{} steps complete", args.id, task.steps_complete, task.steps_total));
+        session.term.say(&format!(
+            "{} is cancelled, with {}/{} steps complete",
+            args.id, task.steps_complete, task.steps_total
+        ));
     }
     Ok(exit::OK)
 }

@@ -20,7 +20,7 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002
-  tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq '.steps[] | select(.state == \"error\") | .error'
+  tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq '.steps[] | {name, state, error}'
 
 Signs: ✓ complete, ● in progress, ↻ waits to retry, ◎ ready, ○ pending, ✗ error, ⊘ cancelled.")]
 pub struct Args {
@@ -64,7 +64,15 @@ fn header(task: &Task, term: &Term) -> String {
     };
     let ago = human::elapsed(task.submitted_at, None).map(|d| format!(" ({} ago)", human::duration(d)));
     line("task", clean(&task.task_id));
-    line("state", format!("{}, {}/{} steps complete", human::paint_task_state(term, task.state()), task.steps_complete, task.steps_total));
+    line(
+        "state",
+        format!(
+            "{}, {}/{} steps complete",
+            human::paint_task_state(term, task.state()),
+            task.steps_complete,
+            task.steps_total
+        ),
+    );
     line("submitted", format!("{}{}", human::time_or_dash(task.submitted_at), ago.unwrap_or_default()));
     line("started", task.started_at.map(human::time).unwrap_or_default());
     line("ended", task.ended_at.map(human::time).unwrap_or_default());
@@ -153,7 +161,11 @@ mod tests {
     }
 
     fn failed_task() -> (Task, Vec<Step>) {
-        let error = StepError { message: "card\nrefused".into(), error_code: "DECLINED".into(), context_json: r#"{"bank":"x"}"#.into() };
+        let error = StepError {
+            message: "card\nrefused".into(),
+            error_code: "DECLINED".into(),
+            context_json: r#"{"bank":"x"}"#.into(),
+        };
         let attempt = |attempt, outcome: AttemptOutcome, worker: &str, error| Attempt {
             attempt,
             outcome: outcome.into(),
@@ -190,7 +202,13 @@ mod tests {
                 ],
                 ..Step::default()
             },
-            Step { name: "ship".into(), state: StepState::Pending.into(), depends_on: vec!["charge".into()], retry_limit: 3, ..Step::default() },
+            Step {
+                name: "ship".into(),
+                state: StepState::Pending.into(),
+                depends_on: vec!["charge".into()],
+                retry_limit: 3,
+                ..Step::default()
+            },
         ];
         let task = Task {
             task_id: "01980f4e-7c1a-7b3e-9d55-0242ac120002".into(),
@@ -249,7 +267,12 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
 
     #[test]
     fn a_cancelled_task_tells_who_and_why() {
-        let task = Task { state: TaskState::Cancelled.into(), cancelled_by: "ops".into(), cancel_reason: "a test".into(), ..Task::default() };
+        let task = Task {
+            state: TaskState::Cancelled.into(),
+            cancelled_by: "ops".into(),
+            cancel_reason: "a test".into(),
+            ..Task::default()
+        };
         assert!(header(&task, &Term::plain()).ends_with("cancelled     by ops: a test\n"));
     }
 }

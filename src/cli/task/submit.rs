@@ -5,7 +5,6 @@ use std::{
     io::{self, Read as _},
 };
 
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::watch;
@@ -17,6 +16,7 @@ use crate::{
         reference::TemplateRef,
         term::clean,
     },
+    domain,
     proto::{SubmitTaskRequest, SubmitTaskResponse},
 };
 
@@ -24,12 +24,13 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  tasker task submit user_management/user_registration --context '{\"email\": \"a@example.org\", \"name\": \"A\"}'
+  tasker task submit user_management/user_registration \\
+      --context '{\"email\": \"a@example.org\", \"name\": \"A\"}'
   tasker task submit shop/checkout@1.2.0 --context @order.json --watch
   jq .order < big.json | tasker task submit shop/checkout --context @- --idempotency-key order-4711
 
-Prints the task's id; it is stored when it is printed. With an idempotency key, a second submit with the same content prints
-the first task's id and starts nothing.")]
+Prints the task's id; the task is stored by then. With an idempotency key, a second submit with the same content \
+prints the first task's id and starts nothing.")]
 pub struct Args {
     /// What to run
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
@@ -99,7 +100,8 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
             return Err(CliError::new(exit::USAGE, format!("two versions are given: {at} and {}", clean(&option))));
         }
     };
-    let annotations: serde_json::Map<String, Value> = args.annotations.into_iter().map(|(k, v)| (k, v.into())).collect();
+    let annotations: serde_json::Map<String, Value> =
+        args.annotations.into_iter().map(|(k, v)| (k, v.into())).collect();
     Ok(SubmitTaskRequest {
         namespace,
         task_name,
@@ -112,7 +114,7 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
     })
 }
 
-/// The context's text, sent as it is; a text that is no JSON is refused here, where the position can still be told.
+/// The context's text, sent as it is; a text that is no JSON object is refused here, where its source can be named.
 fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliError> {
     let (source, text) = match (inline, file) {
         (None, None) => return Ok(String::new()),
@@ -122,8 +124,9 @@ fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliEr
         },
         (None, Some(path)) => (path.clone(), read(&path)?),
     };
-    serde_json::from_str::<IgnoredAny>(&text)
-        .map_err(|e| CliError::new(exit::DATA, format!("{}: the context is not JSON: {e}", clean(&source))))?;
+    // The server knows the bound on the size.
+    domain::json::check_object(&text, text.len())
+        .map_err(|e| CliError::new(exit::DATA, clean(&format!("{source}: the context is wrong: {e}"))))?;
     Ok(text)
 }
 
@@ -165,7 +168,16 @@ mod tests {
 
     #[test]
     fn options_become_the_request() {
-        let line = ["--context", r#"{"n": 9007199254740993}"#, "--priority", "-5", "--annotation", "a=1", "--annotation", "b=x=y"];
+        let line = [
+            "--context",
+            r#"{"n": 9007199254740993}"#,
+            "--priority",
+            "-5",
+            "--annotation",
+            "a=1",
+            "--annotation",
+            "b=x=y",
+        ];
         let request = parse(&line).expect("a request");
         assert_eq!(request.version, "1.0.0");
         assert_eq!(request.context_json, r#"{"n": 9007199254740993}"#);
@@ -178,7 +190,7 @@ mod tests {
     fn broken_json_is_bad_data_and_two_versions_are_bad_usage() {
         let error = parse(&["--context", "{\"a\": }"]).expect_err("broken");
         assert_eq!(error.code, exit::DATA);
-        assert!(error.message.contains("line 1 column 7"), "{error}");
+        assert!(error.message.contains("line 1, column 7"), "{error}");
         assert_eq!(parse(&["--version", "2.0.0"]).expect_err("two versions").code, exit::USAGE);
         assert_eq!(parse(&["--context", "@/no/such.json"]).expect_err("absent").code, exit::FAILURE);
     }

@@ -94,7 +94,8 @@ fn retry_in(step: &Step) -> String {
 
 /// `2/3`: tries that count, of how many; and how many were lost to the infrastructure, which do not count.
 pub fn tries(step: &Step) -> String {
-    let lost = |a: &&crate::proto::Attempt| matches!(a.outcome(), AttemptOutcome::WorkerLost | AttemptOutcome::Released);
+    let lost =
+        |a: &&crate::proto::Attempt| matches!(a.outcome(), AttemptOutcome::WorkerLost | AttemptOutcome::Released);
     match i32::try_from(step.attempts.iter().filter(lost).count()).unwrap_or(i32::MAX) {
         0 => format!("{}/{}", step.attempt, step.retry_limit),
         lost => format!("{}/{} (+{lost} lost)", step.attempt.saturating_sub(lost), step.retry_limit),

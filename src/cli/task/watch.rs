@@ -30,15 +30,19 @@ const RECONNECT_FOR: Duration = Duration::from_secs(60);
 /// Between two tries to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
+/// The longest word of a state: `waiting_for_retry`.
+const STATE_COLUMNS: usize = 17;
+
 /// Wait for a task, and show what it does meanwhile
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   tasker task watch 01980f4e-7c1a-7b3e-9d55-0242ac120002
-  tasker task watch 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq -c '[.task.state, .task.steps_complete]'
+  tasker task watch 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq --unbuffered .task.state
 
-On a terminal the graph is redrawn in place; elsewhere every change is one line. Ends when the task does: with 0 when it is
-complete, 3 when it ended in error, 4 when it was cancelled. Ctrl-C ends the watch and not the task.")]
+On a terminal the graph is redrawn in place; elsewhere every change is one line. Ends when the task does: with 0 \
+when it is complete, 3 when it ended in error, 4 when it was cancelled. Ctrl-C ends the watch and not the task. When the \
+server restarts, the watch goes on.")]
 pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]
@@ -60,6 +64,15 @@ pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u
     tokio::pin!(interrupted);
     let end = loop {
         tokio::select! {
+            // First, so that Ctrl-C is heard from before the first update on.
+            biased;
+            _ = &mut interrupted => {
+                session.term.say(&format!(
+                    "\nthe task goes on: `tasker task watch {task_id}` follows it again, and \
+                     `tasker task cancel {task_id} --reason WHY` stops it"
+                ));
+                break Ok(exit::INTERRUPTED);
+            }
             event = news.recv() => match event {
                 Some(News::Update(update)) => {
                     view.update(&update)?;
@@ -72,12 +85,6 @@ pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u
                 None => break Err(CliError::new(exit::FAILURE, "the watch ended before the task did")),
             },
             _ = refresh.tick() => view.refresh()?,
-            _ = &mut interrupted => {
-                session.term.say(&format!(
-                    "\nthe task goes on: `tasker task watch {task_id}` follows it again, `tasker task cancel {task_id} --reason …` stops it"
-                ));
-                break Ok(exit::INTERRUPTED);
-            }
         }
     };
     pump.abort();
@@ -95,7 +102,7 @@ fn exit_code(task: &Task) -> Option<u8> {
 
 /// What the pump tells.
 enum News {
-    Update(WatchTaskResponse),
+    Update(Box<WatchTaskResponse>),
     /// The connection broke, and the pump tries to get another one.
     Lost(String),
     Failed(CliError),
@@ -114,7 +121,7 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
                     match stream.message().await {
                         Ok(Some(update)) => {
                             (heard, lost_since) = (true, None);
-                            if news.send(News::Update(update)).await.is_err() {
+                            if news.send(News::Update(Box::new(update))).await.is_err() {
                                 return;
                             }
                         }
@@ -151,14 +158,14 @@ fn is_passing(status: &Status) -> bool {
 enum View<'s> {
     Json(&'s Term),
     Lines(&'s Term, Changes),
-    Live(&'s Term, Frame),
+    Live(&'s Term, Box<Frame>),
 }
 
 impl<'s> View<'s> {
     fn new(session: &'s Session) -> Self {
         match &session.term {
             term if session.json() => Self::Json(term),
-            term if term.interactive => Self::Live(term, Frame::default()),
+            term if term.interactive => Self::Live(term, Box::default()),
             term => Self::Lines(term, Changes::default()),
         }
     }
@@ -214,7 +221,9 @@ impl Changes {
         let column = update.steps.iter().map(|s| width(&clean(&s.name))).max().unwrap_or(0).max("task".len());
         let line = |at: Option<_>, name: &str, state: String, note: String| {
             let pad = " ".repeat(column.saturating_sub(width(name)));
-            let line = format!("{}  {name}{pad}  {state}  {note}", human::time(at.unwrap_or_else(human::now)));
+            let state_pad = " ".repeat(STATE_COLUMNS.saturating_sub(width(&state)));
+            let at = human::time(at.unwrap_or_else(human::now));
+            let line = format!("{at}  {name}{pad}  {state}{state_pad}  {note}");
             line.trim_end().to_owned()
         };
         let mut lines = Vec::new();
@@ -310,7 +319,11 @@ fn frame(update: &WatchTaskResponse, lost: bool, (columns, rows): (usize, usize)
     let task = update.task.clone().unwrap_or_default();
     let state = human::paint_task_state(term, task.state());
     let mut lines = vec![
-        format!("{}  {}", term.paint(Style::Bold, &view::template_name(&task)), term.paint(Style::Dim, &clean(&task.task_id))),
+        format!(
+            "{}  {}",
+            term.paint(Style::Bold, &view::template_name(&task)),
+            term.paint(Style::Dim, &clean(&task.task_id))
+        ),
         format!("{state}  {}", headline_note(&task)),
     ];
     if lost {
@@ -381,12 +394,15 @@ mod tests {
     fn only_changes_are_told_and_the_end_comes_last() {
         let term = Term::plain();
         let mut changes = Changes::default();
-        let first = update(TaskState::InProgress, vec![step("pay", StepState::InProgress, &[]), step("ship", StepState::Pending, &["pay"])]);
+        let first = update(
+            TaskState::InProgress,
+            vec![step("pay", StepState::InProgress, &[]), step("ship", StepState::Pending, &["pay"])],
+        );
         assert_eq!(
             changes.of(&first, &term),
             [
-                "2026-01-01T00:00:02.000Z  task  in_progress  0/2 steps, 2.0 s",
-                "2026-01-01T00:00:01.000Z  pay   in_progress  attempt 1/3, worker w1",
+                "2026-01-01T00:00:02.000Z  task  in_progress        0/2 steps, 2.0 s",
+                "2026-01-01T00:00:01.000Z  pay   in_progress        attempt 1/3, worker w1",
             ]
         );
         assert!(changes.of(&first, &term).is_empty());
@@ -399,8 +415,8 @@ mod tests {
         assert_eq!(
             changes.of(&last, &term),
             [
-                "2026-01-01T00:00:02.000Z  pay   error  refused",
-                "2026-01-01T00:00:02.000Z  task  error  0/2 steps, 2.0 s, pay: refused",
+                "2026-01-01T00:00:02.000Z  pay   error              refused",
+                "2026-01-01T00:00:02.000Z  task  error              0/2 steps, 2.0 s, pay: refused",
             ]
         );
     }

@@ -22,7 +22,7 @@ const PAGE_SIZE: i32 = 500;
 Examples:
   tasker template list
   tasker template list --namespace user_management
-  tasker template list --json | jq -r '.templates[] | \"\\(.namespace)/\\(.task_name)@\\(.version)\"'")]
+  tasker template list --json | jq -r '.templates[].task_name'")]
 pub struct Args {
     /// Only templates of this namespace
     #[arg(long)]

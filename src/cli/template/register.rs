@@ -18,9 +18,9 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker template register registration.yaml
-  tasker template register templates/*.yaml --json | jq -r '.templates[] | select(.created) | .template.task_name'
+  tasker template register templates/*.yaml --json | jq '.templates[] | select(.created)'
 
-All files are checked before any is sent. A registered version never changes: registering the same content again does
+All files are checked before any is sent. A registered version never changes: registering the same content again does \
 nothing, and other content needs a new version. Prints `NAMESPACE/NAME@VERSION` for each file.")]
 pub struct Args {
     /// YAML files; `-` is stdin
@@ -48,9 +48,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 
 fn print(registered: &[RegisterTemplateResponse], session: &Session) -> Result<(), CliError> {
     if session.json() {
-        let document = |r: &RegisterTemplateResponse| {
-            json!({"created": r.created, "template": r.template.as_ref().map(json::template)})
-        };
+        let document = |r: &RegisterTemplateResponse| json!({"created": r.created, "template": r.template.as_ref().map(json::template)});
         session.term.json(&json!({"templates": registered.iter().map(document).collect::<Vec<_>>()}))?;
         return Ok(());
     }

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_a_line_that_editors_understand() {
-        let problem = |path: &str, message: &str| Problem { line: 3, column: 7, path: path.into(), message: message.into() };
+        let problem =
+            |path: &str, message: &str| Problem { line: 3, column: 7, path: path.into(), message: message.into() };
         assert_eq!(
             lines("a.yaml", &[problem("step_templates[0].name", "is missing"), problem("", "is\nempty")]),
             "a.yaml:3:7: step_templates[0].name: is missing\na.yaml:3:7: is empty"
