@@ -45,7 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "context")]
     context_file: Option<String>,
     /// A higher priority is served first
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-100..=100))]
     priority: i32,
     /// Makes the submit safe to repeat; unique within the namespace
     #[arg(long, value_name = "KEY")]

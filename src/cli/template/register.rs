@@ -48,7 +48,8 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 
 fn print(registered: &[RegisterTemplateResponse], session: &Session) -> Result<(), CliError> {
     if session.json() {
-        let document = |r: &RegisterTemplateResponse| json!({"created": r.created, "template": r.template.as_ref().map(json::template)});
+        let template = |r: &RegisterTemplateResponse| r.template.as_ref().map(json::template);
+        let document = |r: &RegisterTemplateResponse| json!({"created": r.created, "template": template(r)});
         session.term.json(&json!({"templates": registered.iter().map(document).collect::<Vec<_>>()}))?;
         return Ok(());
     }
