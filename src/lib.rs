@@ -8,6 +8,10 @@ pub mod cli;
 #[cfg(feature = "worker")]
 pub mod client;
 #[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "worker")]
+pub mod client;
+#[cfg(feature = "server")]
 pub mod domain;
 #[cfg(feature = "server")]
 pub mod engine;
