@@ -1,1 +1,3 @@
+#[cfg(feature = "server")]
+pub mod postgres;
 pub mod proto;
