@@ -8,10 +8,6 @@ pub mod cli;
 #[cfg(feature = "worker")]
 pub mod client;
 #[cfg(feature = "server")]
-pub mod cli;
-#[cfg(feature = "worker")]
-pub mod client;
-#[cfg(feature = "server")]
 pub mod domain;
 #[cfg(feature = "server")]
 pub mod engine;

@@ -110,7 +110,8 @@ fn routes(engine: &Engine) -> Routes {
         )
         .add_service(TemplateServiceServer::new(grpc::template::Templates(engine.clone())))
         .add_service(
-            WorkerServiceServer::new(grpc::worker::Workers(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            WorkerServiceServer::new(grpc::worker::Workers(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
         );
     // Our own descriptors are always readable; if they were not, the server is still worth running without reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {

@@ -1,10 +1,14 @@
 //! The command line: one file per command, data on stdout, talk on stderr.
 
+mod dev;
 pub mod error;
 mod graph;
 mod human;
 mod json;
+mod migrate;
 mod reference;
+mod serve;
+mod server;
 mod table;
 mod task;
 mod template;
@@ -74,6 +78,12 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     // Commands that are the control plane.
+    /// Run the control plane on a private Postgres: no set-up at all
+    Dev(dev::Command),
+    /// Run the control plane on your Postgres
+    Server(server::Command),
+    /// Bring the database's schema up to date
+    Migrate(migrate::Command),
 
     // Commands that talk to it.
     /// Run tasks: submit, look, wait, cancel
@@ -109,6 +119,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
     let session = Session { global: cli.global, term };
     match cli.command {
+        Command::Dev(command) => dev::run(&command, &session),
+        Command::Server(command) => server::run(&command, &session),
+        Command::Migrate(command) => migrate::run(&command, &session),
         Command::Task(command) => talk(task::run(command, &session)),
         Command::Template(command) => talk(template::run(command, &session)),
         Command::Worker(command) => talk(worker::run(command, &session)),

@@ -33,20 +33,11 @@ pub struct JsonError {
 /// The first thing that is wrong: syntax, size, depth, the escape `\u0000`, or half of a surrogate pair.
 pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     if text.len() > max_bytes {
-        let message = format!(
-            "the document has {} bytes, but at most {max_bytes} are allowed",
-            text.len()
-        );
+        let message = format!("the document has {} bytes, but at most {max_bytes} are allowed", text.len());
         return Err(error_at(text, max_bytes, message));
     }
-    let mut scanner = Scanner {
-        bytes: text.as_bytes(),
-        at: 0,
-        open: Vec::new(),
-    };
-    scanner
-        .document()
-        .map_err(|(offset, message)| error_at(text, offset, message))
+    let mut scanner = Scanner { bytes: text.as_bytes(), at: 0, open: Vec::new() };
+    scanner.document().map_err(|(offset, message)| error_at(text, offset, message))
 }
 
 /// Like [`check_document`], and the document must be an object.
@@ -84,8 +75,7 @@ pub fn number_is_bounded(number: &str) -> bool {
     };
     let limit = MAX_NUMBER_DIGITS as i64;
     let whole_digits = whole.trim_start_matches('-').len() as i64;
-    whole_digits.saturating_add(exponent) <= limit
-        && (fraction.len() as i64).saturating_sub(exponent) <= limit
+    whole_digits.saturating_add(exponent) <= limit && (fraction.len() as i64).saturating_sub(exponent) <= limit
 }
 
 fn error_at(text: &str, offset: usize, message: String) -> JsonError {
@@ -98,12 +88,7 @@ fn error_at(text: &str, offset: usize, message: String) -> JsonError {
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
     let column = before[line_start..].chars().count() + 1;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    JsonError {
-        offset,
-        line: count(line),
-        column: count(column),
-        message,
-    }
+    JsonError { offset, line: count(line), column: count(column), message }
 }
 
 /// Byte offset and message.
@@ -152,11 +137,7 @@ impl Scanner<'_> {
         }
         self.at += 1;
         self.skip_space();
-        let end = if container == Container::Object {
-            b'}'
-        } else {
-            b']'
-        };
+        let end = if container == Container::Object { b'}' } else { b']' };
         if self.peek() == Some(end) {
             self.at += 1;
             return Ok(true);
@@ -232,9 +213,7 @@ impl Scanner<'_> {
                 Ok(())
             }
             Some(b'u') => self.unicode_escape(),
-            _ => self.fail(
-                "expected one of the escapes \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX".into(),
-            ),
+            _ => self.fail("expected one of the escapes \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX".into()),
         }
     }
 
@@ -246,16 +225,12 @@ impl Scanner<'_> {
                     .then(|| self.code_unit(self.at + 6))
                     .transpose()?;
                 if !matches!(low, Some(0xDC00..=0xDFFF)) {
-                    return self.fail(
-                        "expected the low half of the surrogate pair after this escape".into(),
-                    );
+                    return self.fail("expected the low half of the surrogate pair after this escape".into());
                 }
                 self.at += 12;
                 Ok(())
             }
-            0xDC00..=0xDFFF => {
-                self.fail("the low half of a surrogate pair without its high half".into())
-            }
+            0xDC00..=0xDFFF => self.fail("the low half of a surrogate pair without its high half".into()),
             _ => {
                 self.at += 6;
                 Ok(())
@@ -291,14 +266,7 @@ impl Scanner<'_> {
             self.digits()?;
         }
         let bounded = str::from_utf8(&self.bytes[start..self.at]).is_ok_and(number_is_bounded);
-        if bounded {
-            Ok(())
-        } else {
-            Err((
-                start,
-                format!("the number has more than {MAX_NUMBER_DIGITS} digits"),
-            ))
-        }
+        if bounded { Ok(()) } else { Err((start, format!("the number has more than {MAX_NUMBER_DIGITS} digits"))) }
     }
 
     fn digits(&mut self) -> Result<(), Failure> {
@@ -336,11 +304,7 @@ impl Scanner<'_> {
     }
 
     fn expected<T>(&self, what: &str) -> Result<T, Failure> {
-        let end = if self.at >= self.bytes.len() {
-            ", but the document ends"
-        } else {
-            ""
-        };
+        let end = if self.at >= self.bytes.len() { ", but the document ends" } else { "" };
         self.fail(format!("expected {what}{end}"))
     }
 

@@ -200,8 +200,14 @@ fn plan(row: TemplateRow) -> Option<Plan> {
         Ok(template) => template,
         Err(problems) => {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(row.template_id, row.namespace, row.task_name, row.version, problem = first,
-                "a registered template cannot be read by this build");
+            tracing::error!(
+                row.template_id,
+                row.namespace,
+                row.task_name,
+                row.version,
+                problem = first,
+                "a registered template cannot be read by this build"
+            );
             return None;
         }
     };

@@ -32,9 +32,18 @@ pub enum CancelReason {
 /// What goes out on a worker's stream.
 pub enum ToWorker {
     Assign(Box<Assignment>),
-    Ack { lease: Lease, accepted: bool },
-    Cancel { lease: Lease, step_name: String, reason: CancelReason },
-    Draining { grace: Duration },
+    Ack {
+        lease: Lease,
+        accepted: bool,
+    },
+    Cancel {
+        lease: Lease,
+        step_name: String,
+        reason: CancelReason,
+    },
+    Draining {
+        grace: Duration,
+    },
     /// The stream ends: the worker registered elsewhere or was given up.
     Superseded,
     /// The stream ends: the server does.
@@ -412,10 +421,8 @@ impl Reservation {
     /// Sends a committed claim to its worker. `false` when the worker is gone: the attempt never reached it.
     pub fn deliver(&mut self, assignment: Assignment) -> bool {
         let (worker_id, lease) = (assignment.worker_id, assignment.lease);
-        let in_flight = InFlight {
-            plan: Some(Arc::clone(&assignment.plan)),
-            deadline: Instant::now() + assignment.timeout,
-        };
+        let in_flight =
+            InFlight { plan: Some(Arc::clone(&assignment.plan)), deadline: Instant::now() + assignment.timeout };
         if let Some(slot) = self.slots.iter_mut().find(|s| s.worker_id == worker_id) {
             slot.held = slot.held.saturating_sub(1);
         }

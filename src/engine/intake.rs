@@ -318,7 +318,8 @@ impl Intake {
         known: &HashMap<Uuid, Uuid>,
         again: HashSet<usize>,
     ) -> Result<Vec<Group>, StoreError> {
-        let first: HashMap<Uuid, Submitted> = if known.is_empty() { HashMap::new() } else { self.first_tasks(known).await };
+        let first: HashMap<Uuid, Submitted> =
+            if known.is_empty() { HashMap::new() } else { self.first_tasks(known).await };
         let mut later = Vec::new();
         for (i, group) in groups.drain(..).enumerate() {
             if again.contains(&i) {
@@ -479,8 +480,7 @@ fn add(changes: &mut Changes, task: &Prepared) {
 
 /// A task whose root is claimed in the transaction that stores it is in progress from the beginning.
 fn start_claimed(changes: &mut Changes) {
-    let started: HashSet<Uuid> =
-        changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
+    let started: HashSet<Uuid> = changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
     for task in changes.new_tasks.iter_mut().filter(|t| started.contains(&t.task_id)) {
         task.state = TaskState::InProgress;
         changes.events.push(Event::of_task(EventType::TaskStarted, task.template_id, task.task_id));
@@ -493,14 +493,13 @@ fn prepare(catalog: &Catalog, submissions: &[Submission]) -> Result<Vec<Prepared
     let mut prepared = Vec::with_capacity(submissions.len());
     for (index, submission) in submissions.iter().enumerate() {
         let s = submission;
-        let plan = catalog.resolve(&s.namespace, &s.task_name, s.version.as_ref()).ok_or_else(|| {
-            IntakeError::NoTemplate {
+        let plan =
+            catalog.resolve(&s.namespace, &s.task_name, s.version.as_ref()).ok_or_else(|| IntakeError::NoTemplate {
                 index,
                 namespace: s.namespace.clone(),
                 task_name: s.task_name.clone(),
                 version: s.version.clone(),
-            }
-        })?;
+            })?;
         let prefix = if submissions.len() > 1 { format!("tasks[{index}].") } else { String::new() };
         match prepare_one(submission, plan) {
             Ok(task) => prepared.push(task),
@@ -525,14 +524,14 @@ fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated
     }
     let sent = if s.context.is_empty() { "{}" } else { s.context.as_str() };
     let notes = if s.annotations.is_empty() { "{}" } else { s.annotations.as_str() };
-    let context = object("context_json", sent, MAX_CONTEXT_BYTES).and_then(|_| fit(&plan, sent));
+    let context = object("context_json", sent, MAX_CONTEXT_BYTES).and_then(|map| Ok((map, fit(&plan, sent)?)));
     let annotations = object("annotations_json", notes, MAX_ANNOTATIONS_BYTES);
     violated.extend(context.as_ref().err().cloned().unwrap_or_default());
     violated.extend(annotations.as_ref().err().cloned().unwrap_or_default());
-    let (Ok(context), Ok(annotations), true) = (context, annotations, violated.is_empty()) else {
+    let (Ok((sent, context)), Ok(annotations), true) = (context, annotations, violated.is_empty()) else {
         return Err(violated);
     };
-    let correlation_id = correlation_id(s, &context);
+    let correlation_id = correlation_id(s, &sent);
     let mut notes = plan.template.annotations.clone();
     notes.extend(annotations.clone());
     notes.insert("correlation_id".to_owned(), Value::String(correlation_id.clone()));
@@ -562,35 +561,36 @@ fn fit(plan: &Plan, context: &str) -> Result<String, Vec<Violated>> {
     let Some(schema) = &plan.schema else { return Ok(context.to_owned()) };
     let named = |v: Violation| Violated { field: format!("context_json{}", v.pointer), message: v.message };
     let with_defaults = schema.apply(context).map_err(|all| all.into_iter().map(named).collect::<Vec<_>>())?;
-    Ok(with_defaults.unwrap_or_else(|| context.to_owned()))
+    match with_defaults {
+        None => Ok(context.to_owned()),
+        Some(filled) if filled.len() <= MAX_CONTEXT_BYTES => Ok(filled),
+        Some(filled) => Err(vec![Violated {
+            field: "context_json".to_owned(),
+            message: format!("{} bytes with the schema's defaults: expected at most {MAX_CONTEXT_BYTES}", filled.len()),
+        }]),
+    }
 }
 
 /// The caller's, else the context's own if it has a usable one, else a new one.
-fn correlation_id(s: &Submission, context: &str) -> String {
-    #[derive(serde::Deserialize)]
-    struct Correlated {
-        #[serde(default)]
-        correlation_id: Option<Value>,
-    }
+fn correlation_id(s: &Submission, context: &Map<String, Value>) -> String {
     if !s.correlation_id.is_empty() {
         return s.correlation_id.clone();
     }
-    let own = serde_json::from_str::<Correlated>(context).ok().and_then(|c| c.correlation_id);
-    match own {
-        Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control) => id,
+    match context.get("correlation_id") {
+        Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control) => {
+            id.clone()
+        }
         _ => format!("task_{}", Uuid::new_v4().simple()),
     }
 }
 
 /// Equal for submissions that mean the same: neither the order of keys nor white space counts.
-fn digest(s: &Submission, context: &str, annotations: Map<String, Value>) -> Vec<u8> {
-    let mut context: Value = serde_json::from_str(context).unwrap_or_default();
-    let mut annotations = Value::Object(annotations);
+fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, Value>) -> Vec<u8> {
+    let (mut context, mut annotations) = (Value::Object(context), Value::Object(annotations));
     context.sort_all_objects();
     annotations.sort_all_objects();
     let version = s.version.as_ref().map(ToString::to_string).unwrap_or_default();
-    let whole = serde_json::json!([
-        s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations
-    ]);
+    let whole =
+        serde_json::json!([s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations]);
     Sha256::digest(whole.to_string()).to_vec()
 }

@@ -128,8 +128,7 @@ impl Leases {
         let orphans = worker::reap(&self.db, REAP_LIMIT).await?;
         let count = orphans.len();
         for orphan in orphans {
-            let input =
-                Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome: Outcome::WorkerLost };
+            let input = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome: Outcome::WorkerLost };
             if self.settle.push(input).await.is_err() {
                 break;
             }

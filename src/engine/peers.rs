@@ -77,11 +77,9 @@ impl Peers {
     /// Reads a payload; nothing for one's own.
     fn read(&self, payload: &str) -> News {
         match payload.split_once(':') {
-            Some((from, about)) if from != self.server_id.to_string() => News {
-                work: about.contains('w'),
-                cancels: about.contains('c'),
-                templates: about.contains('t'),
-            },
+            Some((from, about)) if from != self.server_id.to_string() => {
+                News { work: about.contains('w'), cancels: about.contains('c'), templates: about.contains('t') }
+            }
             _ => News::default(),
         }
     }

@@ -240,12 +240,8 @@ impl Settler {
     }
 
     async fn plans(&self, read: &SettleRead) -> Result<Plans, StoreError> {
-        let ids: HashSet<i32> = read
-            .tasks
-            .iter()
-            .map(|t| t.template_id)
-            .chain(read.candidates.iter().map(|c| c.template_id))
-            .collect();
+        let ids: HashSet<i32> =
+            read.tasks.iter().map(|t| t.template_id).chain(read.candidates.iter().map(|c| c.template_id)).collect();
         let mut plans = Plans::with_capacity(ids.len());
         for id in ids {
             plans.insert(id, self.catalog.plan(id).await?);

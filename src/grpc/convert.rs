@@ -45,9 +45,10 @@ pub fn duration(d: Duration) -> prost_types::Duration {
 pub fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Status> {
     at.map(|at| {
         let in_range = (0..=253_402_300_799).contains(&at.seconds) && (0..=999_999_999).contains(&at.nanos);
-        in_range.then(|| SystemTime::try_from(at).ok()).flatten().ok_or_else(|| {
-            invalid(field, "out of range: expected a time between the years 1970 and 9999")
-        })
+        in_range
+            .then(|| SystemTime::try_from(at).ok())
+            .flatten()
+            .ok_or_else(|| invalid(field, "out of range: expected a time between the years 1970 and 9999"))
     })
     .transpose()
 }
@@ -219,9 +220,7 @@ pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
     let edges = |s: &crate::domain::template::StepTemplate| {
         s.depends_on
             .iter()
-            .filter_map(|p| {
-                Some(proto::Dependency { step: s.name.clone(), depends_on: steps.get(*p)?.name.clone() })
-            })
+            .filter_map(|p| Some(proto::Dependency { step: s.name.clone(), depends_on: steps.get(*p)?.name.clone() }))
             .collect::<Vec<_>>()
     };
     steps.iter().flat_map(edges).collect()

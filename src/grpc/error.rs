@@ -107,9 +107,11 @@ pub fn intake(error: IntakeError) -> Status {
 pub fn cancel(error: CancelError) -> Status {
     match error {
         CancelError::NotFound(_) => status(Code::NotFound, "TASK_NOT_FOUND", error.to_string()),
-        CancelError::Ended(state) => {
-            status(Code::FailedPrecondition, "TASK_ENDED", format!("{error}; a task that is {state} cannot be cancelled"))
-        }
+        CancelError::Ended(state) => status(
+            Code::FailedPrecondition,
+            "TASK_ENDED",
+            format!("{error}; a task that is {state} cannot be cancelled"),
+        ),
         CancelError::Failed(_) => unavailable(&error.to_string()),
     }
 }

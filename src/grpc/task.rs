@@ -49,7 +49,10 @@ impl TaskService for Tasks {
         let traceparent = traceparent(request.metadata());
         let tasks = request.into_inner().tasks;
         if tasks.is_empty() || tasks.len() > MAX_TASKS_PER_SUBMIT {
-            return Err(error::invalid("tasks", format!("{} tasks: expected 1 to {MAX_TASKS_PER_SUBMIT}", tasks.len())));
+            return Err(error::invalid(
+                "tasks",
+                format!("{} tasks: expected 1 to {MAX_TASKS_PER_SUBMIT}", tasks.len()),
+            ));
         }
         let bytes: usize = tasks.iter().map(|t| t.context_json.len()).sum();
         if bytes > MAX_SUBMIT_BYTES {

@@ -88,9 +88,11 @@ impl TemplateService for Templates {
         // A template never disappears, so the place of the last page's last one can always be found.
         let start = match after {
             None => 0,
-            Some(last) => 1 + all.iter().position(|plan| key(plan)[..] == last[..]).ok_or_else(|| {
-                error::invalid("page_token", "not a token of this server: copy `next_page_token` unchanged")
-            })?,
+            Some(last) => {
+                1 + all.iter().position(|plan| key(plan)[..] == last[..]).ok_or_else(|| {
+                    error::invalid("page_token", "not a token of this server: copy `next_page_token` unchanged")
+                })?
+            }
         };
         let shown: Vec<_> = all.iter().skip(start).take(size).collect();
         let more = all.len() > start + shown.len();
@@ -108,9 +110,9 @@ pub fn version(text: &str) -> Result<Option<semver::Version>, Status> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|e| {
-        error::invalid("version", format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}"))
-    })
+    text.parse()
+        .map(Some)
+        .map_err(|e| error::invalid("version", format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}")))
 }
 
 fn bounded(yaml: &str) -> Result<(), Status> {

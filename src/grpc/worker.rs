@@ -89,11 +89,7 @@ struct Connection {
 
 impl Connection {
     /// Stores the connection, takes over the leases that the worker still holds, and gives back the others.
-    async fn open(
-        engine: Engine,
-        new: workers::NewWorker,
-        outbox: mpsc::Sender<ToWorker>,
-    ) -> Result<Self, Status> {
+    async fn open(engine: Engine, new: workers::NewWorker, outbox: mpsc::Sender<ToWorker>) -> Result<Self, Status> {
         let found = workers::register(&engine.db, &new, engine.lease).await.map_err(|e| error::store(&e))?;
         if let Some(previous) = new.previous {
             // If the old stream is here and still open, its worker is not behind it any more.
@@ -278,9 +274,12 @@ fn response(message: ToWorker) -> Result<WorkResponse, Status> {
             hears(Hears::Ack(proto::ResultAck { lease_token: lease.to_token(), status: status.into() }))
         }
         ToWorker::Cancel { lease, step_name, reason } => cancel(lease, step_name, reason),
-        ToWorker::Draining { grace } => hears(Hears::Draining(proto::Draining { grace: Some(convert::duration(grace)) })),
+        ToWorker::Draining { grace } => {
+            hears(Hears::Draining(proto::Draining { grace: Some(convert::duration(grace)) }))
+        }
         ToWorker::Superseded => {
-            let message = "this connection's lease ended: the worker registered again elsewhere or fell silent; register again";
+            let message =
+                "this connection's lease ended: the worker registered again elsewhere or fell silent; register again";
             return Err(error::status(Code::Aborted, "SUPERSEDED", message));
         }
         ToWorker::Closing => return Err(error::unavailable("the server is shutting down")),

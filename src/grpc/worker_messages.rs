@@ -53,7 +53,10 @@ pub fn register(r: proto::Register, server_id: Uuid) -> Result<NewWorker, Status
     let previous = match r.previous_worker_id.as_str() {
         "" => None,
         id => Some(Uuid::try_parse(id).map_err(|_| {
-            invalid("register.previous_worker_id", "not a worker id: copy `worker_id` from `registered`, or leave it out")
+            invalid(
+                "register.previous_worker_id",
+                "not a worker id: copy `worker_id` from `registered`, or leave it out",
+            )
         })?),
     };
     Ok(NewWorker {

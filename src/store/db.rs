@@ -53,7 +53,9 @@ impl Db {
             StoreError::Config(format!("database URL: {why}; expected postgres://user:password@host:port/database"))
         })?;
         if config.get_hosts().is_empty() {
-            return Err(StoreError::Config("database URL: no host; expected postgres://user@host:port/database".into()));
+            return Err(StoreError::Config(
+                "database URL: no host; expected postgres://user@host:port/database".into(),
+            ));
         }
         if !url.contains("sslmode") {
             config.ssl_mode(if config.get_hosts().iter().all(is_local) { SslMode::Disable } else { SslMode::Require });
@@ -62,10 +64,17 @@ impl Db {
             "{} -c search_path={schema} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 -c TimeZone=UTC",
             config.get_options().unwrap_or_default()
         );
-        config.options(options).application_name("tasker").connect_timeout(Duration::from_secs(3)).keepalives_idle(Duration::from_secs(30));
+        config
+            .options(options)
+            .application_name("tasker")
+            .connect_timeout(Duration::from_secs(3))
+            .keepalives_idle(Duration::from_secs(30));
         let tls = tls();
-        let manager =
-            Manager::from_config(config.clone(), tls.clone(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager = Manager::from_config(
+            config.clone(),
+            tls.clone(),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)

@@ -4,10 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join_all;
-use tokio_postgres::{
-    Client, Row, Statement,
-    types::Type,
-};
+use tokio_postgres::{Client, Row, Statement, types::Type};
 use uuid::Uuid;
 
 use super::{

@@ -153,9 +153,8 @@ pub async fn final_states(db: &Db, tasks: &[Uuid]) -> Result<Vec<Uuid>, StoreErr
 
 /// A page of tasks, newest first, without their contexts.
 pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
-    let mut sql = format!(
-        "{TASK} FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step WHERE true"
-    );
+    let mut sql =
+        format!("{TASK} FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step WHERE true");
     let mut params: Vec<&(dyn ToSql + Sync)> = Vec::new();
     let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
     // Ids carry the submitting server's clock. Within this margin they bound the time of submission, so a range of time

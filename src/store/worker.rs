@@ -74,7 +74,8 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     let nonces: Vec<i64> = held.iter().map(|l| l.nonce).collect();
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
-    let end = tx.prepare_cached("UPDATE workers SET ended_at = now() WHERE worker_id = $1 AND ended_at IS NULL").await?;
+    let end =
+        tx.prepare_cached("UPDATE workers SET ended_at = now() WHERE worker_id = $1 AND ended_at IS NULL").await?;
     tx.execute(&end, &[&new.previous]).await?;
     let insert = tx
         .prepare_cached(

@@ -11,18 +11,12 @@ fn schema(value: Value) -> ContextSchema {
 /// Each problem as `pointer: message`.
 fn problems(value: Value) -> Vec<String> {
     let problems = ContextSchema::compile(&value).expect_err("invalid");
-    problems
-        .into_iter()
-        .map(|problem| format!("{}: {}", problem.pointer, problem.message))
-        .collect()
+    problems.into_iter().map(|problem| format!("{}: {}", problem.pointer, problem.message)).collect()
 }
 
 fn violations(schema: &ContextSchema, context: &str) -> Vec<String> {
     let violations = schema.apply(context).expect_err("violations");
-    violations
-        .into_iter()
-        .map(|violation| format!("{}: {}", violation.pointer, violation.message))
-        .collect()
+    violations.into_iter().map(|violation| format!("{}: {}", violation.pointer, violation.message)).collect()
 }
 
 fn registration() -> ContextSchema {
@@ -40,26 +34,20 @@ fn registration() -> ContextSchema {
 
 #[test]
 fn defaults_are_added_at_the_end() {
-    let completed = registration()
-        .apply(r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#);
-    let expected =
-        r#"{"name":"Ada","email":"ada@example.com","marketing_consent":true,"plan":"free"}"#;
+    let completed = registration().apply(r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#);
+    let expected = r#"{"name":"Ada","email":"ada@example.com","marketing_consent":true,"plan":"free"}"#;
     assert_eq!(completed, Ok(Some(expected.into())));
 }
 
 #[test]
 fn a_complete_context_stays_the_clients_own_text() {
-    let complete =
-        r#" {"name":"Ada","email":"ada@example.com","plan":"pro","marketing_consent":false} "#;
+    let complete = r#" {"name":"Ada","email":"ada@example.com","plan":"pro","marketing_consent":false} "#;
     assert_eq!(registration().apply(complete), Ok(None));
 }
 
 #[test]
 fn each_violation_has_its_pointer() {
-    let found = violations(
-        &registration(),
-        r#"{"email": "nobody", "plan": "gold", "marketing_consent": null}"#,
-    );
+    let found = violations(&registration(), r#"{"email": "nobody", "plan": "gold", "marketing_consent": null}"#);
     assert_eq!(
         found,
         [
@@ -81,10 +69,7 @@ fn violations_inside_and_beside_properties_are_placed() {
             "never": false
         }
     }));
-    let found = violations(
-        &strict,
-        r#"{"a/b~": {}, "list": [1, "2", 9007199254740994], "x": 1, "y": 2, "never": 0}"#,
-    );
+    let found = violations(&strict, r#"{"a/b~": {}, "list": [1, "2", 9007199254740994], "x": 1, "y": 2, "never": 0}"#);
     assert_eq!(
         found,
         [
@@ -100,17 +85,11 @@ fn violations_inside_and_beside_properties_are_placed() {
 
 #[test]
 fn a_violation_repeats_no_large_value() {
-    let text = schema(
-        json!({"properties": {"a": {"enum": ["x".repeat(500)]}, "b": {"type": "null"}, "c": {"type": "null"}}}),
-    );
+    let text =
+        schema(json!({"properties": {"a": {"enum": ["x".repeat(500)]}, "b": {"type": "null"}, "c": {"type": "null"}}}));
     let context = json!({"a": "é".repeat(10_000), "b": vec![1; 10_000], "c": "short"}).to_string();
     let found = text.apply(&context).expect_err("violations");
-    assert!(
-        found
-            .iter()
-            .all(|violation| violation.message.chars().count() <= 201),
-        "{found:?}"
-    );
+    assert!(found.iter().all(|violation| violation.message.chars().count() <= 201), "{found:?}");
     assert_eq!(found[1].message, "the value is not of type \"null\"");
     assert_eq!(found[2].message, "\"short\" is not of type \"null\"");
 }
@@ -130,10 +109,7 @@ fn violations_are_capped() {
 fn a_context_is_an_object_in_valid_json() {
     let any = schema(json!({}));
     assert_eq!(violations(&any, "[]"), [": expected a JSON object"]);
-    assert!(
-        violations(&any, "{\"a\":}")[0]
-            .starts_with(": line 1, column 6 (byte 5): expected a value")
-    );
+    assert!(violations(&any, "{\"a\":}")[0].starts_with(": line 1, column 6 (byte 5): expected a value"));
     assert!(violations(&any, "")[0].contains("expected a value"));
     assert!(violations(&any, r#"{"a":"\u0000"}"#)[0].contains("cannot be stored"));
     let nested = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
@@ -143,24 +119,13 @@ fn a_context_is_an_object_in_valid_json() {
 
 #[test]
 fn digits_order_and_characters_survive() {
-    let with_default = schema(
-        json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128, "f": 1.50}}}}),
-    );
-    let context =
-        r#"{"y":9007199254740993,"b":1.10,"a":1e+400,"é😀":"\u007f\u2028\"","n":[null,[null]]}"#;
-    let completed = with_default
-        .apply(context)
-        .expect("valid")
-        .expect("completed");
-    assert!(
-        completed.starts_with(r#"{"y":9007199254740993,"b":1.10,"a":1e+400,"é😀":""#),
-        "{completed}"
-    );
+    let with_default =
+        schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128, "f": 1.50}}}}));
+    let context = r#"{"y":9007199254740993,"b":1.10,"a":1e+400,"é😀":"\u007f\u2028\"","n":[null,[null]]}"#;
+    let completed = with_default.apply(context).expect("valid").expect("completed");
+    assert!(completed.starts_with(r#"{"y":9007199254740993,"b":1.10,"a":1e+400,"é😀":""#), "{completed}");
     assert!(completed.contains(r#""n":[null,[null]]"#), "{completed}");
-    assert!(
-        completed.ends_with(r#","z":{"n":12345678901234567890123,"f":1.5}}"#),
-        "{completed}"
-    );
+    assert!(completed.ends_with(r#","z":{"n":12345678901234567890123,"f":1.5}}"#), "{completed}");
 }
 
 #[test]
@@ -179,8 +144,7 @@ fn defaults_reach_nested_places() {
             "pair": {"prefixItems": [{"properties": {"first": {"default": 1}}}], "items": {"properties": {"rest": {"default": 2}}}}
         }
     }));
-    let completed =
-        nested.apply(r#"{"home":{"lines":["x"]},"items":[{},{"count":2},7],"pair":[{},{},"x"]}"#);
+    let completed = nested.apply(r#"{"home":{"lines":["x"]},"items":[{},{"count":2},7],"pair":[{},{},"x"]}"#);
     let expected = json!({
         "home": {"lines": ["x"], "country": "DE"},
         "items": [{"count": 1}, {"count": 2}, 7],
@@ -189,8 +153,7 @@ fn defaults_reach_nested_places() {
         "source": "web",
         "work": {"country": "DE", "lines": []}
     });
-    let completed: Value =
-        serde_json::from_str(&completed.expect("valid").expect("completed")).expect("JSON");
+    let completed: Value = serde_json::from_str(&completed.expect("valid").expect("completed")).expect("JSON");
     assert_eq!(completed, expected);
 }
 
@@ -205,10 +168,7 @@ fn defaults_of_older_drafts_follow_their_rules() {
         }
     }));
     let completed = tuple.apply(r#"{"list":[{},{}]}"#);
-    assert_eq!(
-        completed,
-        Ok(Some(r#"{"list":[{"a":1},{"b":2}],"name":"x"}"#.into()))
-    );
+    assert_eq!(completed, Ok(Some(r#"{"list":[{"a":1},{"b":2}],"name":"x"}"#.into())));
 }
 
 #[test]
@@ -218,12 +178,7 @@ fn defaults_follow_recursion_only_as_deep_as_the_context() {
         "$defs": {"node": {"properties": {"size": {"default": 0}, "left": {"$ref": "#/$defs/node"}, "right": {"$ref": "#/$defs/node"}}}}
     }));
     let completed = tree.apply(r#"{"left":{"right":{}}}"#);
-    assert_eq!(
-        completed,
-        Ok(Some(
-            r#"{"left":{"right":{"size":0},"size":0},"size":0}"#.into()
-        ))
-    );
+    assert_eq!(completed, Ok(Some(r#"{"left":{"right":{"size":0},"size":0},"size":0}"#.into())));
 }
 
 #[test]
@@ -249,7 +204,8 @@ fn a_default_that_does_not_fit_is_a_problem() {
 
 #[test]
 fn defaults_without_end_are_a_problem() {
-    let endless = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"a": {"$ref": "#/$defs/n", "default": {}}}}}});
+    let endless =
+        json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"a": {"$ref": "#/$defs/n", "default": {}}}}}});
     assert!(problems(endless)[0].contains("levels deep"));
     let wide = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {
         "a": {"$ref": "#/$defs/n", "default": {}}, "b": {"$ref": "#/$defs/n", "default": {}}
@@ -260,15 +216,10 @@ fn defaults_without_end_are_a_problem() {
 #[test]
 fn defaults_cannot_inflate_a_context() {
     let page = "x".repeat(10_000);
-    let inflating = schema(
-        json!({"properties": {"a": {"items": {"properties": {"page": {"default": page}}}}}}),
-    );
+    let inflating = schema(json!({"properties": {"a": {"items": {"properties": {"page": {"default": page}}}}}}));
     let context = |count: usize| json!({"a": vec![json!({}); count]}).to_string();
     assert!(inflating.apply(&context(104)).is_ok());
-    assert_eq!(
-        violations(&inflating, &context(105)),
-        [": the schema's defaults add more than 1048576 bytes"]
-    );
+    assert_eq!(violations(&inflating, &context(105)), [": the schema's defaults add more than 1048576 bytes"]);
 }
 
 #[test]
@@ -327,10 +278,9 @@ fn nothing_outside_the_schema_is_ever_read() {
         }
     }
     let hidden = json!({"$ref": "#/x-hidden", "x-hidden": {"properties": {"a": {"$ref": "file:///etc/hostname"}}}});
-    assert!(
-        problems(hidden)[0].starts_with("/x-hidden/properties/a/$ref: expected a reference inside")
-    );
-    let data = json!({"properties": {"$ref": {"const": {"$ref": "http://x"}}, "d": {"enum": [{"$id": "y", "format": "z"}]}}});
+    assert!(problems(hidden)[0].starts_with("/x-hidden/properties/a/$ref: expected a reference inside"));
+    let data =
+        json!({"properties": {"$ref": {"const": {"$ref": "http://x"}}, "d": {"enum": [{"$id": "y", "format": "z"}]}}});
     schema(data);
 }
 
@@ -347,34 +297,21 @@ fn drafts_are_chosen_by_their_uri() {
         schema(uri(draft));
     }
     assert!(
-        problems(uri("http://example.com/mine"))[0]
-            .starts_with("/$schema: expected the URI of a JSON Schema draft")
+        problems(uri("http://example.com/mine"))[0].starts_with("/$schema: expected the URI of a JSON Schema draft")
     );
     let old = json!({"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {}},
         "properties": {"a": {"$ref": "#/definitions/a", "minLength": 3}}, "unevaluatedProperties": false});
     let found = problems(old);
-    assert!(
-        found[0].starts_with("/properties/a/minLength: this draft ignores keywords beside `$ref`"),
-        "{found:?}"
-    );
-    assert!(
-        found[1].starts_with("/unevaluatedProperties: unknown keyword"),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("/properties/a/minLength: this draft ignores keywords beside `$ref`"), "{found:?}");
+    assert!(found[1].starts_with("/unevaluatedProperties: unknown keyword"), "{found:?}");
 }
 
 #[test]
 fn formats_are_asserted_in_every_draft() {
-    for draft in [
-        "https://json-schema.org/draft/2020-12/schema",
-        "http://json-schema.org/draft-07/schema#",
-    ] {
+    for draft in ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"] {
         let when = schema(json!({"$schema": draft, "properties": {"at": {"format": "date-time"}}}));
         assert_eq!(when.apply(r#"{"at":"2026-01-31T12:00:00Z"}"#), Ok(None));
-        assert_eq!(
-            violations(&when, r#"{"at":"yesterday"}"#),
-            ["/at: \"yesterday\" is not a \"date-time\""]
-        );
+        assert_eq!(violations(&when, r#"{"at":"yesterday"}"#), ["/at: \"yesterday\" is not a \"date-time\""]);
     }
 }
 
@@ -385,14 +322,8 @@ fn loops_that_reach_no_value_are_refused() {
     );
     assert_eq!(found.len(), 1, "{found:?}");
     let cycle = "#/$defs/a → #/$defs/b → #/$defs/b/allOf/0 → #/$defs/a";
-    assert_eq!(
-        found[0],
-        format!("/$defs/a: the schema refers to itself without reaching a value: {cycle}")
-    );
-    assert_eq!(
-        problems(json!({"$ref": "#"}))[0],
-        ": the schema refers to itself without reaching a value: # → #"
-    );
+    assert_eq!(found[0], format!("/$defs/a: the schema refers to itself without reaching a value: {cycle}"));
+    assert_eq!(problems(json!({"$ref": "#"}))[0], ": the schema refers to itself without reaching a value: # → #");
 }
 
 /// `n` definitions, each of which applies the next one twice.
@@ -400,10 +331,7 @@ fn doubling(n: usize) -> Value {
     let mut defs = serde_json::Map::new();
     for i in 0..n {
         let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
-        defs.insert(
-            format!("d{i}"),
-            json!({"properties": {"a": next}, "patternProperties": {"a": next}}),
-        );
+        defs.insert(format!("d{i}"), json!({"properties": {"a": next}, "patternProperties": {"a": next}}));
     }
     defs.insert(format!("d{n}"), json!({"type": "object"}));
     json!({"$ref": "#/$defs/d0", "$defs": defs})
@@ -413,47 +341,24 @@ fn doubling(n: usize) -> Value {
 fn doubling_work_is_refused() {
     schema(doubling(10));
     let begun = Instant::now();
-    assert_eq!(
-        problems(doubling(60)),
-        [": with its references followed, the schema has more than 20000 parts"]
-    );
-    let branch =
-        |tag: i32| json!({"properties": {"t": {"const": tag}, "a": {"$ref": "#/$defs/n"}}});
+    assert_eq!(problems(doubling(60)), [": with its references followed, the schema has more than 20000 parts"]);
+    let branch = |tag: i32| json!({"properties": {"t": {"const": tag}, "a": {"$ref": "#/$defs/n"}}});
     let recursive = json!({"$ref": "#/$defs/n", "$defs": {"n": {"oneOf": [branch(1), branch(2)]}}});
-    assert!(
-        problems(recursive)[0]
-            .starts_with("/$defs/n: the schema contains itself in more than one way")
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(problems(recursive)[0].starts_with("/$defs/n: the schema contains itself in more than one way"));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn recursion_with_one_branch_per_value_is_fine() {
-    let expression = schema(
-        json!({"properties": {"e": {"$ref": "#/$defs/e"}}, "$defs": {"e": {"oneOf": [
-            {"type": "number"},
-            {"type": "object", "required": ["op"], "properties": {"op": {"enum": ["add"]}, "args": {"items": {"$ref": "#/$defs/e"}}}}
-        ]}}}),
-    );
-    assert_eq!(
-        expression.apply(r#"{"e":{"op":"add","args":[1,{"op":"add","args":[2,3]}]}}"#),
-        Ok(None)
-    );
+    let expression = schema(json!({"properties": {"e": {"$ref": "#/$defs/e"}}, "$defs": {"e": {"oneOf": [
+        {"type": "number"},
+        {"type": "object", "required": ["op"], "properties": {"op": {"enum": ["add"]}, "args": {"items": {"$ref": "#/$defs/e"}}}}
+    ]}}}));
+    assert_eq!(expression.apply(r#"{"e":{"op":"add","args":[1,{"op":"add","args":[2,3]}]}}"#), Ok(None));
     let deep = "{\"op\":\"add\",\"args\":[".repeat(60) + "\"x\"" + &"]}".repeat(60);
     let begun = Instant::now();
-    assert_eq!(
-        violations(&expression, &format!("{{\"e\":{deep}}}")).len(),
-        1
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert_eq!(violations(&expression, &format!("{{\"e\":{deep}}}")).len(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 /// The bounds must keep both compiling and validating within the stack of a thread (2 MiB here as in the server).
@@ -469,12 +374,7 @@ fn the_deepest_schema_and_the_deepest_context_fit_on_the_stack() {
     defs.insert(format!("d{}", MAX_SAME_VALUE - 2), last);
     let recursive = schema(json!({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": defs}));
     let nested = |leaf: &str| "{\"a\":".repeat(127) + leaf + &"}".repeat(127);
-    assert!(
-        recursive
-            .apply(&nested("{\"n\":2}"))
-            .expect("valid")
-            .is_some()
-    );
+    assert!(recursive.apply(&nested("{\"n\":2}")).expect("valid").is_some());
     assert_eq!(violations(&recursive, &nested("{\"n\":\"x\"}")).len(), 1);
 }
 
@@ -483,10 +383,7 @@ fn schema_depth_is_bounded() {
     let chain = |n: usize| {
         let mut defs = serde_json::Map::new();
         for i in 0..n {
-            defs.insert(
-                format!("d{i}"),
-                json!({"properties": {"a": {"$ref": format!("#/$defs/d{}", i + 1)}}}),
-            );
+            defs.insert(format!("d{i}"), json!({"properties": {"a": {"$ref": format!("#/$defs/d{}", i + 1)}}}));
         }
         defs.insert(format!("d{n}"), json!({}));
         json!({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": defs})
@@ -506,17 +403,15 @@ fn schema_depth_is_bounded() {
 #[test]
 fn patterns_are_bounded() {
     let many = |count: usize| {
-        let properties: serde_json::Map<String, Value> = (0..count)
-            .map(|i| (format!("p{i}"), json!({"pattern": "^a+$"})))
-            .collect();
+        let properties: serde_json::Map<String, Value> =
+            (0..count).map(|i| (format!("p{i}"), json!({"pattern": "^a+$"}))).collect();
         json!({"properties": properties})
     };
     schema(many(MAX_PATTERNS));
     assert_eq!(problems(many(MAX_PATTERNS + 1)).len(), 1);
     for pattern in ["(a)\\1", "(?<!a)b", "[", "(\\p{L}{100}){100}"] {
         assert!(
-            problems(json!({"properties": {"a": {"pattern": pattern}}}))[0]
-                .starts_with("/properties/a/pattern"),
+            problems(json!({"properties": {"a": {"pattern": pattern}}}))[0].starts_with("/properties/a/pattern"),
             "{pattern}"
         );
     }
@@ -524,23 +419,14 @@ fn patterns_are_bounded() {
     let greedy = schema(json!({"properties": {"a": {"pattern": "^(a+)+$"}}}));
     let context = json!({"a": "a".repeat(5_000) + "b"}).to_string();
     assert_eq!(violations(&greedy, &context).len(), 1);
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn many_defaults_compile_in_time() {
-    let properties: serde_json::Map<String, Value> = (0..2_000)
-        .map(|i| (format!("p{i}"), json!({"type": "integer", "default": i})))
-        .collect();
+    let properties: serde_json::Map<String, Value> =
+        (0..2_000).map(|i| (format!("p{i}"), json!({"type": "integer", "default": i}))).collect();
     let begun = Instant::now();
     schema(json!({"properties": properties}));
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

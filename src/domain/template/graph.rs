@@ -2,10 +2,7 @@
 
 use super::{MAX_STEPS_PER_TEMPLATE, Template};
 
-const _: () = assert!(
-    MAX_STEPS_PER_TEMPLATE <= u16::MAX as usize + 1,
-    "step indices are u16"
-);
+const _: () = assert!(MAX_STEPS_PER_TEMPLATE <= u16::MAX as usize + 1, "step indices are u16");
 
 /// Parents, children and ancestors of each step, by step index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,21 +20,11 @@ impl Graph {
     }
 
     fn from_dependencies<'t>(dependencies: impl Iterator<Item = &'t [usize]>) -> Graph {
-        let parents = Adjacency::collect(
-            dependencies.map(|parents| parents.iter().map(|parent| *parent as u16)),
-        );
+        let parents = Adjacency::collect(dependencies.map(|parents| parents.iter().map(|parent| *parent as u16)));
         let children = parents.reversed();
         let ancestors = parents.closure(&children);
-        let roots = (0..parents.len())
-            .filter(|step| parents.of(*step).is_empty())
-            .map(|step| step as u16)
-            .collect();
-        Graph {
-            parents,
-            children,
-            ancestors,
-            roots,
-        }
+        let roots = (0..parents.len()).filter(|step| parents.of(*step).is_empty()).map(|step| step as u16).collect();
+        Graph { parents, children, ancestors, roots }
     }
 
     /// Number of steps.
@@ -130,11 +117,11 @@ impl Adjacency {
                 }
             }
         }
-        Adjacency::collect(reached.chunks(words.max(1)).map(|row| {
-            (0..self.len())
-                .filter(|step| row[step / 64] >> (step % 64) & 1 == 1)
-                .map(|step| step as u16)
-        }))
+        Adjacency::collect(
+            reached.chunks(words.max(1)).map(|row| {
+                (0..self.len()).filter(|step| row[step / 64] >> (step % 64) & 1 == 1).map(|step| step as u16)
+            }),
+        )
     }
 }
 
@@ -159,11 +146,7 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
     let mut came_from = std::collections::HashMap::from([(start, start)]);
     let mut queue = std::collections::VecDeque::from([start]);
     while let Some(node) = queue.pop_front() {
-        for next in edges[node]
-            .iter()
-            .copied()
-            .filter(|next| group[*next] == group[start])
-        {
+        for next in edges[node].iter().copied().filter(|next| group[*next] == group[start]) {
             if next == start {
                 let mut cycle = vec![node];
                 while let Some(last) = cycle.last().filter(|last| **last != start) {
@@ -187,9 +170,7 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
 pub fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {
     let mut reversed = vec![Vec::new(); edges.len()];
     for (node, targets) in edges.iter().enumerate() {
-        targets
-            .iter()
-            .for_each(|target| reversed[*target].push(node));
+        targets.iter().for_each(|target| reversed[*target].push(node));
     }
     let mut component = vec![usize::MAX; edges.len()];
     for (number, root) in finishing_order(edges).into_iter().rev().enumerate() {
@@ -254,9 +235,8 @@ mod tests {
 
     #[test]
     fn the_largest_chain_fits() {
-        let parents: Vec<Vec<usize>> = (0..MAX_STEPS_PER_TEMPLATE)
-            .map(|step| step.checked_sub(1).into_iter().collect())
-            .collect();
+        let parents: Vec<Vec<usize>> =
+            (0..MAX_STEPS_PER_TEMPLATE).map(|step| step.checked_sub(1).into_iter().collect()).collect();
         let graph = Graph::from_dependencies(parents.iter().map(Vec::as_slice));
         let ancestors = graph.ancestors(MAX_STEPS_PER_TEMPLATE - 1);
         assert!(ancestors.iter().copied().eq(0..999));
@@ -268,21 +248,13 @@ mod tests {
         assert!(find_cycles(&none).is_empty());
         assert_eq!(find_cycles(&[vec![0]]), [[0]]);
         assert_eq!(find_cycles(&[vec![1], vec![2], vec![0]]), [[0, 1, 2]]);
-        assert_eq!(
-            find_cycles(&[vec![1, 2], vec![0], vec![0], vec![0]]),
-            [[0, 1]]
-        );
-        assert_eq!(
-            find_cycles(&[vec![1], vec![1], vec![3], vec![2, 1]]),
-            [vec![1], vec![2, 3]]
-        );
+        assert_eq!(find_cycles(&[vec![1, 2], vec![0], vec![0], vec![0]]), [[0, 1]]);
+        assert_eq!(find_cycles(&[vec![1], vec![1], vec![3], vec![2, 1]]), [vec![1], vec![2, 3]]);
     }
 
     #[test]
     fn a_long_cycle_needs_no_stack() {
-        let ring: Vec<Vec<usize>> = (0..100_000)
-            .map(|node| vec![(node + 1) % 100_000])
-            .collect();
+        let ring: Vec<Vec<usize>> = (0..100_000).map(|node| vec![(node + 1) % 100_000]).collect();
         assert_eq!(find_cycles(&ring)[0].len(), 100_000);
     }
 }

@@ -101,15 +101,11 @@ impl Template {
     pub fn parse(yaml: &str) -> Result<Template, Vec<Problem>> {
         let mut problems = Problems::default();
         if yaml.len() > MAX_TEMPLATE_BYTES {
-            let message = format!(
-                "the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}",
-                yaml.len()
-            );
+            let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
             problems.add(Pos::START, "", message);
             return Err(problems.into_sorted());
         }
-        let template =
-            yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
+        let template = yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
         match template {
             Some(template) if problems.is_empty() => Ok(template),
             _ => Err(problems.into_sorted()),

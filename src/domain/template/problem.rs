@@ -58,12 +58,7 @@ impl Problems {
             return;
         }
         let (path, message) = (path.into(), message.into());
-        self.found.push(Problem {
-            line: pos.line,
-            column: pos.column,
-            path,
-            message,
-        });
+        self.found.push(Problem { line: pos.line, column: pos.column, path, message });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -89,10 +84,7 @@ impl Problems {
 
 /// The path of a key of the mapping at `path`.
 pub(super) fn child(path: &str, key: &str) -> String {
-    let plain = !key.is_empty()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
+    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
     match (path.is_empty(), plain) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),
@@ -111,20 +103,10 @@ mod tests {
 
     #[test]
     fn a_problem_reads_as_position_path_message() {
-        let problem = Problem {
-            line: 12,
-            column: 5,
-            path: "step_templates[2].name".into(),
-            message: "is missing".into(),
-        };
-        assert_eq!(
-            problem.to_string(),
-            "line 12, column 5: step_templates[2].name: is missing"
-        );
-        let whole = Problem {
-            path: String::new(),
-            ..problem
-        };
+        let problem =
+            Problem { line: 12, column: 5, path: "step_templates[2].name".into(), message: "is missing".into() };
+        assert_eq!(problem.to_string(), "line 12, column 5: step_templates[2].name: is missing");
+        let whole = Problem { path: String::new(), ..problem };
         assert_eq!(whole.to_string(), "line 12, column 5: is missing");
     }
 
@@ -146,9 +128,6 @@ mod tests {
         let list = problems.into_sorted();
         assert_eq!(list.len(), MAX_PROBLEMS);
         assert_eq!(list[98].line, 99);
-        assert_eq!(
-            list[99].to_string(),
-            "line 100, column 1: 2 more problems from here on are not listed"
-        );
+        assert_eq!(list[99].to_string(), "line 100, column 1: 2 more problems from here on are not listed");
     }
 }

@@ -54,21 +54,16 @@ pub(super) struct Key {
 /// Reads the one document of `text`. None when there is nothing to go on with; problems are added either way.
 pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     if let Some(offset) = text.find('\0') {
-        problems.add(
-            pos_of_offset(text, offset),
-            "",
-            "the file contains a NUL character; expected text",
-        );
+        problems.add(pos_of_offset(text, offset), "", "the file contains a NUL character; expected text");
         return None;
     }
     let mut builder = Builder::new(problems);
     for next in Parser::new_from_str_with_options(text, parser_options()) {
         let outcome = match next {
             Ok((event, span)) => builder.event(event, &span),
-            Err(error) => Err(Fatal {
-                pos: pos(error.marker()),
-                message: format!("the YAML is broken: {}", error.info()),
-            }),
+            Err(error) => {
+                Err(Fatal { pos: pos(error.marker()), message: format!("the YAML is broken: {}", error.info()) })
+            }
         };
         if let Err(fatal) = outcome {
             let path = builder.path();
@@ -103,11 +98,7 @@ struct Frame {
 
 enum Content {
     List(Vec<Node>),
-    Map {
-        entries: Vec<Entry>,
-        key: Option<Key>,
-        seen: HashSet<String>,
-    },
+    Map { entries: Vec<Entry>, key: Option<Key>, seen: HashSet<String> },
 }
 
 struct Anchored {
@@ -154,24 +145,12 @@ impl<'p> Builder<'p> {
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), at);
-                self.enter(Frame {
-                    pos: at,
-                    anchor,
-                    content: Content::List(Vec::new()),
-                })
+                self.enter(Frame { pos: at, anchor, content: Content::List(Vec::new()) })
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), at);
-                let content = Content::Map {
-                    entries: Vec::new(),
-                    key: None,
-                    seen: HashSet::new(),
-                };
-                self.enter(Frame {
-                    pos: at,
-                    anchor,
-                    content,
-                })
+                let content = Content::Map { entries: Vec::new(), key: None, seen: HashSet::new() };
+                self.enter(Frame { pos: at, anchor, content })
             }
             Event::SequenceEnd | Event::MappingEnd => self.leave(),
             Event::Alias(anchor) => self.alias(anchor, at),
@@ -210,10 +189,7 @@ impl<'p> Builder<'p> {
 
     fn enter(&mut self, frame: Frame) -> Result<(), Fatal> {
         if self.open.len() == MAX_DEPTH {
-            return Err(Fatal {
-                pos: frame.pos,
-                message: format!("nested deeper than {MAX_DEPTH} levels"),
-            });
+            return Err(Fatal { pos: frame.pos, message: format!("nested deeper than {MAX_DEPTH} levels") });
         }
         self.open.push(frame);
         Ok(())
@@ -227,21 +203,12 @@ impl<'p> Builder<'p> {
             Content::List(items) => Data::List(items),
             Content::Map { entries, .. } => Data::Map(entries),
         };
-        self.complete(
-            Node {
-                pos: frame.pos,
-                data,
-            },
-            frame.anchor,
-        )
+        self.complete(Node { pos: frame.pos, data }, frame.anchor)
     }
 
     fn alias(&mut self, anchor: usize, at: Pos) -> Result<(), Fatal> {
         let Some(anchored) = self.anchors.get(&anchor) else {
-            return Err(Fatal {
-                pos: at,
-                message: "this alias stands inside the value it refers to".into(),
-            });
+            return Err(Fatal { pos: at, message: "this alias stands inside the value it refers to".into() });
         };
         let cost = anchored.cost;
         self.spend(cost, at)?;
@@ -252,28 +219,12 @@ impl<'p> Builder<'p> {
 
     /// Counts a value that was written out, keeps it for its aliases, and puts it into its container.
     fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Fatal> {
-        let text_bytes = if let Data::Text(text) = &node.data {
-            text.len()
-        } else {
-            0
-        };
-        self.spend(
-            Cost {
-                nodes: 1,
-                text_bytes,
-            },
-            node.pos,
-        )?;
+        let text_bytes = if let Data::Text(text) = &node.data { text.len() } else { 0 };
+        self.spend(Cost { nodes: 1, text_bytes }, node.pos)?;
         if anchor != 0 {
             let cost = cost_of(&node);
             self.spend(cost, node.pos)?; // The copy that waits for an alias takes memory, too.
-            self.anchors.insert(
-                anchor,
-                Anchored {
-                    node: node.clone(),
-                    cost,
-                },
-            );
+            self.anchors.insert(anchor, Anchored { node: node.clone(), cost });
         }
         self.attach(node);
         Ok(())
@@ -296,31 +247,22 @@ impl<'p> Builder<'p> {
         match self.open.last_mut().map(|frame| &mut frame.content) {
             None => self.root = Some(node),
             Some(Content::List(items)) => items.push(node),
-            Some(Content::Map {
-                entries,
-                key: pending @ Some(_),
-                seen,
-            }) => {
+            Some(Content::Map { entries, key: pending @ Some(_), seen }) => {
                 let Some(key) = pending.take() else { return };
                 if key.broken || seen.insert(key.text.clone()) {
                     entries.push(Entry { key, node });
                 } else {
-                    self.problems
-                        .add(key.pos, path, "the key appears twice in the same mapping");
+                    self.problems.add(key.pos, path, "the key appears twice in the same mapping");
                 }
             }
-            Some(Content::Map { key: pending, .. }) => {
-                *pending = Some(key_of(node, &path, self.problems))
-            }
+            Some(Content::Map { key: pending, .. }) => *pending = Some(key_of(node, &path, self.problems)),
         }
     }
 
     fn refuse_tag(&mut self, tag: Option<&Tag>, at: Pos) {
         if let Some(tag) = tag {
-            let message = format!(
-                "the tag `{}` is not allowed; expected a value without a tag",
-                shorten(&tag.original())
-            );
+            let message =
+                format!("the tag `{}` is not allowed; expected a value without a tag", shorten(&tag.original()));
             self.report(at, message);
         }
     }
@@ -332,13 +274,11 @@ impl<'p> Builder<'p> {
 
     /// Where the value that comes next will be.
     fn path(&self) -> String {
-        self.open
-            .iter()
-            .fold(String::new(), |path, frame| match &frame.content {
-                Content::List(items) => item(&path, items.len()),
-                Content::Map { key: Some(key), .. } => child(&path, &key.text),
-                Content::Map { key: None, .. } => path,
-            })
+        self.open.iter().fold(String::new(), |path, frame| match &frame.content {
+            Content::List(items) => item(&path, items.len()),
+            Content::Map { key: Some(key), .. } => child(&path, &key.text),
+            Content::Map { key: None, .. } => path,
+        })
     }
 
     fn finish(self) -> Option<Node> {
@@ -356,22 +296,14 @@ impl<'p> Builder<'p> {
 fn key_of(node: Node, path: &str, problems: &mut Problems) -> Key {
     let (pos, broken, text) = match node.data {
         Data::Text(text) if text == "<<" => {
-            problems.add(
-                node.pos,
-                path,
-                "merge keys (`<<`) are not part of YAML 1.2; expected the keys themselves",
-            );
+            problems.add(node.pos, path, "merge keys (`<<`) are not part of YAML 1.2; expected the keys themselves");
             (node.pos, true, text)
         }
         Data::Text(text) => (node.pos, false, text),
         Data::Broken => (node.pos, true, "?".to_owned()),
         other => {
             let what = other.kind();
-            problems.add(
-                node.pos,
-                path,
-                format!("a key must be a string, but this is {what}; write it in quotes"),
-            );
+            problems.add(node.pos, path, format!("a key must be a string, but this is {what}; write it in quotes"));
             (node.pos, true, "?".to_owned())
         }
     };
@@ -379,25 +311,14 @@ fn key_of(node: Node, path: &str, problems: &mut Problems) -> Key {
 }
 
 fn cost_of(node: &Node) -> Cost {
-    let add = |sum: Cost, part: Cost| Cost {
-        nodes: sum.nodes + part.nodes,
-        text_bytes: sum.text_bytes + part.text_bytes,
-    };
-    let own = Cost {
-        nodes: 1,
-        text_bytes: 0,
-    };
+    let add =
+        |sum: Cost, part: Cost| Cost { nodes: sum.nodes + part.nodes, text_bytes: sum.text_bytes + part.text_bytes };
+    let own = Cost { nodes: 1, text_bytes: 0 };
     match &node.data {
-        Data::Text(text) => Cost {
-            text_bytes: text.len(),
-            ..own
-        },
+        Data::Text(text) => Cost { text_bytes: text.len(), ..own },
         Data::List(items) => items.iter().map(cost_of).fold(own, add),
         Data::Map(entries) => entries.iter().fold(own, |sum, entry| {
-            let key = Cost {
-                nodes: 1,
-                text_bytes: entry.key.text.len(),
-            };
+            let key = Cost { nodes: 1, text_bytes: entry.key.text.len() };
             add(add(sum, key), cost_of(&entry.node))
         }),
         _ => own,
@@ -437,9 +358,7 @@ impl Node {
         match &self.data {
             Data::Broken => true,
             Data::List(items) => items.iter().any(Node::is_broken),
-            Data::Map(entries) => entries
-                .iter()
-                .any(|entry| entry.key.broken || entry.node.is_broken()),
+            Data::Map(entries) => entries.iter().any(|entry| entry.key.broken || entry.node.is_broken()),
             _ => false,
         }
     }
@@ -454,10 +373,9 @@ impl Node {
                     .iter()
                     .find(|entry| entry.key.text == token)
                     .map(|entry| (&entry.node, child(&path, &token))),
-                Data::List(items) => token
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|index| Some((items.get(index)?, item(&path, index)))),
+                Data::List(items) => {
+                    token.parse::<usize>().ok().and_then(|index| Some((items.get(index)?, item(&path, index))))
+                }
                 _ => None,
             };
             let Some(next) = next else { break };
@@ -468,27 +386,16 @@ impl Node {
 }
 
 pub(super) fn json_map(entries: &[Entry]) -> Map<String, Value> {
-    entries
-        .iter()
-        .map(|entry| (entry.key.text.clone(), entry.node.to_json()))
-        .collect()
+    entries.iter().map(|entry| (entry.key.text.clone(), entry.node.to_json())).collect()
 }
 
 fn pos(marker: &Marker) -> Pos {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Pos {
-        line: count(marker.line()),
-        column: count(marker.col() + 1),
-    }
+    Pos { line: count(marker.line()), column: count(marker.col() + 1) }
 }
 
 fn pos_of_offset(text: &str, offset: usize) -> Pos {
     let before = &text[..offset];
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
     pos(&Marker::new(0, before.matches('\n').count() + 1, column))
 }
