@@ -1,5 +1,8 @@
 //! The gate for JSON documents that others send: syntax, size, depth, and what Postgres can store, without building a tree.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,23 +33,14 @@ pub struct JsonError {
 /// numbers have at most [`MAX_NUMBER_DIGITS`] digits and whose strings Postgres's `jsonb` can hold.
 ///
 /// # Errors
-/// The first thing that is wrong: syntax, size, depth, the escape `\u0000`, or half of a surrogate pair.
+/// The first thing that is wrong: syntax, size, depth, a repeated key, the escape `\u0000`, or half of a surrogate pair.
 pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     if text.len() > max_bytes {
-        let message = format!(
-            "the document has {} bytes, but at most {max_bytes} are allowed",
-            text.len()
-        );
+        let message = format!("the document has {} bytes, but at most {max_bytes} are allowed", text.len());
         return Err(error_at(text, max_bytes, message));
     }
-    let mut scanner = Scanner {
-        bytes: text.as_bytes(),
-        at: 0,
-        open: Vec::new(),
-    };
-    scanner
-        .document()
-        .map_err(|(offset, message)| error_at(text, offset, message))
+    let mut scanner = Scanner { bytes: text.as_bytes(), at: 0, open: Vec::new(), keys: Vec::new() };
+    scanner.document().map_err(|(offset, message)| error_at(text, offset, message))
 }
 
 /// Like [`check_document`], and the document must be an object.
@@ -84,8 +78,7 @@ pub fn number_is_bounded(number: &str) -> bool {
     };
     let limit = MAX_NUMBER_DIGITS as i64;
     let whole_digits = whole.trim_start_matches('-').len() as i64;
-    whole_digits.saturating_add(exponent) <= limit
-        && (fraction.len() as i64).saturating_sub(exponent) <= limit
+    whole_digits.saturating_add(exponent) <= limit && (fraction.len() as i64).saturating_sub(exponent) <= limit
 }
 
 fn error_at(text: &str, offset: usize, message: String) -> JsonError {
@@ -98,12 +91,7 @@ fn error_at(text: &str, offset: usize, message: String) -> JsonError {
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
     let column = before[line_start..].chars().count() + 1;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    JsonError {
-        offset,
-        line: count(line),
-        column: count(column),
-        message,
-    }
+    JsonError { offset, line: count(line), column: count(column), message }
 }
 
 /// Byte offset and message.
@@ -119,9 +107,11 @@ struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     open: Vec<Container>,
+    /// For each open object the keys it has so far: readers disagree on what a repeated key means.
+    keys: Vec<HashSet<Cow<'a, str>>>,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
     fn document(&mut self) -> Result<(), Failure> {
         loop {
             if self.value()? && self.after_value()? {
@@ -152,17 +142,14 @@ impl Scanner<'_> {
         }
         self.at += 1;
         self.skip_space();
-        let end = if container == Container::Object {
-            b'}'
-        } else {
-            b']'
-        };
+        let end = if container == Container::Object { b'}' } else { b']' };
         if self.peek() == Some(end) {
             self.at += 1;
             return Ok(true);
         }
         self.open.push(container);
         if container == Container::Object {
+            self.keys.push(HashSet::new());
             self.key()?;
         }
         Ok(false)
@@ -173,13 +160,27 @@ impl Scanner<'_> {
         if self.peek() != Some(b'"') {
             return self.expected("a key in double quotes");
         }
+        let start = self.at;
         self.string()?;
+        let key = self.key_text(start);
+        if self.keys.last_mut().is_some_and(|keys| !keys.insert(key)) {
+            return Err((start, "the key appears twice in the same object".into()));
+        }
         self.skip_space();
         if self.peek() != Some(b':') {
             return self.expected("`:` after the key");
         }
         self.at += 1;
         Ok(())
+    }
+
+    /// The key that was just read and began at `start`, without its quotes and escapes.
+    fn key_text(&self, start: usize) -> Cow<'a, str> {
+        let quoted = &self.bytes[start..self.at];
+        if quoted.contains(&b'\\') {
+            return serde_json::from_slice(quoted).unwrap_or_default();
+        }
+        String::from_utf8_lossy(&quoted[1..quoted.len() - 1])
     }
 
     /// Goes on behind a complete value, closing containers on the way: true at the end of the document.
@@ -191,7 +192,9 @@ impl Scanner<'_> {
                 (None, Some(_)) => return self.expected("the end of the document"),
                 (Some(Container::Array), Some(b']')) | (Some(Container::Object), Some(b'}')) => {
                     self.at += 1;
-                    self.open.pop();
+                    if self.open.pop() == Some(Container::Object) {
+                        self.keys.pop();
+                    }
                 }
                 (Some(Container::Array), Some(b',')) => {
                     self.at += 1;
@@ -232,9 +235,7 @@ impl Scanner<'_> {
                 Ok(())
             }
             Some(b'u') => self.unicode_escape(),
-            _ => self.fail(
-                "expected one of the escapes \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX".into(),
-            ),
+            _ => self.fail("expected one of the escapes \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX".into()),
         }
     }
 
@@ -246,16 +247,12 @@ impl Scanner<'_> {
                     .then(|| self.code_unit(self.at + 6))
                     .transpose()?;
                 if !matches!(low, Some(0xDC00..=0xDFFF)) {
-                    return self.fail(
-                        "expected the low half of the surrogate pair after this escape".into(),
-                    );
+                    return self.fail("expected the low half of the surrogate pair after this escape".into());
                 }
                 self.at += 12;
                 Ok(())
             }
-            0xDC00..=0xDFFF => {
-                self.fail("the low half of a surrogate pair without its high half".into())
-            }
+            0xDC00..=0xDFFF => self.fail("the low half of a surrogate pair without its high half".into()),
             _ => {
                 self.at += 6;
                 Ok(())
@@ -291,14 +288,7 @@ impl Scanner<'_> {
             self.digits()?;
         }
         let bounded = str::from_utf8(&self.bytes[start..self.at]).is_ok_and(number_is_bounded);
-        if bounded {
-            Ok(())
-        } else {
-            Err((
-                start,
-                format!("the number has more than {MAX_NUMBER_DIGITS} digits"),
-            ))
-        }
+        if bounded { Ok(()) } else { Err((start, format!("the number has more than {MAX_NUMBER_DIGITS} digits"))) }
     }
 
     fn digits(&mut self) -> Result<(), Failure> {
@@ -336,11 +326,7 @@ impl Scanner<'_> {
     }
 
     fn expected<T>(&self, what: &str) -> Result<T, Failure> {
-        let end = if self.at >= self.bytes.len() {
-            ", but the document ends"
-        } else {
-            ""
-        };
+        let end = if self.at >= self.bytes.len() { ", but the document ends" } else { "" };
         self.fail(format!("expected {what}{end}"))
     }
 

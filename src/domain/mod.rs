@@ -1,5 +1,6 @@
 //! The rules of the control plane as pure values and functions: no database, no network, no clock.
 
+pub mod cycles;
 pub mod json;
 pub mod retry;
 pub mod schema;

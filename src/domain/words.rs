@@ -10,10 +10,7 @@ pub(super) fn shorten(text: &str) -> String {
 }
 
 /// ", did you mean `x`?" for the candidate that is close to `word`, if there is one.
-pub(super) fn did_you_mean<'c>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> String {
+pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
     candidates
         .into_iter()
         .filter_map(|candidate| Some((distance(word, candidate)?, candidate)))
@@ -24,18 +21,14 @@ pub(super) fn did_you_mean<'c>(
 
 /// How far apart two words are in edits, if they are close enough to be taken for each other.
 fn distance(word: &str, candidate: &str) -> Option<usize> {
-    const LONGEST: usize = 64;
+    const LONGEST: usize = 40;
     let (a, b) = (word.to_lowercase(), candidate.to_lowercase());
     let shorter = a.len().min(b.len());
     if a.len().max(b.len()) > LONGEST || shorter < 2 {
         return None;
     }
     let limit = if shorter < 5 { 1 } else { 2 };
-    let edits = if a.len().abs_diff(b.len()) <= limit {
-        edit_distance(&a, &b)
-    } else {
-        usize::MAX
-    };
+    let edits = if a.len().abs_diff(b.len()) <= limit { edit_distance(&a, &b) } else { usize::MAX };
     if edits <= limit {
         return Some(edits);
     }
@@ -71,14 +64,8 @@ mod tests {
         let keys = ["name", "namespace", "default_retry_limit"];
         assert_eq!(did_you_mean("nmae", keys), ", did you mean `name`?");
         assert_eq!(did_you_mean("Name", keys), ", did you mean `name`?");
-        assert_eq!(
-            did_you_mean("namspace", keys),
-            ", did you mean `namespace`?"
-        );
-        assert_eq!(
-            did_you_mean("retry_limit", keys),
-            ", did you mean `default_retry_limit`?"
-        );
+        assert_eq!(did_you_mean("namspace", keys), ", did you mean `namespace`?");
+        assert_eq!(did_you_mean("retry_limit", keys), ", did you mean `default_retry_limit`?");
         for far in ["x", "colour", "nm", &"n".repeat(100)] {
             assert_eq!(did_you_mean(far, keys), "", "{far}");
         }

@@ -16,11 +16,11 @@ const MAX_DEPTH: usize = 2 * crate::domain::json::MAX_DEPTH;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FillError {
     #[error("the schema's defaults add more than {MAX_ADDED_BYTES} bytes")]
-    TooLarge,
+    Bytes,
     #[error("the schema's defaults are nested more than {MAX_DEPTH} levels deep")]
-    TooDeep,
+    Depth,
     #[error("applying the schema's defaults takes more than {MAX_STEPS} steps")]
-    TooLong,
+    Steps,
 }
 
 /// Fills one value.
@@ -33,12 +33,7 @@ pub(super) struct Filler<'s> {
 
 impl<'s> Filler<'s> {
     pub fn new(root: &'s Value, survey: &'s Survey) -> Self {
-        Filler {
-            root,
-            survey,
-            steps_left: MAX_STEPS,
-            bytes_left: MAX_ADDED_BYTES,
-        }
+        Filler { root, survey, steps_left: MAX_STEPS, bytes_left: MAX_ADDED_BYTES }
     }
 
     /// Adds to `value` the defaults of the schema at `pointer`: true when there were any.
@@ -49,18 +44,13 @@ impl<'s> Filler<'s> {
         }
     }
 
-    fn apply(
-        &mut self,
-        schema: &'s Value,
-        value: &mut Value,
-        depth: usize,
-    ) -> Result<bool, FillError> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::TooLong)?;
+    fn apply(&mut self, schema: &'s Value, value: &mut Value, depth: usize) -> Result<bool, FillError> {
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
         let Value::Object(schema) = schema else {
             return Ok(false);
         };
         if depth > MAX_DEPTH {
-            return Err(FillError::TooDeep);
+            return Err(FillError::Depth);
         }
         let mut added = false;
         for other in self.beside(schema) {
@@ -103,25 +93,11 @@ impl<'s> Filler<'s> {
     }
 
     /// `prefixItems` and `items`, or the list form of `items` and `additionalItems` in the older drafts.
-    fn items(
-        &mut self,
-        schema: &'s Map<String, Value>,
-        items: &mut [Value],
-        depth: usize,
-    ) -> Result<bool, FillError> {
-        let old_form =
-            keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
+    fn items(&mut self, schema: &'s Map<String, Value>, items: &mut [Value], depth: usize) -> Result<bool, FillError> {
+        let old_form = keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
         let (first, rest) = match schema.get("items") {
-            Some(Value::Array(first)) if old_form => {
-                (first.as_slice(), schema.get("additionalItems"))
-            }
-            rest => (
-                schema
-                    .get("prefixItems")
-                    .and_then(Value::as_array)
-                    .map_or(&[][..], Vec::as_slice),
-                rest,
-            ),
+            Some(Value::Array(first)) if old_form => (first.as_slice(), schema.get("additionalItems")),
+            rest => (schema.get("prefixItems").and_then(Value::as_array).map_or(&[][..], Vec::as_slice), rest),
         };
         let mut added = false;
         for (index, value) in items.iter_mut().enumerate() {
@@ -134,7 +110,7 @@ impl<'s> Filler<'s> {
 
     /// The schema's own default, or else that of a schema that applies to the same value.
     fn default_of(&mut self, schema: &'s Value) -> Result<Option<&'s Value>, FillError> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::TooLong)?;
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
         let Value::Object(schema) = schema else {
             return Ok(None);
         };
@@ -152,9 +128,7 @@ impl<'s> Filler<'s> {
     /// The schemas that hold for the same value whatever it is. There are no loops among them.
     fn beside(&self, schema: &'s Map<String, Value>) -> Vec<&'s Value> {
         let reference = |keyword: &&str| {
-            let target = self
-                .survey
-                .target(schema.get(*keyword)?.as_str()?, self.root)?;
+            let target = self.survey.target(schema.get(*keyword)?.as_str()?, self.root)?;
             self.root.pointer(&target)
         };
         let mut beside: Vec<&Value> = REFERENCES.iter().filter_map(reference).collect();
@@ -170,10 +144,7 @@ impl<'s> Filler<'s> {
 
     fn pay(&mut self, name: &str, default: &Value) -> Result<(), FillError> {
         let bytes = name.len() + default.to_string().len();
-        self.bytes_left = self
-            .bytes_left
-            .checked_sub(bytes)
-            .ok_or(FillError::TooLarge)?;
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(FillError::Bytes)?;
         Ok(())
     }
 }

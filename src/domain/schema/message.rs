@@ -18,9 +18,7 @@ pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
         Value::Array(_) | Value::Object(_) => false,
     };
     let message = match error.kind() {
-        Kind::Required {
-            property: Value::String(name),
-        } => format!("the property {name:?} is required"),
+        Kind::Required { property: Value::String(name) } => format!("the property {name:?} is required"),
         Kind::FalseSchema => "the schema allows no value here".into(),
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             let names: Vec<String> = unexpected.iter().map(|name| format!("{name:?}")).collect();
@@ -29,10 +27,7 @@ pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
         _ if short => error.to_string(),
         _ => error.masked_with("the value").to_string(),
     };
-    Violation {
-        pointer: error.instance_path().as_str().to_owned(),
-        message: cut(&message),
-    }
+    Violation { pointer: error.instance_path().as_str().to_owned(), message: cut(&message) }
 }
 
 /// An error against the metaschema, where the value is a part of a schema.
@@ -41,7 +36,8 @@ pub(super) fn schema_problem(error: &ValidationError<'_>) -> SchemaProblem {
     let keyword = pointer.rsplit('/').next().unwrap_or_default();
     let message = match (error.kind(), keyword) {
         (Kind::AnyOf { .. }, "type") => {
-            "expected array, boolean, integer, null, number, object, string, or a list of these without repetition".into()
+            "expected array, boolean, integer, null, number, object, string, or a list of these without repetition"
+                .into()
         }
         (Kind::AnyOf { .. }, "items") => "expected a schema or a list of schemas".into(),
         (Kind::Type { .. }, _) if error.masked().to_string().ends_with("is not of types \"boolean\", \"object\"") => {

@@ -72,14 +72,8 @@ impl ContextSchema {
         let survey = Survey::of(schema, draft, &mut problems);
         cost::check(&survey, &mut problems);
         finish(problems)?;
-        let validator = options()
-            .build(schema)
-            .map_err(|error| vec![message::schema_problem(&error)])?;
-        let compiled = ContextSchema {
-            schema: schema.clone(),
-            validator,
-            survey,
-        };
+        let validator = options().build(schema).map_err(|error| vec![message::schema_problem(&error)])?;
+        let compiled = ContextSchema { schema: schema.clone(), validator, survey };
         finish(compiled.default_problems())?;
         Ok(compiled)
     }
@@ -93,21 +87,12 @@ impl ContextSchema {
     /// # Errors
     /// One violation per error, at most [`MAX_VIOLATIONS`]; a single one when the text is no JSON object at all.
     pub fn apply(&self, context_json: &str) -> Result<Option<String>, Vec<Violation>> {
-        let whole = |message: String| {
-            vec![Violation {
-                pointer: String::new(),
-                message,
-            }]
-        };
-        let mut context =
-            json::parse(context_json, usize::MAX).map_err(|error| whole(error.to_string()))?;
+        let whole = |message: String| vec![Violation { pointer: String::new(), message }];
+        let mut context = json::parse(context_json, usize::MAX).map_err(|error| whole(error.to_string()))?;
         if !context.is_object() {
             return Err(whole("expected a JSON object".into()));
         }
-        let added = self
-            .filler()
-            .fill("", &mut context)
-            .map_err(|error| whole(error.to_string()))?;
+        let added = self.filler().fill("", &mut context).map_err(|error| whole(error.to_string()))?;
         let violations = self.violations(&context);
         if !violations.is_empty() {
             return Err(violations);
@@ -120,17 +105,12 @@ impl ContextSchema {
             return Vec::new(); // The common case, without collecting anything.
         }
         let mut errors = self.validator.iter_errors(context);
-        let mut violations: Vec<Violation> = errors
-            .by_ref()
-            .take(MAX_VIOLATIONS)
-            .map(|e| message::violation(&e))
-            .collect();
+        let mut violations: Vec<Violation> =
+            errors.by_ref().take(MAX_VIOLATIONS).map(|e| message::violation(&e)).collect();
         let hidden = errors.count();
         if let Some(last) = violations.last_mut().filter(|_| hidden > 0) {
-            *last = Violation {
-                pointer: String::new(),
-                message: format!("{} more violations are not listed", hidden + 1),
-            };
+            *last =
+                Violation { pointer: String::new(), message: format!("{} more violations are not listed", hidden + 1) };
         }
         violations
     }
@@ -145,48 +125,27 @@ impl ContextSchema {
             return Vec::new();
         }
         let resource = Resource::from_contents(self.schema.clone());
-        let registry = Registry::new()
-            .add(SELF_URI, resource)
-            .and_then(|registry| registry.prepare());
+        let registry = Registry::new().add(SELF_URI, resource).and_then(|registry| registry.prepare());
         let registry = match registry {
             Ok(registry) => registry,
             Err(error) => {
-                return vec![SchemaProblem {
-                    pointer: String::new(),
-                    message: error.to_string(),
-                }];
+                return vec![SchemaProblem { pointer: String::new(), message: error.to_string() }];
             }
         };
-        self.survey
-            .defaults
-            .iter()
-            .filter_map(|owner| self.default_problem(owner, &registry))
-            .collect()
+        self.survey.defaults.iter().filter_map(|owner| self.default_problem(owner, &registry)).collect()
     }
 
     fn default_problem(&self, owner: &str, registry: &Registry<'_>) -> Option<SchemaProblem> {
-        let problem = |message: String| {
-            Some(SchemaProblem {
-                pointer: format!("{owner}/default"),
-                message,
-            })
-        };
+        let problem = |message: String| Some(SchemaProblem { pointer: format!("{owner}/default"), message });
         let mut default = self.schema.pointer(owner)?.get("default")?.clone();
         if let Err(error) = self.filler().fill(owner, &mut default) {
             return problem(error.to_string());
         }
         let part = json!({ "$ref": format!("{SELF_URI}#{}", pointer::to_fragment(owner)) });
-        match options()
-            .with_draft(self.survey.draft)
-            .with_registry(registry)
-            .build(&part)
-        {
+        match options().with_draft(self.survey.draft).with_registry(registry).build(&part) {
             Ok(validator) => match validator.validate(&default) {
                 Ok(()) => None,
-                Err(error) => problem(format!(
-                    "the default does not fit: {}",
-                    message::violation(&error).message
-                )),
+                Err(error) => problem(format!("the default does not fit: {}", message::violation(&error).message)),
             },
             Err(error) => problem(message::schema_problem(&error).message),
         }
@@ -195,9 +154,7 @@ impl ContextSchema {
 
 /// One place for what schemas may do here.
 fn options<'r>() -> ValidationOptions<'r> {
-    let patterns = PatternOptions::regex()
-        .size_limit(MAX_PATTERN_BYTES)
-        .dfa_size_limit(MAX_PATTERN_BYTES);
+    let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES);
     jsonschema::options()
         .offline()
         .should_validate_formats(true)
@@ -207,18 +164,12 @@ fn options<'r>() -> ValidationOptions<'r> {
 
 fn unknown_draft() -> SchemaProblem {
     let message = "expected the URI of a JSON Schema draft, such as https://json-schema.org/draft/2020-12/schema";
-    SchemaProblem {
-        pointer: "/$schema".into(),
-        message: message.into(),
-    }
+    SchemaProblem { pointer: "/$schema".into(), message: message.into() }
 }
 
 fn metaschema_problems(schema: &Value) -> Vec<SchemaProblem> {
     match jsonschema::meta::validator_for(schema) {
-        Ok(validator) => validator
-            .iter_errors(schema)
-            .map(|error| message::schema_problem(&error))
-            .collect(),
+        Ok(validator) => validator.iter_errors(schema).map(|error| message::schema_problem(&error)).collect(),
         Err(error) => vec![message::schema_problem(&error)],
     }
 }
@@ -228,9 +179,5 @@ fn finish(mut problems: Vec<SchemaProblem>) -> Result<(), Vec<SchemaProblem>> {
     problems.sort();
     problems.dedup();
     problems.truncate(MAX_VIOLATIONS);
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

@@ -14,17 +14,8 @@ use crate::domain::words::did_you_mean;
 pub(super) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
 /// Words that may stand beside a `$ref` although draft 7 and older read nothing but the `$ref`.
-const HARMLESS_BESIDE_REF: [&str; 9] = [
-    "$ref",
-    "$schema",
-    "$id",
-    "id",
-    "$comment",
-    "title",
-    "description",
-    "definitions",
-    "examples",
-];
+const HARMLESS_BESIDE_REF: [&str; 9] =
+    ["$ref", "$schema", "$id", "id", "$comment", "title", "description", "definitions", "examples"];
 
 /// What [`Survey::of`] found.
 #[derive(Debug)]
@@ -42,6 +33,8 @@ pub(super) struct Survey {
 pub(super) struct Place {
     pub pointer: String,
     pub edges: Vec<Edge>,
+    /// Whether `unevaluatedProperties` or `unevaluatedItems` make the validator apply the schemas beside it again.
+    pub looks_twice: bool,
 }
 
 /// One schema leads to another.
@@ -55,25 +48,10 @@ pub(super) struct Edge {
 impl Survey {
     /// Visits every schema that `root` contains or refers to.
     pub fn of(root: &Value, draft: Draft, problems: &mut Vec<SchemaProblem>) -> Survey {
-        let survey = Survey {
-            draft,
-            places: Vec::new(),
-            defaults: Vec::new(),
-            anchors: HashMap::new(),
-        };
-        let mut walk = Walk {
-            root,
-            survey,
-            index: HashMap::new(),
-            references: Vec::new(),
-            patterns: 0,
-            problems,
-        };
+        let survey = Survey { draft, places: Vec::new(), defaults: Vec::new(), anchors: HashMap::new() };
+        let mut walk = Walk { root, survey, index: HashMap::new(), references: Vec::new(), patterns: 0, problems };
         if !accepts_objects(root) {
-            walk.report(
-                "/type",
-                "a context is a JSON object, so this schema accepts none; expected object",
-            );
+            walk.report("/type", "a context is a JSON object, so this schema accepts none; expected object");
         }
         walk.visit(String::new());
         walk.run();
@@ -135,10 +113,7 @@ impl<'s> Walk<'s, '_> {
 
     fn visit(&mut self, pointer: String) -> usize {
         *self.index.entry(pointer).or_insert_with_key(|pointer| {
-            self.survey.places.push(Place {
-                pointer: pointer.clone(),
-                edges: Vec::new(),
-            });
+            self.survey.places.push(Place { pointer: pointer.clone(), edges: Vec::new(), looks_twice: false });
             self.survey.places.len() - 1
         })
     }
@@ -146,20 +121,14 @@ impl<'s> Walk<'s, '_> {
     fn follow(&mut self, place: usize, keyword: &'static str, reference: &str) {
         if let Some(target) = self.survey.target(reference, self.root) {
             let to = self.visit(target);
-            self.survey.places[place].edges.push(Edge {
-                role: Role::SameValue,
-                to,
-            });
+            self.survey.places[place].edges.push(Edge { role: Role::SameValue, to });
             return;
         }
         let at = pointer::join(&self.survey.places[place].pointer, keyword);
         let message = if reference.starts_with('#') {
             format!("there is no `{}` in this schema", cut(reference))
         } else {
-            format!(
-                "expected a reference inside this schema (#/…), found `{}`; nothing is fetched",
-                cut(reference)
-            )
+            format!("expected a reference inside this schema (#/…), found `{}`; nothing is fetched", cut(reference))
         };
         self.report(at, message);
     }
@@ -172,6 +141,8 @@ impl<'s> Walk<'s, '_> {
         if schema.contains_key("default") {
             self.survey.defaults.push(at.clone());
         }
+        let unevaluated = ["unevaluatedProperties", "unevaluatedItems"];
+        self.survey.places[place].looks_twice = unevaluated.iter().any(|keyword| schema.contains_key(*keyword));
         self.check_identity(schema, &at);
         self.check_format(schema, &at);
         if let Some(Value::String(pattern)) = schema.get("pattern") {
@@ -183,7 +154,10 @@ impl<'s> Walk<'s, '_> {
             match keywords::shape(keyword, self.survey.draft) {
                 None => self.report(here, self.unknown(keyword)),
                 Some(_) if only_ref && !HARMLESS_BESIDE_REF.contains(&keyword.as_str()) => {
-                    self.report(here, "this draft ignores keywords beside `$ref`; expected them in an `allOf`, or draft 2020-12");
+                    self.report(
+                        here,
+                        "this draft ignores keywords beside `$ref`; expected them in an `allOf`, or draft 2020-12",
+                    );
                 }
                 Some(shape) => self.descend(place, shape, keyword, value, &here),
             }
@@ -227,9 +201,8 @@ impl<'s> Walk<'s, '_> {
 
     /// Below the top, `$id` and `$schema` begin another document, in which references and keywords mean something else.
     fn check_identity(&mut self, schema: &Map<String, Value>, at: &str) {
-        for keyword in ["$id", "id", "$schema"]
-            .into_iter()
-            .filter(|keyword| !at.is_empty() && schema.contains_key(*keyword))
+        for keyword in
+            ["$id", "id", "$schema"].into_iter().filter(|keyword| !at.is_empty() && schema.contains_key(*keyword))
         {
             if keyword != "id" || self.survey.draft == Draft::Draft4 {
                 self.report(
@@ -242,10 +215,7 @@ impl<'s> Walk<'s, '_> {
             if let Some(Value::String(name)) = schema.get(keyword) {
                 let known = self.survey.anchors.insert(name.clone(), at.to_owned());
                 if known.is_some_and(|known| known != at) {
-                    self.report(
-                        pointer::join(at, keyword),
-                        format!("the anchor `{}` appears twice", cut(name)),
-                    );
+                    self.report(pointer::join(at, keyword), format!("the anchor `{}` appears twice", cut(name)));
                 }
             }
         }
@@ -257,10 +227,7 @@ impl<'s> Walk<'s, '_> {
         };
         if !options().is_known_format(self.survey.draft, format) {
             let hint = did_you_mean(format, FORMATS);
-            let message = format!(
-                "unknown format `{}`{hint}; nothing would check it",
-                cut(format)
-            );
+            let message = format!("unknown format `{}`{hint}; nothing would check it", cut(format));
             self.report(pointer::join(at, "format"), message);
         }
     }
@@ -280,19 +247,12 @@ impl<'s> Walk<'s, '_> {
             "nullable" => "; expected a `type` list with \"null\" in it".into(),
             _ => did_you_mean(keyword, keywords::all(self.survey.draft)),
         };
-        let rule = if hint.is_empty() {
-            "; notes of your own begin with `x-`"
-        } else {
-            ""
-        };
+        let rule = if hint.is_empty() { "; notes of your own begin with `x-`" } else { "" };
         format!("unknown keyword `{}`{hint}{rule}", cut(keyword))
     }
 
     fn report(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(SchemaProblem {
-            pointer: pointer.into(),
-            message: message.into(),
-        });
+        self.problems.push(SchemaProblem { pointer: pointer.into(), message: message.into() });
     }
 }
 

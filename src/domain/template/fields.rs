@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::MAX_NAME_BYTES;
+use super::node::{Data, Entry, Node, json_map};
 use super::problem::{Pos, Problems, child, item};
-use super::yaml::{Data, Entry, Node, json_map};
-use crate::domain::words::{did_you_mean, shorten};
+use crate::domain::words::shorten;
 
 /// A mapping, as far as it is known to be one.
 pub(super) struct Fields<'n> {
@@ -33,41 +33,22 @@ impl<'n> Fields<'n> {
     /// The keys of the mapping `node`; `what` says what was expected when it is none.
     pub fn of(node: &'n Node, path: &str, what: &str, problems: &mut Problems) -> Option<Self> {
         match &node.data {
-            Data::Map(entries) => Some(Fields {
-                pos: node.pos,
-                path: path.to_owned(),
-                entries,
-            }),
+            Data::Map(entries) => Some(Fields { pos: node.pos, path: path.to_owned(), entries }),
             Data::Broken => None,
             other => {
-                problems.add(
-                    node.pos,
-                    path,
-                    format!("expected {what}, found {}", other.kind()),
-                );
+                problems.add(node.pos, path, format!("expected {what}, found {}", other.kind()));
                 None
             }
         }
     }
 
     pub fn get(&self, key: &str) -> Option<Field<'n>> {
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| !entry.key.broken && entry.key.text == key)?;
-        Some(Field {
-            key_pos: entry.key.pos,
-            path: child(&self.path, key),
-            node: &entry.node,
-        })
+        let entry = self.entries.iter().find(|entry| !entry.key.broken && entry.key.text == key)?;
+        Some(Field { key_pos: entry.key.pos, path: child(&self.path, key), node: &entry.node })
     }
 
     /// The value under either spelling; under both it is a problem.
-    pub fn either(
-        &self,
-        Alias { key, alias }: Alias,
-        problems: &mut Problems,
-    ) -> Option<Field<'n>> {
+    pub fn either(&self, Alias { key, alias }: Alias, problems: &mut Problems) -> Option<Field<'n>> {
         match (self.get(key), self.get(alias)) {
             (Some(first), Some(second)) => {
                 let (later, path) = if first.key_pos < second.key_pos {
@@ -75,11 +56,7 @@ impl<'n> Fields<'n> {
                 } else {
                     (first.key_pos, first.path.clone())
                 };
-                problems.add(
-                    later,
-                    path,
-                    format!("`{key}` and `{alias}` are the same key; expected only one of them"),
-                );
+                problems.add(later, path, format!("`{key}` and `{alias}` are the same key; expected only one of them"));
                 Some(first)
             }
             (found, None) | (None, found) => found,
@@ -88,11 +65,7 @@ impl<'n> Fields<'n> {
 
     /// Reports a key that must be there.
     pub fn missing(&self, key: &str, problems: &mut Problems) {
-        problems.add(
-            self.pos,
-            self.path.as_str(),
-            format!("the key `{key}` is missing"),
-        );
+        problems.add(self.pos, self.path.as_str(), format!("the key `{key}` is missing"));
     }
 
     /// Reports each key that is not in `known`; those in `later` are understood, but by no version yet.
@@ -100,21 +73,12 @@ impl<'n> Fields<'n> {
         for Entry { key, .. } in self.entries.iter().filter(|entry| !entry.key.broken) {
             let word = key.text.as_str();
             if later.contains(&word) {
-                let message =
-                    format!("`{word}` is not implemented by this version of Tasker yet; remove it");
+                let message = format!("`{word}` is not implemented by this version of Tasker yet; remove it");
                 problems.add(key.pos, child(&self.path, word), message);
             } else if !known.contains(&word) {
-                let hint = did_you_mean(word, known.iter().copied());
-                let hint = if hint.is_empty() {
-                    format!("; expected one of {}", known.join(", "))
-                } else {
-                    hint
-                };
-                problems.add(
-                    key.pos,
-                    child(&self.path, word),
-                    format!("unknown key `{}`{hint}", shorten(word)),
-                );
+                let hint = problems.hint(word, known.iter().copied());
+                let hint = if hint.is_empty() { format!("; expected one of {}", known.join(", ")) } else { hint };
+                problems.add(key.pos, child(&self.path, word), format!("unknown key `{}`{hint}", shorten(word)));
             }
         }
     }
@@ -123,10 +87,7 @@ impl<'n> Fields<'n> {
 impl<'n> Field<'n> {
     fn expected<T>(&self, what: &str, problems: &mut Problems) -> Option<T> {
         if !matches!(self.node.data, Data::Broken) {
-            self.problem(
-                format!("expected {what}, found {}", self.node.data.kind()),
-                problems,
-            );
+            self.problem(format!("expected {what}, found {}", self.node.data.kind()), problems);
         }
         None
     }
@@ -150,10 +111,7 @@ impl<'n> Field<'n> {
         let problem = if text.is_empty() {
             "expected a name, found an empty string".to_owned()
         } else if text.len() > MAX_NAME_BYTES {
-            format!(
-                "the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed",
-                text.len()
-            )
+            format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", text.len())
         } else if text.contains(char::is_control) {
             "a name must not contain control characters or line breaks".to_owned()
         } else if text.trim() != text {
@@ -186,12 +144,7 @@ impl<'n> Field<'n> {
     }
 
     /// A number for which `fits` holds; `what` says what was expected otherwise.
-    pub fn number(
-        &self,
-        what: &str,
-        fits: impl Fn(f64) -> bool,
-        problems: &mut Problems,
-    ) -> Option<f64> {
+    pub fn number(&self, what: &str, fits: impl Fn(f64) -> bool, problems: &mut Problems) -> Option<f64> {
         match &self.node.data {
             Data::Number(number) => match number.as_f64() {
                 Some(value) if fits(value) => Some(value),
@@ -205,20 +158,12 @@ impl<'n> Field<'n> {
         let Data::List(items) = &self.node.data else {
             return self.expected(what, problems);
         };
-        let field = |(index, node): (usize, &'n Node)| Field {
-            key_pos: node.pos,
-            path: item(&self.path, index),
-            node,
-        };
+        let field = |(index, node): (usize, &'n Node)| Field { key_pos: node.pos, path: item(&self.path, index), node };
         Some(items.iter().enumerate().map(field).collect())
     }
 
     /// A mapping of free content with at most `max_bytes` of JSON.
-    pub fn json_map(
-        &self,
-        max_bytes: usize,
-        problems: &mut Problems,
-    ) -> Option<Map<String, Value>> {
+    pub fn json_map(&self, max_bytes: usize, problems: &mut Problems) -> Option<Map<String, Value>> {
         let Data::Map(entries) = &self.node.data else {
             return self.expected("a mapping", problems);
         };
@@ -226,9 +171,7 @@ impl<'n> Field<'n> {
         let bytes = serde_json::to_string(&map).map_or(usize::MAX, |json| json.len());
         if bytes > max_bytes {
             self.problem(
-                format!(
-                    "the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"
-                ),
+                format!("the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"),
                 problems,
             );
             return None;

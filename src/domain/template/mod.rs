@@ -3,6 +3,7 @@
 mod fields;
 mod graph;
 mod links;
+mod node;
 mod problem;
 mod read;
 mod scalar;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub use graph::{Graph, find_cycles, strong_components};
+pub use graph::Graph;
 pub use problem::{MAX_PROBLEMS, Problem};
 
 use crate::domain::retry::Backoff;
@@ -101,15 +102,11 @@ impl Template {
     pub fn parse(yaml: &str) -> Result<Template, Vec<Problem>> {
         let mut problems = Problems::default();
         if yaml.len() > MAX_TEMPLATE_BYTES {
-            let message = format!(
-                "the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}",
-                yaml.len()
-            );
+            let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
             problems.add(Pos::START, "", message);
             return Err(problems.into_sorted());
         }
-        let template =
-            yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
+        let template = yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
         match template {
             Some(template) if problems.is_empty() => Ok(template),
             _ => Err(problems.into_sorted()),

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use crate::domain::words::shorten;
+use crate::domain::words::{did_you_mean, shorten};
 
 /// How many problems one file can have; what is beyond is counted, not listed.
 pub const MAX_PROBLEMS: usize = 100;
 
 /// Collecting stops here, so that a hostile file cannot make its own error report the attack.
 const MAX_COLLECTED: usize = 10 * MAX_PROBLEMS;
+
+/// How many times a similar word is looked for.
+const MAX_HINTS: usize = 20;
 
 /// A place in the YAML text. Both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +52,7 @@ impl fmt::Display for Problem {
 pub(super) struct Problems {
     found: Vec<Problem>,
     dropped: usize,
+    hints: usize,
 }
 
 impl Problems {
@@ -58,16 +62,17 @@ impl Problems {
             return;
         }
         let (path, message) = (path.into(), message.into());
-        self.found.push(Problem {
-            line: pos.line,
-            column: pos.column,
-            path,
-            message,
-        });
+        self.found.push(Problem { line: pos.line, column: pos.column, path, message });
     }
 
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
+    }
+
+    /// ", did you mean …?" for the first [`MAX_HINTS`] words; comparing all words with each other would take too long.
+    pub fn hint<'c>(&mut self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+        self.hints += 1;
+        if self.hints > MAX_HINTS { String::new() } else { did_you_mean(word, candidates) }
     }
 
     /// In order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then says how many are missing.
@@ -89,10 +94,7 @@ impl Problems {
 
 /// The path of a key of the mapping at `path`.
 pub(super) fn child(path: &str, key: &str) -> String {
-    let plain = !key.is_empty()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
+    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
     match (path.is_empty(), plain) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),
@@ -111,20 +113,10 @@ mod tests {
 
     #[test]
     fn a_problem_reads_as_position_path_message() {
-        let problem = Problem {
-            line: 12,
-            column: 5,
-            path: "step_templates[2].name".into(),
-            message: "is missing".into(),
-        };
-        assert_eq!(
-            problem.to_string(),
-            "line 12, column 5: step_templates[2].name: is missing"
-        );
-        let whole = Problem {
-            path: String::new(),
-            ..problem
-        };
+        let problem =
+            Problem { line: 12, column: 5, path: "step_templates[2].name".into(), message: "is missing".into() };
+        assert_eq!(problem.to_string(), "line 12, column 5: step_templates[2].name: is missing");
+        let whole = Problem { path: String::new(), ..problem };
         assert_eq!(whole.to_string(), "line 12, column 5: is missing");
     }
 
@@ -146,9 +138,6 @@ mod tests {
         let list = problems.into_sorted();
         assert_eq!(list.len(), MAX_PROBLEMS);
         assert_eq!(list[98].line, 99);
-        assert_eq!(
-            list[99].to_string(),
-            "line 100, column 1: 2 more problems from here on are not listed"
-        );
+        assert_eq!(list[99].to_string(), "line 100, column 1: 2 more problems from here on are not listed");
     }
 }
