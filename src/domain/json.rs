@@ -15,6 +15,9 @@ pub const MAX_DEPTH: usize = 128;
 /// `numeric` ends somewhere too.
 pub const MAX_NUMBER_DIGITS: usize = 4_096;
 
+/// Keys with this prefix make `serde_json` take an object for something else, such as a number.
+const RESERVED_KEYS: &str = "$serde_json::private::";
+
 /// Why a text is not a JSON document that can be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column} (byte {offset}): {message}")]
@@ -163,6 +166,9 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.string()?;
         let key = self.key_text(start);
+        if key.starts_with(RESERVED_KEYS) {
+            return Err((start, format!("a key must not begin with `{RESERVED_KEYS}`")));
+        }
         if self.keys.last_mut().is_some_and(|keys| !keys.insert(key)) {
             return Err((start, "the key appears twice in the same object".into()));
         }

@@ -144,3 +144,10 @@ fn a_key_appears_once_per_object() {
         assert!(problem(text).ends_with(&expected), "{text}: {}", problem(text));
     }
 }
+
+#[test]
+fn an_object_cannot_pass_for_a_number() {
+    let text = r#"{"a":{"$serde_json::private::Number":"1"}}"#;
+    assert!(problem(text).contains("a key must not begin with `$serde_json::private::`"));
+    assert!(problem(&text.replace("$s", "\\u0024s")).contains("a key must not begin with"));
+}

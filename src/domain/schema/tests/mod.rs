@@ -37,7 +37,7 @@ fn registration() -> ContextSchema {
 #[test]
 fn defaults_are_added_at_the_end() {
     let completed = registration().apply(r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#);
-    let expected = r#"{"name":"Ada","email":"ada@example.com","marketing_consent":true,"plan":"free"}"#;
+    let expected = r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true,"plan":"free"}"#;
     assert_eq!(completed, Ok(Some(expected.into())));
 }
 
@@ -121,13 +121,10 @@ fn a_context_is_an_object_in_valid_json() {
 
 #[test]
 fn digits_order_and_characters_survive() {
-    let with_default =
-        schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128, "f": 1.50}}}}));
-    let context = r#"{"y":9007199254740993,"b":1.10,"a":1e+400,"é😀":"\u007f\u2028\"","n":[null,[null]]}"#;
-    let completed = with_default.apply(context).expect("valid").expect("completed");
-    assert!(completed.starts_with(r#"{"y":9007199254740993,"b":1.10,"a":1e+400,"é😀":""#), "{completed}");
-    assert!(completed.contains(r#""n":[null,[null]]"#), "{completed}");
-    assert!(completed.ends_with(r#","z":{"n":12345678901234567890123,"f":1.5}}"#), "{completed}");
+    let with_default = schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128}}}}));
+    let context = r#"{"y":9007199254740993,"b":1.10,"a":1e400,"é😀":"\u00e9\u007f\u2028\"","n":[null,[null]]}"#;
+    let expected = format!("{},\"z\":{{\"n\":12345678901234567890123}}}}", &context[..context.len() - 1]);
+    assert_eq!(with_default.apply(context), Ok(Some(expected)));
 }
 
 #[test]
