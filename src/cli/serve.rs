@@ -59,8 +59,9 @@ impl DatabaseArgs {
     /// The database, not yet connected to.
     pub fn open(&self) -> Result<Db, CliError> {
         let url = self.database_url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
-            CliError::new(exit::CONFIG, "no database: neither TASKER_DATABASE_URL nor --database-url is set")
-                .hint("for a first look, `tasker dev` brings its own; else give postgres://user:password@host:port/database")
+            CliError::new(exit::CONFIG, "no database: neither TASKER_DATABASE_URL nor --database-url is set").hint(
+                "for a first look, `tasker dev` brings its own; else give postgres://user:password@host:port/database",
+            )
         })?;
         Db::new(url, &self.schema).map_err(|e| CliError::new(exit::CONFIG, e.to_string()))
     }
@@ -70,7 +71,8 @@ impl ServeArgs {
     /// Checks every setting; nothing is opened before all of them are right.
     pub fn check(&self) -> Result<(SocketAddr, ServerConfig, EnvFilter), CliError> {
         let address = self.listen.parse().map_err(|_| {
-            let message = format!("--listen `{}` is not an address: expected such as 127.0.0.1:7233 or [::1]:7233", self.listen);
+            let message =
+                format!("--listen `{}` is not an address: expected such as 127.0.0.1:7233 or [::1]:7233", self.listen);
             CliError::new(exit::CONFIG, message)
         })?;
         let config = ServerConfig {

@@ -1,5 +1,8 @@
 //! The gate for JSON documents that others send: syntax, size, depth, and what Postgres can store, without building a tree.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,6 +14,9 @@ pub const MAX_DEPTH: usize = 128;
 /// A few bytes such as `1e999999999` would otherwise cost gigabytes in whoever computes with them, and Postgres's
 /// `numeric` ends somewhere too.
 pub const MAX_NUMBER_DIGITS: usize = 4_096;
+
+/// Keys with this prefix make `serde_json` take an object for something else, such as a number.
+const RESERVED_KEYS: &str = "$serde_json::private::";
 
 /// Why a text is not a JSON document that can be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,13 +36,13 @@ pub struct JsonError {
 /// numbers have at most [`MAX_NUMBER_DIGITS`] digits and whose strings Postgres's `jsonb` can hold.
 ///
 /// # Errors
-/// The first thing that is wrong: syntax, size, depth, the escape `\u0000`, or half of a surrogate pair.
+/// The first thing that is wrong: syntax, size, depth, a repeated key, the escape `\u0000`, or half of a surrogate pair.
 pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     if text.len() > max_bytes {
         let message = format!("the document has {} bytes, but at most {max_bytes} are allowed", text.len());
         return Err(error_at(text, max_bytes, message));
     }
-    let mut scanner = Scanner { bytes: text.as_bytes(), at: 0, open: Vec::new() };
+    let mut scanner = Scanner { bytes: text.as_bytes(), at: 0, open: Vec::new(), keys: Vec::new() };
     scanner.document().map_err(|(offset, message)| error_at(text, offset, message))
 }
 
@@ -104,9 +110,11 @@ struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     open: Vec<Container>,
+    /// For each open object the keys it has so far: readers disagree on what a repeated key means.
+    keys: Vec<HashSet<Cow<'a, str>>>,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
     fn document(&mut self) -> Result<(), Failure> {
         loop {
             if self.value()? && self.after_value()? {
@@ -144,6 +152,7 @@ impl Scanner<'_> {
         }
         self.open.push(container);
         if container == Container::Object {
+            self.keys.push(HashSet::new());
             self.key()?;
         }
         Ok(false)
@@ -154,13 +163,30 @@ impl Scanner<'_> {
         if self.peek() != Some(b'"') {
             return self.expected("a key in double quotes");
         }
+        let start = self.at;
         self.string()?;
+        let key = self.key_text(start);
+        if key.starts_with(RESERVED_KEYS) {
+            return Err((start, format!("a key must not begin with `{RESERVED_KEYS}`")));
+        }
+        if self.keys.last_mut().is_some_and(|keys| !keys.insert(key)) {
+            return Err((start, "the key appears twice in the same object".into()));
+        }
         self.skip_space();
         if self.peek() != Some(b':') {
             return self.expected("`:` after the key");
         }
         self.at += 1;
         Ok(())
+    }
+
+    /// The key that was just read and began at `start`, without its quotes and escapes.
+    fn key_text(&self, start: usize) -> Cow<'a, str> {
+        let quoted = &self.bytes[start..self.at];
+        if quoted.contains(&b'\\') {
+            return serde_json::from_slice(quoted).unwrap_or_default();
+        }
+        String::from_utf8_lossy(&quoted[1..quoted.len() - 1])
     }
 
     /// Goes on behind a complete value, closing containers on the way: true at the end of the document.
@@ -172,7 +198,9 @@ impl Scanner<'_> {
                 (None, Some(_)) => return self.expected("the end of the document"),
                 (Some(Container::Array), Some(b']')) | (Some(Container::Object), Some(b'}')) => {
                     self.at += 1;
-                    self.open.pop();
+                    if self.open.pop() == Some(Container::Object) {
+                        self.keys.pop();
+                    }
                 }
                 (Some(Container::Array), Some(b',')) => {
                     self.at += 1;

@@ -1,6 +1,7 @@
 //! What a workflow is and how it moves: pure types and decisions, without a database, a network or a clock.
 
 pub mod attempt;
+pub mod cycles;
 pub mod event;
 pub mod json;
 pub mod lease;

@@ -21,7 +21,7 @@ pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = 
 
 /// How far apart two words are in edits, if they are close enough to be taken for each other.
 fn distance(word: &str, candidate: &str) -> Option<usize> {
-    const LONGEST: usize = 64;
+    const LONGEST: usize = 40;
     let (a, b) = (word.to_lowercase(), candidate.to_lowercase());
     let shorter = a.len().min(b.len());
     if a.len().max(b.len()) > LONGEST || shorter < 2 {

@@ -130,3 +130,24 @@ fn parsing_keeps_digits_order_and_characters() {
         assert_eq!(parse(text, KIB).expect(text).to_string(), text);
     }
 }
+
+#[test]
+fn a_key_appears_once_per_object() {
+    for text in [r#"{"a":{"b":1},"b":{"a":1,"b":[{"a":1},{"a":1}]}}"#, r#"[{"a":1},{"a":1}]"#, r#"{"a":1,"A":2,"":3}"#]
+    {
+        assert_eq!(check_document(text, KIB), Ok(()), "{text}");
+    }
+    for (text, byte) in
+        [(r#"{"a":1,"a":2}"#, 7), (r#"{"a":{"x":{}},"\u0061":2}"#, 14), (r#"[{"b":1,"é":{},"é":0}]"#, 16)]
+    {
+        let expected = format!("(byte {byte}): the key appears twice in the same object");
+        assert!(problem(text).ends_with(&expected), "{text}: {}", problem(text));
+    }
+}
+
+#[test]
+fn an_object_cannot_pass_for_a_number() {
+    let text = r#"{"a":{"$serde_json::private::Number":"1"}}"#;
+    assert!(problem(text).contains("a key must not begin with `$serde_json::private::`"));
+    assert!(problem(&text.replace("$s", "\\u0024s")).contains("a key must not begin with"));
+}

@@ -6,16 +6,18 @@ use super::SchemaProblem;
 use super::keywords::Role;
 use super::message::cut;
 use super::survey::{Place, Survey};
-use crate::domain::template::{find_cycles, strong_components};
+use crate::domain::cycles::{find_cycles, strong_components};
 
 /// How many ways may lead through a schema from its top to its ends. Without references it is the number of subschemas;
 /// two references to the same definition from one place double what is behind it.
 pub const MAX_SCHEMA_PATHS: u64 = 20_000;
 /// How many subschemas may be nested, with references followed.
-pub const MAX_SCHEMA_DEPTH: usize = 200;
+pub const MAX_SCHEMA_DEPTH: usize = 500;
+/// How many schemas may apply to one value, each counted as often as it is applied.
+pub const MAX_SAME_VALUE_WORK: u64 = 1_000;
 /// How many schemas may be nested for one value (`allOf`, `$ref` and their like). A recursive schema runs through all of
 /// them at each level of a context, on the stack.
-pub const MAX_SAME_VALUE_DEPTH: usize = 16;
+pub const MAX_SAME_VALUE_DEPTH: usize = 12;
 
 pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
     let places = &survey.places;
@@ -43,6 +45,8 @@ pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
         format!("with its references followed, the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
     } else if measure(&same_value).depth > MAX_SAME_VALUE_DEPTH {
         format!("more than {MAX_SAME_VALUE_DEPTH} schemas lead from one to the next for the same value")
+    } else if same_value_work(places, &same_value) > MAX_SAME_VALUE_WORK {
+        format!("more than {MAX_SAME_VALUE_WORK} schemas apply to the same value")
     } else {
         return;
     };
@@ -109,4 +113,18 @@ fn measure(edges: &[Vec<usize>]) -> Size {
         }
     }
     size
+}
+
+/// The largest number of schemas that one value meets.
+fn same_value_work(places: &[Place], edges: &[Vec<usize>]) -> u64 {
+    let group = strong_components(edges);
+    let mut order: Vec<usize> = (0..edges.len()).collect();
+    order.sort_by_key(|place| std::cmp::Reverse(group[*place])); // From the ends up.
+    let mut work = vec![0_u64; edges.len()];
+    for place in order {
+        let below = edges[place].iter().fold(0_u64, |sum, target| sum.saturating_add(work[*target]));
+        let rounds = if places[place].looks_twice { 2 } else { 1 };
+        work[place] = below.saturating_mul(rounds).saturating_add(1);
+    }
+    work.into_iter().max().unwrap_or(0)
 }

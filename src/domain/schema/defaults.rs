@@ -16,11 +16,11 @@ const MAX_DEPTH: usize = 2 * crate::domain::json::MAX_DEPTH;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FillError {
     #[error("the schema's defaults add more than {MAX_ADDED_BYTES} bytes")]
-    TooLarge,
+    Bytes,
     #[error("the schema's defaults are nested more than {MAX_DEPTH} levels deep")]
-    TooDeep,
+    Depth,
     #[error("applying the schema's defaults takes more than {MAX_STEPS} steps")]
-    TooLong,
+    Steps,
 }
 
 /// Fills one value.
@@ -45,12 +45,12 @@ impl<'s> Filler<'s> {
     }
 
     fn apply(&mut self, schema: &'s Value, value: &mut Value, depth: usize) -> Result<bool, FillError> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::TooLong)?;
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
         let Value::Object(schema) = schema else {
             return Ok(false);
         };
         if depth > MAX_DEPTH {
-            return Err(FillError::TooDeep);
+            return Err(FillError::Depth);
         }
         let mut added = false;
         for other in self.beside(schema) {
@@ -110,7 +110,7 @@ impl<'s> Filler<'s> {
 
     /// The schema's own default, or else that of a schema that applies to the same value.
     fn default_of(&mut self, schema: &'s Value) -> Result<Option<&'s Value>, FillError> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::TooLong)?;
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
         let Value::Object(schema) = schema else {
             return Ok(None);
         };
@@ -144,7 +144,7 @@ impl<'s> Filler<'s> {
 
     fn pay(&mut self, name: &str, default: &Value) -> Result<(), FillError> {
         let bytes = name.len() + default.to_string().len();
-        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(FillError::TooLarge)?;
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(FillError::Bytes)?;
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod defaults;
 mod keywords;
 mod message;
 mod pointer;
+mod splice;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -81,8 +82,8 @@ impl ContextSchema {
     /// Checks a context and completes it: `default`s of `properties` are added where the property is missing, also in
     /// nested objects, in array items, and through `allOf` and references; then all of it is validated.
     ///
-    /// Returns None when nothing was added, so that the client's own text can be stored, and otherwise the completed
-    /// text, with every digit and the order of the keys kept.
+    /// Returns None when nothing was added, so that the client's own text can be stored, and otherwise that text with the
+    /// additions written into it: what the client sent stays byte for byte.
     ///
     /// # Errors
     /// One violation per error, at most [`MAX_VIOLATIONS`]; a single one when the text is no JSON object at all.
@@ -97,7 +98,7 @@ impl ContextSchema {
         if !violations.is_empty() {
             return Err(violations);
         }
-        Ok(added.then(|| context.to_string()))
+        Ok(added.then(|| splice::splice(context_json, &context)))
     }
 
     fn violations(&self, context: &Value) -> Vec<Violation> {

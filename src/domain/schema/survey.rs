@@ -33,6 +33,8 @@ pub(super) struct Survey {
 pub(super) struct Place {
     pub pointer: String,
     pub edges: Vec<Edge>,
+    /// Whether `unevaluatedProperties` or `unevaluatedItems` make the validator apply the schemas beside it again.
+    pub looks_twice: bool,
 }
 
 /// One schema leads to another.
@@ -111,7 +113,7 @@ impl<'s> Walk<'s, '_> {
 
     fn visit(&mut self, pointer: String) -> usize {
         *self.index.entry(pointer).or_insert_with_key(|pointer| {
-            self.survey.places.push(Place { pointer: pointer.clone(), edges: Vec::new() });
+            self.survey.places.push(Place { pointer: pointer.clone(), edges: Vec::new(), looks_twice: false });
             self.survey.places.len() - 1
         })
     }
@@ -139,6 +141,8 @@ impl<'s> Walk<'s, '_> {
         if schema.contains_key("default") {
             self.survey.defaults.push(at.clone());
         }
+        let unevaluated = ["unevaluatedProperties", "unevaluatedItems"];
+        self.survey.places[place].looks_twice = unevaluated.iter().any(|keyword| schema.contains_key(*keyword));
         self.check_identity(schema, &at);
         self.check_format(schema, &at);
         if let Some(Value::String(pattern)) = schema.get("pattern") {

@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::MAX_NAME_BYTES;
+use super::node::{Data, Entry, Node, json_map};
 use super::problem::{Pos, Problems, child, item};
-use super::yaml::{Data, Entry, Node, json_map};
-use crate::domain::words::{did_you_mean, shorten};
+use crate::domain::words::shorten;
 
 /// A mapping, as far as it is known to be one.
 pub(super) struct Fields<'n> {
@@ -76,7 +76,7 @@ impl<'n> Fields<'n> {
                 let message = format!("`{word}` is not implemented by this version of Tasker yet; remove it");
                 problems.add(key.pos, child(&self.path, word), message);
             } else if !known.contains(&word) {
-                let hint = did_you_mean(word, known.iter().copied());
+                let hint = problems.hint(word, known.iter().copied());
                 let hint = if hint.is_empty() { format!("; expected one of {}", known.join(", ")) } else { hint };
                 problems.add(key.pos, child(&self.path, word), format!("unknown key `{}`{hint}", shorten(word)));
             }

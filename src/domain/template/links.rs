@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::StepTemplate;
-use super::graph::find_cycles;
 use super::problem::Problems;
 use super::step::{RawStep, Reference};
-use crate::domain::words::{did_you_mean, shorten};
+use crate::domain::cycles::find_cycles;
+use crate::domain::words::shorten;
 
 /// Most steps of a cycle that its message names.
 const MAX_NAMED: usize = 20;
@@ -14,7 +14,8 @@ const MAX_NAMED: usize = 20;
 /// Fills in [`StepTemplate::depends_on`].
 pub(super) fn resolve(raw: Vec<RawStep<'_>>, problems: &mut Problems) -> Vec<StepTemplate> {
     let index = index_names(&raw, problems);
-    let links: Vec<BTreeMap<usize, &Reference<'_>>> = raw.iter().map(|step| parents(step, &index, problems)).collect();
+    let links: Vec<BTreeMap<usize, &Reference<'_>>> =
+        raw.iter().map(|step| parents(step, &raw, &index, problems)).collect();
     report_cycles(&raw, &links, problems);
     let parents: Vec<Vec<usize>> = links.iter().map(|links| links.keys().copied().collect()).collect();
     raw.into_iter().zip(parents).map(|(raw, depends_on)| StepTemplate { depends_on, ..raw.step }).collect()
@@ -41,6 +42,7 @@ fn index_names<'n>(raw: &[RawStep<'n>], problems: &mut Problems) -> HashMap<&'n 
 /// The steps that one step waits for, each with the place that says so.
 fn parents<'s, 'n>(
     step: &'s RawStep<'n>,
+    all: &[RawStep<'n>],
     index: &HashMap<&'n str, usize>,
     problems: &mut Problems,
 ) -> BTreeMap<usize, &'s Reference<'n>> {
@@ -49,9 +51,8 @@ fn parents<'s, 'n>(
         let name = shorten(reference.name);
         let problem = match index.get(reference.name) {
             None => {
-                let mut names: Vec<&str> = index.keys().copied().collect();
-                names.sort_unstable();
-                format!("there is no step `{name}`{}", did_you_mean(reference.name, names))
+                let names = all.iter().filter_map(|step| Some(step.name.as_ref()?.name));
+                format!("there is no step `{name}`{}", problems.hint(reference.name, names))
             }
             Some(parent) if links.insert(*parent, reference).is_some() => {
                 format!("the step `{name}` is listed twice")

@@ -3,6 +3,7 @@
 mod fields;
 mod graph;
 mod links;
+mod node;
 mod problem;
 mod read;
 mod scalar;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub use graph::{Graph, find_cycles, strong_components};
+pub use graph::Graph;
 pub use problem::{MAX_PROBLEMS, Problem};
 
 use crate::domain::retry::Backoff;

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use crate::domain::words::shorten;
+use crate::domain::words::{did_you_mean, shorten};
 
 /// How many problems one file can have; what is beyond is counted, not listed.
 pub const MAX_PROBLEMS: usize = 100;
 
 /// Collecting stops here, so that a hostile file cannot make its own error report the attack.
 const MAX_COLLECTED: usize = 10 * MAX_PROBLEMS;
+
+/// How many times a similar word is looked for.
+const MAX_HINTS: usize = 20;
 
 /// A place in the YAML text. Both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +52,7 @@ impl fmt::Display for Problem {
 pub(super) struct Problems {
     found: Vec<Problem>,
     dropped: usize,
+    hints: usize,
 }
 
 impl Problems {
@@ -63,6 +67,12 @@ impl Problems {
 
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
+    }
+
+    /// ", did you mean …?" for the first [`MAX_HINTS`] words; comparing all words with each other would take too long.
+    pub fn hint<'c>(&mut self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+        self.hints += 1;
+        if self.hints > MAX_HINTS { String::new() } else { did_you_mean(word, candidates) }
     }
 
     /// In order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then says how many are missing.

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::fields::{Alias, Field, Fields};
 use super::links;
+use super::node::Node;
 use super::problem::Problems;
 use super::step::{self, RawStep};
-use super::yaml::Node;
 use super::{
     DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, Template,
 };

@@ -4,9 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, Tag};
-use serde_json::{Map, Number, Value};
+use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion};
 
+use super::node::{Data, Entry, Key, Node};
 use super::problem::{Pos, Problems, child, item};
 use super::scalar::{self, Plain};
 use crate::domain::words::shorten;
@@ -17,39 +17,6 @@ const MAX_DEPTH: usize = 64;
 const MAX_NODES: usize = 100_000;
 /// How much text a file may hold once its aliases are expanded, in bytes.
 const MAX_TEXT_BYTES: usize = 2 * super::MAX_TEMPLATE_BYTES;
-
-/// A value and where it stands. An alias stands where it is used; what is inside it, where it was written.
-#[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub pos: Pos,
-    pub data: Data,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Data {
-    Null,
-    Bool(bool),
-    Number(Number),
-    Text(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-    /// A problem was already reported here.
-    Broken,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub key: Key,
-    pub node: Node,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Key {
-    pub pos: Pos,
-    pub text: String,
-    /// A problem was already reported here.
-    pub broken: bool,
-}
 
 /// Reads the one document of `text`. None when there is nothing to go on with; problems are added either way.
 pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
@@ -137,18 +104,18 @@ impl<'p> Builder<'p> {
     fn event(&mut self, event: Event<'_>, span: &Span) -> Result<(), Fatal> {
         let at = pos(&span.start);
         match event {
-            Event::DocumentStart(..) => self.document(at),
+            Event::DocumentStart(_, version) => self.document(version, at),
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_tag(tag.as_deref(), at);
+                self.refuse_tag(tag.as_deref(), span);
                 let data = self.scalar(&text, style, at);
                 self.complete(Node { pos: at, data }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.refuse_tag(tag.as_deref(), at);
+                self.refuse_tag(tag.as_deref(), span);
                 self.enter(Frame { pos: at, anchor, content: Content::List(Vec::new()) })
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.refuse_tag(tag.as_deref(), at);
+                self.refuse_tag(tag.as_deref(), span);
                 let content = Content::Map { entries: Vec::new(), key: None, seen: HashSet::new() };
                 self.enter(Frame { pos: at, anchor, content })
             }
@@ -158,11 +125,17 @@ impl<'p> Builder<'p> {
         }
     }
 
-    fn document(&mut self, at: Pos) -> Result<(), Fatal> {
+    fn document(&mut self, version: Option<YamlVersion>, at: Pos) -> Result<(), Fatal> {
         self.documents += 1;
         if self.documents > 1 {
             let message = "a second document begins here; expected one template per file".into();
             return Err(Fatal { pos: at, message });
+        }
+        if let Some(YamlVersion { major, minor }) = version.filter(|version| *version != YamlVersion::new(1, 2)) {
+            self.report(
+                at,
+                format!("the file calls itself YAML {major}.{minor}; expected 1.2, which is how it is read"),
+            );
         }
         Ok(())
     }
@@ -243,27 +216,48 @@ impl<'p> Builder<'p> {
     }
 
     fn attach(&mut self, node: Node) {
-        let path = self.path();
         match self.open.last_mut().map(|frame| &mut frame.content) {
             None => self.root = Some(node),
             Some(Content::List(items)) => items.push(node),
-            Some(Content::Map { entries, key: pending @ Some(_), seen }) => {
-                let Some(key) = pending.take() else { return };
-                if key.broken || seen.insert(key.text.clone()) {
-                    entries.push(Entry { key, node });
-                } else {
+            Some(Content::Map { entries, key: pending, seen }) => match pending.take() {
+                None => self.key(node),
+                Some(key) if key.broken || seen.insert(key.text.clone()) => entries.push(Entry { key, node }),
+                Some(key) => {
+                    let path = child(&self.path(), &key.text);
                     self.problems.add(key.pos, path, "the key appears twice in the same mapping");
                 }
-            }
-            Some(Content::Map { key: pending, .. }) => *pending = Some(key_of(node, &path, self.problems)),
+            },
         }
     }
 
-    fn refuse_tag(&mut self, tag: Option<&Tag>, at: Pos) {
+    /// Takes `node` as the next key of the mapping that is open.
+    fn key(&mut self, node: Node) {
+        let pos = node.pos;
+        let (text, problem) = match node.data {
+            Data::Text(text) if text == "<<" => {
+                (text, Some("merge keys (`<<`) are not part of YAML 1.2; expected the keys themselves".to_owned()))
+            }
+            Data::Text(text) => (text, None),
+            Data::Broken => (String::new(), Some(String::new())),
+            other => {
+                let message = format!("a key must be a string, but this is {}; write it in quotes", other.kind());
+                (String::new(), Some(message))
+            }
+        };
+        let broken = problem.is_some();
+        if let Some(message) = problem.filter(|message| !message.is_empty()) {
+            self.report(pos, message);
+        }
+        if let Some(Frame { content: Content::Map { key, .. }, .. }) = self.open.last_mut() {
+            *key = Some(Key { pos, text, broken });
+        }
+    }
+
+    fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) {
         if let Some(tag) = tag {
-            let message =
-                format!("the tag `{}` is not allowed; expected a value without a tag", shorten(&tag.original()));
-            self.report(at, message);
+            let at = pos(&span.tag_start().unwrap_or(span.start));
+            let tag = shorten(&tag.original());
+            self.report(at, format!("the tag `{tag}` is not allowed; expected a value without a tag"));
         }
     }
 
@@ -293,23 +287,6 @@ impl<'p> Builder<'p> {
     }
 }
 
-fn key_of(node: Node, path: &str, problems: &mut Problems) -> Key {
-    let (pos, broken, text) = match node.data {
-        Data::Text(text) if text == "<<" => {
-            problems.add(node.pos, path, "merge keys (`<<`) are not part of YAML 1.2; expected the keys themselves");
-            (node.pos, true, text)
-        }
-        Data::Text(text) => (node.pos, false, text),
-        Data::Broken => (node.pos, true, "?".to_owned()),
-        other => {
-            let what = other.kind();
-            problems.add(node.pos, path, format!("a key must be a string, but this is {what}; write it in quotes"));
-            (node.pos, true, "?".to_owned())
-        }
-    };
-    Key { pos, text, broken }
-}
-
 fn cost_of(node: &Node) -> Cost {
     let add =
         |sum: Cost, part: Cost| Cost { nodes: sum.nodes + part.nodes, text_bytes: sum.text_bytes + part.text_bytes };
@@ -323,70 +300,6 @@ fn cost_of(node: &Node) -> Cost {
         }),
         _ => own,
     }
-}
-
-impl Data {
-    /// What it is, for an error message, with its value when that is short.
-    pub fn kind(&self) -> String {
-        match self {
-            Data::Null => "nothing (null)".into(),
-            Data::Bool(value) => format!("the boolean {value}"),
-            Data::Number(number) => format!("the number {}", shorten(&number.to_string())),
-            Data::Text(text) => format!("the string {:?}", shorten(text)),
-            Data::List(_) => "a list".into(),
-            Data::Map(_) => "a mapping".into(),
-            Data::Broken => "a broken value".into(),
-        }
-    }
-}
-
-impl Node {
-    /// The JSON value; what is broken becomes null.
-    pub fn to_json(&self) -> Value {
-        match &self.data {
-            Data::Null | Data::Broken => Value::Null,
-            Data::Bool(value) => Value::Bool(*value),
-            Data::Number(number) => Value::Number(number.clone()),
-            Data::Text(text) => Value::String(text.clone()),
-            Data::List(items) => items.iter().map(Node::to_json).collect(),
-            Data::Map(entries) => Value::Object(json_map(entries)),
-        }
-    }
-
-    /// Whether a problem was reported anywhere inside.
-    pub fn is_broken(&self) -> bool {
-        match &self.data {
-            Data::Broken => true,
-            Data::List(items) => items.iter().any(Node::is_broken),
-            Data::Map(entries) => entries.iter().any(|entry| entry.key.broken || entry.node.is_broken()),
-            _ => false,
-        }
-    }
-
-    /// Where the value at a JSON pointer into this node stands, and its path; as far as the pointer leads.
-    pub fn locate(&self, pointer: &str, path: &str) -> (Pos, String) {
-        let (mut node, mut path) = (self, path.to_owned());
-        for token in pointer.split('/').skip(1) {
-            let token = token.replace("~1", "/").replace("~0", "~");
-            let next = match &node.data {
-                Data::Map(entries) => entries
-                    .iter()
-                    .find(|entry| entry.key.text == token)
-                    .map(|entry| (&entry.node, child(&path, &token))),
-                Data::List(items) => {
-                    token.parse::<usize>().ok().and_then(|index| Some((items.get(index)?, item(&path, index))))
-                }
-                _ => None,
-            };
-            let Some(next) = next else { break };
-            (node, path) = next;
-        }
-        (node.pos, path)
-    }
-}
-
-pub(super) fn json_map(entries: &[Entry]) -> Map<String, Value> {
-    entries.iter().map(|entry| (entry.key.text.clone(), entry.node.to_json())).collect()
 }
 
 fn pos(marker: &Marker) -> Pos {
