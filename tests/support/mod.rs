@@ -11,8 +11,11 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod process;
+pub mod server;
+pub mod worker;
+
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -22,6 +25,8 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
+/// The schema of every test database.
+pub const SCHEMA: &str = "tasker";
 const TEMPLATE: &str = "tasker_template";
 
 static SHARED: OnceCell<Cluster> = OnceCell::const_new();
@@ -64,7 +69,9 @@ impl TestDb {
 
     /// A session in this database, for a look behind the server's back.
     pub async fn connect(&self) -> Client {
-        connect(&self.url).await
+        let client = connect(&self.url).await;
+        client.batch_execute(&format!("SET search_path = {SCHEMA}")).await.unwrap();
+        client
     }
 }
 
@@ -110,15 +117,8 @@ pub async fn connect(url: &str) -> Client {
 
 /// Brings the database to the state that the server expects.
 async fn migrate(url: &str) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
-    let mut files: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
-    files.sort();
-    let client = connect(url).await;
-    for file in files {
-        let sql = fs::read_to_string(&file).unwrap();
-        client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{}: {error:?}", file.display()));
-    }
+    let db = tasker::store::Db::new(url, SCHEMA).unwrap();
+    tasker::store::migrate::migrate(&db).await.unwrap();
 }
 
 fn cache_dir() -> PathBuf {
