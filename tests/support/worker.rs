@@ -32,6 +32,13 @@ pub fn registration(handlers: &[&str], slots: i32) -> Register {
     }
 }
 
+impl Drop for RawWorker {
+    fn drop(&mut self) {
+        // A sender that goes would close this side in good order; a crash does not.
+        std::mem::forget(self.says.take());
+    }
+}
+
 impl RawWorker {
     pub async fn connect(url: &str, handlers: &[&str]) -> Self {
         Self::open(url, registration(handlers, 16)).await.unwrap()
