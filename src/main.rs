@@ -1,1 +1,3 @@
+//! The `tasker` program.
+
 fn main() {}

@@ -13,7 +13,7 @@ use std::{
 
 use support::{TestDb, connect, own_cluster, own_options, start};
 use tasker::postgres::{Cluster, Error, Options};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 /// The environment variable that turns [`holder`] from a test that does nothing into a process that holds a cluster.
 const HOLD: &str = "TASKER_TEST_HOLD";
@@ -69,7 +69,7 @@ async fn nobody_gets_in_without_the_password() {
     let cluster = own_cluster().await;
     let url = format!("postgres://postgres:guess@127.0.0.1:{}/postgres", cluster.port());
     let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().unwrap();
-    assert_eq!(refused.code().map(|code| code.code()), Some("28P01"));
+    assert_eq!(refused.code().map(SqlState::code), Some("28P01"));
 }
 
 #[tokio::test]
