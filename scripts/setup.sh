@@ -19,7 +19,13 @@ packages=()
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$@"; exit 69; }
 has() { command -v "$1" >/dev/null 2>&1; }
-add() { packages+=("$@"); }
+
+add() {
+    local package
+    for package; do
+        [[ " ${packages[*]} " == *" $package "* ]] || packages+=("$package")
+    done
+}
 
 # The same places in the same order as src/postgres/find.rs.
 postgres_is_there() {
@@ -135,7 +141,7 @@ grpcurl() {
     say "building grpcurl $GRPCURL_VERSION into target/tools (about a minute)"
     mkdir -p "$TOOLS/bin"
     GOBIN=$TOOLS/bin GOFLAGS=-trimpath GOTOOLCHAIN=local CGO_ENABLED=0 \
-        go install -ldflags '-s -w' "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL_VERSION" 2>"$TOOLS/grpcurl.log" ||
+        go install -ldflags "-s -w -X main.version=$GRPCURL_VERSION" "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL_VERSION" 2>"$TOOLS/grpcurl.log" ||
         { cat "$TOOLS/grpcurl.log" >&2; die "grpcurl could not be built"; }
     echo "$GRPCURL_VERSION" >"$TOOLS/grpcurl.version"
 }
