@@ -1,3 +1,5 @@
-//! The `tasker` program.
+//! The `tasker` binary: everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tasker::cli::main()
+}

@@ -22,6 +22,12 @@ const HOLD: &str = "TASKER_TEST_HOLD";
 async fn a_test_gets_a_database_of_its_own() {
     let (one, two) = tokio::join!(TestDb::new(), TestDb::new());
     assert_ne!(one.url(), two.url());
+    for db in [&one, &two] {
+        assert_eq!(
+            one_value(&db.connect().await, "SELECT max(version)::text FROM migrations").await.as_deref(),
+            Some("1")
+        );
+    }
     one.connect().await.batch_execute("CREATE TABLE only_here (x int)").await.unwrap();
     let seen = one_value(&two.connect().await, "SELECT to_regclass('only_here')::text").await;
     assert_eq!(seen, None);
