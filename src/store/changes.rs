@@ -229,8 +229,8 @@ pub(super) const INSERT_TASKS: &str = "
     WITH t AS (
         INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
                            started_at, correlation_id, traceparent, annotations, context)
-        SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $12,
-               CASE WHEN u.state = 'in_progress' THEN $12 END, u.correlation_id, u.traceparent, u.annotations, u.context
+        SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $12::timestamptz,
+               CASE WHEN u.state = 'in_progress' THEN $12::timestamptz END, u.correlation_id, u.traceparent, u.annotations, u.context
           FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::int2[], $6::int2[], $7::bytea[], $8::text[],
                       $9::text[], $10::text[], $11::text[])
                AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context))
@@ -253,7 +253,7 @@ pub(super) const END_STEPS: &str = "
         UPDATE steps s
            SET state = u.state::step_state, attempt = u.attempt, charged = u.charged, result = u.result,
                error_code = u.code, error_message = u.message, error_context = u.context,
-               ready_at = u.ready_at, started_at = u.started_at, ended_at = $12
+               ready_at = u.ready_at, started_at = u.started_at, ended_at = $12::timestamptz
           FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::int2[], $5::int2[], $6::text[], $7::text[], $8::text[],
                       $9::text[], $10::timestamptz[], $11::timestamptz[])
                AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
@@ -286,19 +286,19 @@ pub(super) const RETRY: &str = "
     log AS (
         INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
                             started_at, next_attempt_at, retry_after, error_code, error_message, error_context)
-        SELECT $17, 'step.retrying', template_id, task_id, step, attempt, worker_id, outcome::attempt_outcome, is_charged,
+        SELECT $17::timestamptz, 'step.retrying', template_id, task_id, step, attempt, worker_id, outcome::attempt_outcome, is_charged,
                lease, was_ready_at, was_started_at, next_attempt_at, make_interval(secs => retry_after), code, message,
                context
           FROM waiting)
     SELECT expect_rows('retries in queue', count(*), $18),
-           extract(epoch FROM min(next_attempt_at) - $17)::float8
+           extract(epoch FROM min(next_attempt_at) - $17::timestamptz)::float8
       FROM waiting";
 
 pub(super) const GIVE_BACK: &str = "
     WITH given AS (
         UPDATE queue q
            SET state = 'ready', due = true, lost = q.lost + u.lost::int::int2, lease = NULL, worker_id = NULL,
-               started_at = NULL, deadline_at = NULL, ready_at = $5
+               started_at = NULL, deadline_at = NULL, ready_at = $5::timestamptz
           FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
          WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease
         RETURNING 1)
@@ -309,8 +309,8 @@ pub(super) const INSERT_LIVE: &str = "
                        started_at, deadline_at)
     SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
            CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state, u.lease IS NULL,
-           (u.lease IS NOT NULL)::int, $9, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN $9 END,
-           CASE WHEN u.lease IS NOT NULL THEN $9 + make_interval(secs => u.timeout) END
+           (u.lease IS NOT NULL)::int, $9::timestamptz, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN $9::timestamptz END,
+           CASE WHEN u.lease IS NOT NULL THEN $9::timestamptz + make_interval(secs => u.timeout) END
       FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[])
            AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout)";
 
@@ -326,26 +326,26 @@ pub(super) const CLAIM: &str = "
     claimed AS (
         UPDATE queue q
            SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = l.lease, worker_id = l.worker_id,
-               started_at = $6, deadline_at = $6 + make_interval(secs => l.timeout), next_attempt_at = NULL
+               started_at = $6::timestamptz, deadline_at = $6::timestamptz + make_interval(secs => l.timeout), next_attempt_at = NULL
           FROM locked l
          WHERE q.task_id = l.task_id AND q.step = l.step AND q.due
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
                   q.ready_at),
     log AS (
         INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, lease, ready_at)
-        SELECT $6, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
+        SELECT $6::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
     SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
 
 /// After CLAIM, and in the order of the ids: queue rows are always locked before task rows.
 pub(super) const START_TASKS: &str = "
     WITH started AS (
-        UPDATE tasks t SET state = 'in_progress', started_at = $2
+        UPDATE tasks t SET state = 'in_progress', started_at = $2::timestamptz
           FROM unnest($1::uuid[]) AS u(task_id)
          WHERE t.task_id = u.task_id AND t.state = 'pending'
            AND EXISTS (SELECT FROM queue q WHERE q.task_id = t.task_id AND q.state = 'in_progress')
         RETURNING t.task_id, t.template_id)
     INSERT INTO events (at, type, template_id, task_id)
-    SELECT $2, 'task.started', template_id, task_id FROM started";
+    SELECT $2::timestamptz, 'task.started', template_id, task_id FROM started";
 
 pub(super) const UPDATE_TASKS: &str = "
     WITH updated AS (
@@ -360,12 +360,12 @@ pub(super) const UPDATE_TASKS: &str = "
     SELECT expect_rows('tasks', (SELECT count(*) FROM updated), $9)";
 
 pub(super) const CANCEL_PENDING: &str = "
-    UPDATE steps SET state = 'cancelled', ended_at = $2 WHERE task_id = ANY($1::uuid[]) AND state = 'pending'";
+    UPDATE steps SET state = 'cancelled', ended_at = $2::timestamptz WHERE task_id = ANY($1::uuid[]) AND state = 'pending'";
 
 pub(super) const INSERT_EVENTS: &str = "
     INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
                         started_at, error_code, error_message, error_context)
-    SELECT $15, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
+    SELECT $15::timestamptz, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
            u.outcome::attempt_outcome, u.charged, u.lease, u.ready_at, u.started_at, u.code, u.message, u.context
       FROM unnest($1::text[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::uuid[], $7::text[], $8::bool[],
                   $9::int8[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[])

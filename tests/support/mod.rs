@@ -11,6 +11,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod process;
+pub mod server;
+pub mod worker;
+
 use std::{
     path::{Path, PathBuf},
     sync::Mutex,
