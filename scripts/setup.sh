@@ -111,7 +111,13 @@ need_build() {
     certificates_are_there || add ca-certificates
 }
 
-need_postgres() { postgres_is_there || add postgresql; }
+need_postgres() {
+    if ! postgres_is_there; then
+        [[ -z ${TASKER_POSTGRES_BIN:-} ]] || die "TASKER_POSTGRES_BIN=$TASKER_POSTGRES_BIN has no PostgreSQL $MIN_POSTGRES or newer"
+        add postgresql
+    fi
+}
+
 need_python() { python_is_there || add python3 python3-venv; }
 need_go() { grpcurl_is_there || has go || add golang-go; }
 
