@@ -28,14 +28,14 @@ step_templates:
 #[tokio::test]
 async fn case_13_a_lost_worker_costs_an_attempt_number_but_no_try() {
     let mut bench = Bench::with(ONE).await;
+    let connected = Instant::now();
     let mut first = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let lost = first.assignment().await;
     drop(first);
-    let started = Instant::now();
     let mut second = RawWorker::connect(&bench.server.url, &["h"]).await;
     let again = second.assignment().await;
-    assert!(started.elapsed() > Duration::from_millis(1_000), "given away before the lease ended");
+    assert!(connected.elapsed() > Duration::from_secs(2), "given away before the lease ended");
     assert_eq!((again.attempt, again.charged_attempts), (2, 0));
     assert_eq!(again.idempotency_key, lost.idempotency_key);
     second.settle(&again, success("1")).await;

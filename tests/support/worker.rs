@@ -1,6 +1,6 @@
 //! A worker that does exactly what a test says, message by message.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use tasker::proto::{
     CancelStep, Drain, Heartbeat, PermanentError, Register, Registered, Released, ResultAck, ResultStatus,
@@ -17,6 +17,8 @@ use super::server::PATIENCE;
 pub struct RawWorker {
     says: Option<mpsc::Sender<WorkRequest>>,
     hears: Streaming<WorkResponse>,
+    /// Came before what the test waited for.
+    early: VecDeque<Hears>,
     pub registered: Registered,
 }
 
@@ -42,7 +44,7 @@ impl RawWorker {
         let mut hears = client.work(ReceiverStream::new(queue)).await?.into_inner();
         match hears.message().await? {
             Some(WorkResponse { message: Some(Hears::Registered(registered)) }) => {
-                Ok(Self { says: Some(says), hears, registered })
+                Ok(Self { says: Some(says), hears, early: VecDeque::new(), registered })
             }
             other => panic!("expected `registered`, got {other:?}"),
         }
@@ -67,42 +69,53 @@ impl RawWorker {
 
     /// The next message, whatever it is; `Ok(None)` at the end of the stream.
     pub async fn hear(&mut self) -> Result<Option<Hears>, Status> {
+        match self.early.pop_front() {
+            Some(message) => Ok(Some(message)),
+            None => self.receive().await,
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Hears>, Status> {
         let next = tokio::time::timeout(PATIENCE, self.hears.message()).await.expect("the server says nothing");
         next.map(|message| message.map(|m| m.message.unwrap()))
     }
 
+    /// The first message that `pick` takes; what comes before it stays to be heard.
+    async fn hear_first<T>(&mut self, what: &str, pick: impl Fn(&Hears) -> Option<T>) -> T {
+        if let Some((i, found)) = self.early.iter().enumerate().find_map(|(i, m)| Some((i, pick(m)?))) {
+            self.early.remove(i);
+            return found;
+        }
+        loop {
+            let message = self.receive().await.unwrap().unwrap_or_else(|| panic!("the stream ended before {what}"));
+            if let Some(found) = pick(&message) {
+                return found;
+            }
+            self.early.push_back(message);
+        }
+    }
+
     /// Nothing comes for this long.
     pub async fn hears_nothing(&mut self, time: Duration) {
+        assert!(self.early.is_empty(), "expected silence, got {:?}", self.early);
         if let Ok(message) = tokio::time::timeout(time, self.hears.message()).await {
             panic!("expected silence, got {message:?}");
         }
     }
 
     pub async fn assignment(&mut self) -> StepAssignment {
-        match self.hear().await.unwrap() {
-            Some(Hears::Assignment(assignment)) => assignment,
-            other => panic!("expected an assignment, got {other:?}"),
-        }
+        let pick = |m: &Hears| if let Hears::Assignment(a) = m { Some(a.clone()) } else { None };
+        self.hear_first("an assignment", pick).await
     }
 
     pub async fn ack(&mut self) -> ResultAck {
-        loop {
-            match self.hear().await.unwrap() {
-                Some(Hears::Ack(ack)) => return ack,
-                Some(Hears::Assignment(_)) => {}
-                other => panic!("expected an ack, got {other:?}"),
-            }
-        }
+        let pick = |m: &Hears| if let Hears::Ack(a) = m { Some(a.clone()) } else { None };
+        self.hear_first("an ack", pick).await
     }
 
     pub async fn cancelled(&mut self) -> CancelStep {
-        loop {
-            match self.hear().await.unwrap() {
-                Some(Hears::Cancel(cancel)) => return cancel,
-                Some(Hears::Ack(_)) => {}
-                other => panic!("expected a cancel, got {other:?}"),
-            }
-        }
+        let pick = |m: &Hears| if let Hears::Cancel(c) = m { Some(c.clone()) } else { None };
+        self.hear_first("a cancel", pick).await
     }
 
     pub async fn answer(&self, lease_token: &str, outcome: Outcome) {
@@ -112,9 +125,11 @@ impl RawWorker {
     /// Answers and waits for the acknowledgement.
     pub async fn settle(&mut self, assignment: &StepAssignment, outcome: Outcome) -> ResultStatus {
         self.answer(&assignment.lease_token, outcome).await;
-        let ack = self.ack().await;
-        assert_eq!(ack.lease_token, assignment.lease_token);
-        ack.status()
+        let pick = |m: &Hears| match m {
+            Hears::Ack(ack) if ack.lease_token == assignment.lease_token => Some(ack.status()),
+            _ => None,
+        };
+        self.hear_first("the ack", pick).await
     }
 }
 
