@@ -1,1 +1,3 @@
 pub mod proto;
+#[cfg(feature = "worker")]
+pub mod worker;

@@ -112,7 +112,7 @@ pub fn orchestrated(world: &World, people: &[Applicant], records: &[Record]) -> 
                 audit.refused += usize::from(known && holdings.nothing());
             }
         }
-        for found in &record.task {
+        if let Ok(found) = &record.task {
             audit.count_hiccups(found);
         }
     }

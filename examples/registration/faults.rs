@@ -131,7 +131,7 @@ impl FaultPlan {
     /// Three of four hiccups spoil one call; each further call is rarer by the same factor.
     fn hiccup_length(&self, operation: Operation, who: &str, longest: u64) -> u64 {
         let draw = self.draw(&["length", operation.name(), who]);
-        (1..longest).find(|n| (draw >> (2 * n)) % 4 != 0).unwrap_or(longest)
+        (1..longest).find(|n| (draw >> (2 * n)) & 3 != 0).unwrap_or(longest)
     }
 
     fn draw(&self, words: &[&str]) -> u64 {
@@ -178,9 +178,8 @@ mod tests {
     ];
 
     fn faults(plan: FaultPlan, order: impl Iterator<Item = u32>) -> Vec<(u32, Option<Fault>)> {
-        let mut met: Vec<_> = order
-            .flat_map(|n| ALL.map(|op| (n, plan.fault(op, &format!("usr_{}", n / 4), n % 4 + 1))))
-            .collect();
+        let mut met: Vec<_> =
+            order.flat_map(|n| ALL.map(|op| (n, plan.fault(op, &format!("usr_{}", n / 4), n % 4 + 1)))).collect();
         met.sort_by_key(|(n, _)| *n);
         met
     }

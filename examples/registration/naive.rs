@@ -80,3 +80,69 @@ impl NaiveRegistration {
         response.json().await.map_err(no_answer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::Arc};
+
+    use tokio::{sync::Semaphore, task::JoinSet};
+
+    use super::*;
+    use crate::{
+        faults::{Fault, FaultPlan, Prior},
+        population::applicants,
+        services::{Ports, World},
+    };
+
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    const AT_ONCE: usize = 16;
+    const ANY: Ports = Ports { user_port: 0, billing_port: 0, preferences_port: 0, notification_port: 0 };
+
+    /// Everybody registers; the causes of the failures, by user.
+    async fn run(seed: u64, users: usize) -> (Vec<(Applicant, Result<String, Failure>)>, Vec<Fault>) {
+        let (plan, people) = (FaultPlan::new(seed), applicants(seed, users));
+        let world = World::start(Ipv4Addr::LOCALHOST.into(), &ANY, plan, TIMEOUT * 2, &people).await.unwrap();
+        let flow = NaiveRegistration::new(world.urls.clone(), TIMEOUT);
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let mut running = JoinSet::new();
+        for person in people {
+            let (flow, slots) = (flow.clone(), slots.clone());
+            running.spawn(async move {
+                let _slot = slots.acquire_owned().await;
+                let outcome = flow.register_user(&person).await;
+                (person, outcome)
+            });
+        }
+        let outcomes = running.join_all().await;
+        for (person, outcome) in &outcomes {
+            let holdings = world.holdings(person);
+            assert!(outcome.is_err() || holdings.complete(), "{} holds {holdings:?}", person.email);
+            if plan.prior(&person.email) == Prior::OtherData {
+                assert!(holdings.nothing(), "somebody else's account is not {}'s", person.email);
+            }
+        }
+        let faults = world.faults();
+        world.stop().await;
+        (outcomes, faults)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn under_the_default_seed_it_fails_about_as_often_as_the_article_says() {
+        let (outcomes, faults) = run(42, 300).await;
+        let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+        assert!((90..=150).contains(&failed), "{failed} of 300 failed");
+        for kind in [Fault::Stall, Fault::ServerError, Fault::RateLimited, Fault::BreakAfterWork, Fault::Restart] {
+            assert!(faults.contains(&kind), "no {kind:?} among {faults:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failure_says_what_the_caller_saw() {
+        let (outcomes, _) = run(42, 120).await;
+        let failures: Vec<_> = outcomes.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
+        let text: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        for expected in ["user creation failed: 409", "failed: timed out", "failed: connection broken"] {
+            assert!(text.iter().any(|line| line.contains(expected)), "no `{expected}` among {text:?}");
+        }
+    }
+}

@@ -6,7 +6,8 @@ use crate::faults::draw;
 
 const FIRST: [&str; 12] =
     ["Ada", "Grace", "Edsger", "Barbara", "Alan", "Radia", "Donald", "Frances", "Ken", "Hedy", "Tony", "Margaret"];
-const LAST: [&str; 10] = ["Okafor", "Lindqvist", "Moreau", "Tanaka", "Silva", "Novak", "Haddad", "Kim", "Weber", "Rossi"];
+const LAST: [&str; 10] =
+    ["Okafor", "Lindqvist", "Moreau", "Tanaka", "Silva", "Novak", "Haddad", "Kim", "Weber", "Rossi"];
 
 /// One registration as a person fills it in.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]

@@ -35,8 +35,8 @@ impl fmt::Display for Report {
             row("completed", &|a| share(a.completed, a.asked), ""),
             row("failed", &|a| share(a.failed, a.asked), "40 % → 2 %"),
             row("  refused, with nothing created", &|a| a.refused.to_string(), ""),
-            row("users left in a partial state", &|a| a.partial.to_string(), ""),
-            row("users in an unknown state", &|a| a.unknown.to_string(), ""),
+            row("users left in a partial state", &|a| share(a.partial, a.asked), ""),
+            row("users in an unknown state", &|a| share(a.unknown, a.asked), ""),
             row("users mailed twice", &|a| a.mailed_twice.to_string(), ""),
             row("service hiccups met", &|a| a.hiccups.to_string(), ""),
             row("  recovered automatically", &|a| share(a.recovered, a.hiccups), "90 %"),
@@ -47,8 +47,9 @@ impl fmt::Display for Report {
         writeln!(f)?;
         f.write_str(
             "partial: the services hold some parts of the registration and lack others\n\
-             unknown: no answer came to the last call, the task did not end, or it contradicts the services\n\
-             registered after: of the completed ones; those through Tasker include what was retried\n",
+             unknown: the last call got no answer, the task did not end, or it contradicts the services\n\
+             (one user can be both)\n\
+             registered after: of the completed ones; through Tasker, the waits between attempts included\n",
         )
     }
 }
@@ -99,8 +100,8 @@ mod tests {
         let tasker = Audit { asked: 300, completed: 294, failed: 6, hiccups: 200, recovered: 200, ..Audit::default() };
         let report = Report { seed: 42, naive, tasker };
         let text = report.to_string();
-        assert!(text.contains("120 (40.0 %)         6 (2.0 %)    40 % → 2 %"), "{text}");
-        assert!(text.contains("200 (100.0 %)          90 %"), "{text}");
+        assert!(text.contains("120 (40.0 %)        6 (2.0 %)    40 % → 2 %"), "{text}");
+        assert!(text.contains("0 (0.0 %)    200 (100.0 %)          90 %"), "{text}");
         assert!(report.is_clean());
     }
 }

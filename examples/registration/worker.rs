@@ -28,10 +28,8 @@ pub struct WorkerArgs {
 
 /// Runs until SIGTERM or SIGINT, then finishes what it has.
 pub async fn run(args: WorkerArgs) -> anyhow::Result<()> {
-    let builder = Worker::builder(args.server)
-        .name(args.name)
-        .namespaces(["user_management"])
-        .max_concurrent_steps(args.slots);
+    let builder =
+        Worker::builder(args.server).name(args.name).namespaces(["user_management"]).max_concurrent_steps(args.slots);
     handlers::register(builder, args.urls, Duration::from_millis(args.call_timeout_ms)).build()?.run().await?;
     Ok(())
 }

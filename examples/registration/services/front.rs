@@ -140,3 +140,82 @@ impl Front {
 fn refusal(status: StatusCode, message: &str) -> Response {
     Answer::error(status, "INJECTED", message).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::*;
+
+    /// A user whose first call of the operation meets `wanted`, or no fault at all.
+    fn somebody(plan: FaultPlan, operation: Operation, wanted: Option<Fault>) -> String {
+        let mut users = (0..100_000).map(|n| format!("usr_{n}"));
+        users.find(|who| plan.fault(operation, who, 1) == wanted).expect("the plan has such a user")
+    }
+
+    struct Caller {
+        front: Front,
+        done: AtomicU32,
+    }
+
+    impl Caller {
+        fn new(plan: FaultPlan) -> Self {
+            Self { front: Front::new(plan, Duration::from_millis(1)), done: AtomicU32::new(0) }
+        }
+
+        async fn call(&self, operation: Operation, who: &str, key: Option<&str>, request: Value) -> Response {
+            let key = key.map(|key| ("idempotency-key".parse().unwrap(), key.parse().unwrap()));
+            let headers = HeaderMap::from_iter(key);
+            let work = || Answer::new(StatusCode::CREATED, json!(self.done.fetch_add(1, Relaxed) + 1));
+            self.front.answer(Call { operation, who, headers: &headers, request: &request }, work).await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_key_does_the_work_once() {
+        let plan = FaultPlan::new(42);
+        let (caller, who) = (Caller::new(plan), somebody(plan, Operation::SendWelcome, None));
+        for (key, status, done) in [
+            (Some("a"), StatusCode::CREATED, 1),
+            (Some("a"), StatusCode::CREATED, 1),
+            (Some("b"), StatusCode::CREATED, 2),
+            (None, StatusCode::CREATED, 3),
+            (None, StatusCode::CREATED, 4),
+        ] {
+            let response = caller.call(Operation::SendWelcome, &who, key, json!(1)).await;
+            assert_eq!((response.status(), caller.done.load(Relaxed)), (status, done), "{key:?}");
+        }
+        let reused = caller.call(Operation::SendWelcome, &who, Some("a"), json!(2)).await;
+        assert_eq!((reused.status(), caller.done.load(Relaxed)), (StatusCode::UNPROCESSABLE_ENTITY, 4));
+        let elsewhere = caller.call(Operation::CreateProfile, &who, Some("a"), json!(1)).await;
+        assert_eq!(elsewhere.status(), StatusCode::CREATED, "a key belongs to its operation");
+    }
+
+    #[tokio::test]
+    async fn a_broken_answer_has_done_its_work_and_the_key_finds_it() {
+        let plan = FaultPlan::new(42);
+        let who = somebody(plan, Operation::CreateUser, Some(Fault::BreakAfterWork));
+        let caller = Caller::new(plan);
+        let broken = caller.call(Operation::CreateUser, &who, Some("k"), json!(1)).await;
+        assert!(broken.extensions().get::<HangUp>().is_some());
+        assert_eq!(caller.done.load(Relaxed), 1);
+        let repeated = caller.call(Operation::CreateUser, &who, Some("k"), json!(1)).await;
+        assert_eq!((repeated.status(), caller.done.load(Relaxed)), (StatusCode::CREATED, 1));
+        assert_eq!(caller.front.faults(), [Fault::BreakAfterWork]);
+    }
+
+    #[tokio::test]
+    async fn refusals_do_no_work() {
+        let plan = FaultPlan::new(42);
+        for (operation, fault, status) in [
+            (Operation::CreateUser, Fault::ServerError, StatusCode::INTERNAL_SERVER_ERROR),
+            (Operation::CreateProfile, Fault::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+            (Operation::SendWelcome, Fault::RateLimited, StatusCode::TOO_MANY_REQUESTS),
+        ] {
+            let (caller, who) = (Caller::new(plan), somebody(plan, operation, Some(fault)));
+            let response = caller.call(operation, &who, Some("k"), json!(1)).await;
+            assert_eq!((response.status(), caller.done.load(Relaxed)), (status, 0), "{fault:?}");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), fault == Fault::RateLimited);
+        }
+    }
+}

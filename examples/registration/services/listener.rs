@@ -10,7 +10,7 @@ use hyper::{
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// An answer that is never sent: the connection closes in its place.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +33,13 @@ impl fmt::Display for HangUp {
 impl Error for HangUp {}
 
 /// Accepts connections until `stop`, which also ends the open ones.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, running: TaskTracker) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
                 let connection = serve_connection(stream, router.clone());
                 let stop = stop.clone();
-                tokio::spawn(async move { stop.run_until_cancelled(connection).await });
+                running.spawn(async move { stop.run_until_cancelled(connection).await });
             }
             // Out of file descriptors, or the peer is gone already: neither ends the service.
             Err(error) => {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     billing::BillingService,
@@ -83,6 +83,7 @@ pub struct World {
     preferences: Arc<PreferencesService>,
     notification: Arc<NotificationService>,
     stop: CancellationToken,
+    running: TaskTracker,
 }
 
 impl World {
@@ -103,10 +104,10 @@ impl World {
                 users.insert(known);
             }
         }
-        let stop = CancellationToken::new();
+        let (stop, running) = (CancellationToken::new(), TaskTracker::new());
         let open = async |port, flag, router| {
             let (listener, url) = bind(host, port, flag).await?;
-            tokio::spawn(listener::serve(listener, router, stop.clone()));
+            running.spawn(listener::serve(listener, router, stop.clone(), running.clone()));
             anyhow::Ok(url)
         };
         let urls = Urls {
@@ -115,7 +116,7 @@ impl World {
             preferences: open(ports.preferences_port, "--preferences-port", preferences.clone().router()).await?,
             notification: open(ports.notification_port, "--notification-port", notification.clone().router()).await?,
         };
-        Ok(Self { urls, users, billing, preferences, notification, stop })
+        Ok(Self { urls, users, billing, preferences, notification, stop, running })
     }
 
     /// What the services hold of an applicant now.
@@ -136,11 +137,12 @@ impl World {
         let fronts = [&self.users.front, &self.billing.front, &self.preferences.front, &self.notification.front];
         fronts.into_iter().flat_map(Front::faults).collect()
     }
-}
 
-impl Drop for World {
-    fn drop(&mut self) {
+    /// Closes every connection and frees the ports.
+    pub async fn stop(self) {
         self.stop.cancel();
+        self.running.close();
+        self.running.wait().await;
     }
 }
 

@@ -1,0 +1,48 @@
+//! A worker that runs in the background.
+
+use tokio_util::sync::DropGuard;
+
+use super::{Shutdown, WorkerError, runner::Running};
+
+/// A worker that runs in the background; made by [`Worker::spawn`](super::Worker::spawn).
+///
+/// Dropping it is a [`shutdown`](Self::shutdown) that nobody waits for.
+#[derive(Debug)]
+#[must_use = "dropping the handle shuts the worker down"]
+pub struct WorkerHandle {
+    running: Running,
+    drain: DropGuard,
+}
+
+impl WorkerHandle {
+    pub(super) fn new(running: Running) -> Self {
+        let drain = running.soft.clone().drop_guard();
+        Self { running, drain }
+    }
+
+    /// Drains the worker and waits for its end, at most for its drain timeout.
+    ///
+    /// # Errors
+    /// When the worker had ended before: the server refused its registration, or the process lacked
+    /// resources.
+    pub async fn shutdown(self) -> Result<Shutdown, WorkerError> {
+        drop(self.drain);
+        self.running.ended().await
+    }
+
+    /// The id the server gave the worker at its last connection; `None` before the first.
+    pub fn worker_id(&self) -> Option<String> {
+        self.running.state.borrow().worker_id.clone()
+    }
+
+    /// Whether the worker is registered with a server now.
+    pub fn is_connected(&self) -> bool {
+        self.running.state.borrow().connected
+    }
+
+    /// Waits until the worker is registered with a server; false when it ended without.
+    pub async fn connected(&self) -> bool {
+        let mut state = self.running.state.clone();
+        state.wait_for(|state| state.connected).await.is_ok()
+    }
+}

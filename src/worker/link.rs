@@ -1,0 +1,262 @@
+//! Keeps a worker connected: one task that speaks with a server, and with the next one when it is gone.
+//!
+//! Handlers never run on the thread of this task, so heartbeats go out whatever handlers do.
+
+use std::{future::Future, pin::pin, time::Instant};
+
+use http::Uri;
+use tokio::{
+    runtime,
+    sync::watch,
+    time::{self, MissedTickBehavior, sleep},
+};
+use tonic::Status;
+use tracing::{debug, info, warn};
+
+use super::{
+    Shutdown, WorkerError,
+    builder::Config,
+    connection::{Connection, OpenError, describe, request},
+    outage::Outage,
+    steps::Steps,
+    stop::{Stop, StopEvent},
+};
+use crate::proto::{Drain, Heartbeat, Register, WorkRequest, work_request, work_response};
+
+/// What others see of the link.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LinkState {
+    /// Of the last connection.
+    pub worker_id: Option<String>,
+    pub connected: bool,
+}
+
+pub(super) struct Link {
+    addresses: Vec<Uri>,
+    next_address: usize,
+    /// As it was said the first time: without a previous worker.
+    register: Register,
+    worker_id: String,
+    steps: Steps,
+    stop: Stop,
+    state: watch::Sender<LinkState>,
+}
+
+/// Why a connection, or the try to get one, is over.
+enum Over {
+    /// The worker shuts down.
+    Stopped,
+    /// Try again, elsewhere if there is an elsewhere.
+    Lost(String),
+    /// Trying again is useless.
+    Refused(Status),
+}
+
+/// What a connection has to say beside results.
+#[derive(Default)]
+struct ToSay {
+    heartbeat: bool,
+    drain: bool,
+}
+
+impl Link {
+    pub fn new(
+        config: Config,
+        stop: Stop,
+        state: watch::Sender<LinkState>,
+        handlers_run_on: runtime::Handle,
+    ) -> Self {
+        let max_concurrent = config.max_concurrent_steps;
+        let mut handlers: Vec<_> = config.handlers.keys().cloned().collect();
+        handlers.sort_unstable();
+        let register = Register {
+            name: config.name,
+            build_id: config.build_id,
+            namespaces: config.namespaces,
+            handlers,
+            max_concurrent_steps: max_concurrent.try_into().unwrap_or(i32::MAX),
+            labels: config.labels,
+            previous_worker_id: String::new(),
+            held_leases: Vec::new(),
+        };
+        Self {
+            addresses: config.addresses,
+            next_address: 0,
+            register,
+            worker_id: String::new(),
+            steps: Steps::new(config.handlers, max_concurrent, handlers_run_on),
+            stop,
+            state,
+        }
+    }
+
+    /// Runs until the worker is stopped, or refused.
+    pub async fn run(mut self) -> Result<Shutdown, WorkerError> {
+        let mut outage = Outage::new();
+        loop {
+            let address = self.rotate();
+            let over = self.connect_and_serve(&address, &mut outage).await;
+            self.state.send_modify(|state| state.connected = false);
+            match over {
+                Over::Stopped => return Ok(self.shut_down()),
+                Over::Refused(status) => return Err(refused(&address, &status)),
+                Over::Lost(reason) => {
+                    let delay = outage.failed(&address, &reason, Instant::now());
+                    if self.meanwhile(sleep(delay)).await.is_err() {
+                        return Ok(self.shut_down());
+                    }
+                }
+            }
+        }
+    }
+
+    fn rotate(&mut self) -> Uri {
+        let address = self.addresses[self.next_address].clone();
+        self.next_address = (self.next_address + 1) % self.addresses.len();
+        address
+    }
+
+    async fn connect_and_serve(&mut self, address: &Uri, outage: &mut Outage) -> Over {
+        let register = Register {
+            previous_worker_id: self.worker_id.clone(),
+            held_leases: self.steps.held_leases(),
+            ..self.register.clone()
+        };
+        match self
+            .meanwhile(Connection::open(address.clone(), register))
+            .await
+        {
+            Err(over) => over,
+            Ok(Err(OpenError::Refused(status))) => Over::Refused(status),
+            Ok(Err(error @ OpenError::Unreachable(_))) => Over::Lost(error.to_string()),
+            Ok(Ok(connection)) => {
+                outage.connected(address, &connection.worker_id, Instant::now());
+                self.worker_id.clone_from(&connection.worker_id);
+                self.state.send_replace(LinkState {
+                    worker_id: Some(connection.worker_id.clone()),
+                    connected: true,
+                });
+                self.serve(connection).await
+            }
+        }
+    }
+
+    /// Waits for something while there is no connection, with an eye on handlers and the stop.
+    async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, Over> {
+        let mut wanted = pin!(wanted);
+        loop {
+            if self.is_done() {
+                return Err(Over::Stopped);
+            }
+            tokio::select! {
+                wanted = &mut wanted => return Ok(wanted),
+                () = self.steps.progress() => {}
+                event = self.stop.next() => match event {
+                    StopEvent::Drain => self.steps.drain(),
+                    StopEvent::End => return Err(Over::Stopped),
+                },
+            }
+        }
+    }
+
+    /// Speaks with a server until one side ends it.
+    async fn serve(&mut self, mut connection: Connection) -> Over {
+        self.steps.reconnected(&connection.kept_leases);
+        let mut to_say = ToSay {
+            heartbeat: false,
+            drain: self.stop.is_draining(),
+        };
+        let period = connection.heartbeat_interval;
+        let mut heartbeats = time::interval_at(time::Instant::now() + period, period);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if !to_say.drain && self.is_done() {
+                connection.close().await;
+                return Over::Stopped;
+            }
+            let can_say = to_say.heartbeat || to_say.drain || self.steps.has_results();
+            tokio::select! {
+                message = connection.inbound.message() => match message {
+                    Ok(Some(response)) => if let Err(over) = self.hear(response.message) {
+                        return over;
+                    },
+                    Ok(None) => return Over::Lost("the server closed the stream".into()),
+                    Err(status) => return Over::Lost(describe(&status)),
+                },
+                permit = connection.outbound.reserve(), if can_say => match permit {
+                    Ok(permit) => if let Some(message) = self.say(&mut to_say) {
+                        permit.send(message);
+                    },
+                    Err(_) => return Over::Lost("the server closed the stream".into()),
+                },
+                () = self.steps.progress() => {}
+                _ = heartbeats.tick() => to_say.heartbeat = true,
+                event = self.stop.next() => match event {
+                    StopEvent::Drain => {
+                        self.steps.drain();
+                        to_say.drain = true;
+                    }
+                    StopEvent::End => return Over::Stopped,
+                },
+            }
+        }
+    }
+
+    /// The next message, the most urgent first: the server must know of a drain before slots get free.
+    fn say(&mut self, to_say: &mut ToSay) -> Option<WorkRequest> {
+        if std::mem::take(&mut to_say.drain) {
+            return Some(request(work_request::Message::Drain(Drain {})));
+        }
+        if std::mem::take(&mut to_say.heartbeat) {
+            return Some(request(work_request::Message::Heartbeat(Heartbeat {})));
+        }
+        self.steps
+            .next_result()
+            .map(|result| request(work_request::Message::Result(result)))
+    }
+
+    fn hear(&mut self, message: Option<work_response::Message>) -> Result<(), Over> {
+        use work_response::Message;
+        match message {
+            Some(Message::Assignment(assignment)) => {
+                self.steps
+                    .assign(assignment)
+                    .map_err(|error| Over::Lost(error.to_string()))?;
+            }
+            Some(Message::Ack(ack)) => self.steps.acknowledge(&ack.lease_token),
+            Some(Message::Cancel(cancel)) => {
+                self.steps
+                    .cancel(&cancel.lease_token, cancel.reason().into());
+            }
+            Some(Message::Draining(_)) => info!("the server drains; reconnecting when it is gone"),
+            Some(Message::Registered(_)) => warn!("the server registered the worker twice"),
+            None => debug!("a message of a newer server; ignored"),
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.stop.is_draining() && self.steps.is_idle()
+    }
+
+    fn shut_down(&self) -> Shutdown {
+        let shutdown = Shutdown {
+            unfinished_steps: self.steps.unfinished(),
+            unacked_results: self.steps.unacknowledged(),
+        };
+        if shutdown == Shutdown::default() {
+            info!("the worker has ended");
+        } else {
+            warn!(?shutdown, "the worker has ended before its steps had");
+        }
+        shutdown
+    }
+}
+
+fn refused(address: &Uri, status: &Status) -> WorkerError {
+    WorkerError::Refused {
+        address: address.to_string(),
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
+}

@@ -1,0 +1,98 @@
+//! The time without a server: how long until the next try, and one line in the log for each end of it.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use http::Uri;
+use tracing::{debug, info, warn};
+
+/// The first delay, the bound of the later ones; jitter adds up to as much again.
+const MIN_DELAY: Duration = Duration::from_millis(50);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// A connection that lasted this long ends an outage for good; delays begin anew after it. After a
+/// shorter one they go on to grow, or a server that takes workers and fails would be stormed.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+pub(super) struct Outage {
+    delays: ExponentialBackoff,
+    /// None while connected.
+    since: Option<Instant>,
+    tries: u32,
+    connected_at: Option<Instant>,
+}
+
+impl Outage {
+    pub fn new() -> Self {
+        Self {
+            delays: delays(),
+            since: None,
+            tries: 0,
+            connected_at: None,
+        }
+    }
+
+    /// The connection ended, or could not be opened: how long to wait before the next try.
+    pub fn failed(&mut self, address: &Uri, reason: &dyn fmt::Display, now: Instant) -> Duration {
+        if let Some(connected_at) = self.connected_at.take()
+            && now.duration_since(connected_at) >= STABLE_AFTER
+        {
+            self.delays = delays();
+        }
+        self.tries += 1;
+        if self.since.is_none() {
+            self.since = Some(now);
+            warn!(%address, %reason, "no connection to the server; handlers go on, reconnecting");
+        } else {
+            debug!(%address, %reason, tries = self.tries, "still no connection to a server");
+        }
+        self.delays.next().unwrap_or(MAX_DELAY)
+    }
+
+    /// A server registered the worker.
+    pub fn connected(&mut self, address: &Uri, worker_id: &str, now: Instant) {
+        self.connected_at = Some(now);
+        match self.since.take() {
+            Some(since) => {
+                let after = now.duration_since(since);
+                info!(%address, worker_id, ?after, tries = self.tries, "connected again");
+            }
+            None => info!(%address, worker_id, "connected"),
+        }
+        self.tries = 0;
+    }
+}
+
+fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(MIN_DELAY)
+        .with_max_delay(MAX_DELAY)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_until_a_connection_lasted() {
+        let (address, mut now) = (Uri::from_static("http://h:1"), Instant::now());
+        let mut outage = Outage::new();
+        let mut bounds = MIN_DELAY..MIN_DELAY * 2;
+        for _ in 0..20 {
+            outage.connected(&address, "w", now);
+            let delay = outage.failed(&address, &"gone", now);
+            assert!(bounds.contains(&delay), "{delay:?} is not in {bounds:?}");
+            let low = (bounds.start * 2).min(MAX_DELAY);
+            bounds = low..low * 2;
+        }
+        assert_eq!(bounds.start, MAX_DELAY);
+        outage.connected(&address, "w", now);
+        now += STABLE_AFTER;
+        assert!(outage.failed(&address, &"gone", now) < MIN_DELAY * 2);
+    }
+}
