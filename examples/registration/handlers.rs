@@ -199,3 +199,6 @@ async fn body<T: for<'de> Deserialize<'de>>(step: &StepContext, response: Respon
 fn no_answer(step: &StepContext, error: &reqwest::Error) -> StepError {
     if error.is_timeout() { http::timeout(step.service()) } else { http::connection_error(step.service(), error) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,18 +90,22 @@ struct GatewayArgs {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .init();
     let cli = Cli::parse();
-    match cli.mode.unwrap_or(Mode::Demo(cli.demo)) {
+    let ended = match cli.mode.unwrap_or(Mode::Demo(cli.demo)) {
         Mode::Demo(args) => demo::run(args).await,
         Mode::Services(args) => services(args).await.map(|()| ExitCode::SUCCESS),
         Mode::Worker(args) => worker::run(args).await.map(|()| ExitCode::SUCCESS),
         Mode::Gateway(args) => gateway(args).await.map(|()| ExitCode::SUCCESS),
-    }
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("registration: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn services(args: ServicesArgs) -> anyhow::Result<()> {
