@@ -25,7 +25,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that wait for the network; more wait where they are made.
 const OUTBOUND_MESSAGES: usize = 32;
 /// Most bytes of an assignment: it carries the results of all ancestors, each up to a mebibyte.
-const MAX_MESSAGE_BYTES: usize = 256 << 20;
+const MAX_RESPONSE_BYTES: usize = 256 << 20;
 
 /// Used when a server tells no heartbeat interval: a third of its usual lease.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(3);
@@ -55,36 +55,24 @@ impl Connection {
     pub async fn open(address: Uri, register: Register) -> Result<Self, OpenError> {
         match timeout(OPEN_TIMEOUT, Self::try_open(address, register)).await {
             Ok(opened) => opened,
-            Err(_) => Err(OpenError::Unreachable(format!(
-                "no answer within {OPEN_TIMEOUT:?}"
-            ))),
+            Err(_) => Err(OpenError::Unreachable(format!("no answer within {OPEN_TIMEOUT:?}"))),
         }
     }
 
     /// Says the last of it, and waits a moment for the server to do the same.
     pub async fn close(self) {
-        let Self {
-            outbound,
-            mut inbound,
-            ..
-        } = self;
+        let Self { outbound, mut inbound, .. } = self;
         drop(outbound);
-        let _ = timeout(CLOSE_TIMEOUT, async {
-            while let Ok(Some(_)) = inbound.message().await {}
-        })
-        .await;
+        let _ = timeout(CLOSE_TIMEOUT, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
     }
 
     async fn try_open(address: Uri, register: Register) -> Result<Self, OpenError> {
-        let channel = endpoint(address)
-            .connect()
-            .await
-            .map_err(|error| unreachable(&error))?;
+        let channel = endpoint(address).connect().await.map_err(|error| connect_error(&error))?;
         let (outbound, requests) = mpsc::channel(OUTBOUND_MESSAGES);
         // There is room: nothing was sent before.
         let _ = outbound.try_send(request(work_request::Message::Register(register)));
         let mut inbound = WorkerServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_RESPONSE_BYTES)
             .work(ReceiverStream::new(requests))
             .await
             .map_err(not_registered)?
@@ -98,17 +86,13 @@ impl Connection {
                 outbound,
                 inbound,
             }),
-            _ => Err(OpenError::Unreachable(
-                "its first message is not `registered`".into(),
-            )),
+            _ => Err(OpenError::Unreachable("its first message is not `registered`".into())),
         }
     }
 }
 
 pub(super) fn request(message: work_request::Message) -> WorkRequest {
-    WorkRequest {
-        message: Some(message),
-    }
+    WorkRequest { message: Some(message) }
 }
 
 fn endpoint(address: Uri) -> Endpoint {
@@ -133,7 +117,7 @@ pub(super) fn describe(status: &Status) -> String {
 }
 
 /// tonic's error says "transport error"; what happened is among its causes.
-fn unreachable(error: &dyn std::error::Error) -> OpenError {
+fn connect_error(error: &dyn std::error::Error) -> OpenError {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -142,15 +126,9 @@ fn unreachable(error: &dyn std::error::Error) -> OpenError {
 }
 
 fn heartbeat_interval(registered: &Registered) -> Duration {
-    let told = registered
-        .heartbeat_interval
-        .and_then(|told| Duration::try_from(told).ok());
-    let third = registered
-        .lease_duration
-        .and_then(|lease| Duration::try_from(lease).ok());
-    told.or(third.map(|lease| lease / 3))
-        .unwrap_or(DEFAULT_HEARTBEAT)
-        .max(MIN_HEARTBEAT)
+    let told = registered.heartbeat_interval.and_then(|told| Duration::try_from(told).ok());
+    let third = registered.lease_duration.and_then(|lease| Duration::try_from(lease).ok());
+    told.or(third.map(|lease| lease / 3)).unwrap_or(DEFAULT_HEARTBEAT).max(MIN_HEARTBEAT)
 }
 
 #[cfg(test)]
@@ -167,11 +145,7 @@ mod tests {
             (None, seconds(0), MIN_HEARTBEAT),
             (None, seconds(-1), DEFAULT_HEARTBEAT),
         ] {
-            let registered = Registered {
-                lease_duration,
-                heartbeat_interval,
-                ..Registered::default()
-            };
+            let registered = Registered { lease_duration, heartbeat_interval, ..Registered::default() };
             assert_eq!(super::heartbeat_interval(&registered), expected);
         }
     }

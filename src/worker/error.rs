@@ -45,16 +45,11 @@ pub struct RetryableError {
 }
 
 impl RetryableError {
-    /// An error with a message for people; at most [`MAX_MESSAGE_BYTES`] of it are sent.
+    /// An error with a message for people; at most [`MAX_ERROR_MESSAGE_BYTES`] of it are sent.
     ///
-    /// [`MAX_MESSAGE_BYTES`]: super::MAX_MESSAGE_BYTES
+    /// [`MAX_ERROR_MESSAGE_BYTES`]: super::MAX_ERROR_MESSAGE_BYTES
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            error_code: String::new(),
-            retry_after: None,
-            context_json: String::new(),
-        }
+        Self { message: message.into(), error_code: String::new(), retry_after: None, context_json: String::new() }
     }
 
     /// The earliest time of the next attempt, from now. The server never shortens it and honours
@@ -97,15 +92,11 @@ pub struct PermanentError {
 }
 
 impl PermanentError {
-    /// An error with a message for people; at most [`MAX_MESSAGE_BYTES`] of it are sent.
+    /// An error with a message for people; at most [`MAX_ERROR_MESSAGE_BYTES`] of it are sent.
     ///
-    /// [`MAX_MESSAGE_BYTES`]: super::MAX_MESSAGE_BYTES
+    /// [`MAX_ERROR_MESSAGE_BYTES`]: super::MAX_ERROR_MESSAGE_BYTES
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            error_code: String::new(),
-            context_json: String::new(),
-        }
+        Self { message: message.into(), error_code: String::new(), context_json: String::new() }
     }
 
     /// A word for machines, such as `USER_CONFLICT`.

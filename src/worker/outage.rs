@@ -26,12 +26,7 @@ pub(super) struct Outage {
 
 impl Outage {
     pub fn new() -> Self {
-        Self {
-            delays: delays(),
-            since: None,
-            tries: 0,
-            connected_at: None,
-        }
+        Self { delays: delays(), since: None, tries: 0, connected_at: None }
     }
 
     /// The connection ended, or could not be opened: how long to wait before the next try.

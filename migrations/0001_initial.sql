@@ -1,0 +1,251 @@
+-- All tables live in one schema; nothing here names it, so search_path alone decides which cell a server works on.
+-- There are no foreign keys between hot tables: a trigger per row would cost more than the row. The engine writes each
+-- task, its steps and its queue rows in one transaction, and tests/invariants.rs checks what a key would have.
+
+CREATE TYPE task_state AS ENUM ('pending', 'in_progress', 'complete', 'error', 'cancelled');
+
+CREATE TYPE step_state AS ENUM (
+    'pending', 'ready', 'in_progress', 'waiting_for_retry', 'complete', 'error', 'cancelled');
+
+CREATE TYPE attempt_outcome AS ENUM (
+    'succeeded', 'retryable_error', 'permanent_error', 'timed_out', 'worker_lost', 'released', 'cancelled');
+
+CREATE TYPE event_type AS ENUM (
+    'task.submitted', 'task.started', 'task.completed', 'task.failed', 'task.cancelled',
+    'step.started', 'step.completed', 'step.failed', 'step.retrying', 'step.cancelled',
+    'worker.connected', 'worker.lost');
+
+-- Definitions -----------------------------------------------------------------------------------------------------
+
+CREATE TABLE templates (
+    template_id   int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace     text NOT NULL,
+    task_name     text NOT NULL,
+    version       text NOT NULL,
+    yaml          text NOT NULL,
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (namespace, task_name, version)
+);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% rows never change: register a new version instead', TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation';
+END $$;
+
+CREATE TRIGGER templates_immutable BEFORE UPDATE OR DELETE ON templates
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+-- A lane is the stream of steps that share namespace, handler and service. Claims go lane by lane, so a lane that is
+-- held back (no worker, later a circuit or a limit) costs the others nothing, however many steps wait in it.
+CREATE TABLE lanes (
+    lane_id   int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace text NOT NULL,
+    handler   text NOT NULL,
+    service   text NOT NULL,
+    UNIQUE (namespace, handler, service)
+);
+
+CREATE TABLE template_steps (
+    template_id int NOT NULL REFERENCES templates,
+    step        smallint NOT NULL,
+    name        text NOT NULL,
+    lane_id     int NOT NULL REFERENCES lanes,
+    PRIMARY KEY (template_id, step)
+);
+
+CREATE TRIGGER template_steps_immutable BEFORE UPDATE OR DELETE ON template_steps
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+-- Runs ------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE tasks (
+    task_id        uuid PRIMARY KEY,              -- version 7: sorts by age
+    template_id    int NOT NULL,
+    state          task_state NOT NULL,
+    priority       smallint NOT NULL CHECK (priority BETWEEN -100 AND 100),
+    steps_total    smallint NOT NULL CHECK (steps_total > 0),
+    steps_live     smallint NOT NULL CHECK (steps_live >= 0),   -- how many rows the task has in queue
+    steps_done     bytea NOT NULL,                -- bit i of byte i/8 is set when step i is complete
+    failed_step    smallint,                      -- the step that failed for good first
+    submitted_at   timestamptz NOT NULL,
+    started_at     timestamptz,
+    ended_at       timestamptz,
+    cancelled_by   text,
+    cancel_reason  text,
+    correlation_id text NOT NULL,
+    traceparent    text,
+    annotations    text NOT NULL,                 -- JSON object
+    context        text NOT NULL,                 -- JSON object, the client's own bytes unless defaults were added
+    CHECK (state <> 'pending' OR started_at IS NULL),
+    CHECK (state NOT IN ('in_progress', 'complete', 'error') OR started_at IS NOT NULL),
+    CHECK ((state IN ('complete', 'error', 'cancelled')) = (ended_at IS NOT NULL)),
+    CHECK (ended_at IS NULL OR steps_live = 0),
+    CHECK (ended_at IS NOT NULL OR steps_live > 0),
+    CHECK (state <> 'error' OR failed_step IS NOT NULL),
+    CHECK ((state = 'cancelled') = (cancelled_by IS NOT NULL))
+) WITH (fillfactor = 60);
+
+-- None of these columns changes while a task runs well, so its updates stay heap-only (HOT).
+CREATE INDEX tasks_by_template ON tasks (template_id, task_id);
+CREATE INDEX tasks_by_correlation ON tasks (correlation_id, task_id);
+CREATE INDEX tasks_failed ON tasks (task_id) WHERE failed_step IS NOT NULL;
+CREATE INDEX tasks_cancelled ON tasks (task_id) WHERE cancelled_by IS NOT NULL;
+
+CREATE TABLE idempotency_keys (
+    namespace text NOT NULL,
+    key       text NOT NULL,
+    task_id   uuid NOT NULL,
+    digest    bytea NOT NULL,                     -- SHA-256 of what was submitted
+    PRIMARY KEY (namespace, key)
+);
+
+-- One row per node of a task's graph, written twice: when the task is submitted and when the step ends. While a step is
+-- in play (ready, in progress, waiting for a retry) its row in queue says so; the view step_status joins the two.
+CREATE TABLE steps (
+    task_id       uuid NOT NULL,
+    step          smallint NOT NULL,              -- position in the template
+    state         step_state NOT NULL DEFAULT 'pending'
+                  CHECK (state IN ('pending', 'complete', 'error', 'cancelled')),
+    attempt       smallint NOT NULL DEFAULT 0,    -- number of the last attempt
+    charged       smallint NOT NULL DEFAULT 0,    -- attempts that counted against the retry limit
+    result        text,                           -- JSON
+    error_code    text,
+    error_message text,
+    error_context text,                           -- JSON object
+    ready_at      timestamptz,
+    started_at    timestamptz,                    -- of the last attempt
+    ended_at      timestamptz,
+    PRIMARY KEY (task_id, step),
+    CHECK ((state = 'pending') = (ended_at IS NULL)),
+    CHECK ((state = 'complete') = (result IS NOT NULL)),
+    CHECK ((state = 'error') = (error_message IS NOT NULL)),
+    CHECK (state NOT IN ('complete', 'error') OR started_at IS NOT NULL)
+) WITH (fillfactor = 50);
+
+-- One narrow row per step in play. Only this table is scanned for work, and it holds live steps alone, so its size
+-- follows the work in hand and never the history.
+CREATE TABLE queue (
+    task_id         uuid NOT NULL,
+    step            smallint NOT NULL,
+    template_id     int NOT NULL,
+    lane_id         int NOT NULL,
+    priority        smallint NOT NULL,
+    state           step_state NOT NULL CHECK (state IN ('ready', 'in_progress', 'waiting_for_retry')),
+    due             boolean NOT NULL,             -- a claim may take it now
+    attempt         smallint NOT NULL DEFAULT 0,  -- number of the running or last attempt
+    charged         smallint NOT NULL DEFAULT 0,
+    lost            smallint NOT NULL DEFAULT 0,  -- attempts that ended with their worker
+    ready_at        timestamptz NOT NULL,         -- since when it has been claimable, but for its back-off
+    next_attempt_at timestamptz,
+    lease           bigint,                       -- random; proves the right to the running attempt
+    worker_id       uuid,
+    started_at      timestamptz,
+    deadline_at     timestamptz,
+    PRIMARY KEY (task_id, step),
+    CHECK (state = 'in_progress'
+           OR (lease IS NULL AND worker_id IS NULL AND started_at IS NULL AND deadline_at IS NULL)),
+    CHECK (state <> 'in_progress'
+           OR (lease IS NOT NULL AND worker_id IS NOT NULL AND started_at IS NOT NULL AND deadline_at IS NOT NULL)),
+    CHECK ((state = 'waiting_for_retry') = (next_attempt_at IS NOT NULL)),
+    CHECK (state <> 'ready' OR due),
+    CHECK (state <> 'in_progress' OR NOT due)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+CREATE INDEX queue_claim ON queue (lane_id, priority DESC, task_id, step) WHERE due;
+CREATE INDEX queue_worker ON queue (worker_id) WHERE worker_id IS NOT NULL;
+CREATE INDEX queue_retry ON queue (next_attempt_at) WHERE next_attempt_at IS NOT NULL AND NOT due;
+
+CREATE VIEW step_status AS
+    SELECT s.task_id, s.step, d.name, l.namespace, l.handler, l.service,
+           coalesce(q.state, s.state) AS state,
+           coalesce(q.attempt, s.attempt) AS attempt,
+           coalesce(q.charged, s.charged) AS charged,
+           coalesce(q.ready_at, s.ready_at) AS ready_at,
+           coalesce(q.started_at, s.started_at) AS started_at,
+           s.ended_at, q.next_attempt_at, q.deadline_at, q.worker_id,
+           s.result, s.error_code, s.error_message, s.error_context
+      FROM steps s
+      JOIN tasks t USING (task_id)
+      JOIN template_steps d ON d.template_id = t.template_id AND d.step = s.step
+      JOIN lanes l ON l.lane_id = d.lane_id
+      LEFT JOIN queue q ON q.task_id = s.task_id AND q.step = s.step;
+
+-- History ---------------------------------------------------------------------------------------------------------
+
+-- One row per transition, appended in the transaction that makes it. An ended attempt is one event, so the history of
+-- attempts is a view. Readers order by (xid, seq) and stop at the oldest transaction that still runs: a plain sequence
+-- would let them step over numbers that commit late.
+CREATE TABLE events (
+    xid             xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    seq             bigint GENERATED ALWAYS AS IDENTITY,
+    at              timestamptz NOT NULL,
+    type            event_type NOT NULL,
+    template_id     int,
+    task_id         uuid,
+    step            smallint,
+    attempt         smallint,
+    worker_id       uuid,
+    outcome         attempt_outcome,              -- set when the event ends an attempt
+    charged         boolean,
+    lease           bigint,
+    ready_at        timestamptz,
+    started_at      timestamptz,
+    next_attempt_at timestamptz,
+    retry_after     interval,
+    error_code      text,
+    error_message   text,
+    error_context   text,
+    PRIMARY KEY (xid, seq)
+);
+
+CREATE INDEX events_attempts ON events (task_id) WHERE outcome IS NOT NULL;
+
+CREATE TRIGGER events_append_only BEFORE UPDATE ON events
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+CREATE VIEW attempts AS
+    SELECT task_id, step, attempt, outcome, charged, worker_id, lease, ready_at, started_at, at AS ended_at,
+           next_attempt_at, retry_after, error_code, error_message, error_context
+      FROM events
+     WHERE outcome IS NOT NULL AND attempt > 0;
+
+-- Processes -------------------------------------------------------------------------------------------------------
+
+-- One row per connection of a worker. The lease is here, once, and covers every step that the connection holds: a
+-- heartbeat costs one row, however many steps run.
+CREATE TABLE workers (
+    worker_id            uuid PRIMARY KEY,
+    server_id            uuid NOT NULL,
+    name                 text NOT NULL,
+    build_id             text NOT NULL,
+    namespaces           text[] NOT NULL,         -- empty: all
+    handlers             text[] NOT NULL,
+    max_concurrent_steps int NOT NULL CHECK (max_concurrent_steps > 0),
+    labels               text NOT NULL,           -- JSON object
+    connected_at         timestamptz NOT NULL,
+    lease_expires_at     timestamptz NOT NULL,
+    draining             boolean NOT NULL DEFAULT false,
+    ended_at             timestamptz              -- its steps have been taken over or given back
+) WITH (fillfactor = 50);
+
+CREATE INDEX workers_live ON workers (worker_id) WHERE ended_at IS NULL;
+
+CREATE TABLE servers (
+    server_id  uuid PRIMARY KEY,
+    address    text NOT NULL,
+    build_id   text NOT NULL,
+    started_at timestamptz NOT NULL,
+    seen_at    timestamptz NOT NULL
+);
+
+-- Raises when a statement touched another number of rows than the engine had locked: the transaction then rolls back
+-- instead of committing half of a decision.
+CREATE FUNCTION expect_rows(what text, actual bigint, expected bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    IF actual <> expected THEN
+        RAISE EXCEPTION '%: % rows changed where % were expected', what, actual, expected
+            USING ERRCODE = 'data_exception';
+    END IF;
+    RETURN actual;
+END $$;

@@ -1,0 +1,155 @@
+//! Durations, times, and states in the words and signs that people read.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+
+use super::term::{Style, Term};
+use crate::proto::{StepState, TaskState};
+
+/// `850 ms`, `1.2 s`, `42 s`, `3 m 4 s`, `2 h 5 m`, `3 d 4 h`.
+pub fn duration(d: Duration) -> String {
+    // Rounded before the unit is chosen, so that 59.7 s is `1 m 0 s` and not `60 s`.
+    let seconds = (d.as_millis() + 500) / 1000;
+    match (d.as_millis(), seconds) {
+        (0, _) if !d.is_zero() => format!("{:.1} ms", d.as_secs_f64() * 1e3),
+        (ms @ ..1000, _) => format!("{ms} ms"),
+        (ms @ ..9950, _) => format!("{:.1} s", ms as f64 / 1e3),
+        (_, s @ ..60) => format!("{s} s"),
+        (_, s @ ..3600) => format!("{} m {} s", s / 60, s % 60),
+        (_, s @ ..86_400) => format!("{} h {} m", s / 3600, s % 3600 / 60),
+        (_, s) => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// From `start` to `end`, or to now when it has not ended; `None` before it started. Clocks that disagree give zero.
+pub fn elapsed(start: Option<Timestamp>, end: Option<Timestamp>) -> Option<Duration> {
+    let end = end.unwrap_or_else(now);
+    Some(since(start?, end))
+}
+
+/// From `start` to `end`; zero when that is negative.
+pub fn since(start: Timestamp, end: Timestamp) -> Duration {
+    let nanos = |t: Timestamp| i128::from(t.seconds) * 1_000_000_000 + i128::from(t.nanos);
+    let between = (nanos(end) - nanos(start)).max(0);
+    Duration::from_nanos(u64::try_from(between).unwrap_or(u64::MAX))
+}
+
+/// This machine's clock; for display only.
+pub fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+pub fn time(t: Timestamp) -> String {
+    let whole = Timestamp { seconds: t.seconds, nanos: 0 }.to_string();
+    let millis = t.nanos.clamp(0, 999_999_999) / 1_000_000;
+    format!("{}.{millis:03}Z", whole.trim_end_matches('Z'))
+}
+
+/// The time, or `-` when it is not set.
+pub fn time_or_dash(t: Option<Timestamp>) -> String {
+    t.map_or_else(|| "-".into(), time)
+}
+
+/// The enum value's short word: `TASK_STATE_IN_PROGRESS` is `in_progress`.
+pub fn word<E: TryFrom<i32>>(value: i32, name: fn(&E) -> &'static str, prefix: &str) -> String {
+    match E::try_from(value) {
+        Ok(e) => name(&e).trim_start_matches(prefix).to_ascii_lowercase(),
+        // A newer server may know more states than this client.
+        Err(_) => format!("unknown_{value}"),
+    }
+}
+
+/// The short word of a task's state.
+pub fn task_state(state: i32) -> String {
+    word::<TaskState>(state, TaskState::as_str_name, "TASK_STATE_")
+}
+
+/// The short word of a step's state.
+pub fn step_state(state: i32) -> String {
+    word::<StepState>(state, StepState::as_str_name, "STEP_STATE_")
+}
+
+/// The colour of a task's state.
+pub fn task_style(state: TaskState) -> Style {
+    match state {
+        TaskState::Complete => Style::Green,
+        TaskState::InProgress => Style::Blue,
+        TaskState::Error => Style::Red,
+        TaskState::Cancelled => Style::Magenta,
+        TaskState::Pending | TaskState::Unspecified => Style::Dim,
+    }
+}
+
+/// The colour of a step's state.
+pub fn step_style(state: StepState) -> Style {
+    match state {
+        StepState::Complete => Style::Green,
+        StepState::InProgress => Style::Blue,
+        StepState::WaitingForRetry => Style::Yellow,
+        StepState::Error => Style::Red,
+        StepState::Cancelled => Style::Magenta,
+        StepState::Ready => Style::Plain,
+        StepState::Pending | StepState::Unspecified => Style::Dim,
+    }
+}
+
+/// The sign of a step's state, one column wide.
+pub fn step_sign(state: StepState, unicode: bool) -> char {
+    let (sign, ascii) = match state {
+        StepState::Complete => ('✓', 'v'),
+        StepState::InProgress => ('●', '*'),
+        StepState::WaitingForRetry => ('↻', '~'),
+        StepState::Error => ('✗', 'x'),
+        StepState::Cancelled => ('⊘', '#'),
+        StepState::Ready => ('◎', 'O'),
+        StepState::Pending | StepState::Unspecified => ('○', 'o'),
+    };
+    if unicode { sign } else { ascii }
+}
+
+/// The task's state, coloured.
+pub fn paint_task_state(term: &Term, state: TaskState) -> String {
+    term.paint(task_style(state), &task_state(state.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        for (ms, expected) in [
+            (0, "0 ms"),
+            (1, "1 ms"),
+            (999, "999 ms"),
+            (1_200, "1.2 s"),
+            (9_949, "9.9 s"),
+            (9_950, "10 s"),
+            (42_000, "42 s"),
+            (59_400, "59 s"),
+            (59_700, "1 m 0 s"),
+            (184_000, "3 m 4 s"),
+            (7_500_000, "2 h 5 m"),
+            (273_600_000, "3 d 4 h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(ms)), expected);
+        }
+        assert_eq!(duration(Duration::from_micros(400)), "0.4 ms");
+    }
+
+    #[test]
+    fn times_are_utc_to_the_millisecond() {
+        let t = Timestamp { seconds: 1_767_225_600, nanos: 7_900_000 };
+        assert_eq!(time(t), "2026-01-01T00:00:00.007Z");
+        assert_eq!(since(t, Timestamp { seconds: 0, nanos: 0 }), Duration::ZERO);
+    }
+
+    #[test]
+    fn states_have_short_words() {
+        assert_eq!(task_state(TaskState::InProgress.into()), "in_progress");
+        assert_eq!(step_state(StepState::WaitingForRetry.into()), "waiting_for_retry");
+        assert_eq!(step_state(99), "unknown_99");
+    }
+}

@@ -1,0 +1,316 @@
+//! The messages of the protocol as JSON for programs.
+//!
+//! Field names are those of the proto. A `…_json` field is a real nested document under its name without `_json`; an enum
+//! is a short lowercase word; a time is RFC 3339 and a duration such as `"1.5s"`. Every key is always there: what is not
+//! set is `null`. The structs are taken apart in full, so that a new field cannot be forgotten here.
+
+use prost_types::{Duration, Timestamp};
+use serde_json::{Value, json};
+
+use super::human::{step_state, task_state, word};
+use crate::{
+    domain,
+    proto::{
+        Attempt, AttemptOutcome, Dependency, Step, StepError, StepTemplate, SubmitTaskResponse, Task, Template, Worker,
+    },
+};
+
+/// A document that travelled as text; `null` when there is none.
+fn document(text: &str) -> Value {
+    match text {
+        "" => Value::Null,
+        // Text that is not JSON after all is better shown than lost.
+        text => domain::json::parse(text, text.len()).unwrap_or_else(|_| text.into()),
+    }
+}
+
+fn text(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { text.into() }
+}
+
+fn time(t: &Option<Timestamp>) -> Value {
+    t.map_or(Value::Null, |t| t.to_string().into())
+}
+
+fn duration(d: &Option<Duration>) -> Value {
+    d.map_or(Value::Null, |d| d.to_string().into())
+}
+
+/// One task, as in `task list` and `task cancel`.
+pub fn task(task: &Task) -> Value {
+    let Task {
+        task_id,
+        namespace,
+        task_name,
+        version,
+        state,
+        priority,
+        context_json,
+        annotations_json,
+        correlation_id,
+        submitted_at,
+        started_at,
+        ended_at,
+        steps_total,
+        steps_complete,
+        failed_step,
+        error,
+        cancelled_by,
+        cancel_reason,
+    } = task;
+    json!({
+        "task_id": task_id,
+        "namespace": namespace,
+        "task_name": task_name,
+        "version": version,
+        "state": task_state(*state),
+        "priority": priority,
+        "context": document(context_json),
+        "annotations": document(annotations_json),
+        "correlation_id": text(correlation_id),
+        "submitted_at": time(submitted_at),
+        "started_at": time(started_at),
+        "ended_at": time(ended_at),
+        "steps_total": steps_total,
+        "steps_complete": steps_complete,
+        "failed_step": text(failed_step),
+        "error": step_error(error),
+        "cancelled_by": text(cancelled_by),
+        "cancel_reason": text(cancel_reason),
+    })
+}
+
+/// A task and its steps, as `task get` and each line of `task watch` have them.
+pub fn task_and_steps(whole: &Option<Task>, steps: &[Step]) -> Value {
+    json!({
+        "task": whole.as_ref().map(task),
+        "steps": steps.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+/// One edge.
+pub fn dependency(dependency: &Dependency) -> Value {
+    let Dependency { step, depends_on } = dependency;
+    json!({"step": step, "depends_on": depends_on})
+}
+
+/// One step with its attempts.
+pub fn step(step: &Step) -> Value {
+    let Step {
+        name,
+        description,
+        handler,
+        service,
+        state,
+        depends_on,
+        attempt,
+        retry_limit,
+        charged_attempts,
+        result_json,
+        error,
+        ready_at,
+        started_at,
+        ended_at,
+        next_attempt_at,
+        deadline_at,
+        worker_name,
+        handler_config_json,
+        annotations_json,
+        attempts,
+    } = step;
+    json!({
+        "name": name,
+        "description": text(description),
+        "handler": handler,
+        "service": service,
+        "state": step_state(*state),
+        "depends_on": depends_on,
+        "attempt": attempt,
+        "retry_limit": retry_limit,
+        "charged_attempts": charged_attempts,
+        "result": document(result_json),
+        "error": step_error(error),
+        "ready_at": time(ready_at),
+        "started_at": time(started_at),
+        "ended_at": time(ended_at),
+        "next_attempt_at": time(next_attempt_at),
+        "deadline_at": time(deadline_at),
+        "worker_name": text(worker_name),
+        "handler_config": document(handler_config_json),
+        "annotations": document(annotations_json),
+        "attempts": attempts.iter().map(self::attempt).collect::<Vec<_>>(),
+    })
+}
+
+/// The short word of an attempt's outcome.
+pub fn outcome(outcome: i32) -> String {
+    word::<AttemptOutcome>(outcome, AttemptOutcome::as_str_name, "ATTEMPT_OUTCOME_")
+}
+
+fn attempt(attempt: &Attempt) -> Value {
+    let Attempt {
+        attempt,
+        outcome: how,
+        charged,
+        worker_id,
+        worker_name,
+        started_at,
+        ended_at,
+        error,
+        retry_after,
+        next_attempt_at,
+    } = attempt;
+    json!({
+        "attempt": attempt,
+        "outcome": outcome(*how),
+        "charged": charged,
+        "worker_id": text(worker_id),
+        "worker_name": text(worker_name),
+        "started_at": time(started_at),
+        "ended_at": time(ended_at),
+        "error": step_error(error),
+        "retry_after": duration(retry_after),
+        "next_attempt_at": time(next_attempt_at),
+    })
+}
+
+fn step_error(error: &Option<StepError>) -> Value {
+    error.as_ref().map_or(Value::Null, |StepError { message, error_code, context_json }| {
+        json!({"message": message, "error_code": text(error_code), "context": document(context_json)})
+    })
+}
+
+/// What `task submit` answers.
+pub fn submitted(response: &SubmitTaskResponse) -> Value {
+    let SubmitTaskResponse { task_id, created, correlation_id, version } = response;
+    json!({"task_id": task_id, "created": created, "correlation_id": correlation_id, "version": version})
+}
+
+/// One template.
+pub fn template(template: &Template) -> Value {
+    let Template { namespace, task_name, version, description, schema_json, steps, yaml, registered_at } = template;
+    json!({
+        "namespace": namespace,
+        "task_name": task_name,
+        "version": version,
+        "description": text(description),
+        "schema": document(schema_json),
+        "steps": steps.iter().map(step_template).collect::<Vec<_>>(),
+        "yaml": text(yaml),
+        "registered_at": time(registered_at),
+    })
+}
+
+fn step_template(step: &StepTemplate) -> Value {
+    let StepTemplate {
+        name,
+        description,
+        handler,
+        service,
+        depends_on,
+        retry_limit,
+        timeout_seconds,
+        handler_config_json,
+    } = step;
+    json!({
+        "name": name,
+        "description": text(description),
+        "handler": handler,
+        "service": service,
+        "depends_on": depends_on,
+        "retry_limit": retry_limit,
+        "timeout_seconds": timeout_seconds,
+        "handler_config": document(handler_config_json),
+    })
+}
+
+/// One connected worker.
+pub fn worker(worker: &Worker) -> Value {
+    let Worker {
+        worker_id,
+        name,
+        build_id,
+        namespaces,
+        handlers,
+        max_concurrent_steps,
+        steps_in_progress,
+        labels,
+        server_id,
+        connected_at,
+        lease_expires_at,
+        draining,
+    } = worker;
+    let labels: std::collections::BTreeMap<_, _> = labels.iter().collect();
+    json!({
+        "worker_id": worker_id,
+        "name": name,
+        "build_id": text(build_id),
+        "namespaces": namespaces,
+        "handlers": handlers,
+        "max_concurrent_steps": max_concurrent_steps,
+        "steps_in_progress": steps_in_progress,
+        "labels": labels,
+        "server_id": server_id,
+        "connected_at": time(connected_at),
+        "lease_expires_at": time(lease_expires_at),
+        "draining": draining,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{StepState, TaskState};
+
+    #[test]
+    fn digits_and_key_order_of_a_document_stay() {
+        let task = Task {
+            state: TaskState::InProgress.into(),
+            context_json: r#"{"z": 9007199254740993, "a": 1.10, "n": null, "s": "🚀"}"#.into(),
+            submitted_at: Some(Timestamp { seconds: 1_767_225_600, nanos: 7_000_000 }),
+            ..Task::default()
+        };
+        let value = super::task(&task);
+        assert_eq!(value["context"].to_string(), r#"{"z":9007199254740993,"a":1.10,"n":null,"s":"🚀"}"#);
+        assert_eq!(value["state"], "in_progress");
+        assert_eq!(value["submitted_at"], "2026-01-01T00:00:00.007Z");
+        assert_eq!(
+            (&value["ended_at"], &value["error"], &value["failed_step"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn a_step_has_its_attempts_and_its_error() {
+        let error =
+            StepError { message: "busy".into(), error_code: "HTTP_429".into(), context_json: r#"{"n":1}"#.into() };
+        let step = Step {
+            name: "bill".into(),
+            state: StepState::WaitingForRetry.into(),
+            result_json: "false".into(),
+            error: Some(error.clone()),
+            attempts: vec![Attempt {
+                attempt: 1,
+                outcome: AttemptOutcome::RetryableError.into(),
+                charged: true,
+                error: Some(error),
+                retry_after: Some(Duration { seconds: 1, nanos: 500_000_000 }),
+                ..Attempt::default()
+            }],
+            ..Step::default()
+        };
+        let value = super::step(&step);
+        assert_eq!(value["state"], "waiting_for_retry");
+        assert_eq!(value["result"], false);
+        assert_eq!(value["error"], json!({"message": "busy", "error_code": "HTTP_429", "context": {"n": 1}}));
+        assert_eq!(value["attempts"][0]["outcome"], "retryable_error");
+        assert_eq!(value["attempts"][0]["retry_after"], "1.500s");
+        assert!(value.as_object().expect("an object").keys().all(|k| !k.ends_with("_json")));
+    }
+
+    #[test]
+    fn text_that_is_no_document_is_not_lost() {
+        assert_eq!(document("{broken"), "{broken");
+        assert_eq!(document(""), Value::Null);
+    }
+}

@@ -1,0 +1,198 @@
+//! The command line: one file per command, data on stdout, talk on stderr.
+
+mod dev;
+pub mod error;
+mod graph;
+mod human;
+mod json;
+mod migrate;
+mod reference;
+mod serve;
+mod server;
+mod table;
+mod task;
+mod template;
+pub mod term;
+mod worker;
+
+use std::{future::Future, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use self::{
+    error::{CliError, exit},
+    term::{ColorChoice, Style, Term},
+};
+use crate::client::Client;
+
+/// What `tasker` understands.
+#[derive(Debug, Parser)]
+#[command(name = "tasker", version, about, long_about = LONG_ABOUT, after_long_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LONG_ABOUT: &str = "\
+Tasker coordinates microservices: a template describes a workflow, a task runs it, and workers in any language \
+perform its steps. All state is in Postgres.";
+
+const AFTER_HELP: &str = "\
+A first workflow:
+  tasker template register registration.yaml
+  tasker task submit user_management/user_registration --context @registration.json --watch
+  tasker task list --state error
+
+Data goes to stdout and everything else to stderr. With --json, fields have the names of the protocol, `…_json` \
+fields are nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and what \
+is not set is null.
+
+Exit codes:
+  0    it worked; for `task watch`: the task is complete
+  1    it failed
+  2    the command line is wrong
+  3    the watched task ended in error
+  4    the watched task was cancelled
+  64   a setting is wrong
+  65   an input is wrong: a template, a context, or what else the server refuses as invalid
+  69   the server cannot be reached, or does not answer
+  130  Ctrl-C; a watched task goes on";
+
+/// Options that every command has.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The server to talk to
+    #[arg(long, global = true, value_name = "URL", env = "TASKER_SERVER", default_value = "http://127.0.0.1:7233")]
+    server: String,
+    /// Print JSON instead of text: one document, or one line per message for streams
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colours; `auto` heeds NO_COLOR
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    // Commands that are the control plane.
+    /// Run the control plane on a private Postgres: no set-up at all
+    Dev(dev::Command),
+    /// Run the control plane on your Postgres
+    Server(server::Command),
+    /// Bring the database's schema up to date
+    Migrate(migrate::Command),
+
+    // Commands that talk to it.
+    /// Run tasks: submit, look, wait, cancel
+    #[command(subcommand)]
+    Task(task::Command),
+    /// Check, register, and read workflow definitions
+    #[command(subcommand)]
+    Template(template::Command),
+    /// See who is connected
+    #[command(subcommand)]
+    Worker(worker::Command),
+}
+
+/// Parses the command line, runs the command, and says how it ended.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let term = Term::detect(cli.global.color);
+    match run(cli, term) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            if !error.message.is_empty() {
+                term.say_tagged(Style::Red, "error", &error.message);
+            }
+            if let Some(hint) = &error.hint {
+                term.say_tagged(Style::Yellow, "hint", hint);
+            }
+            error.code.into()
+        }
+    }
+}
+
+/// Runs one command to its exit code.
+fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
+    let session = Session { global: cli.global, term };
+    match cli.command {
+        Command::Dev(command) => dev::run(&command, &session),
+        Command::Server(command) => server::run(&command, &session),
+        Command::Migrate(command) => migrate::run(&command, &session),
+        Command::Task(command) => talk(task::run(command, &session)),
+        Command::Template(command) => talk(template::run(command, &session)),
+        Command::Worker(command) => talk(worker::run(command, &session)),
+    }
+}
+
+/// A client needs no more than the thread it has.
+fn talk(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(exit::FAILURE, format!("cannot start the async runtime: {e}")))?
+        .block_on(command)
+}
+
+/// What a client command works with.
+struct Session {
+    global: Global,
+    term: Term,
+}
+
+impl Session {
+    async fn connect(&self) -> Result<Client, CliError> {
+        Ok(Client::connect(&self.global.server).await?)
+    }
+
+    const fn json(&self) -> bool {
+        self.global.json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_valid() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_every_option_explains_itself() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "`{path}` has no help");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "`{path} {}` has no help", arg.get_id());
+            }
+            if !command.has_subcommands() {
+                let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.starts_with("Example"), "`{path}` shows no example");
+            }
+            command.get_subcommands().for_each(|c| check(c, &path));
+        }
+        check(&Cli::command(), "");
+    }
+
+    #[test]
+    fn an_absent_server_is_a_clear_error() {
+        let cli = Cli::try_parse_from(["tasker", "--server", "http://127.0.0.1:1", "worker", "list"]).expect("valid");
+        let error = run(cli, Term::plain()).expect_err("nobody listens on port 1");
+        assert_eq!(error.code, exit::UNAVAILABLE);
+        assert!(error.message.starts_with("cannot reach the server at http://127.0.0.1:1: "), "{error}");
+        assert_eq!(error.hint.as_deref(), Some("start one with `tasker dev`, or set --server"));
+    }
+
+    #[test]
+    fn a_wrong_server_url_is_a_wrong_setting() {
+        let cli = Cli::try_parse_from(["tasker", "worker", "list", "--server", "https://h"]).expect("valid");
+        assert_eq!(run(cli, Term::plain()).expect_err("no TLS").code, exit::CONFIG);
+    }
+}

@@ -1,0 +1,196 @@
+//! What `server` and `dev` share: their settings, the log, signals, and the wait for a database.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use clap::Args;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Session,
+    error::{CliError, exit},
+};
+use crate::{
+    server::{self, ServerConfig, ServerError},
+    store::{Db, StoreError, migrate, server as servers},
+};
+
+/// How long a starting server waits for its database.
+const DATABASE_WAIT: Duration = Duration::from_secs(30);
+/// The bounds of `--lease-seconds`.
+const LEASE_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=300.0;
+/// The bounds of `--drain-seconds`.
+const DRAIN_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=3_600.0;
+
+/// Settings of the listening side.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Address of the one port for gRPC, reflection, health and HTTP; port 0 picks a free one. There is no
+    /// authentication: listen elsewhere than on loopback only in a network that you trust
+    #[arg(long, value_name = "ADDRESS", env = "TASKER_LISTEN", default_value = "127.0.0.1:7233")]
+    listen: String,
+    /// How long a worker may be silent before its steps go to others, 1 to 300
+    #[arg(long, value_name = "SECONDS", env = "TASKER_LEASE_SECONDS", default_value = "10")]
+    lease_seconds: String,
+    /// How long to wait for running steps when told to end, 0 to 3600
+    #[arg(long, value_name = "SECONDS", env = "TASKER_DRAIN_SECONDS", default_value = "30")]
+    drain_seconds: String,
+    /// What to log, such as `debug` or `info,tasker::engine=debug`
+    #[arg(long, value_name = "FILTER", env = "TASKER_LOG", default_value = "info")]
+    log: String,
+}
+
+/// Settings of the database side.
+#[derive(Debug, Clone, Args)]
+pub struct DatabaseArgs {
+    /// The Postgres (14 or newer) that holds all state. A host elsewhere is reached over TLS, unless the URL says
+    /// `sslmode=disable`. Prefer the environment: a command line is for everyone to see
+    #[arg(long, value_name = "URL", env = "TASKER_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// The schema that holds this cell's tables
+    #[arg(long, value_name = "NAME", env = "TASKER_SCHEMA", default_value = "tasker")]
+    schema: String,
+}
+
+impl DatabaseArgs {
+    /// The database, not yet connected to.
+    pub fn open(&self) -> Result<Db, CliError> {
+        let url = self.database_url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
+            CliError::new(exit::CONFIG, "no database: neither TASKER_DATABASE_URL nor --database-url is set").hint(
+                "for a first look, `tasker dev` brings its own; else give postgres://user:password@host:port/database",
+            )
+        })?;
+        Db::new(url, &self.schema).map_err(|e| CliError::new(exit::CONFIG, e.to_string()))
+    }
+}
+
+impl ServeArgs {
+    /// Checks every setting; nothing is opened before all of them are right.
+    pub fn check(&self) -> Result<(SocketAddr, ServerConfig, EnvFilter), CliError> {
+        let address = self.listen.parse().map_err(|_| {
+            let message =
+                format!("--listen `{}` is not an address: expected such as 127.0.0.1:7233 or [::1]:7233", self.listen);
+            CliError::new(exit::CONFIG, message)
+        })?;
+        let config = ServerConfig {
+            lease: seconds("--lease-seconds", &self.lease_seconds, LEASE_SECONDS)?,
+            drain: seconds("--drain-seconds", &self.drain_seconds, DRAIN_SECONDS)?,
+        };
+        let filter = EnvFilter::try_new(&self.log)
+            .map_err(|e| CliError::new(exit::CONFIG, format!("--log `{}` is not a filter: {e}", self.log)))?;
+        Ok((address, config, filter))
+    }
+}
+
+fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Result<Duration, CliError> {
+    let valid = text.parse().ok().filter(|s| range.contains(s)).and_then(|s| Duration::try_from_secs_f64(s).ok());
+    valid.ok_or_else(|| {
+        let message = format!("{flag} `{text}` is out of bounds: expected {} to {}", range.start(), range.end());
+        CliError::new(exit::CONFIG, message)
+    })
+}
+
+/// Sends the log to stderr.
+pub fn start_log(filter: EnvFilter, session: &Session) {
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber in one process (tests) is no reason to fail.
+    let _ = log.with_ansi(session.term.color_stderr).try_init();
+}
+
+/// Runs a command of the control plane.
+pub fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(exit::FAILURE, format!("cannot start the async runtime: {e}")))?
+        .block_on(command)
+}
+
+/// Waits for the database, and brings its schema up to date if asked, else insists that it is.
+pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
+    let started = tokio::time::Instant::now();
+    let mut said = false;
+    loop {
+        let result = match migrating {
+            true => migrate::migrate(db).await.map(|applied| {
+                for name in applied {
+                    tracing::info!(name, "migration applied");
+                }
+            }),
+            false => migrate::check(db).await,
+        };
+        match result {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() && started.elapsed() < DATABASE_WAIT => {
+                if !said {
+                    tracing::warn!(%error, "waiting for the database");
+                    said = true;
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            Err(error) => return Err(database_error(&error)),
+        }
+    }
+}
+
+/// A failed start because of the database.
+pub fn database_error(error: &StoreError) -> CliError {
+    match error {
+        StoreError::Schema(_) | StoreError::Config(_) => CliError::new(exit::CONFIG, error.to_string()),
+        _ if error.is_transient() => CliError::new(exit::UNAVAILABLE, format!("cannot use the database: {error}"))
+            .hint("check that Postgres runs and that the URL is right"),
+        _ => CliError::new(exit::FAILURE, format!("cannot use the database: {error}")),
+    }
+}
+
+/// Prints where the server listens, on stdout, once it does; then serves until SIGTERM or SIGINT.
+pub async fn serve(
+    session: &Session,
+    listener: TcpListener,
+    db: Db,
+    config: ServerConfig,
+    also: impl Future<Output = ()> + Send + 'static,
+) -> Result<u8, CliError> {
+    let address = listener.local_addr().map_err(|e| CliError::new(exit::FAILURE, e.to_string()))?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "listening beyond this machine, without authentication");
+    }
+    let _ = servers::ping(&db).await;
+    session.term.data(&format!("http://{address}\n"))?;
+    let signalled = ended_by_signal()?;
+    let shutdown = async {
+        tokio::select! {
+            () = signalled => {}
+            () = also => {}
+        }
+    };
+    match server::run(listener, db, config, shutdown).await {
+        Ok(()) => Ok(exit::OK),
+        Err(ServerError::Store(error)) => Err(database_error(&error)),
+        Err(error) => Err(CliError::new(exit::FAILURE, error.to_string())),
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
+    let failed = |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("a second signal: ending at once");
+            std::process::exit(i32::from(exit::INTERRUPTED));
+        });
+    })
+}

@@ -1,0 +1,42 @@
+//! `tasker server`.
+
+use clap::Args;
+
+use super::{
+    Session,
+    error::{CliError, exit},
+    serve::{self, DatabaseArgs, ServeArgs},
+};
+use crate::server;
+
+/// Options of `tasker server`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  TASKER_DATABASE_URL=postgres://tasker@127.0.0.1/tasker tasker server --migrate
+  tasker server --listen 10.0.0.5:7233 --drain-seconds 120
+
+It prints its address on stdout once it listens. On SIGTERM or Ctrl-C it stops handing out steps, tells the workers,
+takes the results that still come, and ends after at most --drain-seconds; a second signal ends it at once. Any number
+of servers can share one database.")]
+pub struct Command {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Bring the schema up to date first, as `tasker migrate` does
+    #[arg(long, env = "TASKER_MIGRATE")]
+    migrate: bool,
+}
+
+/// Runs the control plane on somebody else's Postgres.
+pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
+    let (address, config, filter) = command.serve.check()?;
+    let db = command.database.open()?;
+    serve::start_log(filter, session);
+    serve::block_on(async {
+        let listener = server::bind(address).await.map_err(|e| CliError::new(exit::FAILURE, e))?;
+        serve::prepare(&db, command.migrate).await?;
+        serve::serve(session, listener, db, config, std::future::pending()).await
+    })
+}

@@ -1,0 +1,278 @@
+//! `tasker task get`: everything about one task.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::view;
+use crate::{
+    cli::{
+        Session,
+        error::{CliError, exit},
+        human, json,
+        table::Table,
+        term::{Style, Term, clean},
+    },
+    proto::{GetTaskRequest, Step, Task, TaskState},
+};
+
+/// Show a task: its state, its graph, its steps and their attempts
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002
+  tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq '.steps[] | {name, state, error}'
+
+Signs: ✓ complete, ● in progress, ↻ waits to retry, ◎ ready, ○ pending, ✗ error, ⊘ cancelled.")]
+pub struct Args {
+    /// The task
+    #[arg(value_name = "TASK_ID")]
+    id: Uuid,
+}
+
+pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
+    let request = GetTaskRequest { task_id: args.id.to_string() };
+    let response = session.connect().await?.tasks.get_task(request).await;
+    let whole = response.map_err(|s| CliError::from_status(&format!("cannot get {}", args.id), &s))?.into_inner();
+    if session.json() {
+        let mut document = json::task_and_steps(&whole.task, &whole.steps);
+        document["dependencies"] = whole.dependencies.iter().map(json::dependency).collect();
+        session.term.json(&document)?;
+    } else {
+        session.term.data(&text(&whole.task.unwrap_or_default(), &whole.steps, &session.term))?;
+    }
+    Ok(exit::OK)
+}
+
+fn text(task: &Task, steps: &[Step], term: &Term) -> String {
+    let mut out = header(task, term);
+    out += &format!("\n{}\n", view::step_graph(steps, term).join("\n"));
+    out += &format!("\n{}", step_table(steps, term).render(term));
+    let attempts = attempt_table(steps, term);
+    if !attempts.is_empty() {
+        out += &format!("\n{}", attempts.render(term));
+    }
+    out
+}
+
+fn header(task: &Task, term: &Term) -> String {
+    let mut out = format!("{}\n", term.paint(Style::Bold, &view::template_name(task)));
+    let mut line = |key: &str, value: String| {
+        if !value.is_empty() {
+            let key = format!("{key:<12}");
+            out += &format!("{}  {value}\n", term.paint(Style::Dim, &key));
+        }
+    };
+    let ago = human::elapsed(task.submitted_at, None).map(|d| format!(" ({} ago)", human::duration(d)));
+    line("task", clean(&task.task_id));
+    line(
+        "state",
+        format!(
+            "{}, {}/{} steps complete",
+            human::paint_task_state(term, task.state()),
+            task.steps_complete,
+            task.steps_total
+        ),
+    );
+    line("submitted", format!("{}{}", human::time_or_dash(task.submitted_at), ago.unwrap_or_default()));
+    line("started", task.started_at.map(human::time).unwrap_or_default());
+    line("ended", task.ended_at.map(human::time).unwrap_or_default());
+    line("duration", human::elapsed(task.started_at, task.ended_at).map(human::duration).unwrap_or_default());
+    line("correlation", clean(&task.correlation_id));
+    line("priority", if task.priority == 0 { String::new() } else { task.priority.to_string() });
+    line("annotations", annotations(task));
+    match task.state() {
+        TaskState::Error => {
+            line("failed step", term.paint(Style::Red, &clean(&task.failed_step)));
+            line("error", task.error.as_ref().map(view::error_text).unwrap_or_default());
+            line("", task.error.as_ref().map(|e| clean(&e.context_json)).unwrap_or_default());
+        }
+        TaskState::Cancelled => line("cancelled", view::outcome(task).unwrap_or_default()),
+        _ => {}
+    }
+    out
+}
+
+/// The notes besides the correlation id, which has its own line.
+fn annotations(task: &Task) -> String {
+    let Ok(Value::Object(mut notes)) = serde_json::from_str(&task.annotations_json) else { return String::new() };
+    notes.shift_remove("correlation_id");
+    if notes.is_empty() { String::new() } else { clean(&json!(notes).to_string()) }
+}
+
+fn step_table(steps: &[Step], term: &Term) -> Table {
+    let mut table = Table::new(["STEP", "STATE", "ATTEMPT", "DURATION", "WORKER", "NOTE"]);
+    for s in steps {
+        // Only the running attempt's worker is on the step itself.
+        let worker = match (s.worker_name.as_str(), s.attempts.last()) {
+            ("", Some(attempt)) => attempt.worker_name.as_str(),
+            (name, _) => name,
+        };
+        table.row([
+            clean(&s.name),
+            term.paint(human::step_style(s.state()), &human::step_state(s.state)),
+            view::tries(s),
+            human::elapsed(s.started_at, s.ended_at).map(human::duration).unwrap_or_default(),
+            clean(worker),
+            view::note(s),
+        ]);
+    }
+    table
+}
+
+/// The history of the steps that needed more than one attempt.
+fn attempt_table(steps: &[Step], term: &Term) -> Table {
+    let mut table = Table::new(["STEP", "ATTEMPT", "OUTCOME", "COUNTS", "STARTED", "DURATION", "WORKER", "ERROR"]);
+    for s in steps.iter().filter(|s| s.attempts.len() > 1) {
+        for a in &s.attempts {
+            table.row([
+                clean(&s.name),
+                a.attempt.to_string(),
+                term.paint(outcome_style(&json::outcome(a.outcome)), &json::outcome(a.outcome)),
+                if a.charged { "yes" } else { "no" }.into(),
+                a.started_at.map(human::time).unwrap_or_default(),
+                human::elapsed(a.started_at, a.ended_at).map(human::duration).unwrap_or_default(),
+                clean(&a.worker_name),
+                a.error.as_ref().map(view::error_text).unwrap_or_default(),
+            ]);
+        }
+    }
+    table
+}
+
+fn outcome_style(outcome: &str) -> Style {
+    match outcome {
+        "succeeded" => Style::Green,
+        "running" => Style::Blue,
+        "permanent_error" => Style::Red,
+        "cancelled" => Style::Magenta,
+        _ => Style::Yellow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Timestamp;
+
+    use super::*;
+    use crate::proto::{Attempt, AttemptOutcome, StepError, StepState};
+
+    fn at(seconds: i64) -> Option<Timestamp> {
+        Some(Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 })
+    }
+
+    fn failed_task() -> (Task, Vec<Step>) {
+        let error = StepError {
+            message: "card\nrefused".into(),
+            error_code: "DECLINED".into(),
+            context_json: r#"{"bank":"x"}"#.into(),
+        };
+        let attempt = |attempt, outcome: AttemptOutcome, worker: &str, error| Attempt {
+            attempt,
+            outcome: outcome.into(),
+            charged: outcome != AttemptOutcome::WorkerLost,
+            worker_name: worker.into(),
+            started_at: at(i64::from(attempt)),
+            ended_at: at(i64::from(attempt) + 1),
+            error,
+            ..Attempt::default()
+        };
+        let steps = vec![
+            Step {
+                name: "reserve".into(),
+                state: StepState::Complete.into(),
+                attempt: 1,
+                retry_limit: 3,
+                started_at: at(0),
+                ended_at: at(1),
+                attempts: vec![attempt(1, AttemptOutcome::Succeeded, "w1", None)],
+                ..Step::default()
+            },
+            Step {
+                name: "charge".into(),
+                state: StepState::Error.into(),
+                depends_on: vec!["reserve".into()],
+                attempt: 2,
+                retry_limit: 3,
+                started_at: at(2),
+                ended_at: at(3),
+                error: Some(error.clone()),
+                attempts: vec![
+                    attempt(1, AttemptOutcome::WorkerLost, "w1", None),
+                    attempt(2, AttemptOutcome::PermanentError, "w2", Some(error.clone())),
+                ],
+                ..Step::default()
+            },
+            Step {
+                name: "ship".into(),
+                state: StepState::Pending.into(),
+                depends_on: vec!["charge".into()],
+                retry_limit: 3,
+                ..Step::default()
+            },
+        ];
+        let task = Task {
+            task_id: "01980f4e-7c1a-7b3e-9d55-0242ac120002".into(),
+            namespace: "shop".into(),
+            task_name: "checkout".into(),
+            version: "1.2.0".into(),
+            state: TaskState::Error.into(),
+            annotations_json: r#"{"correlation_id":"c-1","plan":"pro"}"#.into(),
+            correlation_id: "c-1".into(),
+            started_at: at(0),
+            ended_at: at(3),
+            steps_total: 3,
+            steps_complete: 1,
+            failed_step: "charge".into(),
+            error: Some(error),
+            ..Task::default()
+        };
+        (task, steps)
+    }
+
+    #[test]
+    fn a_failed_task_tells_what_happened() {
+        let (task, steps) = failed_task();
+        let expected = "\
+shop/checkout@1.2.0
+task          01980f4e-7c1a-7b3e-9d55-0242ac120002
+state         error, 1/3 steps complete
+submitted     -
+started       2026-01-01T00:00:00.000Z
+ended         2026-01-01T00:00:03.000Z
+duration      3.0 s
+correlation   c-1
+annotations   {\"plan\":\"pro\"}
+failed step   charge
+error         DECLINED: card refused
+              {\"bank\":\"x\"}
+
+✓  reserve  1.0 s
+│
+✗  charge  DECLINED: card refused
+│
+○  ship
+
+STEP     STATE     ATTEMPT        DURATION  WORKER  NOTE
+reserve  complete  1/3            1.0 s     w1      -
+charge   error     1/3 (+1 lost)  1.0 s     w2      DECLINED: card refused
+ship     pending   0/3            -         -       -
+
+STEP    ATTEMPT  OUTCOME          COUNTS  STARTED                   DURATION  WORKER  ERROR
+charge  1        worker_lost      no      2026-01-01T00:00:01.000Z  1.0 s     w1      -
+charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2      DECLINED: card refused
+";
+        let drawn = text(&task, &steps, &Term::plain());
+        assert_eq!(drawn, expected, "\n{drawn}");
+    }
+
+    #[test]
+    fn a_cancelled_task_tells_who_and_why() {
+        let task = Task {
+            state: TaskState::Cancelled.into(),
+            cancelled_by: "ops".into(),
+            cancel_reason: "a test".into(),
+            ..Task::default()
+        };
+        assert!(header(&task, &Term::plain()).ends_with("cancelled     by ops: a test\n"));
+    }
+}

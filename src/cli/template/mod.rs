@@ -1,0 +1,27 @@
+//! `tasker template …`: workflow definitions.
+
+mod list;
+mod register;
+mod show;
+mod validate;
+
+use clap::Subcommand;
+
+use super::{Session, error::CliError};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Validate(validate::Args),
+    Register(register::Args),
+    List(list::Args),
+    Show(show::Args),
+}
+
+pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
+    match command {
+        Command::Validate(args) => validate::run(&args, session),
+        Command::Register(args) => register::run(args, session).await,
+        Command::List(args) => list::run(args, session).await,
+        Command::Show(args) => show::run(args, session).await,
+    }
+}

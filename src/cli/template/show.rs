@@ -1,0 +1,125 @@
+//! `tasker template show`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{
+        Session,
+        error::{CliError, exit},
+        graph::{self, Node},
+        human, json,
+        reference::TemplateRef,
+        table::Table,
+        term::{Style, Term, clean},
+    },
+    proto::{GetTemplateRequest, StepState, Template},
+};
+
+/// Show one template: its graph, its steps, and the schema of its context
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker template show user_management/user_registration
+  tasker template show user_management/user_registration@2.6.0 --yaml > registration.yaml")]
+pub struct Args {
+    /// The template; without a version, the newest one
+    #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
+    template: TemplateRef,
+    /// Print the YAML exactly as it was registered
+    #[arg(long, conflicts_with = "json")]
+    yaml: bool,
+}
+
+pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
+    let what = format!("cannot show {}", args.template);
+    let TemplateRef { namespace, name: task_name, version } = args.template;
+    let request = GetTemplateRequest { namespace, task_name, version };
+    let response = session.connect().await?.templates.get_template(request).await;
+    let template = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().template.unwrap_or_default();
+    match (session.json(), args.yaml) {
+        (true, _) => session.term.json(&json!({"template": json::template(&template)}))?,
+        (false, true) => session.term.data(&template.yaml)?,
+        (false, false) => session.term.data(&text(&template, &session.term))?,
+    }
+    Ok(exit::OK)
+}
+
+fn text(template: &Template, term: &Term) -> String {
+    let name = format!("{}/{}@{}", template.namespace, template.task_name, template.version);
+    let mut out = format!("{}\n", term.paint(Style::Bold, &clean(&name)));
+    if !template.description.is_empty() {
+        out += &format!("{}\n", clean(&template.description));
+    }
+    out += &format!("registered {}\n\n", human::time_or_dash(template.registered_at));
+
+    let nodes: Vec<Node<'_>> = template
+        .steps
+        .iter()
+        .map(|s| Node {
+            name: &s.name,
+            depends_on: &s.depends_on,
+            sign: human::step_sign(StepState::Pending, term.unicode),
+            style: Style::Plain,
+            label: clean(&s.name),
+        })
+        .collect();
+    out += &graph::draw(&nodes, term).join("\n");
+
+    let mut table = Table::new(["STEP", "ATTEMPTS", "TIME-OUT", "SERVICE", "HANDLER", "DESCRIPTION"]);
+    for s in &template.steps {
+        table.row([
+            clean(&s.name),
+            s.retry_limit.to_string(),
+            Duration::try_from_secs_f64(s.timeout_seconds).map(human::duration).unwrap_or_default(),
+            clean(&s.service),
+            clean(&s.handler),
+            clean(&s.description),
+        ]);
+    }
+    out += &format!("\n\n{}", table.render(term));
+    if let Ok(schema) = serde_json::from_str::<Value>(&template.schema_json) {
+        out += &format!("\n{}\n{schema:#}\n", term.paint(Style::Dim, "SCHEMA OF THE CONTEXT"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::StepTemplate;
+
+    #[test]
+    fn a_template_is_a_heading_a_graph_and_a_table() {
+        let step = |name: &str, depends_on: &[&str]| StepTemplate {
+            name: name.into(),
+            handler: format!("h.{name}"),
+            service: "s".into(),
+            depends_on: depends_on.iter().map(|d| (*d).into()).collect(),
+            retry_limit: 3,
+            timeout_seconds: 90.0,
+            ..StepTemplate::default()
+        };
+        let template = Template {
+            namespace: "shop".into(),
+            task_name: "checkout".into(),
+            version: "1.0.0".into(),
+            steps: vec![step("pay", &[]), step("ship", &["pay"])],
+            ..Template::default()
+        };
+        let expected = "\
+shop/checkout@1.0.0
+registered -
+
+○  pay
+│
+○  ship
+
+STEP  ATTEMPTS  TIME-OUT  SERVICE  HANDLER  DESCRIPTION
+pay   3         1 m 30 s  s        h.pay    -
+ship  3         1 m 30 s  s        h.ship   -
+";
+        assert_eq!(text(&template, &Term::plain()), expected);
+    }
+}

@@ -1,0 +1,250 @@
+//! The terminal: data to stdout, talk to stderr, colours and box characters only where they are understood.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write as _},
+};
+
+use clap::ValueEnum;
+use serde_json::Value;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also into files and pipes.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// The looks that Tasker uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Style {
+    Plain,
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+    Blue,
+    Magenta,
+}
+
+impl Style {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Red => "31",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Blue => "34",
+            Self::Magenta => "35",
+        }
+    }
+}
+
+/// What the output may look like, and the way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// Whether stdout gets colours.
+    pub color: bool,
+    /// Whether stderr gets colours.
+    pub color_stderr: bool,
+    /// Whether the locale can show box characters and signs.
+    pub unicode: bool,
+    /// Whether stdout can be redrawn in place.
+    pub interactive: bool,
+}
+
+impl Term {
+    /// Looks at the environment once.
+    pub fn detect(choice: ColorChoice) -> Self {
+        let set = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
+        let dumb = env::var_os("TERM").is_none_or(|t| t == "dumb");
+        let (stdout, stderr) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let color = |terminal: bool| match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => terminal && !dumb && !set("NO_COLOR"),
+        };
+        let locale =
+            ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|n| env::var(n).ok()).find(|v| !v.is_empty());
+        Self {
+            color: color(stdout),
+            color_stderr: color(stderr),
+            unicode: locale.is_some_and(|l| is_utf8_locale(&l)),
+            interactive: stdout && !dumb,
+        }
+    }
+
+    /// Without colours, with Unicode, not redrawn: what tests compare with.
+    pub const fn plain() -> Self {
+        Self { color: false, color_stderr: false, unicode: true, interactive: false }
+    }
+
+    /// `text` in a colour, where stdout has colours.
+    pub fn paint(&self, style: Style, text: &str) -> String {
+        if self.color { ansi(style, text) } else { text.to_owned() }
+    }
+
+    /// One or more lines of data on stdout.
+    pub fn data(&self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        if !text.ends_with('\n') {
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    }
+
+    /// One JSON document, indented.
+    pub fn json(&self, document: &Value) -> io::Result<()> {
+        self.data(&format!("{document:#}"))
+    }
+
+    /// One line of a JSON stream.
+    pub fn json_line(&self, document: &Value) -> io::Result<()> {
+        self.data(&document.to_string())
+    }
+
+    /// One line for people, on stderr. Nobody may be listening, and that is fine.
+    pub fn say(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    /// A line for people with a coloured first word: `error: …`, `hint: …`.
+    pub fn say_tagged(&self, style: Style, tag: &str, text: &str) {
+        let tag = format!("{tag}:");
+        let tag = if self.color_stderr { ansi(style, &tag) } else { tag };
+        self.say(&format!("{tag} {text}"));
+    }
+
+    /// Columns and rows of the terminal; `None` when stdout is no terminal.
+    pub fn size(&self) -> Option<(usize, usize)> {
+        let (width, height) = terminal_size::terminal_size_of(io::stdout())?;
+        Some((width.0.into(), height.0.into()))
+    }
+}
+
+/// `text` between the escape sequences of a style.
+fn ansi(style: Style, text: &str) -> String {
+    if style == Style::Plain || text.is_empty() {
+        return text.to_owned();
+    }
+    format!("\x1b[{}m{text}\x1b[0m", style.code())
+}
+
+/// Whether a value of LC_ALL, LC_CTYPE or LANG names a UTF-8 locale, such as `de_DE.UTF-8` or `C.utf8`.
+fn is_utf8_locale(locale: &str) -> bool {
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
+/// Text from a server or a user, made safe for a terminal: line breaks become spaces, and the other control characters,
+/// with which a message could move the cursor or forge output, show as escapes. So do the marks that reorder text.
+pub fn clean(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.trim_end().chars() {
+        match c {
+            '\n' | '\r' | '\t' => safe.push(' '),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.extend(c.escape_unicode()),
+            c if c.is_control() => safe.extend(c.escape_unicode()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// How many terminal columns `text` takes; our own escape sequences take none.
+pub fn width(text: &str) -> usize {
+    if !text.contains('\x1b') {
+        return text.width();
+    }
+    pieces(text).map(|(piece, escape)| if escape { 0 } else { piece.width() }).sum()
+}
+
+/// `text` cut to `max` columns, with `…` (or `...`) where something is missing; colours are kept and closed.
+pub fn fit(text: &str, max: usize, unicode: bool) -> String {
+    if width(text) <= max {
+        return text.to_owned();
+    }
+    let mark = if unicode { "…" } else { "..." };
+    let room = max.saturating_sub(mark.width());
+    let (mut cut, mut used, mut full, mut colored) = (String::new(), 0, false, false);
+    for (piece, escape) in pieces(text) {
+        if escape {
+            if !full {
+                colored = piece != "\x1b[0m";
+                cut.push_str(piece);
+            }
+            continue;
+        }
+        for c in piece.chars() {
+            let w = c.width().unwrap_or(0);
+            if full || used + w > room {
+                full = true;
+                break;
+            }
+            used += w;
+            cut.push(c);
+        }
+    }
+    cut.push_str(mark);
+    if colored {
+        cut.push_str("\x1b[0m");
+    }
+    cut
+}
+
+/// Splits into plain text and escape sequences of the form `ESC [ … m`.
+fn pieces(text: &str) -> impl Iterator<Item = (&str, bool)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let escape = rest.starts_with('\x1b');
+        let end = if escape { rest.find('m').map(|i| i + 1) } else { rest.find('\x1b') };
+        let (piece, tail) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = tail;
+        Some((piece, escape))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(clean("a\x1b[2Jb\nc\td\u{202e}\n"), "a\\u{1b}[2Jb c d\\u{202e}");
+        assert_eq!(clean("größe 日本 🚀"), "größe 日本 🚀");
+    }
+
+    #[test]
+    fn width_counts_columns_and_not_escapes() {
+        assert_eq!(width("日本"), 4);
+        assert_eq!(width("\x1b[32mok\x1b[0m!"), 3);
+    }
+
+    #[test]
+    fn a_cut_text_fits_and_closes_its_colour() {
+        assert_eq!(fit("abcdef", 6, true), "abcdef");
+        assert_eq!(fit("abcdef", 4, true), "abc…");
+        assert_eq!(fit("abcdef", 4, false), "a...");
+        assert_eq!(fit("日本語", 4, true), "日…");
+        assert_eq!(fit("\x1b[32mabcdef\x1b[0m", 3, true), "\x1b[32mab…\x1b[0m");
+    }
+
+    #[test]
+    fn utf8_locales_are_known_by_their_suffix() {
+        assert!(is_utf8_locale("de_DE.UTF-8") && is_utf8_locale("C.utf8"));
+        assert!(!is_utf8_locale("C") && !is_utf8_locale("POSIX") && !is_utf8_locale("de_DE.ISO-8859-1"));
+    }
+}

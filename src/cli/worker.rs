@@ -1,0 +1,77 @@
+//! `tasker worker list`.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{
+    Session,
+    error::{CliError, exit},
+    human, json,
+    table::Table,
+    term::{Style, clean},
+};
+use crate::proto::{ListWorkersRequest, Worker};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the connected workers of the whole cluster
+    #[command(after_long_help = "\
+Examples:
+  tasker worker list
+  tasker worker list --handler UserManagement::StepHandlers::SetupBillingProfileHandler
+  tasker worker list --json | jq -r '.workers[] | select(.draining) | .name'")]
+    List {
+        /// Only workers that have this handler
+        #[arg(long)]
+        handler: Option<String>,
+    },
+}
+
+pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
+    match command {
+        Command::List { handler } => list(handler, session).await,
+    }
+}
+
+async fn list(handler: Option<String>, session: &Session) -> Result<u8, CliError> {
+    let request = ListWorkersRequest { handler: handler.clone().unwrap_or_default() };
+    let response = session.connect().await?.workers.list_workers(request).await;
+    let workers = response.map_err(|s| CliError::from_status("cannot list the workers", &s))?.into_inner().workers;
+    if session.json() {
+        session.term.json(&json!({"workers": workers.iter().map(json::worker).collect::<Vec<_>>()}))?;
+        return Ok(exit::OK);
+    }
+    if workers.is_empty() {
+        session.term.say(&match handler {
+            Some(handler) => format!("no connected worker has the handler {}", clean(&handler)),
+            None => "no worker is connected".into(),
+        });
+        return Ok(exit::OK);
+    }
+    session.term.data(&table(&workers, session).render(&session.term))?;
+    Ok(exit::OK)
+}
+
+fn table(workers: &[Worker], session: &Session) -> Table {
+    let mut table =
+        Table::new(["NAME", "STATE", "STEPS", "CONNECTED", "NAMESPACES", "BUILD", "SERVER", "WORKER ID", "HANDLERS"]);
+    for w in workers {
+        let (style, state) = match w.draining {
+            true => (Style::Yellow, "draining"),
+            false => (Style::Green, "connected"),
+        };
+        let connected = human::elapsed(w.connected_at, None).map(|d| format!("{} ago", human::duration(d)));
+        table.row([
+            clean(&w.name),
+            session.term.paint(style, state),
+            format!("{}/{}", w.steps_in_progress, w.max_concurrent_steps),
+            connected.unwrap_or_default(),
+            if w.namespaces.is_empty() { "all".into() } else { clean(&w.namespaces.join(",")) },
+            clean(&w.build_id),
+            clean(&w.server_id),
+            clean(&w.worker_id),
+            clean(&w.handlers.join(" ")),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,196 @@
+//! How an attempt ends, and what that means for its step.
+
+use std::time::Duration;
+
+use super::step::StepEvent;
+
+/// How many attempts of one step may be lost with their workers before the step fails: it probably kills them.
+pub const MAX_LOST_ATTEMPTS: u16 = 10;
+/// The longest `retry_after` that is honoured; a longer one is cut to this.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+/// The largest result of a step, in bytes of JSON.
+pub const MAX_RESULT_BYTES: usize = 1 << 20;
+/// The largest error context, in bytes of JSON.
+pub const MAX_ERROR_CONTEXT_BYTES: usize = 64 << 10;
+/// Longer error messages are cut to this many bytes.
+pub const MAX_ERROR_MESSAGE_BYTES: usize = 8 << 10;
+/// Longer error codes are cut to this many bytes.
+pub const MAX_ERROR_CODE_BYTES: usize = 255;
+
+/// Why an attempt failed, in the handler's words or the server's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    pub message: String,
+    /// Empty when the handler gave none.
+    pub code: String,
+    /// JSON object.
+    pub context: Option<String>,
+}
+
+impl Failure {
+    /// A failure that the server itself found.
+    pub fn of_server(code: &str, message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: code.to_owned(), context: None }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// JSON text of the result.
+    Succeeded(String),
+    /// The handler asks for another try, not before `retry_after`.
+    RetryableError { failure: Failure, retry_after: Option<Duration> },
+    /// The handler says that another try is useless.
+    PermanentError(Failure),
+    /// The step's deadline passed.
+    TimedOut,
+    /// The worker's lease ran out.
+    WorkerLost,
+    /// The worker did not start it. `pause` keeps a worker that releases in a loop from spinning the queue.
+    Released { pause: bool },
+}
+
+/// What the history calls an outcome; also the database's `attempt_outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutcomeKind {
+    Succeeded,
+    RetryableError,
+    PermanentError,
+    TimedOut,
+    WorkerLost,
+    Released,
+    Cancelled,
+}
+
+impl OutcomeKind {
+    /// The name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::RetryableError => "retryable_error",
+            Self::PermanentError => "permanent_error",
+            Self::TimedOut => "timed_out",
+            Self::WorkerLost => "worker_lost",
+            Self::Released => "released",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The outcome with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::Succeeded,
+            Self::RetryableError,
+            Self::PermanentError,
+            Self::TimedOut,
+            Self::WorkerLost,
+            Self::Released,
+            Self::Cancelled,
+        ]
+        .into_iter()
+        .find(|k| k.as_str() == name)
+    }
+
+    /// Whether a worker's own message ended the attempt. A copy of such a message is acknowledged again as accepted;
+    /// a message for an attempt that ended in any other way came too late.
+    pub fn is_from_worker(self) -> bool {
+        matches!(self, Self::Succeeded | Self::RetryableError | Self::PermanentError | Self::Released)
+    }
+}
+
+/// What a step has behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Attempts that counted against the retry limit, before this one.
+    pub charged: u16,
+    /// Attempts lost with their workers, before this one.
+    pub lost: u16,
+}
+
+/// What an outcome does to the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub event: StepEvent,
+    /// Whether the attempt counts against the retry limit.
+    pub charged: bool,
+}
+
+impl Outcome {
+    /// What the history calls it.
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Succeeded(_) => OutcomeKind::Succeeded,
+            Self::RetryableError { .. } => OutcomeKind::RetryableError,
+            Self::PermanentError(_) => OutcomeKind::PermanentError,
+            Self::TimedOut => OutcomeKind::TimedOut,
+            Self::WorkerLost => OutcomeKind::WorkerLost,
+            Self::Released { .. } => OutcomeKind::Released,
+        }
+    }
+
+    /// Charges the attempt to whom it belongs: the handler's own failures and time-outs count against `retry_limit`,
+    /// what the infrastructure lost does not.
+    pub fn judge(&self, spent: Spent, retry_limit: u16) -> Verdict {
+        let (event, charged) = match self {
+            Self::Succeeded(_) => (StepEvent::Succeed, false),
+            Self::PermanentError(_) => (StepEvent::Fail, true),
+            Self::RetryableError { .. } | Self::TimedOut if spent.charged + 1 < retry_limit => (StepEvent::Retry, true),
+            Self::RetryableError { .. } | Self::TimedOut => (StepEvent::Fail, true),
+            Self::WorkerLost if spent.lost + 1 >= MAX_LOST_ATTEMPTS => (StepEvent::Fail, false),
+            Self::Released { pause: true } => (StepEvent::Retry, false),
+            Self::WorkerLost | Self::Released { pause: false } => (StepEvent::GiveBack, false),
+        };
+        Verdict { event, charged }
+    }
+
+    /// The failure to record, if the attempt failed.
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Succeeded(_) | Self::Released { .. } => None,
+            Self::RetryableError { failure, .. } | Self::PermanentError(failure) => Some(failure.clone()),
+            Self::TimedOut => {
+                Some(Failure::of_server("TIMED_OUT", "timeout: no result came before the step's deadline"))
+            }
+            Self::WorkerLost => {
+                Some(Failure::of_server("WORKER_LOST", "the worker's lease ran out before a result came"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retryable() -> Outcome {
+        Outcome::RetryableError { failure: Failure::default(), retry_after: None }
+    }
+
+    #[test]
+    fn a_limit_of_three_means_three_attempts() {
+        for (charged, event) in [(0, StepEvent::Retry), (1, StepEvent::Retry), (2, StepEvent::Fail)] {
+            for outcome in [retryable(), Outcome::TimedOut] {
+                assert_eq!(outcome.judge(Spent { charged, lost: 0 }, 3), Verdict { event, charged: true });
+            }
+        }
+        assert_eq!(retryable().judge(Spent { charged: 0, lost: 0 }, 1).event, StepEvent::Fail);
+    }
+
+    #[test]
+    fn a_permanent_error_is_final_whatever_is_left() {
+        let verdict = Outcome::PermanentError(Failure::default()).judge(Spent { charged: 0, lost: 0 }, 5);
+        assert_eq!(verdict, Verdict { event: StepEvent::Fail, charged: true });
+    }
+
+    #[test]
+    fn what_the_infrastructure_lost_is_free_but_bounded() {
+        let lost = |n| Outcome::WorkerLost.judge(Spent { charged: 0, lost: n }, 1);
+        assert_eq!(lost(MAX_LOST_ATTEMPTS - 2), Verdict { event: StepEvent::GiveBack, charged: false });
+        assert_eq!(lost(MAX_LOST_ATTEMPTS - 1), Verdict { event: StepEvent::Fail, charged: false });
+        for lost in [0, 500] {
+            let verdict = Outcome::Released { pause: false }.judge(Spent { charged: 0, lost }, 1);
+            assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
+        }
+    }
+}

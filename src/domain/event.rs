@@ -1,0 +1,40 @@
+//! What the event log records.
+
+/// The kind of a transition; also the database's `event_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    TaskSubmitted,
+    TaskStarted,
+    TaskCompleted,
+    TaskFailed,
+    TaskCancelled,
+    StepStarted,
+    StepCompleted,
+    /// The step failed for good.
+    StepFailed,
+    /// The attempt failed or was lost, and another one follows.
+    StepRetrying,
+    StepCancelled,
+    WorkerConnected,
+    WorkerLost,
+}
+
+impl EventType {
+    /// The name in the database and on every surface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TaskSubmitted => "task.submitted",
+            Self::TaskStarted => "task.started",
+            Self::TaskCompleted => "task.completed",
+            Self::TaskFailed => "task.failed",
+            Self::TaskCancelled => "task.cancelled",
+            Self::StepStarted => "step.started",
+            Self::StepCompleted => "step.completed",
+            Self::StepFailed => "step.failed",
+            Self::StepRetrying => "step.retrying",
+            Self::StepCancelled => "step.cancelled",
+            Self::WorkerConnected => "worker.connected",
+            Self::WorkerLost => "worker.lost",
+        }
+    }
+}

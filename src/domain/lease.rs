@@ -1,0 +1,62 @@
+//! Lease tokens: what a worker shows to prove that an attempt is its own.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use uuid::Uuid;
+
+/// Names one attempt of one step. The nonce is random and new for every claim, so a token of an earlier attempt never
+/// matches a later one; that alone is the fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    pub task_id: Uuid,
+    /// Position of the step in its template.
+    pub step: i16,
+    pub nonce: i64,
+}
+
+/// Not a token of this server's making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a lease token: copy `lease_token` from the assignment unchanged")]
+pub struct MalformedLease;
+
+impl Lease {
+    /// The opaque text that travels to the worker and back.
+    pub fn to_token(&self) -> String {
+        let mut bytes = [0; 26];
+        bytes[..16].copy_from_slice(self.task_id.as_bytes());
+        bytes[16..18].copy_from_slice(&self.step.to_be_bytes());
+        bytes[18..].copy_from_slice(&self.nonce.to_be_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads what [`Lease::to_token`] wrote.
+    pub fn from_token(token: &str) -> Result<Self, MalformedLease> {
+        let mut bytes = [0; 26];
+        match URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) {
+            Ok(26) => {}
+            _ => return Err(MalformedLease),
+        }
+        let (task_id, rest) = bytes.split_first_chunk::<16>().ok_or(MalformedLease)?;
+        let (step, rest) = rest.split_first_chunk::<2>().ok_or(MalformedLease)?;
+        let (nonce, _) = rest.split_first_chunk::<8>().ok_or(MalformedLease)?;
+        Ok(Self {
+            task_id: Uuid::from_bytes(*task_id),
+            step: i16::from_be_bytes(*step),
+            nonce: i64::from_be_bytes(*nonce),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_round_trip_and_nothing_else_is_read() {
+        let lease = Lease { task_id: Uuid::from_u128(7), step: 999, nonce: -3 };
+        let token = lease.to_token();
+        assert_eq!(Lease::from_token(&token), Ok(lease));
+        for bad in ["", "x", &token[1..], &format!("{token}A"), "not/base64+at=all", &"A".repeat(10_000)] {
+            assert_eq!(Lease::from_token(bad), Err(MalformedLease), "{bad:.40}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What a workflow is and how it moves: pure types and decisions, without a database, a network or a clock.
+
+pub mod attempt;
+pub mod cycles;
+pub mod event;
+pub mod json;
+pub mod lease;
+pub mod progress;
+pub mod retry;
+pub mod schema;
+pub mod step;
+pub mod task;
+pub mod template;
+mod words;

@@ -1,0 +1,90 @@
+//! The backoff policy of a step: how long it waits between two attempts.
+//!
+//! The schedule itself is computed in SQL, from the database's clock; [`Backoff::delay_bounds`] mirrors the formula for
+//! explanations and tests.
+
+use std::time::Duration;
+
+/// How the delay between attempts grows.
+///
+/// After attempt `n` failed, `d = min(max_seconds, base_seconds · multiplier^(n-1))`, and the delay is drawn evenly
+/// from `[d·(1-jitter), d]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// Delay after the first attempt, in seconds. More than 0, at most [`Backoff::MAX_BASE_SECONDS`].
+    pub base_seconds: f64,
+    /// Growth from one attempt to the next, 1 to [`Backoff::MAX_MULTIPLIER`].
+    pub multiplier: f64,
+    /// No delay is longer, in seconds. At least `base_seconds`, at most [`Backoff::MAX_SECONDS`].
+    pub max_seconds: f64,
+    /// Share of the delay that is random, 0 to 1.
+    pub jitter: f64,
+}
+
+impl Backoff {
+    /// Largest `base_seconds`: one hour.
+    pub const MAX_BASE_SECONDS: f64 = 3_600.0;
+    /// Largest `multiplier`.
+    pub const MAX_MULTIPLIER: f64 = 10.0;
+    /// Largest `max_seconds`: one day.
+    pub const MAX_SECONDS: f64 = 86_400.0;
+
+    /// The shortest and the longest delay that may follow attempt number `attempt`, counted from 1.
+    ///
+    /// Attempt 0 does not exist and is taken as 1.
+    pub fn delay_bounds(&self, attempt: u32) -> (Duration, Duration) {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let longest = (self.base_seconds * self.multiplier.powi(exponent)).min(self.max_seconds);
+        let shortest = longest * (1.0 - self.jitter);
+        (seconds(shortest), seconds(longest))
+    }
+}
+
+impl Default for Backoff {
+    /// 1 s, doubled each time, at most 300 s, the upper half random.
+    fn default() -> Self {
+        Self { base_seconds: 1.0, multiplier: 2.0, max_seconds: 300.0, jitter: 0.5 }
+    }
+}
+
+/// The fields are public, so a nonsensical value must give a delay, not a panic.
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(attempt: u32, backoff: Backoff) -> (u128, u128) {
+        let (shortest, longest) = backoff.delay_bounds(attempt);
+        (shortest.as_millis(), longest.as_millis())
+    }
+
+    #[test]
+    fn the_default_doubles_from_one_second_up_to_five_minutes() {
+        let expected = [(500, 1_000), (1_000, 2_000), (2_000, 4_000), (4_000, 8_000), (8_000, 16_000)];
+        for (attempt, bounds) in (1..).zip(expected) {
+            assert_eq!(millis(attempt, Backoff::default()), bounds, "attempt {attempt}");
+        }
+        assert_eq!(millis(9, Backoff::default()), (128_000, 256_000));
+        assert_eq!(millis(10, Backoff::default()), (150_000, 300_000));
+    }
+
+    #[test]
+    fn no_attempt_number_overflows() {
+        let steep = Backoff { multiplier: Backoff::MAX_MULTIPLIER, ..Backoff::default() };
+        assert_eq!(millis(u32::MAX, steep), (150_000, 300_000));
+        assert_eq!(millis(0, steep), millis(1, steep));
+        let broken = Backoff { base_seconds: f64::NAN, multiplier: -1.0, max_seconds: f64::NAN, jitter: 7.0 };
+        assert_eq!(millis(3, broken), (0, 0));
+    }
+
+    #[test]
+    fn jitter_sets_the_width_of_the_range() {
+        let fixed = Backoff { jitter: 0.0, ..Backoff::default() };
+        assert_eq!(millis(3, fixed), (4_000, 4_000));
+        let full = Backoff { jitter: 1.0, ..Backoff::default() };
+        assert_eq!(millis(3, full), (0, 4_000));
+    }
+}

@@ -1,0 +1,150 @@
+//! Adds the `default`s of a schema to a value.
+
+use serde_json::{Map, Value};
+
+use super::keywords::{self, Role, Shape};
+use super::survey::{REFERENCES, Survey};
+
+/// How many schemas may be applied to the parts of one value.
+const MAX_STEPS: usize = 1_000_000;
+/// How much text may be added to one value, in bytes of JSON.
+pub const MAX_ADDED_BYTES: usize = 1024 * 1024;
+/// How deep a value may become: what a client may send, and some room for what is added.
+const MAX_DEPTH: usize = 2 * crate::domain::json::MAX_DEPTH;
+
+/// The defaults would make the value larger than it may be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FillError {
+    #[error("the schema's defaults add more than {MAX_ADDED_BYTES} bytes")]
+    Bytes,
+    #[error("the schema's defaults are nested more than {MAX_DEPTH} levels deep")]
+    Depth,
+    #[error("applying the schema's defaults takes more than {MAX_STEPS} steps")]
+    Steps,
+}
+
+/// Fills one value.
+pub(super) struct Filler<'s> {
+    root: &'s Value,
+    survey: &'s Survey,
+    steps_left: usize,
+    bytes_left: usize,
+}
+
+impl<'s> Filler<'s> {
+    pub fn new(root: &'s Value, survey: &'s Survey) -> Self {
+        Filler { root, survey, steps_left: MAX_STEPS, bytes_left: MAX_ADDED_BYTES }
+    }
+
+    /// Adds to `value` the defaults of the schema at `pointer`: true when there were any.
+    pub fn fill(mut self, pointer: &str, value: &mut Value) -> Result<bool, FillError> {
+        match self.root.pointer(pointer) {
+            Some(schema) if !self.survey.defaults.is_empty() => self.apply(schema, value, 0),
+            _ => Ok(false),
+        }
+    }
+
+    fn apply(&mut self, schema: &'s Value, value: &mut Value, depth: usize) -> Result<bool, FillError> {
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
+        let Value::Object(schema) = schema else {
+            return Ok(false);
+        };
+        if depth > MAX_DEPTH {
+            return Err(FillError::Depth);
+        }
+        let mut added = false;
+        for other in self.beside(schema) {
+            added |= self.apply(other, value, depth)?;
+        }
+        if self.is_only_ref(schema) {
+            return Ok(added);
+        }
+        match value {
+            Value::Object(object) => added |= self.properties(schema, object, depth)?,
+            Value::Array(items) => added |= self.items(schema, items, depth)?,
+            _ => {}
+        }
+        Ok(added)
+    }
+
+    fn properties(
+        &mut self,
+        schema: &'s Map<String, Value>,
+        object: &mut Map<String, Value>,
+        depth: usize,
+    ) -> Result<bool, FillError> {
+        let Some(Value::Object(properties)) = schema.get("properties") else {
+            return Ok(false);
+        };
+        let mut added = false;
+        for (name, property) in properties {
+            if !object.contains_key(name)
+                && let Some(default) = self.default_of(property)?
+            {
+                self.pay(name, default)?;
+                object.insert(name.clone(), default.clone());
+                added = true;
+            }
+            if let Some(value) = object.get_mut(name) {
+                added |= self.apply(property, value, depth + 1)?;
+            }
+        }
+        Ok(added)
+    }
+
+    /// `prefixItems` and `items`, or the list form of `items` and `additionalItems` in the older drafts.
+    fn items(&mut self, schema: &'s Map<String, Value>, items: &mut [Value], depth: usize) -> Result<bool, FillError> {
+        let old_form = keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
+        let (first, rest) = match schema.get("items") {
+            Some(Value::Array(first)) if old_form => (first.as_slice(), schema.get("additionalItems")),
+            rest => (schema.get("prefixItems").and_then(Value::as_array).map_or(&[][..], Vec::as_slice), rest),
+        };
+        let mut added = false;
+        for (index, value) in items.iter_mut().enumerate() {
+            if let Some(item) = first.get(index).or(rest) {
+                added |= self.apply(item, value, depth + 1)?;
+            }
+        }
+        Ok(added)
+    }
+
+    /// The schema's own default, or else that of a schema that applies to the same value.
+    fn default_of(&mut self, schema: &'s Value) -> Result<Option<&'s Value>, FillError> {
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
+        let Value::Object(schema) = schema else {
+            return Ok(None);
+        };
+        if let Some(default) = schema.get("default").filter(|_| !self.is_only_ref(schema)) {
+            return Ok(Some(default));
+        }
+        for other in self.beside(schema) {
+            if let Some(default) = self.default_of(other)? {
+                return Ok(Some(default));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The schemas that hold for the same value whatever it is. There are no loops among them.
+    fn beside(&self, schema: &'s Map<String, Value>) -> Vec<&'s Value> {
+        let reference = |keyword: &&str| {
+            let target = self.survey.target(schema.get(*keyword)?.as_str()?, self.root)?;
+            self.root.pointer(&target)
+        };
+        let mut beside: Vec<&Value> = REFERENCES.iter().filter_map(reference).collect();
+        if let Some(Value::Array(all)) = schema.get("allOf").filter(|_| !self.is_only_ref(schema)) {
+            beside.extend(all);
+        }
+        beside
+    }
+
+    fn is_only_ref(&self, schema: &Map<String, Value>) -> bool {
+        self.survey.ref_hides_siblings() && schema.contains_key("$ref")
+    }
+
+    fn pay(&mut self, name: &str, default: &Value) -> Result<(), FillError> {
+        let bytes = name.len() + default.to_string().len();
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(FillError::Bytes)?;
+        Ok(())
+    }
+}

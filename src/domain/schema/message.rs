@@ -1,0 +1,57 @@
+//! What the validator found, in words that fit on a line.
+
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind as Kind;
+use serde_json::Value;
+
+use super::{SchemaProblem, Violation};
+
+const MAX_MESSAGE_CHARS: usize = 200;
+/// A longer value is called "the value" instead of being repeated.
+const MAX_VALUE_BYTES: usize = 60;
+
+pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
+    let short = match error.instance().as_ref() {
+        Value::String(text) => text.len() <= MAX_VALUE_BYTES,
+        Value::Number(number) => number.as_str().len() <= MAX_VALUE_BYTES,
+        Value::Bool(_) | Value::Null => true,
+        Value::Array(_) | Value::Object(_) => false,
+    };
+    let message = match error.kind() {
+        Kind::Required { property: Value::String(name) } => format!("the property {name:?} is required"),
+        Kind::FalseSchema => "the schema allows no value here".into(),
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            let names: Vec<String> = unexpected.iter().map(|name| format!("{name:?}")).collect();
+            format!("the schema allows no property {}", names.join(", "))
+        }
+        _ if short => error.to_string(),
+        _ => error.masked_with("the value").to_string(),
+    };
+    Violation { pointer: error.instance_path().as_str().to_owned(), message: cut(&message) }
+}
+
+/// An error against the metaschema, where the value is a part of a schema.
+pub(super) fn schema_problem(error: &ValidationError<'_>) -> SchemaProblem {
+    let Violation { pointer, message } = violation(error);
+    let keyword = pointer.rsplit('/').next().unwrap_or_default();
+    let message = match (error.kind(), keyword) {
+        (Kind::AnyOf { .. }, "type") => {
+            "expected array, boolean, integer, null, number, object, string, or a list of these without repetition"
+                .into()
+        }
+        (Kind::AnyOf { .. }, "items") => "expected a schema or a list of schemas".into(),
+        (Kind::Type { .. }, _) if error.masked().to_string().ends_with("is not of types \"boolean\", \"object\"") => {
+            "expected a schema: a mapping, true or false".into()
+        }
+        _ => message,
+    };
+    SchemaProblem { pointer, message }
+}
+
+/// At most [`MAX_MESSAGE_CHARS`] characters.
+pub(super) fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

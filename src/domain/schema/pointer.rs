@@ -1,0 +1,61 @@
+//! JSON pointers (RFC 6901) and their form in the fragment of a URI.
+
+use std::fmt::Write;
+
+/// The pointer of `key` in the value at `parent`.
+pub(super) fn join(parent: &str, key: &str) -> String {
+    format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+/// A pointer as it may stand behind `#` in a URI.
+pub(super) fn to_fragment(pointer: &str) -> String {
+    pointer.bytes().fold(String::with_capacity(pointer.len()), |mut fragment, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
+            fragment.push(char::from(byte));
+        } else {
+            let _ = write!(fragment, "%{byte:02X}"); // Writing to a string cannot fail.
+        }
+        fragment
+    })
+}
+
+/// What a fragment says once its percent signs are decoded; None when they are malformed.
+pub(super) fn from_fragment(fragment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(fragment.len());
+    let mut rest = fragment.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let [high, low, tail @ ..] = tail else {
+            return None;
+        };
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        bytes.push((digit(high)? * 16 + digit(low)?) as u8);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_the_way_through_a_uri() {
+        let pointer = join(&join("", "a b%c"), "~/é\"#");
+        assert_eq!(pointer, "/a b%c/~0~1é\"#");
+        let fragment = to_fragment(&pointer);
+        assert_eq!(fragment, "/a%20b%25c/~0~1%C3%A9%22%23");
+        assert_eq!(from_fragment(&fragment), Some(pointer));
+    }
+
+    #[test]
+    fn broken_percent_signs_are_noticed() {
+        for fragment in ["%", "a%4", "%zz", "%ff"] {
+            assert_eq!(from_fragment(fragment), None, "{fragment}");
+        }
+    }
+}

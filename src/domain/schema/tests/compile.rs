@@ -1,0 +1,264 @@
+//! Schemas themselves: what is wrong with them, and what they may cost.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+#[test]
+fn a_default_that_does_not_fit_is_a_problem() {
+    let found = problems(json!({
+        "$defs": {"plan": {"enum": ["free", "pro"]}},
+        "properties": {
+            "a b%/": {"type": "integer", "default": "1"},
+            "plan": {"$ref": "#/$defs/plan", "default": "gold"},
+            "address": {"required": ["zip"], "properties": {"country": {"default": "DE"}}, "default": {}},
+            "fine": {"required": ["country"], "properties": {"country": {"default": "DE"}}, "default": {}}
+        }
+    }));
+    assert_eq!(
+        found,
+        [
+            "/properties/a b%~1/default: the default does not fit: \"1\" is not of type \"integer\"",
+            "/properties/address/default: the default does not fit: the property \"zip\" is required",
+            "/properties/plan/default: the default does not fit: \"gold\" is not one of \"free\" or \"pro\"",
+        ]
+    );
+}
+
+#[test]
+fn defaults_without_end_are_a_problem() {
+    let endless =
+        json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"a": {"$ref": "#/$defs/n", "default": {}}}}}});
+    assert!(problems(endless)[0].contains("levels deep"));
+    let wide = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {
+        "a": {"$ref": "#/$defs/n", "default": {}}, "b": {"$ref": "#/$defs/n", "default": {}}
+    }}}});
+    assert!(problems(wide)[0].contains("schema's defaults"));
+}
+
+#[test]
+fn every_problem_of_a_schema_is_found_at_once() {
+    let found = problems(json!({
+        "type": "strng",
+        "requird": ["a"],
+        "properties": {
+            "a": {"type": "string", "minLength": -1, "nullable": true, "format": "e-mail"},
+            "b": 5,
+            "c": {"pattern": "(?=x)", "patternProperties": {"(": {}}},
+            "d": {"$ref": "https://example.com/d.json"},
+            "e": {"$ref": "#/$defs/none", "zork": 1},
+            "f": {"$id": "f", "items": [{}]}
+        }
+    }));
+    let expected = [
+        "/properties/a/format: unknown format `e-mail`, did you mean `email`?",
+        "/properties/a/minLength: -1 is less than the minimum of 0",
+        "/properties/a/nullable: unknown keyword `nullable`; expected a `type` list with \"null\" in it",
+        "/properties/b: expected a schema: a mapping, true or false",
+        "/properties/c/pattern: expected a regular expression without look-around",
+        "/properties/c/patternProperties/(: expected a regular expression",
+        "/properties/d/$ref: expected a reference inside this schema (#/…), found `https://example.com/d.json`; nothing is fetched",
+        "/properties/e/$ref: there is no `#/$defs/none` in this schema",
+        "/properties/e/zork: unknown keyword `zork`; notes of your own begin with `x-`",
+        "/properties/f/$id: `$id` is only allowed at the top of the schema",
+        "/properties/f/items: expected a schema: a mapping, true or false",
+        "/requird: unknown keyword `requird`, did you mean `required`?",
+        "/type: a context is a JSON object, so this schema accepts none",
+        "/type: expected array, boolean, integer, null, number, object, string, or a list of these",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+}
+
+#[test]
+fn nothing_outside_the_schema_is_ever_read() {
+    for reference in [
+        "file:///etc/hostname",
+        "http://127.0.0.1:9/x",
+        "other.json",
+        "/abs.json",
+        "?q",
+        "urn:x",
+        "//host/x",
+        "https://json-schema.org/draft/2020-12/schema",
+        "urn:tasker:context-schema#/properties/a",
+    ] {
+        for keyword in ["$ref", "$dynamicRef"] {
+            let found = problems(json!({"properties": {"a": {keyword: reference}}}));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].contains("nothing is fetched"), "{found:?}");
+        }
+    }
+    let hidden = json!({"$ref": "#/x-hidden", "x-hidden": {"properties": {"a": {"$ref": "file:///etc/hostname"}}}});
+    assert!(problems(hidden)[0].starts_with("/x-hidden/properties/a/$ref: expected a reference inside"));
+    let data =
+        json!({"properties": {"$ref": {"const": {"$ref": "http://x"}}, "d": {"enum": [{"$id": "y", "format": "z"}]}}});
+    schema(data);
+}
+
+#[test]
+fn drafts_are_chosen_by_their_uri() {
+    let uri = |draft: &str| json!({"$schema": draft, "type": "object"});
+    for draft in [
+        "https://json-schema.org/draft/2020-12/schema",
+        "https://json-schema.org/draft/2019-09/schema",
+        "http://json-schema.org/draft-07/schema#",
+        "http://json-schema.org/draft-06/schema",
+        "http://json-schema.org/draft-04/schema#",
+    ] {
+        schema(uri(draft));
+    }
+    assert!(
+        problems(uri("http://example.com/mine"))[0].starts_with("/$schema: expected the URI of a JSON Schema draft")
+    );
+    let old = json!({"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {}},
+        "properties": {"a": {"$ref": "#/definitions/a", "minLength": 3}}, "unevaluatedProperties": false});
+    let found = problems(old);
+    assert!(found[0].starts_with("/properties/a/minLength: this draft ignores keywords beside `$ref`"), "{found:?}");
+    assert!(found[1].starts_with("/unevaluatedProperties: unknown keyword"), "{found:?}");
+}
+
+#[test]
+fn formats_are_asserted_in_every_draft() {
+    for draft in ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"] {
+        let when = schema(json!({"$schema": draft, "properties": {"at": {"format": "date-time"}}}));
+        assert_eq!(when.apply(r#"{"at":"2026-01-31T12:00:00Z"}"#), Ok(None));
+        assert_eq!(violations(&when, r#"{"at":"yesterday"}"#), ["/at: \"yesterday\" is not a \"date-time\""]);
+    }
+}
+
+#[test]
+fn loops_that_reach_no_value_are_refused() {
+    let found = problems(
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}}),
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    let cycle = "#/$defs/a → #/$defs/b → #/$defs/b/allOf/0 → #/$defs/a";
+    assert_eq!(found[0], format!("/$defs/a: the schema refers to itself without reaching a value: {cycle}"));
+    assert_eq!(problems(json!({"$ref": "#"}))[0], ": the schema refers to itself without reaching a value: # → #");
+}
+
+/// `n` definitions, each of which applies the next one twice.
+fn doubling(n: usize) -> Value {
+    let mut defs = serde_json::Map::new();
+    for i in 0..n {
+        let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
+        defs.insert(format!("d{i}"), json!({"properties": {"a": next}, "patternProperties": {"a": next}}));
+    }
+    defs.insert(format!("d{n}"), json!({"type": "object"}));
+    json!({"$ref": "#/$defs/d0", "$defs": defs})
+}
+
+#[test]
+fn doubling_work_is_refused() {
+    schema(doubling(10));
+    let begun = Instant::now();
+    assert_eq!(problems(doubling(60)), [": with its references followed, the schema has more than 20000 parts"]);
+    let branch = |tag: i32| json!({"properties": {"t": {"const": tag}, "a": {"$ref": "#/$defs/n"}}});
+    let recursive = json!({"$ref": "#/$defs/n", "$defs": {"n": {"oneOf": [branch(1), branch(2)]}}});
+    assert!(problems(recursive)[0].starts_with("/$defs/n: the schema contains itself in more than one way"));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn recursion_with_one_branch_per_value_is_fine() {
+    let expression = schema(json!({"properties": {"e": {"$ref": "#/$defs/e"}}, "$defs": {"e": {"oneOf": [
+        {"type": "number"},
+        {"type": "object", "required": ["op"], "properties": {"op": {"enum": ["add"]}, "args": {"items": {"$ref": "#/$defs/e"}}}}
+    ]}}}));
+    assert_eq!(expression.apply(r#"{"e":{"op":"add","args":[1,{"op":"add","args":[2,3]}]}}"#), Ok(None));
+    let deep = "{\"op\":\"add\",\"args\":[".repeat(60) + "\"x\"" + &"]}".repeat(60);
+    let begun = Instant::now();
+    assert_eq!(violations(&expression, &format!("{{\"e\":{deep}}}")).len(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// The bounds must keep both compiling and validating within the stack of a thread (2 MiB here as in the server).
+#[test]
+fn the_deepest_schema_and_the_deepest_context_fit_on_the_stack() {
+    const MAX_SAME_VALUE: usize = cost::MAX_SAME_VALUE_DEPTH;
+    let mut defs = serde_json::Map::new();
+    for i in 0..MAX_SAME_VALUE - 2 {
+        let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
+        defs.insert(format!("d{i}"), next);
+    }
+    let last = json!({"properties": {"a": {"$ref": "#/$defs/d0"}, "n": {"default": 1, "type": "integer"}}});
+    defs.insert(format!("d{}", MAX_SAME_VALUE - 2), last);
+    let recursive = schema(json!({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": defs}));
+    let nested = |leaf: &str| "{\"a\":".repeat(127) + leaf + &"}".repeat(127);
+    assert!(recursive.apply(&nested("{\"n\":2}")).expect("valid").is_some());
+    assert_eq!(violations(&recursive, &nested("{\"n\":\"x\"}")).len(), 1);
+}
+
+#[test]
+fn schema_depth_is_bounded() {
+    let chain = |n: usize| {
+        let mut defs = serde_json::Map::new();
+        for i in 0..n {
+            defs.insert(format!("d{i}"), json!({"properties": {"a": {"$ref": format!("#/$defs/d{}", i + 1)}}}));
+        }
+        defs.insert(format!("d{n}"), json!({}));
+        json!({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": defs})
+    };
+    let fits = (cost::MAX_SCHEMA_DEPTH - 3) / 2;
+    schema(chain(fits));
+    assert_eq!(
+        problems(chain(fits + 1)),
+        [": with its references followed, the schema is nested deeper than 500 levels"]
+    );
+
+    let mut ring = chain(fits);
+    ring["$defs"][format!("d{fits}")] = json!({"properties": {"a": {"$ref": "#/$defs/d0"}}});
+    let context = "{\"a\":".repeat(127) + "{}" + &"}".repeat(127);
+    assert_eq!(schema(ring).apply(&context), Ok(None));
+
+    let same = |n: usize| (0..n).fold(json!({}), |inner, _| json!({"allOf": [inner]}));
+    schema(same(cost::MAX_SAME_VALUE_DEPTH - 1));
+    assert!(problems(same(cost::MAX_SAME_VALUE_DEPTH))[0].contains("more than 12 schemas lead"));
+}
+
+#[test]
+fn patterns_are_bounded() {
+    let many = |count: usize| {
+        let properties: serde_json::Map<String, Value> =
+            (0..count).map(|i| (format!("p{i}"), json!({"pattern": "^a+$"}))).collect();
+        json!({"properties": properties})
+    };
+    schema(many(MAX_PATTERNS));
+    assert_eq!(problems(many(MAX_PATTERNS + 1)).len(), 1);
+    for pattern in ["(a)\\1", "(?<!a)b", "[", "(\\p{L}{100}){100}"] {
+        assert!(
+            problems(json!({"properties": {"a": {"pattern": pattern}}}))[0].starts_with("/properties/a/pattern"),
+            "{pattern}"
+        );
+    }
+    let begun = Instant::now();
+    let greedy = schema(json!({"properties": {"a": {"pattern": "^(a+)+$"}}}));
+    let context = json!({"a": "a".repeat(5_000) + "b"}).to_string();
+    assert_eq!(violations(&greedy, &context).len(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn many_defaults_compile_in_time() {
+    let properties: serde_json::Map<String, Value> =
+        (0..2_000).map(|i| (format!("p{i}"), json!({"type": "integer", "default": i}))).collect();
+    let begun = Instant::now();
+    schema(json!({"properties": properties}));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn work_per_value_is_bounded() {
+    let branches = |count: usize| json!({"oneOf": vec![json!({"required": ["a"]}); count]});
+    schema(branches(999));
+    let expected = ": more than 1000 schemas apply to the same value";
+    assert_eq!(problems(branches(1_000)), [expected]);
+    // Each `unevaluatedProperties` looks a second time at everything beside it.
+    let nested =
+        |count: usize| (0..count).fold(json!({}), |inner, _| json!({"allOf": [inner], "unevaluatedProperties": false}));
+    schema(nested(7));
+    assert_eq!(problems(nested(9)), [expected]);
+}

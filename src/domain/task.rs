@@ -1,0 +1,121 @@
+//! The state machine of a task.
+
+use std::fmt;
+
+/// The longest idempotency key and correlation id, in bytes.
+pub const MAX_KEY_BYTES: usize = 255;
+/// The largest context, in bytes of JSON.
+pub const MAX_CONTEXT_BYTES: usize = 1 << 20;
+/// The largest annotations object, in bytes of JSON.
+pub const MAX_ANNOTATIONS_BYTES: usize = 16 << 10;
+/// Priorities go from minus this to plus this.
+pub const MAX_PRIORITY: i32 = 100;
+/// The most tasks in one `SubmitTasks`.
+pub const MAX_TASKS_PER_SUBMIT: usize = 1_000;
+/// The most bytes of contexts in one `SubmitTasks`.
+pub const MAX_SUBMIT_BYTES: usize = 8 << 20;
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TaskState {
+    /// No step has started.
+    Pending,
+    /// Something can run, is running, or waits to retry.
+    InProgress,
+    /// Final: every step is complete.
+    Complete,
+    /// Final: a step failed for good and nothing else can run.
+    Error,
+    /// Final: somebody cancelled it.
+    Cancelled,
+}
+
+/// What can happen to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEvent {
+    /// Its first step was claimed.
+    Start,
+    /// Its last step completed.
+    Complete,
+    /// A step failed for good, and nothing of the task can run, is running, or waits to retry.
+    Fail,
+    /// Somebody cancelled it.
+    Cancel,
+}
+
+/// An event that the state does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {state} cannot {event:?}")]
+pub struct IllegalTaskTransition {
+    pub state: TaskState,
+    pub event: TaskEvent,
+}
+
+impl TaskState {
+    /// All states, in the order of a task's life.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::InProgress, Self::Complete, Self::Error, Self::Cancelled];
+
+    /// The state after `event`. Total: every pair has an answer, and the error names both.
+    pub fn after(self, event: TaskEvent) -> Result<Self, IllegalTaskTransition> {
+        use {TaskEvent as E, TaskState as S};
+        Ok(match (self, event) {
+            (S::Pending, E::Start) => S::InProgress,
+            (S::InProgress, E::Complete) => S::Complete,
+            (S::InProgress, E::Fail) => S::Error,
+            (S::Pending | S::InProgress, E::Cancel) => S::Cancelled,
+            (state, event) => return Err(IllegalTaskTransition { state, event }),
+        })
+    }
+
+    /// Whether nothing can happen to the task any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Complete | Self::Error | Self::Cancelled)
+    }
+
+    /// The name in the database and in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InProgress => "in_progress",
+            Self::Complete => "complete",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == name)
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use {TaskEvent as E, TaskState as S};
+
+    #[test]
+    fn every_pair_of_state_and_event() {
+        let events = [E::Start, E::Complete, E::Fail, E::Cancel];
+        let expected: [[Option<S>; 4]; 5] = [
+            [Some(S::InProgress), None, None, Some(S::Cancelled)],
+            [None, Some(S::Complete), Some(S::Error), Some(S::Cancelled)],
+            [None; 4],
+            [None; 4],
+            [None; 4],
+        ];
+        for (state, row) in S::ALL.into_iter().zip(expected) {
+            for (event, want) in events.into_iter().zip(row) {
+                assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
+            }
+            assert_eq!(state.is_final(), events.iter().all(|e| state.after(*e).is_err()));
+            assert_eq!(S::from_name(state.as_str()), Some(state));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Typed access to the keys of a mapping, where everything that does not fit becomes a problem at its own place.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use super::MAX_NAME_BYTES;
+use super::node::{Data, Entry, Node, json_map};
+use super::problem::{Pos, Problems, child, item};
+use crate::domain::words::shorten;
+
+/// A mapping, as far as it is known to be one.
+pub(super) struct Fields<'n> {
+    pub pos: Pos,
+    pub path: String,
+    entries: &'n [Entry],
+}
+
+/// A value in its place.
+pub(super) struct Field<'n> {
+    pub key_pos: Pos,
+    pub path: String,
+    pub node: &'n Node,
+}
+
+/// Two spellings of one key.
+pub(super) struct Alias {
+    pub key: &'static str,
+    pub alias: &'static str,
+}
+
+impl<'n> Fields<'n> {
+    /// The keys of the mapping `node`; `what` says what was expected when it is none.
+    pub fn of(node: &'n Node, path: &str, what: &str, problems: &mut Problems) -> Option<Self> {
+        match &node.data {
+            Data::Map(entries) => Some(Fields { pos: node.pos, path: path.to_owned(), entries }),
+            Data::Broken => None,
+            other => {
+                problems.add(node.pos, path, format!("expected {what}, found {}", other.kind()));
+                None
+            }
+        }
+    }
+
+    pub fn get(&self, key: &str) -> Option<Field<'n>> {
+        let entry = self.entries.iter().find(|entry| !entry.key.broken && entry.key.text == key)?;
+        Some(Field { key_pos: entry.key.pos, path: child(&self.path, key), node: &entry.node })
+    }
+
+    /// The value under either spelling; under both it is a problem.
+    pub fn either(&self, Alias { key, alias }: Alias, problems: &mut Problems) -> Option<Field<'n>> {
+        match (self.get(key), self.get(alias)) {
+            (Some(first), Some(second)) => {
+                let (later, path) = if first.key_pos < second.key_pos {
+                    (second.key_pos, second.path)
+                } else {
+                    (first.key_pos, first.path.clone())
+                };
+                problems.add(later, path, format!("`{key}` and `{alias}` are the same key; expected only one of them"));
+                Some(first)
+            }
+            (found, None) | (None, found) => found,
+        }
+    }
+
+    /// Reports a key that must be there.
+    pub fn missing(&self, key: &str, problems: &mut Problems) {
+        problems.add(self.pos, self.path.as_str(), format!("the key `{key}` is missing"));
+    }
+
+    /// Reports each key that is not in `known`; those in `later` are understood, but by no version yet.
+    pub fn refuse_unknown(&self, known: &[&str], later: &[&str], problems: &mut Problems) {
+        for Entry { key, .. } in self.entries.iter().filter(|entry| !entry.key.broken) {
+            let word = key.text.as_str();
+            if later.contains(&word) {
+                let message = format!("`{word}` is not implemented by this version of Tasker yet; remove it");
+                problems.add(key.pos, child(&self.path, word), message);
+            } else if !known.contains(&word) {
+                let hint = problems.hint(word, known.iter().copied());
+                let hint = if hint.is_empty() { format!("; expected one of {}", known.join(", ")) } else { hint };
+                problems.add(key.pos, child(&self.path, word), format!("unknown key `{}`{hint}", shorten(word)));
+            }
+        }
+    }
+}
+
+impl<'n> Field<'n> {
+    fn expected<T>(&self, what: &str, problems: &mut Problems) -> Option<T> {
+        if !matches!(self.node.data, Data::Broken) {
+            self.problem(format!("expected {what}, found {}", self.node.data.kind()), problems);
+        }
+        None
+    }
+
+    pub fn problem(&self, message: impl Into<String>, problems: &mut Problems) {
+        problems.add(self.node.pos, self.path.as_str(), message);
+    }
+
+    pub fn text(&self, problems: &mut Problems) -> Option<&'n str> {
+        match &self.node.data {
+            Data::Text(text) => Some(text),
+            Data::Number(_) | Data::Bool(_) => self.expected("a string (in quotes)", problems),
+            _ => self.expected("a string", problems),
+        }
+    }
+
+    /// A string that can identify something: 1 to [`MAX_NAME_BYTES`] bytes without control characters, and none of
+    /// `forbidden` in it.
+    pub fn name(&self, forbidden: &[char], problems: &mut Problems) -> Option<&'n str> {
+        let text = self.text(problems)?;
+        let problem = if text.is_empty() {
+            "expected a name, found an empty string".to_owned()
+        } else if text.len() > MAX_NAME_BYTES {
+            format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", text.len())
+        } else if text.contains(char::is_control) {
+            "a name must not contain control characters or line breaks".to_owned()
+        } else if text.trim() != text {
+            "a name must not begin or end with white space".to_owned()
+        } else if let Some(found) = text.chars().find(|char| forbidden.contains(char)) {
+            format!("the name must not contain `{found}`")
+        } else {
+            return Some(text);
+        };
+        self.problem(problem, problems);
+        None
+    }
+
+    pub fn bool(&self, problems: &mut Problems) -> Option<bool> {
+        match self.node.data {
+            Data::Bool(value) => Some(value),
+            _ => self.expected("true or false", problems),
+        }
+    }
+
+    pub fn integer(&self, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
+        let what = format!("a whole number from {} to {}", range.start(), range.end());
+        match &self.node.data {
+            Data::Number(number) => match number.to_string().parse::<u32>() {
+                Ok(value) if range.contains(&value) => Some(value),
+                _ => self.expected(&what, problems),
+            },
+            _ => self.expected(&what, problems),
+        }
+    }
+
+    /// A number for which `fits` holds; `what` says what was expected otherwise.
+    pub fn number(&self, what: &str, fits: impl Fn(f64) -> bool, problems: &mut Problems) -> Option<f64> {
+        match &self.node.data {
+            Data::Number(number) => match number.as_f64() {
+                Some(value) if fits(value) => Some(value),
+                _ => self.expected(what, problems),
+            },
+            _ => self.expected(what, problems),
+        }
+    }
+
+    pub fn list(&self, what: &str, problems: &mut Problems) -> Option<Vec<Field<'n>>> {
+        let Data::List(items) = &self.node.data else {
+            return self.expected(what, problems);
+        };
+        let field = |(index, node): (usize, &'n Node)| Field { key_pos: node.pos, path: item(&self.path, index), node };
+        Some(items.iter().enumerate().map(field).collect())
+    }
+
+    /// A mapping of free content with at most `max_bytes` of JSON.
+    pub fn json_map(&self, max_bytes: usize, problems: &mut Problems) -> Option<Map<String, Value>> {
+        let Data::Map(entries) = &self.node.data else {
+            return self.expected("a mapping", problems);
+        };
+        let map = json_map(entries);
+        let bytes = serde_json::to_string(&map).map_or(usize::MAX, |json| json.len());
+        if bytes > max_bytes {
+            self.problem(
+                format!("the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"),
+                problems,
+            );
+            return None;
+        }
+        Some(map)
+    }
+}

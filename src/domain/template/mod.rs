@@ -1,0 +1,115 @@
+//! The workflow definition: what a template is, and how it is read from YAML with all its errors at once.
+
+mod fields;
+mod graph;
+mod links;
+mod node;
+mod problem;
+mod read;
+mod scalar;
+mod step;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use graph::Graph;
+pub use problem::{MAX_PROBLEMS, Problem};
+
+use crate::domain::retry::Backoff;
+use problem::{Pos, Problems};
+
+/// Largest YAML text of a template, in bytes.
+pub const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
+/// Largest number of steps; a template has at least one.
+pub const MAX_STEPS_PER_TEMPLATE: usize = 1_000;
+/// Longest namespace, task name, version, step name, handler name or service name, in bytes.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Largest `handler_config`, in bytes of JSON.
+pub const MAX_HANDLER_CONFIG_BYTES: usize = 64 * 1024;
+/// Largest `annotations`, in bytes of JSON.
+pub const MAX_ANNOTATIONS_BYTES: usize = 16 * 1024;
+/// Largest `default_retry_limit`; the smallest is 1.
+pub const MAX_RETRY_LIMIT: u32 = 100;
+/// `default_retry_limit` of a step that names none.
+pub const DEFAULT_RETRY_LIMIT: u32 = 3;
+/// `timeout_seconds` of a step that names none.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Smallest `timeout_seconds`.
+pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+/// Largest `timeout_seconds`: seven days.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Namespace of a template that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// Version of a template that names none.
+pub const DEFAULT_VERSION: semver::Version = semver::Version::new(0, 1, 0);
+
+/// One version of a workflow definition, known to be consistent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template {
+    /// Together with `task_name` and `version` the template's identity. At most [`MAX_NAME_BYTES`].
+    pub namespace: String,
+    /// At most [`MAX_NAME_BYTES`].
+    pub task_name: String,
+    /// Precedence decides which version is the newest.
+    pub version: semver::Version,
+    /// For people; empty when the template has none.
+    pub description: String,
+    /// JSON Schema of the context, already compiled once without a problem.
+    pub schema: Option<Value>,
+    /// Notes that each task of the template starts with.
+    pub annotations: Map<String, Value>,
+    /// In the order of the file; 1 to [`MAX_STEPS_PER_TEMPLATE`].
+    pub steps: Vec<StepTemplate>,
+}
+
+/// One step of a template.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepTemplate {
+    /// Unique in the template. At most [`MAX_NAME_BYTES`], without `/`.
+    pub name: String,
+    /// For people; empty when the step has none.
+    pub description: String,
+    /// The name workers register for the code that performs the step (`handler_class`).
+    pub handler: String,
+    /// The downstream system that circuits and limits protect: `handler_config.service`, or the handler's name.
+    pub service: String,
+    /// Indices into [`Template::steps`], sorted, unique, never forming a cycle.
+    pub depends_on: Vec<usize>,
+    /// How many charged attempts the step may have in all, 1 to [`MAX_RETRY_LIMIT`]; 1 when it is not retryable.
+    pub retry_limit: u32,
+    /// Whether a retryable error leads to another attempt.
+    pub retryable: bool,
+    /// How long an attempt may run: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
+    pub timeout: Duration,
+    /// How long to wait between attempts.
+    pub backoff: Backoff,
+    /// What the handler gets as its configuration, with `service` and `timeout_seconds` still in it.
+    pub handler_config: Map<String, Value>,
+    /// Notes that each run of the step starts with.
+    pub annotations: Map<String, Value>,
+}
+
+impl Template {
+    /// Reads a template from untrusted YAML of at most [`MAX_TEMPLATE_BYTES`].
+    ///
+    /// # Errors
+    /// All the problems of the file in order of position, at most [`MAX_PROBLEMS`]. When the YAML itself is broken, what
+    /// comes after the break cannot be judged, and the list ends there.
+    pub fn parse(yaml: &str) -> Result<Template, Vec<Problem>> {
+        let mut problems = Problems::default();
+        if yaml.len() > MAX_TEMPLATE_BYTES {
+            let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
+            problems.add(Pos::START, "", message);
+            return Err(problems.into_sorted());
+        }
+        let template = yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
+        match template {
+            Some(template) if problems.is_empty() => Ok(template),
+            _ => Err(problems.into_sorted()),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Untrusted YAML becomes a tree of JSON values that remember where they stand, or problems that say where.
+//!
+//! The parser's events are read directly: a deserializer would stop at the first error and forget the positions.
+
+use std::collections::{HashMap, HashSet};
+
+use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion};
+
+use super::node::{Data, Entry, Key, Node};
+use super::problem::{Pos, Problems, child, item};
+use super::scalar::{self, Plain};
+use crate::domain::words::shorten;
+
+/// How deep lists and mappings may be nested.
+const MAX_DEPTH: usize = 64;
+/// How many values a file may hold once its aliases are expanded.
+const MAX_NODES: usize = 100_000;
+/// How much text a file may hold once its aliases are expanded, in bytes.
+const MAX_TEXT_BYTES: usize = 2 * super::MAX_TEMPLATE_BYTES;
+
+/// Reads the one document of `text`. None when there is nothing to go on with; problems are added either way.
+pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
+    if let Some(offset) = text.find('\0') {
+        problems.add(pos_of_offset(text, offset), "", "the file contains a NUL character; expected text");
+        return None;
+    }
+    let mut builder = Builder::new(problems);
+    for next in Parser::new_from_str_with_options(text, parser_options()) {
+        let outcome = match next {
+            Ok((event, span)) => builder.event(event, &span),
+            Err(error) => {
+                Err(Fatal { pos: pos(error.marker()), message: format!("the YAML is broken: {}", error.info()) })
+            }
+        };
+        if let Err(fatal) = outcome {
+            let path = builder.path();
+            builder.problems.add(fatal.pos, path, fatal.message);
+            return None;
+        }
+    }
+    builder.finish()
+}
+
+fn parser_options() -> Options {
+    granit_parser::options! {
+        emit_comments: false,
+        // The builder refuses one level before the scanner does, and with a better message.
+        flow_nesting_limit: MAX_DEPTH + 1,
+        block_nesting_limit: MAX_DEPTH + 1,
+    }
+}
+
+/// The file cannot be read beyond this.
+struct Fatal {
+    pos: Pos,
+    message: String,
+}
+
+struct Frame {
+    pos: Pos,
+    /// 0 when the container has no anchor.
+    anchor: usize,
+    content: Content,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Map { entries: Vec<Entry>, key: Option<Key>, seen: HashSet<String> },
+}
+
+struct Anchored {
+    node: Node,
+    cost: Cost,
+}
+
+/// What an alias adds to the tree.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    nodes: usize,
+    text_bytes: usize,
+}
+
+struct Builder<'p> {
+    problems: &'p mut Problems,
+    open: Vec<Frame>,
+    anchors: HashMap<usize, Anchored>,
+    spent: Cost,
+    documents: usize,
+    root: Option<Node>,
+}
+
+impl<'p> Builder<'p> {
+    fn new(problems: &'p mut Problems) -> Self {
+        Builder {
+            problems,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            spent: Cost::default(),
+            documents: 0,
+            root: None,
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>, span: &Span) -> Result<(), Fatal> {
+        let at = pos(&span.start);
+        match event {
+            Event::DocumentStart(_, version) => self.document(version, at),
+            Event::Scalar(text, style, anchor, tag) => {
+                self.refuse_tag(tag.as_deref(), span);
+                let data = self.scalar(&text, style, at);
+                self.complete(Node { pos: at, data }, anchor)
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.refuse_tag(tag.as_deref(), span);
+                self.enter(Frame { pos: at, anchor, content: Content::List(Vec::new()) })
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.refuse_tag(tag.as_deref(), span);
+                let content = Content::Map { entries: Vec::new(), key: None, seen: HashSet::new() };
+                self.enter(Frame { pos: at, anchor, content })
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.leave(),
+            Event::Alias(anchor) => self.alias(anchor, at),
+            _ => Ok(()),
+        }
+    }
+
+    fn document(&mut self, version: Option<YamlVersion>, at: Pos) -> Result<(), Fatal> {
+        self.documents += 1;
+        if self.documents > 1 {
+            let message = "a second document begins here; expected one template per file".into();
+            return Err(Fatal { pos: at, message });
+        }
+        if let Some(YamlVersion { major, minor }) = version.filter(|version| *version != YamlVersion::new(1, 2)) {
+            self.report(
+                at,
+                format!("the file calls itself YAML {major}.{minor}; expected 1.2, which is how it is read"),
+            );
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, at: Pos) -> Data {
+        if text.contains('\0') {
+            self.report(at, "a string must not contain the NUL character");
+            return Data::Broken;
+        }
+        if style != ScalarStyle::Plain {
+            return Data::Text(text.to_owned());
+        }
+        match scalar::resolve(text) {
+            Plain::Null => Data::Null,
+            Plain::Bool(value) => Data::Bool(value),
+            Plain::Number(value) => Data::Number(value),
+            Plain::Text => Data::Text(text.to_owned()),
+            Plain::Unusable(why) => {
+                self.report(at, why);
+                Data::Broken
+            }
+        }
+    }
+
+    fn enter(&mut self, frame: Frame) -> Result<(), Fatal> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(Fatal { pos: frame.pos, message: format!("nested deeper than {MAX_DEPTH} levels") });
+        }
+        self.open.push(frame);
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), Fatal> {
+        let Some(frame) = self.open.pop() else {
+            return Ok(());
+        };
+        let data = match frame.content {
+            Content::List(items) => Data::List(items),
+            Content::Map { entries, .. } => Data::Map(entries),
+        };
+        self.complete(Node { pos: frame.pos, data }, frame.anchor)
+    }
+
+    fn alias(&mut self, anchor: usize, at: Pos) -> Result<(), Fatal> {
+        let Some(anchored) = self.anchors.get(&anchor) else {
+            return Err(Fatal { pos: at, message: "this alias stands inside the value it refers to".into() });
+        };
+        let cost = anchored.cost;
+        self.spend(cost, at)?;
+        let data = self.anchors[&anchor].node.data.clone();
+        self.attach(Node { pos: at, data });
+        Ok(())
+    }
+
+    /// Counts a value that was written out, keeps it for its aliases, and puts it into its container.
+    fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Fatal> {
+        let text_bytes = if let Data::Text(text) = &node.data { text.len() } else { 0 };
+        self.spend(Cost { nodes: 1, text_bytes }, node.pos)?;
+        if anchor != 0 {
+            let cost = cost_of(&node);
+            self.spend(cost, node.pos)?; // The copy that waits for an alias takes memory, too.
+            self.anchors.insert(anchor, Anchored { node: node.clone(), cost });
+        }
+        self.attach(node);
+        Ok(())
+    }
+
+    fn spend(&mut self, cost: Cost, at: Pos) -> Result<(), Fatal> {
+        self.spent.nodes += cost.nodes;
+        self.spent.text_bytes += cost.text_bytes;
+        if self.spent.nodes > MAX_NODES || self.spent.text_bytes > MAX_TEXT_BYTES {
+            let message = format!(
+                "with its aliases expanded, the file is larger than {MAX_NODES} values or {MAX_TEXT_BYTES} bytes of text"
+            );
+            return Err(Fatal { pos: at, message });
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, node: Node) {
+        match self.open.last_mut().map(|frame| &mut frame.content) {
+            None => self.root = Some(node),
+            Some(Content::List(items)) => items.push(node),
+            Some(Content::Map { entries, key: pending, seen }) => match pending.take() {
+                None => self.key(node),
+                Some(key) if key.broken || seen.insert(key.text.clone()) => entries.push(Entry { key, node }),
+                Some(key) => {
+                    let path = child(&self.path(), &key.text);
+                    self.problems.add(key.pos, path, "the key appears twice in the same mapping");
+                }
+            },
+        }
+    }
+
+    /// Takes `node` as the next key of the mapping that is open.
+    fn key(&mut self, node: Node) {
+        let pos = node.pos;
+        let (text, problem) = match node.data {
+            Data::Text(text) if text == "<<" => {
+                (text, Some("merge keys (`<<`) are not part of YAML 1.2; expected the keys themselves".to_owned()))
+            }
+            Data::Text(text) => (text, None),
+            Data::Broken => (String::new(), Some(String::new())),
+            other => {
+                let message = format!("a key must be a string, but this is {}; write it in quotes", other.kind());
+                (String::new(), Some(message))
+            }
+        };
+        let broken = problem.is_some();
+        if let Some(message) = problem.filter(|message| !message.is_empty()) {
+            self.report(pos, message);
+        }
+        if let Some(Frame { content: Content::Map { key, .. }, .. }) = self.open.last_mut() {
+            *key = Some(Key { pos, text, broken });
+        }
+    }
+
+    fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) {
+        if let Some(tag) = tag {
+            let at = pos(&span.tag_start().unwrap_or(span.start));
+            let tag = shorten(&tag.original());
+            self.report(at, format!("the tag `{tag}` is not allowed; expected a value without a tag"));
+        }
+    }
+
+    fn report(&mut self, at: Pos, message: impl Into<String>) {
+        let path = self.path();
+        self.problems.add(at, path, message);
+    }
+
+    /// Where the value that comes next will be.
+    fn path(&self) -> String {
+        self.open.iter().fold(String::new(), |path, frame| match &frame.content {
+            Content::List(items) => item(&path, items.len()),
+            Content::Map { key: Some(key), .. } => child(&path, &key.text),
+            Content::Map { key: None, .. } => path,
+        })
+    }
+
+    fn finish(self) -> Option<Node> {
+        if self.root.is_none() {
+            self.problems.add(
+                Pos::START,
+                "",
+                "the file is empty; expected a mapping with `task_name` and `step_templates`",
+            );
+        }
+        self.root
+    }
+}
+
+fn cost_of(node: &Node) -> Cost {
+    let add =
+        |sum: Cost, part: Cost| Cost { nodes: sum.nodes + part.nodes, text_bytes: sum.text_bytes + part.text_bytes };
+    let own = Cost { nodes: 1, text_bytes: 0 };
+    match &node.data {
+        Data::Text(text) => Cost { text_bytes: text.len(), ..own },
+        Data::List(items) => items.iter().map(cost_of).fold(own, add),
+        Data::Map(entries) => entries.iter().fold(own, |sum, entry| {
+            let key = Cost { nodes: 1, text_bytes: entry.key.text.len() };
+            add(add(sum, key), cost_of(&entry.node))
+        }),
+        _ => own,
+    }
+}
+
+fn pos(marker: &Marker) -> Pos {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Pos { line: count(marker.line()), column: count(marker.col() + 1) }
+}
+
+fn pos_of_offset(text: &str, offset: usize) -> Pos {
+    let before = &text[..offset];
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
+    pos(&Marker::new(0, before.matches('\n').count() + 1, column))
+}

@@ -1,0 +1,73 @@
+//! Small words for error messages: quotes that stay short, and guesses at what was meant.
+
+/// Cut for an error message: a value from the file is quoted in it, but never a whole page.
+pub(super) fn shorten(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// ", did you mean `x`?" for the candidate that is close to `word`, if there is one.
+pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+    candidates
+        .into_iter()
+        .filter_map(|candidate| Some((distance(word, candidate)?, candidate)))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| format!(", did you mean `{}`?", shorten(candidate)))
+        .unwrap_or_default()
+}
+
+/// How far apart two words are in edits, if they are close enough to be taken for each other.
+fn distance(word: &str, candidate: &str) -> Option<usize> {
+    const LONGEST: usize = 40;
+    let (a, b) = (word.to_lowercase(), candidate.to_lowercase());
+    let shorter = a.len().min(b.len());
+    if a.len().max(b.len()) > LONGEST || shorter < 2 {
+        return None;
+    }
+    let limit = if shorter < 5 { 1 } else { 2 };
+    let edits = if a.len().abs_diff(b.len()) <= limit { edit_distance(&a, &b) } else { usize::MAX };
+    if edits <= limit {
+        return Some(edits);
+    }
+    let contained = shorter >= 5 && (a.contains(&b) || b.contains(&a));
+    contained.then_some(limit + 1)
+}
+
+/// Insertions, deletions, replacements, and swaps of two neighbours (optimal string alignment).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before = vec![0; b.len() + 1];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replace = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = replace.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_need_to_be_close() {
+        let keys = ["name", "namespace", "default_retry_limit"];
+        assert_eq!(did_you_mean("nmae", keys), ", did you mean `name`?");
+        assert_eq!(did_you_mean("Name", keys), ", did you mean `name`?");
+        assert_eq!(did_you_mean("namspace", keys), ", did you mean `namespace`?");
+        assert_eq!(did_you_mean("retry_limit", keys), ", did you mean `default_retry_limit`?");
+        for far in ["x", "colour", "nm", &"n".repeat(100)] {
+            assert_eq!(did_you_mean(far, keys), "", "{far}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! An attempt on its way to a worker, with everything that its handler needs.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::catalog::Plan;
+use crate::{
+    domain::lease::Lease,
+    store::{
+        changes::Claimed,
+        hot::{Applied, TaskInput, WantedInputs},
+    },
+};
+
+/// One attempt of one step.
+#[derive(Clone)]
+pub struct Assignment {
+    pub lease: Lease,
+    pub worker_id: Uuid,
+    pub lane_id: i32,
+    pub plan: Arc<Plan>,
+    pub attempt: i16,
+    pub charged: i16,
+    pub deadline_at: SystemTime,
+    pub timeout: Duration,
+    pub correlation_id: String,
+    pub traceparent: Option<String>,
+    /// JSON object: the task's notes and the step's over them.
+    pub annotations: String,
+    pub context: Arc<str>,
+    /// Step name and JSON of every ancestor that is complete.
+    pub results: Vec<(String, String)>,
+}
+
+/// Adds the documents that a step needs to what the transaction reads.
+pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, step: i16) {
+    inputs.tasks.push(task_id);
+    let ancestors = plan.graph.ancestors(usize::try_from(step).unwrap_or(usize::MAX));
+    inputs.results.extend(ancestors.iter().filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))));
+}
+
+/// Puts claims and documents together. A claim whose documents are missing is left out; it cannot be, as both were read
+/// in one transaction.
+pub fn assemble(
+    claimed: Vec<Claimed>,
+    applied: &Applied,
+    plans: &HashMap<i32, Arc<Plan>>,
+    now: SystemTime,
+) -> Vec<Assignment> {
+    let tasks: HashMap<Uuid, &TaskInput> = applied.task_inputs.iter().map(|t| (t.task_id, t)).collect();
+    let results: HashMap<(Uuid, i16), &str> =
+        applied.results.iter().map(|(task, step, json)| ((*task, *step), json.as_str())).collect();
+    claimed
+        .into_iter()
+        .filter_map(|claim| {
+            let plan = Arc::clone(plans.get(&claim.template_id)?);
+            let task = tasks.get(&claim.task_id)?;
+            let step = plan.step(claim.step)?;
+            let ancestors = plan.graph.ancestors(usize::try_from(claim.step).ok()?);
+            let results = ancestors
+                .iter()
+                .filter_map(|a| {
+                    let json = results.get(&(claim.task_id, i16::try_from(*a).ok()?))?;
+                    Some((plan.template.steps.get(usize::from(*a))?.name.clone(), (*json).to_owned()))
+                })
+                .collect();
+            Some(Assignment {
+                lease: Lease { task_id: claim.task_id, step: claim.step, nonce: claim.nonce },
+                worker_id: claim.worker_id,
+                lane_id: claim.lane_id,
+                attempt: claim.attempt,
+                charged: claim.charged,
+                deadline_at: claim.deadline_at,
+                timeout: claim.deadline_at.duration_since(now).unwrap_or_default(),
+                correlation_id: task.correlation_id.clone(),
+                traceparent: task.traceparent.clone(),
+                annotations: merge_annotations(&task.annotations, &step.annotations),
+                context: Arc::from(task.context.as_str()),
+                results,
+                plan,
+            })
+        })
+        .collect()
+}
+
+/// The task's notes with the step's own over them.
+pub fn merge_annotations(task: &str, step: &serde_json::Map<String, Value>) -> String {
+    if step.is_empty() {
+        return task.to_owned();
+    }
+    match serde_json::from_str(task) {
+        Ok(Value::Object(mut all)) => {
+            all.extend(step.clone());
+            Value::Object(all).to_string()
+        }
+        _ => Value::Object(step.clone()).to_string(),
+    }
+}

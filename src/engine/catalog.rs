@@ -1,0 +1,227 @@
+//! The registered templates in memory. A template never changes, so a copy is never wrong; it can only be incomplete,
+//! and whoever misses one refreshes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
+
+use semver::Version;
+
+use crate::{
+    domain::{
+        schema::ContextSchema,
+        template::{Graph, Problem, StepTemplate, Template},
+    },
+    store::{
+        Db, StoreError,
+        template::{self, LaneRow, NewStep, NewTemplate, Registration, TemplateRow},
+    },
+};
+
+/// A template with all that the engine derives from it.
+pub struct Plan {
+    pub template_id: i32,
+    pub template: Template,
+    pub graph: Graph,
+    pub schema: Option<ContextSchema>,
+    /// The lane of each step.
+    pub lanes: Vec<i32>,
+    /// JSON text of each step's `handler_config`.
+    pub handler_configs: Vec<String>,
+    pub yaml: String,
+    pub registered_at: SystemTime,
+}
+
+impl Plan {
+    /// The step at a position that came out of the database.
+    pub fn step(&self, step: i16) -> Option<&StepTemplate> {
+        self.template.steps.get(usize::try_from(step).ok()?)
+    }
+
+    /// The lane of a step of this template; 0, which no lane has, for a position that does not exist.
+    pub fn lane(&self, step: u16) -> i32 {
+        self.lanes.get(usize::from(step)).copied().unwrap_or_default()
+    }
+}
+
+/// What became of a registration.
+pub enum Registered {
+    Created(Arc<Plan>),
+    /// The same content was there.
+    Unchanged(Arc<Plan>),
+    /// The version is taken by other content.
+    Taken(Arc<Plan>),
+}
+
+/// Why a template was not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error("the template has {} problem(s)", .0.len())]
+    Invalid(Vec<Problem>),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Default)]
+struct Known {
+    newest: i32,
+    plans: HashMap<i32, Arc<Plan>>,
+    versions: BTreeMap<(String, String), BTreeMap<Version, i32>>,
+    newest_lane: i32,
+    lanes: Arc<Vec<LaneRow>>,
+}
+
+/// All templates of the cell that this server has heard of.
+pub struct Catalog {
+    db: Db,
+    known: RwLock<Known>,
+    /// One refresh at a time; a second caller finds the first one's work done.
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+impl Catalog {
+    /// Empty; call [`Catalog::refresh`].
+    pub fn new(db: Db) -> Self {
+        Self { db, known: RwLock::default(), refreshing: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Reads what was registered since the last time. Returns whether there are new lanes.
+    pub async fn refresh(&self) -> Result<bool, StoreError> {
+        let _turn = self.refreshing.lock().await;
+        let (newest, newest_lane) = self.with(|k| (k.newest, k.newest_lane));
+        // Templates first: the lanes read afterwards are then at least those that these templates need.
+        let rows = template::since(&self.db, newest).await?;
+        let lanes = template::lanes_since(&self.db, newest_lane).await?;
+        let plans: Vec<Arc<Plan>> = rows.into_iter().filter_map(|row| Some(Arc::new(plan(row)?))).collect();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for plan in plans {
+            let t = &plan.template;
+            known.newest = known.newest.max(plan.template_id);
+            known
+                .versions
+                .entry((t.namespace.clone(), t.task_name.clone()))
+                .or_default()
+                .insert(t.version.clone(), plan.template_id);
+            known.plans.insert(plan.template_id, plan);
+        }
+        if let Some(last) = lanes.last() {
+            known.newest_lane = last.lane_id;
+            let mut all = Vec::clone(&known.lanes);
+            all.extend_from_slice(&lanes);
+            known.lanes = Arc::new(all);
+        }
+        Ok(!lanes.is_empty())
+    }
+
+    /// The id of the newest template known here.
+    pub fn newest(&self) -> i32 {
+        self.with(|k| k.newest)
+    }
+
+    /// All lanes known here.
+    pub fn lanes(&self) -> Arc<Vec<LaneRow>> {
+        self.with(|k| Arc::clone(&k.lanes))
+    }
+
+    /// The plan of a template that is registered for certain.
+    pub async fn plan(&self, template_id: i32) -> Result<Arc<Plan>, StoreError> {
+        if let Some(plan) = self.with(|k| k.plans.get(&template_id).cloned()) {
+            return Ok(plan);
+        }
+        self.refresh().await?;
+        self.with(|k| k.plans.get(&template_id).cloned())
+            .ok_or_else(|| StoreError::Corrupt(format!("template {template_id} is missing or cannot be read")))
+    }
+
+    /// A version of a template, or its newest one, as far as known here.
+    pub fn resolve(&self, namespace: &str, task_name: &str, version: Option<&Version>) -> Option<Arc<Plan>> {
+        self.with(|k| {
+            let versions = k.versions.get(&(namespace.to_owned(), task_name.to_owned()))?;
+            let id = match version {
+                Some(version) => versions.get(version)?,
+                None => versions.last_key_value()?.1,
+            };
+            k.plans.get(id).cloned()
+        })
+    }
+
+    /// Every template that a filter names, by namespace, name, and version from new to old. Empty strings match all.
+    pub fn list(&self, namespace: &str, task_name: &str) -> Vec<Arc<Plan>> {
+        self.with(|k| {
+            k.versions
+                .iter()
+                .filter(|((ns, name), _)| {
+                    (namespace.is_empty() || ns == namespace) && (task_name.is_empty() || name == task_name)
+                })
+                .flat_map(|(_, versions)| versions.values().rev())
+                .filter_map(|id| k.plans.get(id).cloned())
+                .collect()
+        })
+    }
+
+    /// Checks and stores a template. `wake` goes to the other servers.
+    pub async fn register(&self, yaml: &str, wake: &str) -> Result<Registered, RegisterError> {
+        let template = Template::parse(yaml).map_err(RegisterError::Invalid)?;
+        let version = template.version.to_string();
+        let steps: Vec<NewStep<'_>> = template
+            .steps
+            .iter()
+            .map(|s| NewStep { name: &s.name, handler: &s.handler, service: &s.service })
+            .collect();
+        let new = NewTemplate {
+            namespace: &template.namespace,
+            task_name: &template.task_name,
+            version: &version,
+            yaml,
+            steps: &steps,
+        };
+        let registration = template::register(&self.db, new, wake).await?;
+        self.refresh().await?;
+        match registration {
+            Registration::Created(row) => Ok(Registered::Created(self.plan(row.template_id).await?)),
+            Registration::Existing(row) => {
+                let plan = self.plan(row.template_id).await?;
+                // The text may differ in comments and order of keys: what counts is what it means.
+                if plan.template == template { Ok(Registered::Unchanged(plan)) } else { Ok(Registered::Taken(plan)) }
+            }
+        }
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+        read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// `None` for a row that this build cannot read: its tasks cannot run here, the others can.
+fn plan(row: TemplateRow) -> Option<Plan> {
+    let template = match Template::parse(&row.yaml) {
+        Ok(template) => template,
+        Err(problems) => {
+            let first = problems.first().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(
+                row.template_id,
+                row.namespace,
+                row.task_name,
+                row.version,
+                problem = first,
+                "a registered template cannot be read by this build"
+            );
+            return None;
+        }
+    };
+    let schema = template.schema.as_ref().and_then(|schema| ContextSchema::compile(schema).ok());
+    let handler_configs =
+        template.steps.iter().map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string()).collect();
+    Some(Plan {
+        template_id: row.template_id,
+        graph: Graph::of(&template),
+        schema,
+        lanes: row.lanes,
+        handler_configs,
+        yaml: row.yaml,
+        registered_at: row.registered_at,
+        template,
+    })
+}

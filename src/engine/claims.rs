@@ -1,0 +1,89 @@
+//! Who gets the free slots: the steps that just came into play and those that wait, in one order.
+//!
+//! Priority first, then the age of the task, so that work in progress ends before new work starts. A step that became
+//! ready in this very transaction has no right of way over an older one in the queue.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::SystemTime};
+
+use uuid::Uuid;
+
+use super::{assignment, catalog::Plan, hub::Reservation};
+use crate::{
+    domain::event::EventType,
+    store::{
+        changes::{Changes, Claim, Claimed, Event, Grant},
+        hot::{Candidate, WantedInputs},
+    },
+};
+
+/// The plans of the templates that a transaction touches, by id.
+pub type Plans = HashMap<i32, Arc<Plan>>;
+
+/// Fills the reserved slots from `changes.new_live` and `candidates`. Adds the claims and what their handlers need to
+/// read; returns the claims of new steps, which cannot be lost. Those of queued steps come back from the commit.
+pub fn grant(
+    changes: &mut Changes,
+    candidates: &[Candidate],
+    plans: &Plans,
+    reservation: &mut Reservation,
+    now: SystemTime,
+) -> (Vec<Claimed>, WantedInputs) {
+    let mut claimed = Vec::new();
+    let mut inputs = WantedInputs::default();
+    if reservation.is_empty() {
+        return (claimed, inputs);
+    }
+    let new = changes.new_live.iter().enumerate().map(|(i, l)| (Reverse(l.priority), l.task_id, l.step, Some(i), i));
+    let old = candidates.iter().enumerate().map(|(i, c)| (Reverse(c.priority), c.task_id, c.step, None, i));
+    let mut order: Vec<_> = new.chain(old).collect();
+    order.sort_unstable();
+    for (_, task_id, step, is_new, i) in order {
+        let (template_id, lane_id) = match is_new {
+            Some(i) => (changes.new_live[i].template_id, changes.new_live[i].lane_id),
+            None => (candidates[i].template_id, candidates[i].lane_id),
+        };
+        let Some((plan, template)) = plans.get(&template_id).and_then(|p| Some((p, p.step(step)?))) else { continue };
+        let Some(worker_id) = reservation.promise(lane_id) else { continue };
+        let grant = Grant { worker_id, nonce: nonce(), timeout: template.timeout };
+        assignment::want(&mut inputs, plan, task_id, step);
+        match is_new {
+            Some(i) => {
+                changes.new_live[i].grant = Some(grant);
+                changes.events.push(Event {
+                    step: Some(step),
+                    attempt: Some(1),
+                    worker_id: Some(worker_id),
+                    lease: Some(grant.nonce),
+                    ready_at: Some(now),
+                    ..Event::of_task(EventType::StepStarted, template_id, task_id)
+                });
+                claimed.push(Claimed {
+                    task_id,
+                    step,
+                    template_id,
+                    lane_id,
+                    attempt: 1,
+                    charged: 0,
+                    nonce: grant.nonce,
+                    worker_id,
+                    deadline_at: now + grant.timeout,
+                });
+            }
+            None => {
+                let root = template.depends_on.is_empty();
+                changes.claims.push(Claim { task_id, step, grant, root });
+            }
+        }
+    }
+    inputs.tasks.sort_unstable();
+    inputs.tasks.dedup();
+    inputs.results.sort_unstable();
+    inputs.results.dedup();
+    (claimed, inputs)
+}
+
+/// 62 random bits: what nobody can guess and no two attempts share.
+fn nonce() -> i64 {
+    let (_, low) = Uuid::new_v4().as_u64_pair();
+    low.cast_signed()
+}

@@ -1,0 +1,147 @@
+//! The engine as a whole: what it needs, the loops it runs, and how it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use super::{
+    catalog::Catalog,
+    dispatch::Dispatcher,
+    health::HealthCell,
+    hub::Hub,
+    intake::{Intake, IntakeQueue},
+    leases::{Heard, Leases},
+    peers::{Peers, PeersLoop},
+    settle::{SettleQueue, Settler},
+    watch::Watchers,
+};
+use crate::store::{Db, StoreError};
+
+/// How the engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where this server can be reached; for operators.
+    pub address: String,
+    /// How long a worker may be silent before its steps go to others.
+    pub lease: Duration,
+}
+
+/// A running engine. Cheap to clone; every surface holds one.
+#[derive(Clone)]
+pub struct Engine {
+    pub server_id: Uuid,
+    pub db: Db,
+    pub catalog: Arc<Catalog>,
+    pub hub: Arc<Hub>,
+    pub watchers: Watchers,
+    pub health: HealthCell,
+    pub intake: IntakeQueue,
+    pub settle: SettleQueue,
+    pub heard: Heard,
+    pub peers: Arc<Peers>,
+    pub lease: Duration,
+    shutdown: CancellationToken,
+    loops: TaskTracker,
+}
+
+impl Engine {
+    /// Reads the templates and starts the loops.
+    pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
+        let server_id = Uuid::new_v4();
+        let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
+        let catalog = Arc::new(Catalog::new(db.clone()));
+        catalog.refresh().await?;
+        health.database(true);
+        let peers = Arc::new(Peers::new(server_id));
+        let (settler, settle) = Settler::new(
+            db.clone(),
+            Arc::clone(&catalog),
+            Arc::clone(&hub),
+            watchers.clone(),
+            Arc::clone(&peers),
+            health.clone(),
+        );
+        let (intake_loop, intake) = Intake::new(
+            db.clone(),
+            Arc::clone(&catalog),
+            Arc::clone(&hub),
+            watchers.clone(),
+            Arc::clone(&peers),
+            health.clone(),
+            settle.clone(),
+        );
+        let dispatcher = Dispatcher::new(
+            db.clone(),
+            Arc::clone(&catalog),
+            Arc::clone(&hub),
+            Arc::clone(&peers),
+            health.clone(),
+            settle.clone(),
+        );
+        let heard = Heard::default();
+        let leases = Leases {
+            db: db.clone(),
+            hub: Arc::clone(&hub),
+            settle: settle.clone(),
+            health: health.clone(),
+            heard: heard.clone(),
+            lease: config.lease,
+        };
+        let talk = PeersLoop {
+            db: db.clone(),
+            peers: Arc::clone(&peers),
+            catalog: Arc::clone(&catalog),
+            hub: Arc::clone(&hub),
+            watchers: watchers.clone(),
+            address: config.address,
+        };
+        let (shutdown, loops) = (CancellationToken::new(), TaskTracker::new());
+        loops.spawn(settler.run(shutdown.clone()));
+        loops.spawn(intake_loop.run(shutdown.clone()));
+        loops.spawn(dispatcher.run(shutdown.clone()));
+        loops.spawn(leases.clone().run_heartbeats(shutdown.clone()));
+        loops.spawn(leases.clone().run_reaper(shutdown.clone()));
+        loops.spawn(leases.run_deadlines(shutdown.clone()));
+        loops.spawn(talk.run(shutdown.clone()));
+        loops.close();
+        Ok(Self {
+            server_id,
+            db,
+            catalog,
+            hub,
+            watchers,
+            health,
+            intake,
+            settle,
+            heard,
+            peers,
+            lease: config.lease,
+            shutdown,
+            loops,
+        })
+    }
+
+    /// Stops handing out steps, tells the workers, and waits until they answered or `grace` is over.
+    pub async fn drain(&self, grace: Duration) {
+        self.health.drain();
+        self.hub.drain(grace);
+        let answered = async {
+            while self.hub.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(grace, answered).await.is_err() {
+            tracing::warn!(
+                steps = self.hub.in_flight(),
+                "the grace period is over with steps still running; their workers go on and will answer another server"
+            );
+        }
+    }
+
+    /// Ends the loops after what is queued is stored. Safe to call twice.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.wait()).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! Leases and deadlines: extends the leases of the workers heard from, gives up those that fell silent, and times out
+//! attempts, each by the database's clock.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    health::HealthCell,
+    hub::{Hub, ToWorker},
+    peers::jitter,
+    settle::{DEADLINE_RECHECK, Input, SettleQueue},
+};
+use crate::{
+    domain::attempt::Outcome,
+    store::{Db, StoreError, worker},
+};
+
+/// How often heartbeats are written, all in one statement.
+const FLUSH: Duration = Duration::from_millis(500);
+/// How often silent workers are looked for.
+const REAP: Duration = Duration::from_secs(1);
+/// The most attempts given up in one go.
+const REAP_LIMIT: i64 = 1_000;
+/// How often forgotten connections are deleted.
+const PRUNE: Duration = Duration::from_secs(3_600);
+/// Deadlines are looked at no more often than this while attempts run.
+const DEADLINE_TICK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+
+/// The workers heard from since the last flush.
+#[derive(Clone, Default)]
+pub struct Heard(Arc<Mutex<HashSet<Uuid>>>);
+
+impl Heard {
+    /// A worker gave a sign of life.
+    pub fn from(&self, worker_id: Uuid) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(worker_id);
+    }
+
+    fn take(&self) -> Vec<Uuid> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
+    }
+}
+
+/// The loops that keep time.
+#[derive(Clone)]
+pub struct Leases {
+    pub db: Db,
+    pub hub: Arc<Hub>,
+    pub settle: SettleQueue,
+    pub health: HealthCell,
+    pub heard: Heard,
+    pub lease: Duration,
+}
+
+impl Leases {
+    /// Writes heartbeats until `shutdown`.
+    pub async fn run_heartbeats(self, shutdown: CancellationToken) {
+        while pause(FLUSH, &shutdown).await {
+            if let Err(error) = self.flush_once().await {
+                tracing::debug!(%error, "heartbeats could not be written, trying again");
+            }
+        }
+        let _ = self.flush_once().await;
+    }
+
+    /// Extends the leases of the workers heard from and returns how many. A worker that lost its lease is told.
+    pub async fn flush_once(&self) -> Result<usize, StoreError> {
+        let heard = self.heard.take();
+        if heard.is_empty() {
+            return Ok(0);
+        }
+        let alive: HashSet<Uuid> = match worker::extend(&self.db, &heard, self.lease).await {
+            Ok(alive) => alive.into_iter().collect(),
+            Err(error) => {
+                // Not lost: the next flush counts them again.
+                heard.into_iter().for_each(|id| self.heard.from(id));
+                return Err(error);
+            }
+        };
+        for gone in heard.iter().filter(|id| !alive.contains(id)) {
+            self.hub.send(*gone, ToWorker::Superseded);
+        }
+        Ok(alive.len())
+    }
+
+    /// Gives up silent workers until `shutdown`.
+    ///
+    /// A worker is silent only if somebody could have heard it: after this server started, and after the database was
+    /// away, nobody is given up for the length of a lease.
+    pub async fn run_reaper(self, shutdown: CancellationToken) {
+        let mut listening_since = Instant::now();
+        let mut pruned: Option<Instant> = None;
+        while pause(jitter(REAP), &shutdown).await {
+            if self.health.now().database_away {
+                listening_since = Instant::now();
+            }
+            if listening_since.elapsed() < self.lease {
+                if let Err(error) = crate::store::server::ping(&self.db).await {
+                    tracing::debug!(%error, "no answer from the database");
+                    self.health.database(false);
+                } else {
+                    self.health.database(true);
+                }
+                continue;
+            }
+            match self.reap_once().await {
+                Ok(_) => self.health.database(true),
+                Err(error) => {
+                    tracing::debug!(%error, "silent workers could not be looked for");
+                    self.health.database(!error.is_transient());
+                    listening_since = Instant::now();
+                }
+            }
+            if pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
+                pruned = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Ends lapsed connections and sends their attempts to the settler; returns how many attempts.
+    pub async fn reap_once(&self) -> Result<usize, StoreError> {
+        let orphans = worker::reap(&self.db, REAP_LIMIT).await?;
+        let count = orphans.len();
+        for orphan in orphans {
+            let input = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome: Outcome::WorkerLost };
+            if self.settle.push(input).await.is_err() {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Times out attempts until `shutdown`.
+    pub async fn run_deadlines(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.hub.sooner() => {}
+            }
+            while let Some(next) = self.hub.next_deadline() {
+                let wait = next.saturating_duration_since(Instant::now());
+                if !pause(wait.clamp(DEADLINE_TICK.0, DEADLINE_TICK.1), &shutdown).await {
+                    return;
+                }
+                for lease in self.hub.overdue(DEADLINE_RECHECK) {
+                    let _ = self.settle.push(Input::Deadline { lease }).await;
+                }
+            }
+        }
+    }
+}
+
+/// Sleeps; `false` when `shutdown` came first.
+async fn pause(time: Duration, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(time) => true,
+        () = shutdown.cancelled() => false,
+    }
+}

@@ -1,0 +1,24 @@
+//! What moves tasks forward: loops that read under lock, decide with `domain`, and write in one transaction.
+//!
+//! ```text
+//! intake    submits           ─▶ tasks, steps, root steps in play ─┐
+//! settle    results, time-outs, losses, cancels ─▶ next steps      ├─▶ hub ─▶ worker streams
+//! dispatch  free slots        ─▶ claims of waiting steps          ─┘
+//! leases    heartbeats out, lapsed leases and passed deadlines into settle
+//! peers     other servers' notifications ─▶ dispatch, catalog, watchers
+//! ```
+
+pub mod assignment;
+pub mod catalog;
+pub mod claims;
+mod core;
+pub mod dispatch;
+pub mod health;
+pub mod hub;
+pub mod intake;
+pub mod leases;
+pub mod peers;
+pub mod settle;
+pub mod watch;
+
+pub use core::{Engine, EngineConfig};

@@ -1,0 +1,211 @@
+//! The other servers of the cell. Each transaction that leaves something for them says so, once; and what they say is
+//! turned into looks at the database. A missed notification costs the time of one poll, never the work.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, future::poll_fn, stream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    catalog::Catalog,
+    hub::{CancelReason, Hub},
+    watch::Watchers,
+};
+use crate::store::{Db, StoreError, db::Message, server, task, worker};
+
+/// How often a server says that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+/// How often watched tasks and held leases are compared with the database while there are other servers.
+const LOOK: Duration = Duration::from_secs(1);
+/// The most notifications that wait.
+const MAX_NEWS: usize = 64;
+
+/// What this server knows of the others.
+pub struct Peers {
+    pub server_id: Uuid,
+    /// How many there are.
+    others: AtomicI64,
+}
+
+/// What a notification is about; one letter each on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct News {
+    /// Steps wait for workers, or tasks moved on.
+    work: bool,
+    /// Attempts were ended from outside.
+    cancels: bool,
+    /// A template was registered.
+    templates: bool,
+}
+
+impl News {
+    fn merge(&mut self, other: Self) {
+        self.work |= other.work;
+        self.cancels |= other.cancels;
+        self.templates |= other.templates;
+    }
+}
+
+impl Peers {
+    pub fn new(server_id: Uuid) -> Self {
+        // Until the first beat: better one notification too many.
+        Self { server_id, others: AtomicI64::new(1) }
+    }
+
+    /// The payload that tells the others about a transaction; `None` when there is nobody or nothing to tell.
+    pub fn news(&self, unserved: bool, cancels: bool, touched: &[Uuid]) -> Option<String> {
+        let anything = unserved || cancels || !touched.is_empty();
+        if !anything || self.others.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(format!("{}:{}", self.server_id, if cancels { "wc" } else { "w" }))
+    }
+
+    /// The payload that tells the others about a new template.
+    pub fn template_news(&self) -> String {
+        format!("{}:t", self.server_id)
+    }
+
+    /// Reads a payload; nothing for one's own.
+    fn read(&self, payload: &str) -> News {
+        match payload.split_once(':') {
+            Some((from, about)) if from != self.server_id.to_string() => {
+                News { work: about.contains('w'), cancels: about.contains('c'), templates: about.contains('t') }
+            }
+            _ => News::default(),
+        }
+    }
+
+    /// Whether other servers were heard of lately.
+    pub fn any(&self) -> bool {
+        self.others.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// The loop that talks with the others.
+pub struct PeersLoop {
+    pub db: Db,
+    pub peers: Arc<Peers>,
+    pub catalog: Arc<Catalog>,
+    pub hub: Arc<Hub>,
+    pub watchers: Watchers,
+    pub address: String,
+}
+
+impl PeersLoop {
+    /// Beats, listens and looks until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let (sender, mut news) = mpsc::channel(MAX_NEWS);
+        let listener = tokio::spawn(listen(self.db.clone(), Arc::clone(&self.peers), sender, shutdown.clone()));
+        let mut beat = tokio::time::interval(BEAT);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let result = tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = beat.tick() => self.beat_once().await,
+                _ = look.tick(), if self.peers.any() => self.look_once(News { work: true, cancels: true, templates: false }).await,
+                Some(mut first) = news.recv() => {
+                    while let Ok(more) = news.try_recv() {
+                        first.merge(more);
+                    }
+                    self.look_once(first).await
+                }
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "the other servers' news could not be followed up");
+            }
+        }
+        listener.abort();
+        let _ = server::leave(&self.db, self.peers.server_id).await;
+    }
+
+    /// Says that this server lives and counts the others.
+    pub async fn beat_once(&self) -> Result<(), StoreError> {
+        let others = server::beat(&self.db, self.peers.server_id, &self.address, env!("CARGO_PKG_VERSION")).await?;
+        let before = self.peers.others.swap(others, Ordering::Relaxed);
+        // The others learn of this server now, instead of at their own next beat.
+        if before == 0 && others > 0 {
+            server::wake(&self.db, &format!("{}:w", self.peers.server_id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows up what another server said, or may have said.
+    async fn look_once(&self, news: News) -> Result<(), StoreError> {
+        if news.templates && self.catalog.refresh().await? {
+            self.hub.relane(&self.catalog.lanes());
+        }
+        if news.work {
+            self.hub.kick();
+            self.watchers.tell(self.watchers.watched());
+        }
+        if news.cancels {
+            let held = self.hub.leases();
+            if !held.is_empty() {
+                for lease in worker::dead_leases(&self.db, &held).await? {
+                    let cancelled = !task::final_states(&self.db, &[lease.task_id]).await?.is_empty();
+                    let reason = if cancelled { CancelReason::TaskCancelled } else { CancelReason::LeaseLost };
+                    self.hub.cancel(lease, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Listens until `shutdown`, over as many connections as it takes. After a new connection everything may have been
+/// missed, so it reports all kinds of news.
+async fn listen(db: Db, peers: Arc<Peers>, sender: mpsc::Sender<News>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        if let Err(error) = listen_once(&db, &peers, &sender).await {
+            tracing::debug!(%error, "the notification connection ended");
+        }
+        tokio::time::sleep(jitter(Duration::from_millis(500))).await;
+    }
+}
+
+async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Result<(), StoreError> {
+    let (client, mut connection) = db.connect_raw().await?;
+    let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
+    let listen = format!("LISTEN {}", db.channel());
+    let mut start = std::pin::pin!(client.batch_execute(&listen));
+    let mut started = false;
+    loop {
+        tokio::select! {
+            result = poll_fn(|cx| start.as_mut().poll(cx)), if !started => {
+                result?;
+                started = true;
+                let _ = sender.try_send(News { work: true, cancels: true, templates: true });
+            }
+            message = messages.next() => match message {
+                Some(Ok(Message::Notification(n))) => {
+                    let news = peers.read(n.payload());
+                    if news != News::default() {
+                        peers.others.fetch_max(1, Ordering::Relaxed);
+                        let _ = sender.try_send(news);
+                    }
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The time, up to a quarter longer or shorter, so that servers do not look all at once.
+pub fn jitter(time: Duration) -> Duration {
+    let (_, random) = Uuid::new_v4().as_u64_pair();
+    #[expect(clippy::cast_precision_loss, reason = "a share between 0 and 1 needs no more precision")]
+    let share = (random & 0xffff) as f64 / f64::from(0xffff);
+    time.mul_f64(0.75 + share / 2.0)
+}

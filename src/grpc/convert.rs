@@ -1,0 +1,309 @@
+//! From what the store and the engine know to what the wire says.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use tonic::Status;
+use uuid::Uuid;
+
+use super::error::invalid;
+use crate::{
+    domain::{
+        attempt::{Failure, OutcomeKind},
+        progress::StepSet,
+        step::StepState,
+        task::TaskState,
+    },
+    engine::{
+        assignment::{Assignment, merge_annotations},
+        catalog::Plan,
+    },
+    proto,
+    store::{
+        task::{Attempt, Step, Task, TaskView},
+        worker::WorkerRow,
+    },
+};
+
+/// A task id out of a request.
+pub fn task_id(text: &str) -> Result<Uuid, Status> {
+    Uuid::try_parse(text).map_err(|_| invalid("task_id", "not a UUID: expected an id that SubmitTask returned"))
+}
+
+pub fn timestamp(at: SystemTime) -> prost_types::Timestamp {
+    at.into()
+}
+
+/// Longer than any of ours is not representable and never occurs.
+pub fn duration(d: Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(d).unwrap_or_default()
+}
+
+/// A time out of a request.
+pub fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Status> {
+    at.map(|at| {
+        let in_range = (0..=253_402_300_799).contains(&at.seconds) && (0..=999_999_999).contains(&at.nanos);
+        in_range
+            .then(|| SystemTime::try_from(at).ok())
+            .flatten()
+            .ok_or_else(|| invalid(field, "out of range: expected a time between the years 1970 and 9999"))
+    })
+    .transpose()
+}
+
+pub fn task_state(state: TaskState) -> proto::TaskState {
+    match state {
+        TaskState::Pending => proto::TaskState::Pending,
+        TaskState::InProgress => proto::TaskState::InProgress,
+        TaskState::Complete => proto::TaskState::Complete,
+        TaskState::Error => proto::TaskState::Error,
+        TaskState::Cancelled => proto::TaskState::Cancelled,
+    }
+}
+
+/// A state out of a filter.
+pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
+    match proto::TaskState::try_from(state) {
+        Ok(proto::TaskState::Pending) => Ok(TaskState::Pending),
+        Ok(proto::TaskState::InProgress) => Ok(TaskState::InProgress),
+        Ok(proto::TaskState::Complete) => Ok(TaskState::Complete),
+        Ok(proto::TaskState::Error) => Ok(TaskState::Error),
+        Ok(proto::TaskState::Cancelled) => Ok(TaskState::Cancelled),
+        Ok(proto::TaskState::Unspecified) | Err(_) => {
+            Err(invalid("states", format!("{state} is not a state: see TaskState")))
+        }
+    }
+}
+
+fn step_state(state: StepState) -> proto::StepState {
+    match state {
+        StepState::Pending => proto::StepState::Pending,
+        StepState::Ready => proto::StepState::Ready,
+        StepState::InProgress => proto::StepState::InProgress,
+        StepState::WaitingForRetry => proto::StepState::WaitingForRetry,
+        StepState::Complete => proto::StepState::Complete,
+        StepState::Error => proto::StepState::Error,
+        StepState::Cancelled => proto::StepState::Cancelled,
+    }
+}
+
+fn outcome(kind: OutcomeKind) -> proto::AttemptOutcome {
+    match kind {
+        OutcomeKind::Succeeded => proto::AttemptOutcome::Succeeded,
+        OutcomeKind::RetryableError => proto::AttemptOutcome::RetryableError,
+        OutcomeKind::PermanentError => proto::AttemptOutcome::PermanentError,
+        OutcomeKind::TimedOut => proto::AttemptOutcome::TimedOut,
+        OutcomeKind::WorkerLost => proto::AttemptOutcome::WorkerLost,
+        OutcomeKind::Released => proto::AttemptOutcome::Released,
+        OutcomeKind::Cancelled => proto::AttemptOutcome::Cancelled,
+    }
+}
+
+fn error(failure: Failure) -> proto::StepError {
+    proto::StepError {
+        message: failure.message,
+        error_code: failure.code,
+        context_json: failure.context.unwrap_or_default(),
+    }
+}
+
+pub fn task(task: Task, plan: &Plan) -> proto::Task {
+    let failed = task.failed_step.and_then(|step| plan.step(step)).map(|step| step.name.clone());
+    let is_error = task.state == TaskState::Error;
+    proto::Task {
+        task_id: task.task_id.to_string(),
+        namespace: plan.template.namespace.clone(),
+        task_name: plan.template.task_name.clone(),
+        version: plan.template.version.to_string(),
+        state: task_state(task.state).into(),
+        priority: task.priority.into(),
+        context_json: task.context,
+        annotations_json: task.annotations,
+        correlation_id: task.correlation_id,
+        submitted_at: Some(timestamp(task.submitted_at)),
+        started_at: task.started_at.map(timestamp),
+        ended_at: task.ended_at.map(timestamp),
+        steps_total: task.steps_total.into(),
+        steps_complete: i32::try_from(StepSet::from_bytes(task.steps_done).len()).unwrap_or(i32::MAX),
+        failed_step: failed.filter(|_| is_error).unwrap_or_default(),
+        error: task.failure.filter(|_| is_error).map(error),
+        cancelled_by: task.cancelled_by.unwrap_or_default(),
+        cancel_reason: task.cancel_reason.unwrap_or_default(),
+    }
+}
+
+/// The task and its steps, with their attempts where they were read.
+pub fn view(view: TaskView, plan: &Plan, with_attempts: bool) -> (proto::Task, Vec<proto::Step>) {
+    let annotations = view.task.annotations.clone();
+    let mut attempts: HashMap<i16, Vec<Attempt>> = HashMap::new();
+    for attempt in view.attempts {
+        attempts.entry(attempt.step).or_default().push(attempt);
+    }
+    let steps = view
+        .steps
+        .into_iter()
+        .map(|s| {
+            let past = attempts.remove(&s.step).unwrap_or_default();
+            step(s, past, plan, &annotations, with_attempts)
+        })
+        .collect();
+    (task(view.task, plan), steps)
+}
+
+fn step(s: Step, past: Vec<Attempt>, plan: &Plan, task_notes: &str, with_attempts: bool) -> proto::Step {
+    let Some(t) = plan.step(s.step) else { return proto::Step::default() };
+    let last_failure = past.last().and_then(|a| a.failure.clone());
+    let waiting = s.state == StepState::WaitingForRetry;
+    let mut attempts: Vec<proto::Attempt> = past.into_iter().map(attempt).collect();
+    if s.state == StepState::InProgress {
+        attempts.push(running(&s));
+    }
+    proto::Step {
+        name: t.name.clone(),
+        description: t.description.clone(),
+        handler: t.handler.clone(),
+        service: t.service.clone(),
+        state: step_state(s.state).into(),
+        depends_on: t.depends_on.iter().filter_map(|p| Some(plan.template.steps.get(*p)?.name.clone())).collect(),
+        attempt: s.attempt.into(),
+        retry_limit: i32::try_from(t.retry_limit).unwrap_or(i32::MAX),
+        charged_attempts: s.charged.into(),
+        result_json: s.result.unwrap_or_default(),
+        error: s.failure.or_else(|| last_failure.filter(|_| waiting)).map(error),
+        ready_at: s.ready_at.map(timestamp),
+        started_at: s.started_at.map(timestamp),
+        ended_at: s.ended_at.map(timestamp),
+        next_attempt_at: s.next_attempt_at.map(timestamp),
+        deadline_at: s.deadline_at.map(timestamp),
+        worker_name: s.worker_name.unwrap_or_default(),
+        handler_config_json: usize::try_from(s.step)
+            .ok()
+            .and_then(|i| plan.handler_configs.get(i).cloned())
+            .unwrap_or_default(),
+        annotations_json: merge_annotations(task_notes, &t.annotations),
+        attempts: if with_attempts { attempts } else { Vec::new() },
+    }
+}
+
+fn attempt(a: Attempt) -> proto::Attempt {
+    proto::Attempt {
+        attempt: a.attempt.into(),
+        outcome: outcome(a.outcome).into(),
+        charged: a.charged,
+        worker_id: a.worker_id.map(|id| id.to_string()).unwrap_or_default(),
+        worker_name: a.worker_name.unwrap_or_default(),
+        started_at: a.started_at.map(timestamp),
+        ended_at: Some(timestamp(a.ended_at)),
+        error: a.failure.map(error),
+        retry_after: a.retry_after.map(duration),
+        next_attempt_at: a.next_attempt_at.map(timestamp),
+    }
+}
+
+fn running(s: &Step) -> proto::Attempt {
+    proto::Attempt {
+        attempt: s.attempt.into(),
+        outcome: proto::AttemptOutcome::Running.into(),
+        charged: false,
+        worker_id: s.worker_id.map(|id| id.to_string()).unwrap_or_default(),
+        worker_name: s.worker_name.clone().unwrap_or_default(),
+        started_at: s.started_at.map(timestamp),
+        ..proto::Attempt::default()
+    }
+}
+
+/// The edges of the graph.
+pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
+    let steps = &plan.template.steps;
+    let edges = |s: &crate::domain::template::StepTemplate| {
+        s.depends_on
+            .iter()
+            .filter_map(|p| Some(proto::Dependency { step: s.name.clone(), depends_on: steps.get(*p)?.name.clone() }))
+            .collect::<Vec<_>>()
+    };
+    steps.iter().flat_map(edges).collect()
+}
+
+pub fn template(plan: &Plan, with_yaml: bool) -> proto::Template {
+    let t = &plan.template;
+    proto::Template {
+        yaml: if with_yaml { plan.yaml.clone() } else { String::new() },
+        registered_at: Some(timestamp(plan.registered_at)),
+        ..unregistered(t)
+    }
+}
+
+/// A template that is valid but not stored.
+pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
+    proto::Template {
+        namespace: t.namespace.clone(),
+        task_name: t.task_name.clone(),
+        version: t.version.to_string(),
+        description: t.description.clone(),
+        schema_json: t.schema.as_ref().map(ToString::to_string).unwrap_or_default(),
+        steps: t
+            .steps
+            .iter()
+            .map(|s| proto::StepTemplate {
+                name: s.name.clone(),
+                description: s.description.clone(),
+                handler: s.handler.clone(),
+                service: s.service.clone(),
+                depends_on: s.depends_on.iter().filter_map(|p| Some(t.steps.get(*p)?.name.clone())).collect(),
+                retry_limit: i32::try_from(s.retry_limit).unwrap_or(i32::MAX),
+                timeout_seconds: s.timeout.as_secs_f64(),
+                handler_config_json: serde_json::Value::Object(s.handler_config.clone()).to_string(),
+            })
+            .collect(),
+        yaml: String::new(),
+        registered_at: None,
+    }
+}
+
+pub fn assignment(a: Assignment) -> proto::StepAssignment {
+    let plan = &a.plan;
+    let position = usize::try_from(a.lease.step).unwrap_or(usize::MAX);
+    let step = plan.template.steps.get(position);
+    let name = step.map(|s| s.name.clone()).unwrap_or_default();
+    proto::StepAssignment {
+        lease_token: a.lease.to_token(),
+        task_id: a.lease.task_id.to_string(),
+        namespace: plan.template.namespace.clone(),
+        task_name: plan.template.task_name.clone(),
+        version: plan.template.version.to_string(),
+        handler: step.map(|s| s.handler.clone()).unwrap_or_default(),
+        service: step.map(|s| s.service.clone()).unwrap_or_default(),
+        attempt: a.attempt.into(),
+        retry_limit: step.and_then(|s| i32::try_from(s.retry_limit).ok()).unwrap_or_default(),
+        charged_attempts: a.charged.into(),
+        context_json: a.context.to_string(),
+        handler_config_json: plan.handler_configs.get(position).cloned().unwrap_or_default(),
+        results_json: a.results.into_iter().collect(),
+        annotations_json: a.annotations,
+        correlation_id: a.correlation_id,
+        traceparent: a.traceparent.unwrap_or_default(),
+        deadline_at: Some(timestamp(a.deadline_at)),
+        timeout: Some(duration(a.timeout)),
+        idempotency_key: format!("{}/{name}", a.lease.task_id),
+        step_name: name,
+    }
+}
+
+pub fn worker(w: WorkerRow) -> proto::Worker {
+    proto::Worker {
+        worker_id: w.worker_id.to_string(),
+        name: w.name,
+        build_id: w.build_id,
+        namespaces: w.namespaces,
+        handlers: w.handlers,
+        max_concurrent_steps: w.max_concurrent_steps,
+        steps_in_progress: i32::try_from(w.steps_in_progress).unwrap_or(i32::MAX),
+        labels: serde_json::from_str(&w.labels).unwrap_or_default(),
+        server_id: w.server_id.to_string(),
+        connected_at: Some(timestamp(w.connected_at)),
+        lease_expires_at: Some(timestamp(w.lease_expires_at)),
+        draining: w.draining,
+    }
+}

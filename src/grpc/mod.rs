@@ -1,0 +1,14 @@
+//! The gRPC surface: one file per service, each rpc no more than convert → call → convert, and one place that turns
+//! errors into statuses.
+
+pub mod convert;
+pub mod error;
+pub mod page;
+pub mod task;
+pub mod template;
+pub mod watch;
+pub mod worker;
+mod worker_messages;
+
+/// The largest message that is read at all. Each field has a tighter bound of its own, which the refusal names.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -1,0 +1,44 @@
+//! Page tokens: opaque to the client, bound to the filter they were made for.
+
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use tonic::Status;
+
+use super::error::invalid;
+
+/// A token for the place after `last` in the list that `filter` describes.
+pub fn token(filter: &impl Hash, last: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode([&fingerprint(filter)[..], last].concat())
+}
+
+/// The place in a token; `None` for the first page.
+pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok().filter(|b| b.len() > 8);
+    let Some((print, last)) = bytes.as_deref().map(|b| b.split_at(8)) else {
+        return Err(invalid("page_token", "not a token of this server: copy `next_page_token` unchanged"));
+    };
+    if print != fingerprint(filter) {
+        return Err(invalid("page_token", "made for another filter: start over without a token"));
+    }
+    Ok(Some(last.to_vec()))
+}
+
+/// A page size within its bounds; 0 means the default.
+pub fn size(asked: i32, default: usize, max: usize) -> Result<usize, Status> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(default),
+        Ok(n) if n <= max => Ok(n),
+        _ => Err(invalid("page_size", format!("{asked} is out of bounds: expected 0 to {max}"))),
+    }
+}
+
+/// Not a secret: it catches mistakes. `DefaultHasher::new()` has fixed keys, so tokens outlive a restart.
+fn fingerprint(filter: &impl Hash) -> [u8; 8] {
+    let mut hasher = DefaultHasher::new();
+    filter.hash(&mut hasher);
+    hasher.finish().to_be_bytes()
+}

@@ -1,0 +1,241 @@
+//! `tasker.v1.TaskService`.
+
+use tokio::sync::oneshot;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    convert, error, page,
+    template::version,
+    watch::{self, WatchStream},
+};
+use crate::{
+    domain::{
+        task::{MAX_KEY_BYTES, MAX_SUBMIT_BYTES, MAX_TASKS_PER_SUBMIT},
+        template::DEFAULT_NAMESPACE,
+    },
+    engine::{
+        Engine,
+        intake::{Submission, Submitted, Violated},
+        settle::Input,
+    },
+    proto::{self, task_service_server::TaskService},
+    store::task::{self as tasks, TaskFilter, TaskView},
+};
+
+/// The longest reason of a cancel, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
+/// How long a cancel waits for its commit.
+const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The service over an engine.
+pub struct Tasks(pub Engine);
+
+#[tonic::async_trait]
+impl TaskService for Tasks {
+    async fn submit_task(
+        &self,
+        request: Request<proto::SubmitTaskRequest>,
+    ) -> Result<Response<proto::SubmitTaskResponse>, Status> {
+        let traceparent = traceparent(request.metadata());
+        let submission = submission(request.into_inner(), traceparent)?;
+        let mut submitted = self.submit(vec![submission]).await?;
+        submitted.pop().map(|s| Response::new(submit_response(s))).ok_or_else(|| Status::internal("no answer"))
+    }
+
+    async fn submit_tasks(
+        &self,
+        request: Request<proto::SubmitTasksRequest>,
+    ) -> Result<Response<proto::SubmitTasksResponse>, Status> {
+        let traceparent = traceparent(request.metadata());
+        let tasks = request.into_inner().tasks;
+        if tasks.is_empty() || tasks.len() > MAX_TASKS_PER_SUBMIT {
+            return Err(error::invalid(
+                "tasks",
+                format!("{} tasks: expected 1 to {MAX_TASKS_PER_SUBMIT}", tasks.len()),
+            ));
+        }
+        let bytes: usize = tasks.iter().map(|t| t.context_json.len()).sum();
+        if bytes > MAX_SUBMIT_BYTES {
+            let message = format!("{bytes} bytes of contexts: expected at most {MAX_SUBMIT_BYTES}");
+            return Err(error::invalid("tasks", message));
+        }
+        let submissions =
+            tasks.into_iter().map(|t| submission(t, traceparent.clone())).collect::<Result<Vec<_>, _>>()?;
+        let tasks = self.submit(submissions).await?.into_iter().map(submit_response).collect();
+        Ok(Response::new(proto::SubmitTasksResponse { tasks }))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<proto::GetTaskRequest>,
+    ) -> Result<Response<proto::GetTaskResponse>, Status> {
+        let view = self.view(&request.into_inner().task_id, true).await?;
+        let plan = self.0.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
+        let (task, steps) = convert::view(view, &plan, true);
+        let dependencies = convert::dependencies(&plan);
+        Ok(Response::new(proto::GetTaskResponse { task: Some(task), steps, dependencies }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<proto::ListTasksRequest>,
+    ) -> Result<Response<proto::ListTasksResponse>, Status> {
+        let mut r = request.into_inner();
+        let size = page::size(r.page_size, 50, 500)?;
+        let token = std::mem::take(&mut r.page_token);
+        // Everything but the size and the place belongs to the filter.
+        r.page_size = 0;
+        let print = format!("{r:?}");
+        let place = page::place(&print, &token)?;
+        let filter = self.filter(&r, place, size).await?;
+        let mut found = match &filter.templates {
+            Some(none) if none.is_empty() => Vec::new(),
+            _ => tasks::list(&self.0.db, &filter).await.map_err(|e| error::store(&e))?,
+        };
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some(last) if more => page::token(&print, last.task_id.as_bytes()),
+            _ => String::new(),
+        };
+        let mut tasks = Vec::with_capacity(found.len());
+        for task in found {
+            let plan = self.0.catalog.plan(task.template_id).await.map_err(|e| error::store(&e))?;
+            tasks.push(convert::task(task, &plan));
+        }
+        Ok(Response::new(proto::ListTasksResponse { tasks, next_page_token }))
+    }
+
+    type WatchTaskStream = WatchStream;
+
+    async fn watch_task(
+        &self,
+        request: Request<proto::WatchTaskRequest>,
+    ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let r = request.into_inner();
+        let task_id = convert::task_id(&r.task_id)?;
+        let watcher = self.0.watchers.watch(task_id).ok_or_else(|| {
+            let message = "too many tasks are watched on this server";
+            error::retry_later(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message, std::time::Duration::from_secs(5))
+        })?;
+        // Subscribed first, so nothing between this look and the next news is missed.
+        let view = self.view(&r.task_id, false).await?;
+        Ok(Response::new(watch::stream(self.0.clone(), watcher, view, r.final_only)))
+    }
+
+    async fn cancel_task(
+        &self,
+        request: Request<proto::CancelTaskRequest>,
+    ) -> Result<Response<proto::CancelTaskResponse>, Status> {
+        let r = request.into_inner();
+        let task_id = convert::task_id(&r.task_id)?;
+        for (field, text, max) in [("by", &r.by, MAX_KEY_BYTES), ("reason", &r.reason, MAX_REASON_BYTES)] {
+            if text.len() > max || text.contains('\0') {
+                return Err(error::invalid(field, format!("expected at most {max} bytes without NUL")));
+            }
+        }
+        let (reply, answer) = oneshot::channel();
+        let cancel = Input::Cancel { task_id, by: r.by, reason: r.reason, reply };
+        let settled = async {
+            self.0.settle.push(cancel).await.map_err(error::closed)?;
+            answer.await.map_err(|_| error::unavailable("the server is shutting down"))?.map_err(error::cancel)
+        };
+        tokio::time::timeout(CANCEL_TIMEOUT, settled)
+            .await
+            .map_err(|_| error::unavailable("the database did not confirm the cancellation in time"))??;
+        let view = self.view(&r.task_id, false).await?;
+        let plan = self.0.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
+        Ok(Response::new(proto::CancelTaskResponse { task: Some(convert::task(view.task, &plan)) }))
+    }
+}
+
+impl Tasks {
+    async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Submitted>, Status> {
+        let health = self.0.health.now();
+        if health.draining {
+            return Err(error::unavailable("the server is shutting down"));
+        }
+        self.0.intake.submit(submissions).await.map_err(error::intake)
+    }
+
+    async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
+        let task_id = convert::task_id(id)?;
+        tasks::get(&self.0.db, task_id, with_attempts)
+            .await
+            .map_err(|e| error::store(&e))?
+            .ok_or_else(|| error::status(Code::NotFound, "TASK_NOT_FOUND", format!("there is no task {task_id}")))
+    }
+
+    async fn filter(
+        &self,
+        r: &proto::ListTasksRequest,
+        place: Option<Vec<u8>>,
+        size: usize,
+    ) -> Result<TaskFilter, Status> {
+        let wanted = version(&r.version)?;
+        let templates = if r.namespace.is_empty() && r.task_name.is_empty() && wanted.is_none() {
+            None
+        } else {
+            self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+            let plans = self.0.catalog.list(&r.namespace, &r.task_name);
+            let fits = |p: &&std::sync::Arc<crate::engine::catalog::Plan>| {
+                wanted.as_ref().is_none_or(|v| *v == p.template.version)
+            };
+            Some(plans.iter().filter(fits).map(|p| p.template_id).collect())
+        };
+        let before = place
+            .map(|bytes| {
+                uuid::Uuid::from_slice(&bytes)
+                    .map_err(|_| error::invalid("page_token", "not a token of this list: start over without one"))
+            })
+            .transpose()?;
+        if r.correlation_id.contains('\0') {
+            return Err(error::invalid("correlation_id", "contains NUL"));
+        }
+        Ok(TaskFilter {
+            templates,
+            states: r.states.iter().map(|s| convert::task_state_from(*s)).collect::<Result<_, _>>()?,
+            correlation_id: Some(r.correlation_id.clone()).filter(|id| !id.is_empty()),
+            submitted_after: convert::time("submitted_after", r.submitted_after)?,
+            submitted_before: convert::time("submitted_before", r.submitted_before)?,
+            before,
+            limit: i64::try_from(size + 1).unwrap_or(i64::MAX),
+        })
+    }
+}
+
+fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Result<Submission, Status> {
+    if r.task_name.is_empty() {
+        let message = "empty: expected the name of a registered template".to_owned();
+        return Err(error::violations(&[Violated { field: "task_name".into(), message }]));
+    }
+    Ok(Submission {
+        namespace: if r.namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { r.namespace },
+        task_name: r.task_name,
+        version: version(&r.version)?,
+        context: r.context_json,
+        priority: r.priority,
+        idempotency_key: r.idempotency_key,
+        correlation_id: r.correlation_id,
+        annotations: r.annotations_json,
+        traceparent,
+    })
+}
+
+fn submit_response(s: Submitted) -> proto::SubmitTaskResponse {
+    proto::SubmitTaskResponse {
+        task_id: s.task_id.to_string(),
+        created: s.created,
+        correlation_id: s.correlation_id,
+        version: s.version,
+    }
+}
+
+/// The W3C trace context of the caller, if it has the form of one.
+fn traceparent(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
+    let text = metadata.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &&str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
+    (lengths == [2, 32, 16, 2] && parts.iter().all(hex)).then(|| text.to_owned())
+}

@@ -1,0 +1,124 @@
+//! `tasker.v1.TemplateService`.
+
+use tonic::{Code, Request, Response, Status};
+
+use super::{convert, error, page};
+use crate::{
+    domain::template::{MAX_TEMPLATE_BYTES, Template},
+    engine::{Engine, catalog::Registered},
+    proto::{self, template_service_server::TemplateService},
+};
+
+/// The service over an engine.
+pub struct Templates(pub Engine);
+
+#[tonic::async_trait]
+impl TemplateService for Templates {
+    async fn register_template(
+        &self,
+        request: Request<proto::RegisterTemplateRequest>,
+    ) -> Result<Response<proto::RegisterTemplateResponse>, Status> {
+        let yaml = request.into_inner().yaml;
+        bounded(&yaml)?;
+        let wake = self.0.peers.template_news();
+        let (plan, created) = match self.0.catalog.register(&yaml, &wake).await.map_err(error::register)? {
+            Registered::Created(plan) => (plan, true),
+            Registered::Unchanged(plan) => (plan, false),
+            Registered::Taken(plan) => {
+                let t = &plan.template;
+                return Err(error::status(
+                    Code::AlreadyExists,
+                    "VERSION_TAKEN",
+                    format!(
+                        "{}/{} version {} is registered with other content, and a version never changes: raise `version`",
+                        t.namespace, t.task_name, t.version
+                    ),
+                ));
+            }
+        };
+        self.0.hub.relane(&self.0.catalog.lanes());
+        Ok(Response::new(proto::RegisterTemplateResponse { template: Some(convert::template(&plan, true)), created }))
+    }
+
+    async fn validate_template(
+        &self,
+        request: Request<proto::ValidateTemplateRequest>,
+    ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
+        let yaml = request.into_inner().yaml;
+        bounded(&yaml)?;
+        let (problems, template) = match Template::parse(&yaml) {
+            Ok(template) => (Vec::new(), Some(convert::unregistered(&template))),
+            Err(problems) => (problems, None),
+        };
+        let problem = |p: crate::domain::template::Problem| proto::TemplateProblem {
+            line: i32::try_from(p.line).unwrap_or(i32::MAX),
+            column: i32::try_from(p.column).unwrap_or(i32::MAX),
+            path: p.path,
+            message: p.message,
+        };
+        let problems = problems.into_iter().map(problem).collect();
+        Ok(Response::new(proto::ValidateTemplateResponse { problems, template }))
+    }
+
+    async fn get_template(
+        &self,
+        request: Request<proto::GetTemplateRequest>,
+    ) -> Result<Response<proto::GetTemplateResponse>, Status> {
+        let r = request.into_inner();
+        let version = version(&r.version)?;
+        self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+        let plan = self.0.catalog.resolve(&r.namespace, &r.task_name, version.as_ref()).ok_or_else(|| {
+            let what = if r.version.is_empty() { String::new() } else { format!(" version {}", r.version) };
+            let message = format!("no template {}/{}{what} is registered", r.namespace, r.task_name);
+            error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message)
+        })?;
+        Ok(Response::new(proto::GetTemplateResponse { template: Some(convert::template(&plan, true)) }))
+    }
+
+    async fn list_templates(
+        &self,
+        request: Request<proto::ListTemplatesRequest>,
+    ) -> Result<Response<proto::ListTemplatesResponse>, Status> {
+        let r = request.into_inner();
+        let size = page::size(r.page_size, 100, 500)?;
+        let after = page::place(&r.namespace, &r.page_token)?;
+        self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+        let all = self.0.catalog.list(&r.namespace, "");
+        let key = |plan: &crate::engine::catalog::Plan| plan.template_id.to_be_bytes();
+        // A template never disappears, so the place of the last page's last one can always be found.
+        let start = match after {
+            None => 0,
+            Some(last) => {
+                1 + all.iter().position(|plan| key(plan)[..] == last[..]).ok_or_else(|| {
+                    error::invalid("page_token", "not a token of this server: copy `next_page_token` unchanged")
+                })?
+            }
+        };
+        let shown: Vec<_> = all.iter().skip(start).take(size).collect();
+        let more = all.len() > start + shown.len();
+        let next_page_token = match shown.last() {
+            Some(last) if more => page::token(&r.namespace, &key(last)),
+            _ => String::new(),
+        };
+        let templates = shown.into_iter().map(|plan| convert::template(plan, false)).collect();
+        Ok(Response::new(proto::ListTemplatesResponse { templates, next_page_token }))
+    }
+}
+
+/// A version out of a request; `None` for the newest.
+pub fn version(text: &str) -> Result<Option<semver::Version>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|e| error::invalid("version", format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}")))
+}
+
+fn bounded(yaml: &str) -> Result<(), Status> {
+    if yaml.len() > MAX_TEMPLATE_BYTES {
+        let message = format!("{} bytes: expected at most {MAX_TEMPLATE_BYTES}", yaml.len());
+        return Err(error::invalid("yaml", message));
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! The stream behind `WatchTask`.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::{Stream, stream};
+use tonic::Status;
+
+use super::{convert, error};
+use crate::{
+    engine::{Engine, watch::Watcher},
+    proto::WatchTaskResponse,
+    store::task::{self as tasks, TaskView},
+};
+
+/// Looks even without news, in case some were missed.
+const LOOK_ANYWAY: Duration = Duration::from_secs(5);
+/// Changes that follow each other faster than this come as one message.
+const COALESCE: Duration = Duration::from_millis(10);
+
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchTaskResponse, Status>> + Send>>;
+
+struct Watch {
+    engine: Engine,
+    watcher: Watcher,
+    /// Read, and not yet sent.
+    next: Option<TaskView>,
+    last: Option<WatchTaskResponse>,
+    final_only: bool,
+    done: bool,
+}
+
+/// Sends `first`, then every change, and ends after the final state.
+pub fn stream(engine: Engine, watcher: Watcher, first: TaskView, final_only: bool) -> WatchStream {
+    let watch = Watch { engine, watcher, next: Some(first), last: None, final_only, done: false };
+    Box::pin(stream::unfold(watch, |mut watch| async move {
+        let item = watch.next_item().await?;
+        Some((item, watch))
+    }))
+}
+
+impl Watch {
+    async fn next_item(&mut self) -> Option<Result<WatchTaskResponse, Status>> {
+        while !self.done {
+            let view = match self.next.take() {
+                Some(view) => view,
+                None => match self.wait().await {
+                    Ok(view) => view,
+                    Err(status) => {
+                        self.done = true;
+                        return Some(Err(status));
+                    }
+                },
+            };
+            let ended = view.task.state.is_final();
+            self.done = ended;
+            if self.final_only && !ended {
+                continue;
+            }
+            match self.response(view).await {
+                Ok(response) if self.last.as_ref() == Some(&response) && !ended => {}
+                Ok(response) => {
+                    self.last = Some(response.clone());
+                    return Some(Ok(response));
+                }
+                Err(status) => {
+                    self.done = true;
+                    return Some(Err(status));
+                }
+            }
+        }
+        None
+    }
+
+    /// The task after the next news.
+    async fn wait(&mut self) -> Result<TaskView, Status> {
+        let task_id = self.watcher.task_id();
+        loop {
+            let _ = tokio::time::timeout(LOOK_ANYWAY, self.watcher.changed()).await;
+            if !self.final_only {
+                tokio::time::sleep(COALESCE).await;
+                break;
+            }
+            let ended = tasks::final_states(&self.engine.db, &[task_id]).await.map_err(|e| error::store(&e))?;
+            if !ended.is_empty() {
+                break;
+            }
+        }
+        tasks::get(&self.engine.db, task_id, false)
+            .await
+            .map_err(|e| error::store(&e))?
+            .ok_or_else(|| Status::not_found("the task is gone"))
+    }
+
+    async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {
+        let plan = self.engine.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
+        let (task, steps) = convert::view(view, &plan, false);
+        Ok(WatchTaskResponse { task: Some(task), steps })
+    }
+}

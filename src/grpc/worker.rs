@@ -1,0 +1,314 @@
+//! `tasker.v1.WorkerService`: the stream that carries all of a worker's life.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+use super::{convert, error, worker_messages};
+use crate::{
+    domain::{attempt::Outcome, lease::Lease, template::MAX_NAME_BYTES},
+    engine::{
+        Engine,
+        hub::{CancelReason, Profile, ToWorker},
+        settle::Input,
+    },
+    proto::{
+        self, WorkRequest, WorkResponse, work_request::Message as Says, work_response::Message as Hears,
+        worker_service_server::WorkerService,
+    },
+    store::worker as workers,
+};
+
+/// How long a stream may stay silent before its first message.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages to a worker that may wait beyond one per slot and one acknowledgement each.
+const OUTBOX_SLACK: usize = 256;
+/// How long a worker that closed its side is kept for the acknowledgements it waits for.
+const LAST_ACKS: Duration = Duration::from_secs(10);
+
+/// The service over an engine.
+pub struct Workers(pub Engine);
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    type WorkStream = Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>>;
+
+    async fn work(&self, request: Request<Streaming<WorkRequest>>) -> Result<Response<Self::WorkStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(REGISTER_TIMEOUT, inbound.message())
+            .await
+            .map_err(|_| order("the first message must be `register`, and none came in time"))??;
+        let Some(WorkRequest { message: Some(Says::Register(register)) }) = first else {
+            return Err(order("the first message must be `register`"));
+        };
+        let new = worker_messages::register(register, self.0.server_id)?;
+        let (outbox, inbox) = mpsc::channel(outbox_size(new.max_concurrent_steps));
+        let connection = Connection::open(self.0.clone(), new, outbox).await?;
+        let ending = Ending::default();
+        let (registered, worker_id) = (connection.registered(), connection.worker_id);
+        let cancelled = connection.cancelled();
+        let stop = CancellationToken::new();
+        tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
+        let stream = outgoing(registered, cancelled, inbox, ending, stop.drop_guard());
+        tracing::info!(%worker_id, "worker connected");
+        Ok(Response::new(stream))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<proto::ListWorkersRequest>,
+    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let handler = request.into_inner().handler;
+        if handler.len() > MAX_NAME_BYTES || handler.contains('\0') {
+            return Err(error::invalid("handler", format!("expected at most {MAX_NAME_BYTES} bytes without NUL")));
+        }
+        let handler = Some(handler.as_str()).filter(|h| !h.is_empty());
+        let workers = workers::list(&self.0.db, handler).await.map_err(|e| error::store(&e))?;
+        Ok(Response::new(proto::ListWorkersResponse { workers: workers.into_iter().map(convert::worker).collect() }))
+    }
+}
+
+/// One registered worker stream.
+struct Connection {
+    engine: Engine,
+    worker_id: Uuid,
+    kept: Vec<Lease>,
+    void: Vec<Lease>,
+    draining: bool,
+}
+
+impl Connection {
+    /// Stores the connection, takes over the leases that the worker still holds, and gives back the others.
+    async fn open(engine: Engine, new: workers::NewWorker, outbox: mpsc::Sender<ToWorker>) -> Result<Self, Status> {
+        let found = workers::register(&engine.db, &new, engine.lease).await.map_err(|e| error::store(&e))?;
+        if let Some(previous) = new.previous {
+            // If the old stream is here and still open, its worker is not behind it any more.
+            engine.hub.send(previous, ToWorker::Superseded);
+            engine.hub.remove(previous);
+        }
+        let worker_id = new.worker_id;
+        let kept: HashSet<Lease> = found.kept.iter().map(|k| k.lease).collect();
+        let void = new.held.iter().filter(|l| !kept.contains(l)).copied().collect();
+        let profile = Profile {
+            worker_id,
+            name: new.name,
+            namespaces: new.namespaces.into_iter().collect(),
+            handlers: new.handlers.into_iter().collect(),
+            capacity: usize::try_from(new.max_concurrent_steps).unwrap_or(1),
+        };
+        let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
+        if !engine.hub.add(profile, held, &engine.catalog.lanes(), outbox) {
+            let _ = workers::end(&engine.db, &[worker_id]).await;
+            let message = "this server has as many worker streams as it takes; try another one";
+            return Err(error::retry_later(
+                Code::ResourceExhausted,
+                "TOO_MANY_WORKERS",
+                message,
+                Duration::from_secs(5),
+            ));
+        }
+        for orphan in found.orphans {
+            let outcome = Outcome::Released { pause: false };
+            let gone = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome };
+            engine.settle.push(gone).await.map_err(error::closed)?;
+        }
+        Ok(Self { engine, worker_id, kept: kept.into_iter().collect(), void, draining: false })
+    }
+
+    fn registered(&self) -> WorkResponse {
+        let lease = self.engine.lease;
+        hears(Hears::Registered(proto::Registered {
+            worker_id: self.worker_id.to_string(),
+            lease_duration: Some(convert::duration(lease)),
+            heartbeat_interval: Some(convert::duration(lease / 3)),
+            kept_leases: self.kept.iter().map(Lease::to_token).collect(),
+        }))
+    }
+
+    /// The leases that the worker claimed to hold and that are not its own any more.
+    fn cancelled(&self) -> Vec<WorkResponse> {
+        self.void.iter().map(|lease| cancel(*lease, String::new(), CancelReason::LeaseLost)).collect()
+    }
+
+    /// Reads until either side ends.
+    async fn run(mut self, mut inbound: Streaming<WorkRequest>, ending: Ending, stop: CancellationToken) {
+        let end = loop {
+            let message = tokio::select! {
+                () = stop.cancelled() => break End::Broken,
+                message = inbound.message() => message,
+            };
+            match message {
+                Ok(Some(message)) => {
+                    if let Err(status) = self.take(message).await {
+                        ending.set(status);
+                        break End::Broken;
+                    }
+                }
+                Ok(None) => break End::Closed,
+                Err(status) => {
+                    tracing::debug!(worker_id = %self.worker_id, %status, "a worker's stream broke");
+                    // Bytes that are no message are worth an answer; a broken connection has nobody to read it.
+                    if status.code() == Code::InvalidArgument {
+                        ending.set(status);
+                    }
+                    break End::Broken;
+                }
+            }
+        };
+        if matches!(end, End::Closed) {
+            self.close(&stop).await;
+        } else {
+            // The worker may come back within its lease and go on; until then nothing of it is given away.
+            self.engine.hub.remove(self.worker_id);
+        }
+        tracing::info!(worker_id = %self.worker_id, ?end, "worker disconnected");
+    }
+
+    async fn take(&mut self, message: WorkRequest) -> Result<(), Status> {
+        self.engine.heard.from(self.worker_id);
+        match message.message {
+            Some(Says::Result(result)) => self.result(result).await,
+            Some(Says::Heartbeat(proto::Heartbeat {})) => Ok(()),
+            Some(Says::Drain(proto::Drain {})) => {
+                self.draining = true;
+                self.engine.hub.close(self.worker_id);
+                // For operators only; the hub has stopped assignments already.
+                if let Err(error) = workers::drain(&self.engine.db, self.worker_id).await {
+                    tracing::debug!(%error, "a draining worker could not be marked");
+                }
+                Ok(())
+            }
+            Some(Says::Register(_)) => Err(order("`register` comes once, as the first message")),
+            None => Err(error::invalid("message", "empty: expected `result`, `heartbeat` or `drain`")),
+        }
+    }
+
+    async fn result(&self, result: proto::StepResult) -> Result<(), Status> {
+        let (lease, outcome) = worker_messages::result(result)?;
+        let outcome = match outcome {
+            Outcome::Released { .. } => Outcome::Released { pause: !self.draining },
+            other => other,
+        };
+        let plan = self.engine.hub.answered(self.worker_id, lease);
+        let input = Input::Result { lease, outcome, worker_id: self.worker_id, plan };
+        self.engine.settle.push(input).await.map_err(error::closed)
+    }
+
+    /// The worker is done: it gets its last acknowledgements, and what it has not answered goes to others at once.
+    async fn close(&self, stop: &CancellationToken) {
+        self.engine.hub.close(self.worker_id);
+        let acknowledged = async {
+            while self.engine.hub.unacknowledged(self.worker_id) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = tokio::time::timeout(LAST_ACKS, acknowledged) => {}
+        }
+        let left = self.engine.hub.remove(self.worker_id);
+        if let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
+            tracing::debug!(%error, "a worker's end could not be stored; its lease runs out instead");
+        }
+        for lease in left {
+            let gone = Input::Gone { lease, worker_id: self.worker_id, outcome: Outcome::WorkerLost };
+            let _ = self.engine.settle.push(gone).await;
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The worker closed its side in good order.
+    Closed,
+    Broken,
+}
+
+/// The status that the stream will end with.
+#[derive(Clone, Default)]
+struct Ending(Arc<Mutex<Option<Status>>>);
+
+impl Ending {
+    fn set(&self, status: Status) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(status);
+    }
+
+    fn take(&self) -> Option<Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Everything that goes out, in order. It ends when the hub lets go of the outbox; dropping it stops the reader.
+fn outgoing(
+    registered: WorkResponse,
+    cancelled: Vec<WorkResponse>,
+    inbox: mpsc::Receiver<ToWorker>,
+    ending: Ending,
+    guard: DropGuard,
+) -> Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>> {
+    let first = stream::iter(std::iter::once(registered).chain(cancelled).map(Ok));
+    let rest = ReceiverStream::new(inbox).map(response);
+    let last = stream::once(async move {
+        let _until_here = guard;
+        ending.take()
+    })
+    .filter_map(|status| async move { status.map(Err) });
+    Box::pin(first.chain(rest).chain(last))
+}
+
+fn response(message: ToWorker) -> Result<WorkResponse, Status> {
+    Ok(match message {
+        ToWorker::Assign(a) => hears(Hears::Assignment(convert::assignment(*a))),
+        ToWorker::Ack { lease, accepted } => {
+            let status = if accepted { proto::ResultStatus::Accepted } else { proto::ResultStatus::Stale };
+            hears(Hears::Ack(proto::ResultAck { lease_token: lease.to_token(), status: status.into() }))
+        }
+        ToWorker::Cancel { lease, step_name, reason } => cancel(lease, step_name, reason),
+        ToWorker::Draining { grace } => {
+            hears(Hears::Draining(proto::Draining { grace: Some(convert::duration(grace)) }))
+        }
+        ToWorker::Superseded => {
+            let message =
+                "this connection's lease ended: the worker registered again elsewhere or fell silent; register again";
+            return Err(error::status(Code::Aborted, "SUPERSEDED", message));
+        }
+        ToWorker::Closing => return Err(error::unavailable("the server is shutting down")),
+    })
+}
+
+fn cancel(lease: Lease, step_name: String, reason: CancelReason) -> WorkResponse {
+    let reason = match reason {
+        CancelReason::TaskCancelled => proto::CancelReason::TaskCancelled,
+        CancelReason::TimedOut => proto::CancelReason::TimedOut,
+        CancelReason::LeaseLost => proto::CancelReason::LeaseLost,
+    };
+    hears(Hears::Cancel(proto::CancelStep {
+        lease_token: lease.to_token(),
+        task_id: lease.task_id.to_string(),
+        step_name,
+        reason: reason.into(),
+    }))
+}
+
+fn hears(message: Hears) -> WorkResponse {
+    WorkResponse { message: Some(message) }
+}
+
+fn order(message: &str) -> Status {
+    error::status(Code::FailedPrecondition, "MESSAGE_ORDER", message)
+}
+
+/// Room for an assignment and an acknowledgement per slot, and some more.
+fn outbox_size(max_concurrent_steps: i32) -> usize {
+    2 * usize::try_from(max_concurrent_steps).unwrap_or_default() + OUTBOX_SLACK
+}

@@ -1,0 +1,161 @@
+//! What workers say, checked against its bounds. A malformed message ends the stream; a handler's answer that cannot be
+//! stored becomes a failure of its step, because the other steps of the worker are not to blame.
+
+use std::time::Duration;
+
+use tonic::Status;
+use uuid::Uuid;
+
+use super::error::invalid;
+use crate::{
+    domain::{
+        attempt::{
+            Failure, MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_ERROR_MESSAGE_BYTES, MAX_RESULT_BYTES,
+            MAX_RETRY_AFTER, Outcome,
+        },
+        json,
+        lease::Lease,
+        template::MAX_NAME_BYTES,
+    },
+    proto::{self, step_result::Outcome as Answer},
+    store::worker::NewWorker,
+};
+
+/// The most handlers of one worker.
+const MAX_HANDLERS: usize = 1_000;
+/// The most namespaces of one worker.
+const MAX_NAMESPACES: usize = 100;
+/// The most leases that a worker brings along: those that run, and those whose results wait for an acknowledgement.
+const MAX_HELD_LEASES: usize = 40_000;
+/// The most steps that one worker takes at once.
+const MAX_CONCURRENT_STEPS: i32 = 10_000;
+/// The most labels of one worker.
+const MAX_LABELS: usize = 64;
+
+/// A worker out of its first message.
+pub fn register(r: proto::Register, server_id: Uuid) -> Result<NewWorker, Status> {
+    name("register.name", &r.name)?;
+    optional_name("register.build_id", &r.build_id)?;
+    count("register.handlers", r.handlers.len(), 1, MAX_HANDLERS)?;
+    count("register.namespaces", r.namespaces.len(), 0, MAX_NAMESPACES)?;
+    count("register.labels", r.labels.len(), 0, MAX_LABELS)?;
+    count("register.held_leases", r.held_leases.len(), 0, MAX_HELD_LEASES)?;
+    if !(1..=MAX_CONCURRENT_STEPS).contains(&r.max_concurrent_steps) {
+        let message = format!("{} is out of bounds: expected 1 to {MAX_CONCURRENT_STEPS}", r.max_concurrent_steps);
+        return Err(invalid("register.max_concurrent_steps", message));
+    }
+    r.handlers.iter().try_for_each(|h| name("register.handlers", h))?;
+    r.namespaces.iter().try_for_each(|n| name("register.namespaces", n))?;
+    for (key, value) in &r.labels {
+        name("register.labels", key)?;
+        optional_name("register.labels", value)?;
+    }
+    let previous = match r.previous_worker_id.as_str() {
+        "" => None,
+        id => Some(Uuid::try_parse(id).map_err(|_| {
+            invalid(
+                "register.previous_worker_id",
+                "not a worker id: copy `worker_id` from `registered`, or leave it out",
+            )
+        })?),
+    };
+    Ok(NewWorker {
+        worker_id: Uuid::new_v4(),
+        server_id,
+        name: r.name,
+        build_id: r.build_id,
+        namespaces: r.namespaces,
+        handlers: r.handlers,
+        max_concurrent_steps: r.max_concurrent_steps,
+        labels: serde_json::to_string(&r.labels).unwrap_or_else(|_| "{}".into()),
+        previous,
+        held: r.held_leases.iter().map(|t| lease("register.held_leases", t)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A lease and the outcome of its attempt.
+pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
+    let lease = lease("result.lease_token", &r.lease_token)?;
+    let outcome = match r.outcome {
+        None => {
+            let expected = "none is set: expected `success`, `retryable_error`, `permanent_error` or `released`";
+            return Err(invalid("result.outcome", expected));
+        }
+        Some(Answer::Success(s)) => success(s.result_json),
+        Some(Answer::RetryableError(e)) => {
+            let retry_after = e.retry_after.map(retry_after).transpose()?;
+            Outcome::RetryableError { failure: failure(e.message, e.error_code, e.context_json), retry_after }
+        }
+        Some(Answer::PermanentError(e)) => Outcome::PermanentError(failure(e.message, e.error_code, e.context_json)),
+        Some(Answer::Released(proto::Released {})) => Outcome::Released { pause: true },
+    };
+    Ok((lease, outcome))
+}
+
+fn success(json: String) -> Outcome {
+    let json = if json.is_empty() { "null".to_owned() } else { json };
+    match json::check_document(&json, MAX_RESULT_BYTES) {
+        Ok(()) => Outcome::Succeeded(json),
+        Err(error) => Outcome::PermanentError(Failure::of_server(
+            "RESULT_INVALID",
+            format!("the handler's result cannot be stored: {error}"),
+        )),
+    }
+}
+
+fn failure(message: String, code: String, context: String) -> Failure {
+    let message = cut(message, MAX_ERROR_MESSAGE_BYTES);
+    let context = match context.as_str() {
+        "" => None,
+        text => Some(match json::check_object(text, MAX_ERROR_CONTEXT_BYTES) {
+            Ok(()) => context,
+            Err(error) => {
+                let note = format!("the handler's error context was left out: {error}");
+                serde_json::json!({ "tasker_note": note }).to_string()
+            }
+        }),
+    };
+    let message = if message.is_empty() { "the handler gave no message".to_owned() } else { message };
+    Failure { message, code: cut(code, MAX_ERROR_CODE_BYTES), context }
+}
+
+/// At most `max` bytes, whole characters, and no NUL, which Postgres cannot hold.
+fn cut(text: String, max: usize) -> String {
+    let mut text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
+    if text.len() > max {
+        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+        text.truncate(end);
+    }
+    text
+}
+
+/// What is asked for, from nothing to [`MAX_RETRY_AFTER`].
+fn retry_after(d: prost_types::Duration) -> Result<Duration, Status> {
+    if d.nanos.unsigned_abs() > 999_999_999 {
+        return Err(invalid("result.retryable_error.retry_after", "not a valid duration: nanos out of range"));
+    }
+    Ok(Duration::try_from(d).unwrap_or_default().min(MAX_RETRY_AFTER))
+}
+
+fn lease(field: &str, token: &str) -> Result<Lease, Status> {
+    Lease::from_token(token).map_err(|error| invalid(field, error.to_string()))
+}
+
+fn name(field: &str, text: &str) -> Result<(), Status> {
+    if text.is_empty() {
+        return Err(invalid(field, format!("empty: expected 1 to {MAX_NAME_BYTES} bytes")));
+    }
+    optional_name(field, text)
+}
+
+fn optional_name(field: &str, text: &str) -> Result<(), Status> {
+    if text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
+        let message = format!("expected at most {MAX_NAME_BYTES} bytes without control characters");
+        return Err(invalid(field, message));
+    }
+    Ok(())
+}
+
+fn count(field: &str, n: usize, min: usize, max: usize) -> Result<(), Status> {
+    if (min..=max).contains(&n) { Ok(()) } else { Err(invalid(field, format!("{n} given: expected {min} to {max}"))) }
+}

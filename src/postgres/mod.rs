@@ -1,0 +1,16 @@
+//! A private Postgres for `tasker dev`, the demo, the bench and the tests: found on the machine, started on a free
+//! loopback port, and stopped with the process that started it, however that one ends.
+//!
+//! Nothing here is used by `tasker server`, which is given the URL of somebody else's database.
+
+mod cluster;
+mod error;
+mod find;
+mod home;
+mod owner;
+mod process;
+
+pub use cluster::{Cluster, Options};
+pub use error::Error;
+pub use find::{BIN_VARIABLE, Binaries, FindError, MIN_MAJOR, find, find_major};
+pub use home::default_dir;

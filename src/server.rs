@@ -1,0 +1,146 @@
+//! The server: one port for gRPC, reflection, health and HTTP over one engine, and an orderly end.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use tokio::net::TcpListener;
+use tonic::{
+    service::Routes,
+    transport::server::{Server, TcpIncoming},
+};
+use tonic_health::server::HealthReporter;
+
+use crate::{
+    engine::{Engine, EngineConfig, health::HealthCell},
+    grpc::{self, MAX_MESSAGE_BYTES},
+    http, proto,
+    proto::{
+        task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
+        worker_service_server::WorkerServiceServer,
+    },
+    store::{Db, StoreError},
+};
+
+/// Names of our services for the standard health protocol.
+const SERVICES: [&str; 3] = ["tasker.v1.TaskService", "tasker.v1.TemplateService", "tasker.v1.WorkerService"];
+/// How long streams get to end after the workers were drained.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// How long a worker may be silent before its steps go to others; at least a second.
+    pub lease: Duration,
+    /// How long the server waits for running steps when it is told to end.
+    pub drain: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30) }
+    }
+}
+
+/// Why a server did not start or ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the listener failed: {0}")]
+    Listener(#[from] std::io::Error),
+    #[error("the server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves until `shutdown` resolves, then drains: workers are told, results in flight are still taken, and after at most
+/// `config.drain` the streams are closed.
+pub async fn run(
+    listener: TcpListener,
+    db: Db,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
+    let address = listener.local_addr()?;
+    let engine = Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease }).await?;
+    let routes = routes(&engine);
+    let closing = tokio_util::sync::CancellationToken::new();
+    let server = Server::builder()
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            closing.clone().cancelled_owned(),
+        );
+    let drain = {
+        let engine = engine.clone();
+        async move {
+            shutdown.await;
+            tracing::info!(grace = ?config.drain, "draining");
+            engine.drain(config.drain).await;
+            engine.stop().await;
+            engine.hub.close_all();
+            closing.cancel();
+            // Streams that do not end by themselves do not keep the process.
+            tokio::time::sleep(CLOSE_TIMEOUT).await;
+        }
+    };
+    tokio::select! {
+        result = server => result?,
+        () = drain => tracing::warn!("some connections did not close in time"),
+    }
+    engine.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn routes(engine: &Engine) -> Routes {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(report(reporter, engine.health.clone()));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = Routes::new(health)
+        .add_service(
+            TaskServiceServer::new(grpc::task::Tasks(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(TemplateServiceServer::new(grpc::template::Templates(engine.clone())))
+        .add_service(
+            WorkerServiceServer::new(grpc::worker::Workers(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        );
+    // Our own descriptors are always readable; if they were not, the server is still worth running without reflection.
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
+    }
+    Routes::from(routes.into_axum_router().merge(http::routes(engine.health.clone())))
+}
+
+/// Keeps the standard health service in step with the engine's health.
+async fn report(reporter: HealthReporter, health: HealthCell) {
+    let mut changes = health.subscribe();
+    loop {
+        let status = match changes.borrow_and_update().is_serving() {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        for service in std::iter::once("").chain(SERVICES) {
+            reporter.set_service_status(service, status).await;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Binds the address. The error says which one and what to do.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address}: {error}; choose another one with --listen"))
+}

@@ -1,0 +1,385 @@
+//! Everything that one engine transaction writes, and the statements that write it.
+//!
+//! The engine locks what it decides on, decides, and fills a [`Changes`]; [`Hot::commit`](super::hot::Hot::commit)
+//! sends all of it, with the `COMMIT`, in one round trip. Each list is one statement, whatever its length.
+
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use crate::domain::{
+    attempt::{Failure, OutcomeKind},
+    event::EventType,
+    retry::Backoff,
+    step::StepState,
+    task::TaskState,
+};
+
+/// A task to insert, with its steps.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub task_id: Uuid,
+    pub template_id: i32,
+    /// `Pending`, or `InProgress` when a root step is claimed in the same transaction.
+    pub state: TaskState,
+    pub priority: i16,
+    pub steps_total: i16,
+    pub steps_live: i16,
+    pub steps_done: Vec<u8>,
+    pub correlation_id: String,
+    pub traceparent: Option<String>,
+    pub annotations: String,
+    pub context: String,
+}
+
+/// The right to one attempt, about to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    pub worker_id: Uuid,
+    pub nonce: i64,
+    /// Until the attempt is timed out.
+    pub timeout: Duration,
+}
+
+/// A step that comes into play: a root of a new task, or a step whose last parent completed.
+#[derive(Clone, Debug)]
+pub struct NewLive {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub template_id: i32,
+    pub lane_id: i32,
+    pub priority: i16,
+    /// Set when a worker gets it in the same transaction.
+    pub grant: Option<Grant>,
+}
+
+/// A claim of a row that is in the queue already. It may lose against another server; [`Claimed`] says which ones won.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub grant: Grant,
+    /// The step is a root, so its task may still have to be marked as started.
+    pub root: bool,
+}
+
+/// A claim that was committed.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub template_id: i32,
+    pub lane_id: i32,
+    pub attempt: i16,
+    pub charged: i16,
+    pub nonce: i64,
+    pub worker_id: Uuid,
+    pub deadline_at: SystemTime,
+}
+
+/// A step that leaves play for good.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub task_id: Uuid,
+    pub step: i16,
+    /// The lease that its queue row must still carry; `None` when no attempt runs.
+    pub lease: Option<i64>,
+    /// `Complete`, `Error` or `Cancelled`.
+    pub state: StepState,
+    pub attempt: i16,
+    pub charged: i16,
+    pub result: Option<String>,
+    pub failure: Option<Failure>,
+    pub ready_at: SystemTime,
+    pub started_at: Option<SystemTime>,
+}
+
+/// A failed attempt with another one to come. When that is, Postgres decides.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    pub attempt: EndedAttempt,
+    pub backoff: Backoff,
+}
+
+/// A step that goes back to the ready ones because its attempt was lost or never started.
+#[derive(Clone, Debug)]
+pub struct GivenBack {
+    pub attempt: EndedAttempt,
+    /// Whether it counts towards the bound on lost attempts.
+    pub lost: bool,
+}
+
+/// What the history says about an attempt that ended.
+#[derive(Clone, Debug)]
+pub struct EndedAttempt {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub template_id: i32,
+    pub attempt: i16,
+    pub lease: i64,
+    pub worker_id: Uuid,
+    pub outcome: OutcomeKind,
+    pub charged: bool,
+    pub failure: Option<Failure>,
+    pub retry_after: Option<Duration>,
+    pub ready_at: SystemTime,
+    pub started_at: SystemTime,
+}
+
+/// New values of a task's row, which the engine holds locked.
+#[derive(Clone, Debug)]
+pub struct TaskUpdate {
+    pub task_id: Uuid,
+    pub state: TaskState,
+    pub steps_live: i16,
+    pub steps_done: Vec<u8>,
+    pub failed_step: Option<i16>,
+    pub cancelled: Option<(String, String)>,
+}
+
+/// One row of the event log.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub kind: EventType,
+    pub template_id: Option<i32>,
+    pub task_id: Option<Uuid>,
+    pub step: Option<i16>,
+    pub attempt: Option<i16>,
+    pub worker_id: Option<Uuid>,
+    pub outcome: Option<OutcomeKind>,
+    pub charged: Option<bool>,
+    pub lease: Option<i64>,
+    pub ready_at: Option<SystemTime>,
+    pub started_at: Option<SystemTime>,
+    pub failure: Option<Failure>,
+}
+
+impl Event {
+    /// An event about a task as a whole.
+    pub fn of_task(kind: EventType, template_id: i32, task_id: Uuid) -> Self {
+        Self {
+            kind,
+            template_id: Some(template_id),
+            task_id: Some(task_id),
+            step: None,
+            attempt: None,
+            worker_id: None,
+            outcome: None,
+            charged: None,
+            lease: None,
+            ready_at: None,
+            started_at: None,
+            failure: None,
+        }
+    }
+
+    /// An event that ends an attempt.
+    pub fn of_attempt(kind: EventType, attempt: &EndedAttempt) -> Self {
+        Self {
+            step: Some(attempt.step),
+            attempt: Some(attempt.attempt),
+            worker_id: Some(attempt.worker_id),
+            outcome: Some(attempt.outcome),
+            charged: Some(attempt.charged),
+            lease: Some(attempt.lease),
+            ready_at: Some(attempt.ready_at),
+            started_at: Some(attempt.started_at),
+            failure: attempt.failure.clone(),
+            ..Self::of_task(kind, attempt.template_id, attempt.task_id)
+        }
+    }
+}
+
+/// What one transaction writes.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pub new_tasks: Vec<NewTask>,
+    /// Idempotency keys to take back, by the id of the task that will not be stored after all.
+    pub dropped_tasks: Vec<Uuid>,
+    pub ended: Vec<Ended>,
+    pub retries: Vec<Retry>,
+    pub given_back: Vec<GivenBack>,
+    pub new_live: Vec<NewLive>,
+    pub claims: Vec<Claim>,
+    /// In ascending order of their ids.
+    pub tasks: Vec<TaskUpdate>,
+    /// Tasks whose pending steps are cancelled.
+    pub cancelled_tasks: Vec<Uuid>,
+    pub events: Vec<Event>,
+    /// Wakes the other servers when the transaction commits.
+    pub notify: Option<String>,
+}
+
+impl Changes {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.new_tasks.is_empty()
+            && self.dropped_tasks.is_empty()
+            && self.ended.is_empty()
+            && self.retries.is_empty()
+            && self.given_back.is_empty()
+            && self.new_live.is_empty()
+            && self.claims.is_empty()
+            && self.tasks.is_empty()
+            && self.events.is_empty()
+    }
+}
+
+pub(super) const INSERT_TASKS: &str = "
+    WITH t AS (
+        INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
+                           started_at, correlation_id, traceparent, annotations, context)
+        SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $12::timestamptz,
+               CASE WHEN u.state = 'in_progress' THEN $12::timestamptz END, u.correlation_id, u.traceparent, u.annotations, u.context
+          FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::int2[], $6::int2[], $7::bytea[], $8::text[],
+                      $9::text[], $10::text[], $11::text[])
+               AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context))
+    INSERT INTO steps (task_id, step)
+    SELECT u.id, n FROM unnest($1::uuid[], $5::int2[]) AS u(id, total), generate_series(0, u.total - 1) AS n";
+
+pub(super) const DROP_KEYS: &str = "DELETE FROM idempotency_keys WHERE task_id = ANY($1::uuid[])";
+
+/// The lease in the predicate is the fence: a superseded attempt matches no row.
+pub(super) const DELETE_LIVE: &str = "
+    WITH gone AS (
+        DELETE FROM queue q
+         USING unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
+         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease IS NOT DISTINCT FROM u.lease
+        RETURNING 1)
+    SELECT expect_rows('ended steps in queue', (SELECT count(*) FROM gone), $4)";
+
+pub(super) const END_STEPS: &str = "
+    WITH ended AS (
+        UPDATE steps s
+           SET state = u.state::step_state, attempt = u.attempt, charged = u.charged, result = u.result,
+               error_code = u.code, error_message = u.message, error_context = u.context,
+               ready_at = u.ready_at, started_at = u.started_at, ended_at = $12::timestamptz
+          FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::int2[], $5::int2[], $6::text[], $7::text[], $8::text[],
+                      $9::text[], $10::timestamptz[], $11::timestamptz[])
+               AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
+         WHERE s.task_id = u.task_id AND s.step = u.step AND s.state = 'pending'
+        RETURNING 1)
+    SELECT expect_rows('ended steps', (SELECT count(*) FROM ended), $13)";
+
+/// delay = min(max, base * multiplier ^ charged failures so far), less a random share of it, but no less than what the
+/// service asked for. All on the database's clock.
+pub(super) const RETRY: &str = "
+    WITH u AS (
+        SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::bool[], $6::float8[], $7::float8[],
+                             $8::float8[], $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[],
+                             $14::uuid[], $15::timestamptz[], $16::timestamptz[])
+               AS u(task_id, step, lease, outcome, is_charged, base, multiplier, max, jitter, retry_after, code, message,
+                    context, worker_id, was_ready_at, was_started_at)),
+    waiting AS (
+        UPDATE queue q
+           SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2, lease = NULL,
+               worker_id = NULL, started_at = NULL, deadline_at = NULL, ready_at = d.at, next_attempt_at = d.at
+          FROM u
+          JOIN queue b ON b.task_id = u.task_id AND b.step = u.step
+         CROSS JOIN LATERAL (
+               SELECT $17::timestamptz + make_interval(secs => greatest(
+                          least(u.max, u.base * u.multiplier ^ b.charged) * (1 - u.jitter * random()),
+                          coalesce(u.retry_after, 0))) AS at) d
+         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease
+        RETURNING q.task_id, q.step, q.template_id, q.attempt, q.next_attempt_at, u.lease, u.outcome, u.is_charged,
+                  u.retry_after, u.code, u.message, u.context, u.worker_id, u.was_ready_at, u.was_started_at),
+    log AS (
+        INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
+                            started_at, next_attempt_at, retry_after, error_code, error_message, error_context)
+        SELECT $17::timestamptz, 'step.retrying', template_id, task_id, step, attempt, worker_id, outcome::attempt_outcome, is_charged,
+               lease, was_ready_at, was_started_at, next_attempt_at, make_interval(secs => retry_after), code, message,
+               context
+          FROM waiting)
+    SELECT expect_rows('retries in queue', count(*), $18),
+           extract(epoch FROM min(next_attempt_at) - $17::timestamptz)::float8
+      FROM waiting";
+
+pub(super) const GIVE_BACK: &str = "
+    WITH given AS (
+        UPDATE queue q
+           SET state = 'ready', due = true, lost = q.lost + u.lost::int::int2, lease = NULL, worker_id = NULL,
+               started_at = NULL, deadline_at = NULL, ready_at = $5::timestamptz
+          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
+         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease
+        RETURNING 1)
+    SELECT expect_rows('steps given back', (SELECT count(*) FROM given), $6)";
+
+pub(super) const INSERT_LIVE: &str = "
+    INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, ready_at, lease, worker_id,
+                       started_at, deadline_at)
+    SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
+           CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state, u.lease IS NULL,
+           (u.lease IS NOT NULL)::int, $9::timestamptz, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN $9::timestamptz END,
+           CASE WHEN u.lease IS NOT NULL THEN $9::timestamptz + make_interval(secs => u.timeout) END
+      FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[])
+           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout)";
+
+/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed.
+pub(super) const CLAIM: &str = "
+    WITH locked AS MATERIALIZED (
+        SELECT q.task_id, q.step, u.lease, u.worker_id, u.timeout
+          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[])
+               AS u(task_id, step, lease, worker_id, timeout)
+          JOIN queue q ON q.task_id = u.task_id AND q.step = u.step
+         WHERE q.due
+           FOR UPDATE OF q SKIP LOCKED),
+    claimed AS (
+        UPDATE queue q
+           SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = l.lease, worker_id = l.worker_id,
+               started_at = $6::timestamptz, deadline_at = $6::timestamptz + make_interval(secs => l.timeout), next_attempt_at = NULL
+          FROM locked l
+         WHERE q.task_id = l.task_id AND q.step = l.step AND q.due
+        RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
+                  q.ready_at),
+    log AS (
+        INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, lease, ready_at)
+        SELECT $6::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
+    SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
+
+/// After CLAIM, and in the order of the ids: queue rows are always locked before task rows.
+pub(super) const START_TASKS: &str = "
+    WITH started AS (
+        UPDATE tasks t SET state = 'in_progress', started_at = $2::timestamptz
+          FROM unnest($1::uuid[]) AS u(task_id)
+         WHERE t.task_id = u.task_id AND t.state = 'pending'
+           AND EXISTS (SELECT FROM queue q WHERE q.task_id = t.task_id AND q.state = 'in_progress')
+        RETURNING t.task_id, t.template_id)
+    INSERT INTO events (at, type, template_id, task_id)
+    SELECT $2::timestamptz, 'task.started', template_id, task_id FROM started";
+
+pub(super) const UPDATE_TASKS: &str = "
+    WITH updated AS (
+        UPDATE tasks t
+           SET state = u.state::task_state, steps_live = u.live, steps_done = u.done, failed_step = u.failed,
+               cancelled_by = u.cancelled_by, cancel_reason = u.reason,
+               ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN $8::timestamptz END
+          FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[])
+               AS u(task_id, state, live, done, failed, cancelled_by, reason)
+         WHERE t.task_id = u.task_id AND t.ended_at IS NULL
+        RETURNING 1)
+    SELECT expect_rows('tasks', (SELECT count(*) FROM updated), $9)";
+
+pub(super) const CANCEL_PENDING: &str = "
+    UPDATE steps SET state = 'cancelled', ended_at = $2::timestamptz WHERE task_id = ANY($1::uuid[]) AND state = 'pending'";
+
+pub(super) const INSERT_EVENTS: &str = "
+    INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
+                        started_at, error_code, error_message, error_context)
+    SELECT $15::timestamptz, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
+           u.outcome::attempt_outcome, u.charged, u.lease, u.ready_at, u.started_at, u.code, u.message, u.context
+      FROM unnest($1::text[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::uuid[], $7::text[], $8::bool[],
+                  $9::int8[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[])
+           AS u(type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at, started_at, code,
+                message, context)";
+
+/// What the claimed steps' handlers need: their tasks' documents…
+pub(super) const TASK_INPUTS: &str = "
+    SELECT t.task_id, t.correlation_id, t.traceparent, t.annotations, t.context
+      FROM unnest($1::uuid[]) AS u(task_id) JOIN tasks t ON t.task_id = u.task_id";
+
+/// … and the results of their ancestors.
+pub(super) const RESULT_INPUTS: &str = "
+    SELECT s.task_id, s.step, s.result
+      FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
+      JOIN steps s ON s.task_id = u.task_id AND s.step = u.step
+     WHERE s.state = 'complete'";

@@ -1,0 +1,256 @@
+//! Turns the lists of a [`Changes`] into the arrays that `unnest` takes: one list, one statement.
+
+use std::time::SystemTime;
+
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{
+    changes::{Changes, EndedAttempt},
+    hot::WantedInputs,
+};
+use crate::domain::attempt::Failure;
+
+/// The parameters of one statement.
+pub(super) type Params<'a> = Vec<&'a (dyn ToSql + Sync)>;
+
+/// Arrays of one list, in the order of the statement's parameters.
+macro_rules! columns {
+    ($name:ident { $first:ident: $first_type:ty $(, $field:ident: $type:ty)* $(,)? }) => {
+        #[derive(Default)]
+        pub(super) struct $name<'a> {
+            $first: Vec<$first_type>,
+            $($field: Vec<$type>,)*
+            lifetime: std::marker::PhantomData<&'a ()>,
+        }
+
+        impl<'a> $name<'a> {
+            /// The arrays, then `more`; `None` for an empty list, whose statement is then not sent.
+            pub(super) fn params<'p>(&'p self, more: &[&'p (dyn ToSql + Sync)]) -> Option<Params<'p>> {
+                if self.$first.is_empty() {
+                    return None;
+                }
+                let mut params: Params<'p> = vec![&self.$first $(, &self.$field)*];
+                params.extend_from_slice(more);
+                Some(params)
+            }
+        }
+    };
+}
+
+columns!(NewTasks {
+    task_id: Uuid, template_id: i32, state: &'a str, priority: i16, total: i16, live: i16, done: &'a [u8],
+    correlation_id: &'a str, traceparent: Option<&'a str>, annotations: &'a str, context: &'a str,
+});
+columns!(Ids { task_id: Uuid });
+columns!(EndedLive { task_id: Uuid, step: i16, lease: Option<i64> });
+columns!(EndedSteps {
+    task_id: Uuid, step: i16, state: &'a str, attempt: i16, charged: i16, result: Option<&'a str>,
+    code: Option<&'a str>, message: Option<&'a str>, context: Option<&'a str>, ready_at: SystemTime,
+    started_at: Option<SystemTime>,
+});
+columns!(Retries {
+    task_id: Uuid, step: i16, lease: i64, outcome: &'a str, charged: bool, base: f64, multiplier: f64, max: f64,
+    jitter: f64, retry_after: Option<f64>, code: Option<&'a str>, message: Option<&'a str>, context: Option<&'a str>,
+    worker_id: Uuid, ready_at: SystemTime, started_at: SystemTime,
+});
+columns!(GivenBack { task_id: Uuid, step: i16, lease: i64, lost: bool });
+columns!(NewLives {
+    task_id: Uuid, step: i16, template_id: i32, lane_id: i32, priority: i16, lease: Option<i64>,
+    worker_id: Option<Uuid>, timeout: Option<f64>,
+});
+columns!(Claims { task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64 });
+columns!(Tasks {
+    task_id: Uuid, state: &'a str, live: i16, done: &'a [u8], failed_step: Option<i16>, cancelled_by: Option<&'a str>,
+    reason: Option<&'a str>,
+});
+columns!(Events {
+    kind: &'a str, template_id: Option<i32>, task_id: Option<Uuid>, step: Option<i16>, attempt: Option<i16>,
+    worker_id: Option<Uuid>, outcome: Option<&'a str>, charged: Option<bool>, lease: Option<i64>,
+    ready_at: Option<SystemTime>, started_at: Option<SystemTime>, code: Option<&'a str>, message: Option<&'a str>,
+    context: Option<&'a str>,
+});
+columns!(StepIds { task_id: Uuid, step: i16 });
+
+/// All lists of one transaction as arrays.
+#[derive(Default)]
+pub(super) struct Columns<'a> {
+    pub new_tasks: NewTasks<'a>,
+    pub dropped: Ids<'a>,
+    pub ended_live: EndedLive<'a>,
+    pub ended: EndedSteps<'a>,
+    pub ended_count: i64,
+    pub retries: Retries<'a>,
+    pub retry_count: i64,
+    pub given_back: GivenBack<'a>,
+    pub given_back_count: i64,
+    pub new_live: NewLives<'a>,
+    pub claims: Claims<'a>,
+    pub started: Ids<'a>,
+    pub tasks: Tasks<'a>,
+    pub task_count: i64,
+    pub cancelled: Ids<'a>,
+    pub events: Events<'a>,
+    pub task_inputs: Ids<'a>,
+    pub result_inputs: StepIds<'a>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(changes: &'a Changes, inputs: &'a WantedInputs) -> Self {
+        let mut c = Self::default();
+        c.tasks(changes);
+        c.outcomes(changes);
+        c.claims(changes);
+        c.events(changes);
+        c.task_inputs.task_id.extend(&inputs.tasks);
+        for (task_id, step) in &inputs.results {
+            c.result_inputs.task_id.push(*task_id);
+            c.result_inputs.step.push(*step);
+        }
+        c
+    }
+
+    fn tasks(&mut self, changes: &'a Changes) {
+        for t in &changes.new_tasks {
+            let c = &mut self.new_tasks;
+            c.task_id.push(t.task_id);
+            c.template_id.push(t.template_id);
+            c.state.push(t.state.as_str());
+            c.priority.push(t.priority);
+            c.total.push(t.steps_total);
+            c.live.push(t.steps_live);
+            c.done.push(&t.steps_done);
+            c.correlation_id.push(&t.correlation_id);
+            c.traceparent.push(t.traceparent.as_deref());
+            c.annotations.push(&t.annotations);
+            c.context.push(&t.context);
+        }
+        for t in &changes.tasks {
+            let c = &mut self.tasks;
+            c.task_id.push(t.task_id);
+            c.state.push(t.state.as_str());
+            c.live.push(t.steps_live);
+            c.done.push(&t.steps_done);
+            c.failed_step.push(t.failed_step);
+            c.cancelled_by.push(t.cancelled.as_ref().map(|(by, _)| by.as_str()));
+            c.reason.push(t.cancelled.as_ref().map(|(_, reason)| reason.as_str()));
+        }
+        self.task_count = count(changes.tasks.len());
+        self.dropped.task_id.extend(&changes.dropped_tasks);
+        self.cancelled.task_id.extend(&changes.cancelled_tasks);
+    }
+
+    fn outcomes(&mut self, changes: &'a Changes) {
+        for e in &changes.ended {
+            let live = &mut self.ended_live;
+            live.task_id.push(e.task_id);
+            live.step.push(e.step);
+            live.lease.push(e.lease);
+            let c = &mut self.ended;
+            c.task_id.push(e.task_id);
+            c.step.push(e.step);
+            c.state.push(e.state.as_str());
+            c.attempt.push(e.attempt);
+            c.charged.push(e.charged);
+            c.result.push(e.result.as_deref());
+            let (code, message, context) = failure(e.failure.as_ref());
+            c.code.push(code);
+            c.message.push(message);
+            c.context.push(context);
+            c.ready_at.push(e.ready_at);
+            c.started_at.push(e.started_at);
+        }
+        self.ended_count = count(changes.ended.len());
+        for r in &changes.retries {
+            let c = &mut self.retries;
+            let a: &EndedAttempt = &r.attempt;
+            c.task_id.push(a.task_id);
+            c.step.push(a.step);
+            c.lease.push(a.lease);
+            c.outcome.push(a.outcome.as_str());
+            c.charged.push(a.charged);
+            c.base.push(r.backoff.base_seconds);
+            c.multiplier.push(r.backoff.multiplier);
+            c.max.push(r.backoff.max_seconds);
+            c.jitter.push(r.backoff.jitter);
+            c.retry_after.push(a.retry_after.map(|d| d.as_secs_f64()));
+            let (code, message, context) = failure(a.failure.as_ref());
+            c.code.push(code);
+            c.message.push(message);
+            c.context.push(context);
+            c.worker_id.push(a.worker_id);
+            c.ready_at.push(a.ready_at);
+            c.started_at.push(a.started_at);
+        }
+        self.retry_count = count(changes.retries.len());
+        for g in &changes.given_back {
+            let c = &mut self.given_back;
+            c.task_id.push(g.attempt.task_id);
+            c.step.push(g.attempt.step);
+            c.lease.push(g.attempt.lease);
+            c.lost.push(g.lost);
+        }
+        self.given_back_count = count(changes.given_back.len());
+    }
+
+    fn claims(&mut self, changes: &'a Changes) {
+        for l in &changes.new_live {
+            let c = &mut self.new_live;
+            c.task_id.push(l.task_id);
+            c.step.push(l.step);
+            c.template_id.push(l.template_id);
+            c.lane_id.push(l.lane_id);
+            c.priority.push(l.priority);
+            c.lease.push(l.grant.map(|g| g.nonce));
+            c.worker_id.push(l.grant.map(|g| g.worker_id));
+            c.timeout.push(l.grant.map(|g| g.timeout.as_secs_f64()));
+        }
+        for claim in &changes.claims {
+            let c = &mut self.claims;
+            c.task_id.push(claim.task_id);
+            c.step.push(claim.step);
+            c.lease.push(claim.grant.nonce);
+            c.worker_id.push(claim.grant.worker_id);
+            c.timeout.push(claim.grant.timeout.as_secs_f64());
+            if claim.root {
+                self.started.task_id.push(claim.task_id);
+            }
+        }
+        // In the order of the ids, as every lock on a task's row.
+        self.started.task_id.sort_unstable();
+        self.started.task_id.dedup();
+    }
+
+    fn events(&mut self, changes: &'a Changes) {
+        for e in &changes.events {
+            let c = &mut self.events;
+            c.kind.push(e.kind.as_str());
+            c.template_id.push(e.template_id);
+            c.task_id.push(e.task_id);
+            c.step.push(e.step);
+            c.attempt.push(e.attempt);
+            c.worker_id.push(e.worker_id);
+            c.outcome.push(e.outcome.map(|o| o.as_str()));
+            c.charged.push(e.charged);
+            c.lease.push(e.lease);
+            c.ready_at.push(e.ready_at);
+            c.started_at.push(e.started_at);
+            let (code, message, context) = failure(e.failure.as_ref());
+            c.code.push(code);
+            c.message.push(message);
+            c.context.push(context);
+        }
+    }
+}
+
+/// Code, message and context as columns; an empty code is NULL.
+fn failure(failure: Option<&Failure>) -> (Option<&str>, Option<&str>, Option<&str>) {
+    match failure {
+        None => (None, None, None),
+        Some(f) => (Some(f.code.as_str()).filter(|c| !c.is_empty()), Some(&f.message), f.context.as_deref()),
+    }
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

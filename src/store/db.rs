@@ -1,0 +1,168 @@
+//! How the server reaches Postgres: one URL, one schema, a small pool for reads and hand-made connections for the engine.
+
+use std::{str::FromStr, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, Socket,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::StoreError;
+
+/// Reads (get, list, watch) share this many connections.
+const POOL_SIZE: usize = 8;
+/// How long a read waits for a connection before the caller hears UNAVAILABLE.
+const POOL_WAIT: Duration = Duration::from_secs(2);
+/// No statement of ours is allowed to run longer, ms.
+const STATEMENT_TIMEOUT_MS: u32 = 30_000;
+/// Settings of the engine's connections. Statistics of tables that fill and empty by the second mislead the planner: it
+/// then hashes a whole table to find a handful of rows. Every hot statement is a lookup by key, so nothing is lost by
+/// leaving it no other plan.
+const HOT_OPTIONS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c jit=off \
+                           -c plan_cache_mode=force_generic_plan -c idle_in_transaction_session_timeout=30000";
+
+/// A database and the schema in it that holds one cell of Tasker.
+#[derive(Clone)]
+pub struct Db {
+    config: Config,
+    tls: MakeRustlsConnect,
+    pool: Pool,
+    schema: String,
+}
+
+impl Db {
+    /// Reads the URL without connecting. `schema` is `[a-z_][a-z0-9_]*`, at most 48 bytes.
+    ///
+    /// Plain text is for this machine only: a host elsewhere gets TLS with a verified certificate unless the URL says
+    /// `sslmode=disable` itself.
+    pub fn new(url: &str, schema: &str) -> Result<Self, StoreError> {
+        let valid = !schema.is_empty()
+            && schema.len() <= 48
+            && schema.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+            && !schema.as_bytes()[0].is_ascii_digit();
+        if !valid {
+            return Err(StoreError::Config(format!(
+                "schema `{schema}` is not a plain name: expected [a-z_][a-z0-9_]*, at most 48 bytes"
+            )));
+        }
+        let mut config = Config::from_str(url).map_err(|error| {
+            let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            StoreError::Config(format!("database URL: {why}; expected postgres://user:password@host:port/database"))
+        })?;
+        if config.get_hosts().is_empty() {
+            return Err(StoreError::Config(
+                "database URL: no host; expected postgres://user@host:port/database".into(),
+            ));
+        }
+        if !url.contains("sslmode") {
+            config.ssl_mode(if config.get_hosts().iter().all(is_local) { SslMode::Disable } else { SslMode::Require });
+        }
+        let options = format!(
+            "{} -c search_path={schema} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 -c TimeZone=UTC",
+            config.get_options().unwrap_or_default()
+        );
+        config
+            .options(options)
+            .application_name("tasker")
+            .connect_timeout(Duration::from_secs(3))
+            .keepalives_idle(Duration::from_secs(30));
+        let tls = tls();
+        let manager = Manager::from_config(
+            config.clone(),
+            tls.clone(),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(POOL_WAIT))
+            .create_timeout(Some(POOL_WAIT))
+            .build()
+            .map_err(|error| StoreError::Config(error.to_string()))?;
+        Ok(Self { config, tls, pool, schema: schema.to_owned() })
+    }
+
+    /// The schema's name.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The notification channel of this cell; channels are per database, so the schema is part of the name.
+    pub fn channel(&self) -> String {
+        format!("tasker_{}", self.schema)
+    }
+
+    /// A pooled connection for a read.
+    pub async fn read(&self) -> Result<Object, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// A connection of its own for an engine loop, with the planner held to index lookups.
+    pub async fn connect_hot(&self) -> Result<Client, StoreError> {
+        let mut config = self.config.clone();
+        config.options(format!("{} {HOT_OPTIONS}", config.get_options().unwrap_or_default()));
+        let (client, connection) = config.connect(self.tls.clone()).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an engine connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    /// A connection and its driver, for whoever wants to see notifications.
+    pub async fn connect_raw(
+        &self,
+    ) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), StoreError> {
+        Ok(self.config.connect(self.tls.clone()).await?)
+    }
+}
+
+/// The message kinds that [`Db::connect_raw`]'s driver yields.
+pub type Message = AsyncMessage;
+
+fn is_local(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    }
+}
+
+/// TLS with the machine's own certificates. A machine without any can still use a local database.
+fn tls() -> MakeRustlsConnect {
+    match MakeRustlsConnect::with_native_certs() {
+        Ok((tls, _unreadable)) => tls,
+        Err(_none) => {
+            let none = rustls::RootCertStore::empty();
+            MakeRustlsConnect::new(rustls::ClientConfig::builder().with_root_certificates(none).with_no_client_auth())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_reached_in_plain_text_unasked() {
+        let mode = |url: &str| Db::new(url, "tasker").map(|db| db.config.get_ssl_mode()).ok();
+        assert_eq!(mode("postgres://u@127.0.0.1/d"), Some(SslMode::Disable));
+        assert_eq!(mode("postgres://u@db.example.com/d"), Some(SslMode::Require));
+        assert_eq!(mode("postgres://u@db.example.com/d?sslmode=disable"), Some(SslMode::Disable));
+    }
+
+    #[test]
+    fn bad_names_and_urls_are_refused_with_what_was_expected() {
+        for schema in ["", "1a", "a-b", "A", "a;drop", &"a".repeat(49)] {
+            assert!(Db::new("postgres://u@127.0.0.1/d", schema).is_err(), "{schema}");
+        }
+        for url in ["", "mysql://x", "postgres://u@127.0.0.1:notaport/d"] {
+            let error = Db::new(url, "tasker").err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains("expected postgres://"), "{url}: {error}");
+        }
+    }
+}

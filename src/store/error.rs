@@ -1,0 +1,61 @@
+//! What can go wrong between the engine and Postgres, sorted by what to do about it.
+
+use tokio_postgres::error::SqlState;
+
+/// A database call that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A statement failed.
+    #[error("database: {}", describe(.0))]
+    Database(#[from] tokio_postgres::Error),
+    /// No connection could be had in time.
+    #[error("no database connection: {0}")]
+    Connection(String),
+    /// The database URL or the schema name is not usable.
+    #[error("{0}")]
+    Config(String),
+    /// The database's schema is not what this build needs.
+    #[error("{0}")]
+    Schema(String),
+    /// A row does not hold what this build wrote.
+    #[error("unexpected data in the database: {0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    /// Whether the same call may well succeed soon: the connection broke, the server restarts, or transactions collided.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connection(_) => true,
+            Self::Database(error) => match error.code() {
+                None => true,
+                Some(code) => {
+                    *code == SqlState::T_R_SERIALIZATION_FAILURE
+                        || *code == SqlState::T_R_DEADLOCK_DETECTED
+                        || *code == SqlState::LOCK_NOT_AVAILABLE
+                        || *code == SqlState::QUERY_CANCELED
+                        || ["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class))
+                }
+            },
+            Self::Config(_) | Self::Schema(_) | Self::Corrupt(_) => false,
+        }
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for StoreError {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => Self::Database(error),
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}
+
+/// tokio-postgres prints only "db error"; what the server said is one level down.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(db), _) => format!("{} ({})", db.message(), db.code().code()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}

@@ -1,0 +1,537 @@
+//! The engine's connection: a transaction in two round trips. First everything that has to be locked and read, then, once
+//! the engine has decided, everything that has to be written, with the `COMMIT` behind it.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::try_join_all;
+use tokio_postgres::{Client, Row, Statement, types::Type};
+use uuid::Uuid;
+
+use super::{
+    Db, StoreError,
+    changes::{self, Changes, Claimed},
+    columns::{Columns, Params},
+};
+use crate::domain::{
+    attempt::OutcomeKind,
+    lease::Lease,
+    progress::{Progress, StepSet},
+    task::TaskState,
+};
+
+/// A task's row, locked until the transaction ends.
+#[derive(Clone, Debug)]
+pub struct TaskRow {
+    pub task_id: Uuid,
+    pub template_id: i32,
+    pub priority: i16,
+    pub progress: Progress,
+}
+
+/// A step in play.
+#[derive(Clone, Debug)]
+pub struct LiveRow {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub attempt: i16,
+    pub charged: i16,
+    pub lost: i16,
+    pub lease: Option<i64>,
+    pub worker_id: Option<Uuid>,
+    pub ready_at: SystemTime,
+    pub started_at: Option<SystemTime>,
+    pub deadline_at: Option<SystemTime>,
+}
+
+/// A step that a claim could take.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub template_id: i32,
+    pub lane_id: i32,
+    pub priority: i16,
+}
+
+/// How many claimable steps of a lane to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneDemand {
+    pub lane_id: i32,
+    pub limit: i32,
+}
+
+/// What the settler works on.
+#[derive(Debug)]
+pub struct SettleRead {
+    /// The rows of the leases asked for, and all rows of the tasks to cancel.
+    pub live: Vec<LiveRow>,
+    pub tasks: Vec<TaskRow>,
+    /// Not locked: a claim of one may come too late.
+    pub candidates: Vec<Candidate>,
+    pub now: SystemTime,
+}
+
+/// What the dispatcher works on.
+#[derive(Debug)]
+pub struct DispatchRead {
+    /// Locked.
+    pub candidates: Vec<Candidate>,
+    pub now: SystemTime,
+    /// Time until the next retry in one of the lanes falls due.
+    pub next_retry: Option<Duration>,
+}
+
+/// An idempotency key that intake asks for.
+#[derive(Clone, Debug)]
+pub struct KeyRow {
+    pub namespace: String,
+    pub key: String,
+    pub task_id: Uuid,
+    pub digest: Vec<u8>,
+}
+
+/// What intake works on.
+#[derive(Debug)]
+pub struct IntakeRead {
+    /// The newest template; a larger id than the caller knows means that its view of "newest version" is stale.
+    pub newest_template: i32,
+    /// Who owns each of the keys now: this transaction, or an earlier submit.
+    pub keys: Vec<KeyRow>,
+    pub candidates: Vec<Candidate>,
+    pub now: SystemTime,
+}
+
+/// The documents of a task whose step was claimed.
+#[derive(Clone, Debug)]
+pub struct TaskInput {
+    pub task_id: Uuid,
+    pub correlation_id: String,
+    pub traceparent: Option<String>,
+    pub annotations: String,
+    pub context: String,
+}
+
+/// What a commit gave back.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The claims of queued steps that succeeded.
+    pub claimed: Vec<Claimed>,
+    pub task_inputs: Vec<TaskInput>,
+    /// (task, step, JSON)
+    pub results: Vec<(Uuid, i16, String)>,
+    /// Time until the first of the retries falls due.
+    pub next_retry: Option<Duration>,
+}
+
+/// Which documents to read for the steps that are claimed.
+#[derive(Clone, Debug, Default)]
+pub struct WantedInputs {
+    pub tasks: Vec<Uuid>,
+    pub results: Vec<(Uuid, i16)>,
+}
+
+const LOCK_LEASES: &str = "
+    SELECT q.task_id, q.step, q.attempt, q.charged, q.lost, q.lease, q.worker_id, q.ready_at, q.started_at, q.deadline_at
+      FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
+      JOIN queue q ON q.task_id = u.task_id AND q.step = u.step
+     ORDER BY q.task_id, q.step
+       FOR UPDATE OF q";
+
+const LOCK_TASKS_LIVE: &str = "
+    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at
+      FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
+
+const LOCK_TASKS: &str = "
+    SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step
+      FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE";
+
+const PEEK: &str = "
+    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
+      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, template_id, lane_id, priority FROM queue
+            WHERE queue.lane_id = l.lane_id AND due
+            ORDER BY priority DESC, task_id, step LIMIT l.n) q";
+
+const LOCK_READY: &str = "
+    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
+      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, template_id, lane_id, priority FROM queue
+            WHERE queue.lane_id = l.lane_id AND due
+            ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
+
+/// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
+const PROMOTE: &str = "
+    UPDATE queue SET due = true
+     WHERE (task_id, step) IN (
+           SELECT task_id, step FROM queue
+            WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp()
+            ORDER BY next_attempt_at LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+
+const NEXT_RETRY: &str = "
+    SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
+      FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due ORDER BY next_attempt_at LIMIT 1";
+
+const ANYTHING_DUE: &str = "
+    SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
+                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due LIMIT 1) q)
+        OR EXISTS (SELECT FROM queue
+                    WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp())";
+
+const TAKE_KEYS: &str = "
+    INSERT INTO idempotency_keys (namespace, key, task_id, digest)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[])
+        ON CONFLICT (namespace, key) DO NOTHING";
+
+const READ_KEYS: &str = "
+    SELECT k.namespace, k.key, k.task_id, k.digest
+      FROM unnest($1::text[], $2::text[]) AS u(namespace, key)
+      JOIN idempotency_keys k ON k.namespace = u.namespace AND k.key = u.key";
+
+const PAST_OUTCOMES: &str = "
+    SELECT e.task_id, e.step, e.lease, e.outcome::text
+      FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
+      JOIN events e ON e.task_id = u.task_id AND e.outcome IS NOT NULL AND e.step = u.step AND e.lease = u.lease";
+
+/// Prepared once per connection.
+struct Statements {
+    begin: Statement,
+    commit: Statement,
+    clock: Statement,
+    lock_leases: Statement,
+    lock_tasks_live: Statement,
+    lock_tasks: Statement,
+    peek: Statement,
+    lock_ready: Statement,
+    promote: Statement,
+    next_retry: Statement,
+    anything_due: Statement,
+    newest_template: Statement,
+    take_keys: Statement,
+    read_keys: Statement,
+    past_outcomes: Statement,
+    insert_tasks: Statement,
+    drop_keys: Statement,
+    delete_live: Statement,
+    end_steps: Statement,
+    retry: Statement,
+    give_back: Statement,
+    insert_live: Statement,
+    claim: Statement,
+    start_tasks: Statement,
+    update_tasks: Statement,
+    cancel_pending: Statement,
+    insert_events: Statement,
+    notify: Statement,
+    task_inputs: Statement,
+    result_inputs: Statement,
+}
+
+/// A connection that belongs to one engine loop.
+pub struct Hot {
+    client: Client,
+    statements: Statements,
+    channel: String,
+}
+
+/// Statements to send together. They run in the order they were added; the first error is the one that comes back.
+struct Pipeline<'a> {
+    calls: Vec<(&'a Statement, Params<'a>)>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn new() -> Self {
+        Self { calls: Vec::with_capacity(16) }
+    }
+
+    /// Adds a statement and returns the place of its rows.
+    fn add(&mut self, statement: &'a Statement, params: Params<'a>) -> usize {
+        self.calls.push((statement, params));
+        self.calls.len() - 1
+    }
+
+    /// Adds a statement unless its list is empty.
+    fn add_some(&mut self, statement: &'a Statement, params: Option<Params<'a>>) -> Option<usize> {
+        params.map(|params| self.add(statement, params))
+    }
+
+    /// `try_join_all` polls in order up to 30 futures, and the first poll of a query is what sends it; a `Pipeline` is
+    /// always shorter.
+    async fn run(self, client: &Client) -> Result<Vec<Vec<Row>>, StoreError> {
+        debug_assert!(self.calls.len() <= 30, "a longer pipeline could be sent out of order");
+        Ok(try_join_all(self.calls.iter().map(|(statement, params)| client.query(*statement, params))).await?)
+    }
+}
+
+impl Hot {
+    /// Connects and prepares.
+    pub async fn connect(db: &Db) -> Result<Self, StoreError> {
+        let client = db.connect_hot().await?;
+        let p = |sql: &'static str| client.prepare(sql);
+        let statements = Statements {
+            begin: p("BEGIN").await?,
+            commit: p("COMMIT").await?,
+            clock: p("SELECT clock_timestamp()").await?,
+            lock_leases: p(LOCK_LEASES).await?,
+            lock_tasks_live: p(LOCK_TASKS_LIVE).await?,
+            lock_tasks: p(LOCK_TASKS).await?,
+            peek: p(PEEK).await?,
+            lock_ready: p(LOCK_READY).await?,
+            promote: p(PROMOTE).await?,
+            next_retry: p(NEXT_RETRY).await?,
+            anything_due: p(ANYTHING_DUE).await?,
+            newest_template: p("SELECT coalesce(max(template_id), 0) FROM templates").await?,
+            take_keys: p(TAKE_KEYS).await?,
+            read_keys: p(READ_KEYS).await?,
+            past_outcomes: p(PAST_OUTCOMES).await?,
+            insert_tasks: p(changes::INSERT_TASKS).await?,
+            drop_keys: p(changes::DROP_KEYS).await?,
+            delete_live: p(changes::DELETE_LIVE).await?,
+            end_steps: p(changes::END_STEPS).await?,
+            retry: p(changes::RETRY).await?,
+            give_back: p(changes::GIVE_BACK).await?,
+            insert_live: p(changes::INSERT_LIVE).await?,
+            claim: p(changes::CLAIM).await?,
+            start_tasks: p(changes::START_TASKS).await?,
+            update_tasks: p(changes::UPDATE_TASKS).await?,
+            cancel_pending: p(changes::CANCEL_PENDING).await?,
+            insert_events: p(changes::INSERT_EVENTS).await?,
+            notify: client.prepare_typed("SELECT pg_notify($1, $2)", &[Type::TEXT, Type::TEXT]).await?,
+            task_inputs: p(changes::TASK_INPUTS).await?,
+            result_inputs: p(changes::RESULT_INPUTS).await?,
+        };
+        Ok(Self { client, statements, channel: db.channel() })
+    }
+
+    /// Whether the connection is gone for good.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Begins a transaction and locks what the leases and the tasks name: queue rows first, then task rows, each in the
+    /// order of their ids. Every writer keeps this order, so no two of them can wait for each other.
+    pub async fn begin_settle(
+        &self,
+        leases: &[Lease],
+        tasks: &[Uuid],
+        cancels: &[Uuid],
+        lanes: &[LaneDemand],
+    ) -> Result<SettleRead, StoreError> {
+        let s = &self.statements;
+        let lease_tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
+        let lease_steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
+        let (lane_ids, limits) = lane_arrays(lanes);
+        let mut p = Pipeline::new();
+        p.add(&s.begin, vec![]);
+        let live = (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
+        let before = (!cancels.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
+        let tasks = p.add(&s.lock_tasks, vec![&tasks]);
+        // Again: under the task's lock no step can come into play any more that the first look did not see.
+        let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
+        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
+        let clock = p.add(&s.clock, vec![]);
+        let rows = p.run(&self.client).await?;
+        let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
+        let mut found: Vec<LiveRow> = of(live).iter().map(live_row).collect();
+        found.extend(of(after).iter().map(live_row));
+        Ok(SettleRead {
+            live: found,
+            tasks: rows[tasks].iter().map(task_row).collect::<Result<_, _>>()?,
+            candidates: of(peek).iter().map(candidate).collect(),
+            now: rows[clock][0].get(0),
+        })
+    }
+
+    /// Begins a transaction, takes the idempotency keys that are free (sorted by the caller), and looks for older steps
+    /// that must go before the new ones.
+    pub async fn begin_intake(&self, keys: &[KeyRow], lanes: &[LaneDemand]) -> Result<IntakeRead, StoreError> {
+        let s = &self.statements;
+        let namespaces: Vec<&str> = keys.iter().map(|k| k.namespace.as_str()).collect();
+        let names: Vec<&str> = keys.iter().map(|k| k.key.as_str()).collect();
+        let ids: Vec<Uuid> = keys.iter().map(|k| k.task_id).collect();
+        let digests: Vec<&[u8]> = keys.iter().map(|k| k.digest.as_slice()).collect();
+        let (lane_ids, limits) = lane_arrays(lanes);
+        let mut p = Pipeline::new();
+        p.add(&s.begin, vec![]);
+        let newest = p.add(&s.newest_template, vec![]);
+        let owners = (!keys.is_empty()).then(|| {
+            p.add(&s.take_keys, vec![&namespaces, &names, &ids, &digests]);
+            p.add(&s.read_keys, vec![&namespaces, &names])
+        });
+        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
+        let clock = p.add(&s.clock, vec![]);
+        let rows = p.run(&self.client).await?;
+        let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
+        Ok(IntakeRead {
+            newest_template: rows[newest][0].get(0),
+            keys: of(owners)
+                .iter()
+                .map(|r| KeyRow { namespace: r.get(0), key: r.get(1), task_id: r.get(2), digest: r.get(3) })
+                .collect(),
+            candidates: of(peek).iter().map(candidate).collect(),
+            now: rows[clock][0].get(0),
+        })
+    }
+
+    /// Begins a transaction, lets due retries join the claimable steps, and locks the first of each lane.
+    pub async fn begin_dispatch(&self, lanes: &[LaneDemand]) -> Result<DispatchRead, StoreError> {
+        let s = &self.statements;
+        let (lane_ids, limits) = lane_arrays(lanes);
+        let mut p = Pipeline::new();
+        p.add(&s.begin, vec![]);
+        p.add(&s.promote, vec![]);
+        let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits]);
+        let next = p.add(&s.next_retry, vec![]);
+        let clock = p.add(&s.clock, vec![]);
+        let rows = p.run(&self.client).await?;
+        Ok(DispatchRead {
+            candidates: rows[ready].iter().map(candidate).collect(),
+            now: rows[clock][0].get(0),
+            next_retry: rows[next].first().map(|row| seconds(row.get(0))),
+        })
+    }
+
+    /// Whether a claim in one of these lanes could succeed, now or after due retries join.
+    pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<bool, StoreError> {
+        let (lane_ids, _) = lane_arrays(lanes);
+        Ok(self.client.query_one(&self.statements.anything_due, &[&lane_ids]).await?.get(0))
+    }
+
+    /// Time until the next retry falls due.
+    pub async fn next_retry(&self) -> Result<Option<Duration>, StoreError> {
+        Ok(self.client.query_opt(&self.statements.next_retry, &[]).await?.map(|row| seconds(row.get(0))))
+    }
+
+    /// How the attempts of leases that no longer run ended, for those that the history knows.
+    pub async fn past_outcomes(&self, leases: &[Lease]) -> Result<Vec<(Lease, OutcomeKind)>, StoreError> {
+        let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
+        let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
+        let nonces: Vec<i64> = leases.iter().map(|l| l.nonce).collect();
+        let rows = self.client.query(&self.statements.past_outcomes, &[&tasks, &steps, &nonces]).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let lease = Lease { task_id: row.get(0), step: row.get(1), nonce: row.get(2) };
+                Some((lease, OutcomeKind::from_name(row.get(3))?))
+            })
+            .collect())
+    }
+
+    /// Writes everything and commits, in one round trip. When this returns an error nothing was written, except that a
+    /// connection lost in the middle leaves it unknown whether the commit took place.
+    pub async fn commit(
+        &self,
+        changes: &Changes,
+        inputs: &WantedInputs,
+        now: SystemTime,
+    ) -> Result<Applied, StoreError> {
+        let s = &self.statements;
+        let columns = Columns::of(changes, inputs);
+        let mut p = Pipeline::new();
+        p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
+        p.add_some(&s.drop_keys, columns.dropped.params(&[]));
+        p.add_some(&s.delete_live, columns.ended_live.params(&[&columns.ended_count]));
+        p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count]));
+        let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
+        p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
+        p.add_some(&s.insert_live, columns.new_live.params(&[&now]));
+        let claims = p.add_some(&s.claim, columns.claims.params(&[&now]));
+        p.add_some(&s.start_tasks, columns.started.params(&[&now]));
+        p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
+        p.add_some(&s.cancel_pending, columns.cancelled.params(&[&now]));
+        p.add_some(&s.insert_events, columns.events.params(&[&now]));
+        let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
+        let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
+        if let Some(payload) = &changes.notify {
+            p.add_some(&s.notify, Some(vec![&self.channel, payload]));
+        }
+        p.add(&s.commit, vec![]);
+        let answer = p.run(&self.client).await?;
+        let of = |place: Option<usize>| place.map_or(&[][..], |i| &answer[i][..]);
+        Ok(Applied {
+            claimed: of(claims).iter().map(claimed).collect(),
+            task_inputs: of(task_inputs).iter().map(task_input).collect(),
+            results: of(results).iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect(),
+            next_retry: of(retries).first().and_then(|row| row.get::<_, Option<f64>>(1)).map(seconds),
+        })
+    }
+
+    /// Ends the transaction without writing.
+    pub async fn rollback(&self) -> Result<(), StoreError> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+}
+
+fn lane_arrays(lanes: &[LaneDemand]) -> (Vec<i32>, Vec<i32>) {
+    lanes.iter().map(|l| (l.lane_id, l.limit)).unzip()
+}
+
+fn seconds(s: f64) -> Duration {
+    Duration::try_from_secs_f64(s.max(0.0)).unwrap_or_default()
+}
+
+fn live_row(row: &Row) -> LiveRow {
+    LiveRow {
+        task_id: row.get(0),
+        step: row.get(1),
+        attempt: row.get(2),
+        charged: row.get(3),
+        lost: row.get(4),
+        lease: row.get(5),
+        worker_id: row.get(6),
+        ready_at: row.get(7),
+        started_at: row.get(8),
+        deadline_at: row.get(9),
+    }
+}
+
+fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
+    let state: &str = row.get(2);
+    let state = TaskState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?;
+    Ok(TaskRow {
+        task_id: row.get(0),
+        template_id: row.get(1),
+        priority: row.get(3),
+        progress: Progress {
+            state,
+            live: u16::try_from(row.get::<_, i16>(4)).unwrap_or_default(),
+            done: StepSet::from_bytes(row.get(5)),
+            failed_step: row.get::<_, Option<i16>>(6).and_then(|step| u16::try_from(step).ok()),
+        },
+    })
+}
+
+fn candidate(row: &Row) -> Candidate {
+    Candidate {
+        task_id: row.get(0),
+        step: row.get(1),
+        template_id: row.get(2),
+        lane_id: row.get(3),
+        priority: row.get(4),
+    }
+}
+
+fn claimed(row: &Row) -> Claimed {
+    Claimed {
+        task_id: row.get(0),
+        step: row.get(1),
+        template_id: row.get(2),
+        lane_id: row.get(3),
+        attempt: row.get(4),
+        charged: row.get(5),
+        nonce: row.get(6),
+        worker_id: row.get(7),
+        deadline_at: row.get(8),
+    }
+}
+
+fn task_input(row: &Row) -> TaskInput {
+    TaskInput {
+        task_id: row.get(0),
+        correlation_id: row.get(1),
+        traceparent: row.get(2),
+        annotations: row.get(3),
+        context: row.get(4),
+    }
+}

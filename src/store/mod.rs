@@ -1,0 +1,15 @@
+//! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
+
+pub mod changes;
+mod columns;
+pub mod db;
+pub mod error;
+pub mod hot;
+pub mod migrate;
+pub mod server;
+pub mod task;
+pub mod template;
+pub mod worker;
+
+pub use db::Db;
+pub use error::StoreError;

@@ -1,0 +1,47 @@
+//! The servers of a cell, so that each knows whether there is anybody to wake.
+
+use uuid::Uuid;
+
+use super::{Db, StoreError};
+
+/// A server that has not said anything for this long is taken for gone, seconds.
+const GONE_AFTER_SECONDS: f64 = 15.0;
+
+/// Says that this server lives, forgets those that do not, and returns how many others there are.
+pub async fn beat(db: &Db, id: Uuid, address: &str, build_id: &str) -> Result<i64, StoreError> {
+    let client = db.read().await?;
+    let statement = client
+        .prepare_cached(
+            "WITH gone AS (
+                 DELETE FROM servers WHERE server_id <> $1 AND seen_at < clock_timestamp() - make_interval(secs => $4)),
+             me AS (
+                 INSERT INTO servers (server_id, address, build_id, started_at, seen_at)
+                 VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp())
+                     ON CONFLICT (server_id) DO UPDATE SET seen_at = clock_timestamp())
+             SELECT count(*) FROM servers
+              WHERE server_id <> $1 AND seen_at >= clock_timestamp() - make_interval(secs => $4)",
+        )
+        .await?;
+    Ok(client.query_one(&statement, &[&id, &address, &build_id, &GONE_AFTER_SECONDS]).await?.get(0))
+}
+
+/// Wakes the other servers.
+pub async fn wake(db: &Db, payload: &str) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    client.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &payload]).await?;
+    Ok(())
+}
+
+/// Says that this server is gone.
+pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    client.execute("DELETE FROM servers WHERE server_id = $1", &[&id]).await?;
+    Ok(())
+}
+
+/// Whether the database answers.
+pub async fn ping(db: &Db) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    client.simple_query("SELECT 1").await?;
+    Ok(())
+}

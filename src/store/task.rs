@@ -1,0 +1,298 @@
+//! Reads of tasks, their steps and their attempts. The engine's own reads, under lock, are in `hot`.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
+
+use tokio_postgres::{Row, types::ToSql};
+use uuid::Uuid;
+
+use super::{Db, StoreError};
+use crate::domain::{
+    attempt::{Failure, OutcomeKind},
+    step::StepState,
+    task::TaskState,
+};
+
+/// A task as readers see it.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub task_id: Uuid,
+    pub template_id: i32,
+    pub state: TaskState,
+    pub priority: i16,
+    pub steps_total: i16,
+    pub steps_done: Vec<u8>,
+    pub failed_step: Option<i16>,
+    pub failure: Option<Failure>,
+    pub submitted_at: SystemTime,
+    pub started_at: Option<SystemTime>,
+    pub ended_at: Option<SystemTime>,
+    pub cancelled_by: Option<String>,
+    pub cancel_reason: Option<String>,
+    pub correlation_id: String,
+    pub annotations: String,
+    /// Empty in lists.
+    pub context: String,
+}
+
+/// A step as readers see it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub step: i16,
+    pub state: StepState,
+    pub attempt: i16,
+    pub charged: i16,
+    pub result: Option<String>,
+    pub failure: Option<Failure>,
+    pub ready_at: Option<SystemTime>,
+    pub started_at: Option<SystemTime>,
+    pub ended_at: Option<SystemTime>,
+    pub next_attempt_at: Option<SystemTime>,
+    pub deadline_at: Option<SystemTime>,
+    pub worker_id: Option<Uuid>,
+    pub worker_name: Option<String>,
+}
+
+/// An attempt that ended.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub step: i16,
+    pub attempt: i16,
+    pub outcome: OutcomeKind,
+    pub charged: bool,
+    pub worker_id: Option<Uuid>,
+    pub worker_name: Option<String>,
+    pub started_at: Option<SystemTime>,
+    pub ended_at: SystemTime,
+    pub next_attempt_at: Option<SystemTime>,
+    pub retry_after: Option<Duration>,
+    pub failure: Option<Failure>,
+}
+
+/// A whole task, all parts read from one snapshot.
+#[derive(Clone, Debug)]
+pub struct TaskView {
+    pub task: Task,
+    pub steps: Vec<Step>,
+    /// Empty unless asked for.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    /// `None` for all templates.
+    pub templates: Option<Vec<i32>>,
+    /// Empty for all.
+    pub states: Vec<TaskState>,
+    pub correlation_id: Option<String>,
+    pub submitted_after: Option<SystemTime>,
+    pub submitted_before: Option<SystemTime>,
+    /// Only tasks older than this one: the last of the page before.
+    pub before: Option<Uuid>,
+    pub limit: i64,
+}
+
+const TASK: &str = "
+    SELECT t.task_id, t.template_id, t.state::text, t.priority, t.steps_total, t.steps_done, t.failed_step,
+           t.submitted_at, t.started_at, t.ended_at, t.cancelled_by, t.cancel_reason, t.correlation_id, t.annotations,
+           f.error_code, f.error_message, f.error_context";
+
+const STEPS: &str = "
+    SELECT s.step, coalesce(q.state, s.state)::text, coalesce(q.attempt, s.attempt), coalesce(q.charged, s.charged),
+           s.result, s.error_code, s.error_message, s.error_context, coalesce(q.ready_at, s.ready_at),
+           coalesce(q.started_at, s.started_at), s.ended_at, q.next_attempt_at, q.deadline_at, q.worker_id, w.name
+      FROM steps s
+      LEFT JOIN queue q ON q.task_id = s.task_id AND q.step = s.step
+      LEFT JOIN workers w ON w.worker_id = q.worker_id
+     WHERE s.task_id = $1 ORDER BY s.step";
+
+const ATTEMPTS: &str = "
+    SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, w.name, a.started_at, a.ended_at,
+           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
+      FROM attempts a LEFT JOIN workers w ON w.worker_id = a.worker_id
+     WHERE a.task_id = $1 ORDER BY a.step, a.attempt";
+
+/// One task with its steps, or `None`.
+pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool) -> Result<Option<TaskView>, StoreError> {
+    let mut client = db.read().await?;
+    let sql = format!(
+        "{TASK}, t.context FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step \
+         WHERE t.task_id = $1"
+    );
+    let tx = client
+        .build_transaction()
+        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .await?;
+    let (task, steps, attempts) =
+        (tx.prepare_cached(&sql).await?, tx.prepare_cached(STEPS).await?, tx.prepare_cached(ATTEMPTS).await?);
+    let Some(row) = tx.query_opt(&task, &[&task_id]).await? else { return Ok(None) };
+    let steps = tx.query(&steps, &[&task_id]).await?;
+    let attempts = if with_attempts { tx.query(&attempts, &[&task_id]).await? } else { Vec::new() };
+    tx.commit().await?;
+    let mut task = task_of(&row)?;
+    task.context = row.get(17);
+    Ok(Some(TaskView {
+        task,
+        steps: steps.iter().map(step_of).collect::<Result<_, _>>()?,
+        attempts: attempts.iter().map(attempt_of).collect::<Result<_, _>>()?,
+    }))
+}
+
+/// Which of these tasks are final.
+pub async fn final_states(db: &Db, tasks: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    let client = db.read().await?;
+    let sql = "SELECT task_id FROM tasks WHERE task_id = ANY($1::uuid[]) AND ended_at IS NOT NULL";
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query(&statement, &[&tasks]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+/// A page of tasks, newest first, without their contexts.
+pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
+    let mut sql =
+        format!("{TASK} FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step WHERE true");
+    let mut params: Vec<&(dyn ToSql + Sync)> = Vec::new();
+    let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
+    // Ids carry the submitting server's clock. Within this margin they bound the time of submission, so a range of time
+    // is a range of the primary key.
+    let after = filter.submitted_after.map(|at| (at, id_at(at, ID_CLOCK_MARGIN, false)));
+    let before = filter.submitted_before.map(|at| (at, id_at(at, ID_CLOCK_MARGIN, true)));
+    let mut push = |text: &str, n: usize| {
+        let _ = write!(sql, " AND {}", text.replace("$?", &format!("${n}")));
+    };
+    if let Some(templates) = &filter.templates {
+        params.push(templates);
+        push("t.template_id = ANY($?::int4[])", params.len());
+    }
+    if let Some(id) = &filter.correlation_id {
+        params.push(id);
+        push("t.correlation_id = $?", params.len());
+    }
+    if let Some((at, id)) = &after {
+        params.push(at);
+        push("t.submitted_at >= $?", params.len());
+        params.push(id);
+        push("t.task_id >= $?", params.len());
+    }
+    if let Some((at, id)) = &before {
+        params.push(at);
+        push("t.submitted_at < $?", params.len());
+        params.push(id);
+        push("t.task_id <= $?", params.len());
+    }
+    if let Some(before) = &filter.before {
+        params.push(before);
+        push("t.task_id < $?", params.len());
+    }
+    if !states.is_empty() {
+        params.push(&states);
+        push("t.state::text = ANY($?::text[])", params.len());
+        if let Some(rare) = rare_states(&filter.states) {
+            push(rare, 0);
+        }
+    }
+    params.push(&filter.limit);
+    let _ = write!(sql, " ORDER BY t.task_id DESC LIMIT ${}", params.len());
+    let client = db.read().await?;
+    let statement = client.prepare_cached(&sql).await?;
+    client.query(&statement, &params).await?.iter().map(task_of).collect()
+}
+
+/// How far a server's clock may be off before a time filter could miss one of its tasks.
+const ID_CLOCK_MARGIN: Duration = Duration::from_secs(3_600);
+
+/// The id that bounds those made at `at`, with a margin.
+fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = if later { since + margin } else { since.saturating_sub(margin) };
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min((1 << 48) - 1);
+    let mut bytes = [if later { 0xff } else { 0 }; 16];
+    bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+    Uuid::from_bytes(bytes)
+}
+
+/// A condition that every task in these states fulfils and that has a small index behind it.
+fn rare_states(states: &[TaskState]) -> Option<&'static str> {
+    let all = |allowed: &[TaskState]| states.iter().all(|s| allowed.contains(s));
+    if all(&[TaskState::Error]) {
+        Some("t.failed_step IS NOT NULL")
+    } else if all(&[TaskState::Cancelled]) {
+        Some("t.cancelled_by IS NOT NULL")
+    } else if all(&[TaskState::Pending, TaskState::InProgress]) {
+        Some("t.task_id IN (SELECT q.task_id FROM queue q)")
+    } else {
+        None
+    }
+}
+
+fn task_of(row: &Row) -> Result<Task, StoreError> {
+    let state: &str = row.get(2);
+    Ok(Task {
+        task_id: row.get(0),
+        template_id: row.get(1),
+        state: TaskState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?,
+        priority: row.get(3),
+        steps_total: row.get(4),
+        steps_done: row.get(5),
+        failed_step: row.get(6),
+        submitted_at: row.get(7),
+        started_at: row.get(8),
+        ended_at: row.get(9),
+        cancelled_by: row.get(10),
+        cancel_reason: row.get(11),
+        correlation_id: row.get(12),
+        annotations: row.get(13),
+        failure: failure_of(row, 14),
+        context: String::new(),
+    })
+}
+
+fn step_of(row: &Row) -> Result<Step, StoreError> {
+    let state: &str = row.get(1);
+    Ok(Step {
+        step: row.get(0),
+        state: StepState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("step state `{state}`")))?,
+        attempt: row.get(2),
+        charged: row.get(3),
+        result: row.get(4),
+        failure: failure_of(row, 5),
+        ready_at: row.get(8),
+        started_at: row.get(9),
+        ended_at: row.get(10),
+        next_attempt_at: row.get(11),
+        deadline_at: row.get(12),
+        worker_id: row.get(13),
+        worker_name: row.get(14),
+    })
+}
+
+fn attempt_of(row: &Row) -> Result<Attempt, StoreError> {
+    let outcome: &str = row.get(2);
+    Ok(Attempt {
+        step: row.get(0),
+        attempt: row.get(1),
+        outcome: OutcomeKind::from_name(outcome).ok_or_else(|| StoreError::Corrupt(format!("outcome `{outcome}`")))?,
+        charged: row.get::<_, Option<bool>>(3).unwrap_or_default(),
+        worker_id: row.get(4),
+        worker_name: row.get(5),
+        started_at: row.get(6),
+        ended_at: row.get(7),
+        next_attempt_at: row.get(8),
+        retry_after: row.get::<_, Option<f64>>(9).and_then(|s| Duration::try_from_secs_f64(s).ok()),
+        failure: failure_of(row, 10),
+    })
+}
+
+/// From three columns: code, message, context.
+fn failure_of(row: &Row, at: usize) -> Option<Failure> {
+    let message: Option<String> = row.get(at + 1);
+    message.map(|message| Failure {
+        message,
+        code: row.get::<_, Option<String>>(at).unwrap_or_default(),
+        context: row.get(at + 2),
+    })
+}

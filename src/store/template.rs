@@ -1,0 +1,129 @@
+//! Templates and the lanes that their steps run in.
+
+use std::time::SystemTime;
+
+use tokio_postgres::Row;
+
+use super::{Db, StoreError};
+
+/// A registered template, still as text.
+#[derive(Clone, Debug)]
+pub struct TemplateRow {
+    pub template_id: i32,
+    pub namespace: String,
+    pub task_name: String,
+    pub version: String,
+    pub yaml: String,
+    pub registered_at: SystemTime,
+    /// The lane of each step, in the template's order.
+    pub lanes: Vec<i32>,
+}
+
+/// A lane: the steps that share these three.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneRow {
+    pub lane_id: i32,
+    pub namespace: String,
+    pub handler: String,
+    pub service: String,
+}
+
+/// A step of a template to register.
+#[derive(Clone, Copy, Debug)]
+pub struct NewStep<'a> {
+    pub name: &'a str,
+    pub handler: &'a str,
+    pub service: &'a str,
+}
+
+/// A template to register.
+#[derive(Clone, Copy, Debug)]
+pub struct NewTemplate<'a> {
+    pub namespace: &'a str,
+    pub task_name: &'a str,
+    pub version: &'a str,
+    pub yaml: &'a str,
+    pub steps: &'a [NewStep<'a>],
+}
+
+/// Whether a registration stored anything.
+#[derive(Clone, Debug)]
+pub enum Registration {
+    Created(TemplateRow),
+    /// The version was there before; it may or may not have the same content.
+    Existing(TemplateRow),
+}
+
+const SELECT: &str = "
+    SELECT t.template_id, t.namespace, t.task_name, t.version, t.yaml, t.registered_at,
+           (SELECT array_agg(s.lane_id ORDER BY s.step) FROM template_steps s WHERE s.template_id = t.template_id)
+      FROM templates t";
+
+/// All templates registered after the one with id `known` (0 for all), oldest first.
+pub async fn since(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached(&format!("{SELECT} WHERE t.template_id > $1 ORDER BY t.template_id")).await?;
+    Ok(client.query(&statement, &[&known]).await?.iter().map(row).collect())
+}
+
+/// All lanes with an id above `known`.
+pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError> {
+    let client = db.read().await?;
+    let sql = "SELECT lane_id, namespace, handler, service FROM lanes WHERE lane_id > $1 ORDER BY lane_id";
+    let statement = client.prepare_cached(sql).await?;
+    let lane = |r: &Row| LaneRow { lane_id: r.get(0), namespace: r.get(1), handler: r.get(2), service: r.get(3) };
+    Ok(client.query(&statement, &[&known]).await?.iter().map(lane).collect())
+}
+
+/// Stores a template unless its version is taken. Registrations take turns, so ids become visible in ascending order
+/// and a reader that knows the largest id knows them all.
+pub async fn register(db: &Db, new: NewTemplate<'_>, wake: &str) -> Result<Registration, StoreError> {
+    let mut client = db.read().await?;
+    let tx = client.transaction().await?;
+    tx.execute("SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))", &[]).await?;
+    let by_name = format!("{SELECT} WHERE t.namespace = $1 AND t.task_name = $2 AND t.version = $3");
+    if let Some(found) = tx.query_opt(&by_name, &[&new.namespace, &new.task_name, &new.version]).await? {
+        return Ok(Registration::Existing(row(&found)));
+    }
+    let id: i32 = tx
+        .query_one(
+            "INSERT INTO templates (namespace, task_name, version, yaml) VALUES ($1, $2, $3, $4) RETURNING template_id",
+            &[&new.namespace, &new.task_name, &new.version, &new.yaml],
+        )
+        .await?
+        .get(0);
+    let names: Vec<&str> = new.steps.iter().map(|s| s.name).collect();
+    let handlers: Vec<&str> = new.steps.iter().map(|s| s.handler).collect();
+    let services: Vec<&str> = new.steps.iter().map(|s| s.service).collect();
+    tx.execute(
+        "INSERT INTO lanes (namespace, handler, service)
+         SELECT DISTINCT $1, u.handler, u.service FROM unnest($2::text[], $3::text[]) AS u(handler, service)
+             ON CONFLICT DO NOTHING",
+        &[&new.namespace, &handlers, &services],
+    )
+    .await?;
+    tx.execute(
+        "INSERT INTO template_steps (template_id, step, name, lane_id)
+         SELECT $1, u.position - 1, u.name, l.lane_id
+           FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS u(name, handler, service, position)
+           JOIN lanes l ON l.namespace = $5 AND l.handler = u.handler AND l.service = u.service",
+        &[&id, &names, &handlers, &services, &new.namespace],
+    )
+    .await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    let stored = tx.query_one(&by_name, &[&new.namespace, &new.task_name, &new.version]).await?;
+    tx.commit().await?;
+    Ok(Registration::Created(row(&stored)))
+}
+
+fn row(r: &Row) -> TemplateRow {
+    TemplateRow {
+        template_id: r.get(0),
+        namespace: r.get(1),
+        task_name: r.get(2),
+        version: r.get(3),
+        yaml: r.get(4),
+        registered_at: r.get(5),
+        lanes: r.get::<_, Option<Vec<i32>>>(6).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,236 @@
+//! Connections of workers, and the lease that each of them holds.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Db, StoreError};
+use crate::domain::lease::Lease;
+
+/// A worker that registers.
+#[derive(Clone, Debug)]
+pub struct NewWorker {
+    pub worker_id: Uuid,
+    pub server_id: Uuid,
+    pub name: String,
+    pub build_id: String,
+    pub namespaces: Vec<String>,
+    pub handlers: Vec<String>,
+    pub max_concurrent_steps: i32,
+    /// JSON object.
+    pub labels: String,
+    pub previous: Option<Uuid>,
+    pub held: Vec<Lease>,
+}
+
+/// A lease that moved to the new connection.
+#[derive(Clone, Debug)]
+pub struct KeptLease {
+    pub lease: Lease,
+    pub lane_id: i32,
+    /// Until the attempt is timed out, from now.
+    pub remaining: Duration,
+}
+
+/// An attempt whose worker is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Orphan {
+    pub lease: Lease,
+    pub worker_id: Uuid,
+}
+
+/// What a registration found.
+#[derive(Clone, Debug, Default)]
+pub struct Registered {
+    pub kept: Vec<KeptLease>,
+    /// Attempts of the previous connection that the worker does not hold: their assignments never arrived.
+    pub orphans: Vec<Orphan>,
+}
+
+/// A connected worker as operators see it.
+#[derive(Clone, Debug)]
+pub struct WorkerRow {
+    pub worker_id: Uuid,
+    pub server_id: Uuid,
+    pub name: String,
+    pub build_id: String,
+    pub namespaces: Vec<String>,
+    pub handlers: Vec<String>,
+    pub max_concurrent_steps: i32,
+    pub steps_in_progress: i64,
+    pub labels: String,
+    pub connected_at: SystemTime,
+    pub lease_expires_at: SystemTime,
+    pub draining: bool,
+}
+
+/// Stores a connection, ends the previous one, and moves the leases that the worker still holds.
+pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Registered, StoreError> {
+    let mut held = new.held.clone();
+    held.sort_unstable_by_key(|l| (l.task_id, l.step));
+    let tasks: Vec<Uuid> = held.iter().map(|l| l.task_id).collect();
+    let steps: Vec<i16> = held.iter().map(|l| l.step).collect();
+    let nonces: Vec<i64> = held.iter().map(|l| l.nonce).collect();
+    let mut client = db.read().await?;
+    let tx = client.transaction().await?;
+    let end =
+        tx.prepare_cached("UPDATE workers SET ended_at = now() WHERE worker_id = $1 AND ended_at IS NULL").await?;
+    tx.execute(&end, &[&new.previous]).await?;
+    let insert = tx
+        .prepare_cached(
+            "WITH w AS (
+                 INSERT INTO workers (worker_id, server_id, name, build_id, namespaces, handlers, max_concurrent_steps,
+                                      labels, connected_at, lease_expires_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now(), now() + make_interval(secs => $9)))
+             INSERT INTO events (at, type, worker_id) VALUES (now(), 'worker.connected', $1)",
+        )
+        .await?;
+    tx.execute(
+        &insert,
+        &[
+            &new.worker_id,
+            &new.server_id,
+            &new.name,
+            &new.build_id,
+            &new.namespaces,
+            &new.handlers,
+            &new.max_concurrent_steps,
+            &new.labels,
+            &lease.as_secs_f64(),
+        ],
+    )
+    .await?;
+    // The lease is the proof, whichever connection had it; a superseded one matches no row.
+    let adopt = tx
+        .prepare_cached(
+            "UPDATE queue q SET worker_id = $1
+               FROM (SELECT u.task_id, u.step FROM unnest($2::uuid[], $3::int2[], $4::int8[]) AS u(task_id, step, lease)
+                       JOIN queue b ON b.task_id = u.task_id AND b.step = u.step AND b.lease = u.lease
+                      ORDER BY u.task_id, u.step FOR UPDATE OF b) k
+              WHERE q.task_id = k.task_id AND q.step = k.step
+             RETURNING q.task_id, q.step, q.lease, q.lane_id, extract(epoch FROM q.deadline_at - now())::float8",
+        )
+        .await?;
+    let kept = tx.query(&adopt, &[&new.worker_id, &tasks, &steps, &nonces]).await?;
+    let orphans = tx.prepare_cached("SELECT task_id, step, lease, worker_id FROM queue WHERE worker_id = $1").await?;
+    let orphans = tx.query(&orphans, &[&new.previous]).await?;
+    tx.commit().await?;
+    Ok(Registered { kept: kept.iter().map(kept_lease).collect(), orphans: orphans.iter().map(orphan).collect() })
+}
+
+/// Extends the leases of the workers heard from. Returns those that may go on; the others registered again elsewhere or
+/// were given up.
+pub async fn extend(db: &Db, workers: &[Uuid], lease: Duration) -> Result<Vec<Uuid>, StoreError> {
+    let client = db.read().await?;
+    let statement = client
+        .prepare_cached(
+            "UPDATE workers SET lease_expires_at = clock_timestamp() + make_interval(secs => $2)
+              WHERE worker_id = ANY($1::uuid[]) AND ended_at IS NULL RETURNING worker_id",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&workers, &lease.as_secs_f64()]).await?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
+/// Ends connections that closed in good order or whose server knows that they are over.
+pub async fn end(db: &Db, workers: &[Uuid]) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    let sql = "UPDATE workers SET ended_at = now() WHERE worker_id = ANY($1::uuid[]) AND ended_at IS NULL";
+    let statement = client.prepare_cached(sql).await?;
+    client.execute(&statement, &[&workers]).await?;
+    Ok(())
+}
+
+/// Marks a worker that wants no more steps.
+pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached("UPDATE workers SET draining = true WHERE worker_id = $1").await?;
+    client.execute(&statement, &[&worker]).await?;
+    Ok(())
+}
+
+/// Ends the connections whose lease ran out, and returns up to `limit` attempts that have no living worker.
+pub async fn reap(db: &Db, limit: i64) -> Result<Vec<Orphan>, StoreError> {
+    let client = db.read().await?;
+    let statement = client
+        .prepare_cached(
+            "WITH lost AS (
+                 UPDATE workers SET ended_at = clock_timestamp()
+                  WHERE ended_at IS NULL AND lease_expires_at < clock_timestamp() RETURNING worker_id),
+             log AS (
+                 INSERT INTO events (at, type, worker_id) SELECT clock_timestamp(), 'worker.lost', worker_id FROM lost)
+             SELECT q.task_id, q.step, q.lease, q.worker_id
+               FROM queue q LEFT JOIN workers w ON w.worker_id = q.worker_id
+              WHERE q.worker_id IS NOT NULL
+                AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost))
+              ORDER BY q.task_id, q.step LIMIT $1",
+        )
+        .await?;
+    Ok(client.query(&statement, &[&limit]).await?.iter().map(orphan).collect())
+}
+
+/// Attempts that this server's workers run although the database does not know their leases (any more).
+pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<Lease>, StoreError> {
+    let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
+    let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
+    let nonces: Vec<i64> = leases.iter().map(|l| l.nonce).collect();
+    let client = db.read().await?;
+    let statement = client
+        .prepare_cached(
+            "SELECT u.task_id, u.step, u.lease FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
+              WHERE NOT EXISTS (SELECT FROM queue q
+                                 WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease)",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&tasks, &steps, &nonces]).await?;
+    Ok(rows.iter().map(|r| Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }).collect())
+}
+
+/// Forgets connections that ended more than a day ago. Returns how many.
+pub async fn prune(db: &Db) -> Result<u64, StoreError> {
+    let client = db.read().await?;
+    Ok(client.execute("DELETE FROM workers WHERE ended_at < now() - interval '1 day'", &[]).await?)
+}
+
+/// The workers connected now, by name and connection time, at most 10,000.
+pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, StoreError> {
+    let client = db.read().await?;
+    let statement = client
+        .prepare_cached(
+            "SELECT w.worker_id, w.server_id, w.name, w.build_id, w.namespaces, w.handlers, w.max_concurrent_steps,
+                    (SELECT count(*) FROM queue q WHERE q.worker_id = w.worker_id), w.labels, w.connected_at,
+                    w.lease_expires_at, w.draining
+               FROM workers w
+              WHERE w.ended_at IS NULL AND ($1::text IS NULL OR $1 = ANY(w.handlers))
+              ORDER BY w.name, w.connected_at, w.worker_id LIMIT 10000",
+        )
+        .await?;
+    let worker = |r: &Row| WorkerRow {
+        worker_id: r.get(0),
+        server_id: r.get(1),
+        name: r.get(2),
+        build_id: r.get(3),
+        namespaces: r.get(4),
+        handlers: r.get(5),
+        max_concurrent_steps: r.get(6),
+        steps_in_progress: r.get(7),
+        labels: r.get(8),
+        connected_at: r.get(9),
+        lease_expires_at: r.get(10),
+        draining: r.get(11),
+    };
+    Ok(client.query(&statement, &[&handler]).await?.iter().map(worker).collect())
+}
+
+fn kept_lease(r: &Row) -> KeptLease {
+    KeptLease {
+        lease: Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) },
+        lane_id: r.get(3),
+        remaining: Duration::try_from_secs_f64(r.get::<_, f64>(4).max(0.0)).unwrap_or_default(),
+    }
+}
+
+fn orphan(r: &Row) -> Orphan {
+    Orphan { lease: Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }, worker_id: r.get(3) }
+}

@@ -1,0 +1,360 @@
+//! Workers and servers that die: cases 13 to 17 and 22.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use tasker::{
+    client::Client,
+    proto::{AttemptOutcome, Register, ResultStatus, StepState, TaskState},
+};
+
+use crate::support::{
+    TestDb,
+    process::ServerProcess,
+    server::{self, Bench, TestServer, eventually, finished, register, state, step, submission},
+    worker::{RawWorker, registration, released, retryable, success},
+};
+
+const ONE: &str = "
+task_name: one
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: only, handler_class: h, default_retryable: false}
+";
+
+#[tokio::test]
+async fn case_13_a_lost_worker_costs_an_attempt_number_but_no_try() {
+    let mut bench = Bench::with(ONE).await;
+    let mut first = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let lost = first.assignment().await;
+    drop(first);
+    let started = Instant::now();
+    let mut second = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let again = second.assignment().await;
+    assert!(started.elapsed() > Duration::from_millis(1_000), "given away before the lease ended");
+    assert_eq!((again.attempt, again.charged_attempts), (2, 0));
+    assert_eq!(again.idempotency_key, lost.idempotency_key);
+    second.settle(&again, success("1")).await;
+    let task = bench.finished(&id).await;
+    assert_eq!(state(&task), TaskState::Complete);
+    let attempts = &step(&task, "only").attempts;
+    assert_eq!(attempts[0].outcome(), AttemptOutcome::WorkerLost);
+    assert!(!attempts[0].charged);
+}
+
+#[tokio::test]
+async fn a_heartbeat_keeps_the_lease() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let assignment = worker.assignment().await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        worker.heartbeat().await;
+    }
+    assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(step(&bench.finished(&id).await, "only").attempt, 1);
+}
+
+#[tokio::test]
+async fn case_14_a_result_sent_twice_has_one_effect_and_two_acknowledgements() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let assignment = worker.assignment().await;
+    // Together, so that both may be in one transaction; then once more when all is over.
+    worker.answer(&assignment.lease_token, success("1")).await;
+    worker.answer(&assignment.lease_token, success("2")).await;
+    assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
+    assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
+    assert_eq!(worker.settle(&assignment, success("3")).await, ResultStatus::Accepted);
+    let task = bench.finished(&id).await;
+    assert_eq!(step(&task, "only").result_json, "1");
+    assert_eq!(step(&task, "only").attempts.len(), 1);
+}
+
+const RETRYING: &str = "
+task_name: one
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: only, handler_class: h, backoff: {base_seconds: 0.01}}
+";
+
+#[tokio::test]
+async fn case_14_also_for_an_accepted_failure_after_the_next_attempt_began() {
+    let mut bench = Bench::with(RETRYING).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let first = worker.assignment().await;
+    worker.settle(&first, retryable("busy", None)).await;
+    let second = worker.assignment().await;
+    assert_eq!(worker.settle(&first, retryable("busy", None)).await, ResultStatus::Accepted);
+    assert_eq!(worker.settle(&second, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(step(&bench.finished(&id).await, "only").charged_attempts, 1);
+}
+
+const SHORT: &str = "
+task_name: one
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: only, handler_class: h, backoff: {base_seconds: 0.01}, handler_config: {timeout_seconds: 0.2}}
+";
+
+#[tokio::test]
+async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
+    let mut bench = Bench::with(SHORT).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let first = worker.assignment().await;
+    assert_eq!(worker.cancelled().await.lease_token, first.lease_token);
+    let second = worker.assignment().await;
+    assert_eq!((second.attempt, second.charged_attempts), (2, 1));
+    assert_eq!(worker.settle(&first, success("\"late\"")).await, ResultStatus::Stale);
+    assert_eq!(worker.settle(&second, success("\"right\"")).await, ResultStatus::Accepted);
+    let task = bench.finished(&id).await;
+    assert_eq!(step(&task, "only").result_json, "\"right\"");
+    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::TimedOut);
+    assert!(step(&task, "only").attempts[0].charged);
+}
+
+#[tokio::test]
+async fn case_16_a_killed_server_costs_no_work() {
+    let db = TestDb::new().await;
+    let mut process = ServerProcess::start(db.url());
+    let mut client = Client::connect(&process.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let mut worker = RawWorker::connect(&process.url, &["h"]).await;
+    let mut ids = Vec::new();
+    let mut running = Vec::new();
+    for _ in 0..5 {
+        ids.push(server::submit(&mut client, "t/one", "{}").await);
+        running.push(worker.assignment().await);
+    }
+    let (address, before) = (process.address().to_owned(), worker.registered.worker_id.clone());
+    process.kill();
+    let process = ServerProcess::start_at(db.url(), &address);
+    let register = Register {
+        previous_worker_id: before,
+        held_leases: running.iter().map(|a| a.lease_token.clone()).collect(),
+        ..registration(&["h"], 16)
+    };
+    let mut worker = RawWorker::open(&process.url, register).await.unwrap();
+    assert_eq!(worker.registered.kept_leases.len(), 5);
+    for assignment in &running {
+        assert_eq!(worker.settle(assignment, success("1")).await, ResultStatus::Accepted);
+    }
+    let mut client = Client::connect(&process.url).await.unwrap();
+    for id in &ids {
+        let task = finished(&mut client, id).await;
+        assert_eq!((state(&task), step(&task, "only").attempts.len()), (TaskState::Complete, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let _lost = worker.assignment().await;
+    let register = Register { previous_worker_id: worker.registered.worker_id.clone(), ..registration(&["h"], 16) };
+    let started = Instant::now();
+    let mut again = RawWorker::open(&bench.server.url, register).await.unwrap();
+    let assignment = again.assignment().await;
+    assert!(started.elapsed() < Duration::from_millis(900), "it waited for the lease");
+    assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
+    again.settle(&assignment, success("1")).await;
+    assert_eq!(step(&bench.finished(&id).await, "only").attempts[0].outcome(), AttemptOutcome::Released);
+}
+
+#[tokio::test]
+async fn a_connection_that_registered_again_elsewhere_is_closed() {
+    let bench = Bench::new().await;
+    let other = TestServer::start(&bench.db).await;
+    let mut old = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let register = Register { previous_worker_id: old.registered.worker_id.clone(), ..registration(&["h"], 16) };
+    let _new = RawWorker::open(&other.url, register).await.unwrap();
+    let status = loop {
+        old.heartbeat().await;
+        match tokio::time::timeout(Duration::from_secs(1), old.hear()).await {
+            Err(_) => {}
+            Ok(answer) => break answer.unwrap_err(),
+        }
+    };
+    assert_eq!(status.code(), tonic::Code::Aborted);
+}
+
+#[tokio::test]
+async fn a_drained_worker_gives_back_what_it_has_not_started() {
+    let mut bench = Bench::with(ONE).await;
+    let mut first = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let unstarted = first.assignment().await;
+    let mut second = RawWorker::connect(&bench.server.url, &["h"]).await;
+    first.drain().await;
+    assert_eq!(first.settle(&unstarted, released()).await, ResultStatus::Accepted);
+    let assignment = second.assignment().await;
+    assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
+    second.settle(&assignment, success("1")).await;
+    assert_eq!(state(&bench.finished(&id).await), TaskState::Complete);
+    first.close();
+    assert!(matches!(first.hear().await, Ok(None)));
+}
+
+#[tokio::test]
+async fn a_worker_that_releases_in_a_loop_does_not_spin() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    bench.submit("t/one", "{}").await;
+    let first = worker.assignment().await;
+    worker.settle(&first, released()).await;
+    let started = Instant::now();
+    let again = worker.assignment().await;
+    assert!(started.elapsed() > Duration::from_millis(800), "released steps come back at once");
+    assert_eq!((again.attempt, again.charged_attempts), (2, 0));
+}
+
+#[tokio::test]
+async fn a_step_that_loses_ten_workers_fails() {
+    let mut bench = Bench::with(ONE).await;
+    let id = bench.submit("t/one", "{}").await;
+    for attempt in 1..=10 {
+        let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+        assert_eq!(worker.assignment().await.attempt, attempt);
+        // Closing the stream with a step in hand is as good as being gone, and needs no wait for the lease.
+        worker.close();
+        assert!(matches!(worker.hear().await, Ok(None)));
+    }
+    let task = bench.finished(&id).await;
+    assert_eq!(state(&task), TaskState::Error);
+    assert_eq!(step(&task, "only").error.as_ref().unwrap().error_code, "WORKER_LOST");
+    assert_eq!(step(&task, "only").charged_attempts, 0);
+}
+
+#[tokio::test]
+async fn no_more_assignments_than_slots() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 2)).await.unwrap();
+    for _ in 0..5 {
+        bench.submit("t/one", "{}").await;
+    }
+    let first = worker.assignment().await;
+    worker.assignment().await;
+    worker.hears_nothing(Duration::from_millis(400)).await;
+    worker.answer(&first.lease_token, success("1")).await;
+    worker.ack().await;
+    worker.assignment().await;
+    worker.hears_nothing(Duration::from_millis(400)).await;
+}
+
+#[tokio::test]
+async fn priority_first_then_age() {
+    let mut bench = Bench::with(ONE).await;
+    let mut ids = Vec::new();
+    for priority in [0, 0, 5, -5, 5] {
+        let request = tasker::proto::SubmitTaskRequest { priority, ..submission("t/one", "{}") };
+        ids.push(bench.client.tasks.submit_task(request).await.unwrap().into_inner().task_id);
+    }
+    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
+    for i in [2, 4, 0, 1, 3] {
+        let assignment = worker.assignment().await;
+        assert_eq!(assignment.task_id, ids[i]);
+        worker.answer(&assignment.lease_token, success("1")).await;
+        match worker.hear().await.unwrap() {
+            Some(tasker::proto::work_response::Message::Ack(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn case_22_without_a_worker_the_step_stays_ready_and_names_its_handler() {
+    let mut bench = Bench::with(ONE).await;
+    let _other = RawWorker::connect(&bench.server.url, &["something.else"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let task = bench.get(&id).await;
+    assert_eq!(state(&task), TaskState::Pending);
+    assert_eq!(step(&task, "only").state(), StepState::Ready);
+    assert_eq!(step(&task, "only").handler, "h");
+    let list = tasker::proto::ListWorkersRequest { handler: "h".into() };
+    assert!(bench.client.workers.list_workers(list).await.unwrap().into_inner().workers.is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_of_another_namespace_gets_nothing() {
+    let mut bench = Bench::with(ONE).await;
+    let foreign = Register { namespaces: vec!["other".into()], ..registration(&["h"], 4) };
+    let mut foreign = RawWorker::open(&bench.server.url, foreign).await.unwrap();
+    bench.submit("t/one", "{}").await;
+    foreign.hears_nothing(Duration::from_millis(400)).await;
+    let own = Register { namespaces: vec!["t".into()], ..registration(&["h"], 4) };
+    RawWorker::open(&bench.server.url, own).await.unwrap().assignment().await;
+}
+
+const FAN: &str = "
+task_name: fan
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: a, handler_class: h}
+  - {name: b, handler_class: h, depends_on_steps: [a]}
+  - {name: c, handler_class: h, depends_on_steps: [a]}
+  - {name: d, handler_class: h, depends_on_steps: [b, c]}
+";
+
+#[tokio::test]
+async fn case_17_two_servers_and_many_workers_hand_out_no_step_twice() {
+    const TASKS: usize = 2_000;
+    let db = TestDb::new().await;
+    let servers = [TestServer::start(&db).await, TestServer::start(&db).await];
+    let mut client = servers[0].client().await;
+    register(&mut client, FAN).await;
+    let (seen, mut assignments) = tokio::sync::mpsc::unbounded_channel();
+    let mut workers = tokio::task::JoinSet::new();
+    for i in 0..8 {
+        let (url, seen) = (servers[i % 2].url.clone(), seen.clone());
+        workers.spawn(async move {
+            let mut worker = RawWorker::connect(&url, &["h"]).await;
+            loop {
+                match worker.hear().await.unwrap() {
+                    Some(tasker::proto::work_response::Message::Assignment(a)) => {
+                        worker.answer(&a.lease_token, success("1")).await;
+                        let _ = seen.send((a.task_id, a.step_name));
+                    }
+                    Some(tasker::proto::work_response::Message::Ack(ack)) => {
+                        assert_eq!(ack.status(), ResultStatus::Accepted);
+                    }
+                    other => panic!("{other:?}"),
+                }
+                worker.heartbeat().await;
+            }
+        });
+    }
+    let mut clients = [servers[0].client().await, servers[1].client().await];
+    for (i, chunk) in (0..TASKS).collect::<Vec<_>>().chunks(100).enumerate() {
+        let tasks = chunk.iter().map(|_| submission("t/fan", "{}")).collect();
+        clients[i % 2].tasks.submit_tasks(tasker::proto::SubmitTasksRequest { tasks }).await.unwrap();
+    }
+    let mut count: HashMap<(String, String), usize> = HashMap::new();
+    while count.len() < TASKS * 4 {
+        let step = tokio::time::timeout(Duration::from_secs(60), assignments.recv()).await;
+        let step = step.unwrap_or_else(|_| panic!("only {} steps came", count.len()));
+        *count.entry(step.unwrap()).or_default() += 1;
+    }
+    let db = db.connect().await;
+    eventually("all tasks complete", || async {
+        let row = db.query_one("SELECT count(*) FROM tasks WHERE state = 'complete'", &[]).await.unwrap();
+        (row.get::<_, i64>(0) == i64::try_from(TASKS).unwrap()).then_some(())
+    })
+    .await;
+    assert!(count.values().all(|n| *n == 1), "handed out twice");
+    let row = db.query_one("SELECT count(*), count(DISTINCT (task_id, step)) FROM attempts", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (TASKS as i64 * 4, TASKS as i64 * 4));
+    workers.abort_all();
+}

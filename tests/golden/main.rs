@@ -1,0 +1,10 @@
+//! The golden shapes and cases, over real gRPC and a real Postgres. The numbers are those of the cases' table.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cases_cancel;
+mod cases_leases;
+mod cases_retry;
+mod cases_submit;
+mod shapes;

@@ -1,0 +1,230 @@
+//! The private Postgres: it comes up, keeps what it was given, and goes with whoever started it.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use support::{TestDb, connect, own_cluster, own_options, start};
+use tasker::postgres::{Cluster, Error, Options};
+use tokio_postgres::Client;
+
+/// The environment variable that turns [`holder`] from a test that does nothing into a process that holds a cluster.
+const HOLD: &str = "TASKER_TEST_HOLD";
+
+#[tokio::test]
+async fn a_test_gets_a_database_of_its_own() {
+    let (one, two) = tokio::join!(TestDb::new(), TestDb::new());
+    assert_ne!(one.url(), two.url());
+    one.connect().await.batch_execute("CREATE TABLE only_here (x int)").await.unwrap();
+    let seen = one_value(&two.connect().await, "SELECT to_regclass('only_here')::text").await;
+    assert_eq!(seen, None);
+    let encoding = one_value(&two.connect().await, "SHOW server_encoding").await;
+    assert_eq!(encoding.as_deref(), Some("UTF8"));
+}
+
+#[tokio::test]
+async fn a_default_cluster_is_durable_and_leaves_nothing_behind() {
+    let cluster = start(Options { initdb_cache: None, ..Options::default() }).await;
+    let client = connect(&cluster.url()).await;
+    for (setting, value) in
+        [("fsync", "on"), ("synchronous_commit", "on"), ("max_connections", "200"), ("lc_collate", "C")]
+    {
+        assert_eq!(one_value(&client, &format!("SHOW {setting}")).await.as_deref(), Some(value), "{setting}");
+    }
+    let (dir, pid) = (cluster.dir().to_owned(), cluster.pid());
+    let mode = fs::metadata(dir.join("password")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    cluster.stop().await;
+    assert!(!dir.exists());
+    assert!(!runs(pid));
+}
+
+#[tokio::test]
+async fn a_dropped_cluster_is_gone() {
+    let cluster = own_cluster().await;
+    let (dir, pid) = (cluster.dir().to_owned(), cluster.pid());
+    drop(cluster);
+    assert!(!dir.exists());
+    assert!(!runs(pid));
+}
+
+#[tokio::test]
+async fn a_killed_cluster_leaves_nothing_behind_either() {
+    let cluster = own_cluster().await;
+    let dir = cluster.dir().to_owned();
+    cluster.kill();
+    drop(cluster);
+    assert!(!dir.exists());
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_the_password() {
+    let cluster = own_cluster().await;
+    let url = format!("postgres://postgres:guess@127.0.0.1:{}/postgres", cluster.port());
+    let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().unwrap();
+    assert_eq!(refused.code().map(|code| code.code()), Some("28P01"));
+}
+
+#[tokio::test]
+async fn data_is_kept_between_runs_and_belongs_to_one_process_at_a_time() {
+    let folder = Folder::new();
+    let options = || Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let cluster = start(options()).await;
+    note(&cluster, "kept").await;
+
+    let refused = Cluster::start(options()).await.unwrap_err();
+    assert!(matches!(&refused, Error::InUse { pid: Some(pid), .. } if *pid == std::process::id()), "{refused}");
+    cluster.stop().await;
+
+    let cluster = start(options()).await;
+    assert_eq!(notes(&cluster).await, ["kept"]);
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_with_what_was_committed() {
+    let mut cluster = own_cluster().await;
+    note(&cluster, "before").await;
+    let (url, pid) = (cluster.url(), cluster.pid());
+    cluster.kill();
+    assert!(!runs(pid));
+    assert!(tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_err());
+
+    cluster.restart().await.unwrap();
+    assert_eq!(cluster.url(), url);
+    note(&cluster, "after").await;
+    cluster.restart().await.unwrap();
+    assert_eq!(notes(&cluster).await, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_why() {
+    let settings = vec![("shared_buffers".to_owned(), "a lot".to_owned())];
+    let error = Cluster::start(Options { settings, ..own_options() }).await.unwrap_err();
+    let Error::Start { tail, log, .. } = &error else { panic!("{error}") };
+    assert!(tail.contains(r#"invalid value for parameter "shared_buffers""#), "{error}");
+    assert!(!log.exists(), "the folder of a failed start stays behind");
+}
+
+#[tokio::test]
+async fn data_of_another_major_version_is_not_touched() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.join("data")).unwrap();
+    fs::write(folder.0.join("data/PG_VERSION"), "9\n").unwrap();
+    let options = Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let binaries = tasker::postgres::find().unwrap();
+    let error = Cluster::start(Options { binaries: Some(binaries), ..options.clone() }).await.unwrap_err();
+    assert!(matches!(&error, Error::Major { made_by, .. } if made_by == "9"), "{error}");
+    let error = Cluster::start(options).await.unwrap_err();
+    assert!(error.to_string().contains("found no PostgreSQL 9 "), "{error}");
+}
+
+/// SIGKILL gives nobody a chance to clean up: the kernel has to end the server, and the next one takes over the data.
+#[tokio::test]
+async fn the_server_ends_when_its_starter_is_killed() {
+    let folder = Folder::new();
+    let mut holder = Command::new(std::env::current_exe().unwrap());
+    holder.args(["--exact", "holder", "--nocapture"]).env(HOLD, &folder.0).stdout(Stdio::piped()).process_group(0);
+    let mut holder = holder.spawn().unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let pid: u32 = lines.find_map(|line| line.unwrap().strip_prefix("postgres ")?.parse().ok()).unwrap();
+    assert!(runs(pid));
+
+    let options = || Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let refused = Cluster::start(options()).await.unwrap_err();
+    assert!(refused.to_string().contains(&format!("is in use by another process (pid {})", holder.id())), "{refused}");
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    // At once, while the old server may still be busy with its last checkpoint.
+    let cluster = start(options()).await;
+    assert!(!runs(pid));
+    assert_eq!(notes(&cluster).await, ["from the holder"]);
+}
+
+/// Not a test by itself: the process that the test above kills.
+#[tokio::test]
+async fn holder() {
+    let Some(dir) = std::env::var_os(HOLD) else { return };
+    let cluster = start(Options { data_dir: Some(dir.into()), ..own_options() }).await;
+    note(&cluster, "from the holder").await;
+    println!("\npostgres {}", cluster.pid());
+    // Until killed, or until the test is gone and its end of the pipe with it.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+/// A number in `postmaster.pid` that has come to belong to another process must not keep the server away.
+#[tokio::test]
+async fn a_stale_pid_file_is_no_obstacle() {
+    let folder = Folder::new();
+    let options = || Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let cluster = start(options()).await;
+    note(&cluster, "here").await;
+    let pid_file = folder.0.join("data/postmaster.pid");
+    let stale = fs::read_to_string(&pid_file).unwrap();
+    cluster.kill();
+    drop(cluster);
+
+    let mut stranger = Command::new("sleep").arg("20").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let rest = stale.split_once('\n').unwrap().1;
+    fs::write(&pid_file, format!("{}\n{rest}", stranger.id())).unwrap();
+    let cluster = start(options()).await;
+    assert_eq!(notes(&cluster).await, ["here"]);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+async fn note(cluster: &Cluster, words: &str) {
+    let client = connect(&cluster.url()).await;
+    client.batch_execute("CREATE TABLE IF NOT EXISTS notes (at serial, words text)").await.unwrap();
+    client.execute("INSERT INTO notes (words) VALUES ($1)", &[&words]).await.unwrap();
+}
+
+async fn notes(cluster: &Cluster) -> Vec<String> {
+    let client = connect(&cluster.url()).await;
+    let rows = client.query("SELECT words FROM notes ORDER BY at", &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn one_value(client: &Client, query: &str) -> Option<String> {
+    client.query_one(query, &[]).await.unwrap().get(0)
+}
+
+/// Whether the process runs; one that has ended and waits to be collected does not.
+fn runs(pid: u32) -> bool {
+    let until = Instant::now() + Duration::from_secs(2);
+    let state = || {
+        let mut stat = String::new();
+        fs::File::open(format!("/proc/{pid}/stat")).ok()?.read_to_string(&mut stat).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    while state().is_some_and(|state| state == 'Z') && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    state().is_some_and(|state| state != 'Z')
+}
+
+/// A folder for a cluster's data, which the unprivileged user can reach when the tests run as root.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let place = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        let dir = Path::new(place).join(format!("tasker-test-{}", uuid::Uuid::new_v4().simple()));
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,126 @@
+//! What every integration test needs: a real Postgres, and a database of its own in it.
+//!
+//! ```ignore
+//! mod support;
+//! let db = support::TestDb::new().await;      // migrated, empty, nobody else's
+//! let client = db.connect().await;            // or hand db.url() to a server
+//! ```
+//!
+//! One cluster serves all the tests of a test binary. It runs without fsync and ends with the binary. A test that wants
+//! to kill, stop or configure its Postgres takes one of its own with [`own_cluster`].
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+pub mod process;
+pub mod server;
+pub mod worker;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use tasker::postgres::{Cluster, Options};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+/// The schema of every test database.
+pub const SCHEMA: &str = "tasker";
+const TEMPLATE: &str = "tasker_template";
+
+static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+/// Databases of tests that are over. The next test drops them, so that a long run does not fill the disk.
+static FINISHED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A database for one test.
+pub struct TestDb {
+    name: String,
+    url: String,
+}
+
+impl TestDb {
+    /// A database with the project's tables in it.
+    pub async fn new() -> Self {
+        Self::like(TEMPLATE).await
+    }
+
+    /// A database with nothing in it, for tests of the migrations themselves.
+    pub async fn empty() -> Self {
+        Self::like("template1").await
+    }
+
+    async fn like(template: &str) -> Self {
+        let cluster = shared().await;
+        let admin = connect(&cluster.url()).await;
+        let finished = std::mem::take(&mut *FINISHED.lock().unwrap());
+        for name in finished {
+            admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
+        }
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
+        Self { url: cluster.url_of(&name), name }
+    }
+
+    /// The URL that a server under test is given.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A session in this database, for a look behind the server's back.
+    pub async fn connect(&self) -> Client {
+        let client = connect(&self.url).await;
+        client.batch_execute(&format!("SET search_path = {SCHEMA}")).await.unwrap();
+        client
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        FINISHED.lock().unwrap().push(std::mem::take(&mut self.name));
+    }
+}
+
+/// The Postgres that the tests of this binary share.
+pub async fn shared() -> &'static Cluster {
+    SHARED
+        .get_or_init(|| async {
+            let cluster = own_cluster().await;
+            let admin = connect(&cluster.url()).await;
+            admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+            migrate(&cluster.url_of(TEMPLATE)).await;
+            cluster
+        })
+        .await
+}
+
+/// A Postgres for one test alone, without fsync.
+pub async fn own_cluster() -> Cluster {
+    start(own_options()).await
+}
+
+/// The options of [`own_cluster`], to be changed where a test needs that.
+pub fn own_options() -> Options {
+    Options { durable: false, initdb_cache: Some(cache_dir()), ..Options::default() }
+}
+
+pub async fn start(options: Options) -> Cluster {
+    Cluster::start(options).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+}
+
+/// A session that is served until the test's runtime ends.
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Brings the database to the state that the server expects.
+async fn migrate(url: &str) {
+    let db = tasker::store::Db::new(url, SCHEMA).unwrap();
+    tasker::store::migrate::migrate(&db).await.unwrap();
+}
+
+fn cache_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("initdb")
+}

@@ -1,0 +1,162 @@
+//! A server in the test's own process, over a real socket and a real database, and what tests ask of it.
+
+use std::time::{Duration, Instant};
+
+use tasker::{
+    client::Client,
+    proto::{self, TaskState},
+    server::{self, ServerConfig},
+    store::Db,
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use super::{SCHEMA, TestDb};
+
+/// How long anything that should happen may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server. Dropping it stops it without a drain.
+pub struct TestServer {
+    pub url: String,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+}
+
+impl TestServer {
+    /// On a database of the test's, with short leases and no wait at the end.
+    pub async fn start(db: &TestDb) -> Self {
+        Self::start_with(db, ServerConfig { lease: Duration::from_secs(2), drain: Duration::from_secs(5) }).await
+    }
+
+    pub async fn start_with(db: &TestDb, config: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let db = Db::new(db.url(), SCHEMA).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            server::run(listener, db, config, shutdown).await.unwrap();
+        });
+        Self { url, stop: Some(stop), running }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.url).await.unwrap()
+    }
+
+    /// Drains and ends.
+    pub async fn stop(mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        (&mut self.running).await.unwrap();
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// A server with its database and a client.
+pub struct Bench {
+    pub db: TestDb,
+    pub server: TestServer,
+    pub client: Client,
+}
+
+impl Bench {
+    pub async fn new() -> Self {
+        let db = TestDb::new().await;
+        let server = TestServer::start(&db).await;
+        let client = server.client().await;
+        Self { db, server, client }
+    }
+
+    /// With the template registered.
+    pub async fn with(yaml: &str) -> Self {
+        let mut bench = Self::new().await;
+        register(&mut bench.client, yaml).await;
+        bench
+    }
+
+    /// Submits with a context and returns the id.
+    pub async fn submit(&mut self, name: &str, context: &str) -> String {
+        submit(&mut self.client, name, context).await
+    }
+
+    pub async fn get(&mut self, task_id: &str) -> proto::GetTaskResponse {
+        get(&mut self.client, task_id).await
+    }
+
+    /// The task once it is final.
+    pub async fn finished(&mut self, task_id: &str) -> proto::GetTaskResponse {
+        finished(&mut self.client, task_id).await
+    }
+
+    pub async fn cancel(&mut self, task_id: &str) -> Result<proto::Task, tonic::Status> {
+        let request = proto::CancelTaskRequest { task_id: task_id.into(), by: "test".into(), reason: "why".into() };
+        self.client.tasks.cancel_task(request).await.map(|r| r.into_inner().task.unwrap())
+    }
+}
+
+pub async fn register(client: &mut Client, yaml: &str) -> proto::RegisterTemplateResponse {
+    let request = proto::RegisterTemplateRequest { yaml: yaml.into() };
+    client.templates.register_template(request).await.unwrap().into_inner()
+}
+
+/// `name` is `namespace/task_name`.
+pub fn submission(name: &str, context: &str) -> proto::SubmitTaskRequest {
+    let (namespace, task_name) = name.split_once('/').unwrap();
+    proto::SubmitTaskRequest {
+        namespace: namespace.into(),
+        task_name: task_name.into(),
+        context_json: context.into(),
+        ..Default::default()
+    }
+}
+
+pub async fn submit(client: &mut Client, name: &str, context: &str) -> String {
+    client.tasks.submit_task(submission(name, context)).await.unwrap().into_inner().task_id
+}
+
+pub async fn get(client: &mut Client, task_id: &str) -> proto::GetTaskResponse {
+    client.tasks.get_task(proto::GetTaskRequest { task_id: task_id.into() }).await.unwrap().into_inner()
+}
+
+/// Watches the task to its end.
+pub async fn finished(client: &mut Client, task_id: &str) -> proto::GetTaskResponse {
+    let request = proto::WatchTaskRequest { task_id: task_id.into(), final_only: true };
+    let watch = async {
+        let mut stream = client.tasks.watch_task(request).await.unwrap().into_inner();
+        while stream.message().await.unwrap().is_some() {}
+    };
+    if tokio::time::timeout(PATIENCE, watch).await.is_err() {
+        panic!("the task did not end: {:#?}", get(client, task_id).await);
+    }
+    get(client, task_id).await
+}
+
+pub fn step<'a>(task: &'a proto::GetTaskResponse, name: &str) -> &'a proto::Step {
+    task.steps.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no step {name}"))
+}
+
+pub fn state(task: &proto::GetTaskResponse) -> TaskState {
+    task.task.as_ref().unwrap().state()
+}
+
+/// Polls until `condition` holds: for what no stream reports.
+pub async fn eventually<F, T>(what: &str, mut condition: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let started = Instant::now();
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
