@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -14,19 +13,19 @@ use tokio::{net::TcpListener, process::Command};
 
 use crate::{
     audit::{self, Audit, NaiveRecord},
-    control_plane::{ControlPlane, PrivateControlPlane},
+    control_plane::ControlPlane,
     faults::FaultPlan,
     gateway,
     load::at_pace,
     naive::NaiveRegistration,
     orchestrated::Orchestrated,
+    place::Place,
     population::{Applicant, applicants},
+    private::PrivateControlPlane,
     process::{Supervised, told_to_end},
     report::Report,
-    services::{Ports, Urls, World, bind},
+    services::{Ports, Urls, World},
 };
-
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What the demo does, and how much of it.
 #[derive(Args, Clone, Debug)]
@@ -82,7 +81,7 @@ impl DemoArgs {
 /// Runs the demo. Success means that through Tasker nobody was left in a partial or unknown state.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // What may be in the way is found before anything takes time.
-    let (gateway, gateway_url) = bind(HERE, args.gateway_port, "--gateway-port").await?;
+    let (gateway, gateway_url) = Place::HERE_OR_ON_ANY_PORT.bind(args.gateway_port, "--gateway-port").await?;
     let private = match args.server {
         Some(_) => None,
         None => Some(PrivateControlPlane::start(args.tasker.clone(), args.server_port).await?),
@@ -157,7 +156,8 @@ impl Stage {
     /// Fresh services: each run has its own world.
     async fn world(&self) -> anyhow::Result<World> {
         let plan = FaultPlan::new(self.args.seed);
-        World::start(HERE, &self.args.ports, plan, self.args.call_timeout() * 2, &self.people).await
+        World::start(Place::HERE_OR_ON_ANY_PORT, &self.args.ports, plan, self.args.call_timeout() * 2, &self.people)
+            .await
     }
 
     async fn naive_run(&self, world: &World) -> Audit {

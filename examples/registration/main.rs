@@ -14,8 +14,9 @@ use crate::{
     control_plane::ControlPlane,
     demo::DemoArgs,
     faults::FaultPlan,
+    place::Place,
     population::applicants,
-    services::{Ports, World, bind},
+    services::{Ports, World},
     worker::WorkerArgs,
 };
 
@@ -28,7 +29,9 @@ mod handlers;
 mod load;
 mod naive;
 mod orchestrated;
+mod place;
 mod population;
+mod private;
 mod process;
 mod progress;
 mod report;
@@ -111,7 +114,7 @@ async fn main() -> ExitCode {
 async fn services(args: ServicesArgs) -> anyhow::Result<()> {
     let people = applicants(args.seed, args.users as usize);
     let stall = Duration::from_millis(args.stall_ms);
-    let world = World::start(args.host, &args.ports, FaultPlan::new(args.seed), stall, &people).await?;
+    let world = World::start(Place::at(args.host), &args.ports, FaultPlan::new(args.seed), stall, &people).await?;
     let urls = &world.urls;
     eprintln!(
         "users {} · billing {} · preferences {} · notification {}",
@@ -123,7 +126,7 @@ async fn services(args: ServicesArgs) -> anyhow::Result<()> {
 }
 
 async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
-    let (listener, url) = bind(args.host, args.gateway_port, "--gateway-port").await?;
+    let (listener, url) = Place::at(args.host).bind(args.gateway_port, "--gateway-port").await?;
     let control_plane = ControlPlane::at(&args.server)?;
     control_plane.register_template().await?;
     eprintln!("gateway: {url}");

@@ -83,13 +83,14 @@ impl NaiveRegistration {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::Arc};
+    use std::sync::Arc;
 
     use tokio::{sync::Semaphore, task::JoinSet};
 
     use super::*;
     use crate::{
         faults::{Fault, FaultPlan, Prior},
+        place::Place,
         population::applicants,
         services::{Ports, World},
     };
@@ -101,7 +102,7 @@ mod tests {
     /// Everybody registers; the causes of the failures, by user.
     async fn run(seed: u64, users: usize) -> (Vec<(Applicant, Result<String, Failure>)>, Vec<Fault>) {
         let (plan, people) = (FaultPlan::new(seed), applicants(seed, users));
-        let world = World::start(Ipv4Addr::LOCALHOST.into(), &ANY, plan, TIMEOUT * 2, &people).await.unwrap();
+        let world = World::start(Place::HERE, &ANY, plan, TIMEOUT * 2, &people).await.unwrap();
         let flow = NaiveRegistration::new(world.urls.clone(), TIMEOUT);
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         let mut running = JoinSet::new();

@@ -1,6 +1,7 @@
 //! Child processes that are started again when they die: what the demo runs may be killed while it runs.
 
 use std::{
+    io,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -26,7 +27,7 @@ const MAX_QUICK_DEATHS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Waits for SIGTERM or SIGINT.
-pub async fn told_to_end() -> std::io::Result<()> {
+pub async fn told_to_end() -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -65,8 +66,7 @@ async fn supervise(name: String, command: impl Fn() -> Command, stop: Cancellati
     let mut quick_deaths = 0;
     while quick_deaths < MAX_QUICK_DEATHS {
         let born = Instant::now();
-        // Its own group: Ctrl-C reaches the demo alone, which then ends the others in order.
-        let ending = match command().stdin(Stdio::null()).process_group(0).kill_on_drop(true).spawn() {
+        let ending = match spawn(command()) {
             Ok(mut child) => {
                 eprintln!("{name}: process {}", child.id().unwrap_or_default());
                 let Some(status) = stop.run_until_cancelled(child.wait()).await else {
@@ -85,6 +85,26 @@ async fn supervise(name: String, command: impl Fn() -> Command, stop: Cancellati
     eprintln!("{name} does not stay up");
     given_up.cancel();
 }
+
+fn spawn(mut command: Command) -> io::Result<Child> {
+    end_with_parent(&mut command);
+    // Its own group: Ctrl-C reaches the demo alone, which then ends the others in order.
+    // Stdout is for the table alone.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(true).spawn()
+}
+
+/// Nothing is left behind, even when the demo is killed itself. The signal goes out when the thread that forked ends;
+/// the runtime's threads live as long as the process.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
+fn end_with_parent(command: &mut Command) {
+    let set = || rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from);
+    // SAFETY: the closure makes one system call, and touches no memory or lock of the parent.
+    unsafe { command.pre_exec(set) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent(_: &mut Command) {}
 
 /// SIGTERM, and SIGKILL for one that does not listen.
 async fn end(mut child: Child) {

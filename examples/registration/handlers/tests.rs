@@ -1,7 +1,7 @@
 //! The handlers on a real worker, against the real services. In the server's place sits a desk that hands out one
 //! assignment and takes its result.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::collections::HashMap;
 
 use tasker::{
     proto::{
@@ -24,6 +24,7 @@ use tonic::{Request, Response as Reply, Status, Streaming, transport::Server};
 use super::*;
 use crate::{
     faults::{Fault, FaultPlan, Operation, Prior},
+    place::Place,
     population::{Applicant, applicants},
     services::{Ports, World, user::user_id},
 };
@@ -92,7 +93,7 @@ struct Bench {
 impl Bench {
     async fn start() -> Self {
         let (plan, people) = (FaultPlan::new(SEED), applicants(SEED, 2000));
-        let world = World::start(Ipv4Addr::LOCALHOST.into(), &ANY, plan, CALL_TIMEOUT * 2, &people).await.unwrap();
+        let world = World::start(Place::HERE, &ANY, plan, CALL_TIMEOUT * 2, &people).await.unwrap();
         let (assignments, to_hand_out) = mpsc::channel(1);
         let (results, outcomes) = mpsc::channel(1);
         let desk = Desk { assignments: Arc::new(Mutex::new(to_hand_out)), outcomes: results };

@@ -1,10 +1,8 @@
 //! The simulated world: four services with their own state, their own ports, and the faults of one plan.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use clap::Args;
-use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -16,6 +14,7 @@ use self::{
 };
 use crate::{
     faults::{Fault, FaultPlan, Prior},
+    place::Place,
     population::Applicant,
 };
 
@@ -89,7 +88,7 @@ pub struct World {
 impl World {
     /// Starts the services with empty state, but for the accounts that the plan wants to exist beforehand.
     pub async fn start(
-        host: IpAddr,
+        place: Place,
         ports: &Ports,
         plan: FaultPlan,
         stall: Duration,
@@ -106,7 +105,7 @@ impl World {
         }
         let (stop, running) = (CancellationToken::new(), TaskTracker::new());
         let open = async |port, flag, router| {
-            let (listener, url) = bind(host, port, flag).await?;
+            let (listener, url) = place.bind(port, flag).await?;
             running.spawn(listener::serve(listener, router, stop.clone(), running.clone()));
             anyhow::Ok(url)
         };
@@ -159,18 +158,4 @@ fn known_before(plan: FaultPlan, applicant: &Applicant) -> Option<NewAccount> {
         phone: applicant.phone.clone(),
         plan: applicant.plan.to_owned(),
     })
-}
-
-/// Opens a listener and says under which URL it is reached from this machine.
-pub async fn bind(host: IpAddr, port: u16, flag: &str) -> anyhow::Result<(TcpListener, String)> {
-    let listener = TcpListener::bind((host, port))
-        .await
-        .with_context(|| format!("cannot listen on {host}:{port}; choose another port with {flag} (0 takes any)"))?;
-    let address = listener.local_addr()?;
-    let url = if host.is_unspecified() {
-        format!("http://127.0.0.1:{}", address.port())
-    } else {
-        format!("http://{address}")
-    };
-    Ok((listener, url))
 }

@@ -74,6 +74,7 @@ impl UserService {
     }
 
     /// Stores an account, unless the e-mail is taken.
+    #[allow(clippy::disallowed_methods, reason = "a simulated service has a clock of its own")]
     pub fn insert(&self, new: NewAccount) -> Option<Account> {
         let account = Account {
             id: user_id(&new.email),
