@@ -13,7 +13,7 @@ use std::{
 
 use support::{TestDb, connect, own_cluster, own_options, start};
 use tasker::postgres::{Cluster, Error, Options};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 /// The environment variable that turns [`holder`] from a test that does nothing into a process that holds a cluster.
 const HOLD: &str = "TASKER_TEST_HOLD";
@@ -22,6 +22,12 @@ const HOLD: &str = "TASKER_TEST_HOLD";
 async fn a_test_gets_a_database_of_its_own() {
     let (one, two) = tokio::join!(TestDb::new(), TestDb::new());
     assert_ne!(one.url(), two.url());
+    for db in [&one, &two] {
+        assert_eq!(
+            one_value(&db.connect().await, "SELECT max(version)::text FROM migrations").await.as_deref(),
+            Some("1")
+        );
+    }
     one.connect().await.batch_execute("CREATE TABLE only_here (x int)").await.unwrap();
     let seen = one_value(&two.connect().await, "SELECT to_regclass('only_here')::text").await;
     assert_eq!(seen, None);
@@ -69,7 +75,7 @@ async fn nobody_gets_in_without_the_password() {
     let cluster = own_cluster().await;
     let url = format!("postgres://postgres:guess@127.0.0.1:{}/postgres", cluster.port());
     let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().unwrap();
-    assert_eq!(refused.code().map(|code| code.code()), Some("28P01"));
+    assert_eq!(refused.code().map(SqlState::code), Some("28P01"));
 }
 
 #[tokio::test]

@@ -94,11 +94,12 @@ impl Catalog {
         // Templates first: the lanes read afterwards are then at least those that these templates need.
         let rows = template::since(&self.db, newest).await?;
         let lanes = template::lanes_since(&self.db, newest_lane).await?;
+        let newest = rows.last().map_or(newest, |row| row.template_id);
         let plans: Vec<Arc<Plan>> = rows.into_iter().filter_map(|row| Some(Arc::new(plan(row)?))).collect();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.newest = newest;
         for plan in plans {
             let t = &plan.template;
-            known.newest = known.newest.max(plan.template_id);
             known
                 .versions
                 .entry((t.namespace.clone(), t.task_name.clone()))

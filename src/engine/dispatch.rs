@@ -14,7 +14,11 @@ use super::{
     peers::Peers,
     settle::{SettleQueue, deliver},
 };
-use crate::store::{Db, StoreError, changes::Changes, hot::Hot};
+use crate::store::{
+    Db, StoreError,
+    changes::Changes,
+    hot::{Candidate, Hot, LaneDemand},
+};
 
 /// Notifications are hints; this look, with jitter, is the guarantee.
 const POLL: Duration = Duration::from_secs(1);
@@ -89,10 +93,10 @@ impl Dispatcher {
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {
-            if !hot.anything_due(&demand).await? {
-                if let Some(after) = hot.next_retry().await? {
-                    self.hub.retry_in(after);
-                }
+            let (anything, next_retry) = hot.anything_due(&demand).await?;
+            if !anything {
+                self.hub.set_backlog(false);
+                next_retry.into_iter().for_each(|after| self.hub.retry_in(after));
                 return Ok(0);
             }
             let read = hot.begin_dispatch(&demand).await?;
@@ -105,6 +109,8 @@ impl Dispatcher {
             }
             let mut changes = Changes::default();
             let (_, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+            // What is left waits for the next slot; a result that frees one asks for this look.
+            self.hub.set_backlog(reservation.is_used_up() || demand_is_met(&demand, &read.candidates));
             // Also without a claim: due retries were promoted.
             let mut applied = hot.commit(&changes, &wanted, read.now).await?;
             let claimed = std::mem::take(&mut applied.claimed);
@@ -124,4 +130,10 @@ impl Dispatcher {
         self.hot = Some(hot);
         result
     }
+}
+
+/// Whether a lane gave as many steps as were asked for, and so may have more.
+fn demand_is_met(demand: &[LaneDemand], candidates: &[Candidate]) -> bool {
+    let found = |lane: &LaneDemand| candidates.iter().filter(|c| c.lane_id == lane.lane_id).count();
+    demand.iter().any(|lane| found(lane) >= usize::try_from(lane.limit).unwrap_or(usize::MAX))
 }

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -110,6 +113,8 @@ struct Connections {
 #[derive(Default)]
 pub struct Hub {
     connections: Mutex<Connections>,
+    /// Whether steps wait that found no slot: a hint, set by whoever leaves one and cleared by the dispatcher.
+    backlog: AtomicBool,
     /// There may be a free slot and a step for it.
     kick: Notify,
     /// An attempt was handed out, so there is a deadline to watch.
@@ -224,6 +229,11 @@ impl Hub {
         self.lock().by_id.values().map(|c| c.in_flight.len()).sum()
     }
 
+    /// All workers with a stream on this server.
+    pub fn workers(&self) -> Vec<Uuid> {
+        self.lock().by_id.keys().copied().collect()
+    }
+
     /// All leases that the workers of this server hold.
     pub fn leases(&self) -> Vec<Lease> {
         self.lock().by_id.values().flat_map(|c| c.in_flight.keys().copied()).collect()
@@ -335,6 +345,18 @@ impl Hub {
         Reservation { hub: Arc::clone(self), slots: slots.into_values().collect() }
     }
 
+    /// Records whether steps wait that found no slot.
+    pub fn set_backlog(&self, waiting: bool) {
+        self.backlog.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Slots came free: asks for a look at the waiting steps, if there are any.
+    pub fn slots_freed(&self) {
+        if self.backlog.load(Ordering::Relaxed) {
+            self.kick();
+        }
+    }
+
     /// Asks for a look at the waiting steps.
     pub fn kick(&self) {
         self.kick.notify_one();
@@ -407,6 +429,11 @@ impl Reservation {
             .collect()
     }
 
+    /// Whether every slot is promised.
+    pub fn is_used_up(&self) -> bool {
+        self.slots.iter().all(|s| s.open == 0)
+    }
+
     /// Promises a slot to a step of this lane, on the worker with the most open ones.
     pub fn promise(&mut self, lane_id: i32) -> Option<Uuid> {
         let slot = self
@@ -440,12 +467,15 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut all = self.hub.lock();
+        let mut returned = 0;
         for slot in &self.slots {
             if let Some(c) = all.by_id.get_mut(&slot.worker_id) {
                 c.reserved = c.reserved.saturating_sub(slot.held);
+                returned += slot.held;
             }
         }
-        if std::mem::take(&mut all.contended) {
+        // Whoever found them taken looks again, now that there is something to find.
+        if returned > 0 && std::mem::take(&mut all.contended) {
             drop(all);
             self.hub.kick();
         }

@@ -116,8 +116,17 @@ struct Prepared {
 /// What came in one request: stored as a whole or not at all.
 struct Group {
     tasks: Vec<Prepared>,
+    /// The newest template known when "the newest version" was looked up.
+    seen: i32,
     reply: oneshot::Sender<Result<Vec<Submitted>, IntakeError>>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Group {
+    /// Whether a template was registered that "the newest version" may have to be.
+    fn is_outdated(&self, newest: i32) -> bool {
+        self.seen < newest && self.tasks.iter().any(|t| t.submission.version.is_none())
+    }
 }
 
 /// The way into intake.
@@ -134,16 +143,18 @@ impl IntakeQueue {
         let kib = 1 + submissions.iter().map(|s| s.context.len()).sum::<usize>() / 1024;
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).try_acquire_many_owned(permits).map_err(|_| IntakeError::Full)?;
+        let mut seen = self.catalog.newest();
         let tasks = match prepare(&self.catalog, &submissions) {
             Err(IntakeError::NoTemplate { .. }) => {
                 // Perhaps it was registered on another server a moment ago.
                 self.catalog.refresh().await.map_err(|e| IntakeError::Failed(Arc::new(e)))?;
+                seen = self.catalog.newest();
                 prepare(&self.catalog, &submissions)?
             }
             other => other?,
         };
         let (reply, answer) = oneshot::channel();
-        self.sender.try_send(Group { tasks, reply, _place: place }).map_err(|error| match error {
+        self.sender.try_send(Group { tasks, seen, reply, _place: place }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => IntakeError::Full,
             mpsc::error::TrySendError::Closed(_) => IntakeError::ShuttingDown,
         })?;
@@ -254,19 +265,18 @@ impl Intake {
     async fn store(&self, hot: &Hot, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
         let mut reservation = self.hub.reserve(&Want::Lanes(&roots_of(groups)));
         let read = hot.begin_intake(&keys_of(groups), &reservation.demand()).await?;
-        if read.newest_template > self.catalog.newest() {
+        if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;
             return self.prepare_again(groups).await;
         }
         let Verdicts { refused, known, again, dropped } = judge(groups, &read);
         let mut changes = Changes { dropped_tasks: dropped, ..Changes::default() };
         let mut plans = Plans::new();
-        for (i, group) in groups.iter().enumerate().filter(|(i, _)| !refused.contains_key(i) && !again.contains(i)) {
+        for (_, group) in groups.iter().enumerate().filter(|(i, _)| !refused.contains_key(i) && !again.contains(i)) {
             for task in group.tasks.iter().filter(|t| !known.contains_key(&t.task_id)) {
                 add(&mut changes, task);
                 plans.insert(task.plan.template_id, Arc::clone(&task.plan));
             }
-            let _ = i;
         }
         for id in read.candidates.iter().map(|c| c.template_id).collect::<HashSet<_>>() {
             plans.insert(id, self.catalog.plan(id).await?);
@@ -285,7 +295,8 @@ impl Intake {
             }
         }
         if unserved {
-            self.hub.kick();
+            self.hub.set_backlog(true);
+            self.hub.slots_freed();
         }
         self.answer(groups, refused, &known, again).await
     }
@@ -293,9 +304,11 @@ impl Intake {
     /// A template was registered that this server did not know: "the newest version" may be another one now.
     async fn prepare_again(&self, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
         self.catalog.refresh().await?;
+        let newest = self.catalog.newest();
         let mut again = Vec::with_capacity(groups.len());
         for mut group in groups.drain(..) {
-            if group.tasks.iter().any(|t| t.submission.version.is_none()) {
+            if group.is_outdated(newest) {
+                group.seen = newest;
                 let submissions: Vec<Submission> = group.tasks.into_iter().map(|t| t.submission).collect();
                 match prepare(&self.catalog, &submissions) {
                     Ok(tasks) => group.tasks = tasks,

@@ -234,8 +234,9 @@ impl Settler {
         self.tell(inputs, acks, cancelled, refused);
         self.watchers.tell(touched);
         if unserved {
-            self.hub.kick();
+            self.hub.set_backlog(true);
         }
+        self.hub.slots_freed();
         Ok(undelivered)
     }
 

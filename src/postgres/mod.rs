@@ -3,6 +3,8 @@
 //!
 //! Nothing here is used by `tasker server`, which is given the URL of somebody else's database.
 
+#![warn(missing_docs)]
+
 mod cluster;
 mod error;
 mod find;

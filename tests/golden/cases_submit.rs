@@ -28,10 +28,10 @@ async fn case_18_every_digit_key_and_character_reaches_the_children() {
     let a = worker.assignment().await;
     assert_eq!(a.context_json, DOCUMENT);
     worker.answer(&a.lease_token, success(DOCUMENT)).await;
-    let b = next_assignment(&mut worker).await;
+    let b = worker.assignment().await;
     assert_eq!(b.results_json["a"], DOCUMENT);
     worker.answer(&b.lease_token, success("[1]")).await;
-    let c = next_assignment(&mut worker).await;
+    let c = worker.assignment().await;
     // Ancestors, not only parents.
     assert_eq!((c.results_json["a"].as_str(), c.results_json["b"].as_str()), (DOCUMENT, "[1]"));
     assert_eq!(c.context_json, DOCUMENT);
@@ -40,16 +40,6 @@ async fn case_18_every_digit_key_and_character_reaches_the_children() {
     assert_eq!(task.task.as_ref().unwrap().context_json, DOCUMENT);
     assert_eq!(step(&task, "a").result_json, DOCUMENT);
     assert_eq!(step(&task, "c").result_json, "null");
-}
-
-async fn next_assignment(worker: &mut RawWorker) -> proto::StepAssignment {
-    loop {
-        match worker.hear().await.unwrap() {
-            Some(proto::work_response::Message::Assignment(a)) => return a,
-            Some(proto::work_response::Message::Ack(_)) => {}
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 const SEED: &str = include_str!("../fixtures/user_registration.yaml");
@@ -66,7 +56,10 @@ async fn case_19_three_violations_come_as_one_refusal_and_nothing_is_stored() {
     fields.sort_unstable();
     assert_eq!(fields, ["context_json/email", "context_json/name", "context_json/plan"]);
     let db = bench.db.connect().await;
-    let row = db.query_one("SELECT (SELECT count(*) FROM tasks) + (SELECT count(*) FROM events WHERE task_id IS NOT NULL)", &[]);
+    let row = db.query_one(
+        "SELECT (SELECT count(*) FROM tasks) + (SELECT count(*) FROM events WHERE task_id IS NOT NULL)",
+        &[],
+    );
     assert_eq!(row.await.unwrap().get::<_, i64>(0), 0);
 }
 
@@ -89,7 +82,7 @@ async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_n
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", "{}").await;
     let a = worker.assignment().await;
-    let changed = proto::RegisterTemplateRequest { yaml: CHAIN.replace("name: c", "name: d") };
+    let changed = proto::RegisterTemplateRequest { yaml: CHAIN.replace("{name: c,", "{name: d,") };
     let status = bench.client.templates.register_template(changed).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::AlreadyExists);
     let same = proto::RegisterTemplateRequest { yaml: format!("# a comment\n{CHAIN}") };
@@ -100,7 +93,7 @@ async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_n
     assert!(bench.client.templates.register_template(newer).await.unwrap().into_inner().created);
     worker.answer(&a.lease_token, success("1")).await;
     for name in ["b", "c"] {
-        let next = next_assignment(&mut worker).await;
+        let next = worker.assignment().await;
         assert_eq!((next.step_name.as_str(), next.version.as_str()), (name, "1.0.0"));
         worker.answer(&next.lease_token, success("1")).await;
     }

@@ -1,6 +1,6 @@
 //! A worker that does exactly what a test says, message by message.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use tasker::proto::{
     CancelStep, Drain, Heartbeat, PermanentError, Register, Registered, Released, ResultAck, ResultStatus,
@@ -17,6 +17,9 @@ use super::server::PATIENCE;
 pub struct RawWorker {
     says: Option<mpsc::Sender<WorkRequest>>,
     hears: Streaming<WorkResponse>,
+    /// Came before what the test waited for.
+    early: VecDeque<Hears>,
+    heart: tokio::task::JoinHandle<()>,
     pub registered: Registered,
 }
 
@@ -27,6 +30,14 @@ pub fn registration(handlers: &[&str], slots: i32) -> Register {
         handlers: handlers.iter().map(ToString::to_string).collect(),
         max_concurrent_steps: slots,
         ..Default::default()
+    }
+}
+
+impl Drop for RawWorker {
+    fn drop(&mut self) {
+        self.heart.abort();
+        // A sender that goes would close this side in good order; a crash does not.
+        std::mem::forget(self.says.take());
     }
 }
 
@@ -42,7 +53,8 @@ impl RawWorker {
         let mut hears = client.work(ReceiverStream::new(queue)).await?.into_inner();
         match hears.message().await? {
             Some(WorkResponse { message: Some(Hears::Registered(registered)) }) => {
-                Ok(Self { says: Some(says), hears, registered })
+                let heart = tokio::spawn(beat(says.clone(), registered.heartbeat_interval.unwrap()));
+                Ok(Self { says: Some(says), hears, early: VecDeque::new(), heart, registered })
             }
             other => panic!("expected `registered`, got {other:?}"),
         }
@@ -52,8 +64,9 @@ impl RawWorker {
         self.says.as_ref().unwrap().send(WorkRequest { message: Some(message) }).await.unwrap();
     }
 
-    pub async fn heartbeat(&self) {
-        self.say(Says::Heartbeat(Heartbeat {})).await;
+    /// Sends no more heartbeats.
+    pub fn fall_silent(&self) {
+        self.heart.abort();
     }
 
     pub async fn drain(&self) {
@@ -62,47 +75,59 @@ impl RawWorker {
 
     /// Closes this side of the stream in good order.
     pub fn close(&mut self) {
+        self.heart.abort();
         self.says = None;
     }
 
     /// The next message, whatever it is; `Ok(None)` at the end of the stream.
     pub async fn hear(&mut self) -> Result<Option<Hears>, Status> {
+        match self.early.pop_front() {
+            Some(message) => Ok(Some(message)),
+            None => self.receive().await,
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Hears>, Status> {
         let next = tokio::time::timeout(PATIENCE, self.hears.message()).await.expect("the server says nothing");
         next.map(|message| message.map(|m| m.message.unwrap()))
     }
 
+    /// The first message that `pick` takes; what comes before it stays to be heard.
+    async fn hear_first<T>(&mut self, what: &str, pick: impl Fn(&Hears) -> Option<T>) -> T {
+        if let Some((i, found)) = self.early.iter().enumerate().find_map(|(i, m)| Some((i, pick(m)?))) {
+            self.early.remove(i);
+            return found;
+        }
+        loop {
+            let message = self.receive().await.unwrap().unwrap_or_else(|| panic!("the stream ended before {what}"));
+            if let Some(found) = pick(&message) {
+                return found;
+            }
+            self.early.push_back(message);
+        }
+    }
+
     /// Nothing comes for this long.
     pub async fn hears_nothing(&mut self, time: Duration) {
+        assert!(self.early.is_empty(), "expected silence, got {:?}", self.early);
         if let Ok(message) = tokio::time::timeout(time, self.hears.message()).await {
             panic!("expected silence, got {message:?}");
         }
     }
 
     pub async fn assignment(&mut self) -> StepAssignment {
-        match self.hear().await.unwrap() {
-            Some(Hears::Assignment(assignment)) => assignment,
-            other => panic!("expected an assignment, got {other:?}"),
-        }
+        let pick = |m: &Hears| if let Hears::Assignment(a) = m { Some(a.clone()) } else { None };
+        self.hear_first("an assignment", pick).await
     }
 
     pub async fn ack(&mut self) -> ResultAck {
-        loop {
-            match self.hear().await.unwrap() {
-                Some(Hears::Ack(ack)) => return ack,
-                Some(Hears::Assignment(_)) => {}
-                other => panic!("expected an ack, got {other:?}"),
-            }
-        }
+        let pick = |m: &Hears| if let Hears::Ack(a) = m { Some(a.clone()) } else { None };
+        self.hear_first("an ack", pick).await
     }
 
     pub async fn cancelled(&mut self) -> CancelStep {
-        loop {
-            match self.hear().await.unwrap() {
-                Some(Hears::Cancel(cancel)) => return cancel,
-                Some(Hears::Ack(_)) => {}
-                other => panic!("expected a cancel, got {other:?}"),
-            }
-        }
+        let pick = |m: &Hears| if let Hears::Cancel(c) = m { Some(c.clone()) } else { None };
+        self.hear_first("a cancel", pick).await
     }
 
     pub async fn answer(&self, lease_token: &str, outcome: Outcome) {
@@ -112,9 +137,22 @@ impl RawWorker {
     /// Answers and waits for the acknowledgement.
     pub async fn settle(&mut self, assignment: &StepAssignment, outcome: Outcome) -> ResultStatus {
         self.answer(&assignment.lease_token, outcome).await;
-        let ack = self.ack().await;
-        assert_eq!(ack.lease_token, assignment.lease_token);
-        ack.status()
+        let pick = |m: &Hears| match m {
+            Hears::Ack(ack) if ack.lease_token == assignment.lease_token => Some(ack.status()),
+            _ => None,
+        };
+        self.hear_first("the ack", pick).await
+    }
+}
+
+async fn beat(says: mpsc::Sender<WorkRequest>, interval: prost_types::Duration) {
+    let interval = Duration::try_from(interval).unwrap();
+    loop {
+        tokio::time::sleep(interval).await;
+        let heartbeat = WorkRequest { message: Some(Says::Heartbeat(Heartbeat {})) };
+        if says.send(heartbeat).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -131,11 +169,7 @@ pub fn retryable(message: &str, retry_after: Option<Duration>) -> Outcome {
 }
 
 pub fn permanent(message: &str, code: &str) -> Outcome {
-    Outcome::PermanentError(PermanentError {
-        message: message.into(),
-        error_code: code.into(),
-        ..Default::default()
-    })
+    Outcome::PermanentError(PermanentError { message: message.into(), error_code: code.into(), ..Default::default() })
 }
 
 pub fn released() -> Outcome {
