@@ -141,6 +141,11 @@ impl Engine {
         }
     }
 
+    /// Resolves when the engine is told to end.
+    pub async fn stopping(&self) {
+        self.shutdown.cancelled().await;
+    }
+
     /// Ends the loops after what is queued is stored. Safe to call twice.
     pub async fn stop(&self) {
         self.shutdown.cancel();
