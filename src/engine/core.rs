@@ -82,6 +82,7 @@ impl Engine {
         );
         let heard = Heard::default();
         let leases = Leases {
+            server_id,
             db: db.clone(),
             hub: Arc::clone(&hub),
             settle: settle.clone(),
