@@ -82,6 +82,7 @@ impl Engine {
         );
         let heard = Heard::default();
         let leases = Leases {
+            server_id,
             db: db.clone(),
             hub: Arc::clone(&hub),
             settle: settle.clone(),
@@ -138,6 +139,11 @@ impl Engine {
                 "the grace period is over with steps still running; their workers go on and will answer another server"
             );
         }
+    }
+
+    /// Resolves when the engine is told to end.
+    pub async fn stopping(&self) {
+        self.shutdown.cancelled().await;
     }
 
     /// Ends the loops after what is queued is stored. Safe to call twice.

@@ -7,4 +7,6 @@ mod cases_cancel;
 mod cases_leases;
 mod cases_retry;
 mod cases_submit;
+mod latency;
+mod reads;
 mod shapes;
