@@ -20,6 +20,8 @@
 //! # }
 //! ```
 
+#![warn(missing_docs)]
+
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint, Uri};

@@ -10,6 +10,7 @@ use std::{
 };
 
 use prost_types::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tasker::proto::{task_service_server::*, *};
 use tokio::{
@@ -229,8 +230,8 @@ async fn ctrl_c_leaves_the_task_running_and_says_so() {
     let first = lines.next_line().await.expect("readable").expect("a line");
     assert_eq!(serde_json::from_str::<Value>(&first).expect("a document")["task"]["state"], "in_progress");
 
-    let kill = Command::new("kill").args(["-INT", &watch.id().expect("running").to_string()]).status().await;
-    assert!(kill.expect("kill runs").success());
+    let pid = watch.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("running");
+    kill_process(pid, Signal::INT).expect("it can be told");
     let Output { status, stderr, .. } = watch.wait_with_output().await.expect("it ends");
     let stderr = String::from_utf8_lossy(&stderr);
     assert_eq!(status.code(), Some(130), "{stderr}");

@@ -190,6 +190,7 @@ fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliErr
                 _ = interrupt.recv() => {}
             }
             tracing::warn!("a second signal: ending at once");
+            #[expect(clippy::disallowed_methods, reason = "asked for twice: nothing is waited for any more")]
             std::process::exit(i32::from(exit::INTERRUPTED));
         });
     })

@@ -47,6 +47,7 @@ pub struct Engine {
 
 impl Engine {
     /// Reads the templates and starts the loops.
+    #[expect(clippy::too_many_lines, reason = "the one list of what an engine is made of and which loops it runs")]
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
@@ -81,6 +82,7 @@ impl Engine {
         );
         let heard = Heard::default();
         let leases = Leases {
+            server_id,
             db: db.clone(),
             hub: Arc::clone(&hub),
             settle: settle.clone(),
@@ -137,6 +139,11 @@ impl Engine {
                 "the grace period is over with steps still running; their workers go on and will answer another server"
             );
         }
+    }
+
+    /// Resolves when the engine is told to end.
+    pub async fn stopping(&self) {
+        self.shutdown.cancelled().await;
     }
 
     /// Ends the loops after what is queued is stored. Safe to call twice.

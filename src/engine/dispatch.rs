@@ -93,11 +93,10 @@ impl Dispatcher {
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {
-            if !hot.anything_due(&demand).await? {
+            let (anything, next_retry) = hot.anything_due(&demand).await?;
+            if !anything {
                 self.hub.set_backlog(false);
-                if let Some(after) = hot.next_retry().await? {
-                    self.hub.retry_in(after);
-                }
+                next_retry.into_iter().for_each(|after| self.hub.retry_in(after));
                 return Ok(0);
             }
             let read = hot.begin_dispatch(&demand).await?;

@@ -229,6 +229,11 @@ impl Hub {
         self.lock().by_id.values().map(|c| c.in_flight.len()).sum()
     }
 
+    /// All workers with a stream on this server.
+    pub fn workers(&self) -> Vec<Uuid> {
+        self.lock().by_id.keys().copied().collect()
+    }
+
     /// All leases that the workers of this server hold.
     pub fn leases(&self) -> Vec<Lease> {
         self.lock().by_id.values().flat_map(|c| c.in_flight.keys().copied()).collect()

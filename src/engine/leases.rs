@@ -22,9 +22,11 @@ use crate::{
 };
 
 /// How often heartbeats are written, all in one statement.
-const FLUSH: Duration = Duration::from_millis(500);
+const FLUSH: Duration = Duration::from_millis(800);
 /// How often silent workers are looked for.
 const REAP: Duration = Duration::from_secs(1);
+/// What a silent worker of another server gets on top of its lease.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The most attempts given up in one go.
 const REAP_LIMIT: i64 = 1_000;
 /// How often forgotten connections are deleted.
@@ -50,6 +52,7 @@ impl Heard {
 /// The loops that keep time.
 #[derive(Clone)]
 pub struct Leases {
+    pub server_id: Uuid,
     pub db: Db,
     pub hub: Arc<Hub>,
     pub settle: SettleQueue,
@@ -69,24 +72,27 @@ impl Leases {
         let _ = self.flush_once().await;
     }
 
-    /// Extends the leases of the workers heard from and returns how many. A worker that lost its lease is told.
+    /// Extends the leases of the workers heard from, and ends the streams of those whose lease is over: nothing may be
+    /// handed to them any more. Returns how many streams it ended.
     pub async fn flush_once(&self) -> Result<usize, StoreError> {
-        let heard = self.heard.take();
-        if heard.is_empty() {
+        let connected = self.hub.workers();
+        if connected.is_empty() {
             return Ok(0);
         }
-        let alive: HashSet<Uuid> = match worker::extend(&self.db, &heard, self.lease).await {
-            Ok(alive) => alive.into_iter().collect(),
+        let heard = self.heard.take();
+        let over = match worker::extend(&self.db, &heard, &connected, self.lease).await {
+            Ok(over) => over,
             Err(error) => {
                 // Not lost: the next flush counts them again.
                 heard.into_iter().for_each(|id| self.heard.from(id));
                 return Err(error);
             }
         };
-        for gone in heard.iter().filter(|id| !alive.contains(id)) {
-            self.hub.send(*gone, ToWorker::Superseded);
+        for worker_id in &over {
+            self.hub.send(*worker_id, ToWorker::Superseded);
+            self.hub.remove(*worker_id);
         }
-        Ok(alive.len())
+        Ok(over.len())
     }
 
     /// Gives up silent workers until `shutdown`.
@@ -125,9 +131,11 @@ impl Leases {
 
     /// Ends lapsed connections and sends their attempts to the settler; returns how many attempts.
     pub async fn reap_once(&self) -> Result<usize, StoreError> {
-        let orphans = worker::reap(&self.db, REAP_LIMIT).await?;
+        let orphans = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT).await?;
         let count = orphans.len();
         for orphan in orphans {
+            self.hub.send(orphan.worker_id, ToWorker::Superseded);
+            self.hub.remove(orphan.worker_id);
             let input = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome: Outcome::WorkerLost };
             if self.settle.push(input).await.is_err() {
                 break;

@@ -230,7 +230,7 @@ impl<'a> Columns<'a> {
             c.step.push(e.step);
             c.attempt.push(e.attempt);
             c.worker_id.push(e.worker_id);
-            c.outcome.push(e.outcome.map(|o| o.as_str()));
+            c.outcome.push(e.outcome.map(super::super::domain::attempt::OutcomeKind::as_str));
             c.charged.push(e.charged);
             c.lease.push(e.lease);
             c.ready_at.push(e.ready_at);

@@ -175,9 +175,9 @@ const NEXT_RETRY: &str = "
 
 const ANYTHING_DUE: &str = "
     SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
-                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due LIMIT 1) q)
-        OR EXISTS (SELECT FROM queue
-                    WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp())";
+                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due LIMIT 1) q),
+           (SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
+              FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due ORDER BY next_attempt_at LIMIT 1)";
 
 const TAKE_KEYS: &str = "
     INSERT INTO idempotency_keys (namespace, key, task_id, digest)
@@ -392,15 +392,13 @@ impl Hot {
         })
     }
 
-    /// Whether a claim in one of these lanes could succeed, now or after due retries join.
-    pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<bool, StoreError> {
+    /// Whether a claim in one of these lanes could succeed, now or after due retries join; and the time until the next
+    /// retry falls due.
+    pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<(bool, Option<Duration>), StoreError> {
         let (lane_ids, _) = lane_arrays(lanes);
-        Ok(self.client.query_one(&self.statements.anything_due, &[&lane_ids]).await?.get(0))
-    }
-
-    /// Time until the next retry falls due.
-    pub async fn next_retry(&self) -> Result<Option<Duration>, StoreError> {
-        Ok(self.client.query_opt(&self.statements.next_retry, &[]).await?.map(|row| seconds(row.get(0))))
+        let row = self.client.query_one(&self.statements.anything_due, &[&lane_ids]).await?;
+        let next: Option<f64> = row.get(1);
+        Ok((row.get::<_, bool>(0) || next.is_some_and(|s| s <= 0.0), next.map(seconds)))
     }
 
     /// How the attempts of leases that no longer run ended, for those that the history knows.

@@ -119,17 +119,21 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     Ok(Registered { kept: kept.iter().map(kept_lease).collect(), orphans: orphans.iter().map(orphan).collect() })
 }
 
-/// Extends the leases of the workers heard from. Returns those that may go on; the others registered again elsewhere or
-/// were given up.
-pub async fn extend(db: &Db, workers: &[Uuid], lease: Duration) -> Result<Vec<Uuid>, StoreError> {
+/// Extends the leases of the workers heard from, and returns those of `connected` that are over: they registered again
+/// elsewhere, or fell silent and were given up.
+pub async fn extend(db: &Db, heard: &[Uuid], connected: &[Uuid], lease: Duration) -> Result<Vec<Uuid>, StoreError> {
     let client = db.read().await?;
     let statement = client
         .prepare_cached(
-            "UPDATE workers SET lease_expires_at = clock_timestamp() + make_interval(secs => $2)
-              WHERE worker_id = ANY($1::uuid[]) AND ended_at IS NULL RETURNING worker_id",
+            "WITH alive AS (
+                 UPDATE workers SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+                  WHERE worker_id = ANY($1::uuid[]) AND ended_at IS NULL)
+             SELECT c.worker_id FROM unnest($2::uuid[]) AS c(worker_id)
+               LEFT JOIN workers w ON w.worker_id = c.worker_id
+              WHERE w.worker_id IS NULL OR w.ended_at IS NOT NULL",
         )
         .await?;
-    let rows = client.query(&statement, &[&workers, &lease.as_secs_f64()]).await?;
+    let rows = client.query(&statement, &[&heard, &connected, &lease.as_secs_f64()]).await?;
     Ok(rows.iter().map(|r| r.get(0)).collect())
 }
 
@@ -150,14 +154,19 @@ pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Ends the connections whose lease ran out, and returns up to `limit` attempts that have no living worker.
-pub async fn reap(db: &Db, limit: i64) -> Result<Vec<Orphan>, StoreError> {
+/// Ends the connections whose lease ran out, and returns up to `limit` attempts that have no living worker. A server ends
+/// its own connections, so that it stops handing out steps to them in the same moment; those of another server get
+/// `patience` more, which only matters when that server is gone too.
+pub async fn reap(db: &Db, server_id: Uuid, patience: Duration, limit: i64) -> Result<Vec<Orphan>, StoreError> {
     let client = db.read().await?;
     let statement = client
         .prepare_cached(
             "WITH lost AS (
                  UPDATE workers SET ended_at = clock_timestamp()
-                  WHERE ended_at IS NULL AND lease_expires_at < clock_timestamp() RETURNING worker_id),
+                  WHERE ended_at IS NULL
+                    AND lease_expires_at < clock_timestamp()
+                                           - CASE WHEN server_id = $2 THEN interval '0' ELSE make_interval(secs => $3) END
+                  RETURNING worker_id),
              log AS (
                  INSERT INTO events (at, type, worker_id) SELECT clock_timestamp(), 'worker.lost', worker_id FROM lost)
              SELECT q.task_id, q.step, q.lease, q.worker_id
@@ -167,7 +176,7 @@ pub async fn reap(db: &Db, limit: i64) -> Result<Vec<Orphan>, StoreError> {
               ORDER BY q.task_id, q.step LIMIT $1",
         )
         .await?;
-    Ok(client.query(&statement, &[&limit]).await?.iter().map(orphan).collect())
+    Ok(client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64()]).await?.iter().map(orphan).collect())
 }
 
 /// Attempts that this server's workers run although the database does not know their leases (any more).

@@ -43,6 +43,7 @@ pub const DEFAULT_RATE_LIMIT_DELAY: Duration = Duration::from_secs(60);
 /// | all else | permanent | `UNEXPECTED_STATUS` | |
 ///
 /// `Retry-After` may be seconds or a date. The error's context names the service.
+#[expect(clippy::disallowed_methods, reason = "a date in Retry-After is only meaningful against a clock")]
 pub fn check(service: &str, status: StatusCode, headers: &HeaderMap) -> Result<(), StepError> {
     check_at(service, status, headers, SystemTime::now())
 }

@@ -77,6 +77,8 @@
 //! is committed. Give [`StepContext::idempotency_key`] to the service, or look whether the work is
 //! done already. Long work should also watch [`StepContext::cancelled`].
 
+#![warn(missing_docs)]
+
 mod builder;
 mod cancel;
 mod connection;

@@ -52,12 +52,34 @@ async fn a_heartbeat_keeps_the_lease() {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let assignment = worker.assignment().await;
-    for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        worker.heartbeat().await;
-    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
     assert_eq!(step(&bench.finished(&id).await, "only").attempt, 1);
+}
+
+#[tokio::test]
+async fn a_silent_worker_with_an_open_stream_loses_its_steps_and_its_stream() {
+    let mut bench = Bench::with(ONE).await;
+    let mut silent = RawWorker::connect(&bench.server.url, &["h"]).await;
+    silent.fall_silent();
+    let id = bench.submit("t/one", "{}").await;
+    let kept = silent.assignment().await;
+    let mut other = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let again = other.assignment().await;
+    assert_eq!((again.attempt, again.charged_attempts), (2, 0));
+    assert_eq!(silent.hear().await.unwrap_err().code(), tonic::Code::Aborted);
+    // It wakes up and comes back with the lease it believes in.
+    let register = Register {
+        previous_worker_id: silent.registered.worker_id.clone(),
+        held_leases: vec![kept.lease_token.clone()],
+        ..registration(&["h"], 1)
+    };
+    let mut back = RawWorker::open(&bench.server.url, register).await.unwrap();
+    assert!(back.registered.kept_leases.is_empty());
+    assert_eq!(back.cancelled().await.lease_token, kept.lease_token);
+    assert_eq!(back.settle(&kept, success("\"late\"")).await, ResultStatus::Stale);
+    other.settle(&again, success("1")).await;
+    assert_eq!(step(&bench.finished(&id).await, "only").result_json, "1");
 }
 
 #[tokio::test]
@@ -179,14 +201,7 @@ async fn a_connection_that_registered_again_elsewhere_is_closed() {
     let mut old = RawWorker::connect(&bench.server.url, &["h"]).await;
     let register = Register { previous_worker_id: old.registered.worker_id.clone(), ..registration(&["h"], 16) };
     let _new = RawWorker::open(&other.url, register).await.unwrap();
-    let status = loop {
-        old.heartbeat().await;
-        match tokio::time::timeout(Duration::from_secs(1), old.hear()).await {
-            Err(_) => {}
-            Ok(answer) => break answer.unwrap_err(),
-        }
-    };
-    assert_eq!(status.code(), tonic::Code::Aborted);
+    assert_eq!(old.hear().await.unwrap_err().code(), tonic::Code::Aborted);
 }
 
 #[tokio::test]
@@ -332,7 +347,6 @@ async fn case_17_two_servers_and_many_workers_hand_out_no_step_twice() {
                     }
                     other => panic!("{other:?}"),
                 }
-                worker.heartbeat().await;
             }
         });
     }

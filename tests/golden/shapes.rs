@@ -22,7 +22,7 @@ const SEED: &str = include_str!("../fixtures/user_registration.yaml");
 /// How often each step started.
 type Starts = Arc<Mutex<HashMap<String, usize>>>;
 
-async fn golden_worker(url: &str) -> (WorkerHandle, Starts) {
+fn golden_worker(url: &str) -> (WorkerHandle, Starts) {
     let starts = Starts::default();
     let count = |starts: &Starts| {
         let starts = Arc::clone(starts);
@@ -73,7 +73,7 @@ fn in_order(task: &proto::GetTaskResponse) {
 #[tokio::test]
 async fn linear() {
     let mut bench = Bench::with(LINEAR).await;
-    let (worker, starts) = golden_worker(&bench.server.url).await;
+    let (worker, starts) = golden_worker(&bench.server.url);
     let id = bench.submit("golden/linear", "{}").await;
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Complete);
@@ -89,7 +89,7 @@ async fn linear() {
 #[tokio::test]
 async fn diamond() {
     let mut bench = Bench::with(DIAMOND).await;
-    let (worker, starts) = golden_worker(&bench.server.url).await;
+    let (worker, starts) = golden_worker(&bench.server.url);
     let id = bench.submit("golden/diamond", "{}").await;
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Complete);

@@ -20,12 +20,15 @@ use std::{
     sync::Mutex,
 };
 
-use tasker::postgres::{Cluster, Options};
+use tasker::{
+    postgres::{Cluster, Options},
+    store::{Db, migrate::migrate},
+};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-/// The schema of every test database.
+/// The schema that a server uses when it is not told another.
 pub const SCHEMA: &str = "tasker";
 const TEMPLATE: &str = "tasker_template";
 
@@ -62,15 +65,29 @@ impl TestDb {
         Self { url: cluster.url_of(&name), name }
     }
 
+    /// A database in a cluster of the test's own.
+    pub async fn on(cluster: &Cluster) -> Self {
+        let name = "own".to_owned();
+        connect(&cluster.url()).await.batch_execute("CREATE DATABASE own").await.unwrap();
+        let url = cluster.url_of(&name);
+        migrate(&Db::new(&url, SCHEMA).unwrap()).await.unwrap();
+        Self { name, url }
+    }
+
     /// The URL that a server under test is given.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A session in this database, for a look behind the server's back.
+    /// What an engine under test is given.
+    pub fn db(&self) -> Db {
+        db(&self.url)
+    }
+
+    /// A session in this database and in the server's schema, for a look behind the server's back.
     pub async fn connect(&self) -> Client {
         let client = connect(&self.url).await;
-        client.batch_execute(&format!("SET search_path = {SCHEMA}")).await.unwrap();
+        client.batch_execute(&format!("SET search_path TO {SCHEMA}")).await.unwrap();
         client
     }
 }
@@ -88,7 +105,10 @@ pub async fn shared() -> &'static Cluster {
             let cluster = own_cluster().await;
             let admin = connect(&cluster.url()).await;
             admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
-            migrate(&cluster.url_of(TEMPLATE)).await;
+            migrate(&db(&cluster.url_of(TEMPLATE))).await.unwrap();
+            // A database with a session in it is no template.
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+            admin.execute(end, &[&TEMPLATE]).await.unwrap();
             cluster
         })
         .await
@@ -108,6 +128,10 @@ pub async fn start(options: Options) -> Cluster {
     Cluster::start(options).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
 }
 
+fn db(url: &str) -> Db {
+    Db::new(url, SCHEMA).unwrap()
+}
+
 /// A session that is served until the test's runtime ends.
 pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
@@ -115,10 +139,15 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
-/// Brings the database to the state that the server expects.
-async fn migrate(url: &str) {
-    let db = tasker::store::Db::new(url, SCHEMA).unwrap();
-    tasker::store::migrate::migrate(&db).await.unwrap();
+/// Where a tool that `make test` puts into `target/tools` is. A test that needs one is marked
+/// `#[ignore = "needs grpcurl: make test"]`; `make test` runs it.
+pub fn tool(name: &str) -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+    let places = [tools.join("bin").join(name), tools.join("python/bin").join(name)];
+    places
+        .into_iter()
+        .find(|tool| tool.exists())
+        .unwrap_or_else(|| panic!("{name} is missing: run scripts/setup.sh test"))
 }
 
 fn cache_dir() -> PathBuf {

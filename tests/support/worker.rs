@@ -19,6 +19,7 @@ pub struct RawWorker {
     hears: Streaming<WorkResponse>,
     /// Came before what the test waited for.
     early: VecDeque<Hears>,
+    heart: tokio::task::JoinHandle<()>,
     pub registered: Registered,
 }
 
@@ -34,6 +35,7 @@ pub fn registration(handlers: &[&str], slots: i32) -> Register {
 
 impl Drop for RawWorker {
     fn drop(&mut self) {
+        self.heart.abort();
         // A sender that goes would close this side in good order; a crash does not.
         std::mem::forget(self.says.take());
     }
@@ -51,7 +53,8 @@ impl RawWorker {
         let mut hears = client.work(ReceiverStream::new(queue)).await?.into_inner();
         match hears.message().await? {
             Some(WorkResponse { message: Some(Hears::Registered(registered)) }) => {
-                Ok(Self { says: Some(says), hears, early: VecDeque::new(), registered })
+                let heart = tokio::spawn(beat(says.clone(), registered.heartbeat_interval.unwrap()));
+                Ok(Self { says: Some(says), hears, early: VecDeque::new(), heart, registered })
             }
             other => panic!("expected `registered`, got {other:?}"),
         }
@@ -61,8 +64,9 @@ impl RawWorker {
         self.says.as_ref().unwrap().send(WorkRequest { message: Some(message) }).await.unwrap();
     }
 
-    pub async fn heartbeat(&self) {
-        self.say(Says::Heartbeat(Heartbeat {})).await;
+    /// Sends no more heartbeats.
+    pub fn fall_silent(&self) {
+        self.heart.abort();
     }
 
     pub async fn drain(&self) {
@@ -71,6 +75,7 @@ impl RawWorker {
 
     /// Closes this side of the stream in good order.
     pub fn close(&mut self) {
+        self.heart.abort();
         self.says = None;
     }
 
@@ -137,6 +142,17 @@ impl RawWorker {
             _ => None,
         };
         self.hear_first("the ack", pick).await
+    }
+}
+
+async fn beat(says: mpsc::Sender<WorkRequest>, interval: prost_types::Duration) {
+    let interval = Duration::try_from(interval).unwrap();
+    loop {
+        tokio::time::sleep(interval).await;
+        let heartbeat = WorkRequest { message: Some(Says::Heartbeat(Heartbeat {})) };
+        if says.send(heartbeat).await.is_err() {
+            return;
+        }
     }
 }
 

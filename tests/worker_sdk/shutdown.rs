@@ -2,6 +2,7 @@
 
 use std::{future::pending, time::Duration};
 
+use rustix::process::{Signal, getpid, kill_process};
 use tasker::{
     proto::{CancelReason, ResultStatus, step_result::Outcome, work_request},
     worker::{Shutdown, StepContext, StepError, WorkerBuilder},
@@ -163,11 +164,7 @@ async fn a_worker_ends_with_the_runtime_of_its_handlers() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_signal_drains_and_a_second_one_ends_at_once() {
-    let terminate = || {
-        let pid = std::process::id().to_string();
-        let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success());
-    };
+    let terminate = || kill_process(getpid(), Signal::TERM).unwrap();
     let mut server = ScriptedServer::start().await;
     let worker = with_forever(worker(&[&server])).build().unwrap();
     let ended = tokio::spawn(worker.run());

@@ -61,7 +61,7 @@ pub fn label(step: &Step, term: &Term) -> String {
         StepState::InProgress => format!("in progress, {}", took()),
         StepState::WaitingForRetry => format!("{}, attempt {} failed", retry_in(step), tries(step)),
         StepState::Complete => took(),
-        StepState::Error => step.error.as_ref().map(error_text).unwrap_or_else(|| "failed".into()),
+        StepState::Error => step.error.as_ref().map_or_else(|| "failed".into(), error_text),
         StepState::Cancelled => "cancelled".into(),
     };
     let style = match step.state() {

@@ -126,7 +126,7 @@ impl ContextSchema {
             return Vec::new();
         }
         let resource = Resource::from_contents(self.schema.clone());
-        let registry = Registry::new().add(SELF_URI, resource).and_then(|registry| registry.prepare());
+        let registry = Registry::new().add(SELF_URI, resource).and_then(jsonschema::RegistryBuilder::prepare);
         let registry = match registry {
             Ok(registry) => registry,
             Err(error) => {

