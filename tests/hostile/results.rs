@@ -104,11 +104,12 @@ async fn absurd_times_to_retry_after() {
     ] {
         let retry_after = Some(prost_types::Duration { seconds, nanos });
         let outcome = RetryableError { message: "later".into(), retry_after, ..Default::default() };
-        let asked = SystemTime::now();
         let task = answered(&mut target, &mut worker, Outcome::RetryableError(outcome)).await;
         let waits = step(&task, "a");
-        let next = waits.next_attempt_at.map(|at| SystemTime::try_from(at).unwrap());
-        let wait = next.map(|at| at.duration_since(asked).unwrap_or_default());
+        let at = |time: Option<prost_types::Timestamp>| time.map(|time| SystemTime::try_from(time).unwrap());
+        let wait = at(waits.next_attempt_at)
+            .zip(waits.attempts.last().and_then(|last| at(last.ended_at)))
+            .and_then(|(next, failed)| next.duration_since(failed).ok());
         let range = Duration::from_secs(at_least)..=Duration::from_secs(at_most);
         let right = waits.state() == StepState::WaitingForRetry && wait.is_some_and(|wait| range.contains(&wait));
         target.note(right, format!("{seconds} s {nanos} ns: {waits:?}"));
