@@ -114,7 +114,10 @@ fn routes(engine: &Engine) -> Routes {
         .add_service(
             TaskServiceServer::new(grpc::task::Tasks(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
-        .add_service(TemplateServiceServer::new(grpc::template::Templates(engine.clone())))
+        .add_service(
+            TemplateServiceServer::new(grpc::template::Templates(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(
             WorkerServiceServer::new(grpc::worker::Workers(engine.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -124,7 +127,8 @@ fn routes(engine: &Engine) -> Routes {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
     }
-    Routes::from(routes.into_axum_router().merge(http::routes(engine.health.clone())))
+    let rpcs = routes.into_axum_router().route_layer(axum::middleware::from_fn(grpc::edge::guard));
+    Routes::from(rpcs.fallback(grpc::edge::nothing).merge(http::routes(engine.health.clone())))
 }
 
 /// Keeps the standard health service in step with the engine's health.
