@@ -2,7 +2,7 @@
 //! and whoever misses one refreshes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
@@ -134,6 +134,20 @@ impl Catalog {
         self.refresh().await?;
         self.with(|k| k.plans.get(&template_id).cloned())
             .ok_or_else(|| StoreError::Corrupt(format!("template {template_id} is missing or cannot be read")))
+    }
+
+    /// The plans of these templates, but for those that this build cannot read: their steps wait for another server, and
+    /// no other step has to wait with them.
+    pub async fn readable(&self, ids: impl IntoIterator<Item = i32>) -> Result<HashMap<i32, Arc<Plan>>, StoreError> {
+        let mut plans = HashMap::new();
+        for id in ids.into_iter().collect::<HashSet<_>>() {
+            match self.plan(id).await {
+                Ok(plan) => drop(plans.insert(id, plan)),
+                Err(StoreError::Corrupt(why)) => tracing::debug!(why, "a waiting step is left to other servers"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(plans)
     }
 
     /// A version of a template, or its newest one, as far as known here.

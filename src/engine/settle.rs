@@ -25,6 +25,7 @@ use crate::{
         attempt::{Outcome, OutcomeKind, Spent},
         event::EventType,
         lease::Lease,
+        retry::Backoff,
         step::{StepEvent, StepState},
         task::{TaskEvent, TaskState},
     },
@@ -45,8 +46,8 @@ const MAX_QUEUE_KIB: usize = 64 << 10;
 pub const DEADLINE_RECHECK: Duration = Duration::from_millis(250);
 /// Pauses between two tries while the database is away.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// A released step of a worker that does not drain waits this long, seconds.
-const RELEASE_PAUSE_SECONDS: f64 = 1.0;
+/// How long a released step of a worker that does not drain waits.
+const RELEASE_PAUSE: Backoff = Backoff { base_seconds: 1.0, multiplier: 1.0, max_seconds: 1.0, jitter: 0.0 };
 
 /// Something that ends an attempt or a task.
 pub enum Input {
@@ -79,6 +80,7 @@ type Weighed = (Input, OwnedSemaphorePermit);
 pub struct SettleQueue {
     sender: mpsc::Sender<Weighed>,
     weight: Arc<Semaphore>,
+    doubts: mpsc::UnboundedSender<Input>,
 }
 
 /// The settler is gone: the server ends.
@@ -90,12 +92,26 @@ impl SettleQueue {
     /// Waits for a place; a caller that reads from a stream thereby stops reading.
     pub async fn push(&self, input: Input) -> Result<(), Closed> {
         let kib = match &input {
-            Input::Result { outcome: Outcome::Succeeded(json), .. } => 1 + json.len() / 1024,
-            _ => 1,
+            Input::Result { outcome, .. } => 1 + outcome.size() / 1024,
+            Input::Cancel { by, reason, .. } => 1 + (by.len() + reason.len()) / 1024,
+            Input::Gone { .. } | Input::Deadline { .. } => 1,
         };
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).acquire_many_owned(permits).await.map_err(|_| Closed)?;
         self.sender.send((input, place)).await.map_err(|_| Closed)
+    }
+
+    /// Gives back what a commit of unknown outcome may have claimed: if it did take place, the database holds leases
+    /// that no worker knows of, and a worker that lives would keep them for ever. A claim that was not made is not found.
+    ///
+    /// Never waits, so that a caller whose database is away can go on and say so. Not bounded by a number, but by what it
+    /// holds: at most the claims of the one transaction in which a loop lost its connection, as it gets no further
+    /// without a new one.
+    pub fn doubt(&self, reservation: &Reservation) {
+        for (lease, worker_id) in reservation.promised() {
+            let outcome = Outcome::Released { pause: false };
+            let _ = self.doubts.send(Input::Gone { lease: *lease, worker_id: *worker_id, outcome });
+        }
     }
 }
 
@@ -108,6 +124,9 @@ pub struct Settler {
     pub peers: Arc<Peers>,
     pub health: HealthCell,
     queue: mpsc::Receiver<Weighed>,
+    doubts: mpsc::UnboundedReceiver<Input>,
+    /// For the doubts of this loop's own.
+    own: SettleQueue,
     hot: Option<Hot>,
 }
 
@@ -122,15 +141,19 @@ impl Settler {
     ) -> (Self, SettleQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        (Self { db, catalog, hub, watchers, peers, health, queue, hot: None }, SettleQueue { sender, weight })
+        let (doubt, doubts) = mpsc::unbounded_channel();
+        let own = SettleQueue { sender, weight, doubts: doubt };
+        (Self { db, catalog, hub, watchers, peers, health, queue, doubts, own: own.clone(), hot: None }, own)
     }
 
     /// Runs until `shutdown`, then takes what is in the queue and ends.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut doubts = Vec::new();
         loop {
             tokio::select! {
                 biased;
+                _ = self.doubts.recv_many(&mut doubts, MAX_BATCH) => {}
                 n = self.queue.recv_many(&mut batch, MAX_BATCH) => if n == 0 { return },
                 () = shutdown.cancelled() => {
                     self.queue.close();
@@ -139,7 +162,8 @@ impl Settler {
                     }
                 }
             }
-            let (inputs, _places): (Vec<Input>, Vec<OwnedSemaphorePermit>) = batch.drain(..).unzip();
+            let (mut inputs, _places): (Vec<Input>, Vec<OwnedSemaphorePermit>) = batch.drain(..).unzip();
+            inputs.append(&mut doubts);
             self.settle_all(inputs, &shutdown).await;
         }
     }
@@ -179,8 +203,14 @@ impl Settler {
                 }
                 Err(error) => {
                     tracing::error!(%error, "an input cannot be settled and is dropped; its attempt ends at its deadline");
-                    if let Some(Input::Cancel { reply, .. }) = inputs.pop() {
-                        let _ = reply.send(Err(CancelError::Failed(error.to_string())));
+                    match inputs.pop() {
+                        Some(Input::Cancel { reply, .. }) => {
+                            let _ = reply.send(Err(CancelError::Failed(error.to_string())));
+                        }
+                        // Nobody may wait for an acknowledgement that never comes: the worker says it again, perhaps to
+                        // a server that can settle it.
+                        Some(Input::Result { worker_id, .. }) => drop(self.hub.remove(worker_id)),
+                        _ => {}
                     }
                 }
             }
@@ -218,13 +248,15 @@ impl Settler {
         }
         let Decision { mut changes, acks, cancelled, refused, touched, .. } = decision.finish();
         let (claimed, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
-        let unserved = !changes.given_back.is_empty() || changes.new_live.iter().any(|l| l.grant.is_none());
-        changes.notify = self.peers.news(unserved, !cancelled.is_empty(), &touched);
+        let unserved = lanes_left(&changes, &plans);
+        changes.notify = self.peers.news(!unserved.is_empty(), !cancelled.is_empty(), !touched.is_empty());
+        let freed: Vec<Uuid> = acks.iter().map(|(worker_id, ..)| *worker_id).collect();
         let undelivered = if changes.is_empty() {
             hot.rollback().await?;
             Vec::new()
         } else {
-            let mut applied = hot.commit(&changes, &wanted, read.now).await?;
+            let committed = hot.commit(&changes, &wanted, read.now).await;
+            let mut applied = committed.inspect_err(|_| self.own.doubt(&reservation))?;
             let claimed = claimed.into_iter().chain(std::mem::take(&mut applied.claimed)).collect();
             if let Some(after) = applied.next_retry {
                 self.hub.retry_in(after);
@@ -233,18 +265,14 @@ impl Settler {
         };
         self.tell(inputs, acks, cancelled, refused);
         self.watchers.tell(touched);
-        if unserved {
-            self.hub.set_backlog(true);
-        }
-        self.hub.slots_freed();
+        self.hub.steps_wait(unserved);
+        self.hub.slots_freed(freed);
         Ok(undelivered)
     }
 
     async fn plans(&self, read: &SettleRead) -> Result<Plans, StoreError> {
-        let ids: HashSet<i32> =
-            read.tasks.iter().map(|t| t.template_id).chain(read.candidates.iter().map(|c| c.template_id)).collect();
-        let mut plans = Plans::with_capacity(ids.len());
-        for id in ids {
+        let mut plans = self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
+        for id in read.tasks.iter().map(|t| t.template_id).collect::<HashSet<_>>() {
             plans.insert(id, self.catalog.plan(id).await?);
         }
         Ok(plans)
@@ -265,8 +293,15 @@ impl Settler {
             self.hub.cancel(lease, reason);
         }
         for (i, input) in inputs.drain(..).enumerate() {
-            if let Input::Cancel { reply, .. } = input {
-                let _ = reply.send(refused.remove(&i).map_or(Ok(()), Err));
+            if let Input::Cancel { task_id, reply, .. } = input {
+                let answer = refused.remove(&i).map_or(Ok(()), Err);
+                if answer.is_ok() {
+                    // Also those that an earlier try ended whose commit was not confirmed.
+                    for lease in self.hub.leases_of(task_id) {
+                        self.hub.cancel(lease, CancelReason::TaskCancelled);
+                    }
+                }
+                let _ = reply.send(answer);
             }
         }
     }
@@ -282,6 +317,16 @@ pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Ve
             (!reservation.deliver(a)).then_some(undelivered)
         })
         .collect()
+}
+
+/// The lanes of the steps that this transaction leaves ready and without a worker.
+fn lanes_left(changes: &Changes, plans: &Plans) -> HashSet<i32> {
+    let new = changes.new_live.iter().filter(|live| live.grant.is_none()).map(|live| live.lane_id);
+    let given_back = changes.given_back.iter().filter_map(|back| {
+        let plan = plans.get(&back.attempt.template_id)?;
+        Some(plan.lane(u16::try_from(back.attempt.step).ok()?))
+    });
+    new.chain(given_back).collect()
 }
 
 /// How many steps of each lane could become ready through these inputs.
@@ -409,14 +454,22 @@ impl<'a> Decision<'a> {
                     self.cancelled.push((*lease, CancelReason::LeaseLost));
                 }
             }
-            Input::Deadline { lease } => {
-                let due = self.row(*lease).and_then(|row| row.deadline_at).is_some_and(|at| at <= self.now);
-                if due && self.end_attempt(*lease, &Outcome::TimedOut, None) {
-                    self.settled.insert(*lease, false);
-                    self.cancelled.push((*lease, CancelReason::TimedOut));
+            Input::Deadline { lease } => self.deadline(*lease),
+            Input::Cancel { .. } => {}
+        }
+    }
+
+    fn deadline(&mut self, lease: Lease) {
+        match self.row(lease).map(|row| row.deadline_at) {
+            Some(at) if at.is_some_and(|at| at <= self.now) => {
+                if self.end_attempt(lease, &Outcome::TimedOut, None) {
+                    self.settled.insert(lease, false);
+                    self.cancelled.push((lease, CancelReason::TimedOut));
                 }
             }
-            Input::Cancel { .. } => {}
+            Some(_) => {}
+            // It ended and its worker was not told, perhaps because that commit was not confirmed.
+            None => self.cancelled.push((lease, CancelReason::LeaseLost)),
         }
     }
 
@@ -460,7 +513,7 @@ impl<'a> Decision<'a> {
             StepEvent::Retry => {
                 let mut backoff = template.backoff;
                 if matches!(outcome, Outcome::Released { .. }) {
-                    (backoff.base_seconds, backoff.multiplier, backoff.jitter) = (RELEASE_PAUSE_SECONDS, 1.0, 0.0);
+                    backoff = RELEASE_PAUSE;
                 }
                 self.changes.retries.push(Retry { attempt, backoff });
             }
