@@ -53,7 +53,7 @@ impl Quantiles {
         durations.sort_unstable();
         let at = |percent: usize| {
             let rank = (durations.len() * percent).div_ceil(100).saturating_sub(1);
-            durations.get(rank).map_or(0.0, |duration| duration.as_secs_f64() * 1000.0)
+            durations.get(rank).map_or(0.0, |duration| (duration.as_secs_f64() * 10_000.0).round() / 10.0)
         };
         Self { p50_ms: at(50), p95_ms: at(95) }
     }

@@ -96,16 +96,28 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut workers = Vec::new();
     let outcome = tokio::select! {
         outcome = stage.play(gateway, &mut workers) => outcome,
-        () = async { given_up.unwrap().await }, if given_up.is_some() => Err(anyhow!("the control plane does not stay up")),
+        () = when(given_up) => Err(anyhow!("the control plane does not stay up")),
         told = told_to_end() => told.map_err(Into::into).and_then(|()| Err(anyhow!("interrupted"))),
     };
+    if let (Ok(_), true) = (&outcome, stage.args.keep) {
+        stage.invite();
+        told_to_end().await?;
+    }
     for worker in workers {
         worker.stop().await;
     }
     if let Some(private) = private {
         private.stop().await;
     }
-    outcome
+    outcome.map(|report| if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Never, if there is nothing to wait for.
+async fn when(event: Option<impl Future<Output = ()>>) {
+    match event {
+        Some(event) => event.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Who plays, and where.
@@ -117,8 +129,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// Both runs, the table, and with `--keep` the time after it.
-    async fn play(&self, gateway: TcpListener, workers: &mut Vec<Supervised>) -> anyhow::Result<ExitCode> {
+    /// Both runs and the table. The services of the second run stay up.
+    async fn play(&self, gateway: TcpListener, workers: &mut Vec<Supervised>) -> anyhow::Result<Report> {
         let control_plane = ControlPlane::at(&self.server_url)?;
         control_plane.register_template().await?;
         eprintln!("control plane: {}", self.server_url);
@@ -145,12 +157,7 @@ impl Stage {
         } else {
             println!("\n{report}");
         }
-        if self.args.keep {
-            self.invite();
-            told_to_end().await?;
-        }
-        world.stop().await;
-        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(report)
     }
 
     /// Fresh services: each run has its own world.

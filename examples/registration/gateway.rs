@@ -141,12 +141,17 @@ fn not_submitted(status: &Status) -> Refusal {
     match status.code() {
         Code::InvalidArgument => {
             let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-            let violations = violations.into_iter().map(|violation| (violation.field, violation.description));
-            Refusal::invalid(status.message(), violations)
+            let violations = violations.into_iter().map(|violation| (in_body(&violation.field), violation.description));
+            Refusal::invalid("the registration does not fit its schema", violations)
         }
         Code::AlreadyExists => Refusal::new(StatusCode::CONFLICT, "IDEMPOTENCY_KEY_REUSED", status.message()),
         _ => Refusal::from_control_plane(status),
     }
+}
+
+/// Where the control plane's field is in the client's own request: the context was its body.
+fn in_body(field: &str) -> String {
+    field.strip_prefix("context_json").unwrap_or(field).to_owned()
 }
 
 #[cfg(test)]

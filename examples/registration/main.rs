@@ -3,6 +3,7 @@
 //! `make demo` runs all of it; the modes `services`, `worker` and `gateway` are the same parts as single processes.
 
 use std::{
+    io::{IsTerminal as _, stderr},
     net::{IpAddr, Ipv4Addr},
     process::ExitCode,
     time::Duration,
@@ -23,6 +24,8 @@ use crate::{
 mod audit;
 mod control_plane;
 mod demo;
+#[cfg(test)]
+mod end_to_end;
 mod faults;
 mod gateway;
 mod handlers;
@@ -96,7 +99,8 @@ struct GatewayArgs {
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
-        .with_writer(std::io::stderr)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
         .init();
     let cli = Cli::parse();
     let ended = match cli.mode.unwrap_or(Mode::Demo(cli.demo)) {

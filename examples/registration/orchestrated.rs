@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
-use tasker::proto::{GetTaskRequest, GetTaskResponse, TaskState, WatchTaskRequest};
+use tasker::proto::{GetTaskRequest, GetTaskResponse, Task, TaskState, WatchTaskRequest};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -29,7 +29,7 @@ pub struct Record {
 impl Record {
     pub fn state(&self) -> TaskState {
         let task = self.task.as_ref().ok().and_then(|found| found.task.as_ref());
-        task.map_or(TaskState::Unspecified, |task| task.state())
+        task.map_or(TaskState::Unspecified, Task::state)
     }
 }
 

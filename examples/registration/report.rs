@@ -49,6 +49,7 @@ impl fmt::Display for Report {
             "partial: the services hold some parts of the registration and lack others\n\
              unknown: the last call got no answer, the task did not end, or it contradicts the services\n\
              (one user can be both)\n\
+             recovered: the step succeeded on a later attempt, within its limit; no hiccup here lasts longer than that\n\
              registered after: of the completed ones; through Tasker, the waits between attempts included\n",
         )
     }

@@ -150,6 +150,11 @@ impl Engine {
         self.failed.cancelled().await;
     }
 
+    /// Resolves when the engine is told to end.
+    pub async fn stopping(&self) {
+        self.shutdown.cancelled().await;
+    }
+
     /// Ends the loops after what is queued is stored. Safe to call twice.
     pub async fn stop(&self) {
         self.shutdown.cancel();

@@ -75,7 +75,12 @@ impl Watch {
     async fn wait(&mut self) -> Result<TaskView, Status> {
         let task_id = self.watcher.task_id();
         loop {
-            let _ = tokio::time::timeout(LOOK_ANYWAY, self.watcher.changed()).await;
+            tokio::select! {
+                _ = tokio::time::timeout(LOOK_ANYWAY, self.watcher.changed()) => {}
+                () = self.engine.stopping() => {
+                    return Err(error::unavailable("the server is shutting down; watch the task at another one"));
+                }
+            }
             if !self.final_only {
                 tokio::time::sleep(COALESCE).await;
                 break;

@@ -7,4 +7,5 @@ mod cases_cancel;
 mod cases_leases;
 mod cases_retry;
 mod cases_submit;
+mod latency;
 mod shapes;

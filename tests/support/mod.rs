@@ -65,6 +65,15 @@ impl TestDb {
         Self { url: cluster.url_of(&name), name }
     }
 
+    /// A database in a cluster of the test's own.
+    pub async fn on(cluster: &Cluster) -> Self {
+        let name = "own".to_owned();
+        connect(&cluster.url()).await.batch_execute("CREATE DATABASE own").await.unwrap();
+        let url = cluster.url_of(&name);
+        migrate(&Db::new(&url, SCHEMA).unwrap()).await.unwrap();
+        Self { name, url }
+    }
+
     /// The URL that a server under test is given.
     pub fn url(&self) -> &str {
         &self.url

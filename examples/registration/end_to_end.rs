@@ -1,0 +1,149 @@
+//! The flow through Tasker as a test: everything real, in one process, with a population small enough to wait for.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tasker::{
+    postgres::{Cluster, Options},
+    server::{self, ServerConfig},
+    store::{Db, migrate::migrate},
+    worker::{Worker, WorkerHandle},
+};
+use tokio::time::sleep;
+
+use crate::{
+    audit::{self, Audit},
+    control_plane::ControlPlane,
+    faults::{FaultPlan, Prior},
+    gateway, handlers,
+    load::at_pace,
+    orchestrated::Orchestrated,
+    place::Place,
+    population::{Applicant, applicants},
+    services::{Ports, World},
+};
+
+const SEED: u64 = 42;
+const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
+const ANY: Ports = Ports { user_port: 0, billing_port: 0, preferences_port: 0, notification_port: 0 };
+const PER_SECOND: f64 = 20.0;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Postgres, server, services, worker and gateway.
+struct Stage {
+    people: Vec<Applicant>,
+    world: World,
+    control_plane: ControlPlane,
+    gateway_url: String,
+    _worker: WorkerHandle,
+    _cluster: Cluster,
+}
+
+impl Stage {
+    async fn set(users: usize) -> Self {
+        let cluster = Cluster::start(Options { durable: false, ..Options::default() }).await.unwrap();
+        let db = Db::new(&cluster.url(), "tasker").unwrap();
+        migrate(&db).await.unwrap();
+        let (listener, server_url) = Place::HERE.bind(0, "").await.unwrap();
+        tokio::spawn(server::run(listener, db, ServerConfig::default(), std::future::pending()));
+
+        let people = applicants(SEED, users);
+        let world = World::start(Place::HERE, &ANY, FaultPlan::new(SEED), CALL_TIMEOUT * 2, &people).await.unwrap();
+        let control_plane = ControlPlane::at(&server_url).unwrap();
+        control_plane.register_template().await.unwrap();
+        let (listener, gateway_url) = Place::HERE.bind(0, "").await.unwrap();
+        tokio::spawn(axum::serve(listener, gateway::router(control_plane.clone())).into_future());
+        let builder = Worker::builder([server_url]).max_concurrent_steps(64);
+        let worker = handlers::register(builder, world.urls.clone(), CALL_TIMEOUT).build().unwrap().spawn();
+        Self { people, world, control_plane, gateway_url, _worker: worker, _cluster: cluster }
+    }
+
+    async fn ask(&self, body: &Value, key: Option<&str>) -> (StatusCode, Value) {
+        let mut request = reqwest::Client::new().post(format!("{}/users/register", self.gateway_url)).json(body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        answer(request).await
+    }
+
+    async fn status(&self, task_id: &str) -> (StatusCode, Value) {
+        let url = format!("{}/users/registration_status/{task_id}", self.gateway_url);
+        answer(reqwest::Client::new().get(url)).await
+    }
+
+    /// The status once it is final.
+    async fn end_of(&self, task_id: &Value) -> Value {
+        let task_id = task_id.as_str().unwrap();
+        let ended = async {
+            loop {
+                let (_, status) = self.status(task_id).await;
+                if status["ended_at"].is_string() {
+                    return status;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("the registration ends")
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    (response.status(), response.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_left_in_a_partial_or_unknown_state() {
+    let stage = Stage::set(120).await;
+    let flow = Orchestrated::new(stage.gateway_url.clone(), stage.control_plane.clone());
+    let records = at_pace("through Tasker", &stage.people, PER_SECOND, |person| {
+        let flow = flow.clone();
+        async move { (true, flow.register_user(&person).await) }
+    })
+    .await;
+    let audit = audit::orchestrated(&stage.world, &stage.people, &records);
+
+    let plan = FaultPlan::new(SEED);
+    let conflicts = stage.people.iter().filter(|person| plan.prior(&person.email) == Prior::OtherData).count();
+    assert!(conflicts > 0, "the population has a conflict");
+    let Audit { asked, completed, failed, refused, partial, unknown, mailed_twice, .. } = audit;
+    assert_eq!((asked, partial, unknown, mailed_twice), (120, 0, 0, 0), "{audit:?}");
+    assert_eq!((completed, failed, refused), (120 - conflicts, conflicts, conflicts), "{audit:?}");
+    // What was met before a conflict was found is not recovered, nor need it be.
+    assert!(audit.hiccups >= 30 && audit.recovered + conflicts >= audit.hiccups, "{audit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_takes_refuses_and_tells() {
+    let stage = Stage::set(0).await;
+    let user = json!({ "email": "test@example.com", "name": "Test User", "plan": "free" });
+
+    let (status, accepted) = stage.ask(&user, Some("k1")).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{accepted}");
+    let (_, again) = stage.ask(&user, Some("k1")).await;
+    assert_eq!(again, accepted, "the same key is the same registration");
+    let (status, _) = stage.ask(&json!({ "email": "test@example.com", "name": "Other" }), Some("k1")).await;
+    assert_eq!(status, StatusCode::CONFLICT, "the key belongs to other data");
+
+    let ended = stage.end_of(&accepted["task_id"]).await;
+    assert_eq!((&ended["status"], &ended["percent"]), (&json!("complete"), &json!(100)), "{ended}");
+    assert_eq!(ended["correlation_id"], accepted["correlation_id"]);
+    assert_eq!(ended["steps"].as_array().unwrap().len(), 5);
+
+    let (_, same) = stage.ask(&user, None).await;
+    assert_eq!(stage.end_of(&same["task_id"]).await["status"], "complete", "equal data: the user exists already");
+    let (_, other) = stage.ask(&json!({ "email": "test@example.com", "name": "Other" }), None).await;
+    let ended = stage.end_of(&other["task_id"]).await;
+    assert_eq!((&ended["status"], &ended["failed_step"]), (&json!("error"), &json!("create_user_account")));
+    assert_eq!(ended["error"]["error_code"], "USER_CONFLICT", "{ended}");
+
+    let (status, invalid) = stage.ask(&json!({ "email": "nobody", "plan": "gold" }), None).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let mut fields: Vec<_> = invalid["field_violations"].as_array().unwrap().iter().map(|it| &it["field"]).collect();
+    fields.sort_by_key(ToString::to_string);
+    assert!(fields.contains(&&json!("/email")) && fields.contains(&&json!("/plan")) && fields.len() == 3, "{invalid}");
+
+    assert_eq!(stage.status("0190aaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(stage.status("nonsense").await.0, StatusCode::BAD_REQUEST);
+}
