@@ -9,7 +9,7 @@ step() {
 }
 
 step cargo fmt --check
-step cargo clippy --locked --all-targets -- -D warnings
+step cargo clippy --locked --all-targets --all-features -- -D warnings
 # What a handler service links: the SDK must build and be clean without the server.
 step cargo clippy --locked --no-default-features --features worker --lib -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --locked --no-deps --lib --quiet

@@ -10,7 +10,7 @@ use super::{
     serve::{self, ServeArgs},
 };
 use crate::{
-    postgres::{self, Cluster, Options},
+    postgres::{self, Binaries, Cluster, Options},
     server,
     store::Db,
 };
@@ -33,6 +33,10 @@ pub struct Command {
     /// Keep the data here instead of in your data folder
     #[arg(long, value_name = "DIR", env = "TASKER_DEV_DATA")]
     data_dir: Option<PathBuf>,
+    /// Get a Postgres once, if this machine has none
+    #[cfg(feature = "fetch-postgres")]
+    #[arg(long)]
+    fetch_postgres: bool,
 }
 
 /// Runs the control plane on a private Postgres.
@@ -42,7 +46,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     serve::block_on(async {
         let listener = server::bind(address).await.map_err(|e| CliError::new(exit::FAILURE, e))?;
         session.term.say("starting a private Postgres …");
-        let cluster = Cluster::start(options(command)?).await.map_err(|e| no_postgres(&e))?;
+        let cluster = Cluster::start(options(command).await?).await.map_err(|e| no_postgres(&e))?;
         let kept = if command.ephemeral { "nothing is kept" } else { "data is kept" };
         session.term.say(&format!(
             "Postgres {} on port {}, in {} ({kept})",
@@ -63,18 +67,28 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     })
 }
 
-fn options(command: &Command) -> Result<Options, CliError> {
-    if command.ephemeral {
-        return Ok(Options::default());
-    }
-    let data_dir = match &command.data_dir {
-        Some(dir) => dir.clone(),
-        None => {
-            let found = postgres::find().map_err(|e| CliError::new(exit::FAILURE, e.to_string()))?;
-            postgres::default_dir(found.major).map_err(|e| no_postgres(&e))?
-        }
+async fn options(command: &Command) -> Result<Options, CliError> {
+    let binaries = binaries(command).await.map_err(|e| no_postgres(&e))?;
+    let data_dir = match (&command.data_dir, command.ephemeral) {
+        (_, true) => None,
+        (Some(dir), _) => Some(dir.clone()),
+        (None, _) => Some(postgres::default_dir(binaries.major).map_err(|e| no_postgres(&e))?),
     };
-    Ok(Options { data_dir: Some(data_dir), ..Options::default() })
+    Ok(Options { data_dir, binaries: Some(binaries), ..Options::default() })
+}
+
+#[cfg_attr(not(feature = "fetch-postgres"), expect(clippy::unused_async, reason = "only fetching takes time"))]
+async fn binaries(command: &Command) -> Result<Binaries, postgres::Error> {
+    // A folder that was named may hold the data of another version than the one found first.
+    let found = match command.data_dir.as_deref().and_then(postgres::made_by) {
+        Some(major) => postgres::find_major(major),
+        None => postgres::find(),
+    };
+    #[cfg(feature = "fetch-postgres")]
+    if found.is_err() && command.fetch_postgres {
+        return postgres::fetch().await;
+    }
+    Ok(found?)
 }
 
 fn no_postgres(error: &postgres::Error) -> CliError {

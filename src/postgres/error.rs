@@ -10,6 +10,10 @@ pub enum Error {
     /// No usable binaries.
     #[error(transparent)]
     Find(#[from] FindError),
+    /// There was no way to get binaries.
+    #[cfg(feature = "fetch-postgres")]
+    #[error("cannot fetch PostgreSQL: {0}")]
+    Fetch(String),
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -60,7 +64,7 @@ pub enum Error {
         /// The folder.
         dir: PathBuf,
         /// The major version in its `PG_VERSION`.
-        made_by: String,
+        made_by: u32,
         /// The major version of the binaries.
         major: u32,
     },

@@ -63,9 +63,10 @@ pub enum FindError {
     },
     /// No folder has a server of a version that serves.
     #[error(
-        "found no PostgreSQL {wanted} on this machine{}; {}, or name the folder of its binaries in {BIN_VARIABLE}",
+        "found no PostgreSQL {wanted} on this machine{}; {}, or name the folder of its binaries in {BIN_VARIABLE}{}",
         found(unusable),
-        install_hint()
+        install_hint(),
+        fetch_hint()
     )]
     None {
         /// The version looked for, in words.
@@ -145,6 +146,10 @@ fn parse_version(words: &str) -> Option<(String, u32)> {
 fn found(unusable: &[Binaries]) -> String {
     let list: Vec<String> = unusable.iter().map(|b| format!("{} in {}", b.version, b.dir.display())).collect();
     if list.is_empty() { String::new() } else { format!(" (only {})", list.join(", ")) }
+}
+
+fn fetch_hint() -> &'static str {
+    if cfg!(feature = "fetch-postgres") { ", or let `tasker dev --fetch-postgres` get one" } else { "" }
 }
 
 /// What to type on this system to get a Postgres.

@@ -76,7 +76,7 @@ impl Home {
         };
         let binaries = match &options.binaries {
             Some(binaries) => binaries.clone(),
-            None => match made_by(&dir).and_then(|major| major.parse().ok()) {
+            None => match made_by(&dir) {
                 Some(major) => find_major(major)?,
                 None => find()?,
             },
@@ -162,7 +162,7 @@ impl Home {
     fn prepare_data(&mut self, options: &Options) -> Result<(), Error> {
         let major = self.binaries.major;
         match made_by(&self.dir) {
-            Some(made_by) if made_by != major.to_string() => {
+            Some(made_by) if made_by != major => {
                 return Err(Error::Major { dir: self.dir.clone(), made_by, major });
             }
             Some(_) => {}
@@ -240,9 +240,9 @@ impl Home {
     }
 }
 
-/// The major version that made the data in a home, if there is data.
-fn made_by(home: &Path) -> Option<String> {
-    Some(fs::read_to_string(home.join("data/PG_VERSION")).ok()?.trim().to_owned())
+/// The major version that made the data in a folder, if there is data.
+pub fn made_by(dir: &Path) -> Option<u32> {
+    fs::read_to_string(dir.join("data/PG_VERSION")).ok()?.trim().parse().ok()
 }
 
 /// Makes the folder if need be, and locks it.

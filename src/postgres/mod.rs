@@ -7,6 +7,8 @@
 
 mod cluster;
 mod error;
+#[cfg(feature = "fetch-postgres")]
+mod fetch;
 mod find;
 mod home;
 mod owner;
@@ -14,5 +16,7 @@ mod process;
 
 pub use cluster::{Cluster, Options};
 pub use error::Error;
+#[cfg(feature = "fetch-postgres")]
+pub use fetch::fetch;
 pub use find::{BIN_VARIABLE, Binaries, FindError, MIN_MAJOR, find, find_major};
-pub use home::default_dir;
+pub use home::{default_dir, made_by};

@@ -8,4 +8,5 @@ mod cases_leases;
 mod cases_retry;
 mod cases_submit;
 mod latency;
+mod reads;
 mod shapes;
