@@ -27,7 +27,10 @@ use crate::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_steps() {
     let mut bench = Bench::with(ONE).await;
-    let mut client = WorkerServiceClient::connect(bench.server.url.clone()).await.unwrap();
+    // A window of no size to speak of, so that what is not read backs up in the server.
+    let endpoint = tonic::transport::Endpoint::from_shared(bench.server.url.clone()).unwrap();
+    let channel = endpoint.initial_stream_window_size(1 << 10).connect().await.unwrap();
+    let mut client = WorkerServiceClient::new(channel);
     let (says, queue) = mpsc::channel(1_024);
     let say = |message| WorkRequest { message: Some(message) };
     says.send(say(Says::Register(registration(&["h"], 4)))).await.unwrap();
