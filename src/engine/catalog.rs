@@ -240,3 +240,19 @@ fn plan(row: TemplateRow) -> Option<Plan> {
         template,
     })
 }
+
+/// A plan as after its registration, with lane `n + 1` for the `n`th step.
+#[cfg(test)]
+pub fn plan_for_tests(template_id: i32, yaml: &str) -> Arc<Plan> {
+    let steps = i32::try_from(Template::parse(yaml).unwrap().steps.len()).unwrap();
+    let row = TemplateRow {
+        template_id,
+        namespace: String::new(),
+        task_name: String::new(),
+        version: String::new(),
+        yaml: yaml.to_owned(),
+        registered_at: SystemTime::UNIX_EPOCH,
+        lanes: (1..=steps).collect(),
+    };
+    Arc::new(plan(row).unwrap())
+}

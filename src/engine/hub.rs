@@ -601,3 +601,6 @@ impl Drop for Reservation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
