@@ -49,6 +49,8 @@ pub enum ServerError {
     Listener(#[from] std::io::Error),
     #[error("the server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    #[error("a part of the engine failed; the log says more")]
+    Engine,
 }
 
 /// Serves until `shutdown` resolves, then drains: workers are told, results in flight are still taken, and after at most
@@ -90,6 +92,7 @@ pub async fn run(
     tokio::select! {
         result = server => result?,
         () = drain => tracing::warn!("some connections did not close in time"),
+        () = engine.failed() => return Err(ServerError::Engine),
     }
     engine.stop().await;
     tracing::info!("stopped");

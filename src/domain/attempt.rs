@@ -144,6 +144,17 @@ impl Outcome {
         Verdict { event, charged }
     }
 
+    /// How many bytes it carries.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Succeeded(json) => json.len(),
+            Self::RetryableError { failure, .. } | Self::PermanentError(failure) => {
+                failure.message.len() + failure.code.len() + failure.context.as_ref().map_or(0, String::len)
+            }
+            Self::TimedOut | Self::WorkerLost | Self::Released { .. } => 0,
+        }
+    }
+
     /// The failure to record, if the attempt failed.
     pub fn failure(&self) -> Option<Failure> {
         match self {

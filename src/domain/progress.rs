@@ -90,3 +90,61 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::template::Template;
+
+    /// `steps` is a list of names, each with its parents after a colon.
+    fn graph(steps: &str) -> Graph {
+        let step = |text: &str| {
+            let (name, parents) = text.split_once(':').unwrap_or((text, ""));
+            let parents = parents.chars().map(String::from).collect::<Vec<_>>().join(", ");
+            format!("  - {{name: {name}, handler_class: h, depends_on_steps: [{parents}]}}\n")
+        };
+        let steps: String = steps.split(' ').map(step).collect();
+        Graph::of(&Template::parse(&format!("task_name: t\nversion: 1.0.0\nstep_templates:\n{steps}")).unwrap())
+    }
+
+    fn ends(progress: &mut Progress, graph: &Graph, step: u16, event: StepEvent) -> Vec<u16> {
+        progress.step_ended(graph, step, event)
+    }
+
+    #[test]
+    fn a_step_comes_into_play_with_its_last_parent() {
+        let graph = graph("a b:a c:a d:bc");
+        let mut p = Progress::new(&graph, 4);
+        assert_eq!((p.live, p.state, p.conclusion(4)), (1, TaskState::Pending, None));
+        assert_eq!(ends(&mut p, &graph, 0, StepEvent::Succeed), [1, 2]);
+        assert_eq!(p.live, 2);
+        assert_eq!(ends(&mut p, &graph, 2, StepEvent::Succeed), [0u16; 0]);
+        assert_eq!(ends(&mut p, &graph, 1, StepEvent::Succeed), [3]);
+        assert_eq!((p.live, p.conclusion(4)), (1, None));
+        assert_eq!(ends(&mut p, &graph, 3, StepEvent::Succeed), [0u16; 0]);
+        assert_eq!((p.live, p.conclusion(4), p.failed_step), (0, Some(TaskEvent::Complete), None));
+    }
+
+    #[test]
+    fn a_failure_holds_back_its_children_and_nobody_else() {
+        let graph = graph("a b c:a d:b e:cd");
+        let mut p = Progress::new(&graph, 5);
+        assert_eq!(ends(&mut p, &graph, 0, StepEvent::Fail), [0u16; 0]);
+        assert_eq!((p.live, p.conclusion(5)), (1, None), "the other branch goes on");
+        assert_eq!(ends(&mut p, &graph, 1, StepEvent::Succeed), [3]);
+        assert_eq!(ends(&mut p, &graph, 3, StepEvent::Fail), [0u16; 0]);
+        assert_eq!((p.conclusion(5), p.failed_step), (Some(TaskEvent::Fail), Some(0)), "the first failure is the one");
+    }
+
+    #[test]
+    fn the_set_survives_its_bytes_and_ignores_what_is_not_there() {
+        let mut set = StepSet::empty(9);
+        assert!(set.is_empty());
+        for step in [0, 7, 8, 16, u16::MAX] {
+            set.insert(step);
+        }
+        assert_eq!(set.as_bytes(), [0b1000_0001, 1]);
+        let set = StepSet::from_bytes(set.as_bytes().to_vec());
+        assert_eq!((set.len(), set.contains(8), set.contains(9), set.contains(u16::MAX)), (3, true, false, false));
+    }
+}

@@ -2,7 +2,7 @@
 //! and whoever misses one refreshes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
@@ -136,6 +136,20 @@ impl Catalog {
             .ok_or_else(|| StoreError::Corrupt(format!("template {template_id} is missing or cannot be read")))
     }
 
+    /// The plans of these templates, but for those that this build cannot read: their steps wait for another server, and
+    /// no other step has to wait with them.
+    pub async fn readable(&self, ids: impl IntoIterator<Item = i32>) -> Result<HashMap<i32, Arc<Plan>>, StoreError> {
+        let mut plans = HashMap::new();
+        for id in ids.into_iter().collect::<HashSet<_>>() {
+            match self.plan(id).await {
+                Ok(plan) => drop(plans.insert(id, plan)),
+                Err(StoreError::Corrupt(why)) => tracing::debug!(why, "a waiting step is left to other servers"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(plans)
+    }
+
     /// A version of a template, or its newest one, as far as known here.
     pub fn resolve(&self, namespace: &str, task_name: &str, version: Option<&Version>) -> Option<Arc<Plan>> {
         self.with(|k| {
@@ -225,4 +239,20 @@ fn plan(row: TemplateRow) -> Option<Plan> {
         registered_at: row.registered_at,
         template,
     })
+}
+
+/// A plan as after its registration, with lane `n + 1` for the `n`th step.
+#[cfg(test)]
+pub fn plan_for_tests(template_id: i32, yaml: &str) -> Arc<Plan> {
+    let steps = i32::try_from(Template::parse(yaml).unwrap().steps.len()).unwrap();
+    let row = TemplateRow {
+        template_id,
+        namespace: String::new(),
+        task_name: String::new(),
+        version: String::new(),
+        yaml: yaml.to_owned(),
+        registered_at: SystemTime::UNIX_EPOCH,
+        lanes: (1..=steps).collect(),
+    };
+    Arc::new(plan(row).unwrap())
 }

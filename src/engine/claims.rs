@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{assignment, catalog::Plan, hub::Reservation};
 use crate::{
-    domain::event::EventType,
+    domain::{event::EventType, lease::Lease},
     store::{
         changes::{Changes, Claim, Claimed, Event, Grant},
         hot::{Candidate, WantedInputs},
@@ -43,8 +43,9 @@ pub fn grant(
             None => (candidates[i].template_id, candidates[i].lane_id),
         };
         let Some((plan, template)) = plans.get(&template_id).and_then(|p| Some((p, p.step(step)?))) else { continue };
-        let Some(worker_id) = reservation.promise(lane_id) else { continue };
-        let grant = Grant { worker_id, nonce: nonce(), timeout: template.timeout };
+        let lease = Lease { task_id, step, nonce: nonce() };
+        let Some(worker_id) = reservation.promise(lane_id, lease) else { continue };
+        let grant = Grant { worker_id, nonce: lease.nonce, timeout: template.timeout };
         assignment::want(&mut inputs, plan, task_id, step);
         match is_new {
             Some(i) => {
@@ -75,6 +76,7 @@ pub fn grant(
             }
         }
     }
+    reservation.announce();
     inputs.tasks.sort_unstable();
     inputs.tasks.dedup();
     inputs.results.sort_unstable();
@@ -82,7 +84,7 @@ pub fn grant(
     (claimed, inputs)
 }
 
-/// 62 random bits: what nobody can guess and no two attempts share.
+/// 64 bits, 62 of them random: what nobody can guess and no two attempts share.
 fn nonce() -> i64 {
     let (_, low) = Uuid::new_v4().as_u64_pair();
     low.cast_signed()

@@ -1,6 +1,6 @@
 //! The engine as a whole: what it needs, the loops it runs, and how it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -42,6 +42,8 @@ pub struct Engine {
     pub peers: Arc<Peers>,
     pub lease: Duration,
     shutdown: CancellationToken,
+    /// A loop ended that should not have.
+    failed: CancellationToken,
     loops: TaskTracker,
 }
 
@@ -98,14 +100,14 @@ impl Engine {
             watchers: watchers.clone(),
             address: config.address,
         };
-        let (shutdown, loops) = (CancellationToken::new(), TaskTracker::new());
-        loops.spawn(settler.run(shutdown.clone()));
-        loops.spawn(intake_loop.run(shutdown.clone()));
-        loops.spawn(dispatcher.run(shutdown.clone()));
-        loops.spawn(leases.clone().run_heartbeats(shutdown.clone()));
-        loops.spawn(leases.clone().run_reaper(shutdown.clone()));
-        loops.spawn(leases.run_deadlines(shutdown.clone()));
-        loops.spawn(talk.run(shutdown.clone()));
+        let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        loops.spawn(guarded("settle", settler.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("intake", intake_loop.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("dispatch", dispatcher.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("heartbeats", leases.clone().run_heartbeats(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("reaper", leases.clone().run_reaper(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
             server_id,
@@ -120,6 +122,7 @@ impl Engine {
             peers,
             lease: config.lease,
             shutdown,
+            failed,
             loops,
         })
     }
@@ -141,6 +144,12 @@ impl Engine {
         }
     }
 
+    /// Resolves when a loop of the engine has panicked. The others are of little use then, and the process should make
+    /// room for a new one.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
     /// Resolves when the engine is told to end.
     pub async fn stopping(&self) {
         self.shutdown.cancelled().await;
@@ -150,5 +159,15 @@ impl Engine {
     pub async fn stop(&self) {
         self.shutdown.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.wait()).await;
+    }
+}
+
+/// Runs a loop; one that panics is not missed in silence.
+async fn guarded(name: &'static str, run: impl Future<Output = ()> + Send + 'static, failed: CancellationToken) {
+    if let Err(error) = tokio::spawn(run).await
+        && error.is_panic()
+    {
+        tracing::error!(name, "a loop of the engine has panicked");
+        failed.cancel();
     }
 }

@@ -1,14 +1,18 @@
 //! Fills free slots from the steps that wait: when a worker connects, when a slot comes free and nothing was handed on,
 //! when a retry falls due, and when another server says so.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     assignment,
     catalog::Catalog,
-    claims::{self, Plans},
+    claims,
     health::HealthCell,
     hub::{Hub, Want},
     peers::Peers,
@@ -16,8 +20,8 @@ use super::{
 };
 use crate::store::{
     Db, StoreError,
-    changes::Changes,
-    hot::{Candidate, Hot, LaneDemand},
+    changes::{Changes, Claimed},
+    hot::{DispatchRead, Hot, LaneDemand},
 };
 
 /// Notifications are hints; this look, with jitter, is the guarantee.
@@ -69,7 +73,7 @@ impl Dispatcher {
                             self.health.database(false);
                         }
                         tokio::time::sleep(Duration::from_millis(200)).await;
-                        self.hub.kick();
+                        self.hub.anything_waits();
                         break;
                     }
                 }
@@ -82,6 +86,7 @@ impl Dispatcher {
         let mut reservation = self.hub.reserve(&Want::All);
         let mut demand = reservation.demand();
         if demand.is_empty() {
+            self.hub.look_missed();
             return Ok(0);
         }
         for lane in &mut demand {
@@ -93,9 +98,9 @@ impl Dispatcher {
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {
+            self.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
             let (anything, next_retry) = hot.anything_due(&demand).await?;
             if !anything {
-                self.hub.set_backlog(false);
                 next_retry.into_iter().for_each(|after| self.hub.retry_in(after));
                 return Ok(0);
             }
@@ -103,18 +108,15 @@ impl Dispatcher {
             if let Some(after) = read.next_retry {
                 self.hub.retry_in(after);
             }
-            let mut plans = Plans::new();
-            for id in read.candidates.iter().map(|c| c.template_id).collect::<HashSet<_>>() {
-                plans.insert(id, self.catalog.plan(id).await?);
-            }
+            let plans = self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
             let mut changes = Changes::default();
             let (_, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
-            // What is left waits for the next slot; a result that frees one asks for this look.
-            self.hub.set_backlog(reservation.is_used_up() || demand_is_met(&demand, &read.candidates));
             // Also without a claim: due retries were promoted.
-            let mut applied = hot.commit(&changes, &wanted, read.now).await?;
+            let committed = hot.commit(&changes, &wanted, read.now).await;
+            let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
             let claimed = std::mem::take(&mut applied.claimed);
             let count = claimed.len();
+            self.hub.steps_wait(lanes_left(&demand, &read, &claimed));
             for input in deliver(assignment::assemble(claimed, &applied, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;
             }
@@ -132,8 +134,20 @@ impl Dispatcher {
     }
 }
 
-/// Whether a lane gave as many steps as were asked for, and so may have more.
-fn demand_is_met(demand: &[LaneDemand], candidates: &[Candidate]) -> bool {
-    let found = |lane: &LaneDemand| candidates.iter().filter(|c| c.lane_id == lane.lane_id).count();
-    demand.iter().any(|lane| found(lane) >= usize::try_from(lane.limit).unwrap_or(usize::MAX))
+/// The lanes in which steps are left: those that had more than could be claimed, or as many as were asked for and so
+/// perhaps more; and those that nobody looked at although retries joined them.
+fn lanes_left(demand: &[LaneDemand], read: &DispatchRead, claimed: &[Claimed]) -> HashSet<i32> {
+    let mut left: HashMap<i32, i32> = HashMap::new();
+    read.candidates.iter().for_each(|c| *left.entry(c.lane_id).or_default() += 1);
+    let met = |lane: &&LaneDemand| left.get(&lane.lane_id).is_some_and(|n| *n >= lane.limit);
+    let mut lanes: HashSet<i32> = demand.iter().filter(met).map(|lane| lane.lane_id).collect();
+    claimed.iter().for_each(|c| *left.entry(c.lane_id).or_default() -= 1);
+    lanes.extend(left.into_iter().filter(|(_, n)| *n > 0).map(|(lane, _)| lane));
+    if claimed.is_empty() {
+        // Steps that nobody here can take, however often they are looked at.
+        lanes.clear();
+    }
+    let looked_at: HashSet<i32> = demand.iter().map(|lane| lane.lane_id).collect();
+    lanes.extend(read.promoted.iter().filter(|lane| !looked_at.contains(lane)));
+    lanes
 }

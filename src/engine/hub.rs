@@ -5,14 +5,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{assignment::Assignment, catalog::Plan};
@@ -79,11 +77,21 @@ struct Connection {
     /// No more assignments: the worker drains, or this server does.
     closed: bool,
     outbox: mpsc::Sender<ToWorker>,
+    /// Ends the reading side too.
+    stop: CancellationToken,
 }
 
 impl Connection {
+    /// An answer frees its slot before it is stored. As many answers as there are slots may wait for that; beyond, each
+    /// takes a slot, so that a worker faster than the database does not pile them up on both sides.
     fn free(&self) -> usize {
-        if self.closed { 0 } else { self.profile.capacity.saturating_sub(self.in_flight.len() + self.reserved) }
+        let capacity = self.profile.capacity;
+        let taken = self.in_flight.len() + self.reserved + self.unacknowledged.saturating_sub(capacity);
+        if self.closed { 0 } else { capacity.saturating_sub(taken) }
+    }
+
+    fn serves(&self, lane: i32) -> bool {
+        self.lanes.binary_search(&lane).is_ok()
     }
 
     fn relane(&mut self, lanes: &[LaneRow]) {
@@ -102,25 +110,52 @@ impl Connection {
 #[derive(Default)]
 struct Connections {
     by_id: HashMap<Uuid, Connection>,
-    /// Somebody wanted slots while they were reserved.
-    contended: bool,
+    /// Streams on their way to `by_id`.
+    opening: usize,
+    /// Claims that are being committed or delivered, and whether they were cancelled meanwhile.
+    promised: HashMap<Lease, Option<CancelReason>>,
+    /// Lanes in which no step waits, as far as known here: a slot that comes free for one of these needs no look.
+    quiet: HashSet<i32>,
     /// When the next retry falls due, as far as known here.
     next_retry: Option<Instant>,
     draining: bool,
 }
 
+impl Connections {
+    /// Whether a worker has a free slot and a step may wait for it.
+    fn could_serve(&self, worker_id: Uuid) -> bool {
+        let waits = |c: &Connection| c.free() > 0 && c.lanes.iter().any(|lane| !self.quiet.contains(lane));
+        self.by_id.get(&worker_id).is_some_and(waits)
+    }
+}
+
 /// All worker streams of this server.
-#[derive(Default)]
 pub struct Hub {
     connections: Mutex<Connections>,
-    /// Whether steps wait that found no slot: a hint, set by whoever leaves one and cleared by the dispatcher.
-    backlog: AtomicBool,
+    max_connections: usize,
     /// There may be a free slot and a step for it.
     kick: Notify,
     /// An attempt was handed out, so there is a deadline to watch.
     sooner: Notify,
     /// A retry falls due before the one that was waited for.
     retry_sooner: Notify,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self::with_room_for(MAX_CONNECTIONS)
+    }
+}
+
+/// Room for one more stream, held while it opens.
+pub struct Room {
+    hub: Arc<Hub>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.hub.lock().opening -= 1;
+    }
 }
 
 /// How many slots to reserve.
@@ -144,22 +179,43 @@ struct ReservedSlots {
 pub struct Reservation {
     hub: Arc<Hub>,
     slots: Vec<ReservedSlots>,
+    promised: Vec<(Lease, Uuid)>,
 }
 
 impl Hub {
-    /// Adds a stream, with the leases that its worker brought along and the time that each has left. `false` when there
-    /// are [`MAX_CONNECTIONS`] already.
+    fn with_room_for(max_connections: usize) -> Self {
+        Self {
+            connections: Mutex::default(),
+            max_connections,
+            kick: Notify::new(),
+            sooner: Notify::new(),
+            retry_sooner: Notify::new(),
+        }
+    }
+
+    /// Room for one more stream; `None` when there are [`MAX_CONNECTIONS`] already. To be had before a worker's leases
+    /// move to the new stream: one that is refused must find them as they were.
+    pub fn room(self: &Arc<Self>) -> Option<Room> {
+        let mut all = self.lock();
+        if all.by_id.len() + all.opening >= self.max_connections {
+            return None;
+        }
+        all.opening += 1;
+        Some(Room { hub: Arc::clone(self) })
+    }
+
+    /// Adds a stream, with the leases that its worker brought along and the time that each has left. `stop` is cancelled
+    /// when the hub lets go of it.
     pub fn add(
         &self,
+        _room: Room,
         profile: Profile,
         held: Vec<(Lease, Duration)>,
         lanes: &[LaneRow],
         outbox: mpsc::Sender<ToWorker>,
-    ) -> bool {
+        stop: CancellationToken,
+    ) {
         let mut all = self.lock();
-        if all.by_id.len() >= MAX_CONNECTIONS {
-            return false;
-        }
         let worker_id = profile.worker_id;
         let mut connection = Connection {
             profile,
@@ -169,6 +225,7 @@ impl Hub {
             unacknowledged: 0,
             closed: all.draining,
             outbox,
+            stop,
         };
         let now = Instant::now();
         let in_flight = |(lease, remaining)| (lease, InFlight { plan: None, deadline: now + remaining });
@@ -178,13 +235,13 @@ impl Hub {
         drop(all);
         self.sooner.notify_one();
         self.kick();
-        true
     }
 
-    /// Removes a stream and returns the leases its worker holds.
+    /// Ends a stream after what is in its outbox, and returns the leases its worker holds.
     pub fn remove(&self, worker_id: Uuid) -> Vec<Lease> {
-        let connection = self.lock().by_id.remove(&worker_id);
-        connection.map(|c| c.in_flight.into_keys().collect()).unwrap_or_default()
+        let Some(connection) = self.lock().by_id.remove(&worker_id) else { return Vec::new() };
+        connection.stop.cancel();
+        connection.in_flight.into_keys().collect()
     }
 
     /// A worker answered: its slot is free from now on. Returns the plan of the step, if it is known here.
@@ -258,13 +315,20 @@ impl Hub {
             return true;
         }
         tracing::warn!(%worker_id, name = c.profile.name, "a worker does not read its stream; the stream is closed");
+        // It must not be heard either: its heartbeats would keep leases that nobody here watches any more.
+        c.stop.cancel();
         all.by_id.remove(&worker_id);
         false
     }
 
-    /// Tells whoever holds this lease to stop, and frees the slot. `false` when no worker here holds it.
+    /// Tells whoever holds this lease to stop, and frees the slot. A claim that is not delivered yet never will be.
+    /// `false` when no worker here holds it.
     pub fn cancel(&self, lease: Lease, reason: CancelReason) -> bool {
         let mut all = self.lock();
+        if let Some(cancelled) = all.promised.get_mut(&lease) {
+            *cancelled = Some(reason);
+            return true;
+        }
         let holder = all.by_id.values_mut().find(|c| c.in_flight.contains_key(&lease));
         let Some(c) = holder else { return false };
         let plan = c.in_flight.remove(&lease).and_then(|f| f.plan);
@@ -273,6 +337,12 @@ impl Hub {
         drop(all);
         self.kick();
         sent
+    }
+
+    /// The leases of one task that workers of this server hold.
+    pub fn leases_of(&self, task_id: Uuid) -> Vec<Lease> {
+        let all = self.lock();
+        all.by_id.values().flat_map(|c| c.in_flight.keys().filter(|l| l.task_id == task_id).copied()).collect()
     }
 
     /// The leases whose deadline passed; they are reported once, then again after `again` if they are still there.
@@ -308,11 +378,9 @@ impl Hub {
             s.held += n;
             s.open += n;
         };
-        let mut short = false;
         match want {
             Want::All => {
                 for c in all.by_id.values_mut() {
-                    short |= c.reserved > 0;
                     let n = c.free();
                     if n > 0 {
                         take(c, n);
@@ -321,11 +389,8 @@ impl Hub {
             }
             Want::Lanes(lanes) => {
                 for (lane, count) in *lanes {
-                    let mut servers: Vec<&mut Connection> = all
-                        .by_id
-                        .values_mut()
-                        .filter(|c| c.free() > 0 && c.lanes.binary_search(lane).is_ok())
-                        .collect();
+                    let mut servers: Vec<&mut Connection> =
+                        all.by_id.values_mut().filter(|c| c.free() > 0 && c.serves(*lane)).collect();
                     servers.sort_unstable_by_key(|c| std::cmp::Reverse(c.free()));
                     let mut missing = *count;
                     for c in servers {
@@ -336,23 +401,55 @@ impl Hub {
                         take(c, n);
                         missing -= n;
                     }
-                    short |= missing > 0;
                 }
             }
         }
-        all.contended |= short;
         drop(all);
-        Reservation { hub: Arc::clone(self), slots: slots.into_values().collect() }
+        Reservation { hub: Arc::clone(self), slots: slots.into_values().collect(), promised: Vec::new() }
     }
 
-    /// Records whether steps wait that found no slot.
-    pub fn set_backlog(&self, waiting: bool) {
-        self.backlog.store(waiting, Ordering::Relaxed);
+    /// Steps of these lanes came into play, or were left, without a slot: asks for a look if there is one by now. If not,
+    /// the next slot that comes free does.
+    pub fn steps_wait(&self, lanes: impl IntoIterator<Item = i32>) {
+        let mut all = self.lock();
+        let mut look = false;
+        for lane in lanes {
+            // Under one lock with the state of the slots, so that either side sees the other.
+            all.quiet.remove(&lane);
+            look = look || all.by_id.values().any(|c| c.free() > 0 && c.serves(lane));
+        }
+        drop(all);
+        if look {
+            self.kick();
+        }
     }
 
-    /// Slots came free: asks for a look at the waiting steps, if there are any.
-    pub fn slots_freed(&self) {
-        if self.backlog.load(Ordering::Relaxed) {
+    /// Anything may wait, in any lane: somebody else put it there, or nobody could look.
+    pub fn anything_waits(&self) {
+        self.lock().quiet.clear();
+        self.kick();
+    }
+
+    /// A look begins. What comes into a lane from now on makes it loud again, whatever the look finds.
+    pub fn look_begins(&self, lanes: impl IntoIterator<Item = i32>) {
+        self.lock().quiet.extend(lanes);
+    }
+
+    /// Nobody could look, as no slot was free: the next one that comes free asks for it.
+    pub fn look_missed(&self) {
+        let mut all = self.lock();
+        all.quiet.clear();
+        if all.by_id.keys().any(|worker_id| all.could_serve(*worker_id)) {
+            drop(all);
+            self.kick();
+        }
+    }
+
+    /// Slots of these workers came free: asks for a look if steps may wait for one.
+    pub fn slots_freed(&self, workers: impl IntoIterator<Item = Uuid>) {
+        let all = self.lock();
+        if workers.into_iter().any(|worker_id| all.could_serve(worker_id)) {
+            drop(all);
             self.kick();
         }
     }
@@ -434,15 +531,30 @@ impl Reservation {
         self.slots.iter().all(|s| s.open == 0)
     }
 
-    /// Promises a slot to a step of this lane, on the worker with the most open ones.
-    pub fn promise(&mut self, lane_id: i32) -> Option<Uuid> {
+    /// Promises a slot to a claim in this lane, on the worker with the most open ones.
+    pub fn promise(&mut self, lane_id: i32, lease: Lease) -> Option<Uuid> {
         let slot = self
             .slots
             .iter_mut()
             .filter(|s| s.open > 0 && s.lanes.binary_search(&lane_id).is_ok())
             .max_by_key(|s| s.open)?;
         slot.open -= 1;
+        self.promised.push((lease, slot.worker_id));
         Some(slot.worker_id)
+    }
+
+    /// All promises so far. After a commit that may or may not have taken place, each may be a claim that no worker
+    /// knows of.
+    pub fn promised(&self) -> &[(Lease, Uuid)] {
+        &self.promised
+    }
+
+    /// From now on the promised claims can be cancelled. To be called before their commit: once that is done, somebody
+    /// may end an attempt in the moment before its assignment goes out.
+    pub fn announce(&self) {
+        if !self.promised.is_empty() {
+            self.hub.lock().promised.extend(self.promised.iter().map(|(lease, _)| (*lease, None)));
+        }
     }
 
     /// Sends a committed claim to its worker. `false` when the worker is gone: the attempt never reached it.
@@ -455,8 +567,15 @@ impl Reservation {
         }
         {
             let mut all = self.hub.lock();
+            let cancelled = all.promised.remove(&lease).flatten();
             let Some(c) = all.by_id.get_mut(&worker_id) else { return false };
             c.reserved = c.reserved.saturating_sub(1);
+            if cancelled.is_some() {
+                // The attempt has ended already; its worker never hears of it.
+                drop(all);
+                self.hub.kick();
+                return true;
+            }
             c.in_flight.insert(lease, in_flight);
         }
         self.hub.sooner.notify_one();
@@ -467,17 +586,21 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut all = self.hub.lock();
-        let mut returned = 0;
+        for (lease, _) in &self.promised {
+            all.promised.remove(lease);
+        }
         for slot in &self.slots {
             if let Some(c) = all.by_id.get_mut(&slot.worker_id) {
                 c.reserved = c.reserved.saturating_sub(slot.held);
-                returned += slot.held;
             }
         }
-        // Whoever found them taken looks again, now that there is something to find.
-        if returned > 0 && std::mem::take(&mut all.contended) {
+        // Whoever found them taken left a step behind; now there is a slot for it.
+        if self.slots.iter().any(|slot| slot.held > 0 && all.could_serve(slot.worker_id)) {
             drop(all);
             self.hub.kick();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,11 @@ use crate::{
 const MAX_BATCH: usize = 256;
 /// The most submits that wait for one; the next one is refused.
 const MAX_QUEUE: usize = 2_048;
-/// The most bytes of contexts that wait or are in a transaction, in KiB; what comes on top is refused.
+/// The most tasks of one transaction, unless one request has more.
+const MAX_BATCH_TASKS: usize = 1_000;
+/// How long a submit waits for a database that neither answers nor breaks the connection.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of tasks that wait or are in a transaction, in KiB; what comes on top is refused.
 const MAX_QUEUE_KIB: usize = 64 << 10;
 /// When to try again after a refusal.
 pub const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -140,7 +144,7 @@ pub struct IntakeQueue {
 impl IntakeQueue {
     /// Checks the submissions and has them stored; returns when they are committed.
     pub async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Submitted>, IntakeError> {
-        let kib = 1 + submissions.iter().map(|s| s.context.len()).sum::<usize>() / 1024;
+        let kib: usize = submissions.iter().map(|s| 1 + (s.context.len() + s.annotations.len()) / 1024).sum();
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).try_acquire_many_owned(permits).map_err(|_| IntakeError::Full)?;
         let mut seen = self.catalog.newest();
@@ -158,7 +162,13 @@ impl IntakeQueue {
             mpsc::error::TrySendError::Full(_) => IntakeError::Full,
             mpsc::error::TrySendError::Closed(_) => IntakeError::ShuttingDown,
         })?;
-        answer.await.map_err(|_| IntakeError::ShuttingDown)?
+        match tokio::time::timeout(SUBMIT_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|_| IntakeError::ShuttingDown)?,
+            Err(_) => {
+                let error = StoreError::Connection(format!("not confirmed within {SUBMIT_TIMEOUT:?}"));
+                Err(IntakeError::Failed(Arc::new(error)))
+            }
+        }
     }
 }
 
@@ -213,7 +223,7 @@ impl Intake {
     /// the callers' to know, who hear UNAVAILABLE instead of waiting.
     async fn store_all(&mut self, groups: Vec<Group>) {
         const COLLISIONS: usize = 5;
-        let mut work = vec![groups];
+        let mut work = portions(groups);
         let mut collisions = 0;
         while let Some(mut groups) = work.pop() {
             match self.run_once(&mut groups).await {
@@ -278,26 +288,22 @@ impl Intake {
                 plans.insert(task.plan.template_id, Arc::clone(&task.plan));
             }
         }
-        for id in read.candidates.iter().map(|c| c.template_id).collect::<HashSet<_>>() {
-            plans.insert(id, self.catalog.plan(id).await?);
-        }
+        plans.extend(self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?);
         let (claimed, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
         start_claimed(&mut changes);
-        let unserved = changes.new_live.iter().any(|l| l.grant.is_none());
-        changes.notify = self.peers.news(unserved, false, &[]);
+        let unserved: HashSet<i32> = changes.new_live.iter().filter(|l| l.grant.is_none()).map(|l| l.lane_id).collect();
+        changes.notify = self.peers.news(!unserved.is_empty(), false, false);
         if changes.is_empty() {
             hot.rollback().await?;
         } else {
-            let mut applied = hot.commit(&changes, &wanted, read.now).await?;
+            let committed = hot.commit(&changes, &wanted, read.now).await;
+            let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
             let claimed = claimed.into_iter().chain(std::mem::take(&mut applied.claimed)).collect();
             for input in deliver(assignment::assemble(claimed, &applied, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;
             }
         }
-        if unserved {
-            self.hub.set_backlog(true);
-            self.hub.slots_freed();
-        }
+        self.hub.steps_wait(unserved);
         self.answer(groups, refused, &known, again).await
     }
 
@@ -383,6 +389,26 @@ fn submitted(
             IntakeError::Failed(Arc::new(error))
         }),
     }
+}
+
+/// Divides the groups into transactions; the first is the last one in the list.
+fn portions(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    let mut portions: Vec<Vec<Group>> = Vec::new();
+    let mut tasks = 0;
+    for group in groups {
+        match portions.last_mut() {
+            Some(portion) if tasks + group.tasks.len() <= MAX_BATCH_TASKS => {
+                tasks += group.tasks.len();
+                portion.push(group);
+            }
+            _ => {
+                tasks = group.tasks.len();
+                portions.push(vec![group]);
+            }
+        }
+    }
+    portions.reverse();
+    portions
 }
 
 /// What becomes of each group.

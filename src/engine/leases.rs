@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,15 +19,19 @@ use super::{
 };
 use crate::{
     domain::attempt::Outcome,
-    store::{Db, StoreError, worker},
+    store::{Db, StoreError, server, worker},
 };
 
 /// How often heartbeats are written, all in one statement.
 const FLUSH: Duration = Duration::from_millis(800);
 /// How often silent workers are looked for.
 const REAP: Duration = Duration::from_secs(1);
-/// What a silent worker of another server gets on top of its lease.
+/// What a silent worker of another server gets on top of its lease, and an attempt on top of its deadline.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A pause that took so long was not one: this process, or the machine, stood still.
+const STOOD_STILL: Duration = Duration::from_millis(2_500);
+/// How long the database may take for the look.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most attempts given up in one go.
 const REAP_LIMIT: i64 = 1_000;
 /// How often forgotten connections are deleted.
@@ -97,46 +102,50 @@ impl Leases {
 
     /// Gives up silent workers until `shutdown`.
     ///
-    /// A worker is silent only if somebody could have heard it: after this server started, and after the database was
-    /// away, nobody is given up for the length of a lease.
+    /// A worker is silent only if somebody could have heard it: after this server started or stood still itself, and
+    /// after the database was away, nobody is given up for the length of a lease.
     pub async fn run_reaper(self, shutdown: CancellationToken) {
         let mut listening_since = Instant::now();
         let mut pruned: Option<Instant> = None;
-        while pause(jitter(REAP), &shutdown).await {
-            if self.health.now().database_away {
+        loop {
+            let paused = Instant::now();
+            if !pause(jitter(REAP), &shutdown).await {
+                return;
+            }
+            if self.health.now().database_away || paused.elapsed() > STOOD_STILL {
                 listening_since = Instant::now();
             }
-            if listening_since.elapsed() < self.lease {
-                if let Err(error) = crate::store::server::ping(&self.db).await {
-                    tracing::debug!(%error, "no answer from the database");
-                    self.health.database(false);
-                } else {
-                    self.health.database(true);
-                }
-                continue;
+            let listens = listening_since.elapsed() >= self.lease;
+            let looked = match listens {
+                true => self.reap_once().await.map(drop),
+                false => in_time(server::ping(&self.db)).await,
+            };
+            if let Err(error) = &looked {
+                tracing::debug!(%error, "silent workers could not be looked for");
+                listening_since = Instant::now();
             }
-            match self.reap_once().await {
-                Ok(_) => self.health.database(true),
-                Err(error) => {
-                    tracing::debug!(%error, "silent workers could not be looked for");
-                    self.health.database(!error.is_transient());
-                    listening_since = Instant::now();
-                }
-            }
+            self.health.database(!looked.is_err_and(|error| error.is_transient()));
             if pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
                 pruned = Some(Instant::now());
             }
         }
     }
 
-    /// Ends lapsed connections and sends their attempts to the settler; returns how many attempts.
+    /// Ends lapsed connections and sends their attempts, and those that nobody timed out, to the settler; returns how
+    /// many attempts.
     pub async fn reap_once(&self) -> Result<usize, StoreError> {
-        let orphans = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT).await?;
-        let count = orphans.len();
-        for orphan in orphans {
-            self.hub.send(orphan.worker_id, ToWorker::Superseded);
-            self.hub.remove(orphan.worker_id);
-            let input = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome: Outcome::WorkerLost };
+        let reaped = in_time(worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT)).await?;
+        for worker_id in reaped.lost.iter().chain(reaped.orphans.iter().map(|orphan| &orphan.worker_id)) {
+            self.hub.send(*worker_id, ToWorker::Superseded);
+            self.hub.remove(*worker_id);
+        }
+        let count = reaped.orphans.len() + reaped.overdue.len();
+        let gone = |orphan: worker::Orphan| {
+            let outcome = Outcome::WorkerLost;
+            Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome }
+        };
+        let overdue = reaped.overdue.into_iter().map(|lease| Input::Deadline { lease });
+        for input in reaped.orphans.into_iter().map(gone).chain(overdue) {
             if self.settle.push(input).await.is_err() {
                 break;
             }
@@ -162,6 +171,12 @@ impl Leases {
             }
         }
     }
+}
+
+/// A database that says nothing at all is away too.
+async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answer = tokio::time::timeout(LOOK_TIMEOUT, call).await;
+    answer.unwrap_or_else(|_| Err(StoreError::Connection("no answer in time".into())))
 }
 
 /// Sleeps; `false` when `shutdown` came first.

@@ -25,6 +25,10 @@ use crate::store::{Db, StoreError, db::Message, server, task, worker};
 const BEAT: Duration = Duration::from_secs(5);
 /// How often watched tasks and held leases are compared with the database while there are other servers.
 const LOOK: Duration = Duration::from_secs(1);
+/// The shortest time between two times that all watchers are told to look.
+const WATCH_PAUSE: Duration = Duration::from_millis(100);
+/// Before the first beat nobody knows: better one notification too many.
+const UNKNOWN: i64 = -1;
 /// The most notifications that wait.
 const MAX_NEWS: usize = 64;
 
@@ -38,8 +42,10 @@ pub struct Peers {
 /// What a notification is about; one letter each on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct News {
-    /// Steps wait for workers, or tasks moved on.
+    /// Steps wait for workers.
     work: bool,
+    /// Tasks moved on.
+    moved: bool,
     /// Attempts were ended from outside.
     cancels: bool,
     /// A template was registered.
@@ -49,6 +55,7 @@ struct News {
 impl News {
     fn merge(&mut self, other: Self) {
         self.work |= other.work;
+        self.moved |= other.moved;
         self.cancels |= other.cancels;
         self.templates |= other.templates;
     }
@@ -56,17 +63,17 @@ impl News {
 
 impl Peers {
     pub fn new(server_id: Uuid) -> Self {
-        // Until the first beat: better one notification too many.
-        Self { server_id, others: AtomicI64::new(1) }
+        Self { server_id, others: AtomicI64::new(UNKNOWN) }
     }
 
     /// The payload that tells the others about a transaction; `None` when there is nobody or nothing to tell.
-    pub fn news(&self, unserved: bool, cancels: bool, touched: &[Uuid]) -> Option<String> {
-        let anything = unserved || cancels || !touched.is_empty();
-        if !anything || self.others.load(Ordering::Relaxed) == 0 {
+    pub fn news(&self, work: bool, cancels: bool, moved: bool) -> Option<String> {
+        if !(work || cancels || moved) || self.others.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        Some(format!("{}:{}", self.server_id, if cancels { "wc" } else { "w" }))
+        let letter = |said: bool, letter: &'static str| if said { letter } else { "" };
+        let (work, moved, cancels) = (letter(work, "w"), letter(moved, "m"), letter(cancels, "c"));
+        Some(format!("{}:{work}{moved}{cancels}", self.server_id))
     }
 
     /// The payload that tells the others about a new template.
@@ -78,7 +85,8 @@ impl Peers {
     fn read(&self, payload: &str) -> News {
         match payload.split_once(':') {
             Some((from, about)) if from != self.server_id.to_string() => {
-                News { work: about.contains('w'), cancels: about.contains('c'), templates: about.contains('t') }
+                let says = |letter| about.contains(letter);
+                News { work: says('w'), moved: says('m'), cancels: says('c'), templates: says('t') }
             }
             _ => News::default(),
         }
@@ -86,7 +94,7 @@ impl Peers {
 
     /// Whether other servers were heard of lately.
     pub fn any(&self) -> bool {
-        self.others.load(Ordering::Relaxed) > 0
+        self.others.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -105,6 +113,8 @@ impl PeersLoop {
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);
         let listener = tokio::spawn(listen(self.db.clone(), Arc::clone(&self.peers), sender, shutdown.clone()));
+        let everything = News { work: true, moved: true, cancels: true, templates: false };
+        let mut told = tokio::time::Instant::now() - WATCH_PAUSE;
         let mut beat = tokio::time::interval(BEAT);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -112,10 +122,15 @@ impl PeersLoop {
             let result = tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = beat.tick() => self.beat_once().await,
-                _ = look.tick(), if self.peers.any() => self.look_once(News { work: true, cancels: true, templates: false }).await,
+                _ = look.tick(), if self.peers.any() => self.look_once(everything).await,
                 Some(mut first) = news.recv() => {
                     while let Ok(more) = news.try_recv() {
                         first.merge(more);
+                    }
+                    // Every watcher reads its task. Under load the next look, at most a second away, does for many news.
+                    first.moved &= told.elapsed() >= WATCH_PAUSE;
+                    if first.moved {
+                        told = tokio::time::Instant::now();
                     }
                     self.look_once(first).await
                 }
@@ -133,7 +148,7 @@ impl PeersLoop {
         let others = server::beat(&self.db, self.peers.server_id, &self.address, env!("CARGO_PKG_VERSION")).await?;
         let before = self.peers.others.swap(others, Ordering::Relaxed);
         // The others learn of this server now, instead of at their own next beat.
-        if before == 0 && others > 0 {
+        if before <= 0 && others > 0 {
             server::wake(&self.db, &format!("{}:w", self.peers.server_id)).await?;
         }
         Ok(())
@@ -145,7 +160,9 @@ impl PeersLoop {
             self.hub.relane(&self.catalog.lanes());
         }
         if news.work {
-            self.hub.kick();
+            self.hub.anything_waits();
+        }
+        if news.moved {
             self.watchers.tell(self.watchers.watched());
         }
         if news.cancels {
@@ -184,7 +201,7 @@ async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Res
             result = poll_fn(|cx| start.as_mut().poll(cx)), if !started => {
                 result?;
                 started = true;
-                let _ = sender.try_send(News { work: true, cancels: true, templates: true });
+                let _ = sender.try_send(News { work: true, moved: true, cancels: true, templates: true });
             }
             message = messages.next() => match message {
                 Some(Ok(Message::Notification(n))) => {

@@ -54,11 +54,11 @@ impl WorkerService for Workers {
         };
         let new = worker_messages::register(register, self.0.server_id)?;
         let (outbox, inbox) = mpsc::channel(outbox_size(new.max_concurrent_steps));
-        let connection = Connection::open(self.0.clone(), new, outbox).await?;
+        let stop = CancellationToken::new();
+        let connection = Connection::open(self.0.clone(), new, outbox, stop.clone()).await?;
         let ending = Ending::default();
         let (registered, worker_id) = (connection.registered(), connection.worker_id);
         let cancelled = connection.cancelled();
-        let stop = CancellationToken::new();
         tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
         let stream = outgoing(registered, cancelled, inbox, ending, stop.drop_guard());
         tracing::info!(%worker_id, "worker connected");
@@ -88,7 +88,16 @@ struct Connection {
 
 impl Connection {
     /// Stores the connection, takes over the leases that the worker still holds, and gives back the others.
-    async fn open(engine: Engine, new: workers::NewWorker, outbox: mpsc::Sender<ToWorker>) -> Result<Self, Status> {
+    async fn open(
+        engine: Engine,
+        new: workers::NewWorker,
+        outbox: mpsc::Sender<ToWorker>,
+        stop: CancellationToken,
+    ) -> Result<Self, Status> {
+        let room = engine.hub.room().ok_or_else(|| {
+            let message = "this server has as many worker streams as it takes; try another one";
+            error::retry_later(Code::ResourceExhausted, "TOO_MANY_WORKERS", message, Duration::from_secs(5))
+        })?;
         let found = workers::register(&engine.db, &new, engine.lease).await.map_err(|e| error::store(&e))?;
         if let Some(previous) = new.previous {
             // If the old stream is here and still open, its worker is not behind it any more.
@@ -106,21 +115,13 @@ impl Connection {
             capacity: usize::try_from(new.max_concurrent_steps).unwrap_or(1),
         };
         let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
-        if !engine.hub.add(profile, held, &engine.catalog.lanes(), outbox) {
-            let _ = workers::end(&engine.db, &[worker_id]).await;
-            let message = "this server has as many worker streams as it takes; try another one";
-            return Err(error::retry_later(
-                Code::ResourceExhausted,
-                "TOO_MANY_WORKERS",
-                message,
-                Duration::from_secs(5),
-            ));
-        }
+        // The last wait, as the caller may go away in any: what was added would then stay.
         for orphan in found.orphans {
             let outcome = Outcome::Released { pause: false };
             let gone = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome };
             engine.settle.push(gone).await.map_err(error::closed)?;
         }
+        engine.hub.add(room, profile, held, &engine.catalog.lanes(), outbox, stop);
         Ok(Self { engine, worker_id, kept: kept.into_iter().collect(), void, draining: false })
     }
 
@@ -203,7 +204,9 @@ impl Connection {
         self.engine.settle.push(input).await.map_err(error::closed)
     }
 
-    /// The worker is done: it gets its last acknowledgements, and what it has not answered goes to others at once.
+    /// The worker says nothing more: it gets its last acknowledgements. If it had said that it drains, it is done, and
+    /// what it has not answered goes to others at once. If not, a client library may have closed what it only wanted to
+    /// drop; the worker may come back within its lease.
     async fn close(&self, stop: &CancellationToken) {
         self.engine.hub.close(self.worker_id);
         let acknowledged = async {
@@ -216,6 +219,9 @@ impl Connection {
             _ = tokio::time::timeout(LAST_ACKS, acknowledged) => {}
         }
         let left = self.engine.hub.remove(self.worker_id);
+        if !self.draining && !left.is_empty() {
+            return;
+        }
         if let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
             tracing::debug!(%error, "a worker's end could not be stored; its lease runs out instead");
         }

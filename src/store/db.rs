@@ -20,9 +20,10 @@ const POOL_WAIT: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 /// Settings of the engine's connections. Statistics of tables that fill and empty by the second mislead the planner: it
 /// then hashes a whole table to find a handful of rows. Every hot statement is a lookup by key, so nothing is lost by
-/// leaving it no other plan.
+/// leaving it no other plan. Between the two halves of a transaction the engine only thinks: a server that stops there,
+/// with rows locked, must not hold up the others for longer than they are ready to wait for a lock.
 const HOT_OPTIONS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c jit=off \
-                           -c plan_cache_mode=force_generic_plan -c idle_in_transaction_session_timeout=30000";
+                           -c plan_cache_mode=force_generic_plan -c idle_in_transaction_session_timeout=5000";
 
 /// A database and the schema in it that holds one cell of Tasker.
 #[derive(Clone)]
@@ -68,7 +69,10 @@ impl Db {
             .options(options)
             .application_name("tasker")
             .connect_timeout(Duration::from_secs(3))
-            .keepalives_idle(Duration::from_secs(30));
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(20));
         let tls = tls();
         let manager = Manager::from_config(
             config.clone(),

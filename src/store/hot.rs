@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio_postgres::{Client, Row, Statement, types::Type};
 use uuid::Uuid;
 
@@ -76,8 +76,10 @@ pub struct SettleRead {
 pub struct DispatchRead {
     /// Locked.
     pub candidates: Vec<Candidate>,
+    /// The lanes that retries have joined, one or more times.
+    pub promoted: Vec<i32>,
     pub now: SystemTime,
-    /// Time until the next retry in one of the lanes falls due.
+    /// Time until the next retry falls due.
     pub next_retry: Option<Duration>,
 }
 
@@ -163,11 +165,12 @@ const LOCK_READY: &str = "
 
 /// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
 const PROMOTE: &str = "
-    UPDATE queue SET due = true
-     WHERE (task_id, step) IN (
-           SELECT task_id, step FROM queue
-            WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp()
-            ORDER BY next_attempt_at LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+    WITH ripe AS MATERIALIZED (
+        SELECT task_id, step FROM queue
+         WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp()
+         ORDER BY next_attempt_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
+    UPDATE queue q SET due = true FROM ripe r WHERE q.task_id = r.task_id AND q.step = r.step
+    RETURNING q.lane_id";
 
 const NEXT_RETRY: &str = "
     SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
@@ -235,6 +238,15 @@ pub struct Hot {
     channel: String,
 }
 
+/// A rollback has nothing to wait for.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than the database lets any statement run: if nothing came by then, nothing will.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+
+fn silent() -> StoreError {
+    StoreError::Connection("no answer in time".into())
+}
+
 /// Statements to send together. They run in the order they were added; the first error is the one that comes back.
 struct Pipeline<'a> {
     calls: Vec<(&'a Statement, Params<'a>)>,
@@ -256,11 +268,16 @@ impl<'a> Pipeline<'a> {
         params.map(|params| self.add(statement, params))
     }
 
-    /// `try_join_all` polls in order up to 30 futures, and the first poll of a query is what sends it; a `Pipeline` is
-    /// always shorter.
+    /// `join_all` polls in order up to 30 futures, and the first poll of a query is what sends it; a `Pipeline` is always
+    /// shorter.
+    ///
+    /// All answers are waited for: what fails after the first failure says only that the transaction is aborted, and
+    /// could otherwise be the answer that is seen first.
     async fn run(self, client: &Client) -> Result<Vec<Vec<Row>>, StoreError> {
         debug_assert!(self.calls.len() <= 30, "a longer pipeline could be sent out of order");
-        Ok(try_join_all(self.calls.iter().map(|(statement, params)| client.query(*statement, params))).await?)
+        let answers = join_all(self.calls.iter().map(|(statement, params)| client.query(*statement, params)));
+        let answers = tokio::time::timeout(ANSWER_TIMEOUT, answers).await.map_err(|_| silent())?;
+        Ok(answers.into_iter().collect::<Result<_, _>>()?)
     }
 }
 
@@ -380,13 +397,14 @@ impl Hot {
         let (lane_ids, limits) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
-        p.add(&s.promote, vec![]);
+        let promoted = p.add(&s.promote, vec![]);
         let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits]);
         let next = p.add(&s.next_retry, vec![]);
         let clock = p.add(&s.clock, vec![]);
         let rows = p.run(&self.client).await?;
         Ok(DispatchRead {
             candidates: rows[ready].iter().map(candidate).collect(),
+            promoted: rows[promoted].iter().map(|row| row.get(0)).collect(),
             now: rows[clock][0].get(0),
             next_retry: rows[next].first().map(|row| seconds(row.get(0))),
         })
@@ -457,7 +475,8 @@ impl Hot {
 
     /// Ends the transaction without writing.
     pub async fn rollback(&self) -> Result<(), StoreError> {
-        Ok(self.client.batch_execute("ROLLBACK").await?)
+        let rollback = self.client.batch_execute("ROLLBACK");
+        Ok(tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await.map_err(|_| silent())??)
     }
 }
 

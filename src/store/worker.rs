@@ -33,6 +33,17 @@ pub struct KeptLease {
     pub remaining: Duration,
 }
 
+/// What to give up.
+#[derive(Clone, Debug, Default)]
+pub struct Reaped {
+    /// Connections whose lease ran out.
+    pub lost: Vec<Uuid>,
+    /// Attempts that have no living worker.
+    pub orphans: Vec<Orphan>,
+    /// Attempts whose deadline passed a while ago without the server of their worker doing anything about it.
+    pub overdue: Vec<Lease>,
+}
+
 /// An attempt whose worker is gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Orphan {
@@ -154,29 +165,52 @@ pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Ends the connections whose lease ran out, and returns up to `limit` attempts that have no living worker. A server ends
-/// its own connections, so that it stops handing out steps to them in the same moment; those of another server get
-/// `patience` more, which only matters when that server is gone too.
-pub async fn reap(db: &Db, server_id: Uuid, patience: Duration, limit: i64) -> Result<Vec<Orphan>, StoreError> {
+/// Ends the connections whose lease ran out, and returns up to `limit` attempts to end. A server ends its own connections,
+/// so that it stops handing out steps to them in the same moment; those of another server get `patience` more, which only
+/// matters when that server is gone too. The same goes for deadlines: a worker's server watches them, but an attempt that
+/// it does not know of needs somebody else to.
+pub async fn reap(db: &Db, server_id: Uuid, patience: Duration, limit: i64) -> Result<Reaped, StoreError> {
     let client = db.read().await?;
+    // SKIP LOCKED: whose lease is being extended in this moment is not silent. And two servers cannot wait for each other.
     let statement = client
         .prepare_cached(
-            "WITH lost AS (
-                 UPDATE workers SET ended_at = clock_timestamp()
+            "WITH lapsed AS MATERIALIZED (
+                 SELECT worker_id FROM workers
                   WHERE ended_at IS NULL
                     AND lease_expires_at < clock_timestamp()
                                            - CASE WHEN server_id = $2 THEN interval '0' ELSE make_interval(secs => $3) END
-                  RETURNING worker_id),
+                    FOR UPDATE SKIP LOCKED),
+             lost AS (
+                 UPDATE workers w SET ended_at = clock_timestamp() FROM lapsed WHERE w.worker_id = lapsed.worker_id
+                 RETURNING w.worker_id),
              log AS (
                  INSERT INTO events (at, type, worker_id) SELECT clock_timestamp(), 'worker.lost', worker_id FROM lost)
-             SELECT q.task_id, q.step, q.lease, q.worker_id
+             SELECT worker_id, NULL AS task_id, NULL AS step, NULL AS lease, NULL AS orphaned FROM lost
+             UNION ALL
+            (SELECT q.worker_id, q.task_id, q.step, q.lease,
+                    w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
                FROM queue q LEFT JOIN workers w ON w.worker_id = q.worker_id
               WHERE q.worker_id IS NOT NULL
-                AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost))
-              ORDER BY q.task_id, q.step LIMIT $1",
+                AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
+                     OR q.deadline_at < clock_timestamp() - make_interval(secs => $3))
+              ORDER BY q.task_id, q.step LIMIT $1)",
         )
         .await?;
-    Ok(client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64()]).await?.iter().map(orphan).collect())
+    let mut reaped = Reaped::default();
+    for row in client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64()]).await? {
+        let worker_id = row.get(0);
+        let Some(task_id) = row.get(1) else {
+            reaped.lost.push(worker_id);
+            continue;
+        };
+        let lease = Lease { task_id, step: row.get(2), nonce: row.get(3) };
+        if row.get(4) {
+            reaped.orphans.push(Orphan { lease, worker_id });
+        } else {
+            reaped.overdue.push(lease);
+        }
+    }
+    Ok(reaped)
 }
 
 /// Attempts that this server's workers run although the database does not know their leases (any more).

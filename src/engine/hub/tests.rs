@@ -1,0 +1,190 @@
+//! Slots, promises and lanes, without streams.
+
+use std::time::SystemTime;
+
+use tokio::sync::mpsc::error::TryRecvError;
+
+use super::*;
+use crate::engine::catalog::plan_for_tests;
+
+const LANE: i32 = 1;
+const OTHER_LANE: i32 = 2;
+const WORKER: Uuid = Uuid::from_u128(1);
+const OTHER: Uuid = Uuid::from_u128(2);
+const YAML: &str = "{task_name: t, version: 1.0.0, step_templates: [{name: s, handler_class: h}]}";
+
+fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> mpsc::Receiver<ToWorker> {
+    let lane = |lane_id, handler: &str| LaneRow {
+        lane_id,
+        namespace: "n".into(),
+        handler: handler.into(),
+        service: String::new(),
+    };
+    let profile = Profile {
+        worker_id,
+        name: "w".into(),
+        namespaces: HashSet::new(),
+        handlers: HashSet::from([handler.to_owned()]),
+        capacity,
+    };
+    let (outbox, inbox) = mpsc::channel(16);
+    let lanes = [lane(LANE, "h"), lane(OTHER_LANE, "other")];
+    hub.add(hub.room().unwrap(), profile, Vec::new(), &lanes, outbox, CancellationToken::new());
+    inbox
+}
+
+fn lease(nonce: i64) -> Lease {
+    Lease { task_id: Uuid::nil(), step: 0, nonce }
+}
+
+fn assignment(lease: Lease) -> Assignment {
+    Assignment {
+        lease,
+        worker_id: WORKER,
+        lane_id: LANE,
+        plan: plan_for_tests(1, YAML),
+        attempt: 1,
+        charged: 0,
+        deadline_at: SystemTime::UNIX_EPOCH,
+        timeout: Duration::from_secs(1),
+        correlation_id: String::new(),
+        traceparent: None,
+        annotations: String::new(),
+        context: Arc::from("{}"),
+        results: Vec::new(),
+    }
+}
+
+/// Whether somebody asked for a look since the last call.
+async fn kicked(hub: &Hub) -> bool {
+    tokio::time::timeout(Duration::ZERO, hub.kicked()).await.is_ok()
+}
+
+fn give(hub: &Arc<Hub>, nonce: i64) -> bool {
+    let mut reservation = hub.reserve(&Want::Lanes(&BTreeMap::from([(LANE, 1)])));
+    if reservation.promise(LANE, lease(nonce)).is_none() {
+        return false;
+    }
+    reservation.announce();
+    reservation.deliver(assignment(lease(nonce)))
+}
+
+#[test]
+fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
+    let hub = Arc::<Hub>::default();
+    let _inbox = connect(&hub, WORKER, "h", 2);
+    let first = hub.reserve(&Want::All);
+    assert_eq!(first.demand(), [LaneDemand { lane_id: LANE, limit: 2 }]);
+    assert!(hub.reserve(&Want::All).is_empty());
+    drop(first);
+    assert!(give(&hub, 1) && give(&hub, 2) && !give(&hub, 3));
+    hub.answered(WORKER, lease(1));
+    assert!(give(&hub, 3));
+}
+
+#[test]
+fn a_claim_cancelled_on_its_way_is_never_delivered() {
+    let hub = Arc::<Hub>::default();
+    let mut inbox = connect(&hub, WORKER, "h", 1);
+    let mut reservation = hub.reserve(&Want::All);
+    reservation.promise(LANE, lease(1)).unwrap();
+    reservation.announce();
+    // Its commit is done, and before this server has read the answer another transaction cancels the task.
+    assert!(hub.cancel(lease(1), CancelReason::TaskCancelled));
+    assert!(reservation.deliver(assignment(lease(1))), "it is not to be given back");
+    drop(reservation);
+    assert!(matches!(inbox.try_recv(), Err(TryRecvError::Empty)));
+    assert_eq!(hub.in_flight(), 0);
+    assert!(give(&hub, 2), "its slot is free");
+}
+
+#[test]
+fn promises_end_with_their_reservation() {
+    let hub = Arc::<Hub>::default();
+    let _inbox = connect(&hub, WORKER, "h", 1);
+    let mut reservation = hub.reserve(&Want::All);
+    reservation.promise(LANE, lease(1)).unwrap();
+    reservation.announce();
+    assert_eq!(reservation.promised(), [(lease(1), WORKER)]);
+    drop(reservation);
+    assert!(!hub.cancel(lease(1), CancelReason::LeaseLost));
+    assert!(hub.lock().promised.is_empty());
+}
+
+#[test]
+fn answers_that_are_not_stored_take_slots_when_there_are_too_many() {
+    let hub = Arc::<Hub>::default();
+    let mut inbox = connect(&hub, WORKER, "h", 2);
+    for nonce in 0..4 {
+        assert!(give(&hub, nonce), "{nonce}");
+        hub.answered(WORKER, lease(nonce));
+    }
+    assert!(!give(&hub, 4));
+    hub.send(WORKER, ToWorker::Ack { lease: lease(0), accepted: true });
+    assert!(give(&hub, 4) && !give(&hub, 5));
+    while inbox.try_recv().is_ok() {}
+}
+
+#[test]
+fn a_full_server_refuses_before_anything_happened() {
+    let hub = Arc::new(Hub::with_room_for(2));
+    let _inbox = connect(&hub, WORKER, "h", 1);
+    let room = hub.room().unwrap();
+    assert!(hub.room().is_none(), "the second place is being taken");
+    drop(room);
+    assert!(hub.room().is_some());
+}
+
+#[tokio::test]
+async fn a_slot_that_comes_free_asks_for_a_look_unless_its_lanes_are_known_to_be_quiet() {
+    let hub = Arc::<Hub>::default();
+    let _inboxes = (connect(&hub, WORKER, "h", 1), connect(&hub, OTHER, "other", 1));
+    assert!(kicked(&hub).await, "by the new streams");
+    assert!(give(&hub, 1));
+    // A look while the one slot of the lane is taken sees the other lane only.
+    hub.look_begins([OTHER_LANE]);
+    hub.answered(WORKER, lease(1));
+    hub.slots_freed([WORKER]);
+    assert!(kicked(&hub).await);
+    hub.look_begins([LANE]);
+    hub.slots_freed([WORKER, OTHER]);
+    assert!(!kicked(&hub).await);
+    hub.steps_wait([LANE]);
+    assert!(kicked(&hub).await, "there is a free slot for it");
+}
+
+#[tokio::test]
+async fn what_comes_during_a_look_is_not_forgotten_by_it() {
+    let hub = Arc::<Hub>::default();
+    let _inbox = connect(&hub, WORKER, "h", 1);
+    kicked(&hub).await;
+    let looking = hub.reserve(&Want::All);
+    hub.look_begins([LANE]);
+    // Too late for the look, and there is no slot, because the look holds it.
+    hub.steps_wait([LANE]);
+    assert!(!kicked(&hub).await);
+    drop(looking);
+    assert!(kicked(&hub).await);
+    hub.look_begins([LANE]);
+    drop(hub.reserve(&Want::All));
+    assert!(!kicked(&hub).await, "nothing waits");
+}
+
+#[test]
+fn a_worker_that_does_not_read_is_not_heard_either() {
+    let hub = Arc::<Hub>::default();
+    let (outbox, _inbox) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let profile = Profile {
+        worker_id: WORKER,
+        name: "w".into(),
+        namespaces: HashSet::new(),
+        handlers: HashSet::new(),
+        capacity: 1,
+    };
+    hub.add(hub.room().unwrap(), profile, Vec::new(), &[], outbox, stop.clone());
+    let ack = || ToWorker::Ack { lease: lease(0), accepted: true };
+    assert!(hub.send(WORKER, ack()) && !stop.is_cancelled());
+    assert!(!hub.send(WORKER, ack()) && stop.is_cancelled());
+    assert!(hub.workers().is_empty());
+}

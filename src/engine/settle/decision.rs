@@ -1,0 +1,295 @@
+//! What a batch of inputs amounts to. Pure: from what was read under lock to what is to be written, and to be said
+//! after the commit.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::SystemTime,
+};
+
+use uuid::Uuid;
+
+use super::{CancelError, Input};
+use crate::{
+    domain::{
+        attempt::{Outcome, OutcomeKind, Spent},
+        event::EventType,
+        lease::Lease,
+        progress::Progress,
+        retry::Backoff,
+        step::{StepEvent, StepState},
+        task::{TaskEvent, TaskState},
+    },
+    engine::{catalog::Plan, claims::Plans, hub::CancelReason},
+    store::{
+        changes::{Changes, Ended, EndedAttempt, Event, GivenBack, NewLive, Retry, TaskUpdate},
+        hot::{LiveRow, SettleRead, TaskRow},
+    },
+};
+
+/// How long a released step of a worker that does not drain waits.
+const RELEASE_PAUSE: Backoff = Backoff { base_seconds: 1.0, multiplier: 1.0, max_seconds: 1.0, jitter: 0.0 };
+
+struct TaskInHand<'a> {
+    row: &'a TaskRow,
+    plan: &'a Plan,
+    progress: Progress,
+    changed: bool,
+    cancelled: Option<(String, String)>,
+}
+
+/// A batch in the making.
+pub(super) struct Decision<'a> {
+    now: SystemTime,
+    tasks: BTreeMap<Uuid, TaskInHand<'a>>,
+    /// Rows that are still in play, by step.
+    live: BTreeMap<(Uuid, i16), &'a LiveRow>,
+    /// Leases settled in this batch: a second copy is as good as the first.
+    settled: HashMap<Lease, bool>,
+    pub changes: Changes,
+    pub acks: Vec<(Uuid, Lease, bool)>,
+    pub cancelled: Vec<(Lease, CancelReason)>,
+    pub refused: HashMap<usize, CancelError>,
+    pub touched: Vec<Uuid>,
+}
+
+impl<'a> Decision<'a> {
+    pub fn new(read: &'a SettleRead, plans: &'a Plans) -> Self {
+        let tasks = read
+            .tasks
+            .iter()
+            .filter_map(|row| {
+                let plan = plans.get(&row.template_id)?;
+                let progress = row.progress.clone();
+                Some((row.task_id, TaskInHand { row, plan, progress, changed: false, cancelled: None }))
+            })
+            .collect();
+        Self {
+            now: read.now,
+            tasks,
+            live: read.live.iter().map(|row| ((row.task_id, row.step), row)).collect(),
+            settled: HashMap::new(),
+            changes: Changes::default(),
+            acks: Vec::new(),
+            cancelled: Vec::new(),
+            refused: HashMap::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// Cancels go first: a result that came in the same moment is then too late, and nothing has to be undone.
+    pub fn take_cancels(&mut self, inputs: &[Input]) {
+        for (i, input) in inputs.iter().enumerate() {
+            if let Input::Cancel { task_id, by, reason, .. } = input
+                && let Err(error) = self.cancel(*task_id, by, reason)
+            {
+                self.refused.insert(i, error);
+            }
+        }
+    }
+
+    pub fn take(&mut self, input: &Input, past: &HashMap<Lease, OutcomeKind>) {
+        match input {
+            Input::Result { lease, outcome, worker_id, .. } => {
+                let accepted = match self.settled.get(lease) {
+                    Some(accepted) => *accepted,
+                    None => {
+                        let live = self.end_attempt(*lease, outcome, None);
+                        live || past.get(lease).is_some_and(|kind| kind.is_from_worker())
+                    }
+                };
+                self.settled.insert(*lease, accepted);
+                self.acks.push((*worker_id, *lease, accepted));
+            }
+            Input::Gone { lease, worker_id, outcome } => {
+                if self.end_attempt(*lease, outcome, Some(*worker_id)) {
+                    self.settled.insert(*lease, false);
+                    self.cancelled.push((*lease, CancelReason::LeaseLost));
+                }
+            }
+            Input::Deadline { lease } => self.deadline(*lease),
+            Input::Cancel { .. } => {}
+        }
+    }
+
+    fn deadline(&mut self, lease: Lease) {
+        match self.row(lease).map(|row| row.deadline_at) {
+            Some(at) if at.is_some_and(|at| at <= self.now) => {
+                if self.end_attempt(lease, &Outcome::TimedOut, None) {
+                    self.settled.insert(lease, false);
+                    self.cancelled.push((lease, CancelReason::TimedOut));
+                }
+            }
+            Some(_) => {}
+            // It ended and its worker was not told, perhaps because that commit was not confirmed.
+            None => self.cancelled.push((lease, CancelReason::LeaseLost)),
+        }
+    }
+
+    /// The row of a lease that is the running one.
+    fn row(&self, lease: Lease) -> Option<&'a LiveRow> {
+        self.live.get(&(lease.task_id, lease.step)).copied().filter(|row| row.lease == Some(lease.nonce))
+    }
+
+    /// Ends the attempt if its lease is the running one (and belongs to `holder`, if given).
+    fn end_attempt(&mut self, lease: Lease, outcome: &Outcome, holder: Option<Uuid>) -> bool {
+        let Some(row) = self.row(lease) else { return false };
+        let (Some(worker_id), Some(started_at)) = (row.worker_id, row.started_at) else { return false };
+        if holder.is_some_and(|holder| holder != worker_id) {
+            return false;
+        }
+        let Some(task) = self.tasks.get_mut(&lease.task_id) else { return false };
+        let Some(template) = task.plan.step(lease.step) else { return false };
+        let spent = Spent { charged: unsigned(row.charged), lost: unsigned(row.lost) };
+        let verdict = outcome.judge(spent, u16::try_from(template.retry_limit).unwrap_or(u16::MAX));
+        let Ok(state) = StepState::InProgress.after(verdict.event) else { return false };
+        let attempt = EndedAttempt {
+            task_id: lease.task_id,
+            step: lease.step,
+            template_id: task.row.template_id,
+            attempt: row.attempt,
+            lease: lease.nonce,
+            worker_id,
+            outcome: outcome.kind(),
+            charged: verdict.charged,
+            failure: outcome.failure(),
+            retry_after: match outcome {
+                Outcome::RetryableError { retry_after, .. } => *retry_after,
+                _ => None,
+            },
+            ready_at: row.ready_at,
+            started_at,
+        };
+        self.live.remove(&(lease.task_id, lease.step));
+        self.touched.push(lease.task_id);
+        match verdict.event {
+            StepEvent::Retry => {
+                let mut backoff = template.backoff;
+                if matches!(outcome, Outcome::Released { .. }) {
+                    backoff = RELEASE_PAUSE;
+                }
+                self.changes.retries.push(Retry { attempt, backoff });
+            }
+            StepEvent::GiveBack => {
+                self.changes.events.push(Event::of_attempt(EventType::StepRetrying, &attempt));
+                let lost = matches!(outcome, Outcome::WorkerLost);
+                self.changes.given_back.push(GivenBack { attempt, lost });
+            }
+            event => {
+                let kind = if event == StepEvent::Succeed { EventType::StepCompleted } else { EventType::StepFailed };
+                self.changes.events.push(Event::of_attempt(kind, &attempt));
+                let result = match outcome {
+                    Outcome::Succeeded(json) => Some(json.clone()),
+                    _ => None,
+                };
+                self.end_step(row, state, Some(&attempt), result);
+                self.unlock(lease.task_id, lease.step, event);
+            }
+        }
+        true
+    }
+
+    fn end_step(&mut self, row: &LiveRow, state: StepState, attempt: Option<&EndedAttempt>, result: Option<String>) {
+        self.changes.ended.push(Ended {
+            task_id: row.task_id,
+            step: row.step,
+            lease: row.lease,
+            state,
+            attempt: row.attempt,
+            charged: row.charged + i16::from(attempt.is_some_and(|a| a.charged)),
+            result,
+            failure: attempt.and_then(|a| a.failure.clone()),
+            ready_at: row.ready_at,
+            started_at: row.started_at,
+        });
+    }
+
+    /// Brings the children into play whose last parent this was.
+    fn unlock(&mut self, task_id: Uuid, step: i16, event: StepEvent) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        task.changed = true;
+        let plan = task.plan;
+        for child in task.progress.step_ended(&plan.graph, unsigned(step), event) {
+            self.changes.new_live.push(NewLive {
+                task_id,
+                step: i16::try_from(child).unwrap_or(i16::MAX),
+                template_id: task.row.template_id,
+                lane_id: plan.lane(child),
+                priority: task.row.priority,
+                grant: None,
+            });
+        }
+    }
+
+    fn cancel(&mut self, task_id: Uuid, by: &str, reason: &str) -> Result<(), CancelError> {
+        let task = self.tasks.get_mut(&task_id).ok_or(CancelError::NotFound(task_id))?;
+        if task.progress.state == TaskState::Cancelled {
+            return Ok(());
+        }
+        let state = task.progress.state;
+        let after = state.after(TaskEvent::Cancel).map_err(|_| CancelError::Ended(state))?;
+        (task.progress.state, task.progress.live, task.changed) = (after, 0, true);
+        task.cancelled = Some((by.to_owned(), reason.to_owned()));
+        let template_id = task.row.template_id;
+        self.touched.push(task_id);
+        let rows: Vec<&LiveRow> =
+            self.live.range((task_id, i16::MIN)..=(task_id, i16::MAX)).map(|(_, row)| *row).collect();
+        for row in rows {
+            self.live.remove(&(task_id, row.step));
+            let running = row.lease.map(|nonce| Lease { task_id, step: row.step, nonce });
+            self.changes.events.push(Event {
+                step: Some(row.step),
+                attempt: Some(row.attempt),
+                worker_id: row.worker_id,
+                outcome: running.map(|_| OutcomeKind::Cancelled),
+                charged: running.map(|_| false),
+                lease: row.lease,
+                ready_at: Some(row.ready_at),
+                started_at: row.started_at,
+                ..Event::of_task(EventType::StepCancelled, template_id, task_id)
+            });
+            self.end_step(row, StepState::Cancelled, None, None);
+            if let Some(lease) = running {
+                self.settled.insert(lease, false);
+                self.cancelled.push((lease, CancelReason::TaskCancelled));
+            }
+        }
+        self.changes.cancelled_tasks.push(task_id);
+        Ok(())
+    }
+
+    /// Concludes the tasks and writes down what became of them.
+    pub fn finish(mut self) -> Self {
+        for (task_id, task) in &mut self.tasks {
+            if !task.changed {
+                continue;
+            }
+            if let Some(event) = task.progress.conclusion(task.plan.template.steps.len())
+                && let Ok(after) = task.progress.state.after(event)
+            {
+                task.progress.state = after;
+            }
+            let kind = match task.progress.state {
+                TaskState::Complete => Some(EventType::TaskCompleted),
+                TaskState::Error => Some(EventType::TaskFailed),
+                TaskState::Cancelled => Some(EventType::TaskCancelled),
+                TaskState::Pending | TaskState::InProgress => None,
+            };
+            self.changes.events.extend(kind.map(|kind| Event::of_task(kind, task.row.template_id, *task_id)));
+            self.changes.tasks.push(TaskUpdate {
+                task_id: *task_id,
+                state: task.progress.state,
+                steps_live: i16::try_from(task.progress.live).unwrap_or(i16::MAX),
+                steps_done: task.progress.done.as_bytes().to_vec(),
+                failed_step: task.progress.failed_step.and_then(|s| i16::try_from(s).ok()),
+                cancelled: task.cancelled.take(),
+            });
+        }
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        self
+    }
+}
+
+fn unsigned(n: i16) -> u16 {
+    u16::try_from(n).unwrap_or_default()
+}

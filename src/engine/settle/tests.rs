@@ -1,0 +1,284 @@
+//! Decisions without a database: from rows and inputs to changes and messages.
+
+use std::time::SystemTime;
+
+use super::*;
+use crate::{
+    domain::{
+        attempt::{Failure, OutcomeKind},
+        event::EventType,
+        progress::Progress,
+        step::{StepEvent, StepState},
+    },
+    engine::catalog::plan_for_tests,
+    store::hot::{LiveRow, TaskRow},
+};
+
+const TEMPLATE: i32 = 3;
+const TASK: Uuid = Uuid::from_u128(1);
+const WORKER: Uuid = Uuid::from_u128(2);
+const NOW: Duration = Duration::from_secs(1_000);
+
+/// `a`, then `b` and `c`, of which `b` may be tried twice.
+const YAML: &str = "
+task_name: t
+version: 1.0.0
+step_templates:
+  - {name: a, handler_class: h}
+  - {name: b, handler_class: h, depends_on_steps: [a], default_retry_limit: 2}
+  - {name: c, handler_class: h, depends_on_steps: [a]}
+";
+
+struct Case {
+    read: SettleRead,
+    plans: Plans,
+    past: HashMap<Lease, OutcomeKind>,
+}
+
+/// What came out, with lists of short words for the changes.
+struct Verdict {
+    changes: Changes,
+    acks: Vec<(Uuid, Lease, bool)>,
+    cancelled: Vec<(Lease, CancelReason)>,
+    refused: HashMap<usize, CancelError>,
+}
+
+impl Case {
+    /// These steps are complete, and these run.
+    fn new(done: &[u16], running: &[i16]) -> Self {
+        let plan = plan_for_tests(TEMPLATE, YAML);
+        let mut progress = Progress::new(&plan.graph, 3);
+        progress.state = TaskState::InProgress;
+        for step in done {
+            progress.step_ended(&plan.graph, *step, StepEvent::Succeed);
+        }
+        let task = TaskRow { task_id: TASK, template_id: TEMPLATE, priority: 0, progress };
+        let read = SettleRead {
+            live: running.iter().map(|step| live(*step)).collect(),
+            tasks: vec![task],
+            candidates: Vec::new(),
+            now: at(NOW),
+        };
+        Self { read, plans: Plans::from([(TEMPLATE, plan)]), past: HashMap::new() }
+    }
+
+    fn decide(&self, inputs: &[Input]) -> Verdict {
+        let mut decision = Decision::new(&self.read, &self.plans);
+        decision.take_cancels(inputs);
+        for input in inputs {
+            decision.take(input, &self.past);
+        }
+        let Decision { changes, acks, cancelled, refused, .. } = decision.finish();
+        Verdict { changes, acks, cancelled, refused }
+    }
+}
+
+impl Verdict {
+    fn events(&self) -> Vec<&'static str> {
+        self.changes.events.iter().map(|e| e.kind.as_str()).collect()
+    }
+
+    fn acks(&self) -> Vec<bool> {
+        self.acks.iter().map(|(.., accepted)| *accepted).collect()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.changes.is_empty() && self.cancelled.is_empty()
+    }
+}
+
+fn at(since: Duration) -> SystemTime {
+    SystemTime::UNIX_EPOCH + since
+}
+
+fn lease(step: i16) -> Lease {
+    Lease { task_id: TASK, step, nonce: 100 + i64::from(step) }
+}
+
+fn live(step: i16) -> LiveRow {
+    LiveRow {
+        task_id: TASK,
+        step,
+        attempt: 1,
+        charged: 0,
+        lost: 0,
+        lease: Some(lease(step).nonce),
+        worker_id: Some(WORKER),
+        ready_at: at(NOW / 4),
+        started_at: Some(at(NOW / 2)),
+        deadline_at: Some(at(NOW * 2)),
+    }
+}
+
+fn result(step: i16, outcome: Outcome) -> Input {
+    Input::Result { lease: lease(step), outcome, worker_id: WORKER, plan: None }
+}
+
+fn done(step: i16) -> Input {
+    result(step, Outcome::Succeeded("1".into()))
+}
+
+fn failed(step: i16) -> Input {
+    result(step, Outcome::RetryableError { failure: Failure::default(), retry_after: None })
+}
+
+fn cancel() -> Input {
+    let (reply, _) = oneshot::channel();
+    Input::Cancel { task_id: TASK, by: "me".into(), reason: "why".into(), reply }
+}
+
+#[test]
+fn a_result_ends_its_step_and_unlocks_its_children() {
+    let verdict = Case::new(&[], &[0]).decide(&[done(0)]);
+    assert_eq!(verdict.acks(), [true]);
+    let [ended] = &verdict.changes.ended[..] else { panic!("{:?}", verdict.changes.ended) };
+    assert_eq!((ended.step, ended.state, ended.charged, ended.lease), (0, StepState::Complete, 0, Some(100)));
+    let unlocked: Vec<_> = verdict.changes.new_live.iter().map(|l| (l.step, l.lane_id)).collect();
+    assert_eq!(unlocked, [(1, 2), (2, 3)]);
+    let [task] = &verdict.changes.tasks[..] else { panic!() };
+    assert_eq!((task.state, task.steps_live, &task.steps_done[..]), (TaskState::InProgress, 2, &[1][..]));
+    assert_eq!(verdict.events(), ["step.completed"]);
+}
+
+#[test]
+fn the_last_results_of_a_batch_finish_the_task_once() {
+    let verdict = Case::new(&[0], &[1, 2]).decide(&[done(1), done(2)]);
+    assert_eq!(verdict.events(), ["step.completed", "step.completed", "task.completed"]);
+    let [task] = &verdict.changes.tasks[..] else { panic!() };
+    assert_eq!((task.state, task.steps_live), (TaskState::Complete, 0));
+}
+
+#[test]
+fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
+    let mut case = Case::new(&[], &[0]);
+    let verdict = case.decide(&[done(0), failed(0)]);
+    assert_eq!((verdict.acks(), verdict.changes.ended.len(), verdict.changes.retries.len()), (vec![true, true], 1, 0));
+    case.read.live.clear();
+    for (kind, accepted) in [
+        (OutcomeKind::Succeeded, true),
+        (OutcomeKind::RetryableError, true),
+        (OutcomeKind::Released, true),
+        (OutcomeKind::TimedOut, false),
+        (OutcomeKind::WorkerLost, false),
+        (OutcomeKind::Cancelled, false),
+    ] {
+        case.past = HashMap::from([(lease(0), kind)]);
+        let verdict = case.decide(&[done(0)]);
+        assert!(verdict.is_silent());
+        assert_eq!(verdict.acks(), [accepted], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_superseded_lease_is_stale() {
+    let mut case = Case::new(&[], &[0]);
+    case.read.live[0].lease = Some(-1);
+    let verdict = case.decide(&[done(0)]);
+    assert!(verdict.is_silent());
+    assert_eq!(verdict.acks(), [false]);
+}
+
+#[test]
+fn retries_until_the_limit_then_the_failure_ends_the_task_when_nothing_else_runs() {
+    let mut case = Case::new(&[0], &[1, 2]);
+    let verdict = case.decide(&[failed(1)]);
+    assert_eq!((verdict.changes.retries.len(), verdict.changes.tasks.len()), (1, 0));
+    case.read.live[0].charged = 1;
+    let verdict = case.decide(&[failed(1)]);
+    assert_eq!(verdict.events(), ["step.failed"]);
+    assert_eq!(
+        (verdict.changes.tasks[0].state, verdict.changes.tasks[0].failed_step),
+        (TaskState::InProgress, Some(1))
+    );
+    let verdict = case.decide(&[failed(1), done(2)]);
+    assert_eq!(verdict.events(), ["step.failed", "step.completed", "task.failed"]);
+    assert_eq!(verdict.changes.tasks[0].state, TaskState::Error);
+}
+
+#[test]
+fn a_cancel_goes_before_a_result_of_the_same_moment() {
+    let mut case = Case::new(&[0], &[1, 2]);
+    (case.read.live[1].lease, case.read.live[1].worker_id) = (None, None);
+    (case.read.live[1].started_at, case.read.live[1].deadline_at) = (None, None);
+    let verdict = case.decide(&[done(1), cancel(), cancel()]);
+    assert_eq!(verdict.acks(), [false]);
+    assert!(verdict.refused.is_empty(), "a second cancel is as good as the first");
+    assert_eq!(verdict.cancelled, [(lease(1), CancelReason::TaskCancelled)]);
+    let states: Vec<_> = verdict.changes.ended.iter().map(|e| (e.step, e.state, e.charged)).collect();
+    assert_eq!(states, [(1, StepState::Cancelled, 0), (2, StepState::Cancelled, 0)]);
+    assert_eq!(verdict.events(), ["step.cancelled", "step.cancelled", "task.cancelled"]);
+    let ended: Vec<_> = verdict.changes.events.iter().map(|e| e.outcome).collect();
+    assert_eq!(ended, [Some(OutcomeKind::Cancelled), None, None], "only what ran is an attempt");
+    assert_eq!(verdict.changes.cancelled_tasks, [TASK]);
+}
+
+#[test]
+fn what_cannot_be_cancelled_is_refused() {
+    let mut case = Case::new(&[], &[]);
+    case.read.tasks[0].progress.state = TaskState::Complete;
+    let unknown = Uuid::from_u128(9);
+    let (reply, _) = oneshot::channel();
+    let other = Input::Cancel { task_id: unknown, by: String::new(), reason: String::new(), reply };
+    let verdict = case.decide(&[cancel(), other]);
+    assert!(verdict.is_silent());
+    assert_eq!(verdict.refused[&0], CancelError::Ended(TaskState::Complete));
+    assert_eq!(verdict.refused[&1], CancelError::NotFound(unknown));
+}
+
+#[test]
+fn the_databases_clock_decides_on_a_deadline() {
+    let mut case = Case::new(&[0], &[1]);
+    let deadline = Input::Deadline { lease: lease(1) };
+    assert!(case.decide(std::slice::from_ref(&deadline)).is_silent(), "not yet");
+    case.read.live[0].deadline_at = Some(at(NOW));
+    let verdict = case.decide(&[deadline, done(1)]);
+    assert_eq!(verdict.changes.retries[0].attempt.outcome, OutcomeKind::TimedOut);
+    assert_eq!(verdict.cancelled, [(lease(1), CancelReason::TimedOut)]);
+    assert_eq!(verdict.acks(), [false]);
+}
+
+#[test]
+fn a_worker_is_told_of_a_deadline_of_what_has_ended_without_it() {
+    let verdict = Case::new(&[], &[]).decide(&[Input::Deadline { lease: lease(0) }]);
+    assert!(verdict.changes.is_empty());
+    assert_eq!(verdict.cancelled, [(lease(0), CancelReason::LeaseLost)]);
+}
+
+#[test]
+fn only_the_holder_can_lose_an_attempt() {
+    let case = Case::new(&[0], &[1]);
+    let gone = |worker_id, outcome| Input::Gone { lease: lease(1), worker_id, outcome };
+    assert!(case.decide(&[gone(Uuid::nil(), Outcome::WorkerLost)]).is_silent());
+    let verdict = case.decide(&[gone(WORKER, Outcome::WorkerLost), gone(WORKER, Outcome::WorkerLost), done(1)]);
+    let [back] = &verdict.changes.given_back[..] else { panic!() };
+    assert!((back.lost, back.attempt.charged) == (true, false));
+    assert_eq!(verdict.acks(), [false]);
+    assert_eq!(verdict.events(), [EventType::StepRetrying.as_str()]);
+    let verdict = case.decide(&[gone(WORKER, Outcome::Released { pause: false })]);
+    assert!(!verdict.changes.given_back[0].lost);
+    let lanes = lanes_left(&verdict.changes, &case.plans);
+    assert_eq!(lanes, HashSet::from([2]));
+}
+
+#[test]
+fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() {
+    let verdict = Case::new(&[0], &[1]).decide(&[result(1, Outcome::Released { pause: true })]);
+    let [retry] = &verdict.changes.retries[..] else { panic!() };
+    assert_eq!(retry.backoff.delay_bounds(1), (Duration::from_secs(1), Duration::from_secs(1)));
+    assert!(!retry.attempt.charged);
+}
+
+#[test]
+fn leases_and_tasks_are_locked_in_one_order() {
+    let other = Uuid::from_u128(7);
+    let (reply, _) = oneshot::channel();
+    let inputs = [
+        Input::Cancel { task_id: other, by: String::new(), reason: String::new(), reply },
+        done(2),
+        done(0),
+        Input::Deadline { lease: lease(2) },
+    ];
+    let (leases, tasks, cancels) = keys_of(&inputs);
+    assert_eq!(leases, [lease(0), lease(2)]);
+    assert_eq!((tasks, cancels), (vec![TASK, other], vec![other]));
+}

@@ -1,0 +1,37 @@
+//! What a server costs that has nothing to do.
+
+use std::time::{Duration, Instant};
+
+use tasker::client::Client;
+
+use crate::{
+    cluster::{counting, statements},
+    load::ONE,
+    support::{
+        process::ServerProcess,
+        server::register,
+        worker::{RawWorker, registration},
+    },
+};
+
+const WORKERS: usize = 50;
+const BUDGET_PER_SECOND: f64 = 5.0;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
+    let cluster = counting().await;
+    let server = ServerProcess::start(&cluster.url());
+    register(&mut Client::connect(&server.url).await.unwrap(), ONE).await;
+    let mut workers = Vec::new();
+    for _ in 0..WORKERS {
+        workers.push(RawWorker::open(&server.url, registration(&["h"], 4)).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (before, from) = (statements(&cluster), Instant::now());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let spent = statements(&cluster) - before;
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let per_second = spent as f64 / from.elapsed().as_secs_f64();
+    println!("{WORKERS} idle workers: {per_second:.2} statements per second");
+    assert!(per_second <= BUDGET_PER_SECOND, "{per_second:.2} statements per second");
+}

@@ -1,0 +1,18 @@
+//! What happens when things die: servers, workers and Postgres are killed, stopped and cut off under load, and what was
+//! accepted is done all the same, each step once.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;
+mod commits;
+mod idle;
+mod ledger;
+mod load;
+mod peers;
+mod postgres;
+mod proxy;
+mod selfish;
+mod servers;
+mod shares;
+mod workers;

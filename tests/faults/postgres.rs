@@ -1,0 +1,93 @@
+//! A database that is killed, and sessions that are cut off.
+
+use std::time::{Duration, Instant};
+
+use tasker::client::Client;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use crate::{
+    cluster::{migrated, session},
+    ledger::Ledger,
+    load::{FAN, Load, all_complete, assert_says_when_to_come_back},
+    support::{TestDb, invariants::invariants, process::ServerProcess, server::register},
+};
+
+/// Waits until the standard health says so; returns how long that took.
+async fn health(url: &str, wanted: ServingStatus) -> Duration {
+    let channel = tonic::transport::Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let mut client = HealthClient::new(channel);
+    let asked = Instant::now();
+    loop {
+        let response = client.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        if response.status() == wanted {
+            return asked.elapsed();
+        }
+        assert!(asked.elapsed() < Duration::from_secs(10), "health does not become {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postgres_loses_nothing_that_was_accepted() {
+    let mut cluster = migrated().await;
+    let server = ServerProcess::start(&cluster.url());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, FAN).await;
+    let ledger = Ledger::default();
+    let workers = [0, 1].map(|_| ledger.worker(&[&server.url], 8, Duration::from_millis(40)));
+    let load = Load::start(&server.url, "t/fan", Duration::from_millis(5));
+    for down in [Duration::from_millis(500), Duration::from_secs(4)] {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let before = load.refusals().len();
+        cluster.kill();
+        let away = health(&server.url, ServingStatus::NotServing).await;
+        assert!(away < Duration::from_secs(3), "it took {away:?} to notice");
+        let read = tasker::proto::ListTasksRequest::default();
+        let asked = Instant::now();
+        assert_eq!(client.tasks.list_tasks(read).await.unwrap_err().code(), tonic::Code::Unavailable);
+        assert!(asked.elapsed() < Duration::from_secs(3));
+        tokio::time::sleep(down).await;
+        cluster.restart().await.unwrap();
+        let back = health(&server.url, ServingStatus::Serving).await;
+        assert!(back < Duration::from_secs(2), "it took {back:?} to come back");
+        assert!(load.refusals().len() > before, "no submit was refused while the database was away");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_says_when_to_come_back(&load.refusals());
+    let tasks = load.stop().await;
+    let db = session(&cluster.url()).await;
+    all_complete(&db, &tasks).await;
+    ledger.assert_each_once(tasks.len() * 4);
+    invariants(&db).await;
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() {
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    register(&mut Client::connect(&server.url).await.unwrap(), FAN).await;
+    let ledger = Ledger::default();
+    let workers = [0, 1].map(|_| ledger.worker(&[&server.url], 8, Duration::from_millis(10)));
+    let load = Load::start(&server.url, "t/fan", Duration::from_millis(2));
+    let look = db.connect().await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'tasker'";
+    let seed: [u8; 16] = uuid::Uuid::new_v4().into_bytes();
+    println!("seed {seed:?}");
+    for byte in seed {
+        tokio::time::sleep(Duration::from_millis(100 + u64::from(byte))).await;
+        look.execute(cut, &[]).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_says_when_to_come_back(&load.refusals());
+    let tasks = load.stop().await;
+    all_complete(&look, &tasks).await;
+    ledger.assert_each_once(tasks.len() * 4);
+    invariants(&look).await;
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}

@@ -1,0 +1,80 @@
+//! Workers that behave badly harm themselves only.
+
+use std::time::Duration;
+
+use tasker::{
+    domain::lease::Lease,
+    proto::{
+        AttemptOutcome, Heartbeat, StepResult, WorkRequest, work_request::Message as Says,
+        worker_service_client::WorkerServiceClient,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use uuid::Uuid;
+
+use crate::{
+    ledger::Ledger,
+    load::ONE,
+    support::{
+        invariants::invariants,
+        server::{Bench, eventually, step},
+        worker::{registration, success},
+    },
+};
+
+/// It takes steps, never reads what it is sent, answers what nobody asked, and keeps saying that it lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_steps() {
+    let mut bench = Bench::with(ONE).await;
+    // A window of no size to speak of, so that what is not read backs up in the server.
+    let endpoint = tonic::transport::Endpoint::from_shared(bench.server.url.clone()).unwrap();
+    let channel = endpoint.initial_stream_window_size(1 << 10).connect().await.unwrap();
+    let mut client = WorkerServiceClient::new(channel);
+    let (says, queue) = mpsc::channel(1_024);
+    let say = |message| WorkRequest { message: Some(message) };
+    says.send(say(Says::Register(registration(&["h"], 4)))).await.unwrap();
+    let _unread = client.work(ReceiverStream::new(queue)).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(bench.submit("t/one", "{}").await);
+    }
+    let db = bench.db.connect().await;
+    let running = "SELECT count(*) FROM queue WHERE state = 'in_progress'";
+    eventually("it has four steps", || async {
+        (db.query_one(running, &[]).await.unwrap().get::<_, i64>(0) == 4).then_some(())
+    })
+    .await;
+
+    let ledger = Ledger::default();
+    let decent = ledger.worker(&[&bench.server.url], 4, Duration::ZERO);
+    let flood = tokio::spawn(async move {
+        let mut nonce = 0;
+        loop {
+            nonce += 1;
+            let lease_token = Lease { task_id: Uuid::nil(), step: 0, nonce }.to_token();
+            let result = StepResult { lease_token, outcome: Some(success("1")) };
+            if says.send(say(Says::Result(result))).await.is_err() {
+                break;
+            }
+            if nonce % 100 == 0 {
+                let _ = says.send(say(Says::Heartbeat(Heartbeat {}))).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    // Its steps go to the other one after the lease, for all its heartbeats; and meanwhile the other one is served.
+    for _ in 0..20 {
+        let id = bench.submit("t/one", "{}").await;
+        assert_eq!(step(&bench.finished(&id).await, "only").attempts.len(), 1);
+    }
+    for id in &ids {
+        let task = bench.finished(id).await;
+        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(|a| a.outcome()).collect();
+        assert_eq!(outcomes, [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded]);
+    }
+    ledger.assert_each_once(24);
+    invariants(&db).await;
+    flood.abort();
+    decent.shutdown().await.unwrap();
+}

@@ -1,0 +1,65 @@
+//! Servers that are killed, or stand still.
+
+use std::time::Duration;
+
+use tasker::client::Client;
+
+use crate::{
+    ledger::Ledger,
+    load::{FAN, Load, ONE, all_complete},
+    support::{
+        TestDb,
+        invariants::invariants,
+        process::ServerProcess,
+        server::{eventually, finished, register, step, submit},
+    },
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_costs_nothing_but_time() {
+    let db = TestDb::new().await;
+    let mut server = ServerProcess::start(db.url());
+    register(&mut Client::connect(&server.url).await.unwrap(), FAN).await;
+    let ledger = Ledger::default();
+    let workers = [0, 1].map(|_| ledger.worker(&[&server.url], 8, Duration::from_millis(40)));
+    let load = Load::start(&server.url, "t/fan", Duration::from_millis(10));
+    for pause in [700, 1_300, 400] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        server.kill();
+        let address = server.address().to_owned();
+        server = ServerProcess::start_at(db.url(), &address);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let tasks = load.stop().await;
+    let look = db.connect().await;
+    all_complete(&look, &tasks).await;
+    ledger.assert_each_once(tasks.len() * 4);
+    invariants(&look).await;
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}
+
+/// The process is stopped for longer than a lease and goes on: its workers were never silent, it only did not listen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stood_still_does_not_take_its_workers_for_dead() {
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let ledger = Ledger::default();
+    let worker = ledger.worker(&[&server.url], 8, Duration::from_secs(8));
+    let id = submit(&mut client, "t/one", "{}").await;
+    eventually("the step starts", || async { (ledger.running() == 1).then_some(()) }).await;
+    // Until the server would reap again.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    server.stop();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    server.go_on();
+    let mut client = Client::connect(&server.url).await.unwrap();
+    let task = finished(&mut client, &id).await;
+    assert_eq!(step(&task, "only").attempts.len(), 1);
+    ledger.assert_each_once(1);
+    invariants(&db.connect().await).await;
+    worker.shutdown().await.unwrap();
+}

@@ -1,0 +1,81 @@
+//! Nobody starves: steps that could run do, whatever else waits.
+
+use std::time::{Duration, Instant};
+
+use tasker::{client::Client, worker::Worker};
+
+use crate::{
+    cluster::{counting, session, statements},
+    ledger::Ledger,
+    load::ONE,
+    support::{
+        invariants::invariants,
+        process::ServerProcess,
+        server::{Bench, eventually, finished, register, submission, submit},
+        worker::RawWorker,
+    },
+};
+
+const OTHER: &str =
+    "{task_name: other, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: other}]}";
+
+const NOBODY: &str =
+    "{task_name: nobody, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: nobody}]}";
+
+/// A slot that comes free is filled at once, also when somebody looked for steps while it was taken, and so saw none for
+/// the slots that were free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
+    const TASKS: usize = 8;
+    let mut bench = Bench::with(ONE).await;
+    register(&mut bench.client, OTHER).await;
+    register(&mut bench.client, NOBODY).await;
+    let ledger = Ledger::default();
+    let _idle = RawWorker::connect(&bench.server.url, &["other"]).await;
+    let busy = ledger.worker(&[&bench.server.url], 1, Duration::from_millis(100));
+    let started = Instant::now();
+    let tasks = (0..TASKS).map(|_| submission("t/one", "{}")).collect();
+    bench.client.tasks.submit_tasks(tasker::proto::SubmitTasksRequest { tasks }).await.unwrap();
+    for n in 1..=TASKS {
+        eventually("the next step runs", || async { (ledger.steps() == n).then_some(()) }).await;
+        // Makes the server look, while the one slot for the others is taken.
+        bench.submit("t/nobody", "{}").await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(3), "it took {:?}", started.elapsed());
+    busy.shutdown().await.unwrap();
+    invariants(&bench.db.connect().await).await;
+}
+
+/// As another build may have registered it. Its steps wait for a server that can read it; those of others do not, and
+/// nobody looks at it again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_that_this_build_cannot_read_holds_up_no_other() {
+    let cluster = counting().await;
+    let server = ServerProcess::start(&cluster.url());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    register(&mut client, OTHER).await;
+    let unreadable = submit(&mut client, "t/other", "{}").await;
+    let db = session(&cluster.url()).await;
+    let newest = "(SELECT max(template_id) FROM templates)";
+    db.batch_execute(&format!(
+        "INSERT INTO templates (namespace, task_name, version, yaml) VALUES ('t', 'new', '2.0.0', 'of: another age');
+         INSERT INTO template_steps SELECT {newest}, 0, 'only', lane_id FROM lanes WHERE handler = 'other';
+         UPDATE tasks SET template_id = {newest} WHERE task_id = '{unreadable}';
+         UPDATE queue SET template_id = {newest}"
+    ))
+    .await
+    .unwrap();
+    let ledger = Ledger::default();
+    let builder = ledger.handler(Worker::builder([server.url.clone()]), "h", Duration::ZERO);
+    let worker = ledger.handler(builder, "other", Duration::ZERO).build().unwrap().spawn();
+    for _ in 0..5 {
+        let id = submit(&mut client, "t/one", "{}").await;
+        finished(&mut client, &id).await;
+    }
+    let before = statements(&cluster);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let spent = statements(&cluster) - before;
+    assert!(spent < 50, "{spent} statements in two seconds for a step that nobody can run");
+    worker.shutdown().await.unwrap();
+}

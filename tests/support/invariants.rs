@@ -1,0 +1,139 @@
+//! What must be true of the database at any moment, whatever was killed before: one query for each sentence, each
+//! returning the rows that break it.
+
+use tasker::domain::template::{Graph, Template};
+use tokio_postgres::Client;
+
+const INVARIANTS: &[(&str, &str)] = &[
+    (
+        "a task that is not final says how many of its steps are in play, and some are",
+        "SELECT t.task_id::text FROM tasks t LEFT JOIN (SELECT task_id, count(*) AS n FROM queue GROUP BY 1) q USING (task_id)
+          WHERE t.ended_at IS NULL AND (t.steps_live = 0 OR t.steps_live <> coalesce(q.n, 0))",
+    ),
+    (
+        "a final task has no step in play",
+        "SELECT q.task_id::text FROM queue q LEFT JOIN tasks t USING (task_id) WHERE t.ended_at IS NOT NULL OR t.task_id IS NULL",
+    ),
+    (
+        "a task has all the steps of its template",
+        "SELECT t.task_id::text FROM tasks t
+          WHERE t.steps_total <> (SELECT count(*) FROM steps s WHERE s.task_id = t.task_id)
+             OR t.steps_total <> (SELECT count(*) FROM template_steps d WHERE d.template_id = t.template_id)",
+    ),
+    (
+        "the task knows which steps are complete",
+        "SELECT s.task_id || '/' || s.step FROM steps s JOIN tasks t USING (task_id)
+          WHERE (get_bit(t.steps_done, s.step) = 1) <> (s.state = 'complete')",
+    ),
+    (
+        "a complete task has complete steps only, a cancelled one no pending ones",
+        "SELECT s.task_id || '/' || s.step FROM steps s JOIN tasks t USING (task_id)
+          WHERE (t.state = 'complete' AND s.state <> 'complete') OR (t.state = 'cancelled' AND s.state = 'pending')",
+    ),
+    (
+        "a step in play is pending, and all its parents are complete",
+        "SELECT q.task_id || '/' || q.step FROM queue q JOIN steps s USING (task_id, step)
+          WHERE s.state <> 'pending' OR EXISTS (
+                SELECT FROM edges e JOIN steps p ON p.task_id = q.task_id AND p.step = e.parent
+                 WHERE e.template_id = q.template_id AND e.step = q.step AND p.state <> 'complete')",
+    ),
+    (
+        "a pending step whose parents are all complete is in play",
+        "SELECT s.task_id || '/' || s.step FROM steps s JOIN tasks t USING (task_id)
+          WHERE t.ended_at IS NULL AND s.state = 'pending'
+            AND NOT EXISTS (SELECT FROM queue q WHERE q.task_id = s.task_id AND q.step = s.step)
+            AND NOT EXISTS (
+                SELECT FROM edges e JOIN steps p ON p.task_id = s.task_id AND p.step = e.parent
+                 WHERE e.template_id = t.template_id AND e.step = s.step AND p.state <> 'complete')",
+    ),
+    (
+        "a running attempt has a worker",
+        "SELECT q.task_id || '/' || q.step FROM queue q LEFT JOIN workers w USING (worker_id)
+          WHERE q.state = 'in_progress' AND w.worker_id IS NULL",
+    ),
+    (
+        "attempts are numbered from 1 without gaps, and the step knows the last one and how many were charged",
+        "SELECT n.task_id || '/' || n.step || ': ' || n::text FROM (
+             SELECT s.task_id, s.step, coalesce(q.attempt, s.attempt) AS last, coalesce(q.charged, s.charged) AS charged,
+                    coalesce(q.state = 'in_progress', false) AS runs,
+                    count(a.attempt) AS ended, count(DISTINCT a.attempt) AS numbers, coalesce(max(a.attempt), 0) AS highest,
+                    count(*) FILTER (WHERE a.charged) AS counted
+               FROM steps s LEFT JOIN queue q USING (task_id, step) LEFT JOIN attempts a USING (task_id, step)
+              GROUP BY 1, 2, 3, 4, 5) n
+          WHERE ended <> numbers OR ended <> highest OR last <> ended + runs::int OR charged <> counted",
+    ),
+    (
+        "each attempt started once, and only attempts that ended or run did",
+        "SELECT n.task_id || '/' || n.step || ': ' || n::text FROM (
+             SELECT s.task_id, s.step, coalesce(q.attempt, s.attempt) AS attempts,
+                    (SELECT count(*) FROM events e WHERE e.type = 'step.started' AND e.task_id = s.task_id AND e.step = s.step)
+                        AS started,
+                    (SELECT count(DISTINCT e.attempt) FROM events e
+                      WHERE e.type = 'step.started' AND e.task_id = s.task_id AND e.step = s.step) AS numbers
+               FROM steps s LEFT JOIN queue q USING (task_id, step)) n
+          WHERE started <> attempts OR numbers <> attempts",
+    ),
+    (
+        "a step is complete if and only if one attempt succeeded",
+        "SELECT s.task_id || '/' || s.step FROM steps s
+          WHERE (s.state = 'complete')::int <>
+                (SELECT count(*) FROM attempts a
+                  WHERE a.task_id = s.task_id AND a.step = s.step AND a.outcome = 'succeeded')",
+    ),
+    (
+        "no two attempts share a lease",
+        "SELECT task_id || '/' || step FROM attempts GROUP BY task_id, step, lease HAVING count(*) > 1",
+    ),
+    (
+        "a task was submitted once, started at most once, and ended once if it is final",
+        "SELECT n.task_id || ': ' || n::text FROM (
+             SELECT t.task_id, t.state, t.started_at IS NOT NULL AS started, t.ended_at IS NOT NULL AS ended,
+                    count(*) FILTER (WHERE e.type = 'task.submitted') AS submits,
+                    count(*) FILTER (WHERE e.type = 'task.started') AS starts,
+                    count(*) FILTER (WHERE e.type IN ('task.completed', 'task.failed', 'task.cancelled')) AS ends
+               FROM tasks t JOIN events e USING (task_id) GROUP BY 1) n
+          WHERE submits <> 1 OR starts <> started::int OR ends <> ended::int",
+    ),
+    (
+        "no step started before its parents ended",
+        "SELECT a.task_id || '/' || a.step FROM attempts a
+           JOIN tasks t USING (task_id)
+           JOIN edges e ON e.template_id = t.template_id AND e.step = a.step
+           JOIN steps p ON p.task_id = a.task_id AND p.step = e.parent
+          WHERE p.ended_at IS NULL OR a.started_at < p.ended_at",
+    ),
+];
+
+/// Panics with the sentences that are not true. All are looked at in one snapshot, so it may be asked at any time.
+pub async fn invariants(db: &Client) {
+    db.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    make_edges(db).await;
+    let mut broken = Vec::new();
+    for (sentence, query) in INVARIANTS {
+        let rows = db.query(&format!("{query} LIMIT 5"), &[]).await.unwrap_or_else(|e| panic!("{sentence}: {e:?}"));
+        let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        if !rows.is_empty() {
+            broken.push(format!("not so: {sentence}: {}", rows.join(", ")));
+        }
+    }
+    db.batch_execute("ROLLBACK").await.unwrap();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The graphs are in the templates' text only; the queries need them as rows.
+async fn make_edges(db: &Client) {
+    db.batch_execute("CREATE TEMP TABLE edges (template_id int, step smallint, parent smallint) ON COMMIT DROP")
+        .await
+        .unwrap();
+    for row in db.query("SELECT template_id, yaml FROM templates", &[]).await.unwrap() {
+        let Ok(template) = Template::parse(row.get(1)) else { continue };
+        let graph = Graph::of(&template);
+        for step in 0..graph.len() {
+            for parent in graph.parents(step) {
+                let (step, parent) = (i16::try_from(step).unwrap(), i16::try_from(*parent).unwrap());
+                let insert = "INSERT INTO edges VALUES ($1, $2, $3)";
+                db.execute(insert, &[&row.get::<_, i32>(0), &step, &parent]).await.unwrap();
+            }
+        }
+    }
+}
