@@ -286,6 +286,11 @@ impl Hub {
         self.lock().by_id.values().map(|c| c.in_flight.len()).sum()
     }
 
+    /// Whether a worker has answered everything that it was handed.
+    pub fn holds_nothing(&self, worker_id: Uuid) -> bool {
+        self.lock().by_id.get(&worker_id).is_none_or(|c| c.in_flight.is_empty())
+    }
+
     /// All workers with a stream on this server.
     pub fn workers(&self) -> Vec<Uuid> {
         self.lock().by_id.keys().copied().collect()

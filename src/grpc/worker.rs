@@ -218,12 +218,14 @@ impl Connection {
             () = stop.cancelled() => {}
             _ = tokio::time::timeout(LAST_ACKS, acknowledged) => {}
         }
-        let left = self.engine.hub.remove(self.worker_id);
-        if !self.draining && !left.is_empty() {
-            return;
-        }
-        if let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
+        let done = self.draining || self.engine.hub.holds_nothing(self.worker_id);
+        // Before the stream ends, so that whoever sees its end finds the worker gone from the list.
+        if done && let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
             tracing::debug!(%error, "a worker's end could not be stored; its lease runs out instead");
+        }
+        let left = self.engine.hub.remove(self.worker_id);
+        if !done {
+            return;
         }
         for lease in left {
             let gone = Input::Gone { lease, worker_id: self.worker_id, outcome: Outcome::WorkerLost };
