@@ -1,0 +1,169 @@
+//! What one transaction of intake takes, and what becomes of each request in it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use super::submission::{IntakeError, Prepared, Submitted};
+use crate::{
+    domain::{event::EventType, progress::Progress, task::TaskState},
+    store::{
+        changes::{Changes, Event, NewLive, NewTask},
+        hot::{IntakeRead, KeyRow},
+    },
+};
+
+/// The most tasks of one transaction, unless one request has more.
+const MAX_BATCH_TASKS: usize = 1_000;
+
+/// What came in one request: stored as a whole or not at all.
+pub(super) struct Group {
+    pub(super) tasks: Vec<Prepared>,
+    /// The newest template known when "the newest version" was looked up.
+    pub(super) seen: i32,
+    pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, IntakeError>>,
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl Group {
+    /// Whether a template was registered that "the newest version" may have to be.
+    pub(super) fn is_outdated(&self, newest: i32) -> bool {
+        self.seen < newest && self.tasks.iter().any(|t| t.submission.version.is_none())
+    }
+}
+
+/// Divides the groups into transactions; the first is the last one in the list.
+pub(super) fn portions(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    let mut portions: Vec<Vec<Group>> = Vec::new();
+    let mut tasks = 0;
+    for group in groups {
+        match portions.last_mut() {
+            Some(portion) if tasks + group.tasks.len() <= MAX_BATCH_TASKS => {
+                tasks += group.tasks.len();
+                portion.push(group);
+            }
+            _ => {
+                tasks = group.tasks.len();
+                portions.push(vec![group]);
+            }
+        }
+    }
+    portions.reverse();
+    portions
+}
+
+/// What becomes of each group.
+#[derive(Default)]
+pub(super) struct Verdicts {
+    pub(super) refused: HashMap<usize, IntakeError>,
+    /// Tasks that exist already: the id made for the copy, and the id of the first.
+    pub(super) known: HashMap<Uuid, Uuid>,
+    /// Groups that depend on a key whose owner in this very batch was refused.
+    pub(super) again: HashSet<usize>,
+    /// Ids whose keys were taken but whose tasks will not be stored.
+    pub(super) dropped: Vec<Uuid>,
+}
+
+/// Decides by the owners of the idempotency keys.
+pub(super) fn judge(groups: &[Group], read: &IntakeRead) -> Verdicts {
+    let owners: HashMap<(&str, &str), &KeyRow> =
+        read.keys.iter().map(|k| ((k.namespace.as_str(), k.key.as_str()), k)).collect();
+    let mut verdicts = Verdicts::default();
+    for (i, group) in groups.iter().enumerate() {
+        let mut copies = Vec::new();
+        for (index, task) in group.tasks.iter().enumerate() {
+            let s = &task.submission;
+            let Some(owner) = owners.get(&(s.namespace.as_str(), s.idempotency_key.as_str())) else { continue };
+            if owner.task_id == task.task_id {
+                continue;
+            }
+            if verdicts.dropped.contains(&owner.task_id) {
+                verdicts.again.insert(i);
+            } else if owner.digest == task.digest {
+                copies.push((task.task_id, owner.task_id));
+            } else {
+                let taken = IntakeError::KeyTaken {
+                    index,
+                    namespace: s.namespace.clone(),
+                    key: s.idempotency_key.clone(),
+                    task_id: owner.task_id,
+                };
+                verdicts.refused.entry(i).or_insert(taken);
+            }
+        }
+        if verdicts.refused.contains_key(&i) || verdicts.again.contains(&i) {
+            let keyed = group.tasks.iter().filter(|t| !t.submission.idempotency_key.is_empty());
+            verdicts.dropped.extend(keyed.map(|t| t.task_id));
+        } else {
+            verdicts.known.extend(copies);
+        }
+    }
+    verdicts
+}
+
+/// The keys to take, in one order for all servers, so that two of them cannot wait for each other.
+pub(super) fn keys_of(groups: &[Group]) -> Vec<KeyRow> {
+    let mut keys: Vec<KeyRow> = groups
+        .iter()
+        .flat_map(|g| &g.tasks)
+        .filter(|t| !t.submission.idempotency_key.is_empty())
+        .map(|t| KeyRow {
+            namespace: t.submission.namespace.clone(),
+            key: t.submission.idempotency_key.clone(),
+            task_id: t.task_id,
+            digest: t.digest.clone(),
+        })
+        .collect();
+    // Stable: among equal keys the first submit stays first and becomes the owner.
+    keys.sort_by(|a, b| (&a.namespace, &a.key).cmp(&(&b.namespace, &b.key)));
+    keys
+}
+
+pub(super) fn roots_of(groups: &[Group]) -> BTreeMap<i32, usize> {
+    let mut lanes = BTreeMap::new();
+    for task in groups.iter().flat_map(|g| &g.tasks) {
+        for root in task.plan.graph.roots() {
+            *lanes.entry(task.plan.lane(*root)).or_default() += 1;
+        }
+    }
+    lanes
+}
+
+pub(super) fn add(changes: &mut Changes, task: &Prepared) {
+    let plan = &task.plan;
+    let steps = plan.template.steps.len();
+    let progress = Progress::new(&plan.graph, steps);
+    let priority = i16::try_from(task.submission.priority).unwrap_or_default();
+    changes.events.push(Event::of_task(EventType::TaskSubmitted, plan.template_id, task.task_id));
+    changes.new_live.extend(plan.graph.roots().iter().map(|root| NewLive {
+        task_id: task.task_id,
+        step: i16::try_from(*root).unwrap_or(i16::MAX),
+        template_id: plan.template_id,
+        lane_id: plan.lane(*root),
+        priority,
+        grant: None,
+    }));
+    changes.new_tasks.push(NewTask {
+        task_id: task.task_id,
+        template_id: plan.template_id,
+        state: progress.state,
+        priority,
+        steps_total: i16::try_from(steps).unwrap_or(i16::MAX),
+        steps_live: i16::try_from(progress.live).unwrap_or(i16::MAX),
+        steps_done: progress.done.as_bytes().to_vec(),
+        correlation_id: task.correlation_id.clone(),
+        traceparent: task.submission.traceparent.clone(),
+        annotations: task.annotations.clone(),
+        context: task.context.clone(),
+    });
+}
+
+/// A task whose root is claimed in the transaction that stores it is in progress from the beginning.
+pub(super) fn start_claimed(changes: &mut Changes) {
+    let started: HashSet<Uuid> = changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
+    for task in changes.new_tasks.iter_mut().filter(|t| started.contains(&t.task_id)) {
+        task.state = TaskState::InProgress;
+        changes.events.push(Event::of_task(EventType::TaskStarted, task.template_id, task.task_id));
+    }
+}

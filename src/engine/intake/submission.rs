@@ -1,0 +1,189 @@
+//! What a client submits, checked against its template on the caller's own thread: everything that is wrong comes back at
+//! once, and what is right is ready to be stored.
+
+use std::sync::Arc;
+
+use semver::Version;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        json::{self, JsonError},
+        schema::Violation,
+        task::{MAX_ANNOTATIONS_BYTES, MAX_CONTEXT_BYTES, MAX_KEY_BYTES, MAX_PRIORITY},
+    },
+    engine::catalog::{Catalog, Plan},
+    store::StoreError,
+};
+
+/// What a client asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    pub namespace: String,
+    pub task_name: String,
+    /// `None` for the newest.
+    pub version: Option<Version>,
+    /// JSON object; empty for `{}`.
+    pub context: String,
+    pub priority: i32,
+    /// Empty for none.
+    pub idempotency_key: String,
+    /// Empty: from the context, or generated.
+    pub correlation_id: String,
+    /// JSON object; empty for `{}`.
+    pub annotations: String,
+    pub traceparent: Option<String>,
+}
+
+/// What a client gets back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    pub task_id: Uuid,
+    /// `false`: the idempotency key was used before, and this is the first task.
+    pub created: bool,
+    pub correlation_id: String,
+    pub version: String,
+}
+
+/// One thing that is wrong with a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violated {
+    /// The request's field.
+    pub field: String,
+    pub message: String,
+}
+
+/// Why a submit was refused. `index` is the task's place in the request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum IntakeError {
+    #[error("the submission does not fit: {}", .0.first().map_or("", |(_, v)| v.message.as_str()))]
+    Invalid(Vec<(usize, Violated)>),
+    #[error("no template {namespace}/{task_name}{} is registered", .version.as_ref().map(|v| format!(" version {v}")).unwrap_or_default())]
+    NoTemplate { index: usize, namespace: String, task_name: String, version: Option<Version> },
+    #[error("idempotency key `{key}` was used in namespace `{namespace}` for task {task_id} with other content")]
+    KeyTaken { index: usize, namespace: String, key: String, task_id: Uuid },
+    #[error("the intake queue is full")]
+    Full,
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    #[error("the tasks could not be stored: {0}")]
+    Failed(Arc<StoreError>),
+}
+
+/// A submission that fits its template.
+pub(super) struct Prepared {
+    pub(super) submission: Submission,
+    pub(super) plan: Arc<Plan>,
+    pub(super) task_id: Uuid,
+    pub(super) context: String,
+    pub(super) annotations: String,
+    pub(super) correlation_id: String,
+    pub(super) digest: Vec<u8>,
+}
+
+/// Checks every submission and gathers everything that is wrong with any of them.
+pub(super) fn prepare(catalog: &Catalog, submissions: &[Submission]) -> Result<Vec<Prepared>, IntakeError> {
+    let mut violated = Vec::new();
+    let mut prepared = Vec::with_capacity(submissions.len());
+    for (index, submission) in submissions.iter().enumerate() {
+        let s = submission;
+        let plan =
+            catalog.resolve(&s.namespace, &s.task_name, s.version.as_ref()).ok_or_else(|| IntakeError::NoTemplate {
+                index,
+                namespace: s.namespace.clone(),
+                task_name: s.task_name.clone(),
+                version: s.version.clone(),
+            })?;
+        match prepare_one(submission, plan) {
+            Ok(task) => prepared.push(task),
+            Err(more) => violated.extend(more.into_iter().map(|v| (index, v))),
+        }
+    }
+    if violated.is_empty() { Ok(prepared) } else { Err(IntakeError::Invalid(violated)) }
+}
+
+fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated>> {
+    let mut violated = Vec::new();
+    let mut wrong = |field: &str, message: String| violated.push(Violated { field: field.to_owned(), message });
+    if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&s.priority) {
+        wrong("priority", format!("{} is out of bounds: expected -{MAX_PRIORITY} to {MAX_PRIORITY}", s.priority));
+    }
+    for (field, text) in [("idempotency_key", &s.idempotency_key), ("correlation_id", &s.correlation_id)] {
+        if text.len() > MAX_KEY_BYTES || text.chars().any(char::is_control) {
+            wrong(field, format!("expected at most {MAX_KEY_BYTES} bytes without control characters"));
+        }
+    }
+    let sent = if s.context.is_empty() { "{}" } else { s.context.as_str() };
+    let notes = if s.annotations.is_empty() { "{}" } else { s.annotations.as_str() };
+    let context = object("context_json", sent, MAX_CONTEXT_BYTES).and_then(|map| Ok((map, fit(&plan, sent)?)));
+    let annotations = object("annotations_json", notes, MAX_ANNOTATIONS_BYTES);
+    violated.extend(context.as_ref().err().cloned().unwrap_or_default());
+    violated.extend(annotations.as_ref().err().cloned().unwrap_or_default());
+    let (Ok((sent, context)), Ok(annotations), true) = (context, annotations, violated.is_empty()) else {
+        return Err(violated);
+    };
+    let correlation_id = correlation_id(s, &sent);
+    let mut notes = plan.template.annotations.clone();
+    notes.extend(annotations.clone());
+    notes.insert("correlation_id".to_owned(), Value::String(correlation_id.clone()));
+    let digest = if s.idempotency_key.is_empty() { Vec::new() } else { digest(s, sent, annotations) };
+    Ok(Prepared {
+        submission: s.clone(),
+        plan,
+        task_id: Uuid::now_v7(),
+        context,
+        annotations: Value::Object(notes).to_string(),
+        correlation_id,
+        digest,
+    })
+}
+
+fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec<Violated>> {
+    let wrong = |message: String| vec![Violated { field: field.to_owned(), message }];
+    json::check_object(text, max).map_err(|error: JsonError| wrong(error.to_string()))?;
+    match json::parse(text, max).map_err(|error| wrong(error.to_string()))? {
+        Value::Object(object) => Ok(object),
+        _ => Err(wrong("expected a JSON object".to_owned())),
+    }
+}
+
+/// The context with the schema's defaults; the client's own bytes when none was missing.
+fn fit(plan: &Plan, context: &str) -> Result<String, Vec<Violated>> {
+    let Some(schema) = &plan.schema else { return Ok(context.to_owned()) };
+    let named = |v: Violation| Violated { field: format!("context_json{}", v.pointer), message: v.message };
+    let with_defaults = schema.apply(context).map_err(|all| all.into_iter().map(named).collect::<Vec<_>>())?;
+    match with_defaults {
+        None => Ok(context.to_owned()),
+        Some(filled) if filled.len() <= MAX_CONTEXT_BYTES => Ok(filled),
+        Some(filled) => Err(vec![Violated {
+            field: "context_json".to_owned(),
+            message: format!("{} bytes with the schema's defaults: expected at most {MAX_CONTEXT_BYTES}", filled.len()),
+        }]),
+    }
+}
+
+/// The caller's, else the context's own if it has a usable one, else a new one.
+fn correlation_id(s: &Submission, context: &Map<String, Value>) -> String {
+    if !s.correlation_id.is_empty() {
+        return s.correlation_id.clone();
+    }
+    match context.get("correlation_id") {
+        Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control) => {
+            id.clone()
+        }
+        _ => format!("task_{}", Uuid::new_v4().simple()),
+    }
+}
+
+/// Equal for submissions that mean the same: neither the order of keys nor white space counts.
+fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, Value>) -> Vec<u8> {
+    let (mut context, mut annotations) = (Value::Object(context), Value::Object(annotations));
+    context.sort_all_objects();
+    annotations.sort_all_objects();
+    let version = s.version.as_ref().map(ToString::to_string).unwrap_or_default();
+    let whole =
+        serde_json::json!([s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations]);
+    Sha256::digest(whole.to_string()).to_vec()
+}
