@@ -106,12 +106,21 @@ fn routes(engine: &Engine) -> Routes {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that what reads an error's details can show them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            // By itself, each version would list itself alone.
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false)
     };
     let mut routes = Routes::new(health)
         .add_service(
             TaskServiceServer::new(grpc::task::Tasks(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
-        .add_service(TemplateServiceServer::new(grpc::template::Templates(engine.clone())))
+        .add_service(
+            TemplateServiceServer::new(grpc::template::Templates(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(
             WorkerServiceServer::new(grpc::worker::Workers(engine.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -121,7 +130,8 @@ fn routes(engine: &Engine) -> Routes {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
     }
-    Routes::from(routes.into_axum_router().merge(http::routes(engine.health.clone())))
+    let rpcs = routes.into_axum_router().route_layer(axum::middleware::from_fn(grpc::edge::guard));
+    Routes::from(rpcs.fallback(grpc::edge::nothing).merge(http::routes(engine.health.clone())))
 }
 
 /// Keeps the standard health service in step with the engine's health.

@@ -22,7 +22,7 @@ Examples:
   tasker dev
   tasker dev --ephemeral --listen 127.0.0.1:0
 
-It finds the Postgres binaries on this machine (14 or newer; also when started as root), runs a private server with
+It finds the Postgres binaries on this machine (14 or newer; also when started as root), runs a private server with \
 them, and stops it when it ends. Data is kept in your data folder until the next run; --ephemeral keeps nothing.")]
 pub struct Command {
     #[command(flatten)]

@@ -138,11 +138,16 @@ pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
 
 /// A failed start because of the database.
 pub fn database_error(error: &StoreError) -> CliError {
+    let said = error.to_string();
+    let failed =
+        |code| CliError::new(code, format!("cannot use the database: {}", said.trim_start_matches("database: ")));
     match error {
-        StoreError::Schema(_) | StoreError::Config(_) => CliError::new(exit::CONFIG, error.to_string()),
-        _ if error.is_transient() => CliError::new(exit::UNAVAILABLE, format!("cannot use the database: {error}"))
-            .hint("check that Postgres runs and that the URL is right"),
-        _ => CliError::new(exit::FAILURE, format!("cannot use the database: {error}")),
+        StoreError::Schema(_) | StoreError::Config(_) => CliError::new(exit::CONFIG, said),
+        _ if error.is_refusal() => failed(exit::CONFIG).hint("check the user, the password and the name in the URL"),
+        _ if error.is_transient() => {
+            failed(exit::UNAVAILABLE).hint("check that Postgres runs and that the URL is right")
+        }
+        _ => failed(exit::FAILURE),
     }
 }
 

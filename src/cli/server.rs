@@ -16,16 +16,16 @@ Examples:
   TASKER_DATABASE_URL=postgres://tasker@127.0.0.1/tasker tasker server --migrate
   tasker server --listen 10.0.0.5:7233 --drain-seconds 120
 
-It prints its address on stdout once it listens. On SIGTERM or Ctrl-C it stops handing out steps, tells the workers,
-takes the results that still come, and ends after at most --drain-seconds; a second signal ends it at once. Any number
-of servers can share one database.")]
+It prints its address on stdout once it listens. On SIGTERM or Ctrl-C it stops handing out steps, tells the workers, \
+takes the results that still come, and ends after at most --drain-seconds; a second signal ends it at once. Any \
+number of servers can share one database.")]
 pub struct Command {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
     serve: ServeArgs,
     /// Bring the schema up to date first, as `tasker migrate` does
-    #[arg(long, env = "TASKER_MIGRATE")]
+    #[arg(long, env = "TASKER_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
     migrate: bool,
 }
 

@@ -92,8 +92,8 @@ pub struct Violated {
 /// Why a submit was refused. `index` is the task's place in the request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum IntakeError {
-    #[error("the submission does not fit: {}", .0.first().map_or("", |v| v.message.as_str()))]
-    Invalid(Vec<Violated>),
+    #[error("the submission does not fit: {}", .0.first().map_or("", |(_, v)| v.message.as_str()))]
+    Invalid(Vec<(usize, Violated)>),
     #[error("no template {namespace}/{task_name}{} is registered", .version.as_ref().map(|v| format!(" version {v}")).unwrap_or_default())]
     NoTemplate { index: usize, namespace: String, task_name: String, version: Option<Version> },
     #[error("idempotency key `{key}` was used in namespace `{namespace}` for task {task_id} with other content")]
@@ -539,12 +539,9 @@ fn prepare(catalog: &Catalog, submissions: &[Submission]) -> Result<Vec<Prepared
                 task_name: s.task_name.clone(),
                 version: s.version.clone(),
             })?;
-        let prefix = if submissions.len() > 1 { format!("tasks[{index}].") } else { String::new() };
         match prepare_one(submission, plan) {
             Ok(task) => prepared.push(task),
-            Err(more) => violated.extend(
-                more.into_iter().map(|v| Violated { field: format!("{prefix}{}", v.field), message: v.message }),
-            ),
+            Err(more) => violated.extend(more.into_iter().map(|v| (index, v))),
         }
     }
     if violated.is_empty() { Ok(prepared) } else { Err(IntakeError::Invalid(violated)) }
@@ -553,7 +550,7 @@ fn prepare(catalog: &Catalog, submissions: &[Submission]) -> Result<Vec<Prepared
 fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated>> {
     let mut violated = Vec::new();
     let mut wrong = |field: &str, message: String| violated.push(Violated { field: field.to_owned(), message });
-    if s.priority.abs() > MAX_PRIORITY {
+    if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&s.priority) {
         wrong("priority", format!("{} is out of bounds: expected -{MAX_PRIORITY} to {MAX_PRIORITY}", s.priority));
     }
     for (field, text) in [("idempotency_key", &s.idempotency_key), ("correlation_id", &s.correlation_id)] {

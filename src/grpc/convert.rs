@@ -15,10 +15,12 @@ use crate::{
         progress::StepSet,
         step::StepState,
         task::TaskState,
+        template::MAX_NAME_BYTES,
     },
     engine::{
         assignment::{Assignment, merge_annotations},
         catalog::Plan,
+        intake::Violated,
     },
     proto,
     store::{
@@ -30,6 +32,15 @@ use crate::{
 /// A task id out of a request.
 pub fn task_id(text: &str) -> Result<Uuid, Status> {
     Uuid::try_parse(text).map_err(|_| invalid("task_id", "not a UUID: expected an id that SubmitTask returned"))
+}
+
+/// A name out of a request, or none: what nothing can be called is refused, and never looked up.
+pub fn name(field: &str, text: &str) -> Result<(), Violated> {
+    if text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
+        let message = format!("expected at most {MAX_NAME_BYTES} bytes without control characters");
+        return Err(Violated { field: field.to_owned(), message });
+    }
+    Ok(())
 }
 
 pub fn timestamp(at: SystemTime) -> prost_types::Timestamp {

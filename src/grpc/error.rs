@@ -20,10 +20,21 @@ const DOMAIN: &str = "tasker.v1";
 /// When to come back while the database is away.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
+/// The longest message of a status. A status travels in headers, percent-encoded here and in base64 there, and common
+/// clients take 8 KiB of headers in all.
+const MAX_MESSAGE_BYTES: usize = 768;
+/// The most bytes of field violations in a status, for the same reason; what does not fit is counted.
+const MAX_VIOLATIONS_BYTES: usize = 3 << 10;
+/// The longest name of a field in a violation, and the longest message: some of both must always fit.
+const MAX_FIELD_BYTES: usize = 255;
+const MAX_VIOLATION_BYTES: usize = 512;
+/// What protobuf adds to the text of a violation, in bytes.
+const VIOLATION_OVERHEAD: usize = 9;
+
 /// A status with a machine-readable reason.
 pub fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, shortened(&message.into(), MAX_MESSAGE_BYTES), details)
 }
 
 /// A status that says when to try again.
@@ -44,11 +55,42 @@ pub fn violations(all: &[Violated]) -> Status {
     let shown: Vec<String> = all.iter().take(SHOWN).map(|v| format!("{}: {}", v.field, v.message)).collect();
     let more = all.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let message = shortened(&shown.join("; "), MAX_MESSAGE_BYTES - more.len()) + &more;
     let mut details = ErrorDetails::with_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());
-    for violated in all {
-        details.add_bad_request_violation(&violated.field, &violated.message);
+    let mut room = MAX_VIOLATIONS_BYTES;
+    for (listed, violated) in all.iter().enumerate() {
+        let field = shortened(&violated.field, MAX_FIELD_BYTES);
+        let message = shortened(&violated.message, MAX_VIOLATION_BYTES);
+        let Some(rest) = room.checked_sub(VIOLATION_OVERHEAD + field.len() + message.len()) else {
+            details.add_bad_request_violation("", format!("{} more are not listed", all.len() - listed));
+            break;
+        };
+        room = rest;
+        details.add_bad_request_violation(field, message);
     }
-    Status::with_error_details(Code::InvalidArgument, shown.join("; ") + &more, details)
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+impl From<Violated> for Status {
+    fn from(violated: Violated) -> Self {
+        violations(&[violated])
+    }
+}
+
+/// A violation of one task of several.
+pub fn in_tasks(index: usize, violated: Violated) -> Violated {
+    Violated { field: format!("tasks[{index}].{}", violated.field), message: violated.message }
+}
+
+/// At most `max` bytes, whole characters.
+fn shortened(text: &str, max: usize) -> String {
+    const ELLIPSIS: char = '…';
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let room = max.saturating_sub(ELLIPSIS.len_utf8());
+    let end = (0..=room).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+    format!("{}{ELLIPSIS}", &text[..end])
 }
 
 /// INVALID_ARGUMENT with a violation per problem of a template.
@@ -67,6 +109,11 @@ pub fn store(error: &StoreError) -> Status {
         return unavailable("the database cannot be reached or is busy");
     }
     tracing::error!(%error, "a call failed in the database");
+    internal()
+}
+
+/// INTERNAL: it is the server's fault, and no client can do anything about it.
+pub fn internal() -> Status {
     status(Code::Internal, "INTERNAL", "the server failed; its log says more")
 }
 
@@ -75,19 +122,22 @@ pub fn unavailable(message: &str) -> Status {
     retry_later(Code::Unavailable, "UNAVAILABLE", format!("{message}; try again"), DATABASE_RETRY)
 }
 
-/// A refused submit.
-pub fn intake(error: IntakeError) -> Status {
+/// A refused submit; `many` says that the request had a list of tasks, so the answer says which one is meant.
+pub fn intake(error: IntakeError, many: bool) -> Status {
+    let place = |index: usize| if many { format!("tasks[{index}]: ") } else { String::new() };
     match error {
-        IntakeError::Invalid(violated) => violations(&violated),
-        IntakeError::NoTemplate { .. } => status(
+        IntakeError::Invalid(all) => {
+            violations(&all.into_iter().map(|(i, v)| if many { in_tasks(i, v) } else { v }).collect::<Vec<_>>())
+        }
+        IntakeError::NoTemplate { index, .. } => status(
             Code::NotFound,
             "TEMPLATE_NOT_FOUND",
-            format!("{error}; see what is with `tasker template list`, or register it"),
+            format!("{}{error}; see what is with `tasker template list`, or register it", place(index)),
         ),
-        IntakeError::KeyTaken { .. } => status(
+        IntakeError::KeyTaken { index, .. } => status(
             Code::AlreadyExists,
             "IDEMPOTENCY_KEY_REUSED",
-            format!("{error}; use a new key for a different submission"),
+            format!("{}{error}; use a new key for a different submission", place(index)),
         ),
         IntakeError::Full => retry_later(
             Code::ResourceExhausted,

@@ -2,6 +2,7 @@
 //! errors into statuses.
 
 pub mod convert;
+pub mod edge;
 pub mod error;
 pub mod page;
 pub mod task;

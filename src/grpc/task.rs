@@ -24,6 +24,8 @@ use crate::{
 
 /// The longest reason of a cancel, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
+/// The most states of one filter; a state may be named more than once.
+const MAX_STATES: usize = 100;
 /// How long a cancel waits for its commit.
 const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -38,8 +40,8 @@ impl TaskService for Tasks {
     ) -> Result<Response<proto::SubmitTaskResponse>, Status> {
         let traceparent = traceparent(request.metadata());
         let submission = submission(request.into_inner(), traceparent)?;
-        let mut submitted = self.submit(vec![submission]).await?;
-        submitted.pop().map(|s| Response::new(submit_response(s))).ok_or_else(|| Status::internal("no answer"))
+        let mut submitted = self.submit(vec![submission], false).await?;
+        submitted.pop().map(|s| Response::new(submit_response(s))).ok_or_else(error::internal)
     }
 
     async fn submit_tasks(
@@ -59,9 +61,9 @@ impl TaskService for Tasks {
             let message = format!("{bytes} bytes of contexts: expected at most {MAX_SUBMIT_BYTES}");
             return Err(error::invalid("tasks", message));
         }
-        let submissions =
-            tasks.into_iter().map(|t| submission(t, traceparent.clone())).collect::<Result<Vec<_>, _>>()?;
-        let tasks = self.submit(submissions).await?.into_iter().map(submit_response).collect();
+        let one = |(i, task)| submission(task, traceparent.clone()).map_err(|v| error::in_tasks(i, v));
+        let submissions = tasks.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+        let tasks = self.submit(submissions, true).await?.into_iter().map(submit_response).collect();
         Ok(Response::new(proto::SubmitTasksResponse { tasks }))
     }
 
@@ -82,6 +84,15 @@ impl TaskService for Tasks {
     ) -> Result<Response<proto::ListTasksResponse>, Status> {
         let mut r = request.into_inner();
         let size = page::size(r.page_size, 50, 500)?;
+        for (field, text) in
+            [("namespace", &r.namespace), ("task_name", &r.task_name), ("correlation_id", &r.correlation_id)]
+        {
+            convert::name(field, text)?;
+        }
+        if r.states.len() > MAX_STATES {
+            let message = format!("{} states: expected at most {MAX_STATES}", r.states.len());
+            return Err(error::invalid("states", message));
+        }
         let token = std::mem::take(&mut r.page_token);
         // Everything but the size and the place belongs to the filter.
         r.page_size = 0;
@@ -150,12 +161,13 @@ impl TaskService for Tasks {
 }
 
 impl Tasks {
-    async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Submitted>, Status> {
+    /// `many`: the request has a list of tasks.
+    async fn submit(&self, submissions: Vec<Submission>, many: bool) -> Result<Vec<Submitted>, Status> {
         let health = self.0.health.now();
         if health.draining {
             return Err(error::unavailable("the server is shutting down"));
         }
-        self.0.intake.submit(submissions).await.map_err(error::intake)
+        self.0.intake.submit(submissions).await.map_err(|e| error::intake(e, many))
     }
 
     async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
@@ -189,9 +201,6 @@ impl Tasks {
                     .map_err(|_| error::invalid("page_token", "not a token of this list: start over without one"))
             })
             .transpose()?;
-        if r.correlation_id.contains('\0') {
-            return Err(error::invalid("correlation_id", "contains NUL"));
-        }
         Ok(TaskFilter {
             templates,
             states: r.states.iter().map(|s| convert::task_state_from(*s)).collect::<Result<_, _>>()?,
@@ -204,11 +213,13 @@ impl Tasks {
     }
 }
 
-fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Result<Submission, Status> {
+fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Result<Submission, Violated> {
     if r.task_name.is_empty() {
         let message = "empty: expected the name of a registered template".to_owned();
-        return Err(error::violations(&[Violated { field: "task_name".into(), message }]));
+        return Err(Violated { field: "task_name".into(), message });
     }
+    convert::name("task_name", &r.task_name)?;
+    convert::name("namespace", &r.namespace)?;
     Ok(Submission {
         namespace: if r.namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { r.namespace },
         task_name: r.task_name,

@@ -5,7 +5,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{convert, error, page};
 use crate::{
     domain::template::{MAX_TEMPLATE_BYTES, Template},
-    engine::{Engine, catalog::Registered},
+    engine::{Engine, catalog::Registered, intake::Violated},
     proto::{self, template_service_server::TemplateService},
 };
 
@@ -66,6 +66,8 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::GetTemplateResponse>, Status> {
         let r = request.into_inner();
         let version = version(&r.version)?;
+        convert::name("namespace", &r.namespace)?;
+        convert::name("task_name", &r.task_name)?;
         self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
         let plan = self.0.catalog.resolve(&r.namespace, &r.task_name, version.as_ref()).ok_or_else(|| {
             let what = if r.version.is_empty() { String::new() } else { format!(" version {}", r.version) };
@@ -81,6 +83,7 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ListTemplatesResponse>, Status> {
         let r = request.into_inner();
         let size = page::size(r.page_size, 100, 500)?;
+        convert::name("namespace", &r.namespace)?;
         let after = page::place(&r.namespace, &r.page_token)?;
         self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
         let all = self.0.catalog.list(&r.namespace, "");
@@ -106,13 +109,15 @@ impl TemplateService for Templates {
 }
 
 /// A version out of a request; `None` for the newest.
-pub fn version(text: &str) -> Result<Option<semver::Version>, Status> {
+pub fn version(text: &str) -> Result<Option<semver::Version>, Violated> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse()
-        .map(Some)
-        .map_err(|e| error::invalid("version", format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}")))
+    convert::name("version", text)?;
+    text.parse().map(Some).map_err(|e| Violated {
+        field: "version".to_owned(),
+        message: format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}"),
+    })
 }
 
 fn bounded(yaml: &str) -> Result<(), Status> {

@@ -14,9 +14,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{convert, error, worker_messages};
+use super::{convert, edge, error, worker_messages};
 use crate::{
-    domain::{attempt::Outcome, lease::Lease, template::MAX_NAME_BYTES},
+    domain::{attempt::Outcome, lease::Lease},
     engine::{
         Engine,
         hub::{CancelReason, Profile, ToWorker},
@@ -47,7 +47,8 @@ impl WorkerService for Workers {
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(REGISTER_TIMEOUT, inbound.message())
             .await
-            .map_err(|_| order("the first message must be `register`, and none came in time"))??;
+            .map_err(|_| order("the first message must be `register`, and none came in time"))?
+            .map_err(edge::unreadable)?;
         let Some(WorkRequest { message: Some(Says::Register(register)) }) = first else {
             return Err(order("the first message must be `register`"));
         };
@@ -69,9 +70,7 @@ impl WorkerService for Workers {
         request: Request<proto::ListWorkersRequest>,
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
         let handler = request.into_inner().handler;
-        if handler.len() > MAX_NAME_BYTES || handler.contains('\0') {
-            return Err(error::invalid("handler", format!("expected at most {MAX_NAME_BYTES} bytes without NUL")));
-        }
+        convert::name("handler", &handler)?;
         let handler = Some(handler.as_str()).filter(|h| !h.is_empty());
         let workers = workers::list(&self.0.db, handler).await.map_err(|e| error::store(&e))?;
         Ok(Response::new(proto::ListWorkersResponse { workers: workers.into_iter().map(convert::worker).collect() }))
@@ -146,7 +145,7 @@ impl Connection {
         let end = loop {
             let message = tokio::select! {
                 () = stop.cancelled() => break End::Broken,
-                message = inbound.message() => message,
+                message = inbound.message() => message.map_err(edge::unreadable),
             };
             match message {
                 Ok(Some(message)) => {
@@ -159,7 +158,7 @@ impl Connection {
                 Err(status) => {
                     tracing::debug!(worker_id = %self.worker_id, %status, "a worker's stream broke");
                     // Bytes that are no message are worth an answer; a broken connection has nobody to read it.
-                    if status.code() == Code::InvalidArgument {
+                    if matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted) {
                         ending.set(status);
                     }
                     break End::Broken;

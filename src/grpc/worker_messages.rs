@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::error::invalid;
+use super::{convert::name as optional_name, error::invalid};
 use crate::{
     domain::{
         attempt::{
@@ -131,10 +131,17 @@ fn cut(text: String, max: usize) -> String {
 
 /// What is asked for, from nothing to [`MAX_RETRY_AFTER`].
 fn retry_after(d: prost_types::Duration) -> Result<Duration, Status> {
-    if d.nanos.unsigned_abs() > 999_999_999 {
-        return Err(invalid("result.retryable_error.retry_after", "not a valid duration: nanos out of range"));
+    let signs_differ = d.seconds.signum() * i64::from(d.nanos.signum()) < 0;
+    if d.nanos.unsigned_abs() > 999_999_999 || signs_differ {
+        let message = "not a duration: expected nanos from 0 to 999999999, with the sign of seconds";
+        return Err(invalid("result.retryable_error.retry_after", message));
     }
-    Ok(Duration::try_from(d).unwrap_or_default().min(MAX_RETRY_AFTER))
+    // A time that has passed already asks for nothing.
+    let asked = match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
+        (Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
+        _ => Duration::ZERO,
+    };
+    Ok(asked.min(MAX_RETRY_AFTER))
 }
 
 fn lease(field: &str, token: &str) -> Result<Lease, Status> {
@@ -145,15 +152,7 @@ fn name(field: &str, text: &str) -> Result<(), Status> {
     if text.is_empty() {
         return Err(invalid(field, format!("empty: expected 1 to {MAX_NAME_BYTES} bytes")));
     }
-    optional_name(field, text)
-}
-
-fn optional_name(field: &str, text: &str) -> Result<(), Status> {
-    if text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
-        let message = format!("expected at most {MAX_NAME_BYTES} bytes without control characters");
-        return Err(invalid(field, message));
-    }
-    Ok(())
+    Ok(optional_name(field, text)?)
 }
 
 fn count(field: &str, n: usize, min: usize, max: usize) -> Result<(), Status> {

@@ -1,8 +1,6 @@
 //! The wire types of `tasker.v1`, generated from `proto/`.
 #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
 
-pub mod codec;
-
 tonic::include_proto!("tasker.v1");
 
 /// The descriptors of the whole protocol, for reflection.

@@ -40,6 +40,16 @@ impl StoreError {
             Self::Config(_) | Self::Schema(_) | Self::Corrupt(_) => false,
         }
     }
+
+    /// Whether Postgres answered that the URL is wrong: the user, the password, the database's name, or what the user may
+    /// do there.
+    pub fn is_refusal(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        error.code().is_some_and(|code| {
+            code.code().starts_with("28")
+                || [SqlState::INVALID_CATALOG_NAME, SqlState::INSUFFICIENT_PRIVILEGE].contains(code)
+        })
+    }
 }
 
 impl From<deadpool_postgres::PoolError> for StoreError {

@@ -115,7 +115,14 @@ const ATTEMPTS: &str = "
       FROM attempts a LEFT JOIN workers w ON w.worker_id = a.worker_id
      WHERE a.task_id = $1 ORDER BY a.step, a.attempt";
 
-/// One task with its steps, or `None`.
+/// Why the steps that wait for their next attempt do: their last attempts, in the columns of [`ATTEMPTS`].
+const WAITED_FOR: &str = "
+    SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
+           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
+      FROM queue q JOIN attempts a ON a.task_id = q.task_id AND a.step = q.step AND a.attempt = q.attempt
+     WHERE q.task_id = $1 AND q.state = 'waiting_for_retry' ORDER BY a.step";
+
+/// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat.
 pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool) -> Result<Option<TaskView>, StoreError> {
     let mut client = db.read().await?;
     let sql = format!(
@@ -128,19 +135,19 @@ pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool) -> Result<Option<T
         .read_only(true)
         .start()
         .await?;
-    let (task, steps, attempts) =
-        (tx.prepare_cached(&sql).await?, tx.prepare_cached(STEPS).await?, tx.prepare_cached(ATTEMPTS).await?);
+    let (task, steps) = (tx.prepare_cached(&sql).await?, tx.prepare_cached(STEPS).await?);
     let Some(row) = tx.query_opt(&task, &[&task_id]).await? else { return Ok(None) };
-    let steps = tx.query(&steps, &[&task_id]).await?;
-    let attempts = if with_attempts { tx.query(&attempts, &[&task_id]).await? } else { Vec::new() };
+    let steps: Vec<Step> = tx.query(&steps, &[&task_id]).await?.iter().map(step_of).collect::<Result<_, _>>()?;
+    let waiting = steps.iter().any(|s| s.state == StepState::WaitingForRetry);
+    let attempts = match (with_attempts, waiting) {
+        (true, _) => tx.query(&tx.prepare_cached(ATTEMPTS).await?, &[&task_id]).await?,
+        (false, true) => tx.query(&tx.prepare_cached(WAITED_FOR).await?, &[&task_id]).await?,
+        (false, false) => Vec::new(),
+    };
     tx.commit().await?;
     let mut task = task_of(&row)?;
     task.context = row.get(17);
-    Ok(Some(TaskView {
-        task,
-        steps: steps.iter().map(step_of).collect::<Result<_, _>>()?,
-        attempts: attempts.iter().map(attempt_of).collect::<Result<_, _>>()?,
-    }))
+    Ok(Some(TaskView { task, steps, attempts: attempts.iter().map(attempt_of).collect::<Result<_, _>>()? }))
 }
 
 /// Which of these tasks are final.

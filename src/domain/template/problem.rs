@@ -94,7 +94,9 @@ impl Problems {
 
 /// The path of a key of the mapping at `path`.
 pub(super) fn child(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
+    let plain = !key.is_empty()
+        && shorten(key) == key
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
     match (path.is_empty(), plain) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),

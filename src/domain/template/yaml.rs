@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion};
+use granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion};
 
 use super::node::{Data, Entry, Key, Node};
 use super::problem::{Pos, Problems, child, item};
@@ -29,7 +29,11 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
         let outcome = match next {
             Ok((event, span)) => builder.event(event, &span),
             Err(error) => {
-                Err(Fatal { pos: pos(error.marker()), message: format!("the YAML is broken: {}", error.info()) })
+                let message = match error.kind() {
+                    ErrorKind::RecursionLimitExceeded => too_deep(),
+                    _ => format!("the YAML is broken: {}", error.info()),
+                };
+                Err(Fatal { pos: pos(error.marker()), message })
             }
         };
         if let Err(fatal) = outcome {
@@ -44,10 +48,14 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
 fn parser_options() -> Options {
     granit_parser::options! {
         emit_comments: false,
-        // The builder refuses one level before the scanner does, and with a better message.
+        // One more than the builder takes; the scanner meets it first where it looks ahead.
         flow_nesting_limit: MAX_DEPTH + 1,
         block_nesting_limit: MAX_DEPTH + 1,
     }
+}
+
+fn too_deep() -> String {
+    format!("nested deeper than {MAX_DEPTH} levels")
 }
 
 /// The file cannot be read beyond this.
@@ -162,7 +170,7 @@ impl<'p> Builder<'p> {
 
     fn enter(&mut self, frame: Frame) -> Result<(), Fatal> {
         if self.open.len() == MAX_DEPTH {
-            return Err(Fatal { pos: frame.pos, message: format!("nested deeper than {MAX_DEPTH} levels") });
+            return Err(Fatal { pos: frame.pos, message: too_deep() });
         }
         self.open.push(frame);
         Ok(())

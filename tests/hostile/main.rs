@@ -1,0 +1,17 @@
+//! Malformed and hostile input over real gRPC: each is refused with the right code and a sentence, nothing of it is
+//! stored, nothing panics, and the server goes on.
+//!
+//! What is generated comes from a printed seed; `TASKER_TEST_SEED` repeats a run.
+
+mod contexts;
+mod http1;
+mod messages;
+mod random;
+mod raw;
+mod requests;
+mod results;
+mod streams;
+#[path = "../support/mod.rs"]
+mod support;
+mod target;
+mod templates;

@@ -1,0 +1,183 @@
+//! `examples/python/worker.py`, written from the proto alone, against a real server: it runs the registrations, and neither
+//! its own death nor the server's loses one.
+
+mod support;
+
+use std::{process::ExitStatus, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{
+    TestDb,
+    process::ServerProcess,
+    server::{Bench, PATIENCE, eventually, finished, get, register, state, step, submit},
+    tool,
+};
+use tasker::{
+    client::Client,
+    proto::{AttemptOutcome, GetTaskResponse, StepState, TaskState},
+};
+use tokio::process::{Child, Command};
+
+const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
+const NAME: &str = "user_management/user_registration";
+
+/// The process. Dropping it kills it.
+struct PythonWorker(Child);
+
+impl PythonWorker {
+    /// Its handlers take this long for each of their calls.
+    fn start(url: &str, call: Duration) -> Self {
+        let mut python = Command::new(tool("python"));
+        python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/worker.py"));
+        python.arg(url.trim_start_matches("http://")).env("CALL_SECONDS", call.as_secs_f64().to_string());
+        Self(python.kill_on_drop(true).spawn().unwrap())
+    }
+
+    /// SIGTERM, and its status when it has ended.
+    async fn terminate(mut self) -> ExitStatus {
+        let pid = Pid::from_raw(self.0.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        tokio::time::timeout(PATIENCE, self.0.wait()).await.expect("the worker does not end").unwrap()
+    }
+}
+
+fn context(email: &str, plan: &str) -> String {
+    format!(r#"{{"email": "{email}", "name": "A", "plan": "{plan}"}}"#)
+}
+
+fn outcomes(task: &GetTaskResponse, name: &str) -> Vec<AttemptOutcome> {
+    step(task, name).attempts.iter().map(tasker::proto::Attempt::outcome).collect()
+}
+
+async fn running(client: &mut Client, task_id: &str, name: &str) {
+    eventually(&format!("step {name}"), || {
+        let mut client = client.clone();
+        async move { (step(&get(&mut client, task_id).await, name).state() == StepState::InProgress).then_some(()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn it_runs_the_registrations() {
+    let mut bench = Bench::with(REGISTRATION).await;
+    let worker = PythonWorker::start(&bench.server.url, Duration::from_millis(10));
+    let mut free = Vec::new();
+    for n in 0..20 {
+        free.push(bench.submit(NAME, &context(&format!("u{n}@example.org"), "free")).await);
+    }
+    let pro = bench.submit(NAME, &context("pro@example.org", "pro")).await;
+    let enterprise = bench.submit(NAME, &context("e@example.org", "enterprise")).await;
+    let taken = bench.submit(NAME, &context("taken@example.org", "free")).await;
+
+    for task_id in &free {
+        let task = bench.finished(task_id).await;
+        assert_eq!(state(&task), TaskState::Complete);
+        let result = |name: &str| serde_json::from_str::<serde_json::Value>(&step(&task, name).result_json).unwrap();
+        assert_eq!(result("update_user_status")["user_id"], result("create_user_account")["user_id"]);
+    }
+    let task = bench.finished(&pro).await;
+    assert_eq!(state(&task), TaskState::Complete);
+    let (failed, worked) = (AttemptOutcome::RetryableError, AttemptOutcome::Succeeded);
+    assert_eq!(outcomes(&task, "setup_billing_profile"), [failed, worked]);
+    let error = step(&task, "setup_billing_profile").attempts[0].error.clone().unwrap();
+    assert_eq!(
+        (error.error_code.as_str(), error.context_json.as_str()),
+        ("HTTP_503", r#"{"service": "billing_service"}"#)
+    );
+
+    let task = bench.finished(&enterprise).await;
+    let attempts = &step(&task, "send_welcome_sequence").attempts;
+    assert_eq!(outcomes(&task, "send_welcome_sequence"), [failed, worked]);
+    assert_eq!(attempts[0].retry_after, Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }));
+
+    let task = bench.finished(&taken).await;
+    assert_eq!(state(&task), TaskState::Error);
+    assert_eq!(outcomes(&task, "create_user_account"), [AttemptOutcome::PermanentError]);
+    assert_eq!(task.task.unwrap().error.unwrap().error_code, "USER_CONFLICT");
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn its_death_in_the_middle_loses_nothing() {
+    let mut bench = Bench::with(REGISTRATION).await;
+    let mut doomed = PythonWorker::start(&bench.server.url, Duration::from_millis(300));
+    let mut tasks = Vec::new();
+    for n in 0..8 {
+        tasks.push(bench.submit(NAME, &context(&format!("u{n}@example.org"), "free")).await);
+    }
+    running(&mut bench.client, &tasks[0], "setup_billing_profile").await;
+    doomed.0.kill().await.unwrap();
+    let _successor = PythonWorker::start(&bench.server.url, Duration::from_millis(10));
+    for task_id in &tasks {
+        assert_eq!(state(&bench.finished(task_id).await), TaskState::Complete);
+    }
+    let task = bench.get(&tasks[0]).await;
+    let (lost, worked) = (AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded);
+    assert_eq!(outcomes(&task, "setup_billing_profile"), [lost, worked]);
+    assert_eq!(step(&task, "setup_billing_profile").charged_attempts, 0, "nobody is to blame for a killed worker");
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn the_servers_death_in_the_middle_costs_no_attempt() {
+    let db = TestDb::new().await;
+    let mut server = ServerProcess::start(db.url());
+    let address = server.address().to_owned();
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, REGISTRATION).await;
+    let worker = PythonWorker::start(&server.url, Duration::from_millis(800));
+    let mut tasks = Vec::new();
+    for n in 0..4 {
+        tasks.push(submit(&mut client, NAME, &context(&format!("u{n}@example.org"), "free")).await);
+    }
+    running(&mut client, &tasks[0], "setup_billing_profile").await;
+    server.kill();
+    let _again = ServerProcess::start_at(db.url(), &address);
+    let mut client = Client::connect(&server.url).await.unwrap();
+    for task_id in &tasks {
+        let task = finished(&mut client, task_id).await;
+        assert_eq!(state(&task), TaskState::Complete);
+        for step in &task.steps {
+            assert_eq!(outcomes(&task, &step.name), [AttemptOutcome::Succeeded], "{}", step.name);
+        }
+    }
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn sigterm_lets_the_running_step_finish_and_takes_no_other() {
+    let mut bench = Bench::with(REGISTRATION).await;
+    let worker = PythonWorker::start(&bench.server.url, Duration::from_secs(1));
+    let task_id = bench.submit(NAME, &context("a@example.org", "free")).await;
+    running(&mut bench.client, &task_id, "create_user_account").await;
+    assert!(worker.terminate().await.success());
+    let task = bench.get(&task_id).await;
+    assert_eq!(outcomes(&task, "create_user_account"), [AttemptOutcome::Succeeded]);
+    assert_eq!(step(&task, "initialize_preferences").state(), StepState::Ready);
+    assert_eq!(step(&task, "initialize_preferences").attempt, 0);
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn a_cancelled_step_stops() {
+    let mut bench = Bench::with(REGISTRATION).await;
+    let worker = PythonWorker::start(&bench.server.url, Duration::from_secs(600));
+    let task_id = bench.submit(NAME, &context("a@example.org", "free")).await;
+    running(&mut bench.client, &task_id, "create_user_account").await;
+    bench.cancel(&task_id).await.unwrap();
+    // It would run for ten minutes; the worker ends at once because nothing runs any more.
+    assert!(worker.terminate().await.success());
+}
+
+#[test]
+fn the_tests_run_what_the_example_asks_for() {
+    let pinned = include_str!("../scripts/requirements-test.txt");
+    let asked: Vec<&str> = include_str!("../examples/python/requirements.txt").lines().collect();
+    assert_eq!(asked.len(), 3);
+    for requirement in asked {
+        assert!(pinned.contains(&format!("\n{requirement} \\\n")), "{requirement}");
+    }
+}
