@@ -53,6 +53,8 @@ async fn soon(worker: &mut RawWorker) -> StepAssignment {
 async fn of_intake() {
     let mut cut = Cut::with(ONE).await;
     let mut worker = cut.worker(4).await;
+    // The look for the new worker is over, so its slots are free for the submit to claim.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     cut.proxy.swallow_commit(1);
     let request = SubmitTaskRequest { idempotency_key: "k".into(), ..submission("t/one", "{}") };
     let status = cut.client.tasks.submit_task(request.clone()).await.unwrap_err();

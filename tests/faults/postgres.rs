@@ -2,14 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::client::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use tasker::{client::Client, postgres::Cluster};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
     cluster::{migrated, session},
     ledger::Ledger,
     load::{FAN, Load, all_complete, assert_says_when_to_come_back},
-    support::{TestDb, invariants::invariants, process::ServerProcess, server::register},
+    support::{
+        TestDb,
+        invariants::invariants,
+        process::ServerProcess,
+        server::{eventually, register},
+    },
 };
 
 /// Waits until the standard health says so; returns how long that took.
@@ -90,4 +96,42 @@ async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() 
     for worker in workers {
         worker.shutdown().await.unwrap();
     }
+}
+
+/// All its processes are stopped: connections stay open, and nothing comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_says_nothing_is_away_too() {
+    let cluster = migrated().await;
+    let server = ServerProcess::start(&cluster.url());
+    register(&mut Client::connect(&server.url).await.unwrap(), FAN).await;
+    let ledger = Ledger::default();
+    let worker = ledger.worker(&[&server.url], 8, Duration::from_millis(40));
+    let load = Load::start(&server.url, "t/fan", Duration::from_millis(10));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let all = processes(&cluster);
+    all.iter().for_each(|pid| kill_process(*pid, Signal::STOP).unwrap());
+    let away = health(&server.url, ServingStatus::NotServing).await;
+    // Longer than a lease: afterwards nobody is taken for dead.
+    assert!(away > Duration::from_secs(3) && away < Duration::from_secs(8), "it took {away:?} to notice");
+    let refused = || async { load.refusals().pop() };
+    let refusal = eventually("a submit is refused", refused).await;
+    assert_eq!(refusal.status.code(), tonic::Code::Unavailable);
+    assert!(refusal.after < Duration::from_secs(11), "it took {:?} to refuse", refusal.after);
+    all.iter().for_each(|pid| kill_process(*pid, Signal::CONT).unwrap());
+    health(&server.url, ServingStatus::Serving).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let tasks = load.stop().await;
+    let db = session(&cluster.url()).await;
+    all_complete(&db, &tasks).await;
+    ledger.assert_each_once(tasks.len() * 4);
+    invariants(&db).await;
+    worker.shutdown().await.unwrap();
+}
+
+/// The postmaster and its children.
+fn processes(cluster: &Cluster) -> Vec<Pid> {
+    let pid = cluster.pid();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
+    std::iter::once(pid.cast_signed()).chain(children).map(|pid| Pid::from_raw(pid).unwrap()).collect()
 }

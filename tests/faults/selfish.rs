@@ -70,7 +70,7 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
     }
     for id in &ids {
         let task = bench.finished(id).await;
-        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(|a| a.outcome()).collect();
+        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(tasker::proto::Attempt::outcome).collect();
         assert_eq!(outcomes, [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded]);
     }
     ledger.assert_each_once(24);

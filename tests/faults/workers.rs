@@ -138,7 +138,7 @@ async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unha
     let heir = ledger.worker(&[&bench.server.url], 1, Duration::from_millis(10));
     for id in &ids {
         let task = bench.finished(id).await;
-        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(|a| a.outcome()).collect();
+        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(tasker::proto::Attempt::outcome).collect();
         assert_eq!(outcomes, [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded], "it was given more steps");
     }
     ledger.assert_each_once(2);
@@ -166,7 +166,7 @@ async fn a_stream_closed_without_a_drain_leaves_the_leases_to_their_worker() {
         ..registration(&["h"], 4)
     };
     let mut again = RawWorker::open(&bench.server.url, register).await.unwrap();
-    assert_eq!(again.registered.kept_leases, [assignment.lease_token.clone()]);
+    assert_eq!(again.registered.kept_leases, std::slice::from_ref(&assignment.lease_token));
     assert_eq!(again.settle(&assignment, success("1")).await, ResultStatus::Accepted);
     assert_eq!(step(&bench.finished(&id).await, "only").attempts.len(), 1);
     invariants(&bench.db.connect().await).await;
