@@ -13,8 +13,8 @@ use super::catalog::Plan;
 use crate::{
     domain::lease::Lease,
     store::{
-        changes::Claimed,
-        hot::{Applied, TaskInput, WantedInputs},
+        changes::{Claimed, WantedInputs},
+        hot::{Applied, TaskInput},
     },
 };
 

@@ -11,8 +11,8 @@ use super::{assignment, catalog::Plan, hub::Reservation};
 use crate::{
     domain::{event::EventType, lease::Lease},
     store::{
-        changes::{Changes, Claim, Claimed, Event, Grant},
-        hot::{Candidate, WantedInputs},
+        changes::{Changes, Claim, Claimed, Event, Grant, WantedInputs},
+        hot::Candidate,
     },
 };
 

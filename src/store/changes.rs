@@ -210,6 +210,13 @@ pub struct Changes {
     pub notify: Option<String>,
 }
 
+/// Which documents to read for the steps that are claimed.
+#[derive(Clone, Debug, Default)]
+pub struct WantedInputs {
+    pub tasks: Vec<Uuid>,
+    pub results: Vec<(Uuid, i16)>,
+}
+
 impl Changes {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {

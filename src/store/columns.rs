@@ -5,10 +5,7 @@ use std::time::SystemTime;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{
-    changes::{Changes, EndedAttempt},
-    hot::WantedInputs,
-};
+use super::changes::{Changes, EndedAttempt, WantedInputs};
 use crate::domain::attempt::Failure;
 
 /// The parameters of one statement.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Db, StoreError,
-    changes::{self, Changes, Claimed},
+    changes::{self, Changes, Claimed, WantedInputs},
     columns::{Columns, Params},
 };
 use crate::domain::{
@@ -123,13 +123,6 @@ pub struct Applied {
     pub results: Vec<(Uuid, i16, String)>,
     /// Time until the first of the retries falls due.
     pub next_retry: Option<Duration>,
-}
-
-/// Which documents to read for the steps that are claimed.
-#[derive(Clone, Debug, Default)]
-pub struct WantedInputs {
-    pub tasks: Vec<Uuid>,
-    pub results: Vec<(Uuid, i16)>,
 }
 
 const LOCK_LEASES: &str = "

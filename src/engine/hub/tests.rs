@@ -1,11 +1,14 @@
 //! Slots, promises and lanes, without streams.
 
+use std::collections::BTreeMap;
+
 use std::time::SystemTime;
 
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::*;
 use crate::engine::catalog::plan_for_tests;
+use crate::store::hot::LaneDemand;
 
 const LANE: i32 = 1;
 const OTHER_LANE: i32 = 2;

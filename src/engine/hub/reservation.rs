@@ -1,0 +1,179 @@
+//! Slots of workers, set aside before the transaction that may fill them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use uuid::Uuid;
+
+use super::{Connection, Hub, InFlight, ToWorker};
+use crate::{domain::lease::Lease, engine::assignment::Assignment, store::hot::LaneDemand};
+
+/// How many slots to reserve.
+pub enum Want<'a> {
+    /// All that are free.
+    All,
+    /// At most so many, for steps of these lanes.
+    Lanes(&'a BTreeMap<i32, usize>),
+}
+
+struct ReservedSlots {
+    worker_id: Uuid,
+    lanes: Arc<[i32]>,
+    /// Reserved and not yet delivered.
+    held: usize,
+    /// Of these, not yet promised to a step.
+    open: usize,
+}
+
+/// Slots that no other loop can fill; what was not delivered is free again when it is dropped.
+pub struct Reservation {
+    hub: Arc<Hub>,
+    slots: Vec<ReservedSlots>,
+    promised: Vec<(Lease, Uuid)>,
+}
+
+impl Hub {
+    /// Reserves slots, from the workers with the most of them.
+    pub fn reserve(self: &Arc<Self>, want: &Want<'_>) -> Reservation {
+        let mut all = self.lock();
+        let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::new();
+        let mut take = |c: &mut Connection, n: usize| {
+            c.reserved += n;
+            let s = slots.entry(c.profile.worker_id).or_insert_with(|| ReservedSlots {
+                worker_id: c.profile.worker_id,
+                lanes: Arc::clone(&c.lanes),
+                held: 0,
+                open: 0,
+            });
+            s.held += n;
+            s.open += n;
+        };
+        match want {
+            Want::All => {
+                for c in all.by_id.values_mut() {
+                    let n = c.free();
+                    if n > 0 {
+                        take(c, n);
+                    }
+                }
+            }
+            Want::Lanes(lanes) => {
+                for (lane, count) in *lanes {
+                    let mut servers: Vec<&mut Connection> =
+                        all.by_id.values_mut().filter(|c| c.free() > 0 && c.serves(*lane)).collect();
+                    servers.sort_unstable_by_key(|c| std::cmp::Reverse(c.free()));
+                    let mut missing = *count;
+                    for c in servers {
+                        let n = c.free().min(missing);
+                        if n == 0 {
+                            break;
+                        }
+                        take(c, n);
+                        missing -= n;
+                    }
+                }
+            }
+        }
+        drop(all);
+        Reservation { hub: Arc::clone(self), slots: slots.into_values().collect(), promised: Vec::new() }
+    }
+}
+
+impl Reservation {
+    /// Whether no slot was free.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The lanes that the reserved workers serve, and how many steps of each could find a slot.
+    pub fn demand(&self) -> Vec<LaneDemand> {
+        let mut demand: BTreeMap<i32, usize> = BTreeMap::new();
+        for slot in &self.slots {
+            for lane in slot.lanes.iter() {
+                *demand.entry(*lane).or_default() += slot.open;
+            }
+        }
+        demand
+            .into_iter()
+            .map(|(lane_id, n)| LaneDemand { lane_id, limit: i32::try_from(n).unwrap_or(i32::MAX) })
+            .collect()
+    }
+
+    /// Whether every slot is promised.
+    pub fn is_used_up(&self) -> bool {
+        self.slots.iter().all(|s| s.open == 0)
+    }
+
+    /// Promises a slot to a claim in this lane, on the worker with the most open ones.
+    pub fn promise(&mut self, lane_id: i32, lease: Lease) -> Option<Uuid> {
+        let slot = self
+            .slots
+            .iter_mut()
+            .filter(|s| s.open > 0 && s.lanes.binary_search(&lane_id).is_ok())
+            .max_by_key(|s| s.open)?;
+        slot.open -= 1;
+        self.promised.push((lease, slot.worker_id));
+        Some(slot.worker_id)
+    }
+
+    /// All promises so far. After a commit that may or may not have taken place, each may be a claim that no worker
+    /// knows of.
+    pub fn promised(&self) -> &[(Lease, Uuid)] {
+        &self.promised
+    }
+
+    /// From now on the promised claims can be cancelled. To be called before their commit: once that is done, somebody
+    /// may end an attempt in the moment before its assignment goes out.
+    pub fn announce(&self) {
+        if !self.promised.is_empty() {
+            self.hub.lock().promised.extend(self.promised.iter().map(|(lease, _)| (*lease, None)));
+        }
+    }
+
+    /// Sends a committed claim to its worker. `false` when the worker is gone: the attempt never reached it.
+    pub fn deliver(&mut self, assignment: Assignment) -> bool {
+        let (worker_id, lease) = (assignment.worker_id, assignment.lease);
+        let in_flight =
+            InFlight { plan: Some(Arc::clone(&assignment.plan)), deadline: Instant::now() + assignment.timeout };
+        if let Some(slot) = self.slots.iter_mut().find(|s| s.worker_id == worker_id) {
+            slot.held = slot.held.saturating_sub(1);
+        }
+        {
+            let mut all = self.hub.lock();
+            let cancelled = all.promised.remove(&lease).flatten();
+            let Some(c) = all.by_id.get_mut(&worker_id) else { return false };
+            c.reserved = c.reserved.saturating_sub(1);
+            if cancelled.is_some() {
+                // The attempt has ended already; its worker never hears of it.
+                drop(all);
+                self.hub.kick();
+                return true;
+            }
+            c.in_flight.insert(lease, in_flight);
+        }
+        self.hub.sooner.notify_one();
+        self.hub.send(worker_id, ToWorker::Assign(Box::new(assignment)))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut all = self.hub.lock();
+        for (lease, _) in &self.promised {
+            all.promised.remove(lease);
+        }
+        for slot in &self.slots {
+            if let Some(c) = all.by_id.get_mut(&slot.worker_id) {
+                c.reserved = c.reserved.saturating_sub(slot.held);
+            }
+        }
+        // Whoever found them taken left a step behind; now there is a slot for it.
+        if self.slots.iter().any(|slot| slot.held > 0 && all.could_serve(slot.worker_id)) {
+            drop(all);
+            self.hub.kick();
+        }
+    }
+}
