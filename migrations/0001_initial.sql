@@ -107,7 +107,7 @@ CREATE TABLE steps (
     step          smallint NOT NULL,              -- position in the template
     state         step_state NOT NULL DEFAULT 'pending'
                   CHECK (state IN ('pending', 'complete', 'error', 'cancelled')),
-    attempt       smallint NOT NULL DEFAULT 0,    -- number of the last attempt
+    attempt       int NOT NULL DEFAULT 0,         -- number of the last attempt
     charged       smallint NOT NULL DEFAULT 0,    -- attempts that counted against the retry limit
     result        text,                           -- JSON
     error_code    text,
@@ -133,7 +133,7 @@ CREATE TABLE queue (
     priority        smallint NOT NULL,
     state           step_state NOT NULL CHECK (state IN ('ready', 'in_progress', 'waiting_for_retry')),
     due             boolean NOT NULL,             -- a claim may take it now
-    attempt         smallint NOT NULL DEFAULT 0,  -- number of the running or last attempt
+    attempt         int NOT NULL DEFAULT 0,       -- number of the running or last attempt
     charged         smallint NOT NULL DEFAULT 0,
     lost            smallint NOT NULL DEFAULT 0,  -- attempts that ended with their worker
     ready_at        timestamptz NOT NULL,         -- since when it has been claimable, but for its back-off
@@ -184,7 +184,7 @@ CREATE TABLE events (
     template_id     int,
     task_id         uuid,
     step            smallint,
-    attempt         smallint,
+    attempt         int,
     worker_id       uuid,
     outcome         attempt_outcome,              -- set when the event ends an attempt
     charged         boolean,

@@ -25,7 +25,7 @@ pub struct Assignment {
     pub worker_id: Uuid,
     pub lane_id: i32,
     pub plan: Arc<Plan>,
-    pub attempt: i16,
+    pub attempt: i32,
     pub charged: i16,
     pub deadline_at: SystemTime,
     pub timeout: Duration,

@@ -178,7 +178,7 @@ fn step(s: Step, past: Vec<Attempt>, plan: &Plan, task_notes: &str, with_attempt
         service: t.service.clone(),
         state: step_state(s.state).into(),
         depends_on: t.depends_on.iter().filter_map(|p| Some(plan.template.steps.get(*p)?.name.clone())).collect(),
-        attempt: s.attempt.into(),
+        attempt: s.attempt,
         retry_limit: i32::try_from(t.retry_limit).unwrap_or(i32::MAX),
         charged_attempts: s.charged.into(),
         result_json: s.result.unwrap_or_default(),
@@ -200,7 +200,7 @@ fn step(s: Step, past: Vec<Attempt>, plan: &Plan, task_notes: &str, with_attempt
 
 fn attempt(a: Attempt) -> proto::Attempt {
     proto::Attempt {
-        attempt: a.attempt.into(),
+        attempt: a.attempt,
         outcome: outcome(a.outcome).into(),
         charged: a.charged,
         worker_id: a.worker_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -215,7 +215,7 @@ fn attempt(a: Attempt) -> proto::Attempt {
 
 fn running(s: &Step) -> proto::Attempt {
     proto::Attempt {
-        attempt: s.attempt.into(),
+        attempt: s.attempt,
         outcome: proto::AttemptOutcome::Running.into(),
         charged: false,
         worker_id: s.worker_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -286,7 +286,7 @@ pub fn assignment(a: Assignment) -> proto::StepAssignment {
         version: plan.template.version.to_string(),
         handler: step.map(|s| s.handler.clone()).unwrap_or_default(),
         service: step.map(|s| s.service.clone()).unwrap_or_default(),
-        attempt: a.attempt.into(),
+        attempt: a.attempt,
         retry_limit: step.and_then(|s| i32::try_from(s.retry_limit).ok()).unwrap_or_default(),
         charged_attempts: a.charged.into(),
         context_json: a.context.to_string(),

@@ -70,7 +70,7 @@ pub struct Claimed {
     pub step: i16,
     pub template_id: i32,
     pub lane_id: i32,
-    pub attempt: i16,
+    pub attempt: i32,
     pub charged: i16,
     pub nonce: i64,
     pub worker_id: Uuid,
@@ -86,7 +86,7 @@ pub struct Ended {
     pub lease: Option<i64>,
     /// `Complete`, `Error` or `Cancelled`.
     pub state: StepState,
-    pub attempt: i16,
+    pub attempt: i32,
     pub charged: i16,
     pub result: Option<String>,
     pub failure: Option<Failure>,
@@ -115,7 +115,7 @@ pub struct EndedAttempt {
     pub task_id: Uuid,
     pub step: i16,
     pub template_id: i32,
-    pub attempt: i16,
+    pub attempt: i32,
     pub lease: i64,
     pub worker_id: Uuid,
     pub outcome: OutcomeKind,
@@ -144,7 +144,7 @@ pub struct Event {
     pub template_id: Option<i32>,
     pub task_id: Option<Uuid>,
     pub step: Option<i16>,
-    pub attempt: Option<i16>,
+    pub attempt: Option<i32>,
     pub worker_id: Option<Uuid>,
     pub outcome: Option<OutcomeKind>,
     pub charged: Option<bool>,
@@ -261,7 +261,7 @@ pub(super) const END_STEPS: &str = "
            SET state = u.state::step_state, attempt = u.attempt, charged = u.charged, result = u.result,
                error_code = u.code, error_message = u.message, error_context = u.context,
                ready_at = u.ready_at, started_at = u.started_at, ended_at = $12::timestamptz
-          FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::int2[], $5::int2[], $6::text[], $7::text[], $8::text[],
+          FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::int4[], $5::int2[], $6::text[], $7::text[], $8::text[],
                       $9::text[], $10::timestamptz[], $11::timestamptz[])
                AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
          WHERE s.task_id = u.task_id AND s.step = u.step AND s.state = 'pending'
@@ -374,7 +374,7 @@ pub(super) const INSERT_EVENTS: &str = "
                         started_at, error_code, error_message, error_context)
     SELECT $15::timestamptz, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
            u.outcome::attempt_outcome, u.charged, u.lease, u.ready_at, u.started_at, u.code, u.message, u.context
-      FROM unnest($1::text[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::uuid[], $7::text[], $8::bool[],
+      FROM unnest($1::text[], $2::int4[], $3::uuid[], $4::int2[], $5::int4[], $6::uuid[], $7::text[], $8::bool[],
                   $9::int8[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[])
            AS u(type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at, started_at, code,
                 message, context)";

@@ -42,7 +42,7 @@ columns!(NewTasks {
 columns!(Ids { task_id: Uuid });
 columns!(EndedLive { task_id: Uuid, step: i16, lease: Option<i64> });
 columns!(EndedSteps {
-    task_id: Uuid, step: i16, state: &'a str, attempt: i16, charged: i16, result: Option<&'a str>,
+    task_id: Uuid, step: i16, state: &'a str, attempt: i32, charged: i16, result: Option<&'a str>,
     code: Option<&'a str>, message: Option<&'a str>, context: Option<&'a str>, ready_at: SystemTime,
     started_at: Option<SystemTime>,
 });
@@ -62,7 +62,7 @@ columns!(Tasks {
     reason: Option<&'a str>,
 });
 columns!(Events {
-    kind: &'a str, template_id: Option<i32>, task_id: Option<Uuid>, step: Option<i16>, attempt: Option<i16>,
+    kind: &'a str, template_id: Option<i32>, task_id: Option<Uuid>, step: Option<i16>, attempt: Option<i32>,
     worker_id: Option<Uuid>, outcome: Option<&'a str>, charged: Option<bool>, lease: Option<i64>,
     ready_at: Option<SystemTime>, started_at: Option<SystemTime>, code: Option<&'a str>, message: Option<&'a str>,
     context: Option<&'a str>,

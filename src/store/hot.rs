@@ -33,7 +33,7 @@ pub struct TaskRow {
 pub struct LiveRow {
     pub task_id: Uuid,
     pub step: i16,
-    pub attempt: i16,
+    pub attempt: i32,
     pub charged: i16,
     pub lost: i16,
     pub lease: Option<i64>,

@@ -42,7 +42,7 @@ pub struct Task {
 pub struct Step {
     pub step: i16,
     pub state: StepState,
-    pub attempt: i16,
+    pub attempt: i32,
     pub charged: i16,
     pub result: Option<String>,
     pub failure: Option<Failure>,
@@ -59,7 +59,7 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub step: i16,
-    pub attempt: i16,
+    pub attempt: i32,
     pub outcome: OutcomeKind,
     pub charged: bool,
     pub worker_id: Option<Uuid>,
