@@ -2,6 +2,7 @@
 //! turned into looks at the database. A missed notification costs the time of one poll, never the work.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -163,7 +164,11 @@ impl PeersLoop {
             self.hub.anything_waits();
         }
         if news.moved {
-            self.watchers.tell(self.watchers.watched());
+            let watched = self.watchers.watched();
+            if !watched.is_empty() {
+                let ended: HashSet<Uuid> = task::final_states(&self.db, &watched).await?.into_iter().collect();
+                self.watchers.tell(watched.into_iter().map(|id| (id, ended.contains(&id))));
+            }
         }
         if news.cancels {
             let held = self.hub.leases();

@@ -11,8 +11,16 @@ use uuid::Uuid;
 /// The most streams that watch tasks on one server.
 pub const MAX_WATCHERS: usize = 20_000;
 
-/// Something happened to the task; how often so far.
-type News = watch::Sender<u64>;
+/// What was heard of a task.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    /// How often something happened to it.
+    times: u64,
+    /// It is final.
+    ended: bool,
+}
+
+type News = watch::Sender<Heard>;
 
 /// The watched tasks of this server.
 #[derive(Clone, Default)]
@@ -22,7 +30,7 @@ pub struct Watchers(Arc<Mutex<HashMap<Uuid, News>>>);
 pub struct Watcher {
     watchers: Watchers,
     task_id: Uuid,
-    news: watch::Receiver<u64>,
+    news: watch::Receiver<Heard>,
 }
 
 impl Watchers {
@@ -32,19 +40,22 @@ impl Watchers {
         if all.len() >= MAX_WATCHERS {
             return None;
         }
-        let news = all.entry(task_id).or_insert_with(|| watch::Sender::new(0)).subscribe();
+        let news = all.entry(task_id).or_insert_with(|| watch::Sender::new(Heard::default())).subscribe();
         Some(Watcher { watchers: self.clone(), task_id, news })
     }
 
-    /// Says that something happened to these tasks.
-    pub fn tell(&self, tasks: impl IntoIterator<Item = Uuid>) {
+    /// Says that something happened to these tasks, and whether each is final.
+    pub fn tell(&self, tasks: impl IntoIterator<Item = (Uuid, bool)>) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.is_empty() {
             return;
         }
-        for task in tasks {
+        for (task, ended) in tasks {
             if let Some(news) = all.get(&task) {
-                news.send_modify(|n| *n += 1);
+                news.send_modify(|heard| {
+                    heard.times += 1;
+                    heard.ended |= ended;
+                });
             }
         }
     }
@@ -64,6 +75,16 @@ impl Watcher {
     pub async fn changed(&mut self) {
         // The sender lives in the map for as long as this watcher does.
         let _ = self.news.changed().await;
+    }
+
+    /// Whether it was heard that the task is final.
+    pub fn has_ended(&self) -> bool {
+        self.news.borrow().ended
+    }
+
+    /// Waits until it is heard that the task is final.
+    pub async fn ended(&mut self) {
+        let _ = self.news.wait_for(|heard| heard.ended).await;
     }
 }
 

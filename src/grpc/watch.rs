@@ -75,14 +75,23 @@ impl Watch {
     async fn wait(&mut self) -> Result<TaskView, Status> {
         let task_id = self.watcher.task_id();
         loop {
+            let news = async {
+                match self.final_only {
+                    true => self.watcher.ended().await,
+                    false => self.watcher.changed().await,
+                }
+            };
             tokio::select! {
-                _ = tokio::time::timeout(LOOK_ANYWAY, self.watcher.changed()) => {}
+                _ = tokio::time::timeout(LOOK_ANYWAY, news) => {}
                 () = self.engine.stopping() => {
                     return Err(error::unavailable("the server is shutting down; watch the task at another one"));
                 }
             }
             if !self.final_only {
                 tokio::time::sleep(COALESCE).await;
+                break;
+            }
+            if self.watcher.has_ended() {
                 break;
             }
             let ended = tasks::final_states(&self.engine.db, &[task_id]).await.map_err(|e| error::store(&e))?;

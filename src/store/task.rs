@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::try_join5;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
@@ -124,30 +125,30 @@ const WAITED_FOR: &str = "
 
 /// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat.
 pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool) -> Result<Option<TaskView>, StoreError> {
-    let mut client = db.read().await?;
+    let client = db.read().await?;
     let sql = format!(
         "{TASK}, t.context FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step \
          WHERE t.task_id = $1"
     );
-    let tx = client
-        .build_transaction()
-        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
-        .read_only(true)
-        .start()
-        .await?;
-    let (task, steps) = (tx.prepare_cached(&sql).await?, tx.prepare_cached(STEPS).await?);
-    let Some(row) = tx.query_opt(&task, &[&task_id]).await? else { return Ok(None) };
-    let steps: Vec<Step> = tx.query(&steps, &[&task_id]).await?.iter().map(step_of).collect::<Result<_, _>>()?;
-    let waiting = steps.iter().any(|s| s.state == StepState::WaitingForRetry);
-    let attempts = match (with_attempts, waiting) {
-        (true, _) => tx.query(&tx.prepare_cached(ATTEMPTS).await?, &[&task_id]).await?,
-        (false, true) => tx.query(&tx.prepare_cached(WAITED_FOR).await?, &[&task_id]).await?,
-        (false, false) => Vec::new(),
-    };
-    tx.commit().await?;
+    let (task, steps) = (client.prepare_cached(&sql).await?, client.prepare_cached(STEPS).await?);
+    let attempts = client.prepare_cached(if with_attempts { ATTEMPTS } else { WAITED_FOR }).await?;
+    // Sent together, so one snapshot costs one round trip.
+    let (_, row, steps, attempts, _) = try_join5(
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+        client.query_opt(&task, &[&task_id]),
+        client.query(&steps, &[&task_id]),
+        client.query(&attempts, &[&task_id]),
+        client.batch_execute("COMMIT"),
+    )
+    .await?;
+    let Some(row) = row else { return Ok(None) };
     let mut task = task_of(&row)?;
     task.context = row.get(17);
-    Ok(Some(TaskView { task, steps, attempts: attempts.iter().map(attempt_of).collect::<Result<_, _>>()? }))
+    Ok(Some(TaskView {
+        task,
+        steps: steps.iter().map(step_of).collect::<Result<_, _>>()?,
+        attempts: attempts.iter().map(attempt_of).collect::<Result<_, _>>()?,
+    }))
 }
 
 /// Which of these tasks are final.

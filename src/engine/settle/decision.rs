@@ -49,7 +49,8 @@ pub(super) struct Decision<'a> {
     pub acks: Vec<(Uuid, Lease, bool)>,
     pub cancelled: Vec<(Lease, CancelReason)>,
     pub refused: HashMap<usize, CancelError>,
-    pub touched: Vec<Uuid>,
+    /// The tasks that something happened to, and whether they are final now.
+    pub touched: Vec<(Uuid, bool)>,
 }
 
 impl<'a> Decision<'a> {
@@ -160,7 +161,7 @@ impl<'a> Decision<'a> {
             started_at,
         };
         self.live.remove(&(lease.task_id, lease.step));
-        self.touched.push(lease.task_id);
+        self.touched.push((lease.task_id, false));
         match verdict.event {
             StepEvent::Retry => {
                 let mut backoff = template.backoff;
@@ -230,7 +231,7 @@ impl<'a> Decision<'a> {
         (task.progress.state, task.progress.live, task.changed) = (after, 0, true);
         task.cancelled = Some((by.to_owned(), reason.to_owned()));
         let template_id = task.row.template_id;
-        self.touched.push(task_id);
+        self.touched.push((task_id, false));
         let rows: Vec<&LiveRow> =
             self.live.range((task_id, i16::MIN)..=(task_id, i16::MAX)).map(|(_, row)| *row).collect();
         for row in rows {
@@ -286,6 +287,9 @@ impl<'a> Decision<'a> {
         }
         self.touched.sort_unstable();
         self.touched.dedup();
+        for (task_id, ended) in &mut self.touched {
+            *ended = self.tasks.get(task_id).is_some_and(|task| task.progress.state.is_final());
+        }
         self
     }
 }
