@@ -5,11 +5,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::shapes::{CHAIN_STEPS, CONTEXT, Templates};
+use super::{
+    shapes::{CHAIN_STEPS, CONTEXT, Templates},
+    stage::Stage,
+};
 use crate::{
     domain::{attempt::OutcomeKind, event::EventType, progress::StepSet, step::StepState, task::TaskState},
     store::{
-        Db, StoreError,
+        StoreError,
         changes::{Changes, Ended, EndedAttempt, Event, Grant, NewLive, NewTask, TaskUpdate},
         hot::{Hot, WantedInputs},
     },
@@ -19,16 +22,28 @@ use crate::{
 const BATCH: usize = 100;
 const RESULT: &str = r#"{"ok":true}"#;
 
-/// Steps per second of bare SQL over about `time`.
-pub async fn steps_per_second(db: &Db, templates: &Templates, time: Duration) -> Result<f64, StoreError> {
-    let hot = Hot::connect(db).await?;
-    let started = Instant::now();
-    let mut batches = 0;
+/// What bare SQL came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ceiling {
+    pub steps_per_second: f64,
+    /// Of Postgres, µs.
+    pub cpu_per_step: Option<f64>,
+}
+
+/// Runs bare SQL for about `time`.
+pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreError> {
+    let hot = Hot::connect(&stage.db).await?;
+    let (started, before) = (Instant::now(), stage.processes().cpu());
+    let mut steps = 0.0;
     while started.elapsed() < time {
-        Batch::new(templates).run(&hot).await?;
-        batches += 1;
+        Batch::new(&stage.templates).run(&hot).await?;
+        steps += (BATCH * CHAIN_STEPS) as f64;
     }
-    Ok(f64::from(batches) * (BATCH * CHAIN_STEPS) as f64 / started.elapsed().as_secs_f64())
+    let cpu = stage.processes().cpu() - before;
+    Ok(Ceiling {
+        steps_per_second: steps / started.elapsed().as_secs_f64(),
+        cpu_per_step: cpu.postgres.map(|t| t.as_secs_f64() * 1e6 / steps),
+    })
 }
 
 struct Batch<'a> {

@@ -104,7 +104,7 @@ async fn round(
     say: &dyn Fn(&str),
 ) -> Result<Round, Error> {
     let round = round::measure(stage, settings.time, settings.in_flight, chains).await?;
-    let (steps, sql) = (round.steps_per_second, round.ceiling_steps_per_second);
+    let (steps, sql) = (round.steps_per_second, round.ceiling.steps_per_second);
     say(&format!("round {name}: {steps:.0} steps/s; bare SQL {sql:.0}"));
     Ok(round)
 }

@@ -75,7 +75,8 @@ impl Report {
         json!({
             "steps_per_second": rounded(self.mean(|r| r.steps_per_second), 0),
             "tasks_per_second": rounded(self.mean(|r| r.tasks_per_second), 0),
-            "sql_ceiling_steps_per_second": rounded(self.mean(|r| r.ceiling_steps_per_second), 0),
+            "sql_ceiling_steps_per_second": rounded(self.mean(|r| r.ceiling.steps_per_second), 0),
+            "sql_ceiling_postgres_cpu_us_per_step": opt(self.mean_of(|r| r.ceiling.cpu_per_step), 1),
             "ceiling_ratio": rounded(self.mean(Round::ceiling_ratio), 3),
             "chain_p50_ms": by_clients(|l| l.p50_ms),
             "chain_p99_ms": by_clients(|l| l.p99_ms),
@@ -110,7 +111,7 @@ impl Report {
         let mut add = |what: String, value: String, budget: &'static str| rows.push((what, value, budget));
         add("steps per second".into(), format!("{:.0}", self.mean(|r| r.steps_per_second)), ">= 15000");
         add("tasks per second".into(), format!("{:.0}", self.mean(|r| r.tasks_per_second)), "");
-        add("bare SQL, steps per second".into(), format!("{:.0}", self.mean(|r| r.ceiling_steps_per_second)), "");
+        add("bare SQL, steps per second".into(), format!("{:.0}", self.mean(|r| r.ceiling.steps_per_second)), "");
         add("share of bare SQL".into(), format!("{:.0} %", 100.0 * self.mean(Round::ceiling_ratio)), ">= 60 %");
         for l in &self.latencies {
             let budget = if l.clients == 1 { "p50 <= 4, p99 <= 12 ms" } else { "" };
@@ -123,6 +124,7 @@ impl Report {
         add("commits per step".into(), format!("{:.4}", self.mean(|r| r.commits_per_step)), "");
         let cpu = self.cpu();
         let per_step = [
+            ("Postgres under bare SQL", self.mean_of(|r| r.ceiling.cpu_per_step)),
             ("Postgres", cpu.postgres),
             ("server", cpu.server),
             ("workers", cpu.workers),
@@ -170,9 +172,11 @@ pub fn opt(value: Option<f64>, digits: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::ceiling::Ceiling;
 
     fn report(rates: &[f64]) -> Report {
-        let round = |rate: &f64| Round { steps_per_second: *rate, ceiling_steps_per_second: 200.0, ..Round::default() };
+        let ceiling = Ceiling { steps_per_second: 200.0, cpu_per_step: None };
+        let round = |rate: &f64| Round { steps_per_second: *rate, ceiling, ..Round::default() };
         Report { rounds: rates.iter().map(round).collect(), ..Report::default() }
     }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    ceiling,
+    ceiling::{self, Ceiling},
     cpu::Cpu,
     error::Error,
     load::Load,
@@ -27,7 +27,7 @@ const OWN_COMMITS: i64 = 1;
 /// What a round came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
-    pub ceiling_steps_per_second: f64,
+    pub ceiling: Ceiling,
     pub steps_per_second: f64,
     pub tasks_per_second: f64,
     pub commits_per_step: f64,
@@ -51,13 +51,14 @@ pub struct PerStep {
 impl Round {
     /// How much of the ceiling was reached.
     pub fn ceiling_ratio(&self) -> f64 {
-        self.steps_per_second / self.ceiling_steps_per_second
+        self.steps_per_second / self.ceiling.steps_per_second
     }
 
     /// As it stands in the report.
     pub fn to_json(self) -> Value {
         json!({
-            "sql_ceiling_steps_per_second": rounded(self.ceiling_steps_per_second, 0),
+            "sql_ceiling_steps_per_second": rounded(self.ceiling.steps_per_second, 0),
+            "sql_ceiling_postgres_cpu_us_per_step": opt(self.ceiling.cpu_per_step, 1),
             "steps_per_second": rounded(self.steps_per_second, 0),
             "ceiling_ratio": rounded(self.ceiling_ratio(), 3),
             "commits_per_step": rounded(self.commits_per_step, 4),
@@ -90,7 +91,7 @@ impl PerStep {
 
 /// Measures the ceiling for a third of `time`, then the system for `time`. Adds the submitted chains to `chains`.
 pub async fn measure(stage: &Stage, time: Duration, limit: u64, chains: &mut Vec<Uuid>) -> Result<Round, Error> {
-    let ceiling = ceiling::steps_per_second(&stage.db, &stage.templates, time.div_f64(3.0)).await?;
+    let ceiling = ceiling::measure(stage, time.div_f64(3.0)).await?;
     let load = Load::new(&stage.client, stage.workers()?, limit);
     let (stop, template) = (CancellationToken::new(), stage.templates.chain);
     let window = async {
@@ -106,12 +107,7 @@ pub async fn measure(stage: &Stage, time: Duration, limit: u64, chains: &mut Vec
     chains.extend(ids);
     let done = measure::done(&stage.db, template, &before.mark, &after.mark).await?;
     let seconds = after.mark.at.duration_since(before.mark.at).unwrap_or(time).as_secs_f64();
-    Ok(Round {
-        ceiling_steps_per_second: ceiling,
-        server_rss_mib,
-        refused_submits,
-        ..between(&before, &after, done, seconds)
-    })
+    Ok(Round { ceiling, server_rss_mib, refused_submits, ..between(&before, &after, done, seconds) })
 }
 
 struct Look {

@@ -33,7 +33,7 @@ pub struct Command {
     /// Steps that each worker runs at once, 1 to 10000
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     slots: u16,
-    /// The most chains in flight; as many as there are slots unless given
+    /// The most chains in flight; half as many as there are slots unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
     in_flight: Option<u64>,
     /// Store so many finished tasks first, and compare with the empty database
@@ -105,7 +105,7 @@ impl Command {
             time: self.seconds,
             workers: self.workers.into(),
             slots: self.slots.into(),
-            in_flight: self.in_flight.unwrap_or(u64::from(self.workers) * u64::from(self.slots)),
+            in_flight: self.in_flight.unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),
             preload: self.preload,
             waiting: self.waiting,
             idle: self.idle,
