@@ -2,13 +2,15 @@
 
 export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test lint fmt setup clean
+.PHONY: help demo test lint bench bench-full fmt setup clean
 
 help:
 	@echo 'make demo          a user registration across four failing services, without and with Tasker'
 	@echo 'make demo KEEP=1   the same, and stays up to be tried by hand until Ctrl-C'
 	@echo 'make test          all tests, on a private Postgres'
 	@echo 'make lint          format, clippy, documentation, protocol, dependencies'
+	@echo 'make bench         how fast it is on this machine; two minutes'
+	@echo 'make bench-full    the same with a million finished tasks, and idling; ten minutes'
 	@echo 'make fmt           formats the sources'
 
 demo:
@@ -25,6 +27,15 @@ test:
 lint:
 	@scripts/setup.sh lint
 	@scripts/lint.sh
+
+# The last line of stdout is the report as JSON; the table and what is going on go to stderr.
+bench:
+	@scripts/setup.sh demo
+	@cargo build --locked --release --bin tasker
+	@target/release/tasker bench --json $(BENCH)
+
+bench-full:
+	@$(MAKE) --no-print-directory bench BENCH='--seconds 30 --preload 1000000 --waiting 100000 --idle $(BENCH)'
 
 fmt:
 	cargo fmt

@@ -4,6 +4,8 @@
 //! `worker` and `client` alone. Everything else is the control plane and its command line.
 
 #[cfg(feature = "server")]
+pub mod bench;
+#[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "worker")]
 pub mod client;

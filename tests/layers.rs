@@ -18,7 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("server", &["engine", "grpc", "http", "proto", "store"]),
     ("client", &["proto"]),
     ("worker", &["proto"]),
-    ("cli", &["client", "domain", "postgres", "proto", "server", "store"]),
+    ("bench", &["client", "domain", "postgres", "proto", "store", "worker"]),
+    ("cli", &["bench", "client", "domain", "postgres", "proto", "server", "store"]),
 ];
 
 /// Crates that a part must not even name.
@@ -28,6 +29,7 @@ const MAY_NOT_NAME: &[(&str, &[&str])] = &[
     ("engine", &["tonic", "axum", "tokio_postgres"]),
     ("grpc", &["tokio_postgres"]),
     ("worker", &["tokio_postgres", "axum", "clap"]),
+    ("bench", &["tokio_postgres", "axum", "clap"]),
 ];
 
 fn files(part: &str) -> Vec<PathBuf> {

@@ -1,5 +1,6 @@
 //! The command line: one file per command, data on stdout, talk on stderr.
 
+mod bench;
 mod dev;
 pub mod error;
 mod graph;
@@ -84,6 +85,11 @@ enum Command {
     Server(server::Command),
     /// Bring the database's schema up to date
     Migrate(migrate::Command),
+    /// Measure how fast all of it is on this machine
+    Bench(bench::Command),
+    /// Run the workers of a bench
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerCommand),
 
     // Commands that talk to it.
     /// Run tasks: submit, look, wait, cancel
@@ -122,6 +128,8 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::Dev(command) => dev::run(&command, &session),
         Command::Server(command) => server::run(&command, &session),
         Command::Migrate(command) => migrate::run(&command, &session),
+        Command::Bench(command) => talk(bench::run(&command, &session)),
+        Command::BenchWorker(command) => talk(bench::run_workers(&command, &session)),
         Command::Task(command) => talk(task::run(command, &session)),
         Command::Template(command) => talk(template::run(command, &session)),
         Command::Worker(command) => talk(worker::run(command, &session)),

@@ -1,0 +1,82 @@
+//! Nothing lost, nothing done twice: what the workers ran against what the database says.
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use super::{child::Run, shapes::CHAIN_STEPS, stage::Stage};
+use crate::store::{StoreError, measure};
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Steps of accepted chains that are not complete, and attempts on record that no worker ran.
+    pub lost_steps: u64,
+    /// Runs of an attempt beyond the first, and runs of attempts that are not on record.
+    pub duplicated_steps: u64,
+    /// Attempts at chains beyond the first of their step: lost to a lease, though nothing failed.
+    pub repeated_steps: u64,
+}
+
+/// Compares. `chains` are all chains that the server accepted, `runs` all that the workers did.
+pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit, StoreError> {
+    let templates = &stage.templates;
+    let complete = measure::complete_tasks(&stage.db, templates.chain, stage.first_id).await?.into_iter().collect();
+    let mut of_interest = templates.golden.clone();
+    of_interest.push(templates.chain);
+    let attempts = measure::attempts(&stage.db, &of_interest, stage.first_id).await?;
+    Ok(compare(chains, &complete, &attempts, runs))
+}
+
+fn compare(chains: &[Uuid], complete: &HashMap<Uuid, i64>, attempts: &[(Uuid, String, i16)], runs: &[Run]) -> Audit {
+    let undone = |id: &Uuid| {
+        let steps = complete.get(id).copied().unwrap_or_default();
+        (CHAIN_STEPS as u64).saturating_sub(u64::try_from(steps).unwrap_or_default())
+    };
+    let mut audit = Audit { lost_steps: chains.iter().map(undone).sum(), ..Audit::default() };
+    let mut open: BTreeMap<(Uuid, &str, i16), u32> = BTreeMap::new();
+    for (task, step, attempt) in attempts {
+        *open.entry((*task, step, *attempt)).or_default() += 1;
+        audit.repeated_steps += u64::from(*attempt > 1 && complete.contains_key(task));
+    }
+    for run in runs {
+        let recorded = open.remove(&(run.task_id, run.step.as_str(), run.attempt)).unwrap_or_default();
+        audit.duplicated_steps += u64::from(run.times.saturating_sub(recorded.min(1)));
+    }
+    audit.lost_steps += open.len() as u64;
+    audit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(task: u128, step: &str, attempt: i16, times: u32) -> Run {
+        Run { task_id: Uuid::from_u128(task), step: step.into(), attempt, times }
+    }
+
+    fn on_record(task: u128, step: &str, attempt: i16) -> (Uuid, String, i16) {
+        (Uuid::from_u128(task), step.into(), attempt)
+    }
+
+    #[test]
+    fn a_clean_record_is_clean() {
+        let (chains, complete) = ([Uuid::from_u128(1)], HashMap::from([(Uuid::from_u128(1), 5)]));
+        let attempts = [on_record(1, "a", 1), on_record(2, "b", 1), on_record(2, "b", 2)];
+        let runs = [run(1, "a", 1, 1), run(2, "b", 1, 1), run(2, "b", 2, 1)];
+        assert_eq!(compare(&chains, &complete, &attempts, &runs), Audit::default());
+    }
+
+    #[test]
+    fn what_is_missing_on_either_side_is_found() {
+        // The second chain ended after three steps, the third is unknown.
+        let chains = [1, 2, 3].map(Uuid::from_u128);
+        let complete = HashMap::from([(chains[0], 5), (chains[1], 3)]);
+        // On record: a run of which nobody knows, and a repetition.
+        let attempts = [on_record(1, "a", 1), on_record(1, "b", 1), on_record(1, "b", 2)];
+        // Run: one attempt three times, and one that is not on record.
+        let runs = [run(1, "a", 1, 3), run(1, "b", 2, 1), run(1, "c", 1, 1)];
+        let audit = compare(&chains, &complete, &attempts, &runs);
+        assert_eq!(audit, Audit { lost_steps: 2 + 5 + 1, duplicated_steps: 2 + 1, repeated_steps: 1 });
+    }
+}

@@ -1,0 +1,183 @@
+//! The SQL ceiling: the row changes of chains and nothing else, by the engine's own write statements on one connection.
+//! What the whole system reaches of it is what it loses to everything that is not writing.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use uuid::Uuid;
+
+use super::{
+    shapes::{CHAIN_STEPS, CONTEXT, Templates},
+    stage::Stage,
+};
+use crate::{
+    domain::{attempt::OutcomeKind, event::EventType, progress::StepSet, step::StepState, task::TaskState},
+    store::{
+        StoreError,
+        changes::{Changes, Ended, EndedAttempt, Event, Grant, NewLive, NewTask, TaskUpdate},
+        hot::{Hot, WantedInputs},
+    },
+};
+
+/// Chains that go through their steps together.
+const BATCH: usize = 100;
+const RESULT: &str = r#"{"ok":true}"#;
+
+/// What bare SQL came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ceiling {
+    pub steps_per_second: f64,
+    /// Of Postgres, µs.
+    pub cpu_per_step: Option<f64>,
+}
+
+/// Runs bare SQL for about `time`.
+pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreError> {
+    let hot = Hot::connect(&stage.db).await?;
+    let (started, before) = (Instant::now(), stage.processes().cpu());
+    let mut steps = 0.0;
+    while started.elapsed() < time {
+        Batch::new(&stage.templates).run(&hot).await?;
+        steps += (BATCH * CHAIN_STEPS) as f64;
+    }
+    let cpu = stage.processes().cpu() - before;
+    Ok(Ceiling {
+        steps_per_second: steps / started.elapsed().as_secs_f64(),
+        cpu_per_step: cpu.postgres.map(|t| t.as_secs_f64() * 1e6 / steps),
+    })
+}
+
+struct Batch<'a> {
+    templates: &'a Templates,
+    worker_id: Uuid,
+    tasks: Vec<Uuid>,
+    done: StepSet,
+}
+
+impl<'a> Batch<'a> {
+    fn new(templates: &'a Templates) -> Self {
+        let mut tasks: Vec<Uuid> = (0..BATCH).map(|_| Uuid::now_v7()).collect();
+        tasks.sort_unstable();
+        Self { templates, worker_id: Uuid::new_v4(), tasks, done: StepSet::empty(CHAIN_STEPS) }
+    }
+
+    /// One transaction stores the chains, and one more for each of their steps ends it and begins the next.
+    async fn run(mut self, hot: &Hot) -> Result<(), StoreError> {
+        let mut started_at = self.commit(hot, Self::submit).await?;
+        for step in 0..CHAIN_STEPS {
+            started_at = self.commit(hot, |batch| batch.end(step, started_at)).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &mut self,
+        hot: &Hot,
+        changes: impl FnOnce(&mut Self) -> Changes,
+    ) -> Result<SystemTime, StoreError> {
+        // Without keys and lanes this is BEGIN and the time.
+        let now = hot.begin_intake(&[], &[]).await?.now;
+        let changes = changes(self);
+        hot.commit(&changes, &WantedInputs::default(), now).await?;
+        Ok(now)
+    }
+
+    fn submit(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        for task_id in &self.tasks {
+            changes.new_tasks.push(NewTask {
+                task_id: *task_id,
+                template_id: self.templates.bare,
+                state: TaskState::InProgress,
+                priority: 0,
+                steps_total: small(CHAIN_STEPS),
+                steps_live: 1,
+                steps_done: self.done.as_bytes().to_vec(),
+                correlation_id: task_id.to_string(),
+                traceparent: None,
+                annotations: "{}".into(),
+                context: CONTEXT.into(),
+            });
+            changes.events.push(Event::of_task(EventType::TaskSubmitted, self.templates.bare, *task_id));
+            changes.events.push(Event::of_task(EventType::TaskStarted, self.templates.bare, *task_id));
+            self.begin(&mut changes, *task_id, 0);
+        }
+        changes
+    }
+
+    fn begin(&self, changes: &mut Changes, task_id: Uuid, step: usize) {
+        let nonce = nonce(task_id, step);
+        changes.new_live.push(NewLive {
+            task_id,
+            step: small(step),
+            template_id: self.templates.bare,
+            lane_id: self.templates.bare_lane,
+            priority: 0,
+            grant: Some(Grant { worker_id: self.worker_id, nonce, timeout: Duration::from_secs(300) }),
+        });
+        changes.events.push(Event {
+            step: Some(small(step)),
+            attempt: Some(1),
+            worker_id: Some(self.worker_id),
+            lease: Some(nonce),
+            ..Event::of_task(EventType::StepStarted, self.templates.bare, task_id)
+        });
+    }
+
+    fn end(&mut self, step: usize, started_at: SystemTime) -> Changes {
+        self.done.insert(u16::try_from(step).unwrap_or(u16::MAX));
+        let last = step + 1 == CHAIN_STEPS;
+        let mut changes = Changes::default();
+        for task_id in &self.tasks {
+            let attempt = EndedAttempt {
+                task_id: *task_id,
+                step: small(step),
+                template_id: self.templates.bare,
+                attempt: 1,
+                lease: nonce(*task_id, step),
+                worker_id: self.worker_id,
+                outcome: OutcomeKind::Succeeded,
+                charged: false,
+                failure: None,
+                retry_after: None,
+                ready_at: started_at,
+                started_at,
+            };
+            changes.events.push(Event::of_attempt(EventType::StepCompleted, &attempt));
+            changes.ended.push(Ended {
+                task_id: *task_id,
+                step: attempt.step,
+                lease: Some(attempt.lease),
+                state: StepState::Complete,
+                attempt: 1,
+                charged: 0,
+                result: Some(RESULT.into()),
+                failure: None,
+                ready_at: started_at,
+                started_at: Some(started_at),
+            });
+            changes.tasks.push(TaskUpdate {
+                task_id: *task_id,
+                state: if last { TaskState::Complete } else { TaskState::InProgress },
+                steps_live: i16::from(!last),
+                steps_done: self.done.as_bytes().to_vec(),
+                failed_step: None,
+                cancelled: None,
+            });
+            if last {
+                changes.events.push(Event::of_task(EventType::TaskCompleted, self.templates.bare, *task_id));
+            } else {
+                self.begin(&mut changes, *task_id, step + 1);
+            }
+        }
+        changes
+    }
+}
+
+/// A lease that nobody has to guess.
+fn nonce(task_id: Uuid, step: usize) -> i64 {
+    task_id.as_u64_pair().1.cast_signed() ^ i64::from(small(step))
+}
+
+fn small(n: usize) -> i16 {
+    i16::try_from(n).unwrap_or(i16::MAX)
+}

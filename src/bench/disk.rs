@@ -1,0 +1,54 @@
+//! How long the disk takes to promise something: what every commit pays.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::Instant,
+};
+
+/// A page of Postgres, the least that a commit writes.
+const PAGE_BYTES: u64 = 8 << 10;
+const PAGES: u64 = 256;
+
+/// The median time of writing 8 KiB and `fdatasync`, in µs, in a folder. The pages exist before, as in a log segment that
+/// is used again: no time goes to making the file larger.
+pub fn fdatasync_us(dir: &Path) -> io::Result<f64> {
+    let path = dir.join("fdatasync.bench");
+    let measured = measure(&path);
+    let _ = fs::remove_file(&path);
+    measured
+}
+
+fn measure(path: &Path) -> io::Result<f64> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let page = vec![0x5a; PAGE_BYTES as usize];
+    for n in 0..PAGES {
+        file.write_all_at(&page, n * PAGE_BYTES)?;
+    }
+    file.sync_all()?;
+    let mut times = Vec::with_capacity(PAGES as usize);
+    for n in 0..PAGES {
+        let started = Instant::now();
+        file.write_all_at(&page, n * PAGE_BYTES)?;
+        file.sync_data()?;
+        times.push(started.elapsed().as_secs_f64() * 1e6);
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_measures_and_leaves_nothing_behind() {
+        let dir = std::env::temp_dir().join(format!("tasker-disk-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        assert!(fdatasync_us(&dir).unwrap() > 0.0);
+        // Fails unless it is empty.
+        fs::remove_dir(&dir).unwrap();
+    }
+}

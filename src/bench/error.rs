@@ -1,0 +1,44 @@
+//! Why a measurement could not be made.
+
+use std::io;
+
+use tonic::Status;
+
+use crate::{client::ConnectError, postgres, store::StoreError};
+
+/// A measurement that came to no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{error}: {}", source_of(.error))]
+    Connect {
+        #[from]
+        error: ConnectError,
+    },
+    #[error("cannot {what}: {:?}: {}", .status.code(), .status.message())]
+    Refused { what: &'static str, status: Status },
+    #[error("cannot {what}: {error}")]
+    Io { what: &'static str, error: io::Error },
+    /// A part of the measured system ended, or did not do what it had to within its time.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+impl Error {
+    /// For `map_err`: `what` says what was tried, such as `start the server`.
+    pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { what, error }
+    }
+
+    /// For `map_err`: `what` says what was tried, such as `submit tasks`.
+    pub fn refused(what: &'static str) -> impl FnOnce(Status) -> Self {
+        move |status| Self::Refused { what, status }
+    }
+}
+
+fn source_of(error: &ConnectError) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}

@@ -1,0 +1,44 @@
+//! What a system costs that has nothing to do.
+
+use std::time::Duration;
+
+use super::{child::WorkersProcess, cpu, error::Error, stage::Stage};
+use crate::store::measure;
+
+/// Workers that are connected and wait.
+pub const WORKERS: usize = 50;
+const SLOTS: usize = 16;
+/// After the last connection, and until every session has reported what it did before.
+const SETTLE: Duration = Duration::from_secs(12);
+const WINDOW: Duration = Duration::from_secs(20);
+
+/// The cost of idling.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    pub queries_per_second: f64,
+    /// Of one core: the server.
+    pub server_cpu_percent: Option<f64>,
+    /// Of one core: Postgres.
+    pub postgres_cpu_percent: Option<f64>,
+    pub server_rss_mib: Option<f64>,
+}
+
+/// Connects the idle workers and measures.
+pub async fn measure(stage: &Stage) -> Result<Idle, Error> {
+    let workers = WorkersProcess::start(&stage.server.url, WORKERS, SLOTS).await?;
+    tokio::time::sleep(SETTLE).await;
+    let (mark, cpu) = (measure::mark(&stage.db).await?, stage.processes().cpu());
+    tokio::time::sleep(WINDOW).await;
+    let (after, used) = (measure::mark(&stage.db).await?, stage.processes().cpu() - cpu);
+    let server_rss_mib = stage.server.pid().and_then(cpu::resident_mib);
+    let seconds = after.at.duration_since(mark.at).unwrap_or(WINDOW).as_secs_f64();
+    workers.stop().await?;
+    let percent = |time: Option<Duration>| time.map(|t| t.as_secs_f64() * 100.0 / seconds);
+    Ok(Idle {
+        // One of them is our own.
+        queries_per_second: (after.commits - mark.commits - 1).max(0) as f64 / seconds,
+        server_cpu_percent: percent(used.server),
+        postgres_cpu_percent: percent(used.postgres),
+        server_rss_mib,
+    })
+}

@@ -1,0 +1,126 @@
+//! `tasker bench`: how fast the whole is, with nothing left out. A database that syncs its log, the real server, and
+//! workers on the Rust SDK run as processes of their own and speak over sockets; this process is the client.
+
+mod audit;
+mod ceiling;
+mod child;
+mod cpu;
+mod disk;
+mod error;
+pub mod idle;
+mod latency;
+mod load;
+mod report;
+mod round;
+mod shapes;
+mod stage;
+pub mod worker;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+pub use self::{error::Error, report::Report};
+use self::{
+    round::Round,
+    stage::{Database, Stage},
+};
+use crate::store::fill;
+
+/// Two, because a machine is not the same from minute to minute: a ratio means something only if both repeat.
+const ROUNDS: usize = 2;
+/// After the load, before the latency of an idle system is measured.
+const CALM: Duration = Duration::from_millis(500);
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `None`: a private one.
+    pub database_url: Option<String>,
+    pub schema: String,
+    /// More settings of the private database, as in `postgresql.conf`.
+    pub postgres_settings: Vec<(String, String)>,
+    /// `None`: one of its own.
+    pub server: Option<String>,
+    /// How long each round runs.
+    pub time: Duration,
+    pub workers: usize,
+    /// Of each worker.
+    pub slots: usize,
+    /// The most chains in flight.
+    pub in_flight: u64,
+    /// Finished tasks to store first.
+    pub preload: i64,
+    /// Waiting tasks to store first.
+    pub waiting: i64,
+    /// Whether to measure the cost of idling.
+    pub idle: bool,
+}
+
+/// Measures everything. `say` hears what is going on.
+pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Error> {
+    say("starting Postgres, the server and the workers");
+    let database = Database::open(settings).await?;
+    let mut report = Report { preloaded: settings.preload, waiting: settings.waiting, ..Report::default() };
+    if let Some(cluster) = &database.cluster {
+        report.fdatasync_us = Some(disk::fdatasync_us(cluster.dir()).map_err(Error::io("write to the data folder"))?);
+    }
+    let mut stage = Stage::set(settings, database).await?;
+    let mut chains = Vec::new();
+
+    say("running the golden shapes");
+    report.golden_problems = shapes::check_golden(&stage.client).await?;
+
+    if settings.preload + settings.waiting > 0 {
+        report.empty = Some(round(&stage, settings, "empty", &mut chains, say).await?);
+        fill_up(&stage, settings, say).await?;
+    }
+    for n in 1..=ROUNDS {
+        report.rounds.push(round(&stage, settings, &format!("{n} of {ROUNDS}"), &mut chains, say).await?);
+    }
+    tokio::time::sleep(CALM).await;
+    for clients in latency::CONCURRENCY {
+        let latency = latency::measure(&stage.server.url, clients, settings.time.div_f64(3.0), &mut chains).await?;
+        say(&format!("chains, {clients} at once: p50 {:.1} ms, p99 {:.1} ms", latency.p50_ms, latency.p99_ms));
+        report.latencies.push(latency);
+    }
+
+    let runs = stage.stop_workers().await?;
+    report.audit = audit::audit(&stage, &chains, &runs).await?;
+    say(&format!("audited {} chains and {} runs of steps", chains.len(), runs.len()));
+    if settings.idle {
+        say(&format!("idling with {} workers", idle::WORKERS));
+        report.idle = Some(idle::measure(&stage).await?);
+    }
+    stage.strike().await;
+    Ok(report)
+}
+
+async fn round(
+    stage: &Stage,
+    settings: &Settings,
+    name: &str,
+    chains: &mut Vec<Uuid>,
+    say: &dyn Fn(&str),
+) -> Result<Round, Error> {
+    let round = round::measure(stage, settings.time, settings.in_flight, chains).await?;
+    let (steps, sql) = (round.steps_per_second, round.ceiling.steps_per_second);
+    say(&format!("round {name}: {steps:.0} steps/s; bare SQL {sql:.0}"));
+    Ok(round)
+}
+
+async fn fill_up(stage: &Stage, settings: &Settings, say: &dyn Fn(&str)) -> Result<(), Error> {
+    let tenth = |count: i64, done: i64| done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count);
+    for (kind, what, count) in
+        [(fill::Kind::Finished, "finished", settings.preload), (fill::Kind::Waiting, "waiting", settings.waiting)]
+    {
+        let progress = |done: i64| {
+            if tenth(count, done) {
+                say(&format!("stored {done} of {count} {what} tasks"));
+            }
+        };
+        fill::fill(&stage.db, kind, stage.templates.stored, count, &progress).await?;
+    }
+    say("vacuuming");
+    Ok(fill::settle(&stage.db).await?)
+}

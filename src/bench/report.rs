@@ -1,0 +1,212 @@
+//! The result, as one JSON object and as rows for people.
+
+use serde_json::{Map, Number, Value, json};
+
+use super::{
+    audit::Audit,
+    idle::Idle,
+    latency::Latency,
+    round::{PerStep, Round},
+};
+
+/// All that was measured.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub fdatasync_us: Option<f64>,
+    /// Before the database was filled.
+    pub empty: Option<Round>,
+    pub preloaded: i64,
+    pub waiting: i64,
+    pub rounds: Vec<Round>,
+    pub latencies: Vec<Latency>,
+    pub golden_problems: Vec<String>,
+    pub audit: Audit,
+    pub idle: Option<Idle>,
+}
+
+/// A row of the table: what, how much, and the budget for it.
+pub type Row = (String, String, &'static str);
+
+impl Report {
+    /// Whether nothing was lost, done twice, or came out wrong.
+    pub fn is_right(&self) -> bool {
+        self.audit.lost_steps == 0 && self.audit.duplicated_steps == 0 && self.golden_problems.is_empty()
+    }
+
+    fn mean(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        self.rounds.iter().map(of).sum::<f64>() / self.rounds.len().max(1) as f64
+    }
+
+    fn mean_of(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        let known: Option<Vec<f64>> = self.rounds.iter().map(of).collect();
+        known.filter(|k| !k.is_empty()).map(|k| k.iter().sum::<f64>() / k.len() as f64)
+    }
+
+    fn cpu(&self) -> PerStep {
+        PerStep {
+            postgres: self.mean_of(|r| r.cpu.postgres),
+            server: self.mean_of(|r| r.cpu.server),
+            workers: self.mean_of(|r| r.cpu.workers),
+            client: self.mean_of(|r| r.cpu.client),
+        }
+    }
+
+    fn rss(&self) -> Option<f64> {
+        let idle = self.idle.and_then(|i| i.server_rss_mib);
+        self.rounds.iter().filter_map(|r| r.server_rss_mib).chain(idle).reduce(f64::max)
+    }
+
+    /// How many times as long a step takes in the filled database.
+    fn filled_ratio(&self) -> Option<f64> {
+        self.empty.map(|empty| empty.steps_per_second / self.mean(|r| r.steps_per_second))
+    }
+
+    /// How many times as much processor time a step takes in the filled database.
+    fn filled_cpu_ratio(&self) -> Option<f64> {
+        Some(self.cpu().total()? / self.empty?.cpu.total()?)
+    }
+
+    /// One object.
+    pub fn to_json(&self) -> Value {
+        let by_clients = |of: fn(&Latency) -> f64| -> Value {
+            self.latencies.iter().map(|l| (l.clients.to_string(), rounded(of(l), 2))).collect::<Map<_, _>>().into()
+        };
+        let cpu = self.cpu();
+        json!({
+            "steps_per_second": rounded(self.mean(|r| r.steps_per_second), 0),
+            "tasks_per_second": rounded(self.mean(|r| r.tasks_per_second), 0),
+            "sql_ceiling_steps_per_second": rounded(self.mean(|r| r.ceiling.steps_per_second), 0),
+            "sql_ceiling_postgres_cpu_us_per_step": opt(self.mean_of(|r| r.ceiling.cpu_per_step), 1),
+            "ceiling_ratio": rounded(self.mean(Round::ceiling_ratio), 3),
+            "chain_p50_ms": by_clients(|l| l.p50_ms),
+            "chain_p99_ms": by_clients(|l| l.p99_ms),
+            "chains_per_second": by_clients(|l| l.chains_per_second),
+            "commits_per_step": rounded(self.mean(|r| r.commits_per_step), 4),
+            "postgres_cpu_us_per_step": opt(cpu.postgres, 1),
+            "server_cpu_us_per_step": opt(cpu.server, 1),
+            "worker_cpu_us_per_step": opt(cpu.workers, 1),
+            "client_cpu_us_per_step": opt(cpu.client, 1),
+            "others_cpu_percent": opt(self.mean_of(|r| r.others_cpu_percent), 0),
+            "server_rss_mib": opt(self.rss(), 1),
+            "fdatasync_us": opt(self.fdatasync_us, 0),
+            "lost_steps": self.audit.lost_steps,
+            "duplicated_steps": self.audit.duplicated_steps,
+            "repeated_steps": self.audit.repeated_steps,
+            "golden_problems": self.golden_problems,
+            "preloaded_tasks": self.preloaded,
+            "waiting_tasks": self.waiting,
+            "filled_time_ratio": opt(self.filled_ratio(), 3),
+            "filled_cpu_ratio": opt(self.filled_cpu_ratio(), 3),
+            "idle_queries_per_second": opt(self.idle.map(|i| i.queries_per_second), 2),
+            "idle_cpu_percent": opt(self.idle.and_then(|i| i.server_cpu_percent), 2),
+            "idle_postgres_cpu_percent": opt(self.idle.and_then(|i| i.postgres_cpu_percent), 2),
+            "empty_round": self.empty.map(Round::to_json),
+            "rounds": self.rounds.iter().map(|r| r.to_json()).collect::<Vec<_>>(),
+        })
+    }
+
+    /// For people.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        let mut add = |what: String, value: String, budget: &'static str| rows.push((what, value, budget));
+        add("steps per second".into(), format!("{:.0}", self.mean(|r| r.steps_per_second)), ">= 15000");
+        add("tasks per second".into(), format!("{:.0}", self.mean(|r| r.tasks_per_second)), "");
+        add("bare SQL, steps per second".into(), format!("{:.0}", self.mean(|r| r.ceiling.steps_per_second)), "");
+        add("share of bare SQL".into(), format!("{:.0} %", 100.0 * self.mean(Round::ceiling_ratio)), ">= 60 %");
+        for l in &self.latencies {
+            let budget = if l.clients == 1 { "p50 <= 4, p99 <= 12 ms" } else { "" };
+            let value = match l.p50_ms.is_nan() {
+                true => String::new(),
+                false => format!("p50 {:.1}, p99 {:.1} ms, {:.0}/s", l.p50_ms, l.p99_ms, l.chains_per_second),
+            };
+            add(format!("chains, {} at once", l.clients), value, budget);
+        }
+        add("commits per step".into(), format!("{:.4}", self.mean(|r| r.commits_per_step)), "");
+        let cpu = self.cpu();
+        let per_step = [
+            ("Postgres under bare SQL", self.mean_of(|r| r.ceiling.cpu_per_step)),
+            ("Postgres", cpu.postgres),
+            ("server", cpu.server),
+            ("workers", cpu.workers),
+            ("client", cpu.client),
+            ("all", cpu.total()),
+        ];
+        for (who, us) in per_step {
+            add(format!("CPU per step, {who}"), number(us, 1, " us"), "");
+        }
+        add("CPU of others".into(), number(self.mean_of(|r| r.others_cpu_percent), 0, " % of a core"), "");
+        add("server's memory".into(), number(self.rss(), 0, " MiB"), "<= 150 MiB");
+        add("fdatasync of 8 KiB".into(), number(self.fdatasync_us, 0, " us"), "");
+        if self.empty.is_some() {
+            let what = format!("{} finished, {} waiting: time per step", self.preloaded, self.waiting);
+            add(what, number(self.filled_ratio(), 2, " x"), "<= 1.3 x");
+            add("the same: CPU per step".into(), number(self.filled_cpu_ratio(), 2, " x"), "<= 1.3 x");
+        }
+        if let Some(idle) = self.idle {
+            add("idle, 50 workers: queries".into(), format!("{:.1} /s", idle.queries_per_second), "<= 5 /s");
+            add("idle, 50 workers: server".into(), number(idle.server_cpu_percent, 2, " % of a core"), "<= 1 %");
+            add("idle, 50 workers: Postgres".into(), number(idle.postgres_cpu_percent, 2, " % of a core"), "");
+        }
+        add("lost steps".into(), self.audit.lost_steps.to_string(), "0");
+        add("duplicated steps".into(), self.audit.duplicated_steps.to_string(), "0");
+        add("golden shapes wrong".into(), self.golden_problems.len().to_string(), "0");
+        rows
+    }
+}
+
+fn number(value: Option<f64>, digits: usize, unit: &str) -> String {
+    value.map(|v| format!("{v:.digits$}{unit}")).unwrap_or_default()
+}
+
+/// A number with so many digits behind the point; null when it is none.
+pub fn rounded(value: f64, digits: usize) -> Value {
+    let text = format!("{value:.digits$}");
+    text.parse::<Number>().map_or(Value::Null, Value::Number)
+}
+
+/// The same for what may not be known.
+pub fn opt(value: Option<f64>, digits: usize) -> Value {
+    value.map_or(Value::Null, |v| rounded(v, digits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::ceiling::Ceiling;
+
+    fn report(rates: &[f64]) -> Report {
+        let ceiling = Ceiling { steps_per_second: 200.0, cpu_per_step: None };
+        let round = |rate: &f64| Round { steps_per_second: *rate, ceiling, ..Round::default() };
+        Report { rounds: rates.iter().map(round).collect(), ..Report::default() }
+    }
+
+    #[test]
+    fn the_report_is_the_mean_of_its_rounds() {
+        let mut report = report(&[100.0, 120.0]);
+        report.latencies.push(Latency { clients: 16, p50_ms: 1.234, p99_ms: f64::NAN, chains_per_second: 9.0 });
+        let json = report.to_json();
+        assert_eq!(json["steps_per_second"].to_string(), "110");
+        assert_eq!(json["ceiling_ratio"].to_string(), "0.550");
+        assert_eq!(json["chain_p50_ms"].to_string(), r#"{"16":1.23}"#);
+        assert_eq!(json["chain_p99_ms"]["16"], Value::Null);
+        assert_eq!(json["filled_time_ratio"], Value::Null);
+        assert_eq!(json["rounds"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn a_filled_database_is_compared_with_the_empty_one() {
+        let mut report = report(&[100.0]);
+        report.empty = Some(Round { steps_per_second: 125.0, ..Round::default() });
+        assert_eq!(report.to_json()["filled_time_ratio"].to_string(), "1.250");
+        assert!(report.rows().iter().any(|(_, value, _)| value == "1.25 x"));
+    }
+
+    #[test]
+    fn one_step_too_few_or_too_many_is_wrong() {
+        assert!(report(&[1.0]).is_right());
+        for audit in [Audit { lost_steps: 1, ..Audit::default() }, Audit { duplicated_steps: 1, ..Audit::default() }] {
+            assert!(!Report { audit, ..report(&[1.0]) }.is_right());
+        }
+        assert!(!Report { golden_problems: vec!["x".into()], ..report(&[1.0]) }.is_right());
+    }
+}

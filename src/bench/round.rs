@@ -1,0 +1,136 @@
+//! A round: the SQL ceiling, then the whole system under load, so that both see the same machine.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    ceiling::{self, Ceiling},
+    cpu::Cpu,
+    error::Error,
+    load::Load,
+    report::{opt, rounded},
+    stage::Stage,
+};
+use crate::store::{
+    StoreError,
+    measure::{self, Done, Mark},
+};
+
+/// How long the load runs before anything counts; less in a round that is shorter itself.
+const WARM_UP: Duration = Duration::from_millis(1_500);
+/// The questions of the bench itself, between the two looks at the counters.
+const OWN_COMMITS: i64 = 1;
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Round {
+    pub ceiling: Ceiling,
+    pub steps_per_second: f64,
+    pub tasks_per_second: f64,
+    pub commits_per_step: f64,
+    pub cpu: PerStep,
+    /// Of one core, what the machine did beside us.
+    pub others_cpu_percent: Option<f64>,
+    pub server_rss_mib: Option<f64>,
+    /// Submits that were answered with RESOURCE_EXHAUSTED, and tried again.
+    pub refused_submits: u64,
+}
+
+/// Processor time per step, µs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerStep {
+    pub postgres: Option<f64>,
+    pub server: Option<f64>,
+    pub workers: Option<f64>,
+    pub client: Option<f64>,
+}
+
+impl Round {
+    /// How much of the ceiling was reached.
+    pub fn ceiling_ratio(&self) -> f64 {
+        self.steps_per_second / self.ceiling.steps_per_second
+    }
+
+    /// As it stands in the report.
+    pub fn to_json(self) -> Value {
+        json!({
+            "sql_ceiling_steps_per_second": rounded(self.ceiling.steps_per_second, 0),
+            "sql_ceiling_postgres_cpu_us_per_step": opt(self.ceiling.cpu_per_step, 1),
+            "steps_per_second": rounded(self.steps_per_second, 0),
+            "ceiling_ratio": rounded(self.ceiling_ratio(), 3),
+            "commits_per_step": rounded(self.commits_per_step, 4),
+            "postgres_cpu_us_per_step": opt(self.cpu.postgres, 1),
+            "server_cpu_us_per_step": opt(self.cpu.server, 1),
+            "worker_cpu_us_per_step": opt(self.cpu.workers, 1),
+            "client_cpu_us_per_step": opt(self.cpu.client, 1),
+            "others_cpu_percent": opt(self.others_cpu_percent, 0),
+            "refused_submits": self.refused_submits,
+        })
+    }
+}
+
+impl PerStep {
+    /// All of it, where all is known.
+    pub fn total(&self) -> Option<f64> {
+        Some(self.postgres? + self.server? + self.workers? + self.client?)
+    }
+
+    fn of(cpu: Cpu, steps: f64) -> Self {
+        let per = |time: Option<Duration>| time.map(|t| t.as_secs_f64() * 1e6 / steps);
+        Self {
+            postgres: per(cpu.postgres),
+            server: per(cpu.server),
+            workers: per(cpu.workers),
+            client: per(cpu.client),
+        }
+    }
+}
+
+/// Measures the ceiling for a third of `time`, then the system for `time`. Adds the submitted chains to `chains`.
+pub async fn measure(stage: &Stage, time: Duration, limit: u64, chains: &mut Vec<Uuid>) -> Result<Round, Error> {
+    let ceiling = ceiling::measure(stage, time.div_f64(3.0)).await?;
+    let load = Load::new(&stage.client, stage.workers()?, limit);
+    let (stop, template) = (CancellationToken::new(), stage.templates.chain);
+    let window = async {
+        let _stop_also_on_failure = stop.clone().drop_guard();
+        tokio::time::sleep(WARM_UP.min(time)).await;
+        let before = Look::take(stage).await?;
+        tokio::time::sleep(time).await;
+        Ok::<_, Error>((before, Look::take(stage).await?))
+    };
+    let ((), (before, after)) = tokio::try_join!(load.run(&stop), window)?;
+    let server_rss_mib = stage.server_rss_mib();
+    let (ids, refused_submits) = load.drained(&stage.db, template).await?;
+    chains.extend(ids);
+    let done = measure::done(&stage.db, template, &before.mark, &after.mark).await?;
+    let seconds = after.mark.at.duration_since(before.mark.at).unwrap_or(time).as_secs_f64();
+    Ok(Round { ceiling, server_rss_mib, refused_submits, ..between(&before, &after, done, seconds) })
+}
+
+struct Look {
+    mark: Mark,
+    cpu: Cpu,
+}
+
+impl Look {
+    async fn take(stage: &Stage) -> Result<Self, StoreError> {
+        Ok(Self { mark: measure::mark(&stage.db).await?, cpu: stage.processes().cpu() })
+    }
+}
+
+fn between(before: &Look, after: &Look, done: Done, seconds: f64) -> Round {
+    let cpu = after.cpu - before.cpu;
+    // Without a step there is no cost of one; the rates are zero then, and say so.
+    let steps = done.steps.max(1) as f64;
+    Round {
+        steps_per_second: done.steps as f64 / seconds,
+        tasks_per_second: done.tasks as f64 / seconds,
+        commits_per_step: (after.mark.commits - before.mark.commits - OWN_COMMITS).max(0) as f64 / steps,
+        cpu: PerStep::of(cpu, steps),
+        others_cpu_percent: cpu.others().map(|t| t.as_secs_f64() * 100.0 / seconds),
+        ..Round::default()
+    }
+}

@@ -1,0 +1,124 @@
+//! The measured system: a database, a server, workers, and a client, each in its own process.
+
+use uuid::Uuid;
+
+use super::{
+    Settings,
+    child::{Run, ServerProcess, WorkersProcess},
+    cpu::{self, Processes},
+    error::Error,
+    shapes::{self, Templates},
+};
+use crate::{
+    client::Client,
+    postgres::{Cluster, Options},
+    store::{Db, measure},
+};
+
+/// All that runs. What depends on another part is dropped before it.
+pub struct Stage {
+    pub client: Client,
+    pub templates: Templates,
+    /// `None` after they were stopped.
+    workers: Option<WorkersProcess>,
+    pub server: Server,
+    pub db: Db,
+    pub database: Database,
+    /// Ids of tasks submitted from now on are larger.
+    pub first_id: Uuid,
+    /// The postmaster, if it is on this machine.
+    postgres: Option<u32>,
+}
+
+/// Where the database is.
+pub struct Database {
+    pub url: String,
+    /// `None`: somebody else's.
+    pub cluster: Option<Cluster>,
+}
+
+/// Where the server is.
+pub struct Server {
+    pub url: String,
+    /// `None`: somebody else's.
+    process: Option<ServerProcess>,
+}
+
+impl Database {
+    /// A private one that keeps its promises, unless another is given.
+    pub async fn open(settings: &Settings) -> Result<Self, Error> {
+        if let Some(url) = &settings.database_url {
+            return Ok(Self { url: url.clone(), cluster: None });
+        }
+        let options = Options { settings: settings.postgres_settings.clone(), ..Options::default() };
+        let cluster = Cluster::start(options).await?;
+        Ok(Self { url: cluster.url(), cluster: Some(cluster) })
+    }
+}
+
+impl Server {
+    async fn open(settings: &Settings, database: &Database) -> Result<Self, Error> {
+        if let Some(url) = &settings.server {
+            return Ok(Self { url: url.clone(), process: None });
+        }
+        let process = ServerProcess::start(&database.url, &settings.schema).await?;
+        Ok(Self { url: process.url.clone(), process: Some(process) })
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(ServerProcess::pid)
+    }
+}
+
+impl Stage {
+    /// Starts what is missing.
+    pub async fn set(settings: &Settings, database: Database) -> Result<Self, Error> {
+        let first_id = Uuid::now_v7();
+        let server = Server::open(settings, &database).await?;
+        let db = Db::new(&database.url, &settings.schema)?;
+        let mut client = Client::connect(&server.url).await?;
+        let templates = shapes::register(&mut client, &db).await?;
+        let workers = Some(WorkersProcess::start(&server.url, settings.workers, settings.slots).await?);
+        let backend = measure::mark(&db).await?.backend;
+        let postgres = u32::try_from(backend).ok().and_then(cpu::postmaster_of);
+        Ok(Self { client, templates, workers, server, db, database, first_id, postgres })
+    }
+
+    /// Whose processor time is counted.
+    pub fn processes(&self) -> Processes {
+        Processes {
+            postgres: self.postgres,
+            server: self.server.pid(),
+            workers: self.workers.as_ref().map(WorkersProcess::pid),
+        }
+    }
+
+    /// The workers, while they run.
+    pub fn workers(&self) -> Result<&WorkersProcess, Error> {
+        self.workers.as_ref().ok_or_else(|| Error::Stopped("the workers were stopped".into()))
+    }
+
+    /// Lets the workers finish, and returns what they ran.
+    pub async fn stop_workers(&mut self) -> Result<Vec<Run>, Error> {
+        match self.workers.take() {
+            Some(workers) => workers.stop().await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The server's resident memory.
+    pub fn server_rss_mib(&self) -> Option<f64> {
+        cpu::resident_mib(self.server.pid()?)
+    }
+
+    /// Ends everything that was started.
+    pub async fn strike(self) {
+        drop(self.workers);
+        if let Some(server) = self.server.process {
+            server.stop().await;
+        }
+        if let Some(cluster) = self.database.cluster {
+            cluster.stop().await;
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The process with the workers: the Rust SDK with handlers that do nothing but keep a book of what they ran.
+//!
+//! It speaks to its parent in lines on stdout: `ready`, then `finished <n>` as chains end, and after its stdin was closed
+//! `run <task> <step> <attempt> <times>` for all that it ran. When the parent dies its stdin closes too, so it never
+//! stays behind.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufWriter, Read as _, Write as _},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use super::{
+    error::Error,
+    shapes::{CHAIN_HANDLER, LAST_STEP},
+};
+use crate::worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle};
+
+/// News of ended chains is no more frequent than this.
+const TELL_EVERY: Duration = Duration::from_millis(10);
+/// For what is in hand at the end.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What was run, in the order it was started.
+#[derive(Default)]
+struct Book {
+    pages: Mutex<Pages>,
+    finished: AtomicU64,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct Pages {
+    /// The few names of steps, so that a run is a small number.
+    names: Vec<String>,
+    runs: Vec<(Uuid, u16, u16)>,
+}
+
+impl Book {
+    fn enter(&self, step: &StepContext) {
+        let task_id = Uuid::try_parse(step.task_id()).unwrap_or_default();
+        let attempt = u16::try_from(step.attempt()).unwrap_or(u16::MAX);
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner).enter(task_id, step.step_name(), attempt);
+        if step.step_name() == LAST_STEP {
+            self.finished.fetch_add(1, Ordering::Relaxed);
+            self.news.notify_one();
+        }
+    }
+
+    /// How often each attempt was run.
+    fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut times = BTreeMap::<_, u32>::new();
+        for run in &pages.runs {
+            *times.entry(run).or_default() += 1;
+        }
+        for ((task_id, name, attempt), times) in times {
+            let name = pages.names.get(usize::from(*name)).map_or("?", String::as_str);
+            writeln!(out, "run {task_id} {name} {attempt} {times}")?;
+        }
+        out.flush()
+    }
+}
+
+impl Pages {
+    fn enter(&mut self, task_id: Uuid, name: &str, attempt: u16) {
+        let at = self.names.iter().position(|n| n == name).unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.names.len() - 1
+        });
+        self.runs.push((task_id, u16::try_from(at).unwrap_or(u16::MAX), attempt));
+    }
+}
+
+/// Runs the workers until stdin is closed.
+pub async fn run(server: &str, workers: usize, slots: usize) -> Result<(), Error> {
+    let book = Arc::<Book>::default();
+    let mut handles = Vec::with_capacity(workers);
+    for n in 0..workers {
+        handles.push(worker(server, n, slots, &book)?);
+    }
+    for handle in &handles {
+        handle.connected().await;
+    }
+    say("ready")?;
+    tokio::select! {
+        _ = parent_is_done() => {}
+        failed = tell(&book) => failed?,
+    }
+    for ended in join_all(handles.into_iter().map(WorkerHandle::shutdown)).await {
+        ended.map_err(|error| Error::Stopped(format!("a worker ended early: {error}")))?;
+    }
+    book.write(&mut BufWriter::new(io::stdout().lock())).map_err(Error::io("report what was run"))
+}
+
+fn worker(server: &str, n: usize, slots: usize, book: &Arc<Book>) -> Result<WorkerHandle, Error> {
+    let keep = || {
+        let book = Arc::clone(book);
+        move |step: &StepContext| book.enter(step)
+    };
+    let (chain, ok, flaky, slow) = (keep(), keep(), keep(), keep());
+    let worker = Worker::builder([server])
+        .name(format!("bench-{n}"))
+        .max_concurrent_steps(slots)
+        .drain_timeout(DRAIN)
+        .handler(CHAIN_HANDLER, move |step: StepContext| {
+            chain(&step);
+            async { Ok(json!({ "ok": true })) }
+        })
+        .handler("golden.ok", move |step: StepContext| {
+            ok(&step);
+            async move { Ok(json!({ "step": step.step_name() })) }
+        })
+        .handler("golden.flaky", move |step: StepContext| {
+            flaky(&step);
+            async move { fail_first(&step) }
+        })
+        .handler("golden.slow_once", move |step: StepContext| {
+            slow(&step);
+            async move {
+                if step.attempt() == 1 {
+                    step.cancelled().await;
+                }
+                Ok(json!(null))
+            }
+        })
+        .build()
+        .map_err(|error| Error::Stopped(format!("cannot build a worker: {error}")))?;
+    Ok(worker.spawn())
+}
+
+fn fail_first(step: &StepContext) -> Result<Value, StepError> {
+    let config: Value = step.handler_config()?;
+    match u64::from(step.attempt()) <= config["failures"].as_u64().unwrap_or(0) {
+        true => Err(RetryableError::new("flaky").into()),
+        false => Ok(json!(step.attempt())),
+    }
+}
+
+/// Tells the parent how many chains have ended. Never returns `Ok`.
+async fn tell(book: &Book) -> Result<(), Error> {
+    loop {
+        book.news.notified().await;
+        say(&format!("finished {}", book.finished.load(Ordering::Relaxed)))?;
+        tokio::time::sleep(TELL_EVERY).await;
+    }
+}
+
+fn say(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout(), "{line}").map_err(Error::io("speak to the parent"))
+}
+
+/// Resolves when the parent closed our stdin, or is gone.
+fn parent_is_done() -> oneshot::Receiver<()> {
+    let (done, wait) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        let _ = done.send(());
+    });
+    wait
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_book_counts_each_attempt() {
+        let book = Book::default();
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for (task, step, attempt) in [(two, "b", 1), (one, "a", 1), (one, "a", 2), (one, "a", 1)] {
+            book.pages.lock().unwrap().enter(task, step, attempt);
+        }
+        let mut text = Vec::new();
+        book.write(&mut text).unwrap();
+        let expected = format!("run {one} a 1 2\nrun {one} a 2 1\nrun {two} b 1 1\n");
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+}

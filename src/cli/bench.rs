@@ -1,0 +1,158 @@
+//! `tasker bench`, and the process with its workers.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    Session,
+    error::{CliError, exit},
+    table::Table,
+};
+use crate::bench::{self, Report, Settings};
+
+/// Options of `tasker bench`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker bench
+  tasker bench --seconds 30 --preload 1000000 --waiting 100000 --idle --json
+  tasker bench --attach --server http://10.0.0.5:7233 --database-url postgres://tasker@10.0.0.6/tasker
+
+It starts a private Postgres that syncs every commit, a server, and a process with workers whose handlers do nothing,
+runs five-step chains through them, and compares with the same row changes by bare SQL. Every step is accounted for: it
+ends with 1 if one was lost or done twice. With --json the table goes to stderr, and stdout is one JSON object.")]
+pub struct Command {
+    /// How long each round of throughput runs, 0.2 to 600; the other phases take a third of it
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    seconds: Duration,
+    /// Workers, all in one process, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    workers: u16,
+    /// Steps that each worker runs at once, 1 to 10000
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    slots: u16,
+    /// The most chains in flight; half as many as there are slots unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
+    in_flight: Option<u64>,
+    /// Store so many finished tasks first, and compare with the empty database
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=100_000_000))]
+    preload: i64,
+    /// Store so many tasks first that wait for a worker or a retry
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=10_000_000))]
+    waiting: i64,
+    /// Measure also what the system costs with 50 workers and nothing to do
+    #[arg(long)]
+    idle: bool,
+    /// Measure on this Postgres, and leave the tasks there, instead of starting a private one
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// The schema with the tables
+    #[arg(long, value_name = "NAME", default_value = "tasker")]
+    schema: String,
+    /// Measure the server that --server names, which must use --database-url, instead of starting one
+    #[arg(long, requires = "database_url")]
+    attach: bool,
+    /// A setting of the private Postgres; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting, conflicts_with = "database_url")]
+    postgres_setting: Vec<(String, String)>,
+}
+
+/// Options of the process with the workers.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example:
+  tasker bench-worker --server http://127.0.0.1:7233 --workers 2 --slots 1000")]
+pub struct WorkerCommand {
+    /// Workers in this process
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    workers: usize,
+    /// Steps that each worker runs at once
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    slots: usize,
+}
+
+/// Measures, and prints the report.
+pub async fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
+    if cfg!(debug_assertions) {
+        session.term.say("this build is not optimised: the figures say little");
+    }
+    let settings = command.settings(session);
+    let say = |text: &str| session.term.say(text);
+    let report = tokio::select! {
+        report = bench::run(&settings, &say) => report.map_err(|e| failed(&e))?,
+        interrupted = interrupted() => return interrupted,
+    };
+    print(&report, session)?;
+    Ok(if report.is_right() { exit::OK } else { exit::FAILURE })
+}
+
+/// Runs the workers until stdin is closed.
+pub async fn run_workers(command: &WorkerCommand, session: &Session) -> Result<u8, CliError> {
+    let server = &session.global.server;
+    bench::worker::run(server, command.workers, command.slots).await.map_err(|e| failed(&e))?;
+    Ok(exit::OK)
+}
+
+impl Command {
+    fn settings(&self, session: &Session) -> Settings {
+        Settings {
+            database_url: self.database_url.clone(),
+            schema: self.schema.clone(),
+            postgres_settings: self.postgres_setting.clone(),
+            server: self.attach.then(|| session.global.server.clone()),
+            time: self.seconds,
+            workers: self.workers.into(),
+            slots: self.slots.into(),
+            in_flight: self.in_flight.unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),
+            preload: self.preload,
+            waiting: self.waiting,
+            idle: self.idle,
+        }
+    }
+}
+
+fn print(report: &Report, session: &Session) -> Result<(), CliError> {
+    let mut table = Table::new(["WHAT", "MEASURED", "BUDGET"]);
+    for (what, value, budget) in report.rows() {
+        table.row([what, value, budget.to_owned()]);
+    }
+    let table = table.render(&session.term);
+    for problem in &report.golden_problems {
+        session.term.say(problem);
+    }
+    if session.json() {
+        session.term.say(&table);
+        session.term.json_line(&report.to_json())?;
+    } else {
+        session.term.data(&table)?;
+    }
+    Ok(())
+}
+
+/// Resolves when we are told to end: what was started is then stopped instead of left behind.
+async fn interrupted() -> Result<u8, CliError> {
+    let failed = |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(exit::INTERRUPTED)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let valid = text.parse().ok().filter(|s| (0.2..=600.0).contains(s));
+    valid.map(Duration::from_secs_f64).ok_or_else(|| "expected 0.2 to 600".into())
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn failed(error: &bench::Error) -> CliError {
+    CliError::new(exit::FAILURE, error.to_string())
+}
