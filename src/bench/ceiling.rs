@@ -13,8 +13,8 @@ use crate::{
     domain::{attempt::OutcomeKind, event::EventType, progress::StepSet, step::StepState, task::TaskState},
     store::{
         StoreError,
-        changes::{Changes, Ended, EndedAttempt, Event, Grant, NewLive, NewTask, TaskUpdate},
-        hot::{Hot, WantedInputs},
+        changes::{Changes, Ended, EndedAttempt, Event, Grant, NewLive, NewTask, TaskUpdate, WantedInputs},
+        hot::Hot,
     },
 };
 
