@@ -28,13 +28,13 @@ pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit
     Ok(compare(chains, &complete, &attempts, runs))
 }
 
-fn compare(chains: &[Uuid], complete: &HashMap<Uuid, i64>, attempts: &[(Uuid, String, i16)], runs: &[Run]) -> Audit {
+fn compare(chains: &[Uuid], complete: &HashMap<Uuid, i64>, attempts: &[(Uuid, String, i32)], runs: &[Run]) -> Audit {
     let undone = |id: &Uuid| {
         let steps = complete.get(id).copied().unwrap_or_default();
         (CHAIN_STEPS as u64).saturating_sub(u64::try_from(steps).unwrap_or_default())
     };
     let mut audit = Audit { lost_steps: chains.iter().map(undone).sum(), ..Audit::default() };
-    let mut open: BTreeMap<(Uuid, &str, i16), u32> = BTreeMap::new();
+    let mut open: BTreeMap<(Uuid, &str, i32), u32> = BTreeMap::new();
     for (task, step, attempt) in attempts {
         *open.entry((*task, step, *attempt)).or_default() += 1;
         audit.repeated_steps += u64::from(*attempt > 1 && complete.contains_key(task));
@@ -51,11 +51,11 @@ fn compare(chains: &[Uuid], complete: &HashMap<Uuid, i64>, attempts: &[(Uuid, St
 mod tests {
     use super::*;
 
-    fn run(task: u128, step: &str, attempt: i16, times: u32) -> Run {
+    fn run(task: u128, step: &str, attempt: i32, times: u32) -> Run {
         Run { task_id: Uuid::from_u128(task), step: step.into(), attempt, times }
     }
 
-    fn on_record(task: u128, step: &str, attempt: i16) -> (Uuid, String, i16) {
+    fn on_record(task: u128, step: &str, attempt: i32) -> (Uuid, String, i32) {
         (Uuid::from_u128(task), step.into(), attempt)
     }
 

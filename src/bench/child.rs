@@ -97,7 +97,7 @@ impl ServerProcess {
 pub struct Run {
     pub task_id: Uuid,
     pub step: String,
-    pub attempt: i16,
+    pub attempt: i32,
     pub times: u32,
 }
 

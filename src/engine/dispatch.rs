@@ -2,7 +2,7 @@
 //! when a retry falls due, and when another server says so.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -14,14 +14,14 @@ use super::{
     catalog::Catalog,
     claims,
     health::HealthCell,
-    hub::{Hub, Want},
+    hub::Hub,
     peers::Peers,
     settle::{SettleQueue, deliver},
 };
 use crate::store::{
     Db, StoreError,
     changes::{Changes, Claimed},
-    hot::{DispatchRead, Hot, LaneDemand},
+    hot::{Candidate, DispatchRead, Hot, LaneDemand},
 };
 
 /// Notifications are hints; this look, with jitter, is the guarantee.
@@ -83,8 +83,7 @@ impl Dispatcher {
 
     /// Claims what fits into the free slots, and returns how many steps that were.
     pub async fn run_once(&mut self) -> Result<usize, StoreError> {
-        let mut reservation = self.hub.reserve(&Want::All);
-        let mut demand = reservation.demand();
+        let mut demand = self.hub.demand();
         if demand.is_empty() {
             self.hub.look_missed();
             return Ok(0);
@@ -108,6 +107,8 @@ impl Dispatcher {
             if let Some(after) = read.next_retry {
                 self.hub.retry_in(after);
             }
+            // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
+            let mut reservation = self.hub.reserve(&per_lane(&read.candidates));
             let plans = self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
             let mut changes = Changes::default();
             let (_, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
@@ -116,7 +117,7 @@ impl Dispatcher {
             let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
             let claimed = std::mem::take(&mut applied.claimed);
             let count = claimed.len();
-            self.hub.steps_wait(lanes_left(&demand, &read, &claimed));
+            self.hub.steps_wait(lanes_left(&demand, &read, &claimed, reservation.is_used_up()));
             for input in deliver(assignment::assemble(claimed, &applied, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;
             }
@@ -136,18 +137,25 @@ impl Dispatcher {
 
 /// The lanes in which steps are left: those that had more than could be claimed, or as many as were asked for and so
 /// perhaps more; and those that nobody looked at although retries joined them.
-fn lanes_left(demand: &[LaneDemand], read: &DispatchRead, claimed: &[Claimed]) -> HashSet<i32> {
+fn lanes_left(demand: &[LaneDemand], read: &DispatchRead, claimed: &[Claimed], used_up: bool) -> HashSet<i32> {
     let mut left: HashMap<i32, i32> = HashMap::new();
     read.candidates.iter().for_each(|c| *left.entry(c.lane_id).or_default() += 1);
     let met = |lane: &&LaneDemand| left.get(&lane.lane_id).is_some_and(|n| *n >= lane.limit);
     let mut lanes: HashSet<i32> = demand.iter().filter(met).map(|lane| lane.lane_id).collect();
     claimed.iter().for_each(|c| *left.entry(c.lane_id).or_default() -= 1);
     lanes.extend(left.into_iter().filter(|(_, n)| *n > 0).map(|(lane, _)| lane));
-    if claimed.is_empty() {
+    if claimed.is_empty() && !used_up {
         // Steps that nobody here can take, however often they are looked at.
         lanes.clear();
     }
     let looked_at: HashSet<i32> = demand.iter().map(|lane| lane.lane_id).collect();
     lanes.extend(read.promoted.iter().filter(|lane| !looked_at.contains(lane)));
+    lanes
+}
+
+/// How many candidates each lane has.
+fn per_lane(candidates: &[Candidate]) -> BTreeMap<i32, usize> {
+    let mut lanes = BTreeMap::new();
+    candidates.iter().for_each(|c| *lanes.entry(c.lane_id).or_default() += 1);
     lanes
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::reservation::{Reservation, Want};
+pub use self::reservation::Reservation;
 use super::{assignment::Assignment, catalog::Plan};
 use crate::{domain::lease::Lease, store::template::LaneRow};
 

@@ -24,7 +24,7 @@ use super::{
     catalog::Catalog,
     claims::{self, Plans},
     health::HealthCell,
-    hub::{Hub, Want},
+    hub::Hub,
     peers::Peers,
     settle::{SettleQueue, deliver},
     watch::Watchers,
@@ -182,7 +182,7 @@ impl Intake {
     }
 
     async fn store(&self, hot: &Hot, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
-        let mut reservation = self.hub.reserve(&Want::Lanes(&roots_of(groups)));
+        let mut reservation = self.hub.reserve(&roots_of(groups));
         let read = hot.begin_intake(&keys_of(groups), &reservation.demand()).await?;
         if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;

@@ -16,7 +16,7 @@ use super::{
     catalog::{Catalog, Plan},
     claims::{self, Plans},
     health::HealthCell,
-    hub::{CancelReason, Hub, Reservation, ToWorker, Want},
+    hub::{CancelReason, Hub, Reservation, ToWorker},
     peers::Peers,
     watch::Watchers,
 };
@@ -230,7 +230,7 @@ impl Settler {
     }
 
     async fn settle(&self, hot: &Hot, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
-        let mut reservation = self.hub.reserve(&Want::Lanes(&children_of(inputs)));
+        let mut reservation = self.hub.reserve(&children_of(inputs));
         let (leases, tasks, cancels) = keys_of(inputs);
         let read = hot.begin_settle(&leases, &tasks, &cancels, &reservation.demand()).await?;
         let past = match missing(inputs, &read) {

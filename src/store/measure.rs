@@ -71,7 +71,7 @@ pub async fn complete_tasks(db: &Db, template_id: i32, from: Uuid) -> Result<Vec
 }
 
 /// Every attempt at a step of these templates that ended, for tasks from the id `from` on.
-pub async fn attempts(db: &Db, templates: &[i32], from: Uuid) -> Result<Vec<(Uuid, String, i16)>, StoreError> {
+pub async fn attempts(db: &Db, templates: &[i32], from: Uuid) -> Result<Vec<(Uuid, String, i32)>, StoreError> {
     let client = db.read().await?;
     let rows = client
         .query(

@@ -11,14 +11,6 @@ use uuid::Uuid;
 use super::{Connection, Hub, InFlight, ToWorker};
 use crate::{domain::lease::Lease, engine::assignment::Assignment, store::hot::LaneDemand};
 
-/// How many slots to reserve.
-pub enum Want<'a> {
-    /// All that are free.
-    All,
-    /// At most so many, for steps of these lanes.
-    Lanes(&'a BTreeMap<i32, usize>),
-}
-
 struct ReservedSlots {
     worker_id: Uuid,
     lanes: Arc<[i32]>,
@@ -35,9 +27,25 @@ pub struct Reservation {
     promised: Vec<(Lease, Uuid)>,
 }
 
+/// How many steps of each lane could find one of these slots.
+fn demand_of<'a>(slots: impl Iterator<Item = (&'a [i32], usize)>) -> Vec<LaneDemand> {
+    let mut demand: BTreeMap<i32, usize> = BTreeMap::new();
+    for (lanes, open) in slots.filter(|(_, open)| *open > 0) {
+        for lane in lanes {
+            *demand.entry(*lane).or_default() += open;
+        }
+    }
+    demand.into_iter().map(|(lane_id, n)| LaneDemand { lane_id, limit: i32::try_from(n).unwrap_or(i32::MAX) }).collect()
+}
+
 impl Hub {
-    /// Reserves slots, from the workers with the most of them.
-    pub fn reserve(self: &Arc<Self>, want: &Want<'_>) -> Reservation {
+    /// The lanes that have free slots, and how many, without reserving any.
+    pub fn demand(&self) -> Vec<LaneDemand> {
+        demand_of(self.lock().by_id.values().map(|c| (&*c.lanes, c.free())))
+    }
+
+    /// Reserves at most so many slots for steps of each lane, from the workers with the most of them.
+    pub fn reserve(self: &Arc<Self>, lanes: &BTreeMap<i32, usize>) -> Reservation {
         let mut all = self.lock();
         let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::new();
         let mut take = |c: &mut Connection, n: usize| {
@@ -51,30 +59,18 @@ impl Hub {
             s.held += n;
             s.open += n;
         };
-        match want {
-            Want::All => {
-                for c in all.by_id.values_mut() {
-                    let n = c.free();
-                    if n > 0 {
-                        take(c, n);
-                    }
+        for (lane, count) in lanes {
+            let mut servers: Vec<&mut Connection> =
+                all.by_id.values_mut().filter(|c| c.free() > 0 && c.serves(*lane)).collect();
+            servers.sort_unstable_by_key(|c| std::cmp::Reverse(c.free()));
+            let mut missing = *count;
+            for c in servers {
+                let n = c.free().min(missing);
+                if n == 0 {
+                    break;
                 }
-            }
-            Want::Lanes(lanes) => {
-                for (lane, count) in *lanes {
-                    let mut servers: Vec<&mut Connection> =
-                        all.by_id.values_mut().filter(|c| c.free() > 0 && c.serves(*lane)).collect();
-                    servers.sort_unstable_by_key(|c| std::cmp::Reverse(c.free()));
-                    let mut missing = *count;
-                    for c in servers {
-                        let n = c.free().min(missing);
-                        if n == 0 {
-                            break;
-                        }
-                        take(c, n);
-                        missing -= n;
-                    }
-                }
+                take(c, n);
+                missing -= n;
             }
         }
         drop(all);
@@ -90,16 +86,7 @@ impl Reservation {
 
     /// The lanes that the reserved workers serve, and how many steps of each could find a slot.
     pub fn demand(&self) -> Vec<LaneDemand> {
-        let mut demand: BTreeMap<i32, usize> = BTreeMap::new();
-        for slot in &self.slots {
-            for lane in slot.lanes.iter() {
-                *demand.entry(*lane).or_default() += slot.open;
-            }
-        }
-        demand
-            .into_iter()
-            .map(|(lane_id, n)| LaneDemand { lane_id, limit: i32::try_from(n).unwrap_or(i32::MAX) })
-            .collect()
+        demand_of(self.slots.iter().map(|slot| (&*slot.lanes, slot.open)))
     }
 
     /// Whether every slot is promised.

@@ -12,6 +12,11 @@ use crate::store::hot::LaneDemand;
 
 const LANE: i32 = 1;
 const OTHER_LANE: i32 = 2;
+/// More than any test's workers have.
+fn all_lanes() -> BTreeMap<i32, usize> {
+    BTreeMap::from([(LANE, 100), (OTHER_LANE, 100)])
+}
+
 const WORKER: Uuid = Uuid::from_u128(1);
 const OTHER: Uuid = Uuid::from_u128(2);
 const YAML: &str = "{task_name: t, version: 1.0.0, step_templates: [{name: s, handler_class: h}]}";
@@ -64,7 +69,7 @@ async fn kicked(hub: &Hub) -> bool {
 }
 
 fn give(hub: &Arc<Hub>, nonce: i64) -> bool {
-    let mut reservation = hub.reserve(&Want::Lanes(&BTreeMap::from([(LANE, 1)])));
+    let mut reservation = hub.reserve(&BTreeMap::from([(LANE, 1)]));
     if reservation.promise(LANE, lease(nonce)).is_none() {
         return false;
     }
@@ -76,9 +81,9 @@ fn give(hub: &Arc<Hub>, nonce: i64) -> bool {
 fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 2);
-    let first = hub.reserve(&Want::All);
+    let first = hub.reserve(&all_lanes());
     assert_eq!(first.demand(), [LaneDemand { lane_id: LANE, limit: 2 }]);
-    assert!(hub.reserve(&Want::All).is_empty());
+    assert!(hub.reserve(&all_lanes()).is_empty());
     drop(first);
     assert!(give(&hub, 1) && give(&hub, 2) && !give(&hub, 3));
     hub.answered(WORKER, lease(1));
@@ -89,7 +94,7 @@ fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
 fn a_claim_cancelled_on_its_way_is_never_delivered() {
     let hub = Arc::<Hub>::default();
     let mut inbox = connect(&hub, WORKER, "h", 1);
-    let mut reservation = hub.reserve(&Want::All);
+    let mut reservation = hub.reserve(&all_lanes());
     reservation.promise(LANE, lease(1)).unwrap();
     reservation.announce();
     // Its commit is done, and before this server has read the answer another transaction cancels the task.
@@ -105,7 +110,7 @@ fn a_claim_cancelled_on_its_way_is_never_delivered() {
 fn promises_end_with_their_reservation() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
-    let mut reservation = hub.reserve(&Want::All);
+    let mut reservation = hub.reserve(&all_lanes());
     reservation.promise(LANE, lease(1)).unwrap();
     reservation.announce();
     assert_eq!(reservation.promised(), [(lease(1), WORKER)]);
@@ -161,7 +166,7 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
     kicked(&hub).await;
-    let looking = hub.reserve(&Want::All);
+    let looking = hub.reserve(&all_lanes());
     hub.look_begins([LANE]);
     // Too late for the look, and there is no slot, because the look holds it.
     hub.steps_wait([LANE]);
@@ -169,7 +174,7 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
     drop(looking);
     assert!(kicked(&hub).await);
     hub.look_begins([LANE]);
-    drop(hub.reserve(&Want::All));
+    drop(hub.reserve(&all_lanes()));
     assert!(!kicked(&hub).await, "nothing waits");
 }
 
