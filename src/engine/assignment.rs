@@ -9,12 +9,12 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::catalog::Plan;
+use super::{catalog::Plan, documents::Known};
 use crate::{
     domain::lease::Lease,
     store::{
         changes::{Claimed, WantedInputs},
-        hot::{Applied, TaskInput},
+        hot::TaskInput,
     },
 };
 
@@ -29,13 +29,12 @@ pub struct Assignment {
     pub charged: i16,
     pub deadline_at: SystemTime,
     pub timeout: Duration,
-    pub correlation_id: String,
-    pub traceparent: Option<String>,
     /// JSON object: the task's notes and the step's over them.
     pub annotations: String,
-    pub context: Arc<str>,
+    /// The task's documents.
+    pub task: Arc<TaskInput>,
     /// Step name and JSON of every ancestor that is complete.
-    pub results: Vec<(String, String)>,
+    pub results: Vec<(String, Arc<str>)>,
 }
 
 /// Adds the documents that a step needs to what the transaction reads.
@@ -45,29 +44,26 @@ pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, step: i16) {
     inputs.results.extend(ancestors.iter().filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))));
 }
 
-/// Puts claims and documents together. A claim whose documents are missing is left out; it cannot be, as both were read
-/// in one transaction.
+/// Puts claims and documents together. A claim whose documents are missing is left out; it cannot be, as what was not
+/// known was read in the same transaction.
 pub fn assemble(
     claimed: Vec<Claimed>,
-    applied: &Applied,
+    known: &Known,
     plans: &HashMap<i32, Arc<Plan>>,
     now: SystemTime,
 ) -> Vec<Assignment> {
-    let tasks: HashMap<Uuid, &TaskInput> = applied.task_inputs.iter().map(|t| (t.task_id, t)).collect();
-    let results: HashMap<(Uuid, i16), &str> =
-        applied.results.iter().map(|(task, step, json)| ((*task, *step), json.as_str())).collect();
     claimed
         .into_iter()
         .filter_map(|claim| {
             let plan = Arc::clone(plans.get(&claim.template_id)?);
-            let task = tasks.get(&claim.task_id)?;
+            let task = known.tasks.get(&claim.task_id)?;
             let step = plan.step(claim.step)?;
             let ancestors = plan.graph.ancestors(usize::try_from(claim.step).ok()?);
             let results = ancestors
                 .iter()
                 .filter_map(|a| {
-                    let json = results.get(&(claim.task_id, i16::try_from(*a).ok()?))?;
-                    Some((plan.template.steps.get(usize::from(*a))?.name.clone(), (*json).to_owned()))
+                    let json = known.results.get(&(claim.task_id, i16::try_from(*a).ok()?))?;
+                    Some((plan.template.steps.get(usize::from(*a))?.name.clone(), Arc::clone(json)))
                 })
                 .collect();
             Some(Assignment {
@@ -78,10 +74,8 @@ pub fn assemble(
                 charged: claim.charged,
                 deadline_at: claim.deadline_at,
                 timeout: claim.deadline_at.duration_since(now).unwrap_or_default(),
-                correlation_id: task.correlation_id.clone(),
-                traceparent: task.traceparent.clone(),
                 annotations: merge_annotations(&task.annotations, &step.annotations),
-                context: Arc::from(task.context.as_str()),
+                task: Arc::clone(task),
                 results,
                 plan,
             })

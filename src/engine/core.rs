@@ -8,12 +8,14 @@ use uuid::Uuid;
 use super::{
     catalog::Catalog,
     dispatch::Dispatcher,
+    documents::Documents,
     health::HealthCell,
     hub::Hub,
     intake::{Intake, IntakeQueue},
     leases::{Heard, Leases},
     peers::{Peers, PeersLoop},
     settle::{SettleQueue, Settler},
+    shared::Shared,
     watch::Watchers,
 };
 use crate::store::{Db, StoreError};
@@ -49,7 +51,6 @@ pub struct Engine {
 
 impl Engine {
     /// Reads the templates and starts the loops.
-    #[expect(clippy::too_many_lines, reason = "the one list of what an engine is made of and which loops it runs")]
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
@@ -57,31 +58,18 @@ impl Engine {
         catalog.refresh().await?;
         health.database(true);
         let peers = Arc::new(Peers::new(server_id));
-        let (settler, settle) = Settler::new(
-            db.clone(),
-            Arc::clone(&catalog),
-            Arc::clone(&hub),
-            watchers.clone(),
-            Arc::clone(&peers),
-            health.clone(),
-        );
-        let (intake_loop, intake) = Intake::new(
-            db.clone(),
-            Arc::clone(&catalog),
-            Arc::clone(&hub),
-            watchers.clone(),
-            Arc::clone(&peers),
-            health.clone(),
-            settle.clone(),
-        );
-        let dispatcher = Dispatcher::new(
-            db.clone(),
-            Arc::clone(&catalog),
-            Arc::clone(&hub),
-            Arc::clone(&peers),
-            health.clone(),
-            settle.clone(),
-        );
+        let shared = Shared {
+            db: db.clone(),
+            catalog: Arc::clone(&catalog),
+            hub: Arc::clone(&hub),
+            documents: Documents::default(),
+            watchers: watchers.clone(),
+            peers: Arc::clone(&peers),
+            health: health.clone(),
+        };
+        let (settler, settle) = Settler::new(shared.clone());
+        let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
+        let dispatcher = Dispatcher::new(shared, settle.clone());
         let heard = Heard::default();
         let leases = Leases {
             server_id,
@@ -106,6 +94,7 @@ impl Engine {
         loops.spawn(guarded("dispatch", dispatcher.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("heartbeats", leases.clone().run_heartbeats(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("reaper", leases.clone().run_reaper(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("tidy", leases.clone().run_tidy(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.close();

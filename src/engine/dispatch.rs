@@ -3,23 +3,18 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    assignment,
-    catalog::Catalog,
-    claims,
-    health::HealthCell,
-    hub::Hub,
-    peers::Peers,
+    assignment, claims,
     settle::{SettleQueue, deliver},
+    shared::Shared,
 };
 use crate::store::{
-    Db, StoreError,
+    StoreError,
     changes::{Changes, Claimed},
     hot::{Candidate, DispatchRead, Hot, LaneDemand},
 };
@@ -31,25 +26,14 @@ const MAX_CLAIMS: i32 = 500;
 
 /// The dispatching loop.
 pub struct Dispatcher {
-    pub db: Db,
-    pub catalog: Arc<Catalog>,
-    pub hub: Arc<Hub>,
-    pub peers: Arc<Peers>,
-    pub health: HealthCell,
-    pub settle: SettleQueue,
+    shared: Shared,
+    settle: SettleQueue,
     hot: Option<Hot>,
 }
 
 impl Dispatcher {
-    pub fn new(
-        db: Db,
-        catalog: Arc<Catalog>,
-        hub: Arc<Hub>,
-        peers: Arc<Peers>,
-        health: HealthCell,
-        settle: SettleQueue,
-    ) -> Self {
-        Self { db, catalog, hub, peers, health, settle, hot: None }
+    pub fn new(shared: Shared, settle: SettleQueue) -> Self {
+        Self { shared, settle, hot: None }
     }
 
     /// Runs until `shutdown`.
@@ -57,8 +41,8 @@ impl Dispatcher {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.hub.kicked() => {}
-                () = self.hub.retry_due() => {}
+                () = self.shared.hub.kicked() => {}
+                () = self.shared.hub.retry_due() => {}
                 () = tokio::time::sleep(super::peers::jitter(POLL)) => {}
             }
             // As long as there is more than one transaction's worth.
@@ -70,10 +54,10 @@ impl Dispatcher {
                         tracing::debug!(%error, "dispatching failed, trying again");
                         if self.hot.as_ref().is_none_or(Hot::is_closed) {
                             self.hot = None;
-                            self.health.database(false);
+                            self.shared.health.database(false);
                         }
                         tokio::time::sleep(Duration::from_millis(200)).await;
-                        self.hub.anything_waits();
+                        self.shared.hub.anything_waits();
                         break;
                     }
                 }
@@ -83,9 +67,9 @@ impl Dispatcher {
 
     /// Claims what fits into the free slots, and returns how many steps that were.
     pub async fn run_once(&mut self) -> Result<usize, StoreError> {
-        let mut demand = self.hub.demand();
+        let mut demand = self.shared.hub.demand();
         if demand.is_empty() {
-            self.hub.look_missed();
+            self.shared.hub.look_missed();
             return Ok(0);
         }
         for lane in &mut demand {
@@ -93,32 +77,34 @@ impl Dispatcher {
         }
         let hot = match self.hot.take() {
             Some(hot) => hot,
-            None => Hot::connect(&self.db).await?,
+            None => Hot::connect(&self.shared.db).await?,
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {
-            self.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
+            self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
             let (anything, next_retry) = hot.anything_due(&demand).await?;
             if !anything {
-                next_retry.into_iter().for_each(|after| self.hub.retry_in(after));
+                next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
                 return Ok(0);
             }
             let read = hot.begin_dispatch(&demand).await?;
             if let Some(after) = read.next_retry {
-                self.hub.retry_in(after);
+                self.shared.hub.retry_in(after);
             }
             // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
-            let mut reservation = self.hub.reserve(&per_lane(&read.candidates));
-            let plans = self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
+            let mut reservation = self.shared.hub.reserve(&per_lane(&read.candidates));
+            let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
             let mut changes = Changes::default();
-            let (_, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+            let (_, mut wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+            let mut known = self.shared.documents.know(&mut wanted, &changes);
             // Also without a claim: due retries were promoted.
             let committed = hot.commit(&changes, &wanted, read.now).await;
             let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
-            let claimed = std::mem::take(&mut applied.claimed);
+            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            let claimed = applied.claimed;
             let count = claimed.len();
-            self.hub.steps_wait(lanes_left(&demand, &read, &claimed, reservation.is_used_up()));
-            for input in deliver(assignment::assemble(claimed, &applied, &plans, read.now), reservation) {
+            self.shared.hub.steps_wait(lanes_left(&demand, &read, &claimed, reservation.is_used_up()));
+            for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;
             }
             Ok(count)
@@ -128,7 +114,7 @@ impl Dispatcher {
             return result;
         }
         if result.is_ok() {
-            self.health.database(true);
+            self.shared.health.database(true);
         }
         self.hot = Some(hot);
         result

@@ -23,13 +23,10 @@ use super::{
     assignment,
     catalog::Catalog,
     claims::{self, Plans},
-    health::HealthCell,
-    hub::Hub,
-    peers::Peers,
     settle::{SettleQueue, deliver},
-    watch::Watchers,
+    shared::Shared,
 };
-use crate::store::{Db, StoreError, changes::Changes, hot::Hot};
+use crate::store::{StoreError, changes::Changes, hot::Hot};
 
 /// The most submits of one transaction.
 const MAX_BATCH: usize = 256;
@@ -83,31 +80,18 @@ impl IntakeQueue {
 
 /// The intake loop.
 pub struct Intake {
-    pub db: Db,
-    pub catalog: Arc<Catalog>,
-    pub hub: Arc<Hub>,
-    pub watchers: Watchers,
-    pub peers: Arc<Peers>,
-    pub health: HealthCell,
-    pub settle: SettleQueue,
+    shared: Shared,
+    settle: SettleQueue,
     queue: mpsc::Receiver<Group>,
     hot: Option<Hot>,
 }
 
 impl Intake {
-    pub fn new(
-        db: Db,
-        catalog: Arc<Catalog>,
-        hub: Arc<Hub>,
-        watchers: Watchers,
-        peers: Arc<Peers>,
-        health: HealthCell,
-        settle: SettleQueue,
-    ) -> (Self, IntakeQueue) {
+    pub fn new(shared: Shared, settle: SettleQueue) -> (Self, IntakeQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        let handle = IntakeQueue { sender, weight, catalog: Arc::clone(&catalog) };
-        (Self { db, catalog, hub, watchers, peers, health, settle, queue, hot: None }, handle)
+        let handle = IntakeQueue { sender, weight, catalog: Arc::clone(&shared.catalog) };
+        (Self { shared, settle, queue, hot: None }, handle)
     }
 
     /// Runs until `shutdown`, then stores what is in the queue and ends.
@@ -137,7 +121,7 @@ impl Intake {
         while let Some(mut groups) = work.pop() {
             match self.run_once(&mut groups).await {
                 Ok(again) => {
-                    self.health.database(true);
+                    self.shared.health.database(true);
                     if !again.is_empty() {
                         work.push(again);
                     }
@@ -153,7 +137,7 @@ impl Intake {
                 }
                 Err(error) => {
                     if self.hot.is_none() {
-                        self.health.database(false);
+                        self.shared.health.database(false);
                     }
                     tracing::debug!(%error, groups = groups.len(), "submits could not be stored");
                     let error = Arc::new(error);
@@ -171,7 +155,7 @@ impl Intake {
         let hot = match self.hot.take() {
             // A connection that broke while nobody used it is no reason to refuse anybody.
             Some(hot) if !hot.is_closed() => hot,
-            _ => Hot::connect(&self.db).await?,
+            _ => Hot::connect(&self.shared.db).await?,
         };
         let result = self.store(&hot, groups).await;
         if result.is_err() && (hot.is_closed() || hot.rollback().await.is_err()) {
@@ -182,7 +166,7 @@ impl Intake {
     }
 
     async fn store(&self, hot: &Hot, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
-        let mut reservation = self.hub.reserve(&roots_of(groups));
+        let mut reservation = self.shared.hub.reserve(&roots_of(groups));
         let read = hot.begin_intake(&keys_of(groups), &reservation.demand()).await?;
         if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;
@@ -197,35 +181,37 @@ impl Intake {
                 plans.insert(task.plan.template_id, Arc::clone(&task.plan));
             }
         }
-        plans.extend(self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?);
-        let (claimed, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+        plans.extend(self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?);
+        let (claimed, mut wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
         start_claimed(&mut changes);
         let unserved: HashSet<i32> = changes.new_live.iter().filter(|l| l.grant.is_none()).map(|l| l.lane_id).collect();
-        changes.notify = self.peers.news(!unserved.is_empty(), false, false);
+        changes.notify = self.shared.peers.news(!unserved.is_empty(), false, false);
         if changes.is_empty() {
             hot.rollback().await?;
         } else {
+            let mut known = self.shared.documents.know(&mut wanted, &changes);
             let committed = hot.commit(&changes, &wanted, read.now).await;
             let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
-            let claimed = claimed.into_iter().chain(std::mem::take(&mut applied.claimed)).collect();
-            for input in deliver(assignment::assemble(claimed, &applied, &plans, read.now), reservation) {
+            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            let claimed = claimed.into_iter().chain(applied.claimed).collect();
+            for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;
             }
         }
-        self.hub.steps_wait(unserved);
+        self.shared.hub.steps_wait(unserved);
         self.answer(groups, refused, &known, again).await
     }
 
     /// A template was registered that this server did not know: "the newest version" may be another one now.
     async fn prepare_again(&self, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
-        self.catalog.refresh().await?;
-        let newest = self.catalog.newest();
+        self.shared.catalog.refresh().await?;
+        let newest = self.shared.catalog.newest();
         let mut again = Vec::with_capacity(groups.len());
         for mut group in groups.drain(..) {
             if group.is_outdated(newest) {
                 group.seen = newest;
                 let submissions: Vec<Submission> = group.tasks.into_iter().map(|t| t.submission).collect();
-                match prepare(&self.catalog, &submissions) {
+                match prepare(&self.shared.catalog, &submissions) {
                     Ok(tasks) => group.tasks = tasks,
                     Err(error) => {
                         let _ = group.reply.send(Err(error));
@@ -267,8 +253,8 @@ impl Intake {
     async fn first_tasks(&self, known: &HashMap<Uuid, Uuid>) -> HashMap<Uuid, Submitted> {
         let mut first = HashMap::new();
         for task_id in known.values().collect::<HashSet<_>>() {
-            let Ok(Some(view)) = crate::store::task::get(&self.db, *task_id, false).await else { continue };
-            let Ok(plan) = self.catalog.plan(view.task.template_id).await else { continue };
+            let Ok(Some(view)) = crate::store::task::get(&self.shared.db, *task_id, false).await else { continue };
+            let Ok(plan) = self.shared.catalog.plan(view.task.template_id).await else { continue };
             let submitted = Submitted {
                 task_id: *task_id,
                 created: false,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::attempt::Outcome,
-    store::{Db, StoreError, server, worker},
+    store::{Db, StoreError, server, tidy, worker},
 };
 
 /// How often heartbeats are written, all in one statement.
@@ -34,6 +34,8 @@ const STOOD_STILL: Duration = Duration::from_millis(2_500);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most attempts given up in one go.
 const REAP_LIMIT: i64 = 1_000;
+/// How often the queue's table is looked after.
+const TIDY: Duration = Duration::from_secs(5);
 /// How often forgotten connections are deleted.
 const PRUNE: Duration = Duration::from_secs(3_600);
 /// Deadlines are looked at no more often than this while attempts run.
@@ -151,6 +153,15 @@ impl Leases {
             }
         }
         Ok(count)
+    }
+
+    /// Keeps the queue's table small until `shutdown`.
+    pub async fn run_tidy(self, shutdown: CancellationToken) {
+        while pause(jitter(TIDY), &shutdown).await {
+            if let Err(error) = tidy::queue(&self.db).await {
+                tracing::debug!(%error, "the queue could not be vacuumed");
+            }
+        }
     }
 
     /// Times out attempts until `shutdown`.

@@ -13,12 +13,14 @@ pub mod catalog;
 pub mod claims;
 mod core;
 pub mod dispatch;
+pub mod documents;
 pub mod health;
 pub mod hub;
 pub mod intake;
 pub mod leases;
 pub mod peers;
 pub mod settle;
+mod shared;
 pub mod watch;
 
 pub use core::{Engine, EngineConfig};

@@ -13,17 +13,15 @@ use uuid::Uuid;
 
 use super::{
     assignment::{self, Assignment},
-    catalog::{Catalog, Plan},
+    catalog::Plan,
     claims::{self, Plans},
-    health::HealthCell,
-    hub::{CancelReason, Hub, Reservation, ToWorker},
-    peers::Peers,
-    watch::Watchers,
+    hub::{CancelReason, Reservation, ToWorker},
+    shared::Shared,
 };
 use crate::{
     domain::{attempt::Outcome, lease::Lease, task::TaskState},
     store::{
-        Db, StoreError,
+        StoreError,
         changes::Changes,
         hot::{Hot, SettleRead},
     },
@@ -114,12 +112,7 @@ impl SettleQueue {
 
 /// The settling loop.
 pub struct Settler {
-    pub db: Db,
-    pub catalog: Arc<Catalog>,
-    pub hub: Arc<Hub>,
-    pub watchers: Watchers,
-    pub peers: Arc<Peers>,
-    pub health: HealthCell,
+    shared: Shared,
     queue: mpsc::Receiver<Weighed>,
     doubts: mpsc::UnboundedReceiver<Input>,
     /// For the doubts of this loop's own.
@@ -128,19 +121,12 @@ pub struct Settler {
 }
 
 impl Settler {
-    pub fn new(
-        db: Db,
-        catalog: Arc<Catalog>,
-        hub: Arc<Hub>,
-        watchers: Watchers,
-        peers: Arc<Peers>,
-        health: HealthCell,
-    ) -> (Self, SettleQueue) {
+    pub fn new(shared: Shared) -> (Self, SettleQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
         let (doubt, doubts) = mpsc::unbounded_channel();
         let own = SettleQueue { sender, weight, doubts: doubt };
-        (Self { db, catalog, hub, watchers, peers, health, queue, doubts, own: own.clone(), hot: None }, own)
+        (Self { shared, queue, doubts, own: own.clone(), hot: None }, own)
     }
 
     /// Runs until `shutdown`, then takes what is in the queue and ends.
@@ -174,7 +160,7 @@ impl Settler {
             match self.run_once(&mut inputs).await {
                 Ok(undelivered) => {
                     pause = RETRY_PAUSE.0;
-                    self.health.database(true);
+                    self.shared.health.database(true);
                     if !undelivered.is_empty() {
                         work.push(undelivered);
                     }
@@ -183,7 +169,7 @@ impl Settler {
                     tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
                     if self.hot.as_ref().is_none_or(Hot::is_closed) {
                         self.hot = None;
-                        self.health.database(false);
+                        self.shared.health.database(false);
                     }
                     if shutdown.is_cancelled() && self.hot.is_none() {
                         return;
@@ -206,7 +192,7 @@ impl Settler {
                         }
                         // Nobody may wait for an acknowledgement that never comes: the worker says it again, perhaps to
                         // a server that can settle it.
-                        Some(Input::Result { worker_id, .. }) => drop(self.hub.remove(worker_id)),
+                        Some(Input::Result { worker_id, .. }) => drop(self.shared.hub.remove(worker_id)),
                         _ => {}
                     }
                 }
@@ -219,7 +205,7 @@ impl Settler {
     pub async fn run_once(&mut self, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
         let hot = match self.hot.take() {
             Some(hot) => hot,
-            None => Hot::connect(&self.db).await?,
+            None => Hot::connect(&self.shared.db).await?,
         };
         let result = self.settle(&hot, inputs).await;
         if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
@@ -230,7 +216,7 @@ impl Settler {
     }
 
     async fn settle(&self, hot: &Hot, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
-        let mut reservation = self.hub.reserve(&children_of(inputs));
+        let mut reservation = self.shared.hub.reserve(&children_of(inputs));
         let (leases, tasks, cancels) = keys_of(inputs);
         let read = hot.begin_settle(&leases, &tasks, &cancels, &reservation.demand()).await?;
         let past = match missing(inputs, &read) {
@@ -244,33 +230,35 @@ impl Settler {
             decision.take(input, &past);
         }
         let Decision { mut changes, acks, cancelled, refused, touched, .. } = decision.finish();
-        let (claimed, wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+        let (claimed, mut wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
         let unserved = lanes_left(&changes, &plans);
-        changes.notify = self.peers.news(!unserved.is_empty(), !cancelled.is_empty(), !touched.is_empty());
+        changes.notify = self.shared.peers.news(!unserved.is_empty(), !cancelled.is_empty(), !touched.is_empty());
         let freed: Vec<Uuid> = acks.iter().map(|(worker_id, ..)| *worker_id).collect();
         let undelivered = if changes.is_empty() {
             hot.rollback().await?;
             Vec::new()
         } else {
+            let mut known = self.shared.documents.know(&mut wanted, &changes);
             let committed = hot.commit(&changes, &wanted, read.now).await;
             let mut applied = committed.inspect_err(|_| self.own.doubt(&reservation))?;
-            let claimed = claimed.into_iter().chain(std::mem::take(&mut applied.claimed)).collect();
+            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            let claimed = claimed.into_iter().chain(applied.claimed).collect();
             if let Some(after) = applied.next_retry {
-                self.hub.retry_in(after);
+                self.shared.hub.retry_in(after);
             }
-            deliver(assignment::assemble(claimed, &applied, &plans, read.now), reservation)
+            deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation)
         };
         self.tell(inputs, acks, cancelled, refused);
-        self.watchers.tell(touched);
-        self.hub.steps_wait(unserved);
-        self.hub.slots_freed(freed);
+        self.shared.watchers.tell(touched);
+        self.shared.hub.steps_wait(unserved);
+        self.shared.hub.slots_freed(freed);
         Ok(undelivered)
     }
 
     async fn plans(&self, read: &SettleRead) -> Result<Plans, StoreError> {
-        let mut plans = self.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
+        let mut plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
         for id in read.tasks.iter().map(|t| t.template_id).collect::<HashSet<_>>() {
-            plans.insert(id, self.catalog.plan(id).await?);
+            plans.insert(id, self.shared.catalog.plan(id).await?);
         }
         Ok(plans)
     }
@@ -284,18 +272,18 @@ impl Settler {
         mut refused: HashMap<usize, CancelError>,
     ) {
         for (worker_id, lease, accepted) in acks {
-            self.hub.send(worker_id, ToWorker::Ack { lease, accepted });
+            self.shared.hub.send(worker_id, ToWorker::Ack { lease, accepted });
         }
         for (lease, reason) in cancelled {
-            self.hub.cancel(lease, reason);
+            self.shared.hub.cancel(lease, reason);
         }
         for (i, input) in inputs.drain(..).enumerate() {
             if let Input::Cancel { task_id, reply, .. } = input {
                 let answer = refused.remove(&i).map_or(Ok(()), Err);
                 if answer.is_ok() {
                     // Also those that an earlier try ended whose commit was not confirmed.
-                    for lease in self.hub.leases_of(task_id) {
-                        self.hub.cancel(lease, CancelReason::TaskCancelled);
+                    for lease in self.shared.hub.leases_of(task_id) {
+                        self.shared.hub.cancel(lease, CancelReason::TaskCancelled);
                     }
                 }
                 let _ = reply.send(answer);

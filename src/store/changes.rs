@@ -247,26 +247,25 @@ pub(super) const INSERT_TASKS: &str = "
 pub(super) const DROP_KEYS: &str = "DELETE FROM idempotency_keys WHERE task_id = ANY($1::uuid[])";
 
 /// The lease in the predicate is the fence: a superseded attempt matches no row.
-pub(super) const DELETE_LIVE: &str = "
-    WITH gone AS (
-        DELETE FROM queue q
-         USING unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
-         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease IS NOT DISTINCT FROM u.lease
-        RETURNING 1)
-    SELECT expect_rows('ended steps in queue', (SELECT count(*) FROM gone), $4)";
-
 pub(super) const END_STEPS: &str = "
-    WITH ended AS (
+    WITH u AS MATERIALIZED (
+        SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::int4[], $6::int2[], $7::text[],
+                             $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[])
+               AS u(task_id, step, lease, state, attempt, charged, result, code, message, context, ready_at, started_at)),
+    gone AS (
+        DELETE FROM queue q USING u
+         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease IS NOT DISTINCT FROM u.lease
+        RETURNING 1),
+    ended AS (
         UPDATE steps s
            SET state = u.state::step_state, attempt = u.attempt, charged = u.charged, result = u.result,
                error_code = u.code, error_message = u.message, error_context = u.context,
-               ready_at = u.ready_at, started_at = u.started_at, ended_at = $12::timestamptz
-          FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::int4[], $5::int2[], $6::text[], $7::text[], $8::text[],
-                      $9::text[], $10::timestamptz[], $11::timestamptz[])
-               AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
+               ready_at = u.ready_at, started_at = u.started_at, ended_at = $13::timestamptz
+          FROM u
          WHERE s.task_id = u.task_id AND s.step = u.step AND s.state = 'pending'
         RETURNING 1)
-    SELECT expect_rows('ended steps', (SELECT count(*) FROM ended), $13)";
+    SELECT expect_rows('ended steps in queue', (SELECT count(*) FROM gone), $14),
+           expect_rows('ended steps', (SELECT count(*) FROM ended), $14)";
 
 /// delay = min(max, base * multiplier ^ charged failures so far), less a random share of it, but no less than what the
 /// service asked for. All on the database's clock.

@@ -40,9 +40,8 @@ columns!(NewTasks {
     correlation_id: &'a str, traceparent: Option<&'a str>, annotations: &'a str, context: &'a str,
 });
 columns!(Ids { task_id: Uuid });
-columns!(EndedLive { task_id: Uuid, step: i16, lease: Option<i64> });
 columns!(EndedSteps {
-    task_id: Uuid, step: i16, state: &'a str, attempt: i32, charged: i16, result: Option<&'a str>,
+    task_id: Uuid, step: i16, lease: Option<i64>, state: &'a str, attempt: i32, charged: i16, result: Option<&'a str>,
     code: Option<&'a str>, message: Option<&'a str>, context: Option<&'a str>, ready_at: SystemTime,
     started_at: Option<SystemTime>,
 });
@@ -74,7 +73,6 @@ columns!(StepIds { task_id: Uuid, step: i16 });
 pub(super) struct Columns<'a> {
     pub new_tasks: NewTasks<'a>,
     pub dropped: Ids<'a>,
-    pub ended_live: EndedLive<'a>,
     pub ended: EndedSteps<'a>,
     pub ended_count: i64,
     pub retries: Retries<'a>,
@@ -139,13 +137,10 @@ impl<'a> Columns<'a> {
 
     fn outcomes(&mut self, changes: &'a Changes) {
         for e in &changes.ended {
-            let live = &mut self.ended_live;
-            live.task_id.push(e.task_id);
-            live.step.push(e.step);
-            live.lease.push(e.lease);
             let c = &mut self.ended;
             c.task_id.push(e.task_id);
             c.step.push(e.step);
+            c.lease.push(e.lease);
             c.state.push(e.state.as_str());
             c.attempt.push(e.attempt);
             c.charged.push(e.charged);

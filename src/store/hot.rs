@@ -209,7 +209,6 @@ struct Statements {
     past_outcomes: Statement,
     insert_tasks: Statement,
     drop_keys: Statement,
-    delete_live: Statement,
     end_steps: Statement,
     retry: Statement,
     give_back: Statement,
@@ -297,7 +296,6 @@ impl Hot {
             past_outcomes: p(PAST_OUTCOMES).await?,
             insert_tasks: p(changes::INSERT_TASKS).await?,
             drop_keys: p(changes::DROP_KEYS).await?,
-            delete_live: p(changes::DELETE_LIVE).await?,
             end_steps: p(changes::END_STEPS).await?,
             retry: p(changes::RETRY).await?,
             give_back: p(changes::GIVE_BACK).await?,
@@ -440,7 +438,6 @@ impl Hot {
         let mut p = Pipeline::new();
         p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
         p.add_some(&s.drop_keys, columns.dropped.params(&[]));
-        p.add_some(&s.delete_live, columns.ended_live.params(&[&columns.ended_count]));
         p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count]));
         let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
         p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));

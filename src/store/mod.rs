@@ -11,6 +11,7 @@ pub mod migrate;
 pub mod server;
 pub mod task;
 pub mod template;
+pub mod tidy;
 pub mod worker;
 
 pub use db::Db;

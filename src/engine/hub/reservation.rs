@@ -84,9 +84,13 @@ impl Reservation {
         self.slots.is_empty()
     }
 
-    /// The lanes that the reserved workers serve, and how many steps of each could find a slot.
+    /// The lanes that the reserved workers serve, and how many steps of each could find a slot; but for those in which no
+    /// step waits, as far as known here, and which need no look therefore.
     pub fn demand(&self) -> Vec<LaneDemand> {
-        demand_of(self.slots.iter().map(|slot| (&*slot.lanes, slot.open)))
+        let mut demand = demand_of(self.slots.iter().map(|slot| (&*slot.lanes, slot.open)));
+        let all = self.hub.lock();
+        demand.retain(|lane| !all.quiet.contains(&lane.lane_id));
+        demand
     }
 
     /// Whether every slot is promised.

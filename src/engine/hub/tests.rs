@@ -8,7 +8,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use super::*;
 use crate::engine::catalog::plan_for_tests;
-use crate::store::hot::LaneDemand;
+use crate::store::hot::{LaneDemand, TaskInput};
 
 const LANE: i32 = 1;
 const OTHER_LANE: i32 = 2;
@@ -55,10 +55,14 @@ fn assignment(lease: Lease) -> Assignment {
         charged: 0,
         deadline_at: SystemTime::UNIX_EPOCH,
         timeout: Duration::from_secs(1),
-        correlation_id: String::new(),
-        traceparent: None,
         annotations: String::new(),
-        context: Arc::from("{}"),
+        task: Arc::new(TaskInput {
+            task_id: lease.task_id,
+            correlation_id: String::new(),
+            traceparent: None,
+            annotations: "{}".into(),
+            context: "{}".into(),
+        }),
         results: Vec::new(),
     }
 }

@@ -1,0 +1,237 @@
+//! The documents of tasks that run here, so that a step's hand-over need not read what this server has just written.
+//!
+//! A committed context and a committed result never change, so an entry is never wrong; what is missing is read. Bounded
+//! in bytes: the oldest tasks go first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use uuid::Uuid;
+
+use crate::{
+    domain::task::TaskState,
+    store::{
+        changes::{Changes, WantedInputs},
+        hot::{Applied, TaskInput},
+    },
+};
+
+/// The most bytes of documents that are kept.
+const MAX_BYTES: usize = 32 << 20;
+/// What an entry costs beside its documents, about.
+const ENTRY_BYTES: usize = 256;
+
+/// The documents kept by this server.
+#[derive(Clone, Default)]
+pub struct Documents(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    tasks: HashMap<Uuid, Entry>,
+    /// The tasks from old to new; those that ended are still in here.
+    order: VecDeque<Uuid>,
+    bytes: usize,
+}
+
+struct Entry {
+    input: Arc<TaskInput>,
+    results: HashMap<i16, Arc<str>>,
+    bytes: usize,
+}
+
+/// What the handlers of one transaction's claims need.
+#[derive(Default)]
+pub struct Known {
+    pub tasks: HashMap<Uuid, Arc<TaskInput>>,
+    pub results: HashMap<(Uuid, i16), Arc<str>>,
+}
+
+impl Documents {
+    /// Takes out of `wanted` what need not be read: it is kept here, or this very transaction writes it.
+    pub fn know(&self, wanted: &mut WantedInputs, changes: &Changes) -> Known {
+        let mut known = Known::default();
+        if wanted.tasks.is_empty() {
+            return known;
+        }
+        let new: HashMap<Uuid, Arc<TaskInput>> = changes
+            .new_tasks
+            .iter()
+            .map(|t| {
+                let input = TaskInput {
+                    task_id: t.task_id,
+                    correlation_id: t.correlation_id.clone(),
+                    traceparent: t.traceparent.clone(),
+                    annotations: t.annotations.clone(),
+                    context: t.context.clone(),
+                };
+                (t.task_id, Arc::new(input))
+            })
+            .collect();
+        let fresh: HashMap<(Uuid, i16), &str> =
+            changes.ended.iter().filter_map(|e| Some(((e.task_id, e.step), e.result.as_deref()?))).collect();
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.tasks.retain(|task_id| {
+            let input = kept.tasks.get(task_id).map(|e| &e.input).or_else(|| new.get(task_id));
+            input.is_none_or(|input| {
+                known.tasks.insert(*task_id, Arc::clone(input));
+                false
+            })
+        });
+        wanted.results.retain(|(task_id, step)| {
+            let own = || kept.tasks.get(task_id)?.results.get(step).cloned();
+            let result = own().or_else(|| fresh.get(&(*task_id, *step)).map(|json| Arc::from(*json)));
+            result.is_none_or(|json| {
+                known.results.insert((*task_id, *step), json);
+                false
+            })
+        });
+        known
+    }
+
+    /// After the commit: adds what was read to what was known, keeps the documents of the tasks that go on, and forgets
+    /// those that ended.
+    pub fn keep(&self, known: &mut Known, applied: &mut Applied, changes: &Changes) {
+        known.tasks.extend(applied.task_inputs.drain(..).map(|input| (input.task_id, Arc::new(input))));
+        known.results.extend(applied.results.drain(..).map(|(task, step, json)| ((task, step), Arc::from(json))));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (task_id, input) in &known.tasks {
+            kept.add_task(*task_id, input);
+        }
+        for ((task_id, step), json) in &known.results {
+            kept.add_result(*task_id, *step, || Arc::clone(json));
+        }
+        for ended in &changes.ended {
+            if let Some(json) = &ended.result {
+                kept.add_result(ended.task_id, ended.step, || Arc::from(json.as_str()));
+            }
+        }
+        let is_final = |state: TaskState| state.is_final();
+        for task in changes.tasks.iter().filter(|t| is_final(t.state)) {
+            kept.remove(task.task_id);
+        }
+        kept.shrink();
+    }
+}
+
+impl Kept {
+    fn add_task(&mut self, task_id: Uuid, input: &Arc<TaskInput>) {
+        if self.tasks.contains_key(&task_id) {
+            return;
+        }
+        let bytes = ENTRY_BYTES + input.context.len() + input.annotations.len();
+        self.bytes += bytes;
+        self.tasks.insert(task_id, Entry { input: Arc::clone(input), results: HashMap::new(), bytes });
+        self.order.push_back(task_id);
+    }
+
+    /// Only for a task that is kept.
+    fn add_result(&mut self, task_id: Uuid, step: i16, json: impl FnOnce() -> Arc<str>) {
+        let Some(entry) = self.tasks.get_mut(&task_id) else { return };
+        if let std::collections::hash_map::Entry::Vacant(place) = entry.results.entry(step) {
+            let json = place.insert(json());
+            entry.bytes += json.len();
+            self.bytes += json.len();
+        }
+    }
+
+    fn remove(&mut self, task_id: Uuid) {
+        if let Some(entry) = self.tasks.remove(&task_id) {
+            self.bytes -= entry.bytes;
+        }
+    }
+
+    fn shrink(&mut self) {
+        while self.bytes > MAX_BYTES {
+            let Some(oldest) = self.order.pop_front() else { return };
+            self.remove(oldest);
+        }
+        // Ended tasks leave their ids behind; sweep once they are the larger part.
+        if self.order.len() > 2 * self.tasks.len() + 1_024 {
+            let tasks = &self.tasks;
+            self.order.retain(|id| tasks.contains_key(id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{domain::step::StepState, store::changes::Ended};
+
+    fn input(id: u128, context: &str) -> TaskInput {
+        TaskInput {
+            task_id: Uuid::from_u128(id),
+            correlation_id: String::new(),
+            traceparent: None,
+            annotations: "{}".into(),
+            context: context.into(),
+        }
+    }
+
+    fn ended(id: u128, step: i16, result: &str) -> Ended {
+        Ended {
+            task_id: Uuid::from_u128(id),
+            step,
+            lease: None,
+            state: StepState::Complete,
+            attempt: 1,
+            charged: 0,
+            result: Some(result.into()),
+            failure: None,
+            ready_at: std::time::UNIX_EPOCH,
+            started_at: None,
+        }
+    }
+
+    fn wanted(id: u128, steps: &[i16]) -> WantedInputs {
+        let id = Uuid::from_u128(id);
+        WantedInputs { tasks: vec![id], results: steps.iter().map(|s| (id, *s)).collect() }
+    }
+
+    #[test]
+    fn what_was_read_or_written_once_is_not_read_again() {
+        let documents = Documents::default();
+        let mut want = wanted(1, &[0, 1]);
+        let changes = Changes { ended: vec![ended(1, 1, "\"new\"")], ..Changes::default() };
+        let mut known = documents.know(&mut want, &changes);
+        // The result that this transaction writes is known; the rest is to be read.
+        assert_eq!((want.tasks.len(), want.results.len()), (1, 1));
+        let mut applied = Applied {
+            task_inputs: vec![input(1, "{}")],
+            results: vec![(Uuid::from_u128(1), 0, "0".into())],
+            ..Applied::default()
+        };
+        documents.keep(&mut known, &mut applied, &changes);
+        assert_eq!(known.results.len(), 2);
+        let mut again = wanted(1, &[0, 1, 2]);
+        let known = documents.know(&mut again, &Changes::default());
+        assert_eq!((again.tasks.len(), again.results), (0, vec![(Uuid::from_u128(1), 2)]));
+        assert_eq!(&*known.results[&(Uuid::from_u128(1), 1)], "\"new\"");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_transaction_that_did_not_commit() {
+        let documents = Documents::default();
+        let changes = Changes { ended: vec![ended(1, 0, "1")], ..Changes::default() };
+        documents.know(&mut wanted(1, &[0]), &changes);
+        let mut again = wanted(1, &[0]);
+        documents.know(&mut again, &Changes::default());
+        assert_eq!((again.tasks.len(), again.results.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_oldest_tasks_go_when_the_bound_is_reached() {
+        let documents = Documents::default();
+        let large = "x".repeat(1 << 20);
+        for id in 0..40 {
+            let mut applied = Applied { task_inputs: vec![input(id, &large)], ..Applied::default() };
+            documents.keep(&mut Known::default(), &mut applied, &Changes::default());
+        }
+        let kept = documents.0.lock().unwrap();
+        assert!(kept.bytes <= MAX_BYTES);
+        assert_eq!(kept.bytes, kept.tasks.values().map(|e| e.bytes).sum::<usize>());
+        assert!(!kept.tasks.contains_key(&Uuid::from_u128(0)) && kept.tasks.contains_key(&Uuid::from_u128(39)));
+    }
+}
