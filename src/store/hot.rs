@@ -1,5 +1,8 @@
 //! The engine's connection: a transaction in two round trips. First everything that has to be locked and read, then, once
 //! the engine has decided, everything that has to be written, with the `COMMIT` behind it.
+//!
+//! Longer than other files because it is one list: every hot statement, its preparation, and the order in which a transaction
+//! sends them stand side by side, so that the order of the locks can be read in one place.
 
 use std::time::{Duration, SystemTime};
 
