@@ -132,7 +132,12 @@ async fn the_servers_death_in_the_middle_costs_no_attempt() {
     for n in 0..4 {
         tasks.push(submit(&mut client, NAME, &context(&format!("u{n}@example.org"), "free")).await);
     }
-    running(&mut client, &tasks[0], "setup_billing_profile").await;
+    for task_id in &tasks {
+        running(&mut client, task_id, "setup_billing_profile").await;
+    }
+    // In progress in the database is not yet in the worker's hands: an assignment that the kill cuts off on its way would
+    // be given back, unstarted and free of charge. This is about steps that run, so let the worker get them.
+    tokio::time::sleep(Duration::from_millis(250)).await;
     server.kill();
     let _again = ServerProcess::start_at(db.url(), &address);
     let mut client = Client::connect(&server.url).await.unwrap();
