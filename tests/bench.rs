@@ -57,7 +57,7 @@ async fn stored_tasks_are_whole() {
         ("waiting", "SELECT count(*) FROM tasks WHERE state = 'pending' AND steps_live = 1", 27),
         ("in back-off", "SELECT count(*) FROM queue WHERE state = 'waiting_for_retry' AND NOT due", 3),
         ("complete steps", "SELECT count(*) FROM steps WHERE state = 'complete'", 250),
-        ("pending steps", "SELECT count(*) FROM steps WHERE state = 'pending'", 150),
+        ("pending steps", "SELECT count(*) FROM step_status WHERE state = 'pending'", 120),
         ("attempts", "SELECT count(*) FROM attempts WHERE outcome = 'succeeded' AND NOT charged", 250),
         ("events", "SELECT count(*) FROM events", 50 * 13 + 30 + 3 * 3),
         (

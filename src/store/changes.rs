@@ -203,8 +203,6 @@ pub struct Changes {
     pub claims: Vec<Claim>,
     /// In ascending order of their ids.
     pub tasks: Vec<TaskUpdate>,
-    /// Tasks whose pending steps are cancelled.
-    pub cancelled_tasks: Vec<Uuid>,
     pub events: Vec<Event>,
     /// Wakes the other servers when the transaction commits.
     pub notify: Option<String>,
@@ -233,39 +231,30 @@ impl Changes {
 }
 
 pub(super) const INSERT_TASKS: &str = "
-    WITH t AS (
-        INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
-                           started_at, correlation_id, traceparent, annotations, context)
-        SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $12::timestamptz,
-               CASE WHEN u.state = 'in_progress' THEN $12::timestamptz END, u.correlation_id, u.traceparent, u.annotations, u.context
-          FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::int2[], $6::int2[], $7::bytea[], $8::text[],
-                      $9::text[], $10::text[], $11::text[])
-               AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context))
-    INSERT INTO steps (task_id, step)
-    SELECT u.id, n FROM unnest($1::uuid[], $5::int2[]) AS u(id, total), generate_series(0, u.total - 1) AS n";
+    INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
+                       started_at, correlation_id, traceparent, annotations, context)
+    SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $12::timestamptz,
+           CASE WHEN u.state = 'in_progress' THEN $12::timestamptz END, u.correlation_id, u.traceparent, u.annotations, u.context
+      FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::int2[], $6::int2[], $7::bytea[], $8::text[],
+                  $9::text[], $10::text[], $11::text[])
+           AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context)";
 
 pub(super) const DROP_KEYS: &str = "DELETE FROM idempotency_keys WHERE task_id = ANY($1::uuid[])";
 
-/// The lease in the predicate is the fence: a superseded attempt matches no row.
+/// The lease in the predicate is the fence: a superseded attempt matches no row, and then nothing is written.
 pub(super) const END_STEPS: &str = "
-    WITH u AS MATERIALIZED (
-        SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::int4[], $6::int2[], $7::text[],
-                             $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[])
-               AS u(task_id, step, lease, state, attempt, charged, result, code, message, context, ready_at, started_at)),
-    gone AS (
-        DELETE FROM queue q USING u
+    WITH gone AS (
+        DELETE FROM queue q USING unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
          WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease IS NOT DISTINCT FROM u.lease
-        RETURNING 1),
-    ended AS (
-        UPDATE steps s
-           SET state = u.state::step_state, attempt = u.attempt, charged = u.charged, result = u.result,
-               error_code = u.code, error_message = u.message, error_context = u.context,
-               ready_at = u.ready_at, started_at = u.started_at, ended_at = $13::timestamptz
-          FROM u
-         WHERE s.task_id = u.task_id AND s.step = u.step AND s.state = 'pending'
         RETURNING 1)
-    SELECT expect_rows('ended steps in queue', (SELECT count(*) FROM gone), $14),
-           expect_rows('ended steps', (SELECT count(*) FROM ended), $14)";
+    INSERT INTO steps (task_id, step, state, attempt, charged, result, error_code, error_message, error_context, ready_at,
+                       started_at, ended_at)
+    SELECT u.task_id, u.step, u.state::step_state, u.attempt, u.charged, u.result, u.code, u.message, u.context, u.ready_at,
+           u.started_at, $13::timestamptz
+      FROM unnest($1::uuid[], $2::int2[], $4::text[], $5::int4[], $6::int2[], $7::text[], $8::text[], $9::text[], $10::text[],
+                  $11::timestamptz[], $12::timestamptz[])
+           AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
+     WHERE (SELECT expect_rows('ended steps in queue', count(*), $14) FROM gone)";
 
 /// delay = min(max, base * multiplier ^ charged failures so far), less a random share of it, but no less than what the
 /// service asked for. All on the database's clock.
@@ -308,7 +297,7 @@ pub(super) const GIVE_BACK: &str = "
           FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
          WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease
         RETURNING 1)
-    SELECT expect_rows('steps given back', (SELECT count(*) FROM given), $6)";
+    SELECT expect_rows('steps given back', count(*), $6) FROM given";
 
 pub(super) const INSERT_LIVE: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, ready_at, lease, worker_id,
@@ -363,10 +352,7 @@ pub(super) const UPDATE_TASKS: &str = "
                AS u(task_id, state, live, done, failed, cancelled_by, reason)
          WHERE t.task_id = u.task_id AND t.ended_at IS NULL
         RETURNING 1)
-    SELECT expect_rows('tasks', (SELECT count(*) FROM updated), $9)";
-
-pub(super) const CANCEL_PENDING: &str = "
-    UPDATE steps SET state = 'cancelled', ended_at = $2::timestamptz WHERE task_id = ANY($1::uuid[]) AND state = 'pending'";
+    SELECT expect_rows('tasks', count(*), $9) FROM updated";
 
 pub(super) const INSERT_EVENTS: &str = "
     INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,

@@ -1,8 +1,9 @@
 //! Turns the lists of a [`Changes`] into the arrays that `unnest` takes: one list, one statement.
 
-use std::time::SystemTime;
+use std::{error::Error, time::SystemTime};
 
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_util::bytes::BytesMut;
 use uuid::Uuid;
 
 use super::changes::{Changes, EndedAttempt, WantedInputs};
@@ -10,6 +11,46 @@ use crate::domain::attempt::Failure;
 
 /// The parameters of one statement.
 pub(super) type Params<'a> = Vec<&'a (dyn ToSql + Sync)>;
+
+/// A value of a column.
+trait Cell {
+    fn is_null(&self) -> bool {
+        false
+    }
+}
+
+macro_rules! cells {
+    ($($type:ty),*) => { $(impl Cell for $type {})* };
+}
+cells!(Uuid, i16, i32, i64, f64, bool, SystemTime, &str, &[u8]);
+
+impl<T> Cell for Option<T> {
+    fn is_null(&self) -> bool {
+        self.is_none()
+    }
+}
+
+/// NULL of any type.
+#[derive(Debug)]
+struct Null;
+
+impl ToSql for Null {
+    fn to_sql(&self, _: &Type, _: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        Ok(IsNull::Yes)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// The column as a parameter. One that says nothing, as the errors of a batch without any, is a single NULL: `unnest` fills
+/// it up, and both sides save its thousand cells.
+fn param<T: Cell + ToSql + Sync>(column: &Vec<T>) -> &(dyn ToSql + Sync) {
+    if column.iter().all(Cell::is_null) { &Null } else { column }
+}
 
 /// Arrays of one list, in the order of the statement's parameters.
 macro_rules! columns {
@@ -27,7 +68,7 @@ macro_rules! columns {
                 if self.$first.is_empty() {
                     return None;
                 }
-                let mut params: Params<'p> = vec![&self.$first $(, &self.$field)*];
+                let mut params: Params<'p> = vec![&self.$first $(, param(&self.$field))*];
                 params.extend_from_slice(more);
                 Some(params)
             }
@@ -84,7 +125,6 @@ pub(super) struct Columns<'a> {
     pub started: Ids<'a>,
     pub tasks: Tasks<'a>,
     pub task_count: i64,
-    pub cancelled: Ids<'a>,
     pub events: Events<'a>,
     pub task_inputs: Ids<'a>,
     pub result_inputs: StepIds<'a>,
@@ -132,7 +172,6 @@ impl<'a> Columns<'a> {
         }
         self.task_count = count(changes.tasks.len());
         self.dropped.task_id.extend(&changes.dropped_tasks);
-        self.cancelled.task_id.extend(&changes.cancelled_tasks);
     }
 
     fn outcomes(&mut self, changes: &'a Changes) {

@@ -35,8 +35,8 @@ const FINISHED: &str = r#"
                format('{"email":"user%s@example.com","name":"User %s","plan":"pro","source":"web"}', n, n)
           FROM f, def),
     s AS (
-        INSERT INTO steps (task_id, step, state, attempt, result, ready_at, started_at, ended_at)
-        SELECT task_id, i, 'complete', 1, format('{"user_id":%s,"status":"created"}', n), at + i * interval '2 ms',
+        INSERT INTO steps (task_id, step, state, attempt, charged, result, ready_at, started_at, ended_at)
+        SELECT task_id, i, 'complete', 1, 0, format('{"user_id":%s,"status":"created"}', n), at + i * interval '2 ms',
                at + i * interval '2 ms', at + i * interval '2 ms' + interval '1 ms'
           FROM f, def, generate_series(0, def.steps - 1) AS i)
     INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
@@ -62,9 +62,6 @@ const WAITING: &str = r#"
                '\x00', at, CASE WHEN n % 10 = 0 THEN at END, task_id::text, '{}',
                format('{"email":"user%s@example.com","name":"User %s","plan":"pro","source":"web"}', n, n)
           FROM f, def),
-    s AS (
-        INSERT INTO steps (task_id, step)
-        SELECT task_id, i FROM f, def, generate_series(0, def.steps - 1) AS i),
     q AS (
         INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, ready_at,
                            next_attempt_at)

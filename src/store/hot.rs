@@ -219,7 +219,6 @@ struct Statements {
     claim: Statement,
     start_tasks: Statement,
     update_tasks: Statement,
-    cancel_pending: Statement,
     insert_events: Statement,
     notify: Statement,
     task_inputs: Statement,
@@ -306,7 +305,6 @@ impl Hot {
             claim: p(changes::CLAIM).await?,
             start_tasks: p(changes::START_TASKS).await?,
             update_tasks: p(changes::UPDATE_TASKS).await?,
-            cancel_pending: p(changes::CANCEL_PENDING).await?,
             insert_events: p(changes::INSERT_EVENTS).await?,
             notify: client.prepare_typed("SELECT pg_notify($1, $2)", &[Type::TEXT, Type::TEXT]).await?,
             task_inputs: p(changes::TASK_INPUTS).await?,
@@ -448,7 +446,6 @@ impl Hot {
         let claims = p.add_some(&s.claim, columns.claims.params(&[&now]));
         p.add_some(&s.start_tasks, columns.started.params(&[&now]));
         p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
-        p.add_some(&s.cancel_pending, columns.cancelled.params(&[&now]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
         let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
         let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::try_join5;
+use futures_util::future::try_join4;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
@@ -101,14 +101,30 @@ const TASK: &str = "
            t.submitted_at, t.started_at, t.ended_at, t.cancelled_by, t.cancel_reason, t.correlation_id, t.annotations,
            f.error_code, f.error_message, f.error_context";
 
-const STEPS: &str = "
-    SELECT s.step, coalesce(q.state, s.state)::text, coalesce(q.attempt, s.attempt), coalesce(q.charged, s.charged),
-           s.result, s.error_code, s.error_message, s.error_context, coalesce(q.ready_at, s.ready_at),
-           coalesce(q.started_at, s.started_at), s.ended_at, q.next_attempt_at, q.deadline_at, q.worker_id, w.name
-      FROM steps s
-      LEFT JOIN queue q ON q.task_id = s.task_id AND q.step = s.step
+/// A task and its steps in one snapshot, a row for each step. The context comes with the first, and with a step that waits
+/// to repeat an attempt comes that attempt.
+const TASK_AND_STEPS: &str = "
+           CASE WHEN d.step = 0 THEN t.context END,
+           d.step, coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' THEN 'cancelled' ELSE 'pending' END::step_state)::text,
+           coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2), s.result, s.error_code,
+           s.error_message, s.error_context, coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at),
+           coalesce(s.ended_at, CASE WHEN t.state = 'cancelled' THEN t.ended_at END), q.next_attempt_at, q.deadline_at,
+           q.worker_id, w.name,
+           a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
+           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
+      FROM tasks t
+      JOIN template_steps d ON d.template_id = t.template_id
+      LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
+      LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step
+      LEFT JOIN queue q ON q.task_id = t.task_id AND q.step = d.step
       LEFT JOIN workers w ON w.worker_id = q.worker_id
-     WHERE s.task_id = $1 ORDER BY s.step";
+      LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = q.task_id AND a.step = q.step
+                          AND a.attempt = q.attempt
+     WHERE t.task_id = $1 ORDER BY d.step";
+/// Where the columns of the parts begin.
+const CONTEXT: usize = 17;
+const STEP: usize = 18;
+const WAITED_FOR: usize = 33;
 
 const ATTEMPTS: &str = "
     SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, w.name, a.started_at, a.ended_at,
@@ -116,39 +132,36 @@ const ATTEMPTS: &str = "
       FROM attempts a LEFT JOIN workers w ON w.worker_id = a.worker_id
      WHERE a.task_id = $1 ORDER BY a.step, a.attempt";
 
-/// Why the steps that wait for their next attempt do: their last attempts, in the columns of [`ATTEMPTS`].
-const WAITED_FOR: &str = "
-    SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
-           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
-      FROM queue q JOIN attempts a ON a.task_id = q.task_id AND a.step = q.step AND a.attempt = q.attempt
-     WHERE q.task_id = $1 AND q.state = 'waiting_for_retry' ORDER BY a.step";
-
 /// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat.
 pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool) -> Result<Option<TaskView>, StoreError> {
     let client = db.read().await?;
-    let sql = format!(
-        "{TASK}, t.context FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step \
-         WHERE t.task_id = $1"
-    );
-    let (task, steps) = (client.prepare_cached(&sql).await?, client.prepare_cached(STEPS).await?);
-    let attempts = client.prepare_cached(if with_attempts { ATTEMPTS } else { WAITED_FOR }).await?;
-    // Sent together, so one snapshot costs one round trip.
-    let (_, row, steps, attempts, _) = try_join5(
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-        client.query_opt(&task, &[&task_id]),
-        client.query(&steps, &[&task_id]),
-        client.query(&attempts, &[&task_id]),
-        client.batch_execute("COMMIT"),
-    )
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let mut task = task_of(&row)?;
-    task.context = row.get(17);
-    Ok(Some(TaskView {
-        task,
-        steps: steps.iter().map(step_of).collect::<Result<_, _>>()?,
-        attempts: attempts.iter().map(attempt_of).collect::<Result<_, _>>()?,
-    }))
+    let sql = format!("{TASK}, {TASK_AND_STEPS}");
+    let task = client.prepare_cached(&sql).await?;
+    let (rows, attempts) = if with_attempts {
+        let attempts = client.prepare_cached(ATTEMPTS).await?;
+        // Sent together, so one snapshot costs one round trip.
+        let (_, rows, attempts, _) = try_join4(
+            client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            client.query(&task, &[&task_id]),
+            client.query(&attempts, &[&task_id]),
+            client.batch_execute("COMMIT"),
+        )
+        .await?;
+        (rows, Some(attempts))
+    } else {
+        (client.query(&task, &[&task_id]).await?, None)
+    };
+    let Some(first) = rows.first() else { return Ok(None) };
+    let mut task = task_of(first)?;
+    task.context = first.get(CONTEXT);
+    let attempts = match attempts {
+        Some(rows) => rows.iter().map(|row| attempt_of(row, 0)).collect::<Result<_, _>>()?,
+        None => {
+            let waiting = rows.iter().filter(|row| row.get::<_, Option<i16>>(WAITED_FOR).is_some());
+            waiting.map(|row| attempt_of(row, WAITED_FOR)).collect::<Result<_, _>>()?
+        }
+    };
+    Ok(Some(TaskView { task, steps: rows.iter().map(step_of).collect::<Result<_, _>>()?, attempts }))
 }
 
 /// Which of these tasks are final.
@@ -260,38 +273,39 @@ fn task_of(row: &Row) -> Result<Task, StoreError> {
 }
 
 fn step_of(row: &Row) -> Result<Step, StoreError> {
-    let state: &str = row.get(1);
+    let state: &str = row.get(STEP + 1);
     Ok(Step {
-        step: row.get(0),
+        step: row.get(STEP),
         state: StepState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("step state `{state}`")))?,
-        attempt: row.get(2),
-        charged: row.get(3),
-        result: row.get(4),
-        failure: failure_of(row, 5),
-        ready_at: row.get(8),
-        started_at: row.get(9),
-        ended_at: row.get(10),
-        next_attempt_at: row.get(11),
-        deadline_at: row.get(12),
-        worker_id: row.get(13),
-        worker_name: row.get(14),
+        attempt: row.get(STEP + 2),
+        charged: row.get(STEP + 3),
+        result: row.get(STEP + 4),
+        failure: failure_of(row, STEP + 5),
+        ready_at: row.get(STEP + 8),
+        started_at: row.get(STEP + 9),
+        ended_at: row.get(STEP + 10),
+        next_attempt_at: row.get(STEP + 11),
+        deadline_at: row.get(STEP + 12),
+        worker_id: row.get(STEP + 13),
+        worker_name: row.get(STEP + 14),
     })
 }
 
-fn attempt_of(row: &Row) -> Result<Attempt, StoreError> {
-    let outcome: &str = row.get(2);
+/// From the columns of [`ATTEMPTS`], which begin at `at`.
+fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
+    let outcome: &str = row.get(at + 2);
     Ok(Attempt {
-        step: row.get(0),
-        attempt: row.get(1),
+        step: row.get(at),
+        attempt: row.get(at + 1),
         outcome: OutcomeKind::from_name(outcome).ok_or_else(|| StoreError::Corrupt(format!("outcome `{outcome}`")))?,
-        charged: row.get::<_, Option<bool>>(3).unwrap_or_default(),
-        worker_id: row.get(4),
-        worker_name: row.get(5),
-        started_at: row.get(6),
-        ended_at: row.get(7),
-        next_attempt_at: row.get(8),
-        retry_after: row.get::<_, Option<f64>>(9).and_then(|s| Duration::try_from_secs_f64(s).ok()),
-        failure: failure_of(row, 10),
+        charged: row.get::<_, Option<bool>>(at + 3).unwrap_or_default(),
+        worker_id: row.get(at + 4),
+        worker_name: row.get(at + 5),
+        started_at: row.get(at + 6),
+        ended_at: row.get(at + 7),
+        next_attempt_at: row.get(at + 8),
+        retry_after: row.get::<_, Option<f64>>(at + 9).and_then(|s| Duration::try_from_secs_f64(s).ok()),
+        failure: failure_of(row, at + 10),
     })
 }
 

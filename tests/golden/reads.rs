@@ -170,19 +170,59 @@ async fn the_database_itself_refuses_what_must_not_be() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
-    for forbidden in [
-        "UPDATE templates SET yaml = ''",
-        "DELETE FROM template_steps",
-        "UPDATE events SET at = now()",
-        "UPDATE tasks SET state = 'complete'",
-        "UPDATE tasks SET ended_at = now()",
-        "UPDATE tasks SET steps_live = 0",
-        "UPDATE steps SET state = 'complete'",
-        "UPDATE steps SET state = 'ready'",
-        "UPDATE queue SET state = 'in_progress'",
-        "UPDATE queue SET state = 'waiting_for_retry'",
-        "UPDATE queue SET due = false",
-    ] {
+    for forbidden in ["UPDATE templates SET yaml = ''", "DELETE FROM template_steps", "UPDATE events SET at = now()"] {
         assert!(db.batch_execute(forbidden).await.is_err(), "{forbidden} went through");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_contradicts_itself_is_seen() {
+    let mut bench = Bench::with(ONE).await;
+    bench.submit("t/one", "{}").await;
+    let db = bench.db.connect().await;
+    let violations = async || {
+        let rows = db.query("SELECT kind || ': ' || violation FROM row_violations ORDER BY 1", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+    };
+    assert_eq!(violations().await, [""; 0]);
+    for (mistake, seen) in [
+        ("UPDATE tasks SET priority = 101", "task: priority is out of range"),
+        ("UPDATE tasks SET steps_total = 0", "task: it has no steps"),
+        ("UPDATE tasks SET state = 'in_progress'", "task: it has started, or not, against its state"),
+        ("UPDATE tasks SET started_at = now()", "task: it has started, or not, against its state"),
+        ("UPDATE tasks SET ended_at = now(), steps_live = 0", "task: it has ended, or not, against its state"),
+        ("UPDATE tasks SET steps_live = 0", "task: it has ended with steps in play, or has none and has not"),
+        (
+            "UPDATE tasks SET state = 'error', started_at = now(), ended_at = now(), steps_live = 0",
+            "task: it failed without a failed step",
+        ),
+        ("UPDATE tasks SET cancelled_by = 'x'", "task: it was cancelled by nobody, or is not cancelled"),
+        (
+            "INSERT INTO steps SELECT task_id, 0, 'ready', 1, 0, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
+            "step: its state is not final",
+        ),
+        (
+            "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
+            "step: it has a result, or none, against its state",
+        ),
+        (
+            "INSERT INTO steps SELECT task_id, 0, 'error', 1, 1, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
+            "step: it has an error, or none, against its state",
+        ),
+        (
+            "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, '1', NULL, NULL, NULL, now(), NULL, now() FROM tasks",
+            "step: it ended without a start",
+        ),
+        ("UPDATE queue SET state = 'pending', due = false", "queue: its state is not one of play"),
+        ("UPDATE queue SET lease = 1", "queue: it has a lease, or part of one, against its state"),
+        (
+            "UPDATE queue SET next_attempt_at = now()",
+            "queue: it has a time of the next attempt, or none, against its state",
+        ),
+        ("UPDATE queue SET due = false", "queue: nothing wakes it, or it is claimable against its state"),
+    ] {
+        db.batch_execute(&format!("BEGIN; {mistake}")).await.unwrap();
+        assert_eq!(violations().await, [seen], "{mistake}");
+        db.batch_execute("ROLLBACK").await.unwrap();
     }
 }

@@ -5,6 +5,12 @@ use tasker::domain::template::{Graph, Template};
 use tokio_postgres::Client;
 
 const INVARIANTS: &[(&str, &str)] = &[
+    ("no row contradicts itself", "SELECT v::text FROM row_violations v"),
+    (
+        "a step has ended or is in play, not both, and belongs to a task",
+        "SELECT s.task_id || '/' || s.step FROM steps s LEFT JOIN tasks t USING (task_id) LEFT JOIN queue q USING (task_id, step)
+          WHERE q.task_id IS NOT NULL OR t.task_id IS NULL OR s.step NOT BETWEEN 0 AND t.steps_total - 1",
+    ),
     (
         "a task that is not final says how many of its steps are in play, and some are",
         "SELECT t.task_id::text FROM tasks t LEFT JOIN (SELECT task_id, count(*) AS n FROM queue GROUP BY 1) q USING (task_id)
@@ -17,33 +23,32 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a task has all the steps of its template",
         "SELECT t.task_id::text FROM tasks t
-          WHERE t.steps_total <> (SELECT count(*) FROM steps s WHERE s.task_id = t.task_id)
-             OR t.steps_total <> (SELECT count(*) FROM template_steps d WHERE d.template_id = t.template_id)",
+          WHERE t.steps_total <> (SELECT count(*) FROM template_steps d WHERE d.template_id = t.template_id)",
     ),
     (
         "the task knows which steps are complete",
-        "SELECT s.task_id || '/' || s.step FROM steps s JOIN tasks t USING (task_id)
+        "SELECT s.task_id || '/' || s.step FROM step_status s JOIN tasks t USING (task_id)
           WHERE (get_bit(t.steps_done, s.step) = 1) <> (s.state = 'complete')",
     ),
     (
         "a complete task has complete steps only, a cancelled one no pending ones",
-        "SELECT s.task_id || '/' || s.step FROM steps s JOIN tasks t USING (task_id)
+        "SELECT s.task_id || '/' || s.step FROM step_status s JOIN tasks t USING (task_id)
           WHERE (t.state = 'complete' AND s.state <> 'complete') OR (t.state = 'cancelled' AND s.state = 'pending')",
     ),
     (
-        "a step in play is pending, and all its parents are complete",
-        "SELECT q.task_id || '/' || q.step FROM queue q JOIN steps s USING (task_id, step)
-          WHERE s.state <> 'pending' OR EXISTS (
-                SELECT FROM edges e JOIN steps p ON p.task_id = q.task_id AND p.step = e.parent
+        "all parents of a step in play are complete",
+        "SELECT q.task_id || '/' || q.step FROM queue q
+          WHERE EXISTS (
+                SELECT FROM edges e JOIN step_status p ON p.task_id = q.task_id AND p.step = e.parent
                  WHERE e.template_id = q.template_id AND e.step = q.step AND p.state <> 'complete')",
     ),
     (
         "a pending step whose parents are all complete is in play",
-        "SELECT s.task_id || '/' || s.step FROM steps s JOIN tasks t USING (task_id)
+        "SELECT s.task_id || '/' || s.step FROM step_status s JOIN tasks t USING (task_id)
           WHERE t.ended_at IS NULL AND s.state = 'pending'
             AND NOT EXISTS (SELECT FROM queue q WHERE q.task_id = s.task_id AND q.step = s.step)
             AND NOT EXISTS (
-                SELECT FROM edges e JOIN steps p ON p.task_id = s.task_id AND p.step = e.parent
+                SELECT FROM edges e JOIN step_status p ON p.task_id = s.task_id AND p.step = e.parent
                  WHERE e.template_id = t.template_id AND e.step = s.step AND p.state <> 'complete')",
     ),
     (
@@ -54,28 +59,27 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "attempts are numbered from 1 without gaps, and the step knows the last one and how many were charged",
         "SELECT n.task_id || '/' || n.step || ': ' || n::text FROM (
-             SELECT s.task_id, s.step, coalesce(q.attempt, s.attempt) AS last, coalesce(q.charged, s.charged) AS charged,
-                    coalesce(q.state = 'in_progress', false) AS runs,
+             SELECT s.task_id, s.step, s.attempt AS last, s.charged, s.state = 'in_progress' AS runs,
                     count(a.attempt) AS ended, count(DISTINCT a.attempt) AS numbers, coalesce(max(a.attempt), 0) AS highest,
                     count(*) FILTER (WHERE a.charged) AS counted
-               FROM steps s LEFT JOIN queue q USING (task_id, step) LEFT JOIN attempts a USING (task_id, step)
+               FROM step_status s LEFT JOIN attempts a USING (task_id, step)
               GROUP BY 1, 2, 3, 4, 5) n
           WHERE ended <> numbers OR ended <> highest OR last <> ended + runs::int OR charged <> counted",
     ),
     (
         "each attempt started once, and only attempts that ended or run did",
         "SELECT n.task_id || '/' || n.step || ': ' || n::text FROM (
-             SELECT s.task_id, s.step, coalesce(q.attempt, s.attempt) AS attempts,
+             SELECT s.task_id, s.step, s.attempt AS attempts,
                     (SELECT count(*) FROM events e WHERE e.type = 'step.started' AND e.task_id = s.task_id AND e.step = s.step)
                         AS started,
                     (SELECT count(DISTINCT e.attempt) FROM events e
                       WHERE e.type = 'step.started' AND e.task_id = s.task_id AND e.step = s.step) AS numbers
-               FROM steps s LEFT JOIN queue q USING (task_id, step)) n
+               FROM step_status s) n
           WHERE started <> attempts OR numbers <> attempts",
     ),
     (
         "a step is complete if and only if one attempt succeeded",
-        "SELECT s.task_id || '/' || s.step FROM steps s
+        "SELECT s.task_id || '/' || s.step FROM step_status s
           WHERE (s.state = 'complete')::int <>
                 (SELECT count(*) FROM attempts a
                   WHERE a.task_id = s.task_id AND a.step = s.step AND a.outcome = 'succeeded')",
@@ -99,7 +103,7 @@ const INVARIANTS: &[(&str, &str)] = &[
         "SELECT a.task_id || '/' || a.step FROM attempts a
            JOIN tasks t USING (task_id)
            JOIN edges e ON e.template_id = t.template_id AND e.step = a.step
-           JOIN steps p ON p.task_id = a.task_id AND p.step = e.parent
+           JOIN step_status p ON p.task_id = a.task_id AND p.step = e.parent
           WHERE p.ended_at IS NULL OR a.started_at < p.ended_at",
     ),
 ];

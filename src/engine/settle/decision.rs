@@ -254,7 +254,6 @@ impl<'a> Decision<'a> {
                 self.cancelled.push((lease, CancelReason::TaskCancelled));
             }
         }
-        self.changes.cancelled_tasks.push(task_id);
         Ok(())
     }
 

@@ -209,7 +209,8 @@ fn a_cancel_goes_before_a_result_of_the_same_moment() {
     assert_eq!(verdict.events(), ["step.cancelled", "step.cancelled", "task.cancelled"]);
     let ended: Vec<_> = verdict.changes.events.iter().map(|e| e.outcome).collect();
     assert_eq!(ended, [Some(OutcomeKind::Cancelled), None, None], "only what ran is an attempt");
-    assert_eq!(verdict.changes.cancelled_tasks, [TASK]);
+    let cancelled: Vec<_> = verdict.changes.tasks.iter().map(|t| (t.task_id, t.state)).collect();
+    assert_eq!(cancelled, [(TASK, TaskState::Cancelled)]);
 }
 
 #[test]
