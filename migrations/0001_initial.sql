@@ -264,7 +264,7 @@ CREATE TABLE servers (
 -- Fails when a statement touched another number of rows than the engine had locked: the transaction then rolls back
 -- instead of committing half of a decision. In plain SQL a cast is the only way to fail with words; it is inlined and costs
 -- nothing, where a call of PL/pgSQL took a third of a one-row update.
-CREATE FUNCTION expect_rows(what text, actual bigint, expected bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION expect_rows(what text, actual bigint, expected bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN actual = expected THEN true
                 ELSE (what || ': ' || actual || ' rows changed where ' || expected || ' were expected')::boolean END
 $$;
