@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 pub use self::submission::{IntakeError, Submission, Submitted, Violated};
 use self::{
-    batch::{Group, Verdicts, add, judge, keys_of, portions, roots_of, start_claimed},
+    batch::{Group, Verdicts, add, judge, keys_of, keys_to_drop, portions, roots_of, start_claimed},
     submission::{Prepared, prepare},
 };
 use super::{
@@ -173,7 +173,7 @@ impl Intake {
             return self.prepare_again(groups).await;
         }
         let Verdicts { refused, known, again, dropped } = judge(groups, &read);
-        let mut changes = Changes { dropped_tasks: dropped, ..Changes::default() };
+        let mut changes = Changes { dropped_keys: keys_to_drop(groups, &dropped), ..Changes::default() };
         let mut plans = Plans::new();
         for (_, group) in groups.iter().enumerate().filter(|(i, _)| !refused.contains_key(i) && !again.contains(i)) {
             for task in group.tasks.iter().filter(|t| !known.contains_key(&t.task_id)) {

@@ -2,6 +2,12 @@
 //!
 //! The engine locks what it decides on, decides, and fills a [`Changes`]; [`Hot::commit`](super::hot::Hot::commit)
 //! sends all of it, with the `COMMIT`, in one round trip. Each list is one statement, whatever its length.
+//!
+//! Rows are found by `LATERAL (… LIMIT 1)` and changed by their `ctid`, never joined by their key. A join leaves Postgres the
+//! choice to walk through the table and look up the list instead, which it takes when it last saw the table empty, and keeps
+//! when the table is a million rows long. A condition inside the subquery can only be looked up in the key's index, and the
+//! rows of the list are estimated as few (a tenth, as the limit is not known), so that a row by its `ctid` is always cheaper
+//! than a walk. `tests/plans.rs` looks at the plan of every statement.
 
 use std::time::{Duration, SystemTime};
 
@@ -190,12 +196,20 @@ impl Event {
     }
 }
 
+/// An idempotency key to take back from a task, if that task has it.
+#[derive(Clone, Debug)]
+pub struct DroppedKey {
+    pub namespace: String,
+    pub key: String,
+    pub task_id: Uuid,
+}
+
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pub new_tasks: Vec<NewTask>,
-    /// Idempotency keys to take back, by the id of the task that will not be stored after all.
-    pub dropped_tasks: Vec<Uuid>,
+    /// Idempotency keys to take back, because the task that took them will not be stored after all.
+    pub dropped_keys: Vec<DroppedKey>,
     pub ended: Vec<Ended>,
     pub retries: Vec<Retry>,
     pub given_back: Vec<GivenBack>,
@@ -219,7 +233,7 @@ impl Changes {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.new_tasks.is_empty()
-            && self.dropped_tasks.is_empty()
+            && self.dropped_keys.is_empty()
             && self.ended.is_empty()
             && self.retries.is_empty()
             && self.given_back.is_empty()
@@ -239,13 +253,22 @@ pub(super) const INSERT_TASKS: &str = "
                   $9::text[], $10::text[], $11::text[])
            AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context)";
 
-pub(super) const DROP_KEYS: &str = "DELETE FROM idempotency_keys WHERE task_id = ANY($1::uuid[])";
+pub(super) const DROP_KEYS: &str = "
+    DELETE FROM idempotency_keys k
+     USING (SELECT k.tid
+              FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u(namespace, key, task_id)
+             CROSS JOIN LATERAL (
+                   SELECT ctid AS tid FROM idempotency_keys
+                    WHERE namespace = u.namespace AND key = u.key AND task_id = u.task_id LIMIT 1) AS k
+             LIMIT cardinality($1)) AS u
+     WHERE k.ctid = u.tid";
 
-/// The lease in the predicate is the fence: a superseded attempt matches no row, and then nothing is written.
+/// The lease in the predicate is the fence: a superseded attempt matches no row, and then nothing is written. A step
+/// without a lease ends only with its whole task, and $15 names those.
 pub(super) const END_STEPS: &str = "
     WITH gone AS (
-        DELETE FROM queue q USING unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
-         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease IS NOT DISTINCT FROM u.lease
+        DELETE FROM queue
+         WHERE task_id = ANY($1::uuid[]) AND (lease = ANY($3::int8[]) OR lease IS NULL AND task_id = ANY($15::uuid[]))
         RETURNING 1)
     INSERT INTO steps (task_id, step, state, attempt, charged, result, error_code, error_message, error_context, ready_at,
                        started_at, ended_at)
@@ -260,22 +283,26 @@ pub(super) const END_STEPS: &str = "
 /// service asked for. All on the database's clock.
 pub(super) const RETRY: &str = "
     WITH u AS (
-        SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::bool[], $6::float8[], $7::float8[],
-                             $8::float8[], $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[],
-                             $14::uuid[], $15::timestamptz[], $16::timestamptz[])
+        SELECT u.*, q.tid, q.charged
+          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::bool[], $6::float8[], $7::float8[], $8::float8[],
+                      $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::timestamptz[],
+                      $16::timestamptz[])
                AS u(task_id, step, lease, outcome, is_charged, base, multiplier, max, jitter, retry_after, code, message,
-                    context, worker_id, was_ready_at, was_started_at)),
+                    context, worker_id, was_ready_at, was_started_at)
+         CROSS JOIN LATERAL (
+               SELECT ctid AS tid, charged FROM queue
+                WHERE task_id = u.task_id AND step = u.step AND lease = u.lease LIMIT 1) AS q
+         LIMIT cardinality($1)),
     waiting AS (
         UPDATE queue q
            SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2, lease = NULL,
                worker_id = NULL, started_at = NULL, deadline_at = NULL, ready_at = d.at, next_attempt_at = d.at
           FROM u
-          JOIN queue b ON b.task_id = u.task_id AND b.step = u.step
          CROSS JOIN LATERAL (
                SELECT $17::timestamptz + make_interval(secs => greatest(
-                          least(u.max, u.base * u.multiplier ^ b.charged) * (1 - u.jitter * random()),
+                          least(u.max, u.base * u.multiplier ^ u.charged) * (1 - u.jitter * random()),
                           coalesce(u.retry_after, 0))) AS at) d
-         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease
+         WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.attempt, q.next_attempt_at, u.lease, u.outcome, u.is_charged,
                   u.retry_after, u.code, u.message, u.context, u.worker_id, u.was_ready_at, u.was_started_at),
     log AS (
@@ -294,8 +321,13 @@ pub(super) const GIVE_BACK: &str = "
         UPDATE queue q
            SET state = 'ready', due = true, lost = q.lost + u.lost::int::int2, lease = NULL, worker_id = NULL,
                started_at = NULL, deadline_at = NULL, ready_at = $5::timestamptz
-          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
-         WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease
+          FROM (SELECT u.lost, q.tid
+                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
+                 CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM queue
+                        WHERE task_id = u.task_id AND step = u.step AND lease = u.lease LIMIT 1) AS q
+                 LIMIT cardinality($1)) AS u
+         WHERE q.ctid = u.tid
         RETURNING 1)
     SELECT expect_rows('steps given back', count(*), $6) FROM given";
 
@@ -309,21 +341,22 @@ pub(super) const INSERT_LIVE: &str = "
       FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[])
            AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout)";
 
-/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed.
+/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. `due` is
+/// asked for outside, where it cannot bring in the index of the claimable steps, in which a step is found by walking.
 pub(super) const CLAIM: &str = "
-    WITH locked AS MATERIALIZED (
-        SELECT q.task_id, q.step, u.lease, u.worker_id, u.timeout
-          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[])
-               AS u(task_id, step, lease, worker_id, timeout)
-          JOIN queue q ON q.task_id = u.task_id AND q.step = u.step
-         WHERE q.due
-           FOR UPDATE OF q SKIP LOCKED),
-    claimed AS (
+    WITH claimed AS (
         UPDATE queue q
-           SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = l.lease, worker_id = l.worker_id,
-               started_at = $6::timestamptz, deadline_at = $6::timestamptz + make_interval(secs => l.timeout), next_attempt_at = NULL
-          FROM locked l
-         WHERE q.task_id = l.task_id AND q.step = l.step AND q.due
+           SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = u.lease, worker_id = u.worker_id,
+               started_at = $6::timestamptz, deadline_at = $6::timestamptz + make_interval(secs => u.timeout), next_attempt_at = NULL
+          FROM (SELECT u.lease, u.worker_id, u.timeout, q.tid
+                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[])
+                       AS u(task_id, step, lease, worker_id, timeout)
+                 CROSS JOIN LATERAL (
+                       SELECT ctid AS tid, due FROM queue
+                        WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
+                 WHERE q.due
+                 LIMIT cardinality($1)) AS u
+         WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
                   q.ready_at),
     log AS (
@@ -335,9 +368,14 @@ pub(super) const CLAIM: &str = "
 pub(super) const START_TASKS: &str = "
     WITH started AS (
         UPDATE tasks t SET state = 'in_progress', started_at = $2::timestamptz
-          FROM unnest($1::uuid[]) AS u(task_id)
-         WHERE t.task_id = u.task_id AND t.state = 'pending'
-           AND EXISTS (SELECT FROM queue q WHERE q.task_id = t.task_id AND q.state = 'in_progress')
+          FROM (SELECT t.tid
+                  FROM unnest($1::uuid[]) AS u(task_id)
+                 CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id AND state = 'pending' LIMIT 1 FOR UPDATE) AS t
+                 CROSS JOIN LATERAL (
+                       SELECT FROM queue WHERE task_id = u.task_id AND state = 'in_progress' LIMIT 1) AS q
+                 LIMIT cardinality($1)) AS u
+         WHERE t.ctid = u.tid
         RETURNING t.task_id, t.template_id)
     INSERT INTO events (at, type, template_id, task_id)
     SELECT $2::timestamptz, 'task.started', template_id, task_id FROM started";
@@ -348,9 +386,13 @@ pub(super) const UPDATE_TASKS: &str = "
            SET state = u.state::task_state, steps_live = u.live, steps_done = u.done, failed_step = u.failed,
                cancelled_by = u.cancelled_by, cancel_reason = u.reason,
                ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN $8::timestamptz END
-          FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[])
-               AS u(task_id, state, live, done, failed, cancelled_by, reason)
-         WHERE t.task_id = u.task_id AND t.ended_at IS NULL
+          FROM (SELECT u.*, t.tid
+                  FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[])
+                       AS u(task_id, state, live, done, failed, cancelled_by, reason)
+                 CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id AND ended_at IS NULL LIMIT 1) AS t
+                 LIMIT cardinality($1)) AS u
+         WHERE t.ctid = u.tid
         RETURNING 1)
     SELECT expect_rows('tasks', count(*), $9) FROM updated";
 
@@ -366,12 +408,12 @@ pub(super) const INSERT_EVENTS: &str = "
 
 /// What the claimed steps' handlers need: their tasks' documents…
 pub(super) const TASK_INPUTS: &str = "
-    SELECT t.task_id, t.correlation_id, t.traceparent, t.annotations, t.context
-      FROM unnest($1::uuid[]) AS u(task_id) JOIN tasks t ON t.task_id = u.task_id";
+    SELECT task_id, correlation_id, traceparent, annotations, context FROM tasks WHERE task_id = ANY($1::uuid[])";
 
 /// … and the results of their ancestors.
 pub(super) const RESULT_INPUTS: &str = "
     SELECT s.task_id, s.step, s.result
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
-      JOIN steps s ON s.task_id = u.task_id AND s.step = u.step
-     WHERE s.state = 'complete'";
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, result FROM steps
+            WHERE task_id = u.task_id AND step = u.step AND state = 'complete' LIMIT 1) AS s";

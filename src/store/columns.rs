@@ -81,6 +81,7 @@ columns!(NewTasks {
     correlation_id: &'a str, traceparent: Option<&'a str>, annotations: &'a str, context: &'a str,
 });
 columns!(Ids { task_id: Uuid });
+columns!(Keys { namespace: &'a str, key: &'a str, task_id: Uuid });
 columns!(EndedSteps {
     task_id: Uuid, step: i16, lease: Option<i64>, state: &'a str, attempt: i32, charged: i16, result: Option<&'a str>,
     code: Option<&'a str>, message: Option<&'a str>, context: Option<&'a str>, ready_at: SystemTime,
@@ -113,9 +114,11 @@ columns!(StepIds { task_id: Uuid, step: i16 });
 #[derive(Default)]
 pub(super) struct Columns<'a> {
     pub new_tasks: NewTasks<'a>,
-    pub dropped: Ids<'a>,
+    pub dropped: Keys<'a>,
     pub ended: EndedSteps<'a>,
     pub ended_count: i64,
+    /// The tasks of the steps that end without a lease: they end with all that they have in play.
+    pub ended_whole: Vec<Uuid>,
     pub retries: Retries<'a>,
     pub retry_count: i64,
     pub given_back: GivenBack<'a>,
@@ -171,7 +174,11 @@ impl<'a> Columns<'a> {
             c.reason.push(t.cancelled.as_ref().map(|(_, reason)| reason.as_str()));
         }
         self.task_count = count(changes.tasks.len());
-        self.dropped.task_id.extend(&changes.dropped_tasks);
+        for k in &changes.dropped_keys {
+            self.dropped.namespace.push(&k.namespace);
+            self.dropped.key.push(&k.key);
+            self.dropped.task_id.push(k.task_id);
+        }
     }
 
     fn outcomes(&mut self, changes: &'a Changes) {
@@ -180,6 +187,9 @@ impl<'a> Columns<'a> {
             c.task_id.push(e.task_id);
             c.step.push(e.step);
             c.lease.push(e.lease);
+            if e.lease.is_none() {
+                self.ended_whole.push(e.task_id);
+            }
             c.state.push(e.state.as_str());
             c.attempt.push(e.attempt);
             c.charged.push(e.charged);

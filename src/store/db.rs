@@ -18,12 +18,15 @@ const POOL_SIZE: usize = 8;
 const POOL_WAIT: Duration = Duration::from_secs(2);
 /// No statement of ours is allowed to run longer, ms.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
-/// Settings of the engine's connections. Statistics of tables that fill and empty by the second mislead the planner: it
-/// then hashes a whole table to find a handful of rows. Every hot statement is a lookup by key, so nothing is lost by
-/// leaving it no other plan. Between the two halves of a transaction the engine only thinks: a server that stops there,
+/// Settings of all connections. Statistics of tables that fill and empty by the second mislead the planner: it then reads or
+/// hashes a whole table to find a handful of rows. Every statement here is a lookup by key or a bounded walk along an index,
+/// so nothing is lost by leaving it no other plan, and none by making that plan once: left to itself Postgres may plan the
+/// read of a task anew each time, which takes ten times as long as to read it.
+const PLANNER_OPTIONS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c enable_memoize=off \
+                               -c jit=off -c plan_cache_mode=force_generic_plan";
+/// More settings of the engine's connections. Between the two halves of a transaction the engine only thinks: a server that stops there,
 /// with rows locked, must not hold up the others for longer than they are ready to wait for a lock.
-const HOT_OPTIONS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c jit=off \
-                           -c plan_cache_mode=force_generic_plan -c idle_in_transaction_session_timeout=5000";
+const HOT_OPTIONS: &str = "-c enable_bitmapscan=off -c idle_in_transaction_session_timeout=5000";
 
 /// A database and the schema in it that holds one cell of Tasker.
 #[derive(Clone)]
@@ -62,7 +65,7 @@ impl Db {
             config.ssl_mode(if config.get_hosts().iter().all(is_local) { SslMode::Disable } else { SslMode::Require });
         }
         let options = format!(
-            "{} -c search_path={schema} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 -c TimeZone=UTC",
+            "{} {PLANNER_OPTIONS} -c search_path={schema} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 -c TimeZone=UTC",
             config.get_options().unwrap_or_default()
         );
         config

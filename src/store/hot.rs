@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use tokio_postgres::{Client, Row, Statement, types::Type};
+use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use super::{
@@ -128,12 +128,13 @@ pub struct Applied {
     pub next_retry: Option<Duration>,
 }
 
+/// Locks in the order of the list.
 const LOCK_LEASES: &str = "
-    SELECT q.task_id, q.step, q.attempt, q.charged, q.lost, q.lease, q.worker_id, q.ready_at, q.started_at, q.deadline_at
+    SELECT q.*
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
-      JOIN queue q ON q.task_id = u.task_id AND q.step = u.step
-     ORDER BY q.task_id, q.step
-       FOR UPDATE OF q";
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at FROM queue
+            WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE) AS q";
 
 const LOCK_TASKS_LIVE: &str = "
     SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at
@@ -161,12 +162,15 @@ const LOCK_READY: &str = "
 
 /// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
 const PROMOTE: &str = "
-    WITH ripe AS MATERIALIZED (
-        SELECT task_id, step FROM queue
-         WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp()
-         ORDER BY next_attempt_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
-    UPDATE queue q SET due = true FROM ripe r WHERE q.task_id = r.task_id AND q.step = r.step
+    UPDATE queue q SET due = true
+      FROM (SELECT ctid AS tid FROM queue
+             WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp()
+             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS ripe
+     WHERE q.ctid = ripe.tid
     RETURNING q.lane_id";
+
+/// The most retries that join at once.
+const MAX_PROMOTED: i64 = 1_000;
 
 const NEXT_RETRY: &str = "
     SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
@@ -184,45 +188,66 @@ const TAKE_KEYS: &str = "
         ON CONFLICT (namespace, key) DO NOTHING";
 
 const READ_KEYS: &str = "
-    SELECT k.namespace, k.key, k.task_id, k.digest
+    SELECT k.*
       FROM unnest($1::text[], $2::text[]) AS u(namespace, key)
-      JOIN idempotency_keys k ON k.namespace = u.namespace AND k.key = u.key";
+     CROSS JOIN LATERAL (
+           SELECT namespace, key, task_id, digest FROM idempotency_keys
+            WHERE namespace = u.namespace AND key = u.key LIMIT 1) AS k";
 
 const PAST_OUTCOMES: &str = "
-    SELECT e.task_id, e.step, e.lease, e.outcome::text
+    SELECT e.*
       FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
-      JOIN events e ON e.task_id = u.task_id AND e.outcome IS NOT NULL AND e.step = u.step AND e.lease = u.lease";
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, lease, outcome::text FROM events
+            WHERE task_id = u.task_id AND outcome IS NOT NULL AND step = u.step AND lease = u.lease LIMIT 1) AS e";
 
-/// Prepared once per connection.
-struct Statements {
-    begin: Statement,
-    commit: Statement,
-    clock: Statement,
-    lock_leases: Statement,
-    lock_tasks_live: Statement,
-    lock_tasks: Statement,
-    peek: Statement,
-    lock_ready: Statement,
-    promote: Statement,
-    next_retry: Statement,
-    anything_due: Statement,
-    newest_template: Statement,
-    take_keys: Statement,
-    read_keys: Statement,
-    past_outcomes: Statement,
-    insert_tasks: Statement,
-    drop_keys: Statement,
-    end_steps: Statement,
-    retry: Statement,
-    give_back: Statement,
-    insert_live: Statement,
-    claim: Statement,
-    start_tasks: Statement,
-    update_tasks: Statement,
-    insert_events: Statement,
-    notify: Statement,
-    task_inputs: Statement,
-    result_inputs: Statement,
+macro_rules! statements {
+    ($($name:ident: $sql:expr,)*) => {
+        /// Prepared once per connection.
+        struct Statements {
+            $($name: Statement,)*
+        }
+
+        impl Statements {
+            async fn prepare(client: &Client) -> Result<Self, StoreError> {
+                Ok(Self { $($name: client.prepare($sql).await?,)* })
+            }
+        }
+
+        /// Every hot statement by its name, for whoever wants to look at its plan.
+        pub const STATEMENTS: &[(&str, &str)] = &[$((stringify!($name), $sql),)*];
+    };
+}
+
+statements! {
+    begin: "BEGIN",
+    commit: "COMMIT",
+    clock: "SELECT clock_timestamp()",
+    lock_leases: LOCK_LEASES,
+    lock_tasks_live: LOCK_TASKS_LIVE,
+    lock_tasks: LOCK_TASKS,
+    peek: PEEK,
+    lock_ready: LOCK_READY,
+    promote: PROMOTE,
+    next_retry: NEXT_RETRY,
+    anything_due: ANYTHING_DUE,
+    newest_template: "SELECT coalesce(max(template_id), 0) FROM templates",
+    take_keys: TAKE_KEYS,
+    read_keys: READ_KEYS,
+    past_outcomes: PAST_OUTCOMES,
+    insert_tasks: changes::INSERT_TASKS,
+    drop_keys: changes::DROP_KEYS,
+    end_steps: changes::END_STEPS,
+    retry: changes::RETRY,
+    give_back: changes::GIVE_BACK,
+    insert_live: changes::INSERT_LIVE,
+    claim: changes::CLAIM,
+    start_tasks: changes::START_TASKS,
+    update_tasks: changes::UPDATE_TASKS,
+    insert_events: changes::INSERT_EVENTS,
+    notify: "SELECT pg_notify($1, $2)",
+    task_inputs: changes::TASK_INPUTS,
+    result_inputs: changes::RESULT_INPUTS,
 }
 
 /// A connection that belongs to one engine loop.
@@ -279,37 +304,7 @@ impl Hot {
     /// Connects and prepares.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.connect_hot().await?;
-        let p = |sql: &'static str| client.prepare(sql);
-        let statements = Statements {
-            begin: p("BEGIN").await?,
-            commit: p("COMMIT").await?,
-            clock: p("SELECT clock_timestamp()").await?,
-            lock_leases: p(LOCK_LEASES).await?,
-            lock_tasks_live: p(LOCK_TASKS_LIVE).await?,
-            lock_tasks: p(LOCK_TASKS).await?,
-            peek: p(PEEK).await?,
-            lock_ready: p(LOCK_READY).await?,
-            promote: p(PROMOTE).await?,
-            next_retry: p(NEXT_RETRY).await?,
-            anything_due: p(ANYTHING_DUE).await?,
-            newest_template: p("SELECT coalesce(max(template_id), 0) FROM templates").await?,
-            take_keys: p(TAKE_KEYS).await?,
-            read_keys: p(READ_KEYS).await?,
-            past_outcomes: p(PAST_OUTCOMES).await?,
-            insert_tasks: p(changes::INSERT_TASKS).await?,
-            drop_keys: p(changes::DROP_KEYS).await?,
-            end_steps: p(changes::END_STEPS).await?,
-            retry: p(changes::RETRY).await?,
-            give_back: p(changes::GIVE_BACK).await?,
-            insert_live: p(changes::INSERT_LIVE).await?,
-            claim: p(changes::CLAIM).await?,
-            start_tasks: p(changes::START_TASKS).await?,
-            update_tasks: p(changes::UPDATE_TASKS).await?,
-            insert_events: p(changes::INSERT_EVENTS).await?,
-            notify: client.prepare_typed("SELECT pg_notify($1, $2)", &[Type::TEXT, Type::TEXT]).await?,
-            task_inputs: p(changes::TASK_INPUTS).await?,
-            result_inputs: p(changes::RESULT_INPUTS).await?,
-        };
+        let statements = Statements::prepare(&client).await?;
         Ok(Self { client, statements, channel: db.channel() })
     }
 
@@ -389,7 +384,7 @@ impl Hot {
         let (lane_ids, limits) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
-        let promoted = p.add(&s.promote, vec![]);
+        let promoted = p.add(&s.promote, vec![&MAX_PROMOTED]);
         let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits]);
         let next = p.add(&s.next_retry, vec![]);
         let clock = p.add(&s.clock, vec![]);
@@ -439,7 +434,7 @@ impl Hot {
         let mut p = Pipeline::new();
         p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
         p.add_some(&s.drop_keys, columns.dropped.params(&[]));
-        p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count]));
+        p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count, &columns.ended_whole]));
         let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
         p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
         p.add_some(&s.insert_live, columns.new_live.params(&[&now]));

@@ -9,7 +9,7 @@ use super::submission::{IntakeError, Prepared, Submitted};
 use crate::{
     domain::{event::EventType, progress::Progress, task::TaskState},
     store::{
-        changes::{Changes, Event, NewLive, NewTask},
+        changes::{Changes, DroppedKey, Event, NewLive, NewTask},
         hot::{IntakeRead, KeyRow},
     },
 };
@@ -118,6 +118,18 @@ pub(super) fn keys_of(groups: &[Group]) -> Vec<KeyRow> {
     // Stable: among equal keys the first submit stays first and becomes the owner.
     keys.sort_by(|a, b| (&a.namespace, &a.key).cmp(&(&b.namespace, &b.key)));
     keys
+}
+
+/// The keys of tasks that will not be stored.
+pub(super) fn keys_to_drop(groups: &[Group], dropped: &[Uuid]) -> Vec<DroppedKey> {
+    let tasks = groups.iter().flat_map(|g| &g.tasks).filter(|t| dropped.contains(&t.task_id));
+    tasks
+        .map(|t| DroppedKey {
+            namespace: t.submission.namespace.clone(),
+            key: t.submission.idempotency_key.clone(),
+            task_id: t.task_id,
+        })
+        .collect()
 }
 
 pub(super) fn roots_of(groups: &[Group]) -> BTreeMap<i32, usize> {
