@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often heartbeats are written, all in one statement.
-const FLUSH: Duration = Duration::from_millis(800);
+const FLUSH: Duration = Duration::from_secs(1);
 /// How often silent workers are looked for.
 const REAP: Duration = Duration::from_secs(1);
 /// What a silent worker of another server gets on top of its lease, and an attempt on top of its deadline.

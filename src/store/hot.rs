@@ -71,6 +71,7 @@ pub struct SettleRead {
     pub tasks: Vec<TaskRow>,
     /// Not locked: a claim of one may come too late.
     pub candidates: Vec<Candidate>,
+    /// The database's clock; without a task there is nothing to time, and it is this machine's.
     pub now: SystemTime,
 }
 
@@ -140,9 +141,14 @@ const LOCK_TASKS_LIVE: &str = "
     SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at
       FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
 
+/// With the time when the lock was there. A statement of its own for that would cost as much as this one.
 const LOCK_TASKS: &str = "
-    SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step
-      FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE";
+    SELECT t.*, clock_timestamp()
+      FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step
+              FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
+
+/// With the time when the keys were there.
+const NEWEST_TEMPLATE: &str = "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
 
 const PEEK: &str = "
     SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
@@ -231,7 +237,7 @@ statements! {
     promote: PROMOTE,
     next_retry: NEXT_RETRY,
     anything_due: ANYTHING_DUE,
-    newest_template: "SELECT coalesce(max(template_id), 0) FROM templates",
+    newest_template: NEWEST_TEMPLATE,
     take_keys: TAKE_KEYS,
     read_keys: READ_KEYS,
     past_outcomes: PAST_OUTCOMES,
@@ -334,7 +340,6 @@ impl Hot {
         // Again: under the task's lock no step can come into play any more that the first look did not see.
         let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
         let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
-        let clock = p.add(&s.clock, vec![]);
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
         let mut found: Vec<LiveRow> = of(live).iter().map(live_row).collect();
@@ -343,7 +348,7 @@ impl Hot {
             live: found,
             tasks: rows[tasks].iter().map(task_row).collect::<Result<_, _>>()?,
             candidates: of(peek).iter().map(candidate).collect(),
-            now: rows[clock][0].get(0),
+            now: rows[tasks].last().map_or_else(SystemTime::now, |row| row.get(7)),
         })
     }
 
@@ -358,13 +363,12 @@ impl Hot {
         let (lane_ids, limits) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
-        let newest = p.add(&s.newest_template, vec![]);
         let owners = (!keys.is_empty()).then(|| {
             p.add(&s.take_keys, vec![&namespaces, &names, &ids, &digests]);
             p.add(&s.read_keys, vec![&namespaces, &names])
         });
         let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
-        let clock = p.add(&s.clock, vec![]);
+        let newest = p.add(&s.newest_template, vec![]);
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
         Ok(IntakeRead {
@@ -374,7 +378,7 @@ impl Hot {
                 .map(|r| KeyRow { namespace: r.get(0), key: r.get(1), task_id: r.get(2), digest: r.get(3) })
                 .collect(),
             candidates: of(peek).iter().map(candidate).collect(),
-            now: rows[clock][0].get(0),
+            now: rows[newest][0].get(1),
         })
     }
 
