@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test lint bench bench-full fmt setup clean
+.PHONY: help demo test lint bench bench-full compare fmt setup clean
 
 help:
 	@echo 'make demo          a user registration across four failing services, without and with Tasker'
@@ -11,6 +11,7 @@ help:
 	@echo 'make lint          format, clippy, documentation, protocol, dependencies'
 	@echo 'make bench         how fast it is on this machine; two minutes'
 	@echo 'make bench-full    the same with a million finished tasks, and idling; ten minutes'
+	@echo 'make compare       the same five steps on Tasker, Restate, DBOS and graphile-worker; five minutes'
 	@echo 'make fmt           formats the sources'
 
 demo:
@@ -36,6 +37,19 @@ bench:
 
 bench-full:
 	@$(MAKE) --no-print-directory bench BENCH='--seconds 30 --preload 1000000 --waiting 100000 --idle $(BENCH)'
+
+# Like bench; see benches/compare/README.md. The Node.js that it runs on comes with the packages.
+compare: COMPARED := $(CURDIR)/benches/compare
+compare: benches/compare/node_modules/.package-lock.json
+	@scripts/setup.sh demo
+	@cargo build --locked --release --bin tasker
+	@PATH="$$(echo $(COMPARED)/node_modules/node-linux-*/bin):$$PATH" node $(COMPARED)/run.mjs $(COMPARE)
+
+# No scripts: the packages need none, and some of them report to their makers. npm writes this file when it is done.
+benches/compare/node_modules/.package-lock.json: benches/compare/package-lock.json
+	@command -v npm >/dev/null || { echo 'there is no npm: install Node.js (18 or newer) with npm, then try again' >&2; exit 69; }
+	@echo 'installing what is compared into benches/compare/node_modules (about 400 MB)' >&2
+	@cd benches/compare && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2
 
 fmt:
 	cargo fmt
