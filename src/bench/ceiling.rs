@@ -162,6 +162,7 @@ impl<'a> Batch<'a> {
                 steps_done: self.done.as_bytes().to_vec(),
                 failed_step: None,
                 cancelled: None,
+                expected: None,
             });
             if last {
                 changes.events.push(Event::of_task(EventType::TaskCompleted, self.templates.bare, *task_id));

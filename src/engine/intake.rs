@@ -168,6 +168,7 @@ impl Intake {
     async fn store(&self, hot: &Hot, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
         let mut reservation = self.shared.hub.reserve(&roots_of(groups));
         let read = hot.begin_intake(&keys_of(groups), &reservation.demand()).await?;
+        self.shared.held.clock(read.now);
         if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;
             return self.prepare_again(groups).await;
@@ -193,6 +194,7 @@ impl Intake {
             let committed = hot.commit(&changes, &wanted, read.now).await;
             let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
             self.shared.documents.keep(&mut known, &mut applied, &changes);
+            self.shared.held.keep(&changes, read.now);
             let claimed = claimed.into_iter().chain(applied.claimed).collect();
             for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;

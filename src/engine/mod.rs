@@ -15,6 +15,7 @@ mod core;
 pub mod dispatch;
 pub mod documents;
 pub mod health;
+mod held;
 pub mod hub;
 pub mod intake;
 pub mod leases;

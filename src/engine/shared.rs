@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{catalog::Catalog, documents::Documents, health::HealthCell, hub::Hub, peers::Peers, watch::Watchers};
+use super::{
+    catalog::Catalog, documents::Documents, health::HealthCell, held::Held, hub::Hub, peers::Peers, watch::Watchers,
+};
 use crate::store::Db;
 
 /// Handles that every loop holds; cheap to clone.
@@ -12,6 +14,7 @@ pub struct Shared {
     pub catalog: Arc<Catalog>,
     pub hub: Arc<Hub>,
     pub documents: Documents,
+    pub held: Held,
     pub watchers: Watchers,
     pub peers: Arc<Peers>,
     pub health: HealthCell,

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::domain::{
     attempt::{Failure, OutcomeKind},
     event::EventType,
+    progress::Progress,
     retry::Backoff,
     step::StepState,
     task::TaskState,
@@ -141,6 +142,8 @@ pub struct TaskUpdate {
     pub steps_done: Vec<u8>,
     pub failed_step: Option<i16>,
     pub cancelled: Option<(String, String)>,
+    /// What the row must say before, where it is not locked but only believed to.
+    pub expected: Option<Progress>,
 }
 
 /// One row of the event log.
@@ -380,21 +383,28 @@ pub(super) const START_TASKS: &str = "
     INSERT INTO events (at, type, template_id, task_id)
     SELECT $2::timestamptz, 'task.started', template_id, task_id FROM started";
 
+/// A row that is not locked may be another one than `old_…` say; it may also become another one meanwhile, and then it is no
+/// longer at that `ctid`.
 pub(super) const UPDATE_TASKS: &str = "
     WITH updated AS (
         UPDATE tasks t
            SET state = u.state::task_state, steps_live = u.live, steps_done = u.done, failed_step = u.failed,
                cancelled_by = u.cancelled_by, cancel_reason = u.reason,
-               ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN $8::timestamptz END
+               ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN $11::timestamptz END
           FROM (SELECT u.*, t.tid
-                  FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[])
-                       AS u(task_id, state, live, done, failed, cancelled_by, reason)
+                  FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[],
+                              $8::text[], $9::int2[], $10::bytea[])
+                       AS u(task_id, state, live, done, failed, cancelled_by, reason, old_state, old_live, old_done)
                  CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id AND ended_at IS NULL LIMIT 1) AS t
+                       SELECT ctid AS tid FROM tasks
+                        WHERE task_id = u.task_id AND ended_at IS NULL
+                          AND (u.old_done IS NULL
+                               OR state::text = u.old_state AND steps_live = u.old_live AND steps_done = u.old_done)
+                        LIMIT 1) AS t
                  LIMIT cardinality($1)) AS u
          WHERE t.ctid = u.tid
         RETURNING 1)
-    SELECT expect_rows('tasks', count(*), $9) FROM updated";
+    SELECT expect_rows('tasks', count(*), $12) FROM updated";
 
 pub(super) const INSERT_EVENTS: &str = "
     INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,

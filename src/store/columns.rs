@@ -100,7 +100,7 @@ columns!(NewLives {
 columns!(Claims { task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64 });
 columns!(Tasks {
     task_id: Uuid, state: &'a str, live: i16, done: &'a [u8], failed_step: Option<i16>, cancelled_by: Option<&'a str>,
-    reason: Option<&'a str>,
+    reason: Option<&'a str>, old_state: Option<&'a str>, old_live: Option<i16>, old_done: Option<&'a [u8]>,
 });
 columns!(Events {
     kind: &'a str, template_id: Option<i32>, task_id: Option<Uuid>, step: Option<i16>, attempt: Option<i32>,
@@ -172,6 +172,10 @@ impl<'a> Columns<'a> {
             c.failed_step.push(t.failed_step);
             c.cancelled_by.push(t.cancelled.as_ref().map(|(by, _)| by.as_str()));
             c.reason.push(t.cancelled.as_ref().map(|(_, reason)| reason.as_str()));
+            let expected = t.expected.as_ref();
+            c.old_state.push(expected.map(|p| p.state.as_str()));
+            c.old_live.push(expected.map(|p| i16::try_from(p.live).unwrap_or(i16::MAX)));
+            c.old_done.push(expected.map(|p| p.done.as_bytes()));
         }
         self.task_count = count(changes.tasks.len());
         for k in &changes.dropped_keys {

@@ -41,6 +41,12 @@ impl StoreError {
         }
     }
 
+    /// Whether `expect_rows` failed: the rows were not what they were believed to be, and nothing was written.
+    pub fn is_expectation(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION)
+    }
+
     /// Whether Postgres answered that the URL is wrong: the user, the password, the database's name, or what the user may
     /// do there.
     pub fn is_refusal(&self) -> bool {

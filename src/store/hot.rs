@@ -425,6 +425,17 @@ impl Hot {
             .collect())
     }
 
+    /// Like [`Self::commit`], for changes that rest on what is only believed, with nothing locked before: also begins the
+    /// transaction. An error that [`StoreError::is_expectation`] says that the belief was wrong.
+    pub async fn commit_at_once(
+        &self,
+        changes: &Changes,
+        inputs: &WantedInputs,
+        now: SystemTime,
+    ) -> Result<Applied, StoreError> {
+        self.write(true, changes, inputs, now).await
+    }
+
     /// Writes everything and commits, in one round trip. When this returns an error nothing was written, except that a
     /// connection lost in the middle leaves it unknown whether the commit took place.
     pub async fn commit(
@@ -433,9 +444,22 @@ impl Hot {
         inputs: &WantedInputs,
         now: SystemTime,
     ) -> Result<Applied, StoreError> {
+        self.write(false, changes, inputs, now).await
+    }
+
+    async fn write(
+        &self,
+        begin: bool,
+        changes: &Changes,
+        inputs: &WantedInputs,
+        now: SystemTime,
+    ) -> Result<Applied, StoreError> {
         let s = &self.statements;
         let columns = Columns::of(changes, inputs);
         let mut p = Pipeline::new();
+        if begin {
+            p.add(&s.begin, vec![]);
+        }
         p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
         p.add_some(&s.drop_keys, columns.dropped.params(&[]));
         p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count, &columns.ended_whole]));

@@ -282,6 +282,7 @@ impl<'a> Decision<'a> {
                 steps_done: task.progress.done.as_bytes().to_vec(),
                 failed_step: task.progress.failed_step.and_then(|s| i16::try_from(s).ok()),
                 cancelled: task.cancelled.take(),
+                expected: None,
             });
         }
         self.touched.sort_unstable();

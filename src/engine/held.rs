@@ -1,0 +1,282 @@
+//! What this server knows of the attempts that it handed out, so that a result can be settled without asking first.
+//!
+//! A result usually finds everything as it was left: the lease is in the queue, the task's progress is what this server wrote
+//! last. Then the transaction is one round trip of writes instead of locks, reads and writes. It may turn out otherwise:
+//! somebody cancelled the task, or another server gave the attempt up. So what is known here is only ever a guess that the
+//! writes check: the lease must still be in the queue, and the task's row must be the one expected, or nothing is written
+//! and the settler looks under lock. Only tasks whose steps in play are all leased here are kept; of others, somebody else
+//! may be settling a step at this moment.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        lease::Lease,
+        progress::{Progress, StepSet},
+    },
+    store::{
+        changes::{Changes, Grant, NewLive},
+        hot::{LiveRow, SettleRead, TaskRow},
+    },
+};
+
+/// For how long the database's clock is carried on by this machine's; the two cannot part by anything that matters.
+const CLOCK_AGE: Duration = Duration::from_secs(1);
+
+/// The most tasks that are kept. There are as many as this server has leases, and some whose leases ended elsewhere; the
+/// guess about those is never made, and so never found wrong.
+const MAX_TASKS: usize = 50_000;
+
+/// The tasks that this server may guess about.
+#[derive(Clone, Default)]
+pub struct Held(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    tasks: HashMap<Uuid, HeldTask>,
+    /// What the database's clock said, and when.
+    clock: Option<(SystemTime, Instant)>,
+}
+
+struct HeldTask {
+    row: TaskRow,
+    live: BTreeMap<i16, LiveRow>,
+}
+
+impl Held {
+    /// The database's clock was just read.
+    pub fn clock(&self, now: SystemTime) {
+        self.lock().clock = Some((now, Instant::now()));
+    }
+
+    /// All that the settler would have read for these attempts, each with the worker that answers; `None` if it has to.
+    pub fn guess(&self, attempts: &[(Lease, Uuid)]) -> Option<SettleRead> {
+        let inner = self.lock();
+        let (at, read) = inner.clock?;
+        let mut now = Some(read.elapsed()).filter(|age| *age < CLOCK_AGE).map(|age| at + age)?;
+        let mut tasks = BTreeMap::new();
+        let mut live = Vec::with_capacity(attempts.len());
+        for (lease, worker_id) in attempts {
+            let task = inner.tasks.get(&lease.task_id)?;
+            if task.live.len() != usize::from(task.row.progress.live) {
+                return None;
+            }
+            let row = task.live.get(&lease.step)?;
+            if row.lease != Some(lease.nonce) || row.worker_id != Some(*worker_id) {
+                return None;
+            }
+            // The clock that is carried on may lag by the time of an answer, and nothing ends before it began.
+            now = now.max(row.started_at?);
+            live.push(row.clone());
+            tasks.entry(lease.task_id).or_insert_with(|| task.row.clone());
+        }
+        Some(SettleRead { live, tasks: tasks.into_values().collect(), candidates: Vec::new(), now })
+    }
+
+    /// After a commit: what it wrote is what is known.
+    pub fn keep(&self, changes: &Changes, now: SystemTime) {
+        let mut inner = self.lock();
+        if inner.tasks.len() > MAX_TASKS {
+            inner.tasks.clear();
+        }
+        for (task_id, step) in changes.ended.iter().map(|e| (e.task_id, e.step)).chain(given_up(changes)) {
+            if let Some(task) = inner.tasks.get_mut(&task_id) {
+                task.live.remove(&step);
+            }
+        }
+        let mut progress: HashMap<Uuid, Progress> = HashMap::new();
+        for t in &changes.new_tasks {
+            let done = StepSet::from_bytes(t.steps_done.clone());
+            let live = u16::try_from(t.steps_live).unwrap_or_default();
+            progress.insert(t.task_id, Progress { state: t.state, done, live, failed_step: None });
+        }
+        for t in &changes.tasks {
+            let done = StepSet::from_bytes(t.steps_done.clone());
+            let live = u16::try_from(t.steps_live).unwrap_or_default();
+            let failed_step = t.failed_step.and_then(|step| u16::try_from(step).ok());
+            progress.insert(t.task_id, Progress { state: t.state, done, live, failed_step });
+        }
+        for new in &changes.new_live {
+            let Some(grant) = new.grant else { continue };
+            match inner.tasks.get_mut(&new.task_id) {
+                Some(task) => drop(task.live.insert(new.step, live_row(new, grant, now))),
+                None => {
+                    let Some(progress) = progress.get(&new.task_id).cloned() else { continue };
+                    let row = TaskRow {
+                        task_id: new.task_id,
+                        template_id: new.template_id,
+                        priority: new.priority,
+                        progress,
+                    };
+                    let live = BTreeMap::from([(new.step, live_row(new, grant, now))]);
+                    inner.tasks.insert(new.task_id, HeldTask { row, live });
+                }
+            }
+        }
+        for (task_id, progress) in progress {
+            if let Some(task) = inner.tasks.get_mut(&task_id) {
+                if task.live.is_empty() {
+                    inner.tasks.remove(&task_id);
+                } else {
+                    task.row.progress = progress;
+                }
+            }
+        }
+        for (task_id, _) in given_up(changes) {
+            if inner.tasks.get(&task_id).is_some_and(|task| task.live.is_empty()) {
+                inner.tasks.remove(&task_id);
+            }
+        }
+    }
+
+    /// The guess was wrong.
+    pub fn forget(&self, tasks: impl Iterator<Item = Uuid>) {
+        let mut inner = self.lock();
+        tasks.for_each(|task_id| drop(inner.tasks.remove(&task_id)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The attempts that ended without ending their step.
+fn given_up(changes: &Changes) -> impl Iterator<Item = (Uuid, i16)> {
+    let retries = changes.retries.iter().map(|r| &r.attempt);
+    retries.chain(changes.given_back.iter().map(|g| &g.attempt)).map(|a| (a.task_id, a.step))
+}
+
+/// The queue's row as INSERT_LIVE wrote it.
+fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
+    LiveRow {
+        task_id: new.task_id,
+        step: new.step,
+        attempt: 1,
+        charged: 0,
+        lost: 0,
+        lease: Some(grant.nonce),
+        worker_id: Some(grant.worker_id),
+        ready_at: now,
+        started_at: Some(now),
+        deadline_at: Some(now + grant.timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{step::StepState, task::TaskState},
+        store::changes::{Ended, NewTask, TaskUpdate},
+    };
+
+    const TASK: Uuid = Uuid::from_u128(1);
+    const WORKER: Uuid = Uuid::from_u128(2);
+
+    fn new_live(step: i16, granted: bool) -> NewLive {
+        let grant = Grant { worker_id: WORKER, nonce: i64::from(step), timeout: Duration::from_secs(1) };
+        let grant = granted.then_some(grant);
+        NewLive { task_id: TASK, step, template_id: 1, lane_id: 1, priority: 0, grant }
+    }
+
+    fn submitted(granted: &[bool]) -> Changes {
+        let task = NewTask {
+            task_id: TASK,
+            template_id: 1,
+            state: TaskState::InProgress,
+            priority: 0,
+            steps_total: 3,
+            steps_live: i16::try_from(granted.len()).unwrap(),
+            steps_done: vec![0],
+            correlation_id: String::new(),
+            traceparent: None,
+            annotations: String::new(),
+            context: String::new(),
+        };
+        let new_live = granted.iter().zip(0..).map(|(granted, step)| new_live(step, *granted)).collect();
+        Changes { new_tasks: vec![task], new_live, ..Changes::default() }
+    }
+
+    fn ended(step: i16, then: Vec<NewLive>, live: i16) -> Changes {
+        let now = SystemTime::now();
+        let ended = Ended {
+            task_id: TASK,
+            step,
+            lease: Some(step.into()),
+            state: StepState::Complete,
+            attempt: 1,
+            charged: 0,
+            result: None,
+            failure: None,
+            ready_at: now,
+            started_at: Some(now),
+        };
+        let task = TaskUpdate {
+            task_id: TASK,
+            state: if live == 0 { TaskState::Complete } else { TaskState::InProgress },
+            steps_live: live,
+            steps_done: vec![1],
+            failed_step: None,
+            cancelled: None,
+            expected: None,
+        };
+        Changes { ended: vec![ended], tasks: vec![task], new_live: then, ..Changes::default() }
+    }
+
+    fn lease(step: i16) -> (Lease, Uuid) {
+        (Lease { task_id: TASK, step, nonce: step.into() }, WORKER)
+    }
+
+    fn held(changes: &[Changes]) -> Held {
+        let held = Held::default();
+        held.clock(SystemTime::now());
+        changes.iter().for_each(|changes| held.keep(changes, SystemTime::now()));
+        held
+    }
+
+    #[test]
+    fn what_was_handed_out_here_is_known_until_it_ends() {
+        let held = held(&[submitted(&[true])]);
+        let read = held.guess(&[lease(0)]).unwrap();
+        assert_eq!((read.live.len(), read.tasks[0].progress.live), (1, 1));
+        held.keep(&ended(0, vec![new_live(1, true)], 1), SystemTime::now());
+        assert!(held.guess(&[lease(0)]).is_none(), "over");
+        assert_eq!(held.guess(&[lease(1)]).unwrap().tasks[0].progress.done.as_bytes(), [1]);
+        held.keep(&ended(1, vec![], 0), SystemTime::now());
+        assert!(held.lock().tasks.is_empty(), "nothing is kept of a task that ended");
+    }
+
+    #[test]
+    fn a_task_with_a_step_elsewhere_is_not_guessed_about() {
+        assert!(held(&[submitted(&[true, false])]).guess(&[lease(0)]).is_none());
+        assert!(held(&[submitted(&[true, true])]).guess(&[lease(0), lease(1)]).is_some());
+    }
+
+    #[test]
+    fn another_lease_another_worker_an_unknown_task_or_an_old_clock_are_no_guess() {
+        let held = held(&[submitted(&[true])]);
+        assert!(held.guess(&[(Lease { nonce: 9, ..lease(0).0 }, WORKER)]).is_none());
+        assert!(held.guess(&[(lease(0).0, Uuid::from_u128(3))]).is_none());
+        assert!(held.guess(&[(Lease { task_id: WORKER, ..lease(0).0 }, WORKER)]).is_none());
+        assert!(held.guess(&[lease(0)]).is_some());
+        held.lock().clock = Instant::now().checked_sub(CLOCK_AGE).map(|then| (SystemTime::now(), then));
+        assert!(held.guess(&[lease(0)]).is_none());
+        held.clock(SystemTime::now());
+        held.forget([TASK].into_iter());
+        assert!(held.guess(&[lease(0)]).is_none());
+    }
+
+    #[test]
+    fn nothing_ends_before_it_began() {
+        let held = held(&[submitted(&[true])]);
+        held.clock(SystemTime::now() - Duration::from_secs(60));
+        let read = held.guess(&[lease(0)]).unwrap();
+        assert_eq!(Some(read.now), read.live[0].started_at);
+    }
+}
