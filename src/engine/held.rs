@@ -179,6 +179,10 @@ mod tests {
     const TASK: Uuid = Uuid::from_u128(1);
     const WORKER: Uuid = Uuid::from_u128(2);
 
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000)
+    }
+
     fn new_live(step: i16, granted: bool) -> NewLive {
         let grant = Grant { worker_id: WORKER, nonce: i64::from(step), timeout: Duration::from_secs(1) };
         let grant = granted.then_some(grant);
@@ -204,7 +208,6 @@ mod tests {
     }
 
     fn ended(step: i16, then: Vec<NewLive>, live: i16) -> Changes {
-        let now = SystemTime::now();
         let ended = Ended {
             task_id: TASK,
             step,
@@ -214,8 +217,8 @@ mod tests {
             charged: 0,
             result: None,
             failure: None,
-            ready_at: now,
-            started_at: Some(now),
+            ready_at: now(),
+            started_at: Some(now()),
         };
         let task = TaskUpdate {
             task_id: TASK,
@@ -235,8 +238,8 @@ mod tests {
 
     fn held(changes: &[Changes]) -> Held {
         let held = Held::default();
-        held.clock(SystemTime::now());
-        changes.iter().for_each(|changes| held.keep(changes, SystemTime::now()));
+        held.clock(now());
+        changes.iter().for_each(|changes| held.keep(changes, now()));
         held
     }
 
@@ -245,10 +248,10 @@ mod tests {
         let held = held(&[submitted(&[true])]);
         let read = held.guess(&[lease(0)]).unwrap();
         assert_eq!((read.live.len(), read.tasks[0].progress.live), (1, 1));
-        held.keep(&ended(0, vec![new_live(1, true)], 1), SystemTime::now());
+        held.keep(&ended(0, vec![new_live(1, true)], 1), now());
         assert!(held.guess(&[lease(0)]).is_none(), "over");
         assert_eq!(held.guess(&[lease(1)]).unwrap().tasks[0].progress.done.as_bytes(), [1]);
-        held.keep(&ended(1, vec![], 0), SystemTime::now());
+        held.keep(&ended(1, vec![], 0), now());
         assert!(held.lock().tasks.is_empty(), "nothing is kept of a task that ended");
     }
 
@@ -265,9 +268,9 @@ mod tests {
         assert!(held.guess(&[(lease(0).0, Uuid::from_u128(3))]).is_none());
         assert!(held.guess(&[(Lease { task_id: WORKER, ..lease(0).0 }, WORKER)]).is_none());
         assert!(held.guess(&[lease(0)]).is_some());
-        held.lock().clock = Instant::now().checked_sub(CLOCK_AGE).map(|then| (SystemTime::now(), then));
+        held.lock().clock = Instant::now().checked_sub(CLOCK_AGE).map(|then| (now(), then));
         assert!(held.guess(&[lease(0)]).is_none());
-        held.clock(SystemTime::now());
+        held.clock(now());
         held.forget([TASK].into_iter());
         assert!(held.guess(&[lease(0)]).is_none());
     }
@@ -275,7 +278,7 @@ mod tests {
     #[test]
     fn nothing_ends_before_it_began() {
         let held = held(&[submitted(&[true])]);
-        held.clock(SystemTime::now() - Duration::from_secs(60));
+        held.clock(now() - Duration::from_secs(60));
         let read = held.guess(&[lease(0)]).unwrap();
         assert_eq!(Some(read.now), read.live[0].started_at);
     }

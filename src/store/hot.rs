@@ -71,7 +71,7 @@ pub struct SettleRead {
     pub tasks: Vec<TaskRow>,
     /// Not locked: a claim of one may come too late.
     pub candidates: Vec<Candidate>,
-    /// The database's clock; without a task there is nothing to time, and it is this machine's.
+    /// The database's clock; the epoch when there is no task, and so nothing to time.
     pub now: SystemTime,
 }
 
@@ -348,7 +348,7 @@ impl Hot {
             live: found,
             tasks: rows[tasks].iter().map(task_row).collect::<Result<_, _>>()?,
             candidates: of(peek).iter().map(candidate).collect(),
-            now: rows[tasks].last().map_or_else(SystemTime::now, |row| row.get(7)),
+            now: rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(7)),
         })
     }
 
