@@ -2,12 +2,14 @@
 
 export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test lint bench bench-full compare fmt setup clean
+.PHONY: help demo test torture lint bench bench-full compare fmt setup clean
 
 help:
 	@echo 'make demo          a user registration across four failing services, without and with Tasker'
 	@echo 'make demo KEEP=1   the same, and stays up to be tried by hand until Ctrl-C'
 	@echo 'make test          all tests, on a private Postgres'
+	@echo 'make torture       ten minutes of killed servers, workers and databases, and cut networks; then an account of all of it'
+	@echo 'make torture SECONDS_=60 SEED=7   shorter, and with these faults'
 	@echo 'make lint          format, clippy, documentation, protocol, dependencies'
 	@echo 'make bench         how fast it is on this machine; two minutes'
 	@echo 'make bench-full    the same with a million finished tasks, and idling; ten minutes'
@@ -24,6 +26,14 @@ test:
 	@scripts/setup.sh test
 	cargo test --locked --lib --bins --tests --examples -- --include-ignored
 	cargo test --locked --doc
+
+# The seed is printed; the same one draws the same tasks, outcomes and faults again. TASKER_TORTURE_KEEP=1 keeps the ledger,
+# the logs and the timeline also when all is well.
+torture:
+	@scripts/setup.sh torture
+	TASKER_TORTURE_SECONDS=$(or $(SECONDS_),$(TASKER_TORTURE_SECONDS),600) \
+	TASKER_TORTURE_SEED=$(or $(SEED),$(TASKER_TORTURE_SEED),$(shell date +%s)) \
+		cargo test --locked --release --test torture -- --nocapture
 
 lint:
 	@scripts/setup.sh lint

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a make target needs and this machine lacks, and says nothing when it lacks nothing.
 #
-#   scripts/setup.sh demo|test|lint ...
+#   scripts/setup.sh demo|test|torture|lint ...
 #
 # System packages come from apt (as root, or with sudo). Everything else goes into target/tools, pinned and checked
 # against its hash; `make clean` removes it.
@@ -118,6 +118,11 @@ need_postgres() {
     fi
 }
 
+# Optional: without it no clock jumps, and the report says so.
+need_faketime() {
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || ! has apt-get || add libfaketime
+}
+
 need_python() { python_is_there || add python3 python3-venv; }
 need_go() { grpcurl_is_there || has go || add golang-go; }
 
@@ -152,12 +157,13 @@ grpcurl() {
     echo "$GRPCURL_VERSION" >"$TOOLS/grpcurl.version"
 }
 
-(($#)) || die "what for? scripts/setup.sh demo|test|lint"
+(($#)) || die "what for? scripts/setup.sh demo|test|torture|lint"
 need_build
 for purpose in "$@"; do
     case $purpose in
     demo) need_postgres; has curl || add curl ;;
     test) need_postgres; need_python; need_go ;;
+    torture) need_postgres; need_faketime ;;
     lint) need_python ;;
     *) die "unknown purpose: $purpose" ;;
     esac

@@ -21,6 +21,10 @@ use super::{
 };
 use crate::store::{Db, StoreError};
 
+/// How long a database that breaks off while the engine starts is waited for, and how often it is asked.
+const START_WAIT: Duration = Duration::from_secs(10);
+const START_PAUSE: Duration = Duration::from_millis(250);
+
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -56,7 +60,7 @@ impl Engine {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
         let catalog = Arc::new(Catalog::new(db.clone()));
-        catalog.refresh().await?;
+        first_look(&catalog).await?;
         health.database(true);
         let peers = Arc::new(Peers::new(server_id));
         let shared = Shared {
@@ -150,6 +154,21 @@ impl Engine {
     pub async fn stop(&self) {
         self.shutdown.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.wait()).await;
+    }
+}
+
+/// Reads the templates. Whoever starts a server has found its database; one that breaks off in that moment comes back, and
+/// a server that ended for it would have to be started by somebody.
+async fn first_look(catalog: &Catalog) -> Result<(), StoreError> {
+    let started = tokio::time::Instant::now();
+    loop {
+        match catalog.refresh().await {
+            Err(error) if error.is_transient() && started.elapsed() < START_WAIT => {
+                tracing::debug!(%error, "the templates could not be read, trying again");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            read => return read.map(drop),
+        }
     }
 }
 

@@ -158,6 +158,12 @@ impl StepContext {
         &self.assignment().idempotency_key
     }
 
+    /// Proves the right to this attempt, and no other one has the same: for logs, and for a service that wants to tell
+    /// attempts apart. Whoever has it can answer for the step, so keep it among those who may.
+    pub fn lease_token(&self) -> &str {
+        &self.assignment().lease_token
+    }
+
     /// When the server times the attempt out, by this machine's monotonic clock: the time of receipt
     /// plus the step's time-out. Clock skew does not matter, time on the wire does: leave a margin.
     pub fn deadline(&self) -> Instant {
@@ -190,10 +196,6 @@ impl StepContext {
     /// Why the attempt was cancelled; `None` while it is not.
     pub fn cancel_reason(&self) -> Option<CancelReason> {
         self.inner.cancellation.reason()
-    }
-
-    pub(super) fn lease_token(&self) -> &str {
-        &self.assignment().lease_token
     }
 
     pub(super) fn cancellation(&self) -> &Cancellation {

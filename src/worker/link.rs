@@ -205,7 +205,10 @@ impl Link {
             Some(Message::Assignment(assignment)) => {
                 self.steps.assign(assignment).map_err(|error| Over::Lost(error.to_string()))?;
             }
-            Some(Message::Ack(ack)) => self.steps.acknowledge(&ack.lease_token),
+            Some(Message::Ack(ack)) => {
+                debug!(lease = ack.lease_token, status = ack.status().as_str_name(), "acknowledged");
+                self.steps.acknowledge(&ack.lease_token);
+            }
             Some(Message::Cancel(cancel)) => {
                 self.steps.cancel(&cancel.lease_token, cancel.reason().into());
             }

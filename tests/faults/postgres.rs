@@ -3,7 +3,12 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tasker::{client::Client, postgres::Cluster};
+use tasker::{
+    client::Client,
+    postgres::Cluster,
+    server::{self, ServerConfig},
+    store::Db,
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
@@ -11,7 +16,7 @@ use crate::{
     ledger::Ledger,
     load::{FAN, Load, all_complete, assert_says_when_to_come_back},
     support::{
-        TestDb,
+        SCHEMA, TestDb,
         invariants::invariants,
         process::ServerProcess,
         server::{eventually, register},
@@ -96,6 +101,22 @@ async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() 
     for worker in workers {
         worker.shutdown().await.unwrap();
     }
+}
+
+/// The database was there when the server looked for it, and is gone when it reads its templates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_breaks_off_while_a_server_starts_is_waited_for() {
+    let mut cluster = migrated().await;
+    let db = Db::new(&cluster.url(), SCHEMA).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    cluster.kill();
+    let running = tokio::spawn(server::run(listener, db, ServerConfig::default(), std::future::pending()));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!running.is_finished(), "{:?}", running.await);
+    cluster.restart().await.unwrap();
+    health(&url, ServingStatus::Serving).await;
+    running.abort();
 }
 
 /// All its processes are stopped: connections stay open, and nothing comes.

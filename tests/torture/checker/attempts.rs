@@ -1,0 +1,149 @@
+//! The attempts of a step: consecutive, charged to whom they belong, never two at once, and each with a reason.
+
+use std::collections::BTreeSet;
+
+use tasker::domain::attempt::{MAX_LOST_ATTEMPTS, MAX_RETRY_AFTER};
+
+use super::{
+    history::{Attempt, Micros, PlannedStep, Step},
+    index::{Index, StepKey, at},
+    violation::Violation,
+};
+
+/// Interval arithmetic rounds.
+const ROUNDING: Micros = 2;
+
+pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
+    for (key, step) in &index.steps {
+        let attempts = index.attempts(*key);
+        numbers(*key, step, attempts, found);
+        charges(*key, step, attempts, found);
+        let task = index.tasks.get(&step.task);
+        let plan = task.and_then(|task| index.plan(task)?.steps.get(at(step.step)));
+        if let Some(plan) = plan {
+            course(*key, step, plan, attempts, found);
+            deadlines(*key, plan, attempts, found);
+        }
+        times(*key, attempts, found);
+        losses(index, *key, attempts, found);
+        let mut leases = BTreeSet::new();
+        for attempt in attempts.iter().filter(|a| !leases.insert(a.lease)) {
+            found.push(Violation::LeaseShared { task: key.0, step: key.1, lease: attempt.lease });
+        }
+    }
+}
+
+fn numbers((task, step): StepKey, row: &Step, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+    let numbers: Vec<i32> = attempts.iter().map(|a| a.attempt).collect();
+    let consecutive = numbers.iter().zip(1..).all(|(number, expected)| *number == expected);
+    if !consecutive || numbers.last().copied().unwrap_or(0) != row.attempt {
+        found.push(Violation::AttemptsNotConsecutive { task, step, numbers, counted: row.attempt });
+    }
+    let times = attempts.iter().filter(|a| a.outcome == "succeeded").count();
+    if times > 1 {
+        found.push(Violation::TwoSuccesses { task, step, times });
+    }
+}
+
+fn charges((task, step): StepKey, row: &Step, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+    for a in attempts.iter().filter(|a| a.charged != is_charged(&a.outcome)) {
+        let (attempt, outcome, charged) = (a.attempt, a.outcome.clone(), a.charged);
+        found.push(Violation::WronglyCharged { task, step, attempt, outcome, charged });
+    }
+    let charged = i32::try_from(attempts.iter().filter(|a| a.charged).count()).unwrap_or(i32::MAX);
+    if charged != row.charged {
+        found.push(Violation::ChargesMiscounted { task, step, counted: row.charged, charged });
+    }
+}
+
+/// Charged is what the handler did: its own failures and time-outs.
+fn is_charged(outcome: &str) -> bool {
+    matches!(outcome, "retryable_error" | "timed_out" | "permanent_error")
+}
+
+/// Whether an attempt is the last one of its step, given what is behind it.
+fn is_last(attempt: &Attempt, charged: i32, lost: u16, plan: &PlannedStep) -> bool {
+    match attempt.outcome.as_str() {
+        "succeeded" | "permanent_error" | "cancelled" => true,
+        "retryable_error" | "timed_out" => charged >= plan.retry_limit,
+        "worker_lost" => lost >= MAX_LOST_ATTEMPTS,
+        _ => false,
+    }
+}
+
+/// The step goes on while it may, ends when it must, and in the state that its last attempt asks for.
+fn course((task, step): StepKey, row: &Step, plan: &PlannedStep, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+    let (mut charged, mut lost) = (0, 0);
+    for (i, a) in attempts.iter().enumerate() {
+        charged += i32::from(is_charged(&a.outcome));
+        lost += u16::from(a.outcome == "worker_lost");
+        let (attempt, outcome) = (a.attempt, a.outcome.clone());
+        let last = is_last(a, charged, lost, plan);
+        if i + 1 < attempts.len() {
+            if last {
+                found.push(Violation::OneTryTooMany { task, step, attempt, outcome });
+            }
+            continue;
+        }
+        let state = row.state.clone();
+        match (last, a.outcome.as_str(), row.state.as_str()) {
+            (true, "succeeded", "complete") | (true, "cancelled", "cancelled") => {}
+            (true, "retryable_error" | "timed_out" | "permanent_error" | "worker_lost", "error") => {}
+            // The task was cancelled while the step waited for its next attempt.
+            (false, _, "cancelled") => {}
+            (false, _, "error" | "complete") => {
+                found.push(Violation::EndedTooEarly { task, step, attempt, outcome, state });
+            }
+            _ => {
+                let what = format!("{state} after attempt {attempt}, its last, ended as {outcome}");
+                found.push(Violation::StepStateWrong { task, step, what });
+            }
+        }
+        if row.state == "error" && row.error_code != a.error_code {
+            let what = format!("its error is {:?}, that of its last attempt {:?}", row.error_code, a.error_code);
+            found.push(Violation::StepStateWrong { task, step, what });
+        }
+    }
+    if attempts.is_empty() && matches!(row.state.as_str(), "complete" | "error") {
+        let what = format!("{} without an attempt", row.state);
+        found.push(Violation::StepStateWrong { task, step, what });
+    }
+}
+
+fn times((task, step): StepKey, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+    for pair in attempts.windows(2) {
+        let (before, after) = (pair[0], pair[1]);
+        let attempt = after.attempt;
+        if after.started_at < before.ended_at {
+            found.push(Violation::AttemptsOverlap { task, step, attempt });
+        }
+        let asked = before.retry_after.map(|delay| {
+            let most = Micros::try_from(MAX_RETRY_AFTER.as_micros()).unwrap_or(Micros::MAX);
+            before.ended_at + delay.min(most) - ROUNDING
+        });
+        let earliest = before.next_attempt_at.into_iter().chain(asked).max();
+        let early = earliest.map_or(0, |at| at - after.started_at);
+        if early > 0 {
+            found.push(Violation::RetriedTooEarly { task, step, attempt, early });
+        }
+    }
+}
+
+fn deadlines((task, step): StepKey, plan: &PlannedStep, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+    for a in attempts.iter().filter(|a| a.outcome == "timed_out") {
+        let early = a.started_at + plan.timeout - a.ended_at;
+        if early > ROUNDING {
+            found.push(Violation::TimedOutTooEarly { task, step, attempt: a.attempt, early });
+        }
+    }
+}
+
+/// A worker that did not say goodbye is lost when its lease ran out, not before.
+fn losses(index: &Index<'_>, (task, step): StepKey, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+    for a in attempts.iter().filter(|a| a.outcome == "worker_lost") {
+        let Some(worker) = index.history.workers.get(&a.worker) else { continue };
+        if !worker.draining && worker.ended_at.is_none_or(|ended| ended < worker.lease_expires_at) {
+            found.push(Violation::LostTooEarly { task, step, attempt: a.attempt });
+        }
+    }
+}

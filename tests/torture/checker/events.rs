@@ -1,0 +1,149 @@
+//! The history tells every transition once, in an order that makes sense, and nothing else.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::{
+    history::{Event, Plan, Task},
+    index::{Index, at, position},
+    violation::Violation,
+};
+
+pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
+    for (task, events) in &index.events {
+        if !index.tasks.contains_key(task) {
+            miscounted(*task, "of any kind", None, (0, events.len()), found);
+        }
+    }
+    for task in index.tasks.values() {
+        let events = index.events.get(&task.id).map_or(&[][..], Vec::as_slice);
+        of_the_task(task, events, found);
+        of_its_steps(index, task, events, found);
+        if let Some(plan) = index.plan(task) {
+            order(task, plan, events, found);
+        }
+        times(task, events, found);
+    }
+}
+
+fn miscounted(
+    task: Uuid,
+    kind: &str,
+    attempt: Option<(i16, i32)>,
+    (expected, count): (usize, usize),
+    found: &mut Vec<Violation>,
+) {
+    if expected != count {
+        let place = attempt.map_or(String::new(), |(step, attempt)| format!(", of step {step}, attempt {attempt}"));
+        found.push(Violation::EventsMiscounted { task, kind: kind.to_owned(), place, expected, found: count });
+    }
+}
+
+fn of_the_task(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
+    let ending = match task.state.as_str() {
+        "complete" => "task.completed",
+        "error" => "task.failed",
+        "cancelled" => "task.cancelled",
+        _ => "",
+    };
+    for kind in ["task.submitted", "task.started", "task.completed", "task.failed", "task.cancelled"] {
+        let due = kind == "task.submitted" || kind == ending || (kind == "task.started" && task.started_at.is_some());
+        let count = events.iter().filter(|e| e.kind == kind).count();
+        miscounted(task.id, kind, None, (usize::from(due), count), found);
+    }
+}
+
+/// Each attempt has a start and an end, the end says how, and a step that was cancelled says so once.
+fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
+    let mut counts: BTreeMap<(i16, i32, &str), (usize, usize)> = BTreeMap::new();
+    for event in events.iter().filter(|e| e.kind.starts_with("step.")) {
+        // The cancel of a step that waited repeats the number of its last attempt, which has an end of its own.
+        let attempt = if event.outcome.is_some() || event.kind == "step.started" { event.attempt } else { None };
+        let key = (event.step.unwrap_or(-1), attempt.unwrap_or(-1), event.kind.as_str());
+        counts.entry(key).or_default().1 += 1;
+    }
+    for (key, row) in index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX)) {
+        let attempts = index.attempts(*key);
+        for (i, attempt) in attempts.iter().enumerate() {
+            let last = i + 1 == attempts.len();
+            let end = match (attempt.outcome.as_str(), row.state.as_str()) {
+                ("succeeded", _) => "step.completed",
+                ("cancelled", _) => "step.cancelled",
+                (_, "error") if last => "step.failed",
+                _ => "step.retrying",
+            };
+            for kind in ["step.started", end] {
+                counts.entry((key.1, attempt.attempt, kind)).or_default().0 += 1;
+            }
+        }
+        let ended_by_attempt = attempts.last().is_some_and(|a| a.outcome == "cancelled");
+        if row.state == "cancelled" && !ended_by_attempt {
+            // One that was in play says so; one that was not yet has nothing to say.
+            let said = counts.get(&(key.1, -1, "step.cancelled")).map_or(0, |c| c.1);
+            counts.entry((key.1, -1, "step.cancelled")).or_default().0 += said.min(1);
+        }
+    }
+    for ((step, attempt, kind), counts) in counts {
+        miscounted(task.id, kind, Some((step, attempt)), counts, found);
+    }
+}
+
+/// Causes come before their effects.
+fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>) {
+    let first = |is: &dyn Fn(&Event) -> bool| events.iter().position(|e| is(e));
+    let mut before = |earlier: String, a: Option<usize>, later: String, b: Option<usize>| {
+        if let (Some(a), Some(b)) = (a, b)
+            && a > b
+        {
+            found.push(Violation::EventsOutOfOrder { task: task.id, earlier, later });
+        }
+    };
+    if let Some(submitted) = first(&|e| e.kind == "task.submitted") {
+        before("task.submitted".into(), Some(submitted), events[0].kind.clone(), Some(0));
+    }
+    let is_end = |e: &Event| matches!(e.kind.as_str(), "task.completed" | "task.failed" | "task.cancelled");
+    if let (Some(end), Some(last)) = (first(&is_end), events.len().checked_sub(1)) {
+        before(events[last].kind.clone(), Some(last), events[end].kind.clone(), Some(end));
+    }
+    let name = |kind: &str, step: i16, attempt: Option<i32>| {
+        format!("{kind} of step {step}{}", attempt.map_or(String::new(), |a| format!(", attempt {a}")))
+    };
+    for (i, event) in events.iter().enumerate().filter(|(_, e)| e.outcome.is_some()) {
+        let (step, attempt) = (event.step.unwrap_or(-1), event.attempt);
+        let start = first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == attempt);
+        before(name("step.started", step, attempt), start, name(&event.kind, step, attempt), Some(i));
+        // The next attempt starts after this one ended.
+        let next = attempt.map(|a| a + 1);
+        let next_start = first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == next);
+        before(name(&event.kind, step, attempt), Some(i), name("step.started", step, next), next_start);
+    }
+    for (i, event) in events.iter().enumerate().filter(|(_, e)| e.kind == "step.started" && e.attempt == Some(1)) {
+        let step = event.step.unwrap_or(-1);
+        for parent in plan.steps.get(at(step)).map_or(&[][..], |s| s.parents.as_slice()) {
+            let parent = position(*parent);
+            let completed = first(&|e| e.kind == "step.completed" && e.step == Some(parent));
+            before(name("step.completed", parent, None), completed, name("step.started", step, Some(1)), Some(i));
+        }
+    }
+}
+
+/// Locks are held while the time is read, so what happens to a step cannot go back in it, nor can a task end before what
+/// it ends with.
+fn times(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
+    let submitted = events.iter().find(|e| e.kind == "task.submitted").map_or(i64::MIN, |e| e.at);
+    let mut latest: BTreeMap<Option<i16>, i64> = BTreeMap::new();
+    for event in events {
+        let before = match event.step {
+            Some(_) => latest.get(&event.step).copied().unwrap_or(submitted),
+            // Two servers may start two steps at once: the one that commits first also starts the task.
+            None if event.kind == "task.started" => submitted,
+            None => latest.values().max().copied().unwrap_or(i64::MIN),
+        };
+        let by = before.saturating_sub(event.at);
+        if by > 0 {
+            found.push(Violation::EventTimesOutOfOrder { task: task.id, kind: event.kind.clone(), by });
+        }
+        latest.insert(event.step, event.at);
+    }
+}

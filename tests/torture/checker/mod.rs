@@ -1,0 +1,31 @@
+//! Judges a history: what was promised to clients and workers must be in the database, and what is in the database must
+//! be what handlers did. Pure: rows and lines in, violations out.
+
+mod attempts;
+mod documents;
+mod events;
+pub mod history;
+mod index;
+mod order;
+mod promises;
+mod runs;
+mod states;
+#[cfg(test)]
+mod tests;
+pub mod violation;
+
+use self::{history::History, index::Index, violation::Violation};
+
+/// Everything that is wrong with a history.
+pub fn check(history: &History) -> Vec<Violation> {
+    let index = Index::of(history);
+    let mut found = Vec::new();
+    promises::check(&index, &mut found);
+    states::check(&index, &mut found);
+    attempts::check(&index, &mut found);
+    runs::check(&index, &mut found);
+    documents::check(&index, &mut found);
+    order::check(&index, &mut found);
+    events::check(&index, &mut found);
+    found
+}

@@ -1,0 +1,64 @@
+//! Every task is final, and its steps stand as their task says.
+
+use super::{
+    history::{Plan, Task},
+    index::{Index, position},
+    violation::Violation,
+};
+
+pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
+    for task in index.tasks.values() {
+        if !["complete", "error", "cancelled"].contains(&task.state.as_str()) {
+            found.push(Violation::NotFinal { task: task.id, state: task.state.clone() });
+        } else if let Some(plan) = index.plan(task) {
+            steps(index, task, plan, found);
+            times(index, task, found);
+        }
+    }
+}
+
+fn steps(index: &Index<'_>, task: &Task, plan: &Plan, found: &mut Vec<Violation>) {
+    let state = |step: usize| index.steps.get(&(task.id, position(step))).map_or("missing", |s| s.state.as_str());
+    let mut failed = 0;
+    for (i, planned) in plan.steps.iter().enumerate() {
+        let state_of_step = state(i);
+        failed += usize::from(state_of_step == "error");
+        let unlocked = planned.parents.iter().all(|parent| state(*parent) == "complete");
+        let right = match (task.state.as_str(), state_of_step) {
+            ("complete", state) => state == "complete",
+            // Only what waits for a step that failed may be left.
+            ("error", "pending") => !unlocked,
+            (_, "complete" | "error") => unlocked,
+            ("cancelled", "cancelled") => true,
+            _ => false,
+        };
+        if !right {
+            let what = format!("{state_of_step} in a task that is {}", task.state);
+            found.push(Violation::StepStateWrong { task: task.id, step: position(i), what });
+        }
+    }
+    if task.state == "error" && failed == 0 {
+        let what = "error without a step that failed".to_owned();
+        found.push(Violation::TaskStateWrong { task: task.id, what });
+    }
+    let rows = index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX)).count();
+    if rows != plan.steps.len() {
+        let what = format!("{rows} steps of {}", plan.steps.len());
+        found.push(Violation::TaskStateWrong { task: task.id, what });
+    }
+}
+
+fn times(index: &Index<'_>, task: &Task, found: &mut Vec<Violation>) {
+    let mut wrong = |what: &str| found.push(Violation::TaskStateWrong { task: task.id, what: what.to_owned() });
+    let Some(ended_at) = task.ended_at else { return wrong("final without an end") };
+    if task.started_at.is_none() && task.state != "cancelled" {
+        wrong("final without a start");
+    }
+    if task.started_at.is_some_and(|at| at < task.submitted_at || at > ended_at) {
+        wrong("started before it was submitted, or after it ended");
+    }
+    let steps = index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX));
+    if steps.filter_map(|(_, step)| step.ended_at).any(|at| at > ended_at) {
+        wrong("a step ended after its task");
+    }
+}

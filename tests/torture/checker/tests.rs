@@ -1,0 +1,467 @@
+//! Each kind of violation is put into a history that is in order, and must be found.
+
+use std::collections::BTreeSet;
+
+use tasker::domain::lease::Lease;
+use uuid::Uuid;
+
+use super::{
+    check,
+    history::{Attempt, Event, History, Intent, Micros, Plan, PlannedStep, Step, Task, Told, Worker},
+};
+use crate::ledger::{Ack, Digest, End, Line, Said, Start};
+
+const SECOND: Micros = 1_000_000;
+const TEMPLATE: i32 = 1;
+const WORKER: Uuid = Uuid::from_u128(0xbee);
+
+// The tasks of the story, by number.
+const DONE: u64 = 1;
+const FAILED: u64 = 2;
+const CANCELLED: u64 = 3;
+const BATCH: [u64; 2] = [4, 5];
+
+fn id(n: u64) -> Uuid {
+    Uuid::from_u128(u128::from(n))
+}
+
+/// a → b, c → d.
+fn diamond() -> Plan {
+    let step = |name: &str, parents: &[usize], ancestors: &[usize]| PlannedStep {
+        name: name.into(),
+        parents: parents.to_vec(),
+        ancestors: ancestors.to_vec(),
+        retry_limit: 2,
+        timeout: 5 * SECOND,
+    };
+    let steps = vec![step("a", &[], &[]), step("b", &[0], &[0]), step("c", &[0], &[0]), step("d", &[1, 2], &[0, 1, 2])];
+    Plan { name: "t/diamond".into(), steps }
+}
+
+/// Writes a history as the server and the handlers would.
+struct Story {
+    history: History,
+    now: Micros,
+}
+
+impl Story {
+    fn task(&mut self, n: u64, intent: Intent, state: &str) {
+        let (context, submitted_at) = (intent.context.clone(), self.tick());
+        self.history.intents.insert(n, intent);
+        self.history.told.push(Told::Submitted { n, task: id(n), created: true });
+        self.event(n, "task.submitted", None, None);
+        self.history.tasks.push(Task {
+            id: id(n),
+            template: TEMPLATE,
+            state: state.into(),
+            correlation_id: format!("n-{n}"),
+            context,
+            submitted_at,
+            started_at: Some(self.now),
+            ended_at: None,
+        });
+        self.event(n, "task.started", None, None);
+        for step in 0..4 {
+            self.history.steps.push(Step {
+                task: id(n),
+                step,
+                state: if state == "cancelled" { "cancelled" } else { "pending" }.into(),
+                attempt: 0,
+                charged: 0,
+                result: None,
+                error_code: None,
+                ended_at: None,
+            });
+        }
+    }
+
+    fn tick(&mut self) -> Micros {
+        self.now += SECOND;
+        self.now
+    }
+
+    fn event(&mut self, n: u64, kind: &str, attempt: Option<(i16, i32)>, outcome: Option<&str>) {
+        self.history.events.push(Event {
+            task: id(n),
+            kind: kind.into(),
+            at: self.now,
+            step: attempt.map(|a| a.0),
+            attempt: attempt.map(|a| a.1),
+            outcome: outcome.map(Into::into),
+        });
+    }
+
+    fn row(&mut self, n: u64, step: i16) -> &mut Step {
+        self.history.steps.iter_mut().find(|s| s.task == id(n) && s.step == step).unwrap()
+    }
+
+    /// One attempt from its start to its end. The handler says something if the outcome is one of those that it can say.
+    fn attempt(&mut self, n: u64, step: i16, outcome: &str, end: &str) {
+        let attempt = self.row(n, step).attempt + 1;
+        let nonce = i64::from(attempt) * 100 + i64::from(step);
+        let lease = Lease { task_id: id(n), step, nonce }.to_token();
+        let started_at = self.tick();
+        self.event(n, "step.started", Some((step, attempt)), None);
+        let plan = diamond();
+        let name = plan.steps[usize::try_from(step).unwrap()].name.clone();
+        let ancestors = plan.steps[usize::try_from(step).unwrap()].ancestors.clone();
+        let results: Vec<(String, String)> = ancestors
+            .iter()
+            .map(|a| (plan.steps[*a].name.clone(), self.row(n, i16::try_from(*a).unwrap()).result.clone().unwrap()))
+            .collect();
+        self.history.lines.push(Line::Start(Start {
+            worker: "w".into(),
+            lease: lease.clone(),
+            key: format!("{}/{name}", id(n)),
+            task: id(n).to_string(),
+            step: name,
+            attempt,
+            context: Digest::of(&self.history.intents[&n].context),
+            results: Digest::of_all(results.iter().map(|(name, json)| (name.as_str(), json.as_str()))),
+        }));
+        let result = (outcome == "succeeded").then(|| format!("{{\"step\": {step}}}"));
+        let said = match outcome {
+            "succeeded" => Some(Said::Success),
+            "retryable_error" => Some(Said::RetryableError),
+            "permanent_error" => Some(Said::PermanentError),
+            _ => None,
+        };
+        if let Some(said) = said {
+            let result = result.as_deref().map(Digest::of);
+            self.history.lines.push(Line::End(End { lease: lease.clone(), said, result }));
+            self.history.lines.push(Line::Ack(Ack { lease, accepted: true }));
+        } else {
+            self.history.lines.push(Line::Ack(Ack { lease, accepted: false }));
+        }
+        self.now += 5 * SECOND;
+        let ended_at = self.tick();
+        self.event(n, end, Some((step, attempt)), Some(outcome));
+        let charged = ["retryable_error", "permanent_error", "timed_out"].contains(&outcome);
+        let retry = outcome == "retryable_error" && end == "step.retrying";
+        let error_code = (outcome == "permanent_error").then(|| "NO".to_owned());
+        self.history.attempts.push(Attempt {
+            task: id(n),
+            step,
+            attempt,
+            outcome: outcome.into(),
+            charged,
+            lease: nonce,
+            worker: WORKER,
+            started_at,
+            ended_at,
+            next_attempt_at: retry.then_some(ended_at + SECOND / 2),
+            retry_after: retry.then_some(SECOND / 4),
+            error_code: error_code.clone(),
+        });
+        let row = self.row(n, step);
+        (row.attempt, row.charged) = (attempt, row.charged + i32::from(charged));
+        if end != "step.retrying" {
+            row.ended_at = Some(ended_at);
+            row.state = match end {
+                "step.completed" => "complete",
+                "step.failed" => "error",
+                _ => "cancelled",
+            }
+            .into();
+            (row.result, row.error_code) = (result, error_code);
+        }
+    }
+
+    fn end(&mut self, n: u64, kind: &str) {
+        self.event(n, kind, None, None);
+        let now = self.now;
+        self.history.tasks.iter_mut().find(|t| t.id == id(n)).unwrap().ended_at = Some(now);
+    }
+}
+
+/// A history in which everything happened that may happen, and nothing else.
+fn good() -> History {
+    let mut story = Story { history: History::default(), now: 0 };
+    story.history.plans.insert(TEMPLATE, diamond());
+    // Its lease ran out before anything was lost to it.
+    story.history.workers.insert(WORKER, Worker { draining: false, lease_expires_at: 1, ended_at: Some(2) });
+    let intent = |key: Option<&str>, batch| Intent {
+        template: "t/diamond".into(),
+        context: "{\"n\":9007199254740993}".into(),
+        key: key.map(Into::into),
+        batch,
+        tries: 2,
+    };
+    story.task(DONE, intent(Some("k"), None), "complete");
+    story.history.told.push(Told::Submitted { n: DONE, task: id(DONE), created: false });
+    story.attempt(DONE, 0, "succeeded", "step.completed");
+    story.attempt(DONE, 1, "retryable_error", "step.retrying");
+    story.attempt(DONE, 1, "succeeded", "step.completed");
+    story.attempt(DONE, 2, "worker_lost", "step.retrying");
+    story.attempt(DONE, 2, "timed_out", "step.retrying");
+    story.attempt(DONE, 2, "succeeded", "step.completed");
+    story.attempt(DONE, 3, "succeeded", "step.completed");
+    story.end(DONE, "task.completed");
+    story.history.told.push(Told::Ended { task: id(DONE), state: "complete".into() });
+    story.task(FAILED, intent(None, None), "error");
+    story.attempt(FAILED, 0, "succeeded", "step.completed");
+    story.attempt(FAILED, 1, "permanent_error", "step.failed");
+    story.attempt(FAILED, 2, "succeeded", "step.completed");
+    story.end(FAILED, "task.failed");
+    story.task(CANCELLED, intent(None, None), "cancelled");
+    story.attempt(CANCELLED, 0, "succeeded", "step.completed");
+    story.attempt(CANCELLED, 1, "cancelled", "step.cancelled");
+    story.event(CANCELLED, "step.cancelled", Some((2, 0)), None);
+    story.end(CANCELLED, "task.cancelled");
+    story.history.told.push(Told::Cancelled { task: id(CANCELLED) });
+    for n in BATCH {
+        story.task(n, intent(None, Some(7)), "complete");
+        for step in 0..4 {
+            story.attempt(n, step, "succeeded", "step.completed");
+        }
+        story.end(n, "task.completed");
+    }
+    story.history
+}
+
+type Change = fn(&mut History);
+
+fn task(history: &mut History, n: u64) -> &mut Task {
+    history.tasks.iter_mut().find(|t| t.id == id(n)).unwrap()
+}
+
+fn step(history: &mut History, n: u64, step: i16) -> &mut Step {
+    history.steps.iter_mut().find(|s| s.task == id(n) && s.step == step).unwrap()
+}
+
+fn attempt(history: &mut History, n: u64, step: i16, number: i32) -> &mut Attempt {
+    let is = |a: &&mut Attempt| a.task == id(n) && a.step == step && a.attempt == number;
+    history.attempts.iter_mut().find(is).unwrap()
+}
+
+fn token(n: u64, step: i16, number: i32) -> String {
+    Lease { task_id: id(n), step, nonce: i64::from(number) * 100 + i64::from(step) }.to_token()
+}
+
+fn start(history: &mut History, n: u64, step: i16, number: i32) -> &mut Start {
+    let token = token(n, step, number);
+    let start = history.lines.iter_mut().find_map(|line| match line {
+        Line::Start(start) if start.lease == token => Some(start),
+        _ => None,
+    });
+    start.unwrap()
+}
+
+fn end(history: &mut History, n: u64, step: i16, number: i32) -> &mut End {
+    let token = token(n, step, number);
+    let end = history.lines.iter_mut().find_map(|line| match line {
+        Line::End(end) if end.lease == token => Some(end),
+        _ => None,
+    });
+    end.unwrap()
+}
+
+fn ack(history: &mut History, n: u64, step: i16, number: i32) -> &mut Ack {
+    let token = token(n, step, number);
+    let ack = history.lines.iter_mut().find_map(|line| match line {
+        Line::Ack(ack) if ack.lease == token => Some(ack),
+        _ => None,
+    });
+    ack.unwrap()
+}
+
+fn event(history: &History, n: u64, kind: &str) -> usize {
+    history.events.iter().position(|e| e.task == id(n) && e.kind == kind).unwrap()
+}
+
+/// Forgets all rows of a task.
+fn forget(history: &mut History, n: u64) {
+    history.tasks.retain(|t| t.id != id(n));
+    history.steps.retain(|s| s.task != id(n));
+    history.attempts.retain(|a| a.task != id(n));
+    history.events.retain(|e| e.task != id(n));
+}
+
+const PROMISES: &[(&str, Change)] = &[
+    ("TaskLost", |h| forget(h, FAILED)),
+    ("TooManyTasks", |h| task(h, FAILED).correlation_id = format!("n-{DONE}")),
+    ("KeyWithTwoTasks", |h| h.told.push(Told::Submitted { n: DONE, task: id(9), created: false })),
+    ("KeyCreatedTwice", |h| h.told.push(Told::Submitted { n: DONE, task: id(DONE), created: true })),
+    ("TornBatch", |h| forget(h, BATCH[1])),
+    ("StrangeTask", |h| task(h, DONE).correlation_id = "else".into()),
+    ("StrangeTask", |h| h.intents.get_mut(&DONE).unwrap().template = "t/other".into()),
+    ("CancelForgotten", |h| h.told.push(Told::Cancelled { task: id(DONE) })),
+    ("EndChanged", |h| h.told.push(Told::Ended { task: id(DONE), state: "error".into() })),
+    ("Unanswered", |h| h.told.push(Told::Nothing { what: "watch".into(), seconds: 30 })),
+    ("RefusedForNoReason", |h| {
+        h.told.push(Told::Refused { what: "n-1".into(), code: "NotFound".into(), message: String::new() });
+    }),
+    ("ContextChanged", |h| task(h, DONE).context = "{\"n\":9007199254740992}".into()),
+];
+
+const STATES: &[(&str, Change)] = &[
+    ("NotFinal", |h| task(h, DONE).state = "in_progress".into()),
+    ("TaskStateWrong", |h| task(h, DONE).ended_at = None),
+    ("TaskStateWrong", |h| task(h, DONE).ended_at = Some(10 * SECOND)),
+    ("TaskStateWrong", |h| task(h, DONE).started_at = Some(0)),
+    ("TaskStateWrong", |h| h.steps.retain(|s| (s.task, s.step) != (id(FAILED), 3))),
+    ("TaskStateWrong", |h| {
+        task(h, DONE).state = "error".into();
+    }),
+    ("StepStateWrong", |h| task(h, FAILED).state = "complete".into()),
+    ("StepStateWrong", |h| step(h, DONE, 3).state = "pending".into()),
+    ("StepStateWrong", |h| step(h, CANCELLED, 3).state = "pending".into()),
+    ("StepStateWrong", |h| step(h, FAILED, 1).error_code = Some("OTHER".into())),
+];
+
+const ATTEMPTS: &[(&str, Change)] = &[
+    ("TwoSuccesses", |h| attempt(h, DONE, 1, 1).outcome = "succeeded".into()),
+    ("AttemptsNotConsecutive", |h| h.attempts.retain(|a| (a.task, a.step, a.attempt) != (id(DONE), 2, 2))),
+    ("AttemptsNotConsecutive", |h| step(h, DONE, 2).attempt = 4),
+    ("WronglyCharged", |h| attempt(h, DONE, 2, 1).charged = true),
+    ("WronglyCharged", |h| attempt(h, DONE, 1, 1).charged = false),
+    ("ChargesMiscounted", |h| step(h, DONE, 1).charged = 0),
+    ("OneTryTooMany", |h| h.plans.get_mut(&TEMPLATE).unwrap().steps[1].retry_limit = 1),
+    ("OneTryTooMany", |h| attempt(h, DONE, 1, 1).outcome = "permanent_error".into()),
+    ("EndedTooEarly", |h| attempt(h, FAILED, 1, 1).outcome = "retryable_error".into()),
+    ("EndedTooEarly", |h| attempt(h, FAILED, 1, 1).outcome = "worker_lost".into()),
+    ("AttemptsOverlap", |h| attempt(h, DONE, 2, 2).started_at -= 2 * SECOND),
+    ("RetriedTooEarly", |h| attempt(h, DONE, 1, 1).next_attempt_at = Some(1_000 * SECOND)),
+    ("RetriedTooEarly", |h| attempt(h, DONE, 1, 1).retry_after = Some(60 * SECOND)),
+    ("TimedOutTooEarly", |h| h.plans.get_mut(&TEMPLATE).unwrap().steps[2].timeout = 60 * SECOND),
+    ("LostTooEarly", |h| h.workers.get_mut(&WORKER).unwrap().lease_expires_at = 1_000 * SECOND),
+    ("LeaseShared", |h| attempt(h, DONE, 2, 2).lease = 102),
+];
+
+const RUNS: &[(&str, Change)] = &[
+    ("RanUnasked", |h| h.attempts.retain(|a| (a.task, a.step, a.attempt) != (id(CANCELLED), 1, 1))),
+    ("RanUnasked", |h| start(h, DONE, 1, 2).attempt = 1),
+    ("RanUnasked", |h| start(h, DONE, 1, 2).step = "c".into()),
+    ("RanTwice", |h| {
+        let again = Line::Start(start(h, DONE, 3, 1).clone());
+        h.lines.push(again);
+    }),
+    ("WrongKey", |h| start(h, DONE, 1, 2).key = "k".into()),
+    ("RanAtOnce", |h| {
+        // The second attempt's start moves before the first one's end.
+        let (first, second) = (token(DONE, 1, 1), token(DONE, 1, 2));
+        let at = |h: &History, is: &dyn Fn(&Line) -> bool| h.lines.iter().position(is).unwrap();
+        let from = at(h, &|l| matches!(l, Line::Start(s) if s.lease == second));
+        let line = h.lines.remove(from);
+        let to = at(h, &|l| matches!(l, Line::End(e) if e.lease == first));
+        h.lines.insert(to, line);
+    }),
+    ("OutcomeMadeUp", |h| h.lines.retain(|l| !matches!(l, Line::End(e) if e.lease == token(DONE, 3, 1)))),
+    ("OutcomeMadeUp", |h| end(h, DONE, 3, 1).said = Said::RetryableError),
+    ("AcceptedAndLost", |h| {
+        let lease = token(DONE, 2, 2);
+        h.lines.push(Line::End(End { lease: lease.clone(), said: Said::Success, result: None }));
+        ack(h, DONE, 2, 2).accepted = true;
+    }),
+    ("StaleAndApplied", |h| ack(h, DONE, 3, 1).accepted = false),
+    ("AckFromNowhere", |h| ack(h, DONE, 3, 1).lease = token(DONE, 3, 9)),
+];
+
+const DOCUMENTS: &[(&str, Change)] = &[
+    ("ResultChanged", |h| step(h, DONE, 3).result = Some("{\"step\":3}".into())),
+    ("InputChanged", |h| start(h, DONE, 3, 1).context = Digest::of("{}")),
+    ("InputChanged", |h| start(h, DONE, 3, 1).results = Digest::of_all([])),
+];
+
+const ORDER: &[(&str, Change)] = &[
+    ("StartedBeforeParent", |h| attempt(h, DONE, 3, 1).started_at = 2 * SECOND),
+    ("StartedBeforeParent", |h| {
+        let (line, from) = (token(DONE, 3, 1), token(DONE, 2, 3));
+        let at = |h: &History, is: &dyn Fn(&Line) -> bool| h.lines.iter().position(is).unwrap();
+        let moved = at(h, &|l| matches!(l, Line::Start(s) if s.lease == line));
+        let line = h.lines.remove(moved);
+        let to = at(h, &|l| matches!(l, Line::End(e) if e.lease == from));
+        h.lines.insert(to, line);
+    }),
+    ("EventsMiscounted", |h| drop(h.events.remove(event(h, DONE, "task.submitted")))),
+    ("EventsMiscounted", |h| drop(h.events.remove(event(h, DONE, "step.retrying")))),
+    ("EventsMiscounted", |h| {
+        let again = h.events[event(h, FAILED, "step.failed")].clone();
+        h.events.push(again);
+    }),
+    ("EventsMiscounted", |h| {
+        let at = event(h, FAILED, "task.failed");
+        h.events[at].kind = "task.completed".into();
+    }),
+    ("EventsMiscounted", |h| {
+        let mut stray = h.events[0].clone();
+        stray.task = id(77);
+        h.events.push(stray);
+    }),
+    ("EventsOutOfOrder", |h| {
+        let at = event(h, DONE, "step.completed");
+        h.events.swap(at, at - 1);
+    }),
+    ("EventsOutOfOrder", |h| {
+        let at = event(h, DONE, "task.completed");
+        h.events.swap(at, at - 1);
+    }),
+    ("EventsOutOfOrder", |h| {
+        let at = event(h, DONE, "task.submitted");
+        h.events.swap(at, at + 1);
+    }),
+    ("EventsOutOfOrder", |h| {
+        // A child's start before its parent's end.
+        let at = event(h, DONE, "step.completed");
+        h.events.swap(at, at + 1);
+    }),
+    ("EventTimesOutOfOrder", |h| {
+        let at = event(h, DONE, "step.completed");
+        h.events[at].at = 0;
+    }),
+    ("EventTimesOutOfOrder", |h| {
+        let at = event(h, DONE, "task.completed");
+        h.events[at].at = 10 * SECOND;
+    }),
+];
+
+/// What the run itself finds, not the checker.
+const OF_THE_RUN: &[&str] = &["InvariantBroken", "ProcessEnded", "ProcessStayed", "LedgerTorn"];
+
+fn seeded() -> impl Iterator<Item = &'static (&'static str, Change)> {
+    [PROMISES, STATES, ATTEMPTS, RUNS, DOCUMENTS, ORDER].into_iter().flatten()
+}
+
+#[test]
+fn a_good_history_has_no_violations() {
+    assert_eq!(check(&good()), []);
+}
+
+#[test]
+fn every_seeded_violation_is_found() {
+    for (i, (kind, change)) in seeded().enumerate() {
+        let mut history = good();
+        change(&mut history);
+        let found = check(&history);
+        let kinds: BTreeSet<String> = found.iter().map(super::violation::Violation::kind).collect();
+        assert!(kinds.contains(*kind), "seed {i}: {kind} was not found, but {found:#?}");
+        assert!(found.iter().all(|violation| !violation.to_string().is_empty()));
+    }
+}
+
+#[test]
+fn no_kind_of_violation_goes_without_a_seed() {
+    let source = include_str!("violation.rs");
+    let body = source.split("pub enum Violation {").nth(1).unwrap().split("\n}").next().unwrap();
+    let kinds: BTreeSet<&str> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ")?.split_once(" {").map(|(kind, _)| kind))
+        .filter(|kind| kind.chars().all(char::is_alphanumeric))
+        .collect();
+    let covered: BTreeSet<&str> = seeded().map(|(kind, _)| *kind).chain(OF_THE_RUN.iter().copied()).collect();
+    assert_eq!(kinds, covered);
+}
+
+/// A worker that drained is done when it says so, and its tenth loss ends a step.
+#[test]
+fn what_is_allowed_is_not_found() {
+    let mut history = good();
+    let worker = history.workers.get_mut(&WORKER).unwrap();
+    (worker.draining, worker.lease_expires_at) = (true, 1_000 * SECOND);
+    assert_eq!(check(&history), []);
+    let mut history = good();
+    // Taken from its handler, which goes on while the next one starts.
+    let lease = token(DONE, 2, 1);
+    history.lines.push(Line::End(End { lease, said: Said::Success, result: None }));
+    assert_eq!(check(&history), []);
+}

@@ -1,0 +1,376 @@
+//! Clients that submit whatever happens, cancel some of it, wait for some of it, and remember what they were told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tasker::{
+    client::Client,
+    proto::{
+        CancelTaskRequest, SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest,
+    },
+};
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, transport::Endpoint};
+use uuid::Uuid;
+
+use crate::{
+    checker::history::{Intent, Told},
+    document,
+    seed::Rng,
+    shapes::Shape,
+};
+
+/// How long a call may take.
+const CALL: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_millis(60);
+/// How many ask at once.
+const SUBMITTERS: usize = 4;
+/// The gauge cannot be read: the database is away.
+pub const UNKNOWN: i64 = -1;
+
+/// What all clients share.
+pub struct Clients {
+    seed: u64,
+    shapes: Vec<Shape>,
+    /// One for each server.
+    servers: Vec<Client>,
+    /// How many tasks are kept unfinished.
+    target: i64,
+    /// How many are, or [`UNKNOWN`].
+    pub open: AtomicI64,
+    next: AtomicU64,
+    intents: Mutex<BTreeMap<u64, Intent>>,
+    told: Mutex<Vec<Told>>,
+    calls: Mutex<BTreeMap<&'static str, usize>>,
+    /// What is being asked until it is answered.
+    waiting: Mutex<BTreeSet<String>>,
+    /// No more submits.
+    stop: CancellationToken,
+    /// No more of anything.
+    give_up: CancellationToken,
+}
+
+impl Clients {
+    pub fn new(seed: u64, shapes: Vec<Shape>, servers: &[String], target: i64) -> Arc<Self> {
+        let client = |url: &String| {
+            let endpoint = Endpoint::from_shared(url.clone()).unwrap();
+            let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(CALL).tcp_nodelay(true);
+            let alive = endpoint.http2_keep_alive_interval(Duration::from_secs(2)).keep_alive_while_idle(true);
+            Client::over(alive.keep_alive_timeout(Duration::from_secs(2)).connect_lazy())
+        };
+        Arc::new(Self {
+            seed,
+            shapes,
+            servers: servers.iter().map(client).collect(),
+            target,
+            open: AtomicI64::new(0),
+            next: AtomicU64::new(0),
+            intents: Mutex::default(),
+            told: Mutex::default(),
+            calls: Mutex::default(),
+            waiting: Mutex::default(),
+            stop: CancellationToken::new(),
+            give_up: CancellationToken::new(),
+        })
+    }
+
+    /// Starts the submitters.
+    pub fn start(self: &Arc<Self>) -> JoinSet<()> {
+        let mut all = JoinSet::new();
+        for _ in 0..SUBMITTERS {
+            all.spawn(submit_on(Arc::clone(self)));
+        }
+        all
+    }
+
+    /// Ends them; what is on its way gets this long to be answered.
+    pub async fn stop(&self, mut all: JoinSet<()>, patience: Duration) {
+        self.stop.cancel();
+        // Counted in looks, as a machine may stand still.
+        for _ in 0..patience.as_millis() / PAUSE.as_millis() {
+            while let Some(ended) = all.try_join_next() {
+                ended.unwrap();
+            }
+            if all.is_empty() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        if !all.is_empty() {
+            self.give_up.cancel();
+            while all.join_next().await.is_some() {}
+            for what in std::mem::take(&mut *self.waiting.lock().unwrap()) {
+                self.told(Told::Nothing { what, seconds: patience.as_secs() });
+            }
+        }
+    }
+
+    /// What was asked for and what was told.
+    pub fn history(&self) -> (BTreeMap<u64, Intent>, Vec<Told>) {
+        (self.intents.lock().unwrap().clone(), self.told.lock().unwrap().clone())
+    }
+
+    /// How often each thing was done.
+    pub fn calls(&self) -> BTreeMap<&'static str, usize> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn count(&self, what: &'static str) {
+        *self.calls.lock().unwrap().entry(what).or_default() += 1;
+    }
+
+    fn told(&self, told: Told) {
+        self.told.lock().unwrap().push(told);
+    }
+
+    fn server(&self, luck: u64) -> Client {
+        self.servers[usize::try_from(luck % self.servers.len() as u64).unwrap()].clone()
+    }
+
+    /// A new task that the client wants; returns its number.
+    fn want(&self, keyed: bool, batch: Option<u64>) -> (u64, SubmitTaskRequest) {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut rng = Rng::of(self.seed, &format!("task {n}"));
+        let shape = rng.pick(&self.shapes);
+        let context = match shape.namespace.as_str() {
+            // Complete, so that no default is added to it.
+            "user_management" => {
+                let plan = rng.pick(&["free", "pro", "enterprise"]);
+                format!(
+                    "{{\"plan\":\"{plan}\" , \"name\":\"Zoë {n}\",\"email\":\"u{n}@example.org\", \
+                     \"marketing_consent\":{}, \"n\":12345678901234567890}}",
+                    rng.chance(5_000)
+                )
+            }
+            _ => document::object(&mut rng, n),
+        };
+        let key = keyed.then(|| format!("key-{n}"));
+        let request = SubmitTaskRequest {
+            namespace: shape.namespace.clone(),
+            task_name: shape.task_name.clone(),
+            context_json: context.clone(),
+            priority: if rng.chance(1_000) { i32::try_from(rng.within(0..11)).unwrap() - 5 } else { 0 },
+            idempotency_key: key.clone().unwrap_or_default(),
+            correlation_id: format!("n-{n}"),
+            ..Default::default()
+        };
+        let template = format!("{}/{}", shape.namespace, shape.task_name);
+        let batch = batch.filter(|_| !keyed);
+        self.intents.lock().unwrap().insert(n, Intent { template, context, key, batch, tries: 0 });
+        (n, request)
+    }
+
+    /// Asks one server once. Whatever goes wrong may have happened all the same.
+    async fn submit(&self, luck: u64, asked: &[(u64, SubmitTaskRequest)]) -> Option<Vec<SubmitTaskResponse>> {
+        for (n, _) in asked {
+            self.intents.lock().unwrap().get_mut(n).unwrap().tries += 1;
+        }
+        let mut client = self.server(luck);
+        let call = async {
+            match asked {
+                [(_, one)] => client.tasks.submit_task(one.clone()).await.map(|response| vec![response.into_inner()]),
+                many => {
+                    let tasks = many.iter().map(|(_, request)| request.clone()).collect();
+                    let response = client.tasks.submit_tasks(SubmitTasksRequest { tasks }).await;
+                    response.map(|response| response.into_inner().tasks)
+                }
+            }
+        };
+        let answers = self.called("submit", &format!("n-{}", asked[0].0), call).await?;
+        for ((n, _), answer) in asked.iter().zip(&answers) {
+            let task = Uuid::parse_str(&answer.task_id).unwrap();
+            self.told(Told::Submitted { n: *n, task, created: answer.created });
+        }
+        Some(answers)
+    }
+
+    /// The answer, if it is a good one. Writes down refusals that no fault explains.
+    async fn called<T>(
+        &self,
+        what: &'static str,
+        whom: &str,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Option<T> {
+        match timeout(CALL, call).await {
+            Ok(Ok(answer)) => {
+                self.count(what);
+                return Some(answer);
+            }
+            Ok(Err(status)) => {
+                self.count("refusals");
+                if is_strange(status.code()) {
+                    let (code, message) = (status.code().to_string(), status.message().to_owned());
+                    self.told(Told::Refused { what: format!("{what} {whom}"), code, message });
+                }
+            }
+            Err(_) => self.count("silences"),
+        }
+        None
+    }
+
+    /// Asks again, another server each time, until the answer is known.
+    async fn insist(&self, rng: &mut Rng, asked: &[(u64, SubmitTaskRequest)]) -> Option<Vec<SubmitTaskResponse>> {
+        let what = format!("submit of n-{}", asked[0].0);
+        self.waiting.lock().unwrap().insert(what.clone());
+        while !self.give_up.is_cancelled() {
+            if let Some(answers) = self.submit(rng.next(), asked).await {
+                self.waiting.lock().unwrap().remove(&what);
+                return Some(answers);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        None
+    }
+}
+
+/// What no broken connection, no full queue and no absent database brings about.
+fn is_strange(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::DataLoss
+            | Code::Unauthenticated
+    )
+}
+
+async fn submit_on(clients: Arc<Clients>) {
+    let mut follow_ups = JoinSet::new();
+    while !clients.stop.is_cancelled() {
+        while let Some(ended) = follow_ups.try_join_next() {
+            ended.unwrap();
+        }
+        match clients.open.load(Ordering::Relaxed) {
+            // Now and then all the same: what comes while the database is away has to be refused or kept.
+            UNKNOWN => tokio::time::sleep(PAUSE).await,
+            open if open >= clients.target => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            _ => {}
+        }
+        job(&clients, &mut follow_ups).await;
+    }
+    while let Some(ended) = follow_ups.join_next().await {
+        ended.unwrap();
+    }
+}
+
+/// One or several tasks in one of the ways that there are, and what follows.
+async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
+    let first = clients.next.load(Ordering::Relaxed);
+    let mut rng = Rng::of(clients.seed, &format!("job {first}"));
+    let answers = match rng.below(100) {
+        0..35 => clients.submit(rng.next(), &[clients.want(false, None)]).await,
+        35..65 => clients.insist(&mut rng, &[clients.want(true, None)]).await,
+        65..75 => {
+            let asked = [clients.want(true, None)];
+            clients.count("keys used again");
+            clients.insist(&mut rng, &asked).await;
+            clients.insist(&mut rng, &asked).await
+        }
+        75..85 => {
+            let asked = [clients.want(true, None)];
+            clients.count("keys used at once");
+            let luck = rng.next();
+            let (one, two) = tokio::join!(clients.submit(luck, &asked), clients.submit(luck + 1, &asked));
+            match one.or(two) {
+                None => clients.insist(&mut rng, &asked).await,
+                told => told,
+            }
+        }
+        85..95 => {
+            let size = 2 + rng.below(20);
+            let batch: Vec<_> = (0..size).map(|_| clients.want(false, Some(first))).collect();
+            clients.count("batches");
+            clients.submit(rng.next(), &batch).await
+        }
+        _ => {
+            let size = 2 + rng.below(20);
+            let batch: Vec<_> = (0..size).map(|_| clients.want(true, None)).collect();
+            clients.count("batches");
+            clients.insist(&mut rng, &batch).await
+        }
+    };
+    for answer in answers.into_iter().flatten() {
+        let mut rng = Rng::of(clients.seed, &format!("afterwards {}", answer.correlation_id));
+        let clients = Arc::clone(clients);
+        match rng.below(100) {
+            0..5 => drop(follow_ups.spawn(async move { cancel(&clients, &mut rng, answer.task_id).await })),
+            5..10 => drop(follow_ups.spawn(async move { watch(&clients, &mut rng, answer.task_id).await })),
+            _ => {}
+        }
+    }
+}
+
+/// Cancels the task after a while, and asks until it knows what became of it.
+async fn cancel(clients: &Clients, rng: &mut Rng, task_id: String) {
+    tokio::time::sleep(rng.millis(0..1_500)).await;
+    let task = Uuid::parse_str(&task_id).unwrap();
+    let request = CancelTaskRequest { task_id: task_id.clone(), by: "torture".into(), reason: "chance".into() };
+    let what = format!("cancel of task {task_id}");
+    clients.waiting.lock().unwrap().insert(what.clone());
+    while !clients.give_up.is_cancelled() {
+        let mut client = clients.server(rng.next());
+        let call = async {
+            match client.tasks.cancel_task(request.clone()).await {
+                // It ended before.
+                Err(status) if status.code() == Code::FailedPrecondition => Ok(false),
+                answer => answer.map(|_| true),
+            }
+        };
+        match clients.called("cancel", &task_id, call).await {
+            Some(true) => {
+                clients.told(Told::Cancelled { task });
+                break;
+            }
+            Some(false) => break,
+            None => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    if !clients.give_up.is_cancelled() {
+        clients.waiting.lock().unwrap().remove(&what);
+    }
+}
+
+/// Watches the task to its end.
+async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) {
+    let task = Uuid::parse_str(&task_id).unwrap();
+    let what = format!("watch of task {task_id}");
+    clients.waiting.lock().unwrap().insert(what.clone());
+    let request = WatchTaskRequest { task_id, final_only: true };
+    while !clients.give_up.is_cancelled() {
+        let mut client = clients.server(rng.next());
+        let watched = async {
+            let mut stream = client.tasks.watch_task(request.clone()).await?.into_inner();
+            stream.message().await
+        };
+        let watched = tokio::select! {
+            () = clients.give_up.cancelled() => return,
+            watched = watched => watched,
+        };
+        if let Ok(Some(last)) = watched {
+            let state = match last.task.unwrap().state() {
+                TaskState::Complete => "complete",
+                TaskState::Error => "error",
+                TaskState::Cancelled => "cancelled",
+                _ => "not final",
+            };
+            clients.count("watch");
+            clients.waiting.lock().unwrap().remove(&what);
+            return clients.told(Told::Ended { task, state: state.to_owned() });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,72 @@
+//! Everything at once: servers, workers and Postgres are killed, stopped and cut off while clients submit, and afterwards
+//! a checker compares what was promised, what handlers did and what the database holds.
+//!
+//! `cargo test` runs it for some seconds, `make torture` for ten minutes. The seed decides what is submitted, what the
+//! handlers do and which faults happen when; what the processes make of it is theirs.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acks;
+mod checker;
+mod chronicle;
+mod client;
+mod clock;
+mod disk;
+mod document;
+mod evidence;
+mod fate;
+mod faults;
+mod inflict;
+mod ledger;
+mod link;
+mod process;
+mod report;
+mod run;
+mod sampler;
+mod seed;
+mod shapes;
+mod worker;
+mod world;
+
+use std::time::Duration;
+
+use run::{Settings, run};
+use world::Size;
+
+/// How long it takes unless `TASKER_TORTURE_SECONDS` says otherwise.
+const SECONDS: u64 = 14;
+/// From here on it is a long run.
+const LONG: u64 = 60;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_and_nothing_is_done_twice() {
+    let seconds = number("TASKER_TORTURE_SECONDS").unwrap_or(SECONDS);
+    let seed = number("TASKER_TORTURE_SEED").unwrap_or(1);
+    let time = Duration::from_secs(seconds);
+    let settings = if seconds >= LONG {
+        Settings {
+            seed,
+            time,
+            size: Size { servers: 3, worker_processes: 4, workers_per_process: 3 },
+            gap: Duration::from_millis(1_500),
+            open: 250,
+            settle: Duration::from_secs(60),
+        }
+    } else {
+        Settings {
+            seed,
+            time,
+            size: Size { servers: 2, worker_processes: 3, workers_per_process: 2 },
+            gap: Duration::from_millis(500),
+            open: 100,
+            settle: Duration::from_secs(30),
+        }
+    };
+    run(&settings).await;
+}

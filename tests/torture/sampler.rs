@@ -1,0 +1,77 @@
+//! Looks at the database while everything goes on: what must always be true is true in every snapshot.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use tokio_postgres::Client;
+
+use crate::{
+    client::{Clients, UNKNOWN},
+    support::invariants,
+    world::World,
+};
+
+/// How often the unfinished tasks are counted.
+const GAUGE: Duration = Duration::from_millis(100);
+/// No look at the invariants begins sooner after the last one.
+const REST: Duration = Duration::from_millis(1_500);
+/// A look reads all tables, so it rests for so many times as long as it took.
+const REST_FACTOR: u32 = 3;
+
+/// Looks until it is dropped.
+pub async fn run(world: &World, clients: &Clients) {
+    tokio::join!(gauge(world, clients), look(world));
+}
+
+async fn gauge(world: &World, clients: &Clients) {
+    let mut session: Option<Client> = None;
+    loop {
+        tokio::time::sleep(GAUGE).await;
+        let db = match session.take() {
+            Some(db) => Ok(db),
+            None => world.session().await,
+        };
+        let counted = match &db {
+            Ok(db) => open_tasks(db).await,
+            Err(error) => Err(error.clone()),
+        };
+        clients.open.store(counted.as_ref().copied().unwrap_or(UNKNOWN), Ordering::Relaxed);
+        session = db.ok().filter(|_| counted.is_ok());
+    }
+}
+
+/// How many tasks have something in play.
+pub async fn open_tasks(db: &Client) -> Result<i64, String> {
+    let count = db.query_one("SELECT count(DISTINCT task_id) FROM queue", &[]);
+    let row = tokio::time::timeout(Duration::from_secs(2), count).await.map_err(|_| "no answer".to_owned())?;
+    row.map(|row| row.get(0)).map_err(|error| error.to_string())
+}
+
+async fn look(world: &World) {
+    loop {
+        let begun = Instant::now();
+        world.chronicle.sample(once(world).await);
+        world.chronicle.note(&format!("looked at the invariants for {:?}", begun.elapsed()));
+        tokio::time::sleep(REST.max(begun.elapsed() * REST_FACTOR)).await;
+    }
+}
+
+/// The sentences that are not true, or nothing if the database cannot be asked.
+pub async fn once(world: &World) -> Option<Vec<String>> {
+    let db = world.session().await.ok()?;
+    let mut broken = invariants::broken(&db).await.ok()?;
+    broken.extend(stuck(&db).await?);
+    Some(broken)
+}
+
+/// Rows that nothing would wake up, if this schema can tell.
+async fn stuck(db: &Client) -> Option<Vec<String>> {
+    let exists = "SELECT to_regclass('liveness_violations') IS NOT NULL";
+    if !db.query_one(exists, &[]).await.ok()?.get::<_, bool>(0) {
+        return Some(Vec::new());
+    }
+    let rows = db.query("SELECT v::text FROM liveness_violations v LIMIT 5", &[]).await.ok()?;
+    Some(rows.iter().map(|row| format!("nothing wakes {}", row.get::<_, String>(0))).collect())
+}
