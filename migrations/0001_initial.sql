@@ -200,8 +200,8 @@ CREATE VIEW row_violations AS
 -- History ---------------------------------------------------------------------------------------------------------
 
 -- One row per transition, appended in the transaction that makes it. An ended attempt is one event, so the history of
--- attempts is a view. Readers order by (xid, seq) and stop at the oldest transaction that still runs: a plain sequence
--- would let them step over numbers that commit late.
+-- attempts is a view. A reader keeps the snapshot it last read under and takes what is visible now and was not then, by seq: a
+-- plain sequence would let it step over numbers that commit late, and xid alone is not the order of cause and effect.
 CREATE TABLE events (
     xid             xid8 NOT NULL DEFAULT pg_current_xact_id(),
     seq             bigint GENERATED ALWAYS AS IDENTITY,

@@ -4,6 +4,7 @@
 //! What is generated comes from a printed seed; `TASKER_TEST_SEED` repeats a run.
 
 mod contexts;
+mod fuzz;
 mod http1;
 mod messages;
 mod random;
