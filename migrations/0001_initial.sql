@@ -197,6 +197,25 @@ CREATE VIEW row_violations AS
            ) AS v(violation, holds)
      WHERE NOT holds;
 
+-- What nothing would ever wake: none may be here at any moment. Every step in play is claimable, or has a time of its next
+-- attempt, or has a worker and a deadline; every task that is not final has a step in play.
+CREATE VIEW liveness_violations AS
+    SELECT t.task_id, NULL::smallint AS step, 'it is not final, and no step of it is in play' AS violation
+      FROM tasks t
+     WHERE t.ended_at IS NULL AND NOT EXISTS (SELECT FROM queue q WHERE q.task_id = t.task_id)
+    UNION ALL
+    SELECT q.task_id, q.step, 'it is in play, and its task is over or not there'
+      FROM queue q LEFT JOIN tasks t ON t.task_id = q.task_id
+     WHERE t.task_id IS NULL OR t.ended_at IS NOT NULL
+    UNION ALL
+    SELECT q.task_id, q.step, 'it is in play, and nothing wakes it'
+      FROM queue q
+     WHERE NOT CASE q.state
+               WHEN 'ready' THEN q.due
+               WHEN 'in_progress' THEN q.worker_id IS NOT NULL AND q.deadline_at IS NOT NULL
+               WHEN 'waiting_for_retry' THEN q.due OR q.next_attempt_at IS NOT NULL
+               ELSE false END;
+
 -- History ---------------------------------------------------------------------------------------------------------
 
 -- One row per transition, appended in the transaction that makes it. An ended attempt is one event, so the history of

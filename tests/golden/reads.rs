@@ -226,3 +226,28 @@ async fn a_row_that_contradicts_itself_is_seen() {
         db.batch_execute("ROLLBACK").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_nothing_would_wake_is_seen() {
+    let mut bench = Bench::with(ONE).await;
+    bench.submit("t/one", "{}").await;
+    let db = bench.db.connect().await;
+    let violations = async || {
+        let rows = db.query("SELECT violation FROM liveness_violations ORDER BY 1", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+    };
+    assert_eq!(violations().await, [""; 0]);
+    for (mistake, seen) in [
+        ("DELETE FROM queue", "it is not final, and no step of it is in play"),
+        ("DELETE FROM tasks", "it is in play, and its task is over or not there"),
+        ("UPDATE tasks SET ended_at = now()", "it is in play, and its task is over or not there"),
+        ("UPDATE queue SET due = false", "it is in play, and nothing wakes it"),
+        ("UPDATE queue SET state = 'in_progress', due = false", "it is in play, and nothing wakes it"),
+        ("UPDATE queue SET state = 'waiting_for_retry', due = false", "it is in play, and nothing wakes it"),
+        ("UPDATE queue SET state = 'complete', due = false", "it is in play, and nothing wakes it"),
+    ] {
+        db.batch_execute(&format!("BEGIN; {mistake}")).await.unwrap();
+        assert_eq!(violations().await, [seen], "{mistake}");
+        db.batch_execute("ROLLBACK").await.unwrap();
+    }
+}

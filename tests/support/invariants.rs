@@ -5,6 +5,7 @@ use tasker::domain::template::{Graph, Template};
 use tokio_postgres::Client;
 
 const INVARIANTS: &[(&str, &str)] = &[
+    ("nothing is without a wake-up", "SELECT v::text FROM liveness_violations v"),
     ("no row contradicts itself", "SELECT v::text FROM row_violations v"),
     (
         "a step has ended or is in play, not both, and belongs to a task",
