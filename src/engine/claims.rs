@@ -55,7 +55,6 @@ pub fn grant(
                     attempt: Some(1),
                     worker_id: Some(worker_id),
                     lease: Some(grant.nonce),
-                    ready_at: Some(now),
                     ..Event::of_task(EventType::StepStarted, template_id, task_id)
                 });
                 claimed.push(Claimed {

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use uuid::Uuid;
@@ -26,23 +26,13 @@ use crate::{
     },
 };
 
-/// For how long the database's clock is carried on by this machine's; the two cannot part by anything that matters.
-const CLOCK_AGE: Duration = Duration::from_secs(1);
-
 /// The most tasks that are kept. There are as many as this server has leases, and some whose leases ended elsewhere; the
 /// guess about those is never made, and so never found wrong.
 const MAX_TASKS: usize = 50_000;
 
 /// The tasks that this server may guess about.
 #[derive(Clone, Default)]
-pub struct Held(Arc<Mutex<Inner>>);
-
-#[derive(Default)]
-struct Inner {
-    tasks: HashMap<Uuid, HeldTask>,
-    /// What the database's clock said, and when.
-    clock: Option<(SystemTime, Instant)>,
-}
+pub struct Held(Arc<Mutex<HashMap<Uuid, HeldTask>>>);
 
 struct HeldTask {
     row: TaskRow,
@@ -50,20 +40,15 @@ struct HeldTask {
 }
 
 impl Held {
-    /// The database's clock was just read.
-    pub fn clock(&self, now: SystemTime) {
-        self.lock().clock = Some((now, Instant::now()));
-    }
-
-    /// All that the settler would have read for these attempts, each with the worker that answers; `None` if it has to.
+    /// All that the settler would have read for these attempts, each with the worker that answers; `None` if it has to. The
+    /// time is that of the last start, as the database's clock is not known here.
     pub fn guess(&self, attempts: &[(Lease, Uuid)]) -> Option<SettleRead> {
-        let inner = self.lock();
-        let (at, read) = inner.clock?;
-        let mut now = Some(read.elapsed()).filter(|age| *age < CLOCK_AGE).map(|age| at + age)?;
+        let held = self.lock();
+        let mut now = SystemTime::UNIX_EPOCH;
         let mut tasks = BTreeMap::new();
         let mut live = Vec::with_capacity(attempts.len());
         for (lease, worker_id) in attempts {
-            let task = inner.tasks.get(&lease.task_id)?;
+            let task = held.get(&lease.task_id)?;
             if task.live.len() != usize::from(task.row.progress.live) {
                 return None;
             }
@@ -71,7 +56,6 @@ impl Held {
             if row.lease != Some(lease.nonce) || row.worker_id != Some(*worker_id) {
                 return None;
             }
-            // The clock that is carried on may lag by the time of an answer, and nothing ends before it began.
             now = now.max(row.started_at?);
             live.push(row.clone());
             tasks.entry(lease.task_id).or_insert_with(|| task.row.clone());
@@ -81,12 +65,12 @@ impl Held {
 
     /// After a commit: what it wrote is what is known.
     pub fn keep(&self, changes: &Changes, now: SystemTime) {
-        let mut inner = self.lock();
-        if inner.tasks.len() > MAX_TASKS {
-            inner.tasks.clear();
+        let mut held = self.lock();
+        if held.len() > MAX_TASKS {
+            held.clear();
         }
         for (task_id, step) in changes.ended.iter().map(|e| (e.task_id, e.step)).chain(given_up(changes)) {
-            if let Some(task) = inner.tasks.get_mut(&task_id) {
+            if let Some(task) = held.get_mut(&task_id) {
                 task.live.remove(&step);
             }
         }
@@ -104,7 +88,7 @@ impl Held {
         }
         for new in &changes.new_live {
             let Some(grant) = new.grant else { continue };
-            match inner.tasks.get_mut(&new.task_id) {
+            match held.get_mut(&new.task_id) {
                 Some(task) => drop(task.live.insert(new.step, live_row(new, grant, now))),
                 None => {
                     let Some(progress) = progress.get(&new.task_id).cloned() else { continue };
@@ -115,33 +99,33 @@ impl Held {
                         progress,
                     };
                     let live = BTreeMap::from([(new.step, live_row(new, grant, now))]);
-                    inner.tasks.insert(new.task_id, HeldTask { row, live });
+                    held.insert(new.task_id, HeldTask { row, live });
                 }
             }
         }
         for (task_id, progress) in progress {
-            if let Some(task) = inner.tasks.get_mut(&task_id) {
+            if let Some(task) = held.get_mut(&task_id) {
                 if task.live.is_empty() {
-                    inner.tasks.remove(&task_id);
+                    held.remove(&task_id);
                 } else {
                     task.row.progress = progress;
                 }
             }
         }
         for (task_id, _) in given_up(changes) {
-            if inner.tasks.get(&task_id).is_some_and(|task| task.live.is_empty()) {
-                inner.tasks.remove(&task_id);
+            if held.get(&task_id).is_some_and(|task| task.live.is_empty()) {
+                held.remove(&task_id);
             }
         }
     }
 
     /// The guess was wrong.
     pub fn forget(&self, tasks: impl Iterator<Item = Uuid>) {
-        let mut inner = self.lock();
-        tasks.for_each(|task_id| drop(inner.tasks.remove(&task_id)));
+        let mut held = self.lock();
+        tasks.for_each(|task_id| drop(held.remove(&task_id)));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, HeldTask>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,6 +154,8 @@ fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         domain::{step::StepState, task::TaskState},
@@ -238,7 +224,6 @@ mod tests {
 
     fn held(changes: &[Changes]) -> Held {
         let held = Held::default();
-        held.clock(now());
         changes.iter().for_each(|changes| held.keep(changes, now()));
         held
     }
@@ -252,7 +237,7 @@ mod tests {
         assert!(held.guess(&[lease(0)]).is_none(), "over");
         assert_eq!(held.guess(&[lease(1)]).unwrap().tasks[0].progress.done.as_bytes(), [1]);
         held.keep(&ended(1, vec![], 0), now());
-        assert!(held.lock().tasks.is_empty(), "nothing is kept of a task that ended");
+        assert!(held.lock().is_empty(), "nothing is kept of a task that ended");
     }
 
     #[test]
@@ -262,24 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn another_lease_another_worker_an_unknown_task_or_an_old_clock_are_no_guess() {
+    fn another_lease_another_worker_or_an_unknown_task_are_no_guess() {
         let held = held(&[submitted(&[true])]);
         assert!(held.guess(&[(Lease { nonce: 9, ..lease(0).0 }, WORKER)]).is_none());
         assert!(held.guess(&[(lease(0).0, Uuid::from_u128(3))]).is_none());
         assert!(held.guess(&[(Lease { task_id: WORKER, ..lease(0).0 }, WORKER)]).is_none());
         assert!(held.guess(&[lease(0)]).is_some());
-        held.lock().clock = Instant::now().checked_sub(CLOCK_AGE).map(|then| (now(), then));
-        assert!(held.guess(&[lease(0)]).is_none());
-        held.clock(now());
         held.forget([TASK].into_iter());
         assert!(held.guess(&[lease(0)]).is_none());
-    }
-
-    #[test]
-    fn nothing_ends_before_it_began() {
-        let held = held(&[submitted(&[true])]);
-        held.clock(now() - Duration::from_secs(60));
-        let read = held.guess(&[lease(0)]).unwrap();
-        assert_eq!(Some(read.now), read.live[0].started_at);
     }
 }

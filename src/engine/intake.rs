@@ -168,7 +168,6 @@ impl Intake {
     async fn store(&self, hot: &Hot, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
         let mut reservation = self.shared.hub.reserve(&roots_of(groups));
         let read = hot.begin_intake(&keys_of(groups), &reservation.demand()).await?;
-        self.shared.held.clock(read.now);
         if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;
             return self.prepare_again(groups).await;

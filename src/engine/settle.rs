@@ -22,7 +22,7 @@ use crate::{
     domain::{attempt::Outcome, lease::Lease, task::TaskState},
     store::{
         StoreError,
-        changes::Changes,
+        changes::{Changes, Claimed},
         hot::{Hot, SettleRead},
     },
 };
@@ -229,11 +229,7 @@ impl Settler {
             Some(read) => read,
             None => {
                 let (leases, tasks, cancels) = keys_of(inputs);
-                let read = hot.begin_settle(&leases, &tasks, &cancels, &demand).await?;
-                if !read.tasks.is_empty() {
-                    self.shared.held.clock(read.now);
-                }
-                read
+                hot.begin_settle(&leases, &tasks, &cancels, &demand).await?
             }
         };
         let past = match missing(inputs, &read) {
@@ -258,7 +254,7 @@ impl Settler {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             let committed = if guessed {
                 expect(&mut changes, &read);
-                hot.commit_at_once(&changes, &wanted, read.now).await
+                hot.commit_at_once(&changes, &wanted).await
             } else {
                 hot.commit(&changes, &wanted, read.now).await
             };
@@ -276,12 +272,18 @@ impl Settler {
                 }
             };
             self.shared.documents.keep(&mut known, &mut applied, &changes);
-            self.shared.held.keep(&changes, read.now);
-            let claimed = claimed.into_iter().chain(applied.claimed).collect();
+            let now = applied.now.unwrap_or(read.now);
+            self.shared.held.keep(&changes, now);
+            let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
+            if guessed {
+                // Counted from the time that was known before.
+                let late = now.duration_since(read.now).unwrap_or_default();
+                claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
+            }
             if let Some(after) = applied.next_retry {
                 self.shared.hub.retry_in(after);
             }
-            deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation)
+            deliver(assignment::assemble(claimed, &known, &plans, now), reservation)
         };
         self.tell(inputs, acks, cancelled, refused);
         self.shared.watchers.tell(touched);

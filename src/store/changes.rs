@@ -276,7 +276,7 @@ pub(super) const END_STEPS: &str = "
     INSERT INTO steps (task_id, step, state, attempt, charged, result, error_code, error_message, error_context, ready_at,
                        started_at, ended_at)
     SELECT u.task_id, u.step, u.state::step_state, u.attempt, u.charged, u.result, u.code, u.message, u.context, u.ready_at,
-           u.started_at, $13::timestamptz
+           u.started_at, coalesce($13::timestamptz, now())
       FROM unnest($1::uuid[], $2::int2[], $4::text[], $5::int4[], $6::int2[], $7::text[], $8::text[], $9::text[], $10::text[],
                   $11::timestamptz[], $12::timestamptz[])
            AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
@@ -339,12 +339,14 @@ pub(super) const INSERT_LIVE: &str = "
                        started_at, deadline_at)
     SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
            CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state, u.lease IS NULL,
-           (u.lease IS NOT NULL)::int, $9::timestamptz, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN $9::timestamptz END,
-           CASE WHEN u.lease IS NOT NULL THEN $9::timestamptz + make_interval(secs => u.timeout) END
+           (u.lease IS NOT NULL)::int, c.now, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN c.now END,
+           CASE WHEN u.lease IS NOT NULL THEN c.now + make_interval(secs => u.timeout) END
       FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[])
-           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout)";
+           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout),
+           (SELECT coalesce($9::timestamptz, now()) AS now) AS c";
 
-/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. `due` is
+/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. Nor is one that
+/// became ready after this transaction read the clock: nothing may start before it was ready. `due` is
 /// asked for outside, where it cannot bring in the index of the claimable steps, in which a step is found by walking.
 pub(super) const CLAIM: &str = "
     WITH claimed AS (
@@ -355,9 +357,9 @@ pub(super) const CLAIM: &str = "
                   FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[])
                        AS u(task_id, step, lease, worker_id, timeout)
                  CROSS JOIN LATERAL (
-                       SELECT ctid AS tid, due FROM queue
+                       SELECT ctid AS tid, due, ready_at FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
-                 WHERE q.due
+                 WHERE q.due AND q.ready_at <= $6::timestamptz
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
@@ -390,7 +392,7 @@ pub(super) const UPDATE_TASKS: &str = "
         UPDATE tasks t
            SET state = u.state::task_state, steps_live = u.live, steps_done = u.done, failed_step = u.failed,
                cancelled_by = u.cancelled_by, cancel_reason = u.reason,
-               ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN $11::timestamptz END
+               ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN coalesce($11::timestamptz, now()) END
           FROM (SELECT u.*, t.tid
                   FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[],
                               $8::text[], $9::int2[], $10::bytea[])
@@ -404,17 +406,19 @@ pub(super) const UPDATE_TASKS: &str = "
                  LIMIT cardinality($1)) AS u
          WHERE t.ctid = u.tid
         RETURNING 1)
-    SELECT expect_rows('tasks', count(*), $12) FROM updated";
+    SELECT expect_rows('tasks', count(*), $12), now() FROM updated";
 
 pub(super) const INSERT_EVENTS: &str = "
     INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
                         started_at, error_code, error_message, error_context)
-    SELECT $15::timestamptz, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
-           u.outcome::attempt_outcome, u.charged, u.lease, u.ready_at, u.started_at, u.code, u.message, u.context
+    SELECT c.now, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
+           u.outcome::attempt_outcome, u.charged, u.lease,
+           CASE WHEN u.type = 'step.started' THEN c.now ELSE u.ready_at END, u.started_at, u.code, u.message, u.context
       FROM unnest($1::text[], $2::int4[], $3::uuid[], $4::int2[], $5::int4[], $6::uuid[], $7::text[], $8::bool[],
                   $9::int8[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[])
            AS u(type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at, started_at, code,
-                message, context)";
+                message, context),
+           (SELECT coalesce($15::timestamptz, now()) AS now) AS c";
 
 /// What the claimed steps' handlers need: their tasks' documents…
 pub(super) const TASK_INPUTS: &str = "

@@ -120,6 +120,8 @@ pub struct TaskInput {
 /// What a commit gave back.
 #[derive(Debug, Default)]
 pub struct Applied {
+    /// The transaction's time, if it changed a task or was given one.
+    pub now: Option<SystemTime>,
     /// The claims of queued steps that succeeded.
     pub claimed: Vec<Claimed>,
     pub task_inputs: Vec<TaskInput>,
@@ -336,10 +338,13 @@ impl Hot {
         p.add(&s.begin, vec![]);
         let live = (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
         let before = (!cancels.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
+        // Before the clock of the locks: nothing is seen that was not there then.
+        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
         let tasks = p.add(&s.lock_tasks, vec![&tasks]);
         // Again: under the task's lock no step can come into play any more that the first look did not see.
         let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
-        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
+        // What it saw may have begun since.
+        let clock = after.is_some().then(|| p.add(&s.clock, vec![]));
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
         let mut found: Vec<LiveRow> = of(live).iter().map(live_row).collect();
@@ -348,7 +353,10 @@ impl Hot {
             live: found,
             tasks: rows[tasks].iter().map(task_row).collect::<Result<_, _>>()?,
             candidates: of(peek).iter().map(candidate).collect(),
-            now: rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(7)),
+            now: match clock {
+                Some(clock) => rows[clock][0].get(0),
+                None => rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(7)),
+            },
         })
     }
 
@@ -427,13 +435,8 @@ impl Hot {
 
     /// Like [`Self::commit`], for changes that rest on what is only believed, with nothing locked before: also begins the
     /// transaction. An error that [`StoreError::is_expectation`] says that the belief was wrong.
-    pub async fn commit_at_once(
-        &self,
-        changes: &Changes,
-        inputs: &WantedInputs,
-        now: SystemTime,
-    ) -> Result<Applied, StoreError> {
-        self.write(true, changes, inputs, now).await
+    pub async fn commit_at_once(&self, changes: &Changes, inputs: &WantedInputs) -> Result<Applied, StoreError> {
+        self.write(changes, inputs, None).await
     }
 
     /// Writes everything and commits, in one round trip. When this returns an error nothing was written, except that a
@@ -444,20 +447,20 @@ impl Hot {
         inputs: &WantedInputs,
         now: SystemTime,
     ) -> Result<Applied, StoreError> {
-        self.write(false, changes, inputs, now).await
+        self.write(changes, inputs, Some(now)).await
     }
 
+    /// Without a time it begins the transaction, and the time is that of the beginning: after everything that was known.
     async fn write(
         &self,
-        begin: bool,
         changes: &Changes,
         inputs: &WantedInputs,
-        now: SystemTime,
+        now: Option<SystemTime>,
     ) -> Result<Applied, StoreError> {
         let s = &self.statements;
         let columns = Columns::of(changes, inputs);
         let mut p = Pipeline::new();
-        if begin {
+        if now.is_none() {
             p.add(&s.begin, vec![]);
         }
         p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
@@ -468,7 +471,7 @@ impl Hot {
         p.add_some(&s.insert_live, columns.new_live.params(&[&now]));
         let claims = p.add_some(&s.claim, columns.claims.params(&[&now]));
         p.add_some(&s.start_tasks, columns.started.params(&[&now]));
-        p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
+        let tasks = p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
         let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
         let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
@@ -479,6 +482,7 @@ impl Hot {
         let answer = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &answer[i][..]);
         Ok(Applied {
+            now: now.or_else(|| of(tasks).first().map(|row| row.get(1))),
             claimed: of(claims).iter().map(claimed).collect(),
             task_inputs: of(task_inputs).iter().map(task_input).collect(),
             results: of(results).iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect(),
