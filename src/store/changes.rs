@@ -357,9 +357,9 @@ pub(super) const CLAIM: &str = "
                   FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[])
                        AS u(task_id, step, lease, worker_id, timeout)
                  CROSS JOIN LATERAL (
-                       SELECT ctid AS tid, due, ready_at FROM queue
+                       SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
-                 WHERE q.due AND q.ready_at <= $6::timestamptz
+                 WHERE q.due AND q.since <= $6::timestamptz
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
