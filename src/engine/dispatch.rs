@@ -52,10 +52,7 @@ impl Dispatcher {
                     Ok(_) => break,
                     Err(error) => {
                         tracing::debug!(%error, "dispatching failed, trying again");
-                        if self.hot.as_ref().is_none_or(Hot::is_closed) {
-                            self.hot = None;
-                            self.shared.health.database(false);
-                        }
+                        self.hot.take_if(|hot| hot.is_closed());
                         tokio::time::sleep(Duration::from_millis(200)).await;
                         self.shared.hub.anything_waits();
                         break;
@@ -77,7 +74,7 @@ impl Dispatcher {
         }
         let hot = match self.hot.take() {
             Some(hot) => hot,
-            None => Hot::connect(&self.shared.db).await?,
+            None => self.shared.connect().await?,
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {

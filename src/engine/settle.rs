@@ -167,10 +167,7 @@ impl Settler {
                 }
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
-                    if self.hot.as_ref().is_none_or(Hot::is_closed) {
-                        self.hot = None;
-                        self.shared.health.database(false);
-                    }
+                    self.hot.take_if(|hot| hot.is_closed());
                     if shutdown.is_cancelled() && self.hot.is_none() {
                         return;
                     }
@@ -205,7 +202,7 @@ impl Settler {
     pub async fn run_once(&mut self, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
         let hot = match self.hot.take() {
             Some(hot) => hot,
-            None => Hot::connect(&self.shared.db).await?,
+            None => self.shared.connect().await?,
         };
         let mut result = self.settle(&hot, inputs).await;
         if result.as_ref().is_err_and(StoreError::is_expectation) && hot.rollback().await.is_ok() {

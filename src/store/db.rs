@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, Socket,
     config::{Host, SslMode},
@@ -10,12 +10,15 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
+use super::{StoreError, session::Session};
 
 /// Reads (get, list, watch) share this many connections.
 const POOL_SIZE: usize = 8;
-/// How long a read waits for a connection before the caller hears UNAVAILABLE.
-const POOL_WAIT: Duration = Duration::from_secs(2);
+/// How long a read may take, the wait for a connection included, before the caller hears UNAVAILABLE. A database that
+/// accepts and never answers is found out by this and nothing else.
+pub const READ_LIMIT: Duration = Duration::from_millis(2_500);
+/// How long a database may take to let us in. The driver's own limit ends when the socket is open, before the first word.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 /// No statement of ours is allowed to run longer, ms.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 /// Settings of all connections. Statistics of tables that fill and empty by the second mislead the planner: it then reads or
@@ -85,8 +88,6 @@ impl Db {
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(POOL_WAIT))
-            .create_timeout(Some(POOL_WAIT))
             .build()
             .map_err(|error| StoreError::Config(error.to_string()))?;
         Ok(Self { config, tls, pool, schema: schema.to_owned() })
@@ -102,16 +103,21 @@ impl Db {
         format!("tasker_{}", self.schema)
     }
 
-    /// A pooled connection for a read.
-    pub async fn read(&self) -> Result<Object, StoreError> {
-        Ok(self.pool.get().await?)
+    /// A pooled connection for a read, or for a write as short as one.
+    pub async fn read(&self) -> Result<Session, StoreError> {
+        Session::take(&self.pool, READ_LIMIT).await
+    }
+
+    /// A pooled connection for what takes its time and nobody waits for.
+    pub async fn patient(&self) -> Result<Session, StoreError> {
+        Session::take(&self.pool, Duration::from_millis(STATEMENT_TIMEOUT_MS.into())).await
     }
 
     /// A connection of its own for an engine loop, with the planner held to index lookups.
     pub async fn connect_hot(&self) -> Result<Client, StoreError> {
         let mut config = self.config.clone();
         config.options(format!("{} {HOT_OPTIONS}", config.get_options().unwrap_or_default()));
-        let (client, connection) = config.connect(self.tls.clone()).await?;
+        let (client, connection) = let_in(config.connect(self.tls.clone())).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an engine connection ended");
@@ -124,8 +130,12 @@ impl Db {
     pub async fn connect_raw(
         &self,
     ) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), StoreError> {
-        Ok(self.config.connect(self.tls.clone()).await?)
+        let_in(self.config.connect(self.tls.clone())).await
     }
+}
+
+async fn let_in<T>(connect: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+    Ok(tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(|_| StoreError::silent())??)
 }
 
 /// The message kinds that [`Db::connect_raw`]'s driver yields.

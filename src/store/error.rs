@@ -23,6 +23,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The database took the question and does not answer.
+    pub(super) fn silent() -> Self {
+        Self::Connection("no answer in time".into())
+    }
+
     /// Whether the same call may well succeed soon: the connection broke, the server restarts, or transactions collided.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -34,6 +39,10 @@ impl StoreError {
                         || *code == SqlState::T_R_DEADLOCK_DETECTED
                         || *code == SqlState::LOCK_NOT_AVAILABLE
                         || *code == SqlState::QUERY_CANCELED
+                        // This process stood still in the middle of a transaction, or Postgres did.
+                        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+                        // A standby that is about to be promoted.
+                        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
                         || ["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class))
                 }
             },

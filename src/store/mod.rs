@@ -9,6 +9,7 @@ pub mod hot;
 pub mod measure;
 pub mod migrate;
 pub mod server;
+pub mod session;
 pub mod task;
 pub mod template;
 pub mod tidy;
