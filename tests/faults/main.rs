@@ -16,4 +16,5 @@ mod proxy;
 mod selfish;
 mod servers;
 mod shares;
+mod standby;
 mod workers;
