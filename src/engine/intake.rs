@@ -29,7 +29,7 @@ use super::{
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
-use crate::store::{StoreError, changes::Changes, hot::Hot};
+use crate::store::{StoreError, changes::Changes, counts::Collision, hot::Hot};
 
 /// The most submits of one transaction.
 const MAX_BATCH: usize = 256;
@@ -152,11 +152,12 @@ impl Intake {
                         work.push(again);
                     }
                 }
-                Err(error) if error.is_transient() && self.hot.is_some() && collisions < COLLISIONS => {
+                Err(error) if self.comes_through(&error) && collisions < COLLISIONS => {
                     collisions += 1;
                     work.push(groups);
                 }
-                Err(error) if groups.len() > 1 && !error.is_transient() => {
+                // The one that cannot be stored, or waits for somebody's lock, is found by halving.
+                Err(error) if groups.len() > 1 && (!error.is_transient() || error.collision().is_some()) => {
                     let half = groups.split_off(groups.len() / 2);
                     work.push(half);
                     work.push(groups);
@@ -170,6 +171,12 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Counts a collision, and says whether another try at once makes sense. It does not for a lock: that was waited for.
+    fn comes_through(&self, error: &StoreError) -> bool {
+        self.shared.db.counts().note(error);
+        error.is_transient() && self.hot.is_some() && error.collision() != Some(Collision::Lock)
     }
 
     /// One transaction. On success `groups` is empty; what comes back has to be looked at again. On failure `groups` is

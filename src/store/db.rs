@@ -1,6 +1,6 @@
 //! How the server reaches Postgres: one URL, one schema, a small pool for reads and hand-made connections for the engine.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::{
@@ -10,7 +10,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{StoreError, session::Session};
+use super::{StoreError, counts::Counts, session::Session};
 
 /// Reads (get, list, watch) share this many connections.
 const POOL_SIZE: usize = 8;
@@ -28,8 +28,9 @@ const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 const PLANNER_OPTIONS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c enable_memoize=off \
                                -c jit=off -c plan_cache_mode=force_generic_plan";
 /// More settings of the engine's connections. Between the two halves of a transaction the engine only thinks: a server that stops there,
-/// with rows locked, must not hold up the others for longer than they are ready to wait for a lock.
-const HOT_OPTIONS: &str = "-c enable_bitmapscan=off -c idle_in_transaction_session_timeout=5000";
+/// with rows locked, must not hold up the others for longer than that. And whoever waits for a lock holds up all that wait
+/// for him, so he gives up early and comes back.
+const HOT_OPTIONS: &str = "-c enable_bitmapscan=off -c idle_in_transaction_session_timeout=5000 -c lock_timeout=2000";
 
 /// A database and the schema in it that holds one cell of Tasker.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ pub struct Db {
     tls: MakeRustlsConnect,
     pool: Pool,
     schema: String,
+    counts: Arc<Counts>,
 }
 
 impl Db {
@@ -90,12 +92,17 @@ impl Db {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Config(error.to_string()))?;
-        Ok(Self { config, tls, pool, schema: schema.to_owned() })
+        Ok(Self { config, tls, pool, schema: schema.to_owned(), counts: Arc::default() })
     }
 
     /// The schema's name.
     pub fn schema(&self) -> &str {
         &self.schema
+    }
+
+    /// The collisions of this process.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// The notification channel of this cell; channels are per database, so the schema is part of the name.

@@ -2,6 +2,8 @@
 
 use tokio_postgres::error::SqlState;
 
+use super::counts::Collision;
+
 /// A database call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -47,6 +49,17 @@ impl StoreError {
                 }
             },
             Self::Config(_) | Self::Schema(_) | Self::Corrupt(_) => false,
+        }
+    }
+
+    /// Whether the transaction met another one.
+    pub fn collision(&self) -> Option<Collision> {
+        let Self::Database(error) = self else { return None };
+        match error.code() {
+            Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => Some(Collision::Serialization),
+            Some(code) if *code == SqlState::T_R_DEADLOCK_DETECTED => Some(Collision::Deadlock),
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Some(Collision::Lock),
+            _ => None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod changes;
 mod columns;
+pub mod counts;
 pub mod db;
 pub mod error;
 pub mod fill;

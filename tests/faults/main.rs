@@ -6,6 +6,7 @@ mod support;
 
 mod away;
 mod cluster;
+mod collisions;
 mod commits;
 mod idle;
 mod ledger;
