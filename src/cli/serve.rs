@@ -95,6 +95,11 @@ fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Resu
 
 /// Sends the log to stderr.
 pub fn start_log(filter: EnvFilter, session: &Session) {
+    // The pool warns of every connection that broke; what there is to say, health says once.
+    let filter = match "deadpool=error".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber in one process (tests) is no reason to fail.
     let _ = log.with_ansi(session.term.color_stderr).try_init();

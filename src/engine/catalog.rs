@@ -16,6 +16,7 @@ use crate::{
     },
     store::{
         Db, StoreError,
+        db::READ_LIMIT,
         template::{self, LaneRow, NewStep, NewTemplate, Registration, TemplateRow},
     },
 };
@@ -89,6 +90,12 @@ impl Catalog {
 
     /// Reads what was registered since the last time. Returns whether there are new lanes.
     pub async fn refresh(&self) -> Result<bool, StoreError> {
+        // The wait for a turn counts too: behind a database that says nothing there would be a queue.
+        let late = || StoreError::Connection("the templates could not be read in time".into());
+        tokio::time::timeout(READ_LIMIT, self.refresh_in_turn()).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn refresh_in_turn(&self) -> Result<bool, StoreError> {
         let _turn = self.refreshing.lock().await;
         let (newest, newest_lane) = self.with(|k| (k.newest, k.newest_lane));
         // Templates first: the lanes read afterwards are then at least those that these templates need.

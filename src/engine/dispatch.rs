@@ -21,6 +21,8 @@ use crate::store::{
 
 /// Notifications are hints; this look, with jitter, is the guarantee.
 const POLL: Duration = Duration::from_secs(1);
+/// Pauses between two tries that fail; a failure that does not pass by itself makes them longer.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The most steps claimed by one transaction.
 const MAX_CLAIMS: i32 = 500;
 
@@ -38,6 +40,7 @@ impl Dispatcher {
 
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut failing = Failing::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -49,14 +52,18 @@ impl Dispatcher {
             loop {
                 match self.run_once().await {
                     Ok(claimed) if claimed >= usize::try_from(MAX_CLAIMS).unwrap_or(usize::MAX) => {}
-                    Ok(_) => break,
+                    Ok(_) => {
+                        failing = Failing::default();
+                        break;
+                    }
                     Err(error) => {
-                        tracing::debug!(%error, "dispatching failed, trying again");
-                        if self.hot.as_ref().is_none_or(Hot::is_closed) {
-                            self.hot = None;
-                            self.shared.health.database(false);
+                        self.shared.db.counts().note(&error);
+                        let pause = failing.pause(&error);
+                        self.hot.take_if(|hot| hot.is_closed());
+                        tokio::select! {
+                            () = shutdown.cancelled() => return,
+                            () = tokio::time::sleep(pause) => {}
                         }
-                        tokio::time::sleep(Duration::from_millis(200)).await;
                         self.shared.hub.anything_waits();
                         break;
                     }
@@ -77,7 +84,7 @@ impl Dispatcher {
         }
         let hot = match self.hot.take() {
             Some(hot) => hot,
-            None => Hot::connect(&self.shared.db).await?,
+            None => self.shared.connect().await?,
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {
@@ -118,6 +125,32 @@ impl Dispatcher {
         }
         self.hot = Some(hot);
         result
+    }
+}
+
+/// What dispatching has failed with since it last succeeded.
+#[derive(Default)]
+struct Failing {
+    /// What does not pass by itself, and is in the log.
+    said: Option<String>,
+    times: u32,
+}
+
+impl Failing {
+    /// Says so, once, and returns how long to wait before the next try.
+    fn pause(&mut self, error: &StoreError) -> Duration {
+        if error.is_transient() {
+            tracing::debug!(%error, "dispatching failed, trying again");
+            return RETRY_PAUSE.0;
+        }
+        let words = error.to_string();
+        if self.said.as_ref() != Some(&words) {
+            tracing::error!(%error, "waiting steps cannot be handed out; trying again, ever less often");
+            self.said = Some(words);
+        }
+        let pause = RETRY_PAUSE.0 * 2_u32.pow(self.times.min(10));
+        self.times += 1;
+        pause.min(RETRY_PAUSE.1)
     }
 }
 

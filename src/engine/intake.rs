@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -26,14 +29,16 @@ use super::{
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
-use crate::store::{StoreError, changes::Changes, hot::Hot};
+use crate::store::{StoreError, changes::Changes, counts::Collision, hot::Hot};
 
 /// The most submits of one transaction.
 const MAX_BATCH: usize = 256;
 /// The most submits that wait for one; the next one is refused.
 const MAX_QUEUE: usize = 2_048;
-/// How long a submit waits for a database that neither answers nor breaks the connection.
-const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a submit waits while nothing is stored: the database neither answers nor breaks the connection.
+const STORE_LIMIT: Duration = Duration::from_millis(2_500);
+/// How long a submit waits in a queue that moves.
+const SUBMIT_LIMIT: Duration = Duration::from_secs(10);
 /// The most bytes of tasks that wait or are in a transaction, in KiB; what comes on top is refused.
 const MAX_QUEUE_KIB: usize = 64 << 10;
 /// When to try again after a refusal.
@@ -45,7 +50,11 @@ pub struct IntakeQueue {
     sender: mpsc::Sender<Group>,
     weight: Arc<Semaphore>,
     catalog: Arc<Catalog>,
+    stored: Stored,
 }
+
+/// When a transaction of intake was last done with.
+type Stored = Arc<watch::Sender<Instant>>;
 
 impl IntakeQueue {
     /// Checks the submissions and has them stored; returns when they are committed.
@@ -68,13 +77,24 @@ impl IntakeQueue {
             mpsc::error::TrySendError::Full(_) => IntakeError::Full,
             mpsc::error::TrySendError::Closed(_) => IntakeError::ShuttingDown,
         })?;
-        match tokio::time::timeout(SUBMIT_TIMEOUT, answer).await {
-            Ok(answer) => answer.map_err(|_| IntakeError::ShuttingDown)?,
-            Err(_) => {
-                let error = StoreError::Connection(format!("not confirmed within {SUBMIT_TIMEOUT:?}"));
+        tokio::select! {
+            answer = answer => answer.map_err(|_| IntakeError::ShuttingDown)?,
+            waited = self.in_vain() => {
+                let error = StoreError::Connection(format!("not confirmed within {waited:?}"));
                 Err(IntakeError::Failed(Arc::new(error)))
             }
         }
+    }
+
+    /// Resolves when it makes no sense to wait any longer for a submit of now.
+    async fn in_vain(&self) -> Duration {
+        let asked = Instant::now();
+        let mut until = asked + STORE_LIMIT;
+        while until > Instant::now() {
+            tokio::time::sleep_until(until).await;
+            until = (*self.stored.borrow() + STORE_LIMIT).min(asked + SUBMIT_LIMIT);
+        }
+        asked.elapsed()
     }
 }
 
@@ -83,6 +103,7 @@ pub struct Intake {
     shared: Shared,
     settle: SettleQueue,
     queue: mpsc::Receiver<Group>,
+    stored: Stored,
     hot: Option<Hot>,
 }
 
@@ -90,8 +111,10 @@ impl Intake {
     pub fn new(shared: Shared, settle: SettleQueue) -> (Self, IntakeQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        let handle = IntakeQueue { sender, weight, catalog: Arc::clone(&shared.catalog) };
-        (Self { shared, settle, queue, hot: None }, handle)
+        let stored = Arc::new(watch::Sender::new(Instant::now()));
+        let catalog = Arc::clone(&shared.catalog);
+        let handle = IntakeQueue { sender, weight, catalog, stored: Arc::clone(&stored) };
+        (Self { shared, settle, queue, stored, hot: None }, handle)
     }
 
     /// Runs until `shutdown`, then stores what is in the queue and ends.
@@ -108,6 +131,8 @@ impl Intake {
                     }
                 }
             }
+            // Nobody is there any more who would believe in those.
+            batch.retain(|group| !group.reply.is_closed());
             self.store_all(std::mem::take(&mut batch)).await;
         }
     }
@@ -122,23 +147,22 @@ impl Intake {
             match self.run_once(&mut groups).await {
                 Ok(again) => {
                     self.shared.health.database(true);
+                    self.stored.send_replace(Instant::now());
                     if !again.is_empty() {
                         work.push(again);
                     }
                 }
-                Err(error) if error.is_transient() && self.hot.is_some() && collisions < COLLISIONS => {
+                Err(error) if self.comes_through(&error) && collisions < COLLISIONS => {
                     collisions += 1;
                     work.push(groups);
                 }
-                Err(error) if groups.len() > 1 && !error.is_transient() => {
+                // The one that cannot be stored, or waits for somebody's lock, is found by halving.
+                Err(error) if groups.len() > 1 && (!error.is_transient() || error.collision().is_some()) => {
                     let half = groups.split_off(groups.len() / 2);
                     work.push(half);
                     work.push(groups);
                 }
                 Err(error) => {
-                    if self.hot.is_none() {
-                        self.shared.health.database(false);
-                    }
                     tracing::debug!(%error, groups = groups.len(), "submits could not be stored");
                     let error = Arc::new(error);
                     for group in groups {
@@ -149,13 +173,19 @@ impl Intake {
         }
     }
 
+    /// Counts a collision, and says whether another try at once makes sense. It does not for a lock: that was waited for.
+    fn comes_through(&self, error: &StoreError) -> bool {
+        self.shared.db.counts().note(error);
+        error.is_transient() && self.hot.is_some() && error.collision() != Some(Collision::Lock)
+    }
+
     /// One transaction. On success `groups` is empty; what comes back has to be looked at again. On failure `groups` is
     /// as it was.
     async fn run_once(&mut self, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
         let hot = match self.hot.take() {
             // A connection that broke while nobody used it is no reason to refuse anybody.
             Some(hot) if !hot.is_closed() => hot,
-            _ => Hot::connect(&self.shared.db).await?,
+            _ => self.shared.connect().await?,
         };
         let result = self.store(&hot, groups).await;
         if result.is_err() && (hot.is_closed() || hot.rollback().await.is_err()) {

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -30,8 +29,6 @@ const REAP: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A pause that took so long was not one: this process, or the machine, stood still.
 const STOOD_STILL: Duration = Duration::from_millis(2_500);
-/// How long the database may take for the look.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most attempts given up in one go.
 const REAP_LIMIT: i64 = 1_000;
 /// How often the queue's table is looked after.
@@ -120,13 +117,16 @@ impl Leases {
             let listens = listening_since.elapsed() >= self.lease;
             let looked = match listens {
                 true => self.reap_once().await.map(drop),
-                false => in_time(server::ping(&self.db)).await,
+                false => server::ping(&self.db).await,
             };
-            if let Err(error) = &looked {
+            let mut answers = true;
+            if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
                 listening_since = Instant::now();
+                // A look that failed, or took too long, may have had its own reason.
+                answers = !server::ping(&self.db).await.is_err_and(|error| error.is_transient());
             }
-            self.health.database(!looked.is_err_and(|error| error.is_transient()));
+            self.health.database(answers);
             if pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
                 pruned = Some(Instant::now());
             }
@@ -136,7 +136,7 @@ impl Leases {
     /// Ends lapsed connections and sends their attempts, and those that nobody timed out, to the settler; returns how
     /// many attempts.
     pub async fn reap_once(&self) -> Result<usize, StoreError> {
-        let reaped = in_time(worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT)).await?;
+        let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT).await?;
         for worker_id in reaped.lost.iter().chain(reaped.orphans.iter().map(|orphan| &orphan.worker_id)) {
             self.hub.send(*worker_id, ToWorker::Superseded);
             self.hub.remove(*worker_id);
@@ -182,12 +182,6 @@ impl Leases {
             }
         }
     }
-}
-
-/// A database that says nothing at all is away too.
-async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let answer = tokio::time::timeout(LOOK_TIMEOUT, call).await;
-    answer.unwrap_or_else(|_| Err(StoreError::Connection("no answer in time".into())))
 }
 
 /// Sleeps; `false` when `shutdown` came first.

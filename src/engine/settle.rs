@@ -23,6 +23,7 @@ use crate::{
     store::{
         StoreError,
         changes::{Changes, Claimed},
+        counts::Collision,
         hot::{Hot, SettleRead},
     },
 };
@@ -43,6 +44,10 @@ const MAX_QUEUE_KIB: usize = 64 << 10;
 pub const DEADLINE_RECHECK: Duration = Duration::from_millis(250);
 /// Pauses between two tries while the database is away.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often a batch may collide with other transactions before the input that does is looked for.
+const COLLISIONS: usize = 5;
+/// How long an input is set aside whose rows somebody else keeps locked.
+const ASIDE: Duration = Duration::from_secs(3);
 
 /// Something that ends an attempt or a task.
 pub enum Input {
@@ -155,22 +160,30 @@ impl Settler {
     /// by halving, so that it cannot hold up the others.
     async fn settle_all(&mut self, inputs: Vec<Input>, shutdown: &CancellationToken) {
         let mut work = vec![inputs];
-        let mut pause = RETRY_PAUSE.0;
+        let (mut pause, mut collisions) = (RETRY_PAUSE.0, 0);
         while let Some(mut inputs) = work.pop() {
             match self.run_once(&mut inputs).await {
                 Ok(undelivered) => {
-                    pause = RETRY_PAUSE.0;
+                    (pause, collisions) = (RETRY_PAUSE.0, 0);
                     self.shared.health.database(true);
                     if !undelivered.is_empty() {
                         work.push(undelivered);
                     }
                 }
+                Err(error) if self.is_stubborn(&error, &mut collisions) => {
+                    if inputs.len() > 1 {
+                        let half = inputs.split_off(inputs.len() / 2);
+                        work.push(half);
+                        work.push(inputs);
+                    } else {
+                        tracing::warn!(%error, "somebody keeps a task's rows locked; what is to be stored there waits");
+                        inputs.into_iter().for_each(|input| self.set_aside(input));
+                        collisions = 0;
+                    }
+                }
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
-                    if self.hot.as_ref().is_none_or(Hot::is_closed) {
-                        self.hot = None;
-                        self.shared.health.database(false);
-                    }
+                    self.hot.take_if(|hot| hot.is_closed());
                     if shutdown.is_cancelled() && self.hot.is_none() {
                         return;
                     }
@@ -200,12 +213,30 @@ impl Settler {
         }
     }
 
+    /// Counts a collision, and says whether it is one that another try would only meet again: the others shall not wait
+    /// for the input that has it.
+    fn is_stubborn(&self, error: &StoreError, collisions: &mut usize) -> bool {
+        self.shared.db.counts().note(error);
+        let Some(kind) = error.collision() else { return false };
+        *collisions += 1;
+        kind == Collision::Lock || *collisions > COLLISIONS
+    }
+
+    /// Has an input come again later. Those that wait so are few: each has cost the loop a time-out.
+    fn set_aside(&self, input: Input) {
+        let queue = self.own.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ASIDE).await;
+            let _ = queue.push(input).await;
+        });
+    }
+
     /// One transaction. On success `inputs` is empty and what comes back is to be settled next: attempts whose worker
     /// left before the assignment was sent. On failure `inputs` is as it was.
     pub async fn run_once(&mut self, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
         let hot = match self.hot.take() {
             Some(hot) => hot,
-            None => Hot::connect(&self.shared.db).await?,
+            None => self.shared.connect().await?,
         };
         let mut result = self.settle(&hot, inputs).await;
         if result.as_ref().is_err_and(StoreError::is_expectation) && hot.rollback().await.is_ok() {

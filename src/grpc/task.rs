@@ -27,7 +27,7 @@ const MAX_REASON_BYTES: usize = 1_024;
 /// The most states of one filter; a state may be named more than once.
 const MAX_STATES: usize = 100;
 /// How long a cancel waits for its commit.
-const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(2_500);
 
 /// The service over an engine.
 pub struct Tasks(pub Engine);

@@ -1,8 +1,8 @@
 //! How the server reaches Postgres: one URL, one schema, a small pool for reads and hand-made connections for the engine.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, Socket,
     config::{Host, SslMode},
@@ -10,12 +10,15 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
+use super::{StoreError, counts::Counts, session::Session};
 
 /// Reads (get, list, watch) share this many connections.
 const POOL_SIZE: usize = 8;
-/// How long a read waits for a connection before the caller hears UNAVAILABLE.
-const POOL_WAIT: Duration = Duration::from_secs(2);
+/// How long a read may take, the wait for a connection included, before the caller hears UNAVAILABLE. A database that
+/// accepts and never answers is found out by this and nothing else.
+pub const READ_LIMIT: Duration = Duration::from_millis(2_500);
+/// How long a database may take to let us in. The driver's own limit ends when the socket is open, before the first word.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 /// No statement of ours is allowed to run longer, ms.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 /// Settings of all connections. Statistics of tables that fill and empty by the second mislead the planner: it then reads or
@@ -25,8 +28,9 @@ const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 const PLANNER_OPTIONS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c enable_memoize=off \
                                -c jit=off -c plan_cache_mode=force_generic_plan";
 /// More settings of the engine's connections. Between the two halves of a transaction the engine only thinks: a server that stops there,
-/// with rows locked, must not hold up the others for longer than they are ready to wait for a lock.
-const HOT_OPTIONS: &str = "-c enable_bitmapscan=off -c idle_in_transaction_session_timeout=5000";
+/// with rows locked, must not hold up the others for longer than that. And whoever waits for a lock holds up all that wait
+/// for him, so he gives up early and comes back.
+const HOT_OPTIONS: &str = "-c enable_bitmapscan=off -c idle_in_transaction_session_timeout=5000 -c lock_timeout=2000";
 
 /// A database and the schema in it that holds one cell of Tasker.
 #[derive(Clone)]
@@ -35,6 +39,7 @@ pub struct Db {
     tls: MakeRustlsConnect,
     pool: Pool,
     schema: String,
+    counts: Arc<Counts>,
 }
 
 impl Db {
@@ -85,11 +90,9 @@ impl Db {
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(POOL_WAIT))
-            .create_timeout(Some(POOL_WAIT))
             .build()
             .map_err(|error| StoreError::Config(error.to_string()))?;
-        Ok(Self { config, tls, pool, schema: schema.to_owned() })
+        Ok(Self { config, tls, pool, schema: schema.to_owned(), counts: Arc::default() })
     }
 
     /// The schema's name.
@@ -97,21 +100,31 @@ impl Db {
         &self.schema
     }
 
+    /// The collisions of this process.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// The notification channel of this cell; channels are per database, so the schema is part of the name.
     pub fn channel(&self) -> String {
         format!("tasker_{}", self.schema)
     }
 
-    /// A pooled connection for a read.
-    pub async fn read(&self) -> Result<Object, StoreError> {
-        Ok(self.pool.get().await?)
+    /// A pooled connection for a read, or for a write as short as one.
+    pub async fn read(&self) -> Result<Session, StoreError> {
+        Session::take(&self.pool, READ_LIMIT).await
+    }
+
+    /// A pooled connection for what takes its time and nobody waits for.
+    pub async fn patient(&self) -> Result<Session, StoreError> {
+        Session::take(&self.pool, Duration::from_millis(STATEMENT_TIMEOUT_MS.into())).await
     }
 
     /// A connection of its own for an engine loop, with the planner held to index lookups.
     pub async fn connect_hot(&self) -> Result<Client, StoreError> {
         let mut config = self.config.clone();
         config.options(format!("{} {HOT_OPTIONS}", config.get_options().unwrap_or_default()));
-        let (client, connection) = config.connect(self.tls.clone()).await?;
+        let (client, connection) = let_in(config.connect(self.tls.clone())).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an engine connection ended");
@@ -124,8 +137,12 @@ impl Db {
     pub async fn connect_raw(
         &self,
     ) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), StoreError> {
-        Ok(self.config.connect(self.tls.clone()).await?)
+        let_in(self.config.connect(self.tls.clone())).await
     }
+}
+
+async fn let_in<T>(connect: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+    Ok(tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(|_| StoreError::silent())??)
 }
 
 /// The message kinds that [`Db::connect_raw`]'s driver yields.

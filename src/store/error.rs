@@ -2,6 +2,8 @@
 
 use tokio_postgres::error::SqlState;
 
+use super::counts::Collision;
+
 /// A database call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -23,6 +25,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The database took the question and does not answer.
+    pub(super) fn silent() -> Self {
+        Self::Connection("no answer in time".into())
+    }
+
     /// Whether the same call may well succeed soon: the connection broke, the server restarts, or transactions collided.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -34,10 +41,25 @@ impl StoreError {
                         || *code == SqlState::T_R_DEADLOCK_DETECTED
                         || *code == SqlState::LOCK_NOT_AVAILABLE
                         || *code == SqlState::QUERY_CANCELED
+                        // This process stood still in the middle of a transaction, or Postgres did.
+                        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+                        // A standby that is about to be promoted.
+                        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
                         || ["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class))
                 }
             },
             Self::Config(_) | Self::Schema(_) | Self::Corrupt(_) => false,
+        }
+    }
+
+    /// Whether the transaction met another one.
+    pub fn collision(&self) -> Option<Collision> {
+        let Self::Database(error) = self else { return None };
+        match error.code() {
+            Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => Some(Collision::Serialization),
+            Some(code) if *code == SqlState::T_R_DEADLOCK_DETECTED => Some(Collision::Deadlock),
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Some(Collision::Lock),
+            _ => None,
         }
     }
 

@@ -265,13 +265,16 @@ pub struct Hot {
     channel: String,
 }
 
-/// A rollback has nothing to wait for.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A rollback has nothing to wait for, and neither has the preparation of the statements.
+const PROMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the database lets any statement run: if nothing came by then, nothing will.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
-fn silent() -> StoreError {
-    StoreError::Connection("no answer in time".into())
+async fn in_time<T, E>(limit: Duration, answer: impl Future<Output = Result<T, E>>) -> Result<T, StoreError>
+where
+    StoreError: From<E>,
+{
+    Ok(tokio::time::timeout(limit, answer).await.map_err(|_| StoreError::silent())??)
 }
 
 /// Statements to send together. They run in the order they were added; the first error is the one that comes back.
@@ -303,7 +306,7 @@ impl<'a> Pipeline<'a> {
     async fn run(self, client: &Client) -> Result<Vec<Vec<Row>>, StoreError> {
         debug_assert!(self.calls.len() <= 30, "a longer pipeline could be sent out of order");
         let answers = join_all(self.calls.iter().map(|(statement, params)| client.query(*statement, params)));
-        let answers = tokio::time::timeout(ANSWER_TIMEOUT, answers).await.map_err(|_| silent())?;
+        let answers = in_time(ANSWER_TIMEOUT, async { Ok::<_, StoreError>(answers.await) }).await?;
         Ok(answers.into_iter().collect::<Result<_, _>>()?)
     }
 }
@@ -312,7 +315,7 @@ impl Hot {
     /// Connects and prepares.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.connect_hot().await?;
-        let statements = Statements::prepare(&client).await?;
+        let statements = in_time(PROMPT_TIMEOUT, Statements::prepare(&client)).await?;
         Ok(Self { client, statements, channel: db.channel() })
     }
 
@@ -413,7 +416,7 @@ impl Hot {
     /// retry falls due.
     pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<(bool, Option<Duration>), StoreError> {
         let (lane_ids, _) = lane_arrays(lanes);
-        let row = self.client.query_one(&self.statements.anything_due, &[&lane_ids]).await?;
+        let row = in_time(ANSWER_TIMEOUT, self.client.query_one(&self.statements.anything_due, &[&lane_ids])).await?;
         let next: Option<f64> = row.get(1);
         Ok((row.get::<_, bool>(0) || next.is_some_and(|s| s <= 0.0), next.map(seconds)))
     }
@@ -423,7 +426,8 @@ impl Hot {
         let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
         let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
         let nonces: Vec<i64> = leases.iter().map(|l| l.nonce).collect();
-        let rows = self.client.query(&self.statements.past_outcomes, &[&tasks, &steps, &nonces]).await?;
+        let statement = &self.statements.past_outcomes;
+        let rows = in_time(ANSWER_TIMEOUT, self.client.query(statement, &[&tasks, &steps, &nonces])).await?;
         Ok(rows
             .iter()
             .filter_map(|row| {
@@ -492,8 +496,7 @@ impl Hot {
 
     /// Ends the transaction without writing.
     pub async fn rollback(&self) -> Result<(), StoreError> {
-        let rollback = self.client.batch_execute("ROLLBACK");
-        Ok(tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await.map_err(|_| silent())??)
+        in_time(PROMPT_TIMEOUT, self.client.batch_execute("ROLLBACK")).await
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Mark {
 
 /// Now.
 pub async fn mark(db: &Db) -> Result<Mark, StoreError> {
-    let client = db.read().await?;
+    let client = db.patient().await?;
     let row = client
         .query_one(
             "SELECT clock_timestamp(), pg_snapshot_xmin(pg_current_snapshot())::text, xact_commit, pg_backend_pid()
@@ -40,7 +40,7 @@ pub struct Done {
 
 /// The steps and tasks of a template that completed between two marks.
 pub async fn done(db: &Db, template_id: i32, from: &Mark, to: &Mark) -> Result<Done, StoreError> {
-    let client = db.read().await?;
+    let client = db.patient().await?;
     let row = client
         .query_one(
             "SELECT count(*) FILTER (WHERE type = 'step.completed'), count(*) FILTER (WHERE type = 'task.completed')
@@ -53,13 +53,13 @@ pub async fn done(db: &Db, template_id: i32, from: &Mark, to: &Mark) -> Result<D
 
 /// How many steps of a template are in play.
 pub async fn in_play(db: &Db, template_id: i32) -> Result<i64, StoreError> {
-    let client = db.read().await?;
+    let client = db.patient().await?;
     Ok(client.query_one("SELECT count(*) FROM queue WHERE template_id = $1", &[&template_id]).await?.get(0))
 }
 
 /// The complete tasks of a template from the id `from` on, each with its number of complete steps.
 pub async fn complete_tasks(db: &Db, template_id: i32, from: Uuid) -> Result<Vec<(Uuid, i64)>, StoreError> {
-    let client = db.read().await?;
+    let client = db.patient().await?;
     let rows = client
         .query(
             "SELECT t.task_id, (SELECT count(*) FROM steps s WHERE s.task_id = t.task_id AND s.state = 'complete')
@@ -72,7 +72,7 @@ pub async fn complete_tasks(db: &Db, template_id: i32, from: Uuid) -> Result<Vec
 
 /// Every attempt at a step of these templates that ended, for tasks from the id `from` on.
 pub async fn attempts(db: &Db, templates: &[i32], from: Uuid) -> Result<Vec<(Uuid, String, i32)>, StoreError> {
-    let client = db.read().await?;
+    let client = db.patient().await?;
     let rows = client
         .query(
             "SELECT e.task_id, d.name, e.attempt

@@ -2,6 +2,7 @@
 
 pub mod changes;
 mod columns;
+pub mod counts;
 pub mod db;
 pub mod error;
 pub mod fill;
@@ -9,6 +10,7 @@ pub mod hot;
 pub mod measure;
 pub mod migrate;
 pub mod server;
+pub mod session;
 pub mod task;
 pub mod template;
 pub mod tidy;

@@ -42,6 +42,6 @@ pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
 /// Whether the database answers.
 pub async fn ping(db: &Db) -> Result<(), StoreError> {
     let client = db.read().await?;
-    client.simple_query("SELECT 1").await?;
+    client.batch_execute("SELECT 1").await?;
     Ok(())
 }

@@ -232,8 +232,8 @@ pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<Lease>, StoreE
 
 /// Forgets connections that ended more than a day ago. Returns how many.
 pub async fn prune(db: &Db) -> Result<u64, StoreError> {
-    let client = db.read().await?;
-    Ok(client.execute("DELETE FROM workers WHERE ended_at < now() - interval '1 day'", &[]).await?)
+    let client = db.patient().await?;
+    client.execute("DELETE FROM workers WHERE ended_at < now() - interval '1 day'", &[]).await
 }
 
 /// The workers connected now, by name and connection time, at most 10,000.

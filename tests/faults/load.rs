@@ -81,9 +81,11 @@ async fn run(
     refusals: Arc<Mutex<Vec<Refusal>>>,
 ) -> Vec<String> {
     let mut client = Client::connect(&url).await.unwrap();
+    // Another stream's keys are others.
+    let stream = uuid::Uuid::new_v4();
     let mut accepted = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let key = format!("key-{}", accepted.len());
+        let key = format!("{stream}-{}", accepted.len());
         let request = SubmitTaskRequest { idempotency_key: key, ..submission(name, "{}") };
         loop {
             let asked = Instant::now();

@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
 mod cluster;
+mod collisions;
 mod commits;
 mod idle;
 mod ledger;
@@ -15,4 +17,5 @@ mod proxy;
 mod selfish;
 mod servers;
 mod shares;
+mod standby;
 mod workers;

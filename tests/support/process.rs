@@ -3,14 +3,19 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use super::SCHEMA;
+
+/// What goes wrong, and whether the database answers.
+const LOG: &str = "warn,tasker::engine::health=info";
 
 /// A `tasker server` process. Dropping it kills it.
 pub struct ServerProcess {
     pub url: String,
     child: Child,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl ServerProcess {
@@ -22,16 +27,38 @@ impl ServerProcess {
     /// Starts one at an address; a restarted server keeps its address.
     pub fn start_at(database_url: &str, listen: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tasker"))
-            .args(["server", "--listen", listen, "--schema", SCHEMA, "--lease-seconds", "3", "--log", "warn"])
+            .args(["server", "--listen", listen, "--schema", SCHEMA, "--lease-seconds", "3", "--log", LOG])
             .env("TASKER_DATABASE_URL", database_url)
+            .env("NO_COLOR", "1")
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let (said, heard) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                heard.lock().unwrap().push(line);
+            }
+        });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().to_owned();
         assert!(url.starts_with("http://"), "the server did not start: {line:?}");
-        Self { url, child }
+        Self { url, child, log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The memory that is its own now, in MiB.
+    pub fn memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
     }
 
     /// `host:port`.

@@ -1,0 +1,43 @@
+//! How often transactions met each other, for whoever wants to know.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::StoreError;
+
+/// Two transactions met, and Postgres let one of them go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collision {
+    Serialization,
+    Deadlock,
+    /// The other one kept its lock for longer than ours waits.
+    Lock,
+}
+
+/// The collisions since the process started; each was tried again.
+#[derive(Debug, Default)]
+pub struct Counts {
+    serialization_failures: AtomicU64,
+    deadlocks: AtomicU64,
+    lock_timeouts: AtomicU64,
+}
+
+impl Counts {
+    /// Counts the error if it is a collision.
+    pub fn note(&self, error: &StoreError) {
+        if let Some(kind) = error.collision() {
+            self.of(kind).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn get(&self, kind: Collision) -> u64 {
+        self.of(kind).load(Ordering::Relaxed)
+    }
+
+    fn of(&self, kind: Collision) -> &AtomicU64 {
+        match kind {
+            Collision::Serialization => &self.serialization_failures,
+            Collision::Deadlock => &self.deadlocks,
+            Collision::Lock => &self.lock_timeouts,
+        }
+    }
+}
