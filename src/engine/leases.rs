@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -115,10 +115,14 @@ impl Leases {
                 listening_since = Instant::now();
             }
             let listens = listening_since.elapsed() >= self.lease;
-            let looked = match listens {
-                true => self.reap_once().await.map(drop),
-                false => server::ping(&self.db).await,
-            };
+            let looked = async {
+                let now = server::ping(&self.db).await?;
+                if listens {
+                    self.reap_once(now).await?;
+                }
+                Ok::<_, StoreError>(())
+            }
+            .await;
             let mut answers = true;
             if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
@@ -134,9 +138,9 @@ impl Leases {
     }
 
     /// Ends lapsed connections and sends their attempts, and those that nobody timed out, to the settler; returns how
-    /// many attempts.
-    pub async fn reap_once(&self) -> Result<usize, StoreError> {
-        let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT).await?;
+    /// many attempts. `now` is what the database's clock has just said.
+    pub async fn reap_once(&self, now: SystemTime) -> Result<usize, StoreError> {
+        let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT, now).await?;
         for worker_id in reaped.lost.iter().chain(reaped.orphans.iter().map(|orphan| &orphan.worker_id)) {
             self.hub.send(*worker_id, ToWorker::Superseded);
             self.hub.remove(*worker_id);

@@ -1,5 +1,7 @@
 //! The servers of a cell, so that each knows whether there is anybody to wake.
 
+use std::time::SystemTime;
+
 use uuid::Uuid;
 
 use super::{Db, StoreError};
@@ -39,9 +41,9 @@ pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the database answers.
-pub async fn ping(db: &Db) -> Result<(), StoreError> {
+/// Whether the database answers, and what time it has.
+pub async fn ping(db: &Db) -> Result<SystemTime, StoreError> {
     let client = db.read().await?;
-    client.batch_execute("SELECT 1").await?;
-    Ok(())
+    let statement = client.prepare_cached("SELECT clock_timestamp()").await?;
+    Ok(client.query_one(&statement, &[]).await?.get(0))
 }

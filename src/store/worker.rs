@@ -169,7 +169,16 @@ pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
 /// so that it stops handing out steps to them in the same moment; those of another server get `patience` more, which only
 /// matters when that server is gone too. The same goes for deadlines: a worker's server watches them, but an attempt that
 /// it does not know of needs somebody else to.
-pub async fn reap(db: &Db, server_id: Uuid, patience: Duration, limit: i64) -> Result<Reaped, StoreError> {
+///
+/// `now` is the database's time as far as it is known. A statement that got there much later waited in a database that
+/// answered nobody, and acts on nothing: meanwhile no worker could be heard.
+pub async fn reap(
+    db: &Db,
+    server_id: Uuid,
+    patience: Duration,
+    limit: i64,
+    now: SystemTime,
+) -> Result<Reaped, StoreError> {
     let client = db.read().await?;
     // SKIP LOCKED: whose lease is being extended in this moment is not silent. And two servers cannot wait for each other.
     let statement = client
@@ -177,6 +186,7 @@ pub async fn reap(db: &Db, server_id: Uuid, patience: Duration, limit: i64) -> R
             "WITH lapsed AS MATERIALIZED (
                  SELECT worker_id FROM workers
                   WHERE ended_at IS NULL
+                    AND clock_timestamp() < $4::timestamptz + interval '2 seconds'
                     AND lease_expires_at < clock_timestamp()
                                            - CASE WHEN server_id = $2 THEN interval '0' ELSE make_interval(secs => $3) END
                     FOR UPDATE SKIP LOCKED),
@@ -197,7 +207,7 @@ pub async fn reap(db: &Db, server_id: Uuid, patience: Duration, limit: i64) -> R
         )
         .await?;
     let mut reaped = Reaped::default();
-    for row in client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64()]).await? {
+    for row in client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64(), &now]).await? {
         let worker_id = row.get(0);
         let Some(task_id) = row.get(1) else {
             reaped.lost.push(worker_id);
