@@ -29,6 +29,8 @@ const REAP: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A pause that took so long was not one: this process, or the machine, stood still.
 const STOOD_STILL: Duration = Duration::from_millis(2_500);
+/// An answer that took longer comes from a database that answered nobody meanwhile.
+const PROMPT: Duration = Duration::from_secs(1);
 /// The most attempts given up in one go.
 const REAP_LIMIT: i64 = 1_000;
 /// How often the queue's table is looked after.
@@ -111,24 +113,31 @@ impl Leases {
             if !pause(jitter(REAP), &shutdown).await {
                 return;
             }
-            if self.health.now().database_away || paused.elapsed() > STOOD_STILL {
+            let was_away = self.health.now().database_away;
+            if was_away || paused.elapsed() > STOOD_STILL {
                 listening_since = Instant::now();
             }
             let listens = listening_since.elapsed() >= self.lease;
+            let asked = Instant::now();
             let looked = async {
                 let now = server::ping(&self.db).await?;
-                if listens {
+                let prompt = asked.elapsed() < PROMPT;
+                if listens && prompt {
                     self.reap_once(now).await?;
                 }
-                Ok::<_, StoreError>(())
+                Ok::<_, StoreError>(prompt)
             }
             .await;
+            let listened = !was_away && *looked.as_ref().unwrap_or(&false);
             let mut answers = true;
             if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
-                listening_since = Instant::now();
                 // A look that failed, or took too long, may have had its own reason.
                 answers = !server::ping(&self.db).await.is_err_and(|error| error.is_transient());
+            }
+            if !listened {
+                // Only now: it may have come back in the middle of the look, and with it the heartbeats.
+                listening_since = Instant::now();
             }
             self.health.database(answers);
             if pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
