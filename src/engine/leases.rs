@@ -108,13 +108,14 @@ impl Leases {
     pub async fn run_reaper(self, shutdown: CancellationToken) {
         let mut listening_since = Instant::now();
         let mut pruned: Option<Instant> = None;
+        let mut last_look = Instant::now();
         loop {
-            let paused = Instant::now();
             if !pause(jitter(REAP), &shutdown).await {
                 return;
             }
             let was_away = self.health.now().database_away;
-            if was_away || paused.elapsed() > STOOD_STILL {
+            // Also when it was the pruning that stood still, in a database that did.
+            if was_away || last_look.elapsed() > STOOD_STILL {
                 listening_since = Instant::now();
             }
             let listens = listening_since.elapsed() >= self.lease;
@@ -140,7 +141,8 @@ impl Leases {
                 listening_since = Instant::now();
             }
             self.health.database(answers);
-            if pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
+            last_look = Instant::now();
+            if answers && pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
                 pruned = Some(Instant::now());
             }
         }

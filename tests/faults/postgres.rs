@@ -142,6 +142,12 @@ async fn a_postgres_that_says_nothing_is_away_too() {
     // Not only what was acknowledged: a submit that was given up may have been stored when the answers came at last.
     let tasks = every_task(&db).await;
     all_complete(&db, &tasks).await;
+    // What there was beside successes says why a step ran again.
+    let others = "SELECT task_id || '/' || step || ' attempt ' || attempt || ': ' || outcome || ' ' || started_at || ' to ' || ended_at
+                    FROM attempts WHERE outcome <> 'succeeded' ORDER BY started_at";
+    for row in db.query(others, &[]).await.unwrap() {
+        println!("{}", row.get::<_, String>(0));
+    }
     logged_once_each(&server, 1);
     ledger.assert_each_once(tasks.len() * 4);
     invariants(&db).await;
