@@ -14,7 +14,11 @@ CREATE TYPE attempt_outcome AS ENUM (
 CREATE TYPE event_type AS ENUM (
     'task.submitted', 'task.started', 'task.completed', 'task.failed', 'task.cancelled',
     'step.started', 'step.completed', 'step.failed', 'step.retrying', 'step.cancelled',
-    'worker.connected', 'worker.lost');
+    'worker.connected', 'worker.lost',
+    'circuit.opened', 'circuit.half_opened', 'circuit.closed', 'circuit.forced', 'circuit.released', 'circuit.reset',
+    'circuit.paused', 'circuit.policy_changed');
+
+CREATE TYPE circuit_state AS ENUM ('closed', 'open', 'half_open');
 
 -- Definitions -----------------------------------------------------------------------------------------------------
 
@@ -37,13 +41,83 @@ END $$;
 CREATE TRIGGER templates_immutable BEFORE UPDATE OR DELETE ON templates
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
+-- What the steps of a namespace call: the unit that circuits, pauses and limits protect. The row is the gate that claims
+-- look at, and is written when something changes about it, never per step.
+CREATE TABLE services (
+    service_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace     text NOT NULL,
+    service       text NOT NULL,
+    gate          bigint NOT NULL DEFAULT 0,      -- another number whenever it may be decided otherwise who passes
+    state         circuit_state NOT NULL DEFAULT 'closed',
+    since         timestamptz NOT NULL DEFAULT now(),
+    until         timestamptz,                    -- open: probed from then on; half-open: probed anew; closed: ramped up
+    openings      int NOT NULL DEFAULT 0,         -- in a row, without a recovery in between
+    probes_left   int NOT NULL DEFAULT 0,         -- half-open: not handed to a server yet
+    probes_passed int NOT NULL DEFAULT 0,         -- half-open: succeeded
+    forced        circuit_state,                  -- open or closed, by an operator
+    forced_by     text,
+    forced_reason text,
+    forced_until  timestamptz,
+    paused_until  timestamptz,                    -- asked for by the service itself
+    tokens        double precision,               -- of the rate limit, as of refilled_at
+    refilled_at   timestamptz,
+    UNIQUE (namespace, service)
+) WITH (fillfactor = 50);
+
+-- What operators set, as JSON with the fields of domain::policy. An empty service is the whole namespace, an empty namespace
+-- the whole cell; the narrower one decides, field by field.
+CREATE TABLE service_policies (
+    namespace  text NOT NULL,
+    service    text NOT NULL,
+    policy     text NOT NULL,
+    PRIMARY KEY (namespace, service)
+);
+
+-- The rolling window of a circuit: how attempts ended, by slices of time.
+CREATE TABLE service_health (
+    service_id int NOT NULL,
+    slice      bigint NOT NULL,                   -- number of the slice since the epoch, each a tenth of the window long
+    calls      int NOT NULL,
+    failures   int NOT NULL,
+    PRIMARY KEY (service_id, slice)
+) WITH (fillfactor = 50);
+
+-- What a server may let through to a service that has a limit, or is being probed: together never more than the limit. The
+-- running attempts of a share carry its number, so that it is known how much of it is used, also when its server is gone.
+CREATE TABLE permits (
+    permit_id  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    service_id int NOT NULL,
+    server_id  uuid NOT NULL,
+    count      int NOT NULL,
+    wanted     int NOT NULL,                      -- how many it could use
+    term       bigint NOT NULL DEFAULT 0,         -- another number when somebody else changed the count
+    seen_at    timestamptz NOT NULL,
+    UNIQUE (service_id, server_id)
+) WITH (fillfactor = 50);
+
+-- A row per change of a circuit, kept for the history that operators read.
+CREATE TABLE circuit_changes (
+    change_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    service_id int NOT NULL,
+    at         timestamptz NOT NULL,
+    type       event_type NOT NULL,
+    until      timestamptz,                       -- when it ends by itself, as it was known last
+    calls      int,                               -- opened: what the window held
+    failures   int,
+    actor      text,
+    detail     text                               -- a reason in words, or a policy as JSON
+);
+
+CREATE INDEX circuit_changes_of_service ON circuit_changes (service_id, at);
+
 -- A lane is the stream of steps that share namespace, handler and service. Claims go lane by lane, so a lane that is
--- held back (no worker, later a circuit or a limit) costs the others nothing, however many steps wait in it.
+-- held back (no worker, a circuit, a limit) costs the others nothing, however many steps wait in it.
 CREATE TABLE lanes (
-    lane_id   int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    namespace text NOT NULL,
-    handler   text NOT NULL,
-    service   text NOT NULL,
+    lane_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace  text NOT NULL,
+    handler    text NOT NULL,
+    service    text NOT NULL,
+    service_id int NOT NULL REFERENCES services,
     UNIQUE (namespace, handler, service)
 );
 
@@ -136,6 +210,7 @@ CREATE TABLE queue (
     worker_id       uuid,
     started_at      timestamptz,
     deadline_at     timestamptz,
+    permit_id       int,                          -- the share of a limited service that the attempt uses
     PRIMARY KEY (task_id, step)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -241,6 +316,8 @@ CREATE TABLE events (
     error_code      text,
     error_message   text,
     error_context   text,
+    service_id      int,                          -- of an event about a circuit; those of steps have their template's
+    detail          text,
     PRIMARY KEY (xid, seq)
 );
 

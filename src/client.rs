@@ -27,8 +27,8 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::proto::{
-    task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
-    worker_service_client::WorkerServiceClient,
+    circuit_service_client::CircuitServiceClient, task_service_client::TaskServiceClient,
+    template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// The largest message that a client sends or takes.
@@ -52,6 +52,8 @@ pub struct Client {
     pub templates: TemplateServiceClient<Channel>,
     /// Lists the connected workers; `Work` is better left to the worker SDK.
     pub workers: WorkerServiceClient<Channel>,
+    /// Looks at circuits and limits, and changes them.
+    pub circuits: CircuitServiceClient<Channel>,
 }
 
 /// Why there is no connection.
@@ -103,6 +105,7 @@ impl Client {
             tasks: client!(TaskServiceClient),
             templates: client!(TemplateServiceClient),
             workers: client!(WorkerServiceClient),
+            circuits: client!(CircuitServiceClient),
         }
     }
 }

@@ -14,14 +14,15 @@ use crate::{
     grpc::{self, MAX_MESSAGE_BYTES},
     http, proto,
     proto::{
-        task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
-        worker_service_server::WorkerServiceServer,
+        circuit_service_server::CircuitServiceServer, task_service_server::TaskServiceServer,
+        template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
 };
 
 /// Names of our services for the standard health protocol.
-const SERVICES: [&str; 3] = ["tasker.v1.TaskService", "tasker.v1.TemplateService", "tasker.v1.WorkerService"];
+const SERVICES: [&str; 4] =
+    ["tasker.v1.TaskService", "tasker.v1.TemplateService", "tasker.v1.WorkerService", "tasker.v1.CircuitService"];
 /// How long streams get to end after the workers were drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -123,6 +124,10 @@ fn routes(engine: &Engine) -> Routes {
         )
         .add_service(
             WorkerServiceServer::new(grpc::worker::Workers(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            CircuitServiceServer::new(grpc::circuit::Circuits(engine.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
         );
     // Our own descriptors are always readable; if they were not, the server is still worth running without reflection.

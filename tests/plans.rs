@@ -15,7 +15,7 @@ use tasker::store::{
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-const HOT_TABLES: [&str; 5] = ["tasks", "steps", "queue", "events", "idempotency_keys"];
+const HOT_TABLES: [&str; 7] = ["tasks", "steps", "queue", "events", "idempotency_keys", "services", "permits"];
 /// Statements that want the first rows of an index in its order, and stop there.
 const WALKS_OF_A_FEW_ROWS: [(&str, &str); 2] = [("next_retry", "queue_retry"), ("anything_due", "queue_retry")];
 

@@ -112,7 +112,7 @@ impl<'a> Batch<'a> {
             template_id: self.templates.bare,
             lane_id: self.templates.bare_lane,
             priority: 0,
-            grant: Some(Grant { worker_id: self.worker_id, nonce, timeout: Duration::from_secs(300) }),
+            grant: Some(Grant { worker_id: self.worker_id, nonce, timeout: Duration::from_secs(300), permit_id: None }),
         });
         changes.events.push(Event {
             step: Some(small(step)),

@@ -17,6 +17,18 @@ pub enum EventType {
     StepCancelled,
     WorkerConnected,
     WorkerLost,
+    CircuitOpened,
+    CircuitHalfOpened,
+    CircuitClosed,
+    /// An operator opened or closed it.
+    CircuitForced,
+    /// That order ended.
+    CircuitReleased,
+    /// An operator had everything forgotten.
+    CircuitReset,
+    /// The service asked for a pause.
+    CircuitPaused,
+    CircuitPolicyChanged,
 }
 
 impl EventType {
@@ -35,6 +47,14 @@ impl EventType {
             Self::StepCancelled => "step.cancelled",
             Self::WorkerConnected => "worker.connected",
             Self::WorkerLost => "worker.lost",
+            Self::CircuitOpened => "circuit.opened",
+            Self::CircuitHalfOpened => "circuit.half_opened",
+            Self::CircuitClosed => "circuit.closed",
+            Self::CircuitForced => "circuit.forced",
+            Self::CircuitReleased => "circuit.released",
+            Self::CircuitReset => "circuit.reset",
+            Self::CircuitPaused => "circuit.paused",
+            Self::CircuitPolicyChanged => "circuit.policy_changed",
         }
     }
 }

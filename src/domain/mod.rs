@@ -1,10 +1,12 @@
 //! What a workflow is and how it moves: pure types and decisions, without a database, a network or a clock.
 
 pub mod attempt;
+pub mod circuit;
 pub mod cycles;
 pub mod event;
 pub mod json;
 pub mod lease;
+pub mod policy;
 pub mod progress;
 pub mod retry;
 pub mod schema;

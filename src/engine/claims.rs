@@ -3,11 +3,16 @@
 //! Priority first, then the age of the task, so that work in progress ends before new work starts. A step that became
 //! ready in this very transaction has no right of way over an older one in the queue.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use uuid::Uuid;
 
-use super::{assignment, catalog::Plan, hub::Reservation};
+use super::{assignment, catalog::Plan, gates::Passes, hub::Reservation};
 use crate::{
     domain::{event::EventType, lease::Lease},
     store::{
@@ -19,13 +24,14 @@ use crate::{
 /// The plans of the templates that a transaction touches, by id.
 pub type Plans = HashMap<i32, Arc<Plan>>;
 
-/// Fills the reserved slots from `changes.new_live` and `candidates`. Adds the claims and what their handlers need to
+/// Fills the reserved slots, as far as the services may be called, from `changes.new_live` and `candidates`. Adds the claims and what their handlers need to
 /// read; returns the claims of new steps, which cannot be lost. Those of queued steps come back from the commit.
 pub fn grant(
     changes: &mut Changes,
     candidates: &[Candidate],
     plans: &Plans,
     reservation: &mut Reservation,
+    passes: &mut Passes,
     now: SystemTime,
 ) -> (Vec<Claimed>, WantedInputs) {
     let mut claimed = Vec::new();
@@ -44,8 +50,12 @@ pub fn grant(
         };
         let Some((plan, template)) = plans.get(&template_id).and_then(|p| Some((p, p.step(step)?))) else { continue };
         let lease = Lease { task_id, step, nonce: nonce() };
+        if !reservation.has_slot(lane_id) {
+            continue;
+        }
+        let Some(permit_id) = passes.take(lane_id, lease) else { continue };
         let Some(worker_id) = reservation.promise(lane_id, lease) else { continue };
-        let grant = Grant { worker_id, nonce: lease.nonce, timeout: template.timeout };
+        let grant = Grant { worker_id, nonce: lease.nonce, timeout: template.timeout, permit_id };
         assignment::want(&mut inputs, plan, task_id, step);
         match is_new {
             Some(i) => {
@@ -76,11 +86,22 @@ pub fn grant(
         }
     }
     reservation.announce();
+    changes.passed = passes.granted();
     inputs.tasks.sort_unstable();
     inputs.tasks.dedup();
     inputs.results.sort_unstable();
     inputs.results.dedup();
     (claimed, inputs)
+}
+
+/// The claims of queued steps that were not made: somebody else had them.
+pub fn lost(changes: &Changes, claimed: &[Claimed]) -> HashSet<Lease> {
+    if changes.claims.len() == claimed.len() {
+        return HashSet::new();
+    }
+    let made: HashSet<i64> = claimed.iter().map(|c| c.nonce).collect();
+    let lease = |c: &Claim| Lease { task_id: c.task_id, step: c.step, nonce: c.grant.nonce };
+    changes.claims.iter().filter(|c| !made.contains(&c.grant.nonce)).map(lease).collect()
 }
 
 /// 64 bits, 62 of them random: what nobody can guess and no two attempts share.

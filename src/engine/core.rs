@@ -9,12 +9,14 @@ use super::{
     catalog::Catalog,
     dispatch::Dispatcher,
     documents::Documents,
+    gates::Gates,
     health::HealthCell,
     held::Held,
     hub::Hub,
     intake::{Intake, IntakeQueue},
     leases::{Heard, Leases},
     peers::{Peers, PeersLoop},
+    services::Services,
     settle::{SettleQueue, Settler},
     shared::Shared,
     watch::Watchers,
@@ -41,6 +43,7 @@ pub struct Engine {
     pub db: Db,
     pub catalog: Arc<Catalog>,
     pub hub: Arc<Hub>,
+    pub gates: Gates,
     pub watchers: Watchers,
     pub health: HealthCell,
     pub intake: IntakeQueue,
@@ -60,13 +63,15 @@ impl Engine {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
         let catalog = Arc::new(Catalog::new(db.clone()));
-        first_look(&catalog).await?;
+        let gates = Gates::new(server_id);
+        first_look(&db, &catalog, &gates).await?;
         health.database(true);
         let peers = Arc::new(Peers::new(server_id));
         let shared = Shared {
             db: db.clone(),
             catalog: Arc::clone(&catalog),
             hub: Arc::clone(&hub),
+            gates: gates.clone(),
             documents: Documents::default(),
             held: Held::default(),
             watchers: watchers.clone(),
@@ -91,9 +96,12 @@ impl Engine {
             peers: Arc::clone(&peers),
             catalog: Arc::clone(&catalog),
             hub: Arc::clone(&hub),
+            gates: gates.clone(),
             watchers: watchers.clone(),
             address: config.address,
         };
+        let services =
+            Services::new(db.clone(), gates.clone(), Arc::clone(&hub), Arc::clone(&catalog), Arc::clone(&peers));
         let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         loops.spawn(guarded("settle", settler.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("intake", intake_loop.run(shutdown.clone()), failed.clone()));
@@ -102,6 +110,7 @@ impl Engine {
         loops.spawn(guarded("reaper", leases.clone().run_reaper(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("tidy", leases.clone().run_tidy(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
@@ -109,6 +118,7 @@ impl Engine {
             db,
             catalog,
             hub,
+            gates,
             watchers,
             health,
             intake,
@@ -120,6 +130,14 @@ impl Engine {
             failed,
             loops,
         })
+    }
+
+    /// Sees what came with a new template: lanes, and services.
+    pub async fn templates_changed(&self) -> Result<(), StoreError> {
+        let lanes = self.catalog.lanes();
+        self.hub.relane(&lanes);
+        self.hub.steps_wait(self.gates.refresh(&self.db, &lanes).await?);
+        Ok(())
     }
 
     /// Stops handing out steps, tells the workers, and waits until they answered or `grace` is over.
@@ -159,10 +177,14 @@ impl Engine {
 
 /// Reads the templates. Whoever starts a server has found its database; one that breaks off in that moment comes back, and
 /// a server that ended for it would have to be started by somebody.
-async fn first_look(catalog: &Catalog) -> Result<(), StoreError> {
+async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), StoreError> {
     let started = tokio::time::Instant::now();
     loop {
-        match catalog.refresh().await {
+        let read = async {
+            catalog.refresh().await?;
+            gates.refresh(db, &catalog.lanes()).await
+        };
+        match read.await {
             Err(error) if error.is_transient() && started.elapsed() < START_WAIT => {
                 tracing::debug!(%error, "the templates could not be read, trying again");
                 tokio::time::sleep(START_PAUSE).await;

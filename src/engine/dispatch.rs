@@ -82,13 +82,18 @@ impl Dispatcher {
         for lane in &mut demand {
             lane.limit = lane.limit.min(MAX_CLAIMS);
         }
+        // Also those of services that are shut: they are looked at when somebody may pass.
+        self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
+        self.shared.gates.admit(&mut demand, &[]);
+        if demand.is_empty() {
+            return Ok(0);
+        }
         let hot = match self.hot.take() {
             Some(hot) => hot,
             None => self.shared.connect().await?,
         };
         // An idle server with idle workers comes here once a second: one statement, no transaction.
         let result = async {
-            self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
             let (anything, next_retry) = hot.anything_due(&demand).await?;
             if !anything {
                 next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
@@ -102,15 +107,27 @@ impl Dispatcher {
             let mut reservation = self.shared.hub.reserve(&per_lane(&read.candidates));
             let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
             let mut changes = Changes::default();
-            let (_, mut wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+            let mut passes = self.shared.gates.passes();
+            let (_, mut wanted) =
+                claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             // Also without a claim: due retries were promoted.
-            let committed = hot.commit(&changes, &wanted, read.now).await;
-            let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
+            let mut applied = match hot.commit(&changes, &wanted, read.now).await {
+                Ok(applied) => applied,
+                Err(error) => {
+                    if !error.is_expectation() {
+                        self.settle.doubt(&reservation);
+                        passes.commit(false, &HashSet::new());
+                    }
+                    return Err(error);
+                }
+            };
+            passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;
             let count = claimed.len();
-            self.shared.hub.steps_wait(lanes_left(&demand, &read, &claimed, reservation.is_used_up()));
+            let left = lanes_left(&demand, &read, &claimed, reservation.is_used_up());
+            self.shared.hub.steps_wait(self.shared.gates.open(left));
             for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;
             }
@@ -119,6 +136,11 @@ impl Dispatcher {
         .await;
         if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
             return result;
+        }
+        if result.as_ref().is_err_and(StoreError::is_gate) {
+            self.hot = Some(hot);
+            self.shared.hub.anything_waits();
+            return self.shared.refresh_gates().await.map(|()| 0);
         }
         if result.is_ok() {
             self.shared.health.database(true);

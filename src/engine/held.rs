@@ -170,7 +170,8 @@ mod tests {
     }
 
     fn new_live(step: i16, granted: bool) -> NewLive {
-        let grant = Grant { worker_id: WORKER, nonce: i64::from(step), timeout: Duration::from_secs(1) };
+        let grant =
+            Grant { worker_id: WORKER, nonce: i64::from(step), timeout: Duration::from_secs(1), permit_id: None };
         let grant = granted.then_some(grant);
         NewLive { task_id: TASK, step, template_id: 1, lane_id: 1, priority: 0, grant }
     }

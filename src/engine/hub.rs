@@ -320,6 +320,13 @@ impl Hub {
         sent
     }
 
+    /// How many steps of any of these lanes the workers here could run at once.
+    pub fn slots_for(&self, lanes: &[i32]) -> u32 {
+        let all = self.lock();
+        let serving = all.by_id.values().filter(|c| !c.closed && lanes.iter().any(|lane| c.serves(*lane)));
+        u32::try_from(serving.map(|c| c.profile.capacity).sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
     /// The leases of one task that workers of this server hold.
     pub fn leases_of(&self, task_id: Uuid) -> Vec<Lease> {
         let all = self.lock();

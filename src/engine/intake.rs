@@ -5,7 +5,7 @@ mod batch;
 mod submission;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -187,7 +187,15 @@ impl Intake {
             Some(hot) if !hot.is_closed() => hot,
             _ => self.shared.connect().await?,
         };
-        let result = self.store(&hot, groups).await;
+        let mut result = self.store(&hot, groups, true).await;
+        // The last try takes nothing for granted.
+        for hand_on in [true, false] {
+            if !result.as_ref().is_err_and(StoreError::is_gate) || hot.rollback().await.is_err() {
+                break;
+            }
+            self.shared.refresh_gates().await?;
+            result = self.store(&hot, groups, hand_on).await;
+        }
         if result.is_err() && (hot.is_closed() || hot.rollback().await.is_err()) {
             return result;
         }
@@ -195,9 +203,13 @@ impl Intake {
         result
     }
 
-    async fn store(&self, hot: &Hot, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
-        let mut reservation = self.shared.hub.reserve(&roots_of(groups));
-        let read = hot.begin_intake(&keys_of(groups), &reservation.demand()).await?;
+    async fn store(&self, hot: &Hot, groups: &mut Vec<Group>, hand_on: bool) -> Result<Vec<Group>, StoreError> {
+        let roots = if hand_on { roots_of(groups) } else { BTreeMap::new() };
+        let mut reservation = self.shared.hub.reserve(&roots);
+        let mut passes = self.shared.gates.passes();
+        let mut demand = reservation.demand();
+        self.shared.gates.admit(&mut demand, &[]);
+        let read = hot.begin_intake(&keys_of(groups), &demand).await?;
         if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;
             return self.prepare_again(groups).await;
@@ -212,16 +224,26 @@ impl Intake {
             }
         }
         plans.extend(self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?);
-        let (claimed, mut wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+        let (claimed, mut wanted) =
+            claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
         start_claimed(&mut changes);
         let unserved: HashSet<i32> = changes.new_live.iter().filter(|l| l.grant.is_none()).map(|l| l.lane_id).collect();
-        changes.notify = self.shared.peers.news(!unserved.is_empty(), false, false);
+        changes.notify = self.shared.peers.news(!unserved.is_empty(), false, false, false);
         if changes.is_empty() {
             hot.rollback().await?;
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
-            let committed = hot.commit(&changes, &wanted, read.now).await;
-            let mut applied = committed.inspect_err(|_| self.settle.doubt(&reservation))?;
+            let mut applied = match hot.commit(&changes, &wanted, read.now).await {
+                Ok(applied) => applied,
+                Err(error) => {
+                    if !error.is_expectation() {
+                        self.settle.doubt(&reservation);
+                        passes.commit(false, &HashSet::new());
+                    }
+                    return Err(error);
+                }
+            };
+            passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);
             let claimed = claimed.into_iter().chain(applied.claimed).collect();
@@ -229,7 +251,7 @@ impl Intake {
                 let _ = self.settle.push(input).await;
             }
         }
-        self.shared.hub.steps_wait(unserved);
+        self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.answer(groups, refused, &known, again).await
     }
 

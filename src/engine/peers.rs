@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::{
     catalog::Catalog,
+    gates::Gates,
     hub::{CancelReason, Hub},
     watch::Watchers,
 };
@@ -51,6 +52,8 @@ struct News {
     cancels: bool,
     /// A template was registered.
     templates: bool,
+    /// Others may pass to a service than before.
+    services: bool,
 }
 
 impl News {
@@ -59,6 +62,7 @@ impl News {
         self.moved |= other.moved;
         self.cancels |= other.cancels;
         self.templates |= other.templates;
+        self.services |= other.services;
     }
 }
 
@@ -68,13 +72,19 @@ impl Peers {
     }
 
     /// The payload that tells the others about a transaction; `None` when there is nobody or nothing to tell.
-    pub fn news(&self, work: bool, cancels: bool, moved: bool) -> Option<String> {
-        if !(work || cancels || moved) || self.others.load(Ordering::Relaxed) == 0 {
+    pub fn news(&self, work: bool, cancels: bool, moved: bool, services: bool) -> Option<String> {
+        if !(work || cancels || moved || services) || self.others.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let letter = |said: bool, letter: &'static str| if said { letter } else { "" };
         let (work, moved, cancels) = (letter(work, "w"), letter(moved, "m"), letter(cancels, "c"));
-        Some(format!("{}:{work}{moved}{cancels}", self.server_id))
+        let services = letter(services, "s");
+        Some(format!("{}:{work}{moved}{cancels}{services}", self.server_id))
+    }
+
+    /// The payload that tells the others about a service.
+    pub fn service_news(&self) -> String {
+        format!("{}:s", self.server_id)
     }
 
     /// The payload that tells the others about a new template.
@@ -87,7 +97,13 @@ impl Peers {
         match payload.split_once(':') {
             Some((from, about)) if from != self.server_id.to_string() => {
                 let says = |letter| about.contains(letter);
-                News { work: says('w'), moved: says('m'), cancels: says('c'), templates: says('t') }
+                News {
+                    work: says('w'),
+                    moved: says('m'),
+                    cancels: says('c'),
+                    templates: says('t'),
+                    services: says('s'),
+                }
             }
             _ => News::default(),
         }
@@ -105,6 +121,7 @@ pub struct PeersLoop {
     pub peers: Arc<Peers>,
     pub catalog: Arc<Catalog>,
     pub hub: Arc<Hub>,
+    pub gates: Gates,
     pub watchers: Watchers,
     pub address: String,
 }
@@ -114,7 +131,7 @@ impl PeersLoop {
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);
         let listener = tokio::spawn(listen(self.db.clone(), Arc::clone(&self.peers), sender, shutdown.clone()));
-        let everything = News { work: true, moved: true, cancels: true, templates: false };
+        let everything = |services| News { work: true, moved: true, cancels: true, templates: false, services };
         let mut told = tokio::time::Instant::now() - WATCH_PAUSE;
         let mut beat = tokio::time::interval(BEAT);
         let mut look = tokio::time::interval(LOOK);
@@ -123,7 +140,7 @@ impl PeersLoop {
             let result = tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = beat.tick() => self.beat_once().await,
-                _ = look.tick(), if self.peers.any() => self.look_once(everything).await,
+                _ = look.tick(), if self.peers.any() => self.look_once(everything(self.gates.is_any_closed())).await,
                 Some(mut first) = news.recv() => {
                     while let Ok(more) = news.try_recv() {
                         first.merge(more);
@@ -157,8 +174,13 @@ impl PeersLoop {
 
     /// Follows up what another server said, or may have said.
     async fn look_once(&self, news: News) -> Result<(), StoreError> {
-        if news.templates && self.catalog.refresh().await? {
+        let lanes = news.templates && self.catalog.refresh().await?;
+        if lanes {
             self.hub.relane(&self.catalog.lanes());
+        }
+        if lanes || news.services {
+            let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+            self.hub.steps_wait(opened);
         }
         if news.work {
             self.hub.anything_waits();
@@ -206,7 +228,7 @@ async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Res
             result = poll_fn(|cx| start.as_mut().poll(cx)), if !started => {
                 result?;
                 started = true;
-                let _ = sender.try_send(News { work: true, moved: true, cancels: true, templates: true });
+                let _ = sender.try_send(News { work: true, moved: true, cancels: true, templates: true, services: true });
             }
             message = messages.next() => match message {
                 Some(Ok(Message::Notification(n))) => {

@@ -238,10 +238,17 @@ impl Settler {
             Some(hot) => hot,
             None => self.shared.connect().await?,
         };
-        let mut result = self.settle(&hot, inputs).await;
-        if result.as_ref().is_err_and(StoreError::is_expectation) && hot.rollback().await.is_ok() {
-            // A guess that was wrong is forgotten now, and the second try asks.
-            result = self.settle(&hot, inputs).await;
+        let mut result = self.settle(&hot, inputs, true).await;
+        // A guess that was wrong is forgotten now, and the second try asks. The last one relies on nothing but its locks.
+        for hand_on in [true, false] {
+            let Err(error) = &result else { break };
+            if !error.is_expectation() || hot.rollback().await.is_err() {
+                break;
+            }
+            if error.is_gate() {
+                self.shared.refresh_gates().await?;
+            }
+            result = self.settle(&hot, inputs, hand_on).await;
         }
         if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
             return result;
@@ -250,9 +257,12 @@ impl Settler {
         result
     }
 
-    async fn settle(&self, hot: &Hot, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
-        let mut reservation = self.shared.hub.reserve(&children_of(inputs));
-        let demand = reservation.demand();
+    async fn settle(&self, hot: &Hot, inputs: &mut Vec<Input>, hand_on: bool) -> Result<Vec<Input>, StoreError> {
+        let children = if hand_on { children_of(inputs) } else { BTreeMap::new() };
+        let mut reservation = self.shared.hub.reserve(&children);
+        let mut passes = self.shared.gates.passes();
+        let mut demand = reservation.demand();
+        self.shared.gates.admit(&mut demand, &leases_of(inputs));
         // Without asking, if all is known here and nobody else could have a better right to the slots.
         let guess = if demand.is_empty() { self.guess(inputs) } else { None };
         let guessed = guess.is_some();
@@ -273,10 +283,18 @@ impl Settler {
         for input in inputs.iter() {
             decision.take(input, &past);
         }
-        let Decision { mut changes, acks, cancelled, refused, touched, .. } = decision.finish();
-        let (claimed, mut wanted) = claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, read.now);
+        let Decision { mut changes, acks, cancelled, refused, touched, calls, pauses, .. } = decision.finish();
+        changes.pauses = self.shared.gates.pause(&pauses);
+        passes.frees(&changes);
+        let (claimed, mut wanted) =
+            claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
         let unserved = lanes_left(&changes, &plans);
-        changes.notify = self.shared.peers.news(!unserved.is_empty(), !cancelled.is_empty(), !touched.is_empty());
+        changes.notify = self.shared.peers.news(
+            !unserved.is_empty(),
+            !cancelled.is_empty(),
+            !touched.is_empty(),
+            !changes.pauses.is_empty(),
+        );
         let freed: Vec<Uuid> = acks.iter().map(|(worker_id, ..)| *worker_id).collect();
         let undelivered = if changes.is_empty() {
             hot.rollback().await?;
@@ -298,6 +316,7 @@ impl Settler {
                     }
                     if !error.is_expectation() {
                         self.own.doubt(&reservation);
+                        passes.commit(false, &HashSet::new());
                     }
                     return Err(error);
                 }
@@ -305,6 +324,10 @@ impl Settler {
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
             self.shared.held.keep(&changes, now);
+            let lost = claims::lost(&changes, &applied.claimed);
+            let resumed = passes.commit(true, &lost);
+            self.shared.hub.steps_wait(resumed);
+            self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
             if guessed {
                 // Counted from the time that was known before.
@@ -318,7 +341,7 @@ impl Settler {
         };
         self.tell(inputs, acks, cancelled, refused);
         self.shared.watchers.tell(touched);
-        self.shared.hub.steps_wait(unserved);
+        self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.shared.hub.slots_freed(freed);
         Ok(undelivered)
     }
@@ -412,6 +435,15 @@ fn children_of(inputs: &[Input]) -> BTreeMap<i32, usize> {
         }
     }
     lanes
+}
+
+/// The leases of the attempts that probably end.
+fn leases_of(inputs: &[Input]) -> Vec<Lease> {
+    let lease = |input: &Input| match input {
+        Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => Some(*lease),
+        Input::Cancel { .. } => None,
+    };
+    inputs.iter().filter_map(lease).collect()
 }
 
 /// What to lock: the leases, the tasks, and the tasks to cancel, each in order and once.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    catalog::Catalog, documents::Documents, health::HealthCell, held::Held, hub::Hub, peers::Peers, watch::Watchers,
+    catalog::Catalog, documents::Documents, gates::Gates, health::HealthCell, held::Held, hub::Hub, peers::Peers,
+    watch::Watchers,
 };
 use crate::store::{Db, StoreError, hot::Hot};
 
@@ -13,6 +14,7 @@ pub struct Shared {
     pub db: Db,
     pub catalog: Arc<Catalog>,
     pub hub: Arc<Hub>,
+    pub gates: Gates,
     pub documents: Documents,
     pub held: Held,
     pub watchers: Watchers,
@@ -21,6 +23,13 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Reads who may pass to the services, and has a look at the steps that could not before.
+    pub async fn refresh_gates(&self) -> Result<(), StoreError> {
+        let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        self.hub.steps_wait(opened);
+        Ok(())
+    }
+
     /// A connection for a loop. That there is none to be had is what makes a database away; one that breaks off, be it
     /// a new one, says nothing about the next.
     pub async fn connect(&self) -> Result<Hot, StoreError> {

@@ -36,7 +36,10 @@ impl TemplateService for Templates {
                 ));
             }
         };
-        self.0.hub.relane(&self.0.catalog.lanes());
+        // The template is stored; what cannot be read of its services now is read later.
+        if let Err(error) = self.0.templates_changed().await {
+            tracing::debug!(%error, "the services of a new template could not be read yet");
+        }
         Ok(Response::new(proto::RegisterTemplateResponse { template: Some(convert::template(&plan, true)), created }))
     }
 

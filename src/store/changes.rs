@@ -46,6 +46,32 @@ pub struct Grant {
     pub nonce: i64,
     /// Until the attempt is timed out.
     pub timeout: Duration,
+    /// The part of a limited service that it uses.
+    pub permit_id: Option<i32>,
+}
+
+/// What the claims of a transaction take for granted about a service; if it is not so any more, nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub service_id: i32,
+    pub gate: i64,
+    pub permit: Option<UsedPermit>,
+}
+
+/// A part of a limit that claims rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsedPermit {
+    pub permit_id: i32,
+    pub term: i64,
+    /// Probes that are used up for good; 0 for a limit of steps at once, whose part stays the server's.
+    pub spent: i32,
+}
+
+/// A service that asked for a pause.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pause {
+    pub service_id: i32,
+    pub seconds: f64,
 }
 
 /// A step that comes into play: a root of a new task, or a step whose last parent completed.
@@ -221,6 +247,10 @@ pub struct Changes {
     /// In ascending order of their ids.
     pub tasks: Vec<TaskUpdate>,
     pub events: Vec<Event>,
+    /// In ascending order of their ids.
+    pub passed: Vec<Passed>,
+    /// In ascending order of their ids.
+    pub pauses: Vec<Pause>,
     /// Wakes the other servers when the transaction commits.
     pub notify: Option<String>,
 }
@@ -299,7 +329,8 @@ pub(super) const RETRY: &str = "
     waiting AS (
         UPDATE queue q
            SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2, lease = NULL,
-               worker_id = NULL, started_at = NULL, deadline_at = NULL, ready_at = d.at, next_attempt_at = d.at
+               worker_id = NULL, started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = d.at,
+               next_attempt_at = d.at
           FROM u
          CROSS JOIN LATERAL (
                SELECT $17::timestamptz + make_interval(secs => greatest(
@@ -323,7 +354,7 @@ pub(super) const GIVE_BACK: &str = "
     WITH given AS (
         UPDATE queue q
            SET state = 'ready', due = true, lost = q.lost + u.lost::int::int2, lease = NULL, worker_id = NULL,
-               started_at = NULL, deadline_at = NULL, ready_at = $5::timestamptz
+               started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = $5::timestamptz
           FROM (SELECT u.lost, q.tid
                   FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
                  CROSS JOIN LATERAL (
@@ -336,14 +367,17 @@ pub(super) const GIVE_BACK: &str = "
 
 pub(super) const INSERT_LIVE: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, ready_at, lease, worker_id,
-                       started_at, deadline_at)
+                       started_at, deadline_at, permit_id)
     SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
            CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state, u.lease IS NULL,
            (u.lease IS NOT NULL)::int, c.now, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN c.now END,
-           CASE WHEN u.lease IS NOT NULL THEN c.now + make_interval(secs => u.timeout) END
-      FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[])
-           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout),
-           (SELECT coalesce($9::timestamptz, now()) AS now) AS c";
+           CASE WHEN u.lease IS NOT NULL THEN c.now + make_interval(secs => u.timeout) END, u.permit_id
+      FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[], $9::int4[])
+           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout, permit_id),
+           (SELECT coalesce($10::timestamptz, now()) AS now) AS c
+     WHERE (SELECT expect_rows('gates', count(*), cardinality($11::int4[]))
+              FROM unnest($11::int4[], $12::int8[]) AS g(service_id, gate)
+             CROSS JOIN LATERAL (SELECT FROM services WHERE service_id = g.service_id AND gate = g.gate LIMIT 1) AS s)";
 
 /// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. Nor is one that
 /// became ready after this transaction read the clock: nothing may start before it was ready. `due` is
@@ -352,21 +386,25 @@ pub(super) const CLAIM: &str = "
     WITH claimed AS (
         UPDATE queue q
            SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = u.lease, worker_id = u.worker_id,
-               started_at = $6::timestamptz, deadline_at = $6::timestamptz + make_interval(secs => u.timeout), next_attempt_at = NULL
-          FROM (SELECT u.lease, u.worker_id, u.timeout, q.tid
-                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[])
-                       AS u(task_id, step, lease, worker_id, timeout)
+               started_at = $7::timestamptz, deadline_at = $7::timestamptz + make_interval(secs => u.timeout),
+               next_attempt_at = NULL, permit_id = u.permit_id
+          FROM (SELECT u.lease, u.worker_id, u.timeout, u.permit_id, q.tid
+                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[], $6::int4[])
+                       AS u(task_id, step, lease, worker_id, timeout, permit_id)
                  CROSS JOIN LATERAL (
                        SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
-                 WHERE q.due AND q.since <= $6::timestamptz
+                 WHERE q.due AND q.since <= $7::timestamptz
+                   AND (SELECT expect_rows('gates', count(*), cardinality($8::int4[]))
+                          FROM unnest($8::int4[], $9::int8[]) AS g(service_id, gate)
+                         CROSS JOIN LATERAL (SELECT FROM services WHERE service_id = g.service_id AND gate = g.gate LIMIT 1) AS s)
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
                   q.ready_at),
     log AS (
         INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, lease, ready_at)
-        SELECT $6::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
+        SELECT $7::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
     SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
 
 /// After CLAIM, and in the order of the ids: queue rows are always locked before task rows.
@@ -419,6 +457,53 @@ pub(super) const INSERT_EVENTS: &str = "
            AS u(type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at, started_at, code,
                 message, context),
            (SELECT coalesce($15::timestamptz, now()) AS now) AS c";
+
+/// A pause that is not over is made longer, and never shorter. Its history is one row, however often it was.
+pub(super) const PAUSE: &str = "
+    WITH u AS (
+        SELECT u.service_id, c.now, c.now + make_interval(secs => u.seconds) AS until, s.tid,
+               coalesce(s.paused_until > c.now, false) AS goes_on
+          FROM (SELECT coalesce($3::timestamptz, now()) AS now) AS c
+         CROSS JOIN unnest($1::int4[], $2::float8[]) AS u(service_id, seconds)
+         CROSS JOIN LATERAL (
+               SELECT ctid AS tid, paused_until FROM services WHERE service_id = u.service_id LIMIT 1 FOR UPDATE) AS s
+         WHERE s.paused_until IS NULL OR s.paused_until < c.now + make_interval(secs => u.seconds)
+         LIMIT cardinality($1)),
+    longer AS (UPDATE services s SET paused_until = u.until, gate = gate + 1 FROM u WHERE s.ctid = u.tid),
+    known AS (
+        UPDATE circuit_changes h SET until = u.until
+          FROM (SELECT u.until, h.tid
+                  FROM u CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM circuit_changes
+                        WHERE service_id = u.service_id AND type = 'circuit.paused' ORDER BY at DESC LIMIT 1) AS h
+                 WHERE u.goes_on LIMIT cardinality($1)) AS u
+         WHERE h.ctid = u.tid),
+    new AS (
+        INSERT INTO circuit_changes (service_id, at, type, until, detail)
+        SELECT service_id, now, 'circuit.paused', until, 'the service asked for it' FROM u WHERE NOT goes_on)
+    INSERT INTO events (at, type, service_id, next_attempt_at)
+    SELECT now, 'circuit.paused', service_id, until FROM u WHERE NOT goes_on";
+
+/// A part of a limit is used: whoever wants to take it away waits for this transaction, or comes first, and then it fails.
+pub(super) const HOLD_PERMITS: &str = "
+    SELECT expect_rows('permits', count(*), cardinality($1::int4[]))
+      FROM unnest($1::int4[], $2::int8[]) AS u(permit_id, term)
+     CROSS JOIN LATERAL (
+           SELECT FROM permits WHERE permit_id = u.permit_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS p";
+
+/// Probes are used up, each by one start.
+pub(super) const SPEND_PERMITS: &str = "
+    WITH spent AS (
+        UPDATE permits p SET count = p.count - u.spent
+          FROM (SELECT u.spent, p.tid
+                  FROM unnest($1::int4[], $2::int8[], $3::int4[]) AS u(permit_id, term, spent)
+                 CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM permits
+                        WHERE permit_id = u.permit_id AND term = u.term AND count >= u.spent LIMIT 1 FOR UPDATE) AS p
+                 LIMIT cardinality($1)) AS u
+         WHERE p.ctid = u.tid
+        RETURNING 1)
+    SELECT expect_rows('permits', count(*), cardinality($1::int4[])) FROM spent";
 
 /// What the claimed steps' handlers need: their tasks' documents…
 pub(super) const TASK_INPUTS: &str = "

@@ -95,9 +95,14 @@ columns!(Retries {
 columns!(GivenBack { task_id: Uuid, step: i16, lease: i64, lost: bool });
 columns!(NewLives {
     task_id: Uuid, step: i16, template_id: i32, lane_id: i32, priority: i16, lease: Option<i64>,
-    worker_id: Option<Uuid>, timeout: Option<f64>,
+    worker_id: Option<Uuid>, timeout: Option<f64>, permit_id: Option<i32>,
 });
-columns!(Claims { task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64 });
+columns!(Claims {
+    task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>,
+});
+columns!(Pauses { service_id: i32, seconds: f64 });
+columns!(Held { permit_id: i32, term: i64 });
+columns!(Spent { permit_id: i32, term: i64, spent: i32 });
 columns!(Tasks {
     task_id: Uuid, state: &'a str, live: i16, done: &'a [u8], failed_step: Option<i16>, cancelled_by: Option<&'a str>,
     reason: Option<&'a str>, old_state: Option<&'a str>, old_live: Option<i16>, old_done: Option<&'a [u8]>,
@@ -125,6 +130,12 @@ pub(super) struct Columns<'a> {
     pub given_back_count: i64,
     pub new_live: NewLives<'a>,
     pub claims: Claims<'a>,
+    /// The services of the claims, and the gates that they know.
+    pub services: Vec<i32>,
+    pub gates: Vec<i64>,
+    pub held: Held<'a>,
+    pub spent: Spent<'a>,
+    pub pauses: Pauses<'a>,
     pub started: Ids<'a>,
     pub tasks: Tasks<'a>,
     pub task_count: i64,
@@ -140,6 +151,7 @@ impl<'a> Columns<'a> {
         c.outcomes(changes);
         c.claims(changes);
         c.events(changes);
+        c.services(changes);
         c.task_inputs.task_id.extend(&inputs.tasks);
         for (task_id, step) in &inputs.results {
             c.result_inputs.task_id.push(*task_id);
@@ -249,6 +261,7 @@ impl<'a> Columns<'a> {
             c.lease.push(l.grant.map(|g| g.nonce));
             c.worker_id.push(l.grant.map(|g| g.worker_id));
             c.timeout.push(l.grant.map(|g| g.timeout.as_secs_f64()));
+            c.permit_id.push(l.grant.and_then(|g| g.permit_id));
         }
         for claim in &changes.claims {
             let c = &mut self.claims;
@@ -257,6 +270,7 @@ impl<'a> Columns<'a> {
             c.lease.push(claim.grant.nonce);
             c.worker_id.push(claim.grant.worker_id);
             c.timeout.push(claim.grant.timeout.as_secs_f64());
+            c.permit_id.push(claim.grant.permit_id);
             if claim.root {
                 self.started.task_id.push(claim.task_id);
             }
@@ -264,6 +278,29 @@ impl<'a> Columns<'a> {
         // In the order of the ids, as every lock on a task's row.
         self.started.task_id.sort_unstable();
         self.started.task_id.dedup();
+    }
+
+    fn services(&mut self, changes: &'a Changes) {
+        for passed in &changes.passed {
+            self.services.push(passed.service_id);
+            self.gates.push(passed.gate);
+            match passed.permit {
+                Some(used) if used.spent > 0 => {
+                    self.spent.permit_id.push(used.permit_id);
+                    self.spent.term.push(used.term);
+                    self.spent.spent.push(used.spent);
+                }
+                Some(used) => {
+                    self.held.permit_id.push(used.permit_id);
+                    self.held.term.push(used.term);
+                }
+                None => {}
+            }
+        }
+        for pause in &changes.pauses {
+            self.pauses.service_id.push(pause.service_id);
+            self.pauses.seconds.push(pause.seconds);
+        }
     }
 
     fn events(&mut self, changes: &'a Changes) {

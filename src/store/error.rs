@@ -69,6 +69,13 @@ impl StoreError {
         error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION)
     }
 
+    /// Whether it was about who may pass to a service.
+    pub fn is_gate(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let about = |what: &str| error.as_db_error().is_some_and(|db| db.message().contains(what));
+        self.is_expectation() && (about("gates: ") || about("permits: "))
+    }
+
     /// Whether Postgres answered that the URL is wrong: the user, the password, the database's name, or what the user may
     /// do there.
     pub fn is_refusal(&self) -> bool {

@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use uuid::Uuid;
 
 use super::{
@@ -253,6 +253,9 @@ statements! {
     start_tasks: changes::START_TASKS,
     update_tasks: changes::UPDATE_TASKS,
     insert_events: changes::INSERT_EVENTS,
+    pause: changes::PAUSE,
+    hold_permits: changes::HOLD_PERMITS,
+    spend_permits: changes::SPEND_PERMITS,
     notify: "SELECT pg_notify($1, $2)",
     task_inputs: changes::TASK_INPUTS,
     result_inputs: changes::RESULT_INPUTS,
@@ -472,11 +475,15 @@ impl Hot {
         p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count, &columns.ended_whole]));
         let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
         p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
-        p.add_some(&s.insert_live, columns.new_live.params(&[&now]));
-        let claims = p.add_some(&s.claim, columns.claims.params(&[&now]));
+        let gates: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.gates];
+        p.add_some(&s.insert_live, columns.new_live.params(&gates));
+        let claims = p.add_some(&s.claim, columns.claims.params(&gates));
         p.add_some(&s.start_tasks, columns.started.params(&[&now]));
         let tasks = p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
+        p.add_some(&s.pause, columns.pauses.params(&[&now]));
+        p.add_some(&s.hold_permits, columns.held.params(&[]));
+        p.add_some(&s.spend_permits, columns.spent.params(&[]));
         let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
         let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
         if let Some(payload) = &changes.notify {

@@ -1,6 +1,7 @@
 //! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
 
 pub mod changes;
+pub mod circuit;
 mod columns;
 pub mod counts;
 pub mod db;
@@ -9,7 +10,9 @@ pub mod fill;
 pub mod hot;
 pub mod measure;
 pub mod migrate;
+pub mod permit;
 pub mod server;
+pub mod service;
 pub mod session;
 pub mod task;
 pub mod template;

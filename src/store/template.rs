@@ -26,6 +26,7 @@ pub struct LaneRow {
     pub namespace: String,
     pub handler: String,
     pub service: String,
+    pub service_id: i32,
 }
 
 /// A step of a template to register.
@@ -69,9 +70,15 @@ pub async fn since(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> 
 /// All lanes with an id above `known`.
 pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT lane_id, namespace, handler, service FROM lanes WHERE lane_id > $1 ORDER BY lane_id";
+    let sql = "SELECT lane_id, namespace, handler, service, service_id FROM lanes WHERE lane_id > $1 ORDER BY lane_id";
     let statement = client.prepare_cached(sql).await?;
-    let lane = |r: &Row| LaneRow { lane_id: r.get(0), namespace: r.get(1), handler: r.get(2), service: r.get(3) };
+    let lane = |r: &Row| LaneRow {
+        lane_id: r.get(0),
+        namespace: r.get(1),
+        handler: r.get(2),
+        service: r.get(3),
+        service_id: r.get(4),
+    };
     Ok(client.query(&statement, &[&known]).await?.iter().map(lane).collect())
 }
 
@@ -96,8 +103,17 @@ pub async fn register(db: &Db, new: NewTemplate<'_>, wake: &str) -> Result<Regis
     let handlers: Vec<&str> = new.steps.iter().map(|s| s.handler).collect();
     let services: Vec<&str> = new.steps.iter().map(|s| s.service).collect();
     tx.execute(
-        "INSERT INTO lanes (namespace, handler, service)
-         SELECT DISTINCT $1, u.handler, u.service FROM unnest($2::text[], $3::text[]) AS u(handler, service)
+        "INSERT INTO services (namespace, service)
+         SELECT DISTINCT $1, u.service FROM unnest($2::text[]) AS u(service)
+             ON CONFLICT DO NOTHING",
+        &[&new.namespace, &services],
+    )
+    .await?;
+    tx.execute(
+        "INSERT INTO lanes (namespace, handler, service, service_id)
+         SELECT DISTINCT $1, u.handler, u.service, s.service_id
+           FROM unnest($2::text[], $3::text[]) AS u(handler, service)
+           JOIN services s ON s.namespace = $1 AND s.service = u.service
              ON CONFLICT DO NOTHING",
         &[&new.namespace, &handlers, &services],
     )

@@ -98,6 +98,11 @@ impl Reservation {
         self.slots.iter().all(|s| s.open == 0)
     }
 
+    /// Whether a claim in this lane could have a slot.
+    pub fn has_slot(&self, lane_id: i32) -> bool {
+        self.slots.iter().any(|s| s.open > 0 && s.lanes.binary_search(&lane_id).is_ok())
+    }
+
     /// Promises a slot to a claim in this lane, on the worker with the most open ones.
     pub fn promise(&mut self, lane_id: i32, lease: Lease) -> Option<Uuid> {
         let slot = self

@@ -27,6 +27,7 @@ fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> m
         namespace: "n".into(),
         handler: handler.into(),
         service: String::new(),
+        service_id: 1,
     };
     let profile = Profile {
         worker_id,

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::{
         step::{StepEvent, StepState},
         task::{TaskEvent, TaskState},
     },
-    engine::{catalog::Plan, claims::Plans, hub::CancelReason},
+    engine::{catalog::Plan, claims::Plans, gates::Call, hub::CancelReason},
     store::{
         changes::{Changes, Ended, EndedAttempt, Event, GivenBack, NewLive, Retry, TaskUpdate},
         hot::{LiveRow, SettleRead, TaskRow},
@@ -51,6 +51,10 @@ pub(super) struct Decision<'a> {
     pub refused: HashMap<usize, CancelError>,
     /// The tasks that something happened to, and whether they are final now.
     pub touched: Vec<(Uuid, bool)>,
+    /// The attempts that ended, for the health of their services.
+    pub calls: Vec<Call>,
+    /// The lanes whose service asked for a pause, and how long.
+    pub pauses: Vec<(i32, Duration)>,
 }
 
 impl<'a> Decision<'a> {
@@ -74,6 +78,8 @@ impl<'a> Decision<'a> {
             cancelled: Vec::new(),
             refused: HashMap::new(),
             touched: Vec::new(),
+            calls: Vec::new(),
+            pauses: Vec::new(),
         }
     }
 
@@ -160,6 +166,9 @@ impl<'a> Decision<'a> {
             ready_at: row.ready_at,
             started_at,
         };
+        let lane_id = task.plan.lane(unsigned(lease.step));
+        self.calls.push(Call { lane_id, outcome: attempt.outcome, started_at });
+        self.pauses.extend(attempt.retry_after.map(|time| (lane_id, time)));
         self.live.remove(&(lease.task_id, lease.step));
         self.touched.push((lease.task_id, false));
         match verdict.event {

@@ -1,0 +1,175 @@
+//! How a service is protected. Operators set single fields, for a service, a namespace, or the whole cell; the narrowest
+//! one that says something decides.
+
+use serde::{Deserialize, Serialize};
+
+/// The longest time that can be set, in seconds: one day.
+pub const MAX_SECONDS: f64 = 86_400.0;
+/// The shortest rolling window and cool-down, in seconds.
+pub const MIN_SECONDS: f64 = 0.1;
+/// The largest number that can be set.
+pub const MAX_COUNT: u32 = 1_000_000;
+
+/// All that is in force for a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Whether failures open the circuit. Pauses and limits hold all the same.
+    pub enabled: bool,
+    /// Length of the rolling window.
+    pub window_seconds: f64,
+    /// With fewer calls in the window the circuit stays closed.
+    pub min_calls: u32,
+    /// The share of failures that opens it, above 0, at most 1.
+    pub failure_rate: f64,
+    /// A call that took longer counts as failed; 0 for never.
+    pub slow_call_seconds: f64,
+    /// How long it stays open the first time; twice as long each further time.
+    pub cool_down_seconds: f64,
+    pub max_cool_down_seconds: f64,
+    /// How many steps pass while it is half-open, and have to succeed.
+    pub probes: u32,
+    /// How long after a recovery the steps at once stay limited.
+    pub ramp_seconds: f64,
+    /// The longest pause that a service can ask for by `retry_after`.
+    pub max_pause_seconds: f64,
+    /// Steps at once in the whole cluster; 0 for no limit.
+    pub max_concurrency: u32,
+    /// Starts per second in the whole cluster; 0 for no limit.
+    pub per_second: f64,
+    /// How many may start at once after a quiet time; 0 for as many as in one second.
+    pub burst: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            window_seconds: 30.0,
+            min_calls: 10,
+            failure_rate: 0.5,
+            slow_call_seconds: 0.0,
+            cool_down_seconds: 10.0,
+            max_cool_down_seconds: 300.0,
+            probes: 3,
+            ramp_seconds: 10.0,
+            max_pause_seconds: 3_600.0,
+            max_concurrency: 0,
+            per_second: 0.0,
+            burst: 0,
+        }
+    }
+}
+
+impl Policy {
+    /// How many starts a rate limit saves up.
+    pub fn bucket(&self) -> f64 {
+        if self.burst > 0 { f64::from(self.burst) } else { self.per_second.max(1.0) }
+    }
+}
+
+macro_rules! settings {
+    ($($field:ident: $type:ty, $min:expr, $max:expr, $unit:expr;)*) => {
+        /// What an operator has set; the rest comes from the wider settings. As JSON in the database.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Settings {
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub enabled: Option<bool>,
+            $(#[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+        }
+
+        impl Settings {
+            /// `policy` with what is set here.
+            pub fn over(&self, mut policy: Policy) -> Policy {
+                if let Some(enabled) = self.enabled {
+                    policy.enabled = enabled;
+                }
+                $(if let Some(value) = self.$field { policy.$field = value; })*
+                policy
+            }
+
+            /// All of a policy.
+            pub fn of(policy: &Policy) -> Self {
+                Self { enabled: Some(policy.enabled), $($field: Some(policy.$field),)* }
+            }
+
+            /// Every field that is out of bounds, with what was expected.
+            pub fn problems(&self) -> Vec<(&'static str, String)> {
+                let mut problems = Vec::new();
+                $(if let Some(value) = self.$field
+                    && !($min..=$max).contains(&value)
+                {
+                    let expected = format!("expected {} to {}{}, found {value}", $min, $max, $unit);
+                    problems.push((stringify!($field), expected));
+                })*
+                problems
+            }
+        }
+    };
+}
+
+settings! {
+    window_seconds: f64, MIN_SECONDS, MAX_SECONDS, " seconds";
+    min_calls: u32, 1, MAX_COUNT, " calls";
+    failure_rate: f64, 0.001, 1.0, "";
+    slow_call_seconds: f64, 0.0, MAX_SECONDS, " seconds";
+    cool_down_seconds: f64, MIN_SECONDS, MAX_SECONDS, " seconds";
+    max_cool_down_seconds: f64, MIN_SECONDS, MAX_SECONDS, " seconds";
+    probes: u32, 1, 1_000, " probes";
+    ramp_seconds: f64, 0.0, MAX_SECONDS, " seconds";
+    max_pause_seconds: f64, 0.0, MAX_SECONDS, " seconds";
+    max_concurrency: u32, 0, MAX_COUNT, " steps";
+    per_second: f64, 0.0, 1_000_000.0, " starts";
+    burst: u32, 0, MAX_COUNT, " starts";
+}
+
+impl Settings {
+    pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_narrowest_setting_decides_field_by_field() {
+        let cell = Settings { min_calls: Some(5), probes: Some(1), ..Settings::default() };
+        let service = Settings { probes: Some(7), max_concurrency: Some(0), ..Settings::default() };
+        let policy = service.over(cell.over(Policy::default()));
+        assert_eq!((policy.min_calls, policy.probes, policy.failure_rate), (5, 7, 0.5));
+        assert_eq!(Settings::from_json(&service.to_json()).unwrap(), service);
+        assert!(Settings::from_json(r#"{"probs": 1}"#).is_err());
+    }
+
+    #[test]
+    fn bounds_hold_at_their_edges() {
+        let found = |settings: &Settings| settings.problems().into_iter().map(|(field, _)| field).collect::<Vec<_>>();
+        let edge = Settings {
+            probes: Some(1_000),
+            failure_rate: Some(1.0),
+            window_seconds: Some(MIN_SECONDS),
+            min_calls: Some(1),
+            ..Settings::default()
+        };
+        assert!(found(&edge).is_empty());
+        let beyond = Settings {
+            probes: Some(1_001),
+            failure_rate: Some(0.0),
+            window_seconds: Some(MAX_SECONDS + 1.0),
+            per_second: Some(f64::NAN),
+            min_calls: Some(0),
+            ..Settings::default()
+        };
+        assert_eq!(found(&beyond), ["window_seconds", "min_calls", "failure_rate", "probes", "per_second"]);
+    }
+}

@@ -1,0 +1,507 @@
+//! Who may pass to which service, as this server knows it: circuits, pauses, and its parts of the limits.
+//!
+//! A copy of the services' rows. A claim that relies on it says which gate it knows, and its transaction fails if that is
+//! not the service's any more. So a stale copy costs another try and never lets anybody through.
+
+mod passes;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+pub use self::passes::Passes;
+use crate::{
+    domain::{
+        attempt::OutcomeKind,
+        circuit::{self, CircuitState, Health},
+        lease::Lease,
+        policy::Policy,
+    },
+    store::{
+        Db, StoreError,
+        changes::Pause,
+        hot::LaneDemand,
+        permit::{Rate, Renewal, Renewed},
+        service::{self, Permit, Report, ServiceRow},
+        template::LaneRow,
+    },
+};
+
+/// A limit that was met is not asked about again before this; a rate limit is, as its tokens come by themselves.
+const RENEW_SPACING: Duration = Duration::from_millis(250);
+/// What was taken of a rate limit and not used is given back after this.
+const TOKENS_KEEP: Duration = Duration::from_secs(1);
+
+/// An attempt that ended, as its service's health sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub lane_id: i32,
+    pub outcome: OutcomeKind,
+    pub started_at: SystemTime,
+}
+
+/// Why nobody passes, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shut {
+    No,
+    Until(Instant),
+    /// Until the row says otherwise.
+    For(()),
+}
+
+/// How many pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    None,
+    /// So many at once in the whole cluster.
+    Concurrency,
+    /// Half-open: each start is counted once.
+    Probes,
+}
+
+struct Gate {
+    gate: i64,
+    state: CircuitState,
+    /// When the copy was made, and how old the state was then.
+    read: Instant,
+    age: f64,
+    policy: Policy,
+    lanes: Vec<i32>,
+    shut: Shut,
+    limit: Limit,
+    /// Something about the row ends by itself then, unless somebody ends it before.
+    lapses: Option<Instant>,
+    permit: Option<Permit>,
+    /// The attempts that run on this server's part.
+    running: HashSet<Lease>,
+    /// Claims on their way to the database.
+    promised: i32,
+    tokens: f64,
+    tokens_until: Instant,
+    next_token: Option<Instant>,
+    /// Somebody could have passed if there had been more permits or tokens.
+    starved: bool,
+    asked: Option<Instant>,
+    /// Not reported yet.
+    calls: circuit::Calls,
+    probes: circuit::Calls,
+}
+
+impl Gate {
+    fn of(row: ServiceRow, now: Instant) -> Self {
+        let forced = row.forced.filter(|_| row.forced_until.is_none_or(|s| s > 0.0));
+        let in_time = |seconds: f64| now + Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX / 4);
+        let state =
+            if row.policy.enabled || row.state == CircuitState::Closed { row.state } else { CircuitState::Closed };
+        let open = forced.unwrap_or(state) == CircuitState::Open;
+        let paused = row.paused_until.filter(|seconds| *seconds > 0.0);
+        let ramps = state == CircuitState::Closed && row.until.is_some();
+        let limited = row.policy.max_concurrency > 0 || ramps;
+        Self {
+            gate: row.gate,
+            state,
+            read: now,
+            age: row.age,
+            lanes: Vec::new(),
+            shut: match paused {
+                _ if open => Shut::For(()),
+                Some(seconds) => Shut::Until(in_time(seconds)),
+                None => Shut::No,
+            },
+            limit: match forced.unwrap_or(state) {
+                CircuitState::HalfOpen => Limit::Probes,
+                _ if limited => Limit::Concurrency,
+                _ => Limit::None,
+            },
+            lapses: row.until.into_iter().chain(row.forced_until).map(in_time).min(),
+            permit: row.permit,
+            running: HashSet::new(),
+            promised: 0,
+            tokens: 0.0,
+            tokens_until: now,
+            next_token: None,
+            starved: false,
+            asked: None,
+            calls: circuit::Calls::default(),
+            probes: circuit::Calls::default(),
+            policy: row.policy,
+        }
+    }
+
+    /// The newer copy of the row; what only this server knows stays.
+    fn renewed(self, old: Option<Self>) -> Self {
+        let Some(old) = old else { return self };
+        let running = if self.limit == Limit::Concurrency { old.running } else { HashSet::new() };
+        Self {
+            lanes: old.lanes,
+            running,
+            promised: old.promised,
+            tokens: old.tokens,
+            tokens_until: old.tokens_until,
+            next_token: old.next_token,
+            starved: old.starved,
+            calls: old.calls,
+            probes: old.probes,
+            ..self
+        }
+    }
+
+    fn is_shut(&self, now: Instant) -> bool {
+        match self.shut {
+            Shut::No => false,
+            Shut::Until(until) => now < until,
+            Shut::For(()) => true,
+        }
+    }
+
+    fn is_rated(&self) -> bool {
+        self.policy.per_second > 0.0
+    }
+
+    /// The steps at once that are allowed in the cluster.
+    fn concurrency(&self, now: Instant) -> u32 {
+        let policy = &self.policy;
+        let set = if policy.max_concurrency > 0 { policy.max_concurrency } else { u32::MAX };
+        let seconds = self.age + now.duration_since(self.read).as_secs_f64();
+        let ramps = self.state == CircuitState::Closed && self.lapses.is_some() && seconds < policy.ramp_seconds;
+        if ramps { set.min(circuit::ramp(policy, seconds)) } else { set }
+    }
+
+    /// How many more may pass here, if a transaction ends `freed` of those that run.
+    fn room(&self, now: Instant, freed: i32) -> i32 {
+        if self.is_shut(now) {
+            return 0;
+        }
+        let count = self.permit.map_or(0, |permit| permit.count);
+        let running = i32::try_from(self.running.len()).unwrap_or(i32::MAX);
+        let room = match self.limit {
+            Limit::None => i32::MAX,
+            Limit::Concurrency => count - running - self.promised + freed,
+            Limit::Probes => count - self.promised,
+        };
+        if self.is_rated() {
+            #[expect(clippy::cast_possible_truncation, reason = "a bucket holds at most a million")]
+            let tokens = if now < self.tokens_until { self.tokens as i32 } else { 0 };
+            return room.min(tokens).max(0);
+        }
+        room.max(0)
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    services: HashMap<i32, Gate>,
+    lanes: HashMap<i32, i32>,
+}
+
+/// All services of the cell. Cheap to clone.
+#[derive(Clone)]
+pub struct Gates {
+    server_id: Uuid,
+    known: Arc<Mutex<Known>>,
+    /// The loop that looks after the services has something to do.
+    work: Arc<Notify>,
+    /// An attempt failed, which may have to open a circuit.
+    alarm: Arc<Notify>,
+}
+
+impl Gates {
+    pub fn new(server_id: Uuid) -> Self {
+        Self { server_id, known: Arc::default(), work: Arc::default(), alarm: Arc::default() }
+    }
+
+    /// Reads the services' rows. Returns the lanes of those to whom somebody may pass now and could not before.
+    pub async fn refresh(&self, db: &Db, lanes: &[LaneRow]) -> Result<Vec<i32>, StoreError> {
+        let rows = service::gates(db, self.server_id).await?;
+        let now = Instant::now();
+        let mut known = self.lock();
+        let mut opened = Vec::new();
+        let mut before: HashMap<i32, Gate> = std::mem::take(&mut known.services);
+        for row in rows {
+            let id = row.service_id;
+            let old = before.remove(&id);
+            let was_shut = old.as_ref().is_none_or(|gate| gate.is_shut(now) || gate.room(now, 0) == 0);
+            let gate = Gate::of(row, now).renewed(old);
+            if was_shut && !gate.is_shut(now) {
+                opened.extend(&gate.lanes);
+            }
+            known.services.insert(id, gate);
+        }
+        for lane in lanes {
+            if known.lanes.insert(lane.lane_id, lane.service_id).is_none()
+                && let Some(gate) = known.services.get_mut(&lane.service_id)
+            {
+                gate.lanes.push(lane.lane_id);
+                opened.push(lane.lane_id);
+            }
+        }
+        drop(known);
+        self.work.notify_one();
+        Ok(opened)
+    }
+
+    /// A transaction's view of the gates, which ends the attempts of these leases.
+    pub fn passes(&self) -> Passes {
+        Passes::new(self.clone())
+    }
+
+    /// Leaves of a demand what could pass: lanes of services that are shut are not looked at, however much waits there.
+    pub fn admit(&self, demand: &mut Vec<LaneDemand>, ending: &[Lease]) {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let mut work = false;
+        demand.retain_mut(|lane| {
+            let Some(gate) = known.gate_of(lane.lane_id) else { return false };
+            let freed = ending.iter().filter(|lease| gate.running.contains(lease)).count();
+            let room = gate.room(now, i32::try_from(freed).unwrap_or(i32::MAX));
+            if room < lane.limit && !gate.is_shut(now) {
+                work |= !std::mem::replace(&mut gate.starved, true);
+            }
+            lane.limit = lane.limit.min(room);
+            room > 0
+        });
+        drop(known);
+        if work {
+            self.work.notify_one();
+        }
+    }
+
+    /// Of these lanes, those in which a step could pass now.
+    pub fn open(&self, lanes: impl IntoIterator<Item = i32>) -> HashSet<i32> {
+        let mut demand: Vec<LaneDemand> = lanes.into_iter().map(|lane_id| LaneDemand { lane_id, limit: 1 }).collect();
+        self.admit(&mut demand, &[]);
+        demand.into_iter().map(|lane| lane.lane_id).collect()
+    }
+
+    /// The pauses that ended attempts asked for, by service and as long as is allowed. Nobody passes here from now on.
+    pub fn pause(&self, asked: &[(i32, Duration)]) -> Vec<Pause> {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let mut pauses: BTreeMap<i32, f64> = BTreeMap::new();
+        for (lane, time) in asked {
+            let Some(service_id) = known.lanes.get(lane).copied() else { continue };
+            let Some(gate) = known.services.get_mut(&service_id) else { continue };
+            let seconds = time.as_secs_f64().min(gate.policy.max_pause_seconds);
+            if seconds <= 0.0 {
+                continue;
+            }
+            let longest = pauses.entry(service_id).or_default();
+            *longest = longest.max(seconds);
+            let until = now + Duration::from_secs_f64(seconds);
+            gate.shut = match gate.shut {
+                Shut::No => Shut::Until(until),
+                Shut::Until(old) => Shut::Until(old.max(until)),
+                shut @ Shut::For(()) => shut,
+            };
+        }
+        pauses.into_iter().map(|(service_id, seconds)| Pause { service_id, seconds }).collect()
+    }
+
+    /// Counts how attempts ended. `now` is the time of the transaction that ended them.
+    pub fn count(&self, calls: &[Call], now: SystemTime) {
+        let mut known = self.lock();
+        let (mut news, mut alarm) = (false, false);
+        for call in calls {
+            let Some(gate) = known.gate_of(call.lane_id) else { continue };
+            let seconds = now.duration_since(call.started_at).unwrap_or_default().as_secs_f64();
+            let Some(health) = circuit::health(call.outcome, seconds, &gate.policy) else { continue };
+            gate.calls.add(health);
+            if gate.state == CircuitState::HalfOpen && seconds <= gate.age + gate.read.elapsed().as_secs_f64() {
+                gate.probes.add(health);
+                alarm = true;
+            }
+            news = true;
+            alarm |= health == Health::Unhealthy;
+        }
+        drop(known);
+        if alarm {
+            self.alarm.notify_one();
+        } else if news {
+            self.work.notify_one();
+        }
+    }
+
+    /// What was counted since the last time.
+    pub fn take_reports(&self) -> Vec<Report> {
+        let mut known = self.lock();
+        let mut reports: Vec<Report> = known
+            .services
+            .iter_mut()
+            .filter(|(_, gate)| gate.calls.calls > 0)
+            .map(|(id, gate)| Report {
+                service_id: *id,
+                calls: std::mem::take(&mut gate.calls),
+                probes: std::mem::take(&mut gate.probes),
+            })
+            .collect();
+        reports.sort_unstable_by_key(|report| report.service_id);
+        reports
+    }
+
+    /// They could not be stored: the next report has them again.
+    pub fn put_back(&self, reports: &[Report]) {
+        let mut known = self.lock();
+        for report in reports {
+            if let Some(gate) = known.services.get_mut(&report.service_id) {
+                gate.calls.merge(report.calls);
+                gate.probes.merge(report.probes);
+            }
+        }
+    }
+
+    /// What to ask for: for services whose limits somebody met, or of which a part is in use. `slots` says how many steps of
+    /// some lanes could run here at once.
+    pub fn renewals(&self, slots: impl Fn(&[i32]) -> u32) -> Vec<Renewal> {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let mut renewals = Vec::new();
+        for (id, gate) in &mut known.services {
+            let limited = gate.limit != Limit::None || gate.is_rated();
+            let in_use = !gate.running.is_empty() || gate.starved;
+            let early = !gate.is_rated() && gate.asked.is_some_and(|at| now < at + RENEW_SPACING);
+            if !limited || !in_use || early || gate.is_shut(now) {
+                continue;
+            }
+            (gate.starved, gate.asked) = (false, Some(now));
+            let wanted = slots(&gate.lanes);
+            let limit = gate.concurrency(now);
+            let expired = now >= gate.tokens_until;
+            renewals.push(Renewal {
+                service_id: *id,
+                gate: gate.gate,
+                limit: (gate.limit == Limit::Concurrency).then_some(limit),
+                probing: gate.limit == Limit::Probes,
+                wanted,
+                rate: (gate.is_rated() && (expired || gate.tokens < 1.0)).then(|| Rate {
+                    per_second: gate.policy.per_second,
+                    bucket: gate.policy.bucket(),
+                    wanted: f64::from(wanted).min((gate.policy.per_second / 4.0).max(1.0)),
+                    returned: std::mem::take(&mut gate.tokens),
+                }),
+            });
+        }
+        renewals
+    }
+
+    /// What was got. Returns the lanes in which somebody may pass now.
+    pub fn renewed(&self, asked: &Renewal, got: Renewed) -> Vec<i32> {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let Some(gate) = known.services.get_mut(&asked.service_id).filter(|gate| gate.gate == asked.gate) else {
+            return Vec::new();
+        };
+        if got.permit.is_some() {
+            gate.permit = got.permit;
+        }
+        if asked.rate.is_some() {
+            gate.tokens = got.tokens;
+            gate.tokens_until = now + TOKENS_KEEP;
+            gate.next_token = got.next_token.and_then(|s| Some(now + Duration::try_from_secs_f64(s).ok()?));
+            gate.starved |= got.next_token.is_some();
+        }
+        if gate.room(now, 0) > 0 { gate.lanes.clone() } else { Vec::new() }
+    }
+
+    /// The attempts that run on parts of limits here, as far as known.
+    pub fn running(&self) -> Vec<Lease> {
+        self.lock().services.values().flat_map(|gate| gate.running.iter().copied()).collect()
+    }
+
+    /// These ended elsewhere. Returns the lanes in which somebody may pass now.
+    pub fn ended(&self, leases: &[Lease]) -> Vec<i32> {
+        let now = Instant::now();
+        let mut lanes = Vec::new();
+        for gate in self.lock().services.values_mut() {
+            let before = gate.running.len();
+            gate.running.retain(|lease| !leases.contains(lease));
+            if gate.running.len() < before && gate.room(now, 0) > 0 {
+                lanes.extend(&gate.lanes);
+            }
+        }
+        lanes
+    }
+
+    /// The lanes of pauses that are over. They are told once.
+    pub fn resumed(&self) -> Vec<i32> {
+        let now = Instant::now();
+        let mut lanes = Vec::new();
+        for gate in self.lock().services.values_mut() {
+            if matches!(gate.shut, Shut::Until(until) if until <= now) {
+                gate.shut = Shut::No;
+                lanes.extend(&gate.lanes);
+            }
+        }
+        lanes
+    }
+
+    /// When something ends by itself: a pause, a cool-down, a ramp, an order; or there is another token.
+    pub fn next_change(&self) -> Option<Instant> {
+        let pause = |gate: &Gate| match gate.shut {
+            Shut::Until(until) => Some(until),
+            Shut::No | Shut::For(()) => None,
+        };
+        let known = self.lock();
+        let token = |gate: &Gate| gate.next_token.filter(|_| gate.starved);
+        known.services.values().flat_map(|gate| [gate.lapses, pause(gate), token(gate)]).flatten().min()
+    }
+
+    /// Whether a state that ends by itself should have ended by now. It is told once, so that a row that does not change is
+    /// not looked at again and again; the next copy of it is told anew.
+    pub fn take_lapsed(&self) -> bool {
+        let now = Instant::now();
+        let mut lapsed = false;
+        for gate in self.lock().services.values_mut() {
+            if gate.lapses.is_some_and(|at| at <= now) {
+                gate.lapses = None;
+                lapsed = true;
+            }
+        }
+        lapsed
+    }
+
+    /// Whether calls wait to be reported.
+    pub fn has_calls(&self) -> bool {
+        self.lock().services.values().any(|gate| gate.calls.calls > 0)
+    }
+
+    /// Whether a part of a limit is in use here, or wanted.
+    pub fn is_limiting(&self) -> bool {
+        self.lock().services.values().any(|gate| !gate.running.is_empty() || gate.starved)
+    }
+
+    /// Whether somebody may not pass, so that it has to be asked whether he may again.
+    pub fn is_any_closed(&self) -> bool {
+        let now = Instant::now();
+        self.lock().services.values().any(|gate| gate.is_shut(now) || gate.limit != Limit::None)
+    }
+
+    /// Whether all these lanes are known.
+    pub fn know(&self, lanes: &[LaneRow]) -> bool {
+        self.lock().lanes.len() >= lanes.len()
+    }
+
+    /// Waits until there is something to do for the loop that looks after the services.
+    pub async fn worked(&self) {
+        self.work.notified().await;
+    }
+
+    /// Waits until an attempt ended that may change a circuit.
+    pub async fn alarmed(&self) {
+        self.alarm.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn gate_of(&mut self, lane_id: i32) -> Option<&mut Gate> {
+        self.services.get_mut(self.lanes.get(&lane_id)?)
+    }
+}

@@ -1,0 +1,127 @@
+//! Looks after the services: reports how their calls ended, moves circuits on when their time has come, and gets parts of
+//! the limits. None of it is in the way of a step: the engine's transactions rely on what is known here and say so.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{catalog::Catalog, gates::Gates, hub::Hub, peers::Peers};
+use crate::{
+    domain::lease::Lease,
+    store::{Db, StoreError, permit, service, worker},
+};
+
+/// Between two rounds, whatever happens: what came meanwhile goes together.
+const SPACING: Duration = Duration::from_millis(20);
+/// How long healthy calls may wait to be counted; a failure is counted at once.
+const REPORT: Duration = Duration::from_secs(1);
+/// How often a limit that is in use is looked after.
+const RENEW: Duration = Duration::from_secs(1);
+/// How long a round may be away at most; also the guarantee where a notification was missed.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The loop.
+pub struct Services {
+    pub db: Db,
+    pub gates: Gates,
+    pub hub: Arc<Hub>,
+    pub catalog: Arc<Catalog>,
+    pub peers: Arc<Peers>,
+    pub reported: Instant,
+    pub looked: Instant,
+}
+
+impl Services {
+    pub fn new(db: Db, gates: Gates, hub: Arc<Hub>, catalog: Arc<Catalog>, peers: Arc<Peers>) -> Self {
+        let now = Instant::now();
+        Self { db, gates, hub, catalog, peers, reported: now, looked: now }
+    }
+
+    /// Runs until `shutdown`, and then leaves the parts of limits to others.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut alarmed = false;
+        loop {
+            if let Err(error) = self.run_once(alarmed).await {
+                tracing::debug!(%error, "the services could not be looked after, trying again");
+            }
+            let wait = self.wait();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.gates.alarmed() => alarmed = true,
+                () = self.gates.worked() => alarmed = false,
+                () = tokio::time::sleep(wait) => alarmed = false,
+            }
+            tokio::time::sleep(SPACING).await;
+        }
+        let _ = self.run_once(true).await;
+        let _ = permit::leave(&self.db, self.peers.server_id).await;
+    }
+
+    fn wait(&self) -> Duration {
+        let change = self.gates.next_change().map(|at| at.saturating_duration_since(Instant::now()));
+        let report = self.gates.has_calls().then(|| REPORT.saturating_sub(self.reported.elapsed()));
+        let renew = self.gates.is_limiting().then_some(RENEW);
+        [change, report, renew].into_iter().flatten().fold(LOOK, Duration::min)
+    }
+
+    /// One round; without anything to do it asks the database nothing. `alarmed`: what was counted is reported now.
+    pub async fn run_once(&mut self, alarmed: bool) -> Result<(), StoreError> {
+        let mut stale = !self.gates.know(&self.catalog.lanes());
+        if alarmed || self.reported.elapsed() >= REPORT {
+            stale |= self.report().await?;
+        }
+        if self.gates.take_lapsed() {
+            service::advance(&self.db, &self.peers.service_news()).await?;
+            stale = true;
+        }
+        if stale {
+            self.refresh().await?;
+        }
+        self.hub.steps_wait(self.gates.resumed());
+        self.renew().await?;
+        if self.looked.elapsed() >= RENEW {
+            self.looked = Instant::now();
+            self.look().await?;
+        }
+        Ok(())
+    }
+
+    async fn report(&mut self) -> Result<bool, StoreError> {
+        self.reported = Instant::now();
+        let reports = self.gates.take_reports();
+        if reports.is_empty() {
+            return Ok(false);
+        }
+        let stored = service::report(&self.db, &reports, &self.peers.service_news()).await;
+        stored.inspect_err(|_| self.gates.put_back(&reports))
+    }
+
+    async fn refresh(&self) -> Result<(), StoreError> {
+        let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        self.hub.steps_wait(opened);
+        Ok(())
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        for ask in self.gates.renewals(|lanes| self.hub.slots_for(lanes)) {
+            match permit::renew(&self.db, self.peers.server_id, &ask).await? {
+                Some(got) => self.hub.steps_wait(self.gates.renewed(&ask, got)),
+                None => self.refresh().await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What runs on a part of a limit here may have ended elsewhere, with the worker that moved there.
+    async fn look(&self) -> Result<(), StoreError> {
+        let running: Vec<Lease> = self.gates.running();
+        if !running.is_empty() {
+            let dead = worker::dead_leases(&self.db, &running).await?;
+            self.hub.steps_wait(self.gates.ended(&dead));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! `tasker.v1.CircuitService`.
+
+use std::time::Duration;
+
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    convert::{self, duration, timestamp},
+    error,
+    page::{place, size, token},
+};
+use crate::{
+    domain::{
+        circuit::CircuitState,
+        policy::{MAX_SECONDS, Policy, Settings},
+        task::MAX_KEY_BYTES,
+    },
+    engine::{Engine, intake::Violated},
+    proto::{self, circuit_service_server::CircuitService},
+    store::{
+        StoreError,
+        circuit::{self as circuits, ChangeRow, CircuitRow},
+        service::{self, Actor, Scope},
+    },
+};
+
+const MAX_REASON_BYTES: usize = 1_024;
+const PAGE_SIZE: usize = 100;
+const MAX_PAGE_SIZE: usize = 1_000;
+
+/// The service over an engine.
+pub struct Circuits(pub Engine);
+
+#[tonic::async_trait]
+impl CircuitService for Circuits {
+    async fn list_circuits(
+        &self,
+        request: Request<proto::ListCircuitsRequest>,
+    ) -> Result<Response<proto::ListCircuitsResponse>, Status> {
+        let r = request.into_inner();
+        convert::name("namespace", &r.namespace)?;
+        let size = size(r.page_size, PAGE_SIZE, MAX_PAGE_SIZE)?;
+        let after = place(&r.namespace, &r.page_token)?.map(|place| after(&place)).transpose()?;
+        let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
+        let mut rows =
+            circuits::list(&self.0.db, &r.namespace, after.as_ref(), limit).await.map_err(|e| error::store(&e))?;
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let last = rows.last().filter(|_| more);
+        let next_page_token =
+            last.map(|row| token(&r.namespace, format!("{}\0{}", row.namespace, row.service).as_bytes()));
+        let circuits = rows.into_iter().map(circuit).collect();
+        Ok(Response::new(proto::ListCircuitsResponse {
+            circuits,
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
+    }
+
+    async fn get_circuit(
+        &self,
+        request: Request<proto::GetCircuitRequest>,
+    ) -> Result<Response<proto::GetCircuitResponse>, Status> {
+        let r = request.into_inner();
+        let scope = one(r.namespace, r.service)?;
+        let row = self.find(&scope).await?;
+        let changes = circuits::changes(&self.0.db, row.service_id).await.map_err(|e| error::store(&e))?;
+        let policies = service::policies(&self.0.db).await.map_err(|e| error::store(&e))?;
+        let set = |namespace: &str, service: &str| Some(settings(&policies.set_for(namespace, service)));
+        Ok(Response::new(proto::GetCircuitResponse {
+            circuit: Some(circuit(row)),
+            policy: Some(policy(&policies.of_service(&scope.namespace, &scope.service))),
+            set_for_service: set(&scope.namespace, &scope.service),
+            set_for_namespace: set(&scope.namespace, ""),
+            set_for_cell: set("", ""),
+            changes: changes.into_iter().map(change).collect(),
+        }))
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<proto::SetPolicyRequest>,
+    ) -> Result<Response<proto::SetPolicyResponse>, Status> {
+        let r = request.into_inner();
+        convert::name("namespace", &r.namespace)?;
+        convert::name("service", &r.service)?;
+        if r.namespace.is_empty() && !r.service.is_empty() {
+            return Err(error::invalid("namespace", "empty: expected the namespace of the service"));
+        }
+        let actor = actor(r.by, r.reason, false)?;
+        let settings = settings_from(&r.policy.unwrap_or_default())?;
+        let scope = Scope { namespace: r.namespace, service: r.service };
+        let set = service::set_policy(&self.0.db, &scope, &settings, &actor, &self.0.peers.service_news()).await;
+        self.done(set, &scope).await?;
+        Ok(Response::new(proto::SetPolicyResponse {}))
+    }
+
+    async fn force_circuit(
+        &self,
+        request: Request<proto::ForceCircuitRequest>,
+    ) -> Result<Response<proto::ForceCircuitResponse>, Status> {
+        let r = request.into_inner();
+        let to = match proto::CircuitState::try_from(r.state) {
+            Ok(proto::CircuitState::Open) => CircuitState::Open,
+            Ok(proto::CircuitState::Closed) => CircuitState::Closed,
+            _ => return Err(error::invalid("state", "expected CIRCUIT_STATE_OPEN or CIRCUIT_STATE_CLOSED")),
+        };
+        let seconds = expiry(r.expires_after)?;
+        let actor = actor(r.by, r.reason, true)?;
+        let scope = one(r.namespace, r.service)?;
+        let news = self.0.peers.service_news();
+        self.done(service::force(&self.0.db, &scope, to, seconds, &actor, &news).await, &scope).await?;
+        Ok(Response::new(proto::ForceCircuitResponse { circuit: Some(circuit(self.find(&scope).await?)) }))
+    }
+
+    async fn reset_circuit(
+        &self,
+        request: Request<proto::ResetCircuitRequest>,
+    ) -> Result<Response<proto::ResetCircuitResponse>, Status> {
+        let r = request.into_inner();
+        let actor = actor(r.by, r.reason, true)?;
+        let scope = one(r.namespace, r.service)?;
+        let news = self.0.peers.service_news();
+        self.done(service::reset(&self.0.db, &scope, &actor, &news).await, &scope).await?;
+        Ok(Response::new(proto::ResetCircuitResponse { circuit: Some(circuit(self.find(&scope).await?)) }))
+    }
+}
+
+impl Circuits {
+    async fn find(&self, scope: &Scope) -> Result<CircuitRow, Status> {
+        let found = circuits::get(&self.0.db, scope).await.map_err(|e| error::store(&e))?;
+        found.ok_or_else(|| not_found(scope))
+    }
+
+    /// After a change: this server heeds it before the caller hears of it, the others when they are notified.
+    async fn done(&self, changed: Result<bool, StoreError>, scope: &Scope) -> Result<(), Status> {
+        if !changed.map_err(|e| error::store(&e))? {
+            return Err(not_found(scope));
+        }
+        if let Err(error) = self.0.templates_changed().await {
+            tracing::debug!(%error, "a change of a service could not be read yet");
+        }
+        Ok(())
+    }
+}
+
+fn not_found(scope: &Scope) -> Status {
+    let message = format!(
+        "no registered template has a service `{}` in namespace `{}`; see what is with `tasker circuit list`",
+        scope.service, scope.namespace
+    );
+    error::status(Code::NotFound, "SERVICE_NOT_FOUND", message)
+}
+
+fn after(place: &[u8]) -> Result<Scope, Status> {
+    let text = std::str::from_utf8(place).ok().and_then(|text| text.split_once('\0'));
+    let (namespace, service) = text.ok_or_else(|| error::invalid("page_token", "not a token of this server"))?;
+    Ok(Scope { namespace: namespace.to_owned(), service: service.to_owned() })
+}
+
+/// A service that is named in full.
+fn one(namespace: String, service: String) -> Result<Scope, Status> {
+    for (field, text) in [("namespace", &namespace), ("service", &service)] {
+        convert::name(field, text)?;
+        if text.is_empty() {
+            return Err(error::invalid(field, "empty: expected the name that the template gives"));
+        }
+    }
+    Ok(Scope { namespace, service })
+}
+
+fn actor(by: String, reason: String, with_reason: bool) -> Result<Actor, Status> {
+    for (field, text, max, needed) in
+        [("by", &by, MAX_KEY_BYTES, true), ("reason", &reason, MAX_REASON_BYTES, with_reason)]
+    {
+        if text.len() > max || text.contains('\0') || (needed && text.trim().is_empty()) {
+            return Err(error::invalid(field, format!("expected 1 to {max} bytes without NUL")));
+        }
+    }
+    Ok(Actor { by, reason })
+}
+
+fn expiry(after: Option<prost_types::Duration>) -> Result<Option<f64>, Status> {
+    let Some(after) = after else { return Ok(None) };
+    let seconds = Duration::try_from(after).map_or(0.0, |d| d.as_secs_f64());
+    if seconds > 0.0 && seconds <= MAX_SECONDS {
+        return Ok(Some(seconds));
+    }
+    Err(error::invalid("expires_after", format!("expected more than 0 and at most {MAX_SECONDS} seconds")))
+}
+
+fn settings_from(p: &proto::Policy) -> Result<Settings, Status> {
+    let mut negative = Vec::new();
+    let mut count = |field: &str, n: Option<i32>| {
+        let converted = n.map(u32::try_from).transpose();
+        converted.unwrap_or_else(|_| {
+            negative.push(Violated { field: format!("policy.{field}"), message: "expected no negative number".into() });
+            None
+        })
+    };
+    let settings = Settings {
+        enabled: p.enabled,
+        window_seconds: p.window_seconds,
+        min_calls: count("min_calls", p.min_calls),
+        failure_rate: p.failure_rate,
+        slow_call_seconds: p.slow_call_seconds,
+        cool_down_seconds: p.cool_down_seconds,
+        max_cool_down_seconds: p.max_cool_down_seconds,
+        probes: count("probes", p.probes),
+        ramp_seconds: p.ramp_seconds,
+        max_pause_seconds: p.max_pause_seconds,
+        max_concurrency: count("max_concurrency", p.max_concurrency),
+        per_second: p.per_second,
+        burst: count("burst", p.burst),
+    };
+    let beyond = settings.problems().into_iter();
+    negative.extend(beyond.map(|(field, message)| Violated { field: format!("policy.{field}"), message }));
+    if negative.is_empty() { Ok(settings) } else { Err(error::violations(&negative)) }
+}
+
+fn settings(s: &Settings) -> proto::Policy {
+    let count = |n: Option<u32>| n.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+    proto::Policy {
+        enabled: s.enabled,
+        window_seconds: s.window_seconds,
+        min_calls: count(s.min_calls),
+        failure_rate: s.failure_rate,
+        slow_call_seconds: s.slow_call_seconds,
+        cool_down_seconds: s.cool_down_seconds,
+        max_cool_down_seconds: s.max_cool_down_seconds,
+        probes: count(s.probes),
+        ramp_seconds: s.ramp_seconds,
+        max_pause_seconds: s.max_pause_seconds,
+        max_concurrency: count(s.max_concurrency),
+        per_second: s.per_second,
+        burst: count(s.burst),
+    }
+}
+
+fn policy(p: &Policy) -> proto::Policy {
+    settings(&Settings::of(p))
+}
+
+fn circuit_state(state: CircuitState) -> proto::CircuitState {
+    match state {
+        CircuitState::Closed => proto::CircuitState::Closed,
+        CircuitState::Open => proto::CircuitState::Open,
+        CircuitState::HalfOpen => proto::CircuitState::HalfOpen,
+    }
+}
+
+fn circuit(row: CircuitRow) -> proto::Circuit {
+    proto::Circuit {
+        namespace: row.namespace,
+        service: row.service,
+        state: circuit_state(row.state).into(),
+        since: Some(timestamp(row.since)),
+        until: row.until.map(timestamp),
+        forced: row.forced.map_or(proto::CircuitState::Unspecified, circuit_state).into(),
+        forced_by: row.forced_by.unwrap_or_default(),
+        forced_reason: row.forced_reason.unwrap_or_default(),
+        forced_until: row.forced_until.map(timestamp),
+        paused_until: row.paused_until.map(timestamp),
+        window_calls: row.calls,
+        window_failures: row.failures,
+        steps_in_progress: row.running,
+        steps_waiting: row.waiting,
+        times_opened: row.times_opened,
+        time_open: Some(duration(Duration::try_from_secs_f64(row.seconds_open.max(0.0)).unwrap_or_default())),
+    }
+}
+
+fn change(row: ChangeRow) -> proto::CircuitChange {
+    proto::CircuitChange {
+        at: Some(timestamp(row.at)),
+        r#type: row.kind,
+        until: row.until.map(timestamp),
+        calls: row.calls.unwrap_or_default(),
+        failures: row.failures.unwrap_or_default(),
+        by: row.by.unwrap_or_default(),
+        detail: row.detail.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,197 @@
+//! Parts of a limit: a server takes what it may let through, and others take back what it does not use.
+//!
+//! A part can be changed by anybody at any time: a claim that relies on it says which term of it it knows, under a lock that
+//! whoever changes it waits for. So together the servers never let through more than the limit, whatever becomes of them.
+
+use uuid::Uuid;
+
+use super::{Db, StoreError, service::Permit, session::SessionTransaction};
+use crate::domain::circuit::{self, Holder};
+
+/// A server that has not renewed its part for so long does not want it any more.
+const FORGOTTEN_AFTER_SECONDS: f64 = 3.0;
+
+/// What a server asks for.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    pub service_id: i32,
+    /// The gate that it knows.
+    pub gate: i64,
+    /// The steps at once in the whole cluster, if they are limited.
+    pub limit: Option<u32>,
+    /// The circuit is half-open: what it gets are probes, each for one start.
+    pub probing: bool,
+    /// How many steps at once it could let through.
+    pub wanted: u32,
+    pub rate: Option<Rate>,
+}
+
+/// A rate limit, and what is asked of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    pub per_second: f64,
+    /// The most that is saved up.
+    pub bucket: f64,
+    pub wanted: f64,
+    /// What was had and not used.
+    pub returned: f64,
+}
+
+/// What it gets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Renewed {
+    pub permit: Option<Permit>,
+    pub tokens: f64,
+    /// Seconds until the next token, if there are fewer than were asked for.
+    pub next_token: Option<f64>,
+}
+
+struct Row {
+    permit_id: i32,
+    server_id: Uuid,
+    count: i32,
+    wanted: i32,
+    alive: bool,
+}
+
+const SERVICE: &str = "
+    SELECT gate, probes_left, coalesce(tokens, $2), coalesce(extract(epoch FROM clock_timestamp() - refilled_at), 0)::float8
+      FROM services WHERE service_id = $1 FOR UPDATE";
+
+const MINE: &str = "
+    INSERT INTO permits (service_id, server_id, count, wanted, seen_at) VALUES ($1, $2, 0, $3, clock_timestamp())
+        ON CONFLICT (service_id, server_id) DO UPDATE SET wanted = $3, seen_at = clock_timestamp()";
+
+const ALL: &str = "
+    SELECT permit_id, server_id, count, wanted, seen_at > clock_timestamp() - make_interval(secs => $2)
+      FROM permits WHERE service_id = $1 ORDER BY permit_id FOR UPDATE";
+
+/// Attempts that run, by the part that they run on.
+const USED: &str = "
+    SELECT coalesce(q.permit_id, 0), count(*)::int FROM queue q JOIN lanes l ON l.lane_id = q.lane_id
+     WHERE q.worker_id IS NOT NULL AND l.service_id = $1 GROUP BY 1";
+
+const SET: &str = "
+    UPDATE permits p SET count = u.count, term = term + u.bump::int
+      FROM unnest($1::int4[], $2::int4[], $3::bool[]) AS u(permit_id, count, bump) WHERE p.permit_id = u.permit_id";
+
+/// Takes part of a service's limits; `None` if its gate is another one by now.
+pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewed>, StoreError> {
+    let mut client = db.read().await?;
+    let tx = client.transaction().await?;
+    let bucket = ask.rate.map_or(0.0, |rate| rate.bucket);
+    let statement = tx.prepare_cached(SERVICE).await?;
+    let service = tx.query_one(&statement, &[&ask.service_id, &bucket]).await?;
+    if service.get::<_, i64>(0) != ask.gate {
+        return Ok(None);
+    }
+    let mut renewed = Renewed::default();
+    if ask.probing || ask.limit.is_some() {
+        renewed.permit = Some(take(&tx, server, ask, service.get(1)).await?);
+    }
+    if let Some(rate) = ask.rate {
+        let (saved, age): (f64, f64) = (service.get(2), service.get(3));
+        let saved = (saved + rate.returned + age * rate.per_second).min(rate.bucket);
+        renewed.tokens = rate.wanted.min(saved.floor()).max(0.0);
+        let left = saved - renewed.tokens;
+        renewed.next_token = (renewed.tokens < rate.wanted).then(|| (1.0 - left).max(0.0) / rate.per_second);
+        let store = "UPDATE services SET tokens = $2, refilled_at = clock_timestamp() WHERE service_id = $1";
+        tx.execute(store, &[&ask.service_id, &left]).await?;
+    }
+    tx.commit().await?;
+    Ok(Some(renewed))
+}
+
+async fn take(
+    tx: &SessionTransaction<'_>,
+    server: Uuid,
+    ask: &Renewal,
+    probes_left: i32,
+) -> Result<Permit, StoreError> {
+    let wanted = i32::try_from(ask.wanted).unwrap_or(i32::MAX);
+    let mine = tx.prepare_cached(MINE).await?;
+    tx.execute(&mine, &[&ask.service_id, &server, &wanted]).await?;
+    let all = tx.prepare_cached(ALL).await?;
+    let rows: Vec<Row> = tx
+        .query(&all, &[&ask.service_id, &FORGOTTEN_AFTER_SECONDS])
+        .await?
+        .iter()
+        .map(|r| Row { permit_id: r.get(0), server_id: r.get(1), count: r.get(2), wanted: r.get(3), alive: r.get(4) })
+        .collect();
+    let me = rows.iter().position(|row| row.server_id == server).unwrap_or_default();
+    let counts = if ask.probing {
+        take_probes(tx, ask, &rows, me, probes_left).await?
+    } else {
+        let used = tx.prepare_cached(USED).await?;
+        let used: Vec<(i32, u32)> = tx
+            .query(&used, &[&ask.service_id])
+            .await?
+            .iter()
+            .map(|r| (r.get(0), u32::try_from(r.get::<_, i32>(1)).unwrap_or_default()))
+            .collect();
+        let used_by = |id: i32| used.iter().find(|(permit, _)| *permit == id).map_or(0, |(_, n)| *n);
+        let holders: Vec<Holder> = rows.iter().map(|row| holder(row, used_by(row.permit_id))).collect();
+        let known = |id: i32| rows.iter().any(|row| row.permit_id == id);
+        let unaccounted = used.iter().filter(|(id, _)| !known(*id)).map(|(_, n)| n).sum();
+        let limit = ask.limit.unwrap_or(u32::MAX);
+        let counts = circuit::distribute(limit, me, &holders, unaccounted);
+        counts.into_iter().map(|n| i32::try_from(n).unwrap_or(i32::MAX)).collect()
+    };
+    let changed: Vec<usize> = (0..rows.len()).filter(|i| counts[*i] != rows[*i].count).collect();
+    if !changed.is_empty() {
+        let ids: Vec<i32> = changed.iter().map(|i| rows[*i].permit_id).collect();
+        let new: Vec<i32> = changed.iter().map(|i| counts[*i]).collect();
+        // More of one's own disturbs nothing; less must not be relied on by a claim that is on its way.
+        let bump: Vec<bool> = changed.iter().map(|i| *i != me || counts[*i] < rows[*i].count).collect();
+        let set = tx.prepare_cached(SET).await?;
+        tx.execute(&set, &[&ids, &new, &bump]).await?;
+    }
+    let term = tx.prepare_cached("SELECT term FROM permits WHERE permit_id = $1").await?;
+    let term = tx.query_one(&term, &[&rows[me].permit_id]).await?.get(0);
+    Ok(Permit { permit_id: rows[me].permit_id, count: counts[me], term })
+}
+
+fn holder(row: &Row, used: u32) -> Holder {
+    let unsigned = |n: i32| u32::try_from(n).unwrap_or_default();
+    Holder { count: unsigned(row.count), wanted: if row.alive { unsigned(row.wanted) } else { 0 }, used }
+}
+
+/// Probes that were handed out and not used by a server that is gone are handed out again.
+async fn take_probes(
+    tx: &SessionTransaction<'_>,
+    ask: &Renewal,
+    rows: &[Row],
+    me: usize,
+    mut left: i32,
+) -> Result<Vec<i32>, StoreError> {
+    let mut counts: Vec<i32> = rows.iter().map(|row| row.count).collect();
+    for (i, row) in rows.iter().enumerate().filter(|(i, row)| *i != me && !row.alive) {
+        left += row.count;
+        counts[i] = 0;
+    }
+    let wanted = i32::try_from(ask.wanted).unwrap_or(i32::MAX);
+    let taken = (wanted - counts[me]).clamp(0, left);
+    counts[me] += taken;
+    let store = "UPDATE services SET probes_left = $2 WHERE service_id = $1";
+    tx.execute(store, &[&ask.service_id, &(left - taken)]).await?;
+    Ok(counts)
+}
+
+/// Gives up a server's parts; what runs on them is then nobody's and counts all the same.
+pub async fn leave(db: &Db, server: Uuid) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    client
+        .execute("UPDATE permits SET count = 0, wanted = 0, term = term + 1 WHERE server_id = $1", &[&server])
+        .await?;
+    Ok(())
+}
+
+/// Forgets the parts of servers that are gone, where nothing runs on them any more.
+pub async fn prune(db: &Db) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    let sql = "DELETE FROM permits p
+                WHERE seen_at < now() - interval '1 hour' AND count = 0
+                  AND NOT EXISTS (SELECT FROM queue q WHERE q.worker_id IS NOT NULL AND q.permit_id = p.permit_id)";
+    client.execute(sql, &[]).await?;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Circuits, pauses and limits, from outside: real servers, real workers, and a service that counts who calls it.
+
+mod limits;
+mod operators;
+mod outages;
+mod pauses;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;

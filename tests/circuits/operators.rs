@@ -1,0 +1,130 @@
+//! What operators see and order.
+
+use std::time::Duration;
+
+use tasker::proto::{self, CircuitState};
+use tonic::Code;
+
+use crate::{
+    service::{Service, caller, circuit, quick, set, submit_many, times},
+    support::server::{Bench, eventually},
+};
+
+fn order(service: &str, state: CircuitState, seconds: Option<u64>) -> proto::ForceCircuitRequest {
+    proto::ForceCircuitRequest {
+        namespace: "t".into(),
+        service: service.into(),
+        state: state.into(),
+        expires_after: seconds.map(|s| Duration::from_secs(s).try_into().unwrap()),
+        by: "ann".into(),
+        reason: "deploy".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_reset() {
+    let mut bench = Bench::with(&caller("call", "h", "billing")).await;
+    let billing = Service::default();
+    let worker = billing.worker(&[&bench.server.url], "h", 4);
+    let forced = bench.client.circuits.force_circuit(order("billing", CircuitState::Open, Some(1))).await.unwrap();
+    let forced = forced.into_inner().circuit.unwrap();
+    assert_eq!(
+        (forced.forced(), forced.forced_by.as_str(), forced.state()),
+        (CircuitState::Open, "ann", CircuitState::Closed)
+    );
+    submit_many(&mut bench.client, "t/call", 10).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(billing.calls(), 0);
+    eventually("the order's time is over", || async { (billing.calls() == 10).then_some(()) }).await;
+    let seen = circuit(&mut bench.client, "billing").await;
+    assert_eq!((times(&seen, "circuit.forced"), times(&seen, "circuit.released")), (1, 1));
+
+    // Closed by order: failures do not hold anybody.
+    set(
+        &mut bench.client,
+        "billing",
+        proto::Policy { cool_down_seconds: Some(600.0), max_cool_down_seconds: Some(600.0), ..quick() },
+    )
+    .await;
+    billing.fail(100);
+    submit_many(&mut bench.client, "t/call", 12).await;
+    let client = bench.client.clone();
+    eventually("it opens", || {
+        let mut client = client.clone();
+        async move { (circuit(&mut client, "billing").await.circuit.unwrap().state() == CircuitState::Open).then_some(()) }
+    })
+    .await;
+    let before = billing.calls();
+    bench.client.circuits.force_circuit(order("billing", CircuitState::Closed, None)).await.unwrap();
+    billing.fail(0);
+    eventually("steps pass against the count", || async { (billing.calls() >= before + 12).then_some(()) }).await;
+
+    let reset = |reason: &str| proto::ResetCircuitRequest {
+        namespace: "t".into(),
+        service: "billing".into(),
+        by: "ann".into(),
+        reason: reason.into(),
+    };
+    assert_eq!(bench.client.circuits.reset_circuit(reset("")).await.unwrap_err().code(), Code::InvalidArgument);
+    let reset = bench.client.circuits.reset_circuit(reset("fixed")).await.unwrap().into_inner().circuit.unwrap();
+    assert_eq!(
+        (reset.state(), reset.forced(), reset.window_calls),
+        (CircuitState::Closed, CircuitState::Unspecified, 0)
+    );
+    worker.abort();
+}
+
+#[tokio::test]
+async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_once() {
+    let mut bench = Bench::with(&caller("call", "h", "billing")).await;
+    let request = |namespace: &str, service: &str, policy: proto::Policy| proto::SetPolicyRequest {
+        namespace: namespace.into(),
+        service: service.into(),
+        policy: Some(policy),
+        by: "ann".into(),
+        reason: "why".into(),
+    };
+    for (namespace, service, probes) in [("", "", 7), ("t", "", 8), ("t", "billing", 9)] {
+        let policy = proto::Policy { probes: Some(probes), ..Default::default() };
+        bench.client.circuits.set_policy(request(namespace, service, policy)).await.unwrap();
+        assert_eq!(circuit(&mut bench.client, "billing").await.policy.unwrap().probes, Some(probes));
+    }
+    bench.client.circuits.set_policy(request("t", "billing", proto::Policy::default())).await.unwrap();
+    let seen = circuit(&mut bench.client, "billing").await;
+    assert_eq!(seen.policy.unwrap().probes, Some(8), "nothing set: the namespace's");
+    assert_eq!((seen.set_for_service.unwrap().probes, seen.set_for_cell.unwrap().probes), (None, Some(7)));
+
+    let bad = proto::Policy { probes: Some(-1), failure_rate: Some(1.5), ..Default::default() };
+    let refused = bench.client.circuits.set_policy(request("t", "billing", bad)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    for field in ["policy.probes", "policy.failure_rate: expected 0.001 to 1"] {
+        assert!(refused.message().contains(field), "{}", refused.message());
+    }
+    let unknown = bench.client.circuits.set_policy(request("t", "nobody", proto::Policy::default())).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    let nameless =
+        bench.client.circuits.set_policy(request("", "billing", proto::Policy::default())).await.unwrap_err();
+    assert_eq!(nameless.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn circuits_are_listed_page_by_page() {
+    let mut bench = Bench::new().await;
+    for name in ["a", "b", "c"] {
+        crate::support::server::register(&mut bench.client, &caller(name, name, name)).await;
+    }
+    let mut found = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = proto::ListCircuitsRequest { namespace: "t".into(), page_size: 2, page_token };
+        let page = bench.client.circuits.list_circuits(request).await.unwrap().into_inner();
+        found.extend(page.circuits.into_iter().map(|c| c.service));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, ["a", "b", "c"]);
+    let none = proto::GetCircuitRequest { namespace: "t".into(), service: "nobody".into() };
+    assert_eq!(bench.client.circuits.get_circuit(none).await.unwrap_err().code(), Code::NotFound);
+}
