@@ -11,7 +11,8 @@ use super::human::{step_state, task_state, word};
 use crate::{
     domain,
     proto::{
-        Attempt, AttemptOutcome, Dependency, Step, StepError, StepTemplate, SubmitTaskResponse, Task, Template, Worker,
+        Attempt, AttemptOutcome, Circuit, CircuitChange, CircuitState, Dependency, ExplainTaskResponse, Policy, Step,
+        StepError, StepExplanation, StepTemplate, SubmitTaskResponse, Task, Template, Wait, WaitCause, Worker,
     },
 };
 
@@ -34,6 +35,158 @@ fn time(t: &Option<Timestamp>) -> Value {
 
 fn duration(d: &Option<Duration>) -> Value {
     d.map_or(Value::Null, |d| d.to_string().into())
+}
+
+fn circuit_state(state: i32) -> Value {
+    match CircuitState::try_from(state) {
+        Ok(CircuitState::Unspecified) => Value::Null,
+        _ => word::<CircuitState>(state, CircuitState::as_str_name, "CIRCUIT_STATE_").into(),
+    }
+}
+
+/// A service and its circuit.
+pub fn circuit(circuit: &Circuit) -> Value {
+    let Circuit {
+        namespace,
+        service,
+        state,
+        since,
+        until,
+        forced,
+        forced_by,
+        forced_reason,
+        forced_until,
+        paused_until,
+        window_calls,
+        window_failures,
+        steps_in_progress,
+        steps_waiting,
+        times_opened,
+        time_open,
+    } = circuit;
+    json!({
+        "namespace": namespace,
+        "service": service,
+        "state": circuit_state(*state),
+        "since": time(since),
+        "until": time(until),
+        "forced": circuit_state(*forced),
+        "forced_by": text(forced_by),
+        "forced_reason": text(forced_reason),
+        "forced_until": time(forced_until),
+        "paused_until": time(paused_until),
+        "window_calls": window_calls,
+        "window_failures": window_failures,
+        "steps_in_progress": steps_in_progress,
+        "steps_waiting": steps_waiting,
+        "times_opened": times_opened,
+        "time_open": duration(time_open),
+    })
+}
+
+/// How a service is protected; what is not set is `null`.
+pub fn policy(policy: &Policy) -> Value {
+    let Policy {
+        enabled,
+        window_seconds,
+        min_calls,
+        failure_rate,
+        slow_call_seconds,
+        cool_down_seconds,
+        max_cool_down_seconds,
+        probes,
+        ramp_seconds,
+        max_pause_seconds,
+        max_concurrency,
+        per_second,
+        burst,
+    } = policy;
+    json!({
+        "enabled": enabled,
+        "window_seconds": window_seconds,
+        "min_calls": min_calls,
+        "failure_rate": failure_rate,
+        "slow_call_seconds": slow_call_seconds,
+        "cool_down_seconds": cool_down_seconds,
+        "max_cool_down_seconds": max_cool_down_seconds,
+        "probes": probes,
+        "ramp_seconds": ramp_seconds,
+        "max_pause_seconds": max_pause_seconds,
+        "max_concurrency": max_concurrency,
+        "per_second": per_second,
+        "burst": burst,
+    })
+}
+
+/// Something that happened to a circuit.
+pub fn circuit_change(change: &CircuitChange) -> Value {
+    let CircuitChange { at, r#type, until, calls, failures, by, detail } = change;
+    json!({
+        "at": time(at),
+        "type": r#type,
+        "until": time(until),
+        "calls": calls,
+        "failures": failures,
+        "by": text(by),
+        "detail": text(detail),
+    })
+}
+
+/// Why a task is where it is.
+pub fn explanation(found: &ExplainTaskResponse) -> Value {
+    let ExplainTaskResponse { state, summary, steps, next, as_of } = found;
+    json!({
+        "state": task_state(*state),
+        "summary": summary,
+        "steps": steps.iter().map(step_explanation).collect::<Vec<_>>(),
+        "next": next,
+        "as_of": time(as_of),
+    })
+}
+
+fn step_explanation(explained: &StepExplanation) -> Value {
+    let StepExplanation {
+        step,
+        state,
+        waits,
+        handler,
+        service,
+        waits_for,
+        attempt,
+        charged_attempts,
+        free_attempts,
+        retry_limit,
+        ahead,
+        worker_name,
+        workers_connected,
+        slots_free,
+    } = explained;
+    json!({
+        "step": step,
+        "state": step_state(*state),
+        "waits": waits.iter().map(wait).collect::<Vec<_>>(),
+        "handler": handler,
+        "service": service,
+        "waits_for": waits_for,
+        "attempt": attempt,
+        "charged_attempts": charged_attempts,
+        "free_attempts": free_attempts,
+        "retry_limit": retry_limit,
+        "ahead": ahead,
+        "worker_name": text(worker_name),
+        "workers_connected": workers_connected,
+        "slots_free": slots_free,
+    })
+}
+
+fn wait(wait: &Wait) -> Value {
+    let Wait { cause, message, since, until } = wait;
+    json!({
+        "cause": word::<WaitCause>(*cause, WaitCause::as_str_name, "WAIT_CAUSE_"),
+        "message": message,
+        "since": time(since),
+        "until": time(until),
+    })
 }
 
 /// One task, as in `task list` and `task cancel`.

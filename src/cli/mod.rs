@@ -1,6 +1,7 @@
 //! The command line: one file per command, data on stdout, talk on stderr.
 
 mod bench;
+mod circuit;
 mod dev;
 pub mod error;
 mod graph;
@@ -14,6 +15,7 @@ mod table;
 mod task;
 mod template;
 pub mod term;
+mod who;
 mod worker;
 
 use std::{future::Future, process::ExitCode};
@@ -98,6 +100,9 @@ enum Command {
     /// Check, register, and read workflow definitions
     #[command(subcommand)]
     Template(template::Command),
+    /// See how services are protected, set limits, and intervene
+    #[command(subcommand)]
+    Circuit(circuit::Command),
     /// See who is connected
     #[command(subcommand)]
     Worker(worker::Command),
@@ -132,6 +137,7 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::BenchWorker(command) => talk(bench::run_workers(&command, &session)),
         Command::Task(command) => talk(task::run(command, &session)),
         Command::Template(command) => talk(template::run(command, &session)),
+        Command::Circuit(command) => talk(circuit::run(command, &session)),
         Command::Worker(command) => talk(worker::run(command, &session)),
     }
 }

@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod circuit;
 pub mod cycles;
 pub mod event;
+pub mod explain;
 pub mod json;
 pub mod lease;
 pub mod policy;

@@ -88,6 +88,22 @@ macro_rules! settings {
                 policy
             }
 
+            /// What is set there after a change that unsets some fields and then sets others; an error is a field that there
+            /// is not.
+            pub fn changed(&self, unset: &[String], set: &Self) -> Result<Self, String> {
+                let mut new = self.clone();
+                for field in unset {
+                    match field.as_str() {
+                        "enabled" => new.enabled = None,
+                        $(stringify!($field) => new.$field = None,)*
+                        unknown => return Err(unknown.to_owned()),
+                    }
+                }
+                new.enabled = set.enabled.or(new.enabled);
+                $(new.$field = set.$field.or(new.$field);)*
+                Ok(new)
+            }
+
             /// All of a policy.
             pub fn of(policy: &Policy) -> Self {
                 Self { enabled: Some(policy.enabled), $($field: Some(policy.$field),)* }
@@ -149,6 +165,9 @@ mod tests {
         assert_eq!((policy.min_calls, policy.probes, policy.failure_rate), (5, 7, 0.5));
         assert_eq!(Settings::from_json(&service.to_json()).unwrap(), service);
         assert!(Settings::from_json(r#"{"probs": 1}"#).is_err());
+        let changed = service.changed(&["probes".into()], &Settings { burst: Some(3), ..Settings::default() }).unwrap();
+        assert_eq!((changed.probes, changed.burst, changed.max_concurrency), (None, Some(3), Some(0)));
+        assert_eq!(service.changed(&["probs".into()], &cell), Err("probs".into()));
     }
 
     #[test]

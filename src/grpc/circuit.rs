@@ -86,12 +86,16 @@ impl CircuitService for Circuits {
         if r.namespace.is_empty() && !r.service.is_empty() {
             return Err(error::invalid("namespace", "empty: expected the namespace of the service"));
         }
-        let actor = actor(r.by, r.reason, false)?;
-        let settings = settings_from(&r.policy.unwrap_or_default())?;
+        let actor = actor(r.by, r.reason)?;
+        let wanted = settings_from(&r.policy.unwrap_or_default())?;
+        let unknown = |field: String| error::invalid("unset", format!("`{field}` is no field of a policy"));
+        Settings::default().changed(&r.unset, &wanted).map_err(unknown)?;
         let scope = Scope { namespace: r.namespace, service: r.service };
-        let set = service::set_policy(&self.0.db, &scope, &settings, &actor, &self.0.peers.service_news()).await;
-        self.done(set, &scope).await?;
-        Ok(Response::new(proto::SetPolicyResponse {}))
+        let change = |before: &Settings| before.changed(&r.unset, &wanted).unwrap_or_default();
+        let news = self.0.peers.service_news();
+        let set = service::set_policy(&self.0.db, &scope, change, &actor, &news).await.map_err(|e| error::store(&e))?;
+        self.done(Ok(set.is_some()), &scope).await?;
+        Ok(Response::new(proto::SetPolicyResponse { policy: set.as_ref().map(settings) }))
     }
 
     async fn force_circuit(
@@ -105,7 +109,7 @@ impl CircuitService for Circuits {
             _ => return Err(error::invalid("state", "expected CIRCUIT_STATE_OPEN or CIRCUIT_STATE_CLOSED")),
         };
         let seconds = expiry(r.expires_after)?;
-        let actor = actor(r.by, r.reason, true)?;
+        let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
         let news = self.0.peers.service_news();
         self.done(service::force(&self.0.db, &scope, to, seconds, &actor, &news).await, &scope).await?;
@@ -117,7 +121,7 @@ impl CircuitService for Circuits {
         request: Request<proto::ResetCircuitRequest>,
     ) -> Result<Response<proto::ResetCircuitResponse>, Status> {
         let r = request.into_inner();
-        let actor = actor(r.by, r.reason, true)?;
+        let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
         let news = self.0.peers.service_news();
         self.done(service::reset(&self.0.db, &scope, &actor, &news).await, &scope).await?;
@@ -168,11 +172,9 @@ fn one(namespace: String, service: String) -> Result<Scope, Status> {
     Ok(Scope { namespace, service })
 }
 
-fn actor(by: String, reason: String, with_reason: bool) -> Result<Actor, Status> {
-    for (field, text, max, needed) in
-        [("by", &by, MAX_KEY_BYTES, true), ("reason", &reason, MAX_REASON_BYTES, with_reason)]
-    {
-        if text.len() > max || text.contains('\0') || (needed && text.trim().is_empty()) {
+fn actor(by: String, reason: String) -> Result<Actor, Status> {
+    for (field, text, max) in [("by", &by, MAX_KEY_BYTES), ("reason", &reason, MAX_REASON_BYTES)] {
+        if text.len() > max || text.contains('\0') || text.trim().is_empty() {
             return Err(error::invalid(field, format!("expected 1 to {max} bytes without NUL")));
         }
     }

@@ -88,7 +88,7 @@ pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
     }
 }
 
-fn step_state(state: StepState) -> proto::StepState {
+pub fn step_state(state: StepState) -> proto::StepState {
     match state {
         StepState::Pending => proto::StepState::Pending,
         StepState::Ready => proto::StepState::Ready,

@@ -5,6 +5,7 @@ pub mod circuit;
 pub mod convert;
 pub mod edge;
 pub mod error;
+mod explain;
 pub mod page;
 pub mod task;
 pub mod template;

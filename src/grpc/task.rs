@@ -19,7 +19,10 @@ use crate::{
         settle::Input,
     },
     proto::{self, task_service_server::TaskService},
-    store::task::{self as tasks, TaskFilter, TaskView},
+    store::{
+        explain,
+        task::{self as tasks, TaskFilter, TaskView},
+    },
 };
 
 /// The longest reason of a cancel, in bytes.
@@ -134,6 +137,13 @@ impl TaskService for Tasks {
         Ok(Response::new(watch::stream(self.0.clone(), watcher, view, r.final_only)))
     }
 
+    async fn explain_task(
+        &self,
+        request: Request<proto::ExplainTaskRequest>,
+    ) -> Result<Response<proto::ExplainTaskResponse>, Status> {
+        Ok(Response::new(self.explained(&request.into_inner().task_id).await?))
+    }
+
     async fn cancel_task(
         &self,
         request: Request<proto::CancelTaskRequest>,
@@ -170,12 +180,20 @@ impl Tasks {
         self.0.intake.submit(submissions).await.map_err(|e| error::intake(e, many))
     }
 
+    async fn explained(&self, id: &str) -> Result<proto::ExplainTaskResponse, Status> {
+        let task_id = convert::task_id(id)?;
+        let found = explain::task(&self.0.db, task_id).await.map_err(|e| error::store(&e))?;
+        let found = found.ok_or_else(|| not_found(task_id))?;
+        let plan = self.0.catalog.plan(found.template_id).await.map_err(|e| error::store(&e))?;
+        Ok(super::explain::response(task_id, found, &plan))
+    }
+
     async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
         let task_id = convert::task_id(id)?;
         tasks::get(&self.0.db, task_id, with_attempts)
             .await
             .map_err(|e| error::store(&e))?
-            .ok_or_else(|| error::status(Code::NotFound, "TASK_NOT_FOUND", format!("there is no task {task_id}")))
+            .ok_or_else(|| not_found(task_id))
     }
 
     async fn filter(
@@ -249,4 +267,8 @@ fn traceparent(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
     let hex = |part: &&str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
     (lengths == [2, 32, 16, 2] && parts.iter().all(hex)).then(|| text.to_owned())
+}
+
+fn not_found(task_id: uuid::Uuid) -> Status {
+    error::status(Code::NotFound, "TASK_NOT_FOUND", format!("there is no task {task_id}"))
 }

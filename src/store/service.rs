@@ -149,6 +149,12 @@ impl Policies {
     }
 }
 
+/// What is in force, of the cell's, the namespace's and the service's own settings.
+pub(super) fn layered(settings: [Option<&str>; 3]) -> Policy {
+    let known = settings.into_iter().flatten().filter_map(|json| Settings::from_json(json).ok());
+    known.fold(Policy::default(), |policy, settings| settings.over(policy))
+}
+
 /// A service's row under lock.
 struct Locked {
     service_id: i32,
@@ -431,21 +437,25 @@ const STORE_POLICY: &str = "
     INSERT INTO service_policies (namespace, service, policy) VALUES ($1, $2, $3)
         ON CONFLICT (namespace, service) DO UPDATE SET policy = $3";
 
-/// Replaces what is set for a scope; with nothing set, the wider settings hold. `false` if it names a service that does
-/// not exist.
+/// Changes what is set for a scope, and returns all that is set there then; `None` if it names a service that does not
+/// exist. With nothing set, the wider settings hold.
 pub async fn set_policy(
     db: &Db,
     scope: &Scope,
-    settings: &Settings,
+    change: impl FnOnce(&Settings) -> Settings,
     actor: &Actor,
     wake: &str,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Settings>, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
     let Scope { namespace, service } = scope;
     if !service.is_empty() && find(&tx, scope).await?.is_none() {
-        return Ok(false);
+        return Ok(None);
     }
+    // One change at a time, also of what is not set yet.
+    tx.batch_execute("LOCK TABLE service_policies IN SHARE ROW EXCLUSIVE MODE").await?;
+    let before = Policies::of(&tx.query(POLICIES, &[]).await?).set_for(namespace, service);
+    let settings = change(&before);
     let json = settings.to_json();
     if settings.is_empty() {
         tx.execute("DELETE FROM service_policies WHERE namespace = $1 AND service = $2", &[namespace, service]).await?;
@@ -467,7 +477,7 @@ pub async fn set_policy(
     tx.execute(bump, &[&ids, &actor.by, &detail]).await?;
     tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(Some(settings))
 }
 
 /// Everything that is set.

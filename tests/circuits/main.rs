@@ -1,5 +1,6 @@
 //! Circuits, pauses and limits, from outside: real servers, real workers, and a service that counts who calls it.
 
+mod explain;
 mod limits;
 mod operators;
 mod outages;

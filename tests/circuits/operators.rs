@@ -81,6 +81,7 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
         namespace: namespace.into(),
         service: service.into(),
         policy: Some(policy),
+        unset: Vec::new(),
         by: "ann".into(),
         reason: "why".into(),
     };
@@ -89,7 +90,14 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
         bench.client.circuits.set_policy(request(namespace, service, policy)).await.unwrap();
         assert_eq!(circuit(&mut bench.client, "billing").await.policy.unwrap().probes, Some(probes));
     }
-    bench.client.circuits.set_policy(request("t", "billing", proto::Policy::default())).await.unwrap();
+    let unset = |field: &str| proto::SetPolicyRequest {
+        unset: vec![field.into()],
+        ..request("t", "billing", proto::Policy { burst: Some(1), ..Default::default() })
+    };
+    let set = bench.client.circuits.set_policy(unset("probes")).await.unwrap().into_inner().policy.unwrap();
+    assert_eq!((set.probes, set.burst), (None, Some(1)));
+    let refused = bench.client.circuits.set_policy(unset("probs")).await.unwrap_err();
+    assert!(refused.message().contains("`probs` is no field"), "{}", refused.message());
     let seen = circuit(&mut bench.client, "billing").await;
     assert_eq!(seen.policy.unwrap().probes, Some(8), "nothing set: the namespace's");
     assert_eq!((seen.set_for_service.unwrap().probes, seen.set_for_cell.unwrap().probes), (None, Some(7)));

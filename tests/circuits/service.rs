@@ -116,6 +116,7 @@ pub async fn set(client: &mut Client, service: &str, policy: proto::Policy) {
         namespace: "t".into(),
         service: service.into(),
         policy: Some(policy),
+        unset: Vec::new(),
         by: "test".into(),
         reason: "a test".into(),
     };

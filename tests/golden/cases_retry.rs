@@ -90,6 +90,7 @@ async fn delay_after_fourth(retry_after: Duration) -> (Duration, Bench, String) 
     // The fourth delay is 2 · 2³ = 16 s, without jitter.
     let settings = "default_retry_limit: 6, backoff: {base_seconds: 2, multiplier: 2, jitter: 0}";
     let mut bench = Bench::with(&one_step(settings)).await;
+    bench.circuits_off().await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
@@ -129,6 +130,7 @@ async fn a_retry_after_beyond_an_hour_is_cut_to_an_hour() {
 async fn jitter_stays_in_the_upper_half_and_is_not_always_the_same() {
     let settings = "default_retry_limit: 60, backoff: {base_seconds: 8, multiplier: 1}";
     let mut bench = Bench::with(&one_step(settings)).await;
+    bench.circuits_off().await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;

@@ -81,6 +81,17 @@ impl Bench {
         bench
     }
 
+    /// However often a service fails, it is called: for tests of what happens to single steps.
+    pub async fn circuits_off(&mut self) {
+        let request = proto::SetPolicyRequest {
+            policy: Some(proto::Policy { enabled: Some(false), ..Default::default() }),
+            by: "test".into(),
+            reason: "a test".into(),
+            ..Default::default()
+        };
+        self.client.circuits.set_policy(request).await.unwrap();
+    }
+
     /// Submits with a context and returns the id.
     pub async fn submit(&mut self, name: &str, context: &str) -> String {
         submit(&mut self.client, name, context).await

@@ -1,7 +1,5 @@
 //! `tasker task cancel`.
 
-use std::env;
-
 use serde_json::json;
 use uuid::Uuid;
 
@@ -9,7 +7,7 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json,
+        json, who,
     },
     proto::CancelTaskRequest,
 };
@@ -26,20 +24,13 @@ pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]
     id: Uuid,
-    /// Why
-    #[arg(long)]
-    reason: String,
-    /// Who; without it, $USER
-    #[arg(long, value_name = "NAME")]
-    by: Option<String>,
+    #[command(flatten)]
+    who: who::Args,
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let user = || ["USER", "LOGNAME"].into_iter().filter_map(|n| env::var(n).ok()).find(|u| !u.is_empty());
-    let by = args.by.or_else(user).ok_or_else(|| {
-        CliError::new(exit::USAGE, "cannot tell who cancels: $USER is not set").hint("say it with --by NAME")
-    })?;
-    let request = CancelTaskRequest { task_id: args.id.to_string(), by, reason: args.reason };
+    let (by, reason) = args.who.resolve()?;
+    let request = CancelTaskRequest { task_id: args.id.to_string(), by, reason };
     let response = session.connect().await?.tasks.cancel_task(request).await;
     let what = format!("cannot cancel {}", args.id);
     let task = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task.unwrap_or_default();

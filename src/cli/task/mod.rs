@@ -1,6 +1,7 @@
 //! `tasker task …`: runs of templates.
 
 mod cancel;
+mod explain;
 mod get;
 mod list;
 mod submit;
@@ -16,6 +17,7 @@ pub enum Command {
     Submit(submit::Args),
     List(list::Args),
     Get(get::Args),
+    Explain(explain::Args),
     Watch(watch::Args),
     Cancel(cancel::Args),
 }
@@ -25,6 +27,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         Command::Submit(args) => submit::run(args, session).await,
         Command::List(args) => list::run(args, session).await,
         Command::Get(args) => get::run(args, session).await,
+        Command::Explain(args) => explain::run(args, session).await,
         Command::Watch(args) => watch::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
     }

@@ -1,0 +1,61 @@
+//! `tasker circuit …`: how services are protected, and the operator's hand.
+
+mod get;
+mod list;
+mod order;
+mod set;
+
+use clap::Subcommand;
+
+use super::{Session, error::CliError, human, term::Style};
+use crate::proto::{Circuit, CircuitState};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    List(list::Args),
+    Get(get::Args),
+    Set(set::Args),
+    #[command(subcommand)]
+    Force(order::Force),
+    Reset(order::Reset),
+}
+
+pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
+    match command {
+        Command::List(args) => list::run(args, session).await,
+        Command::Get(args) => get::run(args, session).await,
+        Command::Set(args) => set::run(args, session).await,
+        Command::Force(args) => order::force(args, session).await,
+        Command::Reset(args) => order::reset(args, session).await,
+    }
+}
+
+/// The short word of a circuit's state.
+fn word(state: i32) -> String {
+    human::word::<CircuitState>(state, CircuitState::as_str_name, "CIRCUIT_STATE_")
+}
+
+/// How it stands, with what goes before what was counted.
+fn standing(c: &Circuit, session: &Session) -> String {
+    let left = |at: Option<prost_types::Timestamp>| at.map(|at| human::duration(human::since(human::now(), at)));
+    let forced = CircuitState::try_from(c.forced).unwrap_or_default();
+    let mut words = match forced {
+        CircuitState::Unspecified => word(c.state),
+        _ => format!("{} (forced)", word(c.forced)),
+    };
+    let open = CircuitState::try_from(if forced == CircuitState::Unspecified { c.state } else { c.forced });
+    if let (Ok(CircuitState::Open), Some(left)) = (open, left(c.until).filter(|_| forced == CircuitState::Unspecified))
+    {
+        words += &format!(", {left} left");
+    }
+    if let Some(left) = left(c.paused_until) {
+        words += &format!(", paused for {left}");
+    }
+    let style = match open {
+        Ok(CircuitState::Open) => Style::Red,
+        Ok(CircuitState::HalfOpen) => Style::Yellow,
+        _ if c.paused_until.is_some() => Style::Yellow,
+        _ => Style::Green,
+    };
+    session.term.paint(style, &words)
+}

@@ -1,0 +1,97 @@
+//! `tasker circuit force` and `tasker circuit reset`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::standing;
+use crate::{
+    cli::{
+        Session,
+        error::{CliError, exit},
+        json,
+        term::clean,
+        who,
+    },
+    proto::{Circuit, CircuitState, ForceCircuitRequest, ResetCircuitRequest},
+};
+
+/// Open or close a circuit whatever was counted
+#[derive(Debug, Subcommand)]
+#[command(after_long_help = "\
+Examples:
+  tasker circuit force open user_management billing_service --for 600 --reason 'their maintenance'
+  tasker circuit force close user_management billing_service --reason 'we know that it works'
+
+An order holds until its time is over or somebody resets the circuit.")]
+pub enum Force {
+    /// Nothing of the service starts; its steps wait and spend no attempts
+    Open(Order),
+    /// Everything passes, however many calls fail; pauses and limits hold all the same
+    Close(Order),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Order {
+    /// The namespace of its templates
+    namespace: String,
+    /// Its name
+    service: String,
+    /// How long the order holds; without it, until somebody resets the circuit
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<f64>,
+    #[command(flatten)]
+    who: who::Args,
+}
+
+/// Close a circuit, and forget what was counted, an order and a pause
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Example:
+  tasker circuit reset user_management billing_service --reason 'they are back'")]
+pub struct Reset {
+    /// The namespace of its templates
+    namespace: String,
+    /// Its name
+    service: String,
+    #[command(flatten)]
+    who: who::Args,
+}
+
+pub async fn force(force: Force, session: &Session) -> Result<u8, CliError> {
+    let (state, order) = match force {
+        Force::Open(order) => (CircuitState::Open, order),
+        Force::Close(order) => (CircuitState::Closed, order),
+    };
+    let (by, reason) = order.who.resolve()?;
+    let expires_after = order.seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());
+    let request = ForceCircuitRequest {
+        namespace: order.namespace,
+        service: order.service,
+        state: state.into(),
+        expires_after: expires_after.map(|d| d.try_into().unwrap_or_default()),
+        by,
+        reason,
+    };
+    let response = session.connect().await?.circuits.force_circuit(request).await;
+    tell(response.map_err(|s| CliError::from_status("cannot force the circuit", &s))?.into_inner().circuit, session)
+}
+
+pub async fn reset(args: Reset, session: &Session) -> Result<u8, CliError> {
+    let (by, reason) = args.who.resolve()?;
+    let request = ResetCircuitRequest { namespace: args.namespace, service: args.service, by, reason };
+    let response = session.connect().await?.circuits.reset_circuit(request).await;
+    tell(response.map_err(|s| CliError::from_status("cannot reset the circuit", &s))?.into_inner().circuit, session)
+}
+
+fn tell(circuit: Option<Circuit>, session: &Session) -> Result<u8, CliError> {
+    let circuit = circuit.unwrap_or_default();
+    if session.json() {
+        session.term.json(&json!({"circuit": json::circuit(&circuit)}))?;
+    } else {
+        let name = format!("{}/{}", clean(&circuit.namespace), clean(&circuit.service));
+        session.term.say(&format!("{name} is {}", standing(&circuit, session)));
+    }
+    Ok(exit::OK)
+}

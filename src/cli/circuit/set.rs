@@ -1,0 +1,112 @@
+//! `tasker circuit set`.
+
+use serde_json::json;
+
+use crate::{
+    cli::{
+        Session,
+        error::{CliError, exit},
+        json, who,
+    },
+    proto::{Policy, SetPolicyRequest},
+};
+
+/// Set how a service, a whole namespace, or the whole cell is protected; at once and without a restart
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker circuit set user_management billing_service --max-concurrency 20 --reason 'their new contract'
+  tasker circuit set user_management --failure-rate 0.7 --reason 'noisy week'
+  tasker circuit set --enabled false --reason 'circuits off, everywhere'
+  tasker circuit set user_management billing_service --unset max_concurrency --reason 'the limit is gone'
+
+The narrowest setting decides, field by field: the service's, then the namespace's, then the cell's, then the default. \
+What is in force, and where it was set: tasker circuit get.")]
+pub struct Args {
+    /// Without it, for the whole cell
+    namespace: Option<String>,
+    /// Without it, for the whole namespace
+    service: Option<String>,
+    /// Whether failures open the circuit; pauses and limits hold all the same
+    #[arg(long)]
+    enabled: Option<bool>,
+    /// Length of the rolling window
+    #[arg(long, value_name = "SECONDS")]
+    window: Option<f64>,
+    /// With fewer calls in the window the circuit stays closed
+    #[arg(long, value_name = "N")]
+    min_calls: Option<i32>,
+    /// The share of failed calls that opens it, such as 0.5
+    #[arg(long, value_name = "SHARE")]
+    failure_rate: Option<f64>,
+    /// A call that took longer counts as failed; 0 for never
+    #[arg(long, value_name = "SECONDS")]
+    slow_call: Option<f64>,
+    /// How long it stays open the first time
+    #[arg(long, value_name = "SECONDS")]
+    cool_down: Option<f64>,
+    /// How long it stays open at most
+    #[arg(long, value_name = "SECONDS")]
+    max_cool_down: Option<f64>,
+    /// How many steps pass while it is half-open, and have to succeed
+    #[arg(long, value_name = "N")]
+    probes: Option<i32>,
+    /// For how long after a recovery the steps at once are limited
+    #[arg(long, value_name = "SECONDS")]
+    ramp: Option<f64>,
+    /// The longest pause that `retry_after` can ask for
+    #[arg(long, value_name = "SECONDS")]
+    max_pause: Option<f64>,
+    /// Steps at once in the whole cluster; 0 for no limit
+    #[arg(long, value_name = "N")]
+    max_concurrency: Option<i32>,
+    /// Starts per second in the whole cluster; 0 for no limit
+    #[arg(long, value_name = "RATE")]
+    per_second: Option<f64>,
+    /// How many may start at once after a quiet time
+    #[arg(long, value_name = "N")]
+    burst: Option<i32>,
+    /// A setting that shall not be made here any more, by its name in `circuit get`; may be repeated
+    #[arg(long, value_name = "SETTING")]
+    unset: Vec<String>,
+    #[command(flatten)]
+    who: who::Args,
+}
+
+pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
+    let (by, reason) = args.who.resolve()?;
+    let policy = Policy {
+        enabled: args.enabled,
+        window_seconds: args.window,
+        min_calls: args.min_calls,
+        failure_rate: args.failure_rate,
+        slow_call_seconds: args.slow_call,
+        cool_down_seconds: args.cool_down,
+        max_cool_down_seconds: args.max_cool_down,
+        probes: args.probes,
+        ramp_seconds: args.ramp,
+        max_pause_seconds: args.max_pause,
+        max_concurrency: args.max_concurrency,
+        per_second: args.per_second,
+        burst: args.burst,
+    };
+    if policy == Policy::default() && args.unset.is_empty() {
+        return Err(CliError::new(exit::USAGE, "nothing to set").hint("see `tasker circuit set --help`"));
+    }
+    let request = SetPolicyRequest {
+        namespace: args.namespace.unwrap_or_default(),
+        service: args.service.unwrap_or_default(),
+        policy: Some(policy),
+        unset: args.unset,
+        by,
+        reason,
+    };
+    let response = session.connect().await?.circuits.set_policy(request).await;
+    let set = response.map_err(|s| CliError::from_status("cannot set it", &s))?.into_inner().policy.unwrap_or_default();
+    if session.json() {
+        session.term.json(&json!({"policy": json::policy(&set)}))?;
+    } else {
+        session.term.say("it is in force from now on");
+    }
+    Ok(exit::OK)
+}

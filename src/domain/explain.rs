@@ -1,0 +1,457 @@
+//! Why a step is where it is: what it waits for, since when and until when, in words and in fields.
+
+use std::time::{Duration, SystemTime};
+
+use super::{circuit::CircuitState, policy::Policy, step::StepState, task::TaskState};
+
+/// How many waiting steps before one are counted at most.
+pub const MAX_AHEAD: i64 = 1_000;
+
+/// What a step waits for, or what has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Parents that are not complete.
+    Parents,
+    /// The time between two attempts.
+    Backoff,
+    /// The circuit of its service: open, by count or by order, or half-open and its probes are out.
+    Circuit,
+    /// The service asked for a pause.
+    Pause,
+    /// The steps at once, or the starts a second, of its service.
+    Limit,
+    /// No worker is connected that has its handler.
+    NoWorker,
+    /// All workers that have its handler are busy, and others go before it.
+    Busy,
+    /// Nothing: the next free slot is its own.
+    Dispatch,
+    /// A worker has it.
+    Running,
+    /// It failed for good.
+    Failed,
+}
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reason {
+    pub cause: Cause,
+    pub message: String,
+    pub since: Option<SystemTime>,
+    pub until: Option<SystemTime>,
+}
+
+/// The service of a step.
+#[derive(Clone, Debug)]
+pub struct ServiceFacts {
+    pub name: String,
+    pub state: CircuitState,
+    pub since: SystemTime,
+    pub until: Option<SystemTime>,
+    /// What opened it last.
+    pub opened: Option<String>,
+    pub forced: Option<CircuitState>,
+    pub forced_by: String,
+    pub forced_reason: String,
+    pub forced_until: Option<SystemTime>,
+    pub paused_until: Option<SystemTime>,
+    /// Steps of it that run.
+    pub running: u32,
+    pub policy: Policy,
+}
+
+/// The workers that have a step's handler.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WorkerFacts {
+    pub connected: u32,
+    pub slots: u32,
+    pub free: u32,
+    /// When the last one was heard of, if none is connected.
+    pub last_seen: Option<SystemTime>,
+}
+
+/// All that is known about a step, from one snapshot.
+#[derive(Clone, Debug)]
+pub struct StepFacts {
+    pub name: String,
+    pub handler: String,
+    pub state: StepState,
+    /// A claim may take it, but for its service.
+    pub due: bool,
+    pub attempt: u32,
+    pub charged: u32,
+    pub retry_limit: u32,
+    /// Parents that are not complete, and where they stand.
+    pub parents: Vec<(String, StepState)>,
+    pub ready_at: Option<SystemTime>,
+    pub started_at: Option<SystemTime>,
+    pub ended_at: Option<SystemTime>,
+    pub next_attempt_at: Option<SystemTime>,
+    pub deadline_at: Option<SystemTime>,
+    pub worker_name: Option<String>,
+    /// Its last error.
+    pub error: Option<String>,
+    pub error_code: Option<String>,
+    /// Steps for the same handler that go before it; at most [`MAX_AHEAD`].
+    pub ahead: u32,
+    pub service: ServiceFacts,
+    pub workers: WorkerFacts,
+}
+
+/// Every reason that holds the step now, the strongest first; none for one that is complete or cancelled.
+pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
+    match step.state {
+        StepState::Pending => vec![parents(step)],
+        StepState::InProgress => vec![running(step, now)],
+        StepState::Error => vec![failed(step)],
+        StepState::Complete | StepState::Cancelled => Vec::new(),
+        StepState::Ready | StepState::WaitingForRetry => {
+            let mut reasons = Vec::new();
+            if !step.due {
+                reasons.push(backoff(step, now));
+            }
+            reasons.extend(circuit(&step.service, now));
+            reasons.extend(pause(&step.service, now));
+            reasons.extend(no_worker(step, now));
+            if step.due && reasons.is_empty() {
+                reasons.extend(limit(step));
+                reasons.push(queue(step));
+            }
+            reasons
+        }
+    }
+}
+
+fn reason(cause: Cause, message: String, since: Option<SystemTime>, until: Option<SystemTime>) -> Reason {
+    Reason { cause, message, since, until }
+}
+
+fn parents(step: &StepFacts) -> Reason {
+    let dead = step.parents.iter().find(|(_, state)| matches!(state, StepState::Error | StepState::Cancelled));
+    let message = match dead {
+        Some((name, state)) => format!("never starts: its parent {name} is {state}"),
+        None => {
+            let names: Vec<String> = step.parents.iter().map(|(name, state)| format!("{name} ({state})")).collect();
+            format!("waits for {}", names.join(" and "))
+        }
+    };
+    reason(Cause::Parents, message, None, None)
+}
+
+fn running(step: &StepFacts, now: SystemTime) -> Reason {
+    let worker = step.worker_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("a worker");
+    let time = step.started_at.map(|at| ago(at, now)).unwrap_or_default();
+    let message = format!(
+        "attempt {} runs on {worker} since {time}; it is timed out {}",
+        step.attempt,
+        step.deadline_at.map(|at| from_now(at, now)).unwrap_or_default()
+    );
+    reason(Cause::Running, message, step.started_at, step.deadline_at)
+}
+
+fn failed(step: &StepFacts) -> Reason {
+    let code = step.error_code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default();
+    let free = step.attempt.saturating_sub(step.charged);
+    let free = if free > 0 { format!(", and {free} that cost nothing") } else { String::new() };
+    let message = format!(
+        "failed for good after {} of {} attempts{free}: {}{code}",
+        step.charged,
+        step.retry_limit,
+        step.error.as_deref().unwrap_or("no message"),
+    );
+    reason(Cause::Failed, message, step.ended_at, None)
+}
+
+fn backoff(step: &StepFacts, now: SystemTime) -> Reason {
+    let time = step.next_attempt_at.map(|at| from_now(at, now)).unwrap_or_default();
+    let error = step.error.as_deref().map(|error| format!("; the last one failed: {error}")).unwrap_or_default();
+    let message = format!("attempt {} of {} {time}{error}", step.charged + 1, step.retry_limit);
+    reason(Cause::Backoff, message, None, step.next_attempt_at)
+}
+
+fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
+    let name = &service.name;
+    match service.forced {
+        Some(CircuitState::Closed) => return None,
+        Some(_) => {
+            let until = service.forced_until.map_or_else(
+                || "until somebody resets it".to_owned(),
+                |at| format!("until then, {}", from_now(at, now)),
+            );
+            let message =
+                format!("circuit {name} is open by order of {}, {until}: {}", service.forced_by, service.forced_reason);
+            return Some(reason(Cause::Circuit, message, None, service.forced_until));
+        }
+        None => {}
+    }
+    if !service.policy.enabled {
+        return None;
+    }
+    let why = service.opened.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    match service.state {
+        CircuitState::Closed => None,
+        CircuitState::Open => {
+            let time = service.until.map(|at| from_now(at, now)).unwrap_or_default();
+            let message = format!("circuit {name} is open since {}{why}; it is probed {time}", ago(service.since, now));
+            Some(reason(Cause::Circuit, message, Some(service.since), service.until))
+        }
+        CircuitState::HalfOpen => {
+            let message = format!("circuit {name} is half-open{why}: {} probes decide", service.policy.probes);
+            Some(reason(Cause::Circuit, message, Some(service.since), None))
+        }
+    }
+}
+
+fn pause(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
+    let until = service.paused_until.filter(|until| *until > now)?;
+    let message = format!("{} asked for a pause that is over {}", service.name, from_now(until, now));
+    Some(reason(Cause::Pause, message, None, Some(until)))
+}
+
+fn no_worker(step: &StepFacts, now: SystemTime) -> Option<Reason> {
+    if step.workers.connected > 0 {
+        return None;
+    }
+    let seen = step.workers.last_seen.map(|at| format!("last seen {} ago", ago(at, now)));
+    let seen = seen.unwrap_or_else(|| "none was seen lately".into());
+    let message = format!("no connected worker has handler {}; {seen}", step.handler);
+    Some(reason(Cause::NoWorker, message, step.workers.last_seen, None))
+}
+
+fn limit(step: &StepFacts) -> Option<Reason> {
+    let (service, policy) = (&step.service, &step.service.policy);
+    if policy.max_concurrency > 0 && service.running >= policy.max_concurrency {
+        let message = format!("{} runs {} steps, which is its limit", service.name, service.running);
+        return Some(reason(Cause::Limit, message, step.ready_at, None));
+    }
+    if policy.per_second > 0.0 && step.workers.free > 0 {
+        let message = format!("{} may start {} steps a second", service.name, policy.per_second);
+        return Some(reason(Cause::Limit, message, step.ready_at, None));
+    }
+    None
+}
+
+fn queue(step: &StepFacts) -> Reason {
+    let WorkerFacts { connected, slots, free, .. } = step.workers;
+    let ahead = match i64::from(step.ahead) {
+        0 => "it is the next".to_owned(),
+        n if n >= MAX_AHEAD => format!("at least {MAX_AHEAD} others go before it"),
+        n => format!("{n} go before it, by priority or age"),
+    };
+    if free > 0 && step.ahead == 0 {
+        return reason(Cause::Dispatch, "about to be handed to a worker".into(), step.ready_at, None);
+    }
+    let message = format!("{} of {slots} slots of {connected} workers are taken; {ahead}", slots - free.min(slots));
+    reason(Cause::Busy, message, step.ready_at, None)
+}
+
+/// One sentence about a whole task, of its steps and their reasons.
+pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
+    let complete = steps.iter().filter(|(step, _)| step.state == StepState::Complete).count();
+    let first = |wanted: &dyn Fn(&Reason) -> bool| {
+        let mut all = steps.iter().flat_map(|(step, reasons)| reasons.iter().map(move |reason| (step, reason)));
+        all.find(|(_, reason)| wanted(reason)).map(|(step, reason)| format!("{}: {}", step.name, reason.message))
+    };
+    match state {
+        TaskState::Complete => format!("complete: all {} steps are", steps.len()),
+        TaskState::Cancelled => format!("cancelled, with {complete} of {} steps complete", steps.len()),
+        TaskState::Error => format!(
+            "failed, with {complete} of {} steps complete; {}",
+            steps.len(),
+            first(&|reason| reason.cause == Cause::Failed).unwrap_or_default()
+        ),
+        TaskState::Pending | TaskState::InProgress => {
+            // What holds a step is worth more than that another one runs, and that more than what waits for it.
+            let held = |reason: &Reason| !matches!(reason.cause, Cause::Running | Cause::Parents | Cause::Failed);
+            let why = first(&held).or_else(|| first(&|reason| reason.cause == Cause::Running));
+            format!("{complete} of {} steps are complete; {}", steps.len(), why.unwrap_or_default())
+        }
+    }
+}
+
+/// What an operator can do, with the commands for it.
+pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) -> Vec<String> {
+    let mut next: Vec<String> = Vec::new();
+    let mut add = |text: String| {
+        if !next.contains(&text) {
+            next.push(text);
+        }
+    };
+    for (step, reasons) in steps {
+        let service = &step.service.name;
+        for reason in reasons {
+            match reason.cause {
+                Cause::NoWorker => add(format!(
+                    "connect a worker with handler {0}; who is connected: tasker worker list --handler {0}",
+                    step.handler
+                )),
+                Cause::Circuit | Cause::Pause => add(format!(
+                    "see {service} with `tasker circuit get {namespace} {service}`; if it is well again: \
+                     tasker circuit reset {namespace} {service} --reason …"
+                )),
+                Cause::Limit => add(format!(
+                    "a higher limit: tasker circuit set {namespace} {service} --max-concurrency N (or --per-second N)"
+                )),
+                Cause::Busy if step.workers.free == 0 => {
+                    add(format!("more workers, or more slots, for handler {}", step.handler));
+                }
+                Cause::Failed => add(format!("what each attempt said: tasker task get {task_id}")),
+                _ => {}
+            }
+        }
+    }
+    next
+}
+
+/// How long it has been.
+fn ago(at: SystemTime, now: SystemTime) -> String {
+    words(now.duration_since(at).unwrap_or_default())
+}
+
+fn from_now(at: SystemTime, now: SystemTime) -> String {
+    match at.duration_since(now) {
+        Ok(time) if !time.is_zero() => format!("in {}", words(time)),
+        _ => "now".into(),
+    }
+}
+
+/// A time with two digits that matter.
+pub fn words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} ms", time.as_millis()),
+        1..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    fn at(seconds: i64) -> SystemTime {
+        let time = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { now() - time } else { now() + time }
+    }
+
+    fn facts(state: StepState) -> StepFacts {
+        StepFacts {
+            name: "bill".into(),
+            handler: "Bill".into(),
+            state,
+            due: state == StepState::Ready,
+            attempt: 2,
+            charged: 2,
+            retry_limit: 5,
+            parents: Vec::new(),
+            ready_at: Some(at(-60)),
+            started_at: None,
+            ended_at: None,
+            next_attempt_at: None,
+            deadline_at: None,
+            worker_name: None,
+            error: None,
+            error_code: None,
+            ahead: 0,
+            service: ServiceFacts {
+                name: "billing".into(),
+                state: CircuitState::Closed,
+                since: at(-100),
+                until: None,
+                opened: None,
+                forced: None,
+                forced_by: String::new(),
+                forced_reason: String::new(),
+                forced_until: None,
+                paused_until: None,
+                running: 0,
+                policy: Policy::default(),
+            },
+            workers: WorkerFacts { connected: 2, slots: 8, free: 8, last_seen: None },
+        }
+    }
+
+    fn said(step: &StepFacts) -> Vec<(Cause, String)> {
+        reasons(step, now()).into_iter().map(|r| (r.cause, r.message)).collect()
+    }
+
+    #[test]
+    fn one_reason_each() {
+        let mut step = facts(StepState::Pending);
+        step.parents = vec![("a".into(), StepState::Complete), ("b".into(), StepState::InProgress)];
+        step.parents.remove(0);
+        assert_eq!(said(&step), [(Cause::Parents, "waits for b (in_progress)".into())]);
+        step.parents.push(("c".into(), StepState::Error));
+        assert_eq!(said(&step), [(Cause::Parents, "never starts: its parent c is error".into())]);
+
+        let mut step = facts(StepState::WaitingForRetry);
+        (step.next_attempt_at, step.error) = (Some(at(14)), Some("503".into()));
+        assert_eq!(said(&step), [(Cause::Backoff, "attempt 3 of 5 in 14 s; the last one failed: 503".into())]);
+
+        let mut step = facts(StepState::InProgress);
+        (step.started_at, step.deadline_at, step.worker_name) = (Some(at(-3)), Some(at(27)), Some("w1".into()));
+        assert_eq!(said(&step), [(Cause::Running, "attempt 2 runs on w1 since 3 s; it is timed out in 27 s".into())]);
+
+        let mut step = facts(StepState::Error);
+        (step.attempt, step.error, step.error_code) = (4, Some("no card".into()), Some("NO_CARD".into()));
+        let message = "failed for good after 2 of 5 attempts, and 2 that cost nothing: no card (NO_CARD)";
+        assert_eq!(said(&step), [(Cause::Failed, message.into())]);
+
+        let mut step = facts(StepState::Ready);
+        step.workers = WorkerFacts { last_seen: Some(at(-240)), ..WorkerFacts::default() };
+        let message = "no connected worker has handler Bill; last seen 4 min 0 s ago";
+        assert_eq!(said(&step), [(Cause::NoWorker, message.into())]);
+        assert_eq!(said(&facts(StepState::Ready)), [(Cause::Dispatch, "about to be handed to a worker".into())]);
+        assert!(said(&facts(StepState::Complete)).is_empty());
+    }
+
+    #[test]
+    fn what_the_service_holds_back() {
+        let mut step = facts(StepState::Ready);
+        (step.service.state, step.service.until) = (CircuitState::Open, Some(at(20)));
+        step.service.opened = Some("7 of 10 calls failed".into());
+        let message = "circuit billing is open since 1 min 40 s (7 of 10 calls failed); it is probed in 20 s";
+        assert_eq!(said(&step), [(Cause::Circuit, message.into())]);
+        step.service.policy.enabled = false;
+        assert_eq!(said(&step)[0].0, Cause::Dispatch, "nobody is held by a circuit that is off");
+
+        let mut step = facts(StepState::Ready);
+        step.service.forced = Some(CircuitState::Open);
+        (step.service.forced_by, step.service.forced_reason) = ("ann".into(), "deploy".into());
+        let message = "circuit billing is open by order of ann, until somebody resets it: deploy";
+        assert_eq!(said(&step), [(Cause::Circuit, message.into())]);
+
+        let mut step = facts(StepState::Ready);
+        step.service.paused_until = Some(at(5));
+        assert_eq!(said(&step), [(Cause::Pause, "billing asked for a pause that is over in 5 s".into())]);
+        step.service.paused_until = Some(at(-5));
+        assert_eq!(said(&step)[0].0, Cause::Dispatch);
+
+        let mut step = facts(StepState::Ready);
+        (step.service.policy.max_concurrency, step.service.running) = (3, 3);
+        assert_eq!(said(&step)[0], (Cause::Limit, "billing runs 3 steps, which is its limit".into()));
+    }
+
+    #[test]
+    fn a_queue_says_how_many_go_first() {
+        let mut step = facts(StepState::Ready);
+        (step.workers.free, step.ahead) = (0, 17);
+        let message = "8 of 8 slots of 2 workers are taken; 17 go before it, by priority or age";
+        assert_eq!(said(&step), [(Cause::Busy, message.into())]);
+        step.ahead = 1_000;
+        assert!(said(&step)[0].1.ends_with("at least 1000 others go before it"));
+    }
+
+    #[test]
+    fn a_retry_into_an_open_circuit_has_two_reasons() {
+        let mut step = facts(StepState::WaitingForRetry);
+        step.next_attempt_at = Some(at(1));
+        (step.service.state, step.service.until) = (CircuitState::Open, Some(at(20)));
+        assert_eq!(said(&step).iter().map(|(cause, _)| *cause).collect::<Vec<_>>(), [Cause::Backoff, Cause::Circuit]);
+    }
+}

@@ -1,0 +1,91 @@
+//! An explanation of a task: what was read, put together with its template, and in the words of the protocol.
+
+use uuid::Uuid;
+
+use super::convert::{step_state, task_state, timestamp};
+use crate::{
+    domain::{
+        explain::{Cause, Reason, StepFacts, next, reasons, summary},
+        step::StepState,
+    },
+    engine::catalog::Plan,
+    proto,
+    store::explain::Explained,
+};
+
+pub fn response(task_id: Uuid, found: Explained, plan: &Plan) -> proto::ExplainTaskResponse {
+    let now = found.now;
+    let steps: Vec<(StepFacts, Vec<Reason>)> = complete(found.steps, plan)
+        .into_iter()
+        .map(|step| {
+            let reasons = reasons(&step, now);
+            (step, reasons)
+        })
+        .collect();
+    let mut summary = summary(found.task_state, &steps);
+    if let (Some(by), Some(why)) = (found.cancelled_by, found.cancel_reason) {
+        summary += &format!(", by {by}: {why}");
+    }
+    proto::ExplainTaskResponse {
+        state: task_state(found.task_state).into(),
+        summary,
+        next: next(&task_id.to_string(), &plan.template.namespace, &steps),
+        steps: steps.into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(explanation).collect(),
+        as_of: Some(timestamp(now)),
+    }
+}
+
+/// Adds what the template knows.
+fn complete(steps: Vec<StepFacts>, plan: &Plan) -> Vec<StepFacts> {
+    let states: Vec<(String, StepState)> = steps.iter().map(|step| (step.name.clone(), step.state)).collect();
+    let with = |(i, mut step): (usize, StepFacts)| {
+        step.retry_limit = plan.template.steps.get(i).map_or(0, |template| template.retry_limit);
+        let parents = plan.graph.parents(i).iter().filter_map(|parent| states.get(usize::from(*parent)));
+        step.parents = parents.filter(|(_, state)| *state != StepState::Complete).cloned().collect();
+        step
+    };
+    steps.into_iter().enumerate().map(with).collect()
+}
+
+fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanation {
+    let signed = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    let running = u32::from(step.state == StepState::InProgress);
+    proto::StepExplanation {
+        step: step.name,
+        state: step_state(step.state).into(),
+        waits: reasons.into_iter().map(wait).collect(),
+        handler: step.handler,
+        service: step.service.name,
+        waits_for: step.parents.into_iter().map(|(name, _)| name).collect(),
+        attempt: signed(step.attempt),
+        charged_attempts: signed(step.charged),
+        free_attempts: signed(step.attempt.saturating_sub(step.charged + running)),
+        retry_limit: signed(step.retry_limit),
+        ahead: signed(step.ahead),
+        worker_name: step.worker_name.unwrap_or_default(),
+        workers_connected: signed(step.workers.connected),
+        slots_free: signed(step.workers.free),
+    }
+}
+
+fn wait(reason: Reason) -> proto::Wait {
+    use proto::WaitCause as W;
+    let cause = match reason.cause {
+        Cause::Parents => W::Parents,
+        Cause::Backoff => W::Backoff,
+        Cause::Circuit => W::Circuit,
+        Cause::Pause => W::Pause,
+        Cause::Limit => W::Limit,
+        Cause::NoWorker => W::NoWorker,
+        Cause::Busy => W::Busy,
+        Cause::Dispatch => W::Dispatch,
+        Cause::Running => W::Running,
+        Cause::Failed => W::Failed,
+    };
+    proto::Wait {
+        cause: cause.into(),
+        message: reason.message,
+        since: reason.since.map(timestamp),
+        until: reason.until.map(timestamp),
+    }
+}

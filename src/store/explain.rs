@@ -1,0 +1,146 @@
+//! Everything that an explanation of a task is made of, in one statement and so from one snapshot.
+
+use std::time::SystemTime;
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{
+    Db, StoreError,
+    service::{layered, state},
+};
+use crate::domain::{
+    circuit::CircuitState,
+    explain::{MAX_AHEAD, ServiceFacts, StepFacts, WorkerFacts},
+    step::StepState,
+    task::TaskState,
+};
+
+/// A task, and what is known about each of its steps.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    pub template_id: i32,
+    pub task_state: TaskState,
+    pub submitted_at: SystemTime,
+    pub ended_at: Option<SystemTime>,
+    pub cancelled_by: Option<String>,
+    pub cancel_reason: Option<String>,
+    pub now: SystemTime,
+    /// In the order of the template; limits and parents are the template's to add.
+    pub steps: Vec<StepFacts>,
+}
+
+/// The workers of a handler and its queue are looked at for steps that could be claimed, and for no others.
+const EXPLAIN: &str = "
+    SELECT t.template_id, t.state::text, t.submitted_at, t.ended_at, t.cancelled_by, t.cancel_reason, clock_timestamp(),
+           d.name, l.handler,
+           coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' THEN 'cancelled' ELSE 'pending' END::step_state)::text,
+           coalesce(q.due, false), coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2)::int,
+           coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at), s.ended_at, q.next_attempt_at,
+           q.deadline_at, w.name, coalesce(s.error_message, a.error_message), coalesce(s.error_code, a.error_code),
+           v.service, v.state::text, v.since, v.until,
+           (SELECT detail FROM circuit_changes WHERE service_id = v.service_id AND type = 'circuit.opened'
+             ORDER BY at DESC LIMIT 1),
+           v.forced::text, coalesce(v.forced_by, ''), coalesce(v.forced_reason, ''), v.forced_until, v.paused_until,
+           coalesce(r.n, 0), coalesce(b.n, 0), coalesce(h.connected, 0), coalesce(h.slots, 0), coalesce(h.busy, 0), h.seen,
+           (SELECT policy FROM service_policies WHERE namespace = '' AND service = ''),
+           (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = ''),
+           (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = v.service)
+      FROM tasks t
+      JOIN template_steps d ON d.template_id = t.template_id
+      JOIN lanes l ON l.lane_id = d.lane_id
+      JOIN services v ON v.service_id = l.service_id
+      LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
+      LEFT JOIN queue q ON q.task_id = t.task_id AND q.step = d.step
+      LEFT JOIN workers w ON w.worker_id = q.worker_id
+      LEFT JOIN LATERAL (
+           SELECT error_message, error_code FROM attempts
+            WHERE q.state = 'waiting_for_retry' AND task_id = q.task_id AND step = q.step AND attempt = q.attempt
+            LIMIT 1) a ON true
+      LEFT JOIN LATERAL (
+           SELECT count(*)::int AS n FROM queue o JOIN lanes ol ON ol.lane_id = o.lane_id
+            WHERE q.due AND o.worker_id IS NOT NULL AND ol.service_id = v.service_id) r ON q.due
+      LEFT JOIN LATERAL (
+           SELECT count(*)::int AS n FROM (
+               (SELECT FROM queue o WHERE o.lane_id = q.lane_id AND o.due AND o.priority > q.priority LIMIT $2)
+               UNION ALL
+               (SELECT FROM queue o WHERE o.lane_id = q.lane_id AND o.due AND o.priority = q.priority
+                   AND (o.task_id, o.step) < (q.task_id, q.step) LIMIT $2)
+               LIMIT $2) o) b ON q.due
+      LEFT JOIN LATERAL (
+           SELECT count(*) FILTER (WHERE c.alive)::int AS connected,
+                  coalesce(sum(c.max_concurrent_steps) FILTER (WHERE c.alive), 0)::int AS slots,
+                  coalesce(sum(c.n) FILTER (WHERE c.alive), 0)::int AS busy, max(c.seen) AS seen
+             FROM (SELECT o.ended_at IS NULL AND NOT o.draining AS alive, o.max_concurrent_steps,
+                          least(coalesce(o.ended_at, clock_timestamp()), o.lease_expires_at) AS seen, u.n
+                     FROM workers o
+                    CROSS JOIN LATERAL (
+                          SELECT count(*) AS n FROM queue WHERE o.ended_at IS NULL AND worker_id = o.worker_id) u
+                    WHERE l.handler = ANY(o.handlers)
+                      AND (o.namespaces = '{}' OR l.namespace = ANY(o.namespaces))) c) h ON q.worker_id IS NULL AND q.task_id IS NOT NULL
+     WHERE t.task_id = $1 ORDER BY d.step";
+
+/// What is known about a task, or `None`.
+pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached(EXPLAIN).await?;
+    let rows = client.query(&statement, &[&task_id, &MAX_AHEAD]).await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let state = TaskState::from_name(first.get(1));
+    Ok(Some(Explained {
+        template_id: first.get(0),
+        task_state: state.ok_or_else(|| StoreError::Corrupt("a task's state".into()))?,
+        submitted_at: first.get(2),
+        ended_at: first.get(3),
+        cancelled_by: first.get(4),
+        cancel_reason: first.get(5),
+        now: first.get(6),
+        steps: rows.iter().map(step).collect::<Result<_, _>>()?,
+    }))
+}
+
+fn step(r: &Row) -> Result<StepFacts, StoreError> {
+    let count = |i: usize| u32::try_from(r.get::<_, i32>(i)).unwrap_or_default();
+    let slots = count(34);
+    let connected = count(33);
+    Ok(StepFacts {
+        name: r.get(7),
+        handler: r.get(8),
+        state: StepState::from_name(r.get(9)).ok_or_else(|| StoreError::Corrupt("a step's state".into()))?,
+        due: r.get(10),
+        attempt: count(11),
+        charged: count(12),
+        retry_limit: 0,
+        parents: Vec::new(),
+        ready_at: r.get(13),
+        started_at: r.get(14),
+        ended_at: r.get(15),
+        next_attempt_at: r.get(16),
+        deadline_at: r.get(17),
+        worker_name: r.get(18),
+        error: r.get(19),
+        error_code: r.get(20),
+        ahead: count(32),
+        service: service(r, count(31))?,
+        workers: WorkerFacts { connected, slots, free: slots.saturating_sub(count(35)), last_seen: r.get(36) },
+    })
+}
+
+fn service(r: &Row, running: u32) -> Result<ServiceFacts, StoreError> {
+    let forced: Option<&str> = r.get(26);
+    let forced: Option<CircuitState> = forced.map(state).transpose()?;
+    Ok(ServiceFacts {
+        name: r.get(21),
+        state: state(r.get(22))?,
+        since: r.get(23),
+        until: r.get(24),
+        opened: r.get(25),
+        forced,
+        forced_by: r.get(27),
+        forced_reason: r.get(28),
+        forced_until: r.get(29),
+        paused_until: r.get(30),
+        running,
+        policy: layered([r.get(37), r.get(38), r.get(39)]),
+    })
+}
