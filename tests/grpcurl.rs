@@ -21,10 +21,11 @@ use tonic_reflection::pb::v1alpha::{
 };
 
 const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "tasker.v1.CircuitService",
     "tasker.v1.TaskService",
     "tasker.v1.TemplateService",
     "tasker.v1.WorkerService",
@@ -146,7 +147,13 @@ async fn everything_can_be_found_out() {
 #[ignore = "needs grpcurl: make test"]
 async fn health_is_the_standard_one() {
     let bench = Bench::new().await;
-    for service in ["", "tasker.v1.TaskService", "tasker.v1.TemplateService", "tasker.v1.WorkerService"] {
+    for service in [
+        "",
+        "tasker.v1.TaskService",
+        "tasker.v1.TemplateService",
+        "tasker.v1.WorkerService",
+        "tasker.v1.CircuitService",
+    ] {
         let health = call(&bench, "grpc.health.v1.Health/Check", json!({"service": service})).await;
         assert_eq!(health, json!({"status": "SERVING"}), "{service}");
     }

@@ -5,7 +5,7 @@ use std::env;
 use super::error::{CliError, exit};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct Who {
     /// Why
     #[arg(long)]
     reason: String,
@@ -14,7 +14,7 @@ pub struct Args {
     by: Option<String>,
 }
 
-impl Args {
+impl Who {
     /// Who and why.
     pub fn resolve(self) -> Result<(String, String), CliError> {
         let user = || ["USER", "LOGNAME"].into_iter().filter_map(|n| env::var(n).ok()).find(|u| !u.is_empty());

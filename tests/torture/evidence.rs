@@ -6,7 +6,7 @@ use tasker::domain::template::{Graph, Template};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use crate::checker::history::{Attempt, Event, History, Micros, Plan, PlannedStep, Step, Task, Worker};
+use crate::checker::history::{Attempt, Event, History, Micros, Plan, PlannedStep, Shut, Step, Task, Worker};
 
 /// Fills in the database's part of the history.
 pub async fn read(db: &Client, history: &mut History) {
@@ -16,6 +16,7 @@ pub async fn read(db: &Client, history: &mut History) {
     history.attempts = rows(db, ATTEMPTS, attempt).await;
     history.events = rows(db, EVENTS, event).await;
     history.workers = rows(db, WORKERS, worker).await.into_iter().collect();
+    history.shut = rows(db, SHUT, shut).await;
 }
 
 async fn rows<T>(db: &Client, sql: &str, read: fn(&Row) -> T) -> Vec<T> {
@@ -25,14 +26,17 @@ async fn rows<T>(db: &Client, sql: &str, read: fn(&Row) -> T) -> Vec<T> {
 }
 
 async fn plans(db: &Client) -> BTreeMap<i32, Plan> {
-    let rows = db.query("SELECT template_id, yaml FROM templates", &[]).await.unwrap();
-    rows.iter().map(|row| (row.get(0), plan(&Template::parse(row.get(1)).unwrap()))).collect()
+    let sql = "SELECT template_id, yaml, (SELECT array_agg(l.service_id ORDER BY s.step) FROM template_steps s
+                 JOIN lanes l USING (lane_id) WHERE s.template_id = t.template_id) FROM templates t";
+    let rows = db.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), plan(&Template::parse(row.get(1)).unwrap(), row.get(2)))).collect()
 }
 
-fn plan(template: &Template) -> Plan {
+fn plan(template: &Template, services: Vec<i32>) -> Plan {
     let graph = Graph::of(template);
     let steps = template.steps.iter().enumerate().map(|(i, step)| PlannedStep {
         name: step.name.clone(),
+        service: services[i],
         parents: graph.parents(i).iter().copied().map(usize::from).collect(),
         ancestors: graph.ancestors(i).iter().copied().map(usize::from).collect(),
         retry_limit: step.retry_limit.try_into().unwrap(),
@@ -120,4 +124,19 @@ const WORKERS: &str = "
 
 fn worker(r: &Row) -> (Uuid, Worker) {
     (r.get(0), Worker { draining: r.get(1), lease_expires_at: r.get(2), ended_at: r.get(3) })
+}
+
+/// A circuit is open until its next change of state, and a pause has an end.
+const SHUT: &str = "
+    SELECT service_id, type::text, micros(at))::int8, micros(until))::int8 FROM (
+        SELECT service_id, type, at, until FROM circuit_changes WHERE type = 'circuit.paused'
+        UNION ALL
+        SELECT service_id, type, at, next FROM (
+            SELECT service_id, type, at, lead(at, 1, now()) OVER (PARTITION BY service_id ORDER BY change_id) AS next
+              FROM circuit_changes
+             WHERE type IN ('circuit.opened', 'circuit.half_opened', 'circuit.closed', 'circuit.reset')) c
+         WHERE type = 'circuit.opened') s";
+
+fn shut(r: &Row) -> Shut {
+    Shut { service: r.get(0), why: r.get(1), from: r.get(2), until: r.get(3) }
 }

@@ -116,6 +116,9 @@ async fn torture(world: &Arc<World>, settings: &Settings, schedule: Vec<Planned>
     judge(world, &clients, settled).await
 }
 
+/// The steps at once of the services that have a limit.
+const LIMIT: i32 = 8;
+
 /// Registers the templates and makes the clients.
 pub async fn begin(world: &World, settings: &Settings) -> Arc<Clients> {
     let shapes = shapes::all(settings.seed);
@@ -123,8 +126,37 @@ pub async fn begin(world: &World, settings: &Settings) -> Arc<Clients> {
     for shape in &shapes {
         support::server::register(&mut client, &shape.yaml).await;
     }
+    protect(&mut client).await;
     let urls: Vec<String> = world.servers.iter().map(|s| format!("http://{}", s.for_clients.address)).collect();
     Clients::new(settings.seed, shapes, &urls, settings.open)
+}
+
+/// Quick circuits for all, as a run has to end; and limits for two services.
+async fn protect(client: &mut Client) {
+    let quick = tasker::proto::Policy {
+        window_seconds: Some(3.0),
+        min_calls: Some(20),
+        failure_rate: Some(0.6),
+        cool_down_seconds: Some(2.0),
+        max_cool_down_seconds: Some(4.0),
+        ramp_seconds: Some(2.0),
+        max_pause_seconds: Some(1.0),
+        ..Default::default()
+    };
+    let limited = tasker::proto::Policy { max_concurrency: Some(LIMIT), ..Default::default() };
+    for (namespace, service, policy) in
+        [("", "", quick), ("torture_0", "service_0", limited), ("torture_1", "service_0", limited)]
+    {
+        let request = tasker::proto::SetPolicyRequest {
+            namespace: namespace.into(),
+            service: service.into(),
+            policy: Some(policy),
+            unset: Vec::new(),
+            by: "torture".into(),
+            reason: "so that there is something to hold".into(),
+        };
+        client.circuits.set_policy(request).await.unwrap();
+    }
 }
 
 /// Waits until nothing is in play; returns how long that took. Counts looks, as a machine may stand still.
@@ -154,6 +186,10 @@ pub async fn judge(world: &World, clients: &Clients, settled: f64) -> Judged {
     let mut history = History { intents, told, lines, ..History::default() };
     let db = world.session().await.unwrap();
     crate::evidence::read(&db, &mut history).await;
+    let limited =
+        "SELECT service_id FROM services WHERE service = 'service_0' AND namespace IN ('torture_0', 'torture_1')";
+    let limit = usize::try_from(LIMIT).unwrap();
+    history.limits = db.query(limited, &[]).await.unwrap().iter().map(|row| (row.get(0), limit)).collect();
     world.chronicle.note("the evidence is read");
     let mut violations = world.chronicle.violations();
     if unreadable > 0 {

@@ -15,7 +15,6 @@ pub enum Command {
     List(list::Args),
     Get(get::Args),
     Set(set::Args),
-    #[command(subcommand)]
     Force(order::Force),
     Reset(order::Reset),
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
 use serde_json::json;
 
 use super::standing;
@@ -12,28 +11,31 @@ use crate::{
         error::{CliError, exit},
         json,
         term::clean,
-        who,
+        who::Who,
     },
     proto::{Circuit, CircuitState, ForceCircuitRequest, ResetCircuitRequest},
 };
 
+/// What a circuit is ordered to be.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum To {
+    /// Nothing of the service starts; its steps wait and spend no attempts
+    Open,
+    /// Everything passes, however many calls fail; pauses and limits hold all the same
+    Closed,
+}
+
 /// Open or close a circuit whatever was counted
-#[derive(Debug, Subcommand)]
+#[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   tasker circuit force open user_management billing_service --for 600 --reason 'their maintenance'
-  tasker circuit force close user_management billing_service --reason 'we know that it works'
+  tasker circuit force closed user_management billing_service --reason 'we know that it works'
 
 An order holds until its time is over or somebody resets the circuit.")]
-pub enum Force {
-    /// Nothing of the service starts; its steps wait and spend no attempts
-    Open(Order),
-    /// Everything passes, however many calls fail; pauses and limits hold all the same
-    Close(Order),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Order {
+pub struct Force {
+    /// What it is to be
+    to: To,
     /// The namespace of its templates
     namespace: String,
     /// Its name
@@ -42,7 +44,7 @@ pub struct Order {
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<f64>,
     #[command(flatten)]
-    who: who::Args,
+    who: Who,
 }
 
 /// Close a circuit, and forget what was counted, an order and a pause
@@ -56,13 +58,13 @@ pub struct Reset {
     /// Its name
     service: String,
     #[command(flatten)]
-    who: who::Args,
+    who: Who,
 }
 
-pub async fn force(force: Force, session: &Session) -> Result<u8, CliError> {
-    let (state, order) = match force {
-        Force::Open(order) => (CircuitState::Open, order),
-        Force::Close(order) => (CircuitState::Closed, order),
+pub async fn force(order: Force, session: &Session) -> Result<u8, CliError> {
+    let state = match order.to {
+        To::Open => CircuitState::Open,
+        To::Closed => CircuitState::Closed,
     };
     let (by, reason) = order.who.resolve()?;
     let expires_after = order.seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());

@@ -6,7 +6,8 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json, who,
+        json,
+        who::Who,
     },
     proto::{Policy, SetPolicyRequest},
 };
@@ -70,7 +71,7 @@ pub struct Args {
     #[arg(long, value_name = "SETTING")]
     unset: Vec<String>,
     #[command(flatten)]
-    who: who::Args,
+    who: Who,
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {

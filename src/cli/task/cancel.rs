@@ -7,7 +7,8 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json, who,
+        json,
+        who::Who,
     },
     proto::CancelTaskRequest,
 };
@@ -25,7 +26,7 @@ pub struct Args {
     #[arg(value_name = "TASK_ID")]
     id: Uuid,
     #[command(flatten)]
-    who: who::Args,
+    who: Who,
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {

@@ -24,6 +24,19 @@ pub struct History {
     /// Of tasks, causes before effects.
     pub events: Vec<Event>,
     pub workers: BTreeMap<Uuid, Worker>,
+    /// When nobody was let through to a service.
+    pub shut: Vec<Shut>,
+    /// The steps at once that a service takes.
+    pub limits: BTreeMap<i32, usize>,
+}
+
+/// A time in which a circuit was open, or a service had asked for a pause.
+#[derive(Clone, Debug)]
+pub struct Shut {
+    pub service: i32,
+    pub why: String,
+    pub from: Micros,
+    pub until: Micros,
 }
 
 /// A task that the client wanted.
@@ -80,6 +93,7 @@ pub struct Plan {
 #[derive(Clone, Debug, Default)]
 pub struct PlannedStep {
     pub name: String,
+    pub service: i32,
     pub parents: Vec<usize>,
     pub ancestors: Vec<usize>,
     pub retry_limit: i32,

@@ -9,6 +9,7 @@ mod index;
 mod order;
 mod promises;
 mod runs;
+mod services;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -27,5 +28,6 @@ pub fn check(history: &History) -> Vec<Violation> {
     documents::check(&index, &mut found);
     order::check(&index, &mut found);
     events::check(&index, &mut found);
+    services::check(&index, &mut found);
     found
 }

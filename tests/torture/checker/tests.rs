@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     check,
-    history::{Attempt, Event, History, Intent, Micros, Plan, PlannedStep, Step, Task, Told, Worker},
+    history::{Attempt, Event, History, Intent, Micros, Plan, PlannedStep, Shut, Step, Task, Told, Worker},
 };
 use crate::ledger::{Ack, Digest, End, Line, Said, Start};
 
@@ -29,6 +29,7 @@ fn id(n: u64) -> Uuid {
 fn diamond() -> Plan {
     let step = |name: &str, parents: &[usize], ancestors: &[usize]| PlannedStep {
         name: name.into(),
+        service: 1,
         parents: parents.to_vec(),
         ancestors: ancestors.to_vec(),
         retry_limit: 2,
@@ -277,6 +278,17 @@ fn forget(history: &mut History, n: u64) {
     history.events.retain(|e| e.task != id(n));
 }
 
+const SERVICES: &[(&str, Change)] = &[
+    ("StartedWhileShut", |h| {
+        let from = attempt(h, DONE, 1, 1).started_at - 2 * SECOND;
+        h.shut.push(Shut { service: 1, why: "its circuit is open".into(), from, until: from + 3 * SECOND });
+    }),
+    ("LimitExceeded", |h| {
+        h.limits.insert(1, 1);
+        attempt(h, DONE, 1, 1).ended_at = 1_000 * SECOND;
+    }),
+];
+
 const PROMISES: &[(&str, Change)] = &[
     ("TaskLost", |h| forget(h, FAILED)),
     ("TooManyTasks", |h| task(h, FAILED).correlation_id = format!("n-{DONE}")),
@@ -419,7 +431,7 @@ const ORDER: &[(&str, Change)] = &[
 const OF_THE_RUN: &[&str] = &["InvariantBroken", "ProcessEnded", "ProcessStayed", "LedgerTorn"];
 
 fn seeded() -> impl Iterator<Item = &'static (&'static str, Change)> {
-    [PROMISES, STATES, ATTEMPTS, RUNS, DOCUMENTS, ORDER].into_iter().flatten()
+    [PROMISES, STATES, ATTEMPTS, RUNS, DOCUMENTS, ORDER, SERVICES].into_iter().flatten()
 }
 
 #[test]

@@ -103,6 +103,12 @@ pub enum Violation {
     #[error("task {task}: the time of event {kind} goes back by {by} µs")]
     EventTimesOutOfOrder { task: Uuid, kind: String, by: i64 },
 
+    // Services.
+    #[error("step {task}/{step}: attempt {attempt} started although {why}")]
+    StartedWhileShut { task: Uuid, step: i16, attempt: i32, why: String },
+    #[error("service {service}: {most} steps at once, and {limit} are its limit")]
+    LimitExceeded { service: i32, limit: usize, most: usize },
+
     // While it ran.
     #[error("{seconds:.1} s into the run, {sentence}")]
     InvariantBroken { seconds: Seconds, sentence: String },
