@@ -46,7 +46,7 @@ bench:
 	@target/release/tasker bench --json $(BENCH)
 
 bench-full:
-	@$(MAKE) --no-print-directory bench BENCH='--seconds 30 --preload 1000000 --waiting 100000 --idle $(BENCH)'
+	@$(MAKE) --no-print-directory bench BENCH='--seconds 30 --preload 1000000 --waiting 100000 --idle --limited $(BENCH)'
 
 # Like bench; see benches/compare/README.md. The Node.js that it runs on comes with the packages.
 compare: COMPARED := $(CURDIR)/benches/compare

@@ -55,6 +55,8 @@ pub struct Settings {
     pub waiting: i64,
     /// Whether to measure the cost of idling.
     pub idle: bool,
+    /// Whether to measure the cost of a limit that is as high as the workers' slots.
+    pub limited: bool,
 }
 
 /// Measures everything. `say` hears what is going on.
@@ -77,6 +79,13 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
     }
     for n in 1..=ROUNDS {
         report.rounds.push(round(&stage, settings, &format!("{n} of {ROUNDS}"), &mut chains, say).await?);
+        // In turn, as a machine is not the same from minute to minute.
+        if settings.limited {
+            let capacity = i32::try_from(settings.workers * settings.slots).unwrap_or(i32::MAX);
+            shapes::limit(&stage.client, capacity).await?;
+            report.limited.push(round(&stage, settings, &format!("{n}, limited"), &mut chains, say).await?);
+            shapes::limit(&stage.client, 0).await?;
+        }
     }
     tokio::time::sleep(CALM).await;
     for clients in latency::CONCURRENCY {

@@ -18,6 +18,8 @@ pub struct Report {
     pub preloaded: i64,
     pub waiting: i64,
     pub rounds: Vec<Round>,
+    /// Each after the round of the same place, with a limit as high as the workers' slots.
+    pub limited: Vec<Round>,
     pub latencies: Vec<Latency>,
     pub golden_problems: Vec<String>,
     pub audit: Audit,
@@ -54,6 +56,13 @@ impl Report {
     fn rss(&self) -> Option<f64> {
         let idle = self.idle.and_then(|i| i.server_rss_mib);
         self.rounds.iter().filter_map(|r| r.server_rss_mib).chain(idle).reduce(f64::max)
+    }
+
+    /// The throughput with a limit beside that without.
+    fn limited_ratio(&self) -> Option<f64> {
+        let pairs = self.limited.iter().zip(&self.rounds);
+        let ratios: Vec<f64> = pairs.map(|(with, without)| with.steps_per_second / without.steps_per_second).collect();
+        (!ratios.is_empty()).then(|| ratios.iter().sum::<f64>() / ratios.len() as f64)
     }
 
     /// How many times as long a step takes in the filled database.
@@ -97,6 +106,7 @@ impl Report {
             "waiting_tasks": self.waiting,
             "filled_time_ratio": opt(self.filled_ratio(), 3),
             "filled_cpu_ratio": opt(self.filled_cpu_ratio(), 3),
+            "limited_ratio": opt(self.limited_ratio(), 3),
             "idle_queries_per_second": opt(self.idle.map(|i| i.queries_per_second), 2),
             "idle_cpu_percent": opt(self.idle.and_then(|i| i.server_cpu_percent), 2),
             "idle_postgres_cpu_percent": opt(self.idle.and_then(|i| i.postgres_cpu_percent), 2),
@@ -141,6 +151,9 @@ impl Report {
             let what = format!("{} finished, {} waiting: time per step", self.preloaded, self.waiting);
             add(what, number(self.filled_ratio(), 2, " x"), "<= 1.3 x");
             add("the same: CPU per step".into(), number(self.filled_cpu_ratio(), 2, " x"), "<= 1.3 x");
+        }
+        if let Some(ratio) = self.limited_ratio() {
+            add("throughput with a limit".into(), format!("{ratio:.2} x"), ">= 0.9 x");
         }
         if let Some(idle) = self.idle {
             add("idle, 50 workers: queries".into(), format!("{:.1} /s", idle.queries_per_second), "<= 5 /s");

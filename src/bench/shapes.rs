@@ -8,8 +8,8 @@ use super::error::Error;
 use crate::{
     client::Client,
     proto::{
-        GetTaskRequest, GetTaskResponse, RegisterTemplateRequest, StepState, SubmitTaskRequest, TaskState,
-        WatchTaskRequest,
+        GetTaskRequest, GetTaskResponse, Policy, RegisterTemplateRequest, SetPolicyRequest, StepState,
+        SubmitTaskRequest, TaskState, WatchTaskRequest,
     },
     store::{Db, template},
 };
@@ -77,6 +77,20 @@ pub async fn register(client: &mut Client, db: &Db) -> Result<Templates, Error> 
         stored: find(NAMESPACE, "stored")?.template_id,
         golden: GOLDEN.iter().map(|(name, ..)| Ok(find("golden", name)?.template_id)).collect::<Result<_, Error>>()?,
     })
+}
+
+/// Lets at most so many steps of the chain run at once; 0 for no limit.
+pub async fn limit(client: &Client, steps: i32) -> Result<(), Error> {
+    let request = SetPolicyRequest {
+        namespace: NAMESPACE.into(),
+        service: CHAIN_HANDLER.into(),
+        policy: Some(Policy { max_concurrency: Some(steps), ..Policy::default() }),
+        by: "bench".into(),
+        reason: "to see what it costs".into(),
+        ..SetPolicyRequest::default()
+    };
+    client.clone().circuits.set_policy(request).await.map_err(Error::refused("set a limit"))?;
+    Ok(())
 }
 
 /// A chain to submit.

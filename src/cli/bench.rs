@@ -45,6 +45,9 @@ pub struct Command {
     /// Measure also what the system costs with 50 workers and nothing to do
     #[arg(long)]
     idle: bool,
+    /// Measure also what a limit costs that is as high as the workers' slots
+    #[arg(long)]
+    limited: bool,
     /// Measure on this Postgres, and leave the tasks there, instead of starting a private one
     #[arg(long, value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
@@ -109,6 +112,7 @@ impl Command {
             preload: self.preload,
             waiting: self.waiting,
             idle: self.idle,
+            limited: self.limited,
         }
     }
 }
