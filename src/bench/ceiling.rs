@@ -15,6 +15,7 @@ use crate::{
         StoreError,
         changes::{Changes, Ended, EndedAttempt, Event, Grant, NewLive, NewTask, TaskUpdate, WantedInputs},
         hot::Hot,
+        worker::{self, NewWorker},
     },
 };
 
@@ -33,17 +34,39 @@ pub struct Ceiling {
 /// Runs bare SQL for about `time`.
 pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreError> {
     let hot = Hot::connect(&stage.db).await?;
+    let worker_id = hold(stage, time).await?;
     let (started, before) = (Instant::now(), stage.processes().cpu());
     let mut steps = 0.0;
     while started.elapsed() < time {
-        Batch::new(&stage.templates).run(&hot).await?;
+        Batch::new(&stage.templates, worker_id).run(&hot).await?;
         steps += (BATCH * CHAIN_STEPS) as f64;
     }
     let cpu = stage.processes().cpu() - before;
-    Ok(Ceiling {
+    let ceiling = Ceiling {
         steps_per_second: steps / started.elapsed().as_secs_f64(),
         cpu_per_step: cpu.postgres.map(|t| t.as_secs_f64() * 1e6 / steps),
-    })
+    };
+    worker::end(&stage.db, &[worker_id]).await?;
+    Ok(ceiling)
+}
+
+/// A worker to whom the attempts belong, or the server would give them to others.
+async fn hold(stage: &Stage, time: Duration) -> Result<Uuid, StoreError> {
+    let worker_id = Uuid::new_v4();
+    let new = NewWorker {
+        worker_id,
+        server_id: Uuid::nil(),
+        name: "bare SQL".into(),
+        build_id: String::new(),
+        namespaces: Vec::new(),
+        handlers: vec!["bench.bare".into()],
+        max_concurrent_steps: 1,
+        labels: "{}".into(),
+        previous: None,
+        held: Vec::new(),
+    };
+    worker::register(&stage.db, &new, 2 * time + Duration::from_secs(60)).await?;
+    Ok(worker_id)
 }
 
 struct Batch<'a> {
@@ -54,10 +77,10 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(templates: &'a Templates) -> Self {
+    fn new(templates: &'a Templates, worker_id: Uuid) -> Self {
         let mut tasks: Vec<Uuid> = (0..BATCH).map(|_| Uuid::now_v7()).collect();
         tasks.sort_unstable();
-        Self { templates, worker_id: Uuid::new_v4(), tasks, done: StepSet::empty(CHAIN_STEPS) }
+        Self { templates, worker_id, tasks, done: StepSet::empty(CHAIN_STEPS) }
     }
 
     /// One transaction stores the chains, and one more for each of their steps ends it and begins the next.

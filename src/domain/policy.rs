@@ -52,7 +52,7 @@ impl Default for Policy {
             max_cool_down_seconds: 300.0,
             probes: 3,
             ramp_seconds: 10.0,
-            max_pause_seconds: 3_600.0,
+            max_pause_seconds: 300.0,
             max_concurrency: 0,
             per_second: 0.0,
             burst: 0,

@@ -62,6 +62,7 @@ impl Target {
         watch_panics();
         let mut bench = Bench::with(SEED).await;
         register(&mut bench.client, GOOD).await;
+        bench.circuits_off().await;
         let (db, raw) = (bench.db.connect().await, Raw::connect(&bench.server.url).await);
         let mut target = Self { bench, raw, db, stored: Vec::new(), cases: 0, wrong: Vec::new() };
         target.look().await;

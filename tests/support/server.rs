@@ -81,10 +81,10 @@ impl Bench {
         bench
     }
 
-    /// However often a service fails, it is called: for tests of what happens to single steps.
+    /// However often a service fails and whatever it asks for, it is called: for tests of what happens to single steps.
     pub async fn circuits_off(&mut self) {
         let request = proto::SetPolicyRequest {
-            policy: Some(proto::Policy { enabled: Some(false), ..Default::default() }),
+            policy: Some(proto::Policy { enabled: Some(false), max_pause_seconds: Some(0.0), ..Default::default() }),
             by: "test".into(),
             reason: "a test".into(),
             ..Default::default()
