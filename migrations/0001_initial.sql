@@ -12,7 +12,7 @@ CREATE TYPE attempt_outcome AS ENUM (
     'succeeded', 'retryable_error', 'permanent_error', 'timed_out', 'worker_lost', 'released', 'cancelled');
 
 CREATE TYPE event_type AS ENUM (
-    'task.submitted', 'task.started', 'task.completed', 'task.failed', 'task.cancelled',
+    'task.submitted', 'task.started', 'task.completed', 'task.failed', 'task.cancelled', 'task.repaired',
     'step.started', 'step.completed', 'step.failed', 'step.retrying', 'step.cancelled',
     'worker.connected', 'worker.lost',
     'circuit.opened', 'circuit.half_opened', 'circuit.closed', 'circuit.forced', 'circuit.released', 'circuit.reset',
@@ -273,7 +273,8 @@ CREATE VIEW row_violations AS
      WHERE NOT holds;
 
 -- What nothing would ever wake: none may be here at any moment. Every step in play is claimable, or has a time of its next
--- attempt, or has a worker and a deadline; every task that is not final has a step in play.
+-- attempt, or has a worker, a lease and a deadline; every task that is not final has a step in play. The engine's auditor
+-- (store/audit.rs) looks for the same, a portion at a time: this walks through all tasks.
 CREATE VIEW liveness_violations AS
     SELECT t.task_id, NULL::smallint AS step, 'it is not final, and no step of it is in play' AS violation
       FROM tasks t
@@ -287,7 +288,7 @@ CREATE VIEW liveness_violations AS
       FROM queue q
      WHERE NOT CASE q.state
                WHEN 'ready' THEN q.due
-               WHEN 'in_progress' THEN q.worker_id IS NOT NULL AND q.deadline_at IS NOT NULL
+               WHEN 'in_progress' THEN num_nonnulls(q.lease, q.worker_id, q.started_at, q.deadline_at) = 4
                WHEN 'waiting_for_retry' THEN q.due OR q.next_attempt_at IS NOT NULL
                ELSE false END;
 

@@ -8,6 +8,8 @@ pub enum EventType {
     TaskCompleted,
     TaskFailed,
     TaskCancelled,
+    /// The auditor found it broken and mended it; the error code says what was wrong.
+    TaskRepaired,
     StepStarted,
     StepCompleted,
     /// The step failed for good.
@@ -40,6 +42,7 @@ impl EventType {
             Self::TaskCompleted => "task.completed",
             Self::TaskFailed => "task.failed",
             Self::TaskCancelled => "task.cancelled",
+            Self::TaskRepaired => "task.repaired",
             Self::StepStarted => "step.started",
             Self::StepCompleted => "step.completed",
             Self::StepFailed => "step.failed",

@@ -9,6 +9,7 @@ pub mod json;
 pub mod lease;
 pub mod policy;
 pub mod progress;
+pub mod repair;
 pub mod retry;
 pub mod schema;
 pub mod step;

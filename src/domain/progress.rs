@@ -92,12 +92,12 @@ impl Progress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::template::Template;
 
     /// `steps` is a list of names, each with its parents after a colon.
-    fn graph(steps: &str) -> Graph {
+    pub fn graph(steps: &str) -> Graph {
         let step = |text: &str| {
             let (name, parents) = text.split_once(':').unwrap_or((text, ""));
             let parents = parents.chars().map(String::from).collect::<Vec<_>>().join(", ");

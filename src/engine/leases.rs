@@ -200,7 +200,7 @@ impl Leases {
 }
 
 /// Sleeps; `false` when `shutdown` came first.
-async fn pause(time: Duration, shutdown: &CancellationToken) -> bool {
+pub(super) async fn pause(time: Duration, shutdown: &CancellationToken) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => true,
         () = shutdown.cancelled() => false,

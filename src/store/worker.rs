@@ -124,7 +124,8 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
         )
         .await?;
     let kept = tx.query(&adopt, &[&new.worker_id, &tasks, &steps, &nonces]).await?;
-    let orphans = tx.prepare_cached("SELECT task_id, step, lease, worker_id FROM queue WHERE worker_id = $1").await?;
+    let orphans = "SELECT task_id, step, lease, worker_id FROM queue WHERE worker_id = $1 AND lease IS NOT NULL";
+    let orphans = tx.prepare_cached(orphans).await?;
     let orphans = tx.query(&orphans, &[&new.previous]).await?;
     tx.commit().await?;
     Ok(Registered { kept: kept.iter().map(kept_lease).collect(), orphans: orphans.iter().map(orphan).collect() })
@@ -200,7 +201,7 @@ pub async fn reap(
             (SELECT q.worker_id, q.task_id, q.step, q.lease,
                     w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
                FROM queue q LEFT JOIN workers w ON w.worker_id = q.worker_id
-              WHERE q.worker_id IS NOT NULL
+              WHERE q.worker_id IS NOT NULL AND q.lease IS NOT NULL
                 AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
                      OR q.deadline_at < clock_timestamp() - make_interval(secs => $3))
               ORDER BY q.task_id, q.step LIMIT $1)",

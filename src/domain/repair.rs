@@ -1,0 +1,259 @@
+//! What a task must look like, given how its steps have ended, and what is wrong where it looks otherwise.
+//!
+//! The rows of ended steps are the truth, as they are written once: from them and the graph follows which steps must be in
+//! play, and from that how the task stands. A task that the engine has written is never found wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    progress::{Progress, StepSet},
+    step::StepState,
+    task::TaskEvent,
+    template::Graph,
+};
+
+/// One thing that is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A step that must be in play is not.
+    Missing(u16),
+    /// A step is in play that must not be: its task is over or gone, it has ended, or a parent has not.
+    Stray(u16),
+    /// A step is in play that nothing would ever wake.
+    Asleep(u16),
+    /// The task's account of its steps is wrong.
+    Miscounted,
+    /// The task says that it has ended, or that it has not, against its state.
+    Mistimed,
+    /// Nothing of the task can go on, and it is not final.
+    Unfinished,
+}
+
+impl Finding {
+    /// The step that it is about; `None` for the task itself.
+    pub fn step(self) -> Option<u16> {
+        match self {
+            Self::Missing(step) | Self::Stray(step) | Self::Asleep(step) => Some(step),
+            Self::Miscounted | Self::Mistimed | Self::Unfinished => None,
+        }
+    }
+
+    /// Its name in the history.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Missing(_) => "STEP_MISSING",
+            Self::Stray(_) => "STEP_STRAY",
+            Self::Asleep(_) => "STEP_ASLEEP",
+            Self::Miscounted => "TASK_MISCOUNTED",
+            Self::Mistimed => "TASK_MISTIMED",
+            Self::Unfinished => "TASK_UNFINISHED",
+        }
+    }
+
+    /// What was wrong and what was done, in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Missing(_) => "its parents are complete and it was not in play: it is ready again",
+            Self::Stray(_) => "it was in play and must not be: it is out of play",
+            Self::Asleep(_) => "it was in play and nothing would have woken it: it is ready again",
+            Self::Miscounted => "its account of its steps was wrong: they were counted anew",
+            Self::Mistimed => "its end contradicted its state: the state decided",
+            Self::Unfinished => "none of its steps could go on and it was not final: it is now",
+        }
+    }
+}
+
+/// A task as it was found.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    pub progress: &'a Progress,
+    /// Its row has a time of its end.
+    pub has_end: bool,
+    /// The steps that have ended.
+    pub ended: &'a BTreeMap<u16, StepState>,
+    /// The steps in play, and whether each is claimable, has a time, or has a worker with a deadline.
+    pub live: &'a BTreeMap<u16, bool>,
+}
+
+/// What is wrong with a task, and what it becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    pub findings: Vec<Finding>,
+    pub progress: Progress,
+    /// What happens to the task in this.
+    pub events: Vec<TaskEvent>,
+}
+
+impl Found<'_> {
+    /// Compares the task with what it must be.
+    pub fn repair(&self, graph: &Graph) -> Repair {
+        let mut findings = Vec::new();
+        let mut events = Vec::new();
+        let mut after = self.progress.clone();
+        let must = if after.state.is_final() { BTreeSet::new() } else { self.count(graph, &mut after) };
+        after.live = u16::try_from(must.len()).unwrap_or(u16::MAX);
+        findings.extend(must.iter().filter(|step| !self.live.contains_key(step)).map(|step| Finding::Missing(*step)));
+        findings.extend(self.live.iter().filter_map(|(step, wakes)| match must.contains(step) {
+            false => Some(Finding::Stray(*step)),
+            true => (!wakes).then_some(Finding::Asleep(*step)),
+        }));
+        if after.state.is_final() != self.has_end {
+            findings.push(Finding::Mistimed);
+        }
+        if !after.state.is_final() {
+            let starts = !self.ended.is_empty() && after.state.after(TaskEvent::Start).is_ok();
+            events.extend(starts.then_some(TaskEvent::Start));
+            events.extend(after.conclusion(graph.len()));
+        }
+        if !after.state.is_final() && after.live == 0 {
+            findings.push(Finding::Unfinished);
+        } else if after != *self.progress {
+            findings.push(Finding::Miscounted);
+        }
+        for event in &events {
+            after.state = after.state.after(*event).unwrap_or(after.state);
+        }
+        Repair { findings, progress: after, events }
+    }
+
+    /// Counts the steps of a task that is not final, and returns those that must be in play.
+    fn count(&self, graph: &Graph, progress: &mut Progress) -> BTreeSet<u16> {
+        progress.done = StepSet::empty(graph.len());
+        let complete = self.ended.iter().filter(|(_, state)| **state == StepState::Complete);
+        complete.for_each(|(step, _)| progress.done.insert(*step));
+        let failed = self.ended.iter().find(|(_, state)| **state != StepState::Complete).map(|(step, _)| *step);
+        progress.failed_step = progress.failed_step.or(failed);
+        let unlocked = |step: &u16| graph.parents(usize::from(*step)).iter().all(|p| progress.done.contains(*p));
+        let steps = u16::try_from(graph.len()).unwrap_or(u16::MAX);
+        (0..steps).filter(|step| !self.ended.contains_key(step)).filter(unlocked).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        progress::tests::graph,
+        task::TaskState::{self, Cancelled, Complete, Error, InProgress, Pending},
+    };
+
+    const DIAMOND: &str = "a b:a c:a d:bc";
+
+    /// `ended` and `live` are steps by name; an ended one in capitals has failed, a live one in capitals sleeps.
+    fn repair(state: TaskState, count: u16, ended: &str, live: &str) -> Repair {
+        let graph = graph(DIAMOND);
+        let steps = |text: &str| -> Vec<(u16, bool)> {
+            text.bytes().map(|b| (u16::from(b.to_ascii_lowercase() - b'a'), b.is_ascii_lowercase())).collect()
+        };
+        let state_of = |well| if well { StepState::Complete } else { StepState::Error };
+        let mut progress = Progress { state, done: StepSet::empty(4), live: count, failed_step: None };
+        for (step, well) in steps(ended) {
+            if well { progress.done.insert(step) } else { progress.failed_step = Some(step) }
+        }
+        let ended = steps(ended).into_iter().map(|(step, well)| (step, state_of(well))).collect();
+        let live = steps(live).into_iter().collect();
+        Found { progress: &progress, has_end: state.is_final(), ended: &ended, live: &live }.repair(&graph)
+    }
+
+    #[test]
+    fn what_the_engine_writes_is_never_found_wrong() {
+        for (state, count, ended, live) in [
+            (Pending, 1, "", "a"),
+            (InProgress, 2, "a", "bc"),
+            (InProgress, 1, "ab", "c"),
+            (InProgress, 1, "aB", "c"),
+            (InProgress, 1, "abc", "d"),
+            (Complete, 0, "abcd", ""),
+            (Error, 0, "aBc", ""),
+            (Cancelled, 0, "a", ""),
+        ] {
+            let repair = repair(state, count, ended, live);
+            assert_eq!((repair.findings, repair.events), (vec![], vec![]), "{state} {ended} {live}");
+            assert_eq!((repair.progress.state, repair.progress.live), (state, count));
+        }
+    }
+
+    /// Follows a diamond through every order of ends, and breaks it nowhere.
+    #[test]
+    fn nor_is_any_task_on_any_way_through_its_graph() {
+        fn go_on(graph: &Graph, progress: &Progress, ended: &BTreeMap<u16, StepState>, live: &BTreeMap<u16, bool>) -> u32 {
+            let found = Found { progress, has_end: false, ended, live }.repair(graph);
+            if live.is_empty() {
+                assert_eq!(found.findings, [Finding::Unfinished], "only its end is still to be written");
+                return 1;
+            }
+            assert_eq!(found, Repair { findings: vec![], progress: progress.clone(), events: vec![] });
+            let mut ends = 0;
+            for step in live.keys() {
+                for (event, state) in [
+                    (crate::domain::step::StepEvent::Succeed, StepState::Complete),
+                    (crate::domain::step::StepEvent::Fail, StepState::Error),
+                ] {
+                    let (mut progress, mut ended, mut live) = (progress.clone(), ended.clone(), live.clone());
+                    live.remove(step);
+                    ended.insert(*step, state);
+                    live.extend(progress.step_ended(graph, *step, event).into_iter().map(|child| (child, true)));
+                    ends += go_on(graph, &progress, &ended, &live);
+                }
+            }
+            ends
+        }
+        let graph = graph(DIAMOND);
+        let progress = Progress { state: InProgress, ..Progress::new(&graph, 4) };
+        let ends = go_on(&graph, &progress, &BTreeMap::new(), &BTreeMap::from([(0, true)]));
+        assert_eq!(ends, 11, "one failure of a, and two orders of b and c with each outcome");
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_found_and_nothing_else() {
+        use Finding as F;
+        for (state, count, ended, live, findings) in [
+            (InProgress, 2, "a", "b", vec![F::Missing(2)]),
+            (InProgress, 1, "a", "b", vec![F::Missing(2), F::Miscounted]),
+            (Pending, 1, "", "", vec![F::Missing(0)]),
+            (InProgress, 2, "a", "bC", vec![F::Asleep(2)]),
+            (InProgress, 3, "a", "bc", vec![F::Miscounted]),
+            (InProgress, 0, "a", "bc", vec![F::Miscounted]),
+            (InProgress, 2, "a", "bcd", vec![F::Stray(3)]),
+            (InProgress, 2, "a", "abc", vec![F::Stray(0)]),
+            (Complete, 0, "abcd", "D", vec![F::Stray(3)]),
+            (Cancelled, 0, "a", "bC", vec![F::Stray(1), F::Stray(2)]),
+            (Complete, 1, "abcd", "", vec![F::Miscounted]),
+        ] {
+            let repair = repair(state, count, ended, live);
+            assert_eq!(repair.findings, findings, "{state} {count} {ended} {live}");
+            assert_eq!((repair.progress.state, repair.events), (state, vec![]));
+        }
+    }
+
+    #[test]
+    fn a_task_with_nothing_left_to_do_is_concluded() {
+        let end = |state, ended| {
+            let repair = repair(state, 1, ended, "");
+            assert_eq!(repair.findings, [Finding::Unfinished]);
+            (repair.progress.state, repair.progress.live, repair.progress.failed_step, repair.events)
+        };
+        assert_eq!(end(InProgress, "abcd"), (Complete, 0, None, vec![TaskEvent::Complete]));
+        assert_eq!(end(InProgress, "aBc"), (Error, 0, Some(1), vec![TaskEvent::Fail]));
+        assert_eq!(end(Pending, "A"), (Error, 0, Some(0), vec![TaskEvent::Start, TaskEvent::Fail]), "it has started first");
+    }
+
+    #[test]
+    fn the_rows_of_ended_steps_are_the_truth() {
+        let graph = graph(DIAMOND);
+        let progress = Progress { state: InProgress, done: StepSet::from_bytes(vec![0b1110]), live: 7, failed_step: None };
+        let ended = BTreeMap::from([(0, StepState::Complete), (1, StepState::Error)]);
+        let repair = Found { progress: &progress, has_end: true, ended: &ended, live: &BTreeMap::new() }.repair(&graph);
+        assert_eq!(repair.findings, [Finding::Missing(2), Finding::Mistimed, Finding::Miscounted]);
+        let after = repair.progress;
+        assert_eq!((after.done.as_bytes(), after.live, after.failed_step), (&[0b0001][..], 1, Some(1)));
+    }
+
+    #[test]
+    fn names_and_words_say_which_step_or_none() {
+        assert_eq!((Finding::Missing(3).step(), Finding::Unfinished.step()), (Some(3), None));
+        let all = [Finding::Missing(0), Finding::Stray(0), Finding::Asleep(0), Finding::Miscounted, Finding::Mistimed];
+        let codes: BTreeSet<_> = all.iter().chain([&Finding::Unfinished]).map(|f| (f.code(), f.words())).collect();
+        assert_eq!(codes.len(), 6);
+    }
+}
