@@ -176,7 +176,12 @@ mod tests {
     /// Follows a diamond through every order of ends, and breaks it nowhere.
     #[test]
     fn nor_is_any_task_on_any_way_through_its_graph() {
-        fn go_on(graph: &Graph, progress: &Progress, ended: &BTreeMap<u16, StepState>, live: &BTreeMap<u16, bool>) -> u32 {
+        fn go_on(
+            graph: &Graph,
+            progress: &Progress,
+            ended: &BTreeMap<u16, StepState>,
+            live: &BTreeMap<u16, bool>,
+        ) -> u32 {
             let found = Found { progress, has_end: false, ended, live }.repair(graph);
             if live.is_empty() {
                 assert_eq!(found.findings, [Finding::Unfinished], "only its end is still to be written");
@@ -235,13 +240,18 @@ mod tests {
         };
         assert_eq!(end(InProgress, "abcd"), (Complete, 0, None, vec![TaskEvent::Complete]));
         assert_eq!(end(InProgress, "aBc"), (Error, 0, Some(1), vec![TaskEvent::Fail]));
-        assert_eq!(end(Pending, "A"), (Error, 0, Some(0), vec![TaskEvent::Start, TaskEvent::Fail]), "it has started first");
+        assert_eq!(
+            end(Pending, "A"),
+            (Error, 0, Some(0), vec![TaskEvent::Start, TaskEvent::Fail]),
+            "it has started first"
+        );
     }
 
     #[test]
     fn the_rows_of_ended_steps_are_the_truth() {
         let graph = graph(DIAMOND);
-        let progress = Progress { state: InProgress, done: StepSet::from_bytes(vec![0b1110]), live: 7, failed_step: None };
+        let progress =
+            Progress { state: InProgress, done: StepSet::from_bytes(vec![0b1110]), live: 7, failed_step: None };
         let ended = BTreeMap::from([(0, StepState::Complete), (1, StepState::Error)]);
         let repair = Found { progress: &progress, has_end: true, ended: &ended, live: &BTreeMap::new() }.repair(&graph);
         assert_eq!(repair.findings, [Finding::Missing(2), Finding::Mistimed, Finding::Miscounted]);

@@ -6,6 +6,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
+    auditor::{Auditor, Audits},
     catalog::Catalog,
     dispatch::Dispatcher,
     documents::Documents,
@@ -50,6 +51,7 @@ pub struct Engine {
     pub settle: SettleQueue,
     pub heard: Heard,
     pub peers: Arc<Peers>,
+    pub audits: Arc<Audits>,
     pub lease: Duration,
     shutdown: CancellationToken,
     /// A loop ended that should not have.
@@ -80,6 +82,7 @@ impl Engine {
         };
         let (settler, settle) = Settler::new(shared.clone());
         let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
+        let (auditor, audits) = Auditor::new(shared.clone());
         let dispatcher = Dispatcher::new(shared, settle.clone());
         let heard = Heard::default();
         let leases = Leases {
@@ -111,6 +114,7 @@ impl Engine {
         loops.spawn(guarded("tidy", leases.clone().run_tidy(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("auditor", auditor.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
@@ -125,6 +129,7 @@ impl Engine {
             settle,
             heard,
             peers,
+            audits,
             lease: config.lease,
             shutdown,
             failed,

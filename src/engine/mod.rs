@@ -5,10 +5,12 @@
 //! settle    results, time-outs, losses, cancels ─▶ next steps      ├─▶ hub ─▶ worker streams
 //! dispatch  free slots        ─▶ claims of waiting steps          ─┘
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
+//! auditor   what nothing would wake ─▶ mended
 //! peers     other servers' notifications ─▶ dispatch, catalog, watchers
 //! ```
 
 pub mod assignment;
+pub mod auditor;
 pub mod catalog;
 pub mod claims;
 mod core;

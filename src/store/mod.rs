@@ -1,5 +1,6 @@
 //! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
 
+pub mod audit;
 pub mod changes;
 pub mod circuit;
 mod columns;
@@ -12,6 +13,7 @@ pub mod hot;
 pub mod measure;
 pub mod migrate;
 pub mod permit;
+pub mod repair;
 pub mod server;
 pub mod service;
 pub mod session;

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auditor;
 mod away;
 mod cluster;
 mod collisions;

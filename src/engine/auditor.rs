@@ -1,0 +1,199 @@
+//! Looks for what nothing would ever wake, and mends it. That there is anything to be found is a fault of this program or of
+//! somebody's hand; either way no task may wait for ever because of it, and nobody may overlook that it happened.
+//!
+//! Every server looks, a portion at a time, but only one at a moment. What a look finds suspicious is judged again under the
+//! locks that all writers take, in their order: a row in motion is never taken for a broken one.
+
+mod mending;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::mending::{Mended, Plan};
+use super::{leases::pause, peers::jitter, shared::Shared};
+use crate::store::{
+    StoreError,
+    audit::{self, Cursor},
+    repair::Repairing,
+};
+
+/// How often a server looks.
+const LOOK: Duration = Duration::from_secs(10);
+/// The most tasks that are mended by one transaction.
+const BATCH: usize = 100;
+/// The most tasks that are kept in mind because they could not be mended. The others are found again.
+const MAX_LEFT: usize = 1_000;
+
+/// What the auditor has done since the process started.
+#[derive(Debug, Default)]
+pub struct Audits {
+    found: AtomicU64,
+    repaired: AtomicU64,
+    standing: AtomicU64,
+}
+
+impl Audits {
+    /// Things found wrong, under lock.
+    pub fn found(&self) -> u64 {
+        self.found.load(Ordering::Relaxed)
+    }
+
+    /// Of these, those that were mended.
+    pub fn repaired(&self) -> u64 {
+        self.repaired.load(Ordering::Relaxed)
+    }
+
+    /// Broken tasks that are known at this moment and could not be mended.
+    pub fn standing(&self) -> u64 {
+        self.standing.load(Ordering::Relaxed)
+    }
+}
+
+/// What came of one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audited {
+    /// Tasks that were suspicious.
+    pub suspects: usize,
+    /// Things mended.
+    pub repaired: usize,
+}
+
+/// The auditing loop.
+pub struct Auditor {
+    shared: Shared,
+    audits: Arc<Audits>,
+    cursor: Cursor,
+    /// Tasks that could not be mended, with the reason if it does not pass by itself; it is in the log.
+    left: BTreeMap<Uuid, Option<String>>,
+    /// A look has failed since the last one that did not.
+    failing: bool,
+}
+
+impl Auditor {
+    pub fn new(shared: Shared) -> (Self, Arc<Audits>) {
+        let audits = Arc::<Audits>::default();
+        let left = BTreeMap::new();
+        (Self { shared, audits: Arc::clone(&audits), cursor: Cursor::default(), left, failing: false }, audits)
+    }
+
+    /// Looks until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while pause(jitter(LOOK), &shutdown).await {
+            match self.run_once().await {
+                Ok(_) => self.failing = false,
+                Err(error) if error.is_transient() || self.failing => tracing::debug!(%error, "the audit failed"),
+                Err(error) => {
+                    tracing::error!(%error, "nobody can look for stuck tasks; trying again");
+                    self.failing = true;
+                }
+            }
+        }
+    }
+
+    /// Looks at the next portion, and mends what is broken there.
+    pub async fn run_once(&mut self) -> Result<Audited, StoreError> {
+        let left: Vec<Uuid> = self.left.keys().copied().collect();
+        let Some(look) = audit::look(&self.shared.db, self.cursor, &left).await? else {
+            return Ok(Audited::default());
+        };
+        self.cursor = look.next;
+        self.left.retain(|task_id, _| look.suspects.binary_search(task_id).is_ok());
+        let mut repaired = 0;
+        for tasks in look.suspects.chunks(BATCH) {
+            repaired += match self.mend(tasks).await {
+                Ok(repaired) => repaired,
+                // One may keep the others from being mended.
+                Err(error) => {
+                    self.shared.db.counts().note(&error);
+                    self.mend_each(tasks).await
+                }
+            };
+        }
+        self.audits.standing.store(self.left.len().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(Audited { suspects: look.suspects.len(), repaired })
+    }
+
+    async fn mend_each(&mut self, tasks: &[Uuid]) -> usize {
+        let mut repaired = 0;
+        for task_id in tasks {
+            match self.mend(&[*task_id]).await {
+                Ok(n) => repaired += n,
+                Err(error) if error.is_transient() => self.leave(*task_id, None),
+                Err(error) => self.leave(*task_id, Some(error.to_string())),
+            }
+        }
+        repaired
+    }
+
+    /// Mends tasks in one transaction, and says so after its commit. Returns how many things were wrong.
+    async fn mend(&mut self, tasks: &[Uuid]) -> Result<usize, StoreError> {
+        let mut session = self.shared.db.patient().await?;
+        let Some(repairing) = Repairing::begin(&mut session, tasks).await? else {
+            tasks.iter().for_each(|task_id| self.leave(*task_id, None));
+            return Ok(0);
+        };
+        let mut plan = Plan::default();
+        for task in &repairing.tasks {
+            let template = match &task.row {
+                Some(row) => Some(self.shared.catalog.plan(row.template_id).await),
+                None => None,
+            };
+            match template.transpose() {
+                Ok(template) => plan.judge(task, template),
+                // Another server may be able to read it.
+                Err(StoreError::Corrupt(why)) => self.leave(task.task_id, Some(why)),
+                Err(error) => return Err(error),
+            }
+        }
+        let starts = match plan.missing() {
+            missing if missing.is_empty() => Vec::new(),
+            missing => repairing.recent_starts(&missing).await?,
+        };
+        let Mended { mut mending, findings, dead, tasks, lanes } = plan.mend(&starts);
+        if findings.is_empty() {
+            // It has moved on, or somebody else was faster.
+            return Ok(0);
+        }
+        mending.notify = self.shared.peers.news(!lanes.is_empty(), !dead.is_empty(), !tasks.is_empty(), false);
+        repairing.commit(mending, &self.shared.db.channel()).await?;
+        for found in &findings {
+            tracing::error!(task_id = %found.task_id, correlation_id = found.correlation_id, step = found.step_name,
+                code = found.finding.code(), "a task was broken: {}", found.finding.words());
+        }
+        let count = findings.len();
+        self.audits.found.fetch_add(count.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.audits.repaired.fetch_add(count.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        for (task_id, _) in &tasks {
+            self.left.remove(task_id);
+        }
+        for (lease, reason) in dead {
+            self.shared.hub.cancel(lease, reason);
+        }
+        self.shared.watchers.tell(tasks);
+        self.shared.hub.steps_wait(lanes);
+        Ok(count)
+    }
+
+    /// Keeps a task in mind that is broken and could not be mended. What does not pass by itself is said, once.
+    fn leave(&mut self, task_id: Uuid, why: Option<String>) {
+        if self.left.get(&task_id).is_some_and(|known| known.is_some() || why.is_none()) {
+            return;
+        }
+        if let Some(why) = &why {
+            tracing::error!(%task_id, why, "a task is broken and cannot be mended here");
+            self.audits.found.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.left.len() < MAX_LEFT || self.left.contains_key(&task_id) {
+            self.left.insert(task_id, why);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Rows that somebody breaks by hand, in every way that would leave a task stuck: the auditor finds and mends them, says so
+//! once, and leaves all others alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tasker::{
+    client::Client,
+    engine::{Engine, EngineConfig},
+    proto::{CancelReason, ResultStatus, TaskState},
+};
+use tokio_postgres::Client as Session;
+
+use crate::{
+    ledger::Ledger,
+    load::{FAN, Load, ONE},
+    support::{
+        TestDb,
+        invariants::invariants_after_repairs,
+        process::ServerProcess,
+        server::{eventually, finished, register, state, step, submit},
+        worker::{RawWorker, success},
+    },
+};
+
+/// A task of it stands still after `b` as long as nobody serves `later`.
+const STANDS: &str = "
+task_name: stands
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: a, handler_class: h}
+  - {name: b, handler_class: h, depends_on_steps: [a]}
+  - {name: c, handler_class: later, depends_on_steps: [a]}
+  - {name: d, handler_class: h, depends_on_steps: [b, c]}
+";
+
+/// A hand's work on a task that stands at `c`, what is found in it, and how the task ends; none for one that is gone.
+const WAYS: &[(&str, &[&str], Option<&str>)] = &[
+    ("DELETE FROM queue WHERE task_id = $1", &["STEP_MISSING"], Some("complete")),
+    ("UPDATE queue SET due = false WHERE task_id = $1", &["STEP_ASLEEP"], Some("complete")),
+    ("UPDATE queue SET state = 'in_progress', due = false WHERE task_id = $1", &["STEP_ASLEEP"], Some("complete")),
+    (
+        "UPDATE queue SET state = 'in_progress', due = false, worker_id = gen_random_uuid(), started_at = now(), deadline_at = now()
+          WHERE task_id = $1",
+        &["STEP_ASLEEP"],
+        Some("complete"),
+    ),
+    ("UPDATE queue SET state = 'waiting_for_retry', due = false WHERE task_id = $1", &["STEP_ASLEEP"], Some("complete")),
+    ("UPDATE queue SET state = 'complete', due = false WHERE task_id = $1", &["STEP_ASLEEP"], Some("complete")),
+    ("UPDATE tasks SET steps_live = 0 WHERE task_id = $1", &["TASK_MISCOUNTED"], Some("complete")),
+    ("UPDATE tasks SET steps_live = 2 WHERE task_id = $1", &["TASK_MISCOUNTED"], Some("complete")),
+    ("UPDATE tasks SET ended_at = now() WHERE task_id = $1", &["TASK_MISTIMED"], Some("complete")),
+    (
+        "WITH gone AS (DELETE FROM queue WHERE task_id = $1)
+         UPDATE tasks SET steps_done = '\\x00', steps_live = 0 WHERE task_id = $1",
+        &["STEP_MISSING", "TASK_MISCOUNTED"],
+        Some("complete"),
+    ),
+    // Steps that have ended or wait for others, in play.
+    (
+        "INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, ready_at, next_attempt_at)
+         SELECT task_id, s, template_id, lane_id, 0, 'waiting_for_retry', false, now(), now() + interval '1 h'
+           FROM queue, unnest('{0,3}'::int2[]) AS s WHERE task_id = $1",
+        &["STEP_STRAY", "STEP_STRAY"],
+        Some("complete"),
+    ),
+    // All that the engine writes but the task's own end.
+    (
+        "WITH c AS (DELETE FROM queue WHERE task_id = $1 RETURNING *),
+              s AS (INSERT INTO steps (task_id, step, state, attempt, charged, error_message, ready_at, started_at, ended_at)
+                    SELECT task_id, step, 'error', 1, 1, 'no', ready_at, now(), now() FROM c)
+         INSERT INTO events (at, type, template_id, task_id, step, attempt, outcome, charged, started_at)
+         SELECT now(), e.type::event_type, template_id, task_id, step, 1, e.outcome::attempt_outcome, e.charged, now()
+           FROM c, (VALUES ('step.started', NULL, NULL), ('step.failed', 'permanent_error', true)) AS e(type, outcome, charged)",
+        &["TASK_UNFINISHED"],
+        Some("error"),
+    ),
+    (
+        "WITH t AS (UPDATE tasks SET state = 'cancelled', cancelled_by = 'hand', ended_at = now(), steps_live = 0
+                     WHERE task_id = $1 RETURNING *)
+         INSERT INTO events (at, type, template_id, task_id) SELECT now(), 'task.cancelled', template_id, task_id FROM t",
+        &["STEP_STRAY"],
+        Some("cancelled"),
+    ),
+    (
+        "WITH s AS (DELETE FROM steps WHERE task_id = $1) DELETE FROM tasks WHERE task_id = $1",
+        &["STEP_STRAY"],
+        None,
+    ),
+];
+
+/// The same for tasks that are complete.
+const WAYS_OF_ENDED: &[(&str, &[&str])] = &[
+    (
+        "INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, ready_at, next_attempt_at)
+         SELECT task_id, 0, template_id, 1, 0, 'waiting_for_retry', false, now(), now() + interval '1 h'
+           FROM tasks WHERE task_id = $1",
+        &["STEP_STRAY"],
+    ),
+    ("UPDATE tasks SET ended_at = NULL WHERE task_id = $1", &["TASK_MISTIMED"]),
+    ("UPDATE tasks SET steps_live = 1, ended_at = NULL WHERE task_id = $1", &["TASK_MISTIMED", "TASK_MISCOUNTED"]),
+];
+
+/// Of each way.
+const TASKS: usize = 2;
+
+/// Steps of the load while it runs: waiting, running, or about to be settled.
+const SABOTAGE: &[&str] = &[
+    "DELETE FROM queue WHERE (task_id, step) IN (SELECT task_id, step FROM queue JOIN tasks USING (task_id)
+                               WHERE priority_of_load ORDER BY random() LIMIT 5) RETURNING task_id",
+    "UPDATE queue SET lease = NULL, due = false
+      WHERE (task_id, step) IN (SELECT task_id, step FROM queue WHERE priority_of_load ORDER BY random() LIMIT 5)
+     RETURNING task_id",
+];
+
+type Found = BTreeMap<String, Vec<String>>;
+
+/// What the history says was mended, by task.
+async fn repairs(db: &Session) -> Found {
+    let sql =
+        "SELECT task_id::text, array_agg(error_code ORDER BY seq) FROM events WHERE type = 'task.repaired' GROUP BY 1";
+    db.query(sql, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+async fn violations(db: &Session) -> Vec<String> {
+    let rows = db.query("SELECT v::text FROM liveness_violations v", &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn by_hand(db: &Session, sql: &str, task: &str) {
+    let task = task.parse::<uuid::Uuid>().unwrap();
+    assert!(db.execute(sql, &[&task]).await.unwrap() > 0, "it changed nothing: {sql}");
+}
+
+/// Tasks that stand at `c`.
+async fn standing(client: &mut Client, db: &Session, count: usize) -> Vec<String> {
+    let mut tasks = Vec::new();
+    for _ in 0..count {
+        tasks.push(submit(client, "t/stands", "{}").await);
+    }
+    eventually("they stand", || async {
+        let sql = "SELECT count(*) FROM tasks WHERE task_id::text = ANY($1) AND steps_done = '\\x03'";
+        let n: i64 = db.query_one(sql, &[&tasks]).await.unwrap().get(0);
+        (n == i64::try_from(count).unwrap()).then_some(())
+    })
+    .await;
+    tasks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched() {
+    let db = TestDb::new().await;
+    let servers = [ServerProcess::start(db.url()), ServerProcess::start(db.url())];
+    let mut client = Client::connect(&servers[0].url).await.unwrap();
+    for template in [FAN, ONE, STANDS] {
+        register(&mut client, template).await;
+    }
+    let look = db.connect().await;
+    let ledger = Ledger::default();
+    let mut workers: Vec<_> =
+        servers.iter().map(|server| ledger.worker(&[&server.url], 8, Duration::from_millis(40))).collect();
+    let load = Load::start(&servers[1].url, "t/fan", Duration::from_millis(20));
+
+    let mut expected = Found::new();
+    let codes = |codes: &[&str]| codes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let stand = standing(&mut client, &look, WAYS.len() * TASKS).await;
+    for (task, (way, found, _)) in stand.iter().zip(WAYS.iter().cycle()) {
+        by_hand(&look, way, task).await;
+        expected.insert(task.clone(), codes(found));
+    }
+    let mut ended = Vec::new();
+    for (way, found) in WAYS_OF_ENDED {
+        let id = submit(&mut client, "t/one", "{}").await;
+        finished(&mut client, &id).await;
+        by_hand(&look, way, &id).await;
+        expected.insert(id.clone(), codes(found));
+        ended.push(id);
+    }
+    let mut sabotaged = BTreeSet::new();
+    for sabotage in SABOTAGE.iter().cycle().take(6) {
+        let of_load = "lane_id = (SELECT lane_id FROM lanes WHERE handler = 'h')
+                       AND template_id = (SELECT template_id FROM templates WHERE task_name = 'fan')";
+        let sql = sabotage.replace("JOIN tasks USING (task_id)", "").replace("priority_of_load", of_load);
+        sabotaged
+            .extend(look.query(&sql, &[]).await.unwrap().iter().map(|row| row.get::<_, uuid::Uuid>(0).to_string()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!violations(&look).await.is_empty() && sabotaged.len() > 5, "{} of the load", sabotaged.len());
+
+    eventually("all is mended", || async {
+        let found = repairs(&look).await;
+        let all = expected.keys().chain(&sabotaged).all(|task| found.contains_key(task));
+        (all && violations(&look).await.is_empty()).then_some(())
+    })
+    .await;
+    workers.push(
+        ledger
+            .handler(tasker::worker::Worker::builder([servers[0].url.clone()]), "later", Duration::ZERO)
+            .build()
+            .unwrap()
+            .spawn(),
+    );
+    let mut tasks = load.stop().await;
+    for (task, (way, _, end)) in stand.iter().zip(WAYS.iter().cycle()) {
+        let Some(end) = end else { continue };
+        assert_eq!(
+            state(&finished(&mut client, task).await).as_str_name(),
+            format!("TASK_STATE_{}", end.to_uppercase()),
+            "{way}"
+        );
+    }
+    tasks.extend(ended);
+    for task in &tasks {
+        assert_eq!(state(&finished(&mut client, task).await), TaskState::Complete, "{task}");
+    }
+
+    let found = repairs(&look).await;
+    for (task, codes) in &expected {
+        assert_eq!(&found[task], codes, "{task}");
+    }
+    let touched: Vec<_> =
+        found.keys().filter(|task| !expected.contains_key(*task) && !sabotaged.contains(*task)).collect();
+    assert!(touched.is_empty(), "healthy and yet mended: {touched:?}");
+    let said = servers.iter().flat_map(|server| server.log()).filter(|line| line.contains("a task was broken"));
+    let mut said: BTreeMap<String, usize> = said.fold(BTreeMap::new(), |mut all, line| {
+        let id = line.split("task_id=").nth(1).unwrap()[..36].to_owned();
+        *all.entry(id).or_default() += 1;
+        all
+    });
+    said.retain(|task, times| found[task].len() != *times);
+    assert!(said.is_empty(), "not said once for each thing: {said:?}");
+    assert_eq!(violations(&look).await, [""; 0]);
+    invariants_after_repairs(&look).await;
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}
+
+/// The row of a running attempt is gone, or has lost its lease. The attempt is written off, its worker told, and the step
+/// given out again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_whose_row_is_broken_is_written_off_and_its_worker_told() {
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let look = db.connect().await;
+    let mut worker = RawWorker::connect(&server.url, &["h"]).await;
+    for way in ["DELETE FROM queue WHERE task_id = $1", "UPDATE queue SET lease = NULL WHERE task_id = $1"] {
+        let id = submit(&mut client, "t/one", "{}").await;
+        let first = worker.assignment().await;
+        by_hand(&look, way, &id).await;
+        // The second may still have a lease in the history, but a worker is only told where the row says whose it was.
+        if way.starts_with("DELETE") {
+            let cancel = worker.cancelled().await;
+            assert_eq!((&cancel.lease_token, cancel.reason()), (&first.lease_token, CancelReason::LeaseLost));
+        }
+        let second = worker.assignment().await;
+        assert_eq!((second.attempt, second.charged_attempts), (2, 0), "{way}");
+        assert_eq!(worker.settle(&first, success("1")).await, ResultStatus::Stale);
+        assert_eq!(worker.settle(&second, success("2")).await, ResultStatus::Accepted);
+        let task = finished(&mut client, &id).await;
+        assert_eq!((state(&task), step(&task, "only").result_json.as_str()), (TaskState::Complete, "2"), "{way}");
+    }
+    invariants_after_repairs(&look).await;
+}
+
+/// A task whose template this build cannot read stays as it is, known and counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let id = submit(&mut client, "t/one", "{}").await;
+    drop(server);
+    let look = db.connect().await;
+    look.batch_execute(
+        "INSERT INTO templates (namespace, task_name, version, yaml) VALUES ('t', 'new', '2.0.0', 'of: another age');
+         UPDATE tasks SET template_id = (SELECT max(template_id) FROM templates), steps_live = 3",
+    )
+    .await
+    .unwrap();
+    let config = EngineConfig { address: String::new(), lease: Duration::from_secs(2) };
+    let engine = Engine::start(db.db(), config).await.unwrap();
+    let audits = &engine.audits;
+    eventually("it is known", || async { (audits.standing() == 1).then_some(()) }).await;
+    assert_eq!((audits.found(), audits.repaired()), (1, 0));
+    by_hand(&look, "UPDATE tasks SET steps_live = 1, template_id = 1 WHERE task_id = $1", &id).await;
+    eventually("it is well", || async { (audits.standing() == 0).then_some(()) }).await;
+    by_hand(&look, "UPDATE queue SET due = false WHERE task_id = $1", &id).await;
+    eventually("it is mended", || async { (audits.repaired() == 1).then_some(()) }).await;
+    assert_eq!((audits.found(), audits.standing()), (2, 0));
+    engine.stop().await;
+    invariants_after_repairs(&look).await;
+}
