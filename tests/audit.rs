@@ -1,30 +1,24 @@
-//! What a look of the auditor costs: it reads portions, whatever the database holds.
+//! A look of the auditor reads its portions, whatever the database holds, and the portions cover everything.
 
 mod support;
 
-use std::time::Instant;
+use std::time::Duration;
 
 use support::TestDb;
 use tasker::store::{
+    Db,
     audit::{self, Cursor, NEWEST, QUEUE_PORTION, TASKS_PORTION},
     fill::{self, Kind},
     template::{self, NewStep, NewTemplate, Registration},
 };
 use tokio_postgres::Client;
+use uuid::Uuid;
 
-const FINISHED: i64 = 60_000;
-const WAITING: i64 = 30_000;
+const FINISHED: i64 = 25_000;
+const WAITING: i64 = 12_000;
 
-/// Rows that statements have read of a table, by walking through it and by index.
-async fn reads(db: &Client, table: &str) -> (i64, i64) {
-    db.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
-    let sql = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = $1";
-    let row = db.query_one(sql, &[&table]).await.unwrap();
-    (row.get(0), row.get(1))
-}
-
-#[tokio::test]
-async fn a_look_reads_its_portions_and_the_portions_cover_everything() {
+/// A database with history and a backlog.
+async fn filled() -> (TestDb, Db) {
     let test = TestDb::new().await;
     let db = test.db();
     let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
@@ -33,21 +27,84 @@ async fn a_look_reads_its_portions_and_the_portions_cover_everything() {
     fill::fill(&db, Kind::Finished, row.template_id, FINISHED, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, WAITING, &|_| {}).await.unwrap();
     fill::settle(&db).await.unwrap();
-    let mut cursor = Cursor::default();
-    let mut slow = vec![];
-    for _ in 0..14 {
-        let at = Instant::now();
-        let look = audit::look(&db, cursor, &[]).await.unwrap().unwrap();
-        slow.push(at.elapsed().as_micros());
-        assert!(look.suspects.is_empty());
+    (test, db)
+}
+
+/// How many looks until both portions have begun anew, and what they found.
+async fn round(db: &Db, portion: impl Fn(Cursor) -> bool) -> (i64, Vec<Uuid>) {
+    let (mut cursor, mut looks, mut found) = (Cursor::default(), 0, Vec::new());
+    loop {
+        let look = audit::look(db, cursor, &[]).await.unwrap().unwrap();
+        looks += 1;
+        found.extend(look.suspects);
         cursor = look.next;
+        if portion(cursor) {
+            found.sort_unstable();
+            found.dedup();
+            return (looks, found);
+        }
     }
-    println!("{slow:?}");
-    let e = db.connect_hot().await.unwrap();
-    e.batch_execute(&format!("SET enable_bitmapscan=on; PREPARE l AS {}", audit::LOOK)).await.unwrap();
-    for m in e.simple_query("EXPLAIN (ANALYZE, BUFFERS) EXECUTE l('00000000-0000-0000-0000-000000000000', 0, 10000, 2000, 'ffffffff-ffff-ffff-ffff-ffffffffffff', 10000, '{}')").await.unwrap() {
-        if let tokio_postgres::SimpleQueryMessage::Row(r) = m { println!("{}", r.get(0).unwrap()); }
+}
+
+/// What looks have read of the tasks and of the queue, in rows: by walking through the table, and by index.
+async fn reads(db: &Db, counts: &Client) -> [(i64, i64); 2] {
+    // A session reports at the end of a statement, if a second has passed since the last time.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    db.patient().await.unwrap().batch_execute("SELECT 1").await.unwrap();
+    counts.batch_execute("SELECT pg_stat_clear_snapshot()").await.unwrap();
+    let sql = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname IN ('tasks', 'queue')
+                ORDER BY relname DESC";
+    let rows = counts.query(sql, &[]).await.unwrap();
+    [0, 1].map(|i| (rows[i].get(0), rows[i].get(1)))
+}
+
+#[tokio::test]
+async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
+    let (test, db) = filled().await;
+    let look = test.connect().await;
+    let all_tasks = |cursor: Cursor| cursor.tasks == Cursor::default().tasks;
+    let all_steps = |cursor: Cursor| cursor.queue == Cursor::default().queue;
+    assert_eq!(round(&db, all_tasks).await, ((FINISHED + WAITING) / TASKS_PORTION + 1, vec![]), "all is well");
+    assert_eq!(round(&db, all_steps).await, (WAITING / QUEUE_PORTION + 1, vec![]));
+
+    // The oldest and the newest task of each kind, and one in the middle: each at the edge of a portion, or within one.
+    let broken = async |sql: &str, column: &str| -> Vec<Uuid> {
+        let sql = format!("WITH r AS (SELECT task_id, row_number() OVER (ORDER BY task_id) AS n, count(*) OVER () AS all FROM {column})
+                           {sql} WHERE task_id IN (SELECT task_id FROM r WHERE n IN (1, 5000, 5001, 10000, \"all\" / 2, \"all\"))
+                           RETURNING task_id");
+        let mut ids: Vec<Uuid> = look.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let asleep = broken("UPDATE queue SET due = false, next_attempt_at = NULL", "queue").await;
+    assert_eq!((asleep.len(), round(&db, all_steps).await.1), (6, asleep.clone()));
+    look.execute("DELETE FROM queue WHERE task_id = ANY($1)", &[&asleep]).await.unwrap();
+    assert_eq!(round(&db, all_tasks).await.1, asleep, "now they have nothing in play");
+    let ended = broken("UPDATE tasks SET ended_at = NULL", "tasks WHERE state = 'complete'").await;
+    let mut all = [asleep, ended].concat();
+    all.sort_unstable();
+    assert_eq!((all.len(), round(&db, all_tasks).await.1), (12, all));
+
+    let before = reads(&db, &look).await;
+    let (looks, _) = round(&db, all_tasks).await;
+    let after = reads(&db, &look).await;
+    let spent: Vec<(i64, i64)> = before.iter().zip(&after).map(|(b, a)| (a.0 - b.0, a.1 - b.1)).collect();
+    let each = NEWEST + TASKS_PORTION + QUEUE_PORTION;
+    println!("{looks} looks read {spent:?} rows of tasks and of the queue");
+    for (walked, by_index) in spent {
+        assert_eq!(walked, 0, "somebody walked through a table");
+        assert!(by_index <= looks * each, "{by_index} rows in {looks} looks");
     }
-    let c = test.connect().await;
-    println!("{:?}", reads(&c, "tasks").await);
+}
+
+/// Two servers look: one at a moment.
+#[tokio::test]
+async fn nobody_looks_while_somebody_has_the_turn() {
+    let test = TestDb::new().await;
+    let other = test.connect().await;
+    let turn = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";
+    other.batch_execute(turn).await.unwrap();
+    assert_eq!(audit::look(&test.db(), Cursor::default(), &[]).await.unwrap(), None);
+    other.batch_execute("COMMIT").await.unwrap();
+    assert!(audit::look(&test.db(), Cursor::default(), &[]).await.unwrap().is_some());
 }

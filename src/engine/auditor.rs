@@ -154,9 +154,9 @@ impl Auditor {
                 Err(error) => return Err(error),
             }
         }
-        let starts = match plan.missing() {
-            missing if missing.is_empty() => Vec::new(),
-            missing => repairing.recent_starts(&missing).await?,
+        let starts = match plan.unsure() {
+            none if none.is_empty() => Vec::new(),
+            unsure => repairing.recent_starts(&unsure).await?,
         };
         let Mended { mut mending, findings, dead, tasks, lanes } = plan.mend(&starts);
         if findings.is_empty() {

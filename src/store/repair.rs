@@ -19,7 +19,8 @@ use crate::domain::{
     task::TaskState,
 };
 
-/// How far back attempts are looked for whose rows are gone, in events.
+/// How far back the history is searched for attempts whose rows are gone, in events. Of an older one nothing is known any
+/// more, and the next attempt gets its number.
 const RECENT_EVENTS: i64 = 100_000;
 
 /// A task's row.
@@ -200,7 +201,7 @@ impl<'a> Repairing<'a> {
         Ok(Some(Self { tx, tasks: audited.into_values().collect(), now }))
     }
 
-    /// Attempts of these tasks that started lately, whose rows in the queue may be gone.
+    /// Attempts of these tasks that started lately: their rows in the queue may be gone, or not say so any more.
     pub async fn recent_starts(&self, tasks: &[Uuid]) -> Result<Vec<Start>, StoreError> {
         let rows = self.tx.query(STARTS, &[&tasks, &RECENT_EVENTS]).await?;
         Ok(rows.iter().map(start).collect())

@@ -83,13 +83,13 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The tasks with steps that must be in play and have no row: if there are attempts at them, only the history knows.
-    pub fn missing(&self) -> Vec<Uuid> {
-        let is_missing = |finding: &Finding| matches!(finding, Finding::Missing(_));
-        self.broken.iter().filter(|b| b.findings.iter().any(is_missing)).map(|b| b.task.task_id).collect()
+    /// The tasks with attempts that perhaps only the history knows: their rows are gone, or say nothing of a lease.
+    pub fn unsure(&self) -> Vec<Uuid> {
+        let is_unsure = |finding: &Finding| matches!(finding, Finding::Missing(_) | Finding::Asleep(_));
+        self.broken.iter().filter(|b| b.findings.iter().any(is_unsure)).map(|b| b.task.task_id).collect()
     }
 
-    /// Mends all of them. `starts` are attempts of the [`missing`](Self::missing).
+    /// Mends all of them. `starts` are attempts at the [`unsure`](Self::unsure) ones.
     pub fn mend(self, starts: &[Start]) -> Mended {
         let mut mended = Mended::default();
         for broken in &self.broken {
@@ -102,30 +102,27 @@ impl<'a> Plan<'a> {
 impl Mended {
     fn take(&mut self, broken: &Broken<'_>, starts: &[Start]) {
         let task_id = broken.task.task_id;
+        let of_step = |step| starts.iter().filter(move |start| (start.task_id, start.step) == (task_id, step));
         for finding in &broken.findings {
             self.say(broken, *finding);
             match *finding {
                 Finding::Missing(step) => {
                     let step = step.cast_signed();
-                    let start =
-                        starts.iter().filter(|s| (s.task_id, s.step) == (task_id, step)).max_by_key(|s| s.attempt);
+                    let start = of_step(step).max_by_key(|start| start.attempt);
                     let running = start.and_then(|start| broken.running(step, start.attempt, broken.of_start(start)));
                     let past = broken.task.attempts.iter().filter(|a| a.step == step);
                     let known = past.clone().map(|a| a.attempt).max().unwrap_or_default();
                     let attempt = known.max(running.as_ref().map_or(0, |r| r.attempt));
                     self.end_attempt(broken, step, running);
-                    self.put_back(
-                        broken,
-                        step,
-                        attempt,
-                        count(past.clone().map(|a| a.charged)),
-                        count(past.map(|a| a.lost)),
-                    );
+                    let (charged, lost) = (count(past.clone().map(|a| a.charged)), count(past.map(|a| a.lost)));
+                    self.put_back(broken, step, attempt, charged, lost);
                 }
                 Finding::Asleep(step) => {
                     let Some(row) = broken.row(step) else { continue };
+                    let start = of_step(row.step).find(|start| start.attempt == row.attempt);
+                    let attempt = start.map_or_else(|| broken.of_row(row), |start| broken.of_start(start));
                     self.mending.removed.push((task_id, row.step));
-                    self.end_attempt(broken, row.step, broken.running(row.step, row.attempt, broken.of_row(row)));
+                    self.end_attempt(broken, row.step, broken.running(row.step, row.attempt, attempt));
                     self.put_back(broken, row.step, row.attempt, row.charged, row.lost);
                 }
                 Finding::Stray(step) => {
