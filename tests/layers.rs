@@ -1,4 +1,4 @@
-//! Imports run one way: cli → grpc, http → engine → store → domain; the SDK and the client stand on the protocol alone.
+//! Imports run one way: cli → http → grpc → engine → store → domain; the SDK and the client stand on the protocol alone.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postgres", &[]),
     ("store", &["domain"]),
     ("engine", &["domain", "store"]),
-    ("http", &["engine"]),
+    ("http", &["engine", "grpc", "proto", "store"]),
     ("grpc", &["domain", "engine", "proto", "store"]),
     ("server", &["engine", "grpc", "http", "proto", "store"]),
     ("client", &["proto"]),
@@ -28,6 +28,7 @@ const MAY_NOT_NAME: &[(&str, &[&str])] = &[
     ("store", &["tonic", "axum"]),
     ("engine", &["tonic", "axum", "tokio_postgres"]),
     ("grpc", &["tokio_postgres"]),
+    ("http", &["tokio_postgres"]),
     ("worker", &["tokio_postgres", "axum", "clap"]),
     ("bench", &["tokio_postgres", "axum", "clap"]),
 ];

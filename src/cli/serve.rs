@@ -14,7 +14,7 @@ use super::{
     error::{CliError, exit},
 };
 use crate::{
-    server::{self, ServerConfig, ServerError},
+    server::{self, Origin, ServerConfig, ServerError},
     store::{Db, StoreError, migrate, server as servers},
 };
 
@@ -38,6 +38,10 @@ pub struct ServeArgs {
     /// How long to wait for running steps when told to end, 0 to 3600
     #[arg(long, value_name = "SECONDS", env = "TASKER_DRAIN_SECONDS", default_value = "30")]
     drain_seconds: String,
+    /// A web page from this origin may call the server, such as `https://ops.example.com`; may be given several times.
+    /// Without it, browsers let no page of another origin do so
+    #[arg(long, value_name = "ORIGIN", env = "TASKER_CORS_ORIGIN", value_delimiter = ',')]
+    cors_origin: Vec<String>,
     /// What to log, such as `debug` or `info,tasker::engine=debug`
     #[arg(long, value_name = "FILTER", env = "TASKER_LOG", default_value = "info")]
     log: String,
@@ -78,11 +82,21 @@ impl ServeArgs {
         let config = ServerConfig {
             lease: seconds("--lease-seconds", &self.lease_seconds, LEASE_SECONDS)?,
             drain: seconds("--drain-seconds", &self.drain_seconds, DRAIN_SECONDS)?,
+            cors_origins: self
+                .cors_origin
+                .iter()
+                .filter(|o| !o.is_empty())
+                .map(|o| origin(o))
+                .collect::<Result<_, _>>()?,
         };
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|e| CliError::new(exit::CONFIG, format!("--log `{}` is not a filter: {e}", self.log)))?;
         Ok((address, config, filter))
     }
+}
+
+fn origin(text: &str) -> Result<Origin, CliError> {
+    text.parse().map_err(|why| CliError::new(exit::CONFIG, format!("--cors-origin `{text}`: {why}")))
 }
 
 fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Result<Duration, CliError> {
