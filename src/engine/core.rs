@@ -6,6 +6,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
+    audit::Audit,
+    backlog::Backlog,
     catalog::Catalog,
     dispatch::Dispatcher,
     documents::Documents,
@@ -15,6 +17,7 @@ use super::{
     hub::Hub,
     intake::{Intake, IntakeQueue},
     leases::{Heard, Leases},
+    metrics::Metrics,
     peers::{Peers, PeersLoop},
     services::Services,
     settle::{SettleQueue, Settler},
@@ -51,6 +54,8 @@ pub struct Engine {
     pub heard: Heard,
     pub peers: Arc<Peers>,
     pub lease: Duration,
+    pub metrics: Arc<Metrics>,
+    pub backlog: Arc<Backlog>,
     shutdown: CancellationToken,
     /// A loop ended that should not have.
     failed: CancellationToken,
@@ -62,7 +67,8 @@ impl Engine {
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
-        let catalog = Arc::new(Catalog::new(db.clone()));
+        let metrics = Arc::<Metrics>::default();
+        let catalog = Arc::new(Catalog::new(db.clone(), Arc::clone(&metrics)));
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
         health.database(true);
@@ -77,20 +83,13 @@ impl Engine {
             watchers: watchers.clone(),
             peers: Arc::clone(&peers),
             health: health.clone(),
+            metrics: Arc::clone(&metrics),
         };
         let (settler, settle) = Settler::new(shared.clone());
         let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
-        let dispatcher = Dispatcher::new(shared, settle.clone());
         let heard = Heard::default();
-        let leases = Leases {
-            server_id,
-            db: db.clone(),
-            hub: Arc::clone(&hub),
-            settle: settle.clone(),
-            health: health.clone(),
-            heard: heard.clone(),
-            lease: config.lease,
-        };
+        let leases = Leases::new(server_id, &shared, settle.clone(), heard.clone(), config.lease);
+        let dispatcher = Dispatcher::new(shared, settle.clone());
         let talk = PeersLoop {
             db: db.clone(),
             peers: Arc::clone(&peers),
@@ -111,9 +110,12 @@ impl Engine {
         loops.spawn(guarded("tidy", leases.clone().run_tidy(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
+        let audit = Audit::new(db.clone(), Arc::clone(&metrics));
+        loops.spawn(guarded("audit", audit.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
+            backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
             server_id,
             db,
             catalog,
@@ -126,6 +128,7 @@ impl Engine {
             heard,
             peers,
             lease: config.lease,
+            metrics,
             shutdown,
             failed,
             loops,

@@ -6,9 +6,12 @@
 //! dispatch  free slots        ─▶ claims of waiting steps          ─┘
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
 //! peers     other servers' notifications ─▶ dispatch, catalog, watchers
+//! audit     looks for what nothing would wake
 //! ```
 
 pub mod assignment;
+mod audit;
+pub mod backlog;
 pub mod catalog;
 pub mod claims;
 mod core;
@@ -20,6 +23,7 @@ mod held;
 pub mod hub;
 pub mod intake;
 pub mod leases;
+pub mod metrics;
 pub mod peers;
 pub mod services;
 pub mod settle;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    catalog::Catalog, documents::Documents, gates::Gates, health::HealthCell, held::Held, hub::Hub, peers::Peers,
-    watch::Watchers,
+    catalog::Catalog, documents::Documents, gates::Gates, health::HealthCell, held::Held, hub::Hub, metrics::Metrics,
+    peers::Peers, watch::Watchers,
 };
 use crate::store::{Db, StoreError, hot::Hot};
 
@@ -20,6 +20,7 @@ pub struct Shared {
     pub watchers: Watchers,
     pub peers: Arc<Peers>,
     pub health: HealthCell,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Shared {

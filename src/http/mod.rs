@@ -5,6 +5,7 @@
 
 pub mod cors;
 mod health;
+mod metrics;
 mod openapi;
 mod problem;
 mod protocol;
@@ -58,6 +59,14 @@ const READYZ: Page = Page {
     answers: &[(StatusCode::OK, "It can."), (StatusCode::SERVICE_UNAVAILABLE, "It cannot; the text says why.")],
 };
 
+const METRICS: Page = Page {
+    path: "/metrics",
+    name: "Metrics",
+    summary: "What this server counts, for Prometheus; docs/metrics.md explains it",
+    media: "text/plain",
+    answers: &[(StatusCode::OK, "Prometheus text format 0.0.4.")],
+};
+
 fn all_routes() -> Vec<Route> {
     [task::routes(), template::routes(), worker::routes()].concat()
 }
@@ -65,11 +74,12 @@ fn all_routes() -> Vec<Route> {
 /// Everything that this port serves beside gRPC.
 pub fn routes(engine: &Engine) -> Router {
     let routes = all_routes();
-    let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ]).to_string();
+    let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ, METRICS]).to_string();
     let mut router: Router<Engine> = Router::new()
         .route(OPENAPI.path, get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }))
         .route(LIVEZ.path, get(health::livez))
-        .route(READYZ.path, get(health::readyz));
+        .route(READYZ.path, get(health::readyz))
+        .route(METRICS.path, get(metrics::page));
     for route in routes {
         let served: MethodRouter<Engine> = route.serve(engine).with_state(());
         router = router.route(route.path, served);
@@ -80,7 +90,7 @@ pub fn routes(engine: &Engine) -> Router {
 /// Wherever nothing is.
 pub fn nothing(request: &Request) -> Response {
     let detail = format!(
-        "there is nothing at {:.200}: this port serves gRPC, HTTP/JSON as /tasker/openapi.json says, /livez and /readyz",
+        "there is nothing at {:.200}: this port serves gRPC, HTTP/JSON as /tasker/openapi.json says, /livez, /readyz and /metrics",
         request.uri().path()
     );
     Problem::new(StatusCode::NOT_FOUND, "NO_SUCH_PATH", detail).into_response()

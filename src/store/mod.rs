@@ -1,5 +1,6 @@
 //! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
 
+pub mod backlog;
 pub mod changes;
 pub mod circuit;
 mod columns;
@@ -9,6 +10,7 @@ pub mod error;
 pub mod explain;
 pub mod fill;
 pub mod hot;
+pub mod liveness;
 pub mod measure;
 pub mod migrate;
 pub mod permit;

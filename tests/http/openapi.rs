@@ -175,7 +175,7 @@ async fn every_route_answers_as_the_document_says() {
     let worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
     checked.answer("get", "/tasker/workers", &site.get("/tasker/workers").await);
     drop(worker);
-    for page in ["/livez", "/readyz"] {
+    for page in ["/livez", "/readyz", "/metrics"] {
         checked.answer("get", page, &site.get(page).await);
     }
     let all: BTreeSet<(String, String)> = operations(&document.json).into_keys().collect();
