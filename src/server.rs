@@ -20,6 +20,7 @@ use crate::{
         template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
+    telemetry::Tracer,
 };
 
 /// Names of our services for the standard health protocol.
@@ -37,11 +38,13 @@ pub struct ServerConfig {
     pub drain: Duration,
     /// Web pages from these origins may call this server; empty for none.
     pub cors_origins: Vec<Origin>,
+    /// Where spans go, if anywhere.
+    pub tracer: Option<Tracer>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30), cors_origins: Vec::new() }
+        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30), cors_origins: Vec::new(), tracer: None }
     }
 }
 
@@ -67,7 +70,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let address = listener.local_addr()?;
-    let engine = Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease }).await?;
+    let engine =
+        Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease, tracer: config.tracer })
+            .await?;
     let routes = routes(&engine, &config.cors_origins);
     let closing = tokio_util::sync::CancellationToken::new();
     let server = Server::builder()

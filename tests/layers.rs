@@ -12,14 +12,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("postgres", &[]),
     ("store", &["domain"]),
-    ("engine", &["domain", "store"]),
+    ("engine", &["domain", "store", "telemetry"]),
     ("http", &["engine", "grpc", "proto", "store"]),
     ("grpc", &["domain", "engine", "proto", "store"]),
-    ("server", &["engine", "grpc", "http", "proto", "store"]),
+    ("server", &["engine", "grpc", "http", "proto", "store", "telemetry"]),
+    ("telemetry", &[]),
     ("client", &["proto"]),
-    ("worker", &["proto"]),
+    ("worker", &["proto", "telemetry"]),
     ("bench", &["client", "domain", "postgres", "proto", "store", "worker"]),
-    ("cli", &["bench", "client", "domain", "postgres", "proto", "server", "store"]),
+    ("cli", &["bench", "client", "domain", "postgres", "proto", "server", "store", "telemetry"]),
 ];
 
 /// Crates that a part must not even name.

@@ -22,9 +22,13 @@ use super::{
     services::Services,
     settle::{SettleQueue, Settler},
     shared::Shared,
+    traces::Traces,
     watch::Watchers,
 };
-use crate::store::{Db, StoreError};
+use crate::{
+    store::{Db, StoreError},
+    telemetry::Tracer,
+};
 
 /// How long a database that breaks off while the engine starts is waited for, and how often it is asked.
 const START_WAIT: Duration = Duration::from_secs(10);
@@ -37,6 +41,8 @@ pub struct EngineConfig {
     pub address: String,
     /// How long a worker may be silent before its steps go to others.
     pub lease: Duration,
+    /// Where spans go, if anywhere.
+    pub tracer: Option<Tracer>,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.
@@ -55,6 +61,7 @@ pub struct Engine {
     pub peers: Arc<Peers>,
     pub lease: Duration,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     pub backlog: Arc<Backlog>,
     shutdown: CancellationToken,
     /// A loop ended that should not have.
@@ -73,6 +80,7 @@ impl Engine {
         first_look(&db, &catalog, &gates).await?;
         health.database(true);
         let peers = Arc::new(Peers::new(server_id));
+        let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
         let shared = Shared {
             db: db.clone(),
             catalog: Arc::clone(&catalog),
@@ -84,6 +92,7 @@ impl Engine {
             peers: Arc::clone(&peers),
             health: health.clone(),
             metrics: Arc::clone(&metrics),
+            traces: traces.clone(),
         };
         let (settler, settle) = Settler::new(shared.clone());
         let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
@@ -110,6 +119,9 @@ impl Engine {
         loops.spawn(guarded("tidy", leases.clone().run_tidy(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
+        if let Some(telling) = telling {
+            loops.spawn(guarded("traces", telling.run(shutdown.clone()), failed.clone()));
+        }
         let audit = Audit::new(db.clone(), Arc::clone(&metrics));
         loops.spawn(guarded("audit", audit.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
@@ -129,6 +141,7 @@ impl Engine {
             peers,
             lease: config.lease,
             metrics,
+            traces,
             shutdown,
             failed,
             loops,

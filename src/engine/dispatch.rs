@@ -125,7 +125,7 @@ impl Dispatcher {
                 }
             };
             let (batch, took) = (applied.claimed.len(), asked.elapsed());
-            self.shared.metrics.committed(Loop::Dispatch, batch, took, &changes, &plans, read.now);
+            self.shared.committed(Loop::Dispatch, batch, took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;

@@ -246,7 +246,7 @@ impl Intake {
                 }
             };
             let (batch, took) = (changes.new_tasks.len(), asked.elapsed());
-            self.shared.metrics.committed(Loop::Intake, batch, took, &changes, &plans, read.now);
+            self.shared.committed(Loop::Intake, batch, took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);

@@ -204,6 +204,8 @@ impl Default for LoopCounts {
 pub struct Metrics {
     pub tasks: Family<2, TaskCounts>,
     pub steps: Family<3, StepCounts>,
+    /// Transactions that were too many to be told about (`engine/traces.rs`).
+    pub untold: Counter,
     loops: [LoopCounts; Loop::ALL.len()],
     /// Below zero: nobody has looked yet.
     violations: AtomicI64,
@@ -214,6 +216,7 @@ impl Default for Metrics {
         Self {
             tasks: Family::default(),
             steps: Family::default(),
+            untold: Counter::default(),
             loops: Default::default(),
             violations: AtomicI64::new(-1),
         }

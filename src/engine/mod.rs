@@ -6,6 +6,7 @@
 //! dispatch  free slots        ─▶ claims of waiting steps          ─┘
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
 //! peers     other servers' notifications ─▶ dispatch, catalog, watchers
+//! traces    what was committed ─▶ a collector's spans, the log
 //! audit     looks for what nothing would wake
 //! ```
 
@@ -28,6 +29,7 @@ pub mod peers;
 pub mod services;
 pub mod settle;
 mod shared;
+pub mod traces;
 pub mod watch;
 
 pub use core::{Engine, EngineConfig};

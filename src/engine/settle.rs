@@ -325,7 +325,7 @@ impl Settler {
             };
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
-            self.shared.metrics.committed(Loop::Settle, inputs.len(), asked.elapsed(), &changes, &plans, now);
+            self.shared.committed(Loop::Settle, inputs.len(), asked.elapsed(), &changes, &plans, now);
             self.shared.held.keep(&changes, now);
             let lost = claims::lost(&changes, &applied.claimed);
             let resumed = passes.commit(true, &lost);

@@ -150,7 +150,9 @@ impl Scrape {
         let commits = Loop::ALL.map(|l| (of(l), &self.metrics.of_loop(l).commit));
         out.histograms("commit", "Time of a transaction's writes and its commit", Some(&Unit::Seconds), commits)?;
         let collisions = self.collisions.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
-        out.counters("collisions", "Transactions that met another one and were tried again", collisions)
+        out.counters("collisions", "Transactions that met another one and were tried again", collisions)?;
+        let untold = [(Vec::new(), self.metrics.untold.get())];
+        out.counters("transactions_untold", "Transactions without spans and log lines, as there were too many", untold)
     }
 
     fn server(&self, out: &mut Out<'_>) -> fmt::Result {

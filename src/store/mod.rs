@@ -20,6 +20,7 @@ pub mod session;
 pub mod task;
 pub mod template;
 pub mod tidy;
+pub mod trace;
 pub mod worker;
 
 pub use db::Db;
