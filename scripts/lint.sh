@@ -12,6 +12,7 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets --all-features -- -D warnings
 # What a handler service links: the SDK must build and be clean without the server.
 step cargo clippy --locked --no-default-features --features worker --lib -- -D warnings
+step cargo clippy --locked --no-default-features --features worker,otel --lib -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --locked --no-deps --lib --quiet
 step buf lint
 step cargo deny --log-level error check --hide-inclusion-graph bans licenses sources

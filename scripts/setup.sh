@@ -51,6 +51,8 @@ python_is_there() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/nu
 certificates_are_there() { [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/ssl/cert.pem ]]; }
 grpcurl_is_there() { [[ -x $TOOLS/bin/grpcurl && $(cat "$TOOLS/grpcurl.version" 2>/dev/null) == "$GRPCURL_VERSION" ]]; }
 
+prometheus_is_there() { [[ -x $TOOLS/bin/prometheus && -x $TOOLS/bin/promtool ]]; }
+
 as_root() {
     if [[ $(id -u) == 0 ]]; then
         "$@"
@@ -124,6 +126,13 @@ need_faketime() {
 }
 
 need_python() { python_is_there || add python3 python3-venv; }
+# Where there is no apt-get, its programs have to be there.
+need_prometheus() {
+    prometheus_is_there || has apt-get && return
+    has prometheus && has promtool || die "this machine lacks prometheus and promtool: install them, then try again"
+    mkdir -p "$TOOLS/bin"
+    ln -sf "$(command -v prometheus)" "$(command -v promtool)" "$TOOLS/bin/"
+}
 need_go() { grpcurl_is_there || has go || add golang-go; }
 
 # A Python environment of our own, with the wheels that a requirements file names by hash.
@@ -157,12 +166,27 @@ grpcurl() {
     echo "$GRPCURL_VERSION" >"$TOOLS/grpcurl.version"
 }
 
+# Installed, it would be a service that runs on this machine. Unpacked, it is a program for a test.
+prometheus() {
+    prometheus_is_there && return
+    local dir=$TOOLS/prometheus program
+    say "unpacking Debian's prometheus into target/tools"
+    rm -rf "$dir"
+    mkdir -p "$dir" "$TOOLS/bin"
+    (cd "$dir" && { apt download prometheus || { apt update && apt download prometheus; }; }) >"$TOOLS/prometheus.log" 2>&1 ||
+        { cat "$TOOLS/prometheus.log" >&2; die "apt-get could not download prometheus"; }
+    dpkg-deb -x "$dir"/prometheus_*.deb "$dir"
+    for program in prometheus promtool; do
+        ln -sf "../prometheus/usr/bin/$program" "$TOOLS/bin/$program"
+    done
+}
+
 (($#)) || die "what for? scripts/setup.sh demo|test|torture|lint"
 need_build
 for purpose in "$@"; do
     case $purpose in
     demo) need_postgres; has curl || add curl ;;
-    test) need_postgres; need_python; need_go ;;
+    test) need_postgres; need_python; need_go; need_prometheus ;;
     torture) need_postgres; need_faketime ;;
     lint) need_python ;;
     *) die "unknown purpose: $purpose" ;;
@@ -171,7 +195,7 @@ done
 install_packages
 for purpose in "$@"; do
     case $purpose in
-    test) python_packages scripts/requirements-test.txt; grpcurl ;;
+    test) python_packages scripts/requirements-test.txt; grpcurl; prometheus ;;
     lint) lint_tools ;;
     esac
 done

@@ -24,5 +24,7 @@ pub mod proto;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "otel")]
+pub mod telemetry;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -9,15 +9,18 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
+pub use crate::http::cors::Origin;
 use crate::{
     engine::{Engine, EngineConfig, health::HealthCell},
     grpc::{self, MAX_MESSAGE_BYTES},
-    http, proto,
+    http::{self, quiet},
+    proto,
     proto::{
         circuit_service_server::CircuitServiceServer, task_service_server::TaskServiceServer,
         template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
+    telemetry::Tracer,
 };
 
 /// Names of our services for the standard health protocol.
@@ -33,11 +36,15 @@ pub struct ServerConfig {
     pub lease: Duration,
     /// How long the server waits for running steps when it is told to end.
     pub drain: Duration,
+    /// Web pages from these origins may call this server; empty for none.
+    pub cors_origins: Vec<Origin>,
+    /// Where spans go, if anywhere.
+    pub tracer: Option<Tracer>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30) }
+        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30), cors_origins: Vec::new(), tracer: None }
     }
 }
 
@@ -63,8 +70,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let address = listener.local_addr()?;
-    let engine = Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease }).await?;
-    let routes = routes(&engine);
+    let engine =
+        Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease, tracer: config.tracer })
+            .await?;
+    let routes = routes(&engine, &config.cors_origins);
     let closing = tokio_util::sync::CancellationToken::new();
     let server = Server::builder()
         .accept_http1(true)
@@ -74,7 +83,7 @@ pub async fn run(
         .initial_connection_window_size(4 << 20)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            quiet::closed(TcpIncoming::from(listener).with_nodelay(Some(true))),
             closing.clone().cancelled_owned(),
         );
     let drain = {
@@ -100,7 +109,7 @@ pub async fn run(
     Ok(())
 }
 
-fn routes(engine: &Engine) -> Routes {
+fn routes(engine: &Engine, cors_origins: &[Origin]) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report(reporter, engine.health.clone()));
     let reflection = || {
@@ -135,8 +144,16 @@ fn routes(engine: &Engine) -> Routes {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
     }
-    let rpcs = routes.into_axum_router().route_layer(axum::middleware::from_fn(grpc::edge::guard));
-    Routes::from(rpcs.fallback(grpc::edge::nothing).merge(http::routes(engine.health.clone())))
+    let rpcs = grpc::edge::guarded(routes.into_axum_router());
+    let all = rpcs.fallback(nothing).merge(http::routes(engine));
+    Routes::from(http::cors::allow(all, cors_origins))
+}
+
+async fn nothing(request: axum::extract::Request) -> axum::response::Response {
+    match grpc::edge::is_grpc(&request) {
+        true => grpc::edge::no_rpc(request.uri().path()),
+        false => http::nothing(&request),
+    }
 }
 
 /// Keeps the standard health service in step with the engine's health.

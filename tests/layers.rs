@@ -1,4 +1,4 @@
-//! Imports run one way: cli → grpc, http → engine → store → domain; the SDK and the client stand on the protocol alone.
+//! Imports run one way: cli → http → grpc → engine → store → domain; the SDK and the client stand on the protocol alone.
 
 use std::{
     collections::BTreeSet,
@@ -12,14 +12,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("postgres", &[]),
     ("store", &["domain"]),
-    ("engine", &["domain", "store"]),
-    ("http", &["engine"]),
+    ("engine", &["domain", "store", "telemetry"]),
+    ("http", &["engine", "grpc", "proto", "store"]),
     ("grpc", &["domain", "engine", "proto", "store"]),
-    ("server", &["engine", "grpc", "http", "proto", "store"]),
+    ("server", &["engine", "grpc", "http", "proto", "store", "telemetry"]),
+    ("telemetry", &[]),
     ("client", &["proto"]),
-    ("worker", &["proto"]),
+    ("worker", &["proto", "telemetry"]),
     ("bench", &["client", "domain", "postgres", "proto", "store", "worker"]),
-    ("cli", &["bench", "client", "domain", "postgres", "proto", "server", "store"]),
+    ("cli", &["bench", "client", "domain", "postgres", "proto", "server", "store", "telemetry"]),
 ];
 
 /// Crates that a part must not even name.
@@ -28,6 +29,7 @@ const MAY_NOT_NAME: &[(&str, &[&str])] = &[
     ("store", &["tonic", "axum"]),
     ("engine", &["tonic", "axum", "tokio_postgres"]),
     ("grpc", &["tokio_postgres"]),
+    ("http", &["tokio_postgres"]),
     ("worker", &["tokio_postgres", "axum", "clap"]),
     ("bench", &["tokio_postgres", "axum", "clap"]),
 ];

@@ -182,8 +182,7 @@ impl Services {
     async fn call(&self, step: &StepContext, request: RequestBuilder) -> Result<Response, StepError> {
         request
             .timeout(self.call_timeout.min(step.remaining()))
-            .header("idempotency-key", step.idempotency_key())
-            .header("x-correlation-id", step.correlation_id())
+            .headers(http::headers(step))
             .send()
             .await
             .map_err(|error| no_answer(step, &error))

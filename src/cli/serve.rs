@@ -14,8 +14,9 @@ use super::{
     error::{CliError, exit},
 };
 use crate::{
-    server::{self, ServerConfig, ServerError},
+    server::{self, Origin, ServerConfig, ServerError},
     store::{Db, StoreError, migrate, server as servers},
+    telemetry::{self, Telemetry, TelemetryError},
 };
 
 /// How long a starting server waits for its database.
@@ -38,9 +39,22 @@ pub struct ServeArgs {
     /// How long to wait for running steps when told to end, 0 to 3600
     #[arg(long, value_name = "SECONDS", env = "TASKER_DRAIN_SECONDS", default_value = "30")]
     drain_seconds: String,
+    /// A web page from this origin may call the server, such as `https://ops.example.com`; may be given several times.
+    /// Without it, browsers let no page of another origin do so
+    #[arg(long, value_name = "ORIGIN", env = "TASKER_CORS_ORIGIN", value_delimiter = ',')]
+    cors_origin: Vec<String>,
     /// What to log, such as `debug` or `info,tasker::engine=debug`
     #[arg(long, value_name = "FILTER", env = "TASKER_LOG", default_value = "info")]
     log: String,
+    /// How a line of the log looks: `text` for people, `json` for programs
+    #[arg(long, value_name = "FORMAT", env = "TASKER_LOG_FORMAT", default_value = "text")]
+    log_format: String,
+}
+
+/// What is logged, and how.
+pub struct Log {
+    filter: EnvFilter,
+    json: bool,
 }
 
 /// Settings of the database side.
@@ -69,7 +83,7 @@ impl DatabaseArgs {
 
 impl ServeArgs {
     /// Checks every setting; nothing is opened before all of them are right.
-    pub fn check(&self) -> Result<(SocketAddr, ServerConfig, EnvFilter), CliError> {
+    pub fn check(&self) -> Result<(SocketAddr, ServerConfig, Log), CliError> {
         let address = self.listen.parse().map_err(|_| {
             let message =
                 format!("--listen `{}` is not an address: expected such as 127.0.0.1:7233 or [::1]:7233", self.listen);
@@ -78,11 +92,35 @@ impl ServeArgs {
         let config = ServerConfig {
             lease: seconds("--lease-seconds", &self.lease_seconds, LEASE_SECONDS)?,
             drain: seconds("--drain-seconds", &self.drain_seconds, DRAIN_SECONDS)?,
+            cors_origins: self
+                .cors_origin
+                .iter()
+                .filter(|o| !o.is_empty())
+                .map(|o| origin(o))
+                .collect::<Result<_, _>>()?,
+            tracer: None,
         };
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|e| CliError::new(exit::CONFIG, format!("--log `{}` is not a filter: {e}", self.log)))?;
-        Ok((address, config, filter))
+        let json = match self.log_format.as_str() {
+            "text" => false,
+            "json" => true,
+            other => {
+                let message = format!("--log-format `{other}` is unknown: expected text or json");
+                return Err(CliError::new(exit::CONFIG, message));
+            }
+        };
+        telemetry::endpoint().map_err(not_exported)?;
+        Ok((address, config, Log { filter, json }))
     }
+}
+
+fn origin(text: &str) -> Result<Origin, CliError> {
+    text.parse().map_err(|why| CliError::new(exit::CONFIG, format!("--cors-origin `{text}`: {why}")))
+}
+
+fn not_exported(error: TelemetryError) -> CliError {
+    CliError::new(exit::CONFIG, error.to_string())
 }
 
 fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Result<Duration, CliError> {
@@ -94,7 +132,8 @@ fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Resu
 }
 
 /// Sends the log to stderr.
-pub fn start_log(filter: EnvFilter, session: &Session) {
+pub fn start_log(log: Log, session: &Session) {
+    let Log { filter, json } = log;
     // The pool warns of every connection that broke; what there is to say, health says once.
     let filter = match "deadpool=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),
@@ -102,7 +141,10 @@ pub fn start_log(filter: EnvFilter, session: &Session) {
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber in one process (tests) is no reason to fail.
-    let _ = log.with_ansi(session.term.color_stderr).try_init();
+    let _ = match json {
+        true => log.json().flatten_event(true).try_init(),
+        false => log.with_ansi(session.term.color_stderr).try_init(),
+    };
 }
 
 /// Runs a command of the control plane.
@@ -177,7 +219,13 @@ pub async fn serve(
             () = also => {}
         }
     };
-    match server::run(listener, db, config, shutdown).await {
+    let telemetry = Telemetry::from_env("tasker").map_err(not_exported)?;
+    let config = ServerConfig { tracer: telemetry.as_ref().map(Telemetry::tracer), ..config };
+    let ran = server::run(listener, db, config, shutdown).await;
+    if let Some(telemetry) = telemetry {
+        let _ = tokio::task::spawn_blocking(|| telemetry.end()).await;
+    }
+    match ran {
         Ok(()) => Ok(exit::OK),
         Err(ServerError::Store(error)) => Err(database_error(&error)),
         Err(error) => Err(CliError::new(exit::FAILURE, error.to_string())),

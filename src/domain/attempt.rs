@@ -64,6 +64,16 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
+    pub const ALL: [Self; 7] = [
+        Self::Succeeded,
+        Self::RetryableError,
+        Self::PermanentError,
+        Self::TimedOut,
+        Self::WorkerLost,
+        Self::Released,
+        Self::Cancelled,
+    ];
+
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,17 +89,7 @@ impl OutcomeKind {
 
     /// The outcome with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::Succeeded,
-            Self::RetryableError,
-            Self::PermanentError,
-            Self::TimedOut,
-            Self::WorkerLost,
-            Self::Released,
-            Self::Cancelled,
-        ]
-        .into_iter()
-        .find(|k| k.as_str() == name)
+        Self::ALL.into_iter().find(|k| k.as_str() == name)
     }
 
     /// Whether a worker's own message ended the attempt. A copy of such a message is acknowledged again as accepted;

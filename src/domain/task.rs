@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::event::EventType;
+
 /// The longest idempotency key and correlation id, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
 /// The largest context, in bytes of JSON.
@@ -52,6 +54,16 @@ pub struct IllegalTaskTransition {
 }
 
 impl TaskState {
+    /// The final state that this event says a task has reached.
+    pub fn after_event(event: EventType) -> Option<Self> {
+        match event {
+            EventType::TaskCompleted => Some(Self::Complete),
+            EventType::TaskFailed => Some(Self::Error),
+            EventType::TaskCancelled => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+
     /// All states, in the order of a task's life.
     pub const ALL: [Self; 5] = [Self::Pending, Self::InProgress, Self::Complete, Self::Error, Self::Cancelled];
 

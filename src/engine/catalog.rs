@@ -9,6 +9,7 @@ use std::{
 
 use semver::Version;
 
+use super::metrics::{Metrics, PlanCounts};
 use crate::{
     domain::{
         schema::ContextSchema,
@@ -33,6 +34,7 @@ pub struct Plan {
     pub handler_configs: Vec<String>,
     pub yaml: String,
     pub registered_at: SystemTime,
+    pub counts: PlanCounts,
 }
 
 impl Plan {
@@ -77,6 +79,7 @@ struct Known {
 /// All templates of the cell that this server has heard of.
 pub struct Catalog {
     db: Db,
+    metrics: Arc<Metrics>,
     known: RwLock<Known>,
     /// One refresh at a time; a second caller finds the first one's work done.
     refreshing: tokio::sync::Mutex<()>,
@@ -84,8 +87,8 @@ pub struct Catalog {
 
 impl Catalog {
     /// Empty; call [`Catalog::refresh`].
-    pub fn new(db: Db) -> Self {
-        Self { db, known: RwLock::default(), refreshing: tokio::sync::Mutex::new(()) }
+    pub fn new(db: Db, metrics: Arc<Metrics>) -> Self {
+        Self { db, metrics, known: RwLock::default(), refreshing: tokio::sync::Mutex::new(()) }
     }
 
     /// Reads what was registered since the last time. Returns whether there are new lanes.
@@ -102,7 +105,8 @@ impl Catalog {
         let rows = template::since(&self.db, newest).await?;
         let lanes = template::lanes_since(&self.db, newest_lane).await?;
         let newest = rows.last().map_or(newest, |row| row.template_id);
-        let plans: Vec<Arc<Plan>> = rows.into_iter().filter_map(|row| Some(Arc::new(plan(row)?))).collect();
+        let plans: Vec<Arc<Plan>> =
+            rows.into_iter().filter_map(|row| Some(Arc::new(plan(row, &self.metrics)?))).collect();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.newest = newest;
         for plan in plans {
@@ -217,7 +221,7 @@ impl Catalog {
 }
 
 /// `None` for a row that this build cannot read: its tasks cannot run here, the others can.
-fn plan(row: TemplateRow) -> Option<Plan> {
+fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
     let template = match Template::parse(&row.yaml) {
         Ok(template) => template,
         Err(problems) => {
@@ -239,6 +243,7 @@ fn plan(row: TemplateRow) -> Option<Plan> {
     Some(Plan {
         template_id: row.template_id,
         graph: Graph::of(&template),
+        counts: metrics.of(&template),
         schema,
         lanes: row.lanes,
         handler_configs,
@@ -261,5 +266,5 @@ pub fn plan_for_tests(template_id: i32, yaml: &str) -> Arc<Plan> {
         registered_at: SystemTime::UNIX_EPOCH,
         lanes: (1..=steps).collect(),
     };
-    Arc::new(plan(row).unwrap())
+    Arc::new(plan(row, &Metrics::default()).unwrap())
 }

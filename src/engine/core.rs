@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{
     auditor::{Auditor, Audits},
+    backlog::Backlog,
     catalog::Catalog,
     dispatch::Dispatcher,
     documents::Documents,
@@ -16,13 +17,18 @@ use super::{
     hub::Hub,
     intake::{Intake, IntakeQueue},
     leases::{Heard, Leases},
+    metrics::Metrics,
     peers::{Peers, PeersLoop},
     services::Services,
     settle::{SettleQueue, Settler},
     shared::Shared,
+    traces::Traces,
     watch::Watchers,
 };
-use crate::store::{Db, StoreError};
+use crate::{
+    store::{Db, StoreError},
+    telemetry::Tracer,
+};
 
 /// How long a database that breaks off while the engine starts is waited for, and how often it is asked.
 const START_WAIT: Duration = Duration::from_secs(10);
@@ -35,6 +41,8 @@ pub struct EngineConfig {
     pub address: String,
     /// How long a worker may be silent before its steps go to others.
     pub lease: Duration,
+    /// Where spans go, if anywhere.
+    pub tracer: Option<Tracer>,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.
@@ -53,6 +61,9 @@ pub struct Engine {
     pub peers: Arc<Peers>,
     pub audits: Arc<Audits>,
     pub lease: Duration,
+    pub metrics: Arc<Metrics>,
+    pub traces: Traces,
+    pub backlog: Arc<Backlog>,
     shutdown: CancellationToken,
     /// A loop ended that should not have.
     failed: CancellationToken,
@@ -64,11 +75,13 @@ impl Engine {
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
-        let catalog = Arc::new(Catalog::new(db.clone()));
+        let metrics = Arc::<Metrics>::default();
+        let catalog = Arc::new(Catalog::new(db.clone(), Arc::clone(&metrics)));
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
         health.database(true);
         let peers = Arc::new(Peers::new(server_id));
+        let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
         let shared = Shared {
             db: db.clone(),
             catalog: Arc::clone(&catalog),
@@ -79,21 +92,15 @@ impl Engine {
             watchers: watchers.clone(),
             peers: Arc::clone(&peers),
             health: health.clone(),
+            metrics: Arc::clone(&metrics),
+            traces: traces.clone(),
         };
         let (settler, settle) = Settler::new(shared.clone());
         let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
         let (auditor, audits) = Auditor::new(shared.clone());
-        let dispatcher = Dispatcher::new(shared, settle.clone());
         let heard = Heard::default();
-        let leases = Leases {
-            server_id,
-            db: db.clone(),
-            hub: Arc::clone(&hub),
-            settle: settle.clone(),
-            health: health.clone(),
-            heard: heard.clone(),
-            lease: config.lease,
-        };
+        let leases = Leases::new(server_id, &shared, settle.clone(), heard.clone(), config.lease);
+        let dispatcher = Dispatcher::new(shared, settle.clone());
         let talk = PeersLoop {
             db: db.clone(),
             peers: Arc::clone(&peers),
@@ -115,9 +122,13 @@ impl Engine {
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("auditor", auditor.run(shutdown.clone()), failed.clone()));
+        if let Some(telling) = telling {
+            loops.spawn(guarded("traces", telling.run(shutdown.clone()), failed.clone()));
+        }
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
+            backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
             server_id,
             db,
             catalog,
@@ -131,6 +142,8 @@ impl Engine {
             peers,
             audits,
             lease: config.lease,
+            metrics,
+            traces,
             shutdown,
             failed,
             loops,

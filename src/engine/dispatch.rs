@@ -3,13 +3,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     assignment, claims,
+    metrics::Loop,
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
@@ -112,6 +113,7 @@ impl Dispatcher {
                 claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             // Also without a claim: due retries were promoted.
+            let asked = Instant::now();
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
                 Err(error) => {
@@ -122,6 +124,8 @@ impl Dispatcher {
                     return Err(error);
                 }
             };
+            let (batch, took) = (applied.claimed.len(), asked.elapsed());
+            self.shared.committed(Loop::Dispatch, batch, took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;

@@ -65,6 +65,8 @@ enum Limit {
 }
 
 struct Gate {
+    /// Namespace and service.
+    name: [String; 2],
     gate: i64,
     state: CircuitState,
     /// When the copy was made, and how old the state was then.
@@ -103,6 +105,7 @@ impl Gate {
         let ramps = state == CircuitState::Closed && row.until.is_some();
         let limited = row.policy.max_concurrency > 0 || ramps;
         Self {
+            name: [row.namespace, row.service],
             gate: row.gate,
             state,
             read: now,
@@ -462,6 +465,14 @@ impl Gates {
             }
         }
         lapsed
+    }
+
+    /// Where the circuits stand, of the first so many services by name.
+    pub fn states(&self, most: usize) -> Vec<([String; 2], CircuitState)> {
+        let mut states: Vec<_> = self.lock().services.values().map(|gate| (gate.name.clone(), gate.state)).collect();
+        states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        states.truncate(most);
+        states
     }
 
     /// Whether calls wait to be reported.

@@ -262,6 +262,13 @@ impl Hub {
         self.lock().by_id.values().map(|c| c.in_flight.len()).sum()
     }
 
+    /// How many workers there are, how many steps they have, and how many more they could take.
+    pub fn slots(&self) -> (usize, usize, usize) {
+        let all = self.lock();
+        let used = all.by_id.values().map(|c| c.in_flight.len()).sum();
+        (all.by_id.len(), used, all.by_id.values().map(Connection::free).sum())
+    }
+
     /// Whether a worker has answered everything that it was handed.
     pub fn holds_nothing(&self, worker_id: Uuid) -> bool {
         self.lock().by_id.get(&worker_id).is_none_or(|c| c.in_flight.is_empty())

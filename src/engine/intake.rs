@@ -26,6 +26,7 @@ use super::{
     assignment,
     catalog::Catalog,
     claims::{self, Plans},
+    metrics::Loop,
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
@@ -233,6 +234,7 @@ impl Intake {
             hot.rollback().await?;
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
+            let asked = Instant::now();
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
                 Err(error) => {
@@ -243,6 +245,8 @@ impl Intake {
                     return Err(error);
                 }
             };
+            let (batch, took) = (changes.new_tasks.len(), asked.elapsed());
+            self.shared.committed(Loop::Intake, batch, took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);

@@ -15,6 +15,7 @@ use super::{
     hub::{Hub, ToWorker},
     peers::jitter,
     settle::{DEADLINE_RECHECK, Input, SettleQueue},
+    shared::Shared,
 };
 use crate::{
     domain::attempt::Outcome,
@@ -58,16 +59,21 @@ impl Heard {
 /// The loops that keep time.
 #[derive(Clone)]
 pub struct Leases {
-    pub server_id: Uuid,
-    pub db: Db,
-    pub hub: Arc<Hub>,
-    pub settle: SettleQueue,
-    pub health: HealthCell,
-    pub heard: Heard,
-    pub lease: Duration,
+    server_id: Uuid,
+    db: Db,
+    hub: Arc<Hub>,
+    settle: SettleQueue,
+    health: HealthCell,
+    heard: Heard,
+    lease: Duration,
 }
 
 impl Leases {
+    pub fn new(server_id: Uuid, shared: &Shared, settle: SettleQueue, heard: Heard, lease: Duration) -> Self {
+        let Shared { db, hub, health, .. } = shared.clone();
+        Self { server_id, db, hub, settle, health, heard, lease }
+    }
+
     /// Writes heartbeats until `shutdown`.
     pub async fn run_heartbeats(self, shutdown: CancellationToken) {
         while pause(FLUSH, &shutdown).await {

@@ -7,10 +7,12 @@
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
 //! auditor   what nothing would wake ─▶ mended
 //! peers     other servers' notifications ─▶ dispatch, catalog, watchers
+//! traces    what was committed ─▶ a collector's spans, the log
 //! ```
 
 pub mod assignment;
 pub mod auditor;
+pub mod backlog;
 pub mod catalog;
 pub mod claims;
 mod core;
@@ -22,10 +24,12 @@ mod held;
 pub mod hub;
 pub mod intake;
 pub mod leases;
+pub mod metrics;
 pub mod peers;
 pub mod services;
 pub mod settle;
 mod shared;
+pub mod traces;
 pub mod watch;
 
 pub use core::{Engine, EngineConfig};

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -16,6 +16,7 @@ use super::{
     catalog::Plan,
     claims::{self, Plans},
     hub::{CancelReason, Reservation, ToWorker},
+    metrics::Loop,
     shared::Shared,
 };
 use crate::{
@@ -301,6 +302,7 @@ impl Settler {
             Vec::new()
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
+            let asked = Instant::now();
             let committed = if guessed {
                 expect(&mut changes, &read);
                 hot.commit_at_once(&changes, &wanted).await
@@ -323,17 +325,16 @@ impl Settler {
             };
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
+            self.shared.committed(Loop::Settle, inputs.len(), asked.elapsed(), &changes, &plans, now);
             self.shared.held.keep(&changes, now);
             let lost = claims::lost(&changes, &applied.claimed);
             let resumed = passes.commit(true, &lost);
             self.shared.hub.steps_wait(resumed);
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
-            if guessed {
-                // Counted from the time that was known before.
-                let late = now.duration_since(read.now).unwrap_or_default();
-                claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
-            }
+            // Counted from the time that was known before.
+            let late = now.duration_since(read.now).unwrap_or_default();
+            claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
             if let Some(after) = applied.next_retry {
                 self.shared.hub.retry_in(after);
             }

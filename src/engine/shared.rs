@@ -1,12 +1,24 @@
 //! What the engine's loops have in common.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
-    catalog::Catalog, documents::Documents, gates::Gates, health::HealthCell, held::Held, hub::Hub, peers::Peers,
+    catalog::Catalog,
+    claims::Plans,
+    documents::Documents,
+    gates::Gates,
+    health::HealthCell,
+    held::Held,
+    hub::Hub,
+    metrics::{Loop, Metrics},
+    peers::Peers,
+    traces::Traces,
     watch::Watchers,
 };
-use crate::store::{Db, StoreError, hot::Hot};
+use crate::store::{Db, StoreError, changes::Changes, hot::Hot};
 
 /// Handles that every loop holds; cheap to clone.
 #[derive(Clone)]
@@ -20,6 +32,8 @@ pub struct Shared {
     pub watchers: Watchers,
     pub peers: Arc<Peers>,
     pub health: HealthCell,
+    pub metrics: Arc<Metrics>,
+    pub traces: Traces,
 }
 
 impl Shared {
@@ -28,6 +42,20 @@ impl Shared {
         let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
         self.hub.steps_wait(opened);
         Ok(())
+    }
+
+    /// After a commit: counts it, and has it told.
+    pub fn committed(
+        &self,
+        of: Loop,
+        inputs: usize,
+        took: Duration,
+        changes: &Changes,
+        plans: &Plans,
+        now: SystemTime,
+    ) {
+        self.metrics.committed(of, inputs, took, changes, plans, now);
+        self.traces.committed(of, inputs, took, changes, plans, now);
     }
 
     /// A connection for a loop. That there is none to be had is what makes a database away; one that breaks off, be it

@@ -21,6 +21,7 @@ use crate::{
         assignment::{Assignment, merge_annotations},
         catalog::Plan,
         intake::Violated,
+        traces::Traces,
     },
     proto,
     store::{
@@ -273,7 +274,7 @@ pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
     }
 }
 
-pub fn assignment(a: Assignment) -> proto::StepAssignment {
+pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
     let plan = &a.plan;
     let position = usize::try_from(a.lease.step).unwrap_or(usize::MAX);
     let step = plan.template.steps.get(position);
@@ -294,7 +295,7 @@ pub fn assignment(a: Assignment) -> proto::StepAssignment {
         results_json: a.results.into_iter().map(|(name, json)| (name, json.to_string())).collect(),
         annotations_json: a.annotations,
         correlation_id: a.task.correlation_id.clone(),
-        traceparent: a.task.traceparent.clone().unwrap_or_default(),
+        traceparent: traces.parent(a.task.traceparent.as_deref(), a.lease.task_id, a.lease.step, a.attempt),
         deadline_at: Some(timestamp(a.deadline_at)),
         timeout: Some(duration(a.timeout)),
         idempotency_key: format!("{}/{name}", a.lease.task_id),

@@ -2,25 +2,54 @@
 //! that is not gRPC. tonic's own answers to these blame the server, or say nothing.
 
 use axum::{
+    Router,
     body::Body,
     extract::Request,
-    http::{StatusCode, Version, header::CONTENT_TYPE},
-    middleware::Next,
+    http::{self, StatusCode, Version, header::CONTENT_TYPE},
+    middleware::{Next, from_fn},
     response::{IntoResponse as _, Response},
 };
 use tonic::{Code, Status};
+use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::error;
 
-/// Around every rpc. Our own statuses carry details; a status without them is one that tonic made of the request.
-pub async fn guard(request: Request, next: Next) -> Response {
+/// The rpcs, with their answers to what never reaches them; also over gRPC-Web, for browsers.
+pub fn guarded(rpcs: Router) -> Router {
+    rpcs.route_layer(from_fn(answer)).route_layer(from_fn(web)).route_layer(from_fn(enter))
+}
+
+/// Lets in what is gRPC.
+async fn enter(request: Request, next: Next) -> Response {
     if !is_grpc(&request) {
-        let message = "this path is an rpc: send gRPC (content-type `application/grpc`) over HTTP/2\n";
+        let message = "this path is an rpc: send gRPC (content-type `application/grpc`) over HTTP/2, or gRPC-Web\n";
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, message).into_response();
     }
     if request.version() < Version::HTTP_2 && !is_grpc_web(&request) {
-        return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2\n").into_response();
+        return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2, or gRPC-Web\n").into_response();
     }
+    next.run(request).await
+}
+
+/// Turns gRPC-Web into gRPC and back.
+async fn web(request: Request, next: Next) -> Response {
+    if !is_grpc_web(&request) {
+        return next.run(request).await;
+    }
+    let inner = service_fn(move |request: http::Request<tonic::body::Body>| {
+        let next = next.clone();
+        async move {
+            let response = next.run(request.map(Body::new)).await;
+            Ok::<_, std::convert::Infallible>(response.map(tonic::body::Body::new))
+        }
+    });
+    let Ok(response) = GrpcWebLayer::new().layer(inner).oneshot(request.map(tonic::body::Body::new)).await;
+    response.map(Body::new)
+}
+
+/// Our own statuses carry details; a status without them is one that tonic made of the request.
+async fn answer(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let response = next.run(request).await;
     let headers = response.headers();
@@ -32,15 +61,6 @@ pub async fn guard(request: Request, next: Next) -> Response {
         Some(status) if is_unreadable(&status) => unreadable(status).into_http(),
         _ => response,
     }
-}
-
-/// Wherever no rpc and no page is.
-pub async fn nothing(request: Request) -> Response {
-    if is_grpc(&request) {
-        return no_rpc(request.uri().path());
-    }
-    let message = "there is nothing at this path: this port serves gRPC, and /livez and /readyz over HTTP\n";
-    (StatusCode::NOT_FOUND, message).into_response()
 }
 
 /// What tonic says of a message it could not read, in the codes of gRPC: the sender is to blame, not the server. Other
@@ -64,12 +84,14 @@ fn is_unreadable(status: &Status) -> bool {
     matches!(status.code(), Code::OutOfRange | Code::Internal)
 }
 
-fn no_rpc(path: &str) -> Response {
+/// Wherever no rpc is.
+pub fn no_rpc(path: &str) -> Response {
     let message = format!("there is no rpc `{path}`: server reflection lists those there are");
     error::status(Code::Unimplemented, "NO_SUCH_RPC", message).into_http::<Body>()
 }
 
-fn is_grpc(request: &Request) -> bool {
+/// Whether the request is meant for an rpc.
+pub fn is_grpc(request: &Request) -> bool {
     content_type(request).starts_with(b"application/grpc")
 }
 

@@ -21,6 +21,7 @@ use crate::{
         Engine,
         hub::{CancelReason, Profile, ToWorker},
         settle::Input,
+        traces::Traces,
     },
     proto::{
         self, WorkRequest, WorkResponse, work_request::Message as Says, work_response::Message as Hears,
@@ -60,7 +61,7 @@ impl WorkerService for Workers {
         let (registered, worker_id) = (connection.registered(), connection.worker_id);
         let cancelled = connection.cancelled();
         tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
-        let stream = outgoing(registered, cancelled, inbox, ending, stop.drop_guard());
+        let stream = outgoing(registered, cancelled, inbox, ending, stop.drop_guard(), self.0.traces.clone());
         tracing::info!(%worker_id, "worker connected");
         Ok(Response::new(stream))
     }
@@ -262,9 +263,10 @@ fn outgoing(
     inbox: mpsc::Receiver<ToWorker>,
     ending: Ending,
     guard: DropGuard,
+    traces: Traces,
 ) -> Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>> {
     let first = stream::iter(std::iter::once(registered).chain(cancelled).map(Ok));
-    let rest = ReceiverStream::new(inbox).map(response);
+    let rest = ReceiverStream::new(inbox).map(move |message| response(message, &traces));
     let last = stream::once(async move {
         let _until_here = guard;
         ending.take()
@@ -273,9 +275,9 @@ fn outgoing(
     Box::pin(first.chain(rest).chain(last))
 }
 
-fn response(message: ToWorker) -> Result<WorkResponse, Status> {
+fn response(message: ToWorker, traces: &Traces) -> Result<WorkResponse, Status> {
     Ok(match message {
-        ToWorker::Assign(a) => hears(Hears::Assignment(convert::assignment(*a))),
+        ToWorker::Assign(a) => hears(Hears::Assignment(convert::assignment(*a, traces))),
         ToWorker::Ack { lease, accepted } => {
             let status = if accepted { proto::ResultStatus::Accepted } else { proto::ResultStatus::Stale };
             hears(Hears::Ack(proto::ResultAck { lease_token: lease.to_token(), status: status.into() }))

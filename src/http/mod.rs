@@ -1,19 +1,103 @@
-//! Plain HTTP on the same port: whether the process lives and whether it can serve.
+//! HTTP on the same port: the protocol as JSON under `/tasker`, its OpenAPI document, and the pages that operators need.
+//!
+//! A noun's routes are in its own file, one line for each: method, path, rpc, and the function that gRPC calls too.
+//! Everything else about a route follows from the rpc's description in the protocol.
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+mod circuit;
+pub mod cors;
+mod health;
+mod metrics;
+mod openapi;
+mod problem;
+mod protocol;
+pub mod quiet;
+mod read;
+mod route;
+mod task;
+mod template;
+mod worker;
+mod write;
 
-use crate::engine::health::HealthCell;
+use axum::{
+    Router,
+    extract::Request,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::{MethodRouter, get},
+};
 
-/// `/livez` answers as long as the process does; `/readyz` says what keeps the server from serving.
-pub fn routes(health: HealthCell) -> Router {
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(health)
+use self::{problem::Problem, route::Route};
+use crate::engine::Engine;
+
+/// What is not JSON of the protocol: a page for operators or programs.
+struct Page {
+    path: &'static str,
+    name: &'static str,
+    summary: &'static str,
+    media: &'static str,
+    answers: &'static [(StatusCode, &'static str)],
 }
 
-async fn ready(State(health): State<HealthCell>) -> (StatusCode, &'static str) {
-    let now = health.now();
-    match (now.draining, now.database_away) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: the server is about to end\n"),
-        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "database: does not answer\n"),
-        _ => (StatusCode::OK, "ok\n"),
+const OPENAPI: Page = Page {
+    path: "/tasker/openapi.json",
+    name: "OpenApi",
+    summary: "This document",
+    media: "application/json",
+    answers: &[(StatusCode::OK, "OpenAPI 3.1.")],
+};
+const LIVEZ: Page = Page {
+    path: "/livez",
+    name: "Live",
+    summary: "Answers as long as the process does",
+    media: "text/plain",
+    answers: &[(StatusCode::OK, "It lives.")],
+};
+const READYZ: Page = Page {
+    path: "/readyz",
+    name: "Ready",
+    summary: "Whether the server can serve, or what keeps it from that",
+    media: "text/plain",
+    answers: &[(StatusCode::OK, "It can."), (StatusCode::SERVICE_UNAVAILABLE, "It cannot; the text says why.")],
+};
+
+const METRICS: Page = Page {
+    path: "/metrics",
+    name: "Metrics",
+    summary: "What this server counts, for Prometheus; docs/metrics.md explains it",
+    media: "text/plain",
+    answers: &[(StatusCode::OK, "Prometheus text format 0.0.4.")],
+};
+
+fn all_routes() -> Vec<Route> {
+    [task::routes(), template::routes(), worker::routes(), circuit::routes()].concat()
+}
+
+/// Everything that this port serves beside gRPC.
+pub fn routes(engine: &Engine) -> Router {
+    let routes = all_routes();
+    let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ, METRICS]).to_string();
+    let mut router: Router<Engine> = Router::new()
+        .route(OPENAPI.path, get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }))
+        .route(LIVEZ.path, get(health::livez))
+        .route(READYZ.path, get(health::readyz))
+        .route(METRICS.path, get(metrics::page));
+    for route in routes {
+        let served: MethodRouter<Engine> = route.serve(engine).with_state(());
+        router = router.route(route.path, served);
     }
+    router.method_not_allowed_fallback(wrong_method).with_state(engine.clone())
+}
+
+/// Wherever nothing is.
+pub fn nothing(request: &Request) -> Response {
+    let detail = format!(
+        "there is nothing at {:.200}: this port serves gRPC, HTTP/JSON as /tasker/openapi.json says, /livez, /readyz and /metrics",
+        request.uri().path()
+    );
+    Problem::new(StatusCode::NOT_FOUND, "NO_SUCH_PATH", detail).into_response()
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let detail = format!("{} is not for this path; the header `allow` says what is", request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()
 }

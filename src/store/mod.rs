@@ -1,6 +1,7 @@
 //! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
 
 pub mod audit;
+pub mod backlog;
 pub mod changes;
 pub mod circuit;
 mod columns;
@@ -20,6 +21,7 @@ pub mod session;
 pub mod task;
 pub mod template;
 pub mod tidy;
+pub mod trace;
 pub mod worker;
 
 pub use db::Db;

@@ -147,7 +147,8 @@ impl StepContext {
         &self.assignment().correlation_id
     }
 
-    /// The W3C trace context of the submit, if there was one; pass it on as the `traceparent` header.
+    /// The W3C trace context of the attempt, or of the submit when the server exports no spans; `None` when there is
+    /// neither. [`http::headers`](super::http::headers) passes it on.
     pub fn traceparent(&self) -> Option<&str> {
         Some(self.assignment().traceparent.as_str()).filter(|parent| !parent.is_empty())
     }

@@ -21,10 +21,42 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER};
 use serde_json::json;
 
-use super::{PermanentError, RetryableError, StepError};
+use super::{PermanentError, RetryableError, StepContext, StepError};
+
+/// What to send along with every call that a step makes, whatever the client: `idempotency-key`, `x-correlation-id`, and
+/// `traceparent`, so that the call has one effect, and is found under the task's id and in its trace. With the feature
+/// `otel` the trace goes on from the handler's current span.
+///
+/// ```
+/// # fn example(client: &mut Vec<(String, String)>, step: &tasker::worker::StepContext) {
+/// for (name, value) in &tasker::worker::http::headers(step) {
+///     client.push((name.to_string(), value.to_str().unwrap_or_default().to_owned()));
+/// }
+/// # }
+/// ```
+pub fn headers(step: &StepContext) -> HeaderMap {
+    #[cfg(feature = "otel")]
+    let own = crate::telemetry::traceparent();
+    #[cfg(not(feature = "otel"))]
+    let own: Option<String> = None;
+    let trace = own.as_deref().or_else(|| step.traceparent()).unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    let all = [
+        (HeaderName::from_static("idempotency-key"), step.idempotency_key()),
+        (HeaderName::from_static("x-correlation-id"), step.correlation_id()),
+        (HeaderName::from_static("traceparent"), trace),
+    ];
+    for (name, text) in all.into_iter().filter(|(_, text)| !text.is_empty()) {
+        // Names of steps and ids may be in any script: as bytes they always fit, as none has control characters.
+        if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
 
 /// How long a service is left alone that answers 429 and does not say for how long.
 pub const DEFAULT_RATE_LIMIT_DELAY: Duration = Duration::from_secs(60);

@@ -19,6 +19,8 @@ use tracing::{Instrument as _, debug, error, info_span, warn};
 
 use super::{CancelReason, RetryableError, StepContext, StepError, handler::ErasedHandler, outcome::outcome, stop::at};
 use crate::proto::{StepAssignment, StepResult, step_result::Outcome};
+#[cfg(feature = "otel")]
+use crate::telemetry;
 
 /// How long a handler may ignore that it is cancelled before it is dropped.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -241,6 +243,8 @@ impl Steps {
             attempt = step.attempt(),
             correlation_id = step.correlation_id(),
         );
+        #[cfg(feature = "otel")]
+        telemetry::continue_in(&span, step.traceparent());
         let lease = step.lease_token().to_owned();
         let given = step.clone();
         let attempt = async move { handler.call(given).await }.instrument(span);

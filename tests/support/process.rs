@@ -26,9 +26,16 @@ impl ServerProcess {
 
     /// Starts one at an address; a restarted server keeps its address.
     pub fn start_at(database_url: &str, listen: &str) -> Self {
+        Self::start_with(database_url, &["--listen", listen, "--log", LOG], &[])
+    }
+
+    /// Starts one with these options and this environment.
+    pub fn start_with(database_url: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tasker"))
-            .args(["server", "--listen", listen, "--schema", SCHEMA, "--lease-seconds", "3", "--log", LOG])
+            .args(["server", "--schema", SCHEMA, "--lease-seconds", "3"])
+            .args(args)
             .env("TASKER_DATABASE_URL", database_url)
+            .envs(env.iter().copied())
             .env("NO_COLOR", "1")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

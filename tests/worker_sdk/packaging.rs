@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// The server's own dependencies; none of them may come with the SDK.
-const SERVER_ONLY: [&str; 5] = ["tokio-postgres", "axum", "clap", "jsonschema", "deadpool-postgres"];
+const SERVER_ONLY: [&str; 6] = ["tokio-postgres", "axum", "clap", "jsonschema", "deadpool-postgres", "opentelemetry"];
 
 #[test]
 fn the_sdk_does_not_link_the_server() {

@@ -68,6 +68,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let request = request(args)?;
     let mut client = session.connect().await?;
     let (namespace, task_name) = (request.namespace.clone(), request.task_name.clone());
+    let mut request = tonic::Request::new(request);
+    // What runs commands within a trace hands it on like this.
+    if let Some(parent) = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok()) {
+        request.metadata_mut().insert("traceparent", parent);
+    }
     let response = client.tasks.submit_task(request).await;
     let submitted = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner();
     if session.json() {

@@ -1,0 +1,57 @@
+//! What waits for a worker, as operators want to know it: read when somebody asks, and not more often than once a second.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Mutex;
+
+use super::catalog::Catalog;
+use crate::store::{
+    Db, StoreError,
+    backlog::{self, MAX_LANES},
+    template::LaneRow,
+};
+
+/// How long a reading is as good as a new one.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A lane, and what waits in it.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub lane: LaneRow,
+    pub steps: i64,
+    pub oldest: Duration,
+}
+
+/// The way to the reading.
+pub struct Backlog {
+    db: Db,
+    catalog: Arc<Catalog>,
+    last: Mutex<Option<(Instant, Arc<Vec<Waiting>>)>>,
+}
+
+impl Backlog {
+    pub fn new(db: Db, catalog: Arc<Catalog>) -> Self {
+        Self { db, catalog, last: Mutex::default() }
+    }
+
+    /// Every lane that has a template, at most [`MAX_LANES`]. Who asks while another one reads gets the same answer.
+    pub async fn read(&self) -> Result<Arc<Vec<Waiting>>, StoreError> {
+        let mut last = self.last.lock().await;
+        if let Some((at, waiting)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(waiting));
+        }
+        let lanes = self.catalog.lanes();
+        let asked: Vec<i32> = lanes.iter().take(MAX_LANES).map(|lane| lane.lane_id).collect();
+        let found = backlog::read(&self.db, &asked).await?;
+        let waiting =
+            lanes.iter().zip(found).map(|(lane, (steps, oldest))| Waiting { lane: lane.clone(), steps, oldest });
+        let waiting = Arc::new(waiting.collect::<Vec<_>>());
+        *last = Some((Instant::now(), Arc::clone(&waiting)));
+        Ok(waiting)
+    }
+}

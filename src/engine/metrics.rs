@@ -1,0 +1,320 @@
+//! What this server counts. Counting is an addition to an atomic, made after the commit and once per transaction and ended
+//! attempt; nothing is looked up by name on the way. Names, units and meanings are in docs/metrics.md.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use super::claims::Plans;
+use crate::{
+    domain::{attempt::OutcomeKind, event::EventType, task::TaskState, template::Template},
+    store::changes::{Changes, EndedAttempt},
+};
+
+/// The most combinations of labels of one metric; what comes on top is counted together as [`OTHER`].
+pub const MAX_LABEL_SETS: usize = 200;
+/// The label of all that has no place of its own.
+pub const OTHER: &str = "other";
+
+/// Upper bounds of the buckets, in seconds.
+const RUN_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const COMMIT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// Upper bounds of the buckets, in inputs of a transaction.
+const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: usize) {
+        self.0.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// How often a value fell into which range.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    /// One more than bounds: the last one has no end.
+    buckets: Box<[AtomicU64]>,
+    /// In millionths.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        let buckets = (0..=bounds.len()).map(|_| AtomicU64::default()).collect();
+        Self { bounds, buckets, sum: AtomicU64::default() }
+    }
+
+    fn observe(&self, value: f64, millionths: u64) {
+        let bucket = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum.fetch_add(millionths, Relaxed);
+    }
+
+    fn observe_time(&self, time: Duration) {
+        self.observe(time.as_secs_f64(), u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn observe_number(&self, n: usize) {
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        self.observe(f64::from(n), u64::from(n) * 1_000_000);
+    }
+
+    /// The sum, and each bucket's upper bound and content.
+    pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
+        let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
+        let buckets = bounds.zip(self.buckets.iter().map(|n| n.load(Relaxed))).collect();
+        (Duration::from_micros(self.sum.load(Relaxed)).as_secs_f64(), buckets)
+    }
+}
+
+/// Counters for each combination of labels that occurs.
+#[derive(Debug)]
+pub struct Family<const N: usize, T>(Mutex<BTreeMap<[String; N], Arc<T>>>);
+
+impl<const N: usize, T> Default for Family<N, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<const N: usize, T: Default> Family<N, T> {
+    /// The counters of these labels, or those of all others when there are too many.
+    pub fn of(&self, labels: [&str; N]) -> Arc<T> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = labels.map(str::to_owned);
+        if !known.contains_key(&key) && known.len() >= MAX_LABEL_SETS {
+            key = [OTHER; N].map(str::to_owned);
+        }
+        Arc::clone(known.entry(key).or_default())
+    }
+
+    /// All that there are, in order of their labels.
+    pub fn all(&self) -> Vec<([String; N], Arc<T>)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(labels, counts)| (labels.clone(), Arc::clone(counts))).collect()
+    }
+}
+
+/// Of the tasks of a template, all of its versions.
+#[derive(Debug, Default)]
+pub struct TaskCounts {
+    pub submitted: Counter,
+    pub completed: Counter,
+    pub failed: Counter,
+    pub cancelled: Counter,
+}
+
+/// Of the steps of a lane.
+#[derive(Debug)]
+pub struct StepCounts {
+    pub completed: Counter,
+    pub failed: Counter,
+    pub retried: Counter,
+    /// By [`OutcomeKind`].
+    attempts: [Counter; OutcomeKind::ALL.len()],
+    pub run: Histogram,
+}
+
+impl Default for StepCounts {
+    fn default() -> Self {
+        Self {
+            completed: Counter::default(),
+            failed: Counter::default(),
+            retried: Counter::default(),
+            attempts: Default::default(),
+            run: Histogram::new(RUN_SECONDS),
+        }
+    }
+}
+
+impl StepCounts {
+    /// How many attempts ended how.
+    pub fn attempts(&self) -> impl Iterator<Item = (OutcomeKind, u64)> {
+        OutcomeKind::ALL.into_iter().zip(self.attempts.iter().map(Counter::get))
+    }
+
+    fn ended(&self, outcome: OutcomeKind, started_at: SystemTime, now: SystemTime) {
+        use OutcomeKind as K;
+        if let Some(i) = OutcomeKind::ALL.iter().position(|kind| *kind == outcome) {
+            self.attempts[i].add(1);
+        }
+        // The others say nothing about how long the handler takes.
+        if matches!(outcome, K::Succeeded | K::RetryableError | K::PermanentError | K::TimedOut) {
+            self.run.observe_time(now.duration_since(started_at).unwrap_or_default());
+        }
+    }
+}
+
+/// The counters that a plan carries, so that counting needs no look-up.
+#[derive(Debug)]
+pub struct PlanCounts {
+    pub task: Arc<TaskCounts>,
+    /// In the template's order.
+    steps: Vec<Arc<StepCounts>>,
+}
+
+/// The loops that write.
+#[derive(Clone, Copy, Debug)]
+pub enum Loop {
+    Intake,
+    Settle,
+    Dispatch,
+}
+
+impl Loop {
+    pub const ALL: [Self; 3] = [Self::Intake, Self::Settle, Self::Dispatch];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Intake => "intake",
+            Self::Settle => "settle",
+            Self::Dispatch => "dispatch",
+        }
+    }
+}
+
+/// Of the transactions of a loop.
+#[derive(Debug)]
+pub struct LoopCounts {
+    pub batch: Histogram,
+    pub commit: Histogram,
+}
+
+impl Default for LoopCounts {
+    fn default() -> Self {
+        Self { batch: Histogram::new(BATCH), commit: Histogram::new(COMMIT_SECONDS) }
+    }
+}
+
+/// Everything that this server counts.
+#[derive(Debug)]
+pub struct Metrics {
+    pub tasks: Family<2, TaskCounts>,
+    pub steps: Family<3, StepCounts>,
+    /// Transactions that were too many to be told about (`engine/traces.rs`).
+    pub untold: Counter,
+    loops: [LoopCounts; Loop::ALL.len()],
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            tasks: Family::default(),
+            steps: Family::default(),
+            untold: Counter::default(),
+            loops: Default::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// The counters of a template.
+    pub fn of(&self, template: &Template) -> PlanCounts {
+        let namespace = template.namespace.as_str();
+        PlanCounts {
+            task: self.tasks.of([namespace, &template.task_name]),
+            steps: template.steps.iter().map(|s| self.steps.of([namespace, &s.handler, &s.service])).collect(),
+        }
+    }
+
+    pub fn of_loop(&self, of: Loop) -> &LoopCounts {
+        &self.loops[of as usize]
+    }
+
+    /// Counts what a transaction has committed: this many inputs, in this time.
+    pub fn committed(&self, of: Loop, batch: usize, took: Duration, changes: &Changes, plans: &Plans, now: SystemTime) {
+        let counts = self.of_loop(of);
+        counts.batch.observe_number(batch);
+        counts.commit.observe_time(took);
+        for task in &changes.new_tasks {
+            if let Some(plan) = plans.get(&task.template_id) {
+                plan.counts.task.submitted.add(1);
+            }
+        }
+        for event in &changes.events {
+            let Some(plan) = event.template_id.and_then(|id| plans.get(&id)) else { continue };
+            match event.kind {
+                EventType::TaskCompleted => plan.counts.task.completed.add(1),
+                EventType::TaskFailed => plan.counts.task.failed.add(1),
+                EventType::TaskCancelled => plan.counts.task.cancelled.add(1),
+                _ => {}
+            }
+            let Some(step) = event.step.and_then(|step| plan.counts.step(step)) else { continue };
+            match event.kind {
+                EventType::StepCompleted => step.completed.add(1),
+                EventType::StepFailed => step.failed.add(1),
+                _ => {}
+            }
+            if let (Some(outcome), Some(started_at)) = (event.outcome, event.started_at) {
+                step.ended(outcome, started_at, now);
+            }
+        }
+        for EndedAttempt { template_id, step, outcome, started_at, .. } in changes.retries.iter().map(|r| &r.attempt) {
+            let Some(step) = plans.get(template_id).and_then(|plan| plan.counts.step(*step)) else { continue };
+            step.ended(*outcome, *started_at, now);
+            if *outcome != OutcomeKind::Released {
+                step.retried.add(1);
+            }
+        }
+    }
+}
+
+impl PlanCounts {
+    fn step(&self, step: i16) -> Option<&StepCounts> {
+        self.steps.get(usize::try_from(step).ok()?).map(AsRef::as_ref)
+    }
+}
+
+impl TaskCounts {
+    /// How many tasks ended how.
+    pub fn ended(&self) -> [(TaskState, u64); 3] {
+        [
+            (TaskState::Complete, self.completed.get()),
+            (TaskState::Error, self.failed.get()),
+            (TaskState::Cancelled, self.cancelled.get()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::new(BATCH);
+        for n in [1, 2, 3, 512, 513] {
+            histogram.observe_number(n);
+        }
+        let (sum, buckets) = histogram.read();
+        assert!((sum - 1031.0).abs() < 1e-9, "{sum}");
+        let full: Vec<(f64, u64)> = buckets.into_iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(full, [(1.0, 1), (2.0, 1), (4.0, 1), (512.0, 1), (f64::INFINITY, 1)]);
+    }
+
+    #[test]
+    fn labels_beyond_the_bound_are_counted_together() {
+        let family = Family::<1, Counter>::default();
+        for n in 0..MAX_LABEL_SETS + 5 {
+            family.of([&format!("n{n:03}")]).add(1);
+        }
+        family.of(["n000"]).add(1);
+        let all = family.all();
+        assert_eq!(all.len(), MAX_LABEL_SETS + 1);
+        let of = |label: &str| all.iter().find(|(labels, _)| labels[0] == label).map(|(_, count)| count.get());
+        assert_eq!((of("n000"), of("n199"), of("n200"), of(OTHER)), (Some(2), Some(1), None, Some(5)));
+    }
+}

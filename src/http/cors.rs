@@ -1,0 +1,85 @@
+//! Which web pages may call this server. None by default: there is no authentication, so a page that may call it can do
+//! everything, and any page that somebody on this machine or in this network opens would be such a page.
+
+use std::{str::FromStr, time::Duration};
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header},
+};
+use tower_http::cors::CorsLayer;
+
+use super::route::IDEMPOTENCY_KEY;
+
+/// How long a browser remembers what it may do.
+const MAX_AGE: Duration = Duration::from_secs(3_600);
+/// What pages may send and see: of JSON, of gRPC-Web, and of server-sent events.
+const SENT: [HeaderName; 7] = [
+    header::CONTENT_TYPE,
+    HeaderName::from_static(IDEMPOTENCY_KEY),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("x-grpc-web"),
+    HeaderName::from_static("x-user-agent"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("last-event-id"),
+];
+const SEEN: [HeaderName; 4] = [
+    header::RETRY_AFTER,
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+];
+
+/// Scheme, host and port of web pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(HeaderValue);
+
+impl FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "*" {
+            return Err(
+                "every page of the web could command this server, which has no authentication; name the origins",
+            );
+        }
+        let expected = "expected scheme, host and perhaps a port, such as https://ops.example.com";
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or(expected)?;
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+        if host.is_empty() || !host.chars().all(is_plain) || text.parse::<axum::http::Uri>().is_err() {
+            return Err(expected);
+        }
+        HeaderValue::from_str(text).map(Self).map_err(|_| expected)
+    }
+}
+
+/// Lets pages from these origins in.
+pub fn allow(router: Router, origins: &[Origin]) -> Router {
+    if origins.is_empty() {
+        return router;
+    }
+    let cors = CorsLayer::new()
+        .allow_origin(origins.iter().map(|origin| origin.0.clone()).collect::<Vec<_>>())
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(SENT)
+        .expose_headers(SEEN)
+        .max_age(MAX_AGE);
+    router.layer(cors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        for text in ["https://ops.example.com", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+            assert!(text.parse::<Origin>().is_ok(), "{text}");
+        }
+        for text in
+            ["*", "", "null", "ops.example.com", "https://", "https://a/", "https://A", "https://a b", "ftp://a"]
+        {
+            assert!(text.parse::<Origin>().is_err(), "{text}");
+        }
+    }
+}

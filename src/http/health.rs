@@ -1,0 +1,20 @@
+//! Whether the process lives, and whether it can serve.
+
+use axum::{extract::State, http::StatusCode};
+
+use crate::engine::Engine;
+
+/// Answers as long as the process does.
+pub async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Says what keeps the server from serving.
+pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) {
+    let now = engine.health.now();
+    match (now.draining, now.database_away) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: the server is about to end\n"),
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "database: does not answer\n"),
+        _ => (StatusCode::OK, "ok\n"),
+    }
+}

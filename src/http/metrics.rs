@@ -1,0 +1,240 @@
+//! `/metrics` in the text format of Prometheus. docs/metrics.md has a line for each name; a test holds the two together.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, prometheus_text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    domain::circuit::CircuitState,
+    engine::{
+        Engine,
+        backlog::Waiting,
+        health::Health,
+        metrics::{Histogram, Loop, MAX_LABEL_SETS, Metrics, OTHER},
+    },
+    store::counts::Collision,
+};
+
+/// The page.
+pub async fn page(State(engine): State<Engine>) -> Response {
+    let mut registry = Registry::with_prefix("tasker");
+    registry.register_collector(Box::new(Scrape::of(&engine).await));
+    let mut text = String::new();
+    match prometheus_text::encode(&mut text, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text).into_response(),
+        Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// All values of one moment.
+#[derive(Debug)]
+struct Scrape {
+    metrics: Arc<Metrics>,
+    /// Nothing while the database is away.
+    waiting: Option<Vec<Waiting>>,
+    workers: usize,
+    slots_used: usize,
+    slots_free: usize,
+    collisions: [(&'static str, u64); 3],
+    /// Found, repaired, and standing.
+    audits: [u64; 3],
+    circuits: Vec<([String; 2], CircuitState)>,
+    health: Health,
+}
+
+impl Scrape {
+    async fn of(engine: &Engine) -> Self {
+        let health = engine.health.now();
+        let waiting = if health.database_away { None } else { engine.backlog.read().await.ok() };
+        let (workers, slots_used, slots_free) = engine.hub.slots();
+        let counts = engine.db.counts();
+        Self {
+            metrics: Arc::clone(&engine.metrics),
+            waiting: waiting.map(|waiting| bounded(&waiting)),
+            workers,
+            slots_used,
+            slots_free,
+            collisions: [
+                ("serialization", counts.get(Collision::Serialization)),
+                ("deadlock", counts.get(Collision::Deadlock)),
+                ("lock", counts.get(Collision::Lock)),
+            ],
+            audits: [engine.audits.found(), engine.audits.repaired(), engine.audits.standing()],
+            circuits: engine.gates.states(MAX_LABEL_SETS),
+            health,
+        }
+    }
+}
+
+/// At most as many lanes as there may be labels; the rest in one.
+fn bounded(waiting: &[Waiting]) -> Vec<Waiting> {
+    let (shown, rest) = waiting.split_at(waiting.len().min(MAX_LABEL_SETS));
+    let mut all = shown.to_vec();
+    if let Some(first) = rest.first() {
+        let mut other = first.clone();
+        (other.lane.namespace, other.lane.handler, other.lane.service) = (OTHER.into(), OTHER.into(), OTHER.into());
+        other.steps = rest.iter().map(|w| w.steps).sum();
+        other.oldest = rest.iter().map(|w| w.oldest).max().unwrap_or_default();
+        all.push(other);
+    }
+    all
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Out(encoder);
+        self.tasks(&mut out)?;
+        self.steps(&mut out)?;
+        self.queue(&mut out)?;
+        self.workers(&mut out)?;
+        self.transactions(&mut out)?;
+        self.server(&mut out)
+    }
+}
+
+impl Scrape {
+    fn tasks(&self, out: &mut Out<'_>) -> fmt::Result {
+        let all = self.metrics.tasks.all();
+        let labels = |of: &[String; 2]| labels(["namespace", "task_name"], of);
+        out.counters("tasks_submitted", "Tasks stored", all.iter().map(|(of, n)| (labels(of), n.submitted.get())))?;
+        let ended = all.iter().flat_map(|(of, n)| {
+            n.ended().map(|(state, n)| ([labels(of), vec![("state", state.to_string())]].concat(), n))
+        });
+        out.counters("tasks_ended", "Tasks that reached a final state", ended)
+    }
+
+    fn steps(&self, out: &mut Out<'_>) -> fmt::Result {
+        let all = self.metrics.steps.all();
+        let rows = |of: fn(&crate::engine::metrics::StepCounts) -> u64| {
+            all.iter().map(|(labels, n)| (lane(labels), of(n))).collect::<Vec<_>>()
+        };
+        out.counters("steps_completed", "Steps that succeeded", rows(|n| n.completed.get()))?;
+        out.counters("steps_failed", "Steps that failed for good", rows(|n| n.failed.get()))?;
+        out.counters("steps_retried", "Failed attempts that another one follows", rows(|n| n.retried.get()))?;
+        let attempts = all.iter().flat_map(|(of, n)| {
+            n.attempts().map(|(kind, n)| ([lane(of), vec![("outcome", kind.as_str().to_owned())]].concat(), n))
+        });
+        out.counters("step_attempts", "Attempts that ended", attempts)?;
+        let run = all.iter().map(|(of, n)| (lane(of), &n.run));
+        out.histograms(
+            "step_run",
+            "Time from an attempt's start to its handler's answer or its time-out",
+            Some(&Unit::Seconds),
+            run,
+        )
+    }
+
+    fn queue(&self, out: &mut Out<'_>) -> fmt::Result {
+        let all = self.waiting.as_deref().unwrap_or_default();
+        let of = |w: &Waiting| lane(&[w.lane.namespace.clone(), w.lane.handler.clone(), w.lane.service.clone()]);
+        let steps = all.iter().map(|w| (of(w), w.steps));
+        out.gauges("queue_ready_steps", "Steps that wait for a worker", None, steps)?;
+        let oldest = all.iter().map(|w| (of(w), w.oldest.as_secs_f64()));
+        out.gauges("queue_oldest_ready", "Longest wait of a step for a worker so far", Some(&Unit::Seconds), oldest)
+    }
+
+    fn workers(&self, out: &mut Out<'_>) -> fmt::Result {
+        out.number("workers_connected", "Workers with a stream on this server", self.workers)?;
+        out.number("slots_used", "Steps that these workers have", self.slots_used)?;
+        out.number("slots_free", "Steps that they could take beside these", self.slots_free)
+    }
+
+    fn transactions(&self, out: &mut Out<'_>) -> fmt::Result {
+        let of = |l: Loop| vec![("loop", l.as_str().to_owned())];
+        let batches = Loop::ALL.map(|l| (of(l), &self.metrics.of_loop(l).batch));
+        out.histograms("transaction_inputs", "Inputs that share a transaction", None, batches)?;
+        let commits = Loop::ALL.map(|l| (of(l), &self.metrics.of_loop(l).commit));
+        out.histograms("commit", "Time of a transaction's writes and its commit", Some(&Unit::Seconds), commits)?;
+        let collisions = self.collisions.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
+        out.counters("collisions", "Transactions that met another one and were tried again", collisions)?;
+        let untold = [(Vec::new(), self.metrics.untold.get())];
+        out.counters("transactions_untold", "Transactions without spans and log lines, as there were too many", untold)
+    }
+
+    fn server(&self, out: &mut Out<'_>) -> fmt::Result {
+        let [found, repaired, standing] = self.audits;
+        out.counters("liveness_found", "Things that nothing would ever have woken", [(Vec::new(), found)])?;
+        out.counters("liveness_repaired", "Of these, those that were mended", [(Vec::new(), repaired)])?;
+        out.gauges("liveness_violations", "Of these, those that could not be mended", None, [(Vec::new(), standing)])?;
+        let circuits = self.circuits.iter().flat_map(|(of, state)| {
+            CircuitState::ALL.map(|s| {
+                let mut labels = labels(["namespace", "service"], of);
+                labels.push(("state", s.as_str().to_owned()));
+                (labels, u32::from(s == *state))
+            })
+        });
+        out.gauges("circuit_state", "1 for the state that a service's circuit is in", None, circuits)?;
+        out.number("database_up", "Whether the database answers", usize::from(!self.health.database_away))?;
+        out.number("draining", "Whether the server is about to end", usize::from(self.health.draining))?;
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        out.gauges("build_info", "Which build this is", None, [(version, 1_u32)])
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn labels<const N: usize>(names: [&'static str; N], values: &[String; N]) -> Labels {
+    names.into_iter().zip(values.iter().cloned()).collect()
+}
+
+fn lane(values: &[String; 3]) -> Labels {
+    labels(["namespace", "handler", "service"], values)
+}
+
+/// Writes one metric after the other, each with its help and its type.
+struct Out<'a>(DescriptorEncoder<'a>);
+
+impl Out<'_> {
+    fn counters(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in rows {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        rows: impl IntoIterator<Item = (Labels, V)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (labels, value) in rows {
+            let mut one: MetricEncoder<'_> = metric.encode_family(&labels)?;
+            one.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn histograms<'h>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        rows: impl IntoIterator<Item = (Labels, &'h Histogram)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (labels, histogram) in rows {
+            let (sum, buckets) = histogram.read();
+            let count = buckets.iter().map(|(_, n)| n).sum();
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! A message of the protocol out of a JSON body, a query and a path. Everything that is wrong is found at once, and each
+//! says where. A nested document is copied as it is; what it holds is checked where all documents are.
+
+use std::str::FromStr;
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value};
+use prost_types::{Duration, Timestamp};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::protocol::{is_document, key, value_kind, words};
+use crate::engine::intake::Violated;
+
+/// The members of an object as they came, copies of keys included.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(All)
+    }
+}
+
+/// Fills `message` from a JSON object. Whatever is wrong has its JSON pointer as the field. `taken` are the fields that come from elsewhere and are refused here.
+pub fn body(message: &mut DynamicMessage, json: &str, taken: &[&str]) -> Result<(), Vec<Violated>> {
+    let members = serde_json::from_str::<Members<'_>>(json)
+        .map_err(|error| vec![wrong("", format!("not a JSON object: {error}"))])?;
+    let mut violated = Vec::new();
+    object(message, members, "", taken, &mut violated);
+    if violated.is_empty() { Ok(()) } else { Err(violated) }
+}
+
+fn object(message: &mut DynamicMessage, members: Members<'_>, at: &str, taken: &[&str], violated: &mut Vec<Violated>) {
+    let mut seen = Vec::new();
+    for (name, raw) in members.0 {
+        let place = below(at, &name);
+        let field = named(&message.descriptor(), &name).filter(|f| !taken.contains(&f.name()));
+        let Some(field) = field else {
+            violated.push(unknown(&place, &message.descriptor(), taken));
+            continue;
+        };
+        if seen.contains(&name) {
+            violated.push(wrong(&place, "it is there twice"));
+        } else if raw.get() != "null" {
+            match member(&field, raw, &place, violated) {
+                Some(value) => message.set_field(&field, value),
+                None => continue,
+            }
+        }
+        seen.push(name);
+    }
+}
+
+/// The value of a field; `None` after something wrong was noted.
+fn member(field: &FieldDescriptor, raw: &RawValue, at: &str, violated: &mut Vec<Violated>) -> Option<Value> {
+    let (kind, document) = (value_kind(field), is_document(field));
+    if field.is_list() {
+        let items: Vec<&RawValue> = parse(raw, "an array", at, violated)?;
+        let one = |(i, item): (usize, &RawValue)| value(&kind, document, item, &below(at, &i.to_string()), violated);
+        return items.into_iter().enumerate().map(one).collect::<Option<_>>().map(Value::List);
+    }
+    if field.is_map() {
+        let members = serde_json::from_str::<Members<'_>>(raw.get());
+        let Ok(members) = members else {
+            violated.push(wrong(at, "expected an object"));
+            return None;
+        };
+        let mut one = |(key, item): (String, &RawValue)| {
+            let value = value(&kind, document, item, &below(at, &key), violated)?;
+            Some((MapKey::String(key), value))
+        };
+        return members.0.into_iter().map(&mut one).collect::<Option<_>>().map(Value::Map);
+    }
+    value(&kind, document, raw, at, violated)
+}
+
+fn value(kind: &Kind, document: bool, raw: &RawValue, at: &str, violated: &mut Vec<Violated>) -> Option<Value> {
+    if document {
+        return Some(Value::String(raw.get().to_owned()));
+    }
+    match kind {
+        Kind::String => parse(raw, "a string", at, violated).map(Value::String),
+        Kind::Bool => parse(raw, "true or false", at, violated).map(Value::Bool),
+        Kind::Int32 => parse(raw, "an integer of 32 bits", at, violated).map(Value::I32),
+        Kind::Int64 => parse(raw, "an integer of 64 bits", at, violated).map(Value::I64),
+        Kind::Uint32 => parse(raw, "an unsigned integer of 32 bits", at, violated).map(Value::U32),
+        Kind::Uint64 => parse(raw, "an unsigned integer of 64 bits", at, violated).map(Value::U64),
+        Kind::Double => parse(raw, "a number", at, violated).map(Value::F64),
+        Kind::Message(of) if !of.full_name().starts_with("google.protobuf.") => {
+            let Ok(members) = serde_json::from_str::<Members<'_>>(raw.get()) else {
+                violated.push(wrong(at, "expected an object"));
+                return None;
+            };
+            let mut message = DynamicMessage::new(of.clone());
+            let before = violated.len();
+            object(&mut message, members, at, &[], violated);
+            (violated.len() == before).then_some(Value::Message(message))
+        }
+        other => {
+            let word: String = parse(raw, "a string", at, violated)?;
+            noted(from_text(other, &word), at, violated)
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(raw: &'a RawValue, what: &str, at: &str, violated: &mut Vec<Violated>) -> Option<T> {
+    noted(serde_json::from_str(raw.get()).map_err(|_| format!("expected {what}")), at, violated)
+}
+
+fn noted<T>(value: Result<T, String>, at: &str, violated: &mut Vec<Violated>) -> Option<T> {
+    value.map_err(|message| violated.push(wrong(at, message))).ok()
+}
+
+/// Fills `message` from names and texts, such as those of a query. `taken` are the fields that come from elsewhere.
+pub fn texts(message: &mut DynamicMessage, pairs: &[(String, String)], taken: &[&str]) -> Result<(), Vec<Violated>> {
+    let mut violated = Vec::new();
+    for (name, text) in pairs {
+        let field = named(&message.descriptor(), name).filter(|f| !taken.contains(&f.name()) && fits_a_query(f));
+        let Some(field) = field else {
+            violated.push(unknown(name, &message.descriptor(), taken));
+            continue;
+        };
+        let Some(value) = noted(from_text(&field.kind(), text), name, &mut violated) else { continue };
+        match message.get_field_mut(&field) {
+            Value::List(items) => items.push(value),
+            _ if pairs.iter().filter(|(other, _)| other == name).count() > 1 => {
+                violated.push(wrong(name, "it is there twice"));
+                break;
+            }
+            single => *single = value,
+        }
+    }
+    if violated.is_empty() { Ok(()) } else { Err(violated) }
+}
+
+/// Whether a field can be written as text.
+pub fn fits_a_query(field: &FieldDescriptor) -> bool {
+    let is_plain = match field.kind() {
+        Kind::Message(of) => of.full_name().starts_with("google.protobuf."),
+        _ => true,
+    };
+    is_plain && !field.is_map() && !is_document(field)
+}
+
+fn from_text(kind: &Kind, text: &str) -> Result<Value, String> {
+    fn number<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, String> {
+        serde_json::from_str(text).map_err(|_| format!("`{text:.80}` is not {what}"))
+    }
+    match kind {
+        Kind::String => Ok(Value::String(text.to_owned())),
+        Kind::Bool => number(text, "true or false").map(Value::Bool),
+        Kind::Int32 => number(text, "an integer of 32 bits").map(Value::I32),
+        Kind::Int64 => number(text, "an integer of 64 bits").map(Value::I64),
+        Kind::Uint32 => number(text, "an unsigned integer of 32 bits").map(Value::U32),
+        Kind::Uint64 => number(text, "an unsigned integer of 64 bits").map(Value::U64),
+        Kind::Double => number(text, "a number").map(Value::F64),
+        Kind::Enum(of) => {
+            let expected = || words(of).map(|(word, _)| word).collect::<Vec<_>>().join(", ");
+            let found = words(of).find(|(word, _)| word == text);
+            found
+                .map(|(_, number)| Value::EnumNumber(number))
+                .ok_or_else(|| format!("`{text:.80}` is unknown: expected one of {}", expected()))
+        }
+        Kind::Message(of) => well_known(of, text),
+        _ => Err("this field cannot be written as text".to_owned()),
+    }
+}
+
+fn well_known(of: &MessageDescriptor, text: &str) -> Result<Value, String> {
+    let mut message = DynamicMessage::new(of.clone());
+    let (filled, expected) = match of.name() {
+        "Timestamp" => (
+            Timestamp::from_str(text).ok().and_then(|t| message.transcode_from(&t).ok()),
+            "a time of RFC 3339 such as 2026-01-31T12:00:00Z",
+        ),
+        "Duration" => {
+            (Duration::from_str(text).ok().and_then(|d| message.transcode_from(&d).ok()), "a duration such as 1.5s")
+        }
+        _ => (None, "nothing: this field cannot be written as text"),
+    };
+    filled.map(|()| Value::Message(message)).ok_or_else(|| format!("`{text:.80}`: expected {expected}"))
+}
+
+fn named(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    descriptor.fields().find(|field| key(field) == name)
+}
+
+fn unknown(at: &str, descriptor: &MessageDescriptor, taken: &[&str]) -> Violated {
+    let fields: Vec<FieldDescriptor> = descriptor.fields().filter(|f| !taken.contains(&f.name())).collect();
+    let known: Vec<&str> = fields.iter().map(key).collect();
+    let expected = if known.is_empty() { "nothing".to_owned() } else { format!("one of {}", known.join(", ")) };
+    wrong(at, format!("unknown: expected {expected}"))
+}
+
+/// The JSON pointer of a member.
+fn below(at: &str, name: &str) -> String {
+    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+fn wrong(field: &str, message: impl Into<String>) -> Violated {
+    Violated { field: field.to_owned(), message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{http::protocol::rpc, proto};
+
+    fn submit(json: &str) -> Result<proto::SubmitTaskRequest, Vec<(String, String)>> {
+        let mut message = DynamicMessage::new(rpc("TaskService/SubmitTask").input());
+        body(&mut message, json, &[]).map_err(said)?;
+        Ok(message.transcode_to().unwrap())
+    }
+
+    fn list(query: &[(&str, &str)]) -> Result<proto::ListTasksRequest, Vec<(String, String)>> {
+        let mut message = DynamicMessage::new(rpc("TaskService/ListTasks").input());
+        let pairs: Vec<_> = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        texts(&mut message, &pairs, &["page_token"]).map_err(said)?;
+        Ok(message.transcode_to().unwrap())
+    }
+
+    fn said(violated: Vec<Violated>) -> Vec<(String, String)> {
+        violated.into_iter().map(|v| (v.field, v.message)).collect()
+    }
+
+    #[test]
+    fn a_document_is_copied_and_null_is_nothing() {
+        let json = r#"{"task_name":"t","context": {"z": 9007199254740993,"a":1.10} ,"priority":-3,"version":null}"#;
+        let request = submit(json).unwrap();
+        assert_eq!(request.context_json, r#"{"z": 9007199254740993,"a":1.10}"#);
+        assert_eq!((request.task_name.as_str(), request.priority, request.version.as_str()), ("t", -3, ""));
+    }
+
+    #[test]
+    fn everything_wrong_in_a_body_is_found_at_once() {
+        let wrong = submit(r#"{"task_name":1,"priority":1.5,"a/b":0,"context_json":"{}","version":"1","version":"2"}"#);
+        let places: Vec<String> = wrong.unwrap_err().into_iter().map(|(place, _)| place).collect();
+        assert_eq!(places, ["/task_name", "/priority", "/a~1b", "/context_json", "/version"]);
+        for json in ["", "[]", "1", "{", "{}x"] {
+            assert_eq!(submit(json).unwrap_err()[0].0, "", "{json}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_read_by_the_kinds_of_the_fields() {
+        let request = list(&[
+            ("states", "error"),
+            ("states", "in_progress"),
+            ("page_size", "7"),
+            ("submitted_after", "2026-01-01T00:00:00Z"),
+        ]);
+        let request = request.unwrap();
+        assert_eq!(request.states, [proto::TaskState::Error as i32, proto::TaskState::InProgress as i32]);
+        assert_eq!((request.page_size, request.submitted_after.unwrap().seconds), (7, 1_767_225_600));
+        let wrong = list(&[("states", "gone"), ("page_size", "x"), ("submitted_after", "noon"), ("page_token", "")]);
+        let wrong = wrong.unwrap_err();
+        assert_eq!(
+            wrong.iter().map(|(place, _)| place.as_str()).collect::<Vec<_>>(),
+            ["states", "page_size", "submitted_after", "page_token"]
+        );
+        assert!(wrong[0].1.contains("expected one of pending, in_progress"), "{wrong:?}");
+        assert!(list(&[("namespace", "a"), ("namespace", "b")]).is_err());
+    }
+}

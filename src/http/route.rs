@@ -1,0 +1,253 @@
+//! One route of HTTP/JSON: an rpc behind a method and a path. The message is put together from path, query, body and
+//! headers, the same function that gRPC calls answers it, and the answer is written as JSON.
+
+use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    RequestPartsExt as _,
+    body::to_bytes,
+    extract::{Query, RawPathParams, Request},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+    routing::{MethodFilter, MethodRouter, on},
+};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
+use tonic::{Status, metadata::MetadataMap};
+
+use super::{problem::Problem, protocol, read, write};
+use crate::{
+    engine::{Engine, intake::Violated},
+    grpc::error,
+};
+
+/// The largest body, in bytes: a context and its annotations of the largest size, and room to spare. Each field has a
+/// tighter bound of its own, which the refusal names.
+pub const MAX_BODY_BYTES: usize = 2 << 20;
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Another way to say `idempotency_key`, as other APIs have it.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+type Answer = Pin<Box<dyn Future<Output = Result<Answered, Status>> + Send>>;
+type Call = dyn Fn(Engine, MetadataMap, DynamicMessage) -> Answer + Send + Sync;
+
+struct Answered {
+    json: String,
+    /// The message has a field `created`, and it is true.
+    created: bool,
+}
+
+/// An rpc behind a method and a path.
+#[derive(Clone)]
+pub struct Route {
+    pub method: Method,
+    /// `{name}` in it is a field of the request.
+    pub path: &'static str,
+    pub rpc: MethodDescriptor,
+    /// The field that a body of `application/yaml` is.
+    pub yaml: Option<&'static str>,
+    call: Arc<Call>,
+}
+
+/// A read: every field is in the path or in the query.
+pub fn get<Q, A, F>(
+    path: &'static str,
+    rpc: &str,
+    call: impl Fn(Engine, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
+) -> Route
+where
+    Q: prost::Message + Default + Send + 'static,
+    A: prost::Message + 'static,
+    F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
+{
+    route(Method::GET, path, rpc, call)
+}
+
+/// A write: every field is in the path or in the body.
+pub fn post<Q, A, F>(
+    path: &'static str,
+    rpc: &str,
+    call: impl Fn(Engine, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
+) -> Route
+where
+    Q: prost::Message + Default + Send + 'static,
+    A: prost::Message + 'static,
+    F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
+{
+    route(Method::POST, path, rpc, call)
+}
+
+fn route<Q, A, F>(
+    method: Method,
+    path: &'static str,
+    rpc: &str,
+    call: impl Fn(Engine, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
+) -> Route
+where
+    Q: prost::Message + Default + Send + 'static,
+    A: prost::Message + 'static,
+    F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
+{
+    let rpc = protocol::rpc(rpc);
+    let output = rpc.output();
+    let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Answer {
+        let output = output.clone();
+        Box::pin(async move {
+            let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
+            *request.metadata_mut() = metadata;
+            let response = call(engine, request).await?.into_inner();
+            let whole = write::dynamic(&output, &response).map_err(|_| error::internal())?;
+            let created = whole.get_field_by_name("created").is_some_and(|v| *v == Value::Bool(true));
+            Ok(Answered { json: write::message(&whole), created })
+        })
+    };
+    Route { method, path, rpc, yaml: None, call: Arc::new(call) }
+}
+
+impl Route {
+    /// Also takes a body of `application/yaml`, which is this field.
+    pub fn or_yaml(self, field: &'static str) -> Self {
+        Self { yaml: Some(field), ..self }
+    }
+
+    /// The fields in the path.
+    pub fn path_fields(&self) -> Vec<&'static str> {
+        self.path.split(['{', '}']).skip(1).step_by(2).collect()
+    }
+
+    /// The fields in the query, or in the body of a write.
+    pub fn other_fields(&self) -> impl Iterator<Item = FieldDescriptor> {
+        let taken = self.path_fields();
+        let fields: Vec<FieldDescriptor> = self.rpc.input().fields().collect();
+        fields.into_iter().filter(move |field| !taken.contains(&field.name()))
+    }
+
+    pub fn has_body(&self) -> bool {
+        self.method == Method::POST
+    }
+
+    /// What axum serves it with.
+    pub fn serve(&self, engine: &Engine) -> MethodRouter {
+        let filter = if self.has_body() { MethodFilter::POST } else { MethodFilter::GET };
+        let (route, engine) = (self.clone(), engine.clone());
+        on(filter, move |request: Request| async move {
+            route.answer(engine, request).await.unwrap_or_else(Problem::into_response)
+        })
+    }
+
+    async fn answer(self, engine: Engine, request: Request) -> Result<Response, Problem> {
+        let mut message = DynamicMessage::new(self.rpc.input());
+        let (mut parts, rest) = request.into_parts();
+        let in_path = self.path_fields();
+        self.fill_from_uri(&mut message, &mut parts, &in_path).await?;
+        let mut parameters = in_path.clone();
+        let fields: Vec<FieldDescriptor> = self.other_fields().collect();
+        if self.has_body() {
+            let text = body(rest).await?;
+            self.fill_from_body(&mut message, &parts.headers, &text, &in_path)?;
+            self.fill_from_header(&mut message, &parts.headers)?;
+        } else {
+            parameters.extend(fields.iter().map(FieldDescriptor::name));
+        }
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let answered = (self.call)(engine, metadata, message).await.map_err(|s| Problem::of(&s, &parameters))?;
+        let status = if answered.created { StatusCode::CREATED } else { StatusCode::OK };
+        Ok((status, [(header::CONTENT_TYPE, "application/json")], answered.json).into_response())
+    }
+
+    async fn fill_from_uri(
+        &self,
+        message: &mut DynamicMessage,
+        parts: &mut Parts,
+        in_path: &[&str],
+    ) -> Result<(), Problem> {
+        let unreadable = |what: &str| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "URI_UNREADABLE",
+                format!("the {what} cannot be read: expected percent-encoded UTF-8"),
+            )
+        };
+        let path = parts.extract::<RawPathParams>().await.map_err(|_| unreadable("path"))?;
+        let path: Vec<(String, String)> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        read::texts(message, &path, &[]).map_err(|all| violated(&all, in_path))?;
+        let Query(query) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|_| unreadable("query"))?;
+        let names: Vec<&str> = query.iter().map(|(name, _)| name.as_str()).collect();
+        if self.has_body() && !query.is_empty() {
+            let all: Vec<Violated> = names
+                .iter()
+                .map(|name| Violated {
+                    field: (*name).to_owned(),
+                    message: "unknown: everything is in the body".into(),
+                })
+                .collect();
+            return Err(violated(&all, &names));
+        }
+        read::texts(message, &query, in_path).map_err(|all| violated(&all, &names))
+    }
+
+    fn fill_from_body(
+        &self,
+        message: &mut DynamicMessage,
+        headers: &HeaderMap,
+        text: &str,
+        in_path: &[&str],
+    ) -> Result<(), Problem> {
+        let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match (media.as_str(), self.yaml) {
+            ("", _) if text.is_empty() => Ok(()),
+            ("application/json", _) => read::body(message, text, in_path).map_err(|all| violated(&all, &[])),
+            ("application/yaml", Some(field)) => {
+                message.set_field_by_name(field, Value::String(text.to_owned()));
+                Ok(())
+            }
+            _ => {
+                let or = if self.yaml.is_some() { " or application/yaml" } else { "" };
+                let detail = format!("content-type `{media:.80}` is not taken here: expected application/json{or}");
+                Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE", detail))
+            }
+        }
+    }
+
+    /// The key may come as a header, as long as the body does not say another one.
+    fn fill_from_header(&self, message: &mut DynamicMessage, headers: &HeaderMap) -> Result<(), Problem> {
+        let field = self.rpc.input().get_field_by_name("idempotency_key");
+        let (Some(field), Some(key)) = (field, headers.get(IDEMPOTENCY_KEY)) else { return Ok(()) };
+        let wrong = |message: &str| {
+            violated(&[Violated { field: "Idempotency-Key".into(), message: message.into() }], &["Idempotency-Key"])
+        };
+        let text = key.to_str().map_err(|_| wrong("expected visible ASCII"))?;
+        // The draft of the standard quotes it; most clients do not.
+        let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+        let said = message.get_field(&field).as_str().unwrap_or_default().to_owned();
+        if !said.is_empty() && said != text {
+            return Err(wrong("the body has another idempotency_key"));
+        }
+        message.set_field(&field, Value::String(text.to_owned()));
+        Ok(())
+    }
+}
+
+fn violated(all: &[Violated], parameters: &[&str]) -> Problem {
+    Problem::of(&error::violations(all), parameters)
+}
+
+async fn body(body: axum::body::Body) -> Result<String, Problem> {
+    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await;
+    let read = read.map_err(|_| {
+        let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", detail)
+    })?;
+    let bytes = read.map_err(|error| {
+        if error.source().is_some_and(<dyn Error>::is::<http_body_util::LengthLimitError>) {
+            let detail = format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes");
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail);
+        }
+        Problem::new(StatusCode::BAD_REQUEST, "BODY_UNREADABLE", format!("the body broke off: {error}"))
+    })?;
+    String::from_utf8(bytes.into()).map_err(|error| {
+        let detail = format!("the body is not UTF-8 from byte {} on", error.utf8_error().valid_up_to());
+        Problem::new(StatusCode::BAD_REQUEST, "BODY_UNREADABLE", detail)
+    })
+}

@@ -1,0 +1,83 @@
+//! The bounds of HTTP, each at its edge.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    site::Site,
+    support::{TestDb, server::TestServer},
+};
+
+const MAX_BODY_BYTES: usize = 2 << 20;
+
+#[tokio::test]
+async fn a_body_has_at_most_two_mebibytes() {
+    let site = Site::new().await;
+    let body = r#"{"namespace":"t","task_name":"chain"}"#;
+    let padded = |bytes: usize| format!("{body}{}", " ".repeat(bytes - body.len()));
+    assert_eq!(site.post("/tasker/tasks", padded(MAX_BODY_BYTES)).await.status, 201);
+    let refused = site.post("/tasker/tasks", padded(MAX_BODY_BYTES + 1)).await;
+    assert_eq!(refused.problem(), (413, "BODY_TOO_LARGE", vec![]));
+    // The largest context there may be fits.
+    let context = |bytes: usize| format!(r#"{{"x":"{}"}}"#, "y".repeat(bytes - 8));
+    site.submit(&context(1 << 20)).await;
+    let body = format!(r#"{{"namespace":"t","task_name":"chain","context":{}}}"#, context((1 << 20) + 1));
+    assert_eq!(site.post("/tasker/tasks", body).await.problem(), (400, "INVALID_FIELDS", vec!["/context".into()]));
+}
+
+#[tokio::test]
+async fn only_json_is_read_as_json() {
+    let site = Site::new().await;
+    let body = r#"{"namespace":"t","task_name":"chain"}"#;
+    for media in ["", "text/plain", "application/x-www-form-urlencoded", "application/yaml", "application/jsonx"] {
+        let request = site.client.post(site.url("/tasker/tasks")).header("content-type", media).body(body);
+        assert_eq!(site.send(request).await.problem().1, "MEDIA_TYPE", "{media}");
+    }
+    let request = site.client.post(site.url("/tasker/tasks")).header("content-type", "Application/JSON;charset=utf-8");
+    assert_eq!(site.send(request.body(body)).await.status, 201);
+    let request = site.post_json("/tasker/tasks", "").body(b"{\"namespace\":\"\xff\"}".to_vec());
+    assert_eq!(site.send(request).await.problem(), (400, "BODY_UNREADABLE", vec![]));
+}
+
+/// How long the server keeps a connection on which this was said, and what it answered.
+async fn kept(address: &str, bytes: &[u8]) -> (Duration, String) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let started = Instant::now();
+    socket.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut answer)).await;
+    let _ = read.unwrap_or_else(|_| panic!("kept for a minute: {:?}", String::from_utf8_lossy(bytes)));
+    (started.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn who_does_not_say_what_he_wants_is_let_go() {
+    let db = TestDb::new().await;
+    let server = TestServer::start(&db).await;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let submit =
+        "POST /tasker/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    // Nothing; half of HTTP/2's opening; half of the headers; a whole request and no second one; half of a body.
+    let said: [(&[u8], u64, &str); 5] = [
+        (b"", 30, ""),
+        (b"PRI * HTTP/2.0\r\n", 30, ""),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long", 30, ""),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", 30, "200 OK"),
+        (submit.as_bytes(), 20, "BODY_TIMEOUT"),
+    ];
+    let all = said.map(|(bytes, ..)| {
+        let address = address.clone();
+        tokio::spawn(async move { kept(&address, bytes).await })
+    });
+    for (task, (bytes, seconds, says)) in all.into_iter().zip(said) {
+        let (time, answer) = task.await.unwrap();
+        let about = format!("{time:?} {:?} {answer}", String::from_utf8_lossy(bytes));
+        assert!(answer.contains(says), "{about}");
+        // The body's time-out is answered, and the connection is then closed with the rest of the body unread.
+        assert!((seconds - 1..seconds + 25).contains(&time.as_secs()), "{about}");
+    }
+}

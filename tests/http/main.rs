@@ -1,0 +1,12 @@
+//! HTTP/JSON, gRPC-Web, and the pages on the server's port, over real sockets and a real Postgres.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bounds;
+mod openapi;
+mod problems;
+mod site;
+mod tasks;
+mod templates;
+mod web;

@@ -1,0 +1,183 @@
+//! The OpenAPI document: it is well-formed, every route is in it, and what the server really answers fits it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::{
+    site::{Answer, CHAIN, Site},
+    support::worker::{RawWorker, permanent, retryable, success},
+};
+
+/// Follows a path of keys.
+fn at<'a>(value: &'a Value, keys: &[&str]) -> &'a Value {
+    keys.iter().fold(value, |value, key| &value[*key])
+}
+
+fn operations(document: &Value) -> BTreeMap<(String, String), Value> {
+    let paths = document["paths"].as_object().unwrap();
+    let of = |(path, methods): (&String, &Value)| {
+        let methods = methods.as_object().unwrap().clone();
+        methods.into_iter().map(|(method, op)| ((method, path.clone()), op)).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(of).collect()
+}
+
+/// Every `$ref` in a value.
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(key, value)| match (key.as_str(), value) {
+            ("$ref", Value::String(to)) => drop(found.insert(to.clone())),
+            (_, value) => references(value, found),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_well_formed() {
+    let site = Site::new().await;
+    let document = site.get("/tasker/openapi.json").await.json;
+    assert_eq!(
+        (&document["openapi"], &document["info"]["version"]),
+        (&json!("3.1.0"), &json!(env!("CARGO_PKG_VERSION")))
+    );
+    let mut found = BTreeSet::new();
+    references(&document, &mut found);
+    for to in &found {
+        assert!(document.pointer(to.trim_start_matches('#')).is_some_and(Value::is_object), "{to} leads nowhere");
+    }
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in schemas {
+        assert!(found.contains(&format!("#/components/schemas/{name}")), "{name} is not used");
+        assert!(jsonschema::draft202012::meta::is_valid(schema), "{name}: {schema}");
+    }
+    let mut ids = BTreeSet::new();
+    for ((method, path), operation) in operations(&document) {
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{path}: used twice");
+        assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{path}");
+        let in_path: BTreeSet<&str> = path.split(['{', '}']).skip(1).step_by(2).collect();
+        let empty = Vec::new();
+        let parameters = operation["parameters"].as_array().unwrap_or(&empty);
+        let declared = parameters.iter().filter(|p| p["in"] == "path").map(|p| p["name"].as_str().unwrap());
+        assert_eq!(in_path, declared.collect(), "{path}");
+        assert_eq!(method == "post", operation["requestBody"].is_object(), "{method} {path}");
+        assert!(operation["responses"].as_object().is_some_and(|r| !r.is_empty()), "{path}");
+    }
+}
+
+/// Checks answers against the document, and remembers what was checked.
+struct Checked {
+    document: Value,
+    seen: BTreeSet<(String, String)>,
+}
+
+impl Checked {
+    /// With every schema closed, so that a key that is not in it is found out.
+    fn new(mut document: Value) -> Self {
+        let schemas = document["components"]["schemas"].as_object_mut().unwrap();
+        for schema in schemas.values_mut() {
+            schema["additionalProperties"] = false.into();
+        }
+        Self { document, seen: BTreeSet::new() }
+    }
+
+    fn schema_of(&self, content: &Value) -> jsonschema::Validator {
+        let mut schema = content["schema"].clone();
+        schema["components"] = self.document["components"].clone();
+        jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap()
+    }
+
+    fn answer(&mut self, method: &str, path: &str, answer: &Answer) {
+        let operation = at(&self.document, &["paths", path, method]);
+        assert!(operation.is_object(), "{method} {path} is not in the document");
+        let responses = &operation["responses"];
+        let status = answer.status.as_u16().to_string();
+        let response = if responses[&status].is_object() { &responses[&status] } else { &responses["default"] };
+        let media = answer.headers["content-type"].to_str().unwrap().split(';').next().unwrap();
+        let content = at(response, &["content", media]);
+        assert!(content.is_object(), "{method} {path} answers {status} with {media}, which the document does not say");
+        let wrong: Vec<String> = self
+            .schema_of(content)
+            .iter_errors(&answer.json)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(wrong.is_empty(), "{method} {path} {status}: {wrong:#?}\n{}", answer.text);
+        if answer.status.is_success() {
+            self.seen.insert((method.to_owned(), path.to_owned()));
+        }
+    }
+
+    /// What was sent fits the document too.
+    fn request(&self, path: &str, body: &Value, fits: bool) {
+        let content = at(&self.document, &["paths", path, "post", "requestBody", "content", "application/json"]);
+        assert_eq!(self.schema_of(content).is_valid(body), fits, "{path}: {body}");
+    }
+}
+
+/// Tasks in all of their states, with failures, retries and a cancel behind them.
+async fn tasks_of_all_kinds(site: &Site) -> Vec<String> {
+    let mut worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
+    let complete = site.submit(r#"{"n":1}"#).await;
+    for _ in 0..2 {
+        let step = worker.assignment().await;
+        worker.settle(&step, success(r#"{"ok":[true]}"#)).await;
+    }
+    let failed = site.submit("{}").await;
+    let step = worker.assignment().await;
+    worker.settle(&step, permanent("no", "NO")).await;
+    let retrying = site.submit("{}").await;
+    let step = worker.assignment().await;
+    worker.settle(&step, retryable("later", Some(std::time::Duration::from_secs(60)))).await;
+    let cancelled = site.submit("{}").await;
+    worker.assignment().await;
+    let running = site.submit("{}").await;
+    worker.assignment().await;
+    vec![complete, failed, retrying, cancelled, running]
+}
+
+#[tokio::test]
+async fn every_route_answers_as_the_document_says() {
+    let site = Site::new().await;
+    let document = site.get("/tasker/openapi.json").await;
+    let mut checked = Checked::new(document.json.clone());
+    checked.answer("get", "/tasker/openapi.json", &document);
+    let tasks = tasks_of_all_kinds(&site).await;
+    let cancel = json!({"by": "me"});
+    checked.request("/tasker/tasks/{task_id}/cancel", &cancel, true);
+    let path = "/tasker/tasks/{task_id}/cancel";
+    checked.answer("post", path, &site.post(&path.replace("{task_id}", &tasks[3]), cancel.to_string()).await);
+    checked.answer("post", path, &site.post(&path.replace("{task_id}", "x"), "{}").await);
+    for id in &tasks {
+        checked.answer("get", "/tasker/tasks/{task_id}", &site.get(&format!("/tasker/tasks/{id}")).await);
+    }
+    checked.answer("get", "/tasker/tasks/{task_id}", &site.get("/tasker/tasks/x").await);
+    for query in ["", "?page_size=1", "?states=error", "?states=gone"] {
+        checked.answer("get", "/tasker/tasks", &site.get(&format!("/tasker/tasks{query}")).await);
+    }
+    let submit = json!({"namespace": "t", "task_name": "chain", "context": {"n": 1}, "priority": 3, "version": null});
+    checked.request("/tasker/tasks", &submit, true);
+    checked.request("/tasker/tasks", &json!({"task_name": 1}), false);
+    checked.request("/tasker/tasks", &json!({"context_json": "{}"}), false);
+    checked.answer("post", "/tasker/tasks", &site.post("/tasker/tasks", submit.to_string()).await);
+    checked.answer("post", "/tasker/tasks", &site.post("/tasker/tasks", r#"{"context":[],"x":1}"#).await);
+    let register = json!({"yaml": CHAIN});
+    checked.request("/tasker/templates", &register, true);
+    for yaml in [CHAIN.to_owned(), CHAIN.replace("1.0.0", "1.0.1"), String::new()] {
+        let answer = site.post("/tasker/templates", json!({"yaml": yaml}).to_string()).await;
+        checked.answer("post", "/tasker/templates", &answer);
+    }
+    checked.answer("get", "/tasker/templates", &site.get("/tasker/templates").await);
+    let path = "/tasker/templates/{namespace}/{task_name}";
+    checked.answer("get", path, &site.get("/tasker/templates/t/chain").await);
+    checked.answer("get", path, &site.get("/tasker/templates/t/none").await);
+    let worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
+    checked.answer("get", "/tasker/workers", &site.get("/tasker/workers").await);
+    drop(worker);
+    for page in ["/livez", "/readyz", "/metrics"] {
+        checked.answer("get", page, &site.get(page).await);
+    }
+    let all: BTreeSet<(String, String)> = operations(&document.json).into_keys().collect();
+    assert_eq!(checked.seen, all, "a route without a check of its answers");
+}

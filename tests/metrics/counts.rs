@@ -1,0 +1,112 @@
+//! The numbers are those of what happened.
+
+use std::time::Duration;
+
+use crate::{
+    scrape::Scrape,
+    support::{
+        TestDb, own_cluster,
+        server::{Bench, TestServer, register},
+    },
+    work::{ONE, work},
+};
+
+const OTHER: &str = "
+task_name: other
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: a, handler_class: nobody}
+";
+
+#[tokio::test]
+async fn everything_is_counted_once() {
+    let mut bench = Bench::with(ONE).await;
+    register(&mut bench.client, OTHER).await;
+    let _worker = work(&mut bench).await;
+    bench.submit("t/other", "{}").await;
+    bench.submit("t/other", "{}").await;
+    let scrape = Scrape::of(&bench.server.url).await;
+    let one = [("namespace", "t"), ("task_name", "one")];
+    let lane = [("namespace", "t"), ("handler", "h"), ("service", "s")];
+    let nobody = [("namespace", "t"), ("handler", "nobody"), ("service", "nobody")];
+    let with = |more: (&'static str, &'static str), of: &[(&'static str, &'static str)]| [of, &[more]].concat();
+    for (name, labels, expected) in [
+        ("tasker_tasks_submitted_total", one.to_vec(), 6.0),
+        ("tasker_tasks_submitted_total", vec![("task_name", "other")], 2.0),
+        ("tasker_tasks_ended_total", with(("state", "complete"), &one), 2.0),
+        ("tasker_tasks_ended_total", with(("state", "error"), &one), 1.0),
+        ("tasker_tasks_ended_total", with(("state", "cancelled"), &one), 1.0),
+        ("tasker_steps_completed_total", lane.to_vec(), 2.0),
+        ("tasker_steps_failed_total", lane.to_vec(), 1.0),
+        ("tasker_steps_retried_total", lane.to_vec(), 1.0),
+        ("tasker_step_attempts_total", with(("outcome", "succeeded"), &lane), 2.0),
+        ("tasker_step_attempts_total", with(("outcome", "retryable_error"), &lane), 1.0),
+        ("tasker_step_attempts_total", with(("outcome", "permanent_error"), &lane), 1.0),
+        ("tasker_step_attempts_total", with(("outcome", "cancelled"), &lane), 1.0),
+        ("tasker_step_attempts_total", with(("outcome", "released"), &lane), 1.0),
+        ("tasker_step_attempts_total", with(("outcome", "worker_lost"), &lane), 0.0),
+        ("tasker_step_attempts_total", nobody.to_vec(), 0.0),
+        ("tasker_step_run_seconds_count", lane.to_vec(), 4.0),
+        // The first one took 120 ms, all others less than that.
+        ("tasker_step_run_seconds_bucket", with(("le", "+Inf"), &lane), 4.0),
+        ("tasker_step_run_seconds_bucket", with(("le", "0.1"), &lane), 3.0),
+        ("tasker_queue_ready_steps", nobody.to_vec(), 2.0),
+        ("tasker_queue_ready_steps", lane.to_vec(), 0.0),
+        ("tasker_queue_oldest_ready_seconds", lane.to_vec(), 0.0),
+        ("tasker_workers_connected", vec![], 1.0),
+        ("tasker_slots_used", vec![], 2.0),
+        ("tasker_slots_free", vec![], 14.0),
+        ("tasker_transaction_inputs_sum", vec![("loop", "intake")], 8.0),
+        ("tasker_commit_seconds_count", vec![("loop", "intake")], 8.0),
+        ("tasker_collisions_total", vec![], 0.0),
+        ("tasker_liveness_found_total", vec![], 0.0),
+        ("tasker_liveness_violations", vec![], 0.0),
+        ("tasker_circuit_state", vec![("state", "open")], 0.0),
+        ("tasker_database_up", vec![], 1.0),
+        ("tasker_draining", vec![], 0.0),
+        ("tasker_build_info", vec![("version", env!("CARGO_PKG_VERSION"))], 1.0),
+    ] {
+        assert_eq!(scrape.sum(name, &labels), Some(expected), "{name} {labels:?}\n{}", scrape.text);
+    }
+    let run = scrape.sum("tasker_step_run_seconds_sum", &lane).unwrap();
+    assert!((0.12..2.0).contains(&run), "{run}");
+    let waits = scrape.sum("tasker_queue_oldest_ready_seconds", &nobody).unwrap();
+    assert!((0.0..20.0).contains(&waits) && waits > 0.0, "{waits}");
+}
+
+#[tokio::test]
+async fn what_nothing_would_wake_is_counted() {
+    let mut bench = Bench::with(ONE).await;
+    let id = bench.submit("t/one", "{}").await;
+    let db = bench.db.connect().await;
+    let stuck = "UPDATE queue SET due = false WHERE task_id = $1::text::uuid";
+    db.execute(stuck, &[&id]).await.unwrap();
+    let mended = async || {
+        let scrape = Scrape::of(&bench.server.url).await;
+        (scrape.sum("tasker_liveness_repaired_total", &[]) == Some(1.0)).then_some(scrape)
+    };
+    let scrape = crate::support::server::eventually("it is mended", mended).await;
+    assert_eq!(scrape.sum("tasker_liveness_found_total", &[]), Some(1.0));
+    assert_eq!(scrape.sum("tasker_liveness_violations", &[]), Some(0.0));
+}
+
+#[tokio::test]
+async fn a_server_without_a_database_says_so() {
+    let cluster = own_cluster().await;
+    let db = TestDb::on(&cluster).await;
+    let server = TestServer::start(&db).await;
+    register(&mut server.client().await, ONE).await;
+    let before = Scrape::of(&server.url).await;
+    assert_eq!(before.sum("tasker_database_up", &[]), Some(1.0));
+    assert!(before.sum("tasker_queue_ready_steps", &[]).is_some());
+    cluster.kill();
+    let away = async || {
+        let scrape = Scrape::of(&server.url).await;
+        (scrape.sum("tasker_database_up", &[]) == Some(0.0)).then_some(scrape)
+    };
+    let after = crate::support::server::eventually("the database is away", away).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(after.types, before.types);
+    assert_eq!(after.sum("tasker_queue_ready_steps", &[]), None);
+}
