@@ -14,15 +14,21 @@ use crate::{
     grpc::{self, MAX_MESSAGE_BYTES},
     http, proto,
     proto::{
-        circuit_service_server::CircuitServiceServer, task_service_server::TaskServiceServer,
-        template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
+        circuit_service_server::CircuitServiceServer, event_service_server::EventServiceServer,
+        task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
 };
 
 /// Names of our services for the standard health protocol.
-const SERVICES: [&str; 4] =
-    ["tasker.v1.TaskService", "tasker.v1.TemplateService", "tasker.v1.WorkerService", "tasker.v1.CircuitService"];
+const SERVICES: [&str; 5] = [
+    "tasker.v1.TaskService",
+    "tasker.v1.TemplateService",
+    "tasker.v1.WorkerService",
+    "tasker.v1.CircuitService",
+    "tasker.v1.EventService",
+];
 /// How long streams get to end after the workers were drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -115,6 +121,9 @@ fn routes(engine: &Engine) -> Routes {
             .include_reflection_service(false)
     };
     let mut routes = Routes::new(health)
+        .add_service(
+            EventServiceServer::new(grpc::event::EventLog(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(
             TaskServiceServer::new(grpc::task::Tasks(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use prost_types::Timestamp;
 
 use super::term::{Style, Term};
-use crate::proto::{StepState, TaskState};
+use crate::proto::{EventType, StepState, TaskState};
 
 /// `850 ms`, `1.2 s`, `42 s`, `3 m 4 s`, `2 h 5 m`, `3 d 4 h`.
 pub fn duration(d: Duration) -> String {
@@ -60,6 +60,11 @@ pub fn word<E: TryFrom<i32>>(value: i32, name: fn(&E) -> &'static str, prefix: &
         // A newer server may know more states than this client.
         Err(_) => format!("unknown_{value}"),
     }
+}
+
+/// The name of an event's type: `EVENT_TYPE_STEP_FAILED` is `step.failed`.
+pub fn event_type(kind: i32) -> String {
+    word::<EventType>(kind, EventType::as_str_name, "EVENT_TYPE_").replacen('_', ".", 1)
 }
 
 /// The short word of a task's state.

@@ -4,6 +4,7 @@ mod bench;
 mod circuit;
 mod dev;
 pub mod error;
+mod event;
 mod graph;
 mod human;
 mod json;
@@ -103,6 +104,9 @@ enum Command {
     /// See how services are protected, set limits, and intervene
     #[command(subcommand)]
     Circuit(circuit::Command),
+    /// Hear of everything that happens
+    #[command(subcommand)]
+    Events(event::Command),
     /// See who is connected
     #[command(subcommand)]
     Worker(worker::Command),
@@ -138,6 +142,7 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::Task(command) => talk(task::run(command, &session)),
         Command::Template(command) => talk(template::run(command, &session)),
         Command::Circuit(command) => talk(circuit::run(command, &session)),
+        Command::Events(command) => talk(event::run(command, &session)),
         Command::Worker(command) => talk(worker::run(command, &session)),
     }
 }

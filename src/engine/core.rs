@@ -9,6 +9,7 @@ use super::{
     catalog::Catalog,
     dispatch::Dispatcher,
     documents::Documents,
+    events::Events,
     gates::Gates,
     health::HealthCell,
     held::Held,
@@ -45,6 +46,7 @@ pub struct Engine {
     pub hub: Arc<Hub>,
     pub gates: Gates,
     pub watchers: Watchers,
+    pub events: Events,
     pub health: HealthCell,
     pub intake: IntakeQueue,
     pub settle: SettleQueue,
@@ -67,6 +69,8 @@ impl Engine {
         first_look(&db, &catalog, &gates).await?;
         health.database(true);
         let peers = Arc::new(Peers::new(server_id));
+        let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let events = Events::new(db.clone(), shutdown.clone());
         let shared = Shared {
             db: db.clone(),
             catalog: Arc::clone(&catalog),
@@ -75,6 +79,7 @@ impl Engine {
             documents: Documents::default(),
             held: Held::default(),
             watchers: watchers.clone(),
+            events: events.clone(),
             peers: Arc::clone(&peers),
             health: health.clone(),
         };
@@ -98,11 +103,11 @@ impl Engine {
             hub: Arc::clone(&hub),
             gates: gates.clone(),
             watchers: watchers.clone(),
+            events: events.clone(),
             address: config.address,
         };
         let services =
             Services::new(db.clone(), gates.clone(), Arc::clone(&hub), Arc::clone(&catalog), Arc::clone(&peers));
-        let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         loops.spawn(guarded("settle", settler.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("intake", intake_loop.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("dispatch", dispatcher.run(shutdown.clone()), failed.clone()));
@@ -112,6 +117,8 @@ impl Engine {
         loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("events", events.clone().run_reader(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("marks", events.clone().run_marks(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
             server_id,
@@ -120,6 +127,7 @@ impl Engine {
             hub,
             gates,
             watchers,
+            events,
             health,
             intake,
             settle,

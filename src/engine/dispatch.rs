@@ -111,6 +111,7 @@ impl Dispatcher {
             let (_, mut wanted) =
                 claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
             let mut known = self.shared.documents.know(&mut wanted, &changes);
+            changes.notify = self.shared.peers.news(false, false, false, false);
             // Also without a claim: due retries were promoted.
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
@@ -123,6 +124,7 @@ impl Dispatcher {
                 }
             };
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
+            self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;
             let count = claimed.len();

@@ -244,6 +244,7 @@ impl Intake {
                 }
             };
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
+            self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);
             let claimed = claimed.into_iter().chain(applied.claimed).collect();

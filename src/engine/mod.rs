@@ -5,7 +5,8 @@
 //! settle    results, time-outs, losses, cancels ─▶ next steps      ├─▶ hub ─▶ worker streams
 //! dispatch  free slots        ─▶ claims of waiting steps          ─┘
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
-//! peers     other servers' notifications ─▶ dispatch, catalog, watchers
+//! peers     other servers' notifications ─▶ dispatch, catalog, watchers, events
+//! events    the log ─▶ subscribers
 //! ```
 
 pub mod assignment;
@@ -14,6 +15,7 @@ pub mod claims;
 mod core;
 pub mod dispatch;
 pub mod documents;
+pub mod events;
 pub mod gates;
 pub mod health;
 mod held;

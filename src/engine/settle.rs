@@ -321,6 +321,7 @@ impl Settler {
                     return Err(error);
                 }
             };
+            self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
             self.shared.held.keep(&changes, now);

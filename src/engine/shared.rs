@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    catalog::Catalog, documents::Documents, gates::Gates, health::HealthCell, held::Held, hub::Hub, peers::Peers,
-    watch::Watchers,
+    catalog::Catalog, documents::Documents, events::Events, gates::Gates, health::HealthCell, held::Held, hub::Hub,
+    peers::Peers, watch::Watchers,
 };
 use crate::store::{Db, StoreError, hot::Hot};
 
@@ -18,6 +18,7 @@ pub struct Shared {
     pub documents: Documents,
     pub held: Held,
     pub watchers: Watchers,
+    pub events: Events,
     pub peers: Arc<Peers>,
     pub health: HealthCell,
 }

@@ -6,6 +6,7 @@ mod columns;
 pub mod counts;
 pub mod db;
 pub mod error;
+pub mod event;
 pub mod explain;
 pub mod fill;
 pub mod hot;
