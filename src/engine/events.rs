@@ -40,9 +40,9 @@ pub const MAX_SUBSCRIBERS: usize = 1_000;
 /// The most subscribers that read the log themselves at the same time; the others wait for their turn.
 const MAX_CATCHING_UP: usize = 3;
 /// The most events of one read, and of one chunk.
-const PAGE: i64 = 250;
+const PAGE: i64 = 500;
 /// So many chunks are kept for subscribers that are a little slower: with the page, some megabytes.
-const MAX_CHUNKS: usize = 64;
+const MAX_CHUNKS: usize = 32;
 /// The shortest time from one look to the next. What is written meanwhile comes together.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often the log is looked at without news: what others have written may not have been told.
@@ -133,13 +133,14 @@ impl Events {
     pub async fn run_reader(self, shutdown: CancellationToken) {
         let mut place = None;
         loop {
-            if self.subscribers() == 0 {
+            let wanted = self.subscribers() > 0;
+            if !wanted {
                 place = None;
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.0.news.notified() => {}
-                () = tokio::time::sleep(jitter(LOOK_ANYWAY)), if place.is_some() => {}
+                () = tokio::time::sleep(jitter(LOOK_ANYWAY)), if wanted => {}
             }
             loop {
                 match self.read_once(&mut place).await {

@@ -104,11 +104,12 @@ pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
 
 /// What is read up to: where it was begun to; else the next mark; else everything there is now. What the place has not seen
 /// is what was running then and what began since, and both are looked up in the index, so that an old transaction that
-/// still runs costs nothing. A mark is no older than the place if its end is larger.
+/// still runs costs nothing. A mark is no older than the place if its end is larger. Rows of large tables are found by LATERAL,
+/// as in `changes`.
 const READ: &str = "
     SELECT r.till::text, r.is_now, h.generation, h.xid::text, h.seq, clock_timestamp(),
-           e.xid::text, e.seq, e.at, e.type::text, coalesce(p.namespace, c.namespace), p.task_name, p.version, e.task_id, t.correlation_id,
-           d.name, l.handler, coalesce(l.service, c.service), e.attempt, e.outcome::text, e.charged,
+           e.xid::text, e.seq, e.at, e.type::text, coalesce(p.namespace, c.namespace), p.task_name, p.version,
+           e.task_id, t.correlation_id, d.name, l.handler, coalesce(l.service, c.service), e.attempt, e.outcome::text, e.charged,
            extract(epoch FROM e.at - CASE WHEN e.outcome IS NOT NULL THEN e.started_at
                                           WHEN e.type IN ('task.completed', 'task.failed', 'task.cancelled') THEN t.started_at
                                           END)::float8,
@@ -131,12 +132,13 @@ const READ: &str = "
                    SELECT * FROM events WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(r.till) AND seq > $4::int8) AS n
             WHERE pg_visible_in_snapshot(n.xid, r.till)
             ORDER BY n.seq LIMIT $5::int8) AS e ON true
-      LEFT JOIN tasks t ON t.task_id = e.task_id
+      LEFT JOIN LATERAL (
+           SELECT correlation_id, submitted_at, started_at FROM tasks WHERE task_id = e.task_id LIMIT 1) AS t ON true
+      LEFT JOIN LATERAL (SELECT name FROM workers WHERE worker_id = e.worker_id LIMIT 1) AS w ON true
       LEFT JOIN templates p ON p.template_id = e.template_id
       LEFT JOIN template_steps d ON d.template_id = e.template_id AND d.step = e.step
       LEFT JOIN lanes l ON l.lane_id = d.lane_id
       LEFT JOIN services c ON c.service_id = e.service_id
-      LEFT JOIN workers w ON w.worker_id = e.worker_id
      ORDER BY e.seq";
 
 /// At most `limit` events after the cursor. One statement, so that what is missing is missing in the horizon too.
