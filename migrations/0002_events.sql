@@ -32,39 +32,41 @@ CREATE VIEW attempts AS
       FROM events
      WHERE outcome IS NOT NULL AND attempt > 0;
 
--- The least id of a task that was submitted on this day (UTC) or later.
-CREATE FUNCTION first_task_id(day date) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
-    SELECT (lpad(to_hex((extract(epoch FROM day::timestamp) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+-- The least id that a task can have which is submitted at this time or later.
+CREATE FUNCTION first_task_id(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
 -- A partition's name says its days: events_20260131_20260201 holds what was submitted on the 31st.
 CREATE VIEW event_partitions AS
-    SELECT c.oid AS relation, c.relname::text AS name, to_date(split_part(c.relname, '_', 2), 'YYYYMMDD') AS first_day,
-           to_date(split_part(c.relname, '_', 3), 'YYYYMMDD') AS end_day
+    SELECT c.relname::text AS name, to_date(split_part(c.relname, '_', 2), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC' AS begins,
+           to_date(split_part(c.relname, '_', 3), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC' AS ends
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent = 'events'::regclass AND c.relname ~ '^events_\d{8}_\d{8}$';
 
--- Makes partitions of `width` days until there are some for `ahead` days from today; returns how many it made. A new table
--- is filled and indexed before it is attached, which takes no lock that an insert would wait for. Days of which events_default
--- already has rows are left to it.
+-- Makes partitions of `width` days until there are some for `ahead` days from today (UTC); returns how many it made. A new
+-- table is attached when it is ready, which takes no lock that the insert of a task's event would wait for. A day of which
+-- events_default already has rows is left to it.
 CREATE FUNCTION prepare_event_partitions(width int, ahead int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
-    today date := (now() AT TIME ZONE 'UTC')::date;
-    day   date := greatest(today, (SELECT max(end_day) FROM event_partitions));
-    name  text;
-    made  int := 0;
+    today timestamptz := date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
+    begins timestamptz := greatest(today, (SELECT max(p.ends) FROM event_partitions p));
+    ends   timestamptz;
+    name   text;
+    made   int := 0;
 BEGIN
-    WHILE day < today + ahead LOOP
-        IF EXISTS (SELECT FROM events_default
-                    WHERE task_id >= first_task_id(day) AND task_id < first_task_id(day + width)) THEN
-            day := day + 1;
+    WHILE begins < today + make_interval(days => ahead) LOOP
+        ends := begins + make_interval(hours => 24 * width);
+        IF EXISTS (SELECT FROM events_default WHERE task_id >= first_task_id(begins) AND task_id < first_task_id(ends)) THEN
+            begins := begins + interval '24 hours';
             CONTINUE;
         END IF;
-        name := format('events_%s_%s', to_char(day, 'YYYYMMDD'), to_char(day + width, 'YYYYMMDD'));
+        name := format('events_%s_%s', to_char(begins AT TIME ZONE 'UTC', 'YYYYMMDD'),
+                       to_char(ends AT TIME ZONE 'UTC', 'YYYYMMDD'));
         EXECUTE format('CREATE TABLE %I (LIKE events INCLUDING DEFAULTS)', name);
         EXECUTE format('ALTER TABLE events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
-                       name, first_task_id(day), first_task_id(day + width));
-        day := day + width;
+                       name, first_task_id(begins), first_task_id(ends));
+        begins := ends;
         made := made + 1;
     END LOOP;
     RETURN made;

@@ -29,6 +29,8 @@ const SERVICES: [&str; 5] = [
     "tasker.v1.CircuitService",
     "tasker.v1.EventService",
 ];
+/// How long finished tasks are kept unless somebody says otherwise.
+pub const RETAIN: Duration = Duration::from_secs(30 * 86_400);
 /// How long streams get to end after the workers were drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -39,11 +41,13 @@ pub struct ServerConfig {
     pub lease: Duration,
     /// How long the server waits for running steps when it is told to end.
     pub drain: Duration,
+    /// How long finished tasks and their history are kept; `None` for ever.
+    pub retain: Option<Duration>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30) }
+        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30), retain: Some(RETAIN) }
     }
 }
 
@@ -69,7 +73,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let address = listener.local_addr()?;
-    let engine = Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease }).await?;
+    let engine =
+        Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease, retain: config.retain })
+            .await?;
     let routes = routes(&engine);
     let closing = tokio_util::sync::CancellationToken::new();
     let server = Server::builder()

@@ -22,6 +22,18 @@ pub fn duration(d: Duration) -> String {
     }
 }
 
+/// Reads `90s`, `15m`, `2h` or `7d`; seconds.
+pub fn parse_duration(text: &str) -> Option<u64> {
+    let number = text.strip_suffix(['s', 'm', 'h', 'd'])?.parse::<u32>().ok()?;
+    let unit = match text.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3_600,
+        _ => 86_400,
+    };
+    Some(u64::from(number) * unit)
+}
+
 /// From `start` to `end`, or to now when it has not ended; `None` before it started. Clocks that disagree give zero.
 pub fn elapsed(start: Option<Timestamp>, end: Option<Timestamp>) -> Option<Duration> {
     let end = end.unwrap_or_else(now);

@@ -9,6 +9,7 @@ mod graph;
 mod human;
 mod json;
 mod migrate;
+mod prune;
 mod reference;
 mod serve;
 mod server;
@@ -88,6 +89,8 @@ enum Command {
     Server(server::Command),
     /// Bring the database's schema up to date
     Migrate(migrate::Command),
+    /// Remove what ended long ago
+    Prune(prune::Command),
     /// Measure how fast all of it is on this machine
     Bench(bench::Command),
     /// Run the workers of a bench
@@ -137,6 +140,7 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::Dev(command) => dev::run(&command, &session),
         Command::Server(command) => server::run(&command, &session),
         Command::Migrate(command) => migrate::run(&command, &session),
+        Command::Prune(command) => prune::run(&command, &session),
         Command::Bench(command) => talk(bench::run(&command, &session)),
         Command::BenchWorker(command) => talk(bench::run_workers(&command, &session)),
         Command::Task(command) => talk(task::run(command, &session)),

@@ -17,6 +17,7 @@ use super::{
     intake::{Intake, IntakeQueue},
     leases::{Heard, Leases},
     peers::{Peers, PeersLoop},
+    retention::Retention,
     services::Services,
     settle::{SettleQueue, Settler},
     shared::Shared,
@@ -35,6 +36,8 @@ pub struct EngineConfig {
     pub address: String,
     /// How long a worker may be silent before its steps go to others.
     pub lease: Duration,
+    /// How long finished tasks are kept; `None` for ever.
+    pub retain: Option<Duration>,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.
@@ -68,6 +71,11 @@ impl Engine {
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
         health.database(true);
+        let retention = Retention { db: db.clone(), retain: config.retain };
+        // Before the first event of a new day: a day that has begun without a partition stays without.
+        if let Err(error) = retention.prepare().await {
+            tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
+        }
         let peers = Arc::new(Peers::new(server_id));
         let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let events = Events::new(db.clone(), shutdown.clone());
@@ -118,6 +126,7 @@ impl Engine {
         loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("events", events.clone().run_reader(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("retention", retention.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("marks", events.clone().run_marks(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {

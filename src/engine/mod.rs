@@ -5,6 +5,7 @@
 //! settle    results, time-outs, losses, cancels ─▶ next steps      ├─▶ hub ─▶ worker streams
 //! dispatch  free slots        ─▶ claims of waiting steps          ─┘
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
+//! retention what is too old ─▶ nothing
 //! peers     other servers' notifications ─▶ dispatch, catalog, watchers, events
 //! events    the log ─▶ subscribers
 //! ```
@@ -23,6 +24,7 @@ pub mod hub;
 pub mod intake;
 pub mod leases;
 pub mod peers;
+pub mod retention;
 pub mod services;
 pub mod settle;
 mod shared;

@@ -13,6 +13,7 @@ pub mod hot;
 pub mod measure;
 pub mod migrate;
 pub mod permit;
+pub mod retention;
 pub mod server;
 pub mod service;
 pub mod session;

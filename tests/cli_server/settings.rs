@@ -29,6 +29,10 @@ async fn each_wrong_option_is_named() {
         ("--lease-seconds", "NaN", "is out of bounds: expected 1 to 300"),
         ("--drain-seconds", "-1", "is out of bounds: expected 0 to 3600"),
         ("--drain-seconds", "3601", "is out of bounds: expected 0 to 3600"),
+        ("--retain", "59m", "is out of bounds: expected 1h to 3650d, such as 12h or 30d or `forever`"),
+        ("--retain", "3651d", "is out of bounds: expected 1h to 3650d"),
+        ("--retain", "30", "is out of bounds: expected 1h to 3650d"),
+        ("--retain", "never", "is out of bounds: expected 1h to 3650d"),
         ("--log", "tasker=loud", "is not a filter"),
         ("--schema", "Tasker", "is not a plain name: expected [a-z_][a-z0-9_]*"),
         ("--schema", "a; DROP TABLE tasks", "is not a plain name"),
@@ -53,6 +57,7 @@ async fn the_environment_is_checked_as_well() {
         ("TASKER_LISTEN", "nowhere", "--listen `nowhere` is not an address"),
         ("TASKER_LEASE_SECONDS", "0", "--lease-seconds `0`"),
         ("TASKER_DRAIN_SECONDS", "x", "--drain-seconds `x`"),
+        ("TASKER_RETAIN", "0d", "--retain `0d`"),
         ("TASKER_LOG", "a=b=c", "--log `a=b=c`"),
         ("TASKER_SCHEMA", "9", "schema `9`"),
         ("TASKER_DATABASE_URL", "u:secret@h", "expected postgres://"),
@@ -64,8 +69,8 @@ async fn the_environment_is_checked_as_well() {
 
 #[tokio::test]
 async fn a_database_is_needed() {
-    for command in ["server", "migrate"] {
-        let said = refused(&[command], &[]).await;
+    for command in [&["server"][..], &["migrate"], &["prune", "--older-than", "1h"]] {
+        let said = refused(command, &[]).await;
         assert!(said.contains("no database: neither TASKER_DATABASE_URL nor --database-url is set"), "{said}");
         assert!(said.contains("hint: for a first look, `tasker dev` brings its own"), "{said}");
     }

@@ -6,6 +6,7 @@ mod support;
 mod content;
 mod cursors;
 mod log;
+mod retention;
 
 use tasker::{
     client::Client,
