@@ -104,9 +104,9 @@ pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
 
 /// What is read up to: where it was begun to; else the next mark; else everything there is now. What the place has not seen
 /// is what was running then and what began since, and both are looked up in the index, so that an old transaction that
-/// still runs costs nothing. A mark is no older than the place if its end is larger. Rows of large tables are found by LATERAL,
-/// as in `changes`.
-const READ: &str = "
+/// still runs costs nothing. A mark is no older than the place if its end is larger. What belongs to an event is found by
+/// LATERAL, as in `changes`.
+pub const READ: &str = "
     SELECT r.till::text, r.is_now, h.generation, h.xid::text, h.seq, clock_timestamp(),
            e.xid::text, e.seq, e.at, e.type::text, coalesce(p.namespace, c.namespace), p.task_name, p.version,
            e.task_id, t.correlation_id, d.name, l.handler, coalesce(l.service, c.service), e.attempt, e.outcome::text, e.charged,
@@ -135,10 +135,12 @@ const READ: &str = "
       LEFT JOIN LATERAL (
            SELECT correlation_id, submitted_at, started_at FROM tasks WHERE task_id = e.task_id LIMIT 1) AS t ON true
       LEFT JOIN LATERAL (SELECT name FROM workers WHERE worker_id = e.worker_id LIMIT 1) AS w ON true
-      LEFT JOIN templates p ON p.template_id = e.template_id
-      LEFT JOIN template_steps d ON d.template_id = e.template_id AND d.step = e.step
-      LEFT JOIN lanes l ON l.lane_id = d.lane_id
-      LEFT JOIN services c ON c.service_id = e.service_id
+      LEFT JOIN LATERAL (
+           SELECT namespace, task_name, version FROM templates WHERE template_id = e.template_id LIMIT 1) AS p ON true
+      LEFT JOIN LATERAL (
+           SELECT name, lane_id FROM template_steps WHERE template_id = e.template_id AND step = e.step LIMIT 1) AS d ON true
+      LEFT JOIN LATERAL (SELECT handler, service FROM lanes WHERE lane_id = d.lane_id LIMIT 1) AS l ON true
+      LEFT JOIN LATERAL (SELECT namespace, service FROM services WHERE service_id = e.service_id LIMIT 1) AS c ON true
      ORDER BY e.seq";
 
 /// At most `limit` events after the cursor. One statement, so that what is missing is missing in the horizon too.
