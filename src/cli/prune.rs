@@ -55,9 +55,10 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
 }
 
 fn document(pruned: &Pruned, dry_run: bool) -> serde_json::Value {
-    let Pruned { tasks, steps, keys, workers, events, partitions } = pruned;
+    let Pruned { tasks, steps, keys, workers, circuit_changes, events, partitions } = pruned;
     json!({
-        "dry_run": dry_run, "tasks": tasks, "steps": steps, "idempotency_keys": keys, "workers": workers, "events": events,
+        "dry_run": dry_run, "tasks": tasks, "steps": steps, "idempotency_keys": keys, "workers": workers,
+        "circuit_changes": circuit_changes, "events": events,
         "event_partitions": partitions,
     })
 }
@@ -69,6 +70,7 @@ fn table(pruned: &Pruned) -> Table {
         ("steps", pruned.steps),
         ("idempotency keys", pruned.keys),
         ("connections of workers", pruned.workers),
+        ("changes of circuits", pruned.circuit_changes),
         ("events", pruned.events),
         ("event partitions dropped whole", pruned.partitions.len() as u64),
     ] {

@@ -200,7 +200,8 @@ impl PeersLoop {
             let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
             self.hub.steps_wait(opened);
         }
-        if news.events {
+        // A change of a service is an event too.
+        if news.events || news.services {
             self.events.look();
         }
         if news.work {

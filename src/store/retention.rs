@@ -1,4 +1,4 @@
-//! Removes what is old: finished tasks with their steps, keys and events, and connections of workers. Days of events are
+//! Removes what is old: finished tasks with their steps, keys and events, connections of workers, and changes of circuits. Days of events are
 //! dropped as a whole once no task of theirs is left; everything else goes in short transactions.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -26,6 +26,7 @@ pub struct Pruned {
     pub steps: u64,
     pub keys: u64,
     pub workers: u64,
+    pub circuit_changes: u64,
     pub events: u64,
     /// Partitions of the event log that are dropped as a whole.
     pub partitions: Vec<String>,
@@ -65,7 +66,11 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
     let mut client = db.connect_hot().await?;
     client.batch_execute(SETTINGS).await?;
     let cutoff = cutoff(&client, older_than).await?;
-    let mut pruned = Pruned { workers: prune_workers(&client, &cutoff).await?, ..Pruned::default() };
+    let mut pruned = Pruned {
+        workers: prune_loose(&client, WORKERS, &cutoff).await?,
+        circuit_changes: prune_loose(&client, CIRCUIT_CHANGES, &cutoff).await?,
+        ..Pruned::default()
+    };
     // Before their tasks: a key that names nothing must not be there.
     pruned.keys = prune_keys(&client, &cutoff).await?;
     let days = prune_tasks(&client, &cutoff, &mut pruned).await?;
@@ -99,6 +104,7 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
                     (SELECT count(*) FROM steps JOIN old USING (task_id)),
                     (SELECT count(*) FROM idempotency_keys JOIN old USING (task_id)),
                     (SELECT count(*) FROM workers, c WHERE ended_at < least(cutoff, now() - interval '1 day')),
+                    (SELECT count(*) FROM circuit_changes, c WHERE at < least(cutoff, now() - interval '1 day')),
                     (SELECT count(*) FROM events e, c
                       WHERE e.at < cutoff
                         AND (e.task_id IS NULL OR e.task_id IN (SELECT task_id FROM old)
@@ -123,7 +129,8 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
         steps: number(1),
         keys: number(2),
         workers: number(3),
-        events: number(4),
+        circuit_changes: number(4),
+        events: number(5),
         partitions: whole.iter().map(|row| row.get(0)).collect(),
     })
 }
@@ -131,7 +138,7 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
 /// Forgets connections of workers that are over, where everything else is kept for ever. Returns how many.
 pub async fn forget_workers(db: &Db) -> Result<u64, StoreError> {
     let client = db.connect_hot().await?;
-    prune_workers(&client, "infinity").await
+    prune_loose(&client, WORKERS, "infinity").await
 }
 
 /// The time before which everything is old, as text: one for the whole round.
@@ -160,15 +167,26 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Connections that are over have a day at least, so that attempts can say whose they were.
-async fn prune_workers(client: &Client, cutoff: &str) -> Result<u64, StoreError> {
+/// A table whose rows are over at some time and belong to nothing else.
+struct Loose {
+    table: &'static str,
+    key: &'static str,
+    time: &'static str,
+}
+
+const WORKERS: Loose = Loose { table: "workers", key: "worker_id", time: "ended_at" };
+const CIRCUIT_CHANGES: Loose = Loose { table: "circuit_changes", key: "change_id", time: "at" };
+
+/// These have a day at least: attempts say whose they were, and circuits how often they opened in a day.
+async fn prune_loose(client: &Client, Loose { table, key, time }: Loose, cutoff: &str) -> Result<u64, StoreError> {
     let (mut batches, mut gone) = (Batches::new(client), 0);
+    let sql = format!(
+        "WITH old AS (SELECT {key} FROM {table} WHERE {time} < least($1::text::timestamptz, now() - interval '1 day') LIMIT $2),
+         gone AS (DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM old) RETURNING 1)
+         SELECT count(*) FROM gone"
+    );
     loop {
-        let sql = "WITH old AS (SELECT worker_id FROM workers
-                                 WHERE ended_at < least($1::text::timestamptz, now() - interval '1 day') LIMIT $2),
-                   gone AS (DELETE FROM workers WHERE worker_id IN (SELECT worker_id FROM old) RETURNING 1)
-                   SELECT count(*) FROM gone";
-        let count: i64 = batches.next(sql, &[&cutoff, &ROWS]).await?.get(0);
+        let count: i64 = batches.next(&sql, &[&cutoff, &ROWS]).await?.get(0);
         gone += count.cast_unsigned();
         if count < ROWS {
             return Ok(gone);

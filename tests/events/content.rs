@@ -219,3 +219,26 @@ async fn events_of_two_servers_come_from_either() {
         assert_eq!(heard, expected);
     }
 }
+
+#[tokio::test]
+async fn an_order_about_a_circuit_is_an_event_of_its_service() {
+    let mut bench = Bench::with(TWO).await;
+    let request = SubscribeRequest { namespace: "t".into(), service: "bank".into(), ..Default::default() };
+    let mut tail = Tail::begin(&mut bench.client, request).await.unwrap();
+    let order = tasker::proto::ForceCircuitRequest {
+        namespace: "t".into(),
+        service: "bank".into(),
+        state: tasker::proto::CircuitState::Open.into(),
+        by: "ann".into(),
+        reason: "deploy".into(),
+        ..Default::default()
+    };
+    bench.client.circuits.force_circuit(order).await.unwrap();
+    let event = tail.event().await;
+    assert_eq!(
+        (event.r#type(), event.namespace.as_str(), event.service.as_str()),
+        (EventType::CircuitForced, "t", "bank")
+    );
+    assert_eq!((event.task_id.as_str(), event.step.as_str()), ("", ""));
+    assert!(event.detail.contains("deploy"), "{event:?}");
+}

@@ -145,7 +145,7 @@ async fn what_is_not_over_or_not_for_long_keeps_all_that_it_has() {
 }
 
 #[tokio::test]
-async fn connections_of_workers_are_forgotten_after_a_day() {
+async fn what_belongs_to_no_task_is_kept_for_a_day_at_least() {
     let db = TestDb::new().await;
     let client = db.connect().await;
     let workers = "INSERT INTO workers SELECT gen_random_uuid(), gen_random_uuid(), 'w', '', '{}', '{}', 1, '{}', now(), now(), false,
@@ -153,7 +153,15 @@ async fn connections_of_workers_are_forgotten_after_a_day() {
     client.batch_execute(workers).await.unwrap();
     assert_eq!(retention::forget_workers(&db.db()).await.unwrap(), 4_976);
     client.batch_execute("UPDATE workers SET ended_at = now() - interval '25 hours'").await.unwrap();
-    assert_eq!(retention::prune(&db.db(), Duration::from_secs(3_600)).await.unwrap().workers, 24);
+    let changes =
+        "INSERT INTO circuit_changes (service_id, at, type) SELECT 1, now() - i * interval '1 hour', 'circuit.paused'
+                     FROM generate_series(0, 47) i";
+    client.batch_execute(changes).await.unwrap();
+    let hour = Duration::from_secs(3_600);
+    let (said, done) =
+        (retention::survey(&db.db(), hour).await.unwrap(), retention::prune(&db.db(), hour).await.unwrap());
+    assert_eq!(said, done);
+    assert_eq!((done.workers, done.circuit_changes), (24, 24));
 }
 
 #[tokio::test]
