@@ -27,8 +27,9 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::proto::{
-    circuit_service_client::CircuitServiceClient, task_service_client::TaskServiceClient,
-    template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
+    circuit_service_client::CircuitServiceClient, event_service_client::EventServiceClient,
+    task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 
 /// The largest message that a client sends or takes.
@@ -50,6 +51,8 @@ pub struct Client {
     pub tasks: TaskServiceClient<Channel>,
     /// Registers templates and reads them.
     pub templates: TemplateServiceClient<Channel>,
+    /// Hears of everything that happens.
+    pub events: EventServiceClient<Channel>,
     /// Lists the connected workers; `Work` is better left to the worker SDK.
     pub workers: WorkerServiceClient<Channel>,
     /// Looks at circuits and limits, and changes them.
@@ -104,6 +107,7 @@ impl Client {
         Self {
             tasks: client!(TaskServiceClient),
             templates: client!(TemplateServiceClient),
+            events: client!(EventServiceClient),
             workers: client!(WorkerServiceClient),
             circuits: client!(CircuitServiceClient),
         }

@@ -16,16 +16,24 @@ use crate::{
     http::{self, quiet},
     proto,
     proto::{
-        circuit_service_server::CircuitServiceServer, task_service_server::TaskServiceServer,
-        template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
+        circuit_service_server::CircuitServiceServer, event_service_server::EventServiceServer,
+        task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
     telemetry::Tracer,
 };
 
 /// Names of our services for the standard health protocol.
-const SERVICES: [&str; 4] =
-    ["tasker.v1.TaskService", "tasker.v1.TemplateService", "tasker.v1.WorkerService", "tasker.v1.CircuitService"];
+const SERVICES: [&str; 5] = [
+    "tasker.v1.TaskService",
+    "tasker.v1.TemplateService",
+    "tasker.v1.WorkerService",
+    "tasker.v1.CircuitService",
+    "tasker.v1.EventService",
+];
+/// How long finished tasks are kept unless somebody says otherwise.
+pub const RETAIN: Duration = Duration::from_secs(30 * 86_400);
 /// How long streams get to end after the workers were drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -40,11 +48,19 @@ pub struct ServerConfig {
     pub cors_origins: Vec<Origin>,
     /// Where spans go, if anywhere.
     pub tracer: Option<Tracer>,
+    /// How long finished tasks and their history are kept; `None` for ever.
+    pub retain: Option<Duration>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(10), drain: Duration::from_secs(30), cors_origins: Vec::new(), tracer: None }
+        Self {
+            lease: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+            cors_origins: Vec::new(),
+            tracer: None,
+            retain: Some(RETAIN),
+        }
     }
 }
 
@@ -70,9 +86,16 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let address = listener.local_addr()?;
-    let engine =
-        Engine::start(db, EngineConfig { address: address.to_string(), lease: config.lease, tracer: config.tracer })
-            .await?;
+    let engine = Engine::start(
+        db,
+        EngineConfig {
+            address: address.to_string(),
+            lease: config.lease,
+            tracer: config.tracer,
+            retain: config.retain,
+        },
+    )
+    .await?;
     let routes = routes(&engine, &config.cors_origins);
     let closing = tokio_util::sync::CancellationToken::new();
     let server = Server::builder()
@@ -124,6 +147,9 @@ fn routes(engine: &Engine, cors_origins: &[Origin]) -> Routes {
             .include_reflection_service(false)
     };
     let mut routes = Routes::new(health)
+        .add_service(
+            EventServiceServer::new(grpc::event::EventLog(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(
             TaskServiceServer::new(grpc::task::Tasks(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )

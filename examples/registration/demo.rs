@@ -4,19 +4,21 @@ use std::{
     env,
     path::PathBuf,
     process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use tokio::{net::TcpListener, process::Command};
+use tokio::{net::TcpListener, process::Command, task::JoinHandle};
 
 use crate::{
     audit::{self, Audit, NaiveRecord},
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, NAMESPACE},
     faults::FaultPlan,
     gateway,
     load::at_pace,
+    monitor::{self, Monitor},
     naive::NaiveRegistration,
     orchestrated::Orchestrated,
     place::Place,
@@ -149,13 +151,17 @@ impl Stage {
         let flow = Orchestrated::new(self.gateway_url.clone(), control_plane.clone());
         tokio::spawn(axum::serve(gateway, gateway::router(control_plane)).into_future());
         workers.extend(self.start_workers(&world.urls)?);
+        let monitor = Watch::start(&self.server_url);
         let tasker = self.tasker_run(&world, flow).await;
+        let monitor = monitor.end(self.people.len()).await;
 
         let report = Report { seed: self.args.seed, naive, tasker };
         if self.args.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            println!("\n{report}");
+            println!(
+                "\n{report}\nwhat the service monitor heard of the second run: attempts that failed, by cause\n\n{monitor}"
+            );
         }
         Ok(report)
     }
@@ -234,5 +240,40 @@ grpcurl -plaintext -d '{{"task_id": "TASK_ID"}}' {server} tasker.v1.TaskService/
 grpcurl -plaintext {server} tasker.v1.WorkerService/ListWorkers
 "#
         );
+    }
+}
+
+/// The service monitor, beside the second run.
+struct Watch {
+    monitor: Arc<Mutex<Monitor>>,
+    follows: JoinHandle<()>,
+}
+
+impl Watch {
+    fn start(server: &str) -> Self {
+        let monitor = Arc::<Mutex<Monitor>>::default();
+        let (server, hears) = (server.to_owned(), Arc::clone(&monitor));
+        let follows = tokio::spawn(async move {
+            let request = monitor::request(NAMESPACE, String::new());
+            let ended = monitor::follow(&server, request, |event, _| {
+                event.and_then(|event| hears.lock().unwrap_or_else(PoisonError::into_inner).hear(event));
+                Ok(())
+            });
+            if let Err(error) = ended.await {
+                eprintln!("service monitor: {error:#}");
+            }
+        });
+        Self { monitor, follows }
+    }
+
+    /// What it knows once it has heard of the end of so many tasks, or nothing more comes.
+    async fn end(self, tasks: usize) -> Monitor {
+        let heard = || self.monitor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let patience = Instant::now() + Duration::from_secs(5);
+        while heard().tasks_ended < tasks as u64 && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.follows.abort();
+        heard()
     }
 }

@@ -30,6 +30,8 @@ mod faults;
 mod gateway;
 mod handlers;
 mod load;
+#[path = "../service_monitor/monitor.rs"]
+mod monitor;
 mod naive;
 mod orchestrated;
 mod place;

@@ -80,6 +80,14 @@ impl CliError {
     }
 }
 
+/// Whether a broken stream may come up again: the connection or the server went, and the request itself is not at fault.
+pub fn is_passing(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted | Code::DeadlineExceeded
+    )
+}
+
 /// The google.rpc details of a status, one readable line each.
 fn details(status: &Status) -> Vec<String> {
     let details = status.get_error_details();

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use prost_types::Timestamp;
 
 use super::term::{Style, Term};
-use crate::proto::{StepState, TaskState};
+use crate::proto::{EventType, StepState, TaskState};
 
 /// `850 ms`, `1.2 s`, `42 s`, `3 m 4 s`, `2 h 5 m`, `3 d 4 h`.
 pub fn duration(d: Duration) -> String {
@@ -20,6 +20,18 @@ pub fn duration(d: Duration) -> String {
         (_, s @ ..86_400) => format!("{} h {} m", s / 3600, s % 3600 / 60),
         (_, s) => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
     }
+}
+
+/// Reads `90s`, `15m`, `2h` or `7d`; seconds.
+pub fn parse_duration(text: &str) -> Option<u64> {
+    let number = text.strip_suffix(['s', 'm', 'h', 'd'])?.parse::<u32>().ok()?;
+    let unit = match text.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3_600,
+        _ => 86_400,
+    };
+    Some(u64::from(number) * unit)
 }
 
 /// From `start` to `end`, or to now when it has not ended; `None` before it started. Clocks that disagree give zero.
@@ -60,6 +72,11 @@ pub fn word<E: TryFrom<i32>>(value: i32, name: fn(&E) -> &'static str, prefix: &
         // A newer server may know more states than this client.
         Err(_) => format!("unknown_{value}"),
     }
+}
+
+/// The name of an event's type: `EVENT_TYPE_STEP_FAILED` is `step.failed`.
+pub fn event_type(kind: i32) -> String {
+    word::<EventType>(kind, EventType::as_str_name, "EVENT_TYPE_").replacen('_', ".", 1)
 }
 
 /// The short word of a task's state.

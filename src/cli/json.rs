@@ -7,12 +7,12 @@
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
-use super::human::{step_state, task_state, word};
+use super::human::{event_type, step_state, task_state, word};
 use crate::{
     domain,
     proto::{
-        Attempt, AttemptOutcome, Circuit, CircuitChange, CircuitState, Dependency, ExplainTaskResponse, Policy, Step,
-        StepError, StepExplanation, StepTemplate, SubmitTaskResponse, Task, Template, Wait, WaitCause, Worker,
+        Attempt, AttemptOutcome, Circuit, CircuitChange, CircuitState, Dependency, Event, ExplainTaskResponse, Policy,
+        Step, StepError, StepExplanation, StepTemplate, SubmitTaskResponse, Task, Template, Wait, WaitCause, Worker,
     },
 };
 
@@ -374,6 +374,60 @@ fn step_template(step: &StepTemplate) -> Value {
         "retry_limit": retry_limit,
         "timeout_seconds": timeout_seconds,
         "handler_config": document(handler_config_json),
+    })
+}
+
+/// One event, with the cursor after it.
+pub fn event(event: &Event, cursor: &str) -> Value {
+    let Event {
+        r#type,
+        seq,
+        at,
+        namespace,
+        task_name,
+        version,
+        task_id,
+        correlation_id,
+        step,
+        service,
+        handler,
+        attempt,
+        outcome: how,
+        charged,
+        run_ms,
+        wait_ms,
+        error_code,
+        error_message,
+        next_attempt_at,
+        worker_id,
+        worker_name,
+        detail,
+    } = event;
+    let ended = *how != i32::from(AttemptOutcome::Unspecified);
+    json!({
+        "type": event_type(*r#type),
+        "seq": seq,
+        "at": time(at),
+        "namespace": text(namespace),
+        "task_name": text(task_name),
+        "version": text(version),
+        "task_id": text(task_id),
+        "correlation_id": text(correlation_id),
+        "step": text(step),
+        "service": text(service),
+        "handler": text(handler),
+        "attempt": (*attempt > 0).then_some(attempt),
+        "outcome": ended.then(|| outcome(*how)),
+        "charged": ended.then_some(charged),
+        "run_ms": run_ms,
+        "wait_ms": wait_ms,
+        "error_code": text(error_code),
+        "error_message": text(error_message),
+        "next_attempt_at": time(next_attempt_at),
+        "worker_id": text(worker_id),
+        "worker_name": text(worker_name),
+        "detail": text(detail),
+        "cursor": cursor,
     })
 }
 

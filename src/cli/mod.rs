@@ -4,10 +4,12 @@ mod bench;
 mod circuit;
 mod dev;
 pub mod error;
+mod event;
 mod graph;
 mod human;
 mod json;
 mod migrate;
+mod prune;
 mod reference;
 mod serve;
 mod server;
@@ -87,6 +89,8 @@ enum Command {
     Server(server::Command),
     /// Bring the database's schema up to date
     Migrate(migrate::Command),
+    /// Remove what ended long ago
+    Prune(prune::Command),
     /// Measure how fast all of it is on this machine
     Bench(bench::Command),
     /// Run the workers of a bench
@@ -103,6 +107,9 @@ enum Command {
     /// See how services are protected, set limits, and intervene
     #[command(subcommand)]
     Circuit(circuit::Command),
+    /// Hear of everything that happens
+    #[command(subcommand)]
+    Events(event::Command),
     /// See who is connected
     #[command(subcommand)]
     Worker(worker::Command),
@@ -133,11 +140,13 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::Dev(command) => dev::run(&command, &session),
         Command::Server(command) => server::run(&command, &session),
         Command::Migrate(command) => migrate::run(&command, &session),
+        Command::Prune(command) => prune::run(&command, &session),
         Command::Bench(command) => talk(bench::run(&command, &session)),
         Command::BenchWorker(command) => talk(bench::run_workers(&command, &session)),
         Command::Task(command) => talk(task::run(command, &session)),
         Command::Template(command) => talk(template::run(command, &session)),
         Command::Circuit(command) => talk(circuit::run(command, &session)),
+        Command::Events(command) => talk(event::run(command, &session)),
         Command::Worker(command) => talk(worker::run(command, &session)),
     }
 }

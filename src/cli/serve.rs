@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Session,
     error::{CliError, exit},
+    human,
 };
 use crate::{
     server::{self, Origin, ServerConfig, ServerError},
@@ -23,6 +24,8 @@ use crate::{
 const DATABASE_WAIT: Duration = Duration::from_secs(30);
 /// The bounds of `--lease-seconds`.
 const LEASE_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=300.0;
+/// The bounds of `--retain` and `--older-than`, in days; the lower one is an hour.
+const RETAIN_DAYS: u64 = 3_650;
 /// The bounds of `--drain-seconds`.
 const DRAIN_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=3_600.0;
 
@@ -43,6 +46,9 @@ pub struct ServeArgs {
     /// Without it, browsers let no page of another origin do so
     #[arg(long, value_name = "ORIGIN", env = "TASKER_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
+    /// How long finished tasks are kept, with their steps, events and idempotency keys, 1h to 3650d, or `forever`
+    #[arg(long, value_name = "TIME", env = "TASKER_RETAIN", default_value = "30d")]
+    retain: String,
     /// What to log, such as `debug` or `info,tasker::engine=debug`
     #[arg(long, value_name = "FILTER", env = "TASKER_LOG", default_value = "info")]
     log: String,
@@ -99,6 +105,7 @@ impl ServeArgs {
                 .map(|o| origin(o))
                 .collect::<Result<_, _>>()?,
             tracer: None,
+            retain: if self.retain == "forever" { None } else { Some(age("--retain", &self.retain, " or `forever`")?) },
         };
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|e| CliError::new(exit::CONFIG, format!("--log `{}` is not a filter: {e}", self.log)))?;
@@ -127,6 +134,16 @@ fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Resu
     let valid = text.parse().ok().filter(|s| range.contains(s)).and_then(|s| Duration::try_from_secs_f64(s).ok());
     valid.ok_or_else(|| {
         let message = format!("{flag} `{text}` is out of bounds: expected {} to {}", range.start(), range.end());
+        CliError::new(exit::CONFIG, message)
+    })
+}
+
+/// How old something must be to be removed.
+pub fn age(flag: &str, text: &str, or: &str) -> Result<Duration, CliError> {
+    let valid = human::parse_duration(text).filter(|seconds| (3_600..=RETAIN_DAYS * 86_400).contains(seconds));
+    valid.map(Duration::from_secs).ok_or_else(|| {
+        let message =
+            format!("{flag} `{text}` is out of bounds: expected 1h to {RETAIN_DAYS}d, such as 12h or 30d{or}");
         CliError::new(exit::CONFIG, message)
     })
 }

@@ -34,6 +34,36 @@ pub enum EventType {
 }
 
 impl EventType {
+    /// Every one, in the order of the database's type.
+    pub const ALL: [Self; 21] = [
+        Self::TaskSubmitted,
+        Self::TaskStarted,
+        Self::TaskCompleted,
+        Self::TaskFailed,
+        Self::TaskCancelled,
+        Self::TaskRepaired,
+        Self::StepStarted,
+        Self::StepCompleted,
+        Self::StepFailed,
+        Self::StepRetrying,
+        Self::StepCancelled,
+        Self::WorkerConnected,
+        Self::WorkerLost,
+        Self::CircuitOpened,
+        Self::CircuitHalfOpened,
+        Self::CircuitClosed,
+        Self::CircuitForced,
+        Self::CircuitReleased,
+        Self::CircuitReset,
+        Self::CircuitPaused,
+        Self::CircuitPolicyChanged,
+    ];
+
+    /// The type with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// The name in the database and on every surface.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod circuit;
+pub mod cursor;
 pub mod cycles;
 pub mod event;
 pub mod explain;
@@ -12,6 +13,7 @@ pub mod progress;
 pub mod repair;
 pub mod retry;
 pub mod schema;
+pub mod snapshot;
 pub mod step;
 pub mod task;
 pub mod template;

@@ -11,6 +11,7 @@ use super::{
     catalog::Catalog,
     dispatch::Dispatcher,
     documents::Documents,
+    events::Events,
     gates::Gates,
     health::HealthCell,
     held::Held,
@@ -19,6 +20,7 @@ use super::{
     leases::{Heard, Leases},
     metrics::Metrics,
     peers::{Peers, PeersLoop},
+    retention::Retention,
     services::Services,
     settle::{SettleQueue, Settler},
     shared::Shared,
@@ -43,6 +45,8 @@ pub struct EngineConfig {
     pub lease: Duration,
     /// Where spans go, if anywhere.
     pub tracer: Option<Tracer>,
+    /// How long finished tasks are kept; `None` for ever.
+    pub retain: Option<Duration>,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.
@@ -54,6 +58,7 @@ pub struct Engine {
     pub hub: Arc<Hub>,
     pub gates: Gates,
     pub watchers: Watchers,
+    pub events: Events,
     pub health: HealthCell,
     pub intake: IntakeQueue,
     pub settle: SettleQueue,
@@ -80,8 +85,15 @@ impl Engine {
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
         health.database(true);
+        let retention = Retention { db: db.clone(), retain: config.retain };
+        // Before the first event of a new day: a day that has begun without a partition stays without.
+        if let Err(error) = retention.prepare().await {
+            tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
+        }
         let peers = Arc::new(Peers::new(server_id));
         let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
+        let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let events = Events::new(db.clone(), shutdown.clone());
         let shared = Shared {
             db: db.clone(),
             catalog: Arc::clone(&catalog),
@@ -90,6 +102,7 @@ impl Engine {
             documents: Documents::default(),
             held: Held::default(),
             watchers: watchers.clone(),
+            events: events.clone(),
             peers: Arc::clone(&peers),
             health: health.clone(),
             metrics: Arc::clone(&metrics),
@@ -108,11 +121,11 @@ impl Engine {
             hub: Arc::clone(&hub),
             gates: gates.clone(),
             watchers: watchers.clone(),
+            events: events.clone(),
             address: config.address,
         };
         let services =
             Services::new(db.clone(), gates.clone(), Arc::clone(&hub), Arc::clone(&catalog), Arc::clone(&peers));
-        let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         loops.spawn(guarded("settle", settler.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("intake", intake_loop.run(shutdown.clone()), failed.clone()));
         loops.spawn(guarded("dispatch", dispatcher.run(shutdown.clone()), failed.clone()));
@@ -126,6 +139,9 @@ impl Engine {
             loops.spawn(guarded("traces", telling.run(shutdown.clone()), failed.clone()));
         }
         loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("events", events.clone().run_reader(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("retention", retention.run(shutdown.clone()), failed.clone()));
+        loops.spawn(guarded("marks", events.clone().run_marks(shutdown.clone()), failed.clone()));
         loops.close();
         Ok(Self {
             backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
@@ -135,6 +151,7 @@ impl Engine {
             hub,
             gates,
             watchers,
+            events,
             health,
             intake,
             settle,

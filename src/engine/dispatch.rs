@@ -112,6 +112,7 @@ impl Dispatcher {
             let (_, mut wanted) =
                 claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
             let mut known = self.shared.documents.know(&mut wanted, &changes);
+            changes.notify = self.shared.peers.news(false, false, false, false);
             // Also without a claim: due retries were promoted.
             let asked = Instant::now();
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
@@ -127,6 +128,7 @@ impl Dispatcher {
             let (batch, took) = (applied.claimed.len(), asked.elapsed());
             self.shared.committed(Loop::Dispatch, batch, took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
+            self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;
             let count = claimed.len();

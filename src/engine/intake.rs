@@ -248,6 +248,7 @@ impl Intake {
             let (batch, took) = (changes.new_tasks.len(), asked.elapsed());
             self.shared.committed(Loop::Intake, batch, took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
+            self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);
             let claimed = claimed.into_iter().chain(applied.claimed).collect();

@@ -36,8 +36,6 @@ const PROMPT: Duration = Duration::from_secs(1);
 const REAP_LIMIT: i64 = 1_000;
 /// How often the queue's table is looked after.
 const TIDY: Duration = Duration::from_secs(5);
-/// How often forgotten connections are deleted.
-const PRUNE: Duration = Duration::from_secs(3_600);
 /// Deadlines are looked at no more often than this while attempts run.
 const DEADLINE_TICK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
@@ -113,14 +111,12 @@ impl Leases {
     /// after the database was away, nobody is given up for the length of a lease.
     pub async fn run_reaper(self, shutdown: CancellationToken) {
         let mut listening_since = Instant::now();
-        let mut pruned: Option<Instant> = None;
         let mut last_look = Instant::now();
         loop {
             if !pause(jitter(REAP), &shutdown).await {
                 return;
             }
             let was_away = self.health.now().database_away;
-            // Also when it was the pruning that stood still, in a database that did.
             if was_away || last_look.elapsed() > STOOD_STILL {
                 listening_since = Instant::now();
             }
@@ -148,9 +144,6 @@ impl Leases {
             }
             self.health.database(answers);
             last_look = Instant::now();
-            if answers && pruned.is_none_or(|at| at.elapsed() > PRUNE) && worker::prune(&self.db).await.is_ok() {
-                pruned = Some(Instant::now());
-            }
         }
     }
 

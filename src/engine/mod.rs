@@ -6,7 +6,9 @@
 //! dispatch  free slots        ─▶ claims of waiting steps          ─┘
 //! leases    heartbeats out, lapsed leases and passed deadlines into settle
 //! auditor   what nothing would wake ─▶ mended
-//! peers     other servers' notifications ─▶ dispatch, catalog, watchers
+//! retention what is too old ─▶ nothing
+//! peers     other servers' notifications ─▶ dispatch, catalog, watchers, events
+//! events    the log ─▶ subscribers
 //! traces    what was committed ─▶ a collector's spans, the log
 //! ```
 
@@ -18,6 +20,7 @@ pub mod claims;
 mod core;
 pub mod dispatch;
 pub mod documents;
+pub mod events;
 pub mod gates;
 pub mod health;
 mod held;
@@ -26,6 +29,7 @@ pub mod intake;
 pub mod leases;
 pub mod metrics;
 pub mod peers;
+pub mod retention;
 pub mod services;
 pub mod settle;
 mod shared;

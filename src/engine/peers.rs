@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::{
     catalog::Catalog,
+    events::Events,
     gates::Gates,
     hub::{CancelReason, Hub},
     watch::Watchers,
@@ -39,6 +40,8 @@ pub struct Peers {
     pub server_id: Uuid,
     /// How many there are.
     others: AtomicI64,
+    /// One of them has subscribers, who want to hear of every event.
+    listened: AtomicBool,
 }
 
 /// What a notification is about; one letter each on the wire.
@@ -54,6 +57,8 @@ struct News {
     templates: bool,
     /// Others may pass to a service than before.
     services: bool,
+    /// Events were written.
+    events: bool,
 }
 
 impl News {
@@ -63,23 +68,26 @@ impl News {
         self.cancels |= other.cancels;
         self.templates |= other.templates;
         self.services |= other.services;
+        self.events |= other.events;
     }
 }
 
 impl Peers {
     pub fn new(server_id: Uuid) -> Self {
-        Self { server_id, others: AtomicI64::new(UNKNOWN) }
+        Self { server_id, others: AtomicI64::new(UNKNOWN), listened: AtomicBool::default() }
     }
 
-    /// The payload that tells the others about a transaction; `None` when there is nobody or nothing to tell.
+    /// The payload that tells the others about a transaction, which has written events; `None` when there is nobody or
+    /// nothing to tell.
     pub fn news(&self, work: bool, cancels: bool, moved: bool, services: bool) -> Option<String> {
-        if !(work || cancels || moved || services) || self.others.load(Ordering::Relaxed) == 0 {
+        let events = self.listened.load(Ordering::Relaxed);
+        if !(work || cancels || moved || services || events) || self.others.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let letter = |said: bool, letter: &'static str| if said { letter } else { "" };
         let (work, moved, cancels) = (letter(work, "w"), letter(moved, "m"), letter(cancels, "c"));
-        let services = letter(services, "s");
-        Some(format!("{}:{work}{moved}{cancels}{services}", self.server_id))
+        let (services, events) = (letter(services, "s"), letter(events, "e"));
+        Some(format!("{}:{work}{moved}{cancels}{services}{events}", self.server_id))
     }
 
     /// The payload that tells the others about a service.
@@ -103,6 +111,7 @@ impl Peers {
                     cancels: says('c'),
                     templates: says('t'),
                     services: says('s'),
+                    events: says('e'),
                 }
             }
             _ => News::default(),
@@ -123,6 +132,7 @@ pub struct PeersLoop {
     pub hub: Arc<Hub>,
     pub gates: Gates,
     pub watchers: Watchers,
+    pub events: Events,
     pub address: String,
 }
 
@@ -131,7 +141,8 @@ impl PeersLoop {
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);
         let listener = tokio::spawn(listen(self.db.clone(), Arc::clone(&self.peers), sender, shutdown.clone()));
-        let everything = |services| News { work: true, moved: true, cancels: true, templates: false, services };
+        let everything =
+            |services| News { work: true, moved: true, cancels: true, templates: false, services, events: false };
         let mut told = tokio::time::Instant::now() - WATCH_PAUSE;
         let mut beat = tokio::time::interval(BEAT);
         let mut look = tokio::time::interval(LOOK);
@@ -163,7 +174,14 @@ impl PeersLoop {
 
     /// Says that this server lives and counts the others.
     pub async fn beat_once(&self) -> Result<(), StoreError> {
-        let others = server::beat(&self.db, self.peers.server_id, &self.address, env!("CARGO_PKG_VERSION")).await?;
+        let me = server::Server {
+            id: self.peers.server_id,
+            address: &self.address,
+            build_id: env!("CARGO_PKG_VERSION"),
+            subscribers: i32::try_from(self.events.subscribers()).unwrap_or(i32::MAX),
+        };
+        let (others, listened) = server::beat(&self.db, me).await?;
+        self.peers.listened.store(listened, Ordering::Relaxed);
         let before = self.peers.others.swap(others, Ordering::Relaxed);
         // The others learn of this server now, instead of at their own next beat.
         if before <= 0 && others > 0 {
@@ -181,6 +199,10 @@ impl PeersLoop {
         if lanes || news.services {
             let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
             self.hub.steps_wait(opened);
+        }
+        // A change of a service is an event too.
+        if news.events || news.services {
+            self.events.look();
         }
         if news.work {
             self.hub.anything_waits();
@@ -228,7 +250,9 @@ async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Res
             result = poll_fn(|cx| start.as_mut().poll(cx)), if !started => {
                 result?;
                 started = true;
-                let _ = sender.try_send(News { work: true, moved: true, cancels: true, templates: true, services: true });
+                let everything =
+                    News { work: true, moved: true, cancels: true, templates: true, services: true, events: true };
+                let _ = sender.try_send(everything);
             }
             message = messages.next() => match message {
                 Some(Ok(Message::Notification(n))) => {

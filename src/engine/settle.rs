@@ -323,6 +323,7 @@ impl Settler {
                     return Err(error);
                 }
             };
+            self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
             self.shared.committed(Loop::Settle, inputs.len(), asked.elapsed(), &changes, &plans, now);

@@ -12,6 +12,7 @@ use super::error::invalid;
 use crate::{
     domain::{
         attempt::{Failure, OutcomeKind},
+        event::EventType,
         progress::StepSet,
         step::StepState,
         task::TaskState,
@@ -25,6 +26,7 @@ use crate::{
     },
     proto,
     store::{
+        event::Event,
         task::{Attempt, Step, Task, TaskView},
         worker::WorkerRow,
     },
@@ -86,6 +88,71 @@ pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
         Ok(proto::TaskState::Unspecified) | Err(_) => {
             Err(invalid("states", format!("{state} is not a state: see TaskState")))
         }
+    }
+}
+
+fn event_type(kind: EventType) -> proto::EventType {
+    match kind {
+        EventType::TaskSubmitted => proto::EventType::TaskSubmitted,
+        EventType::TaskStarted => proto::EventType::TaskStarted,
+        EventType::TaskCompleted => proto::EventType::TaskCompleted,
+        EventType::TaskFailed => proto::EventType::TaskFailed,
+        EventType::TaskCancelled => proto::EventType::TaskCancelled,
+        EventType::StepStarted => proto::EventType::StepStarted,
+        EventType::StepCompleted => proto::EventType::StepCompleted,
+        EventType::StepFailed => proto::EventType::StepFailed,
+        EventType::StepRetrying => proto::EventType::StepRetrying,
+        EventType::StepCancelled => proto::EventType::StepCancelled,
+        EventType::WorkerConnected => proto::EventType::WorkerConnected,
+        EventType::WorkerLost => proto::EventType::WorkerLost,
+        EventType::CircuitOpened => proto::EventType::CircuitOpened,
+        EventType::CircuitHalfOpened => proto::EventType::CircuitHalfOpened,
+        EventType::CircuitClosed => proto::EventType::CircuitClosed,
+        EventType::CircuitForced => proto::EventType::CircuitForced,
+        EventType::CircuitReleased => proto::EventType::CircuitReleased,
+        EventType::CircuitReset => proto::EventType::CircuitReset,
+        EventType::CircuitPaused => proto::EventType::CircuitPaused,
+        EventType::CircuitPolicyChanged => proto::EventType::CircuitPolicyChanged,
+        EventType::TaskRepaired => proto::EventType::TaskRepaired,
+    }
+}
+
+/// A type out of a filter.
+pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
+    EventType::ALL
+        .into_iter()
+        .find(|known| i32::from(event_type(*known)) == kind)
+        .ok_or_else(|| invalid("types", format!("{kind} is not a type of events: see EventType")))
+}
+
+/// An event; what does not apply stays empty.
+pub fn event(event: &Event) -> proto::Event {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let id = |id: Option<Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
+    let ms = |time: Option<Duration>| time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+    proto::Event {
+        r#type: event.kind.map_or(proto::EventType::Unspecified, event_type).into(),
+        seq: event.seq,
+        at: Some(timestamp(event.at)),
+        namespace: text(&event.namespace),
+        task_name: text(&event.task_name),
+        version: text(&event.version),
+        task_id: id(event.task_id),
+        correlation_id: text(&event.correlation_id),
+        step: text(&event.step),
+        service: text(&event.service),
+        handler: text(&event.handler),
+        attempt: event.attempt.unwrap_or_default(),
+        outcome: event.outcome.map_or(proto::AttemptOutcome::Unspecified, outcome).into(),
+        charged: event.charged.unwrap_or_default(),
+        run_ms: ms(event.run),
+        wait_ms: ms(event.wait),
+        error_code: text(&event.error_code),
+        error_message: text(&event.error_message),
+        next_attempt_at: event.next_attempt_at.map(timestamp),
+        worker_id: id(event.worker_id),
+        worker_name: text(&event.worker_name),
+        detail: text(&event.detail),
     }
 }
 

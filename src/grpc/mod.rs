@@ -5,6 +5,7 @@ pub mod circuit;
 pub mod convert;
 pub mod edge;
 pub mod error;
+pub mod event;
 mod explain;
 pub mod page;
 pub mod task;

@@ -3,7 +3,10 @@
 use super::{Db, StoreError};
 
 /// Every migration, in order. A released one is never edited.
-const MIGRATIONS: &[(i32, &str, &str)] = &[(1, "initial", include_str!("../../migrations/0001_initial.sql"))];
+const MIGRATIONS: &[(i32, &str, &str)] = &[
+    (1, "initial", include_str!("../../migrations/0001_initial.sql")),
+    (2, "events", include_str!("../../migrations/0002_events.sql")),
+];
 
 /// Creates the schema if it is missing and applies what is missing in it. Safe to run by several processes at once.
 /// Returns the names of the migrations it applied.

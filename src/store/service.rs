@@ -257,7 +257,8 @@ const CHANGE_STATE: &str = "
     h AS (
         INSERT INTO circuit_changes (service_id, at, type, until, calls, failures, actor, detail)
         SELECT $1, since, $6::text::event_type, until, $7, $8, $9, $10 FROM s)
-    INSERT INTO events (at, type, service_id, detail) SELECT since, $6::text::event_type, $1, $10 FROM s";
+    INSERT INTO events (at, type, service_id, detail, next_attempt_at)
+    SELECT since, $6::text::event_type, $1, $10, until FROM s";
 
 /// Changes a circuit, with its history and its event. `false` if its state does not allow it.
 async fn apply(
@@ -375,7 +376,8 @@ const ORDER: &str = "
     h AS (
         INSERT INTO circuit_changes (service_id, at, type, until, actor, detail)
         SELECT $1, now, $6::text::event_type, forced_until, $7, $8 FROM s)
-    INSERT INTO events (at, type, service_id, detail) SELECT now, $6::text::event_type, $1, $8 FROM s";
+    INSERT INTO events (at, type, service_id, detail, next_attempt_at)
+    SELECT now, $6::text::event_type, $1, $8, forced_until FROM s";
 
 async fn release(tx: &SessionTransaction<'_>, id: i32, actor: &Actor) -> Result<(), StoreError> {
     let statement = tx.prepare_cached(ORDER).await?;

@@ -118,7 +118,7 @@ const TASK_AND_STEPS: &str = "
       LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step
       LEFT JOIN queue q ON q.task_id = t.task_id AND q.step = d.step
       LEFT JOIN workers w ON w.worker_id = q.worker_id
-      LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = q.task_id AND a.step = q.step
+      LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = $1 AND a.step = q.step
                           AND a.attempt = q.attempt
      WHERE t.task_id = $1 ORDER BY d.step";
 /// Where the columns of the parts begin.

@@ -241,12 +241,6 @@ pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<Lease>, StoreE
     Ok(rows.iter().map(|r| Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }).collect())
 }
 
-/// Forgets connections that ended more than a day ago. Returns how many.
-pub async fn prune(db: &Db) -> Result<u64, StoreError> {
-    let client = db.patient().await?;
-    client.execute("DELETE FROM workers WHERE ended_at < now() - interval '1 day'", &[]).await
-}
-
 /// The workers connected now, by name and connection time, at most 10,000.
 pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, StoreError> {
     let client = db.read().await?;

@@ -29,6 +29,10 @@ async fn each_wrong_option_is_named() {
         ("--lease-seconds", "NaN", "is out of bounds: expected 1 to 300"),
         ("--drain-seconds", "-1", "is out of bounds: expected 0 to 3600"),
         ("--drain-seconds", "3601", "is out of bounds: expected 0 to 3600"),
+        ("--retain", "59m", "is out of bounds: expected 1h to 3650d, such as 12h or 30d or `forever`"),
+        ("--retain", "3651d", "is out of bounds: expected 1h to 3650d"),
+        ("--retain", "30", "is out of bounds: expected 1h to 3650d"),
+        ("--retain", "never", "is out of bounds: expected 1h to 3650d"),
         ("--log", "tasker=loud", "is not a filter"),
         ("--log-format", "xml", "is unknown: expected text or json"),
         ("--cors-origin", "*", "every page of the web could command this server"),
@@ -58,6 +62,7 @@ async fn the_environment_is_checked_as_well() {
         ("TASKER_DRAIN_SECONDS", "x", "--drain-seconds `x`"),
         ("TASKER_CORS_ORIGIN", "https://a.example.com,null", "--cors-origin `null`"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317", "for TLS, run a collector beside this process"),
+        ("TASKER_RETAIN", "0d", "--retain `0d`"),
         ("TASKER_LOG", "a=b=c", "--log `a=b=c`"),
         ("TASKER_SCHEMA", "9", "schema `9`"),
         ("TASKER_DATABASE_URL", "u:secret@h", "expected postgres://"),
@@ -69,8 +74,8 @@ async fn the_environment_is_checked_as_well() {
 
 #[tokio::test]
 async fn a_database_is_needed() {
-    for command in ["server", "migrate"] {
-        let said = refused(&[command], &[]).await;
+    for command in [&["server"][..], &["migrate"], &["prune", "--older-than", "1h"]] {
+        let said = refused(command, &[]).await;
         assert!(said.contains("no database: neither TASKER_DATABASE_URL nor --database-url is set"), "{said}");
         assert!(said.contains("hint: for a first look, `tasker dev` brings its own"), "{said}");
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::client::Client;
+use tasker::{client::Client, postgres::Cluster, proto::SubscribeRequest};
 
 use crate::{
     cluster::{counting, statements},
@@ -16,6 +16,9 @@ use crate::{
 
 const WORKERS: usize = 50;
 const BUDGET_PER_SECOND: f64 = 5.0;
+const SUBSCRIBERS: usize = 50;
+/// Of the log, for subscribers.
+const LOOKS_PER_SECOND: f64 = 1.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
@@ -27,11 +30,28 @@ async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
         workers.push(RawWorker::open(&server.url, registration(&["h"], 4)).await.unwrap());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let (before, from) = (statements(&cluster), Instant::now());
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let spent = statements(&cluster) - before;
-    #[expect(clippy::cast_precision_loss, reason = "a small number")]
-    let per_second = spent as f64 / from.elapsed().as_secs_f64();
+    let per_second = rate(&cluster).await;
     println!("{WORKERS} idle workers: {per_second:.2} statements per second");
     assert!(per_second <= BUDGET_PER_SECOND, "{per_second:.2} statements per second");
+
+    // However many listen, one looks for them all.
+    let mut client = Client::connect(&server.url).await.unwrap();
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        subscribers.push(client.events.subscribe(SubscribeRequest::default()).await.unwrap().into_inner());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let more = rate(&cluster).await - per_second;
+    println!("{SUBSCRIBERS} idle subscribers: {more:.2} statements per second more");
+    assert!(more <= LOOKS_PER_SECOND, "{more:.2} statements per second more");
+}
+
+/// Statements per second, counted for a while.
+async fn rate(cluster: &Cluster) -> f64 {
+    let (before, from) = (statements(cluster), Instant::now());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let spent = statements(cluster) - before;
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let spent = spent as f64;
+    spent / from.elapsed().as_secs_f64()
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    scrape::Scrape,
     support::server::Bench,
     work::{ONE, work},
 };

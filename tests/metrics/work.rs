@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    server::{Bench, eventually},
+    server::Bench,
     worker::{RawWorker, permanent, released, retryable, success},
 };
 

@@ -25,11 +25,9 @@ pub struct TestServer {
 impl TestServer {
     /// On a database of the test's, with short leases and no wait at the end.
     pub async fn start(db: &TestDb) -> Self {
-        Self::start_with(
-            db,
-            ServerConfig { lease: Duration::from_secs(2), drain: Duration::from_secs(5), ..Default::default() },
-        )
-        .await
+        let config =
+            ServerConfig { lease: Duration::from_secs(2), drain: Duration::from_secs(5), ..Default::default() };
+        Self::start_with(db, config).await
     }
 
     pub async fn start_with(db: &TestDb, config: ServerConfig) -> Self {

@@ -143,16 +143,10 @@ fn when(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
-    let ago = text.strip_suffix(['s', 'm', 'h', 'd']).and_then(|n| n.parse::<u32>().ok());
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        _ => 86_400,
-    };
-    let ago = ago.ok_or("expected a time such as 2026-01-31T12:00:00Z, or how long ago: 90s, 15m, 2h, 7d")?;
+    let ago = human::parse_duration(text)
+        .ok_or("expected a time such as 2026-01-31T12:00:00Z, or how long ago: 90s, 15m, 2h, 7d")?;
     let now = human::now();
-    Ok(Timestamp { seconds: now.seconds - i64::from(ago) * unit, nanos: now.nanos })
+    Ok(Timestamp { seconds: now.seconds - ago.cast_signed(), nanos: now.nanos })
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@ use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior},
 };
-use tonic::{Code, Status};
+use tonic::Status;
 use uuid::Uuid;
 
 use super::view;
 use crate::{
     cli::{
         Session,
-        error::{CliError, exit},
+        error::{CliError, exit, is_passing},
         human, json,
         term::{Style, Term, clean, fit, width},
     },
@@ -144,14 +144,6 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
     }
-}
-
-/// Whether a broken stream may come up again: the connection or the server went, and the request itself is not at fault.
-fn is_passing(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted | Code::DeadlineExceeded
-    )
 }
 
 /// The three ways to show what happens.

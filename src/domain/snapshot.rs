@@ -1,0 +1,108 @@
+//! What a transaction saw, as Postgres tells it (`pg_snapshot`): which other transactions were over.
+
+use std::fmt;
+
+/// Every transaction below `end` was over, but for those that were running. Of two snapshots of one database, the later one
+/// sees all that the earlier one sees.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    end: u64,
+    /// In ascending order, all below `end`.
+    running: Vec<u64>,
+}
+
+impl Snapshot {
+    /// The snapshot that sees nothing.
+    pub fn empty() -> Self {
+        Self { end: 0, running: Vec::new() }
+    }
+
+    /// `None` unless `running` is in ascending order and below `end`.
+    pub fn new(end: u64, running: Vec<u64>) -> Option<Self> {
+        let in_order = running.windows(2).all(|pair| pair[0] < pair[1]);
+        (in_order && running.last().is_none_or(|last| *last < end)).then_some(Self { end, running })
+    }
+
+    /// Reads Postgres's text: `xmin:xmax:xip,…`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.split_once(':')?;
+        let (end, running) = rest.split_once(':')?;
+        let running =
+            running.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<_, _>>().ok()?;
+        Self::new(end.parse().ok()?, running)
+    }
+
+    /// The first transaction that it knows nothing of.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The transactions below the end that were not over.
+    pub fn running(&self) -> &[u64] {
+        &self.running
+    }
+
+    /// Everything below this was over.
+    pub fn all_over_below(&self) -> u64 {
+        self.running.first().copied().unwrap_or(self.end)
+    }
+
+    /// Whether the transaction was over.
+    pub fn sees(&self, xid: u64) -> bool {
+        xid < self.end && self.running.binary_search(&xid).is_err()
+    }
+
+    /// Whether it sees all that the other one sees.
+    pub fn includes(&self, other: &Self) -> bool {
+        other.end <= self.end && self.running.iter().all(|xid| !other.sees(*xid))
+    }
+}
+
+/// As Postgres reads it.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.all_over_below(), self.end)?;
+        for (i, xid) in self.running.iter().enumerate() {
+            write!(f, "{}{xid}", if i == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(text: &str) -> Snapshot {
+        Snapshot::parse(text).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[test]
+    fn the_text_of_postgres_is_read_and_written() {
+        for text in ["5:5:", "7:9:7", "10:20:10,14,15"] {
+            assert_eq!(snapshot(text).to_string(), text);
+        }
+        for wrong in ["", "1", "1:2", "x:2:", "1:x:", "1:5:x", "1:5:5", "1:5:3,2", "1:5:2,2"] {
+            assert_eq!(Snapshot::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_seen() {
+        let s = snapshot("10:20:10,14,15");
+        let unseen: Vec<u64> = (8..22).filter(|xid| !s.sees(*xid)).collect();
+        assert_eq!(unseen, [10, 14, 15, 20, 21]);
+        assert!((0..30).all(|xid| !Snapshot::empty().sees(xid)));
+    }
+
+    #[test]
+    fn a_later_snapshot_includes_an_earlier_one_and_not_the_reverse() {
+        let chain =
+            [Snapshot::empty(), snapshot("5:9:5,7"), snapshot("5:9:5"), snapshot("5:12:5,11"), snapshot("12:12:")];
+        for (i, earlier) in chain.iter().enumerate() {
+            for (j, later) in chain.iter().enumerate() {
+                assert_eq!(later.includes(earlier), j >= i, "{later} and {earlier}");
+            }
+        }
+    }
+}

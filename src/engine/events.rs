@@ -1,0 +1,236 @@
+//! Events for whoever wants to hear them. One reader takes what is new from the log and hands it to all subscribers of this
+//! server; one that is behind, or too slow, reads on his own from his own place (`subscription`). Without subscribers nothing
+//! is read.
+
+mod filter;
+mod subscription;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OnceCell, Semaphore, broadcast},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    filter::Filter,
+    subscription::{Delivery, Start, SubscribeError, Subscription},
+};
+use super::peers::jitter;
+use crate::{
+    domain::{
+        cursor::{Cursor, MAX_RUNNING},
+        snapshot::Snapshot,
+    },
+    store::{
+        Db, StoreError,
+        event::{self, Event, Page},
+    },
+};
+
+/// The most subscribers of one server.
+pub const MAX_SUBSCRIBERS: usize = 1_000;
+/// The most subscribers that read the log themselves at the same time; the others wait for their turn.
+const MAX_CATCHING_UP: usize = 3;
+/// The most events of one read, and of one chunk.
+const PAGE: i64 = 500;
+/// So many chunks are kept for subscribers that are a little slower: with the page, some megabytes.
+const MAX_CHUNKS: usize = 32;
+/// The shortest time from one look to the next. What is written meanwhile comes together.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often the log is looked at without news: what others have written may not have been told.
+const LOOK_ANYWAY: Duration = Duration::from_secs(2);
+/// How often it is looked whether the log is worth a mark, while it grows.
+const MARK: Duration = Duration::from_secs(1);
+
+/// Consecutive events of the log: what `to` sees and `from` does not, after `after`, by their number.
+struct Chunk {
+    generation: u64,
+    from: Snapshot,
+    to: Snapshot,
+    /// The number before; 0 for the first chunk between these two.
+    after: i64,
+    events: Vec<Arc<Event>>,
+    /// Whether there is no more between these two.
+    complete: bool,
+}
+
+/// The events of this server. Cheap to clone.
+#[derive(Clone)]
+pub struct Events(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    subscribers: AtomicUsize,
+    news: Notify,
+    /// Something was written since the last mark.
+    unmarked: AtomicBool,
+    chunks: broadcast::Sender<Arc<Chunk>>,
+    turns: Semaphore,
+    cell: OnceCell<String>,
+    lag: Mutex<Lag>,
+    stopping: CancellationToken,
+}
+
+/// How late the last look was, and when that was.
+#[derive(Clone, Copy)]
+struct Lag {
+    then: Duration,
+    looked: Instant,
+}
+
+impl Events {
+    pub fn new(db: Db, stopping: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            db,
+            subscribers: AtomicUsize::default(),
+            news: Notify::new(),
+            unmarked: AtomicBool::default(),
+            chunks: broadcast::Sender::new(MAX_CHUNKS),
+            turns: Semaphore::new(MAX_CATCHING_UP),
+            cell: OnceCell::new(),
+            lag: Mutex::new(Lag { then: Duration::ZERO, looked: Instant::now() }),
+            stopping,
+        }))
+    }
+
+    /// A transaction of this server has written events.
+    pub fn written(&self) {
+        self.0.unmarked.store(true, Ordering::Relaxed);
+        self.look();
+    }
+
+    /// Events may have been written by another server.
+    pub fn look(&self) {
+        if self.subscribers() > 0 {
+            self.0.news.notify_one();
+        }
+    }
+
+    /// How many there are on this server.
+    pub fn subscribers(&self) -> usize {
+        self.0.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// How old the oldest event was when this server's subscribers were handed it, at the last look; more while looks fail.
+    /// Zero without subscribers.
+    pub fn lag(&self) -> Duration {
+        if self.subscribers() == 0 {
+            return Duration::ZERO;
+        }
+        let lag = *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        lag.then + lag.looked.elapsed().saturating_sub(LOOK_ANYWAY * 2)
+    }
+
+    /// Reads the log for the subscribers until `shutdown`.
+    pub async fn run_reader(self, shutdown: CancellationToken) {
+        let mut place = None;
+        loop {
+            let wanted = self.subscribers() > 0;
+            if !wanted {
+                place = None;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.0.news.notified() => {}
+                () = tokio::time::sleep(jitter(LOOK_ANYWAY)), if wanted => {}
+            }
+            loop {
+                match self.read_once(&mut place).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "the event log could not be read, trying again");
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Hands on the next events after `place`. Returns whether there are no more for now.
+    async fn read_once(&self, place: &mut Option<Cursor>) -> Result<bool, StoreError> {
+        let Some(cursor) = place else {
+            let (now, horizon) = event::now(&self.0.db).await?;
+            let nothing =
+                Page { to: now.clone(), is_now: true, horizon, now: std::time::UNIX_EPOCH, events: Vec::new() };
+            let cursor = place.insert(Cursor::after(horizon.generation, now));
+            self.hand_on(cursor, nothing);
+            return Ok(true);
+        };
+        let page = event::read(&self.0.db, cursor, PAGE).await?;
+        if page.to.running().len() > MAX_RUNNING {
+            tracing::warn!(
+                "{} transactions run at once; events wait until there are {MAX_RUNNING}",
+                page.to.running().len()
+            );
+            return Ok(true);
+        }
+        if !page.horizon.allows(cursor) {
+            // This server stood still for so long. Whoever waits for events finds that out at his own place.
+            *place = None;
+            return Ok(false);
+        }
+        let done = is_complete(&page) && page.is_now;
+        let oldest = page.events.iter().map(|event| event.at).min();
+        let then = oldest.and_then(|at| page.now.duration_since(at).ok()).unwrap_or_default();
+        *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Lag { then, looked: Instant::now() };
+        self.hand_on(cursor, page);
+        Ok(done)
+    }
+
+    /// Sends the page to all subscribers and moves the cursor behind it.
+    fn hand_on(&self, cursor: &mut Cursor, page: Page) {
+        let (complete, to, generation) = (is_complete(&page), page.to, page.horizon.generation);
+        let chunk = Chunk {
+            generation,
+            from: cursor.seen.clone(),
+            to: to.clone(),
+            after: cursor.within.as_ref().map_or(0, |within| within.seq),
+            events: page.events.into_iter().map(Arc::new).collect(),
+            complete,
+        };
+        *cursor = behind(cursor, generation, &to, chunk.events.last().map(|event| event.seq), complete);
+        // Nobody may be listening in this moment.
+        let _ = self.0.chunks.send(Arc::new(chunk));
+    }
+
+    /// Marks the log as it grows, until `shutdown`.
+    pub async fn run_marks(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(jitter(MARK)) => {}
+            }
+            if self.0.unmarked.swap(false, Ordering::Relaxed)
+                && let Err(error) = event::mark(&self.0.db).await
+            {
+                tracing::debug!(%error, "the event log could not be marked");
+            }
+        }
+    }
+}
+
+/// Whether there is no more up to the page's snapshot.
+fn is_complete(page: &Page) -> bool {
+    i64::try_from(page.events.len()).unwrap_or(i64::MAX) < PAGE
+}
+
+/// The place behind a page: its snapshot, or its last event if there is more of it.
+fn behind(cursor: &Cursor, generation: u64, to: &Snapshot, last: Option<i64>, complete: bool) -> Cursor {
+    let mut behind = cursor.clone();
+    match last {
+        Some(seq) if !complete => behind.move_to(to, seq),
+        _ => behind = Cursor::after(generation, to.clone()),
+    }
+    behind.generation = generation;
+    behind
+}

@@ -1,0 +1,96 @@
+//! Removes what is older than operators want to keep, an hour's worth at a time, and makes room for the days to come.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{leases::pause, peers::jitter};
+use crate::store::{
+    Db, StoreError,
+    retention::{self, Pruned},
+};
+
+/// After a server has started, others may have to come first.
+const FIRST: Duration = Duration::from_secs(60);
+/// How often is looked. Of all servers, one removes.
+const EVERY: Duration = Duration::from_secs(3_600);
+/// For so many days there are partitions of the event log already. No server may run for that long.
+const AHEAD_DAYS: i32 = 3;
+/// About so many partitions hold what is kept. Each read of the whole log looks into all of them.
+const PARTITIONS: u64 = 30;
+/// The widest partition, in days; also when nothing is ever removed.
+const WIDEST_DAYS: i32 = 30;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The loop that forgets.
+pub struct Retention {
+    pub db: Db,
+    /// How long finished tasks are kept; `None` for ever.
+    pub retain: Option<Duration>,
+}
+
+impl Retention {
+    /// Makes partitions and prunes until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut wait = FIRST;
+        while pause(jitter(wait), &shutdown).await {
+            wait = EVERY;
+            if let Err(error) = self.prepare().await {
+                tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                pruned = self.run_once() => match pruned {
+                    Ok(None) => {}
+                    Ok(Some(pruned)) if pruned == Pruned::default() => {}
+                    Ok(Some(p)) => tracing::info!(
+                        p.tasks, p.steps, p.keys, p.workers, p.circuit_changes, p.events, partitions = p.partitions.len(), "pruned"
+                    ),
+                    Err(error) => tracing::warn!(%error, "old tasks could not be removed, trying again later"),
+                },
+            }
+        }
+    }
+
+    /// Makes the partitions of the days to come.
+    pub async fn prepare(&self) -> Result<i32, StoreError> {
+        retention::prepare(&self.db, self.width(), AHEAD_DAYS).await
+    }
+
+    /// Prunes if it is this server's turn.
+    pub async fn run_once(&self) -> Result<Option<Pruned>, StoreError> {
+        // Half an hour: the loops of several servers are not in step.
+        if !retention::claim(&self.db, EVERY / 2).await? {
+            return Ok(None);
+        }
+        match self.retain {
+            Some(retain) => retention::prune(&self.db, retain).await.map(Some),
+            None => {
+                retention::forget_workers(&self.db).await.map(|workers| Some(Pruned { workers, ..Pruned::default() }))
+            }
+        }
+    }
+
+    /// Days of one partition.
+    fn width(&self) -> i32 {
+        let days = self.retain.map_or(u64::MAX, |retain| retain.as_secs() / DAY.as_secs() / PARTITIONS);
+        i32::try_from(days).unwrap_or(WIDEST_DAYS).clamp(1, WIDEST_DAYS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn some_thirty_partitions_hold_what_is_kept() {
+        let db = Db::new("postgres://u@127.0.0.1/d", "tasker").expect("a URL");
+        let width =
+            |retain: Option<u64>| Retention { db: db.clone(), retain: retain.map(|days| DAY * days as u32) }.width();
+        let table =
+            [(Some(1), 1), (Some(30), 1), (Some(59), 1), (Some(60), 2), (Some(365), 12), (Some(3_650), 30), (None, 30)];
+        for (retain, days) in table {
+            assert_eq!(width(retain), days, "{retain:?}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The event log as readers see it: what one snapshot sees and another does not, by `seq`. Nothing here writes an event.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Db, StoreError};
+use crate::domain::{
+    attempt::OutcomeKind,
+    cursor::{Cursor, MAX_RUNNING},
+    event::EventType,
+    snapshot::Snapshot,
+};
+
+/// So many events between two marks are worth another one.
+const MARK_EVERY: i64 = 2_000;
+
+/// An event with the names that belong to it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub xid: u64,
+    pub seq: i64,
+    pub at: SystemTime,
+    /// `None` for a type that is newer than this build.
+    pub kind: Option<EventType>,
+    pub namespace: Option<String>,
+    pub task_name: Option<String>,
+    pub version: Option<String>,
+    pub task_id: Option<Uuid>,
+    pub correlation_id: Option<String>,
+    pub step: Option<String>,
+    pub handler: Option<String>,
+    pub service: Option<String>,
+    pub attempt: Option<i32>,
+    pub outcome: Option<OutcomeKind>,
+    pub charged: Option<bool>,
+    pub run: Option<Duration>,
+    pub wait: Option<Duration>,
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
+    pub next_attempt_at: Option<SystemTime>,
+    pub worker_id: Option<Uuid>,
+    pub worker_name: Option<String>,
+    /// Of an event about a circuit: a reason in words, or a policy as JSON.
+    pub detail: Option<String>,
+}
+
+/// Up to where events have been removed: all that are gone have an xid and a seq below these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Horizon {
+    /// How often something was removed.
+    pub generation: u64,
+    pub xid: u64,
+    pub seq: i64,
+}
+
+/// Some events after a place.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The snapshot that is being read up to.
+    pub to: Snapshot,
+    /// Whether that was taken in this moment, so that there is nothing beyond it yet.
+    pub is_now: bool,
+    pub horizon: Horizon,
+    /// The database's time.
+    pub now: SystemTime,
+    /// By `seq`.
+    pub events: Vec<Event>,
+}
+
+impl Horizon {
+    /// Whether nothing that comes after the cursor has been removed since it was given out.
+    pub fn allows(&self, cursor: &Cursor) -> bool {
+        cursor.generation == self.generation
+            // Nothing was delivered yet: the beginning is the oldest that is left.
+            || cursor.is_beginning()
+            || cursor.seen.all_over_below() >= self.xid
+            // Removed events of the part that is being read were all delivered before, and the next part has none.
+            || cursor.within.as_ref().is_some_and(|w| w.seq >= self.seq && w.to.all_over_below() >= self.xid)
+    }
+}
+
+/// What no other database, and no other schema, has: transaction numbers mean nothing elsewhere.
+pub async fn cell(db: &Db) -> Result<String, StoreError> {
+    let client = db.read().await?;
+    let row = client
+        .query_one(
+            "SELECT s.system_identifier || '/' || d.oid || '/' || 'events'::regclass::oid
+               FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()",
+            &[],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// The place after everything that is committed now, and up to where events have been removed.
+pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
+    let client = db.read().await?;
+    let sql = "SELECT pg_current_snapshot()::text, h.generation, h.xid::text, h.seq FROM event_horizon h";
+    let row = client.query_one(&client.prepare_cached(sql).await?, &[]).await?;
+    Ok((snapshot(&row, 0)?, horizon(&row, 1)?))
+}
+
+/// What is read up to: where it was begun to; else the next mark; else everything there is now. What the place has not seen
+/// is what was running then and what began since, and both are looked up in the index, so that an old transaction that
+/// still runs costs nothing. A mark is no older than the place if its end is larger. What belongs to an event is found by
+/// LATERAL, as in `changes`.
+pub const READ: &str = "
+    SELECT r.till::text, r.is_now, h.generation, h.xid::text, h.seq, clock_timestamp(),
+           e.xid::text, e.seq, e.at, e.type::text, coalesce(p.namespace, c.namespace), p.task_name, p.version,
+           e.task_id, t.correlation_id, d.name, l.handler, coalesce(l.service, c.service), e.attempt, e.outcome::text, e.charged,
+           extract(epoch FROM e.at - CASE WHEN e.outcome IS NOT NULL THEN e.started_at
+                                          WHEN e.type IN ('task.completed', 'task.failed', 'task.cancelled') THEN t.started_at
+                                          END)::float8,
+           extract(epoch FROM CASE WHEN e.outcome IS NOT NULL THEN e.started_at - e.ready_at
+                                   WHEN e.type = 'step.started' THEN e.at - e.ready_at
+                                   WHEN e.type = 'task.started' THEN e.at - t.submitted_at END)::float8,
+           e.error_code, left(e.error_message, 1000), e.next_attempt_at, e.worker_id, w.name,
+           left(e.detail, 1000)
+      FROM (SELECT coalesce($3::text::pg_snapshot, m.snapshot, pg_current_snapshot()) AS till,
+                   $3::text IS NULL AND m.snapshot IS NULL AS is_now
+              FROM (SELECT) AS one
+              LEFT JOIN LATERAL (
+                   SELECT snapshot FROM event_marks WHERE end_xid > $1::text::xid8 ORDER BY end_xid LIMIT 1) AS m ON true
+            OFFSET 0) AS r
+     CROSS JOIN event_horizon h
+      LEFT JOIN LATERAL (
+           SELECT n.*
+             FROM (SELECT * FROM events WHERE xid = ANY($2::text[]::xid8[]) AND seq > $4::int8
+                   UNION ALL
+                   SELECT * FROM events WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(r.till) AND seq > $4::int8) AS n
+            WHERE pg_visible_in_snapshot(n.xid, r.till)
+            ORDER BY n.seq LIMIT $5::int8) AS e ON true
+      LEFT JOIN LATERAL (
+           SELECT correlation_id, submitted_at, started_at FROM tasks WHERE task_id = e.task_id LIMIT 1) AS t ON true
+      LEFT JOIN LATERAL (SELECT name FROM workers WHERE worker_id = e.worker_id LIMIT 1) AS w ON true
+      LEFT JOIN LATERAL (
+           SELECT namespace, task_name, version FROM templates WHERE template_id = e.template_id LIMIT 1) AS p ON true
+      LEFT JOIN LATERAL (
+           SELECT name, lane_id FROM template_steps WHERE template_id = e.template_id AND step = e.step LIMIT 1) AS d ON true
+      LEFT JOIN LATERAL (SELECT handler, service FROM lanes WHERE lane_id = d.lane_id LIMIT 1) AS l ON true
+      LEFT JOIN LATERAL (SELECT namespace, service FROM services WHERE service_id = e.service_id LIMIT 1) AS c ON true
+     ORDER BY e.seq";
+
+/// At most `limit` events after the cursor. One statement, so that what is missing is missing in the horizon too.
+pub async fn read(db: &Db, cursor: &Cursor, limit: i64) -> Result<Page, StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached(READ).await?;
+    let (end, running) = (cursor.seen.end().to_string(), cursor.seen.running());
+    let running: Vec<String> = running.iter().map(u64::to_string).collect();
+    let (to, seq) = match &cursor.within {
+        Some(within) => (Some(within.to.to_string()), within.seq),
+        None => (None, 0),
+    };
+    let rows = client.query(&statement, &[&end, &running, &to, &seq, &limit]).await?;
+    let first = rows.first().ok_or_else(|| StoreError::Corrupt("event_horizon is empty".into()))?;
+    let found = rows.iter().filter(|row| row.get::<_, Option<i64>>(7).is_some());
+    Ok(Page {
+        to: snapshot(first, 0)?,
+        is_now: first.get(1),
+        horizon: horizon(first, 2)?,
+        now: first.get(5),
+        events: found.map(event).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Remembers what is committed now, if the log has grown enough since the last time.
+pub async fn mark(db: &Db) -> Result<(), StoreError> {
+    let client = db.read().await?;
+    let statement = client
+        .prepare_cached(
+            "INSERT INTO event_marks (end_xid, snapshot, seq)
+             SELECT pg_snapshot_xmax(s.now), s.now, s.seq
+               FROM (SELECT pg_current_snapshot() AS now, last_value AS seq FROM events_seq_seq) AS s
+              WHERE s.seq >= $1 + coalesce((SELECT seq FROM event_marks ORDER BY end_xid DESC LIMIT 1), 0)
+                AND (SELECT count(*) FROM pg_snapshot_xip(s.now)) <= $2
+                 ON CONFLICT DO NOTHING",
+        )
+        .await?;
+    client.execute(&statement, &[&MARK_EVERY, &i64::try_from(MAX_RUNNING).unwrap_or(i64::MAX)]).await?;
+    Ok(())
+}
+
+fn snapshot(row: &Row, i: usize) -> Result<Snapshot, StoreError> {
+    let text: &str = row.get(i);
+    Snapshot::parse(text).ok_or_else(|| StoreError::Corrupt(format!("`{text}` is no snapshot")))
+}
+
+fn horizon(row: &Row, i: usize) -> Result<Horizon, StoreError> {
+    let generation = row.get::<_, i64>(i).cast_unsigned();
+    Ok(Horizon { generation, xid: xid(row, i + 1)?, seq: row.get(i + 2) })
+}
+
+fn xid(row: &Row, i: usize) -> Result<u64, StoreError> {
+    let text: &str = row.get(i);
+    text.parse().map_err(|_| StoreError::Corrupt(format!("`{text}` is no transaction number")))
+}
+
+fn event(row: &Row) -> Result<Event, StoreError> {
+    // Clocks of two transactions may disagree by a little: no time is negative.
+    let span = |i| row.get::<_, Option<f64>>(i).map(|s| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or_default());
+    Ok(Event {
+        xid: xid(row, 6)?,
+        seq: row.get(7),
+        at: row.get(8),
+        kind: EventType::from_name(row.get(9)),
+        namespace: row.get(10),
+        task_name: row.get(11),
+        version: row.get(12),
+        task_id: row.get(13),
+        correlation_id: row.get(14),
+        step: row.get(15),
+        handler: row.get(16),
+        service: row.get(17),
+        attempt: row.get(18),
+        outcome: row.get::<_, Option<&str>>(19).and_then(OutcomeKind::from_name),
+        charged: row.get(20),
+        run: span(21),
+        wait: span(22),
+        error_code: row.get(23),
+        error_message: row.get(24),
+        next_attempt_at: row.get(25),
+        worker_id: row.get(26),
+        worker_name: row.get(27),
+        detail: row.get(28),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::cursor::Within;
+
+    #[test]
+    fn a_cursor_is_too_old_only_if_something_after_it_is_gone() {
+        let horizon = Horizon { generation: 2, xid: 100, seq: 1_000 };
+        let snapshot = |text: &str| Snapshot::parse(text).expect(text);
+        let place = |generation, seen, within: Option<(&str, i64)>| Cursor {
+            generation,
+            seen: snapshot(seen),
+            within: within.map(|(to, seq)| Within { to: snapshot(to), seq }),
+        };
+        let table = [
+            (place(2, "1:1:", None), true, "nothing was removed since"),
+            (place(1, "100:100:", None), true, "what is gone was all delivered"),
+            (place(1, "99:120:99", None), false, "99 may have written what is gone"),
+            (place(1, "1:1:", None), false, "it has seen less"),
+            (place(1, "0:0:", None), true, "it has seen nothing at all"),
+            (place(1, "1:1:", Some(("100:100:", 1_000))), true, "delivered in the part that is being read"),
+            (place(1, "1:1:", Some(("100:100:", 999))), false, "1000 of the part may be gone"),
+            (place(1, "1:1:", Some(("99:120:99", 1_000))), false, "the next part may miss one"),
+        ];
+        for (cursor, allowed, why) in table {
+            assert_eq!(horizon.allows(&cursor), allowed, "{why}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Cursors: each is a place to go on from, at any server; what is no place is refused with the reason.
+
+use std::time::Duration;
+
+use tasker::{
+    engine::events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
+    proto::{StartFrom, SubscribeRequest},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    Tail, after, from_beginning,
+    support::{
+        TestDb,
+        server::{Bench, TestServer, eventually},
+    },
+};
+
+const ONE: &str = "
+task_name: one
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: only, handler_class: h}
+";
+
+/// Writes `count` events in one transaction, each with its number as the attempt.
+async fn write(db: &TestDb, from: i32, count: i32) {
+    let client = db.connect().await;
+    let sql = "INSERT INTO events (at, type, attempt) SELECT now(), 'step.started', i FROM generate_series($1::int, $2::int) AS i";
+    client.execute(sql, &[&from, &(from + count - 1)]).await.unwrap();
+    // As another server would say it.
+    client
+        .execute("SELECT pg_notify($1, $2)", &[&db.db().channel(), &format!("{}:e", uuid::Uuid::nil())])
+        .await
+        .unwrap();
+}
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+async fn refused(bench: &mut Bench, request: SubscribeRequest) -> Status {
+    bench.client.events.subscribe(request).await.expect_err("refused")
+}
+
+#[tokio::test]
+async fn from_each_cursor_the_rest_follows_at_any_server() {
+    let mut bench = Bench::new().await;
+    write(&bench.db, 1, 600).await;
+    write(&bench.db, 601, 5).await;
+    let mut tail = Tail::beginning(&mut bench.client).await;
+    let mut cursors = vec![tail.cursor.clone()];
+    for number in 1..=605 {
+        assert_eq!(tail.event().await.attempt, number);
+        cursors.push(tail.cursor.clone());
+    }
+    let other = TestServer::start(&bench.db).await;
+    let mut clients = [bench.client.clone(), other.client().await];
+    for delivered in [0, 1, 2, 499, 500, 501, 599, 600, 601, 604] {
+        for client in &mut clients {
+            let rest = Tail::after(client, &cursors[delivered]).await.events(605 - delivered).await;
+            let rest: Vec<i32> = rest.into_iter().map(|event| event.attempt).collect();
+            assert!(rest.iter().copied().eq(i32::try_from(delivered).unwrap() + 1..=605), "{delivered}: {rest:?}");
+        }
+    }
+    let mut last = Tail::after(&mut clients[1], &cursors[605]).await;
+    write(&bench.db, 606, 1).await;
+    assert_eq!(last.event().await.attempt, 606);
+}
+
+#[tokio::test]
+async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
+    let mut bench = Bench::new().await;
+    let mut slow = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    let mut fast_client = bench.server.client().await;
+    let mut fast = Tail::begin(&mut fast_client, SubscribeRequest::default()).await.unwrap();
+    // More than all buffers on the way hold: what is kept for slow ones is 32 chunks of 500.
+    for round in 0..30 {
+        write(&bench.db, round * 1_000 + 1, 1_000).await;
+        for number in 1..=1_000 {
+            assert_eq!(fast.event().await.attempt, round * 1_000 + number);
+        }
+    }
+    for number in 1..=30_000 {
+        assert_eq!(slow.event().await.attempt, number);
+    }
+}
+
+#[tokio::test]
+async fn the_place_is_told_although_nothing_passes_the_filter() {
+    let mut bench = Bench::new().await;
+    let request = SubscribeRequest { namespace: "nowhere".into(), ..from_beginning() };
+    let mut tail = Tail::begin(&mut bench.client, request).await.unwrap();
+    write(&bench.db, 1, 10).await;
+    let first = tail.cursor.clone();
+    let message = tail.message().await.unwrap();
+    assert!(message.event.is_none() && message.cursor != first, "{message:?}");
+    // And it is behind what did not pass.
+    let mut rest = Tail::after(&mut bench.client, &message.cursor).await;
+    write(&bench.db, 11, 1).await;
+    assert_eq!(rest.event().await.attempt, 11);
+}
+
+#[tokio::test]
+async fn what_is_no_place_is_refused_with_the_reason() {
+    let mut bench = Bench::with(ONE).await;
+    bench.submit("t/one", "{}").await;
+    let cursor = Tail::beginning(&mut bench.client).await.cursor;
+    let elsewhere = TestDb::new().await;
+    let foreign = TestServer::start(&elsewhere).await;
+    let foreign = Tail::beginning(&mut foreign.client().await).await.cursor;
+    let long = "a".repeat(8_193);
+    for wrong in ["x", "é", &cursor[1..], &format!("{cursor}A"), &foreign, &long] {
+        let status = refused(&mut bench, after(wrong)).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{wrong}: {status}");
+        assert!(status.message().starts_with("cursor: not a cursor of this cell"), "{status}");
+    }
+    let types = |types: Vec<i32>| SubscribeRequest { types, ..Default::default() };
+    let name = |text: &str| SubscribeRequest { namespace: text.into(), ..Default::default() };
+    let table = [
+        (SubscribeRequest { start_from: StartFrom::Now.into(), ..after(&cursor) }, "start_from: set beside `cursor`"),
+        (SubscribeRequest { start_from: 9, ..Default::default() }, "start_from: 9 is not a place"),
+        (types(vec![0]), "types: 0 is not a type"),
+        (types(vec![99]), "types: 99 is not a type"),
+        (types(vec![1; 101]), "types: 101 types: expected at most 100"),
+        (name("a\nb"), "namespace: expected at most 255 bytes"),
+        (name(&"a".repeat(256)), "namespace: expected at most 255 bytes"),
+        (SubscribeRequest { task_id: "1".into(), ..Default::default() }, "task_id: not a UUID"),
+    ];
+    for (request, message) in table {
+        let status = refused(&mut bench, request).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().starts_with(message), "{status}");
+    }
+    for good in [types(vec![1; 100]), name(&"a".repeat(255)), after(&cursor)] {
+        Tail::begin(&mut bench.client, good).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
+    let mut bench = Bench::new().await;
+    let cell = tasker::store::event::cell(&bench.db.db()).await.unwrap();
+    let seen = tasker::domain::snapshot::Snapshot::new(u64::MAX / 2, Vec::new()).unwrap();
+    let cursor = tasker::domain::cursor::Cursor::after(0, seen).encode(&cell);
+    let status = refused(&mut bench, after(&cursor)).await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "CURSOR_AHEAD"), "{status}");
+}
+
+#[tokio::test]
+async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_stream() {
+    let mut bench = Bench::new().await;
+    write(&bench.db, 1, 600).await;
+    let start = Tail::beginning(&mut bench.client).await.cursor;
+    let mut tail = Tail::beginning(&mut bench.client).await;
+    tail.events(10).await;
+    let (middle, db) = (tail.cursor.clone(), bench.db.connect().await);
+    tail.events(590).await;
+    let behind = tail.cursor.clone();
+    write(&bench.db, 601, 1).await;
+    let remove = "WITH gone AS (DELETE FROM events WHERE attempt <= 300 RETURNING xid, seq)
+                  UPDATE event_horizon SET generation = generation + 1, seq = (SELECT max(seq) + 1 FROM gone),
+                         xid = (SELECT (max(xid)::text::bigint + 1)::text::xid8 FROM gone)";
+    db.batch_execute(remove).await.unwrap();
+    let status = refused(&mut bench, after(&middle)).await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "CURSOR_TOO_OLD"), "{status}");
+    // It has been told nothing yet: the beginning is what is left.
+    assert_eq!(Tail::after(&mut bench.client, &start).await.event().await.attempt, 301);
+    assert_eq!(Tail::beginning(&mut bench.client).await.event().await.attempt, 301);
+    // It has been told all that is gone.
+    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 601);
+    // And the one that is live goes on.
+    assert_eq!(tail.event().await.attempt, 601);
+
+    // One that reads the log itself finds out at its next read.
+    let events = Events::new(bench.db.db(), CancellationToken::new());
+    let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
+    own.next().await.unwrap();
+    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 600")).await.unwrap();
+    let error = loop {
+        match own.next().await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SubscribeError::TooOld), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_takes_so_many_subscribers_and_no_more() {
+    let db = TestDb::new().await;
+    let events = Events::new(db.db(), CancellationToken::new());
+    let mut all = Vec::new();
+    for _ in 0..MAX_SUBSCRIBERS {
+        all.push(events.subscribe(Start::Now, Filter::default()).await.unwrap());
+    }
+    let Err(error) = events.subscribe(Start::Now, Filter::default()).await else { panic!("one more was taken") };
+    assert!(matches!(error, SubscribeError::TooMany), "{error}");
+    assert_eq!(events.subscribers(), MAX_SUBSCRIBERS);
+    all.pop();
+    events.subscribe(Start::Now, Filter::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopping_server_ends_its_streams_with_unavailable() {
+    let mut bench = Bench::new().await;
+    let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    bench.server.stop().await;
+    let status = loop {
+        match tail.message().await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+}
+
+#[tokio::test]
+async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
+    let db = TestDb::new().await;
+    let stop = CancellationToken::new();
+    let events = Events::new(db.db(), stop.clone());
+    let reader = tokio::spawn(events.clone().run_reader(stop.clone()));
+    let mut one = events.subscribe(Start::Now, Filter::default()).await.unwrap();
+    let client = db.connect().await;
+    let sql = "INSERT INTO events (at, type) VALUES (now() - interval '7 seconds', 'worker.lost')";
+    client.batch_execute(sql).await.unwrap();
+    events.written();
+    while one.next().await.unwrap().event.is_none() {}
+    assert!(events.lag() >= Duration::from_secs(7), "{:?}", events.lag());
+    client.batch_execute("INSERT INTO events (at, type) VALUES (now(), 'worker.lost')").await.unwrap();
+    events.written();
+    while one.next().await.unwrap().event.is_none() {}
+    eventually("a smaller lag", async || (events.lag() < Duration::from_secs(5)).then_some(())).await;
+    drop(one);
+    assert_eq!(events.lag(), Duration::ZERO);
+    stop.cancel();
+    reader.await.unwrap();
+}
