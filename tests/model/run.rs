@@ -36,6 +36,8 @@ const SILENCE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_
 pub struct Difference {
     pub what: String,
     pub log: Vec<String>,
+    /// A step was handed out before a better one.
+    pub overtaken: bool,
 }
 
 /// What a worker hears; none at the end of its stream.
@@ -71,6 +73,7 @@ struct Run {
     wires: Vec<Option<Wire>>,
     hear: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
+    overtaken: bool,
 }
 
 /// Plays the history in a namespace of its own. `None` if server and model agree to the end.
@@ -88,9 +91,10 @@ pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference>
         wires: Vec::new(),
         hear,
         heard,
+        overtaken: false,
     };
     let what = run.all(&ops).await.err()?;
-    Some(Difference { what, log: std::mem::take(&mut run.model.log) })
+    Some(Difference { what, log: std::mem::take(&mut run.model.log), overtaken: run.overtaken })
 }
 
 impl Run {
@@ -275,7 +279,11 @@ impl Run {
             let wait = if outstanding.is_some() { PATIENCE.saturating_sub(started.elapsed()) } else { silence };
             match (timeout(wait, self.heard.recv()).await, outstanding) {
                 (Ok(heard), _) => self.take(heard.unwrap())?,
-                (Err(_), None) => return self.model.in_order(),
+                (Err(_), None) => {
+                    let order = self.model.in_order();
+                    self.overtaken = order.is_err();
+                    return order;
+                }
                 (Err(_), Some(what)) => return Err(format!("{what} in {PATIENCE:?}")),
             }
         }
