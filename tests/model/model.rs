@@ -219,10 +219,7 @@ impl Model {
             Op::Answer { attempt, answer } => self.answer(*attempt, &[*answer])?,
             Op::Twice { attempt, answers } => self.answer(*attempt, answers)?,
             Op::Again { attempt, worker, answer } => {
-                // Not what a reconnect gave back: the history does not tell it from what the worker released, so the answer
-                // of a worker that said it does not hold it is taken for a copy.
-                let given_back = |a: &Attempt| a.outcome == AttemptOutcome::Released && !a.answered;
-                let over = self.attempts_where(|a| a.outcome != AttemptOutcome::Running && !given_back(a));
+                let over = self.attempts_where(|a| a.outcome != AttemptOutcome::Running);
                 let (attempt, worker) = (pick(*attempt, &over)?, pick(*worker, &self.open_workers())?);
                 let accepted = self.attempts[attempt].answered && self.wrong != Wrong::CopiesAreStale;
                 self.owed.push(Owed::Ack { worker, attempt, accepted });
