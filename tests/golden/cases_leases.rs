@@ -203,15 +203,15 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
 async fn a_step_that_another_worker_answers_frees_its_holders_slot() {
     let mut bench = Bench::with(ONE).await;
     let other = TestServer::start(&bench.db).await;
-    for url in [&bench.server.url, &other.url] {
+    for url in [bench.server.url.clone(), other.url.clone()] {
         let mut holder = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
         bench.submit("t/one", "{}").await;
         let assignment = holder.assignment().await;
-        let mut answering = RawWorker::connect(url, &["something.else"]).await;
+        let mut answering = RawWorker::connect(&url, &["something.else"]).await;
         let started = Instant::now();
         assert_eq!(answering.settle(&assignment, success("1")).await, ResultStatus::Accepted);
         let cancelled = holder.cancelled().await;
-        assert_eq!((cancelled.lease_token, cancelled.reason()), (assignment.lease_token.clone(), LeaseLost));
+        assert_eq!((cancelled.reason(), cancelled.lease_token), (LeaseLost, assignment.lease_token.clone()));
         // It may have been about to say the same.
         assert_eq!(holder.settle(&assignment, success("2")).await, ResultStatus::Accepted);
         let next = bench.submit("t/one", "{}").await;

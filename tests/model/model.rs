@@ -24,6 +24,7 @@ pub enum Wrong {
     CopiesAreStale,
     OldestLast,
     CancelledRunsOn,
+    HoldersAreNotTold,
 }
 
 const WORKERS: usize = 4;
@@ -119,9 +120,23 @@ pub enum Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owed {
-    Ack { worker: usize, attempt: usize, accepted: bool },
-    Cancel { worker: usize, attempt: usize },
-    End { worker: usize },
+    Ack {
+        worker: usize,
+        attempt: usize,
+        accepted: bool,
+    },
+    Cancel {
+        worker: usize,
+        attempt: usize,
+    },
+    /// The worker is told that the attempt is not its own any more.
+    Lost {
+        worker: usize,
+        attempt: usize,
+    },
+    End {
+        worker: usize,
+    },
 }
 
 type Key = (usize, Option<usize>, i32, usize);
@@ -216,8 +231,9 @@ impl Model {
                 let words = format!("worker {worker} connects: handlers {handlers:02b}, {slots} slots");
                 (words, Action::Connect { handlers: *handlers, slots: *slots, previous: None, kept: Vec::new() })
             }
-            Op::Answer { attempt, answer } => self.answer(*attempt, &[*answer])?,
-            Op::Twice { attempt, answers } => self.answer(*attempt, answers)?,
+            Op::Answer { attempt, answer } => self.answer(*attempt, &[*answer], None)?,
+            Op::Twice { attempt, answers } => self.answer(*attempt, answers, None)?,
+            Op::Foreign { attempt, worker, answer } => self.answer(*attempt, &[*answer], Some(*worker))?,
             Op::Again { attempt, worker, answer } => {
                 let over = self.attempts_where(|a| a.outcome != AttemptOutcome::Running);
                 let (attempt, worker) = (pick(*attempt, &over)?, pick(*worker, &self.open_workers())?);
@@ -373,11 +389,18 @@ impl Model {
         worker
     }
 
-    /// The first answer counts; copies are acknowledged like it.
-    fn answer(&mut self, attempt: usize, answers: &[Answer]) -> Option<(String, Action)> {
+    /// The first answer counts, through whichever worker it comes; copies are acknowledged like it.
+    fn answer(&mut self, attempt: usize, answers: &[Answer], through: Option<usize>) -> Option<(String, Action)> {
         let running = self.attempts_where(|a| a.outcome == AttemptOutcome::Running && self.workers[a.worker].open);
         let attempt = pick(attempt, &running)?;
-        let worker = self.attempts[attempt].worker;
+        let holder = self.attempts[attempt].worker;
+        let worker = match through {
+            Some(other) => pick(other, &self.workers_where(|w| w.open))?,
+            None => holder,
+        };
+        if worker != holder && self.wrong != Wrong::HoldersAreNotTold {
+            self.owed.push(Owed::Lost { worker: holder, attempt });
+        }
         let words = format!("worker {worker} answers {}: {answers:?}", self.attempt_name(attempt));
         for i in 0..answers.len() {
             let accepted = i == 0 || self.wrong != Wrong::CopiesAreStale;
@@ -394,7 +417,7 @@ impl Model {
             Answer::Released => AttemptOutcome::Released,
         };
         self.attempts[attempt].answered = true;
-        self.end(attempt, outcome);
+        self.end(attempt, outcome, self.workers[worker].draining);
         let results = answers.iter().map(|answer| (attempt, *answer)).collect();
         Some((words, Action::Results { worker, results }))
     }
@@ -403,13 +426,13 @@ impl Model {
     fn gone(&mut self, worker: usize, outcome: AttemptOutcome) {
         self.workers[worker].open = false;
         for attempt in self.workers[worker].held.clone() {
-            self.end(attempt, outcome);
+            self.end(attempt, outcome, false);
             self.ending.push(attempt);
         }
     }
 
-    /// An attempt ends: who is charged, and what follows for its step and its task.
-    fn end(&mut self, attempt: usize, outcome: AttemptOutcome) {
+    /// An attempt ends: who is charged, and what follows for its step and its task. `draining` is the worker that says so.
+    fn end(&mut self, attempt: usize, outcome: AttemptOutcome, draining: bool) {
         let Attempt { task, step, worker, answered, .. } = self.attempts[attempt];
         self.workers[worker].held.retain(|a| *a != attempt);
         let limit = self.limit(task, step);
@@ -426,7 +449,7 @@ impl Model {
             AttemptOutcome::Succeeded => StepState::Complete,
             AttemptOutcome::RetryableError if s.charged < limit => StepState::WaitingForRetry,
             // Who releases without draining would have it back at once.
-            AttemptOutcome::Released if answered && !self.workers[worker].draining => StepState::WaitingForRetry,
+            AttemptOutcome::Released if answered && !draining => StepState::WaitingForRetry,
             AttemptOutcome::Released => StepState::Ready,
             AttemptOutcome::WorkerLost if s.lost < MAX_LOST => StepState::Ready,
             _ => StepState::Error,

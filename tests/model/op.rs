@@ -45,6 +45,12 @@ pub enum Op {
         attempt: usize,
         answers: [Answer; 2],
     },
+    /// A running attempt is answered by a worker that does not hold it.
+    Foreign {
+        attempt: usize,
+        worker: usize,
+        answer: Answer,
+    },
     /// An attempt that is over is answered by any worker.
     Again {
         attempt: usize,
@@ -79,7 +85,8 @@ pub fn history(random: &mut Random) -> Vec<Op> {
 fn op(random: &mut Random) -> Op {
     match random.below(1_000) {
         0..220 => Op::Submit(submissions(random)),
-        220..570 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        220..550 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        550..570 => Op::Foreign { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
         570..670 => connect(random),
         670..740 => Op::Cancel { task: random.below(64) },
         740..810 => Op::Again { attempt: random.below(64), worker: random.below(64), answer: answer(random) },

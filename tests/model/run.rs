@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a moment is in which nothing else may come: after each op, and at the end.
 const SILENCE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(60));
 
+/// How long a history may take. Most take a second; a worker that is gone for good takes the length of its lease.
+const STALLED: Duration = Duration::from_secs(60);
+
 /// Where server and model part, and the history up to there.
 #[derive(Debug)]
 pub struct Difference {
@@ -93,7 +96,10 @@ pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference>
         heard,
         overtaken: false,
     };
-    let what = run.all(&ops).await.err()?;
+    let what = match timeout(STALLED, run.all(&ops)).await {
+        Ok(played) => played.err()?,
+        Err(_) => format!("it stands still; {}", run.model.outstanding().unwrap_or("nothing is owed".into())),
+    };
     Some(Difference { what, log: std::mem::take(&mut run.model.log), overtaken: run.overtaken })
 }
 
@@ -314,10 +320,11 @@ impl Run {
             }
             Some(Hears::Cancel(cancel)) => {
                 let attempt = known(&cancel.lease_token)?;
-                if cancel.reason() != CancelReason::TaskCancelled {
-                    return Err(format!("worker {worker} is told to stop: {cancel:?}"));
+                match cancel.reason() {
+                    CancelReason::TaskCancelled => self.model.came(Owed::Cancel { worker, attempt }),
+                    CancelReason::LeaseLost => self.model.came(Owed::Lost { worker, attempt }),
+                    _ => Err(format!("worker {worker} is told to stop: {cancel:?}")),
                 }
-                self.model.came(Owed::Cancel { worker, attempt })
             }
             None => self.model.came(Owed::End { worker }),
             Some(other) => Err(format!("worker {worker} heard {other:?}")),

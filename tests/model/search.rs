@@ -121,5 +121,6 @@ async fn a_wrong_model_is_found_out() {
         found_out(url, Wrong::CopiesAreStale),
         found_out(url, Wrong::OldestLast),
         found_out(url, Wrong::CancelledRunsOn),
+        found_out(url, Wrong::HoldersAreNotTold),
     );
 }

@@ -1,6 +1,6 @@
 //! Cuts a history down: drops ever smaller pieces as long as what is left still fails.
 
-use std::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout_at};
 
 /// A smaller history that fails, and how. `fails` says how a history fails, if it does. Ends when nothing can be left out
 /// any more, or when the time is over.
@@ -10,19 +10,20 @@ pub async fn shrink<T: Clone, D, F: Future<Output = Option<D>>>(
     time: Duration,
     fails: impl Fn(Vec<T>) -> F,
 ) -> (Vec<T>, D) {
-    let started = Instant::now();
+    let end = Instant::now() + time;
     let mut piece = ops.len().div_ceil(2).max(1);
     loop {
         let mut smaller = false;
         let mut at = ops.len();
         // From the end: what comes after the failure goes first.
         while at > 0 {
-            if started.elapsed() > time {
-                return (ops, how);
-            }
             let from = at.saturating_sub(piece);
             let less: Vec<T> = [&ops[..from], &ops[at..]].concat();
-            if let Some(difference) = fails(less.clone()).await {
+            if Instant::now() >= end {
+                return (ops, how);
+            }
+            let Ok(failed) = timeout_at(end, fails(less.clone())).await else { return (ops, how) };
+            if let Some(difference) = failed {
                 (ops, how, smaller) = (less, difference, true);
             }
             at = from;

@@ -174,12 +174,8 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
 fn whose_step_another_worker_answers_is_told_once() {
     let case = Case::new(&[0], &[1]);
     let other = Uuid::from_u128(9);
-    let by = |worker_id| Input::Result {
-        lease: lease(1),
-        outcome: Outcome::Succeeded("1".into()),
-        worker_id,
-        plan: None,
-    };
+    let by =
+        |worker_id| Input::Result { lease: lease(1), outcome: Outcome::Succeeded("1".into()), worker_id, plan: None };
     let verdict = case.decide(&[by(other), by(WORKER)]);
     assert_eq!(verdict.acks, [(other, lease(1), true), (WORKER, lease(1), true)]);
     assert_eq!(verdict.cancelled, [(lease(1), CancelReason::LeaseLost)]);
