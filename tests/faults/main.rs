@@ -11,6 +11,7 @@ mod commits;
 mod idle;
 mod ledger;
 mod load;
+mod overload;
 mod peers;
 mod postgres;
 mod proxy;
