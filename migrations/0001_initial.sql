@@ -9,7 +9,7 @@ CREATE TYPE step_state AS ENUM (
     'pending', 'ready', 'in_progress', 'waiting_for_retry', 'complete', 'error', 'cancelled');
 
 CREATE TYPE attempt_outcome AS ENUM (
-    'succeeded', 'retryable_error', 'permanent_error', 'timed_out', 'worker_lost', 'released', 'cancelled');
+    'succeeded', 'retryable_error', 'permanent_error', 'timed_out', 'worker_lost', 'released', 'undelivered', 'cancelled');
 
 CREATE TYPE event_type AS ENUM (
     'task.submitted', 'task.started', 'task.completed', 'task.failed', 'task.cancelled', 'task.repaired',

@@ -49,6 +49,8 @@ pub enum Outcome {
     WorkerLost,
     /// The worker did not start it. `pause` keeps a worker that releases in a loop from spinning the queue.
     Released { pause: bool },
+    /// The server took it back: its assignment never reached the worker.
+    Undelivered,
 }
 
 /// What the history calls an outcome; also the database's `attempt_outcome`.
@@ -60,17 +62,19 @@ pub enum OutcomeKind {
     TimedOut,
     WorkerLost,
     Released,
+    Undelivered,
     Cancelled,
 }
 
 impl OutcomeKind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Succeeded,
         Self::RetryableError,
         Self::PermanentError,
         Self::TimedOut,
         Self::WorkerLost,
         Self::Released,
+        Self::Undelivered,
         Self::Cancelled,
     ];
 
@@ -83,6 +87,7 @@ impl OutcomeKind {
             Self::TimedOut => "timed_out",
             Self::WorkerLost => "worker_lost",
             Self::Released => "released",
+            Self::Undelivered => "undelivered",
             Self::Cancelled => "cancelled",
         }
     }
@@ -126,6 +131,7 @@ impl Outcome {
             Self::TimedOut => OutcomeKind::TimedOut,
             Self::WorkerLost => OutcomeKind::WorkerLost,
             Self::Released { .. } => OutcomeKind::Released,
+            Self::Undelivered => OutcomeKind::Undelivered,
         }
     }
 
@@ -139,7 +145,7 @@ impl Outcome {
             Self::RetryableError { .. } | Self::TimedOut => (StepEvent::Fail, true),
             Self::WorkerLost if spent.lost + 1 >= MAX_LOST_ATTEMPTS => (StepEvent::Fail, false),
             Self::Released { pause: true } => (StepEvent::Retry, false),
-            Self::WorkerLost | Self::Released { pause: false } => (StepEvent::GiveBack, false),
+            Self::WorkerLost | Self::Released { pause: false } | Self::Undelivered => (StepEvent::GiveBack, false),
         };
         Verdict { event, charged }
     }
@@ -151,14 +157,14 @@ impl Outcome {
             Self::RetryableError { failure, .. } | Self::PermanentError(failure) => {
                 failure.message.len() + failure.code.len() + failure.context.as_ref().map_or(0, String::len)
             }
-            Self::TimedOut | Self::WorkerLost | Self::Released { .. } => 0,
+            Self::TimedOut | Self::WorkerLost | Self::Released { .. } | Self::Undelivered => 0,
         }
     }
 
     /// The failure to record, if the attempt failed.
     pub fn failure(&self) -> Option<Failure> {
         match self {
-            Self::Succeeded(_) | Self::Released { .. } => None,
+            Self::Succeeded(_) | Self::Released { .. } | Self::Undelivered => None,
             Self::RetryableError { failure, .. } | Self::PermanentError(failure) => Some(failure.clone()),
             Self::TimedOut => {
                 Some(Failure::of_server("TIMED_OUT", "timeout: no result came before the step's deadline"))
@@ -200,8 +206,10 @@ mod tests {
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 2), Verdict { event: StepEvent::GiveBack, charged: false });
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 1), Verdict { event: StepEvent::Fail, charged: false });
         for lost in [0, 500] {
-            let verdict = Outcome::Released { pause: false }.judge(Spent { charged: 0, lost }, 1);
-            assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
+            for outcome in [Outcome::Released { pause: false }, Outcome::Undelivered] {
+                let verdict = outcome.judge(Spent { charged: 0, lost }, 1);
+                assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
+            }
         }
     }
 }

@@ -89,7 +89,7 @@ pub fn health(outcome: OutcomeKind, seconds: f64, policy: &Policy) -> Option<Hea
         OutcomeKind::Succeeded | OutcomeKind::PermanentError if slow => Some(Health::Unhealthy),
         OutcomeKind::Succeeded | OutcomeKind::PermanentError => Some(Health::Healthy),
         OutcomeKind::RetryableError | OutcomeKind::TimedOut | OutcomeKind::WorkerLost => Some(Health::Unhealthy),
-        OutcomeKind::Released | OutcomeKind::Cancelled => None,
+        OutcomeKind::Released | OutcomeKind::Undelivered | OutcomeKind::Cancelled => None,
     }
 }
 

@@ -87,6 +87,7 @@ impl Dispatcher {
         self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
         self.shared.gates.admit(&mut demand, &[]);
         if demand.is_empty() {
+            self.shared.hub.look_ends();
             return Ok(0);
         }
         let hot = match self.hot.take() {
@@ -149,6 +150,7 @@ impl Dispatcher {
             return self.shared.refresh_gates().await.map(|()| 0);
         }
         if result.is_ok() {
+            self.shared.hub.look_ends();
             self.shared.health.database(true);
         }
         self.hot = Some(hot);

@@ -116,15 +116,29 @@ struct Connections {
     promised: HashMap<Lease, Option<CancelReason>>,
     /// Lanes in which no step waits, as far as known here: a slot that comes free for one of these needs no look.
     quiet: HashSet<i32>,
+    /// Lanes that somebody looks at, and into which nothing came meanwhile. They are quiet if the look leaves nothing in
+    /// them: until then, older steps may wait there.
+    looked_at: HashSet<i32>,
     /// When the next retry falls due, as far as known here.
     next_retry: Option<Instant>,
     draining: bool,
 }
 
 impl Connections {
+    fn is_loud(&mut self, lane: i32) {
+        self.quiet.remove(&lane);
+        self.looked_at.remove(&lane);
+    }
+
+    fn all_loud(&mut self) {
+        self.quiet.clear();
+        self.looked_at.clear();
+    }
+
     /// Whether a worker has a free slot and a step may wait for it.
     fn could_serve(&self, worker_id: Uuid) -> bool {
-        let waits = |c: &Connection| c.free() > 0 && c.lanes.iter().any(|lane| !self.quiet.contains(lane));
+        let waits_in = |lane: &i32| !self.quiet.contains(lane) && !self.looked_at.contains(lane);
+        let waits = |c: &Connection| c.free() > 0 && c.lanes.iter().any(waits_in);
         self.by_id.get(&worker_id).is_some_and(waits)
     }
 }
@@ -365,7 +379,7 @@ impl Hub {
         let mut look = false;
         for lane in lanes {
             // Under one lock with the state of the slots, so that either side sees the other.
-            all.quiet.remove(&lane);
+            all.is_loud(lane);
             look = look || all.by_id.values().any(|c| c.free() > 0 && c.serves(lane));
         }
         drop(all);
@@ -376,19 +390,26 @@ impl Hub {
 
     /// Anything may wait, in any lane: somebody else put it there, or nobody could look.
     pub fn anything_waits(&self) {
-        self.lock().quiet.clear();
+        self.lock().all_loud();
         self.kick();
     }
 
-    /// A look begins. What comes into a lane from now on makes it loud again, whatever the look finds.
+    /// A look begins. What comes into a lane from now on keeps it loud, whatever the look finds.
     pub fn look_begins(&self, lanes: impl IntoIterator<Item = i32>) {
-        self.lock().quiet.extend(lanes);
+        self.lock().looked_at.extend(lanes);
+    }
+
+    /// The look found nothing more in its lanes than it said.
+    pub fn look_ends(&self) {
+        let mut all = self.lock();
+        let lanes = std::mem::take(&mut all.looked_at);
+        all.quiet.extend(lanes);
     }
 
     /// Nobody could look, as no slot was free: the next one that comes free asks for it.
     pub fn look_missed(&self) {
         let mut all = self.lock();
-        all.quiet.clear();
+        all.all_loud();
         if all.by_id.keys().any(|worker_id| all.could_serve(*worker_id)) {
             drop(all);
             self.kick();

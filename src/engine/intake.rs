@@ -42,8 +42,14 @@ const STORE_LIMIT: Duration = Duration::from_millis(2_500);
 const SUBMIT_LIMIT: Duration = Duration::from_secs(10);
 /// The most bytes of tasks that wait or are in a transaction, in KiB; what comes on top is refused.
 const MAX_QUEUE_KIB: usize = 64 << 10;
-/// When to try again after a refusal.
-pub const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// When to try again after a refusal: when the queue that was full is likely to be over. Sooner, those that are refused again
+/// would cost more than those that are stored.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// [`RETRY_AFTER`], so that not all come back at once.
+pub fn retry_after() -> Duration {
+    super::peers::jitter(RETRY_AFTER)
+}
 
 /// The way into intake.
 #[derive(Clone)]

@@ -217,8 +217,7 @@ impl PeersLoop {
         if news.cancels {
             let held = self.hub.leases();
             if !held.is_empty() {
-                for lease in worker::dead_leases(&self.db, &held).await? {
-                    let cancelled = !task::final_states(&self.db, &[lease.task_id]).await?.is_empty();
+                for (lease, cancelled) in worker::dead_leases(&self.db, &held).await? {
                     let reason = if cancelled { CancelReason::TaskCancelled } else { CancelReason::LeaseLost };
                     self.hub.cancel(lease, reason);
                 }

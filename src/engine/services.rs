@@ -119,7 +119,8 @@ impl Services {
     async fn look(&self) -> Result<(), StoreError> {
         let running: Vec<Lease> = self.gates.running();
         if !running.is_empty() {
-            let dead = worker::dead_leases(&self.db, &running).await?;
+            let dead: Vec<Lease> =
+                worker::dead_leases(&self.db, &running).await?.into_iter().map(|(lease, _)| lease).collect();
             self.hub.steps_wait(self.gates.ended(&dead));
         }
         Ok(())

@@ -110,7 +110,7 @@ impl SettleQueue {
     /// without a new one.
     pub fn doubt(&self, reservation: &Reservation) {
         for (lease, worker_id) in reservation.promised() {
-            let outcome = Outcome::Released { pause: false };
+            let outcome = Outcome::Undelivered;
             let _ = self.doubts.send(Input::Gone { lease: *lease, worker_id: *worker_id, outcome });
         }
     }
@@ -411,7 +411,7 @@ pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Ve
         .into_iter()
         .filter_map(|a| {
             let (lease, worker_id) = (a.lease, a.worker_id);
-            let undelivered = Input::Gone { lease, worker_id, outcome: Outcome::Released { pause: false } };
+            let undelivered = Input::Gone { lease, worker_id, outcome: Outcome::Undelivered };
             (!reservation.deliver(a)).then_some(undelivered)
         })
         .collect()

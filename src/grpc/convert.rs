@@ -175,7 +175,7 @@ fn outcome(kind: OutcomeKind) -> proto::AttemptOutcome {
         OutcomeKind::PermanentError => proto::AttemptOutcome::PermanentError,
         OutcomeKind::TimedOut => proto::AttemptOutcome::TimedOut,
         OutcomeKind::WorkerLost => proto::AttemptOutcome::WorkerLost,
-        OutcomeKind::Released => proto::AttemptOutcome::Released,
+        OutcomeKind::Released | OutcomeKind::Undelivered => proto::AttemptOutcome::Released,
         OutcomeKind::Cancelled => proto::AttemptOutcome::Cancelled,
     }
 }

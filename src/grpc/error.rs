@@ -9,7 +9,7 @@ use crate::{
     domain::template::Problem,
     engine::{
         catalog::RegisterError,
-        intake::{IntakeError, RETRY_AFTER, Violated},
+        intake::{IntakeError, Violated, retry_after},
         settle::{CancelError, Closed},
     },
     store::StoreError,
@@ -143,7 +143,7 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
             Code::ResourceExhausted,
             "INTAKE_FULL",
             "more submits are waiting than the server takes; slow down and try again",
-            RETRY_AFTER,
+            retry_after(),
         ),
         IntakeError::ShuttingDown => unavailable("the server is shutting down"),
         IntakeError::Failed(error) if error.is_transient() => unavailable(

@@ -118,7 +118,7 @@ impl Connection {
         let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
         // The last wait, as the caller may go away in any: what was added would then stay.
         for orphan in found.orphans {
-            let outcome = Outcome::Released { pause: false };
+            let outcome = Outcome::Undelivered;
             let gone = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome };
             engine.settle.push(gone).await.map_err(error::closed)?;
         }

@@ -224,21 +224,25 @@ pub async fn reap(
     Ok(reaped)
 }
 
-/// Attempts that this server's workers run although the database does not know their leases (any more).
-pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<Lease>, StoreError> {
+/// Attempts that this server's workers run although the database does not know their leases (any more), each with whether
+/// its task was cancelled.
+pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<(Lease, bool)>, StoreError> {
     let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
     let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
     let nonces: Vec<i64> = leases.iter().map(|l| l.nonce).collect();
     let client = db.read().await?;
     let statement = client
         .prepare_cached(
-            "SELECT u.task_id, u.step, u.lease FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
+            "SELECT u.task_id, u.step, u.lease,
+                    coalesce((SELECT state = 'cancelled' FROM tasks t WHERE t.task_id = u.task_id), false)
+               FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
               WHERE NOT EXISTS (SELECT FROM queue q
                                  WHERE q.task_id = u.task_id AND q.step = u.step AND q.lease = u.lease)",
         )
         .await?;
     let rows = client.query(&statement, &[&tasks, &steps, &nonces]).await?;
-    Ok(rows.iter().map(|r| Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }).collect())
+    let dead = |r: &Row| (Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }, r.get(3));
+    Ok(rows.iter().map(dead).collect())
 }
 
 /// The workers connected now, by name and connection time, at most 10,000.

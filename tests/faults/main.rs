@@ -12,6 +12,7 @@ mod commits;
 mod idle;
 mod ledger;
 mod load;
+mod overload;
 mod peers;
 mod postgres;
 mod proxy;

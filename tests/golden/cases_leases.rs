@@ -7,7 +7,7 @@ use std::{
 
 use tasker::{
     client::Client,
-    proto::{AttemptOutcome, Register, ResultStatus, StepState, TaskState},
+    proto::{AttemptOutcome, CancelReason::LeaseLost, Register, ResultStatus, StepState, TaskState},
 };
 
 use crate::support::{
@@ -183,15 +183,46 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
-    let _lost = worker.assignment().await;
+    let lost = worker.assignment().await;
     let register = Register { previous_worker_id: worker.registered.worker_id.clone(), ..registration(&["h"], 16) };
     let started = Instant::now();
     let mut again = RawWorker::open(&bench.server.url, register).await.unwrap();
     let assignment = again.assignment().await;
     assert!(started.elapsed() < Duration::from_millis(900), "it waited for the lease");
     assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
+    // It did arrive, and the worker said that it does not hold it: what it makes of it counts no more.
+    assert_eq!(again.settle(&lost, success("\"late\"")).await, ResultStatus::Stale);
     again.settle(&assignment, success("1")).await;
-    assert_eq!(step(&bench.finished(&id).await, "only").attempts[0].outcome(), AttemptOutcome::Released);
+    assert_eq!(again.settle(&lost, released()).await, ResultStatus::Stale);
+    let task = bench.finished(&id).await;
+    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::Released);
+    assert_eq!(step(&task, "only").result_json, "1");
+}
+
+#[tokio::test]
+async fn a_step_that_another_worker_answers_frees_its_holders_slot() {
+    let mut bench = Bench::with(ONE).await;
+    let other = TestServer::start(&bench.db).await;
+    for url in [bench.server.url.clone(), other.url.clone()] {
+        let mut holder = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
+        bench.submit("t/one", "{}").await;
+        let assignment = holder.assignment().await;
+        let mut answering = RawWorker::connect(&url, &["something.else"]).await;
+        let started = Instant::now();
+        assert_eq!(answering.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+        let cancelled = holder.cancelled().await;
+        assert_eq!((cancelled.reason(), cancelled.lease_token), (LeaseLost, assignment.lease_token.clone()));
+        // It may have been about to say the same.
+        assert_eq!(holder.settle(&assignment, success("2")).await, ResultStatus::Accepted);
+        let next = bench.submit("t/one", "{}").await;
+        let assignment = holder.assignment().await;
+        assert_eq!(assignment.task_id, next);
+        assert!(started.elapsed() < Duration::from_secs(3), "its slot was taken for {:?}", started.elapsed());
+        holder.settle(&assignment, success("3")).await;
+        holder.drain().await;
+        holder.close();
+        assert!(matches!(holder.hear().await, Ok(None)));
+    }
 }
 
 #[tokio::test]

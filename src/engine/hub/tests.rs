@@ -184,6 +184,23 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
 }
 
 #[test]
+fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
+    let hub = Arc::<Hub>::default();
+    let _inbox = connect(&hub, WORKER, "h", 1);
+    // What a settler would look at before it hands on what it unlocks.
+    let looks_at = || hub.reserve(&all_lanes()).demand().iter().map(|lane| lane.lane_id).collect::<Vec<_>>();
+    hub.look_begins([LANE]);
+    assert_eq!(looks_at(), [LANE]);
+    hub.look_ends();
+    assert!(looks_at().is_empty());
+    hub.look_begins([LANE]);
+    assert!(looks_at().is_empty(), "nothing has come since");
+    hub.steps_wait([LANE]);
+    hub.look_ends();
+    assert_eq!(looks_at(), [LANE], "left, or come meanwhile");
+}
+
+#[test]
 fn a_worker_that_does_not_read_is_not_heard_either() {
     let hub = Arc::<Hub>::default();
     let (outbox, _inbox) = mpsc::channel(1);

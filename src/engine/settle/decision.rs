@@ -100,7 +100,12 @@ impl<'a> Decision<'a> {
                 let accepted = match self.settled.get(lease) {
                     Some(accepted) => *accepted,
                     None => {
+                        let holder = self.row(*lease).and_then(|row| row.worker_id);
                         let live = self.end_attempt(*lease, outcome, None);
+                        if live && holder != Some(*worker_id) {
+                            // Another worker brought the answer: the holder need not go on.
+                            self.cancelled.push((*lease, CancelReason::LeaseLost));
+                        }
                         live || past.get(lease).is_some_and(|kind| kind.is_from_worker())
                     }
                 };

@@ -158,6 +158,7 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
         (OutcomeKind::Succeeded, true),
         (OutcomeKind::RetryableError, true),
         (OutcomeKind::Released, true),
+        (OutcomeKind::Undelivered, false),
         (OutcomeKind::TimedOut, false),
         (OutcomeKind::WorkerLost, false),
         (OutcomeKind::Cancelled, false),
@@ -167,6 +168,18 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
         assert!(verdict.is_silent());
         assert_eq!(verdict.acks(), [accepted], "{kind:?}");
     }
+}
+
+#[test]
+fn whose_step_another_worker_answers_is_told_once() {
+    let case = Case::new(&[0], &[1]);
+    let other = Uuid::from_u128(9);
+    let by =
+        |worker_id| Input::Result { lease: lease(1), outcome: Outcome::Succeeded("1".into()), worker_id, plan: None };
+    let verdict = case.decide(&[by(other), by(WORKER)]);
+    assert_eq!(verdict.acks, [(other, lease(1), true), (WORKER, lease(1), true)]);
+    assert_eq!(verdict.cancelled, [(lease(1), CancelReason::LeaseLost)]);
+    assert!(case.decide(&[by(WORKER), by(other)]).cancelled.is_empty());
 }
 
 #[test]
@@ -255,7 +268,7 @@ fn only_the_holder_can_lose_an_attempt() {
     assert!((back.lost, back.attempt.charged) == (true, false));
     assert_eq!(verdict.acks(), [false]);
     assert_eq!(verdict.events(), [EventType::StepRetrying.as_str()]);
-    let verdict = case.decide(&[gone(WORKER, Outcome::Released { pause: false })]);
+    let verdict = case.decide(&[gone(WORKER, Outcome::Undelivered)]);
     assert!(!verdict.changes.given_back[0].lost);
     let lanes = lanes_left(&verdict.changes, &case.plans);
     assert_eq!(lanes, HashSet::from([2]));

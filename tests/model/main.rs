@@ -1,0 +1,17 @@
+//! Random histories of calls against a real server and against a small model of what it promises. After every call the two
+//! must agree; where they do not, the history is cut down to the few calls that matter.
+//!
+//! `TASKER_TEST_SEED` repeats a run, `MODEL_SECONDS` says how long to look.
+
+mod model;
+mod op;
+#[path = "../hostile/random.rs"]
+#[allow(dead_code, reason = "the other tests damage bytes with it")]
+mod random;
+mod run;
+mod search;
+mod shapes;
+mod shrink;
+#[path = "../support/mod.rs"]
+mod support;
+mod view;

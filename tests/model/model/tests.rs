@@ -1,0 +1,97 @@
+//! The model alone: it does not contradict itself, and says what the golden cases say.
+
+use super::*;
+use crate::{op, random::Random};
+
+/// Plays the server: says all that is owed and hands out all that can be.
+fn obey(model: &mut Model) {
+    model.owed.clear();
+    let next = |model: &Model| model.claimable().min_by_key(|(_, task, step)| model.rank(*task, *step));
+    while let Some((worker, task, step)) = next(model) {
+        let t = &model.tasks[task];
+        let (shape, s) = (&t.shape.steps[step], &t.steps[step]);
+        let results = t.shape.ancestors(step).into_iter();
+        let view = AssignmentView {
+            template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
+            handler: HANDLERS[shape.handler].into(),
+            attempt: s.attempts.len() + 1,
+            charged: s.charged,
+            limit: shape.limit,
+            context: context(t.context),
+            results: results.map(|p| (t.shape.steps[p].name.to_owned(), t.steps[p].result.clone())).collect(),
+        };
+        model.assigned(worker, task, shape.name, &view).unwrap();
+    }
+    assert_eq!(model.outstanding(), None);
+    model.in_order().unwrap();
+}
+
+fn after(ops: &[Op]) -> Model {
+    let mut model = Model::new(Wrong::Nothing);
+    for op in ops {
+        model.begin(op);
+        obey(&mut model);
+    }
+    model
+}
+
+fn submit(template: usize) -> Op {
+    Op::Submit(vec![Submission { template, version: None, priority: 0, key: None, context: 0 }])
+}
+
+const WORKER: Op = Op::Connect { handlers: 3, slots: 3 };
+
+fn answer(answer: Answer) -> Op {
+    Op::Answer { attempt: 0, answer }
+}
+
+#[test]
+fn it_never_contradicts_itself() {
+    let mut random = Random::seeded("the model alone");
+    let (mut complete, mut error, mut cancelled) = (0, 0, 0);
+    for _ in 0..1_000 {
+        let model = after(&op::history(&mut random));
+        for (i, task) in model.tasks.iter().enumerate() {
+            let live =
+                |s: &StepState| matches!(s, StepState::Ready | StepState::InProgress | StepState::WaitingForRetry);
+            let is_live = task.steps.iter().any(|s| live(&s.state));
+            assert_eq!(
+                is_live,
+                matches!(task.state, TaskState::Pending | TaskState::InProgress),
+                "{:?}",
+                model.view(i)
+            );
+            assert!(task.steps.iter().zip(task.shape.steps).all(|(s, shape)| s.charged <= shape.limit));
+            match task.state {
+                TaskState::Complete => complete += 1,
+                TaskState::Error => error += 1,
+                TaskState::Cancelled => cancelled += 1,
+                _ => {}
+            }
+        }
+        assert!(model.workers.iter().all(|w| w.held.len() <= w.slots));
+    }
+    assert!(complete > 200 && error > 200 && cancelled > 200, "{complete} {error} {cancelled}");
+}
+
+#[test]
+fn attempts_are_charged_to_whom_they_belong() {
+    let released = [WORKER, submit(0), answer(Answer::Released), answer(Answer::Retryable), Op::Leave { worker: 0 }];
+    let model = after(&released);
+    let only = &model.view(0).steps[0];
+    assert_eq!((only.state, only.attempt, only.charged), (StepState::Ready, 3, 1));
+    let model = after(&[WORKER, submit(0), answer(Answer::Retryable), answer(Answer::Retryable)]);
+    assert_eq!((model.view(0).state, model.view(0).failed), (TaskState::Error, ("a".into(), "BUSY".into())));
+}
+
+#[test]
+fn a_join_waits_for_all_and_the_other_branch_runs_on() {
+    let done = || answer(Answer::Success(1));
+    let states = |model: &Model| model.view(0).steps.iter().map(|s| s.state).collect::<Vec<_>>();
+    use StepState::{Complete as C, Error as E, InProgress as I, Pending as P};
+    assert_eq!(states(&after(&[WORKER, submit(2), done()])), [C, I, I, P]);
+    assert_eq!(states(&after(&[WORKER, submit(2), done(), done()])), [C, C, I, P]);
+    assert_eq!(states(&after(&[WORKER, submit(2), done(), done(), done()])), [C, C, C, I]);
+    let failed = after(&[WORKER, submit(2), done(), answer(Answer::Permanent)]);
+    assert_eq!((states(&failed), failed.view(0).state), (vec![C, E, I, P], TaskState::InProgress));
+}

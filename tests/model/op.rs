@@ -1,0 +1,130 @@
+//! What can be done to a server. An op names things by a number that is taken modulo what there is when its turn comes, so
+//! every part of a history is a history too.
+
+use crate::random::Random;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submission {
+    pub template: usize,
+    /// A position in `VERSIONS`; none for the newest.
+    pub version: Option<usize>,
+    pub priority: i32,
+    pub key: Option<usize>,
+    pub context: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Success(usize),
+    Retryable,
+    Permanent,
+    Released,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    Register {
+        version: usize,
+        content: usize,
+    },
+    Submit(Vec<Submission>),
+    Cancel {
+        task: usize,
+    },
+    /// `handlers` is a set of bits.
+    Connect {
+        handlers: usize,
+        slots: usize,
+    },
+    Answer {
+        attempt: usize,
+        answer: Answer,
+    },
+    /// The same lease answered twice without a pause; the first one counts.
+    Twice {
+        attempt: usize,
+        answers: [Answer; 2],
+    },
+    /// A running attempt is answered by a worker that does not hold it.
+    Foreign {
+        attempt: usize,
+        worker: usize,
+        answer: Answer,
+    },
+    /// An attempt that is over is answered by any worker.
+    Again {
+        attempt: usize,
+        worker: usize,
+        answer: Answer,
+    },
+    Drain {
+        worker: usize,
+    },
+    /// Drains and closes with what it has in hand.
+    Leave {
+        worker: usize,
+    },
+    /// The connection breaks and the worker is back at once, with some of its leases.
+    Reconnect {
+        worker: usize,
+        keep: usize,
+    },
+    /// The connection breaks for good: its leases have to run out.
+    Crash {
+        worker: usize,
+    },
+}
+
+pub fn history(random: &mut Random) -> Vec<Op> {
+    // Histories without anybody to work on them are short of surprises.
+    let mut ops = vec![connect(random)];
+    ops.extend((0..10 + random.below(30)).map(|_| op(random)));
+    ops
+}
+
+fn op(random: &mut Random) -> Op {
+    match random.below(1_000) {
+        0..220 => Op::Submit(submissions(random)),
+        220..550 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        550..570 => Op::Foreign { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
+        570..670 => connect(random),
+        670..740 => Op::Cancel { task: random.below(64) },
+        740..810 => Op::Again { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
+        810..850 => Op::Twice { attempt: random.below(64), answers: [answer(random), answer(random)] },
+        850..880 => Op::Drain { worker: random.below(64) },
+        880..920 => Op::Leave { worker: random.below(64) },
+        920..960 => Op::Reconnect { worker: random.below(64), keep: random.below(16) },
+        960..995 => Op::Register { version: random.below(3), content: random.below(2) },
+        _ => Op::Crash { worker: random.below(64) },
+    }
+}
+
+fn connect(random: &mut Random) -> Op {
+    Op::Connect { handlers: 1 + random.below(3), slots: 1 + random.below(3) }
+}
+
+fn submissions(random: &mut Random) -> Vec<Submission> {
+    let n = *random.pick(&[1, 1, 1, 2, 3]);
+    let mut all: Vec<Submission> = Vec::new();
+    for _ in 0..n {
+        // A key used twice in one group is another matter.
+        let key = (random.below(3) == 0).then(|| random.below(3)).filter(|key| all.iter().all(|s| s.key != Some(*key)));
+        all.push(Submission {
+            template: random.below(5),
+            version: (random.below(4) == 0).then(|| if random.below(2) == 0 { 0 } else { random.below(3) }),
+            priority: *random.pick(&[0, 0, 0, 1, -1]),
+            key,
+            context: random.below(2),
+        });
+    }
+    all
+}
+
+fn answer(random: &mut Random) -> Answer {
+    match random.below(100) {
+        0..62 => Answer::Success(random.below(100)),
+        62..84 => Answer::Retryable,
+        84..92 => Answer::Permanent,
+        _ => Answer::Released,
+    }
+}

@@ -1,0 +1,390 @@
+//! One history against a server, with the model beside it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use tasker::{
+    client::Client,
+    proto::{
+        AttemptOutcome, CancelReason, CancelTaskRequest, Drain, GetTaskRequest, GetTaskResponse, Register,
+        RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest, Worker,
+        step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
+    },
+};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tonic::{Code, Status};
+
+use crate::{
+    model::{self, Action, Model, Owed, Wrong},
+    op::{Answer, Op, Submission},
+    shapes::{HANDLERS, MOVING, SHAPES, VERSIONS},
+    support::worker::{RawWorker, permanent, registration, released, retryable, success},
+    view::{AssignmentView, TaskView},
+};
+
+/// How long what is owed may take. A released step waits a second, the dispatcher looks around every second, and the
+/// machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a moment is in which nothing else may come: after each op, and at the end.
+const SILENCE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(60));
+
+/// How long a history may take. Most take a second; a worker that is gone for good takes the length of its lease.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Where server and model part, and the history up to there.
+#[derive(Debug)]
+pub struct Difference {
+    pub what: String,
+    pub log: Vec<String>,
+    /// A step was handed out before a better one.
+    pub overtaken: bool,
+}
+
+/// What a worker hears; none at the end of its stream.
+type Heard = (usize, Option<Hears>);
+
+enum Say {
+    Message(Says),
+    Close,
+}
+
+/// A worker's stream, read by a task of its own.
+struct Wire {
+    says: mpsc::UnboundedSender<Say>,
+    reader: JoinHandle<()>,
+    worker_id: String,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+struct Run {
+    client: Client,
+    url: String,
+    namespace: String,
+    model: Model,
+    tasks: Vec<String>,
+    /// Lease tokens by attempt, and back.
+    leases: Vec<String>,
+    attempts: HashMap<String, usize>,
+    wires: Vec<Option<Wire>>,
+    hear: mpsc::UnboundedSender<Heard>,
+    heard: mpsc::UnboundedReceiver<Heard>,
+    overtaken: bool,
+}
+
+/// Plays the history in a namespace of its own. `None` if server and model agree to the end.
+pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference> {
+    static HISTORIES: AtomicUsize = AtomicUsize::new(0);
+    let (hear, heard) = mpsc::unbounded_channel();
+    let mut run = Run {
+        client: Client::connect(&url).await.unwrap(),
+        url,
+        namespace: format!("model_{}", HISTORIES.fetch_add(1, Relaxed)),
+        model: Model::new(wrong),
+        tasks: Vec::new(),
+        leases: Vec::new(),
+        attempts: HashMap::new(),
+        wires: Vec::new(),
+        hear,
+        heard,
+        overtaken: false,
+    };
+    let what = match timeout(STALLED, run.all(&ops)).await {
+        Ok(played) => played.err()?,
+        Err(_) => format!("it stands still; {}", run.model.outstanding().unwrap_or("nothing is owed".into())),
+    };
+    Some(Difference { what, log: std::mem::take(&mut run.model.log), overtaken: run.overtaken })
+}
+
+impl Run {
+    async fn all(&mut self, ops: &[Op]) -> Result<(), String> {
+        for shape in &SHAPES[..MOVING] {
+            let yaml = shape.yaml(&self.namespace, VERSIONS[0]);
+            self.register(yaml).await.map_err(|code| format!("a template was refused: {code:?}"))?;
+        }
+        for op in ops {
+            let action = self.model.begin(op);
+            if !matches!(action, Action::Nothing) {
+                self.act(action).await?;
+                self.settle(SILENCE.0).await?;
+            }
+        }
+        self.settle(SILENCE.1).await?;
+        for task in 0..self.model.tasks() {
+            let (expected, got) = (self.model.view(task), TaskView::of(&self.get(task).await));
+            if expected != got {
+                return Err(format!("task {task} in the end:\n  expected {expected:?}\n  got      {got:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Nothing => {}
+            Action::Register { version, content, expected } => {
+                let yaml = SHAPES[content].yaml(&self.namespace, VERSIONS[version]);
+                answered(&expected, &self.register(yaml).await)?;
+            }
+            Action::Submit { submissions, expected } => self.submit(&submissions, &expected).await?,
+            Action::Cancel { task, expected } => {
+                let unknown = || "00000000-0000-7000-8000-000000000000".to_owned();
+                let task_id = task.map_or_else(unknown, |task| self.tasks[task].clone());
+                let request = CancelTaskRequest { task_id, by: "model".into(), reason: String::new() };
+                let answer = self.client.tasks.cancel_task(request).await;
+                answered(&expected, &answer.map(drop).map_err(|status| status.code()))?;
+            }
+            Action::Connect { handlers, slots, previous, kept } => {
+                self.connect(handlers, slots, previous, kept).await?;
+                self.ended().await?;
+            }
+            Action::Results { worker, results } => {
+                for (attempt, answer) in results {
+                    let lease_token = self.leases[attempt].clone();
+                    let result = StepResult { lease_token, outcome: Some(outcome(answer)) };
+                    self.say(worker, Say::Message(Says::Result(result)));
+                }
+            }
+            Action::Drain { worker } => self.drain(worker).await?,
+            Action::Leave { worker } => {
+                self.say(worker, Say::Message(Says::Drain(Drain {})));
+                self.say(worker, Say::Close);
+                self.ended().await?;
+            }
+            Action::Crash { worker } => {
+                let worker_id = self.wires[worker].take().unwrap().worker_id.clone();
+                // Until the server notices, it may hand the dead worker a step.
+                self.until("the worker is not given up", |w| w.iter().all(|w| w.worker_id != worker_id)).await?;
+                self.ended().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn register(&mut self, yaml: String) -> Result<bool, Code> {
+        let answer = self.client.templates.register_template(RegisterTemplateRequest { yaml }).await;
+        answer.map(|response| response.into_inner().created).map_err(|status| status.code())
+    }
+
+    async fn submit(
+        &mut self,
+        submissions: &[Submission],
+        expected: &Result<Vec<(usize, bool)>, Code>,
+    ) -> Result<(), String> {
+        let mut tasks: Vec<SubmitTaskRequest> = submissions.iter().map(|s| request(&self.namespace, s)).collect();
+        let answer: Result<_, Status> = if tasks.len() == 1 {
+            self.client.tasks.submit_task(tasks.remove(0)).await.map(|r| vec![r.into_inner()])
+        } else {
+            self.client.tasks.submit_tasks(SubmitTasksRequest { tasks }).await.map(|r| r.into_inner().tasks)
+        };
+        let answer = answer.map_err(|status| status.code()).map(|all| {
+            let position = |(id, created): (String, bool)| {
+                let known = self.tasks.iter().position(|task| *task == id);
+                let position = known.unwrap_or_else(|| {
+                    self.tasks.push(id);
+                    self.tasks.len() - 1
+                });
+                (position, created)
+            };
+            all.into_iter().map(|task| (task.task_id, task.created)).map(position).collect()
+        });
+        answered(expected, &answer)
+    }
+
+    async fn connect(
+        &mut self,
+        handlers: usize,
+        slots: usize,
+        previous: Option<usize>,
+        kept: Vec<usize>,
+    ) -> Result<(), String> {
+        let names: Vec<&str> = (0..HANDLERS.len()).filter(|h| handlers & (1 << h) != 0).map(|h| HANDLERS[h]).collect();
+        let previous = previous.and_then(|previous| self.wires[previous].take());
+        let held: HashSet<String> = kept.iter().map(|attempt| self.leases[*attempt].clone()).collect();
+        let worker = self.wires.len();
+        let register = Register {
+            name: format!("worker {worker}"),
+            namespaces: vec![self.namespace.clone()],
+            previous_worker_id: previous.as_ref().map(|wire| wire.worker_id.clone()).unwrap_or_default(),
+            held_leases: held.iter().cloned().collect(),
+            ..registration(&names, i32::try_from(slots).unwrap())
+        };
+        drop(previous);
+        let raw = RawWorker::open(&self.url, register).await.map_err(|status| format!("no stream: {status:?}"))?;
+        let worker_id = raw.registered.worker_id.clone();
+        let still: HashSet<String> = raw.registered.kept_leases.iter().cloned().collect();
+        let (says, queue) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(read(raw, worker, queue, self.hear.clone()));
+        self.wires.push(Some(Wire { says, reader, worker_id }));
+        if still == held { Ok(()) } else { Err(format!("kept leases: expected {held:?}, got {still:?}")) }
+    }
+
+    /// There is no answer to a drain, but operators see it once the server has taken it.
+    async fn drain(&mut self, worker: usize) -> Result<(), String> {
+        self.say(worker, Say::Message(Says::Drain(Drain {})));
+        let worker_id = self.wires[worker].as_ref().unwrap().worker_id.clone();
+        self.until("the worker does not drain", |w| w.iter().any(|w| w.worker_id == worker_id && w.draining)).await
+    }
+
+    /// Waits until the list of workers is as it should be.
+    async fn until(&mut self, what: &str, is: impl Fn(&[Worker]) -> bool) -> Result<(), String> {
+        let started = Instant::now();
+        loop {
+            let list = tasker::proto::ListWorkersRequest::default();
+            if is(&self.client.workers.list_workers(list).await.unwrap().into_inner().workers) {
+                return Ok(());
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(format!("{what} in {PATIENCE:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn say(&self, worker: usize, what: Say) {
+        let _ = self.wires[worker].as_ref().unwrap().says.send(what);
+    }
+
+    async fn get(&mut self, task: usize) -> GetTaskResponse {
+        let request = GetTaskRequest { task_id: self.tasks[task].clone() };
+        self.client.tasks.get_task(request).await.unwrap().into_inner()
+    }
+
+    /// Waits for the ends of attempts that nobody is told of.
+    async fn ended(&mut self) -> Result<(), String> {
+        let started = Instant::now();
+        for attempt in self.model.ending() {
+            let (task, step, number) = self.model.place(attempt);
+            loop {
+                let response = self.get(task).await;
+                let step = response.steps.iter().find(|s| s.name == step).unwrap();
+                if step.attempts[number].outcome() != AttemptOutcome::Running {
+                    break;
+                }
+                if started.elapsed() > PATIENCE {
+                    return Err(format!("{} does not end", self.model.attempt_name(attempt)));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what comes until nothing is owed and nothing else came in a moment of `silence`.
+    async fn settle(&mut self, silence: Duration) -> Result<(), String> {
+        let started = Instant::now();
+        loop {
+            let outstanding = self.model.outstanding();
+            let wait = if outstanding.is_some() { PATIENCE.saturating_sub(started.elapsed()) } else { silence };
+            match (timeout(wait, self.heard.recv()).await, outstanding) {
+                (Ok(heard), _) => self.take(heard.unwrap())?,
+                (Err(_), None) => {
+                    let order = self.model.in_order();
+                    self.overtaken = order.is_err();
+                    return order;
+                }
+                (Err(_), Some(what)) => return Err(format!("{what} in {PATIENCE:?}")),
+            }
+        }
+    }
+
+    fn take(&mut self, (worker, message): Heard) -> Result<(), String> {
+        if self.wires[worker].is_none() {
+            return Ok(());
+        }
+        let known = |token: &str| {
+            self.attempts.get(token).copied().ok_or_else(|| format!("worker {worker} heard of an unknown lease"))
+        };
+        match message {
+            Some(Hears::Assignment(a)) => {
+                let unknown = || format!("worker {worker} was handed a task that nobody submitted: {a:?}");
+                let task = self.tasks.iter().position(|id| *id == a.task_id).ok_or_else(unknown)?;
+                let attempt = self.model.assigned(worker, task, &a.step_name, &AssignmentView::of(&a))?;
+                assert_eq!(attempt, self.leases.len());
+                self.leases.push(a.lease_token.clone());
+                match self.attempts.insert(a.lease_token, attempt) {
+                    Some(twice) => Err(format!("{} has the lease of another", self.model.attempt_name(twice))),
+                    None => Ok(()),
+                }
+            }
+            Some(Hears::Ack(ack)) => {
+                let (attempt, accepted) = (known(&ack.lease_token)?, ack.status() == ResultStatus::Accepted);
+                self.model.came(Owed::Ack { worker, attempt, accepted })
+            }
+            Some(Hears::Cancel(cancel)) => {
+                let attempt = known(&cancel.lease_token)?;
+                match cancel.reason() {
+                    CancelReason::TaskCancelled => self.model.came(Owed::Cancel { worker, attempt }),
+                    CancelReason::LeaseLost => self.model.came(Owed::Lost { worker, attempt }),
+                    _ => Err(format!("worker {worker} is told to stop: {cancel:?}")),
+                }
+            }
+            None => self.model.came(Owed::End { worker }),
+            Some(other) => Err(format!("worker {worker} heard {other:?}")),
+        }
+    }
+}
+
+/// Reads a stream and says what it is told to, until it ends.
+async fn read(
+    mut raw: RawWorker,
+    worker: usize,
+    mut queue: mpsc::UnboundedReceiver<Say>,
+    hear: mpsc::UnboundedSender<Heard>,
+) {
+    loop {
+        tokio::select! {
+            say = queue.recv() => match say {
+                Some(Say::Message(message)) => raw.say(message).await,
+                Some(Say::Close) => raw.close(),
+                None => return,
+            },
+            // Less than the patience of `hear`, which would take silence for a failure.
+            heard = timeout(Duration::from_secs(5), raw.hear()) => {
+                let Ok(heard) = heard else { continue };
+                let message = heard.ok().flatten();
+                let end = message.is_none();
+                if hear.send((worker, message)).is_err() || end {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn answered<T: std::fmt::Debug + PartialEq>(expected: &T, got: &T) -> Result<(), String> {
+    if expected == got { Ok(()) } else { Err(format!("expected the answer {expected:?}, got {got:?}")) }
+}
+
+fn request(namespace: &str, s: &Submission) -> SubmitTaskRequest {
+    SubmitTaskRequest {
+        namespace: namespace.into(),
+        task_name: SHAPES[s.template].name.into(),
+        version: s.version.map_or(String::new(), |v| VERSIONS[v].into()),
+        context_json: model::context(s.context),
+        priority: s.priority,
+        idempotency_key: s.key.map_or(String::new(), |key| format!("key {key}")),
+        ..Default::default()
+    }
+}
+
+fn outcome(answer: Answer) -> Outcome {
+    match answer {
+        Answer::Success(n) => success(&model::result(n)),
+        Answer::Retryable => match retryable("busy", None) {
+            Outcome::RetryableError(error) => {
+                Outcome::RetryableError(tasker::proto::RetryableError { error_code: "BUSY".into(), ..error })
+            }
+            other => other,
+        },
+        Answer::Permanent => permanent("no", "NO"),
+        Answer::Released => released(),
+    }
+}
