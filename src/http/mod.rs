@@ -5,6 +5,7 @@
 
 mod circuit;
 pub mod cors;
+mod event;
 mod health;
 mod metrics;
 mod openapi;
@@ -13,6 +14,7 @@ mod protocol;
 pub mod quiet;
 mod read;
 mod route;
+mod sse;
 mod task;
 mod template;
 mod worker;
@@ -69,7 +71,7 @@ const METRICS: Page = Page {
 };
 
 fn all_routes() -> Vec<Route> {
-    [task::routes(), template::routes(), worker::routes(), circuit::routes()].concat()
+    [task::routes(), template::routes(), worker::routes(), circuit::routes(), event::routes()].concat()
 }
 
 /// Everything that this port serves beside gRPC.

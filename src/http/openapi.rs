@@ -113,8 +113,27 @@ fn request_body(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     json!({"required": true, "content": content})
 }
 
+/// Server-sent events: what is in the schema is the data of each.
+fn streamed(route: &Route, schemas: &mut Map<String, Value>) -> Value {
+    let event = route.rpc.output().get_field_by_name("event");
+    let schema = event.map_or(Value::Null, |event| match event.kind() {
+        Kind::Message(event) => component(&event, false, schemas),
+        _ => Value::Null,
+    });
+    json!({
+        "200": {
+            "description": "Server-sent events; the id of each is the cursor after it, for `Last-Event-ID`. The data is JSON of this schema.",
+            "content": {"text/event-stream": {"schema": schema}},
+        },
+        "default": {"description": "What went wrong.", "content": {PROBLEM: {"schema": reference("Problem")}}},
+    })
+}
+
 fn responses(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     let output = route.rpc.output();
+    if route.is_stream() {
+        return streamed(route, schemas);
+    }
     let content = json!({"application/json": {"schema": component(&output, false, schemas)}});
     let answer = |description: &str| json!({"description": description, "content": content});
     let problem = json!({

@@ -11,10 +11,11 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{MethodFilter, MethodRouter, on},
 };
+use futures_util::{Stream, StreamExt as _};
 use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{problem::Problem, protocol, read, write};
+use super::{problem::Problem, protocol, read, sse, write};
 use crate::{
     engine::{Engine, intake::Violated},
     grpc::error,
@@ -28,8 +29,17 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Another way to say `idempotency_key`, as other APIs have it.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-type Answer = Pin<Box<dyn Future<Output = Result<Answered, Status>> + Send>>;
-type Call = dyn Fn(Engine, MetadataMap, DynamicMessage) -> Answer + Send + Sync;
+type Eventually<T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>;
+type Call<T> = dyn Fn(Engine, MetadataMap, DynamicMessage) -> Eventually<T> + Send + Sync;
+type Messages = Pin<Box<dyn Stream<Item = Result<DynamicMessage, Status>> + Send>>;
+
+/// How an rpc answers.
+#[derive(Clone)]
+enum Calls {
+    Once(Arc<Call<Answered>>),
+    /// As server-sent events.
+    Stream(Arc<Call<Messages>>),
+}
 
 struct Answered {
     json: String,
@@ -46,7 +56,7 @@ pub struct Route {
     pub rpc: MethodDescriptor,
     /// The field that a body of `application/yaml` is.
     pub yaml: Option<&'static str>,
-    call: Arc<Call>,
+    call: Calls,
 }
 
 /// A read: every field is in the path or in the query.
@@ -90,7 +100,7 @@ where
 {
     let rpc = protocol::rpc(rpc);
     let output = rpc.output();
-    let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Answer {
+    let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Answered> {
         let output = output.clone();
         Box::pin(async move {
             let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
@@ -101,7 +111,35 @@ where
             Ok(Answered { json: write::message(&whole), created })
         })
     };
-    Route { method, path, rpc, yaml: None, call: Arc::new(call) }
+    Route { method, path, rpc, yaml: None, call: Calls::Once(Arc::new(call)) }
+}
+
+/// A stream: as a read, and each message of the answer is a server-sent event.
+pub fn stream<Q, A, S, F>(
+    path: &'static str,
+    rpc: &str,
+    call: impl Fn(Engine, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
+) -> Route
+where
+    Q: prost::Message + Default + Send + 'static,
+    A: prost::Message + 'static,
+    S: Stream<Item = Result<A, Status>> + Send + 'static,
+    F: Future<Output = Result<tonic::Response<S>, Status>> + Send + 'static,
+{
+    let rpc = protocol::rpc(rpc);
+    let output = rpc.output();
+    let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Messages> {
+        let output = output.clone();
+        Box::pin(async move {
+            let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
+            *request.metadata_mut() = metadata;
+            let messages = call(engine, request).await?.into_inner();
+            let whole =
+                move |message: Result<A, Status>| write::dynamic(&output, &message?).map_err(|_| error::internal());
+            Ok(Box::pin(messages.map(whole)) as Messages)
+        })
+    };
+    Route { method: Method::GET, path, rpc, yaml: None, call: Calls::Stream(Arc::new(call)) }
 }
 
 impl Route {
@@ -120,6 +158,11 @@ impl Route {
         let taken = self.path_fields();
         let fields: Vec<FieldDescriptor> = self.rpc.input().fields().collect();
         fields.into_iter().filter(move |field| !taken.contains(&field.name()))
+    }
+
+    /// Whether it answers with server-sent events.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.call, Calls::Stream(_))
     }
 
     pub fn has_body(&self) -> bool {
@@ -149,8 +192,17 @@ impl Route {
         } else {
             parameters.extend(fields.iter().map(FieldDescriptor::name));
         }
+        let refused = |status: Status| Problem::of(&status, &parameters);
+        let call = match self.call {
+            Calls::Stream(call) => {
+                sse::resume(&mut message, &parts.headers)?;
+                let metadata = MetadataMap::from_headers(parts.headers);
+                return Ok(sse::response(call(engine, metadata, message).await.map_err(refused)?));
+            }
+            Calls::Once(call) => call,
+        };
         let metadata = MetadataMap::from_headers(parts.headers);
-        let answered = (self.call)(engine, metadata, message).await.map_err(|s| Problem::of(&s, &parameters))?;
+        let answered = call(engine, metadata, message).await.map_err(refused)?;
         let status = if answered.created { StatusCode::CREATED } else { StatusCode::OK };
         Ok((status, [(header::CONTENT_TYPE, "application/json")], answered.json).into_response())
     }

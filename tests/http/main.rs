@@ -4,6 +4,7 @@
 mod support;
 
 mod bounds;
+mod events;
 mod openapi;
 mod problems;
 mod site;

@@ -137,6 +137,23 @@ async fn tasks_of_all_kinds(site: &Site) -> Vec<String> {
     vec![complete, failed, retrying, cancelled, running]
 }
 
+async fn circuits(site: &Site, checked: &mut Checked) {
+    checked.answer("get", "/tasker/circuits", &site.get("/tasker/circuits").await);
+    checked.answer("get", "/tasker/circuits", &site.get("/tasker/circuits?page_size=-1").await);
+    let policy = json!({"namespace": "t", "service": "h", "policy": {"probes": 2}, "by": "me", "reason": "why"});
+    checked.request("/tasker/circuits/policy", &policy, true);
+    checked.answer("post", "/tasker/circuits/policy", &site.post("/tasker/circuits/policy", policy.to_string()).await);
+    let path = "/tasker/circuits/{namespace}/{service}";
+    checked.answer("get", path, &site.get("/tasker/circuits/t/h").await);
+    checked.answer("get", path, &site.get("/tasker/circuits/t/none").await);
+    let force = json!({"state": "open", "expires_after": "60s", "by": "me", "reason": "why"});
+    checked.request(&format!("{path}/force"), &force, true);
+    checked.answer("post", &format!("{path}/force"), &site.post("/tasker/circuits/t/h/force", force.to_string()).await);
+    let reset = json!({"by": "me", "reason": "why"});
+    checked.answer("post", &format!("{path}/reset"), &site.post("/tasker/circuits/t/h/reset", reset.to_string()).await);
+    checked.answer("post", &format!("{path}/reset"), &site.post("/tasker/circuits/t/h/reset", "{}").await);
+}
+
 #[tokio::test]
 async fn every_route_answers_as_the_document_says() {
     let site = Site::new().await;
@@ -172,6 +189,15 @@ async fn every_route_answers_as_the_document_says() {
     let path = "/tasker/templates/{namespace}/{task_name}";
     checked.answer("get", path, &site.get("/tasker/templates/t/chain").await);
     checked.answer("get", path, &site.get("/tasker/templates/t/none").await);
+    checked.answer(
+        "get",
+        "/tasker/tasks/{task_id}/explain",
+        &site.get(&format!("/tasker/tasks/{}/explain", tasks[2])).await,
+    );
+    checked.answer("get", "/tasker/tasks/{task_id}/explain", &site.get("/tasker/tasks/x/explain").await);
+    circuits(&site, &mut checked).await;
+    checked.answer("get", "/tasker/events", &site.first_event("?start_from=beginning").await);
+    checked.answer("get", "/tasker/events", &site.get("/tasker/events?cursor=x").await);
     let worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
     checked.answer("get", "/tasker/workers", &site.get("/tasker/workers").await);
     drop(worker);

@@ -33,7 +33,40 @@ pub struct Answer {
 impl Site {
     /// With [`CHAIN`] registered.
     pub async fn new() -> Self {
-        Self { bench: Bench::with(CHAIN).await, client: reqwest::Client::new() }
+        let mut bench = Bench::with(CHAIN).await;
+        bench.circuits_off().await;
+        Self { bench, client: reqwest::Client::new() }
+    }
+
+    /// Server-sent events, each with its id and its data, until there are so many with data.
+    pub async fn events(&self, query: &str, last: Option<&str>, count: usize) -> (HeaderMap, Vec<(String, Value)>) {
+        let mut request = self.client.get(self.url(&format!("/tasker/events{query}")));
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let mut response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let (headers, mut text, mut events) = (response.headers().clone(), String::new(), Vec::new());
+        while events.len() < count {
+            let chunk = tokio::time::timeout(crate::support::server::PATIENCE, response.chunk()).await;
+            text += std::str::from_utf8(&chunk.expect("no event comes").unwrap().expect("the stream goes on")).unwrap();
+            while let Some((event, rest)) = text.clone().split_once("\n\n") {
+                text = rest.to_owned();
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                if let Some(data) = field("data: ") {
+                    events.push((field("id: ").unwrap(), serde_json::from_str(&data).unwrap()));
+                }
+            }
+        }
+        events.truncate(count);
+        (headers, events)
+    }
+
+    /// The first event, as an answer.
+    pub async fn first_event(&self, query: &str) -> Answer {
+        let (headers, events) = self.events(query, None, 1).await;
+        let json = events[0].1.clone();
+        Answer { status: StatusCode::OK, headers, text: json.to_string(), json }
     }
 
     pub fn url(&self, path: &str) -> String {
