@@ -25,7 +25,8 @@ impl Snapshot {
 
     /// Reads Postgres's text: `xmin:xmax:xip,…`.
     pub fn parse(text: &str) -> Option<Self> {
-        let (_, rest) = text.split_once(':')?;
+        let (first, rest) = text.split_once(':')?;
+        first.parse::<u64>().ok()?;
         let (end, running) = rest.split_once(':')?;
         let running =
             running.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<_, _>>().ok()?;

@@ -139,10 +139,10 @@ impl Gate {
     /// The newer copy of the row; what only this server knows stays.
     fn renewed(self, old: Option<Self>) -> Self {
         let Some(old) = old else { return self };
-        let running = if self.limit == Limit::Concurrency { old.running } else { HashSet::new() };
         Self {
             lanes: old.lanes,
-            running,
+            // Also while there is no limit, or only probes pass: they run on, and count again when there is one.
+            running: old.running,
             promised: old.promised,
             tokens: old.tokens,
             tokens_until: old.tokens_until,
@@ -372,12 +372,16 @@ impl Gates {
             }
             (gate.starved, gate.asked) = (false, Some(now));
             let wanted = slots(&gate.lanes);
-            let limit = gate.concurrency(now);
+            let limit = match gate.limit {
+                Limit::Concurrency => Some(gate.concurrency(now)),
+                Limit::Probes => Some(gate.policy.max_concurrency).filter(|limit| *limit > 0),
+                Limit::None => None,
+            };
             let expired = now >= gate.tokens_until;
             renewals.push(Renewal {
                 service_id: *id,
                 gate: gate.gate,
-                limit: (gate.limit == Limit::Concurrency).then_some(limit),
+                limit,
                 probing: gate.limit == Limit::Probes,
                 wanted,
                 rate: (gate.is_rated() && (expired || gate.tokens < 1.0)).then(|| Rate {

@@ -119,16 +119,19 @@ async fn take(
         .map(|r| Row { permit_id: r.get(0), server_id: r.get(1), count: r.get(2), wanted: r.get(3), alive: r.get(4) })
         .collect();
     let me = rows.iter().position(|row| row.server_id == server).unwrap_or_default();
+    let used = tx.prepare_cached(USED).await?;
+    let used: Vec<(i32, u32)> = tx
+        .query(&used, &[&ask.service_id])
+        .await?
+        .iter()
+        .map(|r| (r.get(0), u32::try_from(r.get::<_, i32>(1)).unwrap_or_default()))
+        .collect();
     let counts = if ask.probing {
-        take_probes(tx, ask, &rows, me, probes_left).await?
+        // Probes come on top of what still runs, and the limit holds for both.
+        let running: u32 = used.iter().map(|(_, n)| n).sum();
+        let room = ask.limit.map_or(i32::MAX, |limit| i32::try_from(limit.saturating_sub(running)).unwrap_or(i32::MAX));
+        take_probes(tx, ask, &rows, me, (probes_left, room)).await?
     } else {
-        let used = tx.prepare_cached(USED).await?;
-        let used: Vec<(i32, u32)> = tx
-            .query(&used, &[&ask.service_id])
-            .await?
-            .iter()
-            .map(|r| (r.get(0), u32::try_from(r.get::<_, i32>(1)).unwrap_or_default()))
-            .collect();
         let used_by = |id: i32| used.iter().find(|(permit, _)| *permit == id).map_or(0, |(_, n)| *n);
         let holders: Vec<Holder> = rows.iter().map(|row| holder(row, used_by(row.permit_id))).collect();
         let known = |id: i32| rows.iter().any(|row| row.permit_id == id);
@@ -162,7 +165,7 @@ async fn take_probes(
     ask: &Renewal,
     rows: &[Row],
     me: usize,
-    mut left: i32,
+    (mut left, room): (i32, i32),
 ) -> Result<Vec<i32>, StoreError> {
     let mut counts: Vec<i32> = rows.iter().map(|row| row.count).collect();
     for (i, row) in rows.iter().enumerate().filter(|(i, row)| *i != me && !row.alive) {
@@ -170,7 +173,8 @@ async fn take_probes(
         counts[i] = 0;
     }
     let wanted = i32::try_from(ask.wanted).unwrap_or(i32::MAX);
-    let taken = (wanted - counts[me]).clamp(0, left);
+    let room = room.saturating_sub(counts.iter().sum()).max(0);
+    let taken = (wanted - counts[me]).clamp(0, left.min(room));
     counts[me] += taken;
     let store = "UPDATE services SET probes_left = $2 WHERE service_id = $1";
     tx.execute(store, &[&ask.service_id, &(left - taken)]).await?;

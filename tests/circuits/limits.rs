@@ -66,6 +66,50 @@ async fn never_more_steps_at_once_than_the_limit_with_two_servers_and_a_crash() 
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// What ran when the circuit opened still runs when it is probed, and when it closes.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_and_a_recovery_do_not_exceed_the_limit() {
+    const LIMIT: i64 = 4;
+    let test = TestDb::new().await;
+    let db = test.connect().await;
+    let server = TestServer::start(&test).await;
+    let mut client = server.client().await;
+    register(&mut client, &caller("slow", "slow", "billing")).await;
+    register(&mut client, &caller("quick", "quick", "billing")).await;
+    let policy = proto::Policy {
+        max_concurrency: Some(4),
+        min_calls: Some(3),
+        cool_down_seconds: Some(0.2),
+        max_cool_down_seconds: Some(0.2),
+        ramp_seconds: Some(0.5),
+        ..Default::default()
+    };
+    set(&mut client, "billing", policy).await;
+    let (slow, quick) = (Service::default(), Service::failing(100));
+    slow.millis.store(2_000, Ordering::SeqCst);
+    quick.millis.store(10, Ordering::SeqCst);
+    let workers = [slow.worker(&[&server.url], "slow", 8), quick.worker(&[&server.url], "quick", 8)];
+    submit_many(&mut client, "t/slow", 3).await;
+    eventually("the slow ones run", || async { (slow.running() == 3).then_some(()) }).await;
+    submit_many(&mut client, "t/quick", 8).await;
+    let client = client.clone();
+    let times = |kind: &'static str| {
+        let mut client = client.clone();
+        async move { crate::service::times(&crate::service::circuit(&mut client, "billing").await, kind) }
+    };
+    eventually("it opens", || async { (times("circuit.opened").await > 0).then_some(()) }).await;
+    quick.fail(0);
+    submit_many(&mut client.clone(), "t/slow", 6).await;
+    eventually("it closes", || async { (times("circuit.closed").await > 0).then_some(()) }).await;
+    eventually("everything completes", || async {
+        let left: i64 = db.query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[]).await.unwrap().get(0);
+        (left == 0).then_some(())
+    })
+    .await;
+    assert!(most_at_once(&db).await <= LIMIT, "{} attempts at once", most_at_once(&db).await);
+    workers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_is_changed_while_steps_run() {
     let test = TestDb::new().await;

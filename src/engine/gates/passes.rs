@@ -108,7 +108,7 @@ impl Passes {
                 {
                     permit.count -= count;
                 }
-            } else if taken.limited && gate.limit == Limit::Concurrency {
+            } else if taken.limited {
                 gate.running.extend(taken.leases.iter().filter(|lease| !lost.contains(lease)));
             }
             if ended {
