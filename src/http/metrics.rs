@@ -1,6 +1,6 @@
 //! `/metrics` in the text format of Prometheus. docs/metrics.md has a line for each name; a test holds the two together.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -45,6 +45,8 @@ struct Scrape {
     workers: usize,
     slots_used: usize,
     slots_free: usize,
+    subscribers: usize,
+    event_lag: Duration,
     collisions: [(&'static str, u64); 3],
     /// Found, repaired, and standing.
     audits: [u64; 3],
@@ -64,6 +66,8 @@ impl Scrape {
             workers,
             slots_used,
             slots_free,
+            subscribers: engine.events.subscribers(),
+            event_lag: engine.events.lag(),
             collisions: [
                 ("serialization", counts.get(Collision::Serialization)),
                 ("deadlock", counts.get(Collision::Deadlock)),
@@ -97,6 +101,7 @@ impl Collector for Scrape {
         self.steps(&mut out)?;
         self.queue(&mut out)?;
         self.workers(&mut out)?;
+        self.events(&mut out)?;
         self.transactions(&mut out)?;
         self.server(&mut out)
     }
@@ -147,6 +152,17 @@ impl Scrape {
         out.number("workers_connected", "Workers with a stream on this server", self.workers)?;
         out.number("slots_used", "Steps that these workers have", self.slots_used)?;
         out.number("slots_free", "Steps that they could take beside these", self.slots_free)
+    }
+
+    fn events(&self, out: &mut Out<'_>) -> fmt::Result {
+        out.number("event_subscribers", "Subscribers to events on this server", self.subscribers)?;
+        let lag = [(Vec::new(), self.event_lag.as_secs_f64())];
+        out.gauges(
+            "event_lag",
+            "Age of the oldest event when subscribers were last handed some",
+            Some(&Unit::Seconds),
+            lag,
+        )
     }
 
     fn transactions(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -57,6 +57,8 @@ async fn everything_is_counted_once() {
         ("tasker_workers_connected", vec![], 1.0),
         ("tasker_slots_used", vec![], 2.0),
         ("tasker_slots_free", vec![], 14.0),
+        ("tasker_event_subscribers", vec![], 0.0),
+        ("tasker_event_lag_seconds", vec![], 0.0),
         ("tasker_transaction_inputs_sum", vec![("loop", "intake")], 8.0),
         ("tasker_commit_seconds_count", vec![("loop", "intake")], 8.0),
         ("tasker_collisions_total", vec![], 0.0),
