@@ -349,7 +349,8 @@ CREATE TABLE workers (
     connected_at         timestamptz NOT NULL,
     lease_expires_at     timestamptz NOT NULL,
     draining             boolean NOT NULL DEFAULT false,
-    ended_at             timestamptz              -- its steps have been taken over or given back
+    ended_at             timestamptz,             -- its steps have been taken over or given back
+    superseded           boolean NOT NULL DEFAULT false -- it ended because its worker registered again
 ) WITH (fillfactor = 50);
 
 CREATE INDEX workers_live ON workers (worker_id) WHERE ended_at IS NULL;

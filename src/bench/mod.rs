@@ -4,7 +4,7 @@
 mod audit;
 mod ceiling;
 mod child;
-mod cpu;
+pub mod cpu;
 mod disk;
 mod error;
 pub mod idle;

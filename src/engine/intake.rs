@@ -36,6 +36,9 @@ use crate::store::{StoreError, changes::Changes, counts::Collision, hot::Hot};
 const MAX_BATCH: usize = 256;
 /// The most submits that wait for one; the next one is refused.
 const MAX_QUEUE: usize = 2_048;
+/// The first submit of the last batch waited for so long, and more than a batch is left behind it: the queue is as full as it
+/// may be, however few wait. Who came on top would not be told before [`SUBMIT_LIMIT`] that it was in vain.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 /// How long a submit waits while nothing is stored: the database neither answers nor breaks the connection.
 const STORE_LIMIT: Duration = Duration::from_millis(2_500);
 /// How long a submit waits in a queue that moves.
@@ -60,15 +63,37 @@ pub struct IntakeQueue {
     stored: Stored,
 }
 
-/// When a transaction of intake was last done with.
-type Stored = Arc<watch::Sender<Instant>>;
+/// How intake gets on.
+type Stored = Arc<watch::Sender<Progress>>;
+
+#[derive(Clone, Copy)]
+struct Progress {
+    /// When a transaction of intake was last done with.
+    at: Instant,
+    /// How long the first submit of the last batch had waited for it.
+    waited: Duration,
+}
+
+/// Whether as much waits as can be stored in time.
+fn is_behind(waiting: usize, waited: Duration) -> bool {
+    waiting > MAX_BATCH && waited > MAX_WAIT
+}
 
 impl IntakeQueue {
     /// Checks the submissions and has them stored; returns when they are committed.
     pub async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Submitted>, IntakeError> {
+        // Before anything is looked at: a refusal must cost as little as can be.
+        if is_behind(MAX_QUEUE - self.sender.capacity(), self.stored.borrow().waited) {
+            return Err(IntakeError::Full);
+        }
+        let asked = Instant::now();
         let kib: usize = submissions.iter().map(|s| 1 + (s.context.len() + s.annotations.len()) / 1024).sum();
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).try_acquire_many_owned(permits).map_err(|_| IntakeError::Full)?;
+        let room = self.sender.try_reserve().map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => IntakeError::Full,
+            mpsc::error::TrySendError::Closed(()) => IntakeError::ShuttingDown,
+        })?;
         let mut seen = self.catalog.newest();
         let tasks = match prepare(&self.catalog, &submissions) {
             Err(IntakeError::NoTemplate { .. }) => {
@@ -80,10 +105,7 @@ impl IntakeQueue {
             other => other?,
         };
         let (reply, answer) = oneshot::channel();
-        self.sender.try_send(Group { tasks, seen, reply, _place: place }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => IntakeError::Full,
-            mpsc::error::TrySendError::Closed(_) => IntakeError::ShuttingDown,
-        })?;
+        room.send(Group { tasks, seen, reply, asked, _place: place });
         tokio::select! {
             answer = answer => answer.map_err(|_| IntakeError::ShuttingDown)?,
             waited = self.in_vain() => {
@@ -99,7 +121,7 @@ impl IntakeQueue {
         let mut until = asked + STORE_LIMIT;
         while until > Instant::now() {
             tokio::time::sleep_until(until).await;
-            until = (*self.stored.borrow() + STORE_LIMIT).min(asked + SUBMIT_LIMIT);
+            until = (self.stored.borrow().at + STORE_LIMIT).min(asked + SUBMIT_LIMIT);
         }
         asked.elapsed()
     }
@@ -118,7 +140,7 @@ impl Intake {
     pub fn new(shared: Shared, settle: SettleQueue) -> (Self, IntakeQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        let stored = Arc::new(watch::Sender::new(Instant::now()));
+        let stored = Arc::new(watch::Sender::new(Progress { at: Instant::now(), waited: Duration::ZERO }));
         let catalog = Arc::clone(&shared.catalog);
         let handle = IntakeQueue { sender, weight, catalog, stored: Arc::clone(&stored) };
         (Self { shared, settle, queue, stored, hot: None }, handle)
@@ -138,6 +160,8 @@ impl Intake {
                     }
                 }
             }
+            let waited = batch.first().map_or(Duration::ZERO, |group| group.asked.elapsed());
+            self.stored.send_modify(|progress| progress.waited = waited);
             // Nobody is there any more who would believe in those.
             batch.retain(|group| !group.reply.is_closed());
             self.store_all(std::mem::take(&mut batch)).await;
@@ -154,7 +178,7 @@ impl Intake {
             match self.run_once(&mut groups).await {
                 Ok(again) => {
                     self.shared.health.database(true);
-                    self.stored.send_replace(Instant::now());
+                    self.stored.send_modify(|progress| progress.at = Instant::now());
                     if !again.is_empty() {
                         work.push(again);
                     }
@@ -347,5 +371,18 @@ fn submitted(
             let error = StoreError::Connection("the first task of the idempotency key could not be read".into());
             IntakeError::Failed(Arc::new(error))
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_full_when_its_head_waits_too_long_and_more_than_a_batch_is_left() {
+        let longer = MAX_WAIT + Duration::from_millis(1);
+        assert!(is_behind(MAX_BATCH + 1, longer));
+        assert!(!is_behind(MAX_BATCH, longer), "the next transaction takes them all");
+        assert!(!is_behind(MAX_QUEUE, MAX_WAIT));
     }
 }

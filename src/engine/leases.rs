@@ -157,7 +157,7 @@ impl Leases {
         }
         let count = reaped.orphans.len() + reaped.overdue.len();
         let gone = |orphan: worker::Orphan| {
-            let outcome = Outcome::WorkerLost;
+            let outcome = if orphan.undelivered { Outcome::Undelivered } else { Outcome::WorkerLost };
             Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome }
         };
         let overdue = reaped.overdue.into_iter().map(|lease| Input::Deadline { lease });

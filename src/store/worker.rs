@@ -49,6 +49,8 @@ pub struct Reaped {
 pub struct Orphan {
     pub lease: Lease,
     pub worker_id: Uuid,
+    /// Its worker registered again and does not hold it: the assignment never arrived.
+    pub undelivered: bool,
 }
 
 /// What a registration found.
@@ -85,8 +87,11 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     let nonces: Vec<i64> = held.iter().map(|l| l.nonce).collect();
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
-    let end =
-        tx.prepare_cached("UPDATE workers SET ended_at = now() WHERE worker_id = $1 AND ended_at IS NULL").await?;
+    let end = tx
+        .prepare_cached(
+            "UPDATE workers SET ended_at = now(), superseded = true WHERE worker_id = $1 AND ended_at IS NULL",
+        )
+        .await?;
     tx.execute(&end, &[&new.previous]).await?;
     let insert = tx
         .prepare_cached(
@@ -196,10 +201,11 @@ pub async fn reap(
                  RETURNING w.worker_id),
              log AS (
                  INSERT INTO events (at, type, worker_id) SELECT clock_timestamp(), 'worker.lost', worker_id FROM lost)
-             SELECT worker_id, NULL AS task_id, NULL AS step, NULL AS lease, NULL AS orphaned FROM lost
+             SELECT worker_id, NULL AS task_id, NULL AS step, NULL AS lease, NULL AS orphaned, NULL AS superseded FROM lost
              UNION ALL
             (SELECT q.worker_id, q.task_id, q.step, q.lease,
-                    w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
+                    w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost),
+                    coalesce(w.superseded, false)
                FROM queue q LEFT JOIN workers w ON w.worker_id = q.worker_id
               WHERE q.worker_id IS NOT NULL AND q.lease IS NOT NULL
                 AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
@@ -216,7 +222,7 @@ pub async fn reap(
         };
         let lease = Lease { task_id, step: row.get(2), nonce: row.get(3) };
         if row.get(4) {
-            reaped.orphans.push(Orphan { lease, worker_id });
+            reaped.orphans.push(Orphan { lease, worker_id, undelivered: row.get(5) });
         } else {
             reaped.overdue.push(lease);
         }
@@ -284,5 +290,6 @@ fn kept_lease(r: &Row) -> KeptLease {
 }
 
 fn orphan(r: &Row) -> Orphan {
-    Orphan { lease: Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }, worker_id: r.get(3) }
+    let lease = Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) };
+    Orphan { lease, worker_id: r.get(3), undelivered: true }
 }

@@ -2,15 +2,15 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tasker::{client::Client, proto::SubmitTaskRequest};
+use tasker::{bench::cpu::Processes, client::Client, proto::SubmitTaskRequest};
 use tokio::task::JoinHandle;
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 
 /// As many as one connection may have calls.
 const PER_CONNECTION: usize = 200;
+/// Where fewer tasks are stored per second, the queue's 2,048 wait in vain for ten seconds, and nothing can be measured.
+const SLOW: f64 = 250.0;
 /// What a task carries, so that the server's memory is put to the test.
 const CONTEXT_BYTES: usize = 2 << 10;
 
@@ -41,8 +43,15 @@ struct Crowd {
 struct Counts {
     accepted: AtomicU64,
     refused: AtomicU64,
-    /// The slowest refusal, in ms.
-    slowest_refusal: AtomicU64,
+    /// What all of them took together, in ms.
+    accepting: AtomicU64,
+    refusing: AtomicU64,
+    /// When the last one was accepted, in ms from the beginning.
+    last_accepted: AtomicU64,
+    /// Not stored in time.
+    in_vain: AtomicU64,
+    /// A refusal without a time to come back.
+    wrong: Mutex<Option<Status>>,
 }
 
 impl Crowd {
@@ -64,22 +73,35 @@ impl Crowd {
         for client in self.running {
             client.await.unwrap();
         }
+        let wrong = self.counts.wrong.lock().unwrap().take();
+        assert!(wrong.is_none(), "{wrong:?}");
         self.counts
     }
 }
 
 async fn crowd(mut client: Client, request: SubmitTaskRequest, stop: Arc<AtomicBool>, counts: Arc<Counts>) {
+    let began = Instant::now();
+    let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap();
     while !stop.load(Ordering::Relaxed) {
         let asked = Instant::now();
         match client.tasks.submit_task(request.clone()).await {
-            Ok(_) => drop(counts.accepted.fetch_add(1, Ordering::Relaxed)),
+            Ok(_) => {
+                counts.accepted.fetch_add(1, Ordering::Relaxed);
+                counts.accepting.fetch_add(ms(asked), Ordering::Relaxed);
+                counts.last_accepted.fetch_max(ms(began), Ordering::Relaxed);
+            }
             Err(status) => {
-                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-                let wait =
-                    status.get_details_retry_info().and_then(|info| info.retry_delay).expect("a time to come back");
-                counts.refused.fetch_add(1, Ordering::Relaxed);
-                let after = u64::try_from(asked.elapsed().as_millis()).unwrap();
-                counts.slowest_refusal.fetch_max(after, Ordering::Relaxed);
+                let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+                let Some(wait) = wait else {
+                    *counts.wrong.lock().unwrap() = Some(status);
+                    return;
+                };
+                if status.code() == Code::ResourceExhausted {
+                    counts.refused.fetch_add(1, Ordering::Relaxed);
+                    counts.refusing.fetch_add(ms(asked), Ordering::Relaxed);
+                } else {
+                    counts.in_vain.fetch_add(1, Ordering::Relaxed);
+                }
                 tokio::time::sleep(wait).await;
             }
         }
@@ -95,6 +117,51 @@ async fn goodput(ledger: &Ledger, time: Duration) -> f64 {
     done / from.elapsed().as_secs_f64()
 }
 
+/// What became of crowds, one after the other.
+#[derive(Default)]
+struct Seen {
+    /// Tasks per second. Of this the crowd itself takes a share: it runs on the same cores, and a larger one takes more.
+    rates: Vec<f64>,
+    /// Processor time of the server per task that it stored, in µs, with all that it spent on those it refused. This is what
+    /// overload may not change: by it the server does with a given processor what it did before, whatever else the
+    /// machine is busy with.
+    costs: Vec<f64>,
+    refused: u64,
+    in_vain: u64,
+    /// The mean time of a submit that was stored, and of one that was refused, in ms.
+    waits: Vec<(u64, u64)>,
+    memory_mib: u64,
+}
+
+impl Seen {
+    /// From the first task to the last: what waits in the queue at the end of a shorter look was paid for in it.
+    async fn see(&mut self, clients: usize, server: &ServerProcess, context: &str) {
+        let processes = Processes { server: Some(server.pid().cast_unsigned()), ..Default::default() };
+        let before = processes.cpu();
+        let crowd = Crowd::of(clients, &server.url, context).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        self.memory_mib = self.memory_mib.max(server.memory_mib());
+        let counts = crowd.leave().await;
+        let spent = (processes.cpu() - before).server.expect("Linux has /proc");
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let (accepted, last_ms) = (of(&counts.accepted) as f64, of(&counts.last_accepted) as f64);
+        self.rates.push(accepted * 1e3 / last_ms);
+        self.costs.push(spent.as_secs_f64() * 1e6 / accepted);
+        self.refused += of(&counts.refused);
+        self.in_vain += of(&counts.in_vain);
+        let mean = |sum: &AtomicU64, count: &AtomicU64| of(sum) / of(count).max(1);
+        let waits = (mean(&counts.accepting, &counts.accepted), mean(&counts.refusing, &counts.refused));
+        self.waits.push(waits);
+    }
+}
+
+fn median(all: &[f64]) -> f64 {
+    let mut all = all.to_vec();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 /// What one lone task takes.
 async fn latency(client: &mut Client) -> Duration {
     let asked = Instant::now();
@@ -105,7 +172,6 @@ async fn latency(client: &mut Client) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
-    const WINDOW: Duration = Duration::from_millis(1_500);
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -116,21 +182,11 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
     latency(&mut client).await;
     let idle = latency(&mut client).await;
 
-    // By turns, so that what else the machine does meets both; and the best of three, since it meets them unevenly.
-    let (mut peak, mut overloaded) = (Vec::new(), Vec::new());
-    let (mut refused, mut slowest, mut memory) = (0, 0, 0);
+    // By turns, so that what else the machine does meets both.
+    let (mut enough, mut too_many) = (Seen::default(), Seen::default());
     for _ in 0..3 {
-        let enough = Crowd::of(750, &server.url, &context).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        peak.push(goodput(&ledger, WINDOW).await);
-        enough.leave().await;
-        let too_many = Crowd::of(3_000, &server.url, &context).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        overloaded.push(goodput(&ledger, WINDOW).await);
-        memory = memory.max(server.memory_mib());
-        let counts = too_many.leave().await;
-        refused += counts.refused.load(Ordering::Relaxed);
-        slowest = slowest.max(counts.slowest_refusal.load(Ordering::Relaxed));
+        enough.see(750, &server, &context).await;
+        too_many.see(3_000, &server, &context).await;
     }
     let over = Instant::now();
     let recovered = eventually("latency recovers", || {
@@ -138,15 +194,28 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
         async move { (latency(&mut client).await < Duration::from_millis(500)).then(|| over.elapsed()) }
     })
     .await;
-    let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
-    println!(
-        "tasks/s: enough {peak:.0?}, four times that {overloaded:.0?}; {refused} refused, the slowest after {slowest} ms"
-    );
+    let Seen { refused, memory_mib: memory, .. } = too_many;
+    println!("tasks/s: enough {:.0?}, four times that {:.0?}", enough.rates, too_many.rates);
+    println!("µs of the server per task: enough {:.0?}, four times that {:.0?}", enough.costs, too_many.costs);
+    println!("{refused} refused; ms until stored and until refused: {:?}", too_many.waits);
     println!("the server has {memory} MiB; a lone task takes {idle:?}, again {recovered:?} after the burst");
-    assert!(refused > 0, "nothing was refused");
-    assert!(slowest < 3_000, "a refusal took {slowest} ms");
-    // 10 % is the aim. The clients run on the same two cores, four times as many, and so this leaves them a share.
-    assert!(best(&overloaded) > 0.75 * best(&peak), "goodput fell from {peak:.0?} to {overloaded:.0?}");
+    assert!(enough.refused == 0 && refused > 0, "{} and {refused} were refused", enough.refused);
+    let slowest = enough.rates.iter().chain(&too_many.rates).copied().fold(f64::INFINITY, f64::min);
+    if slowest < SLOW {
+        println!("{slowest:.0} tasks/s: the machine is too busy with other things to say anything");
+        return;
+    }
+    let vain = enough.in_vain + too_many.in_vain;
+    let stood_still = server.log().iter().any(|line| line.contains("does not answer"));
+    assert!(vain == 0 || stood_still, "{vain} waited in vain in a queue that moved");
+    let early = too_many.waits.iter().filter(|(stored, refused)| refused < stored).count();
+    assert!(early > too_many.waits.len() / 2, "refused late: {:?}", too_many.waits);
+    // The least: whatever else the machine does can only add to it.
+    let least = |costs: &[f64]| costs.iter().copied().fold(f64::INFINITY, f64::min);
+    let (cost, dearer) = (least(&enough.costs), least(&too_many.costs));
+    assert!(0.9 * dearer < cost, "a task costs {dearer:.0} instead of {cost:.0} µs: goodput falls by more than 10 %");
+    let (rate, slower) = (median(&enough.rates), median(&too_many.rates));
+    assert!(slower > 0.5 * rate, "goodput fell from {rate:.0} to {slower:.0} tasks/s");
     // What waits is bounded by number and by bytes; the kept documents by 32 MiB. The rest is the transport's, per connection.
     assert!(memory < 256, "the server has {memory} MiB");
     assert!(recovered < Duration::from_secs(5), "a lone task was slow for {recovered:?}");
@@ -171,7 +240,7 @@ async fn a_stuck_worker_does_not_slow_the_one_beside_it() {
     let worker = ledger.worker(&[&server.url], 32, Duration::from_millis(5));
     let crowd = Crowd::of(64, &server.url, "{}").await;
     let mut rates = [Vec::new(), Vec::new()];
-    for _ in 0..2 {
+    for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(300)).await;
         rates[0].push(goodput(&ledger, Duration::from_secs(1)).await);
         let stuck = RawWorker::open(&server.url, registration(&["h"], 32)).await.unwrap();

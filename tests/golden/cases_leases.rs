@@ -8,10 +8,11 @@ use std::{
 use tasker::{
     client::Client,
     proto::{AttemptOutcome, CancelReason::LeaseLost, Register, ResultStatus, StepState, TaskState},
+    store::{self, Db, worker::NewWorker},
 };
 
 use crate::support::{
-    TestDb,
+    SCHEMA, TestDb,
     process::ServerProcess,
     server::{self, Bench, TestServer, eventually, finished, register, state, step, submission},
     worker::{RawWorker, registration, released, retryable, success},
@@ -197,6 +198,34 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
     let task = bench.finished(&id).await;
     assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::Released);
     assert_eq!(step(&task, "only").result_json, "1");
+}
+
+/// The server that registered it died before it gave anything back, or the search for silent workers came first: nobody was
+/// lost, whoever finds what the worker does not hold.
+#[tokio::test]
+async fn what_a_worker_does_not_hold_any_more_was_not_lost_with_it() {
+    let mut bench = Bench::with(ONE).await;
+    let worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/one", "{}").await;
+    let mut other = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let again = NewWorker {
+        worker_id: uuid::Uuid::new_v4(),
+        server_id: uuid::Uuid::new_v4(),
+        name: "raw".into(),
+        build_id: String::new(),
+        namespaces: Vec::new(),
+        handlers: vec!["h".into()],
+        max_concurrent_steps: 1,
+        labels: "{}".into(),
+        previous: Some(worker.registered.worker_id.parse().unwrap()),
+        held: Vec::new(),
+    };
+    let db = Db::new(bench.db.url(), SCHEMA).unwrap();
+    store::worker::register(&db, &again, Duration::from_secs(10)).await.unwrap();
+    let assignment = other.assignment().await;
+    other.settle(&assignment, success("1")).await;
+    let task = bench.finished(&id).await;
+    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::Released);
 }
 
 #[tokio::test]

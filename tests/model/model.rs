@@ -25,6 +25,7 @@ pub enum Wrong {
     OldestLast,
     CancelledRunsOn,
     HoldersAreNotTold,
+    ShutIsNotShut,
 }
 
 const WORKERS: usize = 4;
@@ -107,6 +108,10 @@ pub enum Action {
         worker: usize,
         results: Vec<(usize, Answer)>,
     },
+    Force {
+        handler: usize,
+        open: bool,
+    },
     Drain {
         worker: usize,
     },
@@ -149,6 +154,8 @@ pub struct Model {
     /// Contents by template and version.
     templates: HashMap<(usize, usize), usize>,
     keys: HashMap<usize, (usize, Key)>,
+    /// Whose circuit is open: nothing is handed out for these handlers.
+    shut: [bool; HANDLERS.len()],
     owed: Vec<Owed>,
     /// Attempts that the op ends and nobody says so.
     ending: Vec<usize>,
@@ -179,6 +186,7 @@ impl Model {
             workers: Vec::new(),
             templates: (0..MOVING).map(|template| ((template, 0), template)).collect(),
             keys: HashMap::new(),
+            shut: [false; HANDLERS.len()],
             owed: Vec::new(),
             ending: Vec::new(),
             wave: Vec::new(),
@@ -241,6 +249,11 @@ impl Model {
                 self.owed.push(Owed::Ack { worker, attempt, accepted });
                 let words = format!("worker {worker} answers {} again: {answer:?}", self.attempt_name(attempt));
                 (words, Action::Results { worker, results: vec![(attempt, *answer)] })
+            }
+            Op::Force { handler, open } => {
+                self.shut[*handler] = *open && self.wrong != Wrong::ShutIsNotShut;
+                let words = format!("the circuit of {} is forced, open: {open}", HANDLERS[*handler]);
+                (words, Action::Force { handler: *handler, open: *open })
             }
             Op::Drain { worker } => {
                 let worker = pick(*worker, &self.workers_where(|w| w.open && !w.draining))?;
@@ -496,6 +509,9 @@ impl Model {
         };
         let (shape, s, w) = (&t.shape.steps[step], &t.steps[step], &self.workers[worker]);
         let what = format!("worker {worker} was handed task {task} {}", shape.name);
+        if self.shut[shape.handler] {
+            return Err(format!("{what}, while the circuit was open"));
+        }
         if !matches!(s.state, StepState::Ready | StepState::WaitingForRetry) {
             return Err(format!("{what}, which is {:?}", s.state));
         }
@@ -572,7 +588,7 @@ impl Model {
             let waits = matches!(t.steps[step].state, StepState::Ready | StepState::WaitingForRetry);
             let handler = t.shape.steps[step].handler;
             let worker = self.workers.iter().position(|w| w.is_free() && w.serves(handler))?;
-            waits.then_some((worker, task, step))
+            (waits && !self.shut[handler]).then_some((worker, task, step))
         })
     }
 
@@ -582,8 +598,9 @@ impl Model {
             let rank = self.rank(*task, *step);
             for (other, t) in self.tasks.iter().enumerate() {
                 for (i, s) in t.steps.iter().enumerate() {
-                    let left = s.state == StepState::Ready && s.surely_ready;
-                    if left && self.workers[*worker].serves(t.shape.steps[i].handler) && self.rank(other, i) < rank {
+                    let handler = t.shape.steps[i].handler;
+                    let left = s.state == StepState::Ready && s.surely_ready && !self.shut[handler];
+                    if left && self.workers[*worker].serves(handler) && self.rank(other, i) < rank {
                         return Err(format!(
                             "worker {worker} was handed {task}/{step} while {other}/{i} was left waiting"
                         ));

@@ -57,6 +57,11 @@ pub enum Op {
         worker: usize,
         answer: Answer,
     },
+    /// An operator shuts the service that a handler calls, or lets it be called.
+    Force {
+        handler: usize,
+        open: bool,
+    },
     Drain {
         worker: usize,
     },
@@ -85,7 +90,8 @@ pub fn history(random: &mut Random) -> Vec<Op> {
 fn op(random: &mut Random) -> Op {
     match random.below(1_000) {
         0..220 => Op::Submit(submissions(random)),
-        220..550 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        220..535 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        535..550 => Op::Force { handler: random.below(2), open: random.below(3) == 0 },
         550..570 => Op::Foreign { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
         570..670 => connect(random),
         670..740 => Op::Cancel { task: random.below(64) },

@@ -9,9 +9,10 @@ use std::{
 use tasker::{
     client::Client,
     proto::{
-        AttemptOutcome, CancelReason, CancelTaskRequest, Drain, GetTaskRequest, GetTaskResponse, Register,
-        RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest, Worker,
-        step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
+        AttemptOutcome, CancelReason, CancelTaskRequest, CircuitState, Drain, ForceCircuitRequest, GetTaskRequest,
+        GetTaskResponse, Register, RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest,
+        SubmitTasksRequest, Worker, step_result::Outcome, work_request::Message as Says,
+        work_response::Message as Hears,
     },
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -27,7 +28,7 @@ use crate::{
 
 /// How long what is owed may take. A released step waits a second, the dispatcher looks around every second, and the
 /// machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a moment is in which nothing else may come: after each op, and at the end.
 const SILENCE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(60));
 
@@ -152,6 +153,7 @@ impl Run {
                     self.say(worker, Say::Message(Says::Result(result)));
                 }
             }
+            Action::Force { handler, open } => self.force(handler, open).await?,
             Action::Drain { worker } => self.drain(worker).await?,
             Action::Leave { worker } => {
                 self.say(worker, Say::Message(Says::Drain(Drain {})));
@@ -166,6 +168,20 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    async fn force(&mut self, handler: usize, open: bool) -> Result<(), String> {
+        let state = if open { CircuitState::Open } else { CircuitState::Closed };
+        let request = ForceCircuitRequest {
+            namespace: self.namespace.clone(),
+            // A step without a service of its own calls its handler's.
+            service: HANDLERS[handler].into(),
+            state: state.into(),
+            by: "model".into(),
+            reason: "why".into(),
+            ..Default::default()
+        };
+        self.client.circuits.force_circuit(request).await.map(drop).map_err(|s| format!("not forced: {s:?}"))
     }
 
     async fn register(&mut self, yaml: String) -> Result<bool, Code> {

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use super::submission::{IntakeError, Prepared, Submitted};
@@ -23,6 +26,8 @@ pub(super) struct Group {
     /// The newest template known when "the newest version" was looked up.
     pub(super) seen: i32,
     pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, IntakeError>>,
+    /// When it came.
+    pub(super) asked: Instant,
     pub(super) _place: OwnedSemaphorePermit,
 }
 
