@@ -158,7 +158,7 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
     let people = newcomers(SEED, 0, 2 * USERS);
     let (with, without) = people.split_at(USERS);
     let mut control_plane = stage.control_plane.clone();
-    let own = Policy { probes: Some(2), min_calls: Some(5), ..Policy::default() };
+    let own = Policy { probes: Some(2), min_calls: Some(7), ramp_seconds: Some(3.0), ..Policy::default() };
     let request = |policy| SetPolicyRequest {
         namespace: NAMESPACE.into(),
         service: "billing_service".into(),

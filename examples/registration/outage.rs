@@ -30,13 +30,18 @@ use crate::{
 
 /// How many users register in each run.
 pub const USERS: usize = 40;
+/// No more of them start each second than this, whatever the rate of the first act was.
+pub const MAX_RATE: f64 = 10.0;
 const SERVICE: &str = "billing_service";
 const STEP: &str = "setup_billing_profile";
 /// Who sets the policy, as the circuit's history has it.
 const ACTOR: &str = "registration demo";
 /// The fields that the act sets, and takes back.
-const FIELDS: [&str; 3] = ["enabled", "cool_down_seconds", "probes"];
-const PROBES: i32 = 3;
+const FIELDS: [&str; 4] = ["enabled", "min_calls", "cool_down_seconds", "probes"];
+/// Few enough for the circuit to open before the first ones are tried again: who has used up two of three attempts when it
+/// opens has none left for a probe.
+const MIN_CALLS: i32 = 2;
+const PROBES: i32 = 1;
 /// A start that was decided on before the circuit opened is written this much later at most.
 const ON_ITS_WAY: f64 = 0.5;
 /// How often the status of one registration is asked for.
@@ -58,6 +63,7 @@ pub struct Act<'a> {
 #[derive(Debug, Serialize)]
 pub struct Outage {
     pub seconds: u64,
+    pub min_calls: i32,
     pub cool_down_seconds: f64,
     pub probes: i32,
     pub on: Run,
@@ -97,21 +103,29 @@ impl Act<'_> {
         let runs = self.both(with, without).await;
         let back = Policy {
             enabled: before.enabled,
+            min_calls: before.min_calls,
             cool_down_seconds: before.cool_down_seconds,
             probes: before.probes,
             ..Policy::default()
         };
         self.set(back, &FIELDS, "the outage is over").await?;
         let (on, off) = runs?;
-        Ok(Outage { seconds: self.seconds, cool_down_seconds: self.cool_down(), probes: PROBES, on, off })
+        Ok(Outage {
+            seconds: self.seconds,
+            min_calls: MIN_CALLS,
+            cool_down_seconds: self.cool_down(),
+            probes: PROBES,
+            on,
+            off,
+        })
     }
 
     async fn both(&self, with: &[Applicant], without: &[Applicant]) -> anyhow::Result<(Run, Run)> {
         Ok((self.run(true, with).await?, self.run(false, without).await?))
     }
 
-    /// Half of the outage: the first probes meet it, and the second ones, after twice that time, do not. A probe that fails
-    /// costs its step an attempt, and it is the oldest steps that probe.
+    /// Half of the outage: the first probe meets it, and the second one, after twice that time, does not. A probe that fails
+    /// costs its step an attempt, and it is the oldest step that probes.
     fn cool_down(&self) -> f64 {
         self.seconds as f64 / 2.0
     }
@@ -119,6 +133,7 @@ impl Act<'_> {
     async fn run(&self, circuits: bool, people: &[Applicant]) -> anyhow::Result<Run> {
         let policy = Policy {
             enabled: Some(circuits),
+            min_calls: Some(MIN_CALLS),
             cool_down_seconds: Some(self.cool_down()),
             probes: Some(PROBES),
             ..Policy::default()
@@ -309,10 +324,10 @@ impl fmt::Display for Outage {
             row("  and was open for", &|r| format!("{:.1} s", r.seconds_open)),
             row("the last registration ended after", &|r| format!("{:.1} s", r.seconds)),
         ];
-        let (down, cool_down, probes) = (self.seconds, self.cool_down_seconds, self.probes);
         writeln!(
             f,
-            "billing down for {down} s; its circuit's cool-down is set to {cool_down} s at first, with {probes} probes\n"
+            "billing is down for {} s; its circuit opens after {} calls at the earliest and has a cool-down of {} s, {} probe\n",
+            self.seconds, self.min_calls, self.cool_down_seconds, self.probes
         )?;
         writeln!(f, "{}", table(&rows))?;
         for (circuits, run) in [("on", &self.on), ("off", &self.off)] {
@@ -381,7 +396,8 @@ mod tests {
     #[test]
     fn an_outage_that_costs_too_much_is_a_problem() {
         let run = |completed, attempts| Run { asked: 40, completed, attempts, half_opened: 2, ..Run::default() };
-        let outage = |on| Outage { seconds: 20, cool_down_seconds: 10.0, probes: 3, on, off: Run::default() };
+        let outage =
+            |on| Outage { seconds: 20, min_calls: 5, cool_down_seconds: 10.0, probes: 3, on, off: Run::default() };
         let problems = |completed, open, half_open| {
             outage(run(completed, Attempts { closed: 14, open, half_open })).problems().len()
         };
