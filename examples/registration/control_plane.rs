@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tasker::proto::{
-    RegisterTemplateRequest, task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
+    RegisterTemplateRequest, circuit_service_client::CircuitServiceClient, task_service_client::TaskServiceClient,
+    template_service_client::TemplateServiceClient,
 };
 use tonic::{
     Code,
@@ -25,6 +26,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct ControlPlane {
     pub tasks: TaskServiceClient<Channel>,
+    pub circuits: CircuitServiceClient<Channel>,
     templates: TemplateServiceClient<Channel>,
 }
 
@@ -35,7 +37,11 @@ impl ControlPlane {
             .with_context(|| format!("`{url}` is not the URL of a server"))?
             .timeout(CALL_TIMEOUT)
             .connect_lazy();
-        Ok(Self { tasks: TaskServiceClient::new(channel.clone()), templates: TemplateServiceClient::new(channel) })
+        Ok(Self {
+            tasks: TaskServiceClient::new(channel.clone()),
+            circuits: CircuitServiceClient::new(channel.clone()),
+            templates: TemplateServiceClient::new(channel),
+        })
     }
 
     /// Registers the workflow as soon as the server answers. Registering it again changes nothing.

@@ -21,8 +21,9 @@ use crate::{
     monitor::{self, Monitor},
     naive::NaiveRegistration,
     orchestrated::Orchestrated,
+    outage::{self, Act},
     place::Place,
-    population::{Applicant, applicants},
+    population::{Applicant, applicants, newcomers},
     private::PrivateControlPlane,
     process::{Supervised, told_to_end},
     report::Report,
@@ -41,6 +42,9 @@ pub struct DemoArgs {
     /// How many users start to register each second.
     #[arg(long, default_value_t = 20.0, value_parser = positive)]
     rate: f64,
+    /// For how long billing is down in the second act; 0 for no second act.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=60))]
+    outage_seconds: u64,
     /// How many worker processes serve the steps.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
     workers: u32,
@@ -80,7 +84,8 @@ impl DemoArgs {
     }
 }
 
-/// Runs the demo. Success means that through Tasker nobody was left in a partial or unknown state.
+/// Runs the demo. Success means that through Tasker nobody was left in a partial or unknown state, and that everybody who
+/// registered in an outage completed without spending attempts on it.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // What may be in the way is found before anything takes time.
     let (gateway, gateway_url) = Place::HERE_OR_ON_ANY_PORT.bind(args.gateway_port, "--gateway-port").await?;
@@ -131,7 +136,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Both runs and the table. The services of the second run stay up.
+    /// Both runs and the table, and then the outage. The services of the second run stay up.
     async fn play(&self, gateway: TcpListener, workers: &mut Vec<Supervised>) -> anyhow::Result<Report> {
         let control_plane = ControlPlane::at(&self.server_url)?;
         control_plane.register_template().await?;
@@ -149,21 +154,43 @@ impl Stage {
 
         let world = self.world().await?;
         let flow = Orchestrated::new(self.gateway_url.clone(), control_plane.clone());
-        tokio::spawn(axum::serve(gateway, gateway::router(control_plane)).into_future());
+        tokio::spawn(axum::serve(gateway, gateway::router(control_plane.clone())).into_future());
         workers.extend(self.start_workers(&world.urls)?);
         let monitor = Watch::start(&self.server_url);
         let tasker = self.tasker_run(&world, flow).await;
         let monitor = monitor.end(self.people.len()).await;
 
-        let report = Report { seed: self.args.seed, naive, tasker };
-        if self.args.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
-        } else {
+        let mut report = Report { seed: self.args.seed, naive, tasker, outage: None };
+        if !self.args.json {
             println!(
                 "\n{report}\nwhat the service monitor heard of the second run: attempts that failed, by cause\n\n{monitor}"
             );
         }
+        if self.args.outage_seconds > 0 {
+            let outage = self.outage(&world, &control_plane).await?;
+            if !self.args.json {
+                println!("\n{outage}");
+            }
+            report.outage = Some(outage);
+        }
+        if self.args.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
         Ok(report)
+    }
+
+    /// Others than those who registered before.
+    async fn outage(&self, world: &World, control_plane: &ControlPlane) -> anyhow::Result<outage::Outage> {
+        let act = Act {
+            world,
+            control_plane,
+            gateway_url: &self.gateway_url,
+            seconds: self.args.outage_seconds,
+            rate: self.args.rate.min(outage::MAX_RATE),
+        };
+        let people = newcomers(self.args.seed, self.people.len(), 2 * outage::USERS);
+        let (with, without) = people.split_at(outage::USERS);
+        act.play(with, without).await
     }
 
     /// Fresh services: each run has its own world.

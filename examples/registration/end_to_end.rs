@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tasker::{
     postgres::{Cluster, Options},
+    proto::{GetCircuitRequest, Policy, SetPolicyRequest},
     server::{self, ServerConfig},
     store::{Db, migrate::migrate},
     worker::{Worker, WorkerHandle},
@@ -14,13 +15,14 @@ use tokio::time::sleep;
 
 use crate::{
     audit::{self, Audit},
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, NAMESPACE},
     faults::{FaultPlan, Prior},
     gateway, handlers,
     load::at_pace,
     orchestrated::Orchestrated,
+    outage::{Act, Attempts, Outage},
     place::Place,
-    population::{Applicant, applicants},
+    population::{Applicant, applicants, newcomers},
     services::{Ports, World},
 };
 
@@ -146,4 +148,84 @@ async fn the_gateway_takes_refuses_and_tells() {
 
     assert_eq!(stage.status("0190aaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa").await.0, StatusCode::NOT_FOUND);
     assert_eq!(stage.status("nonsense").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
+    const SECONDS: u64 = 4;
+    const USERS: usize = 40;
+    let stage = Stage::set(0).await;
+    let people = newcomers(SEED, 0, 2 * USERS);
+    let (with, without) = people.split_at(USERS);
+    let mut control_plane = stage.control_plane.clone();
+    let own = Policy { probes: Some(2), min_calls: Some(7), ramp_seconds: Some(3.0), ..Policy::default() };
+    let request = |policy| SetPolicyRequest {
+        namespace: NAMESPACE.into(),
+        service: "billing_service".into(),
+        policy: Some(policy),
+        unset: Vec::new(),
+        by: "ann".into(),
+        reason: "her own".into(),
+    };
+    control_plane.circuits.set_policy(request(own)).await.unwrap();
+
+    let act = Act {
+        world: &stage.world,
+        control_plane: &stage.control_plane,
+        gateway_url: &stage.gateway_url,
+        seconds: SECONDS,
+        rate: PER_SECOND,
+    };
+    let outage: Outage = act.play(with, without).await.unwrap();
+    assert_eq!(outage.problems(), [""; 0], "{outage}");
+    let (on, off) = (&outage.on, &outage.off);
+    assert_eq!((on.asked, on.completed, on.failed, on.partial), (USERS, USERS, 0, 0), "{outage}");
+    // On a busy machine it opens so late that the first probe already succeeds. Only a failed probe opens it again.
+    assert!(on.opened >= 1 && on.half_opened == on.opened, "{outage}");
+    assert_eq!(on.attempts.half_open, on.opened - 1, "{outage}");
+    assert!(on.seconds_open >= SECONDS as f64 / 2.0, "{outage}");
+    assert!(on.attempts.closed <= off.attempts.closed / 2, "{outage}");
+    let told = on.told.as_deref().unwrap_or_default();
+    assert!(told.contains("setup_billing_profile: circuit billing_service is open since"), "{told}");
+
+    // Those who came early enough have used up what they have; the limit is 3.
+    assert!(off.failed >= USERS / 4 && off.partial == off.failed, "{outage}");
+    assert!(off.attempts.closed >= 3 * off.failed, "{outage}");
+    assert_eq!((off.opened, &off.attempts), (0, &Attempts { closed: off.attempts.closed, ..Attempts::default() }));
+    assert!(off.told.as_deref().unwrap_or_default().contains("attempt 2 of 3 in"), "{outage}");
+
+    let request = GetCircuitRequest { namespace: NAMESPACE.into(), service: "billing_service".into() };
+    let after = control_plane.circuits.get_circuit(request).await.unwrap().into_inner().set_for_service;
+    assert_eq!(after, Some(own), "what was set before is in force again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_why_it_waits() {
+    let stage = Stage::set(0).await;
+    let waits = |status: &Value, step: usize| status["steps"][step]["waits"].clone();
+    stage.world.set_billing_down(true);
+    let user = json!({ "email": "test@example.com", "name": "Test User" });
+    let (_, accepted) = stage.ask(&user, None).await;
+    let id = accepted["task_id"].as_str().unwrap();
+    let waiting = async {
+        loop {
+            let (_, status) = stage.status(id).await;
+            if waits(&status, 1)[0]["cause"] == "backoff" && waits(&status, 2) == json!([]) {
+                return status;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, waiting).await.expect("billing waits for its next attempt");
+    let why = status["why"].as_str().unwrap();
+    assert!(why.starts_with("2 of 5 steps are complete; setup_billing_profile: attempt "), "{status}");
+    assert!(waits(&status, 1)[0]["until"].is_string(), "{status}");
+    let parents = json!([{ "cause": "parents", "message": "waits for setup_billing_profile (waiting_for_retry)",
+                           "since": null, "until": null }]);
+    assert_eq!(waits(&status, 3), parents);
+    assert_eq!((&status["status"], &status["percent"]), (&json!("in_progress"), &json!(40)), "{status}");
+
+    stage.world.set_billing_down(false);
+    let ended = stage.end_of(&accepted["task_id"]).await;
+    assert_eq!((&ended["status"], &ended["why"], waits(&ended, 1)), (&json!("complete"), &Value::Null, json!([])));
 }

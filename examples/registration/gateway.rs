@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
-use tasker::proto::{GetTaskRequest, SubmitTaskRequest};
+use tasker::proto::{ExplainTaskRequest, GetTaskRequest, SubmitTaskRequest};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -96,18 +96,30 @@ async fn register(
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
-/// The registration's state and each step's; 404 for an unknown id, 400 for what is no id.
+/// The registration's state and each step's, and why it waits while it is not final; 404 for an unknown id, 400 for what
+/// is no id.
 async fn registration_status(
     State(control_plane): State<Arc<ControlPlane>>,
     Path(task_id): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
-    let found = control_plane.tasks.clone().get_task(GetTaskRequest { task_id }).await;
-    let found = found.map_err(|status| match status.code() {
+    let mut tasks = control_plane.tasks.clone();
+    let found = tasks.get_task(GetTaskRequest { task_id: task_id.clone() }).await;
+    let found = found.map_err(|status| not_found(&status))?.into_inner();
+    let why = if status::is_final(&found) {
+        None
+    } else {
+        let explained = tasks.explain_task(ExplainTaskRequest { task_id }).await;
+        Some(explained.map_err(|status| not_found(&status))?.into_inner())
+    };
+    Ok(Json(status::describe(&found, why.as_ref())))
+}
+
+fn not_found(status: &Status) -> Refusal {
+    match status.code() {
         Code::InvalidArgument => Refusal::malformed(status.message()),
         Code::NotFound => Refusal::new(StatusCode::NOT_FOUND, "NOT_FOUND", status.message()),
-        _ => Refusal::from_control_plane(&status),
-    })?;
-    Ok(Json(status::describe(&found.into_inner())))
+        _ => Refusal::from_control_plane(status),
+    }
 }
 
 fn submit_request(headers: &HeaderMap, body: &[u8]) -> Result<SubmitTaskRequest, Refusal> {

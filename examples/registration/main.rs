@@ -34,6 +34,7 @@ mod load;
 mod monitor;
 mod naive;
 mod orchestrated;
+mod outage;
 mod place;
 mod population;
 mod private;

@@ -53,8 +53,13 @@ impl Orchestrated {
 
     /// Registers one user and waits for the end.
     pub async fn register_user(&self, user: &Applicant) -> Record {
+        self.register_user_and_tell(user, |_| ()).await
+    }
+
+    /// The same; `tell` learns the task's id as soon as there is one.
+    pub async fn register_user_and_tell(&self, user: &Applicant, tell: impl FnOnce(&str)) -> Record {
         let asked = Instant::now();
-        let submitted = self.submit(user).await;
+        let submitted = self.submit(user).await.inspect(|task_id| tell(task_id));
         let answered_after = asked.elapsed();
         let task = match submitted {
             Ok(task_id) => timeout(END_LIMIT, self.ended(&task_id))

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::faults::draw;
+use crate::faults::{FaultPlan, Prior, draw};
 
 const FIRST: [&str; 12] =
     ["Ada", "Grace", "Edsger", "Barbara", "Alan", "Radia", "Donald", "Frances", "Ken", "Hedy", "Tony", "Margaret"];
@@ -23,6 +23,13 @@ pub struct Applicant {
 /// The first `count` applicants of a seed.
 pub fn applicants(seed: u64, count: usize) -> Vec<Applicant> {
     (1..=count).map(|number| applicant(seed, number)).collect()
+}
+
+/// `count` applicants after the first `after` of a seed, of whom no service knows anything.
+pub fn newcomers(seed: u64, after: usize, count: usize) -> Vec<Applicant> {
+    let plan = FaultPlan::new(seed);
+    let others = (after + 1..).map(|number| applicant(seed, number));
+    others.filter(|person| plan.prior(&person.email) == Prior::New).take(count).collect()
 }
 
 fn applicant(seed: u64, number: usize) -> Applicant {
@@ -55,5 +62,13 @@ mod tests {
         assert_eq!(people, applicants(42, 500));
         assert_eq!(people[..100], applicants(42, 100));
         assert_eq!(people.iter().map(|a| &a.email).collect::<HashSet<_>>().len(), 500);
+    }
+
+    #[test]
+    fn newcomers_are_others_and_nobody_knows_them() {
+        let (plan, known) = (FaultPlan::new(42), applicants(42, 100));
+        let new = newcomers(42, 100, 200);
+        assert_eq!(new.len(), 200);
+        assert!(new.iter().all(|person| !known.contains(person) && plan.prior(&person.email) == Prior::New));
     }
 }

@@ -4,20 +4,26 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::audit::{Audit, Quantiles};
+use crate::{
+    audit::{Audit, Quantiles},
+    outage::Outage,
+};
 
-/// Both runs under one seed.
+/// Both runs under one seed, and the act after them.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub seed: u64,
     pub naive: Audit,
     pub tasker: Audit,
+    /// None when it was not played.
+    pub outage: Option<Outage>,
 }
 
 impl Report {
-    /// Whether everybody who registered through Tasker has a known end with nothing half done.
+    /// Whether everybody who registered through Tasker has a known end with nothing half done, and the outage was survived.
     pub fn is_clean(&self) -> bool {
-        self.tasker.partial == 0 && self.tasker.unknown == 0
+        let survived = self.outage.as_ref().is_none_or(|outage| outage.problems().is_empty());
+        self.tasker.partial == 0 && self.tasker.unknown == 0 && survived
     }
 }
 
@@ -56,27 +62,27 @@ impl fmt::Display for Report {
 }
 
 /// Names to the left, numbers to the right, a rule under the head.
-fn table(rows: &[[String; 4]]) -> String {
+pub fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3].map(width);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let mut text = String::new();
-    for (number, [name, cells @ ..]) in rows.iter().enumerate() {
-        let mut line = format!("{name:<0$}", widths[0]);
-        for (cell, width) in cells.iter().zip(&widths[1..]) {
+    for (number, row) in rows.iter().enumerate() {
+        let mut line = format!("{:<1$}", row[0], widths[0]);
+        for (cell, width) in row[1..].iter().zip(&widths[1..]) {
             // Writing to a String cannot fail.
             let _ = write!(line, "   {cell:>width$}");
         }
         text.push_str(line.trim_end());
         text.push('\n');
         if number == 0 {
-            text.push_str(&"─".repeat(widths.iter().sum::<usize>() + 9));
+            text.push_str(&"─".repeat(widths.iter().sum::<usize>() + 3 * (COLUMNS - 1)));
             text.push('\n');
         }
     }
     text
 }
 
-fn share(part: usize, whole: usize) -> String {
+pub fn share(part: usize, whole: usize) -> String {
     if whole == 0 {
         return part.to_string();
     }
@@ -99,7 +105,7 @@ mod tests {
     fn the_table_lines_up() {
         let naive = Audit { asked: 300, completed: 180, failed: 120, partial: 90, hiccups: 110, ..Audit::default() };
         let tasker = Audit { asked: 300, completed: 294, failed: 6, hiccups: 200, recovered: 200, ..Audit::default() };
-        let report = Report { seed: 42, naive, tasker };
+        let report = Report { seed: 42, naive, tasker, outage: None };
         let text = report.to_string();
         assert!(text.contains("120 (40.0 %)        6 (2.0 %)    40 % → 2 %"), "{text}");
         assert!(text.contains("0 (0.0 %)    200 (100.0 %)          90 %"), "{text}");

@@ -2,10 +2,22 @@
 
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use tasker::proto::{AttemptOutcome, GetTaskResponse, Step, StepError, StepState, TaskState};
+use tasker::proto::{
+    AttemptOutcome, ExplainTaskResponse, GetTaskResponse, Step, StepError, StepState, TaskState, Wait, WaitCause,
+};
 
-/// The whole task for a person or a page that waits for it.
-pub fn describe(found: &GetTaskResponse) -> Value {
+/// Whether nothing more will happen to it.
+pub fn is_final(found: &GetTaskResponse) -> bool {
+    found.task.as_ref().is_some_and(|task| task.ended_at.is_some())
+}
+
+/// The whole task for a person or a page that waits for it; `why` is the control plane's explanation of one that is not
+/// final. It is a moment younger: a step may be further in it.
+pub fn describe(found: &GetTaskResponse, why: Option<&ExplainTaskResponse>) -> Value {
+    let waits_of = |step: &Step| {
+        let explained = why.and_then(|why| why.steps.iter().find(|explained| explained.step == step.name));
+        explained.map(|explained| explained.waits.as_slice()).unwrap_or_default()
+    };
     let task = found.task.clone().unwrap_or_default();
     json!({
         "task_id": task.task_id,
@@ -16,11 +28,12 @@ pub fn describe(found: &GetTaskResponse) -> Value {
         "ended_at": time(task.ended_at),
         "failed_step": (!task.failed_step.is_empty()).then_some(task.failed_step),
         "error": task.error.as_ref().map(error),
-        "steps": found.steps.iter().map(step).collect::<Vec<_>>(),
+        "why": why.map(|why| &why.summary),
+        "steps": found.steps.iter().map(|found| step(found, waits_of(found))).collect::<Vec<_>>(),
     })
 }
 
-fn step(step: &Step) -> Value {
+fn step(step: &Step, waits: &[Wait]) -> Value {
     let failed = step.attempts.iter().filter(|attempt| attempt.error.is_some());
     let failures: Vec<_> = failed
         .map(|attempt| {
@@ -39,8 +52,18 @@ fn step(step: &Step) -> Value {
         "retry_limit": step.retry_limit,
         "error": step.error.as_ref().map(error),
         "next_attempt_at": time(step.next_attempt_at),
+        "waits": waits.iter().map(wait).collect::<Vec<_>>(),
         "failed_attempts": failures,
         "depends_on": step.depends_on,
+    })
+}
+
+fn wait(wait: &Wait) -> Value {
+    json!({
+        "cause": cause(wait.cause()),
+        "message": wait.message,
+        "since": time(wait.since),
+        "until": time(wait.until),
     })
 }
 
@@ -70,12 +93,18 @@ fn outcome(outcome: AttemptOutcome) -> String {
     short(outcome.as_str_name(), "ATTEMPT_OUTCOME_")
 }
 
+pub fn cause(cause: WaitCause) -> String {
+    short(cause.as_str_name(), "WAIT_CAUSE_")
+}
+
 fn short(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_lowercase()
 }
 
 #[cfg(test)]
 mod tests {
+    use tasker::proto::StepExplanation;
+
     use super::*;
 
     #[test]
@@ -83,6 +112,21 @@ mod tests {
         assert_eq!(task_state(TaskState::InProgress), "in_progress");
         assert_eq!(step_state(StepState::WaitingForRetry), "waiting_for_retry");
         assert_eq!(outcome(AttemptOutcome::RetryableError), "retryable_error");
+        assert_eq!(cause(WaitCause::NoWorker), "no_worker");
+    }
+
+    #[test]
+    fn a_step_has_the_waits_that_are_its_own() {
+        let named = |name: &str| Step { name: name.into(), ..Step::default() };
+        let wait = Wait { cause: WaitCause::Circuit.into(), message: "open".into(), ..Wait::default() };
+        let explained = StepExplanation { step: "b".into(), waits: vec![wait], ..StepExplanation::default() };
+        let found = GetTaskResponse { steps: vec![named("a"), named("b")], ..GetTaskResponse::default() };
+        let why = ExplainTaskResponse { summary: "b: open".into(), steps: vec![explained], ..Default::default() };
+        let said = describe(&found, Some(&why));
+        assert_eq!((&said["why"], &said["steps"][0]["waits"]), (&json!("b: open"), &json!([])));
+        let open = json!({ "cause": "circuit", "message": "open", "since": null, "until": null });
+        assert_eq!(said["steps"][1]["waits"], json!([open]));
+        assert_eq!(describe(&found, None)["why"], Value::Null);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -54,6 +57,7 @@ pub struct Front {
     plan: FaultPlan,
     /// How long a stalled answer takes: longer than any caller waits.
     stall: Duration,
+    down: AtomicBool,
     ledger: Mutex<Ledger>,
 }
 
@@ -67,13 +71,21 @@ struct Ledger {
 
 impl Front {
     pub fn new(plan: FaultPlan, stall: Duration) -> Self {
-        Self { plan, stall, ledger: Mutex::default() }
+        Self { plan, stall, down: AtomicBool::new(false), ledger: Mutex::default() }
     }
 
-    /// Answers one call: `work` runs unless a fault prevents it or its idempotency key was used before.
+    /// While it is down, every call is answered 503 and nothing is done.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Relaxed);
+    }
+
+    /// Answers one call: `work` runs unless the service is down, a fault prevents it or its idempotency key was used before.
     pub async fn answer(&self, call: Call<'_>, work: impl FnOnce() -> Answer) -> Response {
         let number = self.count(&call);
         tokio::time::sleep(self.plan.latency(call.operation, call.who, number)).await;
+        if self.down.load(Relaxed) {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "down");
+        }
         let Some(fault) = self.plan.fault(call.operation, call.who, number) else {
             return self.once(&call, work).into_response();
         };
@@ -202,6 +214,21 @@ mod tests {
         let repeated = caller.call(Operation::CreateUser, &who, Some("k"), json!(1)).await;
         assert_eq!((repeated.status(), caller.done.load(Relaxed)), (StatusCode::CREATED, 1));
         assert_eq!(caller.front.faults(), [Fault::BreakAfterWork]);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_down_does_no_work_for_anybody() {
+        let plan = FaultPlan::new(42);
+        let (caller, who) = (Caller::new(plan), somebody(plan, Operation::CreateProfile, None));
+        for (down, status, done) in [
+            (true, StatusCode::SERVICE_UNAVAILABLE, 0),
+            (false, StatusCode::CREATED, 1),
+            (true, StatusCode::SERVICE_UNAVAILABLE, 1),
+        ] {
+            caller.front.set_down(down);
+            let response = caller.call(Operation::CreateProfile, &who, Some("k"), json!(1)).await;
+            assert_eq!((response.status(), caller.done.load(Relaxed)), (status, done), "down: {down}");
+        }
     }
 
     #[tokio::test]

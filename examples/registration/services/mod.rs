@@ -131,6 +131,11 @@ impl World {
         }
     }
 
+    /// Switches the billing service off, or on again.
+    pub fn set_billing_down(&self, down: bool) {
+        self.billing.front.set_down(down);
+    }
+
     /// Every fault that was injected since the start.
     pub fn faults(&self) -> Vec<Fault> {
         let fronts = [&self.users.front, &self.billing.front, &self.preferences.front, &self.notification.front];

@@ -1,0 +1,410 @@
+//! The second act: the billing service is down for a while, once with its circuit and once without.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use prost_types::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tasker::proto::{
+    CircuitChange, GetCircuitRequest, GetCircuitResponse, Policy, SetPolicyRequest, TaskState, WaitCause,
+};
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    audit,
+    control_plane::{ControlPlane, NAMESPACE},
+    load::at_pace,
+    orchestrated::{Orchestrated, Record},
+    population::Applicant,
+    report::{share, table},
+    services::World,
+    status,
+};
+
+/// How many users register in each run.
+pub const USERS: usize = 40;
+/// No more of them start each second than this, whatever the rate of the first act was.
+pub const MAX_RATE: f64 = 10.0;
+const SERVICE: &str = "billing_service";
+const STEP: &str = "setup_billing_profile";
+/// Who sets the policy, as the circuit's history has it.
+const ACTOR: &str = "registration demo";
+/// The fields that the act sets, and takes back.
+const FIELDS: [&str; 4] = ["enabled", "min_calls", "cool_down_seconds", "probes"];
+/// Few enough for the circuit to open before the first ones are tried again: who has used up two of three attempts when it
+/// opens has none left for a probe.
+const MIN_CALLS: i32 = 2;
+const PROBES: i32 = 1;
+/// A start that was decided on before the circuit opened is written this much later at most.
+const ON_ITS_WAY: f64 = 0.5;
+/// How often the status of one registration is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is needed to play it.
+pub struct Act<'a> {
+    pub world: &'a World,
+    pub control_plane: &'a ControlPlane,
+    pub gateway_url: &'a str,
+    /// How long billing is down.
+    pub seconds: u64,
+    /// How many users start to register each second.
+    pub rate: f64,
+}
+
+/// What both runs came to.
+#[derive(Debug, Serialize)]
+pub struct Outage {
+    pub seconds: u64,
+    pub min_calls: i32,
+    pub cool_down_seconds: f64,
+    pub probes: i32,
+    pub on: Run,
+    pub off: Run,
+}
+
+/// One outage.
+#[derive(Debug, Default, Serialize)]
+pub struct Run {
+    pub asked: usize,
+    pub completed: usize,
+    pub failed: usize,
+    pub partial: usize,
+    pub attempts: Attempts,
+    /// How often the circuit opened, and was half-open.
+    pub opened: usize,
+    pub half_opened: usize,
+    pub seconds_open: f64,
+    /// From the first request to the last end.
+    pub seconds: f64,
+    /// What the gateway said of a registration that waited for billing.
+    pub told: Option<String>,
+}
+
+/// Attempts of the billing step that failed and count against its limit, by how the circuit was when they started.
+#[derive(Debug, Default, Serialize, PartialEq, Eq)]
+pub struct Attempts {
+    pub closed: usize,
+    pub open: usize,
+    pub half_open: usize,
+}
+
+impl Act<'_> {
+    /// Both runs; each with people of its own. The policy of the service is afterwards what it was before.
+    pub async fn play(&self, with: &[Applicant], without: &[Applicant]) -> anyhow::Result<Outage> {
+        let before = self.circuit().await?.set_for_service.unwrap_or_default();
+        let runs = self.both(with, without).await;
+        let back = Policy {
+            enabled: before.enabled,
+            min_calls: before.min_calls,
+            cool_down_seconds: before.cool_down_seconds,
+            probes: before.probes,
+            ..Policy::default()
+        };
+        self.set(back, &FIELDS, "the outage is over").await?;
+        let (on, off) = runs?;
+        Ok(Outage {
+            seconds: self.seconds,
+            min_calls: MIN_CALLS,
+            cool_down_seconds: self.cool_down(),
+            probes: PROBES,
+            on,
+            off,
+        })
+    }
+
+    async fn both(&self, with: &[Applicant], without: &[Applicant]) -> anyhow::Result<(Run, Run)> {
+        Ok((self.run(true, with).await?, self.run(false, without).await?))
+    }
+
+    /// Half of the outage: the first probe meets it, and the second one, after twice that time, does not. A probe that fails
+    /// costs its step an attempt, and it is the oldest step that probes.
+    fn cool_down(&self) -> f64 {
+        self.seconds as f64 / 2.0
+    }
+
+    async fn run(&self, circuits: bool, people: &[Applicant]) -> anyhow::Result<Run> {
+        let policy = Policy {
+            enabled: Some(circuits),
+            min_calls: Some(MIN_CALLS),
+            cool_down_seconds: Some(self.cool_down()),
+            probes: Some(PROBES),
+            ..Policy::default()
+        };
+        self.set(policy, &[], "an outage").await?;
+        let asked = Instant::now();
+        self.world.set_billing_down(true);
+        let (records, told) = self.register(circuits, people).await;
+        self.world.set_billing_down(false);
+        let seconds = asked.elapsed().as_secs_f64();
+
+        let history = History::of(self.circuit().await?.changes);
+        let audit = audit::orchestrated(self.world, people, &records);
+        Ok(Run {
+            asked: audit.asked,
+            completed: audit.completed,
+            failed: audit.failed,
+            partial: audit.partial,
+            attempts: Attempts::of(&records, &history),
+            opened: history.times("circuit.opened"),
+            half_opened: history.times("circuit.half_opened"),
+            seconds_open: history.seconds_open(),
+            seconds,
+            told,
+        })
+    }
+
+    /// Everybody registers, and somebody asks meanwhile. Billing comes back when its time has come.
+    async fn register(&self, circuits: bool, people: &[Applicant]) -> (Vec<Record>, Option<String>) {
+        let (label, cause) = if circuits {
+            ("billing down, circuits on", WaitCause::Circuit)
+        } else {
+            ("billing down, circuits off", WaitCause::Backoff)
+        };
+        let flow = Orchestrated::new(self.gateway_url.to_owned(), self.control_plane.clone());
+        let (tell, told) = mpsc::unbounded_channel();
+        let witness = tokio::spawn(witness(self.gateway_url.to_owned(), told, cause));
+        let registrations = at_pace(label, people, self.rate, move |person| {
+            let (flow, tell) = (flow.clone(), tell.clone());
+            async move {
+                // Once somebody is asked about, nobody listens any more.
+                let record = flow.register_user_and_tell(&person, |task_id| drop(tell.send(task_id.to_owned()))).await;
+                (record.state() == TaskState::Complete, record)
+            }
+        });
+        let records = {
+            tokio::pin!(registrations);
+            tokio::select! {
+                records = &mut registrations => records,
+                () = sleep(Duration::from_secs(self.seconds)) => {
+                    self.world.set_billing_down(false);
+                    registrations.await
+                }
+            }
+        };
+        (records, witness.await.unwrap_or_default())
+    }
+
+    async fn set(&self, policy: Policy, unset: &[&str], reason: &str) -> anyhow::Result<()> {
+        let request = SetPolicyRequest {
+            namespace: NAMESPACE.to_owned(),
+            service: SERVICE.to_owned(),
+            policy: Some(policy),
+            unset: unset.iter().map(|field| (*field).to_owned()).collect(),
+            by: ACTOR.to_owned(),
+            reason: reason.to_owned(),
+        };
+        self.control_plane.circuits.clone().set_policy(request).await.context("the policy of billing")?;
+        Ok(())
+    }
+
+    async fn circuit(&self) -> anyhow::Result<GetCircuitResponse> {
+        let request = GetCircuitRequest { namespace: NAMESPACE.to_owned(), service: SERVICE.to_owned() };
+        let found = self.control_plane.circuits.clone().get_circuit(request).await.context("the circuit of billing")?;
+        Ok(found.into_inner())
+    }
+}
+
+/// Asks the gateway about the first registration that was taken until it waits for `cause`: what is said of it then, or nothing if it ends before.
+async fn witness(gateway_url: String, mut taken: UnboundedReceiver<String>, cause: WaitCause) -> Option<String> {
+    let url = format!("{gateway_url}/users/registration_status/{}", taken.recv().await?);
+    let (http, cause) = (reqwest::Client::new(), status::cause(cause));
+    loop {
+        if let Ok(Ok(said)) = timeout(ASK_LIMIT, ask(&http, &url)).await {
+            let billing = said["steps"].as_array().into_iter().flatten().find(|step| step["name"] == STEP);
+            // The strongest reason: the one that the summary is about.
+            if billing.is_some_and(|step| step["waits"][0]["cause"] == cause) {
+                return said["why"].as_str().map(str::to_owned);
+            }
+            if said["ended_at"].is_string() {
+                return None;
+            }
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+async fn ask(http: &reqwest::Client, url: &str) -> reqwest::Result<Value> {
+    http.get(url).send().await?.json().await
+}
+
+/// What became of the circuit in one run, oldest first.
+struct History(Vec<CircuitChange>);
+
+impl History {
+    /// All since the policy was set for the run.
+    fn of(newest_first: Vec<CircuitChange>) -> Self {
+        let ours = |change: &CircuitChange| change.r#type == "circuit.policy_changed" && change.by == ACTOR;
+        let mut changes: Vec<_> = newest_first.into_iter().take_while(|change| !ours(change)).collect();
+        changes.retain(|change| change.r#type != "circuit.paused");
+        changes.reverse();
+        Self(changes)
+    }
+
+    fn times(&self, kind: &str) -> usize {
+        self.0.iter().filter(|change| change.r#type == kind).count()
+    }
+
+    fn seconds_open(&self) -> f64 {
+        let pairs = self.0.iter().zip(self.0.iter().skip(1)).filter(|(change, _)| change.r#type == "circuit.opened");
+        pairs.map(|(opened, next)| seconds(next.at) - seconds(opened.at)).fold(0.0, |all, open| all + open)
+    }
+
+    /// The latest change before a time, and how long before.
+    fn at(&self, time: f64) -> Option<(&str, f64)> {
+        let change = self.0.iter().rev().find(|change| seconds(change.at) <= time)?;
+        Some((&change.r#type, time - seconds(change.at)))
+    }
+}
+
+fn seconds(at: Option<Timestamp>) -> f64 {
+    at.map_or(0.0, |at| at.seconds as f64 + f64::from(at.nanos) / 1e9)
+}
+
+impl Attempts {
+    fn of(records: &[Record], history: &History) -> Self {
+        let tasks = records.iter().filter_map(|record| record.task.as_ref().ok());
+        let steps = tasks.flat_map(|task| &task.steps).filter(|step| step.name == STEP);
+        let mut spent = Self::default();
+        for attempt in steps.flat_map(|step| &step.attempts).filter(|attempt| attempt.charged) {
+            match history.at(seconds(attempt.started_at)) {
+                Some(("circuit.opened", after)) if after > ON_ITS_WAY => spent.open += 1,
+                Some(("circuit.half_opened", _)) => spent.half_open += 1,
+                _ => spent.closed += 1,
+            }
+        }
+        spent
+    }
+
+    fn all(&self) -> usize {
+        self.closed + self.open + self.half_open
+    }
+}
+
+impl Outage {
+    /// Why the demo fails, if it does.
+    pub fn problems(&self) -> Vec<String> {
+        let Run { asked, completed, attempts, half_opened, .. } = &self.on;
+        let mut problems = Vec::new();
+        if completed != asked {
+            problems.push(format!("with circuits on, {} of {asked} registrations did not complete", asked - completed));
+        }
+        if attempts.open > 0 {
+            problems.push(format!("{} attempts were spent while the circuit was open", attempts.open));
+        }
+        let probes = half_opened * usize::try_from(self.probes).unwrap_or_default();
+        if attempts.half_open > probes {
+            problems.push(format!("{} attempts were spent on {probes} probes", attempts.half_open));
+        }
+        problems
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |name: &str, cell: &dyn Fn(&Run) -> String| [name.to_owned(), cell(&self.on), cell(&self.off)];
+        let rows = [
+            ["", "circuits on", "circuits off"].map(str::to_owned),
+            row("registrations asked", &|r| r.asked.to_string()),
+            row("completed", &|r| share(r.completed, r.asked)),
+            row("failed", &|r| share(r.failed, r.asked)),
+            row("users left in a partial state", &|r| share(r.partial, r.asked)),
+            row("attempts spent on billing", &|r| r.attempts.all().to_string()),
+            row("  while its circuit was closed", &|r| r.attempts.closed.to_string()),
+            row("  as probes", &|r| r.attempts.half_open.to_string()),
+            row("  while it was open", &|r| r.attempts.open.to_string()),
+            row("the circuit opened", &|r| format!("{} ×", r.opened)),
+            row("  and was open for", &|r| format!("{:.1} s", r.seconds_open)),
+            row("the last registration ended after", &|r| format!("{:.1} s", r.seconds)),
+        ];
+        writeln!(
+            f,
+            "billing is down for {} s; its circuit opens after {} calls at the earliest and has a cool-down of {} s, {} probe\n",
+            self.seconds, self.min_calls, self.cool_down_seconds, self.probes
+        )?;
+        writeln!(f, "{}", table(&rows))?;
+        for (circuits, run) in [("on", &self.on), ("off", &self.off)] {
+            if let Some(told) = &run.told {
+                writeln!(f, "what the gateway said of one meanwhile, circuits {circuits}:\n  {told}")?;
+            }
+        }
+        for problem in self.problems() {
+            writeln!(f, "FAILED: {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tasker::proto::{Attempt, GetTaskResponse, Step};
+
+    use super::*;
+
+    fn change(kind: &str, at: i64, by: &str) -> CircuitChange {
+        let at = Some(Timestamp { seconds: at, nanos: 0 });
+        CircuitChange { at, r#type: kind.to_owned(), by: by.to_owned(), ..CircuitChange::default() }
+    }
+
+    fn record(started: &[f64]) -> Record {
+        let attempts = started.iter().map(|at| {
+            let started_at = Timestamp { seconds: at.floor() as i64, nanos: (at.fract() * 1e9) as i32 };
+            Attempt { charged: true, started_at: Some(started_at), ..Attempt::default() }
+        });
+        let free = Attempt { started_at: Some(Timestamp { seconds: 107, nanos: 0 }), ..Attempt::default() };
+        let step = Step { name: STEP.to_owned(), attempts: attempts.chain([free]).collect(), ..Step::default() };
+        let task = GetTaskResponse { steps: vec![step], ..GetTaskResponse::default() };
+        Record { answered_after: Duration::ZERO, task: Ok(task) }
+    }
+
+    /// Newest first, as the control plane has it: open from 101 to 111 and from 112 to 132.
+    fn history() -> History {
+        History::of(vec![
+            change("circuit.closed", 133, ""),
+            change("circuit.half_opened", 132, ""),
+            change("circuit.opened", 112, ""),
+            change("circuit.half_opened", 111, ""),
+            change("circuit.paused", 105, ""),
+            change("circuit.opened", 101, ""),
+            change("circuit.policy_changed", 100, ACTOR),
+            change("circuit.opened", 50, ""),
+        ])
+    }
+
+    #[test]
+    fn the_history_is_that_of_one_run() {
+        let history = history();
+        assert_eq!((history.times("circuit.opened"), history.times("circuit.half_opened")), (2, 2));
+        assert!((history.seconds_open() - 30.0).abs() < 1e-9, "{}", history.seconds_open());
+    }
+
+    #[test]
+    fn attempts_are_told_apart_by_the_circuit() {
+        let spent = Attempts::of(&[record(&[100.5, 111.2, 132.5]), record(&[101.25, 133.5])], &history());
+        assert_eq!(spent, Attempts { closed: 3, open: 0, half_open: 2 });
+        let spent = Attempts::of(&[record(&[101.75, 106.0, 120.0])], &history());
+        assert_eq!(spent, Attempts { closed: 0, open: 3, half_open: 0 }, "a pause in between hides nothing");
+    }
+
+    #[test]
+    fn an_outage_that_costs_too_much_is_a_problem() {
+        let run = |completed, attempts| Run { asked: 40, completed, attempts, half_opened: 2, ..Run::default() };
+        let outage =
+            |on| Outage { seconds: 20, min_calls: 5, cool_down_seconds: 10.0, probes: 3, on, off: Run::default() };
+        let problems = |completed, open, half_open| {
+            outage(run(completed, Attempts { closed: 14, open, half_open })).problems().len()
+        };
+        assert_eq!(problems(40, 0, 6), 0);
+        assert_eq!(problems(39, 0, 6), 1);
+        assert_eq!(problems(40, 1, 6), 1);
+        assert_eq!(problems(40, 0, 7), 1);
+        assert_eq!(problems(0, 1, 7), 3);
+    }
+}
