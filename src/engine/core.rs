@@ -77,6 +77,7 @@ pub struct Engine {
 
 impl Engine {
     /// Reads the templates and starts the loops.
+    #[expect(clippy::too_many_lines, reason = "one list: everything that runs, in the order in which it is made")]
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());

@@ -471,9 +471,16 @@ impl Gates {
         lapsed
     }
 
+    /// The names of the states that a circuit can be in.
+    pub fn state_names() -> [&'static str; 3] {
+        CircuitState::ALL.map(CircuitState::as_str)
+    }
+
     /// Where the circuits stand, of the first so many services by name.
-    pub fn states(&self, most: usize) -> Vec<([String; 2], CircuitState)> {
-        let mut states: Vec<_> = self.lock().services.values().map(|gate| (gate.name.clone(), gate.state)).collect();
+    pub fn states(&self, most: usize) -> Vec<([String; 2], &'static str)> {
+        let known = self.lock();
+        let mut states: Vec<_> = known.services.values().map(|gate| (gate.name.clone(), gate.state.as_str())).collect();
+        drop(known);
         states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         states.truncate(most);
         states

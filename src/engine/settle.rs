@@ -23,9 +23,9 @@ use crate::{
     domain::{attempt::Outcome, lease::Lease, task::TaskState},
     store::{
         StoreError,
-        changes::{Changes, Claimed},
+        changes::{Changes, Claimed, WantedInputs},
         counts::Collision,
-        hot::{Hot, SettleRead},
+        hot::{Applied, Hot, LaneDemand, SettleRead},
     },
 };
 
@@ -264,16 +264,7 @@ impl Settler {
         let mut passes = self.shared.gates.passes();
         let mut demand = reservation.demand();
         self.shared.gates.admit(&mut demand, &leases_of(inputs));
-        // Without asking, if all is known here and nobody else could have a better right to the slots.
-        let guess = if demand.is_empty() { self.guess(inputs) } else { None };
-        let guessed = guess.is_some();
-        let read = match guess {
-            Some(read) => read,
-            None => {
-                let (leases, tasks, cancels) = keys_of(inputs);
-                hot.begin_settle(&leases, &tasks, &cancels, &demand).await?
-            }
-        };
+        let (read, guessed) = self.read(hot, inputs, &demand).await?;
         let past = match missing(inputs, &read) {
             missing if missing.is_empty() => HashMap::new(),
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
@@ -290,12 +281,8 @@ impl Settler {
         let (claimed, mut wanted) =
             claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
         let unserved = lanes_left(&changes, &plans);
-        changes.notify = self.shared.peers.news(
-            !unserved.is_empty(),
-            !cancelled.is_empty(),
-            !touched.is_empty(),
-            !changes.pauses.is_empty(),
-        );
+        let (work, cancels, moved) = (!unserved.is_empty(), !cancelled.is_empty(), !touched.is_empty());
+        changes.notify = self.shared.peers.news(work, cancels, moved, !changes.pauses.is_empty());
         let freed: Vec<Uuid> = acks.iter().map(|(worker_id, ..)| *worker_id).collect();
         let undelivered = if changes.is_empty() {
             hot.rollback().await?;
@@ -303,19 +290,9 @@ impl Settler {
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             let asked = Instant::now();
-            let committed = if guessed {
-                expect(&mut changes, &read);
-                hot.commit_at_once(&changes, &wanted).await
-            } else {
-                hot.commit(&changes, &wanted, read.now).await
-            };
-            let mut applied = match committed {
+            let mut applied = match self.write(hot, &mut changes, &wanted, &read, guessed).await {
                 Ok(applied) => applied,
                 Err(error) => {
-                    if guessed {
-                        // The next try asks.
-                        self.shared.held.forget(read.tasks.iter().map(|task| task.task_id));
-                    }
                     if !error.is_expectation() {
                         self.own.doubt(&reservation);
                         passes.commit(false, &HashSet::new());
@@ -346,6 +323,35 @@ impl Settler {
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.shared.hub.slots_freed(freed);
         Ok(undelivered)
+    }
+
+    /// What the decision rests on, and whether that is only believed: without asking, if all is known here and nobody else
+    /// could have a better right to the slots.
+    async fn read(&self, hot: &Hot, inputs: &[Input], demand: &[LaneDemand]) -> Result<(SettleRead, bool), StoreError> {
+        if demand.is_empty()
+            && let Some(read) = self.guess(inputs)
+        {
+            return Ok((read, true));
+        }
+        let (leases, tasks, cancels) = keys_of(inputs);
+        Ok((hot.begin_settle(&leases, &tasks, &cancels, demand).await?, false))
+    }
+
+    /// Writes and commits. A belief that was wrong is forgotten, so that the next try asks.
+    async fn write(
+        &self,
+        hot: &Hot,
+        changes: &mut Changes,
+        wanted: &WantedInputs,
+        read: &SettleRead,
+        guessed: bool,
+    ) -> Result<Applied, StoreError> {
+        if !guessed {
+            return hot.commit(changes, wanted, read.now).await;
+        }
+        expect(changes, read);
+        let committed = hot.commit_at_once(changes, wanted).await;
+        committed.inspect_err(|_| self.shared.held.forget(read.tasks.iter().map(|task| task.task_id)))
     }
 
     /// What would be read for these inputs, if they are results of attempts that this server handed out itself.

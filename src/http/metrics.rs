@@ -15,10 +15,10 @@ use prometheus_client::{
 };
 
 use crate::{
-    domain::circuit::CircuitState,
     engine::{
         Engine,
         backlog::Waiting,
+        gates::Gates,
         health::Health,
         metrics::{Histogram, Loop, MAX_LABEL_SETS, Metrics, OTHER},
     },
@@ -50,7 +50,7 @@ struct Scrape {
     collisions: [(&'static str, u64); 3],
     /// Found, repaired, and standing.
     audits: [u64; 3],
-    circuits: Vec<([String; 2], CircuitState)>,
+    circuits: Vec<([String; 2], &'static str)>,
     health: Health,
 }
 
@@ -183,10 +183,10 @@ impl Scrape {
         out.counters("liveness_repaired", "Of these, those that were mended", [(Vec::new(), repaired)])?;
         out.gauges("liveness_violations", "Of these, those that could not be mended", None, [(Vec::new(), standing)])?;
         let circuits = self.circuits.iter().flat_map(|(of, state)| {
-            CircuitState::ALL.map(|s| {
+            Gates::state_names().map(|name| {
                 let mut labels = labels(["namespace", "service"], of);
-                labels.push(("state", s.as_str().to_owned()));
-                (labels, u32::from(s == *state))
+                labels.push(("state", name.to_owned()));
+                (labels, u32::from(name == *state))
             })
         });
         out.gauges("circuit_state", "1 for the state that a service's circuit is in", None, circuits)?;

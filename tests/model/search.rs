@@ -109,7 +109,7 @@ async fn the_server_does_what_the_model_says() {
 /// circuits that open only where one does.
 async fn bench() -> Bench {
     let db = TestDb::new().await;
-    let config = ServerConfig { lease: Duration::from_secs(6), drain: Duration::from_secs(5) };
+    let config = ServerConfig { lease: Duration::from_secs(6), drain: Duration::from_secs(5), ..Default::default() };
     let server = TestServer::start_with(&db, config).await;
     let client = server.client().await;
     let mut bench = Bench { db, server, client };
