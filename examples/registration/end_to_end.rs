@@ -184,7 +184,6 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
     assert!(on.opened >= 1 && on.half_opened == on.opened, "{outage}");
     assert_eq!(on.attempts.half_open, on.opened - 1, "{outage}");
     assert!(on.seconds_open >= SECONDS as f64 / 2.0, "{outage}");
-    assert!(on.attempts.closed <= off.attempts.closed / 2, "{outage}");
     let told = on.told.as_deref().unwrap_or_default();
     assert!(told.contains("setup_billing_profile: circuit billing_service is open since"), "{told}");
 
