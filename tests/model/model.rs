@@ -19,13 +19,13 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     Nothing,
-    ReleasesAreCharged,
+    LossesAreCharged,
     OneAttemptLess,
     CopiesAreStale,
     OldestLast,
     CancelledRunsOn,
     HoldersAreNotTold,
-    ShutIsNotShut,
+    ClosedIsShut,
 }
 
 const WORKERS: usize = 4;
@@ -251,7 +251,7 @@ impl Model {
                 (words, Action::Results { worker, results: vec![(attempt, *answer)] })
             }
             Op::Force { handler, open } => {
-                self.shut[*handler] = *open && self.wrong != Wrong::ShutIsNotShut;
+                self.shut[*handler] = *open || self.wrong == Wrong::ClosedIsShut;
                 let words = format!("the circuit of {} is forced, open: {open}", HANDLERS[*handler]);
                 (words, Action::Force { handler: *handler, open: *open })
             }
@@ -452,7 +452,7 @@ impl Model {
         let s = &mut self.tasks[task].steps[step];
         let charged = match outcome {
             AttemptOutcome::RetryableError | AttemptOutcome::PermanentError => true,
-            AttemptOutcome::Released => self.wrong == Wrong::ReleasesAreCharged,
+            AttemptOutcome::WorkerLost => self.wrong == Wrong::LossesAreCharged,
             _ => false,
         };
         s.charged += usize::from(charged);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long it looks unless `MODEL_SECONDS` says otherwise.
-const SECONDS: u64 = 12;
+const SECONDS: u64 = 8;
 /// Histories that are played at once, each in a namespace of its own: most of the time each waits.
 const AT_ONCE: usize = 8;
 /// The most ops that a planted mistake takes to show.
@@ -31,11 +31,17 @@ const HANDFUL: usize = 6;
 const SHRINKING: Duration = Duration::from_secs(60);
 
 /// Plays histories until `time` is over. Returns how many there were, and the number and the ops of one that differs.
-async fn search(url: &str, random: &mut Random, wrong: Wrong, time: Duration) -> (usize, Option<Found>) {
+async fn search(
+    url: &str,
+    random: &mut Random,
+    wrong: Wrong,
+    at_once: usize,
+    time: Duration,
+) -> (usize, Option<Found>) {
     let started = Instant::now();
     let (mut drawn, mut playing) = (0, JoinSet::new());
     loop {
-        while playing.len() < AT_ONCE && started.elapsed() < time {
+        while playing.len() < at_once && started.elapsed() < time {
             let (url, number, ops) = (url.to_owned(), drawn, op::history(random));
             drawn += 1;
             playing.spawn(async move { (number, ops.clone(), play_for_sure(url, ops, wrong).await) });
@@ -97,7 +103,8 @@ async fn the_server_does_what_the_model_says() {
     let mut random = Random::seeded("model");
     let seconds = std::env::var("MODEL_SECONDS").map_or(SECONDS, |text| text.parse().expect("a number"));
     let bench = bench().await;
-    let (played, found) = search(&bench.server.url, &mut random, Wrong::Nothing, Duration::from_secs(seconds)).await;
+    let (played, found) =
+        search(&bench.server.url, &mut random, Wrong::Nothing, AT_ONCE, Duration::from_secs(seconds)).await;
     if let Some(found) = found {
         panic!("{}", report(&bench.server.url, found).await);
     }
@@ -109,7 +116,7 @@ async fn the_server_does_what_the_model_says() {
 /// circuits that open only where one does.
 async fn bench() -> Bench {
     let db = TestDb::new().await;
-    let config = ServerConfig { lease: Duration::from_secs(6), drain: Duration::from_secs(5), ..Default::default() };
+    let config = ServerConfig { lease: Duration::from_secs(6), ..Default::default() };
     let server = TestServer::start_with(&db, config).await;
     let client = server.client().await;
     let mut bench = Bench { db, server, client };
@@ -120,10 +127,10 @@ async fn bench() -> Bench {
 /// A model that is wrong in this way is found out, by a handful of calls.
 async fn found_out(url: &str, wrong: Wrong) {
     let mut random = Random::seeded(&format!("{wrong:?}"));
-    let (_, found) = search(url, &mut random, wrong, Duration::from_secs(30)).await;
+    let (_, found) = search(url, &mut random, wrong, 1, Duration::from_secs(30)).await;
     let found = found.unwrap_or_else(|| panic!("{wrong:?} was not found out"));
     let again = |ops| play(url.to_owned(), ops, wrong);
-    let (ops, difference) = shrink(found.ops, found.difference, Duration::from_secs(20), again).await;
+    let (ops, difference) = shrink(found.ops, found.difference, SHRINKING, again).await;
     eprintln!("{wrong:?}: {}\n  {}", difference.what, difference.log.join("\n  "));
     assert!(ops.len() <= HANDFUL, "{wrong:?}: {} ops: {ops:?}", ops.len());
 }
@@ -133,12 +140,12 @@ async fn a_wrong_model_is_found_out() {
     let bench = bench().await;
     let url = &bench.server.url;
     tokio::join!(
-        found_out(url, Wrong::ReleasesAreCharged),
+        found_out(url, Wrong::LossesAreCharged),
         found_out(url, Wrong::OneAttemptLess),
         found_out(url, Wrong::CopiesAreStale),
         found_out(url, Wrong::OldestLast),
         found_out(url, Wrong::CancelledRunsOn),
         found_out(url, Wrong::HoldersAreNotTold),
-        found_out(url, Wrong::ShutIsNotShut),
+        found_out(url, Wrong::ClosedIsShut),
     );
 }
