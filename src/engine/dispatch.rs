@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -73,21 +73,29 @@ impl Dispatcher {
         }
     }
 
-    /// Claims what fits into the free slots, and returns how many steps that were.
-    pub async fn run_once(&mut self) -> Result<usize, StoreError> {
+    /// The free slots by lane, without those of services that are shut.
+    fn demand(&self) -> Vec<LaneDemand> {
         let mut demand = self.shared.hub.demand();
         if demand.is_empty() {
             self.shared.hub.look_missed();
-            return Ok(0);
+            return demand;
         }
         for lane in &mut demand {
             lane.limit = lane.limit.min(MAX_CLAIMS);
         }
-        // Also those of services that are shut: they are looked at when somebody may pass.
+        // Also those that are shut: they are looked at when somebody may pass.
         self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
         self.shared.gates.admit(&mut demand, &[]);
         if demand.is_empty() {
             self.shared.hub.look_ends();
+        }
+        demand
+    }
+
+    /// Claims what fits into the free slots, and returns how many steps that were.
+    pub async fn run_once(&mut self) -> Result<usize, StoreError> {
+        let demand = self.demand();
+        if demand.is_empty() {
             return Ok(0);
         }
         let hot = match self.hot.take() {
@@ -115,19 +123,15 @@ impl Dispatcher {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             changes.notify = self.shared.peers.news(false, false, false, false);
             // Also without a claim: due retries were promoted.
-            let asked = Instant::now();
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
                 Err(error) => {
-                    if !error.is_expectation() {
-                        self.settle.doubt(&reservation);
-                        passes.commit(false, &HashSet::new());
-                    }
+                    self.settle.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
             };
-            let (batch, took) = (applied.claimed.len(), asked.elapsed());
-            self.shared.committed(Loop::Dispatch, batch, took, &changes, &plans, read.now);
+            let batch = applied.claimed.len();
+            self.shared.committed(Loop::Dispatch, batch, applied.took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);

@@ -200,24 +200,13 @@ impl Default for LoopCounts {
 }
 
 /// Everything that this server counts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Metrics {
     pub tasks: Family<2, TaskCounts>,
     pub steps: Family<3, StepCounts>,
     /// Transactions that were too many to be told about (`engine/traces.rs`).
     pub untold: Counter,
     loops: [LoopCounts; Loop::ALL.len()],
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            tasks: Family::default(),
-            steps: Family::default(),
-            untold: Counter::default(),
-            loops: Default::default(),
-        }
-    }
 }
 
 impl Metrics {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -15,6 +15,7 @@ use super::{
     assignment::{self, Assignment},
     catalog::Plan,
     claims::{self, Plans},
+    gates::Passes,
     hub::{CancelReason, Reservation, ToWorker},
     metrics::Loop,
     shared::Shared,
@@ -25,7 +26,7 @@ use crate::{
         StoreError,
         changes::{Changes, Claimed},
         counts::Collision,
-        hot::{Hot, SettleRead},
+        hot::{Hot, LaneDemand, SettleRead},
     },
 };
 
@@ -112,6 +113,15 @@ impl SettleQueue {
         for (lease, worker_id) in reservation.promised() {
             let outcome = Outcome::Undelivered;
             let _ = self.doubts.send(Input::Gone { lease: *lease, worker_id: *worker_id, outcome });
+        }
+    }
+
+    /// A commit failed. If it may have taken place after all, what it may have claimed is given back, and counts as used
+    /// until then.
+    pub fn uncommitted(&self, error: &StoreError, reservation: &Reservation, passes: Passes) {
+        if !error.is_expectation() {
+            self.doubt(reservation);
+            passes.commit(false, &HashSet::new());
         }
     }
 }
@@ -264,16 +274,7 @@ impl Settler {
         let mut passes = self.shared.gates.passes();
         let mut demand = reservation.demand();
         self.shared.gates.admit(&mut demand, &leases_of(inputs));
-        // Without asking, if all is known here and nobody else could have a better right to the slots.
-        let guess = if demand.is_empty() { self.guess(inputs) } else { None };
-        let guessed = guess.is_some();
-        let read = match guess {
-            Some(read) => read,
-            None => {
-                let (leases, tasks, cancels) = keys_of(inputs);
-                hot.begin_settle(&leases, &tasks, &cancels, &demand).await?
-            }
-        };
+        let (read, guessed) = self.read(hot, inputs, &demand).await?;
         let past = match missing(inputs, &read) {
             missing if missing.is_empty() => HashMap::new(),
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
@@ -302,7 +303,6 @@ impl Settler {
             Vec::new()
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
-            let asked = Instant::now();
             let committed = if guessed {
                 expect(&mut changes, &read);
                 hot.commit_at_once(&changes, &wanted).await
@@ -316,29 +316,22 @@ impl Settler {
                         // The next try asks.
                         self.shared.held.forget(read.tasks.iter().map(|task| task.task_id));
                     }
-                    if !error.is_expectation() {
-                        self.own.doubt(&reservation);
-                        passes.commit(false, &HashSet::new());
-                    }
+                    self.own.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
             };
             self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
-            self.shared.committed(Loop::Settle, inputs.len(), asked.elapsed(), &changes, &plans, now);
+            self.shared.committed(Loop::Settle, inputs.len(), applied.took, &changes, &plans, now);
             self.shared.held.keep(&changes, now);
-            let lost = claims::lost(&changes, &applied.claimed);
-            let resumed = passes.commit(true, &lost);
-            self.shared.hub.steps_wait(resumed);
+            self.shared.hub.steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
             // Counted from the time that was known before.
             let late = now.duration_since(read.now).unwrap_or_default();
             claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
-            if let Some(after) = applied.next_retry {
-                self.shared.hub.retry_in(after);
-            }
+            applied.next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
             deliver(assignment::assemble(claimed, &known, &plans, now), reservation)
         };
         self.tell(inputs, acks, cancelled, refused);
@@ -346,6 +339,18 @@ impl Settler {
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.shared.hub.slots_freed(freed);
         Ok(undelivered)
+    }
+
+    /// What the decision rests on, and whether it is only believed: nobody is asked if all is known here and nobody else
+    /// could have a better right to the slots.
+    async fn read(&self, hot: &Hot, inputs: &[Input], demand: &[LaneDemand]) -> Result<(SettleRead, bool), StoreError> {
+        if demand.is_empty()
+            && let Some(believed) = self.guess(inputs)
+        {
+            return Ok((believed, true));
+        }
+        let (leases, tasks, cancels) = keys_of(inputs);
+        Ok((hot.begin_settle(&leases, &tasks, &cancels, demand).await?, false))
     }
 
     /// What would be read for these inputs, if they are results of attempts that this server handed out itself.

@@ -124,7 +124,8 @@ async fn every_filter_lets_through_what_it_says() {
     worker.settle(&a, permanent("no", "")).await;
     bench.finished(&other).await;
     let all = from_beginning();
-    let table: [(SubscribeRequest, usize, fn(&Event, [&str; 3]) -> bool); 8] = [
+    type Fits = fn(&Event, [&str; 3]) -> bool;
+    let table: [(SubscribeRequest, usize, Fits); 8] = [
         (all.clone(), 24, |_, _| true),
         (SubscribeRequest { namespace: "u".into(), ..all.clone() }, 5, |e, [_, _, other]| e.task_id == other),
         (SubscribeRequest { task_name: "two".into(), ..all.clone() }, 18, |e, _| e.task_name == "two"),
