@@ -185,7 +185,7 @@ pub fn share(limit: u32, wanted: &[u32]) -> Vec<u32> {
     let (mut left, mut claimants) = (limit, u32::try_from(wanted.len()).unwrap_or(u32::MAX));
     for i in order {
         // Rounded up: what cannot be divided goes to those who want the most, and nothing is left lying.
-        let equal = left.checked_div(claimants).unwrap_or_default();
+        let equal = left.checked_div(claimants).unwrap_or(0);
         shares[i] = wanted[i].min(equal);
         left -= shares[i];
         claimants -= 1;

@@ -10,11 +10,9 @@ use super::{
     backlog::Backlog,
     catalog::Catalog,
     dispatch::Dispatcher,
-    documents::Documents,
     events::Events,
     gates::Gates,
     health::HealthCell,
-    held::Held,
     hub::Hub,
     intake::{Intake, IntakeQueue},
     leases::{Heard, Leases},
@@ -69,10 +67,26 @@ pub struct Engine {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
     pub backlog: Arc<Backlog>,
+    loops: Loops,
+}
+
+/// The loops, and how they end.
+#[derive(Clone, Default)]
+struct Loops {
     shutdown: CancellationToken,
     /// A loop ended that should not have.
     failed: CancellationToken,
-    loops: TaskTracker,
+    running: TaskTracker,
+}
+
+impl Loops {
+    fn start<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) {
+        self.running.spawn(guarded(name, run(self.shutdown.clone()), self.failed.clone()));
+    }
 }
 
 impl Engine {
@@ -80,70 +94,46 @@ impl Engine {
     #[expect(clippy::too_many_lines, reason = "one list: everything that runs, in the order in which it is made")]
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
-        let (hub, watchers, health) = (Arc::<Hub>::default(), Watchers::default(), HealthCell::default());
         let metrics = Arc::<Metrics>::default();
         let catalog = Arc::new(Catalog::new(db.clone(), Arc::clone(&metrics)));
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
-        health.database(true);
         let retention = Retention { db: db.clone(), retain: config.retain };
         // Before the first event of a new day: a day that has begun without a partition stays without.
         if let Err(error) = retention.prepare().await {
             tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
         }
-        let peers = Arc::new(Peers::new(server_id));
         let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
-        let (shutdown, failed, loops) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let events = Events::new(db.clone(), shutdown.clone());
-        let shared = Shared {
-            db: db.clone(),
-            catalog: Arc::clone(&catalog),
-            hub: Arc::clone(&hub),
-            gates: gates.clone(),
-            documents: Documents::default(),
-            held: Held::default(),
-            watchers: watchers.clone(),
-            events: events.clone(),
-            peers: Arc::clone(&peers),
-            health: health.clone(),
-            metrics: Arc::clone(&metrics),
-            traces: traces.clone(),
-        };
+        let loops = Loops::default();
+        let events = Events::new(db.clone(), loops.shutdown.clone());
+        let shared = Shared::new(db.clone(), catalog, gates, Peers::new(server_id), events, metrics, traces);
+        shared.health.database(true);
         let (settler, settle) = Settler::new(shared.clone());
         let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
         let (auditor, audits) = Auditor::new(shared.clone());
         let heard = Heard::default();
         let leases = Leases::new(server_id, &shared, settle.clone(), heard.clone(), config.lease);
-        let dispatcher = Dispatcher::new(shared, settle.clone());
-        let talk = PeersLoop {
-            db: db.clone(),
-            peers: Arc::clone(&peers),
-            catalog: Arc::clone(&catalog),
-            hub: Arc::clone(&hub),
-            gates: gates.clone(),
-            watchers: watchers.clone(),
-            events: events.clone(),
-            address: config.address,
-        };
-        let services =
-            Services::new(db.clone(), gates.clone(), Arc::clone(&hub), Arc::clone(&catalog), Arc::clone(&peers));
-        loops.spawn(guarded("settle", settler.run(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("intake", intake_loop.run(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("dispatch", dispatcher.run(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("heartbeats", leases.clone().run_heartbeats(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("reaper", leases.clone().run_reaper(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("tidy", leases.clone().run_tidy(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("deadlines", leases.run_deadlines(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("services", services.run(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("auditor", auditor.run(shutdown.clone()), failed.clone()));
+        let dispatcher = Dispatcher::new(shared.clone(), settle.clone());
+        let talk = PeersLoop::new(&shared, config.address);
+        let services = Services::new(&shared);
+        loops.start("settle", |end| settler.run(end));
+        loops.start("intake", |end| intake_loop.run(end));
+        loops.start("dispatch", |end| dispatcher.run(end));
+        loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
+        loops.start("reaper", |end| leases.clone().run_reaper(end));
+        loops.start("tidy", |end| leases.clone().run_tidy(end));
+        loops.start("deadlines", |end| leases.run_deadlines(end));
+        loops.start("services", |end| services.run(end));
+        loops.start("auditor", |end| auditor.run(end));
         if let Some(telling) = telling {
-            loops.spawn(guarded("traces", telling.run(shutdown.clone()), failed.clone()));
+            loops.start("traces", |end| telling.run(end));
         }
-        loops.spawn(guarded("peers", talk.run(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("events", events.clone().run_reader(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("retention", retention.run(shutdown.clone()), failed.clone()));
-        loops.spawn(guarded("marks", events.clone().run_marks(shutdown.clone()), failed.clone()));
-        loops.close();
+        loops.start("peers", |end| talk.run(end));
+        loops.start("events", |end| shared.events.clone().run_reader(end));
+        loops.start("retention", |end| retention.run(end));
+        loops.start("marks", |end| shared.events.clone().run_marks(end));
+        loops.running.close();
+        let Shared { catalog, hub, gates, watchers, events, health, peers, metrics, traces, .. } = shared;
         Ok(Self {
             backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
             server_id,
@@ -162,8 +152,6 @@ impl Engine {
             lease: config.lease,
             metrics,
             traces,
-            shutdown,
-            failed,
             loops,
         })
     }
@@ -196,18 +184,18 @@ impl Engine {
     /// Resolves when a loop of the engine has panicked. The others are of little use then, and the process should make
     /// room for a new one.
     pub async fn failed(&self) {
-        self.failed.cancelled().await;
+        self.loops.failed.cancelled().await;
     }
 
     /// Resolves when the engine is told to end.
     pub async fn stopping(&self) {
-        self.shutdown.cancelled().await;
+        self.loops.shutdown.cancelled().await;
     }
 
     /// Ends the loops after what is queued is stored. Safe to call twice.
     pub async fn stop(&self) {
-        self.shutdown.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.wait()).await;
+        self.loops.shutdown.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.running.wait()).await;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -73,28 +73,78 @@ impl Dispatcher {
         }
     }
 
-    /// Claims what fits into the free slots, and returns how many steps that were.
-    pub async fn run_once(&mut self) -> Result<usize, StoreError> {
+    /// The free slots by lane, without those of services that are shut.
+    fn demand(&self) -> Vec<LaneDemand> {
         let mut demand = self.shared.hub.demand();
         if demand.is_empty() {
             self.shared.hub.look_missed();
-            return Ok(0);
+            return demand;
         }
         for lane in &mut demand {
             lane.limit = lane.limit.min(MAX_CLAIMS);
         }
-        // Also those of services that are shut: they are looked at when somebody may pass.
+        // Also those that are shut: they are looked at when somebody may pass.
         self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
         self.shared.gates.admit(&mut demand, &[]);
         if demand.is_empty() {
             self.shared.hub.look_ends();
+        }
+        demand
+    }
+
+    /// Claims what fits into the free slots, and returns how many steps that were.
+    pub async fn run_once(&mut self) -> Result<usize, StoreError> {
+        let demand = self.demand();
+        if demand.is_empty() {
             return Ok(0);
         }
         let hot = match self.hot.take() {
             Some(hot) => hot,
             None => self.shared.connect().await?,
         };
-        let result = self.claim(&hot, &demand).await;
+        // An idle server with idle workers comes here once a second: one statement, no transaction.
+        let result = async {
+            let (anything, next_retry) = hot.anything_due(&demand).await?;
+            if !anything {
+                next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
+                return Ok(0);
+            }
+            let read = hot.begin_dispatch(&demand).await?;
+            if let Some(after) = read.next_retry {
+                self.shared.hub.retry_in(after);
+            }
+            // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
+            let mut reservation = self.shared.hub.reserve(&per_lane(&read.candidates));
+            let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
+            let mut changes = Changes::default();
+            let mut passes = self.shared.gates.passes();
+            let (_, mut wanted) =
+                claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
+            let mut known = self.shared.documents.know(&mut wanted, &changes);
+            changes.notify = self.shared.peers.news(false, false, false, false);
+            // Also without a claim: due retries were promoted.
+            let mut applied = match hot.commit(&changes, &wanted, read.now).await {
+                Ok(applied) => applied,
+                Err(error) => {
+                    self.settle.uncommitted(&error, &reservation, passes);
+                    return Err(error);
+                }
+            };
+            let batch = applied.claimed.len();
+            self.shared.committed(Loop::Dispatch, batch, applied.took, &changes, &plans, read.now);
+            passes.commit(true, &claims::lost(&changes, &applied.claimed));
+            self.shared.events.written();
+            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            let claimed = applied.claimed;
+            let count = claimed.len();
+            let left = lanes_left(&demand, &read, &claimed, reservation.is_used_up());
+            self.shared.hub.steps_wait(self.shared.gates.open(left));
+            for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
+                let _ = self.settle.push(input).await;
+            }
+            Ok(count)
+        }
+        .await;
         if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
             return result;
         }

@@ -264,19 +264,15 @@ impl Intake {
             hot.rollback().await?;
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
-            let asked = Instant::now();
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
                 Err(error) => {
-                    if !error.is_expectation() {
-                        self.settle.doubt(&reservation);
-                        passes.commit(false, &HashSet::new());
-                    }
+                    self.settle.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
             };
-            let (batch, took) = (changes.new_tasks.len(), asked.elapsed());
-            self.shared.committed(Loop::Intake, batch, took, &changes, &plans, read.now);
+            let batch = changes.new_tasks.len();
+            self.shared.committed(Loop::Intake, batch, applied.took, &changes, &plans, read.now);
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);

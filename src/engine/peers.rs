@@ -20,6 +20,7 @@ use super::{
     events::Events,
     gates::Gates,
     hub::{CancelReason, Hub},
+    shared::Shared,
     watch::Watchers,
 };
 use crate::store::{Db, StoreError, db::Message, server, task, worker};
@@ -126,17 +127,22 @@ impl Peers {
 
 /// The loop that talks with the others.
 pub struct PeersLoop {
-    pub db: Db,
-    pub peers: Arc<Peers>,
-    pub catalog: Arc<Catalog>,
-    pub hub: Arc<Hub>,
-    pub gates: Gates,
-    pub watchers: Watchers,
-    pub events: Events,
-    pub address: String,
+    db: Db,
+    peers: Arc<Peers>,
+    catalog: Arc<Catalog>,
+    hub: Arc<Hub>,
+    gates: Gates,
+    watchers: Watchers,
+    events: Events,
+    address: String,
 }
 
 impl PeersLoop {
+    pub fn new(shared: &Shared, address: String) -> Self {
+        let Shared { db, peers, catalog, hub, gates, watchers, events, .. } = shared.clone();
+        Self { db, peers, catalog, hub, gates, watchers, events, address }
+    }
+
     /// Beats, listens and looks until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);

@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{catalog::Catalog, gates::Gates, hub::Hub, peers::Peers};
+use super::{catalog::Catalog, gates::Gates, hub::Hub, peers::Peers, shared::Shared};
 use crate::{
     domain::lease::Lease,
     store::{Db, StoreError, permit, service, worker},
@@ -35,7 +35,8 @@ pub struct Services {
 }
 
 impl Services {
-    pub fn new(db: Db, gates: Gates, hub: Arc<Hub>, catalog: Arc<Catalog>, peers: Arc<Peers>) -> Self {
+    pub fn new(shared: &Shared) -> Self {
+        let Shared { db, gates, hub, catalog, peers, .. } = shared.clone();
         let now = Instant::now();
         Self { db, gates, hub, catalog, peers, reported: now, looked: now }
     }

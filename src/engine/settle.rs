@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -15,6 +15,7 @@ use super::{
     assignment::{self, Assignment},
     catalog::Plan,
     claims::{self, Plans},
+    gates::Passes,
     hub::{CancelReason, Reservation, ToWorker},
     metrics::Loop,
     shared::Shared,
@@ -25,7 +26,7 @@ use crate::{
         StoreError,
         changes::{Changes, Claimed, WantedInputs},
         counts::Collision,
-        hot::{Applied, Hot, LaneDemand, SettleRead},
+        hot::{Hot, LaneDemand, SettleRead},
     },
 };
 
@@ -112,6 +113,15 @@ impl SettleQueue {
         for (lease, worker_id) in reservation.promised() {
             let outcome = Outcome::Undelivered;
             let _ = self.doubts.send(Input::Gone { lease: *lease, worker_id: *worker_id, outcome });
+        }
+    }
+
+    /// A commit failed. If it may have taken place after all, what it may have claimed is given back, and counts as used
+    /// until then.
+    pub fn uncommitted(&self, error: &StoreError, reservation: &Reservation, passes: Passes) {
+        if !error.is_expectation() {
+            self.doubt(reservation);
+            passes.commit(false, &HashSet::new());
         }
     }
 }
@@ -289,33 +299,35 @@ impl Settler {
             Vec::new()
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
-            let asked = Instant::now();
-            let mut applied = match self.write(hot, &mut changes, &wanted, &read, guessed).await {
+            let committed = if guessed {
+                expect(&mut changes, &read);
+                hot.commit_at_once(&changes, &wanted).await
+            } else {
+                hot.commit(&changes, &wanted, read.now).await
+            };
+            let mut applied = match committed {
                 Ok(applied) => applied,
                 Err(error) => {
-                    if !error.is_expectation() {
-                        self.own.doubt(&reservation);
-                        passes.commit(false, &HashSet::new());
+                    if guessed {
+                        // The next try asks.
+                        self.shared.held.forget(read.tasks.iter().map(|task| task.task_id));
                     }
+                    self.own.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
             };
             self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
-            self.shared.committed(Loop::Settle, inputs.len(), asked.elapsed(), &changes, &plans, now);
+            self.shared.committed(Loop::Settle, inputs.len(), applied.took, &changes, &plans, now);
             self.shared.held.keep(&changes, now);
-            let lost = claims::lost(&changes, &applied.claimed);
-            let resumed = passes.commit(true, &lost);
-            self.shared.hub.steps_wait(resumed);
+            self.shared.hub.steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
             // Counted from the time that was known before.
             let late = now.duration_since(read.now).unwrap_or_default();
             claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
-            if let Some(after) = applied.next_retry {
-                self.shared.hub.retry_in(after);
-            }
+            applied.next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
             deliver(assignment::assemble(claimed, &known, &plans, now), reservation)
         };
         self.tell(inputs, acks, cancelled, refused);
@@ -325,33 +337,16 @@ impl Settler {
         Ok(undelivered)
     }
 
-    /// What the decision rests on, and whether that is only believed: without asking, if all is known here and nobody else
+    /// What the decision rests on, and whether it is only believed: nobody is asked if all is known here and nobody else
     /// could have a better right to the slots.
     async fn read(&self, hot: &Hot, inputs: &[Input], demand: &[LaneDemand]) -> Result<(SettleRead, bool), StoreError> {
         if demand.is_empty()
-            && let Some(read) = self.guess(inputs)
+            && let Some(believed) = self.guess(inputs)
         {
-            return Ok((read, true));
+            return Ok((believed, true));
         }
         let (leases, tasks, cancels) = keys_of(inputs);
         Ok((hot.begin_settle(&leases, &tasks, &cancels, demand).await?, false))
-    }
-
-    /// Writes and commits. A belief that was wrong is forgotten, so that the next try asks.
-    async fn write(
-        &self,
-        hot: &Hot,
-        changes: &mut Changes,
-        wanted: &WantedInputs,
-        read: &SettleRead,
-        guessed: bool,
-    ) -> Result<Applied, StoreError> {
-        if !guessed {
-            return hot.commit(changes, wanted, read.now).await;
-        }
-        expect(changes, read);
-        let committed = hot.commit_at_once(changes, wanted).await;
-        committed.inspect_err(|_| self.shared.held.forget(read.tasks.iter().map(|task| task.task_id)))
     }
 
     /// What would be read for these inputs, if they are results of attempts that this server handed out itself.

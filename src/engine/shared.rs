@@ -39,6 +39,31 @@ pub struct Shared {
 }
 
 impl Shared {
+    pub fn new(
+        db: Db,
+        catalog: Arc<Catalog>,
+        gates: Gates,
+        peers: Peers,
+        events: Events,
+        metrics: Arc<Metrics>,
+        traces: Traces,
+    ) -> Self {
+        Self {
+            db,
+            catalog,
+            hub: Arc::default(),
+            gates,
+            documents: Documents::default(),
+            held: Held::default(),
+            watchers: Watchers::default(),
+            events,
+            peers: Arc::new(peers),
+            health: HealthCell::default(),
+            metrics,
+            traces,
+        }
+    }
+
     /// Reads who may pass to the services, and has a look at the steps that could not before.
     pub async fn refresh_gates(&self) -> Result<(), StoreError> {
         let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;

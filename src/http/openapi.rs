@@ -151,10 +151,11 @@ fn responses(route: &Route, schemas: &mut Map<String, Value>) -> Value {
 
 /// The schema of a message, by reference. Answers have all of their keys, requests any of them.
 fn component(message: &MessageDescriptor, input: bool, schemas: &mut Map<String, Value>) -> Value {
-    let name = message.name();
+    // What is part of a request may be part of an answer too, and is then another schema.
+    let name = &if input { format!("{}Input", message.name()) } else { message.name().to_owned() };
     if !schemas.contains_key(name) {
         // Before its fields: a message may hold itself.
-        schemas.insert(name.into(), Value::Null);
+        schemas.insert(name.clone(), Value::Null);
         let mut properties = Map::new();
         for field in message.fields() {
             properties.insert(key(&field).into(), described(&field, whole(&field, input, schemas)));
@@ -168,7 +169,7 @@ fn component(message: &MessageDescriptor, input: bool, schemas: &mut Map<String,
             false => schema["required"] = properties.keys().cloned().collect(),
         }
         schema["properties"] = properties.into();
-        schemas.insert(name.into(), schema);
+        schemas.insert(name.clone(), schema);
     }
     reference(name)
 }

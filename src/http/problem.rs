@@ -132,7 +132,7 @@ fn http_status(code: Code) -> StatusCode {
 
 /// Where a violated field is in a request of HTTP, and what is left of its position in a text. Fields have the names of the
 /// protocol, with a JSON pointer into a document (`context_json/email`) or line and column (`yaml:3:5`) behind them; what
-/// was wrong with the body itself has a pointer already.
+/// was wrong with the body itself has a pointer already. A dot leads into a message.
 fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     let end = field.find(['/', ':']).unwrap_or(field.len());
     let (name, rest) = field.split_at(end);
@@ -142,7 +142,7 @@ fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     if parameters.contains(&name) {
         return (Place::Parameter(name.to_owned()), String::new());
     }
-    let name = name.trim_end_matches("_json");
+    let name = name.trim_end_matches("_json").replace('.', "/");
     match rest.strip_prefix(':').and_then(|position| position.split_once(':')) {
         Some((line, column)) => (Place::Pointer(format!("/{name}")), format!("line {line}, column {column}: ")),
         None => (Place::Pointer(format!("/{name}{rest}")), String::new()),
@@ -165,7 +165,10 @@ mod tests {
             (Place::Parameter(name), _) => format!("?{name}"),
         };
         assert_eq!(pointer("context_json/a~1b/0"), "/context/a~1b/0 ");
-        assert_eq!(pointer("priority"), "/priority ");
+        assert_eq!(
+            (pointer("priority").as_str(), pointer("policy.probes").as_str()),
+            ("/priority ", "/policy/probes ")
+        );
         assert_eq!(pointer("yaml:3:5"), "/yaml line 3, column 5: ");
         assert_eq!(pointer("page_size"), "?page_size");
         assert_eq!((pointer("/x_json").as_str(), pointer("").as_str()), ("/x_json ", " "));

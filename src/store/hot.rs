@@ -4,7 +4,7 @@
 //! Longer than other files because it is one list: every hot statement, its preparation, and the order in which a transaction
 //! sends them stand side by side, so that the order of the locks can be read in one place.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
@@ -129,6 +129,8 @@ pub struct Applied {
     pub results: Vec<(Uuid, i16, String)>,
     /// Time until the first of the retries falls due.
     pub next_retry: Option<Duration>,
+    /// From the first write to the answer to the commit.
+    pub took: Duration,
 }
 
 /// Locks in the order of the list.
@@ -490,6 +492,7 @@ impl Hot {
             p.add_some(&s.notify, Some(vec![&self.channel, payload]));
         }
         p.add(&s.commit, vec![]);
+        let asked = Instant::now();
         let answer = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &answer[i][..]);
         Ok(Applied {
@@ -498,6 +501,7 @@ impl Hot {
             task_inputs: of(task_inputs).iter().map(task_input).collect(),
             results: of(results).iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect(),
             next_retry: of(retries).first().and_then(|row| row.get::<_, Option<f64>>(1)).map(seconds),
+            took: asked.elapsed(),
         })
     }
 
