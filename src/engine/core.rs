@@ -91,7 +91,6 @@ impl Loops {
 
 impl Engine {
     /// Reads the templates and starts the loops.
-    #[expect(clippy::too_many_lines, reason = "one list: everything that runs, in the order in which it is made")]
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let metrics = Arc::<Metrics>::default();

@@ -160,53 +160,6 @@ impl Dispatcher {
         self.hot = Some(hot);
         result
     }
-
-    /// An idle server with idle workers comes here once a second: one statement, no transaction.
-    async fn claim(&self, hot: &Hot, demand: &[LaneDemand]) -> Result<usize, StoreError> {
-        let (anything, next_retry) = hot.anything_due(demand).await?;
-        if !anything {
-            next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
-            return Ok(0);
-        }
-        let read = hot.begin_dispatch(demand).await?;
-        if let Some(after) = read.next_retry {
-            self.shared.hub.retry_in(after);
-        }
-        // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
-        let mut reservation = self.shared.hub.reserve(&per_lane(&read.candidates));
-        let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
-        let mut changes = Changes::default();
-        let mut passes = self.shared.gates.passes();
-        let (_, mut wanted) =
-            claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
-        let mut known = self.shared.documents.know(&mut wanted, &changes);
-        changes.notify = self.shared.peers.news(false, false, false, false);
-        // Also without a claim: due retries were promoted.
-        let asked = Instant::now();
-        let mut applied = match hot.commit(&changes, &wanted, read.now).await {
-            Ok(applied) => applied,
-            Err(error) => {
-                if !error.is_expectation() {
-                    self.settle.doubt(&reservation);
-                    passes.commit(false, &HashSet::new());
-                }
-                return Err(error);
-            }
-        };
-        let (batch, took) = (applied.claimed.len(), asked.elapsed());
-        self.shared.committed(Loop::Dispatch, batch, took, &changes, &plans, read.now);
-        passes.commit(true, &claims::lost(&changes, &applied.claimed));
-        self.shared.events.written();
-        self.shared.documents.keep(&mut known, &mut applied, &changes);
-        let claimed = applied.claimed;
-        let count = claimed.len();
-        let left = lanes_left(demand, &read, &claimed, reservation.is_used_up());
-        self.shared.hub.steps_wait(self.shared.gates.open(left));
-        for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
-            let _ = self.settle.push(input).await;
-        }
-        Ok(count)
-    }
 }
 
 /// What dispatching has failed with since it last succeeded.

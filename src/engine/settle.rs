@@ -24,7 +24,7 @@ use crate::{
     domain::{attempt::Outcome, lease::Lease, task::TaskState},
     store::{
         StoreError,
-        changes::{Changes, Claimed, WantedInputs},
+        changes::{Changes, Claimed},
         counts::Collision,
         hot::{Hot, LaneDemand, SettleRead},
     },
@@ -291,8 +291,12 @@ impl Settler {
         let (claimed, mut wanted) =
             claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
         let unserved = lanes_left(&changes, &plans);
-        let (work, cancels, moved) = (!unserved.is_empty(), !cancelled.is_empty(), !touched.is_empty());
-        changes.notify = self.shared.peers.news(work, cancels, moved, !changes.pauses.is_empty());
+        changes.notify = self.shared.peers.news(
+            !unserved.is_empty(),
+            !cancelled.is_empty(),
+            !touched.is_empty(),
+            !changes.pauses.is_empty(),
+        );
         let freed: Vec<Uuid> = acks.iter().map(|(worker_id, ..)| *worker_id).collect();
         let undelivered = if changes.is_empty() {
             hot.rollback().await?;
