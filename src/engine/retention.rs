@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{leases::pause, peers::jitter};
 use crate::store::{
-    Db, StoreError,
+    Db, StoreError, permit,
     retention::{self, Pruned},
 };
 
@@ -63,6 +63,7 @@ impl Retention {
         if !retention::claim(&self.db, EVERY / 2).await? {
             return Ok(None);
         }
+        permit::prune(&self.db).await?;
         match self.retain {
             Some(retain) => retention::prune(&self.db, retain).await.map(Some),
             None => {

@@ -14,7 +14,7 @@ use crate::{
     Tail, after, from_beginning,
     support::{
         TestDb,
-        server::{Bench, TestServer, eventually},
+        server::{Bench, PATIENCE, TestServer, eventually},
     },
 };
 
@@ -153,14 +153,15 @@ async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
 #[tokio::test]
 async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_stream() {
     let mut bench = Bench::new().await;
-    write(&bench.db, 1, 600).await;
+    // More than two pages are left when the first 300 are gone.
+    write(&bench.db, 1, 1_500).await;
     let start = Tail::beginning(&mut bench.client).await.cursor;
     let mut tail = Tail::beginning(&mut bench.client).await;
     tail.events(10).await;
     let (middle, db) = (tail.cursor.clone(), bench.db.connect().await);
-    tail.events(590).await;
+    tail.events(1_490).await;
     let behind = tail.cursor.clone();
-    write(&bench.db, 601, 1).await;
+    write(&bench.db, 1_501, 1).await;
     let remove = "WITH gone AS (DELETE FROM events WHERE attempt <= 300 RETURNING xid, seq)
                   UPDATE event_horizon SET generation = generation + 1, seq = (SELECT max(seq) + 1 FROM gone),
                          xid = (SELECT (max(xid)::text::bigint + 1)::text::xid8 FROM gone)";
@@ -171,9 +172,9 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     assert_eq!(Tail::after(&mut bench.client, &start).await.event().await.attempt, 301);
     assert_eq!(Tail::beginning(&mut bench.client).await.event().await.attempt, 301);
     // It has been told all that is gone.
-    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 601);
+    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 1_501);
     // And the one that is live goes on.
-    assert_eq!(tail.event().await.attempt, 601);
+    assert_eq!(tail.event().await.attempt, 1_501);
 
     // One that reads the log itself finds out at its next read.
     let events = Events::new(bench.db.db(), CancellationToken::new());
@@ -181,7 +182,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     own.next().await.unwrap();
     db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 600")).await.unwrap();
     let error = loop {
-        match own.next().await {
+        match tokio::time::timeout(PATIENCE, own.next()).await.expect("an error") {
             Ok(_) => {}
             Err(error) => break error,
         }
