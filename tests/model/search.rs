@@ -127,7 +127,7 @@ async fn bench() -> Bench {
 /// A model that is wrong in this way is found out, by a handful of calls.
 async fn found_out(url: &str, wrong: Wrong) {
     let mut random = Random::seeded(&format!("{wrong:?}"));
-    let (_, found) = search(url, &mut random, wrong, 1, Duration::from_secs(30)).await;
+    let (_, found) = search(url, &mut random, wrong, 4, Duration::from_secs(60)).await;
     let found = found.unwrap_or_else(|| panic!("{wrong:?} was not found out"));
     let again = |ops| play(url.to_owned(), ops, wrong);
     let (ops, difference) = shrink(found.ops, found.difference, SHRINKING, again).await;
