@@ -21,11 +21,12 @@ use tonic_reflection::pb::v1alpha::{
 };
 
 const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
     "tasker.v1.CircuitService",
+    "tasker.v1.EventService",
     "tasker.v1.TaskService",
     "tasker.v1.TemplateService",
     "tasker.v1.WorkerService",

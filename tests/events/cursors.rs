@@ -180,7 +180,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     let events = Events::new(bench.db.db(), CancellationToken::new());
     let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
     own.next().await.unwrap();
-    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 600")).await.unwrap();
+    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 1000")).await.unwrap();
     let error = loop {
         match tokio::time::timeout(PATIENCE, own.next()).await.expect("an error") {
             Ok(_) => {}
@@ -228,10 +228,18 @@ async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
     let mut one = events.subscribe(Start::Now, Filter::default()).await.unwrap();
     let client = db.connect().await;
     let sql = "INSERT INTO events (at, type) VALUES (now() - interval '7 seconds', 'worker.lost')";
-    client.batch_execute(sql).await.unwrap();
-    events.written();
-    while one.next().await.unwrap().event.is_none() {}
-    assert!(events.lag() >= Duration::from_secs(7), "{:?}", events.lag());
+    // The next look, which may come at any moment, finds nothing and forgets it.
+    let mut tries = 0;
+    loop {
+        client.batch_execute(sql).await.unwrap();
+        events.written();
+        while one.next().await.unwrap().event.is_none() {}
+        if events.lag() >= Duration::from_secs(7) {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 100, "{:?}", events.lag());
+    }
     client.batch_execute("INSERT INTO events (at, type) VALUES (now(), 'worker.lost')").await.unwrap();
     events.written();
     while one.next().await.unwrap().event.is_none() {}

@@ -173,6 +173,13 @@ async fn a_cursor_from_before_is_told_so_and_a_later_one_goes_on() {
     tail.events(10).await;
     let early = tail.cursor.clone();
     while tail.event().await.r#type() != EventType::TaskCompleted {}
+    // What is old here was written a moment ago: a place is beyond it when whatever ran then, in any database, has ended.
+    let session = db.connect().await;
+    eventually("what ran before has ended", async || {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > (SELECT xid FROM events ORDER BY xid DESC LIMIT 1)";
+        session.query_one(sql, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
     let mut last = Tail::begin(&mut client, Default::default()).await.unwrap();
     assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap().tasks, 1_000);
     let status = client.events.subscribe(after(&early)).await.expect_err("too old");
