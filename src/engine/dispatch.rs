@@ -109,6 +109,7 @@ impl Dispatcher {
                 next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
                 return Ok(0);
             }
+            let mut passes = self.shared.gates.passes();
             let read = hot.begin_dispatch(&demand).await?;
             if let Some(after) = read.next_retry {
                 self.shared.hub.retry_in(after);
@@ -117,7 +118,6 @@ impl Dispatcher {
             let mut reservation = self.shared.hub.reserve(&per_lane(&read.candidates));
             let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
             let mut changes = Changes::default();
-            let mut passes = self.shared.gates.passes();
             let (_, mut wanted) =
                 claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
             let mut known = self.shared.documents.know(&mut wanted, &changes);

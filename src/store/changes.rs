@@ -377,8 +377,13 @@ pub(super) const INSERT_LIVE: &str = "
            (SELECT coalesce($10::timestamptz, now()) AS now) AS c
      WHERE (SELECT expect_rows('gates', count(*), cardinality($11::int4[]))
               FROM unnest($11::int4[], $12::int8[]) AS g(service_id, gate)
-             CROSS JOIN LATERAL (SELECT FROM services WHERE service_id = g.service_id AND gate = g.gate LIMIT 1) AS s)";
+             CROSS JOIN LATERAL (
+                   SELECT FROM services
+                    WHERE service_id = g.service_id AND gate = g.gate
+                      AND coalesce(paused_until <= coalesce($10::timestamptz, now()), true) LIMIT 1) AS s)";
 
+/// Whose gate is not the one that is known, or who has asked for a pause that is not over by the database's clock, is not called.
+///
 /// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. Nor is one that
 /// became ready after this transaction read the clock: nothing may start before it was ready. `due` is
 /// asked for outside, where it cannot bring in the index of the claimable steps, in which a step is found by walking.
@@ -397,7 +402,10 @@ pub(super) const CLAIM: &str = "
                  WHERE q.due AND q.since <= $7::timestamptz
                    AND (SELECT expect_rows('gates', count(*), cardinality($8::int4[]))
                           FROM unnest($8::int4[], $9::int8[]) AS g(service_id, gate)
-                         CROSS JOIN LATERAL (SELECT FROM services WHERE service_id = g.service_id AND gate = g.gate LIMIT 1) AS s)
+                         CROSS JOIN LATERAL (
+                               SELECT FROM services
+                                WHERE service_id = g.service_id AND gate = g.gate
+                                  AND coalesce(paused_until <= $7::timestamptz, true) LIMIT 1) AS s)
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,

@@ -1,7 +1,7 @@
 //! What one transaction takes of the gates: it is nobody else's as long as it is not decided whether it was used.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Instant,
 };
 
@@ -29,11 +29,19 @@ struct Taken {
 pub struct Passes {
     gates: Gates,
     taken: BTreeMap<i32, Taken>,
+    /// How many could pass to the services with a limit before the transaction read the clock. What ended since then ended
+    /// after the time at which its claims start, and makes no room for them.
+    room: HashMap<i32, i32>,
 }
 
 impl Passes {
     pub(super) fn new(gates: Gates) -> Self {
-        Self { gates, taken: BTreeMap::new() }
+        let now = Instant::now();
+        let known = gates.lock();
+        let limited = known.services.iter().filter(|(_, gate)| gate.limit == Limit::Concurrency);
+        let room = limited.map(|(id, gate)| (*id, gate.room(now, 0))).collect();
+        drop(known);
+        Self { gates, taken: BTreeMap::new(), room }
     }
 
     /// The transaction ends these attempts: where they count against a limit, others may start in their place.
@@ -56,7 +64,11 @@ impl Passes {
         let service_id = *known.lanes.get(&lane_id)?;
         let gate = known.services.get_mut(&service_id)?;
         let taken = self.taken.entry(service_id).or_default();
-        if gate.room(Instant::now(), i32::try_from(taken.freed.len()).unwrap_or(i32::MAX)) == 0 {
+        let freed = i32::try_from(taken.freed.len()).unwrap_or(i32::MAX);
+        let before = self.room.get(&service_id).copied().unwrap_or_default() + freed;
+        let is_late =
+            gate.limit == Limit::Concurrency && usize::try_from(before).unwrap_or_default() <= taken.leases.len();
+        if is_late || gate.room(Instant::now(), freed) == 0 {
             gate.starved = true;
             return None;
         }
