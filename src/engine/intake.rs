@@ -49,7 +49,7 @@ const MAX_QUEUE_KIB: usize = 64 << 10;
 /// would cost more than those that are stored.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// [`RETRY_AFTER`], so that not all come back at once.
+/// `RETRY_AFTER`, so that not all come back at once.
 pub fn retry_after() -> Duration {
     super::peers::jitter(RETRY_AFTER)
 }

@@ -25,6 +25,9 @@ use crate::{
 const YAMLS: usize = 15_000;
 /// A template is read while a client waits.
 const READ_LIMIT: Duration = Duration::from_millis(500);
+const MOMENT: Duration = Duration::from_millis(15);
+/// For a worker that has just registered: on a busy machine its steps take a while to come.
+const FIRST_MOMENT: Duration = Duration::from_millis(200);
 const STREAMS: usize = 120;
 const TASKS: usize = 20;
 const FUZZ: &str = "
@@ -148,9 +151,11 @@ fn message(random: &mut Random, leases: &[String]) -> Vec<u8> {
     }
 }
 
-/// Notes the leases that arrive within a moment; `false` when the server has ended the stream.
-async fn listen(stream: &mut Stream, leases: &mut Vec<String>) -> bool {
-    while let Ok(heard) = tokio::time::timeout(Duration::from_millis(15), stream.hear()).await {
+/// Notes the leases that arrive within a moment, `first` for the first message; `false` when the server has ended the stream.
+async fn listen(stream: &mut Stream, leases: &mut Vec<String>, first: Duration) -> bool {
+    let mut moment = first;
+    while let Ok(heard) = tokio::time::timeout(moment, stream.hear()).await {
+        moment = MOMENT.max(first / 2);
         let Ok(Some(bytes)) = heard else { return false };
         if let Some(Hears::Assignment(step)) = WorkResponse::decode(&*bytes).unwrap().message {
             leases.push(step.lease_token);
@@ -177,8 +182,9 @@ async fn any_stream_harms_only_itself() {
             message(&mut random, &leases)
         };
         let Ok(mut stream) = target.raw.open(vec![first]).await else { continue };
-        for _ in 0..random.below(12) {
-            if !listen(&mut stream, &mut leases).await {
+        for n in 0..random.below(12) {
+            let moment = if n == 0 && begins_well { FIRST_MOMENT } else { MOMENT };
+            if !listen(&mut stream, &mut leases, moment).await {
                 break;
             }
             stream.say(message(&mut random, &leases)).await;
@@ -186,7 +192,7 @@ async fn any_stream_harms_only_itself() {
         // Some say goodbye, some just go.
         if random.below(2) == 0 {
             stream.close();
-            let _ = listen(&mut stream, &mut leases).await;
+            let _ = listen(&mut stream, &mut leases, MOMENT).await;
         }
         target.note(true, String::new());
     }
