@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postgres", &[]),
     ("store", &["domain"]),
     ("engine", &["domain", "store", "telemetry"]),
-    ("http", &["engine", "grpc", "proto", "store"]),
+    ("http", &["domain", "engine", "grpc", "proto", "store"]),
     ("grpc", &["domain", "engine", "proto", "store"]),
     ("server", &["engine", "grpc", "http", "proto", "store", "telemetry"]),
     ("telemetry", &[]),
