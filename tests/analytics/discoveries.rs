@@ -1,0 +1,275 @@
+//! Real runs: what the article found out about its registration is found in data of the same kind, and the numbers are those
+//! of the raw rows.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tasker::{
+    proto::{self, Bottleneck, CircuitState, StepPerformance, WaitCause},
+    worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle},
+};
+
+use crate::{
+    bottlenecks,
+    oracle::{Oracle, Parts, micros},
+    performance,
+    support::{
+        server::{Bench, eventually, register},
+        worker::{RawWorker, permanent, registration, released, success},
+    },
+};
+
+const REGISTRATION: &str = include_str!("../fixtures/user_registration.yaml");
+const TASKS: u32 = 40;
+/// What the article made of 30 s: a time-out that some of the mails would not have met.
+const TIMEOUT_SECONDS: f64 = 0.3;
+
+/// How often each service was called, and what it did.
+#[derive(Clone, Default)]
+struct Services {
+    users: Arc<AtomicU32>,
+    bills: Arc<AtomicU32>,
+    mails: Arc<AtomicU32>,
+    slow_mails: Arc<AtomicU32>,
+}
+
+impl Services {
+    /// Away at first.
+    async fn create_user(self) -> Result<Value, StepError> {
+        match self.users.fetch_add(1, Ordering::SeqCst) {
+            0..6 => Err(RetryableError::new("503").error_code("SERVICE_DOWN").into()),
+            n => Ok(json!({"user_id": n})),
+        }
+    }
+
+    /// One time-out, of one of the first calls.
+    async fn bill(self) -> Result<Value, StepError> {
+        match self.bills.fetch_add(1, Ordering::SeqCst) {
+            3 => Err(RetryableError::new("timeout").error_code("TIMEOUT").into()),
+            _ => Ok(json!({})),
+        }
+    }
+
+    /// Every tenth is one too many, and every fourth is slow.
+    async fn mail(self) -> Result<Value, StepError> {
+        let n = self.mails.fetch_add(1, Ordering::SeqCst);
+        if n % 10 == 5 {
+            return Err(RetryableError::new("429").error_code("RATE_LIMITED").retry_after(Duration::from_secs(1)).into());
+        }
+        if n.is_multiple_of(4) {
+            self.slow_mails.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        Ok(json!({}))
+    }
+
+    fn worker(&self, url: &str) -> WorkerHandle {
+        let (users, bills, mails) = (self.clone(), self.clone(), self.clone());
+        let name = |step: &str| format!("UserManagement::StepHandlers::{step}Handler");
+        let done = async |_: StepContext| Ok::<_, StepError>(json!({}));
+        Worker::builder([url])
+            .name("w")
+            .max_concurrent_steps(8)
+            .handler(name("CreateUserAccount"), move |_: StepContext| users.clone().create_user())
+            .handler(name("SetupBillingProfile"), move |_: StepContext| bills.clone().bill())
+            .handler(name("InitializePreferences"), done)
+            .handler(name("SendWelcomeSequence"), move |_: StepContext| mails.clone().mail())
+            .handler(name("UpdateUserStatus"), done)
+            .build()
+            .unwrap()
+            .spawn()
+    }
+}
+
+async fn set(bench: &mut Bench, namespace: &str, service: &str, policy: proto::Policy) {
+    let request = proto::SetPolicyRequest {
+        namespace: namespace.into(),
+        service: service.into(),
+        policy: Some(policy),
+        by: "test".into(),
+        reason: "a test".into(),
+        ..Default::default()
+    };
+    bench.client.circuits.set_policy(request).await.unwrap();
+}
+
+fn find<'a>(steps: &'a [StepPerformance], name: &str) -> &'a StepPerformance {
+    steps.iter().find(|step| step.step == name).unwrap()
+}
+
+/// As the sentences say it.
+fn words(time: Option<prost_types::Duration>) -> String {
+    let us = micros(time) as f64;
+    if us < 1e6 { format!("{} ms", (us / 1e3).round()) } else { format!("{:.1} s", us / 1e6) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_four_discoveries() {
+    let mut bench = Bench::with(REGISTRATION).await;
+    let quick = proto::Policy {
+        window_seconds: Some(5.0),
+        min_calls: Some(5),
+        cool_down_seconds: Some(1.0),
+        max_cool_down_seconds: Some(1.0),
+        probes: Some(2),
+        ramp_seconds: Some(0.0),
+        ..Default::default()
+    };
+    set(&mut bench, "user_management", "user_service", quick).await;
+    let services = Services::default();
+    let worker = services.worker(&bench.server.url);
+    let mut ids = Vec::new();
+    for n in 0..TASKS {
+        let context = format!(r#"{{"email": "a{n}@example.org", "name": "A"}}"#);
+        ids.push(bench.submit("user_management/user_registration", &context).await);
+    }
+    for id in &ids {
+        bench.finished(id).await;
+    }
+    let found = performance(&mut bench.client, "user_management", TIMEOUT_SECONDS).await;
+    let db = bench.db.connect().await;
+    Oracle::read(&db).await.check(&found, TIMEOUT_SECONDS);
+    let template = &found.templates[0];
+    assert_eq!((template.count, template.complete), (TASKS as i32, TASKS as i32));
+    let cost = bottlenecks(&mut bench.client, "user_management", "user_registration").await;
+    assert!(cost.bottlenecks.is_sorted_by_key(|b| -micros(b.cost)), "{:#?}", cost.bottlenecks);
+    let of = |step: &str, cause: WaitCause| -> &Bottleneck {
+        let fits = |b: &&Bottleneck| b.step == step && b.cause() == cause;
+        cost.bottlenecks.iter().find(fits).unwrap_or_else(|| panic!("{step} {cause:?}: {:#?}", cost.bottlenecks))
+    };
+
+    // One: what the welcome step takes, and how much of it is due to rate limiting.
+    let welcome = find(&template.steps, "send_welcome_sequence");
+    let ledger = welcome.ledger.as_ref().unwrap();
+    let refused = i64::from(services.mails.load(Ordering::SeqCst) - TASKS);
+    assert!(refused >= 4 && micros(ledger.pause) >= refused * 1_000_000, "each of {refused} waits a second: {ledger:?}");
+    let limited = of("send_welcome_sequence", WaitCause::Pause);
+    assert_eq!(micros(limited.mean), (micros(ledger.pause) as f64 / f64::from(TASKS)).round() as i64);
+    assert_eq!(limited.mean_elapsed, welcome.elapsed.as_ref().unwrap().mean);
+    assert_eq!(
+        limited.message,
+        format!(
+            "rate limiting of notification_service (pauses) adds {} to user_registration: send_welcome_sequence waits {} of \
+             its {} on average",
+            words(limited.cost_per_task),
+            words(limited.mean),
+            words(limited.mean_elapsed)
+        )
+    );
+
+    // Two: the retry rate of billing.
+    let billing = find(&template.steps, "setup_billing_profile");
+    assert!((billing.retry_rate - 1.0 / f64::from(TASKS)).abs() < 1e-9, "{}", billing.retry_rate);
+    assert_eq!((billing.charged_attempts, billing.success_rate), (1, 1.0));
+
+    // Three: how often the circuit of the users' service opened, and for how long.
+    let users = found.services.iter().find(|s| s.service == "user_service").unwrap();
+    let request =
+        proto::GetCircuitRequest { namespace: "user_management".into(), service: "user_service".into() };
+    let circuit = bench.client.circuits.get_circuit(request).await.unwrap().into_inner().circuit.unwrap();
+    assert!(users.times_opened >= 1);
+    assert_eq!(users.times_opened, circuit.times_opened);
+    let (shut, open) = (micros(users.time_shut), micros(circuit.time_open));
+    assert!(shut >= open && open >= 1_000_000, "half-open is not closed either: {shut} {open}");
+    let message = &of("create_user_account", WaitCause::Circuit).message;
+    assert!(message.starts_with("the circuit of user_service adds "), "{message}");
+
+    // Four: whom a shorter time-out would have failed.
+    let slow = services.slow_mails.load(Ordering::SeqCst);
+    let over = welcome.successes_over_timeout;
+    assert!(slow >= 8 && over >= slow as i32 && over <= TASKS as i32, "{over} of {slow}");
+    assert_eq!(performance(&mut bench.client, "user_management", 60.0).await.templates[0].steps[3].successes_over_timeout, 0);
+    worker.shutdown().await;
+}
+
+const CHAIN: &str = "
+task_name: chain
+namespace: t
+version: 1.0.0
+step_templates:
+  - {name: first, handler_class: h, backoff: {base_seconds: 0.2, jitter: 0}, handler_config: {service: s}}
+  - {name: second, handler_class: k, depends_on_steps: [first], handler_config: {service: narrow}}
+";
+
+/// Everything that holds a step, by real orders, losses and limits: all of it is accounted for.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
+    let mut bench = Bench::with(CHAIN).await;
+    register(&mut bench.client, &CHAIN.replace("chain", "other").replace("first", "one")).await;
+    set(&mut bench, "t", "narrow", proto::Policy { max_concurrency: Some(1), ..Default::default() }).await;
+    let url = bench.server.url.clone();
+    let mut ids = Vec::new();
+    for name in ["t/chain", "t/other", "t/chain"] {
+        ids.push(bench.submit(name, "{}").await);
+    }
+    // Nobody is there; then somebody who goes at once, and one who gives back.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut lost = RawWorker::open(&url, registration(&["h"], 1)).await.unwrap();
+    lost.assignment().await;
+    drop(lost);
+    let mut worker = RawWorker::open(&url, registration(&["h"], 3)).await.unwrap();
+    let back = worker.assignment().await;
+    worker.settle(&back, released()).await;
+    for n in 0..4 {
+        let a = worker.assignment().await;
+        let outcome = match n {
+            0 => crate::support::worker::retryable("again", None),
+            _ => success("1"),
+        };
+        worker.settle(&a, outcome).await;
+    }
+    // By order, for a while; and one at a time.
+    let order = proto::ForceCircuitRequest {
+        namespace: "t".into(),
+        service: "narrow".into(),
+        state: CircuitState::Open.into(),
+        expires_after: Some(Duration::from_millis(700).try_into().unwrap()),
+        by: "ann".into(),
+        reason: "deploy".into(),
+    };
+    bench.client.circuits.force_circuit(order).await.unwrap();
+    let mut second = RawWorker::open(&url, registration(&["k"], 3)).await.unwrap();
+    for n in 0..3 {
+        let a = second.assignment().await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        second.settle(&a, if n == 1 { permanent("no", "NO") } else { success("2") }).await;
+    }
+    // Two that are cancelled: one while it runs, and one while it waits.
+    let running = bench.submit("t/chain", "{}").await;
+    worker.assignment().await;
+    bench.cancel(&running).await.unwrap();
+    worker.close();
+    let waiting = bench.submit("t/other", "{}").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.cancel(&waiting).await.unwrap();
+    for id in ids.iter().chain([&running, &waiting]) {
+        bench.finished(id).await;
+    }
+    let db = bench.db.connect().await;
+    eventually("connections end", || async {
+        let sql = "SELECT count(*) FROM workers WHERE ended_at IS NULL AND lease_expires_at < now()";
+        (db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    let found = performance(&mut bench.client, "t", 0.1).await;
+    let all = Oracle::read(&db).await.check(&found, 0.1);
+    let Parts { dependency, backoff, circuit, limit, no_worker, run, .. } = all;
+    for time in [dependency, backoff, circuit, limit, no_worker, run] {
+        assert!(time > 0, "a cause does not occur: {all:?}");
+    }
+    // The paths tile the tasks' time, so the costs sum to it.
+    let cost = bottlenecks(&mut bench.client, "t", "").await;
+    assert_eq!(cost.examined.unwrap().tasks, 5);
+    let whole: i64 = found.templates.iter().map(|t| micros(t.ledger.as_ref().unwrap().wall)).sum();
+    let elapsed: f64 =
+        found.templates.iter().map(|t| micros(t.elapsed.as_ref().unwrap().mean) as f64 * f64::from(t.count)).sum();
+    assert!((whole as f64 - elapsed).abs() < 10.0, "{whole} {elapsed}");
+    let costs: i64 = cost.bottlenecks.iter().map(|b| micros(b.cost)).sum();
+    assert!(costs <= whole && costs * 10 >= whole * 9, "the ten dearest are nearly all of it: {costs} of {whole}");
+}
