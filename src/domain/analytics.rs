@@ -8,7 +8,7 @@ use super::explain::{Cause, words};
 pub const MAX_WINDOW_SECONDS: i32 = 31 * 86_400;
 pub const WINDOW_SECONDS: i32 = 86_400;
 /// The most tasks that are looked at, and how many are by default.
-pub const MAX_TASKS: i32 = 100_000;
+pub const MAX_TASKS: i32 = 50_000;
 pub const TASKS: i32 = 10_000;
 /// The most bottlenecks of one answer, and how many there are by default.
 pub const MAX_BOTTLENECKS: i32 = 100;

@@ -14,7 +14,7 @@ use crate::domain::analytics::{Ledger, MAX_SECONDS, Measure, Service, Times};
 /// the way there are no statistics. Tables are still looked up by their keys, which the statement itself asks for.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
                         SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_hashjoin = on;
-                        SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '32MB'";
+                        SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'";
 
 /// What is asked.
 #[derive(Clone, Debug)]

@@ -42,7 +42,7 @@ struct Which {
     /// Only tasks submitted in the last so many s, m, h or d; up to 31d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = window)]
     window: i32,
-    /// Only so many of the newest tasks, up to 100,000
+    /// Only so many of the newest tasks, up to 50,000
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_tasks: i32,
 }

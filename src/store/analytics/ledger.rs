@@ -68,18 +68,26 @@ const TRIES: &str = concat!(
     picked AS MATERIALIZED (
         SELECT task_id, template_id, state, submitted_at, ended_at FROM tasks
          WHERE template_id = ANY($3::int4[]) AND task_id > $4::uuid AND steps_total > 0),
-    ended AS MATERIALIZED (
-        SELECT p.task_id, p.template_id, s.step, l.lane_id, l.service_id, s.state, s.attempt, s.charged, s.ready_at,
-               s.started_at, s.ended_at, p.submitted_at
+    -- Looked up task by task, and only then joined: a join in between would be done again for each task.
+    picked_steps AS MATERIALIZED (
+        SELECT p.template_id, p.submitted_at, s.*
           FROM picked p
-         CROSS JOIN LATERAL (SELECT * FROM steps WHERE task_id = p.task_id OFFSET 0) s
-          JOIN template_steps d ON d.template_id = p.template_id AND d.step = s.step
+         CROSS JOIN LATERAL (SELECT task_id, step, state, attempt, charged, ready_at, started_at, ended_at
+                               FROM steps WHERE task_id = p.task_id OFFSET 0) s),
+    picked_attempts AS MATERIALIZED (
+        SELECT a.* FROM picked p
+         CROSS JOIN LATERAL (SELECT task_id, step, attempt, ready_at, started_at, ended_at, retry_after,
+                                    charged AND next_attempt_at IS NOT NULL AS again
+                               FROM attempts WHERE task_id = p.task_id OFFSET 0) a),
+    ended AS MATERIALIZED (
+        SELECT s.*, l.lane_id
+          FROM picked_steps s
+          JOIN template_steps d ON d.template_id = s.template_id AND d.step = s.step
           JOIN lanes l ON l.lane_id = d.lane_id),
     tries AS (
         SELECT e.task_id, e.step, e.lane_id, e.submitted_at, a.attempt, a.ready_at, a.started_at, a.ended_at, a.retry_after,
-               a.charged AND a.next_attempt_at IS NOT NULL AS again
-          FROM picked p
-         CROSS JOIN LATERAL (SELECT * FROM attempts WHERE task_id = p.task_id OFFSET 0) a
+               a.again
+          FROM picked_attempts a
           JOIN ended e ON e.task_id = a.task_id AND e.step = a.step
         UNION ALL
         SELECT task_id, step, lane_id, submitted_at, attempt + 1, least(ready_at, ended_at), ended_at, ended_at, NULL, false
