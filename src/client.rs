@@ -27,9 +27,9 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::proto::{
-    analytics_service_client::AnalyticsServiceClient, circuit_service_client::CircuitServiceClient, event_service_client::EventServiceClient,
-    task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
-    worker_service_client::WorkerServiceClient,
+    analytics_service_client::AnalyticsServiceClient, circuit_service_client::CircuitServiceClient,
+    event_service_client::EventServiceClient, task_service_client::TaskServiceClient,
+    template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// The largest message that a client sends or takes.

@@ -16,9 +16,9 @@ use crate::{
     http::{self, quiet},
     proto,
     proto::{
-        analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer, event_service_server::EventServiceServer,
-        task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
-        worker_service_server::WorkerServiceServer,
+        analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer,
+        event_service_server::EventServiceServer, task_service_server::TaskServiceServer,
+        template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
     telemetry::Tracer,

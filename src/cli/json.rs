@@ -13,8 +13,8 @@ use crate::{
     proto::{
         Attempt, AttemptOutcome, Bottleneck, Circuit, CircuitChange, CircuitState, Dependency, Event, Examined,
         ExplainTaskResponse, GetBottlenecksResponse, GetPerformanceResponse, Ledger, Policy, ServicePerformance, Step,
-        StepError, StepExplanation, StepPerformance, StepTemplate, SubmitTaskResponse, Task, Template, TemplatePerformance,
-        Times, Wait, WaitCause, Worker,
+        StepError, StepExplanation, StepPerformance, StepTemplate, SubmitTaskResponse, Task, Template,
+        TemplatePerformance, Times, Wait, WaitCause, Worker,
     },
 };
 

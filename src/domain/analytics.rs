@@ -234,11 +234,13 @@ mod tests {
 
     /// Ten tasks: the mail is held by pauses and the rest; another step runs beside the critical path.
     fn found() -> Vec<Bottleneck> {
-        let mail = measure(10, [5 * S, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S]);
+        let mail =
+            measure(10, [5 * S, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S]);
         let mail = Measure { tried_again: 1, ..mail };
         let aside = measure(10, [0, 0, 0, 0, 0, 0, 0, 900 * S], [0; 8]);
         let task = measure(10, [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0; 8]);
-        let service = Service { name: "notification_service".into(), times_opened: 12, shut: 480 * S, ..Service::default() };
+        let service =
+            Service { name: "notification_service".into(), times_opened: 12, shut: 480 * S, ..Service::default() };
         let step = |name, measure| Step { name, handler: "H", service: "notification_service", measure };
         let steps = [step("send_welcome_sequence", &mail), step("aside", &aside)];
         bottlenecks("user_registration", &task, &steps, &[service])

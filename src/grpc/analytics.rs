@@ -13,8 +13,8 @@ use super::{
 use crate::{
     domain::{
         analytics::{
-            BOTTLENECKS, Bottleneck, Ledger, MAX_BOTTLENECKS, MAX_STEPS, MAX_TASKS, MAX_TIMEOUT_SECONDS, MAX_WINDOW_SECONDS,
-            Measure, Service, Step, TASKS, Times, WINDOW_SECONDS, bottlenecks, per,
+            BOTTLENECKS, Bottleneck, Ledger, MAX_BOTTLENECKS, MAX_STEPS, MAX_TASKS, MAX_TIMEOUT_SECONDS,
+            MAX_WINDOW_SECONDS, Measure, Service, Step, TASKS, Times, WINDOW_SECONDS, bottlenecks, per,
         },
         explain::Cause,
     },
@@ -106,7 +106,11 @@ impl AnalyticsService for Analytics {
         ranked.sort_by_key(|(bottleneck, _)| std::cmp::Reverse(bottleneck.cost));
         Ok(Response::new(GetBottlenecksResponse {
             examined: Some(examined(&found)),
-            bottlenecks: ranked.into_iter().take(usize::try_from(most).unwrap_or_default()).map(|(b, template)| bottleneck(b, template)).collect(),
+            bottlenecks: ranked
+                .into_iter()
+                .take(usize::try_from(most).unwrap_or_default())
+                .map(|(b, template)| bottleneck(b, template))
+                .collect(),
             services: found.services.iter().map(service).collect(),
         }))
     }
@@ -140,9 +144,10 @@ impl Analytics {
         convert::name("task_name", &scope.task_name)?;
         let version = match scope.version.as_str() {
             "" => None,
-            text => Some(Version::parse(text).map_err(|e| {
-                error::invalid("version", format!("not a semantic version such as 1.2.3: {e}"))
-            })?),
+            text => Some(
+                Version::parse(text)
+                    .map_err(|e| error::invalid("version", format!("not a semantic version such as 1.2.3: {e}")))?,
+            ),
         };
         self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
         let mut plans = self.0.catalog.list(&scope.namespace, &scope.task_name);
@@ -178,7 +183,8 @@ fn timeout(seconds: f64) -> Result<Option<f64>, Status> {
 /// Positions fit: a template has 1,000 steps at most.
 fn edges(plan: &Plan) -> impl Iterator<Item = (i32, i16, i16)> {
     (0..plan.graph.len()).flat_map(move |step| {
-        let pair = move |parent: &u16| Some((plan.template_id, i16::try_from(step).ok()?, i16::try_from(*parent).ok()?));
+        let pair =
+            move |parent: &u16| Some((plan.template_id, i16::try_from(step).ok()?, i16::try_from(*parent).ok()?));
         plan.graph.parents(step).iter().filter_map(pair)
     })
 }

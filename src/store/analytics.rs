@@ -114,7 +114,8 @@ async fn answer(
             ],
         )
         .await?;
-    let count = "SELECT count(*)::int FROM tasks WHERE template_id = ANY($1::int4[]) AND task_id > $2 AND steps_total > 0";
+    let count =
+        "SELECT count(*)::int FROM tasks WHERE template_id = ANY($1::int4[]) AND task_id > $2 AND steps_total > 0";
     let tasks = tx.query_one(count, &[&question.templates, &above]).await?.get(0);
     let found = tx.query(&ledger::services(), &[&services, &from]).await?;
     Ok(Found {

@@ -60,7 +60,10 @@ impl Services {
     async fn mail(self) -> Result<Value, StepError> {
         let n = self.mails.fetch_add(1, Ordering::SeqCst);
         if n % 10 == 5 {
-            return Err(RetryableError::new("429").error_code("RATE_LIMITED").retry_after(Duration::from_secs(1)).into());
+            return Err(RetryableError::new("429")
+                .error_code("RATE_LIMITED")
+                .retry_after(Duration::from_secs(1))
+                .into());
         }
         if n.is_multiple_of(4) {
             self.slow_mails.fetch_add(1, Ordering::SeqCst);
@@ -148,7 +151,10 @@ async fn the_four_discoveries() {
     let welcome = find(&template.steps, "send_welcome_sequence");
     let ledger = welcome.ledger.as_ref().unwrap();
     let refused = i64::from(services.mails.load(Ordering::SeqCst) - TASKS);
-    assert!(refused >= 4 && micros(ledger.pause) >= refused * 1_000_000, "each of {refused} waits a second: {ledger:?}");
+    assert!(
+        refused >= 4 && micros(ledger.pause) >= refused * 1_000_000,
+        "each of {refused} waits a second: {ledger:?}"
+    );
     let limited = of("send_welcome_sequence", WaitCause::Pause);
     assert_eq!(micros(limited.mean), (micros(ledger.pause) as f64 / f64::from(TASKS)).round() as i64);
     assert_eq!(limited.mean_elapsed, welcome.elapsed.as_ref().unwrap().mean);
@@ -170,8 +176,7 @@ async fn the_four_discoveries() {
 
     // Three: how often the circuit of the users' service opened, and for how long.
     let users = found.services.iter().find(|s| s.service == "user_service").unwrap();
-    let request =
-        proto::GetCircuitRequest { namespace: "user_management".into(), service: "user_service".into() };
+    let request = proto::GetCircuitRequest { namespace: "user_management".into(), service: "user_service".into() };
     let circuit = bench.client.circuits.get_circuit(request).await.unwrap().into_inner().circuit.unwrap();
     assert!(users.times_opened >= 1);
     assert_eq!(users.times_opened, circuit.times_opened);
@@ -184,7 +189,21 @@ async fn the_four_discoveries() {
     let slow = services.slow_mails.load(Ordering::SeqCst);
     let over = welcome.successes_over_timeout;
     assert!(slow >= 8 && over >= slow as i32 && over <= TASKS as i32, "{over} of {slow}");
-    assert_eq!(performance(&mut bench.client, "user_management", 60.0).await.templates[0].steps[3].successes_over_timeout, 0);
+    assert_eq!(
+        performance(&mut bench.client, "user_management", 60.0).await.templates[0].steps[3].successes_over_timeout,
+        0
+    );
+
+    // The article's own call says the same.
+    let url = format!(
+        "{}/tasker/analytics/bottlenecks?namespace=user_management&task_name=user_registration",
+        bench.server.url
+    );
+    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let said: Vec<&str> =
+        answer["bottlenecks"].as_array().unwrap().iter().filter_map(|b| b["message"].as_str()).collect();
+    assert_eq!(said, cost.bottlenecks.iter().map(|b| b.message.as_str()).collect::<Vec<_>>());
+    println!("{}", said.join("\n"));
     worker.shutdown().await.unwrap();
 }
 

@@ -110,10 +110,15 @@ impl Maker<'_> {
         let by = any(End::Cancelled).then_some("ann");
         let sql = "INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, failed_step,
                         submitted_at, started_at, ended_at, cancelled_by, cancel_reason, correlation_id, annotations, context)
-                   VALUES ($1, $2, $3::text::task_state, 0, $4, 0, '\\x00', CASE WHEN $3 = 'error' THEN 0 END, $5, $5, $6, $7,
-                           $7, 'c', '{}', '{}')";
+                   VALUES ($1, $2, $3::text::task_state, 0, $4, 0, $8, $9, $5, $5, $6, $7, $7, 'c', '{}', '{}')";
         let total = i16::try_from(parents.len()).unwrap();
-        self.db.execute(sql, &[&id, &template, &state, &total, &at(submitted), &at(ended), &by]).await.unwrap();
+        // Whole: a server is there, and looks after its tasks.
+        let is = |end: End| move |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e == end);
+        let done = ends.iter().enumerate().filter(|(_, e)| is(End::Complete)(e)).map(|(i, _)| 1_u8 << i).sum::<u8>();
+        let failed = ends.iter().position(is(End::Error)).map(|i| i16::try_from(i).unwrap());
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
+            [&id, &template, &state, &total, &at(submitted), &at(ended), &by, &vec![done], &failed];
+        self.db.execute(sql, &params).await.unwrap();
     }
 
     /// All attempts of a step, and its row; returns when it ended.
@@ -252,7 +257,8 @@ impl Maker<'_> {
             let until = now + self.random.below(300_000_000);
             let namespaces: Vec<&str> =
                 [&[][..], &["t", "u"][..], &["u"][..]][usize::try_from(self.random.below(3)).unwrap()].to_vec();
-            let sql = "INSERT INTO workers (worker_id, server_id, name, build_id, namespaces, handlers, max_concurrent_steps,
+            let sql =
+                "INSERT INTO workers (worker_id, server_id, name, build_id, namespaces, handlers, max_concurrent_steps,
                             labels, connected_at, lease_expires_at, ended_at)
                        VALUES (gen_random_uuid(), gen_random_uuid(), 'w', '', $1, $2, 1, '{}', $3, $4, $4)";
             self.db.execute(sql, &[&namespaces, &vec![handler, "other"], &at(now), &at(until)]).await.unwrap();
@@ -309,7 +315,9 @@ async fn any_history_is_accounted_for_to_the_microsecond() {
         println!("seed {seed}");
         let all = Oracle::read(&db).await.check(&found, 7.5);
         println!("{all:?}");
-        for time in [all.dependency, all.backoff, all.circuit, all.pause, all.limit, all.no_worker, all.dispatch, all.run] {
+        for time in
+            [all.dependency, all.backoff, all.circuit, all.pause, all.limit, all.no_worker, all.dispatch, all.run]
+        {
             assert!(time > 0, "a cause does not occur: {all:?}");
         }
         let shut = found.services.iter().map(|s| (s.times_opened, s.pauses)).collect::<Vec<_>>();

@@ -161,7 +161,8 @@ impl Oracle {
             let graph = Graph::of(&template);
             o.graphs.insert(r.get(0), (template, graph));
         }
-        let sql = "SELECT template_id, step, namespace, handler, service_id FROM template_steps JOIN lanes USING (lane_id)";
+        let sql =
+            "SELECT template_id, step, namespace, handler, service_id FROM template_steps JOIN lanes USING (lane_id)";
         for r in rows(sql).await {
             o.lanes.insert((r.get(0), r.get(1)), Lane { namespace: r.get(2), handler: r.get(3), service: r.get(4) });
         }
@@ -287,7 +288,8 @@ impl Oracle {
                     && w.handlers.contains(&lane.handler)
                     && (w.namespaces.is_empty() || w.namespaces.contains(&lane.namespace))
             });
-            let limited = at_once > 0 && runs.iter().filter(within).count() >= at_once || full.iter().any(|f| within(&f));
+            let limited =
+                at_once > 0 && runs.iter().filter(within).count() >= at_once || full.iter().any(|f| within(&f));
             match (circuit, paused, worker, limited) {
                 (true, ..) => parts.circuit += long,
                 (_, true, ..) => parts.pause += long,

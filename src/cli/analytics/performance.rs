@@ -46,8 +46,22 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 
 fn table(templates: &[TemplatePerformance]) -> Table {
     let mut table = Table::new([
-        "NAME", "COUNT", "OK", "RETRIED", "ELAPSED", "P50", "P95", "P99", "RUN", "BACKOFF", "CIRCUIT", "PAUSE", "LIMIT",
-        "NO WORKER", "DISPATCH", "OVER",
+        "NAME",
+        "COUNT",
+        "OK",
+        "RETRIED",
+        "ELAPSED",
+        "P50",
+        "P95",
+        "P99",
+        "RUN",
+        "BACKOFF",
+        "CIRCUIT",
+        "PAUSE",
+        "LIMIT",
+        "NO WORKER",
+        "DISPATCH",
+        "OVER",
     ]);
     for t in templates {
         let name = clean(&format!("{}/{}@{}", t.namespace, t.task_name, t.version));
@@ -103,12 +117,21 @@ mod tests {
             successes_over_timeout: 3,
             ..Default::default()
         };
-        let template = TemplatePerformance { namespace: "n".into(), task_name: "t".into(), steps: vec![step], ..Default::default() };
+        let template = TemplatePerformance {
+            namespace: "n".into(),
+            task_name: "t".into(),
+            steps: vec![step],
+            ..Default::default()
+        };
         let text = table(&[template]).render(&Term::plain());
-        let line: Vec<&str> = text.lines().last().unwrap_or_default().split("  ").filter(|c| !c.is_empty()).map(str::trim).collect();
+        let line: Vec<&str> =
+            text.lines().last().unwrap_or_default().split("  ").filter(|c| !c.is_empty()).map(str::trim).collect();
         assert_eq!(
             line,
-            ["mail", "10", "100.0%", "2.1%", "15 s", "0 ms", "0 ms", "0 ms", "3.0 s", "-", "-", "12 s", "-", "-", "-", "3"]
+            [
+                "mail", "10", "100.0%", "2.1%", "15 s", "0 ms", "0 ms", "0 ms", "3.0 s", "-", "-", "12 s", "-", "-",
+                "-", "3"
+            ]
         );
     }
 }
