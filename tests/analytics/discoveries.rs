@@ -4,13 +4,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use tasker::{
+    client::Client,
     proto::{self, Bottleneck, CircuitState, StepPerformance, WaitCause},
     worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle},
 };
@@ -33,7 +34,7 @@ const TIMEOUT_SECONDS: f64 = 0.3;
 /// How often each service was called, and what it did.
 #[derive(Clone, Default)]
 struct Services {
-    users: Arc<AtomicU32>,
+    users_there: Arc<AtomicBool>,
     bills: Arc<AtomicU32>,
     mails: Arc<AtomicU32>,
     slow_mails: Arc<AtomicU32>,
@@ -42,10 +43,10 @@ struct Services {
 impl Services {
     /// Away at first.
     async fn create_user(self) -> Result<Value, StepError> {
-        match self.users.fetch_add(1, Ordering::SeqCst) {
-            0..6 => Err(RetryableError::new("503").error_code("SERVICE_DOWN").into()),
-            n => Ok(json!({"user_id": n})),
+        if !self.users_there.load(Ordering::SeqCst) {
+            return Err(RetryableError::new("503").error_code("SERVICE_DOWN").into());
         }
+        Ok(json!({}))
     }
 
     /// One time-out, of one of the first calls.
@@ -106,6 +107,11 @@ fn find<'a>(steps: &'a [StepPerformance], name: &str) -> &'a StepPerformance {
     steps.iter().find(|step| step.step == name).unwrap()
 }
 
+async fn users(client: &mut Client) -> proto::Circuit {
+    let request = proto::GetCircuitRequest { namespace: "user_management".into(), service: "user_service".into() };
+    client.circuits.get_circuit(request).await.unwrap().into_inner().circuit.unwrap()
+}
+
 /// As the sentences say it.
 fn words(time: Option<prost_types::Duration>) -> String {
     let us = micros(time) as f64;
@@ -132,6 +138,12 @@ async fn the_four_discoveries() {
         let context = format!(r#"{{"email": "a{n}@example.org", "name": "A"}}"#);
         ids.push(bench.submit("user_management/user_registration", &context).await);
     }
+    eventually("the circuit opens", || {
+        let mut client = bench.client.clone();
+        async move { (users(&mut client).await.times_opened > 0).then_some(()) }
+    })
+    .await;
+    services.users_there.store(true, Ordering::SeqCst);
     for id in &ids {
         bench.finished(id).await;
     }
@@ -175,12 +187,10 @@ async fn the_four_discoveries() {
     assert_eq!((billing.charged_attempts, billing.success_rate), (1, 1.0));
 
     // Three: how often the circuit of the users' service opened, and for how long.
-    let users = found.services.iter().find(|s| s.service == "user_service").unwrap();
-    let request = proto::GetCircuitRequest { namespace: "user_management".into(), service: "user_service".into() };
-    let circuit = bench.client.circuits.get_circuit(request).await.unwrap().into_inner().circuit.unwrap();
-    assert!(users.times_opened >= 1);
-    assert_eq!(users.times_opened, circuit.times_opened);
-    let (shut, open) = (micros(users.time_shut), micros(circuit.time_open));
+    let seen = found.services.iter().find(|s| s.service == "user_service").unwrap();
+    let circuit = users(&mut bench.client).await;
+    assert_eq!(seen.times_opened, circuit.times_opened);
+    let (shut, open) = (micros(seen.time_shut), micros(circuit.time_open));
     assert!(shut >= open && open >= 1_000_000, "half-open is not closed either: {shut} {open}");
     let message = &of("create_user_account", WaitCause::Circuit).message;
     assert!(message.starts_with("the circuit of user_service adds "), "{message}");
