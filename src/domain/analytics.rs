@@ -195,6 +195,16 @@ fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&S
     }
 }
 
+/// How many of the first templates go into one answer, by their numbers of steps.
+pub fn fitting(steps: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fits = |(i, steps): &(usize, usize)| {
+        sum += steps;
+        *i == 0 || sum <= MAX_STEPS
+    };
+    steps.enumerate().take_while(fits).count()
+}
+
 /// A share or a mean; 0 if there is nothing.
 pub fn per(part: i64, whole: i64) -> f64 {
     if whole > 0 { part as f64 / whole as f64 } else { 0.0 }
@@ -272,6 +282,20 @@ mod tests {
                  its 15.2 s on average; it opened 12 times, and was not closed for 8 min 0 s in all",
             ]
         );
+    }
+
+    #[test]
+    fn an_answer_is_bounded_and_never_empty() {
+        let cases: [(&[usize], usize); 5] = [
+            (&[], 0),
+            (&[MAX_STEPS], 1),
+            (&[MAX_STEPS + 1, 1], 1),
+            (&[MAX_STEPS - 1, 1, 1], 2),
+            (&[1, MAX_STEPS, 1], 1),
+        ];
+        for (steps, shown) in cases {
+            assert_eq!(fitting(steps.iter().copied()), shown, "{steps:?}");
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     domain::{
         analytics::{
-            BOTTLENECKS, Bottleneck, Ledger, MAX_BOTTLENECKS, MAX_STEPS, MAX_TASKS, MAX_TIMEOUT_SECONDS,
-            MAX_WINDOW_SECONDS, Measure, Service, Step, TASKS, Times, WINDOW_SECONDS, bottlenecks, per,
+            BOTTLENECKS, Bottleneck, Ledger, MAX_BOTTLENECKS, MAX_TASKS, MAX_TIMEOUT_SECONDS, MAX_WINDOW_SECONDS,
+            Measure, Service, Step, TASKS, Times, WINDOW_SECONDS, bottlenecks, fitting, per,
         },
         explain::Cause,
     },
@@ -64,15 +64,7 @@ impl AnalyticsService for Analytics {
         let (plans, found) = self.ask(&scope, timeout).await?;
         let mut all = measured(&plans, &found);
         all.sort_by_key(|template| std::cmp::Reverse(template.task.count));
-        let mut steps = 0;
-        let shown = all
-            .iter()
-            .enumerate()
-            .take_while(|(i, template)| {
-                steps += template.steps.len();
-                *i == 0 || steps <= MAX_STEPS
-            })
-            .count();
+        let shown = fitting(all.iter().map(|template| template.steps.len()));
         Ok(Response::new(GetPerformanceResponse {
             examined: Some(examined(&found)),
             templates: all[..shown].iter().map(template).collect(),

@@ -1,10 +1,12 @@
 //! What is refused, and what is left out.
 
+use std::time::Instant;
+
 use tasker::proto::{GetBottlenecksRequest, GetPerformanceRequest};
 use tonic::Code;
 
 use crate::support::{
-    server::Bench,
+    server::{Bench, eventually},
     worker::{RawWorker, success},
 };
 
@@ -82,4 +84,40 @@ async fn the_newest_tasks_are_looked_at_and_it_is_said_that_there_are_more() {
         let examined = found.examined.unwrap();
         assert_eq!((examined.tasks, examined.cut, found.templates[0].count), (tasks, cut, tasks), "{most}");
     }
+}
+
+/// Two ask at once, and their questions take long: the third one is told so, and short questions have their connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_questions_are_few_and_are_given_up() {
+    let mut bench = Bench::with(YAML).await;
+    let id = bench.submit("t/one", "{}").await;
+    let db = bench.db.connect().await;
+    db.batch_execute("BEGIN; LOCK TABLE circuit_changes IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let analytics = bench.client.analytics.clone();
+    let ask = || {
+        let mut analytics = analytics.clone();
+        async move { analytics.get_performance(of("t", "", "")).await.map(|_| ()).map_err(|e| e.code()) }
+    };
+    let (one, two) = (tokio::spawn(ask()), tokio::spawn(ask()));
+    let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+                      AND query LIKE '%picked%'";
+    let watcher = bench.db.connect().await;
+    let pids = eventually("both wait", || async {
+        let rows = watcher.query(waiting, &[]).await.unwrap();
+        (rows.len() == 2).then(|| rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>())
+    })
+    .await;
+    let began = Instant::now();
+    assert_eq!(ask().await, Err(Code::Unavailable));
+    assert!(began.elapsed().as_secs_f64() > 2.0, "it waited for its turn");
+    bench.get(&id).await;
+    // As after its time.
+    for pid in pids {
+        watcher.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.unwrap();
+    }
+    for asked in [one, two] {
+        assert_eq!(asked.await.unwrap(), Err(Code::ResourceExhausted));
+    }
+    db.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(ask().await, Ok(()));
 }
