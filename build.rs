@@ -6,8 +6,9 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["circuit_service", "event_service", "task_service", "template_service", "worker_service"]
-        .map(|f| format!("proto/tasker/v1/{f}.proto"));
+    let files =
+        ["analytics_service", "circuit_service", "event_service", "task_service", "template_service", "worker_service"]
+            .map(|f| format!("proto/tasker/v1/{f}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;

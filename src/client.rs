@@ -27,9 +27,9 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::proto::{
-    circuit_service_client::CircuitServiceClient, event_service_client::EventServiceClient,
-    task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
-    worker_service_client::WorkerServiceClient,
+    analytics_service_client::AnalyticsServiceClient, circuit_service_client::CircuitServiceClient,
+    event_service_client::EventServiceClient, task_service_client::TaskServiceClient,
+    template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
 };
 
 /// The largest message that a client sends or takes.
@@ -57,6 +57,8 @@ pub struct Client {
     pub workers: WorkerServiceClient<Channel>,
     /// Looks at circuits and limits, and changes them.
     pub circuits: CircuitServiceClient<Channel>,
+    /// Says where the time of tasks goes.
+    pub analytics: AnalyticsServiceClient<Channel>,
 }
 
 /// Why there is no connection.
@@ -110,6 +112,7 @@ impl Client {
             events: client!(EventServiceClient),
             workers: client!(WorkerServiceClient),
             circuits: client!(CircuitServiceClient),
+            analytics: client!(AnalyticsServiceClient),
         }
     }
 }

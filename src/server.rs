@@ -16,21 +16,22 @@ use crate::{
     http::{self, quiet},
     proto,
     proto::{
-        circuit_service_server::CircuitServiceServer, event_service_server::EventServiceServer,
-        task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
-        worker_service_server::WorkerServiceServer,
+        analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer,
+        event_service_server::EventServiceServer, task_service_server::TaskServiceServer,
+        template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
     telemetry::Tracer,
 };
 
 /// Names of our services for the standard health protocol.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "tasker.v1.TaskService",
     "tasker.v1.TemplateService",
     "tasker.v1.WorkerService",
     "tasker.v1.CircuitService",
     "tasker.v1.EventService",
+    "tasker.v1.AnalyticsService",
 ];
 /// How long finished tasks are kept unless somebody says otherwise.
 pub const RETAIN: Duration = Duration::from_secs(30 * 86_400);
@@ -159,6 +160,10 @@ fn routes(engine: &Engine, cors_origins: &[Origin]) -> Routes {
         )
         .add_service(
             WorkerServiceServer::new(grpc::worker::Workers(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            AnalyticsServiceServer::new(grpc::analytics::Analytics(engine.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(

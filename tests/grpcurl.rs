@@ -21,10 +21,11 @@ use tonic_reflection::pb::v1alpha::{
 };
 
 const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "tasker.v1.AnalyticsService",
     "tasker.v1.CircuitService",
     "tasker.v1.EventService",
     "tasker.v1.TaskService",
@@ -154,6 +155,8 @@ async fn health_is_the_standard_one() {
         "tasker.v1.TemplateService",
         "tasker.v1.WorkerService",
         "tasker.v1.CircuitService",
+        "tasker.v1.EventService",
+        "tasker.v1.AnalyticsService",
     ] {
         let health = call(&bench, "grpc.health.v1.Health/Check", json!({"service": service})).await;
         assert_eq!(health, json!({"status": "SERVING"}), "{service}");

@@ -11,8 +11,10 @@ use super::human::{event_type, step_state, task_state, word};
 use crate::{
     domain,
     proto::{
-        Attempt, AttemptOutcome, Circuit, CircuitChange, CircuitState, Dependency, Event, ExplainTaskResponse, Policy,
-        Step, StepError, StepExplanation, StepTemplate, SubmitTaskResponse, Task, Template, Wait, WaitCause, Worker,
+        Attempt, AttemptOutcome, Bottleneck, Circuit, CircuitChange, CircuitState, Dependency, Event, Examined,
+        ExplainTaskResponse, GetBottlenecksResponse, GetPerformanceResponse, Ledger, Policy, ServicePerformance, Step,
+        StepError, StepExplanation, StepPerformance, StepTemplate, SubmitTaskResponse, Task, Template,
+        TemplatePerformance, Times, Wait, WaitCause, Worker,
     },
 };
 
@@ -182,11 +184,196 @@ fn step_explanation(explained: &StepExplanation) -> Value {
 fn wait(wait: &Wait) -> Value {
     let Wait { cause, message, since, until } = wait;
     json!({
-        "cause": word::<WaitCause>(*cause, WaitCause::as_str_name, "WAIT_CAUSE_"),
+        "cause": wait_cause(*cause),
         "message": message,
         "since": time(since),
         "until": time(until),
     })
+}
+
+/// How long everything takes.
+pub fn performance(found: &GetPerformanceResponse) -> Value {
+    let GetPerformanceResponse { examined: of, templates, templates_left_out, services } = found;
+    json!({
+        "examined": of.as_ref().map(examined),
+        "templates": templates.iter().map(template_performance).collect::<Vec<_>>(),
+        "templates_left_out": templates_left_out,
+        "services": services.iter().map(service_performance).collect::<Vec<_>>(),
+    })
+}
+
+/// What costs most time.
+pub fn bottlenecks(found: &GetBottlenecksResponse) -> Value {
+    let GetBottlenecksResponse { examined: of, bottlenecks, services } = found;
+    json!({
+        "examined": of.as_ref().map(examined),
+        "bottlenecks": bottlenecks.iter().map(bottleneck).collect::<Vec<_>>(),
+        "services": services.iter().map(service_performance).collect::<Vec<_>>(),
+    })
+}
+
+fn examined(examined: &Examined) -> Value {
+    let Examined { from, to, tasks, cut } = examined;
+    json!({"from": time(from), "to": time(to), "tasks": tasks, "cut": cut})
+}
+
+fn times(times: &Option<Times>) -> Value {
+    times.as_ref().map_or(Value::Null, |Times { mean, p50, p95, p99, max }| {
+        json!({
+            "mean": duration(mean),
+            "p50": duration(p50),
+            "p95": duration(p95),
+            "p99": duration(p99),
+            "max": duration(max),
+        })
+    })
+}
+
+fn ledger(ledger: &Option<Ledger>) -> Value {
+    let Some(ledger) = ledger else { return Value::Null };
+    let Ledger { dependency, backoff, circuit, pause, limit, no_worker, dispatch, run, wall } = ledger;
+    json!({
+        "dependency": duration(dependency),
+        "backoff": duration(backoff),
+        "circuit": duration(circuit),
+        "pause": duration(pause),
+        "limit": duration(limit),
+        "no_worker": duration(no_worker),
+        "dispatch": duration(dispatch),
+        "run": duration(run),
+        "wall": duration(wall),
+    })
+}
+
+fn template_performance(measured: &TemplatePerformance) -> Value {
+    let TemplatePerformance {
+        namespace,
+        task_name,
+        version,
+        count,
+        complete,
+        failed,
+        cancelled,
+        success_rate,
+        retry_rate,
+        charged_attempts,
+        free_attempts,
+        elapsed,
+        run,
+        wait,
+        ledger: parts,
+        steps,
+    } = measured;
+    json!({
+        "namespace": namespace,
+        "task_name": task_name,
+        "version": version,
+        "count": count,
+        "complete": complete,
+        "failed": failed,
+        "cancelled": cancelled,
+        "success_rate": success_rate,
+        "retry_rate": retry_rate,
+        "charged_attempts": charged_attempts,
+        "free_attempts": free_attempts,
+        "elapsed": times(elapsed),
+        "run": times(run),
+        "wait": times(wait),
+        "ledger": ledger(parts),
+        "steps": steps.iter().map(step_performance).collect::<Vec<_>>(),
+    })
+}
+
+fn step_performance(measured: &StepPerformance) -> Value {
+    let StepPerformance {
+        step,
+        handler,
+        service,
+        count,
+        complete,
+        failed,
+        cancelled,
+        success_rate,
+        retry_rate,
+        charged_attempts,
+        free_attempts,
+        elapsed,
+        run,
+        wait,
+        ledger: parts,
+        critical_share,
+        longest_success,
+        successes_over_timeout,
+    } = measured;
+    json!({
+        "step": step,
+        "handler": handler,
+        "service": service,
+        "count": count,
+        "complete": complete,
+        "failed": failed,
+        "cancelled": cancelled,
+        "success_rate": success_rate,
+        "retry_rate": retry_rate,
+        "charged_attempts": charged_attempts,
+        "free_attempts": free_attempts,
+        "elapsed": times(elapsed),
+        "run": times(run),
+        "wait": times(wait),
+        "ledger": ledger(parts),
+        "critical_share": critical_share,
+        "longest_success": duration(longest_success),
+        "successes_over_timeout": successes_over_timeout,
+    })
+}
+
+fn service_performance(measured: &ServicePerformance) -> Value {
+    let ServicePerformance { namespace, service, times_opened, time_shut, pauses, time_paused } = measured;
+    json!({
+        "namespace": namespace,
+        "service": service,
+        "times_opened": times_opened,
+        "time_shut": duration(time_shut),
+        "pauses": pauses,
+        "time_paused": duration(time_paused),
+    })
+}
+
+fn bottleneck(found: &Bottleneck) -> Value {
+    let Bottleneck {
+        message,
+        namespace,
+        task_name,
+        version,
+        step,
+        handler,
+        service,
+        cause,
+        cost,
+        cost_per_task,
+        critical_share,
+        mean,
+        mean_elapsed,
+    } = found;
+    json!({
+        "message": message,
+        "namespace": namespace,
+        "task_name": task_name,
+        "version": version,
+        "step": step,
+        "handler": handler,
+        "service": service,
+        "cause": wait_cause(*cause),
+        "cost": duration(cost),
+        "cost_per_task": duration(cost_per_task),
+        "critical_share": critical_share,
+        "mean": duration(mean),
+        "mean_elapsed": duration(mean_elapsed),
+    })
+}
+
+fn wait_cause(cause: i32) -> String {
+    word::<WaitCause>(cause, WaitCause::as_str_name, "WAIT_CAUSE_")
 }
 
 /// One task, as in `task list` and `task cancel`.

@@ -1,5 +1,6 @@
 //! The command line: one file per command, data on stdout, talk on stderr.
 
+mod analytics;
 mod bench;
 mod circuit;
 mod dev;
@@ -107,6 +108,9 @@ enum Command {
     /// See how services are protected, set limits, and intervene
     #[command(subcommand)]
     Circuit(circuit::Command),
+    /// See where the time of tasks goes
+    #[command(subcommand)]
+    Analytics(analytics::Command),
     /// Hear of everything that happens
     #[command(subcommand)]
     Events(event::Command),
@@ -146,6 +150,7 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::Task(command) => talk(task::run(command, &session)),
         Command::Template(command) => talk(template::run(command, &session)),
         Command::Circuit(command) => talk(circuit::run(command, &session)),
+        Command::Analytics(command) => talk(analytics::run(command, &session)),
         Command::Events(command) => talk(event::run(command, &session)),
         Command::Worker(command) => talk(worker::run(command, &session)),
     }

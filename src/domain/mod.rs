@@ -1,5 +1,6 @@
 //! What a workflow is and how it moves: pure types and decisions, without a database, a network or a clock.
 
+pub mod analytics;
 pub mod attempt;
 pub mod circuit;
 pub mod cursor;

@@ -69,8 +69,17 @@ fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanat
 }
 
 fn wait(reason: Reason) -> proto::Wait {
+    proto::Wait {
+        cause: wait_cause(reason.cause).into(),
+        message: reason.message,
+        since: reason.since.map(timestamp),
+        until: reason.until.map(timestamp),
+    }
+}
+
+pub fn wait_cause(cause: Cause) -> proto::WaitCause {
     use proto::WaitCause as W;
-    let cause = match reason.cause {
+    match cause {
         Cause::Parents => W::Parents,
         Cause::Backoff => W::Backoff,
         Cause::Circuit => W::Circuit,
@@ -81,11 +90,5 @@ fn wait(reason: Reason) -> proto::Wait {
         Cause::Dispatch => W::Dispatch,
         Cause::Running => W::Running,
         Cause::Failed => W::Failed,
-    };
-    proto::Wait {
-        cause: cause.into(),
-        message: reason.message,
-        since: reason.since.map(timestamp),
-        until: reason.until.map(timestamp),
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC surface: one file per service, each rpc no more than convert → call → convert, and one place that turns
 //! errors into statuses.
 
+pub mod analytics;
 pub mod circuit;
 pub mod convert;
 pub mod edge;

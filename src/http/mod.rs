@@ -3,6 +3,7 @@
 //! A noun's routes are in its own file, one line for each: method, path, rpc, and the function that gRPC calls too.
 //! Everything else about a route follows from the rpc's description in the protocol.
 
+mod analytics;
 mod circuit;
 pub mod cors;
 mod event;
@@ -71,7 +72,8 @@ const METRICS: Page = Page {
 };
 
 fn all_routes() -> Vec<Route> {
-    [task::routes(), template::routes(), worker::routes(), circuit::routes(), event::routes()].concat()
+    [task::routes(), template::routes(), worker::routes(), circuit::routes(), event::routes(), analytics::routes()]
+        .concat()
 }
 
 /// Everything that this port serves beside gRPC.

@@ -3,6 +3,7 @@
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, Socket,
     config::{Host, SslMode},
@@ -17,6 +18,8 @@ const POOL_SIZE: usize = 8;
 /// How long a read may take, the wait for a connection included, before the caller hears UNAVAILABLE. A database that
 /// accepts and never answers is found out by this and nothing else.
 pub const READ_LIMIT: Duration = Duration::from_millis(2_500);
+/// So many of the pool's connections may be at a question that takes seconds, so that the others stay for short ones.
+const LONG_READS: usize = 2;
 /// How long a database may take to let us in. The driver's own limit ends when the socket is open, before the first word.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 /// No statement of ours is allowed to run longer, ms.
@@ -38,6 +41,7 @@ pub struct Db {
     config: Config,
     tls: MakeRustlsConnect,
     pool: Pool,
+    long_reads: Arc<Semaphore>,
     schema: String,
     counts: Arc<Counts>,
 }
@@ -92,7 +96,8 @@ impl Db {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Config(error.to_string()))?;
-        Ok(Self { config, tls, pool, schema: schema.to_owned(), counts: Arc::default() })
+        let long_reads = Arc::new(Semaphore::new(LONG_READS));
+        Ok(Self { config, tls, pool, long_reads, schema: schema.to_owned(), counts: Arc::default() })
     }
 
     /// The schema's name.
@@ -118,6 +123,13 @@ impl Db {
     /// A pooled connection for what takes its time and nobody waits for.
     pub async fn patient(&self) -> Result<Session, StoreError> {
         Session::take(&self.pool, Duration::from_millis(STATEMENT_TIMEOUT_MS.into())).await
+    }
+
+    /// A pooled connection for a question over many rows, and the turn to use it: only a few at once.
+    pub async fn long_read(&self) -> Result<(SemaphorePermit<'_>, Session), StoreError> {
+        let busy = || StoreError::Connection("others ask questions that take long".into());
+        let turn = tokio::time::timeout(READ_LIMIT, self.long_reads.acquire()).await.map_err(|_| busy())?;
+        Ok((turn.map_err(|_| busy())?, self.patient().await?))
     }
 
     /// A connection of its own for an engine loop, with the planner held to index lookups.

@@ -52,6 +52,12 @@ impl StoreError {
         }
     }
 
+    /// Whether a statement was given up because it took too long.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        error.code() == Some(&SqlState::QUERY_CANCELED)
+    }
+
     /// Whether the transaction met another one.
     pub fn collision(&self) -> Option<Collision> {
         let Self::Database(error) = self else { return None };

@@ -1,5 +1,6 @@
 //! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
 
+pub mod analytics;
 pub mod audit;
 pub mod backlog;
 pub mod changes;

@@ -138,6 +138,11 @@ async fn tasks_of_all_kinds(site: &Site) -> Vec<String> {
 }
 
 async fn circuits(site: &Site, checked: &mut Checked) {
+    for path in ["/tasker/analytics/performance", "/tasker/analytics/bottlenecks"] {
+        for query in ["?namespace=t", "?namespace=none", "?window_seconds=-1"] {
+            checked.answer("get", path, &site.get(&format!("{path}{query}")).await);
+        }
+    }
     checked.answer("get", "/tasker/circuits", &site.get("/tasker/circuits").await);
     checked.answer("get", "/tasker/circuits", &site.get("/tasker/circuits?page_size=-1").await);
     let policy = json!({"namespace": "t", "service": "h", "policy": {"probes": 2}, "by": "me", "reason": "why"});

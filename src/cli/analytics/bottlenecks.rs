@@ -1,0 +1,53 @@
+//! `tasker analytics bottlenecks`.
+
+use super::{OK, Which, duration, failed, percent, say};
+use crate::{
+    cli::{Session, error::CliError, json, table::Table, term::clean},
+    proto::GetBottlenecksRequest,
+};
+
+/// What costs tasks most time, the dearest first
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker analytics bottlenecks --namespace user_management --task-name user_registration
+  tasker analytics bottlenecks --window 1h --max 3
+  tasker analytics bottlenecks --json | jq -r '.bottlenecks[].message'
+
+COST is what it adds to a task on average, and SHARE its part of the tasks' critical paths: what happens beside them costs \
+nothing.")]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Only so many, up to 100
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    max: i32,
+}
+
+pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
+    let request = GetBottlenecksRequest {
+        namespace: args.which.namespace.unwrap_or_default(),
+        task_name: args.which.task_name.unwrap_or_default(),
+        version: args.which.version.unwrap_or_default(),
+        window_seconds: args.which.window,
+        max_tasks: args.which.max_tasks,
+        max_bottlenecks: args.max,
+    };
+    let response = session.connect().await?.analytics.get_bottlenecks(request).await;
+    let found = response.map_err(|s| failed(&s))?.into_inner();
+    if session.json() {
+        session.term.json(&json::bottlenecks(&found))?;
+        return Ok(OK);
+    }
+    let mut table = Table::new(["COST", "SHARE", "WHAT"]);
+    for b in &found.bottlenecks {
+        table.row([duration(b.cost_per_task), percent(b.critical_share), clean(&b.message)]);
+    }
+    if table.is_empty() {
+        session.term.say("no step has taken any time");
+    } else {
+        session.term.data(&table.render(&session.term))?;
+    }
+    say(found.examined, session);
+    Ok(OK)
+}

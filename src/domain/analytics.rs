@@ -1,0 +1,306 @@
+//! Where the time of tasks goes: what was measured, what of it costs most, and the sentences that say so.
+
+use std::time::Duration;
+
+use super::explain::{Cause, words};
+
+/// The longest window, and the default one, in seconds.
+pub const MAX_WINDOW_SECONDS: i32 = 31 * 86_400;
+pub const WINDOW_SECONDS: i32 = 86_400;
+/// The most tasks that are looked at, and how many are by default.
+pub const MAX_TASKS: i32 = 50_000;
+pub const TASKS: i32 = 10_000;
+/// The most bottlenecks of one answer, and how many there are by default.
+pub const MAX_BOTTLENECKS: i32 = 100;
+pub const BOTTLENECKS: i32 = 10;
+/// The most steps of templates in one answer; the first template is there whole.
+pub const MAX_STEPS: usize = 10_000;
+/// The longest time-out that can be asked about, in seconds.
+pub const MAX_TIMEOUT_SECONDS: f64 = 86_400.0;
+/// How long one question may take the database, in seconds.
+pub const MAX_SECONDS: u32 = 20;
+
+/// What time is spent on, in the order of a [`Ledger`].
+pub const CAUSES: [Cause; 8] = [
+    Cause::Parents,
+    Cause::Backoff,
+    Cause::Circuit,
+    Cause::Pause,
+    Cause::Limit,
+    Cause::NoWorker,
+    Cause::Dispatch,
+    Cause::Running,
+];
+
+/// Time by cause, microseconds, in the order of [`CAUSES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger([i64; CAUSES.len()]);
+
+impl From<Vec<i64>> for Ledger {
+    /// What is missing is 0.
+    fn from(parts: Vec<i64>) -> Self {
+        let mut ledger = Self::default();
+        for (part, value) in ledger.0.iter_mut().zip(parts) {
+            *part = value;
+        }
+        ledger
+    }
+}
+
+impl Ledger {
+    /// The time that went into a cause; 0 for what is none.
+    pub fn of(&self, cause: Cause) -> i64 {
+        CAUSES.iter().zip(self.0).find(|(c, _)| **c == cause).map_or(0, |(_, time)| time)
+    }
+
+    pub fn sum(&self) -> i64 {
+        self.0.iter().sum()
+    }
+}
+
+/// How long something takes, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    pub mean: f64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// What was measured of a step, or of the tasks of a template.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measure {
+    pub count: i32,
+    pub complete: i32,
+    pub failed: i32,
+    /// Those that were tried again after an attempt that counted.
+    pub tried_again: i32,
+    pub charged: i64,
+    pub free: i64,
+    /// All time; for a template, along the critical paths.
+    pub ledger: Ledger,
+    /// Where it was on its task's critical path.
+    pub critical: Ledger,
+    /// What the ledger sums to.
+    pub wall: i64,
+    pub elapsed: Times,
+    pub run: Times,
+    pub wait: Times,
+    /// The longest attempt that succeeded, microseconds.
+    pub longest_success: i64,
+    /// Attempts that succeeded after the time-out that was asked about.
+    pub over_timeout: i32,
+}
+
+impl Measure {
+    pub fn success_rate(&self) -> f64 {
+        per(self.complete.into(), (self.complete + self.failed).into())
+    }
+
+    pub fn retry_rate(&self) -> f64 {
+        per(self.tried_again.into(), self.count.into())
+    }
+}
+
+/// What became of a service in the window; times in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+    pub times_opened: i32,
+    pub shut: i64,
+    pub pauses: i32,
+    pub paused: i64,
+}
+
+/// A step of a template, with its names.
+#[derive(Clone, Debug)]
+pub struct Step<'a> {
+    pub name: &'a str,
+    pub handler: &'a str,
+    pub service: &'a str,
+    pub measure: &'a Measure,
+}
+
+/// Something that costs the tasks of a template time; times in microseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bottleneck {
+    /// Which of the steps.
+    pub step: usize,
+    pub cause: Cause,
+    /// On the critical paths of all tasks.
+    pub cost: i64,
+    pub cost_per_task: f64,
+    pub critical_share: f64,
+    pub mean: f64,
+    pub mean_elapsed: f64,
+    pub message: String,
+}
+
+/// What costs the tasks of one template time, the dearest first. What waits for a parent costs nothing by itself: the
+/// parent does.
+pub fn bottlenecks(task_name: &str, task: &Measure, steps: &[Step<'_>], services: &[Service]) -> Vec<Bottleneck> {
+    let mut found: Vec<Bottleneck> = Vec::new();
+    for (i, step) in steps.iter().enumerate() {
+        for cause in CAUSES.into_iter().filter(|cause| *cause != Cause::Parents) {
+            let cost = step.measure.critical.of(cause);
+            if cost > 0 {
+                let mut bottleneck = Bottleneck {
+                    step: i,
+                    cause,
+                    cost,
+                    cost_per_task: per(cost, task.count.into()),
+                    critical_share: per(cost, task.ledger.sum()),
+                    mean: per(step.measure.ledger.of(cause), step.measure.count.into()),
+                    mean_elapsed: step.measure.elapsed.mean,
+                    message: String::new(),
+                };
+                let service = services.iter().find(|service| service.name == step.service);
+                bottleneck.message = sentence(task_name, step, &bottleneck, service);
+                found.push(bottleneck);
+            }
+        }
+    }
+    found.sort_by_key(|bottleneck| std::cmp::Reverse(bottleneck.cost));
+    found
+}
+
+fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&Service>) -> String {
+    let Step { name, handler, service: called, measure } = step;
+    let cost = time(b.cost_per_task);
+    let waits = format!("{name} waits {} of its {} on average", time(b.mean), time(b.mean_elapsed));
+    match b.cause {
+        Cause::Pause => format!("rate limiting of {called} (pauses) adds {cost} to {task_name}: {waits}"),
+        Cause::Limit => format!("the limit that is set for {called} adds {cost} to {task_name}: {waits}"),
+        Cause::Circuit => {
+            let opened = service.map(|s| {
+                let times = if s.times_opened == 1 { "once".into() } else { format!("{} times", s.times_opened) };
+                format!("; it opened {times}, and was not closed for {} in all", time(s.shut as f64))
+            });
+            format!("the circuit of {called} adds {cost} to {task_name}: {waits}{}", opened.unwrap_or_default())
+        }
+        Cause::NoWorker => format!("that no worker had {handler} adds {cost} to {task_name}: {waits}"),
+        Cause::Dispatch => format!("busy workers of {handler} add {cost} to {task_name}: {waits}"),
+        Cause::Backoff => format!(
+            "repeating {name} adds {cost} to {task_name}: {} of the steps are tried again, and between attempts {waits}",
+            percent(measure.retry_rate())
+        ),
+        _ => format!(
+            "running {name} takes {cost} of {task_name}, {} of its critical path: {} of its {} on average",
+            percent(b.critical_share),
+            time(b.mean),
+            time(b.mean_elapsed)
+        ),
+    }
+}
+
+/// How many of the first templates go into one answer, by their numbers of steps.
+pub fn fitting(steps: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fits = |(i, steps): &(usize, usize)| {
+        sum += steps;
+        *i == 0 || sum <= MAX_STEPS
+    };
+    steps.enumerate().take_while(fits).count()
+}
+
+/// A share or a mean; 0 if there is nothing.
+pub fn per(part: i64, whole: i64) -> f64 {
+    if whole > 0 { part as f64 / whole as f64 } else { 0.0 }
+}
+
+/// Microseconds, in three digits or so.
+fn time(micros: f64) -> String {
+    let time = Duration::from_secs_f64((micros / 1e6).max(0.0));
+    match time.as_secs() {
+        0 => format!("{} ms", (micros / 1e3).round()),
+        1..60 => format!("{:.1} s", time.as_secs_f64()),
+        _ => words(time),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: i64 = 1_000_000;
+
+    fn measure(count: i32, parts: [i64; 8], critical: [i64; 8]) -> Measure {
+        let ledger = Ledger(parts);
+        Measure {
+            count,
+            ledger,
+            critical: Ledger(critical),
+            wall: ledger.sum(),
+            elapsed: Times { mean: per(ledger.sum() - parts[0], count.into()), ..Times::default() },
+            ..Measure::default()
+        }
+    }
+
+    /// Ten tasks: the mail is held by pauses and the rest; another step runs beside the critical path.
+    fn found() -> Vec<Bottleneck> {
+        let mail =
+            measure(10, [5 * S, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S]);
+        let mail = Measure { tried_again: 1, ..mail };
+        let aside = measure(10, [0, 0, 0, 0, 0, 0, 0, 900 * S], [0; 8]);
+        let task = measure(10, [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0; 8]);
+        let service =
+            Service { name: "notification_service".into(), times_opened: 12, shut: 480 * S, ..Service::default() };
+        let step = |name, measure| Step { name, handler: "H", service: "notification_service", measure };
+        let steps = [step("send_welcome_sequence", &mail), step("aside", &aside)];
+        bottlenecks("user_registration", &task, &steps, &[service])
+    }
+
+    #[test]
+    fn the_dearest_comes_first_and_what_is_off_the_critical_path_not_at_all() {
+        let found = found();
+        let ranked: Vec<(usize, Cause, i64)> = found.iter().map(|b| (b.step, b.cause, b.cost / S)).collect();
+        let expected =
+            [(0, Cause::Pause, 120), (0, Cause::Running, 23), (0, Cause::Backoff, 7), (0, Cause::Circuit, 2)];
+        assert_eq!(ranked, expected);
+        assert!((found[0].critical_share - 120.0 / 152.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn each_cause_has_its_sentence() {
+        let messages: Vec<String> = found().into_iter().map(|b| b.message).collect();
+        assert_eq!(
+            messages,
+            [
+                "rate limiting of notification_service (pauses) adds 12.0 s to user_registration: send_welcome_sequence \
+                 waits 12.0 s of its 15.2 s on average",
+                "running send_welcome_sequence takes 2.3 s of user_registration, 15.1 % of its critical path: 2.3 s of its \
+                 15.2 s on average",
+                "repeating send_welcome_sequence adds 700 ms to user_registration: 10.0 % of the steps are tried again, and \
+                 between attempts send_welcome_sequence waits 700 ms of its 15.2 s on average",
+                "the circuit of notification_service adds 200 ms to user_registration: send_welcome_sequence waits 200 ms of \
+                 its 15.2 s on average; it opened 12 times, and was not closed for 8 min 0 s in all",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_is_bounded_and_never_empty() {
+        let cases: [(&[usize], usize); 5] = [
+            (&[], 0),
+            (&[MAX_STEPS], 1),
+            (&[MAX_STEPS + 1, 1], 1),
+            (&[MAX_STEPS - 1, 1, 1], 2),
+            (&[1, MAX_STEPS, 1], 1),
+        ];
+        for (steps, shown) in cases {
+            assert_eq!(fitting(steps.iter().copied()), shown, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn rates_of_nothing_are_zero() {
+        let nothing = Measure::default();
+        assert_eq!((nothing.success_rate(), nothing.retry_rate()), (0.0, 0.0));
+    }
+}

@@ -1,0 +1,25 @@
+//! Analytics: what is answered is compared with a plain count over the raw rows, over made-up histories and over real runs.
+
+mod bounds;
+mod discoveries;
+mod histories;
+mod oracle;
+#[path = "../support/mod.rs"]
+mod support;
+
+use tasker::{
+    client::Client,
+    proto::{GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest, GetPerformanceResponse},
+};
+
+/// Of one namespace.
+pub async fn performance(client: &mut Client, namespace: &str, timeout_seconds: f64) -> GetPerformanceResponse {
+    let request = GetPerformanceRequest { namespace: namespace.into(), timeout_seconds, ..Default::default() };
+    client.analytics.get_performance(request).await.unwrap().into_inner()
+}
+
+pub async fn bottlenecks(client: &mut Client, namespace: &str, task_name: &str) -> GetBottlenecksResponse {
+    let request =
+        GetBottlenecksRequest { namespace: namespace.into(), task_name: task_name.into(), ..Default::default() };
+    client.analytics.get_bottlenecks(request).await.unwrap().into_inner()
+}
