@@ -6,6 +6,9 @@ use super::step::StepEvent;
 
 /// How many attempts of one step may be lost with their workers before the step fails: it probably kills them.
 pub const MAX_LOST_ATTEMPTS: u16 = 10;
+/// How many attempts of one step may cost nothing before its failed probes count like others: a step that always fails must
+/// not keep its service's circuit open for ever.
+pub const MAX_FREE_PROBES: u16 = 10;
 /// The longest `retry_after` that is honoured; a longer one is cut to this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 /// The largest result of a step, in bytes of JSON.
@@ -111,6 +114,17 @@ pub struct Spent {
     pub charged: u16,
     /// Attempts lost with their workers, before this one.
     pub lost: u16,
+    /// Attempts that did not count, before this one, for whatever reason.
+    pub free: u16,
+    /// This one was let through a half-open circuit, to see how the service is.
+    pub probe: bool,
+}
+
+impl Spent {
+    /// A step that may be tried once only is tried once, as a probe too.
+    fn is_free_probe(self, retry_limit: u16) -> bool {
+        self.probe && retry_limit > 1 && self.free < MAX_FREE_PROBES
+    }
 }
 
 /// What an outcome does to the step.
@@ -136,11 +150,15 @@ impl Outcome {
     }
 
     /// Charges the attempt to whom it belongs: the handler's own failures and time-outs count against `retry_limit`,
-    /// what the infrastructure lost does not.
+    /// what the infrastructure lost does not. Nor does a failed probe: the step was chosen because it is the oldest, and
+    /// would pay for an outage that the others only wait for.
     pub fn judge(&self, spent: Spent, retry_limit: u16) -> Verdict {
         let (event, charged) = match self {
             Self::Succeeded(_) => (StepEvent::Succeed, false),
             Self::PermanentError(_) => (StepEvent::Fail, true),
+            Self::RetryableError { .. } | Self::TimedOut if spent.is_free_probe(retry_limit) => {
+                (StepEvent::Retry, false)
+            }
             Self::RetryableError { .. } | Self::TimedOut if spent.charged + 1 < retry_limit => (StepEvent::Retry, true),
             Self::RetryableError { .. } | Self::TimedOut => (StepEvent::Fail, true),
             Self::WorkerLost if spent.lost + 1 >= MAX_LOST_ATTEMPTS => (StepEvent::Fail, false),
@@ -180,6 +198,10 @@ impl Outcome {
 mod tests {
     use super::*;
 
+    fn spent(charged: u16, lost: u16) -> Spent {
+        Spent { charged, lost, free: lost, probe: false }
+    }
+
     fn retryable() -> Outcome {
         Outcome::RetryableError { failure: Failure::default(), retry_after: None }
     }
@@ -188,26 +210,40 @@ mod tests {
     fn a_limit_of_three_means_three_attempts() {
         for (charged, event) in [(0, StepEvent::Retry), (1, StepEvent::Retry), (2, StepEvent::Fail)] {
             for outcome in [retryable(), Outcome::TimedOut] {
-                assert_eq!(outcome.judge(Spent { charged, lost: 0 }, 3), Verdict { event, charged: true });
+                assert_eq!(outcome.judge(spent(charged, 0), 3), Verdict { event, charged: true });
             }
         }
-        assert_eq!(retryable().judge(Spent { charged: 0, lost: 0 }, 1).event, StepEvent::Fail);
+        assert_eq!(retryable().judge(spent(0, 0), 1).event, StepEvent::Fail);
+    }
+
+    #[test]
+    fn a_failed_probe_is_free_but_bounded() {
+        let probe = |free, limit| {
+            let spent = Spent { charged: 2, lost: 0, free, probe: true };
+            [retryable(), Outcome::TimedOut].map(|outcome| outcome.judge(spent, limit))
+        };
+        let free = Verdict { event: StepEvent::Retry, charged: false };
+        assert_eq!(probe(0, 3), [free; 2]);
+        assert_eq!(probe(MAX_FREE_PROBES - 1, 3), [free; 2]);
+        assert_eq!(probe(MAX_FREE_PROBES, 3), [Verdict { event: StepEvent::Fail, charged: true }; 2]);
+        assert_eq!(probe(MAX_FREE_PROBES, 9), [Verdict { event: StepEvent::Retry, charged: true }; 2]);
+        assert_eq!(probe(0, 1), [Verdict { event: StepEvent::Fail, charged: true }; 2], "one attempt is one attempt");
     }
 
     #[test]
     fn a_permanent_error_is_final_whatever_is_left() {
-        let verdict = Outcome::PermanentError(Failure::default()).judge(Spent { charged: 0, lost: 0 }, 5);
+        let verdict = Outcome::PermanentError(Failure::default()).judge(spent(0, 0), 5);
         assert_eq!(verdict, Verdict { event: StepEvent::Fail, charged: true });
     }
 
     #[test]
     fn what_the_infrastructure_lost_is_free_but_bounded() {
-        let lost = |n| Outcome::WorkerLost.judge(Spent { charged: 0, lost: n }, 1);
+        let lost = |n| Outcome::WorkerLost.judge(spent(0, n), 1);
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 2), Verdict { event: StepEvent::GiveBack, charged: false });
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 1), Verdict { event: StepEvent::Fail, charged: false });
         for lost in [0, 500] {
             for outcome in [Outcome::Released { pause: false }, Outcome::Undelivered] {
-                let verdict = outcome.judge(Spent { charged: 0, lost }, 1);
+                let verdict = outcome.judge(spent(0, lost), 1);
                 assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
             }
         }

@@ -40,6 +40,18 @@ impl Backoff {
     }
 }
 
+impl Backoff {
+    /// The most jitter of a delay that has to be of some length.
+    const SMALL_JITTER: f64 = 0.2;
+
+    /// A delay that is never shorter than `seconds`.
+    pub fn at_least(self, seconds: f64) -> Self {
+        let jitter = self.jitter.min(Self::SMALL_JITTER);
+        let base_seconds = self.base_seconds.max(seconds / (1.0 - jitter));
+        Self { base_seconds, max_seconds: self.max_seconds.max(base_seconds), jitter, ..self }
+    }
+}
+
 impl Default for Backoff {
     /// 1 s, doubled each time, at most 300 s, the upper half random.
     fn default() -> Self {
@@ -55,6 +67,16 @@ fn seconds(value: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_delay_can_be_asked_to_be_long_enough() {
+        let long = Backoff { base_seconds: 1.0, max_seconds: 5.0, ..Backoff::default() }.at_least(8.0);
+        assert_eq!(long.delay_bounds(1), (Duration::from_secs(8), Duration::from_secs(10)));
+        assert!(
+            Backoff { base_seconds: 60.0, ..Backoff::default() }.at_least(8.0).delay_bounds(1).0
+                >= Duration::from_secs(48)
+        );
+    }
 
     fn millis(attempt: u32, backoff: Backoff) -> (u128, u128) {
         let (shortest, longest) = backoff.delay_bounds(attempt);

@@ -37,6 +37,9 @@ const RENEW_SPACING: Duration = Duration::from_millis(250);
 /// What was taken of a rate limit and not used is given back after this.
 const TOKENS_KEEP: Duration = Duration::from_secs(1);
 
+/// A failed probe waits for so much longer than its service: by then others have probed it.
+const PROBE_MARGIN: f64 = 1.0;
+
 /// An attempt that ended, as its service's health sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
@@ -69,6 +72,7 @@ struct Gate {
     name: [String; 2],
     gate: i64,
     state: CircuitState,
+    openings: u32,
     /// When the copy was made, and how old the state was then.
     read: Instant,
     age: f64,
@@ -108,6 +112,7 @@ impl Gate {
             name: [row.namespace, row.service],
             gate: row.gate,
             state,
+            openings: row.openings,
             read: now,
             age: row.age,
             lanes: Vec::new(),
@@ -303,6 +308,14 @@ impl Gates {
             };
         }
         pauses.into_iter().map(|(service_id, seconds)| Pause { service_id, seconds }).collect()
+    }
+
+    /// How long a step whose probe failed waits, seconds: past the next probing, for which others are chosen.
+    pub fn past_probing(&self, lane_id: i32) -> f64 {
+        self.lock().gate_of(lane_id).map_or(0.0, |gate| {
+            let openings = gate.openings + u32::from(gate.state == CircuitState::HalfOpen);
+            circuit::cool_down(&gate.policy, openings) + PROBE_MARGIN
+        })
     }
 
     /// Counts how attempts ended. `now` is the time of the transaction that ended them.

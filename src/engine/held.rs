@@ -21,7 +21,7 @@ use crate::{
         progress::{Progress, StepSet},
     },
     store::{
-        changes::{Changes, Grant, NewLive},
+        changes::{Changes, Grant, NewLive, PROBE},
         hot::{LiveRow, SettleRead, TaskRow},
     },
 };
@@ -149,6 +149,7 @@ fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
         ready_at: now,
         started_at: Some(now),
         deadline_at: Some(now + grant.timeout),
+        probe: grant.permit_id == Some(PROBE),
     }
 }
 

@@ -280,7 +280,8 @@ impl Settler {
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
         };
         let plans = self.plans(&read).await?;
-        let mut decision = Decision::new(&read, &plans);
+        let past_probing = |lane| self.shared.gates.past_probing(lane);
+        let mut decision = Decision::new(&read, &plans, &past_probing);
         decision.take_cancels(inputs);
         for input in inputs.iter() {
             decision.take(input, &past);

@@ -46,9 +46,12 @@ pub struct Grant {
     pub nonce: i64,
     /// Until the attempt is timed out.
     pub timeout: Duration,
-    /// The part of a limited service that it uses.
+    /// The part of a limited service that it uses, or [`PROBE`].
     pub permit_id: Option<i32>,
 }
+
+/// In place of a part: the attempt is let through a half-open circuit. No part has this number.
+pub const PROBE: i32 = 0;
 
 /// What the claims of a transaction take for granted about a service; if it is not so any more, nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

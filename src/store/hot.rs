@@ -44,6 +44,8 @@ pub struct LiveRow {
     pub ready_at: SystemTime,
     pub started_at: Option<SystemTime>,
     pub deadline_at: Option<SystemTime>,
+    /// The attempt is a probe of a half-open circuit.
+    pub probe: bool,
 }
 
 /// A step that a claim could take.
@@ -138,11 +140,12 @@ const LOCK_LEASES: &str = "
     SELECT q.*
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
      CROSS JOIN LATERAL (
-           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at FROM queue
+           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id
+             FROM queue
             WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE) AS q";
 
 const LOCK_TASKS_LIVE: &str = "
-    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at
+    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id
       FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
 
 /// With the time when the lock was there. A statement of its own for that would cost as much as this one.
@@ -531,6 +534,7 @@ fn live_row(row: &Row) -> LiveRow {
         ready_at: row.get(7),
         started_at: row.get(8),
         deadline_at: row.get(9),
+        probe: row.get::<_, Option<i32>>(10) == Some(changes::PROBE),
     }
 }
 

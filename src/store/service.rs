@@ -25,6 +25,8 @@ pub struct ServiceRow {
     pub service: String,
     pub gate: i64,
     pub state: CircuitState,
+    /// How often it opened without a recovery in between.
+    pub openings: u32,
     /// How long it has been in this state.
     pub age: f64,
     /// How long until the state ends by itself: an open circuit's cool-down, a closed one's ramp.
@@ -72,7 +74,7 @@ const GATES: &str = "
     SELECT s.service_id, s.namespace, s.service, s.gate, s.state::text,
            extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
            s.forced::text, extract(epoch FROM s.forced_until - c.now)::float8,
-           extract(epoch FROM s.paused_until - c.now)::float8, p.permit_id, p.count, p.term
+           extract(epoch FROM s.paused_until - c.now)::float8, p.permit_id, p.count, p.term, s.openings
       FROM (SELECT clock_timestamp() AS now) c
      CROSS JOIN services s
       LEFT JOIN LATERAL (SELECT permit_id, count, term FROM permits
@@ -94,6 +96,7 @@ fn gate(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError> {
         service_id: row.get(0),
         gate: row.get(3),
         state: state(row.get(4))?,
+        openings: u32::try_from(row.get::<_, i32>(13)).unwrap_or_default(),
         age: row.get(5),
         until: row.get(6),
         forced: row.get::<_, Option<&str>>(7).map(state).transpose()?,

@@ -162,6 +162,37 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// The oldest are the probes, and an outage has many of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_many_probes_costs_nobody_his_attempts() {
+    let test = TestDb::new().await;
+    let db = test.connect().await;
+    let server = ServerProcess::start(test.url());
+    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    register(&mut client, &caller("call", "h", "billing").replace("limit: 20", "limit: 3")).await;
+    let policy = tasker::proto::Policy {
+        cool_down_seconds: Some(0.2),
+        max_cool_down_seconds: Some(0.2),
+        min_calls: Some(5),
+        ..quick()
+    };
+    set(&mut client, "billing", policy).await;
+    let billing = Service::failing(100);
+    let worker = billing.worker(&[&server.url], "h", 2);
+    submit_many(&mut client, "t/call", 12).await;
+    let probes = async || -> i64 {
+        let sql = "SELECT count(*) FROM attempts WHERE NOT charged AND outcome = 'retryable_error'";
+        db.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    eventually("there were many probes", async || (probes().await >= 20).then_some(())).await;
+    billing.fail(0);
+    eventually("everything ends", || async { (unfinished(&db).await == 0).then_some(()) }).await;
+    let failed: i64 = db.query_one("SELECT count(*) FROM tasks WHERE state <> 'complete'", &[]).await.unwrap().get(0);
+    assert_eq!(failed, 0, "an outage exhausted somebody's attempts");
+    invariants(&db).await;
+    worker.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_circuits_the_same_outage_exhausts_the_attempts() {
     let test = TestDb::new().await;

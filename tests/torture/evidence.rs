@@ -16,7 +16,8 @@ pub async fn read(db: &Client, history: &mut History) {
     history.attempts = rows(db, ATTEMPTS, attempt).await;
     history.events = rows(db, EVENTS, event).await;
     history.workers = rows(db, WORKERS, worker).await.into_iter().collect();
-    history.shut = rows(db, SHUT, shut).await;
+    history.shut = rows(db, &SHUT.replace("STATE", "circuit.opened"), shut).await;
+    history.probing = rows(db, &SHUT.replace("STATE", "circuit.half_opened"), shut).await;
 }
 
 async fn rows<T>(db: &Client, sql: &str, read: fn(&Row) -> T) -> Vec<T> {
@@ -134,7 +135,7 @@ const SHUT: &str = "
             SELECT service_id, type, at, lead(at, 1, now()) OVER (PARTITION BY service_id ORDER BY change_id) AS next
               FROM circuit_changes
              WHERE type IN ('circuit.opened', 'circuit.half_opened', 'circuit.closed', 'circuit.reset')) c
-         WHERE type = 'circuit.opened') s";
+         WHERE type = 'STATE') s";
 
 fn shut(r: &Row) -> Shut {
     Shut { service: r.get(0), why: r.get(1), from: r.get(2), until: r.get(3) }

@@ -8,7 +8,7 @@ use std::{
 use super::{Gates, Limit};
 use crate::{
     domain::lease::Lease,
-    store::changes::{Changes, Passed, UsedPermit},
+    store::changes::{Changes, PROBE, Passed, UsedPermit},
 };
 
 /// What was taken of one service.
@@ -88,8 +88,7 @@ impl Passes {
             taken.tokens += 1.0;
         }
         taken.leases.push(lease);
-        // Probes are counted by their starts, and need not be found again.
-        Some(taken.permit.filter(|_| !taken.probing).map(|(id, _)| id))
+        Some(if taken.probing { Some(PROBE) } else { taken.permit.map(|(id, _)| id) })
     }
 
     /// What the transaction takes for granted.

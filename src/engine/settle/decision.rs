@@ -40,6 +40,8 @@ struct TaskInHand<'a> {
 /// A batch in the making.
 pub(super) struct Decision<'a> {
     now: SystemTime,
+    /// How long a step of a lane waits whose probe failed, seconds.
+    past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
     tasks: BTreeMap<Uuid, TaskInHand<'a>>,
     /// Rows that are still in play, by step.
     live: BTreeMap<(Uuid, i16), &'a LiveRow>,
@@ -58,7 +60,7 @@ pub(super) struct Decision<'a> {
 }
 
 impl<'a> Decision<'a> {
-    pub fn new(read: &'a SettleRead, plans: &'a Plans) -> Self {
+    pub fn new(read: &'a SettleRead, plans: &'a Plans, past_probing: &'a (dyn Fn(i32) -> f64 + Sync)) -> Self {
         let tasks = read
             .tasks
             .iter()
@@ -70,6 +72,7 @@ impl<'a> Decision<'a> {
             .collect();
         Self {
             now: read.now,
+            past_probing,
             tasks,
             live: read.live.iter().map(|row| ((row.task_id, row.step), row)).collect(),
             settled: HashMap::new(),
@@ -151,7 +154,12 @@ impl<'a> Decision<'a> {
         }
         let Some(task) = self.tasks.get_mut(&lease.task_id) else { return false };
         let Some(template) = task.plan.step(lease.step) else { return false };
-        let spent = Spent { charged: unsigned(row.charged), lost: unsigned(row.lost) };
+        let spent = Spent {
+            charged: unsigned(row.charged),
+            lost: unsigned(row.lost),
+            free: u16::try_from(row.attempt - 1 - i32::from(row.charged)).unwrap_or_default(),
+            probe: row.probe,
+        };
         let verdict = outcome.judge(spent, u16::try_from(template.retry_limit).unwrap_or(u16::MAX));
         let Ok(state) = StepState::InProgress.after(verdict.event) else { return false };
         let attempt = EndedAttempt {
@@ -181,6 +189,8 @@ impl<'a> Decision<'a> {
                 let mut backoff = template.backoff;
                 if matches!(outcome, Outcome::Released { .. }) {
                     backoff = RELEASE_PAUSE;
+                } else if !verdict.charged {
+                    backoff = backoff.at_least((self.past_probing)(lane_id));
                 }
                 self.changes.retries.push(Retry { attempt, backoff });
             }

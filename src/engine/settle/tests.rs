@@ -63,7 +63,7 @@ impl Case {
     }
 
     fn decide(&self, inputs: &[Input]) -> Verdict {
-        let mut decision = Decision::new(&self.read, &self.plans);
+        let mut decision = Decision::new(&self.read, &self.plans, &|_| 30.0);
         decision.take_cancels(inputs);
         for input in inputs {
             decision.take(input, &self.past);
@@ -107,6 +107,7 @@ fn live(step: i16) -> LiveRow {
         ready_at: at(NOW / 4),
         started_at: Some(at(NOW / 2)),
         deadline_at: Some(at(NOW * 2)),
+        probe: false,
     }
 }
 
@@ -280,6 +281,19 @@ fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() 
     let [retry] = &verdict.changes.retries[..] else { panic!() };
     assert_eq!(retry.backoff.delay_bounds(1), (Duration::from_secs(1), Duration::from_secs(1)));
     assert!(!retry.attempt.charged);
+}
+
+#[test]
+fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
+    let mut case = Case::new(&[0], &[1]);
+    // Otherwise it would be its last one.
+    (case.read.live[0].charged, case.read.live[0].attempt, case.read.live[0].probe) = (1, 2, true);
+    let verdict = case.decide(&[failed(1)]);
+    let [retry] = &verdict.changes.retries[..] else { panic!("no retry") };
+    assert!(!retry.attempt.charged);
+    assert!(retry.backoff.delay_bounds(1).0 >= Duration::from_secs(30), "{:?}", retry.backoff);
+    case.read.live[0].probe = false;
+    assert_eq!(case.decide(&[failed(1)]).changes.ended.len(), 1);
 }
 
 #[test]

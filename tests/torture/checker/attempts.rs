@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tasker::domain::attempt::{MAX_LOST_ATTEMPTS, MAX_RETRY_AFTER};
 
 use super::{
-    history::{Attempt, Micros, PlannedStep, Step},
+    history::{Attempt, Micros, PlannedStep, Shut, Step},
     index::{Index, StepKey, at},
     violation::Violation,
 };
@@ -17,9 +17,9 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for (key, step) in &index.steps {
         let attempts = index.attempts(*key);
         numbers(*key, step, attempts, found);
-        charges(*key, step, attempts, found);
         let task = index.tasks.get(&step.task);
         let plan = task.and_then(|task| index.plan(task)?.steps.get(at(step.step)));
+        charges(index, *key, step, plan, attempts, found);
         if let Some(plan) = plan {
             course(*key, step, plan, attempts, found);
             deadlines(*key, plan, attempts, found);
@@ -45,8 +45,17 @@ fn numbers((task, step): StepKey, row: &Step, attempts: &[&Attempt], found: &mut
     }
 }
 
-fn charges((task, step): StepKey, row: &Step, attempts: &[&Attempt], found: &mut Vec<Violation>) {
-    for a in attempts.iter().filter(|a| a.charged != is_charged(&a.outcome)) {
+fn charges(
+    index: &Index<'_>,
+    (task, step): StepKey,
+    row: &Step,
+    plan: Option<&PlannedStep>,
+    attempts: &[&Attempt],
+    found: &mut Vec<Violation>,
+) {
+    let is_right =
+        |a: &Attempt| a.charged == is_charged(&a.outcome) || plan.is_some_and(|p| is_free_probe(index, p, a));
+    for a in attempts.iter().filter(|a| !is_right(a)) {
         let (attempt, outcome, charged) = (a.attempt, a.outcome.clone(), a.charged);
         found.push(Violation::WronglyCharged { task, step, attempt, outcome, charged });
     }
@@ -59,6 +68,13 @@ fn charges((task, step): StepKey, row: &Step, attempts: &[&Attempt], found: &mut
 /// Charged is what the handler did: its own failures and time-outs.
 fn is_charged(outcome: &str) -> bool {
     matches!(outcome, "retryable_error" | "timed_out" | "permanent_error")
+}
+
+/// A failed probe of a half-open circuit costs nothing.
+fn is_free_probe(index: &Index<'_>, plan: &PlannedStep, a: &Attempt) -> bool {
+    let failed = matches!(a.outcome.as_str(), "retryable_error" | "timed_out");
+    let probing = |s: &Shut| s.service == plan.service && s.from <= a.started_at && a.started_at <= s.until;
+    failed && !a.charged && plan.retry_limit > 1 && index.history.probing.iter().any(probing)
 }
 
 /// Whether an attempt is the last one of its step, given what is behind it.

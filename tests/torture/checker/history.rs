@@ -26,6 +26,8 @@ pub struct History {
     pub workers: BTreeMap<Uuid, Worker>,
     /// When nobody was let through to a service.
     pub shut: Vec<Shut>,
+    /// When a few were let through to a service to see how it is.
+    pub probing: Vec<Shut>,
     /// The steps at once that a service takes.
     pub limits: BTreeMap<i32, usize>,
 }
