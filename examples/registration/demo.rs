@@ -186,7 +186,7 @@ impl Stage {
             control_plane,
             gateway_url: &self.gateway_url,
             seconds: self.args.outage_seconds,
-            rate: self.args.rate.min(outage::MAX_RATE),
+            rate: self.args.rate,
         };
         let people = newcomers(self.args.seed, self.people.len(), 2 * outage::USERS);
         let (with, without) = people.split_at(outage::USERS);

@@ -180,10 +180,9 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
     assert_eq!(outage.problems(), [""; 0], "{outage}");
     let (on, off) = (&outage.on, &outage.off);
     assert_eq!((on.asked, on.completed, on.failed, on.partial), (USERS, USERS, 0, 0), "{outage}");
-    // On a busy machine it opens so late that the first probe already succeeds. Only a failed probe opens it again.
+    // Only a failed probe opens it again, and the last one it needs does not. All of a probing may fail.
     assert!(on.opened >= 1 && on.half_opened == on.opened, "{outage}");
-    assert_eq!(on.attempts.half_open, on.opened - 1, "{outage}");
-    assert!(on.seconds_open >= SECONDS as f64 / 2.0, "{outage}");
+    assert!(on.attempts.probes >= on.opened - 1 && on.seconds_open >= 1.0, "{outage}");
     let told = on.told.as_deref().unwrap_or_default();
     assert!(told.contains("setup_billing_profile: circuit billing_service is open since"), "{told}");
 

@@ -10,7 +10,8 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tasker::proto::{
-    CircuitChange, GetCircuitRequest, GetCircuitResponse, Policy, SetPolicyRequest, TaskState, WaitCause,
+    AttemptOutcome, CircuitChange, GetCircuitRequest, GetCircuitResponse, Policy, SetPolicyRequest, TaskState,
+    WaitCause,
 };
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
@@ -30,18 +31,14 @@ use crate::{
 
 /// How many users register in each run.
 pub const USERS: usize = 40;
-/// No more of them start each second than this, whatever the rate of the first act was.
-pub const MAX_RATE: f64 = 10.0;
 const SERVICE: &str = "billing_service";
 const STEP: &str = "setup_billing_profile";
 /// Who sets the policy, as the circuit's history has it.
 const ACTOR: &str = "registration demo";
 /// The fields that the act sets, and takes back.
-const FIELDS: [&str; 4] = ["enabled", "min_calls", "cool_down_seconds", "probes"];
-/// Few enough for the circuit to open before the first ones are tried again: who has used up two of three attempts when it
-/// opens has none left for a probe.
-const MIN_CALLS: i32 = 2;
-const PROBES: i32 = 1;
+const FIELDS: [&str; 3] = ["enabled", "cool_down_seconds", "max_cool_down_seconds"];
+/// Shorter than by default, as a demo has no minutes; everything else is the default.
+const COOL_DOWN: (f64, f64) = (2.0, 5.0);
 /// A start that was decided on before the circuit opened is written this much later at most.
 const ON_ITS_WAY: f64 = 0.5;
 /// How often the status of one registration is asked for.
@@ -63,9 +60,8 @@ pub struct Act<'a> {
 #[derive(Debug, Serialize)]
 pub struct Outage {
     pub seconds: u64,
-    pub min_calls: i32,
     pub cool_down_seconds: f64,
-    pub probes: i32,
+    pub max_cool_down_seconds: f64,
     pub on: Run,
     pub off: Run,
 }
@@ -88,12 +84,14 @@ pub struct Run {
     pub told: Option<String>,
 }
 
-/// Attempts of the billing step that failed and count against its limit, by how the circuit was when they started.
+/// Attempts of the billing step that failed and count against its limit, by how the circuit was when they started; and those
+/// that failed as probes, which cost nothing.
 #[derive(Debug, Default, Serialize, PartialEq, Eq)]
 pub struct Attempts {
     pub closed: usize,
     pub open: usize,
     pub half_open: usize,
+    pub probes: usize,
 }
 
 impl Act<'_> {
@@ -103,39 +101,25 @@ impl Act<'_> {
         let runs = self.both(with, without).await;
         let back = Policy {
             enabled: before.enabled,
-            min_calls: before.min_calls,
             cool_down_seconds: before.cool_down_seconds,
-            probes: before.probes,
+            max_cool_down_seconds: before.max_cool_down_seconds,
             ..Policy::default()
         };
         self.set(back, &FIELDS, "the outage is over").await?;
         let (on, off) = runs?;
-        Ok(Outage {
-            seconds: self.seconds,
-            min_calls: MIN_CALLS,
-            cool_down_seconds: self.cool_down(),
-            probes: PROBES,
-            on,
-            off,
-        })
+        let (cool_down_seconds, max_cool_down_seconds) = COOL_DOWN;
+        Ok(Outage { seconds: self.seconds, cool_down_seconds, max_cool_down_seconds, on, off })
     }
 
     async fn both(&self, with: &[Applicant], without: &[Applicant]) -> anyhow::Result<(Run, Run)> {
         Ok((self.run(true, with).await?, self.run(false, without).await?))
     }
 
-    /// Half of the outage: the first probe meets it, and the second one, after twice that time, does not. A probe that fails
-    /// costs its step an attempt, and it is the oldest step that probes.
-    fn cool_down(&self) -> f64 {
-        self.seconds as f64 / 2.0
-    }
-
     async fn run(&self, circuits: bool, people: &[Applicant]) -> anyhow::Result<Run> {
         let policy = Policy {
             enabled: Some(circuits),
-            min_calls: Some(MIN_CALLS),
-            cool_down_seconds: Some(self.cool_down()),
-            probes: Some(PROBES),
+            cool_down_seconds: Some(COOL_DOWN.0),
+            max_cool_down_seconds: Some(COOL_DOWN.1),
             ..Policy::default()
         };
         self.set(policy, &[], "an outage").await?;
@@ -273,10 +257,12 @@ impl Attempts {
         let tasks = records.iter().filter_map(|record| record.task.as_ref().ok());
         let steps = tasks.flat_map(|task| &task.steps).filter(|step| step.name == STEP);
         let mut spent = Self::default();
-        for attempt in steps.flat_map(|step| &step.attempts).filter(|attempt| attempt.charged) {
+        for attempt in steps.flat_map(|step| &step.attempts) {
+            let failed = matches!(attempt.outcome(), AttemptOutcome::RetryableError | AttemptOutcome::TimedOut);
             match history.at(seconds(attempt.started_at)) {
+                _ if !attempt.charged => spent.probes += usize::from(failed),
                 Some(("circuit.opened", after)) if after > ON_ITS_WAY => spent.open += 1,
-                Some(("circuit.half_opened", _)) => spent.half_open += 1,
+                Some(("circuit.half_opened", after)) if after > ON_ITS_WAY => spent.half_open += 1,
                 _ => spent.closed += 1,
             }
         }
@@ -291,7 +277,7 @@ impl Attempts {
 impl Outage {
     /// Why the demo fails, if it does.
     pub fn problems(&self) -> Vec<String> {
-        let Run { asked, completed, attempts, half_opened, .. } = &self.on;
+        let Run { asked, completed, attempts, .. } = &self.on;
         let mut problems = Vec::new();
         if completed != asked {
             problems.push(format!("with circuits on, {} of {asked} registrations did not complete", asked - completed));
@@ -299,9 +285,8 @@ impl Outage {
         if attempts.open > 0 {
             problems.push(format!("{} attempts were spent while the circuit was open", attempts.open));
         }
-        let probes = half_opened * usize::try_from(self.probes).unwrap_or_default();
-        if attempts.half_open > probes {
-            problems.push(format!("{} attempts were spent on {probes} probes", attempts.half_open));
+        if attempts.half_open > 0 {
+            problems.push(format!("{} attempts were spent on probes", attempts.half_open));
         }
         problems
     }
@@ -318,16 +303,16 @@ impl fmt::Display for Outage {
             row("users left in a partial state", &|r| share(r.partial, r.asked)),
             row("attempts spent on billing", &|r| r.attempts.all().to_string()),
             row("  while its circuit was closed", &|r| r.attempts.closed.to_string()),
-            row("  as probes", &|r| r.attempts.half_open.to_string()),
-            row("  while it was open", &|r| r.attempts.open.to_string()),
+            row("  while it was open or probed", &|r| (r.attempts.open + r.attempts.half_open).to_string()),
+            row("failed probes, which cost nothing", &|r| r.attempts.probes.to_string()),
             row("the circuit opened", &|r| format!("{} ×", r.opened)),
             row("  and was open for", &|r| format!("{:.1} s", r.seconds_open)),
             row("the last registration ended after", &|r| format!("{:.1} s", r.seconds)),
         ];
         writeln!(
             f,
-            "billing is down for {} s; its circuit opens after {} calls at the earliest and has a cool-down of {} s, {} probe\n",
-            self.seconds, self.min_calls, self.cool_down_seconds, self.probes
+            "billing is down for {} s; its circuit has the default settings, but for a cool-down of {} to {} s\n",
+            self.seconds, self.cool_down_seconds, self.max_cool_down_seconds
         )?;
         writeln!(f, "{}", table(&rows))?;
         for (circuits, run) in [("on", &self.on), ("off", &self.off)] {
@@ -358,7 +343,8 @@ mod tests {
             let started_at = Timestamp { seconds: at.floor() as i64, nanos: (at.fract() * 1e9) as i32 };
             Attempt { charged: true, started_at: Some(started_at), ..Attempt::default() }
         });
-        let free = Attempt { started_at: Some(Timestamp { seconds: 107, nanos: 0 }), ..Attempt::default() };
+        let outcome = AttemptOutcome::RetryableError.into();
+        let free = Attempt { outcome, started_at: Some(Timestamp { seconds: 107, nanos: 0 }), ..Attempt::default() };
         let step = Step { name: STEP.to_owned(), attempts: attempts.chain([free]).collect(), ..Step::default() };
         let task = GetTaskResponse { steps: vec![step], ..GetTaskResponse::default() };
         Record { answered_after: Duration::ZERO, task: Ok(task) }
@@ -387,24 +373,24 @@ mod tests {
 
     #[test]
     fn attempts_are_told_apart_by_the_circuit() {
-        let spent = Attempts::of(&[record(&[100.5, 111.2, 132.5]), record(&[101.25, 133.5])], &history());
-        assert_eq!(spent, Attempts { closed: 3, open: 0, half_open: 2 });
+        let spent = Attempts::of(&[record(&[100.5, 111.2, 132.75]), record(&[101.25, 133.5])], &history());
+        assert_eq!(spent, Attempts { closed: 4, open: 0, half_open: 1, probes: 2 });
         let spent = Attempts::of(&[record(&[101.75, 106.0, 120.0])], &history());
-        assert_eq!(spent, Attempts { closed: 0, open: 3, half_open: 0 }, "a pause in between hides nothing");
+        assert_eq!(spent, Attempts { closed: 0, open: 3, half_open: 0, probes: 1 }, "a pause in between hides nothing");
     }
 
     #[test]
     fn an_outage_that_costs_too_much_is_a_problem() {
         let run = |completed, attempts| Run { asked: 40, completed, attempts, half_opened: 2, ..Run::default() };
         let outage =
-            |on| Outage { seconds: 20, min_calls: 5, cool_down_seconds: 10.0, probes: 3, on, off: Run::default() };
+            |on| Outage { seconds: 20, cool_down_seconds: 2.0, max_cool_down_seconds: 5.0, on, off: Run::default() };
         let problems = |completed, open, half_open| {
-            outage(run(completed, Attempts { closed: 14, open, half_open })).problems().len()
+            outage(run(completed, Attempts { closed: 14, open, half_open, probes: 6 })).problems().len()
         };
-        assert_eq!(problems(40, 0, 6), 0);
-        assert_eq!(problems(39, 0, 6), 1);
-        assert_eq!(problems(40, 1, 6), 1);
-        assert_eq!(problems(40, 0, 7), 1);
-        assert_eq!(problems(0, 1, 7), 3);
+        assert_eq!(problems(40, 0, 0), 0);
+        assert_eq!(problems(39, 0, 0), 1);
+        assert_eq!(problems(40, 1, 0), 1);
+        assert_eq!(problems(40, 0, 1), 1);
+        assert_eq!(problems(0, 1, 1), 3);
     }
 }

@@ -44,11 +44,11 @@ impl Backoff {
     /// The most jitter of a delay that has to be of some length.
     const SMALL_JITTER: f64 = 0.2;
 
-    /// A delay that is never shorter than `seconds`.
-    pub fn at_least(self, seconds: f64) -> Self {
+    /// The delay after attempt number `attempt`, but never shorter than `seconds`.
+    pub fn at_least(self, attempt: u32, seconds: f64) -> Self {
         let jitter = self.jitter.min(Self::SMALL_JITTER);
-        let base_seconds = self.base_seconds.max(seconds / (1.0 - jitter));
-        Self { base_seconds, max_seconds: self.max_seconds.max(base_seconds), jitter, ..self }
+        let delay = self.delay_bounds(attempt).1.as_secs_f64().max(seconds / (1.0 - jitter));
+        Self { base_seconds: delay, multiplier: 1.0, max_seconds: delay, jitter }
     }
 }
 
@@ -70,12 +70,10 @@ mod tests {
 
     #[test]
     fn a_delay_can_be_asked_to_be_long_enough() {
-        let long = Backoff { base_seconds: 1.0, max_seconds: 5.0, ..Backoff::default() }.at_least(8.0);
-        assert_eq!(long.delay_bounds(1), (Duration::from_secs(8), Duration::from_secs(10)));
-        assert!(
-            Backoff { base_seconds: 60.0, ..Backoff::default() }.at_least(8.0).delay_bounds(1).0
-                >= Duration::from_secs(48)
-        );
+        let long = Backoff { base_seconds: 1.0, max_seconds: 5.0, ..Backoff::default() }.at_least(2, 8.0);
+        assert_eq!([1, 2].map(|n| long.delay_bounds(n)), [(Duration::from_secs(8), Duration::from_secs(10)); 2]);
+        let own = Backoff { base_seconds: 30.0, ..Backoff::default() }.at_least(2, 8.0).delay_bounds(2);
+        assert_eq!(own, (Duration::from_secs(48), Duration::from_secs(60)));
     }
 
     fn millis(attempt: u32, backoff: Backoff) -> (u128, u128) {

@@ -190,7 +190,8 @@ impl<'a> Decision<'a> {
                 if matches!(outcome, Outcome::Released { .. }) {
                     backoff = RELEASE_PAUSE;
                 } else if !verdict.charged {
-                    backoff = backoff.at_least((self.past_probing)(lane_id));
+                    let attempt = u32::from(unsigned(row.charged)) + 1;
+                    backoff = backoff.at_least(attempt, (self.past_probing)(lane_id));
                 }
                 self.changes.retries.push(Retry { attempt, backoff });
             }
