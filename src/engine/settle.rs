@@ -24,9 +24,9 @@ use crate::{
     domain::{attempt::Outcome, lease::Lease, task::TaskState},
     store::{
         StoreError,
-        changes::{Changes, Claimed},
+        changes::{Changes, Claimed, WantedInputs},
         counts::Collision,
-        hot::{Hot, LaneDemand, SettleRead},
+        hot::{Applied, Hot, LaneDemand, SettleRead},
     },
 };
 
@@ -304,19 +304,10 @@ impl Settler {
             Vec::new()
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
-            let committed = if guessed {
-                expect(&mut changes, &read);
-                hot.commit_at_once(&changes, &wanted).await
-            } else {
-                hot.commit(&changes, &wanted, read.now).await
-            };
+            let committed = self.commit(hot, &mut changes, &wanted, &read, guessed).await;
             let mut applied = match committed {
                 Ok(applied) => applied,
                 Err(error) => {
-                    if guessed {
-                        // The next try asks.
-                        self.shared.held.forget(read.tasks.iter().map(|task| task.task_id));
-                    }
                     self.own.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
@@ -340,6 +331,26 @@ impl Settler {
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.shared.hub.slots_freed(freed);
         Ok(undelivered)
+    }
+
+    /// What was only believed is held against the rows in the same statements, and forgotten if it was wrong.
+    async fn commit(
+        &self,
+        hot: &Hot,
+        changes: &mut Changes,
+        wanted: &WantedInputs,
+        read: &SettleRead,
+        guessed: bool,
+    ) -> Result<Applied, StoreError> {
+        if !guessed {
+            return hot.commit(changes, wanted, read.now).await;
+        }
+        expect(changes, read);
+        let committed = hot.commit_at_once(changes, wanted).await;
+        if committed.is_err() {
+            self.shared.held.forget(read.tasks.iter().map(|task| task.task_id));
+        }
+        committed
     }
 
     /// What the decision rests on, and whether it is only believed: nobody is asked if all is known here and nobody else

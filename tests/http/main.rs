@@ -4,6 +4,7 @@
 mod support;
 
 mod bounds;
+mod circuits;
 mod events;
 mod openapi;
 mod problems;
