@@ -18,6 +18,8 @@ pub mod grpc;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
+pub mod json;
+#[cfg(feature = "server")]
 pub mod postgres;
 pub mod proto;
 #[cfg(feature = "server")]

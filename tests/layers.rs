@@ -10,17 +10,18 @@ use std::{
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("proto", &[]),
+    ("json", &["domain", "proto"]),
     ("postgres", &[]),
     ("store", &["domain"]),
     ("engine", &["domain", "store", "telemetry"]),
-    ("http", &["domain", "engine", "grpc", "proto", "store"]),
+    ("http", &["domain", "engine", "grpc", "json", "proto", "store"]),
     ("grpc", &["domain", "engine", "proto", "store"]),
     ("server", &["engine", "grpc", "http", "proto", "store", "telemetry"]),
     ("telemetry", &[]),
     ("client", &["proto"]),
     ("worker", &["proto", "telemetry"]),
     ("bench", &["client", "domain", "postgres", "proto", "store", "worker"]),
-    ("cli", &["bench", "client", "domain", "postgres", "proto", "server", "store", "telemetry"]),
+    ("cli", &["bench", "client", "domain", "json", "postgres", "proto", "server", "store", "telemetry"]),
 ];
 
 /// Crates that a part must not even name.

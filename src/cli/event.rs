@@ -9,11 +9,12 @@ use uuid::Uuid;
 use super::{
     Session,
     error::{CliError, exit, is_passing},
-    human, json,
+    human,
     term::{Style, Term, clean},
 };
 use crate::{
     client::Client,
+    json,
     proto::{Event, EventType, StartFrom, SubscribeRequest, SubscribeResponse},
 };
 
@@ -154,7 +155,11 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
 fn print(response: &SubscribeResponse, session: &Session) -> Result<(), CliError> {
     let Some(event) = &response.event else { return Ok(()) };
     match session.json() {
-        true => session.term.json_line(&json::event(event, &response.cursor))?,
+        true => {
+            let mut document = json::value(event);
+            document["cursor"] = response.cursor.as_str().into();
+            session.term.json_line(&document)?;
+        }
         false => session.term.data(&(line(event, &session.term) + "\n"))?,
     }
     Ok(())

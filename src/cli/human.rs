@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use prost_types::Timestamp;
 
 use super::term::{Style, Term};
-use crate::proto::{EventType, StepState, TaskState};
+use crate::proto::{AttemptOutcome, EventType, StepState, TaskState};
 
 /// `850 ms`, `1.2 s`, `42 s`, `3 m 4 s`, `2 h 5 m`, `3 d 4 h`.
 pub fn duration(d: Duration) -> String {
@@ -87,6 +87,11 @@ pub fn task_state(state: i32) -> String {
 /// The short word of a step's state.
 pub fn step_state(state: i32) -> String {
     word::<StepState>(state, StepState::as_str_name, "STEP_STATE_")
+}
+
+/// The short word of an attempt's outcome.
+pub fn outcome(outcome: i32) -> String {
+    word::<AttemptOutcome>(outcome, AttemptOutcome::as_str_name, "ATTEMPT_OUTCOME_")
 }
 
 /// The colour of a task's state.

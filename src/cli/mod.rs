@@ -8,7 +8,6 @@ pub mod error;
 mod event;
 mod graph;
 mod human;
-mod json;
 mod migrate;
 mod prune;
 mod reference;

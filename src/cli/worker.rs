@@ -6,11 +6,14 @@ use serde_json::json;
 use super::{
     Session,
     error::{CliError, exit},
-    human, json,
+    human,
     table::Table,
     term::{Style, clean},
 };
-use crate::proto::{ListWorkersRequest, Worker};
+use crate::{
+    json,
+    proto::{ListWorkersRequest, Worker},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -38,7 +41,7 @@ async fn list(handler: Option<String>, session: &Session) -> Result<u8, CliError
     let response = session.connect().await?.workers.list_workers(request).await;
     let workers = response.map_err(|s| CliError::from_status("cannot list the workers", &s))?.into_inner().workers;
     if session.json() {
-        session.term.json(&json!({"workers": workers.iter().map(json::worker).collect::<Vec<_>>()}))?;
+        session.term.json(&json!({"workers": json::values(&workers)}))?;
         return Ok(exit::OK);
     }
     if workers.is_empty() {

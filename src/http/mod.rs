@@ -11,7 +11,6 @@ mod health;
 mod metrics;
 mod openapi;
 mod problem;
-mod protocol;
 pub mod quiet;
 mod read;
 mod route;
@@ -19,7 +18,6 @@ mod sse;
 mod task;
 mod template;
 mod worker;
-mod write;
 
 use axum::{
     Router,

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use super::{
     Page,
     problem::{PROBLEM, Problem},
-    protocol::{comment, field_comment, is_document, key, value_kind, words},
     read::fits_a_query,
     route::{IDEMPOTENCY_KEY, Route},
 };
+use crate::json::protocol::{comment, field_comment, is_document, key, value_kind, words};
 
 /// The document of these routes and pages.
 pub fn document(routes: &[Route], pages: &[Page]) -> Value {

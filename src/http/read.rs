@@ -11,8 +11,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::protocol::{is_document, key, value_kind, words};
-use crate::engine::intake::Violated;
+use crate::{
+    engine::intake::Violated,
+    json::protocol::{is_document, key, value_kind, words},
+};
 
 /// The members of an object as they came, copies of keys included.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
@@ -222,7 +224,7 @@ fn wrong(field: &str, message: impl Into<String>) -> Violated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{http::protocol::rpc, proto};
+    use crate::{json::protocol::rpc, proto};
 
     fn submit(json: &str) -> Result<proto::SubmitTaskRequest, Vec<(String, String)>> {
         let mut message = DynamicMessage::new(rpc("TaskService/SubmitTask").input());

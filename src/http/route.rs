@@ -15,10 +15,11 @@ use futures_util::{Stream, StreamExt as _};
 use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{problem::Problem, protocol, read, sse, write};
+use super::{problem::Problem, read, sse};
 use crate::{
     engine::{Engine, intake::Violated},
     grpc::error,
+    json::{self, protocol},
 };
 
 /// The largest body, in bytes: a context and its annotations of the largest size, and room to spare. Each field has a
@@ -67,7 +68,7 @@ pub fn get<Q, A, F>(
 ) -> Route
 where
     Q: prost::Message + Default + Send + 'static,
-    A: prost::Message + 'static,
+    A: prost::Name + 'static,
     F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
 {
     route(Method::GET, path, rpc, call)
@@ -81,7 +82,7 @@ pub fn post<Q, A, F>(
 ) -> Route
 where
     Q: prost::Message + Default + Send + 'static,
-    A: prost::Message + 'static,
+    A: prost::Name + 'static,
     F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
 {
     route(Method::POST, path, rpc, call)
@@ -95,20 +96,18 @@ fn route<Q, A, F>(
 ) -> Route
 where
     Q: prost::Message + Default + Send + 'static,
-    A: prost::Message + 'static,
+    A: prost::Name + 'static,
     F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
 {
     let rpc = protocol::rpc(rpc);
-    let output = rpc.output();
     let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Answered> {
-        let output = output.clone();
         Box::pin(async move {
             let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
             *request.metadata_mut() = metadata;
             let response = call(engine, request).await?.into_inner();
-            let whole = write::dynamic(&output, &response).map_err(|_| error::internal())?;
+            let whole = json::dynamic(&response);
             let created = whole.get_field_by_name("created").is_some_and(|v| *v == Value::Bool(true));
-            Ok(Answered { json: write::message(&whole), created })
+            Ok(Answered { json: json::text(&whole), created })
         })
     };
     Route { method, path, rpc, yaml: None, call: Calls::Once(Arc::new(call)) }
@@ -122,21 +121,17 @@ pub fn stream<Q, A, S, F>(
 ) -> Route
 where
     Q: prost::Message + Default + Send + 'static,
-    A: prost::Message + 'static,
+    A: prost::Name + 'static,
     S: Stream<Item = Result<A, Status>> + Send + 'static,
     F: Future<Output = Result<tonic::Response<S>, Status>> + Send + 'static,
 {
     let rpc = protocol::rpc(rpc);
-    let output = rpc.output();
     let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Messages> {
-        let output = output.clone();
         Box::pin(async move {
             let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
             *request.metadata_mut() = metadata;
             let messages = call(engine, request).await?.into_inner();
-            let whole =
-                move |message: Result<A, Status>| write::dynamic(&output, &message?).map_err(|_| error::internal());
-            Ok(Box::pin(messages.map(whole)) as Messages)
+            Ok(Box::pin(messages.map(|message| message.map(|message| json::dynamic(&message)))) as Messages)
         })
     };
     Route { method: Method::GET, path, rpc, yaml: None, call: Calls::Stream(Arc::new(call)) }

@@ -14,7 +14,8 @@ use futures_util::{Stream, StreamExt as _};
 use prost_reflect::{DynamicMessage, Value};
 use tonic::Status;
 
-use super::{problem::Problem, write};
+use super::problem::Problem;
+use crate::json;
 
 /// What a browser says when it comes back.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -44,7 +45,7 @@ fn event(message: &DynamicMessage) -> Event {
     let sent = Event::default().id(cursor.as_ref().and_then(|c| c.as_str()).unwrap_or_default());
     let told = message.get_field_by_name("event").filter(|_| message.has_field_by_name("event"));
     match told.as_ref().and_then(|event| event.as_message()) {
-        Some(event) => sent.data(write::message(event)),
+        Some(event) => sent.data(json::text(event)),
         None => sent,
     }
 }

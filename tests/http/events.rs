@@ -21,7 +21,7 @@ async fn a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice() {
     assert_eq!(headers["content-type"], "text/event-stream");
     let types: Vec<&str> = all.iter().map(|(_, event)| event["type"].as_str().unwrap()).collect();
     let (first, last) = (types[0], types[6]);
-    assert_eq!((first, last), ("task_submitted", "task_completed"), "{types:?}");
+    assert_eq!((first, last), ("task.submitted", "task.completed"), "{types:?}");
     assert_eq!((&all[0].1["task_name"], &all[0].1["task_id"]), (&json!("chain"), &json!(id)));
     // It comes back with the URL that it had, which says to begin anew.
     for seen in 0..6 {
@@ -30,8 +30,8 @@ async fn a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice() {
         let expected: Vec<_> = all[seen + 1..].iter().map(|(_, event)| event["seq"].clone()).collect();
         assert_eq!(rest, expected, "after {seen}");
     }
-    let (_, failed) = site.events(&format!("?task_id={id}&types=step_completed&start_from=beginning"), None, 2).await;
-    assert!(failed.iter().all(|(_, event)| event["type"] == "step_completed"), "{failed:?}");
+    let (_, failed) = site.events(&format!("?task_id={id}&types=step.completed&start_from=beginning"), None, 2).await;
+    assert!(failed.iter().all(|(_, event)| event["type"] == "step.completed"), "{failed:?}");
 }
 
 #[tokio::test]

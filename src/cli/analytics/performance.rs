@@ -2,7 +2,8 @@
 
 use super::{OK, Which, duration, failed, percent, say};
 use crate::{
-    cli::{Session, error::CliError, json, table::Table, term::clean},
+    cli::{Session, error::CliError, table::Table, term::clean},
+    json,
     proto::{GetPerformanceRequest, Ledger, TemplatePerformance, Times},
 };
 
@@ -36,7 +37,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = session.connect().await?.analytics.get_performance(request).await;
     let found = response.map_err(|s| failed(&s))?.into_inner();
     if session.json() {
-        session.term.json(&json::performance(&found))?;
+        session.term.json(&json::value(&found))?;
         return Ok(OK);
     }
     session.term.data(&table(&found.templates).render(&session.term))?;

@@ -1,16 +1,15 @@
 //! `tasker circuit get`.
 
-use serde_json::json;
-
 use super::standing;
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, json,
+        human,
         table::Table,
         term::clean,
     },
+    json,
     proto::{CircuitChange, GetCircuitRequest, GetCircuitResponse},
 };
 
@@ -31,14 +30,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = session.connect().await?.circuits.get_circuit(request).await;
     let found = response.map_err(|s| CliError::from_status("cannot get the circuit", &s))?.into_inner();
     if session.json() {
-        session.term.json(&json!({
-            "circuit": found.circuit.as_ref().map(json::circuit),
-            "policy": found.policy.as_ref().map(json::policy),
-            "set_for_service": found.set_for_service.as_ref().map(json::policy),
-            "set_for_namespace": found.set_for_namespace.as_ref().map(json::policy),
-            "set_for_cell": found.set_for_cell.as_ref().map(json::policy),
-            "changes": found.changes.iter().map(json::circuit_change).collect::<Vec<_>>(),
-        }))?;
+        session.term.json(&json::value(&found))?;
         return Ok(exit::OK);
     }
     let circuit = found.circuit.clone().unwrap_or_default();
@@ -61,7 +53,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 
 /// What is in force, and who says so.
 fn settings(found: &GetCircuitResponse) -> Table {
-    let of = |policy: &Option<_>| policy.as_ref().map(json::policy).unwrap_or_default();
+    let of = |policy: &Option<_>| policy.as_ref().map(json::value).unwrap_or_default();
     let all = of(&found.policy);
     let scopes = [
         ("service", of(&found.set_for_service)),
@@ -108,6 +100,6 @@ mod tests {
             let found = text.lines().any(|l| l.split_whitespace().eq(line.split_whitespace()));
             assert!(found, "{line} is not in\n{text}");
         }
-        assert_eq!(json::policy(&Policy::default())["probes"], serde_json::Value::Null);
+        assert_eq!(json::value(&Policy::default())["probes"], serde_json::Value::Null);
     }
 }

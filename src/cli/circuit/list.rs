@@ -7,10 +7,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, json,
+        human,
         table::Table,
         term::clean,
     },
+    json,
     proto::{Circuit, ListCircuitsRequest},
 };
 
@@ -45,7 +46,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         }
     }
     if session.json() {
-        session.term.json(&json!({"circuits": circuits.iter().map(json::circuit).collect::<Vec<_>>()}))?;
+        session.term.json(&json!({"circuits": json::values(&circuits)}))?;
     } else if circuits.is_empty() {
         session.term.say("there are no services: register a template first");
     } else {

@@ -9,10 +9,10 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json,
         term::clean,
         who::Who,
     },
+    json,
     proto::{Circuit, CircuitState, ForceCircuitRequest, ResetCircuitRequest},
 };
 
@@ -90,7 +90,7 @@ pub async fn reset(args: Reset, session: &Session) -> Result<u8, CliError> {
 fn tell(circuit: Option<Circuit>, session: &Session) -> Result<u8, CliError> {
     let circuit = circuit.unwrap_or_default();
     if session.json() {
-        session.term.json(&json!({"circuit": json::circuit(&circuit)}))?;
+        session.term.json(&json!({"circuit": json::value(&circuit)}))?;
     } else {
         let name = format!("{}/{}", clean(&circuit.namespace), clean(&circuit.service));
         session.term.say(&format!("{name} is {}", standing(&circuit, session)));

@@ -6,9 +6,9 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json,
         who::Who,
     },
+    json,
     proto::{Policy, SetPolicyRequest},
 };
 
@@ -105,7 +105,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = session.connect().await?.circuits.set_policy(request).await;
     let set = response.map_err(|s| CliError::from_status("cannot set it", &s))?.into_inner().policy.unwrap_or_default();
     if session.json() {
-        session.term.json(&json!({"policy": json::policy(&set)}))?;
+        session.term.json(&json!({"policy": json::value(&set)}))?;
     } else {
         session.term.say("it is in force from now on");
     }

@@ -7,9 +7,9 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json,
         who::Who,
     },
+    json,
     proto::CancelTaskRequest,
 };
 
@@ -36,7 +36,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let what = format!("cannot cancel {}", args.id);
     let task = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task.unwrap_or_default();
     if session.json() {
-        session.term.json(&json!({"task": json::task(&task)}))?;
+        session.term.json(&json!({"task": json::value(&task)}))?;
     } else {
         session.term.say(&format!(
             "{} is cancelled, with {}/{} steps complete",

@@ -6,10 +6,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, json,
+        human,
         table::Table,
         term::{Style, clean},
     },
+    json,
     proto::{ExplainTaskRequest, ExplainTaskResponse, StepState},
 };
 
@@ -30,7 +31,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = session.connect().await?.tasks.explain_task(request).await;
     let found = response.map_err(|s| CliError::from_status(&format!("cannot explain {}", args.id), &s))?.into_inner();
     if session.json() {
-        session.term.json(&json::explanation(&found))?;
+        session.term.json(&json::value(&found))?;
     } else {
         session.term.data(&text(&found, session))?;
     }
@@ -72,7 +73,7 @@ mod tests {
         let step = StepExplanation { step: "bill".into(), waits: vec![wait], ..StepExplanation::default() };
         let found =
             ExplainTaskResponse { steps: vec![step], next: vec!["do".into()], ..ExplainTaskResponse::default() };
-        let document = json::explanation(&found);
+        let document = json::value(&found);
         assert_eq!(
             document["steps"][0]["waits"][0],
             json!({"cause": "no_worker", "message": "no worker", "since": null, "until": null})

@@ -8,10 +8,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, json,
+        human,
         table::Table,
         term::{Style, Term, clean},
     },
+    json,
     proto::{GetTaskRequest, Step, Task, TaskState},
 };
 
@@ -34,9 +35,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = session.connect().await?.tasks.get_task(request).await;
     let whole = response.map_err(|s| CliError::from_status(&format!("cannot get {}", args.id), &s))?.into_inner();
     if session.json() {
-        let mut document = json::task_and_steps(&whole.task, &whole.steps);
-        document["dependencies"] = whole.dependencies.iter().map(json::dependency).collect();
-        session.term.json(&document)?;
+        session.term.json(&json::value(&whole))?;
     } else {
         session.term.data(&text(&whole.task.unwrap_or_default(), &whole.steps, &session.term))?;
     }
@@ -127,7 +126,7 @@ fn attempt_table(steps: &[Step], term: &Term) -> Table {
             table.row([
                 clean(&s.name),
                 a.attempt.to_string(),
-                term.paint(outcome_style(&json::outcome(a.outcome)), &json::outcome(a.outcome)),
+                term.paint(outcome_style(&human::outcome(a.outcome)), &human::outcome(a.outcome)),
                 if a.charged { "yes" } else { "no" }.into(),
                 a.started_at.map(human::time).unwrap_or_default(),
                 human::elapsed(a.started_at, a.ended_at).map(human::duration).unwrap_or_default(),

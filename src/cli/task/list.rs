@@ -9,10 +9,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, json,
+        human,
         table::Table,
         term::{Term, clean},
     },
+    json,
     proto::{ListTasksRequest, Task, TaskState},
 };
 
@@ -83,7 +84,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let limit = usize::try_from(args.limit).expect("clap checked the range");
     let (tasks, more) = collect(args, limit, session).await?;
     if session.json() {
-        session.term.json(&json!({"tasks": tasks.iter().map(json::task).collect::<Vec<_>>()}))?;
+        session.term.json(&json!({"tasks": json::values(&tasks)}))?;
     } else if tasks.is_empty() {
         session.term.say("no such task");
     } else {

@@ -12,11 +12,10 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json,
         reference::TemplateRef,
         term::clean,
     },
-    domain,
+    domain, json,
     proto::{SubmitTaskRequest, SubmitTaskResponse},
 };
 
@@ -76,7 +75,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = client.tasks.submit_task(request).await;
     let submitted = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner();
     if session.json() {
-        session.term.json_line(&json::submitted(&submitted))?;
+        session.term.json_line(&json::value(&submitted))?;
     } else {
         session.term.data(&submitted.task_id)?;
         session.term.say(&talk(&namespace, &task_name, &submitted, watch));

@@ -14,10 +14,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit, is_passing},
-        human, json,
+        human,
         term::{Style, Term, clean, fit, width},
     },
     client::Client,
+    json,
     proto::{Step, StepState, Task, TaskState, WatchTaskRequest, WatchTaskResponse},
 };
 
@@ -164,7 +165,7 @@ impl<'s> View<'s> {
 
     fn update(&mut self, update: &WatchTaskResponse) -> Result<(), CliError> {
         match self {
-            Self::Json(term) => term.json_line(&json::task_and_steps(&update.task, &update.steps))?,
+            Self::Json(term) => term.json_line(&json::value(update))?,
             Self::Lines(term, changes) => {
                 for line in changes.of(update, term) {
                     term.data(&line)?;

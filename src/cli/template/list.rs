@@ -6,10 +6,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, json,
+        human,
         table::Table,
         term::clean,
     },
+    json,
     proto::ListTemplatesRequest,
 };
 
@@ -44,7 +45,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         }
     }
     if session.json() {
-        session.term.json(&json!({"templates": templates.iter().map(json::template).collect::<Vec<_>>()}))?;
+        session.term.json(&json!({"templates": json::values(&templates)}))?;
         return Ok(exit::OK);
     }
     if templates.is_empty() {

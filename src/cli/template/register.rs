@@ -7,9 +7,9 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        json,
         term::clean,
     },
+    json,
     proto::{RegisterTemplateRequest, RegisterTemplateResponse},
 };
 
@@ -48,9 +48,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 
 fn print(registered: &[RegisterTemplateResponse], session: &Session) -> Result<(), CliError> {
     if session.json() {
-        let template = |r: &RegisterTemplateResponse| r.template.as_ref().map(json::template);
-        let document = |r: &RegisterTemplateResponse| json!({"created": r.created, "template": template(r)});
-        session.term.json(&json!({"templates": registered.iter().map(document).collect::<Vec<_>>()}))?;
+        session.term.json(&json!({"templates": json::values(registered)}))?;
         return Ok(());
     }
     for response in registered {

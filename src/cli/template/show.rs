@@ -9,11 +9,12 @@ use crate::{
         Session,
         error::{CliError, exit},
         graph::{self, Node},
-        human, json,
+        human,
         reference::TemplateRef,
         table::Table,
         term::{Style, Term, clean},
     },
+    json,
     proto::{GetTemplateRequest, StepState, Template},
 };
 
@@ -39,7 +40,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let response = session.connect().await?.templates.get_template(request).await;
     let template = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().template.unwrap_or_default();
     match (session.json(), args.yaml) {
-        (true, _) => session.term.json(&json!({"template": json::template(&template)}))?,
+        (true, _) => session.term.json(&json!({"template": json::value(&template)}))?,
         (false, true) => session.term.data(&template.yaml)?,
         (false, false) => session.term.data(&text(&template, &session.term))?,
     }

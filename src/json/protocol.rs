@@ -25,6 +25,11 @@ pub fn rpc(name: &str) -> MethodDescriptor {
     found.unwrap_or_else(|| panic!("the protocol has no rpc {name}"))
 }
 
+/// What describes the message of this full name.
+pub fn message(name: &str) -> MessageDescriptor {
+    POOL.get_message_by_name(name).unwrap_or_else(|| panic!("the protocol has no message {name}"))
+}
+
 /// What a field is called in JSON.
 pub fn key(field: &FieldDescriptor) -> &str {
     if is_document(field) { field.name().trim_end_matches("_json") } else { field.name() }
@@ -44,10 +49,15 @@ pub fn value_kind(field: &FieldDescriptor) -> Kind {
     }
 }
 
-/// The words of an enum with their numbers. The unspecified value has none.
+/// The words of an enum with their numbers. The unspecified value has none. What happened is a noun and a verb, such as
+/// `step.failed`.
 pub fn words(of: &EnumDescriptor) -> impl Iterator<Item = (String, i32)> + '_ {
     let prefix = upper_snake(of.name()) + "_";
-    let word = move |name: &str| name.strip_prefix(&prefix).unwrap_or(name).to_ascii_lowercase();
+    let is_event = of.full_name() == "tasker.v1.EventType";
+    let word = move |name: &str| {
+        let word = name.strip_prefix(&prefix).unwrap_or(name).to_ascii_lowercase();
+        if is_event { word.replacen('_', ".", 1) } else { word }
+    };
     of.values().filter(|v| v.number() != 0).map(move |v| (word(v.name()), v.number()))
 }
 
