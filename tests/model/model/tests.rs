@@ -2,6 +2,11 @@
 
 use super::*;
 use crate::{op, random::Random};
+use crate::{
+    op::{Answer, Submission},
+    shapes::VERSIONS,
+    view::AssignmentView,
+};
 
 /// Plays the server: says all that is owed and hands out all that can be.
 fn obey(model: &mut Model) {

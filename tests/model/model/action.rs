@@ -1,0 +1,69 @@
+//! What an op amounts to, and what the server owes for it.
+
+use tonic::Code;
+
+use crate::op::{Answer, Submission};
+
+/// What a client or a worker is to do, and what it must be answered. Everything is named by its position in the model.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Nothing,
+    Register {
+        version: usize,
+        content: usize,
+        expected: Result<bool, Code>,
+    },
+    Submit {
+        submissions: Vec<Submission>,
+        expected: Result<Vec<(usize, bool)>, Code>,
+    },
+    /// None for a task that does not exist.
+    Cancel {
+        task: Option<usize>,
+        expected: Result<(), Code>,
+    },
+    Connect {
+        handlers: usize,
+        slots: usize,
+        previous: Option<usize>,
+        kept: Vec<usize>,
+    },
+    Results {
+        worker: usize,
+        results: Vec<(usize, Answer)>,
+    },
+    Force {
+        handler: usize,
+        open: bool,
+    },
+    Drain {
+        worker: usize,
+    },
+    Leave {
+        worker: usize,
+    },
+    Crash {
+        worker: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    Ack {
+        worker: usize,
+        attempt: usize,
+        accepted: bool,
+    },
+    Cancel {
+        worker: usize,
+        attempt: usize,
+    },
+    /// The worker is told that the attempt is not its own any more.
+    Lost {
+        worker: usize,
+        attempt: usize,
+    },
+    End {
+        worker: usize,
+    },
+}

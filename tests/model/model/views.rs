@@ -1,0 +1,51 @@
+//! How a task must look to a client.
+
+use tasker::proto::{AttemptOutcome, StepState, TaskState};
+
+use super::{Attempt, Model, Task};
+use crate::{
+    shapes::VERSIONS,
+    view::{AttemptView, StepView, TaskView},
+};
+
+impl Model {
+    /// How the task must look to a client.
+    pub fn view(&self, task: usize) -> TaskView {
+        let t = &self.tasks[task];
+        let steps: Vec<StepView> = (0..t.steps.len()).map(|step| self.step_view(t, step)).collect();
+        let failed = t.failed.filter(|_| t.state == TaskState::Error);
+        TaskView {
+            state: t.state,
+            template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
+            complete: t.steps.iter().filter(|s| s.state == StepState::Complete).count(),
+            failed: failed.map_or_else(Default::default, |f| (steps[f].name.clone(), steps[f].code.clone())),
+            steps,
+        }
+    }
+
+    fn step_view(&self, task: &Task, step: usize) -> StepView {
+        let (shape, s) = (&task.shape.steps[step], &task.steps[step]);
+        let attempt = |(i, a): (usize, &usize)| {
+            let Attempt { worker, outcome, charged, .. } = self.attempts[*a];
+            AttemptView { number: i + 1, outcome, charged, worker: format!("worker {worker}") }
+        };
+        let last = s.attempts.last().map(|a| self.attempts[*a].outcome);
+        let code = match last {
+            Some(AttemptOutcome::RetryableError) => "BUSY",
+            Some(AttemptOutcome::PermanentError) => "NO",
+            Some(AttemptOutcome::WorkerLost) => "WORKER_LOST",
+            _ => "",
+        };
+        let failed = matches!(s.state, StepState::Error | StepState::WaitingForRetry);
+        StepView {
+            name: shape.name.into(),
+            state: s.state,
+            attempt: s.attempts.len(),
+            charged: s.charged,
+            limit: shape.limit,
+            result: s.result.clone(),
+            code: if failed { code.into() } else { String::new() },
+            attempts: s.attempts.iter().enumerate().map(attempt).collect(),
+        }
+    }
+}
