@@ -56,6 +56,44 @@ impl TaskService for Script {
         Err(Status::unimplemented(""))
     }
 
+    type OrderTasksStream = tokio_stream::Pending<Result<OrderTasksResponse, Status>>;
+
+    async fn order_tasks(&self, _: Request<OrderTasksRequest>) -> Reply<Self::OrderTasksStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn retry_task(&self, _: Request<RetryTaskRequest>) -> Reply<RetryTaskResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resolve_task(&self, _: Request<ResolveTaskRequest>) -> Reply<ResolveTaskResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn skip_step(&self, _: Request<SkipStepRequest>) -> Reply<SkipStepResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn pause_task(&self, _: Request<PauseTaskRequest>) -> Reply<PauseTaskResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resume_task(&self, _: Request<ResumeTaskRequest>) -> Reply<ResumeTaskResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn pause_template(&self, _: Request<PauseTemplateRequest>) -> Reply<PauseTemplateResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resume_template(&self, _: Request<ResumeTemplateRequest>) -> Reply<ResumeTemplateResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_pauses(&self, _: Request<ListPausesRequest>) -> Reply<ListPausesResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn explain_task(&self, _: Request<ExplainTaskRequest>) -> Reply<ExplainTaskResponse> {
         Err(Status::unimplemented(""))
     }

@@ -13,7 +13,7 @@ use crate::{
     domain::{attempt::OutcomeKind, event::EventType, progress::StepSet, step::StepState, task::TaskState},
     store::{
         StoreError,
-        changes::{Changes, Ended, EndedAttempt, Event, Grant, NewLive, NewTask, TaskUpdate, WantedInputs},
+        changes::{Changes, Ended, EndedAttempt, Event, Grant, Kept, NewLive, NewTask, TaskUpdate, WantedInputs},
         hot::Hot,
         worker::{self, NewWorker},
     },
@@ -119,6 +119,10 @@ impl<'a> Batch<'a> {
                 traceparent: None,
                 annotations: "{}".into(),
                 context: CONTEXT.into(),
+                failed_step: None,
+                settings: None,
+                not_before: None,
+                expires_at: None,
             });
             changes.events.push(Event::of_task(EventType::TaskSubmitted, self.templates.bare, *task_id));
             changes.events.push(Event::of_task(EventType::TaskStarted, self.templates.bare, *task_id));
@@ -135,6 +139,11 @@ impl<'a> Batch<'a> {
             template_id: self.templates.bare,
             lane_id: self.templates.bare_lane,
             priority: 0,
+            past: None,
+            timeout: None,
+            expires_at: None,
+            not_before: None,
+            paused: false,
             grant: Some(Grant { worker_id: self.worker_id, nonce, timeout: Duration::from_secs(300), permit_id: None }),
         });
         changes.events.push(Event {
@@ -186,6 +195,7 @@ impl<'a> Batch<'a> {
                 failed_step: None,
                 cancelled: None,
                 expected: None,
+                kept: Kept::default(),
             });
             if last {
                 changes.events.push(Event::of_task(EventType::TaskCompleted, self.templates.bare, *task_id));

@@ -231,7 +231,7 @@ mod tests {
         for wrong in ["", "step", "step_failed", "unspecified", "STEP.FAILED"] {
             let error = event_type(wrong).expect_err(wrong);
             assert!(
-                error.starts_with("expected one of task.submitted, ") && error.ends_with(", task.repaired"),
+                error.starts_with("expected one of task.submitted, ") && error.ends_with(", pause.lifted"),
                 "{error}"
             );
         }

@@ -100,7 +100,7 @@ pub fn task_style(state: TaskState) -> Style {
         TaskState::Complete => Style::Green,
         TaskState::InProgress => Style::Blue,
         TaskState::Error => Style::Red,
-        TaskState::Cancelled => Style::Magenta,
+        TaskState::Cancelled | TaskState::ResolvedManually => Style::Magenta,
         TaskState::Pending | TaskState::Unspecified => Style::Dim,
     }
 }
@@ -112,9 +112,9 @@ pub fn step_style(state: StepState) -> Style {
         StepState::InProgress => Style::Blue,
         StepState::WaitingForRetry => Style::Yellow,
         StepState::Error => Style::Red,
-        StepState::Cancelled => Style::Magenta,
+        StepState::Cancelled | StepState::ResolvedManually => Style::Magenta,
         StepState::Ready => Style::Plain,
-        StepState::Pending | StepState::Unspecified => Style::Dim,
+        StepState::Pending | StepState::Skipped | StepState::Unspecified => Style::Dim,
     }
 }
 
@@ -126,6 +126,8 @@ pub fn step_sign(state: StepState, unicode: bool) -> char {
         StepState::WaitingForRetry => ('↻', '~'),
         StepState::Error => ('✗', 'x'),
         StepState::Cancelled => ('⊘', '#'),
+        StepState::Skipped => ('↷', '-'),
+        StepState::ResolvedManually => ('✎', '!'),
         StepState::Ready => ('◎', 'O'),
         StepState::Pending | StepState::Unspecified => ('○', 'o'),
     };

@@ -35,6 +35,25 @@ impl Failure {
     pub fn of_server(code: &str, message: impl Into<String>) -> Self {
         Self { message: message.into(), code: code.to_owned(), context: None }
     }
+
+    /// With a message and a code that fit, and without a context that does not.
+    pub fn cut(self) -> Self {
+        Self {
+            message: cut(self.message, MAX_ERROR_MESSAGE_BYTES),
+            code: cut(self.code, MAX_ERROR_CODE_BYTES),
+            context: self.context.filter(|context| context.len() <= MAX_ERROR_CONTEXT_BYTES),
+        }
+    }
+}
+
+/// At most `max` bytes, whole characters, and no NUL, which Postgres cannot hold.
+fn cut(text: String, max: usize) -> String {
+    let mut text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
+    if text.len() > max {
+        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+        text.truncate(end);
+    }
+    text
 }
 
 /// How an attempt ended.

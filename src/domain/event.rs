@@ -31,11 +31,28 @@ pub enum EventType {
     /// The service asked for a pause.
     CircuitPaused,
     CircuitPolicyChanged,
+    /// A failed task goes on, by an operator's word.
+    TaskReopened,
+    /// An operator settled a failed task as it is.
+    TaskResolved,
+    TaskPaused,
+    TaskResumed,
+    /// Its planner's answer holds now.
+    TaskPlanned,
+    /// An operator has a failed step tried again.
+    StepReopened,
+    /// An operator gave its result.
+    StepResolved,
+    /// Its condition is false, or an operator said so.
+    StepSkipped,
+    /// An operator paused a template or a namespace.
+    PauseSet,
+    PauseLifted,
 }
 
 impl EventType {
     /// Every one, in the order of the database's type.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 31] = [
         Self::TaskSubmitted,
         Self::TaskStarted,
         Self::TaskCompleted,
@@ -57,6 +74,16 @@ impl EventType {
         Self::CircuitReset,
         Self::CircuitPaused,
         Self::CircuitPolicyChanged,
+        Self::TaskReopened,
+        Self::TaskResolved,
+        Self::TaskPaused,
+        Self::TaskResumed,
+        Self::TaskPlanned,
+        Self::StepReopened,
+        Self::StepResolved,
+        Self::StepSkipped,
+        Self::PauseSet,
+        Self::PauseLifted,
     ];
 
     /// The type with this name.
@@ -88,6 +115,16 @@ impl EventType {
             Self::CircuitReset => "circuit.reset",
             Self::CircuitPaused => "circuit.paused",
             Self::CircuitPolicyChanged => "circuit.policy_changed",
+            Self::TaskReopened => "task.reopened",
+            Self::TaskResolved => "task.resolved",
+            Self::TaskPaused => "task.paused",
+            Self::TaskResumed => "task.resumed",
+            Self::TaskPlanned => "task.planned",
+            Self::StepReopened => "step.reopened",
+            Self::StepResolved => "step.resolved",
+            Self::StepSkipped => "step.skipped",
+            Self::PauseSet => "pause.set",
+            Self::PauseLifted => "pause.lifted",
         }
     }
 }

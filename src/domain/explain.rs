@@ -30,6 +30,10 @@ pub enum Cause {
     Running,
     /// It failed for good.
     Failed,
+    /// An operator paused its task, its template or its namespace.
+    Paused,
+    /// The submit asked for a later time.
+    NotBefore,
 }
 
 /// One reason.
@@ -58,6 +62,16 @@ pub struct ServiceFacts {
     /// Steps of it that run.
     pub running: u32,
     pub policy: Policy,
+}
+
+/// An operator's pause.
+#[derive(Clone, Debug)]
+pub struct PauseFacts {
+    /// `the task`, `template n/t`, `namespace n`.
+    pub of: String,
+    pub since: SystemTime,
+    pub by: String,
+    pub reason: String,
 }
 
 /// The workers that have a step's handler.
@@ -94,6 +108,8 @@ pub struct StepFacts {
     pub error_code: Option<String>,
     /// Steps for the same handler that go before it; at most [`MAX_AHEAD`].
     pub ahead: u32,
+    /// Every pause that holds it.
+    pub pauses: Vec<PauseFacts>,
     pub service: ServiceFacts,
     pub workers: WorkerFacts,
 }
@@ -104,11 +120,13 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
         StepState::Pending => vec![parents(step)],
         StepState::InProgress => vec![running(step, now)],
         StepState::Error => vec![failed(step)],
-        StepState::Complete | StepState::Cancelled => Vec::new(),
+        StepState::Complete | StepState::Cancelled | StepState::Skipped | StepState::ResolvedManually => Vec::new(),
         StepState::Ready | StepState::WaitingForRetry => {
-            let mut reasons = Vec::new();
-            if !step.due {
-                reasons.push(backoff(step, now));
+            let mut reasons: Vec<Reason> = step.pauses.iter().map(|pause| paused(pause, now)).collect();
+            match (step.state, step.next_attempt_at) {
+                (StepState::Ready, Some(at)) if !step.due => reasons.push(not_before(at, now)),
+                (StepState::WaitingForRetry, _) if !step.due => reasons.push(backoff(step, now)),
+                _ => {}
             }
             reasons.extend(circuit(&step.service, now));
             reasons.extend(pause(&step.service, now));
@@ -167,6 +185,17 @@ fn backoff(step: &StepFacts, now: SystemTime) -> Reason {
     let error = step.error.as_deref().map(|error| format!("; the last one failed: {error}")).unwrap_or_default();
     let message = format!("attempt {} of {} {time}{error}", step.charged + 1, step.retry_limit);
     reason(Cause::Backoff, message, None, step.next_attempt_at)
+}
+
+fn paused(pause: &PauseFacts, now: SystemTime) -> Reason {
+    let PauseFacts { of, since, by, reason: why } = pause;
+    let message = format!("{of} is paused since {} by {by}: {why}", ago(*since, now));
+    reason(Cause::Paused, message, Some(*since), None)
+}
+
+fn not_before(at: SystemTime, now: SystemTime) -> Reason {
+    let message = format!("starts {}, as the submit asked for", from_now(at, now));
+    reason(Cause::NotBefore, message, None, Some(at))
 }
 
 fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
@@ -247,18 +276,22 @@ fn queue(step: &StepFacts) -> Reason {
 
 /// One sentence about a whole task, of its steps and their reasons.
 pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
-    let complete = steps.iter().filter(|(step, _)| step.state == StepState::Complete).count();
+    let complete = steps.iter().filter(|(step, _)| step.state.is_done()).count();
     let first = |wanted: &dyn Fn(&Reason) -> bool| {
         let mut all = steps.iter().flat_map(|(step, reasons)| reasons.iter().map(move |reason| (step, reason)));
         all.find(|(_, reason)| wanted(reason)).map(|(step, reason)| format!("{}: {}", step.name, reason.message))
     };
     match state {
         TaskState::Complete => format!("complete: all {} steps are", steps.len()),
+        TaskState::ResolvedManually => {
+            format!("failed, and settled by an operator with {complete} of {} steps complete", steps.len())
+        }
         TaskState::Cancelled => format!("cancelled, with {complete} of {} steps complete", steps.len()),
         TaskState::Error => format!(
             "failed, with {complete} of {} steps complete; {}",
             steps.len(),
-            first(&|reason| reason.cause == Cause::Failed).unwrap_or_default()
+            first(&|reason| reason.cause == Cause::Failed)
+                .unwrap_or_else(|| "its deadline passed before its last step was done".into())
         ),
         TaskState::Pending | TaskState::InProgress => {
             // What holds a step is worth more than that another one runs, and that more than what waits for it.
@@ -295,7 +328,17 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                 Cause::Busy if step.workers.free == 0 => {
                     add(format!("more workers, or more slots, for handler {}", step.handler));
                 }
-                Cause::Failed => add(format!("what each attempt said: tasker task get {task_id}")),
+                Cause::Failed => {
+                    add(format!("what each attempt said: tasker task get {task_id}"));
+                    add(format!(
+                        "try it again, give its result by hand, or go on without it: tasker task retry {task_id} --step {0} --reason … \
+                         (or resolve --result JSON, or skip)",
+                        step.name
+                    ));
+                }
+                Cause::Paused => add(format!(
+                    "let it go on: tasker task resume {task_id} --reason … (or --namespace {namespace} [--task NAME])"
+                )),
                 _ => {}
             }
         }
@@ -341,6 +384,7 @@ mod tests {
 
     fn facts(state: StepState) -> StepFacts {
         StepFacts {
+            pauses: Vec::new(),
             name: "bill".into(),
             handler: "Bill".into(),
             state,

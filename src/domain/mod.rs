@@ -1,5 +1,6 @@
 //! What a workflow is and how it moves: pure types and decisions, without a database, a network or a clock.
 
+pub mod adjustment;
 pub mod analytics;
 pub mod attempt;
 pub mod circuit;
@@ -7,13 +8,16 @@ pub mod cursor;
 pub mod cycles;
 pub mod event;
 pub mod explain;
+pub mod expression;
 pub mod json;
 pub mod lease;
+pub mod order;
 pub mod policy;
 pub mod progress;
 pub mod repair;
 pub mod retry;
 pub mod schema;
+pub mod settings;
 pub mod snapshot;
 pub mod step;
 pub mod task;

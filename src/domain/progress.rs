@@ -1,7 +1,6 @@
 //! How far a task has come: which steps are complete, how many are in play, and what follows when one ends.
 
 use super::{
-    step::StepEvent,
     task::{TaskEvent, TaskState},
     template::Graph,
 };
@@ -45,40 +44,80 @@ impl StepSet {
     }
 }
 
+/// What becomes of a step whose last parent is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It comes into play.
+    Runs,
+    /// It is skipped, which is as good as done.
+    Skipped,
+    /// Whether it runs could not be found out: it fails with these words.
+    Fails(String),
+}
+
 /// What the engine reads under the task's row lock, changes, and writes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub state: TaskState,
+    /// Steps that their children need not wait for any more.
     pub done: StepSet,
     /// Steps in play: ready, in progress, or waiting for a retry.
     pub live: u16,
     /// The step that failed for good first.
     pub failed_step: Option<u16>,
+    /// No step of it starts until an operator says so.
+    pub paused: bool,
 }
 
 impl Progress {
-    /// Of a task just submitted: its roots are in play.
-    pub fn new(graph: &Graph, steps: usize) -> Self {
-        let live = u16::try_from(graph.roots().len()).unwrap_or(u16::MAX);
-        Self { state: TaskState::Pending, done: StepSet::empty(steps), live, failed_step: None }
+    /// Of a task just submitted, with what becomes of each root, and of what follows where one is skipped.
+    pub fn new(graph: &Graph, steps: usize, fate: &mut dyn FnMut(u16) -> Fate) -> (Self, Vec<(u16, Fate)>) {
+        let state = TaskState::Pending;
+        let mut progress = Self { state, done: StepSet::empty(steps), live: 0, failed_step: None, paused: false };
+        let fates = progress.unlock(graph, graph.roots().to_vec(), fate);
+        (progress, fates)
     }
 
-    /// Records that a step in play left play for good (`Succeed` or `Fail`) and returns the steps that became ready.
-    pub fn step_ended(&mut self, graph: &Graph, step: u16, event: StepEvent) -> Vec<u16> {
-        self.live = self.live.saturating_sub(1);
-        if event == StepEvent::Fail {
+    /// Records that a step left play for good, or never came into it: it is done, or it has failed.
+    pub fn step_ended(
+        &mut self,
+        graph: &Graph,
+        step: u16,
+        is_done: bool,
+        fate: &mut dyn FnMut(u16) -> Fate,
+    ) -> Vec<(u16, Fate)> {
+        if !is_done {
             self.failed_step.get_or_insert(step);
             return Vec::new();
         }
         self.done.insert(step);
-        let unlocked: Vec<u16> = graph
-            .children(usize::from(step))
-            .iter()
-            .copied()
-            .filter(|child| graph.parents(usize::from(*child)).iter().all(|parent| self.done.contains(*parent)))
-            .collect();
-        self.live += u16::try_from(unlocked.len()).unwrap_or(u16::MAX);
-        unlocked
+        self.unlock(graph, self.freed_by(graph, step), fate)
+    }
+
+    /// The children of a step that wait for nobody else.
+    fn freed_by(&self, graph: &Graph, step: u16) -> Vec<u16> {
+        let is_free = |child: &u16| {
+            !self.done.contains(*child) && graph.parents(usize::from(*child)).iter().all(|p| self.done.contains(*p))
+        };
+        graph.children(usize::from(step)).iter().copied().filter(is_free).collect()
+    }
+
+    fn unlock(&mut self, graph: &Graph, mut free: Vec<u16>, fate: &mut dyn FnMut(u16) -> Fate) -> Vec<(u16, Fate)> {
+        let mut fates = Vec::with_capacity(free.len());
+        free.reverse();
+        while let Some(step) = free.pop() {
+            let decided = fate(step);
+            match &decided {
+                Fate::Runs => self.live += 1,
+                Fate::Skipped => {
+                    self.done.insert(step);
+                    free.extend(self.freed_by(graph, step).into_iter().rev());
+                }
+                Fate::Fails(_) => drop(self.failed_step.get_or_insert(step)),
+            }
+            fates.push((step, decided));
+        }
+        fates
     }
 
     /// What happens to the task itself once nothing is in play.
@@ -107,33 +146,77 @@ pub(super) mod tests {
         Graph::of(&Template::parse(&format!("task_name: t\nversion: 1.0.0\nstep_templates:\n{steps}")).unwrap())
     }
 
-    fn ends(progress: &mut Progress, graph: &Graph, step: u16, event: StepEvent) -> Vec<u16> {
-        progress.step_ended(graph, step, event)
+    fn new(graph: &Graph) -> Progress {
+        Progress::new(graph, graph.len(), &mut |_| Fate::Runs).0
+    }
+
+    /// A step in play ends; these come into play.
+    fn ends(progress: &mut Progress, graph: &Graph, step: u16, is_done: bool) -> Vec<u16> {
+        progress.live -= 1;
+        let fates = progress.step_ended(graph, step, is_done, &mut |_| Fate::Runs);
+        fates.into_iter().map(|(step, _)| step).collect()
     }
 
     #[test]
     fn a_step_comes_into_play_with_its_last_parent() {
         let graph = graph("a b:a c:a d:bc");
-        let mut p = Progress::new(&graph, 4);
+        let mut p = new(&graph);
         assert_eq!((p.live, p.state, p.conclusion(4)), (1, TaskState::Pending, None));
-        assert_eq!(ends(&mut p, &graph, 0, StepEvent::Succeed), [1, 2]);
+        assert_eq!(ends(&mut p, &graph, 0, true), [1, 2]);
         assert_eq!(p.live, 2);
-        assert_eq!(ends(&mut p, &graph, 2, StepEvent::Succeed), [0u16; 0]);
-        assert_eq!(ends(&mut p, &graph, 1, StepEvent::Succeed), [3]);
+        assert_eq!(ends(&mut p, &graph, 2, true), [0u16; 0]);
+        assert_eq!(ends(&mut p, &graph, 1, true), [3]);
         assert_eq!((p.live, p.conclusion(4)), (1, None));
-        assert_eq!(ends(&mut p, &graph, 3, StepEvent::Succeed), [0u16; 0]);
+        assert_eq!(ends(&mut p, &graph, 3, true), [0u16; 0]);
         assert_eq!((p.live, p.conclusion(4), p.failed_step), (0, Some(TaskEvent::Complete), None));
     }
 
     #[test]
     fn a_failure_holds_back_its_children_and_nobody_else() {
         let graph = graph("a b c:a d:b e:cd");
-        let mut p = Progress::new(&graph, 5);
-        assert_eq!(ends(&mut p, &graph, 0, StepEvent::Fail), [0u16; 0]);
+        let mut p = new(&graph);
+        assert_eq!(ends(&mut p, &graph, 0, false), [0u16; 0]);
         assert_eq!((p.live, p.conclusion(5)), (1, None), "the other branch goes on");
-        assert_eq!(ends(&mut p, &graph, 1, StepEvent::Succeed), [3]);
-        assert_eq!(ends(&mut p, &graph, 3, StepEvent::Fail), [0u16; 0]);
+        assert_eq!(ends(&mut p, &graph, 1, true), [3]);
+        assert_eq!(ends(&mut p, &graph, 3, false), [0u16; 0]);
         assert_eq!((p.conclusion(5), p.failed_step), (Some(TaskEvent::Fail), Some(0)), "the first failure is the one");
+    }
+
+    /// The steps in this text are skipped.
+    fn skips(text: &'static str) -> impl FnMut(u16) -> Fate {
+        move |step| if text.bytes().any(|b| u16::from(b - b'a') == step) { Fate::Skipped } else { Fate::Runs }
+    }
+
+    #[test]
+    fn what_is_skipped_unlocks_what_waits_for_it_and_a_chain_of_it_ends_the_task() {
+        let graph = graph("a b:a c:a d:bc e:d");
+        let (mut p, fates) = Progress::new(&graph, 5, &mut skips("ac"));
+        assert_eq!(fates, [(0, Fate::Skipped), (1, Fate::Runs), (2, Fate::Skipped)]);
+        assert_eq!((p.live, p.done.len(), p.conclusion(5)), (1, 2, None), "d waits for b");
+        p.live -= 1;
+        let fates = p.step_ended(&graph, 1, true, &mut skips("de"));
+        assert_eq!(fates, [(3, Fate::Skipped), (4, Fate::Skipped)]);
+        assert_eq!(p.conclusion(5), Some(TaskEvent::Complete));
+        let (p, fates) = Progress::new(&graph, 5, &mut skips("abcde"));
+        assert_eq!((p.live, p.conclusion(5), fates.len()), (0, Some(TaskEvent::Complete), 5));
+    }
+
+    #[test]
+    fn what_is_done_before_its_parents_is_not_unlocked_again() {
+        let graph = graph("a b:a c:b");
+        let mut p = new(&graph);
+        let fates = p.step_ended(&graph, 1, true, &mut |_| Fate::Runs);
+        assert_eq!((fates, p.live), (vec![(2, Fate::Runs)], 2), "resolved by hand while it waited for a");
+        assert_eq!(ends(&mut p, &graph, 0, true), [0u16; 0]);
+    }
+
+    #[test]
+    fn a_step_whose_condition_cannot_be_judged_fails() {
+        let graph = graph("a b:a");
+        let mut p = new(&graph);
+        p.live -= 1;
+        p.step_ended(&graph, 0, true, &mut |_| Fate::Fails("no such field".into()));
+        assert_eq!((p.conclusion(2), p.failed_step), (Some(TaskEvent::Fail), Some(1)));
     }
 
     #[test]

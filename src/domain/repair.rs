@@ -119,9 +119,9 @@ impl Found<'_> {
     /// Counts the steps of a task that is not final, and returns those that must be in play.
     fn count(&self, graph: &Graph, progress: &mut Progress) -> BTreeSet<u16> {
         progress.done = StepSet::empty(graph.len());
-        let complete = self.ended.iter().filter(|(_, state)| **state == StepState::Complete);
-        complete.for_each(|(step, _)| progress.done.insert(*step));
-        let failed = self.ended.iter().find(|(_, state)| **state != StepState::Complete).map(|(step, _)| *step);
+        let done = self.ended.iter().filter(|(_, state)| state.is_done());
+        done.for_each(|(step, _)| progress.done.insert(*step));
+        let failed = self.ended.iter().find(|(_, state)| !state.is_done()).map(|(step, _)| *step);
         progress.failed_step = progress.failed_step.or(failed);
         let unlocked = |step: &u16| graph.parents(usize::from(*step)).iter().all(|p| progress.done.contains(*p));
         let steps = u16::try_from(graph.len()).unwrap_or(u16::MAX);
@@ -133,7 +133,7 @@ impl Found<'_> {
 mod tests {
     use super::*;
     use crate::domain::{
-        progress::tests::graph,
+        progress::{Fate, tests::graph},
         task::TaskState::{self, Cancelled, Complete, Error, InProgress, Pending},
     };
 
@@ -146,7 +146,7 @@ mod tests {
             text.bytes().map(|b| (u16::from(b.to_ascii_lowercase() - b'a'), b.is_ascii_lowercase())).collect()
         };
         let state_of = |well| if well { StepState::Complete } else { StepState::Error };
-        let mut progress = Progress { state, done: StepSet::empty(4), live: count, failed_step: None };
+        let mut progress = Progress { state, done: StepSet::empty(4), live: count, failed_step: None, paused: false };
         for (step, well) in steps(ended) {
             if well { progress.done.insert(step) } else { progress.failed_step = Some(step) }
         }
@@ -190,21 +190,20 @@ mod tests {
             assert_eq!(found, Repair { findings: vec![], progress: progress.clone(), events: vec![] });
             let mut ends = 0;
             for step in live.keys() {
-                for (event, state) in [
-                    (crate::domain::step::StepEvent::Succeed, StepState::Complete),
-                    (crate::domain::step::StepEvent::Fail, StepState::Error),
-                ] {
+                for state in [StepState::Complete, StepState::Error] {
                     let (mut progress, mut ended, mut live) = (progress.clone(), ended.clone(), live.clone());
                     live.remove(step);
                     ended.insert(*step, state);
-                    live.extend(progress.step_ended(graph, *step, event).into_iter().map(|child| (child, true)));
+                    progress.live -= 1;
+                    let unlocked = progress.step_ended(graph, *step, state.is_done(), &mut |_| Fate::Runs);
+                    live.extend(unlocked.into_iter().map(|(child, _)| (child, true)));
                     ends += go_on(graph, &progress, &ended, &live);
                 }
             }
             ends
         }
         let graph = graph(DIAMOND);
-        let progress = Progress { state: InProgress, ..Progress::new(&graph, 4) };
+        let progress = Progress { state: InProgress, ..Progress::new(&graph, 4, &mut |_| Fate::Runs).0 };
         let ends = go_on(&graph, &progress, &BTreeMap::new(), &BTreeMap::from([(0, true)]));
         assert_eq!(ends, 11, "one failure of a, and two orders of b and c with each outcome");
     }
@@ -250,8 +249,13 @@ mod tests {
     #[test]
     fn the_rows_of_ended_steps_are_the_truth() {
         let graph = graph(DIAMOND);
-        let progress =
-            Progress { state: InProgress, done: StepSet::from_bytes(vec![0b1110]), live: 7, failed_step: None };
+        let progress = Progress {
+            state: InProgress,
+            done: StepSet::from_bytes(vec![0b1110]),
+            live: 7,
+            failed_step: None,
+            paused: false,
+        };
         let ended = BTreeMap::from([(0, StepState::Complete), (1, StepState::Error)]);
         let repair = Found { progress: &progress, has_end: true, ended: &ended, live: &BTreeMap::new() }.repair(&graph);
         assert_eq!(repair.findings, [Finding::Missing(2), Finding::Mistimed, Finding::Miscounted]);

@@ -5,9 +5,9 @@ use std::fmt;
 /// Where a step stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepState {
-    /// A parent is not complete yet.
+    /// A parent is not done yet.
     Pending,
-    /// Every parent is complete; it waits for a worker.
+    /// Every parent is done; it waits for a worker.
     Ready,
     /// A worker holds the lease of the current attempt.
     InProgress,
@@ -15,16 +15,20 @@ pub enum StepState {
     WaitingForRetry,
     /// Final: an attempt succeeded.
     Complete,
-    /// Final: failed for good.
+    /// Failed for good. Final unless an operator wills otherwise.
     Error,
     /// Final: the task was cancelled first.
     Cancelled,
+    /// Final: its condition is false, or an operator said so. Its children see no result.
+    Skipped,
+    /// Final: an operator gave the result that its children see.
+    ResolvedManually,
 }
 
 /// What can happen to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepEvent {
-    /// The last parent completed.
+    /// The last parent is done.
     Unlock,
     /// A worker got the lease of a new attempt.
     Claim,
@@ -38,6 +42,12 @@ pub enum StepEvent {
     GiveBack,
     /// The task was cancelled.
     Cancel,
+    /// Its condition is false, or an operator goes on without it.
+    Skip,
+    /// An operator gives its result.
+    Resolve,
+    /// An operator has it tried again.
+    Reopen,
 }
 
 /// An event that the state does not allow.
@@ -50,7 +60,7 @@ pub struct IllegalStepTransition {
 
 impl StepState {
     /// All states, in the order of a step's life.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Pending,
         Self::Ready,
         Self::InProgress,
@@ -58,6 +68,8 @@ impl StepState {
         Self::Complete,
         Self::Error,
         Self::Cancelled,
+        Self::Skipped,
+        Self::ResolvedManually,
     ];
 
     /// The state after `event`. Total: every pair has an answer, and the error names both.
@@ -71,13 +83,21 @@ impl StepState {
             (S::InProgress, E::Fail) => S::Error,
             (S::InProgress, E::GiveBack) => S::Ready,
             (S::Pending | S::Ready | S::InProgress | S::WaitingForRetry, E::Cancel) => S::Cancelled,
+            (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Skip) => S::Skipped,
+            (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Resolve) => S::ResolvedManually,
+            (S::Error, E::Reopen) => S::Ready,
             (state, event) => return Err(IllegalStepTransition { state, event }),
         })
     }
 
-    /// Whether nothing can happen to the step any more.
+    /// Whether nothing happens to the step any more, but for an operator's word about one that failed.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Complete | Self::Error | Self::Cancelled)
+        matches!(self, Self::Error | Self::Cancelled) || self.is_done()
+    }
+
+    /// Whether its children need not wait for it any more.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Complete | Self::Skipped | Self::ResolvedManually)
     }
 
     /// The name in the database and in documents.
@@ -90,6 +110,8 @@ impl StepState {
             Self::Complete => "complete",
             Self::Error => "error",
             Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
+            Self::ResolvedManually => "resolved_manually",
         }
     }
 
@@ -110,39 +132,40 @@ mod tests {
     use super::*;
     use {StepEvent as E, StepState as S};
 
-    const EVENTS: [E; 7] = [E::Unlock, E::Claim, E::Succeed, E::Retry, E::Fail, E::GiveBack, E::Cancel];
+    /// The order of the columns below.
+    const EVENTS: [E; 10] =
+        [E::Unlock, E::Claim, E::Succeed, E::Retry, E::Fail, E::GiveBack, E::Cancel, E::Skip, E::Resolve, E::Reopen];
 
     #[test]
     fn every_pair_of_state_and_event() {
-        // Rows: states in the order of ALL; columns: EVENTS. `None` is refused.
-        let expected: [[Option<S>; 7]; 7] = [
-            [Some(S::Ready), None, None, None, None, None, Some(S::Cancelled)],
-            [None, Some(S::InProgress), None, None, None, None, Some(S::Cancelled)],
-            [
-                None,
-                None,
-                Some(S::Complete),
-                Some(S::WaitingForRetry),
-                Some(S::Error),
-                Some(S::Ready),
-                Some(S::Cancelled),
-            ],
-            [None, Some(S::InProgress), None, None, None, None, Some(S::Cancelled)],
-            [None; 7],
-            [None; 7],
-            [None; 7],
+        let row = |text: &str| -> Vec<Option<S>> {
+            text.split_whitespace().map(|name| (name != "-").then(|| S::from_name(name).unwrap())).collect()
+        };
+        let waits = "- in_progress - - - - cancelled skipped resolved_manually -";
+        let never = "- - - - - - - - - -";
+        let expected = [
+            "ready - - - - - cancelled skipped resolved_manually -",
+            waits,
+            "- - complete waiting_for_retry error ready cancelled - - -",
+            waits,
+            never,
+            "- - - - - - - skipped resolved_manually ready",
+            never,
+            never,
+            never,
         ];
-        for (state, row) in S::ALL.into_iter().zip(expected) {
-            for (event, want) in EVENTS.into_iter().zip(row) {
+        for (state, expected) in S::ALL.into_iter().zip(expected) {
+            for (event, want) in EVENTS.into_iter().zip(row(expected)) {
                 assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
             }
         }
     }
 
     #[test]
-    fn final_states_refuse_every_event_and_the_error_names_both() {
+    fn what_is_over_is_over_but_for_an_operator_and_a_refusal_names_both() {
         for state in S::ALL {
-            assert_eq!(state.is_final(), EVENTS.iter().all(|e| state.after(*e).is_err()), "{state}");
+            let by_itself = &EVENTS[..7];
+            assert_eq!(state.is_final(), by_itself.iter().all(|e| state.after(*e).is_err()), "{state}");
         }
         assert_eq!(S::Complete.after(E::Claim).unwrap_err().to_string(), "a step that is complete cannot Claim");
     }

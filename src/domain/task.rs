@@ -24,12 +24,15 @@ pub enum TaskState {
     Pending,
     /// Something can run, is running, or waits to retry.
     InProgress,
-    /// Final: every step is complete.
+    /// Final: every step is done.
     Complete,
-    /// Final: a step failed for good and nothing else can run.
+    /// A step failed for good and nothing else can run, or the task's deadline passed. Final unless an operator wills
+    /// otherwise.
     Error,
     /// Final: somebody cancelled it.
     Cancelled,
+    /// Final: it failed, and an operator says that it is settled.
+    ResolvedManually,
 }
 
 /// What can happen to a task.
@@ -37,12 +40,18 @@ pub enum TaskState {
 pub enum TaskEvent {
     /// Its first step was claimed.
     Start,
-    /// Its last step completed.
+    /// Its last step is done.
     Complete,
     /// A step failed for good, and nothing of the task can run, is running, or waits to retry.
     Fail,
     /// Somebody cancelled it.
     Cancel,
+    /// Its deadline passed.
+    Expire,
+    /// An operator has a failed step tried again, or goes on without it.
+    Reopen,
+    /// An operator settles it as it is.
+    Resolve,
 }
 
 /// An event that the state does not allow.
@@ -60,12 +69,14 @@ impl TaskState {
             EventType::TaskCompleted => Some(Self::Complete),
             EventType::TaskFailed => Some(Self::Error),
             EventType::TaskCancelled => Some(Self::Cancelled),
+            EventType::TaskResolved => Some(Self::ResolvedManually),
             _ => None,
         }
     }
 
     /// All states, in the order of a task's life.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::InProgress, Self::Complete, Self::Error, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::InProgress, Self::Complete, Self::Error, Self::Cancelled, Self::ResolvedManually];
 
     /// The state after `event`. Total: every pair has an answer, and the error names both.
     pub fn after(self, event: TaskEvent) -> Result<Self, IllegalTaskTransition> {
@@ -75,13 +86,16 @@ impl TaskState {
             (S::InProgress, E::Complete) => S::Complete,
             (S::InProgress, E::Fail) => S::Error,
             (S::Pending | S::InProgress, E::Cancel) => S::Cancelled,
+            (S::Pending | S::InProgress, E::Expire) => S::Error,
+            (S::Error, E::Reopen) => S::InProgress,
+            (S::Error, E::Resolve) => S::ResolvedManually,
             (state, event) => return Err(IllegalTaskTransition { state, event }),
         })
     }
 
-    /// Whether nothing can happen to the task any more.
+    /// Whether nothing happens to the task any more, but for an operator's word about one that failed.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Complete | Self::Error | Self::Cancelled)
+        matches!(self, Self::Complete | Self::Error | Self::Cancelled | Self::ResolvedManually)
     }
 
     /// The name in the database and in documents.
@@ -92,6 +106,7 @@ impl TaskState {
             Self::Complete => "complete",
             Self::Error => "error",
             Self::Cancelled => "cancelled",
+            Self::ResolvedManually => "resolved_manually",
         }
     }
 
@@ -114,19 +129,20 @@ mod tests {
 
     #[test]
     fn every_pair_of_state_and_event() {
-        let events = [E::Start, E::Complete, E::Fail, E::Cancel];
-        let expected: [[Option<S>; 4]; 5] = [
-            [Some(S::InProgress), None, None, Some(S::Cancelled)],
-            [None, Some(S::Complete), Some(S::Error), Some(S::Cancelled)],
-            [None; 4],
-            [None; 4],
-            [None; 4],
+        let events = [E::Start, E::Complete, E::Fail, E::Cancel, E::Expire, E::Reopen, E::Resolve];
+        let expected: [[Option<S>; 7]; 6] = [
+            [Some(S::InProgress), None, None, Some(S::Cancelled), Some(S::Error), None, None],
+            [None, Some(S::Complete), Some(S::Error), Some(S::Cancelled), Some(S::Error), None, None],
+            [None; 7],
+            [None, None, None, None, None, Some(S::InProgress), Some(S::ResolvedManually)],
+            [None; 7],
+            [None; 7],
         ];
         for (state, row) in S::ALL.into_iter().zip(expected) {
             for (event, want) in events.into_iter().zip(row) {
                 assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
             }
-            assert_eq!(state.is_final(), events.iter().all(|e| state.after(*e).is_err()));
+            assert_eq!(state.is_final(), events[..5].iter().all(|e| state.after(*e).is_err()));
             assert_eq!(S::from_name(state.as_str()), Some(state));
         }
     }

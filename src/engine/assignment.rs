@@ -1,6 +1,7 @@
 //! An attempt on its way to a worker, with everything that its handler needs.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,7 +10,7 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{catalog::Plan, documents::Known};
+use super::{catalog::Plan, documents::Known, effective::Effective};
 use crate::{
     domain::lease::Lease,
     store::{
@@ -31,9 +32,14 @@ pub struct Assignment {
     pub timeout: Duration,
     /// JSON object: the task's notes and the step's over them.
     pub annotations: String,
+    pub retry_limit: u32,
+    /// JSON, where it is not the template's.
+    pub handler_config: Option<String>,
+    /// For a planner: what it plans, as JSON.
+    pub planned_steps: String,
     /// The task's documents.
     pub task: Arc<TaskInput>,
-    /// Step name and JSON of every ancestor that is complete.
+    /// Step name and JSON of every ancestor; null of a skipped one.
     pub results: Vec<(String, Arc<str>)>,
 }
 
@@ -57,10 +63,13 @@ pub fn assemble(
         .filter_map(|claim| {
             let plan = Arc::clone(plans.get(&claim.template_id)?);
             let task = known.tasks.get(&claim.task_id)?;
-            let step = plan.step(claim.step)?;
+            let effective = Effective::of(&plan, task.settings.as_deref());
+            let step = effective.step(claim.step)?;
+            let is_planner = plan.is_planner(claim.step);
             let ancestors = plan.graph.ancestors(usize::try_from(claim.step).ok()?);
             let results = ancestors
                 .iter()
+                .filter(|a| !plan.is_planner(a.cast_signed()))
                 .filter_map(|a| {
                     let json = known.results.get(&(claim.task_id, i16::try_from(*a).ok()?))?;
                     Some((plan.template.steps.get(usize::from(*a))?.name.clone(), Arc::clone(json)))
@@ -75,6 +84,12 @@ pub fn assemble(
                 deadline_at: claim.deadline_at,
                 timeout: claim.deadline_at.duration_since(now).unwrap_or_default(),
                 annotations: merge_annotations(&task.annotations, &step.annotations),
+                retry_limit: step.retry_limit,
+                handler_config: match &step {
+                    Cow::Borrowed(_) => None,
+                    Cow::Owned(step) => Some(Value::Object(step.handler_config.clone()).to_string()),
+                },
+                planned_steps: if is_planner { effective.planned_steps() } else { String::new() },
                 task: Arc::clone(task),
                 results,
                 plan,

@@ -28,6 +28,8 @@ pub struct Plan {
     pub template: Template,
     pub graph: Graph,
     pub schema: Option<ContextSchema>,
+    /// Of each step's result.
+    pub result_schemas: Vec<Option<ContextSchema>>,
     /// The lane of each step.
     pub lanes: Vec<i32>,
     /// JSON text of each step's `handler_config`.
@@ -240,7 +242,9 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
     let schema = template.schema.as_ref().and_then(|schema| ContextSchema::compile(schema).ok());
     let handler_configs =
         template.steps.iter().map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string()).collect();
+    let compiled = |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::compile(s).ok());
     Some(Plan {
+        result_schemas: template.steps.iter().map(compiled).collect(),
         template_id: row.template_id,
         graph: Graph::of(&template),
         counts: metrics.of(&template),

@@ -39,7 +39,8 @@ pub fn grant(
     if reservation.is_empty() {
         return (claimed, inputs);
     }
-    let new = changes.new_live.iter().enumerate().map(|(i, l)| (Reverse(l.priority), l.task_id, l.step, Some(i), i));
+    let due = changes.new_live.iter().enumerate().filter(|(_, live)| live.is_due());
+    let new = due.map(|(i, l)| (Reverse(l.priority), l.task_id, l.step, Some(i), i));
     let old = candidates.iter().enumerate().map(|(i, c)| (Reverse(c.priority), c.task_id, c.step, None, i));
     let mut order: Vec<_> = new.chain(old).collect();
     order.sort_unstable();
@@ -55,14 +56,18 @@ pub fn grant(
         }
         let Some(permit_id) = passes.take(lane_id, lease) else { continue };
         let Some(worker_id) = reservation.promise(lane_id, lease) else { continue };
-        let grant = Grant { worker_id, nonce: lease.nonce, timeout: template.timeout, permit_id };
+        let timeout = is_new.and_then(|i| changes.new_live[i].timeout).unwrap_or(template.timeout);
+        let grant = Grant { worker_id, nonce: lease.nonce, timeout, permit_id };
         assignment::want(&mut inputs, plan, task_id, step);
         match is_new {
             Some(i) => {
-                changes.new_live[i].grant = Some(grant);
+                let live = &mut changes.new_live[i];
+                live.grant = Some(grant);
+                let (attempt, charged) = (live.next_attempt(), live.past.map_or(0, |past| past.charged));
+                let deadline_at = live.expires_at.map_or(now + timeout, |expires_at| expires_at.min(now + timeout));
                 changes.events.push(Event {
                     step: Some(step),
-                    attempt: Some(1),
+                    attempt: Some(attempt),
                     worker_id: Some(worker_id),
                     lease: Some(grant.nonce),
                     ..Event::of_task(EventType::StepStarted, template_id, task_id)
@@ -72,11 +77,11 @@ pub fn grant(
                     step,
                     template_id,
                     lane_id,
-                    attempt: 1,
-                    charged: 0,
+                    attempt,
+                    charged,
                     nonce: grant.nonce,
                     worker_id,
-                    deadline_at: now + grant.timeout,
+                    deadline_at,
                 });
             }
             None => {

@@ -65,12 +65,15 @@ impl Documents {
                     traceparent: t.traceparent.clone(),
                     annotations: t.annotations.clone(),
                     context: t.context.clone(),
+                    settings: t.settings.as_deref().map(Arc::from),
                 };
                 (t.task_id, Arc::new(input))
             })
             .collect();
-        let fresh: HashMap<(Uuid, i16), &str> =
-            changes.ended.iter().filter_map(|e| Some(((e.task_id, e.step), e.result.as_deref()?))).collect();
+        let ended = changes.ended.iter().filter_map(|e| Some(((e.task_id, e.step), e.result.as_deref()?)));
+        let set = changes.set_steps.iter().filter(|s| s.state.is_done());
+        let set = set.map(|s| ((s.task_id, s.step), s.result.as_deref().unwrap_or("null")));
+        let fresh: HashMap<(Uuid, i16), &str> = ended.chain(set).collect();
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.tasks.retain(|task_id| {
             let input = kept.tasks.get(task_id).map(|e| &e.input).or_else(|| new.get(task_id));
@@ -112,6 +115,14 @@ impl Documents {
             kept.remove(task.task_id);
         }
         kept.shrink();
+    }
+}
+
+impl Documents {
+    /// Their planners have changed these tasks.
+    pub fn forget(&self, tasks: impl Iterator<Item = Uuid>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.for_each(|task_id| kept.remove(task_id));
     }
 }
 
@@ -166,6 +177,7 @@ mod tests {
             correlation_id: String::new(),
             traceparent: None,
             annotations: "{}".into(),
+            settings: None,
             context: context.into(),
         }
     }

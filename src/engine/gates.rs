@@ -27,6 +27,7 @@ use crate::{
         Db, StoreError,
         changes::Pause,
         hot::LaneDemand,
+        pause::{self, PauseRow},
         permit::{Rate, Renewal, Renewed},
         service::{self, Report},
         template::LaneRow,
@@ -53,6 +54,8 @@ pub struct Call {
 struct Known {
     services: HashMap<i32, Gate>,
     lanes: HashMap<i32, i32>,
+    /// Those of templates and namespaces that an operator has paused.
+    paused: HashSet<i32>,
 }
 
 /// All services of the cell. Cheap to clone.
@@ -74,6 +77,8 @@ impl Gates {
     /// Reads the services' rows. Returns the lanes of those to whom somebody may pass now and could not before.
     pub async fn refresh(&self, db: &Db, lanes: &[LaneRow]) -> Result<Vec<i32>, StoreError> {
         let rows = service::gates(db, self.server_id).await?;
+        // Afterwards: a pause gives its services another gate, so that whoever knows the gate knows the pause.
+        let pauses = pause::list(db).await?;
         let now = Instant::now();
         let mut known = self.lock();
         let mut opened = Vec::new();
@@ -88,6 +93,13 @@ impl Gates {
             }
             known.services.insert(id, gate);
         }
+        let covers = |pause: &PauseRow, lane: &LaneRow| {
+            pause.namespace == lane.namespace && (pause.task_name.is_empty() || pause.task_name == lane.task_name)
+        };
+        let held = lanes.iter().filter(|lane| pauses.iter().any(|pause| covers(pause, lane)));
+        let held: HashSet<i32> = held.map(|lane| lane.lane_id).collect();
+        let before = std::mem::replace(&mut known.paused, held);
+        opened.extend(before.difference(&known.paused));
         for lane in lanes {
             if known.lanes.insert(lane.lane_id, lane.service_id).is_none()
                 && let Some(gate) = known.services.get_mut(&lane.service_id)
@@ -112,6 +124,9 @@ impl Gates {
         let mut known = self.lock();
         let mut work = false;
         demand.retain_mut(|lane| {
+            if known.paused.contains(&lane.lane_id) {
+                return false;
+            }
             let Some(gate) = known.gate_of(lane.lane_id) else { return false };
             let freed = ending.iter().filter(|lease| gate.running.contains(lease)).count();
             let room = gate.room(now, i32::try_from(freed).unwrap_or(i32::MAX));

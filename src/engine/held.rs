@@ -19,9 +19,11 @@ use crate::{
     domain::{
         lease::Lease,
         progress::{Progress, StepSet},
+        step::StepState,
+        task::TaskState,
     },
     store::{
-        changes::{Changes, Grant, NewLive, PROBE},
+        changes::{Changes, Grant, NewLive, NewTask, PROBE, TaskUpdate},
         hot::{LiveRow, SettleRead, TaskRow},
     },
 };
@@ -49,7 +51,8 @@ impl Held {
         let mut live = Vec::with_capacity(attempts.len());
         for (lease, worker_id) in attempts {
             let task = held.get(&lease.task_id)?;
-            if task.live.len() != usize::from(task.row.progress.live) {
+            let progress = &task.row.progress;
+            if task.live.len() != usize::from(progress.live) || progress.paused {
                 return None;
             }
             let row = task.live.get(&lease.step)?;
@@ -60,7 +63,8 @@ impl Held {
             live.push(row.clone());
             tasks.entry(lease.task_id).or_insert_with(|| task.row.clone());
         }
-        Some(SettleRead { live, tasks: tasks.into_values().collect(), candidates: Vec::new(), now })
+        let tasks = tasks.into_values().collect();
+        Some(SettleRead { live, ended: Vec::new(), tasks, candidates: Vec::new(), now })
     }
 
     /// After a commit: what it wrote is what is known.
@@ -74,41 +78,25 @@ impl Held {
                 task.live.remove(&step);
             }
         }
-        let mut progress: HashMap<Uuid, Progress> = HashMap::new();
-        for t in &changes.new_tasks {
-            let done = StepSet::from_bytes(t.steps_done.clone());
-            let live = u16::try_from(t.steps_live).unwrap_or_default();
-            progress.insert(t.task_id, Progress { state: t.state, done, live, failed_step: None });
-        }
-        for t in &changes.tasks {
-            let done = StepSet::from_bytes(t.steps_done.clone());
-            let live = u16::try_from(t.steps_live).unwrap_or_default();
-            let failed_step = t.failed_step.and_then(|step| u16::try_from(step).ok());
-            progress.insert(t.task_id, Progress { state: t.state, done, live, failed_step });
-        }
+        let mut rows: HashMap<Uuid, TaskRow> = changes.new_tasks.iter().map(|t| (t.task_id, row_of_new(t))).collect();
+        rows.extend(changes.tasks.iter().map(|t| (t.task_id, row_of_update(t))));
         for new in &changes.new_live {
             let Some(grant) = new.grant else { continue };
             match held.get_mut(&new.task_id) {
                 Some(task) => drop(task.live.insert(new.step, live_row(new, grant, now))),
                 None => {
-                    let Some(progress) = progress.get(&new.task_id).cloned() else { continue };
-                    let row = TaskRow {
-                        task_id: new.task_id,
-                        template_id: new.template_id,
-                        priority: new.priority,
-                        progress,
-                    };
+                    let Some(row) = rows.get(&new.task_id).cloned() else { continue };
                     let live = BTreeMap::from([(new.step, live_row(new, grant, now))]);
                     held.insert(new.task_id, HeldTask { row, live });
                 }
             }
         }
-        for (task_id, progress) in progress {
+        for (task_id, row) in rows {
             if let Some(task) = held.get_mut(&task_id) {
                 if task.live.is_empty() {
                     held.remove(&task_id);
                 } else {
-                    task.row.progress = progress;
+                    task.row.progress = row.progress;
                 }
             }
         }
@@ -136,20 +124,57 @@ fn given_up(changes: &Changes) -> impl Iterator<Item = (Uuid, i16)> {
     retries.chain(changes.given_back.iter().map(|g| &g.attempt)).map(|a| (a.task_id, a.step))
 }
 
+fn row_of_new(t: &NewTask) -> TaskRow {
+    TaskRow {
+        task_id: t.task_id,
+        template_id: t.template_id,
+        priority: t.priority,
+        progress: progress_of(t.state, &t.steps_done, t.steps_live, None),
+        settings: t.settings.as_deref().map(Arc::from),
+        expires_at: t.expires_at,
+        error_code: None,
+    }
+}
+
+fn row_of_update(t: &TaskUpdate) -> TaskRow {
+    TaskRow {
+        task_id: t.task_id,
+        template_id: t.kept.template_id,
+        priority: t.kept.priority,
+        progress: progress_of(t.state, &t.steps_done, t.steps_live, t.failed_step),
+        settings: t.kept.settings.clone(),
+        expires_at: t.kept.expires_at,
+        error_code: None,
+    }
+}
+
+/// Not paused: what is known of a task that somebody gave an order about is forgotten.
+fn progress_of(state: TaskState, done: &[u8], live: i16, failed: Option<i16>) -> Progress {
+    Progress {
+        state,
+        done: StepSet::from_bytes(done.to_vec()),
+        live: u16::try_from(live).unwrap_or_default(),
+        failed_step: failed.and_then(|step| u16::try_from(step).ok()),
+        paused: false,
+    }
+}
+
 /// The queue's row as INSERT_LIVE wrote it.
 fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
     LiveRow {
         task_id: new.task_id,
         step: new.step,
-        attempt: 1,
-        charged: 0,
+        attempt: new.next_attempt(),
+        charged: new.past.map_or(0, |past| past.charged),
         lost: 0,
         lease: Some(grant.nonce),
         worker_id: Some(grant.worker_id),
         ready_at: now,
         started_at: Some(now),
-        deadline_at: Some(now + grant.timeout),
+        deadline_at: Some(new.expires_at.map_or(now + grant.timeout, |expires_at| expires_at.min(now + grant.timeout))),
         probe: grant.permit_id == Some(PROBE),
+        state: StepState::InProgress,
+        reopened: new.past.is_some(),
     }
 }
 
@@ -158,10 +183,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{
-        domain::{step::StepState, task::TaskState},
-        store::changes::{Ended, NewTask, TaskUpdate},
-    };
+    use crate::store::changes::{Ended, Kept};
 
     const TASK: Uuid = Uuid::from_u128(1);
     const WORKER: Uuid = Uuid::from_u128(2);
@@ -174,7 +196,19 @@ mod tests {
         let grant =
             Grant { worker_id: WORKER, nonce: i64::from(step), timeout: Duration::from_secs(1), permit_id: None };
         let grant = granted.then_some(grant);
-        NewLive { task_id: TASK, step, template_id: 1, lane_id: 1, priority: 0, grant }
+        NewLive {
+            task_id: TASK,
+            step,
+            template_id: 1,
+            lane_id: 1,
+            priority: 0,
+            past: None,
+            timeout: None,
+            expires_at: None,
+            not_before: None,
+            paused: false,
+            grant,
+        }
     }
 
     fn submitted(granted: &[bool]) -> Changes {
@@ -190,6 +224,10 @@ mod tests {
             traceparent: None,
             annotations: String::new(),
             context: String::new(),
+            failed_step: None,
+            settings: None,
+            not_before: None,
+            expires_at: None,
         };
         let new_live = granted.iter().zip(0..).map(|(granted, step)| new_live(step, *granted)).collect();
         Changes { new_tasks: vec![task], new_live, ..Changes::default() }
@@ -216,6 +254,7 @@ mod tests {
             failed_step: None,
             cancelled: None,
             expected: None,
+            kept: Kept::default(),
         };
         Changes { ended: vec![ended], tasks: vec![task], new_live: then, ..Changes::default() }
     }

@@ -30,7 +30,12 @@ use super::{
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
-use crate::store::{StoreError, changes::Changes, counts::Collision, hot::Hot};
+use crate::store::{
+    StoreError,
+    changes::{Changes, NewLive},
+    counts::Collision,
+    hot::Hot,
+};
 
 /// The most submits of one transaction.
 const MAX_BATCH: usize = 256;
@@ -250,7 +255,7 @@ impl Intake {
         let mut plans = Plans::new();
         for (_, group) in groups.iter().enumerate().filter(|(i, _)| !refused.contains_key(i) && !again.contains(i)) {
             for task in group.tasks.iter().filter(|t| !known.contains_key(&t.task_id)) {
-                add(&mut changes, task);
+                add(&mut changes, task, read.now);
                 plans.insert(task.plan.template_id, Arc::clone(&task.plan));
             }
         }
@@ -258,7 +263,8 @@ impl Intake {
         let (claimed, mut wanted) =
             claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
         start_claimed(&mut changes);
-        let unserved: HashSet<i32> = changes.new_live.iter().filter(|l| l.grant.is_none()).map(|l| l.lane_id).collect();
+        let waits = |live: &&NewLive| live.grant.is_none() && live.is_due();
+        let unserved: HashSet<i32> = changes.new_live.iter().filter(waits).map(|l| l.lane_id).collect();
         changes.notify = self.shared.peers.news(!unserved.is_empty(), false, false, false);
         if changes.is_empty() {
             hot.rollback().await?;
@@ -277,6 +283,9 @@ impl Intake {
             self.shared.events.written();
             self.shared.documents.keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);
+            if let Some(next) = changes.new_live.iter().filter_map(|live| live.not_before).min() {
+                self.shared.hub.retry_in(next.duration_since(read.now).unwrap_or_default());
+            }
             let claimed = claimed.into_iter().chain(applied.claimed).collect();
             for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
                 let _ = self.settle.push(input).await;

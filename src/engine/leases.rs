@@ -147,21 +147,22 @@ impl Leases {
         }
     }
 
-    /// Ends lapsed connections and sends their attempts, and those that nobody timed out, to the settler; returns how
-    /// many attempts. `now` is what the database's clock has just said.
+    /// Ends lapsed connections and sends their attempts, those that nobody timed out, and the tasks whose deadline passed to
+    /// the settler; returns how many. `now` is what the database's clock has just said.
     pub async fn reap_once(&self, now: SystemTime) -> Result<usize, StoreError> {
         let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT, now).await?;
         for worker_id in reaped.lost.iter().chain(reaped.orphans.iter().map(|orphan| &orphan.worker_id)) {
             self.hub.send(*worker_id, ToWorker::Superseded);
             self.hub.remove(*worker_id);
         }
-        let count = reaped.orphans.len() + reaped.overdue.len();
+        let count = reaped.orphans.len() + reaped.overdue.len() + reaped.expired.len();
         let gone = |orphan: worker::Orphan| {
             let outcome = if orphan.undelivered { Outcome::Undelivered } else { Outcome::WorkerLost };
             Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome }
         };
         let overdue = reaped.overdue.into_iter().map(|lease| Input::Deadline { lease });
-        for input in reaped.orphans.into_iter().map(gone).chain(overdue) {
+        let expired = reaped.expired.into_iter().map(|task_id| Input::Expire { task_id });
+        for input in reaped.orphans.into_iter().map(gone).chain(overdue).chain(expired) {
             if self.settle.push(input).await.is_err() {
                 break;
             }

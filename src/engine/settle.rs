@@ -15,13 +15,18 @@ use super::{
     assignment::{self, Assignment},
     catalog::Plan,
     claims::{self, Plans},
+    documents::Known,
     gates::Passes,
     hub::{CancelReason, Reservation, ToWorker},
     metrics::Loop,
     shared::Shared,
 };
 use crate::{
-    domain::{attempt::Outcome, lease::Lease, task::TaskState},
+    domain::{
+        attempt::Outcome,
+        lease::Lease,
+        order::{Order, OrderError},
+    },
     store::{
         StoreError,
         changes::{Changes, Claimed, WantedInputs},
@@ -31,6 +36,8 @@ use crate::{
 };
 
 mod decision;
+pub mod follow;
+mod orders;
 #[cfg(test)]
 mod tests;
 
@@ -59,19 +66,10 @@ pub enum Input {
     Gone { lease: Lease, worker_id: Uuid, outcome: Outcome },
     /// The deadline passed by this server's clock; the database's decides.
     Deadline { lease: Lease },
-    /// Somebody cancels a task.
-    Cancel { task_id: Uuid, by: String, reason: String, reply: oneshot::Sender<Result<(), CancelError>> },
-}
-
-/// Why a task was not cancelled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CancelError {
-    #[error("there is no task {0}")]
-    NotFound(Uuid),
-    #[error("the task is {0} already")]
-    Ended(TaskState),
-    #[error("the cancellation could not be stored: {0}")]
-    Failed(String),
+    /// The deadline of a task passed by the database's clock.
+    Expire { task_id: Uuid },
+    /// An operator, or a client, tells a task to do something.
+    Order { task_id: Uuid, order: Order, by: String, reason: String, reply: oneshot::Sender<Result<(), OrderError>> },
 }
 
 /// A place in the queue, held until the input is settled.
@@ -95,8 +93,8 @@ impl SettleQueue {
     pub async fn push(&self, input: Input) -> Result<(), Closed> {
         let kib = match &input {
             Input::Result { outcome, .. } => 1 + outcome.size() / 1024,
-            Input::Cancel { by, reason, .. } => 1 + (by.len() + reason.len()) / 1024,
-            Input::Gone { .. } | Input::Deadline { .. } => 1,
+            Input::Order { order, by, reason, .. } => 1 + (order.size() + by.len() + reason.len()) / 1024,
+            Input::Gone { .. } | Input::Deadline { .. } | Input::Expire { .. } => 1,
         };
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).acquire_many_owned(permits).await.map_err(|_| Closed)?;
@@ -114,6 +112,11 @@ impl SettleQueue {
             let outcome = Outcome::Undelivered;
             let _ = self.doubts.send(Input::Gone { lease: *lease, worker_id: *worker_id, outcome });
         }
+    }
+
+    /// The deadline of a task has passed. Never waits; there are no more of these than there are running attempts.
+    fn expire(&self, task_id: Uuid) {
+        let _ = self.doubts.send(Input::Expire { task_id });
     }
 
     /// A commit failed. If it may have taken place after all, what it may have claimed is given back, and counts as used
@@ -170,7 +173,7 @@ impl Settler {
     /// Settles every input, however long the database stays away. An input that the database refuses for good is found
     /// by halving, so that it cannot hold up the others.
     async fn settle_all(&mut self, inputs: Vec<Input>, shutdown: &CancellationToken) {
-        let mut work = vec![inputs];
+        let mut work = one_order_a_task(inputs);
         let (mut pause, mut collisions) = (RETRY_PAUSE.0, 0);
         while let Some(mut inputs) = work.pop() {
             match self.run_once(&mut inputs).await {
@@ -211,8 +214,8 @@ impl Settler {
                 Err(error) => {
                     tracing::error!(%error, "an input cannot be settled and is dropped; its attempt ends at its deadline");
                     match inputs.pop() {
-                        Some(Input::Cancel { reply, .. }) => {
-                            let _ = reply.send(Err(CancelError::Failed(error.to_string())));
+                        Some(Input::Order { reply, .. }) => {
+                            let _ = reply.send(Err(OrderError::Failed(error.to_string())));
                         }
                         // Nobody may wait for an acknowledgement that never comes: the worker says it again, perhaps to
                         // a server that can settle it.
@@ -280,18 +283,21 @@ impl Settler {
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
         };
         let plans = self.plans(&read).await?;
+        let documents = self.documents(hot, inputs, &read, &plans).await?;
         let past_probing = |lane| self.shared.gates.past_probing(lane);
-        let mut decision = Decision::new(&read, &plans, &past_probing);
-        decision.take_cancels(inputs);
+        let mut decision = Decision::new(&read, &plans, &documents, &past_probing);
+        decision.take_orders(inputs);
         for input in inputs.iter() {
             decision.take(input, &past);
         }
-        let Decision { mut changes, acks, cancelled, refused, touched, calls, pauses, .. } = decision.finish();
+        let Decision { mut changes, acks, cancelled, refused, touched, calls, pauses, woken, expiring, .. } =
+            decision.finish();
         changes.pauses = self.shared.gates.pause(&pauses);
         passes.frees(&changes);
         let (claimed, mut wanted) =
             claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
-        let unserved = lanes_left(&changes, &plans);
+        let mut unserved = lanes_left(&changes, &plans);
+        unserved.extend(woken);
         changes.notify = self.shared.peers.news(
             !unserved.is_empty(),
             !cancelled.is_empty(),
@@ -317,6 +323,8 @@ impl Settler {
             let now = applied.now.unwrap_or(read.now);
             self.shared.committed(Loop::Settle, inputs.len(), applied.took, &changes, &plans, now);
             self.shared.held.keep(&changes, now);
+            self.shared.held.forget(ordered(inputs).chain(changes.planned.iter().map(|planned| planned.task_id)));
+            self.shared.documents.forget(changes.planned.iter().map(|planned| planned.task_id));
             self.shared.hub.steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
@@ -327,6 +335,7 @@ impl Settler {
             deliver(assignment::assemble(claimed, &known, &plans, now), reservation)
         };
         self.tell(inputs, acks, cancelled, refused);
+        expiring.into_iter().for_each(|task_id| self.own.expire(task_id));
         self.shared.watchers.tell(touched);
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.shared.hub.slots_freed(freed);
@@ -361,8 +370,39 @@ impl Settler {
         {
             return Ok((believed, true));
         }
-        let (leases, tasks, cancels) = keys_of(inputs);
-        Ok((hot.begin_settle(&leases, &tasks, &cancels, demand).await?, false))
+        let (leases, tasks, ordered) = keys_of(inputs);
+        Ok((hot.begin_settle(&leases, &tasks, &ordered, demand).await?, false))
+    }
+
+    /// What conditions of these tasks are judged by, and what planners add to. Nothing for those that have neither.
+    async fn documents(
+        &self,
+        hot: &Hot,
+        inputs: &[Input],
+        read: &SettleRead,
+        plans: &Plans,
+    ) -> Result<Known, StoreError> {
+        let mut wanted = WantedInputs::default();
+        let planned: HashSet<Uuid> =
+            results(inputs).filter(|lease| lease.step == 0).map(|lease| lease.task_id).collect();
+        for task in &read.tasks {
+            let Some(plan) = plans.get(&task.template_id) else { continue };
+            if plan.is_conditional() || plan.is_planner(0) && planned.contains(&task.task_id) {
+                wanted.tasks.push(task.task_id);
+            }
+            if plan.is_conditional() {
+                let done = (0..plan.graph.len()).filter_map(|step| u16::try_from(step).ok());
+                let done = done.filter(|step| task.progress.done.contains(*step));
+                wanted.results.extend(done.map(|step| (task.task_id, step.cast_signed())));
+            }
+        }
+        let mut known = self.shared.documents.know(&mut wanted, &Changes::default());
+        if !wanted.tasks.is_empty() || !wanted.results.is_empty() {
+            let read = hot.documents(&wanted).await?;
+            known.tasks.extend(read.task_inputs.into_iter().map(|input| (input.task_id, Arc::new(input))));
+            known.results.extend(read.results.into_iter().map(|(task, step, json)| ((task, step), Arc::from(json))));
+        }
+        Ok(known)
     }
 
     /// What would be read for these inputs, if they are results of attempts that this server handed out itself.
@@ -391,7 +431,7 @@ impl Settler {
         inputs: &mut Vec<Input>,
         acks: Vec<(Uuid, Lease, bool)>,
         cancelled: Vec<(Lease, CancelReason)>,
-        mut refused: HashMap<usize, CancelError>,
+        mut refused: HashMap<usize, OrderError>,
     ) {
         for (worker_id, lease, accepted) in acks {
             self.shared.hub.send(worker_id, ToWorker::Ack { lease, accepted });
@@ -400,9 +440,9 @@ impl Settler {
             self.shared.hub.cancel(lease, reason);
         }
         for (i, input) in inputs.drain(..).enumerate() {
-            if let Input::Cancel { task_id, reply, .. } = input {
+            if let Input::Order { task_id, order, reply, .. } = input {
                 let answer = refused.remove(&i).map_or(Ok(()), Err);
-                if answer.is_ok() {
+                if answer.is_ok() && order == Order::Cancel {
                     // Also those that an earlier try ended whose commit was not confirmed.
                     for lease in self.shared.hub.leases_of(task_id) {
                         self.shared.hub.cancel(lease, CancelReason::TaskCancelled);
@@ -436,7 +476,7 @@ pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Ve
 
 /// The lanes of the steps that this transaction leaves ready and without a worker.
 fn lanes_left(changes: &Changes, plans: &Plans) -> HashSet<i32> {
-    let new = changes.new_live.iter().filter(|live| live.grant.is_none()).map(|live| live.lane_id);
+    let new = changes.new_live.iter().filter(|live| live.grant.is_none() && live.is_due()).map(|live| live.lane_id);
     let given_back = changes.given_back.iter().filter_map(|back| {
         let plan = plans.get(&back.attempt.template_id)?;
         Some(plan.lane(u16::try_from(back.attempt.step).ok()?))
@@ -460,29 +500,55 @@ fn children_of(inputs: &[Input]) -> BTreeMap<i32, usize> {
 fn leases_of(inputs: &[Input]) -> Vec<Lease> {
     let lease = |input: &Input| match input {
         Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => Some(*lease),
-        Input::Cancel { .. } => None,
+        Input::Order { .. } | Input::Expire { .. } => None,
     };
     inputs.iter().filter_map(lease).collect()
 }
 
-/// What to lock: the leases, the tasks, and the tasks to cancel, each in order and once.
+/// The leases that workers answered for.
+fn results(inputs: &[Input]) -> impl Iterator<Item = Lease> {
+    inputs.iter().filter_map(|input| match input {
+        Input::Result { lease, .. } => Some(*lease),
+        _ => None,
+    })
+}
+
+/// The tasks that are to do something as a whole.
+fn ordered(inputs: &[Input]) -> impl Iterator<Item = Uuid> {
+    inputs.iter().filter_map(|input| match input {
+        Input::Order { task_id, .. } | Input::Expire { task_id } => Some(*task_id),
+        _ => None,
+    })
+}
+
+/// Divides inputs so that no transaction has two orders about one task: the second would be judged by rows that the first is
+/// about to change. The first transaction is the last in the list.
+fn one_order_a_task(mut inputs: Vec<Input>) -> Vec<Vec<Input>> {
+    let mut work = Vec::new();
+    while !inputs.is_empty() {
+        let mut seen = HashSet::new();
+        let (now, later) =
+            inputs.into_iter().partition(|input| ordered(std::slice::from_ref(input)).all(|id| seen.insert(id)));
+        work.push(now);
+        inputs = later;
+    }
+    work.reverse();
+    work
+}
+
+/// What to lock: the leases, the tasks, and the tasks with all that they have in play, each in order and once.
 fn keys_of(inputs: &[Input]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) {
     let mut leases: Vec<Lease> = Vec::with_capacity(inputs.len());
-    let mut cancels: Vec<Uuid> = Vec::new();
-    for input in inputs {
-        match input {
-            Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => leases.push(*lease),
-            Input::Cancel { task_id, .. } => cancels.push(*task_id),
-        }
-    }
+    let mut ordered: Vec<Uuid> = ordered(inputs).collect();
+    leases.extend(leases_of(inputs));
     leases.sort_unstable_by_key(|l| (l.task_id, l.step, l.nonce));
     leases.dedup_by_key(|l| (l.task_id, l.step));
-    cancels.sort_unstable();
-    cancels.dedup();
-    let mut tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).chain(cancels.iter().copied()).collect();
+    ordered.sort_unstable();
+    ordered.dedup();
+    let mut tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).chain(ordered.iter().copied()).collect();
     tasks.sort_unstable();
     tasks.dedup();
-    (leases, tasks, cancels)
+    (leases, tasks, ordered)
 }
 
 /// The results whose lease is not the running one: copies, or too late.

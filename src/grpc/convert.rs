@@ -21,6 +21,7 @@ use crate::{
     engine::{
         assignment::{Assignment, merge_annotations},
         catalog::Plan,
+        effective::Effective,
         intake::Violated,
         traces::Traces,
     },
@@ -74,21 +75,16 @@ pub fn task_state(state: TaskState) -> proto::TaskState {
         TaskState::Complete => proto::TaskState::Complete,
         TaskState::Error => proto::TaskState::Error,
         TaskState::Cancelled => proto::TaskState::Cancelled,
+        TaskState::ResolvedManually => proto::TaskState::ResolvedManually,
     }
 }
 
 /// A state out of a filter.
 pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
-    match proto::TaskState::try_from(state) {
-        Ok(proto::TaskState::Pending) => Ok(TaskState::Pending),
-        Ok(proto::TaskState::InProgress) => Ok(TaskState::InProgress),
-        Ok(proto::TaskState::Complete) => Ok(TaskState::Complete),
-        Ok(proto::TaskState::Error) => Ok(TaskState::Error),
-        Ok(proto::TaskState::Cancelled) => Ok(TaskState::Cancelled),
-        Ok(proto::TaskState::Unspecified) | Err(_) => {
-            Err(invalid("states", format!("{state} is not a state: see TaskState")))
-        }
-    }
+    TaskState::ALL
+        .into_iter()
+        .find(|known| i32::from(task_state(*known)) == state)
+        .ok_or_else(|| invalid("states", format!("{state} is not a state: see TaskState")))
 }
 
 fn event_type(kind: EventType) -> proto::EventType {
@@ -114,6 +110,16 @@ fn event_type(kind: EventType) -> proto::EventType {
         EventType::CircuitPaused => proto::EventType::CircuitPaused,
         EventType::CircuitPolicyChanged => proto::EventType::CircuitPolicyChanged,
         EventType::TaskRepaired => proto::EventType::TaskRepaired,
+        EventType::TaskReopened => proto::EventType::TaskReopened,
+        EventType::TaskResolved => proto::EventType::TaskResolved,
+        EventType::TaskPaused => proto::EventType::TaskPaused,
+        EventType::TaskResumed => proto::EventType::TaskResumed,
+        EventType::TaskPlanned => proto::EventType::TaskPlanned,
+        EventType::StepReopened => proto::EventType::StepReopened,
+        EventType::StepResolved => proto::EventType::StepResolved,
+        EventType::StepSkipped => proto::EventType::StepSkipped,
+        EventType::PauseSet => proto::EventType::PauseSet,
+        EventType::PauseLifted => proto::EventType::PauseLifted,
     }
 }
 
@@ -153,6 +159,7 @@ pub fn event(event: &Event) -> proto::Event {
         worker_id: id(event.worker_id),
         worker_name: text(&event.worker_name),
         detail: text(&event.detail),
+        actor: text(&event.actor),
     }
 }
 
@@ -165,6 +172,8 @@ pub fn step_state(state: StepState) -> proto::StepState {
         StepState::Complete => proto::StepState::Complete,
         StepState::Error => proto::StepState::Error,
         StepState::Cancelled => proto::StepState::Cancelled,
+        StepState::Skipped => proto::StepState::Skipped,
+        StepState::ResolvedManually => proto::StepState::ResolvedManually,
     }
 }
 
@@ -210,12 +219,20 @@ pub fn task(task: Task, plan: &Plan) -> proto::Task {
         error: task.failure.filter(|_| is_error).map(error),
         cancelled_by: task.cancelled_by.unwrap_or_default(),
         cancel_reason: task.cancel_reason.unwrap_or_default(),
+        paused_at: task.paused_at.map(timestamp),
+        paused_by: task.paused_by.unwrap_or_default(),
+        pause_reason: task.pause_reason.unwrap_or_default(),
+        resolved_by: task.resolved_by.unwrap_or_default(),
+        resolve_reason: task.resolve_reason.unwrap_or_default(),
+        not_before: task.not_before.map(timestamp),
+        expires_at: task.expires_at.map(timestamp),
     }
 }
 
 /// The task and its steps, with their attempts where they were read.
 pub fn view(view: TaskView, plan: &Plan, with_attempts: bool) -> (proto::Task, Vec<proto::Step>) {
     let annotations = view.task.annotations.clone();
+    let own = Effective::of(plan, view.task.settings.as_deref());
     let mut attempts: HashMap<i16, Vec<Attempt>> = HashMap::new();
     for attempt in view.attempts {
         attempts.entry(attempt.step).or_default().push(attempt);
@@ -225,14 +242,15 @@ pub fn view(view: TaskView, plan: &Plan, with_attempts: bool) -> (proto::Task, V
         .into_iter()
         .map(|s| {
             let past = attempts.remove(&s.step).unwrap_or_default();
-            step(s, past, plan, &annotations, with_attempts)
+            step(s, past, &own, &annotations, with_attempts)
         })
         .collect();
     (task(view.task, plan), steps)
 }
 
-fn step(s: Step, past: Vec<Attempt>, plan: &Plan, task_notes: &str, with_attempts: bool) -> proto::Step {
-    let Some(t) = plan.step(s.step) else { return proto::Step::default() };
+fn step(s: Step, past: Vec<Attempt>, own: &Effective<'_>, task_notes: &str, with_attempts: bool) -> proto::Step {
+    let Some(t) = own.step(s.step) else { return proto::Step::default() };
+    let plan = own.plan;
     let last_failure = past.last().and_then(|a| a.failure.clone());
     let waiting = s.state == StepState::WaitingForRetry;
     let mut attempts: Vec<proto::Attempt> = past.into_iter().map(attempt).collect();
@@ -257,12 +275,17 @@ fn step(s: Step, past: Vec<Attempt>, plan: &Plan, task_notes: &str, with_attempt
         next_attempt_at: s.next_attempt_at.map(timestamp),
         deadline_at: s.deadline_at.map(timestamp),
         worker_name: s.worker_name.unwrap_or_default(),
-        handler_config_json: usize::try_from(s.step)
-            .ok()
-            .and_then(|i| plan.handler_configs.get(i).cloned())
-            .unwrap_or_default(),
+        handler_config_json: serde_json::Value::Object(t.handler_config.clone()).to_string(),
         annotations_json: merge_annotations(task_notes, &t.annotations),
         attempts: if with_attempts { attempts } else { Vec::new() },
+        set_by: s.set_by.unwrap_or_default(),
+        set_reason: s.set_reason.unwrap_or_default(),
+        origins: own
+            .origins(s.step)
+            .into_iter()
+            .map(|(setting, origin)| proto::SettingOrigin { setting, origin })
+            .collect(),
+        condition: t.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -355,10 +378,14 @@ pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
         handler: step.map(|s| s.handler.clone()).unwrap_or_default(),
         service: step.map(|s| s.service.clone()).unwrap_or_default(),
         attempt: a.attempt,
-        retry_limit: step.and_then(|s| i32::try_from(s.retry_limit).ok()).unwrap_or_default(),
+        retry_limit: i32::try_from(a.retry_limit).unwrap_or(i32::MAX),
         charged_attempts: a.charged.into(),
         context_json: a.task.context.clone(),
-        handler_config_json: plan.handler_configs.get(position).cloned().unwrap_or_default(),
+        handler_config_json: a
+            .handler_config
+            .or_else(|| plan.handler_configs.get(position).cloned())
+            .unwrap_or_default(),
+        planned_steps_json: a.planned_steps,
         results_json: a.results.into_iter().map(|(name, json)| (name, json.to_string())).collect(),
         annotations_json: a.annotations,
         correlation_id: a.task.correlation_id.clone(),

@@ -6,11 +6,14 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    domain::template::Problem,
+    domain::{
+        order::{DEADLINE_EXCEEDED, OrderError},
+        template::Problem,
+    },
     engine::{
         catalog::RegisterError,
         intake::{IntakeError, Violated, retry_after},
-        settle::{CancelError, Closed},
+        settle::Closed,
     },
     store::StoreError,
 };
@@ -153,17 +156,19 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
     }
 }
 
-/// A refused cancel.
-pub fn cancel(error: CancelError) -> Status {
-    match error {
-        CancelError::NotFound(_) => status(Code::NotFound, "TASK_NOT_FOUND", error.to_string()),
-        CancelError::Ended(state) => status(
-            Code::FailedPrecondition,
-            "TASK_ENDED",
-            format!("{error}; a task that is {state} cannot be cancelled"),
-        ),
-        CancelError::Failed(_) => unavailable(&error.to_string()),
-    }
+/// A refused order.
+pub fn order(error: OrderError) -> Status {
+    let (code, reason) = match &error {
+        OrderError::NotFound(_) => (Code::NotFound, "TASK_NOT_FOUND"),
+        OrderError::NoStep(_) => (Code::NotFound, "STEP_NOT_FOUND"),
+        OrderError::TaskIs { state, .. } if state.is_final() => (Code::FailedPrecondition, "TASK_ENDED"),
+        OrderError::TaskIs { .. } | OrderError::NothingFailed(_) => (Code::FailedPrecondition, "TASK_STATE"),
+        OrderError::StepIs { .. } => (Code::FailedPrecondition, "STEP_STATE"),
+        OrderError::Expired(_) => (Code::FailedPrecondition, DEADLINE_EXCEEDED),
+        OrderError::OtherResult(_) => (Code::FailedPrecondition, "OTHER_RESULT"),
+        OrderError::Failed(_) => return unavailable(&error.to_string()),
+    };
+    status(code, reason, error.to_string())
 }
 
 /// A refused registration, but for taken versions.

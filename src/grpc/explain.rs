@@ -8,14 +8,15 @@ use crate::{
         explain::{Cause, Reason, StepFacts, next, reasons, summary},
         step::StepState,
     },
-    engine::catalog::Plan,
+    engine::{catalog::Plan, effective::Effective},
     proto,
     store::explain::Explained,
 };
 
 pub fn response(task_id: Uuid, found: Explained, plan: &Plan) -> proto::ExplainTaskResponse {
     let now = found.now;
-    let steps: Vec<(StepFacts, Vec<Reason>)> = complete(found.steps, plan)
+    let own = Effective::of(plan, found.settings.as_deref());
+    let steps: Vec<(StepFacts, Vec<Reason>)> = complete(found.steps, &own)
         .into_iter()
         .map(|step| {
             let reasons = reasons(&step, now);
@@ -35,13 +36,13 @@ pub fn response(task_id: Uuid, found: Explained, plan: &Plan) -> proto::ExplainT
     }
 }
 
-/// Adds what the template knows.
-fn complete(steps: Vec<StepFacts>, plan: &Plan) -> Vec<StepFacts> {
+/// Adds what the template and the task's settings know.
+fn complete(steps: Vec<StepFacts>, own: &Effective<'_>) -> Vec<StepFacts> {
     let states: Vec<(String, StepState)> = steps.iter().map(|step| (step.name.clone(), step.state)).collect();
     let with = |(i, mut step): (usize, StepFacts)| {
-        step.retry_limit = plan.template.steps.get(i).map_or(0, |template| template.retry_limit);
-        let parents = plan.graph.parents(i).iter().filter_map(|parent| states.get(usize::from(*parent)));
-        step.parents = parents.filter(|(_, state)| *state != StepState::Complete).cloned().collect();
+        step.retry_limit = own.step(i16::try_from(i).unwrap_or(i16::MAX)).map_or(0, |step| step.retry_limit);
+        let parents = own.plan.graph.parents(i).iter().filter_map(|parent| states.get(usize::from(*parent)));
+        step.parents = parents.filter(|(_, state)| !state.is_done()).cloned().collect();
         step
     };
     steps.into_iter().enumerate().map(with).collect()
@@ -90,5 +91,7 @@ pub fn wait_cause(cause: Cause) -> proto::WaitCause {
         Cause::Dispatch => W::Dispatch,
         Cause::Running => W::Running,
         Cause::Failed => W::Failed,
+        Cause::Paused => W::Paused,
+        Cause::NotBefore => W::NotBefore,
     }
 }

@@ -2,13 +2,16 @@
 //! errors into statuses.
 
 pub mod analytics;
+mod bulk;
 pub mod circuit;
 pub mod convert;
 pub mod edge;
 pub mod error;
 pub mod event;
 mod explain;
+mod order;
 pub mod page;
+mod pause;
 pub mod task;
 pub mod template;
 pub mod watch;

@@ -1,22 +1,25 @@
 //! `tasker.v1.TaskService`.
 
-use tokio::sync::oneshot;
+use std::time::{Duration, SystemTime};
+
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    convert, error, page,
+    bulk, convert, error, page,
     template::version,
     watch::{self, WatchStream},
 };
 use crate::{
     domain::{
-        task::{MAX_KEY_BYTES, MAX_SUBMIT_BYTES, MAX_TASKS_PER_SUBMIT},
+        attempt::MAX_RESULT_BYTES,
+        json,
+        order::Order,
+        task::{MAX_SUBMIT_BYTES, MAX_TASKS_PER_SUBMIT},
         template::DEFAULT_NAMESPACE,
     },
     engine::{
         Engine,
         intake::{Submission, Submitted, Violated},
-        settle::Input,
     },
     proto::{self, task_service_server::TaskService},
     store::{
@@ -25,12 +28,10 @@ use crate::{
     },
 };
 
-/// The longest reason of a cancel, in bytes.
-const MAX_REASON_BYTES: usize = 1_024;
 /// The most states of one filter; a state may be named more than once.
 const MAX_STATES: usize = 100;
-/// How long a cancel waits for its commit.
-const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(2_500);
+/// How far ahead `not_before` may be: a year.
+const MAX_NOT_BEFORE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The service over an engine.
 pub struct Tasks(pub Engine);
@@ -149,24 +150,100 @@ impl TaskService for Tasks {
         request: Request<proto::CancelTaskRequest>,
     ) -> Result<Response<proto::CancelTaskResponse>, Status> {
         let r = request.into_inner();
-        let task_id = convert::task_id(&r.task_id)?;
-        for (field, text, max) in [("by", &r.by, MAX_KEY_BYTES), ("reason", &r.reason, MAX_REASON_BYTES)] {
-            if text.len() > max || text.contains('\0') {
-                return Err(error::invalid(field, format!("expected at most {max} bytes without NUL")));
+        let task = self.order(&r.task_id, Order::Cancel, r.by, r.reason).await?;
+        Ok(Response::new(proto::CancelTaskResponse { task: Some(task) }))
+    }
+
+    async fn retry_task(
+        &self,
+        request: Request<proto::RetryTaskRequest>,
+    ) -> Result<Response<proto::RetryTaskResponse>, Status> {
+        let r = request.into_inner();
+        let step = optional(r.step)?;
+        let order = Order::Retry { step, fresh: r.fresh_attempts };
+        let task = self.order(&r.task_id, order, r.by, r.reason).await?;
+        Ok(Response::new(proto::RetryTaskResponse { task: Some(task) }))
+    }
+
+    async fn resolve_task(
+        &self,
+        request: Request<proto::ResolveTaskRequest>,
+    ) -> Result<Response<proto::ResolveTaskResponse>, Status> {
+        let r = request.into_inner();
+        let order = match optional(r.step)? {
+            Some(step) => {
+                let result = if r.result_json.is_empty() { "null".to_owned() } else { r.result_json };
+                json::check_document(&result, MAX_RESULT_BYTES)
+                    .map_err(|error| error::invalid("result_json", error.to_string()))?;
+                Order::ResolveStep { step, result }
             }
-        }
-        let (reply, answer) = oneshot::channel();
-        let cancel = Input::Cancel { task_id, by: r.by, reason: r.reason, reply };
-        let settled = async {
-            self.0.settle.push(cancel).await.map_err(error::closed)?;
-            answer.await.map_err(|_| error::unavailable("the server is shutting down"))?.map_err(error::cancel)
+            None if !r.result_json.is_empty() => {
+                return Err(error::invalid("result_json", "a task has no result: name the step whose it is"));
+            }
+            None => Order::ResolveTask,
         };
-        tokio::time::timeout(CANCEL_TIMEOUT, settled)
-            .await
-            .map_err(|_| error::unavailable("the database did not confirm the cancellation in time"))??;
-        let view = self.view(&r.task_id, false).await?;
-        let plan = self.0.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
-        Ok(Response::new(proto::CancelTaskResponse { task: Some(convert::task(view.task, &plan)) }))
+        let task = self.order(&r.task_id, order, r.by, r.reason).await?;
+        Ok(Response::new(proto::ResolveTaskResponse { task: Some(task) }))
+    }
+
+    async fn skip_step(
+        &self,
+        request: Request<proto::SkipStepRequest>,
+    ) -> Result<Response<proto::SkipStepResponse>, Status> {
+        let r = request.into_inner();
+        let step = optional(r.step)?.ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
+        let task = self.order(&r.task_id, Order::Skip { step }, r.by, r.reason).await?;
+        Ok(Response::new(proto::SkipStepResponse { task: Some(task) }))
+    }
+
+    async fn pause_task(
+        &self,
+        request: Request<proto::PauseTaskRequest>,
+    ) -> Result<Response<proto::PauseTaskResponse>, Status> {
+        let r = request.into_inner();
+        let task = self.order(&r.task_id, Order::Pause, r.by, r.reason).await?;
+        Ok(Response::new(proto::PauseTaskResponse { task: Some(task) }))
+    }
+
+    async fn resume_task(
+        &self,
+        request: Request<proto::ResumeTaskRequest>,
+    ) -> Result<Response<proto::ResumeTaskResponse>, Status> {
+        let r = request.into_inner();
+        let task = self.order(&r.task_id, Order::Resume, r.by, r.reason).await?;
+        Ok(Response::new(proto::ResumeTaskResponse { task: Some(task) }))
+    }
+
+    type OrderTasksStream = bulk::OrderStream;
+
+    async fn order_tasks(
+        &self,
+        request: Request<proto::OrderTasksRequest>,
+    ) -> Result<Response<Self::OrderTasksStream>, Status> {
+        Ok(Response::new(self.bulk(request.into_inner()).await?))
+    }
+
+    async fn pause_template(
+        &self,
+        request: Request<proto::PauseTemplateRequest>,
+    ) -> Result<Response<proto::PauseTemplateResponse>, Status> {
+        let pause = self.pause(request.into_inner()).await?;
+        Ok(Response::new(proto::PauseTemplateResponse { pause: Some(pause) }))
+    }
+
+    async fn resume_template(
+        &self,
+        request: Request<proto::ResumeTemplateRequest>,
+    ) -> Result<Response<proto::ResumeTemplateResponse>, Status> {
+        let was_paused = self.lift(request.into_inner()).await?;
+        Ok(Response::new(proto::ResumeTemplateResponse { was_paused }))
+    }
+
+    async fn list_pauses(
+        &self,
+        _: Request<proto::ListPausesRequest>,
+    ) -> Result<Response<proto::ListPausesResponse>, Status> {
+        Ok(Response::new(proto::ListPausesResponse { pauses: self.pauses().await? }))
     }
 }
 
@@ -188,7 +265,7 @@ impl Tasks {
         Ok(super::explain::response(task_id, found, &plan))
     }
 
-    async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
+    pub(super) async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
         let task_id = convert::task_id(id)?;
         tasks::get(&self.0.db, task_id, with_attempts)
             .await
@@ -231,7 +308,19 @@ impl Tasks {
     }
 }
 
+fn not_before(at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Violated> {
+    let wrong = |message: String| Violated { field: "not_before".into(), message };
+    let Some(at) = convert::time("not_before", at).map_err(|status| wrong(status.message().to_owned()))? else {
+        return Ok(None);
+    };
+    // By the time of the submit's id, which carries this server's clock; the database's decides when it starts.
+    let now = uuid::Uuid::now_v7().get_timestamp().map_or((0, 0), |stamp| stamp.to_unix());
+    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(now.0) + MAX_NOT_BEFORE;
+    if at > latest { Err(wrong("more than a year ahead".to_owned())) } else { Ok(Some(at)) }
+}
+
 fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Result<Submission, Violated> {
+    let not_before = not_before(r.not_before)?;
     if r.task_name.is_empty() {
         let message = "empty: expected the name of a registered template".to_owned();
         return Err(Violated { field: "task_name".into(), message });
@@ -248,7 +337,14 @@ fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Resul
         correlation_id: r.correlation_id,
         annotations: r.annotations_json,
         traceparent,
+        not_before,
     })
+}
+
+/// A step's name, or none.
+fn optional(name: String) -> Result<Option<String>, Status> {
+    convert::name("step", &name)?;
+    Ok(Some(name).filter(|name| !name.is_empty()))
 }
 
 fn submit_response(s: Submitted) -> proto::SubmitTaskResponse {

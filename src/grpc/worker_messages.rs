@@ -9,10 +9,7 @@ use uuid::Uuid;
 use super::{convert::name as optional_name, error::invalid};
 use crate::{
     domain::{
-        attempt::{
-            Failure, MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_ERROR_MESSAGE_BYTES, MAX_RESULT_BYTES,
-            MAX_RETRY_AFTER, Outcome,
-        },
+        attempt::{Failure, MAX_ERROR_CONTEXT_BYTES, MAX_RESULT_BYTES, MAX_RETRY_AFTER, Outcome},
         json,
         lease::Lease,
         template::MAX_NAME_BYTES,
@@ -104,7 +101,6 @@ fn success(json: String) -> Outcome {
 }
 
 fn failure(message: String, code: String, context: String) -> Failure {
-    let message = cut(message, MAX_ERROR_MESSAGE_BYTES);
     let context = match context.as_str() {
         "" => None,
         text => Some(match json::check_object(text, MAX_ERROR_CONTEXT_BYTES) {
@@ -116,17 +112,7 @@ fn failure(message: String, code: String, context: String) -> Failure {
         }),
     };
     let message = if message.is_empty() { "the handler gave no message".to_owned() } else { message };
-    Failure { message, code: cut(code, MAX_ERROR_CODE_BYTES), context }
-}
-
-/// At most `max` bytes, whole characters, and no NUL, which Postgres cannot hold.
-fn cut(text: String, max: usize) -> String {
-    let mut text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
-    if text.len() > max {
-        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
-        text.truncate(end);
-    }
-    text
+    Failure { message, code, context }.cut()
 }
 
 /// What is asked for, from nothing to [`MAX_RETRY_AFTER`].

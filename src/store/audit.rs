@@ -42,7 +42,7 @@ pub struct Look {
 /// A step in play is claimable, or has a time, or has a worker with a lease and a deadline; as in `liveness_violations`.
 macro_rules! wakes {
     () => {
-        "CASE state WHEN 'ready' THEN due
+        "CASE state WHEN 'ready' THEN due OR next_attempt_at IS NOT NULL OR paused
                     WHEN 'in_progress' THEN num_nonnulls(lease, worker_id, started_at, deadline_at) = 4
                     WHEN 'waiting_for_retry' THEN due OR next_attempt_at IS NOT NULL
                     ELSE false END"

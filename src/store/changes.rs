@@ -1,15 +1,12 @@
-//! Everything that one engine transaction writes, and the statements that write it.
+//! Everything that one engine transaction writes.
 //!
 //! The engine locks what it decides on, decides, and fills a [`Changes`]; [`Hot::commit`](super::hot::Hot::commit)
-//! sends all of it, with the `COMMIT`, in one round trip. Each list is one statement, whatever its length.
-//!
-//! Rows are found by `LATERAL (… LIMIT 1)` and changed by their `ctid`, never joined by their key. A join leaves Postgres the
-//! choice to walk through the table and look up the list instead, which it takes when it last saw the table empty, and keeps
-//! when the table is a million rows long. A condition inside the subquery can only be looked up in the key's index, and the
-//! rows of the list are estimated as few (a tenth, as the limit is not known), so that a row by its `ctid` is always cheaper
-//! than a walk. `tests/plans.rs` looks at the plan of every statement.
+//! sends all of it, with the `COMMIT`, in one round trip. The statements are in `writes`, and in `orders` those that are rare.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use uuid::Uuid;
 
@@ -27,16 +24,23 @@ use crate::domain::{
 pub struct NewTask {
     pub task_id: Uuid,
     pub template_id: i32,
-    /// `Pending`, or `InProgress` when a root step is claimed in the same transaction.
+    /// `Pending`, or `InProgress` when a root step is claimed or skipped in the same transaction, or `Complete` when all are
+    /// skipped.
     pub state: TaskState,
     pub priority: i16,
     pub steps_total: i16,
     pub steps_live: i16,
     pub steps_done: Vec<u8>,
+    /// A root whose condition could not be judged.
+    pub failed_step: Option<i16>,
     pub correlation_id: String,
     pub traceparent: Option<String>,
     pub annotations: String,
     pub context: String,
+    /// What overrides changed, as JSON.
+    pub settings: Option<String>,
+    pub not_before: Option<SystemTime>,
+    pub expires_at: Option<SystemTime>,
 }
 
 /// The right to one attempt, about to be written.
@@ -77,7 +81,7 @@ pub struct Pause {
     pub seconds: f64,
 }
 
-/// A step that comes into play: a root of a new task, or a step whose last parent completed.
+/// A step that comes into play: a root of a new task, a step whose last parent is done, or one that is tried again.
 #[derive(Clone, Debug)]
 pub struct NewLive {
     pub task_id: Uuid,
@@ -85,8 +89,37 @@ pub struct NewLive {
     pub template_id: i32,
     pub lane_id: i32,
     pub priority: i16,
+    /// What is behind a step that an operator has tried again.
+    pub past: Option<Past>,
+    /// How long an attempt may run, where it is not the template's time.
+    pub timeout: Option<Duration>,
+    /// The task's deadline.
+    pub expires_at: Option<SystemTime>,
+    pub not_before: Option<SystemTime>,
+    /// Its task is paused.
+    pub paused: bool,
     /// Set when a worker gets it in the same transaction.
     pub grant: Option<Grant>,
+}
+
+impl NewLive {
+    /// Whether a worker may get it at once.
+    pub fn is_due(&self) -> bool {
+        !self.paused && self.not_before.is_none()
+    }
+
+    /// The number of its next attempt.
+    pub fn next_attempt(&self) -> i32 {
+        self.past.map_or(0, |past| past.attempt) + 1
+    }
+}
+
+/// The attempts that a step had before it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    pub attempt: i32,
+    /// Those that still count against the limit.
+    pub charged: i16,
 }
 
 /// A claim of a row that is in the queue already. It may lose against another server; [`Claimed`] says which ones won.
@@ -128,6 +161,49 @@ pub struct Ended {
     pub failure: Option<Failure>,
     pub ready_at: SystemTime,
     pub started_at: Option<SystemTime>,
+}
+
+/// A step that ends by a word and not by an attempt: a condition's or an operator's.
+#[derive(Clone, Debug)]
+pub struct SetStep {
+    pub task_id: Uuid,
+    pub step: i16,
+    /// `Skipped`, `ResolvedManually`, or `Error` when its condition could not be judged.
+    pub state: StepState,
+    /// It waits in the queue.
+    pub in_queue: bool,
+    pub attempt: i32,
+    pub charged: i16,
+    pub ready_at: SystemTime,
+    pub started_at: Option<SystemTime>,
+    pub result: Option<String>,
+    pub failure: Option<Failure>,
+    pub by: String,
+    pub reason: String,
+}
+
+/// A task that is paused, by whom and why, or goes on.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    pub task_id: Uuid,
+    pub by: Option<(String, String)>,
+}
+
+/// Why a task ended as a whole; nothing for one that goes on after all.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    pub task_id: Uuid,
+    pub resolved: Option<(String, String)>,
+    pub error_code: Option<String>,
+}
+
+/// What a planner's answer made of a task.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub task_id: Uuid,
+    pub settings: String,
+    pub annotations: String,
+    pub priority: i16,
 }
 
 /// A failed attempt with another one to come. When that is, Postgres decides.
@@ -173,6 +249,16 @@ pub struct TaskUpdate {
     pub cancelled: Option<(String, String)>,
     /// What the row must say before, where it is not locked but only believed to.
     pub expected: Option<Progress>,
+    pub kept: Kept,
+}
+
+/// What a task's row says beside, and is not written here.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    pub template_id: i32,
+    pub priority: i16,
+    pub settings: Option<Arc<str>>,
+    pub expires_at: Option<SystemTime>,
 }
 
 /// One row of the event log.
@@ -190,6 +276,8 @@ pub struct Event {
     pub ready_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
     pub failure: Option<Failure>,
+    /// Who ordered it, and why.
+    pub ordered: Option<(String, String)>,
 }
 
 impl Event {
@@ -208,6 +296,7 @@ impl Event {
             ready_at: None,
             started_at: None,
             failure: None,
+            ordered: None,
         }
     }
 
@@ -245,10 +334,18 @@ pub struct Changes {
     pub ended: Vec<Ended>,
     pub retries: Vec<Retry>,
     pub given_back: Vec<GivenBack>,
+    pub set_steps: Vec<SetStep>,
+    /// Failed steps that are tried again; each is in `new_live` too.
+    pub reopened: Vec<(Uuid, i16)>,
     pub new_live: Vec<NewLive>,
     pub claims: Vec<Claim>,
     /// In ascending order of their ids.
     pub tasks: Vec<TaskUpdate>,
+    pub holds: Vec<Hold>,
+    pub marks: Vec<Mark>,
+    pub planned: Vec<Planned>,
+    /// Tasks whose deadline need not be waited for any more.
+    pub expired: Vec<Uuid>,
     pub events: Vec<Event>,
     /// In ascending order of their ids.
     pub passed: Vec<Passed>,
@@ -273,257 +370,12 @@ impl Changes {
             && self.ended.is_empty()
             && self.retries.is_empty()
             && self.given_back.is_empty()
+            && self.set_steps.is_empty()
             && self.new_live.is_empty()
             && self.claims.is_empty()
             && self.tasks.is_empty()
+            && self.holds.is_empty()
+            && self.expired.is_empty()
             && self.events.is_empty()
     }
 }
-
-pub(super) const INSERT_TASKS: &str = "
-    INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
-                       started_at, correlation_id, traceparent, annotations, context)
-    SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $12::timestamptz,
-           CASE WHEN u.state = 'in_progress' THEN $12::timestamptz END, u.correlation_id, u.traceparent, u.annotations, u.context
-      FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::int2[], $6::int2[], $7::bytea[], $8::text[],
-                  $9::text[], $10::text[], $11::text[])
-           AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context)";
-
-pub(super) const DROP_KEYS: &str = "
-    DELETE FROM idempotency_keys k
-     USING (SELECT k.tid
-              FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u(namespace, key, task_id)
-             CROSS JOIN LATERAL (
-                   SELECT ctid AS tid FROM idempotency_keys
-                    WHERE namespace = u.namespace AND key = u.key AND task_id = u.task_id LIMIT 1) AS k
-             LIMIT cardinality($1)) AS u
-     WHERE k.ctid = u.tid";
-
-/// The lease in the predicate is the fence: a superseded attempt matches no row, and then nothing is written. A step
-/// without a lease ends only with its whole task, and $15 names those.
-pub(super) const END_STEPS: &str = "
-    WITH gone AS (
-        DELETE FROM queue
-         WHERE task_id = ANY($1::uuid[]) AND (lease = ANY($3::int8[]) OR lease IS NULL AND task_id = ANY($15::uuid[]))
-        RETURNING 1)
-    INSERT INTO steps (task_id, step, state, attempt, charged, result, error_code, error_message, error_context, ready_at,
-                       started_at, ended_at)
-    SELECT u.task_id, u.step, u.state::step_state, u.attempt, u.charged, u.result, u.code, u.message, u.context, u.ready_at,
-           u.started_at, coalesce($13::timestamptz, now())
-      FROM unnest($1::uuid[], $2::int2[], $4::text[], $5::int4[], $6::int2[], $7::text[], $8::text[], $9::text[], $10::text[],
-                  $11::timestamptz[], $12::timestamptz[])
-           AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
-     WHERE (SELECT expect_rows('ended steps in queue', count(*), $14) FROM gone)";
-
-/// delay = min(max, base * multiplier ^ charged failures so far), less a random share of it, but no less than what the
-/// service asked for. All on the database's clock.
-pub(super) const RETRY: &str = "
-    WITH u AS (
-        SELECT u.*, q.tid, q.charged
-          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[], $5::bool[], $6::float8[], $7::float8[], $8::float8[],
-                      $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::timestamptz[],
-                      $16::timestamptz[])
-               AS u(task_id, step, lease, outcome, is_charged, base, multiplier, max, jitter, retry_after, code, message,
-                    context, worker_id, was_ready_at, was_started_at)
-         CROSS JOIN LATERAL (
-               SELECT ctid AS tid, charged FROM queue
-                WHERE task_id = u.task_id AND step = u.step AND lease = u.lease LIMIT 1) AS q
-         LIMIT cardinality($1)),
-    waiting AS (
-        UPDATE queue q
-           SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2, lease = NULL,
-               worker_id = NULL, started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = d.at,
-               next_attempt_at = d.at
-          FROM u
-         CROSS JOIN LATERAL (
-               SELECT $17::timestamptz + make_interval(secs => greatest(
-                          least(u.max, u.base * u.multiplier ^ u.charged) * (1 - u.jitter * random()),
-                          coalesce(u.retry_after, 0))) AS at) d
-         WHERE q.ctid = u.tid
-        RETURNING q.task_id, q.step, q.template_id, q.attempt, q.next_attempt_at, u.lease, u.outcome, u.is_charged,
-                  u.retry_after, u.code, u.message, u.context, u.worker_id, u.was_ready_at, u.was_started_at),
-    log AS (
-        INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
-                            started_at, next_attempt_at, retry_after, error_code, error_message, error_context)
-        SELECT $17::timestamptz, 'step.retrying', template_id, task_id, step, attempt, worker_id, outcome::attempt_outcome, is_charged,
-               lease, was_ready_at, was_started_at, next_attempt_at, make_interval(secs => retry_after), code, message,
-               context
-          FROM waiting)
-    SELECT expect_rows('retries in queue', count(*), $18),
-           extract(epoch FROM min(next_attempt_at) - $17::timestamptz)::float8
-      FROM waiting";
-
-pub(super) const GIVE_BACK: &str = "
-    WITH given AS (
-        UPDATE queue q
-           SET state = 'ready', due = true, lost = q.lost + u.lost::int::int2, lease = NULL, worker_id = NULL,
-               started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = $5::timestamptz
-          FROM (SELECT u.lost, q.tid
-                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
-                 CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM queue
-                        WHERE task_id = u.task_id AND step = u.step AND lease = u.lease LIMIT 1) AS q
-                 LIMIT cardinality($1)) AS u
-         WHERE q.ctid = u.tid
-        RETURNING 1)
-    SELECT expect_rows('steps given back', count(*), $6) FROM given";
-
-pub(super) const INSERT_LIVE: &str = "
-    INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, ready_at, lease, worker_id,
-                       started_at, deadline_at, permit_id)
-    SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
-           CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state, u.lease IS NULL,
-           (u.lease IS NOT NULL)::int, c.now, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN c.now END,
-           CASE WHEN u.lease IS NOT NULL THEN c.now + make_interval(secs => u.timeout) END, u.permit_id
-      FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[], $9::int4[])
-           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, timeout, permit_id),
-           (SELECT coalesce($10::timestamptz, now()) AS now) AS c
-     WHERE (SELECT expect_rows('gates', count(*), cardinality($11::int4[]))
-              FROM unnest($11::int4[], $12::int8[]) AS g(service_id, gate)
-             CROSS JOIN LATERAL (
-                   SELECT FROM services
-                    WHERE service_id = g.service_id AND gate = g.gate
-                      AND coalesce(paused_until <= coalesce($10::timestamptz, now()), true) LIMIT 1) AS s)";
-
-/// Whose gate is not the one that is known, or who has asked for a pause that is not over by the database's clock, is not called.
-///
-/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. Nor is one that
-/// became ready after this transaction read the clock: nothing may start before it was ready. `due` is
-/// asked for outside, where it cannot bring in the index of the claimable steps, in which a step is found by walking.
-pub(super) const CLAIM: &str = "
-    WITH claimed AS (
-        UPDATE queue q
-           SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = u.lease, worker_id = u.worker_id,
-               started_at = $7::timestamptz, deadline_at = $7::timestamptz + make_interval(secs => u.timeout),
-               next_attempt_at = NULL, permit_id = u.permit_id
-          FROM (SELECT u.lease, u.worker_id, u.timeout, u.permit_id, q.tid
-                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[], $6::int4[])
-                       AS u(task_id, step, lease, worker_id, timeout, permit_id)
-                 CROSS JOIN LATERAL (
-                       SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since FROM queue
-                        WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
-                 WHERE q.due AND q.since <= $7::timestamptz
-                   AND (SELECT expect_rows('gates', count(*), cardinality($8::int4[]))
-                          FROM unnest($8::int4[], $9::int8[]) AS g(service_id, gate)
-                         CROSS JOIN LATERAL (
-                               SELECT FROM services
-                                WHERE service_id = g.service_id AND gate = g.gate
-                                  AND coalesce(paused_until <= $7::timestamptz, true) LIMIT 1) AS s)
-                 LIMIT cardinality($1)) AS u
-         WHERE q.ctid = u.tid
-        RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
-                  q.ready_at),
-    log AS (
-        INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, lease, ready_at)
-        SELECT $7::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
-    SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
-
-/// After CLAIM, and in the order of the ids: queue rows are always locked before task rows.
-pub(super) const START_TASKS: &str = "
-    WITH started AS (
-        UPDATE tasks t SET state = 'in_progress', started_at = $2::timestamptz
-          FROM (SELECT t.tid
-                  FROM unnest($1::uuid[]) AS u(task_id)
-                 CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id AND state = 'pending' LIMIT 1 FOR UPDATE) AS t
-                 CROSS JOIN LATERAL (
-                       SELECT FROM queue WHERE task_id = u.task_id AND state = 'in_progress' LIMIT 1) AS q
-                 LIMIT cardinality($1)) AS u
-         WHERE t.ctid = u.tid
-        RETURNING t.task_id, t.template_id)
-    INSERT INTO events (at, type, template_id, task_id)
-    SELECT $2::timestamptz, 'task.started', template_id, task_id FROM started";
-
-/// A row that is not locked may be another one than `old_…` say; it may also become another one meanwhile, and then it is no
-/// longer at that `ctid`.
-pub(super) const UPDATE_TASKS: &str = "
-    WITH updated AS (
-        UPDATE tasks t
-           SET state = u.state::task_state, steps_live = u.live, steps_done = u.done, failed_step = u.failed,
-               cancelled_by = u.cancelled_by, cancel_reason = u.reason,
-               ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled') THEN coalesce($11::timestamptz, now()) END
-          FROM (SELECT u.*, t.tid
-                  FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[],
-                              $8::text[], $9::int2[], $10::bytea[])
-                       AS u(task_id, state, live, done, failed, cancelled_by, reason, old_state, old_live, old_done)
-                 CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM tasks
-                        WHERE task_id = u.task_id AND ended_at IS NULL
-                          AND (u.old_done IS NULL
-                               OR state::text = u.old_state AND steps_live = u.old_live AND steps_done = u.old_done)
-                        LIMIT 1) AS t
-                 LIMIT cardinality($1)) AS u
-         WHERE t.ctid = u.tid
-        RETURNING 1)
-    SELECT expect_rows('tasks', count(*), $12), now() FROM updated";
-
-pub(super) const INSERT_EVENTS: &str = "
-    INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
-                        started_at, error_code, error_message, error_context)
-    SELECT c.now, u.type::event_type, u.template_id, u.task_id, u.step, u.attempt, u.worker_id,
-           u.outcome::attempt_outcome, u.charged, u.lease,
-           CASE WHEN u.type = 'step.started' THEN c.now ELSE u.ready_at END, u.started_at, u.code, u.message, u.context
-      FROM unnest($1::text[], $2::int4[], $3::uuid[], $4::int2[], $5::int4[], $6::uuid[], $7::text[], $8::bool[],
-                  $9::int8[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[])
-           AS u(type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at, started_at, code,
-                message, context),
-           (SELECT coalesce($15::timestamptz, now()) AS now) AS c";
-
-/// A pause that is not over is made longer, and never shorter. Its history is one row, however often it was.
-pub(super) const PAUSE: &str = "
-    WITH u AS (
-        SELECT u.service_id, c.now, c.now + make_interval(secs => u.seconds) AS until, s.tid,
-               coalesce(s.paused_until > c.now, false) AS goes_on
-          FROM (SELECT coalesce($3::timestamptz, now()) AS now) AS c
-         CROSS JOIN unnest($1::int4[], $2::float8[]) AS u(service_id, seconds)
-         CROSS JOIN LATERAL (
-               SELECT ctid AS tid, paused_until FROM services WHERE service_id = u.service_id LIMIT 1 FOR UPDATE) AS s
-         WHERE s.paused_until IS NULL OR s.paused_until < c.now + make_interval(secs => u.seconds)
-         LIMIT cardinality($1)),
-    longer AS (UPDATE services s SET paused_until = u.until, gate = gate + 1 FROM u WHERE s.ctid = u.tid),
-    known AS (
-        UPDATE circuit_changes h SET until = u.until
-          FROM (SELECT u.until, h.tid
-                  FROM u CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM circuit_changes
-                        WHERE service_id = u.service_id AND type = 'circuit.paused' ORDER BY at DESC LIMIT 1) AS h
-                 WHERE u.goes_on LIMIT cardinality($1)) AS u
-         WHERE h.ctid = u.tid),
-    new AS (
-        INSERT INTO circuit_changes (service_id, at, type, until, detail)
-        SELECT service_id, now, 'circuit.paused', until, 'the service asked for it' FROM u WHERE NOT goes_on)
-    INSERT INTO events (at, type, service_id, next_attempt_at)
-    SELECT now, 'circuit.paused', service_id, until FROM u WHERE NOT goes_on";
-
-/// A part of a limit is used: whoever wants to take it away waits for this transaction, or comes first, and then it fails.
-pub(super) const HOLD_PERMITS: &str = "
-    SELECT expect_rows('permits', count(*), cardinality($1::int4[]))
-      FROM unnest($1::int4[], $2::int8[]) AS u(permit_id, term)
-     CROSS JOIN LATERAL (
-           SELECT FROM permits WHERE permit_id = u.permit_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS p";
-
-/// Probes are used up, each by one start.
-pub(super) const SPEND_PERMITS: &str = "
-    WITH spent AS (
-        UPDATE permits p SET count = p.count - u.spent
-          FROM (SELECT u.spent, p.tid
-                  FROM unnest($1::int4[], $2::int8[], $3::int4[]) AS u(permit_id, term, spent)
-                 CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM permits
-                        WHERE permit_id = u.permit_id AND term = u.term AND count >= u.spent LIMIT 1 FOR UPDATE) AS p
-                 LIMIT cardinality($1)) AS u
-         WHERE p.ctid = u.tid
-        RETURNING 1)
-    SELECT expect_rows('permits', count(*), cardinality($1::int4[])) FROM spent";
-
-/// What the claimed steps' handlers need: their tasks' documents…
-pub(super) const TASK_INPUTS: &str = "
-    SELECT task_id, correlation_id, traceparent, annotations, context FROM tasks WHERE task_id = ANY($1::uuid[])";
-
-/// … and the results of their ancestors.
-pub(super) const RESULT_INPUTS: &str = "
-    SELECT s.task_id, s.step, s.result
-      FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
-     CROSS JOIN LATERAL (
-           SELECT task_id, step, result FROM steps
-            WHERE task_id = u.task_id AND step = u.step AND state = 'complete' LIMIT 1) AS s";

@@ -79,6 +79,7 @@ macro_rules! columns {
 columns!(NewTasks {
     task_id: Uuid, template_id: i32, state: &'a str, priority: i16, total: i16, live: i16, done: &'a [u8],
     correlation_id: &'a str, traceparent: Option<&'a str>, annotations: &'a str, context: &'a str,
+    settings: Option<&'a str>, not_before: Option<SystemTime>, expires_at: Option<SystemTime>, failed_step: Option<i16>,
 });
 columns!(Ids { task_id: Uuid });
 columns!(Keys { namespace: &'a str, key: &'a str, task_id: Uuid });
@@ -95,7 +96,8 @@ columns!(Retries {
 columns!(GivenBack { task_id: Uuid, step: i16, lease: i64, lost: bool });
 columns!(NewLives {
     task_id: Uuid, step: i16, template_id: i32, lane_id: i32, priority: i16, lease: Option<i64>,
-    worker_id: Option<Uuid>, timeout: Option<f64>, permit_id: Option<i32>,
+    worker_id: Option<Uuid>, allowed: Option<f64>, permit_id: Option<i32>, attempt: Option<i32>, charged: Option<i16>,
+    timeout: Option<f64>, expires_at: Option<SystemTime>, not_before: Option<SystemTime>, paused: Option<bool>,
 });
 columns!(Claims {
     task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>,
@@ -111,8 +113,17 @@ columns!(Events {
     kind: &'a str, template_id: Option<i32>, task_id: Option<Uuid>, step: Option<i16>, attempt: Option<i32>,
     worker_id: Option<Uuid>, outcome: Option<&'a str>, charged: Option<bool>, lease: Option<i64>,
     ready_at: Option<SystemTime>, started_at: Option<SystemTime>, code: Option<&'a str>, message: Option<&'a str>,
-    context: Option<&'a str>,
+    context: Option<&'a str>, actor: Option<&'a str>, detail: Option<&'a str>,
 });
+columns!(SetSteps {
+    task_id: Uuid, step: i16, state: &'a str, in_queue: bool, attempt: i32, charged: i16, ready_at: SystemTime,
+    started_at: Option<SystemTime>, result: Option<&'a str>, code: Option<&'a str>, message: Option<&'a str>,
+    context: Option<&'a str>, by: &'a str, reason: &'a str,
+});
+columns!(Holds { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str> });
+columns!(Marks { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str>, code: Option<&'a str> });
+columns!(Plans { task_id: Uuid, settings: &'a str, annotations: &'a str, priority: i16 });
+columns!(Deadlines { task_id: Uuid, expires_at: SystemTime });
 columns!(StepIds { task_id: Uuid, step: i16 });
 
 /// All lists of one transaction as arrays.
@@ -128,6 +139,8 @@ pub(super) struct Columns<'a> {
     pub retry_count: i64,
     pub given_back: GivenBack<'a>,
     pub given_back_count: i64,
+    pub set_steps: SetSteps<'a>,
+    pub reopened: StepIds<'a>,
     pub new_live: NewLives<'a>,
     pub claims: Claims<'a>,
     /// The services of the claims, and the gates that they know.
@@ -139,6 +152,11 @@ pub(super) struct Columns<'a> {
     pub started: Ids<'a>,
     pub tasks: Tasks<'a>,
     pub task_count: i64,
+    pub holds: Holds<'a>,
+    pub marks: Marks<'a>,
+    pub planned: Plans<'a>,
+    pub deadlines: Deadlines<'a>,
+    pub expired: Ids<'a>,
     pub events: Events<'a>,
     pub task_inputs: Ids<'a>,
     pub result_inputs: StepIds<'a>,
@@ -149,6 +167,7 @@ impl<'a> Columns<'a> {
         let mut c = Self::default();
         c.tasks(changes);
         c.outcomes(changes);
+        c.orders(changes);
         c.claims(changes);
         c.events(changes);
         c.services(changes);
@@ -174,6 +193,14 @@ impl<'a> Columns<'a> {
             c.traceparent.push(t.traceparent.as_deref());
             c.annotations.push(&t.annotations);
             c.context.push(&t.context);
+            c.settings.push(t.settings.as_deref());
+            c.not_before.push(t.not_before);
+            c.expires_at.push(t.expires_at);
+            c.failed_step.push(t.failed_step);
+            if let Some(expires_at) = t.expires_at.filter(|_| !t.state.is_final()) {
+                self.deadlines.task_id.push(t.task_id);
+                self.deadlines.expires_at.push(expires_at);
+            }
         }
         for t in &changes.tasks {
             let c = &mut self.tasks;
@@ -250,6 +277,49 @@ impl<'a> Columns<'a> {
         self.given_back_count = count(changes.given_back.len());
     }
 
+    fn orders(&mut self, changes: &'a Changes) {
+        for s in &changes.set_steps {
+            let c = &mut self.set_steps;
+            c.task_id.push(s.task_id);
+            c.step.push(s.step);
+            c.state.push(s.state.as_str());
+            c.in_queue.push(s.in_queue);
+            c.attempt.push(s.attempt);
+            c.charged.push(s.charged);
+            c.ready_at.push(s.ready_at);
+            c.started_at.push(s.started_at);
+            c.result.push(s.result.as_deref());
+            let (code, message, context) = failure(s.failure.as_ref());
+            c.code.push(code);
+            c.message.push(message);
+            c.context.push(context);
+            c.by.push(&s.by);
+            c.reason.push(&s.reason);
+        }
+        for (task_id, step) in &changes.reopened {
+            self.reopened.task_id.push(*task_id);
+            self.reopened.step.push(*step);
+        }
+        for hold in &changes.holds {
+            self.holds.task_id.push(hold.task_id);
+            self.holds.by.push(hold.by.as_ref().map(|(by, _)| by.as_str()));
+            self.holds.reason.push(hold.by.as_ref().map(|(_, reason)| reason.as_str()));
+        }
+        for mark in &changes.marks {
+            self.marks.task_id.push(mark.task_id);
+            self.marks.by.push(mark.resolved.as_ref().map(|(by, _)| by.as_str()));
+            self.marks.reason.push(mark.resolved.as_ref().map(|(_, reason)| reason.as_str()));
+            self.marks.code.push(mark.error_code.as_deref());
+        }
+        for planned in &changes.planned {
+            self.planned.task_id.push(planned.task_id);
+            self.planned.settings.push(&planned.settings);
+            self.planned.annotations.push(&planned.annotations);
+            self.planned.priority.push(planned.priority);
+        }
+        self.expired.task_id.extend(&changes.expired);
+    }
+
     fn claims(&mut self, changes: &'a Changes) {
         for l in &changes.new_live {
             let c = &mut self.new_live;
@@ -260,8 +330,14 @@ impl<'a> Columns<'a> {
             c.priority.push(l.priority);
             c.lease.push(l.grant.map(|g| g.nonce));
             c.worker_id.push(l.grant.map(|g| g.worker_id));
-            c.timeout.push(l.grant.map(|g| g.timeout.as_secs_f64()));
+            c.allowed.push(l.grant.map(|g| g.timeout.as_secs_f64()));
             c.permit_id.push(l.grant.and_then(|g| g.permit_id));
+            c.attempt.push(l.past.map(|past| past.attempt));
+            c.charged.push(l.past.map(|past| past.charged));
+            c.timeout.push(l.timeout.map(|timeout| timeout.as_secs_f64()));
+            c.expires_at.push(l.expires_at);
+            c.not_before.push(l.not_before);
+            c.paused.push(l.paused.then_some(true));
         }
         for claim in &changes.claims {
             let c = &mut self.claims;
@@ -321,6 +397,8 @@ impl<'a> Columns<'a> {
             c.code.push(code);
             c.message.push(message);
             c.context.push(context);
+            c.actor.push(e.ordered.as_ref().map(|(by, _)| by.as_str()));
+            c.detail.push(e.ordered.as_ref().map(|(_, reason)| reason.as_str()));
         }
     }
 }

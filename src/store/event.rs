@@ -44,6 +44,7 @@ pub struct Event {
     pub worker_name: Option<String>,
     /// Of an event about a circuit: a reason in words, or a policy as JSON.
     pub detail: Option<String>,
+    pub actor: Option<String>,
 }
 
 /// Up to where events have been removed: all that are gone have an xid and a seq below these.
@@ -111,13 +112,13 @@ pub const READ: &str = "
            e.xid::text, e.seq, e.at, e.type::text, coalesce(p.namespace, c.namespace), p.task_name, p.version,
            e.task_id, t.correlation_id, d.name, l.handler, coalesce(l.service, c.service), e.attempt, e.outcome::text, e.charged,
            extract(epoch FROM e.at - CASE WHEN e.outcome IS NOT NULL THEN e.started_at
-                                          WHEN e.type IN ('task.completed', 'task.failed', 'task.cancelled') THEN t.started_at
+                                          WHEN e.type IN ('task.completed', 'task.failed', 'task.cancelled', 'task.resolved') THEN t.started_at
                                           END)::float8,
            extract(epoch FROM CASE WHEN e.outcome IS NOT NULL THEN e.started_at - e.ready_at
                                    WHEN e.type = 'step.started' THEN e.at - e.ready_at
                                    WHEN e.type = 'task.started' THEN e.at - t.submitted_at END)::float8,
            e.error_code, left(e.error_message, 1000), e.next_attempt_at, e.worker_id, w.name,
-           left(e.detail, 1000)
+           left(e.detail, 1000), e.actor
       FROM (SELECT coalesce($3::text::pg_snapshot, m.snapshot, pg_current_snapshot()) AS till,
                    $3::text IS NULL AND m.snapshot IS NULL AS is_now
               FROM (SELECT) AS one
@@ -224,6 +225,7 @@ fn event(row: &Row) -> Result<Event, StoreError> {
         worker_id: row.get(26),
         worker_name: row.get(27),
         detail: row.get(28),
+        actor: row.get(29),
     })
 }
 

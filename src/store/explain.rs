@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{
     circuit::CircuitState,
-    explain::{MAX_AHEAD, ServiceFacts, StepFacts, WorkerFacts},
+    explain::{MAX_AHEAD, PauseFacts, ServiceFacts, StepFacts, WorkerFacts},
     step::StepState,
     task::TaskState,
 };
@@ -25,6 +25,8 @@ pub struct Explained {
     pub ended_at: Option<SystemTime>,
     pub cancelled_by: Option<String>,
     pub cancel_reason: Option<String>,
+    /// What overrides and the planner changed, as JSON.
+    pub settings: Option<String>,
     pub now: SystemTime,
     /// In the order of the template; limits and parents are the template's to add.
     pub steps: Vec<StepFacts>,
@@ -34,7 +36,7 @@ pub struct Explained {
 const EXPLAIN: &str = "
     SELECT t.template_id, t.state::text, t.submitted_at, t.ended_at, t.cancelled_by, t.cancel_reason, clock_timestamp(),
            d.name, l.handler,
-           coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' THEN 'cancelled' ELSE 'pending' END::step_state)::text,
+           coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state)::text,
            coalesce(q.due, false), coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2)::int,
            coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at), s.ended_at, q.next_attempt_at,
            q.deadline_at, w.name, coalesce(s.error_message, a.error_message), coalesce(s.error_code, a.error_code),
@@ -45,7 +47,9 @@ const EXPLAIN: &str = "
            coalesce(r.n, 0), coalesce(b.n, 0), coalesce(h.connected, 0), coalesce(h.slots, 0), coalesce(h.busy, 0), h.seen,
            (SELECT policy FROM service_policies WHERE namespace = '' AND service = ''),
            (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = ''),
-           (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = v.service)
+           (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = v.service),
+           t.paused_at, t.paused_by, t.pause_reason, pn.paused_at, pn.paused_by, pn.reason, pt.paused_at, pt.paused_by,
+           pt.reason, l.namespace, l.task_name, t.settings
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       JOIN lanes l ON l.lane_id = d.lane_id
@@ -53,6 +57,8 @@ const EXPLAIN: &str = "
       LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
       LEFT JOIN queue q ON q.task_id = t.task_id AND q.step = d.step
       LEFT JOIN workers w ON w.worker_id = q.worker_id
+      LEFT JOIN pauses pn ON pn.namespace = l.namespace AND pn.task_name = ''
+      LEFT JOIN pauses pt ON pt.namespace = l.namespace AND pt.task_name = l.task_name AND l.task_name <> ''
       LEFT JOIN LATERAL (
            SELECT error_message, error_code FROM attempts
             WHERE q.state = 'waiting_for_retry' AND task_id = q.task_id AND step = q.step AND attempt = q.attempt
@@ -62,10 +68,14 @@ const EXPLAIN: &str = "
             WHERE q.due AND o.worker_id IS NOT NULL AND ol.service_id = v.service_id) r ON q.due
       LEFT JOIN LATERAL (
            SELECT count(*)::int AS n FROM (
-               (SELECT FROM queue o WHERE o.lane_id = q.lane_id AND o.due AND o.priority > q.priority LIMIT $2)
+               (SELECT FROM lanes ol CROSS JOIN LATERAL (
+                       SELECT FROM queue o WHERE o.lane_id = ol.lane_id AND o.due AND o.priority > q.priority LIMIT $2) o
+                 WHERE ol.namespace = l.namespace AND ol.handler = l.handler LIMIT $2)
                UNION ALL
-               (SELECT FROM queue o WHERE o.lane_id = q.lane_id AND o.due AND o.priority = q.priority
-                   AND (o.task_id, o.step) < (q.task_id, q.step) LIMIT $2)
+               (SELECT FROM lanes ol CROSS JOIN LATERAL (
+                       SELECT FROM queue o WHERE o.lane_id = ol.lane_id AND o.due AND o.priority = q.priority
+                          AND (o.task_id, o.step) < (q.task_id, q.step) LIMIT $2) o
+                 WHERE ol.namespace = l.namespace AND ol.handler = l.handler LIMIT $2)
                LIMIT $2) o) b ON q.due
       LEFT JOIN LATERAL (
            SELECT count(*) FILTER (WHERE c.alive)::int AS connected,
@@ -94,6 +104,7 @@ pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreErro
         ended_at: first.get(3),
         cancelled_by: first.get(4),
         cancel_reason: first.get(5),
+        settings: first.get(51),
         now: first.get(6),
         steps: rows.iter().map(step).collect::<Result<_, _>>()?,
     }))
@@ -121,9 +132,20 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
         error: r.get(19),
         error_code: r.get(20),
         ahead: count(32),
+        pauses: pauses(r),
         service: service(r, count(31))?,
         workers: WorkerFacts { connected, slots, free: slots.saturating_sub(count(35)), last_seen: r.get(36) },
     })
+}
+
+/// The task's own, the namespace's and the template's.
+fn pauses(r: &Row) -> Vec<PauseFacts> {
+    let (namespace, task_name): (&str, &str) = (r.get(49), r.get(50));
+    let of = ["the task".to_owned(), format!("namespace {namespace}"), format!("template {namespace}/{task_name}")];
+    let pause = |(of, at): (String, usize)| {
+        Some(PauseFacts { of, since: r.get::<_, Option<SystemTime>>(at)?, by: r.get(at + 1), reason: r.get(at + 2) })
+    };
+    of.into_iter().zip([40, 43, 46]).filter_map(pause).collect()
 }
 
 fn service(r: &Row, running: u32) -> Result<ServiceFacts, StoreError> {

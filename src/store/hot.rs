@@ -4,7 +4,10 @@
 //! Longer than other files because it is one list: every hot statement, its preparation, and the order in which a transaction
 //! sends them stand side by side, so that the order of the locks can be read in one place.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
@@ -14,11 +17,15 @@ use super::{
     Db, StoreError,
     changes::{self, Changes, Claimed, WantedInputs},
     columns::{Columns, Params},
+    orders,
+    task::failure_of,
+    writes,
 };
 use crate::domain::{
-    attempt::OutcomeKind,
+    attempt::{Failure, OutcomeKind},
     lease::Lease,
     progress::{Progress, StepSet},
+    step::StepState,
     task::TaskState,
 };
 
@@ -29,6 +36,11 @@ pub struct TaskRow {
     pub template_id: i32,
     pub priority: i16,
     pub progress: Progress,
+    /// What overrides and its planner changed, as JSON.
+    pub settings: Option<Arc<str>>,
+    pub expires_at: Option<SystemTime>,
+    /// It ended as a whole, for this reason.
+    pub error_code: Option<String>,
 }
 
 /// A step in play.
@@ -46,6 +58,24 @@ pub struct LiveRow {
     pub deadline_at: Option<SystemTime>,
     /// The attempt is a probe of a half-open circuit.
     pub probe: bool,
+    pub state: StepState,
+    /// An operator has it tried again.
+    pub reopened: bool,
+}
+
+/// A step that ended.
+#[derive(Clone, Debug)]
+pub struct EndedRow {
+    pub task_id: Uuid,
+    pub step: i16,
+    pub state: StepState,
+    pub attempt: i32,
+    pub charged: i16,
+    pub ready_at: SystemTime,
+    pub started_at: Option<SystemTime>,
+    /// Of one that was resolved by hand.
+    pub result: Option<String>,
+    pub failure: Option<Failure>,
 }
 
 /// A step that a claim could take.
@@ -68,8 +98,10 @@ pub struct LaneDemand {
 /// What the settler works on.
 #[derive(Debug)]
 pub struct SettleRead {
-    /// The rows of the leases asked for, and all rows of the tasks to cancel.
+    /// The rows of the leases asked for, and all rows of the tasks that somebody gave an order about.
     pub live: Vec<LiveRow>,
+    /// All ended steps of those.
+    pub ended: Vec<EndedRow>,
     pub tasks: Vec<TaskRow>,
     /// Not locked: a claim of one may come too late.
     pub candidates: Vec<Candidate>,
@@ -117,6 +149,7 @@ pub struct TaskInput {
     pub traceparent: Option<String>,
     pub annotations: String,
     pub context: String,
+    pub settings: Option<Arc<str>>,
 }
 
 /// What a commit gave back.
@@ -140,18 +173,21 @@ const LOCK_LEASES: &str = "
     SELECT q.*
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
      CROSS JOIN LATERAL (
-           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id
+           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
+                  reopened
              FROM queue
             WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE) AS q";
 
 const LOCK_TASKS_LIVE: &str = "
-    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id
+    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
+           reopened
       FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
 
 /// With the time when the lock was there. A statement of its own for that would cost as much as this one.
 const LOCK_TASKS: &str = "
     SELECT t.*, clock_timestamp()
-      FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step
+      FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step, paused_at IS NOT NULL,
+                   settings, expires_at, error_code
               FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
 
 /// With the time when the keys were there.
@@ -162,7 +198,7 @@ const PEEK: &str = "
       FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
      CROSS JOIN LATERAL (
            SELECT task_id, step, template_id, lane_id, priority FROM queue
-            WHERE queue.lane_id = l.lane_id AND due
+            WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
             ORDER BY priority DESC, task_id, step LIMIT l.n) q";
 
 const LOCK_READY: &str = "
@@ -170,14 +206,14 @@ const LOCK_READY: &str = "
       FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
      CROSS JOIN LATERAL (
            SELECT task_id, step, template_id, lane_id, priority FROM queue
-            WHERE queue.lane_id = l.lane_id AND due
+            WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
             ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
 
 /// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
 const PROMOTE: &str = "
     UPDATE queue q SET due = true
       FROM (SELECT ctid AS tid FROM queue
-             WHERE next_attempt_at IS NOT NULL AND NOT due AND next_attempt_at <= clock_timestamp()
+             WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused AND next_attempt_at <= clock_timestamp()
              ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS ripe
      WHERE q.ctid = ripe.tid
     RETURNING q.lane_id";
@@ -187,13 +223,14 @@ const MAX_PROMOTED: i64 = 1_000;
 
 const NEXT_RETRY: &str = "
     SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
-      FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due ORDER BY next_attempt_at LIMIT 1";
+      FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1";
 
 const ANYTHING_DUE: &str = "
     SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
-                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due LIMIT 1) q),
+                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due
+                                              AND coalesce(expires_at > clock_timestamp(), true) LIMIT 1) q),
            (SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
-              FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due ORDER BY next_attempt_at LIMIT 1)";
+              FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1)";
 
 const TAKE_KEYS: &str = "
     INSERT INTO idempotency_keys (namespace, key, task_id, digest)
@@ -213,6 +250,11 @@ const PAST_OUTCOMES: &str = "
      CROSS JOIN LATERAL (
            SELECT task_id, step, lease, outcome::text FROM events
             WHERE task_id = u.task_id AND outcome IS NOT NULL AND step = u.step AND lease = u.lease LIMIT 1) AS e";
+
+const PAST_ENDS: &str = "
+    SELECT task_id, step, state::text, attempt, charged, ready_at, started_at,
+           CASE WHEN state = 'resolved_manually' THEN result END, error_code, error_message, error_context
+      FROM steps WHERE task_id = ANY($1::uuid[])";
 
 macro_rules! statements {
     ($($name:ident: $sql:expr,)*) => {
@@ -248,22 +290,30 @@ statements! {
     take_keys: TAKE_KEYS,
     read_keys: READ_KEYS,
     past_outcomes: PAST_OUTCOMES,
-    insert_tasks: changes::INSERT_TASKS,
-    drop_keys: changes::DROP_KEYS,
-    end_steps: changes::END_STEPS,
-    retry: changes::RETRY,
-    give_back: changes::GIVE_BACK,
-    insert_live: changes::INSERT_LIVE,
-    claim: changes::CLAIM,
-    start_tasks: changes::START_TASKS,
-    update_tasks: changes::UPDATE_TASKS,
-    insert_events: changes::INSERT_EVENTS,
-    pause: changes::PAUSE,
-    hold_permits: changes::HOLD_PERMITS,
-    spend_permits: changes::SPEND_PERMITS,
+    insert_tasks: writes::INSERT_TASKS,
+    drop_keys: writes::DROP_KEYS,
+    end_steps: writes::END_STEPS,
+    retry: writes::RETRY,
+    give_back: writes::GIVE_BACK,
+    insert_live: writes::INSERT_LIVE,
+    claim: writes::CLAIM,
+    start_tasks: writes::START_TASKS,
+    update_tasks: writes::UPDATE_TASKS,
+    insert_events: writes::INSERT_EVENTS,
+    pause: writes::PAUSE,
+    hold_permits: writes::HOLD_PERMITS,
+    spend_permits: writes::SPEND_PERMITS,
     notify: "SELECT pg_notify($1, $2)",
-    task_inputs: changes::TASK_INPUTS,
-    result_inputs: changes::RESULT_INPUTS,
+    task_inputs: writes::TASK_INPUTS,
+    result_inputs: writes::RESULT_INPUTS,
+    past_ends: PAST_ENDS,
+    set_steps: orders::SET_STEPS,
+    reopen: orders::REOPEN,
+    hold: orders::HOLD,
+    mark: orders::MARK,
+    plan: orders::PLAN,
+    set_deadlines: orders::SET_DEADLINES,
+    drop_deadlines: orders::DROP_DEADLINES,
 }
 
 /// A connection that belongs to one engine loop.
@@ -338,7 +388,7 @@ impl Hot {
         &self,
         leases: &[Lease],
         tasks: &[Uuid],
-        cancels: &[Uuid],
+        ordered: &[Uuid],
         lanes: &[LaneDemand],
     ) -> Result<SettleRead, StoreError> {
         let s = &self.statements;
@@ -348,25 +398,26 @@ impl Hot {
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
         let live = (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
-        let before = (!cancels.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
+        let before = (!ordered.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
         // Before the clock of the locks: nothing is seen that was not there then.
         let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
         let tasks = p.add(&s.lock_tasks, vec![&tasks]);
         // Again: under the task's lock no step can come into play any more that the first look did not see.
-        let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&cancels]));
+        let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
+        let ends = before.is_some().then(|| p.add(&s.past_ends, vec![&ordered]));
         // What it saw may have begun since.
         let clock = after.is_some().then(|| p.add(&s.clock, vec![]));
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
-        let mut found: Vec<LiveRow> = of(live).iter().map(live_row).collect();
-        found.extend(of(after).iter().map(live_row));
+        let live = of(live).iter().chain(of(after)).map(live_row).collect::<Result<_, _>>()?;
         Ok(SettleRead {
-            live: found,
+            live,
+            ended: of(ends).iter().map(ended_row).collect::<Result<_, _>>()?,
             tasks: rows[tasks].iter().map(task_row).collect::<Result<_, _>>()?,
             candidates: of(peek).iter().map(candidate).collect(),
             now: match clock {
                 Some(clock) => rows[clock][0].get(0),
-                None => rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(7)),
+                None => rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(11)),
             },
         })
     }
@@ -480,11 +531,18 @@ impl Hot {
         p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count, &columns.ended_whole]));
         let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
         p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
+        p.add_some(&s.set_steps, columns.set_steps.params(&[&now]));
+        p.add_some(&s.reopen, columns.reopened.params(&[]));
         let gates: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.gates];
         p.add_some(&s.insert_live, columns.new_live.params(&gates));
         let claims = p.add_some(&s.claim, columns.claims.params(&gates));
         p.add_some(&s.start_tasks, columns.started.params(&[&now]));
         let tasks = p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
+        p.add_some(&s.hold, columns.holds.params(&[&now]));
+        p.add_some(&s.mark, columns.marks.params(&[]));
+        p.add_some(&s.plan, columns.planned.params(&[]));
+        p.add_some(&s.set_deadlines, columns.deadlines.params(&[]));
+        p.add_some(&s.drop_deadlines, columns.expired.params(&[]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
         p.add_some(&s.pause, columns.pauses.params(&[&now]));
         p.add_some(&s.hold_permits, columns.held.params(&[]));
@@ -508,6 +566,24 @@ impl Hot {
         })
     }
 
+    /// Documents of tasks, and results, that a decision rests on. What has been written never changes, so it makes no
+    /// difference whether a transaction has begun.
+    pub async fn documents(&self, wanted: &WantedInputs) -> Result<Applied, StoreError> {
+        let s = &self.statements;
+        let changes = Changes::default();
+        let columns = Columns::of(&changes, wanted);
+        let mut p = Pipeline::new();
+        let tasks = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
+        let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
+        let answer = p.run(&self.client).await?;
+        let of = |place: Option<usize>| place.map_or(&[][..], |i| &answer[i][..]);
+        Ok(Applied {
+            task_inputs: of(tasks).iter().map(task_input).collect(),
+            results: of(results).iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect(),
+            ..Applied::default()
+        })
+    }
+
     /// Ends the transaction without writing.
     pub async fn rollback(&self) -> Result<(), StoreError> {
         in_time(PROMPT_TIMEOUT, self.client.batch_execute("ROLLBACK")).await
@@ -522,8 +598,8 @@ fn seconds(s: f64) -> Duration {
     Duration::try_from_secs_f64(s.max(0.0)).unwrap_or_default()
 }
 
-fn live_row(row: &Row) -> LiveRow {
-    LiveRow {
+fn live_row(row: &Row) -> Result<LiveRow, StoreError> {
+    Ok(LiveRow {
         task_id: row.get(0),
         step: row.get(1),
         attempt: row.get(2),
@@ -535,7 +611,27 @@ fn live_row(row: &Row) -> LiveRow {
         started_at: row.get(8),
         deadline_at: row.get(9),
         probe: row.get::<_, Option<i32>>(10) == Some(changes::PROBE),
-    }
+        state: step_state(row.get(11))?,
+        reopened: row.get(12),
+    })
+}
+
+fn ended_row(row: &Row) -> Result<EndedRow, StoreError> {
+    Ok(EndedRow {
+        task_id: row.get(0),
+        step: row.get(1),
+        state: step_state(row.get(2))?,
+        attempt: row.get(3),
+        charged: row.get(4),
+        ready_at: row.get(5),
+        started_at: row.get(6),
+        result: row.get(7),
+        failure: failure_of(row, 8),
+    })
+}
+
+fn step_state(name: &str) -> Result<StepState, StoreError> {
+    StepState::from_name(name).ok_or_else(|| StoreError::Corrupt(format!("step state `{name}`")))
 }
 
 fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
@@ -550,7 +646,11 @@ fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
             live: u16::try_from(row.get::<_, i16>(4)).unwrap_or_default(),
             done: StepSet::from_bytes(row.get(5)),
             failed_step: row.get::<_, Option<i16>>(6).and_then(|step| u16::try_from(step).ok()),
+            paused: row.get(7),
         },
+        settings: row.get::<_, Option<String>>(8).map(Arc::from),
+        expires_at: row.get(9),
+        error_code: row.get(10),
     })
 }
 
@@ -585,5 +685,6 @@ fn task_input(row: &Row) -> TaskInput {
         traceparent: row.get(2),
         annotations: row.get(3),
         context: row.get(4),
+        settings: row.get::<_, Option<String>>(5).map(Arc::from),
     }
 }

@@ -6,6 +6,8 @@ use super::{Db, StoreError};
 const MIGRATIONS: &[(i32, &str, &str)] = &[
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "events", include_str!("../../migrations/0002_events.sql")),
+    (3, "operators", include_str!("../../migrations/0003_operators.sql")),
+    (4, "adapting", include_str!("../../migrations/0004_adapting.sql")),
 ];
 
 /// Creates the schema if it is missing and applies what is missing in it. Safe to run by several processes at once.

@@ -3,6 +3,7 @@
 pub mod analytics;
 pub mod audit;
 pub mod backlog;
+pub mod bulk;
 pub mod changes;
 pub mod circuit;
 mod columns;
@@ -15,6 +16,8 @@ pub mod fill;
 pub mod hot;
 pub mod measure;
 pub mod migrate;
+mod orders;
+pub mod pause;
 pub mod permit;
 pub mod repair;
 pub mod retention;
@@ -26,6 +29,7 @@ pub mod template;
 pub mod tidy;
 pub mod trace;
 pub mod worker;
+mod writes;
 
 pub use db::Db;
 pub use error::StoreError;

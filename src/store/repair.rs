@@ -9,9 +9,10 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit::wakes,
-    changes::{self, Changes, Event, WantedInputs},
+    changes::{Changes, Event, WantedInputs},
     columns::{Columns, Params},
     session::{Session, SessionTransaction},
+    writes,
 };
 use crate::domain::{
     progress::{Progress, StepSet},
@@ -133,7 +134,7 @@ const LOCK_QUEUE: &str = concat!(
 
 const LOCK_TASKS: &str = "
     SELECT task_id, template_id, priority, state::text, steps_live, steps_done, failed_step, ended_at IS NOT NULL,
-           correlation_id
+           correlation_id, paused_at IS NOT NULL
       FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE";
 
 const ENDED: &str = "SELECT task_id, step, state::text FROM steps WHERE task_id = ANY($1::uuid[])";
@@ -157,14 +158,16 @@ const CANCEL: &str = "
 
 /// A new row, with nothing of what an old one may have said.
 const PUT_BACK: &str = "
-    INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, lost, ready_at)
-    VALUES ($1, $2, $3, $4, $5, 'ready', true, $6, $7, $8, $9)";
+    INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, lost, ready_at, paused,
+                       expires_at)
+    SELECT $1, $2, $3, $4, $5, 'ready', paused_at IS NULL, $6, $7, $8, $9, paused_at IS NOT NULL, expires_at
+      FROM tasks WHERE task_id = $1";
 
 const UPDATE_TASK: &str = "
     UPDATE tasks
        SET state = $2::text::task_state, steps_live = $3, steps_done = $4, failed_step = $5,
            started_at = CASE WHEN $2 IN ('in_progress', 'complete', 'error') THEN coalesce(started_at, $6) ELSE started_at END,
-           ended_at = CASE WHEN $2 IN ('complete', 'error', 'cancelled') THEN coalesce(ended_at, $6) END
+           ended_at = CASE WHEN $2 NOT IN ('pending', 'in_progress') THEN coalesce(ended_at, $6) END
      WHERE task_id = $1";
 
 impl<'a> Repairing<'a> {
@@ -240,7 +243,7 @@ impl<'a> Repairing<'a> {
         }
         let (events, inputs) = (Changes { events: mending.events, ..Changes::default() }, WantedInputs::default());
         if let Some(values) = Columns::of(&events, &inputs).events.params(&[&now]) {
-            tx.execute(changes::INSERT_EVENTS, &values).await?;
+            tx.execute(writes::INSERT_EVENTS, &values).await?;
         }
         if let Some(payload) = &mending.notify {
             tx.execute("SELECT pg_notify($1, $2)", &[&channel, payload]).await?;
@@ -268,6 +271,7 @@ fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
             live: u16::try_from(row.get::<_, i16>(4)).unwrap_or(u16::MAX),
             done: StepSet::from_bytes(row.get(5)),
             failed_step: row.get::<_, Option<i16>>(6).map(i16::cast_unsigned),
+            paused: row.get(9),
         },
         has_end: row.get(7),
         correlation_id: row.get(8),

@@ -32,6 +32,15 @@ pub struct Task {
     pub ended_at: Option<SystemTime>,
     pub cancelled_by: Option<String>,
     pub cancel_reason: Option<String>,
+    pub paused_at: Option<SystemTime>,
+    pub paused_by: Option<String>,
+    pub pause_reason: Option<String>,
+    pub resolved_by: Option<String>,
+    pub resolve_reason: Option<String>,
+    pub not_before: Option<SystemTime>,
+    pub expires_at: Option<SystemTime>,
+    /// What overrides and the planner changed, as JSON.
+    pub settings: Option<String>,
     pub correlation_id: String,
     pub annotations: String,
     /// Empty in lists.
@@ -54,6 +63,8 @@ pub struct Step {
     pub deadline_at: Option<SystemTime>,
     pub worker_id: Option<Uuid>,
     pub worker_name: Option<String>,
+    pub set_by: Option<String>,
+    pub set_reason: Option<String>,
 }
 
 /// An attempt that ended.
@@ -99,17 +110,20 @@ pub struct TaskFilter {
 const TASK: &str = "
     SELECT t.task_id, t.template_id, t.state::text, t.priority, t.steps_total, t.steps_done, t.failed_step,
            t.submitted_at, t.started_at, t.ended_at, t.cancelled_by, t.cancel_reason, t.correlation_id, t.annotations,
-           f.error_code, f.error_message, f.error_context";
+           coalesce(t.error_code, f.error_code),
+           CASE WHEN t.error_code IS NULL THEN f.error_message ELSE 'the task''s deadline passed before its last step was done' END,
+           CASE WHEN t.error_code IS NULL THEN f.error_context END,
+           t.paused_at, t.paused_by, t.pause_reason, t.resolved_by, t.resolve_reason, t.not_before, t.expires_at, t.settings";
 
 /// A task and its steps in one snapshot, a row for each step. The context comes with the first, and with a step that waits
 /// to repeat an attempt comes that attempt.
 const TASK_AND_STEPS: &str = "
            CASE WHEN d.step = 0 THEN t.context END,
-           d.step, coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' THEN 'cancelled' ELSE 'pending' END::step_state)::text,
+           d.step, coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state)::text,
            coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2), s.result, s.error_code,
            s.error_message, s.error_context, coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at),
-           coalesce(s.ended_at, CASE WHEN t.state = 'cancelled' THEN t.ended_at END), q.next_attempt_at, q.deadline_at,
-           q.worker_id, w.name,
+           coalesce(s.ended_at, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN t.ended_at END),
+           q.next_attempt_at, q.deadline_at, q.worker_id, w.name, s.set_by, s.set_reason,
            a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
            a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
       FROM tasks t
@@ -122,9 +136,9 @@ const TASK_AND_STEPS: &str = "
                           AND a.attempt = q.attempt
      WHERE t.task_id = $1 ORDER BY d.step";
 /// Where the columns of the parts begin.
-const CONTEXT: usize = 17;
-const STEP: usize = 18;
-const WAITED_FOR: usize = 33;
+const CONTEXT: usize = 25;
+const STEP: usize = 26;
+const WAITED_FOR: usize = 43;
 
 const ATTEMPTS: &str = "
     SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, w.name, a.started_at, a.ended_at,
@@ -232,10 +246,10 @@ pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
 }
 
 /// How far a server's clock may be off before a time filter could miss one of its tasks.
-const ID_CLOCK_MARGIN: Duration = Duration::from_secs(3_600);
+pub(super) const ID_CLOCK_MARGIN: Duration = Duration::from_secs(3_600);
 
 /// The id that bounds those made at `at`, with a margin.
-fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
+pub(super) fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let since = if later { since + margin } else { since.saturating_sub(margin) };
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min((1 << 48) - 1);
@@ -248,7 +262,7 @@ fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
 fn rare_states(states: &[TaskState]) -> Option<&'static str> {
     let all = |allowed: &[TaskState]| states.iter().all(|s| allowed.contains(s));
     if all(&[TaskState::Error]) {
-        Some("t.failed_step IS NOT NULL")
+        Some("(t.failed_step IS NOT NULL OR t.error_code IS NOT NULL)")
     } else if all(&[TaskState::Cancelled]) {
         Some("t.cancelled_by IS NOT NULL")
     } else if all(&[TaskState::Pending, TaskState::InProgress]) {
@@ -276,6 +290,14 @@ fn task_of(row: &Row) -> Result<Task, StoreError> {
         correlation_id: row.get(12),
         annotations: row.get(13),
         failure: failure_of(row, 14),
+        paused_at: row.get(17),
+        paused_by: row.get(18),
+        pause_reason: row.get(19),
+        resolved_by: row.get(20),
+        resolve_reason: row.get(21),
+        not_before: row.get(22),
+        expires_at: row.get(23),
+        settings: row.get(24),
         context: String::new(),
     })
 }
@@ -296,6 +318,8 @@ fn step_of(row: &Row) -> Result<Step, StoreError> {
         deadline_at: row.get(STEP + 12),
         worker_id: row.get(STEP + 13),
         worker_name: row.get(STEP + 14),
+        set_by: row.get(STEP + 15),
+        set_reason: row.get(STEP + 16),
     })
 }
 
@@ -318,7 +342,7 @@ fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
 }
 
 /// From three columns: code, message, context.
-fn failure_of(row: &Row, at: usize) -> Option<Failure> {
+pub(super) fn failure_of(row: &Row, at: usize) -> Option<Failure> {
     let message: Option<String> = row.get(at + 1);
     message.map(|message| Failure {
         message,

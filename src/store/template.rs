@@ -19,10 +19,11 @@ pub struct TemplateRow {
     pub lanes: Vec<i32>,
 }
 
-/// A lane: the steps that share these three.
+/// A lane: the steps that share all of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneRow {
     pub lane_id: i32,
+    pub task_name: String,
     pub namespace: String,
     pub handler: String,
     pub service: String,
@@ -70,7 +71,7 @@ pub async fn since(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> 
 /// All lanes with an id above `known`.
 pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT lane_id, namespace, handler, service, service_id FROM lanes WHERE lane_id > $1 ORDER BY lane_id";
+    let sql = "SELECT lane_id, namespace, handler, service, service_id, task_name FROM lanes WHERE lane_id > $1 ORDER BY lane_id";
     let statement = client.prepare_cached(sql).await?;
     let lane = |r: &Row| LaneRow {
         lane_id: r.get(0),
@@ -78,6 +79,7 @@ pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError
         handler: r.get(2),
         service: r.get(3),
         service_id: r.get(4),
+        task_name: r.get(5),
     };
     Ok(client.query(&statement, &[&known]).await?.iter().map(lane).collect())
 }
@@ -110,20 +112,20 @@ pub async fn register(db: &Db, new: NewTemplate<'_>, wake: &str) -> Result<Regis
     )
     .await?;
     tx.execute(
-        "INSERT INTO lanes (namespace, handler, service, service_id)
-         SELECT DISTINCT $1, u.handler, u.service, s.service_id
+        "INSERT INTO lanes (namespace, task_name, handler, service, service_id)
+         SELECT DISTINCT $1, $4, u.handler, u.service, s.service_id
            FROM unnest($2::text[], $3::text[]) AS u(handler, service)
            JOIN services s ON s.namespace = $1 AND s.service = u.service
              ON CONFLICT DO NOTHING",
-        &[&new.namespace, &handlers, &services],
+        &[&new.namespace, &handlers, &services, &new.task_name],
     )
     .await?;
     tx.execute(
         "INSERT INTO template_steps (template_id, step, name, lane_id)
          SELECT $1, u.position - 1, u.name, l.lane_id
            FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS u(name, handler, service, position)
-           JOIN lanes l ON l.namespace = $5 AND l.handler = u.handler AND l.service = u.service",
-        &[&id, &names, &handlers, &services, &new.namespace],
+           JOIN lanes l ON l.namespace = $5 AND l.task_name = $6 AND l.handler = u.handler AND l.service = u.service",
+        &[&id, &names, &handlers, &services, &new.namespace, &new.task_name],
     )
     .await?;
     tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;

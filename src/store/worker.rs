@@ -42,6 +42,8 @@ pub struct Reaped {
     pub orphans: Vec<Orphan>,
     /// Attempts whose deadline passed a while ago without the server of their worker doing anything about it.
     pub overdue: Vec<Lease>,
+    /// Tasks whose deadline has passed.
+    pub expired: Vec<Uuid>,
 }
 
 /// An attempt whose worker is gone.
@@ -210,15 +212,21 @@ pub async fn reap(
               WHERE q.worker_id IS NOT NULL AND q.lease IS NOT NULL
                 AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
                      OR q.deadline_at < clock_timestamp() - make_interval(secs => $3))
-              ORDER BY q.task_id, q.step LIMIT $1)",
+              ORDER BY q.task_id, q.step LIMIT $1)
+             UNION ALL
+            (SELECT NULL, task_id, NULL, NULL, NULL, NULL
+               FROM task_deadlines WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT $1)",
         )
         .await?;
     let mut reaped = Reaped::default();
     for row in client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64(), &now]).await? {
-        let worker_id = row.get(0);
-        let Some(task_id) = row.get(1) else {
-            reaped.lost.push(worker_id);
-            continue;
+        let (worker_id, task_id) = match (row.get(0), row.get(1)) {
+            (Some(worker_id), Some(task_id)) => (worker_id, task_id),
+            (worker_id, task_id) => {
+                reaped.lost.extend(worker_id);
+                reaped.expired.extend(task_id);
+                continue;
+            }
         };
         let lease = Lease { task_id, step: row.get(2), nonce: row.get(3) };
         if row.get(4) {

@@ -179,6 +179,7 @@ impl Stream {
 
 pub fn assignment(lease: &str, handler: &str) -> StepAssignment {
     StepAssignment {
+        planned_steps_json: String::new(),
         lease_token: lease.into(),
         task_id: "task-1".into(),
         namespace: "user_management".into(),

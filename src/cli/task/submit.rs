@@ -116,6 +116,7 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
         idempotency_key: args.idempotency_key.unwrap_or_default(),
         correlation_id: args.correlation_id.unwrap_or_default(),
         annotations_json: if annotations.is_empty() { String::new() } else { Value::Object(annotations).to_string() },
+        not_before: None,
     })
 }
 

@@ -63,6 +63,8 @@ pub fn label(step: &Step, term: &Term) -> String {
         StepState::Complete => took(),
         StepState::Error => step.error.as_ref().map_or_else(|| "failed".into(), error_text),
         StepState::Cancelled => "cancelled".into(),
+        StepState::Skipped => "skipped".into(),
+        StepState::ResolvedManually => format!("resolved by {}", clean(&step.set_by)),
     };
     let style = match step.state() {
         StepState::Complete => Style::Dim,
@@ -81,6 +83,10 @@ pub fn note(step: &Step) -> String {
             None => String::new(),
         },
         StepState::WaitingForRetry => format!("{}: {error}", retry_in(step)),
+        StepState::Skipped if step.set_by == "condition" => format!("unless {}", clean(&step.condition)),
+        StepState::Skipped | StepState::ResolvedManually => {
+            format!("by {}: {}", clean(&step.set_by), clean(&step.set_reason))
+        }
         _ => error,
     }
 }

@@ -95,7 +95,7 @@ pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u
 fn exit_code(task: &Task) -> Option<u8> {
     match task.state() {
         TaskState::Complete => Some(exit::OK),
-        TaskState::Error => Some(exit::TASK_ERROR),
+        TaskState::Error | TaskState::ResolvedManually => Some(exit::TASK_ERROR),
         TaskState::Cancelled => Some(exit::TASK_CANCELLED),
         TaskState::Pending | TaskState::InProgress | TaskState::Unspecified => None,
     }

@@ -101,6 +101,17 @@ impl ContextSchema {
         Ok(added.then(|| splice::splice(context_json, &context)))
     }
 
+    /// Checks a document of any type, and adds nothing to it.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn check(&self, json: &str) -> Result<(), Vec<Violation>> {
+        let whole = |message: String| vec![Violation { pointer: String::new(), message }];
+        let document = json::parse(json, usize::MAX).map_err(|error| whole(error.to_string()))?;
+        let violations = self.violations(&document);
+        if violations.is_empty() { Ok(()) } else { Err(violations) }
+    }
+
     fn violations(&self, context: &Value) -> Vec<Violation> {
         if self.validator.is_valid(context) {
             return Vec::new(); // The common case, without collecting anything.

@@ -62,6 +62,9 @@ pub struct Template {
     pub schema: Option<Value>,
     /// Notes that each task of the template starts with.
     pub annotations: Map<String, Value>,
+    pub overrides: Vec<()>,
+    pub planner: bool,
+    pub timeout: Option<Duration>,
     /// In the order of the file; 1 to [`MAX_STEPS_PER_TEMPLATE`].
     pub steps: Vec<StepTemplate>,
 }
@@ -89,6 +92,8 @@ pub struct StepTemplate {
     pub backoff: Backoff,
     /// What the handler gets as its configuration, with `service` and `timeout_seconds` still in it.
     pub handler_config: Map<String, Value>,
+    pub condition: Option<crate::domain::expression::Expression>,
+    pub result_schema: Option<Value>,
     /// Notes that each run of the step starts with.
     pub annotations: Map<String, Value>,
 }

@@ -47,6 +47,9 @@ pub(super) fn template(root: &Node, problems: &mut Problems) -> Option<Template>
         description: text(fields.get("description").and_then(|field| field.text(problems))),
         schema: fields.get("schema").map(|field| schema(&field, problems)),
         annotations: annotations.and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems)).unwrap_or_default(),
+        overrides: Vec::new(),
+        planner: false,
+        timeout: None,
         steps: steps(&fields, problems),
     })
 }

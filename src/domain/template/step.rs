@@ -86,6 +86,8 @@ fn blank() -> StepTemplate {
         retryable: true,
         timeout: DEFAULT_TIMEOUT,
         backoff: Backoff::default(),
+        condition: None,
+        result_schema: None,
         handler_config: Map::new(),
         annotations: Map::new(),
     }

@@ -141,6 +141,9 @@ impl Mended {
                 TaskEvent::Complete => EventType::TaskCompleted,
                 TaskEvent::Fail => EventType::TaskFailed,
                 TaskEvent::Cancel => EventType::TaskCancelled,
+                TaskEvent::Resolve => EventType::TaskResolved,
+                TaskEvent::Reopen => EventType::TaskReopened,
+                TaskEvent::Expire => EventType::TaskFailed,
             };
             self.mending.events.push(broken.event(kind));
         }

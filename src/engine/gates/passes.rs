@@ -61,6 +61,9 @@ impl Passes {
     /// Lets a claim pass: the part of a limit that it uses, if there is one; nothing if it may not.
     pub fn take(&mut self, lane_id: i32, lease: Lease) -> Option<Option<i32>> {
         let mut known = self.gates.lock();
+        if known.paused.contains(&lane_id) {
+            return None;
+        }
         let service_id = *known.lanes.get(&lane_id)?;
         let gate = known.services.get_mut(&service_id)?;
         let taken = self.taken.entry(service_id).or_default();

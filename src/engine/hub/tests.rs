@@ -23,6 +23,7 @@ const YAML: &str = "{task_name: t, version: 1.0.0, step_templates: [{name: s, ha
 
 fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> mpsc::Receiver<ToWorker> {
     let lane = |lane_id, handler: &str| LaneRow {
+        task_name: String::new(),
         lane_id,
         namespace: "n".into(),
         handler: handler.into(),
@@ -48,6 +49,9 @@ fn lease(nonce: i64) -> Lease {
 
 fn assignment(lease: Lease) -> Assignment {
     Assignment {
+        retry_limit: 3,
+        handler_config: None,
+        planned_steps: String::new(),
         lease,
         worker_id: WORKER,
         lane_id: LANE,
@@ -62,6 +66,7 @@ fn assignment(lease: Lease) -> Assignment {
             correlation_id: String::new(),
             traceparent: None,
             annotations: "{}".into(),
+            settings: None,
             context: "{}".into(),
         }),
         results: Vec::new(),

@@ -1,6 +1,10 @@
 //! What one transaction of intake takes, and what becomes of each request in it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -10,10 +14,19 @@ use uuid::Uuid;
 
 use super::submission::{IntakeError, Prepared, Submitted};
 use crate::{
-    domain::{event::EventType, progress::Progress, task::TaskState},
+    domain::{
+        event::EventType,
+        progress::{Fate, Progress},
+        task::TaskState,
+    },
+    engine::{
+        documents::Known,
+        effective::Effective,
+        settle::follow::{condition_failed, fate, new_live, told},
+    },
     store::{
-        changes::{Changes, DroppedKey, Event, NewLive, NewTask},
-        hot::{IntakeRead, KeyRow},
+        changes::{Changes, DroppedKey, Event, NewLive, NewTask, SetStep},
+        hot::{IntakeRead, KeyRow, TaskInput},
     },
 };
 
@@ -147,39 +160,82 @@ pub(super) fn roots_of(groups: &[Group]) -> BTreeMap<i32, usize> {
     lanes
 }
 
-pub(super) fn add(changes: &mut Changes, task: &Prepared) {
+pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     let plan = &task.plan;
+    let task_id = task.task_id;
+    let own = Effective { plan, settings: task.settings.clone() };
+    let known = known(task);
     let steps = plan.template.steps.len();
-    let progress = Progress::new(&plan.graph, steps);
-    let priority = i16::try_from(task.submission.priority).unwrap_or_default();
-    changes.events.push(Event::of_task(EventType::TaskSubmitted, plan.template_id, task.task_id));
-    changes.new_live.extend(plan.graph.roots().iter().map(|root| NewLive {
-        task_id: task.task_id,
-        step: i16::try_from(*root).unwrap_or(i16::MAX),
-        template_id: plan.template_id,
-        lane_id: plan.lane(*root),
-        priority,
-        grant: None,
-    }));
+    let mut fate = |step: u16| fate(&own, (task_id, task.priority), step, &known, changes);
+    let (mut progress, fates) = Progress::new(&plan.graph, steps, &mut fate);
+    let not_before = task.submission.not_before.filter(|at| *at > now);
+    let expires_at = plan.template.timeout.map(|timeout| not_before.unwrap_or(now) + timeout);
+    changes.events.push(Event::of_task(EventType::TaskSubmitted, plan.template_id, task_id));
+    for (step, fate) in fates {
+        let failure = match fate {
+            Fate::Runs => {
+                let live = new_live(&own, task_id, step, task.priority);
+                changes.new_live.push(NewLive { not_before, expires_at, ..live });
+                continue;
+            }
+            Fate::Skipped => None,
+            Fate::Fails(why) => Some(condition_failed(&why)),
+        };
+        if progress.state == TaskState::Pending {
+            progress.state = TaskState::InProgress;
+            changes.events.push(Event::of_task(EventType::TaskStarted, plan.template_id, task_id));
+        }
+        let set = SetStep::by_condition(task_id, step, now, failure);
+        changes.events.push(told(&set, plan.template_id));
+        changes.set_steps.push(set);
+    }
+    if let Some(event) = progress.conclusion(steps)
+        && let Ok(after) = progress.state.after(event)
+    {
+        progress.state = after;
+        let kind = if after == TaskState::Complete { EventType::TaskCompleted } else { EventType::TaskFailed };
+        changes.events.push(Event::of_task(kind, plan.template_id, task_id));
+    }
     changes.new_tasks.push(NewTask {
-        task_id: task.task_id,
+        task_id,
         template_id: plan.template_id,
         state: progress.state,
-        priority,
+        priority: task.priority,
         steps_total: i16::try_from(steps).unwrap_or(i16::MAX),
         steps_live: i16::try_from(progress.live).unwrap_or(i16::MAX),
         steps_done: progress.done.as_bytes().to_vec(),
+        failed_step: progress.failed_step.map(u16::cast_signed),
         correlation_id: task.correlation_id.clone(),
         traceparent: task.submission.traceparent.clone(),
         annotations: task.annotations.clone(),
         context: task.context.clone(),
+        settings: (!task.settings.is_empty()).then(|| task.settings.to_json()),
+        not_before,
+        expires_at,
     });
+}
+
+/// What the conditions of a task's roots are judged by.
+fn known(task: &Prepared) -> Known {
+    if !task.plan.is_conditional() {
+        return Known::default();
+    }
+    let input = TaskInput {
+        task_id: task.task_id,
+        correlation_id: task.correlation_id.clone(),
+        traceparent: None,
+        annotations: String::new(),
+        context: task.context.clone(),
+        settings: None,
+    };
+    Known { tasks: HashMap::from([(task.task_id, Arc::new(input))]), ..Known::default() }
 }
 
 /// A task whose root is claimed in the transaction that stores it is in progress from the beginning.
 pub(super) fn start_claimed(changes: &mut Changes) {
     let started: HashSet<Uuid> = changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
-    for task in changes.new_tasks.iter_mut().filter(|t| started.contains(&t.task_id)) {
+    let pending = |t: &&mut NewTask| t.state == TaskState::Pending && started.contains(&t.task_id);
+    for task in changes.new_tasks.iter_mut().filter(pending) {
         task.state = TaskState::InProgress;
         changes.events.push(Event::of_task(EventType::TaskStarted, task.template_id, task.task_id));
     }

@@ -1,7 +1,7 @@
 //! What a client submits, checked against its template on the caller's own thread: everything that is wrong comes back at
 //! once, and what is right is ready to be stored.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use semver::Version;
 use serde_json::{Map, Value};
@@ -12,6 +12,7 @@ use crate::{
     domain::{
         json::{self, JsonError},
         schema::Violation,
+        settings::Settings,
         task::{MAX_ANNOTATIONS_BYTES, MAX_CONTEXT_BYTES, MAX_KEY_BYTES, MAX_PRIORITY},
     },
     engine::catalog::{Catalog, Plan},
@@ -35,6 +36,8 @@ pub struct Submission {
     /// JSON object; empty for `{}`.
     pub annotations: String,
     pub traceparent: Option<String>,
+    /// No step starts earlier.
+    pub not_before: Option<SystemTime>,
 }
 
 /// What a client gets back.
@@ -80,6 +83,9 @@ pub(super) struct Prepared {
     pub(super) context: String,
     pub(super) annotations: String,
     pub(super) correlation_id: String,
+    /// What the template's overrides make of it.
+    pub(super) settings: Settings,
+    pub(super) priority: i16,
     pub(super) digest: Vec<u8>,
 }
 
@@ -125,7 +131,9 @@ fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated
         return Err(violated);
     };
     let correlation_id = correlation_id(s, &sent);
+    let settings = settings(&plan, &context, s, &correlation_id)?;
     let mut notes = plan.template.annotations.clone();
+    notes.extend(settings.annotations());
     notes.extend(annotations.clone());
     notes.insert("correlation_id".to_owned(), Value::String(correlation_id.clone()));
     let digest = if s.idempotency_key.is_empty() { Vec::new() } else { digest(s, sent, annotations) };
@@ -136,8 +144,20 @@ fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated
         context,
         annotations: Value::Object(notes).to_string(),
         correlation_id,
+        priority: settings.priority().unwrap_or_else(|| i16::try_from(s.priority).unwrap_or_default()),
+        settings,
         digest,
     })
+}
+
+/// What the overrides make of a task with this context.
+fn settings(plan: &Plan, context: &str, s: &Submission, correlation_id: &str) -> Result<Settings, Vec<Violated>> {
+    if plan.template.overrides.is_empty() {
+        return Ok(Settings::default());
+    }
+    let wrong = |message: String| vec![Violated { field: "context_json".to_owned(), message }];
+    let context = json::parse(context, MAX_CONTEXT_BYTES).map_err(|error| wrong(error.to_string()))?;
+    Settings::of(&plan.template, &context, &plan.task_value(correlation_id, s.priority)).map_err(wrong)
 }
 
 fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec<Violated>> {
@@ -183,7 +203,11 @@ fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, 
     context.sort_all_objects();
     annotations.sort_all_objects();
     let version = s.version.as_ref().map(ToString::to_string).unwrap_or_default();
-    let whole =
+    let mut whole =
         serde_json::json!([s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations]);
+    if let (Some(not_before), Value::Array(parts)) = (s.not_before, &mut whole) {
+        let since = not_before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        parts.push(Value::from(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)));
+    }
     Sha256::digest(whole.to_string()).to_vec()
 }

@@ -8,49 +8,60 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{CancelError, Input};
+use super::{Input, orders};
 use crate::{
     domain::{
         attempt::{Outcome, OutcomeKind, Spent},
         event::EventType,
         lease::Lease,
+        order::OrderError,
         progress::Progress,
         retry::Backoff,
         step::{StepEvent, StepState},
-        task::{TaskEvent, TaskState},
+        task::TaskState,
     },
-    engine::{catalog::Plan, claims::Plans, gates::Call, hub::CancelReason},
+    engine::{claims::Plans, documents::Known, effective::Effective, gates::Call, hub::CancelReason},
     store::{
-        changes::{Changes, Ended, EndedAttempt, Event, GivenBack, NewLive, Retry, TaskUpdate},
-        hot::{LiveRow, SettleRead, TaskRow},
+        changes::{Changes, Ended, EndedAttempt, Event, GivenBack, Kept, Retry, TaskUpdate},
+        hot::{EndedRow, LiveRow, SettleRead, TaskRow},
     },
 };
 
 /// How long a released step of a worker that does not drain waits.
 const RELEASE_PAUSE: Backoff = Backoff { base_seconds: 1.0, multiplier: 1.0, max_seconds: 1.0, jitter: 0.0 };
 
-struct TaskInHand<'a> {
-    row: &'a TaskRow,
-    plan: &'a Plan,
-    progress: Progress,
-    changed: bool,
-    cancelled: Option<(String, String)>,
+pub(super) struct TaskInHand<'a> {
+    pub(super) row: &'a TaskRow,
+    pub(super) own: Effective<'a>,
+    pub(super) progress: Progress,
+    pub(super) changed: bool,
+    pub(super) cancelled: Option<(String, String)>,
+    /// Set by its planner in this batch.
+    pub(super) priority: i16,
 }
 
 /// A batch in the making.
 pub(super) struct Decision<'a> {
-    now: SystemTime,
+    pub(super) now: SystemTime,
     /// How long a step of a lane waits whose probe failed, seconds.
     past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
-    tasks: BTreeMap<Uuid, TaskInHand<'a>>,
+    /// The documents that conditions are judged by and planners add to.
+    pub(super) known: &'a Known,
+    pub(super) tasks: BTreeMap<Uuid, TaskInHand<'a>>,
     /// Rows that are still in play, by step.
-    live: BTreeMap<(Uuid, i16), &'a LiveRow>,
+    pub(super) live: BTreeMap<(Uuid, i16), &'a LiveRow>,
+    /// How the other steps ended, of the tasks that somebody gave an order about.
+    pub(super) ended: BTreeMap<(Uuid, i16), &'a EndedRow>,
     /// Leases settled in this batch: a second copy is as good as the first.
-    settled: HashMap<Lease, bool>,
+    pub(super) settled: HashMap<Lease, bool>,
     pub changes: Changes,
     pub acks: Vec<(Uuid, Lease, bool)>,
     pub cancelled: Vec<(Lease, CancelReason)>,
-    pub refused: HashMap<usize, CancelError>,
+    pub refused: HashMap<usize, OrderError>,
+    /// The tasks whose deadline turned out to have passed.
+    pub expiring: Vec<Uuid>,
+    /// The lanes in which steps wait that an order has woken.
+    pub woken: Vec<i32>,
     /// The tasks that something happened to, and whether they are final now.
     pub touched: Vec<(Uuid, bool)>,
     /// The attempts that ended, for the health of their services.
@@ -60,22 +71,31 @@ pub(super) struct Decision<'a> {
 }
 
 impl<'a> Decision<'a> {
-    pub fn new(read: &'a SettleRead, plans: &'a Plans, past_probing: &'a (dyn Fn(i32) -> f64 + Sync)) -> Self {
+    pub fn new(
+        read: &'a SettleRead,
+        plans: &'a Plans,
+        known: &'a Known,
+        past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
+    ) -> Self {
         let tasks = read
             .tasks
             .iter()
             .filter_map(|row| {
-                let plan = plans.get(&row.template_id)?;
-                let progress = row.progress.clone();
-                Some((row.task_id, TaskInHand { row, plan, progress, changed: false, cancelled: None }))
+                let own = Effective::of(plans.get(&row.template_id)?, row.settings.as_deref());
+                let (progress, priority) = (row.progress.clone(), row.priority);
+                Some((row.task_id, TaskInHand { row, own, progress, changed: false, cancelled: None, priority }))
             })
             .collect();
         Self {
             now: read.now,
             past_probing,
+            known,
             tasks,
             live: read.live.iter().map(|row| ((row.task_id, row.step), row)).collect(),
+            ended: read.ended.iter().map(|row| ((row.task_id, row.step), row)).collect(),
             settled: HashMap::new(),
+            expiring: Vec::new(),
+            woken: Vec::new(),
             changes: Changes::default(),
             acks: Vec::new(),
             cancelled: Vec::new(),
@@ -86,13 +106,17 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Cancels go first: a result that came in the same moment is then too late, and nothing has to be undone.
-    pub fn take_cancels(&mut self, inputs: &[Input]) {
+    /// Orders go first: a result that came in the same moment is then too late, and nothing has to be undone.
+    pub fn take_orders(&mut self, inputs: &[Input]) {
         for (i, input) in inputs.iter().enumerate() {
-            if let Input::Cancel { task_id, by, reason, .. } = input
-                && let Err(error) = self.cancel(*task_id, by, reason)
-            {
-                self.refused.insert(i, error);
+            match input {
+                Input::Order { task_id, order, by, reason, .. } => {
+                    if let Err(error) = self.order(*task_id, order, by, reason) {
+                        self.refused.insert(i, error);
+                    }
+                }
+                Input::Expire { task_id } => self.expire(*task_id),
+                _ => {}
             }
         }
     }
@@ -122,14 +146,18 @@ impl<'a> Decision<'a> {
                 }
             }
             Input::Deadline { lease } => self.deadline(*lease),
-            Input::Cancel { .. } => {}
+            Input::Order { .. } | Input::Expire { .. } => {}
         }
     }
 
     fn deadline(&mut self, lease: Lease) {
         match self.row(lease).map(|row| row.deadline_at) {
             Some(at) if at.is_some_and(|at| at <= self.now) => {
-                if self.end_attempt(lease, &Outcome::TimedOut, None) {
+                let expires_at = self.tasks.get(&lease.task_id).and_then(|task| task.row.expires_at);
+                if expires_at.is_some_and(|at| at <= self.now) {
+                    // It ends as a whole, for which all of it must be locked.
+                    self.expiring.push(lease.task_id);
+                } else if self.end_attempt(lease, &Outcome::TimedOut, None) {
                     self.settled.insert(lease, false);
                     self.cancelled.push((lease, CancelReason::TimedOut));
                 }
@@ -152,8 +180,10 @@ impl<'a> Decision<'a> {
         if holder.is_some_and(|holder| holder != worker_id) {
             return false;
         }
-        let Some(task) = self.tasks.get_mut(&lease.task_id) else { return false };
-        let Some(template) = task.plan.step(lease.step) else { return false };
+        let Some(task) = self.tasks.get(&lease.task_id) else { return false };
+        let (plan, template_id) = (task.own.plan, task.row.template_id);
+        let Some(template) = task.own.step(lease.step) else { return false };
+        let outcome = &*self.judged(lease, outcome);
         let spent = Spent {
             charged: unsigned(row.charged),
             lost: unsigned(row.lost),
@@ -165,7 +195,7 @@ impl<'a> Decision<'a> {
         let attempt = EndedAttempt {
             task_id: lease.task_id,
             step: lease.step,
-            template_id: task.row.template_id,
+            template_id,
             attempt: row.attempt,
             lease: lease.nonce,
             worker_id,
@@ -179,7 +209,7 @@ impl<'a> Decision<'a> {
             ready_at: row.ready_at,
             started_at,
         };
-        let lane_id = task.plan.lane(unsigned(lease.step));
+        let lane_id = plan.lane(unsigned(lease.step));
         self.calls.push(Call { lane_id, outcome: attempt.outcome, started_at });
         self.pauses.extend(attempt.retry_after.map(|time| (lane_id, time)));
         self.live.remove(&(lease.task_id, lease.step));
@@ -208,13 +238,20 @@ impl<'a> Decision<'a> {
                     _ => None,
                 };
                 self.end_step(row, state, Some(&attempt), result);
-                self.unlock(lease.task_id, lease.step, event);
+                self.leaves_play(lease.task_id);
+                self.follow(lease.task_id, lease.step, event == StepEvent::Succeed);
             }
         }
         true
     }
 
-    fn end_step(&mut self, row: &LiveRow, state: StepState, attempt: Option<&EndedAttempt>, result: Option<String>) {
+    pub(super) fn end_step(
+        &mut self,
+        row: &LiveRow,
+        state: StepState,
+        attempt: Option<&EndedAttempt>,
+        result: Option<String>,
+    ) {
         self.changes.ended.push(Ended {
             task_id: row.task_id,
             step: row.step,
@@ -229,66 +266,13 @@ impl<'a> Decision<'a> {
         });
     }
 
-    /// Brings the children into play whose last parent this was.
-    fn unlock(&mut self, task_id: Uuid, step: i16, event: StepEvent) {
-        let Some(task) = self.tasks.get_mut(&task_id) else { return };
-        task.changed = true;
-        let plan = task.plan;
-        for child in task.progress.step_ended(&plan.graph, unsigned(step), event) {
-            self.changes.new_live.push(NewLive {
-                task_id,
-                step: i16::try_from(child).unwrap_or(i16::MAX),
-                template_id: task.row.template_id,
-                lane_id: plan.lane(child),
-                priority: task.row.priority,
-                grant: None,
-            });
-        }
-    }
-
-    fn cancel(&mut self, task_id: Uuid, by: &str, reason: &str) -> Result<(), CancelError> {
-        let task = self.tasks.get_mut(&task_id).ok_or(CancelError::NotFound(task_id))?;
-        if task.progress.state == TaskState::Cancelled {
-            return Ok(());
-        }
-        let state = task.progress.state;
-        let after = state.after(TaskEvent::Cancel).map_err(|_| CancelError::Ended(state))?;
-        (task.progress.state, task.progress.live, task.changed) = (after, 0, true);
-        task.cancelled = Some((by.to_owned(), reason.to_owned()));
-        let template_id = task.row.template_id;
-        self.touched.push((task_id, false));
-        let rows: Vec<&LiveRow> =
-            self.live.range((task_id, i16::MIN)..=(task_id, i16::MAX)).map(|(_, row)| *row).collect();
-        for row in rows {
-            self.live.remove(&(task_id, row.step));
-            let running = row.lease.map(|nonce| Lease { task_id, step: row.step, nonce });
-            self.changes.events.push(Event {
-                step: Some(row.step),
-                attempt: Some(row.attempt),
-                worker_id: row.worker_id,
-                outcome: running.map(|_| OutcomeKind::Cancelled),
-                charged: running.map(|_| false),
-                lease: row.lease,
-                ready_at: Some(row.ready_at),
-                started_at: row.started_at,
-                ..Event::of_task(EventType::StepCancelled, template_id, task_id)
-            });
-            self.end_step(row, StepState::Cancelled, None, None);
-            if let Some(lease) = running {
-                self.settled.insert(lease, false);
-                self.cancelled.push((lease, CancelReason::TaskCancelled));
-            }
-        }
-        Ok(())
-    }
-
     /// Concludes the tasks and writes down what became of them.
     pub fn finish(mut self) -> Self {
         for (task_id, task) in &mut self.tasks {
             if !task.changed {
                 continue;
             }
-            if let Some(event) = task.progress.conclusion(task.plan.template.steps.len())
+            if let Some(event) = task.progress.conclusion(task.own.plan.template.steps.len())
                 && let Ok(after) = task.progress.state.after(event)
             {
                 task.progress.state = after;
@@ -297,9 +281,14 @@ impl<'a> Decision<'a> {
                 TaskState::Complete => Some(EventType::TaskCompleted),
                 TaskState::Error => Some(EventType::TaskFailed),
                 TaskState::Cancelled => Some(EventType::TaskCancelled),
+                TaskState::ResolvedManually => Some(EventType::TaskResolved),
                 TaskState::Pending | TaskState::InProgress => None,
             };
-            self.changes.events.extend(kind.map(|kind| Event::of_task(kind, task.row.template_id, *task_id)));
+            let mark = self.changes.marks.iter().find(|mark| mark.task_id == *task_id);
+            let failure = mark.and_then(|mark| mark.error_code.as_deref()).map(orders::expired);
+            let ordered = task.cancelled.clone().or_else(|| mark.and_then(|mark| mark.resolved.clone()));
+            let event = |kind| Event { failure, ordered, ..Event::of_task(kind, task.row.template_id, *task_id) };
+            self.changes.events.extend(kind.map(event));
             self.changes.tasks.push(TaskUpdate {
                 task_id: *task_id,
                 state: task.progress.state,
@@ -308,6 +297,12 @@ impl<'a> Decision<'a> {
                 failed_step: task.progress.failed_step.and_then(|s| i16::try_from(s).ok()),
                 cancelled: task.cancelled.take(),
                 expected: None,
+                kept: Kept {
+                    template_id: task.row.template_id,
+                    priority: task.priority,
+                    settings: task.row.settings.clone(),
+                    expires_at: task.row.expires_at,
+                },
             });
         }
         self.touched.sort_unstable();
@@ -319,6 +314,6 @@ impl<'a> Decision<'a> {
     }
 }
 
-fn unsigned(n: i16) -> u16 {
+pub(super) fn unsigned(n: i16) -> u16 {
     u16::try_from(n).unwrap_or_default()
 }

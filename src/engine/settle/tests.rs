@@ -7,11 +7,15 @@ use crate::{
     domain::{
         attempt::{Failure, OutcomeKind},
         event::EventType,
-        progress::Progress,
-        step::{StepEvent, StepState},
+        progress::{Fate, Progress},
+        step::StepState,
+        task::TaskState,
     },
     engine::catalog::plan_for_tests,
-    store::hot::{LiveRow, TaskRow},
+    store::{
+        changes::Past,
+        hot::{EndedRow, LiveRow, TaskRow},
+    },
 };
 
 const TEMPLATE: i32 = 3;
@@ -32,6 +36,7 @@ step_templates:
 struct Case {
     read: SettleRead,
     plans: Plans,
+    known: Known,
     past: HashMap<Lease, OutcomeKind>,
 }
 
@@ -40,31 +45,42 @@ struct Verdict {
     changes: Changes,
     acks: Vec<(Uuid, Lease, bool)>,
     cancelled: Vec<(Lease, CancelReason)>,
-    refused: HashMap<usize, CancelError>,
+    refused: HashMap<usize, OrderError>,
 }
 
 impl Case {
     /// These steps are complete, and these run.
     fn new(done: &[u16], running: &[i16]) -> Self {
         let plan = plan_for_tests(TEMPLATE, YAML);
-        let mut progress = Progress::new(&plan.graph, 3);
+        let mut runs = |_| Fate::Runs;
+        let (mut progress, _) = Progress::new(&plan.graph, 3, &mut runs);
         progress.state = TaskState::InProgress;
         for step in done {
-            progress.step_ended(&plan.graph, *step, StepEvent::Succeed);
+            progress.live -= 1;
+            progress.step_ended(&plan.graph, *step, true, &mut runs);
         }
-        let task = TaskRow { task_id: TASK, template_id: TEMPLATE, priority: 0, progress };
+        let task = TaskRow {
+            task_id: TASK,
+            template_id: TEMPLATE,
+            priority: 0,
+            progress,
+            settings: None,
+            expires_at: None,
+            error_code: None,
+        };
         let read = SettleRead {
             live: running.iter().map(|step| live(*step)).collect(),
+            ended: Vec::new(),
             tasks: vec![task],
             candidates: Vec::new(),
             now: at(NOW),
         };
-        Self { read, plans: Plans::from([(TEMPLATE, plan)]), past: HashMap::new() }
+        Self { read, plans: Plans::from([(TEMPLATE, plan)]), known: Known::default(), past: HashMap::new() }
     }
 
     fn decide(&self, inputs: &[Input]) -> Verdict {
-        let mut decision = Decision::new(&self.read, &self.plans, &|_| 30.0);
-        decision.take_cancels(inputs);
+        let mut decision = Decision::new(&self.read, &self.plans, &self.known, &|_| 30.0);
+        decision.take_orders(inputs);
         for input in inputs {
             decision.take(input, &self.past);
         }
@@ -108,6 +124,8 @@ fn live(step: i16) -> LiveRow {
         started_at: Some(at(NOW / 2)),
         deadline_at: Some(at(NOW * 2)),
         probe: false,
+        state: StepState::InProgress,
+        reopened: false,
     }
 }
 
@@ -123,9 +141,13 @@ fn failed(step: i16) -> Input {
     result(step, Outcome::RetryableError { failure: Failure::default(), retry_after: None })
 }
 
-fn cancel() -> Input {
+fn order(task_id: Uuid, order: Order) -> Input {
     let (reply, _) = oneshot::channel();
-    Input::Cancel { task_id: TASK, by: "me".into(), reason: "why".into(), reply }
+    Input::Order { task_id, order, by: "me".into(), reason: "why".into(), reply }
+}
+
+fn cancel() -> Input {
+    order(TASK, Order::Cancel)
 }
 
 #[test]
@@ -232,12 +254,10 @@ fn what_cannot_be_cancelled_is_refused() {
     let mut case = Case::new(&[], &[]);
     case.read.tasks[0].progress.state = TaskState::Complete;
     let unknown = Uuid::from_u128(9);
-    let (reply, _) = oneshot::channel();
-    let other = Input::Cancel { task_id: unknown, by: String::new(), reason: String::new(), reply };
-    let verdict = case.decide(&[cancel(), other]);
+    let verdict = case.decide(&[cancel(), order(unknown, Order::Cancel)]);
     assert!(verdict.is_silent());
-    assert_eq!(verdict.refused[&0], CancelError::Ended(TaskState::Complete));
-    assert_eq!(verdict.refused[&1], CancelError::NotFound(unknown));
+    assert_eq!(verdict.refused[&0], OrderError::TaskIs { state: TaskState::Complete, verb: "cancelled" });
+    assert_eq!(verdict.refused[&1], OrderError::NotFound(unknown));
 }
 
 #[test]
@@ -299,14 +319,110 @@ fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
 #[test]
 fn leases_and_tasks_are_locked_in_one_order() {
     let other = Uuid::from_u128(7);
-    let (reply, _) = oneshot::channel();
-    let inputs = [
-        Input::Cancel { task_id: other, by: String::new(), reason: String::new(), reply },
-        done(2),
-        done(0),
-        Input::Deadline { lease: lease(2) },
-    ];
+    let inputs = [order(other, Order::Cancel), done(2), done(0), Input::Deadline { lease: lease(2) }];
     let (leases, tasks, cancels) = keys_of(&inputs);
     assert_eq!(leases, [lease(0), lease(2)]);
     assert_eq!((tasks, cancels), (vec![TASK, other], vec![other]));
+}
+
+#[test]
+fn a_transaction_has_one_order_about_a_task_and_the_later_ones_come_later() {
+    let other = Uuid::from_u128(7);
+    let inputs = vec![
+        cancel(),
+        done(0),
+        order(other, Order::Pause),
+        order(TASK, Order::Resume),
+        Input::Expire { task_id: other },
+    ];
+    let work = one_order_a_task(inputs);
+    let sizes: Vec<usize> = work.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [2, 3], "the last is the first");
+    assert!(matches!(work[0][0], Input::Order { order: Order::Resume, .. }));
+}
+
+/// `a` is complete, `b` failed and `c` is complete: the task failed.
+fn failed_case() -> Case {
+    let mut case = Case::new(&[0, 2], &[]);
+    let progress = &mut case.read.tasks[0].progress;
+    (progress.state, progress.live, progress.failed_step) = (TaskState::Error, 0, Some(1));
+    let ended = |step, state| EndedRow {
+        task_id: TASK,
+        step,
+        state,
+        attempt: 2,
+        charged: 2,
+        ready_at: at(NOW / 4),
+        started_at: Some(at(NOW / 2)),
+        result: None,
+        failure: None,
+    };
+    case.read.ended = vec![ended(0, StepState::Complete), ended(1, StepState::Error), ended(2, StepState::Complete)];
+    case
+}
+
+#[test]
+fn a_retry_brings_the_failed_step_back_with_what_is_behind_it() {
+    for (fresh, charged) in [(false, 2), (true, 0)] {
+        let verdict = failed_case().decide(&[order(TASK, Order::Retry { step: None, fresh })]);
+        assert!(verdict.refused.is_empty(), "{:?}", verdict.refused);
+        let [live] = &verdict.changes.new_live[..] else { panic!("{:?}", verdict.changes.new_live) };
+        assert_eq!((live.step, live.past), (1, Some(Past { attempt: 2, charged })));
+        assert_eq!(verdict.changes.reopened, [(TASK, 1)]);
+        let task = &verdict.changes.tasks[0];
+        assert_eq!((task.state, task.steps_live, task.failed_step), (TaskState::InProgress, 1, None));
+        assert_eq!(verdict.events(), ["task.reopened", "step.reopened"]);
+    }
+}
+
+#[test]
+fn a_step_that_is_resolved_or_skipped_lets_the_task_end() {
+    let resolve = Order::ResolveStep { step: "b".into(), result: "1".into() };
+    for (told, state, event) in [
+        (resolve, StepState::ResolvedManually, "step.resolved"),
+        (Order::Skip { step: "b".into() }, StepState::Skipped, "step.skipped"),
+    ] {
+        let verdict = failed_case().decide(&[order(TASK, told)]);
+        let [set] = &verdict.changes.set_steps[..] else { panic!() };
+        assert_eq!((set.step, set.state, set.in_queue, set.attempt), (1, state, false, 2));
+        assert_eq!(verdict.changes.tasks[0].state, TaskState::Complete);
+        assert_eq!(verdict.events(), ["task.reopened", event, "task.completed"]);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_state_is_refused_and_changes_nothing() {
+    let skip = |step: &str| Order::Skip { step: step.into() };
+    let retry = |step: Option<&str>| Order::Retry { step: step.map(str::to_owned), fresh: false };
+    let running = || Case::new(&[0], &[1]);
+    for (case, told, words) in [
+        (failed_case(), skip("a"), "step `a` is complete: it cannot be skipped"),
+        (failed_case(), retry(Some("c")), "step `c` is complete: it cannot be retried"),
+        (failed_case(), retry(Some("x")), "the task has no step `x`"),
+        (failed_case(), Order::Pause, "the task is error: it cannot be paused"),
+        (running(), skip("b"), "step `b` is in_progress: it cannot be skipped"),
+        (
+            running(),
+            retry(None),
+            "the task is in_progress, and none of its steps has failed: there is nothing to retry",
+        ),
+        (running(), Order::ResolveTask, "the task is in_progress: it cannot be resolved"),
+    ] {
+        let verdict = case.decide(&[order(TASK, told)]);
+        assert!(verdict.is_silent(), "{words}: {:?}", verdict.changes);
+        assert_eq!(verdict.refused[&0].to_string(), words);
+    }
+}
+
+#[test]
+fn a_task_ends_with_its_deadline_and_not_before() {
+    let mut case = Case::new(&[0], &[1, 2]);
+    case.read.tasks[0].expires_at = Some(at(NOW * 2));
+    assert!(case.decide(&[Input::Expire { task_id: TASK }]).is_silent(), "not yet");
+    case.read.tasks[0].expires_at = Some(at(NOW));
+    let verdict = case.decide(&[Input::Expire { task_id: TASK }]);
+    assert_eq!(verdict.cancelled.len(), 2);
+    assert_eq!(verdict.changes.tasks[0].state, TaskState::Error);
+    assert_eq!(verdict.changes.marks[0].error_code.as_deref(), Some("DEADLINE_EXCEEDED"));
+    assert_eq!(verdict.changes.events[2].failure.as_ref().map(|f| f.code.as_str()), Some("DEADLINE_EXCEEDED"));
 }

@@ -1,0 +1,111 @@
+//! The steps of one task as they are for it: the template's, with what overrides and a planner changed.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use super::catalog::Plan;
+use crate::domain::{schema::Violation, settings::Settings, template::StepTemplate};
+
+impl Plan {
+    /// Whether a step is the planner of the others.
+    pub fn is_planner(&self, step: i16) -> bool {
+        self.template.planner && step == 0
+    }
+
+    /// Whether it depends on documents which steps run.
+    pub fn is_conditional(&self) -> bool {
+        self.template.steps.iter().any(|step| step.condition.is_some())
+    }
+
+    /// What a result lacks to fit the step's schema.
+    pub fn check_result(&self, step: i16, result: &str) -> Result<(), Vec<Violation>> {
+        let schema = usize::try_from(step).ok().and_then(|step| self.result_schemas.get(step)?.as_ref());
+        schema.map_or(Ok(()), |schema| schema.check(result))
+    }
+
+    /// What expressions see as `task`.
+    pub fn task_value(&self, correlation_id: &str, priority: i32) -> Value {
+        let t = &self.template;
+        json!({
+            "namespace": t.namespace,
+            "task_name": t.task_name,
+            "version": t.version.to_string(),
+            "correlation_id": correlation_id,
+            "priority": priority,
+        })
+    }
+}
+
+/// A plan as one task has it.
+pub struct Effective<'a> {
+    pub plan: &'a Plan,
+    pub settings: Settings,
+}
+
+impl<'a> Effective<'a> {
+    /// `settings` is what the task's row says. It was checked before it was stored; a text that cannot be read any more changes
+    /// nothing, and is logged.
+    pub fn of(plan: &'a Plan, settings: Option<&str>) -> Self {
+        let read = |text: &str| {
+            Settings::from_json(text, &plan.template)
+                .inspect_err(|why| tracing::error!(why, "the settings of a task cannot be read"))
+                .ok()
+        };
+        Self { plan, settings: settings.and_then(read).unwrap_or_default() }
+    }
+
+    /// The step at a position that came out of the database.
+    pub fn step(&self, step: i16) -> Option<Cow<'a, StepTemplate>> {
+        let index = usize::try_from(step).ok()?;
+        match self.settings.step(&self.plan.template, index) {
+            Some(changed) => Some(Cow::Owned(changed)),
+            None => self.plan.template.steps.get(index).map(Cow::Borrowed),
+        }
+    }
+
+    /// The time that an attempt of a step may take, where it is not the template's.
+    pub fn timeout(&self, step: u16) -> Option<std::time::Duration> {
+        let index = usize::from(step);
+        let changed = self.settings.step(&self.plan.template, index)?.timeout;
+        (changed != self.plan.template.steps.get(index)?.timeout).then_some(changed)
+    }
+
+    /// Which settings of a step are not the template's, and where each came from.
+    pub fn origins(&self, step: i16) -> Vec<(String, String)> {
+        usize::try_from(step).map(|step| self.settings.origins(&self.plan.template, step)).unwrap_or_default()
+    }
+
+    /// What a planner is told of the steps that it plans: a JSON array.
+    pub fn planned_steps(&self) -> String {
+        let steps = &self.plan.template.steps;
+        let names = |parents: &[usize]| -> Vec<&str> {
+            let planned = parents.iter().filter(|p| !self.plan.is_planner(i16::try_from(**p).unwrap_or_default()));
+            planned.filter_map(|p| Some(steps.get(*p)?.name.as_str())).collect()
+        };
+        let of = |(index, template): (usize, &StepTemplate)| {
+            let changed = self.settings.step(&self.plan.template, index);
+            let step = changed.as_ref().unwrap_or(template);
+            json!({
+                "name": step.name,
+                "handler": step.handler,
+                "service": step.service,
+                "depends_on_steps": names(&step.depends_on),
+                "retry_limit": step.retry_limit,
+                "default_retryable": step.retryable,
+                "handler_config": step.handler_config,
+                "annotations": step.annotations,
+                "backoff": {
+                    "base_seconds": step.backoff.base_seconds,
+                    "multiplier": step.backoff.multiplier,
+                    "max_seconds": step.backoff.max_seconds,
+                    "jitter": step.backoff.jitter,
+                },
+                "skip": self.settings.skips(index),
+            })
+        };
+        let planned =
+            steps.iter().enumerate().filter(|(i, _)| !self.plan.is_planner(i16::try_from(*i).unwrap_or_default()));
+        Value::Array(planned.map(of).collect()).to_string()
+    }
+}

@@ -1,0 +1,170 @@
+//! One order to many tasks: page by page, each page in the settler's batches.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{convert, error, order::check_words, task::Tasks, template::version};
+use crate::{
+    domain::{
+        attempt::MAX_ERROR_CODE_BYTES,
+        order::{Order, OrderError},
+        task::TaskState,
+    },
+    engine::{Engine, settle::Input},
+    proto,
+    store::bulk::{self, BulkFilter, MAX_COUNTED},
+};
+
+/// Tasks of one portion.
+const PORTION: i64 = 500;
+/// How long a portion may take to be committed.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the caller reads.
+pub type OrderStream = ReceiverStream<Result<proto::OrderTasksResponse, Status>>;
+
+impl Tasks {
+    pub(super) async fn bulk(&self, r: proto::OrderTasksRequest) -> Result<OrderStream, Status> {
+        check_words(&r.by, &r.reason)?;
+        let order = order(&r)?;
+        let filter = self.bulk_filter(r.filter.unwrap_or_default(), &order).await?;
+        let total = bulk::count(&self.0.db, &filter).await.map_err(|e| error::store(&e))?;
+        let told = proto::OrderTasksResponse { total, done: r.dry_run, ..Default::default() };
+        let (sender, stream) = mpsc::channel(4);
+        let _ = sender.send(Ok(told.clone())).await;
+        if !r.dry_run {
+            let bulk = Bulk { engine: self.0.clone(), filter, order, by: r.by, reason: r.reason, told };
+            tokio::spawn(bulk.run(sender));
+        }
+        Ok(ReceiverStream::new(stream))
+    }
+
+    async fn bulk_filter(&self, f: proto::TaskFilter, order: &Order) -> Result<BulkFilter, Status> {
+        if f == proto::TaskFilter::default() {
+            return Err(error::invalid(
+                "filter",
+                "empty: expected at least one field, so that nobody orders everything by mistake",
+            ));
+        }
+        for (field, text) in
+            [("namespace", &f.namespace), ("task_name", &f.task_name), ("correlation_id", &f.correlation_id)]
+        {
+            convert::name(field, text)?;
+        }
+        if f.error_code.len() > MAX_ERROR_CODE_BYTES {
+            return Err(error::invalid("error_code", format!("expected at most {MAX_ERROR_CODE_BYTES} bytes")));
+        }
+        let wanted = version(&f.version)?;
+        let templates = if f.namespace.is_empty() && f.task_name.is_empty() && wanted.is_none() {
+            None
+        } else {
+            self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+            let plans = self.0.catalog.list(&f.namespace, &f.task_name);
+            let fits = plans.iter().filter(|p| wanted.as_ref().is_none_or(|v| *v == p.template.version));
+            Some(fits.map(|p| p.template_id).collect())
+        };
+        let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let time = |field: &str, at: Option<prost_types::Timestamp>| -> Result<Option<SystemTime>, Status> {
+            Ok(convert::time(field, at)?)
+        };
+        let (states, paused): (&[TaskState], Option<bool>) = match order {
+            Order::Retry { .. } | Order::ResolveTask => (&[TaskState::Error], None),
+            Order::Pause => (&[TaskState::Pending, TaskState::InProgress], Some(false)),
+            Order::Resume => (&[TaskState::Pending, TaskState::InProgress], Some(true)),
+            _ => (&[TaskState::Pending, TaskState::InProgress], None),
+        };
+        Ok(BulkFilter {
+            templates,
+            states: states.to_vec(),
+            paused,
+            correlation_id: text(f.correlation_id),
+            error_code: text(f.error_code),
+            failed_after: time("failed_after", f.failed_after)?,
+            submitted_after: time("submitted_after", f.submitted_after)?,
+            submitted_before: time("submitted_before", f.submitted_before)?,
+        })
+    }
+}
+
+fn order(r: &proto::OrderTasksRequest) -> Result<Order, Status> {
+    use proto::BulkOrder as B;
+    Ok(match B::try_from(r.order) {
+        Ok(B::Retry) => Order::Retry { step: None, fresh: r.fresh_attempts },
+        Ok(B::Cancel) => Order::Cancel,
+        Ok(B::Pause) => Order::Pause,
+        Ok(B::Resume) => Order::Resume,
+        Ok(B::Resolve) => Order::ResolveTask,
+        Ok(B::Unspecified) | Err(_) => {
+            return Err(error::invalid("order", format!("{} is no order: see BulkOrder", r.order)));
+        }
+    })
+}
+
+/// An order on its way.
+struct Bulk {
+    engine: Engine,
+    filter: BulkFilter,
+    order: Order,
+    by: String,
+    reason: String,
+    told: proto::OrderTasksResponse,
+}
+
+impl Bulk {
+    /// Ends when there is nobody left to tell, or nobody to tell it to.
+    async fn run(mut self, sender: mpsc::Sender<Result<proto::OrderTasksResponse, Status>>) {
+        let mut after = Uuid::nil();
+        // What refused once would be found again by nobody: the walk goes forward only.
+        loop {
+            let tasks = match bulk::page(&self.engine.db, &self.filter, after, PORTION).await {
+                Ok(tasks) => tasks,
+                Err(error) => return drop(sender.send(Err(error::store(&error))).await),
+            };
+            let Some(last) = tasks.last() else { break };
+            after = *last;
+            if let Err(status) = self.portion(tasks).await {
+                return drop(sender.send(Err(status)).await);
+            }
+            if sender.send(Ok(self.told.clone())).await.is_err() {
+                return;
+            }
+        }
+        self.told.done = true;
+        let _ = sender.send(Ok(self.told)).await;
+    }
+
+    async fn portion(&mut self, tasks: Vec<Uuid>) -> Result<(), Status> {
+        let mut answers = Vec::with_capacity(tasks.len());
+        for task_id in tasks.into_iter().collect::<HashSet<_>>() {
+            let (reply, answer) = oneshot::channel();
+            let (order, by, reason) = (self.order.clone(), self.by.clone(), self.reason.clone());
+            let input = Input::Order { task_id, order, by, reason, reply };
+            self.engine.settle.push(input).await.map_err(error::closed)?;
+            answers.push(answer);
+        }
+        let settled = async {
+            for answer in answers {
+                match answer.await.map_err(|_| error::unavailable("the server is shutting down"))? {
+                    Ok(()) => self.told.followed += 1,
+                    Err(error @ OrderError::Failed(_)) => return Err(error::order(error)),
+                    Err(error) => {
+                        self.told.refused += 1;
+                        self.told.last_refusal = error.to_string();
+                    }
+                }
+            }
+            Ok(())
+        };
+        let late = || error::unavailable("the database did not confirm the orders in time; say it again for the rest");
+        tokio::time::timeout(TIMEOUT, settled).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+const _: () = assert!(MAX_COUNTED == 1_000_000, "the protocol says this number");

@@ -1,0 +1,97 @@
+//! The statements that write what operators, conditions, deadlines and planners do: seldom, but in the same transactions as all
+//! else. As in `writes`, each list is one statement, and a row is found by its key and changed by its `ctid`.
+
+/// Steps that end by a word. One that waits in the queue leaves it; one that failed is overwritten.
+pub(super) const SET_STEPS: &str = "
+    WITH u AS (
+        SELECT * FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::bool[], $5::int4[], $6::int2[], $7::timestamptz[],
+                             $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[])
+                      AS u(task_id, step, state, in_queue, attempt, charged, ready_at, started_at, result, code, message,
+                           context, set_by, reason)),
+    gone AS (
+        DELETE FROM queue q
+         USING (SELECT q.tid
+                  FROM u CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM queue
+                        WHERE task_id = u.task_id AND step = u.step AND lease IS NULL LIMIT 1) AS q
+                 WHERE u.in_queue LIMIT cardinality($1)) AS u
+         WHERE q.ctid = u.tid
+        RETURNING 1)
+    INSERT INTO steps (task_id, step, state, attempt, charged, ready_at, started_at, ended_at, result, error_code,
+                       error_message, error_context, set_by, set_reason)
+    SELECT task_id, step, state::step_state, attempt, charged, coalesce(ready_at, c.now), started_at, c.now, result, code,
+           message, context, set_by, reason
+      FROM u, (SELECT coalesce($15::timestamptz, now()) AS now) AS c
+     WHERE (SELECT expect_rows('steps set in queue', count(*), (SELECT count(*) FROM u WHERE in_queue)) FROM gone)
+        ON CONFLICT (task_id, step) DO UPDATE
+       SET state = excluded.state, ended_at = excluded.ended_at, result = excluded.result, set_by = excluded.set_by,
+           set_reason = excluded.set_reason";
+
+/// Failed steps lose their end; their attempts stay in the history.
+pub(super) const REOPEN: &str = "
+    WITH gone AS (
+        DELETE FROM steps s
+         USING (SELECT s.tid
+                  FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
+                 CROSS JOIN LATERAL (
+                       SELECT ctid AS tid FROM steps
+                        WHERE task_id = u.task_id AND step = u.step AND state = 'error' LIMIT 1) AS s
+                 LIMIT cardinality($1)) AS u
+         WHERE s.ctid = u.tid
+        RETURNING 1)
+    SELECT expect_rows('steps tried again', count(*), cardinality($1::uuid[])) FROM gone";
+
+/// A task is paused, or goes on, with all that it has in play. What runs goes on; it is what comes next that waits.
+pub(super) const HOLD: &str = "
+    WITH u AS (
+        SELECT u.*, t.tid
+          FROM unnest($1::uuid[], $2::text[], $3::text[]) AS u(task_id, held_by, reason)
+         CROSS JOIN LATERAL (SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t
+         LIMIT cardinality($1)),
+    live AS (
+        UPDATE queue q
+           SET paused = u.held_by IS NOT NULL,
+               due = u.held_by IS NULL AND q.lease IS NULL
+                     AND coalesce(q.next_attempt_at <= coalesce($4::timestamptz, now()), true)
+          FROM (SELECT u.held_by, q.tid
+                  FROM u CROSS JOIN LATERAL (SELECT ctid AS tid FROM queue WHERE task_id = u.task_id LIMIT 1000) AS q
+                 LIMIT cardinality($1) * 1000) AS u
+         WHERE q.ctid = u.tid),
+    held AS (
+        UPDATE tasks t
+           SET paused_at = CASE WHEN u.held_by IS NOT NULL THEN coalesce($4::timestamptz, now()) END,
+               paused_by = u.held_by, pause_reason = u.reason
+          FROM u WHERE t.ctid = u.tid
+        RETURNING 1)
+    SELECT expect_rows('tasks held', count(*), cardinality($1::uuid[])) FROM held";
+
+/// Why tasks ended as a whole.
+pub(super) const MARK: &str = "
+    UPDATE tasks t SET resolved_by = u.resolved_by, resolve_reason = u.reason, error_code = u.code
+      FROM (SELECT u.*, t.tid
+              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u(task_id, resolved_by, reason, code)
+             CROSS JOIN LATERAL (SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t
+             LIMIT cardinality($1)) AS u
+     WHERE t.ctid = u.tid";
+
+/// What planners made of their tasks.
+pub(super) const PLAN: &str = "
+    UPDATE tasks t SET settings = u.settings, annotations = u.annotations, priority = u.priority
+      FROM (SELECT u.*, t.tid
+              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int2[]) AS u(task_id, settings, annotations, priority)
+             CROSS JOIN LATERAL (SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t
+             LIMIT cardinality($1)) AS u
+     WHERE t.ctid = u.tid";
+
+/// When tasks are over.
+pub(super) const SET_DEADLINES: &str = "
+    INSERT INTO task_deadlines (task_id, expires_at) SELECT * FROM unnest($1::uuid[], $2::timestamptz[])";
+
+/// Deadlines that need not be waited for.
+pub(super) const DROP_DEADLINES: &str = "
+    DELETE FROM task_deadlines d
+     USING (SELECT d.tid
+              FROM unnest($1::uuid[]) AS u(task_id)
+             CROSS JOIN LATERAL (SELECT ctid AS tid FROM task_deadlines WHERE task_id = u.task_id LIMIT 1) AS d
+             LIMIT cardinality($1)) AS u
+     WHERE d.ctid = u.tid";

@@ -1,0 +1,89 @@
+//! Pauses of whole templates and namespaces.
+
+use std::time::SystemTime;
+
+use tokio_postgres::Row;
+
+use super::{Db, StoreError, service::Actor};
+
+/// A namespace, or a template in all its versions, of which nothing starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseRow {
+    pub namespace: String,
+    /// Empty for the namespace.
+    pub task_name: String,
+    pub at: SystemTime,
+    pub by: String,
+    pub reason: String,
+}
+
+/// All of them, by namespace and name.
+pub async fn list(db: &Db) -> Result<Vec<PauseRow>, StoreError> {
+    let client = db.read().await?;
+    let sql = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses ORDER BY namespace, task_name";
+    Ok(client.query(&client.prepare_cached(sql).await?, &[]).await?.iter().map(row).collect())
+}
+
+/// The services of the namespace get another gate, so that no claim comes through that does not know of the pause.
+const CHANGED: &str = "
+    WITH s AS (UPDATE services SET gate = gate + 1 WHERE namespace = $1)
+    INSERT INTO events (at, type, template_id, actor, detail)
+    VALUES (clock_timestamp(), $3::text::event_type,
+            (SELECT max(template_id) FROM templates WHERE namespace = $1 AND task_name = $2), $4,
+            CASE WHEN $2 = '' THEN 'namespace ' || $1 ELSE $1 || '/' || $2 END || ': ' || $5)
+    RETURNING pg_current_xact_id()::text";
+
+/// Pauses, unless it is paused already; returns how it is then. A claim that began before may still be made when this returns;
+/// [`is_settled`] says when none can any more.
+pub async fn set(
+    db: &Db,
+    namespace: &str,
+    task_name: &str,
+    actor: &Actor,
+    wake: &str,
+) -> Result<(PauseRow, String), StoreError> {
+    let mut client = db.read().await?;
+    let tx = client.transaction().await?;
+    let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
+                  VALUES ($1, $2, clock_timestamp(), $3, $4) ON CONFLICT DO NOTHING";
+    let is_new = tx.execute(insert, &[&namespace, &task_name, &actor.by, &actor.reason]).await? > 0;
+    let mut xid = "0".to_owned();
+    if is_new {
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&namespace, &task_name, &"pause.set", &actor.by, &actor.reason];
+        xid = tx.query_one(CHANGED, &values).await?.get(0);
+        tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    }
+    let select = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses
+                   WHERE namespace = $1 AND task_name = $2";
+    let pause = row(&tx.query_one(select, &[&namespace, &task_name]).await?);
+    tx.commit().await?;
+    Ok((pause, xid))
+}
+
+/// Whether every transaction that began before this one has ended.
+pub async fn is_settled(db: &Db, xid: &str) -> Result<bool, StoreError> {
+    let client = db.read().await?;
+    let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8";
+    Ok(client.query_one(&client.prepare_cached(sql).await?, &[&xid]).await?.get(0))
+}
+
+/// Lifts a pause. `false` when there was none.
+pub async fn lift(db: &Db, namespace: &str, task_name: &str, actor: &Actor, wake: &str) -> Result<bool, StoreError> {
+    let mut client = db.read().await?;
+    let tx = client.transaction().await?;
+    let delete = "DELETE FROM pauses WHERE namespace = $1 AND task_name = $2";
+    if tx.execute(delete, &[&namespace, &task_name]).await? == 0 {
+        return Ok(false);
+    }
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&namespace, &task_name, &"pause.lifted", &actor.by, &actor.reason];
+    tx.query_one(CHANGED, &values).await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+fn row(r: &Row) -> PauseRow {
+    PauseRow { namespace: r.get(0), task_name: r.get(1), at: r.get(2), by: r.get(3), reason: r.get(4) }
+}
