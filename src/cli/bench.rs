@@ -165,3 +165,18 @@ fn setting(text: &str) -> Result<(String, String), String> {
 fn failed(error: &bench::Error) -> CliError {
     CliError::new(exit::FAILURE, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn there_are_no_more_subscribers_than_a_server_takes() {
+        let parse = |count: &str| Cli::try_parse_from(["tasker", "bench", "--subscribers", count]);
+        assert!(parse("0").is_ok() && parse("1000").is_ok());
+        let refused = parse("1001").err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|text| text.contains("--subscribers") && text.contains("0..=1000")));
+    }
+}
