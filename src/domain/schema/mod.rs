@@ -65,11 +65,28 @@ impl ContextSchema {
     /// # Errors
     /// All the problems that can be found at once, at most [`MAX_VIOLATIONS`].
     pub fn compile(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
+        let mut problems = Vec::new();
+        if !accepts_objects(schema) {
+            let message = "a context is a JSON object, so this schema accepts none; expected object".to_owned();
+            problems.push(SchemaProblem { pointer: "/type".to_owned(), message });
+        }
+        Self::compile_any(schema, problems)
+    }
+
+    /// As [`Self::compile`], of documents of any type.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn of_results(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
+        Self::compile_any(schema, Vec::new())
+    }
+
+    fn compile_any(schema: &Value, mut problems: Vec<SchemaProblem>) -> Result<Self, Vec<SchemaProblem>> {
         let draft = Draft::default().detect(schema);
         if draft == Draft::Unknown {
             return Err(vec![unknown_draft()]);
         }
-        let mut problems = metaschema_problems(schema);
+        problems.extend(metaschema_problems(schema));
         let survey = Survey::of(schema, draft, &mut problems);
         cost::check(&survey, &mut problems);
         finish(problems)?;
@@ -192,4 +209,12 @@ fn finish(mut problems: Vec<SchemaProblem>) -> Result<(), Vec<SchemaProblem>> {
     problems.dedup();
     problems.truncate(MAX_VIOLATIONS);
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+fn accepts_objects(root: &Value) -> bool {
+    match root.get("type") {
+        Some(Value::String(kind)) => kind == "object",
+        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "object"),
+        _ => true,
+    }
 }

@@ -50,9 +50,6 @@ impl Survey {
     pub fn of(root: &Value, draft: Draft, problems: &mut Vec<SchemaProblem>) -> Survey {
         let survey = Survey { draft, places: Vec::new(), defaults: Vec::new(), anchors: HashMap::new() };
         let mut walk = Walk { root, survey, index: HashMap::new(), references: Vec::new(), patterns: 0, problems };
-        if !accepts_objects(root) {
-            walk.report("/type", "a context is a JSON object, so this schema accepts none; expected object");
-        }
         walk.visit(String::new());
         walk.run();
         walk.survey
@@ -70,14 +67,6 @@ impl Survey {
     /// Whether a `$ref` makes a validator blind for the keywords beside it.
     pub fn ref_hides_siblings(&self) -> bool {
         self.draft <= Draft::Draft7
-    }
-}
-
-fn accepts_objects(root: &Value) -> bool {
-    match root.get("type") {
-        Some(Value::String(kind)) => kind == "object",
-        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "object"),
-        _ => true,
     }
 }
 

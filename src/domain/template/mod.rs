@@ -1,5 +1,6 @@
 //! The workflow definition: what a template is, and how it is read from YAML with all its errors at once.
 
+mod environments;
 mod fields;
 mod graph;
 mod links;
@@ -20,6 +21,7 @@ pub use graph::Graph;
 pub use problem::{MAX_PROBLEMS, Problem};
 
 use crate::domain::retry::Backoff;
+use node::Node;
 use problem::{Pos, Problems};
 
 /// Largest YAML text of a template, in bytes.
@@ -42,6 +44,10 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// Largest `timeout_seconds`: seven days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Largest number of `environments`.
+pub const MAX_ENVIRONMENTS: usize = 20;
+/// Name of the step that a `planner` is; it comes first.
+pub const PLANNER_STEP: &str = "planner";
 /// Namespace of a template that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// Version of a template that names none.
@@ -63,7 +69,9 @@ pub struct Template {
     /// Notes that each task of the template starts with.
     pub annotations: Map<String, Value>,
     pub overrides: Vec<()>,
+    /// The first step plans the others: it gets them before any runs, and its result is what it changes of them.
     pub planner: bool,
+    /// How long a task may take in all, from its submit or its `not_before` on: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
     pub timeout: Option<Duration>,
     /// In the order of the file; 1 to [`MAX_STEPS_PER_TEMPLATE`].
     pub steps: Vec<StepTemplate>,
@@ -93,6 +101,7 @@ pub struct StepTemplate {
     /// What the handler gets as its configuration, with `service` and `timeout_seconds` still in it.
     pub handler_config: Map<String, Value>,
     pub condition: Option<crate::domain::expression::Expression>,
+    /// JSON Schema of the result, already compiled once without a problem.
     pub result_schema: Option<Value>,
     /// Notes that each run of the step starts with.
     pub annotations: Map<String, Value>,
@@ -105,16 +114,37 @@ impl Template {
     /// All the problems of the file in order of position, at most [`MAX_PROBLEMS`]. When the YAML itself is broken, what
     /// comes after the break cannot be judged, and the list ends there.
     pub fn parse(yaml: &str) -> Result<Template, Vec<Problem>> {
+        Self::parse_in(yaml, "")
+    }
+
+    /// As [`Template::parse`], with what the file says about an environment. One that the file does not name changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Template::parse`].
+    pub fn parse_in(yaml: &str, environment: &str) -> Result<Template, Vec<Problem>> {
         let mut problems = Problems::default();
         if yaml.len() > MAX_TEMPLATE_BYTES {
             let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
             problems.add(Pos::START, "", message);
             return Err(problems.into_sorted());
         }
-        let template = yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
+        let template = yaml::parse(yaml, &mut problems).and_then(|root| Self::read(&root, environment, &mut problems));
         match template {
             Some(template) if problems.is_empty() => Ok(template),
             _ => Err(problems.into_sorted()),
         }
+    }
+
+    /// The template in an environment, or in none. What is wrong in any of them is wrong: a file that could not be registered in
+    /// production is refused in development.
+    fn read(root: &Node, environment: &str, problems: &mut Problems) -> Option<Template> {
+        let mut found = read::template(root, problems);
+        for part in environments::of(root, problems) {
+            let template = read::template(&part.over(root, problems), problems);
+            if part.name == environment {
+                found = template;
+            }
+        }
+        found
     }
 }

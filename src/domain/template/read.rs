@@ -10,11 +10,12 @@ use super::node::Node;
 use super::problem::Problems;
 use super::step::{self, RawStep};
 use super::{
-    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, Template,
+    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, PLANNER_STEP,
+    StepTemplate, Template,
 };
-use crate::domain::schema::ContextSchema;
+use crate::domain::schema::{ContextSchema, SchemaProblem};
 
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 12] = [
     "task_name",
     "name",
     "namespace",
@@ -24,10 +25,13 @@ const KNOWN: [&str; 9] = [
     "schema",
     "step_templates",
     "annotations",
+    "planner",
+    "timeout_seconds",
+    "environments",
 ];
 
 /// Part of the format, but a template that has them would not do what it says.
-const LATER: [&str; 3] = ["overrides", "planner", "environments"];
+const LATER: [&str; 1] = ["overrides"];
 
 /// Reads the document; the result is complete only if no problem was added.
 pub(super) fn template(root: &Node, problems: &mut Problems) -> Option<Template> {
@@ -40,17 +44,18 @@ pub(super) fn template(root: &Node, problems: &mut Problems) -> Option<Template>
     }
     let namespace = fields.either(Alias { key: "namespace", alias: "namespace_name" }, problems);
     let annotations = fields.get("annotations");
+    let planner = fields.get("planner").map(|field| step::planner(&field, problems));
     Some(Template {
         task_name: text(task_name.and_then(|field| field.name(&[], problems))),
         namespace: text(namespace.map_or(Some(DEFAULT_NAMESPACE), |field| field.name(&[], problems))),
         version: version(&fields, problems),
         description: text(fields.get("description").and_then(|field| field.text(problems))),
-        schema: fields.get("schema").map(|field| schema(&field, problems)),
+        schema: fields.get("schema").map(|field| schema(&field, ContextSchema::compile, problems)),
         annotations: annotations.and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems)).unwrap_or_default(),
         overrides: Vec::new(),
-        planner: false,
-        timeout: None,
-        steps: steps(&fields, problems),
+        planner: planner.is_some(),
+        timeout: fields.get("timeout_seconds").and_then(|field| step::timeout(&field, problems)),
+        steps: planned(planner, steps(&fields, problems)),
     })
 }
 
@@ -78,13 +83,16 @@ fn version(fields: &Fields<'_>, problems: &mut Problems) -> semver::Version {
     })
 }
 
+/// How a schema is compiled: of contexts, or of results.
+pub(super) type Compile = fn(&Value) -> Result<ContextSchema, Vec<SchemaProblem>>;
+
 /// Each problem of the schema at the place in the YAML that its JSON pointer leads to.
-fn schema(field: &Field<'_>, problems: &mut Problems) -> Value {
+pub(super) fn schema(field: &Field<'_>, compile: Compile, problems: &mut Problems) -> Value {
     if Fields::of(field.node, &field.path, "a mapping (a JSON Schema)", problems).is_none() || field.node.is_broken() {
         return Value::Null;
     }
     let schema = field.node.to_json();
-    if let Err(found) = ContextSchema::compile(&schema) {
+    if let Err(found) = compile(&schema) {
         for problem in found {
             let (pos, path) = field.node.locate(&problem.pointer, &field.path);
             problems.add(pos, path, problem.message);
@@ -93,7 +101,20 @@ fn schema(field: &Field<'_>, problems: &mut Problems) -> Value {
     schema
 }
 
-fn steps(fields: &Fields<'_>, problems: &mut Problems) -> Vec<super::StepTemplate> {
+/// The planner comes before everything that waits for nothing.
+fn planned(planner: Option<StepTemplate>, mut steps: Vec<StepTemplate>) -> Vec<StepTemplate> {
+    let Some(planner) = planner else { return steps };
+    for step in &mut steps {
+        step.depends_on.iter_mut().for_each(|parent| *parent += 1);
+        if step.depends_on.is_empty() {
+            step.depends_on.push(0);
+        }
+    }
+    steps.insert(0, planner);
+    steps
+}
+
+fn steps(fields: &Fields<'_>, problems: &mut Problems) -> Vec<StepTemplate> {
     let Some(field) = fields.get("step_templates") else {
         fields.missing("step_templates", problems);
         return Vec::new();
@@ -111,5 +132,9 @@ fn steps(fields: &Fields<'_>, problems: &mut Problems) -> Vec<super::StepTemplat
         return Vec::new();
     }
     let raw: Vec<RawStep<'_>> = items.iter().map(|item| step::read(item, problems)).collect();
+    let named_like_it = raw.iter().filter_map(|step| step.name.as_ref()).find(|name| name.name == PLANNER_STEP);
+    if let (Some(_), Some(name)) = (fields.get("planner"), named_like_it) {
+        problems.add(name.pos, name.path.as_str(), "the planner is the step of this name; expected another one");
+    }
     links::resolve(raw, problems)
 }

@@ -5,20 +5,35 @@ use std::time::Duration;
 use serde_json::Map;
 
 use super::fields::{Alias, Field, Fields};
+use super::node::Data;
 use super::problem::{Pos, Problems};
+use super::read::schema;
 use super::{
     DEFAULT_RETRY_LIMIT, DEFAULT_TIMEOUT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES, MAX_RETRY_LIMIT,
-    MAX_TIMEOUT, MIN_TIMEOUT, StepTemplate,
+    MAX_TIMEOUT, MIN_TIMEOUT, PLANNER_STEP, StepTemplate,
 };
 use crate::domain::retry::Backoff;
+use crate::domain::schema::ContextSchema;
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "name",
     "description",
     "handler_class",
     "handler",
     "depends_on_steps",
     "depends_on_step",
+    "default_retryable",
+    "default_retry_limit",
+    "handler_config",
+    "backoff",
+    "annotations",
+    "result_schema",
+];
+
+/// What a planner may say of itself.
+const OF_PLANNER: [&str; 7] = [
+    "handler_class",
+    "handler",
     "default_retryable",
     "default_retry_limit",
     "handler_config",
@@ -59,20 +74,48 @@ pub(super) fn read<'n>(item: &Field<'n>, problems: &mut Problems) -> RawStep<'n>
     step.name = name.as_ref().map(|name| name.name.to_owned()).unwrap_or_default();
     step.description = fields.get("description").and_then(|field| field.text(problems)).unwrap_or_default().to_owned();
 
+    read_work(&fields, &mut step, problems);
+    step.result_schema = fields.get("result_schema").map(|field| schema(&field, ContextSchema::of_results, problems));
+    let depends_on = dependencies(&fields, problems);
+    RawStep { step, name, depends_on }
+}
+
+/// The step that a planner is: a handler's name, or a mapping.
+pub(super) fn planner(field: &Field<'_>, problems: &mut Problems) -> StepTemplate {
+    let mut step = StepTemplate { name: PLANNER_STEP.to_owned(), ..blank() };
+    step.description = "plans the other steps".to_owned();
+    if let Data::Map(_) = &field.node.data {
+        if let Some(fields) = Fields::of(field.node, &field.path, "a mapping", problems) {
+            fields.refuse_unknown(&OF_PLANNER, &[], problems);
+            read_work(&fields, &mut step, problems);
+        }
+    } else {
+        step.handler = field.name(&[], problems).unwrap_or_default().to_owned();
+        step.service = step.handler.clone();
+    }
+    step
+}
+
+/// What is to be done, and how often it is tried.
+fn read_work(fields: &Fields<'_>, step: &mut StepTemplate, problems: &mut Problems) {
     let handler = fields.either(Alias { key: "handler_class", alias: "handler" }, problems);
-    let handler = required(&fields, "handler_class", handler, problems).and_then(|field| field.name(&[], problems));
+    let handler = required(fields, "handler_class", handler, problems).and_then(|field| field.name(&[], problems));
     step.handler = handler.unwrap_or_default().to_owned();
     step.service = step.handler.clone();
-
-    read_retry(&fields, &mut step, problems);
+    read_retry(fields, step, problems);
     if let Some(field) = fields.get("handler_config") {
-        read_handler_config(&field, &mut step, problems);
+        read_handler_config(&field, step, problems);
     }
     if let Some(field) = fields.get("annotations") {
         step.annotations = field.json_map(MAX_ANNOTATIONS_BYTES, problems).unwrap_or_default();
     }
-    let depends_on = dependencies(&fields, problems);
-    RawStep { step, name, depends_on }
+}
+
+/// A number of seconds that something may take.
+pub(super) fn timeout(field: &Field<'_>, problems: &mut Problems) -> Option<Duration> {
+    let what = format!("a number of seconds from {} to {}", MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs());
+    let fits = |seconds: f64| (MIN_TIMEOUT.as_secs_f64()..=MAX_TIMEOUT.as_secs_f64()).contains(&seconds);
+    field.number(&what, fits, problems).map(Duration::from_secs_f64)
 }
 
 fn blank() -> StepTemplate {
@@ -158,9 +201,7 @@ fn read_handler_config(field: &Field<'_>, step: &mut StepTemplate, problems: &mu
         step.service = field.name(&[], problems).unwrap_or_default().to_owned();
     }
     if let Some(field) = fields.get("timeout_seconds") {
-        let what = format!("a number of seconds from {} to {}", MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs());
-        let fits = |seconds: f64| (MIN_TIMEOUT.as_secs_f64()..=MAX_TIMEOUT.as_secs_f64()).contains(&seconds);
-        step.timeout = field.number(&what, fits, problems).map_or(DEFAULT_TIMEOUT, Duration::from_secs_f64);
+        step.timeout = timeout(&field, problems).unwrap_or(DEFAULT_TIMEOUT);
     }
 }
 

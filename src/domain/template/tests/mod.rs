@@ -1,5 +1,6 @@
 //! Templates as authors write them, right and wrong.
 
+mod adapting;
 mod bounds;
 mod problems;
 

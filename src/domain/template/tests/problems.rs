@@ -51,8 +51,7 @@ fn the_top_level() {
             with("name: t\noverrides: []\n"),
             (2, 1, "overrides", "`overrides` is not implemented by this version of Tasker yet"),
         ),
-        (with("name: t\nplanner: p\n"), (2, 1, "planner", "is not implemented by this version")),
-        (with("name: t\nenvironments: {}\n"), (2, 1, "environments", "is not implemented by this version")),
+        (with("name: t\nenvironments: []\n"), (2, 15, "environments", "expected a mapping from an environment's name")),
         ("name: t\n".into(), (1, 1, "", "the key `step_templates` is missing")),
         (
             "name: t\nstep_templates: {}\n".into(),
