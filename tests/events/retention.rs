@@ -63,7 +63,7 @@ step_templates:
   - {name: b, handler_class: h, depends_on_steps: [a]}
 ";
     let steps = ["a", "b"].map(|name| NewStep { name, handler: "h", service: "h" });
-    let new = NewTemplate { namespace: "n", task_name: "chain", version: "1.0.0", yaml, steps: &steps };
+    let new = NewTemplate { namespace: "n", task_name: "chain", version: "1.0.0", yaml, environment: "", steps: &steps };
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
     fill::fill(&db, Kind::Finished, row.template_id, finished, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, waiting, &|_| {}).await.unwrap();
