@@ -51,7 +51,8 @@ async fn stored_tasks_are_whole() {
     let test = TestDb::new().await;
     let db = test.db();
     let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new = NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
+    let new =
+        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
     fill::fill(&db, Kind::Finished, row.template_id, 50, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, 30, &|_| {}).await.unwrap();
