@@ -73,7 +73,13 @@ pub struct Gates {
 
 impl Gates {
     pub fn new(server_id: Uuid) -> Self {
-        Self { server_id, known: Arc::default(), refreshing: Arc::default(), work: Arc::default(), alarm: Arc::default() }
+        Self {
+            server_id,
+            known: Arc::default(),
+            refreshing: Arc::default(),
+            work: Arc::default(),
+            alarm: Arc::default(),
+        }
     }
 
     /// Reads the services' rows. Returns the lanes of those to whom somebody may pass now and could not before.

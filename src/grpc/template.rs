@@ -49,7 +49,7 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
         let yaml = request.into_inner().yaml;
         bounded(&yaml)?;
-        let (problems, template) = match Template::parse(&yaml) {
+        let (problems, template) = match Template::parse(&yaml, "") {
             Ok(template) => (Vec::new(), Some(convert::unregistered(&template))),
             Err(problems) => (problems, None),
         };
