@@ -200,7 +200,7 @@ impl Catalog {
 
     /// Checks and stores a template. `wake` goes to the other servers.
     pub async fn register(&self, yaml: &str, wake: &str) -> Result<Registered, RegisterError> {
-        let template = Template::parse_in(yaml, &self.environment).map_err(RegisterError::Invalid)?;
+        let template = Template::parse(yaml, &self.environment).map_err(RegisterError::Invalid)?;
         let version = template.version.to_string();
         let steps: Vec<NewStep<'_>> = template
             .steps
@@ -234,7 +234,7 @@ impl Catalog {
 
 /// `None` for a row that this build cannot read: its tasks cannot run here, the others can.
 fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
-    let template = match Template::parse_in(&row.yaml, &row.environment) {
+    let template = match Template::parse(&row.yaml, &row.environment) {
         Ok(template) => template,
         Err(problems) => {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
@@ -252,7 +252,8 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
     let schema = template.schema.as_ref().and_then(|schema| ContextSchema::compile(schema).ok());
     let handler_configs =
         template.steps.iter().map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string()).collect();
-    let compiled = |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::of_results(s).ok());
+    let compiled =
+        |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::compile_result(s).ok());
     Some(Plan {
         result_schemas: template.steps.iter().map(compiled).collect(),
         template_id: row.template_id,
@@ -271,7 +272,7 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
 /// A plan as after its registration, with lane `n + 1` for the `n`th step.
 #[cfg(test)]
 pub fn plan_for_tests(template_id: i32, yaml: &str) -> Arc<Plan> {
-    let steps = i32::try_from(Template::parse(yaml).unwrap().steps.len()).unwrap();
+    let steps = i32::try_from(Template::parse(yaml, "").unwrap().steps.len()).unwrap();
     let row = TemplateRow {
         template_id,
         namespace: String::new(),

@@ -52,7 +52,7 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
         let yaml = request.into_inner().yaml;
         bounded(&yaml)?;
-        let (problems, template) = match Template::parse_in(&yaml, self.0.catalog.environment()) {
+        let (problems, template) = match Template::parse(&yaml, self.0.catalog.environment()) {
             Ok(template) => (Vec::new(), Some(convert::unregistered(&template))),
             Err(problems) => (problems, None),
         };

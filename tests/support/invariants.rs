@@ -159,7 +159,7 @@ async fn make_edges(db: &Client) -> Result<(), tokio_postgres::Error> {
     db.batch_execute("CREATE TEMP TABLE edges (template_id int, step smallint, parent smallint) ON COMMIT DROP")
         .await?;
     for row in db.query("SELECT template_id, yaml FROM templates", &[]).await? {
-        let Ok(template) = Template::parse(row.get(1)) else { continue };
+        let Ok(template) = Template::parse(row.get(1), "") else { continue };
         let graph = Graph::of(&template);
         for step in 0..graph.len() {
             for parent in graph.parents(step) {

@@ -37,7 +37,7 @@ pub struct Args {
 pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     let mut checked = Vec::new();
     for file in &args.files {
-        checked.push((file.as_str(), Template::parse_in(&read(file)?, &args.environment)));
+        checked.push((file.as_str(), Template::parse(&read(file)?, &args.environment)));
     }
     let invalid = checked.iter().filter(|(_, result)| result.is_err()).count();
     if session.json() {
@@ -62,7 +62,7 @@ pub fn read_all(files: &[String], session: &Session) -> Result<Vec<String>, CliE
     let (mut texts, mut invalid, mut count) = (Vec::new(), 0, 0);
     for file in files {
         let text = read(file)?;
-        if let Err(problems) = Template::parse(&text) {
+        if let Err(problems) = Template::parse(&text, "") {
             invalid += 1;
             count += problems.len();
             session.term.say(&lines(file, &problems));

@@ -340,7 +340,7 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
 }
 
 /// Both from 1, of a place that counts bytes from 0.
-fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
+pub(super) fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let (mut line, mut column) = (1, 1);
     for (_, char) in source.char_indices().take_while(|(at, _)| *at < offset) {

@@ -85,6 +85,7 @@ fn what_is_right_compiles() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_is_wrong_is_told_at_its_place() {
     let mut wrong = Vec::new();
     for (source, column, message) in [

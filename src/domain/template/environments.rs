@@ -1,110 +1,112 @@
-//! The key `environments`: for each name a part of a template, laid over the whole in servers of that environment.
+//! `environments`: what is different where the server runs. A part of a template, merged over the template itself.
 
 use super::fields::{Field, Fields};
 use super::node::{Data, Entry, Node};
-use super::problem::{Problems, child, item};
+use super::problem::Problems;
 use super::{MAX_ENVIRONMENTS, MAX_NAME_BYTES};
 use crate::domain::words::shorten;
 
-/// What an environment may say.
-const KNOWN: [&str; 3] = ["annotations", "step_templates", "timeout_seconds"];
+const KNOWN: [&str; 3] = ["step_templates", "annotations", "timeout_seconds"];
 
-/// One environment, as far as it is known to be one.
-pub(super) struct Environment<'n> {
-    pub name: &'n str,
-    part: &'n Node,
-    path: String,
-}
+/// Keys of a step that mean the same; the one that an environment has goes over both.
+const ALIASES: [(&str, &str); 2] = [("handler_class", "handler"), ("depends_on_steps", "depends_on_step")];
 
-/// All environments of a document.
-pub(super) fn of<'n>(root: &'n Node, problems: &mut Problems) -> Vec<Environment<'n>> {
-    let Some(field) = Fields::of(root, "", "a mapping", &mut Problems::default()).and_then(|f| f.get("environments"))
-    else {
-        return Vec::new();
-    };
-    let Data::Map(entries) = &field.node.data else {
-        Fields::of(field.node, &field.path, "a mapping from an environment's name to a part of the template", problems);
-        return Vec::new();
-    };
-    if entries.len() > MAX_ENVIRONMENTS {
+/// The whole template as it is in each of its environments.
+pub(super) fn read(root: &Node, problems: &mut Problems) -> Vec<(String, Node)> {
+    let Some(fields) = Fields::of(root, "", "", &mut Problems::default()) else { return Vec::new() };
+    let Some(field) = fields.get("environments") else { return Vec::new() };
+    let what = "a mapping from the names of environments to what is different in them";
+    let Some(environments) = Fields::of(field.node, &field.path, what, problems) else { return Vec::new() };
+    let all: Vec<(String, Field<'_>)> = environments.all().collect();
+    if all.len() > MAX_ENVIRONMENTS {
         let message =
-            format!("the template has {} environments, but at most {MAX_ENVIRONMENTS} are allowed", entries.len());
+            format!("the template has {} environments, but at most {MAX_ENVIRONMENTS} are allowed", all.len());
         field.problem(message, problems);
         return Vec::new();
     }
-    entries.iter().filter(|entry| !entry.key.broken).filter_map(|entry| environment(&field, entry, problems)).collect()
-}
-
-fn environment<'n>(field: &Field<'n>, entry: &'n Entry, problems: &mut Problems) -> Option<Environment<'n>> {
-    let (name, path) = (entry.key.text.as_str(), child(&field.path, &entry.key.text));
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
-        let message = format!("expected a name of 1 to {MAX_NAME_BYTES} bytes without control characters");
-        problems.add(entry.key.pos, path, message);
-        return None;
-    }
-    let fields = Fields::of(&entry.node, &path, "a mapping with `step_templates`", problems)?;
-    fields.refuse_unknown(&KNOWN, &[], problems);
-    Some(Environment { name, part: &entry.node, path })
-}
-
-impl Environment<'_> {
-    /// The document with this environment laid over it: mappings are merged, steps by their names, and all else is replaced.
-    pub fn over(&self, root: &Node, problems: &mut Problems) -> Node {
-        let mut whole = root.clone();
-        let (Data::Map(entries), Data::Map(part)) = (&mut whole.data, &self.part.data) else { return whole };
-        entries.retain(|entry| entry.key.text != "environments");
-        for entry in part {
-            match entries.iter_mut().find(|known| known.key.text == entry.key.text) {
-                Some(known) if known.key.text == "step_templates" => {
-                    self.steps(&mut known.node, &entry.node, problems);
-                }
-                Some(known) => merge(&mut known.node, &entry.node),
-                None => entries.push(entry.clone()),
-            }
+    let mut merged = Vec::new();
+    for (name, field) in all {
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
+            let message = format!("expected a name of 1 to {MAX_NAME_BYTES} bytes without control characters");
+            problems.add(field.key_pos, &field.path, message);
+        } else if let Some(node) = environment(&fields, &field, problems) {
+            merged.push((name, node));
         }
-        whole
     }
+    merged
+}
 
-    fn steps(&self, steps: &mut Node, parts: &Node, problems: &mut Problems) {
-        let path = child(&self.path, "step_templates");
-        let Data::List(items) = &parts.data else {
-            problems.add(parts.pos, path, format!("expected a list of steps by name, found {}", parts.data.kind()));
-            return;
+fn environment(template: &Fields<'_>, field: &Field<'_>, problems: &mut Problems) -> Option<Node> {
+    let fields = Fields::of(field.node, &field.path, "a mapping", problems)?;
+    fields.refuse_unknown(&KNOWN, problems);
+    let mut root = Node { pos: template.pos, data: Data::Map(template.entries().to_vec()) };
+    let Data::Map(entries) = &mut root.data else { return None };
+    for entry in fields.entries() {
+        let Some(base) = entries.iter_mut().find(|base| base.key.text == entry.key.text) else {
+            entries.push(entry.clone());
+            continue;
         };
-        let Data::List(steps) = &mut steps.data else { return };
-        for (index, part) in items.iter().enumerate() {
-            let path = item(&path, index);
-            let Some(name) = name_of(part) else {
-                problems.add(part.pos, path, "expected a step with the `name` of one of the template's steps");
-                continue;
-            };
-            match steps.iter_mut().find(|step| name_of(step) == Some(name)) {
-                Some(step) => merge(step, part),
-                None => problems.add(part.pos, path, format!("the template has no step `{}`", shorten(name))),
+        base.node = match (entry.key.text.as_str(), &base.node.data) {
+            ("step_templates", Data::List(steps)) => {
+                let field = fields.get("step_templates")?;
+                Node { pos: base.node.pos, data: Data::List(merge_steps(steps, &field, problems)) }
             }
-        }
+            _ => merge(&base.node, &entry.node, &[]),
+        };
     }
+    Some(root)
 }
 
-fn name_of(step: &Node) -> Option<&str> {
-    let Data::Map(entries) = &step.data else { return None };
-    match &entries.iter().find(|entry| entry.key.text == "name")?.node.data {
-        Data::Text(name) => Some(name),
-        _ => None,
+/// Steps are merged with those of the same name.
+fn merge_steps(base: &[Node], field: &Field<'_>, problems: &mut Problems) -> Vec<Node> {
+    let mut steps = base.to_vec();
+    let name_of = |node: &Node| -> Option<String> {
+        let Data::Map(entries) = &node.data else { return None };
+        match &entries.iter().find(|entry| entry.key.text == "name")?.node.data {
+            Data::Text(name) => Some(name.clone()),
+            _ => None,
+        }
+    };
+    let names: Vec<Option<String>> = base.iter().map(name_of).collect();
+    let mut seen = std::collections::HashSet::new();
+    for item in field.list("a list of steps", problems).unwrap_or_default() {
+        let Some(fields) = Fields::of(item.node, &item.path, "a step (a mapping with `name`)", problems) else {
+            continue;
+        };
+        let Some(name) = fields.get("name") else {
+            fields.missing("name", problems);
+            continue;
+        };
+        let Some(wanted) = name.text(problems) else { continue };
+        let Some(index) = names.iter().position(|name| name.as_deref() == Some(wanted)) else {
+            let hint = problems.hint(wanted, names.iter().flatten().map(String::as_str));
+            name.problem(format!("there is no step `{}`{hint}", shorten(wanted)), problems);
+            continue;
+        };
+        if !seen.insert(index) {
+            name.problem(format!("the step `{}` appears twice in this environment", shorten(wanted)), problems);
+        }
+        steps[index] = merge(&steps[index], item.node, &ALIASES);
     }
+    steps
 }
 
-/// Lays a value over another one. Mappings become one; of anything else the new one stays.
-fn merge(base: &mut Node, over: &Node) {
-    match (&mut base.data, &over.data) {
-        (Data::Map(entries), Data::Map(more)) => {
-            for entry in more {
-                match entries.iter_mut().find(|known| known.key.text == entry.key.text) {
-                    Some(known) => merge(&mut known.node, &entry.node),
-                    None => entries.push(entry.clone()),
-                }
-            }
+/// Mappings within mappings are merged; everything else is replaced.
+fn merge(base: &Node, over: &Node, aliases: &[(&str, &str)]) -> Node {
+    let (Data::Map(base_entries), Data::Map(over_entries)) = (&base.data, &over.data) else {
+        return over.clone();
+    };
+    let other =
+        |key: &str| aliases.iter().find_map(|(a, b)| if *a == key { Some(*b) } else { (*b == key).then_some(*a) });
+    let mut entries: Vec<Entry> = base_entries.clone();
+    for entry in over_entries {
+        if let Some(alias) = other(&entry.key.text) {
+            entries.retain(|base| base.key.text != alias);
         }
-        _ => *base = over.clone(),
+        match entries.iter_mut().find(|base| base.key.text == entry.key.text) {
+            Some(base) => base.node = merge(&base.node, &entry.node, &[]),
+            None => entries.push(entry.clone()),
+        }
     }
+    Node { pos: base.pos, data: Data::Map(entries) }
 }
