@@ -97,7 +97,7 @@ async fn overrides_and_a_planner_come_to_the_same() {
         };
         let from = |origin: &str| match plan {
             "enterprise" => {
-                ["handler_config.timeout_seconds", "retry_limit"].map(|s| (s.into(), origin.into())).to_vec()
+                ["retry_limit", "handler_config.timeout_seconds"].map(|s| (s.into(), origin.into())).to_vec()
             }
             _ => Vec::new(),
         };

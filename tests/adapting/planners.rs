@@ -57,8 +57,8 @@ async fn an_answer_that_makes_no_sense_fails_the_task_and_is_named() {
         (r#"{"steps":{"a":{"handler_config":{"service":"other"}}}}"#, "service"),
         (r#"{"steps":{"a":{"colour":1}}}"#, "colour"),
         (r#"{"priority":101}"#, "priority"),
-        ("[]", "object"),
-        ("7", "object"),
+        ("[]", "mapping"),
+        ("7", "mapping"),
     ] {
         let mut bench = Bench::with(PLANNED).await;
         let played = play(&mut bench, "{}", |_| success(answer)).await;

@@ -45,6 +45,9 @@ pub async fn play(bench: &mut Bench, context: &str, answer: impl Fn(&StepAssignm
             }
         }
     };
+    worker.drain().await;
+    worker.close();
+    while let Ok(Some(_)) = worker.hear().await {}
     invariants(&bench.db.connect().await).await;
     Played { task, given }
 }
