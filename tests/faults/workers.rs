@@ -85,6 +85,7 @@ async fn connected(bench: &mut Bench, workers: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_killed_workers_held_goes_to_others_uncharged() {
     let mut bench = Bench::with(ONE).await;
+    bench.circuits_off().await;
     let killed = [0, 1].map(|_| WorkerProcess::start(&bench.server.url, Duration::from_secs(600)));
     connected(&mut bench, 2).await;
     let mut ids = Vec::new();
