@@ -1,9 +1,6 @@
 //! One order to many tasks: page by page, each page in the settler's batches.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -71,9 +68,6 @@ impl Tasks {
             Some(fits.map(|p| p.template_id).collect())
         };
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
-        let time = |field: &str, at: Option<prost_types::Timestamp>| -> Result<Option<SystemTime>, Status> {
-            Ok(convert::time(field, at)?)
-        };
         let (states, paused): (&[TaskState], Option<bool>) = match order {
             Order::Retry { .. } | Order::ResolveTask => (&[TaskState::Error], None),
             Order::Pause => (&[TaskState::Pending, TaskState::InProgress], Some(false)),
@@ -86,9 +80,9 @@ impl Tasks {
             paused,
             correlation_id: text(f.correlation_id),
             error_code: text(f.error_code),
-            failed_after: time("failed_after", f.failed_after)?,
-            submitted_after: time("submitted_after", f.submitted_after)?,
-            submitted_before: time("submitted_before", f.submitted_before)?,
+            failed_after: convert::time("failed_after", f.failed_after)?,
+            submitted_after: convert::time("submitted_after", f.submitted_after)?,
+            submitted_before: convert::time("submitted_before", f.submitted_before)?,
         })
     }
 }

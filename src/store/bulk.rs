@@ -84,5 +84,5 @@ async fn select(
     params.push(&limit);
     let _ = write!(sql, " {order}LIMIT ${}{tail}", params.len());
     let client = db.read().await?;
-    Ok(client.query(&sql, &params).await?)
+    client.query(&sql, &params).await
 }
