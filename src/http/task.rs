@@ -1,7 +1,13 @@
-//! `/tasker/tasks`.
+//! `/tasker/tasks` and `/tasker/pauses`.
+
+use futures_util::{Stream, StreamExt as _};
+use tonic::{Response, Status};
 
 use super::route::{Route, get, post};
-use crate::{grpc::task::Tasks, proto::task_service_server::TaskService as _};
+use crate::{
+    grpc::{error, task::Tasks},
+    proto::{OrderTasksResponse, task_service_server::TaskService as _},
+};
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -14,5 +20,43 @@ pub fn routes() -> Vec<Route> {
         post("/tasker/tasks/{task_id}/cancel", "TaskService/CancelTask", |e, r| async move {
             Tasks(e).cancel_task(r).await
         }),
+        post(
+            "/tasker/tasks/{task_id}/retry",
+            "TaskService/RetryTask",
+            |e, r| async move { Tasks(e).retry_task(r).await },
+        ),
+        post("/tasker/tasks/{task_id}/resolve", "TaskService/ResolveTask", |e, r| async move {
+            Tasks(e).resolve_task(r).await
+        }),
+        post("/tasker/tasks/{task_id}/skip", "TaskService/SkipStep", |e, r| async move { Tasks(e).skip_step(r).await }),
+        post(
+            "/tasker/tasks/{task_id}/pause",
+            "TaskService/PauseTask",
+            |e, r| async move { Tasks(e).pause_task(r).await },
+        ),
+        post("/tasker/tasks/{task_id}/resume", "TaskService/ResumeTask", |e, r| async move {
+            Tasks(e).resume_task(r).await
+        }),
+        post("/tasker/tasks/order", "TaskService/OrderTasks", |e, r| async move {
+            last(Tasks(e).order_tasks(r).await?.into_inner()).await
+        }),
+        get("/tasker/pauses", "TaskService/ListPauses", |e, r| async move { Tasks(e).list_pauses(r).await }),
+        post("/tasker/pauses", "TaskService/PauseTemplate", |e, r| async move { Tasks(e).pause_template(r).await }),
+        post(
+            "/tasker/pauses/lift",
+            "TaskService/ResumeTemplate",
+            |e, r| async move { Tasks(e).resume_template(r).await },
+        ),
     ]
+}
+
+/// The account at the end: over HTTP an order to many is one answer. A caller that goes away stops it, and it can be repeated.
+async fn last(
+    mut told: impl Stream<Item = Result<OrderTasksResponse, Status>> + Unpin,
+) -> Result<Response<OrderTasksResponse>, Status> {
+    let mut last = Err(error::internal());
+    while let Some(news) = told.next().await {
+        last = Ok(Response::new(news?));
+    }
+    last
 }
