@@ -170,8 +170,8 @@ async fn orders(site: &Site, checked: &mut Checked, tasks: &[String]) {
     let calls = [
         ("pause", &tasks[4], with(json!({}))),
         ("resume", &tasks[4], with(json!({}))),
-        ("resolve", &tasks[2], with(json!({"step": "a", "result": {"by": "hand"}}))),
         ("skip", &tasks[2], with(json!({"step": "b"}))),
+        ("resolve", &tasks[2], with(json!({"step": "a", "result": {"by": "hand"}}))),
         ("retry", &tasks[1], with(json!({"fresh_attempts": true}))),
     ];
     for (verb, id, body) in calls {
