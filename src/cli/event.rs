@@ -202,6 +202,11 @@ fn note(event: &Event) -> String {
         ("", id) => Some(format!("worker {}", clean(id))),
         (name, _) => Some(format!("worker {}", clean(name))),
     };
+    let ordered = match (event.actor.as_str(), event.detail.as_str()) {
+        ("", _) => None,
+        (actor, "") => Some(format!("by {}", clean(actor))),
+        (actor, why) => Some(format!("by {}: {}", clean(actor), clean(why))),
+    };
     let circuit = match (event.task_id.as_str(), event.service.as_str()) {
         ("", service) if !service.is_empty() => {
             Some(clean(format!("{}/{service} {}", event.namespace, event.detail).trim_end()))
@@ -216,6 +221,7 @@ fn note(event: &Event) -> String {
         event.next_attempt_at.map(|at| format!("next at {}", human::time(at))),
         worker,
         circuit,
+        ordered,
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -258,6 +264,13 @@ mod tests {
             said,
             "-  step.retrying           n/t@1.0.0  id  bill  attempt 2, ran 1.2 s, HTTP_429: slow\\u{1b}[31m, worker w"
         );
+        let event = Event {
+            r#type: EventType::StepSkipped.into(),
+            actor: "ann".into(),
+            detail: "paid".into(),
+            ..Event::default()
+        };
+        assert_eq!(line(&event, &Term::plain()), "-  step.skipped            by ann: paid");
         let event = Event { r#type: EventType::WorkerLost.into(), worker_name: "w 1".into(), ..Event::default() };
         assert_eq!(line(&event, &Term::plain()), "-  worker.lost             worker w 1");
     }

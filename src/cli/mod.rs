@@ -50,6 +50,7 @@ A first workflow:
   tasker template register registration.yaml
   tasker task submit user_management/user_registration --context @registration.json --watch
   tasker task list --state error
+  tasker task retry --namespace user_management --failed-since 1h --reason 'the service is back'
 
 Data goes to stdout and everything else to stderr. With --json, fields have the names of the protocol, `…_json` \
 fields are nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and what \
@@ -59,7 +60,7 @@ Exit codes:
   0    it worked; for `task watch`: the task is complete
   1    it failed
   2    the command line is wrong
-  3    the watched task ended in error
+  3    the watched task ended in error, or an operator settled it after that
   4    the watched task was cancelled
   64   a setting is wrong
   65   an input is wrong: a template, a context, or what else the server refuses as invalid
@@ -99,10 +100,10 @@ enum Command {
     BenchWorker(bench::WorkerCommand),
 
     // Commands that talk to it.
-    /// Run tasks: submit, look, wait, cancel
+    /// Run tasks: submit, look, wait, and intervene
     #[command(subcommand)]
     Task(task::Command),
-    /// Check, register, and read workflow definitions
+    /// Check, register, and read workflow definitions, and hold all that runs by them
     #[command(subcommand)]
     Template(template::Command),
     /// See how services are protected, set limits, and intervene

@@ -336,14 +336,21 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                         step.name
                     ));
                 }
-                Cause::Paused => add(format!(
-                    "let it go on: tasker task resume {task_id} --reason … (or --namespace {namespace} [--task NAME])"
-                )),
+                Cause::Paused => step.pauses.iter().for_each(|pause| add(resume(task_id, &pause.of))),
                 _ => {}
             }
         }
     }
     next
+}
+
+/// How a pause ends; `of` is what is paused, as [`PauseFacts::of`] says it.
+fn resume(task_id: &str, of: &str) -> String {
+    let what = match of.split_once(' ') {
+        Some(("template" | "namespace", name)) => format!("template resume {name}"),
+        _ => format!("task resume {task_id}"),
+    };
+    format!("let it go on: tasker {what} --reason …")
 }
 
 /// How long it has been.

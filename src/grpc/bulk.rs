@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{convert, error, order::check_words, task::Tasks, template::version};
+use super::{convert, error, order::actor, task::Tasks, template::version};
 use crate::{
     domain::{
         attempt::MAX_ERROR_CODE_BYTES,
@@ -16,7 +16,10 @@ use crate::{
     },
     engine::{Engine, settle::Input},
     proto,
-    store::bulk::{self, BulkFilter, MAX_COUNTED},
+    store::{
+        bulk::{self, BulkFilter, MAX_COUNTED},
+        service::Actor,
+    },
 };
 
 /// Tasks of one portion.
@@ -29,7 +32,7 @@ pub type OrderStream = ReceiverStream<Result<proto::OrderTasksResponse, Status>>
 
 impl Tasks {
     pub(super) async fn bulk(&self, r: proto::OrderTasksRequest) -> Result<OrderStream, Status> {
-        check_words(&r.by, &r.reason)?;
+        let Actor { by, reason } = actor(r.by.clone(), r.reason.clone())?;
         let order = order(&r)?;
         let filter = self.bulk_filter(r.filter.unwrap_or_default(), &order).await?;
         let total = bulk::count(&self.0.db, &filter).await.map_err(|e| error::store(&e))?;
@@ -37,7 +40,7 @@ impl Tasks {
         let (sender, stream) = mpsc::channel(4);
         let _ = sender.send(Ok(told.clone())).await;
         if !r.dry_run {
-            let bulk = Bulk { engine: self.0.clone(), filter, order, by: r.by, reason: r.reason, told };
+            let bulk = Bulk { engine: self.0.clone(), filter, order, by, reason, told };
             tokio::spawn(bulk.run(sender));
         }
         Ok(ReceiverStream::new(stream))

@@ -7,24 +7,23 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     convert::{self, duration, timestamp},
     error,
+    order::actor,
     page::{place, size, token},
 };
 use crate::{
     domain::{
         circuit::CircuitState,
         policy::{MAX_SECONDS, Policy, Settings},
-        task::MAX_KEY_BYTES,
     },
     engine::{Engine, intake::Violated},
     proto::{self, circuit_service_server::CircuitService},
     store::{
         StoreError,
         circuit::{self as circuits, ChangeRow, CircuitRow},
-        service::{self, Actor, Scope},
+        service::{self, Scope},
     },
 };
 
-const MAX_REASON_BYTES: usize = 1_024;
 const PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1_000;
 
@@ -170,15 +169,6 @@ fn one(namespace: String, service: String) -> Result<Scope, Status> {
         }
     }
     Ok(Scope { namespace, service })
-}
-
-fn actor(by: String, reason: String) -> Result<Actor, Status> {
-    for (field, text, max) in [("by", &by, MAX_KEY_BYTES), ("reason", &reason, MAX_REASON_BYTES)] {
-        if text.len() > max || text.contains('\0') || text.trim().is_empty() {
-            return Err(error::invalid(field, format!("expected 1 to {max} bytes without NUL")));
-        }
-    }
-    Ok(Actor { by, reason })
 }
 
 fn expiry(after: Option<prost_types::Duration>) -> Result<Option<f64>, Status> {

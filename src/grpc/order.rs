@@ -10,6 +10,7 @@ use crate::{
     domain::order::{MAX_BY_BYTES, MAX_REASON_BYTES, Order},
     engine::settle::Input,
     proto,
+    store::service::Actor,
 };
 
 /// How long an order waits for its commit.
@@ -25,7 +26,8 @@ impl Tasks {
         reason: String,
     ) -> Result<proto::Task, Status> {
         let task_id = convert::task_id(id)?;
-        check_words(&by, &reason)?;
+        // A client may cancel what is its own without a word; an operator says who and why.
+        check_words(&by, &reason, usize::from(order != Order::Cancel))?;
         let (reply, answer) = oneshot::channel();
         let settled = async {
             self.0.settle.push(Input::Order { task_id, order, by, reason, reply }).await.map_err(error::closed)?;
@@ -40,11 +42,18 @@ impl Tasks {
     }
 }
 
-/// Who and why.
-pub(super) fn check_words(by: &str, reason: &str) -> Result<(), Status> {
+/// An operator, with a reason.
+pub(super) fn actor(by: String, reason: String) -> Result<Actor, Status> {
+    check_words(&by, &reason, 1)?;
+    Ok(Actor { by, reason })
+}
+
+/// Who and why; what is only blank says nothing.
+fn check_words(by: &str, reason: &str, min: usize) -> Result<(), Status> {
     for (field, text, max) in [("by", by, MAX_BY_BYTES), ("reason", reason, MAX_REASON_BYTES)] {
-        if text.len() > max || text.contains('\0') {
-            return Err(error::invalid(field, format!("expected at most {max} bytes without NUL")));
+        if text.len() > max || text.contains('\0') || text.trim().len() < min {
+            let from = if min == 0 { "at most".to_owned() } else { format!("{min} to") };
+            return Err(error::invalid(field, format!("expected {from} {max} bytes without NUL")));
         }
     }
     Ok(())

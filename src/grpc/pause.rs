@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::{convert, error, order::check_words, task::Tasks};
+use super::{convert, error, order, task::Tasks};
 use crate::{
     proto,
     store::{
@@ -54,8 +54,7 @@ fn actor(namespace: &str, task_name: &str, by: String, reason: String) -> Result
     }
     convert::name("namespace", namespace)?;
     convert::name("task_name", task_name)?;
-    check_words(&by, &reason)?;
-    Ok(Actor { by, reason })
+    order::actor(by, reason)
 }
 
 fn message(row: PauseRow) -> proto::Pause {

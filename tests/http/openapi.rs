@@ -159,6 +159,43 @@ async fn circuits(site: &Site, checked: &mut Checked) {
     checked.answer("post", &format!("{path}/reset"), &site.post("/tasker/circuits/t/h/reset", "{}").await);
 }
 
+/// The orders that operators give; `tasks` are those of [`tasks_of_all_kinds`].
+async fn orders(site: &Site, checked: &mut Checked, tasks: &[String]) {
+    let who = json!({"by": "me", "reason": "why"});
+    let with = |more: Value| {
+        let mut body = who.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let calls = [
+        ("pause", &tasks[4], with(json!({}))),
+        ("resume", &tasks[4], with(json!({}))),
+        ("skip", &tasks[2], with(json!({"step": "b"}))),
+        ("resolve", &tasks[2], with(json!({"step": "a", "result": {"by": "hand"}}))),
+        ("retry", &tasks[1], with(json!({"fresh_attempts": true}))),
+    ];
+    for (verb, id, body) in calls {
+        let path = format!("/tasker/tasks/{{task_id}}/{verb}");
+        checked.request(&path, &body, true);
+        let answer = site.post(&path.replace("{task_id}", id), body.to_string()).await;
+        assert!(answer.status.is_success(), "{verb}: {}", answer.text);
+        checked.answer("post", &path, &answer);
+        // Nobody, and no reason.
+        checked.answer("post", &path, &site.post(&path.replace("{task_id}", id), "{}").await);
+    }
+    let bulk = with(json!({"order": "pause", "filter": {"namespace": "t"}, "dry_run": true}));
+    checked.request("/tasker/tasks/order", &bulk, true);
+    checked.answer("post", "/tasker/tasks/order", &site.post("/tasker/tasks/order", bulk.to_string()).await);
+    checked.answer("post", "/tasker/tasks/order", &site.post("/tasker/tasks/order", "{}").await);
+    let pause = with(json!({"namespace": "t", "task_name": "chain"}));
+    for path in ["/tasker/pauses", "/tasker/pauses/lift"] {
+        checked.request(path, &pause, true);
+        checked.answer("post", path, &site.post(path, pause.to_string()).await);
+        checked.answer("get", "/tasker/pauses", &site.get("/tasker/pauses").await);
+        checked.answer("post", path, &site.post(path, "{}").await);
+    }
+}
+
 #[tokio::test]
 async fn every_route_answers_as_the_document_says() {
     let site = Site::new().await;
@@ -201,6 +238,7 @@ async fn every_route_answers_as_the_document_says() {
     );
     checked.answer("get", "/tasker/tasks/{task_id}/explain", &site.get("/tasker/tasks/x/explain").await);
     circuits(&site, &mut checked).await;
+    orders(&site, &mut checked, &tasks).await;
     checked.answer("get", "/tasker/events", &site.first_event("?start_from=beginning").await);
     checked.answer("get", "/tasker/events", &site.get("/tasker/events?cursor=x").await);
     let worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;

@@ -23,7 +23,8 @@ Examples:
   tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002
   tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq '.steps[] | {name, state, error}'
 
-Signs: ✓ complete, ● in progress, ↻ waits to retry, ◎ ready, ○ pending, ✗ error, ⊘ cancelled.")]
+Signs: ✓ complete, ● in progress, ↻ waits to retry, ◎ ready, ○ pending, ✗ error, ⊘ cancelled, ↷ skipped, \
+✎ resolved by hand. What overrides or a planner changed is listed with where it came from.")]
 pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]
@@ -46,9 +47,10 @@ fn text(task: &Task, steps: &[Step], term: &Term) -> String {
     let mut out = header(task, term);
     out += &format!("\n{}\n", view::step_graph(steps, term).join("\n"));
     out += &format!("\n{}", step_table(steps, term).render(term));
-    let attempts = attempt_table(steps, term);
-    if !attempts.is_empty() {
-        out += &format!("\n{}", attempts.render(term));
+    for table in [attempt_table(steps, term), setting_table(steps)] {
+        if !table.is_empty() {
+            out += &format!("\n{}", table.render(term));
+        }
     }
     out
 }
@@ -74,16 +76,30 @@ fn header(task: &Task, term: &Term) -> String {
     );
     line("submitted", format!("{}{}", human::time_or_dash(task.submitted_at), ago.unwrap_or_default()));
     line("started", task.started_at.map(human::time).unwrap_or_default());
+    line("not before", task.not_before.map(human::time).unwrap_or_default());
+    line("deadline", task.expires_at.map(human::time).unwrap_or_default());
     line("ended", task.ended_at.map(human::time).unwrap_or_default());
     line("duration", human::elapsed(task.started_at, task.ended_at).map(human::duration).unwrap_or_default());
     line("correlation", clean(&task.correlation_id));
     line("priority", if task.priority == 0 { String::new() } else { task.priority.to_string() });
     line("annotations", annotations(task));
+    if let Some(since) = task.paused_at {
+        line("paused", format!("since {} {}", human::time(since), view::paused(task)));
+    }
     match task.state() {
-        TaskState::Error => {
-            line("failed step", term.paint(Style::Red, &clean(&task.failed_step)));
+        TaskState::Error | TaskState::ResolvedManually => {
+            line(
+                "failed step",
+                match task.failed_step.as_str() {
+                    "" => String::new(),
+                    step => term.paint(Style::Red, &clean(step)),
+                },
+            );
             line("error", task.error.as_ref().map(view::error_text).unwrap_or_default());
             line("", task.error.as_ref().map(|e| clean(&e.context_json)).unwrap_or_default());
+            if task.state() == TaskState::ResolvedManually {
+                line("resolved", view::outcome(task).unwrap_or_default());
+            }
         }
         TaskState::Cancelled => line("cancelled", view::outcome(task).unwrap_or_default()),
         _ => {}
@@ -138,6 +154,17 @@ fn attempt_table(steps: &[Step], term: &Term) -> Table {
     table
 }
 
+/// The settings that are not the template's.
+fn setting_table(steps: &[Step]) -> Table {
+    let mut table = Table::new(["STEP", "SETTING", "FROM"]);
+    for s in steps {
+        for origin in &s.origins {
+            table.row([clean(&s.name), clean(&origin.setting), clean(&origin.origin)]);
+        }
+    }
+    table
+}
+
 fn outcome_style(outcome: &str) -> Style {
     match outcome {
         "succeeded" => Style::Green,
@@ -153,7 +180,7 @@ mod tests {
     use prost_types::Timestamp;
 
     use super::*;
-    use crate::proto::{Attempt, AttemptOutcome, StepError, StepState};
+    use crate::proto::{Attempt, AttemptOutcome, SettingOrigin, StepError, StepState};
 
     fn at(seconds: i64) -> Option<Timestamp> {
         Some(Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 })
@@ -262,6 +289,59 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
 ";
         let drawn = text(&task, &steps, &Term::plain());
         assert_eq!(drawn, expected, "\n{drawn}");
+    }
+
+    #[test]
+    fn a_paused_task_tells_who_and_why_and_each_setting_where_it_came_from() {
+        let paused = Task {
+            state: TaskState::InProgress.into(),
+            not_before: at(1),
+            expires_at: at(9),
+            paused_at: at(2),
+            paused_by: "ann".into(),
+            pause_reason: "a check".into(),
+            ..Task::default()
+        };
+        let header = header(&paused, &Term::plain());
+        for line in [
+            "not before    2026-01-01T00:00:01.000Z",
+            "deadline      2026-01-01T00:00:09.000Z",
+            "paused        since 2026-01-01T00:00:02.000Z by ann: a check",
+        ] {
+            assert!(header.contains(&format!("{line}\n")), "{header}");
+        }
+        assert_eq!(view::outcome(&paused).as_deref(), Some("paused by ann: a check"));
+        let origin = SettingOrigin { setting: "retry_limit".into(), origin: "overrides[0]".into() };
+        let step = Step {
+            name: "bill".into(),
+            state: StepState::Skipped.into(),
+            set_by: "ann".into(),
+            set_reason: "paid".into(),
+            origins: vec![origin],
+            ..Step::default()
+        };
+        let drawn = text(&paused, std::slice::from_ref(&step), &Term::plain());
+        assert!(drawn.ends_with("\nSTEP  SETTING      FROM\nbill  retry_limit  overrides[0]\n"), "{drawn}");
+        assert!(drawn.contains("↷  bill  skipped\n") && drawn.contains("  by ann: paid\n"), "{drawn}");
+    }
+
+    #[test]
+    fn a_settled_task_tells_what_failed_and_who_settled_it() {
+        let (mut task, _) = failed_task();
+        task.state = TaskState::ResolvedManually.into();
+        (task.resolved_by, task.resolve_reason) = ("ann".into(), "refunded".into());
+        let header = header(&task, &Term::plain());
+        assert!(header.contains("failed step   charge\n"), "{header}");
+        assert!(header.ends_with("resolved      by ann: refunded\n"), "{header}");
+    }
+
+    #[test]
+    fn a_task_whose_deadline_passed_names_no_step() {
+        let error =
+            StepError { message: "too late".into(), error_code: "DEADLINE_EXCEEDED".into(), ..StepError::default() };
+        let task = Task { state: TaskState::Error.into(), error: Some(error), ..Task::default() };
+        assert_eq!(view::outcome(&task).as_deref(), Some("DEADLINE_EXCEEDED: too late"));
+        assert!(!header(&task, &Term::plain()).contains("failed step"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use prost_types::Timestamp;
 
-use super::view;
+use super::{view, when::when};
 use crate::{
     cli::{
         Session,
@@ -30,6 +30,7 @@ enum State {
     Complete,
     Error,
     Cancelled,
+    ResolvedManually,
 }
 
 impl From<State> for TaskState {
@@ -40,6 +41,7 @@ impl From<State> for TaskState {
             State::Complete => Self::Complete,
             State::Error => Self::Error,
             State::Cancelled => Self::Cancelled,
+            State::ResolvedManually => Self::ResolvedManually,
         }
     }
 }
@@ -131,30 +133,9 @@ fn table(tasks: &[Task], term: &Term) -> Table {
     table
 }
 
-/// A time, or a distance into the past such as `2h`.
-fn when(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    let ago = human::parse_duration(text)
-        .ok_or("expected a time such as 2026-01-31T12:00:00Z, or how long ago: 90s, 15m, 2h, 7d")?;
-    let now = human::now();
-    Ok(Timestamp { seconds: now.seconds - ago.cast_signed(), nanos: now.nanos })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_absolute_or_ago() {
-        assert_eq!(when("2026-01-01T00:00:00Z"), Ok(Timestamp { seconds: 1_767_225_600, nanos: 0 }));
-        let ago = |text| human::since(when(text).expect(text), human::now()).as_secs();
-        assert!((90..95).contains(&ago("90s")) && (7_200..7_205).contains(&ago("2h")) && ago("7d") >= 604_800);
-        for wrong in ["", "h", "2", "2w", "-2h", "2hh", "yesterday", "é"] {
-            assert!(when(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn each_state_can_be_asked_for() {

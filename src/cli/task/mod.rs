@@ -4,9 +4,15 @@ mod cancel;
 mod explain;
 mod get;
 mod list;
+mod pause;
+mod resolve;
+mod retry;
+mod skip;
 mod submit;
+mod target;
 mod view;
 mod watch;
+mod when;
 
 use clap::Subcommand;
 
@@ -20,6 +26,11 @@ pub enum Command {
     Explain(explain::Args),
     Watch(watch::Args),
     Cancel(cancel::Args),
+    Retry(retry::Args),
+    Resolve(resolve::Args),
+    Skip(skip::Args),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
 }
 
 pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
@@ -30,5 +41,10 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         Command::Explain(args) => explain::run(args, session).await,
         Command::Watch(args) => watch::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
+        Command::Retry(args) => retry::run(args, session).await,
+        Command::Resolve(args) => resolve::run(args, session).await,
+        Command::Skip(args) => skip::run(args, session).await,
+        Command::Pause(args) => pause::pause(args, session).await,
+        Command::Resume(args) => pause::resume(args, session).await,
     }
 }

@@ -5,9 +5,10 @@ use std::{
     io::{self, Read as _},
 };
 
+use prost_types::Timestamp;
 use serde_json::Value;
 
-use super::watch;
+use super::{watch, when::later};
 use crate::{
     cli::{
         Session,
@@ -26,6 +27,7 @@ Examples:
   tasker task submit user_management/user_registration \\
       --context '{\"email\": \"a@example.org\", \"name\": \"A\"}'
   tasker task submit shop/checkout@1.2.0 --context @order.json --watch
+  tasker task submit shop/reminder --not-before 2h
   jq .order < big.json | tasker task submit shop/checkout --context @- --idempotency-key order-4711
 
 Prints the task's id; the task is stored by then. With an idempotency key, a second submit with the same content \
@@ -47,6 +49,9 @@ pub struct Args {
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(i32).range(-100..=100))]
     priority: i32,
+    /// No step starts before this time: RFC 3339, or how long from now (`90s`, `10m`, `2h`, `7d`)
+    #[arg(long, value_name = "WHEN", value_parser = later)]
+    not_before: Option<Timestamp>,
     /// Makes the submit safe to repeat; unique within the namespace
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -116,7 +121,7 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
         idempotency_key: args.idempotency_key.unwrap_or_default(),
         correlation_id: args.correlation_id.unwrap_or_default(),
         annotations_json: if annotations.is_empty() { String::new() } else { Value::Object(annotations).to_string() },
-        not_before: None,
+        not_before: args.not_before,
     })
 }
 
@@ -124,16 +129,21 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
 fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliError> {
     let (source, text) = match (inline, file) {
         (None, None) => return Ok(String::new()),
-        (Some(inline), _) => match inline.strip_prefix('@') {
-            Some(path) => (path.to_owned(), read(path)?),
-            None => ("--context".into(), inline),
-        },
+        (Some(inline), _) => given("--context", inline)?,
         (None, Some(path)) => (path.clone(), read(&path)?),
     };
     // The server knows the bound on the size.
     domain::json::check_object(&text, text.len())
         .map_err(|e| CliError::new(exit::DATA, clean(&format!("{source}: the context is wrong: {e}"))))?;
     Ok(text)
+}
+
+/// Where a document comes from, and its text: the option's own, or `@FILE`.
+pub fn given(option: &str, inline: String) -> Result<(String, String), CliError> {
+    Ok(match inline.strip_prefix('@') {
+        Some(path) => (path.to_owned(), read(path)?),
+        None => (option.to_owned(), inline),
+    })
 }
 
 fn read(path: &str) -> Result<String, CliError> {

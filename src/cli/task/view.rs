@@ -23,16 +23,27 @@ pub fn error_text(error: &StepError) -> String {
     }
 }
 
-/// Why a task ended without being complete, in one line.
+/// Why a task ended without being complete, or does not go on, in one line.
 pub fn outcome(task: &Task) -> Option<String> {
     match task.state() {
         TaskState::Error => {
             let error = task.error.as_ref().map(error_text).unwrap_or_default();
-            Some(format!("{}: {error}", clean(&task.failed_step)))
+            // Nothing but the deadline fails a task without a step.
+            let step = Some(clean(&task.failed_step)).filter(|step| !step.is_empty());
+            Some(step.map_or(error.clone(), |step| format!("{step}: {error}")))
         }
         TaskState::Cancelled => Some(format!("by {}: {}", clean(&task.cancelled_by), clean(&task.cancel_reason))),
+        TaskState::ResolvedManually => {
+            Some(format!("by {}: {}", clean(&task.resolved_by), clean(&task.resolve_reason)))
+        }
+        _ if task.paused_at.is_some() => Some(format!("paused {}", paused(task))),
         _ => None,
     }
+}
+
+/// Who paused a task, and why.
+pub fn paused(task: &Task) -> String {
+    format!("by {}: {}", clean(&task.paused_by), clean(&task.pause_reason))
 }
 
 /// The graph with the state of each step.
@@ -77,6 +88,10 @@ pub fn label(step: &Step, term: &Term) -> String {
 pub fn note(step: &Step) -> String {
     let error = step.error.as_ref().map(error_text).unwrap_or_default();
     match step.state() {
+        StepState::Ready if step.next_attempt_at.is_some_and(|at| !human::since(human::now(), at).is_zero()) => {
+            let left = step.next_attempt_at.map(|at| human::since(human::now(), at)).unwrap_or_default();
+            format!("starts in {}", human::duration(left))
+        }
         StepState::Ready => format!("waits for a free worker with handler {}", clean(&step.handler)),
         StepState::InProgress => match step.deadline_at {
             Some(deadline) => format!("times out in {}", human::duration(human::since(human::now(), deadline))),

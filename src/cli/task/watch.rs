@@ -42,7 +42,7 @@ Examples:
   tasker task watch 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq --unbuffered .task.state
 
 On a terminal the graph is redrawn in place; elsewhere every change is one line. Ends when the task does: with 0 \
-when it is complete, 3 when it ended in error, 4 when it was cancelled. Ctrl-C ends the watch and not the task. When the \
+when it is complete, 3 when it ended in error or an operator settled it after that, 4 when it was cancelled. Ctrl-C ends the watch and not the task. When the \
 server restarts, the watch goes on.")]
 pub struct Args {
     /// The task
@@ -204,7 +204,7 @@ impl<'s> View<'s> {
 /// For output that cannot be redrawn: one line for the task and for each step whose state or attempt changed.
 #[derive(Default)]
 struct Changes {
-    task: Option<TaskState>,
+    task: Option<(TaskState, bool)>,
     steps: HashMap<String, (StepState, i32)>,
 }
 
@@ -226,7 +226,9 @@ impl Changes {
             let at = task.ended_at.or(task.started_at).or(task.submitted_at);
             line(at, "task", state, headline_note(task))
         };
-        let changed = self.task.replace(task.state()) != Some(task.state());
+        // A pause is news as well.
+        let standing = (task.state(), task.paused_at.is_some());
+        let changed = self.task.replace(standing) != Some(standing);
         let ended = exit_code(task).is_some();
         if changed && !ended {
             lines.push(whole());

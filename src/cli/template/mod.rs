@@ -1,6 +1,7 @@
-//! `tasker template …`: workflow definitions.
+//! `tasker template …`: workflow definitions, and the pauses of all that runs by them.
 
 mod list;
+mod pause;
 mod register;
 mod show;
 mod validate;
@@ -15,6 +16,9 @@ pub enum Command {
     Register(register::Args),
     List(list::Args),
     Show(show::Args),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    Pauses(pause::Pauses),
 }
 
 pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
@@ -23,5 +27,8 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         Command::Register(args) => register::run(args, session).await,
         Command::List(args) => list::run(args, session).await,
         Command::Show(args) => show::run(args, session).await,
+        Command::Pause(args) => pause::pause(args, session).await,
+        Command::Resume(args) => pause::resume(args, session).await,
+        Command::Pauses(args) => pause::list(args, session).await,
     }
 }

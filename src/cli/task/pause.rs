@@ -1,0 +1,54 @@
+//! `tasker task pause` and `tasker task resume`.
+
+use super::target::{One, Target, tell};
+use crate::{
+    cli::{Session, error::CliError},
+    proto::{BulkOrder, PauseTaskRequest, ResumeTaskRequest},
+};
+
+/// Hold a task, or many: no further step starts, what runs goes on to its end
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker task pause 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the order is being checked'
+  tasker task pause --namespace shop --task checkout --version 1.2.0 --reason 'it charges twice'
+
+It stays so until somebody resumes it, whatever is restarted. With a filter, the tasks that are there now are paused, one \
+by one; `tasker template pause` also holds those that are still to come.")]
+pub struct Pause {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Let a paused task, or many, go on
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker task resume 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the order is right'
+  tasker task resume --namespace shop --task checkout --reason 'repaired'
+
+A pause of the whole template or namespace is lifted by `tasker template resume`.")]
+pub struct Resume {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
+    let One { task_id, by, reason } = match args.target.one()? {
+        Ok(one) => one,
+        Err(many) => return many.order(BulkOrder::Pause, false, session).await,
+    };
+    let what = format!("cannot pause {task_id}");
+    let response = session.connect().await?.tasks.pause_task(PauseTaskRequest { task_id, by, reason }).await;
+    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+}
+
+pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
+    let One { task_id, by, reason } = match args.target.one()? {
+        Ok(one) => one,
+        Err(many) => return many.order(BulkOrder::Resume, false, session).await,
+    };
+    let what = format!("cannot resume {task_id}");
+    let response = session.connect().await?.tasks.resume_task(ResumeTaskRequest { task_id, by, reason }).await;
+    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+}

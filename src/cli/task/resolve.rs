@@ -1,0 +1,76 @@
+//! `tasker task resolve`.
+
+use super::{
+    submit::given,
+    target::{One, Target, tell},
+};
+use crate::{
+    cli::{
+        Session,
+        error::{CliError, exit},
+        term::clean,
+    },
+    domain,
+    proto::{BulkOrder, ResolveTaskRequest},
+};
+
+/// Give a step's result by hand, or settle a failed task, or many, as it is
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker task resolve 01980f4e-7c1a-7b3e-9d55-0242ac120002 --step charge --result '{\"receipt\": 4711}' \\
+      --reason 'paid in cash'
+  tasker task resolve 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'refunded by hand'
+  tasker task resolve --namespace shop --error-code CARD_EXPIRED --reason 'all of them were called'
+
+With --step, the task goes on, and the steps after it see the result. Without, a failed task ends as resolved_manually: \
+nothing of it runs any more.")]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// The step that is as good as done; it waits or has failed
+    #[arg(long, value_name = "NAME", conflicts_with = "Filter")]
+    step: Option<String>,
+    /// Its result: JSON, `@FILE` to read it, or `@-` for stdin; without it, null
+    #[arg(long, value_name = "JSON", requires = "step")]
+    result: Option<String>,
+}
+
+pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
+    let One { task_id, by, reason } = match args.target.one()? {
+        Ok(one) => one,
+        Err(many) => return many.order(BulkOrder::Resolve, false, session).await,
+    };
+    let what = format!("cannot resolve {task_id}");
+    let result_json = result(args.result)?;
+    let step = args.step.unwrap_or_default();
+    let request = ResolveTaskRequest { task_id, step, result_json, by, reason };
+    let response = session.connect().await?.tasks.resolve_task(request).await;
+    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+}
+
+/// The result's text, sent as it is; what is no JSON is refused here, where its source can be named.
+fn result(inline: Option<String>) -> Result<String, CliError> {
+    let Some(inline) = inline else { return Ok(String::new()) };
+    let (source, text) = given("--result", inline)?;
+    // The server knows the bound on the size.
+    domain::json::check_document(&text, text.len())
+        .map_err(|e| CliError::new(exit::DATA, clean(&format!("{source}: the result is wrong: {e}"))))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_any_json() {
+        for json in ["null", "1", r#""text""#, r#"{"n": 9007199254740993}"#] {
+            assert_eq!(result(Some(json.into())).expect(json), json);
+        }
+        assert_eq!(result(None).expect("null by default"), "");
+        for wrong in ["", "{", "paid"] {
+            assert_eq!(result(Some(wrong.into())).expect_err(wrong).code, exit::DATA);
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `tasker task retry`.
+
+use super::target::{One, Target, tell};
+use crate::{
+    cli::{Session, error::CliError},
+    proto::{BulkOrder, RetryTaskRequest},
+};
+
+/// Have failed steps tried again: the task, or all that fit, goes on
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  tasker task retry 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the bank is back'
+  tasker task retry 01980f4e-7c1a-7b3e-9d55-0242ac120002 --step charge --fresh --reason 'the card was renewed'
+  tasker task retry --namespace shop --error-code BANK_DOWN --failed-since 1h --reason 'the bank is back' --dry-run
+
+Each failed step gets one more attempt; with --fresh, as many as a new one. An order to many says on stderr how far it \
+has come and can be stopped with Ctrl-C; the same command then goes on with the rest. The exit code is 1 when a task \
+refused, as it had changed meanwhile or its deadline is over.")]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Only this step; without it, all that failed
+    #[arg(long, value_name = "NAME", conflicts_with = "Filter")]
+    step: Option<String>,
+    /// With all attempts of a new step
+    #[arg(long)]
+    fresh: bool,
+}
+
+pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
+    let One { task_id, by, reason } = match args.target.one()? {
+        Ok(one) => one,
+        Err(many) => return many.order(BulkOrder::Retry, args.fresh, session).await,
+    };
+    let what = format!("cannot retry {task_id}");
+    let step = args.step.unwrap_or_default();
+    let request = RetryTaskRequest { task_id, step, fresh_attempts: args.fresh, by, reason };
+    let response = session.connect().await?.tasks.retry_task(request).await;
+    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+}

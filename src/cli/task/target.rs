@@ -1,0 +1,249 @@
+//! Whom an order is for: one task, or all that fit a filter.
+
+use std::time::Duration;
+
+use prost_types::Timestamp;
+use serde_json::Value;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::when::when;
+use crate::{
+    cli::{
+        Session,
+        error::{CliError, exit},
+        human,
+        term::clean,
+        who::Who,
+    },
+    json,
+    proto::{BulkOrder, OrderTasksRequest, OrderTasksResponse, Task, TaskFilter},
+};
+
+/// How often it is said how far an order to many has come.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    /// The task
+    #[arg(value_name = "TASK_ID", required_unless_present = "Filter", conflicts_with = "Filter")]
+    id: Option<Uuid>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Only say how many tasks it would be for
+    #[arg(long, requires = "Filter", help_heading = "Many tasks instead of one: all that fit")]
+    dry_run: bool,
+    #[command(flatten)]
+    who: Who,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = true)]
+#[command(next_help_heading = "Many tasks instead of one: all that fit")]
+struct Filter {
+    /// Tasks of this namespace
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Tasks of templates with this name
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// Tasks of this template version
+    #[arg(long, value_name = "SEMVER")]
+    version: Option<String>,
+    /// Tasks with this correlation id
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// Tasks that failed with this code: that of the step that failed first, or DEADLINE_EXCEEDED
+    #[arg(long, value_name = "CODE")]
+    error_code: Option<String>,
+    /// Tasks that failed at this time or later: RFC 3339, or how long ago (`90s`, `15m`, `2h`, `7d`)
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    failed_since: Option<Timestamp>,
+    /// Tasks submitted at this time or later
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    submitted_since: Option<Timestamp>,
+    /// Tasks submitted before this time
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    submitted_until: Option<Timestamp>,
+}
+
+/// One task, and who says what it is to do and why.
+pub struct One {
+    pub task_id: String,
+    pub by: String,
+    pub reason: String,
+}
+
+impl Target {
+    /// The one task, if it is only one.
+    pub fn one(self) -> Result<Result<One, Many>, CliError> {
+        let (by, reason) = self.who.resolve()?;
+        Ok(match self.id {
+            Some(id) => Ok(One { task_id: id.to_string(), by, reason }),
+            None => Err(Many { filter: self.filter.into(), dry_run: self.dry_run, by, reason }),
+        })
+    }
+}
+
+impl From<Filter> for TaskFilter {
+    fn from(filter: Filter) -> Self {
+        Self {
+            namespace: filter.namespace.unwrap_or_default(),
+            task_name: filter.task.unwrap_or_default(),
+            version: filter.version.unwrap_or_default(),
+            correlation_id: filter.correlation_id.unwrap_or_default(),
+            error_code: filter.error_code.unwrap_or_default(),
+            failed_after: filter.failed_since,
+            submitted_after: filter.submitted_since,
+            submitted_before: filter.submitted_until,
+        }
+    }
+}
+
+/// How the one task stands now.
+pub fn tell(task: Option<Task>, session: &Session) -> Result<u8, CliError> {
+    let task = task.unwrap_or_default();
+    if session.json() {
+        session.term.json(&serde_json::json!({"task": json::value(&task)}))?;
+    } else {
+        let paused = if task.paused_at.is_some() { " and paused" } else { "" };
+        session.term.say(&format!(
+            "{} is {}{paused}, with {}/{} steps complete",
+            clean(&task.task_id),
+            human::task_state(task.state),
+            task.steps_complete,
+            task.steps_total
+        ));
+    }
+    Ok(exit::OK)
+}
+
+/// Many tasks.
+pub struct Many {
+    filter: TaskFilter,
+    dry_run: bool,
+    by: String,
+    reason: String,
+}
+
+impl Many {
+    /// Gives the order, says on stderr how far it has come, and prints the account.
+    pub async fn order(self, order: BulkOrder, fresh: bool, session: &Session) -> Result<u8, CliError> {
+        let dry_run = self.dry_run;
+        let request = OrderTasksRequest {
+            filter: Some(self.filter),
+            order: order.into(),
+            fresh_attempts: fresh,
+            by: self.by,
+            reason: self.reason,
+            dry_run,
+        };
+        let mut client = session.connect().await?;
+        let mut told = OrderTasksResponse::default();
+        let follow = async {
+            let mut stream = client.tasks.order_tasks(request).await?.into_inner();
+            let mut said: Option<Instant> = None;
+            while let Some(news) = stream.message().await? {
+                told = news;
+                if !dry_run && said.is_none_or(|at| at.elapsed() >= PROGRESS) {
+                    said = Some(Instant::now());
+                    session.term.say(&format!("{} of {}", told.followed + told.refused, told.total));
+                }
+            }
+            Ok(())
+        };
+        let ended = tokio::select! {
+            // First, so that Ctrl-C is heard from the start.
+            biased;
+            _ = tokio::signal::ctrl_c() => None,
+            ended = follow => Some(ended),
+        };
+        account(order, dry_run, &told, session)?;
+        let rest = "what was told stays so; the same command goes on with the rest";
+        match ended {
+            None => {
+                session.term.say(&format!("\nstopped: {rest}"));
+                Ok(exit::INTERRUPTED)
+            }
+            Some(Err(status)) => Err(CliError::from_status("the order did not come to its end", &status).hint(rest)),
+            Some(Ok(())) if !told.done => {
+                Err(CliError::new(exit::UNAVAILABLE, "the server ended the stream before the order's end").hint(rest))
+            }
+            Some(Ok(())) => Ok(if told.refused > 0 { exit::FAILURE } else { exit::OK }),
+        }
+    }
+}
+
+/// What has become of it.
+fn account(order: BulkOrder, dry_run: bool, told: &OrderTasksResponse, session: &Session) -> Result<(), CliError> {
+    if session.json() {
+        let mut document = json::value(told);
+        document["dry_run"] = Value::Bool(dry_run);
+        session.term.json(&document)?;
+        return Ok(());
+    }
+    session.term.data(&sentence(order, dry_run, told))?;
+    Ok(())
+}
+
+fn sentence(order: BulkOrder, dry_run: bool, told: &OrderTasksResponse) -> String {
+    let verb = match order {
+        BulkOrder::Retry => "retried",
+        BulkOrder::Cancel => "cancelled",
+        BulkOrder::Pause => "paused",
+        BulkOrder::Resume => "resumed",
+        BulkOrder::Resolve => "resolved",
+        BulkOrder::Unspecified => "told nothing",
+    };
+    let OrderTasksResponse { total, followed, refused, last_refusal, .. } = told;
+    if dry_run {
+        return format!("{total} tasks would be {verb}");
+    }
+    let refusals = if *refused > 0 { format!(", {refused} refused: {}", clean(last_refusal)) } else { String::new() };
+    format!("{followed} of {total} tasks {verb}{refusals}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        target: Target,
+    }
+
+    fn parse(line: &[&str]) -> Result<Target, clap::error::ErrorKind> {
+        let words = ["retry"].iter().chain(line).chain(&["--by", "ann", "--reason", "why"]);
+        Line::try_parse_from(words).map(|line| line.target).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn an_order_is_for_one_task_or_for_those_that_fit() {
+        use clap::error::ErrorKind as E;
+        let id = "01980f4e-7c1a-7b3e-9d55-0242ac120002";
+        let one = parse(&[id]).expect("an id").one().expect("a name").ok().expect("one");
+        assert_eq!((one.task_id.as_str(), one.by.as_str(), one.reason.as_str()), (id, "ann", "why"));
+        let many = parse(&["--namespace", "n", "--failed-since", "1h", "--dry-run"]).expect("a filter");
+        let many = many.one().expect("a name").err().expect("many");
+        assert!(many.dry_run && many.filter.namespace == "n" && many.filter.failed_after.is_some());
+        assert_eq!(parse(&[]).expect_err("nobody"), E::MissingRequiredArgument);
+        assert_eq!(parse(&["--dry-run"]).expect_err("nobody"), E::MissingRequiredArgument);
+        assert_eq!(parse(&[id, "--task", "t"]).expect_err("both"), E::ArgumentConflict);
+    }
+
+    #[test]
+    fn the_account_says_who_refused() {
+        let told = OrderTasksResponse {
+            total: 3,
+            followed: 2,
+            refused: 1,
+            last_refusal: "the task is\ncomplete".into(),
+            done: true,
+        };
+        assert_eq!(sentence(BulkOrder::Retry, false, &told), "2 of 3 tasks retried, 1 refused: the task is complete");
+        assert_eq!(sentence(BulkOrder::Pause, true, &told), "3 tasks would be paused");
+    }
+}
