@@ -461,3 +461,43 @@ fn bounds() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn the_text_of_expressions_is_bounded() {
+    let with = |bytes: usize| {
+        // Those that differ count; the last one stands there twice.
+        let sources: Vec<String> =
+            (0..).map(|n| format!("{n:04} > 0 //{}", "x".repeat(1_024 - 11))).take(bytes / 1_024).collect();
+        let more = format!("0 < 1 //{}", "x".repeat(bytes % 1_024));
+        let whens = sources.iter().chain((bytes % 1_024 > 0).then_some(&more)).chain(sources.last());
+        let steps: String =
+            whens.enumerate().map(|(n, when)| format!("- {{name: s{n}, handler: h, when: '{when}'}}\n")).collect();
+        format!("name: t\nstep_templates:\n{steps}")
+    };
+    assert_eq!(parse(&with(MAX_EXPRESSIONS_BYTES)).steps.len(), 65);
+    let problems = Template::parse(&with(MAX_EXPRESSIONS_BYTES + 1), "").expect_err("too much");
+    assert!(
+        problems[0].message.contains("the expressions of a template have at most 65536 bytes together"),
+        "{problems:?}"
+    );
+}
+
+/// Whatever it takes to find out: all of it is bounded.
+#[test]
+fn the_worst_templates_are_read_in_time() {
+    let fields: String = (0..4_500).map(|n| format!("{{properties: {{field{n}: {{const: {n}}}}}}}, ")).collect();
+    let steps: String = (0..500)
+        .map(|n| format!("- {{name: step{n}, handler: h, when: results.stp{n} == context.feld{n}}}\n"))
+        .collect();
+    let environments: String =
+        (0..MAX_ENVIRONMENTS).map(|n| format!("  e{n}: {{timeout_seconds: {}}}\n", n + 1)).collect();
+    for schema in
+        [String::new(), format!("schema: {{anyOf: [{fields}]}}\n"), format!("schema: {{allOf: [{fields}]}}\n")]
+    {
+        let began = std::time::Instant::now();
+        let yaml = format!("name: t\n{schema}step_templates:\n{steps}environments:\n{environments}");
+        assert!(yaml.len() <= MAX_TEMPLATE_BYTES);
+        assert!(Template::parse(&yaml, "e3").is_err());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+}
