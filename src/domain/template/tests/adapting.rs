@@ -134,6 +134,22 @@ fn annotations_of_an_override_are_bounded_with_what_is_put_into_them() {
 }
 
 #[test]
+fn what_the_overrides_come_to_is_bounded() {
+    use crate::domain::settings::MAX_SETTINGS_BYTES;
+    let config = format!("{{x: {}}}", "x".repeat(62_000));
+    let again = "- {when: true, steps: {b: {handler_config: *config}}}\n".repeat(3);
+    let template = parse(&two_steps(&format!(
+        "overrides:\n- {{when: true, steps: {{b: {{handler_config: &config {config}}}}}}}\n{again}\
+         - {{when: true, annotations: {{x: '${{context.plan}}'}}}}\n"
+    )));
+    let of = |pad: usize| Settings::of(&template, &json!({"plan": "p".repeat(pad)}), &task());
+    let pad = MAX_SETTINGS_BYTES - of(0).expect("fits").to_json().len();
+    assert_eq!(of(pad).expect("fits").to_json().len(), MAX_SETTINGS_BYTES);
+    let why = of(pad + 1).expect_err("too large");
+    assert_eq!(why, "the overrides come to 262145 bytes, but at most 262144 are allowed");
+}
+
+#[test]
 fn a_planner_is_a_step_before_all_others() {
     let template = parse(&two_steps("planner: plan\n"));
     assert!(template.planner);
@@ -469,7 +485,7 @@ fn the_text_of_expressions_is_bounded() {
         let sources: Vec<String> =
             (0..).map(|n| format!("{n:04} > 0 //{}", "x".repeat(1_024 - 11))).take(bytes / 1_024).collect();
         let more = format!("0 < 1 //{}", "x".repeat(bytes % 1_024));
-        let whens = sources.iter().chain((bytes % 1_024 > 0).then_some(&more)).chain(sources.last());
+        let whens = sources.iter().chain((!bytes.is_multiple_of(1_024)).then_some(&more)).chain(sources.last());
         let steps: String =
             whens.enumerate().map(|(n, when)| format!("- {{name: s{n}, handler: h, when: '{when}'}}\n")).collect();
         format!("name: t\nstep_templates:\n{steps}")
