@@ -94,7 +94,8 @@ impl Adjustment {
         if reader.problems.is_empty() { Ok(adjustment) } else { Err(reader.problems) }
     }
 
-    pub(super) fn to_value(&self) -> Value {
+    /// As it is written, a JSON object.
+    pub fn to_value(&self) -> Value {
         let mut value = Map::new();
         if !self.steps.is_empty() {
             let steps = self.steps.iter().map(|(name, step)| (name.clone(), step.to_value()));

@@ -18,10 +18,14 @@ pub(super) fn cut(text: &str) -> String {
     }
 }
 
+/// How many words are compared for one guess.
+const MAX_CANDIDATES: usize = 1_000;
+
 /// ", did you mean `x`?" for the candidate that is close to `word`, if there is one.
 pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
     candidates
         .into_iter()
+        .take(MAX_CANDIDATES)
         .filter_map(|candidate| Some((distance(word, candidate)?, candidate)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| format!(", did you mean `{}`?", shorten(candidate)))

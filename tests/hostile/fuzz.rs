@@ -38,6 +38,23 @@ step_templates:
   - {name: a, handler_class: fuzz, backoff: {base_seconds: 0.01, max_seconds: 0.02}}
   - {name: b, handler_class: fuzz, depends_on_steps: [a], backoff: {base_seconds: 0.01, max_seconds: 0.02}}
 ";
+/// A template that adapts, to be damaged.
+const ADAPTING: &str = "
+task_name: adapting
+timeout_seconds: 60
+schema: {type: object, properties: {plan: {type: string, enum: [free, pro]}, items: {type: array, items: {type: integer}}}}
+planner: {handler: plan, default_retry_limit: 2}
+overrides:
+  - when: context.plan == 'pro' && context.items.exists(i, i > 3)
+    priority: 5
+    steps: {a: {retry_limit: 5, handler_config: {timeout_seconds: 45}, backoff: {jitter: 0}}}
+  - {when: true, annotations: {plan: '${context.plan} ${size(context.items) + 1}'}}
+environments:
+  production: {step_templates: [{name: b, when: results.a.ok}], annotations: {a: 1}}
+step_templates:
+  - {name: a, handler: h, result_schema: {type: object, properties: {ok: {type: boolean}}}}
+  - {name: b, handler: h, depends_on_steps: [a], when: 'results.a.ok && has(context.plan)'}
+";
 /// Pieces of which a file looks almost like a template.
 const PIECES: &[&str] = &[
     "task_name: ",
@@ -90,6 +107,14 @@ const PIECES: &[&str] = &[
     "default_retry_limit: ",
     "handler_config: ",
     "type: object",
+    "overrides: ",
+    "- when: ",
+    "when: 'has(context.a) && results.a == 1'",
+    "context.",
+    "${",
+    "planner: ",
+    "environments: ",
+    "result_schema: ",
     "properties: ",
     "$ref: '#'",
     "pattern: '(a+)+$'",
@@ -100,13 +125,15 @@ fn any_yaml_is_a_template_or_a_list_of_problems_within_it() {
     let mut random = Random::seeded("any yaml");
     let mut valid = 0;
     for n in 0..YAMLS {
-        let text = match n % 3 {
+        let text = match n % 4 {
             0 => String::from_utf8_lossy(&random.damage(SEED.as_bytes())).into_owned(),
             1 => String::from_utf8_lossy(&random.damage(GOOD.as_bytes())).into_owned(),
+            2 => String::from_utf8_lossy(&random.damage(ADAPTING.as_bytes())).into_owned(),
             _ => (0..=random.below(60)).map(|_| *random.pick(PIECES)).collect(),
         };
         let began = Instant::now();
-        match Template::parse(&text, "") {
+        let environment = if n % 8 < 4 { "" } else { "production" };
+        match Template::parse(&text, environment) {
             Ok(_) => valid += 1,
             Err(problems) => {
                 let lines = u32::try_from(text.split('\n').flat_map(|line| line.split('\r')).count()).unwrap();

@@ -285,7 +285,8 @@ async fn every_problem_is_named_or_counted() {
     let request = RegisterTemplateRequest { yaml: format!("{GOOD}{keys}") }.encode_to_vec();
     let status = target.raw.call(&format!("/tasker.v1.{REGISTER}"), request).await.unwrap_err();
     let named = fields(&status);
-    assert!(named.len() > 15, "{named:?}");
+    // Each of them names all the keys there are.
+    assert!(named.len() > 12, "{named:?}");
     assert!(named[..named.len() - 1].iter().all(|f| f.starts_with("yaml:")), "{named:?}");
     target.check("90 problems", Err::<(), _>(status), InvalidArgument, "and 87 more").await;
     target.end(1).await;

@@ -14,6 +14,7 @@ use crate::{
         table::Table,
         term::{Style, Term, clean},
     },
+    domain::template as domain,
     json,
     proto::{GetTemplateRequest, StepState, Template},
 };
@@ -91,10 +92,22 @@ fn text(template: &Template, term: &Term) -> String {
         ]);
     }
     out += &format!("\n\n{}", table.render(term));
+    out += &overrides(template, term);
     if let Ok(schema) = serde_json::from_str::<Value>(&template.schema_json) {
         out += &format!("\n{}\n{schema:#}\n", term.paint(Style::Dim, "SCHEMA OF THE CONTEXT"));
     }
     out
+}
+
+/// What its overrides change, read from its YAML as the server does.
+fn overrides(template: &Template, term: &Term) -> String {
+    let Ok(parsed) = domain::Template::parse(&template.yaml, &template.environment) else { return String::new() };
+    let line = |(index, item): (usize, &domain::Override)| {
+        let changes = clean(&item.changes.to_value().to_string());
+        format!("{index}  when {}\n   {changes}\n", clean(&item.condition.to_string()))
+    };
+    let lines: String = parsed.overrides.iter().enumerate().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{}\n{lines}", term.paint(Style::Dim, "OVERRIDES")) }
 }
 
 #[cfg(test)]
@@ -133,5 +146,27 @@ pay   3         1 m 30 s  s        h.pay    -
 ship  3         1 m 30 s  s        h.ship   -
 ";
         assert_eq!(text(&template, &Term::plain()), expected);
+    }
+
+    #[test]
+    fn conditions_the_planner_and_overrides_are_told() {
+        let yaml = "name: t\nplanner: p\noverrides: [{when: context.n > 1, priority: 5, steps: {a: {skip: true}}}]\n\
+                    step_templates: [{name: a, handler: h, when: context.n > 0}]\n";
+        let parsed = domain::Template::parse(yaml, "").unwrap();
+        let step = |s: &domain::StepTemplate| StepTemplate {
+            name: s.name.clone(),
+            description: s.description.clone(),
+            condition: s.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ..StepTemplate::default()
+        };
+        let steps = parsed.steps.iter().map(step).collect();
+        let text = text(&Template { yaml: yaml.to_owned(), steps, ..Template::default() }, &Term::plain());
+        for part in [
+            "a  when context.n > 0\n",
+            "plans the other steps",
+            "OVERRIDES\n0  when context.n > 1\n   {\"steps\":{\"a\":{\"skip\":true}},\"priority\":5}\n",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
     }
 }

@@ -250,7 +250,8 @@ impl<'e> Checker<'_, 'e> {
             }
             (operators::CONDITIONAL, [condition, a, b]) => {
                 self.bool(condition)?;
-                Ok(self.expr(a)?.either(&self.expr(b)?))
+                let first = self.expr(a)?;
+                Ok(first.either(&self.expr(b)?))
             }
             (operators::EQUALS | operators::NOT_EQUALS, [a, b]) => self.equality(id, a, b),
             (operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS, [a, b]) => {
@@ -349,7 +350,7 @@ impl<'e> Checker<'_, 'e> {
             return fault(id, format!("`{sign}` does not take {} and {}", l.describe(), r.describe()));
         }
         let item = match (left.item, right.item) {
-            (Some(a), Some(b)) => Some(a.either(&b).into()),
+            (Some(a), Some(b)) => Some(a.as_ref().clone().either(&b).into()),
             _ => None,
         };
         Ok(Type { item, ..Type::of(both) })

@@ -103,7 +103,7 @@ impl Kinds {
 pub struct Type {
     pub(super) kinds: Kinds,
     /// The only values there can be.
-    pub(super) values: Option<Arc<[Value]>>,
+    pub(super) values: Option<Arc<Vec<Value>>>,
     /// Of the items of a list.
     pub(super) item: Option<Arc<Type>>,
     /// Of the fields of a map. None when nothing is said about them.
@@ -136,7 +136,7 @@ impl Type {
     }
 
     pub(super) fn constant(value: &Value) -> Type {
-        Type { values: Some(Arc::new([value.clone()])), ..Type::of(Kinds::of_value(value)) }
+        Type { values: Some(Arc::new(vec![value.clone()])), ..Type::of(Kinds::of_value(value)) }
     }
 
     /// What a JSON Schema says about the values that fit it.
@@ -160,37 +160,38 @@ impl Type {
     }
 
     /// A value for which both types hold.
-    fn both(&self, other: &Type) -> Type {
-        Type {
-            kinds: self.kinds.and(other.kinds),
-            values: self.values.clone().or_else(|| other.values.clone()),
-            item: self.item.clone().or_else(|| other.item.clone()),
-            fields: match (&self.fields, &other.fields) {
-                (Some(a), Some(b)) => Some(Arc::new(a.joined(b, Type::both))),
-                (a, b) => a.clone().or_else(|| b.clone()),
-            },
+    fn both(mut self, other: &Type) -> Type {
+        self.kinds = self.kinds.and(other.kinds);
+        self.values = self.values.or_else(|| other.values.clone());
+        self.item = self.item.or_else(|| other.item.clone());
+        match (&mut self.fields, &other.fields) {
+            (Some(own), Some(more)) => Arc::make_mut(own).join(more, Type::both),
+            (own @ None, more) => own.clone_from(more),
+            (Some(_), None) => {}
         }
+        self
     }
 
     /// A value for which one of the types holds.
-    pub(super) fn either(&self, other: &Type) -> Type {
-        let fields = match (&self.fields, &other.fields) {
-            (Some(a), Some(b)) => Some(Arc::new(a.joined(b, Type::either))),
-            (Some(a), None) if !other.kinds.has(Kinds::MAP) => Some(Arc::clone(a)),
-            (None, Some(b)) if !self.kinds.has(Kinds::MAP) => Some(Arc::clone(b)),
-            _ => None,
-        };
-        let item = match (&self.item, &other.item) {
-            (Some(a), Some(b)) => Some(Arc::new(a.either(b))),
-            (Some(a), None) if !other.kinds.has(Kinds::LIST) => Some(Arc::clone(a)),
-            (None, Some(b)) if !self.kinds.has(Kinds::LIST) => Some(Arc::clone(b)),
-            _ => None,
-        };
-        let values = match (&self.values, &other.values) {
-            (Some(a), Some(b)) => Some(a.iter().chain(b.iter()).cloned().collect()),
-            _ => None,
-        };
-        Type { kinds: self.kinds.or(other.kinds), values, item, fields }
+    pub(super) fn either(mut self, other: &Type) -> Type {
+        match (&mut self.fields, &other.fields) {
+            (Some(own), Some(more)) => Arc::make_mut(own).join(more, Type::either),
+            (Some(_), None) if !other.kinds.has(Kinds::MAP) => {}
+            (own, more) if !self.kinds.has(Kinds::MAP) => own.clone_from(more),
+            (own, _) => *own = None,
+        }
+        match (&mut self.item, &other.item) {
+            (Some(own), Some(more)) => *own = Arc::new(own.as_ref().clone().either(more)),
+            (Some(_), None) if !other.kinds.has(Kinds::LIST) => {}
+            (own, more) if !self.kinds.has(Kinds::LIST) => own.clone_from(more),
+            (own, _) => *own = None,
+        }
+        match (&mut self.values, &other.values) {
+            (Some(own), Some(more)) => Arc::make_mut(own).extend(more.iter().cloned()),
+            (own, _) => *own = None,
+        }
+        self.kinds = self.kinds.or(other.kinds);
+        self
     }
 
     /// "; it is one of …" for an error message, when that is known.
@@ -205,17 +206,15 @@ impl Type {
 }
 
 impl Fields {
-    fn joined(&self, other: &Fields, join: impl Fn(&Type, &Type) -> Type) -> Fields {
-        let mut known = self.known.clone();
+    fn join(&mut self, other: &Fields, join: fn(Type, &Type) -> Type) {
         for (name, new) in &other.known {
-            let joined = known.get(name).map_or_else(|| new.clone(), |old| join(old, new));
-            known.insert(name.clone(), joined);
+            let old = self.known.remove(name);
+            self.known.insert(name.clone(), old.map_or_else(|| new.clone(), |old| join(old, new)));
         }
-        let others = match (&self.others, &other.others) {
-            (Some(a), Some(b)) => Some(join(a, b)),
-            (a, b) => a.clone().or_else(|| b.clone()),
+        self.others = match (self.others.take(), &other.others) {
+            (Some(own), Some(more)) => Some(join(own, more)),
+            (own, more) => own.or_else(|| more.clone()),
         };
-        Fields { known, others }
     }
 }
 
@@ -282,9 +281,9 @@ impl<'s> Reader<'s> {
             }
             _ => Kinds::ANY,
         };
-        let values: Option<Arc<[Value]>> = match (schema.get("const"), schema.get("enum")) {
-            (Some(value), _) => Some(Arc::new([value.clone()])),
-            (None, Some(Value::Array(values))) => Some(values.clone().into()),
+        let values: Option<Arc<Vec<Value>>> = match (schema.get("const"), schema.get("enum")) {
+            (Some(value), _) => Some(Arc::new(vec![value.clone()])),
+            (None, Some(Value::Array(values))) => Some(Arc::new(values.clone())),
             _ => None,
         };
         let of_values = values.as_ref().map(|values| values.iter().map(Kinds::of_value).fold(Kinds::NONE, Kinds::or));

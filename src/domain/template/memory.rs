@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::MAX_EXPRESSIONS_BYTES;
 use super::fields::{Field, Fields};
 use super::problem::Problems;
 use crate::domain::expression::{Expression, ExpressionProblem, Parsed, Scope};
@@ -13,6 +14,7 @@ use crate::domain::schema::{ContextSchema, MAX_PATTERNS, SchemaProblem};
 #[derive(Default)]
 pub(super) struct Memory {
     expressions: HashMap<String, Result<Parsed, ExpressionProblem>>,
+    expressions_bytes: usize,
     schemas: HashMap<(String, bool), Vec<SchemaProblem>>,
     patterns: usize,
 }
@@ -21,6 +23,13 @@ impl Memory {
     pub fn parsed(&mut self, source: &str) -> Result<Parsed, ExpressionProblem> {
         if let Some(parsed) = self.expressions.get(source) {
             return parsed.clone();
+        }
+        self.expressions_bytes += source.len();
+        if self.expressions_bytes > MAX_EXPRESSIONS_BYTES {
+            let message = format!(
+                "the expressions of a template have at most {MAX_EXPRESSIONS_BYTES} bytes together, repetitions aside"
+            );
+            return Err(ExpressionProblem { line: 1, column: 1, message });
         }
         let parsed = Parsed::of(source);
         self.expressions.insert(source.to_owned(), parsed.clone());

@@ -52,6 +52,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// Largest `timeout_seconds`: seven days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Largest text of all expressions that differ, in bytes: it takes longer to read than all the rest.
+pub const MAX_EXPRESSIONS_BYTES: usize = 64 * 1024;
 /// Largest number of `overrides`.
 pub const MAX_OVERRIDES: usize = 100;
 /// Largest number of `environments`.
@@ -146,6 +148,9 @@ fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Op
     let mut memory = Memory::default();
     let mut chosen = read::template(root, &mut memory, problems)?;
     for (name, merged) in environments::read(root, problems) {
+        if problems.len() >= MAX_PROBLEMS {
+            break; // No more can be told.
+        }
         let mut own = Problems::default();
         let template = read::template(&merged, &mut memory, &mut own);
         problems.add_all_in(&name, own);

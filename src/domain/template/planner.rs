@@ -20,9 +20,13 @@ const KNOWN: [&str; 8] = [
 /// The planner's step; what is wrong with it becomes problems and default values.
 pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> StepTemplate {
     let mut planner = StepTemplate { name: PLANNER.to_owned(), ..step::blank() };
+    let described = |planner: StepTemplate| match planner.description.as_str() {
+        "" => StepTemplate { description: "plans the other steps".to_owned(), ..planner },
+        _ => planner,
+    };
     if matches!(field.node.data, Data::Text(_)) {
         step::set_handler(&mut planner, field.name(&[], problems));
-        return planner;
+        return described(planner);
     }
     let what = "a handler's name, or a mapping with `handler`";
     if let Some(fields) = Fields::of(field.node, &field.path, what, problems) {
@@ -30,7 +34,7 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> StepTemplate {
         let handler = fields.either(Alias { key: "handler", alias: "handler_class" }, problems);
         step::read_settings(&fields, "handler", handler, &mut planner, problems);
     }
-    planner
+    described(planner)
 }
 
 /// Puts the planner before the steps: all that would start at once wait for it.

@@ -134,6 +134,22 @@ fn annotations_of_an_override_are_bounded_with_what_is_put_into_them() {
 }
 
 #[test]
+fn what_the_overrides_come_to_is_bounded() {
+    use crate::domain::settings::MAX_SETTINGS_BYTES;
+    let config = format!("{{x: {}}}", "x".repeat(62_000));
+    let again = "- {when: true, steps: {b: {handler_config: *config}}}\n".repeat(3);
+    let template = parse(&two_steps(&format!(
+        "overrides:\n- {{when: true, steps: {{b: {{handler_config: &config {config}}}}}}}\n{again}\
+         - {{when: true, annotations: {{x: '${{context.plan}}'}}}}\n"
+    )));
+    let of = |pad: usize| Settings::of(&template, &json!({"plan": "p".repeat(pad)}), &task());
+    let pad = MAX_SETTINGS_BYTES - of(0).expect("fits").to_json().len();
+    assert_eq!(of(pad).expect("fits").to_json().len(), MAX_SETTINGS_BYTES);
+    let why = of(pad + 1).expect_err("too large");
+    assert_eq!(why, "the overrides come to 262145 bytes, but at most 262144 are allowed");
+}
+
+#[test]
 fn a_planner_is_a_step_before_all_others() {
     let template = parse(&two_steps("planner: plan\n"));
     assert!(template.planner);
@@ -460,4 +476,44 @@ fn bounds() {
         problems[0].message.contains("the schemas of a template have at most 200 patterns together"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn the_text_of_expressions_is_bounded() {
+    let with = |bytes: usize| {
+        // Those that differ count; the last one stands there twice.
+        let sources: Vec<String> =
+            (0..).map(|n| format!("{n:04} > 0 //{}", "x".repeat(1_024 - 11))).take(bytes / 1_024).collect();
+        let more = format!("0 < 1 //{}", "x".repeat(bytes % 1_024));
+        let whens = sources.iter().chain((!bytes.is_multiple_of(1_024)).then_some(&more)).chain(sources.last());
+        let steps: String =
+            whens.enumerate().map(|(n, when)| format!("- {{name: s{n}, handler: h, when: '{when}'}}\n")).collect();
+        format!("name: t\nstep_templates:\n{steps}")
+    };
+    assert_eq!(parse(&with(MAX_EXPRESSIONS_BYTES)).steps.len(), 65);
+    let problems = Template::parse(&with(MAX_EXPRESSIONS_BYTES + 1), "").expect_err("too much");
+    assert!(
+        problems[0].message.contains("the expressions of a template have at most 65536 bytes together"),
+        "{problems:?}"
+    );
+}
+
+/// Whatever it takes to find out: all of it is bounded.
+#[test]
+fn the_worst_templates_are_read_in_time() {
+    let fields: String = (0..4_500).map(|n| format!("{{properties: {{field{n}: {{const: {n}}}}}}}, ")).collect();
+    let steps: String = (0..500)
+        .map(|n| format!("- {{name: step{n}, handler: h, when: results.stp{n} == context.feld{n}}}\n"))
+        .collect();
+    let environments: String =
+        (0..MAX_ENVIRONMENTS).map(|n| format!("  e{n}: {{timeout_seconds: {}}}\n", n + 1)).collect();
+    for schema in
+        [String::new(), format!("schema: {{anyOf: [{fields}]}}\n"), format!("schema: {{allOf: [{fields}]}}\n")]
+    {
+        let began = std::time::Instant::now();
+        let yaml = format!("name: t\n{schema}step_templates:\n{steps}environments:\n{environments}");
+        assert!(yaml.len() <= MAX_TEMPLATE_BYTES);
+        assert!(Template::parse(&yaml, "e3").is_err());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
 }
