@@ -37,11 +37,14 @@ use crate::{
 
 mod decision;
 pub mod follow;
+mod inputs;
 mod orders;
 #[cfg(test)]
 mod tests;
 
 use decision::Decision;
+pub use inputs::Input;
+use inputs::{children_of, keys_of, leases_of, missing, one_order_a_task, ordered, results};
 
 /// The most inputs of one transaction.
 const MAX_BATCH: usize = 512;
@@ -57,20 +60,6 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::
 const COLLISIONS: usize = 5;
 /// How long an input is set aside whose rows somebody else keeps locked.
 const ASIDE: Duration = Duration::from_secs(3);
-
-/// Something that ends an attempt or a task.
-pub enum Input {
-    /// A worker's answer; the acknowledgement goes back to `worker_id`.
-    Result { lease: Lease, outcome: Outcome, worker_id: Uuid, plan: Option<Arc<Plan>> },
-    /// The lease's worker is gone, or never got the assignment.
-    Gone { lease: Lease, worker_id: Uuid, outcome: Outcome },
-    /// The deadline passed by this server's clock; the database's decides.
-    Deadline { lease: Lease },
-    /// The deadline of a task passed by the database's clock.
-    Expire { task_id: Uuid },
-    /// An operator, or a client, tells a task to do something.
-    Order { task_id: Uuid, order: Order, by: String, reason: String, reply: oneshot::Sender<Result<(), OrderError>> },
-}
 
 /// A place in the queue, held until the input is settled.
 type Weighed = (Input, OwnedSemaphorePermit);
@@ -482,87 +471,4 @@ fn lanes_left(changes: &Changes, plans: &Plans) -> HashSet<i32> {
         Some(plan.lane(u16::try_from(back.attempt.step).ok()?))
     });
     new.chain(given_back).collect()
-}
-
-/// How many steps of each lane could become ready through these inputs.
-fn children_of(inputs: &[Input]) -> BTreeMap<i32, usize> {
-    let mut lanes: BTreeMap<i32, usize> = BTreeMap::new();
-    for input in inputs {
-        let Input::Result { lease, outcome: Outcome::Succeeded(_), plan: Some(plan), .. } = input else { continue };
-        for child in plan.graph.children(usize::try_from(lease.step).unwrap_or(usize::MAX)) {
-            *lanes.entry(plan.lane(*child)).or_default() += 1;
-        }
-    }
-    lanes
-}
-
-/// The leases of the attempts that probably end.
-fn leases_of(inputs: &[Input]) -> Vec<Lease> {
-    let lease = |input: &Input| match input {
-        Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => Some(*lease),
-        Input::Order { .. } | Input::Expire { .. } => None,
-    };
-    inputs.iter().filter_map(lease).collect()
-}
-
-/// The leases that workers answered for.
-fn results(inputs: &[Input]) -> impl Iterator<Item = Lease> {
-    inputs.iter().filter_map(|input| match input {
-        Input::Result { lease, .. } => Some(*lease),
-        _ => None,
-    })
-}
-
-/// The tasks that are to do something as a whole.
-fn ordered(inputs: &[Input]) -> impl Iterator<Item = Uuid> {
-    inputs.iter().filter_map(|input| match input {
-        Input::Order { task_id, .. } | Input::Expire { task_id } => Some(*task_id),
-        _ => None,
-    })
-}
-
-/// Divides inputs so that no transaction has two orders about one task: the second would be judged by rows that the first is
-/// about to change. The first transaction is the last in the list.
-fn one_order_a_task(mut inputs: Vec<Input>) -> Vec<Vec<Input>> {
-    let mut work = Vec::new();
-    while !inputs.is_empty() {
-        let mut seen = HashSet::new();
-        let (now, later) =
-            inputs.into_iter().partition(|input| ordered(std::slice::from_ref(input)).all(|id| seen.insert(id)));
-        work.push(now);
-        inputs = later;
-    }
-    work.reverse();
-    work
-}
-
-/// What to lock: the leases, the tasks, and the tasks with all that they have in play, each in order and once.
-fn keys_of(inputs: &[Input]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) {
-    let mut leases: Vec<Lease> = Vec::with_capacity(inputs.len());
-    let mut ordered: Vec<Uuid> = ordered(inputs).collect();
-    leases.extend(leases_of(inputs));
-    leases.sort_unstable_by_key(|l| (l.task_id, l.step, l.nonce));
-    leases.dedup_by_key(|l| (l.task_id, l.step));
-    ordered.sort_unstable();
-    ordered.dedup();
-    let mut tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).chain(ordered.iter().copied()).collect();
-    tasks.sort_unstable();
-    tasks.dedup();
-    (leases, tasks, ordered)
-}
-
-/// The results whose lease is not the running one: copies, or too late.
-fn missing(inputs: &[Input], read: &SettleRead) -> Vec<Lease> {
-    let live: HashSet<Lease> = read
-        .live
-        .iter()
-        .filter_map(|row| Some(Lease { task_id: row.task_id, step: row.step, nonce: row.lease? }))
-        .collect();
-    inputs
-        .iter()
-        .filter_map(|input| match input {
-            Input::Result { lease, .. } if !live.contains(lease) => Some(*lease),
-            _ => None,
-        })
-        .collect()
 }

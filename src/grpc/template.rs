@@ -4,7 +4,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{convert, error, page};
 use crate::{
-    domain::template::{MAX_TEMPLATE_BYTES, Template},
+    domain::template::MAX_TEMPLATE_BYTES,
     engine::{Engine, catalog::Registered, intake::Violated},
     proto::{self, template_service_server::TemplateService},
 };
@@ -52,7 +52,7 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
         let yaml = request.into_inner().yaml;
         bounded(&yaml)?;
-        let (problems, template) = match Template::parse(&yaml, self.0.catalog.environment()) {
+        let (problems, template) = match self.0.catalog.parse(&yaml).await {
             Ok(template) => (Vec::new(), Some(convert::unregistered(&template))),
             Err(problems) => (problems, None),
         };

@@ -1,13 +1,13 @@
 //! The engine's connection: a transaction in two round trips. First everything that has to be locked and read, then, once
 //! the engine has decided, everything that has to be written, with the `COMMIT` behind it.
 //!
-//! Longer than other files because it is one list: every hot statement, its preparation, and the order in which a transaction
-//! sends them stand side by side, so that the order of the locks can be read in one place.
+//! Every hot statement, its preparation, and the order in which a transaction sends them stand side by side, so that the order of
+//! the locks can be read in one place; their texts are in `reads`, `writes` and `orders`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+mod reads;
+mod rows;
+
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
@@ -15,246 +15,15 @@ use uuid::Uuid;
 
 use super::{
     Db, StoreError,
-    changes::{self, Changes, Claimed, WantedInputs},
+    changes::{Changes, WantedInputs},
     columns::{Columns, Params},
     orders,
-    task::failure_of,
     writes,
 };
-use crate::domain::{
-    attempt::{Failure, OutcomeKind},
-    lease::Lease,
-    progress::{Progress, StepSet},
-    step::StepState,
-    task::TaskState,
-};
+use crate::domain::{attempt::OutcomeKind, lease::Lease};
 
-/// A task's row, locked until the transaction ends.
-#[derive(Clone, Debug)]
-pub struct TaskRow {
-    pub task_id: Uuid,
-    pub template_id: i32,
-    pub priority: i16,
-    pub progress: Progress,
-    /// What overrides and its planner changed, as JSON.
-    pub settings: Option<Arc<str>>,
-    pub expires_at: Option<SystemTime>,
-    /// It ended as a whole, for this reason.
-    pub error_code: Option<String>,
-}
-
-/// A step in play.
-#[derive(Clone, Debug)]
-pub struct LiveRow {
-    pub task_id: Uuid,
-    pub step: i16,
-    pub attempt: i32,
-    pub charged: i16,
-    pub lost: i16,
-    pub lease: Option<i64>,
-    pub worker_id: Option<Uuid>,
-    pub ready_at: SystemTime,
-    pub started_at: Option<SystemTime>,
-    pub deadline_at: Option<SystemTime>,
-    /// The attempt is a probe of a half-open circuit.
-    pub probe: bool,
-    pub state: StepState,
-    /// An operator has it tried again.
-    pub reopened: bool,
-}
-
-/// A step that ended.
-#[derive(Clone, Debug)]
-pub struct EndedRow {
-    pub task_id: Uuid,
-    pub step: i16,
-    pub state: StepState,
-    pub attempt: i32,
-    pub charged: i16,
-    pub ready_at: SystemTime,
-    pub started_at: Option<SystemTime>,
-    /// Of one that was resolved by hand.
-    pub result: Option<String>,
-    pub failure: Option<Failure>,
-}
-
-/// A step that a claim could take.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    pub task_id: Uuid,
-    pub step: i16,
-    pub template_id: i32,
-    pub lane_id: i32,
-    pub priority: i16,
-}
-
-/// How many claimable steps of a lane to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneDemand {
-    pub lane_id: i32,
-    pub limit: i32,
-}
-
-/// What the settler works on.
-#[derive(Debug)]
-pub struct SettleRead {
-    /// The rows of the leases asked for, and all rows of the tasks that somebody gave an order about.
-    pub live: Vec<LiveRow>,
-    /// All ended steps of those.
-    pub ended: Vec<EndedRow>,
-    pub tasks: Vec<TaskRow>,
-    /// Not locked: a claim of one may come too late.
-    pub candidates: Vec<Candidate>,
-    /// The database's clock; the epoch when there is no task, and so nothing to time.
-    pub now: SystemTime,
-}
-
-/// What the dispatcher works on.
-#[derive(Debug)]
-pub struct DispatchRead {
-    /// Locked.
-    pub candidates: Vec<Candidate>,
-    /// The lanes that retries have joined, one or more times.
-    pub promoted: Vec<i32>,
-    pub now: SystemTime,
-    /// Time until the next retry falls due.
-    pub next_retry: Option<Duration>,
-}
-
-/// An idempotency key that intake asks for.
-#[derive(Clone, Debug)]
-pub struct KeyRow {
-    pub namespace: String,
-    pub key: String,
-    pub task_id: Uuid,
-    pub digest: Vec<u8>,
-}
-
-/// What intake works on.
-#[derive(Debug)]
-pub struct IntakeRead {
-    /// The newest template; a larger id than the caller knows means that its view of "newest version" is stale.
-    pub newest_template: i32,
-    /// Who owns each of the keys now: this transaction, or an earlier submit.
-    pub keys: Vec<KeyRow>,
-    pub candidates: Vec<Candidate>,
-    pub now: SystemTime,
-}
-
-/// The documents of a task whose step was claimed.
-#[derive(Clone, Debug)]
-pub struct TaskInput {
-    pub task_id: Uuid,
-    pub correlation_id: String,
-    pub traceparent: Option<String>,
-    pub annotations: String,
-    pub context: String,
-    pub settings: Option<Arc<str>>,
-}
-
-/// What a commit gave back.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// The transaction's time, if it changed a task or was given one.
-    pub now: Option<SystemTime>,
-    /// The claims of queued steps that succeeded.
-    pub claimed: Vec<Claimed>,
-    pub task_inputs: Vec<TaskInput>,
-    /// (task, step, JSON)
-    pub results: Vec<(Uuid, i16, String)>,
-    /// Time until the first of the retries falls due.
-    pub next_retry: Option<Duration>,
-    /// From the first write to the answer to the commit.
-    pub took: Duration,
-}
-
-/// Locks in the order of the list.
-const LOCK_LEASES: &str = "
-    SELECT q.*
-      FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
-     CROSS JOIN LATERAL (
-           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
-                  reopened
-             FROM queue
-            WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE) AS q";
-
-const LOCK_TASKS_LIVE: &str = "
-    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
-           reopened
-      FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
-
-/// With the time when the lock was there. A statement of its own for that would cost as much as this one.
-const LOCK_TASKS: &str = "
-    SELECT t.*, clock_timestamp()
-      FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step, paused_at IS NOT NULL,
-                   settings, expires_at, error_code
-              FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
-
-/// With the time when the keys were there.
-const NEWEST_TEMPLATE: &str = "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
-
-const PEEK: &str = "
-    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
-      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
-     CROSS JOIN LATERAL (
-           SELECT task_id, step, template_id, lane_id, priority FROM queue
-            WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
-            ORDER BY priority DESC, task_id, step LIMIT l.n) q";
-
-const LOCK_READY: &str = "
-    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
-      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
-     CROSS JOIN LATERAL (
-           SELECT task_id, step, template_id, lane_id, priority FROM queue
-            WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
-            ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
-
-/// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
-const PROMOTE: &str = "
-    UPDATE queue q SET due = true
-      FROM (SELECT ctid AS tid FROM queue
-             WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused AND next_attempt_at <= clock_timestamp()
-             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS ripe
-     WHERE q.ctid = ripe.tid
-    RETURNING q.lane_id";
-
-/// The most retries that join at once.
-const MAX_PROMOTED: i64 = 1_000;
-
-const NEXT_RETRY: &str = "
-    SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
-      FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1";
-
-const ANYTHING_DUE: &str = "
-    SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
-                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due
-                                              AND coalesce(expires_at > clock_timestamp(), true) LIMIT 1) q),
-           (SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
-              FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1)";
-
-const TAKE_KEYS: &str = "
-    INSERT INTO idempotency_keys (namespace, key, task_id, digest)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[])
-        ON CONFLICT (namespace, key) DO NOTHING";
-
-const READ_KEYS: &str = "
-    SELECT k.*
-      FROM unnest($1::text[], $2::text[]) AS u(namespace, key)
-     CROSS JOIN LATERAL (
-           SELECT namespace, key, task_id, digest FROM idempotency_keys
-            WHERE namespace = u.namespace AND key = u.key LIMIT 1) AS k";
-
-const PAST_OUTCOMES: &str = "
-    SELECT e.*
-      FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
-     CROSS JOIN LATERAL (
-           SELECT task_id, step, lease, outcome::text FROM events
-            WHERE task_id = u.task_id AND outcome IS NOT NULL AND step = u.step AND lease = u.lease LIMIT 1) AS e";
-
-const PAST_ENDS: &str = "
-    SELECT task_id, step, state::text, attempt, charged, ready_at, started_at,
-           CASE WHEN state = 'resolved_manually' THEN result END, error_code, error_message, error_context
-      FROM steps WHERE task_id = ANY($1::uuid[])";
+pub use rows::{TaskRow, LiveRow, EndedRow, Candidate, LaneDemand, SettleRead, DispatchRead, KeyRow, IntakeRead, TaskInput, Applied};
+use rows::{candidate, claimed, ended_row, live_row, task_input, task_row};
 
 macro_rules! statements {
     ($($name:ident: $sql:expr,)*) => {
@@ -278,18 +47,18 @@ statements! {
     begin: "BEGIN",
     commit: "COMMIT",
     clock: "SELECT clock_timestamp()",
-    lock_leases: LOCK_LEASES,
-    lock_tasks_live: LOCK_TASKS_LIVE,
-    lock_tasks: LOCK_TASKS,
-    peek: PEEK,
-    lock_ready: LOCK_READY,
-    promote: PROMOTE,
-    next_retry: NEXT_RETRY,
-    anything_due: ANYTHING_DUE,
-    newest_template: NEWEST_TEMPLATE,
-    take_keys: TAKE_KEYS,
-    read_keys: READ_KEYS,
-    past_outcomes: PAST_OUTCOMES,
+    lock_leases: reads::LOCK_LEASES,
+    lock_tasks_live: reads::LOCK_TASKS_LIVE,
+    lock_tasks: reads::LOCK_TASKS,
+    peek: reads::PEEK,
+    lock_ready: reads::LOCK_READY,
+    promote: reads::PROMOTE,
+    next_retry: reads::NEXT_RETRY,
+    anything_due: reads::ANYTHING_DUE,
+    newest_template: reads::NEWEST_TEMPLATE,
+    take_keys: reads::TAKE_KEYS,
+    read_keys: reads::READ_KEYS,
+    past_outcomes: reads::PAST_OUTCOMES,
     insert_tasks: writes::INSERT_TASKS,
     drop_keys: writes::DROP_KEYS,
     end_steps: writes::END_STEPS,
@@ -306,7 +75,7 @@ statements! {
     notify: "SELECT pg_notify($1, $2)",
     task_inputs: writes::TASK_INPUTS,
     result_inputs: writes::RESULT_INPUTS,
-    past_ends: PAST_ENDS,
+    past_ends: reads::PAST_ENDS,
     set_steps: orders::SET_STEPS,
     reopen: orders::REOPEN,
     hold: orders::HOLD,
@@ -458,7 +227,7 @@ impl Hot {
         let (lane_ids, limits) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
-        let promoted = p.add(&s.promote, vec![&MAX_PROMOTED]);
+        let promoted = p.add(&s.promote, vec![&reads::MAX_PROMOTED]);
         let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits]);
         let next = p.add(&s.next_retry, vec![]);
         let clock = p.add(&s.clock, vec![]);
@@ -596,95 +365,4 @@ fn lane_arrays(lanes: &[LaneDemand]) -> (Vec<i32>, Vec<i32>) {
 
 fn seconds(s: f64) -> Duration {
     Duration::try_from_secs_f64(s.max(0.0)).unwrap_or_default()
-}
-
-fn live_row(row: &Row) -> Result<LiveRow, StoreError> {
-    Ok(LiveRow {
-        task_id: row.get(0),
-        step: row.get(1),
-        attempt: row.get(2),
-        charged: row.get(3),
-        lost: row.get(4),
-        lease: row.get(5),
-        worker_id: row.get(6),
-        ready_at: row.get(7),
-        started_at: row.get(8),
-        deadline_at: row.get(9),
-        probe: row.get::<_, Option<i32>>(10) == Some(changes::PROBE),
-        state: step_state(row.get(11))?,
-        reopened: row.get(12),
-    })
-}
-
-fn ended_row(row: &Row) -> Result<EndedRow, StoreError> {
-    Ok(EndedRow {
-        task_id: row.get(0),
-        step: row.get(1),
-        state: step_state(row.get(2))?,
-        attempt: row.get(3),
-        charged: row.get(4),
-        ready_at: row.get(5),
-        started_at: row.get(6),
-        result: row.get(7),
-        failure: failure_of(row, 8),
-    })
-}
-
-fn step_state(name: &str) -> Result<StepState, StoreError> {
-    StepState::from_name(name).ok_or_else(|| StoreError::Corrupt(format!("step state `{name}`")))
-}
-
-fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
-    let state: &str = row.get(2);
-    let state = TaskState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?;
-    Ok(TaskRow {
-        task_id: row.get(0),
-        template_id: row.get(1),
-        priority: row.get(3),
-        progress: Progress {
-            state,
-            live: u16::try_from(row.get::<_, i16>(4)).unwrap_or_default(),
-            done: StepSet::from_bytes(row.get(5)),
-            failed_step: row.get::<_, Option<i16>>(6).and_then(|step| u16::try_from(step).ok()),
-            paused: row.get(7),
-        },
-        settings: row.get::<_, Option<String>>(8).map(Arc::from),
-        expires_at: row.get(9),
-        error_code: row.get(10),
-    })
-}
-
-fn candidate(row: &Row) -> Candidate {
-    Candidate {
-        task_id: row.get(0),
-        step: row.get(1),
-        template_id: row.get(2),
-        lane_id: row.get(3),
-        priority: row.get(4),
-    }
-}
-
-fn claimed(row: &Row) -> Claimed {
-    Claimed {
-        task_id: row.get(0),
-        step: row.get(1),
-        template_id: row.get(2),
-        lane_id: row.get(3),
-        attempt: row.get(4),
-        charged: row.get(5),
-        nonce: row.get(6),
-        worker_id: row.get(7),
-        deadline_at: row.get(8),
-    }
-}
-
-fn task_input(row: &Row) -> TaskInput {
-    TaskInput {
-        task_id: row.get(0),
-        correlation_id: row.get(1),
-        traceparent: row.get(2),
-        annotations: row.get(3),
-        context: row.get(4),
-        settings: row.get::<_, Option<String>>(5).map(Arc::from),
-    }
 }

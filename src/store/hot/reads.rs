@@ -1,0 +1,91 @@
+//! The statements with which a transaction of the engine begins: what it locks and what it looks at.
+//!
+//! As in `writes`, a row is found by its key in a `LATERAL (… LIMIT 1)`.
+
+/// Locks in the order of the list.
+pub(super) const LOCK_LEASES: &str = "
+    SELECT q.*
+      FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
+                  reopened
+             FROM queue
+            WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE) AS q";
+
+pub(super) const LOCK_TASKS_LIVE: &str = "
+    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
+           reopened
+      FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
+
+/// With the time when the lock was there. A statement of its own for that would cost as much as this one.
+pub(super) const LOCK_TASKS: &str = "
+    SELECT t.*, clock_timestamp()
+      FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step, paused_at IS NOT NULL,
+                   settings, expires_at, error_code
+              FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
+
+/// With the time when the keys were there.
+pub(super) const NEWEST_TEMPLATE: &str = "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
+
+pub(super) const PEEK: &str = "
+    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
+      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, template_id, lane_id, priority FROM queue
+            WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
+            ORDER BY priority DESC, task_id, step LIMIT l.n) q";
+
+pub(super) const LOCK_READY: &str = "
+    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
+      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, template_id, lane_id, priority FROM queue
+            WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
+            ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
+
+/// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
+pub(super) const PROMOTE: &str = "
+    UPDATE queue q SET due = true
+      FROM (SELECT ctid AS tid FROM queue
+             WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused AND next_attempt_at <= clock_timestamp()
+             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS ripe
+     WHERE q.ctid = ripe.tid
+    RETURNING q.lane_id";
+
+/// The most retries that join at once.
+pub(super) const MAX_PROMOTED: i64 = 1_000;
+
+pub(super) const NEXT_RETRY: &str = "
+    SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
+      FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1";
+
+pub(super) const ANYTHING_DUE: &str = "
+    SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
+                    CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due
+                                              AND coalesce(expires_at > clock_timestamp(), true) LIMIT 1) q),
+           (SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
+              FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1)";
+
+pub(super) const TAKE_KEYS: &str = "
+    INSERT INTO idempotency_keys (namespace, key, task_id, digest)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[])
+        ON CONFLICT (namespace, key) DO NOTHING";
+
+pub(super) const READ_KEYS: &str = "
+    SELECT k.*
+      FROM unnest($1::text[], $2::text[]) AS u(namespace, key)
+     CROSS JOIN LATERAL (
+           SELECT namespace, key, task_id, digest FROM idempotency_keys
+            WHERE namespace = u.namespace AND key = u.key LIMIT 1) AS k";
+
+pub(super) const PAST_OUTCOMES: &str = "
+    SELECT e.*
+      FROM unnest($1::uuid[], $2::int2[], $3::int8[]) AS u(task_id, step, lease)
+     CROSS JOIN LATERAL (
+           SELECT task_id, step, lease, outcome::text FROM events
+            WHERE task_id = u.task_id AND outcome IS NOT NULL AND step = u.step AND lease = u.lease LIMIT 1) AS e";
+
+pub(super) const PAST_ENDS: &str = "
+    SELECT task_id, step, state::text, attempt, charged, ready_at, started_at,
+           CASE WHEN state = 'resolved_manually' THEN result END, error_code, error_message, error_context
+      FROM steps WHERE task_id = ANY($1::uuid[])";
