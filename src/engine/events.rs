@@ -39,12 +39,14 @@ use crate::{
 pub const MAX_SUBSCRIBERS: usize = 1_000;
 /// The most subscribers that read the log themselves at the same time; the others wait for their turn.
 const MAX_CATCHING_UP: usize = 3;
-/// The most events of one read, and of one chunk.
-const PAGE: i64 = 500;
+/// The most events of one read, and of one chunk. Each page looks through all that is left up to its snapshot, so that many small ones
+/// would look through it many times.
+const PAGE: i64 = 4_000;
 /// So many chunks are kept for subscribers that are a little slower: with the page, some megabytes.
-const MAX_CHUNKS: usize = 32;
-/// The shortest time from one look to the next. What is written meanwhile comes together.
-const PAUSE: Duration = Duration::from_millis(20);
+const MAX_CHUNKS: usize = 8;
+/// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
+/// however little it finds.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How often the log is looked at without news: what others have written may not have been told.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the log is worth a mark, while it grows.

@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     assignment::{self, Assignment},
-    catalog::Plan,
     claims::{self, Plans},
     documents::Known,
     gates::Passes,

@@ -17,12 +17,13 @@ use super::{
     Db, StoreError,
     changes::{Changes, WantedInputs},
     columns::{Columns, Params},
-    orders,
-    writes,
+    orders, writes,
 };
 use crate::domain::{attempt::OutcomeKind, lease::Lease};
 
-pub use rows::{TaskRow, LiveRow, EndedRow, Candidate, LaneDemand, SettleRead, DispatchRead, KeyRow, IntakeRead, TaskInput, Applied};
+pub use rows::{
+    Applied, Candidate, DispatchRead, EndedRow, IntakeRead, KeyRow, LaneDemand, LiveRow, SettleRead, TaskInput, TaskRow,
+};
 use rows::{candidate, claimed, ended_row, live_row, task_input, task_row};
 
 macro_rules! statements {

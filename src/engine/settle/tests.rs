@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::sync::oneshot;
+
 use super::*;
 use crate::{
     domain::{
