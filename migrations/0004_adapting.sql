@@ -106,8 +106,10 @@ CREATE OR REPLACE VIEW row_violations AS
            ('it has a lease, or part of one, against its state',
             num_nonnulls(lease, worker_id, started_at, deadline_at) = CASE WHEN state = 'in_progress' THEN 4 ELSE 0 END),
            ('it has a time of the next attempt, or none, against its state',
-            CASE state WHEN 'waiting_for_retry' THEN next_attempt_at IS NOT NULL
-                       WHEN 'in_progress' THEN next_attempt_at IS NULL ELSE true END),
+            CASE WHEN state = 'waiting_for_retry' THEN next_attempt_at IS NOT NULL
+                 WHEN next_attempt_at IS NOT NULL
+                 THEN state = 'ready' AND (SELECT t.not_before IS NOT NULL FROM tasks t WHERE t.task_id = queue.task_id)
+                 ELSE true END),
            ('nothing wakes it, or it is claimable against its state',
             paused OR CASE state WHEN 'ready' THEN due OR next_attempt_at IS NOT NULL
                                  WHEN 'in_progress' THEN NOT due ELSE true END),

@@ -51,6 +51,8 @@ pub struct ServerConfig {
     pub tracer: Option<Tracer>,
     /// How long finished tasks and their history are kept; `None` for ever.
     pub retain: Option<Duration>,
+    /// Which of their `environments` the templates are registered with; empty for none.
+    pub environment: String,
 }
 
 impl Default for ServerConfig {
@@ -61,6 +63,7 @@ impl Default for ServerConfig {
             cors_origins: Vec::new(),
             tracer: None,
             retain: Some(RETAIN),
+            environment: String::new(),
         }
     }
 }
@@ -94,6 +97,7 @@ pub async fn run(
             lease: config.lease,
             tracer: config.tracer,
             retain: config.retain,
+            environment: config.environment,
         },
     )
     .await?;

@@ -22,7 +22,8 @@ async fn filled() -> (TestDb, Db) {
     let test = TestDb::new().await;
     let db = test.db();
     let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new = NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", steps: &steps };
+    let new =
+        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
     fill::fill(&db, Kind::Finished, row.template_id, FINISHED, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, WAITING, &|_| {}).await.unwrap();

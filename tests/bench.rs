@@ -15,7 +15,7 @@ use tasker::store::{
 fn a_short_bench_loses_nothing_and_reports() {
     let output = Command::new(env!("CARGO_BIN_EXE_tasker"))
         .args(["bench", "--json", "--seconds", "0.5", "--slots", "100", "--preload", "300", "--waiting", "100"])
-        .args(["--postgres-setting", "fsync=off"])
+        .args(["--subscribers", "3", "--postgres-setting", "fsync=off"])
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
@@ -29,6 +29,11 @@ fn a_short_bench_loses_nothing_and_reports() {
     let always = ["steps_per_second", "tasks_per_second", "sql_ceiling_steps_per_second", "ceiling_ratio"];
     for name in always.into_iter().chain(["fdatasync_us", "filled_time_ratio"]) {
         assert!(number(name) > 0.0, "{name}: {report}");
+    }
+    for round in report["rounds"].as_array().unwrap().iter().chain([&report["empty_round"]]) {
+        let written = &round["events_written"];
+        assert!(written.as_u64().unwrap() > 0, "{round}");
+        assert_eq!(round["events_heard"], Value::from(vec![written.clone(); 3]));
     }
     if cfg!(target_os = "linux") {
         for who in ["postgres", "server", "worker", "client"] {
@@ -46,7 +51,8 @@ async fn stored_tasks_are_whole() {
     let test = TestDb::new().await;
     let db = test.db();
     let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new = NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", steps: &steps };
+    let new =
+        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
     fill::fill(&db, Kind::Finished, row.template_id, 50, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, 30, &|_| {}).await.unwrap();

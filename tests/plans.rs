@@ -58,7 +58,8 @@ async fn the_plans_are_the_same_whatever_the_planner_believes() {
     let _ = plans(&early).await;
 
     let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new = NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", steps: &steps };
+    let new =
+        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
     fill::fill(&db, Kind::Finished, row.template_id, 20_000, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, 5_000, &|_| {}).await.unwrap();

@@ -25,7 +25,7 @@ async fn a_test_gets_a_database_of_its_own() {
     for db in [&one, &two] {
         assert_eq!(
             one_value(&db.connect().await, "SELECT max(version)::text FROM migrations").await.as_deref(),
-            Some("2")
+            Some("4")
         );
     }
     one.connect().await.batch_execute("CREATE TABLE only_here (x int)").await.unwrap();

@@ -14,6 +14,7 @@ mod report;
 mod round;
 mod shapes;
 mod stage;
+mod subscribers;
 pub mod worker;
 
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub preload: i64,
     /// Waiting tasks to store first.
     pub waiting: i64,
+    /// Who hear all events of each round.
+    pub subscribers: usize,
     /// Whether to measure the cost of idling.
     pub idle: bool,
     /// Whether to measure the cost of a limit that is as high as the workers' slots.
@@ -112,7 +115,7 @@ async fn round(
     chains: &mut Vec<Uuid>,
     say: &dyn Fn(&str),
 ) -> Result<Round, Error> {
-    let round = round::measure(stage, settings.time, settings.in_flight, chains).await?;
+    let round = round::measure(stage, settings, chains).await?;
     let (steps, sql) = (round.steps_per_second, round.ceiling.steps_per_second);
     say(&format!("round {name}: {steps:.0} steps/s; bare SQL {sql:.0}"));
     Ok(round)

@@ -7,6 +7,7 @@ use super::{
     idle::Idle,
     latency::Latency,
     round::{PerStep, Round},
+    subscribers::Heard,
 };
 
 /// All that was measured.
@@ -32,7 +33,15 @@ pub type Row = (String, String, &'static str);
 impl Report {
     /// Whether nothing was lost, done twice, or came out wrong.
     pub fn is_right(&self) -> bool {
-        self.audit.lost_steps == 0 && self.audit.duplicated_steps == 0 && self.golden_problems.is_empty()
+        self.audit.lost_steps == 0
+            && self.audit.duplicated_steps == 0
+            && self.golden_problems.is_empty()
+            && self.heard().all(Heard::is_all)
+    }
+
+    /// What the subscribers heard, round by round.
+    fn heard(&self) -> impl Iterator<Item = &Heard> {
+        self.empty.iter().chain(&self.rounds).chain(&self.limited).filter_map(|round| round.heard.as_ref())
     }
 
     fn mean(&self, of: impl Fn(&Round) -> f64) -> f64 {
@@ -67,12 +76,12 @@ impl Report {
 
     /// How many times as long a step takes in the filled database.
     fn filled_ratio(&self) -> Option<f64> {
-        self.empty.map(|empty| empty.steps_per_second / self.mean(|r| r.steps_per_second))
+        self.empty.as_ref().map(|empty| empty.steps_per_second / self.mean(|r| r.steps_per_second))
     }
 
     /// How many times as much processor time a step takes in the filled database.
     fn filled_cpu_ratio(&self) -> Option<f64> {
-        Some(self.cpu().total()? / self.empty?.cpu.total()?)
+        Some(self.cpu().total()? / self.empty.as_ref()?.cpu.total()?)
     }
 
     /// One object.
@@ -110,8 +119,8 @@ impl Report {
             "idle_queries_per_second": opt(self.idle.map(|i| i.queries_per_second), 2),
             "idle_cpu_percent": opt(self.idle.and_then(|i| i.server_cpu_percent), 2),
             "idle_postgres_cpu_percent": opt(self.idle.and_then(|i| i.postgres_cpu_percent), 2),
-            "empty_round": self.empty.map(Round::to_json),
-            "rounds": self.rounds.iter().map(|r| r.to_json()).collect::<Vec<_>>(),
+            "empty_round": self.empty.as_ref().map(Round::to_json),
+            "rounds": self.rounds.iter().map(Round::to_json).collect::<Vec<_>>(),
         })
     }
 
@@ -160,10 +169,22 @@ impl Report {
             add("idle, 50 workers: server".into(), number(idle.server_cpu_percent, 2, " % of a core"), "<= 1 %");
             add("idle, 50 workers: Postgres".into(), number(idle.postgres_cpu_percent, 2, " % of a core"), "");
         }
+        for heard in self.heard() {
+            let what = format!("{} subscribers: heard of {} events", heard.each.len(), heard.written);
+            add(what, spread(&heard.each), "all, once");
+        }
         add("lost steps".into(), self.audit.lost_steps.to_string(), "0");
         add("duplicated steps".into(), self.audit.duplicated_steps.to_string(), "0");
         add("golden shapes wrong".into(), self.golden_problems.len().to_string(), "0");
         rows
+    }
+}
+
+/// `7 each`, or `5 to 7`.
+fn spread(counts: &[u64]) -> String {
+    match (counts.iter().min(), counts.iter().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (least, _) => format!("{} each", least.copied().unwrap_or_default()),
     }
 }
 
@@ -212,6 +233,21 @@ mod tests {
         report.empty = Some(Round { steps_per_second: 125.0, ..Round::default() });
         assert_eq!(report.to_json()["filled_time_ratio"].to_string(), "1.250");
         assert!(report.rows().iter().any(|(_, value, _)| value == "1.25 x"));
+    }
+
+    #[test]
+    fn an_event_too_few_or_too_many_is_wrong() {
+        for (each, is_right, said) in
+            [([7, 7], true, "7 each"), ([6, 7], false, "6 to 7"), ([7, 8], false, "7 to 8"), ([8, 8], false, "8 each")]
+        {
+            let mut report = report(&[1.0]);
+            report.rounds[0].heard = Some(Heard { written: 7, each: each.into() });
+            assert_eq!(report.is_right(), is_right, "{each:?}");
+            let row = report.rows().into_iter().find(|(what, ..)| what == "2 subscribers: heard of 7 events");
+            assert_eq!(row.map(|(_, value, _)| value).as_deref(), Some(said));
+            assert_eq!(report.to_json()["rounds"][0]["events_heard"], json!(each));
+        }
+        assert_eq!(report(&[1.0]).to_json()["rounds"][0]["events_written"], Value::Null);
     }
 
     #[test]

@@ -7,12 +7,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    Settings,
     ceiling::{self, Ceiling},
     cpu::Cpu,
     error::Error,
     load::Load,
     report::{opt, rounded},
     stage::Stage,
+    subscribers::{Heard, Subscribers},
 };
 use crate::store::{
     StoreError,
@@ -25,7 +27,7 @@ const WARM_UP: Duration = Duration::from_millis(1_500);
 const OWN_COMMITS: i64 = 1;
 
 /// What a round came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Round {
     pub ceiling: Ceiling,
     pub steps_per_second: f64,
@@ -37,6 +39,8 @@ pub struct Round {
     pub server_rss_mib: Option<f64>,
     /// Submits that were answered with RESOURCE_EXHAUSTED, and tried again.
     pub refused_submits: u64,
+    /// With subscribers.
+    pub heard: Option<Heard>,
 }
 
 /// Processor time per step, µs.
@@ -55,7 +59,7 @@ impl Round {
     }
 
     /// As it stands in the report.
-    pub fn to_json(self) -> Value {
+    pub fn to_json(&self) -> Value {
         json!({
             "sql_ceiling_steps_per_second": rounded(self.ceiling.steps_per_second, 0),
             "sql_ceiling_postgres_cpu_us_per_step": opt(self.ceiling.cpu_per_step, 1),
@@ -68,6 +72,8 @@ impl Round {
             "client_cpu_us_per_step": opt(self.cpu.client, 1),
             "others_cpu_percent": opt(self.others_cpu_percent, 0),
             "refused_submits": self.refused_submits,
+            "events_written": self.heard.as_ref().map(|h| h.written),
+            "events_heard": self.heard.as_ref().map(|h| &h.each),
         })
     }
 }
@@ -89,10 +95,15 @@ impl PerStep {
     }
 }
 
-/// Measures the ceiling for a third of `time`, then the system for `time`. Adds the submitted chains to `chains`.
-pub async fn measure(stage: &Stage, time: Duration, limit: u64, chains: &mut Vec<Uuid>) -> Result<Round, Error> {
+/// Measures the ceiling for a third of the time, then the system for all of it. Adds the submitted chains to `chains`.
+pub async fn measure(stage: &Stage, settings: &Settings, chains: &mut Vec<Uuid>) -> Result<Round, Error> {
+    let time = settings.time;
     let ceiling = ceiling::measure(stage, time.div_f64(3.0)).await?;
-    let load = Load::new(&stage.client, stage.workers()?, limit);
+    let subscribers = match settings.subscribers {
+        0 => None,
+        count => Some(Subscribers::start(stage, count).await?),
+    };
+    let load = Load::new(&stage.client, stage.workers()?, settings.in_flight);
     let (stop, template) = (CancellationToken::new(), stage.templates.chain);
     let window = async {
         let _stop_also_on_failure = stop.clone().drop_guard();
@@ -105,9 +116,13 @@ pub async fn measure(stage: &Stage, time: Duration, limit: u64, chains: &mut Vec
     let server_rss_mib = stage.server_rss_mib();
     let (ids, refused_submits) = load.drained(&stage.db, template).await?;
     chains.extend(ids);
+    let heard = match subscribers {
+        None => None,
+        Some(subscribers) => Some(subscribers.finish(&stage.db).await?),
+    };
     let done = measure::done(&stage.db, template, &before.mark, &after.mark).await?;
     let seconds = after.mark.at.duration_since(before.mark.at).unwrap_or(time).as_secs_f64();
-    Ok(Round { ceiling, server_rss_mib, refused_submits, ..between(&before, &after, done, seconds) })
+    Ok(Round { ceiling, server_rss_mib, refused_submits, heard, ..between(&before, &after, done, seconds) })
 }
 
 struct Look {

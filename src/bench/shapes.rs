@@ -163,12 +163,12 @@ mod tests {
 
     #[test]
     fn the_chain_is_a_chain_of_five() {
-        let template = Template::parse(&chain("chain", CHAIN_HANDLER)).unwrap();
+        let template = Template::parse(&chain("chain", CHAIN_HANDLER), "").unwrap();
         assert_eq!(template.steps.len(), CHAIN_STEPS);
         assert_eq!(template.steps.last().unwrap().name, LAST_STEP);
         assert!(template.steps.iter().skip(1).all(|s| s.depends_on.len() == 1));
         for (name, yaml, steps) in GOLDEN {
-            let template = Template::parse(yaml).unwrap();
+            let template = Template::parse(yaml, "").unwrap();
             assert_eq!((template.task_name.as_str(), template.steps.len()), (name, steps));
         }
     }

@@ -18,11 +18,12 @@ use crate::bench::{self, Report, Settings};
 Examples:
   tasker bench
   tasker bench --seconds 30 --preload 1000000 --waiting 100000 --idle --json
+  tasker bench --subscribers 100
   tasker bench --attach --server http://10.0.0.5:7233 --database-url postgres://tasker@10.0.0.6/tasker
 
 It starts a private Postgres that syncs every commit, a server, and a process with workers whose handlers do nothing,
 runs five-step chains through them, and compares with the same row changes by bare SQL. Every step is accounted for: it
-ends with 1 if one was lost or done twice. With --json the table goes to stderr, and stdout is one JSON object.")]
+ends with 1 if one was lost or done twice, or if a subscriber missed an event or heard it twice. With --json the table goes to stderr, and stdout is one JSON object.")]
 pub struct Command {
     /// How long each round of throughput runs, 0.2 to 600; the other phases take a third of it
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
@@ -42,6 +43,9 @@ pub struct Command {
     /// Store so many tasks first that wait for a worker or a retry
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=10_000_000))]
     waiting: i64,
+    /// Subscribers that hear all events while a round runs, 0 to 1000; each must hear what was written, once
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    subscribers: u16,
     /// Measure also what the system costs with 50 workers and nothing to do
     #[arg(long)]
     idle: bool,
@@ -111,6 +115,7 @@ impl Command {
             in_flight: self.in_flight.unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),
             preload: self.preload,
             waiting: self.waiting,
+            subscribers: self.subscribers.into(),
             idle: self.idle,
             limited: self.limited,
         }
@@ -159,4 +164,19 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 fn failed(error: &bench::Error) -> CliError {
     CliError::new(exit::FAILURE, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn there_are_no_more_subscribers_than_a_server_takes() {
+        let parse = |count: &str| Cli::try_parse_from(["tasker", "bench", "--subscribers", count]);
+        assert!(parse("0").is_ok() && parse("1000").is_ok());
+        let refused = parse("1001").err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|text| text.contains("--subscribers") && text.contains("0..=1000")));
+    }
 }

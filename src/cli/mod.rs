@@ -8,6 +8,7 @@ pub mod error;
 mod event;
 mod graph;
 mod human;
+mod list;
 mod migrate;
 mod prune;
 mod reference;

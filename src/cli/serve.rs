@@ -49,6 +49,9 @@ pub struct ServeArgs {
     /// How long finished tasks are kept, with their steps, events and idempotency keys, 1h to 3650d, or `forever`
     #[arg(long, value_name = "TIME", env = "TASKER_RETAIN", default_value = "30d")]
     retain: String,
+    /// Which of their `environments` the templates are registered with here, such as `production`
+    #[arg(long, value_name = "NAME", env = "TASKER_ENVIRONMENT", default_value = "", hide_default_value = true)]
+    environment: String,
     /// What to log, such as `debug` or `info,tasker::engine=debug`
     #[arg(long, value_name = "FILTER", env = "TASKER_LOG", default_value = "info")]
     log: String,
@@ -105,6 +108,7 @@ impl ServeArgs {
                 .map(|o| origin(o))
                 .collect::<Result<_, _>>()?,
             tracer: None,
+            environment: self.environment.clone(),
             retain: if self.retain == "forever" { None } else { Some(age("--retain", &self.retain, " or `forever`")?) },
         };
         let filter = EnvFilter::try_new(&self.log)

@@ -1,19 +1,15 @@
 //! `tasker worker list`.
 
 use clap::Subcommand;
-use serde_json::json;
 
 use super::{
     Session,
     error::{CliError, exit},
-    human,
+    human, list,
     table::Table,
     term::{Style, clean},
 };
-use crate::{
-    json,
-    proto::{ListWorkersRequest, Worker},
-};
+use crate::proto::{ListWorkersRequest, Worker};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -32,26 +28,19 @@ Examples:
 
 pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
     match command {
-        Command::List { handler } => list(handler, session).await,
+        Command::List { handler } => run_list(handler, session).await,
     }
 }
 
-async fn list(handler: Option<String>, session: &Session) -> Result<u8, CliError> {
+async fn run_list(handler: Option<String>, session: &Session) -> Result<u8, CliError> {
     let request = ListWorkersRequest { handler: handler.clone().unwrap_or_default() };
     let response = session.connect().await?.workers.list_workers(request).await;
     let workers = response.map_err(|s| CliError::from_status("cannot list the workers", &s))?.into_inner().workers;
-    if session.json() {
-        session.term.json(&json!({"workers": json::values(&workers)}))?;
-        return Ok(exit::OK);
-    }
-    if workers.is_empty() {
-        session.term.say(&match handler {
-            Some(handler) => format!("no connected worker has the handler {}", clean(&handler)),
-            None => "no worker is connected".into(),
-        });
-        return Ok(exit::OK);
-    }
-    session.term.data(&table(&workers, session).render(&session.term))?;
+    let nothing = match handler {
+        Some(handler) => format!("no connected worker has the handler {}", clean(&handler)),
+        None => "no worker is connected".into(),
+    };
+    list::print(session, "workers", &workers, &nothing, |workers| table(workers, session))?;
     Ok(exit::OK)
 }
 

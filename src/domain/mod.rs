@@ -9,6 +9,7 @@ pub mod cycles;
 pub mod event;
 pub mod explain;
 pub mod expression;
+pub mod interpolation;
 pub mod json;
 pub mod lease;
 pub mod order;

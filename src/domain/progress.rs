@@ -143,7 +143,7 @@ pub(super) mod tests {
             format!("  - {{name: {name}, handler_class: h, depends_on_steps: [{parents}]}}\n")
         };
         let steps: String = steps.split(' ').map(step).collect();
-        Graph::of(&Template::parse(&format!("task_name: t\nversion: 1.0.0\nstep_templates:\n{steps}")).unwrap())
+        Graph::of(&Template::parse(&format!("task_name: t\nversion: 1.0.0\nstep_templates:\n{steps}"), "").unwrap())
     }
 
     fn new(graph: &Graph) -> Progress {

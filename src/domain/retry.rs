@@ -29,6 +29,44 @@ impl Backoff {
     /// Largest `max_seconds`: one day.
     pub const MAX_SECONDS: f64 = 86_400.0;
 
+    /// The names of the fields.
+    pub const FIELDS: [&'static str; 4] = ["base_seconds", "multiplier", "max_seconds", "jitter"];
+
+    /// The smallest and the largest value of a field; seconds are more than the smallest.
+    fn range(field: &str) -> (f64, f64) {
+        match field {
+            "base_seconds" => (0.0, Self::MAX_BASE_SECONDS),
+            "multiplier" => (1.0, Self::MAX_MULTIPLIER),
+            "max_seconds" => (0.0, Self::MAX_SECONDS),
+            _ => (0.0, 1.0),
+        }
+    }
+
+    /// Whether a field may have this value.
+    pub fn fits(field: &str, value: f64) -> bool {
+        let (min, max) = Self::range(field);
+        (min..=max).contains(&value) && !(field.ends_with("_seconds") && value <= min)
+    }
+
+    /// What a field's value has to be, in words.
+    pub fn expected(field: &str) -> String {
+        match (field.ends_with("_seconds"), Self::range(field)) {
+            (true, (min, max)) => format!("a number more than {min} and at most {max}"),
+            (false, (min, max)) => format!("a number from {min} to {max}"),
+        }
+    }
+
+    /// The field with this name.
+    pub fn field_mut(&mut self, field: &str) -> Option<&mut f64> {
+        match field {
+            "base_seconds" => Some(&mut self.base_seconds),
+            "multiplier" => Some(&mut self.multiplier),
+            "max_seconds" => Some(&mut self.max_seconds),
+            "jitter" => Some(&mut self.jitter),
+            _ => None,
+        }
+    }
+
     /// The shortest and the longest delay that may follow attempt number `attempt`, counted from 1.
     ///
     /// Attempt 0 does not exist and is taken as 1.

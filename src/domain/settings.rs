@@ -1,38 +1,115 @@
-//! stub
-use super::{
-    adjustment::Adjustment,
-    template::{StepTemplate, Template},
-};
-use serde_json::Value;
-#[derive(Clone, Debug, Default)]
-pub struct Settings;
+//! The adjustments that hold for one task, and what the task's steps are with them.
+
+use serde_json::{Map, Value, json};
+
+use super::adjustment::Adjustment;
+use super::expression::Values;
+use super::json as documents;
+use super::template::{StepTemplate, Template};
+use super::words::cut;
+
+/// Largest settings that overrides may come to, in bytes of JSON.
+pub const MAX_SETTINGS_BYTES: usize = 256 * 1024;
+
+/// Adjustments in the order in which they hold; a later one goes over an earlier one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings(Vec<(String, Adjustment)>);
+
 impl Settings {
-    pub fn of(_t: &Template, _c: &Value, _task: &Value) -> Result<Self, String> {
-        Ok(Self)
+    /// What the template's overrides make of a task with this context. `task` has the fields that expressions may use.
+    ///
+    /// # Errors
+    /// The override that cannot be judged, and why, in words.
+    pub fn of(template: &Template, context: &Value, task: &Value) -> Result<Settings, String> {
+        let values = Values::of_task(context, task);
+        let mut settings = Settings::default();
+        for (index, item) in template.overrides.iter().enumerate() {
+            let origin = format!("overrides[{index}]");
+            let adjustment = item.adjustment(&values).map_err(|why| cut(&format!("{origin}: {why}")))?;
+            adjustment.into_iter().for_each(|adjustment| settings.push(&origin, adjustment));
+        }
+        let bytes = if settings.is_empty() { 0 } else { settings.to_json().len() };
+        if bytes > MAX_SETTINGS_BYTES {
+            return Err(format!("the overrides come to {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed"));
+        }
+        Ok(settings)
     }
-    pub fn push(&mut self, _o: &str, _a: Adjustment) {}
+
+    /// One more, from `origin`.
+    pub fn push(&mut self, origin: &str, adjustment: Adjustment) {
+        self.0.push((origin.to_owned(), adjustment));
+    }
+
+    /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
-        true
+        self.0.is_empty()
     }
+
+    /// As it is stored with the task.
     pub fn to_json(&self) -> String {
-        String::new()
+        let entry =
+            |(origin, adjustment): &(String, Adjustment)| json!({"origin": origin, "changes": adjustment.to_value()});
+        Value::Array(self.0.iter().map(entry).collect()).to_string()
     }
-    pub fn from_json(_t: &str, _x: &Template) -> Result<Self, String> {
-        Ok(Self)
+
+    /// What [`Settings::to_json`] gave for a task of this template.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn from_json(text: &str, template: &Template) -> Result<Settings, String> {
+        let value = documents::parse(text, usize::MAX).map_err(|error| error.to_string())?;
+        let entry = |value: &Value| {
+            let origin = value.get("origin").and_then(Value::as_str).ok_or("an entry has no origin")?;
+            let changes = value.get("changes").ok_or("an entry has no changes")?;
+            let adjustment = Adjustment::read(changes, &template.steps).map_err(|problems| {
+                problems.first().map(|p| format!("{origin}{}: {}", p.pointer, p.message)).unwrap_or_default()
+            })?;
+            Ok::<_, String>((origin.to_owned(), adjustment))
+        };
+        let entries = value.as_array().ok_or("expected a list")?;
+        Ok(Settings(entries.iter().map(entry).collect::<Result<_, _>>()?))
     }
-    pub fn step(&self, _t: &Template, _i: usize) -> Option<StepTemplate> {
-        None
+
+    /// The step as it is for the task; None when it is the template's.
+    pub fn step(&self, template: &Template, index: usize) -> Option<StepTemplate> {
+        let mut changes = self.of_step(index).map(|(_, step)| step).filter(|step| step.changes_step()).peekable();
+        changes.peek()?;
+        let mut step = template.steps.get(index)?.clone();
+        changes.for_each(|change| change.apply(&mut step));
+        Some(step)
     }
-    pub fn skips(&self, _i: usize) -> bool {
-        false
+
+    /// Whether the step is skipped, whatever its condition says.
+    pub fn skips(&self, index: usize) -> bool {
+        self.of_step(index).filter_map(|(_, step)| step.skip).last().unwrap_or(false)
     }
-    pub fn origins(&self, _t: &Template, _i: usize) -> Vec<(String, String)> {
-        Vec::new()
+
+    /// Which settings of a step are not the template's, and which origin each has.
+    pub fn origins(&self, template: &Template, index: usize) -> Vec<(String, String)> {
+        let mut origins: Vec<(String, String)> = Vec::new();
+        if index >= template.steps.len() {
+            return origins;
+        }
+        for (origin, step) in self.of_step(index) {
+            for setting in step.settings() {
+                origins.retain(|(known, _)| *known != setting);
+                origins.push((setting, origin.to_owned()));
+            }
+        }
+        origins
     }
-    pub fn annotations(&self) -> serde_json::Map<String, Value> {
-        serde_json::Map::new()
+
+    /// Notes for the task.
+    pub fn annotations(&self) -> Map<String, Value> {
+        self.0.iter().flat_map(|(_, adjustment)| adjustment.annotations.clone()).collect()
     }
+
+    /// The task's priority, when it is changed.
     pub fn priority(&self) -> Option<i16> {
-        None
+        self.0.iter().filter_map(|(_, adjustment)| adjustment.priority).next_back()
+    }
+
+    fn of_step(&self, index: usize) -> impl Iterator<Item = (&str, &super::adjustment::StepAdjustment)> {
+        self.0.iter().filter_map(move |(origin, adjustment)| Some((origin.as_str(), adjustment.step(index)?)))
     }
 }

@@ -9,6 +9,15 @@ pub(super) fn shorten(text: &str) -> String {
     }
 }
 
+/// A message in one line of at most 200 characters.
+pub(super) fn cut(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// ", did you mean `x`?" for the candidate that is close to `word`, if there is one.
 pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
     candidates

@@ -35,6 +35,8 @@ pub struct Plan {
     /// JSON text of each step's `handler_config`.
     pub handler_configs: Vec<String>,
     pub yaml: String,
+    /// The environment in which it was registered.
+    pub environment: String,
     pub registered_at: SystemTime,
     pub counts: PlanCounts,
 }
@@ -82,6 +84,8 @@ struct Known {
 pub struct Catalog {
     db: Db,
     metrics: Arc<Metrics>,
+    /// Of this server: what it registers is read in it by all.
+    environment: String,
     known: RwLock<Known>,
     /// One refresh at a time; a second caller finds the first one's work done.
     refreshing: tokio::sync::Mutex<()>,
@@ -89,8 +93,8 @@ pub struct Catalog {
 
 impl Catalog {
     /// Empty; call [`Catalog::refresh`].
-    pub fn new(db: Db, metrics: Arc<Metrics>) -> Self {
-        Self { db, metrics, known: RwLock::default(), refreshing: tokio::sync::Mutex::new(()) }
+    pub fn new(db: Db, metrics: Arc<Metrics>, environment: String) -> Self {
+        Self { db, metrics, environment, known: RwLock::default(), refreshing: tokio::sync::Mutex::new(()) }
     }
 
     /// Reads what was registered since the last time. Returns whether there are new lanes.
@@ -127,6 +131,11 @@ impl Catalog {
             known.lanes = Arc::new(all);
         }
         Ok(!lanes.is_empty())
+    }
+
+    /// The environment of this server; empty for none.
+    pub fn environment(&self) -> &str {
+        &self.environment
     }
 
     /// The id of the newest template known here.
@@ -191,7 +200,7 @@ impl Catalog {
 
     /// Checks and stores a template. `wake` goes to the other servers.
     pub async fn register(&self, yaml: &str, wake: &str) -> Result<Registered, RegisterError> {
-        let template = Template::parse(yaml).map_err(RegisterError::Invalid)?;
+        let template = Template::parse(yaml, &self.environment).map_err(RegisterError::Invalid)?;
         let version = template.version.to_string();
         let steps: Vec<NewStep<'_>> = template
             .steps
@@ -203,6 +212,7 @@ impl Catalog {
             task_name: &template.task_name,
             version: &version,
             yaml,
+            environment: &self.environment,
             steps: &steps,
         };
         let registration = template::register(&self.db, new, wake).await?;
@@ -224,7 +234,7 @@ impl Catalog {
 
 /// `None` for a row that this build cannot read: its tasks cannot run here, the others can.
 fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
-    let template = match Template::parse(&row.yaml) {
+    let template = match Template::parse(&row.yaml, &row.environment) {
         Ok(template) => template,
         Err(problems) => {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
@@ -242,7 +252,8 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
     let schema = template.schema.as_ref().and_then(|schema| ContextSchema::compile(schema).ok());
     let handler_configs =
         template.steps.iter().map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string()).collect();
-    let compiled = |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::compile(s).ok());
+    let compiled =
+        |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::compile_result(s).ok());
     Some(Plan {
         result_schemas: template.steps.iter().map(compiled).collect(),
         template_id: row.template_id,
@@ -252,6 +263,7 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
         lanes: row.lanes,
         handler_configs,
         yaml: row.yaml,
+        environment: row.environment,
         registered_at: row.registered_at,
         template,
     })
@@ -260,13 +272,14 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
 /// A plan as after its registration, with lane `n + 1` for the `n`th step.
 #[cfg(test)]
 pub fn plan_for_tests(template_id: i32, yaml: &str) -> Arc<Plan> {
-    let steps = i32::try_from(Template::parse(yaml).unwrap().steps.len()).unwrap();
+    let steps = i32::try_from(Template::parse(yaml, "").unwrap().steps.len()).unwrap();
     let row = TemplateRow {
         template_id,
         namespace: String::new(),
         task_name: String::new(),
         version: String::new(),
         yaml: yaml.to_owned(),
+        environment: String::new(),
         registered_at: SystemTime::UNIX_EPOCH,
         lanes: (1..=steps).collect(),
     };

@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub tracer: Option<Tracer>,
     /// How long finished tasks are kept; `None` for ever.
     pub retain: Option<Duration>,
+    /// Which part of `environments` the templates are registered with; empty for none.
+    pub environment: String,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.
@@ -94,7 +96,7 @@ impl Engine {
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let metrics = Arc::<Metrics>::default();
-        let catalog = Arc::new(Catalog::new(db.clone(), Arc::clone(&metrics)));
+        let catalog = Arc::new(Catalog::new(db.clone(), Arc::clone(&metrics), config.environment.clone()));
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
         let retention = Retention { db: db.clone(), retain: config.retain };

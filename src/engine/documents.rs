@@ -75,7 +75,12 @@ impl Documents {
         let set = set.map(|s| ((s.task_id, s.step), s.result.as_deref().unwrap_or("null")));
         let fresh: HashMap<(Uuid, i16), &str> = ended.chain(set).collect();
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a planner has just changed is read after it was written.
+        let planned = |task_id: &Uuid| changes.planned.iter().any(|planned| planned.task_id == *task_id);
         wanted.tasks.retain(|task_id| {
+            if planned(task_id) {
+                return true;
+            }
             let input = kept.tasks.get(task_id).map(|e| &e.input).or_else(|| new.get(task_id));
             input.is_none_or(|input| {
                 known.tasks.insert(*task_id, Arc::clone(input));

@@ -63,6 +63,8 @@ struct Known {
 pub struct Gates {
     server_id: Uuid,
     known: Arc<Mutex<Known>>,
+    /// One refresh at a time: an older reading must not come after a newer one, in which there may be services that it lacks.
+    refreshing: Arc<tokio::sync::Mutex<()>>,
     /// The loop that looks after the services has something to do.
     work: Arc<Notify>,
     /// An attempt failed, which may have to open a circuit.
@@ -71,11 +73,18 @@ pub struct Gates {
 
 impl Gates {
     pub fn new(server_id: Uuid) -> Self {
-        Self { server_id, known: Arc::default(), work: Arc::default(), alarm: Arc::default() }
+        Self {
+            server_id,
+            known: Arc::default(),
+            refreshing: Arc::default(),
+            work: Arc::default(),
+            alarm: Arc::default(),
+        }
     }
 
     /// Reads the services' rows. Returns the lanes of those to whom somebody may pass now and could not before.
     pub async fn refresh(&self, db: &Db, lanes: &[LaneRow]) -> Result<Vec<i32>, StoreError> {
+        let _turn = self.refreshing.lock().await;
         let rows = service::gates(db, self.server_id).await?;
         // Afterwards: a pause gives its services another gate, so that whoever knows the gate knows the pause.
         let pauses = pause::list(db).await?;

@@ -333,6 +333,7 @@ pub fn template(plan: &Plan, with_yaml: bool) -> proto::Template {
     proto::Template {
         yaml: if with_yaml { plan.yaml.clone() } else { String::new() },
         registered_at: Some(timestamp(plan.registered_at)),
+        environment: plan.environment.clone(),
         ..unregistered(t)
     }
 }
@@ -357,10 +358,15 @@ pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
                 retry_limit: i32::try_from(s.retry_limit).unwrap_or(i32::MAX),
                 timeout_seconds: s.timeout.as_secs_f64(),
                 handler_config_json: serde_json::Value::Object(s.handler_config.clone()).to_string(),
+                condition: s.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
+                result_schema_json: s.result_schema.as_ref().map(ToString::to_string).unwrap_or_default(),
             })
             .collect(),
         yaml: String::new(),
         registered_at: None,
+        environment: String::new(),
+        has_planner: t.planner,
+        timeout_seconds: t.timeout.map_or(0.0, |timeout| timeout.as_secs_f64()),
     }
 }
 

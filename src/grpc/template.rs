@@ -30,8 +30,11 @@ impl TemplateService for Templates {
                     Code::AlreadyExists,
                     "VERSION_TAKEN",
                     format!(
-                        "{}/{} version {} is registered with other content, and a version never changes: raise `version`",
-                        t.namespace, t.task_name, t.version
+                        "{}/{} version {} is registered with other content{}, and a version never changes: raise `version`",
+                        t.namespace,
+                        t.task_name,
+                        t.version,
+                        other_environment(&plan.environment, self.0.catalog.environment())
                     ),
                 ));
             }
@@ -49,7 +52,7 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
         let yaml = request.into_inner().yaml;
         bounded(&yaml)?;
-        let (problems, template) = match Template::parse(&yaml) {
+        let (problems, template) = match Template::parse(&yaml, self.0.catalog.environment()) {
             Ok(template) => (Vec::new(), Some(convert::unregistered(&template))),
             Err(problems) => (problems, None),
         };
@@ -129,4 +132,13 @@ fn bounded(yaml: &str) -> Result<(), Status> {
         return Err(error::invalid("yaml", message));
     }
     Ok(())
+}
+
+/// Says so when a template means something else because it was registered elsewhere.
+fn other_environment(registered: &str, here: &str) -> String {
+    let name = |environment: &str| if environment.is_empty() { "none".to_owned() } else { format!("`{environment}`") };
+    if registered == here {
+        return String::new();
+    }
+    format!(" (in environment {}, and this server's is {})", name(registered), name(here))
 }

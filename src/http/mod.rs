@@ -39,35 +39,35 @@ struct Page {
     answers: &'static [(StatusCode, &'static str)],
 }
 
-const OPENAPI: Page = Page {
-    path: "/tasker/openapi.json",
-    name: "OpenApi",
-    summary: "This document",
-    media: "application/json",
-    answers: &[(StatusCode::OK, "OpenAPI 3.1.")],
-};
-const LIVEZ: Page = Page {
-    path: "/livez",
-    name: "Live",
-    summary: "Answers as long as the process does",
-    media: "text/plain",
-    answers: &[(StatusCode::OK, "It lives.")],
-};
-const READYZ: Page = Page {
-    path: "/readyz",
-    name: "Ready",
-    summary: "Whether the server can serve, or what keeps it from that",
-    media: "text/plain",
-    answers: &[(StatusCode::OK, "It can."), (StatusCode::SERVICE_UNAVAILABLE, "It cannot; the text says why.")],
-};
+impl Page {
+    const fn text(
+        path: &'static str,
+        name: &'static str,
+        summary: &'static str,
+        answers: &'static [(StatusCode, &'static str)],
+    ) -> Self {
+        Self { path, name, summary, media: "text/plain", answers }
+    }
+}
 
-const METRICS: Page = Page {
-    path: "/metrics",
-    name: "Metrics",
-    summary: "What this server counts, for Prometheus; docs/metrics.md explains it",
-    media: "text/plain",
-    answers: &[(StatusCode::OK, "Prometheus text format 0.0.4.")],
+const OPENAPI: Page = Page {
+    media: "application/json",
+    ..Page::text("/tasker/openapi.json", "OpenApi", "This document", &[(StatusCode::OK, "OpenAPI 3.1.")])
 };
+const LIVEZ: Page =
+    Page::text("/livez", "Live", "Answers as long as the process does", &[(StatusCode::OK, "It lives.")]);
+const READYZ: Page = Page::text(
+    "/readyz",
+    "Ready",
+    "Whether the server can serve, or what keeps it from that",
+    &[(StatusCode::OK, "It can."), (StatusCode::SERVICE_UNAVAILABLE, "It cannot; the text says why.")],
+);
+const METRICS: Page = Page::text(
+    "/metrics",
+    "Metrics",
+    "What this server counts, for Prometheus; docs/metrics.md explains it",
+    &[(StatusCode::OK, "Prometheus text format 0.0.4.")],
+);
 
 fn all_routes() -> Vec<Route> {
     [task::routes(), template::routes(), worker::routes(), circuit::routes(), event::routes(), analytics::routes()]

@@ -60,35 +60,8 @@ pub struct Route {
     call: Calls,
 }
 
-/// A read: every field is in the path or in the query.
-pub fn get<Q, A, F>(
-    path: &'static str,
-    rpc: &str,
-    call: impl Fn(Engine, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
-) -> Route
-where
-    Q: prost::Message + Default + Send + 'static,
-    A: prost::Name + 'static,
-    F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
-{
-    route(Method::GET, path, rpc, call)
-}
-
-/// A write: every field is in the path or in the body.
-pub fn post<Q, A, F>(
-    path: &'static str,
-    rpc: &str,
-    call: impl Fn(Engine, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
-) -> Route
-where
-    Q: prost::Message + Default + Send + 'static,
-    A: prost::Name + 'static,
-    F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
-{
-    route(Method::POST, path, rpc, call)
-}
-
-fn route<Q, A, F>(
+/// An rpc: of a read every field is in the path or in the query, of a write in the path or in the body.
+pub fn route<Q, A, F>(
     method: Method,
     path: &'static str,
     rpc: &str,
@@ -102,9 +75,7 @@ where
     let rpc = protocol::rpc(rpc);
     let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Answered> {
         Box::pin(async move {
-            let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
-            *request.metadata_mut() = metadata;
-            let response = call(engine, request).await?.into_inner();
+            let response = call(engine, request(metadata, &message)?).await?.into_inner();
             let whole = json::dynamic(&response);
             let created = whole.get_field_by_name("created").is_some_and(|v| *v == Value::Bool(true));
             Ok(Answered { json: json::text(&whole), created })
@@ -128,13 +99,21 @@ where
     let rpc = protocol::rpc(rpc);
     let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Messages> {
         Box::pin(async move {
-            let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
-            *request.metadata_mut() = metadata;
-            let messages = call(engine, request).await?.into_inner();
+            let messages = call(engine, request(metadata, &message)?).await?.into_inner();
             Ok(Box::pin(messages.map(|message| message.map(|message| json::dynamic(&message)))) as Messages)
         })
     };
     Route { method: Method::GET, path, rpc, yaml: None, call: Calls::Stream(Arc::new(call)) }
+}
+
+/// As gRPC has it.
+fn request<Q: prost::Message + Default>(
+    metadata: MetadataMap,
+    message: &DynamicMessage,
+) -> Result<tonic::Request<Q>, Status> {
+    let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
+    *request.metadata_mut() = metadata;
+    Ok(request)
 }
 
 impl Route {

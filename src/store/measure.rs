@@ -51,6 +51,22 @@ pub async fn done(db: &Db, template_id: i32, from: &Mark, to: &Mark) -> Result<D
     Ok(Done { steps: row.get(0), tasks: row.get(1) })
 }
 
+/// What is visible now.
+pub async fn snapshot(db: &Db) -> Result<String, StoreError> {
+    let client = db.patient().await?;
+    Ok(client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0))
+}
+
+/// How many events were written that a snapshot does not see.
+pub async fn events_since(db: &Db, snapshot: &str) -> Result<u64, StoreError> {
+    let client = db.patient().await?;
+    let sql = "SELECT count(*) FROM events
+                WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+                  AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
+    let count: i64 = client.query_one(sql, &[&snapshot]).await?.get(0);
+    Ok(count.unsigned_abs())
+}
+
 /// How many steps of a template are in play.
 pub async fn in_play(db: &Db, template_id: i32) -> Result<i64, StoreError> {
     let client = db.patient().await?;

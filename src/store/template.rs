@@ -14,6 +14,8 @@ pub struct TemplateRow {
     pub task_name: String,
     pub version: String,
     pub yaml: String,
+    /// The environment in which it is read.
+    pub environment: String,
     pub registered_at: SystemTime,
     /// The lane of each step, in the template's order.
     pub lanes: Vec<i32>,
@@ -45,6 +47,7 @@ pub struct NewTemplate<'a> {
     pub task_name: &'a str,
     pub version: &'a str,
     pub yaml: &'a str,
+    pub environment: &'a str,
     pub steps: &'a [NewStep<'a>],
 }
 
@@ -57,7 +60,7 @@ pub enum Registration {
 }
 
 const SELECT: &str = "
-    SELECT t.template_id, t.namespace, t.task_name, t.version, t.yaml, t.registered_at,
+    SELECT t.template_id, t.namespace, t.task_name, t.version, t.yaml, t.registered_at, t.environment,
            (SELECT array_agg(s.lane_id ORDER BY s.step) FROM template_steps s WHERE s.template_id = t.template_id)
       FROM templates t";
 
@@ -96,8 +99,9 @@ pub async fn register(db: &Db, new: NewTemplate<'_>, wake: &str) -> Result<Regis
     }
     let id: i32 = tx
         .query_one(
-            "INSERT INTO templates (namespace, task_name, version, yaml) VALUES ($1, $2, $3, $4) RETURNING template_id",
-            &[&new.namespace, &new.task_name, &new.version, &new.yaml],
+            "INSERT INTO templates (namespace, task_name, version, yaml, environment) VALUES ($1, $2, $3, $4, $5)
+             RETURNING template_id",
+            &[&new.namespace, &new.task_name, &new.version, &new.yaml, &new.environment],
         )
         .await?
         .get(0);
@@ -142,6 +146,7 @@ fn row(r: &Row) -> TemplateRow {
         version: r.get(3),
         yaml: r.get(4),
         registered_at: r.get(5),
-        lanes: r.get::<_, Option<Vec<i32>>>(6).unwrap_or_default(),
+        environment: r.get(6),
+        lanes: r.get::<_, Option<Vec<i32>>>(7).unwrap_or_default(),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{CancelReason, PermanentError, StepError, cancel::Cancellation};
+use super::{CancelReason, PermanentError, PlannedStep, StepError, cancel::Cancellation};
 use crate::proto::StepAssignment;
 
 /// The server's default of `timeout_seconds`; used when an assignment names no time-out.
@@ -132,7 +132,7 @@ impl StepContext {
         parse(json, format_args!("the result of `{step_name}`"), "RESULT_INVALID")
     }
 
-    /// JSON text of every complete ancestor's result, by step name.
+    /// JSON text of every ancestor's result, by step name; `null` of one that was skipped.
     pub fn results(&self) -> &HashMap<String, String> {
         &self.assignment().results_json
     }
@@ -140,6 +140,14 @@ impl StepContext {
     /// The step's annotations as JSON text: an object.
     pub fn annotations_json(&self) -> &str {
         &self.assignment().annotations_json
+    }
+
+    /// For a planner: the steps of the task as they are so far, in the order of the template.
+    ///
+    /// # Errors
+    /// `PLANNED_STEPS_INVALID`, permanent: the step is not a planner's.
+    pub fn planned_steps(&self) -> Result<Vec<PlannedStep>, StepError> {
+        parse(&self.assignment().planned_steps_json, "the list of planned steps", "PLANNED_STEPS_INVALID")
     }
 
     /// The id that follows the task through every service; pass it on.

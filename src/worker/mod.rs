@@ -90,6 +90,7 @@ pub mod http;
 mod link;
 mod outage;
 mod outcome;
+mod plan;
 mod runner;
 mod steps;
 mod stop;
@@ -105,5 +106,6 @@ pub use self::{
     handle::WorkerHandle,
     handler::Handler,
     outcome::{MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_ERROR_MESSAGE_BYTES, MAX_RESULT_BYTES},
+    plan::{Backoff, Plan, PlannedStep, StepPlan},
     runner::{Shutdown, Worker, WorkerError},
 };

@@ -19,7 +19,7 @@ use tasker::{
 use crate::{
     bottlenecks,
     oracle::{Oracle, Parts, micros},
-    performance,
+    performance, set,
     support::{
         server::{Bench, eventually, register},
         worker::{RawWorker, permanent, registration, released, success},
@@ -89,18 +89,6 @@ impl Services {
             .unwrap()
             .spawn()
     }
-}
-
-async fn set(bench: &mut Bench, namespace: &str, service: &str, policy: proto::Policy) {
-    let request = proto::SetPolicyRequest {
-        namespace: namespace.into(),
-        service: service.into(),
-        policy: Some(policy),
-        by: "test".into(),
-        reason: "a test".into(),
-        ..Default::default()
-    };
-    bench.client.circuits.set_policy(request).await.unwrap();
 }
 
 fn find<'a>(steps: &'a [StepPerformance], name: &str) -> &'a StepPerformance {

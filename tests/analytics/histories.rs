@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     oracle::{Oracle, us},
-    performance,
+    performance, set,
     support::server::Bench,
 };
 
@@ -266,27 +266,15 @@ impl Maker<'_> {
     }
 }
 
-async fn limit(bench: &mut Bench, service: &str, policy: proto::Policy) {
-    let request = proto::SetPolicyRequest {
-        namespace: "t".into(),
-        service: service.into(),
-        policy: Some(policy),
-        by: "test".into(),
-        reason: "a test".into(),
-        ..Default::default()
-    };
-    bench.client.circuits.set_policy(request).await.unwrap();
-}
-
 /// Everything in one: what is answered is what a plain count finds, and each cause occurs.
 #[tokio::test]
 async fn any_history_is_accounted_for_to_the_microsecond() {
     for seed in 1..=3 {
         let mut bench = Bench::with(YAML[0]).await;
         crate::support::server::register(&mut bench.client, YAML[1]).await;
-        limit(&mut bench, "narrow", proto::Policy { max_concurrency: Some(2), ..Default::default() }).await;
+        set(&mut bench, "t", "narrow", proto::Policy { max_concurrency: Some(2), ..Default::default() }).await;
         let rate = proto::Policy { per_second: Some(0.1), burst: Some(2), ..Default::default() };
-        limit(&mut bench, "slow", rate).await;
+        set(&mut bench, "t", "slow", rate).await;
         let db = bench.db.connect().await;
         let now: SystemTime = db.query_one("SELECT now()", &[]).await.unwrap().get(0);
         let from = us(now).cast_unsigned() - 3 * HOUR;

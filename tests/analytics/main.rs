@@ -7,9 +7,13 @@ mod oracle;
 #[path = "../support/mod.rs"]
 mod support;
 
+use support::server::Bench;
 use tasker::{
     client::Client,
-    proto::{GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest, GetPerformanceResponse},
+    proto::{
+        GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest, GetPerformanceResponse, Policy,
+        SetPolicyRequest,
+    },
 };
 
 /// Of one namespace.
@@ -22,4 +26,16 @@ pub async fn bottlenecks(client: &mut Client, namespace: &str, task_name: &str) 
     let request =
         GetBottlenecksRequest { namespace: namespace.into(), task_name: task_name.into(), ..Default::default() };
     client.analytics.get_bottlenecks(request).await.unwrap().into_inner()
+}
+
+pub async fn set(bench: &mut Bench, namespace: &str, service: &str, policy: Policy) {
+    let request = SetPolicyRequest {
+        namespace: namespace.into(),
+        service: service.into(),
+        policy: Some(policy),
+        by: "test".into(),
+        reason: "a test".into(),
+        ..Default::default()
+    };
+    bench.client.circuits.set_policy(request).await.unwrap();
 }

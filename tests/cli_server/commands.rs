@@ -61,7 +61,7 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
-const TASK_KEYS: [&str; 18] = [
+const TASK_KEYS: [&str; 25] = [
     "task_id",
     "namespace",
     "task_name",
@@ -80,8 +80,15 @@ const TASK_KEYS: [&str; 18] = [
     "error",
     "cancelled_by",
     "cancel_reason",
+    "paused_at",
+    "paused_by",
+    "pause_reason",
+    "resolved_by",
+    "resolve_reason",
+    "not_before",
+    "expires_at",
 ];
-const STEP_KEYS: [&str; 20] = [
+const STEP_KEYS: [&str; 24] = [
     "name",
     "description",
     "handler",
@@ -102,6 +109,10 @@ const STEP_KEYS: [&str; 20] = [
     "handler_config",
     "annotations",
     "attempts",
+    "set_by",
+    "set_reason",
+    "origins",
+    "condition",
 ];
 
 #[tokio::test]
@@ -135,7 +146,19 @@ async fn a_template_from_a_file_to_the_server_and_back() {
     let shown = bench.tasker(&["template", "show", &format!("{name}@2.6.0"), "--yaml"]).await.ok();
     assert_eq!(shown, std::fs::read_to_string(FILE).unwrap());
     let shown = bench.tasker_json(&["template", "show", name]).await;
-    let expected = ["namespace", "task_name", "version", "description", "schema", "steps", "yaml", "registered_at"];
+    let expected = [
+        "namespace",
+        "task_name",
+        "version",
+        "description",
+        "schema",
+        "steps",
+        "yaml",
+        "registered_at",
+        "environment",
+        "has_planner",
+        "timeout_seconds",
+    ];
     assert_eq!(keys(&shown["template"]), expected);
     assert_eq!(shown["template"]["schema"]["properties"]["plan"]["default"], "free");
     let missing = bench.tasker(&["template", "show", &format!("{name}@9.9.9")]).await.failed(1);

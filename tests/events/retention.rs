@@ -63,7 +63,8 @@ step_templates:
   - {name: b, handler_class: h, depends_on_steps: [a]}
 ";
     let steps = ["a", "b"].map(|name| NewStep { name, handler: "h", service: "h" });
-    let new = NewTemplate { namespace: "n", task_name: "chain", version: "1.0.0", yaml, steps: &steps };
+    let new =
+        NewTemplate { namespace: "n", task_name: "chain", version: "1.0.0", yaml, environment: "", steps: &steps };
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
     fill::fill(&db, Kind::Finished, row.template_id, finished, &|_| {}).await.unwrap();
     fill::fill(&db, Kind::Waiting, row.template_id, waiting, &|_| {}).await.unwrap();
@@ -320,7 +321,7 @@ async fn a_database_of_the_first_version_keeps_its_events() {
         ))
         .await
         .unwrap();
-    assert_eq!(tasker::store::migrate::migrate(&db.db()).await.unwrap(), ["events"]);
+    assert_eq!(tasker::store::migrate::migrate(&db.db()).await.unwrap(), ["events", "operators", "adapting"]);
     client
         .batch_execute("INSERT INTO events (at, type, task_id) VALUES (now(), 'task.started', gen_random_uuid())")
         .await

@@ -266,7 +266,13 @@ async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
     )
     .await
     .unwrap();
-    let config = EngineConfig { address: String::new(), lease: Duration::from_secs(2), tracer: None, retain: None };
+    let config = EngineConfig {
+        address: String::new(),
+        lease: Duration::from_secs(2),
+        tracer: None,
+        retain: None,
+        environment: String::new(),
+    };
     let engine = Engine::start(db.db(), config).await.unwrap();
     let audits = &engine.audits;
     eventually("it is known", || async { (audits.standing() == 1).then_some(()) }).await;

@@ -11,12 +11,19 @@ use std::{
 use tasker::{
     client::Client,
     proto::{SubmitTaskRequest, TaskState},
+    worker::WorkerHandle,
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::server::{eventually, submission};
+use crate::{
+    ledger::Ledger,
+    support::{
+        invariants::invariants,
+        server::{eventually, submission},
+    },
+};
 
 /// Four steps.
 pub const FAN: &str = "
@@ -121,4 +128,29 @@ pub async fn all_complete(db: &tokio_postgres::Client, tasks: &[String]) {
     let row = db.query_one(all, &[&tasks]).await.unwrap();
     let n = i64::try_from(tasks.len()).unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (n, n), "{}", TaskState::Complete.as_str_name());
+}
+
+/// The same, each of their four steps was performed once, what is stored is in order, and the workers end well.
+pub async fn all_done_once(
+    db: &tokio_postgres::Client,
+    tasks: &[String],
+    ledger: &Ledger,
+    workers: impl IntoIterator<Item = WorkerHandle>,
+) {
+    all_complete(db, tasks).await;
+    ledger.assert_each_once(tasks.len() * 4);
+    invariants(db).await;
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}
+
+/// No step is left in play, and what is stored is in order.
+pub async fn nothing_left(db: &tokio_postgres::Client) {
+    eventually("all is done", || async {
+        let sql = "SELECT count(*) FROM queue";
+        (db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    invariants(db).await;
 }

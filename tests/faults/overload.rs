@@ -15,10 +15,9 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     ledger::Ledger,
-    load::ONE,
+    load::{ONE, nothing_left},
     support::{
         TestDb,
-        invariants::invariants,
         process::ServerProcess,
         server::{eventually, finished, register, submission, submit},
         worker::{RawWorker, registration},
@@ -220,13 +219,7 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
     // What waits is bounded by number and by bytes; the kept documents by 32 MiB. The rest is the transport's, per connection.
     assert!(memory < 256, "the server has {memory} MiB");
     assert!(recovered < Duration::from_secs(5), "a lone task was slow for {recovered:?}");
-    let look = db.connect().await;
-    eventually("all is done", || async {
-        let sql = "SELECT count(*) FROM queue";
-        (look.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
-    })
-    .await;
-    invariants(&look).await;
+    nothing_left(&db.connect().await).await;
     worker.shutdown().await.unwrap();
 }
 
@@ -254,12 +247,6 @@ async fn a_stuck_worker_does_not_slow_the_one_beside_it() {
     println!("tasks/s: alone {:.0?}, beside a stuck one {:.0?}", rates[0], rates[1]);
     assert!(beside > 0.7 * alone, "from {alone:.0} to {beside:.0} tasks/s");
     // What the stuck ones had goes to the other after their leases.
-    let look = db.connect().await;
-    eventually("all is done", || async {
-        let sql = "SELECT count(*) FROM queue";
-        (look.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
-    })
-    .await;
-    invariants(&look).await;
+    nothing_left(&db.connect().await).await;
     worker.shutdown().await.unwrap();
 }

@@ -9,12 +9,12 @@ use tasker::{
 
 use crate::{
     ledger::Ledger,
-    load::{FAN, Load, ONE, all_complete},
+    load::{FAN, Load, ONE, all_complete, all_done_once, nothing_left},
     support::{
         TestDb,
         invariants::invariants,
         process::ServerProcess,
-        server::{eventually, register, state, submit},
+        server::{register, state, submit},
         worker::{RawWorker, success},
     },
 };
@@ -38,13 +38,8 @@ async fn the_workers_of_a_killed_server_go_on_at_the_other_one() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let tasks = load.stop().await;
     let look = db.connect().await;
-    all_complete(&look, &tasks).await;
     assert!(running > 8, "only {running} steps ran when the server died");
-    ledger.assert_each_once(tasks.len() * 4);
-    invariants(&look).await;
-    for worker in workers {
-        worker.shutdown().await.unwrap();
-    }
+    all_done_once(&look, &tasks, &ledger, workers).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,12 +91,7 @@ async fn a_server_that_stands_still_does_not_hold_up_the_other_one_for_long() {
     let look = db.connect().await;
     all_complete(&look, &tasks).await;
     one.go_on();
-    eventually("it is in order again", || async {
-        let sql = "SELECT count(*) FROM queue";
-        (look.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
-    })
-    .await;
-    invariants(&look).await;
+    nothing_left(&look).await;
     for worker in workers.into_iter().chain(elsewhere) {
         worker.shutdown().await.unwrap();
     }

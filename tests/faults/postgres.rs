@@ -15,7 +15,7 @@ use crate::{
     away::{every_call_is_refused, health, logged_once_each, readyz},
     cluster::{migrated, session},
     ledger::Ledger,
-    load::{FAN, Load, all_complete, assert_says_when_to_come_back},
+    load::{FAN, Load, all_complete, all_done_once, assert_says_when_to_come_back},
     support::{
         SCHEMA, TestDb,
         invariants::invariants,
@@ -55,13 +55,8 @@ async fn a_killed_postgres_loses_nothing_that_was_accepted() {
     let mut tasks = load.stop().await;
     tasks.extend(others);
     let db = session(&cluster.url()).await;
-    all_complete(&db, &tasks).await;
+    all_done_once(&db, &tasks, &ledger, workers).await;
     logged_once_each(&server, 2);
-    ledger.assert_each_once(tasks.len() * 4);
-    invariants(&db).await;
-    for worker in workers {
-        worker.shutdown().await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,12 +79,7 @@ async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() 
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_says_when_to_come_back(&load.refusals());
     let tasks = load.stop().await;
-    all_complete(&look, &tasks).await;
-    ledger.assert_each_once(tasks.len() * 4);
-    invariants(&look).await;
-    for worker in workers {
-        worker.shutdown().await.unwrap();
-    }
+    all_done_once(&look, &tasks, &ledger, workers).await;
 }
 
 /// The database was there when the server looked for it, and is gone when it reads its templates.

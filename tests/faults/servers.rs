@@ -6,7 +6,7 @@ use tasker::client::Client;
 
 use crate::{
     ledger::Ledger,
-    load::{FAN, Load, ONE, all_complete},
+    load::{FAN, Load, ONE, all_done_once},
     support::{
         TestDb,
         invariants::invariants,
@@ -32,12 +32,7 @@ async fn a_killed_server_costs_nothing_but_time() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let tasks = load.stop().await;
     let look = db.connect().await;
-    all_complete(&look, &tasks).await;
-    ledger.assert_each_once(tasks.len() * 4);
-    invariants(&look).await;
-    for worker in workers {
-        worker.shutdown().await.unwrap();
-    }
+    all_done_once(&look, &tasks, &ledger, workers).await;
 }
 
 /// The process is stopped for longer than a lease and goes on: its workers were never silent, it only did not listen.

@@ -19,10 +19,9 @@ use crate::{
     away::health,
     cluster::{migrated, session},
     ledger::Ledger,
-    load::{FAN, Load, all_complete, assert_says_when_to_come_back},
+    load::{FAN, Load, all_done_once, assert_says_when_to_come_back},
     support::{
         self,
-        invariants::invariants,
         process::ServerProcess,
         server::{eventually, register},
     },
@@ -105,12 +104,7 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
         assert_says_when_to_come_back(&load.refusals());
         tasks.extend(load.stop().await);
     }
-    all_complete(&lead, &tasks).await;
-    println!("{} tasks acknowledged, all there and complete", tasks.len());
     // What the primary had acknowledged of results is not asked for again.
-    ledger.assert_each_once(tasks.len() * 4);
-    invariants(&lead).await;
-    for worker in workers {
-        worker.shutdown().await.unwrap();
-    }
+    all_done_once(&lead, &tasks, &ledger, workers).await;
+    println!("{} tasks acknowledged, all there and complete", tasks.len());
 }

@@ -194,7 +194,7 @@ async fn a_row_that_contradicts_itself_is_seen() {
         ("UPDATE tasks SET steps_live = 0", "task: it has ended with steps in play, or has none and has not"),
         (
             "UPDATE tasks SET state = 'error', started_at = now(), ended_at = now(), steps_live = 0",
-            "task: it failed without a failed step",
+            "task: it failed without a reason",
         ),
         ("UPDATE tasks SET cancelled_by = 'x'", "task: it was cancelled by nobody, or is not cancelled"),
         (
@@ -211,7 +211,7 @@ async fn a_row_that_contradicts_itself_is_seen() {
         ),
         (
             "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, '1', NULL, NULL, NULL, now(), NULL, now() FROM tasks",
-            "step: it ended without a start",
+            "step: it ended without a start and without a word",
         ),
         ("UPDATE queue SET state = 'pending', due = false", "queue: its state is not one of play"),
         ("UPDATE queue SET lease = 1", "queue: it has a lease, or part of one, against its state"),

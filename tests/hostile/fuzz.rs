@@ -106,7 +106,7 @@ fn any_yaml_is_a_template_or_a_list_of_problems_within_it() {
             _ => (0..=random.below(60)).map(|_| *random.pick(PIECES)).collect(),
         };
         let began = Instant::now();
-        match Template::parse(&text) {
+        match Template::parse(&text, "") {
             Ok(_) => valid += 1,
             Err(problems) => {
                 let lines = u32::try_from(text.split('\n').flat_map(|line| line.split('\r')).count()).unwrap();

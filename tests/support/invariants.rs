@@ -32,30 +32,30 @@ const INVARIANTS: &[(&str, &str)] = &[
           WHERE t.steps_total <> (SELECT count(*) FROM template_steps d WHERE d.template_id = t.template_id)",
     ),
     (
-        "the task knows which steps are complete",
+        "the task knows which steps are done",
         "SELECT s.task_id || '/' || s.step FROM step_status s JOIN tasks t USING (task_id)
-          WHERE (get_bit(t.steps_done, s.step) = 1) <> (s.state = 'complete')",
+          WHERE (get_bit(t.steps_done, s.step) = 1) <> (s.state IN ('complete', 'skipped', 'resolved_manually'))",
     ),
     (
-        "a complete task has complete steps only, a cancelled one no pending ones",
+        "a complete task has steps only that are done, a cancelled one no pending ones",
         "SELECT s.task_id || '/' || s.step FROM step_status s JOIN tasks t USING (task_id)
-          WHERE (t.state = 'complete' AND s.state <> 'complete') OR (t.state = 'cancelled' AND s.state = 'pending')",
+          WHERE (t.state = 'complete' AND s.state NOT IN ('complete', 'skipped', 'resolved_manually')) OR (t.state = 'cancelled' AND s.state = 'pending')",
     ),
     (
-        "all parents of a step in play are complete",
+        "all parents of a step in play are done",
         "SELECT q.task_id || '/' || q.step FROM queue q
           WHERE EXISTS (
                 SELECT FROM edges e JOIN step_status p ON p.task_id = q.task_id AND p.step = e.parent
-                 WHERE e.template_id = q.template_id AND e.step = q.step AND p.state <> 'complete')",
+                 WHERE e.template_id = q.template_id AND e.step = q.step AND p.state NOT IN ('complete', 'skipped', 'resolved_manually'))",
     ),
     (
-        "a pending step whose parents are all complete is in play",
+        "a pending step whose parents are all done is in play",
         "SELECT s.task_id || '/' || s.step FROM step_status s JOIN tasks t USING (task_id)
           WHERE t.ended_at IS NULL AND s.state = 'pending'
             AND NOT EXISTS (SELECT FROM queue q WHERE q.task_id = s.task_id AND q.step = s.step)
             AND NOT EXISTS (
                 SELECT FROM edges e JOIN step_status p ON p.task_id = s.task_id AND p.step = e.parent
-                 WHERE e.template_id = t.template_id AND e.step = s.step AND p.state <> 'complete')",
+                 WHERE e.template_id = t.template_id AND e.step = s.step AND p.state NOT IN ('complete', 'skipped', 'resolved_manually'))",
     ),
     (
         "a running attempt has a worker",
@@ -70,7 +70,9 @@ const INVARIANTS: &[(&str, &str)] = &[
                     count(*) FILTER (WHERE a.charged) AS counted
                FROM step_status s LEFT JOIN attempts a USING (task_id, step)
               GROUP BY 1, 2, 3, 4, 5) n
-          WHERE ended <> numbers OR ended <> highest OR last <> ended + runs::int OR charged <> counted",
+          WHERE ended <> numbers OR ended <> highest OR last <> ended + runs::int OR charged > counted
+             OR charged <> counted AND NOT EXISTS (
+                SELECT FROM events r WHERE r.task_id = n.task_id AND r.step = n.step AND r.type = 'step.reopened')",
     ),
     (
         "each attempt started once, and only attempts that ended or run did",
@@ -101,7 +103,8 @@ const INVARIANTS: &[(&str, &str)] = &[
                FROM tasks t
                LEFT JOIN (SELECT task_id, count(*) FILTER (WHERE type = 'task.submitted') AS submits,
                                  count(*) FILTER (WHERE type = 'task.started') AS starts,
-                                 count(*) FILTER (WHERE type IN ('task.completed', 'task.failed', 'task.cancelled')) AS ends
+                                 count(*) FILTER (WHERE type IN ('task.completed', 'task.failed', 'task.cancelled'))
+                                 - count(*) FILTER (WHERE type = 'task.reopened') AS ends
                             FROM events WHERE task_id IS NOT NULL GROUP BY 1) e USING (task_id)) n
           WHERE submits <> 1 OR starts <> started::int OR ends <> ended::int",
     ),
@@ -159,7 +162,7 @@ async fn make_edges(db: &Client) -> Result<(), tokio_postgres::Error> {
     db.batch_execute("CREATE TEMP TABLE edges (template_id int, step smallint, parent smallint) ON COMMIT DROP")
         .await?;
     for row in db.query("SELECT template_id, yaml FROM templates", &[]).await? {
-        let Ok(template) = Template::parse(row.get(1)) else { continue };
+        let Ok(template) = Template::parse(row.get(1), "") else { continue };
         let graph = Graph::of(&template);
         for step in 0..graph.len() {
             for parent in graph.parents(step) {

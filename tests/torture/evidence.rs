@@ -30,7 +30,7 @@ async fn plans(db: &Client) -> BTreeMap<i32, Plan> {
     let sql = "SELECT template_id, yaml, (SELECT array_agg(l.service_id ORDER BY s.step) FROM template_steps s
                  JOIN lanes l USING (lane_id) WHERE s.template_id = t.template_id) FROM templates t";
     let rows = db.query(sql, &[]).await.unwrap();
-    rows.iter().map(|row| (row.get(0), plan(&Template::parse(row.get(1)).unwrap(), row.get(2)))).collect()
+    rows.iter().map(|row| (row.get(0), plan(&Template::parse(row.get(1), "").unwrap(), row.get(2)))).collect()
 }
 
 fn plan(template: &Template, services: Vec<i32>) -> Plan {

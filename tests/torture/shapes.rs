@@ -98,7 +98,7 @@ fn parents(rng: &mut Rng, step: usize) -> Vec<usize> {
 fn every_shape_is_a_template() {
     for seed in 0..50 {
         for shape in all(seed) {
-            let template = tasker::domain::template::Template::parse(&shape.yaml);
+            let template = tasker::domain::template::Template::parse(&shape.yaml, "");
             let template = template.unwrap_or_else(|problems| panic!("{problems:?}\n{}", shape.yaml));
             assert_eq!((&template.namespace, &template.task_name), (&shape.namespace, &shape.task_name));
             let known = |handler: &str| HANDLERS.contains(&handler) || GOLDEN_HANDLERS.contains(&handler);

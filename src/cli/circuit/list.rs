@@ -1,19 +1,19 @@
 //! `tasker circuit list`.
 
-use serde_json::json;
-
 use super::standing;
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
+        human, list,
         table::Table,
         term::clean,
     },
-    json,
     proto::{Circuit, ListCircuitsRequest},
 };
+
+/// The largest page that a server gives.
+const PAGE_SIZE: i32 = 1_000;
 
 /// List the services with their circuits
 #[derive(Debug, clap::Args)]
@@ -32,26 +32,16 @@ pub struct Args {
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
-    let mut circuits: Vec<Circuit> = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let circuits = list::all(async |page_token| {
         let namespace = args.namespace.clone().unwrap_or_default();
-        let request = ListCircuitsRequest { namespace, page_size: 1_000, page_token };
+        let request = ListCircuitsRequest { namespace, page_size: PAGE_SIZE, page_token };
         let response = client.circuits.list_circuits(request).await;
         let page = response.map_err(|s| CliError::from_status("cannot list the circuits", &s))?.into_inner();
-        circuits.extend(page.circuits);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    if session.json() {
-        session.term.json(&json!({"circuits": json::values(&circuits)}))?;
-    } else if circuits.is_empty() {
-        session.term.say("there are no services: register a template first");
-    } else {
-        session.term.data(&table(&circuits, session).render(&session.term))?;
-    }
+        Ok((page.circuits, page.next_page_token))
+    })
+    .await?;
+    let nothing = "there are no services: register a template first";
+    list::print(session, "circuits", &circuits, nothing, |circuits| table(circuits, session))?;
     Ok(exit::OK)
 }
 

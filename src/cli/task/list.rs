@@ -2,18 +2,16 @@
 
 use clap::ValueEnum;
 use prost_types::Timestamp;
-use serde_json::json;
 
 use super::{view, when::when};
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
+        human, list,
         table::Table,
         term::{Term, clean},
     },
-    json,
     proto::{ListTasksRequest, Task, TaskState},
 };
 
@@ -85,13 +83,7 @@ pub struct Args {
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let limit = usize::try_from(args.limit).expect("clap checked the range");
     let (tasks, more) = collect(args, limit, session).await?;
-    if session.json() {
-        session.term.json(&json!({"tasks": json::values(&tasks)}))?;
-    } else if tasks.is_empty() {
-        session.term.say("no such task");
-    } else {
-        session.term.data(&table(&tasks, &session.term).render(&session.term))?;
-    }
+    list::print(session, "tasks", &tasks, "no such task", |tasks| table(tasks, &session.term))?;
     if more {
         session.term.say(&format!("older tasks are not listed; raise --limit above {limit} to see them"));
     }

@@ -1,17 +1,14 @@
 //! `tasker template list`.
 
-use serde_json::json;
-
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
+        human, list,
         table::Table,
         term::clean,
     },
-    json,
-    proto::ListTemplatesRequest,
+    proto::{ListTemplatesRequest, Template},
 };
 
 /// The largest page that a server gives.
@@ -32,28 +29,22 @@ pub struct Args {
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
-    let namespace = args.namespace.unwrap_or_default();
-    let (mut templates, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let request = ListTemplatesRequest { namespace: namespace.clone(), page_size: PAGE_SIZE, page_token };
+    let templates = list::all(async |page_token| {
+        let namespace = args.namespace.clone().unwrap_or_default();
+        let request = ListTemplatesRequest { namespace, page_size: PAGE_SIZE, page_token };
         let response = client.templates.list_templates(request).await;
         let page = response.map_err(|s| CliError::from_status("cannot list the templates", &s))?.into_inner();
-        templates.extend(page.templates);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    if session.json() {
-        session.term.json(&json!({"templates": json::values(&templates)}))?;
-        return Ok(exit::OK);
-    }
-    if templates.is_empty() {
-        session.term.say("no template is registered here; `tasker template register FILE` stores one");
-        return Ok(exit::OK);
-    }
+        Ok((page.templates, page.next_page_token))
+    })
+    .await?;
+    let nothing = "no template is registered here; `tasker template register FILE` stores one";
+    list::print(session, "templates", &templates, nothing, table)?;
+    Ok(exit::OK)
+}
+
+fn table(templates: &[Template]) -> Table {
     let mut table = Table::new(["TEMPLATE", "VERSION", "STEPS", "REGISTERED", "DESCRIPTION"]);
-    for t in &templates {
+    for t in templates {
         table.row([
             clean(&format!("{}/{}", t.namespace, t.task_name)),
             clean(&t.version),
@@ -62,6 +53,5 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             clean(&t.description),
         ]);
     }
-    session.term.data(&table.render(&session.term))?;
-    Ok(exit::OK)
+    table
 }

@@ -53,7 +53,14 @@ fn text(template: &Template, term: &Term) -> String {
     if !template.description.is_empty() {
         out += &format!("{}\n", clean(&template.description));
     }
-    out += &format!("registered {}\n\n", human::time_or_dash(template.registered_at));
+    out += &format!("registered {}", human::time_or_dash(template.registered_at));
+    if !template.environment.is_empty() {
+        out += &format!(" in environment {}", clean(&template.environment));
+    }
+    if let Some(timeout) = Duration::try_from_secs_f64(template.timeout_seconds).ok().filter(|time| !time.is_zero()) {
+        out += &format!(", a task may take {}", human::duration(timeout));
+    }
+    out += "\n\n";
 
     let nodes: Vec<Node<'_>> = template
         .steps
@@ -63,7 +70,11 @@ fn text(template: &Template, term: &Term) -> String {
             depends_on: &s.depends_on,
             sign: human::step_sign(StepState::Pending, term.unicode),
             style: Style::Plain,
-            label: clean(&s.name),
+            label: if s.condition.is_empty() {
+                clean(&s.name)
+            } else {
+                format!("{}  {}", clean(&s.name), term.paint(Style::Dim, &format!("when {}", clean(&s.condition))))
+            },
         })
         .collect();
     out += &graph::draw(&nodes, term).join("\n");

@@ -29,12 +29,15 @@ pub struct Args {
     /// YAML files; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
+    /// Show them as they are in this environment; all of a file's environments are checked in any case
+    #[arg(long, value_name = "NAME", env = "TASKER_ENVIRONMENT", default_value = "", hide_default_value = true)]
+    environment: String,
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     let mut checked = Vec::new();
     for file in &args.files {
-        checked.push((file.as_str(), Template::parse(&read(file)?)));
+        checked.push((file.as_str(), Template::parse(&read(file)?, &args.environment)));
     }
     let invalid = checked.iter().filter(|(_, result)| result.is_err()).count();
     if session.json() {
@@ -59,7 +62,7 @@ pub fn read_all(files: &[String], session: &Session) -> Result<Vec<String>, CliE
     let (mut texts, mut invalid, mut count) = (Vec::new(), 0, 0);
     for file in files {
         let text = read(file)?;
-        if let Err(problems) = Template::parse(&text) {
+        if let Err(problems) = Template::parse(&text, "") {
             invalid += 1;
             count += problems.len();
             session.term.say(&lines(file, &problems));

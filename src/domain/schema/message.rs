@@ -5,8 +5,8 @@ use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
 
 use super::{SchemaProblem, Violation};
+pub(super) use crate::domain::words::cut;
 
-const MAX_MESSAGE_CHARS: usize = 200;
 /// A longer value is called "the value" instead of being repeated.
 const MAX_VALUE_BYTES: usize = 60;
 
@@ -46,12 +46,4 @@ pub(super) fn schema_problem(error: &ValidationError<'_>) -> SchemaProblem {
         _ => message,
     };
     SchemaProblem { pointer, message }
-}
-
-/// At most [`MAX_MESSAGE_CHARS`] characters.
-pub(super) fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_MESSAGE_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }

@@ -65,11 +65,27 @@ impl ContextSchema {
     /// # Errors
     /// All the problems that can be found at once, at most [`MAX_VIOLATIONS`].
     pub fn compile(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
+        Self::compile_for(schema, true)
+    }
+
+    /// Compiles the schema of a step's result, which may be of any type.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn compile_result(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
+        Self::compile_for(schema, false)
+    }
+
+    fn compile_for(schema: &Value, of_context: bool) -> Result<Self, Vec<SchemaProblem>> {
         let draft = Draft::default().detect(schema);
         if draft == Draft::Unknown {
             return Err(vec![unknown_draft()]);
         }
         let mut problems = metaschema_problems(schema);
+        if of_context && !survey::accepts_objects(schema) {
+            let message = "a context is a JSON object, so this schema accepts none; expected object";
+            problems.push(SchemaProblem { pointer: "/type".into(), message: message.into() });
+        }
         let survey = Survey::of(schema, draft, &mut problems);
         cost::check(&survey, &mut problems);
         finish(problems)?;
@@ -77,6 +93,11 @@ impl ContextSchema {
         let compiled = ContextSchema { schema: schema.clone(), validator, survey };
         finish(compiled.default_problems())?;
         Ok(compiled)
+    }
+
+    /// How many patterns it has.
+    pub fn patterns(&self) -> usize {
+        self.survey.patterns
     }
 
     /// Checks a context and completes it: `default`s of `properties` are added where the property is missing, also in

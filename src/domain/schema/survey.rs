@@ -24,6 +24,8 @@ pub(super) struct Survey {
     pub places: Vec<Place>,
     /// Pointers of the schemas that have a `default`.
     pub defaults: Vec<String>,
+    /// How many patterns there are.
+    pub patterns: usize,
     /// Pointers by `$anchor` and `$dynamicAnchor`.
     anchors: HashMap<String, String>,
 }
@@ -48,11 +50,8 @@ pub(super) struct Edge {
 impl Survey {
     /// Visits every schema that `root` contains or refers to.
     pub fn of(root: &Value, draft: Draft, problems: &mut Vec<SchemaProblem>) -> Survey {
-        let survey = Survey { draft, places: Vec::new(), defaults: Vec::new(), anchors: HashMap::new() };
-        let mut walk = Walk { root, survey, index: HashMap::new(), references: Vec::new(), patterns: 0, problems };
-        if !accepts_objects(root) {
-            walk.report("/type", "a context is a JSON object, so this schema accepts none; expected object");
-        }
+        let survey = Survey { draft, places: Vec::new(), defaults: Vec::new(), patterns: 0, anchors: HashMap::new() };
+        let mut walk = Walk { root, survey, index: HashMap::new(), references: Vec::new(), problems };
         walk.visit(String::new());
         walk.run();
         walk.survey
@@ -73,7 +72,8 @@ impl Survey {
     }
 }
 
-fn accepts_objects(root: &Value) -> bool {
+/// Whether any object can fit.
+pub(super) fn accepts_objects(root: &Value) -> bool {
     match root.get("type") {
         Some(Value::String(kind)) => kind == "object",
         Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "object"),
@@ -88,7 +88,6 @@ struct Walk<'s, 'p> {
     index: HashMap<String, usize>,
     /// References that were met: the place they stand in, the keyword, and what they say.
     references: Vec<(usize, &'static str, &'s str)>,
-    patterns: usize,
     problems: &'p mut Vec<SchemaProblem>,
 }
 
@@ -233,8 +232,8 @@ impl<'s> Walk<'s, '_> {
     }
 
     fn check_pattern(&mut self, pattern: &str, at: String) {
-        self.patterns += 1;
-        if self.patterns > MAX_PATTERNS {
+        self.survey.patterns += 1;
+        if self.survey.patterns > MAX_PATTERNS {
             self.report(at, format!("a schema has at most {MAX_PATTERNS} patterns"));
         } else if options().build(&json!({ "pattern": pattern })).is_err() {
             let message = "expected a regular expression without look-around and back references, and not too large";

@@ -1,12 +1,13 @@
 //! Typed access to the keys of a mapping, where everything that does not fit becomes a problem at its own place.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::MAX_NAME_BYTES;
 use super::node::{Data, Entry, Node, json_map};
 use super::problem::{Pos, Problems, child, item};
+use super::{MAX_NAME_BYTES, MAX_TIMEOUT, MIN_TIMEOUT, timeout_expected};
 use crate::domain::words::shorten;
 
 /// A mapping, as far as it is known to be one.
@@ -68,14 +69,23 @@ impl<'n> Fields<'n> {
         problems.add(self.pos, self.path.as_str(), format!("the key `{key}` is missing"));
     }
 
-    /// Reports each key that is not in `known`; those in `later` are understood, but by no version yet.
-    pub fn refuse_unknown(&self, known: &[&str], later: &[&str], problems: &mut Problems) {
+    /// All the keys and their values.
+    pub fn entries(&self) -> &'n [Entry] {
+        self.entries
+    }
+
+    /// All the keys with their fields.
+    pub fn all(&self) -> impl Iterator<Item = (String, Field<'n>)> {
+        self.entries.iter().filter(|entry| !entry.key.broken).map(|Entry { key, node }| {
+            (key.text.clone(), Field { key_pos: key.pos, path: child(&self.path, &key.text), node })
+        })
+    }
+
+    /// Reports each key that is not in `known`.
+    pub fn refuse_unknown(&self, known: &[&str], problems: &mut Problems) {
         for Entry { key, .. } in self.entries.iter().filter(|entry| !entry.key.broken) {
             let word = key.text.as_str();
-            if later.contains(&word) {
-                let message = format!("`{word}` is not implemented by this version of Tasker yet; remove it");
-                problems.add(key.pos, child(&self.path, word), message);
-            } else if !known.contains(&word) {
+            if !known.contains(&word) {
                 let hint = problems.hint(word, known.iter().copied());
                 let hint = if hint.is_empty() { format!("; expected one of {}", known.join(", ")) } else { hint };
                 problems.add(key.pos, child(&self.path, word), format!("unknown key `{}`{hint}", shorten(word)));
@@ -130,6 +140,22 @@ impl<'n> Field<'n> {
             Data::Bool(value) => Some(value),
             _ => self.expected("true or false", problems),
         }
+    }
+
+    /// The text of an expression that is true or false, which may itself be one of these.
+    pub fn condition(&self, problems: &mut Problems) -> Option<String> {
+        match &self.node.data {
+            Data::Text(text) => Some(text.clone()),
+            Data::Bool(value) => Some(value.to_string()),
+            _ => self.expected("a condition (an expression in a string)", problems),
+        }
+    }
+
+    /// A time of [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
+    pub fn timeout(&self, problems: &mut Problems) -> Option<Duration> {
+        let (min, max) = (MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs_f64());
+        let fits = |seconds: f64| (min..=max).contains(&seconds);
+        self.number(&timeout_expected(), fits, problems).map(Duration::from_secs_f64)
     }
 
     pub fn integer(&self, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {

@@ -19,7 +19,7 @@ impl Graph {
         Graph::from_dependencies(template.steps.iter().map(|step| step.depends_on.as_slice()))
     }
 
-    fn from_dependencies<'t>(dependencies: impl Iterator<Item = &'t [usize]>) -> Graph {
+    pub(super) fn from_dependencies<'t>(dependencies: impl Iterator<Item = &'t [usize]>) -> Graph {
         let parents = Adjacency::collect(dependencies.map(|parents| parents.iter().map(|parent| *parent as u16)));
         let children = parents.reversed();
         let ancestors = parents.closure(&children);

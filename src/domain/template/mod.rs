@@ -1,9 +1,15 @@
 //! The workflow definition: what a template is, and how it is read from YAML with all its errors at once.
 
+mod conditions;
+mod environments;
 mod fields;
 mod graph;
 mod links;
+mod memory;
 mod node;
+mod overrides;
+mod place;
+mod planner;
 mod problem;
 mod read;
 mod scalar;
@@ -17,9 +23,13 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub use graph::Graph;
+pub use overrides::Override;
 pub use problem::{MAX_PROBLEMS, Problem};
 
+use crate::domain::expression::Expression;
 use crate::domain::retry::Backoff;
+use memory::Memory;
+use node::Node;
 use problem::{Pos, Problems};
 
 /// Largest YAML text of a template, in bytes.
@@ -42,6 +52,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// Largest `timeout_seconds`: seven days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Largest number of `overrides`.
+pub const MAX_OVERRIDES: usize = 100;
+/// Largest number of `environments`.
+pub const MAX_ENVIRONMENTS: usize = 20;
+/// Name of the step that a template with a `planner` has before all others.
+pub const PLANNER: &str = "planner";
 /// Namespace of a template that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// Version of a template that names none.
@@ -62,8 +78,11 @@ pub struct Template {
     pub schema: Option<Value>,
     /// Notes that each task of the template starts with.
     pub annotations: Map<String, Value>,
-    pub overrides: Vec<()>,
+    /// Changes to the tasks that fit a condition, in the order in which they hold; at most [`MAX_OVERRIDES`].
+    pub overrides: Vec<Override>,
+    /// Whether the first step is the planner of the others, which all come after it.
     pub planner: bool,
+    /// How long a task may take: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
     pub timeout: Option<Duration>,
     /// In the order of the file; 1 to [`MAX_STEPS_PER_TEMPLATE`].
     pub steps: Vec<StepTemplate>,
@@ -92,29 +111,52 @@ pub struct StepTemplate {
     pub backoff: Backoff,
     /// What the handler gets as its configuration, with `service` and `timeout_seconds` still in it.
     pub handler_config: Map<String, Value>,
-    pub condition: Option<crate::domain::expression::Expression>,
+    /// `when`: the step is skipped when it is false.
+    pub condition: Option<Expression>,
+    /// JSON Schema of the result, already compiled once without a problem.
     pub result_schema: Option<Value>,
     /// Notes that each run of the step starts with.
     pub annotations: Map<String, Value>,
 }
 
 impl Template {
-    /// Reads a template from untrusted YAML of at most [`MAX_TEMPLATE_BYTES`].
+    /// Reads a template from untrusted YAML of at most [`MAX_TEMPLATE_BYTES`], as it is in `environment`: an empty name, and
+    /// one that the template does not mention, leave it as it is. All its environments are checked.
     ///
     /// # Errors
     /// All the problems of the file in order of position, at most [`MAX_PROBLEMS`]. When the YAML itself is broken, what
     /// comes after the break cannot be judged, and the list ends there.
-    pub fn parse(yaml: &str) -> Result<Template, Vec<Problem>> {
+    pub fn parse(yaml: &str, environment: &str) -> Result<Template, Vec<Problem>> {
         let mut problems = Problems::default();
         if yaml.len() > MAX_TEMPLATE_BYTES {
             let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
             problems.add(Pos::START, "", message);
-            return Err(problems.into_sorted());
+            return Err(problems.into_sorted(""));
         }
-        let template = yaml::parse(yaml, &mut problems).and_then(|root| read::template(&root, &mut problems));
+        let root = yaml::parse(yaml, &mut problems);
+        let template = root.and_then(|root| in_environment(&root, environment, &mut problems));
         match template {
             Some(template) if problems.is_empty() => Ok(template),
-            _ => Err(problems.into_sorted()),
+            _ => Err(problems.into_sorted(yaml)),
         }
     }
+}
+
+fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Option<Template> {
+    let mut memory = Memory::default();
+    let mut chosen = read::template(root, &mut memory, problems)?;
+    for (name, merged) in environments::read(root, problems) {
+        let mut own = Problems::default();
+        let template = read::template(&merged, &mut memory, &mut own);
+        problems.add_all_in(&name, own);
+        if name == environment {
+            chosen = template?;
+        }
+    }
+    Some(chosen)
+}
+
+/// What a time-out has to be, in words.
+pub(super) fn timeout_expected() -> String {
+    format!("a number of seconds from {} to {}", MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs())
 }

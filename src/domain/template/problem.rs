@@ -1,7 +1,10 @@
 //! What is wrong with a template and where, so that all of it can be told at once.
 
+use std::collections::HashSet;
 use std::fmt;
 
+use super::place;
+use crate::domain::expression::ExpressionProblem;
 use crate::domain::words::{did_you_mean, shorten};
 
 /// How many problems one file can have; what is beyond is counted, not listed.
@@ -25,7 +28,7 @@ impl Pos {
 }
 
 /// One thing that is wrong with a template.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Problem {
     /// Line of the offending value, from 1.
     pub line: u32,
@@ -47,22 +50,53 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A problem, and where in the scalar it is when that is known.
+struct Found {
+    problem: Problem,
+    inside: Option<(u32, u32)>,
+}
+
 /// The problems found so far.
 #[derive(Default)]
 pub(super) struct Problems {
-    found: Vec<Problem>,
+    found: Vec<Found>,
     dropped: usize,
     hints: usize,
 }
 
 impl Problems {
     pub fn add(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
+        let (path, message) = (path.into(), message.into());
+        self.push(Found { problem: Problem { line: pos.line, column: pos.column, path, message }, inside: None });
+    }
+
+    /// A problem of the expression in the scalar at `pos`.
+    pub fn add_inside(&mut self, pos: Pos, path: &str, found: ExpressionProblem) {
+        let ExpressionProblem { line, column, message } = found;
+        let problem = Problem { line: pos.line, column: pos.column, path: path.to_owned(), message };
+        self.push(Found { problem, inside: Some((line, column)) });
+    }
+
+    fn push(&mut self, found: Found) {
         if self.found.len() == MAX_COLLECTED {
             self.dropped += 1;
-            return;
+        } else {
+            self.found.push(found);
         }
-        let (path, message) = (path.into(), message.into());
-        self.found.push(Problem { line: pos.line, column: pos.column, path, message });
+    }
+
+    /// Those of the template in one of its environments, unless it has them anyway.
+    pub fn add_all_in(&mut self, environment: &str, others: Problems) {
+        let known: HashSet<Problem> = self.found.iter().map(|found| found.problem.clone()).collect();
+        self.dropped += others.dropped;
+        for mut found in others.found.into_iter().filter(|found| !known.contains(&found.problem)) {
+            found.problem.message += &format!(" (in the environment `{}`)", shorten(environment));
+            self.push(found);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.found.len() + self.dropped
     }
 
     pub fn is_empty(&self) -> bool {
@@ -76,19 +110,25 @@ impl Problems {
     }
 
     /// In order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then says how many are missing.
-    pub fn into_sorted(mut self) -> Vec<Problem> {
-        self.found.sort();
-        self.found.dedup();
-        let total = self.found.len() + self.dropped;
+    pub fn into_sorted(self, yaml: &str) -> Vec<Problem> {
+        let placed = |Found { problem, inside }: Found| {
+            let at = Pos { line: problem.line, column: problem.column };
+            let at = inside.map_or(at, |(line, column)| place::inside(yaml, at, line, column));
+            Problem { line: at.line, column: at.column, ..problem }
+        };
+        let mut found: Vec<Problem> = self.found.into_iter().map(placed).collect();
+        found.sort();
+        found.dedup();
+        let total = found.len() + self.dropped;
         if total > MAX_PROBLEMS {
-            self.found.truncate(MAX_PROBLEMS);
+            found.truncate(MAX_PROBLEMS);
             let hidden = total - MAX_PROBLEMS + 1;
-            if let Some(last) = self.found.last_mut() {
+            if let Some(last) = found.last_mut() {
                 last.path = String::new();
                 last.message = format!("{hidden} more problems from here on are not listed");
             }
         }
-        self.found
+        found
     }
 }
 
@@ -137,7 +177,7 @@ mod tests {
             problems.add(Pos { line, column: 1 }, "a", "b");
             problems.add(Pos { line, column: 1 }, "a", "b");
         }
-        let list = problems.into_sorted();
+        let list = problems.into_sorted("");
         assert_eq!(list.len(), MAX_PROBLEMS);
         assert_eq!(list[98].line, 99);
         assert_eq!(list[99].to_string(), "line 100, column 1: 2 more problems from here on are not listed");

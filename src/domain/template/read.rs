@@ -2,19 +2,19 @@
 
 use std::str::FromStr;
 
-use serde_json::Value;
-
 use super::fields::{Alias, Field, Fields};
-use super::links;
+use super::memory::Memory;
 use super::node::Node;
 use super::problem::Problems;
 use super::step::{self, RawStep};
 use super::{
-    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, Template,
+    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, PLANNER,
+    StepTemplate, Template,
 };
-use crate::domain::schema::ContextSchema;
+use super::{conditions, links, overrides, planner};
+use crate::domain::expression::Type;
 
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 13] = [
     "task_name",
     "name",
     "namespace",
@@ -24,15 +24,16 @@ const KNOWN: [&str; 9] = [
     "schema",
     "step_templates",
     "annotations",
+    "overrides",
+    "planner",
+    "environments",
+    "timeout_seconds",
 ];
 
-/// Part of the format, but a template that has them would not do what it says.
-const LATER: [&str; 3] = ["overrides", "planner", "environments"];
-
 /// Reads the document; the result is complete only if no problem was added.
-pub(super) fn template(root: &Node, problems: &mut Problems) -> Option<Template> {
+pub(super) fn template(root: &Node, memory: &mut Memory, problems: &mut Problems) -> Option<Template> {
     let fields = Fields::of(root, "", "a mapping with `task_name` and `step_templates`", problems)?;
-    fields.refuse_unknown(&KNOWN, &LATER, problems);
+    fields.refuse_unknown(&KNOWN, problems);
 
     let task_name = fields.either(Alias { key: "task_name", alias: "name" }, problems);
     if task_name.is_none() {
@@ -40,17 +41,23 @@ pub(super) fn template(root: &Node, problems: &mut Problems) -> Option<Template>
     }
     let namespace = fields.either(Alias { key: "namespace", alias: "namespace_name" }, problems);
     let annotations = fields.get("annotations");
+    let schema = fields.get("schema").map(|field| memory.schema(&field, true, problems).unwrap_or_default());
+    let context = Type::of_context(schema.as_ref());
+    let planner = fields.get("planner").map(|field| planner::read(&field, problems));
+    let has_planner = planner.is_some();
+    let steps = steps(&fields, planner, &context, memory, problems);
+    let overrides = fields.get("overrides").map(|field| overrides::read(&field, &steps, &context, memory, problems));
     Some(Template {
         task_name: text(task_name.and_then(|field| field.name(&[], problems))),
         namespace: text(namespace.map_or(Some(DEFAULT_NAMESPACE), |field| field.name(&[], problems))),
         version: version(&fields, problems),
         description: text(fields.get("description").and_then(|field| field.text(problems))),
-        schema: fields.get("schema").map(|field| schema(&field, problems)),
+        schema,
         annotations: annotations.and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems)).unwrap_or_default(),
-        overrides: Vec::new(),
-        planner: false,
-        timeout: None,
-        steps: steps(&fields, problems),
+        overrides: overrides.unwrap_or_default(),
+        planner: has_planner,
+        timeout: fields.get("timeout_seconds").and_then(|field| field.timeout(problems)),
+        steps,
     })
 }
 
@@ -78,22 +85,13 @@ fn version(fields: &Fields<'_>, problems: &mut Problems) -> semver::Version {
     })
 }
 
-/// Each problem of the schema at the place in the YAML that its JSON pointer leads to.
-fn schema(field: &Field<'_>, problems: &mut Problems) -> Value {
-    if Fields::of(field.node, &field.path, "a mapping (a JSON Schema)", problems).is_none() || field.node.is_broken() {
-        return Value::Null;
-    }
-    let schema = field.node.to_json();
-    if let Err(found) = ContextSchema::compile(&schema) {
-        for problem in found {
-            let (pos, path) = field.node.locate(&problem.pointer, &field.path);
-            problems.add(pos, path, problem.message);
-        }
-    }
-    schema
-}
-
-fn steps(fields: &Fields<'_>, problems: &mut Problems) -> Vec<super::StepTemplate> {
+fn steps(
+    fields: &Fields<'_>,
+    planner: Option<StepTemplate>,
+    context: &Type,
+    memory: &mut Memory,
+    problems: &mut Problems,
+) -> Vec<StepTemplate> {
     let Some(field) = fields.get("step_templates") else {
         fields.missing("step_templates", problems);
         return Vec::new();
@@ -104,12 +102,30 @@ fn steps(fields: &Fields<'_>, problems: &mut Problems) -> Vec<super::StepTemplat
     if items.is_empty() {
         field.problem("expected at least one step, found an empty list", problems);
     }
-    if items.len() > MAX_STEPS_PER_TEMPLATE {
-        let message =
-            format!("the template has {} steps, but at most {MAX_STEPS_PER_TEMPLATE} are allowed", items.len());
+    let count = items.len() + usize::from(planner.is_some());
+    if count > MAX_STEPS_PER_TEMPLATE {
+        let message = format!("the template has {count} steps, but at most {MAX_STEPS_PER_TEMPLATE} are allowed");
         field.problem(message, problems);
         return Vec::new();
     }
-    let raw: Vec<RawStep<'_>> = items.iter().map(|item| step::read(item, problems)).collect();
-    links::resolve(raw, problems)
+    let mut raw: Vec<RawStep<'_>> = items.iter().map(|item| step::read(item, memory, problems)).collect();
+    if planner.is_some() {
+        refuse_second_planner(&raw, problems);
+    }
+    let whens: Vec<Option<Field<'_>>> = raw.iter_mut().map(|step| step.when.take()).collect();
+    let before = problems.len();
+    let mut steps = links::resolve(raw, problems);
+    let known = problems.len() == before;
+    conditions::read(&mut steps, &whens, context, known, memory, problems);
+    if let Some(planner) = planner {
+        planner::put_first(planner, &mut steps);
+    }
+    steps
+}
+
+fn refuse_second_planner(raw: &[RawStep<'_>], problems: &mut Problems) {
+    for name in raw.iter().filter_map(|step| step.name.as_ref()).filter(|name| name.name == PLANNER) {
+        let message = format!("the step name `{PLANNER}` is taken by the template's planner; expected another name");
+        problems.add(name.pos, name.path.as_str(), message);
+    }
 }

@@ -1,18 +1,17 @@
 //! One entry of `step_templates`, before its dependencies are resolved.
 
-use std::time::Duration;
-
 use serde_json::Map;
 
 use super::fields::{Alias, Field, Fields};
+use super::memory::Memory;
 use super::problem::{Pos, Problems};
 use super::{
     DEFAULT_RETRY_LIMIT, DEFAULT_TIMEOUT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES, MAX_RETRY_LIMIT,
-    MAX_TIMEOUT, MIN_TIMEOUT, StepTemplate,
+    StepTemplate,
 };
 use crate::domain::retry::Backoff;
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 13] = [
     "name",
     "description",
     "handler_class",
@@ -24,9 +23,9 @@ const KNOWN: [&str; 11] = [
     "handler_config",
     "backoff",
     "annotations",
+    "when",
+    "result_schema",
 ];
-
-const BACKOFF: [&str; 4] = ["base_seconds", "multiplier", "max_seconds", "jitter"];
 
 /// A step whose dependencies are still names.
 pub(super) struct RawStep<'n> {
@@ -34,6 +33,8 @@ pub(super) struct RawStep<'n> {
     /// None when the name is missing or not usable.
     pub name: Option<Reference<'n>>,
     pub depends_on: Vec<Reference<'n>>,
+    /// The condition, which can only be read when the step's ancestors are known.
+    pub when: Option<Field<'n>>,
 }
 
 /// A step's name where it is written.
@@ -44,38 +45,51 @@ pub(super) struct Reference<'n> {
 }
 
 /// Reads one entry; what is wrong with it becomes problems and default values.
-pub(super) fn read<'n>(item: &Field<'n>, problems: &mut Problems) -> RawStep<'n> {
+pub(super) fn read<'n>(item: &Field<'n>, memory: &mut Memory, problems: &mut Problems) -> RawStep<'n> {
     let Some(fields) =
         Fields::of(item.node, &item.path, "a step (a mapping with `name` and `handler_class`)", problems)
     else {
-        return RawStep { step: blank(), name: None, depends_on: Vec::new() };
+        return RawStep { step: blank(), name: None, depends_on: Vec::new(), when: None };
     };
-    fields.refuse_unknown(&KNOWN, &[], problems);
+    fields.refuse_unknown(&KNOWN, problems);
 
     let mut step = blank();
     let name = required(&fields, "name", fields.get("name"), problems).and_then(|field| {
         field.name(&['/'], problems).map(|name| Reference { name, pos: field.node.pos, path: field.path })
     });
     step.name = name.as_ref().map(|name| name.name.to_owned()).unwrap_or_default();
-    step.description = fields.get("description").and_then(|field| field.text(problems)).unwrap_or_default().to_owned();
-
     let handler = fields.either(Alias { key: "handler_class", alias: "handler" }, problems);
-    let handler = required(&fields, "handler_class", handler, problems).and_then(|field| field.name(&[], problems));
-    step.handler = handler.unwrap_or_default().to_owned();
-    step.service = step.handler.clone();
+    read_settings(&fields, "handler_class", handler, &mut step, problems);
+    step.result_schema = fields.get("result_schema").and_then(|field| memory.schema(&field, false, problems));
+    let depends_on = dependencies(&fields, problems);
+    RawStep { step, name, depends_on, when: fields.get("when") }
+}
 
-    read_retry(&fields, &mut step, problems);
+/// What a step and a planner have in common; `key` names the handler.
+pub(super) fn read_settings(
+    fields: &Fields<'_>,
+    key: &str,
+    handler: Option<Field<'_>>,
+    step: &mut StepTemplate,
+    problems: &mut Problems,
+) {
+    step.description = fields.get("description").and_then(|field| field.text(problems)).unwrap_or_default().to_owned();
+    set_handler(step, required(fields, key, handler, problems).and_then(|field| field.name(&[], problems)));
+    read_retry(fields, step, problems);
     if let Some(field) = fields.get("handler_config") {
-        read_handler_config(&field, &mut step, problems);
+        read_handler_config(&field, step, problems);
     }
     if let Some(field) = fields.get("annotations") {
         step.annotations = field.json_map(MAX_ANNOTATIONS_BYTES, problems).unwrap_or_default();
     }
-    let depends_on = dependencies(&fields, problems);
-    RawStep { step, name, depends_on }
 }
 
-fn blank() -> StepTemplate {
+pub(super) fn set_handler(step: &mut StepTemplate, handler: Option<&str>) {
+    step.handler = handler.unwrap_or_default().to_owned();
+    step.service = step.handler.clone();
+}
+
+pub(super) fn blank() -> StepTemplate {
     StepTemplate {
         name: String::new(),
         description: String::new(),
@@ -125,20 +139,16 @@ fn backoff(field: &Field<'_>, problems: &mut Problems) -> Backoff {
     let Some(fields) = Fields::of(field.node, &field.path, "a mapping", problems) else {
         return backoff;
     };
-    fields.refuse_unknown(&BACKOFF, &[], problems);
-    let mut set = |key: &str, value: &mut f64, above_zero: bool, range: std::ops::RangeInclusive<f64>| {
-        let lower = if above_zero { "more than 0 and at most".into() } else { format!("from {} to", range.start()) };
-        let what = format!("a number {lower} {}", range.end());
-        let fits = |number: f64| range.contains(&number) && !(above_zero && number <= 0.0);
-        let found = fields.get(key).map(|field| field.number(&what, fits, problems));
-        *value = found.flatten().unwrap_or(*value);
-        found.is_some()
-    };
-    set("base_seconds", &mut backoff.base_seconds, true, 0.0..=Backoff::MAX_BASE_SECONDS);
-    set("multiplier", &mut backoff.multiplier, false, 1.0..=Backoff::MAX_MULTIPLIER);
-    let has_max = set("max_seconds", &mut backoff.max_seconds, true, 0.0..=Backoff::MAX_SECONDS);
-    set("jitter", &mut backoff.jitter, false, 0.0..=1.0);
-
+    fields.refuse_unknown(&Backoff::FIELDS, problems);
+    for name in Backoff::FIELDS {
+        let found = fields
+            .get(name)
+            .and_then(|field| field.number(&Backoff::expected(name), |value| Backoff::fits(name, value), problems));
+        if let (Some(value), Some(place)) = (found, backoff.field_mut(name)) {
+            *place = value;
+        }
+    }
+    let has_max = fields.get("max_seconds").is_some();
     if backoff.max_seconds < backoff.base_seconds {
         let (base, max) = (backoff.base_seconds, backoff.max_seconds);
         let place = if has_max { fields.get("max_seconds") } else { fields.get("base_seconds") };
@@ -158,9 +168,7 @@ fn read_handler_config(field: &Field<'_>, step: &mut StepTemplate, problems: &mu
         step.service = field.name(&[], problems).unwrap_or_default().to_owned();
     }
     if let Some(field) = fields.get("timeout_seconds") {
-        let what = format!("a number of seconds from {} to {}", MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs());
-        let fits = |seconds: f64| (MIN_TIMEOUT.as_secs_f64()..=MAX_TIMEOUT.as_secs_f64()).contains(&seconds);
-        step.timeout = field.number(&what, fits, problems).map_or(DEFAULT_TIMEOUT, Duration::from_secs_f64);
+        step.timeout = field.timeout(problems).unwrap_or(DEFAULT_TIMEOUT);
     }
 }
 

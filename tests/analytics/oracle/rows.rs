@@ -78,7 +78,7 @@ impl Oracle {
 
     async fn read_templates(&mut self, db: &Client) {
         for r in rows(db, "SELECT template_id, yaml FROM templates").await {
-            let template = Template::parse(r.get(1)).unwrap();
+            let template = Template::parse(r.get(1), "").unwrap();
             let graph = Graph::of(&template);
             self.graphs.insert(r.get(0), (template, graph));
         }

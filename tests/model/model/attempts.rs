@@ -100,17 +100,7 @@ impl Model {
                 w.draining
             ));
         }
-        let results = t.shape.ancestors(step).into_iter();
-        let results = results.map(|p| (t.shape.steps[p].name.to_owned(), t.steps[p].result.clone())).collect();
-        let expected = AssignmentView {
-            template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
-            handler: HANDLERS[shape.handler].to_owned(),
-            attempt: s.attempts.len() + 1,
-            charged: s.charged,
-            limit: shape.limit,
-            context: context(t.context),
-            results,
-        };
+        let expected = self.assignment(task, step);
         if *got != expected {
             return Err(format!("{what}:\n  expected {expected:?}\n  got      {got:?}"));
         }
@@ -124,6 +114,22 @@ impl Model {
         t.steps[step].attempts.push(attempt);
         self.wave.push((worker, task, step));
         Ok(attempt)
+    }
+
+    /// What a worker must be told with the step.
+    pub(super) fn assignment(&self, task: usize, step: usize) -> AssignmentView {
+        let t = &self.tasks[task];
+        let (shape, s) = (&t.shape.steps[step], &t.steps[step]);
+        let results = t.shape.ancestors(step).into_iter();
+        AssignmentView {
+            template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
+            handler: HANDLERS[shape.handler].to_owned(),
+            attempt: s.attempts.len() + 1,
+            charged: s.charged,
+            limit: shape.limit,
+            context: context(t.context),
+            results: results.map(|p| (t.shape.steps[p].name.to_owned(), t.steps[p].result.clone())).collect(),
+        }
     }
 
     pub fn place(&self, attempt: usize) -> (usize, &'static str, usize) {

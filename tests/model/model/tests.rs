@@ -1,31 +1,17 @@
 //! The model alone: it does not contradict itself, and says what the golden cases say.
 
 use super::*;
+use crate::op::{Answer, Submission};
 use crate::{op, random::Random};
-use crate::{
-    op::{Answer, Submission},
-    shapes::VERSIONS,
-    view::AssignmentView,
-};
 
 /// Plays the server: says all that is owed and hands out all that can be.
 fn obey(model: &mut Model) {
     model.owed.clear();
     let next = |model: &Model| model.claimable().min_by_key(|(_, task, step)| model.rank(*task, *step));
     while let Some((worker, task, step)) = next(model) {
-        let t = &model.tasks[task];
-        let (shape, s) = (&t.shape.steps[step], &t.steps[step]);
-        let results = t.shape.ancestors(step).into_iter();
-        let view = AssignmentView {
-            template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
-            handler: HANDLERS[shape.handler].into(),
-            attempt: s.attempts.len() + 1,
-            charged: s.charged,
-            limit: shape.limit,
-            context: context(t.context),
-            results: results.map(|p| (t.shape.steps[p].name.to_owned(), t.steps[p].result.clone())).collect(),
-        };
-        model.assigned(worker, task, shape.name, &view).unwrap();
+        let view = model.assignment(task, step);
+        let name = model.tasks[task].shape.steps[step].name;
+        model.assigned(worker, task, name, &view).unwrap();
     }
     assert_eq!(model.outstanding(), None);
     model.in_order().unwrap();

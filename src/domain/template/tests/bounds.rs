@@ -6,7 +6,7 @@ use super::*;
 
 /// The message of the only problem.
 fn problem(yaml: &str) -> String {
-    let problems = Template::parse(yaml).expect_err("refused");
+    let problems = Template::parse(yaml, "").expect_err("refused");
     assert_eq!(problems.len(), 1, "{problems:#?}");
     problems[0].to_string()
 }
@@ -160,7 +160,7 @@ fn depth() {
     assert_refused(&block(65), "nested deeper than 64 levels");
     for bomb in ["[".repeat(200_000), "{a: ".repeat(50_000), "- ".repeat(100_000), "? ".repeat(100_000)] {
         let begun = Instant::now();
-        assert!(Template::parse(&bomb).is_err());
+        assert!(Template::parse(&bomb, "").is_err());
         assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
     }
 }
@@ -180,7 +180,7 @@ fn aliases() {
         (nested, "expected a mapping"),
     ] {
         let begun = Instant::now();
-        let problems = Template::parse(&bomb).expect_err("refused");
+        let problems = Template::parse(&bomb, "").expect_err("refused");
         assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
         assert!(problems[0].message.contains(message), "{problems:?}");
     }
@@ -194,11 +194,11 @@ fn aliases() {
 #[test]
 fn number_of_problems() {
     let steps = |count: usize| format!("name: t\nstep_templates: [{}]\n", "{},".repeat(count));
-    assert_eq!(Template::parse(&steps(50)).expect_err("problems").len(), MAX_PROBLEMS);
-    let problems = Template::parse(&steps(51)).expect_err("problems");
+    assert_eq!(Template::parse(&steps(50), "").expect_err("problems").len(), MAX_PROBLEMS);
+    let problems = Template::parse(&steps(51), "").expect_err("problems");
     assert_eq!(problems.len(), MAX_PROBLEMS);
     assert_eq!(problems[99].message, "3 more problems from here on are not listed");
-    let many = Template::parse(&steps(1_000)).expect_err("problems");
+    let many = Template::parse(&steps(1_000), "").expect_err("problems");
     assert_eq!(many[99].message, "1901 more problems from here on are not listed");
 }
 
@@ -228,6 +228,6 @@ fn names_are_only_guessed_while_somebody_reads_on() {
     let begun = Instant::now();
     let yaml =
         format!("name: t\nstep_templates:\n{steps}- name: last\n  handler: h\n  depends_on_steps:\n{references}");
-    assert_eq!(Template::parse(&yaml).expect_err("refused").len(), MAX_PROBLEMS);
+    assert_eq!(Template::parse(&yaml, "").expect_err("refused").len(), MAX_PROBLEMS);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

@@ -1,6 +1,8 @@
 //! Templates as authors write them, right and wrong.
 
+mod adapting;
 mod bounds;
+mod environments;
 mod problems;
 
 use super::*;
@@ -11,7 +13,7 @@ const LINEAR: &str = include_str!("../../../../tests/fixtures/linear.yaml");
 const DIAMOND: &str = include_str!("../../../../tests/fixtures/diamond.yaml");
 
 fn parse(yaml: &str) -> Template {
-    Template::parse(yaml).unwrap_or_else(|problems| panic!("{yaml}\n{problems:#?}"))
+    Template::parse(yaml, "").unwrap_or_else(|problems| panic!("{yaml}\n{problems:#?}"))
 }
 
 /// A template with one step, to which `more` adds keys.

@@ -6,8 +6,8 @@ use super::*;
 type Expected = (u32, u32, &'static str, &'static str);
 
 #[track_caller]
-fn check(yaml: &str, expected: &[Expected]) {
-    let problems = Template::parse(yaml).expect_err(yaml);
+pub(super) fn check(yaml: &str, expected: &[Expected]) {
+    let problems = Template::parse(yaml, "").expect_err(yaml);
     let matches = problems.len() == expected.len()
         && problems.iter().zip(expected).all(|(problem, (line, column, path, message))| {
             (problem.line, problem.column, problem.path.as_str()) == (*line, *column, *path)
@@ -47,12 +47,6 @@ fn the_top_level() {
         (with("name: t\nversion: '1.0'\n"), (2, 10, "version", "expected a semantic version")),
         (with("name: t\ndescription: {a: b}\n"), (2, 14, "description", "expected a string, found a mapping")),
         (with("name: t\nannotations: [1]\n"), (2, 14, "annotations", "expected a mapping, found a list")),
-        (
-            with("name: t\noverrides: []\n"),
-            (2, 1, "overrides", "`overrides` is not implemented by this version of Tasker yet"),
-        ),
-        (with("name: t\nplanner: p\n"), (2, 1, "planner", "is not implemented by this version")),
-        (with("name: t\nenvironments: {}\n"), (2, 1, "environments", "is not implemented by this version")),
         ("name: t\n".into(), (1, 1, "", "the key `step_templates` is missing")),
         (
             "name: t\nstep_templates: {}\n".into(),

@@ -1,0 +1,39 @@
+//! What all lists have in common.
+
+use serde_json::Map;
+
+use super::{Session, error::CliError, table::Table};
+use crate::json;
+
+/// Page after page: what `page` finds with the token of the page before, and the token of the next one.
+pub async fn all<T>(
+    mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), CliError>,
+) -> Result<Vec<T>, CliError> {
+    let (mut all, mut token) = (Vec::new(), String::new());
+    loop {
+        let (items, next) = page(token).await?;
+        all.extend(items);
+        if next.is_empty() {
+            return Ok(all);
+        }
+        token = next;
+    }
+}
+
+/// Prints `{"name": […]}` for programs, and for people a table, or in words that there is nothing.
+pub fn print<M: prost::Name>(
+    session: &Session,
+    name: &str,
+    items: &[M],
+    nothing: &str,
+    table: impl FnOnce(&[M]) -> Table,
+) -> Result<(), CliError> {
+    if session.json() {
+        session.term.json(&Map::from_iter([(name.to_owned(), json::values(items))]).into())?;
+    } else if items.is_empty() {
+        session.term.say(nothing);
+    } else {
+        session.term.data(&table(items).render(&session.term))?;
+    }
+    Ok(())
+}

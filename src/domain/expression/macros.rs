@@ -1,0 +1,56 @@
+//! The loops that the parser makes of `all`, `exists`, `exists_one`, `map` and `filter`.
+
+use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators};
+
+/// What a loop gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gives {
+    Bool,
+    List,
+}
+
+/// A loop, with its parts as they were written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Macro<'e> {
+    pub gives: Gives,
+    pub over: &'e IdedExpr,
+    pub name: &'e str,
+    /// What decides for each item.
+    pub condition: Option<&'e IdedExpr>,
+    /// What `map` and `filter` collect of each item.
+    pub item: Option<&'e IdedExpr>,
+}
+
+impl<'e> Macro<'e> {
+    /// None for a loop that none of the macros makes.
+    pub fn of(made: &'e ComprehensionExpr) -> Option<Self> {
+        let step = call(&made.loop_step)?;
+        let (gives, condition, item) = match (&made.accu_init.expr, step.func_name.as_str()) {
+            (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_AND | operators::LOGICAL_OR) => {
+                (Gives::Bool, step.args.get(1), None)
+            }
+            (Expr::Literal(LiteralValue::Int(_)), operators::CONDITIONAL) => (Gives::Bool, step.args.first(), None),
+            (Expr::List(_), operators::CONDITIONAL) => {
+                (Gives::List, step.args.first(), Some(collected(call(step.args.get(1)?)?)?))
+            }
+            (Expr::List(_), operators::ADD) => (Gives::List, None, Some(collected(step)?)),
+            _ => return None,
+        };
+        Some(Macro { gives, over: &made.iter_range, name: &made.iter_var, condition, item })
+    }
+}
+
+fn call(expr: &IdedExpr) -> Option<&CallExpr> {
+    match &expr.expr {
+        Expr::Call(call) => Some(call),
+        _ => None,
+    }
+}
+
+/// The `x` of `@result + [x]`.
+fn collected(step: &CallExpr) -> Option<&IdedExpr> {
+    match &step.args.get(1)?.expr {
+        Expr::List(list) => list.elements.first(),
+        _ => None,
+    }
+}

@@ -1,0 +1,358 @@
+//! Conditions and values that a template computes from a task: expressions in CEL, the Common Expression Language.
+//!
+//! An expression comes from a template and its values from clients and handlers, so neither is trusted. Names and types are
+//! checked once, when the template is registered; what an evaluation costs is counted before it begins.
+
+mod bounds;
+mod check;
+mod macros;
+mod reads;
+#[cfg(test)]
+mod tests;
+mod types;
+mod values;
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::{EntryExpr, IdedExpr, MapExpr, SourceInfo};
+use cel::{Env, ExecutionError};
+use serde_json::Value;
+
+pub use types::Type;
+
+use crate::domain::words::cut;
+use check::Fault;
+use reads::Reads;
+use types::Kinds;
+
+/// Longest expression, in bytes.
+pub const MAX_EXPRESSION_BYTES: usize = 2_048;
+/// How deep the parts of an expression may be nested.
+pub const MAX_EXPRESSION_DEPTH: usize = 32;
+/// How many macros (`all`, `exists`, `exists_one`, `map`, `filter`) an expression may have.
+pub const MAX_MACROS: usize = 16;
+/// How deep macros may be nested.
+pub const MAX_MACRO_DEPTH: usize = 3;
+/// How many steps all the expressions together may take that are evaluated with the same values: a step is a part of an
+/// expression, once for each item that a macro goes through, or a value that is copied, or 16 bytes of text.
+pub const MAX_EXPRESSION_COST: u64 = 500_000;
+/// Numbers with a fraction or an exponent from here on no longer tell two integers apart: 2^53.
+const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
+/// The parser goes down through its whole grammar for each level of nesting; a server's own threads have less.
+const PARSER_STACK_BYTES: usize = 32 * 1024 * 1024;
+
+/// The language without its extensions. The functions in it that JSON values have no use for are refused by the check.
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
+
+/// What is wrong with an expression, and where in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct ExpressionProblem {
+    /// Both from 1; columns count characters.
+    pub line: u32,
+    pub column: u32,
+    pub message: String,
+}
+
+/// The variables of an expression.
+#[derive(Clone, Copy)]
+pub struct Scope<'s> {
+    /// The task's context.
+    pub context: &'s Type,
+    /// None: the expression is evaluated before any step has run.
+    pub results: Option<&'s ResultTypes<'s>>,
+}
+
+/// Says what is known about the result of the step with this name, or why there is none.
+pub type ResultTypes<'s> = dyn Fn(&str) -> Result<Type, String> + 's;
+
+impl Scope<'_> {
+    /// The fields of the variable `task`.
+    pub const TASK_FIELDS: [&'static str; 5] = ["correlation_id", "namespace", "priority", "task_name", "version"];
+
+    fn task_fields(&self) -> BTreeMap<String, Type> {
+        let kinds = |field| match field {
+            "priority" => Kinds::INT,
+            _ => Kinds::TEXT,
+        };
+        Self::TASK_FIELDS.into_iter().map(|field| (field.to_owned(), Type::of(kinds(field)))).collect()
+    }
+
+    fn variables(&self) -> impl Iterator<Item = &'static str> + use<> {
+        ["context", "task"].into_iter().chain(self.results.map(|_| "results"))
+    }
+}
+
+/// What the variables hold. All the expressions that get the same `Values` share [`MAX_EXPRESSION_COST`].
+pub struct Values<'v> {
+    context: Cow<'v, Value>,
+    task: Cow<'v, Value>,
+    results: Option<Value>,
+    spent: Cell<u64>,
+}
+
+impl<'v> Values<'v> {
+    /// Before any step has run. `task` has the fields that [`Scope::TASK_FIELDS`] lists.
+    pub fn of_task(context: &'v Value, task: &'v Value) -> Self {
+        let (context, task) = (Cow::Borrowed(context), Cow::Borrowed(task));
+        Values { context, task, results: None, spent: Cell::new(0) }
+    }
+
+    /// For a step. `results` is an object: each ancestor's result under its name, null for one that was skipped.
+    pub fn of_step(context: Value, task: Value, results: Value) -> Self {
+        let (context, task) = (Cow::Owned(context), Cow::Owned(task));
+        Values { context, task, results: Some(results), spent: Cell::new(0) }
+    }
+
+    fn get(&self, variable: &str) -> Option<&Value> {
+        match variable {
+            "context" => Some(&self.context),
+            "task" => Some(&self.task),
+            "results" => self.results.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn spend(&self, cost: u64) -> Result<(), String> {
+        let spent = self.spent.get().saturating_add(cost);
+        if spent > MAX_EXPRESSION_COST {
+            return Err(format!(
+                "with these values it could take {spent} steps, but all expressions of a task together may take {MAX_EXPRESSION_COST}"
+            ));
+        }
+        self.spent.set(spent);
+        Ok(())
+    }
+}
+
+/// An expression that was read but not checked: the same text means the same, whatever the types are.
+#[derive(Debug, Clone)]
+pub(super) struct Parsed(Arc<Tree>);
+
+#[derive(Debug)]
+struct Tree {
+    source: String,
+    expr: IdedExpr,
+    places: SourceInfo,
+    reads: Reads,
+    /// The names of an expression that is nothing but `a.b.c`.
+    path: Option<Vec<String>>,
+}
+
+/// A checked expression. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Expression(Parsed);
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.source() == other.source()
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.source())
+    }
+}
+
+impl Parsed {
+    /// Reads `source`, in a thread with a stack that is large enough for the parser.
+    pub fn of(source: &str) -> Result<Parsed, ExpressionProblem> {
+        let start = |message: String| ExpressionProblem { line: 1, column: 1, message };
+        if source.len() > MAX_EXPRESSION_BYTES {
+            let bytes = source.len();
+            let message = format!("the expression has {bytes} bytes, but at most {MAX_EXPRESSION_BYTES} are allowed");
+            return Err(start(message));
+        }
+        std::thread::scope(|scope| {
+            let parser = std::thread::Builder::new().name("expression".into()).stack_size(PARSER_STACK_BYTES);
+            match parser.spawn_scoped(scope, || parse(source)).map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(parsed)) => parsed,
+                Ok(Err(_)) => Err(start("the expression cannot be read".into())),
+                Err(error) => Err(start(format!("no thread could be started to read the expression: {error}"))),
+            }
+        })
+    }
+
+    fn check(self, scope: &Scope<'_>, condition: bool) -> Result<Expression, ExpressionProblem> {
+        let found = check::check(&self.0.expr, scope).map_err(|fault| self.place(fault))?;
+        if condition && !found.kinds.has(Kinds::BOOL) {
+            let message = format!("expected a condition, which is true or false, found {}", found.kinds.describe());
+            return Err(ExpressionProblem { line: 1, column: 1, message });
+        }
+        Ok(Expression(self))
+    }
+
+    /// Checks that it is a condition.
+    pub fn condition(self, scope: &Scope<'_>) -> Result<Expression, ExpressionProblem> {
+        self.check(scope, true)
+    }
+
+    /// Checks that it is some value.
+    pub fn value(self, scope: &Scope<'_>) -> Result<Expression, ExpressionProblem> {
+        self.check(scope, false)
+    }
+
+    fn place(&self, fault: Fault) -> ExpressionProblem {
+        let offset = self.0.places.offset_for(fault.id).map_or(0, |(start, _)| start as usize);
+        let (line, column) = line_and_column(&self.0.source, offset);
+        ExpressionProblem { line, column, message: fault.message }
+    }
+}
+
+impl Expression {
+    /// Reads and checks an expression whose value may be anything.
+    ///
+    /// # Errors
+    /// The first problem: syntax, size, an unknown name, or types that never fit.
+    pub fn compile(source: &str, scope: &Scope<'_>) -> Result<Expression, ExpressionProblem> {
+        Parsed::of(source)?.value(scope)
+    }
+
+    /// Reads and checks an expression that is true or false.
+    ///
+    /// # Errors
+    /// As [`Expression::compile`], or the value is never true or false.
+    pub fn condition(source: &str, scope: &Scope<'_>) -> Result<Expression, ExpressionProblem> {
+        Parsed::of(source)?.condition(scope)
+    }
+
+    /// The text.
+    pub fn source(&self) -> &str {
+        &self.0.0.source
+    }
+
+    /// Whether it looks at `context`, `task` or `results` at all.
+    pub fn reads(&self, variable: &str) -> bool {
+        self.0.0.reads.parts.contains_key(variable)
+    }
+
+    /// Whether it looks at the result of this step.
+    pub fn reads_result(&self, step: &str) -> bool {
+        let results = self.0.0.reads.parts.get("results");
+        results.is_some_and(|results| results.whole || results.parts.contains_key(step))
+    }
+
+    /// Whether the condition is true.
+    ///
+    /// # Errors
+    /// What is missing or does not fit, in words; so is a value that is neither true nor false, and a cost beyond
+    /// [`MAX_EXPRESSION_COST`].
+    pub fn holds(&self, values: &Values<'_>) -> Result<bool, String> {
+        match self.value(values)? {
+            Value::Bool(holds) => Ok(holds),
+            other => Err(format!("expected true or false, found {}", cut(&other.to_string()))),
+        }
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// As [`Expression::holds`].
+    pub fn value(&self, values: &Values<'_>) -> Result<Value, String> {
+        let tree = &*self.0.0;
+        if let Some(path) = &tree.path {
+            return plain(path, values);
+        }
+        let mut context = cel::Context::with_env(Arc::clone(&ENV));
+        let mut used = Vec::new();
+        for (name, reads) in &tree.reads.parts {
+            if let Some(value) = values.get(name) {
+                let part = values::part(value, reads);
+                values.spend(bounds::size(&part))?;
+                context.add_variable_from_value(name, values::to_cel(&part, name)?);
+                used.push((name.as_str(), part));
+            }
+        }
+        let get = |name: &str| used.iter().find(|(known, _)| *known == name).map(|(_, part)| part);
+        values.spend(bounds::cost(&tree.expr, &get))?;
+        let value = cel::Value::resolve(&tree.expr, &context).map_err(|error| self.explain(&error, values))?;
+        values::to_json(&value)
+    }
+
+    /// What went wrong, in words that name the field if it was one.
+    fn explain(&self, error: &ExecutionError, values: &Values<'_>) -> String {
+        let wanted = match error {
+            ExecutionError::NoSuchKey(name) => Some(name.as_str()),
+            ExecutionError::NoSuchOverload(_) => None,
+            _ => return cut(&error.to_string()),
+        };
+        let mut paths = Vec::new();
+        self.0.0.reads.paths(&mut Vec::new(), &mut paths);
+        let found = paths.iter().filter_map(|path| reads::missing(path, values.get(path.first()?)?));
+        let reason = found.filter(|(name, is_map, _)| match wanted {
+            Some(wanted) => *is_map && name == wanted,
+            None => !is_map,
+        });
+        match (reason.map(|(_, _, why)| why).next(), wanted) {
+            (Some(why), _) => cut(&why),
+            (None, Some(name)) => cut(&format!("there is no field `{name}`")),
+            (None, None) => cut(&error.to_string()),
+        }
+    }
+}
+
+/// The value of `a.b.c`, as it is.
+fn plain(path: &[String], values: &Values<'_>) -> Result<Value, String> {
+    let root = path.first().and_then(|name| values.get(name)).unwrap_or(&Value::Null);
+    if let Some((_, _, why)) = reads::missing(path, root) {
+        return Err(cut(&why));
+    }
+    let value = path.iter().skip(1).fold(root, |value, field| &value[field.as_str()]);
+    values.spend(bounds::size(value))?;
+    Ok(value.clone())
+}
+
+fn parse(source: &str) -> Result<Parsed, ExpressionProblem> {
+    let depth = u16::try_from(MAX_EXPRESSION_DEPTH).unwrap_or(u16::MAX);
+    let parser = ENV.parser().max_recursion_depth(depth);
+    match parser.parse_with_source_info(source) {
+        Ok((expr, places)) => {
+            let path = reads::path(&expr).map(|path| path.into_iter().map(str::to_owned).collect());
+            let reads = Reads::of(&expr);
+            Ok(Parsed(Arc::new(Tree { source: source.to_owned(), expr, places, reads, path })))
+        }
+        Err(errors) => Err(syntax_problem(source, &errors)),
+    }
+}
+
+/// The first error; those after it are often only its consequences.
+fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem {
+    let Some(error) = errors.errors.first() else {
+        return ExpressionProblem { line: 1, column: 1, message: "the expression cannot be read".into() };
+    };
+    let position = |at: isize| u32::try_from(at.max(1)).unwrap_or(u32::MAX);
+    let text = error.msg.strip_prefix("Syntax error: ").unwrap_or(&error.msg);
+    let message = if source.trim().is_empty() {
+        "expected an expression, found nothing".into()
+    } else if text.contains("Recursion limit") {
+        format!("nested deeper than {MAX_EXPRESSION_DEPTH} levels")
+    } else {
+        // The list of everything that could have come instead helps nobody.
+        let short = text.split(" expecting {").next().unwrap_or(text);
+        cut(&format!("expected an expression in CEL: {short}"))
+    };
+    ExpressionProblem { line: position(error.pos.0), column: position(error.pos.1), message }
+}
+
+/// Both from 1, of a place that counts bytes from 0.
+pub(super) fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let (mut line, mut column) = (1, 1);
+    for (_, char) in source.char_indices().take_while(|(at, _)| *at < offset) {
+        (line, column) = if char == '\n' { (line + 1, 1) } else { (line, column + 1) };
+    }
+    (count(line), count(column))
+}
+
+/// The keys and values of a map.
+fn entries(map: &MapExpr) -> impl Iterator<Item = (&IdedExpr, &IdedExpr)> {
+    map.entries.iter().filter_map(|entry| match &entry.expr {
+        EntryExpr::MapEntry(entry) => Some((&entry.key, &entry.value)),
+        EntryExpr::StructField(_) => None,
+    })
+}

@@ -1,0 +1,106 @@
+//! Which parts of the variables an expression looks at, so that no others have to be made ready for it.
+
+use std::collections::BTreeMap;
+
+use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
+use serde_json::Value;
+
+use super::macros::Macro;
+
+/// The parts that are read, by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Reads {
+    /// All of it; otherwise only `parts`, and whether it is there.
+    pub whole: bool,
+    pub parts: BTreeMap<String, Reads>,
+}
+
+impl Reads {
+    pub fn of(expr: &IdedExpr) -> Reads {
+        let mut reads = Reads::default();
+        reads.visit(expr);
+        reads
+    }
+
+    fn visit(&mut self, expr: &IdedExpr) {
+        if let Some(path) = path(expr) {
+            return self.add(&path, true);
+        }
+        match &expr.expr {
+            Expr::Select(select) => match path(&select.operand) {
+                // Not a path itself, so it is `has(…)`.
+                Some(mut path) => {
+                    path.push(&select.field);
+                    self.add(&path, false);
+                }
+                None => self.visit(&select.operand),
+            },
+            Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).for_each(|part| self.visit(part)),
+            Expr::List(list) => list.elements.iter().for_each(|part| self.visit(part)),
+            Expr::Map(map) => super::entries(map).for_each(|(key, value)| {
+                self.visit(key);
+                self.visit(value);
+            }),
+            Expr::Comprehension(made) => {
+                if let Some(found) = Macro::of(made) {
+                    [Some(found.over), found.condition, found.item]
+                        .into_iter()
+                        .flatten()
+                        .for_each(|part| self.visit(part));
+                }
+            }
+            Expr::Literal(_) | Expr::Ident(_) | Expr::Struct(_) | Expr::Unspecified => {}
+        }
+    }
+
+    /// The paths to everything that is read.
+    pub fn paths(&self, above: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+        if self.parts.is_empty() {
+            found.push(above.clone());
+        }
+        for (name, part) in &self.parts {
+            above.push(name.clone());
+            part.paths(above, found);
+            above.pop();
+        }
+    }
+
+    fn add(&mut self, path: &[&str], whole: bool) {
+        let place = path.iter().fold(self, |place, name| place.parts.entry((*name).to_owned()).or_default());
+        place.whole |= whole;
+    }
+}
+
+/// `a.b["c"]` as its names; None for everything else.
+pub(super) fn path(expr: &IdedExpr) -> Option<Vec<&str>> {
+    let (of, name) = match &expr.expr {
+        Expr::Ident(name) => return Some(vec![name]),
+        Expr::Select(select) if !select.test => (&*select.operand, select.field.as_str()),
+        Expr::Call(call) if call.func_name == operators::INDEX => match &call.args.get(1)?.expr {
+            Expr::Literal(LiteralValue::String(name)) => (call.args.first()?, name.inner()),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let mut path = path(of)?;
+    path.push(name);
+    Some(path)
+}
+
+/// Where a path ends before its last name: the name that is not there, whether what it should be in is a map, and all that
+/// in words.
+pub(super) fn missing(path: &[String], root: &Value) -> Option<(String, bool, String)> {
+    let (mut value, mut name) = (root, path.first()?.clone());
+    for field in path.get(1..)? {
+        let Value::Object(map) = value else {
+            let what = if value.is_null() { "is null" } else { "is not a map" };
+            return Some((field.clone(), false, format!("`{name}` {what}, so it has no field `{field}`")));
+        };
+        let Some(next) = map.get(field) else {
+            return Some((field.clone(), true, format!("`{name}` has no field `{field}`")));
+        };
+        value = next;
+        name = format!("{name}.{field}");
+    }
+    None
+}

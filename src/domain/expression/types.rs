@@ -1,0 +1,320 @@
+//! What is known about values before there are any: the types of expressions, out of JSON Schemas.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::domain::words::shorten;
+
+/// How many parts of a schema are looked at; what is beyond may be anything.
+const MAX_PARTS: usize = 20_000;
+/// How many allowed values a message names.
+const MAX_NAMED: usize = 8;
+
+/// A set of kinds of values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kinds(u8);
+
+impl Kinds {
+    pub const NONE: Kinds = Kinds(0);
+    pub const NULL: Kinds = Kinds(1);
+    pub const BOOL: Kinds = Kinds(1 << 1);
+    pub const INT: Kinds = Kinds(1 << 2);
+    pub const DOUBLE: Kinds = Kinds(1 << 3);
+    pub const TEXT: Kinds = Kinds(1 << 4);
+    pub const LIST: Kinds = Kinds(1 << 5);
+    pub const MAP: Kinds = Kinds(1 << 6);
+    pub const NUMBER: Kinds = Kinds(Self::INT.0 | Self::DOUBLE.0);
+    pub const ANY: Kinds = Kinds(0x7f);
+
+    pub const fn or(self, other: Kinds) -> Kinds {
+        Kinds(self.0 | other.0)
+    }
+
+    pub fn and(self, other: Kinds) -> Kinds {
+        Kinds(self.0 & other.0)
+    }
+
+    pub fn has(self, other: Kinds) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether there is nothing in it that is not in `other`.
+    pub fn within(self, other: Kinds) -> bool {
+        self.0 & !other.0 == 0
+    }
+
+    fn of_value(value: &Value) -> Kinds {
+        match value {
+            Value::Null => Kinds::NULL,
+            Value::Bool(_) => Kinds::BOOL,
+            Value::Number(_) => Kinds::NUMBER,
+            Value::String(_) => Kinds::TEXT,
+            Value::Array(_) => Kinds::LIST,
+            Value::Object(_) => Kinds::MAP,
+        }
+    }
+
+    /// The kinds of one word of a schema's `type`.
+    fn of_word(word: &str) -> Kinds {
+        match word {
+            "null" => Kinds::NULL,
+            "boolean" => Kinds::BOOL,
+            "integer" => Kinds::INT,
+            "number" => Kinds::NUMBER,
+            "string" => Kinds::TEXT,
+            "array" => Kinds::LIST,
+            "object" => Kinds::MAP,
+            _ => Kinds::NONE,
+        }
+    }
+
+    /// What it is, for an error message.
+    pub fn describe(self) -> String {
+        const WORDS: [(Kinds, &str); 7] = [
+            (Kinds::BOOL, "true or false"),
+            (Kinds::NUMBER, "a number"),
+            (Kinds::INT, "an integer"),
+            (Kinds::DOUBLE, "a number with a fraction"),
+            (Kinds::TEXT, "a string"),
+            (Kinds::LIST, "a list"),
+            (Kinds::MAP, "a map"),
+        ];
+        if self == Kinds::ANY {
+            return "any value".into();
+        }
+        let (mut left, mut words) = (self, Vec::new());
+        for (kinds, word) in WORDS.into_iter().filter(|(kinds, _)| kinds.within(self)) {
+            if left.has(kinds) {
+                words.push(word);
+                left = Kinds(left.0 & !kinds.0);
+            }
+        }
+        if left.has(Kinds::NULL) {
+            words.push("null");
+        }
+        words.join(" or ")
+    }
+}
+
+/// The type of a value: what it may be, and what is known about its parts.
+#[derive(Debug, Clone)]
+pub struct Type {
+    pub(super) kinds: Kinds,
+    /// The only values there can be.
+    pub(super) values: Option<Arc<[Value]>>,
+    /// Of the items of a list.
+    pub(super) item: Option<Arc<Type>>,
+    /// Of the fields of a map. None when nothing is said about them.
+    pub(super) fields: Option<Arc<Fields>>,
+}
+
+/// The fields of a map.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fields {
+    pub known: BTreeMap<String, Type>,
+    /// Of all other fields. None when there are no others, or nobody has said that there are.
+    pub others: Option<Type>,
+}
+
+impl Type {
+    /// Anything.
+    pub(super) const ANY: Type = Type { kinds: Kinds::ANY, values: None, item: None, fields: None };
+
+    pub(super) fn of(kinds: Kinds) -> Type {
+        Type { kinds, ..Type::ANY }
+    }
+
+    pub(super) fn list(item: Type) -> Type {
+        Type { item: Some(Arc::new(item)), ..Type::of(Kinds::LIST) }
+    }
+
+    /// A map of exactly these fields.
+    pub(super) fn record(known: BTreeMap<String, Type>) -> Type {
+        Type { fields: Some(Arc::new(Fields { known, others: None })), ..Type::of(Kinds::MAP) }
+    }
+
+    pub(super) fn constant(value: &Value) -> Type {
+        Type { values: Some(Arc::new([value.clone()])), ..Type::of(Kinds::of_value(value)) }
+    }
+
+    /// What a JSON Schema says about the values that fit it.
+    pub fn of_schema(schema: &Value) -> Type {
+        Reader { root: schema, parts: 0, open: BTreeSet::new() }.read(schema)
+    }
+
+    /// A context, which is always a map.
+    pub fn of_context(schema: Option<&Value>) -> Type {
+        schema.map_or(Type::ANY, Type::of_schema).both(&Type::of(Kinds::MAP))
+    }
+
+    /// Or null.
+    pub(super) fn nullable(self) -> Type {
+        let values = None;
+        Type { kinds: self.kinds.or(Kinds::NULL), values, ..self }
+    }
+
+    pub(super) fn item(&self) -> Type {
+        self.item.as_deref().cloned().unwrap_or(Type::ANY)
+    }
+
+    /// A value for which both types hold.
+    fn both(&self, other: &Type) -> Type {
+        Type {
+            kinds: self.kinds.and(other.kinds),
+            values: self.values.clone().or_else(|| other.values.clone()),
+            item: self.item.clone().or_else(|| other.item.clone()),
+            fields: match (&self.fields, &other.fields) {
+                (Some(a), Some(b)) => Some(Arc::new(a.joined(b, Type::both))),
+                (a, b) => a.clone().or_else(|| b.clone()),
+            },
+        }
+    }
+
+    /// A value for which one of the types holds.
+    pub(super) fn either(&self, other: &Type) -> Type {
+        let fields = match (&self.fields, &other.fields) {
+            (Some(a), Some(b)) => Some(Arc::new(a.joined(b, Type::either))),
+            (Some(a), None) if !other.kinds.has(Kinds::MAP) => Some(Arc::clone(a)),
+            (None, Some(b)) if !self.kinds.has(Kinds::MAP) => Some(Arc::clone(b)),
+            _ => None,
+        };
+        let item = match (&self.item, &other.item) {
+            (Some(a), Some(b)) => Some(Arc::new(a.either(b))),
+            (Some(a), None) if !other.kinds.has(Kinds::LIST) => Some(Arc::clone(a)),
+            (None, Some(b)) if !self.kinds.has(Kinds::LIST) => Some(Arc::clone(b)),
+            _ => None,
+        };
+        let values = match (&self.values, &other.values) {
+            (Some(a), Some(b)) => Some(a.iter().chain(b.iter()).cloned().collect()),
+            _ => None,
+        };
+        Type { kinds: self.kinds.or(other.kinds), values, item, fields }
+    }
+
+    /// "; it is one of …" for an error message, when that is known.
+    pub(super) fn named_values(&self) -> String {
+        let Some(values) = &self.values else {
+            return String::new();
+        };
+        let more = if values.len() > MAX_NAMED { ", …" } else { "" };
+        let named: Vec<String> = values.iter().take(MAX_NAMED).map(|value| shorten(&value.to_string())).collect();
+        format!("{}{more}", named.join(", "))
+    }
+}
+
+impl Fields {
+    fn joined(&self, other: &Fields, join: impl Fn(&Type, &Type) -> Type) -> Fields {
+        let mut known = self.known.clone();
+        for (name, new) in &other.known {
+            let joined = known.get(name).map_or_else(|| new.clone(), |old| join(old, new));
+            known.insert(name.clone(), joined);
+        }
+        let others = match (&self.others, &other.others) {
+            (Some(a), Some(b)) => Some(join(a, b)),
+            (a, b) => a.clone().or_else(|| b.clone()),
+        };
+        Fields { known, others }
+    }
+}
+
+struct Reader<'s> {
+    root: &'s Value,
+    parts: usize,
+    /// References that are being followed: what is inside itself may be anything there.
+    open: BTreeSet<&'s str>,
+}
+
+impl<'s> Reader<'s> {
+    fn read(&mut self, schema: &'s Value) -> Type {
+        self.parts += 1;
+        let Value::Object(schema) = schema else {
+            return Type::ANY;
+        };
+        if self.parts > MAX_PARTS {
+            return Type::ANY;
+        }
+        let mut found = self.own(schema);
+        for part in self.referred(schema).into_iter().chain(self.all(schema, &["allOf"])) {
+            found = found.both(&part);
+        }
+        for word in ["anyOf", "oneOf"] {
+            let parts = self.all(schema, &[word]);
+            if let Some(part) = parts.into_iter().reduce(|a, b| a.either(&b)) {
+                found = found.both(&part);
+            }
+        }
+        // These hold for some values only, but the fields that they list are fields that there may be.
+        let mut sometimes: Vec<&Value> = ["if", "then", "else"].iter().filter_map(|word| schema.get(*word)).collect();
+        sometimes.extend(schema.get("dependentSchemas").and_then(Value::as_object).into_iter().flat_map(Map::values));
+        for part in sometimes {
+            let Some(fields) = self.read(part).fields.filter(|_| found.fields.is_some()) else { continue };
+            let names = fields.known.keys().map(|name| (name.clone(), Type::ANY)).collect();
+            let part = Type { fields: Some(Arc::new(Fields { known: names, others: None })), ..Type::ANY };
+            found = found.both(&part);
+        }
+        found
+    }
+
+    fn all(&mut self, schema: &'s Map<String, Value>, words: &[&str]) -> Vec<Type> {
+        let lists = words.iter().filter_map(|word| schema.get(*word)?.as_array());
+        lists.flatten().map(|part| self.read(part)).collect()
+    }
+
+    fn referred(&mut self, schema: &'s Map<String, Value>) -> Option<Type> {
+        let reference = schema.get("$ref")?.as_str()?;
+        let target = self.root.pointer(reference.strip_prefix('#')?)?;
+        if !self.open.insert(reference) {
+            return None;
+        }
+        let found = self.read(target);
+        self.open.remove(reference);
+        Some(found)
+    }
+
+    /// What the keywords say that stand in the schema itself.
+    fn own(&mut self, schema: &'s Map<String, Value>) -> Type {
+        let kinds = match schema.get("type") {
+            Some(Value::String(word)) => Kinds::of_word(word),
+            Some(Value::Array(words)) => {
+                words.iter().filter_map(Value::as_str).map(Kinds::of_word).fold(Kinds::NONE, Kinds::or)
+            }
+            _ => Kinds::ANY,
+        };
+        let values: Option<Arc<[Value]>> = match (schema.get("const"), schema.get("enum")) {
+            (Some(value), _) => Some(Arc::new([value.clone()])),
+            (None, Some(Value::Array(values))) => Some(values.clone().into()),
+            _ => None,
+        };
+        let of_values = values.as_ref().map(|values| values.iter().map(Kinds::of_value).fold(Kinds::NONE, Kinds::or));
+        let item = match schema.get("items") {
+            Some(items @ Value::Object(_)) if !schema.contains_key("prefixItems") => Some(Arc::new(self.read(items))),
+            _ => None,
+        };
+        Type { kinds: kinds.and(of_values.unwrap_or(Kinds::ANY)), values, item, fields: self.fields(schema) }
+    }
+
+    /// A map with listed fields has no others, unless the schema says so itself.
+    fn fields(&mut self, schema: &'s Map<String, Value>) -> Option<Arc<Fields>> {
+        let listed = schema.get("properties").and_then(Value::as_object);
+        let other = ["additionalProperties", "unevaluatedProperties"].iter().find_map(|word| schema.get(*word));
+        let patterns = schema.get("patternProperties").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
+        if listed.is_none_or(Map::is_empty) && matches!(other, None | Some(Value::Bool(true))) || self.parts > MAX_PARTS
+        {
+            return None;
+        }
+        let mut known: BTreeMap<String, Type> =
+            listed.into_iter().flatten().map(|(name, part)| (name.clone(), self.read(part))).collect();
+        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            known.entry(name.to_owned()).or_insert(Type::ANY);
+        }
+        let others = match other {
+            Some(Value::Bool(false)) | None => patterns.then_some(Type::ANY),
+            Some(Value::Bool(true)) => Some(Type::ANY),
+            Some(_) if patterns => Some(Type::ANY),
+            Some(part) => Some(self.read(part)),
+        };
+        Some(Arc::new(Fields { known, others }))
+    }
+}

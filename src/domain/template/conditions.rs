@@ -1,0 +1,47 @@
+//! `when` of a step: whether it runs at all, once its parents are done.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::fields::Field;
+use super::memory::Memory;
+use super::problem::Problems;
+use super::{Graph, StepTemplate};
+use crate::domain::expression::{Scope, Type};
+use crate::domain::words::{did_you_mean, shorten};
+
+/// Fills in [`StepTemplate::condition`]. `linked` says that the dependencies are known to be right; otherwise nothing is said
+/// about which steps come before which.
+pub(super) fn read(
+    steps: &mut [StepTemplate],
+    whens: &[Option<Field<'_>>],
+    context: &Type,
+    linked: bool,
+    memory: &mut Memory,
+    problems: &mut Problems,
+) {
+    if whens.iter().all(Option::is_none) {
+        return;
+    }
+    let graph = Graph::from_dependencies(steps.iter().map(|step| step.depends_on.as_slice()));
+    let index: HashMap<String, usize> = steps.iter().enumerate().map(|(i, step)| (step.name.clone(), i)).collect();
+    let types: Vec<Type> =
+        steps.iter().map(|step| Type::of_schema(step.result_schema.as_ref().unwrap_or(&Value::Null))).collect();
+    for (position, when) in whens.iter().enumerate() {
+        let Some(field) = when else { continue };
+        let results = |name: &str| match index.get(name) {
+            Some(step) if !linked || graph.ancestors(position).contains(&(*step as u16)) => Ok(types[*step].clone()),
+            Some(_) => Err(format!(
+                "the step `{}` does not come before this one; expected it in `depends_on_steps`",
+                shorten(name)
+            )),
+            None => {
+                let hint = did_you_mean(name, index.keys().map(String::as_str));
+                Err(format!("there is no step `{}`{hint}", shorten(name)))
+            }
+        };
+        let scope = Scope { context, results: Some(&results) };
+        steps[position].condition = memory.condition(field, &scope, problems);
+    }
+}

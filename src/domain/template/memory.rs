@@ -1,0 +1,74 @@
+//! What was read once and need not be read again for each environment.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::fields::{Field, Fields};
+use super::problem::Problems;
+use crate::domain::expression::{Expression, ExpressionProblem, Parsed, Scope};
+use crate::domain::schema::{ContextSchema, MAX_PATTERNS, SchemaProblem};
+
+/// Expressions and schemas by their text.
+#[derive(Default)]
+pub(super) struct Memory {
+    expressions: HashMap<String, Result<Parsed, ExpressionProblem>>,
+    schemas: HashMap<(String, bool), Vec<SchemaProblem>>,
+    patterns: usize,
+}
+
+impl Memory {
+    pub fn parsed(&mut self, source: &str) -> Result<Parsed, ExpressionProblem> {
+        if let Some(parsed) = self.expressions.get(source) {
+            return parsed.clone();
+        }
+        let parsed = Parsed::of(source);
+        self.expressions.insert(source.to_owned(), parsed.clone());
+        parsed
+    }
+
+    /// The condition in a string, or in true or false; problems are added where it is wrong.
+    pub fn condition(&mut self, field: &Field<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Option<Expression> {
+        let source = field.condition(problems)?;
+        match self.parsed(&source).and_then(|parsed| parsed.condition(scope)) {
+            Ok(expression) => Some(expression),
+            Err(problem) => {
+                problems.add_inside(field.node.pos, &field.path, problem);
+                None
+            }
+        }
+    }
+
+    /// A JSON Schema, each of its problems at the place in the YAML that its JSON pointer leads to.
+    pub fn schema(&mut self, field: &Field<'_>, of_context: bool, problems: &mut Problems) -> Option<Value> {
+        let is_map = Fields::of(field.node, &field.path, "a mapping (a JSON Schema)", problems).is_some();
+        if !is_map || field.node.is_broken() {
+            return None;
+        }
+        let schema = field.node.to_json();
+        for problem in self.schema_problems(&schema, of_context) {
+            let (pos, path) = field.node.locate(&problem.pointer, &field.path);
+            problems.add(pos, path, &problem.message);
+        }
+        Some(schema)
+    }
+
+    fn schema_problems(&mut self, schema: &Value, of_context: bool) -> Vec<SchemaProblem> {
+        let key = (schema.to_string(), of_context);
+        if let Some(known) = self.schemas.get(&key) {
+            return known.clone();
+        }
+        let compiled = if of_context { ContextSchema::compile(schema) } else { ContextSchema::compile_result(schema) };
+        let problems = match compiled {
+            Ok(compiled) => {
+                self.patterns += compiled.patterns();
+                let message = format!("the schemas of a template have at most {MAX_PATTERNS} patterns together");
+                let too_many = SchemaProblem { pointer: String::new(), message };
+                Vec::from_iter((self.patterns > MAX_PATTERNS).then_some(too_many))
+            }
+            Err(problems) => problems,
+        };
+        self.schemas.insert(key, problems.clone());
+        problems
+    }
+}

@@ -1,0 +1,45 @@
+//! `planner`: a step before all others, whose result says how the task's steps are changed.
+
+use super::fields::{Alias, Field, Fields};
+use super::node::Data;
+use super::problem::Problems;
+use super::step;
+use super::{PLANNER, StepTemplate};
+
+const KNOWN: [&str; 8] = [
+    "handler",
+    "handler_class",
+    "description",
+    "default_retryable",
+    "default_retry_limit",
+    "handler_config",
+    "backoff",
+    "annotations",
+];
+
+/// The planner's step; what is wrong with it becomes problems and default values.
+pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> StepTemplate {
+    let mut planner = StepTemplate { name: PLANNER.to_owned(), ..step::blank() };
+    if matches!(field.node.data, Data::Text(_)) {
+        step::set_handler(&mut planner, field.name(&[], problems));
+        return planner;
+    }
+    let what = "a handler's name, or a mapping with `handler`";
+    if let Some(fields) = Fields::of(field.node, &field.path, what, problems) {
+        fields.refuse_unknown(&KNOWN, problems);
+        let handler = fields.either(Alias { key: "handler", alias: "handler_class" }, problems);
+        step::read_settings(&fields, "handler", handler, &mut planner, problems);
+    }
+    planner
+}
+
+/// Puts the planner before the steps: all that would start at once wait for it.
+pub(super) fn put_first(planner: StepTemplate, steps: &mut Vec<StepTemplate>) {
+    for step in steps.iter_mut() {
+        step.depends_on.iter_mut().for_each(|parent| *parent += 1);
+        if step.depends_on.is_empty() {
+            step.depends_on.push(0);
+        }
+    }
+    steps.insert(0, planner);
+}
