@@ -185,9 +185,12 @@ async fn a_paused_task_is_told_everything_else_too() {
     followed(&mut case.bench, Verb::Pause, &id, "").await;
     case.worker.settle(&a, permanent("no", "NO")).await;
     assert_eq!(state(&case.bench.finished(&id).await), TaskState::Error, "what ran went on to its end");
-    // The task has ended, and its pause with it.
+    // The pause holds for its second life too.
     let task = followed(&mut case.bench, Verb::Retry, &id, "").await;
-    assert_eq!(task.state(), TaskState::InProgress);
+    assert_eq!((task.state(), task.paused_by.as_str()), (TaskState::InProgress, "ann"));
+    case.worker.hears_nothing(std::time::Duration::from_millis(300)).await;
+    followed(&mut case.bench, Verb::Resume, &id, "").await;
+    assert_eq!(next_of(&mut case.worker, &id).await.attempt, 2);
     invariants(&case.bench.db.connect().await).await;
 }
 
