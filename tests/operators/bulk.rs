@@ -1,117 +1,49 @@
-//! One order to many tasks.
-
-use std::sync::atomic::Ordering;
+//! Which tasks an order to many is for.
 
 use tasker::{
     client::Client,
-    proto::{BulkOrder, OrderTasksRequest, TaskFilter},
+    proto::{BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter},
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
-use crate::{
-    many::{ONE, Service, count, order, start, submit_many, tell, told, until},
-    support::{
-        TestDb,
-        invariants::invariants,
-        process::ServerProcess,
-        server::{Bench, register},
-    },
+use crate::support::{
+    invariants::invariants,
+    server::{Bench, eventually, register},
+    worker::{RawWorker, permanent},
 };
 
-const MANY: usize = 10_000;
+const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
-/// A server with so many failed tasks, and a service that is well again.
-async fn failed(db: &TestDb, server: &ServerProcess, n: usize) -> (Client, Service, tasker::worker::WorkerHandle) {
-    let mut client = Client::connect(&server.url).await.unwrap();
-    register(&mut client, ONE).await;
-    let service = Service::default();
-    service.down.store(true, Ordering::SeqCst);
-    let worker = service.worker(&[&server.url]);
-    submit_many(&mut client, "t/one", n).await;
-    until(&db.connect().await, "error", n).await;
-    service.down.store(false, Ordering::SeqCst);
-    (client, service, worker)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_failed_tasks_are_retried_with_progress_and_all_complete() {
-    let db = TestDb::new().await;
-    let server = ServerProcess::start(db.url());
-    let (mut client, service, _worker) = failed(&db, &server, MANY).await;
-    let dry = OrderTasksRequest { dry_run: true, ..order(BulkOrder::Retry) };
-    let counted = tell(&mut client, dry).await.unwrap();
-    assert_eq!(
-        counted.iter().map(|news| (news.total, news.followed, news.done)).collect::<Vec<_>>(),
-        [(10_000, 0, true)]
-    );
-    let rows = db.connect().await;
-    assert_eq!((count(&rows, "error").await, service.calls.load(Ordering::SeqCst)), (MANY, MANY), "only counted");
-
-    let all = tell(&mut client, order(BulkOrder::Retry)).await.unwrap();
-    assert!(all.len() > 10, "{} messages are no progress", all.len());
-    assert!(all.windows(2).all(|two| two[0].followed <= two[1].followed && two[1].total == 10_000));
-    let last = all.last().unwrap();
-    assert_eq!((last.followed, last.refused, last.done), (10_000, 0, true));
-    until(&rows, "complete", MANY).await;
-    assert_eq!(service.calls.load(Ordering::SeqCst), 2 * MANY, "each was called once more");
-    let again = told(&mut client, order(BulkOrder::Retry)).await;
-    assert_eq!((again.total, again.followed), (0, 0));
-    invariants(&rows).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_is_left_in_the_middle_is_said_again_and_does_the_rest() {
-    let db = TestDb::new().await;
-    let server = ServerProcess::start(db.url());
-    let (mut client, service, _worker) = failed(&db, &server, MANY).await;
-    let mut stream = start(&mut client, order(BulkOrder::Retry)).await;
-    for _ in 0..3 {
-        stream.message().await.unwrap().unwrap();
+/// Of this namespace.
+fn order(order: BulkOrder) -> OrderTasksRequest {
+    OrderTasksRequest {
+        filter: Some(TaskFilter { namespace: "t".into(), ..TaskFilter::default() }),
+        order: order.into(),
+        by: "ann".into(),
+        reason: "a test".into(),
+        ..OrderTasksRequest::default()
     }
-    drop(stream);
-    let rows = db.connect().await;
-    // What nobody listens to ends soon: the rest stays as it is.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    let left = count(&rows, "error").await;
-    assert!(left > 0 && left < MANY, "{left} of {MANY} are left");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    assert_eq!(count(&rows, "error").await, left, "it has stopped");
-    let again = told(&mut client, order(BulkOrder::Retry)).await;
-    assert_eq!(again.followed, i64::try_from(left).unwrap());
-    until(&rows, "complete", MANY).await;
-    assert_eq!(service.calls.load(Ordering::SeqCst), 2 * MANY, "nothing was tried twice");
-    invariants(&rows).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_in_the_middle_has_done_what_it_told() {
-    let db = TestDb::new().await;
-    let mut server = ServerProcess::start(db.url());
-    let second = ServerProcess::start(db.url());
-    let (mut client, _service, _worker) = failed(&db, &server, MANY).await;
-    let mut stream = start(&mut client, order(BulkOrder::Retry)).await;
-    let mut told_so_far = 0;
-    while told_so_far < 1_000 {
-        told_so_far = stream.message().await.unwrap().unwrap().followed;
+/// The account at the end.
+async fn tell(client: &mut Client, request: OrderTasksRequest) -> Result<OrderTasksResponse, Status> {
+    let mut stream = client.tasks.order_tasks(request).await?.into_inner();
+    let mut last = OrderTasksResponse::default();
+    while let Some(news) = stream.message().await? {
+        last = news;
     }
-    server.kill();
-    assert!(loop {
-        match stream.message().await {
-            Ok(Some(news)) if !news.done => told_so_far = news.followed,
-            other => break other.is_err(),
-        }
-    });
-    let rows = db.connect().await;
-    let left = count(&rows, "error").await;
-    assert!(left > 0 && i64::try_from(MANY - left).unwrap() >= told_so_far, "{left} left, {told_so_far} told");
-    // Any server does the rest; the worker comes back to the first.
-    let server = ServerProcess::start_at(db.url(), server.address());
-    let mut client = Client::connect(&second.url).await.unwrap();
-    let again = told(&mut client, order(BulkOrder::Retry)).await;
-    assert_eq!((again.followed, again.refused), (i64::try_from(left).unwrap(), 0));
-    until(&rows, "complete", MANY).await;
-    invariants(&rows).await;
-    drop(server);
+    assert!(last.done, "{last:?}");
+    Ok(last)
+}
+
+async fn told(client: &mut Client, request: OrderTasksRequest) -> OrderTasksResponse {
+    tell(client, request).await.unwrap()
+}
+
+/// How many tasks there are in this state.
+async fn count(bench: &Bench, state: &str) -> i64 {
+    let sql = "SELECT count(*) FROM tasks WHERE state::text = $1";
+    bench.db.connect().await.query_one(sql, &[&state]).await.unwrap().get(0)
 }
 
 #[tokio::test]
@@ -155,32 +87,37 @@ async fn an_order_is_for_those_that_fit_and_no_others() {
     // Paused ones are resumed, the others are not asked; then all are cancelled.
     assert_eq!(told(&mut bench.client, order(BulkOrder::Resume)).await.followed, 2);
     assert_eq!(told(&mut bench.client, order(BulkOrder::Cancel)).await.followed, 3);
-    let rows = bench.db.connect().await;
-    assert_eq!(count(&rows, "cancelled").await, 3);
-    invariants(&rows).await;
+    assert_eq!(count(&bench, "cancelled").await, 3);
+    invariants(&bench.db.connect().await).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn failures_are_found_by_code_and_time_and_settled() {
-    let db = TestDb::new().await;
-    let server = ServerProcess::start(db.url());
-    let (mut client, _service, _worker) = failed(&db, &server, 20).await;
+    let mut bench = Bench::with(ONE).await;
     let brief = "{task_name: brief, namespace: t, version: 1.0.0, timeout_seconds: 0.1,
                   step_templates: [{name: a, handler_class: nobody}]}";
-    register(&mut client, brief).await;
-    submit_many(&mut client, "t/brief", 3).await;
-    let rows = db.connect().await;
-    until(&rows, "error", 23).await;
+    register(&mut bench.client, brief).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    for _ in 0..2 {
+        bench.submit("t/one", "{}").await;
+        let a = worker.assignment().await;
+        worker.settle(&a, permanent("no", "DOWN")).await;
+    }
+    for _ in 0..3 {
+        bench.submit("t/brief", "{}").await;
+    }
+    eventually("all fail", || async { (count(&bench, "error").await == 5).then_some(()) }).await;
+    let mut client = bench.client.clone();
     let of = |error_code: &str, failed_after: Option<i64>| {
         let failed_after = failed_after.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
         Some(TaskFilter { error_code: error_code.into(), failed_after, ..TaskFilter::default() })
     };
     for (filter, expected) in [
-        (of("DOWN", None), 20),
+        (of("DOWN", None), 2),
         (of("DEADLINE_EXCEEDED", None), 3),
         (of("OTHER", None), 0),
         (of("DOWN", Some(4_000_000_000)), 0),
-        (of("", Some(1)), 23),
+        (of("", Some(1)), 5),
     ] {
         let request = OrderTasksRequest { filter: filter.clone(), dry_run: true, ..order(BulkOrder::Retry) };
         assert_eq!(told(&mut client, request).await.total, expected, "{filter:?}");
@@ -194,8 +131,8 @@ async fn failures_are_found_by_code_and_time_and_settled() {
         told(&mut client, OrderTasksRequest { filter: of("DEADLINE_EXCEEDED", None), ..order(BulkOrder::Resolve) })
             .await;
     assert_eq!((last.followed, last.refused), (3, 0));
-    assert_eq!(count(&rows, "resolved_manually").await, 3);
-    invariants(&rows).await;
+    assert_eq!(count(&bench, "resolved_manually").await, 3);
+    invariants(&bench.db.connect().await).await;
 }
 
 #[tokio::test]

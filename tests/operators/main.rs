@@ -8,7 +8,6 @@ mod bulk;
 mod deadlines;
 mod history;
 mod late;
-mod many;
 mod not_before;
 mod pauses;
 mod results;

@@ -1,25 +1,22 @@
 //! Pauses of templates and namespaces: nothing starts, whatever is restarted, until they are lifted.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use tasker::{
     client::Client,
-    proto::{self, BulkOrder, WaitCause},
+    proto::{self, WaitCause},
 };
 
 use crate::{
-    many::{ONE, Service, count, order, submit_many, told, until},
     support::{
-        TestDb,
         invariants::invariants,
-        process::ServerProcess,
-        server::{Bench, register, submit},
+        server::{Bench, register, state},
         worker::{RawWorker, success},
     },
     verb::next_of,
 };
 
-const MANY: usize = 10_000;
+const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
 async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
     let (namespace, task_name) = (namespace.into(), task_name.into());
@@ -35,72 +32,6 @@ async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
 
 async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
     client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
-}
-
-async fn calls_stay(service: &Service, calls: usize, time: Duration) {
-    tokio::time::sleep(time).await;
-    assert_eq!(service.calls.load(Ordering::SeqCst), calls);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_crash_and_complete_when_it_is_lifted() {
-    let db = TestDb::new().await;
-    let mut first = ServerProcess::start(db.url());
-    let second = ServerProcess::start(db.url());
-    let mut client = Client::connect(&first.url).await.unwrap();
-    register(&mut client, ONE).await;
-    let service = Service::default();
-    let _worker = service.worker(&[&first.url, &second.url]);
-    assert_eq!(pause(&mut client, "t", "").await.paused_by, "ann");
-    submit_many(&mut client, "t/one", MANY / 2).await;
-    // The other server knows it too.
-    let mut other = Client::connect(&second.url).await.unwrap();
-    submit_many(&mut other, "t/one", MANY / 2).await;
-    calls_stay(&service, 0, Duration::from_secs(2)).await;
-    first.kill();
-    let first = ServerProcess::start_at(db.url(), first.address());
-    let mut client = Client::connect(&first.url).await.unwrap();
-    let id = submit(&mut client, "t/one", "{}").await;
-    calls_stay(&service, 0, Duration::from_secs(4)).await;
-    let why = explained(&mut client, &id).await;
-    assert_eq!(why.steps[0].waits[0].cause(), WaitCause::Paused, "{why:#?}");
-    assert!(
-        why.summary.contains("namespace t is paused since ") && why.summary.ends_with(" by ann: a test"),
-        "{}",
-        why.summary
-    );
-    assert_eq!(why.next, ["let it go on: tasker template resume t --reason …"]);
-    let rows = db.connect().await;
-    invariants(&rows).await;
-    assert!(lift(&mut client, "t", "").await);
-    until(&rows, "complete", MANY + 1).await;
-    assert_eq!(service.calls.load(Ordering::SeqCst), MANY + 1);
-    invariants(&rows).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_tasks_that_are_paused_one_by_one_do_not_start_after_a_crash() {
-    let db = TestDb::new().await;
-    let mut server = ServerProcess::start(db.url());
-    let mut client = Client::connect(&server.url).await.unwrap();
-    register(&mut client, ONE).await;
-    submit_many(&mut client, "t/one", MANY).await;
-    assert_eq!(told(&mut client, order(BulkOrder::Pause)).await.followed, 10_000);
-    let service = Service::default();
-    let _worker = service.worker(&[&server.url]);
-    calls_stay(&service, 0, Duration::from_secs(2)).await;
-    server.kill();
-    let server = ServerProcess::start_at(db.url(), server.address());
-    let mut client = Client::connect(&server.url).await.unwrap();
-    // Tasks to come are not held.
-    submit(&mut client, "t/one", "{}").await;
-    let rows = db.connect().await;
-    until(&rows, "complete", 1).await;
-    calls_stay(&service, 1, Duration::from_secs(3)).await;
-    invariants(&rows).await;
-    assert_eq!(told(&mut client, order(BulkOrder::Resume)).await.followed, 10_000);
-    until(&rows, "complete", MANY + 1).await;
-    invariants(&rows).await;
 }
 
 #[tokio::test]
@@ -165,5 +96,6 @@ async fn two_pauses_are_lifted_one_by_one() {
     let resume = proto::ResumeTaskRequest { task_id: id.clone(), by: "ann".into(), reason: "x".into() };
     bench.client.tasks.resume_task(resume).await.unwrap();
     assert_eq!(worker.assignment().await.task_id, id);
-    assert_eq!(count(&bench.db.connect().await, "in_progress").await, 1);
+    assert_eq!(state(&bench.get(&id).await), proto::TaskState::InProgress);
+    invariants(&bench.db.connect().await).await;
 }

@@ -13,6 +13,7 @@ use tasker::{
     proto::{self, BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter},
     worker::{PermanentError, StepContext, StepError, Worker, WorkerHandle},
 };
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::Client as Db;
 use tonic::{Status, Streaming};
 
@@ -20,6 +21,15 @@ use crate::support::server::submission;
 
 /// How long thousands of tasks may take on a machine that is busy with other tests.
 pub const LONG: Duration = Duration::from_secs(120);
+
+/// What thousands are.
+pub const MANY: usize = 10_000;
+
+/// A test of thousands has the machine for itself.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::const_new(());
+    MACHINE.lock().await
+}
 
 /// One step.
 pub const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
