@@ -199,7 +199,9 @@ fn error(failure: Failure) -> proto::StepError {
 
 pub fn task(task: Task, plan: &Plan) -> proto::Task {
     let failed = task.failed_step.and_then(|step| plan.step(step)).map(|step| step.name.clone());
-    let is_error = task.state == TaskState::Error;
+    let is_error = matches!(task.state, TaskState::Error | TaskState::ResolvedManually);
+    // A pause outlives a failure, as the task may be tried again, but no other end.
+    let holds = !task.state.is_final() || task.state == TaskState::Error;
     proto::Task {
         task_id: task.task_id.to_string(),
         namespace: plan.template.namespace.clone(),
@@ -219,9 +221,9 @@ pub fn task(task: Task, plan: &Plan) -> proto::Task {
         error: task.failure.filter(|_| is_error).map(error),
         cancelled_by: task.cancelled_by.unwrap_or_default(),
         cancel_reason: task.cancel_reason.unwrap_or_default(),
-        paused_at: task.paused_at.map(timestamp),
-        paused_by: task.paused_by.unwrap_or_default(),
-        pause_reason: task.pause_reason.unwrap_or_default(),
+        paused_at: task.paused_at.filter(|_| holds).map(timestamp),
+        paused_by: task.paused_by.filter(|_| holds).unwrap_or_default(),
+        pause_reason: task.pause_reason.filter(|_| holds).unwrap_or_default(),
         resolved_by: task.resolved_by.unwrap_or_default(),
         resolve_reason: task.resolve_reason.unwrap_or_default(),
         not_before: task.not_before.map(timestamp),

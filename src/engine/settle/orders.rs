@@ -276,10 +276,13 @@ impl<'a> Decision<'a> {
     /// The state of a task whose steps can still be told something.
     fn open_to_orders(&self, task_id: Uuid, verb: &'static str) -> Result<TaskState, OrderError> {
         let state = self.state(task_id)?;
+        // Also of one that failed before: nothing of it would start any more, and nothing would end it.
+        let expired = self
+            .tasks
+            .get(&task_id)
+            .is_some_and(|task| task.row.error_code.is_some() || task.row.expires_at.is_some_and(|at| at <= self.now));
         match state {
-            TaskState::Error if self.tasks.get(&task_id).is_some_and(|task| task.row.error_code.is_some()) => {
-                Err(OrderError::Expired(verb))
-            }
+            TaskState::Error if expired => Err(OrderError::Expired(verb)),
             TaskState::Pending | TaskState::InProgress | TaskState::Error => Ok(state),
             _ => Err(OrderError::TaskIs { state, verb }),
         }

@@ -1,0 +1,109 @@
+//! One order to many tasks.
+
+use std::sync::atomic::Ordering;
+
+use crate::{
+    many::{MANY, ONE, Service, alone, count, order, start, submit_many, tell, told, until},
+    support::{TestDb, invariants::invariants, process::ServerProcess, server::register},
+};
+use tasker::{
+    client::Client,
+    proto::{BulkOrder, OrderTasksRequest},
+};
+
+/// A server with so many failed tasks, and a service that is well again.
+async fn failed(db: &TestDb, server: &ServerProcess, n: usize) -> (Client, Service, tasker::worker::WorkerHandle) {
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let service = Service::default();
+    service.down.store(true, Ordering::SeqCst);
+    let worker = service.worker(&[&server.url]);
+    submit_many(&mut client, "t/one", n).await;
+    until(&db.connect().await, "error", n).await;
+    service.down.store(false, Ordering::SeqCst);
+    (client, service, worker)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_failed_tasks_are_retried_with_progress_and_all_complete() {
+    let _machine = alone().await;
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    let (mut client, service, _worker) = failed(&db, &server, MANY).await;
+    let dry = OrderTasksRequest { dry_run: true, ..order(BulkOrder::Retry) };
+    let counted = tell(&mut client, dry).await.unwrap();
+    assert_eq!(
+        counted.iter().map(|news| (news.total, news.followed, news.done)).collect::<Vec<_>>(),
+        [(10_000, 0, true)]
+    );
+    let rows = db.connect().await;
+    assert_eq!((count(&rows, "error").await, service.calls.load(Ordering::SeqCst)), (MANY, MANY), "only counted");
+
+    let all = tell(&mut client, order(BulkOrder::Retry)).await.unwrap();
+    assert!(all.len() > 10, "{} messages are no progress", all.len());
+    assert!(all.windows(2).all(|two| two[0].followed <= two[1].followed && two[1].total == 10_000));
+    let last = all.last().unwrap();
+    assert_eq!((last.followed, last.refused, last.done), (10_000, 0, true));
+    until(&rows, "complete", MANY).await;
+    assert_eq!(service.calls.load(Ordering::SeqCst), 2 * MANY, "each was called once more");
+    let again = told(&mut client, order(BulkOrder::Retry)).await;
+    assert_eq!((again.total, again.followed), (0, 0));
+    invariants(&rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_is_left_in_the_middle_is_said_again_and_does_the_rest() {
+    let _machine = alone().await;
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    let (mut client, service, _worker) = failed(&db, &server, MANY).await;
+    let mut stream = start(&mut client, order(BulkOrder::Retry)).await;
+    for _ in 0..3 {
+        stream.message().await.unwrap().unwrap();
+    }
+    drop(stream);
+    let rows = db.connect().await;
+    // What nobody listens to ends soon: the rest stays as it is.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let left = count(&rows, "error").await;
+    assert!(left > 0 && left < MANY, "{left} of {MANY} are left");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(count(&rows, "error").await, left, "it has stopped");
+    let again = told(&mut client, order(BulkOrder::Retry)).await;
+    assert_eq!(again.followed, i64::try_from(left).unwrap());
+    until(&rows, "complete", MANY).await;
+    assert_eq!(service.calls.load(Ordering::SeqCst), 2 * MANY, "nothing was tried twice");
+    invariants(&rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_in_the_middle_has_done_what_it_told() {
+    let _machine = alone().await;
+    let db = TestDb::new().await;
+    let mut server = ServerProcess::start(db.url());
+    let second = ServerProcess::start(db.url());
+    let (mut client, _service, _worker) = failed(&db, &server, MANY).await;
+    let mut stream = start(&mut client, order(BulkOrder::Retry)).await;
+    let mut told_so_far = 0;
+    while told_so_far < 1_000 {
+        told_so_far = stream.message().await.unwrap().unwrap().followed;
+    }
+    server.kill();
+    assert!(loop {
+        match stream.message().await {
+            Ok(Some(news)) if !news.done => told_so_far = news.followed,
+            other => break other.is_err(),
+        }
+    });
+    let rows = db.connect().await;
+    let left = count(&rows, "error").await;
+    assert!(left > 0 && i64::try_from(MANY - left).unwrap() >= told_so_far, "{left} left, {told_so_far} told");
+    // Any server does the rest; the worker comes back to the first.
+    let server = ServerProcess::start_at(db.url(), server.address());
+    let mut client = Client::connect(&second.url).await.unwrap();
+    let again = told(&mut client, order(BulkOrder::Retry)).await;
+    assert_eq!((again.followed, again.refused), (i64::try_from(left).unwrap(), 0));
+    until(&rows, "complete", MANY).await;
+    invariants(&rows).await;
+    drop(server);
+}

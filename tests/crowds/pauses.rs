@@ -1,0 +1,102 @@
+//! Thousands of paused tasks: nothing of them starts, whatever is restarted, until the pause is lifted.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tasker::{
+    client::Client,
+    proto::{self, BulkOrder, WaitCause},
+};
+
+use crate::{
+    many::{MANY, ONE, Service, alone, order, submit_many, told, until},
+    support::{
+        TestDb,
+        invariants::invariants,
+        process::ServerProcess,
+        server::{register, submit},
+    },
+};
+
+async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
+    let (namespace, task_name) = (namespace.into(), task_name.into());
+    let request = proto::PauseTemplateRequest { namespace, task_name, by: "ann".into(), reason: "a test".into() };
+    client.tasks.pause_template(request).await.unwrap().into_inner().pause.unwrap()
+}
+
+async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
+    let (namespace, task_name) = (namespace.into(), task_name.into());
+    let request = proto::ResumeTemplateRequest { namespace, task_name, by: "bob".into(), reason: "well".into() };
+    client.tasks.resume_template(request).await.unwrap().into_inner().was_paused
+}
+
+async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
+    client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
+}
+
+async fn calls_stay(service: &Service, calls: usize, time: Duration) {
+    tokio::time::sleep(time).await;
+    assert_eq!(service.calls.load(Ordering::SeqCst), calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_crash_and_complete_when_it_is_lifted() {
+    let _machine = alone().await;
+    let db = TestDb::new().await;
+    let mut first = ServerProcess::start(db.url());
+    let second = ServerProcess::start(db.url());
+    let mut client = Client::connect(&first.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let service = Service::default();
+    let _worker = service.worker(&[&first.url, &second.url]);
+    assert_eq!(pause(&mut client, "t", "").await.paused_by, "ann");
+    submit_many(&mut client, "t/one", MANY / 2).await;
+    // The other server knows it too.
+    let mut other = Client::connect(&second.url).await.unwrap();
+    submit_many(&mut other, "t/one", MANY / 2).await;
+    calls_stay(&service, 0, Duration::from_secs(2)).await;
+    first.kill();
+    let first = ServerProcess::start_at(db.url(), first.address());
+    let mut client = Client::connect(&first.url).await.unwrap();
+    let id = submit(&mut client, "t/one", "{}").await;
+    calls_stay(&service, 0, Duration::from_secs(4)).await;
+    let why = explained(&mut client, &id).await;
+    assert_eq!(why.steps[0].waits[0].cause(), WaitCause::Paused, "{why:#?}");
+    assert!(
+        why.summary.contains("namespace t is paused since ") && why.summary.ends_with(" by ann: a test"),
+        "{}",
+        why.summary
+    );
+    assert_eq!(why.next, ["let it go on: tasker template resume t --reason …"]);
+    let rows = db.connect().await;
+    invariants(&rows).await;
+    assert!(lift(&mut client, "t", "").await);
+    until(&rows, "complete", MANY + 1).await;
+    assert_eq!(service.calls.load(Ordering::SeqCst), MANY + 1);
+    invariants(&rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_tasks_that_are_paused_one_by_one_do_not_start_after_a_crash() {
+    let _machine = alone().await;
+    let db = TestDb::new().await;
+    let mut server = ServerProcess::start(db.url());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    submit_many(&mut client, "t/one", MANY).await;
+    assert_eq!(told(&mut client, order(BulkOrder::Pause)).await.followed, 10_000);
+    let service = Service::default();
+    let _worker = service.worker(&[&server.url]);
+    calls_stay(&service, 0, Duration::from_secs(2)).await;
+    server.kill();
+    let server = ServerProcess::start_at(db.url(), server.address());
+    let mut client = Client::connect(&server.url).await.unwrap();
+    // Tasks to come are not held.
+    submit(&mut client, "t/one", "{}").await;
+    let rows = db.connect().await;
+    until(&rows, "complete", 1).await;
+    calls_stay(&service, 1, Duration::from_secs(3)).await;
+    invariants(&rows).await;
+    assert_eq!(told(&mut client, order(BulkOrder::Resume)).await.followed, 10_000);
+    until(&rows, "complete", MANY + 1).await;
+    invariants(&rows).await;
+}

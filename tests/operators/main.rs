@@ -1,0 +1,16 @@
+//! What operators tell tasks to do: each verb on each state, pauses, deadlines, and orders to many, over real gRPC and a real
+//! Postgres.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bulk;
+mod deadlines;
+mod history;
+mod late;
+mod not_before;
+mod pauses;
+mod results;
+mod table;
+mod verb;
+mod words;

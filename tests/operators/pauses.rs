@@ -1,0 +1,101 @@
+//! Pauses of templates and namespaces: nothing starts, whatever is restarted, until they are lifted.
+
+use std::time::Duration;
+
+use tasker::{
+    client::Client,
+    proto::{self, WaitCause},
+};
+
+use crate::{
+    support::{
+        invariants::invariants,
+        server::{Bench, register, state},
+        worker::{RawWorker, success},
+    },
+    verb::next_of,
+};
+
+const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
+
+async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
+    let (namespace, task_name) = (namespace.into(), task_name.into());
+    let request = proto::PauseTemplateRequest { namespace, task_name, by: "ann".into(), reason: "a test".into() };
+    client.tasks.pause_template(request).await.unwrap().into_inner().pause.unwrap()
+}
+
+async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
+    let (namespace, task_name) = (namespace.into(), task_name.into());
+    let request = proto::ResumeTemplateRequest { namespace, task_name, by: "bob".into(), reason: "well".into() };
+    client.tasks.resume_template(request).await.unwrap().into_inner().was_paused
+}
+
+async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
+    client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
+    let chain = "{task_name: chain, namespace: t, version: 1.0.0, step_templates: [
+                  {name: a, handler_class: h}, {name: b, handler_class: h, depends_on_steps: [a]}]}";
+    let mut bench = Bench::with(chain).await;
+    register(&mut bench.client, ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/chain", "{}").await;
+    let a = worker.assignment().await;
+    let first = pause(&mut bench.client, "t", "chain").await;
+    assert_eq!(pause(&mut bench.client, "t", "chain").await, first, "the first pause stays");
+    worker.settle(&a, success("1")).await;
+    let new = bench.submit("t/chain", "{}").await;
+    worker.hears_nothing(Duration::from_millis(700)).await;
+    // Others with the same handler, in the same namespace, go on.
+    let other = bench.submit("t/one", "{}").await;
+    let assignment = next_of(&mut worker, &other).await;
+    worker.settle(&assignment, success("1")).await;
+    bench.finished(&other).await;
+    for id in [&id, &new] {
+        let why = explained(&mut bench.client, id).await;
+        let wait =
+            why.steps.iter().flat_map(|step| &step.waits).find(|wait| wait.cause() == WaitCause::Paused).unwrap();
+        assert!(wait.message.starts_with("template t/chain is paused since "), "{}", wait.message);
+        assert_eq!(wait.since, first.paused_at);
+    }
+    // A newer version is of the same name.
+    register(&mut bench.client, &chain.replace("1.0.0", "2.0.0")).await;
+    bench.submit("t/chain", "{}").await;
+    worker.hears_nothing(Duration::from_millis(700)).await;
+    let listed = bench.client.tasks.list_pauses(proto::ListPausesRequest {}).await.unwrap().into_inner().pauses;
+    assert_eq!(listed, [first]);
+    invariants(&bench.db.connect().await).await;
+    assert!(lift(&mut bench.client, "t", "chain").await);
+    let mut started =
+        [worker.assignment().await, worker.assignment().await, worker.assignment().await].map(|a| a.step_name);
+    started.sort();
+    assert_eq!(started, ["a", "a", "b"]);
+    invariants(&bench.db.connect().await).await;
+}
+
+#[tokio::test]
+async fn two_pauses_are_lifted_one_by_one() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    for name in ["", "one"] {
+        pause(&mut bench.client, "t", name).await;
+    }
+    let id = bench.submit("t/one", "{}").await;
+    assert!(lift(&mut bench.client, "t", "").await);
+    worker.hears_nothing(Duration::from_millis(500)).await;
+    let paused = bench.client.tasks.pause_task(proto::PauseTaskRequest {
+        task_id: id.clone(),
+        by: "ann".into(),
+        reason: "x".into(),
+    });
+    paused.await.unwrap();
+    assert!(lift(&mut bench.client, "t", "one").await);
+    worker.hears_nothing(Duration::from_millis(500)).await;
+    let resume = proto::ResumeTaskRequest { task_id: id.clone(), by: "ann".into(), reason: "x".into() };
+    bench.client.tasks.resume_task(resume).await.unwrap();
+    assert_eq!(worker.assignment().await.task_id, id);
+    assert_eq!(state(&bench.get(&id).await), proto::TaskState::InProgress);
+    invariants(&bench.db.connect().await).await;
+}

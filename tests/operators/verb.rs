@@ -1,0 +1,116 @@
+//! The verbs, and what a test asks of the database before and after one.
+
+use tasker::{client::Client, proto};
+use tonic::{Code, Status};
+
+use crate::support::{server::Bench, worker::RawWorker};
+
+/// What is said about one task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Cancel,
+    Pause,
+    Resume,
+    Retry,
+    Resolve,
+    RetryStep,
+    ResolveStep,
+    Skip,
+}
+
+pub const ALL: [Verb; 5] = [Verb::Cancel, Verb::Pause, Verb::Resume, Verb::Retry, Verb::Resolve];
+pub const OF_STEPS: [Verb; 3] = [Verb::RetryStep, Verb::ResolveStep, Verb::Skip];
+
+/// The result that is given by hand.
+pub const BY_HAND: &str = r#"{"by":"hand","n":9007199254740993}"#;
+
+/// Says it, as ann.
+pub async fn say(client: &mut Client, verb: Verb, id: &str, step: &str) -> Result<proto::Task, Status> {
+    say_as(client, verb, id, step, "ann", "a test").await
+}
+
+pub async fn say_as(
+    client: &mut Client,
+    verb: Verb,
+    id: &str,
+    step: &str,
+    by: &str,
+    reason: &str,
+) -> Result<proto::Task, Status> {
+    let tasks = &mut client.tasks;
+    let (task_id, step, by, reason) = (id.to_owned(), step.to_owned(), by.to_owned(), reason.to_owned());
+    let fresh_attempts = false;
+    let none = String::new();
+    let task = match verb {
+        Verb::Cancel => tasks.cancel_task(proto::CancelTaskRequest { task_id, by, reason }).await?.into_inner().task,
+        Verb::Pause => tasks.pause_task(proto::PauseTaskRequest { task_id, by, reason }).await?.into_inner().task,
+        Verb::Resume => tasks.resume_task(proto::ResumeTaskRequest { task_id, by, reason }).await?.into_inner().task,
+        Verb::Retry => {
+            let request = proto::RetryTaskRequest { task_id, step: none, fresh_attempts, by, reason };
+            tasks.retry_task(request).await?.into_inner().task
+        }
+        Verb::RetryStep => {
+            let request = proto::RetryTaskRequest { task_id, step, fresh_attempts, by, reason };
+            tasks.retry_task(request).await?.into_inner().task
+        }
+        Verb::Resolve => {
+            let request = proto::ResolveTaskRequest { task_id, step: none.clone(), result_json: none, by, reason };
+            tasks.resolve_task(request).await?.into_inner().task
+        }
+        Verb::ResolveStep => {
+            let request = proto::ResolveTaskRequest { task_id, step, result_json: BY_HAND.into(), by, reason };
+            tasks.resolve_task(request).await?.into_inner().task
+        }
+        Verb::Skip => tasks.skip_step(proto::SkipStepRequest { task_id, step, by, reason }).await?.into_inner().task,
+    };
+    Ok(task.expect("a task"))
+}
+
+/// It is refused in words that name the state, and nothing has changed.
+pub async fn refused(bench: &mut Bench, verb: Verb, id: &str, step: &str, state: &str) {
+    let before = rows(bench, id).await;
+    let status = say(&mut bench.client, verb, id, step).await.expect_err(&format!("{verb:?} of {state}"));
+    assert_eq!(status.code(), Code::FailedPrecondition, "{verb:?} of {state}: {status:?}");
+    let words = status.message();
+    assert!(words.split([' ', ':', ',']).any(|word| word == state), "{verb:?} of {state}: {words}");
+    assert_eq!(rows(bench, id).await, before, "{verb:?} of {state}");
+}
+
+/// It is followed, and to say it again changes nothing.
+pub async fn followed(bench: &mut Bench, verb: Verb, id: &str, step: &str) -> proto::Task {
+    let task = say(&mut bench.client, verb, id, step).await.unwrap_or_else(|s| panic!("{verb:?}: {s:?}"));
+    let before = orders(bench, id).await;
+    say(&mut bench.client, verb, id, step).await.unwrap_or_else(|s| panic!("{verb:?} again: {s:?}"));
+    assert_eq!(orders(bench, id).await, before, "{verb:?} again");
+    task
+}
+
+/// All that is stored about a task.
+pub async fn rows(bench: &Bench, id: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT 'task ' || t::text FROM tasks t WHERE task_id = '{id}'
+         UNION ALL SELECT 'step ' || s::text FROM steps s WHERE task_id = '{id}'
+         UNION ALL SELECT 'queue ' || q::text FROM queue q WHERE task_id = '{id}'
+         UNION ALL SELECT 'event ' || e::text FROM events e WHERE task_id = '{id}' ORDER BY 1"
+    );
+    bench.db.connect().await.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// The orders that are in a task's history: type, step, who and why.
+pub async fn orders(bench: &Bench, id: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT concat_ws(' ', type, step, actor, detail) FROM events
+          WHERE task_id = '{id}' AND actor IS NOT NULL ORDER BY seq"
+    );
+    bench.db.connect().await.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// The next assignment of this task; those of others are dropped.
+pub async fn next_of(worker: &mut RawWorker, id: &str) -> proto::StepAssignment {
+    loop {
+        let assignment = worker.assignment().await;
+        if assignment.task_id == id {
+            return assignment;
+        }
+    }
+}
