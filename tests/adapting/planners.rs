@@ -1,7 +1,10 @@
 //! Planners: what they get, what they may answer, and what becomes of the task when they fail.
 
 use serde_json::{Value, json};
-use tasker::proto::{StepState as S, TaskState};
+use tasker::{
+    proto::{StepState as S, TaskState},
+    worker::{Plan, StepContext, StepError, Worker},
+};
 
 use crate::{
     play::play,
@@ -85,4 +88,30 @@ async fn a_planner_is_retried_and_fails_for_good_like_a_step() {
     let played = play(&mut bench, "{}", |_| permanent("no plan", "NO_PLAN")).await;
     assert_eq!(played.ran(), ["planner"]);
     assert_eq!(played.task.task.unwrap().error.unwrap().error_code, "NO_PLAN");
+}
+
+/// A planner is one function of the SDK.
+async fn plan(task: StepContext) -> Result<Plan, StepError> {
+    let mut plan = Plan::new().priority(3);
+    for step in task.planned_steps()? {
+        plan.step(&step.name).retry_limit(step.retry_limit + 1);
+    }
+    plan.step("b").skip();
+    Ok(plan)
+}
+
+#[tokio::test]
+async fn a_planner_of_the_sdk_is_a_function() {
+    let mut bench = Bench::with(PLANNED).await;
+    let worker = Worker::builder([&bench.server.url])
+        .handler("p", plan)
+        .handler("h", |step: StepContext| async move { Ok(step.retry_limit()) })
+        .build()
+        .unwrap()
+        .spawn();
+    let id = bench.submit("t/t", "{}").await;
+    let task = bench.finished(&id).await;
+    assert_eq!((state(&task), task.task.as_ref().unwrap().priority), (TaskState::Complete, 3));
+    assert_eq!((step(&task, "a").result_json.as_str(), step(&task, "b").state()), ("4", S::Skipped));
+    worker.shutdown().await.unwrap();
 }
