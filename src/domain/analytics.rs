@@ -74,6 +74,11 @@ pub struct Measure {
     pub count: i32,
     pub complete: i32,
     pub failed: i32,
+    pub cancelled: i32,
+    /// By a condition, or by an operator.
+    pub skipped: i32,
+    /// By an operator's hand.
+    pub resolved: i32,
     /// Those that were tried again after an attempt that counted.
     pub tried_again: i32,
     pub charged: i64,

@@ -115,6 +115,7 @@ pub struct TaskCounts {
     pub completed: Counter,
     pub failed: Counter,
     pub cancelled: Counter,
+    pub resolved: Counter,
 }
 
 /// Of the steps of a lane.
@@ -122,6 +123,8 @@ pub struct TaskCounts {
 pub struct StepCounts {
     pub completed: Counter,
     pub failed: Counter,
+    pub skipped: Counter,
+    pub resolved: Counter,
     pub retried: Counter,
     /// By [`OutcomeKind`].
     attempts: [Counter; OutcomeKind::ALL.len()],
@@ -133,6 +136,8 @@ impl Default for StepCounts {
         Self {
             completed: Counter::default(),
             failed: Counter::default(),
+            skipped: Counter::default(),
+            resolved: Counter::default(),
             retried: Counter::default(),
             attempts: Default::default(),
             run: Histogram::new(RUN_SECONDS),
@@ -239,12 +244,15 @@ impl Metrics {
                 EventType::TaskCompleted => plan.counts.task.completed.add(1),
                 EventType::TaskFailed => plan.counts.task.failed.add(1),
                 EventType::TaskCancelled => plan.counts.task.cancelled.add(1),
+                EventType::TaskResolved => plan.counts.task.resolved.add(1),
                 _ => {}
             }
             let Some(step) = event.step.and_then(|step| plan.counts.step(step)) else { continue };
             match event.kind {
                 EventType::StepCompleted => step.completed.add(1),
                 EventType::StepFailed => step.failed.add(1),
+                EventType::StepSkipped => step.skipped.add(1),
+                EventType::StepResolved => step.resolved.add(1),
                 _ => {}
             }
             if let (Some(outcome), Some(started_at)) = (event.outcome, event.started_at) {
@@ -269,11 +277,12 @@ impl PlanCounts {
 
 impl TaskCounts {
     /// How many tasks ended how.
-    pub fn ended(&self) -> [(TaskState, u64); 3] {
+    pub fn ended(&self) -> [(TaskState, u64); 4] {
         [
             (TaskState::Complete, self.completed.get()),
             (TaskState::Error, self.failed.get()),
             (TaskState::Cancelled, self.cancelled.get()),
+            (TaskState::ResolvedManually, self.resolved.get()),
         ]
     }
 }

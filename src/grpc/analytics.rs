@@ -255,7 +255,7 @@ fn template(t: &Measured<'_>) -> proto::TemplatePerformance {
         count: m.count,
         complete: m.complete,
         failed: m.failed,
-        cancelled: m.count - m.complete - m.failed,
+        cancelled: m.cancelled,
         success_rate: m.success_rate(),
         retry_rate: m.retry_rate(),
         charged_attempts: count(m.charged),
@@ -265,6 +265,7 @@ fn template(t: &Measured<'_>) -> proto::TemplatePerformance {
         wait: times(&m.wait),
         ledger: ledger(&m.ledger, m.wall),
         steps: t.steps.iter().map(|s| step(s, critical)).collect(),
+        resolved: m.resolved,
     }
 }
 
@@ -277,7 +278,7 @@ fn step(s: &Step<'_>, critical: i64) -> proto::StepPerformance {
         count: m.count,
         complete: m.complete,
         failed: m.failed,
-        cancelled: m.count - m.complete - m.failed,
+        cancelled: m.cancelled,
         success_rate: m.success_rate(),
         retry_rate: m.retry_rate(),
         charged_attempts: count(m.charged),
@@ -289,6 +290,8 @@ fn step(s: &Step<'_>, critical: i64) -> proto::StepPerformance {
         critical_share: per(m.critical.sum(), critical),
         longest_success: micros(m.longest_success),
         successes_over_timeout: m.over_timeout,
+        skipped: m.skipped,
+        resolved: m.resolved,
     }
 }
 

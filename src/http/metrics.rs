@@ -125,6 +125,8 @@ impl Scrape {
         };
         out.counters("steps_completed", "Steps that succeeded", rows(|n| n.completed.get()))?;
         out.counters("steps_failed", "Steps that failed for good", rows(|n| n.failed.get()))?;
+        out.counters("steps_skipped", "Steps that a condition or an operator skipped", rows(|n| n.skipped.get()))?;
+        out.counters("steps_resolved", "Steps whose result an operator gave", rows(|n| n.resolved.get()))?;
         out.counters("steps_retried", "Failed attempts that another one follows", rows(|n| n.retried.get()))?;
         let attempts = all.iter().flat_map(|(of, n)| {
             n.attempts().map(|(kind, n)| ([lane(of), vec![("outcome", kind.as_str().to_owned())]].concat(), n))

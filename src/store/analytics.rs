@@ -169,6 +169,9 @@ fn measure(row: &Row) -> Measure {
         wait: times(17),
         longest_success: row.get(20),
         over_timeout: row.get(21),
+        cancelled: row.get(22),
+        skipped: row.get(23),
+        resolved: row.get(24),
     }
 }
 

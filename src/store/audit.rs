@@ -76,7 +76,7 @@ const LOOK: &str = concat!(
             OR EXISTS (SELECT FROM steps s WHERE s.task_id = l.task_id AND s.step = l.step)
         UNION
         SELECT task_id FROM seen s
-         WHERE has_end <> (state IN ('complete', 'error', 'cancelled'))
+         WHERE has_end <> (state IN ('complete', 'error', 'cancelled', 'resolved_manually'))
             OR NOT has_end AND (steps_live = 0
                OR steps_live <> (SELECT count(*) FROM queue q WHERE q.task_id = s.task_id)))
      SELECT mine, ARRAY(SELECT task_id FROM suspects ORDER BY task_id),

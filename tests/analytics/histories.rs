@@ -72,6 +72,15 @@ enum End {
     Complete,
     Error,
     Cancelled,
+    Skipped,
+    Resolved,
+}
+
+impl End {
+    /// What follows goes on.
+    fn is_done(self) -> bool {
+        matches!(self, Self::Complete | Self::Skipped | Self::Resolved)
+    }
 }
 
 struct Maker<'a> {
@@ -86,7 +95,7 @@ impl Maker<'_> {
         let id = Uuid::from_u128(id | u128::from(self.random.next() >> 2));
         let mut ends: Vec<Option<(u64, End)>> = Vec::new();
         for (step, parents) in parents.iter().enumerate() {
-            let unlocked = parents.iter().map(|p| ends[*p].filter(|(_, end)| *end == End::Complete)).collect();
+            let unlocked = parents.iter().map(|p| ends[*p].filter(|(_, end)| end.is_done())).collect();
             let unlocked: Option<Vec<(u64, End)>> = unlocked;
             let end = match unlocked {
                 None => None,
@@ -114,7 +123,8 @@ impl Maker<'_> {
         let total = i16::try_from(parents.len()).unwrap();
         // Whole: a server is there, and looks after its tasks.
         let is = |end: End| move |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e == end);
-        let done = ends.iter().enumerate().filter(|(_, e)| is(End::Complete)(e)).map(|(i, _)| 1_u8 << i).sum::<u8>();
+        let is_done = |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e.is_done());
+        let done = ends.iter().enumerate().filter(|(_, e)| is_done(e)).map(|(i, _)| 1_u8 << i).sum::<u8>();
         let failed = ends.iter().position(is(End::Error)).map(|i| i16::try_from(i).unwrap());
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
             [&id, &template, &state, &total, &at(submitted), &at(ended), &by, &vec![done], &failed];
@@ -126,7 +136,9 @@ impl Maker<'_> {
         let step = i16::try_from(step).unwrap();
         let (mut ready, mut charged, mut attempt) = (unlocked, 0_i16, 0);
         let end = match self.random.below(100) {
-            0..80 => End::Complete,
+            0..70 => End::Complete,
+            70..75 => End::Skipped,
+            75..80 => End::Resolved,
             80..90 => End::Error,
             _ => End::Cancelled,
         };
@@ -154,7 +166,7 @@ impl Maker<'_> {
             End::Complete => Some("succeeded"),
             End::Error => Some("permanent_error"),
             End::Cancelled if self.random.chance(40) => Some("cancelled"),
-            End::Cancelled => None,
+            End::Cancelled | End::Skipped | End::Resolved => None,
         };
         match last {
             Some(how) => {
@@ -176,13 +188,18 @@ impl Maker<'_> {
             End::Complete => "complete",
             End::Error => "error",
             End::Cancelled => "cancelled",
+            End::Skipped => "skipped",
+            End::Resolved => "resolved_manually",
         };
-        let (result, error) = ((end == End::Complete).then_some("1"), (end == End::Error).then_some("no"));
+        let by = matches!(end, End::Skipped | End::Resolved).then_some("ann");
+        let (result, error) =
+            (matches!(end, End::Complete | End::Resolved).then_some("1"), (end == End::Error).then_some("no"));
         let started = last.map(|_| at(started));
-        let sql = "INSERT INTO steps (task_id, step, state, attempt, charged, result, error_message, ready_at, started_at, ended_at)
-                   VALUES ($1, $2, $3::text::step_state, $4, $5, $6, $7, $8, $9, $10)";
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 10] =
-            [&id, &step, &state, &attempt, &charged, &result, &error, &at(ready), &started, &at(ended)];
+        let sql = "INSERT INTO steps (task_id, step, state, attempt, charged, result, error_message, ready_at, started_at, ended_at,
+                        set_by, set_reason)
+                   VALUES ($1, $2, $3::text::step_state, $4, $5, $6, $7, $8, $9, $10, $11, $11)";
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 11] =
+            [&id, &step, &state, &attempt, &charged, &result, &error, &at(ready), &started, &at(ended), &by];
         self.db.execute(sql, &params).await.unwrap();
         (ended, end)
     }

@@ -3,6 +3,7 @@
 mod bounds;
 mod discoveries;
 mod histories;
+mod lives;
 mod oracle;
 #[path = "../support/mod.rs"]
 mod support;

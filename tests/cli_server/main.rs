@@ -7,6 +7,7 @@ mod commands;
 mod database;
 mod dev;
 mod ending;
+mod operators;
 mod settings;
 
 use std::{

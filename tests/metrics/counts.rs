@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use tasker::proto::{ResolveTaskRequest, SkipStepRequest};
+
 use crate::{
     scrape::Scrape,
     support::{
         TestDb, own_cluster,
         server::{Bench, TestServer, register},
+        worker::{RawWorker, permanent},
     },
     work::{ONE, work},
 };
@@ -75,6 +78,36 @@ async fn everything_is_counted_once() {
     assert!((0.12..2.0).contains(&run), "{run}");
     let waits = scrape.sum("tasker_queue_oldest_ready_seconds", &nobody).unwrap();
     assert!((0.0..20.0).contains(&waits) && waits > 0.0, "{waits}");
+}
+
+#[tokio::test]
+async fn what_operators_do_is_counted() {
+    let mut bench = Bench::with(ONE).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let mut failed = Vec::new();
+    for _ in 0..3 {
+        failed.push(bench.submit("t/one", "{}").await);
+        let step = worker.assignment().await;
+        worker.settle(&step, permanent("no", "NO")).await;
+    }
+    let (by, reason) = ("ann".to_owned(), "a test".to_owned());
+    let skip = SkipStepRequest { task_id: failed[0].clone(), step: "a".into(), by: by.clone(), reason: reason.clone() };
+    bench.client.tasks.skip_step(skip).await.unwrap();
+    for (id, step) in [(&failed[1], "a"), (&failed[2], "")] {
+        let (task_id, step, by, reason) = (id.clone(), step.to_owned(), by.clone(), reason.clone());
+        let resolve = ResolveTaskRequest { task_id, step, by, reason, ..Default::default() };
+        bench.client.tasks.resolve_task(resolve).await.unwrap();
+    }
+    let scrape = Scrape::of(&bench.server.url).await;
+    for (name, labels, expected) in [
+        ("tasker_steps_skipped_total", vec![("handler", "h")], 1.0),
+        ("tasker_steps_resolved_total", vec![("handler", "h")], 1.0),
+        ("tasker_tasks_ended_total", vec![("state", "error")], 3.0),
+        ("tasker_tasks_ended_total", vec![("state", "complete")], 2.0),
+        ("tasker_tasks_ended_total", vec![("state", "resolved_manually")], 1.0),
+    ] {
+        assert_eq!(scrape.sum(name, &labels), Some(expected), "{name} {labels:?}\n{}", scrape.text);
+    }
 }
 
 #[tokio::test]

@@ -102,11 +102,7 @@ async fn a_retry_gives_one_more_attempt_and_a_fresh_one_all_of_them() {
     };
     bench.client.tasks.retry_task(request).await.unwrap();
     assert_eq!(fails(2, &mut bench).await, 5);
-    let db = bench.db.connect().await;
-    for view in ["row_violations", "liveness_violations"] {
-        let found = db.query_one(&format!("SELECT count(*) FROM {view}"), &[]).await.unwrap();
-        assert_eq!(found.get::<_, i64>(0), 0, "{view}");
-    }
+    invariants(&bench.db.connect().await).await;
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ const TRIES: &str = concat!(
                                FROM steps WHERE task_id = p.task_id OFFSET 0) s),
     picked_attempts AS MATERIALIZED (
         SELECT a.* FROM picked p
-         CROSS JOIN LATERAL (SELECT task_id, step, attempt, ready_at, started_at, ended_at, retry_after,
+         CROSS JOIN LATERAL (SELECT task_id, step, attempt, ready_at, started_at, ended_at, retry_after, charged,
                                     charged AND next_attempt_at IS NOT NULL AS again
                                FROM attempts WHERE task_id = p.task_id OFFSET 0) a),
     ended AS MATERIALIZED (
@@ -86,14 +86,17 @@ const TRIES: &str = concat!(
           JOIN lanes l ON l.lane_id = d.lane_id),
     tries AS (
         SELECT e.task_id, e.step, e.lane_id, e.submitted_at, a.attempt, a.ready_at, a.started_at, a.ended_at, a.retry_after,
-               a.again
+               a.charged, a.again
           FROM picked_attempts a
           JOIN ended e ON e.task_id = a.task_id AND e.step = a.step
         UNION ALL
-        SELECT task_id, step, lane_id, submitted_at, attempt + 1, least(ready_at, ended_at), ended_at, ended_at, NULL, false
-          FROM ended WHERE state = 'cancelled'),
+        -- What ended by a word: the time after its last attempt is one between attempts, unless the task was cancelled.
+        SELECT task_id, step, lane_id, submitted_at, attempt + 1,
+               CASE WHEN state = 'cancelled' OR attempt = 0 THEN least(ready_at, ended_at) ELSE ended_at END,
+               ended_at, ended_at, NULL, false, false
+          FROM ended WHERE state IN ('cancelled', 'skipped', 'resolved_manually')),
     gaps AS (
-        SELECT task_id, step, lane_id, again, lag(attempt) OVER w IS NULL AS is_first,
+        SELECT task_id, step, lane_id, charged, again, lag(attempt) OVER w IS NULL AS is_first,
                ",
     us!("coalesce(lag(ended_at) OVER w, submitted_at)"),
     " AS since,
@@ -214,7 +217,7 @@ const LINES: &str = concat!(
 const STEPS: &str = concat!(
     "
     split AS (
-        SELECT g.task_id, g.step, g.again, g.is_first, g.ready - g.since AS gap, least(g.ready - g.since, g.asked) AS asked,
+        SELECT g.task_id, g.step, g.charged, g.again, g.is_first, g.ready - g.since AS gap, least(g.ready - g.since, g.asked) AS asked,
                g.started - g.ready AS waited, g.ended - g.started AS run,
                coalesce(z.circuit - a.circuit, 0) AS circuit, coalesce(z.pause - a.pause, 0) AS pause,
                coalesce(z.no_worker - a.no_worker, 0) AS no_worker, coalesce(z.held - a.held, 0) AS held
@@ -222,7 +225,7 @@ const STEPS: &str = concat!(
           LEFT JOIN up_to a ON a.lane_id = g.lane_id AND a.at = g.ready AND g.started > g.ready
           LEFT JOIN up_to z ON z.lane_id = g.lane_id AND z.at = g.started AND g.started > g.ready),
     spent AS (
-        SELECT task_id, step, bool_or(again) AS again,
+        SELECT task_id, step, bool_or(again) AS again, sum(charged::int)::int AS charged,
                sum(CASE WHEN is_first THEN gap ELSE 0 END)::int8 AS dependency,
                sum(CASE WHEN is_first THEN 0 ELSE gap - asked END)::int8 AS backoff,
                sum(circuit)::int8 AS circuit, sum(pause + CASE WHEN is_first THEN 0 ELSE asked END)::int8 AS pause,
@@ -230,8 +233,8 @@ const STEPS: &str = concat!(
                sum(waited - circuit - pause - no_worker - held)::int8 AS dispatch, sum(run)::int8 AS run
           FROM split GROUP BY 1, 2),
     done AS MATERIALIZED (
-        SELECT e.task_id, e.template_id, e.step, e.state::text AS state, s.again, e.charged::int AS charged,
-               e.attempt - e.charged - (e.state = 'complete')::int AS free, s.dependency, s.backoff, s.circuit, s.pause,
+        SELECT e.task_id, e.template_id, e.step, e.state::text AS state, s.again, s.charged,
+               e.attempt - s.charged - (e.state = 'complete')::int AS free, s.dependency, s.backoff, s.circuit, s.pause,
                s.held, s.no_worker, s.dispatch, s.run, ",
     us!("e.ended_at - e.submitted_at"),
     " AS wall, e.ended_at,
@@ -299,7 +302,9 @@ const MEASURES: &str = concat!(
            avg(run)::float8, percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY run), max(run)::float8,
            avg(elapsed - run)::float8, percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY elapsed - run),
            max(elapsed - run)::float8,
-           coalesce(max(success), 0)::int8, count(*) FILTER (WHERE success > $12::int8)::int
+           coalesce(max(success), 0)::int8, count(*) FILTER (WHERE success > $12::int8)::int,
+           count(*) FILTER (WHERE state = 'cancelled')::int, count(*) FILTER (WHERE state = 'skipped')::int,
+           count(*) FILTER (WHERE state = 'resolved_manually')::int
       FROM items GROUP BY template_id, step ORDER BY template_id, step NULLS FIRST"
 );
 

@@ -71,8 +71,14 @@ impl Oracle {
         let ended: Vec<usize> = (0..tasks.len()).filter(|i| tasks[*i].ended.is_some()).collect();
         let count = |state: &str| ended.iter().filter(|i| tasks[**i].state == state).count();
         assert_eq!(
-            (seen.count, seen.complete, seen.failed, seen.cancelled),
-            (int(ended.len()), int(count("complete")), int(count("error")), int(count("cancelled")))
+            (seen.count, seen.complete, seen.failed, seen.cancelled, seen.resolved),
+            (
+                int(ended.len()),
+                int(count("complete")),
+                int(count("error")),
+                int(count("cancelled")),
+                int(count("resolved_manually"))
+            )
         );
         let mut sum = Parts::default();
         let (mut elapsed, mut run) = (Vec::new(), Vec::new());
@@ -108,6 +114,12 @@ fn check_step(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)], timeo
         "{}",
         seen.step
     );
+    assert_eq!(
+        (seen.skipped, seen.resolved),
+        (int(count("skipped")), int(count("resolved_manually"))),
+        "{}",
+        seen.step
+    );
     let mut sum = Parts::default();
     let (mut elapsed, mut run, mut wait) = (Vec::new(), Vec::new(), Vec::new());
     let (mut charged, mut free) = (0, 0);
@@ -118,8 +130,9 @@ fn check_step(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)], timeo
         elapsed.push(parts.sum() - parts.dependency);
         run.push(parts.run);
         wait.push(parts.sum() - parts.dependency - parts.run);
-        charged += i32::from(step.charged);
-        free += step.attempt - i32::from(step.charged) - i32::from(step.state == "complete");
+        let counted = int(step.tries.iter().filter(|t| t.charged).count());
+        charged += counted;
+        free += step.attempt - counted - i32::from(step.state == "complete");
         if step.state == "complete" {
             successes.push(step.ended - step.started.unwrap());
         }

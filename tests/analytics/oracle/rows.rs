@@ -29,7 +29,6 @@ pub(super) struct Try {
 pub(super) struct Step {
     pub(super) state: String,
     pub(super) attempt: i32,
-    pub(super) charged: i16,
     pub(super) ready: Us,
     pub(super) started: Option<Us>,
     pub(super) ended: Us,
@@ -100,15 +99,14 @@ impl Oracle {
             };
             self.tasks.insert(r.get(0), task);
         }
-        let sql = "SELECT task_id, step, state::text, attempt, charged, ready_at, started_at, ended_at FROM steps";
+        let sql = "SELECT task_id, step, state::text, attempt, ready_at, started_at, ended_at FROM steps";
         for r in rows(db, sql).await {
             let step = Step {
                 state: r.get(2),
                 attempt: r.get(3),
-                charged: r.get(4),
-                ready: time(&r, 5),
-                started: maybe(&r, 6),
-                ended: time(&r, 7),
+                ready: time(&r, 4),
+                started: maybe(&r, 5),
+                ended: time(&r, 6),
                 tries: Vec::new(),
             };
             self.tasks.get_mut(&r.get::<_, Uuid>(0)).unwrap().steps.insert(r.get(1), step);

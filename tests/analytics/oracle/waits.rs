@@ -97,7 +97,9 @@ impl Oracle {
             (last, before) = (t.ended, Some(t));
         }
         if last < step.ended {
-            let ready = step.ready.clamp(last, step.ended);
+            // Set by hand after its attempts: as if it had waited for another one.
+            let is_set = matches!(step.state.as_str(), "skipped" | "resolved_manually") && step.attempt > 0;
+            let ready = if is_set { step.ended } else { step.ready.clamp(last, step.ended) };
             gap(&mut parts, before, ready - last);
             parts.add(&self.wait(lane, ready, step.ended));
         }
