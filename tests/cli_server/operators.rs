@@ -20,14 +20,14 @@ const PAIR: &str = "
 const WHO: [&str; 4] = ["--by", "ann", "--reason", "a test"];
 
 async fn json_of(bench: &Bench, args: &[&str]) -> Value {
-    let mut command = tasker(&[args, &["--json"]].concat());
+    let mut command = tasker([args, &["--json"]].concat());
     command.env("TASKER_SERVER", &bench.server.url);
     serde_json::from_str(&run(command).await.ok()).unwrap()
 }
 
 /// Stdout, stderr and the exit code of an order by ann.
 async fn order(bench: &Bench, args: &[&str]) -> (String, String, Option<i32>) {
-    let mut command = tasker(&[args, &WHO].concat());
+    let mut command = tasker([args, &WHO].concat());
     command.env("TASKER_SERVER", &bench.server.url);
     let ended = run(command).await;
     (ended.stdout, ended.stderr, ended.code)
@@ -119,7 +119,7 @@ async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
         let tasks = vec![submission("t/pair", "{}"); 1_000];
         bench.client.tasks.submit_tasks(tasker::proto::SubmitTasksRequest { tasks }).await.unwrap();
     }
-    let mut command = tasker(&[&["task", "pause", "--namespace", "t"][..], &WHO].concat());
+    let mut command = tasker([&["task", "pause", "--namespace", "t"][..], &WHO].concat());
     command.env("TASKER_SERVER", &bench.server.url).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
