@@ -24,7 +24,7 @@ pub fn response(task_id: Uuid, found: Explained, plan: &Plan) -> proto::ExplainT
         })
         .collect();
     let mut summary = summary(found.task_state, &steps);
-    if let (Some(by), Some(why)) = (found.cancelled_by, found.cancel_reason) {
+    if let Some((by, why)) = found.ended_by {
         summary += &format!(", by {by}: {why}");
     }
     proto::ExplainTaskResponse {

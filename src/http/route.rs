@@ -60,8 +60,18 @@ pub struct Route {
     call: Calls,
 }
 
+/// A route whose rpc answers once: `route!(METHOD "path" => Service.function, "Service/Rpc")`.
+macro_rules! route {
+    ($method:ident $path:literal => $service:ident.$call:ident, $rpc:literal) => {
+        $crate::http::route::once(axum::http::Method::$method, $path, $rpc, |engine, request| async move {
+            $service(engine).$call(request).await
+        })
+    };
+}
+pub(super) use route;
+
 /// An rpc: of a read every field is in the path or in the query, of a write in the path or in the body.
-pub fn route<Q, A, F>(
+pub fn once<Q, A, F>(
     method: Method,
     path: &'static str,
     rpc: &str,

@@ -4,7 +4,7 @@ use axum::http::Method;
 use futures_util::{Stream, StreamExt as _};
 use tonic::{Response, Status};
 
-use super::route::{Route, route};
+use super::route::{Route, once, route};
 use crate::{
     grpc::{error, task::Tasks},
     proto::{OrderTasksResponse, task_service_server::TaskService as _},
@@ -12,57 +12,22 @@ use crate::{
 
 pub fn routes() -> Vec<Route> {
     vec![
-        route(
-            Method::POST,
-            "/tasker/tasks",
-            "TaskService/SubmitTask",
-            |e, r| async move { Tasks(e).submit_task(r).await },
-        ),
-        route(
-            Method::GET,
-            "/tasker/tasks",
-            "TaskService/ListTasks",
-            |e, r| async move { Tasks(e).list_tasks(r).await },
-        ),
-        route(Method::GET, "/tasker/tasks/{task_id}", "TaskService/GetTask", |e, r| async move {
-            Tasks(e).get_task(r).await
-        }),
-        route(Method::GET, "/tasker/tasks/{task_id}/explain", "TaskService/ExplainTask", |e, r| async move {
-            Tasks(e).explain_task(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/{task_id}/cancel", "TaskService/CancelTask", |e, r| async move {
-            Tasks(e).cancel_task(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/{task_id}/retry", "TaskService/RetryTask", |e, r| async move {
-            Tasks(e).retry_task(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/{task_id}/resolve", "TaskService/ResolveTask", |e, r| async move {
-            Tasks(e).resolve_task(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/{task_id}/skip", "TaskService/SkipStep", |e, r| async move {
-            Tasks(e).skip_step(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/{task_id}/pause", "TaskService/PauseTask", |e, r| async move {
-            Tasks(e).pause_task(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/{task_id}/resume", "TaskService/ResumeTask", |e, r| async move {
-            Tasks(e).resume_task(r).await
-        }),
-        route(Method::POST, "/tasker/tasks/order", "TaskService/OrderTasks", |e, r| async move {
+        route!(POST "/tasker/tasks" => Tasks.submit_task, "TaskService/SubmitTask"),
+        route!(GET "/tasker/tasks" => Tasks.list_tasks, "TaskService/ListTasks"),
+        route!(GET "/tasker/tasks/{task_id}" => Tasks.get_task, "TaskService/GetTask"),
+        route!(GET "/tasker/tasks/{task_id}/explain" => Tasks.explain_task, "TaskService/ExplainTask"),
+        route!(POST "/tasker/tasks/{task_id}/cancel" => Tasks.cancel_task, "TaskService/CancelTask"),
+        route!(POST "/tasker/tasks/{task_id}/retry" => Tasks.retry_task, "TaskService/RetryTask"),
+        route!(POST "/tasker/tasks/{task_id}/resolve" => Tasks.resolve_task, "TaskService/ResolveTask"),
+        route!(POST "/tasker/tasks/{task_id}/skip" => Tasks.skip_step, "TaskService/SkipStep"),
+        route!(POST "/tasker/tasks/{task_id}/pause" => Tasks.pause_task, "TaskService/PauseTask"),
+        route!(POST "/tasker/tasks/{task_id}/resume" => Tasks.resume_task, "TaskService/ResumeTask"),
+        once(Method::POST, "/tasker/tasks/order", "TaskService/OrderTasks", |e, r| async move {
             last(Tasks(e).order_tasks(r).await?.into_inner()).await
         }),
-        route(
-            Method::GET,
-            "/tasker/pauses",
-            "TaskService/ListPauses",
-            |e, r| async move { Tasks(e).list_pauses(r).await },
-        ),
-        route(Method::POST, "/tasker/pauses", "TaskService/PauseTemplate", |e, r| async move {
-            Tasks(e).pause_template(r).await
-        }),
-        route(Method::POST, "/tasker/pauses/lift", "TaskService/ResumeTemplate", |e, r| async move {
-            Tasks(e).resume_template(r).await
-        }),
+        route!(GET "/tasker/pauses" => Tasks.list_pauses, "TaskService/ListPauses"),
+        route!(POST "/tasker/pauses" => Tasks.pause_template, "TaskService/PauseTemplate"),
+        route!(POST "/tasker/pauses/lift" => Tasks.resume_template, "TaskService/ResumeTemplate"),
     ]
 }
 

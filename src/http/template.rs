@@ -1,24 +1,13 @@
 //! `/tasker/templates`.
 
-use axum::http::Method;
-
 use super::route::{Route, route};
 use crate::{grpc::template::Templates, proto::template_service_server::TemplateService as _};
 
 pub fn routes() -> Vec<Route> {
     vec![
-        route(Method::POST, "/tasker/templates", "TemplateService/RegisterTemplate", |e, r| async move {
-            Templates(e).register_template(r).await
-        })
-        .or_yaml("yaml"),
-        route(Method::GET, "/tasker/templates", "TemplateService/ListTemplates", |e, r| async move {
-            Templates(e).list_templates(r).await
-        }),
-        route(
-            Method::GET,
-            "/tasker/templates/{namespace}/{task_name}",
-            "TemplateService/GetTemplate",
-            |e, r| async move { Templates(e).get_template(r).await },
-        ),
+        route!(POST "/tasker/templates" => Templates.register_template, "TemplateService/RegisterTemplate")
+            .or_yaml("yaml"),
+        route!(GET "/tasker/templates" => Templates.list_templates, "TemplateService/ListTemplates"),
+        route!(GET "/tasker/templates/{namespace}/{task_name}" => Templates.get_template, "TemplateService/GetTemplate"),
     ]
 }

@@ -23,8 +23,8 @@ pub struct Explained {
     pub task_state: TaskState,
     pub submitted_at: SystemTime,
     pub ended_at: Option<SystemTime>,
-    pub cancelled_by: Option<String>,
-    pub cancel_reason: Option<String>,
+    /// Who cancelled or settled it, and why.
+    pub ended_by: Option<(String, String)>,
     /// What overrides and the planner changed, as JSON.
     pub settings: Option<String>,
     pub now: SystemTime,
@@ -34,7 +34,8 @@ pub struct Explained {
 
 /// The workers of a handler and its queue are looked at for steps that could be claimed, and for no others.
 const EXPLAIN: &str = "
-    SELECT t.template_id, t.state::text, t.submitted_at, t.ended_at, t.cancelled_by, t.cancel_reason, clock_timestamp(),
+    SELECT t.template_id, t.state::text, t.submitted_at, t.ended_at,
+           coalesce(t.cancelled_by, t.resolved_by), coalesce(t.cancel_reason, t.resolve_reason), clock_timestamp(),
            d.name, l.handler,
            coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state)::text,
            coalesce(q.due, false), coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2)::int,
@@ -102,8 +103,7 @@ pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreErro
         task_state: state.ok_or_else(|| StoreError::Corrupt("a task's state".into()))?,
         submitted_at: first.get(2),
         ended_at: first.get(3),
-        cancelled_by: first.get(4),
-        cancel_reason: first.get(5),
+        ended_by: first.get::<_, Option<String>>(4).zip(first.get(5)),
         settings: first.get(51),
         now: first.get(6),
         steps: rows.iter().map(step).collect::<Result<_, _>>()?,

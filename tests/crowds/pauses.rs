@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tasker::{
     client::Client,
-    proto::{self, BulkOrder, WaitCause},
+    proto::{BulkOrder, WaitCause},
 };
 
 use crate::{
@@ -13,25 +13,9 @@ use crate::{
         TestDb,
         invariants::invariants,
         process::ServerProcess,
-        server::{register, submit},
+        server::{explained, lift, pause, register, submit},
     },
 };
-
-async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
-    let (namespace, task_name) = (namespace.into(), task_name.into());
-    let request = proto::PauseTemplateRequest { namespace, task_name, by: "ann".into(), reason: "a test".into() };
-    client.tasks.pause_template(request).await.unwrap().into_inner().pause.unwrap()
-}
-
-async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
-    let (namespace, task_name) = (namespace.into(), task_name.into());
-    let request = proto::ResumeTemplateRequest { namespace, task_name, by: "bob".into(), reason: "well".into() };
-    client.tasks.resume_template(request).await.unwrap().into_inner().was_paused
-}
-
-async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
-    client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
-}
 
 async fn calls_stay(service: &Service, calls: usize, time: Duration) {
     tokio::time::sleep(time).await;

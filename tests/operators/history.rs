@@ -4,7 +4,7 @@ use tasker::proto::{self, Event, EventType as E, StartFrom};
 
 use crate::{
     support::{
-        server::Bench,
+        server::{Bench, explained},
         worker::{RawWorker, permanent},
     },
     verb::{Verb, next_of, orders, say_as},
@@ -75,6 +75,8 @@ async fn each_order_is_an_event_with_who_and_why() {
         ]
     );
     assert_eq!(orders(&bench, &id).await.len(), 8);
+    let explained = explained(&mut bench.client, &id).await;
+    assert!(explained.summary.ends_with(", by user 6: reason 6"), "{}", explained.summary);
 }
 
 #[tokio::test]

@@ -2,37 +2,18 @@
 
 use std::time::Duration;
 
-use tasker::{
-    client::Client,
-    proto::{self, WaitCause},
-};
+use tasker::proto::{self, WaitCause};
 
 use crate::{
     support::{
         invariants::invariants,
-        server::{Bench, register, state},
+        server::{Bench, explained, lift, pause, register, state},
         worker::{RawWorker, success},
     },
     verb::next_of,
 };
 
 const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
-
-async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
-    let (namespace, task_name) = (namespace.into(), task_name.into());
-    let request = proto::PauseTemplateRequest { namespace, task_name, by: "ann".into(), reason: "a test".into() };
-    client.tasks.pause_template(request).await.unwrap().into_inner().pause.unwrap()
-}
-
-async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
-    let (namespace, task_name) = (namespace.into(), task_name.into());
-    let request = proto::ResumeTemplateRequest { namespace, task_name, by: "bob".into(), reason: "well".into() };
-    client.tasks.resume_template(request).await.unwrap().into_inner().was_paused
-}
-
-async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
-    client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
-}
 
 #[tokio::test]
 async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {

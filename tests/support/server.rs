@@ -151,6 +151,25 @@ pub async fn finished(client: &mut Client, task_id: &str) -> proto::GetTaskRespo
     get(client, task_id).await
 }
 
+/// Pauses a template, or with an empty name its namespace.
+pub async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
+    let (namespace, task_name) = (namespace.into(), task_name.into());
+    let request = proto::PauseTemplateRequest { namespace, task_name, by: "ann".into(), reason: "a test".into() };
+    client.tasks.pause_template(request).await.unwrap().into_inner().pause.unwrap()
+}
+
+/// Lifts such a pause; whether there was one.
+pub async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
+    let (namespace, task_name) = (namespace.into(), task_name.into());
+    let request = proto::ResumeTemplateRequest { namespace, task_name, by: "bob".into(), reason: "well".into() };
+    client.tasks.resume_template(request).await.unwrap().into_inner().was_paused
+}
+
+/// Why a task is where it is.
+pub async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
+    client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
+}
+
 pub fn step<'a>(task: &'a proto::GetTaskResponse, name: &str) -> &'a proto::Step {
     task.steps.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no step {name}"))
 }

@@ -4,6 +4,7 @@ mod adapting;
 mod bounds;
 mod environments;
 mod problems;
+mod refusals;
 
 use super::*;
 use serde_json::json;
