@@ -12,6 +12,7 @@ use tasker::store::{
     event,
     fill::{self, Kind},
     hot::STATEMENTS,
+    names,
     template::{self, NewStep, NewTemplate, Registration},
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -83,7 +84,7 @@ async fn plans(hot: &Client) -> Plans {
     let mut plans = Plans::new();
     let held = hot.query("SELECT name FROM pg_prepared_statements", &[]).await.unwrap();
     let held: Vec<String> = held.iter().map(|row| row.get(0)).collect();
-    let all = STATEMENTS.iter().chain(&[("read_events", event::READ)]);
+    let all = STATEMENTS.iter().chain(&[("read_events", event::READ), ("tasks_of_events", names::TASKS)]);
     for (name, sql) in all.filter(|(_, sql)| !["BEGIN", "COMMIT"].contains(sql)) {
         if !held.iter().any(|held| held == name) {
             hot.batch_execute(&format!("PREPARE {name} AS {sql}")).await.unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -54,7 +54,7 @@ pub struct Settings {
     pub preload: i64,
     /// Waiting tasks to store first.
     pub waiting: i64,
-    /// Who hear all events of each round.
+    /// How many hear all events in the rounds that measure what that costs.
     pub subscribers: usize,
     /// Whether to measure the cost of idling.
     pub idle: bool,
@@ -77,17 +77,21 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
     report.golden_problems = shapes::check_golden(&stage.client).await?;
 
     if settings.preload + settings.waiting > 0 {
-        report.empty = Some(round(&stage, settings, "empty", &mut chains, say).await?);
+        report.empty = Some(round(&stage, settings, 0, "empty", &mut chains, say).await?);
         fill_up(&stage, settings, say).await?;
     }
     for n in 1..=ROUNDS {
-        report.rounds.push(round(&stage, settings, &format!("{n} of {ROUNDS}"), &mut chains, say).await?);
+        report.rounds.push(round(&stage, settings, 0, &format!("{n} of {ROUNDS}"), &mut chains, say).await?);
         // In turn, as a machine is not the same from minute to minute.
         if settings.limited {
             let capacity = i32::try_from(settings.workers * settings.slots).unwrap_or(i32::MAX);
             shapes::limit(&stage.client, capacity).await?;
-            report.limited.push(round(&stage, settings, &format!("{n}, limited"), &mut chains, say).await?);
+            report.limited.push(round(&stage, settings, 0, &format!("{n}, limited"), &mut chains, say).await?);
             shapes::limit(&stage.client, 0).await?;
+        }
+        if settings.subscribers > 0 {
+            let name = format!("{n}, subscribed");
+            report.subscribed.push(round(&stage, settings, settings.subscribers, &name, &mut chains, say).await?);
         }
     }
     tokio::time::sleep(CALM).await;
@@ -111,11 +115,12 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
 async fn round(
     stage: &Stage,
     settings: &Settings,
+    subscribers: usize,
     name: &str,
     chains: &mut Vec<Uuid>,
     say: &dyn Fn(&str),
 ) -> Result<Round, Error> {
-    let round = round::measure(stage, settings, chains).await?;
+    let round = round::measure(stage, settings, subscribers, chains).await?;
     let (steps, sql) = (round.steps_per_second, round.ceiling.steps_per_second);
     say(&format!("round {name}: {steps:.0} steps/s; bare SQL {sql:.0}"));
     Ok(round)

@@ -21,6 +21,8 @@ pub struct Report {
     pub rounds: Vec<Round>,
     /// Each after the round of the same place, with a limit as high as the workers' slots.
     pub limited: Vec<Round>,
+    /// The same with subscribers.
+    pub subscribed: Vec<Round>,
     pub latencies: Vec<Latency>,
     pub golden_problems: Vec<String>,
     pub audit: Audit,
@@ -41,7 +43,7 @@ impl Report {
 
     /// What the subscribers heard, round by round.
     fn heard(&self) -> impl Iterator<Item = &Heard> {
-        self.empty.iter().chain(&self.rounds).chain(&self.limited).filter_map(|round| round.heard.as_ref())
+        self.subscribed.iter().filter_map(|round| round.heard.as_ref())
     }
 
     fn mean(&self, of: impl Fn(&Round) -> f64) -> f64 {
@@ -67,9 +69,9 @@ impl Report {
         self.rounds.iter().filter_map(|r| r.server_rss_mib).chain(idle).reduce(f64::max)
     }
 
-    /// The throughput with a limit beside that without.
-    fn limited_ratio(&self) -> Option<f64> {
-        let pairs = self.limited.iter().zip(&self.rounds);
+    /// The throughput of these rounds beside that of the rounds before each.
+    fn ratio(&self, with: &[Round]) -> Option<f64> {
+        let pairs = with.iter().zip(&self.rounds);
         let ratios: Vec<f64> = pairs.map(|(with, without)| with.steps_per_second / without.steps_per_second).collect();
         (!ratios.is_empty()).then(|| ratios.iter().sum::<f64>() / ratios.len() as f64)
     }
@@ -115,12 +117,14 @@ impl Report {
             "waiting_tasks": self.waiting,
             "filled_time_ratio": opt(self.filled_ratio(), 3),
             "filled_cpu_ratio": opt(self.filled_cpu_ratio(), 3),
-            "limited_ratio": opt(self.limited_ratio(), 3),
+            "limited_ratio": opt(self.ratio(&self.limited), 3),
+            "subscribed_ratio": opt(self.ratio(&self.subscribed), 3),
             "idle_queries_per_second": opt(self.idle.map(|i| i.queries_per_second), 2),
             "idle_cpu_percent": opt(self.idle.and_then(|i| i.server_cpu_percent), 2),
             "idle_postgres_cpu_percent": opt(self.idle.and_then(|i| i.postgres_cpu_percent), 2),
             "empty_round": self.empty.as_ref().map(Round::to_json),
             "rounds": self.rounds.iter().map(Round::to_json).collect::<Vec<_>>(),
+            "subscribed_rounds": self.subscribed.iter().map(Round::to_json).collect::<Vec<_>>(),
         })
     }
 
@@ -161,8 +165,10 @@ impl Report {
             add(what, number(self.filled_ratio(), 2, " x"), "<= 1.3 x");
             add("the same: CPU per step".into(), number(self.filled_cpu_ratio(), 2, " x"), "<= 1.3 x");
         }
-        if let Some(ratio) = self.limited_ratio() {
-            add("throughput with a limit".into(), format!("{ratio:.2} x"), ">= 0.9 x");
+        for (with, rounds) in [("a limit", &self.limited), ("subscribers", &self.subscribed)] {
+            if let Some(ratio) = self.ratio(rounds) {
+                add(format!("throughput with {with}"), format!("{ratio:.2} x"), ">= 0.9 x");
+            }
         }
         if let Some(idle) = self.idle {
             add("idle, 50 workers: queries".into(), format!("{:.1} /s", idle.queries_per_second), "<= 5 /s");
@@ -172,6 +178,7 @@ impl Report {
         for heard in self.heard() {
             let what = format!("{} subscribers: heard of {} events", heard.each.len(), heard.written);
             add(what, spread(&heard.each), "all, once");
+            add("the same: behind after the load".into(), format!("{:.1} s", heard.behind.as_secs_f64()), "");
         }
         add("lost steps".into(), self.audit.lost_steps.to_string(), "0");
         add("duplicated steps".into(), self.audit.duplicated_steps.to_string(), "0");
@@ -205,6 +212,8 @@ pub fn opt(value: Option<f64>, digits: usize) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::bench::ceiling::Ceiling;
 
@@ -241,11 +250,14 @@ mod tests {
             [([7, 7], true, "7 each"), ([6, 7], false, "6 to 7"), ([7, 8], false, "7 to 8"), ([8, 8], false, "8 each")]
         {
             let mut report = report(&[1.0]);
-            report.rounds[0].heard = Some(Heard { written: 7, each: each.into() });
+            let heard = Some(Heard { written: 7, each: each.into(), behind: Duration::from_millis(300) });
+            report.subscribed = vec![Round { steps_per_second: 0.92, heard, ..Round::default() }];
             assert_eq!(report.is_right(), is_right, "{each:?}");
             let row = report.rows().into_iter().find(|(what, ..)| what == "2 subscribers: heard of 7 events");
             assert_eq!(row.map(|(_, value, _)| value).as_deref(), Some(said));
-            assert_eq!(report.to_json()["rounds"][0]["events_heard"], json!(each));
+            let json = report.to_json();
+            assert_eq!(json["subscribed_rounds"][0]["events_heard"], json!(each));
+            assert_eq!(json["subscribed_ratio"].to_string(), "0.920");
         }
         assert_eq!(report(&[1.0]).to_json()["rounds"][0]["events_written"], Value::Null);
     }

@@ -74,6 +74,7 @@ impl Round {
             "refused_submits": self.refused_submits,
             "events_written": self.heard.as_ref().map(|h| h.written),
             "events_heard": self.heard.as_ref().map(|h| &h.each),
+            "events_behind_seconds": opt(self.heard.as_ref().map(|h| h.behind.as_secs_f64()), 2),
         })
     }
 }
@@ -95,11 +96,17 @@ impl PerStep {
     }
 }
 
-/// Measures the ceiling for a third of the time, then the system for all of it. Adds the submitted chains to `chains`.
-pub async fn measure(stage: &Stage, settings: &Settings, chains: &mut Vec<Uuid>) -> Result<Round, Error> {
+/// Measures the ceiling for a third of the time, then the system for all of it, with so many subscribers. Adds the submitted
+/// chains to `chains`.
+pub async fn measure(
+    stage: &Stage,
+    settings: &Settings,
+    subscribers: usize,
+    chains: &mut Vec<Uuid>,
+) -> Result<Round, Error> {
     let time = settings.time;
     let ceiling = ceiling::measure(stage, time.div_f64(3.0)).await?;
-    let subscribers = match settings.subscribers {
+    let subscribers = match subscribers {
         0 => None,
         count => Some(Subscribers::start(stage, count).await?),
     };

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tonic::Status;
 
@@ -40,6 +40,8 @@ pub struct Subscribers {
 pub struct Heard {
     pub written: u64,
     pub each: Vec<u64>,
+    /// How long after the load the last of them had heard all.
+    pub behind: Duration,
 }
 
 impl Heard {
@@ -80,15 +82,21 @@ impl Subscribers {
         let written = measure::events_since(db, &self.begin).await?;
         let counts = self.counts;
         let heard = |count: &Arc<AtomicU64>| count.load(Ordering::Relaxed);
+        let over = Instant::now();
         let all = async {
             while counts.iter().any(|count| heard(count) < written) {
                 sleep(Duration::from_millis(20)).await;
             }
+            let behind = over.elapsed();
             sleep(AFTERWARDS).await;
+            behind
         };
         tokio::select! {
             // Who has not heard all by then, the report says.
-            _ = timeout(CATCH_UP_LIMIT, all) => Ok(Heard { written, each: counts.iter().map(heard).collect() }),
+            behind = timeout(CATCH_UP_LIMIT, all) => {
+                let behind = behind.unwrap_or(CATCH_UP_LIMIT);
+                Ok(Heard { written, each: counts.iter().map(heard).collect(), behind })
+            }
             Some(Ok(status)) = self.listening.join_next() => Err(Error::Refused { what: "hear the events", status }),
         }
     }

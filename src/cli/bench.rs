@@ -43,7 +43,7 @@ pub struct Command {
     /// Store so many tasks first that wait for a worker or a retry
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=10_000_000))]
     waiting: i64,
-    /// Subscribers that hear all events while a round runs, 0 to 1000; each must hear what was written, once
+    /// Measure also what so many subscribers cost, 0 to 1000; each must hear every event, once
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1_000))]
     subscribers: u16,
     /// Measure also what the system costs with 50 workers and nothing to do

@@ -3,6 +3,7 @@
 //! is read.
 
 mod filter;
+mod named;
 mod subscription;
 
 use std::{
@@ -19,8 +20,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::named::Names;
 pub use self::{
     filter::Filter,
+    named::NamedEvent,
     subscription::{Delivery, Start, SubscribeError, Subscription},
 };
 use super::peers::jitter;
@@ -31,7 +34,7 @@ use crate::{
     },
     store::{
         Db, StoreError,
-        event::{self, Event, Page},
+        event::{self, Page},
     },
 };
 
@@ -41,7 +44,7 @@ pub const MAX_SUBSCRIBERS: usize = 1_000;
 const MAX_CATCHING_UP: usize = 3;
 /// The most events of one read, and of one chunk. Each page looks through all that is left up to its snapshot, so that many small ones
 /// would look through it many times.
-const PAGE: i64 = 4_000;
+const PAGE: usize = 4_000;
 /// So many chunks are kept for subscribers that are a little slower: with the page, some megabytes.
 const MAX_CHUNKS: usize = 8;
 /// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
@@ -49,19 +52,16 @@ const MAX_CHUNKS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often the log is looked at without news: what others have written may not have been told.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
-/// How often it is looked whether the log is worth a mark, while it grows.
-const MARK: Duration = Duration::from_secs(1);
+/// How often it is looked whether the log is worth a mark, while it grows: at full speed some pages come between two.
+const MARK: Duration = Duration::from_millis(250);
 
-/// Consecutive events of the log: what `to` sees and `from` does not, after `after`, by their number.
+/// Consecutive events of the log: what the page's snapshot sees and `from` does not, after `after`, by their number.
 struct Chunk {
-    generation: u64,
     from: Snapshot,
-    to: Snapshot,
     /// The number before; 0 for the first chunk between these two.
     after: i64,
-    events: Vec<Arc<Event>>,
-    /// Whether there is no more between these two.
-    complete: bool,
+    events: Vec<Arc<NamedEvent>>,
+    page: Page,
 }
 
 /// The events of this server. Cheap to clone.
@@ -75,7 +75,8 @@ struct Inner {
     /// Something was written since the last mark.
     unmarked: AtomicBool,
     chunks: broadcast::Sender<Arc<Chunk>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
+    names: Names,
     cell: OnceCell<String>,
     lag: Mutex<Lag>,
     stopping: CancellationToken,
@@ -96,7 +97,8 @@ impl Events {
             news: Notify::new(),
             unmarked: AtomicBool::default(),
             chunks: broadcast::Sender::new(MAX_CHUNKS),
-            turns: Semaphore::new(MAX_CATCHING_UP),
+            turns: Arc::new(Semaphore::new(MAX_CATCHING_UP)),
+            names: Names::default(),
             cell: OnceCell::new(),
             lag: Mutex::new(Lag { then: Duration::ZERO, looked: Instant::now() }),
             stopping,
@@ -145,30 +147,39 @@ impl Events {
                 () = tokio::time::sleep(jitter(LOOK_ANYWAY)), if wanted => {}
             }
             loop {
-                match self.read_once(&mut place).await {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "the event log could not be read, trying again");
-                        break;
-                    }
+                let began = Instant::now();
+                let read = self.read_once(&mut place).await;
+                // The engine comes first: who has read rests as long as that took.
+                let rest = began.elapsed();
+                if let Ok(false) = read {
+                    tokio::time::sleep(rest).await;
+                    continue;
                 }
+                if let Err(error) = read {
+                    tracing::debug!(%error, "the event log could not be read, trying again");
+                }
+                tokio::time::sleep(rest.max(PAUSE)).await;
+                break;
             }
-            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// At most a page of events after the cursor, by `seq`.
+    async fn read(&self, cursor: &Cursor) -> Result<(Page, Vec<Arc<NamedEvent>>), StoreError> {
+        let (page, events) = event::read(&self.0.db, cursor, PAGE).await?;
+        Ok((page, self.0.names.of(&self.0.db, events).await?))
     }
 
     /// Hands on the next events after `place`. Returns whether there are no more for now.
     async fn read_once(&self, place: &mut Option<Cursor>) -> Result<bool, StoreError> {
         let Some(cursor) = place else {
             let (now, horizon) = event::now(&self.0.db).await?;
-            let nothing =
-                Page { to: now.clone(), is_now: true, horizon, now: std::time::UNIX_EPOCH, events: Vec::new() };
-            let cursor = place.insert(Cursor::after(horizon.generation, now));
-            self.hand_on(cursor, nothing);
+            let cursor = place.insert(Cursor::after(horizon.generation, now.clone()));
+            let nothing = Page { to: now, is_now: true, is_complete: true, horizon, now: std::time::UNIX_EPOCH };
+            self.hand_on(cursor, nothing, Vec::new());
             return Ok(true);
         };
-        let page = event::read(&self.0.db, cursor, PAGE).await?;
+        let (page, events) = self.read(cursor).await?;
         if page.to.running().len() > MAX_RUNNING {
             tracing::warn!(
                 "{} transactions run at once; events wait until there are {MAX_RUNNING}",
@@ -181,26 +192,20 @@ impl Events {
             *place = None;
             return Ok(false);
         }
-        let done = is_complete(&page) && page.is_now;
-        let oldest = page.events.iter().map(|event| event.at).min();
+        let done = page.is_complete && page.is_now;
+        let oldest = events.iter().map(|named| named.event.at).min();
         let then = oldest.and_then(|at| page.now.duration_since(at).ok()).unwrap_or_default();
         *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Lag { then, looked: Instant::now() };
-        self.hand_on(cursor, page);
+        self.hand_on(cursor, page, events);
         Ok(done)
     }
 
     /// Sends the page to all subscribers and moves the cursor behind it.
-    fn hand_on(&self, cursor: &mut Cursor, page: Page) {
-        let (complete, to, generation) = (is_complete(&page), page.to, page.horizon.generation);
-        let chunk = Chunk {
-            generation,
-            from: cursor.seen.clone(),
-            to: to.clone(),
-            after: cursor.within.as_ref().map_or(0, |within| within.seq),
-            events: page.events.into_iter().map(Arc::new).collect(),
-            complete,
-        };
-        *cursor = behind(cursor, generation, &to, chunk.events.last().map(|event| event.seq), complete);
+    fn hand_on(&self, cursor: &mut Cursor, page: Page, events: Vec<Arc<NamedEvent>>) {
+        let from = cursor.seen.clone();
+        let after = cursor.within.as_ref().map_or(0, |within| within.seq);
+        *cursor = behind(cursor, &page, &events);
+        let chunk = Chunk { from, after, events, page };
         // Nobody may be listening in this moment.
         let _ = self.0.chunks.send(Arc::new(chunk));
     }
@@ -221,18 +226,13 @@ impl Events {
     }
 }
 
-/// Whether there is no more up to the page's snapshot.
-fn is_complete(page: &Page) -> bool {
-    i64::try_from(page.events.len()).unwrap_or(i64::MAX) < PAGE
-}
-
 /// The place behind a page: its snapshot, or its last event if there is more of it.
-fn behind(cursor: &Cursor, generation: u64, to: &Snapshot, last: Option<i64>, complete: bool) -> Cursor {
+fn behind(cursor: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) -> Cursor {
     let mut behind = cursor.clone();
-    match last {
-        Some(seq) if !complete => behind.move_to(to, seq),
-        _ => behind = Cursor::after(generation, to.clone()),
+    match events.last() {
+        Some(last) if !page.is_complete => behind.move_to(&page.to, last.event.seq),
+        _ => behind = Cursor::after(page.horizon.generation, page.to.clone()),
     }
-    behind.generation = generation;
+    behind.generation = page.horizon.generation;
     behind
 }

@@ -22,12 +22,12 @@ use crate::{
         assignment::{Assignment, merge_annotations},
         catalog::Plan,
         effective::Effective,
+        events::NamedEvent,
         intake::Violated,
         traces::Traces,
     },
     proto,
     store::{
-        event::Event,
         task::{Attempt, Step, Task, TaskView},
         worker::WorkerRow,
     },
@@ -132,34 +132,35 @@ pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
 }
 
 /// An event; what does not apply stays empty.
-pub fn event(event: &Event) -> proto::Event {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+pub fn event(named: &NamedEvent) -> proto::Event {
+    let event = &named.event;
+    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let id = |id: Option<Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
     let ms = |time: Option<Duration>| time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
     proto::Event {
         r#type: event.kind.map_or(proto::EventType::Unspecified, event_type).into(),
         seq: event.seq,
         at: Some(timestamp(event.at)),
-        namespace: text(&event.namespace),
-        task_name: text(&event.task_name),
-        version: text(&event.version),
+        namespace: text(named.namespace()),
+        task_name: text(named.task_name()),
+        version: text(named.version()),
         task_id: id(event.task_id),
-        correlation_id: text(&event.correlation_id),
-        step: text(&event.step),
-        service: text(&event.service),
-        handler: text(&event.handler),
+        correlation_id: text(named.correlation_id()),
+        step: text(named.step().map(|step| step.name.as_str())),
+        service: text(named.service()),
+        handler: text(named.step().map(|step| step.handler.as_str())),
         attempt: event.attempt.unwrap_or_default(),
         outcome: event.outcome.map_or(proto::AttemptOutcome::Unspecified, outcome).into(),
         charged: event.charged.unwrap_or_default(),
-        run_ms: ms(event.run),
-        wait_ms: ms(event.wait),
-        error_code: text(&event.error_code),
-        error_message: text(&event.error_message),
+        run_ms: ms(named.run()),
+        wait_ms: ms(named.wait()),
+        error_code: text(event.error_code.as_deref()),
+        error_message: text(event.error_message.as_deref()),
         next_attempt_at: event.next_attempt_at.map(timestamp),
         worker_id: id(event.worker_id),
-        worker_name: text(&event.worker_name),
-        detail: text(&event.detail),
-        actor: text(&event.actor),
+        worker_name: text(named.worker_name()),
+        detail: text(event.detail.as_deref()),
+        actor: text(event.actor.as_deref()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The event log as readers see it: what one snapshot sees and another does not, by `seq`. Nothing here writes an event.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::domain::{
 /// So many events between two marks are worth another one.
 const MARK_EVERY: i64 = 2_000;
 
-/// An event with the names that belong to it.
+/// A row of the log. What its numbers mean, `names` says.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub xid: u64,
@@ -24,24 +24,20 @@ pub struct Event {
     pub at: SystemTime,
     /// `None` for a type that is newer than this build.
     pub kind: Option<EventType>,
-    pub namespace: Option<String>,
-    pub task_name: Option<String>,
-    pub version: Option<String>,
+    pub template_id: Option<i32>,
     pub task_id: Option<Uuid>,
-    pub correlation_id: Option<String>,
-    pub step: Option<String>,
-    pub handler: Option<String>,
-    pub service: Option<String>,
+    pub step: Option<i16>,
+    /// Of an event about a circuit.
+    pub service_id: Option<i32>,
     pub attempt: Option<i32>,
     pub outcome: Option<OutcomeKind>,
     pub charged: Option<bool>,
-    pub run: Option<Duration>,
-    pub wait: Option<Duration>,
+    pub ready_at: Option<SystemTime>,
+    pub started_at: Option<SystemTime>,
     pub error_code: Option<String>,
     pub error_message: Option<String>,
     pub next_attempt_at: Option<SystemTime>,
     pub worker_id: Option<Uuid>,
-    pub worker_name: Option<String>,
     /// Of an event about a circuit: a reason in words, or a policy as JSON.
     pub detail: Option<String>,
     pub actor: Option<String>,
@@ -56,18 +52,18 @@ pub struct Horizon {
     pub seq: i64,
 }
 
-/// Some events after a place.
+/// How far a read came.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The snapshot that is being read up to.
     pub to: Snapshot,
     /// Whether that was taken in this moment, so that there is nothing beyond it yet.
     pub is_now: bool,
+    /// Whether there is no more up to it.
+    pub is_complete: bool,
     pub horizon: Horizon,
     /// The database's time.
     pub now: SystemTime,
-    /// By `seq`.
-    pub events: Vec<Event>,
 }
 
 impl Horizon {
@@ -105,19 +101,12 @@ pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
 
 /// What is read up to: where it was begun to; else the next mark; else everything there is now. What the place has not seen
 /// is what was running then and what began since, and both are looked up in the index, so that an old transaction that
-/// still runs costs nothing. A mark is no older than the place if its end is larger. What belongs to an event is found by
-/// LATERAL, as in `changes`.
+/// still runs costs nothing. A mark is no older than the place if its end is larger. Nothing is looked up per event: four
+/// fifths of the time went there (docs/performance.md).
 pub const READ: &str = "
     SELECT r.till::text, r.is_now, h.generation, h.xid::text, h.seq, clock_timestamp(),
-           e.xid::text, e.seq, e.at, e.type::text, coalesce(p.namespace, c.namespace), p.task_name, p.version,
-           e.task_id, t.correlation_id, d.name, l.handler, coalesce(l.service, c.service), e.attempt, e.outcome::text, e.charged,
-           extract(epoch FROM e.at - CASE WHEN e.outcome IS NOT NULL THEN e.started_at
-                                          WHEN e.type IN ('task.completed', 'task.failed', 'task.cancelled', 'task.resolved') THEN t.started_at
-                                          END)::float8,
-           extract(epoch FROM CASE WHEN e.outcome IS NOT NULL THEN e.started_at - e.ready_at
-                                   WHEN e.type = 'step.started' THEN e.at - e.ready_at
-                                   WHEN e.type = 'task.started' THEN e.at - t.submitted_at END)::float8,
-           e.error_code, left(e.error_message, 1000), e.next_attempt_at, e.worker_id, w.name,
+           e.xid::text, e.seq, e.at, e.type::text, e.template_id, e.task_id, e.step, e.service_id, e.attempt, e.outcome::text,
+           e.charged, e.ready_at, e.started_at, e.error_code, left(e.error_message, 1000), e.next_attempt_at, e.worker_id,
            left(e.detail, 1000), e.actor
       FROM (SELECT coalesce($3::text::pg_snapshot, m.snapshot, pg_current_snapshot()) AS till,
                    $3::text IS NULL AND m.snapshot IS NULL AS is_now
@@ -133,19 +122,10 @@ pub const READ: &str = "
                    SELECT * FROM events WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(r.till) AND seq > $4::int8) AS n
             WHERE pg_visible_in_snapshot(n.xid, r.till)
             ORDER BY n.seq LIMIT $5::int8) AS e ON true
-      LEFT JOIN LATERAL (
-           SELECT correlation_id, submitted_at, started_at FROM tasks WHERE task_id = e.task_id LIMIT 1) AS t ON true
-      LEFT JOIN LATERAL (SELECT name FROM workers WHERE worker_id = e.worker_id LIMIT 1) AS w ON true
-      LEFT JOIN LATERAL (
-           SELECT namespace, task_name, version FROM templates WHERE template_id = e.template_id LIMIT 1) AS p ON true
-      LEFT JOIN LATERAL (
-           SELECT name, lane_id FROM template_steps WHERE template_id = e.template_id AND step = e.step LIMIT 1) AS d ON true
-      LEFT JOIN LATERAL (SELECT handler, service FROM lanes WHERE lane_id = d.lane_id LIMIT 1) AS l ON true
-      LEFT JOIN LATERAL (SELECT namespace, service FROM services WHERE service_id = e.service_id LIMIT 1) AS c ON true
      ORDER BY e.seq";
 
-/// At most `limit` events after the cursor. One statement, so that what is missing is missing in the horizon too.
-pub async fn read(db: &Db, cursor: &Cursor, limit: i64) -> Result<Page, StoreError> {
+/// At most `limit` events after the cursor, by `seq`. One statement, so that what is missing is missing in the horizon too.
+pub async fn read(db: &Db, cursor: &Cursor, limit: usize) -> Result<(Page, Vec<Event>), StoreError> {
     let client = db.read().await?;
     let statement = client.prepare_cached(READ).await?;
     let (end, running) = (cursor.seen.end().to_string(), cursor.seen.running());
@@ -154,16 +134,19 @@ pub async fn read(db: &Db, cursor: &Cursor, limit: i64) -> Result<Page, StoreErr
         Some(within) => (Some(within.to.to_string()), within.seq),
         None => (None, 0),
     };
-    let rows = client.query(&statement, &[&end, &running, &to, &seq, &limit]).await?;
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = client.query(&statement, &[&end, &running, &to, &seq, &most]).await?;
     let first = rows.first().ok_or_else(|| StoreError::Corrupt("event_horizon is empty".into()))?;
     let found = rows.iter().filter(|row| row.get::<_, Option<i64>>(7).is_some());
-    Ok(Page {
+    let events = found.map(event).collect::<Result<Vec<_>, _>>()?;
+    let page = Page {
         to: snapshot(first, 0)?,
         is_now: first.get(1),
+        is_complete: events.len() < limit,
         horizon: horizon(first, 2)?,
         now: first.get(5),
-        events: found.map(event).collect::<Result<_, _>>()?,
-    })
+    };
+    Ok((page, events))
 }
 
 /// Remembers what is committed now, if the log has grown enough since the last time.
@@ -199,33 +182,26 @@ fn xid(row: &Row, i: usize) -> Result<u64, StoreError> {
 }
 
 fn event(row: &Row) -> Result<Event, StoreError> {
-    // Clocks of two transactions may disagree by a little: no time is negative.
-    let span = |i| row.get::<_, Option<f64>>(i).map(|s| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or_default());
     Ok(Event {
         xid: xid(row, 6)?,
         seq: row.get(7),
         at: row.get(8),
         kind: EventType::from_name(row.get(9)),
-        namespace: row.get(10),
-        task_name: row.get(11),
-        version: row.get(12),
-        task_id: row.get(13),
-        correlation_id: row.get(14),
-        step: row.get(15),
-        handler: row.get(16),
-        service: row.get(17),
-        attempt: row.get(18),
-        outcome: row.get::<_, Option<&str>>(19).and_then(OutcomeKind::from_name),
-        charged: row.get(20),
-        run: span(21),
-        wait: span(22),
-        error_code: row.get(23),
-        error_message: row.get(24),
-        next_attempt_at: row.get(25),
-        worker_id: row.get(26),
-        worker_name: row.get(27),
-        detail: row.get(28),
-        actor: row.get(29),
+        template_id: row.get(10),
+        task_id: row.get(11),
+        step: row.get(12),
+        service_id: row.get(13),
+        attempt: row.get(14),
+        outcome: row.get::<_, Option<&str>>(15).and_then(OutcomeKind::from_name),
+        charged: row.get(16),
+        ready_at: row.get(17),
+        started_at: row.get(18),
+        error_code: row.get(19),
+        error_message: row.get(20),
+        next_attempt_at: row.get(21),
+        worker_id: row.get(22),
+        detail: row.get(23),
+        actor: row.get(24),
     })
 }
 

@@ -16,6 +16,7 @@ pub mod fill;
 pub mod hot;
 pub mod measure;
 pub mod migrate;
+pub mod names;
 mod orders;
 pub mod pause;
 pub mod permit;

@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use crate::{domain::event::EventType, store::event::Event};
+use super::NamedEvent;
+use crate::domain::event::EventType;
 
 /// Each part that is set must fit.
 #[derive(Clone, Debug, Default)]
@@ -17,13 +18,13 @@ pub struct Filter {
 }
 
 impl Filter {
-    pub fn takes(&self, event: &Event) -> bool {
-        let fits = |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || wanted == has;
-        fits(&self.namespace, &event.namespace)
-            && fits(&self.task_name, &event.task_name)
-            && fits(&self.service, &event.service)
-            && fits(&self.correlation_id, &event.correlation_id)
-            && (self.task_id.is_none() || self.task_id == event.task_id)
-            && (self.types.is_empty() || event.kind.is_some_and(|kind| self.types.contains(&kind)))
+    pub fn takes(&self, named: &NamedEvent) -> bool {
+        let fits = |wanted: &Option<String>, has: Option<&str>| wanted.is_none() || wanted.as_deref() == has;
+        fits(&self.namespace, named.namespace())
+            && fits(&self.task_name, named.task_name())
+            && fits(&self.service, named.service())
+            && fits(&self.correlation_id, named.correlation_id())
+            && (self.task_id.is_none() || self.task_id == named.event.task_id)
+            && (self.types.is_empty() || named.event.kind.is_some_and(|kind| self.types.contains(&kind)))
     }
 }

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, PAGE, PAUSE, behind, is_complete};
+use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, NamedEvent, PAUSE, behind};
 use crate::{
     domain::{
         cursor::{Cursor, MAX_RUNNING},
@@ -15,7 +15,7 @@ use crate::{
     },
     store::{
         StoreError,
-        event::{self, Event, Horizon},
+        event::{self, Horizon},
     },
 };
 use std::sync::atomic::Ordering;
@@ -53,7 +53,7 @@ pub enum SubscribeError {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// `None` to tell the place alone.
-    pub event: Option<Arc<Event>>,
+    pub event: Option<Arc<NamedEvent>>,
     /// The place after it.
     pub cursor: String,
 }
@@ -79,7 +79,7 @@ pub struct Subscription {
 /// Events on their way out, and where that leads.
 #[derive(Default)]
 struct Next {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Arc<NamedEvent>>,
     then: Option<(Snapshot, Cursor)>,
 }
 
@@ -184,7 +184,7 @@ impl Subscription {
             return None;
         };
         let (to, _) = self.next.then.as_ref()?;
-        self.cursor.move_to(to, event.seq);
+        self.cursor.move_to(to, event.event.seq);
         Some(Delivery { event: Some(event), ..self.place() })
     }
 
@@ -194,10 +194,15 @@ impl Subscription {
             // What comes after the coming look is heard from here on.
             self.live = self.events.0.chunks.subscribe();
         }
-        let page = {
-            let _turn = self.events.0.turns.acquire().await.map_err(|_| SubscribeError::Stopping)?;
-            event::read(&self.events.0.db, &self.cursor, PAGE).await?
-        };
+        let turn = Arc::clone(&self.events.0.turns).acquire_owned().await.map_err(|_| SubscribeError::Stopping)?;
+        let began = Instant::now();
+        let (page, events) = self.events.read(&self.cursor).await?;
+        let rest = began.elapsed();
+        // The turn rests, and not the subscriber, who has something to do now.
+        tokio::spawn(async move {
+            tokio::time::sleep(rest).await;
+            drop(turn);
+        });
         if page.to.running().len() > MAX_RUNNING {
             tokio::time::sleep(PAUSE).await;
             return Ok(());
@@ -205,30 +210,28 @@ impl Subscription {
         if !page.horizon.allows(&self.cursor) {
             return Err(SubscribeError::TooOld);
         }
-        let complete = is_complete(&page);
-        let last = page.events.last().map(|event| event.seq);
-        let then = behind(&self.cursor, page.horizon.generation, &page.to, last, complete);
-        self.behind = !(complete && page.is_now);
+        let then = behind(&self.cursor, &page, &events);
+        self.behind = !(page.is_complete && page.is_now);
         self.next.then = Some((page.to, then));
-        self.next.events.extend(page.events.into_iter().filter(|event| self.filter.takes(event)).map(Arc::new));
+        self.next.events.extend(events.into_iter().filter(|event| self.filter.takes(event)));
         Ok(())
     }
 
     /// Takes what comes next, and what the reader has handed on before the own place not again.
     fn take(&mut self, chunk: &Chunk) {
+        let to = &chunk.page.to;
         let follows = match &self.cursor.within {
-            Some(within) => within.to == chunk.to && within.seq == chunk.after,
-            None if self.cursor.seen.includes(&chunk.to) => return,
+            Some(within) => within.to == *to && within.seq == chunk.after,
+            None if self.cursor.seen.includes(to) => return,
             None => chunk.after == 0 && self.cursor.seen.includes(&chunk.from),
         };
         if !follows {
             self.behind = true;
             return;
         }
-        let last = chunk.events.last().map(|event| event.seq);
-        let then = behind(&self.cursor, chunk.generation, &chunk.to, last, chunk.complete);
-        let new = |event: &&Arc<Event>| !self.cursor.seen.sees(event.xid) && self.filter.takes(event);
+        let then = behind(&self.cursor, &chunk.page, &chunk.events);
+        let new = |event: &&Arc<NamedEvent>| !self.cursor.seen.sees(event.event.xid) && self.filter.takes(event);
         self.next.events.extend(chunk.events.iter().filter(new).cloned());
-        self.next.then = Some((chunk.to.clone(), then));
+        self.next.then = Some((to.clone(), then));
     }
 }
