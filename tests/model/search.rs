@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     model::Wrong,
-    op::{self, Op},
+    op::Op,
     random::Random,
     run::{Difference, play},
     shrink::shrink,
@@ -42,7 +42,7 @@ async fn search(
     let (mut drawn, mut playing) = (0, JoinSet::new());
     loop {
         while playing.len() < at_once && started.elapsed() < time {
-            let (url, number, ops) = (url.to_owned(), drawn, op::history(random));
+            let (url, number, ops) = (url.to_owned(), drawn, wrong.history(random));
             drawn += 1;
             playing.spawn(async move { (number, ops.clone(), play_for_sure(url, ops, wrong).await) });
         }
@@ -147,5 +147,9 @@ async fn a_wrong_model_is_found_out() {
         found_out(url, Wrong::CancelledRunsOn),
         found_out(url, Wrong::HoldersAreNotTold),
         found_out(url, Wrong::ClosedIsShut),
+        found_out(url, Wrong::PausedForGood),
+        found_out(url, Wrong::RetriedIsNew),
+        found_out(url, Wrong::SkippedIsMissed),
+        found_out(url, Wrong::GivenIsUnseen),
     );
 }
