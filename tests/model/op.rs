@@ -100,6 +100,18 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether this template must be there for it: the circuits are those of the first two, and a namespace is one that has any.
+    pub fn names(&self, template: usize) -> bool {
+        match self {
+            Self::Submit(all) => all.iter().any(|s| s.template == template),
+            Self::Hold { template: held, .. } => held.unwrap_or(0) == template,
+            Self::Force { handler, .. } => *handler == template,
+            _ => false,
+        }
+    }
+}
+
 pub fn history(random: &mut Random) -> Vec<Op> {
     // Histories without anybody to work on them are short of surprises.
     let mut ops = vec![connect(random)];
@@ -112,7 +124,11 @@ pub fn of_operators(random: &mut Random) -> Vec<Op> {
     let mut ops = vec![connect(random)];
     ops.extend((0..12).map(|_| match random.below(3) {
         0 => Op::Submit(submissions(random)),
-        1 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        1 => {
+            // What has failed can be mended.
+            let answer = if random.below(3) == 0 { Answer::Permanent } else { answer(random) };
+            Op::Answer { attempt: random.below(64), answer }
+        }
         _ => order(random),
     }));
     ops

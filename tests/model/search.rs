@@ -27,6 +27,8 @@ const SECONDS: u64 = 8;
 const AT_ONCE: usize = 8;
 /// The most ops that a planted mistake takes to show.
 const HANDFUL: usize = 6;
+/// The longest that it may take to find one.
+const PLANTED: Duration = Duration::from_secs(120);
 /// How long a difference may be cut down.
 const SHRINKING: Duration = Duration::from_secs(60);
 
@@ -127,7 +129,7 @@ async fn bench() -> Bench {
 /// A model that is wrong in this way is found out, by a handful of calls.
 async fn found_out(url: &str, wrong: Wrong) {
     let mut random = Random::seeded(&format!("{wrong:?}"));
-    let (_, found) = search(url, &mut random, wrong, 4, Duration::from_secs(60)).await;
+    let (_, found) = search(url, &mut random, wrong, 4, PLANTED).await;
     let found = found.unwrap_or_else(|| panic!("{wrong:?} was not found out"));
     let again = |ops| play(url.to_owned(), ops, wrong);
     let (ops, difference) = shrink(found.ops, found.difference, SHRINKING, again).await;
