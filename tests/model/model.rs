@@ -247,7 +247,8 @@ impl Model {
             for (other, t) in self.tasks.iter().enumerate() {
                 for (i, s) in t.steps.iter().enumerate() {
                     let handler = t.shape.steps[i].handler;
-                    let left = s.state == StepState::Ready && s.surely_ready && !self.shut[handler] && !self.is_paused(other);
+                    let left =
+                        s.state == StepState::Ready && s.surely_ready && !self.shut[handler] && !self.is_paused(other);
                     if left && self.workers[*worker].serves(handler) && self.rank(other, i) < rank {
                         return Err(format!(
                             "worker {worker} was handed {task}/{step} while {other}/{i} was left waiting"

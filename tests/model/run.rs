@@ -11,9 +11,9 @@ use std::{
 use tasker::{
     client::Client,
     proto::{
-        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse, Register, RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest,
-        SubmitTasksRequest, Worker, step_result::Outcome, work_request::Message as Says,
-        work_response::Message as Hears,
+        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse, Register, RegisterTemplateRequest,
+        ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest, Worker, step_result::Outcome,
+        work_request::Message as Says, work_response::Message as Hears,
     },
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};

@@ -30,7 +30,7 @@ const HANDFUL: usize = 6;
 /// The longest that it may take to find one.
 const PLANTED: Duration = Duration::from_secs(120);
 /// How long a difference may be cut down.
-const SHRINKING: Duration = Duration::from_secs(60);
+const SHRINKING: Duration = Duration::from_secs(120);
 
 /// Plays histories until `time` is over. Returns how many there were, and the number and the ops of one that differs.
 async fn search(

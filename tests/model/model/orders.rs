@@ -7,10 +7,7 @@ use tasker::{
 use tonic::Code;
 
 use super::{Action, Model, Owed, Step, Task, Wrong, pick, result};
-use crate::{
-    op::Word,
-    shapes::SHAPES,
-};
+use crate::{op::Word, shapes::SHAPES};
 
 /// Nothing has changed then.
 const REFUSED: Result<(), Code> = Err(Code::FailedPrecondition);
