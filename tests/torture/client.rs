@@ -367,7 +367,7 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
             5..10 => drop(follow_ups.spawn(async move {
                 let _ = watch(&clients, &mut rng, answer.task_id).await;
             })),
-            10..25 => drop(follow_ups.spawn(async move { operator::attend(&clients, &mut rng, answer.task_id).await })),
+            10..40 => drop(follow_ups.spawn(async move { operator::attend(&clients, &mut rng, answer.task_id).await })),
             _ => {}
         }
     }
