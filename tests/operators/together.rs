@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tasker::proto::TaskState;
+use tasker::proto::{SubmitTaskRequest, TaskState};
 use tokio::time::sleep;
 
 use crate::{
     support::{
         invariants::invariants,
-        server::{Bench, state},
+        server::{Bench, register, state},
         worker::{RawWorker, registration, success},
     },
     verb::{Verb, next_of, say},
@@ -18,14 +18,27 @@ use crate::{
 const PAIR: &str = "{task_name: pair, namespace: t, version: 1.0.0, step_templates: [
                      {name: a, handler_class: h}, {name: b, handler_class: nobody}]}";
 
+/// What ends in that batch: a slot is kept for its second step, and an older or more urgent one takes it.
+const CHAIN: &str = "{task_name: chain, namespace: t, version: 1.0.0, step_templates: [
+                      {name: a, handler_class: h}, {name: b, handler_class: h, depends_on_steps: [a]}]}";
+
 /// Gives the order about a task whose first step gets the slot that comes free in the same batch.
 async fn given_as_it_starts(verb: Verb, step: &str) {
     let mut bench = Bench::with(PAIR).await;
     let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
-    let before = bench.submit("t/pair", "{}").await;
+    register(&mut bench.client, CHAIN).await;
+    let before = bench.submit("t/chain", "{}").await;
     let first = next_of(&mut worker, &before).await;
-    let (blocker, id) = (bench.submit("t/pair", "{}").await, bench.submit("t/pair", "{}").await);
+    let blocker = bench.submit("t/pair", "{}").await;
     say(&mut bench.client, Verb::Skip, &blocker, "a").await.unwrap();
+    let urgent = SubmitTaskRequest {
+        namespace: "t".into(),
+        task_name: "pair".into(),
+        context_json: "{}".into(),
+        priority: 1,
+        ..Default::default()
+    };
+    let id = bench.client.tasks.submit_task(urgent).await.unwrap().into_inner().task_id;
     // What comes while the settler waits for this row is settled together afterwards.
     let lock = bench.db.connect().await;
     lock.batch_execute(&format!("BEGIN; SELECT FROM tasks WHERE task_id = '{blocker}' FOR UPDATE")).await.unwrap();
