@@ -52,7 +52,8 @@ async fn given_as_it_starts(verb: Verb, step: &str) {
     let given = give(verb, &id, step);
     sleep(Duration::from_millis(200)).await;
     lock.batch_execute("COMMIT").await.unwrap();
-    (blocked.await.unwrap(), given.await.unwrap());
+    blocked.await.unwrap();
+    given.await.unwrap();
     if verb == Verb::Pause {
         say(&mut bench.client, Verb::Resume, &id, "").await.unwrap();
     }

@@ -29,7 +29,7 @@ pub async fn run(world: &World, clients: &Clients) {
         gauge(world, clients),
         look(world, REST, once),
         look(world, SHORT_REST, stuck),
-        operator::release(world, clients)
+        Box::pin(operator::release(world, clients))
     );
 }
 

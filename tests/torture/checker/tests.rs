@@ -99,6 +99,13 @@ impl Story {
         self.history.steps.iter_mut().find(|s| s.task == id(n) && s.step == step).unwrap()
     }
 
+    /// What the handler of a step with these ancestors is given.
+    fn results(&mut self, n: u64, plan: &Plan, ancestors: &[usize]) -> Digest {
+        let mut result = |step: usize| self.row(n, i16::try_from(step).unwrap()).result.clone();
+        let results: Vec<_> = ancestors.iter().map(|a| (*a, result(*a).unwrap_or("null".into()))).collect();
+        Digest::of_all(results.iter().map(|(a, json)| (plan.steps[*a].name.as_str(), json.as_str())))
+    }
+
     /// One attempt from its start to its end. The handler says something if the outcome is one of those that it can say.
     fn attempt(&mut self, n: u64, step: i16, outcome: &str, end: &str) {
         let attempt = self.row(n, step).attempt + 1;
@@ -107,17 +114,8 @@ impl Story {
         let started_at = self.tick();
         self.event(n, "step.started", Some((step, attempt)), None);
         let plan = diamond();
-        let name = plan.steps[usize::try_from(step).unwrap()].name.clone();
-        let ancestors = plan.steps[usize::try_from(step).unwrap()].ancestors.clone();
-        let results: Vec<(String, String)> = ancestors
-            .iter()
-            .map(|a| {
-                (
-                    plan.steps[*a].name.clone(),
-                    self.row(n, i16::try_from(*a).unwrap()).result.clone().unwrap_or("null".into()),
-                )
-            })
-            .collect();
+        let planned = &plan.steps[usize::try_from(step).unwrap()];
+        let (name, results) = (planned.name.clone(), self.results(n, &plan, &planned.ancestors));
         self.history.lines.push(Line::Start(Start {
             worker: "w".into(),
             lease: lease.clone(),
@@ -126,7 +124,7 @@ impl Story {
             step: name,
             attempt,
             context: Digest::of(&self.history.intents[&n].context),
-            results: Digest::of_all(results.iter().map(|(name, json)| (name.as_str(), json.as_str()))),
+            results,
         }));
         let result = (outcome == "succeeded").then(|| format!("{{\"step\": {step}}}"));
         let said = match outcome {
