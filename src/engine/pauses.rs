@@ -13,17 +13,18 @@ use crate::store::{
 const SETTLE: (Duration, u32) = (Duration::from_millis(10), 200);
 
 impl Engine {
-    /// Pauses a template, or a namespace. When this returns nothing of it starts any more.
+    /// Pauses a template, or a namespace. When this returns well, nothing of it starts any more.
     pub async fn pause(&self, namespace: &str, task_name: &str, actor: &Actor) -> Result<PauseRow, StoreError> {
-        let (row, xid) = pause::set(&self.db, namespace, task_name, actor, &self.peers.service_news()).await?;
+        let (row, since) = pause::set(&self.db, namespace, task_name, actor, &self.peers.service_news()).await?;
         self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
         for _ in 0..SETTLE.1 {
-            if pause::is_settled(&self.db, &xid).await? {
-                break;
+            if pause::is_settled(&self.db, since).await? {
+                return Ok(row);
             }
             tokio::time::sleep(SETTLE.0).await;
         }
-        Ok(row)
+        // Asked again, it waits again; the pause holds meanwhile.
+        Err(StoreError::Connection("a transaction that began before the pause has not ended".into()))
     }
 
     /// Lifts such a pause; `false` when there was none.

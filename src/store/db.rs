@@ -22,6 +22,8 @@ pub const READ_LIMIT: Duration = Duration::from_millis(2_500);
 const LONG_READS: usize = 2;
 /// How long a database may take to let us in. The driver's own limit ends when the socket is open, before the first word.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+/// What our connections are called in `pg_stat_activity`.
+pub(super) const APPLICATION: &str = "tasker";
 /// No statement of ours is allowed to run longer, ms.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 /// Settings of all connections. Statistics of tables that fill and empty by the second mislead the planner: it then reads or
@@ -79,7 +81,7 @@ impl Db {
         );
         config
             .options(options)
-            .application_name("tasker")
+            .application_name(APPLICATION)
             .connect_timeout(Duration::from_secs(3))
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))

@@ -306,8 +306,9 @@ impl Hot {
         let gates: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.gates];
         p.add_some(&s.insert_live, columns.new_live.params(&gates));
         let claims = p.add_some(&s.claim, columns.claims.params(&gates));
-        p.add_some(&s.start_tasks, columns.started.params(&[&now]));
         let tasks = p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
+        // Last: who decided on a task that an order is about did not know that a claim would start it.
+        p.add_some(&s.start_tasks, columns.started.params(&[&now]));
         p.add_some(&s.hold, columns.holds.params(&[&now]));
         p.add_some(&s.mark, columns.marks.params(&[]));
         p.add_some(&s.plan, columns.planned.params(&[]));

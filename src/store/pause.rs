@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use tokio_postgres::Row;
 
-use super::{Db, StoreError, service::Actor};
+use super::{Db, StoreError, db::APPLICATION, service::Actor};
 
 /// A namespace, or a template in all its versions, of which nothing starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,42 +30,40 @@ const CHANGED: &str = "
     INSERT INTO events (at, type, template_id, actor, detail)
     VALUES (clock_timestamp(), $3::text::event_type,
             (SELECT max(template_id) FROM templates WHERE namespace = $1 AND task_name = $2), $4,
-            CASE WHEN $2 = '' THEN 'namespace ' || $1 ELSE $1 || '/' || $2 END || ': ' || $5)
-    RETURNING pg_current_xact_id()::text";
+            CASE WHEN $2 = '' THEN 'namespace ' || $1 ELSE $1 || '/' || $2 END || ': ' || $5)";
 
-/// Pauses, unless it is paused already; returns how it is then. A claim that began before may still be made when this returns;
-/// [`is_settled`] says when none can any more.
+/// Pauses, unless it is paused already; returns how it is then, and the time. A claim that began before may still be made when this
+/// returns; [`is_settled`] says when none can any more.
 pub async fn set(
     db: &Db,
     namespace: &str,
     task_name: &str,
     actor: &Actor,
     wake: &str,
-) -> Result<(PauseRow, String), StoreError> {
+) -> Result<(PauseRow, SystemTime), StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
     let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
                   VALUES ($1, $2, clock_timestamp(), $3, $4) ON CONFLICT DO NOTHING";
-    let is_new = tx.execute(insert, &[&namespace, &task_name, &actor.by, &actor.reason]).await? > 0;
-    let mut xid = "0".to_owned();
-    if is_new {
+    if tx.execute(insert, &[&namespace, &task_name, &actor.by, &actor.reason]).await? > 0 {
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
             [&namespace, &task_name, &"pause.set", &actor.by, &actor.reason];
-        xid = tx.query_one(CHANGED, &values).await?.get(0);
+        tx.execute(CHANGED, &values).await?;
         tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
     }
     let select = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses
                    WHERE namespace = $1 AND task_name = $2";
     let pause = row(&tx.query_one(select, &[&namespace, &task_name]).await?);
     tx.commit().await?;
-    Ok((pause, xid))
+    Ok((pause, client.query_one("SELECT clock_timestamp()", &[]).await?.get(0)))
 }
 
-/// Whether every transaction that began before this one has ended.
-pub async fn is_settled(db: &Db, xid: &str) -> Result<bool, StoreError> {
+/// Whether every transaction of a server that began before this time has ended.
+pub async fn is_settled(db: &Db, since: SystemTime) -> Result<bool, StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8";
-    Ok(client.query_one(&client.prepare_cached(sql).await?, &[&xid]).await?.get(0))
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                                   AND application_name = $1 AND xact_start < $2)";
+    Ok(client.query_one(&client.prepare_cached(sql).await?, &[&APPLICATION, &since]).await?.get(0))
 }
 
 /// Lifts a pause. `false` when there was none.
@@ -78,7 +76,7 @@ pub async fn lift(db: &Db, namespace: &str, task_name: &str, actor: &Actor, wake
     }
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
         [&namespace, &task_name, &"pause.lifted", &actor.by, &actor.reason];
-    tx.query_one(CHANGED, &values).await?;
+    tx.execute(CHANGED, &values).await?;
     tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
     tx.commit().await?;
     Ok(true)

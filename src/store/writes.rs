@@ -156,7 +156,8 @@ pub(super) const CLAIM: &str = "
         SELECT $7::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
     SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
 
-/// After CLAIM, and in the order of the ids: queue rows are always locked before task rows.
+/// After CLAIM, and in the order of the ids: queue rows are always locked before task rows. After `UPDATE_TASKS`, whose rows are locked
+/// already where there are claims.
 pub(super) const START_TASKS: &str = "
     WITH started AS (
         UPDATE tasks t SET state = 'in_progress', started_at = $2::timestamptz

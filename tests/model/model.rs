@@ -7,17 +7,19 @@
 mod action;
 mod attempts;
 mod calls;
+mod orders;
 #[cfg(test)]
 mod tests;
 mod views;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tasker::proto::{AttemptOutcome, StepState, TaskState};
 
 pub use self::action::{Action, Owed};
 use crate::{
-    op::Op,
+    op::{self, Op},
+    random::Random,
     shapes::{HANDLERS, MOVING, Shape},
 };
 
@@ -32,6 +34,22 @@ pub enum Wrong {
     CancelledRunsOn,
     HoldersAreNotTold,
     ClosedIsShut,
+    PausedForGood,
+    RetriedIsNew,
+    SkippedIsMissed,
+    GivenIsUnseen,
+}
+
+impl Wrong {
+    /// One in which it may come to light.
+    pub fn history(self, random: &mut Random) -> Vec<Op> {
+        use Wrong as W;
+        match self {
+            W::OneAttemptLess | W::CancelledRunsOn => op::of_operators(random),
+            W::PausedForGood | W::RetriedIsNew | W::SkippedIsMissed | W::GivenIsUnseen => op::of_operators(random),
+            _ => op::history(random),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -41,8 +59,22 @@ struct Step {
     surely_ready: bool,
     charged: usize,
     lost: usize,
+    /// An operator had it tried again.
+    retried: bool,
+    /// It had failed when an operator said that it is as good as done.
+    had_failed: bool,
     result: String,
     attempts: Vec<usize>,
+}
+
+impl Step {
+    fn is_live(&self) -> bool {
+        matches!(self.state, StepState::Ready | StepState::InProgress | StepState::WaitingForRetry)
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self.state, StepState::Complete | StepState::Skipped | StepState::ResolvedManually)
+    }
 }
 
 struct Task {
@@ -51,7 +83,9 @@ struct Task {
     priority: i32,
     context: usize,
     state: TaskState,
-    failed: Option<usize>,
+    /// The steps that have failed, in this order.
+    failures: Vec<usize>,
+    paused: bool,
     steps: Vec<Step>,
 }
 
@@ -95,6 +129,8 @@ pub struct Model {
     keys: HashMap<usize, (usize, Key)>,
     /// Whose circuit is open: nothing is handed out for these handlers.
     shut: [bool; HANDLERS.len()],
+    /// The templates of which nothing starts; the one without a name is the namespace.
+    held: HashSet<&'static str>,
     owed: Vec<Owed>,
     /// Attempts that the op ends and nobody says so.
     ending: Vec<usize>,
@@ -126,6 +162,7 @@ impl Model {
             templates: (0..MOVING).map(|template| ((template, 0), template)).collect(),
             keys: HashMap::new(),
             shut: [false; HANDLERS.len()],
+            held: HashSet::new(),
             owed: Vec::new(),
             ending: Vec::new(),
             wave: Vec::new(),
@@ -148,8 +185,10 @@ impl Model {
     /// What the op amounts to now. The model is then where the server must be when all that is owed has come.
     pub fn begin(&mut self, op: &Op) -> Action {
         self.wave.clear();
-        for step in self.tasks.iter_mut().flat_map(|task| &mut task.steps) {
-            step.surely_ready = step.state == StepState::Ready;
+        for task in 0..self.tasks.len() {
+            let paused = self.is_paused(task);
+            let steps = &mut self.tasks[task].steps;
+            steps.iter_mut().for_each(|step| step.surely_ready = step.state == StepState::Ready && !paused);
         }
         let (words, action) = self.act(op).unwrap_or(("nothing".into(), Action::Nothing));
         if !matches!(action, Action::Nothing) {
@@ -197,7 +236,7 @@ impl Model {
             let waits = matches!(t.steps[step].state, StepState::Ready | StepState::WaitingForRetry);
             let handler = t.shape.steps[step].handler;
             let worker = self.workers.iter().position(|w| w.is_free() && w.serves(handler))?;
-            (waits && !self.shut[handler]).then_some((worker, task, step))
+            (waits && !self.shut[handler] && !self.is_paused(task)).then_some((worker, task, step))
         })
     }
 
@@ -208,7 +247,8 @@ impl Model {
             for (other, t) in self.tasks.iter().enumerate() {
                 for (i, s) in t.steps.iter().enumerate() {
                     let handler = t.shape.steps[i].handler;
-                    let left = s.state == StepState::Ready && s.surely_ready && !self.shut[handler];
+                    let left =
+                        s.state == StepState::Ready && s.surely_ready && !self.shut[handler] && !self.is_paused(other);
                     if left && self.workers[*worker].serves(handler) && self.rank(other, i) < rank {
                         return Err(format!(
                             "worker {worker} was handed {task}/{step} while {other}/{i} was left waiting"

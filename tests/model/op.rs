@@ -21,6 +21,18 @@ pub enum Answer {
     Released,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    Cancel,
+    Pause,
+    Resume,
+    Retry { fresh: bool },
+    RetryStep { fresh: bool },
+    ResolveStep(usize),
+    ResolveTask,
+    Skip,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Register {
@@ -28,8 +40,16 @@ pub enum Op {
         content: usize,
     },
     Submit(Vec<Submission>),
-    Cancel {
+    /// An operator's word about a task, or about one of its steps.
+    Order {
+        word: Word,
         task: usize,
+        step: usize,
+    },
+    /// An operator pauses a template, or the whole namespace, or lifts that.
+    Hold {
+        template: Option<usize>,
+        held: bool,
     },
     /// `handlers` is a set of bits.
     Connect {
@@ -80,6 +100,18 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether this template must be there for it: the circuits are those of the first two, and a namespace is one that has any.
+    pub fn names(&self, template: usize) -> bool {
+        match self {
+            Self::Submit(all) => all.iter().any(|s| s.template == template),
+            Self::Hold { template: held, .. } => held.unwrap_or(0) == template,
+            Self::Force { handler, .. } => *handler == template,
+            _ => false,
+        }
+    }
+}
+
 pub fn history(random: &mut Random) -> Vec<Op> {
     // Histories without anybody to work on them are short of surprises.
     let mut ops = vec![connect(random)];
@@ -87,21 +119,55 @@ pub fn history(random: &mut Random) -> Vec<Op> {
     ops
 }
 
+/// A short one, most of it about what operators tell tasks.
+pub fn of_operators(random: &mut Random) -> Vec<Op> {
+    let mut ops = vec![connect(random)];
+    ops.extend((0..12).map(|_| match random.below(3) {
+        0 => Op::Submit(submissions(random)),
+        1 => {
+            // What has failed can be mended.
+            let answer = if random.below(3) == 0 { Answer::Permanent } else { answer(random) };
+            Op::Answer { attempt: random.below(64), answer }
+        }
+        _ => order(random),
+    }));
+    ops
+}
+
 fn op(random: &mut Random) -> Op {
     match random.below(1_000) {
-        0..220 => Op::Submit(submissions(random)),
-        220..535 => Op::Answer { attempt: random.below(64), answer: answer(random) },
-        535..550 => Op::Force { handler: random.below(2), open: random.below(3) == 0 },
-        550..570 => Op::Foreign { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
-        570..670 => connect(random),
-        670..740 => Op::Cancel { task: random.below(64) },
-        740..810 => Op::Again { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
-        810..850 => Op::Twice { attempt: random.below(64), answers: [answer(random), answer(random)] },
+        0..180 => Op::Submit(submissions(random)),
+        180..450 => Op::Answer { attempt: random.below(64), answer: answer(random) },
+        450..475 => Op::Hold { template: (random.below(3) > 0).then(|| random.below(5)), held: random.below(3) == 0 },
+        475..490 => Op::Force { handler: random.below(2), open: random.below(3) == 0 },
+        490..505 => Op::Foreign { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
+        505..585 => connect(random),
+        585..785 => order(random),
+        785..820 => Op::Again { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
+        820..850 => Op::Twice { attempt: random.below(64), answers: [answer(random), answer(random)] },
         850..880 => Op::Drain { worker: random.below(64) },
         880..920 => Op::Leave { worker: random.below(64) },
         920..960 => Op::Reconnect { worker: random.below(64), keep: random.below(16) },
         960..995 => Op::Register { version: random.below(3), content: random.below(2) },
         _ => Op::Crash { worker: random.below(64) },
+    }
+}
+
+fn order(random: &mut Random) -> Op {
+    Op::Order { word: word(random), task: random.below(64), step: random.below(64) }
+}
+
+fn word(random: &mut Random) -> Word {
+    let fresh = random.below(3) == 0;
+    match random.below(100) {
+        0..26 => Word::Cancel,
+        26..40 => Word::Pause,
+        40..54 => Word::Resume,
+        54..63 => Word::Retry { fresh },
+        63..72 => Word::RetryStep { fresh },
+        72..82 => Word::ResolveStep(random.below(2)),
+        82..90 => Word::ResolveTask,
+        _ => Word::Skip,
     }
 }
 
@@ -128,9 +194,9 @@ fn submissions(random: &mut Random) -> Vec<Submission> {
 
 fn answer(random: &mut Random) -> Answer {
     match random.below(100) {
-        0..62 => Answer::Success(random.below(100)),
-        62..84 => Answer::Retryable,
-        84..92 => Answer::Permanent,
+        0..58 => Answer::Success(random.below(100)),
+        58..78 => Answer::Retryable,
+        78..92 => Answer::Permanent,
         _ => Answer::Released,
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     model::Wrong,
-    op::{self, Op},
+    op::Op,
     random::Random,
     run::{Difference, play},
     shrink::shrink,
@@ -27,8 +27,10 @@ const SECONDS: u64 = 8;
 const AT_ONCE: usize = 8;
 /// The most ops that a planted mistake takes to show.
 const HANDFUL: usize = 6;
+/// The longest that it may take to find one.
+const PLANTED: Duration = Duration::from_secs(120);
 /// How long a difference may be cut down.
-const SHRINKING: Duration = Duration::from_secs(60);
+const SHRINKING: Duration = Duration::from_secs(120);
 
 /// Plays histories until `time` is over. Returns how many there were, and the number and the ops of one that differs.
 async fn search(
@@ -42,7 +44,7 @@ async fn search(
     let (mut drawn, mut playing) = (0, JoinSet::new());
     loop {
         while playing.len() < at_once && started.elapsed() < time {
-            let (url, number, ops) = (url.to_owned(), drawn, op::history(random));
+            let (url, number, ops) = (url.to_owned(), drawn, wrong.history(random));
             drawn += 1;
             playing.spawn(async move { (number, ops.clone(), play_for_sure(url, ops, wrong).await) });
         }
@@ -127,7 +129,7 @@ async fn bench() -> Bench {
 /// A model that is wrong in this way is found out, by a handful of calls.
 async fn found_out(url: &str, wrong: Wrong) {
     let mut random = Random::seeded(&format!("{wrong:?}"));
-    let (_, found) = search(url, &mut random, wrong, 4, Duration::from_secs(60)).await;
+    let (_, found) = search(url, &mut random, wrong, 4, PLANTED).await;
     let found = found.unwrap_or_else(|| panic!("{wrong:?} was not found out"));
     let again = |ops| play(url.to_owned(), ops, wrong);
     let (ops, difference) = shrink(found.ops, found.difference, SHRINKING, again).await;
@@ -147,5 +149,9 @@ async fn a_wrong_model_is_found_out() {
         found_out(url, Wrong::CancelledRunsOn),
         found_out(url, Wrong::HoldersAreNotTold),
         found_out(url, Wrong::ClosedIsShut),
+        found_out(url, Wrong::PausedForGood),
+        found_out(url, Wrong::RetriedIsNew),
+        found_out(url, Wrong::SkippedIsMissed),
+        found_out(url, Wrong::GivenIsUnseen),
     );
 }

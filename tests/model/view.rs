@@ -8,6 +8,7 @@ use tasker::proto::{AttemptOutcome, GetTaskResponse, StepAssignment, StepState, 
 pub struct TaskView {
     pub state: TaskState,
     pub template: String,
+    pub paused: bool,
     pub complete: usize,
     /// Name and error code.
     pub failed: (String, String),
@@ -57,6 +58,7 @@ impl TaskView {
         Self {
             state: task.state(),
             template: format!("{} {}", task.task_name, task.version),
+            paused: task.paused_at.is_some(),
             complete: size(task.steps_complete),
             failed: (task.failed_step.clone(), code),
             steps: response.steps.iter().map(StepView::of).collect(),

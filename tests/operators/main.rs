@@ -12,5 +12,6 @@ mod not_before;
 mod pauses;
 mod results;
 mod table;
+mod together;
 mod verb;
 mod words;

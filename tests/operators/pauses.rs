@@ -57,6 +57,28 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
 }
 
 #[tokio::test]
+async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more() {
+    let mut bench = Bench::with(ONE).await;
+    let request = proto::PauseTemplateRequest {
+        namespace: "t".into(),
+        task_name: "one".into(),
+        by: "ann".into(),
+        reason: "a test".into(),
+    };
+    // Stands for a server that stands still in the middle of a claim.
+    let claim = bench.db.connect().await;
+    claim.batch_execute("SET application_name TO tasker; BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    for _ in 0..2 {
+        let status = bench.client.tasks.pause_template(request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    }
+    let listed = bench.client.tasks.list_pauses(proto::ListPausesRequest {}).await.unwrap().into_inner().pauses;
+    assert_eq!(listed.len(), 1, "it holds for what comes");
+    claim.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(pause(&mut bench.client, "t", "one").await, listed[0]);
+}
+
+#[tokio::test]
 async fn two_pauses_are_lifted_one_by_one() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;

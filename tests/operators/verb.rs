@@ -1,9 +1,9 @@
 //! The verbs, and what a test asks of the database before and after one.
 
-use tasker::{client::Client, proto};
+use tasker::{client::Client, domain::order::Order, proto};
 use tonic::{Code, Status};
 
-use crate::support::{server::Bench, worker::RawWorker};
+use crate::support::{orders::give, server::Bench, worker::RawWorker};
 
 /// What is said about one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,33 +37,18 @@ pub async fn say_as(
     by: &str,
     reason: &str,
 ) -> Result<proto::Task, Status> {
-    let tasks = &mut client.tasks;
-    let (task_id, step, by, reason) = (id.to_owned(), step.to_owned(), by.to_owned(), reason.to_owned());
-    let fresh_attempts = false;
-    let none = String::new();
-    let task = match verb {
-        Verb::Cancel => tasks.cancel_task(proto::CancelTaskRequest { task_id, by, reason }).await?.into_inner().task,
-        Verb::Pause => tasks.pause_task(proto::PauseTaskRequest { task_id, by, reason }).await?.into_inner().task,
-        Verb::Resume => tasks.resume_task(proto::ResumeTaskRequest { task_id, by, reason }).await?.into_inner().task,
-        Verb::Retry => {
-            let request = proto::RetryTaskRequest { task_id, step: none, fresh_attempts, by, reason };
-            tasks.retry_task(request).await?.into_inner().task
-        }
-        Verb::RetryStep => {
-            let request = proto::RetryTaskRequest { task_id, step, fresh_attempts, by, reason };
-            tasks.retry_task(request).await?.into_inner().task
-        }
-        Verb::Resolve => {
-            let request = proto::ResolveTaskRequest { task_id, step: none.clone(), result_json: none, by, reason };
-            tasks.resolve_task(request).await?.into_inner().task
-        }
-        Verb::ResolveStep => {
-            let request = proto::ResolveTaskRequest { task_id, step, result_json: BY_HAND.into(), by, reason };
-            tasks.resolve_task(request).await?.into_inner().task
-        }
-        Verb::Skip => tasks.skip_step(proto::SkipStepRequest { task_id, step, by, reason }).await?.into_inner().task,
+    let (step, fresh) = (step.to_owned(), false);
+    let order = match verb {
+        Verb::Cancel => Order::Cancel,
+        Verb::Pause => Order::Pause,
+        Verb::Resume => Order::Resume,
+        Verb::Retry => Order::Retry { step: None, fresh },
+        Verb::Resolve => Order::ResolveTask,
+        Verb::RetryStep => Order::Retry { step: Some(step), fresh },
+        Verb::ResolveStep => Order::ResolveStep { step, result: BY_HAND.into() },
+        Verb::Skip => Order::Skip { step },
     };
-    Ok(task.expect("a task"))
+    give(client, id, order, by, reason).await
 }
 
 /// It is refused in words that name the state, and nothing has changed.

@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 pub mod invariants;
+pub mod orders;
 pub mod process;
 pub mod server;
 pub mod worker;

@@ -1,4 +1,4 @@
-//! Clients that submit whatever happens, cancel some of it, wait for some of it, and remember what they were told.
+//! Clients that submit whatever happens, wait for some of it, and remember what they were told.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,9 +11,7 @@ use std::{
 
 use tasker::{
     client::Client,
-    proto::{
-        CancelTaskRequest, SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest,
-    },
+    proto::{SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest},
 };
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     checker::history::{Intent, Told},
-    document,
+    document, operator,
     seed::Rng,
     shapes::Shape,
 };
@@ -51,6 +49,8 @@ pub struct Clients {
     calls: Mutex<BTreeMap<&'static str, usize>>,
     /// What is being asked until it is answered.
     waiting: Mutex<BTreeSet<String>>,
+    /// What operators hold paused.
+    held: Mutex<BTreeSet<String>>,
     /// No more submits.
     stop: CancellationToken,
     /// No more of anything.
@@ -76,6 +76,7 @@ impl Clients {
             told: Mutex::default(),
             calls: Mutex::default(),
             waiting: Mutex::default(),
+            held: Mutex::default(),
             stop: CancellationToken::new(),
             give_up: CancellationToken::new(),
         })
@@ -87,6 +88,7 @@ impl Clients {
         for _ in 0..SUBMITTERS {
             all.spawn(submit_on(Arc::clone(self)));
         }
+        all.spawn(operator::hold_templates(Arc::clone(self)));
         all
     }
 
@@ -122,15 +124,42 @@ impl Clients {
         self.calls.lock().unwrap().clone()
     }
 
+    pub fn shapes(&self) -> &[Shape] {
+        &self.shapes
+    }
+
+    /// Draws that have nothing to do with others.
+    pub fn luck(&self, purpose: &str) -> Rng {
+        Rng::of(self.seed, purpose)
+    }
+
+    /// From before a pause is asked for until it may end.
+    pub fn hold(&self, whom: &str, held: bool) {
+        let mut all = self.held.lock().unwrap();
+        if held {
+            all.insert(whom.to_owned())
+        } else {
+            all.remove(whom)
+        };
+    }
+
+    pub fn is_held(&self, whom: &str) -> bool {
+        self.held.lock().unwrap().contains(whom)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     fn count(&self, what: &'static str) {
         *self.calls.lock().unwrap().entry(what).or_default() += 1;
     }
 
-    fn told(&self, told: Told) {
+    pub fn told(&self, told: Told) {
         self.told.lock().unwrap().push(told);
     }
 
-    fn server(&self, luck: u64) -> Client {
+    pub fn server(&self, luck: u64) -> Client {
         self.servers[usize::try_from(luck % self.servers.len() as u64).unwrap()].clone()
     }
 
@@ -228,6 +257,33 @@ impl Clients {
         }
         None
     }
+
+    /// Asks again, another server each time, until it is known what became of it. Nothing if it does not fit the state.
+    pub async fn settled<T, F: Future<Output = Result<T, Status>>>(
+        &self,
+        rng: &mut Rng,
+        what: &'static str,
+        whom: &str,
+        call: impl Fn(Client) -> F,
+    ) -> Option<T> {
+        let asked = format!("{what} of {whom}");
+        self.waiting.lock().unwrap().insert(asked.clone());
+        while !self.give_up.is_cancelled() {
+            let client = self.server(rng.next());
+            let call = async {
+                match call(client).await {
+                    Err(status) if status.code() == Code::FailedPrecondition => Ok(None),
+                    answer => answer.map(Some),
+                }
+            };
+            if let Some(known) = self.called(what, whom, call).await {
+                self.waiting.lock().unwrap().remove(&asked);
+                return known;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        None
+    }
 }
 
 /// What no broken connection, no full queue and no absent database brings about.
@@ -307,45 +363,18 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
         let mut rng = Rng::of(clients.seed, &format!("afterwards {}", answer.correlation_id));
         let clients = Arc::clone(clients);
         match rng.below(100) {
-            0..5 => drop(follow_ups.spawn(async move { cancel(&clients, &mut rng, answer.task_id).await })),
-            5..10 => drop(follow_ups.spawn(async move { watch(&clients, &mut rng, answer.task_id).await })),
+            0..5 => drop(follow_ups.spawn(async move { operator::cancel(&clients, &mut rng, answer.task_id).await })),
+            5..10 => drop(follow_ups.spawn(async move {
+                let _ = watch(&clients, &mut rng, answer.task_id).await;
+            })),
+            10..40 => drop(follow_ups.spawn(async move { operator::attend(&clients, &mut rng, answer.task_id).await })),
             _ => {}
         }
     }
 }
 
-/// Cancels the task after a while, and asks until it knows what became of it.
-async fn cancel(clients: &Clients, rng: &mut Rng, task_id: String) {
-    tokio::time::sleep(rng.millis(0..1_500)).await;
-    let task = Uuid::parse_str(&task_id).unwrap();
-    let request = CancelTaskRequest { task_id: task_id.clone(), by: "torture".into(), reason: "chance".into() };
-    let what = format!("cancel of task {task_id}");
-    clients.waiting.lock().unwrap().insert(what.clone());
-    while !clients.give_up.is_cancelled() {
-        let mut client = clients.server(rng.next());
-        let call = async {
-            match client.tasks.cancel_task(request.clone()).await {
-                // It ended before.
-                Err(status) if status.code() == Code::FailedPrecondition => Ok(false),
-                answer => answer.map(|_| true),
-            }
-        };
-        match clients.called("cancel", &task_id, call).await {
-            Some(true) => {
-                clients.told(Told::Cancelled { task });
-                break;
-            }
-            Some(false) => break,
-            None => tokio::time::sleep(PAUSE).await,
-        }
-    }
-    if !clients.give_up.is_cancelled() {
-        clients.waiting.lock().unwrap().remove(&what);
-    }
-}
-
-/// Watches the task to its end.
-async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) {
+/// Watches the task to its end, and says how it ended.
+pub async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) -> Option<TaskState> {
     let task = Uuid::parse_str(&task_id).unwrap();
     let what = format!("watch of task {task_id}");
     clients.waiting.lock().unwrap().insert(what.clone());
@@ -357,20 +386,24 @@ async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) {
             stream.message().await
         };
         let watched = tokio::select! {
-            () = clients.give_up.cancelled() => return,
+            () = clients.give_up.cancelled() => return None,
             watched = watched => watched,
         };
         if let Ok(Some(last)) = watched {
-            let state = match last.task.unwrap().state() {
+            let ended = last.task.unwrap().state();
+            let state = match ended {
                 TaskState::Complete => "complete",
                 TaskState::Error => "error",
                 TaskState::Cancelled => "cancelled",
+                TaskState::ResolvedManually => "resolved_manually",
                 _ => "not final",
             };
             clients.count("watch");
             clients.waiting.lock().unwrap().remove(&what);
-            return clients.told(Told::Ended { task, state: state.to_owned() });
+            clients.told(Told::Ended { task, state: state.to_owned() });
+            return Some(ended);
         }
         tokio::time::sleep(PAUSE).await;
     }
+    None
 }

@@ -106,7 +106,7 @@ fn attempt(r: &Row) -> Attempt {
 /// By `seq`: it is drawn under the locks of what the event is about, so causes have lower numbers than their effects. The
 /// order by transaction has not that property: a transaction may have its number before it has its locks.
 const EVENTS: &str = "
-    SELECT task_id, type::text, micros(at))::int8, step, attempt::int, outcome::text
+    SELECT task_id, type::text, micros(at))::int8, step, attempt::int, outcome::text, detail
       FROM events WHERE task_id IS NOT NULL ORDER BY seq";
 
 fn event(r: &Row) -> Event {
@@ -117,6 +117,7 @@ fn event(r: &Row) -> Event {
         step: r.get(3),
         attempt: r.get(4),
         outcome: r.get(5),
+        detail: r.get(6),
     }
 }
 

@@ -20,6 +20,7 @@ mod faults;
 mod inflict;
 mod ledger;
 mod link;
+mod operator;
 mod process;
 mod report;
 mod run;

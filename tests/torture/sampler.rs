@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use crate::{
     client::{Clients, UNKNOWN},
+    operator,
     support::invariants,
     world::World,
 };
@@ -22,9 +23,14 @@ const SHORT_REST: Duration = Duration::from_millis(700);
 /// A look reads all tables, so it rests for so many times as long as it took.
 const REST_FACTOR: u32 = 3;
 
-/// Looks until it is dropped.
+/// Looks until it is dropped, and resumes what nobody holds paused.
 pub async fn run(world: &World, clients: &Clients) {
-    tokio::join!(gauge(world, clients), look(world, REST, once), look(world, SHORT_REST, stuck));
+    tokio::join!(
+        gauge(world, clients),
+        look(world, REST, once),
+        look(world, SHORT_REST, stuck),
+        Box::pin(operator::release(world, clients))
+    );
 }
 
 async fn gauge(world: &World, clients: &Clients) {

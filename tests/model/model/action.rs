@@ -1,5 +1,6 @@
 //! What an op amounts to, and what the server owes for it.
 
+use tasker::domain::order::Order;
 use tonic::Code;
 
 use crate::op::{Answer, Submission};
@@ -18,9 +19,16 @@ pub enum Action {
         expected: Result<Vec<(usize, bool)>, Code>,
     },
     /// None for a task that does not exist.
-    Cancel {
+    Order {
         task: Option<usize>,
+        order: Order,
         expected: Result<(), Code>,
+    },
+    /// A template is paused, or the namespace if it has no name; or that is lifted.
+    Hold {
+        name: &'static str,
+        held: bool,
+        expected: Result<bool, Code>,
     },
     Connect {
         handlers: usize,

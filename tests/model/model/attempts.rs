@@ -56,21 +56,20 @@ impl Model {
         self.follow(task, step);
     }
 
-    fn follow(&mut self, task: usize, step: usize) {
+    pub(super) fn follow(&mut self, task: usize, step: usize) {
         let task = &mut self.tasks[task];
         if task.steps[step].state == StepState::Error {
-            task.failed.get_or_insert(step);
+            task.failures.push(step);
         }
+        let is_missed = |s: &Step| s.state == StepState::Skipped && self.wrong == Wrong::SkippedIsMissed;
         for (child, shape) in task.shape.steps.iter().enumerate() {
-            let complete = shape.parents.iter().all(|p| task.steps[*p].state == StepState::Complete);
-            if task.steps[child].state == StepState::Pending && complete {
+            let done = shape.parents.iter().map(|p| &task.steps[*p]).all(|s| s.is_done() && !is_missed(s));
+            if task.steps[child].state == StepState::Pending && done {
                 task.steps[child].state = StepState::Ready;
             }
         }
-        let live = |s: &Step| matches!(s.state, StepState::Ready | StepState::InProgress | StepState::WaitingForRetry);
-        if !task.steps.iter().any(live) {
-            let complete = task.steps.iter().all(|s| s.state == StepState::Complete);
-            task.state = if complete { TaskState::Complete } else { TaskState::Error };
+        if !task.steps.iter().any(Step::is_live) {
+            task.state = if task.steps.iter().all(Step::is_done) { TaskState::Complete } else { TaskState::Error };
         }
     }
 
@@ -89,6 +88,9 @@ impl Model {
         let what = format!("worker {worker} was handed task {task} {}", shape.name);
         if self.shut[shape.handler] {
             return Err(format!("{what}, while the circuit was open"));
+        }
+        if self.is_paused(task) {
+            return Err(format!("{what}, while that was paused"));
         }
         if !matches!(s.state, StepState::Ready | StepState::WaitingForRetry) {
             return Err(format!("{what}, which is {:?}", s.state));
@@ -120,7 +122,12 @@ impl Model {
     pub(super) fn assignment(&self, task: usize, step: usize) -> AssignmentView {
         let t = &self.tasks[task];
         let (shape, s) = (&t.shape.steps[step], &t.steps[step]);
-        let results = t.shape.ancestors(step).into_iter();
+        let done = t.shape.ancestors(step).into_iter().filter(|p| t.steps[*p].is_done());
+        let result = |s: &Step| match s.state {
+            StepState::Skipped => "null".to_owned(),
+            StepState::ResolvedManually if self.wrong == Wrong::GivenIsUnseen => "null".to_owned(),
+            _ => s.result.clone(),
+        };
         AssignmentView {
             template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
             handler: HANDLERS[shape.handler].to_owned(),
@@ -128,7 +135,7 @@ impl Model {
             charged: s.charged,
             limit: shape.limit,
             context: context(t.context),
-            results: results.map(|p| (t.shape.steps[p].name.to_owned(), t.steps[p].result.clone())).collect(),
+            results: done.map(|p| (t.shape.steps[p].name.to_owned(), result(&t.steps[p]))).collect(),
         }
     }
 

@@ -17,7 +17,8 @@ impl Model {
         Some(match op {
             Op::Register { version, content } => self.register(*version, MOVING + content),
             Op::Submit(submissions) => self.submit(submissions),
-            Op::Cancel { task } => self.cancel(*task),
+            Op::Order { word, task, step } => self.tell(*word, *task, *step),
+            Op::Hold { template, held } => self.hold(*template, *held),
             Op::Connect { handlers, slots } => {
                 if self.open_workers().len() >= WORKERS {
                     return None;
@@ -131,6 +132,8 @@ impl Model {
                 surely_ready: false,
                 charged: 0,
                 lost: 0,
+                retried: false,
+                had_failed: false,
                 result: String::new(),
                 attempts: Vec::new(),
             };
@@ -140,7 +143,8 @@ impl Model {
                 priority: s.priority,
                 context: s.context,
                 state: TaskState::Pending,
-                failed: None,
+                failures: Vec::new(),
+                paused: false,
                 steps: shape.steps.iter().map(|s| step(s.parents)).collect(),
             });
             if let Some(key) = s.key {
@@ -149,37 +153,6 @@ impl Model {
             answers.push((task, true));
         }
         Ok(answers)
-    }
-
-    fn cancel(&mut self, task: usize) -> (String, Action) {
-        if self.tasks.is_empty() {
-            let action = Action::Cancel { task: None, expected: Err(Code::NotFound) };
-            return ("cancel a task that does not exist".into(), action);
-        }
-        let task = task % self.tasks.len();
-        let expected = match self.tasks[task].state {
-            TaskState::Complete | TaskState::Error => Err(Code::FailedPrecondition),
-            _ => Ok(()),
-        };
-        if matches!(self.tasks[task].state, TaskState::Pending | TaskState::InProgress) {
-            for attempt in self.attempts_where(|a| a.task == task && a.outcome == AttemptOutcome::Running) {
-                if self.wrong == Wrong::CancelledRunsOn {
-                    continue;
-                }
-                self.attempts[attempt].outcome = AttemptOutcome::Cancelled;
-                let worker = self.attempts[attempt].worker;
-                self.workers[worker].held.retain(|a| *a != attempt);
-                self.owed.push(Owed::Cancel { worker, attempt });
-            }
-            self.tasks[task].state = TaskState::Cancelled;
-            let is_final = |s: StepState| matches!(s, StepState::Complete | StepState::Error);
-            self.tasks[task]
-                .steps
-                .iter_mut()
-                .filter(|s| !is_final(s.state))
-                .for_each(|s| s.state = StepState::Cancelled);
-        }
-        (format!("cancel task {task}"), Action::Cancel { task: Some(task), expected })
     }
 
     fn connect(&mut self, handlers: usize, slots: usize, held: Vec<usize>) -> usize {

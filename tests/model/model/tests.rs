@@ -1,8 +1,7 @@
 //! The model alone: it does not contradict itself, and says what the golden cases say.
 
 use super::*;
-use crate::op::{Answer, Submission};
-use crate::{op, random::Random};
+use crate::op::{Answer, Submission, Word};
 
 /// Plays the server: says all that is owed and hands out all that can be.
 fn obey(model: &mut Model) {
@@ -39,30 +38,32 @@ fn answer(answer: Answer) -> Op {
 #[test]
 fn it_never_contradicts_itself() {
     let mut random = Random::seeded("the model alone");
-    let (mut complete, mut error, mut cancelled) = (0, 0, 0);
+    let (mut complete, mut error, mut cancelled, mut resolved) = (0, 0, 0, 0);
     for _ in 0..1_000 {
-        let model = after(&op::history(&mut random));
+        let ops = if random.below(2) == 0 { op::history(&mut random) } else { op::of_operators(&mut random) };
+        let model = after(&ops);
         for (i, task) in model.tasks.iter().enumerate() {
-            let live =
-                |s: &StepState| matches!(s, StepState::Ready | StepState::InProgress | StepState::WaitingForRetry);
-            let is_live = task.steps.iter().any(|s| live(&s.state));
+            let is_live = task.steps.iter().any(Step::is_live);
             assert_eq!(
                 is_live,
                 matches!(task.state, TaskState::Pending | TaskState::InProgress),
                 "{:?}",
                 model.view(i)
             );
-            assert!(task.steps.iter().zip(task.shape.steps).all(|(s, shape)| s.charged <= shape.limit));
+            let charged_rightly = |s: &Step, limit| s.charged <= limit || s.retried;
+            assert!(task.steps.iter().zip(task.shape.steps).all(|(s, shape)| charged_rightly(s, shape.limit)));
             match task.state {
                 TaskState::Complete => complete += 1,
                 TaskState::Error => error += 1,
                 TaskState::Cancelled => cancelled += 1,
+                TaskState::ResolvedManually => resolved += 1,
                 _ => {}
             }
         }
         assert!(model.workers.iter().all(|w| w.held.len() <= w.slots));
     }
-    assert!(complete > 200 && error > 200 && cancelled > 200, "{complete} {error} {cancelled}");
+    let all = [complete, error, cancelled, resolved];
+    assert!(complete > 200 && error > 100 && cancelled > 200 && resolved > 15, "{all:?}");
 }
 
 #[test]
@@ -85,4 +86,32 @@ fn a_join_waits_for_all_and_the_other_branch_runs_on() {
     assert_eq!(states(&after(&[WORKER, submit(2), done(), done(), done()])), [C, C, C, I]);
     let failed = after(&[WORKER, submit(2), done(), answer(Answer::Permanent)]);
     assert_eq!((states(&failed), failed.view(0).state), (vec![C, E, I, P], TaskState::InProgress));
+}
+
+#[test]
+fn an_operator_mends_what_failed_or_goes_around_it() {
+    let tell = |word| Op::Order { word, task: 0, step: 0 };
+    let failed = [WORKER, submit(1), answer(Answer::Permanent)];
+    let mended = |word| {
+        let model = after(&[&failed[..], &[tell(word)]].concat());
+        (model.view(0).steps[0].state, model.view(0).steps[1].state, model.view(0).state)
+    };
+    use StepState as S;
+    assert_eq!(mended(Word::Retry { fresh: false }), (S::InProgress, S::Pending, TaskState::InProgress));
+    assert_eq!(mended(Word::ResolveStep(1)), (S::ResolvedManually, S::InProgress, TaskState::InProgress));
+    assert_eq!(mended(Word::Skip), (S::Skipped, S::InProgress, TaskState::InProgress));
+    assert_eq!(mended(Word::ResolveTask), (S::Error, S::Pending, TaskState::ResolvedManually));
+    assert_eq!(mended(Word::Pause), (S::Error, S::Pending, TaskState::Error), "refused");
+}
+
+#[test]
+fn a_pause_holds_what_comes_next() {
+    let second = |pause: Op| {
+        let model = after(&[WORKER, submit(1), pause, answer(Answer::Success(1))]);
+        model.view(0).steps[1].state
+    };
+    assert_eq!(second(Op::Order { word: Word::Pause, task: 0, step: 0 }), StepState::Ready);
+    assert_eq!(second(Op::Hold { template: Some(1), held: true }), StepState::Ready);
+    assert_eq!(second(Op::Hold { template: None, held: true }), StepState::Ready);
+    assert_eq!(second(Op::Hold { template: Some(2), held: true }), StepState::InProgress);
 }

@@ -13,12 +13,16 @@ impl Model {
     pub fn view(&self, task: usize) -> TaskView {
         let t = &self.tasks[task];
         let steps: Vec<StepView> = (0..t.steps.len()).map(|step| self.step_view(t, step)).collect();
-        let failed = t.failed.filter(|_| t.state == TaskState::Error);
+        let is_error = matches!(t.state, TaskState::Error | TaskState::ResolvedManually);
+        let failed = t.failures.first().filter(|_| is_error);
+        // A pause outlives a failure, but no other end.
+        let is_over = matches!(t.state, TaskState::Complete | TaskState::Cancelled | TaskState::ResolvedManually);
         TaskView {
             state: t.state,
             template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
-            complete: t.steps.iter().filter(|s| s.state == StepState::Complete).count(),
-            failed: failed.map_or_else(Default::default, |f| (steps[f].name.clone(), steps[f].code.clone())),
+            paused: t.paused && !is_over,
+            complete: t.steps.iter().filter(|s| s.is_done()).count(),
+            failed: failed.map_or_else(Default::default, |f| (steps[*f].name.clone(), steps[*f].code.clone())),
             steps,
         }
     }
@@ -36,7 +40,7 @@ impl Model {
             Some(AttemptOutcome::WorkerLost) => "WORKER_LOST",
             _ => "",
         };
-        let failed = matches!(s.state, StepState::Error | StepState::WaitingForRetry);
+        let failed = s.had_failed || matches!(s.state, StepState::Error | StepState::WaitingForRetry);
         StepView {
             name: shape.name.into(),
             state: s.state,

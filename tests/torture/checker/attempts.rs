@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tasker::domain::attempt::{MAX_LOST_ATTEMPTS, MAX_RETRY_AFTER};
 
 use super::{
-    history::{Attempt, Micros, PlannedStep, Shut, Step},
+    history::{Attempt, Micros, PlannedStep, Shut, Step, is_set},
     index::{Index, StepKey, at},
     violation::Violation,
 };
@@ -21,10 +21,10 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
         let plan = task.and_then(|task| index.plan(task)?.steps.get(at(step.step)));
         charges(index, *key, step, plan, attempts, found);
         if let Some(plan) = plan {
-            course(*key, step, plan, attempts, found);
+            course(index, *key, step, plan, attempts, found);
             deadlines(*key, plan, attempts, found);
         }
-        times(*key, attempts, found);
+        times(index, *key, attempts, found);
         losses(index, *key, attempts, found);
         let mut leases = BTreeSet::new();
         for attempt in attempts.iter().filter(|a| !leases.insert(a.lease)) {
@@ -59,7 +59,9 @@ fn charges(
         let (attempt, outcome, charged) = (a.attempt, a.outcome.clone(), a.charged);
         found.push(Violation::WronglyCharged { task, step, attempt, outcome, charged });
     }
-    let charged = i32::try_from(attempts.iter().filter(|a| a.charged).count()).unwrap_or(i32::MAX);
+    let is_new = |a: &&Attempt| index.reopened(a) == Some(true);
+    let since = attempts.iter().rposition(is_new).map_or(0, |last| last + 1);
+    let charged = i32::try_from(attempts[since..].iter().filter(|a| a.charged).count()).unwrap_or(i32::MAX);
     if charged != row.charged {
         found.push(Violation::ChargesMiscounted { task, step, counted: row.charged, charged });
     }
@@ -87,16 +89,30 @@ fn is_last(attempt: &Attempt, charged: i32, lost: u16, plan: &PlannedStep) -> bo
     }
 }
 
-/// The step goes on while it may, ends when it must, and in the state that its last attempt asks for.
-fn course((task, step): StepKey, row: &Step, plan: &PlannedStep, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+/// The step goes on while it may, ends when it must, and in the state that its last attempt asks for, or an operator.
+fn course(
+    index: &Index<'_>,
+    (task, step): StepKey,
+    row: &Step,
+    plan: &PlannedStep,
+    attempts: &[&Attempt],
+    found: &mut Vec<Violation>,
+) {
     let (mut charged, mut lost) = (0, 0);
     for (i, a) in attempts.iter().enumerate() {
         charged += i32::from(is_charged(&a.outcome));
         lost += u16::from(a.outcome == "worker_lost");
         let (attempt, outcome) = (a.attempt, a.outcome.clone());
         let last = is_last(a, charged, lost, plan);
+        if let Some(fresh) = index.reopened(a) {
+            if !last {
+                let state = "error, and tried again".to_owned();
+                found.push(Violation::EndedTooEarly { task, step, attempt, outcome: outcome.clone(), state });
+            }
+            (charged, lost) = (if fresh { 0 } else { charged }, 0);
+        }
         if i + 1 < attempts.len() {
-            if last {
+            if last && index.reopened(a).is_none() {
                 found.push(Violation::OneTryTooMany { task, step, attempt, outcome });
             }
             continue;
@@ -105,6 +121,12 @@ fn course((task, step): StepKey, row: &Step, plan: &PlannedStep, attempts: &[&At
         match (last, a.outcome.as_str(), row.state.as_str()) {
             (true, "succeeded", "complete") | (true, "cancelled", "cancelled") => {}
             (true, "retryable_error" | "timed_out" | "permanent_error" | "worker_lost", "error") => {}
+            (_, "succeeded" | "cancelled", state) if is_set(state) => {
+                found.push(Violation::SetAndSettled { task, step, attempt, outcome, state: state.to_owned() });
+            }
+            (_, _, state) if is_set(state) => {}
+            // It was cancelled in its second life, before that began.
+            (true, _, "cancelled") if index.reopened(a).is_some() => {}
             // The task was cancelled while the step waited for its next attempt.
             (false, _, "cancelled") => {}
             (false, _, "error" | "complete") => {
@@ -126,12 +148,15 @@ fn course((task, step): StepKey, row: &Step, plan: &PlannedStep, attempts: &[&At
     }
 }
 
-fn times((task, step): StepKey, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+fn times(index: &Index<'_>, (task, step): StepKey, attempts: &[&Attempt], found: &mut Vec<Violation>) {
     for pair in attempts.windows(2) {
         let (before, after) = (pair[0], pair[1]);
         let attempt = after.attempt;
         if after.started_at < before.ended_at {
             found.push(Violation::AttemptsOverlap { task, step, attempt });
+        }
+        if index.reopened(before).is_some() {
+            continue;
         }
         let asked = before.retry_after.map(|delay| {
             let most = Micros::try_from(MAX_RETRY_AFTER.as_micros()).unwrap_or(Micros::MAX);

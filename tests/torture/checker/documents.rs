@@ -37,7 +37,8 @@ fn inputs(index: &Index<'_>, task: &Task, plan: &Plan, step: i16, found: &mut Ve
     let context = Digest::of(&task.context);
     let results = plan.steps[at(step)].ancestors.iter().filter_map(|ancestor| {
         let row = index.steps.get(&(task.id, position(*ancestor)))?;
-        Some((plan.steps[*ancestor].name.as_str(), row.result.as_deref()?))
+        let result = if row.state == "skipped" { "null" } else { row.result.as_deref()? };
+        Some((plan.steps[*ancestor].name.as_str(), result))
     });
     let results = Digest::of_all(results);
     for attempt in attempts {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::{
-    history::{Event, Plan, Task},
+    history::{Event, Plan, Task, is_set},
     index::{Index, at, position},
     violation::Violation,
 };
@@ -41,16 +41,18 @@ fn miscounted(
 }
 
 fn of_the_task(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
-    let ending = match task.state.as_str() {
-        "complete" => "task.completed",
-        "error" => "task.failed",
-        "cancelled" => "task.cancelled",
-        _ => "",
-    };
-    for kind in ["task.submitted", "task.started", "task.completed", "task.failed", "task.cancelled"] {
-        let due = kind == "task.submitted" || kind == ending || (kind == "task.started" && task.started_at.is_some());
-        let count = events.iter().filter(|e| e.kind == kind).count();
-        miscounted(task.id, kind, None, (usize::from(due), count), found);
+    let count = |kind: &str| events.iter().filter(|e| e.kind == kind).count();
+    let is = |state: &str| usize::from(task.state == state);
+    let due = [
+        ("task.submitted", 1),
+        ("task.started", usize::from(task.started_at.is_some())),
+        ("task.completed", is("complete")),
+        ("task.failed", count("task.reopened") + is("error") + is("resolved_manually")),
+        ("task.cancelled", is("cancelled")),
+        ("task.resolved", is("resolved_manually")),
+    ];
+    for (kind, due) in due {
+        miscounted(task.id, kind, None, (due, count(kind)), found);
     }
 }
 
@@ -70,13 +72,25 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
             let end = match (attempt.outcome.as_str(), row.state.as_str()) {
                 ("succeeded", _) => "step.completed",
                 ("cancelled", _) => "step.cancelled",
+                _ if index.reopened(attempt).is_some() => "step.failed",
                 (_, "error") if last => "step.failed",
+                // It had failed, or waited for its next attempt.
+                (_, state)
+                    if last && is_set(state) && counts.contains_key(&(key.1, attempt.attempt, "step.failed")) =>
+                {
+                    "step.failed"
+                }
                 _ => "step.retrying",
             };
             for kind in ["step.started", end] {
                 counts.entry((key.1, attempt.attempt, kind)).or_default().0 += 1;
             }
         }
+        for (kind, state) in [("step.resolved", "resolved_manually"), ("step.skipped", "skipped")] {
+            counts.entry((key.1, -1, kind)).or_default().0 += usize::from(row.state == state);
+        }
+        let again = index.reopened.get(key).map_or(0, BTreeMap::len);
+        counts.entry((key.1, -1, "step.reopened")).or_default().0 += again;
         let ended_by_attempt = attempts.last().is_some_and(|a| a.outcome == "cancelled");
         if row.state == "cancelled" && !ended_by_attempt {
             // One that was in play says so; one that was not yet has nothing to say.
@@ -103,8 +117,13 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
         before("task.submitted".into(), Some(submitted), events[0].kind.clone(), Some(0));
     }
     let is_end = |e: &Event| matches!(e.kind.as_str(), "task.completed" | "task.failed" | "task.cancelled");
-    if let (Some(end), Some(last)) = (first(&is_end), events.len().checked_sub(1)) {
-        before(events[last].kind.clone(), Some(last), events[end].kind.clone(), Some(end));
+    // A failed task may have another life, and what is settled by hand has failed before.
+    for life in events.split(|e| e.kind == "task.reopened") {
+        let end = life.iter().position(|e| is_end(e));
+        let last = life.iter().rposition(|e| e.kind != "task.resolved");
+        if let (Some(end), Some(last)) = (end, last) {
+            before(life[last].kind.clone(), Some(last), life[end].kind.clone(), Some(end));
+        }
     }
     let name = |kind: &str, step: i16, attempt: Option<i32>| {
         format!("{kind} of step {step}{}", attempt.map_or(String::new(), |a| format!(", attempt {a}")))
@@ -122,7 +141,8 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
         let step = event.step.unwrap_or(-1);
         for parent in plan.steps.get(at(step)).map_or(&[][..], |s| s.parents.as_slice()) {
             let parent = position(*parent);
-            let completed = first(&|e| e.kind == "step.completed" && e.step == Some(parent));
+            let is_done = |e: &Event| matches!(e.kind.as_str(), "step.completed" | "step.skipped" | "step.resolved");
+            let completed = first(&|e| is_done(e) && e.step == Some(parent));
             before(name("step.completed", parent, None), completed, name("step.started", step, Some(1)), Some(i));
         }
     }

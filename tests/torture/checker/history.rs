@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tasker::domain::order::Order;
 use uuid::Uuid;
 
 use crate::ledger::Line;
@@ -62,9 +63,16 @@ pub enum Told {
         task: Uuid,
         created: bool,
     },
-    /// The task is cancelled.
-    Cancelled {
+    /// The order was followed.
+    Ordered {
         task: Uuid,
+        order: Order,
+    },
+    /// Nothing of it starts from this time until that one, by the clock of the database.
+    Paused {
+        held: Held,
+        from: Micros,
+        until: Micros,
     },
     /// The task was seen in this final state.
     Ended {
@@ -82,6 +90,14 @@ pub enum Told {
         code: String,
         message: String,
     },
+}
+
+/// What is paused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    Task(Uuid),
+    /// A template, or without its name a namespace: `namespace/task_name`, `namespace/`.
+    Templates(String),
 }
 
 /// A template: its steps by position.
@@ -128,6 +144,22 @@ pub struct Step {
     pub ended_at: Option<Micros>,
 }
 
+impl Step {
+    /// An operator's word made it so.
+    pub fn is_set(&self) -> bool {
+        is_set(&self.state)
+    }
+}
+
+pub fn is_set(state: &str) -> bool {
+    matches!(state, "skipped" | "resolved_manually")
+}
+
+/// Its children need not wait for it any more.
+pub fn is_done(state: &str) -> bool {
+    state == "complete" || is_set(state)
+}
+
 /// A row of `attempts`.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -154,6 +186,8 @@ pub struct Event {
     pub step: Option<i16>,
     pub attempt: Option<i32>,
     pub outcome: Option<String>,
+    /// Why, if an operator did it.
+    pub detail: Option<String>,
 }
 
 /// A row of `workers`.

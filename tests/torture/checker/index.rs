@@ -6,7 +6,10 @@ use tasker::domain::lease::Lease;
 use uuid::Uuid;
 
 use super::history::{Attempt, Event, History, Plan, Step, Task};
-use crate::ledger::{Ack, End, Line, Start};
+use crate::{
+    ledger::{Ack, End, Line, Start},
+    operator::FRESH,
+};
 
 /// A step of a task.
 pub type StepKey = (Uuid, i16);
@@ -24,6 +27,8 @@ pub struct Index<'a> {
     pub ends_of: HashMap<&'a str, (usize, &'a End)>,
     pub acks: Vec<&'a Ack>,
     pub events: BTreeMap<Uuid, Vec<&'a Event>>,
+    /// After which attempts an operator had a step tried again, and whether as if it were new.
+    pub reopened: BTreeMap<StepKey, BTreeMap<i32, bool>>,
 }
 
 impl<'a> Index<'a> {
@@ -39,6 +44,7 @@ impl<'a> Index<'a> {
             ends_of: HashMap::new(),
             acks: Vec::new(),
             events: BTreeMap::new(),
+            reopened: reopened(&history.events),
         };
         for attempt in &history.attempts {
             index.attempts.entry((attempt.task, attempt.step)).or_default().push(attempt);
@@ -70,6 +76,11 @@ impl<'a> Index<'a> {
         self.attempts.get(&key).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether an operator had the step tried again after this attempt, and if so, whether as if it were new.
+    pub fn reopened(&self, attempt: &Attempt) -> Option<bool> {
+        self.reopened.get(&(attempt.task, attempt.step))?.get(&attempt.attempt).copied()
+    }
+
     /// The attempt that a lease token names.
     pub fn attempt_of(&self, token: &str) -> Option<&'a Attempt> {
         self.by_lease.get(&Lease::from_token(token).ok()?).copied()
@@ -84,6 +95,24 @@ impl<'a> Index<'a> {
     pub fn end_of(&self, attempt: &Attempt) -> Option<(usize, &'a End)> {
         self.ends_of.get(lease(attempt).to_token().as_str()).copied()
     }
+}
+
+fn reopened(events: &[Event]) -> BTreeMap<StepKey, BTreeMap<i32, bool>> {
+    let mut all: BTreeMap<StepKey, BTreeMap<i32, bool>> = BTreeMap::new();
+    let mut last: HashMap<StepKey, i32> = HashMap::new();
+    for event in events {
+        let Some(step) = event.step else { continue };
+        let key = (event.task, step);
+        match event.kind.as_str() {
+            "step.started" => drop(last.insert(key, event.attempt.unwrap_or_default())),
+            "step.reopened" => {
+                let fresh = event.detail.as_deref() == Some(FRESH);
+                all.entry(key).or_default().insert(last.get(&key).copied().unwrap_or_default(), fresh);
+            }
+            _ => {}
+        }
+    }
+    all
 }
 
 pub fn lease(attempt: &Attempt) -> Lease {

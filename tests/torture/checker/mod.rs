@@ -7,6 +7,7 @@ mod events;
 pub mod history;
 mod index;
 mod order;
+mod orders;
 mod promises;
 mod runs;
 mod services;
@@ -27,6 +28,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     runs::check(&index, &mut found);
     documents::check(&index, &mut found);
     order::check(&index, &mut found);
+    orders::check(&index, &mut found);
     events::check(&index, &mut found);
     services::check(&index, &mut found);
     found

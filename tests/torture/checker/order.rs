@@ -1,7 +1,7 @@
 //! No step starts before its parents have ended: by the database's times, and by the order of the handlers' lines.
 
 use super::{
-    history::Task,
+    history::{Task, is_done},
     index::{Index, position},
     violation::Violation,
 };
@@ -23,7 +23,7 @@ fn edge(index: &Index<'_>, task: &Task, step: i16, parent: i16, found: &mut Vec<
     let mut early =
         |source_of_it| found.push(Violation::StartedBeforeParent { task: task.id, step, parent, source_of_it });
     let row = index.steps.get(&(task.id, parent));
-    let ended = row.filter(|row| row.state == "complete").and_then(|row| row.ended_at);
+    let ended = row.filter(|row| is_done(&row.state)).and_then(|row| row.ended_at);
     if ended.is_none_or(|ended| first < ended) {
         early("database");
     }

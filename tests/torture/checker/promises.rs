@@ -17,10 +17,9 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for told in &index.history.told {
         let state = |task| index.tasks.get(task).map_or("missing", |t| t.state.as_str()).to_owned();
         match told {
-            Told::Cancelled { task } if state(task) != "cancelled" => {
-                found.push(Violation::CancelForgotten { task: *task, state: state(task) });
-            }
-            Told::Ended { task, state: seen } if state(task) != *seen => {
+            Told::Ended { task, state: seen }
+                if state(task) != *seen && !(seen == "error" && goes_on(index, *task)) =>
+            {
                 found.push(Violation::EndChanged { task: *task, seen: seen.clone(), state: state(task) });
             }
             Told::Nothing { what, seconds } => {
@@ -34,6 +33,12 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
             _ => {}
         }
     }
+}
+
+/// An operator said something about a task that had failed.
+fn goes_on(index: &Index<'_>, task: Uuid) -> bool {
+    let events = index.events.get(&task).map_or(&[][..], Vec::as_slice);
+    events.iter().any(|e| matches!(e.kind.as_str(), "task.reopened" | "task.resolved"))
 }
 
 fn submits(index: &Index<'_>, found: &mut Vec<Violation>) {

@@ -1,14 +1,14 @@
 //! Every task is final, and its steps stand as their task says.
 
 use super::{
-    history::{Plan, Task},
+    history::{Plan, Task, is_done},
     index::{Index, position},
     violation::Violation,
 };
 
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for task in index.tasks.values() {
-        if !["complete", "error", "cancelled"].contains(&task.state.as_str()) {
+        if !["complete", "error", "cancelled", "resolved_manually"].contains(&task.state.as_str()) {
             found.push(Violation::NotFinal { task: task.id, state: task.state.clone() });
         } else if let Some(plan) = index.plan(task) {
             steps(index, task, plan, found);
@@ -23,12 +23,12 @@ fn steps(index: &Index<'_>, task: &Task, plan: &Plan, found: &mut Vec<Violation>
     for (i, planned) in plan.steps.iter().enumerate() {
         let state_of_step = state(i);
         failed += usize::from(state_of_step == "error");
-        let unlocked = planned.parents.iter().all(|parent| state(*parent) == "complete");
+        let unlocked = planned.parents.iter().all(|parent| is_done(state(*parent)));
         let right = match (task.state.as_str(), state_of_step) {
-            ("complete", state) => state == "complete",
+            ("complete", state) => is_done(state),
             // Only what waits for a step that failed may be left.
-            ("error", "pending") => !unlocked,
-            (_, "complete" | "error") => unlocked,
+            ("error" | "resolved_manually", "pending") => !unlocked,
+            (_, "complete" | "error" | "skipped" | "resolved_manually") => unlocked,
             ("cancelled", "cancelled") => true,
             _ => false,
         };
@@ -37,8 +37,8 @@ fn steps(index: &Index<'_>, task: &Task, plan: &Plan, found: &mut Vec<Violation>
             found.push(Violation::StepStateWrong { task: task.id, step: position(i), what });
         }
     }
-    if task.state == "error" && failed == 0 {
-        let what = "error without a step that failed".to_owned();
+    if ["error", "resolved_manually"].contains(&task.state.as_str()) && failed == 0 {
+        let what = format!("{} without a step that failed", task.state);
         found.push(Violation::TaskStateWrong { task: task.id, what });
     }
     let rows = index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX)).count();

@@ -1,8 +1,10 @@
 //! Each kind of violation is put into a history that is in order, and must be found.
 
+mod orders;
+
 use std::collections::BTreeSet;
 
-use tasker::domain::lease::Lease;
+use tasker::domain::{lease::Lease, order::Order};
 use uuid::Uuid;
 
 use super::{
@@ -89,11 +91,19 @@ impl Story {
             step: attempt.map(|a| a.0),
             attempt: attempt.map(|a| a.1),
             outcome: outcome.map(Into::into),
+            detail: None,
         });
     }
 
     fn row(&mut self, n: u64, step: i16) -> &mut Step {
         self.history.steps.iter_mut().find(|s| s.task == id(n) && s.step == step).unwrap()
+    }
+
+    /// What the handler of a step with these ancestors is given.
+    fn results(&mut self, n: u64, plan: &Plan, ancestors: &[usize]) -> Digest {
+        let mut result = |step: usize| self.row(n, i16::try_from(step).unwrap()).result.clone();
+        let results: Vec<_> = ancestors.iter().map(|a| (*a, result(*a).unwrap_or("null".into()))).collect();
+        Digest::of_all(results.iter().map(|(a, json)| (plan.steps[*a].name.as_str(), json.as_str())))
     }
 
     /// One attempt from its start to its end. The handler says something if the outcome is one of those that it can say.
@@ -104,12 +114,8 @@ impl Story {
         let started_at = self.tick();
         self.event(n, "step.started", Some((step, attempt)), None);
         let plan = diamond();
-        let name = plan.steps[usize::try_from(step).unwrap()].name.clone();
-        let ancestors = plan.steps[usize::try_from(step).unwrap()].ancestors.clone();
-        let results: Vec<(String, String)> = ancestors
-            .iter()
-            .map(|a| (plan.steps[*a].name.clone(), self.row(n, i16::try_from(*a).unwrap()).result.clone().unwrap()))
-            .collect();
+        let planned = &plan.steps[usize::try_from(step).unwrap()];
+        let (name, results) = (planned.name.clone(), self.results(n, &plan, &planned.ancestors));
         self.history.lines.push(Line::Start(Start {
             worker: "w".into(),
             lease: lease.clone(),
@@ -118,7 +124,7 @@ impl Story {
             step: name,
             attempt,
             context: Digest::of(&self.history.intents[&n].context),
-            results: Digest::of_all(results.iter().map(|(name, json)| (name.as_str(), json.as_str()))),
+            results,
         }));
         let result = (outcome == "succeeded").then(|| format!("{{\"step\": {step}}}"));
         let said = match outcome {
@@ -175,19 +181,22 @@ impl Story {
     }
 }
 
+fn intent(key: Option<&str>, batch: Option<u64>) -> Intent {
+    Intent {
+        template: "t/diamond".into(),
+        context: "{\"n\":9007199254740993}".into(),
+        key: key.map(Into::into),
+        batch,
+        tries: 2,
+    }
+}
+
 /// A history in which everything happened that may happen, and nothing else.
 fn good() -> History {
     let mut story = Story { history: History::default(), now: 0 };
     story.history.plans.insert(TEMPLATE, diamond());
     // Its lease ran out before anything was lost to it.
     story.history.workers.insert(WORKER, Worker { draining: false, lease_expires_at: 1, ended_at: Some(2) });
-    let intent = |key: Option<&str>, batch| Intent {
-        template: "t/diamond".into(),
-        context: "{\"n\":9007199254740993}".into(),
-        key: key.map(Into::into),
-        batch,
-        tries: 2,
-    };
     story.task(DONE, intent(Some("k"), None), "complete");
     story.history.told.push(Told::Submitted { n: DONE, task: id(DONE), created: false });
     story.attempt(DONE, 0, "succeeded", "step.completed");
@@ -209,7 +218,7 @@ fn good() -> History {
     story.attempt(CANCELLED, 1, "cancelled", "step.cancelled");
     story.event(CANCELLED, "step.cancelled", Some((2, 0)), None);
     story.end(CANCELLED, "task.cancelled");
-    story.history.told.push(Told::Cancelled { task: id(CANCELLED) });
+    story.history.told.push(Told::Ordered { task: id(CANCELLED), order: Order::Cancel });
     for n in BATCH {
         story.task(n, intent(None, Some(7)), "complete");
         for step in 0..4 {
@@ -217,6 +226,7 @@ fn good() -> History {
         }
         story.end(n, "task.completed");
     }
+    orders::add(&mut story);
     story.history
 }
 
@@ -297,7 +307,6 @@ const PROMISES: &[(&str, Change)] = &[
     ("TornBatch", |h| forget(h, BATCH[1])),
     ("StrangeTask", |h| task(h, DONE).correlation_id = "else".into()),
     ("StrangeTask", |h| h.intents.get_mut(&DONE).unwrap().template = "t/other".into()),
-    ("CancelForgotten", |h| h.told.push(Told::Cancelled { task: id(DONE) })),
     ("EndChanged", |h| h.told.push(Told::Ended { task: id(DONE), state: "error".into() })),
     ("Unanswered", |h| h.told.push(Told::Nothing { what: "watch".into(), seconds: 30 })),
     ("RefusedForNoReason", |h| {
@@ -431,7 +440,7 @@ const ORDER: &[(&str, Change)] = &[
 const OF_THE_RUN: &[&str] = &["InvariantBroken", "ProcessEnded", "ProcessStayed", "LedgerTorn"];
 
 fn seeded() -> impl Iterator<Item = &'static (&'static str, Change)> {
-    [PROMISES, STATES, ATTEMPTS, RUNS, DOCUMENTS, ORDER, SERVICES].into_iter().flatten()
+    [PROMISES, STATES, ATTEMPTS, RUNS, DOCUMENTS, ORDER, SERVICES, orders::SEEDS].into_iter().flatten()
 }
 
 #[test]

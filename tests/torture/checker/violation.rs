@@ -19,8 +19,8 @@ pub enum Violation {
     TornBatch { batch: u64, found: usize, asked: usize },
     #[error("task {task} ({correlation_id}) is nobody's, or not what was asked for")]
     StrangeTask { task: Uuid, correlation_id: String },
-    #[error("task {task} was cancelled, and is {state}")]
-    CancelForgotten { task: Uuid, state: String },
+    #[error("task {task} was {verb}, and {instead}")]
+    OrderForgotten { task: Uuid, verb: &'static str, instead: String },
     #[error("task {task} was seen as {seen}, and is {state}")]
     EndChanged { task: Uuid, seen: String, state: String },
     #[error("{what} was refused with {code}: {message}")]
@@ -60,6 +60,15 @@ pub enum Violation {
     LostTooEarly { task: Uuid, step: i16, attempt: i32 },
     #[error("two attempts share the lease {lease} of step {task}/{step}")]
     LeaseShared { task: Uuid, step: i16, lease: i64 },
+
+    #[error("step {task}/{step} is {state}, although its attempt {attempt} ended it: {outcome}")]
+    SetAndSettled { task: Uuid, step: i16, attempt: i32, outcome: String, state: String },
+    #[error("step {task}/{step}: attempt {attempt} started after an operator had said that the step is done")]
+    StartedAfterSet { task: Uuid, step: i16, attempt: i32 },
+    #[error("step {task}/{step}: attempt {attempt} started while {what} was paused, say the {source_of_it}")]
+    StartedWhilePaused { task: Uuid, step: i16, attempt: i32, what: String, source_of_it: &'static str },
+    #[error("task {task} was {kind} twice in a row")]
+    PausedTwice { task: Uuid, kind: String },
 
     // What handlers saw.
     #[error(
