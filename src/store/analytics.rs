@@ -11,10 +11,12 @@ use super::{Db, StoreError, service, session::SessionTransaction};
 use crate::domain::analytics::{Ledger, MAX_SECONDS, Measure, Service, Times};
 
 /// Everything is sorted and joined once, so unlike everywhere else hashes are right and loops are wrong: of what is made up on
-/// the way there are no statistics. Tables are still looked up by their keys, which the statement itself asks for.
+/// the way there are no statistics. Tables are still looked up by their keys, which the statement itself asks for. The name is
+/// another one because it claims nothing: no pause waits for its end (`pause::is_settled`).
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
                         SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_hashjoin = on;
-                        SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'";
+                        SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB';
+                        SET LOCAL application_name = 'tasker analytics'";
 
 /// What is asked.
 #[derive(Clone, Debug)]
