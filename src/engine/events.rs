@@ -50,6 +50,8 @@ const MAX_CHUNKS: usize = 8;
 /// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
 /// however little it finds.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The longest rest after a read: one that took so long has waited for a database that stood still.
+const MAX_REST: Duration = Duration::from_millis(500);
 /// How often the log is looked at without news: what others have written may not have been told.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the log is worth a mark, while it grows: at full speed some pages come between two.
@@ -135,7 +137,7 @@ impl Events {
 
     /// Reads the log for the subscribers until `shutdown`.
     pub async fn run_reader(self, shutdown: CancellationToken) {
-        let mut place = None;
+        let (mut place, mut more) = (None, false);
         loop {
             let wanted = self.subscribers() > 0;
             if !wanted {
@@ -143,23 +145,21 @@ impl Events {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = std::future::ready(()), if more => {}
                 () = self.0.news.notified() => {}
                 () = tokio::time::sleep(jitter(LOOK_ANYWAY)), if wanted => {}
             }
-            loop {
-                let began = Instant::now();
-                let read = self.read_once(&mut place).await;
-                // The engine comes first: who has read rests as long as that took.
-                let rest = began.elapsed();
-                if let Ok(false) = read {
-                    tokio::time::sleep(rest).await;
-                    continue;
-                }
-                if let Err(error) = read {
+            let began = Instant::now();
+            more = match self.read_once(&mut place).await {
+                Ok(done) => !done,
+                Err(error) => {
                     tracing::debug!(%error, "the event log could not be read, trying again");
+                    false
                 }
-                tokio::time::sleep(rest.max(PAUSE)).await;
-                break;
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(rest_after(began).max(if more { Duration::ZERO } else { PAUSE })) => {}
             }
         }
     }
@@ -226,6 +226,11 @@ impl Events {
     }
 }
 
+/// The engine comes first: who has read rests as long as that took.
+fn rest_after(began: Instant) -> Duration {
+    began.elapsed().min(MAX_REST)
+}
+
 /// The place behind a page: its snapshot, or its last event if there is more of it.
 fn behind(cursor: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) -> Cursor {
     let mut behind = cursor.clone();
@@ -235,4 +240,18 @@ fn behind(cursor: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) -> Cursor {
     }
     behind.generation = page.horizon.generation;
     behind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_as_long_as_the_read_up_to_a_bound() {
+        let began = Instant::now();
+        for (read, rest) in [(0, 0), (7, 7), (500, 500), (501, 500), (9_000, 500)] {
+            tokio::time::advance(began + Duration::from_millis(read) - Instant::now()).await;
+            assert_eq!(rest_after(began), Duration::from_millis(rest), "{read} ms");
+        }
+    }
 }

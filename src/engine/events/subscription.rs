@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, NamedEvent, PAUSE, behind};
+use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, NamedEvent, PAUSE, behind, rest_after};
 use crate::{
     domain::{
         cursor::{Cursor, MAX_RUNNING},
@@ -197,7 +197,7 @@ impl Subscription {
         let turn = Arc::clone(&self.events.0.turns).acquire_owned().await.map_err(|_| SubscribeError::Stopping)?;
         let began = Instant::now();
         let (page, events) = self.events.read(&self.cursor).await?;
-        let rest = began.elapsed();
+        let rest = rest_after(began);
         // The turn rests, and not the subscriber, who has something to do now.
         tokio::spawn(async move {
             tokio::time::sleep(rest).await;
