@@ -12,6 +12,8 @@ pub const MAX_RUNNING: usize = 500;
 
 /// The first byte; another layout gets another one.
 const VERSION: u8 = 1;
+/// What most cursors need before they are text.
+const USUAL_BYTES: usize = 64;
 /// Bytes of the checksum.
 const SUM_BYTES: usize = 6;
 
@@ -61,7 +63,8 @@ impl Cursor {
 
     /// As text. `cell` is what no other database has: whoever brings the text there gets an error and no other events.
     pub fn encode(&self, cell: &str) -> String {
-        let mut bytes = vec![VERSION];
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        bytes.push(VERSION);
         put(&mut bytes, self.generation);
         put_snapshot(&mut bytes, &self.seen);
         if let Some(within) = &self.within {

@@ -72,7 +72,9 @@ fn filter(r: SubscribeRequest) -> Result<Filter, Status> {
 }
 
 /// The place first, so that whoever hears nothing else can go on from it; then each event, and an error at the end.
-fn stream(mut subscription: Subscription) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
+fn stream(subscription: Subscription) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
+    // Boxed, as it moves with each event.
+    let mut subscription = Box::new(subscription);
     let first = subscription.place();
     stream::unfold((Some(subscription), Some(first)), |(subscription, first)| async move {
         let mut subscription = subscription?;

@@ -1,5 +1,5 @@
-//! Events with the names that belong to them. Names never change, so they are asked for once; what belongs to a task is asked
-//! for once per page.
+//! Events with the names that belong to them. Names never change, so they are asked for once; so is what belongs to a task, once
+//! that has started.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The most names of each kind that are remembered. Only connections of workers can ever be so many.
+/// The most that is remembered of each kind.
 const MAX_NAMES: usize = 10_000;
 
 /// An event as its readers know it. What does not apply, or is no longer known, is `None`.
@@ -94,27 +94,43 @@ pub struct Names {
     templates: Known<i32, TemplateNames>,
     services: Known<i32, ServiceName>,
     workers: Known<Uuid, String>,
+    tasks: Known<Uuid, TaskFacts>,
 }
 
 impl Names {
     /// The events with their names, in the same order.
     pub async fn of(&self, db: &Db, events: Vec<Event>) -> Result<Vec<Arc<NamedEvent>>, StoreError> {
-        let each = |id: fn(&Event) -> Option<i32>| events.iter().filter_map(id);
-        let templates =
-            self.templates.of(each(|e| e.template_id), async |ids| names::templates(db, &ids).await).await?;
-        let services = self.services.of(each(|e| e.service_id), async |ids| names::services(db, &ids).await).await?;
-        let workers = events.iter().filter_map(|e| e.worker_id);
+        let each = || events.iter();
+        let templates = each().map(|e| e.template_id);
+        let templates = self.templates.of(templates, async |ids| names::templates(db, &ids).await).await?;
+        let services = each().map(|e| e.service_id);
+        let services = self.services.of(services, async |ids| names::services(db, &ids).await).await?;
+        let workers = each().map(|e| e.worker_id);
         let workers = self.workers.of(workers, async |ids| names::workers(db, &ids).await).await?;
-        let tasks = events.iter().filter_map(|e| e.task_id);
-        let tasks = Known::default().of(tasks, async |ids| names::tasks(db, &ids).await).await?;
-        let named = |event: Event| NamedEvent {
-            template: event.template_id.and_then(|id| templates.get(&id).cloned()),
-            service: event.service_id.and_then(|id| services.get(&id).cloned()),
-            worker: event.worker_id.and_then(|id| workers.get(&id).cloned()),
-            task: event.task_id.and_then(|id| tasks.get(&id).cloned()),
-            event,
+        let tasks = each().map(|e| e.task_id);
+        let tasks = self.tasks.of(tasks, async |ids| names::tasks(db, &ids).await).await?;
+        let names = templates.into_iter().zip(services).zip(workers).zip(tasks);
+        let named = |(event, (((template, service), worker), task))| {
+            Arc::new(NamedEvent { event, template, service, worker, task })
         };
-        Ok(events.into_iter().map(|event| Arc::new(named(event))).collect())
+        Ok(events.into_iter().zip(names).map(named).collect())
+    }
+}
+
+/// What never changes.
+trait Lasting {
+    fn is_final(&self) -> bool {
+        true
+    }
+}
+
+impl Lasting for TemplateNames {}
+impl Lasting for ServiceName {}
+impl Lasting for String {}
+
+impl Lasting for TaskFacts {
+    fn is_final(&self) -> bool {
+        self.started_at.is_some()
     }
 }
 
@@ -127,36 +143,35 @@ impl<Id, T> Default for Known<Id, T> {
     }
 }
 
-impl<Id: Copy + Eq + Hash, T> Known<Id, T> {
-    /// What these mean, with as few questions as there can be: none or one.
+impl<Id: Copy + Eq + Hash, T: Lasting> Known<Id, T> {
+    /// What each of these means, with as few questions as there can be: none or one.
     async fn of(
         &self,
-        ids: impl Iterator<Item = Id>,
+        ids: impl Iterator<Item = Option<Id>> + Clone,
         ask: impl AsyncFnOnce(Vec<Id>) -> Result<HashMap<Id, T>, StoreError>,
-    ) -> Result<HashMap<Id, Arc<T>>, StoreError> {
-        let wanted: HashSet<Id> = ids.collect();
-        let mut found = HashMap::with_capacity(wanted.len());
-        let mut missing = Vec::new();
+    ) -> Result<Vec<Option<Arc<T>>>, StoreError> {
+        let (mut found, mut missing) = (Vec::with_capacity(ids.size_hint().0), HashSet::new());
         {
             let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for id in wanted {
-                match known.get(&id) {
-                    Some(names) => drop(found.insert(id, Arc::clone(names))),
-                    None => missing.push(id),
-                }
+            for id in ids.clone() {
+                let names = id.and_then(|id| known.get(&id).cloned());
+                missing.extend(id.filter(|_| names.is_none()));
+                found.push(names);
             }
         }
-        if !missing.is_empty() {
-            let new: HashMap<Id, Arc<T>> =
-                ask(missing).await?.into_iter().map(|(id, names)| (id, Arc::new(names))).collect();
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len() + new.len() > MAX_NAMES {
-                known.clear();
-            }
-            known.extend(new.iter().map(|(id, names)| (*id, Arc::clone(names))));
-            drop(known);
-            found.extend(new);
+        if missing.is_empty() {
+            return Ok(found);
         }
+        let new: HashMap<Id, Arc<T>> =
+            ask(missing.into_iter().collect()).await?.into_iter().map(|(id, names)| (id, Arc::new(names))).collect();
+        for (names, id) in found.iter_mut().zip(ids).filter(|(names, _)| names.is_none()) {
+            *names = id.and_then(|id| new.get(&id).cloned());
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() + new.len() > MAX_NAMES {
+            known.clear();
+        }
+        known.extend(new.into_iter().filter(|(_, names)| names.is_final()));
         Ok(found)
     }
 }
