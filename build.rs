@@ -3,6 +3,7 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
+use tonic_prost_build::manual;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -12,11 +13,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let server = env::var_os("CARGO_FEATURE_SERVER").is_some();
+    if server {
+        manual::Builder::new().compile(&[encoded_events()]);
+    }
     // A message knows its name, by which its descriptor is found.
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
-    tonic_prost_build::configure()
-        .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
-        .compile_fds_with_config(descriptors, config)?;
+    tonic_prost_build::configure().build_server(server).compile_fds_with_config(descriptors, config)?;
     Ok(())
+}
+
+/// EventService with answers that hold an encoded event: see `src/proto/encoded.rs`.
+fn encoded_events() -> manual::Service {
+    let subscribe = manual::Method::builder()
+        .name("subscribe")
+        .route_name("Subscribe")
+        .input_type("crate::proto::SubscribeRequest")
+        .output_type("crate::proto::encoded::SubscribeResponse")
+        .codec_path("tonic_prost::ProstCodec")
+        .server_streaming()
+        .build();
+    manual::Service::builder().name("EventService").package("tasker.v1").method(subscribe).build()
 }

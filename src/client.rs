@@ -90,11 +90,7 @@ impl Client {
     /// [`ConnectError::InvalidUrl`] before anything is sent, [`ConnectError::Unreachable`] after [`CONNECT_TIMEOUT`] at
     /// the latest.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
-        let channel = endpoint(url)?
-            .connect()
-            .await
-            .map_err(|source| ConnectError::Unreachable { url: url.to_owned(), source })?;
-        Ok(Self::over(channel))
+        Ok(Self::over(connect(url).await?))
     }
 
     /// The clients over a channel that already exists.
@@ -115,6 +111,12 @@ impl Client {
             analytics: client!(AnalyticsServiceClient),
         }
     }
+}
+
+/// A channel that is connected.
+pub(crate) async fn connect(url: &str) -> Result<Channel, ConnectError> {
+    let unreachable = |source| ConnectError::Unreachable { url: url.to_owned(), source };
+    endpoint(url)?.connect().await.map_err(unreachable)
 }
 
 /// Checks the URL and sets the time-outs; opens nothing.

@@ -17,7 +17,7 @@ use crate::{
     proto,
     proto::{
         analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer,
-        event_service_server::EventServiceServer, task_service_server::TaskServiceServer,
+        encoded::event_service_server::EventServiceServer, task_service_server::TaskServiceServer,
         template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
     store::{Db, StoreError},
@@ -98,6 +98,7 @@ pub async fn run(
             tracer: config.tracer,
             retain: config.retain,
             environment: config.environment,
+            encode_event: grpc::convert::encoded_event,
         },
     )
     .await?;

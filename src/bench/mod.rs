@@ -15,6 +15,7 @@ mod round;
 mod shapes;
 mod stage;
 mod subscribers;
+mod turns;
 pub mod worker;
 
 use std::time::Duration;
@@ -89,10 +90,12 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
             report.limited.push(round(&stage, settings, 0, &format!("{n}, limited"), &mut chains, say).await?);
             shapes::limit(&stage.client, 0).await?;
         }
-        if settings.subscribers > 0 {
-            let name = format!("{n}, subscribed");
-            report.subscribed.push(round(&stage, settings, settings.subscribers, &name, &mut chains, say).await?);
-        }
+    }
+    if settings.subscribers > 0 {
+        say(&format!("in turn without and with {} subscribers", settings.subscribers));
+        report.turns = turns::measure(&stage, settings, &mut chains).await?;
+        let round = round(&stage, settings, settings.subscribers, "with subscribers", &mut chains, say).await?;
+        report.subscribed = Some(round);
     }
     tokio::time::sleep(CALM).await;
     for clients in latency::CONCURRENCY {

@@ -22,7 +22,7 @@ use crate::store::{
 };
 
 /// How long the load runs before anything counts; less in a round that is shorter itself.
-const WARM_UP: Duration = Duration::from_millis(1_500);
+pub const WARM_UP: Duration = Duration::from_millis(1_500);
 /// The questions of the bench itself, between the two looks at the counters.
 const OWN_COMMITS: i64 = 1;
 
@@ -128,22 +128,24 @@ pub async fn measure(
         Some(subscribers) => Some(subscribers.finish(&stage.db).await?),
     };
     let done = measure::done(&stage.db, template, &before.mark, &after.mark).await?;
-    let seconds = after.mark.at.duration_since(before.mark.at).unwrap_or(time).as_secs_f64();
-    Ok(Round { ceiling, server_rss_mib, refused_submits, heard, ..between(&before, &after, done, seconds) })
+    Ok(Round { ceiling, server_rss_mib, refused_submits, heard, ..between(&before, &after, done) })
 }
 
-struct Look {
-    mark: Mark,
-    cpu: Cpu,
+/// The counters at one moment.
+pub struct Look {
+    pub mark: Mark,
+    pub cpu: Cpu,
 }
 
 impl Look {
-    async fn take(stage: &Stage) -> Result<Self, StoreError> {
+    pub async fn take(stage: &Stage) -> Result<Self, StoreError> {
         Ok(Self { mark: measure::mark(&stage.db).await?, cpu: stage.processes().cpu() })
     }
 }
 
-fn between(before: &Look, after: &Look, done: Done, seconds: f64) -> Round {
+/// What was done between two looks, and what that cost.
+pub fn between(before: &Look, after: &Look, done: Done) -> Round {
+    let seconds = after.mark.at.duration_since(before.mark.at).unwrap_or_default().as_secs_f64();
     let cpu = after.cpu - before.cpu;
     // Without a step there is no cost of one; the rates are zero then, and say so.
     let steps = done.steps.max(1) as f64;

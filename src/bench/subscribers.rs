@@ -1,4 +1,5 @@
-//! Subscribers to the events beside the load: each must hear all that a round writes, and nothing twice.
+//! Subscribers to the events beside the load: each must hear all that a round writes, and nothing twice. They do not unpack the
+//! events: what a subscriber does with them is his, and elsewhere he has a machine of his own.
 
 use std::{
     sync::{
@@ -16,8 +17,8 @@ use tonic::Status;
 
 use super::{error::Error, stage::Stage};
 use crate::{
-    client::Client,
-    proto::{StartFrom, SubscribeRequest},
+    client,
+    proto::{StartFrom, SubscribeRequest, encoded::event_service_client::EventServiceClient},
     store::{Db, measure},
 };
 
@@ -52,14 +53,15 @@ impl Heard {
 }
 
 impl Subscribers {
-    /// Each has a connection of its own, and hears everything from now on. Nothing may be in flight.
+    /// Each has a connection of its own, and hears everything from now on. What they hear is counted right only if nothing is
+    /// in flight.
     pub async fn start(stage: &Stage, count: usize) -> Result<Self, Error> {
         let (mut counts, mut listening) = (Vec::new(), JoinSet::new());
         for _ in 0..count {
-            let mut client = Client::connect(&stage.server.url).await?;
+            let mut client = EventServiceClient::new(client::connect(&stage.server.url).await?);
             let request = SubscribeRequest { start_from: StartFrom::Now.into(), ..SubscribeRequest::default() };
             let refused = || Error::refused("subscribe to the events");
-            let mut stream = client.events.subscribe(request).await.map_err(refused())?.into_inner();
+            let mut stream = client.subscribe(request).await.map_err(refused())?.into_inner();
             // The first message is the place at which it begins.
             stream.message().await.map_err(refused())?;
             let heard = Arc::<AtomicU64>::default();

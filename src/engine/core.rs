@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{bytes::Bytes, sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     backlog::Backlog,
     catalog::Catalog,
     dispatch::Dispatcher,
-    events::Events,
+    events::{Events, NamedEvent},
     gates::Gates,
     health::HealthCell,
     hub::Hub,
@@ -47,6 +47,8 @@ pub struct EngineConfig {
     pub retain: Option<Duration>,
     /// Which part of `environments` the templates are registered with; empty for none.
     pub environment: String,
+    /// How an event is sent.
+    pub encode_event: fn(&NamedEvent) -> Bytes,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.
@@ -106,7 +108,7 @@ impl Engine {
         }
         let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
         let loops = Loops::default();
-        let events = Events::new(db.clone(), loops.shutdown.clone());
+        let events = Events::new(db.clone(), config.encode_event, loops.shutdown.clone());
         let shared = Shared::new(db.clone(), catalog, gates, Peers::new(server_id), events, metrics, traces);
         shared.health.database(true);
         let (settler, settle) = Settler::new(shared.clone());

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, OnceCell, Semaphore, broadcast},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{bytes::Bytes, sync::CancellationToken};
 
 use self::named::Names;
 pub use self::{
@@ -28,10 +28,7 @@ pub use self::{
 };
 use super::peers::jitter;
 use crate::{
-    domain::{
-        cursor::{Cursor, MAX_RUNNING},
-        snapshot::Snapshot,
-    },
+    domain::cursor::{Cursor, MAX_RUNNING},
     store::{
         Db, StoreError,
         event::{self, Page},
@@ -52,16 +49,16 @@ const MAX_CHUNKS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest rest after a read: one that took so long has waited for a database that stood still.
 const MAX_REST: Duration = Duration::from_millis(500);
+/// So many events are encoded before others get their turn on the thread.
+const AT_ONCE: usize = 250;
 /// How often the log is looked at without news: what others have written may not have been told.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the log is worth a mark, while it grows: at full speed some pages come between two.
 const MARK: Duration = Duration::from_millis(250);
 
-/// Consecutive events of the log: what the page's snapshot sees and `from` does not, after `after`, by their number.
+/// Consecutive events of the log: what comes after a place, by their number.
 struct Chunk {
-    from: Snapshot,
-    /// The number before; 0 for the first chunk between these two.
-    after: i64,
+    from: Cursor,
     events: Vec<Arc<NamedEvent>>,
     page: Page,
 }
@@ -72,6 +69,7 @@ pub struct Events(Arc<Inner>);
 
 struct Inner {
     db: Db,
+    encode: fn(&NamedEvent) -> Bytes,
     subscribers: AtomicUsize,
     news: Notify,
     /// Something was written since the last mark.
@@ -92,9 +90,10 @@ struct Lag {
 }
 
 impl Events {
-    pub fn new(db: Db, stopping: CancellationToken) -> Self {
+    pub fn new(db: Db, encode: fn(&NamedEvent) -> Bytes, stopping: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             db,
+            encode,
             subscribers: AtomicUsize::default(),
             news: Notify::new(),
             unmarked: AtomicBool::default(),
@@ -196,18 +195,34 @@ impl Events {
         let oldest = events.iter().map(|named| named.event.at).min();
         let then = oldest.and_then(|at| page.now.duration_since(at).ok()).unwrap_or_default();
         *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Lag { then, looked: Instant::now() };
+        if self.subscribers() > 1 {
+            self.encode(cursor, &page, &events).await;
+        }
         self.hand_on(cursor, page, events);
         Ok(done)
     }
 
+    /// Encodes the events and the place after each, once for all: whoever gets there first would keep the others waiting.
+    async fn encode(&self, from: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) {
+        let (mut cursor, cell) = (from.clone(), self.0.cell.get());
+        for events in events.chunks(AT_ONCE) {
+            for named in events {
+                named.encoded(self.0.encode);
+                cursor.move_to(&page.to, named.event.seq);
+                if let Some(cell) = cell {
+                    named.place(|| cursor.encode(cell).into());
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Sends the page to all subscribers and moves the cursor behind it.
     fn hand_on(&self, cursor: &mut Cursor, page: Page, events: Vec<Arc<NamedEvent>>) {
-        let from = cursor.seen.clone();
-        let after = cursor.within.as_ref().map_or(0, |within| within.seq);
-        *cursor = behind(cursor, &page, &events);
-        let chunk = Chunk { from, after, events, page };
+        let then = behind(cursor, &page, &events);
+        let from = std::mem::replace(cursor, then);
         // Nobody may be listening in this moment.
-        let _ = self.0.chunks.send(Arc::new(chunk));
+        let _ = self.0.chunks.send(Arc::new(Chunk { from, events, page }));
     }
 
     /// Marks the log as it grows, until `shutdown`.

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prost::Message as _;
+use tokio_util::bytes::Bytes;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -132,7 +134,7 @@ pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
 }
 
 /// An event; what does not apply stays empty.
-pub fn event(named: &NamedEvent) -> proto::Event {
+fn event(named: &NamedEvent) -> proto::Event {
     let event = &named.event;
     let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     // Without the formatter, which costs several times as much.
@@ -165,6 +167,11 @@ pub fn event(named: &NamedEvent) -> proto::Event {
         detail: text(event.detail.as_deref()),
         actor: text(event.actor.as_deref()),
     }
+}
+
+/// The same as bytes.
+pub fn encoded_event(named: &NamedEvent) -> Bytes {
+    event(named).encode_to_vec().into()
 }
 
 pub fn step_state(state: StepState) -> proto::StepState {

@@ -12,7 +12,10 @@ use crate::{
         Engine,
         events::{Delivery, Filter, Start, SubscribeError, Subscription},
     },
-    proto::{self, SubscribeRequest, SubscribeResponse, event_service_server::EventService},
+    proto::{
+        self, SubscribeRequest,
+        encoded::{SubscribeResponse, event_service_server::EventService},
+    },
 };
 
 /// The most types of one filter; a type may be named more than once.
@@ -84,7 +87,6 @@ fn stream(subscription: Subscription) -> impl Stream<Item = Result<SubscribeResp
         };
         match delivery {
             Ok(Delivery { event, cursor }) => {
-                let event = event.map(|event| convert::event(&event));
                 Some((Ok(SubscribeResponse { event, cursor }), (Some(subscription), None)))
             }
             Err(error) => Some((Err(refused(error)), (None, None))),

@@ -3,6 +3,9 @@
 
 tonic::include_proto!("tasker.v1");
 
+#[cfg(feature = "server")]
+pub mod encoded;
+
 /// The descriptors of the whole protocol, for reflection.
 #[cfg(feature = "server")]
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tasker::{
     engine::events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
+    grpc::convert::encoded_event,
     proto::{StartFrom, SubscribeRequest},
 };
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,41 @@ async fn from_each_cursor_the_rest_follows_at_any_server() {
     let mut last = Tail::after(&mut clients[1], &cursors[4_105]).await;
     write(&bench.db, 4_106, 1).await;
     assert_eq!(last.event().await.attempt, 4_106);
+}
+
+#[tokio::test]
+async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_got_there() {
+    let mut bench = Bench::new().await;
+    write(&bench.db, 1, 10).await;
+    let mut tails = vec![
+        Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap(),
+        Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap(),
+        Tail::beginning(&mut bench.client).await,
+    ];
+    let mut late = Tail::beginning(&mut bench.client).await;
+    late.events(10).await;
+    tails[2].events(10).await;
+    tails.push(Tail::after(&mut bench.client, &late.cursor).await);
+    let mut from = 11;
+    // One by one, a page and a half at once, and several at a time.
+    for count in [1, 1, 6_000, 1, 250, 300, 1] {
+        write(&bench.db, from, count).await;
+        for number in from..from + count {
+            for tail in &mut tails {
+                assert_eq!(tail.event().await.attempt, number);
+            }
+        }
+        from += count;
+        let places: Vec<String> = tails.iter().map(|tail| tail.cursor.clone()).collect();
+        write(&bench.db, from, 1).await;
+        for (n, place) in places.iter().enumerate() {
+            assert_eq!(Tail::after(&mut bench.client, place).await.event().await.attempt, from, "subscriber {n}");
+        }
+        for tail in &mut tails {
+            assert_eq!(tail.event().await.attempt, from);
+        }
+        from += 1;
+    }
 }
 
 #[tokio::test]
@@ -178,7 +214,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     assert_eq!(tail.event().await.attempt, 9_001);
 
     // One that reads the log itself finds out at its next read.
-    let events = Events::new(bench.db.db(), CancellationToken::new());
+    let events = Events::new(bench.db.db(), encoded_event, CancellationToken::new());
     let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
     own.next().await.unwrap();
     db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 5000")).await.unwrap();
@@ -194,7 +230,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
 #[tokio::test]
 async fn a_server_takes_so_many_subscribers_and_no_more() {
     let db = TestDb::new().await;
-    let events = Events::new(db.db(), CancellationToken::new());
+    let events = Events::new(db.db(), encoded_event, CancellationToken::new());
     let mut all = Vec::new();
     for _ in 0..MAX_SUBSCRIBERS {
         all.push(events.subscribe(Start::Now, Filter::default()).await.unwrap());
@@ -224,7 +260,7 @@ async fn a_stopping_server_ends_its_streams_with_unavailable() {
 async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
     let db = TestDb::new().await;
     let stop = CancellationToken::new();
-    let events = Events::new(db.db(), stop.clone());
+    let events = Events::new(db.db(), encoded_event, stop.clone());
     let reader = tokio::spawn(events.clone().run_reader(stop.clone()));
     let mut one = events.subscribe(Start::Now, Filter::default()).await.unwrap();
     let client = db.connect().await;

@@ -4,10 +4,11 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
+use tokio_util::bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{
@@ -30,9 +31,21 @@ pub struct NamedEvent {
     service: Option<Arc<ServiceName>>,
     worker: Option<Arc<String>>,
     task: Option<Arc<TaskFacts>>,
+    encoded: OnceLock<Bytes>,
+    place: OnceLock<Bytes>,
 }
 
 impl NamedEvent {
+    /// As it is sent, always by the same `encode`.
+    pub(super) fn encoded(&self, encode: fn(&Self) -> Bytes) -> Bytes {
+        self.encoded.get_or_init(|| encode(self)).clone()
+    }
+
+    /// The place after it, for all that came the same way to it.
+    pub(super) fn place(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
+        self.place.get_or_init(encode).clone()
+    }
+
     pub fn namespace(&self) -> Option<&str> {
         let template = self.template.as_ref().map(|template| template.namespace.as_str());
         template.or_else(|| Some(self.service.as_ref()?.namespace.as_str()))
@@ -111,7 +124,15 @@ impl Names {
         let tasks = self.tasks.of(tasks, async |ids| names::tasks(db, &ids).await).await?;
         let names = templates.into_iter().zip(services).zip(workers).zip(tasks);
         let named = |(event, (((template, service), worker), task))| {
-            Arc::new(NamedEvent { event, template, service, worker, task })
+            Arc::new(NamedEvent {
+                event,
+                template,
+                service,
+                worker,
+                task,
+                encoded: OnceLock::new(),
+                place: OnceLock::new(),
+            })
         };
         Ok(events.into_iter().zip(names).map(named).collect())
     }
@@ -150,6 +171,8 @@ impl<Id: Copy + Eq + Hash, T: Lasting> Known<Id, T> {
         ids: impl Iterator<Item = Option<Id>> + Clone,
         ask: impl AsyncFnOnce(Vec<Id>) -> Result<HashMap<Id, T>, StoreError>,
     ) -> Result<Vec<Option<Arc<T>>>, StoreError> {
+        // A page of ids takes its time: others get their turn on the thread.
+        tokio::task::yield_now().await;
         let (mut found, mut missing) = (Vec::with_capacity(ids.size_hint().0), HashSet::new());
         {
             let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

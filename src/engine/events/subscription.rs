@@ -4,8 +4,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
+    task::coop::consume_budget,
     time::Instant,
 };
+
+use tokio_util::bytes::Bytes;
 
 use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, NamedEvent, PAUSE, behind, rest_after};
 use crate::{
@@ -52,10 +55,10 @@ pub enum SubscribeError {
 /// What a subscriber is sent.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// `None` to tell the place alone.
-    pub event: Option<Arc<NamedEvent>>,
-    /// The place after it.
-    pub cursor: String,
+    /// Encoded; `None` to tell the place alone.
+    pub event: Option<Bytes>,
+    /// The place after it, as text.
+    pub cursor: Bytes,
 }
 
 /// A subscription; it ends when dropped.
@@ -80,6 +83,8 @@ pub struct Subscription {
 #[derive(Default)]
 struct Next {
     events: VecDeque<Arc<NamedEvent>>,
+    /// The place after each is that of others, too.
+    shared: bool,
     then: Option<(Snapshot, Cursor)>,
 }
 
@@ -142,13 +147,15 @@ impl Subscription {
     pub fn place(&mut self) -> Delivery {
         self.moved = false;
         self.told = Instant::now();
-        Delivery { event: None, cursor: self.cursor.encode(&self.cell) }
+        Delivery { event: None, cursor: self.cursor.encode(&self.cell).into() }
     }
 
     /// The next event, or a new place. Stays usable when it is dropped before it is done.
     pub async fn next(&mut self) -> Result<Delivery, SubscribeError> {
         let stopping = self.events.0.stopping.clone();
         loop {
+            // A page of events takes its time: others get their turn on the thread.
+            consume_budget().await;
             if let Some(delivery) = self.deliver() {
                 return Ok(delivery);
             }
@@ -185,7 +192,10 @@ impl Subscription {
         };
         let (to, _) = self.next.then.as_ref()?;
         self.cursor.move_to(to, event.event.seq);
-        Some(Delivery { event: Some(event), ..self.place() })
+        (self.moved, self.told) = (false, Instant::now());
+        let encode = || Bytes::from(self.cursor.encode(&self.cell));
+        let cursor = if self.next.shared { event.place(encode) } else { encode() };
+        Some(Delivery { event: Some(event.encoded(self.events.0.encode)), cursor })
     }
 
     /// Reads on from the own place.
@@ -212,7 +222,7 @@ impl Subscription {
         }
         let then = behind(&self.cursor, &page, &events);
         self.behind = !(page.is_complete && page.is_now);
-        self.next.then = Some((page.to, then));
+        (self.next.then, self.next.shared) = (Some((page.to, then)), false);
         self.next.events.extend(events.into_iter().filter(|event| self.filter.takes(event)));
         Ok(())
     }
@@ -220,10 +230,11 @@ impl Subscription {
     /// Takes what comes next, and what the reader has handed on before the own place not again.
     fn take(&mut self, chunk: &Chunk) {
         let to = &chunk.page.to;
+        let after = chunk.from.within.as_ref().map_or(0, |within| within.seq);
         let follows = match &self.cursor.within {
-            Some(within) => within.to == *to && within.seq == chunk.after,
+            Some(within) => within.to == *to && within.seq == after,
             None if self.cursor.seen.includes(to) => return,
-            None => chunk.after == 0 && self.cursor.seen.includes(&chunk.from),
+            None => after == 0 && self.cursor.seen.includes(&chunk.from.seen),
         };
         if !follows {
             self.behind = true;
@@ -232,6 +243,6 @@ impl Subscription {
         let then = behind(&self.cursor, &chunk.page, &chunk.events);
         let new = |event: &&Arc<NamedEvent>| !self.cursor.seen.sees(event.event.xid) && self.filter.takes(event);
         self.next.events.extend(chunk.events.iter().filter(new).cloned());
-        self.next.then = Some((to.clone(), then));
+        (self.next.then, self.next.shared) = (Some((to.clone(), then)), self.cursor == chunk.from);
     }
 }

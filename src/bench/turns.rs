@@ -1,0 +1,116 @@
+//! What subscribers cost: one load that does not pause, in turn without and with them. A machine is not the same from one second
+//! to the next: so the two are near to each other, and many, and their median says what is typical.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Settings,
+    error::Error,
+    load::Load,
+    report::{opt, rounded},
+    round::{Look, Round, WARM_UP, between},
+    stage::Stage,
+    subscribers::Subscribers,
+};
+use crate::store::measure;
+
+/// How often.
+const TURNS: usize = 20;
+/// Each part of a turn lasts so much of a round's time, and at least [`LEAST`].
+const PART: f64 = 0.1;
+/// A shorter part would count too few commits.
+const LEAST: Duration = Duration::from_millis(200);
+/// From the coming or going of the subscribers to where a part counts, in parts.
+const SETTLE: f64 = 0.25;
+
+/// A part without subscribers and the next one with them.
+#[derive(Clone, Debug, Default)]
+pub struct Turn {
+    pub without: Round,
+    pub with: Round,
+}
+
+impl Turn {
+    fn ratio(&self) -> f64 {
+        self.with.steps_per_second / self.without.steps_per_second
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!({ "ratio": rounded(self.ratio(), 3), "without": part_json(&self.without), "with": part_json(&self.with) })
+    }
+}
+
+fn part_json(part: &Round) -> Value {
+    json!({
+        "steps_per_second": rounded(part.steps_per_second, 0),
+        "postgres_cpu_us_per_step": opt(part.cpu.postgres, 1),
+        "server_cpu_us_per_step": opt(part.cpu.server, 1),
+        "worker_cpu_us_per_step": opt(part.cpu.workers, 1),
+        "client_cpu_us_per_step": opt(part.cpu.client, 1),
+    })
+}
+
+/// The throughput with subscribers beside that without.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio {
+    /// Of a quarter of the turns it is less.
+    pub lower: f64,
+    pub median: f64,
+    /// Of a quarter of the turns it is more.
+    pub upper: f64,
+}
+
+/// `None` without turns.
+pub fn ratio(turns: &[Turn]) -> Option<Ratio> {
+    let mut ratios: Vec<f64> = turns.iter().map(Turn::ratio).collect();
+    ratios.sort_by(f64::total_cmp);
+    // Between two of them where there is none at the place.
+    let at = |share: f64| {
+        let place = share * ratios.len().checked_sub(1)? as f64;
+        let (low, high) = (ratios.get(place.floor() as usize)?, ratios.get(place.ceil() as usize)?);
+        Some(low + (high - low) * place.fract())
+    };
+    Some(Ratio { lower: at(0.25)?, median: at(0.5)?, upper: at(0.75)? })
+}
+
+/// Adds the submitted chains to `chains`.
+pub async fn measure(stage: &Stage, settings: &Settings, chains: &mut Vec<Uuid>) -> Result<Vec<Turn>, Error> {
+    let load = Load::new(&stage.client, stage.workers()?, settings.in_flight);
+    let (stop, template) = (CancellationToken::new(), stage.templates.chain);
+    let time = settings.time.mul_f64(PART).max(LEAST);
+    let turns = async {
+        let _stop_also_on_failure = stop.clone().drop_guard();
+        tokio::time::sleep(WARM_UP.min(settings.time)).await;
+        let mut looks = Vec::with_capacity(TURNS);
+        for _ in 0..TURNS {
+            let without = part(stage, time).await?;
+            let subscribers = Subscribers::start(stage, settings.subscribers).await?;
+            looks.push((without, part(stage, time).await?));
+            drop(subscribers);
+        }
+        Ok::<_, Error>(looks)
+    };
+    let ((), looks) = tokio::try_join!(load.run(&stop), turns)?;
+    chains.extend(load.drained(&stage.db, template).await?.0);
+    let mut turns = Vec::with_capacity(TURNS);
+    for (without, with) in looks {
+        turns.push(Turn { without: round(stage, without).await?, with: round(stage, with).await? });
+    }
+    Ok(turns)
+}
+
+async fn part(stage: &Stage, time: Duration) -> Result<(Look, Look), Error> {
+    tokio::time::sleep(time.mul_f64(SETTLE)).await;
+    let before = Look::take(stage).await?;
+    tokio::time::sleep(time).await;
+    Ok((before, Look::take(stage).await?))
+}
+
+async fn round(stage: &Stage, (before, after): (Look, Look)) -> Result<Round, Error> {
+    let done = measure::done(&stage.db, stage.templates.chain, &before.mark, &after.mark).await?;
+    Ok(between(&before, &after, done))
+}

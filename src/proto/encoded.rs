@@ -1,0 +1,44 @@
+//! `SubscribeResponse` with parts that are encoded already, so that this is done once for all subscribers, and the service that
+//! answers with it. On the wire nothing differs: there a message within another one is its bytes, and so is a string.
+
+use prost::Name;
+use tonic::codegen::Bytes;
+
+include!(concat!(env!("OUT_DIR"), "/tasker.v1.EventService.rs"));
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SubscribeResponse {
+    /// A [`super::Event`].
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub event: Option<Bytes>,
+    /// UTF-8.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: Bytes,
+}
+
+impl Name for SubscribeResponse {
+    const NAME: &'static str = super::SubscribeResponse::NAME;
+    const PACKAGE: &'static str = super::SubscribeResponse::PACKAGE;
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::proto;
+
+    #[test]
+    fn the_wire_is_the_same() {
+        let event = proto::Event { seq: 7, task_name: "register".into(), charged: true, ..proto::Event::default() };
+        for event in [None, Some(proto::Event::default()), Some(event)] {
+            let cursor = "place".to_owned();
+            let encoded = event.as_ref().map(|event| event.encode_to_vec().into());
+            assert_eq!(
+                SubscribeResponse { event: encoded, cursor: cursor.clone().into() }.encode_to_vec(),
+                proto::SubscribeResponse { event, cursor }.encode_to_vec()
+            );
+        }
+        assert_eq!(SubscribeResponse::full_name(), proto::SubscribeResponse::full_name());
+    }
+}
