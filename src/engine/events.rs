@@ -41,12 +41,12 @@ pub const MAX_SUBSCRIBERS: usize = 1_000;
 const MAX_CATCHING_UP: usize = 3;
 /// The most events of one read, and of one chunk. Each page looks through all that is left up to its snapshot, so that many small ones
 /// would look through it many times.
-const PAGE: usize = 4_000;
-/// So many chunks are kept for subscribers that are a little slower: with the page, some megabytes.
-const MAX_CHUNKS: usize = 8;
+const PAGE: usize = 8_000;
+/// So many chunks are kept for subscribers that are a little slower: with the page, some tens of megabytes at the most.
+const MAX_CHUNKS: usize = 4;
 /// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
 /// however little it finds.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 /// The longest rest after a read: one that took so long has waited for a database that stood still.
 const MAX_REST: Duration = Duration::from_millis(500);
 /// So many events are encoded before others get their turn on the thread.

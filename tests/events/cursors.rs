@@ -50,27 +50,27 @@ async fn refused(bench: &mut Bench, request: SubscribeRequest) -> Status {
 #[tokio::test]
 async fn from_each_cursor_the_rest_follows_at_any_server() {
     let mut bench = Bench::new().await;
-    write(&bench.db, 1, 4_100).await;
-    write(&bench.db, 4_101, 5).await;
+    write(&bench.db, 1, 8_100).await;
+    write(&bench.db, 8_101, 5).await;
     let mut tail = Tail::beginning(&mut bench.client).await;
     let mut cursors = vec![tail.cursor.clone()];
-    for number in 1..=4_105 {
+    for number in 1..=8_105 {
         assert_eq!(tail.event().await.attempt, number);
         cursors.push(tail.cursor.clone());
     }
     let other = TestServer::start(&bench.db).await;
     let mut clients = [bench.client.clone(), other.client().await];
-    // A page has 4,000 events.
-    for delivered in [0, 1, 3_999, 4_000, 4_001, 4_099, 4_100, 4_101, 4_104] {
+    // A page has 8,000 events.
+    for delivered in [0, 1, 7_999, 8_000, 8_001, 8_099, 8_100, 8_101, 8_104] {
         for client in &mut clients {
-            let rest = Tail::after(client, &cursors[delivered]).await.events(4_105 - delivered).await;
+            let rest = Tail::after(client, &cursors[delivered]).await.events(8_105 - delivered).await;
             let rest: Vec<i32> = rest.into_iter().map(|event| event.attempt).collect();
-            assert!(rest.iter().copied().eq(i32::try_from(delivered).unwrap() + 1..=4_105), "{delivered}: {rest:?}");
+            assert!(rest.iter().copied().eq(i32::try_from(delivered).unwrap() + 1..=8_105), "{delivered}: {rest:?}");
         }
     }
-    let mut last = Tail::after(&mut clients[1], &cursors[4_105]).await;
-    write(&bench.db, 4_106, 1).await;
-    assert_eq!(last.event().await.attempt, 4_106);
+    let mut last = Tail::after(&mut clients[1], &cursors[8_105]).await;
+    write(&bench.db, 8_106, 1).await;
+    assert_eq!(last.event().await.attempt, 8_106);
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_g
     tails.push(Tail::after(&mut bench.client, &late.cursor).await);
     let mut from = 11;
     // One by one, a page and a half at once, and several at a time.
-    for count in [1, 1, 6_000, 1, 250, 300, 1] {
+    for count in [1, 1, 12_000, 1, 250, 300, 1] {
         write(&bench.db, from, count).await;
         for number in from..from + count {
             for tail in &mut tails {
@@ -114,7 +114,7 @@ async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
     let mut slow = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
     let mut fast_client = bench.server.client().await;
     let mut fast = Tail::begin(&mut fast_client, SubscribeRequest::default()).await.unwrap();
-    // More than all buffers on the way hold: what is kept for slow ones is 8 chunks.
+    // More than all buffers on the way hold: what is kept for slow ones is 4 chunks.
     for round in 0..30 {
         write(&bench.db, round * 1_000 + 1, 1_000).await;
         for number in 1..=1_000 {
@@ -191,14 +191,14 @@ async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
 async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_stream() {
     let mut bench = Bench::new().await;
     // More than two pages are left when the first 300 are gone.
-    write(&bench.db, 1, 9_000).await;
+    write(&bench.db, 1, 17_000).await;
     let start = Tail::beginning(&mut bench.client).await.cursor;
     let mut tail = Tail::beginning(&mut bench.client).await;
     tail.events(10).await;
     let (middle, db) = (tail.cursor.clone(), bench.db.connect().await);
-    tail.events(8_990).await;
+    tail.events(16_990).await;
     let behind = tail.cursor.clone();
-    write(&bench.db, 9_001, 1).await;
+    write(&bench.db, 17_001, 1).await;
     let remove = "WITH gone AS (DELETE FROM events WHERE attempt <= 300 RETURNING xid, seq)
                   UPDATE event_horizon SET generation = generation + 1, seq = (SELECT max(seq) + 1 FROM gone),
                          xid = (SELECT (max(xid)::text::bigint + 1)::text::xid8 FROM gone)";
@@ -209,15 +209,15 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     assert_eq!(Tail::after(&mut bench.client, &start).await.event().await.attempt, 301);
     assert_eq!(Tail::beginning(&mut bench.client).await.event().await.attempt, 301);
     // It has been told all that is gone.
-    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 9_001);
+    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 17_001);
     // And the one that is live goes on.
-    assert_eq!(tail.event().await.attempt, 9_001);
+    assert_eq!(tail.event().await.attempt, 17_001);
 
     // One that reads the log itself finds out at its next read.
     let events = Events::new(bench.db.db(), encoded_event, CancellationToken::new());
     let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
     own.next().await.unwrap();
-    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 5000")).await.unwrap();
+    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 10000")).await.unwrap();
     let error = loop {
         match tokio::time::timeout(PATIENCE, own.next()).await.expect("an error") {
             Ok(_) => {}
