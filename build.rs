@@ -5,6 +5,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 use tonic_prost_build::manual;
 
+const CODEC: &str = "crate::proto::codec::Codec";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files =
@@ -15,12 +17,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     let server = env::var_os("CARGO_FEATURE_SERVER").is_some();
     if server {
-        manual::Builder::new().compile(&[encoded_events()]);
+        manual::Builder::new().build_client(false).compile(&[encoded_events()]);
     }
     // A message knows its name, by which its descriptor is found.
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
-    tonic_prost_build::configure().build_server(server).compile_fds_with_config(descriptors, config)?;
+    tonic_prost_build::configure()
+        .codec_path(CODEC)
+        .build_server(server)
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
 
@@ -31,7 +36,7 @@ fn encoded_events() -> manual::Service {
         .route_name("Subscribe")
         .input_type("crate::proto::SubscribeRequest")
         .output_type("crate::proto::encoded::SubscribeResponse")
-        .codec_path("tonic_prost::ProstCodec")
+        .codec_path(CODEC)
         .server_streaming()
         .build();
     manual::Service::builder().name("EventService").package("tasker.v1").method(subscribe).build()

@@ -98,7 +98,7 @@ pub async fn run(
             tracer: config.tracer,
             retain: config.retain,
             environment: config.environment,
-            encode_event: grpc::convert::encoded_event,
+            encode_event: grpc::encoded_event::encode,
         },
     )
     .await?;

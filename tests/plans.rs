@@ -84,7 +84,8 @@ async fn plans(hot: &Client) -> Plans {
     let mut plans = Plans::new();
     let held = hot.query("SELECT name FROM pg_prepared_statements", &[]).await.unwrap();
     let held: Vec<String> = held.iter().map(|row| row.get(0)).collect();
-    let all = STATEMENTS.iter().chain(&[("read_events", event::READ), ("tasks_of_events", names::TASKS)]);
+    let others = [("read_any", event::READ_ANY), ("read_first", event::READ_FIRST), ("tasks_of_events", names::TASKS)];
+    let all = STATEMENTS.iter().chain(&others);
     for (name, sql) in all.filter(|(_, sql)| !["BEGIN", "COMMIT"].contains(sql)) {
         if !held.iter().any(|held| held == name) {
             hot.batch_execute(&format!("PREPARE {name} AS {sql}")).await.unwrap_or_else(|e| panic!("{name}: {e}"));

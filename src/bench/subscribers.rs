@@ -1,5 +1,4 @@
-//! Subscribers to the events beside the load: each must hear all that a round writes, and nothing twice. They do not unpack the
-//! events: what a subscriber does with them is his, and elsewhere he has a machine of his own.
+//! Subscribers to the events beside the load: each must hear all that a round writes, and nothing twice.
 
 use std::{
     sync::{
@@ -18,7 +17,7 @@ use tonic::Status;
 use super::{error::Error, stage::Stage};
 use crate::{
     client,
-    proto::{StartFrom, SubscribeRequest, encoded::event_service_client::EventServiceClient},
+    proto::{StartFrom, SubscribeRequest, event_service_client::EventServiceClient},
     store::{Db, measure},
 };
 

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio_util::{bytes::Bytes, sync::CancellationToken, task::TaskTracker};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     backlog::Backlog,
     catalog::Catalog,
     dispatch::Dispatcher,
-    events::{Events, NamedEvent},
+    events::{self, Events},
     gates::Gates,
     health::HealthCell,
     hub::Hub,
@@ -48,7 +48,7 @@ pub struct EngineConfig {
     /// Which part of `environments` the templates are registered with; empty for none.
     pub environment: String,
     /// How an event is sent.
-    pub encode_event: fn(&NamedEvent) -> Bytes,
+    pub encode_event: events::Encode,
 }
 
 /// A running engine. Cheap to clone; every surface holds one.

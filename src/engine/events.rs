@@ -18,12 +18,15 @@ use tokio::{
     sync::{Notify, OnceCell, Semaphore, broadcast},
     time::Instant,
 };
-use tokio_util::{bytes::Bytes, sync::CancellationToken};
+use tokio_util::{
+    bytes::{BufMut as _, BytesMut},
+    sync::CancellationToken,
+};
 
 use self::named::Names;
 pub use self::{
     filter::Filter,
-    named::NamedEvent,
+    named::{Encode, NamedEvent},
     subscription::{Delivery, Start, SubscribeError, Subscription},
 };
 use super::peers::jitter;
@@ -41,7 +44,7 @@ pub const MAX_SUBSCRIBERS: usize = 1_000;
 const MAX_CATCHING_UP: usize = 3;
 /// The most events of one read, and of one chunk. Each page looks through all that is left up to its snapshot, so that many small ones
 /// would look through it many times.
-const PAGE: usize = 8_000;
+const PAGE: usize = 16_000;
 /// So many chunks are kept for subscribers that are a little slower: with the page, some tens of megabytes at the most.
 const MAX_CHUNKS: usize = 4;
 /// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
@@ -51,6 +54,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MAX_REST: Duration = Duration::from_millis(500);
 /// So many events are encoded before others get their turn on the thread.
 const AT_ONCE: usize = 250;
+/// Bytes that are taken at a time for what is encoded: some hundred events.
+const BUFFER: usize = 64 << 10;
 /// How often the log is looked at without news: what others have written may not have been told.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the log is worth a mark, while it grows: at full speed some pages come between two.
@@ -69,7 +74,7 @@ pub struct Events(Arc<Inner>);
 
 struct Inner {
     db: Db,
-    encode: fn(&NamedEvent) -> Bytes,
+    encode: Encode,
     subscribers: AtomicUsize,
     news: Notify,
     /// Something was written since the last mark.
@@ -90,7 +95,7 @@ struct Lag {
 }
 
 impl Events {
-    pub fn new(db: Db, encode: fn(&NamedEvent) -> Bytes, stopping: CancellationToken) -> Self {
+    pub fn new(db: Db, encode: Encode, stopping: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             db,
             encode,
@@ -205,12 +210,14 @@ impl Events {
     /// Encodes the events and the place after each, once for all: whoever gets there first would keep the others waiting.
     async fn encode(&self, from: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) {
         let (mut cursor, cell) = (from.clone(), self.0.cell.get());
+        let mut buffer = BytesMut::with_capacity(BUFFER);
         for events in events.chunks(AT_ONCE) {
             for named in events {
-                named.encoded(self.0.encode);
+                named.encode(self.0.encode, &mut buffer);
                 cursor.move_to(&page.to, named.event.seq);
                 if let Some(cell) = cell {
-                    named.place(|| cursor.encode(cell).into());
+                    buffer.put_slice(cursor.encode(cell).as_bytes());
+                    named.place(|| buffer.split().freeze());
                 }
             }
             tokio::task::yield_now().await;

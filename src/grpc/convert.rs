@@ -5,8 +5,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use prost::Message as _;
-use tokio_util::bytes::Bytes;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -24,7 +22,6 @@ use crate::{
         assignment::{Assignment, merge_annotations},
         catalog::Plan,
         effective::Effective,
-        events::NamedEvent,
         intake::Violated,
         traces::Traces,
     },
@@ -89,7 +86,7 @@ pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
         .ok_or_else(|| invalid("states", format!("{state} is not a state: see TaskState")))
 }
 
-fn event_type(kind: EventType) -> proto::EventType {
+pub fn event_type(kind: EventType) -> proto::EventType {
     match kind {
         EventType::TaskSubmitted => proto::EventType::TaskSubmitted,
         EventType::TaskStarted => proto::EventType::TaskStarted,
@@ -133,47 +130,6 @@ pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
         .ok_or_else(|| invalid("types", format!("{kind} is not a type of events: see EventType")))
 }
 
-/// An event; what does not apply stays empty.
-fn event(named: &NamedEvent) -> proto::Event {
-    let event = &named.event;
-    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
-    // Without the formatter, which costs several times as much.
-    let id = |id: Option<Uuid>| {
-        id.map(|id| id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned()).unwrap_or_default()
-    };
-    let ms = |time: Option<Duration>| time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
-    proto::Event {
-        r#type: event.kind.map_or(proto::EventType::Unspecified, event_type).into(),
-        seq: event.seq,
-        at: Some(timestamp(event.at)),
-        namespace: text(named.namespace()),
-        task_name: text(named.task_name()),
-        version: text(named.version()),
-        task_id: id(event.task_id),
-        correlation_id: text(named.correlation_id()),
-        step: text(named.step().map(|step| step.name.as_str())),
-        service: text(named.service()),
-        handler: text(named.step().map(|step| step.handler.as_str())),
-        attempt: event.attempt.unwrap_or_default(),
-        outcome: event.outcome.map_or(proto::AttemptOutcome::Unspecified, outcome).into(),
-        charged: event.charged.unwrap_or_default(),
-        run_ms: ms(named.run()),
-        wait_ms: ms(named.wait()),
-        error_code: text(event.error_code.as_deref()),
-        error_message: text(event.error_message.as_deref()),
-        next_attempt_at: event.next_attempt_at.map(timestamp),
-        worker_id: id(event.worker_id),
-        worker_name: text(named.worker_name()),
-        detail: text(event.detail.as_deref()),
-        actor: text(event.actor.as_deref()),
-    }
-}
-
-/// The same as bytes.
-pub fn encoded_event(named: &NamedEvent) -> Bytes {
-    event(named).encode_to_vec().into()
-}
-
 pub fn step_state(state: StepState) -> proto::StepState {
     match state {
         StepState::Pending => proto::StepState::Pending,
@@ -188,7 +144,7 @@ pub fn step_state(state: StepState) -> proto::StepState {
     }
 }
 
-fn outcome(kind: OutcomeKind) -> proto::AttemptOutcome {
+pub fn outcome(kind: OutcomeKind) -> proto::AttemptOutcome {
     match kind {
         OutcomeKind::Succeeded => proto::AttemptOutcome::Succeeded,
         OutcomeKind::RetryableError => proto::AttemptOutcome::RetryableError,

@@ -6,6 +6,7 @@ mod bulk;
 pub mod circuit;
 pub mod convert;
 pub mod edge;
+pub mod encoded_event;
 pub mod error;
 pub mod event;
 mod explain;

@@ -3,6 +3,7 @@
 
 tonic::include_proto!("tasker.v1");
 
+pub mod codec;
 #[cfg(feature = "server")]
 pub mod encoded;
 

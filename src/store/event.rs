@@ -4,7 +4,7 @@ use std::{error::Error, time::SystemTime};
 
 use tokio_postgres::{
     Row,
-    types::{FromSql, Kind, Type},
+    types::{FromSql, Kind, ToSql, Type},
 };
 use uuid::Uuid;
 
@@ -109,9 +109,12 @@ pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
 /// is what was running then and what began since, and both are looked up in the index, so that an old transaction that
 /// still runs costs nothing. A mark is no older than the place if its end is larger.
 ///
-/// Sparing per event, as it runs beside the engine at full speed: nothing is looked up, only what is delivered goes through the
-/// sort, and what is said once is said in a row of its own (docs/performance.md).
-pub const READ: &str = "
+/// Sparing per event, as it runs beside the engine at full speed: nothing is looked up, a row goes from the index into the
+/// answer, and what is said once is said in a row of its own (docs/performance.md).
+macro_rules! read {
+    ($between:literal, $end:literal) => {
+        concat!(
+            "
     WITH r AS MATERIALIZED (
          SELECT coalesce($3::text::pg_snapshot, m.snapshot, pg_current_snapshot()) AS till,
                 $3::text IS NULL AND m.snapshot IS NULL AS is_now
@@ -122,25 +125,37 @@ pub const READ: &str = "
            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
       FROM r CROSS JOIN event_horizon h
      UNION ALL
-    SELECT NULL, NULL, NULL, NULL, NULL, NULL,
-           e.xid, e.seq, e.at, e.type, e.template_id, e.task_id, e.step, e.service_id, e.attempt, e.outcome, e.charged, e.ready_at,
-           e.started_at, e.error_code, left(e.error_message, 1000), e.next_attempt_at, e.worker_id, left(e.detail, 1000), e.actor
-      FROM (SELECT n.*
-              FROM r CROSS JOIN LATERAL (
-                   SELECT xid, seq, at, type, template_id, task_id, step, service_id, attempt, outcome, charged, ready_at,
-                          started_at, error_code, error_message, next_attempt_at, worker_id, detail, actor
-                     FROM events WHERE xid = ANY($2::text[]::xid8[]) AND seq > $4::int8
-                    UNION ALL
-                   SELECT xid, seq, at, type, template_id, task_id, step, service_id, attempt, outcome, charged, ready_at,
-                          started_at, error_code, error_message, next_attempt_at, worker_id, detail, actor
-                     FROM events WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(r.till) AND seq > $4::int8) AS n
-             WHERE pg_visible_in_snapshot(n.xid, r.till)
-             ORDER BY n.seq LIMIT $5::int8) AS e";
+    (SELECT NULL, NULL, NULL, NULL, NULL, NULL, e.*
+       FROM (SELECT xid, seq, at, type, template_id, task_id, step, service_id, attempt, outcome, charged, ready_at, started_at,
+                    error_code, left(error_message, 1000), next_attempt_at, worker_id, left(detail, 1000), actor
+               FROM events
+              WHERE xid = ANY($2::text[]::xid8[]) AND seq > $4::int8
+                AND pg_visible_in_snapshot(xid, (SELECT till FROM r))
+             ",
+            $between,
+            "
+             SELECT xid, seq, at, type, template_id, task_id, step, service_id, attempt, outcome, charged, ready_at, started_at,
+                    error_code, left(error_message, 1000), next_attempt_at, worker_id, left(detail, 1000), actor
+               FROM events
+              WHERE xid >= $1::text::xid8 AND xid < (SELECT pg_snapshot_xmax(till) FROM r) AND seq > $4::int8
+                AND pg_visible_in_snapshot(xid, (SELECT till FROM r))) AS e
+      ",
+            $end,
+            " LIMIT $5::int8)"
+        )
+    };
+}
+
+/// Any events after a place, of both kinds as many as asked for: all, if all together are no more than that.
+pub const READ_ANY: &str =
+    read!(") AS e LIMIT $5::int8) UNION ALL (SELECT NULL, NULL, NULL, NULL, NULL, NULL, e.* FROM (", "");
+/// The first events after a place by `seq`: Postgres sorts all that there are.
+pub const READ_FIRST: &str = read!("UNION ALL", "ORDER BY seq");
 
 /// At most `limit` events after the cursor, by `seq`. One statement, so that what is missing is missing in the horizon too.
+/// Mostly there are fewer, and they are sorted here, where that costs less.
 pub async fn read(db: &Db, cursor: &Cursor, limit: usize) -> Result<(Page, Vec<Event>), StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached(READ).await?;
     let (end, running) = (cursor.seen.end().to_string(), cursor.seen.running());
     let running: Vec<String> = running.iter().map(u64::to_string).collect();
     let (to, seq) = match &cursor.within {
@@ -148,7 +163,13 @@ pub async fn read(db: &Db, cursor: &Cursor, limit: usize) -> Result<(Page, Vec<E
         None => (None, 0),
     };
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = client.query(&statement, &[&end, &running, &to, &seq, &most]).await?;
+    let parameters: [&(dyn ToSql + Sync); 5] = [&end, &running, &to, &seq, &most];
+    let ask = async |sql| client.query(&client.prepare_cached(sql).await?, &parameters).await;
+    let mut rows = if cursor.within.is_some() { Vec::new() } else { ask(READ_ANY).await? };
+    // Any of too many are not the first.
+    if rows.is_empty() || rows.len() > limit {
+        rows = ask(READ_FIRST).await?;
+    }
     let (mut head, mut events) = (None, Vec::with_capacity(rows.len()));
     for rows in rows.chunks(AT_ONCE) {
         for row in rows {
@@ -159,7 +180,6 @@ pub async fn read(db: &Db, cursor: &Cursor, limit: usize) -> Result<(Page, Vec<E
         }
         tokio::task::yield_now().await;
     }
-    // They come in order, but SQL does not promise that.
     events.sort_by_key(|event| event.seq);
     let head = head.ok_or_else(|| StoreError::Corrupt("event_horizon is empty".into()))?;
     let page = Page {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tasker::{
     engine::events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
-    grpc::convert::encoded_event,
+    grpc::encoded_event::encode,
     proto::{StartFrom, SubscribeRequest},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,27 +50,27 @@ async fn refused(bench: &mut Bench, request: SubscribeRequest) -> Status {
 #[tokio::test]
 async fn from_each_cursor_the_rest_follows_at_any_server() {
     let mut bench = Bench::new().await;
-    write(&bench.db, 1, 8_100).await;
-    write(&bench.db, 8_101, 5).await;
+    write(&bench.db, 1, 16_100).await;
+    write(&bench.db, 16_101, 5).await;
     let mut tail = Tail::beginning(&mut bench.client).await;
     let mut cursors = vec![tail.cursor.clone()];
-    for number in 1..=8_105 {
+    for number in 1..=16_105 {
         assert_eq!(tail.event().await.attempt, number);
         cursors.push(tail.cursor.clone());
     }
     let other = TestServer::start(&bench.db).await;
     let mut clients = [bench.client.clone(), other.client().await];
-    // A page has 8,000 events.
-    for delivered in [0, 1, 7_999, 8_000, 8_001, 8_099, 8_100, 8_101, 8_104] {
+    // A page has 16,000 events.
+    for delivered in [0, 1, 15_999, 16_000, 16_001, 16_099, 16_100, 16_101, 16_104] {
         for client in &mut clients {
-            let rest = Tail::after(client, &cursors[delivered]).await.events(8_105 - delivered).await;
+            let rest = Tail::after(client, &cursors[delivered]).await.events(16_105 - delivered).await;
             let rest: Vec<i32> = rest.into_iter().map(|event| event.attempt).collect();
-            assert!(rest.iter().copied().eq(i32::try_from(delivered).unwrap() + 1..=8_105), "{delivered}: {rest:?}");
+            assert!(rest.iter().copied().eq(i32::try_from(delivered).unwrap() + 1..=16_105), "{delivered}: {rest:?}");
         }
     }
-    let mut last = Tail::after(&mut clients[1], &cursors[8_105]).await;
-    write(&bench.db, 8_106, 1).await;
-    assert_eq!(last.event().await.attempt, 8_106);
+    let mut last = Tail::after(&mut clients[1], &cursors[16_105]).await;
+    write(&bench.db, 16_106, 1).await;
+    assert_eq!(last.event().await.attempt, 16_106);
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_g
     tails.push(Tail::after(&mut bench.client, &late.cursor).await);
     let mut from = 11;
     // One by one, a page and a half at once, and several at a time.
-    for count in [1, 1, 12_000, 1, 250, 300, 1] {
+    for count in [1, 1, 24_000, 1, 250, 300, 1] {
         write(&bench.db, from, count).await;
         for number in from..from + count {
             for tail in &mut tails {
@@ -191,14 +191,14 @@ async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
 async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_stream() {
     let mut bench = Bench::new().await;
     // More than two pages are left when the first 300 are gone.
-    write(&bench.db, 1, 17_000).await;
+    write(&bench.db, 1, 33_000).await;
     let start = Tail::beginning(&mut bench.client).await.cursor;
     let mut tail = Tail::beginning(&mut bench.client).await;
     tail.events(10).await;
     let (middle, db) = (tail.cursor.clone(), bench.db.connect().await);
-    tail.events(16_990).await;
+    tail.events(32_990).await;
     let behind = tail.cursor.clone();
-    write(&bench.db, 17_001, 1).await;
+    write(&bench.db, 33_001, 1).await;
     let remove = "WITH gone AS (DELETE FROM events WHERE attempt <= 300 RETURNING xid, seq)
                   UPDATE event_horizon SET generation = generation + 1, seq = (SELECT max(seq) + 1 FROM gone),
                          xid = (SELECT (max(xid)::text::bigint + 1)::text::xid8 FROM gone)";
@@ -209,15 +209,15 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     assert_eq!(Tail::after(&mut bench.client, &start).await.event().await.attempt, 301);
     assert_eq!(Tail::beginning(&mut bench.client).await.event().await.attempt, 301);
     // It has been told all that is gone.
-    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 17_001);
+    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 33_001);
     // And the one that is live goes on.
-    assert_eq!(tail.event().await.attempt, 17_001);
+    assert_eq!(tail.event().await.attempt, 33_001);
 
     // One that reads the log itself finds out at its next read.
-    let events = Events::new(bench.db.db(), encoded_event, CancellationToken::new());
+    let events = Events::new(bench.db.db(), encode, CancellationToken::new());
     let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
     own.next().await.unwrap();
-    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 10000")).await.unwrap();
+    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 20000")).await.unwrap();
     let error = loop {
         match tokio::time::timeout(PATIENCE, own.next()).await.expect("an error") {
             Ok(_) => {}
@@ -230,7 +230,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
 #[tokio::test]
 async fn a_server_takes_so_many_subscribers_and_no_more() {
     let db = TestDb::new().await;
-    let events = Events::new(db.db(), encoded_event, CancellationToken::new());
+    let events = Events::new(db.db(), encode, CancellationToken::new());
     let mut all = Vec::new();
     for _ in 0..MAX_SUBSCRIBERS {
         all.push(events.subscribe(Start::Now, Filter::default()).await.unwrap());
@@ -260,7 +260,7 @@ async fn a_stopping_server_ends_its_streams_with_unavailable() {
 async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
     let db = TestDb::new().await;
     let stop = CancellationToken::new();
-    let events = Events::new(db.db(), encoded_event, stop.clone());
+    let events = Events::new(db.db(), encode, stop.clone());
     let reader = tokio::spawn(events.clone().run_reader(stop.clone()));
     let mut one = events.subscribe(Start::Now, Filter::default()).await.unwrap();
     let client = db.connect().await;

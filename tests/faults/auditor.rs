@@ -272,7 +272,7 @@ async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
         tracer: None,
         retain: None,
         environment: String::new(),
-        encode_event: |_| unreachable!("nobody has subscribed"),
+        encode_event: |_, _| unreachable!("nobody has subscribed"),
     };
     let engine = Engine::start(db.db(), config).await.unwrap();
     let audits = &engine.audits;

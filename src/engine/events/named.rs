@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio_util::bytes::Bytes;
+use tokio_util::bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
         names::{self, ServiceName, StepNames, TaskFacts, TemplateNames},
     },
 };
+
+/// Appends an event to what is sent.
+pub type Encode = fn(&NamedEvent, &mut BytesMut);
 
 /// The most that is remembered of each kind.
 const MAX_NAMES: usize = 10_000;
@@ -37,8 +40,17 @@ pub struct NamedEvent {
 
 impl NamedEvent {
     /// As it is sent, always by the same `encode`.
-    pub(super) fn encoded(&self, encode: fn(&Self) -> Bytes) -> Bytes {
-        self.encoded.get_or_init(|| encode(self)).clone()
+    pub(super) fn encoded(&self, encode: Encode) -> Bytes {
+        self.encode(encode, &mut BytesMut::new())
+    }
+
+    /// The same; where it was not encoded yet, its bytes are in `buffer`, which it shares with others.
+    pub(super) fn encode(&self, encode: Encode, buffer: &mut BytesMut) -> Bytes {
+        let encoded = || {
+            encode(self, buffer);
+            buffer.split().freeze()
+        };
+        self.encoded.get_or_init(encoded).clone()
     }
 
     /// The place after it, for all that came the same way to it.
@@ -176,10 +188,14 @@ impl<Id: Copy + Eq + Hash, T: Lasting> Known<Id, T> {
         let (mut found, mut missing) = (Vec::with_capacity(ids.size_hint().0), HashSet::new());
         {
             let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = (None, None);
             for id in ids.clone() {
-                let names = id.and_then(|id| known.get(&id).cloned());
-                missing.extend(id.filter(|_| names.is_none()));
-                found.push(names);
+                // What follows each other is often of the same.
+                if id != last.0 {
+                    last = (id, id.and_then(|id| known.get(&id).cloned()));
+                    missing.extend(id.filter(|_| last.1.is_none()));
+                }
+                found.push(last.1.clone());
             }
         }
         if missing.is_empty() {

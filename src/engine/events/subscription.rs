@@ -192,7 +192,10 @@ impl Subscription {
         };
         let (to, _) = self.next.then.as_ref()?;
         self.cursor.move_to(to, event.event.seq);
-        (self.moved, self.told) = (false, Instant::now());
+        self.moved = false;
+        if self.next.events.is_empty() {
+            self.told = Instant::now();
+        }
         let encode = || Bytes::from(self.cursor.encode(&self.cell));
         let cursor = if self.next.shared { event.place(encode) } else { encode() };
         Some(Delivery { event: Some(event.encoded(self.events.0.encode)), cursor })
