@@ -23,6 +23,8 @@ use crate::{
 /// Appends an event to what is sent.
 pub type Encode = fn(&NamedEvent, &mut BytesMut);
 
+/// Most events need less.
+const USUAL_BYTES: usize = 512;
 /// The most that is remembered of each kind.
 const MAX_NAMES: usize = 10_000;
 
@@ -41,7 +43,7 @@ pub struct NamedEvent {
 impl NamedEvent {
     /// As it is sent, always by the same `encode`.
     pub(super) fn encoded(&self, encode: Encode) -> Bytes {
-        self.encode(encode, &mut BytesMut::new())
+        self.encode(encode, &mut BytesMut::with_capacity(USUAL_BYTES))
     }
 
     /// The same; where it was not encoded yet, its bytes are in `buffer`, which it shares with others.
