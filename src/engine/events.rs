@@ -216,8 +216,10 @@ impl Events {
                 named.encode(self.0.encode, &mut buffer);
                 cursor.move_to(&page.to, named.event.seq);
                 if let Some(cell) = cell {
-                    buffer.put_slice(cursor.encode(cell).as_bytes());
-                    named.place(|| buffer.split().freeze());
+                    named.place(|| {
+                        buffer.put_slice(cursor.encode(cell).as_bytes());
+                        buffer.split().freeze()
+                    });
                 }
             }
             tokio::task::yield_now().await;

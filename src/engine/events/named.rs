@@ -43,7 +43,8 @@ pub struct NamedEvent {
 impl NamedEvent {
     /// As it is sent, always by the same `encode`.
     pub(super) fn encoded(&self, encode: Encode) -> Bytes {
-        self.encode(encode, &mut BytesMut::with_capacity(USUAL_BYTES))
+        let encoded = || self.encode(encode, &mut BytesMut::with_capacity(USUAL_BYTES));
+        self.encoded.get().cloned().unwrap_or_else(encoded)
     }
 
     /// The same; where it was not encoded yet, its bytes are in `buffer`, which it shares with others.
