@@ -1,6 +1,6 @@
 //! The server: one port for gRPC, reflection, health and HTTP over one engine, and an orderly end.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tonic::{
@@ -9,11 +9,11 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
-pub use crate::http::cors::Origin;
+pub use crate::http::{cors::Origin, host::AllowedHost};
 use crate::{
     engine::{Engine, EngineConfig, health::HealthCell},
     grpc::{self, MAX_MESSAGE_BYTES},
-    http::{self, quiet},
+    http::{self, guard::Guard, quiet},
     proto,
     proto::{
         analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer,
@@ -47,6 +47,8 @@ pub struct ServerConfig {
     pub drain: Duration,
     /// Web pages from these origins may call this server; empty for none.
     pub cors_origins: Vec<Origin>,
+    /// Names that this server may be called by beside addresses, `localhost` and names without a dot.
+    pub allowed_hosts: Vec<AllowedHost>,
     /// Where spans go, if anywhere.
     pub tracer: Option<Tracer>,
     /// How long finished tasks and their history are kept; `None` for ever.
@@ -61,6 +63,7 @@ impl Default for ServerConfig {
             lease: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             tracer: None,
             retain: Some(RETAIN),
             environment: String::new(),
@@ -102,7 +105,8 @@ pub async fn run(
         },
     )
     .await?;
-    let routes = routes(&engine, &config.cors_origins);
+    let guard = Guard { hosts: config.allowed_hosts, origins: config.cors_origins };
+    let routes = routes(&engine, guard);
     let closing = tokio_util::sync::CancellationToken::new();
     let server = Server::builder()
         .accept_http1(true)
@@ -138,7 +142,7 @@ pub async fn run(
     Ok(())
 }
 
-fn routes(engine: &Engine, cors_origins: &[Origin]) -> Routes {
+fn routes(engine: &Engine, guard: Guard) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report(reporter, engine.health.clone()));
     let reflection = || {
@@ -182,7 +186,8 @@ fn routes(engine: &Engine, cors_origins: &[Origin]) -> Routes {
     }
     let rpcs = grpc::edge::guarded(routes.into_axum_router());
     let all = rpcs.fallback(nothing).merge(http::routes(engine));
-    Routes::from(http::cors::allow(all, cors_origins))
+    let all = http::cors::allow(all, &guard.origins);
+    Routes::from(http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge)))
 }
 
 async fn nothing(request: axum::extract::Request) -> axum::response::Response {

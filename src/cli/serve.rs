@@ -1,6 +1,6 @@
 //! What `server` and `dev` share: their settings, the log, signals, and the wait for a database.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::Args;
 use tokio::{
@@ -15,7 +15,7 @@ use super::{
     human,
 };
 use crate::{
-    server::{self, Origin, ServerConfig, ServerError},
+    server::{self, ServerConfig, ServerError},
     store::{Db, StoreError, migrate, server as servers},
     telemetry::{self, Telemetry, TelemetryError},
 };
@@ -46,6 +46,10 @@ pub struct ServeArgs {
     /// Without it, browsers let no page of another origin do so
     #[arg(long, value_name = "ORIGIN", env = "TASKER_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
+    /// A name that the server may be called by over HTTP, such as `tasker.example.com` or `*.example.com`; may be given
+    /// several times. Addresses, localhost and names without a dot always work, and native gRPC works by any name
+    #[arg(long, value_name = "HOST", env = "TASKER_ALLOWED_HOST", value_delimiter = ',')]
+    allowed_host: Vec<String>,
     /// How long finished tasks are kept, with their steps, events and idempotency keys, 1h to 3650d, or `forever`
     #[arg(long, value_name = "TIME", env = "TASKER_RETAIN", default_value = "30d")]
     retain: String,
@@ -101,12 +105,8 @@ impl ServeArgs {
         let config = ServerConfig {
             lease: seconds("--lease-seconds", &self.lease_seconds, LEASE_SECONDS)?,
             drain: seconds("--drain-seconds", &self.drain_seconds, DRAIN_SECONDS)?,
-            cors_origins: self
-                .cors_origin
-                .iter()
-                .filter(|o| !o.is_empty())
-                .map(|o| origin(o))
-                .collect::<Result<_, _>>()?,
+            cors_origins: each("--cors-origin", &self.cors_origin)?,
+            allowed_hosts: each("--allowed-host", &self.allowed_host)?,
             tracer: None,
             environment: self.environment.clone(),
             retain: if self.retain == "forever" { None } else { Some(age("--retain", &self.retain, " or `forever`")?) },
@@ -126,8 +126,11 @@ impl ServeArgs {
     }
 }
 
-fn origin(text: &str) -> Result<Origin, CliError> {
-    text.parse().map_err(|why| CliError::new(exit::CONFIG, format!("--cors-origin `{text}`: {why}")))
+/// Each value of an option that may be given several times; an empty variable is none.
+fn each<T: FromStr<Err = &'static str>>(flag: &str, texts: &[String]) -> Result<Vec<T>, CliError> {
+    let one =
+        |text: &String| text.parse().map_err(|why| CliError::new(exit::CONFIG, format!("{flag} `{text}`: {why}")));
+    texts.iter().filter(|text| !text.is_empty()).map(one).collect()
 }
 
 fn not_exported(error: TelemetryError) -> CliError {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::claims::Plans;
+use super::{claims::Plans, edge::EdgeCounts};
 use crate::{
     domain::{attempt::OutcomeKind, event::EventType, task::TaskState, template::Template},
     store::changes::{Changes, EndedAttempt},
@@ -211,6 +211,8 @@ pub struct Metrics {
     pub steps: Family<3, StepCounts>,
     /// Transactions that were too many to be told about (`engine/traces.rs`).
     pub untold: Counter,
+    /// Of the listening side; the connections themselves have a hand on it.
+    pub edge: Arc<EdgeCounts>,
     loops: [LoopCounts; Loop::ALL.len()],
 }
 

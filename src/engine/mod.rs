@@ -20,6 +20,7 @@ pub mod claims;
 mod core;
 pub mod dispatch;
 pub mod documents;
+pub mod edge;
 pub mod effective;
 pub mod events;
 pub mod gates;

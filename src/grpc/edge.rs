@@ -95,6 +95,12 @@ pub fn is_grpc(request: &Request) -> bool {
     content_type(request).starts_with(b"application/grpc")
 }
 
+/// Whether the request is gRPC as only a program can send it, and neither gRPC-Web nor another type with a similar name.
+pub fn is_native(request: &Request) -> bool {
+    let rest = content_type(request).strip_prefix(b"application/grpc");
+    request.version() == Version::HTTP_2 && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
 fn is_grpc_web(request: &Request) -> bool {
     content_type(request).starts_with(b"application/grpc-web")
 }

@@ -53,6 +53,13 @@ impl FromStr for Origin {
     }
 }
 
+impl Origin {
+    /// Whether a browser means this one.
+    pub fn is(&self, header: &HeaderValue) -> bool {
+        self.0 == *header
+    }
+}
+
 /// Lets pages from these origins in.
 pub fn allow(router: Router, origins: &[Origin]) -> Router {
     if origins.is_empty() {

@@ -103,6 +103,7 @@ impl Collector for Scrape {
         self.workers(&mut out)?;
         self.events(&mut out)?;
         self.transactions(&mut out)?;
+        self.edge(&mut out)?;
         self.server(&mut out)
     }
 }
@@ -177,6 +178,15 @@ impl Scrape {
         out.counters("collisions", "Transactions that met another one and were tried again", collisions)?;
         let untold = [(Vec::new(), self.metrics.untold.get())];
         out.counters("transactions_untold", "Transactions without spans and log lines, as there were too many", untold)
+    }
+
+    fn edge(&self, out: &mut Out<'_>) -> fmt::Result {
+        let edge = &self.metrics.edge;
+        out.number("connections_open", "Connections to this server's port", edge.connections())?;
+        let not_accepted = [(Vec::new(), edge.not_accepted.get())];
+        out.counters("connections_not_accepted", "Times that the system let no connection be accepted", not_accepted)?;
+        let refused = edge.refusals().map(|(why, n)| (vec![("reason", why.as_str().to_owned())], n));
+        out.counters("refused", "Connections and requests that were refused before an rpc saw them", refused)
     }
 
     fn server(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -48,6 +48,13 @@ struct Answered {
     created: bool,
 }
 
+/// What a body is.
+enum Media {
+    Json,
+    /// It is this field of the request.
+    Yaml(&'static str),
+}
+
 /// An rpc behind a method and a path.
 #[derive(Clone)]
 pub struct Route {
@@ -170,8 +177,9 @@ impl Route {
         let mut parameters = in_path.clone();
         let fields: Vec<FieldDescriptor> = self.other_fields().collect();
         if self.has_body() {
+            let media = self.media(&parts.headers)?;
             let text = body(rest).await?;
-            self.fill_from_body(&mut message, &parts.headers, &text, &in_path)?;
+            self.fill_from_body(&mut message, media, &text, &in_path)?;
             self.fill_from_header(&mut message, &parts.headers)?;
         } else {
             parameters.extend(fields.iter().map(FieldDescriptor::name));
@@ -222,26 +230,39 @@ impl Route {
         read::texts(message, &query, in_path).map_err(|all| violated(&all, &names))
     }
 
+    /// What the body says it is; `None` says nothing. Anything else than what is taken here is refused before it is read: a
+    /// page may send some types to another site without asking the browser first.
+    fn media(&self, headers: &HeaderMap) -> Result<Option<Media>, Problem> {
+        let Some(said) = headers.get(header::CONTENT_TYPE).filter(|v| !v.is_empty()) else { return Ok(None) };
+        let said = String::from_utf8_lossy(said.as_bytes());
+        let media = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match (media.as_str(), self.yaml) {
+            ("application/json", _) => Ok(Some(Media::Json)),
+            ("application/yaml", Some(field)) => Ok(Some(Media::Yaml(field))),
+            _ => Err(self.wrong_media(&media)),
+        }
+    }
+
+    fn wrong_media(&self, media: &str) -> Problem {
+        let or = if self.yaml.is_some() { " or application/yaml" } else { "" };
+        let detail = format!("content-type `{media:.80}` is not taken here: expected application/json{or}");
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE", detail)
+    }
+
     fn fill_from_body(
         &self,
         message: &mut DynamicMessage,
-        headers: &HeaderMap,
+        media: Option<Media>,
         text: &str,
         in_path: &[&str],
     ) -> Result<(), Problem> {
-        let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match (media.as_str(), self.yaml) {
-            ("", _) if text.is_empty() => Ok(()),
-            ("application/json", _) => read::body(message, text, in_path).map_err(|all| violated(&all, &[])),
-            ("application/yaml", Some(field)) => {
+        match media {
+            None if text.is_empty() => Ok(()),
+            None => Err(self.wrong_media("")),
+            Some(Media::Json) => read::body(message, text, in_path).map_err(|all| violated(&all, &[])),
+            Some(Media::Yaml(field)) => {
                 message.set_field_by_name(field, Value::String(text.to_owned()));
                 Ok(())
-            }
-            _ => {
-                let or = if self.yaml.is_some() { " or application/yaml" } else { "" };
-                let detail = format!("content-type `{media:.80}` is not taken here: expected application/json{or}");
-                Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE", detail))
             }
         }
     }

@@ -6,6 +6,7 @@ mod support;
 mod bounds;
 mod circuits;
 mod events;
+mod guard;
 mod openapi;
 mod problems;
 mod site;
