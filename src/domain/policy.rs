@@ -88,20 +88,23 @@ macro_rules! settings {
                 policy
             }
 
-            /// What is set there after a change that unsets some fields and then sets others; an error is a field that there
-            /// is not.
-            pub fn changed(&self, unset: &[String], set: &Self) -> Result<Self, String> {
-                let mut new = self.clone();
-                for field in unset {
-                    match field.as_str() {
-                        "enabled" => new.enabled = None,
-                        $(stringify!($field) => new.$field = None,)*
-                        unknown => return Err(unknown.to_owned()),
-                    }
+            /// Whether a field is set here; `None` for a name that no field has.
+            pub fn has(&self, field: &str) -> Option<bool> {
+                match field {
+                    "enabled" => Some(self.enabled.is_some()),
+                    $(stringify!($field) => Some(self.$field.is_some()),)*
+                    _ => None,
                 }
-                new.enabled = set.enabled.or(new.enabled);
-                $(new.$field = set.$field.or(new.$field);)*
-                Ok(new)
+            }
+
+            /// What is set there after a change that unsets some fields and sets others; [`Self::conflicts`] says which changes
+            /// have no meaning.
+            pub fn changed(&self, unset: &[String], set: &Self) -> Self {
+                let unset = |field: &str| unset.iter().any(|name| name == field);
+                Self {
+                    enabled: set.enabled.or(self.enabled.filter(|_| !unset("enabled"))),
+                    $($field: set.$field.or(self.$field.filter(|_| !unset(stringify!($field)))),)*
+                }
             }
 
             /// All of a policy.
@@ -151,6 +154,21 @@ impl Settings {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// What is wrong with unsetting these fields while setting `self`: the place in the request, and the problem.
+    pub fn conflicts(&self, unset: &[String]) -> Vec<(String, String)> {
+        let conflict = |name: &String| match self.has(name) {
+            None => Some(("unset".to_owned(), format!("`{name}` is no field of a policy"))),
+            Some(true) => {
+                Some((format!("policy.{name}"), format!("is set, and `unset` names `{name}` too: expected one of the two")))
+            }
+            Some(false) => None,
+        };
+        let mut conflicts: Vec<_> = unset.iter().filter_map(conflict).collect();
+        conflicts.sort();
+        conflicts.dedup();
+        conflicts
+    }
 }
 
 #[cfg(test)]
@@ -165,9 +183,19 @@ mod tests {
         assert_eq!((policy.min_calls, policy.probes, policy.failure_rate), (5, 7, 0.5));
         assert_eq!(Settings::from_json(&service.to_json()).unwrap(), service);
         assert!(Settings::from_json(r#"{"probs": 1}"#).is_err());
-        let changed = service.changed(&["probes".into()], &Settings { burst: Some(3), ..Settings::default() }).unwrap();
+        let changed = service.changed(&["probes".into()], &Settings { burst: Some(3), ..Settings::default() });
         assert_eq!((changed.probes, changed.burst, changed.max_concurrency), (None, Some(3), Some(0)));
-        assert_eq!(service.changed(&["probs".into()], &cell), Err("probs".into()));
+    }
+
+    #[test]
+    fn a_field_is_set_or_unset_and_not_both() {
+        let set = Settings { enabled: Some(false), probes: Some(7), ..Settings::default() };
+        assert_eq!((set.has("probes"), set.has("burst"), set.has("probs")), (Some(true), Some(false), None));
+        assert!(set.conflicts(&["burst".into(), "burst".into(), "min_calls".into()]).is_empty());
+        let both = set.conflicts(&["probes".into(), "burst".into(), "enabled".into(), "probs".into(), "probes".into()]);
+        let places: Vec<&str> = both.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places, ["policy.enabled", "policy.probes", "unset"]);
+        assert!(both[1].1.contains("`unset` names `probes` too") && both[2].1.contains("`probs`"), "{both:?}");
     }
 
     #[test]

@@ -7,7 +7,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{convert, error, order::actor, task::Tasks, template::version};
+use super::{
+    convert, error,
+    order::{actor, inquirer},
+    task::Tasks,
+    template::version,
+};
 use crate::{
     domain::{
         attempt::MAX_ERROR_CODE_BYTES,
@@ -32,7 +37,8 @@ pub type OrderStream = ReceiverStream<Result<proto::OrderTasksResponse, Status>>
 
 impl Tasks {
     pub(super) async fn bulk(&self, r: proto::OrderTasksRequest) -> Result<OrderStream, Status> {
-        let Actor { by, reason } = actor(r.by.clone(), r.reason.clone())?;
+        let words = if r.dry_run { inquirer } else { actor };
+        let Actor { by, reason } = words(r.by.clone(), r.reason.clone())?;
         let order = order(&r)?;
         let filter = self.bulk_filter(r.filter.unwrap_or_default(), &order).await?;
         let total = bulk::count(&self.0.db, &filter).await.map_err(|e| error::store(&e))?;

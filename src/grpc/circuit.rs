@@ -87,10 +87,13 @@ impl CircuitService for Circuits {
         }
         let actor = actor(r.by, r.reason)?;
         let wanted = settings_from(&r.policy.unwrap_or_default())?;
-        let unknown = |field: String| error::invalid("unset", format!("`{field}` is no field of a policy"));
-        Settings::default().changed(&r.unset, &wanted).map_err(unknown)?;
+        let conflicts = wanted.conflicts(&r.unset).into_iter();
+        let conflicts: Vec<Violated> = conflicts.map(|(field, message)| Violated { field, message }).collect();
+        if !conflicts.is_empty() {
+            return Err(error::violations(&conflicts));
+        }
         let scope = Scope { namespace: r.namespace, service: r.service };
-        let change = |before: &Settings| before.changed(&r.unset, &wanted).unwrap_or_default();
+        let change = |before: &Settings| before.changed(&r.unset, &wanted);
         let news = self.0.peers.service_news();
         let set = service::set_policy(&self.0.db, &scope, change, &actor, &news).await.map_err(|e| error::store(&e))?;
         self.done(Ok(set.is_some()), &scope).await?;

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{convert, error, task::Tasks};
 use crate::{
     domain::order::{MAX_BY_BYTES, MAX_REASON_BYTES, Order},
-    engine::settle::Input,
+    engine::{intake::Violated, settle::Input},
     proto,
     store::service::Actor,
 };
@@ -26,8 +26,7 @@ impl Tasks {
         reason: String,
     ) -> Result<proto::Task, Status> {
         let task_id = convert::task_id(id)?;
-        // A client may cancel what is its own without a word; an operator says who and why.
-        check_words(&by, &reason, usize::from(order != Order::Cancel))?;
+        let Actor { by, reason } = actor(by, reason)?;
         let (reply, answer) = oneshot::channel();
         let settled = async {
             self.0.settle.push(Input::Order { task_id, order, by, reason, reply }).await.map_err(error::closed)?;
@@ -48,13 +47,22 @@ pub(super) fn actor(by: String, reason: String) -> Result<Actor, Status> {
     Ok(Actor { by, reason })
 }
 
-/// Who and why; what is only blank says nothing.
+/// Who asks only what an order would do: nothing is recorded, so both words may be empty.
+pub(super) fn inquirer(by: String, reason: String) -> Result<Actor, Status> {
+    check_words(&by, &reason, 0)?;
+    Ok(Actor { by, reason })
+}
+
+/// Who and why; what is only blank says nothing. All that is wrong is named at once.
 fn check_words(by: &str, reason: &str, min: usize) -> Result<(), Status> {
-    for (field, text, max) in [("by", by, MAX_BY_BYTES), ("reason", reason, MAX_REASON_BYTES)] {
-        if text.len() > max || text.contains('\0') || text.trim().len() < min {
-            let from = if min == 0 { "at most".to_owned() } else { format!("{min} to") };
-            return Err(error::invalid(field, format!("expected {from} {max} bytes without NUL")));
-        }
-    }
-    Ok(())
+    let from = if min == 0 { "at most".to_owned() } else { format!("{min} to") };
+    let wrong: Vec<Violated> = [("by", by, MAX_BY_BYTES), ("reason", reason, MAX_REASON_BYTES)]
+        .into_iter()
+        .filter(|(_, text, max)| text.len() > *max || text.contains('\0') || text.trim().len() < min)
+        .map(|(field, _, max)| Violated {
+            field: field.to_owned(),
+            message: format!("expected {from} {max} bytes without NUL"),
+        })
+        .collect();
+    if wrong.is_empty() { Ok(()) } else { Err(error::violations(&wrong)) }
 }

@@ -98,6 +98,11 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
     assert_eq!((set.probes, set.burst), (None, Some(1)));
     let refused = bench.client.circuits.set_policy(unset("probs")).await.unwrap_err();
     assert!(refused.message().contains("`probs` is no field"), "{}", refused.message());
+    let both = bench.client.circuits.set_policy(unset("burst")).await.unwrap_err();
+    assert_eq!(both.code(), Code::InvalidArgument);
+    assert_eq!(both.message(), "policy.burst: is set, and `unset` names `burst` too: expected one of the two");
+    let kept = circuit(&mut bench.client, "billing").await.set_for_service.unwrap();
+    assert_eq!((kept.burst, kept.probes), (Some(1), None), "a refused change changes nothing");
     let seen = circuit(&mut bench.client, "billing").await;
     assert_eq!(seen.policy.unwrap().probes, Some(8), "nothing set: the namespace's");
     assert_eq!((seen.set_for_service.unwrap().probes, seen.set_for_cell.unwrap().probes), (None, Some(7)));

@@ -171,3 +171,12 @@ async fn a_task_is_submitted_for_later() {
     let why = json_of(&bench, &["task", "explain", submitted["task_id"].as_str().unwrap()]).await;
     assert_eq!(why["steps"][0]["waits"][0]["cause"], "not_before");
 }
+
+#[tokio::test]
+async fn a_relative_time_can_be_repeated_with_its_key() {
+    let bench = Bench::with(PAIR).await;
+    let submit = ["task", "submit", "t/pair", "--not-before", "2h", "--idempotency-key", "k"];
+    let first = json_of(&bench, &submit).await;
+    let second = json_of(&bench, &submit).await;
+    assert_eq!((&second["task_id"], &second["created"]), (&first["task_id"], &json!(false)));
+}

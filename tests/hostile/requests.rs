@@ -197,11 +197,13 @@ async fn keys_and_ends_that_are_taken() {
     };
     let rpc = "TaskService/CancelTask";
     for (case, request, says) in [
-        ("a long name", cancel(&"b".repeat(256), ""), "by: expected at most 255"),
-        ("a huge name", cancel(&"b".repeat(5 << 20), ""), "by: expected at most 255"),
-        ("a NUL in the name", cancel("\0", ""), "without NUL"),
-        ("a long reason", cancel("", &"r".repeat(1_025)), "reason: expected at most 1024"),
-        ("a NUL in the reason", cancel("", "a\0b"), "without NUL"),
+        ("a long name", cancel(&"b".repeat(256), "why"), "by: expected 1 to 255"),
+        ("a huge name", cancel(&"b".repeat(5 << 20), "why"), "by: expected 1 to 255"),
+        ("a NUL in the name", cancel("\0", "why"), "without NUL"),
+        ("no name", cancel(" ", "why"), "by: expected 1 to 255"),
+        ("a long reason", cancel("me", &"r".repeat(1_025)), "reason: expected 1 to 1024"),
+        ("a NUL in the reason", cancel("me", "a\0b"), "without NUL"),
+        ("no reason", cancel("me", ""), "reason: expected 1 to 1024"),
     ] {
         target.refuses(case, rpc, &request, InvalidArgument, says).await;
     }

@@ -32,6 +32,9 @@ async fn a_policy_is_set_and_a_circuit_is_forced_and_reset() {
     let listed = site.get("/tasker/circuits?namespace=t&page_size=1").await.json;
     assert_eq!((&listed["circuits"][0]["service"], &listed["next_page_token"]).0, &json!("h"));
     assert!(listed["next_page_token"].is_string(), "{listed}");
+    let both = json!({"namespace": "t", "service": "s", "policy": {"probes": 3}, "unset": ["probes"], "by": "me", "reason": "why"});
+    let refused = site.post("/tasker/circuits/policy", both.to_string()).await;
+    assert_eq!(refused.problem(), (400, "INVALID_FIELDS", vec!["/policy/probes".to_owned()]));
     // Nested fields have their pointers.
     let wrong = set.to_string().replace('7', "0").replace("0.25", "2");
     let unreadable = r#"{"policy":{"probes":"x","nothing":1}}"#.to_owned();

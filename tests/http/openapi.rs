@@ -203,11 +203,12 @@ async fn every_route_answers_as_the_document_says() {
     let mut checked = Checked::new(document.json.clone());
     checked.answer("get", "/tasker/openapi.json", &document);
     let tasks = tasks_of_all_kinds(&site).await;
-    let cancel = json!({"by": "me"});
+    let cancel = json!({"by": "me", "reason": "why"});
     checked.request("/tasker/tasks/{task_id}/cancel", &cancel, true);
     let path = "/tasker/tasks/{task_id}/cancel";
     checked.answer("post", path, &site.post(&path.replace("{task_id}", &tasks[3]), cancel.to_string()).await);
     checked.answer("post", path, &site.post(&path.replace("{task_id}", "x"), "{}").await);
+    checked.answer("post", path, &site.post(&path.replace("{task_id}", &tasks[3]), "{}").await);
     for id in &tasks {
         checked.answer("get", "/tasker/tasks/{task_id}", &site.get(&format!("/tasker/tasks/{id}")).await);
     }

@@ -51,7 +51,8 @@ async fn every_refusal_says_what_is_wrong_and_where() {
         ("/tasker/tasks?namespace=t", "{}", 400, "INVALID_FIELDS", &["?namespace"]),
         ("/tasker/tasks/x/cancel", "{}", 400, "INVALID_FIELDS", &["?task_id"]),
         ("/tasker/tasks/x/cancel", r#"{"task_id":"y"}"#, 400, "INVALID_FIELDS", &["/task_id"]),
-        (&format!("/tasker/tasks/{id}/cancel"), "{}", 404, "TASK_NOT_FOUND", &[]),
+        (&format!("/tasker/tasks/{id}/cancel"), "{}", 400, "INVALID_FIELDS", &["/by", "/reason"]),
+        (&format!("/tasker/tasks/{id}/cancel"), r#"{"by":"me","reason":"why"}"#, 404, "TASK_NOT_FOUND", &[]),
         ("/tasker/tasks/x", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
         ("/livez", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
     ];

@@ -114,7 +114,7 @@ async fn lists_are_filtered_and_paged_as_over_grpc() {
 }
 
 #[tokio::test]
-async fn a_cancel_needs_no_body_and_an_ended_task_refuses_it() {
+async fn a_cancel_says_who_and_why_and_an_ended_task_refuses_it() {
     let site = Site::new().await;
     let mut worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
     let id = site.submit("{}").await;
@@ -122,8 +122,11 @@ async fn a_cancel_needs_no_body_and_an_ended_task_refuses_it() {
         let step = worker.assignment().await;
         worker.settle(&step, success("null")).await;
     }
-    let cancel = site.client.post(site.url(&format!("/tasker/tasks/{id}/cancel")));
-    let ended = site.send(cancel).await;
+    let path = format!("/tasker/tasks/{id}/cancel");
+    let places = vec!["/by".to_owned(), "/reason".to_owned()];
+    assert_eq!(site.send(site.client.post(site.url(&path))).await.problem(), (400, "INVALID_FIELDS", places.clone()));
+    assert_eq!(site.post(&path, r#"{"by":" ","reason":""}"#).await.problem(), (400, "INVALID_FIELDS", places));
+    let ended = site.post(&path, r#"{"by":"me","reason":"why"}"#).await;
     assert_eq!(ended.problem(), (409, "TASK_ENDED", vec![]));
     let workers = site.get("/tasker/workers?handler=h").await;
     assert_eq!(

@@ -56,8 +56,9 @@ async fn grpc_web_works_over_http_1_1() {
     let submitted = proto::SubmitTaskResponse::decode(messages[0].as_slice()).unwrap();
     assert!(submitted.created && trailers.contains("grpc-status:0"), "{trailers}");
     // As text, for old browsers; and a stream.
-    let watch = proto::CancelTaskRequest { task_id: submitted.task_id.clone(), ..Default::default() };
-    call(&site, "TaskService/CancelTask", "application/grpc-web+proto", framed(&watch)).await;
+    let (by, reason) = ("me".into(), "why".into());
+    let cancel = proto::CancelTaskRequest { task_id: submitted.task_id.clone(), by, reason };
+    call(&site, "TaskService/CancelTask", "application/grpc-web+proto", framed(&cancel)).await;
     let watch = proto::WatchTaskRequest { task_id: submitted.task_id, final_only: false };
     let text = STANDARD.encode(framed(&watch)).into_bytes();
     let (_, body) = call(&site, "TaskService/WatchTask", "application/grpc-web-text+proto", text).await;

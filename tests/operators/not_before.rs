@@ -86,3 +86,30 @@ async fn a_pause_does_not_shorten_the_wait_and_a_word_ends_it() {
     assert_eq!(state(&bench.finished(&never).await), TaskState::Complete);
     invariants(&bench.db.connect().await).await;
 }
+
+#[tokio::test]
+async fn a_repeat_whose_time_is_computed_anew_is_the_same_submission() {
+    let mut bench = Bench::with(ONE).await;
+    let keyed = |priority: i32, time: Option<Duration>| proto::SubmitTaskRequest {
+        idempotency_key: "k".into(),
+        priority,
+        not_before: time.and_then(in_time),
+        ..submission("t/one", "{}")
+    };
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
+    let first = bench.client.tasks.submit_task(keyed(1, hours(2))).await.unwrap().into_inner();
+    let stored = get(&mut bench.client, &first.task_id).await.task.unwrap().not_before;
+    for again in [hours(2), hours(3), None] {
+        let repeated = bench.client.tasks.submit_task(keyed(1, again)).await.unwrap().into_inner();
+        assert_eq!((&repeated.task_id, repeated.created), (&first.task_id, false), "{again:?}");
+    }
+    let list = proto::SubmitTasksRequest { tasks: vec![keyed(1, hours(4))] };
+    let listed = bench.client.tasks.submit_tasks(list).await.unwrap().into_inner().tasks;
+    assert_eq!((&listed[0].task_id, listed[0].created), (&first.task_id, false));
+    let kept = get(&mut bench.client, &first.task_id).await.task.unwrap().not_before;
+    assert_eq!(kept, stored, "the first task keeps its time");
+    // Everything else is content.
+    let other = bench.client.tasks.submit_task(keyed(2, hours(2))).await.unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    invariants(&bench.db.connect().await).await;
+}

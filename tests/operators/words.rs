@@ -2,6 +2,7 @@
 
 use tasker::proto;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::{
     support::server::Bench,
@@ -17,11 +18,12 @@ async fn an_order_says_who_and_why_within_its_bounds() {
     let id = bench.submit("t/idle", "{}").await;
     let before = rows(&bench, &id).await;
     let (longest_by, longest_reason) = ("b".repeat(255), "r".repeat(1_024));
-    for verb in ALL.into_iter().chain(OF_STEPS).filter(|verb| *verb != Verb::Cancel) {
+    for verb in ALL.into_iter().chain(OF_STEPS) {
         for (by, reason, field) in [
             ("", "why", "by"),
             (" ", "why", "by"),
             ("ann", "", "reason"),
+            ("ann", "\n", "reason"),
             (&*"b".repeat(256), "why", "by"),
             ("ann", &*"r".repeat(1_025), "reason"),
             ("a\0", "why", "by"),
@@ -30,12 +32,40 @@ async fn an_order_says_who_and_why_within_its_bounds() {
             assert_eq!(status.code(), Code::InvalidArgument, "{verb:?}: {status:?}");
             assert!(status.message().starts_with(&format!("{field}: expected 1 to ")), "{}", status.message());
         }
+        let neither = say_as(&mut bench.client, verb, &id, "a", "", "").await.unwrap_err();
+        assert_eq!(violated(&neither), ["by", "reason"], "{verb:?}");
     }
     assert_eq!(rows(&bench, &id).await, before);
     let paused = say_as(&mut bench.client, Verb::Pause, &id, "", &longest_by, &longest_reason).await.unwrap();
     assert_eq!((paused.paused_by, paused.pause_reason), (longest_by, longest_reason));
-    // A client that gives up its own task need not explain itself.
-    say_as(&mut bench.client, Verb::Cancel, &id, "", "", "").await.unwrap();
+    say_as(&mut bench.client, Verb::Cancel, &id, "", "a", "b").await.unwrap();
+}
+
+/// The fields that a status names.
+fn violated(status: &tonic::Status) -> Vec<String> {
+    let details = status.get_error_details();
+    details.bad_request().unwrap().field_violations.iter().map(|violation| violation.field.clone()).collect()
+}
+
+#[tokio::test]
+async fn what_only_counts_needs_neither_who_nor_why() {
+    let mut bench = Bench::with(IDLE).await;
+    bench.submit("t/idle", "{}").await;
+    let request = |dry_run: bool, by: &str| proto::OrderTasksRequest {
+        filter: Some(proto::TaskFilter { namespace: "t".into(), ..Default::default() }),
+        order: proto::BulkOrder::Cancel.into(),
+        by: by.into(),
+        dry_run,
+        ..Default::default()
+    };
+    let mut counted = bench.client.tasks.order_tasks(request(true, "")).await.unwrap().into_inner();
+    let only = counted.message().await.unwrap().unwrap();
+    assert!(only.done && only.total == 1 && only.followed == 0, "{only:?}");
+    let refused = bench.client.tasks.order_tasks(request(false, "")).await.unwrap_err();
+    assert_eq!(violated(&refused), ["by", "reason"]);
+    // What is said has its bounds all the same.
+    let refused = bench.client.tasks.order_tasks(request(true, &"b".repeat(256))).await.unwrap_err();
+    assert_eq!(violated(&refused), ["by"]);
 }
 
 #[tokio::test]

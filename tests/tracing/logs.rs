@@ -41,7 +41,7 @@ async fn each_line_about_a_task_has_its_correlation_id() {
         }
         if cancelled {
             worker.assignment().await;
-            let request = proto::CancelTaskRequest { task_id: id.clone(), ..Default::default() };
+            let request = proto::CancelTaskRequest { task_id: id.clone(), by: "me".into(), reason: "why".into() };
             client.tasks.cancel_task(request).await.unwrap();
         }
         finished(&mut client, &id).await;

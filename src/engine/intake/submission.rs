@@ -197,17 +197,14 @@ fn correlation_id(s: &Submission, context: &Map<String, Value>) -> String {
     }
 }
 
-/// Equal for submissions that mean the same: neither the order of keys nor white space counts.
+/// Equal for submissions that mean the same: neither the order of keys nor white space counts. Nor does `not_before`, which
+/// a client often computes from its own clock ("in two hours"), so that a repeat has another one: the first task keeps its own.
 fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, Value>) -> Vec<u8> {
     let (mut context, mut annotations) = (Value::Object(context), Value::Object(annotations));
     context.sort_all_objects();
     annotations.sort_all_objects();
     let version = s.version.as_ref().map(ToString::to_string).unwrap_or_default();
-    let mut whole =
+    let whole =
         serde_json::json!([s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations]);
-    if let (Some(not_before), Value::Array(parts)) = (s.not_before, &mut whole) {
-        let since = not_before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        parts.push(Value::from(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)));
-    }
     Sha256::digest(whole.to_string()).to_vec()
 }
