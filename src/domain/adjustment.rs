@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::budget::{Budget, TooCostly};
 use super::json;
 use super::retry::Backoff;
 use super::task::MAX_PRIORITY;
@@ -54,6 +55,21 @@ pub struct AdjustmentProblem {
     pub message: String,
 }
 
+/// Why a planner's answer was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdjustmentError {
+    /// Everything that is wrong with it, each with the JSON pointer of its place.
+    Problems(Vec<String>),
+    /// Reading it takes more steps than are left.
+    TooCostly(TooCostly),
+}
+
+impl From<TooCostly> for AdjustmentError {
+    fn from(error: TooCostly) -> Self {
+        AdjustmentError::TooCostly(error)
+    }
+}
+
 const KNOWN: [&str; 3] = ["steps", "annotations", "priority"];
 const KNOWN_OF_STEP: [&str; 6] =
     ["retry_limit", "default_retryable", "handler_config", "backoff", "annotations", "skip"];
@@ -62,9 +78,11 @@ impl Adjustment {
     /// A planner's answer.
     ///
     /// # Errors
-    /// Everything that is wrong with it, each with the JSON pointer of its place.
-    pub fn from_json(text: &str, template: &Template) -> Result<Adjustment, Vec<String>> {
-        let value = json::parse(text, MAX_ADJUSTMENT_BYTES).map_err(|error| vec![error.to_string()])?;
+    /// Everything that is wrong with it, each with the JSON pointer of its place, or that it takes more steps than are left.
+    pub fn from_json(text: &str, template: &Template, budget: &Budget) -> Result<Adjustment, AdjustmentError> {
+        let wrong = AdjustmentError::Problems;
+        budget.spend(1)?;
+        let value = json::parse(text, MAX_ADJUSTMENT_BYTES).map_err(|error| wrong(vec![error.to_string()]))?;
         let mut problems = Vec::new();
         if template.planner && value.pointer(&format!("/steps/{PLANNER}")).is_some() {
             let message = format!("the step `{PLANNER}` has run when its answer holds");
@@ -75,13 +93,11 @@ impl Adjustment {
             Ok(_) => problems,
             Err(more) => problems.into_iter().chain(more).collect(),
         };
-        Err(adjustment
-            .into_iter()
-            .map(|problem| match problem.pointer.as_str() {
-                "" => problem.message,
-                pointer => format!("{pointer}: {}", problem.message),
-            })
-            .collect())
+        let texts = adjustment.into_iter().map(|problem| match problem.pointer.as_str() {
+            "" => problem.message,
+            pointer => format!("{pointer}: {}", problem.message),
+        });
+        Err(wrong(texts.collect()))
     }
 
     /// Reads what an entry of `overrides` says beside its `when`.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::expression::{Expression, ExpressionProblem, Values};
+use super::expression::{EvaluationError, Expression, ExpressionProblem, Values};
 
 /// A text and what is to be put into it.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,8 +64,8 @@ impl Interpolation {
     /// The text with the values in it; a text that is one `${…}` and nothing else is that value, of whatever type.
     ///
     /// # Errors
-    /// What is missing or does not fit, in words.
-    pub fn value(&self, values: &Values<'_>) -> Result<Value, String> {
+    /// As [`Expression::holds`].
+    pub fn value(&self, values: &Values<'_>) -> Result<Value, EvaluationError> {
         if let [Part::Value(expression)] = self.0.as_slice() {
             return expression.value(values);
         }
@@ -113,6 +113,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::budget::Budget;
     use crate::domain::expression::{Scope, Type};
 
     fn read(text: &str) -> Result<Option<Interpolation>, ExpressionProblem> {
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn one_expression_is_its_value_and_others_become_text() {
         let context = json!({"plan": "pro", "n": 7});
-        let task = json!({"priority": 3});
+        let (task, budget) = (json!({"priority": 3}), Budget::new());
         for (text, expected) in [
             ("${context.plan}", json!("pro")),
             ("${context.n}", json!(7)),
@@ -137,13 +138,14 @@ mod tests {
             ("${[context.n]}.", json!("[7].")),
         ] {
             let found = read(text).expect(text).expect(text);
-            assert_eq!(found.value(&Values::of_task(&context, &task)), Ok(expected), "{text}");
+            assert_eq!(found.value(&Values::of_task(&context, &task, &budget)), Ok(expected), "{text}");
         }
         for text in ["", "plain", "$", "{}", "$ {x}"] {
             assert_eq!(read(text), Ok(None), "{text}");
         }
         let missing = read("x ${context.plan}").expect("valid").expect("one");
-        assert_eq!(missing.value(&Values::of_task(&json!({}), &task)), Err("`context` has no field `plan`".into()));
+        let why = EvaluationError::Failed("`context` has no field `plan`".into());
+        assert_eq!(missing.value(&Values::of_task(&json!({}), &task, &budget)), Err(why));
     }
 
     #[test]

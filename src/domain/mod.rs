@@ -3,6 +3,7 @@
 pub mod adjustment;
 pub mod analytics;
 pub mod attempt;
+pub mod budget;
 pub mod circuit;
 pub mod cursor;
 pub mod cycles;

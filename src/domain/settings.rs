@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::adjustment::Adjustment;
-use super::expression::Values;
+use super::budget::Budget;
+use super::expression::{EvaluationError, Values};
 use super::json as documents;
 use super::template::{StepTemplate, Template};
-use super::words::cut;
 
 /// Largest settings that overrides may come to, in bytes of JSON.
 pub const MAX_SETTINGS_BYTES: usize = 256 * 1024;
@@ -19,18 +19,24 @@ impl Settings {
     /// What the template's overrides make of a task with this context. `task` has the fields that expressions may use.
     ///
     /// # Errors
-    /// The override that cannot be judged, and why, in words.
-    pub fn of(template: &Template, context: &Value, task: &Value) -> Result<Settings, String> {
-        let values = Values::of_task(context, task);
+    /// The override that cannot be judged, and why.
+    pub fn of(
+        template: &Template,
+        context: &Value,
+        task: &Value,
+        budget: &Budget,
+    ) -> Result<Settings, EvaluationError> {
+        let values = Values::of_task(context, task, budget);
         let mut settings = Settings::default();
         for (index, item) in template.overrides.iter().enumerate() {
             let origin = format!("overrides[{index}]");
-            let adjustment = item.adjustment(&values).map_err(|why| cut(&format!("{origin}: {why}")))?;
+            let adjustment = item.adjustment(&values).map_err(|why| why.at(&origin))?;
             adjustment.into_iter().for_each(|adjustment| settings.push(&origin, adjustment));
         }
         let bytes = if settings.is_empty() { 0 } else { settings.to_json().len() };
         if bytes > MAX_SETTINGS_BYTES {
-            return Err(format!("the overrides come to {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed"));
+            let why = format!("the overrides come to {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed");
+            return Err(why.into());
         }
         Ok(settings)
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::catalog::Plan;
-use crate::domain::{schema::Violation, settings::Settings, template::StepTemplate};
+use crate::domain::{budget::Budget, schema::Misfit, settings::Settings, template::StepTemplate};
 
 impl Plan {
     /// Whether a step is the planner of the others.
@@ -19,9 +19,9 @@ impl Plan {
     }
 
     /// What a result lacks to fit the step's schema.
-    pub fn check_result(&self, step: i16, result: &str) -> Result<(), Vec<Violation>> {
+    pub fn check_result(&self, step: i16, result: &Value, budget: &Budget) -> Result<(), Misfit> {
         let schema = usize::try_from(step).ok().and_then(|step| self.result_schemas.get(step)?.as_ref());
-        schema.map_or(Ok(()), |schema| schema.check(result))
+        schema.map_or(Ok(()), |schema| schema.check(result, budget))
     }
 
     /// What expressions see as `task`.

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 use serde_json::Value;
 
-use super::entries;
 use super::macros::{Gives, Macro};
+use super::reads::Reads;
+use super::{StepResults, Variable, entries};
 
 /// Bytes of text that cost as much as one step.
 const BYTES_PER_STEP: usize = 16;
@@ -24,6 +25,7 @@ struct Size {
 #[derive(Clone, Copy)]
 enum Shape<'v> {
     Known(&'v Value),
+    Results(&'v StepResults<'v>),
     Bound(Size),
 }
 
@@ -34,17 +36,34 @@ struct Estimate<'v> {
 }
 
 /// The steps that evaluating `expr` takes at most.
-pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<&'v Value>) -> u64 {
+pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variable<'v>>) -> u64 {
     Estimator { variable, names: Vec::new(), measured: HashMap::new() }.expr(expr).cost
 }
 
-/// The steps that it takes to make a value ready.
-pub(super) fn size(value: &Value) -> u64 {
-    measure(value).whole
+/// The steps that it takes to make ready what is read of a variable.
+pub(super) fn size(variable: Variable<'_>, reads: &Reads) -> u64 {
+    match variable {
+        Variable::Document(value) => part_size(value, reads),
+        Variable::Results(results) => results
+            .iter()
+            .filter_map(|(step, value)| Some(part_size(value, reads.of_part(step)?)))
+            .fold(1, u64::saturating_add),
+    }
+}
+
+fn part_size(value: &Value, reads: &Reads) -> u64 {
+    match value {
+        _ if reads.whole => measure(value).whole,
+        Value::Object(map) => {
+            let parts = reads.parts.iter().filter_map(|(name, reads)| Some(part_size(map.get(name)?, reads)));
+            parts.fold(1, u64::saturating_add)
+        }
+        _ => 1,
+    }
 }
 
 struct Estimator<'v, 'e> {
-    variable: &'e dyn Fn(&str) -> Option<&'v Value>,
+    variable: &'e dyn Fn(&str) -> Option<Variable<'v>>,
     names: Vec<(&'e str, Size)>,
     /// By the place of the value, so that each is measured once.
     measured: HashMap<*const Value, Size>,
@@ -55,6 +74,12 @@ impl<'v, 'e> Estimator<'v, 'e> {
         match shape {
             Shape::Bound(size) => size,
             Shape::Known(value) => *self.measured.entry(value).or_insert_with(|| measure(value)),
+            Shape::Results(results) => {
+                results.values().fold(Size { whole: 1, longest: results.len() as u64 }, |size, value| {
+                    let value = measure(value);
+                    Size { whole: size.whole.saturating_add(value.whole), longest: size.longest.max(value.longest) }
+                })
+            }
         }
     }
 
@@ -67,7 +92,11 @@ impl<'v, 'e> Estimator<'v, 'e> {
             Expr::Ident(name) => {
                 let shape = match self.names.iter().rev().find(|(known, _)| known == name) {
                     Some((_, size)) => Shape::Bound(*size),
-                    None => (self.variable)(name).map_or(Shape::Bound(Size::default()), Shape::Known),
+                    None => match (self.variable)(name) {
+                        Some(Variable::Document(value)) => Shape::Known(value),
+                        Some(Variable::Results(results)) => Shape::Results(results),
+                        None => Shape::Bound(Size::default()),
+                    },
                 };
                 Estimate { cost: 1, shape }
             }
@@ -96,6 +125,9 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let shape = match (of.shape, field) {
             (Shape::Known(Value::Object(map)), Some(field)) => {
                 map.get(field).map_or(Shape::Bound(Size::default()), Shape::Known)
+            }
+            (Shape::Results(results), Some(field)) => {
+                results.get(field).map_or(Shape::Bound(Size::default()), |value| Shape::Known(value))
             }
             (shape, _) => Shape::Bound(self.size(shape)),
         };
@@ -153,6 +185,10 @@ impl<'v, 'e> Estimator<'v, 'e> {
                 (map.len() as u64, Size { whole: text_size(largest), longest: 0 })
             }
             Shape::Known(_) => (0, Size::default()),
+            Shape::Results(results) => {
+                let largest = results.keys().map(|step| step.len()).max().unwrap_or(0);
+                (results.len() as u64, Size { whole: text_size(largest), longest: 0 })
+            }
         }
     }
 

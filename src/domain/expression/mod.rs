@@ -12,8 +12,6 @@ mod tests;
 mod types;
 mod values;
 
-use std::borrow::Cow;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -24,7 +22,8 @@ use serde_json::Value;
 
 pub use types::Type;
 
-use crate::domain::words::cut;
+use crate::domain::budget::{Budget, TooCostly};
+use crate::domain::words::{cut, shorten};
 use check::Fault;
 use reads::Reads;
 use types::Kinds;
@@ -37,9 +36,6 @@ pub const MAX_EXPRESSION_DEPTH: usize = 32;
 pub const MAX_MACROS: usize = 16;
 /// How deep macros may be nested.
 pub const MAX_MACRO_DEPTH: usize = 3;
-/// How many steps all the expressions together may take that are evaluated with the same values: a step is a part of an
-/// expression, once for each item that a macro goes through, or a value that is copied, or 16 bytes of text.
-pub const MAX_EXPRESSION_COST: u64 = 500_000;
 /// Numbers with a fraction or an exponent from here on no longer tell two integers apart: 2^53.
 const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
 /// The parser goes down through its whole grammar for each level of nesting; a server's own threads have less.
@@ -87,45 +83,74 @@ impl Scope<'_> {
     }
 }
 
-/// What the variables hold. All the expressions that get the same `Values` share [`MAX_EXPRESSION_COST`].
+/// What the variables hold: documents that were read before and are shared, and the budget that all evaluations of one input
+/// share.
 pub struct Values<'v> {
-    context: Cow<'v, Value>,
-    task: Cow<'v, Value>,
-    results: Option<Value>,
-    spent: Cell<u64>,
+    context: &'v Value,
+    task: &'v Value,
+    results: Option<&'v StepResults<'v>>,
+    budget: &'v Budget,
+}
+
+/// Each ancestor's result under its name, null for one that was skipped.
+pub type StepResults<'v> = BTreeMap<&'v str, &'v Value>;
+
+/// Why an expression has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvaluationError {
+    /// What is missing or does not fit, in words.
+    #[error("{0}")]
+    Failed(String),
+    /// It would take more steps than are left.
+    #[error("{0}")]
+    TooCostly(#[from] TooCostly),
+}
+
+impl EvaluationError {
+    /// The same with the place before it.
+    #[must_use]
+    pub(crate) fn at(self, place: &str) -> Self {
+        match self {
+            EvaluationError::Failed(why) => EvaluationError::Failed(cut(&format!("{place}: {why}"))),
+            EvaluationError::TooCostly(error) => {
+                let what = cut(&format!("{place}: {}", error.what));
+                EvaluationError::TooCostly(TooCostly { what, ..error })
+            }
+        }
+    }
+}
+
+impl From<String> for EvaluationError {
+    fn from(why: String) -> Self {
+        EvaluationError::Failed(why)
+    }
+}
+
+/// What a variable holds.
+#[derive(Clone, Copy)]
+enum Variable<'v> {
+    Document(&'v Value),
+    Results(&'v StepResults<'v>),
 }
 
 impl<'v> Values<'v> {
     /// Before any step has run. `task` has the fields that [`Scope::TASK_FIELDS`] lists.
-    pub fn of_task(context: &'v Value, task: &'v Value) -> Self {
-        let (context, task) = (Cow::Borrowed(context), Cow::Borrowed(task));
-        Values { context, task, results: None, spent: Cell::new(0) }
+    pub fn of_task(context: &'v Value, task: &'v Value, budget: &'v Budget) -> Self {
+        Values { context, task, results: None, budget }
     }
 
-    /// For a step. `results` is an object: each ancestor's result under its name, null for one that was skipped.
-    pub fn of_step(context: Value, task: Value, results: Value) -> Self {
-        let (context, task) = (Cow::Owned(context), Cow::Owned(task));
-        Values { context, task, results: Some(results), spent: Cell::new(0) }
+    /// For a step.
+    pub fn of_step(context: &'v Value, task: &'v Value, results: &'v StepResults<'v>, budget: &'v Budget) -> Self {
+        Values { context, task, results: Some(results), budget }
     }
 
-    fn get(&self, variable: &str) -> Option<&Value> {
+    fn get(&self, variable: &str) -> Option<Variable<'v>> {
         match variable {
-            "context" => Some(&self.context),
-            "task" => Some(&self.task),
-            "results" => self.results.as_ref(),
+            "context" => Some(Variable::Document(self.context)),
+            "task" => Some(Variable::Document(self.task)),
+            "results" => self.results.map(Variable::Results),
             _ => None,
         }
-    }
-
-    fn spend(&self, cost: u64) -> Result<(), String> {
-        let spent = self.spent.get().saturating_add(cost);
-        if spent > MAX_EXPRESSION_COST {
-            return Err(format!(
-                "with these values it could take {spent} steps, but all expressions of a task together may take {MAX_EXPRESSION_COST}"
-            ));
-        }
-        self.spent.set(spent);
-        Ok(())
     }
 }
 
@@ -240,12 +265,12 @@ impl Expression {
     /// Whether the condition is true.
     ///
     /// # Errors
-    /// What is missing or does not fit, in words; so is a value that is neither true nor false, and a cost beyond
-    /// [`MAX_EXPRESSION_COST`].
-    pub fn holds(&self, values: &Values<'_>) -> Result<bool, String> {
+    /// What is missing or does not fit, in words; so is a value that is neither true nor false. Or it takes more steps than
+    /// are left.
+    pub fn holds(&self, values: &Values<'_>) -> Result<bool, EvaluationError> {
         match self.value(values)? {
             Value::Bool(holds) => Ok(holds),
-            other => Err(format!("expected true or false, found {}", cut(&other.to_string()))),
+            other => Err(format!("expected true or false, found {}", cut(&other.to_string())).into()),
         }
     }
 
@@ -253,25 +278,44 @@ impl Expression {
     ///
     /// # Errors
     /// As [`Expression::holds`].
-    pub fn value(&self, values: &Values<'_>) -> Result<Value, String> {
+    pub fn value(&self, values: &Values<'_>) -> Result<Value, EvaluationError> {
         let tree = &*self.0.0;
         if let Some(path) = &tree.path {
-            return plain(path, values);
+            return self.plain(path, values);
         }
         let mut context = cel::Context::with_env(Arc::clone(&ENV));
-        let mut used = Vec::new();
         for (name, reads) in &tree.reads.parts {
-            if let Some(value) = values.get(name) {
-                let part = values::part(value, reads);
-                values.spend(bounds::size(&part))?;
-                context.add_variable_from_value(name, values::to_cel(&part, name)?);
-                used.push((name.as_str(), part));
+            if let Some(variable) = values.get(name) {
+                self.spend(values, bounds::size(variable, reads))?;
+                context.add_variable_from_value(name, values::to_cel(variable, name, reads)?);
             }
         }
-        let get = |name: &str| used.iter().find(|(known, _)| *known == name).map(|(_, part)| part);
-        values.spend(bounds::cost(&tree.expr, &get))?;
+        self.spend(values, bounds::cost(&tree.expr, &|name| values.get(name)))?;
         let value = cel::Value::resolve(&tree.expr, &context).map_err(|error| self.explain(&error, values))?;
-        values::to_json(&value)
+        Ok(values::to_json(&value)?)
+    }
+
+    fn spend(&self, values: &Values<'_>, steps: u64) -> Result<(), TooCostly> {
+        values.budget.spend(steps).map_err(|error| error.of(|| format!("`{}`", shorten(self.source()))))
+    }
+
+    /// The value of `a.b.c`, as it is.
+    fn plain(&self, path: &[String], values: &Values<'_>) -> Result<Value, EvaluationError> {
+        let [root, fields @ ..] = path else { return Ok(Value::Null) };
+        let root = values.get(root).unwrap_or(Variable::Document(&Value::Null));
+        if let Some((_, _, why)) = reads::missing(path, root) {
+            return Err(cut(&why).into());
+        }
+        let value = match (root, fields) {
+            (Variable::Document(value), fields) => fields.iter().fold(value, |value, field| &value[field.as_str()]),
+            (Variable::Results(results), [step, fields @ ..]) => {
+                let result = results.get(step.as_str()).copied().unwrap_or(&Value::Null);
+                fields.iter().fold(result, |value, field| &value[field.as_str()])
+            }
+            (Variable::Results(_), []) => &Value::Null,
+        };
+        self.spend(values, bounds::size(Variable::Document(value), &Reads { whole: true, ..Reads::default() }))?;
+        Ok(value.clone())
     }
 
     /// What went wrong, in words that name the field if it was one.
@@ -294,17 +338,6 @@ impl Expression {
             (None, None) => cut(&error.to_string()),
         }
     }
-}
-
-/// The value of `a.b.c`, as it is.
-fn plain(path: &[String], values: &Values<'_>) -> Result<Value, String> {
-    let root = path.first().and_then(|name| values.get(name)).unwrap_or(&Value::Null);
-    if let Some((_, _, why)) = reads::missing(path, root) {
-        return Err(cut(&why));
-    }
-    let value = path.iter().skip(1).fold(root, |value, field| &value[field.as_str()]);
-    values.spend(bounds::size(value))?;
-    Ok(value.clone())
 }
 
 fn parse(source: &str) -> Result<Parsed, ExpressionProblem> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
 use serde_json::Value;
 
+use super::Variable;
 use super::macros::Macro;
 
 /// The parts that are read, by name.
@@ -14,6 +15,9 @@ pub(super) struct Reads {
     pub whole: bool,
     pub parts: BTreeMap<String, Reads>,
 }
+
+/// Reads all of it.
+static WHOLE: Reads = Reads { whole: true, parts: BTreeMap::new() };
 
 impl Reads {
     pub fn of(expr: &IdedExpr) -> Reads {
@@ -53,6 +57,11 @@ impl Reads {
         }
     }
 
+    /// What is read of the part with this name; None when nothing is.
+    pub fn of_part(&self, name: &str) -> Option<&Reads> {
+        if self.whole { Some(&WHOLE) } else { self.parts.get(name) }
+    }
+
     /// The paths to everything that is read.
     pub fn paths(&self, above: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
         if self.parts.is_empty() {
@@ -89,17 +98,21 @@ pub(super) fn path(expr: &IdedExpr) -> Option<Vec<&str>> {
 
 /// Where a path ends before its last name: the name that is not there, whether what it should be in is a map, and all that
 /// in words.
-pub(super) fn missing(path: &[String], root: &Value) -> Option<(String, bool, String)> {
+pub(super) fn missing(path: &[String], root: Variable<'_>) -> Option<(String, bool, String)> {
     let (mut value, mut name) = (root, path.first()?.clone());
     for field in path.get(1..)? {
-        let Value::Object(map) = value else {
-            let what = if value.is_null() { "is null" } else { "is not a map" };
-            return Some((field.clone(), false, format!("`{name}` {what}, so it has no field `{field}`")));
+        let next = match value {
+            Variable::Document(Value::Object(map)) => map.get(field),
+            Variable::Results(results) => results.get(field.as_str()).copied(),
+            Variable::Document(other) => {
+                let what = if other.is_null() { "is null" } else { "is not a map" };
+                return Some((field.clone(), false, format!("`{name}` {what}, so it has no field `{field}`")));
+            }
         };
-        let Some(next) = map.get(field) else {
+        let Some(next) = next else {
             return Some((field.clone(), true, format!("`{name}` has no field `{field}`")));
         };
-        value = next;
+        value = Variable::Document(next);
         name = format!("{name}.{field}");
     }
     None

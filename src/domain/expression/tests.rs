@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::domain::budget::MAX_JUDGING_STEPS;
 
 fn schema() -> Value {
     json!({
@@ -52,7 +53,8 @@ fn eval(source: &str, context: &str) -> Result<Value, String> {
     let context = crate::domain::json::parse(context, usize::MAX).expect(context);
     let task = json!({"namespace": "n", "task_name": "t", "version": "1.0.0", "correlation_id": "c", "priority": 5});
     let results = json!({"typed": {"ok": true, "n": 3}, "any": null, "a-b": [1]});
-    any(source).value(&Values::of_step(context, task, results))
+    let results = results.as_object().expect("an object").iter().map(|(name, value)| (name.as_str(), value)).collect();
+    any(source).value(&Values::of_step(&context, &task, &results, &Budget::new())).map_err(|why| why.to_string())
 }
 
 #[test]
@@ -234,8 +236,9 @@ fn what_cannot_be_computed_says_why() {
         let why = eval(source, context).expect_err(source);
         assert!(why.contains(message), "{source} of {context}: {why}");
     }
-    let values = Values::of_step(json!({"a": "x"}), json!({}), json!({}));
-    assert_eq!(any("context.a").holds(&values), Err("expected true or false, found \"x\"".to_owned()));
+    let (context, none, budget) = (json!({"a": "x"}), json!({}), Budget::new());
+    let why = EvaluationError::Failed("expected true or false, found \"x\"".to_owned());
+    assert_eq!(any("context.a").holds(&Values::of_task(&context, &none, &budget)), Err(why));
 }
 
 /// A number elsewhere in the context is nobody's business.
@@ -284,14 +287,14 @@ fn the_cost_is_known_before_it_is_spent() {
     let cost = |source: &str, context: &str| {
         let context: Value = serde_json::from_str(context).expect("JSON");
         let tree = any(source);
-        bounds::cost(&tree.0.0.expr, &|name| (name == "context").then_some(&context))
+        bounds::cost(&tree.0.0.expr, &|name| (name == "context").then_some(Variable::Document(&context)))
     };
     let square = "context.l.all(a, context.l.all(b, a == b))";
-    let side = (1..).find(|n| cost(square, &list(*n)) > MAX_EXPRESSION_COST - 2 * (*n as u64) - 3).expect("some");
+    let side = (1..).find(|n| cost(square, &list(*n)) > MAX_JUDGING_STEPS - 2 * (*n as u64) - 3).expect("some");
     assert_eq!(eval(square, &list(side - 1)), Ok(json!(true)), "{side}");
     let began = Instant::now();
     let why = eval(square, &list(side)).expect_err("too much");
-    assert!(why.contains("steps, but all expressions of a task together may take 500000"), "{why}");
+    assert!(why.contains("one input may take"), "{why}");
     // What doubles at each link of a chain is refused, too, and none of it is computed.
     for link in [".map(x, [x, x])", ".map(x, x + x)"] {
         let chain = format!("context.l{} == []", link.repeat(MAX_MACROS));
@@ -306,11 +309,12 @@ fn the_cost_is_known_before_it_is_spent() {
 fn expressions_with_the_same_values_share_the_bound() {
     let context = json!({"l": vec![1; 100_000]});
     let task = json!({});
-    let values = Values::of_task(&context, &task);
+    let budget = Budget::of(500_000);
+    let values = Values::of_task(&context, &task, &budget);
     let expression = any("context.l == context.l");
     assert_eq!(expression.holds(&values), Ok(true));
     assert!((0..5).any(|_| expression.holds(&values).is_err()));
-    assert_eq!(expression.holds(&Values::of_task(&context, &task)), Ok(true));
+    assert_eq!(expression.holds(&Values::of_task(&context, &task, &Budget::new())), Ok(true));
 }
 
 /// The deepest expressions there can be, on a stack like a server's.
@@ -345,8 +349,8 @@ fn nonsense_is_refused_in_time() {
     for _ in 0..1_500 {
         let source: String = (0..=random(30)).map(|_| WORDS[random(WORDS.len())]).collect();
         if let Ok(expression) = condition(&source) {
-            let values = Values::of_step(json!({"plan": "pro"}), json!({}), json!({}));
-            let _ = expression.holds(&values);
+            let (context, none, budget) = (json!({"plan": "pro"}), json!({}), Budget::new());
+            let _ = expression.holds(&Values::of_step(&context, &none, &StepResults::new(), &budget));
         }
     }
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());

@@ -1,47 +1,93 @@
 //! JSON to the language's values and back, without losing a digit on the way.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use serde_json::{Map, Number, Value};
 
-use super::MAX_EXACT_DOUBLE;
 use super::reads::Reads;
+use super::{MAX_EXACT_DOUBLE, Variable};
 use crate::domain::words::shorten;
 
-/// What of a value is read. What is only asked for, as by `has`, is there without its content.
-pub(super) fn part(value: &Value, reads: &Reads) -> Value {
-    match value {
-        _ if reads.whole => value.clone(),
-        Value::Object(map) => {
-            let read = reads.parts.iter().filter_map(|(name, reads)| Some((name.clone(), part(map.get(name)?, reads))));
-            Value::Object(read.collect())
+/// Where a value is, for an error message: written out only when there is one.
+#[derive(Clone, Copy)]
+struct Path<'p> {
+    above: Option<&'p Path<'p>>,
+    name: Name<'p>,
+}
+
+#[derive(Clone, Copy)]
+enum Name<'p> {
+    Field(&'p str),
+    Item(usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.above.map_or(Ok(()), |above| above.fmt(f))?;
+        match (self.name, self.above) {
+            (Name::Item(index), _) => write!(f, "[{index}]"),
+            (Name::Field(name), None) => f.write_str(name),
+            (Name::Field(name), Some(_)) => write!(f, ".{name}"),
         }
-        Value::Null => Value::Null,
-        // Something that has no fields.
-        _ => Value::Bool(false),
     }
 }
 
+/// The parts of a variable that are read, as the language's value. What is only asked for, as by `has`, is there without its
+/// content.
+///
 /// # Errors
-/// A number that the language cannot hold; `path` says where it is.
-pub(super) fn to_cel(value: &Value, path: &str) -> Result<cel::Value, String> {
+/// A number that the language cannot hold.
+pub(super) fn to_cel(variable: Variable<'_>, name: &str, reads: &Reads) -> Result<cel::Value, String> {
+    let path = Path { above: None, name: Name::Field(name) };
+    match variable {
+        Variable::Document(value) => part(value, reads, path),
+        Variable::Results(results) => {
+            let read = results.iter().filter_map(|(step, value)| {
+                let reads = reads.of_part(step)?;
+                Some((*step, part(value, reads, Path { above: Some(&path), name: Name::Field(step) })))
+            });
+            let entries = read.map(|(step, value)| Ok((step.to_owned(), value?)));
+            Ok(cel::Value::from(entries.collect::<Result<HashMap<String, cel::Value>, String>>()?))
+        }
+    }
+}
+
+fn part(value: &Value, reads: &Reads, path: Path<'_>) -> Result<cel::Value, String> {
+    match value {
+        _ if reads.whole => whole(value, path),
+        Value::Object(map) => {
+            let read = reads.parts.iter().filter_map(|(name, reads)| Some((name, map.get(name)?, reads)));
+            let entries = read.map(|(name, value, reads)| {
+                Ok((name.clone(), part(value, reads, Path { above: Some(&path), name: Name::Field(name) })?))
+            });
+            Ok(cel::Value::from(entries.collect::<Result<HashMap<String, cel::Value>, String>>()?))
+        }
+        Value::Null => Ok(cel::Value::Null),
+        // Something that has no fields.
+        _ => Ok(cel::Value::Bool(false)),
+    }
+}
+
+fn whole(value: &Value, path: Path<'_>) -> Result<cel::Value, String> {
+    let below = |name| Path { above: Some(&path), name };
     Ok(match value {
         Value::Null => cel::Value::Null,
         Value::Bool(value) => cel::Value::Bool(*value),
         Value::Number(number) => number_to_cel(number, path)?,
         Value::String(text) => cel::Value::from(text.as_str()),
         Value::Array(items) => {
-            let items = items.iter().enumerate().map(|(index, item)| to_cel(item, &format!("{path}[{index}]")));
+            let items = items.iter().enumerate().map(|(index, item)| whole(item, below(Name::Item(index))));
             cel::Value::List(items.collect::<Result<Vec<_>, _>>()?.into())
         }
         Value::Object(map) => {
-            let entries = map.iter().map(|(key, value)| Ok((key.clone(), to_cel(value, &format!("{path}.{key}"))?)));
+            let entries = map.iter().map(|(key, value)| Ok((key.clone(), whole(value, below(Name::Field(key)))?)));
             cel::Value::from(entries.collect::<Result<HashMap<String, cel::Value>, String>>()?)
         }
     })
 }
 
-fn number_to_cel(number: &Number, path: &str) -> Result<cel::Value, String> {
+fn number_to_cel(number: &Number, path: Path<'_>) -> Result<cel::Value, String> {
     let text = number.as_str();
     if let Ok(value) = text.parse::<i64>() {
         return Ok(cel::Value::Int(value));
@@ -58,7 +104,7 @@ fn number_to_cel(number: &Number, path: &str) -> Result<cel::Value, String> {
             } else {
                 "a number with a fraction or an exponent is below 2^53"
             };
-            Err(format!("`{}` is {}, but in an expression {limit}", shorten(path), shorten(text)))
+            Err(format!("`{}` is {}, but in an expression {limit}", shorten(&path.to_string()), shorten(text)))
         }
     }
 }

@@ -16,7 +16,7 @@ mod tests;
 use jsonschema::{Draft, PatternOptions, Registry, Resource, ValidationOptions, Validator};
 use serde_json::{Value, json};
 
-use crate::domain::json;
+use crate::domain::budget::{Budget, TooCostly};
 use defaults::Filler;
 use survey::Survey;
 
@@ -45,6 +45,21 @@ pub struct Violation {
     pub pointer: String,
     /// What is wrong; never longer than about 200 characters.
     pub message: String,
+}
+
+/// Why a document was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// It does not fit: one violation per error, at most [`MAX_VIOLATIONS`].
+    Violations(Vec<Violation>),
+    /// Judging it would take more steps than are left.
+    TooCostly(TooCostly),
+}
+
+impl From<TooCostly> for Misfit {
+    fn from(error: TooCostly) -> Self {
+        Misfit::TooCostly(error)
+    }
 }
 
 /// A compiled schema. Expensive to make and cheap to share.
@@ -103,34 +118,40 @@ impl ContextSchema {
     /// Checks a context and completes it: `default`s of `properties` are added where the property is missing, also in
     /// nested objects, in array items, and through `allOf` and references; then all of it is validated.
     ///
-    /// Returns None when nothing was added, so that the client's own text can be stored, and otherwise that text with the
-    /// additions written into it: what the client sent stays byte for byte.
+    /// `context` is the value of `text`, and is completed. Returns None when nothing was added, so that the client's own text
+    /// can be stored, and otherwise that text with the additions written into it: what the client sent stays byte for byte.
     ///
     /// # Errors
-    /// One violation per error, at most [`MAX_VIOLATIONS`]; a single one when the text is no JSON object at all.
-    pub fn apply(&self, context_json: &str) -> Result<Option<String>, Vec<Violation>> {
-        let whole = |message: String| vec![Violation { pointer: String::new(), message }];
-        let mut context = json::parse(context_json, usize::MAX).map_err(|error| whole(error.to_string()))?;
+    /// What does not fit, or that judging it takes more steps than are left.
+    pub fn apply(&self, text: &str, context: &mut Value, budget: &Budget) -> Result<Option<String>, Misfit> {
+        let whole = |message: String| Misfit::Violations(vec![Violation { pointer: String::new(), message }]);
         if !context.is_object() {
             return Err(whole("expected a JSON object".into()));
         }
-        let added = self.filler().fill("", &mut context).map_err(|error| whole(error.to_string()))?;
-        let violations = self.violations(&context);
-        if !violations.is_empty() {
-            return Err(violations);
-        }
-        Ok(added.then(|| splice::splice(context_json, &context)))
+        let added = self.filler().fill("", context).map_err(|error| whole(error.to_string()))?;
+        self.check(context, budget)?;
+        Ok(added.then(|| splice::splice(text, context)))
     }
 
     /// Checks a document of any type, and adds nothing to it.
     ///
     /// # Errors
     /// As for [`Self::apply`].
-    pub fn check(&self, json: &str) -> Result<(), Vec<Violation>> {
-        let whole = |message: String| vec![Violation { pointer: String::new(), message }];
-        let document = json::parse(json, usize::MAX).map_err(|error| whole(error.to_string()))?;
-        let violations = self.violations(&document);
-        if violations.is_empty() { Ok(()) } else { Err(violations) }
+    pub fn check(&self, document: &Value, budget: &Budget) -> Result<(), Misfit> {
+        budget.spend(1)?;
+        let violations = self.violations(document);
+        if violations.is_empty() { Ok(()) } else { Err(Misfit::Violations(violations)) }
+    }
+
+    /// The most steps that judging any document of this many bytes can take: found without looking at the document.
+    /// [`u64::MAX`] when no bound is known.
+    pub fn cost_bound(&self, _bytes: usize) -> u64 {
+        u64::MAX
+    }
+
+    /// What is unusual in the schema but not wrong.
+    pub fn warnings(&self) -> &[SchemaProblem] {
+        &[]
     }
 
     fn violations(&self, context: &Value) -> Vec<Violation> {

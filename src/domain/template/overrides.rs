@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::problem::Problems;
 use super::{MAX_ANNOTATIONS_BYTES, MAX_OVERRIDES, StepTemplate};
 use crate::domain::adjustment::Adjustment;
-use crate::domain::expression::{Expression, Scope, Type, Values};
+use crate::domain::expression::{EvaluationError, Expression, Scope, Type, Values};
 use crate::domain::interpolation::Interpolation;
 use crate::domain::json;
 
@@ -28,9 +28,9 @@ impl Override {
     /// The changes for a task; None when the condition is false.
     ///
     /// # Errors
-    /// What is missing or does not fit, in words.
-    pub fn adjustment(&self, values: &Values<'_>) -> Result<Option<Adjustment>, String> {
-        if !self.condition.holds(values).map_err(|why| format!("when: {why}"))? {
+    /// As [`Expression::holds`].
+    pub fn adjustment(&self, values: &Values<'_>) -> Result<Option<Adjustment>, EvaluationError> {
+        if !self.condition.holds(values).map_err(|why| why.at("when"))? {
             return Ok(None);
         }
         let mut changes = self.changes.clone();
@@ -41,17 +41,17 @@ impl Override {
         Ok(Some(changes))
     }
 
-    fn fill(&self, notes: &mut Map<String, Value>, values: &Values<'_>) -> Result<(), String> {
+    fn fill(&self, notes: &mut Map<String, Value>, values: &Values<'_>) -> Result<(), EvaluationError> {
         if self.texts.is_empty() {
             return Ok(());
         }
-        let wrong = |why: String| format!("annotations: {why}");
+        let wrong = |why: EvaluationError| why.at("annotations");
         notes.values_mut().try_for_each(|value| self.put(value, values)).map_err(wrong)?;
         let text = Value::Object(notes.clone()).to_string();
-        json::check_document(&text, MAX_ANNOTATIONS_BYTES).map_err(|error| wrong(error.message))
+        json::check_document(&text, MAX_ANNOTATIONS_BYTES).map_err(|error| wrong(error.message.into()))
     }
 
-    fn put(&self, value: &mut Value, values: &Values<'_>) -> Result<(), String> {
+    fn put(&self, value: &mut Value, values: &Values<'_>) -> Result<(), EvaluationError> {
         match value {
             Value::String(text) => {
                 if let Some(found) = self.texts.get(text) {

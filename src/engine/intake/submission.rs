@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
+        budget::{Budget, TOO_COSTLY},
         json::{self, JsonError},
-        schema::Violation,
+        schema::{Misfit, Violation},
         settings::Settings,
         task::{MAX_ANNOTATIONS_BYTES, MAX_CONTEXT_BYTES, MAX_KEY_BYTES, MAX_PRIORITY},
     },
@@ -157,7 +158,8 @@ fn settings(plan: &Plan, context: &str, s: &Submission, correlation_id: &str) ->
     }
     let wrong = |message: String| vec![Violated { field: "context_json".to_owned(), message }];
     let context = json::parse(context, MAX_CONTEXT_BYTES).map_err(|error| wrong(error.to_string()))?;
-    Settings::of(&plan.template, &context, &plan.task_value(correlation_id, s.priority)).map_err(wrong)
+    let task = plan.task_value(correlation_id, s.priority);
+    Settings::of(&plan.template, &context, &task, &Budget::new()).map_err(|why| wrong(why.to_string()))
 }
 
 fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec<Violated>> {
@@ -173,7 +175,14 @@ fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec
 fn fit(plan: &Plan, context: &str) -> Result<String, Vec<Violated>> {
     let Some(schema) = &plan.schema else { return Ok(context.to_owned()) };
     let named = |v: Violation| Violated { field: format!("context_json{}", v.pointer), message: v.message };
-    let with_defaults = schema.apply(context).map_err(|all| all.into_iter().map(named).collect::<Vec<_>>())?;
+    let mut document = json::parse(context, MAX_CONTEXT_BYTES)
+        .map_err(|error| vec![Violated { field: "context_json".to_owned(), message: error.to_string() }])?;
+    let with_defaults = schema.apply(context, &mut document, &Budget::new()).map_err(|misfit| match misfit {
+        Misfit::Violations(all) => all.into_iter().map(named).collect::<Vec<_>>(),
+        Misfit::TooCostly(error) => {
+            vec![Violated { field: "context_json".to_owned(), message: format!("{TOO_COSTLY}: {error}") }]
+        }
+    })?;
     match with_defaults {
         None => Ok(context.to_owned()),
         Some(filled) if filled.len() <= MAX_CONTEXT_BYTES => Ok(filled),

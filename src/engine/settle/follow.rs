@@ -8,17 +8,19 @@ use uuid::Uuid;
 use super::decision::Decision;
 use crate::{
     domain::{
-        adjustment::Adjustment,
+        adjustment::{Adjustment, AdjustmentError},
         attempt::{Failure, Outcome},
+        budget::{Budget, TOO_COSTLY},
         event::EventType,
-        expression::Values,
+        expression::{StepResults, Values},
         json,
         lease::Lease,
         progress::Fate,
+        schema::Misfit,
         step::StepState,
         task::{MAX_ANNOTATIONS_BYTES, TaskEvent},
     },
-    engine::{documents::Known, effective::Effective},
+    engine::{catalog::Plan, documents::Known, effective::Effective},
     store::changes::{Changes, Event, NewLive, Planned, SetStep},
 };
 
@@ -39,7 +41,11 @@ impl Decision<'_> {
         let Some(task) = self.tasks.get(&lease.task_id) else { return Cow::Borrowed(outcome) };
         let checked = match task.own.plan.is_planner(lease.step) {
             true => self.plan(lease.task_id, result),
-            false => task.own.plan.check_result(lease.step, result).map_err(|all| {
+            false => check_result(task.own.plan, lease.step, result).map_err(|misfit| {
+                let all = match misfit {
+                    Misfit::Violations(all) => all,
+                    Misfit::TooCostly(error) => return Failure::of_server(TOO_COSTLY, error.to_string()).cut(),
+                };
                 let message =
                     all.iter().map(|v| format!("{}: {}", v.pointer, v.message)).collect::<Vec<_>>().join("; ");
                 let violations: Vec<Value> =
@@ -61,7 +67,10 @@ impl Decision<'_> {
             |why: &str| Failure::of_server(PLAN_INVALID, format!("the planner's answer makes no sense: {why}")).cut();
         let Some(task) = self.tasks.get_mut(&task_id) else { return Ok(()) };
         let adjustment =
-            Adjustment::from_json(answer, &task.own.plan.template).map_err(|problems| wrong(&problems.join("; ")))?;
+            Adjustment::from_json(answer, &task.own.plan.template, &Budget::new()).map_err(|error| match error {
+                AdjustmentError::Problems(problems) => wrong(&problems.join("; ")),
+                AdjustmentError::TooCostly(error) => Failure::of_server(TOO_COSTLY, error.to_string()).cut(),
+            })?;
         let notes = self.known.tasks.get(&task_id).map_or("{}", |input| input.annotations.as_str());
         let mut notes = serde_json::from_str::<Map<String, Value>>(notes).unwrap_or_default();
         notes.extend(adjustment.annotations.clone());
@@ -143,6 +152,11 @@ impl SetStep {
     }
 }
 
+fn check_result(plan: &Plan, step: i16, result: &str) -> Result<(), Misfit> {
+    let document = json::parse(result, result.len()).unwrap_or(Value::Null);
+    plan.check_result(step, &document, &Budget::new())
+}
+
 /// Why a step failed that never ran.
 pub fn condition_failed(why: &str) -> Failure {
     Failure::of_server(CONDITION_FAILED, format!("its condition cannot be judged: {why}")).cut()
@@ -197,7 +211,7 @@ pub fn fate(own: &Effective<'_>, task: (Uuid, i16), step: u16, known: &Known, ch
         stored.or_else(ended).or_else(set)
     };
     let parse = |text: &str| json::parse(text, text.len()).unwrap_or(Value::Null);
-    let results: Map<String, Value> = own
+    let results: Vec<(&str, Value)> = own
         .plan
         .graph
         .ancestors(index)
@@ -205,7 +219,7 @@ pub fn fate(own: &Effective<'_>, task: (Uuid, i16), step: u16, known: &Known, ch
         .filter(|a| !own.plan.is_planner(a.cast_signed()))
         .filter_map(|a| {
             Some((
-                template.steps.get(usize::from(*a))?.name.clone(),
+                template.steps.get(usize::from(*a))?.name.as_str(),
                 result(a.cast_signed()).map_or(Value::Null, parse),
             ))
         })
@@ -213,14 +227,12 @@ pub fn fate(own: &Effective<'_>, task: (Uuid, i16), step: u16, known: &Known, ch
     let Some(input) = known.tasks.get(&task_id) else {
         return Fate::Fails("the task's context is not there".to_owned());
     };
-    let values = Values::of_step(
-        parse(&input.context),
-        own.plan.task_value(&input.correlation_id, priority.into()),
-        Value::Object(results),
-    );
-    match condition.holds(&values) {
+    let results: StepResults<'_> = results.iter().map(|(name, value)| (*name, value)).collect();
+    let (context, task) = (parse(&input.context), own.plan.task_value(&input.correlation_id, priority.into()));
+    let budget = Budget::new();
+    match condition.holds(&Values::of_step(&context, &task, &results, &budget)) {
         Ok(true) => Fate::Runs,
         Ok(false) => Fate::Skipped,
-        Err(why) => Fate::Fails(why),
+        Err(why) => Fate::Fails(why.to_string()),
     }
 }

@@ -16,8 +16,21 @@ fn problems(value: Value) -> Vec<String> {
     problems.into_iter().map(|problem| format!("{}: {}", problem.pointer, problem.message)).collect()
 }
 
+/// With a budget of its own.
+fn apply(schema: &ContextSchema, context: &str) -> Result<Option<String>, Misfit> {
+    let mut document = crate::domain::json::parse(context, usize::MAX).expect(context);
+    schema.apply(context, &mut document, &Budget::new())
+}
+
+fn misfit(schema: &ContextSchema, context: &str) -> Vec<Violation> {
+    match apply(schema, context) {
+        Err(Misfit::Violations(violations)) => violations,
+        other => panic!("expected violations, found {other:?}"),
+    }
+}
+
 fn violations(schema: &ContextSchema, context: &str) -> Vec<String> {
-    let violations = schema.apply(context).expect_err("violations");
+    let violations = misfit(schema, context);
     violations.into_iter().map(|violation| format!("{}: {}", violation.pointer, violation.message)).collect()
 }
 
@@ -36,7 +49,7 @@ fn registration() -> ContextSchema {
 
 #[test]
 fn defaults_are_added_at_the_end() {
-    let completed = registration().apply(r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#);
+    let completed = apply(&registration(), r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#);
     let expected = r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true,"plan":"free"}"#;
     assert_eq!(completed, Ok(Some(expected.into())));
 }
@@ -44,7 +57,7 @@ fn defaults_are_added_at_the_end() {
 #[test]
 fn a_complete_context_stays_the_clients_own_text() {
     let complete = r#" {"name":"Ada","email":"ada@example.com","plan":"pro","marketing_consent":false} "#;
-    assert_eq!(registration().apply(complete), Ok(None));
+    assert_eq!(apply(&registration(), complete), Ok(None));
 }
 
 #[test]
@@ -90,7 +103,7 @@ fn a_violation_repeats_no_large_value() {
     let text =
         schema(json!({"properties": {"a": {"enum": ["x".repeat(500)]}, "b": {"type": "null"}, "c": {"type": "null"}}}));
     let context = json!({"a": "é".repeat(10_000), "b": vec![1; 10_000], "c": "short"}).to_string();
-    let found = text.apply(&context).expect_err("violations");
+    let found = misfit(&text, &context);
     assert!(found.iter().all(|violation| violation.message.chars().count() <= 201), "{found:?}");
     assert_eq!(found[1].message, "the value is not of type \"null\"");
     assert_eq!(found[2].message, "\"short\" is not of type \"null\"");
@@ -108,15 +121,11 @@ fn violations_are_capped() {
 }
 
 #[test]
-fn a_context_is_an_object_in_valid_json() {
+fn a_context_is_an_object() {
     let any = schema(json!({}));
     assert_eq!(violations(&any, "[]"), [": expected a JSON object"]);
-    assert!(violations(&any, "{\"a\":}")[0].starts_with(": line 1, column 6 (byte 5): expected a value"));
-    assert!(violations(&any, "")[0].contains("expected a value"));
-    assert!(violations(&any, r#"{"a":"\u0000"}"#)[0].contains("cannot be stored"));
     let nested = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
-    assert_eq!(any.apply(&nested(128)), Ok(None));
-    assert!(violations(&any, &nested(129))[0].contains("nested deeper than 128 levels"));
+    assert_eq!(apply(&any, &nested(128)), Ok(None));
 }
 
 #[test]
@@ -124,7 +133,7 @@ fn digits_order_and_characters_survive() {
     let with_default = schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128}}}}));
     let context = r#"{"y":9007199254740993,"b":1.10,"a":1e400,"é😀":"\u00e9\u007f\u2028\"","n":[null,[null]]}"#;
     let expected = format!("{},\"z\":{{\"n\":12345678901234567890123}}}}", &context[..context.len() - 1]);
-    assert_eq!(with_default.apply(context), Ok(Some(expected)));
+    assert_eq!(apply(&with_default, context), Ok(Some(expected)));
 }
 
 #[test]
@@ -143,7 +152,7 @@ fn defaults_reach_nested_places() {
             "pair": {"prefixItems": [{"properties": {"first": {"default": 1}}}], "items": {"properties": {"rest": {"default": 2}}}}
         }
     }));
-    let completed = nested.apply(r#"{"home":{"lines":["x"]},"items":[{},{"count":2},7],"pair":[{},{},"x"]}"#);
+    let completed = apply(&nested, r#"{"home":{"lines":["x"]},"items":[{},{"count":2},7],"pair":[{},{},"x"]}"#);
     let expected = json!({
         "home": {"lines": ["x"], "country": "DE"},
         "items": [{"count": 1}, {"count": 2}, 7],
@@ -166,7 +175,7 @@ fn defaults_of_older_drafts_follow_their_rules() {
             "name": {"$ref": "#/definitions/named"}
         }
     }));
-    let completed = tuple.apply(r#"{"list":[{},{}]}"#);
+    let completed = apply(&tuple, r#"{"list":[{},{}]}"#);
     assert_eq!(completed, Ok(Some(r#"{"list":[{"a":1},{"b":2}],"name":"x"}"#.into())));
 }
 
@@ -176,7 +185,7 @@ fn defaults_follow_recursion_only_as_deep_as_the_context() {
         "$ref": "#/$defs/node",
         "$defs": {"node": {"properties": {"size": {"default": 0}, "left": {"$ref": "#/$defs/node"}, "right": {"$ref": "#/$defs/node"}}}}
     }));
-    let completed = tree.apply(r#"{"left":{"right":{}}}"#);
+    let completed = apply(&tree, r#"{"left":{"right":{}}}"#);
     assert_eq!(completed, Ok(Some(r#"{"left":{"right":{"size":0},"size":0},"size":0}"#.into())));
 }
 
@@ -185,6 +194,6 @@ fn defaults_cannot_inflate_a_context() {
     let page = "x".repeat(10_000);
     let inflating = schema(json!({"properties": {"a": {"items": {"properties": {"page": {"default": page}}}}}}));
     let context = |count: usize| json!({"a": vec![json!({}); count]}).to_string();
-    assert!(inflating.apply(&context(104)).is_ok());
+    assert!(apply(&inflating, &context(104)).is_ok());
     assert_eq!(violations(&inflating, &context(105)), [": the schema's defaults add more than 1048576 bytes"]);
 }

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::adjustment::Adjustment;
-use crate::domain::expression::Values;
+use crate::domain::adjustment::{Adjustment, AdjustmentError};
+use crate::domain::budget::Budget;
+use crate::domain::expression::{EvaluationError, StepResults, Values};
 use crate::domain::settings::Settings;
 
 const ENTERPRISE: &str = "overrides:
@@ -22,7 +23,7 @@ fn task() -> Value {
 }
 
 fn settings(template: &Template, context: &Value) -> Settings {
-    let settings = Settings::of(template, context, &task()).expect("settings");
+    let settings = Settings::of(template, context, &task(), &Budget::new()).expect("settings");
     let again = Settings::from_json(&settings.to_json(), template);
     assert_eq!(again.as_ref(), Ok(&settings), "what is stored is what was meant");
     settings
@@ -68,8 +69,8 @@ fn the_enterprise_case_by_overrides() {
     let free = settings(&template, &json!({"plan": "free"}));
     assert!(free.step(&template, billing).is_none() && free.origins(&template, billing).is_empty());
     assert_eq!(Value::Object(free.annotations()), json!({"plan_type": "free"}));
-    let why = Settings::of(&template, &json!({}), &task()).expect_err("no plan");
-    assert_eq!(why, "overrides[0]: when: `context` has no field `plan`");
+    let why = Settings::of(&template, &json!({}), &task(), &Budget::new()).expect_err("no plan");
+    assert_eq!(why.to_string(), "overrides[0]: when: `context` has no field `plan`");
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn the_enterprise_case_by_a_planner_has_the_same_outcome() {
                      "annotations": {"plan_type": "enterprise"}}"#;
     let mut planned = Settings::default();
     assert!(planned.is_empty());
-    planned.push("planner", Adjustment::from_json(answer, &by_planner).expect("an adjustment"));
+    planned.push("planner", Adjustment::from_json(answer, &by_planner, &Budget::new()).expect("an adjustment"));
     let overridden = settings(&by_overrides, &json!({"plan": "enterprise"}));
     for (index, step) in by_overrides.steps.iter().enumerate() {
         let wanted = overridden.step(&by_overrides, index).unwrap_or_else(|| step.clone());
@@ -125,11 +126,14 @@ fn overrides_hold_in_their_order() {
 #[test]
 fn annotations_of_an_override_are_bounded_with_what_is_put_into_them() {
     let template = parse(&two_steps("overrides:\n- {when: true, annotations: {x: '${context.plan}'}}\n"));
-    let of = |bytes: usize| Settings::of(&template, &json!({"plan": "p".repeat(bytes)}), &task());
+    let of = |bytes: usize| Settings::of(&template, &json!({"plan": "p".repeat(bytes)}), &task(), &Budget::new());
     let around = r#"{"x":""}"#.len();
     assert!(of(MAX_ANNOTATIONS_BYTES - around).is_ok());
     let why = of(MAX_ANNOTATIONS_BYTES - around + 1).expect_err("too large");
-    assert_eq!(why, "overrides[0]: annotations: the document has 16385 bytes, but at most 16384 are allowed");
+    assert_eq!(
+        why.to_string(),
+        "overrides[0]: annotations: the document has 16385 bytes, but at most 16384 are allowed"
+    );
 }
 
 #[test]
@@ -141,11 +145,11 @@ fn what_the_overrides_come_to_is_bounded() {
         "overrides:\n- {{when: true, steps: {{b: {{handler_config: &config {config}}}}}}}\n{again}\
          - {{when: true, annotations: {{x: '${{context.plan}}'}}}}\n"
     )));
-    let of = |pad: usize| Settings::of(&template, &json!({"plan": "p".repeat(pad)}), &task());
+    let of = |pad: usize| Settings::of(&template, &json!({"plan": "p".repeat(pad)}), &task(), &Budget::new());
     let pad = MAX_SETTINGS_BYTES - of(0).expect("fits").to_json().len();
     assert_eq!(of(pad).expect("fits").to_json().len(), MAX_SETTINGS_BYTES);
     let why = of(pad + 1).expect_err("too large");
-    assert_eq!(why, "the overrides come to 262145 bytes, but at most 262144 are allowed");
+    assert_eq!(why.to_string(), "the overrides come to 262145 bytes, but at most 262144 are allowed");
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn a_planner_is_a_step_before_all_others() {
 #[test]
 fn a_planners_answer_is_checked() {
     let template = parse(&two_steps("planner: plan\n"));
-    let problems = |answer: &str| Adjustment::from_json(answer, &template).expect_err(answer);
+    let problems = |answer: &str| refused(answer, &template, answer);
     for (answer, expected) in [
         ("nonsense", "line 1, column 1 (byte 0): expected a value"),
         ("null", "expected a mapping, found null"),
@@ -239,7 +243,7 @@ fn a_planners_answer_is_checked() {
         r#"{"steps": {"a": {"retry_limit": 100}, "b": {"retry_limit": 1}}}"#,
         r#"{"annotations": {"x": "${not.an.expression}"}}"#,
     ] {
-        Adjustment::from_json(answer, &template).expect(answer);
+        Adjustment::from_json(answer, &template, &Budget::new()).expect(answer);
     }
 }
 
@@ -248,25 +252,33 @@ fn sizes_of_an_adjustment() {
     use crate::domain::adjustment::MAX_ADJUSTMENT_BYTES;
     let template = parse(&two_steps(""));
     let filled = |bytes: usize| format!("{{}}{}", " ".repeat(bytes - 2));
-    Adjustment::from_json(&filled(MAX_ADJUSTMENT_BYTES), &template).expect("fits");
-    let found = Adjustment::from_json(&filled(MAX_ADJUSTMENT_BYTES + 1), &template).expect_err("too large");
+    Adjustment::from_json(&filled(MAX_ADJUSTMENT_BYTES), &template, &Budget::new()).expect("fits");
+    let found = refused(&filled(MAX_ADJUSTMENT_BYTES + 1), &template, "too large");
     assert!(found[0].contains("the document has 262145 bytes, but at most 262144 are allowed"), "{found:?}");
 
     let notes = |bytes: usize| format!(r#"{{"annotations": {{"x":"{}"}}}}"#, "x".repeat(bytes - 8));
-    Adjustment::from_json(&notes(MAX_ANNOTATIONS_BYTES), &template).expect("fits");
-    let found = Adjustment::from_json(&notes(MAX_ANNOTATIONS_BYTES + 1), &template).expect_err("too large");
+    Adjustment::from_json(&notes(MAX_ANNOTATIONS_BYTES), &template, &Budget::new()).expect("fits");
+    let found = refused(&notes(MAX_ANNOTATIONS_BYTES + 1), &template, "too large");
     assert!(found[0].contains("has 16385 bytes as JSON, but at most 16384 are allowed"), "{found:?}");
 
     // What counts is what comes out of it: `a` has a configuration of its own.
     let own = Value::Object(template.steps[0].handler_config.clone()).to_string().len() + r#","x":"""#.len();
     let config =
         |bytes: usize| format!(r#"{{"steps": {{"a": {{"handler_config": {{"x":"{}"}}}}}}}}"#, "x".repeat(bytes - own));
-    Adjustment::from_json(&config(MAX_HANDLER_CONFIG_BYTES), &template).expect("fits");
-    let found = Adjustment::from_json(&config(MAX_HANDLER_CONFIG_BYTES + 1), &template).expect_err("too large");
+    Adjustment::from_json(&config(MAX_HANDLER_CONFIG_BYTES), &template, &Budget::new()).expect("fits");
+    let found = refused(&config(MAX_HANDLER_CONFIG_BYTES + 1), &template, "too large");
     assert!(
         found[0].contains("with it, the step's handler_config has 65537 bytes as JSON, but at most 65536"),
         "{found:?}"
     );
+}
+
+/// What is wrong with a planner's answer.
+fn refused(answer: &str, template: &Template, case: &str) -> Vec<String> {
+    match Adjustment::from_json(answer, template, &Budget::new()) {
+        Err(AdjustmentError::Problems(problems)) => problems,
+        other => panic!("{case}: {other:?}"),
+    }
 }
 
 #[test]
@@ -279,11 +291,14 @@ fn conditions_see_what_comes_before() {
          - {name: d, handler: h, when: false}\n",
     );
     let condition = template.steps[2].condition.as_ref().expect("a condition");
-    let holds =
-        |a: Value, b: Value| condition.holds(&Values::of_step(json!({"plan": "p"}), task(), json!({"a": a, "b-1": b})));
+    let holds = |a: Value, b: Value| {
+        let results = StepResults::from([("a", &a), ("b-1", &b)]);
+        condition.holds(&Values::of_step(&json!({"plan": "p"}), &task(), &results, &Budget::new()))
+    };
     assert_eq!(holds(json!({"approved": true}), json!([2])), Ok(true));
     assert_eq!(holds(json!({"approved": false}), Value::Null), Ok(false));
-    assert_eq!(holds(Value::Null, json!([2])), Err("`results.a` is null, so it has no field `approved`".into()));
+    let why = EvaluationError::Failed("`results.a` is null, so it has no field `approved`".into());
+    assert_eq!(holds(Value::Null, json!([2])), Err(why));
     assert_eq!(template.steps[3].condition.as_ref().map(ToString::to_string).as_deref(), Some("false"));
     assert!(template.steps[1].result_schema.is_some() && template.steps[0].condition.is_none());
 }

@@ -1,0 +1,111 @@
+//! The steps that judging one input may take, counted before the work is done: neither the schema validator nor the
+//! expression evaluator can be interrupted.
+
+use std::cell::Cell;
+use std::fmt;
+
+/// How many steps it may take to judge one input: the context of one submit with the template's overrides, the result of one
+/// step with the conditions of its children, or the answer of one planner.
+pub const MAX_JUDGING_STEPS: u64 = 4_000_000;
+/// The error code of an input that would take more than its budget.
+pub const TOO_COSTLY: &str = "TOO_COSTLY";
+
+/// The steps of one input, shared by everything that is judged for it.
+#[derive(Debug)]
+pub struct Budget {
+    allowed: u64,
+    spent: Cell<u64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Budget {
+    /// [`MAX_JUDGING_STEPS`].
+    pub fn new() -> Self {
+        Self::of(MAX_JUDGING_STEPS)
+    }
+
+    /// This many steps.
+    pub fn of(allowed: u64) -> Self {
+        Budget { allowed, spent: Cell::new(0) }
+    }
+
+    /// Takes steps off the budget, before they are made.
+    ///
+    /// # Errors
+    /// There are not that many left. Nothing is taken then.
+    pub fn spend(&self, steps: u64) -> Result<(), TooCostly> {
+        let needed = self.spent.get().saturating_add(steps);
+        if needed > self.allowed {
+            return Err(TooCostly { what: String::new(), needed, allowed: self.allowed });
+        }
+        self.spent.set(needed);
+        Ok(())
+    }
+
+    /// The steps that were taken.
+    pub fn spent(&self) -> u64 {
+        self.spent.get()
+    }
+
+    /// The steps that are left.
+    pub fn left(&self) -> u64 {
+        self.allowed - self.spent.get()
+    }
+}
+
+/// Judging an input would take more steps than it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooCostly {
+    /// What was to be judged, and what makes it cheaper.
+    pub what: String,
+    /// The steps that are needed at least.
+    pub needed: u64,
+    /// The steps that are allowed.
+    pub allowed: u64,
+}
+
+impl TooCostly {
+    /// The same, of `what`, when it does not say so yet.
+    pub(crate) fn of(mut self, what: impl FnOnce() -> String) -> Self {
+        if self.what.is_empty() {
+            self.what = what();
+        }
+        self
+    }
+}
+
+impl std::error::Error for TooCostly {}
+
+impl fmt::Display for TooCostly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TooCostly { what, needed, allowed } = self;
+        let what = if what.is_empty() { "the document" } else { what };
+        write!(
+            f,
+            "judging {what} takes at least {needed} steps, and one input may take {allowed}; \
+             a smaller document or a simpler schema or expression takes fewer"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_ends_at_its_edge() {
+        let budget = Budget::of(10);
+        assert_eq!((budget.spend(4), budget.spend(6), budget.left()), (Ok(()), Ok(()), 0));
+        let budget = Budget::of(10);
+        assert_eq!(budget.spend(4), Ok(()));
+        let error = budget.spend(7).expect_err("one too many");
+        assert_eq!((error.needed, error.allowed, budget.spent()), (11, 10, 4));
+        assert!(error.of(|| "x".into()).to_string().starts_with("judging x takes at least 11 steps"));
+        assert!(budget.spend(u64::MAX).is_err());
+    }
+}
