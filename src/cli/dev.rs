@@ -1,6 +1,10 @@
 //! `tasker dev`.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{Arc, OnceLock},
+};
 
 use clap::Args;
 
@@ -56,15 +60,30 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
         ));
         let db = Db::new(&cluster.url(), "tasker").map_err(|e| serve::database_error(&e))?;
         serve::prepare(&db, true).await?;
-        let ended = cluster.ended();
+        let (ended, death) = (cluster.ended(), Arc::new(OnceLock::new()));
+        let told = Arc::clone(&death);
         let gone = async move {
             let status = ended.await;
             tracing::error!(%status, "the private Postgres ended; ending too");
+            let _ = told.set(status);
         };
         let result = serve::serve(session, listener, db, config, gone).await;
+        let log = cluster.log();
         cluster.stop().await;
-        result
+        match death.get() {
+            Some(status) => Err(postgres_ended(*status, &log, command.ephemeral)),
+            None => result,
+        }
     })
+}
+
+/// The server has ended well, but not because it was asked to.
+fn postgres_ended(status: ExitStatus, log: &Path, ephemeral: bool) -> CliError {
+    let error = CliError::new(exit::FAILURE, format!("the private Postgres ended while it was in use: {status}"));
+    match ephemeral {
+        true => error.hint("start it again without --ephemeral to keep the log of Postgres"),
+        false => error.hint(format!("see why in {}, then start it again: what was committed is kept", log.display())),
+    }
 }
 
 async fn options(command: &Command) -> Result<Options, CliError> {

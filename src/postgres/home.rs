@@ -38,6 +38,8 @@ const ORPHAN_PATIENCE: Duration = Duration::from_secs(15);
 /// A log longer than this is set aside at the next start.
 const MAX_LOG_BYTES: u64 = 16 << 20;
 const TAIL_LINES: usize = 20;
+/// Where programs and libraries are; a Postgres that was built by hand or comes from a package manager of its own needs both.
+const INHERITED: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"];
 
 /// Where the data of a development database is kept between runs: one folder per major version, in the user's data
 /// home. Root's is `/var/lib/tasker`, since the user that Postgres then runs as cannot enter root's own home.
@@ -126,14 +128,11 @@ impl Home {
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 
-    /// A command of the server's, run as the right user, in the right place, undisturbed by the caller's `PG…`.
+    /// A command of the server's, run as the right user, in the right place. Of the caller's environment it gets what it takes
+    /// to run: the rest may change what Postgres does, or hold secrets, and every process of the server would show it.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        for (name, _) in env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("LC_")) {
-                command.env_remove(name);
-            }
-        }
+        command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
         // English and C whatever the user speaks: the log is read by us too.
         command.env("LC_ALL", "C").current_dir("/");
         if let Some(owner) = &self.owner {
