@@ -73,8 +73,9 @@ pub struct Log {
 /// Settings of the database side.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseArgs {
-    /// The Postgres (14 or newer) that holds all state. A host elsewhere is reached over TLS, unless the URL says
-    /// `sslmode=disable`. Prefer the environment: a command line is for everyone to see
+    /// The Postgres (14 or newer) that holds all state: postgres://user:password@host:port/database or `host=… user=…`.
+    /// A host elsewhere is reached over TLS with a verified certificate (`sslmode=verify-full`, `sslrootcert=…`), unless
+    /// the URL says another `sslmode`. Prefer the environment: a command line is for everyone to see
     #[arg(long, value_name = "URL", env = "TASKER_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     /// The schema that holds this cell's tables
@@ -195,7 +196,7 @@ pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
         };
         match result {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() && started.elapsed() < DATABASE_WAIT => {
+            Err(error) if error.is_transient() && !error.is_refusal() && started.elapsed() < DATABASE_WAIT => {
                 if !said {
                     tracing::warn!(%error, "waiting for the database");
                     said = true;
@@ -213,7 +214,12 @@ pub fn database_error(error: &StoreError) -> CliError {
     let failed =
         |code| CliError::new(code, format!("cannot use the database: {}", said.trim_start_matches("database: ")));
     match error {
-        StoreError::Schema(_) | StoreError::Config(_) => CliError::new(exit::CONFIG, said),
+        StoreError::Schema(_) | StoreError::Config(_) | StoreError::Unfit(_) => CliError::new(exit::CONFIG, said),
+        _ if error.is_read_only() => failed(exit::UNAVAILABLE)
+            .hint("name the primary in the URL (several hosts may be listed), or make the database take writes"),
+        _ if error.is_denied() => {
+            failed(exit::CONFIG).hint("run it as the role that owns the schema, or grant what is missing")
+        }
         _ if error.is_refusal() => failed(exit::CONFIG).hint("check the user, the password and the name in the URL"),
         _ if error.is_transient() => {
             failed(exit::UNAVAILABLE).hint("check that Postgres runs and that the URL is right")

@@ -2,10 +2,15 @@
 
 use tokio::sync::watch;
 
+use crate::store::StoreError;
+
 /// What keeps the server from serving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
+    /// It does not answer, or takes no writes.
     pub database_away: bool,
+    /// It answers, and takes no writes.
+    pub read_only: bool,
     pub draining: bool,
 }
 
@@ -22,20 +27,31 @@ pub struct HealthCell(watch::Sender<Health>);
 
 impl Default for HealthCell {
     fn default() -> Self {
-        Self(watch::Sender::new(Health { database_away: true, draining: false }))
+        Self(watch::Sender::new(Health { database_away: true, ..Health::default() }))
     }
 }
 
 impl HealthCell {
-    /// Records whether the database answers. Says so in the log once per change.
+    /// Records whether the database answers, and takes writes. Says so in the log once per change.
     pub fn database(&self, answers: bool) {
+        self.found(!answers, false);
+    }
+
+    /// Records why the database cannot be worked with.
+    pub fn away(&self, error: &StoreError) {
+        self.found(true, error.is_read_only());
+    }
+
+    fn found(&self, away: bool, read_only: bool) {
         self.0.send_if_modified(|health| {
-            let changed = health.database_away == answers;
-            health.database_away = !answers;
-            if changed && answers {
-                tracing::info!("the database answers");
-            } else if changed {
+            let changed = (health.database_away, health.read_only) != (away, read_only);
+            (health.database_away, health.read_only) = (away, read_only);
+            if changed && read_only {
+                tracing::error!("the database is read-only; calls are refused until it takes writes");
+            } else if changed && away {
                 tracing::error!("the database does not answer; calls are refused until it does");
+            } else if changed {
+                tracing::info!("the database answers");
             }
             changed
         });

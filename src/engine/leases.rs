@@ -132,17 +132,20 @@ impl Leases {
             }
             .await;
             let listened = !was_away && *looked.as_ref().unwrap_or(&false);
-            let mut answers = true;
+            let mut away = None;
             if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
                 // A look that failed, or took too long, may have had its own reason.
-                answers = !server::ping(&self.db).await.is_err_and(|error| error.is_transient());
+                away = server::ping(&self.db).await.err().filter(StoreError::is_transient);
             }
             if !listened {
                 // Only now: it may have come back in the middle of the look, and with it the heartbeats.
                 listening_since = Instant::now();
             }
-            self.health.database(answers);
+            match away {
+                Some(error) => self.health.away(&error),
+                None => self.health.database(true),
+            }
             last_look = Instant::now();
         }
     }

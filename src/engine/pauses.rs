@@ -15,10 +15,11 @@ const SETTLE: (Duration, u32) = (Duration::from_millis(10), 200);
 impl Engine {
     /// Pauses a template, or a namespace. When this returns well, nothing of it starts any more.
     pub async fn pause(&self, namespace: &str, task_name: &str, actor: &Actor) -> Result<PauseRow, StoreError> {
-        let (row, since) = pause::set(&self.db, namespace, task_name, actor, &self.peers.service_news()).await?;
+        let row = pause::set(&self.db, namespace, task_name, actor, &self.peers.service_news()).await?;
         self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        let claims = pause::claims_under_way(&self.db).await?;
         for _ in 0..SETTLE.1 {
-            if pause::is_settled(&self.db, since).await? {
+            if claims.is_empty() || pause::have_ended(&self.db, &claims).await? {
                 return Ok(row);
             }
             tokio::time::sleep(SETTLE.0).await;

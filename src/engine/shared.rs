@@ -93,7 +93,7 @@ impl Shared {
         }
         Hot::connect(&self.db).await.inspect_err(|error| {
             if error.is_transient() {
-                self.health.database(false);
+                self.health.away(error);
             }
         })
     }

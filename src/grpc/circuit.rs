@@ -158,7 +158,9 @@ fn not_found(scope: &Scope) -> Status {
 }
 
 fn after(place: &[u8]) -> Result<Scope, Status> {
+    // A token is a client's text like any other: it may be forged.
     let text = std::str::from_utf8(place).ok().and_then(|text| text.split_once('\0'));
+    let text = text.filter(|(namespace, service)| [namespace, service].iter().all(|t| convert::name("", t).is_ok()));
     let (namespace, service) = text.ok_or_else(|| error::invalid("page_token", "not a token of this server"))?;
     Ok(Scope { namespace: namespace.to_owned(), service: service.to_owned() })
 }

@@ -1,9 +1,10 @@
 //! Every error that can reach a client, as a status with google.rpc details.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+use uuid::Uuid;
 
 use crate::{
     domain::{
@@ -23,6 +24,8 @@ const DOMAIN: &str = "tasker.v1";
 /// When to come back while the database is away.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
+/// How many hexadecimal digits the number of an error in the log has.
+const ERROR_ID_DIGITS: usize = 12;
 /// The longest message of a status. A status travels in headers, percent-encoded here and in base64 there, and common
 /// clients take 8 KiB of headers in all.
 const MAX_MESSAGE_BYTES: usize = 768;
@@ -105,14 +108,32 @@ pub fn problems(all: &[Problem]) -> Status {
     violations(&all.iter().map(violated).collect::<Vec<_>>())
 }
 
-/// A failed read or write.
+/// A failed read or write. What Postgres says goes to the log, with a number that the client is told: it names tables,
+/// statements and sometimes what others have stored.
 pub fn store(error: &StoreError) -> Status {
+    if error.is_bad_text() {
+        tracing::debug!(%error, "a call had a text that cannot be stored");
+        let message = "a text of the request has a character that cannot be stored, such as NUL (U+0000)";
+        return status(Code::InvalidArgument, "INVALID_TEXT", message);
+    }
+    if error.is_read_only() {
+        tracing::debug!(%error, "a call met a database that only reads");
+        return unavailable("the database is read-only");
+    }
     if error.is_transient() {
         tracing::debug!(%error, "a call met a database that is away");
         return unavailable("the database cannot be reached or is busy");
     }
-    tracing::error!(%error, "a call failed in the database");
-    internal()
+    let id = logged(error, "a call failed in the database");
+    status(Code::Internal, "INTERNAL", format!("the server failed; its log says more under error_id={id}"))
+}
+
+/// Logs what no client should read, and returns the number under which it stands there.
+fn logged(error: impl Display, what: &str) -> String {
+    let mut id = Uuid::new_v4().simple().to_string();
+    id.truncate(ERROR_ID_DIGITS);
+    tracing::error!(%error, error_id = id, "{what}");
+    id
 }
 
 /// INTERNAL: it is the server's fault, and no client can do anything about it.
@@ -166,7 +187,12 @@ pub fn order(error: OrderError) -> Status {
         OrderError::StepIs { .. } => (Code::FailedPrecondition, "STEP_STATE"),
         OrderError::Expired(_) => (Code::FailedPrecondition, DEADLINE_EXCEEDED),
         OrderError::OtherResult(_) => (Code::FailedPrecondition, "OTHER_RESULT"),
-        OrderError::Failed(_) => return unavailable(&error.to_string()),
+        OrderError::Failed(why) => {
+            let id = logged(why, "an order could not be stored");
+            return unavailable(&format!(
+                "the order could not be stored; the server's log says more under error_id={id}"
+            ));
+        }
     };
     status(code, reason, error.to_string())
 }
@@ -182,4 +208,23 @@ pub fn register(error: RegisterError) -> Status {
 /// The engine ended while the call was under way.
 pub fn closed(error: Closed) -> Status {
     unavailable(&error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_postgres_says_stays_in_the_log() {
+        let words = "relation \"tasks\" does not exist (42P01)";
+        let refused = order(OrderError::Failed(words.into()));
+        let failed = store(&StoreError::Corrupt(words.into()));
+        assert_eq!((refused.code(), failed.code()), (Code::Unavailable, Code::Internal));
+        for status in [refused, failed] {
+            assert!(!format!("{status:?}").contains("relation"), "{status:?}");
+            let id = status.message().split("error_id=").nth(1).unwrap_or_default();
+            let digits = id.bytes().take_while(u8::is_ascii_hexdigit).count();
+            assert_eq!(digits, ERROR_ID_DIGITS, "{}", status.message());
+        }
+    }
 }

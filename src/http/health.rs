@@ -14,6 +14,7 @@ pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) 
     let now = engine.health.now();
     match (now.draining, now.database_away) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: the server is about to end\n"),
+        (_, true) if now.read_only => (StatusCode::SERVICE_UNAVAILABLE, "database: read-only\n"),
         (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "database: does not answer\n"),
         _ => (StatusCode::OK, "ok\n"),
     }

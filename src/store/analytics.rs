@@ -11,12 +11,10 @@ use super::{Db, StoreError, service, session::SessionTransaction};
 use crate::domain::analytics::{Ledger, MAX_SECONDS, Measure, Service, Times};
 
 /// Everything is sorted and joined once, so unlike everywhere else hashes are right and loops are wrong: of what is made up on
-/// the way there are no statistics. Tables are still looked up by their keys, which the statement itself asks for. The name is
-/// another one because it claims nothing: no pause waits for its end (`pause::is_settled`).
+/// the way there are no statistics. Tables are still looked up by their keys, which the statement itself asks for.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
                         SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_hashjoin = on;
-                        SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB';
-                        SET LOCAL application_name = 'tasker analytics'";
+                        SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'";
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -55,7 +53,7 @@ struct Limits {
 /// Answers; `None` if it would take longer than [`MAX_SECONDS`].
 pub async fn ask(db: &Db, question: &Question<'_>) -> Result<Option<Found>, StoreError> {
     let policies = service::policies(db).await?;
-    let (_turn, mut session) = db.long_read().await?;
+    let mut session = db.long_read().await?;
     let tx = session.transaction().await?;
     tx.batch_execute(&format!("{SETTINGS}; SET LOCAL statement_timeout = '{MAX_SECONDS}s'")).await?;
     match answer(&tx, question, &policies).await {

@@ -1,5 +1,6 @@
 //! What can go wrong between the engine and Postgres, sorted by what to do about it.
 
+use deadpool::managed::PoolError;
 use tokio_postgres::error::SqlState;
 
 use super::counts::Collision;
@@ -19,6 +20,12 @@ pub enum StoreError {
     /// The database's schema is not what this build needs.
     #[error("{0}")]
     Schema(String),
+    /// The database, or the way to it, cannot be used as it is: the words say what to change.
+    #[error("{0}")]
+    Unfit(String),
+    /// The database takes no writes at present.
+    #[error("{0}")]
+    ReadOnly(String),
     /// A row does not hold what this build wrote.
     #[error("unexpected data in the database: {0}")]
     Corrupt(String),
@@ -30,10 +37,35 @@ impl StoreError {
         Self::Connection("no answer in time".into())
     }
 
+    /// How much it says about why none of several hosts serves.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::Unfit(_) | Self::ReadOnly(_) => 2,
+            Self::Database(error) if error.code().is_some() => 1,
+            _ => 0,
+        }
+    }
+
+    /// Whether a text had a character that no text in the database can have, or was not UTF-8.
+    pub fn is_bad_text(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let codes = [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER];
+        error.code().is_some_and(|code| codes.contains(code))
+    }
+
+    /// Whether the database answers and takes no writes.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Database(error) => error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION),
+            other => matches!(other, Self::ReadOnly(_)),
+        }
+    }
+
     /// Whether the same call may well succeed soon: the connection broke, the server restarts, or transactions collided.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connection(_) => true,
+            // Those who have been served so far come back when it is mended; a start does not wait for that.
+            Self::Connection(_) | Self::Unfit(_) | Self::ReadOnly(_) => true,
             Self::Database(error) => match error.code() {
                 None => true,
                 Some(code) => {
@@ -82,10 +114,19 @@ impl StoreError {
         self.is_expectation() && (about("gates: ") || about("permits: "))
     }
 
-    /// Whether Postgres answered that the URL is wrong: the user, the password, the database's name, or what the user may
-    /// do there.
-    pub fn is_refusal(&self) -> bool {
+    /// Whether the role may not do what was asked for.
+    pub fn is_denied(&self) -> bool {
         let Self::Database(error) = self else { return false };
+        error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    }
+
+    /// Whether Postgres answered that the URL is wrong: the user, the password, the database's name, or what the user may
+    /// do there; or what it found there will not do. Waiting does not help.
+    pub fn is_refusal(&self) -> bool {
+        let error = match self {
+            Self::Database(error) => error,
+            other => return matches!(other, Self::Unfit(_)),
+        };
         error.code().is_some_and(|code| {
             code.code().starts_with("28")
                 || [SqlState::INVALID_CATALOG_NAME, SqlState::INSUFFICIENT_PRIVILEGE].contains(code)
@@ -93,10 +134,10 @@ impl StoreError {
     }
 }
 
-impl From<deadpool_postgres::PoolError> for StoreError {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
+impl From<PoolError<Self>> for StoreError {
+    fn from(error: PoolError<Self>) -> Self {
         match error {
-            deadpool_postgres::PoolError::Backend(error) => Self::Database(error),
+            PoolError::Backend(error) => error,
             other => Self::Connection(other.to_string()),
         }
     }

@@ -1,5 +1,9 @@
 //! Brings the schema up to date. Migrations run forward only, each in a transaction, under a lock that all servers share.
 
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
 use super::{Db, StoreError};
 
 /// Every migration, in order. A released one is never edited.
@@ -10,20 +14,17 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (4, "adapting", include_str!("../../migrations/0004_adapting.sql")),
 ];
 
+/// How long another process is waited for that migrates the same schema.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+const TURN_PAUSE: Duration = Duration::from_millis(50);
+
 /// Creates the schema if it is missing and applies what is missing in it. Safe to run by several processes at once.
 /// Returns the names of the migrations it applied.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
+    db.require_own_backends().await?;
     let client = db.connect_hot().await?;
-    let schema = db.schema();
-    // One lock per cell; it goes with the connection, also when this process dies.
-    client.execute("SELECT pg_advisory_lock(hashtext('tasker migrate ' || $1))", &[&schema]).await?;
-    client
-        .batch_execute(&format!(
-            "CREATE SCHEMA IF NOT EXISTS {schema};
-             CREATE TABLE IF NOT EXISTS migrations (
-                 version int PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());"
-        ))
-        .await?;
+    take_turn(&client, db.schema()).await?;
+    prepare_schema(&client, db.schema()).await?;
     let at: i32 = client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.get(0);
     refuse_newer(at)?;
     let mut applied = Vec::new();
@@ -38,22 +39,147 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     Ok(applied)
 }
 
-/// Fails unless the schema is exactly at this build's version; the error says what to run.
+/// One lock per cell; it goes with the connection, also when this process dies. It is asked for, not waited for: a wait that
+/// is given up is an error in the log of Postgres.
+async fn take_turn(client: &Client, schema: &str) -> Result<(), StoreError> {
+    let started = tokio::time::Instant::now();
+    let sql = "SELECT pg_try_advisory_lock(hashtext('tasker migrate ' || $1))";
+    while !client.query_one(sql, &[&schema]).await?.get::<_, bool>(0) {
+        if started.elapsed() > TURN_LIMIT {
+            return Err(StoreError::Connection(format!(
+                "another process has been migrating schema `{schema}` for long"
+            )));
+        }
+        tokio::time::sleep(TURN_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// What a role may do with a schema.
+struct Rights {
+    role: String,
+    database: String,
+    exists: bool,
+    usage: bool,
+    create: bool,
+    create_schemas: bool,
+    migrations: bool,
+}
+
+impl Rights {
+    async fn of(client: &Client, schema: &str) -> Result<Self, StoreError> {
+        let sql = "SELECT current_user::text, current_database()::text, n.oid IS NOT NULL,
+                          coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
+                          coalesce(has_schema_privilege(n.oid, 'CREATE'), false),
+                          has_database_privilege(current_database(), 'CREATE'),
+                          EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'migrations')
+                     FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = $1::text";
+        let row = client.query_one(sql, &[&schema]).await?;
+        Ok(Self {
+            role: row.get(0),
+            database: row.get(1),
+            exists: row.get(2),
+            usage: row.get(3),
+            create: row.get(4),
+            create_schemas: row.get(5),
+            migrations: row.get(6),
+        })
+    }
+}
+
+/// Makes the schema and the list of migrations, where they are missing: a role that owns the schema needs no right to make
+/// another one.
+async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError> {
+    let rights = Rights::of(client, schema).await?;
+    let Rights { role, database, .. } = &rights;
+    if !rights.exists {
+        if !rights.create_schemas {
+            return Err(StoreError::Schema(format!(
+                "there is no schema `{schema}`, and role `{role}` may not create it: as the owner of database `{database}` run \
+                 `CREATE SCHEMA {schema} AUTHORIZATION \"{role}\"`, then migrate again"
+            )));
+        }
+        client.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+    } else if !rights.usage || !(rights.create || rights.migrations) {
+        return Err(StoreError::Schema(format!(
+            "role `{role}` may not create tables in schema `{schema}`: as the owner of the schema run \
+             `GRANT USAGE, CREATE ON SCHEMA {schema} TO \"{role}\"`, then migrate again"
+        )));
+    }
+    // Without a schema name in them, the migrations write to this one.
+    let current: Option<String> = client.query_one("SELECT current_schema()::text", &[]).await?.get(0);
+    if current.as_deref() != Some(schema) {
+        let current = current.unwrap_or_default();
+        return Err(StoreError::Unfit(format!("tables would go to schema `{current}` instead of `{schema}`")));
+    }
+    if !rights.migrations {
+        client
+            .batch_execute(
+                "CREATE TABLE migrations (
+                     version int PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())",
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Fails unless the schema is exactly at this build's version, and the role may work in it; the error says what to run.
 pub async fn check(db: &Db) -> Result<(), StoreError> {
-    let client = db.read().await?;
-    let exists: bool = client.query_one("SELECT to_regclass('migrations') IS NOT NULL", &[]).await?.get(0);
-    let at: i32 = match exists {
-        true => client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.get(0),
+    db.require_own_backends().await?;
+    let client = db.connect_hot().await?;
+    let schema = db.schema();
+    let rights = Rights::of(&client, schema).await?;
+    if rights.exists && !rights.usage {
+        return Err(missing(&rights.role, schema, "USAGE on the schema"));
+    }
+    let at: i32 = match rights.migrations {
+        true => {
+            let sql = "SELECT has_table_privilege('migrations', 'SELECT')";
+            if !client.query_one(sql, &[]).await?.get::<_, bool>(0) {
+                return Err(missing(&rights.role, schema, "SELECT on migrations"));
+            }
+            client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.get(0)
+        }
         false => 0,
     };
     refuse_newer(at)?;
     match latest() {
         wanted if at < wanted => Err(StoreError::Schema(format!(
-            "schema `{}` is at version {at}, this build needs {wanted}: run `tasker migrate`, or start the server with --migrate",
-            db.schema()
+            "schema `{schema}` is at version {at}, this build needs {wanted}: run `tasker migrate`, or start the server with --migrate",
         ))),
-        _ => Ok(()),
+        _ => check_tables(&client, &rights.role, schema).await,
     }
+}
+
+/// Fails if the role may not read and write all tables.
+async fn check_tables(client: &Client, role: &str, schema: &str) -> Result<(), StoreError> {
+    let sql = "SELECT p || ' on ' || c.relname
+                 FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'USAGE']) AS p
+                WHERE c.relnamespace = $1::text::regnamespace AND NOT c.relispartition
+                  AND CASE WHEN c.relname = 'migrations' THEN false
+                           -- What is registered is never changed.
+                           WHEN c.relname IN ('templates', 'template_steps', 'lanes')
+                                THEN p IN ('SELECT', 'INSERT') AND NOT has_table_privilege(c.oid, p)
+                           WHEN c.relkind IN ('r', 'p')
+                                THEN p <> 'USAGE' AND NOT has_table_privilege(c.oid, p)
+                           WHEN c.relkind = 'v' THEN p = 'SELECT' AND NOT has_table_privilege(c.oid, p)
+                           WHEN c.relkind = 'S' THEN p = 'USAGE' AND NOT has_sequence_privilege(c.oid, p)
+                           ELSE false END
+                ORDER BY c.relname, p LIMIT 4";
+    let lacking: Vec<String> = client.query(sql, &[&schema]).await?.iter().map(|row| row.get(0)).collect();
+    match lacking.as_slice() {
+        [] => Ok(()),
+        [three @ .., _] if three.len() == 3 => Err(missing(role, schema, &format!("{} and more", three.join(", ")))),
+        all => Err(missing(role, schema, &all.join(", "))),
+    }
+}
+
+fn missing(role: &str, schema: &str, what: &str) -> StoreError {
+    StoreError::Schema(format!(
+        "role `{role}` lacks {what}: as the owner of schema `{schema}` run `GRANT USAGE ON SCHEMA {schema} TO \"{role}\"; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO \"{role}\"; \
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO \"{role}\"`"
+    ))
 }
 
 fn latest() -> i32 {

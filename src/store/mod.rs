@@ -7,6 +7,7 @@ pub mod bulk;
 pub mod changes;
 pub mod circuit;
 mod columns;
+mod connect;
 pub mod counts;
 pub mod db;
 pub mod error;
@@ -28,7 +29,9 @@ pub mod session;
 pub mod task;
 pub mod template;
 pub mod tidy;
+mod tls;
 pub mod trace;
+pub mod url;
 pub mod worker;
 mod writes;
 

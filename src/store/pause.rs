@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use tokio_postgres::Row;
 
-use super::{Db, StoreError, db::APPLICATION, service::Actor};
+use super::{Db, StoreError, service::Actor};
 
 /// A namespace, or a template in all its versions, of which nothing starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +32,9 @@ const CHANGED: &str = "
             (SELECT max(template_id) FROM templates WHERE namespace = $1 AND task_name = $2), $4,
             CASE WHEN $2 = '' THEN 'namespace ' || $1 ELSE $1 || '/' || $2 END || ': ' || $5)";
 
-/// Pauses, unless it is paused already; returns how it is then, and the time. A claim that began before may still be made when this
-/// returns; [`is_settled`] says when none can any more.
-pub async fn set(
-    db: &Db,
-    namespace: &str,
-    task_name: &str,
-    actor: &Actor,
-    wake: &str,
-) -> Result<(PauseRow, SystemTime), StoreError> {
+/// Pauses, unless it is paused already; returns how it is then. A claim that began before may still be made when this returns;
+/// [`claims_under_way`] lists those, and [`have_ended`] says when none can any more.
+pub async fn set(db: &Db, namespace: &str, task_name: &str, actor: &Actor, wake: &str) -> Result<PauseRow, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
     let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
@@ -55,15 +49,28 @@ pub async fn set(
                    WHERE namespace = $1 AND task_name = $2";
     let pause = row(&tx.query_one(select, &[&namespace, &task_name]).await?);
     tx.commit().await?;
-    Ok((pause, client.query_one("SELECT clock_timestamp()", &[]).await?.get(0)))
+    Ok(pause)
 }
 
-/// Whether every transaction of a server that began before this time has ended.
-pub async fn is_settled(db: &Db, since: SystemTime) -> Result<bool, StoreError> {
+/// Who may be writing to the cell's queue at a moment.
+const WRITERS: &str = "FROM pg_locks
+    WHERE locktype = 'relation' AND relation = 'queue'::regclass AND mode = 'RowExclusiveLock' AND pid IS NOT NULL
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// The transactions that write to the cell's queue, by their virtual ids. A claim takes its lock on the table before it looks
+/// at the gates, so one that has not seen a pause that is committed is among them. Locks say it whatever a connection is
+/// called, whoever its role is, and of this cell alone.
+pub async fn claims_under_way(db: &Db) -> Result<Vec<String>, StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-                                   AND application_name = $1 AND xact_start < $2)";
-    Ok(client.query_one(&client.prepare_cached(sql).await?, &[&APPLICATION, &since]).await?.get(0))
+    let sql = format!("SELECT DISTINCT virtualtransaction {WRITERS}");
+    Ok(client.query(&client.prepare_cached(&sql).await?, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Whether all of these have ended.
+pub async fn have_ended(db: &Db, claims: &[String]) -> Result<bool, StoreError> {
+    let client = db.read().await?;
+    let sql = format!("SELECT NOT EXISTS (SELECT {WRITERS} AND virtualtransaction = ANY($1))");
+    Ok(client.query_one(&client.prepare_cached(&sql).await?, &[&claims]).await?.get(0))
 }
 
 /// Lifts a pause. `false` when there was none.

@@ -54,9 +54,14 @@ pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the database answers, and what time it has.
+/// Whether the database answers and takes writes, and what time it has. A session that was let in may have become one that only
+/// reads: the setting can be changed under it.
 pub async fn ping(db: &Db) -> Result<SystemTime, StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached("SELECT clock_timestamp()").await?;
-    Ok(client.query_one(&statement, &[]).await?.get(0))
+    let sql = "SELECT clock_timestamp(), current_setting('transaction_read_only') = 'on'";
+    let row = client.query_one(&client.prepare_cached(sql).await?, &[]).await?;
+    match row.get(1) {
+        true => Err(StoreError::ReadOnly("the database is read-only".into())),
+        false => Ok(row.get(0)),
+    }
 }

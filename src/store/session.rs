@@ -1,22 +1,43 @@
 //! A pooled connection that is waited for no longer than was said when it was taken: a Postgres that accepts and never
-//! answers must not keep anybody.
+//! answers must not keep anybody. And one that is left in the middle of a question ends it.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
-use deadpool_postgres::{Object, Pool, Transaction};
-use tokio::time::{Duration, Instant, timeout_at};
+use deadpool::managed::Object;
+use deadpool_postgres::Transaction;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Duration, Instant, timeout, timeout_at},
+};
 use tokio_postgres::{Row, Statement, ToStatement, types::ToSql};
 
-use super::StoreError;
+use super::{
+    StoreError,
+    connect::STATEMENT_TIMEOUT_MS,
+    db::{Manager, Pool, Pooled},
+};
+
+/// How long a question may go on whose answer nobody waits for, before Postgres is asked to cancel it. Most end by
+/// themselves within that, and the connection stays in the pool.
+const LEFT_ALONE: Duration = Duration::from_millis(100);
+/// How long a request to cancel may take, and how long it is waited for before there is another one.
+const CANCEL_PAUSE: Duration = Duration::from_secs(1);
 
 type Param<'a> = &'a (dyn ToSql + Sync);
 
-/// A pooled connection. It goes back when it is dropped, unless it was kept to the end of its time: then somebody may have
-/// gone away from a question that is not answered yet, and the next one would wait behind that.
+/// A pooled connection. It goes back when it is dropped. If a question is under way then, because its caller has gone away or
+/// its time is over, the question is cancelled first.
 pub struct Session {
     /// There until it is dropped.
-    client: Option<Object>,
+    client: Option<Object<Manager>>,
     until: Until,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// The transaction of a [`Session`]; it shares the session's time.
@@ -25,34 +46,42 @@ pub struct SessionTransaction<'a> {
     until: Until,
 }
 
-/// The end of a session's time.
-#[derive(Clone, Copy)]
-struct Until(Instant);
+/// The end of a session's time, and the number of its questions that have no answer yet.
+#[derive(Clone)]
+struct Until(Instant, Arc<AtomicU32>);
 
 impl Until {
-    async fn wait<T, E>(self, answer: impl Future<Output = Result<T, E>>) -> Result<T, StoreError>
+    async fn wait<T, E>(&self, answer: impl Future<Output = Result<T, E>>) -> Result<T, StoreError>
     where
         StoreError: From<E>,
     {
-        Ok(timeout_at(self.0, answer).await.map_err(|_| StoreError::silent())??)
+        self.1.fetch_add(1, Ordering::Relaxed);
+        // Where this future is dropped here, or the time is over, the question stays counted.
+        let answer = timeout_at(self.0, answer).await.map_err(|_| StoreError::silent())?;
+        self.1.fetch_sub(1, Ordering::Relaxed);
+        Ok(answer?)
     }
 }
 
 impl Session {
     /// Takes one; `limit` is for getting it and for everything that is done with it.
-    pub(super) async fn take(pool: &Pool, limit: Duration) -> Result<Self, StoreError> {
-        let until = Until(Instant::now() + limit);
-        Ok(Self { client: Some(until.wait(pool.get()).await?), until })
+    pub(super) async fn take(
+        pool: &Pool,
+        limit: Duration,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, StoreError> {
+        let until = Until(Instant::now() + limit, Arc::default());
+        Ok(Self { client: Some(until.wait(pool.get()).await?), until, turn })
     }
 
-    fn client(&self) -> &Object {
+    fn client(&self) -> &Pooled {
         self.client.as_ref().expect("the connection is there until the session is dropped")
     }
 
     pub async fn transaction(&mut self) -> Result<SessionTransaction<'_>, StoreError> {
-        let until = self.until;
-        let client = self.client.as_mut().expect("the connection is there until the session is dropped");
-        Ok(SessionTransaction { tx: until.wait(client.transaction()).await?, until })
+        let until = self.until.clone();
+        let pooled = self.client.as_mut().expect("the connection is there until the session is dropped");
+        Ok(SessionTransaction { tx: until.wait(pooled.client.transaction()).await?, until })
     }
 }
 
@@ -90,7 +119,7 @@ macro_rules! asked {
 }
 
 impl Session {
-    asked!(self => self.client());
+    asked!(self => self.client().client);
 }
 
 impl SessionTransaction<'_> {
@@ -103,9 +132,35 @@ impl SessionTransaction<'_> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if Instant::now() >= self.until.0 {
+        let Some(object) = self.client.take() else { return };
+        if self.until.1.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(end_question(object, self.turn.take()))),
             // Out of the pool, and closed.
-            self.client.take().map(Object::take);
+            Err(_) => drop(Object::take(object)),
+        }
+    }
+}
+
+/// Ends what runs on a connection. The turn, if there is one, is kept until Postgres says that it is over: whatever the
+/// caller does, no more questions run at once than there are turns.
+async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermit>) {
+    // An empty question is answered when all that came before it are.
+    if timeout(LEFT_ALONE, object.client.simple_query("")).await.is_ok_and(|answer| answer.is_ok()) {
+        return;
+    }
+    // A request to cancel may come late and would hit the next question, so this connection gets none: it leaves the pool.
+    let pooled = Object::take(object);
+    let gives_up = Instant::now() + Duration::from_millis(STATEMENT_TIMEOUT_MS.into());
+    while Instant::now() < gives_up && !pooled.client.is_closed() {
+        let (token, tls) = pooled.canceller();
+        if !matches!(timeout(CANCEL_PAUSE, token.cancel_query(tls)).await, Ok(Ok(()))) {
+            tracing::debug!("a request to cancel a question did not get through");
+        }
+        if timeout(CANCEL_PAUSE, pooled.client.simple_query("")).await.is_ok() {
+            return;
         }
     }
 }

@@ -65,9 +65,22 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
         by: "ann".into(),
         reason: "a test".into(),
     };
-    // Stands for a server that stands still in the middle of a claim.
+    // Stands for a server that stands still in the middle of a claim. Its role is another one, of whose sessions Postgres shows
+    // no times to ours, and no name says what it is.
+    let other = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.queue (x int);
+                 DROP ROLE IF EXISTS claimer; CREATE ROLE claimer; GRANT USAGE ON SCHEMA tasker, elsewhere TO claimer;
+                 GRANT ALL ON queue, elsewhere.queue TO claimer";
+    bench.db.connect().await.batch_execute(other).await.unwrap();
     let claim = bench.db.connect().await;
-    claim.batch_execute("SET application_name TO tasker; BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    let begin =
+        "SET ROLE claimer; SET application_name TO 'something else'; BEGIN; UPDATE queue SET lane_id = 1 WHERE false";
+    claim.batch_execute(begin).await.unwrap();
+    // Another cell of the same database is none of our business.
+    let elsewhere = bench.db.connect().await;
+    elsewhere
+        .batch_execute("SET application_name TO tasker; BEGIN; INSERT INTO elsewhere.queue VALUES (1)")
+        .await
+        .unwrap();
     for _ in 0..2 {
         let status = bench.client.tasks.pause_template(request.clone()).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
@@ -76,6 +89,9 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
     assert_eq!(listed.len(), 1, "it holds for what comes");
     claim.batch_execute("COMMIT").await.unwrap();
     assert_eq!(pause(&mut bench.client, "t", "one").await, listed[0]);
+    elsewhere.batch_execute("COMMIT").await.unwrap();
+    let gone = "DROP OWNED BY claimer; DROP ROLE claimer";
+    bench.db.connect().await.batch_execute(gone).await.unwrap();
 }
 
 #[tokio::test]

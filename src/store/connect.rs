@@ -1,0 +1,304 @@
+//! How a connection comes about: the hosts of the URL in turn, the settings that every statement of ours counts on, and a
+//! look whether they hold.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_postgres::{
+    Client, Config, Connection, SimpleQueryMessage, SimpleQueryRow, Socket,
+    config::{ChannelBinding, SslMode as DriverSslMode, SslNegotiation},
+    tls::MakeTlsConnect,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    StoreError,
+    tls::{self, Encryption},
+    url::{self, DatabaseUrl, Endpoint, Host, SslMode},
+};
+
+/// The driver of a connection: it carries messages while it is polled.
+pub type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+/// How long a database may take to let us in, unless the URL says `connect_timeout`. The driver's own limit ends when the
+/// socket is open, before the first word.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+/// How long a host may take to open the socket, so that the next one has its turn.
+const SOCKET_LIMIT: Duration = Duration::from_secs(3);
+/// What our connections are called in `pg_stat_activity`, unless the URL says `application_name`.
+const APPLICATION: &str = "tasker";
+/// No statement of ours is allowed to run longer, ms.
+pub(super) const STATEMENT_TIMEOUT_MS: u32 = 30_000;
+
+/// Settings of all connections, whatever the database, the role or a pooler sets. They are made by SET after connecting: a
+/// pooler may drop what is asked for while connecting.
+///
+/// - What our statements mean must not depend on who runs them: strings, dates and binary text as Postgres prints them by
+///   default, and READ COMMITTED, which all locks are made for.
+/// - Statistics of tables that fill and empty by the second mislead the planner: it then reads or hashes a whole table to find
+///   a handful of rows. Every statement here is a lookup by key or a bounded walk along an index, so nothing is lost by leaving
+///   it no other plan, and none by making that plan once: left to itself Postgres may plan the read of a task anew each time,
+///   which takes ten times as long as to read it.
+const SETTINGS: &[(&str, &str)] = &[
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO, MDY"),
+    ("IntervalStyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    ("extra_float_digits", "1"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    ("idle_session_timeout", "0"),
+    ("lock_timeout", "10s"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_memoize", "off"),
+    ("enable_indexscan", "on"),
+    ("enable_nestloop", "on"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
+/// More settings of the engine's connections. Between the two halves of a transaction the engine only thinks: a server that stops there,
+/// with rows locked, must not hold up the others for longer than that. And whoever waits for a lock holds up all that wait
+/// for him, so he gives up early and comes back.
+pub(super) const HOT_SETTINGS: &[(&str, &str)] =
+    &[("enable_bitmapscan", "off"), ("idle_in_transaction_session_timeout", "5s"), ("lock_timeout", "2s")];
+
+/// Makes connections to one schema of one database.
+#[derive(Clone)]
+pub(super) struct Connector {
+    url: Arc<DatabaseUrl>,
+    encryption: Encryption,
+    schema: Arc<str>,
+    /// The host that let us in last; it is tried first.
+    last: Arc<AtomicUsize>,
+}
+
+/// What a new connection was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backend(pub(super) i32);
+
+impl Connector {
+    pub(super) fn new(url: DatabaseUrl, schema: &str) -> Result<Self, StoreError> {
+        let encryption = Encryption::of(&url)?;
+        Ok(Self { url: Arc::new(url), encryption, schema: schema.into(), last: Arc::default() })
+    }
+
+    /// Connects to the first host that lets us in and takes writes. The more a refusal says, the rather it is the one that
+    /// is returned: of a list of hosts some are always away.
+    pub(super) async fn connect(&self, more: &[(&str, &str)]) -> Result<(Client, Driver, Endpoint), StoreError> {
+        let hosts = &self.url.hosts;
+        let first = if self.url.shuffled { random() } else { self.last.load(Ordering::Relaxed) };
+        let mut refusal: Option<StoreError> = None;
+        for place in (0..hosts.len()).map(|i| (first.wrapping_add(i)) % hosts.len()) {
+            match self.connect_to(&hosts[place], more).await {
+                Ok((client, driver)) => {
+                    self.last.store(place, Ordering::Relaxed);
+                    return Ok((client, driver, hosts[place].clone()));
+                }
+                Err(error) if refusal.as_ref().is_none_or(|known| known.weight() < error.weight()) => {
+                    refusal = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        Err(refusal.unwrap_or_else(StoreError::silent))
+    }
+
+    /// The way to one host, also for a request to cancel what runs there.
+    pub(super) fn tls(&self, endpoint: &Endpoint) -> MakeRustlsConnect {
+        self.encryption.connector(self.url.mode(endpoint))
+    }
+
+    async fn connect_to(&self, endpoint: &Endpoint, more: &[(&str, &str)]) -> Result<(Client, Driver), StoreError> {
+        let limit = self.url.connect_timeout.unwrap_or(CONNECT_LIMIT);
+        let connecting = async {
+            let connected = config(&self.url, endpoint).connect(self.tls(endpoint)).await;
+            let (client, mut driver) = connected
+                .map_err(|error| refused(error, endpoint, self.url.mode(endpoint), self.url.tls.identity.is_some()))?;
+            let settle = settle(&client, &self.schema, more);
+            // Nothing is heard while the driver stands still.
+            tokio::select! {
+                settled = settle => settled?,
+                ended = &mut driver => {
+                    ended?;
+                    return Err(StoreError::Connection("the database ended a new connection".into()));
+                }
+            };
+            Ok((client, driver))
+        };
+        tokio::time::timeout(limit, connecting).await.map_err(|_| StoreError::silent())?
+    }
+}
+
+/// Says what to do where it is about certificates.
+fn refused(error: tokio_postgres::Error, endpoint: &Endpoint, mode: SslMode, identified: bool) -> StoreError {
+    if let Some(advice) = tls::advice(&error, endpoint) {
+        return StoreError::Unfit(match mode {
+            SslMode::Prefer => {
+                format!("{advice} (sslmode=prefer falls back to plain text only where no TLS is offered)")
+            }
+            _ => advice,
+        });
+    }
+    let said = error.as_db_error().map(tokio_postgres::error::DbError::message).unwrap_or_default();
+    if said.contains("valid client certificate") && !identified {
+        return StoreError::Unfit(format!(
+            "{endpoint} asks for a certificate of the client: name it with sslcert=/path/to/client.pem and \
+             sslkey=/path/to/client.key"
+        ));
+    }
+    if said.contains("no pg_hba.conf entry") && said.contains("no encryption") && mode == SslMode::Disable {
+        return StoreError::Unfit(format!(
+            "{endpoint} lets nobody in without encryption ({said}): say sslmode=verify-full in the URL, and with \
+             sslrootcert=/path/to/ca.pem which authority is trusted"
+        ));
+    }
+    error.into()
+}
+
+/// What the driver needs to know about one host.
+fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
+    let mut config = Config::new();
+    match &endpoint.host {
+        Host::Tcp(name) => config.host(name),
+        Host::Unix(folder) => config.host_path(folder),
+    };
+    if let Some(address) = endpoint.address {
+        config.hostaddr(address);
+    }
+    if let Some(user) = &url.user {
+        config.user(user);
+    }
+    if let Some(password) = &url.password {
+        config.password(password.reveal());
+    }
+    if let Some(database) = &url.database {
+        config.dbname(database);
+    }
+    if let Some(options) = &url.options {
+        config.options(options);
+    }
+    if let Some(retries) = url.keepalives.retries.or(Some(3)) {
+        config.keepalives_retries(retries);
+    }
+    config
+        .port(endpoint.port)
+        .application_name(url.application_name.as_deref().unwrap_or(APPLICATION))
+        .ssl_mode(match url.mode(endpoint) {
+            SslMode::Disable => DriverSslMode::Disable,
+            SslMode::Prefer => DriverSslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => DriverSslMode::Require,
+        })
+        .ssl_negotiation(if url.tls.direct { SslNegotiation::Direct } else { SslNegotiation::Postgres })
+        .channel_binding(match url.channel_binding {
+            url::ChannelBinding::Disable => ChannelBinding::Disable,
+            url::ChannelBinding::Prefer => ChannelBinding::Prefer,
+            url::ChannelBinding::Require => ChannelBinding::Require,
+        })
+        .connect_timeout(url.connect_timeout.map_or(SOCKET_LIMIT, |limit| limit.min(SOCKET_LIMIT)))
+        .keepalives(!url.keepalives.off)
+        .keepalives_idle(url.keepalives.idle.unwrap_or(Duration::from_secs(10)))
+        .keepalives_interval(url.keepalives.interval.unwrap_or(Duration::from_secs(5)))
+        .tcp_user_timeout(url.tcp_user_timeout.unwrap_or(Duration::from_secs(20)));
+    config
+}
+
+/// Makes the settings, and looks in another transaction whether they hold. Both are sent at once.
+async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<(), StoreError> {
+    let timeout = STATEMENT_TIMEOUT_MS.to_string();
+    let settings: Vec<(&str, &str)> = [("search_path", schema), ("statement_timeout", &timeout)]
+        .iter()
+        .chain(SETTINGS)
+        .chain(more)
+        .copied()
+        .collect();
+    let set: Vec<String> =
+        settings.iter().map(|(name, value)| format!("SET {name} TO {}", literal(name, value))).collect();
+    let set = set.join(";");
+    let look = "SELECT current_setting('search_path'), current_schema(), current_setting('transaction_read_only'),
+                       current_setting('server_encoding'), current_database(), pg_is_in_recovery(),
+                       current_setting('standard_conforming_strings')";
+    let (set, seen) = tokio::join!(client.batch_execute(&set), client.simple_query(look));
+    set?;
+    let seen = seen?;
+    let row = first_row(&seen).ok_or_else(|| StoreError::Corrupt("a new connection says nothing of itself".into()))?;
+    admit(row, schema)
+}
+
+/// `search_path` is a list of names, and everything else here a text.
+fn literal(name: &str, value: &str) -> String {
+    if name == "search_path" { value.to_owned() } else { format!("'{value}'") }
+}
+
+/// Whether this is a place to keep a cell in.
+fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
+    let of = |i: usize| row.get(i).unwrap_or_default();
+    let (path, current, encoding, database) = (of(0), row.get(1), of(3), of(4));
+    if path != schema || current.is_some_and(|current| current != schema) || of(6) != "on" {
+        return Err(StoreError::Unfit(transaction_pooler(
+            "a setting made by SET does not last until the next statement",
+        )));
+    }
+    if encoding != "UTF8" {
+        return Err(StoreError::Unfit(format!(
+            "database `{database}` has the encoding {encoding}, and UTF8 is needed: create another one with \
+             `CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0`"
+        )));
+    }
+    match (of(2), of(5)) {
+        ("off", _) => Ok(()),
+        (_, "t") => Err(StoreError::ReadOnly(format!("database `{database}` is on a standby that only reads"))),
+        _ => Err(StoreError::ReadOnly(format!(
+            "database `{database}` is read-only (default_transaction_read_only is on)"
+        ))),
+    }
+}
+
+/// Why a pooler that shares connections between transactions will not do.
+pub(super) fn transaction_pooler(seen: &str) -> String {
+    format!(
+        "the database is behind a pooler that gives out connections by transaction or statement ({seen}): tasker needs a \
+         connection of its own for LISTEN, locks and prepared statements, so set pool_mode = session, or connect to Postgres \
+         itself"
+    )
+}
+
+/// Which process of the database serves the connection now.
+pub(super) async fn backend(client: &Client) -> Result<Backend, StoreError> {
+    let seen = client.simple_query("SELECT pg_backend_pid()").await?;
+    let pid = first_row(&seen).and_then(|row| row.get(0)).and_then(|pid| pid.parse().ok());
+    pid.map(Backend).ok_or_else(|| StoreError::Corrupt("pg_backend_pid() is not a number".into()))
+}
+
+fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+/// Serves a connection until it ends.
+pub(super) fn serve(driver: Driver) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(driven(driver))
+}
+
+async fn driven(driver: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = driver.await {
+        tracing::debug!(%error, "a database connection ended");
+    }
+}
+
+fn random() -> usize {
+    let (_, bits) = uuid::Uuid::new_v4().as_u64_pair();
+    usize::from(u16::try_from(bits & 0xffff).unwrap_or_default())
+}
