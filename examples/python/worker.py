@@ -26,10 +26,11 @@ pb, services = grpc.protos_and_services("tasker/v1/worker_service.proto")
 MAX_CONCURRENT_STEPS = 10
 SHUTDOWN_SECONDS = 30  # how long running steps may take when the worker is told to end
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries to connect
+MAX_ASSIGNMENT_BYTES = 16 << 20  # an assignment carries the results of the steps before; the server sends none that is larger
 CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 10_000),  # notices a server that vanished without a word
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.max_receive_message_length", -1),  # an assignment carries the results of all the steps before
+    ("grpc.max_receive_message_length", MAX_ASSIGNMENT_BYTES),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel tries at once: the pauses are ours
 ]
 
@@ -142,6 +143,7 @@ class Worker:
             name=f"python@{socket.gethostname()}/{os.getpid()}",
             handlers=sorted(HANDLERS),
             max_concurrent_steps=MAX_CONCURRENT_STEPS,
+            max_assignment_bytes=MAX_ASSIGNMENT_BYTES,
             previous_worker_id=self.worker_id,
             held_leases=[*self.running, *self.results],
         )

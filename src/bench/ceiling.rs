@@ -10,7 +10,10 @@ use super::{
     stage::Stage,
 };
 use crate::{
-    domain::{attempt::OutcomeKind, event::EventType, progress::StepSet, step::StepState, task::TaskState},
+    domain::{
+        attempt::OutcomeKind, event::EventType, progress::StepSet, size::DEFAULT_ASSIGNMENT_BYTES, step::StepState,
+        task::TaskState,
+    },
     store::{
         StoreError,
         changes::{Changes, Ended, EndedAttempt, Event, Grant, Kept, NewLive, NewTask, TaskUpdate, WantedInputs},
@@ -61,6 +64,7 @@ async fn hold(stage: &Stage, time: Duration) -> Result<Uuid, StoreError> {
         namespaces: Vec::new(),
         handlers: vec!["bench.bare".into()],
         max_concurrent_steps: 1,
+        max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
         labels: "{}".into(),
         previous: None,
         held: Vec::new(),
@@ -123,6 +127,7 @@ impl<'a> Batch<'a> {
                 settings: None,
                 not_before: None,
                 expires_at: None,
+                bytes: 0,
             });
             changes.events.push(Event::of_task(EventType::TaskSubmitted, self.templates.bare, *task_id));
             changes.events.push(Event::of_task(EventType::TaskStarted, self.templates.bare, *task_id));
@@ -144,6 +149,8 @@ impl<'a> Batch<'a> {
             expires_at: None,
             not_before: None,
             paused: false,
+            bytes: 0,
+            revision: 0,
             grant: Some(Grant { worker_id: self.worker_id, nonce, timeout: Duration::from_secs(300), permit_id: None }),
         });
         changes.events.push(Event {
@@ -195,6 +202,7 @@ impl<'a> Batch<'a> {
                 failed_step: None,
                 cancelled: None,
                 expected: None,
+                bytes: 0,
                 kept: Kept::default(),
             });
             if last {

@@ -180,8 +180,10 @@ impl Outcome {
             }
             Self::RetryableError { .. } | Self::TimedOut if spent.charged + 1 < retry_limit => (StepEvent::Retry, true),
             Self::RetryableError { .. } | Self::TimedOut => (StepEvent::Fail, true),
-            Self::WorkerLost if spent.lost + 1 >= MAX_LOST_ATTEMPTS => (StepEvent::Fail, false),
+            Self::WorkerLost | Self::Undelivered if spent.lost + 1 >= MAX_LOST_ATTEMPTS => (StepEvent::Fail, false),
             Self::Released { pause: true } => (StepEvent::Retry, false),
+            // Once is an accident; again and again, something about the assignment breaks the stream.
+            Self::Undelivered if spent.lost > 0 => (StepEvent::Retry, false),
             Self::WorkerLost | Self::Released { pause: false } | Self::Undelivered => (StepEvent::GiveBack, false),
         };
         Verdict { event, charged }
@@ -201,7 +203,11 @@ impl Outcome {
     /// The failure to record, if the attempt failed.
     pub fn failure(&self) -> Option<Failure> {
         match self {
-            Self::Succeeded(_) | Self::Released { .. } | Self::Undelivered => None,
+            Self::Succeeded(_) | Self::Released { .. } => None,
+            Self::Undelivered => {
+                let message = "the stream broke before the worker had read the assignment";
+                Some(Failure::of_server("UNDELIVERED", message))
+            }
             Self::RetryableError { failure, .. } | Self::PermanentError(failure) => Some(failure.clone()),
             Self::TimedOut => {
                 Some(Failure::of_server("TIMED_OUT", "timeout: no result came before the step's deadline"))
@@ -261,10 +267,18 @@ mod tests {
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 2), Verdict { event: StepEvent::GiveBack, charged: false });
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 1), Verdict { event: StepEvent::Fail, charged: false });
         for lost in [0, 500] {
-            for outcome in [Outcome::Released { pause: false }, Outcome::Undelivered] {
-                let verdict = outcome.judge(spent(0, lost), 1);
-                assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
-            }
+            let verdict = Outcome::Released { pause: false }.judge(spent(0, lost), 1);
+            assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
         }
+    }
+
+    #[test]
+    fn what_does_not_arrive_waits_from_the_second_time_on_and_ends_like_what_is_lost() {
+        let undelivered = |lost| Outcome::Undelivered.judge(spent(0, lost), 1);
+        let free = |event| Verdict { event, charged: false };
+        assert_eq!(undelivered(0), free(StepEvent::GiveBack));
+        assert_eq!(undelivered(1), free(StepEvent::Retry));
+        assert_eq!(undelivered(MAX_LOST_ATTEMPTS - 2), free(StepEvent::Retry));
+        assert_eq!(undelivered(MAX_LOST_ATTEMPTS - 1), free(StepEvent::Fail));
     }
 }

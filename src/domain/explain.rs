@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{circuit::CircuitState, policy::Policy, step::StepState, task::TaskState};
+use super::{circuit::CircuitState, policy::Policy, size, step::StepState, task::TaskState};
 
 /// How many waiting steps before one are counted at most.
 pub const MAX_AHEAD: i64 = 1_000;
@@ -34,6 +34,8 @@ pub enum Cause {
     Paused,
     /// The submit asked for a later time.
     NotBefore,
+    /// No connected worker takes an assignment of its size.
+    TooLarge,
 }
 
 /// One reason.
@@ -80,6 +82,11 @@ pub struct WorkerFacts {
     pub connected: u32,
     pub slots: u32,
     pub free: u32,
+    /// Also those that do not take an assignment of the step's size, and the largest that any of them takes, bytes.
+    pub of_any_size: u32,
+    pub largest: i32,
+    /// When the last one that does take it was there.
+    pub sufficed: Option<SystemTime>,
     /// When the last one was heard of, if none is connected.
     pub last_seen: Option<SystemTime>,
 }
@@ -103,6 +110,10 @@ pub struct StepFacts {
     pub next_attempt_at: Option<SystemTime>,
     pub deadline_at: Option<SystemTime>,
     pub worker_name: Option<String>,
+    /// What its assignment weighs at most, where not every worker takes it, bytes.
+    pub assignment_bytes: Option<i32>,
+    /// How long a step waits for a worker that takes it.
+    pub lease: Duration,
     /// Its last error.
     pub error: Option<String>,
     pub error_code: Option<String>,
@@ -130,7 +141,7 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
             }
             reasons.extend(circuit(&step.service, now));
             reasons.extend(pause(&step.service, now));
-            reasons.extend(no_worker(step, now));
+            reasons.extend(too_large(step, now).or_else(|| no_worker(step, now)));
             if step.due && reasons.is_empty() {
                 reasons.extend(limit(step));
                 reasons.push(queue(step));
@@ -237,6 +248,24 @@ fn pause(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
     Some(reason(Cause::Pause, message, None, Some(until)))
 }
 
+fn too_large(step: &StepFacts, now: SystemTime) -> Option<Reason> {
+    let bytes = step.assignment_bytes.filter(|_| step.workers.connected == 0)?;
+    if step.workers.of_any_size == 0 && bytes <= size::MAX_ASSIGNMENT_BYTES {
+        return None;
+    }
+    // Since there is no such worker, and no longer than the step is ready.
+    let since = step.ready_at.max(step.workers.sufficed);
+    let until = since.filter(|_| step.due).map(|at| at + step.lease);
+    let fails = until.map(|at| format!("; it fails {} unless one connects", from_now(at, now))).unwrap_or_default();
+    let message = format!(
+        "its assignment of up to {} ({bytes} bytes) exceeds the limit of every connected worker of handler {}, the largest of which is {}{fails}",
+        size::bytes(bytes),
+        step.handler,
+        size::bytes(step.workers.largest),
+    );
+    Some(reason(Cause::TooLarge, message, since, until))
+}
+
 fn no_worker(step: &StepFacts, now: SystemTime) -> Option<Reason> {
     if step.workers.connected > 0 {
         return None;
@@ -321,6 +350,11 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                 Cause::Circuit | Cause::Pause => add(format!(
                     "see {service} with `tasker circuit get {namespace} {service}`; if it is well again: \
                      tasker circuit reset {namespace} {service} --reason …"
+                )),
+                Cause::TooLarge => add(format!(
+                    "name the results that step {} needs with `inputs` in its template, or connect a worker with handler {} and a larger \
+                     `max_assignment_bytes`",
+                    step.name, step.handler
                 )),
                 Cause::Limit => add(format!(
                     "a higher limit: tasker circuit set {namespace} {service} --max-concurrency N (or --per-second N)"

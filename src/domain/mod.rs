@@ -20,6 +20,7 @@ pub mod repair;
 pub mod retry;
 pub mod schema;
 pub mod settings;
+pub mod size;
 pub mod snapshot;
 pub mod step;
 pub mod task;

@@ -159,9 +159,10 @@ impl Settings {
     pub fn conflicts(&self, unset: &[String]) -> Vec<(String, String)> {
         let conflict = |name: &String| match self.has(name) {
             None => Some(("unset".to_owned(), format!("`{name}` is no field of a policy"))),
-            Some(true) => {
-                Some((format!("policy.{name}"), format!("is set, and `unset` names `{name}` too: expected one of the two")))
-            }
+            Some(true) => Some((
+                format!("policy.{name}"),
+                format!("is set, and `unset` names `{name}` too: expected one of the two"),
+            )),
             Some(false) => None,
         };
         let mut conflicts: Vec<_> = unset.iter().filter_map(conflict).collect();

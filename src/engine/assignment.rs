@@ -43,11 +43,19 @@ pub struct Assignment {
     pub results: Vec<(String, Arc<str>)>,
 }
 
+impl Assignment {
+    /// What it weighs on the wire, or a little less.
+    pub fn bytes(&self) -> usize {
+        let results: usize = self.results.iter().map(|(name, json)| name.len() + json.len()).sum();
+        let config = self.handler_config.as_ref().map_or(0, String::len);
+        results + config + self.task.context.len() + self.annotations.len() + self.planned_steps.len()
+    }
+}
+
 /// Adds the documents that a step needs to what the transaction reads.
-pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, step: i16) {
-    inputs.tasks.push(task_id);
-    let ancestors = plan.graph.ancestors(usize::try_from(step).unwrap_or(usize::MAX));
-    inputs.results.extend(ancestors.iter().filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))));
+pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, revision: i32, step: i16) {
+    inputs.tasks.push((task_id, revision));
+    inputs.results.extend(plan.inputs_of(step).iter().filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))));
 }
 
 /// Puts claims and documents together. A claim whose documents are missing is left out; it cannot be, as what was not
@@ -66,8 +74,8 @@ pub fn assemble(
             let effective = Effective::of(&plan, task.settings.as_deref());
             let step = effective.step(claim.step)?;
             let is_planner = plan.is_planner(claim.step);
-            let ancestors = plan.graph.ancestors(usize::try_from(claim.step).ok()?);
-            let results = ancestors
+            let results = plan
+                .inputs_of(claim.step)
                 .iter()
                 .filter(|a| !plan.is_planner(a.cast_signed()))
                 .filter_map(|a| {

@@ -9,7 +9,10 @@ use std::{
 
 use semver::Version;
 
-use super::metrics::{Metrics, PlanCounts};
+use super::{
+    metrics::{Metrics, PlanCounts},
+    sizes,
+};
 use crate::{
     domain::{
         schema::ContextSchema,
@@ -34,6 +37,10 @@ pub struct Plan {
     pub lanes: Vec<i32>,
     /// JSON text of each step's `handler_config`.
     pub handler_configs: Vec<String>,
+    /// The ancestors whose results each step gets, where those are not all.
+    inputs: Vec<Option<Vec<u16>>>,
+    /// What an assignment of each step weighs without the documents of its task.
+    fixed: Vec<i32>,
     pub yaml: String,
     /// The environment in which it was registered.
     pub environment: String,
@@ -45,6 +52,25 @@ impl Plan {
     /// The step at a position that came out of the database.
     pub fn step(&self, step: i16) -> Option<&StepTemplate> {
         self.template.steps.get(usize::try_from(step).ok()?)
+    }
+
+    /// The ancestors whose results a step gets, in ascending order.
+    pub fn inputs(&self, step: usize) -> &[u16] {
+        match self.inputs.get(step) {
+            Some(Some(named)) => named,
+            Some(None) => self.graph.ancestors(step),
+            None => &[],
+        }
+    }
+
+    /// The same for a position that came out of the database.
+    pub fn inputs_of(&self, step: i16) -> &[u16] {
+        usize::try_from(step).map_or(&[], |step| self.inputs(step))
+    }
+
+    /// What an assignment of a step weighs without the documents of its task.
+    pub fn fixed(&self, step: i16) -> i32 {
+        usize::try_from(step).ok().and_then(|step| self.fixed.get(step).copied()).unwrap_or_default()
     }
 
     /// The lane of a step of this template; 0, which no lane has, for a position that does not exist.
@@ -263,7 +289,10 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
         template.steps.iter().map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string()).collect();
     let compiled =
         |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::compile_result(s).ok());
-    Some(Plan {
+    let inputs = |step: &StepTemplate| step.inputs.as_ref().map(|all| all.iter().map(|i| *i as u16).collect());
+    let mut plan = Plan {
+        inputs: template.steps.iter().map(inputs).collect(),
+        fixed: Vec::new(),
         result_schemas: template.steps.iter().map(compiled).collect(),
         template_id: row.template_id,
         graph: Graph::of(&template),
@@ -275,7 +304,9 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
         environment: row.environment,
         registered_at: row.registered_at,
         template,
-    })
+    };
+    plan.fixed = sizes::fixed(&plan);
+    Some(plan)
 }
 
 /// A plan as after its registration, with lane `n + 1` for the `n`th step.

@@ -45,20 +45,20 @@ pub fn grant(
     let mut order: Vec<_> = new.chain(old).collect();
     order.sort_unstable();
     for (_, task_id, step, is_new, i) in order {
-        let (template_id, lane_id) = match is_new {
-            Some(i) => (changes.new_live[i].template_id, changes.new_live[i].lane_id),
-            None => (candidates[i].template_id, candidates[i].lane_id),
+        let (template_id, lane_id, bytes, revision) = match is_new.map(|i| &changes.new_live[i]) {
+            Some(live) => (live.template_id, live.lane_id, live.bytes, live.revision),
+            None => (candidates[i].template_id, candidates[i].lane_id, candidates[i].bytes, candidates[i].revision),
         };
         let Some((plan, template)) = plans.get(&template_id).and_then(|p| Some((p, p.step(step)?))) else { continue };
         let lease = Lease { task_id, step, nonce: nonce() };
-        if !reservation.has_slot(lane_id) {
+        if !reservation.has_slot(lane_id, bytes) {
             continue;
         }
         let Some(permit_id) = passes.take(lane_id, lease) else { continue };
-        let Some(worker_id) = reservation.promise(lane_id, lease) else { continue };
+        let Some(worker_id) = reservation.promise(lane_id, bytes, lease) else { continue };
         let timeout = is_new.and_then(|i| changes.new_live[i].timeout).unwrap_or(template.timeout);
         let grant = Grant { worker_id, nonce: lease.nonce, timeout, permit_id };
-        assignment::want(&mut inputs, plan, task_id, step);
+        assignment::want(&mut inputs, plan, task_id, revision, step);
         match is_new {
             Some(i) => {
                 let live = &mut changes.new_live[i];
@@ -92,8 +92,9 @@ pub fn grant(
     }
     reservation.announce();
     changes.passed = passes.granted();
-    inputs.tasks.sort_unstable();
-    inputs.tasks.dedup();
+    // Of one task the newest revision that is asked for.
+    inputs.tasks.sort_unstable_by_key(|(task_id, revision)| (*task_id, Reverse(*revision)));
+    inputs.tasks.dedup_by_key(|(task_id, _)| *task_id);
     inputs.results.sort_unstable();
     inputs.results.dedup();
     (claimed, inputs)

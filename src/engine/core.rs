@@ -124,6 +124,7 @@ impl Engine {
         loops.start("dispatch", |end| dispatcher.run(end));
         loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
         loops.start("reaper", |end| leases.clone().run_reaper(end));
+        loops.start("stranded", |end| leases.clone().run_stranded(end));
         loops.start("tidy", |end| leases.clone().run_tidy(end));
         loops.start("deadlines", |end| leases.run_deadlines(end));
         loops.start("services", |end| services.run(end));

@@ -2,6 +2,7 @@
 //! when a retry falls due, and when another server says so.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
@@ -84,7 +85,7 @@ impl Dispatcher {
             lane.limit = lane.limit.min(MAX_CLAIMS);
         }
         // Also those that are shut: they are looked at when somebody may pass.
-        self.shared.hub.look_begins(demand.iter().map(|lane| lane.lane_id));
+        self.shared.hub.look_begins(&demand);
         self.shared.gates.admit(&mut demand, &[]);
         if demand.is_empty() {
             self.shared.hub.look_ends();
@@ -115,7 +116,7 @@ impl Dispatcher {
                 self.shared.hub.retry_in(after);
             }
             // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
-            let mut reservation = self.shared.hub.reserve(&per_lane(&read.candidates));
+            let mut reservation = self.shared.hub.reserve_for(&per_lane(&read.candidates));
             let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
             let mut changes = Changes::default();
             let (_, mut wanted) =
@@ -206,9 +207,9 @@ fn lanes_left(demand: &[LaneDemand], read: &DispatchRead, claimed: &[Claimed], u
     lanes
 }
 
-/// How many candidates each lane has.
-fn per_lane(candidates: &[Candidate]) -> BTreeMap<i32, usize> {
+/// How many candidates of each weight each lane has.
+fn per_lane(candidates: &[Candidate]) -> BTreeMap<(i32, Reverse<i32>), usize> {
     let mut lanes = BTreeMap::new();
-    candidates.iter().for_each(|c| *lanes.entry(c.lane_id).or_default() += 1);
+    candidates.iter().for_each(|c| *lanes.entry((c.lane_id, Reverse(c.bytes))).or_default() += 1);
     lanes
 }

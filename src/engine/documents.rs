@@ -1,7 +1,8 @@
 //! The documents of tasks that run here, so that a step's hand-over need not read what this server has just written.
 //!
-//! A committed context and a committed result never change, so an entry is never wrong; what is missing is read. Bounded
-//! in bytes: the oldest tasks go first.
+//! A committed context and a committed result never change. What of a task does change, its settings and its notes, has the number of
+//! the task's row at the time, its revision: whoever asks says which it must have, and an older entry is read anew. So an entry is
+//! never wrong; what is missing is read. Bounded in bytes: the oldest tasks go first.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,8 +11,9 @@ use std::{
 
 use uuid::Uuid;
 
+use super::sizes::OF_TASK;
 use crate::{
-    domain::task::TaskState,
+    domain::{size::of, task::TaskState},
     store::{
         changes::{Changes, WantedInputs},
         hot::{Applied, TaskInput},
@@ -66,6 +68,7 @@ impl Documents {
                     annotations: t.annotations.clone(),
                     context: t.context.clone(),
                     settings: t.settings.as_deref().map(Arc::from),
+                    revision: 0,
                 };
                 (t.task_id, Arc::new(input))
             })
@@ -75,14 +78,10 @@ impl Documents {
         let set = set.map(|s| ((s.task_id, s.step), s.result.as_deref().unwrap_or("null")));
         let fresh: HashMap<(Uuid, i16), &str> = ended.chain(set).collect();
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // What a planner has just changed is read after it was written.
-        let planned = |task_id: &Uuid| changes.planned.iter().any(|planned| planned.task_id == *task_id);
-        wanted.tasks.retain(|task_id| {
-            if planned(task_id) {
-                return true;
-            }
+        // What a planner has just changed has a revision that is not here: it is read after it was written.
+        wanted.tasks.retain(|(task_id, revision)| {
             let input = kept.tasks.get(task_id).map(|e| &e.input).or_else(|| new.get(task_id));
-            input.is_none_or(|input| {
+            input.filter(|input| input.revision >= *revision).is_none_or(|input| {
                 known.tasks.insert(*task_id, Arc::clone(input));
                 false
             })
@@ -124,19 +123,42 @@ impl Documents {
 }
 
 impl Documents {
-    /// Their planners have changed these tasks.
-    pub fn forget(&self, tasks: impl Iterator<Item = Uuid>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.for_each(|task_id| kept.remove(task_id));
+    /// Takes out of `wanted` what is kept here, and adds its length to `known`. [`OF_TASK`] is all that belongs to the task itself,
+    /// which must have this `revision` at least.
+    pub fn lengths(
+        &self,
+        wanted: &mut Vec<(Uuid, i16)>,
+        known: &mut HashMap<(Uuid, i16), i32>,
+        revision: impl Fn(&Uuid) -> i32,
+    ) {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.retain(|(task_id, step)| {
+            let Some(entry) = kept.tasks.get(task_id) else { return true };
+            let length = match *step {
+                OF_TASK if entry.input.revision >= revision(task_id) => Some(entry.input.bytes()),
+                OF_TASK => None,
+                step => entry.results.get(&step).map(|json| json.len()),
+            };
+            length.is_none_or(|length| {
+                known.insert((*task_id, *step), of(length));
+                false
+            })
+        });
     }
 }
 
 impl Kept {
     fn add_task(&mut self, task_id: Uuid, input: &Arc<TaskInput>) {
-        if self.tasks.contains_key(&task_id) {
+        let bytes = ENTRY_BYTES + input.bytes();
+        if let Some(entry) = self.tasks.get_mut(&task_id) {
+            if entry.input.revision < input.revision {
+                let before = ENTRY_BYTES + entry.input.bytes();
+                entry.bytes = entry.bytes - before + bytes;
+                self.bytes = self.bytes - before + bytes;
+                entry.input = Arc::clone(input);
+            }
             return;
         }
-        let bytes = ENTRY_BYTES + input.context.len() + input.annotations.len();
         self.bytes += bytes;
         self.tasks.insert(task_id, Entry { input: Arc::clone(input), results: HashMap::new(), bytes });
         self.order.push_back(task_id);
@@ -183,6 +205,7 @@ mod tests {
             traceparent: None,
             annotations: "{}".into(),
             settings: None,
+            revision: 0,
             context: context.into(),
         }
     }
@@ -204,7 +227,7 @@ mod tests {
 
     fn wanted(id: u128, steps: &[i16]) -> WantedInputs {
         let id = Uuid::from_u128(id);
-        WantedInputs { tasks: vec![id], results: steps.iter().map(|s| (id, *s)).collect() }
+        WantedInputs { tasks: vec![(id, 0)], results: steps.iter().map(|s| (id, *s)).collect() }
     }
 
     #[test]
@@ -236,6 +259,30 @@ mod tests {
         let mut again = wanted(1, &[0]);
         documents.know(&mut again, &Changes::default());
         assert_eq!((again.tasks.len(), again.results.len()), (1, 1));
+    }
+
+    #[test]
+    fn an_older_revision_is_read_anew_and_replaced() {
+        let documents = Documents::default();
+        let keep = |revision, settings: &str| {
+            let input = TaskInput { revision, settings: Some(settings.into()), ..input(1, "{}") };
+            let mut applied = Applied { task_inputs: vec![input], ..Applied::default() };
+            documents.keep(&mut Known::default(), &mut applied, &Changes::default());
+        };
+        let known = |revision| {
+            let mut want = WantedInputs { tasks: vec![(Uuid::from_u128(1), revision)], results: Vec::new() };
+            let known = documents.know(&mut want, &Changes::default());
+            known.tasks.values().next().and_then(|input| input.settings.clone())
+        };
+        keep(0, "old");
+        assert_eq!(known(0).as_deref(), Some("old"));
+        assert_eq!(known(1), None, "its planner has answered elsewhere");
+        keep(1, "newer");
+        keep(0, "old");
+        assert_eq!(known(1).as_deref(), Some("newer"));
+        assert_eq!(known(0).as_deref(), Some("newer"));
+        let kept = documents.0.lock().unwrap();
+        assert_eq!(kept.bytes, kept.tasks.values().map(|e| e.bytes).sum::<usize>());
     }
 
     #[test]

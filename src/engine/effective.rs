@@ -24,6 +24,11 @@ impl Plan {
         schema.map_or(Ok(()), |schema| schema.check(result, budget))
     }
 
+    /// What a planner is told of the steps weighs so much, before anything was changed.
+    pub fn planned_bytes(&self) -> usize {
+        Effective::of(self, None).planned_steps().len()
+    }
+
     /// What expressions see as `task`.
     pub fn task_value(&self, correlation_id: &str, priority: i32) -> Value {
         let t = &self.template;

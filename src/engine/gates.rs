@@ -153,7 +153,8 @@ impl Gates {
 
     /// Of these lanes, those in which a step could pass now.
     pub fn open(&self, lanes: impl IntoIterator<Item = i32>) -> HashSet<i32> {
-        let mut demand: Vec<LaneDemand> = lanes.into_iter().map(|lane_id| LaneDemand { lane_id, limit: 1 }).collect();
+        let mut demand: Vec<LaneDemand> =
+            lanes.into_iter().map(|lane_id| LaneDemand { lane_id, limit: 1, bytes: 0 }).collect();
         self.admit(&mut demand, &[]);
         demand.into_iter().map(|lane| lane.lane_id).collect()
     }

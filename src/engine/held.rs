@@ -96,7 +96,7 @@ impl Held {
                 if task.live.is_empty() {
                     held.remove(&task_id);
                 } else {
-                    task.row.progress = row.progress;
+                    task.row = row;
                 }
             }
         }
@@ -133,6 +133,8 @@ fn row_of_new(t: &NewTask) -> TaskRow {
         settings: t.settings.as_deref().map(Arc::from),
         expires_at: t.expires_at,
         error_code: None,
+        bytes: t.bytes,
+        revision: 0,
     }
 }
 
@@ -145,6 +147,8 @@ fn row_of_update(t: &TaskUpdate) -> TaskRow {
         settings: t.kept.settings.clone(),
         expires_at: t.kept.expires_at,
         error_code: None,
+        bytes: t.bytes,
+        revision: t.kept.revision,
     }
 }
 
@@ -207,6 +211,8 @@ mod tests {
             expires_at: None,
             not_before: None,
             paused: false,
+            bytes: 0,
+            revision: 0,
             grant,
         }
     }
@@ -228,6 +234,7 @@ mod tests {
             settings: None,
             not_before: None,
             expires_at: None,
+            bytes: 0,
         };
         let new_live = granted.iter().zip(0..).map(|(granted, step)| new_live(step, *granted)).collect();
         Changes { new_tasks: vec![task], new_live, ..Changes::default() }
@@ -254,6 +261,7 @@ mod tests {
             failed_step: None,
             cancelled: None,
             expected: None,
+            bytes: 0,
             kept: Kept::default(),
         };
         Changes { ended: vec![ended], tasks: vec![task], new_live: then, ..Changes::default() }

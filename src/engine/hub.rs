@@ -3,6 +3,7 @@
 //! One short lock, never held across an await. A slot is reserved before the transaction that may fill it and given back
 //! if it did not, so no worker is ever sent more than it asked for, whichever loop claims for it.
 
+mod outbox;
 mod reservation;
 
 use std::{
@@ -11,13 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::reservation::Reservation;
+pub use self::{
+    outbox::{Inbox, MAX_QUEUED_BYTES, Outbox, outbox},
+    reservation::Reservation,
+};
 use super::{assignment::Assignment, catalog::Plan};
-use crate::{domain::lease::Lease, store::template::LaneRow};
+use crate::{
+    domain::lease::Lease,
+    store::{hot::LaneDemand, template::LaneRow},
+};
 
 /// The most worker streams on one server.
 pub const MAX_CONNECTIONS: usize = 5_000;
@@ -59,6 +66,8 @@ pub struct Profile {
     pub namespaces: HashSet<String>,
     pub handlers: HashSet<String>,
     pub capacity: usize,
+    /// The largest assignment that it takes, bytes.
+    pub max_assignment_bytes: i32,
 }
 
 /// A step that a worker has.
@@ -76,18 +85,19 @@ struct Connection {
     unacknowledged: usize,
     /// No more assignments: the worker drains, or this server does.
     closed: bool,
-    outbox: mpsc::Sender<ToWorker>,
+    outbox: Outbox,
     /// Ends the reading side too.
     stop: CancellationToken,
 }
 
 impl Connection {
     /// An answer frees its slot before it is stored. As many answers as there are slots may wait for that; beyond, each
-    /// takes a slot, so that a worker faster than the database does not pile them up on both sides.
+    /// takes a slot, so that a worker faster than the database does not pile them up on both sides. Nor does one get more that
+    /// does not read what it has been sent.
     fn free(&self) -> usize {
         let capacity = self.profile.capacity;
         let taken = self.in_flight.len() + self.reserved + self.unacknowledged.saturating_sub(capacity);
-        if self.closed { 0 } else { capacity.saturating_sub(taken) }
+        if self.closed || !self.outbox.queued.has_room() { 0 } else { capacity.saturating_sub(taken) }
     }
 
     fn serves(&self, lane: i32) -> bool {
@@ -122,6 +132,8 @@ struct Connections {
     /// When the next retry falls due, as far as known here.
     next_retry: Option<Instant>,
     draining: bool,
+    /// The limits of the workers differ: that a look has left nothing says nothing about what it did not look for.
+    limits_differ: bool,
 }
 
 impl Connections {
@@ -202,7 +214,7 @@ impl Hub {
         profile: Profile,
         held: Vec<(Lease, Duration)>,
         lanes: &[LaneRow],
-        outbox: mpsc::Sender<ToWorker>,
+        outbox: Outbox,
         stop: CancellationToken,
     ) {
         let mut all = self.lock();
@@ -221,6 +233,8 @@ impl Hub {
         let in_flight = |(lease, remaining)| (lease, InFlight { plan: None, deadline: now + remaining });
         connection.in_flight.extend(held.into_iter().map(in_flight));
         connection.relane(lanes);
+        let limit = connection.profile.max_assignment_bytes;
+        all.limits_differ |= all.by_id.values().any(|c| c.profile.max_assignment_bytes != limit);
         all.by_id.insert(worker_id, connection);
         drop(all);
         self.sooner.notify_one();
@@ -260,14 +274,14 @@ impl Hub {
         all.draining = true;
         for c in all.by_id.values_mut() {
             c.closed = true;
-            let _ = c.outbox.try_send(ToWorker::Draining { grace });
+            c.outbox.send(ToWorker::Draining { grace });
         }
     }
 
     /// Ends all streams. The workers' leases stay theirs.
     pub fn close_all(&self) {
         for (_, c) in self.lock().by_id.drain() {
-            let _ = c.outbox.try_send(ToWorker::Closing);
+            c.outbox.send(ToWorker::Closing);
         }
     }
 
@@ -313,14 +327,28 @@ impl Hub {
         if matches!(message, ToWorker::Ack { .. }) {
             c.unacknowledged = c.unacknowledged.saturating_sub(1);
         }
-        if c.outbox.try_send(message).is_ok() {
+        if c.outbox.send(message) {
             return true;
         }
         tracing::warn!(%worker_id, name = c.profile.name, "a worker does not read its stream; the stream is closed");
         // It must not be heard either: its heartbeats would keep leases that nobody here watches any more.
         c.stop.cancel();
+        c.outbox.discard();
         all.by_id.remove(&worker_id);
         false
+    }
+
+    /// Closes the streams on which something has waited for so long and nothing was read. Their leases stay as they are.
+    pub fn close_stalled(&self, limit: Duration) {
+        self.lock().by_id.retain(|worker_id, c| {
+            let stalled = c.outbox.is_stalled(limit);
+            if stalled {
+                tracing::warn!(%worker_id, name = c.profile.name, ?limit, "a worker has not read its stream for so long; the stream is closed");
+                c.stop.cancel();
+                c.outbox.discard();
+            }
+            !stalled
+        });
     }
 
     /// Tells whoever holds this lease to stop, and frees the slot. A claim that is not delivered yet never will be.
@@ -335,7 +363,7 @@ impl Hub {
         let Some(c) = holder else { return false };
         let plan = c.in_flight.remove(&lease).and_then(|f| f.plan);
         let step_name = plan.and_then(|p| p.step(lease.step).map(|s| s.name.clone())).unwrap_or_default();
-        let sent = c.outbox.try_send(ToWorker::Cancel { lease, step_name, reason }).is_ok();
+        let sent = c.outbox.send(ToWorker::Cancel { lease, step_name, reason });
         drop(all);
         self.kick();
         sent
@@ -394,9 +422,16 @@ impl Hub {
         self.kick();
     }
 
-    /// A look begins. What comes into a lane from now on keeps it loud, whatever the look finds.
-    pub fn look_begins(&self, lanes: impl IntoIterator<Item = i32>) {
-        self.lock().looked_at.extend(lanes);
+    /// A look begins. What comes into a lane from now on keeps it loud, whatever the look finds; and so does a lane whose steps
+    /// are not all looked for, as another worker takes larger ones.
+    pub fn look_begins(&self, lanes: &[LaneDemand]) {
+        let mut all = self.lock();
+        let differ = all.limits_differ;
+        let larger = |lane: &LaneDemand| {
+            all.by_id.values().any(|c| c.profile.max_assignment_bytes > lane.bytes && c.serves(lane.lane_id))
+        };
+        let whole: Vec<i32> = lanes.iter().filter(|lane| !(differ && larger(lane))).map(|lane| lane.lane_id).collect();
+        all.looked_at.extend(whole);
     }
 
     /// The look found nothing more in its lanes than it said.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::attempt::Outcome,
-    store::{Db, StoreError, server, tidy, worker},
+    store::{Db, StoreError, server, stranded, tidy, worker},
 };
 
 /// How often heartbeats are written, all in one statement.
@@ -90,6 +90,7 @@ impl Leases {
             return Ok(0);
         }
         let heard = self.heard.take();
+        self.hub.close_stalled(self.lease);
         let over = match worker::extend(&self.db, &heard, &connected, self.lease).await {
             Ok(over) => over,
             Err(error) => {
@@ -171,6 +172,22 @@ impl Leases {
             }
         }
         Ok(count)
+    }
+
+    /// Ends steps whose assignment no connected worker has taken for the length of a lease, until `shutdown`.
+    pub async fn run_stranded(self, shutdown: CancellationToken) {
+        while pause(jitter(REAP), &shutdown).await {
+            match stranded::find(&self.db, self.lease, REAP_LIMIT).await {
+                Ok(found) => {
+                    for step in found {
+                        let _ = self.settle.push(Input::TooLarge(step)).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "steps that are too large for all workers could not be looked for")
+                }
+            }
+        }
     }
 
     /// Keeps the queue's table small until `shutdown`.

@@ -36,6 +36,7 @@ pub mod retention;
 pub mod services;
 pub mod settle;
 mod shared;
+mod sizes;
 pub mod traces;
 pub mod watch;
 

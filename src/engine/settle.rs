@@ -19,6 +19,7 @@ use super::{
     hub::{CancelReason, Reservation, ToWorker},
     metrics::Loop,
     shared::Shared,
+    sizes,
 };
 use crate::{
     domain::{
@@ -82,7 +83,7 @@ impl SettleQueue {
         let kib = match &input {
             Input::Result { outcome, .. } => 1 + outcome.size() / 1024,
             Input::Order { order, by, reason, .. } => 1 + (order.size() + by.len() + reason.len()) / 1024,
-            Input::Gone { .. } | Input::Deadline { .. } | Input::Expire { .. } => 1,
+            Input::Gone { .. } | Input::Deadline { .. } | Input::Expire { .. } | Input::TooLarge(_) => 1,
         };
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).acquire_many_owned(permits).await.map_err(|_| Closed)?;
@@ -280,6 +281,7 @@ impl Settler {
         }
         let Decision { mut changes, acks, cancelled, refused, touched, calls, pauses, woken, expiring, .. } =
             decision.finish();
+        sizes::weigh(&self.shared.documents, hot, &mut changes, &plans).await?;
         changes.pauses = self.shared.gates.pause(&pauses);
         passes.frees(&changes);
         let (claimed, mut wanted) =
@@ -312,7 +314,6 @@ impl Settler {
             self.shared.committed(Loop::Settle, inputs.len(), applied.took, &changes, &plans, now);
             self.shared.held.keep(&changes, now);
             self.shared.held.forget(ordered(inputs).chain(changes.planned.iter().map(|planned| planned.task_id)));
-            self.shared.documents.forget(changes.planned.iter().map(|planned| planned.task_id));
             self.shared.hub.steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
@@ -376,7 +377,7 @@ impl Settler {
         for task in &read.tasks {
             let Some(plan) = plans.get(&task.template_id) else { continue };
             if plan.is_conditional() || plan.is_planner(0) && planned.contains(&task.task_id) {
-                wanted.tasks.push(task.task_id);
+                wanted.tasks.push((task.task_id, task.revision));
             }
             if plan.is_conditional() {
                 let done = (0..plan.graph.len()).filter_map(|step| u16::try_from(step).ok());

@@ -329,6 +329,9 @@ pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
                 handler_config_json: serde_json::Value::Object(s.handler_config.clone()).to_string(),
                 condition: s.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
                 result_schema_json: s.result_schema.as_ref().map(ToString::to_string).unwrap_or_default(),
+                inputs: s.inputs.as_ref().map(|all| proto::StepInputs {
+                    steps: all.iter().filter_map(|i| Some(t.steps.get(*i)?.name.clone())).collect(),
+                }),
             })
             .collect(),
         yaml: String::new(),
@@ -380,6 +383,7 @@ pub fn worker(w: WorkerRow) -> proto::Worker {
         namespaces: w.namespaces,
         handlers: w.handlers,
         max_concurrent_steps: w.max_concurrent_steps,
+        max_assignment_bytes: w.max_assignment_bytes,
         steps_in_progress: i32::try_from(w.steps_in_progress).unwrap_or(i32::MAX),
         labels: serde_json::from_str(&w.labels).unwrap_or_default(),
         server_id: w.server_id.to_string(),

@@ -1,5 +1,7 @@
 //! An explanation of a task: what was read, put together with its template, and in the words of the protocol.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::convert::{step_state, task_state, timestamp};
@@ -13,12 +15,13 @@ use crate::{
     store::explain::Explained,
 };
 
-pub fn response(task_id: Uuid, found: Explained, plan: &Plan) -> proto::ExplainTaskResponse {
+pub fn response(task_id: Uuid, found: Explained, plan: &Plan, lease: Duration) -> proto::ExplainTaskResponse {
     let now = found.now;
     let own = Effective::of(plan, found.settings.as_deref());
     let steps: Vec<(StepFacts, Vec<Reason>)> = complete(found.steps, &own)
         .into_iter()
         .map(|step| {
+            let step = StepFacts { lease, ..step };
             let reasons = reasons(&step, now);
             (step, reasons)
         })
@@ -93,5 +96,6 @@ pub fn wait_cause(cause: Cause) -> proto::WaitCause {
         Cause::Failed => W::Failed,
         Cause::Paused => W::Paused,
         Cause::NotBefore => W::NotBefore,
+        Cause::TooLarge => W::TooLarge,
     }
 }

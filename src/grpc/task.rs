@@ -262,7 +262,7 @@ impl Tasks {
         let found = explain::task(&self.0.db, task_id).await.map_err(|e| error::store(&e))?;
         let found = found.ok_or_else(|| not_found(task_id))?;
         let plan = self.0.catalog.plan(found.template_id).await.map_err(|e| error::store(&e))?;
-        Ok(super::explain::response(task_id, found, &plan))
+        Ok(super::explain::response(task_id, found, &plan, self.0.lease))
     }
 
     pub(super) async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {

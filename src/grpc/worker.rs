@@ -8,8 +8,6 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -19,7 +17,7 @@ use crate::{
     domain::{attempt::Outcome, lease::Lease},
     engine::{
         Engine,
-        hub::{CancelReason, Profile, ToWorker},
+        hub::{CancelReason, Outbox, Profile, ToWorker, outbox},
         settle::Input,
         traces::Traces,
     },
@@ -54,13 +52,14 @@ impl WorkerService for Workers {
             return Err(order("the first message must be `register`"));
         };
         let new = worker_messages::register(register, self.0.server_id)?;
-        let (outbox, inbox) = mpsc::channel(outbox_size(new.max_concurrent_steps));
+        let (outbox, inbox) = outbox(outbox_size(new.max_concurrent_steps));
         let stop = CancellationToken::new();
         let connection = Connection::open(self.0.clone(), new, outbox, stop.clone()).await?;
         let ending = Ending::default();
         let (registered, worker_id) = (connection.registered(), connection.worker_id);
         let cancelled = connection.cancelled();
         tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
+        let inbox = inbox.into_stream(Arc::clone(&self.0.hub));
         let stream = outgoing(registered, cancelled, inbox, ending, stop.drop_guard(), self.0.traces.clone());
         tracing::info!(%worker_id, "worker connected");
         Ok(Response::new(stream))
@@ -92,7 +91,7 @@ impl Connection {
     async fn open(
         engine: Engine,
         new: workers::NewWorker,
-        outbox: mpsc::Sender<ToWorker>,
+        outbox: Outbox,
         stop: CancellationToken,
     ) -> Result<Self, Status> {
         let room = engine.hub.room().ok_or_else(|| {
@@ -114,6 +113,7 @@ impl Connection {
             namespaces: new.namespaces.into_iter().collect(),
             handlers: new.handlers.into_iter().collect(),
             capacity: usize::try_from(new.max_concurrent_steps).unwrap_or(1),
+            max_assignment_bytes: new.max_assignment_bytes,
         };
         let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
         // The last wait, as the caller may go away in any: what was added would then stay.
@@ -260,13 +260,13 @@ impl Ending {
 fn outgoing(
     registered: WorkResponse,
     cancelled: Vec<WorkResponse>,
-    inbox: mpsc::Receiver<ToWorker>,
+    inbox: impl Stream<Item = ToWorker> + Send + 'static,
     ending: Ending,
     guard: DropGuard,
     traces: Traces,
 ) -> Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>> {
     let first = stream::iter(std::iter::once(registered).chain(cancelled).map(Ok));
-    let rest = ReceiverStream::new(inbox).map(move |message| response(message, &traces));
+    let rest = inbox.map(move |message| response(message, &traces));
     let last = stream::once(async move {
         let _until_here = guard;
         ending.take()

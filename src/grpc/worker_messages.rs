@@ -12,6 +12,7 @@ use crate::{
         attempt::{Failure, MAX_ERROR_CONTEXT_BYTES, MAX_RESULT_BYTES, MAX_RETRY_AFTER, Outcome},
         json,
         lease::Lease,
+        size::{DEFAULT_ASSIGNMENT_BYTES, MAX_ASSIGNMENT_BYTES, MIN_ASSIGNMENT_BYTES},
         template::MAX_NAME_BYTES,
     },
     proto::{self, step_result::Outcome as Answer},
@@ -41,6 +42,13 @@ pub fn register(r: proto::Register, server_id: Uuid) -> Result<NewWorker, Status
         let message = format!("{} is out of bounds: expected 1 to {MAX_CONCURRENT_STEPS}", r.max_concurrent_steps);
         return Err(invalid("register.max_concurrent_steps", message));
     }
+    let limit = if r.max_assignment_bytes == 0 { DEFAULT_ASSIGNMENT_BYTES } else { r.max_assignment_bytes };
+    if !(MIN_ASSIGNMENT_BYTES..=MAX_ASSIGNMENT_BYTES).contains(&limit) {
+        let message = format!(
+            "{limit} is out of bounds: expected {MIN_ASSIGNMENT_BYTES} to {MAX_ASSIGNMENT_BYTES}, or 0 for {DEFAULT_ASSIGNMENT_BYTES}"
+        );
+        return Err(invalid("register.max_assignment_bytes", message));
+    }
     r.handlers.iter().try_for_each(|h| name("register.handlers", h))?;
     r.namespaces.iter().try_for_each(|n| name("register.namespaces", n))?;
     for (key, value) in &r.labels {
@@ -64,6 +72,7 @@ pub fn register(r: proto::Register, server_id: Uuid) -> Result<NewWorker, Status
         namespaces: r.namespaces,
         handlers: r.handlers,
         max_concurrent_steps: r.max_concurrent_steps,
+        max_assignment_bytes: limit,
         labels: serde_json::to_string(&r.labels).unwrap_or_else(|_| "{}".into()),
         previous,
         held: r.held_leases.iter().map(|t| lease("register.held_leases", t)).collect::<Result<_, _>>()?,

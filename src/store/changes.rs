@@ -41,6 +41,8 @@ pub struct NewTask {
     pub settings: Option<String>,
     pub not_before: Option<SystemTime>,
     pub expires_at: Option<SystemTime>,
+    /// Of its documents.
+    pub bytes: i32,
 }
 
 /// The right to one attempt, about to be written.
@@ -98,6 +100,10 @@ pub struct NewLive {
     pub not_before: Option<SystemTime>,
     /// Its task is paused.
     pub paused: bool,
+    /// What its assignment weighs at most; 0 where that is less than what every worker takes.
+    pub bytes: i32,
+    /// Its task's.
+    pub revision: i32,
     /// Set when a worker gets it in the same transaction.
     pub grant: Option<Grant>,
 }
@@ -249,6 +255,8 @@ pub struct TaskUpdate {
     pub cancelled: Option<(String, String)>,
     /// What the row must say before, where it is not locked but only believed to.
     pub expected: Option<Progress>,
+    /// What its documents weigh at most.
+    pub bytes: i32,
     pub kept: Kept,
 }
 
@@ -258,6 +266,7 @@ pub struct Kept {
     pub template_id: i32,
     pub priority: i16,
     pub settings: Option<Arc<str>>,
+    pub revision: i32,
     pub expires_at: Option<SystemTime>,
 }
 
@@ -358,7 +367,8 @@ pub struct Changes {
 /// Which documents to read for the steps that are claimed.
 #[derive(Clone, Debug, Default)]
 pub struct WantedInputs {
-    pub tasks: Vec<Uuid>,
+    /// Each with the revision that it must have at least.
+    pub tasks: Vec<(Uuid, i32)>,
     pub results: Vec<(Uuid, i16)>,
 }
 

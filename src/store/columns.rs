@@ -80,6 +80,7 @@ columns!(NewTasks {
     task_id: Uuid, template_id: i32, state: &'a str, priority: i16, total: i16, live: i16, done: &'a [u8],
     correlation_id: &'a str, traceparent: Option<&'a str>, annotations: &'a str, context: &'a str,
     settings: Option<&'a str>, not_before: Option<SystemTime>, expires_at: Option<SystemTime>, failed_step: Option<i16>,
+    bytes: i32,
 });
 columns!(Ids { task_id: Uuid });
 columns!(Keys { namespace: &'a str, key: &'a str, task_id: Uuid });
@@ -98,6 +99,7 @@ columns!(NewLives {
     task_id: Uuid, step: i16, template_id: i32, lane_id: i32, priority: i16, lease: Option<i64>,
     worker_id: Option<Uuid>, allowed: Option<f64>, permit_id: Option<i32>, attempt: Option<i32>, charged: Option<i16>,
     timeout: Option<f64>, expires_at: Option<SystemTime>, not_before: Option<SystemTime>, paused: Option<bool>,
+    bytes: Option<i32>, revision: Option<i32>,
 });
 columns!(Claims {
     task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>,
@@ -108,6 +110,7 @@ columns!(Spent { permit_id: i32, term: i64, spent: i32 });
 columns!(Tasks {
     task_id: Uuid, state: &'a str, live: i16, done: &'a [u8], failed_step: Option<i16>, cancelled_by: Option<&'a str>,
     reason: Option<&'a str>, old_state: Option<&'a str>, old_live: Option<i16>, old_done: Option<&'a [u8]>,
+    bytes: i32,
 });
 columns!(Events {
     kind: &'a str, template_id: Option<i32>, task_id: Option<Uuid>, step: Option<i16>, attempt: Option<i32>,
@@ -171,7 +174,7 @@ impl<'a> Columns<'a> {
         c.claims(changes);
         c.events(changes);
         c.services(changes);
-        c.task_inputs.task_id.extend(&inputs.tasks);
+        c.task_inputs.task_id.extend(inputs.tasks.iter().map(|(task_id, _)| task_id));
         for (task_id, step) in &inputs.results {
             c.result_inputs.task_id.push(*task_id);
             c.result_inputs.step.push(*step);
@@ -197,6 +200,7 @@ impl<'a> Columns<'a> {
             c.not_before.push(t.not_before);
             c.expires_at.push(t.expires_at);
             c.failed_step.push(t.failed_step);
+            c.bytes.push(t.bytes);
             if let Some(expires_at) = t.expires_at.filter(|_| !t.state.is_final()) {
                 self.deadlines.task_id.push(t.task_id);
                 self.deadlines.expires_at.push(expires_at);
@@ -215,6 +219,7 @@ impl<'a> Columns<'a> {
             c.old_state.push(expected.map(|p| p.state.as_str()));
             c.old_live.push(expected.map(|p| i16::try_from(p.live).unwrap_or(i16::MAX)));
             c.old_done.push(expected.map(|p| p.done.as_bytes()));
+            c.bytes.push(t.bytes);
         }
         self.task_count = count(changes.tasks.len());
         for k in &changes.dropped_keys {
@@ -338,6 +343,8 @@ impl<'a> Columns<'a> {
             c.expires_at.push(l.expires_at);
             c.not_before.push(l.not_before);
             c.paused.push(l.paused.then_some(true));
+            c.bytes.push(Some(l.bytes).filter(|bytes| *bytes > 0));
+            c.revision.push(Some(l.revision).filter(|revision| *revision > 0));
         }
         for claim in &changes.claims {
             let c = &mut self.claims;

@@ -1,6 +1,6 @@
 //! Everything that an explanation of a task is made of, in one statement and so from one snapshot.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -50,7 +50,8 @@ const EXPLAIN: &str = "
            (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = ''),
            (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = v.service),
            t.paused_at, t.paused_by, t.pause_reason, pn.paused_at, pn.paused_by, pn.reason, pt.paused_at, pt.paused_by,
-           pt.reason, l.namespace, l.task_name, t.settings
+           pt.reason, l.namespace, l.task_name, t.settings, q.assignment_bytes, coalesce(h.of_any_size, 0), coalesce(h.largest, 0),
+           h.sufficed
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       JOIN lanes l ON l.lane_id = d.lane_id
@@ -79,11 +80,15 @@ const EXPLAIN: &str = "
                  WHERE ol.namespace = l.namespace AND ol.handler = l.handler LIMIT $2)
                LIMIT $2) o) b ON q.due
       LEFT JOIN LATERAL (
-           SELECT count(*) FILTER (WHERE c.alive)::int AS connected,
-                  coalesce(sum(c.max_concurrent_steps) FILTER (WHERE c.alive), 0)::int AS slots,
-                  coalesce(sum(c.n) FILTER (WHERE c.alive), 0)::int AS busy, max(c.seen) AS seen
+           SELECT count(*) FILTER (WHERE c.alive AND c.takes)::int AS connected,
+                  coalesce(sum(c.max_concurrent_steps) FILTER (WHERE c.alive AND c.takes), 0)::int AS slots,
+                  coalesce(sum(c.n) FILTER (WHERE c.alive AND c.takes), 0)::int AS busy, max(c.seen) AS seen,
+                  count(*) FILTER (WHERE c.alive)::int AS of_any_size,
+                  max(c.max_assignment_bytes) FILTER (WHERE c.alive) AS largest,
+                  max(c.seen) FILTER (WHERE c.takes) AS sufficed
              FROM (SELECT o.ended_at IS NULL AND NOT o.draining AS alive, o.max_concurrent_steps,
-                          least(coalesce(o.ended_at, clock_timestamp()), o.lease_expires_at) AS seen, u.n
+                          least(coalesce(o.ended_at, clock_timestamp()), o.lease_expires_at) AS seen, u.n, o.max_assignment_bytes,
+                          coalesce(q.assignment_bytes <= o.max_assignment_bytes, true) AS takes
                      FROM workers o
                     CROSS JOIN LATERAL (
                           SELECT count(*) AS n FROM queue WHERE o.ended_at IS NULL AND worker_id = o.worker_id) u
@@ -129,12 +134,22 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
         next_attempt_at: r.get(16),
         deadline_at: r.get(17),
         worker_name: r.get(18),
+        assignment_bytes: r.get(52),
+        lease: Duration::ZERO,
         error: r.get(19),
         error_code: r.get(20),
         ahead: count(32),
         pauses: pauses(r),
         service: service(r, count(31))?,
-        workers: WorkerFacts { connected, slots, free: slots.saturating_sub(count(35)), last_seen: r.get(36) },
+        workers: WorkerFacts {
+            connected,
+            slots,
+            free: slots.saturating_sub(count(35)),
+            of_any_size: count(53),
+            largest: r.get(54),
+            sufficed: r.get(55),
+            last_seen: r.get(36),
+        },
     })
 }
 

@@ -77,6 +77,7 @@ statements! {
     task_inputs: writes::TASK_INPUTS,
     result_inputs: writes::RESULT_INPUTS,
     past_ends: reads::PAST_ENDS,
+    sizes: reads::SIZES,
     set_steps: orders::SET_STEPS,
     reopen: orders::REOPEN,
     hold: orders::HOLD,
@@ -164,13 +165,13 @@ impl Hot {
         let s = &self.statements;
         let lease_tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
         let lease_steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
-        let (lane_ids, limits) = lane_arrays(lanes);
+        let (lane_ids, limits, bytes) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
         let live = (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
         let before = (!ordered.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
         // Before the clock of the locks: nothing is seen that was not there then.
-        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
+        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits, &bytes]));
         let tasks = p.add(&s.lock_tasks, vec![&tasks]);
         // Again: under the task's lock no step can come into play any more that the first look did not see.
         let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
@@ -187,7 +188,7 @@ impl Hot {
             candidates: of(peek).iter().map(candidate).collect(),
             now: match clock {
                 Some(clock) => rows[clock][0].get(0),
-                None => rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(11)),
+                None => rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(13)),
             },
         })
     }
@@ -200,14 +201,14 @@ impl Hot {
         let names: Vec<&str> = keys.iter().map(|k| k.key.as_str()).collect();
         let ids: Vec<Uuid> = keys.iter().map(|k| k.task_id).collect();
         let digests: Vec<&[u8]> = keys.iter().map(|k| k.digest.as_slice()).collect();
-        let (lane_ids, limits) = lane_arrays(lanes);
+        let (lane_ids, limits, bytes) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
         let owners = (!keys.is_empty()).then(|| {
             p.add(&s.take_keys, vec![&namespaces, &names, &ids, &digests]);
             p.add(&s.read_keys, vec![&namespaces, &names])
         });
-        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits]));
+        let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits, &bytes]));
         let newest = p.add(&s.newest_template, vec![]);
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
@@ -225,11 +226,11 @@ impl Hot {
     /// Begins a transaction, lets due retries join the claimable steps, and locks the first of each lane.
     pub async fn begin_dispatch(&self, lanes: &[LaneDemand]) -> Result<DispatchRead, StoreError> {
         let s = &self.statements;
-        let (lane_ids, limits) = lane_arrays(lanes);
+        let (lane_ids, limits, bytes) = lane_arrays(lanes);
         let mut p = Pipeline::new();
         p.add(&s.begin, vec![]);
         let promoted = p.add(&s.promote, vec![&reads::MAX_PROMOTED]);
-        let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits]);
+        let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits, &bytes]);
         let next = p.add(&s.next_retry, vec![]);
         let clock = p.add(&s.clock, vec![]);
         let rows = p.run(&self.client).await?;
@@ -244,8 +245,9 @@ impl Hot {
     /// Whether a claim in one of these lanes could succeed, now or after due retries join; and the time until the next
     /// retry falls due.
     pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<(bool, Option<Duration>), StoreError> {
-        let (lane_ids, _) = lane_arrays(lanes);
-        let row = in_time(ANSWER_TIMEOUT, self.client.query_one(&self.statements.anything_due, &[&lane_ids])).await?;
+        let (lane_ids, _, bytes) = lane_arrays(lanes);
+        let statement = &self.statements.anything_due;
+        let row = in_time(ANSWER_TIMEOUT, self.client.query_one(statement, &[&lane_ids, &bytes])).await?;
         let next: Option<f64> = row.get(1);
         Ok((row.get::<_, bool>(0) || next.is_some_and(|s| s <= 0.0), next.map(seconds)))
     }
@@ -355,14 +357,23 @@ impl Hot {
         })
     }
 
+    /// What documents weigh, of those that are there; a negative position is the task's own. What has been written never
+    /// changes, so it makes no difference whether a transaction has begun.
+    pub async fn sizes(&self, wanted: &[(Uuid, i16)]) -> Result<Vec<(Uuid, i16, i32)>, StoreError> {
+        let (tasks, steps): (Vec<Uuid>, Vec<i16>) = wanted.iter().copied().unzip();
+        let rows = in_time(ANSWER_TIMEOUT, self.client.query(&self.statements.sizes, &[&tasks, &steps])).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
     /// Ends the transaction without writing.
     pub async fn rollback(&self) -> Result<(), StoreError> {
         in_time(PROMPT_TIMEOUT, self.client.batch_execute("ROLLBACK")).await
     }
 }
 
-fn lane_arrays(lanes: &[LaneDemand]) -> (Vec<i32>, Vec<i32>) {
-    lanes.iter().map(|l| (l.lane_id, l.limit)).unzip()
+/// The lanes, how many steps of each, and what those may weigh.
+fn lane_arrays(lanes: &[LaneDemand]) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+    lanes.iter().map(|l| (l.lane_id, l.limit, l.bytes)).collect()
 }
 
 fn seconds(s: f64) -> Duration {

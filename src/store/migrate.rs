@@ -12,6 +12,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (2, "events", include_str!("../../migrations/0002_events.sql")),
     (3, "operators", include_str!("../../migrations/0003_operators.sql")),
     (4, "adapting", include_str!("../../migrations/0004_adapting.sql")),
+    (5, "sizes", include_str!("../../migrations/0005_sizes.sql")),
 ];
 
 /// How long another process is waited for that migrates the same schema.

@@ -26,6 +26,7 @@ pub mod retention;
 pub mod server;
 pub mod service;
 pub mod session;
+pub mod stranded;
 pub mod task;
 pub mod template;
 pub mod tidy;

@@ -76,7 +76,8 @@ pub(super) const MARK: &str = "
 
 /// What planners made of their tasks.
 pub(super) const PLAN: &str = "
-    UPDATE tasks t SET settings = u.settings, annotations = u.annotations, priority = u.priority
+    UPDATE tasks t SET settings = u.settings, annotations = u.annotations, priority = u.priority,
+                       revision = t.revision + 1
       FROM (SELECT u.*, t.tid
               FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int2[]) AS u(task_id, settings, annotations, priority)
              CROSS JOIN LATERAL (SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t

@@ -159,8 +159,11 @@ const CANCEL: &str = "
 /// A new row, with nothing of what an old one may have said.
 const PUT_BACK: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, lost, ready_at, paused,
-                       expires_at)
-    SELECT $1, $2, $3, $4, $5, 'ready', paused_at IS NULL, $6, $7, $8, $9, paused_at IS NOT NULL, expires_at
+                       expires_at, assignment_bytes, revision)
+    SELECT $1, $2, $3, $4, $5, 'ready', paused_at IS NULL, $6, $7, $8, $9, paused_at IS NOT NULL, expires_at,
+           CASE WHEN coalesce(documents_bytes, 2147483647) > 32768
+                THEN least(coalesce(documents_bytes, 2147483647)::int8 + 65536, 2147483647)::int END,
+           nullif(revision, 0)
       FROM tasks WHERE task_id = $1";
 
 const UPDATE_TASK: &str = "

@@ -18,6 +18,7 @@ pub struct NewWorker {
     pub namespaces: Vec<String>,
     pub handlers: Vec<String>,
     pub max_concurrent_steps: i32,
+    pub max_assignment_bytes: i32,
     /// JSON object.
     pub labels: String,
     pub previous: Option<Uuid>,
@@ -73,6 +74,7 @@ pub struct WorkerRow {
     pub namespaces: Vec<String>,
     pub handlers: Vec<String>,
     pub max_concurrent_steps: i32,
+    pub max_assignment_bytes: i32,
     pub steps_in_progress: i64,
     pub labels: String,
     pub connected_at: SystemTime,
@@ -99,8 +101,8 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
         .prepare_cached(
             "WITH w AS (
                  INSERT INTO workers (worker_id, server_id, name, build_id, namespaces, handlers, max_concurrent_steps,
-                                      labels, connected_at, lease_expires_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now(), now() + make_interval(secs => $9)))
+                                      labels, connected_at, lease_expires_at, max_assignment_bytes)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now(), now() + make_interval(secs => $9), $10))
              INSERT INTO events (at, type, worker_id) VALUES (now(), 'worker.connected', $1)",
         )
         .await?;
@@ -116,6 +118,7 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
             &new.max_concurrent_steps,
             &new.labels,
             &lease.as_secs_f64(),
+            &new.max_assignment_bytes,
         ],
     )
     .await?;
@@ -266,7 +269,7 @@ pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, Stor
         .prepare_cached(
             "SELECT w.worker_id, w.server_id, w.name, w.build_id, w.namespaces, w.handlers, w.max_concurrent_steps,
                     (SELECT count(*) FROM queue q WHERE q.worker_id = w.worker_id), w.labels, w.connected_at,
-                    w.lease_expires_at, w.draining
+                    w.lease_expires_at, w.draining, w.max_assignment_bytes
                FROM workers w
               WHERE w.ended_at IS NULL AND ($1::text IS NULL OR $1 = ANY(w.handlers))
               ORDER BY w.name, w.connected_at, w.worker_id LIMIT 10000",
@@ -285,6 +288,7 @@ pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, Stor
         connected_at: r.get(9),
         lease_expires_at: r.get(10),
         draining: r.get(11),
+        max_assignment_bytes: r.get(12),
     };
     Ok(client.query(&statement, &[&handler]).await?.iter().map(worker).collect())
 }

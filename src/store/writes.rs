@@ -9,16 +9,16 @@
 pub(super) const INSERT_TASKS: &str = "
     INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
                        started_at, ended_at, correlation_id, traceparent, annotations, context, settings, not_before,
-                       expires_at, failed_step)
-    SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $16::timestamptz,
-           CASE WHEN u.state <> 'pending' THEN $16::timestamptz END, CASE WHEN u.live = 0 THEN $16::timestamptz END,
+                       expires_at, failed_step, documents_bytes)
+    SELECT u.id, u.template_id, u.state::task_state, u.priority, u.total, u.live, u.done, $17::timestamptz,
+           CASE WHEN u.state <> 'pending' THEN $17::timestamptz END, CASE WHEN u.live = 0 THEN $17::timestamptz END,
            u.correlation_id, u.traceparent, u.annotations, u.context, u.settings, u.not_before, u.expires_at,
-           u.failed_step
+           u.failed_step, u.bytes
       FROM unnest($1::uuid[], $2::int4[], $3::text[], $4::int2[], $5::int2[], $6::int2[], $7::bytea[], $8::text[],
                   $9::text[], $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[],
-                  $15::int2[])
+                  $15::int2[], $16::int4[])
            AS u(id, template_id, state, priority, total, live, done, correlation_id, traceparent, annotations, context,
-                settings, not_before, expires_at, failed_step)";
+                settings, not_before, expires_at, failed_step, bytes)";
 
 pub(super) const DROP_KEYS: &str = "
     DELETE FROM idempotency_keys k
@@ -62,7 +62,8 @@ pub(super) const RETRY: &str = "
          LIMIT cardinality($1)),
     waiting AS (
         UPDATE queue q
-           SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2, lease = NULL,
+           SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2,
+               lost = q.lost + (u.outcome = 'undelivered')::int::int2, lease = NULL,
                worker_id = NULL, started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = d.at,
                next_attempt_at = d.at
           FROM u
@@ -102,25 +103,27 @@ pub(super) const GIVE_BACK: &str = "
 pub(super) const INSERT_LIVE: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, ready_at,
                        next_attempt_at, lease, worker_id, started_at, deadline_at, permit_id, timeout, expires_at, paused,
-                       reopened)
+                       reopened, assignment_bytes, revision)
     SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
            CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state,
            u.lease IS NULL AND u.not_before IS NULL AND u.paused IS NULL,
            coalesce(u.attempt, 0) + (u.lease IS NOT NULL)::int, coalesce(u.charged, 0::int2), coalesce(u.not_before, c.now),
            u.not_before, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN c.now END,
            CASE WHEN u.lease IS NOT NULL THEN least(c.now + make_interval(secs => u.allowed), u.expires_at) END, u.permit_id,
-           u.timeout, u.expires_at, coalesce(u.paused, false), u.attempt IS NOT NULL
+           u.timeout, u.expires_at, coalesce(u.paused, false), u.attempt IS NOT NULL,
+           u.bytes, u.revision
       FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[], $9::int4[],
-                  $10::int4[], $11::int2[], $12::float8[], $13::timestamptz[], $14::timestamptz[], $15::bool[])
+                  $10::int4[], $11::int2[], $12::float8[], $13::timestamptz[], $14::timestamptz[], $15::bool[],
+                  $16::int4[], $17::int4[])
            AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, allowed, permit_id, attempt, charged, timeout,
-                expires_at, not_before, paused),
-           (SELECT coalesce($16::timestamptz, now()) AS now) AS c
-     WHERE (SELECT expect_rows('gates', count(*), cardinality($17::int4[]))
-              FROM unnest($17::int4[], $18::int8[]) AS g(service_id, gate)
+                expires_at, not_before, paused, bytes, revision),
+           (SELECT coalesce($18::timestamptz, now()) AS now) AS c
+     WHERE (SELECT expect_rows('gates', count(*), cardinality($19::int4[]))
+              FROM unnest($19::int4[], $20::int8[]) AS g(service_id, gate)
              CROSS JOIN LATERAL (
                    SELECT FROM services
                     WHERE service_id = g.service_id AND gate = g.gate
-                      AND coalesce(paused_until <= coalesce($16::timestamptz, now()), true) LIMIT 1) AS s)";
+                      AND coalesce(paused_until <= coalesce($18::timestamptz, now()), true) LIMIT 1) AS s)";
 
 /// Whose gate is not the one that is known, or who has asked for a pause that is not over by the database's clock, is not called.
 ///
@@ -179,14 +182,15 @@ pub(super) const UPDATE_TASKS: &str = "
     WITH updated AS (
         UPDATE tasks t
            SET state = u.state::task_state, steps_live = u.live, steps_done = u.done, failed_step = u.failed,
-               cancelled_by = u.cancelled_by, cancel_reason = u.reason,
-               started_at = CASE WHEN u.state IN ('in_progress', 'complete') THEN coalesce(t.started_at, $11::timestamptz, now())
+               cancelled_by = u.cancelled_by, cancel_reason = u.reason, documents_bytes = u.bytes,
+               started_at = CASE WHEN u.state IN ('in_progress', 'complete') THEN coalesce(t.started_at, $12::timestamptz, now())
                                  ELSE t.started_at END,
-               ended_at = CASE WHEN u.state NOT IN ('pending', 'in_progress') THEN coalesce($11::timestamptz, now()) END
+               ended_at = CASE WHEN u.state NOT IN ('pending', 'in_progress') THEN coalesce($12::timestamptz, now()) END
           FROM (SELECT u.*, t.tid
                   FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::bytea[], $5::int2[], $6::text[], $7::text[],
-                              $8::text[], $9::int2[], $10::bytea[])
-                       AS u(task_id, state, live, done, failed, cancelled_by, reason, old_state, old_live, old_done)
+                              $8::text[], $9::int2[], $10::bytea[], $11::int4[])
+                       AS u(task_id, state, live, done, failed, cancelled_by, reason, old_state, old_live, old_done,
+                            bytes)
                  CROSS JOIN LATERAL (
                        SELECT ctid AS tid FROM tasks
                         WHERE task_id = u.task_id
@@ -197,7 +201,7 @@ pub(super) const UPDATE_TASKS: &str = "
                  LIMIT cardinality($1)) AS u
          WHERE t.ctid = u.tid
         RETURNING 1)
-    SELECT expect_rows('tasks', count(*), $12), now() FROM updated";
+    SELECT expect_rows('tasks', count(*), $13), now() FROM updated";
 
 pub(super) const INSERT_EVENTS: &str = "
     INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, outcome, charged, lease, ready_at,
@@ -262,7 +266,8 @@ pub(super) const SPEND_PERMITS: &str = "
 
 /// What the claimed steps' handlers need: their tasks' documents…
 pub(super) const TASK_INPUTS: &str = "
-    SELECT task_id, correlation_id, traceparent, annotations, context, settings FROM tasks WHERE task_id = ANY($1::uuid[])";
+    SELECT task_id, correlation_id, traceparent, annotations, context, settings, revision
+      FROM tasks WHERE task_id = ANY($1::uuid[])";
 
 /// … and the results of their ancestors. A skipped one has none, which its children see as null.
 pub(super) const RESULT_INPUTS: &str = "

@@ -24,8 +24,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that wait for the network; more wait where they are made.
 const OUTBOUND_MESSAGES: usize = 32;
-/// Most bytes of an assignment: it carries the results of all ancestors, each up to a mebibyte.
-const MAX_RESPONSE_BYTES: usize = 256 << 20;
+/// Most bytes of an assignment, which is what the worker registers with: the server sends none that is larger.
+pub(super) const MAX_ASSIGNMENT_BYTES: i32 = 16 << 20;
 
 /// Used when a server tells no heartbeat interval: a third of its usual lease.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(3);
@@ -72,7 +72,7 @@ impl Connection {
         // There is room: nothing was sent before.
         let _ = outbound.try_send(request(work_request::Message::Register(register)));
         let mut inbound = WorkerServiceClient::new(channel)
-            .max_decoding_message_size(MAX_RESPONSE_BYTES)
+            .max_decoding_message_size(MAX_ASSIGNMENT_BYTES as usize)
             .work(ReceiverStream::new(requests))
             .await
             .map_err(not_registered)?

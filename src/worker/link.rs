@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::{
     Shutdown, WorkerError,
     builder::Config,
-    connection::{Connection, OpenError, describe, request},
+    connection::{Connection, MAX_ASSIGNMENT_BYTES, OpenError, describe, request},
     outage::Outage,
     steps::Steps,
     stop::{Stop, StopEvent},
@@ -70,6 +70,7 @@ impl Link {
             namespaces: config.namespaces,
             handlers,
             max_concurrent_steps: max_concurrent.try_into().unwrap_or(i32::MAX),
+            max_assignment_bytes: MAX_ASSIGNMENT_BYTES,
             labels: config.labels,
             previous_worker_id: String::new(),
             held_leases: Vec::new(),

@@ -216,6 +216,7 @@ async fn what_a_worker_does_not_hold_any_more_was_not_lost_with_it() {
         namespaces: Vec::new(),
         handlers: vec!["h".into()],
         max_concurrent_steps: 1,
+        max_assignment_bytes: 4 << 20,
         labels: "{}".into(),
         previous: Some(worker.registered.worker_id.parse().unwrap()),
         held: Vec::new(),

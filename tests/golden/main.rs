@@ -10,3 +10,4 @@ mod cases_submit;
 mod latency;
 mod reads;
 mod shapes;
+mod sizes;

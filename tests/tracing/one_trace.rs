@@ -129,8 +129,7 @@ async fn a_task_whose_client_has_no_trace_begins_one_and_one_that_is_not_sampled
     let mut server = ServerProcess::start_with(db.url(), &["--listen", "127.0.0.1:0", "--log", "info"], &env);
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
     register(&mut client, CALLS).await;
-    let cancel =
-        |id: &str| proto::CancelTaskRequest { task_id: id.into(), by: "me".into(), reason: "why".into() };
+    let cancel = |id: &str| proto::CancelTaskRequest { task_id: id.into(), by: "me".into(), reason: "why".into() };
     let id = client.tasks.submit_task(submission("t/calls", "{}")).await.unwrap().into_inner().task_id;
     client.tasks.cancel_task(cancel(&id)).await.unwrap();
     let mut request = tonic::Request::new(submission("t/calls", "{}"));

@@ -28,6 +28,8 @@ fn facts(state: StepState) -> StepFacts {
         next_attempt_at: None,
         deadline_at: None,
         worker_name: None,
+        assignment_bytes: None,
+        lease: Duration::from_secs(30),
         error: None,
         error_code: None,
         ahead: 0,
@@ -45,7 +47,7 @@ fn facts(state: StepState) -> StepFacts {
             running: 0,
             policy: Policy::default(),
         },
-        workers: WorkerFacts { connected: 2, slots: 8, free: 8, last_seen: None },
+        workers: WorkerFacts { connected: 2, slots: 8, free: 8, last_seen: None, ..WorkerFacts::default() },
     }
 }
 

@@ -4,6 +4,7 @@ mod conditions;
 mod environments;
 mod fields;
 mod graph;
+mod inputs;
 mod links;
 mod memory;
 mod node;
@@ -103,6 +104,8 @@ pub struct StepTemplate {
     pub service: String,
     /// Indices into [`Template::steps`], sorted, unique, never forming a cycle.
     pub depends_on: Vec<usize>,
+    /// The ancestors whose results the handler gets, sorted and unique; `None` for all.
+    pub inputs: Option<Vec<usize>>,
     /// How many charged attempts the step may have in all, 1 to [`MAX_RETRY_LIMIT`]; 1 when it is not retryable.
     pub retry_limit: u32,
     /// Whether a retryable error leads to another attempt.

@@ -41,6 +41,7 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> StepTemplate {
 pub(super) fn put_first(planner: StepTemplate, steps: &mut Vec<StepTemplate>) {
     for step in steps.iter_mut() {
         step.depends_on.iter_mut().for_each(|parent| *parent += 1);
+        step.inputs.iter_mut().flatten().for_each(|input| *input += 1);
         if step.depends_on.is_empty() {
             step.depends_on.push(0);
         }

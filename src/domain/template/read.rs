@@ -11,7 +11,7 @@ use super::{
     DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, PLANNER,
     StepTemplate, Template,
 };
-use super::{conditions, links, overrides, planner};
+use super::{conditions, inputs, links, overrides, planner};
 use crate::domain::expression::Type;
 
 const KNOWN: [&str; 13] = [
@@ -113,9 +113,11 @@ fn steps(
         refuse_second_planner(&raw, problems);
     }
     let whens: Vec<Option<Field<'_>>> = raw.iter_mut().map(|step| step.when.take()).collect();
+    let named: Vec<_> = raw.iter_mut().map(|step| step.inputs.take()).collect();
     let before = problems.len();
     let mut steps = links::resolve(raw, problems);
     let known = problems.len() == before;
+    inputs::read(&mut steps, &named, known, problems);
     conditions::read(&mut steps, &whens, context, known, memory, problems);
     if let Some(planner) = planner {
         planner::put_first(planner, &mut steps);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::retry::Backoff;
 
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "name",
     "description",
     "handler_class",
@@ -25,6 +25,7 @@ const KNOWN: [&str; 13] = [
     "annotations",
     "when",
     "result_schema",
+    "inputs",
 ];
 
 /// A step whose dependencies are still names.
@@ -33,6 +34,8 @@ pub(super) struct RawStep<'n> {
     /// None when the name is missing or not usable.
     pub name: Option<Reference<'n>>,
     pub depends_on: Vec<Reference<'n>>,
+    /// Whose results it gets, where not all.
+    pub inputs: Option<Vec<Reference<'n>>>,
     /// The condition, which can only be read when the step's ancestors are known.
     pub when: Option<Field<'n>>,
 }
@@ -49,7 +52,7 @@ pub(super) fn read<'n>(item: &Field<'n>, memory: &mut Memory, problems: &mut Pro
     let Some(fields) =
         Fields::of(item.node, &item.path, "a step (a mapping with `name` and `handler_class`)", problems)
     else {
-        return RawStep { step: blank(), name: None, depends_on: Vec::new(), when: None };
+        return RawStep { step: blank(), name: None, depends_on: Vec::new(), inputs: None, when: None };
     };
     fields.refuse_unknown(&KNOWN, problems);
 
@@ -62,7 +65,11 @@ pub(super) fn read<'n>(item: &Field<'n>, memory: &mut Memory, problems: &mut Pro
     read_settings(&fields, "handler_class", handler, &mut step, problems);
     step.result_schema = fields.get("result_schema").and_then(|field| memory.schema(&field, false, problems));
     let depends_on = dependencies(&fields, problems);
-    RawStep { step, name, depends_on, when: fields.get("when") }
+    let inputs = fields.get("inputs").map(|field| {
+        let items = field.list("a list of step names", problems).unwrap_or_default();
+        references(items, problems)
+    });
+    RawStep { step, name, depends_on, inputs, when: fields.get("when") }
 }
 
 /// What a step and a planner have in common; `key` names the handler.
@@ -96,6 +103,7 @@ pub(super) fn blank() -> StepTemplate {
         handler: String::new(),
         service: String::new(),
         depends_on: Vec::new(),
+        inputs: None,
         retry_limit: DEFAULT_RETRY_LIMIT,
         retryable: true,
         timeout: DEFAULT_TIMEOUT,
@@ -179,6 +187,10 @@ fn dependencies<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Referen
     };
     let is_list = fields.get("depends_on_steps").is_some();
     let items = if is_list { field.list("a list of step names", problems).unwrap_or_default() } else { vec![field] };
+    references(items, problems)
+}
+
+fn references<'n>(items: Vec<Field<'n>>, problems: &mut Problems) -> Vec<Reference<'n>> {
     let reference =
         |item: Field<'n>| item.name(&[], problems).map(|name| Reference { name, pos: item.node.pos, path: item.path });
     items.into_iter().filter_map(reference).collect()

@@ -1,6 +1,7 @@
 //! Slots of workers, set aside before the transaction that may fill them.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Instant,
@@ -8,12 +9,15 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Connection, Hub, InFlight, ToWorker};
+use super::{Connection, Hub, InFlight, ToWorker, outbox::Queued};
 use crate::{domain::lease::Lease, engine::assignment::Assignment, store::hot::LaneDemand};
 
 struct ReservedSlots {
     worker_id: Uuid,
     lanes: Arc<[i32]>,
+    /// The largest assignment that it takes.
+    limit: i32,
+    queued: Arc<Queued>,
     /// Reserved and not yet delivered.
     held: usize,
     /// Of these, not yet promised to a step.
@@ -25,27 +29,36 @@ pub struct Reservation {
     hub: Arc<Hub>,
     slots: Vec<ReservedSlots>,
     promised: Vec<(Lease, Uuid)>,
+    /// What the promised assignments weigh, until they are in the outboxes or nowhere.
+    weights: Vec<(Arc<Queued>, usize)>,
 }
 
 /// How many steps of each lane could find one of these slots.
-fn demand_of<'a>(slots: impl Iterator<Item = (&'a [i32], usize)>) -> Vec<LaneDemand> {
-    let mut demand: BTreeMap<i32, usize> = BTreeMap::new();
-    for (lanes, open) in slots.filter(|(_, open)| *open > 0) {
+fn demand_of<'a>(slots: impl Iterator<Item = (&'a [i32], usize, i32)>) -> Vec<LaneDemand> {
+    let mut demand: BTreeMap<i32, (usize, i32)> = BTreeMap::new();
+    for (lanes, open, limit) in slots.filter(|(_, open, _)| *open > 0) {
         for lane in lanes {
-            *demand.entry(*lane).or_default() += open;
+            let (n, bytes) = demand.entry(*lane).or_default();
+            (*n, *bytes) = (*n + open, limit.max(*bytes));
         }
     }
-    demand.into_iter().map(|(lane_id, n)| LaneDemand { lane_id, limit: i32::try_from(n).unwrap_or(i32::MAX) }).collect()
+    let of = |(lane_id, (n, bytes))| LaneDemand { lane_id, limit: i32::try_from(n).unwrap_or(i32::MAX), bytes };
+    demand.into_iter().map(of).collect()
 }
 
 impl Hub {
     /// The lanes that have free slots, and how many, without reserving any.
     pub fn demand(&self) -> Vec<LaneDemand> {
-        demand_of(self.lock().by_id.values().map(|c| (&*c.lanes, c.free())))
+        demand_of(self.lock().by_id.values().map(|c| (&*c.lanes, c.free(), c.profile.max_assignment_bytes)))
     }
 
     /// Reserves at most so many slots for steps of each lane, from the workers with the most of them.
     pub fn reserve(self: &Arc<Self>, lanes: &BTreeMap<i32, usize>) -> Reservation {
+        self.reserve_for(&lanes.iter().map(|(lane, count)| ((*lane, Reverse(0)), *count)).collect())
+    }
+
+    /// The same for steps whose assignments weigh so much: the heaviest choose first.
+    pub fn reserve_for(self: &Arc<Self>, lanes: &BTreeMap<(i32, Reverse<i32>), usize>) -> Reservation {
         let mut all = self.lock();
         let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::new();
         let mut take = |c: &mut Connection, n: usize| {
@@ -53,16 +66,19 @@ impl Hub {
             let s = slots.entry(c.profile.worker_id).or_insert_with(|| ReservedSlots {
                 worker_id: c.profile.worker_id,
                 lanes: Arc::clone(&c.lanes),
+                limit: c.profile.max_assignment_bytes,
+                queued: Arc::clone(&c.outbox.queued),
                 held: 0,
                 open: 0,
             });
             s.held += n;
             s.open += n;
         };
-        for (lane, count) in lanes {
+        for ((lane, Reverse(bytes)), count) in lanes {
+            let takes = |c: &Connection| c.profile.max_assignment_bytes >= *bytes && c.serves(*lane);
             let mut servers: Vec<&mut Connection> =
-                all.by_id.values_mut().filter(|c| c.free() > 0 && c.serves(*lane)).collect();
-            servers.sort_unstable_by_key(|c| std::cmp::Reverse(c.free()));
+                all.by_id.values_mut().filter(|c| c.free() > 0 && takes(c)).collect();
+            servers.sort_unstable_by_key(|c| Reverse(c.free()));
             let mut missing = *count;
             for c in servers {
                 let n = c.free().min(missing);
@@ -74,7 +90,14 @@ impl Hub {
             }
         }
         drop(all);
-        Reservation { hub: Arc::clone(self), slots: slots.into_values().collect(), promised: Vec::new() }
+        let slots = slots.into_values().collect();
+        Reservation { hub: Arc::clone(self), slots, promised: Vec::new(), weights: Vec::new() }
+    }
+}
+
+impl ReservedSlots {
+    fn takes(&self, lane_id: i32, bytes: i32) -> bool {
+        self.open > 0 && self.limit >= bytes && self.lanes.binary_search(&lane_id).is_ok() && self.queued.has_room()
     }
 }
 
@@ -87,7 +110,7 @@ impl Reservation {
     /// The lanes that the reserved workers serve, and how many steps of each could find a slot; but for those in which no
     /// step waits, as far as known here, and which need no look therefore.
     pub fn demand(&self) -> Vec<LaneDemand> {
-        let mut demand = demand_of(self.slots.iter().map(|slot| (&*slot.lanes, slot.open)));
+        let mut demand = demand_of(self.slots.iter().map(|slot| (&*slot.lanes, slot.open, slot.limit)));
         let all = self.hub.lock();
         demand.retain(|lane| !all.quiet.contains(&lane.lane_id));
         demand
@@ -98,19 +121,20 @@ impl Reservation {
         self.slots.iter().all(|s| s.open == 0)
     }
 
-    /// Whether a claim in this lane could have a slot.
-    pub fn has_slot(&self, lane_id: i32) -> bool {
-        self.slots.iter().any(|s| s.open > 0 && s.lanes.binary_search(&lane_id).is_ok())
+    /// Whether a claim in this lane, of an assignment of so many bytes, could have a slot.
+    pub fn has_slot(&self, lane_id: i32, bytes: i32) -> bool {
+        self.slots.iter().any(|s| s.takes(lane_id, bytes))
     }
 
-    /// Promises a slot to a claim in this lane, on the worker with the most open ones.
-    pub fn promise(&mut self, lane_id: i32, lease: Lease) -> Option<Uuid> {
-        let slot = self
-            .slots
-            .iter_mut()
-            .filter(|s| s.open > 0 && s.lanes.binary_search(&lane_id).is_ok())
-            .max_by_key(|s| s.open)?;
+    /// Promises a slot to a claim in this lane, on the worker with the most open ones that takes so much.
+    pub fn promise(&mut self, lane_id: i32, bytes: i32, lease: Lease) -> Option<Uuid> {
+        let slot = self.slots.iter_mut().filter(|s| s.takes(lane_id, bytes)).max_by_key(|s| s.open)?;
         slot.open -= 1;
+        if bytes > 0 {
+            let bytes = usize::try_from(bytes).unwrap_or_default();
+            slot.queued.add(bytes);
+            self.weights.push((Arc::clone(&slot.queued), bytes));
+        }
         self.promised.push((lease, slot.worker_id));
         Some(slot.worker_id)
     }
@@ -142,6 +166,11 @@ impl Reservation {
             let cancelled = all.promised.remove(&lease).flatten();
             let Some(c) = all.by_id.get_mut(&worker_id) else { return false };
             c.reserved = c.reserved.saturating_sub(1);
+            if assignment.bytes() > usize::try_from(c.profile.max_assignment_bytes).unwrap_or_default() {
+                // Its row said less than it weighs. The worker's library would end the stream.
+                tracing::error!(%worker_id, ?lease, bytes = assignment.bytes(), "an assignment is larger than it was said to be; it is not sent");
+                return false;
+            }
             if cancelled.is_some() {
                 // The attempt has ended already; its worker never hears of it.
                 drop(all);
@@ -157,6 +186,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        self.weights.iter().for_each(|(queued, bytes)| queued.subtract(*bytes));
         let mut all = self.hub.lock();
         for (lease, _) in &self.promised {
             all.promised.remove(lease);

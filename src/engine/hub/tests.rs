@@ -8,7 +8,10 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use super::*;
 use crate::engine::catalog::plan_for_tests;
-use crate::store::hot::{LaneDemand, TaskInput};
+use crate::{
+    domain::size::DEFAULT_ASSIGNMENT_BYTES,
+    store::hot::{LaneDemand, TaskInput},
+};
 
 const LANE: i32 = 1;
 const OTHER_LANE: i32 = 2;
@@ -21,7 +24,7 @@ const WORKER: Uuid = Uuid::from_u128(1);
 const OTHER: Uuid = Uuid::from_u128(2);
 const YAML: &str = "{task_name: t, version: 1.0.0, step_templates: [{name: s, handler_class: h}]}";
 
-fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> mpsc::Receiver<ToWorker> {
+fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> Inbox {
     let lane = |lane_id, handler: &str| LaneRow {
         task_name: String::new(),
         lane_id,
@@ -36,11 +39,16 @@ fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> m
         namespaces: HashSet::new(),
         handlers: HashSet::from([handler.to_owned()]),
         capacity,
+        max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
     };
-    let (outbox, inbox) = mpsc::channel(16);
+    let (outbox, inbox) = outbox(16);
     let lanes = [lane(LANE, "h"), lane(OTHER_LANE, "other")];
     hub.add(hub.room().unwrap(), profile, Vec::new(), &lanes, outbox, CancellationToken::new());
     inbox
+}
+
+fn look(lane_id: i32) -> LaneDemand {
+    LaneDemand { lane_id, limit: 1, bytes: DEFAULT_ASSIGNMENT_BYTES }
 }
 
 fn lease(nonce: i64) -> Lease {
@@ -67,6 +75,7 @@ fn assignment(lease: Lease) -> Assignment {
             traceparent: None,
             annotations: "{}".into(),
             settings: None,
+            revision: 0,
             context: "{}".into(),
         }),
         results: Vec::new(),
@@ -80,7 +89,7 @@ async fn kicked(hub: &Hub) -> bool {
 
 fn give(hub: &Arc<Hub>, nonce: i64) -> bool {
     let mut reservation = hub.reserve(&BTreeMap::from([(LANE, 1)]));
-    if reservation.promise(LANE, lease(nonce)).is_none() {
+    if reservation.promise(LANE, 0, lease(nonce)).is_none() {
         return false;
     }
     reservation.announce();
@@ -92,7 +101,7 @@ fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 2);
     let first = hub.reserve(&all_lanes());
-    assert_eq!(first.demand(), [LaneDemand { lane_id: LANE, limit: 2 }]);
+    assert_eq!(first.demand(), [LaneDemand { lane_id: LANE, limit: 2, bytes: DEFAULT_ASSIGNMENT_BYTES }]);
     assert!(hub.reserve(&all_lanes()).is_empty());
     drop(first);
     assert!(give(&hub, 1) && give(&hub, 2) && !give(&hub, 3));
@@ -105,7 +114,7 @@ fn a_claim_cancelled_on_its_way_is_never_delivered() {
     let hub = Arc::<Hub>::default();
     let mut inbox = connect(&hub, WORKER, "h", 1);
     let mut reservation = hub.reserve(&all_lanes());
-    reservation.promise(LANE, lease(1)).unwrap();
+    reservation.promise(LANE, 0, lease(1)).unwrap();
     reservation.announce();
     // Its commit is done, and before this server has read the answer another transaction cancels the task.
     assert!(hub.cancel(lease(1), CancelReason::TaskCancelled));
@@ -121,7 +130,7 @@ fn promises_end_with_their_reservation() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
     let mut reservation = hub.reserve(&all_lanes());
-    reservation.promise(LANE, lease(1)).unwrap();
+    reservation.promise(LANE, 0, lease(1)).unwrap();
     reservation.announce();
     assert_eq!(reservation.promised(), [(lease(1), WORKER)]);
     drop(reservation);
@@ -160,11 +169,11 @@ async fn a_slot_that_comes_free_asks_for_a_look_unless_its_lanes_are_known_to_be
     assert!(kicked(&hub).await, "by the new streams");
     assert!(give(&hub, 1));
     // A look while the one slot of the lane is taken sees the other lane only.
-    hub.look_begins([OTHER_LANE]);
+    hub.look_begins(&[look(OTHER_LANE)]);
     hub.answered(WORKER, lease(1));
     hub.slots_freed([WORKER]);
     assert!(kicked(&hub).await);
-    hub.look_begins([LANE]);
+    hub.look_begins(&[look(LANE)]);
     hub.slots_freed([WORKER, OTHER]);
     assert!(!kicked(&hub).await);
     hub.steps_wait([LANE]);
@@ -177,13 +186,13 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
     let _inbox = connect(&hub, WORKER, "h", 1);
     kicked(&hub).await;
     let looking = hub.reserve(&all_lanes());
-    hub.look_begins([LANE]);
+    hub.look_begins(&[look(LANE)]);
     // Too late for the look, and there is no slot, because the look holds it.
     hub.steps_wait([LANE]);
     assert!(!kicked(&hub).await);
     drop(looking);
     assert!(kicked(&hub).await);
-    hub.look_begins([LANE]);
+    hub.look_begins(&[look(LANE)]);
     drop(hub.reserve(&all_lanes()));
     assert!(!kicked(&hub).await, "nothing waits");
 }
@@ -194,11 +203,11 @@ fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
     let _inbox = connect(&hub, WORKER, "h", 1);
     // What a settler would look at before it hands on what it unlocks.
     let looks_at = || hub.reserve(&all_lanes()).demand().iter().map(|lane| lane.lane_id).collect::<Vec<_>>();
-    hub.look_begins([LANE]);
+    hub.look_begins(&[look(LANE)]);
     assert_eq!(looks_at(), [LANE]);
     hub.look_ends();
     assert!(looks_at().is_empty());
-    hub.look_begins([LANE]);
+    hub.look_begins(&[look(LANE)]);
     assert!(looks_at().is_empty(), "nothing has come since");
     hub.steps_wait([LANE]);
     hub.look_ends();
@@ -208,7 +217,7 @@ fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
 #[test]
 fn a_worker_that_does_not_read_is_not_heard_either() {
     let hub = Arc::<Hub>::default();
-    let (outbox, _inbox) = mpsc::channel(1);
+    let (outbox, _inbox) = outbox(1);
     let stop = CancellationToken::new();
     let profile = Profile {
         worker_id: WORKER,
@@ -216,6 +225,7 @@ fn a_worker_that_does_not_read_is_not_heard_either() {
         namespaces: HashSet::new(),
         handlers: HashSet::new(),
         capacity: 1,
+        max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
     };
     hub.add(hub.room().unwrap(), profile, Vec::new(), &[], outbox, stop.clone());
     let ack = || ToWorker::Ack { lease: lease(0), accepted: true };

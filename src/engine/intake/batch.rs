@@ -17,12 +17,14 @@ use crate::{
     domain::{
         event::EventType,
         progress::{Fate, Progress},
+        size,
         task::TaskState,
     },
     engine::{
         documents::Known,
         effective::Effective,
         settle::follow::{condition_failed, fate, new_live, told},
+        sizes,
     },
     store::{
         changes::{Changes, DroppedKey, Event, NewLive, NewTask, SetStep},
@@ -166,6 +168,8 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     let own = Effective { plan, settings: task.settings.clone() };
     let known = known(task);
     let steps = plan.template.steps.len();
+    let settings = (!task.settings.is_empty()).then(|| task.settings.to_json());
+    let bytes = size::of(task.context.len() + task.annotations.len() + settings.as_ref().map_or(0, String::len));
     let mut fate = |step: u16| fate(&own, (task_id, task.priority), step, &known, changes);
     let (mut progress, fates) = Progress::new(&plan.graph, steps, &mut fate);
     let not_before = task.submission.not_before.filter(|at| *at > now);
@@ -175,7 +179,8 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
         let failure = match fate {
             Fate::Runs => {
                 let live = new_live(&own, task_id, step, task.priority);
-                changes.new_live.push(NewLive { not_before, expires_at, ..live });
+                let bytes = sizes::bound(plan, live.step, bytes);
+                changes.new_live.push(NewLive { not_before, expires_at, bytes, ..live });
                 continue;
             }
             Fate::Skipped => None,
@@ -209,9 +214,10 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
         traceparent: task.submission.traceparent.clone(),
         annotations: task.annotations.clone(),
         context: task.context.clone(),
-        settings: (!task.settings.is_empty()).then(|| task.settings.to_json()),
+        settings,
         not_before,
         expires_at,
+        bytes,
     });
 }
 
@@ -227,6 +233,7 @@ fn known(task: &Prepared) -> Known {
         annotations: String::new(),
         context: task.context.clone(),
         settings: None,
+        revision: 0,
     };
     Known { tasks: HashMap::from([(task.task_id, Arc::new(input))]), ..Known::default() }
 }

@@ -30,6 +30,9 @@ use crate::{
 /// How long a released step of a worker that does not drain waits.
 const RELEASE_PAUSE: Backoff = Backoff { base_seconds: 1.0, multiplier: 1.0, max_seconds: 1.0, jitter: 0.0 };
 
+/// The longest wait of a step whose assignments do not arrive.
+const MAX_UNDELIVERED_PAUSE_SECONDS: f64 = 30.0;
+
 pub(super) struct TaskInHand<'a> {
     pub(super) row: &'a TaskRow,
     pub(super) own: Effective<'a>,
@@ -146,6 +149,7 @@ impl<'a> Decision<'a> {
                 }
             }
             Input::Deadline { lease } => self.deadline(*lease),
+            Input::TooLarge(step) => self.too_large(step),
             Input::Order { .. } | Input::Expire { .. } => {}
         }
     }
@@ -219,6 +223,8 @@ impl<'a> Decision<'a> {
                 let mut backoff = template.backoff;
                 if matches!(outcome, Outcome::Released { .. }) {
                     backoff = RELEASE_PAUSE;
+                } else if matches!(outcome, Outcome::Undelivered) {
+                    backoff = undelivered_pause(spent.lost);
                 } else if !verdict.charged {
                     let attempt = u32::from(unsigned(row.charged)) + 1;
                     backoff = backoff.at_least(attempt, (self.past_probing)(lane_id));
@@ -227,7 +233,7 @@ impl<'a> Decision<'a> {
             }
             StepEvent::GiveBack => {
                 self.changes.events.push(Event::of_attempt(EventType::StepRetrying, &attempt));
-                let lost = matches!(outcome, Outcome::WorkerLost);
+                let lost = matches!(outcome, Outcome::WorkerLost | Outcome::Undelivered);
                 self.changes.given_back.push(GivenBack { attempt, lost });
             }
             event => {
@@ -297,10 +303,12 @@ impl<'a> Decision<'a> {
                 failed_step: task.progress.failed_step.and_then(|s| i16::try_from(s).ok()),
                 cancelled: task.cancelled.take(),
                 expected: None,
+                bytes: task.row.bytes,
                 kept: Kept {
                     template_id: task.row.template_id,
                     priority: task.priority,
                     settings: task.row.settings.clone(),
+                    revision: task.row.revision,
                     expires_at: task.row.expires_at,
                 },
             });
@@ -312,6 +320,12 @@ impl<'a> Decision<'a> {
         }
         self
     }
+}
+
+/// Half a second after the second time, twice as long after each, up to half a minute.
+fn undelivered_pause(lost: u16) -> Backoff {
+    let seconds = (0.25 * 2_f64.powi(lost.into())).min(MAX_UNDELIVERED_PAUSE_SECONDS);
+    Backoff { base_seconds: seconds, multiplier: 1.0, max_seconds: seconds, jitter: 0.0 }
 }
 
 pub(super) fn unsigned(n: i16) -> u16 {

@@ -17,11 +17,15 @@ use crate::{
         lease::Lease,
         progress::Fate,
         schema::Misfit,
+        size,
         step::StepState,
         task::{MAX_ANNOTATIONS_BYTES, TaskEvent},
     },
     engine::{catalog::Plan, documents::Known, effective::Effective},
-    store::changes::{Changes, Event, NewLive, Planned, SetStep},
+    store::{
+        changes::{Changes, Event, NewLive, Planned, SetStep},
+        stranded::Stranded,
+    },
 };
 
 /// The code of a step whose result does not fit its `result_schema`.
@@ -90,6 +94,29 @@ impl Decision<'_> {
         Ok(())
     }
 
+    /// A step that waits ends, unless a worker has taken it meanwhile, or its task is paused.
+    pub(super) fn too_large(&mut self, stranded: &Stranded) {
+        let (task_id, step) = (stranded.task_id, stranded.step);
+        let Some(row) = self.live.get(&(task_id, step)).copied().filter(|row| row.lease.is_none()) else { return };
+        let Some(task) = self.tasks.get(&task_id).filter(|task| !task.progress.paused) else { return };
+        let name = task.own.plan.step(step).map_or("", |step| step.name.as_str());
+        let set = SetStep {
+            in_queue: true,
+            attempt: row.attempt,
+            charged: row.charged,
+            ready_at: row.ready_at.min(self.now),
+            by: "size".to_owned(),
+            ..SetStep::by_condition(task_id, step.cast_unsigned(), self.now, Some(too_large(stranded, name)))
+        };
+        self.changes.events.push(told(&set, task.row.template_id));
+        self.changes.set_steps.push(set);
+        self.live.remove(&(task_id, step));
+        self.touched.push((task_id, false));
+        self.begin(task_id);
+        self.leaves_play(task_id);
+        self.follow(task_id, step, false);
+    }
+
     /// A step of the task is not in play any more.
     pub(super) fn leaves_play(&mut self, task_id: Uuid) {
         if let Some(task) = self.tasks.get_mut(&task_id) {
@@ -152,6 +179,21 @@ impl SetStep {
     }
 }
 
+/// Why a step failed whose assignment no connected worker takes.
+fn too_large(step: &Stranded, name: &str) -> Failure {
+    let message = format!(
+        "the assignment of step {name} has up to {} ({} bytes), and the largest that a connected worker of handler {} takes is {} ({} \
+         bytes): let the step have fewer results, by `inputs` in its template, or let its workers say a larger \
+         `max_assignment_bytes`",
+        size::bytes(step.bytes),
+        step.bytes,
+        step.handler,
+        size::bytes(step.largest),
+        step.largest,
+    );
+    Failure::of_server(size::ASSIGNMENT_TOO_LARGE, message).cut()
+}
+
 fn check_result(plan: &Plan, step: i16, result: &str) -> Result<(), Misfit> {
     let document = json::parse(result, result.len()).unwrap_or(Value::Null);
     plan.check_result(step, &document, &Budget::new())
@@ -190,6 +232,8 @@ pub fn new_live(own: &Effective<'_>, task_id: Uuid, step: u16, priority: i16) ->
         expires_at: None,
         not_before: None,
         paused: false,
+        bytes: 0,
+        revision: 0,
         grant: None,
     }
 }

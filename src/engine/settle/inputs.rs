@@ -15,7 +15,7 @@ use crate::{
         order::{Order, OrderError},
     },
     engine::catalog::Plan,
-    store::hot::SettleRead,
+    store::{hot::SettleRead, stranded::Stranded},
 };
 
 /// Something that ends an attempt or a task.
@@ -26,6 +26,8 @@ pub enum Input {
     Gone { lease: Lease, worker_id: Uuid, outcome: Outcome },
     /// The deadline passed by this server's clock; the database's decides.
     Deadline { lease: Lease },
+    /// No connected worker takes the assignment of a step that waits.
+    TooLarge(Stranded),
     /// The deadline of a task passed by the database's clock.
     Expire { task_id: Uuid },
     /// An operator, or a client, tells a task to do something.
@@ -48,6 +50,8 @@ pub(super) fn children_of(inputs: &[Input]) -> BTreeMap<i32, usize> {
 pub(super) fn leases_of(inputs: &[Input]) -> Vec<Lease> {
     let lease = |input: &Input| match input {
         Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => Some(*lease),
+        // Whatever lease: the row in the queue is what is locked.
+        Input::TooLarge(step) => Some(Lease { task_id: step.task_id, step: step.step, nonce: 0 }),
         Input::Order { .. } | Input::Expire { .. } => None,
     };
     inputs.iter().filter_map(lease).collect()

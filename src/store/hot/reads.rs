@@ -21,26 +21,30 @@ pub(super) const LOCK_TASKS_LIVE: &str = "
 pub(super) const LOCK_TASKS: &str = "
     SELECT t.*, clock_timestamp()
       FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step, paused_at IS NOT NULL,
-                   settings, expires_at, error_code
+                   settings, expires_at, error_code, coalesce(documents_bytes, 2147483647), revision
               FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
 
 /// With the time when the keys were there.
 pub(super) const NEWEST_TEMPLATE: &str = "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
 
 pub(super) const PEEK: &str = "
-    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
-      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
+    SELECT q.*
+      FROM unnest($1::int4[], $2::int4[], $3::int4[]) AS l(lane_id, n, bytes)
      CROSS JOIN LATERAL (
-           SELECT task_id, step, template_id, lane_id, priority FROM queue
+           SELECT task_id, step, template_id, lane_id, priority, coalesce(assignment_bytes, 0), coalesce(revision, 0)
+             FROM queue
             WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
+              AND coalesce(assignment_bytes <= l.bytes, true)
             ORDER BY priority DESC, task_id, step LIMIT l.n) q";
 
 pub(super) const LOCK_READY: &str = "
-    SELECT q.task_id, q.step, q.template_id, q.lane_id, q.priority
-      FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, n)
+    SELECT q.*
+      FROM unnest($1::int4[], $2::int4[], $3::int4[]) AS l(lane_id, n, bytes)
      CROSS JOIN LATERAL (
-           SELECT task_id, step, template_id, lane_id, priority FROM queue
+           SELECT task_id, step, template_id, lane_id, priority, coalesce(assignment_bytes, 0), coalesce(revision, 0)
+             FROM queue
             WHERE queue.lane_id = l.lane_id AND due AND coalesce(expires_at > clock_timestamp(), true)
+              AND coalesce(assignment_bytes <= l.bytes, true)
             ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
 
 /// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
@@ -60,9 +64,10 @@ pub(super) const NEXT_RETRY: &str = "
       FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1";
 
 pub(super) const ANYTHING_DUE: &str = "
-    SELECT EXISTS (SELECT FROM unnest($1::int4[]) AS l(lane_id)
+    SELECT EXISTS (SELECT FROM unnest($1::int4[], $2::int4[]) AS l(lane_id, bytes)
                     CROSS JOIN LATERAL (SELECT FROM queue WHERE queue.lane_id = l.lane_id AND due
-                                              AND coalesce(expires_at > clock_timestamp(), true) LIMIT 1) q),
+                                              AND coalesce(expires_at > clock_timestamp(), true)
+                                              AND coalesce(assignment_bytes <= l.bytes, true) LIMIT 1) q),
            (SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8
               FROM queue WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused ORDER BY next_attempt_at LIMIT 1)";
 
@@ -89,3 +94,15 @@ pub(super) const PAST_ENDS: &str = "
     SELECT task_id, step, state::text, attempt, charged, ready_at, started_at,
            CASE WHEN state = 'resolved_manually' THEN result END, error_code, error_message, error_context
       FROM steps WHERE task_id = ANY($1::uuid[])";
+
+/// What documents weigh, read without them: a task's own for a negative position, else a step's result.
+pub(super) const SIZES: &str = "
+    SELECT u.task_id, u.step, b.bytes
+      FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
+     CROSS JOIN LATERAL (
+          (SELECT octet_length(context) + octet_length(annotations) + coalesce(octet_length(settings), 0) AS bytes FROM tasks
+            WHERE task_id = u.task_id AND u.step < 0 LIMIT 1)
+           UNION ALL
+          (SELECT coalesce(octet_length(result), 4) FROM steps
+            WHERE task_id = u.task_id AND step = u.step AND state IN ('complete', 'skipped', 'resolved_manually')
+            LIMIT 1)) AS b";

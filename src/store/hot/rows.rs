@@ -34,6 +34,10 @@ pub struct TaskRow {
     pub expires_at: Option<SystemTime>,
     /// It ended as a whole, for this reason.
     pub error_code: Option<String>,
+    /// What its documents weigh at most; the largest number where that is not known.
+    pub bytes: i32,
+    /// Another number whenever its settings, its notes or its priority have changed.
+    pub revision: i32,
 }
 
 /// A step in play.
@@ -79,6 +83,10 @@ pub struct Candidate {
     pub template_id: i32,
     pub lane_id: i32,
     pub priority: i16,
+    /// What its assignment weighs at most; 0 where that is less than what every worker takes.
+    pub bytes: i32,
+    /// Its task's.
+    pub revision: i32,
 }
 
 /// How many claimable steps of a lane to look at.
@@ -86,6 +94,8 @@ pub struct Candidate {
 pub struct LaneDemand {
     pub lane_id: i32,
     pub limit: i32,
+    /// Only those whose assignment weighs no more.
+    pub bytes: i32,
 }
 
 /// What the settler works on.
@@ -143,6 +153,14 @@ pub struct TaskInput {
     pub annotations: String,
     pub context: String,
     pub settings: Option<Arc<str>>,
+    pub revision: i32,
+}
+
+impl TaskInput {
+    /// What its documents weigh.
+    pub fn bytes(&self) -> usize {
+        self.context.len() + self.annotations.len() + self.settings.as_deref().map_or(0, str::len)
+    }
 }
 
 /// What a commit gave back.
@@ -214,6 +232,8 @@ pub(super) fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
         settings: row.get::<_, Option<String>>(8).map(Arc::from),
         expires_at: row.get(9),
         error_code: row.get(10),
+        bytes: row.get(11),
+        revision: row.get(12),
     })
 }
 
@@ -224,6 +244,8 @@ pub(super) fn candidate(row: &Row) -> Candidate {
         template_id: row.get(2),
         lane_id: row.get(3),
         priority: row.get(4),
+        bytes: row.get(5),
+        revision: row.get(6),
     }
 }
 
@@ -249,5 +271,6 @@ pub(super) fn task_input(row: &Row) -> TaskInput {
         annotations: row.get(3),
         context: row.get(4),
         settings: row.get::<_, Option<String>>(5).map(Arc::from),
+        revision: row.get(6),
     }
 }

@@ -1,0 +1,140 @@
+//! What waits to be sent to one worker, bounded by number and by bytes.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+
+use super::{Hub, ToWorker};
+
+/// A worker gets no more assignments while so many bytes of them wait for it to read its stream. The last one, and small ones of one
+/// transaction, may go beyond.
+pub const MAX_QUEUED_BYTES: usize = 16 << 20;
+
+/// How much waits, and since when.
+#[derive(Default)]
+pub(super) struct Queued {
+    /// Of assignments in the outbox, and of those promised.
+    bytes: AtomicUsize,
+    /// Messages in the outbox.
+    messages: AtomicUsize,
+    /// When the worker took something last, while something waits.
+    since: Mutex<Option<Instant>>,
+}
+
+impl Queued {
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < MAX_QUEUED_BYTES
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn subtract(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn since(&self, since: Option<Instant>) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
+
+/// Shared by both ends, so that what nobody reads can be thrown away.
+type Receiver = Arc<Mutex<mpsc::Receiver<ToWorker>>>;
+
+/// The way to one worker.
+pub struct Outbox {
+    sender: mpsc::Sender<ToWorker>,
+    receiver: Receiver,
+    pub(super) queued: Arc<Queued>,
+}
+
+/// The other end of it.
+pub struct Inbox {
+    receiver: Receiver,
+    queued: Arc<Queued>,
+}
+
+/// An outbox for so many messages.
+pub fn outbox(messages: usize) -> (Outbox, Inbox) {
+    let (sender, receiver) = mpsc::channel(messages);
+    let receiver = Arc::new(Mutex::new(receiver));
+    let queued = Arc::<Queued>::default();
+    let inbox = Inbox { receiver: Arc::clone(&receiver), queued: Arc::clone(&queued) };
+    (Outbox { sender, receiver, queued }, inbox)
+}
+
+impl ToWorker {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Assign(assignment) => assignment.bytes(),
+            _ => 0,
+        }
+    }
+}
+
+impl Outbox {
+    /// `false` when there is no place, or nobody at the other end.
+    pub(super) fn send(&self, message: ToWorker) -> bool {
+        let bytes = message.bytes();
+        // Counted first: the other end may take it in the same moment.
+        self.queued.add(bytes);
+        if self.queued.messages.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.queued.since(Some(Instant::now()));
+        }
+        let sent = self.sender.try_send(message).is_ok();
+        if !sent {
+            self.queued.subtract(bytes);
+            self.queued.messages.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// Throws away what waits. The worker does not read, so its stream would keep it for as long as the connection lasts.
+    pub(super) fn discard(&self) {
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.close();
+        while receiver.try_recv().is_ok() {}
+    }
+
+    /// Whether something has waited for so long, with nothing taken meanwhile.
+    pub(super) fn is_stalled(&self, limit: Duration) -> bool {
+        let since = *self.queued.since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.queued.messages.load(Ordering::Relaxed) > 0 && since.is_some_and(|since| since.elapsed() >= limit)
+    }
+}
+
+impl Inbox {
+    /// The messages in order. Whoever makes room in a full outbox asks `hub` for a look at the waiting steps.
+    pub fn into_stream(self, hub: Arc<Hub>) -> impl Stream<Item = ToWorker> + Send {
+        let Self { receiver, queued } = self;
+        let next = move |cx: &mut std::task::Context<'_>| {
+            receiver.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx)
+        };
+        stream::poll_fn(next).map(move |message| {
+            let was_full = !queued.has_room();
+            queued.subtract(message.bytes());
+            let left = queued.messages.fetch_sub(1, Ordering::Relaxed) - 1;
+            queued.since((left > 0).then(Instant::now));
+            if was_full && queued.has_room() {
+                hub.kick();
+            }
+            message
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn try_recv(&mut self) -> Result<ToWorker, mpsc::error::TryRecvError> {
+        let message = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).try_recv()?;
+        self.queued.subtract(message.bytes());
+        self.queued.messages.fetch_sub(1, Ordering::Relaxed);
+        Ok(message)
+    }
+}
