@@ -51,6 +51,7 @@ python_is_there() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/nu
 certificates_are_there() { [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/ssl/cert.pem ]]; }
 grpcurl_is_there() { [[ -x $TOOLS/bin/grpcurl && $(cat "$TOOLS/grpcurl.version" 2>/dev/null) == "$GRPCURL_VERSION" ]]; }
 
+pgbouncer_is_there() { [[ -x $TOOLS/bin/pgbouncer ]]; }
 prometheus_is_there() { [[ -x $TOOLS/bin/prometheus && -x $TOOLS/bin/promtool ]]; }
 
 as_root() {
@@ -133,6 +134,14 @@ need_prometheus() {
     mkdir -p "$TOOLS/bin"
     ln -sf "$(command -v prometheus)" "$(command -v promtool)" "$TOOLS/bin/"
 }
+# Likewise; its libraries are unpacked beside it.
+need_pgbouncer() {
+    pgbouncer_is_there || has apt-get && return
+    has pgbouncer || die "this machine lacks pgbouncer: install it, then try again"
+    mkdir -p "$TOOLS/bin"
+    ln -sf "$(command -v pgbouncer)" "$TOOLS/bin/"
+}
+need_openssl() { has openssl || add openssl; }
 need_go() { grpcurl_is_there || has go || add golang-go; }
 
 # A Python environment of our own, with the wheels that a requirements file names by hash.
@@ -181,12 +190,35 @@ prometheus() {
     done
 }
 
+pgbouncer() {
+    pgbouncer_is_there && return
+    local dir=$TOOLS/pgbouncer libraries
+    say "unpacking Debian's pgbouncer into target/tools"
+    rm -rf "$dir"
+    mkdir -p "$dir" "$TOOLS/bin"
+    libraries=$(apt-cache depends pgbouncer 2>/dev/null | grep -oE 'lib(event|c-?ares)[-a-z0-9.]*' | sort -u || true)
+    # The names are several words on purpose.
+    # shellcheck disable=SC2086
+    (cd "$dir" && { apt download pgbouncer $libraries || { apt update && apt download pgbouncer $libraries; }; }) \
+        >"$TOOLS/pgbouncer.log" 2>&1 || { cat "$TOOLS/pgbouncer.log" >&2; die "apt-get could not download pgbouncer"; }
+    local package
+    for package in "$dir"/*.deb; do
+        dpkg-deb -x "$package" "$dir"
+    done
+    cat >"$TOOLS/bin/pgbouncer" <<'SCRIPT'
+#!/bin/sh
+dir=$(dirname "$(readlink -f "$0")")/../pgbouncer/usr
+LD_LIBRARY_PATH=$(echo "$dir"/lib/*-linux-gnu*) exec "$dir/sbin/pgbouncer" "$@"
+SCRIPT
+    chmod +x "$TOOLS/bin/pgbouncer"
+}
+
 (($#)) || die "what for? scripts/setup.sh demo|test|torture|lint"
 need_build
 for purpose in "$@"; do
     case $purpose in
     demo) need_postgres; has curl || add curl ;;
-    test) need_postgres; need_python; need_go; need_prometheus ;;
+    test) need_postgres; need_python; need_go; need_prometheus; need_pgbouncer; need_openssl ;;
     torture) need_postgres; need_faketime ;;
     lint) need_python ;;
     *) die "unknown purpose: $purpose" ;;
@@ -195,7 +227,7 @@ done
 install_packages
 for purpose in "$@"; do
     case $purpose in
-    test) python_packages scripts/requirements-test.txt; grpcurl; prometheus ;;
+    test) python_packages scripts/requirements-test.txt; grpcurl; prometheus; pgbouncer ;;
     lint) lint_tools ;;
     esac
 done

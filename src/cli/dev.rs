@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use clap::Args;
@@ -18,6 +19,9 @@ use crate::{
     server,
     store::Db,
 };
+
+/// How long a Postgres that broke off a query may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Options of `tasker dev`.
 #[derive(Debug, Args)]
@@ -68,10 +72,16 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
             let _ = told.set(status);
         };
         let result = serve::serve(session, listener, db, config, gone).await;
+        // A server that has just begun may hear of it first from a query that fails.
+        let died = match death.get() {
+            Some(status) => Some(*status),
+            None if result.is_err() => tokio::time::timeout(END_LIMIT, cluster.ended()).await.ok(),
+            None => None,
+        };
         let log = cluster.log();
         cluster.stop().await;
-        match death.get() {
-            Some(status) => Err(postgres_ended(*status, &log, command.ephemeral)),
+        match died {
+            Some(status) => Err(postgres_ended(status, &log, command.ephemeral)),
             None => result,
         }
     })

@@ -7,7 +7,10 @@
 mod reads;
 mod rows;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
@@ -92,6 +95,8 @@ pub struct Hot {
     client: Client,
     statements: Statements,
     channel: String,
+    /// Whether a transaction has begun that has not been ended.
+    open: AtomicBool,
 }
 
 /// A rollback has nothing to wait for, and neither has the preparation of the statements.
@@ -145,7 +150,15 @@ impl Hot {
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.connect_hot().await?;
         let statements = in_time(PROMPT_TIMEOUT, Statements::prepare(&client)).await?;
-        Ok(Self { client, statements, channel: db.channel() })
+        Ok(Self { client, statements, channel: db.channel(), open: AtomicBool::new(false) })
+    }
+
+    /// Statements that begin with one that begins a transaction.
+    fn transaction(&self) -> Pipeline<'_> {
+        self.open.store(true, Ordering::Relaxed);
+        let mut pipeline = Pipeline::new();
+        pipeline.add(&self.statements.begin, vec![]);
+        pipeline
     }
 
     /// Whether the connection is gone for good.
@@ -166,8 +179,7 @@ impl Hot {
         let lease_tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
         let lease_steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
         let (lane_ids, limits, bytes) = lane_arrays(lanes);
-        let mut p = Pipeline::new();
-        p.add(&s.begin, vec![]);
+        let mut p = self.transaction();
         let live = (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
         let before = (!ordered.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
         // Before the clock of the locks: nothing is seen that was not there then.
@@ -202,8 +214,7 @@ impl Hot {
         let ids: Vec<Uuid> = keys.iter().map(|k| k.task_id).collect();
         let digests: Vec<&[u8]> = keys.iter().map(|k| k.digest.as_slice()).collect();
         let (lane_ids, limits, bytes) = lane_arrays(lanes);
-        let mut p = Pipeline::new();
-        p.add(&s.begin, vec![]);
+        let mut p = self.transaction();
         let owners = (!keys.is_empty()).then(|| {
             p.add(&s.take_keys, vec![&namespaces, &names, &ids, &digests]);
             p.add(&s.read_keys, vec![&namespaces, &names])
@@ -227,8 +238,7 @@ impl Hot {
     pub async fn begin_dispatch(&self, lanes: &[LaneDemand]) -> Result<DispatchRead, StoreError> {
         let s = &self.statements;
         let (lane_ids, limits, bytes) = lane_arrays(lanes);
-        let mut p = Pipeline::new();
-        p.add(&s.begin, vec![]);
+        let mut p = self.transaction();
         let promoted = p.add(&s.promote, vec![&reads::MAX_PROMOTED]);
         let ready = p.add(&s.lock_ready, vec![&lane_ids, &limits, &bytes]);
         let next = p.add(&s.next_retry, vec![]);
@@ -294,10 +304,7 @@ impl Hot {
     ) -> Result<Applied, StoreError> {
         let s = &self.statements;
         let columns = Columns::of(changes, inputs);
-        let mut p = Pipeline::new();
-        if now.is_none() {
-            p.add(&s.begin, vec![]);
-        }
+        let mut p = if now.is_none() { self.transaction() } else { Pipeline::new() };
         p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
         p.add_some(&s.drop_keys, columns.dropped.params(&[]));
         p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count, &columns.ended_whole]));
@@ -327,7 +334,12 @@ impl Hot {
         }
         p.add(&s.commit, vec![]);
         let asked = Instant::now();
-        let answer = p.run(&self.client).await?;
+        let answer = p.run(&self.client).await;
+        // Everything has been answered, the COMMIT too.
+        if !matches!(answer, Err(StoreError::Connection(_))) {
+            self.open.store(false, Ordering::Relaxed);
+        }
+        let answer = answer?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &answer[i][..]);
         Ok(Applied {
             now: now.or_else(|| of(tasks).first().map(|row| row.get(1))),
@@ -365,8 +377,12 @@ impl Hot {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }
 
-    /// Ends the transaction without writing.
+    /// Ends the transaction without writing, if there is one: one whose writes failed has ended with them, and Postgres would warn
+    /// that there is nothing to end.
     pub async fn rollback(&self) -> Result<(), StoreError> {
+        if !self.open.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
         in_time(PROMPT_TIMEOUT, self.client.batch_execute("ROLLBACK")).await
     }
 }

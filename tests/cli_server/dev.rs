@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
 use super::{Listening, run, tasker};
@@ -88,4 +88,32 @@ async fn a_folder_without_postgres_is_named() {
     command.env("TASKER_POSTGRES_BIN", "/nowhere");
     let said = run(command).await.failed(1);
     assert!(said.contains("/nowhere"), "{said}");
+}
+
+/// The process of the private Postgres whose data is here.
+fn postgres_of(data: &Path) -> Pid {
+    let file = fs::read_to_string(data.join("data/postmaster.pid")).unwrap();
+    Pid::from_raw(file.lines().next().unwrap().trim().parse().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn postgres_gets_nothing_of_the_callers_environment_and_its_end_is_a_failure() {
+    let folder = Folder::new();
+    let data = folder.0.join("data");
+    let mut command = dev(&["--data-dir", data.to_str().unwrap()]);
+    command.env("SECRET_TOKEN", "hunter2").env("PGOPTIONS", "-c work_mem=64MB").env("LC_MESSAGES", "de_DE.UTF-8");
+    command.stderr(fs::File::create(folder.0.join("log")).unwrap());
+    let server = Listening::start(command).await;
+    let postgres = postgres_of(&data);
+    let environment = fs::read(format!("/proc/{}/environ", postgres.as_raw_nonzero())).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    let names: Vec<&str> = environment.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+    let known = |name: &&str| ["PATH", "LC_ALL"].contains(name) || name.ends_with("LIBRARY_PATH");
+    assert!(names.contains(&"PATH") && names.iter().all(known), "{names:?}");
+
+    kill_process(postgres, Signal::QUIT).unwrap();
+    assert_eq!(server.end().await, Some(1));
+    let log = fs::read_to_string(folder.0.join("log")).unwrap();
+    assert!(log.contains("error: the private Postgres ended while it was in use"), "{log}");
+    assert!(log.contains("postgres.log"), "it says where to look: {log}");
 }

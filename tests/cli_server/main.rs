@@ -6,8 +6,12 @@ mod support;
 mod commands;
 mod database;
 mod dev;
+mod dropped;
+mod encryption;
 mod ending;
+mod fit;
 mod operators;
+mod pooler;
 mod settings;
 
 use std::{

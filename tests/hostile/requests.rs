@@ -1,10 +1,14 @@
 //! Requests that are messages of ours with values that cannot be: ids, versions, tokens, bounds.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message as _;
 use prost_types::Timestamp;
 use tasker::proto::{
-    CancelTaskRequest, GetTaskRequest, GetTemplateRequest, ListTasksRequest, ListTasksResponse, ListTemplatesRequest,
-    ListTemplatesResponse, ListWorkersRequest, SubmitTaskRequest, SubmitTasksRequest, WatchTaskRequest,
+    CancelTaskRequest, GetTaskRequest, GetTemplateRequest, ListCircuitsRequest, ListTasksRequest, ListTasksResponse,
+    ListTemplatesRequest, ListTemplatesResponse, ListWorkersRequest, SubmitTaskRequest, SubmitTasksRequest,
+    WatchTaskRequest,
 };
 use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted};
 use uuid::Uuid;
@@ -18,6 +22,7 @@ use crate::{
 const SUBMIT: &str = "TaskService/SubmitTask";
 const SUBMIT_ALL: &str = "TaskService/SubmitTasks";
 const LIST: &str = "TaskService/ListTasks";
+const LIST_CIRCUITS: &str = "CircuitService/ListCircuits";
 const LIST_TEMPLATES: &str = "TemplateService/ListTemplates";
 
 fn good() -> SubmitTaskRequest {
@@ -323,7 +328,19 @@ async fn page_tokens_that_are_not_of_this_list() {
             ListTemplatesRequest { page_token: page_token.into(), namespace: namespace.into(), ..Default::default() };
         target.refuses(format!("{request:?}"), LIST_TEMPLATES, &request, InvalidArgument, says).await;
     }
-    target.end(50).await;
+    // Tokens are no secret: anyone can make one whose place no service can have.
+    for place in ["a\0b\0c", "a\0\0", "\0\0b", "a", "a\0\n", &format!("a\0{}", "b".repeat(300))] {
+        let request = ListCircuitsRequest { page_token: forged("", place), ..Default::default() };
+        target.refuses(format!("{place:.20?}"), LIST_CIRCUITS, &request, InvalidArgument, "page_token").await;
+    }
+    target.end(56).await;
+}
+
+/// A token as the server makes them, for the list of a namespace.
+fn forged(namespace: &str, place: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    namespace.to_owned().hash(&mut hasher);
+    URL_SAFE_NO_PAD.encode([&hasher.finish().to_be_bytes()[..], place.as_bytes()].concat())
 }
 
 #[tokio::test]
