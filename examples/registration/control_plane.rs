@@ -48,7 +48,7 @@ impl ControlPlane {
     pub async fn register_template(&self) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + READY_LIMIT;
         loop {
-            let request = RegisterTemplateRequest { yaml: TEMPLATE.to_owned() };
+            let request = RegisterTemplateRequest { yaml: TEMPLATE.to_owned(), deny_warnings: false };
             match self.templates.clone().register_template(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) if is_transient(status.code()) && tokio::time::Instant::now() < deadline => {

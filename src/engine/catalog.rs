@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         schema::ContextSchema,
-        template::{Graph, Problem, StepTemplate, Template},
+        template::{Checked, Graph, Problem, StepTemplate, Template},
     },
     store::{
         Db, StoreError,
@@ -91,8 +91,10 @@ pub enum Registered {
 /// Why a template was not registered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    #[error("the template has {} problem(s)", .0.len())]
-    Invalid(Vec<Problem>),
+    #[error("the template has {} problem(s)", .0.problems_total)]
+    Invalid(Checked),
+    #[error("the template has {} warning(s), which the request denies", .0.len())]
+    Warned(Vec<Problem>),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -226,16 +228,35 @@ impl Catalog {
 
     /// Reads a template in this server's environment, away from the threads that everybody's calls run on: a hostile one takes a
     /// good part of a second.
-    pub async fn parse(&self, yaml: &str) -> Result<Template, Vec<Problem>> {
+    pub async fn check(&self, yaml: &str) -> Checked {
         let (yaml, environment) = (yaml.to_owned(), self.environment.clone());
-        let parsed = tokio::task::spawn_blocking(move || Template::parse(&yaml, &environment)).await;
         let unread = |_| Problem { line: 1, column: 1, path: String::new(), message: "it cannot be read".to_owned() };
-        parsed.unwrap_or_else(|error| Err(vec![unread(error)]))
+        let checked = tokio::task::spawn_blocking(move || Template::check(&yaml, &environment)).await;
+        checked.unwrap_or_else(|error| Checked {
+            template: None,
+            problems: vec![unread(error)],
+            problems_total: 1,
+            warnings: Vec::new(),
+        })
     }
 
-    /// Checks and stores a template. `wake` goes to the other servers.
-    pub async fn register(&self, yaml: &str, wake: &str) -> Result<Registered, RegisterError> {
-        let template = self.parse(yaml).await.map_err(RegisterError::Invalid)?;
+    /// Checks and stores a template, and returns its warnings too; with `deny_warnings` one that has any is not stored. `wake` goes to
+    /// the other servers.
+    pub async fn register(
+        &self,
+        yaml: &str,
+        deny_warnings: bool,
+        wake: &str,
+    ) -> Result<(Registered, Vec<Problem>), RegisterError> {
+        let mut checked = self.check(yaml).await;
+        let Some(template) = checked.template.take() else { return Err(RegisterError::Invalid(checked)) };
+        if deny_warnings && !checked.warnings.is_empty() {
+            return Err(RegisterError::Warned(checked.warnings));
+        }
+        Ok((self.store(yaml, &template, wake).await?, checked.warnings))
+    }
+
+    async fn store(&self, yaml: &str, template: &Template, wake: &str) -> Result<Registered, StoreError> {
         let version = template.version.to_string();
         let steps: Vec<NewStep<'_>> = template
             .steps
@@ -257,7 +278,7 @@ impl Catalog {
             Registration::Existing(row) => {
                 let plan = self.plan(row.template_id).await?;
                 // The text may differ in comments and order of keys: what counts is what it means.
-                if plan.template == template { Ok(Registered::Unchanged(plan)) } else { Ok(Registered::Taken(plan)) }
+                if plan.template == *template { Ok(Registered::Unchanged(plan)) } else { Ok(Registered::Taken(plan)) }
             }
         }
     }
@@ -269,7 +290,7 @@ impl Catalog {
 
 /// `None` for a row that this build cannot read: its tasks cannot run here, the others can.
 fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
-    let template = match Template::parse(&row.yaml, &row.environment) {
+    let template = match Template::parse_stored(&row.yaml, &row.environment) {
         Ok(template) => template,
         Err(problems) => {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();

@@ -56,13 +56,13 @@ pub fn duration(d: Duration) -> prost_types::Duration {
 }
 
 /// A time out of a request.
-pub fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Status> {
+pub fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Violated> {
     at.map(|at| {
         let in_range = (0..=253_402_300_799).contains(&at.seconds) && (0..=999_999_999).contains(&at.nanos);
-        in_range
-            .then(|| SystemTime::try_from(at).ok())
-            .flatten()
-            .ok_or_else(|| invalid(field, "out of range: expected a time between the years 1970 and 9999"))
+        in_range.then(|| SystemTime::try_from(at).ok()).flatten().ok_or_else(|| Violated {
+            field: field.to_owned(),
+            message: "out of range: expected a time between the years 1970 and 9999".to_owned(),
+        })
     })
     .transpose()
 }

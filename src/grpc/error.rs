@@ -57,22 +57,35 @@ pub fn invalid(field: &str, message: impl Into<String>) -> Status {
 
 /// INVALID_ARGUMENT with a violation per field; the first ones are in the message too, for clients that show no details.
 pub fn violations(all: &[Violated]) -> Status {
+    violations_of(all, all.len())
+}
+
+/// As [`violations`], of so many in all, of which these are the first.
+fn violations_of(all: &[Violated], total: usize) -> Status {
     const SHOWN: usize = 3;
-    let shown: Vec<String> = all.iter().take(SHOWN).map(|v| format!("{}: {}", v.field, v.message)).collect();
-    let more = all.len().saturating_sub(SHOWN);
+    let said = |v: &Violated| match v.field.as_str() {
+        "" => v.message.clone(),
+        field => format!("{field}: {}", v.message),
+    };
+    let shown: Vec<String> = all.iter().take(SHOWN).map(said).collect();
+    let more = total.saturating_sub(shown.len());
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let message = shortened(&shown.join("; "), MAX_MESSAGE_BYTES - more.len()) + &more;
     let mut details = ErrorDetails::with_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());
     let mut room = MAX_VIOLATIONS_BYTES;
-    for (listed, violated) in all.iter().enumerate() {
+    let mut listed = 0;
+    for violated in all {
         let field = shortened(&violated.field, MAX_FIELD_BYTES);
         let message = shortened(&violated.message, MAX_VIOLATION_BYTES);
         let Some(rest) = room.checked_sub(VIOLATION_OVERHEAD + field.len() + message.len()) else {
-            details.add_bad_request_violation("", format!("{} more are not listed", all.len() - listed));
             break;
         };
         room = rest;
+        listed += 1;
         details.add_bad_request_violation(field, message);
+    }
+    if total > listed {
+        details.add_bad_request_violation("", format!("{} more are not listed", total - listed));
     }
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
@@ -99,13 +112,15 @@ fn shortened(text: &str, max: usize) -> String {
     format!("{}{ELLIPSIS}", &text[..end])
 }
 
-/// INVALID_ARGUMENT with a violation per problem of a template.
-pub fn problems(all: &[Problem]) -> Status {
+/// INVALID_ARGUMENT with a violation per problem of a template, of so many in all.
+fn problems(listed: &[Problem], total: usize) -> Status {
     let violated = |p: &Problem| Violated {
         field: format!("yaml:{}:{}", p.line, p.column),
         message: if p.path.is_empty() { p.message.clone() } else { format!("{}: {}", p.path, p.message) },
     };
-    violations(&all.iter().map(violated).collect::<Vec<_>>())
+    // Of a list that is not whole the last one only says so, which the status does itself.
+    let told = if total > listed.len() { listed.len().saturating_sub(1) } else { listed.len() };
+    violations_of(&listed.iter().take(told).map(violated).collect::<Vec<_>>(), total)
 }
 
 /// A failed read or write. What Postgres says goes to the log, with a number that the client is told: it names tables,
@@ -200,7 +215,13 @@ pub fn order(error: OrderError) -> Status {
 /// A refused registration, but for taken versions.
 pub fn register(error: RegisterError) -> Status {
     match error {
-        RegisterError::Invalid(all) => problems(&all),
+        RegisterError::Invalid(checked) => problems(&checked.problems, checked.problems_total),
+        RegisterError::Warned(warnings) => {
+            let denied =
+                |p: Problem| Problem { message: format!("warning, which `deny_warnings` refuses: {}", p.message), ..p };
+            let warnings: Vec<Problem> = warnings.into_iter().map(denied).collect();
+            problems(&warnings, warnings.len())
+        }
         RegisterError::Store(error) => store(&error),
     }
 }

@@ -309,14 +309,14 @@ impl Tasks {
 }
 
 fn not_before(at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Violated> {
-    let wrong = |message: String| Violated { field: "not_before".into(), message };
-    let Some(at) = convert::time("not_before", at).map_err(|status| wrong(status.message().to_owned()))? else {
-        return Ok(None);
-    };
+    let Some(at) = convert::time("not_before", at)? else { return Ok(None) };
     // By the time of the submit's id, which carries this server's clock; the database's decides when it starts.
     let now = uuid::Uuid::now_v7().get_timestamp().map_or((0, 0), |stamp| stamp.to_unix());
     let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(now.0) + MAX_NOT_BEFORE;
-    if at > latest { Err(wrong("more than a year ahead".to_owned())) } else { Ok(Some(at)) }
+    if at > latest {
+        return Err(Violated { field: "not_before".into(), message: "more than a year ahead".into() });
+    }
+    Ok(Some(at))
 }
 
 fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Result<Submission, Violated> {

@@ -4,7 +4,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{convert, error, page};
 use crate::{
-    domain::template::MAX_TEMPLATE_BYTES,
+    domain::template::{Checked, MAX_TEMPLATE_BYTES, Problem},
     engine::{Engine, catalog::Registered, intake::Violated},
     proto::{self, template_service_server::TemplateService},
 };
@@ -18,10 +18,12 @@ impl TemplateService for Templates {
         &self,
         request: Request<proto::RegisterTemplateRequest>,
     ) -> Result<Response<proto::RegisterTemplateResponse>, Status> {
-        let yaml = request.into_inner().yaml;
+        let proto::RegisterTemplateRequest { yaml, deny_warnings } = request.into_inner();
         bounded(&yaml)?;
         let wake = self.0.peers.template_news();
-        let (plan, created) = match self.0.catalog.register(&yaml, &wake).await.map_err(error::register)? {
+        let registered = self.0.catalog.register(&yaml, deny_warnings, &wake).await;
+        let (registered, warnings) = registered.map_err(error::register)?;
+        let (plan, created) = match registered {
             Registered::Created(plan) => (plan, true),
             Registered::Unchanged(plan) => (plan, false),
             Registered::Taken(plan) => {
@@ -43,7 +45,9 @@ impl TemplateService for Templates {
         if let Err(error) = self.0.templates_changed().await {
             tracing::debug!(%error, "the services of a new template could not be read yet");
         }
-        Ok(Response::new(proto::RegisterTemplateResponse { template: Some(convert::template(&plan, true)), created }))
+        let warnings = warnings.into_iter().map(problem).collect();
+        let template = Some(convert::template(&plan, true));
+        Ok(Response::new(proto::RegisterTemplateResponse { template, created, warnings }))
     }
 
     async fn validate_template(
@@ -52,18 +56,13 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
         let yaml = request.into_inner().yaml;
         bounded(&yaml)?;
-        let (problems, template) = match self.0.catalog.parse(&yaml).await {
-            Ok(template) => (Vec::new(), Some(convert::unregistered(&template))),
-            Err(problems) => (problems, None),
-        };
-        let problem = |p: crate::domain::template::Problem| proto::TemplateProblem {
-            line: i32::try_from(p.line).unwrap_or(i32::MAX),
-            column: i32::try_from(p.column).unwrap_or(i32::MAX),
-            path: p.path,
-            message: p.message,
-        };
-        let problems = problems.into_iter().map(problem).collect();
-        Ok(Response::new(proto::ValidateTemplateResponse { problems, template }))
+        let Checked { template, problems, problems_total, warnings } = self.0.catalog.check(&yaml).await;
+        Ok(Response::new(proto::ValidateTemplateResponse {
+            problems: problems.into_iter().map(problem).collect(),
+            template: template.as_ref().map(convert::unregistered),
+            problems_total: i32::try_from(problems_total).unwrap_or(i32::MAX),
+            warnings: warnings.into_iter().map(problem).collect(),
+        }))
     }
 
     async fn get_template(
@@ -124,6 +123,15 @@ pub fn version(text: &str) -> Result<Option<semver::Version>, Violated> {
         field: "version".to_owned(),
         message: format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}"),
     })
+}
+
+fn problem(p: Problem) -> proto::TemplateProblem {
+    proto::TemplateProblem {
+        line: i32::try_from(p.line).unwrap_or(i32::MAX),
+        column: i32::try_from(p.column).unwrap_or(i32::MAX),
+        path: p.path,
+        message: p.message,
+    }
 }
 
 fn bounded(yaml: &str) -> Result<(), Status> {

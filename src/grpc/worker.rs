@@ -51,7 +51,9 @@ impl WorkerService for Workers {
         let Some(WorkRequest { message: Some(Says::Register(register)) }) = first else {
             return Err(order("the first message must be `register`"));
         };
-        let new = worker_messages::register(register, self.0.server_id)?;
+        let lanes = self.0.catalog.lanes();
+        let is_stored = |name: &str| lanes.iter().any(|lane| lane.handler == name || lane.namespace == name);
+        let new = worker_messages::register(register, self.0.server_id, is_stored)?;
         let (outbox, inbox) = outbox(outbox_size(new.max_concurrent_steps));
         let stop = CancellationToken::new();
         let connection = Connection::open(self.0.clone(), new, outbox, stop.clone()).await?;

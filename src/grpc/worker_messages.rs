@@ -12,8 +12,8 @@ use crate::{
         attempt::{Failure, MAX_ERROR_CONTEXT_BYTES, MAX_RESULT_BYTES, MAX_RETRY_AFTER, Outcome},
         json,
         lease::Lease,
+        name::{self as names, MAX_NAME_BYTES},
         size::{DEFAULT_ASSIGNMENT_BYTES, MAX_ASSIGNMENT_BYTES, MIN_ASSIGNMENT_BYTES},
-        template::MAX_NAME_BYTES,
     },
     proto::{self, step_result::Outcome as Answer},
     store::worker::NewWorker,
@@ -30,8 +30,9 @@ const MAX_CONCURRENT_STEPS: i32 = 10_000;
 /// The most labels of one worker.
 const MAX_LABELS: usize = 64;
 
-/// A worker out of its first message.
-pub fn register(r: proto::Register, server_id: Uuid) -> Result<NewWorker, Status> {
+/// A worker out of its first message. `is_stored` says whether a registered template has a handler or a namespace of this name, which
+/// may be older than the grammar of names.
+pub fn register(r: proto::Register, server_id: Uuid, is_stored: impl Fn(&str) -> bool) -> Result<NewWorker, Status> {
     name("register.name", &r.name)?;
     optional_name("register.build_id", &r.build_id)?;
     count("register.handlers", r.handlers.len(), 1, MAX_HANDLERS)?;
@@ -49,8 +50,14 @@ pub fn register(r: proto::Register, server_id: Uuid) -> Result<NewWorker, Status
         );
         return Err(invalid("register.max_assignment_bytes", message));
     }
-    r.handlers.iter().try_for_each(|h| name("register.handlers", h))?;
-    r.namespaces.iter().try_for_each(|n| name("register.namespaces", n))?;
+    for (field, names) in [("register.handlers", &r.handlers), ("register.namespaces", &r.namespaces)] {
+        for text in names {
+            name(field, text)?;
+            names::check(text)
+                .or_else(|why| if is_stored(text) { Ok(()) } else { Err(why) })
+                .map_err(|why| invalid(field, format!("`{text:.80}`: {why}")))?;
+        }
+    }
     for (key, value) in &r.labels {
         name("register.labels", key)?;
         optional_name("register.labels", value)?;
@@ -152,4 +159,31 @@ fn name(field: &str, text: &str) -> Result<(), Status> {
 
 fn count(field: &str, n: usize, min: usize, max: usize) -> Result<(), Status> {
     if (min..=max).contains(&n) { Ok(()) } else { Err(invalid(field, format!("{n} given: expected {min} to {max}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_and_namespaces_are_names_or_stored_already() {
+        let worker = |handler: &str, namespace: &str| proto::Register {
+            name: "a worker".into(),
+            handlers: vec![handler.into()],
+            namespaces: vec![namespace.into()],
+            max_concurrent_steps: 1,
+            ..proto::Register::default()
+        };
+        let register = |r: proto::Register| super::register(r, Uuid::nil(), |name| name == "old name");
+        for name in ["Warehouse::StepHandlers::X", "a.b-c", "old name"] {
+            assert!(register(worker(name, "n")).is_ok() && register(worker("h", name)).is_ok(), "{name}");
+        }
+        for (name, says) in [("a/b", "`a/b`: the name must not contain `/`"), ("a b", "white space, found U+0020")] {
+            for (field, r) in [("handlers", worker(name, "n")), ("namespaces", worker("h", name))] {
+                let status = register(r).unwrap_err();
+                assert!(status.message().starts_with(&format!("register.{field}: ")), "{status:?}");
+                assert!(status.message().contains(says), "{status:?}");
+            }
+        }
+    }
 }

@@ -66,10 +66,13 @@ impl Problem {
             let (place, position) = place(&v.field, parameters);
             Wrong { place, detail: format!("{position}{}", v.description) }
         };
+        let errors: Vec<Wrong> = violations.iter().map(wrong).collect();
+        // The status names the fields of the protocol.
+        let detail = if errors.is_empty() { status.message().to_owned() } else { in_words(&errors) };
         Self {
-            errors: violations.iter().map(wrong).collect(),
+            errors,
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
-            ..Self::new(http_status(status.code()), reason, status.message())
+            ..Self::new(http_status(status.code()), reason, detail)
         }
     }
 
@@ -113,6 +116,18 @@ impl IntoResponse for Problem {
     }
 }
 
+/// The first errors in a sentence for people.
+fn in_words(errors: &[Wrong]) -> String {
+    const SHOWN: usize = 3;
+    let word = |Wrong { place, detail }: &Wrong| match place {
+        Place::Pointer(pointer) if pointer.is_empty() => detail.clone(),
+        Place::Pointer(name) | Place::Parameter(name) => format!("{}: {detail}", name.trim_start_matches('/')),
+    };
+    let shown: Vec<String> = errors.iter().take(SHOWN).map(word).collect();
+    let more = if errors.len() > SHOWN { "; `errors` has more" } else { "" };
+    shown.join("; ") + more
+}
+
 /// The HTTP status of each code of gRPC.
 fn http_status(code: Code) -> StatusCode {
     match code {
@@ -132,7 +147,7 @@ fn http_status(code: Code) -> StatusCode {
 
 /// Where a violated field is in a request of HTTP, and what is left of its position in a text. Fields have the names of the
 /// protocol, with a JSON pointer into a document (`context_json/email`) or line and column (`yaml:3:5`) behind them; what
-/// was wrong with the body itself has a pointer already. A dot leads into a message.
+/// was wrong with the body itself has a pointer already. A dot leads into a message, and an index in brackets into a list.
 fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     let end = field.find(['/', ':']).unwrap_or(field.len());
     let (name, rest) = field.split_at(end);
@@ -142,7 +157,7 @@ fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     if parameters.contains(&name) {
         return (Place::Parameter(name.to_owned()), String::new());
     }
-    let name = name.trim_end_matches("_json").replace('.', "/");
+    let name = name.trim_end_matches("_json").replace(['.', '['], "/").replace(']', "");
     match rest.strip_prefix(':').and_then(|position| position.split_once(':')) {
         Some((line, column)) => (Place::Pointer(format!("/{name}")), format!("line {line}, column {column}: ")),
         None => (Place::Pointer(format!("/{name}{rest}")), String::new()),
@@ -169,9 +184,23 @@ mod tests {
             (pointer("priority").as_str(), pointer("policy.probes").as_str()),
             ("/priority ", "/policy/probes ")
         );
+        assert_eq!(pointer("tasks[2].context_json/email"), "/tasks/2/context/email ");
         assert_eq!(pointer("yaml:3:5"), "/yaml line 3, column 5: ");
         assert_eq!(pointer("page_size"), "?page_size");
         assert_eq!((pointer("/x_json").as_str(), pointer("").as_str()), ("/x_json ", " "));
+    }
+
+    #[test]
+    fn the_sentence_names_what_http_calls_it() {
+        let violated = |field: &str| crate::engine::intake::Violated { field: field.into(), message: "wrong".into() };
+        let detail = |fields: &[&str]| {
+            let all: Vec<_> = fields.iter().map(|field| violated(field)).collect();
+            Problem::of(&error::violations(&all), &["page_size"]).detail
+        };
+        assert_eq!(&*detail(&["context_json/email", "page_size"]), "context/email: wrong; page_size: wrong");
+        assert_eq!(&*detail(&[""]), "wrong");
+        assert_eq!(error::violations(&[violated("")]).message(), "wrong");
+        assert_eq!(&*detail(&["a", "b", "c", "d"]), "a: wrong; b: wrong; c: wrong; `errors` has more");
     }
 
     #[test]

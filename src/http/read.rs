@@ -12,6 +12,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
+    domain::time::is_rfc3339,
     engine::intake::Violated,
     json::protocol::{is_document, key, value_kind, words},
 };
@@ -190,8 +191,8 @@ fn well_known(of: &MessageDescriptor, text: &str) -> Result<Value, String> {
     let mut message = DynamicMessage::new(of.clone());
     let (filled, expected) = match of.name() {
         "Timestamp" => (
-            Timestamp::from_str(text).ok().and_then(|t| message.transcode_from(&t).ok()),
-            "a time of RFC 3339 such as 2026-01-31T12:00:00Z",
+            Timestamp::from_str(text).ok().filter(|_| is_rfc3339(text)).and_then(|t| message.transcode_from(&t).ok()),
+            "a time of RFC 3339 with its zone, such as 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+02:00",
         ),
         "Duration" => {
             (Duration::from_str(text).ok().and_then(|d| message.transcode_from(&d).ok()), "a duration such as 1.5s")
@@ -280,5 +281,10 @@ mod tests {
         );
         assert!(wrong[0].1.contains("expected one of pending, in_progress"), "{wrong:?}");
         assert!(list(&[("namespace", "a"), ("namespace", "b")]).is_err());
+        assert!(list(&[("submitted_after", "2026-01-01T00:00:00+02:00")]).is_ok());
+        for local in ["2026-01-01T00:00:00", "2026-01-01 00:00:00", "2026-01-01"] {
+            let wrong = list(&[("submitted_after", local)]).unwrap_err();
+            assert!(wrong[0].1.contains("RFC 3339 with its zone"), "{wrong:?}");
+        }
     }
 }

@@ -44,8 +44,11 @@ async fn the_servers_environment_decides_and_all_servers_agree() {
     let a = worker.assignment().await;
     assert_eq!((a.handler_config_json.as_str(), a.retry_limit), (r#"{"url":"live","timeout_seconds":7}"#, 9));
 
-    let refused =
-        elsewhere.templates.register_template(RegisterTemplateRequest { yaml: YAML.into() }).await.unwrap_err();
+    let refused = elsewhere
+        .templates
+        .register_template(RegisterTemplateRequest { yaml: YAML.into(), deny_warnings: false })
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert!(
         refused.message().contains("in environment `production`, and this server's is `development`"),

@@ -69,7 +69,8 @@ async fn case_3_a_limit_of_three_is_three_attempts() {
 #[tokio::test]
 async fn case_4_a_limit_of_zero_is_refused_at_registration() {
     let mut bench = Bench::new().await;
-    let request = tasker::proto::RegisterTemplateRequest { yaml: one_step("default_retry_limit: 0") };
+    let request =
+        tasker::proto::RegisterTemplateRequest { yaml: one_step("default_retry_limit: 0"), deny_warnings: false };
     let status = bench.client.templates.register_template(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     assert!(status.message().contains("default_retry_limit"), "{status:?}");

@@ -82,13 +82,15 @@ async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_n
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", "{}").await;
     let a = worker.assignment().await;
-    let changed = proto::RegisterTemplateRequest { yaml: CHAIN.replace("{name: c,", "{name: d,") };
+    let changed =
+        proto::RegisterTemplateRequest { yaml: CHAIN.replace("{name: c,", "{name: d,"), deny_warnings: false };
     let status = bench.client.templates.register_template(changed).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::AlreadyExists);
-    let same = proto::RegisterTemplateRequest { yaml: format!("# a comment\n{CHAIN}") };
+    let same = proto::RegisterTemplateRequest { yaml: format!("# a comment\n{CHAIN}"), deny_warnings: false };
     assert!(!bench.client.templates.register_template(same).await.unwrap().into_inner().created);
     let newer = proto::RegisterTemplateRequest {
         yaml: CHAIN.replace("1.0.0", "2.0.0").replace("  - {name: c, handler_class: h, depends_on_steps: [b]}\n", ""),
+        deny_warnings: false,
     };
     assert!(bench.client.templates.register_template(newer).await.unwrap().into_inner().created);
     worker.answer(&a.lease_token, success("1")).await;
@@ -113,7 +115,12 @@ async fn the_newest_version_is_known_on_every_server_at_once() {
     let mut there = other.client().await;
     for version in ["1.1.0", "1.10.0", "1.9.0"] {
         let yaml = CHAIN.replace("1.0.0", version);
-        bench.client.templates.register_template(proto::RegisterTemplateRequest { yaml }).await.unwrap();
+        bench
+            .client
+            .templates
+            .register_template(proto::RegisterTemplateRequest { yaml, deny_warnings: false })
+            .await
+            .unwrap();
         let submitted = there.tasks.submit_task(submission("t/chain", "{}")).await.unwrap().into_inner();
         let newest = if version == "1.1.0" { "1.1.0" } else { "1.10.0" };
         assert_eq!(submitted.version, newest);

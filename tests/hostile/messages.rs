@@ -46,7 +46,10 @@ fn rpcs() -> Vec<Rpc> {
         rpc("TaskService/ListTasks", &list),
         rpc("TaskService/WatchTask", &proto::WatchTaskRequest { task_id: id.clone(), final_only: true }),
         rpc("TaskService/CancelTask", &proto::CancelTaskRequest { task_id: id, by: "b".into(), reason: "r".into() }),
-        rpc("TemplateService/RegisterTemplate", &proto::RegisterTemplateRequest { yaml: "é: [".into() }),
+        rpc(
+            "TemplateService/RegisterTemplate",
+            &proto::RegisterTemplateRequest { yaml: "é: [".into(), deny_warnings: false },
+        ),
         rpc("TemplateService/ValidateTemplate", &proto::ValidateTemplateRequest { yaml: "é: [".into() }),
         rpc(
             "TemplateService/GetTemplate",

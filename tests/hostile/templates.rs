@@ -148,15 +148,17 @@ async fn yaml_that_attacks_its_reader() {
         ),
     ];
     for (case, yaml, says) in table {
-        target.refuses(case, REGISTER, &RegisterTemplateRequest { yaml }, InvalidArgument, says).await;
+        target
+            .refuses(case, REGISTER, &RegisterTemplateRequest { yaml, deny_warnings: false }, InvalidArgument, says)
+            .await;
     }
-    let huge = RegisterTemplateRequest { yaml: "x".repeat(17 << 20) };
+    let huge = RegisterTemplateRequest { yaml: "x".repeat(17 << 20), deny_warnings: false };
     target.refuses("17 MiB", REGISTER, &huge, ResourceExhausted, "16777216").await;
     let huge = ValidateTemplateRequest { yaml: "x".repeat(17 << 20) };
     target.refuses("17 MiB", "TemplateService/ValidateTemplate", &huge, ResourceExhausted, "16777216").await;
     let long = ValidateTemplateRequest { yaml: "x".repeat(5 << 20) };
     target.refuses("5 MiB", "TemplateService/ValidateTemplate", &long, InvalidArgument, "at most 262144").await;
-    let other = RegisterTemplateRequest { yaml: GOOD.replace("name: a", "name: b") };
+    let other = RegisterTemplateRequest { yaml: GOOD.replace("name: a", "name: b"), deny_warnings: false };
     target.refuses("a taken version", REGISTER, &other, AlreadyExists, "raise `version`").await;
     target.end(50).await;
 }
@@ -217,7 +219,9 @@ async fn templates_that_say_what_none_may_say() {
     }
     for (yaml, says) in table {
         let case = format!("{yaml:.200}");
-        target.refuses(case, REGISTER, &RegisterTemplateRequest { yaml }, InvalidArgument, says).await;
+        target
+            .refuses(case, REGISTER, &RegisterTemplateRequest { yaml, deny_warnings: false }, InvalidArgument, says)
+            .await;
     }
     target.end(60).await;
 }
@@ -272,7 +276,7 @@ async fn schemas_that_are_none_or_too_much() {
     ];
     let wide = format!("{{properties: {{{wide}}}}}");
     for (text, says) in schemas.into_iter().chain([(wide.as_str(), "at most 200 patterns")]) {
-        let request = RegisterTemplateRequest { yaml: schema(text) };
+        let request = RegisterTemplateRequest { yaml: schema(text), deny_warnings: false };
         target.refuses(format!("{text:.150}"), REGISTER, &request, InvalidArgument, says).await;
     }
     target.end(35).await;
@@ -282,7 +286,7 @@ async fn schemas_that_are_none_or_too_much() {
 async fn every_problem_is_named_or_counted() {
     let mut target = Target::new().await;
     let keys: String = (0..90).map(|i| format!("key_{i}: {}\n", "x".repeat(100))).collect();
-    let request = RegisterTemplateRequest { yaml: format!("{GOOD}{keys}") }.encode_to_vec();
+    let request = RegisterTemplateRequest { yaml: format!("{GOOD}{keys}"), deny_warnings: false }.encode_to_vec();
     let status = target.raw.call(&format!("/tasker.v1.{REGISTER}"), request).await.unwrap_err();
     let named = fields(&status);
     // Each of them names all the keys there are.

@@ -180,7 +180,8 @@ impl Run {
     }
 
     async fn register(&mut self, yaml: String) -> Result<bool, Code> {
-        let answer = self.client.templates.register_template(RegisterTemplateRequest { yaml }).await;
+        let answer =
+            self.client.templates.register_template(RegisterTemplateRequest { yaml, deny_warnings: false }).await;
         answer.map(|response| response.into_inner().created).map_err(|status| status.code())
     }
 

@@ -115,7 +115,7 @@ impl Bench {
 }
 
 pub async fn register(client: &mut Client, yaml: &str) -> proto::RegisterTemplateResponse {
-    let request = proto::RegisterTemplateRequest { yaml: yaml.into() };
+    let request = proto::RegisterTemplateRequest { yaml: yaml.into(), deny_warnings: false };
     client.templates.register_template(request).await.unwrap().into_inner()
 }
 

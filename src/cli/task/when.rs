@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 
-use crate::cli::human;
+use crate::{cli::human, domain::time::is_rfc3339};
 
 /// A time, or a distance into the past such as `2h`.
 pub fn when(text: &str) -> Result<Timestamp, String> {
@@ -15,12 +15,12 @@ pub fn later(text: &str) -> Result<Timestamp, String> {
 }
 
 fn expected(distance: &str) -> String {
-    format!("expected a time such as 2026-01-31T12:00:00Z, or {distance}: 90s, 15m, 2h, 7d")
+    format!("expected a time with its zone such as 2026-01-31T12:00:00Z, or {distance}: 90s, 15m, 2h, 7d")
 }
 
 fn moved(text: &str, sign: i64) -> Option<Timestamp> {
     if let Ok(time) = text.parse() {
-        return Some(time);
+        return Some(time).filter(|_| is_rfc3339(text));
     }
     let distance = human::parse_duration(text)?.cast_signed();
     let now = human::now();
@@ -39,7 +39,7 @@ mod tests {
         assert!((90..95).contains(&ago("90s")) && (7_200..7_205).contains(&ago("2h")) && ago("7d") >= 604_800);
         let ahead = human::since(human::now(), later("10m").expect("a time")).as_secs();
         assert!((595..=600).contains(&ahead), "{ahead}");
-        for wrong in ["", "h", "2", "2w", "-2h", "2hh", "yesterday", "é"] {
+        for wrong in ["", "h", "2", "2w", "-2h", "2hh", "yesterday", "é", "2026-01-01T00:00:00", "2026-01-01"] {
             assert!(when(wrong).is_err() && later(wrong).is_err(), "{wrong}");
         }
     }

@@ -101,7 +101,9 @@ fn text(template: &Template, term: &Term) -> String {
 
 /// What its overrides change, read from its YAML as the server does.
 fn overrides(template: &Template, term: &Term) -> String {
-    let Ok(parsed) = domain::Template::parse(&template.yaml, &template.environment) else { return String::new() };
+    let Ok(parsed) = domain::Template::parse_stored(&template.yaml, &template.environment) else {
+        return String::new();
+    };
     let line = |(index, item): (usize, &domain::Override)| {
         let changes = clean(&item.changes.to_value().to_string());
         format!("{index}  when {}\n   {changes}\n", clean(&item.condition.to_string()))

@@ -13,7 +13,8 @@ use crate::{
         error::{CliError, exit},
         term::clean,
     },
-    domain::template::{MAX_TEMPLATE_BYTES, Problem, Template},
+    domain::template::{Checked, MAX_TEMPLATE_BYTES, Problem, Template},
+    proto,
 };
 
 /// Check templates without storing them; needs no server
@@ -24,7 +25,8 @@ Examples:
   tasker template validate templates/*.yaml
   git show HEAD:registration.yaml | tasker template validate -
 
-Every problem is a line `FILE:LINE:COLUMN: PATH: MESSAGE` on stdout. The exit code is 65 when there is one.")]
+Every problem is a line `FILE:LINE:COLUMN: PATH: MESSAGE` on stdout, every warning a line `FILE:LINE:COLUMN: warning: PATH: MESSAGE`. \
+The exit code is 65 when there is a problem, and with --deny-warnings when there is a warning.")]
 pub struct Args {
     /// YAML files; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
@@ -32,49 +34,78 @@ pub struct Args {
     /// Show them as they are in this environment; all of a file's environments are checked in any case
     #[arg(long, value_name = "NAME", env = "TASKER_ENVIRONMENT", default_value = "", hide_default_value = true)]
     environment: String,
+    /// A warning counts as a problem
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     let mut checked = Vec::new();
     for file in &args.files {
-        checked.push((file.as_str(), Template::parse(&read(file)?, &args.environment)));
+        checked.push((file.as_str(), Template::check(&read(file)?, &args.environment)));
     }
-    let invalid = checked.iter().filter(|(_, result)| result.is_err()).count();
     if session.json() {
         session.term.json(&json!({"files": checked.iter().map(document).collect::<Vec<_>>()}))?;
     }
+    let mut found = Found::default();
     for (file, result) in &checked {
-        match result {
-            Ok(template) => session.term.say(&format!("{}: valid: {}", clean(file), summary(template))),
-            Err(problems) if !session.json() => session.term.data(&lines(file, problems))?,
-            Err(_) => {}
+        found.add(result, args.deny_warnings);
+        if !session.json() && !(result.problems.is_empty() && result.warnings.is_empty()) {
+            session.term.data(&lines(file, result))?;
+        }
+        if let Some(template) = &result.template {
+            session.term.say(&format!("{}: valid: {}", clean(file), summary(template)));
         }
     }
-    if invalid == 0 {
-        return Ok(exit::OK);
-    }
-    let problems: usize = checked.iter().filter_map(|(_, r)| r.as_ref().err()).map(Vec::len).sum();
-    Err(refusal(problems, invalid))
+    found.refusal().map_or(Ok(exit::OK), Err)
 }
 
-/// Reads and checks the files; prints the problems of those that are not valid.
-pub fn read_all(files: &[String], session: &Session) -> Result<Vec<String>, CliError> {
-    let (mut texts, mut invalid, mut count) = (Vec::new(), 0, 0);
+/// Reads and checks the files; prints the problems of those that are not valid, and the warnings where they are denied.
+pub fn read_all(files: &[String], deny_warnings: bool, session: &Session) -> Result<Vec<String>, CliError> {
+    let (mut texts, mut found) = (Vec::new(), Found::default());
     for file in files {
         let text = read(file)?;
-        if let Err(problems) = Template::parse(&text, "") {
-            invalid += 1;
-            count += problems.len();
-            session.term.say(&lines(file, &problems));
+        let mut result = Template::check(&text, "");
+        if !deny_warnings {
+            result.warnings.clear(); // The server has them too, and in its own environment.
+        }
+        if found.add(&result, deny_warnings) {
+            session.term.say(&lines(file, &result));
         }
         texts.push(text);
     }
-    if invalid == 0 { Ok(texts) } else { Err(refusal(count, invalid)) }
+    found.refusal().map_or(Ok(texts), Err)
 }
 
-fn refusal(problems: usize, files: usize) -> CliError {
-    let plural = |n: usize, word: &str| if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") };
-    CliError::new(exit::DATA, format!("{} in {}", plural(problems, "problem"), plural(files, "file")))
+/// What is wrong with all files together.
+#[derive(Default)]
+struct Found {
+    problems: usize,
+    warnings: usize,
+    files: usize,
+}
+
+impl Found {
+    /// Counts what a file is refused for; false when it is not.
+    fn add(&mut self, result: &Checked, deny_warnings: bool) -> bool {
+        let warnings = if deny_warnings { result.warnings.len() } else { 0 };
+        self.problems += result.problems_total;
+        self.warnings += warnings;
+        let refused = result.problems_total + warnings > 0;
+        self.files += usize::from(refused);
+        refused
+    }
+
+    fn refusal(&self) -> Option<CliError> {
+        let plural = |n: usize, word: &str| if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") };
+        let found = match (self.problems, self.warnings) {
+            (0, 0) => return None,
+            (problems, 0) => plural(problems, "problem"),
+            (0, warnings) => plural(warnings, "warning"),
+            (problems, warnings) => format!("{} and {}", plural(problems, "problem"), plural(warnings, "warning")),
+        };
+        Some(CliError::new(exit::DATA, format!("{found} in {}", plural(self.files, "file"))))
+    }
 }
 
 fn summary(template: &Template) -> String {
@@ -83,19 +114,36 @@ fn summary(template: &Template) -> String {
     clean(&format!("{}/{}@{}, {steps} step{plural}", template.namespace, template.task_name, template.version))
 }
 
-/// The form that editors and CI understand, one problem a line.
-fn lines(file: &str, problems: &[Problem]) -> String {
-    let line = |p: &Problem| {
-        let path = if p.path.is_empty() { String::new() } else { format!("{}: ", p.path) };
-        clean(&format!("{file}:{}:{}: {path}{}", p.line, p.column, p.message))
-    };
-    problems.iter().map(line).collect::<Vec<_>>().join("\n")
+/// The form that editors and CI understand, one problem or warning a line.
+fn lines(file: &str, result: &Checked) -> String {
+    let problems = result.problems.iter().map(|p| line(file, "", p));
+    let warnings = result.warnings.iter().map(|p| line(file, "warning: ", p));
+    problems.chain(warnings).collect::<Vec<_>>().join("\n")
 }
 
-fn document((file, result): &(&str, Result<Template, Vec<Problem>>)) -> Value {
+/// One problem; `kind` says that it is none.
+fn line(file: &str, kind: &str, p: &Problem) -> String {
+    let path = if p.path.is_empty() { String::new() } else { format!("{}: ", p.path) };
+    clean(&format!("{file}:{}:{}: {kind}{path}{}", p.line, p.column, p.message))
+}
+
+/// A warning of the server, likewise.
+pub fn warning(file: &str, p: &proto::TemplateProblem) -> String {
+    let number = |n: i32| u32::try_from(n).unwrap_or_default();
+    let (path, message) = (p.path.clone(), p.message.clone());
+    line(file, "warning: ", &Problem { line: number(p.line), column: number(p.column), path, message })
+}
+
+fn document((file, result): &(&str, Checked)) -> Value {
     let problem = |p: &Problem| json!({"line": p.line, "column": p.column, "path": p.path, "message": p.message});
-    let problems = result.as_ref().err().map(Vec::as_slice).unwrap_or_default();
-    json!({"file": file, "valid": result.is_ok(), "problems": problems.iter().map(problem).collect::<Vec<_>>()})
+    let list = |all: &[Problem]| all.iter().map(problem).collect::<Vec<_>>();
+    json!({
+        "file": file,
+        "valid": result.template.is_some(),
+        "problems": list(&result.problems),
+        "problems_total": result.problems_total,
+        "warnings": list(&result.warnings),
+    })
 }
 
 /// Reads a template's text, and not much more than a template can have.
@@ -126,16 +174,25 @@ mod tests {
     fn a_problem_is_a_line_that_editors_understand() {
         let problem =
             |path: &str, message: &str| Problem { line: 3, column: 7, path: path.into(), message: message.into() };
+        let result = Checked {
+            template: None,
+            problems: vec![problem("step_templates[0].name", "is missing"), problem("", "is\nempty")],
+            problems_total: 2,
+            warnings: vec![problem("concurrent", "is not used")],
+        };
         assert_eq!(
-            lines("a.yaml", &[problem("step_templates[0].name", "is missing"), problem("", "is\nempty")]),
-            "a.yaml:3:7: step_templates[0].name: is missing\na.yaml:3:7: is empty"
+            lines("a.yaml", &result),
+            "a.yaml:3:7: step_templates[0].name: is missing\na.yaml:3:7: is empty\na.yaml:3:7: warning: concurrent: is not used"
         );
     }
 
     #[test]
     fn the_summary_counts() {
-        assert_eq!(refusal(1, 1).message, "1 problem in 1 file");
-        assert_eq!(refusal(3, 2).message, "3 problems in 2 files");
+        let message = |problems, warnings, files| Found { problems, warnings, files }.refusal().map(|e| e.message);
+        assert_eq!(message(0, 0, 0), None);
+        assert_eq!(message(1, 0, 1).as_deref(), Some("1 problem in 1 file"));
+        assert_eq!(message(0, 2, 1).as_deref(), Some("2 warnings in 1 file"));
+        assert_eq!(message(3, 1, 2).as_deref(), Some("3 problems and 1 warning in 2 files"));
     }
 
     #[test]

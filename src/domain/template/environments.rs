@@ -14,7 +14,7 @@ const ALIASES: [(&str, &str); 2] = [("handler_class", "handler"), ("depends_on_s
 /// The whole template as it is in each of its environments.
 pub(super) fn read(root: &Node, problems: &mut Problems) -> Vec<(String, Node)> {
     let Some(fields) = Fields::of(root, "", "", &mut Problems::default()) else { return Vec::new() };
-    let Some(field) = fields.get("environments") else { return Vec::new() };
+    let Some(field) = fields.filled("environments") else { return Vec::new() };
     let what = "a mapping from the names of environments to what is different in them";
     let Some(environments) = Fields::of(field.node, &field.path, what, problems) else { return Vec::new() };
     let all: Vec<(String, Field<'_>)> = environments.all().collect();
@@ -37,11 +37,14 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Vec<(String, Node)> 
 }
 
 fn environment(template: &Fields<'_>, field: &Field<'_>, problems: &mut Problems) -> Option<Node> {
+    if !field.is_filled() {
+        return Some(Node { pos: template.pos, data: Data::Map(template.entries().to_vec()) });
+    }
     let fields = Fields::of(field.node, &field.path, "a mapping", problems)?;
     fields.refuse_unknown(&KNOWN, problems);
     let mut root = Node { pos: template.pos, data: Data::Map(template.entries().to_vec()) };
     let Data::Map(entries) = &mut root.data else { return None };
-    for entry in fields.entries() {
+    for entry in fields.entries().iter().filter(|entry| is_filled(entry)) {
         let Some(base) = entries.iter_mut().find(|base| base.key.text == entry.key.text) else {
             entries.push(entry.clone());
             continue;
@@ -86,9 +89,20 @@ fn merge_steps(base: &[Node], field: &Field<'_>, problems: &mut Problems) -> Vec
         if !seen.insert(index) {
             name.problem(format!("the step `{}` appears twice in this environment", shorten(wanted)), problems);
         }
-        steps[index] = merge(&steps[index], item.node, &ALIASES);
+        steps[index] = merge(&steps[index], &filled(item.node), &ALIASES);
     }
     steps
+}
+
+/// A key of a template without a value changes nothing; within what is a handler's it does.
+fn is_filled(entry: &Entry) -> bool {
+    !matches!(entry.node.data, Data::Null)
+}
+
+fn filled(node: &Node) -> Node {
+    let Data::Map(entries) = &node.data else { return node.clone() };
+    let entries = entries.iter().filter(|entry| is_filled(entry)).cloned().collect();
+    Node { pos: node.pos, data: Data::Map(entries) }
 }
 
 /// Mappings within mappings are merged; everything else is replaced.

@@ -6,9 +6,13 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::node::{Data, Entry, Node, json_map};
-use super::problem::{Pos, Problems, child, item};
+use super::problem::{Names, Pos, Problems, child, item};
 use super::{MAX_NAME_BYTES, MAX_TIMEOUT, MIN_TIMEOUT, timeout_expected};
+use crate::domain::name;
 use crate::domain::words::shorten;
+
+/// What the keys begin with that an author may write anywhere beside those of a template.
+pub(super) const OWN_KEYS: &str = "x-";
 
 /// A mapping, as far as it is known to be one.
 pub(super) struct Fields<'n> {
@@ -48,9 +52,16 @@ impl<'n> Fields<'n> {
         Some(Field { key_pos: entry.key.pos, path: child(&self.path, key), node: &entry.node })
     }
 
+    /// As [`Fields::get`]; a key without a value counts as one that is not written.
+    pub fn filled(&self, key: &str) -> Option<Field<'n>> {
+        self.get(key).filter(Field::is_filled)
+    }
+
     /// The value under either spelling; under both it is a problem.
     pub fn either(&self, Alias { key, alias }: Alias, problems: &mut Problems) -> Option<Field<'n>> {
         match (self.get(key), self.get(alias)) {
+            (Some(first), Some(second)) if !second.is_filled() => Some(first),
+            (Some(first), Some(second)) if !first.is_filled() => Some(second),
             (Some(first), Some(second)) => {
                 let (later, path) = if first.key_pos < second.key_pos {
                     (second.key_pos, second.path)
@@ -81,9 +92,10 @@ impl<'n> Fields<'n> {
         })
     }
 
-    /// Reports each key that is not in `known`.
+    /// Reports each key that is not in `known`; one that begins with `x-` is its author's, such as a home for anchors.
     pub fn refuse_unknown(&self, known: &[&str], problems: &mut Problems) {
-        for Entry { key, .. } in self.entries.iter().filter(|entry| !entry.key.broken) {
+        let judged = |entry: &&Entry| !entry.key.broken && !entry.key.text.starts_with(OWN_KEYS);
+        for Entry { key, .. } in self.entries.iter().filter(judged) {
             let word = key.text.as_str();
             if !known.contains(&word) {
                 let hint = problems.hint(word, known.iter().copied());
@@ -95,6 +107,11 @@ impl<'n> Fields<'n> {
 }
 
 impl<'n> Field<'n> {
+    /// Whether there is a value behind the key.
+    pub fn is_filled(&self) -> bool {
+        !matches!(self.node.data, Data::Null)
+    }
+
     fn expected<T>(&self, what: &str, problems: &mut Problems) -> Option<T> {
         if !matches!(self.node.data, Data::Broken) {
             self.problem(format!("expected {what}, found {}", self.node.data.kind()), problems);
@@ -114,25 +131,27 @@ impl<'n> Field<'n> {
         }
     }
 
-    /// A string that can identify something: 1 to [`MAX_NAME_BYTES`] bytes without control characters, and none of
-    /// `forbidden` in it.
-    pub fn name(&self, forbidden: &[char], problems: &mut Problems) -> Option<&'n str> {
+    /// A string that can identify something, by the grammar of names.
+    pub fn name(&self, problems: &mut Problems) -> Option<&'n str> {
         let text = self.text(problems)?;
-        let problem = if text.is_empty() {
-            "expected a name, found an empty string".to_owned()
-        } else if text.len() > MAX_NAME_BYTES {
-            format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", text.len())
-        } else if text.contains(char::is_control) {
-            "a name must not contain control characters or line breaks".to_owned()
-        } else if text.trim() != text {
-            "a name must not begin or end with white space".to_owned()
-        } else if let Some(found) = text.chars().find(|char| forbidden.contains(char)) {
-            format!("the name must not contain `{found}`")
-        } else {
-            return Some(text);
+        let legal = match problems.names {
+            Names::New => name::check(text),
+            Names::Stored => stored_name(text),
         };
-        self.problem(problem, problems);
-        None
+        match legal {
+            Ok(()) => Some(text),
+            Err(problem) => {
+                self.problem(problem, problems);
+                None
+            }
+        }
+    }
+
+    /// The name of something that the template has elsewhere, where it is judged.
+    pub fn reference(&self, problems: &mut Problems) -> Option<&'n str> {
+        let text = self.text(problems)?;
+        let legal = stored_name(text);
+        legal.map(|()| text).map_err(|problem| self.problem(problem, problems)).ok()
     }
 
     pub fn bool(&self, problems: &mut Problems) -> Option<bool> {
@@ -203,5 +222,18 @@ impl<'n> Field<'n> {
             return None;
         }
         Some(map)
+    }
+}
+
+/// What could be a name before there was a grammar: a stored template keeps it.
+fn stored_name(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        Err("expected a name, found an empty string".to_owned())
+    } else if text.len() > MAX_NAME_BYTES {
+        Err(format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", text.len()))
+    } else if text.contains(char::is_control) {
+        Err("a name must not contain control characters or line breaks".to_owned())
+    } else {
+        Ok(())
     }
 }

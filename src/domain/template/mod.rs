@@ -6,12 +6,14 @@ mod fields;
 mod graph;
 mod inputs;
 mod links;
+mod mapping;
 mod memory;
 mod node;
 mod overrides;
 mod place;
 mod planner;
 mod problem;
+mod rails;
 mod read;
 mod scalar;
 mod step;
@@ -27,18 +29,18 @@ pub use graph::Graph;
 pub use overrides::Override;
 pub use problem::{MAX_PROBLEMS, Problem};
 
+pub use crate::domain::name::MAX_NAME_BYTES;
+
 use crate::domain::expression::Expression;
 use crate::domain::retry::Backoff;
 use memory::Memory;
 use node::Node;
-use problem::{Pos, Problems};
+use problem::{Names, Pos, Problems};
 
 /// Largest YAML text of a template, in bytes.
 pub const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
 /// Largest number of steps; a template has at least one.
 pub const MAX_STEPS_PER_TEMPLATE: usize = 1_000;
-/// Longest namespace, task name, version, step name, handler name or service name, in bytes.
-pub const MAX_NAME_BYTES: usize = 255;
 /// Largest `handler_config`, in bytes of JSON.
 pub const MAX_HANDLER_CONFIG_BYTES: usize = 64 * 1024;
 /// Largest `annotations`, in bytes of JSON.
@@ -94,7 +96,7 @@ pub struct Template {
 /// One step of a template.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepTemplate {
-    /// Unique in the template. At most [`MAX_NAME_BYTES`], without `/`.
+    /// Unique in the template. At most [`MAX_NAME_BYTES`].
     pub name: String,
     /// For people; empty when the step has none.
     pub description: String,
@@ -124,27 +126,60 @@ pub struct StepTemplate {
     pub annotations: Map<String, Value>,
 }
 
+/// What became of a text that should be a template.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// Set when there is no problem.
+    pub template: Option<Template>,
+    /// In order of position, at most [`MAX_PROBLEMS`], of which the last one then says how many are not listed.
+    pub problems: Vec<Problem>,
+    /// How many different problems were found, those that are not listed too. Environments are judged until the list is full.
+    pub problems_total: usize,
+    /// What the author should know whether it is valid or not, in order of position and at most [`MAX_PROBLEMS`] likewise.
+    pub warnings: Vec<Problem>,
+}
+
 impl Template {
     /// Reads a template from untrusted YAML of at most [`MAX_TEMPLATE_BYTES`], as it is in `environment`: an empty name, and
-    /// one that the template does not mention, leave it as it is. All its environments are checked.
+    /// one that the template does not mention, leave it as it is. All its environments are checked. When the YAML itself is
+    /// broken, what comes after the break cannot be judged, and the problems end there.
+    pub fn check(yaml: &str, environment: &str) -> Checked {
+        checked(yaml, environment, Names::New)
+    }
+
+    /// As [`Template::check`], without its warnings.
     ///
     /// # Errors
-    /// All the problems of the file in order of position, at most [`MAX_PROBLEMS`]. When the YAML itself is broken, what
-    /// comes after the break cannot be judged, and the list ends there.
+    /// The problems, as [`Checked::problems`].
     pub fn parse(yaml: &str, environment: &str) -> Result<Template, Vec<Problem>> {
-        let mut problems = Problems::default();
-        if yaml.len() > MAX_TEMPLATE_BYTES {
-            let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
-            problems.add(Pos::START, "", message);
-            return Err(problems.into_sorted(""));
-        }
-        let root = yaml::parse(yaml, &mut problems);
-        let template = root.and_then(|root| in_environment(&root, environment, &mut problems));
-        match template {
-            Some(template) if problems.is_empty() => Ok(template),
-            _ => Err(problems.into_sorted(yaml)),
-        }
+        let Checked { template, problems, .. } = Template::check(yaml, environment);
+        template.ok_or(problems)
     }
+
+    /// As [`Template::parse`], of a template that was stored: its names may be older than the grammar of names.
+    ///
+    /// # Errors
+    /// The problems, as [`Checked::problems`].
+    pub fn parse_stored(yaml: &str, environment: &str) -> Result<Template, Vec<Problem>> {
+        let Checked { template, problems, .. } = checked(yaml, environment, Names::Stored);
+        template.ok_or(problems)
+    }
+}
+
+fn checked(yaml: &str, environment: &str, names: Names) -> Checked {
+    let mut problems = Problems::reading(names);
+    let template = if yaml.len() > MAX_TEMPLATE_BYTES {
+        let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
+        problems.add(Pos::START, "", message);
+        None
+    } else {
+        let root = yaml::parse(yaml, &mut problems);
+        root.and_then(|root| in_environment(&root, environment, &mut problems))
+    };
+    let problems_total = problems.len();
+    let template = template.filter(|_| problems.is_empty());
+    let (problems, warnings) = problems.into_sorted(yaml);
+    Checked { template, problems, problems_total, warnings }
 }
 
 fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Option<Template> {
@@ -152,9 +187,10 @@ fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Op
     let mut chosen = read::template(root, &mut memory, problems)?;
     for (name, merged) in environments::read(root, problems) {
         if problems.len() >= MAX_PROBLEMS {
-            break; // No more can be told.
+            problems.leave_rest(); // A list is full, and judging the rest would take many times as long.
+            break;
         }
-        let mut own = Problems::default();
+        let mut own = Problems::reading(problems.names);
         let template = read::template(&merged, &mut memory, &mut own);
         problems.add_all_in(&name, own);
         if name == environment {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, OWN_KEYS};
 use super::memory::Memory;
 use super::problem::Problems;
 use super::{MAX_ANNOTATIONS_BYTES, MAX_OVERRIDES, StepTemplate};
@@ -101,7 +101,7 @@ fn read_one(
         return None;
     }
     let mut value = item.node.to_json();
-    value.as_object_mut()?.shift_remove("when");
+    value.as_object_mut()?.retain(|key, _| key != "when" && !key.starts_with(OWN_KEYS));
     let changes = match Adjustment::read(&value, steps) {
         Ok(changes) => changes,
         Err(found) => {

@@ -6,7 +6,7 @@ use super::problem::Problems;
 use super::step;
 use super::{PLANNER, StepTemplate};
 
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "handler",
     "handler_class",
     "description",
@@ -15,24 +15,25 @@ const KNOWN: [&str; 8] = [
     "handler_config",
     "backoff",
     "annotations",
+    "dependent_system",
 ];
 
-/// The planner's step; what is wrong with it becomes problems and default values.
-pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> StepTemplate {
+/// The planner's step; what is wrong with it becomes problems and default values. `service` is the template's own.
+pub(super) fn read(field: &Field<'_>, service: Option<&str>, problems: &mut Problems) -> StepTemplate {
     let mut planner = StepTemplate { name: PLANNER.to_owned(), ..step::blank() };
     let described = |planner: StepTemplate| match planner.description.as_str() {
         "" => StepTemplate { description: "plans the other steps".to_owned(), ..planner },
         _ => planner,
     };
     if matches!(field.node.data, Data::Text(_)) {
-        step::set_handler(&mut planner, field.name(&[], problems));
+        step::set_handler(&mut planner, field.name(problems), service);
         return described(planner);
     }
     let what = "a handler's name, or a mapping with `handler`";
     if let Some(fields) = Fields::of(field.node, &field.path, what, problems) {
         fields.refuse_unknown(&KNOWN, problems);
         let handler = fields.either(Alias { key: "handler", alias: "handler_class" }, problems);
-        step::read_settings(&fields, "handler", handler, &mut planner, problems);
+        step::read_settings(&fields, "handler", handler, service, &mut planner, problems);
     }
     described(planner)
 }

@@ -1,17 +1,18 @@
 //! What is wrong with a template and where, so that all of it can be told at once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use super::place;
 use crate::domain::expression::ExpressionProblem;
 use crate::domain::words::{did_you_mean, shorten};
 
-/// How many problems one file can have; what is beyond is counted, not listed.
+/// How many problems are listed, and how many warnings; what is beyond is counted.
 pub const MAX_PROBLEMS: usize = 100;
 
-/// Collecting stops here, so that a hostile file cannot make its own error report the attack.
-const MAX_COLLECTED: usize = 10 * MAX_PROBLEMS;
+/// So many different problems are counted one by one; a file has more only when it was written for that.
+const MAX_COUNTED: usize = 100_000;
 
 /// How many times a similar word is looked for.
 const MAX_HINTS: usize = 20;
@@ -27,7 +28,7 @@ impl Pos {
     pub const START: Pos = Pos { line: 1, column: 1 };
 }
 
-/// One thing that is wrong with a template.
+/// One thing that is wrong with a template, or that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Problem {
     /// Line of the offending value, from 1.
@@ -36,7 +37,7 @@ pub struct Problem {
     pub column: u32,
     /// Where in the document, such as `step_templates[2].depends_on_steps[0]`; empty for the document itself.
     pub path: String,
-    /// What is wrong and what was expected.
+    /// What is wrong and what was expected; of a warning, what takes the place of what is not used.
     pub message: String,
 }
 
@@ -51,56 +52,143 @@ impl fmt::Display for Problem {
 }
 
 /// A problem, and where in the scalar it is when that is known.
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Found {
     problem: Problem,
     inside: Option<(u32, u32)>,
 }
 
-/// The problems found so far.
-#[derive(Default)]
-pub(super) struct Problems {
-    found: Vec<Found>,
-    dropped: usize,
-    hints: usize,
+/// Which names may be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Those of the grammar: the template is about to be stored.
+    #[default]
+    New,
+    /// Also those that could be stored before there was a grammar.
+    Stored,
 }
 
-impl Problems {
-    pub fn add(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
-        let (path, message) = (path.into(), message.into());
-        self.push(Found { problem: Problem { line: pos.line, column: pos.column, path, message }, inside: None });
+/// What was found so far: all of it is counted, and the first [`MAX_PROBLEMS`] by position are kept.
+#[derive(Default)]
+struct Findings {
+    first: BTreeSet<Found>,
+    seen: HashSet<u64>,
+    /// There may be more: a part of the file was not judged.
+    is_partial: bool,
+}
+
+impl Findings {
+    fn add(&mut self, found: Found) {
+        self.count(fingerprint(&found));
+        self.keep(found);
     }
 
-    /// A problem of the expression in the scalar at `pos`.
-    pub fn add_inside(&mut self, pos: Pos, path: &str, found: ExpressionProblem) {
-        let ExpressionProblem { line, column, message } = found;
-        let problem = Problem { line: pos.line, column: pos.column, path: path.to_owned(), message };
-        self.push(Found { problem, inside: Some((line, column)) });
-    }
-
-    fn push(&mut self, found: Found) {
-        if self.found.len() == MAX_COLLECTED {
-            self.dropped += 1;
+    fn count(&mut self, fingerprint: u64) {
+        if self.seen.len() < MAX_COUNTED {
+            self.seen.insert(fingerprint);
         } else {
-            self.found.push(found);
+            self.is_partial |= !self.seen.contains(&fingerprint);
+        }
+    }
+
+    fn keep(&mut self, found: Found) {
+        self.first.insert(found);
+        if self.first.len() > MAX_PROBLEMS {
+            self.first.pop_last();
         }
     }
 
     /// Those of the template in one of its environments, unless it has them anyway.
-    pub fn add_all_in(&mut self, environment: &str, others: Problems) {
-        let known: HashSet<Problem> = self.found.iter().map(|found| found.problem.clone()).collect();
-        self.dropped += others.dropped;
-        for mut found in others.found.into_iter().filter(|found| !known.contains(&found.problem)) {
+    fn add_all_in(&mut self, environment: &str, others: Findings) {
+        let new = |seen: &u64| !self.seen.contains(seen);
+        let counted: Vec<u64> =
+            others.seen.iter().filter(|seen| new(seen)).map(|s| fingerprint(&(s, environment))).collect();
+        let kept: Vec<Found> = others.first.into_iter().filter(|found| new(&fingerprint(found))).collect();
+        counted.into_iter().for_each(|fingerprint| self.count(fingerprint));
+        for mut found in kept {
             found.problem.message += &format!(" (in the environment `{}`)", shorten(environment));
-            self.push(found);
+            self.keep(found);
         }
     }
 
+    /// In order of position, at most [`MAX_PROBLEMS`]; the last one then says how many are not listed.
+    fn into_sorted(self, yaml: &str, what: &str) -> Vec<Problem> {
+        let placed = |Found { problem, inside }: Found| {
+            let at = Pos { line: problem.line, column: problem.column };
+            let at = inside.map_or(at, |(line, column)| place::inside(yaml, at, line, column));
+            Problem { line: at.line, column: at.column, ..problem }
+        };
+        let total = self.seen.len();
+        let mut listed: Vec<Problem> = self.first.into_iter().map(placed).collect();
+        listed.sort();
+        listed.dedup();
+        if total > MAX_PROBLEMS
+            && let Some(last) = listed.last_mut()
+        {
+            let hidden = total - MAX_PROBLEMS + 1;
+            let at_least = if self.is_partial { "at least " } else { "" };
+            last.path = String::new();
+            last.message = format!("{at_least}{hidden} more {what} from here on are not listed");
+        }
+        listed
+    }
+}
+
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The problems and warnings found so far.
+#[derive(Default)]
+pub(super) struct Problems {
+    problems: Findings,
+    warnings: Findings,
+    hints: usize,
+    /// Which names are no problem.
+    pub names: Names,
+}
+
+impl Problems {
+    pub fn reading(names: Names) -> Self {
+        Problems { names, ..Problems::default() }
+    }
+
+    pub fn add(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
+        self.problems.add(found(pos, path.into(), message.into(), None));
+    }
+
+    /// A problem of the expression in the scalar at `pos`.
+    pub fn add_inside(&mut self, pos: Pos, path: &str, problem: ExpressionProblem) {
+        let ExpressionProblem { line, column, message } = problem;
+        self.problems.add(found(pos, path.to_owned(), message, Some((line, column))));
+    }
+
+    /// What an author should know of a template that is valid all the same.
+    pub fn warn(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
+        self.warnings.add(found(pos, path.into(), message.into(), None));
+    }
+
+    /// Those of the template in one of its environments, unless it has them anyway.
+    pub fn add_all_in(&mut self, environment: &str, others: Problems) {
+        self.problems.add_all_in(environment, others.problems);
+        self.warnings.add_all_in(environment, others.warnings);
+    }
+
+    /// What follows is not judged.
+    pub fn leave_rest(&mut self) {
+        self.problems.is_partial = true;
+        self.warnings.is_partial = true;
+    }
+
+    /// How many different problems there are.
     pub fn len(&self) -> usize {
-        self.found.len() + self.dropped
+        self.problems.seen.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.problems.seen.is_empty()
     }
 
     /// ", did you mean …?" for the first [`MAX_HINTS`] words; comparing all words with each other would take too long.
@@ -109,27 +197,15 @@ impl Problems {
         if self.hints > MAX_HINTS { String::new() } else { did_you_mean(word, candidates) }
     }
 
-    /// In order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then says how many are missing.
-    pub fn into_sorted(self, yaml: &str) -> Vec<Problem> {
-        let placed = |Found { problem, inside }: Found| {
-            let at = Pos { line: problem.line, column: problem.column };
-            let at = inside.map_or(at, |(line, column)| place::inside(yaml, at, line, column));
-            Problem { line: at.line, column: at.column, ..problem }
-        };
-        let mut found: Vec<Problem> = self.found.into_iter().map(placed).collect();
-        found.sort();
-        found.dedup();
-        let total = found.len() + self.dropped;
-        if total > MAX_PROBLEMS {
-            found.truncate(MAX_PROBLEMS);
-            let hidden = total - MAX_PROBLEMS + 1;
-            if let Some(last) = found.last_mut() {
-                last.path = String::new();
-                last.message = format!("{hidden} more problems from here on are not listed");
-            }
-        }
-        found
+    /// The problems and the warnings, each in order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then
+    /// says how many are not listed.
+    pub fn into_sorted(self, yaml: &str) -> (Vec<Problem>, Vec<Problem>) {
+        (self.problems.into_sorted(yaml, "problems"), self.warnings.into_sorted(yaml, "warnings"))
     }
+}
+
+fn found(pos: Pos, path: String, message: String, inside: Option<(u32, u32)>) -> Found {
+    Found { problem: Problem { line: pos.line, column: pos.column, path, message }, inside }
 }
 
 /// The path of a key of the mapping at `path`.
@@ -176,10 +252,41 @@ mod tests {
         for line in (1..=101).rev() {
             problems.add(Pos { line, column: 1 }, "a", "b");
             problems.add(Pos { line, column: 1 }, "a", "b");
+            problems.warn(Pos { line, column: 1 }, "a", "w");
         }
-        let list = problems.into_sorted("");
+        let (list, warnings) = problems.into_sorted("");
         assert_eq!(list.len(), MAX_PROBLEMS);
         assert_eq!(list[98].line, 99);
         assert_eq!(list[99].to_string(), "line 100, column 1: 2 more problems from here on are not listed");
+        assert_eq!(warnings[99].to_string(), "line 100, column 1: 2 more warnings from here on are not listed");
+    }
+
+    #[test]
+    fn the_first_by_position_are_listed_however_late_they_were_found_and_each_counts_once() {
+        let mut problems = Problems::default();
+        for _ in 0..2 {
+            (2..=5_000).rev().for_each(|line| problems.add(Pos { line, column: 1 }, "a", "b"));
+        }
+        problems.add(Pos::START, "a", "b");
+        let mut own = Problems::default();
+        own.add(Pos::START, "a", "b");
+        own.add(Pos { line: 3, column: 7 }, "a", "c");
+        (1..=200).for_each(|line| own.add(Pos { line: 6_000 + line, column: 1 }, "a", "c"));
+        problems.add_all_in("test", own);
+        assert_eq!(problems.len(), 5_201);
+        let (list, _) = problems.into_sorted("");
+        assert_eq!((list[0].line, list[3].message.as_str()), (1, "c (in the environment `test`)"));
+        assert_eq!(list[99].message, "5102 more problems from here on are not listed");
+    }
+
+    #[test]
+    fn what_is_not_counted_any_more_is_said_to_be_at_least_so_much() {
+        let most = MAX_COUNTED as u32;
+        for (lines, says) in [(most, "99901 more"), (most + 1, "at least 99901 more")] {
+            let mut problems = Problems::default();
+            (1..=lines).for_each(|line| problems.add(Pos { line, column: 1 }, "a", "b"));
+            let last = problems.into_sorted("").0.pop().unwrap();
+            assert!(last.message.starts_with(says), "{}", last.message);
+        }
     }
 }

@@ -11,10 +11,10 @@ use super::{
     DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, PLANNER,
     StepTemplate, Template,
 };
-use super::{conditions, inputs, links, overrides, planner};
+use super::{conditions, inputs, links, overrides, planner, rails};
 use crate::domain::expression::Type;
 
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "task_name",
     "name",
     "namespace",
@@ -28,35 +28,39 @@ const KNOWN: [&str; 13] = [
     "planner",
     "environments",
     "timeout_seconds",
+    "default_dependent_system",
 ];
 
 /// Reads the document; the result is complete only if no problem was added.
 pub(super) fn template(root: &Node, memory: &mut Memory, problems: &mut Problems) -> Option<Template> {
     let fields = Fields::of(root, "", "a mapping with `task_name` and `step_templates`", problems)?;
-    fields.refuse_unknown(&KNOWN, problems);
+    fields.refuse_unknown(&[&KNOWN[..], &rails::OF_TEMPLATE.map(|(key, _)| key)].concat(), problems);
+    rails::warn(&fields, &rails::OF_TEMPLATE, problems);
 
     let task_name = fields.either(Alias { key: "task_name", alias: "name" }, problems);
     if task_name.is_none() {
         fields.missing("task_name", problems);
     }
     let namespace = fields.either(Alias { key: "namespace", alias: "namespace_name" }, problems);
-    let annotations = fields.get("annotations");
-    let schema = fields.get("schema").map(|field| memory.schema(&field, true, problems).unwrap_or_default());
+    let namespace = namespace.filter(Field::is_filled);
+    let annotations = fields.filled("annotations");
+    let schema = fields.filled("schema").map(|field| memory.schema(&field, true, problems).unwrap_or_default());
     let context = Type::of_context(schema.as_ref());
-    let planner = fields.get("planner").map(|field| planner::read(&field, problems));
+    let service = fields.filled("default_dependent_system").and_then(|field| field.name(problems));
+    let planner = fields.get("planner").map(|field| planner::read(&field, service, problems));
     let has_planner = planner.is_some();
-    let steps = steps(&fields, planner, &context, memory, problems);
-    let overrides = fields.get("overrides").map(|field| overrides::read(&field, &steps, &context, memory, problems));
+    let steps = steps(&fields, planner, service, &context, memory, problems);
+    let overrides = fields.filled("overrides").map(|field| overrides::read(&field, &steps, &context, memory, problems));
     Some(Template {
-        task_name: text(task_name.and_then(|field| field.name(&[], problems))),
-        namespace: text(namespace.map_or(Some(DEFAULT_NAMESPACE), |field| field.name(&[], problems))),
+        task_name: task_name.and_then(|field| rails::task_name(&fields, &field, problems)).unwrap_or_default(),
+        namespace: text(namespace.map_or(Some(DEFAULT_NAMESPACE), |field| field.name(problems))),
         version: version(&fields, problems),
-        description: text(fields.get("description").and_then(|field| field.text(problems))),
+        description: text(fields.filled("description").and_then(|field| field.text(problems))),
         schema,
         annotations: annotations.and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems)).unwrap_or_default(),
         overrides: overrides.unwrap_or_default(),
         planner: has_planner,
-        timeout: fields.get("timeout_seconds").and_then(|field| field.timeout(problems)),
+        timeout: fields.filled("timeout_seconds").and_then(|field| field.timeout(problems)),
         steps,
     })
 }
@@ -66,7 +70,7 @@ fn text(value: Option<&str>) -> String {
 }
 
 fn version(fields: &Fields<'_>, problems: &mut Problems) -> semver::Version {
-    let Some(field) = fields.get("version") else {
+    let Some(field) = fields.filled("version") else {
         return DEFAULT_VERSION;
     };
     let Some(text) = field.text(problems) else {
@@ -88,6 +92,7 @@ fn version(fields: &Fields<'_>, problems: &mut Problems) -> semver::Version {
 fn steps(
     fields: &Fields<'_>,
     planner: Option<StepTemplate>,
+    service: Option<&str>,
     context: &Type,
     memory: &mut Memory,
     problems: &mut Problems,
@@ -108,7 +113,7 @@ fn steps(
         field.problem(message, problems);
         return Vec::new();
     }
-    let mut raw: Vec<RawStep<'_>> = items.iter().map(|item| step::read(item, memory, problems)).collect();
+    let mut raw: Vec<RawStep<'_>> = items.iter().map(|item| step::read(item, service, memory, problems)).collect();
     if planner.is_some() {
         refuse_second_planner(&raw, problems);
     }

@@ -2,11 +2,12 @@
 //!
 //! The parser's events are read directly: a deserializer would stop at the first error and forget the positions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion};
 
-use super::node::{Data, Entry, Key, Node};
+use super::mapping::{MERGE, Mapping, Refused};
+use super::node::{Data, Key, Node};
 use super::problem::{Pos, Problems, child, item};
 use super::scalar::{self, Plain};
 use crate::domain::words::shorten;
@@ -73,7 +74,7 @@ struct Frame {
 
 enum Content {
     List(Vec<Node>),
-    Map { entries: Vec<Entry>, key: Option<Key>, seen: HashSet<String> },
+    Map(Mapping),
 }
 
 struct Anchored {
@@ -115,6 +116,9 @@ impl<'p> Builder<'p> {
             Event::DocumentStart(_, version) => self.document(version, at),
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
+                if style == ScalarStyle::Plain && text == MERGE && self.expects_key() {
+                    return self.merge_key(at);
+                }
                 let data = self.scalar(&text, style, at);
                 self.complete(Node { pos: at, data }, anchor)
             }
@@ -124,8 +128,7 @@ impl<'p> Builder<'p> {
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
-                let content = Content::Map { entries: Vec::new(), key: None, seen: HashSet::new() };
-                self.enter(Frame { pos: at, anchor, content })
+                self.enter(Frame { pos: at, anchor, content: Content::Map(Mapping::default()) })
             }
             Event::SequenceEnd | Event::MappingEnd => self.leave(),
             Event::Alias(anchor) => self.alias(anchor, at),
@@ -182,7 +185,7 @@ impl<'p> Builder<'p> {
         };
         let data = match frame.content {
             Content::List(items) => Data::List(items),
-            Content::Map { entries, .. } => Data::Map(entries),
+            Content::Map(mapping) => Data::Map(mapping.finish()),
         };
         self.complete(Node { pos: frame.pos, data }, frame.anchor)
     }
@@ -227,12 +230,12 @@ impl<'p> Builder<'p> {
         match self.open.last_mut().map(|frame| &mut frame.content) {
             None => self.root = Some(node),
             Some(Content::List(items)) => items.push(node),
-            Some(Content::Map { entries, key: pending, seen }) => match pending.take() {
-                None => self.key(node),
-                Some(key) if key.broken || seen.insert(key.text.clone()) => entries.push(Entry { key, node }),
-                Some(key) => {
-                    let path = child(&self.path(), &key.text);
-                    self.problems.add(key.pos, path, "the key appears twice in the same mapping");
+            Some(Content::Map(mapping)) => match mapping.take(node) {
+                Ok(None) => {}
+                Ok(Some(key)) => self.key(key),
+                Err(Refused { pos, key, message }) => {
+                    let path = child(&self.path(), &key);
+                    self.problems.add(pos, path, message);
                 }
             },
         }
@@ -242,9 +245,6 @@ impl<'p> Builder<'p> {
     fn key(&mut self, node: Node) {
         let pos = node.pos;
         let (text, problem) = match node.data {
-            Data::Text(text) if text == "<<" => {
-                (text, Some("merge keys (`<<`) are not part of YAML 1.2; expected the keys themselves".to_owned()))
-            }
             Data::Text(text) => (text, None),
             Data::Broken => (String::new(), Some(String::new())),
             other => {
@@ -256,9 +256,21 @@ impl<'p> Builder<'p> {
         if let Some(message) = problem.filter(|message| !message.is_empty()) {
             self.report(pos, message);
         }
-        if let Some(Frame { content: Content::Map { key, .. }, .. }) = self.open.last_mut() {
-            *key = Some(Key { pos, text, broken });
+        if let Some(Frame { content: Content::Map(mapping), .. }) = self.open.last_mut() {
+            mapping.expect(Key { pos, text, broken }, false);
         }
+    }
+
+    fn expects_key(&self) -> bool {
+        matches!(self.open.last(), Some(Frame { content: Content::Map(mapping), .. }) if mapping.key().is_none())
+    }
+
+    fn merge_key(&mut self, pos: Pos) -> Result<(), Fatal> {
+        self.spend(Cost { nodes: 1, text_bytes: MERGE.len() }, pos)?;
+        if let Some(Frame { content: Content::Map(mapping), .. }) = self.open.last_mut() {
+            mapping.expect(Key { pos, text: MERGE.to_owned(), broken: false }, true);
+        }
+        Ok(())
     }
 
     fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) {
@@ -278,8 +290,10 @@ impl<'p> Builder<'p> {
     fn path(&self) -> String {
         self.open.iter().fold(String::new(), |path, frame| match &frame.content {
             Content::List(items) => item(&path, items.len()),
-            Content::Map { key: Some(key), .. } => child(&path, &key.text),
-            Content::Map { key: None, .. } => path,
+            Content::Map(mapping) => match mapping.key() {
+                Some(key) => child(&path, &key.text),
+                None => path,
+            },
         })
     }
 

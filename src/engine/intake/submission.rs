@@ -131,7 +131,7 @@ fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated
     let (Ok((sent, context)), Ok(annotations), true) = (context, annotations, violated.is_empty()) else {
         return Err(violated);
     };
-    let correlation_id = correlation_id(s, &sent);
+    let correlation_id = correlation_id(s, &sent, &annotations)?;
     let settings = settings(&plan, &context, s, &correlation_id)?;
     let mut notes = plan.template.annotations.clone();
     notes.extend(settings.annotations());
@@ -193,16 +193,30 @@ fn fit(plan: &Plan, context: &str) -> Result<String, Vec<Violated>> {
     }
 }
 
-/// The caller's, else the context's own if it has a usable one, else a new one.
-fn correlation_id(s: &Submission, context: &Map<String, Value>) -> String {
-    if !s.correlation_id.is_empty() {
-        return s.correlation_id.clone();
-    }
-    match context.get("correlation_id") {
-        Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control) => {
-            id.clone()
+/// The caller's, in its field or in its annotations; else the context's own if it has a usable one, else a new one. What the annotations
+/// say has to be the same as the rest.
+fn correlation_id(
+    s: &Submission,
+    context: &Map<String, Value>,
+    annotations: &Map<String, Value>,
+) -> Result<String, Vec<Violated>> {
+    let usable = |id: &&String| !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control);
+    let of_context = match context.get("correlation_id") {
+        Some(Value::String(id)) => Some(id).filter(usable),
+        _ => None,
+    };
+    let first = Some(&s.correlation_id).filter(|id| !id.is_empty()).or(of_context);
+    let wrong = |message: String| Err(vec![Violated { field: "annotations_json/correlation_id".to_owned(), message }]);
+    match (annotations.get("correlation_id"), first) {
+        (None, Some(id)) => Ok(id.clone()),
+        (None, None) => Ok(format!("task_{}", Uuid::new_v4().simple())),
+        (Some(Value::String(noted)), Some(id)) if noted == id => Ok(id.clone()),
+        (Some(Value::String(noted)), None) if usable(&noted) => Ok(noted.clone()),
+        (Some(Value::String(_)), Some(id)) => {
+            let place = if s.correlation_id.is_empty() { "the context" } else { "`correlation_id`" };
+            wrong(format!("{place} says `{id:.80}`: expected the same, or only one of them"))
         }
-        _ => format!("task_{}", Uuid::new_v4().simple()),
+        _ => wrong(format!("expected a string of 1 to {MAX_KEY_BYTES} bytes without control characters")),
     }
 }
 
@@ -216,4 +230,44 @@ fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, 
     let whole =
         serde_json::json!([s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations]);
     Sha256::digest(whole.to_string()).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_correlation_id_in_the_annotations_counts_and_contradicts_nothing() {
+        let id = |field: &str, context: Value, annotations: Value| {
+            let submission = Submission { correlation_id: field.into(), ..Submission::default() };
+            let map = |value: Value| value.as_object().cloned().unwrap();
+            correlation_id(&submission, &map(context), &map(annotations)).map_err(|mut all| all.remove(0))
+        };
+        let noted = json!({"correlation_id": "noted"});
+        for (field, context, annotations, expected) in [
+            ("", json!({}), noted.clone(), "noted"),
+            ("noted", json!({}), noted.clone(), "noted"),
+            ("", noted.clone(), noted.clone(), "noted"),
+            ("field", json!({"correlation_id": "context"}), json!({}), "field"),
+            ("", json!({"correlation_id": "context"}), json!({}), "context"),
+            ("", json!({"correlation_id": 5}), noted.clone(), "noted"),
+        ] {
+            assert_eq!(id(field, context, annotations), Ok(expected.to_owned()));
+        }
+        assert!(id("", json!({}), json!({})).unwrap().starts_with("task_"));
+        let long = json!({"correlation_id": "x".repeat(MAX_KEY_BYTES + 1)});
+        for (field, context, annotations, says) in [
+            ("field", json!({}), noted.clone(), "`correlation_id` says `field`"),
+            ("", json!({"correlation_id": "context"}), noted, "the context says `context`"),
+            ("", json!({}), json!({"correlation_id": 5}), "expected a string of 1 to 255 bytes"),
+            ("", json!({}), json!({"correlation_id": ""}), "expected a string"),
+            ("", json!({}), long, "expected a string"),
+        ] {
+            let violated = id(field, context, annotations).unwrap_err();
+            assert_eq!(violated.field, "annotations_json/correlation_id");
+            assert!(violated.message.contains(says), "{}", violated.message);
+        }
+    }
 }

@@ -82,7 +82,7 @@ fn timeout() {
         let step = parse(&one_step(&format!("  handler_config: {{timeout_seconds: {seconds}}}\n"))).steps.remove(0);
         assert_eq!(step.timeout, expected);
     }
-    for seconds in ["0", "0.0009", "-1", "604800.001", "1e400", "\"30\"", "~"] {
+    for seconds in ["0", "0.0009", "-1", "604800.001", "1e400", "\"30\"", "[]"] {
         let yaml = one_step(&format!("  handler_config: {{timeout_seconds: {seconds}}}\n"));
         assert_refused(&yaml, "timeout_seconds: expected a number of seconds from 0.001 to 604800, found");
     }

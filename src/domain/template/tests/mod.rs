@@ -4,7 +4,9 @@ mod adapting;
 mod bounds;
 mod environments;
 mod problems;
+mod rails;
 mod refusals;
+mod spellings;
 
 use super::*;
 use crate::domain::budget::Budget;

@@ -1,0 +1,117 @@
+//! The one grammar of names: of namespaces, templates, steps, handlers and services.
+//!
+//! A command line writes `NAMESPACE/NAME@VERSION`, an annotation `KEY=VALUE`, a list `a,b`, an expression `${…}`, a path of HTTP a
+//! name between two slashes. So a legal name can be said in all of them, and what a terminal shows of it is all that it has.
+
+/// Longest namespace, task name, version, step name, handler name or service name, in bytes.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// What separates names from each other, or from something else, where they are written in one line.
+const SEPARATORS: [char; 5] = ['/', '@', ',', '*', '='];
+/// What begins an expression inside a text.
+const INTERPOLATION: &str = "${";
+/// Characters that show nothing, in ascending order: ARABIC LETTER MARK, ZERO WIDTH SPACE, the marks LEFT-TO-RIGHT and RIGHT-TO-LEFT, the
+/// embeddings and overrides of direction, WORD JOINER, the isolates of direction, and ZERO WIDTH NO-BREAK SPACE.
+const UNSEEN: [char; 15] = [
+    '\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
+    '\u{2060}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
+];
+
+/// Checks a name that is about to be stored.
+///
+/// # Errors
+/// What is wrong and what was expected, without the name of the field.
+pub fn check(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("expected a name, found an empty string".to_owned());
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err(format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", name.len()));
+    }
+    if name == "." || name == ".." {
+        return Err(format!("the name `{name}` is a step in a path; expected another name"));
+    }
+    if name.contains(INTERPOLATION) {
+        return Err(format!("a name must not contain `{INTERPOLATION}`, which begins an expression"));
+    }
+    name.chars().find_map(fault).map_or(Ok(()), Err)
+}
+
+/// What is wrong with a character of a name.
+fn fault(char: char) -> Option<String> {
+    let code = u32::from(char);
+    if char.is_control() {
+        Some(format!("a name must not contain control characters or line breaks, found U+{code:04X}"))
+    } else if char.is_whitespace() {
+        Some(format!("a name must not contain white space, found U+{code:04X}; expected `_`, `-` or `.` in its place"))
+    } else if UNSEEN.contains(&char) {
+        Some(format!(
+            "a name must not contain characters that are not seen or change the direction, found U+{code:04X}"
+        ))
+    } else if SEPARATORS.contains(&char) {
+        Some(format!("the name must not contain `{char}`; expected `_`, `-`, `.` or `:` in its place"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_call_things_is_a_name() {
+        for name in [
+            "t",
+            "user_management",
+            "Warehouse::StepHandlers::X",
+            "golden.flaky",
+            "a-b_c.d:e",
+            "größe",
+            "注文",
+            "$ref",
+            "{a}",
+            "...",
+            "a$",
+            "a\u{200d}b",
+            "🚚",
+            "-a",
+            &"n".repeat(MAX_NAME_BYTES),
+        ] {
+            assert_eq!(check(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_said_or_seen_is_none() {
+        for (name, says) in [
+            ("", "an empty string"),
+            (".", "a step in a path"),
+            ("..", "a step in a path"),
+            ("a/b", "`/`"),
+            ("a@b", "`@`"),
+            ("a,b", "`,`"),
+            ("a*", "`*`"),
+            ("a=b", "`=`"),
+            ("a${b}", "`${`"),
+            ("a b", "white space, found U+0020"),
+            (" a", "white space"),
+            ("a\u{a0}", "white space, found U+00A0"),
+            ("a\u{2028}b", "white space, found U+2028"),
+            ("a\tb", "control characters or line breaks, found U+0009"),
+            ("a\u{9b}b", "control characters"),
+            ("a\u{202e}b", "the direction, found U+202E"),
+            ("a\u{2066}b", "the direction"),
+            ("a\u{61c}", "the direction"),
+            ("\u{feff}a", "not seen"),
+            (&"n".repeat(MAX_NAME_BYTES + 1), "256 bytes, but at most 255"),
+            (&format!("{}é", "n".repeat(MAX_NAME_BYTES - 1)), "256 bytes"),
+        ] {
+            let problem = check(name).expect_err(name);
+            assert!(problem.contains(says), "{name:?}: {problem}");
+        }
+        for unseen in UNSEEN {
+            assert!(check(&format!("a{unseen}b")).is_err(), "{unseen:?}");
+        }
+    }
+}

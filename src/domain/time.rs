@@ -1,0 +1,61 @@
+//! How a time is written: RFC 3339, always with its zone.
+
+/// Whether a text has the form of RFC 3339, such as `2026-01-31T12:00:00.5Z` or `2026-01-31T12:00:00+02:00`. Whether there is such a day is
+/// another question. Without a zone a time means another moment on another machine, so such a text is none.
+pub fn is_rfc3339(text: &str) -> bool {
+    let fits = |text: &str, form: &str| {
+        let same = |(byte, form): (u8, u8)| match form {
+            b'0' => byte.is_ascii_digit(),
+            b'T' => byte.eq_ignore_ascii_case(&b'T'),
+            _ => byte == form,
+        };
+        text.len() == form.len() && text.bytes().zip(form.bytes()).all(same)
+    };
+    let Some((start, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else { return false };
+    let zone = match rest.strip_prefix('.') {
+        Some(fraction) => {
+            let zone = fraction.trim_start_matches(|char: char| char.is_ascii_digit());
+            if zone.len() == fraction.len() {
+                return false;
+            }
+            zone
+        }
+        None => rest,
+    };
+    fits(start, "0000-00-00T00:00:00") && (matches!(zone, "Z" | "z") || fits(zone, "+00:00") || fits(zone, "-00:00"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_zone() {
+        for text in [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31t12:00:00z",
+            "2026-01-31T12:00:00.123456789Z",
+            "2026-01-31T12:00:00+02:00",
+            "2026-01-31T12:00:00.5-11:30",
+        ] {
+            assert!(is_rfc3339(text), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-31",
+            "2026-01-31T12:00:00",
+            "2026-01-31T12:00:00.5",
+            "2026-01-31T12:00Z",
+            "2026-01-31 12:00:00Z",
+            "2026-01-31T12:00:00.Z",
+            "2026-01-31T12:00:00+02",
+            "2026-01-31T12:00:00+0200",
+            "2026-01-31T12:00:00 Z",
+            "+2026-01-31T12:00:00Z",
+            "2026-01-31T12:00:0é",
+            "noon",
+        ] {
+            assert!(!is_rfc3339(text), "{text}");
+        }
+    }
+}
