@@ -145,7 +145,7 @@ async fn a_template_from_a_file_to_the_server_and_back() {
     assert!(shown.contains("├─○─┐  setup_billing_profile") && shown.contains("SCHEMA OF THE CONTEXT"), "{shown}");
     let shown = bench.tasker(&["template", "show", &format!("{name}@2.6.0"), "--yaml"]).await.ok();
     assert_eq!(shown, std::fs::read_to_string(FILE).unwrap());
-    let shown = bench.tasker_json(&["template", "show", name]).await;
+    let shown = bench.tasker(&["template", "show", name]).await;
     let expected = [
         "namespace",
         "task_name",
@@ -415,4 +415,29 @@ async fn analytics_are_a_table_and_a_document() {
         bench.tasker(&["analytics", "performance", "--window", "soon"]).await.failed(2).contains("90s, 15m, 24h or 7d")
     );
     worker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn warnings_are_shown_and_a_legal_name_can_be_said() {
+    let bench = Bench::new().await;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rails/stock_count.yaml");
+    let checked = bench.tasker(&["template", "validate", file]).await.ok();
+    assert_eq!(checked.lines().filter(|line| line.contains(": warning: ")).count(), 7, "{checked}");
+    let strict = bench.tasker(&["template", "validate", file, "--deny-warnings"]).await;
+    assert!(strict.code == Some(65) && strict.stderr.contains("7 warnings in 1 file"), "{strict:?}");
+    let denied = bench.tasker(&["template", "register", file, "--deny-warnings"]).await.failed(65);
+    assert!(denied.contains(":7:1: warning: task_handler_class: the key is not used"), "{denied}");
+    assert_eq!(bench.tasker_json(&["template", "list"]).await["templates"], json!([]));
+
+    let stored = bench.tasker(&["template", "register", file]).await;
+    assert!(stored.stderr.contains(":7:1: warning: task_handler_class: the key is not used"), "{stored:?}");
+    assert_eq!(stored.ok(), "warehouse/warehouse.stock_count@1.2.0\n");
+
+    let path = std::env::temp_dir().join(format!("tasker-odd-name-{}.yaml", std::process::id()));
+    std::fs::write(&path, "namespace: '-n:$é'\nname: 'a::B?#%&'\nstep_templates: [{name: '~', handler: h}]\n").unwrap();
+    let name = bench.tasker(&["template", "register", path.to_str().unwrap()]).await.ok();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(name, "-n:$é/a::B?#%&@0.1.0\n");
+    let shown = bench.tasker(&["template", "show", "--json", "--", name.trim_end()]).await.ok();
+    assert!(shown.contains(r#""namespace": "-n:$é""#), "{shown}");
 }

@@ -41,11 +41,93 @@ async fn a_template_is_registered_as_yaml_or_in_json_and_read_back() {
 #[tokio::test]
 async fn names_in_a_path_may_be_anything_that_is_encoded() {
     let site = Site::new().await;
-    let odd = CHAIN.replace("task_name: chain", "task_name: 'a/b é?'");
+    let odd = CHAIN.replace("task_name: chain", "task_name: 'a%:é?'");
     site.post("/tasker/templates", json!({"yaml": odd}).to_string()).await;
-    let found = site.get("/tasker/templates/t/a%2Fb%20%C3%A9%3F").await;
-    assert_eq!((found.status.as_u16(), &found.json["template"]["task_name"]), (200, &json!("a/b é?")));
+    let found = site.get("/tasker/templates/t/a%25%3A%C3%A9%3F").await;
+    assert_eq!((found.status.as_u16(), &found.json["template"]["task_name"]), (200, &json!("a%:é?")));
     assert_eq!(site.get("/tasker/templates/t/%ff").await.problem().1, "URI_UNREADABLE");
+}
+
+#[tokio::test]
+async fn a_name_from_before_there_was_a_grammar_is_refused_anew_and_stays_readable() {
+    let site = Site::new().await;
+    let old =
+        CHAIN.replace("task_name: chain", "task_name: 'a/b c@d'").replace("handler_class: h", "handler_class: 'h h'");
+    let refused = site.post("/tasker/templates", json!({"yaml": old}).to_string()).await;
+    assert_eq!(refused.problem(), (400, "INVALID_FIELDS", vec!["/yaml".to_owned(); 3]));
+    assert!(refused.text.contains("the name must not contain `/`"), "{}", refused.text);
+
+    let sql = site.bench.db.connect().await;
+    let insert = "WITH t AS (INSERT INTO templates (namespace, task_name, version, yaml, environment)
+                       SELECT namespace, 'a/b c@d', version, $1, '' FROM templates LIMIT 1 RETURNING template_id, namespace, task_name),
+                     l AS (INSERT INTO lanes (namespace, task_name, handler, service, service_id)
+                       SELECT t.namespace, t.task_name, 'h h', s.service, s.service_id FROM t CROSS JOIN services s LIMIT 1 RETURNING lane_id)
+                  INSERT INTO template_steps (template_id, step, name, lane_id)
+                  SELECT t.template_id, u.step, u.name, l.lane_id FROM t, l, (VALUES (0::int2, 'a'), (1::int2, 'b')) u(step, name)";
+    sql.execute(insert, &[&old]).await.unwrap();
+    let found = site.get("/tasker/templates/t/a%2Fb%20c%40d").await;
+    assert_eq!((found.status.as_u16(), &found.json["template"]["task_name"]), (200, &json!("a/b c@d")));
+    let task = json!({"namespace": "t", "task_name": "a/b c@d"}).to_string();
+    assert_eq!(site.post("/tasker/tasks", task).await.status, 201);
+}
+
+#[tokio::test]
+async fn warnings_are_answered_and_refuse_only_where_they_are_denied() {
+    let site = Site::new().await;
+    let yaml = include_str!("../fixtures/rails/returns.yaml");
+    let request = |deny: bool| json!({"yaml": yaml, "deny_warnings": deny}).to_string();
+    let denied = site.post("/tasker/templates", request(true)).await;
+    assert_eq!(denied.problem(), (400, "INVALID_FIELDS", vec!["/yaml".to_owned(); 4]));
+    assert!(denied.text.contains("line 5, column 1: task_handler_class: warning"), "{}", denied.text);
+    assert_eq!(site.get("/tasker/templates/returns/process_return").await.status, 404);
+
+    let stored = site.post("/tasker/templates", request(false)).await;
+    assert_eq!((stored.status.as_u16(), stored.json["warnings"].as_array().map(Vec::len)), (201, Some(4)));
+    let first = &stored.json["warnings"][0];
+    assert_eq!(
+        (&first["line"], &first["column"], &first["path"]),
+        (&json!(5), &json!(1), &json!("task_handler_class"))
+    );
+    assert_eq!(stored.json["template"]["steps"][0]["service"], json!("returns_desk"));
+
+    let wrong = format!("{yaml}zork: 1\n{}", "more: 1\n".repeat(200));
+    let request = tasker::proto::ValidateTemplateRequest { yaml: wrong };
+    let answer = site.bench.client.clone().templates.validate_template(request).await.unwrap().into_inner();
+    assert_eq!((answer.problems.len(), answer.problems_total, answer.warnings.len()), (100, 201, 4));
+    assert_eq!(answer.problems[99].message, "102 more problems from here on are not listed");
+    assert!(answer.template.is_none());
+}
+
+#[tokio::test]
+async fn a_time_without_a_zone_and_another_correlation_id_are_refused_by_the_names_of_http() {
+    let site = Site::new().await;
+    let submit = |more: serde_json::Value| {
+        let mut body = json!({"namespace": "t", "task_name": "chain"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        site.post("/tasker/tasks", body.to_string())
+    };
+    for (more, place, detail) in [
+        (
+            json!({"not_before": "2026-01-01T00:00:00"}),
+            "/not_before",
+            "not_before: `2026-01-01T00:00:00`: expected a time of RFC 3339 with",
+        ),
+        (json!({"not_before": "9000-01-01T00:00:00Z"}), "/not_before", "not_before: more than a year ahead"),
+        (json!({"context": {"n": "x"}}), "/context/n", "context/n: "),
+        (
+            json!({"correlation_id": "a", "annotations": {"correlation_id": "b"}}),
+            "/annotations/correlation_id",
+            "annotations/correlation_id: `correlation_id` says `a`",
+        ),
+    ] {
+        let answer = submit(more).await;
+        assert_eq!(answer.problem(), (400, "INVALID_FIELDS", vec![place.to_owned()]), "{}", answer.text);
+        assert!(answer.json["detail"].as_str().unwrap().starts_with(detail), "{}", answer.text);
+    }
+    let broken = site.post("/tasker/tasks", "[]".to_owned()).await;
+    assert!(broken.json["detail"].as_str().unwrap().starts_with("not a JSON object: "), "{}", broken.text);
+    let noted = submit(json!({"annotations": {"correlation_id": "b"}})).await;
+    assert_eq!((noted.status.as_u16(), &noted.json["correlation_id"]), (201, &json!("b")));
 }
 
 #[tokio::test]
