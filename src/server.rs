@@ -3,17 +3,18 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
-use tonic::{
-    service::Routes,
-    transport::server::{Server, TcpIncoming},
-};
+use tonic::{service::Routes, transport::server::Server};
 use tonic_health::server::HealthReporter;
 
-pub use crate::http::{cors::Origin, host::AllowedHost};
+pub use crate::http::{accept::raise_file_limit, cors::Origin, host::AllowedHost};
 use crate::{
     engine::{Engine, EngineConfig, health::HealthCell},
-    grpc::{self, MAX_MESSAGE_BYTES},
-    http::{self, guard::Guard, quiet},
+    grpc::{self, MAX_MESSAGE_BYTES, room::Room},
+    http::{
+        self,
+        accept::{self, Limits},
+        guard::Guard,
+    },
     proto,
     proto::{
         analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer,
@@ -37,6 +38,15 @@ const SERVICES: [&str; 6] = [
 pub const RETAIN: Duration = Duration::from_secs(30 * 86_400);
 /// How long streams get to end after the workers were drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The most calls at once on a connection of HTTP/2; a client waits with further ones.
+const MAX_STREAMS: u32 = 4_096;
+/// The most bytes of a request's headers over HTTP/2, as that protocol counts them.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// The most calls that a client may cancel before the server has looked at them; whoever cancels more ("rapid reset") loses
+/// the connection.
+const MAX_PENDING_RESETS: usize = 100;
+/// The most calls that the server ends because of errors in them, before the connection is closed.
+const MAX_OWN_RESETS: usize = 1_024;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -114,9 +124,13 @@ pub async fn run(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_OWN_RESETS))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
-            quiet::closed(TcpIncoming::from(listener).with_nodelay(Some(true))),
+            accept::connections(listener, Limits::of_process(), Arc::clone(&engine.metrics.edge)),
             closing.clone().cancelled_owned(),
         );
     let drain = {
@@ -184,8 +198,9 @@ fn routes(engine: &Engine, guard: Guard) -> Routes {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
     }
-    let rpcs = grpc::edge::guarded(routes.into_axum_router());
-    let all = rpcs.fallback(nothing).merge(http::routes(engine));
+    let room = Room::new(Arc::clone(&engine.metrics.edge));
+    let rpcs = grpc::edge::guarded(routes.into_axum_router(), room.clone());
+    let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
     let all = http::cors::allow(all, &guard.origins);
     Routes::from(http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge)))
 }

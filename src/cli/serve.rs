@@ -240,6 +240,7 @@ pub async fn serve(
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine, without authentication");
     }
+    server::raise_file_limit();
     let _ = servers::ping(&db).await;
     session.term.data(&format!("http://{address}\n"))?;
     let signalled = ended_by_signal()?;

@@ -5,7 +5,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request,
-    http::{self, StatusCode, Version, header::CONTENT_TYPE},
+    http::{self, HeaderValue, StatusCode, Version, header::CONTENT_TYPE},
     middleware::{Next, from_fn},
     response::{IntoResponse as _, Response},
 };
@@ -13,11 +13,29 @@ use tonic::{Code, Status};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::error;
+use super::{
+    error,
+    frames::{Received, Sent},
+    room::Room,
+};
+
+/// How the messages of a request or an answer are packed, and how those of an answer may be.
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+/// Rpcs to which a client sends a stream of messages.
+const CLIENT_STREAMS: [&str; 3] = [
+    "/tasker.v1.WorkerService/Work",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 
 /// The rpcs, with their answers to what never reaches them; also over gRPC-Web, for browsers.
-pub fn guarded(rpcs: Router) -> Router {
-    rpcs.route_layer(from_fn(answer)).route_layer(from_fn(web)).route_layer(from_fn(enter))
+pub fn guarded(rpcs: Router, room: Room) -> Router {
+    let transfer = move |request: Request, next: Next| transfer(room.clone(), request, next);
+    rpcs.route_layer(from_fn(transfer))
+        .route_layer(from_fn(answer))
+        .route_layer(from_fn(web))
+        .route_layer(from_fn(enter))
 }
 
 /// Lets in what is gRPC.
@@ -48,6 +66,40 @@ async fn web(request: Request, next: Next) -> Response {
     response.map(Body::new)
 }
 
+/// Bounds what arrives, unpacks it, and packs what leaves for those who want it so. tonic sees messages that are not packed.
+async fn transfer(room: Room, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let encoding = parts.headers.remove(GRPC_ENCODING);
+    let is_packed = match encoding.as_ref().map_or(&b"identity"[..], HeaderValue::as_bytes) {
+        b"identity" => false,
+        b"gzip" => true,
+        other => return no_encoding(other),
+    };
+    let wants_packed = parts.headers.get(GRPC_ACCEPT_ENCODING).is_some_and(|accepted| {
+        accepted.as_bytes().split(|byte| *byte == b',').any(|encoding| encoding.trim_ascii() == b"gzip")
+    });
+    let is_stream = CLIENT_STREAMS.contains(&parts.uri.path());
+    let body = Body::new(Received::new(body, &room, is_stream, is_packed));
+    let response = next.run(Request::from_parts(parts, body)).await;
+    if !wants_packed || response.headers().contains_key(Status::GRPC_STATUS) {
+        return response;
+    }
+    let mut response = response.map(|body| Body::new(Sent::new(body)));
+    response.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
+    response
+}
+
+fn no_encoding(other: &[u8]) -> Response {
+    let message = format!(
+        "messages that are packed as `{:.80}` cannot be read: expected grpc-encoding gzip or identity",
+        String::from_utf8_lossy(other)
+    );
+    let status = error::status(Code::Unimplemented, "ENCODING_NOT_SUPPORTED", message);
+    let mut response = status.into_http::<Body>();
+    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("gzip,identity"));
+    response
+}
+
 /// Our own statuses carry details; a status without them is one that tonic made of the request.
 async fn answer(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
@@ -73,7 +125,7 @@ pub fn unreadable(status: Status) -> Status {
             format!("the message is too large: {}", status.message()),
         ),
         Code::Internal => {
-            let message = format!("expected whole, uncompressed protobuf messages of this rpc: {}", status.message());
+            let message = format!("expected whole protobuf messages of this rpc: {}", status.message());
             error::status(Code::InvalidArgument, "MESSAGE_UNREADABLE", message)
         }
         _ => status,
@@ -107,4 +159,30 @@ fn is_grpc_web(request: &Request) -> bool {
 
 fn content_type(request: &Request) -> &[u8] {
     request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+    use crate::proto;
+
+    #[test]
+    fn each_rpc_that_takes_a_stream_is_known() {
+        let mut pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
+        for set in [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET] {
+            pool.decode_file_descriptor_set(set).unwrap();
+        }
+        let mut streams: Vec<String> = pool
+            .services()
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+            .filter(prost_reflect::MethodDescriptor::is_client_streaming)
+            .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()))
+            .collect();
+        streams.sort();
+        let mut known = CLIENT_STREAMS.map(str::to_owned);
+        known.sort();
+        assert_eq!(streams, known);
+    }
 }

@@ -3,7 +3,9 @@
 //! A noun's routes are in its own file, one line for each: method, path, rpc, and the function that gRPC calls too.
 //! Everything else about a route follows from the rpc's description in the protocol.
 
+pub mod accept;
 mod analytics;
+mod body;
 mod circuit;
 pub mod cors;
 mod event;
@@ -12,6 +14,7 @@ mod health;
 pub mod host;
 mod metrics;
 mod openapi;
+mod pack;
 mod problem;
 pub mod quiet;
 mod read;
@@ -25,12 +28,13 @@ use axum::{
     Router,
     extract::Request,
     http::{StatusCode, header},
+    middleware::from_fn,
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get},
 };
 
 use self::{problem::Problem, route::Route};
-use crate::engine::Engine;
+use crate::{engine::Engine, grpc::room::Room};
 
 /// What is not JSON of the protocol: a page for operators or programs.
 struct Page {
@@ -77,7 +81,7 @@ fn all_routes() -> Vec<Route> {
 }
 
 /// Everything that this port serves beside gRPC.
-pub fn routes(engine: &Engine) -> Router {
+pub fn routes(engine: &Engine, room: &Room) -> Router {
     let routes = all_routes();
     let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ, METRICS]).to_string();
     let mut router: Router<Engine> = Router::new()
@@ -86,10 +90,10 @@ pub fn routes(engine: &Engine) -> Router {
         .route(READYZ.path, get(health::readyz))
         .route(METRICS.path, get(metrics::page));
     for route in routes {
-        let served: MethodRouter<Engine> = route.serve(engine).with_state(());
+        let served: MethodRouter<Engine> = route.serve(engine, room).with_state(());
         router = router.route(route.path, served);
     }
-    router.method_not_allowed_fallback(wrong_method).with_state(engine.clone())
+    router.method_not_allowed_fallback(wrong_method).layer(from_fn(pack::packed)).with_state(engine.clone())
 }
 
 /// Wherever nothing is.

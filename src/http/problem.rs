@@ -57,6 +57,11 @@ impl Problem {
         Self { r#type: "about:blank", title, status, code, detail, errors: Vec::new(), retry_after: None }
     }
 
+    /// It passes by itself: the caller may come back after this time.
+    pub fn retry_after(self, after: Duration) -> Self {
+        Self { retry_after: Some(after), ..self }
+    }
+
     /// The status of an rpc whose fields came from the body, but for `parameters`.
     pub fn of(status: &Status, parameters: &[&str]) -> Self {
         let details = status.get_error_details();

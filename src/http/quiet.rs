@@ -1,4 +1,4 @@
-//! Closes connections that do not say what they want. Once the beginning of a request is there, hyper has time-outs of its
+//! Closes connections that do not say what they want, or do not read what they are told. Once the beginning of a request is there, hyper has time-outs of its
 //! own: 30 s for the rest of the headers and between two requests of HTTP/1, pings for HTTP/2.
 
 use std::{
@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -16,23 +15,43 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::accept::Seat;
+
 /// How long a connection may take to say which protocol it speaks.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The opening of HTTP/2, in bytes; until they are there, hyper waits for them and for nothing else.
 const OPENING_BYTES: usize = 24;
 
-/// The same connections, each of them closed if it stays quiet.
-pub fn closed(incoming: impl Stream<Item = io::Result<TcpStream>>) -> impl Stream<Item = io::Result<NotQuiet>> {
-    incoming.map(|stream| {
-        stream.map(|stream| NotQuiet { stream, missing: OPENING_BYTES, until: Some(Box::pin(sleep(PATIENCE))) })
-    })
-}
+/// How long a connection may take no byte of what is sent to it.
+const UNREAD: Duration = Duration::from_secs(60);
 
-/// A connection that has to say something in time.
+/// A connection that has to say something in time, and to read what it is told.
 pub struct NotQuiet {
     stream: TcpStream,
+    /// Gives up the connection's place when it ends.
+    _seat: Seat,
     missing: usize,
     until: Option<Pin<Box<Sleep>>>,
+    /// Set while a write waits.
+    unread: Option<Pin<Box<Sleep>>>,
+}
+
+impl NotQuiet {
+    pub fn new(stream: TcpStream, seat: Seat) -> Self {
+        let until = Some(Box::pin(sleep(PATIENCE)));
+        Self { stream, _seat: seat, missing: OPENING_BYTES, until, unread: None }
+    }
+
+    /// What a write has come to; one that waits too long has failed.
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
+        ready!(unread.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other side reads nothing")))
+    }
 }
 
 impl AsyncRead for NotQuiet {
@@ -54,7 +73,8 @@ impl AsyncRead for NotQuiet {
 
 impl AsyncWrite for NotQuiet {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -62,7 +82,8 @@ impl AsyncWrite for NotQuiet {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -83,5 +104,23 @@ impl Connected for NotQuiet {
 
     fn connect_info(&self) -> TcpConnectInfo {
         self.stream.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::Instant};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_reads_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _deaf = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut connection = NotQuiet::new(listener.accept().await.unwrap().0, Seat::only());
+        let started = Instant::now();
+        let written = connection.write_all(&vec![0; 64 << 20]).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() >= UNREAD, "{:?}", started.elapsed());
     }
 }

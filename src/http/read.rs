@@ -1,13 +1,13 @@
 //! A message of the protocol out of a JSON body, a query and a path. Everything that is wrong is found at once, and each
 //! says where. A nested document is copied as it is; what it holds is checked where all documents are.
 
-use std::str::FromStr;
+use std::{collections::HashMap, str::FromStr};
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value};
 use prost_types::{Duration, Timestamp};
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor},
+    de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -17,82 +17,141 @@ use crate::{
     json::protocol::{is_document, key, value_kind, words},
 };
 
-/// The members of an object as they came, copies of keys included.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'de> Visitor<'de> for All {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(All)
-    }
-}
+/// The most things that are noted of what is wrong with a request; whoever has found so many reads no further.
+pub const MAX_VIOLATIONS: usize = 100;
+/// The most elements of a list or a map.
+const MAX_ITEMS: usize = 10_000;
 
 /// Fills `message` from a JSON object. Whatever is wrong has its JSON pointer as the field. `taken` are the fields that come from elsewhere and are refused here.
 pub fn body(message: &mut DynamicMessage, json: &str, taken: &[&str]) -> Result<(), Vec<Violated>> {
-    let members = serde_json::from_str::<Members<'_>>(json)
-        .map_err(|error| vec![wrong("", format!("not a JSON object: {error}"))])?;
     let mut violated = Vec::new();
-    object(message, members, "", taken, &mut violated);
-    if violated.is_empty() { Ok(()) } else { Err(violated) }
+    let mut reader = serde_json::Deserializer::from_str(json);
+    let object = Object { message, at: "", taken, violated: &mut violated };
+    let read = object.deserialize(&mut reader).and_then(|()| reader.end());
+    match read {
+        Err(error) if violated.len() < MAX_VIOLATIONS => Err(vec![wrong("", format!("not a JSON object: {error}"))]),
+        _ if violated.is_empty() => Ok(()),
+        _ => Err(violated),
+    }
 }
 
-fn object(message: &mut DynamicMessage, members: Members<'_>, at: &str, taken: &[&str], violated: &mut Vec<Violated>) {
-    let mut seen = Vec::new();
-    for (name, raw) in members.0 {
-        let place = below(at, &name);
-        let field = named(&message.descriptor(), &name).filter(|f| !taken.contains(&f.name()));
-        let Some(field) = field else {
-            violated.push(unknown(&place, &message.descriptor(), taken));
-            continue;
-        };
-        if seen.contains(&name) {
-            violated.push(wrong(&place, "it is there twice"));
-        } else if raw.get() != "null" {
-            match member(&field, raw, &place, violated) {
-                Some(value) => message.set_field(&field, value),
-                None => continue,
+/// An object as it is read, member by member. Nothing is kept of what is unknown.
+struct Object<'a> {
+    message: &'a mut DynamicMessage,
+    at: &'a str,
+    taken: &'a [&'a str],
+    violated: &'a mut Vec<Violated>,
+}
+
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { message, at, taken, violated } = self;
+        let descriptor = message.descriptor();
+        let mut seen = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if violated.len() >= MAX_VIOLATIONS {
+                return Err(A::Error::custom("too much is wrong"));
+            }
+            let Some(field) = named(&descriptor, &name).filter(|f| !taken.contains(&f.name())) else {
+                violated.push(unknown(&below(at, &name), &descriptor, taken));
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let raw = map.next_value::<&RawValue>()?;
+            let place = below(at, &name);
+            if seen.contains(&name) {
+                violated.push(wrong(&place, "it is there twice"));
+            } else if raw.get() != "null" {
+                match member(&field, raw, &place, violated) {
+                    Some(value) => message.set_field(&field, value),
+                    None => continue,
+                }
+            }
+            seen.push(name);
+        }
+        Ok(())
+    }
+}
+
+/// The elements of a list or the entries of a map, each given to `one`, which says whether to go on.
+struct Items<F>(F);
+
+impl<'de, F: FnMut(Option<String>, &'de RawValue) -> bool> Visitor<'de> for Items<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("elements")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(item) = seq.next_element::<&RawValue>()? {
+            if !self.0(None, item) {
+                return Err(A::Error::custom("an element is wrong"));
             }
         }
-        seen.push(name);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, item)) = map.next_entry::<String, &RawValue>()? {
+            if !self.0(Some(key), item) {
+                return Err(A::Error::custom("an entry is wrong"));
+            }
+        }
+        Ok(())
     }
 }
 
 /// The value of a field; `None` after something wrong was noted.
 fn member(field: &FieldDescriptor, raw: &RawValue, at: &str, violated: &mut Vec<Violated>) -> Option<Value> {
     let (kind, document) = (value_kind(field), is_document(field));
-    if field.is_list() {
-        let items: Vec<&RawValue> = parse(raw, "an array", at, violated)?;
-        let one = |(i, item): (usize, &RawValue)| value(&kind, document, item, &below(at, &i.to_string()), violated);
-        return items.into_iter().enumerate().map(one).collect::<Option<_>>().map(Value::List);
-    }
-    if field.is_map() {
-        let members = serde_json::from_str::<Members<'_>>(raw.get());
-        let Ok(members) = members else {
-            violated.push(wrong(at, "expected an object"));
-            return None;
+    let mut reader = serde_json::Deserializer::from_str(raw.get());
+    let before = violated.len();
+    let (read, filled, expected) = if field.is_list() {
+        let mut items = Vec::new();
+        let one = |_: Option<String>, item: &RawValue| {
+            let place = below(at, &items.len().to_string());
+            if items.len() == MAX_ITEMS {
+                violated.push(wrong(at, format!("too long: expected at most {MAX_ITEMS} elements")));
+                return false;
+            }
+            let value = value(&kind, document, item, &place, violated);
+            value.map(|value| items.push(value)).is_some()
         };
-        let mut one = |(key, item): (String, &RawValue)| {
-            let value = value(&kind, document, item, &below(at, &key), violated)?;
-            Some((MapKey::String(key), value))
+        (reader.deserialize_seq(Items(one)), Value::List(items), "expected an array")
+    } else if field.is_map() {
+        let mut entries = HashMap::new();
+        let one = |key: Option<String>, item: &RawValue| {
+            let key = key.unwrap_or_default();
+            if entries.len() == MAX_ITEMS {
+                violated.push(wrong(at, format!("too long: expected at most {MAX_ITEMS} entries")));
+                return false;
+            }
+            let value = value(&kind, document, item, &below(at, &key), violated);
+            value.map(|value| entries.insert(MapKey::String(key), value)).is_some()
         };
-        return members.0.into_iter().map(&mut one).collect::<Option<_>>().map(Value::Map);
+        (reader.deserialize_map(Items(one)), Value::Map(entries), "expected an object")
+    } else {
+        return value(&kind, document, raw, at, violated);
+    };
+    if read.is_err() && violated.len() == before {
+        violated.push(wrong(at, expected));
     }
-    value(&kind, document, raw, at, violated)
+    read.ok().map(|()| filled)
 }
 
 fn value(kind: &Kind, document: bool, raw: &RawValue, at: &str, violated: &mut Vec<Violated>) -> Option<Value> {
@@ -108,13 +167,13 @@ fn value(kind: &Kind, document: bool, raw: &RawValue, at: &str, violated: &mut V
         Kind::Uint64 => parse(raw, "an unsigned integer of 64 bits", at, violated).map(Value::U64),
         Kind::Double => parse(raw, "a number", at, violated).map(Value::F64),
         Kind::Message(of) if !of.full_name().starts_with("google.protobuf.") => {
-            let Ok(members) = serde_json::from_str::<Members<'_>>(raw.get()) else {
-                violated.push(wrong(at, "expected an object"));
-                return None;
-            };
             let mut message = DynamicMessage::new(of.clone());
             let before = violated.len();
-            object(&mut message, members, at, &[], violated);
+            let mut reader = serde_json::Deserializer::from_str(raw.get());
+            let object = Object { message: &mut message, at, taken: &[], violated };
+            if object.deserialize(&mut reader).is_err() && violated.len() == before {
+                violated.push(wrong(at, "expected an object"));
+            }
             (violated.len() == before).then_some(Value::Message(message))
         }
         other => {
@@ -136,6 +195,9 @@ fn noted<T>(value: Result<T, String>, at: &str, violated: &mut Vec<Violated>) ->
 pub fn texts(message: &mut DynamicMessage, pairs: &[(String, String)], taken: &[&str]) -> Result<(), Vec<Violated>> {
     let mut violated = Vec::new();
     for (name, text) in pairs {
+        if violated.len() >= MAX_VIOLATIONS {
+            break;
+        }
         let field = named(&message.descriptor(), name).filter(|f| !taken.contains(&f.name()) && fits_a_query(f));
         let Some(field) = field else {
             violated.push(unknown(name, &message.descriptor(), taken));
@@ -260,6 +322,35 @@ mod tests {
         for json in ["", "[]", "1", "{", "{}x"] {
             assert_eq!(submit(json).unwrap_err()[0].0, "", "{json}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_noted_up_to_a_bound() {
+        let many = |n: usize| format!("{{{}}}", vec![r#""":0"#; n].join(","));
+        for (members, noted) in
+            [(MAX_VIOLATIONS - 1, 99), (MAX_VIOLATIONS, 100), (MAX_VIOLATIONS + 1, 100), (400_000, 100)]
+        {
+            assert_eq!(submit(&many(members)).unwrap_err().len(), noted, "{members}");
+        }
+        // Reading ends there, so it does not matter what follows.
+        assert_eq!(submit(&many(400_000).replace('}', "")).unwrap_err().len(), 100);
+        assert_eq!(submit(&many(50).replace('}', "")).unwrap_err()[0].0, "");
+        let twice = format!(r#"{{"version":"1"{}}}"#, r#","version":"2""#.repeat(1_000));
+        assert_eq!(submit(&twice).unwrap_err().len(), 100);
+        let query = vec![("states", "gone"); 1_000];
+        assert_eq!(list(&query).unwrap_err().len(), 100);
+    }
+
+    #[test]
+    fn a_list_has_at_most_ten_thousand_elements() {
+        let unset = |n: usize| {
+            let mut message = DynamicMessage::new(rpc("CircuitService/SetPolicy").input());
+            let json = format!(r#"{{"unset":[{}]}}"#, vec![r#""x""#; n].join(","));
+            body(&mut message, &json, &[]).map_err(said)
+        };
+        assert!(unset(MAX_ITEMS).is_ok());
+        let wrong = unset(MAX_ITEMS + 1).unwrap_err();
+        assert_eq!(wrong, [("/unset".to_owned(), "too long: expected at most 10000 elements".to_owned())]);
     }
 
     #[test]

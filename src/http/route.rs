@@ -1,11 +1,10 @@
 //! One route of HTTP/JSON: an rpc behind a method and a path. The message is put together from path, query, body and
 //! headers, the same function that gRPC calls answers it, and the answer is written as JSON.
 
-use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use axum::{
     RequestPartsExt as _,
-    body::to_bytes,
     extract::{Query, RawPathParams, Request},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
@@ -15,18 +14,17 @@ use futures_util::{Stream, StreamExt as _};
 use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{problem::Problem, read, sse};
+use super::{
+    body::{self, Unread},
+    problem::Problem,
+    read, sse,
+};
 use crate::{
     engine::{Engine, intake::Violated},
-    grpc::error,
+    grpc::{error, room::Room},
     json::{self, protocol},
 };
 
-/// The largest body, in bytes: a context and its annotations of the largest size, and room to spare. Each field has a
-/// tighter bound of its own, which the refusal names.
-pub const MAX_BODY_BYTES: usize = 2 << 20;
-/// How long a body may take to arrive.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Another way to say `idempotency_key`, as other APIs have it.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -161,24 +159,27 @@ impl Route {
     }
 
     /// What axum serves it with.
-    pub fn serve(&self, engine: &Engine) -> MethodRouter {
+    pub fn serve(&self, engine: &Engine, room: &Room) -> MethodRouter {
         let filter = if self.has_body() { MethodFilter::POST } else { MethodFilter::GET };
-        let (route, engine) = (self.clone(), engine.clone());
+        let (route, engine, room) = (self.clone(), engine.clone(), room.clone());
         on(filter, move |request: Request| async move {
-            route.answer(engine, request).await.unwrap_or_else(Problem::into_response)
+            route.answer(engine, &room, request).await.unwrap_or_else(Unread::into_response)
         })
     }
 
-    async fn answer(self, engine: Engine, request: Request) -> Result<Response, Problem> {
+    async fn answer(self, engine: Engine, room: &Room, request: Request) -> Result<Response, Unread> {
         let mut message = DynamicMessage::new(self.rpc.input());
         let (mut parts, rest) = request.into_parts();
         let in_path = self.path_fields();
+        // The body's memory is accounted for until the answer is there.
+        let mut held = None;
         self.fill_from_uri(&mut message, &mut parts, &in_path).await?;
         let mut parameters = in_path.clone();
         let fields: Vec<FieldDescriptor> = self.other_fields().collect();
         if self.has_body() {
             let media = self.media(&parts.headers)?;
-            let text = body(rest).await?;
+            let (text, taken) = body::read(&parts.headers, rest, room).await?;
+            held = Some(taken);
             self.fill_from_body(&mut message, media, &text, &in_path)?;
             self.fill_from_header(&mut message, &parts.headers)?;
         } else {
@@ -195,6 +196,7 @@ impl Route {
         };
         let metadata = MetadataMap::from_headers(parts.headers);
         let answered = call(engine, metadata, message).await.map_err(refused)?;
+        drop(held);
         let status = if answered.created { StatusCode::CREATED } else { StatusCode::OK };
         Ok((status, [(header::CONTENT_TYPE, "application/json")], answered.json).into_response())
     }
@@ -220,6 +222,7 @@ impl Route {
         if self.has_body() && !query.is_empty() {
             let all: Vec<Violated> = names
                 .iter()
+                .take(read::MAX_VIOLATIONS)
                 .map(|name| Violated {
                     field: (*name).to_owned(),
                     message: "unknown: everything is in the body".into(),
@@ -288,23 +291,4 @@ impl Route {
 
 fn violated(all: &[Violated], parameters: &[&str]) -> Problem {
     Problem::of(&error::violations(all), parameters)
-}
-
-async fn body(body: axum::body::Body) -> Result<String, Problem> {
-    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await;
-    let read = read.map_err(|_| {
-        let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", detail)
-    })?;
-    let bytes = read.map_err(|error| {
-        if error.source().is_some_and(<dyn Error>::is::<http_body_util::LengthLimitError>) {
-            let detail = format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes");
-            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail);
-        }
-        Problem::new(StatusCode::BAD_REQUEST, "BODY_UNREADABLE", format!("the body broke off: {error}"))
-    })?;
-    String::from_utf8(bytes.into()).map_err(|error| {
-        let detail = format!("the body is not UTF-8 from byte {} on", error.utf8_error().valid_up_to());
-        Problem::new(StatusCode::BAD_REQUEST, "BODY_UNREADABLE", detail)
-    })
 }

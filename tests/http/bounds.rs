@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, stream};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use tonic::codegen::Service as _;
 
 use crate::{
     site::Site,
@@ -41,6 +44,33 @@ async fn only_json_is_read_as_json() {
     assert_eq!(site.send(request.body(body)).await.status, 201);
     let request = site.post_json("/tasker/tasks", "").body(b"{\"namespace\":\"\xff\"}".to_vec());
     assert_eq!(site.send(request).await.problem(), (400, "BODY_UNREADABLE", vec![]));
+}
+
+#[tokio::test]
+async fn a_request_of_grpc_arrives_in_time() {
+    let db = TestDb::new().await;
+    let server = TestServer::start(&db).await;
+    let channel = tonic::transport::Channel::from_shared(server.url.clone()).unwrap().connect().await.unwrap();
+    // A message of five bytes, of which one comes; and a stream, whose first message has less time.
+    let calls = [("TaskService/GetTask", 20, "4"), ("WorkerService/Work", 10, "9")].map(|(rpc, seconds, code)| {
+        let mut channel = channel.clone();
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let first = stream::once(async { Ok::<_, axum::Error>(vec![0, 0, 0, 0, 5, 10]) });
+            let body = axum::body::Body::from_stream(first.chain(stream::pending()));
+            let request = http::Request::post(format!("/tasker.v1.{rpc}")).header("content-type", "application/grpc");
+            std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+            let request = request.header("te", "trailers").body(tonic::body::Body::new(body)).unwrap();
+            let answer = tokio::time::timeout(Duration::from_secs(60), channel.call(request)).await;
+            let headers = answer.expect("an answer").unwrap().headers().clone();
+            assert_eq!(headers["grpc-status"], code, "{rpc}: {headers:?}");
+            let time = started.elapsed();
+            assert!((seconds - 1..seconds + 25).contains(&time.as_secs()), "{rpc}: {time:?}");
+        })
+    });
+    for call in calls {
+        call.await.unwrap();
+    }
 }
 
 /// How long the server keeps a connection on which this was said, and what it answered.

@@ -5,8 +5,10 @@ mod support;
 
 mod bounds;
 mod circuits;
+mod connections;
 mod events;
 mod guard;
+mod gzip;
 mod openapi;
 mod problems;
 mod site;

@@ -31,7 +31,18 @@ impl ServerProcess {
 
     /// Starts one with these options and this environment.
     pub fn start_with(database_url: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tasker"))
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_tasker")), database_url, args, env)
+    }
+
+    /// Starts one that may have only so many files open.
+    pub fn start_with_files(database_url: &str, files: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tasker")]);
+        Self::spawn(shell, database_url, &["--listen", "127.0.0.1:0", "--log", LOG], &[])
+    }
+
+    fn spawn(mut command: Command, database_url: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut child = command
             .args(["server", "--schema", SCHEMA, "--lease-seconds", "3"])
             .args(args)
             .env("TASKER_DATABASE_URL", database_url)

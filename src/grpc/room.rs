@@ -1,0 +1,117 @@
+//! How much memory all bodies that are being read may take together. Each is bounded by itself; this bounds many at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tonic::{Code, Status};
+
+use super::error;
+use crate::engine::edge::{EdgeCounts, Refusal};
+
+/// The most bytes of requests that are read or answered at once.
+pub const MAX_BODIES_BYTES: usize = 64 << 20;
+/// The most bytes of messages that are on their way in on the streams of workers and others. A refusal ends a stream, so
+/// there is more room.
+const MAX_STREAMS_BYTES: usize = 256 << 20;
+/// When a refused caller may come back.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Room for bodies.
+#[derive(Clone, Debug)]
+pub struct Room {
+    bodies: Arc<AtomicUsize>,
+    streams: Arc<AtomicUsize>,
+    pub counts: Arc<EdgeCounts>,
+}
+
+impl Room {
+    pub fn new(counts: Arc<EdgeCounts>) -> Self {
+        Self {
+            bodies: Arc::new(AtomicUsize::new(MAX_BODIES_BYTES)),
+            streams: Arc::new(AtomicUsize::new(MAX_STREAMS_BYTES)),
+            counts,
+        }
+    }
+
+    /// For one request.
+    pub fn for_body(&self) -> Taken {
+        self.taken(&self.bodies)
+    }
+
+    /// For the messages of a stream, one at a time.
+    pub fn for_stream(&self) -> Taken {
+        self.taken(&self.streams)
+    }
+
+    fn taken(&self, free: &Arc<AtomicUsize>) -> Taken {
+        Taken { free: Arc::clone(free), counts: Arc::clone(&self.counts), bytes: 0 }
+    }
+}
+
+/// What one request has taken; given back when it is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    free: Arc<AtomicUsize>,
+    counts: Arc<EdgeCounts>,
+    bytes: usize,
+}
+
+impl Taken {
+    /// Takes so much more, or nothing.
+    pub fn more(&mut self, bytes: usize) -> Result<(), Full> {
+        let taken = self.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(bytes));
+        if taken.is_err() {
+            self.counts.refused(Refusal::Memory);
+            return Err(Full);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self) {
+        self.free.fetch_add(std::mem::take(&mut self.bytes), Relaxed);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// There is no room now.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server is reading as much as it can hold; try again")]
+pub struct Full;
+
+impl From<Full> for Status {
+    fn from(full: Full) -> Self {
+        error::retry_later(Code::ResourceExhausted, "BODIES_FULL", full.to_string(), RETRY_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_back() {
+        let room = Room::new(Arc::default());
+        let (mut one, mut other) = (room.for_body(), room.for_body());
+        assert_eq!(one.more(MAX_BODIES_BYTES), Ok(()));
+        assert_eq!((other.more(1), other.more(0), room.for_stream().more(1)), (Err(Full), Ok(()), Ok(())));
+        one.clear();
+        assert_eq!(other.more(MAX_BODIES_BYTES), Ok(()));
+        drop(other);
+        assert_eq!((one.more(1), one.more(MAX_BODIES_BYTES)), (Ok(()), Err(Full)));
+        assert_eq!(room.for_stream().more(MAX_STREAMS_BYTES + 1), Err(Full));
+        let memory = room.counts.refusals().into_iter().find(|(why, _)| matches!(why, Refusal::Memory));
+        assert_eq!(memory.map(|(_, n)| n), Some(3));
+    }
+}

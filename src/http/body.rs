@@ -1,0 +1,139 @@
+//! The body of a request: bounded in size, in time and, with all others, in memory; unpacked if it is gzip.
+
+use std::error::Error;
+
+use axum::{
+    body::{Body, Bytes, HttpBody as _},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use http_body_util::{BodyExt as _, Limited};
+
+use super::problem::Problem;
+use crate::{
+    engine::edge::Refusal,
+    grpc::{
+        frames::BODY_TIMEOUT,
+        gzip::{Inflate, InflateError},
+        room::{Full, RETRY_AFTER, Room, Taken},
+    },
+};
+
+/// The largest body, in bytes, also once it is unpacked: a context and its annotations of the largest size, and room to
+/// spare. Each field has a tighter bound of its own, which the refusal names.
+pub const MAX_BODY_BYTES: usize = 2 << 20;
+
+/// Why a body is not read.
+pub enum Unread {
+    Problem(Problem),
+    /// The refusal says which encodings are taken.
+    Encoding(Problem),
+}
+
+impl From<Problem> for Unread {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Full> for Unread {
+    fn from(full: Full) -> Self {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "BODIES_FULL", full.to_string());
+        Self::Problem(problem.retry_after(RETRY_AFTER))
+    }
+}
+
+impl Unread {
+    pub fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.into_response(),
+            Self::Encoding(problem) => {
+                let accepted = HeaderValue::from_static("gzip, identity");
+                let mut response = problem.into_response();
+                response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
+                response
+            }
+        }
+    }
+}
+
+/// The body's text, and the room that it takes until the request is answered.
+pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(String, Taken), Unread> {
+    let is_packed = is_packed(headers)?;
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_large().into());
+    }
+    let mut taken = room.for_body();
+    let arrived = tokio::time::timeout(BODY_TIMEOUT, arrive(body, &mut taken)).await;
+    let arrived = arrived.map_err(|_| {
+        room.counts.refused(Refusal::Slow);
+        let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", detail)
+    })??;
+    let plain = if is_packed { unpack(arrived.into(), &mut taken).await? } else { arrived };
+    let text = String::from_utf8(plain).map_err(|error| {
+        unreadable(format!("the body is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+    })?;
+    Ok((text, taken))
+}
+
+async fn arrive(body: Body, taken: &mut Taken) -> Result<Vec<u8>, Unread> {
+    let mut body = Limited::new(body, MAX_BODY_BYTES);
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
+            true => too_large(),
+            false => unreadable(format!("the body broke off: {}", root(&*error))),
+        })?;
+        if let Some(bytes) = frame.data_ref() {
+            taken.more(bytes.len())?;
+            all.extend_from_slice(bytes);
+        }
+    }
+    Ok(all)
+}
+
+async fn unpack(packed: Bytes, taken: &mut Taken) -> Result<Vec<u8>, Unread> {
+    let mut inflate = Inflate::new(packed, MAX_BODY_BYTES);
+    loop {
+        let before = inflate.len();
+        let is_all = inflate.go_on().map_err(|error| match error {
+            InflateError::TooLarge(_) => too_large(),
+            InflateError::Unreadable(_) => unreadable(format!("the body cannot be unpacked: {error}")),
+        })?;
+        if is_all {
+            return Ok(inflate.into_bytes());
+        }
+        taken.more(inflate.len() - before)?;
+        // However many others unpack as well, each of them holds a thread for one slice only.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn is_packed(headers: &HeaderMap) -> Result<bool, Unread> {
+    let mut all = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(first) = all.next() else { return Ok(false) };
+    let said = String::from_utf8_lossy(first.as_bytes()).trim().to_ascii_lowercase();
+    match (said.as_str(), all.next()) {
+        ("gzip" | "x-gzip", None) => Ok(true),
+        ("identity" | "", None) => Ok(false),
+        _ => {
+            let detail = format!("content-encoding `{said:.80}` is not taken: expected gzip or identity, and only one");
+            Err(Unread::Encoding(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CONTENT_ENCODING", detail)))
+        }
+    }
+}
+
+fn too_large() -> Problem {
+    let detail = format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes, once it is unpacked");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail)
+}
+
+fn unreadable(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "BODY_UNREADABLE", detail)
+}
+
+/// The innermost of an error's causes, which says most.
+fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    error.source().map_or(error, root)
+}
