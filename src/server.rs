@@ -8,7 +8,7 @@ use tonic_health::server::HealthReporter;
 
 pub use crate::http::{accept::raise_file_limit, cors::Origin, host::AllowedHost};
 use crate::{
-    engine::{Engine, EngineConfig, health::HealthCell},
+    engine::{Engine, EngineConfig, health::HealthCell, hub::ToWorker},
     grpc::{self, MAX_MESSAGE_BYTES, room::Room},
     http::{
         self,
@@ -140,7 +140,7 @@ pub async fn run(
             tracing::info!(grace = ?config.drain, "draining");
             engine.drain(config.drain).await;
             engine.stop().await;
-            engine.hub.close_all();
+            engine.hub.close_all(|| ToWorker::Closing);
             closing.cancel();
             // Streams that do not end by themselves do not keep the process.
             tokio::time::sleep(CLOSE_TIMEOUT).await;

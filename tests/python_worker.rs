@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::{process::ExitStatus, time::Duration};
+use std::{
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
@@ -16,7 +19,10 @@ use tasker::{
     client::Client,
     proto::{AttemptOutcome, GetTaskResponse, StepState, TaskState},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+};
 
 const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
 const NAME: &str = "user_management/user_registration";
@@ -175,6 +181,62 @@ async fn a_cancelled_step_stops() {
     bench.cancel(&task_id).await.unwrap();
     // It would run for ten minutes; the worker ends at once because nothing runs any more.
     assert!(worker.terminate().await.success());
+}
+
+/// Waits for a line of its log; returns how long that took.
+async fn says(log: &mut Lines<BufReader<ChildStderr>>, what: &str, patience: Duration) -> Duration {
+    let asked = Instant::now();
+    let find = async {
+        while let Some(line) = log.next_line().await.unwrap() {
+            eprintln!("{line}");
+            if line.contains(what) {
+                return;
+            }
+        }
+        panic!("its log ended without {what:?}");
+    };
+    tokio::time::timeout(patience, find)
+        .await
+        .unwrap_or_else(|_| panic!("it does not say {what:?} within {patience:?}"));
+    asked.elapsed()
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn a_server_that_stands_still_is_noticed_and_taken_again() {
+    let db = TestDb::new().await;
+    let server = ServerProcess::start(db.url());
+    let mut python = Command::new(tool("python"));
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/worker.py")).arg(server.address());
+    let mut worker = python.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut log = BufReader::new(worker.stderr.take().unwrap()).lines();
+    says(&mut log, "connected to", PATIENCE).await;
+    server.stop();
+    let noticed = says(&mut log, "no connection to", Duration::from_secs(20)).await;
+    println!("noticed after {noticed:?}");
+    server.go_on();
+    let back = says(&mut log, "connected to", Duration::from_secs(15)).await;
+    println!("registered again after {back:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs grpcio: make test"]
+async fn a_worker_with_two_servers_goes_on_at_the_other_one() {
+    let db = TestDb::new().await;
+    let (mut one, two) = (ServerProcess::start(db.url()), ServerProcess::start(db.url()));
+    let mut client = Client::connect(&two.url).await.unwrap();
+    register(&mut client, REGISTRATION).await;
+    let mut python = Command::new(tool("python"));
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/worker.py")).args([one.address(), two.address()]);
+    let _worker = python.env("CALL_SECONDS", "3").kill_on_drop(true).spawn().unwrap();
+    let task_id = submit(&mut client, NAME, &context("a@example.org", "free")).await;
+    running(&mut client, &task_id, "create_user_account").await;
+    // As above: the assignment is to have arrived.
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    one.kill();
+    let task = finished(&mut client, &task_id).await;
+    assert_eq!(state(&task), TaskState::Complete);
+    assert_eq!(outcomes(&task, "create_user_account"), [AttemptOutcome::Succeeded]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A Tasker worker: the five handlers of a user registration, written from proto/tasker/v1/worker_service.proto alone.
 
-Run it with `python worker.py [HOST:PORT]`. To make it yours, put your own functions under `@handler` and keep the rest.
+Run it with `python worker.py [HOST:PORT ...]`, with one or several servers of a cluster. To make it yours, put your own functions under `@handler` and keep the rest.
 """
 
 import asyncio
@@ -28,8 +28,9 @@ SHUTDOWN_SECONDS = 30  # how long running steps may take when the worker is told
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries to connect
 MAX_ASSIGNMENT_BYTES = 16 << 20  # an assignment carries the results of the steps before; the server sends none that is larger
 CHANNEL_OPTIONS = [
-    ("grpc.keepalive_time_ms", 10_000),  # notices a server that vanished without a word
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", 8_000),  # notices within 13 s a server that vanished without a word, or stands still:
+    ("grpc.keepalive_timeout_ms", 5_000),  # a ping when it has been silent for so long, and
+    ("grpc.http2.ping_timeout_ms", 5_000),  # the time for its answer, which is this one and by itself a minute
     ("grpc.max_receive_message_length", MAX_ASSIGNMENT_BYTES),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel tries at once: the pauses are ours
 ]
@@ -113,8 +114,10 @@ async def update_user_status(step):
 
 
 class Worker:
-    def __init__(self, server):
-        self.server = server
+    def __init__(self, servers):
+        self.servers = servers
+        self.server = servers[0]  # the present one, or the next to try
+        self.lease = LONGEST_PAUSE  # seconds, as the last connection was told
         self.worker_id = ""  # as the last connection was told
         self.running = {}  # lease token -> asyncio task
         self.results = {}  # lease token -> result that is not acknowledged yet
@@ -133,6 +136,9 @@ class Worker:
                     sys.exit(f"refused by {self.server}: {error.details()}")  # so it would be again
                 logging.warning("no connection to %s: %s", self.server, error.details())
             if not self.is_done():
+                self.server = self.servers[(self.servers.index(self.server) + 1) % len(self.servers)]
+                if self.running or self.results:  # every server is to be tried before the leases run out
+                    self.pause = min(self.pause, self.lease / 3 / len(self.servers))
                 await asyncio.sleep(random.uniform(self.pause / 2, self.pause))
                 self.pause = min(2 * self.pause, LONGEST_PAUSE)
 
@@ -154,6 +160,7 @@ class Worker:
                 if kind == "registered":
                     logging.info("connected to %s as %s", self.server, message.worker_id)
                     self.worker_id, self.outbox, self.pause = message.worker_id, outbox, FIRST_PAUSE
+                    self.lease = message.lease_duration.ToTimedelta().total_seconds()
                     heartbeats = asyncio.create_task(beat(outbox, message.heartbeat_interval.ToTimedelta()))
                     for result in self.results.values():
                         self.say(result=result)
@@ -227,8 +234,8 @@ async def beat(outbox, interval):
         outbox.put_nowait(pb.WorkRequest(heartbeat=pb.Heartbeat()))
 
 
-async def main(server):
-    worker = Worker(server)
+async def main(servers):
+    worker = Worker(servers)
     work, loop = asyncio.current_task(), asyncio.get_running_loop()
 
     def end():
@@ -245,4 +252,4 @@ async def main(server):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7233"))
+    asyncio.run(main(sys.argv[1:] or ["127.0.0.1:7233"]))

@@ -71,6 +71,8 @@ pub enum Outcome {
     WorkerLost,
     /// The worker did not start it. `pause` keeps a worker that releases in a loop from spinning the queue.
     Released { pause: bool },
+    /// The worker drained and was gone before it answered, as in a deploy.
+    Drained,
     /// The server took it back: its assignment never reached the worker.
     Undelivered,
 }
@@ -86,10 +88,11 @@ pub enum OutcomeKind {
     Released,
     Undelivered,
     Cancelled,
+    Drained,
 }
 
 impl OutcomeKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Succeeded,
         Self::RetryableError,
         Self::PermanentError,
@@ -98,6 +101,7 @@ impl OutcomeKind {
         Self::Released,
         Self::Undelivered,
         Self::Cancelled,
+        Self::Drained,
     ];
 
     /// The name in the database.
@@ -111,6 +115,7 @@ impl OutcomeKind {
             Self::Released => "released",
             Self::Undelivered => "undelivered",
             Self::Cancelled => "cancelled",
+            Self::Drained => "drained",
         }
     }
 
@@ -133,7 +138,7 @@ pub struct Spent {
     pub charged: u16,
     /// Attempts lost with their workers, before this one.
     pub lost: u16,
-    /// Attempts that did not count, before this one, for whatever reason.
+    /// Attempts that did not count, before this one, for whatever reason; none from before an operator had it tried again.
     pub free: u16,
     /// This one was let through a half-open circuit, to see how the service is.
     pub probe: bool,
@@ -164,6 +169,7 @@ impl Outcome {
             Self::TimedOut => OutcomeKind::TimedOut,
             Self::WorkerLost => OutcomeKind::WorkerLost,
             Self::Released { .. } => OutcomeKind::Released,
+            Self::Drained => OutcomeKind::Drained,
             Self::Undelivered => OutcomeKind::Undelivered,
         }
     }
@@ -184,7 +190,11 @@ impl Outcome {
             Self::Released { pause: true } => (StepEvent::Retry, false),
             // Once is an accident; again and again, something about the assignment breaks the stream.
             Self::Undelivered if spent.lost > 0 => (StepEvent::Retry, false),
-            Self::WorkerLost | Self::Released { pause: false } | Self::Undelivered => (StepEvent::GiveBack, false),
+            // At once for one worker that drains; one after the other must not spin the queue.
+            Self::Released { pause: false } | Self::Drained if spent.free > 0 => (StepEvent::Retry, false),
+            Self::WorkerLost | Self::Released { pause: false } | Self::Drained | Self::Undelivered => {
+                (StepEvent::GiveBack, false)
+            }
         };
         Verdict { event, charged }
     }
@@ -196,14 +206,14 @@ impl Outcome {
             Self::RetryableError { failure, .. } | Self::PermanentError(failure) => {
                 failure.message.len() + failure.code.len() + failure.context.as_ref().map_or(0, String::len)
             }
-            Self::TimedOut | Self::WorkerLost | Self::Released { .. } | Self::Undelivered => 0,
+            Self::TimedOut | Self::WorkerLost | Self::Released { .. } | Self::Drained | Self::Undelivered => 0,
         }
     }
 
     /// The failure to record, if the attempt failed.
     pub fn failure(&self) -> Option<Failure> {
         match self {
-            Self::Succeeded(_) | Self::Released { .. } => None,
+            Self::Succeeded(_) | Self::Released { .. } | Self::Drained => None,
             Self::Undelivered => {
                 let message = "the stream broke before the worker had read the assignment";
                 Some(Failure::of_server("UNDELIVERED", message))
@@ -266,9 +276,16 @@ mod tests {
         let lost = |n| Outcome::WorkerLost.judge(spent(0, n), 1);
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 2), Verdict { event: StepEvent::GiveBack, charged: false });
         assert_eq!(lost(MAX_LOST_ATTEMPTS - 1), Verdict { event: StepEvent::Fail, charged: false });
-        for lost in [0, 500] {
-            let verdict = Outcome::Released { pause: false }.judge(spent(0, lost), 1);
-            assert_eq!(verdict, Verdict { event: StepEvent::GiveBack, charged: false });
+    }
+
+    #[test]
+    fn draining_workers_cost_nothing_however_many_and_do_not_spin_the_queue() {
+        for outcome in [Outcome::Released { pause: false }, Outcome::Drained] {
+            let verdict = |free| outcome.judge(Spent { charged: 0, lost: 0, free, probe: false }, 1);
+            assert_eq!(verdict(0), Verdict { event: StepEvent::GiveBack, charged: false });
+            for free in [1, 9, 10, 100, u16::MAX] {
+                assert_eq!(verdict(free), Verdict { event: StepEvent::Retry, charged: false }, "{free}");
+            }
         }
     }
 

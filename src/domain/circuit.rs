@@ -89,7 +89,7 @@ pub fn health(outcome: OutcomeKind, seconds: f64, policy: &Policy) -> Option<Hea
         OutcomeKind::Succeeded | OutcomeKind::PermanentError if slow => Some(Health::Unhealthy),
         OutcomeKind::Succeeded | OutcomeKind::PermanentError => Some(Health::Healthy),
         OutcomeKind::RetryableError | OutcomeKind::TimedOut | OutcomeKind::WorkerLost => Some(Health::Unhealthy),
-        OutcomeKind::Released | OutcomeKind::Undelivered | OutcomeKind::Cancelled => None,
+        OutcomeKind::Released | OutcomeKind::Drained | OutcomeKind::Undelivered | OutcomeKind::Cancelled => None,
     }
 }
 
@@ -231,6 +231,7 @@ mod tests {
             assert_eq!(health(unhealthy, 0.0, &policy), Some(Health::Unhealthy));
         }
         assert_eq!(health(K::Released, 0.0, &policy), None);
+        assert_eq!(health(K::Drained, 0.0, &policy), None);
         assert_eq!(health(K::Cancelled, 0.0, &policy), None);
     }
 

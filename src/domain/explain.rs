@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{circuit::CircuitState, policy::Policy, size, step::StepState, task::TaskState};
+use super::{attempt::OutcomeKind, circuit::CircuitState, policy::Policy, size, step::StepState, task::TaskState};
 
 /// How many waiting steps before one are counted at most.
 pub const MAX_AHEAD: i64 = 1_000;
@@ -117,6 +117,8 @@ pub struct StepFacts {
     /// Its last error.
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// How its last attempt ended, while it waits for the next one.
+    pub last_outcome: Option<OutcomeKind>,
     /// Steps for the same handler that go before it; at most [`MAX_AHEAD`].
     pub ahead: u32,
     /// Every pause that holds it.
@@ -193,7 +195,12 @@ fn failed(step: &StepFacts) -> Reason {
 
 fn backoff(step: &StepFacts, now: SystemTime) -> Reason {
     let time = step.next_attempt_at.map(|at| from_now(at, now)).unwrap_or_default();
-    let error = step.error.as_deref().map(|error| format!("; the last one failed: {error}")).unwrap_or_default();
+    let error = match (step.last_outcome, step.error.as_deref()) {
+        (Some(OutcomeKind::Drained), _) => "; the worker of the last one drained before it answered".to_owned(),
+        (Some(OutcomeKind::Released), _) => "; the worker of the last one released it".to_owned(),
+        (_, Some(error)) => format!("; the last one failed: {error}"),
+        (_, None) => String::new(),
+    };
     let message = format!("attempt {} of {} {time}{error}", step.charged + 1, step.retry_limit);
     reason(Cause::Backoff, message, None, step.next_attempt_at)
 }

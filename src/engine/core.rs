@@ -108,7 +108,7 @@ impl Engine {
         }
         let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
         let loops = Loops::default();
-        let events = Events::new(db.clone(), config.encode_event, loops.shutdown.clone());
+        let events = Events::new(db.clone(), config.encode_event, HealthCell::default(), loops.shutdown.clone());
         let shared = Shared::new(db.clone(), catalog, gates, Peers::new(server_id), events, metrics, traces);
         shared.health.database(true);
         let (settler, settle) = Settler::new(shared.clone());
@@ -123,6 +123,7 @@ impl Engine {
         loops.start("intake", |end| intake_loop.run(end));
         loops.start("dispatch", |end| dispatcher.run(end));
         loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
+        loops.start("watch on the database", |end| leases.clone().run_watch_on_database(end));
         loops.start("reaper", |end| leases.clone().run_reaper(end));
         loops.start("stranded", |end| leases.clone().run_stranded(end));
         loops.start("tidy", |end| leases.clone().run_tidy(end));

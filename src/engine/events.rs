@@ -29,7 +29,7 @@ pub use self::{
     named::{Encode, NamedEvent},
     subscription::{Delivery, Start, SubscribeError, Subscription},
 };
-use super::peers::jitter;
+use super::{health::HealthCell, peers::jitter};
 use crate::{
     domain::cursor::{Cursor, MAX_RUNNING},
     store::{
@@ -75,7 +75,10 @@ pub struct Events(Arc<Inner>);
 struct Inner {
     db: Db,
     encode: Encode,
+    health: HealthCell,
     subscribers: AtomicUsize,
+    /// The first subscriber has come.
+    first: Notify,
     news: Notify,
     /// Something was written since the last mark.
     unmarked: AtomicBool,
@@ -95,11 +98,13 @@ struct Lag {
 }
 
 impl Events {
-    pub fn new(db: Db, encode: Encode, stopping: CancellationToken) -> Self {
+    pub fn new(db: Db, encode: Encode, health: HealthCell, stopping: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             db,
             encode,
+            health,
             subscribers: AtomicUsize::default(),
+            first: Notify::new(),
             news: Notify::new(),
             unmarked: AtomicBool::default(),
             chunks: broadcast::Sender::new(MAX_CHUNKS),
@@ -109,6 +114,16 @@ impl Events {
             lag: Mutex::new(Lag { then: Duration::ZERO, looked: Instant::now() }),
             stopping,
         }))
+    }
+
+    /// Whether this server has its database, without which nothing can be delivered.
+    pub fn health(&self) -> &HealthCell {
+        &self.0.health
+    }
+
+    /// Waits until a first subscriber has come, of whom the other servers do not know yet.
+    pub async fn first_subscriber(&self) {
+        self.0.first.notified().await;
     }
 
     /// A transaction of this server has written events.

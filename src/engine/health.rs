@@ -1,5 +1,13 @@
 //! Whether this server can do its work: it can as long as its database answers and it is not draining.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use tokio::sync::watch;
 
 use crate::store::StoreError;
@@ -11,6 +19,8 @@ pub struct Health {
     pub database_away: bool,
     /// It answers, and takes no writes.
     pub read_only: bool,
+    /// The database has been away for so long that this server has ended its streams: what holds one goes on elsewhere.
+    pub cut_off: bool,
     pub draining: bool,
 }
 
@@ -23,11 +33,16 @@ impl Health {
 
 /// The current [`Health`], shared by the loops that know and the surfaces that tell.
 #[derive(Clone, Debug)]
-pub struct HealthCell(watch::Sender<Health>);
+pub struct HealthCell {
+    now: watch::Sender<Health>,
+    /// How often the database has answered.
+    answers: Arc<AtomicU64>,
+}
 
 impl Default for HealthCell {
     fn default() -> Self {
-        Self(watch::Sender::new(Health { database_away: true, ..Health::default() }))
+        let now = watch::Sender::new(Health { database_away: true, ..Health::default() });
+        Self { now, answers: Arc::default() }
     }
 }
 
@@ -43,9 +58,14 @@ impl HealthCell {
     }
 
     fn found(&self, away: bool, read_only: bool) {
-        self.0.send_if_modified(|health| {
-            let changed = (health.database_away, health.read_only) != (away, read_only);
+        if !away {
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
+        self.now.send_if_modified(|health| {
+            let before = *health;
             (health.database_away, health.read_only) = (away, read_only);
+            health.cut_off &= away;
+            let changed = (before.database_away, before.read_only) != (away, read_only);
             if changed && read_only {
                 tracing::error!("the database is read-only; calls are refused until it takes writes");
             } else if changed && away {
@@ -53,20 +73,86 @@ impl HealthCell {
             } else if changed {
                 tracing::info!("the database answers");
             }
-            changed
+            *health != before
         });
+    }
+
+    /// Records that the database has been away for too long.
+    pub fn cut_off(&self) {
+        if !self.now().database_away {
+            self.database(false);
+        }
+        self.now.send_if_modified(|health| !std::mem::replace(&mut health.cut_off, true));
+    }
+
+    /// Resolves when this server is cut off from its database.
+    pub async fn is_cut_off(&self) {
+        let _ = self.now.subscribe().wait_for(|health| health.cut_off).await;
     }
 
     /// Records that the server is about to end.
     pub fn drain(&self) {
-        self.0.send_modify(|health| health.draining = true);
+        self.now.send_modify(|health| health.draining = true);
     }
 
     pub fn now(&self) -> Health {
-        *self.0.borrow()
+        *self.now.borrow()
     }
 
     pub fn subscribe(&self) -> watch::Receiver<Health> {
-        self.0.subscribe()
+        self.now.subscribe()
+    }
+
+    /// Measures for how long the database has not answered.
+    pub fn silence(&self) -> Silence {
+        Silence { health: self.clone(), answers: self.answers.load(Ordering::Relaxed), lasts: Duration::ZERO }
+    }
+}
+
+/// How long the database has been silent, counted in looks that come at a known pace: time in which this process stood still
+/// itself counts as one look, as an answer could not have been heard meanwhile.
+pub struct Silence {
+    health: HealthCell,
+    answers: u64,
+    lasts: Duration,
+}
+
+impl Silence {
+    /// One more look, `pace` after the last one; returns for how long there was no answer.
+    pub fn look(&mut self, pace: Duration) -> Duration {
+        let answers = self.health.answers.load(Ordering::Relaxed);
+        self.lasts = if answers == self.answers { self.lasts + pace } else { Duration::ZERO };
+        self.answers = answers;
+        self.lasts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_lasts_from_answer_to_answer() {
+        let (health, pace) = (HealthCell::default(), Duration::from_millis(50));
+        health.database(true);
+        let mut silence = health.silence();
+        assert_eq!([silence.look(pace), silence.look(pace)], [pace, pace * 2]);
+        health.database(false);
+        assert_eq!(silence.look(pace), pace * 3);
+        health.database(true);
+        assert_eq!([silence.look(pace), silence.look(pace)], [Duration::ZERO, pace]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_what_being_cut_off_began() {
+        let health = HealthCell::default();
+        health.database(true);
+        health.cut_off();
+        health.is_cut_off().await;
+        assert_eq!(health.now(), Health { database_away: true, cut_off: true, ..Health::default() });
+        health.database(false);
+        assert!(health.now().cut_off);
+        health.database(true);
+        assert_eq!(health.now(), Health::default());
     }
 }

@@ -179,6 +179,7 @@ fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
         probe: grant.permit_id == Some(PROBE),
         state: StepState::InProgress,
         reopened: new.past.is_some(),
+        forgiven: new.past.map_or(0, |past| past.attempt - i32::from(past.charged)),
     }
 }
 

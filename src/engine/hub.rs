@@ -56,6 +56,8 @@ pub enum ToWorker {
     Superseded,
     /// The stream ends: the server does.
     Closing,
+    /// The stream ends: the server has lost its database, and the worker goes on at another one.
+    CutOff,
 }
 
 /// What a worker said about itself.
@@ -278,11 +280,15 @@ impl Hub {
         }
     }
 
-    /// Ends all streams. The workers' leases stay theirs.
-    pub fn close_all(&self) {
-        for (_, c) in self.lock().by_id.drain() {
-            c.outbox.send(ToWorker::Closing);
+    /// Ends all streams and says why. The workers' leases stay theirs. Returns how many streams there were.
+    pub fn close_all(&self, why: impl Fn() -> ToWorker) -> usize {
+        let closed: Vec<Connection> = self.lock().by_id.drain().map(|(_, c)| c).collect();
+        for c in &closed {
+            let _ = c.outbox.try_send(why());
+            // A worker that does not read its stream must not be heard any more either.
+            c.stop.cancel();
         }
+        closed.len()
     }
 
     /// How many steps the workers of this server have.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -17,13 +18,17 @@ use super::{
     settle::{DEADLINE_RECHECK, Input, SettleQueue},
     shared::Shared,
 };
-use crate::{
-    domain::attempt::Outcome,
-    store::{Db, StoreError, server, stranded, tidy, worker},
-};
+use crate::store::{Db, StoreError, server, stranded, tidy, worker};
 
-/// How often heartbeats are written, all in one statement.
+/// How often heartbeats are written, all in one statement; with a short lease, [`FLUSHES`] times in it.
 const FLUSH: Duration = Duration::from_secs(1);
+const FLUSHES: u32 = 3;
+/// How soon heartbeats are written again that could not be.
+const FLUSH_AGAIN: Duration = Duration::from_millis(250);
+/// How often it is looked how long the database has been silent.
+const SILENCE_TICK: Duration = Duration::from_millis(50);
+/// The shortest silence of the database after which the streams are ended.
+const MIN_SILENCE: Duration = Duration::from_millis(1_400);
 /// How often silent workers are looked for.
 const REAP: Duration = Duration::from_secs(1);
 /// What a silent worker of another server gets on top of its lease, and an attempt on top of its deadline.
@@ -74,9 +79,13 @@ impl Leases {
 
     /// Writes heartbeats until `shutdown`.
     pub async fn run_heartbeats(self, shutdown: CancellationToken) {
-        while pause(FLUSH, &shutdown).await {
+        let pace = FLUSH.min(self.lease / FLUSHES);
+        let mut next = pace;
+        while pause(next, &shutdown).await {
+            next = pace;
             if let Err(error) = self.flush_once().await {
                 tracing::debug!(%error, "heartbeats could not be written, trying again");
+                next = pace.min(FLUSH_AGAIN);
             }
         }
         let _ = self.flush_once().await;
@@ -99,11 +108,49 @@ impl Leases {
                 return Err(error);
             }
         };
+        self.health.database(true);
         for worker_id in &over {
             self.hub.send(*worker_id, ToWorker::Superseded);
             self.hub.remove(*worker_id);
         }
         Ok(over.len())
+    }
+
+    /// Ends all streams of a server that has lost its database, until `shutdown`: its workers can go on at another server
+    /// within their leases, and nothing on the streams would say that they should. A database that is back sooner than
+    /// [`longest_silence`] costs no stream.
+    pub async fn run_watch_on_database(self, shutdown: CancellationToken) {
+        let longest = longest_silence(self.lease);
+        let mut silence = self.health.silence();
+        let mut question = None::<JoinHandle<()>>;
+        while pause(SILENCE_TICK, &shutdown).await {
+            let lasts = silence.look(SILENCE_TICK);
+            if lasts < longest * 3 / 4 {
+                continue;
+            }
+            // Perhaps only nothing was asked: an idle server has little to ask.
+            if question.as_ref().is_none_or(JoinHandle::is_finished) {
+                question = Some(tokio::spawn(self.clone().ask()));
+            }
+            if lasts < longest {
+                continue;
+            }
+            self.health.cut_off();
+            // Again each time, as a stream may just have been opening.
+            let streams = self.hub.close_all(|| ToWorker::CutOff);
+            if streams > 0 {
+                tracing::info!(
+                    streams,
+                    "the database is away: the worker streams are ended, their workers keep their leases"
+                );
+            }
+        }
+    }
+
+    async fn ask(self) {
+        if server::ping(&self.db).await.is_ok() {
+            self.health.database(true);
+        }
     }
 
     /// Gives up silent workers until `shutdown`.
@@ -160,9 +207,10 @@ impl Leases {
             self.hub.remove(*worker_id);
         }
         let count = reaped.orphans.len() + reaped.overdue.len() + reaped.expired.len();
-        let gone = |orphan: worker::Orphan| {
-            let outcome = if orphan.undelivered { Outcome::Undelivered } else { Outcome::WorkerLost };
-            Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome }
+        let gone = |orphan: worker::Orphan| Input::Gone {
+            lease: orphan.lease,
+            worker_id: orphan.worker_id,
+            outcome: orphan.why.outcome(),
         };
         let overdue = reaped.overdue.into_iter().map(|lease| Input::Deadline { lease });
         let expired = reaped.expired.into_iter().map(|task_id| Input::Expire { task_id });
@@ -219,10 +267,31 @@ impl Leases {
     }
 }
 
+/// How long the database may be silent before the streams are ended: so short that half a lease is not over, and a worker has
+/// the other half to find another server.
+fn longest_silence(lease: Duration) -> Duration {
+    (lease * 3 / 8).max(MIN_SILENCE)
+}
+
 /// Sleeps; `false` when `shutdown` came first.
 pub(super) async fn pause(time: Duration, shutdown: &CancellationToken) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => true,
         () = shutdown.cancelled() => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_ends_before_half_a_lease_is_over() {
+        for (lease, longest) in [(300.0, 112.5), (10.0, 3.75), (4.0, 1.5), (3.0, 1.4)] {
+            let lease = Duration::from_secs_f64(lease);
+            assert_eq!(longest_silence(lease), Duration::from_secs_f64(longest));
+            assert!(longest_silence(lease) + SILENCE_TICK < lease / 2, "{lease:?}");
+        }
+        assert_eq!(longest_silence(Duration::from_secs(1)), MIN_SILENCE);
     }
 }

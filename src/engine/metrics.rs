@@ -213,6 +213,8 @@ pub struct Metrics {
     pub untold: Counter,
     /// Of the listening side; the connections themselves have a hand on it.
     pub edge: Arc<EdgeCounts>,
+    /// Results that came after their attempts had ended.
+    pub results_stale: Counter,
     loops: [LoopCounts; Loop::ALL.len()],
 }
 
@@ -264,7 +266,7 @@ impl Metrics {
         for EndedAttempt { template_id, step, outcome, started_at, .. } in changes.retries.iter().map(|r| &r.attempt) {
             let Some(step) = plans.get(template_id).and_then(|plan| plan.counts.step(*step)) else { continue };
             step.ended(*outcome, *started_at, now);
-            if *outcome != OutcomeKind::Released {
+            if !matches!(outcome, OutcomeKind::Released | OutcomeKind::Drained) {
                 step.retried.add(1);
             }
         }

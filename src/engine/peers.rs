@@ -31,6 +31,8 @@ const BEAT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// The shortest time between two times that all watchers are told to look.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
+/// How long a notification takes at the most, as a rule.
+const HEARD_BY: Duration = Duration::from_millis(100);
 /// Before the first beat nobody knows: better one notification too many.
 const UNKNOWN: i64 = -1;
 /// The most notifications that wait.
@@ -60,6 +62,8 @@ struct News {
     services: bool,
     /// Events were written.
     events: bool,
+    /// Somebody listens to events there, who wants to hear of all from now on.
+    listened: bool,
 }
 
 impl News {
@@ -70,6 +74,7 @@ impl News {
         self.templates |= other.templates;
         self.services |= other.services;
         self.events |= other.events;
+        self.listened |= other.listened;
     }
 }
 
@@ -113,6 +118,7 @@ impl Peers {
                     templates: says('t'),
                     services: says('s'),
                     events: says('e'),
+                    listened: says('l'),
                 }
             }
             _ => News::default(),
@@ -147,8 +153,7 @@ impl PeersLoop {
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);
         let listener = tokio::spawn(listen(self.db.clone(), Arc::clone(&self.peers), sender, shutdown.clone()));
-        let everything =
-            |services| News { work: true, moved: true, cancels: true, templates: false, services, events: false };
+        let everything = |services| News { work: true, moved: true, cancels: true, services, ..News::default() };
         let mut told = tokio::time::Instant::now() - WATCH_PAUSE;
         let mut beat = tokio::time::interval(BEAT);
         let mut look = tokio::time::interval(LOOK);
@@ -157,6 +162,7 @@ impl PeersLoop {
             let result = tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = beat.tick() => self.beat_once().await,
+                () = self.events.first_subscriber() => self.listen_in().await,
                 _ = look.tick(), if self.peers.any() => self.look_once(everything(self.gates.is_any_closed())).await,
                 Some(mut first) = news.recv() => {
                     while let Ok(more) = news.try_recv() {
@@ -196,6 +202,21 @@ impl PeersLoop {
         Ok(())
     }
 
+    /// Tells the others that somebody listens to events here, instead of with the next beat. What they commit until they have
+    /// heard of it is found by a look a moment later.
+    async fn listen_in(&self) -> Result<(), StoreError> {
+        self.beat_once().await?;
+        if self.peers.any() {
+            server::wake(&self.db, &format!("{}:l", self.peers.server_id)).await?;
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(HEARD_BY).await;
+                events.look();
+            });
+        }
+        Ok(())
+    }
+
     /// Follows up what another server said, or may have said.
     async fn look_once(&self, news: News) -> Result<(), StoreError> {
         let lanes = news.templates && self.catalog.refresh().await?;
@@ -205,6 +226,9 @@ impl PeersLoop {
         if lanes || news.services {
             let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
             self.hub.steps_wait(opened);
+        }
+        if news.listened {
+            self.peers.listened.store(true, Ordering::Relaxed);
         }
         // A change of a service is an event too.
         if news.events || news.services {
@@ -255,8 +279,15 @@ async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Res
             result = poll_fn(|cx| start.as_mut().poll(cx)), if !started => {
                 result?;
                 started = true;
-                let everything =
-                    News { work: true, moved: true, cancels: true, templates: true, services: true, events: true };
+                let everything = News {
+                    work: true,
+                    moved: true,
+                    cancels: true,
+                    templates: true,
+                    services: true,
+                    events: true,
+                    listened: false,
+                };
                 let _ = sender.try_send(everything);
             }
             message = messages.next() => match message {

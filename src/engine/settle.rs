@@ -423,6 +423,9 @@ impl Settler {
         mut refused: HashMap<usize, OrderError>,
     ) {
         for (worker_id, lease, accepted) in acks {
+            if !accepted {
+                self.shared.metrics.results_stale.add(1);
+            }
             self.shared.hub.send(worker_id, ToWorker::Ack { lease, accepted });
         }
         for (lease, reason) in cancelled {

@@ -48,6 +48,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         traces: Traces,
     ) -> Self {
+        let health = events.health().clone();
         Self {
             db,
             catalog,
@@ -58,7 +59,7 @@ impl Shared {
             watchers: Watchers::default(),
             events,
             peers: Arc::new(peers),
-            health: HealthCell::default(),
+            health,
             metrics,
             traces,
         }

@@ -24,7 +24,14 @@ type News = watch::Sender<Heard>;
 
 /// The watched tasks of this server.
 #[derive(Clone, Default)]
-pub struct Watchers(Arc<Mutex<HashMap<Uuid, News>>>);
+pub struct Watchers(Arc<Mutex<Watched>>);
+
+#[derive(Default)]
+struct Watched {
+    tasks: HashMap<Uuid, News>,
+    /// How many watch them: there may be many of one task.
+    watchers: usize,
+}
 
 /// One interest in one task; it ends when dropped.
 pub struct Watcher {
@@ -37,21 +44,22 @@ impl Watchers {
     /// Starts to watch; `None` when there are [`MAX_WATCHERS`] already.
     pub fn watch(&self, task_id: Uuid) -> Option<Watcher> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_WATCHERS {
+        if all.watchers >= MAX_WATCHERS {
             return None;
         }
-        let news = all.entry(task_id).or_insert_with(|| watch::Sender::new(Heard::default())).subscribe();
+        all.watchers += 1;
+        let news = all.tasks.entry(task_id).or_insert_with(|| watch::Sender::new(Heard::default())).subscribe();
         Some(Watcher { watchers: self.clone(), task_id, news })
     }
 
     /// Says that something happened to these tasks, and whether each is final.
     pub fn tell(&self, tasks: impl IntoIterator<Item = (Uuid, bool)>) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.is_empty() {
+        if all.tasks.is_empty() {
             return;
         }
         for (task, ended) in tasks {
-            if let Some(news) = all.get(&task) {
+            if let Some(news) = all.tasks.get(&task) {
                 news.send_modify(|heard| {
                     heard.times += 1;
                     heard.ended |= ended;
@@ -62,7 +70,7 @@ impl Watchers {
 
     /// All watched tasks: what to tell when another server may have changed any of them.
     pub fn watched(&self) -> Vec<Uuid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tasks.keys().copied().collect()
     }
 }
 
@@ -91,11 +99,30 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut all = self.watchers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(news) = all.entry(self.task_id) {
+        all.watchers -= 1;
+        if let Entry::Occupied(news) = all.tasks.entry(self.task_id) {
             // This one is still counted.
             if news.get().receiver_count() <= 1 {
                 news.remove();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_are_counted_one_by_one_whatever_they_watch() {
+        let (watchers, task) = (Watchers::default(), Uuid::nil());
+        let mut all: Vec<Watcher> = (0..MAX_WATCHERS).filter_map(|_| watchers.watch(task)).collect();
+        assert_eq!(all.len(), MAX_WATCHERS);
+        assert!(watchers.watch(task).is_none());
+        assert!(watchers.watch(Uuid::max()).is_none());
+        all.pop();
+        assert!(watchers.watch(Uuid::max()).is_some());
+        drop(all);
+        assert!(watchers.watched().is_empty());
     }
 }

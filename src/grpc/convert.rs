@@ -153,6 +153,7 @@ pub fn outcome(kind: OutcomeKind) -> proto::AttemptOutcome {
         OutcomeKind::WorkerLost => proto::AttemptOutcome::WorkerLost,
         OutcomeKind::Released | OutcomeKind::Undelivered => proto::AttemptOutcome::Released,
         OutcomeKind::Cancelled => proto::AttemptOutcome::Cancelled,
+        OutcomeKind::Drained => proto::AttemptOutcome::Drained,
     }
 }
 
@@ -270,6 +271,8 @@ fn attempt(a: Attempt) -> proto::Attempt {
         error: a.failure.map(error),
         retry_after: a.retry_after.map(duration),
         next_attempt_at: a.next_attempt_at.map(timestamp),
+        late_result_at: a.late.map(|(at, _)| timestamp(at)),
+        late_outcome: a.late.map(|(_, kind)| outcome(kind)).unwrap_or_default().into(),
     }
 }
 

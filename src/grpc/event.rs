@@ -106,7 +106,7 @@ fn refused(error: SubscribeError) -> Status {
             format!("{error}; begin anew, and expect that events are missing"),
         ),
         SubscribeError::Ahead => error::status(Code::OutOfRange, "CURSOR_AHEAD", error.to_string()),
-        SubscribeError::Stopping => error::unavailable(&error.to_string()),
+        SubscribeError::Stopping | SubscribeError::CutOff => error::unavailable(&error.to_string()),
         SubscribeError::Store(error) => error::store(&error),
     }
 }

@@ -3,6 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{convert, error};
@@ -14,6 +15,9 @@ use crate::{
 
 /// Looks even without news, in case some were missed.
 const LOOK_ANYWAY: Duration = Duration::from_secs(5);
+/// A task that does not change is sent again after so long, so that the client, and whatever is between, hears something within ten
+/// seconds.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(9);
 /// Changes that follow each other faster than this come as one message.
 const COALESCE: Duration = Duration::from_millis(10);
 
@@ -25,13 +29,15 @@ struct Watch {
     /// Read, and not yet sent.
     next: Option<TaskView>,
     last: Option<WatchTaskResponse>,
+    /// When something was sent.
+    sent: Instant,
     final_only: bool,
     done: bool,
 }
 
 /// Sends `first`, then every change, and ends after the final state.
 pub fn stream(engine: Engine, watcher: Watcher, first: TaskView, final_only: bool) -> WatchStream {
-    let watch = Watch { engine, watcher, next: Some(first), last: None, final_only, done: false };
+    let watch = Watch { engine, watcher, next: Some(first), last: None, sent: Instant::now(), final_only, done: false };
     Box::pin(stream::unfold(watch, |mut watch| async move {
         let item = watch.next_item().await?;
         Some((item, watch))
@@ -57,8 +63,9 @@ impl Watch {
                 continue;
             }
             match self.response(view).await {
-                Ok(response) if self.last.as_ref() == Some(&response) && !ended => {}
+                Ok(response) if self.last.as_ref() == Some(&response) && !ended && !self.is_due() => {}
                 Ok(response) => {
+                    self.sent = Instant::now();
                     self.last = Some(response.clone());
                     return Some(Ok(response));
                 }
@@ -71,6 +78,11 @@ impl Watch {
         None
     }
 
+    /// Whether the client has heard nothing for so long that it hears the same again.
+    fn is_due(&self) -> bool {
+        self.sent.elapsed() >= SIGN_OF_LIFE
+    }
+
     /// The task after the next news.
     async fn wait(&mut self) -> Result<TaskView, Status> {
         let task_id = self.watcher.task_id();
@@ -81,10 +93,16 @@ impl Watch {
                     false => self.watcher.changed().await,
                 }
             };
+            let until_due = SIGN_OF_LIFE.saturating_sub(self.sent.elapsed());
+            let patience =
+                if self.final_only || until_due.is_zero() { LOOK_ANYWAY } else { LOOK_ANYWAY.min(until_due) };
             tokio::select! {
-                _ = tokio::time::timeout(LOOK_ANYWAY, news) => {}
+                _ = tokio::time::timeout(patience, news) => {}
                 () = self.engine.stopping() => {
                     return Err(error::unavailable("the server is shutting down; watch the task at another one"));
+                }
+                () = self.engine.health.is_cut_off() => {
+                    return Err(error::unavailable("the server has lost its database; watch the task at another one"));
                 }
             }
             if !self.final_only {

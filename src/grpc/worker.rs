@@ -43,6 +43,10 @@ impl WorkerService for Workers {
     type WorkStream = Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>>;
 
     async fn work(&self, request: Request<Streaming<WorkRequest>>) -> Result<Response<Self::WorkStream>, Status> {
+        // At once, so that a worker with several addresses loses no time here.
+        if self.0.health.now().database_away {
+            return Err(cut_off());
+        }
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(REGISTER_TIMEOUT, inbound.message())
             .await
@@ -231,7 +235,7 @@ impl Connection {
             return;
         }
         for lease in left {
-            let gone = Input::Gone { lease, worker_id: self.worker_id, outcome: Outcome::WorkerLost };
+            let gone = Input::Gone { lease, worker_id: self.worker_id, outcome: Outcome::Drained };
             let _ = self.engine.settle.push(gone).await;
         }
     }
@@ -294,6 +298,7 @@ fn response(message: ToWorker, traces: &Traces) -> Result<WorkResponse, Status> 
             return Err(error::status(Code::Aborted, "SUPERSEDED", message));
         }
         ToWorker::Closing => return Err(error::unavailable("the server is shutting down")),
+        ToWorker::CutOff => return Err(cut_off()),
     })
 }
 
@@ -313,6 +318,11 @@ fn cancel(lease: Lease, step_name: String, reason: CancelReason) -> WorkResponse
 
 fn hears(message: Hears) -> WorkResponse {
     WorkResponse { message: Some(message) }
+}
+
+/// The worker finds another server with what it holds; this one says when it may be tried again.
+fn cut_off() -> Status {
+    error::unavailable("the server has lost its database; go on at another one with the leases that you hold")
 }
 
 fn order(message: &str) -> Status {

@@ -154,7 +154,9 @@ impl Scrape {
     fn workers(&self, out: &mut Out<'_>) -> fmt::Result {
         out.number("workers_connected", "Workers with a stream on this server", self.workers)?;
         out.number("slots_used", "Steps that these workers have", self.slots_used)?;
-        out.number("slots_free", "Steps that they could take beside these", self.slots_free)
+        out.number("slots_free", "Steps that they could take beside these", self.slots_free)?;
+        let stale = [(Vec::new(), self.metrics.results_stale.get())];
+        out.counters("results_stale", "Results that came after their attempts had ended, and had no effect", stale)
     }
 
     fn events(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -20,7 +20,7 @@ use crate::json;
 /// What a browser says when it comes back.
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Something is sent at least this often, so that nobody in between takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Goes on where the client was, whatever the URL says: a browser comes back with the same one.
 pub fn resume(message: &mut DynamicMessage, headers: &HeaderMap) -> Result<(), Problem> {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::domain::{
     attempt::{Failure, OutcomeKind},
     event::EventType,
+    lease::Lease,
     progress::Progress,
     retry::Backoff,
     step::StepState,
@@ -270,6 +271,14 @@ pub struct Kept {
     pub expires_at: Option<SystemTime>,
 }
 
+/// An answer for an attempt that had ended without it.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    pub lease: Lease,
+    /// How the attempt went, by that answer.
+    pub outcome: OutcomeKind,
+}
+
 /// One row of the event log.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -355,6 +364,7 @@ pub struct Changes {
     pub planned: Vec<Planned>,
     /// Tasks whose deadline need not be waited for any more.
     pub expired: Vec<Uuid>,
+    pub late: Vec<Late>,
     pub events: Vec<Event>,
     /// In ascending order of their ids.
     pub passed: Vec<Passed>,
@@ -386,6 +396,7 @@ impl Changes {
             && self.tasks.is_empty()
             && self.holds.is_empty()
             && self.expired.is_empty()
+            && self.late.is_empty()
             && self.events.is_empty()
     }
 }

@@ -102,7 +102,7 @@ columns!(NewLives {
     bytes: Option<i32>, revision: Option<i32>,
 });
 columns!(Claims {
-    task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>,
+    task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>, root: bool,
 });
 columns!(Pauses { service_id: i32, seconds: f64 });
 columns!(Held { permit_id: i32, term: i64 });
@@ -128,6 +128,7 @@ columns!(Marks { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str>, co
 columns!(Plans { task_id: Uuid, settings: &'a str, annotations: &'a str, priority: i16 });
 columns!(Deadlines { task_id: Uuid, expires_at: SystemTime });
 columns!(StepIds { task_id: Uuid, step: i16 });
+columns!(LateResults { task_id: Uuid, step: i16, lease: i64, outcome: &'a str });
 
 /// All lists of one transaction as arrays.
 #[derive(Default)]
@@ -152,7 +153,6 @@ pub(super) struct Columns<'a> {
     pub held: Held<'a>,
     pub spent: Spent<'a>,
     pub pauses: Pauses<'a>,
-    pub started: Ids<'a>,
     pub tasks: Tasks<'a>,
     pub task_count: i64,
     pub holds: Holds<'a>,
@@ -160,6 +160,7 @@ pub(super) struct Columns<'a> {
     pub planned: Plans<'a>,
     pub deadlines: Deadlines<'a>,
     pub expired: Ids<'a>,
+    pub late: LateResults<'a>,
     pub events: Events<'a>,
     pub task_inputs: Ids<'a>,
     pub result_inputs: StepIds<'a>,
@@ -323,6 +324,12 @@ impl<'a> Columns<'a> {
             self.planned.priority.push(planned.priority);
         }
         self.expired.task_id.extend(&changes.expired);
+        for late in &changes.late {
+            self.late.task_id.push(late.lease.task_id);
+            self.late.step.push(late.lease.step);
+            self.late.lease.push(late.lease.nonce);
+            self.late.outcome.push(late.outcome.as_str());
+        }
     }
 
     fn claims(&mut self, changes: &'a Changes) {
@@ -354,13 +361,8 @@ impl<'a> Columns<'a> {
             c.worker_id.push(claim.grant.worker_id);
             c.timeout.push(claim.grant.timeout.as_secs_f64());
             c.permit_id.push(claim.grant.permit_id);
-            if claim.root {
-                self.started.task_id.push(claim.task_id);
-            }
+            c.root.push(claim.root);
         }
-        // In the order of the ids, as every lock on a task's row.
-        self.started.task_id.sort_unstable();
-        self.started.task_id.dedup();
     }
 
     fn services(&mut self, changes: &'a Changes) {

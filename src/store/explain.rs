@@ -10,6 +10,7 @@ use super::{
     service::{layered, state},
 };
 use crate::domain::{
+    attempt::OutcomeKind,
     circuit::CircuitState,
     explain::{MAX_AHEAD, PauseFacts, ServiceFacts, StepFacts, WorkerFacts},
     step::StepState,
@@ -51,7 +52,7 @@ const EXPLAIN: &str = "
            (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = v.service),
            t.paused_at, t.paused_by, t.pause_reason, pn.paused_at, pn.paused_by, pn.reason, pt.paused_at, pt.paused_by,
            pt.reason, l.namespace, l.task_name, t.settings, q.assignment_bytes, coalesce(h.of_any_size, 0), coalesce(h.largest, 0),
-           h.sufficed
+           h.sufficed, a.outcome::text
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       JOIN lanes l ON l.lane_id = d.lane_id
@@ -62,7 +63,7 @@ const EXPLAIN: &str = "
       LEFT JOIN pauses pn ON pn.namespace = l.namespace AND pn.task_name = ''
       LEFT JOIN pauses pt ON pt.namespace = l.namespace AND pt.task_name = l.task_name AND l.task_name <> ''
       LEFT JOIN LATERAL (
-           SELECT error_message, error_code FROM attempts
+           SELECT error_message, error_code, outcome FROM attempts
             WHERE q.state = 'waiting_for_retry' AND task_id = q.task_id AND step = q.step AND attempt = q.attempt
             LIMIT 1) a ON true
       LEFT JOIN LATERAL (
@@ -138,6 +139,7 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
         lease: Duration::ZERO,
         error: r.get(19),
         error_code: r.get(20),
+        last_outcome: r.get::<_, Option<&str>>(56).and_then(OutcomeKind::from_name),
         ahead: count(32),
         pauses: pauses(r),
         service: service(r, count(31))?,

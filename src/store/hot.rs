@@ -70,7 +70,6 @@ statements! {
     give_back: writes::GIVE_BACK,
     insert_live: writes::INSERT_LIVE,
     claim: writes::CLAIM,
-    start_tasks: writes::START_TASKS,
     update_tasks: writes::UPDATE_TASKS,
     insert_events: writes::INSERT_EVENTS,
     pause: writes::PAUSE,
@@ -88,6 +87,7 @@ statements! {
     plan: orders::PLAN,
     set_deadlines: orders::SET_DEADLINES,
     drop_deadlines: orders::DROP_DEADLINES,
+    late_results: orders::LATE_RESULTS,
 }
 
 /// A connection that belongs to one engine loop.
@@ -314,15 +314,14 @@ impl Hot {
         p.add_some(&s.reopen, columns.reopened.params(&[]));
         let gates: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.gates];
         p.add_some(&s.insert_live, columns.new_live.params(&gates));
-        let claims = p.add_some(&s.claim, columns.claims.params(&gates));
         let tasks = p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
-        // Last: who decided on a task that an order is about did not know that a claim would start it.
-        p.add_some(&s.start_tasks, columns.started.params(&[&now]));
+        let claims = p.add_some(&s.claim, columns.claims.params(&gates));
         p.add_some(&s.hold, columns.holds.params(&[&now]));
         p.add_some(&s.mark, columns.marks.params(&[]));
         p.add_some(&s.plan, columns.planned.params(&[]));
         p.add_some(&s.set_deadlines, columns.deadlines.params(&[]));
         p.add_some(&s.drop_deadlines, columns.expired.params(&[]));
+        p.add_some(&s.late_results, columns.late.params(&[&now]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
         p.add_some(&s.pause, columns.pauses.params(&[&now]));
         p.add_some(&s.hold_permits, columns.held.params(&[]));

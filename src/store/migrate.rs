@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (3, "operators", include_str!("../../migrations/0003_operators.sql")),
     (4, "adapting", include_str!("../../migrations/0004_adapting.sql")),
     (5, "sizes", include_str!("../../migrations/0005_sizes.sql")),
+    (6, "releases", include_str!("../../migrations/0006_releases.sql")),
 ];
 
 /// How long another process is waited for that migrates the same schema.

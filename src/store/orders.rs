@@ -96,3 +96,11 @@ pub(super) const DROP_DEADLINES: &str = "
              CROSS JOIN LATERAL (SELECT ctid AS tid FROM task_deadlines WHERE task_id = u.task_id LIMIT 1) AS d
              LIMIT cardinality($1)) AS u
      WHERE d.ctid = u.tid";
+
+/// Answers that came too late, the first of each attempt. A task that is gone keeps none.
+pub(super) const LATE_RESULTS: &str = "
+    INSERT INTO late_results (task_id, step, lease, at, outcome)
+    SELECT u.task_id, u.step, u.lease, coalesce($5::timestamptz, now()), u.outcome::attempt_outcome
+      FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[]) AS u(task_id, step, lease, outcome)
+     CROSS JOIN LATERAL (SELECT FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t
+        ON CONFLICT DO NOTHING";

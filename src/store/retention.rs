@@ -236,7 +236,8 @@ async fn prune_tasks(client: &Client, cutoff: &str, pruned: &mut Pruned) -> Resu
                  WHERE p.ended_at < $1::text::timestamptz AND t.task_id = p.task_id
                    AND t.ended_at < $1::text::timestamptz
                 RETURNING t.task_id),
-            steps_gone AS (DELETE FROM steps s USING gone WHERE s.task_id = gone.task_id RETURNING 1)
+            steps_gone AS (DELETE FROM steps s USING gone WHERE s.task_id = gone.task_id RETURNING 1),
+            late_gone AS (DELETE FROM late_results l USING gone WHERE l.task_id = gone.task_id)
             SELECT (SELECT task_id FROM page ORDER BY task_id DESC LIMIT 1),
                    (SELECT coalesce(array_agg(task_id), '{}') FROM gone), (SELECT count(*) FROM steps_gone)";
         let row = batches.next(sql, &[&cutoff, &last, &TASKS]).await?;

@@ -81,6 +81,8 @@ pub struct Attempt {
     pub next_attempt_at: Option<SystemTime>,
     pub retry_after: Option<Duration>,
     pub failure: Option<Failure>,
+    /// An answer that came after the end, and how it says the attempt went.
+    pub late: Option<(SystemTime, OutcomeKind)>,
 }
 
 /// A whole task, all parts read from one snapshot.
@@ -125,7 +127,8 @@ const TASK_AND_STEPS: &str = "
            coalesce(s.ended_at, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN t.ended_at END),
            q.next_attempt_at, q.deadline_at, q.worker_id, w.name, s.set_by, s.set_reason,
            a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
-           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
+           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context,
+           NULL::timestamptz, NULL::text
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
@@ -142,8 +145,11 @@ const WAITED_FOR: usize = 43;
 
 const ATTEMPTS: &str = "
     SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, w.name, a.started_at, a.ended_at,
-           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context
-      FROM attempts a LEFT JOIN workers w ON w.worker_id = a.worker_id
+           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context,
+           l.at, l.outcome::text
+      FROM attempts a
+      LEFT JOIN workers w ON w.worker_id = a.worker_id
+      LEFT JOIN late_results l ON l.task_id = $1 AND l.step = a.step AND l.lease = a.lease
      WHERE a.task_id = $1 ORDER BY a.step, a.attempt";
 
 /// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat.
@@ -325,7 +331,7 @@ fn step_of(row: &Row) -> Result<Step, StoreError> {
 
 /// From the columns of [`ATTEMPTS`], which begin at `at`.
 fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
-    let outcome: &str = row.get(at + 2);
+    let (outcome, late): (&str, Option<&str>) = (row.get(at + 2), row.get(at + 14));
     Ok(Attempt {
         step: row.get(at),
         attempt: row.get(at + 1),
@@ -338,6 +344,7 @@ fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
         next_attempt_at: row.get(at + 8),
         retry_after: row.get::<_, Option<f64>>(at + 9).and_then(|s| Duration::try_from_secs_f64(s).ok()),
         failure: failure_of(row, at + 10),
+        late: row.get::<_, Option<SystemTime>>(at + 13).zip(late.and_then(OutcomeKind::from_name)),
     })
 }
 

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Db, StoreError};
-use crate::domain::lease::Lease;
+use crate::domain::{attempt::Outcome, lease::Lease};
 
 /// A worker that registers.
 #[derive(Clone, Debug)]
@@ -52,8 +52,29 @@ pub struct Reaped {
 pub struct Orphan {
     pub lease: Lease,
     pub worker_id: Uuid,
+    pub why: Gone,
+}
+
+/// Why an attempt has no living worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
     /// Its worker registered again and does not hold it: the assignment never arrived.
-    pub undelivered: bool,
+    Undelivered,
+    /// Its worker had said that it drains, and is gone.
+    Drained,
+    /// Its worker fell silent.
+    Lost,
+}
+
+impl Gone {
+    /// How the attempt ends.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Undelivered => Outcome::Undelivered,
+            Self::Drained => Outcome::Drained,
+            Self::Lost => Outcome::WorkerLost,
+        }
+    }
 }
 
 /// What a registration found.
@@ -206,18 +227,19 @@ pub async fn reap(
                  RETURNING w.worker_id),
              log AS (
                  INSERT INTO events (at, type, worker_id) SELECT clock_timestamp(), 'worker.lost', worker_id FROM lost)
-             SELECT worker_id, NULL AS task_id, NULL AS step, NULL AS lease, NULL AS orphaned, NULL AS superseded FROM lost
+             SELECT worker_id, NULL AS task_id, NULL AS step, NULL AS lease, NULL AS orphaned, NULL AS superseded, NULL AS drained
+               FROM lost
              UNION ALL
             (SELECT q.worker_id, q.task_id, q.step, q.lease,
                     w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost),
-                    coalesce(w.superseded, false)
+                    coalesce(w.superseded, false), coalesce(w.draining, false)
                FROM queue q LEFT JOIN workers w ON w.worker_id = q.worker_id
               WHERE q.worker_id IS NOT NULL AND q.lease IS NOT NULL
                 AND (w.worker_id IS NULL OR w.ended_at IS NOT NULL OR w.worker_id IN (SELECT worker_id FROM lost)
                      OR q.deadline_at < clock_timestamp() - make_interval(secs => $3))
               ORDER BY q.task_id, q.step LIMIT $1)
              UNION ALL
-            (SELECT NULL, task_id, NULL, NULL, NULL, NULL
+            (SELECT NULL, task_id, NULL, NULL, NULL, NULL, NULL
                FROM task_deadlines WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT $1)",
         )
         .await?;
@@ -233,7 +255,12 @@ pub async fn reap(
         };
         let lease = Lease { task_id, step: row.get(2), nonce: row.get(3) };
         if row.get(4) {
-            reaped.orphans.push(Orphan { lease, worker_id, undelivered: row.get(5) });
+            let why = match (row.get(5), row.get(6)) {
+                (true, _) => Gone::Undelivered,
+                (false, true) => Gone::Drained,
+                (false, false) => Gone::Lost,
+            };
+            reaped.orphans.push(Orphan { lease, worker_id, why });
         } else {
             reaped.overdue.push(lease);
         }
@@ -303,5 +330,5 @@ fn kept_lease(r: &Row) -> KeptLease {
 
 fn orphan(r: &Row) -> Orphan {
     let lease = Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) };
-    Orphan { lease, worker_id: r.get(3), undelivered: true }
+    Orphan { lease, worker_id: r.get(3), why: Gone::Undelivered }
 }

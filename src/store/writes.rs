@@ -103,7 +103,7 @@ pub(super) const GIVE_BACK: &str = "
 pub(super) const INSERT_LIVE: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, ready_at,
                        next_attempt_at, lease, worker_id, started_at, deadline_at, permit_id, timeout, expires_at, paused,
-                       reopened, assignment_bytes, revision)
+                       reopened, assignment_bytes, revision, forgiven)
     SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
            CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state,
            u.lease IS NULL AND u.not_before IS NULL AND u.paused IS NULL,
@@ -111,7 +111,7 @@ pub(super) const INSERT_LIVE: &str = "
            u.not_before, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN c.now END,
            CASE WHEN u.lease IS NOT NULL THEN least(c.now + make_interval(secs => u.allowed), u.expires_at) END, u.permit_id,
            u.timeout, u.expires_at, coalesce(u.paused, false), u.attempt IS NOT NULL,
-           u.bytes, u.revision
+           u.bytes, u.revision, coalesce(u.attempt - u.charged, 0)
       FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[], $9::int4[],
                   $10::int4[], $11::int2[], $12::float8[], $13::timestamptz[], $14::timestamptz[], $15::bool[],
                   $16::int4[], $17::int4[])
@@ -130,51 +130,50 @@ pub(super) const INSERT_LIVE: &str = "
 /// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. Nor is one that
 /// became ready after this transaction read the clock: nothing may start before it was ready. `due` is
 /// asked for outside, where it cannot bring in the index of the claimable steps, in which a step is found by walking.
+///
+/// A task starts with its first claim, before the step by the log. In the order of the ids, as every lock on a task's row, and after
+/// `UPDATE_TASKS`: who decided on a task that an order is about did not know that a claim would start it. Whoever else locks the row of
+/// a pending task has locked all that it has in the queue before, so that none of it was claimed here.
 pub(super) const CLAIM: &str = "
     WITH claimed AS (
         UPDATE queue q
            SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = u.lease, worker_id = u.worker_id,
-               started_at = $7::timestamptz,
-               deadline_at = least($7::timestamptz + make_interval(secs => coalesce(q.timeout, u.timeout)), q.expires_at),
+               started_at = $8::timestamptz,
+               deadline_at = least($8::timestamptz + make_interval(secs => coalesce(q.timeout, u.timeout)), q.expires_at),
                next_attempt_at = NULL, permit_id = u.permit_id
-          FROM (SELECT u.lease, u.worker_id, u.timeout, u.permit_id, q.tid
-                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[], $6::int4[])
-                       AS u(task_id, step, lease, worker_id, timeout, permit_id)
+          FROM (SELECT u.lease, u.worker_id, u.timeout, u.permit_id, u.root, q.tid
+                  FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[], $6::int4[], $7::bool[])
+                       AS u(task_id, step, lease, worker_id, timeout, permit_id, root)
                  CROSS JOIN LATERAL (
                        SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since, expires_at FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
-                 WHERE q.due AND q.since <= $7::timestamptz AND coalesce(q.expires_at > $7::timestamptz, true)
-                   AND (SELECT expect_rows('gates', count(*), cardinality($8::int4[]))
-                          FROM unnest($8::int4[], $9::int8[]) AS g(service_id, gate)
+                 WHERE q.due AND q.since <= $8::timestamptz AND coalesce(q.expires_at > $8::timestamptz, true)
+                   AND (SELECT expect_rows('gates', count(*), cardinality($9::int4[]))
+                          FROM unnest($9::int4[], $10::int8[]) AS g(service_id, gate)
                          CROSS JOIN LATERAL (
                                SELECT FROM services
                                 WHERE service_id = g.service_id AND gate = g.gate
-                                  AND coalesce(paused_until <= $7::timestamptz, true) LIMIT 1) AS s)
+                                  AND coalesce(paused_until <= $8::timestamptz, true) LIMIT 1) AS s)
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
-                  q.ready_at),
-    log AS (
-        INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, lease, ready_at)
-        SELECT $7::timestamptz, 'step.started', template_id, task_id, step, attempt, worker_id, lease, ready_at FROM claimed)
-    SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
-
-/// After CLAIM, and in the order of the ids: queue rows are always locked before task rows. After `UPDATE_TASKS`, whose rows are locked
-/// already where there are claims.
-pub(super) const START_TASKS: &str = "
-    WITH started AS (
-        UPDATE tasks t SET state = 'in_progress', started_at = $2::timestamptz
+                  q.ready_at, u.root),
+    started AS (
+        UPDATE tasks t SET state = 'in_progress', started_at = $8::timestamptz
           FROM (SELECT t.tid
-                  FROM unnest($1::uuid[]) AS u(task_id)
+                  FROM (SELECT task_id FROM claimed WHERE root ORDER BY task_id) AS c
                  CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM tasks WHERE task_id = u.task_id AND state = 'pending' LIMIT 1 FOR UPDATE) AS t
-                 CROSS JOIN LATERAL (
-                       SELECT FROM queue WHERE task_id = u.task_id AND state = 'in_progress' LIMIT 1) AS q
+                       SELECT ctid AS tid FROM tasks WHERE task_id = c.task_id AND state = 'pending' LIMIT 1 FOR UPDATE) AS t
                  LIMIT cardinality($1)) AS u
          WHERE t.ctid = u.tid
-        RETURNING t.task_id, t.template_id)
-    INSERT INTO events (at, type, template_id, task_id)
-    SELECT $2::timestamptz, 'task.started', template_id, task_id FROM started";
+        RETURNING t.task_id, t.template_id),
+    log AS (
+        INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, lease, ready_at)
+        SELECT $8::timestamptz, 'task.started'::event_type, template_id, task_id, NULL, NULL, NULL, NULL, NULL FROM started
+        UNION ALL
+        SELECT $8::timestamptz, 'step.started'::event_type, template_id, task_id, step, attempt, worker_id, lease, ready_at
+          FROM claimed)
+    SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
 
 /// A row that is not locked may be another one than `old_…` say; it may also become another one meanwhile, and then it is no
 /// longer at that `ctid`.

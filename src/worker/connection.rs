@@ -30,6 +30,8 @@ pub(super) const MAX_ASSIGNMENT_BYTES: i32 = 16 << 20;
 /// Used when a server tells no heartbeat interval: a third of its usual lease.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(3);
 const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
+/// A server that asks for fewer heartbeats gets more than it asked for.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(3_600);
 
 /// A stream on which the server has answered `registered`.
 pub(super) struct Connection {
@@ -128,7 +130,7 @@ fn connect_error(error: &dyn std::error::Error) -> OpenError {
 fn heartbeat_interval(registered: &Registered) -> Duration {
     let told = registered.heartbeat_interval.and_then(|told| Duration::try_from(told).ok());
     let third = registered.lease_duration.and_then(|lease| Duration::try_from(lease).ok());
-    told.or(third.map(|lease| lease / 3)).unwrap_or(DEFAULT_HEARTBEAT).max(MIN_HEARTBEAT)
+    told.or(third.map(|lease| lease / 3)).unwrap_or(DEFAULT_HEARTBEAT).clamp(MIN_HEARTBEAT, MAX_HEARTBEAT)
 }
 
 #[cfg(test)]
@@ -141,6 +143,10 @@ mod tests {
         for (lease_duration, heartbeat_interval, expected) in [
             (seconds(10), seconds(4), Duration::from_secs(4)),
             (seconds(9), None, Duration::from_secs(3)),
+            (None, seconds(3_600), MAX_HEARTBEAT),
+            (None, seconds(3_601), MAX_HEARTBEAT),
+            (None, seconds(315_576_000_000), MAX_HEARTBEAT),
+            (seconds(i64::MAX), None, MAX_HEARTBEAT),
             (None, None, DEFAULT_HEARTBEAT),
             (None, seconds(0), MIN_HEARTBEAT),
             (None, seconds(-1), DEFAULT_HEARTBEAT),

@@ -2,7 +2,11 @@
 //!
 //! Handlers never run on the thread of this task, so heartbeats go out whatever handlers do.
 
-use std::{future::Future, pin::pin, time::Instant};
+use std::{
+    future::Future,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use http::Uri;
 use tokio::{
@@ -17,7 +21,7 @@ use super::{
     Shutdown, WorkerError,
     builder::Config,
     connection::{Connection, MAX_ASSIGNMENT_BYTES, OpenError, describe, request},
-    outage::Outage,
+    outage::{MIN_DELAY, Outage},
     steps::Steps,
     stop::{Stop, StopEvent},
 };
@@ -37,6 +41,8 @@ pub(super) struct Link {
     /// As it was said the first time: without a previous worker.
     register: Register,
     worker_id: String,
+    /// A third of the lease, as the server says it.
+    heartbeat_interval: Duration,
     steps: Steps,
     stop: Stop,
     state: watch::Sender<LinkState>,
@@ -80,6 +86,7 @@ impl Link {
             next_address: 0,
             register,
             worker_id: String::new(),
+            heartbeat_interval: Duration::MAX,
             steps: Steps::new(config.handlers, max_concurrent, handlers_run_on),
             stop,
             state,
@@ -97,7 +104,7 @@ impl Link {
                 Over::Stopped => return Ok(self.shut_down()),
                 Over::Refused(status) => return Err(refused(&address, &status)),
                 Over::Lost(reason) => {
-                    let delay = outage.failed(&address, &reason, Instant::now());
+                    let delay = outage.failed(&address, &reason, Instant::now(), self.longest_delay());
                     if self.meanwhile(sleep(delay)).await.is_err() {
                         return Ok(self.shut_down());
                     }
@@ -110,6 +117,16 @@ impl Link {
         let address = self.addresses[self.next_address].clone();
         self.next_address = (self.next_address + 1) % self.addresses.len();
         address
+    }
+
+    /// A worker that holds leases tries every address within a third of one: whoever waits longer comes back too late. One
+    /// that holds none may take its time.
+    fn longest_delay(&self) -> Duration {
+        if self.steps.held_leases().is_empty() {
+            return Duration::MAX;
+        }
+        let addresses = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
+        (self.heartbeat_interval / addresses).max(MIN_DELAY)
     }
 
     async fn connect_and_serve(&mut self, address: &Uri, outage: &mut Outage) -> Over {
@@ -125,6 +142,7 @@ impl Link {
             Ok(Ok(connection)) => {
                 outage.connected(address, &connection.worker_id, Instant::now());
                 self.worker_id.clone_from(&connection.worker_id);
+                self.heartbeat_interval = connection.heartbeat_interval;
                 self.state.send_replace(LinkState { worker_id: Some(connection.worker_id.clone()), connected: true });
                 self.serve(connection).await
             }
@@ -183,10 +201,15 @@ impl Link {
                         self.steps.drain();
                         to_say.drain = true;
                     }
-                    StopEvent::End => return Over::Stopped,
+                    StopEvent::End => break,
                 },
             }
         }
+        // What is left goes to others at once, if the server knows that this worker does not come back.
+        if self.stop.is_draining() && !to_say.drain {
+            connection.close().await;
+        }
+        Over::Stopped
     }
 
     /// The next message, the most urgent first: the server must know of a drain before slots get free.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use http::Uri;
 use tracing::{debug, info, warn};
 
 /// The first delay, the bound of the later ones; jitter adds up to as much again.
-const MIN_DELAY: Duration = Duration::from_millis(50);
+pub(super) const MIN_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// A connection that lasted this long ends an outage for good; delays begin anew after it. After a
 /// shorter one they go on to grow, or a server that takes workers and fails would be stormed.
@@ -29,8 +30,8 @@ impl Outage {
         Self { delays: delays(), since: None, tries: 0, connected_at: None }
     }
 
-    /// The connection ended, or could not be opened: how long to wait before the next try.
-    pub fn failed(&mut self, address: &Uri, reason: &dyn fmt::Display, now: Instant) -> Duration {
+    /// The connection ended, or could not be opened: how long to wait before the next try, at most `longest`.
+    pub fn failed(&mut self, address: &Uri, reason: &dyn fmt::Display, now: Instant, longest: Duration) -> Duration {
         if let Some(connected_at) = self.connected_at.take()
             && now.duration_since(connected_at) >= STABLE_AFTER
         {
@@ -43,7 +44,12 @@ impl Outage {
         } else {
             debug!(%address, %reason, tries = self.tries, "still no connection to a server");
         }
-        self.delays.next().unwrap_or(MAX_DELAY)
+        let delay = self.delays.next().unwrap_or(MAX_DELAY);
+        if delay <= longest {
+            return delay;
+        }
+        // Still at random, or all workers of a server that is gone would come at the same moments.
+        longest.mul_f64(0.5 + jitter() / 2.0)
     }
 
     /// A server registered the worker.
@@ -58,6 +64,14 @@ impl Outage {
         }
         self.tries = 0;
     }
+}
+
+/// At random from 0 to 1.
+fn jitter() -> f64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u8(0);
+    let [high, low, ..] = hasher.finish().to_be_bytes();
+    f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)
 }
 
 fn delays() -> ExponentialBackoff {
@@ -80,7 +94,7 @@ mod tests {
         let mut bounds = MIN_DELAY..MIN_DELAY * 2;
         for _ in 0..20 {
             outage.connected(&address, "w", now);
-            let delay = outage.failed(&address, &"gone", now);
+            let delay = outage.failed(&address, &"gone", now, Duration::MAX);
             assert!(bounds.contains(&delay), "{delay:?} is not in {bounds:?}");
             let low = (bounds.start * 2).min(MAX_DELAY);
             bounds = low..low * 2;
@@ -88,6 +102,16 @@ mod tests {
         assert_eq!(bounds.start, MAX_DELAY);
         outage.connected(&address, "w", now);
         now += STABLE_AFTER;
-        assert!(outage.failed(&address, &"gone", now) < MIN_DELAY * 2);
+        assert!(outage.failed(&address, &"gone", now, Duration::MAX) < MIN_DELAY * 2);
+    }
+
+    #[test]
+    fn a_delay_is_no_longer_than_the_leases_allow() {
+        let (address, now, longest) = (Uri::from_static("http://h:1"), Instant::now(), Duration::from_millis(600));
+        let mut outage = Outage::new();
+        let delays: Vec<_> = (0..20).map(|_| outage.failed(&address, &"gone", now, longest)).collect();
+        assert!(delays.iter().all(|delay| *delay <= longest), "{delays:?}");
+        assert!(delays[10..].iter().all(|delay| *delay >= longest / 2), "{delays:?}");
+        assert!(delays[10..].iter().any(|delay| *delay != delays[10]), "{delays:?}");
     }
 }

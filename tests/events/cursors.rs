@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tasker::{
-    engine::events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
+    engine::{
+        events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
+        health::HealthCell,
+    },
     grpc::encoded_event::encode,
     proto::{StartFrom, SubscribeRequest},
 };
@@ -142,6 +145,25 @@ async fn the_place_is_told_although_nothing_passes_the_filter() {
 }
 
 #[tokio::test]
+async fn the_first_subscriber_of_a_server_hears_the_others_at_once() {
+    let mut bench = Bench::with(ONE).await;
+    let quiet = TestServer::start(&bench.db).await;
+    let db = bench.db.connect().await;
+    eventually("the servers know of each other", || async {
+        let servers: i64 = db.query_one("SELECT count(*) FROM servers", &[]).await.unwrap().get(0);
+        (servers == 2).then_some(())
+    })
+    .await;
+    let mut tail = Tail::begin(&mut quiet.client().await, SubscribeRequest::default()).await.unwrap();
+    // After the look with which a first subscriber begins; the next one without news is more than a second away.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let asked = std::time::Instant::now();
+    let id = bench.submit("t/one", "{}").await;
+    assert_eq!(tail.event().await.task_id, id);
+    assert!(asked.elapsed() < Duration::from_millis(900), "it took {:?} to hear", asked.elapsed());
+}
+
+#[tokio::test]
 async fn what_is_no_place_is_refused_with_the_reason() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
@@ -214,7 +236,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
     assert_eq!(tail.event().await.attempt, 33_001);
 
     // One that reads the log itself finds out at its next read.
-    let events = Events::new(bench.db.db(), encode, CancellationToken::new());
+    let events = Events::new(bench.db.db(), encode, HealthCell::default(), CancellationToken::new());
     let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
     own.next().await.unwrap();
     db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 20000")).await.unwrap();
@@ -230,7 +252,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
 #[tokio::test]
 async fn a_server_takes_so_many_subscribers_and_no_more() {
     let db = TestDb::new().await;
-    let events = Events::new(db.db(), encode, CancellationToken::new());
+    let events = Events::new(db.db(), encode, HealthCell::default(), CancellationToken::new());
     let mut all = Vec::new();
     for _ in 0..MAX_SUBSCRIBERS {
         all.push(events.subscribe(Start::Now, Filter::default()).await.unwrap());
@@ -260,7 +282,7 @@ async fn a_stopping_server_ends_its_streams_with_unavailable() {
 async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
     let db = TestDb::new().await;
     let stop = CancellationToken::new();
-    let events = Events::new(db.db(), encode, stop.clone());
+    let events = Events::new(db.db(), encode, HealthCell::default(), stop.clone());
     let reader = tokio::spawn(events.clone().run_reader(stop.clone()));
     let mut one = events.subscribe(Start::Now, Filter::default()).await.unwrap();
     let client = db.connect().await;

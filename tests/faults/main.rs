@@ -9,6 +9,7 @@ mod away;
 mod cluster;
 mod collisions;
 mod commits;
+mod cut_off;
 mod idle;
 mod ledger;
 mod load;

@@ -1,4 +1,4 @@
-//! A way to Postgres that can break at the worst moment: after a commit, before its answer.
+//! A way to Postgres that can break at the worst moment: after a commit, before its answer; or for one server alone.
 
 use std::sync::{
     Arc,
@@ -7,13 +7,28 @@ use std::sync::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
 };
+
+/// What the way does with what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Open,
+    /// Connections stay, and nothing passes, as behind a firewall that drops packets.
+    Silent,
+    /// Connections break off, and new ones do so at once.
+    Broken,
+}
 
 /// A listener that passes everything on, both ways.
 pub struct Proxy {
     pub url: String,
     armed: Arc<AtomicUsize>,
+    way: watch::Sender<Way>,
 }
 
 impl Proxy {
@@ -24,9 +39,9 @@ impl Proxy {
         let port: u16 = port.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("{head}127.0.0.1:{}/{database}", listener.local_addr().unwrap().port());
-        let armed = Arc::<AtomicUsize>::default();
-        tokio::spawn(accept(listener, port, Arc::clone(&armed)));
-        Self { url, armed }
+        let (armed, way) = (Arc::<AtomicUsize>::default(), watch::Sender::new(Way::Open));
+        tokio::spawn(accept(listener, port, Arc::clone(&armed), way.subscribe()));
+        Self { url, armed, way }
     }
 
     /// Breaks the connection on which the `n`th commit from now succeeds, instead of passing that on.
@@ -38,28 +53,46 @@ impl Proxy {
     pub fn has_swallowed(&self) -> bool {
         self.armed.load(Ordering::SeqCst) == 0
     }
+
+    /// From now on it is like this.
+    pub fn is(&self, way: Way) {
+        self.way.send_replace(way);
+    }
 }
 
-async fn accept(listener: TcpListener, port: u16, armed: Arc<AtomicUsize>) {
+async fn accept(listener: TcpListener, port: u16, armed: Arc<AtomicUsize>, way: watch::Receiver<Way>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
+        if *way.borrow() == Way::Broken {
+            continue;
+        }
         let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
-        let (mut from_client, to_client) = client.into_split();
-        let (from_server, mut to_server) = server.into_split();
-        let up = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-        let armed = Arc::clone(&armed);
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let (armed, mut broken) = (Arc::clone(&armed), way.clone());
+        let passing = [
+            tokio::spawn(pass(from_client, to_server, Arc::default(), way.clone())),
+            tokio::spawn(pass(from_server, to_client, armed, way.clone())),
+        ];
         tokio::spawn(async move {
-            down(from_server, to_client, &armed).await;
+            let [mut up, mut down] = passing;
+            tokio::select! {
+                _ = broken.wait_for(|way| *way == Way::Broken) => {}
+                _ = &mut up => {}
+                _ = &mut down => {}
+            }
             up.abort();
+            down.abort();
         });
     }
 }
 
-async fn down(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, armed: &AtomicUsize) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, armed: Arc<AtomicUsize>, mut way: watch::Receiver<Way>) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        let _ = way.wait_for(|way| *way != Way::Silent).await;
         // CommandComplete of a commit. One that is split over two reads is missed, and the test waits for the next.
         let commits = buffer[..n].windows(12).filter(|w| w == b"C\0\0\0\x0bCOMMIT\0").count();
         for _ in 0..commits {

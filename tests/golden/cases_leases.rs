@@ -144,6 +144,17 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
     assert_eq!(step(&task, "only").result_json, "\"right\"");
     assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::TimedOut);
     assert!(step(&task, "only").attempts[0].charged);
+    // What came too late left a note, once, and where it was not too late there is none.
+    assert_eq!(worker.settle(&first, retryable("again", None)).await, ResultStatus::Stale);
+    let task = bench.get(&id).await;
+    let attempts = &step(&task, "only").attempts;
+    assert_eq!(attempts[0].late_outcome(), AttemptOutcome::Succeeded);
+    assert!(attempts[0].late_result_at.unwrap().seconds >= attempts[0].ended_at.unwrap().seconds);
+    assert_eq!((attempts[1].late_result_at, attempts[1].late_outcome()), (None, AttemptOutcome::Unspecified));
+    // An attempt that there never was has no place for a note.
+    let db = bench.db.connect().await;
+    let notes: i64 = db.query_one("SELECT count(*) FROM late_results", &[]).await.unwrap().get(0);
+    assert_eq!(notes, 1);
 }
 
 #[tokio::test]
@@ -295,17 +306,100 @@ async fn a_worker_that_releases_in_a_loop_does_not_spin() {
     assert_eq!((again.attempt, again.charged_attempts), (2, 0));
 }
 
+/// A worker dies, and its lease runs out at once.
+async fn gone(db: &tokio_postgres::Client, worker: RawWorker) {
+    let id = uuid::Uuid::parse_str(&worker.registered.worker_id).unwrap();
+    drop(worker);
+    // Until its server has noticed, a heartbeat on its way may still make the lease longer.
+    eventually("the lease runs out", || async {
+        let sql = "UPDATE workers SET lease_expires_at = now() - interval '1 minute' WHERE worker_id = $1 AND ended_at IS NULL";
+        (db.execute(sql, &[&id]).await.unwrap() == 0).then_some(())
+    })
+    .await;
+}
+
+/// What waits for its next attempt need not wait any longer.
+async fn hurry(db: &tokio_postgres::Client) {
+    let sql =
+        "UPDATE queue SET next_attempt_at = now(), ready_at = now(), due = true WHERE state = 'waiting_for_retry'";
+    db.execute(sql, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deploy_never_exhausts_a_step() {
+    const DEPLOYS: i32 = 25;
+    let mut bench = Bench::with(ONE).await;
+    let id = bench.submit("t/one", "{}").await;
+    let db = bench.db.connect().await;
+    for attempt in 1..=DEPLOYS {
+        let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+        let assignment = worker.assignment().await;
+        assert_eq!((assignment.attempt, assignment.charged_attempts), (attempt, 0));
+        worker.drain().await;
+        if attempt == 2 {
+            // Killed in the middle of its drain, as by an orchestrator that has waited long enough.
+            eventually("the drain is known", || async {
+                let sql = "SELECT count(*) FROM workers WHERE draining AND ended_at IS NULL";
+                (db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+            })
+            .await;
+            gone(&db, worker).await;
+        } else {
+            worker.close();
+            assert!(matches!(worker.hear().await, Ok(None)));
+        }
+        eventually("the step is given back", || async {
+            let sql = "SELECT count(*) FROM queue WHERE lease IS NULL";
+            (db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
+        hurry(&db).await;
+    }
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let last = worker.assignment().await;
+    worker.settle(&last, success("1")).await;
+    let task = bench.finished(&id).await;
+    assert_eq!(state(&task), TaskState::Complete);
+    let attempts = &step(&task, "only").attempts;
+    assert_eq!(attempts.len(), usize::try_from(DEPLOYS).unwrap() + 1);
+    for attempt in &attempts[..attempts.len() - 1] {
+        assert_eq!((attempt.outcome(), attempt.charged, &attempt.error), (AttemptOutcome::Drained, false, &None));
+    }
+    let marks = "SELECT (SELECT count(*) FROM circuit_changes), (SELECT coalesce(sum(failures), 0)::bigint FROM service_health)";
+    let marks = db.query_one(marks, &[]).await.unwrap();
+    assert_eq!((marks.get::<_, i64>(0), marks.get::<_, i64>(1)), (0, 0), "a deploy is no fault of the service");
+}
+
+#[tokio::test]
+async fn workers_that_drain_one_after_the_other_do_not_spin_a_step() {
+    let mut bench = Bench::with(ONE).await;
+    let id = bench.submit("t/one", "{}").await;
+    let mut started = Instant::now();
+    for attempt in 1..=3 {
+        let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+        assert_eq!(worker.assignment().await.attempt, attempt);
+        if attempt == 3 {
+            assert!(started.elapsed() > Duration::from_millis(800), "the step came back at once");
+            let waits = "a worker that had drained is named";
+            assert!(server::explained(&mut bench.client, &id).await.steps[0].free_attempts == 2, "{waits}");
+            return;
+        }
+        started = Instant::now();
+        worker.drain().await;
+        worker.close();
+        assert!(matches!(worker.hear().await, Ok(None)));
+    }
+}
+
 #[tokio::test]
 async fn a_step_that_loses_ten_workers_fails() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
+    let db = bench.db.connect().await;
     for attempt in 1..=10 {
         let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
         assert_eq!(worker.assignment().await.attempt, attempt);
-        // Leaving with a step in hand is as good as being gone, and needs no wait for the lease.
-        worker.drain().await;
-        worker.close();
-        assert!(matches!(worker.hear().await, Ok(None)));
+        gone(&db, worker).await;
     }
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Error);

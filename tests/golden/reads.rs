@@ -126,6 +126,20 @@ async fn a_watch_shows_every_stage_and_ends_with_the_task() {
 }
 
 #[tokio::test]
+async fn a_watch_of_what_does_not_change_says_so_within_ten_seconds() {
+    let mut bench = Bench::with(ONE).await;
+    let id = bench.submit("t/one", "{}").await;
+    let request = WatchTaskRequest { task_id: id.clone(), final_only: false };
+    let mut watch = bench.client.tasks.watch_task(request).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    let silent = std::time::Instant::now();
+    assert_eq!(watch.message().await.unwrap().unwrap(), first);
+    let silent = silent.elapsed();
+    assert!(silent > Duration::from_secs(8), "it repeats itself after {silent:?}");
+    assert!(silent < Duration::from_secs(12), "it was silent for {silent:?}");
+}
+
+#[tokio::test]
 async fn a_stopping_server_ends_its_watches_with_unavailable() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;

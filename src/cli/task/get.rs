@@ -134,10 +134,11 @@ fn step_table(steps: &[Step], term: &Term) -> Table {
     table
 }
 
-/// The history of the steps that needed more than one attempt.
+/// The history of the steps that needed more than one attempt, or whose attempt was answered too late.
 fn attempt_table(steps: &[Step], term: &Term) -> Table {
     let mut table = Table::new(["STEP", "ATTEMPT", "OUTCOME", "COUNTS", "STARTED", "DURATION", "WORKER", "ERROR"]);
-    for s in steps.iter().filter(|s| s.attempts.len() > 1) {
+    let has_history = |s: &&Step| s.attempts.len() > 1 || s.attempts.iter().any(|a| a.late_result_at.is_some());
+    for s in steps.iter().filter(has_history) {
         for a in &s.attempts {
             table.row([
                 clean(&s.name),
@@ -147,7 +148,7 @@ fn attempt_table(steps: &[Step], term: &Term) -> Table {
                 a.started_at.map(human::time).unwrap_or_default(),
                 human::elapsed(a.started_at, a.ended_at).map(human::duration).unwrap_or_default(),
                 clean(&a.worker_name),
-                a.error.as_ref().map(view::error_text).unwrap_or_default(),
+                a.error.as_ref().map(view::error_text).into_iter().chain(view::late(a)).collect::<Vec<_>>().join("; "),
             ]);
         }
     }

@@ -6,7 +6,7 @@ use crate::{
         human,
         term::{Style, Term, clean},
     },
-    proto::{AttemptOutcome, Step, StepError, StepState, Task, TaskState},
+    proto::{Attempt, AttemptOutcome, Step, StepError, StepState, Task, TaskState},
 };
 
 /// `namespace/name@version`.
@@ -113,12 +113,58 @@ fn retry_in(step: &Step) -> String {
     }
 }
 
-/// `2/3`: tries that count, of how many; and how many were lost to the infrastructure, which do not count.
+/// `2/3`: tries that count, of how many; and how many do not: lost with their workers, released by them, or failed as probes.
 pub fn tries(step: &Step) -> String {
-    let lost =
-        |a: &&crate::proto::Attempt| matches!(a.outcome(), AttemptOutcome::WorkerLost | AttemptOutcome::Released);
-    match i32::try_from(step.attempts.iter().filter(lost).count()).unwrap_or(i32::MAX) {
-        0 => format!("{}/{}", step.attempt, step.retry_limit),
-        lost => format!("{}/{} (+{lost} lost)", step.attempt.saturating_sub(lost), step.retry_limit),
+    let free = |a: &Attempt| match a.outcome() {
+        AttemptOutcome::WorkerLost => Some("lost"),
+        AttemptOutcome::Released | AttemptOutcome::Drained => Some("released"),
+        AttemptOutcome::RetryableError | AttemptOutcome::TimedOut if !a.charged => Some("as a probe"),
+        _ => None,
+    };
+    let all: Vec<&str> = step.attempts.iter().filter_map(free).collect();
+    let counted = step.attempt.saturating_sub(i32::try_from(all.len()).unwrap_or(i32::MAX));
+    let parts = ["lost", "released", "as a probe"].into_iter().filter_map(|word| {
+        let n = all.iter().filter(|free| **free == word).count();
+        (n > 0).then(|| format!("+{n} {word}"))
+    });
+    let parts: Vec<String> = parts.collect();
+    let free = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+    format!("{counted}/{}{free}", step.retry_limit)
+}
+
+/// An answer that came after the attempt had ended.
+pub fn late(attempt: &Attempt) -> Option<String> {
+    let at = attempt.late_result_at?;
+    let after = attempt.ended_at.map(|end| human::since(at, end)).unwrap_or_default();
+    let outcome = human::outcome(attempt.late_outcome);
+    Some(format!("a result ({outcome}) came {} too late and had no effect", human::duration(after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_count_has_its_own_word() {
+        let attempt =
+            |outcome: AttemptOutcome, charged| Attempt { outcome: outcome.into(), charged, ..Attempt::default() };
+        let step = |attempts: Vec<Attempt>| Step {
+            attempt: attempts.len().try_into().unwrap(),
+            retry_limit: 3,
+            attempts,
+            ..Step::default()
+        };
+        let lost = attempt(AttemptOutcome::WorkerLost, false);
+        let released = attempt(AttemptOutcome::Released, false);
+        let drained = attempt(AttemptOutcome::Drained, false);
+        let probe = attempt(AttemptOutcome::RetryableError, false);
+        let failed = attempt(AttemptOutcome::RetryableError, true);
+        assert_eq!(tries(&step(vec![failed.clone()])), "1/3");
+        assert_eq!(tries(&step(vec![released.clone(), failed.clone()])), "1/3 (+1 released)");
+        assert_eq!(tries(&step(vec![lost.clone(), failed.clone()])), "1/3 (+1 lost)");
+        assert_eq!(
+            tries(&step(vec![lost, released, drained, probe, failed])),
+            "1/3 (+1 lost, +2 released, +1 as a probe)"
+        );
     }
 }

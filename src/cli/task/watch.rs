@@ -112,6 +112,7 @@ enum News {
 /// Receives updates, also over a server's restart: each stream begins with the state as it is, so nothing is missed.
 async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
     let (mut heard, mut lost_since) = (false, None::<Instant>);
+    let mut latest = WatchTaskResponse::default();
     loop {
         let request = WatchTaskRequest { task_id: task_id.clone(), final_only: false };
         let broken = match client.tasks.watch_task(request).await {
@@ -121,7 +122,12 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
                 loop {
                     match stream.message().await {
                         Ok(Some(update)) => {
-                            (heard, lost_since) = (true, None);
+                            heard = true;
+                            // The server repeats itself as a sign of life; that is no news, but after a loss.
+                            if lost_since.take().is_none() && update == latest {
+                                continue;
+                            }
+                            latest.clone_from(&update);
                             if news.send(News::Update(Box::new(update))).await.is_err() {
                                 return;
                             }

@@ -32,6 +32,7 @@ fn facts(state: StepState) -> StepFacts {
         lease: Duration::from_secs(30),
         error: None,
         error_code: None,
+        last_outcome: None,
         ahead: 0,
         service: ServiceFacts {
             name: "billing".into(),

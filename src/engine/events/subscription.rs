@@ -23,7 +23,7 @@ use crate::{
 };
 use std::sync::atomic::Ordering;
 
-/// A place that moves on without an event for the subscriber is told this often.
+/// A subscriber without an event is told the place this often, moved or not: so he, and whatever is between, hears something.
 const TELL_PLACE: Duration = Duration::from_secs(10);
 
 /// Where a subscription begins.
@@ -48,6 +48,8 @@ pub enum SubscribeError {
     Ahead,
     #[error("the server is shutting down; go on at another one with the last cursor")]
     Stopping,
+    #[error("the server has lost its database; go on at another one with the last cursor")]
+    CutOff,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -101,8 +103,12 @@ impl Events {
     /// Begins a subscription.
     pub async fn subscribe(&self, start: Start, filter: Filter) -> Result<Subscription, SubscribeError> {
         let place = Place(self.clone());
-        if self.0.subscribers.fetch_add(1, Ordering::Relaxed) >= MAX_SUBSCRIBERS {
+        let before = self.0.subscribers.fetch_add(1, Ordering::Relaxed);
+        if before >= MAX_SUBSCRIBERS {
             return Err(SubscribeError::TooMany);
+        }
+        if before == 0 {
+            self.0.first.notify_one();
         }
         // Before the look, so that nothing is between the two.
         let live = self.0.chunks.subscribe();
@@ -152,7 +158,6 @@ impl Subscription {
 
     /// The next event, or a new place. Stays usable when it is dropped before it is done.
     pub async fn next(&mut self) -> Result<Delivery, SubscribeError> {
-        let stopping = self.events.0.stopping.clone();
         loop {
             // A page of events takes its time: others get their turn on the thread.
             consume_budget().await;
@@ -160,19 +165,22 @@ impl Subscription {
                 return Ok(delivery);
             }
             let due = self.told + TELL_PLACE;
-            if self.moved && Instant::now() >= due {
+            if Instant::now() >= due {
                 return Ok(self.place());
             }
+            let (stopping, health) = (self.events.0.stopping.clone(), self.events.health().clone());
             if self.behind {
                 tokio::select! {
                     () = stopping.cancelled() => return Err(SubscribeError::Stopping),
+                    () = health.is_cut_off() => return Err(SubscribeError::CutOff),
                     read = self.catch_up() => read?,
                 }
                 continue;
             }
             tokio::select! {
                 () = stopping.cancelled() => return Err(SubscribeError::Stopping),
-                () = tokio::time::sleep_until(due), if self.moved => {}
+                () = health.is_cut_off() => return Err(SubscribeError::CutOff),
+                () = tokio::time::sleep_until(due) => {}
                 heard = self.live.recv() => match heard {
                     Ok(chunk) => self.take(&chunk),
                     Err(RecvError::Lagged(_)) => self.behind = true,

@@ -22,12 +22,12 @@ use crate::{
     },
     engine::{claims::Plans, documents::Known, effective::Effective, gates::Call, hub::CancelReason},
     store::{
-        changes::{Changes, Ended, EndedAttempt, Event, GivenBack, Kept, Retry, TaskUpdate},
+        changes::{Changes, Ended, EndedAttempt, Event, GivenBack, Kept, Late, Retry, TaskUpdate},
         hot::{EndedRow, LiveRow, SettleRead, TaskRow},
     },
 };
 
-/// How long a released step of a worker that does not drain waits.
+/// How long a released step of a worker that does not drain waits, and one that several workers have left as they drained.
 const RELEASE_PAUSE: Backoff = Backoff { base_seconds: 1.0, multiplier: 1.0, max_seconds: 1.0, jitter: 0.0 };
 
 /// The longest wait of a step whose assignments do not arrive.
@@ -127,8 +127,11 @@ impl<'a> Decision<'a> {
     pub fn take(&mut self, input: &Input, past: &HashMap<Lease, OutcomeKind>) {
         match input {
             Input::Result { lease, outcome, worker_id, .. } => {
-                let accepted = match self.settled.get(lease) {
-                    Some(accepted) => *accepted,
+                let accepted = match self.settled.get(lease).copied() {
+                    Some(accepted) => {
+                        self.late(*lease, outcome, accepted);
+                        accepted
+                    }
                     None => {
                         let holder = self.row(*lease).and_then(|row| row.worker_id);
                         let live = self.end_attempt(*lease, outcome, None);
@@ -136,10 +139,14 @@ impl<'a> Decision<'a> {
                             // Another worker brought the answer: the holder need not go on.
                             self.cancelled.push((*lease, CancelReason::LeaseLost));
                         }
-                        live || past.get(lease).is_some_and(|kind| kind.is_from_worker())
+                        let copy = past.get(lease).map(|kind| kind.is_from_worker());
+                        self.late(*lease, outcome, live || copy.unwrap_or(true));
+                        if live || copy.is_some() {
+                            self.settled.insert(*lease, live || copy.unwrap_or_default());
+                        }
+                        live || copy.unwrap_or_default()
                     }
                 };
-                self.settled.insert(*lease, accepted);
                 self.acks.push((*worker_id, *lease, accepted));
             }
             Input::Gone { lease, worker_id, outcome } => {
@@ -151,6 +158,14 @@ impl<'a> Decision<'a> {
             Input::Deadline { lease } => self.deadline(*lease),
             Input::TooLarge(step) => self.too_large(step),
             Input::Order { .. } | Input::Expire { .. } => {}
+        }
+    }
+
+    /// Writes down that an answer came for an attempt that had ended without it. Only of attempts that there were: a worker can
+    /// make up any lease.
+    fn late(&mut self, lease: Lease, outcome: &Outcome, accepted: bool) {
+        if !accepted && !self.changes.late.iter().any(|late| late.lease == lease) {
+            self.changes.late.push(Late { lease, outcome: outcome.kind() });
         }
     }
 
@@ -191,7 +206,7 @@ impl<'a> Decision<'a> {
         let spent = Spent {
             charged: unsigned(row.charged),
             lost: unsigned(row.lost),
-            free: u16::try_from(row.attempt - 1 - i32::from(row.charged)).unwrap_or_default(),
+            free: u16::try_from(row.attempt - 1 - i32::from(row.charged) - row.forgiven).unwrap_or_default(),
             probe: row.probe,
         };
         let verdict = outcome.judge(spent, u16::try_from(template.retry_limit).unwrap_or(u16::MAX));
@@ -221,7 +236,7 @@ impl<'a> Decision<'a> {
         match verdict.event {
             StepEvent::Retry => {
                 let mut backoff = template.backoff;
-                if matches!(outcome, Outcome::Released { .. }) {
+                if matches!(outcome, Outcome::Released { .. } | Outcome::Drained) {
                     backoff = RELEASE_PAUSE;
                 } else if matches!(outcome, Outcome::Undelivered) {
                     backoff = undelivered_pause(spent.lost);

@@ -130,6 +130,7 @@ fn live(step: i16) -> LiveRow {
         probe: false,
         state: StepState::InProgress,
         reopened: false,
+        forgiven: 0,
     }
 }
 
@@ -189,11 +190,15 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
         (OutcomeKind::TimedOut, false),
         (OutcomeKind::WorkerLost, false),
         (OutcomeKind::Cancelled, false),
+        (OutcomeKind::Drained, false),
     ] {
         case.past = HashMap::from([(lease(0), kind)]);
-        let verdict = case.decide(&[done(0)]);
+        let mut verdict = case.decide(&[done(0), done(0)]);
+        // What came too late leaves a trace, once.
+        let late: Vec<_> = verdict.changes.late.drain(..).map(|late| (late.lease, late.outcome)).collect();
+        assert_eq!(late, if accepted { vec![] } else { vec![(lease(0), OutcomeKind::Succeeded)] }, "{kind:?}");
         assert!(verdict.is_silent());
-        assert_eq!(verdict.acks(), [accepted], "{kind:?}");
+        assert_eq!(verdict.acks(), [accepted; 2], "{kind:?}");
     }
 }
 
@@ -297,6 +302,31 @@ fn only_the_holder_can_lose_an_attempt() {
     assert!(verdict.changes.given_back[0].lost, "ten of them end the step");
     let lanes = lanes_left(&verdict.changes, &case.plans);
     assert_eq!(lanes, HashSet::from([2]));
+}
+
+#[test]
+fn a_hundred_workers_that_drain_one_after_the_other_exhaust_no_step() {
+    let mut case = Case::new(&[0], &[1]);
+    for attempt in 1..=100 {
+        case.read.live[0].attempt = attempt;
+        let gone = Input::Gone { lease: lease(1), worker_id: WORKER, outcome: Outcome::Drained };
+        let verdict = case.decide(&[gone]);
+        assert!(verdict.changes.ended.is_empty(), "attempt {attempt}");
+        match attempt {
+            1 => assert!(!verdict.changes.given_back[0].lost),
+            _ => assert_eq!(verdict.changes.retries[0].backoff.delay_bounds(1).1, Duration::from_secs(1)),
+        }
+    }
+}
+
+#[test]
+fn what_cost_nothing_before_a_retry_by_hand_does_not_count_as_free_after_it() {
+    let mut case = Case::new(&[0], &[1]);
+    let row = &mut case.read.live[0];
+    (row.attempt, row.charged, row.probe) = (13, 0, true);
+    assert_eq!(case.decide(&[failed(1)]).changes.retries[0].attempt.charged, true, "twelve were free");
+    case.read.live[0].forgiven = 12;
+    assert_eq!(case.decide(&[failed(1)]).changes.retries[0].attempt.charged, false, "none since it was reopened");
 }
 
 #[test]

@@ -58,6 +58,8 @@ pub struct LiveRow {
     pub state: StepState,
     /// An operator has it tried again.
     pub reopened: bool,
+    /// Attempts that had cost nothing when it was reopened: they are not held against it any more.
+    pub forgiven: i32,
 }
 
 /// A step that ended.
@@ -194,6 +196,7 @@ pub(super) fn live_row(row: &Row) -> Result<LiveRow, StoreError> {
         probe: row.get::<_, Option<i32>>(10) == Some(PROBE),
         state: step_state(row.get(11))?,
         reopened: row.get(12),
+        forgiven: row.get(13),
     })
 }
 
