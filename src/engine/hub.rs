@@ -284,7 +284,7 @@ impl Hub {
     pub fn close_all(&self, why: impl Fn() -> ToWorker) -> usize {
         let closed: Vec<Connection> = self.lock().by_id.drain().map(|(_, c)| c).collect();
         for c in &closed {
-            let _ = c.outbox.try_send(why());
+            c.outbox.send(why());
             // A worker that does not read its stream must not be heard any more either.
             c.stop.cancel();
         }
