@@ -99,7 +99,7 @@ impl Connector {
         let hosts = &self.url.hosts;
         let first = if self.url.shuffled { random() } else { self.last.load(Ordering::Relaxed) };
         let mut refusal: Option<StoreError> = None;
-        for place in (0..hosts.len()).map(|i| (first.wrapping_add(i)) % hosts.len()) {
+        for place in (0..hosts.len()).map(|i| first.wrapping_add(i) % hosts.len()) {
             match self.connect_to(&hosts[place], more).await {
                 Ok((client, driver)) => {
                     self.last.store(place, Ordering::Relaxed);
@@ -188,9 +188,6 @@ fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
     if let Some(options) = &url.options {
         config.options(options);
     }
-    if let Some(retries) = url.keepalives.retries.or(Some(3)) {
-        config.keepalives_retries(retries);
-    }
     config
         .port(endpoint.port)
         .application_name(url.application_name.as_deref().unwrap_or(APPLICATION))
@@ -209,6 +206,7 @@ fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
         .keepalives(!url.keepalives.off)
         .keepalives_idle(url.keepalives.idle.unwrap_or(Duration::from_secs(10)))
         .keepalives_interval(url.keepalives.interval.unwrap_or(Duration::from_secs(5)))
+        .keepalives_retries(url.keepalives.retries.unwrap_or(3))
         .tcp_user_timeout(url.tcp_user_timeout.unwrap_or(Duration::from_secs(20)));
     config
 }

@@ -26,7 +26,8 @@ use super::{
 /// How long a question may go on whose answer nobody waits for, before Postgres is asked to cancel it. Most end by
 /// themselves within that, and the connection stays in the pool.
 const LEFT_ALONE: Duration = Duration::from_millis(100);
-/// How long a request to cancel may take, and how long it is waited for before there is another one.
+/// How long a request to cancel may take, and how long its effect is waited for before there is a second one; after that twice as
+/// long each time: a Postgres that stands still has no use for thousands of them when it goes on.
 const CANCEL_PAUSE: Duration = Duration::from_secs(1);
 
 type Param<'a> = &'a (dyn ToSql + Sync);
@@ -154,13 +155,15 @@ async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermi
     // A request to cancel may come late and would hit the next question, so this connection gets none: it leaves the pool.
     let pooled = Object::take(object);
     let gives_up = Instant::now() + Duration::from_millis(STATEMENT_TIMEOUT_MS.into());
+    let mut pause = CANCEL_PAUSE;
     while Instant::now() < gives_up && !pooled.client.is_closed() {
         let (token, tls) = pooled.canceller();
         if !matches!(timeout(CANCEL_PAUSE, token.cancel_query(tls)).await, Ok(Ok(()))) {
             tracing::debug!("a request to cancel a question did not get through");
         }
-        if timeout(CANCEL_PAUSE, pooled.client.simple_query("")).await.is_ok() {
+        if timeout(pause, pooled.client.simple_query("")).await.is_ok() {
             return;
         }
+        pause *= 2;
     }
 }
