@@ -43,7 +43,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", env = "TASKER_DRAIN_SECONDS", default_value = "30")]
     drain_seconds: String,
     /// A web page from this origin may call the server, such as `https://ops.example.com`; may be given several times.
-    /// Without it, browsers let no page of another origin do so
+    /// Pages of other origins are refused
     #[arg(long, value_name = "ORIGIN", env = "TASKER_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
     /// A name that the server may be called by over HTTP, such as `tasker.example.com` or `*.example.com`; may be given
