@@ -145,7 +145,7 @@ async fn a_template_from_a_file_to_the_server_and_back() {
     assert!(shown.contains("├─○─┐  setup_billing_profile") && shown.contains("SCHEMA OF THE CONTEXT"), "{shown}");
     let shown = bench.tasker(&["template", "show", &format!("{name}@2.6.0"), "--yaml"]).await.ok();
     assert_eq!(shown, std::fs::read_to_string(FILE).unwrap());
-    let shown = bench.tasker(&["template", "show", name]).await;
+    let shown = bench.tasker_json(&["template", "show", name]).await;
     let expected = [
         "namespace",
         "task_name",
