@@ -79,8 +79,10 @@ async fn transfer(room: Room, request: Request, next: Next) -> Response {
         accepted.as_bytes().split(|byte| *byte == b',').any(|encoding| encoding.trim_ascii() == b"gzip")
     });
     let is_stream = CLIENT_STREAMS.contains(&parts.uri.path());
-    let body = Body::new(Received::new(body, &room, is_stream, is_packed));
-    let response = next.run(Request::from_parts(parts, body)).await;
+    let received = Received::new(body, &room, is_stream, is_packed);
+    let taken = received.taken();
+    let response = next.run(Request::from_parts(parts, Body::new(received))).await;
+    drop(taken);
     if !wants_packed || response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
     }

@@ -99,6 +99,11 @@ impl Received {
         }
     }
 
+    /// What is accounted for, to be kept until the request is answered.
+    pub fn taken(&self) -> Taken {
+        self.taken.clone()
+    }
+
     /// Accounts for bytes that have come: their memory, and for a stream the time of the message that they belong to.
     fn arrived(&mut self, bytes: &[u8]) -> Result<(), Status> {
         if !self.is_stream {
@@ -402,7 +407,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_no_room_is_refused() {
         let room = room();
-        let mut others = room.for_body();
+        let others = room.for_body();
         others.more(super::super::room::MAX_BODIES_BYTES - 100).unwrap();
         let received = |bytes: usize| Received::new(body(vec![Bytes::from(vec![0; bytes])]), &room, false, false);
         assert_eq!(all(received(100)).await.len(), 100);

@@ -49,37 +49,47 @@ impl Room {
     }
 
     fn taken(&self, free: &Arc<AtomicUsize>) -> Taken {
-        Taken { free: Arc::clone(free), counts: Arc::clone(&self.counts), bytes: 0 }
+        let bytes = AtomicUsize::new(0);
+        Taken(Arc::new(Share { free: Arc::clone(free), counts: Arc::clone(&self.counts), bytes }))
     }
 }
 
-/// What one request has taken; given back when it is dropped.
+/// What one request has taken; given back when the last copy is dropped.
+#[derive(Clone, Debug)]
+pub struct Taken(Arc<Share>);
+
 #[derive(Debug)]
-pub struct Taken {
+struct Share {
     free: Arc<AtomicUsize>,
     counts: Arc<EdgeCounts>,
-    bytes: usize,
+    bytes: AtomicUsize,
 }
 
 impl Taken {
     /// Takes so much more, or nothing.
-    pub fn more(&mut self, bytes: usize) -> Result<(), Full> {
-        let taken = self.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(bytes));
+    pub fn more(&self, bytes: usize) -> Result<(), Full> {
+        let taken = self.0.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(bytes));
         if taken.is_err() {
-            self.counts.refused(Refusal::Memory);
+            self.0.counts.refused(Refusal::Memory);
             return Err(Full);
         }
-        self.bytes += bytes;
+        self.0.bytes.fetch_add(bytes, Relaxed);
         Ok(())
     }
 
     /// Gives everything back.
-    pub fn clear(&mut self) {
-        self.free.fetch_add(std::mem::take(&mut self.bytes), Relaxed);
+    pub fn clear(&self) {
+        self.0.clear();
     }
 }
 
-impl Drop for Taken {
+impl Share {
+    fn clear(&self) {
+        self.free.fetch_add(self.bytes.swap(0, Relaxed), Relaxed);
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
         self.clear();
     }
@@ -103,15 +113,18 @@ mod tests {
     #[test]
     fn room_is_given_back() {
         let room = Room::new(Arc::default());
-        let (mut one, mut other) = (room.for_body(), room.for_body());
+        let (one, other) = (room.for_body(), room.for_body());
         assert_eq!(one.more(MAX_BODIES_BYTES), Ok(()));
         assert_eq!((other.more(1), other.more(0), room.for_stream().more(1)), (Err(Full), Ok(()), Ok(())));
         one.clear();
         assert_eq!(other.more(MAX_BODIES_BYTES), Ok(()));
+        let copy = other.clone();
         drop(other);
+        assert_eq!(one.more(1), Err(Full));
+        drop(copy);
         assert_eq!((one.more(1), one.more(MAX_BODIES_BYTES)), (Ok(()), Err(Full)));
         assert_eq!(room.for_stream().more(MAX_STREAMS_BYTES + 1), Err(Full));
         let memory = room.counts.refusals().into_iter().find(|(why, _)| matches!(why, Refusal::Memory));
-        assert_eq!(memory.map(|(_, n)| n), Some(3));
+        assert_eq!(memory.map(|(_, n)| n), Some(4));
     }
 }

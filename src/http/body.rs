@@ -63,21 +63,21 @@ pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(Strin
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(too_large().into());
     }
-    let mut taken = room.for_body();
-    let arrived = tokio::time::timeout(BODY_TIMEOUT, arrive(body, &mut taken)).await;
+    let taken = room.for_body();
+    let arrived = tokio::time::timeout(BODY_TIMEOUT, arrive(body, &taken)).await;
     let arrived = arrived.map_err(|_| {
         room.counts.refused(Refusal::Slow);
         let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
         Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", detail)
     })??;
-    let plain = if is_packed { unpack(arrived.into(), &mut taken).await? } else { arrived };
+    let plain = if is_packed { unpack(arrived.into(), &taken).await? } else { arrived };
     let text = String::from_utf8(plain).map_err(|error| {
         unreadable(format!("the body is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
     })?;
     Ok((text, taken))
 }
 
-async fn arrive(body: Body, taken: &mut Taken) -> Result<Vec<u8>, Unread> {
+async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
     let mut body = Limited::new(body, MAX_BODY_BYTES);
     let mut all = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -93,7 +93,7 @@ async fn arrive(body: Body, taken: &mut Taken) -> Result<Vec<u8>, Unread> {
     Ok(all)
 }
 
-async fn unpack(packed: Bytes, taken: &mut Taken) -> Result<Vec<u8>, Unread> {
+async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
     let mut inflate = Inflate::new(packed, MAX_BODY_BYTES);
     loop {
         let before = inflate.len();
