@@ -81,7 +81,8 @@ impl Adjustment {
     /// Everything that is wrong with it, each with the JSON pointer of its place, or that it takes more steps than are left.
     pub fn from_json(text: &str, template: &Template, budget: &Budget) -> Result<Adjustment, AdjustmentError> {
         let wrong = AdjustmentError::Problems;
-        budget.spend(1)?;
+        // It is read, compared with the template's steps, and written again.
+        budget.spend(text.len() as u64 / 2)?;
         let value = json::parse(text, MAX_ADJUSTMENT_BYTES).map_err(|error| wrong(vec![error.to_string()]))?;
         let mut problems = Vec::new();
         if template.planner && value.pointer(&format!("/steps/{PLANNER}")).is_some() {

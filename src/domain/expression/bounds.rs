@@ -37,7 +37,24 @@ struct Estimate<'v> {
 
 /// The steps that evaluating `expr` takes at most.
 pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variable<'v>>) -> u64 {
-    Estimator { variable, names: Vec::new(), measured: HashMap::new() }.expr(expr).cost
+    Estimator {
+        variable: &|name| variable(name).map(Shape::of),
+        names: Vec::new(),
+        measured: HashMap::new(),
+        items: HashMap::new(),
+    }
+    .expr(expr)
+    .cost
+}
+
+/// The steps that it takes at most with documents of this many bytes together, whatever is in them.
+pub(super) fn cost_for(expr: &IdedExpr, bytes: usize) -> u64 {
+    // Each value takes two bytes at least, with what divides it from the next.
+    let any = Size { whole: 1 + bytes as u64, longest: 1 + bytes as u64 / 2 };
+    let variable = |_: &str| Some(Shape::Bound(any));
+    Estimator { variable: &variable, names: Vec::new(), measured: HashMap::new(), items: HashMap::new() }
+        .expr(expr)
+        .cost
 }
 
 /// The steps that it takes to make ready what is read of a variable.
@@ -63,10 +80,21 @@ fn part_size(value: &Value, reads: &Reads) -> u64 {
 }
 
 struct Estimator<'v, 'e> {
-    variable: &'e dyn Fn(&str) -> Option<Variable<'v>>,
+    variable: &'e dyn Fn(&str) -> Option<Shape<'v>>,
     names: Vec<(&'e str, Size)>,
     /// By the place of the value, so that each is measured once.
     measured: HashMap<*const Value, Size>,
+    /// The largest item, by the place of the list or map.
+    items: HashMap<*const Value, (u64, Size)>,
+}
+
+impl<'v> Shape<'v> {
+    fn of(variable: Variable<'v>) -> Self {
+        match variable {
+            Variable::Document(value) => Shape::Known(value),
+            Variable::Results(results) => Shape::Results(results),
+        }
+    }
 }
 
 impl<'v, 'e> Estimator<'v, 'e> {
@@ -92,11 +120,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
             Expr::Ident(name) => {
                 let shape = match self.names.iter().rev().find(|(known, _)| known == name) {
                     Some((_, size)) => Shape::Bound(*size),
-                    None => match (self.variable)(name) {
-                        Some(Variable::Document(value)) => Shape::Known(value),
-                        Some(Variable::Results(results)) => Shape::Results(results),
-                        None => Shape::Bound(Size::default()),
-                    },
+                    None => (self.variable)(name).unwrap_or(Shape::Bound(Size::default())),
                 };
                 Estimate { cost: 1, shape }
             }
@@ -173,18 +197,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
     fn items(&mut self, shape: Shape<'v>) -> (u64, Size) {
         match shape {
             Shape::Bound(size) => (size.longest, size),
-            Shape::Known(Value::Array(items)) => {
-                let largest = items.iter().fold(Size::default(), |size, item| {
-                    let item = self.size(Shape::Known(item));
-                    Size { whole: size.whole.max(item.whole), longest: size.longest.max(item.longest) }
-                });
-                (items.len() as u64, largest)
-            }
-            Shape::Known(Value::Object(map)) => {
-                let largest = map.keys().map(String::len).max().unwrap_or(0);
-                (map.len() as u64, Size { whole: text_size(largest), longest: 0 })
-            }
-            Shape::Known(_) => (0, Size::default()),
+            Shape::Known(value) => *self.items.entry(value).or_insert_with(|| items(value)),
             Shape::Results(results) => {
                 let largest = results.keys().map(|step| step.len()).max().unwrap_or(0);
                 (results.len() as u64, Size { whole: text_size(largest), longest: 0 })
@@ -238,6 +251,24 @@ fn add<const N: usize>(sum: u64, parts: [u64; N]) -> u64 {
 
 fn text_size(bytes: usize) -> u64 {
     1 + (bytes / BYTES_PER_STEP) as u64
+}
+
+/// How many items a value has, and the largest of them. The items of a map are its keys.
+fn items(value: &Value) -> (u64, Size) {
+    match value {
+        Value::Array(items) => {
+            let largest = items.iter().fold(Size::default(), |size, item| {
+                let item = measure(item);
+                Size { whole: size.whole.max(item.whole), longest: size.longest.max(item.longest) }
+            });
+            (items.len() as u64, largest)
+        }
+        Value::Object(map) => {
+            let largest = map.keys().map(String::len).max().unwrap_or(0);
+            (map.len() as u64, Size { whole: text_size(largest), longest: 0 })
+        }
+        _ => (0, Size::default()),
+    }
 }
 
 fn measure(value: &Value) -> Size {

@@ -3,6 +3,7 @@
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use serde_json::Value;
 
+use super::hints;
 use super::macros::{Gives, Macro};
 use super::types::{Kinds, Type};
 use super::{MAX_EXPRESSION_DEPTH, MAX_MACRO_DEPTH, MAX_MACROS, Scope, entries};
@@ -140,7 +141,7 @@ impl<'e> Checker<'_, 'e> {
             _ => {
                 let all: Vec<&str> = self.scope.variables().collect();
                 let known = all.iter().copied().chain(self.names.iter().map(|(name, _)| *name));
-                let hint = did_you_mean(name, known);
+                let hint = hints::of_word(name).unwrap_or_else(|| did_you_mean(name, known));
                 let hint = if hint.is_empty() { format!("; expected one of {}", all.join(", ")) } else { hint };
                 fault(id, format!("unknown variable `{}`{hint}", shorten(name)))
             }
@@ -363,7 +364,7 @@ impl<'e> Checker<'_, 'e> {
         }
         let Some(function) = FUNCTIONS.iter().find(|function| function.name == name) else {
             let names = FUNCTIONS.iter().map(|f| f.name).chain(MACROS.iter().map(|(name, _)| *name));
-            let hint = did_you_mean(name, names.clone());
+            let hint = hints::of_word(name).unwrap_or_else(|| did_you_mean(name, names.clone()));
             let all: Vec<&str> = names.collect();
             let hint = if hint.is_empty() { format!("; expected one of {}", all.join(", ")) } else { hint };
             return fault(id, format!("unknown function `{}`{hint}", shorten(name)));

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod check;
+mod hints;
 mod macros;
 mod reads;
 #[cfg(test)]
@@ -36,6 +37,9 @@ pub const MAX_EXPRESSION_DEPTH: usize = 32;
 pub const MAX_MACROS: usize = 16;
 /// How deep macros may be nested.
 pub const MAX_MACRO_DEPTH: usize = 3;
+/// How many steps of a budget a step of an evaluation is: a part of an expression, once for each item that a macro goes through, or
+/// a value that is copied, or 16 bytes of text.
+const STEPS: u64 = 8;
 /// Numbers with a fraction or an exponent from here on no longer tell two integers apart: 2^53.
 const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
 /// The parser goes down through its whole grammar for each level of nesting; a server's own threads have less.
@@ -295,8 +299,23 @@ impl Expression {
         Ok(values::to_json(&value)?)
     }
 
+    /// The most steps of a budget that an evaluation can take with documents of this many bytes together, whatever is in them.
+    pub fn cost_bound(&self, bytes: usize) -> u64 {
+        let tree = &*self.0.0;
+        let read = tree.reads.parts.len() as u64 * (1 + bytes as u64);
+        let cost = if tree.path.is_some() {
+            1 + bytes as u64
+        } else {
+            bounds::cost_for(&tree.expr, bytes).saturating_add(read)
+        };
+        cost.saturating_mul(STEPS)
+    }
+
     fn spend(&self, values: &Values<'_>, steps: u64) -> Result<(), TooCostly> {
-        values.budget.spend(steps).map_err(|error| error.of(|| format!("`{}`", shorten(self.source()))))
+        values
+            .budget
+            .spend(steps.saturating_mul(STEPS))
+            .map_err(|error| error.of(|| format!("`{}`", shorten(self.source()))))
     }
 
     /// The value of `a.b.c`, as it is.
@@ -367,7 +386,7 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
     } else {
         // The list of everything that could have come instead helps nobody.
         let short = text.split(" expecting {").next().unwrap_or(text);
-        cut(&format!("expected an expression in CEL: {short}"))
+        cut(&format!("expected an expression in CEL: {short}{}", hints::of_syntax(source)))
     };
     ExpressionProblem { line: position(error.pos.0), column: position(error.pos.1), message }
 }

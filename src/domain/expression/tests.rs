@@ -290,7 +290,8 @@ fn the_cost_is_known_before_it_is_spent() {
         bounds::cost(&tree.0.0.expr, &|name| (name == "context").then_some(Variable::Document(&context)))
     };
     let square = "context.l.all(a, context.l.all(b, a == b))";
-    let side = (1..).find(|n| cost(square, &list(*n)) > MAX_JUDGING_STEPS - 2 * (*n as u64) - 3).expect("some");
+    let edge = MAX_JUDGING_STEPS / STEPS;
+    let side = (1..).find(|n| cost(square, &list(*n)) > edge - (*n as u64) - 2).expect("some");
     assert_eq!(eval(square, &list(side - 1)), Ok(json!(true)), "{side}");
     let began = Instant::now();
     let why = eval(square, &list(side)).expect_err("too much");
@@ -305,11 +306,78 @@ fn the_cost_is_known_before_it_is_spent() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
+/// Each kind of work at its edge: inside it is done in time, outside it is refused at once.
+#[test]
+fn each_macro_and_function_is_counted() {
+    let context = |n: usize| {
+        let named: serde_json::Map<String, Value> = (0..n).map(|i| (format!("k{i}"), json!(i))).collect();
+        let objects: Vec<Value> = (0..n).map(|i| json!({"a": i, "b": [1, 2, 3]})).collect();
+        let texts: Vec<String> = (0..n).map(|i| format!("text number {i}")).collect();
+        json!({"l": vec![1; n], "m": named, "o": objects, "s": "ab".repeat(n), "t": texts})
+    };
+    for source in [
+        "context.l.all(x, context.l.all(y, x == y))",
+        "context.l.exists(x, context.l.exists(y, x != y))",
+        "context.l.exists_one(x, context.l.exists_one(y, x != y))",
+        "size(context.l.map(x, context.l.map(y, x + y))) > 0",
+        "size(context.l.filter(x, size(context.l.filter(y, y == x)) > 0)) > 0",
+        "size(context.l.map(x, x)) > 0",
+        "size(context.o.map(x, x.a)) > 0",
+        "size(context.o.filter(x, x.a > 1)) > 0",
+        "context.m.all(k, context.m[k] >= 0)",
+        "context.t.all(x, context.s.contains(x) || context.s.startsWith(x) || context.s.endsWith(x) || size(x) > 0)",
+        "context.l.all(x, context.o == context.o)",
+        "context.l.all(x, x in context.l)",
+        "size(context.l.map(x, context.l + [x])) > 0",
+        "size(context.t.map(x, context.s + x)) > 0",
+        "context.t.all(x, string(x) == x)",
+        "context.l.map(x, x).map(x, x).filter(x, x == 1).all(x, x == 1)",
+    ] {
+        let (expression, task) = (any(source), json!({}));
+        let mut n = 8;
+        loop {
+            let values = context(n);
+            let bytes = values.to_string().len();
+            let budget = Budget::new();
+            let began = Instant::now();
+            let verdict = expression.value(&Values::of_task(&values, &task, &budget));
+            assert!(began.elapsed() < Duration::from_secs(5), "{source} of {n}: {:?}", began.elapsed());
+            if matches!(verdict, Err(EvaluationError::TooCostly(_))) {
+                break;
+            }
+            assert!(budget.spent() <= expression.cost_bound(bytes), "{source} of {n}: {}", budget.spent());
+            if bytes > 1024 * 1024 {
+                break;
+            }
+            n *= 2;
+        }
+    }
+}
+
+#[test]
+fn other_languages_words_get_a_hint() {
+    for (source, hint) in [
+        ("context.plan == 'a' and true", "CEL writes `&&` for `and`"),
+        ("true or context.vip", "CEL writes `||` for `or`"),
+        ("not context.vip", "CEL writes `!` for `not`"),
+        ("not(context.vip)", "CEL writes `!` for `not`"),
+        ("context.vip == True", "CEL writes `true` for `True`"),
+        ("context.vip == False", "CEL writes `false` for `False`"),
+        ("context.maybe == None", "CEL writes `null` for `None`"),
+        ("context.plan = 'and'", "CEL writes `==` for `=`"),
+        ("context.vip & true", "CEL writes `&&` for `&`"),
+        ("context.vip | true", "CEL writes `||` for `|`"),
+    ] {
+        let problem = condition(source).expect_err(source);
+        assert!(problem.message.contains(hint), "{source}: {problem}");
+    }
+}
+
 #[test]
 fn expressions_with_the_same_values_share_the_bound() {
     let context = json!({"l": vec![1; 100_000]});
     let task = json!({});
-    let budget = Budget::of(500_000);
+    let budget = Budget::new();
     let values = Values::of_task(&context, &task, &budget);
     let expression = any("context.l == context.l");
     assert_eq!(expression.holds(&values), Ok(true));

@@ -141,7 +141,8 @@ impl Type {
 
     /// What a JSON Schema says about the values that fit it.
     pub fn of_schema(schema: &Value) -> Type {
-        Reader { root: schema, parts: 0, open: BTreeSet::new() }.read(schema)
+        let schema = crate::domain::schema::flattened(schema);
+        Reader { root: &schema, parts: 0, open: BTreeSet::new() }.read(&schema)
     }
 
     /// A context, which is always a map.

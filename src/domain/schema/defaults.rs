@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::keywords::{self, Role, Shape};
 use super::survey::{REFERENCES, Survey};
+use crate::domain::budget::{Budget, TooCostly};
 
-/// How many schemas may be applied to the parts of one value.
-const MAX_STEPS: usize = 1_000_000;
+/// What it takes to find the defaults of one schema.
+const PLACE: u64 = 12;
 /// How much text may be added to one value, in bytes of JSON.
 pub const MAX_ADDED_BYTES: usize = 1024 * 1024;
 /// How deep a value may become: what a client may send, and some room for what is added.
@@ -19,21 +20,21 @@ pub(super) enum FillError {
     Bytes,
     #[error("the schema's defaults are nested more than {MAX_DEPTH} levels deep")]
     Depth,
-    #[error("applying the schema's defaults takes more than {MAX_STEPS} steps")]
-    Steps,
+    #[error("{0}")]
+    TooCostly(#[from] TooCostly),
 }
 
 /// Fills one value.
 pub(super) struct Filler<'s> {
     root: &'s Value,
     survey: &'s Survey,
-    steps_left: usize,
+    budget: &'s Budget,
     bytes_left: usize,
 }
 
 impl<'s> Filler<'s> {
-    pub fn new(root: &'s Value, survey: &'s Survey) -> Self {
-        Filler { root, survey, steps_left: MAX_STEPS, bytes_left: MAX_ADDED_BYTES }
+    pub fn new(root: &'s Value, survey: &'s Survey, budget: &'s Budget) -> Self {
+        Filler { root, survey, budget, bytes_left: MAX_ADDED_BYTES }
     }
 
     /// Adds to `value` the defaults of the schema at `pointer`: true when there were any.
@@ -45,7 +46,7 @@ impl<'s> Filler<'s> {
     }
 
     fn apply(&mut self, schema: &'s Value, value: &mut Value, depth: usize) -> Result<bool, FillError> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
+        self.budget.spend(PLACE)?;
         let Value::Object(schema) = schema else {
             return Ok(false);
         };
@@ -76,6 +77,7 @@ impl<'s> Filler<'s> {
         let Some(Value::Object(properties)) = schema.get("properties") else {
             return Ok(false);
         };
+        self.budget.spend(2 * properties.len() as u64)?;
         let mut added = false;
         for (name, property) in properties {
             if !object.contains_key(name)
@@ -110,7 +112,7 @@ impl<'s> Filler<'s> {
 
     /// The schema's own default, or else that of a schema that applies to the same value.
     fn default_of(&mut self, schema: &'s Value) -> Result<Option<&'s Value>, FillError> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(FillError::Steps)?;
+        self.budget.spend(PLACE)?;
         let Value::Object(schema) = schema else {
             return Ok(None);
         };
@@ -143,6 +145,8 @@ impl<'s> Filler<'s> {
     }
 
     fn pay(&mut self, name: &str, default: &Value) -> Result<(), FillError> {
+        // Once to measure it, once to copy it, once to write it into the text.
+        self.budget.spend(3 * super::meter::comparison(default))?;
         let bytes = name.len() + default.to_string().len();
         self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(FillError::Bytes)?;
         Ok(())

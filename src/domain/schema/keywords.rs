@@ -86,6 +86,31 @@ fn is_note(keyword: &str) -> bool {
     keyword.starts_with("x-") || keyword == "example"
 }
 
+/// Words of `OpenAPI` and of other drafts that generators write: they describe or lead editors, and constrain nothing here.
+pub(super) fn is_foreign_note(keyword: &str) -> bool {
+    const WORDS: [&str; 18] = [
+        "$comment",
+        "$vocabulary",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "deprecated",
+        "discriminator",
+        "enumDescriptions",
+        "enumNames",
+        "examples",
+        "externalDocs",
+        "markdownDescription",
+        "nullable",
+        "propertyOrder",
+        "readOnly",
+        "tsType",
+        "writeOnly",
+        "xml",
+    ];
+    WORDS.contains(&keyword)
+}
+
 /// All keywords of a draft that constrain or structure, to guess which one was meant.
 pub(super) fn all(draft: Draft) -> impl Iterator<Item = &'static str> {
     const WORDS: [&str; 62] = [

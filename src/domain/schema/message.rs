@@ -1,5 +1,7 @@
 //! What the validator found, in words that fit on a line.
 
+use std::fmt;
+
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
@@ -9,6 +11,25 @@ pub(super) use crate::domain::words::cut;
 
 /// A longer value is called "the value" instead of being repeated.
 const MAX_VALUE_BYTES: usize = 60;
+
+/// How many of the properties are named that a schema does not allow.
+const MAX_NAMES: usize = 20;
+/// How much of a message is written at all, in bytes: it can repeat a list of thousands.
+const MAX_WRITTEN_BYTES: usize = 1024;
+
+/// The start of a text: the rest is not even written.
+fn start(text: &impl fmt::Display) -> String {
+    struct Start(String);
+    impl fmt::Write for Start {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.push_str(text);
+            if self.0.len() > MAX_WRITTEN_BYTES { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut start = Start(String::new());
+    let _ = fmt::write(&mut start, format_args!("{text}")); // An error means that there is enough of it.
+    start.0
+}
 
 pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
     let short = match error.instance().as_ref() {
@@ -21,11 +42,12 @@ pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
         Kind::Required { property: Value::String(name) } => format!("the property {name:?} is required"),
         Kind::FalseSchema => "the schema allows no value here".into(),
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            let names: Vec<String> = unexpected.iter().map(|name| format!("{name:?}")).collect();
-            format!("the schema allows no property {}", names.join(", "))
+            let names: Vec<String> = unexpected.iter().take(MAX_NAMES).map(|name| format!("{name:?}")).collect();
+            let more = if unexpected.len() > MAX_NAMES { ", …" } else { "" };
+            format!("the schema allows no property {}{more}", names.join(", "))
         }
-        _ if short => error.to_string(),
-        _ => error.masked_with("the value").to_string(),
+        _ if short => start(error),
+        _ => start(&error.masked_with("the value")),
     };
     Violation { pointer: error.instance_path().as_str().to_owned(), message: cut(&message) }
 }

@@ -3,22 +3,30 @@
 //! A schema comes from a template and a context from a client, so neither is trusted: nothing is fetched, patterns match
 //! in linear time, and what would cost more than it is worth is refused when the template is registered.
 
+mod bound;
 mod cost;
 mod defaults;
+mod identity;
 mod keywords;
 mod message;
+mod meter;
+mod pattern;
 mod pointer;
 mod splice;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use jsonschema::{Draft, PatternOptions, Registry, Resource, ValidationOptions, Validator};
 use serde_json::{Value, json};
 
 use crate::domain::budget::{Budget, TooCostly};
-use defaults::Filler;
+use bound::Bound;
+use defaults::{FillError, Filler};
+use meter::Meter;
 use survey::Survey;
+use walk::Question;
 
 /// How many violations or schema problems are listed at most.
 pub const MAX_VIOLATIONS: usize = 100;
@@ -26,6 +34,10 @@ pub const MAX_VIOLATIONS: usize = 100;
 pub const MAX_PATTERNS: usize = 200;
 /// Largest compiled size of one pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 1024 * 1024;
+/// How many steps the search for what is wrong with a document may take, for each step that it took to find that something is, and
+/// beside those.
+const ERRORS_PER_STEP: u64 = 64;
+const ERRORS: u64 = 20_000;
 /// Name under which parts of a schema refer to each other while its defaults are checked.
 const SELF_URI: &str = "urn:tasker:context-schema";
 
@@ -68,12 +80,14 @@ pub struct ContextSchema {
     schema: Value,
     validator: Validator,
     survey: Survey,
+    meter: Meter,
+    bound: Bound,
 }
 
 impl ContextSchema {
     /// Compiles a schema of draft 4 to 2020-12, which is the default; `$schema` names another.
     ///
-    /// Formats are asserted. Refused, because they would be ignored or be dangerous: keywords and formats nobody knows,
+    /// Formats of the standard are asserted; others are warnings. Refused, because they would be ignored or be dangerous: unknown keywords,
     /// references out of the schema, patterns with look-around or back references, recursion whose cost explodes, and
     /// defaults that do not fit.
     ///
@@ -96,6 +110,7 @@ impl ContextSchema {
         if draft == Draft::Unknown {
             return Err(vec![unknown_draft()]);
         }
+        let schema = &*identity::flatten(schema, draft);
         let mut problems = metaschema_problems(schema);
         if of_context && !survey::accepts_objects(schema) {
             let message = "a context is a JSON object, so this schema accepts none; expected object";
@@ -105,7 +120,9 @@ impl ContextSchema {
         cost::check(&survey, &mut problems);
         finish(problems)?;
         let validator = options().build(schema).map_err(|error| vec![message::schema_problem(&error)])?;
-        let compiled = ContextSchema { schema: schema.clone(), validator, survey };
+        let meter = Meter::of(schema, &survey);
+        let bound = Bound::of(&meter);
+        let compiled = ContextSchema { schema: schema.clone(), validator, survey, meter, bound };
         finish(compiled.default_problems())?;
         Ok(compiled)
     }
@@ -128,7 +145,10 @@ impl ContextSchema {
         if !context.is_object() {
             return Err(whole("expected a JSON object".into()));
         }
-        let added = self.filler().fill("", context).map_err(|error| whole(error.to_string()))?;
+        let added = self.filler(budget).fill("", context).map_err(|error| match error {
+            FillError::TooCostly(error) => Misfit::TooCostly(error.of(|| "the schema's defaults".into())),
+            error => whole(error.to_string()),
+        })?;
         self.check(context, budget)?;
         Ok(added.then(|| splice::splice(text, context)))
     }
@@ -138,39 +158,49 @@ impl ContextSchema {
     /// # Errors
     /// As for [`Self::apply`].
     pub fn check(&self, document: &Value, budget: &Budget) -> Result<(), Misfit> {
-        budget.spend(1)?;
-        let violations = self.violations(document);
-        if violations.is_empty() { Ok(()) } else { Err(Misfit::Violations(violations)) }
+        walk::count(&self.meter, document, Question::Fits, budget)
+            .map_err(|error| error.of(|| "the document against its schema".into()))?;
+        if self.validator.is_valid(document) {
+            return Ok(());
+        }
+        Err(Misfit::Violations(self.violations(document, budget)))
     }
 
-    /// The most steps that judging any document of this many bytes can take: found without looking at the document.
-    /// [`u64::MAX`] when no bound is known.
-    pub fn cost_bound(&self, _bytes: usize) -> u64 {
-        u64::MAX
+    /// The most steps that it can take to find out whether any document of this many bytes fits: known without looking at the
+    /// document, and [`u64::MAX`] when there is no bound. One that does not fit takes at most 64 times as long and 20,000 steps.
+    pub fn cost_bound(&self, bytes: usize) -> u64 {
+        self.bound.steps(bytes)
     }
 
-    /// What is unusual in the schema but not wrong.
+    /// What generators write and nothing checks: formats that are in no standard, and keywords of `OpenAPI`.
     pub fn warnings(&self) -> &[SchemaProblem] {
-        &[]
+        &self.survey.warnings
     }
 
-    fn violations(&self, context: &Value) -> Vec<Violation> {
-        if self.validator.is_valid(context) {
-            return Vec::new(); // The common case, without collecting anything.
+    /// What is wrong with a document that does not fit: as much of it as can be found with the steps that are left.
+    fn violations(&self, document: &Value, budget: &Budget) -> Vec<Violation> {
+        let afforded = budget.left().min(budget.spent().saturating_mul(ERRORS_PER_STEP).saturating_add(ERRORS));
+        let affords = |question| {
+            let trial = Budget::of(afforded.min(budget.left()));
+            walk::count(&self.meter, document, question, &trial).is_ok() && budget.spend(trial.spent()).is_ok()
+        };
+        if affords(Question::Errors { copies: false }) {
+            return listed(self.validator.iter_errors(document));
         }
-        let mut errors = self.validator.iter_errors(context);
-        let mut violations: Vec<Violation> =
-            errors.by_ref().take(MAX_VIOLATIONS).map(|e| message::violation(&e)).collect();
-        let hidden = errors.count();
-        if let Some(last) = violations.last_mut().filter(|_| hidden > 0) {
-            *last =
-                Violation { pointer: String::new(), message: format!("{} more violations are not listed", hidden + 1) };
+        let whole = |message: &str| Violation { pointer: String::new(), message: message.into() };
+        if affords(Question::FirstError)
+            && let Err(first) = self.validator.validate(document)
+        {
+            let more = "there may be more violations; finding them would take more steps than one input may take";
+            return vec![message::violation(&first), whole(more)];
         }
-        violations
+        vec![whole(
+            "the document does not fit its schema; finding the place would take more steps than one input may take",
+        )]
     }
 
-    fn filler(&self) -> Filler<'_> {
-        Filler::new(&self.schema, &self.survey)
+    fn filler<'s>(&'s self, budget: &'s Budget) -> Filler<'s> {
+        Filler::new(&self.schema, &self.survey, budget)
     }
 
     /// Every default must fit the schema it stands in, after the defaults inside it were applied.
@@ -192,7 +222,7 @@ impl ContextSchema {
     fn default_problem(&self, owner: &str, registry: &Registry<'_>) -> Option<SchemaProblem> {
         let problem = |message: String| Some(SchemaProblem { pointer: format!("{owner}/default"), message });
         let mut default = self.schema.pointer(owner)?.get("default")?.clone();
-        if let Err(error) = self.filler().fill(owner, &mut default) {
+        if let Err(error) = self.filler(&Budget::new()).fill(owner, &mut default) {
             return problem(error.to_string());
         }
         let part = json!({ "$ref": format!("{SELF_URI}#{}", pointer::to_fragment(owner)) });
@@ -206,13 +236,31 @@ impl ContextSchema {
     }
 }
 
+/// The same schema with every reference in it written as `#/…`, whatever parts of it have an identity of their own.
+pub(in crate::domain) fn flattened(schema: &Value) -> std::borrow::Cow<'_, Value> {
+    match Draft::default().detect(schema) {
+        Draft::Unknown => std::borrow::Cow::Borrowed(schema),
+        draft => identity::flatten(schema, draft),
+    }
+}
+
+/// At most [`MAX_VIOLATIONS`]; the last one says how many are not listed.
+fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>) -> Vec<Violation> {
+    let mut violations: Vec<Violation> = errors.by_ref().take(MAX_VIOLATIONS).map(|e| message::violation(&e)).collect();
+    let hidden = errors.count();
+    if let Some(last) = violations.last_mut().filter(|_| hidden > 0) {
+        *last = Violation { pointer: String::new(), message: format!("{} more violations are not listed", hidden + 1) };
+    }
+    violations
+}
+
 /// One place for what schemas may do here.
 fn options<'r>() -> ValidationOptions<'r> {
     let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES);
     jsonschema::options()
         .offline()
         .should_validate_formats(true)
-        .should_ignore_unknown_formats(false)
+        .should_ignore_unknown_formats(true)
         .with_pattern_options(patterns)
 }
 

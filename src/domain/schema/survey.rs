@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::keywords::{self, Role, Shape};
 use super::message::cut;
-use super::{MAX_PATTERNS, SchemaProblem, options, pointer};
+use super::pattern::Effort;
+use super::{MAX_PATTERNS, MAX_VIOLATIONS, SchemaProblem, options, pointer};
 use crate::domain::words::did_you_mean;
 
 /// Every keyword that refers to another schema.
@@ -28,6 +29,10 @@ pub(super) struct Survey {
     pub patterns: usize,
     /// Pointers by `$anchor` and `$dynamicAnchor`.
     anchors: HashMap<String, String>,
+    /// What nothing checks.
+    pub warnings: Vec<SchemaProblem>,
+    /// What each pattern takes.
+    efforts: HashMap<String, Effort>,
 }
 
 /// A place in the document that is a schema.
@@ -50,7 +55,15 @@ pub(super) struct Edge {
 impl Survey {
     /// Visits every schema that `root` contains or refers to.
     pub fn of(root: &Value, draft: Draft, problems: &mut Vec<SchemaProblem>) -> Survey {
-        let survey = Survey { draft, places: Vec::new(), defaults: Vec::new(), patterns: 0, anchors: HashMap::new() };
+        let survey = Survey {
+            draft,
+            places: Vec::new(),
+            defaults: Vec::new(),
+            patterns: 0,
+            anchors: HashMap::new(),
+            warnings: Vec::new(),
+            efforts: HashMap::new(),
+        };
         let mut walk = Walk { root, survey, index: HashMap::new(), references: Vec::new(), problems };
         walk.visit(String::new());
         walk.run();
@@ -64,6 +77,11 @@ impl Survey {
             return root.pointer(&fragment).is_some().then_some(fragment);
         }
         self.anchors.get(&fragment).cloned()
+    }
+
+    /// What it takes to match a pattern of the schema.
+    pub fn effort(&self, pattern: &str) -> Effort {
+        self.efforts.get(pattern).copied().unwrap_or_else(Effort::unknown)
     }
 
     /// Whether a `$ref` makes a validator blind for the keywords beside it.
@@ -151,6 +169,7 @@ impl<'s> Walk<'s, '_> {
         for (keyword, value) in schema {
             let here = pointer::join(&at, keyword);
             match keywords::shape(keyword, self.survey.draft) {
+                None if keywords::is_foreign_note(keyword) => self.warn(here, foreign(keyword)),
                 None => self.report(here, self.unknown(keyword)),
                 Some(_) if only_ref && !HARMLESS_BESIDE_REF.contains(&keyword.as_str()) => {
                     self.report(
@@ -225,9 +244,13 @@ impl<'s> Walk<'s, '_> {
             return;
         };
         if !options().is_known_format(self.survey.draft, format) {
-            let hint = did_you_mean(format, FORMATS);
-            let message = format!("unknown format `{}`{hint}; nothing would check it", cut(format));
-            self.report(pointer::join(at, "format"), message);
+            let hint = match format.as_str() {
+                "int8" | "int16" | "int32" | "int64" | "uint8" | "uint16" | "uint32" | "uint64" | "uint" => {
+                    "; `minimum` and `maximum` would bound the number".into()
+                }
+                _ => did_you_mean(format, FORMATS),
+            };
+            self.warn(pointer::join(at, "format"), format!("nothing checks the format `{}`{hint}", cut(format)));
         }
     }
 
@@ -238,16 +261,21 @@ impl<'s> Walk<'s, '_> {
         } else if options().build(&json!({ "pattern": pattern })).is_err() {
             let message = "expected a regular expression without look-around and back references, and not too large";
             self.report(at, format!("{message}, found `{}`", cut(pattern)));
+        } else if !self.survey.efforts.contains_key(pattern) {
+            self.survey.efforts.insert(pattern.to_owned(), Effort::measure(pattern));
         }
     }
 
     fn unknown(&self, keyword: &str) -> String {
-        let hint = match keyword {
-            "nullable" => "; expected a `type` list with \"null\" in it".into(),
-            _ => did_you_mean(keyword, keywords::all(self.survey.draft)),
-        };
+        let hint = did_you_mean(keyword, keywords::all(self.survey.draft));
         let rule = if hint.is_empty() { "; notes of your own begin with `x-`" } else { "" };
         format!("unknown keyword `{}`{hint}{rule}", cut(keyword))
+    }
+
+    fn warn(&mut self, pointer: String, message: String) {
+        if self.survey.warnings.len() < MAX_VIOLATIONS {
+            self.survey.warnings.push(SchemaProblem { pointer, message });
+        }
     }
 
     fn report(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
@@ -255,13 +283,25 @@ impl<'s> Walk<'s, '_> {
     }
 }
 
+/// Why a keyword of another standard has no effect.
+fn foreign(keyword: &str) -> String {
+    let hint = match keyword {
+        "nullable" => "; a `type` list with \"null\" in it allows null",
+        "discriminator" => "; a `const` in each of the schemas tells them apart",
+        _ => "",
+    };
+    format!("`{keyword}` has no effect here{hint}")
+}
+
 /// To guess which format was meant.
-const FORMATS: [&str; 16] = [
+const FORMATS: [&str; 18] = [
     "date",
     "date-time",
     "duration",
     "email",
     "hostname",
+    "idn-email",
+    "idn-hostname",
     "ipv4",
     "ipv6",
     "iri",

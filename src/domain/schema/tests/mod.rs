@@ -1,6 +1,8 @@
 //! Contexts against schemas: what is added and what is refused.
 
+mod budget;
 mod compile;
+mod generators;
 
 use serde_json::{Value, json};
 

@@ -1,0 +1,142 @@
+//! Parts of a schema with an identity of their own, as generators write them: `$id` below the top.
+//!
+//! References inside such a part are read from the part, and others may name it by its URI. Before anything else looks at the schema,
+//! all of them are written as what they lead to, `#/…`, and the identities are taken out.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use jsonschema::Draft;
+use serde_json::{Map, Value};
+
+use super::keywords::{self, Shape};
+use super::pointer;
+
+/// The same schema with no identity below the top.
+pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
+    let mut finder = Finder { draft, resources: HashMap::new(), anchors: HashMap::new(), places: Vec::new(), inner: 0 };
+    let base = identity(root, draft).unwrap_or_default().to_owned();
+    finder.resources.insert(without_fragment(&base).to_owned(), String::new());
+    finder.visit(root, String::new(), &base, "");
+    if finder.inner == 0 {
+        return Cow::Borrowed(root);
+    }
+    let mut flat = root.clone();
+    for place in &finder.places {
+        let Some(Value::Object(schema)) = flat.pointer_mut(&place.pointer) else { continue };
+        if !place.pointer.is_empty() {
+            schema.shift_remove(word(draft));
+            let same_dialect = schema.get("$schema").is_some_and(|named| root.get("$schema") == Some(named));
+            if same_dialect {
+                schema.shift_remove("$schema");
+            }
+        }
+        if let Some(Value::String(reference)) = schema.get_mut("$ref")
+            && let Some(target) = finder.target(reference, place)
+            && root.pointer(&target).is_some()
+        {
+            *reference = format!("#{}", pointer::to_fragment(&target));
+        }
+    }
+    Cow::Owned(flat)
+}
+
+/// A schema in the schema.
+struct Place {
+    pointer: String,
+    /// The URI and the pointer of the part that it belongs to.
+    base: String,
+    top: String,
+}
+
+struct Finder {
+    draft: Draft,
+    /// Pointers by URI.
+    resources: HashMap<String, String>,
+    /// Pointers by URI and name: `$id: "#name"`, as the older drafts have it.
+    anchors: HashMap<(String, String), String>,
+    places: Vec<Place>,
+    inner: usize,
+}
+
+impl Finder {
+    fn visit(&mut self, schema: &Value, at: String, base: &str, top: &str) {
+        let Value::Object(map) = schema else { return };
+        let (mut base, mut top) = (base.to_owned(), top.to_owned());
+        if let Some(id) = identity(schema, self.draft).filter(|_| !at.is_empty()) {
+            self.inner += 1;
+            if let Some(name) = id.strip_prefix('#') {
+                self.anchors.insert((base.clone(), name.to_owned()), at.clone());
+            } else {
+                base = join(&base, without_fragment(id));
+                top.clone_from(&at);
+                self.resources.insert(base.clone(), at.clone());
+            }
+        }
+        for (keyword, value) in map {
+            let here = pointer::join(&at, keyword);
+            match (keywords::shape(keyword, self.draft), value) {
+                (Some(Shape::One(_) | Shape::OneOrList(_)), Value::Object(_)) => self.visit(value, here, &base, &top),
+                (Some(Shape::List(_) | Shape::OneOrList(_)), Value::Array(items)) => {
+                    for (index, item) in items.iter().enumerate() {
+                        self.visit(item, format!("{here}/{index}"), &base, &top);
+                    }
+                }
+                (Some(Shape::Named(_)), Value::Object(named)) => self.named(named, &here, &base, &top),
+                _ => {}
+            }
+        }
+        self.places.push(Place { pointer: at, base: without_fragment(&base).to_owned(), top });
+    }
+
+    fn named(&mut self, named: &Map<String, Value>, at: &str, base: &str, top: &str) {
+        for (name, schema) in named {
+            self.visit(schema, pointer::join(at, name), base, top);
+        }
+    }
+
+    /// What a reference leads to; None when it is not written by a pointer and no part has that name, so that it stays as it is.
+    fn target(&self, reference: &str, place: &Place) -> Option<String> {
+        let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        let (top, base) = match uri {
+            "" => (place.top.as_str(), place.base.clone()),
+            uri => {
+                let uri = join(&place.base, uri);
+                (self.resources.get(&uri)?.as_str(), uri)
+            }
+        };
+        let fragment = pointer::from_fragment(fragment)?;
+        if fragment.is_empty() || fragment.starts_with('/') {
+            return Some(format!("{top}{fragment}"));
+        }
+        self.anchors.get(&(base, fragment)).cloned()
+    }
+}
+
+fn word(draft: Draft) -> &'static str {
+    if draft == Draft::Draft4 { "id" } else { "$id" }
+}
+
+fn identity(schema: &Value, draft: Draft) -> Option<&str> {
+    schema.get(word(draft))?.as_str()
+}
+
+fn without_fragment(uri: &str) -> &str {
+    uri.split('#').next().unwrap_or(uri)
+}
+
+/// A relative URI, seen from another one.
+fn join(base: &str, uri: &str) -> String {
+    let has_scheme = uri.split_once(':').is_some_and(|(scheme, _)| !scheme.is_empty() && !scheme.contains(['/', '?']));
+    if has_scheme || base.is_empty() {
+        return uri.to_owned();
+    }
+    if let (Some(path), Some((scheme, rest))) = (uri.strip_prefix('/'), base.split_once("://")) {
+        let host = rest.split('/').next().unwrap_or(rest);
+        return format!("{scheme}://{host}/{path}");
+    }
+    match base.rfind('/') {
+        Some(slash) if !base[..=slash].ends_with("://") => format!("{}{uri}", &base[..=slash]),
+        _ => format!("{base}/{uri}"),
+    }
+}

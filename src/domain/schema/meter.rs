@@ -1,0 +1,267 @@
+//! What each place of a schema costs when the validator applies it to a value.
+//!
+//! The figures follow the validator's own loops: where it compares one by one, so does the count; where it hashes, the count is
+//! of bytes. A step is about 25 ns of an optimised build.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::pattern::Effort;
+use super::pointer;
+use super::survey::{REFERENCES, Survey};
+
+/// What it takes to apply a schema to a value, beside its keywords.
+const PLACE: u64 = 2;
+/// More strings than this are looked up by hash in an `enum`.
+const HASHED_STRINGS: usize = 10;
+/// What it takes to compare two numbers of a few digits: both are read from their text.
+pub(super) const NUMBER: u64 = 5;
+/// Steps per KiB of text that is only gone through, for a length or a format.
+const SCAN_PER_KIB: u64 = 200;
+/// Steps per KiB of a text that has to be a regular expression: it is parsed.
+const REGEX_FORMAT_PER_KIB: u64 = 20_000;
+
+/// The costs of a schema.
+#[derive(Debug)]
+pub(super) struct Meter {
+    pub nodes: Vec<Node>,
+}
+
+/// The costs of one place.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    /// Of each application, whatever the value is.
+    pub fixed: u64,
+    /// How many keywords may report an error.
+    pub keywords: u64,
+    /// For each KiB of a string.
+    pub text_per_kib: u64,
+    /// How often a number is read.
+    pub numbers: u64,
+    pub candidates: Option<Candidates>,
+    pub unique: bool,
+    /// For the same value.
+    pub same: Vec<Same>,
+    pub named: HashMap<String, usize>,
+    /// The same in the order of the schema.
+    pub properties: Vec<(String, usize)>,
+    pub patterns: Vec<(Effort, usize)>,
+    pub additional: Option<usize>,
+    pub property_names: Option<usize>,
+    pub dependent: Vec<(String, usize)>,
+    pub unevaluated_properties: Option<usize>,
+    pub first_items: Vec<usize>,
+    pub items: Option<usize>,
+    pub contains: Option<usize>,
+    pub unevaluated_items: Option<usize>,
+}
+
+/// A schema for the same value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Same {
+    pub to: usize,
+    pub kind: SameKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SameKind {
+    /// `$ref` and its like.
+    Reference,
+    /// `anyOf` and `oneOf`: when none fits, the errors of all are collected, with copies of the values.
+    Branch,
+    /// `allOf`, `if`, `then`, `else`.
+    Part,
+    /// `not`: its errors are of no interest.
+    Not,
+}
+
+/// The values of an `enum` or a `const`.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    /// Steps that a value of the kind takes, beside its own size.
+    pub texts: u64,
+    pub numbers: u64,
+    pub lists: u64,
+    pub maps: u64,
+    /// How many numbers a number is compared with.
+    pub compared_numbers: u64,
+}
+
+impl Meter {
+    /// `survey` has visited every place of the schema `root`.
+    pub fn of(root: &Value, survey: &Survey) -> Meter {
+        let index: HashMap<&str, usize> =
+            survey.places.iter().enumerate().map(|(index, place)| (place.pointer.as_str(), index)).collect();
+        let nodes = survey.places.iter().map(|place| {
+            let schema = root.pointer(&place.pointer).and_then(Value::as_object);
+            schema.map_or_else(Node::trivial, |schema| {
+                Reader { root, survey, index: &index, at: &place.pointer, schema }.node()
+            })
+        });
+        Meter { nodes: nodes.collect() }
+    }
+}
+
+impl Node {
+    fn trivial() -> Node {
+        Node { fixed: 1, keywords: 1, ..Node::default() }
+    }
+
+    /// Whether what other keywords have evaluated has to be found out.
+    pub fn marks(&self) -> bool {
+        self.unevaluated_properties.is_some() || self.unevaluated_items.is_some()
+    }
+}
+
+/// Reads one place.
+struct Reader<'s> {
+    root: &'s Value,
+    survey: &'s Survey,
+    index: &'s HashMap<&'s str, usize>,
+    at: &'s str,
+    schema: &'s Map<String, Value>,
+}
+
+impl Reader<'_> {
+    fn node(&self) -> Node {
+        let schema = self.schema;
+        let members = |keyword: &str| match schema.get(keyword) {
+            Some(Value::Array(items)) => items.len() as u64,
+            Some(Value::Object(map)) => map.values().map(|v| v.as_array().map_or(1, |v| 1 + v.len() as u64)).sum(),
+            _ => 0,
+        };
+        let loops = ["required", "properties", "dependentRequired", "dependencies", "dependentSchemas"];
+        let keywords = schema.len() as u64;
+        Node {
+            fixed: PLACE + keywords + loops.into_iter().map(members).sum::<u64>(),
+            keywords: keywords + members("required"),
+            text_per_kib: self.text_per_kib(),
+            numbers: self.numbers(),
+            candidates: self.candidates(),
+            unique: schema.get("uniqueItems") == Some(&Value::Bool(true)),
+            same: self.same(),
+            named: self.named("properties").into_iter().collect(),
+            properties: self.named("properties"),
+            patterns: self
+                .named("patternProperties")
+                .into_iter()
+                .map(|(pattern, to)| (self.survey.effort(&pattern), to))
+                .collect(),
+            additional: self.one("additionalProperties"),
+            property_names: self.one("propertyNames"),
+            dependent: [self.named("dependentSchemas"), self.named("dependencies")].concat(),
+            unevaluated_properties: self.one("unevaluatedProperties"),
+            first_items: [self.list("prefixItems"), self.list("items")].concat(),
+            items: self.one("items").or_else(|| self.one("additionalItems")),
+            contains: self.one("contains"),
+            unevaluated_items: self.one("unevaluatedItems"),
+        }
+    }
+
+    fn text_per_kib(&self) -> u64 {
+        let scans = ["minLength", "maxLength"].into_iter().filter(|keyword| self.schema.contains_key(*keyword)).count();
+        let pattern = self.schema.get("pattern").and_then(Value::as_str).map_or(0, |p| self.survey.effort(p).per_kib);
+        let format = match self.schema.get("format").and_then(Value::as_str) {
+            Some("regex") => REGEX_FORMAT_PER_KIB,
+            Some(_) => SCAN_PER_KIB,
+            None => 0,
+        };
+        pattern.saturating_add(format).saturating_add(SCAN_PER_KIB / 8 * scans as u64)
+    }
+
+    fn numbers(&self) -> u64 {
+        let keywords = ["type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+        keywords.into_iter().filter(|keyword| self.schema.contains_key(*keyword)).count() as u64
+    }
+
+    fn candidates(&self) -> Option<Candidates> {
+        let mut found = Candidates::default();
+        let listed = self.schema.get("enum").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let hashed = listed.len() > HASHED_STRINGS && listed.iter().all(|value| value.is_string() || value.is_null());
+        for value in listed.iter().chain(self.schema.get("const")) {
+            let cost = comparison(value);
+            match value {
+                Value::String(_) if hashed => found.texts = 1,
+                Value::String(_) => found.texts += cost,
+                Value::Number(_) => {
+                    found.numbers += cost;
+                    found.compared_numbers += 1;
+                }
+                Value::Array(_) => found.lists += cost,
+                Value::Object(_) => found.maps += cost,
+                Value::Null | Value::Bool(_) => {}
+            }
+        }
+        let all = listed.len() + usize::from(self.schema.contains_key("const"));
+        // Each of another kind is passed over, too.
+        let passed = if hashed { 0 } else { all as u64 / 4 };
+        [&mut found.texts, &mut found.numbers, &mut found.lists, &mut found.maps]
+            .into_iter()
+            .for_each(|cost| *cost += passed);
+        (all > 0).then_some(found)
+    }
+
+    fn same(&self) -> Vec<Same> {
+        let references = REFERENCES.iter().filter_map(|keyword| {
+            let target = self.survey.target(self.schema.get(*keyword)?.as_str()?, self.root)?;
+            Some(Same { to: *self.index.get(target.as_str())?, kind: SameKind::Reference })
+        });
+        let of = |keyword: &str, kind: SameKind| {
+            let all = self.list(keyword).into_iter().chain(self.one(keyword));
+            all.map(move |to| Same { to, kind }).collect::<Vec<_>>()
+        };
+        let mut same: Vec<Same> = references.collect();
+        for (keyword, kind) in [
+            ("allOf", SameKind::Part),
+            ("anyOf", SameKind::Branch),
+            ("oneOf", SameKind::Branch),
+            ("if", SameKind::Part),
+            ("then", SameKind::Part),
+            ("else", SameKind::Part),
+            ("not", SameKind::Not),
+        ] {
+            same.extend(of(keyword, kind));
+        }
+        same
+    }
+
+    fn place(&self, pointer: &str) -> Option<usize> {
+        self.index.get(pointer).copied()
+    }
+
+    fn one(&self, keyword: &str) -> Option<usize> {
+        self.schema.get(keyword).filter(|value| value.is_object() || value.is_boolean())?;
+        self.place(&pointer::join(self.at, keyword))
+    }
+
+    fn list(&self, keyword: &str) -> Vec<usize> {
+        let count = self.schema.get(keyword).and_then(Value::as_array).map_or(0, Vec::len);
+        let at = pointer::join(self.at, keyword);
+        (0..count).filter_map(|index| self.place(&format!("{at}/{index}"))).collect()
+    }
+
+    fn named(&self, keyword: &str) -> Vec<(String, usize)> {
+        let at = pointer::join(self.at, keyword);
+        let names = self.schema.get(keyword).and_then(Value::as_object).into_iter().flat_map(Map::keys);
+        names.filter_map(|name| Some((name.clone(), self.place(&pointer::join(&at, name))?))).collect()
+    }
+}
+
+/// The steps that it takes to compare something with a value.
+pub(super) fn comparison(value: &Value) -> u64 {
+    match value {
+        Value::Null | Value::Bool(_) => 1,
+        Value::Number(number) => number_cost(number.as_str().len()),
+        Value::String(text) => 1 + text.len() as u64 / 256,
+        Value::Array(items) => items.iter().fold(1, |sum, item| sum + comparison(item)),
+        Value::Object(map) => map.iter().fold(1, |sum, (key, item)| sum + 2 + key.len() as u64 / 64 + comparison(item)),
+    }
+}
+
+/// The steps that it takes to read a number of this many bytes: beyond 64 bits it is computed exactly, which grows with the
+/// square of its digits.
+pub(super) fn number_cost(bytes: usize) -> u64 {
+    let bytes = bytes as u64;
+    if bytes < 17 { NUMBER } else { NUMBER + bytes + bytes * bytes / 128 }
+}

@@ -1,0 +1,103 @@
+//! What it takes to match a pattern.
+//!
+//! A pattern is matched by an automaton whose states are made while the text is read, which costs some nanoseconds per byte as long
+//! as they are few. A pattern that has too many of them is matched by going through the whole pattern at each byte instead, and that
+//! takes a thousand times as long for a large one.
+
+use std::collections::HashSet;
+
+use regex_automata::hybrid::LazyStateID;
+use regex_automata::hybrid::dfa::{Cache, DFA};
+use regex_automata::nfa::thompson;
+use regex_automata::util::start;
+use regex_automata::util::syntax;
+use regex_automata::{Anchored, MatchKind};
+
+use super::MAX_PATTERN_BYTES;
+
+/// What it takes to begin a match.
+const MATCH: u64 = 4;
+/// Steps per KiB of text where the automaton has few states.
+const FEW_STATES_PER_KIB: u64 = 160;
+/// Steps per KiB of text and part of the pattern where it has many.
+const PART_PER_KIB: u64 = 200;
+/// More states than this are many. So many fit into the validator's memory for them.
+const MAX_STATES: usize = 400;
+/// Parts of a pattern that nothing is known of.
+const MAX_PARTS: u64 = MAX_PATTERN_BYTES as u64 / 16;
+
+/// What it takes to match one pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Effort {
+    pub per_kib: u64,
+}
+
+impl Effort {
+    /// Of a pattern in the dialect of schemas.
+    pub fn measure(pattern: &str) -> Effort {
+        let parts = match jsonschema_regex::to_rust_regex(pattern) {
+            Ok(pattern) => parts(&pattern),
+            Err(()) => Some(MAX_PARTS),
+        };
+        Effort { per_kib: parts.map_or(FEW_STATES_PER_KIB, |parts| FEW_STATES_PER_KIB + parts * PART_PER_KIB) }
+    }
+
+    /// Nothing is known of the pattern.
+    pub fn unknown() -> Effort {
+        Effort { per_kib: MAX_PARTS * PART_PER_KIB }
+    }
+
+    /// Steps for a text of this many bytes.
+    pub fn of(self, bytes: usize) -> u64 {
+        MATCH + super::walk::per_kib(self.per_kib, bytes)
+    }
+}
+
+/// How many parts a pattern has; None when its automaton has few states, in both directions.
+fn parts(pattern: &str) -> Option<u64> {
+    let mut most = 0;
+    for reverse in [false, true] {
+        let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN_BYTES)).reverse(reverse);
+        let Ok(nfa) = thompson::Compiler::new().configure(config).syntax(syntax::Config::new()).build(pattern) else {
+            return Some(MAX_PARTS);
+        };
+        let parts = nfa.states().len() as u64;
+        let config = DFA::config().match_kind(MatchKind::All).unicode_word_boundary(true);
+        let config = config.cache_capacity(2 * MAX_PATTERN_BYTES).skip_cache_capacity_check(true);
+        let few = DFA::builder().configure(config).build_from_nfa(nfa).is_ok_and(|dfa| has_few_states(&dfa));
+        most = if few { most } else { parts.max(most) };
+    }
+    (most > 0).then_some(most)
+}
+
+/// Visits all states.
+fn has_few_states(dfa: &DFA) -> bool {
+    visit_all(dfa, &mut dfa.create_cache()).unwrap_or(false)
+}
+
+/// None when the automaton cannot go on.
+fn visit_all(dfa: &DFA, cache: &mut Cache) -> Option<bool> {
+    let mut known: HashSet<LazyStateID> = HashSet::new();
+    let mut open = Vec::new();
+    for before in [None, Some(b'a'), Some(b'-'), Some(b'\n'), Some(b'\r'), Some(0xff)] {
+        let config = start::Config::new().anchored(Anchored::No).look_behind(before);
+        open.push(dfa.start_state(cache, &config).ok()?);
+    }
+    while let Some(state) = open.pop() {
+        if state.is_quit() {
+            return None;
+        }
+        if state.is_dead() || !known.insert(state) {
+            continue;
+        }
+        if known.len() > MAX_STATES {
+            return Some(false);
+        }
+        for byte in dfa.byte_classes().representatives(0_u8..=255) {
+            if let Some(byte) = byte.as_u8() {
+                open.push(dfa.next_state(cache, state, byte).ok()?);
+            }
+        }
+    }
+    Some(true)
+}

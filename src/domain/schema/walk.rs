@@ -1,0 +1,267 @@
+//! Counts what applying a schema to a value takes, before the validator does it.
+//!
+//! The count goes through the same pairs of a schema's place and a value as the validator does, and takes each off the budget, so
+//! that it ends as soon as the budget does.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde_json::{Map, Value};
+
+use super::meter::{Meter, Node, Same, SameKind, comparison, number_cost};
+use crate::domain::budget::{Budget, TooCostly};
+
+/// What it takes to write down one error: its place is put together, and its message.
+const ERROR: u64 = 40;
+/// Lists up to this length are searched for equal items pair by pair, longer ones by hash.
+const PAIRWISE_ITEMS: usize = 15;
+
+type Counted = Result<(), TooCostly>;
+
+/// What the validator is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether the value fits.
+    Fits,
+    /// The first error.
+    FirstError,
+    /// All errors. Those below `anyOf` and `oneOf` hold copies of the values.
+    Errors { copies: bool },
+}
+
+/// Takes off the budget what the answer costs at most.
+pub(super) fn count(meter: &Meter, value: &Value, question: Question, budget: &Budget) -> Counted {
+    Walk { meter, budget }.visit(0, value, question)
+}
+
+struct Walk<'w> {
+    meter: &'w Meter,
+    budget: &'w Budget,
+}
+
+impl Walk<'_> {
+    fn visit(&self, place: usize, value: &Value, question: Question) -> Counted {
+        let Some(node) = self.meter.nodes.get(place) else { return Ok(()) };
+        self.budget.spend(node.fixed)?;
+        if let Question::Errors { copies } = question {
+            self.budget.spend((1 + node.keywords).saturating_mul(ERROR))?;
+            if copies {
+                self.budget.spend((1 + node.keywords).saturating_mul(self.size(value)?))?;
+            }
+        }
+        self.own(node, value)?;
+        for same in &node.same {
+            self.same(*same, value, question)?;
+        }
+        match value {
+            Value::Object(map) => self.object(node, value, map, question)?,
+            Value::Array(items) => self.array(node, items, question)?,
+            _ => {}
+        }
+        if node.marks() { self.mark(place, value) } else { Ok(()) }
+    }
+
+    /// The keywords that hold no schemas.
+    fn own(&self, node: &Node, value: &Value) -> Counted {
+        let candidates = node.candidates.as_ref();
+        match value {
+            Value::String(text) => {
+                self.budget.spend(per_kib(node.text_per_kib, text.len()))?;
+                self.budget.spend(candidates.map_or(0, |c| c.texts + text.len() as u64 / 256))
+            }
+            Value::Number(number) => {
+                let bytes = number.as_str().len();
+                let times = node.numbers + candidates.map_or(0, |c| c.compared_numbers);
+                self.budget.spend(times.saturating_mul(number_cost(bytes)))?;
+                self.budget.spend(candidates.map_or(0, |c| c.numbers))
+            }
+            Value::Array(items) => {
+                self.budget.spend(candidates.map_or(0, |c| c.lists))?;
+                if node.unique { self.unique(items) } else { Ok(()) }
+            }
+            Value::Object(_) => self.budget.spend(candidates.map_or(0, |c| c.maps)),
+            Value::Null | Value::Bool(_) => Ok(()),
+        }
+    }
+
+    fn same(&self, same: Same, value: &Value, question: Question) -> Counted {
+        match (same.kind, question) {
+            (_, Question::Fits) | (SameKind::Not, _) => self.visit(same.to, value, Question::Fits),
+            (SameKind::Branch, _) => {
+                self.visit(same.to, value, Question::Fits)?;
+                self.visit(same.to, value, Question::Errors { copies: true })
+            }
+            (SameKind::Reference | SameKind::Part, _) => self.visit(same.to, value, question),
+        }
+    }
+
+    fn object(&self, node: &Node, value: &Value, map: &Map<String, Value>, question: Question) -> Counted {
+        self.budget.spend(map.len() as u64 / 4)?;
+        if map.len() < node.named.len() {
+            for (name, value) in map {
+                if let Some(child) = node.named.get(name) {
+                    self.visit(*child, value, question)?;
+                }
+            }
+        } else {
+            for (name, child) in &node.named {
+                if let Some(value) = map.get(name) {
+                    self.visit(*child, value, question)?;
+                }
+            }
+        }
+        for (effort, child) in &node.patterns {
+            for (name, value) in map {
+                self.budget.spend(effort.of(name.len()))?;
+                self.visit(*child, value, question)?;
+            }
+        }
+        if let Some(child) = node.additional {
+            for (_, value) in map.iter().filter(|(name, _)| !node.named.contains_key(*name)) {
+                self.visit(child, value, question)?;
+            }
+        }
+        if let Some(child) = node.unevaluated_properties {
+            map.values().try_for_each(|value| self.visit(child, value, question))?;
+        }
+        if let Some(child) = node.property_names {
+            let question = if question == Question::Fits { question } else { Question::Errors { copies: true } };
+            map.keys().try_for_each(|name| self.visit(child, &Value::String(name.clone()), question))?;
+        }
+        let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
+        dependent.map(|(_, child)| *child).try_for_each(|child| self.visit(child, value, question))
+    }
+
+    fn array(&self, node: &Node, items: &[Value], question: Question) -> Counted {
+        for (index, item) in items.iter().enumerate() {
+            if let Some(child) = node.first_items.get(index).copied().or(node.items) {
+                self.visit(child, item, question)?;
+            }
+            if let Some(child) = node.contains {
+                self.visit(child, item, Question::Fits)?;
+            }
+            if let Some(child) = node.unevaluated_items {
+                self.visit(child, item, question)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What other keywords have evaluated is found by applying their schemas once more, and what is in those likewise.
+    fn mark(&self, place: usize, value: &Value) -> Counted {
+        let Some(node) = self.meter.nodes.get(place) else { return Ok(()) };
+        self.budget.spend(1 + node.named.len() as u64 / 4)?;
+        match value {
+            Value::Object(map) => {
+                self.budget.spend(2 * map.len() as u64)?;
+                for (effort, _) in &node.patterns {
+                    map.keys().try_for_each(|name| self.budget.spend(effort.of(name.len())))?;
+                }
+                if let Some(child) = node.unevaluated_properties {
+                    map.values().try_for_each(|value| self.visit(child, value, Question::Fits))?;
+                }
+                let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
+                dependent.map(|(_, child)| *child).try_for_each(|child| self.mark(child, value))?;
+            }
+            Value::Array(items) => {
+                self.budget.spend(items.len() as u64)?;
+                for child in [node.contains, node.unevaluated_items].into_iter().flatten() {
+                    items.iter().try_for_each(|item| self.visit(child, item, Question::Fits))?;
+                }
+            }
+            _ => return Ok(()),
+        }
+        for same in node.same.iter().filter(|same| same.kind != SameKind::Not) {
+            if same.kind != SameKind::Reference {
+                self.visit(same.to, value, Question::Fits)?;
+            }
+            self.mark(same.to, value)?;
+        }
+        Ok(())
+    }
+
+    /// Equal items are found by hash, and those with equal hashes are compared one by one.
+    fn unique(&self, items: &[Value]) -> Counted {
+        if items.len() <= PAIRWISE_ITEMS {
+            let cost = items.iter().map(comparison).sum::<u64>();
+            return self.budget.spend(cost.saturating_mul(items.len() as u64));
+        }
+        let mut seen: HashMap<u64, u64> = HashMap::new();
+        for item in items {
+            let cost = comparison(item);
+            self.budget.spend(8 + 2 * cost)?;
+            let mut hasher = DefaultHasher::new();
+            hash(item, &mut hasher);
+            let equal = seen.entry(hasher.finish()).or_default();
+            self.budget.spend(equal.saturating_mul(2 * cost))?;
+            *equal += 1;
+        }
+        Ok(())
+    }
+
+    /// The steps that it takes to copy a value.
+    fn size(&self, value: &Value) -> Result<u64, TooCostly> {
+        let left = self.budget.left();
+        let mut size = 0;
+        measure(value, left, &mut size);
+        if size > left { self.budget.spend(size).map(|()| size) } else { Ok(size) }
+    }
+}
+
+/// Adds the size of a value, and stops beyond the limit.
+fn measure(value: &Value, limit: u64, size: &mut u64) {
+    *size += 4;
+    match value {
+        Value::String(text) => *size += text.len() as u64 / 128,
+        Value::Number(number) => *size += number.as_str().len() as u64 / 128,
+        Value::Array(items) => {
+            for item in items.iter().take_while(|_| true) {
+                if *size > limit {
+                    return;
+                }
+                measure(item, limit, size);
+            }
+        }
+        Value::Object(map) => {
+            for (key, value) in map {
+                if *size > limit {
+                    return;
+                }
+                *size += 4 + key.len() as u64 / 128;
+                measure(value, limit, size);
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+/// Whatever the validator hashes alike is hashed alike here: numbers by their value in 64 bits, lists by their scalars, and maps
+/// without an order.
+fn hash(value: &Value, hasher: &mut DefaultHasher) {
+    match value {
+        Value::Null => 3_u8.hash(hasher),
+        Value::Bool(value) => value.hash(hasher),
+        Value::Number(number) => match number.as_f64() {
+            Some(value) if value != 0.0 => value.to_bits().hash(hasher),
+            Some(_) => 0_u64.hash(hasher),
+            None => {}
+        },
+        Value::String(text) => text.hash(hasher),
+        Value::Array(items) => items.iter().for_each(|item| hash(item, hasher)),
+        Value::Object(map) => {
+            let mut all = 0;
+            for (key, value) in map {
+                let mut entry = DefaultHasher::new();
+                key.hash(&mut entry);
+                hash(value, &mut entry);
+                all ^= entry.finish();
+            }
+            hasher.write_u64(all);
+        }
+    }
+}
+
+/// The steps for a text of this many bytes.
+pub(super) fn per_kib(steps: u64, bytes: usize) -> u64 {
+    steps.saturating_mul(bytes as u64) / 1024
+}
