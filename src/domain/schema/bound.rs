@@ -46,6 +46,16 @@ impl Bound {
         }
     }
 
+    /// For another part of the same value.
+    fn beside(self, other: Bound) -> Bound {
+        Bound {
+            fixed: self.fixed.saturating_add(other.fixed),
+            per_byte: self.per_byte.max(other.per_byte),
+            per_square: self.per_square.max(other.per_square),
+            has_unique: self.has_unique || other.has_unique,
+        }
+    }
+
     /// For each part of a value, of which each has this many bytes at least.
     fn each(self, bytes: u64) -> Bound {
         let per_byte = self.per_byte.saturating_add(self.fixed / bytes + 1);
@@ -79,9 +89,9 @@ impl Finder<'_> {
         if node.marks() {
             bound = bound.and(self.mark(place));
         }
-        for (_, child) in &node.properties {
-            bound = bound.and(self.visit(*child));
-        }
+        // Each has bytes of its own.
+        let named = node.named.values().fold(Bound::default(), |sum, child| sum.beside(self.visit(*child)));
+        bound = bound.and(named);
         for (_, child) in &node.dependent {
             bound = bound.and(self.visit(*child));
         }
@@ -139,7 +149,7 @@ fn own(node: &Node) -> Bound {
         bound.fixed += 1 + kinds.into_iter().max().unwrap_or(0);
     }
     bound.fixed += numbers * NUMBER;
-    bound.per_byte += numbers;
+    bound.per_byte += 2 * numbers;
     bound.per_square += numbers.div_ceil(128);
     if node.unique {
         bound.per_byte += 16;

@@ -44,8 +44,6 @@ pub(super) struct Node {
     /// For the same value.
     pub same: Vec<Same>,
     pub named: HashMap<String, usize>,
-    /// The same in the order of the schema.
-    pub properties: Vec<(String, usize)>,
     pub patterns: Vec<(Effort, usize)>,
     pub additional: Option<usize>,
     pub property_names: Option<usize>,
@@ -142,7 +140,6 @@ impl Reader<'_> {
             unique: schema.get("uniqueItems") == Some(&Value::Bool(true)),
             same: self.same(),
             named: self.named("properties").into_iter().collect(),
-            properties: self.named("properties"),
             patterns: self
                 .named("patternProperties")
                 .into_iter()
@@ -171,8 +168,9 @@ impl Reader<'_> {
     }
 
     fn numbers(&self) -> u64 {
-        let keywords = ["type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
-        keywords.into_iter().filter(|keyword| self.schema.contains_key(*keyword)).count() as u64
+        let keywords = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+        let limits = keywords.into_iter().filter(|keyword| self.schema.contains_key(*keyword)).count() as u64;
+        limits + if self.schema.contains_key("multipleOf") { NUMBER } else { 0 }
     }
 
     fn candidates(&self) -> Option<Candidates> {
@@ -262,6 +260,11 @@ pub(super) fn comparison(value: &Value) -> u64 {
 /// The steps that it takes to read a number of this many bytes: beyond 64 bits it is computed exactly, which grows with the
 /// square of its digits.
 pub(super) fn number_cost(bytes: usize) -> u64 {
+    NUMBER - 1 + limit_cost(bytes)
+}
+
+/// The same for a limit, which is at hand.
+pub(super) fn limit_cost(bytes: usize) -> u64 {
     let bytes = bytes as u64;
-    if bytes < 17 { NUMBER } else { NUMBER + bytes + bytes * bytes / 128 }
+    if bytes < 17 { 1 } else { NUMBER + bytes + bytes * bytes / 128 }
 }

@@ -62,7 +62,8 @@ fn parts(pattern: &str) -> Option<u64> {
             return Some(MAX_PARTS);
         };
         let parts = nfa.states().len() as u64;
-        let config = DFA::config().match_kind(MatchKind::All).unicode_word_boundary(true);
+        let kind = if reverse { MatchKind::All } else { MatchKind::LeftmostFirst };
+        let config = DFA::config().match_kind(kind).unicode_word_boundary(true);
         let config = config.cache_capacity(2 * MAX_PATTERN_BYTES).skip_cache_capacity_check(true);
         let few = DFA::builder().configure(config).build_from_nfa(nfa).is_ok_and(|dfa| has_few_states(&dfa));
         most = if few { most } else { parts.max(most) };

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 
-use super::meter::{Meter, Node, Same, SameKind, comparison, number_cost};
+use super::meter::{Meter, Node, Same, SameKind, comparison, limit_cost, number_cost};
 use crate::domain::budget::{Budget, TooCostly};
 
 /// What it takes to write down one error: its place is put together, and its message.
@@ -71,8 +71,9 @@ impl Walk<'_> {
             }
             Value::Number(number) => {
                 let bytes = number.as_str().len();
-                let times = node.numbers + candidates.map_or(0, |c| c.compared_numbers);
-                self.budget.spend(times.saturating_mul(number_cost(bytes)))?;
+                self.budget.spend(node.numbers.saturating_mul(limit_cost(bytes)))?;
+                let compared = candidates.map_or(0, |c| c.compared_numbers);
+                self.budget.spend(compared.saturating_mul(number_cost(bytes)))?;
                 self.budget.spend(candidates.map_or(0, |c| c.numbers))
             }
             Value::Array(items) => {
@@ -215,7 +216,7 @@ fn measure(value: &Value, limit: u64, size: &mut u64) {
         Value::String(text) => *size += text.len() as u64 / 128,
         Value::Number(number) => *size += number.as_str().len() as u64 / 128,
         Value::Array(items) => {
-            for item in items.iter().take_while(|_| true) {
+            for item in items {
                 if *size > limit {
                     return;
                 }
