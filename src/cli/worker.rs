@@ -33,9 +33,15 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
 }
 
 async fn run_list(handler: Option<String>, session: &Session) -> Result<u8, CliError> {
-    let request = ListWorkersRequest { handler: handler.clone().unwrap_or_default() };
-    let response = session.connect().await?.workers.list_workers(request).await;
-    let workers = response.map_err(|s| CliError::from_status("cannot list the workers", &s))?.into_inner().workers;
+    let mut client = session.connect().await?;
+    let workers = list::all(async |page_token| {
+        let request =
+            ListWorkersRequest { handler: handler.clone().unwrap_or_default(), page_token, ..Default::default() };
+        let response = client.workers.list_workers(request).await;
+        let page = response.map_err(|s| CliError::from_status("cannot list the workers", &s))?.into_inner();
+        Ok((page.workers, page.next_page_token))
+    })
+    .await?;
     let nothing = match handler {
         Some(handler) => format!("no connected worker has the handler {}", clean(&handler)),
         None => "no worker is connected".into(),

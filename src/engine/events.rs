@@ -45,6 +45,8 @@ const MAX_CATCHING_UP: usize = 3;
 /// The most events of one read, and of one chunk. Each page looks through all that is left up to its snapshot, so that many small ones
 /// would look through it many times.
 const PAGE: usize = 16_000;
+/// The most bytes of the events of one read: what one subscriber keeps that does not read, and each chunk. The usual page is smaller.
+pub const MAX_PAGE_BYTES: usize = 16 << 20;
 /// So many chunks are kept for subscribers that are a little slower: with the page, some tens of megabytes at the most.
 const MAX_CHUNKS: usize = 4;
 /// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
@@ -185,7 +187,12 @@ impl Events {
 
     /// At most a page of events after the cursor, by `seq`.
     async fn read(&self, cursor: &Cursor) -> Result<(Page, Vec<Arc<NamedEvent>>), StoreError> {
-        let (page, events) = event::read(&self.0.db, cursor, PAGE).await?;
+        let (mut page, mut events) = event::read(&self.0.db, cursor, PAGE).await?;
+        let fit = fitting(events.iter().map(event::Event::bytes));
+        if fit < events.len() {
+            events.truncate(fit);
+            page.is_complete = false;
+        }
         Ok((page, self.0.names.of(&self.0.db, events).await?))
     }
 
@@ -270,6 +277,16 @@ fn rest_after(began: Instant) -> Duration {
     began.elapsed().min(MAX_REST)
 }
 
+/// How many events of these sizes fit on a page, one in any case.
+fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = |size: &usize| {
+        bytes += size;
+        bytes <= MAX_PAGE_BYTES
+    };
+    sizes.take_while(fits).count().max(1)
+}
+
 /// The place behind a page: its snapshot, or its last event if there is more of it.
 fn behind(cursor: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) -> Cursor {
     let mut behind = cursor.clone();
@@ -284,6 +301,14 @@ fn behind(cursor: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) -> Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_has_as_many_bytes_as_fit_and_one_event_in_any_case() {
+        let half = MAX_PAGE_BYTES / 2;
+        assert_eq!(fitting([half, half, 1].into_iter()), 2);
+        assert_eq!(fitting([half, half + 1].into_iter()), 1);
+        assert_eq!(fitting([3 * half, 1].into_iter()), 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_as_long_as_the_read_up_to_a_bound() {

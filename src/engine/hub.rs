@@ -3,6 +3,7 @@
 //! One short lock, never held across an await. A slot is reserved before the transaction that may fill it and given back
 //! if it did not, so no worker is ever sent more than it asked for, whichever loop claims for it.
 
+mod looks;
 mod outbox;
 mod reservation;
 
@@ -21,10 +22,7 @@ pub use self::{
     reservation::Reservation,
 };
 use super::{assignment::Assignment, catalog::Plan};
-use crate::{
-    domain::lease::Lease,
-    store::{hot::LaneDemand, template::LaneRow},
-};
+use crate::{domain::lease::Lease, store::template::LaneRow};
 
 /// The most worker streams on one server.
 pub const MAX_CONNECTIONS: usize = 5_000;
@@ -344,19 +342,6 @@ impl Hub {
         false
     }
 
-    /// Closes the streams on which something has waited for so long and nothing was read. Their leases stay as they are.
-    pub fn close_stalled(&self, limit: Duration) {
-        self.lock().by_id.retain(|worker_id, c| {
-            let stalled = c.outbox.is_stalled(limit);
-            if stalled {
-                tracing::warn!(%worker_id, name = c.profile.name, ?limit, "a worker has not read its stream for so long; the stream is closed");
-                c.stop.cancel();
-                c.outbox.discard();
-            }
-            !stalled
-        });
-    }
-
     /// Tells whoever holds this lease to stop, and frees the slot. A claim that is not delivered yet never will be.
     /// `false` when no worker here holds it.
     pub fn cancel(&self, lease: Lease, reason: CancelReason) -> bool {
@@ -404,76 +389,6 @@ impl Hub {
     /// The next deadline of any lease here.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.lock().by_id.values().flat_map(|c| c.in_flight.values().map(|f| f.deadline)).min()
-    }
-
-    /// Steps of these lanes came into play, or were left, without a slot: asks for a look if there is one by now. If not,
-    /// the next slot that comes free does.
-    pub fn steps_wait(&self, lanes: impl IntoIterator<Item = i32>) {
-        let mut all = self.lock();
-        let mut look = false;
-        for lane in lanes {
-            // Under one lock with the state of the slots, so that either side sees the other.
-            all.is_loud(lane);
-            look = look || all.by_id.values().any(|c| c.free() > 0 && c.serves(lane));
-        }
-        drop(all);
-        if look {
-            self.kick();
-        }
-    }
-
-    /// Anything may wait, in any lane: somebody else put it there, or nobody could look.
-    pub fn anything_waits(&self) {
-        self.lock().all_loud();
-        self.kick();
-    }
-
-    /// A look begins. What comes into a lane from now on keeps it loud, whatever the look finds; and so does a lane whose steps
-    /// are not all looked for, as another worker takes larger ones.
-    pub fn look_begins(&self, lanes: &[LaneDemand]) {
-        let mut all = self.lock();
-        let differ = all.limits_differ;
-        let larger = |lane: &LaneDemand| {
-            all.by_id.values().any(|c| c.profile.max_assignment_bytes > lane.bytes && c.serves(lane.lane_id))
-        };
-        let whole: Vec<i32> = lanes.iter().filter(|lane| !(differ && larger(lane))).map(|lane| lane.lane_id).collect();
-        all.looked_at.extend(whole);
-    }
-
-    /// The look found nothing more in its lanes than it said.
-    pub fn look_ends(&self) {
-        let mut all = self.lock();
-        let lanes = std::mem::take(&mut all.looked_at);
-        all.quiet.extend(lanes);
-    }
-
-    /// Nobody could look, as no slot was free: the next one that comes free asks for it.
-    pub fn look_missed(&self) {
-        let mut all = self.lock();
-        all.all_loud();
-        if all.by_id.keys().any(|worker_id| all.could_serve(*worker_id)) {
-            drop(all);
-            self.kick();
-        }
-    }
-
-    /// Slots of these workers came free: asks for a look if steps may wait for one.
-    pub fn slots_freed(&self, workers: impl IntoIterator<Item = Uuid>) {
-        let all = self.lock();
-        if workers.into_iter().any(|worker_id| all.could_serve(worker_id)) {
-            drop(all);
-            self.kick();
-        }
-    }
-
-    /// Asks for a look at the waiting steps.
-    pub fn kick(&self) {
-        self.kick.notify_one();
-    }
-
-    /// Waits for [`Hub::kick`].
-    pub async fn kicked(&self) {
-        self.kick.notified().await;
     }
 
     /// Says that a retry falls due after so long.

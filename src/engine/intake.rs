@@ -35,6 +35,7 @@ use crate::store::{
     changes::{Changes, NewLive},
     counts::Collision,
     hot::Hot,
+    task::Part,
 };
 
 /// The most submits of one transaction.
@@ -346,7 +347,10 @@ impl Intake {
     async fn first_tasks(&self, known: &HashMap<Uuid, Uuid>) -> HashMap<Uuid, Submitted> {
         let mut first = HashMap::new();
         for task_id in known.values().collect::<HashSet<_>>() {
-            let Ok(Some(view)) = crate::store::task::get(&self.shared.db, *task_id, false).await else { continue };
+            let Ok(Some(view)) = crate::store::task::get(&self.shared.db, *task_id, false, Part::default()).await
+            else {
+                continue;
+            };
             let Ok(plan) = self.shared.catalog.plan(view.task.template_id).await else { continue };
             let submitted = Submitted {
                 task_id: *task_id,

@@ -223,6 +223,10 @@ fn step(s: Step, past: Vec<Attempt>, own: &Effective<'_>, task_notes: &str, with
     let plan = own.plan;
     let last_failure = past.last().and_then(|a| a.failure.clone());
     let waiting = s.state == StepState::WaitingForRetry;
+    let cut = past.iter().any(|attempt| attempt.is_cut);
+    let left_out =
+        [(s.result_left_out, "result_json"), (s.context_left_out, "error.context_json"), (cut, "attempts.error")];
+    let omitted = left_out.into_iter().filter(|(left_out, _)| *left_out).map(|(_, field)| field.to_owned()).collect();
     let mut attempts: Vec<proto::Attempt> = past.into_iter().map(attempt).collect();
     if s.state == StepState::InProgress {
         attempts.push(running(&s));
@@ -256,6 +260,7 @@ fn step(s: Step, past: Vec<Attempt>, own: &Effective<'_>, task_notes: &str, with
             .map(|(setting, origin)| proto::SettingOrigin { setting, origin })
             .collect(),
         condition: t.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
+        omitted,
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{
     store::explain::Explained,
 };
 
+/// The longest message of a reason.
+const MAX_MESSAGE_BYTES: usize = 1_024;
+
 pub fn response(task_id: Uuid, found: Explained, plan: &Plan, lease: Duration) -> proto::ExplainTaskResponse {
     let now = found.now;
     let own = Effective::of(plan, found.settings.as_deref());
@@ -72,10 +75,20 @@ fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanat
     }
 }
 
+/// With an error of a step in it, a message may be long, and there may be a thousand.
+fn cut(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        let end = (0..MAX_MESSAGE_BYTES).rev().find(|i| message.is_char_boundary(*i)).unwrap_or_default();
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
 fn wait(reason: Reason) -> proto::Wait {
     proto::Wait {
         cause: wait_cause(reason.cause).into(),
-        message: reason.message,
+        message: cut(reason.message),
         since: reason.since.map(timestamp),
         until: reason.until.map(timestamp),
     }

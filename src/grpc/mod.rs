@@ -10,6 +10,7 @@ pub mod encoded_event;
 pub mod error;
 pub mod event;
 mod explain;
+mod fit;
 pub mod frames;
 pub mod gzip;
 mod order;

@@ -7,6 +7,19 @@ use tonic::Status;
 
 use super::error::invalid;
 
+/// The most bytes of messages on one page: every client takes it by default, with what comes around it.
+pub const MAX_PAGE_BYTES: usize = 3 << 20;
+
+/// How many of these fit on a page, the first one in any case.
+pub fn fitting<M: prost::Message>(items: &[M]) -> usize {
+    let mut bytes = 0;
+    let fits = |item: &&M| {
+        bytes += item.encoded_len();
+        bytes <= MAX_PAGE_BYTES
+    };
+    items.iter().take_while(fits).count().max(1).min(items.len())
+}
+
 /// A token for the place after `last` in the list that `filter` describes.
 pub fn token(filter: &impl Hash, last: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode([&fingerprint(filter)[..], last].concat())
@@ -41,4 +54,19 @@ fn fingerprint(filter: &impl Hash) -> [u8; 8] {
     let mut hasher = DefaultHasher::new();
     filter.hash(&mut hasher);
     hasher.finish().to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_what_fits_and_never_nothing() {
+        let of = |bytes: &[usize]| fitting(&bytes.iter().map(|n| "x".repeat(n - 5)).collect::<Vec<String>>());
+        let half = MAX_PAGE_BYTES / 2;
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[half, half, 10]), 2);
+        assert_eq!(of(&[half, half + 1]), 1);
+        assert_eq!(of(&[2 * MAX_PAGE_BYTES, 10]), 1);
+    }
 }

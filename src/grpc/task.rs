@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    bulk, convert, error, page,
+    bulk, convert, error, fit, page,
     template::version,
     watch::{self, WatchStream},
 };
@@ -24,7 +24,7 @@ use crate::{
     proto::{self, task_service_server::TaskService},
     store::{
         explain,
-        task::{self as tasks, TaskFilter, TaskView},
+        task::{self as tasks, Part, TaskFilter, TaskView},
     },
 };
 
@@ -77,8 +77,9 @@ impl TaskService for Tasks {
     ) -> Result<Response<proto::GetTaskResponse>, Status> {
         let view = self.view(&request.into_inner().task_id, true).await?;
         let plan = self.0.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
-        let (task, steps) = convert::view(view, &plan, true);
+        let (task, mut steps) = convert::view(view, &plan, true);
         let dependencies = convert::dependencies(&plan);
+        fit::fit(&task, &mut steps, fit::bytes(&dependencies));
         Ok(Response::new(proto::GetTaskResponse { task: Some(task), steps, dependencies }))
     }
 
@@ -107,18 +108,45 @@ impl TaskService for Tasks {
             Some(none) if none.is_empty() => Vec::new(),
             _ => tasks::list(&self.0.db, &filter).await.map_err(|e| error::store(&e))?,
         };
-        let more = found.len() > size;
+        let count = found.len();
         found.truncate(size);
-        let next_page_token = match found.last() {
-            Some(last) if more => page::token(&print, last.task_id.as_bytes()),
-            _ => String::new(),
-        };
+        let ids: Vec<uuid::Uuid> = found.iter().map(|task| task.task_id).collect();
         let mut tasks = Vec::with_capacity(found.len());
         for task in found {
             let plan = self.0.catalog.plan(task.template_id).await.map_err(|e| error::store(&e))?;
             tasks.push(convert::task(task, &plan));
         }
+        tasks.truncate(page::fitting(&tasks));
+        let next_page_token = match tasks.len().checked_sub(1).and_then(|last| ids.get(last)) {
+            Some(last) if count > tasks.len() => page::token(&print, last.as_bytes()),
+            _ => String::new(),
+        };
         Ok(Response::new(proto::ListTasksResponse { tasks, next_page_token }))
+    }
+
+    async fn get_step(
+        &self,
+        request: Request<proto::GetStepRequest>,
+    ) -> Result<Response<proto::GetStepResponse>, Status> {
+        let r = request.into_inner();
+        let task_id = convert::task_id(&r.task_id)?;
+        let name = optional(r.step)?.ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
+        let no_step = || error::status(Code::NotFound, "STEP_NOT_FOUND", format!("task {task_id} has no step {name}"));
+        let template_id = tasks::template_of(&self.0.db, task_id).await.map_err(|e| error::store(&e))?;
+        let template_id = template_id.ok_or_else(|| not_found(task_id))?;
+        let plan = self.0.catalog.plan(template_id).await.map_err(|e| error::store(&e))?;
+        let position = plan.template.steps.iter().position(|step| step.name == name);
+        let position = position.and_then(|at| i16::try_from(at).ok()).ok_or_else(no_step)?;
+        let part = Part { step: Some(position), attempt: Some(r.attempt).filter(|attempt| *attempt != 0) };
+        let view = tasks::get(&self.0.db, task_id, true, part).await.map_err(|e| error::store(&e))?;
+        let (task, mut steps) = convert::view(view.ok_or_else(|| not_found(task_id))?, &plan, true);
+        fit::fit(&task, &mut steps, 0);
+        let step = steps.pop().ok_or_else(no_step)?;
+        if part.attempt.is_some_and(|attempt| step.attempts.iter().all(|known| known.attempt != attempt)) {
+            let message = format!("step {name} of task {task_id} has had no attempt {}", r.attempt);
+            return Err(error::status(Code::NotFound, "ATTEMPT_NOT_FOUND", message));
+        }
+        Ok(Response::new(proto::GetStepResponse { step: Some(step) }))
     }
 
     type WatchTaskStream = WatchStream;
@@ -267,7 +295,7 @@ impl Tasks {
 
     pub(super) async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
         let task_id = convert::task_id(id)?;
-        tasks::get(&self.0.db, task_id, with_attempts)
+        tasks::get(&self.0.db, task_id, with_attempts, Part::default())
             .await
             .map_err(|e| error::store(&e))?
             .ok_or_else(|| not_found(task_id))

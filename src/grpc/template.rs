@@ -103,12 +103,13 @@ impl TemplateService for Templates {
             }
         };
         let shown: Vec<_> = all.iter().skip(start).take(size).collect();
-        let more = all.len() > start + shown.len();
-        let next_page_token = match shown.last() {
+        let mut templates: Vec<_> = shown.iter().map(|plan| convert::template(plan, false)).collect();
+        templates.truncate(page::fitting(&templates));
+        let more = all.len() > start + templates.len();
+        let next_page_token = match templates.len().checked_sub(1).and_then(|last| shown.get(last)) {
             Some(last) if more => page::token(&r.namespace, &key(last)),
             _ => String::new(),
         };
-        let templates = shown.into_iter().map(|plan| convert::template(plan, false)).collect();
         Ok(Response::new(proto::ListTemplatesResponse { templates, next_page_token }))
     }
 }

@@ -6,11 +6,11 @@ use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{convert, error};
+use super::{convert, error, fit};
 use crate::{
     engine::{Engine, watch::Watcher},
     proto::WatchTaskResponse,
-    store::task::{self as tasks, TaskView},
+    store::task::{self as tasks, Part, TaskView},
 };
 
 /// Looks even without news, in case some were missed.
@@ -117,7 +117,7 @@ impl Watch {
                 break;
             }
         }
-        tasks::get(&self.engine.db, task_id, false)
+        tasks::get(&self.engine.db, task_id, false, Part::default())
             .await
             .map_err(|e| error::store(&e))?
             .ok_or_else(|| Status::not_found("the task is gone"))
@@ -125,7 +125,8 @@ impl Watch {
 
     async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {
         let plan = self.engine.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
-        let (task, steps) = convert::view(view, &plan, false);
+        let (task, mut steps) = convert::view(view, &plan, false);
+        fit::fit(&task, &mut steps, 0);
         Ok(WatchTaskResponse { task: Some(task), steps })
     }
 }

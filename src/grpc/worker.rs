@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{convert, edge, error, worker_messages};
+use super::{convert, edge, error, page, worker_messages};
 use crate::{
     domain::{attempt::Outcome, lease::Lease},
     engine::{
@@ -75,11 +75,28 @@ impl WorkerService for Workers {
         &self,
         request: Request<proto::ListWorkersRequest>,
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
-        let handler = request.into_inner().handler;
-        convert::name("handler", &handler)?;
-        let handler = Some(handler.as_str()).filter(|h| !h.is_empty());
-        let workers = workers::list(&self.0.db, handler).await.map_err(|e| error::store(&e))?;
-        Ok(Response::new(proto::ListWorkersResponse { workers: workers.into_iter().map(convert::worker).collect() }))
+        let r = request.into_inner();
+        convert::name("handler", &r.handler)?;
+        let size = page::size(r.page_size, 100, 1_000)?;
+        let after = page::place(&r.handler, &r.page_token)?
+            .map(|id| {
+                Uuid::from_slice(&id)
+                    .map_err(|_| error::invalid("page_token", "not a token of this list: start over without one"))
+            })
+            .transpose()?;
+        let handler = Some(r.handler.as_str()).filter(|h| !h.is_empty());
+        let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
+        let mut found = workers::list(&self.0.db, handler, after, limit).await.map_err(|e| error::store(&e))?;
+        let count = found.len();
+        found.truncate(size);
+        let ids: Vec<Uuid> = found.iter().map(|worker| worker.worker_id).collect();
+        let mut workers: Vec<proto::Worker> = found.into_iter().map(convert::worker).collect();
+        workers.truncate(page::fitting(&workers));
+        let next_page_token = match workers.len().checked_sub(1).and_then(|last| ids.get(last)) {
+            Some(last) if count > workers.len() => page::token(&r.handler, last.as_bytes()),
+            _ => String::new(),
+        };
+        Ok(Response::new(proto::ListWorkersResponse { workers, next_page_token }))
     }
 }
 

@@ -15,6 +15,7 @@ pub fn routes() -> Vec<Route> {
         route!(POST "/tasker/tasks" => Tasks.submit_task, "TaskService/SubmitTask"),
         route!(GET "/tasker/tasks" => Tasks.list_tasks, "TaskService/ListTasks"),
         route!(GET "/tasker/tasks/{task_id}" => Tasks.get_task, "TaskService/GetTask"),
+        route!(GET "/tasker/tasks/{task_id}/steps/{step}" => Tasks.get_step, "TaskService/GetStep"),
         route!(GET "/tasker/tasks/{task_id}/explain" => Tasks.explain_task, "TaskService/ExplainTask"),
         route!(POST "/tasker/tasks/{task_id}/cancel" => Tasks.cancel_task, "TaskService/CancelTask"),
         route!(POST "/tasker/tasks/{task_id}/retry" => Tasks.retry_task, "TaskService/RetryTask"),

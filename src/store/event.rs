@@ -49,6 +49,14 @@ pub struct Event {
     pub actor: Option<String>,
 }
 
+impl Event {
+    /// What it takes in memory, about.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.error_code, &self.error_message, &self.detail, &self.actor];
+        size_of::<Self>() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
 /// Up to where events have been removed: all that are gone have an xid and a seq below these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon {

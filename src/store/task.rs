@@ -65,6 +65,10 @@ pub struct Step {
     pub worker_name: Option<String>,
     pub set_by: Option<String>,
     pub set_reason: Option<String>,
+    /// There is a result, and it is too large to be read with the others.
+    pub result_left_out: bool,
+    /// The same of the error's context.
+    pub context_left_out: bool,
 }
 
 /// An attempt that ended.
@@ -83,7 +87,26 @@ pub struct Attempt {
     pub failure: Option<Failure>,
     /// An answer that came after the end, and how it says the attempt went.
     pub late: Option<(SystemTime, OutcomeKind)>,
+    /// The failure is without its context, and its message is cut.
+    pub is_cut: bool,
 }
+
+/// Which part of a task to read; nothing said is all of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Part {
+    pub step: Option<i16>,
+    /// One attempt of the step.
+    pub attempt: Option<i32>,
+}
+
+/// The most bytes of results in one view of a task, the smallest first; what is beyond is left out.
+const MAX_RESULTS_BYTES: i64 = 3 << 19;
+/// The same of the contexts of steps' errors.
+const MAX_CONTEXTS_BYTES: i64 = 1 << 18;
+/// The same of what attempts' errors say.
+const MAX_ATTEMPTS_BYTES: i64 = 1 << 19;
+/// The most attempts in one view of a task.
+const MAX_ATTEMPTS: i64 = 10_000;
 
 /// A whole task, all parts read from one snapshot.
 #[derive(Clone, Debug)]
@@ -122,13 +145,16 @@ const TASK: &str = "
 const TASK_AND_STEPS: &str = "
            CASE WHEN d.step = 0 THEN t.context END,
            d.step, coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state)::text,
-           coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2), s.result, s.error_code,
-           s.error_message, s.error_context, coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at),
+           coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2),
+           CASE WHEN sum(octet_length(s.result)) OVER (ORDER BY octet_length(s.result), d.step) <= $2 THEN s.result END, s.error_code,
+           s.error_message,
+           CASE WHEN sum(octet_length(s.error_context)) OVER (ORDER BY octet_length(s.error_context), d.step) <= $3
+                THEN s.error_context END, coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at),
            coalesce(s.ended_at, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN t.ended_at END),
            q.next_attempt_at, q.deadline_at, q.worker_id, w.name, s.set_by, s.set_reason,
            a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
            a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context,
-           NULL::timestamptz, NULL::text
+           NULL::timestamptz, NULL::text, false, s.result IS NOT NULL, s.error_context IS NOT NULL
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
@@ -137,43 +163,59 @@ const TASK_AND_STEPS: &str = "
       LEFT JOIN workers w ON w.worker_id = q.worker_id
       LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = $1 AND a.step = q.step
                           AND a.attempt = q.attempt
-     WHERE t.task_id = $1 ORDER BY d.step";
+     WHERE t.task_id = $1 AND ($4::int2 IS NULL OR d.step = $4) ORDER BY d.step";
 /// Where the columns of the parts begin.
 const CONTEXT: usize = 25;
 const STEP: usize = 26;
 const WAITED_FOR: usize = 43;
+/// Whether there is a result, and a context of the error, read or not.
+const HAS: usize = 59;
 
 const ATTEMPTS: &str = "
     SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, w.name, a.started_at, a.ended_at,
-           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context,
-           l.at, l.outcome::text
-      FROM attempts a
+           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code,
+           CASE WHEN a.bytes <= $2 THEN a.error_message ELSE left(a.error_message, 200) END,
+           CASE WHEN a.bytes <= $2 THEN a.error_context END,
+           l.at, l.outcome::text, coalesce(a.bytes > $2 AND a.error_message IS NOT NULL, false)
+      FROM (SELECT *, sum(octet_length(error_message) + coalesce(octet_length(error_context), 0))
+                      OVER (ORDER BY octet_length(error_message) + coalesce(octet_length(error_context), 0), step, attempt) AS bytes
+              FROM attempts
+             WHERE task_id = $1 AND ($3::int2 IS NULL OR step = $3) AND ($4::int4 IS NULL OR attempt = $4)) AS a
       LEFT JOIN workers w ON w.worker_id = a.worker_id
       LEFT JOIN late_results l ON l.task_id = $1 AND l.step = a.step AND l.lease = a.lease
-     WHERE a.task_id = $1 ORDER BY a.step, a.attempt";
+     ORDER BY a.step, a.attempt LIMIT $5";
 
-/// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat.
-pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool) -> Result<Option<TaskView>, StoreError> {
+/// The template of a task, or `None`.
+pub async fn template_of(db: &Db, task_id: Uuid) -> Result<Option<i32>, StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached("SELECT template_id FROM tasks WHERE task_id = $1").await?;
+    Ok(client.query_opt(&statement, &[&task_id]).await?.map(|row| row.get(0)))
+}
+
+/// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat. What would be too large
+/// is left out.
+pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool, part: Part) -> Result<Option<TaskView>, StoreError> {
     let client = db.read().await?;
     let sql = format!("{TASK}, {TASK_AND_STEPS}");
     let task = client.prepare_cached(&sql).await?;
+    let params: [&(dyn ToSql + Sync); 4] = [&task_id, &MAX_RESULTS_BYTES, &MAX_CONTEXTS_BYTES, &part.step];
     let (rows, attempts) = if with_attempts {
         let attempts = client.prepare_cached(ATTEMPTS).await?;
         // Sent together, so one snapshot costs one round trip.
         let (_, rows, attempts, _) = try_join4(
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-            client.query(&task, &[&task_id]),
-            client.query(&attempts, &[&task_id]),
+            client.query(&task, &params),
+            client.query(&attempts, &[&task_id, &MAX_ATTEMPTS_BYTES, &part.step, &part.attempt, &MAX_ATTEMPTS]),
             client.batch_execute("COMMIT"),
         )
         .await?;
         (rows, Some(attempts))
     } else {
-        (client.query(&task, &[&task_id]).await?, None)
+        (client.query(&task, &params).await?, None)
     };
     let Some(first) = rows.first() else { return Ok(None) };
     let mut task = task_of(first)?;
-    task.context = first.get(CONTEXT);
+    task.context = first.get::<_, Option<String>>(CONTEXT).unwrap_or_default();
     let attempts = match attempts {
         Some(rows) => rows.iter().map(|row| attempt_of(row, 0)).collect::<Result<_, _>>()?,
         None => {
@@ -192,10 +234,11 @@ pub async fn final_states(db: &Db, tasks: &[Uuid]) -> Result<Vec<Uuid>, StoreErr
     Ok(client.query(&statement, &[&tasks]).await?.iter().map(|r| r.get(0)).collect())
 }
 
-/// A page of tasks, newest first, without their contexts.
+/// A page of tasks, newest first, without their contexts and those of their errors.
 pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
+    let task = TASK.replace("f.error_context", "NULL::text");
     let mut sql = format!(
-        "{TASK} FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step WHERE t.steps_total > 0"
+        "{task} FROM tasks t LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step WHERE t.steps_total > 0"
     );
     let mut params: Vec<&(dyn ToSql + Sync)> = Vec::new();
     let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
@@ -326,6 +369,8 @@ fn step_of(row: &Row) -> Result<Step, StoreError> {
         worker_name: row.get(STEP + 14),
         set_by: row.get(STEP + 15),
         set_reason: row.get(STEP + 16),
+        result_left_out: row.get::<_, bool>(HAS) && row.get::<_, Option<&str>>(STEP + 4).is_none(),
+        context_left_out: row.get::<_, bool>(HAS + 1) && row.get::<_, Option<&str>>(STEP + 7).is_none(),
     })
 }
 
@@ -345,6 +390,7 @@ fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
         retry_after: row.get::<_, Option<f64>>(at + 9).and_then(|s| Duration::try_from_secs_f64(s).ok()),
         failure: failure_of(row, at + 10),
         late: row.get::<_, Option<SystemTime>>(at + 13).zip(late.and_then(OutcomeKind::from_name)),
+        is_cut: row.get(at + 15),
     })
 }
 

@@ -289,8 +289,13 @@ pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<(Lease, bool)>
     Ok(rows.iter().map(dead).collect())
 }
 
-/// The workers connected now, by name and connection time, at most 10,000.
-pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, StoreError> {
+/// The workers connected now, by name and connection time, after `after`, at most `limit`.
+pub async fn list(
+    db: &Db,
+    handler: Option<&str>,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<WorkerRow>, StoreError> {
     let client = db.read().await?;
     let statement = client
         .prepare_cached(
@@ -299,7 +304,9 @@ pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, Stor
                     w.lease_expires_at, w.draining, w.max_assignment_bytes
                FROM workers w
               WHERE w.ended_at IS NULL AND ($1::text IS NULL OR $1 = ANY(w.handlers))
-              ORDER BY w.name, w.connected_at, w.worker_id LIMIT 10000",
+                AND ($2::uuid IS NULL OR (w.name, w.connected_at, w.worker_id)
+                                         > (SELECT name, connected_at, worker_id FROM workers WHERE worker_id = $2))
+              ORDER BY w.name, w.connected_at, w.worker_id LIMIT $3",
         )
         .await?;
     let worker = |r: &Row| WorkerRow {
@@ -317,7 +324,7 @@ pub async fn list(db: &Db, handler: Option<&str>) -> Result<Vec<WorkerRow>, Stor
         draining: r.get(11),
         max_assignment_bytes: r.get(12),
     };
-    Ok(client.query(&statement, &[&handler]).await?.iter().map(worker).collect())
+    Ok(client.query(&statement, &[&handler, &after, &limit]).await?.iter().map(worker).collect())
 }
 
 fn kept_lease(r: &Row) -> KeptLease {

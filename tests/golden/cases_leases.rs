@@ -453,7 +453,7 @@ async fn case_22_without_a_worker_the_step_stays_ready_and_names_its_handler() {
     assert_eq!(state(&task), TaskState::Pending);
     assert_eq!(step(&task, "only").state(), StepState::Ready);
     assert_eq!(step(&task, "only").handler, "h");
-    let list = tasker::proto::ListWorkersRequest { handler: "h".into() };
+    let list = tasker::proto::ListWorkersRequest { handler: "h".into(), ..Default::default() };
     assert!(bench.client.workers.list_workers(list).await.unwrap().into_inner().workers.is_empty());
 }
 

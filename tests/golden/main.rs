@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
 mod cases_cancel;
 mod cases_leases;
 mod cases_retry;

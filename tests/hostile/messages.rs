@@ -56,7 +56,7 @@ fn rpcs() -> Vec<Rpc> {
             &proto::GetTemplateRequest { namespace: "n".into(), task_name: "t".into(), version: "1.0.0".into() },
         ),
         rpc("TemplateService/ListTemplates", &proto::ListTemplatesRequest { page_size: 3, ..Default::default() }),
-        rpc("WorkerService/ListWorkers", &proto::ListWorkersRequest { handler: "hé".into() }),
+        rpc("WorkerService/ListWorkers", &proto::ListWorkersRequest { handler: "hé".into(), ..Default::default() }),
     ]
 }
 

@@ -363,7 +363,7 @@ async fn templates_and_workers_of_no_name() {
         let says = "at most 255 bytes without control characters";
         target.refuses("a namespace", rpc, &template(text, "good", ""), InvalidArgument, says).await;
         target.refuses("a name", rpc, &template("hostile", text, ""), InvalidArgument, says).await;
-        let workers = ListWorkersRequest { handler: text.into() };
+        let workers = ListWorkersRequest { handler: text.into(), ..Default::default() };
         target.refuses("a handler", "WorkerService/ListWorkers", &workers, InvalidArgument, says).await;
     }
     target.end(30).await;

@@ -13,7 +13,7 @@ use crate::{
         term::{Style, Term, clean},
     },
     json,
-    proto::{GetTaskRequest, Step, Task, TaskState},
+    proto::{GetStepRequest, GetTaskRequest, Step, Task, TaskState},
 };
 
 /// Show a task: its state, its graph, its steps and their attempts
@@ -33,8 +33,15 @@ pub struct Args {
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let request = GetTaskRequest { task_id: args.id.to_string() };
-    let response = session.connect().await?.tasks.get_task(request).await;
-    let whole = response.map_err(|s| CliError::from_status(&format!("cannot get {}", args.id), &s))?.into_inner();
+    let mut client = session.connect().await?;
+    let failed = |s| CliError::from_status(&format!("cannot get {}", args.id), &s);
+    let mut whole = client.tasks.get_task(request).await.map_err(failed)?.into_inner();
+    // What was too much for one answer.
+    for step in whole.steps.iter_mut().filter(|step| !step.omitted.is_empty()) {
+        let request = GetStepRequest { task_id: args.id.to_string(), step: step.name.clone(), attempt: 0 };
+        let alone = client.tasks.get_step(request).await.map_err(failed)?.into_inner().step;
+        *step = alone.unwrap_or_else(|| std::mem::take(step));
+    }
     if session.json() {
         session.term.json(&json::value(&whole))?;
     } else {

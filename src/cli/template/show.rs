@@ -16,7 +16,7 @@ use crate::{
     },
     domain::template as domain,
     json,
-    proto::{GetTemplateRequest, StepState, Template},
+    proto::{GetTemplateRequest, StepState, StepTemplate, Template},
 };
 
 /// Show one template: its graph, its steps, and the schema of its context
@@ -71,11 +71,7 @@ fn text(template: &Template, term: &Term) -> String {
             depends_on: &s.depends_on,
             sign: human::step_sign(StepState::Pending, term.unicode),
             style: Style::Plain,
-            label: if s.condition.is_empty() {
-                clean(&s.name)
-            } else {
-                format!("{}  {}", clean(&s.name), term.paint(Style::Dim, &format!("when {}", clean(&s.condition))))
-            },
+            label: label(s, term),
         })
         .collect();
     out += &graph::draw(&nodes, term).join("\n");
@@ -112,10 +108,39 @@ fn overrides(template: &Template, term: &Term) -> String {
     if lines.is_empty() { lines } else { format!("\n{}\n{lines}", term.paint(Style::Dim, "OVERRIDES")) }
 }
 
+/// The step's name, its condition, and whose results it gets where those are not all.
+fn label(s: &StepTemplate, term: &Term) -> String {
+    let mut label = clean(&s.name);
+    let mut add = |text: String| label += &format!("  {}", term.paint(Style::Dim, &text));
+    if !s.condition.is_empty() {
+        add(format!("when {}", clean(&s.condition)));
+    }
+    match s.inputs.as_ref().map(|inputs| inputs.steps.join(", ")) {
+        Some(none) if none.is_empty() => add("gets no results".to_owned()),
+        Some(names) => add(format!("gets {}", clean(&names))),
+        None => {}
+    }
+    label
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::StepTemplate;
+    use crate::proto::StepInputs;
+
+    #[test]
+    fn a_step_says_when_it_runs_and_what_it_gets() {
+        let step = |inputs: Option<&[&str]>, condition: &str| {
+            let inputs = inputs.map(|all| StepInputs { steps: all.iter().map(|name| (*name).into()).collect() });
+            label(
+                &StepTemplate { name: "s".into(), condition: condition.into(), inputs, ..Default::default() },
+                &Term::plain(),
+            )
+        };
+        assert_eq!(step(None, ""), "s");
+        assert_eq!(step(Some(&["a", "b"]), "true"), "s  when true  gets a, b");
+        assert_eq!(step(Some(&[]), ""), "s  gets no results");
+    }
 
     #[test]
     fn a_template_is_a_heading_a_graph_and_a_table() {

@@ -41,3 +41,45 @@ pub(super) fn read(
         steps[position].inputs = Some(named.into_iter().collect());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::template::{Problem, Template};
+
+    fn parse(inputs: &str) -> Result<Template, Vec<Problem>> {
+        let yaml = format!(
+            "task_name: t\nplanner: p\nstep_templates:\n- {{name: a, handler: h}}\n- {{name: other, handler: h}}\n\
+             - {{name: b, handler: h, depends_on_step: a}}\n- {{name: c, handler: h, depends_on_step: b, inputs: {inputs}}}\n"
+        );
+        Template::parse(&yaml, "")
+    }
+
+    #[test]
+    fn names_become_positions_behind_the_planner() {
+        let inputs = |text: &str| parse(text).unwrap().steps[4].inputs.clone();
+        assert_eq!(inputs("[b, a]"), Some(vec![1, 3]));
+        assert_eq!(inputs("[]"), Some(vec![]));
+        assert_eq!(parse("[a]").unwrap().steps[3].inputs, None);
+    }
+
+    #[test]
+    fn what_is_no_ancestor_is_refused_with_its_place() {
+        for (inputs, path, message) in [
+            ("[aa]", "[0]", "there is no step `aa`, did you mean `a`?"),
+            ("[a, other]", "[1]", "the step `other` does not come before this one; expected it in `depends_on_steps`"),
+            ("[c]", "[0]", "the step `c` does not come before this one; expected it in `depends_on_steps`"),
+            ("[planner]", "[0]", "there is no step `planner`"),
+            ("[a, b, a]", "[2]", "the step `a` is listed twice"),
+            ("a", "", "expected a list of step names"),
+        ] {
+            let problems = parse(inputs).unwrap_err();
+            let [problem] = &problems[..] else { panic!("{inputs}: {problems:?}") };
+            assert_eq!(
+                (problem.line, problem.path.as_str()),
+                (7, &*format!("step_templates[3].inputs{path}")),
+                "{inputs}"
+            );
+            assert!(problem.message.starts_with(message), "{inputs}: {}", problem.message);
+        }
+    }
+}

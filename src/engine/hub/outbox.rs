@@ -111,6 +111,21 @@ impl Outbox {
     }
 }
 
+impl Hub {
+    /// Closes the streams on which something has waited for so long and nothing was read. Their leases stay as they are.
+    pub fn close_stalled(&self, limit: Duration) {
+        self.lock().by_id.retain(|worker_id, c| {
+            let stalled = c.outbox.is_stalled(limit);
+            if stalled {
+                tracing::warn!(%worker_id, name = c.profile.name, ?limit, "a worker has not read its stream for so long; the stream is closed");
+                c.stop.cancel();
+                c.outbox.discard();
+            }
+            !stalled
+        });
+    }
+}
+
 impl Inbox {
     /// The messages in order. Whoever makes room in a full outbox asks `hub` for a look at the waiting steps.
     pub fn into_stream(self, hub: Arc<Hub>) -> impl Stream<Item = ToWorker> + Send {

@@ -1,0 +1,94 @@
+//! Leaves out of an answer about a task what would make it larger than a client takes by default, and says what that was.
+
+use prost::Message;
+
+use crate::proto::{Step, Task};
+
+/// The most bytes of an answer: less than 4 MiB, the default limit of grpc in Python, Go, Java and C++.
+pub const MAX_ANSWER_BYTES: usize = 4 * 1_000_000;
+
+/// What can be left out of a step, in the order in which it is: what can be found elsewhere first.
+const FIELDS: [&str; 8] = [
+    "annotations_json",
+    "handler_config_json",
+    "attempts",
+    "description",
+    "error.context_json",
+    "result_json",
+    "depends_on",
+    "origins",
+];
+
+/// What messages weigh together.
+pub fn bytes<M: Message>(messages: &[M]) -> usize {
+    messages.iter().map(|message| message.encoded_len() + 5).sum()
+}
+
+/// Leaves out fields of the steps, the last steps first, until they fit beside the task and `rest` more bytes.
+pub fn fit(task: &Task, steps: &mut [Step], rest: usize) {
+    let mut whole = task.encoded_len() + rest + bytes(steps);
+    for field in FIELDS {
+        for step in steps.iter_mut().rev() {
+            if whole <= MAX_ANSWER_BYTES {
+                return;
+            }
+            let before = step.encoded_len();
+            if clear(step, field) {
+                step.omitted.push(field.to_owned());
+                whole = whole.saturating_sub(before) + step.encoded_len();
+            }
+        }
+    }
+}
+
+/// Whether there was something.
+fn clear(step: &mut Step, field: &str) -> bool {
+    let text = match field {
+        "annotations_json" => &mut step.annotations_json,
+        "handler_config_json" => &mut step.handler_config_json,
+        "description" => &mut step.description,
+        "result_json" => &mut step.result_json,
+        "error.context_json" => match &mut step.error {
+            Some(error) => &mut error.context_json,
+            None => return false,
+        },
+        "attempts" => return !std::mem::take(&mut step.attempts).is_empty(),
+        "depends_on" => return !std::mem::take(&mut step.depends_on).is_empty(),
+        _ => return !std::mem::take(&mut step.origins).is_empty(),
+    };
+    !std::mem::take(text).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Attempt;
+
+    fn step(result: usize) -> Step {
+        Step {
+            name: "s".into(),
+            result_json: "x".repeat(result),
+            annotations_json: "{}".into(),
+            attempts: vec![Attempt { attempt: 1, ..Attempt::default() }],
+            ..Step::default()
+        }
+    }
+
+    #[test]
+    fn what_fits_stays_as_it_is() {
+        let mut steps = vec![step(MAX_ANSWER_BYTES - 1_000)];
+        fit(&Task::default(), &mut steps, 0);
+        assert_eq!(steps, [step(MAX_ANSWER_BYTES - 1_000)]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_named_until_it_does() {
+        let mut steps = vec![step(1 << 20); 20];
+        fit(&Task::default(), &mut steps, 100);
+        assert!(bytes(&steps) + 100 <= MAX_ANSWER_BYTES);
+        assert!(steps.iter().all(|step| step.name == "s"));
+        assert_eq!(steps[0].result_json.len(), 1 << 20, "the last ones go first");
+        assert!(steps[19].result_json.is_empty() && steps[19].omitted.contains(&"result_json".to_owned()));
+        assert_eq!(steps[19].omitted, ["annotations_json", "attempts", "result_json"]);
+    }
+}
