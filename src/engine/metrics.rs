@@ -24,6 +24,7 @@ pub const OTHER: &str = "other";
 /// Upper bounds of the buckets, in seconds.
 const RUN_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 const COMMIT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+const JUDGING_SECONDS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0];
 /// Upper bounds of the buckets, in inputs of a transaction.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
@@ -204,6 +205,30 @@ impl Default for LoopCounts {
     }
 }
 
+/// Of what the judging threads do.
+#[derive(Debug)]
+pub struct JudgingCounts {
+    /// Those that ended.
+    pub time: Histogram,
+    /// Inputs beyond their budget, which were not judged.
+    pub too_costly: Counter,
+    /// Judgements that were given up because they took too long.
+    pub stuck: Counter,
+}
+
+impl Default for JudgingCounts {
+    fn default() -> Self {
+        Self { time: Histogram::new(JUDGING_SECONDS), too_costly: Counter::default(), stuck: Counter::default() }
+    }
+}
+
+impl JudgingCounts {
+    /// One judgement is over.
+    pub fn judged(&self, took: Duration) {
+        self.time.observe_time(took);
+    }
+}
+
 /// Everything that this server counts.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -215,6 +240,7 @@ pub struct Metrics {
     pub edge: Arc<EdgeCounts>,
     /// Results that came after their attempts had ended.
     pub results_stale: Counter,
+    pub judging: JudgingCounts,
     loops: [LoopCounts; Loop::ALL.len()],
 }
 

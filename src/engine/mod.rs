@@ -28,6 +28,7 @@ pub mod health;
 mod held;
 pub mod hub;
 pub mod intake;
+pub mod judge;
 pub mod leases;
 pub mod metrics;
 pub mod pauses;

@@ -1,0 +1,111 @@
+//! Turns are fair, and a judgement that does not end costs a bounded number of threads.
+
+use std::sync::mpsc;
+
+use super::*;
+
+fn judge() -> Judge {
+    Judge::with(Arc::default(), Duration::from_millis(50))
+}
+
+/// Blocks judgements until it is dropped.
+fn gate() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
+    let (open, shut) = mpsc::channel();
+    (open, Arc::new(std::sync::Mutex::new(shut)))
+}
+
+#[tokio::test]
+async fn the_verdict_comes_back_and_a_panic_is_one() {
+    let judge = judge();
+    assert_eq!(judge.run(judge.turn("a").await, || 7).await, Ok(7));
+    let panics = || -> u8 { panic!("on purpose") };
+    assert_eq!(judge.run(judge.turn("a").await, panics).await, Err(Unjudged::Failed));
+    assert_eq!(judge.run(judge.turn("a").await, || 8).await, Ok(8), "the thread lives");
+}
+
+#[tokio::test]
+async fn turns_go_round_between_namespaces() {
+    let turns = Turns::new(1);
+    let first = turns.take("a").await;
+    let (says, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    for (n, namespace) in ["a", "a", "a", "b", "c", "b"].into_iter().enumerate() {
+        let (task, says) = (turns.clone(), says.clone());
+        tokio::spawn(async move {
+            let turn = task.take(namespace).await;
+            says.send((namespace, n)).unwrap();
+            drop(turn);
+        });
+        while turns.waiting() <= n {
+            tokio::task::yield_now().await;
+        }
+    }
+    drop((first, says));
+    let mut order = Vec::new();
+    while let Some(next) = hears.recv().await {
+        order.push(next);
+    }
+    assert_eq!(order, [("a", 0), ("b", 3), ("c", 4), ("a", 1), ("b", 5), ("a", 2)]);
+    assert_eq!(turns.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_turn_of_a_caller_that_went_away_is_the_next_ones() {
+    let turns = Turns::new(1);
+    let first = turns.take("a").await;
+    let gone = tokio::spawn({
+        let turns = turns.clone();
+        async move { drop(turns.take("a").await) }
+    });
+    while turns.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gone.abort();
+    let _ = gone.await;
+    drop(first);
+    drop(turns.take("b").await);
+}
+
+#[tokio::test]
+async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up_to_a_bound() {
+    let judge = judge();
+    let (open, shut) = gate();
+    let blocks = || {
+        let shut = Arc::clone(&shut);
+        // The lock is waited for like the gate itself.
+        move || drop(shut.lock().map(|shut| shut.recv()))
+    };
+    for n in 1..=MAX_ABANDONED {
+        assert_eq!(judge.run(judge.turn("a").await, blocks()).await, Err(Unjudged::TooLong));
+        assert_eq!(judge.0.threads.counts().1, n);
+        assert_eq!(judge.run(judge.turn("b").await, || n).await, Ok(n), "the others go on");
+    }
+    for _ in 0..THREADS {
+        assert!(!judge.is_stuck());
+        assert_eq!(judge.run(judge.turn("a").await, blocks()).await, Err(Unjudged::TooLong));
+    }
+    assert!(judge.is_stuck());
+    assert_eq!(judge.0.threads.counts(), (THREADS, MAX_ABANDONED, THREADS), "no more threads are started");
+    let waits = tokio::spawn({
+        let judge = judge.clone();
+        async move { judge.run(judge.turn("b").await, || 1).await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!waits.is_finished());
+    drop(open);
+    assert_eq!(waits.await.unwrap(), Ok(1), "a thread that comes back goes on");
+    while judge.0.threads.counts().1 > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!judge.is_stuck());
+}
+
+#[tokio::test]
+async fn the_threads_end_with_the_judge() {
+    let judge = judge();
+    judge.run(judge.turn("a").await, || ()).await.unwrap();
+    let threads = Arc::downgrade(&judge.0.threads);
+    drop(judge);
+    while threads.upgrade().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

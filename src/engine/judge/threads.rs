@@ -1,0 +1,213 @@
+//! The threads that judge, and what happens to one that does not come back.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{MAX_ABANDONED, THREADS, Turn, Unjudged};
+use crate::engine::metrics::Metrics;
+
+/// Validation goes down one level of the stack per level of a document, several calls each.
+const STACK_BYTES: usize = 8 << 20;
+
+pub(super) struct Threads {
+    state: Mutex<State>,
+    wake: Condvar,
+    metrics: Arc<Metrics>,
+    limit: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// Threads that take jobs, and of these the ones that wait for one.
+    working: usize,
+    idle: usize,
+    /// Threads that were replaced and still run.
+    abandoned: usize,
+    /// Threads that run for too long and were not replaced.
+    stuck: usize,
+    closed: bool,
+}
+
+struct Job {
+    run: Box<dyn FnOnce() + Send>,
+    began: oneshot::Sender<()>,
+    over: oneshot::Sender<()>,
+    fate: Arc<Mutex<Given>>,
+}
+
+/// What became of a job that ran for too long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Given {
+    /// It did not.
+    Time,
+    /// Its thread was replaced.
+    Replacement,
+    /// There were too many such threads already.
+    Up,
+    /// It is over.
+    Back,
+}
+
+type Reply<T> = Arc<Mutex<Option<oneshot::Sender<Result<T, Unjudged>>>>>;
+
+impl Threads {
+    pub fn new(metrics: Arc<Metrics>, limit: Duration) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), wake: Condvar::new(), metrics, limit })
+    }
+
+    /// Has `work` done by one of the threads, and watches it.
+    pub fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: Turn,
+        reply: oneshot::Sender<Result<T, Unjudged>>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) {
+        let reply: Reply<T> = Arc::new(Mutex::new(Some(reply)));
+        let (began, has_begun) = oneshot::channel();
+        let (over, is_over) = oneshot::channel();
+        let fate = Arc::new(Mutex::new(Given::Time));
+        let (answer, metrics) = (Arc::clone(&reply), Arc::clone(&self.metrics));
+        let run = Box::new(move || {
+            let started = Instant::now();
+            let verdict = catch_unwind(AssertUnwindSafe(work)).map_err(|_| Unjudged::Failed);
+            metrics.judging.judged(started.elapsed());
+            send(&answer, verdict);
+        });
+        let threads = Arc::clone(self);
+        let watched = Arc::clone(&fate);
+        tokio::spawn(async move {
+            let _until_over = turn;
+            if has_begun.await.is_ok() && tokio::time::timeout(threads.limit, is_over).await.is_err() {
+                threads.give_up(&watched);
+                send(&reply, Err(Unjudged::TooLong));
+            }
+        });
+        self.push(Job { run, began, over, fate });
+    }
+
+    fn push(self: &Arc<Self>, job: Job) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.jobs.push_back(job);
+        self.staff(&mut state);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Starts a thread if there is a job that no thread waits for.
+    fn staff(self: &Arc<Self>, state: &mut State) {
+        if state.jobs.len() <= state.idle || state.working >= THREADS {
+            return;
+        }
+        let threads = Arc::clone(self);
+        let builder = std::thread::Builder::new().name("judge".into()).stack_size(STACK_BYTES);
+        match builder.spawn(move || threads.work()) {
+            Ok(_) => state.working += 1,
+            Err(error) => {
+                tracing::error!(%error, "no thread could be started to judge documents; they wait for another")
+            }
+        }
+    }
+
+    fn work(self: Arc<Self>) {
+        while let Some(job) = self.next() {
+            let _ = job.began.send(());
+            (job.run)();
+            let _ = job.over.send(());
+            let mut state = self.lock();
+            let mut fate = job.fate.lock().unwrap_or_else(PoisonError::into_inner);
+            match std::mem::replace(&mut *fate, Given::Back) {
+                Given::Replacement => {
+                    state.abandoned -= 1;
+                    return;
+                }
+                Given::Up => state.stuck -= 1,
+                Given::Time | Given::Back => {}
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                state.working -= 1;
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state.idle += 1;
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    /// A job has had its time.
+    fn give_up(self: &Arc<Self>, fate: &Mutex<Given>) {
+        let mut state = self.lock();
+        let mut fate = fate.lock().unwrap_or_else(PoisonError::into_inner);
+        if *fate == Given::Back {
+            return;
+        }
+        self.metrics.judging.stuck.add(1);
+        if state.abandoned < MAX_ABANDONED {
+            state.abandoned += 1;
+            state.working -= 1;
+            *fate = Given::Replacement;
+            self.staff(&mut state);
+            tracing::error!(
+                limit = ?self.limit,
+                abandoned = state.abandoned,
+                "a judgement took too long: its input ends, and its thread is replaced"
+            );
+        } else {
+            state.stuck += 1;
+            *fate = Given::Up;
+            tracing::error!(
+                limit = ?self.limit,
+                abandoned = state.abandoned,
+                "a judgement took too long: its input ends; its thread is not replaced, as too many are given up"
+            );
+        }
+    }
+
+    pub fn is_stuck(&self) -> bool {
+        self.lock().stuck >= THREADS
+    }
+
+    #[cfg(test)]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        (state.working, state.abandoned, state.stuck)
+    }
+
+    /// The threads end when they have done what they are at.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.jobs.clear();
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first answer counts.
+fn send<T>(reply: &Reply<T>, answer: Result<T, Unjudged>) {
+    if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = reply.send(answer);
+    }
+}

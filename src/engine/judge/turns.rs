@@ -1,0 +1,85 @@
+//! Turns: a number of them, handed round between the namespaces that wait.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+/// The turns of a pool. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Turns(Arc<Mutex<State>>);
+
+struct State {
+    free: usize,
+    /// The namespaces that wait, the next one first, each with its inputs in their order.
+    waiting: VecDeque<(String, VecDeque<oneshot::Sender<Turn>>)>,
+}
+
+/// The right to run one judgement; the next one's when dropped.
+pub struct Turn {
+    turns: Turns,
+}
+
+impl Turns {
+    pub fn new(count: usize) -> Self {
+        Self(Arc::new(Mutex::new(State { free: count, waiting: VecDeque::new() })))
+    }
+
+    /// Waits for the namespace's next turn.
+    pub async fn take(&self, namespace: &str) -> Turn {
+        loop {
+            let turn = {
+                let mut state = self.lock();
+                if let Some(left) = state.free.checked_sub(1) {
+                    state.free = left;
+                    return Turn { turns: self.clone() };
+                }
+                let (turn, wait) = oneshot::channel();
+                match state.waiting.iter_mut().find(|(name, _)| name == namespace) {
+                    Some((_, inputs)) => inputs.push_back(turn),
+                    None => state.waiting.push_back((namespace.to_owned(), VecDeque::from([turn]))),
+                }
+                wait
+            };
+            // The sender is dropped unsent only with a turn that nothing waited for, which is free again.
+            if let Ok(turn) = turn.await {
+                return turn;
+            }
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.iter().map(|(_, inputs)| inputs.len()).sum()
+    }
+
+    /// The input whose turn is next, unless its caller has gone away; none, and the turn is free.
+    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+        let mut state = self.lock();
+        while let Some((namespace, mut inputs)) = state.waiting.pop_front() {
+            let next = std::iter::from_fn(|| inputs.pop_front()).find(|input| !input.is_closed());
+            if !inputs.is_empty() {
+                state.waiting.push_back((namespace, inputs));
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+        state.free += 1;
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(next) = self.turns.next() {
+            // A caller that goes away in this moment drops the turn, which is handed on from there.
+            let _ = next.send(Turn { turns: self.turns.clone() });
+        }
+    }
+}
