@@ -77,7 +77,7 @@ async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up
     for n in 1..=MAX_ABANDONED {
         assert_eq!(judge.run(judge.turn("a").await, blocks()).await, Err(Unjudged::TooLong));
         assert_eq!(judge.0.threads.counts().1, n);
-        assert_eq!(judge.run(judge.turn("b").await, || n).await, Ok(n), "the others go on");
+        assert_eq!(judge.run(judge.turn("b").await, move || n).await, Ok(n), "the others go on");
     }
     for _ in 0..THREADS {
         assert!(!judge.is_stuck());
