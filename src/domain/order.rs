@@ -1,6 +1,6 @@
 //! What an operator can tell a task to do, and why it may be refused.
 
-use super::{step::StepState, task::TaskState};
+use super::{schema::Violation, step::StepState, task::TaskState};
 
 /// The longest name of who gives an order, in bytes.
 pub const MAX_BY_BYTES: usize = 255;
@@ -75,6 +75,9 @@ pub enum OrderError {
     Expired(&'static str),
     #[error("step `{0}` is resolved_manually already, with another result")]
     OtherResult(String),
+    /// The step's schema, its planner's rules, or the budget of a judgement.
+    #[error("the order about step `{step}` is refused: {}", .violations.first().map_or("", |v| v.message.as_str()))]
+    Unfit { step: String, violations: Vec<Violation> },
     #[error("the order could not be stored: {0}")]
     Failed(String),
 }

@@ -1,6 +1,7 @@
 //! How far a task has come: which steps are complete, how many are in play, and what follows when one ends.
 
 use super::{
+    attempt::Failure,
     task::{TaskEvent, TaskState},
     template::Graph,
 };
@@ -51,9 +52,12 @@ pub enum Fate {
     Runs,
     /// It is skipped, which is as good as done.
     Skipped,
-    /// Whether it runs could not be found out: it fails with these words.
-    Fails(String),
+    /// Whether it runs could not be found out: it fails.
+    Fails(Failure),
 }
+
+/// Says what becomes of a step, given the steps that are done.
+pub type FateOf<'f> = dyn FnMut(&StepSet, u16) -> Fate + 'f;
 
 /// What the engine reads under the task's row lock, changes, and writes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub struct Progress {
 
 impl Progress {
     /// Of a task just submitted, with what becomes of each root, and of what follows where one is skipped.
-    pub fn new(graph: &Graph, steps: usize, fate: &mut dyn FnMut(u16) -> Fate) -> (Self, Vec<(u16, Fate)>) {
+    pub fn new(graph: &Graph, steps: usize, fate: &mut FateOf<'_>) -> (Self, Vec<(u16, Fate)>) {
         let state = TaskState::Pending;
         let mut progress = Self { state, done: StepSet::empty(steps), live: 0, failed_step: None, paused: false };
         let fates = progress.unlock(graph, graph.roots().to_vec(), fate);
@@ -79,13 +83,7 @@ impl Progress {
     }
 
     /// Records that a step left play for good, or never came into it: it is done, or it has failed.
-    pub fn step_ended(
-        &mut self,
-        graph: &Graph,
-        step: u16,
-        is_done: bool,
-        fate: &mut dyn FnMut(u16) -> Fate,
-    ) -> Vec<(u16, Fate)> {
+    pub fn step_ended(&mut self, graph: &Graph, step: u16, is_done: bool, fate: &mut FateOf<'_>) -> Vec<(u16, Fate)> {
         if !is_done {
             self.failed_step.get_or_insert(step);
             return Vec::new();
@@ -102,11 +100,11 @@ impl Progress {
         graph.children(usize::from(step)).iter().copied().filter(is_free).collect()
     }
 
-    fn unlock(&mut self, graph: &Graph, mut free: Vec<u16>, fate: &mut dyn FnMut(u16) -> Fate) -> Vec<(u16, Fate)> {
+    fn unlock(&mut self, graph: &Graph, mut free: Vec<u16>, fate: &mut FateOf<'_>) -> Vec<(u16, Fate)> {
         let mut fates = Vec::with_capacity(free.len());
         free.reverse();
         while let Some(step) = free.pop() {
-            let decided = fate(step);
+            let decided = fate(&self.done, step);
             match &decided {
                 Fate::Runs => self.live += 1,
                 Fate::Skipped => {
@@ -147,13 +145,13 @@ pub(super) mod tests {
     }
 
     fn new(graph: &Graph) -> Progress {
-        Progress::new(graph, graph.len(), &mut |_| Fate::Runs).0
+        Progress::new(graph, graph.len(), &mut |_, _| Fate::Runs).0
     }
 
     /// A step in play ends; these come into play.
     fn ends(progress: &mut Progress, graph: &Graph, step: u16, is_done: bool) -> Vec<u16> {
         progress.live -= 1;
-        let fates = progress.step_ended(graph, step, is_done, &mut |_| Fate::Runs);
+        let fates = progress.step_ended(graph, step, is_done, &mut |_, _| Fate::Runs);
         fates.into_iter().map(|(step, _)| step).collect()
     }
 
@@ -183,8 +181,8 @@ pub(super) mod tests {
     }
 
     /// The steps in this text are skipped.
-    fn skips(text: &'static str) -> impl FnMut(u16) -> Fate {
-        move |step| if text.bytes().any(|b| u16::from(b - b'a') == step) { Fate::Skipped } else { Fate::Runs }
+    fn skips(text: &'static str) -> impl FnMut(&StepSet, u16) -> Fate {
+        move |_, step| if text.bytes().any(|b| u16::from(b - b'a') == step) { Fate::Skipped } else { Fate::Runs }
     }
 
     #[test]
@@ -205,7 +203,7 @@ pub(super) mod tests {
     fn what_is_done_before_its_parents_is_not_unlocked_again() {
         let graph = graph("a b:a c:b");
         let mut p = new(&graph);
-        let fates = p.step_ended(&graph, 1, true, &mut |_| Fate::Runs);
+        let fates = p.step_ended(&graph, 1, true, &mut |_, _| Fate::Runs);
         assert_eq!((fates, p.live), (vec![(2, Fate::Runs)], 2), "resolved by hand while it waited for a");
         assert_eq!(ends(&mut p, &graph, 0, true), [0u16; 0]);
     }
@@ -215,7 +213,7 @@ pub(super) mod tests {
         let graph = graph("a b:a");
         let mut p = new(&graph);
         p.live -= 1;
-        p.step_ended(&graph, 0, true, &mut |_| Fate::Fails("no such field".into()));
+        p.step_ended(&graph, 0, true, &mut |_, _| Fate::Fails(Failure::of_server("X", "no such field")));
         assert_eq!((p.conclusion(2), p.failed_step), (Some(TaskEvent::Fail), Some(1)));
     }
 

@@ -195,7 +195,7 @@ mod tests {
                     live.remove(step);
                     ended.insert(*step, state);
                     progress.live -= 1;
-                    let unlocked = progress.step_ended(graph, *step, state.is_done(), &mut |_| Fate::Runs);
+                    let unlocked = progress.step_ended(graph, *step, state.is_done(), &mut |_, _| Fate::Runs);
                     live.extend(unlocked.into_iter().map(|(child, _)| (child, true)));
                     ends += go_on(graph, &progress, &ended, &live);
                 }
@@ -203,7 +203,7 @@ mod tests {
             ends
         }
         let graph = graph(DIAMOND);
-        let progress = Progress { state: InProgress, ..Progress::new(&graph, 4, &mut |_| Fate::Runs).0 };
+        let progress = Progress { state: InProgress, ..Progress::new(&graph, 4, &mut |_, _| Fate::Runs).0 };
         let ends = go_on(&graph, &progress, &BTreeMap::new(), &BTreeMap::from([(0, true)]));
         assert_eq!(ends, 11, "one failure of a, and two orders of b and c with each outcome");
     }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub schema: Option<ContextSchema>,
     /// Of each step's result.
     pub result_schemas: Vec<Option<ContextSchema>>,
+    /// Whether any step has a condition.
+    pub conditional: bool,
     /// The lane of each step.
     pub lanes: Vec<i32>,
     /// JSON text of each step's `handler_config`.
@@ -315,6 +317,7 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
         inputs: template.steps.iter().map(inputs).collect(),
         fixed: Vec::new(),
         result_schemas: template.steps.iter().map(compiled).collect(),
+        conditional: template.steps.iter().any(|step| step.condition.is_some()),
         template_id: row.template_id,
         graph: Graph::of(&template),
         counts: metrics.of(&template),

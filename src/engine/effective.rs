@@ -15,7 +15,21 @@ impl Plan {
 
     /// Whether it depends on documents which steps run.
     pub fn is_conditional(&self) -> bool {
-        self.template.steps.iter().any(|step| step.condition.is_some())
+        self.conditional
+    }
+
+    /// Whether a result of this step has to be judged itself: it has a schema, or plans the others.
+    pub fn judges_result(&self, step: i16) -> bool {
+        let schema = usize::try_from(step).ok().and_then(|step| self.result_schemas.get(step)?.as_ref());
+        self.is_planner(step) || schema.is_some()
+    }
+
+    /// Whether something has to be judged when this step is done, as far as that can be seen without its task.
+    pub fn judges(&self, step: i16) -> bool {
+        let is_conditional =
+            |child: &u16| self.template.steps.get(usize::from(*child)).is_some_and(|child| child.condition.is_some());
+        let children = || self.graph.children(usize::try_from(step).unwrap_or(usize::MAX));
+        self.judges_result(step) || self.conditional && children().iter().any(is_conditional)
     }
 
     /// What a result lacks to fit the step's schema.

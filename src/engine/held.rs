@@ -67,6 +67,11 @@ impl Held {
         Some(SettleRead { live, ended: Vec::new(), tasks, candidates: Vec::new(), now })
     }
 
+    /// The row of a task, as this server knows it.
+    pub fn row(&self, task_id: Uuid) -> Option<TaskRow> {
+        self.lock().get(&task_id).map(|task| task.row.clone())
+    }
+
     /// After a commit: what it wrote is what is known.
     pub fn keep(&self, changes: &Changes, now: SystemTime) {
         let mut held = self.lock();

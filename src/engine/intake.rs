@@ -1,7 +1,8 @@
-//! Takes submits: checks each against its template on the caller's thread, then stores many in one transaction and hands
-//! their root steps to workers that are free here.
+//! Takes submits: checks and judges each against its template (`prepare`), then stores many in one transaction and hands their
+//! root steps to workers that are free here. Nothing is parsed or evaluated inside the transaction.
 
 mod batch;
+mod prepare;
 mod submission;
 
 use std::{
@@ -20,11 +21,11 @@ use uuid::Uuid;
 pub use self::submission::{IntakeError, Submission, Submitted, Violated};
 use self::{
     batch::{Group, Verdicts, add, judge, keys_of, keys_to_drop, portions, roots_of, start_claimed},
-    submission::{Prepared, prepare},
+    prepare::Preparer,
+    submission::Prepared,
 };
 use super::{
     assignment,
-    catalog::Catalog,
     claims::{self, Plans},
     metrics::Loop,
     settle::{SettleQueue, deliver},
@@ -65,7 +66,7 @@ pub fn retry_after() -> Duration {
 pub struct IntakeQueue {
     sender: mpsc::Sender<Group>,
     weight: Arc<Semaphore>,
-    catalog: Arc<Catalog>,
+    preparer: Preparer,
     stored: Stored,
 }
 
@@ -92,24 +93,30 @@ impl IntakeQueue {
         if is_behind(MAX_QUEUE - self.sender.capacity(), self.stored.borrow().waited) {
             return Err(IntakeError::Full);
         }
-        let asked = Instant::now();
         let kib: usize = submissions.iter().map(|s| 1 + (s.context.len() + s.annotations.len()) / 1024).sum();
-        let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
+        let kib = kib.min(MAX_QUEUE_KIB);
+        if self.weight.available_permits() < kib || self.sender.capacity() == 0 {
+            return Err(if self.sender.is_closed() { IntakeError::ShuttingDown } else { IntakeError::Full });
+        }
+        let submissions: Vec<Arc<Submission>> = submissions.into_iter().map(Arc::new).collect();
+        let mut seen = self.preparer.catalog.newest();
+        let tasks = match self.preparer.prepare(&submissions).await {
+            Err(IntakeError::NoTemplate { .. }) => {
+                // Perhaps it was registered on another server a moment ago.
+                self.preparer.catalog.refresh().await.map_err(|e| IntakeError::Failed(Arc::new(e)))?;
+                seen = self.preparer.catalog.newest();
+                self.preparer.prepare(&submissions).await?
+            }
+            other => other?,
+        };
+        // What was judged meanwhile held no place.
+        let permits = u32::try_from(kib).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight).try_acquire_many_owned(permits).map_err(|_| IntakeError::Full)?;
         let room = self.sender.try_reserve().map_err(|error| match error {
             mpsc::error::TrySendError::Full(()) => IntakeError::Full,
             mpsc::error::TrySendError::Closed(()) => IntakeError::ShuttingDown,
         })?;
-        let mut seen = self.catalog.newest();
-        let tasks = match prepare(&self.catalog, &submissions) {
-            Err(IntakeError::NoTemplate { .. }) => {
-                // Perhaps it was registered on another server a moment ago.
-                self.catalog.refresh().await.map_err(|e| IntakeError::Failed(Arc::new(e)))?;
-                seen = self.catalog.newest();
-                prepare(&self.catalog, &submissions)?
-            }
-            other => other?,
-        };
+        let asked = Instant::now();
         let (reply, answer) = oneshot::channel();
         room.send(Group { tasks, seen, reply, asked, _place: place });
         tokio::select! {
@@ -118,6 +125,24 @@ impl IntakeQueue {
                 let error = StoreError::Connection(format!("not confirmed within {waited:?}"));
                 Err(IntakeError::Failed(Arc::new(error)))
             }
+        }
+    }
+
+    /// Prepares a group once more, by the templates of now.
+    async fn again(&self, mut group: Group) {
+        let prepared = async {
+            self.preparer.catalog.refresh().await.map_err(|e| IntakeError::Failed(Arc::new(e)))?;
+            group.seen = self.preparer.catalog.newest();
+            let submissions: Vec<_> = group.tasks.iter().map(|task| Arc::clone(&task.submission)).collect();
+            self.preparer.prepare(&submissions).await
+        };
+        match prepared.await {
+            Ok(tasks) => {
+                group.tasks = tasks;
+                // Its caller hears of a server that ends by the group's end.
+                let _ = self.sender.send(group).await;
+            }
+            Err(error) => drop(group.reply.send(Err(error))),
         }
     }
 
@@ -138,6 +163,8 @@ pub struct Intake {
     shared: Shared,
     settle: SettleQueue,
     queue: mpsc::Receiver<Group>,
+    /// For what has to be prepared again.
+    own: IntakeQueue,
     stored: Stored,
     hot: Option<Hot>,
 }
@@ -147,9 +174,9 @@ impl Intake {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
         let stored = Arc::new(watch::Sender::new(Progress { at: Instant::now(), waited: Duration::ZERO }));
-        let catalog = Arc::clone(&shared.catalog);
-        let handle = IntakeQueue { sender, weight, catalog, stored: Arc::clone(&stored) };
-        (Self { shared, settle, queue, stored, hot: None }, handle)
+        let preparer = Preparer::new(&shared);
+        let handle = IntakeQueue { sender, weight, preparer, stored: Arc::clone(&stored) };
+        (Self { shared, settle, queue, own: handle.clone(), stored, hot: None }, handle)
     }
 
     /// Runs until `shutdown`, then stores what is in the queue and ends.
@@ -249,7 +276,7 @@ impl Intake {
         let read = hot.begin_intake(&keys_of(groups), &demand).await?;
         if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
             hot.rollback().await?;
-            return self.prepare_again(groups).await;
+            return Ok(self.prepare_again(groups, read.newest_template));
         }
         let Verdicts { refused, known, again, dropped } = judge(groups, &read);
         let mut changes = Changes { dropped_keys: keys_to_drop(groups, &dropped), ..Changes::default() };
@@ -296,26 +323,17 @@ impl Intake {
         self.answer(groups, refused, &known, again).await
     }
 
-    /// A template was registered that this server did not know: "the newest version" may be another one now.
-    async fn prepare_again(&self, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
-        self.shared.catalog.refresh().await?;
-        let newest = self.shared.catalog.newest();
-        let mut again = Vec::with_capacity(groups.len());
-        for mut group in groups.drain(..) {
-            if group.is_outdated(newest) {
-                group.seen = newest;
-                let submissions: Vec<Submission> = group.tasks.into_iter().map(|t| t.submission).collect();
-                match prepare(&self.shared.catalog, &submissions) {
-                    Ok(tasks) => group.tasks = tasks,
-                    Err(error) => {
-                        let _ = group.reply.send(Err(error));
-                        continue;
-                    }
-                }
+    /// A template was registered that this server did not know: "the newest version" may be another one now. The groups that this
+    /// is about are prepared again beside the loop and come back as if they were new; the others are what comes back here.
+    fn prepare_again(&self, groups: &mut Vec<Group>, newest: i32) -> Vec<Group> {
+        let (outdated, rest): (Vec<Group>, Vec<Group>) = groups.drain(..).partition(|group| group.is_outdated(newest));
+        let own = self.own.clone();
+        tokio::spawn(async move {
+            for group in outdated {
+                own.again(group).await;
             }
-            again.push(group);
-        }
-        Ok(again)
+        });
+        rest
     }
 
     /// After the commit, and never before.

@@ -33,6 +33,8 @@ pub const MAX_JUDGING_TIME: Duration = Duration::from_secs(2);
 pub const MAX_ABANDONED: usize = 8;
 /// Up to here a document is judged where it is, in bytes: that takes some microseconds, less than the way to another thread.
 pub const SMALL_BYTES: usize = 4 << 10;
+/// The budget of what is judged where it is, in steps; what needs more goes to the judging threads.
+pub const SMALL_STEPS: u64 = 2_000;
 
 /// Why there is no verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@ pub mod auditor;
 pub mod backlog;
 pub mod catalog;
 pub mod claims;
+pub mod conditions;
 mod core;
 pub mod dispatch;
 pub mod documents;

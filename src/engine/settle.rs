@@ -1,21 +1,20 @@
 //! Takes everything that ends an attempt or a task, applies it, and hands on what becomes ready: one transaction per
 //! batch. While one is in flight the next batch gathers, so a batch is one input when idle and hundreds under load.
+//!
+//! Nothing is parsed or evaluated in here: results, planners' answers and conditions were judged before (`queue`, `judging`).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     assignment::{self, Assignment},
     claims::{self, Plans},
-    documents::Known,
-    gates::Passes,
     hub::{CancelReason, Reservation, ToWorker},
     metrics::Loop,
     shared::Shared,
@@ -36,15 +35,21 @@ use crate::{
 };
 
 mod decision;
+mod failing;
 pub mod follow;
 mod inputs;
+mod judging;
 mod orders;
+mod queue;
 #[cfg(test)]
 mod tests;
 
 use decision::Decision;
-pub use inputs::Input;
-use inputs::{children_of, keys_of, leases_of, missing, one_order_a_task, ordered, results};
+use failing::Failing;
+pub use inputs::{Input, Pending};
+use inputs::{children_of, keys_of, leases_of, missing, one_order_a_task, ordered};
+use judging::Ask;
+pub use queue::{Closed, SettleQueue};
 
 /// The most inputs of one transaction.
 const MAX_BATCH: usize = 512;
@@ -60,70 +65,18 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::
 const COLLISIONS: usize = 5;
 /// How long an input is set aside whose rows somebody else keeps locked.
 const ASIDE: Duration = Duration::from_secs(3);
-
-/// A place in the queue, held until the input is settled.
-type Weighed = (Input, OwnedSemaphorePermit);
-
-/// The way into the settler.
-#[derive(Clone)]
-pub struct SettleQueue {
-    sender: mpsc::Sender<Weighed>,
-    weight: Arc<Semaphore>,
-    doubts: mpsc::UnboundedSender<Input>,
-}
-
-/// The settler is gone: the server ends.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the server is shutting down")]
-pub struct Closed;
-
-impl SettleQueue {
-    /// Waits for a place; a caller that reads from a stream thereby stops reading.
-    pub async fn push(&self, input: Input) -> Result<(), Closed> {
-        let kib = match &input {
-            Input::Result { outcome, .. } => 1 + outcome.size() / 1024,
-            Input::Order { order, by, reason, .. } => 1 + (order.size() + by.len() + reason.len()) / 1024,
-            Input::Gone { .. } | Input::Deadline { .. } | Input::Expire { .. } | Input::TooLarge(_) => 1,
-        };
-        let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
-        let place = Arc::clone(&self.weight).acquire_many_owned(permits).await.map_err(|_| Closed)?;
-        self.sender.send((input, place)).await.map_err(|_| Closed)
-    }
-
-    /// Gives back what a commit of unknown outcome may have claimed: if it did take place, the database holds leases
-    /// that no worker knows of, and a worker that lives would keep them for ever. A claim that was not made is not found.
-    ///
-    /// Never waits, so that a caller whose database is away can go on and say so. Not bounded by a number, but by what it
-    /// holds: at most the claims of the one transaction in which a loop lost its connection, as it gets no further
-    /// without a new one.
-    pub fn doubt(&self, reservation: &Reservation) {
-        for (lease, worker_id) in reservation.promised() {
-            let outcome = Outcome::Undelivered;
-            let _ = self.doubts.send(Input::Gone { lease: *lease, worker_id: *worker_id, outcome });
-        }
-    }
-
-    /// The deadline of a task has passed. Never waits; there are no more of these than there are running attempts.
-    fn expire(&self, task_id: Uuid) {
-        let _ = self.doubts.send(Input::Expire { task_id });
-    }
-
-    /// A commit failed. If it may have taken place after all, what it may have claimed is given back, and counts as used
-    /// until then.
-    pub fn uncommitted(&self, error: &StoreError, reservation: &Reservation, passes: Passes) {
-        if !error.is_expectation() {
-            self.doubt(reservation);
-            passes.commit(false, &HashSet::new());
-        }
-    }
-}
+/// How often an input is judged. Each time but the first, another input of its task was settled while it was judged.
+const MAX_ROUNDS: usize = 64;
+/// How long the end of the server waits for what is being judged.
+const LAST_VERDICTS: Duration = Duration::from_secs(3);
 
 /// The settling loop.
 pub struct Settler {
     shared: Shared,
-    queue: mpsc::Receiver<Weighed>,
-    doubts: mpsc::UnboundedReceiver<Input>,
-    /// For the doubts of this loop's own.
+    queue: mpsc::Receiver<Pending>,
+    /// What was judged, and doubts.
+    again: mpsc::UnboundedReceiver<Pending>,
+    /// For what this loop finds out itself.
     own: SettleQueue,
     hot: Option<Hot>,
 }
@@ -131,43 +84,57 @@ pub struct Settler {
 impl Settler {
     pub fn new(shared: Shared) -> (Self, SettleQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
-        let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        let (doubt, doubts) = mpsc::unbounded_channel();
-        let own = SettleQueue { sender, weight, doubts: doubt };
-        (Self { shared, queue, doubts, own: own.clone(), hot: None }, own)
+        let (come, again) = mpsc::unbounded_channel();
+        let own = SettleQueue::new(shared.clone(), sender, come);
+        (Self { shared, queue, again, own: own.clone(), hot: None }, own)
     }
 
     /// Runs until `shutdown`, then takes what is in the queue and ends.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut batch = Vec::with_capacity(MAX_BATCH);
-        let mut doubts = Vec::new();
+        let (mut batch, mut judged) = (Vec::with_capacity(MAX_BATCH), Vec::new());
+        let mut last_verdicts = None;
         loop {
             tokio::select! {
                 biased;
-                _ = self.doubts.recv_many(&mut doubts, MAX_BATCH) => {}
+                _ = self.again.recv_many(&mut judged, MAX_BATCH) => {}
                 n = self.queue.recv_many(&mut batch, MAX_BATCH) => if n == 0 { return },
                 () = shutdown.cancelled() => {
                     self.queue.close();
-                    if self.queue.recv_many(&mut batch, MAX_BATCH).await == 0 {
+                    let until = *last_verdicts.get_or_insert_with(|| Instant::now() + LAST_VERDICTS);
+                    if self.queue.recv_many(&mut batch, MAX_BATCH).await == 0 && !self.verdict(&mut batch, until).await {
                         return;
                     }
                 }
             }
-            let (mut inputs, _places): (Vec<Input>, Vec<OwnedSemaphorePermit>) = batch.drain(..).unzip();
-            inputs.append(&mut doubts);
-            self.settle_all(inputs, &shutdown).await;
+            batch.append(&mut judged);
+            self.settle_all(std::mem::take(&mut batch), &shutdown).await;
+        }
+    }
+
+    /// Waits for what is being judged.
+    async fn verdict(&mut self, batch: &mut Vec<Pending>, until: Instant) -> bool {
+        if !self.own.judges() {
+            return false;
+        }
+        match tokio::time::timeout_at(until, self.again.recv()).await {
+            Ok(Some(judged)) => {
+                batch.push(judged);
+                true
+            }
+            _ => false,
         }
     }
 
     /// Settles every input, however long the database stays away. An input that the database refuses for good is found
     /// by halving, so that it cannot hold up the others.
-    async fn settle_all(&mut self, inputs: Vec<Input>, shutdown: &CancellationToken) {
+    async fn settle_all(&mut self, inputs: Vec<Pending>, shutdown: &CancellationToken) {
         let mut work = one_order_a_task(inputs);
-        let (mut pause, mut collisions) = (RETRY_PAUSE.0, 0);
+        let (mut pause, mut collisions, mut failing) = (RETRY_PAUSE.0, 0, Failing::default());
         while let Some(mut inputs) = work.pop() {
             match self.run_once(&mut inputs).await {
                 Ok(undelivered) => {
                     (pause, collisions) = (RETRY_PAUSE.0, 0);
+                    failing.passed();
                     self.shared.health.database(true);
                     if !undelivered.is_empty() {
                         work.push(undelivered);
@@ -175,16 +142,14 @@ impl Settler {
                 }
                 Err(error) if self.is_stubborn(&error, &mut collisions) => {
                     if inputs.len() > 1 {
-                        let half = inputs.split_off(inputs.len() / 2);
-                        work.push(half);
-                        work.push(inputs);
+                        halve(&mut work, inputs);
                     } else {
                         tracing::warn!(%error, "somebody keeps a task's rows locked; what is to be stored there waits");
                         inputs.into_iter().for_each(|input| self.set_aside(input));
                         collisions = 0;
                     }
                 }
-                Err(error) if error.is_transient() => {
+                Err(error) if error.is_transient() && !failing.again(&error, inputs.len()) => {
                     tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
                     self.hot.take_if(|hot| hot.is_closed());
                     if shutdown.is_cancelled() && self.hot.is_none() {
@@ -196,24 +161,36 @@ impl Settler {
                 }
                 Err(error) if inputs.len() > 1 => {
                     tracing::warn!(%error, inputs = inputs.len(), "settling failed, splitting the batch");
-                    let half = inputs.split_off(inputs.len() / 2);
-                    work.push(half);
-                    work.push(inputs);
+                    self.hot.take_if(|hot| hot.is_closed());
+                    halve(&mut work, inputs);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "an input cannot be settled and is dropped; its attempt ends at its deadline");
-                    match inputs.pop() {
-                        Some(Input::Order { reply, .. }) => {
-                            let _ = reply.send(Err(OrderError::Failed(error.to_string())));
-                        }
-                        // Nobody may wait for an acknowledgement that never comes: the worker says it again, perhaps to
-                        // a server that can settle it.
-                        Some(Input::Result { worker_id, .. }) => drop(self.shared.hub.remove(worker_id)),
-                        _ => {}
-                    }
+                    self.hot.take_if(|hot| hot.is_closed());
+                    failing.passed();
+                    work.extend(inputs.pop().and_then(|input| self.end(input, &error)).map(|input| vec![input]));
                 }
             }
         }
+    }
+
+    /// Ends an input that cannot be settled. A result ends its step with an error, which is what comes back.
+    fn end(&self, mut pending: Pending, error: &StoreError) -> Option<Pending> {
+        match pending.input {
+            Input::Result { ref mut outcome, .. } if matches!(outcome, Outcome::Succeeded(_)) => {
+                tracing::error!(%error, "a result cannot be settled; its step ends with an error");
+                *outcome = Outcome::PermanentError(failing::failure(error));
+                return Some(pending);
+            }
+            Input::Order { reply, .. } => {
+                let _ = reply.send(Err(OrderError::Failed(error.to_string())));
+            }
+            // Nobody may wait for an acknowledgement that never comes: the worker says it again, perhaps to a server that can
+            // settle it.
+            Input::Result { worker_id, .. } => drop(self.shared.hub.remove(worker_id)),
+            _ => {}
+        }
+        tracing::error!(%error, "an input cannot be settled and is dropped; its attempt ends at its deadline");
+        None
     }
 
     /// Counts a collision, and says whether it is one that another try would only meet again: the others shall not wait
@@ -226,17 +203,17 @@ impl Settler {
     }
 
     /// Has an input come again later. Those that wait so are few: each has cost the loop a time-out.
-    fn set_aside(&self, input: Input) {
+    fn set_aside(&self, pending: Pending) {
         let queue = self.own.clone();
         tokio::spawn(async move {
             tokio::time::sleep(ASIDE).await;
-            let _ = queue.push(input).await;
+            queue.come(pending);
         });
     }
 
     /// One transaction. On success `inputs` is empty and what comes back is to be settled next: attempts whose worker
     /// left before the assignment was sent. On failure `inputs` is as it was.
-    pub async fn run_once(&mut self, inputs: &mut Vec<Input>) -> Result<Vec<Input>, StoreError> {
+    pub async fn run_once(&mut self, inputs: &mut Vec<Pending>) -> Result<Vec<Pending>, StoreError> {
         let hot = match self.hot.take() {
             Some(hot) => hot,
             None => self.shared.connect().await?,
@@ -260,7 +237,7 @@ impl Settler {
         result
     }
 
-    async fn settle(&self, hot: &Hot, inputs: &mut Vec<Input>, hand_on: bool) -> Result<Vec<Input>, StoreError> {
+    async fn settle(&self, hot: &Hot, inputs: &mut Vec<Pending>, hand_on: bool) -> Result<Vec<Pending>, StoreError> {
         let children = if hand_on { children_of(inputs) } else { BTreeMap::new() };
         let mut reservation = self.shared.hub.reserve(&children);
         let mut passes = self.shared.gates.passes();
@@ -272,14 +249,13 @@ impl Settler {
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
         };
         let plans = self.plans(&read).await?;
-        let documents = self.documents(hot, inputs, &read, &plans).await?;
         let past_probing = |lane| self.shared.gates.past_probing(lane);
-        let mut decision = Decision::new(&read, &plans, &documents, &past_probing);
+        let mut decision = Decision::new(&read, &plans, &past_probing);
         decision.take_orders(inputs);
-        for input in inputs.iter() {
-            decision.take(input, &past);
+        for (i, input) in inputs.iter().enumerate() {
+            decision.take(i, input, &past);
         }
-        let Decision { mut changes, acks, cancelled, refused, touched, calls, pauses, woken, expiring, .. } =
+        let Decision { mut changes, acks, cancelled, refused, asks, touched, calls, pauses, woken, expiring, .. } =
             decision.finish();
         sizes::weigh(&self.shared.documents, hot, &mut changes, &plans).await?;
         changes.pauses = self.shared.gates.pause(&pauses);
@@ -321,9 +297,10 @@ impl Settler {
             let late = now.duration_since(read.now).unwrap_or_default();
             claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
             applied.next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
-            deliver(assignment::assemble(claimed, &known, &plans, now), reservation)
+            let undelivered = deliver(assignment::assemble(claimed, &known, &plans, now), reservation);
+            undelivered.into_iter().map(Pending::from).collect()
         };
-        self.tell(inputs, acks, cancelled, refused);
+        self.tell(inputs, acks, cancelled, refused, asks);
         expiring.into_iter().for_each(|task_id| self.own.expire(task_id));
         self.shared.watchers.tell(touched);
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
@@ -353,7 +330,12 @@ impl Settler {
 
     /// What the decision rests on, and whether it is only believed: nobody is asked if all is known here and nobody else
     /// could have a better right to the slots.
-    async fn read(&self, hot: &Hot, inputs: &[Input], demand: &[LaneDemand]) -> Result<(SettleRead, bool), StoreError> {
+    async fn read(
+        &self,
+        hot: &Hot,
+        inputs: &[Pending],
+        demand: &[LaneDemand],
+    ) -> Result<(SettleRead, bool), StoreError> {
         if demand.is_empty()
             && let Some(believed) = self.guess(inputs)
         {
@@ -363,40 +345,9 @@ impl Settler {
         Ok((hot.begin_settle(&leases, &tasks, &ordered, demand).await?, false))
     }
 
-    /// What conditions of these tasks are judged by, and what planners add to. Nothing for those that have neither.
-    async fn documents(
-        &self,
-        hot: &Hot,
-        inputs: &[Input],
-        read: &SettleRead,
-        plans: &Plans,
-    ) -> Result<Known, StoreError> {
-        let mut wanted = WantedInputs::default();
-        let planned: HashSet<Uuid> =
-            results(inputs).filter(|lease| lease.step == 0).map(|lease| lease.task_id).collect();
-        for task in &read.tasks {
-            let Some(plan) = plans.get(&task.template_id) else { continue };
-            if plan.is_conditional() || plan.is_planner(0) && planned.contains(&task.task_id) {
-                wanted.tasks.push((task.task_id, task.revision));
-            }
-            if plan.is_conditional() {
-                let done = (0..plan.graph.len()).filter_map(|step| u16::try_from(step).ok());
-                let done = done.filter(|step| task.progress.done.contains(*step));
-                wanted.results.extend(done.map(|step| (task.task_id, step.cast_signed())));
-            }
-        }
-        let mut known = self.shared.documents.know(&mut wanted, &Changes::default());
-        if !wanted.tasks.is_empty() || !wanted.results.is_empty() {
-            let read = hot.documents(&wanted).await?;
-            known.tasks.extend(read.task_inputs.into_iter().map(|input| (input.task_id, Arc::new(input))));
-            known.results.extend(read.results.into_iter().map(|(task, step, json)| ((task, step), Arc::from(json))));
-        }
-        Ok(known)
-    }
-
     /// What would be read for these inputs, if they are results of attempts that this server handed out itself.
-    fn guess(&self, inputs: &[Input]) -> Option<SettleRead> {
-        let attempt = |input: &Input| match input {
+    fn guess(&self, inputs: &[Pending]) -> Option<SettleRead> {
+        let attempt = |input: &Pending| match &**input {
             Input::Result { lease, outcome: Outcome::Succeeded(_), worker_id, .. } => Some((*lease, *worker_id)),
             _ => None,
         };
@@ -414,13 +365,14 @@ impl Settler {
         Ok(plans)
     }
 
-    /// After the commit, and never before: acknowledgements, cancels and replies.
+    /// After the commit, and never before: acknowledgements, cancels and replies. What lacks a verdict gets one and comes again.
     fn tell(
         &self,
-        inputs: &mut Vec<Input>,
+        inputs: &mut Vec<Pending>,
         acks: Vec<(Uuid, Lease, bool)>,
         cancelled: Vec<(Lease, CancelReason)>,
         mut refused: HashMap<usize, OrderError>,
+        mut asks: HashMap<usize, Ask>,
     ) {
         for (worker_id, lease, accepted) in acks {
             if !accepted {
@@ -431,8 +383,12 @@ impl Settler {
         for (lease, reason) in cancelled {
             self.shared.hub.cancel(lease, reason);
         }
-        for (i, input) in inputs.drain(..).enumerate() {
-            if let Input::Order { task_id, order, reply, .. } = input {
+        for (i, pending) in inputs.drain(..).enumerate() {
+            if let Some(ask) = asks.remove(&i) {
+                self.own.judge_aside(pending, ask);
+                continue;
+            }
+            if let Input::Order { task_id, order, reply, .. } = pending.input {
                 let answer = refused.remove(&i).map_or(Ok(()), Err);
                 if answer.is_ok() && order == Order::Cancel {
                     // Also those that an earlier try ended whose commit was not confirmed.
@@ -444,6 +400,13 @@ impl Settler {
             }
         }
     }
+}
+
+/// Divides a batch; the first half is settled next.
+fn halve(work: &mut Vec<Vec<Pending>>, mut inputs: Vec<Pending>) {
+    let half = inputs.split_off(inputs.len() / 2);
+    work.push(half);
+    work.push(inputs);
 }
 
 /// Lets the writes check what the decision rests on.

@@ -14,6 +14,7 @@ use super::{
     health::HealthCell,
     held::Held,
     hub::Hub,
+    judge::Judge,
     metrics::{Loop, Metrics},
     peers::Peers,
     traces::Traces,
@@ -36,6 +37,7 @@ pub struct Shared {
     pub health: HealthCell,
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
+    pub judge: Judge,
 }
 
 impl Shared {
@@ -60,6 +62,7 @@ impl Shared {
             events,
             peers: Arc::new(peers),
             health,
+            judge: Judge::new(Arc::clone(&metrics)),
             metrics,
             traces,
         }

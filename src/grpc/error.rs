@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         order::{DEADLINE_EXCEEDED, OrderError},
+        schema::Violation,
         template::Problem,
     },
     engine::{
@@ -202,6 +203,11 @@ pub fn order(error: OrderError) -> Status {
         OrderError::StepIs { .. } => (Code::FailedPrecondition, "STEP_STATE"),
         OrderError::Expired(_) => (Code::FailedPrecondition, DEADLINE_EXCEEDED),
         OrderError::OtherResult(_) => (Code::FailedPrecondition, "OTHER_RESULT"),
+        OrderError::Unfit { violations: all, .. } => {
+            let named =
+                |v: &Violation| Violated { field: format!("result_json{}", v.pointer), message: v.message.clone() };
+            return violations(&all.iter().map(named).collect::<Vec<_>>());
+        }
         OrderError::Failed(why) => {
             let id = logged(why, "an order could not be stored");
             return unavailable(&format!(

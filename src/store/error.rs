@@ -90,6 +90,25 @@ impl StoreError {
         error.code() == Some(&SqlState::QUERY_CANCELED)
     }
 
+    /// How a transaction failed, by the code of Postgres, where that may be for what was in it: it took too long, or its session
+    /// was ended meanwhile. Nothing for a database that is away or that is about to end, and for collisions.
+    pub fn way(&self) -> Option<&str> {
+        let Self::Database(error) = self else { return None };
+        match error.code() {
+            None => Some("connection closed"),
+            Some(code) => {
+                let others = ["08", "40", "53", "57P", "58", "55P03", "25006"];
+                let is_other = others.iter().any(|class| code.code().starts_with(class));
+                (!is_other).then_some(code.code())
+            }
+        }
+    }
+
+    /// Whether the connection was lost in the middle, without a word of Postgres.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Database(error) if error.code().is_none())
+    }
+
     /// Whether the transaction met another one.
     pub fn collision(&self) -> Option<Collision> {
         let Self::Database(error) = self else { return None };

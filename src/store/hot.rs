@@ -24,10 +24,11 @@ use super::{
 };
 use crate::domain::{attempt::OutcomeKind, lease::Lease};
 
+pub(super) use rows::task_input;
 pub use rows::{
     Applied, Candidate, DispatchRead, EndedRow, IntakeRead, KeyRow, LaneDemand, LiveRow, SettleRead, TaskInput, TaskRow,
 };
-use rows::{candidate, claimed, ended_row, live_row, task_input, task_row};
+use rows::{candidate, claimed, ended_row, live_row, task_row};
 
 macro_rules! statements {
     ($($name:ident: $sql:expr,)*) => {

@@ -10,6 +10,7 @@ mod columns;
 mod connect;
 pub mod counts;
 pub mod db;
+pub mod documents;
 pub mod error;
 pub mod event;
 pub mod explain;

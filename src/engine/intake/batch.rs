@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
     time::SystemTime,
 };
 
@@ -14,21 +13,15 @@ use uuid::Uuid;
 
 use super::submission::{IntakeError, Prepared, Submitted};
 use crate::{
-    domain::{
-        event::EventType,
-        progress::{Fate, Progress},
-        size,
-        task::TaskState,
-    },
+    domain::{event::EventType, progress::Fate, size, task::TaskState},
     engine::{
-        documents::Known,
         effective::Effective,
-        settle::follow::{condition_failed, fate, new_live, told},
+        settle::follow::{new_live, told},
         sizes,
     },
     store::{
         changes::{Changes, DroppedKey, Event, NewLive, NewTask, SetStep},
-        hot::{IntakeRead, KeyRow, TaskInput},
+        hot::{IntakeRead, KeyRow},
     },
 };
 
@@ -166,16 +159,15 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     let plan = &task.plan;
     let task_id = task.task_id;
     let own = Effective { plan, settings: task.settings.clone() };
-    let known = known(task);
     let steps = plan.template.steps.len();
     let settings = (!task.settings.is_empty()).then(|| task.settings.to_json());
     let bytes = size::of(task.context.len() + task.annotations.len() + settings.as_ref().map_or(0, String::len));
-    let mut fate = |step: u16| fate(&own, (task_id, task.priority), step, &known, changes);
-    let (mut progress, fates) = Progress::new(&plan.graph, steps, &mut fate);
+    let mut progress = task.progress.clone();
     let not_before = task.submission.not_before.filter(|at| *at > now);
     let expires_at = plan.template.timeout.map(|timeout| not_before.unwrap_or(now) + timeout);
     changes.events.push(Event::of_task(EventType::TaskSubmitted, plan.template_id, task_id));
-    for (step, fate) in fates {
+    for (step, fate) in &task.fates {
+        let step = *step;
         let failure = match fate {
             Fate::Runs => {
                 let live = new_live(&own, task_id, step, task.priority);
@@ -184,7 +176,7 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
                 continue;
             }
             Fate::Skipped => None,
-            Fate::Fails(why) => Some(condition_failed(&why)),
+            Fate::Fails(failure) => Some(failure.clone()),
         };
         if progress.state == TaskState::Pending {
             progress.state = TaskState::InProgress;
@@ -219,23 +211,6 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
         expires_at,
         bytes,
     });
-}
-
-/// What the conditions of a task's roots are judged by.
-fn known(task: &Prepared) -> Known {
-    if !task.plan.is_conditional() {
-        return Known::default();
-    }
-    let input = TaskInput {
-        task_id: task.task_id,
-        correlation_id: task.correlation_id.clone(),
-        traceparent: None,
-        annotations: String::new(),
-        context: task.context.clone(),
-        settings: None,
-        revision: 0,
-    };
-    Known { tasks: HashMap::from([(task.task_id, Arc::new(input))]), ..Known::default() }
 }
 
 /// A task whose root is claimed in the transaction that stores it is in progress from the beginning.

@@ -1,5 +1,5 @@
-//! What a client submits, checked against its template on the caller's own thread: everything that is wrong comes back at
-//! once, and what is right is ready to be stored.
+//! What a client submits, checked against its template before it gets into a transaction: everything that is wrong comes back
+//! at once, and what is right is ready to be stored.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -10,13 +10,15 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        budget::{Budget, TOO_COSTLY},
+        budget::{Budget, TOO_COSTLY, TooCostly},
+        expression::EvaluationError,
         json::{self, JsonError},
+        progress::{Fate, Progress},
         schema::{Misfit, Violation},
         settings::Settings,
         task::{MAX_ANNOTATIONS_BYTES, MAX_CONTEXT_BYTES, MAX_KEY_BYTES, MAX_PRIORITY},
     },
-    engine::catalog::{Catalog, Plan},
+    engine::{catalog::Plan, conditions::Facts, effective::Effective},
     store::StoreError,
 };
 
@@ -76,9 +78,9 @@ pub enum IntakeError {
     Failed(Arc<StoreError>),
 }
 
-/// A submission that fits its template.
+/// A submission that fits its template, ready to be stored.
 pub(super) struct Prepared {
-    pub(super) submission: Submission,
+    pub(super) submission: Arc<Submission>,
     pub(super) plan: Arc<Plan>,
     pub(super) task_id: Uuid,
     pub(super) context: String,
@@ -88,30 +90,104 @@ pub(super) struct Prepared {
     pub(super) settings: Settings,
     pub(super) priority: i16,
     pub(super) digest: Vec<u8>,
+    /// What becomes of its roots by their conditions, and of what follows on those that are skipped.
+    pub(super) progress: Progress,
+    pub(super) fates: Vec<(u16, Fate)>,
 }
 
-/// Checks every submission and gathers everything that is wrong with any of them.
-pub(super) fn prepare(catalog: &Catalog, submissions: &[Submission]) -> Result<Vec<Prepared>, IntakeError> {
-    let mut violated = Vec::new();
-    let mut prepared = Vec::with_capacity(submissions.len());
-    for (index, submission) in submissions.iter().enumerate() {
-        let s = submission;
-        let plan =
-            catalog.resolve(&s.namespace, &s.task_name, s.version.as_ref()).ok_or_else(|| IntakeError::NoTemplate {
-                index,
-                namespace: s.namespace.clone(),
-                task_name: s.task_name.clone(),
-                version: s.version.clone(),
-            })?;
-        match prepare_one(submission, plan) {
-            Ok(task) => prepared.push(task),
-            Err(more) => violated.extend(more.into_iter().map(|v| (index, v))),
-        }
+/// Why a submission was not prepared.
+#[derive(Debug, Default)]
+pub(super) struct Refusal {
+    pub(super) violated: Vec<Violated>,
+    /// The budget did not suffice.
+    pub(super) over_budget: bool,
+}
+
+impl Refusal {
+    fn of(violated: Vec<Violated>) -> Self {
+        Self { violated, over_budget: false }
     }
-    if violated.is_empty() { Ok(prepared) } else { Err(IntakeError::Invalid(violated)) }
+
+    fn too_costly(error: &TooCostly) -> Self {
+        Self { violated: vec![too_costly(&error.to_string())], over_budget: true }
+    }
 }
 
-fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated>> {
+/// What is said of a context that is not judged to its end.
+pub(super) fn too_costly(why: &str) -> Violated {
+    Violated { field: "context_json".to_owned(), message: format!("{TOO_COSTLY}: {why}") }
+}
+
+/// Checks a submission against its template and judges what depends on its context, within the budget.
+pub(super) fn prepare_one(s: &Arc<Submission>, plan: Arc<Plan>, budget: &Budget) -> Result<Prepared, Refusal> {
+    let mut violated = bounds(s);
+    let sent = if s.context.is_empty() { "{}" } else { s.context.as_str() };
+    let notes = if s.annotations.is_empty() { "{}" } else { s.annotations.as_str() };
+    let context = object("context_json", sent, MAX_CONTEXT_BYTES);
+    let annotations = object("annotations_json", notes, MAX_ANNOTATIONS_BYTES);
+    let context = match context {
+        Ok(context) => {
+            let original = (!s.idempotency_key.is_empty()).then(|| context.clone());
+            let nothing = Map::new();
+            let own_id = correlation_id(s, &context, annotations.as_ref().unwrap_or(&nothing));
+            fit(&plan, sent, context, budget).map(|fitted| (original, own_id, fitted))
+        }
+        Err(violated) => Err(Refusal::of(violated)),
+    };
+    if let Err(refusal) = &context {
+        if refusal.over_budget {
+            return Err(Refusal { violated: [violated, refusal.violated.clone()].concat(), over_budget: true });
+        }
+        violated.extend(refusal.violated.iter().cloned());
+    }
+    violated.extend(annotations.as_ref().err().cloned().unwrap_or_default());
+    let (Ok((original, own_id, (context, value))), Ok(annotations), true) = (context, annotations, violated.is_empty())
+    else {
+        return Err(Refusal::of(violated));
+    };
+    let correlation_id = own_id.map_err(Refusal::of)?;
+    let settings = settings(&plan, &value, s, &correlation_id, budget)?;
+    let mut notes = plan.template.annotations.clone();
+    notes.extend(settings.annotations());
+    notes.extend(annotations.clone());
+    notes.insert("correlation_id".to_owned(), Value::String(correlation_id.clone()));
+    let digest = original.map(|original| digest(s, original, annotations)).unwrap_or_default();
+    let priority = settings.priority().unwrap_or_else(|| i16::try_from(s.priority).unwrap_or_default());
+    let own = Effective { plan: &plan, settings };
+    let (progress, fates) = begin(&own, plan.task_value(&correlation_id, priority.into()), value, budget);
+    let settings = own.settings;
+    Ok(Prepared {
+        submission: Arc::clone(s),
+        task_id: Uuid::now_v7(),
+        context,
+        annotations: Value::Object(notes).to_string(),
+        correlation_id,
+        priority,
+        settings,
+        digest,
+        progress,
+        fates,
+        plan,
+    })
+}
+
+/// What becomes of the roots.
+fn begin(own: &Effective<'_>, task: Value, context: Value, budget: &Budget) -> (Progress, Vec<(u16, Fate)>) {
+    let nothing = |_| None;
+    let mut facts = Facts::new(own.plan, task, None, &nothing, budget);
+    facts.know_context(Arc::new(context));
+    Progress::new(&own.plan.graph, own.plan.template.steps.len(), &mut |_, step| facts.fate(own, step))
+}
+
+impl Prepared {
+    /// Whether a condition was not judged because the budget did not suffice.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.fates.iter().any(|(_, fate)| matches!(fate, Fate::Fails(failure) if failure.code == TOO_COSTLY))
+    }
+}
+
+/// What is wrong beside the documents.
+fn bounds(s: &Submission) -> Vec<Violated> {
     let mut violated = Vec::new();
     let mut wrong = |field: &str, message: String| violated.push(Violated { field: field.to_owned(), message });
     if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&s.priority) {
@@ -122,44 +198,26 @@ fn prepare_one(s: &Submission, plan: Arc<Plan>) -> Result<Prepared, Vec<Violated
             wrong(field, format!("expected at most {MAX_KEY_BYTES} bytes without control characters"));
         }
     }
-    let sent = if s.context.is_empty() { "{}" } else { s.context.as_str() };
-    let notes = if s.annotations.is_empty() { "{}" } else { s.annotations.as_str() };
-    let context = object("context_json", sent, MAX_CONTEXT_BYTES).and_then(|map| Ok((map, fit(&plan, sent)?)));
-    let annotations = object("annotations_json", notes, MAX_ANNOTATIONS_BYTES);
-    violated.extend(context.as_ref().err().cloned().unwrap_or_default());
-    violated.extend(annotations.as_ref().err().cloned().unwrap_or_default());
-    let (Ok((sent, context)), Ok(annotations), true) = (context, annotations, violated.is_empty()) else {
-        return Err(violated);
-    };
-    let correlation_id = correlation_id(s, &sent, &annotations)?;
-    let settings = settings(&plan, &context, s, &correlation_id)?;
-    let mut notes = plan.template.annotations.clone();
-    notes.extend(settings.annotations());
-    notes.extend(annotations.clone());
-    notes.insert("correlation_id".to_owned(), Value::String(correlation_id.clone()));
-    let digest = if s.idempotency_key.is_empty() { Vec::new() } else { digest(s, sent, annotations) };
-    Ok(Prepared {
-        submission: s.clone(),
-        plan,
-        task_id: Uuid::now_v7(),
-        context,
-        annotations: Value::Object(notes).to_string(),
-        correlation_id,
-        priority: settings.priority().unwrap_or_else(|| i16::try_from(s.priority).unwrap_or_default()),
-        settings,
-        digest,
-    })
+    violated
 }
 
 /// What the overrides make of a task with this context.
-fn settings(plan: &Plan, context: &str, s: &Submission, correlation_id: &str) -> Result<Settings, Vec<Violated>> {
+fn settings(
+    plan: &Plan,
+    context: &Value,
+    s: &Submission,
+    correlation_id: &str,
+    budget: &Budget,
+) -> Result<Settings, Refusal> {
     if plan.template.overrides.is_empty() {
         return Ok(Settings::default());
     }
     let wrong = |message: String| vec![Violated { field: "context_json".to_owned(), message }];
-    let context = json::parse(context, MAX_CONTEXT_BYTES).map_err(|error| wrong(error.to_string()))?;
     let task = plan.task_value(correlation_id, s.priority);
-    Settings::of(&plan.template, &context, &task, &Budget::new()).map_err(|why| wrong(why.to_string()))
+    Settings::of(&plan.template, context, &task, budget).map_err(|error| match error {
+        EvaluationError::Failed(why) => Refusal::of(wrong(why)),
+        EvaluationError::TooCostly(error) => Refusal::too_costly(&error),
+    })
 }
 
 fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec<Violated>> {
@@ -171,25 +229,22 @@ fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec
     }
 }
 
-/// The context with the schema's defaults; the client's own bytes when none was missing.
-fn fit(plan: &Plan, context: &str) -> Result<String, Vec<Violated>> {
-    let Some(schema) = &plan.schema else { return Ok(context.to_owned()) };
+/// The context with the schema's defaults, as text and as a value; the text is the client's own when none was missing.
+fn fit(plan: &Plan, sent: &str, context: Map<String, Value>, budget: &Budget) -> Result<(String, Value), Refusal> {
+    let mut value = Value::Object(context);
+    let Some(schema) = &plan.schema else { return Ok((sent.to_owned(), value)) };
     let named = |v: Violation| Violated { field: format!("context_json{}", v.pointer), message: v.message };
-    let mut document = json::parse(context, MAX_CONTEXT_BYTES)
-        .map_err(|error| vec![Violated { field: "context_json".to_owned(), message: error.to_string() }])?;
-    let with_defaults = schema.apply(context, &mut document, &Budget::new()).map_err(|misfit| match misfit {
-        Misfit::Violations(all) => all.into_iter().map(named).collect::<Vec<_>>(),
-        Misfit::TooCostly(error) => {
-            vec![Violated { field: "context_json".to_owned(), message: format!("{TOO_COSTLY}: {error}") }]
-        }
+    let with_defaults = schema.apply(sent, &mut value, budget).map_err(|misfit| match misfit {
+        Misfit::Violations(all) => Refusal::of(all.into_iter().map(named).collect()),
+        Misfit::TooCostly(error) => Refusal::too_costly(&error),
     })?;
     match with_defaults {
-        None => Ok(context.to_owned()),
-        Some(filled) if filled.len() <= MAX_CONTEXT_BYTES => Ok(filled),
-        Some(filled) => Err(vec![Violated {
+        None => Ok((sent.to_owned(), value)),
+        Some(filled) if filled.len() <= MAX_CONTEXT_BYTES => Ok((filled, value)),
+        Some(filled) => Err(Refusal::of(vec![Violated {
             field: "context_json".to_owned(),
             message: format!("{} bytes with the schema's defaults: expected at most {MAX_CONTEXT_BYTES}", filled.len()),
-        }]),
+        }])),
     }
 }
 

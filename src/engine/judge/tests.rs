@@ -16,7 +16,7 @@ fn gate() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
 
 #[tokio::test]
 async fn the_verdict_comes_back_and_a_panic_is_one() {
-    let judge = judge();
+    let judge = Judge::new(Arc::default());
     assert_eq!(judge.run(judge.turn("a").await, || 7).await, Ok(7));
     let panics = || -> u8 { panic!("on purpose") };
     assert_eq!(judge.run(judge.turn("a").await, panics).await, Err(Unjudged::Failed));

@@ -3,24 +3,29 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use uuid::Uuid;
 
-use super::{Input, orders};
+use super::{
+    Input, MAX_ROUNDS, Pending,
+    judging::{Answer, Ask, Verdicts},
+    orders,
+};
 use crate::{
     domain::{
         attempt::{Outcome, OutcomeKind, Spent},
         event::EventType,
         lease::Lease,
         order::OrderError,
-        progress::Progress,
+        progress::{Fate, Progress, StepSet},
         retry::Backoff,
         step::{StepEvent, StepState},
         task::TaskState,
     },
-    engine::{claims::Plans, documents::Known, effective::Effective, gates::Call, hub::CancelReason},
+    engine::{claims::Plans, effective::Effective, gates::Call, hub::CancelReason},
     store::{
         changes::{Changes, Ended, EndedAttempt, Event, GivenBack, Kept, Late, Retry, TaskUpdate},
         hot::{EndedRow, LiveRow, SettleRead, TaskRow},
@@ -41,6 +46,8 @@ pub(super) struct TaskInHand<'a> {
     pub(super) cancelled: Option<(String, String)>,
     /// Set by its planner in this batch.
     pub(super) priority: i16,
+    /// Its planner was settled in this batch: what was judged before knew nothing of that.
+    pub(super) planned: bool,
 }
 
 /// A batch in the making.
@@ -48,8 +55,7 @@ pub(super) struct Decision<'a> {
     pub(super) now: SystemTime,
     /// How long a step of a lane waits whose probe failed, seconds.
     past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
-    /// The documents that conditions are judged by and planners add to.
-    pub(super) known: &'a Known,
+    plans: &'a Plans,
     pub(super) tasks: BTreeMap<Uuid, TaskInHand<'a>>,
     /// Rows that are still in play, by step.
     pub(super) live: BTreeMap<(Uuid, i16), &'a LiveRow>,
@@ -61,6 +67,8 @@ pub(super) struct Decision<'a> {
     pub acks: Vec<(Uuid, Lease, bool)>,
     pub cancelled: Vec<(Lease, CancelReason)>,
     pub refused: HashMap<usize, OrderError>,
+    /// The inputs about which something has to be judged first. They have changed nothing.
+    pub asks: HashMap<usize, Ask>,
     /// The tasks whose deadline turned out to have passed.
     pub expiring: Vec<Uuid>,
     /// The lanes in which steps wait that an order has woken.
@@ -74,25 +82,21 @@ pub(super) struct Decision<'a> {
 }
 
 impl<'a> Decision<'a> {
-    pub fn new(
-        read: &'a SettleRead,
-        plans: &'a Plans,
-        known: &'a Known,
-        past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
-    ) -> Self {
+    pub fn new(read: &'a SettleRead, plans: &'a Plans, past_probing: &'a (dyn Fn(i32) -> f64 + Sync)) -> Self {
         let tasks = read
             .tasks
             .iter()
             .filter_map(|row| {
                 let own = Effective::of(plans.get(&row.template_id)?, row.settings.as_deref());
                 let (progress, priority) = (row.progress.clone(), row.priority);
-                Some((row.task_id, TaskInHand { row, own, progress, changed: false, cancelled: None, priority }))
+                let hand = TaskInHand { row, own, progress, changed: false, cancelled: None, priority, planned: false };
+                Some((row.task_id, hand))
             })
             .collect();
         Self {
             now: read.now,
             past_probing,
-            known,
+            plans,
             tasks,
             live: read.live.iter().map(|row| ((row.task_id, row.step), row)).collect(),
             ended: read.ended.iter().map(|row| ((row.task_id, row.step), row)).collect(),
@@ -103,6 +107,7 @@ impl<'a> Decision<'a> {
             acks: Vec::new(),
             cancelled: Vec::new(),
             refused: HashMap::new(),
+            asks: HashMap::new(),
             touched: Vec::new(),
             calls: Vec::new(),
             pauses: Vec::new(),
@@ -110,12 +115,14 @@ impl<'a> Decision<'a> {
     }
 
     /// Orders go first: a result that came in the same moment is then too late, and nothing has to be undone.
-    pub fn take_orders(&mut self, inputs: &[Input]) {
+    pub fn take_orders(&mut self, inputs: &[Pending]) {
         for (i, input) in inputs.iter().enumerate() {
-            match input {
+            match &**input {
                 Input::Order { task_id, order, by, reason, .. } => {
-                    if let Err(error) = self.order(*task_id, order, by, reason) {
-                        self.refused.insert(i, error);
+                    match self.order(*task_id, order, (by.clone(), reason.clone()), input) {
+                        Ok(None) => {}
+                        Ok(Some(ask)) => drop(self.asks.insert(i, ask)),
+                        Err(error) => drop(self.refused.insert(i, error)),
                     }
                 }
                 Input::Expire { task_id } => self.expire(*task_id),
@@ -124,8 +131,9 @@ impl<'a> Decision<'a> {
         }
     }
 
-    pub fn take(&mut self, input: &Input, past: &HashMap<Lease, OutcomeKind>) {
-        match input {
+    /// Takes the `i`th input, unless something has to be judged first.
+    pub fn take(&mut self, i: usize, input: &Pending, past: &HashMap<Lease, OutcomeKind>) {
+        match &**input {
             Input::Result { lease, outcome, worker_id, .. } => {
                 let accepted = match self.settled.get(lease).copied() {
                     Some(accepted) => {
@@ -134,7 +142,11 @@ impl<'a> Decision<'a> {
                     }
                     None => {
                         let holder = self.row(*lease).and_then(|row| row.worker_id);
-                        let live = self.end_attempt(*lease, outcome, None);
+                        if let Some(ask) = self.unjudged(*lease, outcome, input) {
+                            self.asks.insert(i, ask);
+                            return;
+                        }
+                        let live = self.end_attempt(*lease, outcome, None, &input.verdicts);
                         if live && holder != Some(*worker_id) {
                             // Another worker brought the answer: the holder need not go on.
                             self.cancelled.push((*lease, CancelReason::LeaseLost));
@@ -150,7 +162,7 @@ impl<'a> Decision<'a> {
                 self.acks.push((*worker_id, *lease, accepted));
             }
             Input::Gone { lease, worker_id, outcome } => {
-                if self.end_attempt(*lease, outcome, Some(*worker_id)) {
+                if self.end_attempt(*lease, outcome, Some(*worker_id), &input.verdicts) {
                     self.settled.insert(*lease, false);
                     self.cancelled.push((*lease, CancelReason::LeaseLost));
                 }
@@ -169,6 +181,63 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// What has to be judged before a result can end its attempt.
+    fn unjudged(&self, lease: Lease, outcome: &Outcome, input: &Pending) -> Option<Ask> {
+        let Outcome::Succeeded(result) = outcome else { return None };
+        self.row(lease)?;
+        self.lacks(lease.task_id, lease.step, Some(result), input)
+    }
+
+    /// What has to be judged before a step may be done: the result, and the conditions of the steps that this unlocks.
+    ///
+    /// An input that was judged so often that it must have been overtaken each time is not judged again: what is missing then
+    /// counts as what cannot be judged.
+    pub(super) fn lacks(&self, task_id: Uuid, step: i16, result: Option<&str>, input: &Pending) -> Option<Ask> {
+        let task = self.tasks.get(&task_id)?;
+        let (plan, verdicts) = (task.own.plan, &input.verdicts);
+        let judges_result = result.is_some() && plan.judges_result(step);
+        if !judges_result && !plan.is_conditional() || input.rounds >= MAX_ROUNDS {
+            return None;
+        }
+        let holds = !task.planned && verdicts.are_about(task.row);
+        let complete = match &verdicts.answer {
+            Some(Answer::Wrong(_)) => true,
+            Some(Answer::Plan(planning)) => {
+                let own = Effective { plan, settings: planning.settings.clone() };
+                holds && Self::all_judged(&own, &task.progress, step, verdicts)
+            }
+            answer => {
+                let answered = !judges_result || answer.is_some();
+                let none = Verdicts::default();
+                answered && Self::all_judged(&task.own, &task.progress, step, if holds { verdicts } else { &none })
+            }
+        };
+        if complete {
+            return None;
+        }
+        let mut row = TaskRow { progress: task.progress.clone(), priority: task.priority, ..task.row.clone() };
+        if task.planned {
+            let planned = self.changes.planned.iter().rfind(|planned| planned.task_id == task_id);
+            row.settings = planned.map(|planned| Arc::from(planned.settings.as_str())).or(row.settings);
+        }
+        Some(Ask { plan: Arc::clone(self.plans.get(&task.row.template_id)?), row, step })
+    }
+
+    /// Whether there is a verdict on each condition that decides once this step is done.
+    fn all_judged(own: &Effective<'_>, progress: &Progress, step: i16, verdicts: &Verdicts) -> bool {
+        if !own.plan.is_conditional() {
+            return true;
+        }
+        let mut complete = true;
+        let mut fate = |done: &StepSet, child: u16| {
+            let known = own.plan.unconditional(own, child).or_else(|| verdicts.fate(own.plan, done, child).cloned());
+            complete = complete && known.is_some();
+            known.unwrap_or(Fate::Runs)
+        };
+        progress.clone().step_ended(&own.plan.graph, step.cast_unsigned(), true, &mut fate);
+        complete
+    }
+
     fn deadline(&mut self, lease: Lease) {
         match self.row(lease).map(|row| row.deadline_at) {
             Some(at) if at.is_some_and(|at| at <= self.now) => {
@@ -176,7 +245,7 @@ impl<'a> Decision<'a> {
                 if expires_at.is_some_and(|at| at <= self.now) {
                     // It ends as a whole, for which all of it must be locked.
                     self.expiring.push(lease.task_id);
-                } else if self.end_attempt(lease, &Outcome::TimedOut, None) {
+                } else if self.end_attempt(lease, &Outcome::TimedOut, None, &Verdicts::default()) {
                     self.settled.insert(lease, false);
                     self.cancelled.push((lease, CancelReason::TimedOut));
                 }
@@ -193,7 +262,7 @@ impl<'a> Decision<'a> {
     }
 
     /// Ends the attempt if its lease is the running one (and belongs to `holder`, if given).
-    fn end_attempt(&mut self, lease: Lease, outcome: &Outcome, holder: Option<Uuid>) -> bool {
+    fn end_attempt(&mut self, lease: Lease, outcome: &Outcome, holder: Option<Uuid>, verdicts: &Verdicts) -> bool {
         let Some(row) = self.row(lease) else { return false };
         let (Some(worker_id), Some(started_at)) = (row.worker_id, row.started_at) else { return false };
         if holder.is_some_and(|holder| holder != worker_id) {
@@ -202,7 +271,7 @@ impl<'a> Decision<'a> {
         let Some(task) = self.tasks.get(&lease.task_id) else { return false };
         let (plan, template_id) = (task.own.plan, task.row.template_id);
         let Some(template) = task.own.step(lease.step) else { return false };
-        let outcome = &*self.judged(lease, outcome);
+        let outcome = &*self.judged(lease, outcome, verdicts);
         let spent = Spent {
             charged: unsigned(row.charged),
             lost: unsigned(row.lost),
@@ -260,7 +329,7 @@ impl<'a> Decision<'a> {
                 };
                 self.end_step(row, state, Some(&attempt), result);
                 self.leaves_play(lease.task_id);
-                self.follow(lease.task_id, lease.step, event == StepEvent::Succeed);
+                self.follow(lease.task_id, lease.step, event == StepEvent::Succeed, verdicts);
             }
         }
         true

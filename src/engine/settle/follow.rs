@@ -2,96 +2,62 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::decision::Decision;
+use super::{
+    decision::Decision,
+    judging::{Answer, Planning, Verdicts},
+};
 use crate::{
     domain::{
-        adjustment::{Adjustment, AdjustmentError},
         attempt::{Failure, Outcome},
-        budget::{Budget, TOO_COSTLY},
         event::EventType,
-        expression::{StepResults, Values},
-        json,
         lease::Lease,
-        progress::Fate,
-        schema::Misfit,
+        progress::{Fate, StepSet},
         size,
         step::StepState,
-        task::{MAX_ANNOTATIONS_BYTES, TaskEvent},
+        task::TaskEvent,
     },
-    engine::{catalog::Plan, documents::Known, effective::Effective},
+    engine::{conditions::condition_failed, effective::Effective},
     store::{
-        changes::{Changes, Event, NewLive, Planned, SetStep},
+        changes::{Event, NewLive, Planned, SetStep},
         stranded::Stranded,
     },
 };
 
-/// The code of a step whose result does not fit its `result_schema`.
-const OUTPUT_INVALID: &str = "OUTPUT_INVALID";
-/// The code of a planner whose answer makes no sense.
-const PLAN_INVALID: &str = "PLAN_INVALID";
-/// The code of a step whose condition could not be judged.
-const CONDITION_FAILED: &str = "CONDITION_FAILED";
 /// Who sets a step that nobody ordered.
 const CONDITION: &str = "condition";
 
 impl Decision<'_> {
     /// The outcome, but for a success that is none: a result that does not fit, or a plan that makes no sense. A plan that does is
     /// from now on the task's.
-    pub(super) fn judged<'o>(&mut self, lease: Lease, outcome: &'o Outcome) -> Cow<'o, Outcome> {
-        let Outcome::Succeeded(result) = outcome else { return Cow::Borrowed(outcome) };
-        let Some(task) = self.tasks.get(&lease.task_id) else { return Cow::Borrowed(outcome) };
-        let checked = match task.own.plan.is_planner(lease.step) {
-            true => self.plan(lease.task_id, result),
-            false => check_result(task.own.plan, lease.step, result).map_err(|misfit| {
-                let all = match misfit {
-                    Misfit::Violations(all) => all,
-                    Misfit::TooCostly(error) => return Failure::of_server(TOO_COSTLY, error.to_string()).cut(),
-                };
-                let message =
-                    all.iter().map(|v| format!("{}: {}", v.pointer, v.message)).collect::<Vec<_>>().join("; ");
-                let violations: Vec<Value> =
-                    all.iter().map(|v| json!({"pointer": v.pointer, "message": v.message})).collect();
-                let context = Some(json!({ "violations": violations }).to_string());
-                let message = format!("the result does not fit the step's result_schema: {message}");
-                Failure { context, ..Failure::of_server(OUTPUT_INVALID, message) }.cut()
-            }),
-        };
-        match checked {
-            Ok(()) => Cow::Borrowed(outcome),
-            Err(failure) => Cow::Owned(Outcome::PermanentError(failure)),
+    pub(super) fn judged<'o>(&mut self, lease: Lease, outcome: &'o Outcome, verdicts: &Verdicts) -> Cow<'o, Outcome> {
+        if !matches!(outcome, Outcome::Succeeded(_)) {
+            return Cow::Borrowed(outcome);
+        }
+        match &verdicts.answer {
+            Some(Answer::Wrong(wrong)) => Cow::Owned(Outcome::PermanentError(wrong.failure.clone())),
+            Some(Answer::Plan(planning)) => {
+                self.plan(lease.task_id, planning);
+                Cow::Borrowed(outcome)
+            }
+            Some(Answer::Fits) | None => Cow::Borrowed(outcome),
         }
     }
 
-    /// Takes a planner's answer.
-    fn plan(&mut self, task_id: Uuid, answer: &str) -> Result<(), Failure> {
-        let wrong =
-            |why: &str| Failure::of_server(PLAN_INVALID, format!("the planner's answer makes no sense: {why}")).cut();
-        let Some(task) = self.tasks.get_mut(&task_id) else { return Ok(()) };
-        let adjustment =
-            Adjustment::from_json(answer, &task.own.plan.template, &Budget::new()).map_err(|error| match error {
-                AdjustmentError::Problems(problems) => wrong(&problems.join("; ")),
-                AdjustmentError::TooCostly(error) => Failure::of_server(TOO_COSTLY, error.to_string()).cut(),
-            })?;
-        let notes = self.known.tasks.get(&task_id).map_or("{}", |input| input.annotations.as_str());
-        let mut notes = serde_json::from_str::<Map<String, Value>>(notes).unwrap_or_default();
-        notes.extend(adjustment.annotations.clone());
-        let annotations = Value::Object(notes).to_string();
-        if annotations.len() > MAX_ANNOTATIONS_BYTES {
-            let why = format!(
-                "with it, the task has {} bytes of annotations, and at most {MAX_ANNOTATIONS_BYTES} are allowed",
-                annotations.len()
-            );
-            return Err(wrong(&why));
-        }
-        task.priority = adjustment.priority.unwrap_or(task.priority);
-        task.own.settings.push("planner", adjustment);
-        let settings = task.own.settings.to_json();
-        self.changes.planned.push(Planned { task_id, settings, annotations, priority: task.priority });
+    /// A planner's answer takes effect.
+    pub(super) fn plan(&mut self, task_id: Uuid, planning: &Planning) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        task.priority = planning.priority.unwrap_or(task.priority);
+        task.own.settings = planning.settings.clone();
+        task.planned = true;
+        self.changes.planned.push(Planned {
+            task_id,
+            settings: planning.settings_json.clone(),
+            annotations: planning.annotations.clone(),
+            priority: task.priority,
+        });
         self.changes.events.push(Event::of_task(EventType::TaskPlanned, task.row.template_id, task_id));
-        Ok(())
     }
 
     /// A step that waits ends, unless a worker has taken it meanwhile, or its task is paused.
@@ -114,7 +80,7 @@ impl Decision<'_> {
         self.touched.push((task_id, false));
         self.begin(task_id);
         self.leaves_play(task_id);
-        self.follow(task_id, step, false);
+        self.follow(task_id, step, false, &Verdicts::default());
     }
 
     /// A step of the task is not in play any more.
@@ -126,12 +92,16 @@ impl Decision<'_> {
     }
 
     /// Brings the children into play whose last parent this was, or skips them, with all that follows.
-    pub(super) fn follow(&mut self, task_id: Uuid, step: i16, is_done: bool) {
+    pub(super) fn follow(&mut self, task_id: Uuid, step: i16, is_done: bool, verdicts: &Verdicts) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.changed = true;
         let step = step.cast_unsigned();
-        let (own, known, changes, priority) = (&task.own, self.known, &self.changes, task.priority);
-        let mut fate = |child: u16| fate(own, (task_id, priority), child, known, changes);
+        let own = &task.own;
+        let overtaken = || Fate::Fails(condition_failed("the task changed each time while it was judged"));
+        let mut fate = |done: &StepSet, child: u16| {
+            let judged = || verdicts.fate(own.plan, done, child).cloned();
+            own.plan.unconditional(own, child).or_else(judged).unwrap_or_else(overtaken)
+        };
         let fates = task.progress.step_ended(&own.plan.graph, step, is_done, &mut fate);
         for (child, fate) in fates {
             let set = match fate {
@@ -142,7 +112,7 @@ impl Decision<'_> {
                     continue;
                 }
                 Fate::Skipped => SetStep::by_condition(task_id, child, self.now, None),
-                Fate::Fails(why) => SetStep::by_condition(task_id, child, self.now, Some(condition_failed(&why))),
+                Fate::Fails(failure) => SetStep::by_condition(task_id, child, self.now, Some(failure)),
             };
             self.changes.events.push(told(&set, task.row.template_id));
             self.changes.set_steps.push(set);
@@ -194,16 +164,6 @@ fn too_large(step: &Stranded, name: &str) -> Failure {
     Failure::of_server(size::ASSIGNMENT_TOO_LARGE, message).cut()
 }
 
-fn check_result(plan: &Plan, step: i16, result: &str) -> Result<(), Misfit> {
-    let document = json::parse(result, result.len()).unwrap_or(Value::Null);
-    plan.check_result(step, &document, &Budget::new())
-}
-
-/// Why a step failed that never ran.
-pub fn condition_failed(why: &str) -> Failure {
-    Failure::of_server(CONDITION_FAILED, format!("its condition cannot be judged: {why}")).cut()
-}
-
 /// The event of a step that was set.
 pub fn told(set: &SetStep, template_id: i32) -> Event {
     let kind = match set.state {
@@ -235,48 +195,5 @@ pub fn new_live(own: &Effective<'_>, task_id: Uuid, step: u16, priority: i16) ->
         bytes: 0,
         revision: 0,
         grant: None,
-    }
-}
-
-/// What becomes of a step whose parents are done, of a task and its priority. `changes` has the results that are not stored yet.
-pub fn fate(own: &Effective<'_>, task: (Uuid, i16), step: u16, known: &Known, changes: &Changes) -> Fate {
-    let (task_id, priority) = task;
-    let template = &own.plan.template;
-    let index = usize::from(step);
-    if own.settings.skips(index) {
-        return Fate::Skipped;
-    }
-    let Some(condition) = template.steps.get(index).and_then(|step| step.condition.as_ref()) else { return Fate::Runs };
-    let result = |ancestor: i16| -> Option<&str> {
-        let stored = known.results.get(&(task_id, ancestor)).map(|json| &**json);
-        let is_it = |task: Uuid, step: i16| task == task_id && step == ancestor;
-        let ended = || changes.ended.iter().find(|e| is_it(e.task_id, e.step))?.result.as_deref();
-        let set = || changes.set_steps.iter().find(|s| is_it(s.task_id, s.step))?.result.as_deref();
-        stored.or_else(ended).or_else(set)
-    };
-    let parse = |text: &str| json::parse(text, text.len()).unwrap_or(Value::Null);
-    let results: Vec<(&str, Value)> = own
-        .plan
-        .graph
-        .ancestors(index)
-        .iter()
-        .filter(|a| !own.plan.is_planner(a.cast_signed()))
-        .filter_map(|a| {
-            Some((
-                template.steps.get(usize::from(*a))?.name.as_str(),
-                result(a.cast_signed()).map_or(Value::Null, parse),
-            ))
-        })
-        .collect();
-    let Some(input) = known.tasks.get(&task_id) else {
-        return Fate::Fails("the task's context is not there".to_owned());
-    };
-    let results: StepResults<'_> = results.iter().map(|(name, value)| (*name, value)).collect();
-    let (context, task) = (parse(&input.context), own.plan.task_value(&input.correlation_id, priority.into()));
-    let budget = Budget::new();
-    match condition.holds(&Values::of_step(&context, &task, &results, &budget)) {
-        Ok(true) => Fate::Runs,
-        Ok(false) => Fate::Skipped,
-        Err(why) => Fate::Fails(why.to_string()),
     }
 }

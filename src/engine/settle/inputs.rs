@@ -2,19 +2,21 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ops::Deref,
     sync::Arc,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
+use super::judging::Verdicts;
 use crate::{
     domain::{
         attempt::Outcome,
         lease::Lease,
         order::{Order, OrderError},
     },
-    engine::catalog::Plan,
+    engine::{catalog::Plan, judge::Share},
     store::{hot::SettleRead, stranded::Stranded},
 };
 
@@ -34,11 +36,68 @@ pub enum Input {
     Order { task_id: Uuid, order: Order, by: String, reason: String, reply: oneshot::Sender<Result<(), OrderError>> },
 }
 
+impl Input {
+    /// About how many bytes it holds.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Result { outcome, .. } => outcome.size(),
+            Self::Order { order, by, reason, .. } => order.size() + by.len() + reason.len(),
+            Self::Gone { .. } | Self::Deadline { .. } | Self::Expire { .. } | Self::TooLarge(_) => 0,
+        }
+    }
+
+    /// The result that it brings, if it brings one.
+    pub(super) fn result(&self) -> Option<&str> {
+        match self {
+            Self::Result { outcome: Outcome::Succeeded(json), .. } => Some(json),
+            Self::Order { order: Order::ResolveStep { result, .. }, .. } => Some(result),
+            _ => None,
+        }
+    }
+}
+
+/// An input on its way through the settler.
+pub struct Pending {
+    pub(super) input: Input,
+    /// What was judged of it.
+    pub(super) verdicts: Verdicts,
+    /// How often it was judged.
+    pub(super) rounds: usize,
+    /// Its place in the queue, held until it is settled.
+    pub(super) place: Place,
+}
+
+/// A place among what waits, free again when dropped.
+pub(super) enum Place {
+    /// Of an input that cannot wait for one.
+    None,
+    Queue {
+        _weight: OwnedSemaphorePermit,
+    },
+    Judging {
+        _share: Share,
+    },
+}
+
+impl From<Input> for Pending {
+    fn from(input: Input) -> Self {
+        Self { input, verdicts: Verdicts::default(), rounds: 0, place: Place::None }
+    }
+}
+
+impl Deref for Pending {
+    type Target = Input;
+
+    fn deref(&self) -> &Input {
+        &self.input
+    }
+}
+
 /// How many steps of each lane could become ready through these inputs.
-pub(super) fn children_of(inputs: &[Input]) -> BTreeMap<i32, usize> {
+pub(super) fn children_of(inputs: &[Pending]) -> BTreeMap<i32, usize> {
     let mut lanes: BTreeMap<i32, usize> = BTreeMap::new();
     for input in inputs {
-        let Input::Result { lease, outcome: Outcome::Succeeded(_), plan: Some(plan), .. } = input else { continue };
+        let Input::Result { lease, outcome: Outcome::Succeeded(_), plan: Some(plan), .. } = &**input else { continue };
         for child in plan.graph.children(usize::try_from(lease.step).unwrap_or(usize::MAX)) {
             *lanes.entry(plan.lane(*child)).or_default() += 1;
         }
@@ -47,8 +106,8 @@ pub(super) fn children_of(inputs: &[Input]) -> BTreeMap<i32, usize> {
 }
 
 /// The leases of the attempts that probably end.
-pub(super) fn leases_of(inputs: &[Input]) -> Vec<Lease> {
-    let lease = |input: &Input| match input {
+pub(super) fn leases_of(inputs: &[Pending]) -> Vec<Lease> {
+    let lease = |input: &Pending| match &**input {
         Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => Some(*lease),
         // Whatever lease: the row in the queue is what is locked.
         Input::TooLarge(step) => Some(Lease { task_id: step.task_id, step: step.step, nonce: 0 }),
@@ -57,17 +116,9 @@ pub(super) fn leases_of(inputs: &[Input]) -> Vec<Lease> {
     inputs.iter().filter_map(lease).collect()
 }
 
-/// The leases that workers answered for.
-pub(super) fn results(inputs: &[Input]) -> impl Iterator<Item = Lease> {
-    inputs.iter().filter_map(|input| match input {
-        Input::Result { lease, .. } => Some(*lease),
-        _ => None,
-    })
-}
-
 /// The tasks that are to do something as a whole.
-pub(super) fn ordered(inputs: &[Input]) -> impl Iterator<Item = Uuid> {
-    inputs.iter().filter_map(|input| match input {
+pub(super) fn ordered(inputs: &[Pending]) -> impl Iterator<Item = Uuid> {
+    inputs.iter().filter_map(|input| match &**input {
         Input::Order { task_id, .. } | Input::Expire { task_id } => Some(*task_id),
         _ => None,
     })
@@ -75,7 +126,7 @@ pub(super) fn ordered(inputs: &[Input]) -> impl Iterator<Item = Uuid> {
 
 /// Divides inputs so that no transaction has two orders about one task: the second would be judged by rows that the first is
 /// about to change. The first transaction is the last in the list.
-pub(super) fn one_order_a_task(mut inputs: Vec<Input>) -> Vec<Vec<Input>> {
+pub(super) fn one_order_a_task(mut inputs: Vec<Pending>) -> Vec<Vec<Pending>> {
     let mut work = Vec::new();
     while !inputs.is_empty() {
         let mut seen = HashSet::new();
@@ -89,7 +140,7 @@ pub(super) fn one_order_a_task(mut inputs: Vec<Input>) -> Vec<Vec<Input>> {
 }
 
 /// What to lock: the leases, the tasks, and the tasks with all that they have in play, each in order and once.
-pub(super) fn keys_of(inputs: &[Input]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) {
+pub(super) fn keys_of(inputs: &[Pending]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) {
     let mut leases: Vec<Lease> = Vec::with_capacity(inputs.len());
     let mut ordered: Vec<Uuid> = ordered(inputs).collect();
     leases.extend(leases_of(inputs));
@@ -104,7 +155,7 @@ pub(super) fn keys_of(inputs: &[Input]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) {
 }
 
 /// The results whose lease is not the running one: copies, or too late.
-pub(super) fn missing(inputs: &[Input], read: &SettleRead) -> Vec<Lease> {
+pub(super) fn missing(inputs: &[Pending], read: &SettleRead) -> Vec<Lease> {
     let live: HashSet<Lease> = read
         .live
         .iter()
@@ -112,7 +163,7 @@ pub(super) fn missing(inputs: &[Input], read: &SettleRead) -> Vec<Lease> {
         .collect();
     inputs
         .iter()
-        .filter_map(|input| match input {
+        .filter_map(|input| match &**input {
             Input::Result { lease, .. } if !live.contains(lease) => Some(*lease),
             _ => None,
         })

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::{
+    Pending,
     decision::Decision,
     follow::{new_live, told},
+    judging::{Answer, Ask},
 };
 use crate::{
     domain::{
@@ -30,18 +32,25 @@ pub(super) fn expired(code: &str) -> Failure {
 }
 
 impl<'a> Decision<'a> {
-    /// Follows an order, or says why not and changes nothing.
-    pub(super) fn order(&mut self, task_id: Uuid, order: &Order, by: &str, reason: &str) -> Result<(), OrderError> {
-        let who = (by.to_owned(), reason.to_owned());
+    /// Follows an order, or says why not or what has to be judged first, and changes nothing.
+    pub(super) fn order(
+        &mut self,
+        task_id: Uuid,
+        order: &Order,
+        who: (String, String),
+        input: &Pending,
+    ) -> Result<Option<Ask>, OrderError> {
         match order {
             Order::Cancel => self.cancel(task_id, who),
             Order::Pause => self.pause(task_id, who),
             Order::Resume => self.resume(task_id, who),
             Order::Retry { step, fresh } => self.retry(task_id, step.as_deref(), *fresh, who),
-            Order::ResolveStep { step, result } => self.set(task_id, step, Some(result), who, order.verb()),
-            Order::Skip { step } => self.set(task_id, step, None, who, order.verb()),
+            Order::ResolveStep { step, .. } | Order::Skip { step } => {
+                return self.set(task_id, step, order, who, input);
+            }
             Order::ResolveTask => self.resolve(task_id, who),
         }
+        .map(|()| None)
     }
 
     fn state(&self, task_id: Uuid) -> Result<TaskState, OrderError> {
@@ -212,11 +221,15 @@ impl<'a> Decision<'a> {
         &mut self,
         task_id: Uuid,
         name: &str,
-        result: Option<&String>,
+        order: &Order,
         who: (String, String),
-        verb: &'static str,
-    ) -> Result<(), OrderError> {
-        let step = self.position(task_id, name)?;
+        input: &Pending,
+    ) -> Result<Option<Ask>, OrderError> {
+        let (step, verb) = (self.position(task_id, name)?, order.verb());
+        let result = match order {
+            Order::ResolveStep { result, .. } => Some(result),
+            _ => None,
+        };
         let (event, wanted) = match result {
             Some(_) => (StepEvent::Resolve, StepState::ResolvedManually),
             None => (StepEvent::Skip, StepState::Skipped),
@@ -224,11 +237,21 @@ impl<'a> Decision<'a> {
         let (live, ended) = (self.live.get(&(task_id, step)).copied(), self.ended.get(&(task_id, step)).copied());
         if let Some(row) = ended.filter(|row| row.state == wanted) {
             let same = row.result.as_ref() == result;
-            return if same { Ok(()) } else { Err(OrderError::OtherResult(name.to_owned())) };
+            return if same { Ok(None) } else { Err(OrderError::OtherResult(name.to_owned())) };
         }
         self.open_to_orders(task_id, verb)?;
         let before = live.map(|row| row.state).or(ended.map(|row| row.state)).unwrap_or(StepState::Pending);
         let Ok(state) = before.after(event) else { return Err(self.step_is(task_id, name, step, verb)) };
+        if let Some(ask) = self.lacks(task_id, step, result.map(String::as_str), input) {
+            return Ok(Some(ask));
+        }
+        match &input.verdicts.answer {
+            Some(Answer::Wrong(wrong)) => {
+                return Err(OrderError::Unfit { step: name.to_owned(), violations: wrong.violations.clone() });
+            }
+            Some(Answer::Plan(planning)) => self.plan(task_id, planning),
+            Some(Answer::Fits) | None => {}
+        }
         self.go_on(task_id, &who)?;
         self.begin(task_id);
         let now = self.now;
@@ -255,8 +278,8 @@ impl<'a> Decision<'a> {
         }
         self.ended.remove(&(task_id, step));
         self.first_failure(task_id);
-        self.follow(task_id, step, true);
-        Ok(())
+        self.follow(task_id, step, true, &input.verdicts);
+        Ok(None)
     }
 
     fn resolve(&mut self, task_id: Uuid, who: (String, String)) -> Result<(), OrderError> {

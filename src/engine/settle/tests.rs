@@ -1,5 +1,8 @@
 //! Decisions without a database: from rows and inputs to changes and messages.
 
+mod failing;
+mod verdicts;
+
 use std::time::SystemTime;
 
 use tokio::sync::oneshot;
@@ -9,7 +12,7 @@ use crate::{
     domain::{
         attempt::{Failure, OutcomeKind},
         event::EventType,
-        progress::{Fate, Progress},
+        progress::{Fate, Progress, StepSet},
         step::StepState,
         task::TaskState,
     },
@@ -38,7 +41,6 @@ step_templates:
 struct Case {
     read: SettleRead,
     plans: Plans,
-    known: Known,
     past: HashMap<Lease, OutcomeKind>,
 }
 
@@ -48,14 +50,19 @@ struct Verdict {
     acks: Vec<(Uuid, Lease, bool)>,
     cancelled: Vec<(Lease, CancelReason)>,
     refused: HashMap<usize, OrderError>,
+    asks: HashMap<usize, Ask>,
 }
 
 impl Case {
     /// These steps are complete, and these run.
     fn new(done: &[u16], running: &[i16]) -> Self {
-        let plan = plan_for_tests(TEMPLATE, YAML);
-        let mut runs = |_| Fate::Runs;
-        let (mut progress, _) = Progress::new(&plan.graph, 3, &mut runs);
+        Self::of(YAML, done, running)
+    }
+
+    fn of(yaml: &str, done: &[u16], running: &[i16]) -> Self {
+        let plan = plan_for_tests(TEMPLATE, yaml);
+        let mut runs = |_: &StepSet, _| Fate::Runs;
+        let (mut progress, _) = Progress::new(&plan.graph, plan.graph.len(), &mut runs);
         progress.state = TaskState::InProgress;
         for step in done {
             progress.live -= 1;
@@ -79,17 +86,17 @@ impl Case {
             candidates: Vec::new(),
             now: at(NOW),
         };
-        Self { read, plans: Plans::from([(TEMPLATE, plan)]), known: Known::default(), past: HashMap::new() }
+        Self { read, plans: Plans::from([(TEMPLATE, plan)]), past: HashMap::new() }
     }
 
-    fn decide(&self, inputs: &[Input]) -> Verdict {
-        let mut decision = Decision::new(&self.read, &self.plans, &self.known, &|_| 30.0);
+    fn decide(&self, inputs: &[Pending]) -> Verdict {
+        let mut decision = Decision::new(&self.read, &self.plans, &|_| 30.0);
         decision.take_orders(inputs);
-        for input in inputs {
-            decision.take(input, &self.past);
+        for (i, input) in inputs.iter().enumerate() {
+            decision.take(i, input, &self.past);
         }
-        let Decision { changes, acks, cancelled, refused, .. } = decision.finish();
-        Verdict { changes, acks, cancelled, refused }
+        let Decision { changes, acks, cancelled, refused, asks, .. } = decision.finish();
+        Verdict { changes, acks, cancelled, refused, asks }
     }
 }
 
@@ -134,24 +141,24 @@ fn live(step: i16) -> LiveRow {
     }
 }
 
-fn result(step: i16, outcome: Outcome) -> Input {
-    Input::Result { lease: lease(step), outcome, worker_id: WORKER, plan: None }
+fn result(step: i16, outcome: Outcome) -> Pending {
+    Input::Result { lease: lease(step), outcome, worker_id: WORKER, plan: None }.into()
 }
 
-fn done(step: i16) -> Input {
+fn done(step: i16) -> Pending {
     result(step, Outcome::Succeeded("1".into()))
 }
 
-fn failed(step: i16) -> Input {
+fn failed(step: i16) -> Pending {
     result(step, Outcome::RetryableError { failure: Failure::default(), retry_after: None })
 }
 
-fn order(task_id: Uuid, order: Order) -> Input {
+fn order(task_id: Uuid, order: Order) -> Pending {
     let (reply, _) = oneshot::channel();
-    Input::Order { task_id, order, by: "me".into(), reason: "why".into(), reply }
+    Input::Order { task_id, order, by: "me".into(), reason: "why".into(), reply }.into()
 }
 
-fn cancel() -> Input {
+fn cancel() -> Pending {
     order(TASK, Order::Cancel)
 }
 
@@ -206,8 +213,10 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
 fn whose_step_another_worker_answers_is_told_once() {
     let case = Case::new(&[0], &[1]);
     let other = Uuid::from_u128(9);
-    let by =
-        |worker_id| Input::Result { lease: lease(1), outcome: Outcome::Succeeded("1".into()), worker_id, plan: None };
+    let by = |worker_id| {
+        let outcome = Outcome::Succeeded("1".into());
+        Pending::from(Input::Result { lease: lease(1), outcome, worker_id, plan: None })
+    };
     let verdict = case.decide(&[by(other), by(WORKER)]);
     assert_eq!(verdict.acks, [(other, lease(1), true), (WORKER, lease(1), true)]);
     assert_eq!(verdict.cancelled, [(lease(1), CancelReason::LeaseLost)]);
@@ -272,7 +281,7 @@ fn what_cannot_be_cancelled_is_refused() {
 #[test]
 fn the_databases_clock_decides_on_a_deadline() {
     let mut case = Case::new(&[0], &[1]);
-    let deadline = Input::Deadline { lease: lease(1) };
+    let deadline = Pending::from(Input::Deadline { lease: lease(1) });
     assert!(case.decide(std::slice::from_ref(&deadline)).is_silent(), "not yet");
     case.read.live[0].deadline_at = Some(at(NOW));
     let verdict = case.decide(&[deadline, done(1)]);
@@ -283,7 +292,7 @@ fn the_databases_clock_decides_on_a_deadline() {
 
 #[test]
 fn a_worker_is_told_of_a_deadline_of_what_has_ended_without_it() {
-    let verdict = Case::new(&[], &[]).decide(&[Input::Deadline { lease: lease(0) }]);
+    let verdict = Case::new(&[], &[]).decide(&[Input::Deadline { lease: lease(0) }.into()]);
     assert!(verdict.changes.is_empty());
     assert_eq!(verdict.cancelled, [(lease(0), CancelReason::LeaseLost)]);
 }
@@ -291,7 +300,7 @@ fn a_worker_is_told_of_a_deadline_of_what_has_ended_without_it() {
 #[test]
 fn only_the_holder_can_lose_an_attempt() {
     let case = Case::new(&[0], &[1]);
-    let gone = |worker_id, outcome| Input::Gone { lease: lease(1), worker_id, outcome };
+    let gone = |worker_id, outcome| Pending::from(Input::Gone { lease: lease(1), worker_id, outcome });
     assert!(case.decide(&[gone(Uuid::nil(), Outcome::WorkerLost)]).is_silent());
     let verdict = case.decide(&[gone(WORKER, Outcome::WorkerLost), gone(WORKER, Outcome::WorkerLost), done(1)]);
     let [back] = &verdict.changes.given_back[..] else { panic!() };
@@ -353,7 +362,7 @@ fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
 #[test]
 fn leases_and_tasks_are_locked_in_one_order() {
     let other = Uuid::from_u128(7);
-    let inputs = [order(other, Order::Cancel), done(2), done(0), Input::Deadline { lease: lease(2) }];
+    let inputs = [order(other, Order::Cancel), done(2), done(0), Input::Deadline { lease: lease(2) }.into()];
     let (leases, tasks, cancels) = keys_of(&inputs);
     assert_eq!(leases, [lease(0), lease(2)]);
     assert_eq!((tasks, cancels), (vec![TASK, other], vec![other]));
@@ -367,12 +376,12 @@ fn a_transaction_has_one_order_about_a_task_and_the_later_ones_come_later() {
         done(0),
         order(other, Order::Pause),
         order(TASK, Order::Resume),
-        Input::Expire { task_id: other },
+        Input::Expire { task_id: other }.into(),
     ];
     let work = one_order_a_task(inputs);
     let sizes: Vec<usize> = work.iter().map(Vec::len).collect();
     assert_eq!(sizes, [2, 3], "the last is the first");
-    assert!(matches!(work[0][0], Input::Order { order: Order::Resume, .. }));
+    assert!(matches!(work[0][0].input, Input::Order { order: Order::Resume, .. }));
 }
 
 /// `a` is complete, `b` failed and `c` is complete: the task failed.
@@ -452,9 +461,9 @@ fn what_does_not_fit_the_state_is_refused_and_changes_nothing() {
 fn a_task_ends_with_its_deadline_and_not_before() {
     let mut case = Case::new(&[0], &[1, 2]);
     case.read.tasks[0].expires_at = Some(at(NOW * 2));
-    assert!(case.decide(&[Input::Expire { task_id: TASK }]).is_silent(), "not yet");
+    assert!(case.decide(&[Input::Expire { task_id: TASK }.into()]).is_silent(), "not yet");
     case.read.tasks[0].expires_at = Some(at(NOW));
-    let verdict = case.decide(&[Input::Expire { task_id: TASK }]);
+    let verdict = case.decide(&[Input::Expire { task_id: TASK }.into()]);
     assert_eq!(verdict.cancelled.len(), 2);
     assert_eq!(verdict.changes.tasks[0].state, TaskState::Error);
     assert_eq!(verdict.changes.marks[0].error_code.as_deref(), Some("DEADLINE_EXCEEDED"));

@@ -266,7 +266,7 @@ pub(super) fn claimed(row: &Row) -> Claimed {
     }
 }
 
-pub(super) fn task_input(row: &Row) -> TaskInput {
+pub(in crate::store) fn task_input(row: &Row) -> TaskInput {
     TaskInput {
         task_id: row.get(0),
         correlation_id: row.get(1),

@@ -1,0 +1,133 @@
+//! What becomes of a task's steps by their conditions. Each document is parsed once, when the first condition reads it, and
+//! shared by all conditions of one judgement.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+
+use super::{catalog::Plan, effective::Effective};
+use crate::domain::{
+    attempt::Failure,
+    budget::{Budget, TOO_COSTLY},
+    expression::{EvaluationError, StepResults, Values},
+    json,
+    progress::Fate,
+};
+
+/// The code of a step whose condition could not be judged.
+pub const CONDITION_FAILED: &str = "CONDITION_FAILED";
+/// Bytes of a document that take as long to parse as a step of the budget takes.
+const BYTES_PER_STEP: usize = 4;
+
+/// Why a step failed that never ran.
+pub fn condition_failed(why: &str) -> Failure {
+    Failure::of_server(CONDITION_FAILED, format!("its condition cannot be judged: {why}")).cut()
+}
+
+/// What the conditions of one task's steps are judged by.
+pub struct Facts<'a> {
+    plan: &'a Plan,
+    /// The JSON of the task's context.
+    source: Option<&'a str>,
+    /// The JSON of a step's result; nothing for a step without one, which conditions see as null.
+    result: &'a dyn Fn(i16) -> Option<Arc<str>>,
+    budget: &'a Budget,
+    task: Value,
+    context: Option<Arc<Value>>,
+    results: HashMap<i16, Arc<Value>>,
+}
+
+impl<'a> Facts<'a> {
+    /// `task` is what conditions see as `task`. A context that is not there can only be one that no condition reads.
+    pub fn new(
+        plan: &'a Plan,
+        task: Value,
+        source: Option<&'a str>,
+        result: &'a dyn Fn(i16) -> Option<Arc<str>>,
+        budget: &'a Budget,
+    ) -> Self {
+        Self { plan, source, result, budget, task, context: None, results: HashMap::new() }
+    }
+
+    /// A document that is parsed already.
+    pub fn know_context(&mut self, context: Arc<Value>) {
+        self.context = Some(context);
+    }
+
+    /// A result that is parsed already.
+    pub fn know_result(&mut self, step: i16, result: Arc<Value>) {
+        self.results.insert(step, result);
+    }
+
+    /// What becomes of a step whose parents are done; `skips` says that it is skipped whatever its condition says.
+    pub fn fate(&mut self, own: &Effective<'_>, step: u16) -> Fate {
+        match self.plan.unconditional(own, step) {
+            Some(fate) => fate,
+            None => match self.holds(usize::from(step)) {
+                Ok(true) => Fate::Runs,
+                Ok(false) => Fate::Skipped,
+                Err(EvaluationError::Failed(why)) => Fate::Fails(condition_failed(&why)),
+                Err(EvaluationError::TooCostly(error)) => {
+                    Fate::Fails(Failure::of_server(TOO_COSTLY, format!("its condition: {error}")).cut())
+                }
+            },
+        }
+    }
+
+    fn holds(&mut self, index: usize) -> Result<bool, EvaluationError> {
+        let plan = self.plan;
+        let Some(condition) = plan.template.steps.get(index).and_then(|step| step.condition.as_ref()) else {
+            return Ok(true);
+        };
+        let nothing = Arc::new(Value::Null);
+        let context = if condition.reads("context") { self.context()? } else { Arc::clone(&nothing) };
+        let mut results: Vec<(&str, Arc<Value>)> = Vec::new();
+        for ancestor in plan.graph.ancestors(index).iter().filter(|a| !plan.is_planner(a.cast_signed())) {
+            let Some(step) = plan.template.steps.get(usize::from(*ancestor)) else { continue };
+            let is_read = condition.reads_result(&step.name);
+            let value = if is_read { self.result(ancestor.cast_signed())? } else { Arc::clone(&nothing) };
+            results.push((step.name.as_str(), value));
+        }
+        let results: StepResults<'_> = results.iter().map(|(name, value)| (*name, &**value)).collect();
+        condition.holds(&Values::of_step(&context, &self.task, &results, self.budget))
+    }
+
+    fn context(&mut self) -> Result<Arc<Value>, EvaluationError> {
+        if let Some(known) = &self.context {
+            return Ok(Arc::clone(known));
+        }
+        let Some(source) = self.source else { return Err("the task's context is not there".to_owned().into()) };
+        let value = parsed(source, self.budget)?;
+        Ok(Arc::clone(self.context.insert(value)))
+    }
+
+    fn result(&mut self, step: i16) -> Result<Arc<Value>, EvaluationError> {
+        if let Some(known) = self.results.get(&step) {
+            return Ok(Arc::clone(known));
+        }
+        let value = match (self.result)(step) {
+            Some(json) => parsed(&json, self.budget)?,
+            None => Arc::default(),
+        };
+        self.results.insert(step, Arc::clone(&value));
+        Ok(value)
+    }
+}
+
+impl Plan {
+    /// What becomes of a step that no condition decides on.
+    pub fn unconditional(&self, own: &Effective<'_>, step: u16) -> Option<Fate> {
+        let index = usize::from(step);
+        if own.settings.skips(index) {
+            return Some(Fate::Skipped);
+        }
+        let is_conditional = self.template.steps.get(index).is_some_and(|step| step.condition.is_some());
+        (!is_conditional).then_some(Fate::Runs)
+    }
+}
+
+/// A stored document; what is stored was checked before.
+pub fn parsed(text: &str, budget: &Budget) -> Result<Arc<Value>, EvaluationError> {
+    budget.spend((text.len() / BYTES_PER_STEP) as u64)?;
+    Ok(Arc::new(json::parse(text, text.len()).unwrap_or(Value::Null)))
+}

@@ -1,0 +1,115 @@
+//! Prepares submissions: what is small at once, the rest on the judging threads, in turn with the other namespaces.
+
+use std::{sync::Arc, time::Duration};
+
+use super::submission::{IntakeError, Prepared, Refusal, Submission, Violated, prepare_one, too_costly};
+use crate::{
+    domain::budget::Budget,
+    engine::{
+        catalog::{Catalog, Plan},
+        judge::{Judge, SMALL_BYTES, SMALL_STEPS, Shares, Unjudged},
+        metrics::Metrics,
+        shared::Shared,
+    },
+};
+
+/// How long the submissions of one request may wait for their turns and be judged, all together.
+const PREPARE_LIMIT: Duration = Duration::from_secs(10);
+/// After so many submissions that are prepared at once, other calls get their turn on the thread.
+const AT_ONCE: usize = 16;
+
+/// What it takes to prepare submissions. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Preparer {
+    pub(super) catalog: Arc<Catalog>,
+    judge: Judge,
+    shares: Shares,
+    metrics: Arc<Metrics>,
+}
+
+impl Preparer {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self {
+            catalog: Arc::clone(&shared.catalog),
+            judge: shared.judge.clone(),
+            shares: Shares::default(),
+            metrics: Arc::clone(&shared.metrics),
+        }
+    }
+
+    /// Checks every submission and gathers everything that is wrong with any of them.
+    pub(super) async fn prepare(&self, submissions: &[Arc<Submission>]) -> Result<Vec<Prepared>, IntakeError> {
+        let plans =
+            submissions.iter().enumerate().map(|(index, s)| self.plan(index, s)).collect::<Result<Vec<_>, _>>()?;
+        // A request that waits so long for turns meets more work than the server takes.
+        let prepared = tokio::time::timeout(PREPARE_LIMIT, self.prepare_all(submissions, plans));
+        prepared.await.unwrap_or(Err(IntakeError::Full))
+    }
+
+    fn plan(&self, index: usize, s: &Submission) -> Result<Arc<Plan>, IntakeError> {
+        self.catalog.resolve(&s.namespace, &s.task_name, s.version.as_ref()).ok_or_else(|| IntakeError::NoTemplate {
+            index,
+            namespace: s.namespace.clone(),
+            task_name: s.task_name.clone(),
+            version: s.version.clone(),
+        })
+    }
+
+    async fn prepare_all(
+        &self,
+        submissions: &[Arc<Submission>],
+        plans: Vec<Arc<Plan>>,
+    ) -> Result<Vec<Prepared>, IntakeError> {
+        let mut violated: Vec<(usize, Violated)> = Vec::new();
+        let mut prepared = Vec::with_capacity(submissions.len());
+        for (index, (submission, plan)) in submissions.iter().zip(plans).enumerate() {
+            if index % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let found = match prepare_here(submission, &plan) {
+                Some(found) => found,
+                None => self.prepare_aside(submission, plan).await?,
+            };
+            match found {
+                Ok(task) => prepared.push(task),
+                Err(refusal) => violated.extend(refusal.violated.into_iter().map(|v| (index, v))),
+            }
+        }
+        if violated.is_empty() { Ok(prepared) } else { Err(IntakeError::Invalid(violated)) }
+    }
+
+    async fn prepare_aside(
+        &self,
+        submission: &Arc<Submission>,
+        plan: Arc<Plan>,
+    ) -> Result<Result<Prepared, Refusal>, IntakeError> {
+        let namespace = plan.template.namespace.as_str();
+        let bytes = submission.context.len() + submission.annotations.len();
+        let share = self.shares.try_take(namespace, bytes).ok_or(IntakeError::Full)?;
+        let turn = self.judge.turn(namespace).await;
+        let submission = Arc::clone(submission);
+        let work = move || {
+            let _share = share;
+            prepare_one(&submission, plan, &Budget::new())
+        };
+        match self.judge.run(turn, work).await {
+            Ok(found) => {
+                let over = found.as_ref().map_or_else(|refusal| refusal.over_budget, Prepared::is_over_budget);
+                self.metrics.judging.too_costly.add(usize::from(over));
+                Ok(found)
+            }
+            Err(Unjudged::Closed) => Err(IntakeError::ShuttingDown),
+            Err(error) => Ok(Err(Refusal { violated: vec![too_costly(&error.to_string())], over_budget: true })),
+        }
+    }
+}
+
+/// Prepares what takes no more than some microseconds.
+fn prepare_here(submission: &Arc<Submission>, plan: &Arc<Plan>) -> Option<Result<Prepared, Refusal>> {
+    if submission.context.len() + submission.annotations.len() > SMALL_BYTES {
+        return None;
+    }
+    let found = prepare_one(submission, Arc::clone(plan), &Budget::of(SMALL_STEPS));
+    let over = found.as_ref().map_or_else(|refusal| refusal.over_budget, Prepared::is_over_budget);
+    (!over).then_some(found)
+}

@@ -1,0 +1,48 @@
+//! Batches that fail the same way again and again although the database is there: one of their inputs is to blame.
+
+use crate::{domain::attempt::Failure, store::StoreError};
+
+/// The code of a step whose result the database did not take.
+const RESULT_REFUSED: &str = "RESULT_REFUSED";
+/// How often in a row an input fails the same way alone before it is to blame. A batch is halved the second time.
+const TIMES_ALONE: usize = 4;
+/// The same where the session was ended each time, which whatever is between here and Postgres may have done.
+const TIMES_CLOSED: usize = 12;
+
+/// The failure that a result is replaced by.
+pub(super) fn failure(error: &StoreError) -> Failure {
+    let why = error.way().unwrap_or("the connection was lost each time");
+    Failure::of_server(
+        RESULT_REFUSED,
+        format!("the database did not take the result ({why}); the server's log says more"),
+    )
+}
+
+/// How the last tries failed.
+#[derive(Default)]
+pub(super) struct Failing {
+    way: Option<String>,
+    times: usize,
+}
+
+impl Failing {
+    /// Something was stored.
+    pub fn passed(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A batch of this many inputs failed with a transient error: whether another try as a whole would only fail again. A
+    /// database that is away, or restarts, is to blame itself.
+    pub fn again(&mut self, error: &StoreError, inputs: usize) -> bool {
+        let way = error.way().map(str::to_owned);
+        self.times = if way.is_some() && way == self.way { self.times + 1 } else { usize::from(way.is_some()) };
+        let closed = error.is_closed();
+        self.way = way;
+        self.times
+            >= match inputs {
+                0 | 1 if closed => TIMES_CLOSED,
+                0 | 1 => TIMES_ALONE,
+                _ => 2,
+            }
+    }
+}

@@ -1,0 +1,179 @@
+//! Decisions rest on verdicts that were found before; an input without one changes nothing and comes again.
+
+use super::*;
+use crate::{domain::budget::Budget, engine::documents::Known, store::hot::TaskInput};
+
+/// `d` waits for both `b` and `c` and looks at their results; `e` follows if `d` is skipped.
+const CONDITIONS: &str = "
+task_name: t
+version: 1.0.0
+step_templates:
+  - {name: a, handler_class: h}
+  - {name: b, handler_class: h, depends_on_steps: [a], result_schema: {type: integer}}
+  - {name: c, handler_class: h, depends_on_steps: [a]}
+  - {name: d, handler_class: h, depends_on_steps: [b, c], when: results.b == results.c}
+  - {name: e, handler_class: h, depends_on_steps: [d], when: context.n == 1}
+";
+
+const PLANNED: &str = "
+task_name: t
+version: 1.0.0
+planner: p
+step_templates:
+  - {name: a, handler_class: h, when: task.priority == 5}
+  - {name: b, handler_class: h}
+";
+
+fn known(results: &[(i16, &str)]) -> Known {
+    let input = TaskInput {
+        task_id: TASK,
+        correlation_id: String::new(),
+        traceparent: None,
+        annotations: "{}".into(),
+        context: r#"{"n":1}"#.into(),
+        settings: None,
+        revision: 0,
+    };
+    let results = results.iter().map(|(step, json)| ((TASK, *step), std::sync::Arc::from(*json)));
+    Known { tasks: HashMap::from([(TASK, std::sync::Arc::new(input))]), results: results.collect() }
+}
+
+/// The input as it comes again.
+fn judged(mut pending: Pending, ask: &Ask, known: &Known) -> Pending {
+    pending.verdicts = ask.judge(pending.result(), known, &Budget::new());
+    pending.rounds += 1;
+    pending
+}
+
+fn says(step: i16, json: &str) -> Pending {
+    result(step, Outcome::Succeeded(json.into()))
+}
+
+fn unlocked(verdict: &Verdict) -> Vec<(i16, &str)> {
+    let runs = verdict.changes.new_live.iter().map(|live| (live.step, "runs"));
+    let set = verdict.changes.set_steps.iter().map(|set| (set.step, set.state.as_str()));
+    runs.chain(set).collect()
+}
+
+#[test]
+fn an_input_without_its_verdict_changes_nothing_and_the_rest_of_the_batch_goes_on() {
+    let case = Case::of(CONDITIONS, &[0], &[1, 2]);
+    let verdict = case.decide(&[says(1, "7"), done(2)]);
+    assert_eq!((verdict.acks.len(), verdict.changes.ended.len()), (1, 1), "only c ended");
+    assert_eq!(verdict.changes.ended[0].step, 2);
+    // It was the first in the batch: c was not done then.
+    let ask = &verdict.asks[&0];
+    assert!(!ask.row.progress.done.contains(2));
+    let case = Case::of(CONDITIONS, &[0, 2], &[1]);
+    let b = judged(says(1, "7"), ask, &known(&[(2, "1")]));
+    assert!(case.decide(&[b]).asks.contains_key(&0), "what it unlocks now was not judged");
+}
+
+#[test]
+fn two_parents_that_end_in_one_batch_leave_the_verdict_to_another_round() {
+    let mut case = Case::of(CONDITIONS, &[0], &[1, 2]);
+    let (b, c) = (says(1, "7"), says(2, "7"));
+    let asks = case.decide(&[says(1, "7")]).asks;
+    let b = judged(b, &asks[&0], &known(&[]));
+    let verdict = case.decide(&[b, c]);
+    assert_eq!(verdict.changes.ended.iter().map(|e| e.step).collect::<Vec<_>>(), [1]);
+    let ask = &verdict.asks[&1];
+    assert_eq!(ask.wanted().results, [(TASK, 1)], "its own result is at hand");
+    let c = judged(says(2, "7"), ask, &known(&[(1, "7")]));
+    case.read.tasks[0].progress = ask.row.progress.clone();
+    case.read.live.remove(0);
+    let verdict = case.decide(&[c]);
+    assert!(verdict.asks.is_empty());
+    assert_eq!(unlocked(&verdict), [(3, "runs")]);
+}
+
+#[test]
+fn a_chain_of_skipped_steps_is_judged_ahead() {
+    let case = Case::of(CONDITIONS, &[0, 1], &[2]);
+    let ask = &case.decide(&[says(2, "8")]).asks[&0];
+    assert_eq!((ask.wanted().tasks, ask.wanted().results), (vec![(TASK, 0)], vec![(TASK, 1)]));
+    let c = judged(says(2, "8"), ask, &known(&[(1, "7")]));
+    let verdict = case.decide(&[c]);
+    assert_eq!(unlocked(&verdict), [(4, "runs"), (3, "skipped")]);
+}
+
+#[test]
+fn a_verdict_about_another_state_of_the_task_does_not_count() {
+    let mut case = Case::of(CONDITIONS, &[0, 1], &[2]);
+    let ask = case.decide(&[says(2, "7")]).asks.remove(&0).unwrap();
+    let c = || judged(says(2, "7"), &ask, &known(&[(1, "7")]));
+    case.read.tasks[0].priority = 3;
+    assert!(case.decide(&[c()]).asks.contains_key(&0), "its conditions may read the priority");
+    case.read.tasks[0].priority = 0;
+    case.read.tasks[0].settings = Some("[]".into());
+    assert!(case.decide(&[c()]).asks.contains_key(&0));
+    case.read.tasks[0].settings = None;
+    assert!(case.decide(&[c()]).asks.is_empty());
+}
+
+#[test]
+fn an_input_that_was_overtaken_too_often_is_not_judged_again() {
+    let case = Case::of(CONDITIONS, &[0, 1], &[2]);
+    let at = |rounds| Pending { rounds, ..says(2, "7") };
+    assert!(case.decide(&[at(MAX_ROUNDS - 1)]).asks.contains_key(&0));
+    let verdict = case.decide(&[at(MAX_ROUNDS)]);
+    assert_eq!(unlocked(&verdict), [(3, "error")]);
+    let failure = verdict.changes.set_steps[0].failure.as_ref().unwrap();
+    assert_eq!(failure.code, "CONDITION_FAILED");
+}
+
+#[test]
+fn a_result_that_does_not_fit_fails_its_step_and_unlocks_nothing() {
+    let case = Case::of(CONDITIONS, &[0, 2], &[1]);
+    let ask = &case.decide(&[says(1, "\"x\"")]).asks[&0];
+    let verdict = case.decide(&[judged(says(1, "\"x\""), ask, &known(&[(2, "1")]))]);
+    assert_eq!((verdict.events(), unlocked(&verdict)), (vec!["step.failed", "task.failed"], vec![]));
+    assert_eq!(verdict.changes.ended[0].failure.as_ref().unwrap().code, "OUTPUT_INVALID");
+}
+
+#[test]
+fn a_result_by_hand_is_judged_like_a_workers() {
+    let resolve = |result: &str| order(TASK, Order::ResolveStep { step: "b".into(), result: result.into() });
+    let mut case = Case::of(CONDITIONS, &[0, 2], &[1]);
+    case.read.live[0].state = StepState::WaitingForRetry;
+    case.read.live[0].lease = None;
+    let asks = case.decide(&[resolve("\"x\"")]).asks;
+    let verdict = case.decide(&[judged(resolve("\"x\""), &asks[&0], &known(&[(2, "1")]))]);
+    assert!(verdict.is_silent());
+    let OrderError::Unfit { violations, .. } = &verdict.refused[&0] else { panic!("{:?}", verdict.refused) };
+    assert_eq!(violations.len(), 1);
+    let asks = case.decide(&[resolve("1")]).asks;
+    let verdict = case.decide(&[judged(resolve("1"), &asks[&0], &known(&[(2, "1")]))]);
+    assert!(verdict.refused.is_empty(), "{:?}", verdict.refused);
+    assert_eq!(unlocked(&verdict), [(3, "runs"), (1, "resolved_manually")]);
+}
+
+#[test]
+fn what_a_planner_says_holds_for_the_conditions_that_follow_also_when_it_is_said_by_hand() {
+    let answer = r#"{"priority": 5, "steps": {"b": {"skip": true}}}"#;
+    let by_worker = Case::of(PLANNED, &[], &[0]);
+    let ask = &by_worker.decide(&[says(0, answer)]).asks[&0];
+    let verdict = by_worker.decide(&[judged(says(0, answer), ask, &known(&[]))]);
+    assert_eq!(unlocked(&verdict), [(1, "runs"), (2, "skipped")]);
+    assert_eq!((verdict.changes.planned.len(), verdict.changes.planned[0].priority), (1, 5));
+    let resolve = |result: &str| order(TASK, Order::ResolveStep { step: "planner".into(), result: result.into() });
+    let mut by_hand = Case::of(PLANNED, &[], &[0]);
+    (by_hand.read.live[0].state, by_hand.read.live[0].lease) = (StepState::WaitingForRetry, None);
+    let ask = by_hand.decide(&[resolve(answer)]).asks.remove(&0).unwrap();
+    let verdict = by_hand.decide(&[judged(resolve(answer), &ask, &known(&[]))]);
+    assert_eq!((verdict.changes.planned.len(), unlocked(&verdict).len()), (1, 3));
+    let senseless = judged(resolve(r#"{"steps": {"x": {}}}"#), &ask, &known(&[]));
+    let OrderError::Unfit { violations, .. } = &by_hand.decide(&[senseless]).refused[&0] else { panic!() };
+    assert_eq!(violations[0].pointer, "/steps/x");
+}
+
+#[test]
+fn what_takes_more_than_its_budget_ends_with_a_code() {
+    let case = Case::of(CONDITIONS, &[0, 1], &[2]);
+    let ask = &case.decide(&[says(2, "7")]).asks[&0];
+    let mut c = says(2, "7");
+    c.verdicts = ask.judge(c.result(), &known(&[(1, "7")]), &Budget::of(0));
+    assert!(c.verdicts.is_over_budget());
+    let verdict = case.decide(&[c]);
+    assert_eq!(verdict.changes.set_steps[0].failure.as_ref().unwrap().code, "TOO_COSTLY");
+}

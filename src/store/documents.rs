@@ -1,0 +1,59 @@
+//! Documents of tasks, read apart from the engine's transactions. What is committed never changes.
+
+use uuid::Uuid;
+
+use super::{
+    Db, StoreError,
+    changes::WantedInputs,
+    hot::{TaskInput, task_input},
+    writes::{RESULT_INPUTS, TASK_INPUTS},
+};
+
+/// Results are read as far as they have at most so many bytes together.
+pub const MAX_RESULTS_BYTES: i64 = 16 << 20;
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Documents {
+    pub tasks: Vec<TaskInput>,
+    /// (task, step, JSON)
+    pub results: Vec<(Uuid, i16, String)>,
+    /// The results have more than [`MAX_RESULTS_BYTES`] together and were not read.
+    pub too_large: bool,
+}
+
+/// Reads contexts, annotations and results.
+pub async fn read(db: &Db, wanted: &WantedInputs) -> Result<Documents, StoreError> {
+    let client = db.read().await?;
+    let mut found = Documents::default();
+    if !wanted.tasks.is_empty() {
+        let statement = client.prepare_cached(TASK_INPUTS).await?;
+        let tasks: Vec<Uuid> = wanted.tasks.iter().map(|(task_id, _)| *task_id).collect();
+        found.tasks = client.query(&statement, &[&tasks]).await?.iter().map(task_input).collect();
+    }
+    if wanted.results.is_empty() {
+        return Ok(found);
+    }
+    let (tasks, steps): (Vec<Uuid>, Vec<i16>) = wanted.results.iter().copied().unzip();
+    let sum = client
+        .prepare_cached(
+            "SELECT coalesce(sum(octet_length(s.result)), 0)::int8
+               FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
+              CROSS JOIN LATERAL (SELECT result FROM steps WHERE task_id = u.task_id AND step = u.step LIMIT 1) AS s",
+        )
+        .await?;
+    if client.query_one(&sum, &[&tasks, &steps]).await?.get::<_, i64>(0) > MAX_RESULTS_BYTES {
+        return Ok(Documents { too_large: true, ..found });
+    }
+    let statement = client.prepare_cached(RESULT_INPUTS).await?;
+    let rows = client.query(&statement, &[&tasks, &steps]).await?;
+    found.results = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    Ok(found)
+}
+
+/// The template of a task.
+pub async fn template_of(db: &Db, task_id: Uuid) -> Result<Option<i32>, StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached("SELECT template_id FROM tasks WHERE task_id = $1").await?;
+    Ok(client.query_opt(&statement, &[&task_id]).await?.map(|row| row.get(0)))
+}
