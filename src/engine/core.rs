@@ -15,9 +15,11 @@ use super::{
     health::HealthCell,
     hub::Hub,
     intake::{Intake, IntakeQueue},
+    judge::Judge,
     leases::{Heard, Leases},
     metrics::Metrics,
     peers::{Peers, PeersLoop},
+    pulse::Pulses,
     retention::Retention,
     services::Services,
     settle::{SettleQueue, Settler},
@@ -70,6 +72,8 @@ pub struct Engine {
     pub lease: Duration,
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
+    pub judge: Judge,
+    pub pulses: Pulses,
     pub backlog: Arc<Backlog>,
     loops: Loops,
 }
@@ -134,11 +138,12 @@ impl Engine {
             loops.start("traces", |end| telling.run(end));
         }
         loops.start("peers", |end| talk.run(end));
+        loops.start("pulses", |end| shared.pulses.clone().run(shared.health.clone(), shared.judge.clone(), end));
         loops.start("events", |end| shared.events.clone().run_reader(end));
         loops.start("retention", |end| retention.run(end));
         loops.start("marks", |end| shared.events.clone().run_marks(end));
         loops.running.close();
-        let Shared { catalog, hub, gates, watchers, events, health, peers, metrics, traces, .. } = shared;
+        let Shared { catalog, hub, gates, watchers, events, health, peers, metrics, traces, judge, pulses, .. } = shared;
         Ok(Self {
             backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
             server_id,
@@ -157,6 +162,8 @@ impl Engine {
             lease: config.lease,
             metrics,
             traces,
+            judge,
+            pulses,
             loops,
         })
     }

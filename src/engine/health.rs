@@ -22,12 +22,16 @@ pub struct Health {
     /// The database has been away for so long that this server has ended its streams: what holds one goes on elsewhere.
     pub cut_off: bool,
     pub draining: bool,
+    /// A loop of the engine has work and makes no progress.
+    pub stalled: Option<&'static str>,
+    /// Nothing can be judged: every thread for it is stuck.
+    pub unjudging: bool,
 }
 
 impl Health {
     /// Whether calls can be expected to succeed.
     pub fn is_serving(self) -> bool {
-        !self.database_away && !self.draining
+        !self.database_away && !self.draining && self.stalled.is_none() && !self.unjudging
     }
 }
 
@@ -88,6 +92,21 @@ impl HealthCell {
     /// Resolves when this server is cut off from its database.
     pub async fn is_cut_off(&self) {
         let _ = self.now.subscribe().wait_for(|health| health.cut_off).await;
+    }
+
+    /// Records which loop makes no progress, and whether nothing can be judged. Says so in the log once per change.
+    pub fn stalled(&self, stalled: Option<&'static str>, unjudging: bool) {
+        self.now.send_if_modified(|health| {
+            let changed = (health.stalled, health.unjudging) != (stalled, unjudging);
+            if changed && let Some(name) = stalled {
+                tracing::error!(name, "a loop of the engine has work and makes no progress; the server does not serve");
+            }
+            if changed && unjudging {
+                tracing::error!("every judging thread is stuck; the server does not serve");
+            }
+            (health.stalled, health.unjudging) = (stalled, unjudging);
+            changed
+        });
     }
 
     /// Records that the server is about to end.

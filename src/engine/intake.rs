@@ -197,7 +197,9 @@ impl Intake {
             self.stored.send_modify(|progress| progress.waited = waited);
             // Nobody is there any more who would believe in those.
             batch.retain(|group| !group.reply.is_closed());
+            self.shared.pulses.beat("intake");
             self.store_all(std::mem::take(&mut batch)).await;
+            self.shared.pulses.rest("intake");
         }
     }
 
@@ -210,6 +212,7 @@ impl Intake {
         while let Some(mut groups) = work.pop() {
             match self.run_once(&mut groups).await {
                 Ok(again) => {
+                    self.shared.pulses.beat("intake");
                     self.shared.health.database(true);
                     self.stored.send_modify(|progress| progress.at = Instant::now());
                     if !again.is_empty() {

@@ -34,6 +34,7 @@ pub mod leases;
 pub mod metrics;
 pub mod pauses;
 pub mod peers;
+pub mod pulse;
 pub mod retention;
 pub mod services;
 pub mod settle;

@@ -107,7 +107,9 @@ impl Settler {
                 }
             }
             batch.append(&mut judged);
+            self.shared.pulses.beat("settle");
             self.settle_all(std::mem::take(&mut batch), &shutdown).await;
+            self.shared.pulses.rest("settle");
         }
     }
 
@@ -135,6 +137,7 @@ impl Settler {
                 Ok(undelivered) => {
                     (pause, collisions) = (RETRY_PAUSE.0, 0);
                     failing.passed();
+                    self.shared.pulses.beat("settle");
                     self.shared.health.database(true);
                     if !undelivered.is_empty() {
                         work.push(undelivered);

@@ -17,6 +17,7 @@ use super::{
     judge::Judge,
     metrics::{Loop, Metrics},
     peers::Peers,
+    pulse::Pulses,
     traces::Traces,
     watch::Watchers,
 };
@@ -38,6 +39,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
     pub judge: Judge,
+    pub pulses: Pulses,
 }
 
 impl Shared {
@@ -63,6 +65,7 @@ impl Shared {
             peers: Arc::new(peers),
             health,
             judge: Judge::new(Arc::clone(&metrics)),
+            pulses: Pulses::default(),
             metrics,
             traces,
         }

@@ -32,6 +32,8 @@ use crate::{
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages to a worker that may wait beyond one per slot and one acknowledgement each.
 const OUTBOX_SLACK: usize = 256;
+/// A worker whose answer waits for its place is heard from so often.
+const HELD_BACK: Duration = Duration::from_millis(300);
 /// How long a worker that closed its side is kept for the acknowledgements it waits for.
 const LAST_ACKS: Duration = Duration::from_secs(10);
 
@@ -225,7 +227,15 @@ impl Connection {
         };
         let plan = self.engine.hub.answered(self.worker_id, lease);
         let input = Input::Result { lease, outcome, worker_id: self.worker_id, plan };
-        self.engine.settle.push(input).await.map_err(error::closed)
+        let taken = self.engine.settle.push(input);
+        tokio::pin!(taken);
+        loop {
+            tokio::select! {
+                taken = &mut taken => return taken.map_err(error::closed),
+                // It is this server that does not read on meanwhile: the worker's heartbeats wait behind its answer.
+                () = tokio::time::sleep(HELD_BACK) => self.engine.heard.from(self.worker_id),
+            }
+        }
     }
 
     /// The worker says nothing more: it gets its last acknowledgements. If it had said that it drains, it is done, and

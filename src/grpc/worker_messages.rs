@@ -27,6 +27,8 @@ const MAX_NAMESPACES: usize = 100;
 const MAX_HELD_LEASES: usize = 40_000;
 /// The most steps that one worker takes at once.
 const MAX_CONCURRENT_STEPS: i32 = 10_000;
+/// The code of an answer that cannot be taken as it is.
+const RESULT_INVALID: &str = "RESULT_INVALID";
 /// The most labels of one worker.
 const MAX_LABELS: usize = 64;
 
@@ -90,19 +92,25 @@ pub fn register(r: proto::Register, server_id: Uuid, is_stored: impl Fn(&str) ->
 pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
     let lease = lease("result.lease_token", &r.lease_token)?;
     let outcome = match r.outcome {
-        None => {
-            let expected = "none is set: expected `success`, `retryable_error`, `permanent_error` or `released`";
-            return Err(invalid("result.outcome", expected));
-        }
+        None => malformed(
+            "result.outcome: none is set: expected `success`, `retryable_error`, `permanent_error` or `released`".into(),
+        ),
         Some(Answer::Success(s)) => success(s.result_json),
-        Some(Answer::RetryableError(e)) => {
-            let retry_after = e.retry_after.map(retry_after).transpose()?;
-            Outcome::RetryableError { failure: failure(e.message, e.error_code, e.context_json), retry_after }
-        }
+        Some(Answer::RetryableError(e)) => match e.retry_after.map(retry_after).transpose() {
+            Ok(retry_after) => {
+                Outcome::RetryableError { failure: failure(e.message, e.error_code, e.context_json), retry_after }
+            }
+            Err(why) => malformed(format!("result.retryable_error.retry_after: {why}; the handler's error was: {}", e.message)),
+        },
         Some(Answer::PermanentError(e)) => Outcome::PermanentError(failure(e.message, e.error_code, e.context_json)),
         Some(Answer::Released(proto::Released {})) => Outcome::Released { pause: true },
     };
     Ok((lease, outcome))
+}
+
+/// An answer with a lease and with a part that means nothing. It ends its own step; the worker's other steps are not to blame.
+fn malformed(why: String) -> Outcome {
+    Outcome::PermanentError(Failure::of_server(RESULT_INVALID, why).cut())
 }
 
 fn success(json: String) -> Outcome {
@@ -110,7 +118,7 @@ fn success(json: String) -> Outcome {
     match json::check_document(&json, MAX_RESULT_BYTES) {
         Ok(()) => Outcome::Succeeded(json),
         Err(error) => Outcome::PermanentError(Failure::of_server(
-            "RESULT_INVALID",
+            RESULT_INVALID,
             format!("the handler's result cannot be stored: {error}"),
         )),
     }
@@ -132,11 +140,10 @@ fn failure(message: String, code: String, context: String) -> Failure {
 }
 
 /// What is asked for, from nothing to [`MAX_RETRY_AFTER`].
-fn retry_after(d: prost_types::Duration) -> Result<Duration, Status> {
+fn retry_after(d: prost_types::Duration) -> Result<Duration, String> {
     let signs_differ = d.seconds.signum() * i64::from(d.nanos.signum()) < 0;
     if d.nanos.unsigned_abs() > 999_999_999 || signs_differ {
-        let message = "not a duration: expected nanos from 0 to 999999999, with the sign of seconds";
-        return Err(invalid("result.retryable_error.retry_after", message));
+        return Err("not a duration: expected nanos from 0 to 999999999, with the sign of seconds".to_owned());
     }
     // A time that has passed already asks for nothing.
     let asked = match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {

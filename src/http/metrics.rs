@@ -47,6 +47,10 @@ struct Scrape {
     slots_free: usize,
     subscribers: usize,
     event_lag: Duration,
+    /// Waiting to be judged.
+    judging: usize,
+    /// The longest that a loop with work has made no progress.
+    stalled: Duration,
     collisions: [(&'static str, u64); 3],
     /// Found, repaired, and standing.
     audits: [u64; 3],
@@ -68,6 +72,8 @@ impl Scrape {
             slots_free,
             subscribers: engine.events.subscribers(),
             event_lag: engine.events.lag(),
+            judging: engine.judge.waiting(),
+            stalled: engine.pulses.slowest().map_or(Duration::ZERO, |(_, since)| since),
             collisions: [
                 ("serialization", counts.get(Collision::Serialization)),
                 ("deadlock", counts.get(Collision::Deadlock)),
@@ -178,6 +184,17 @@ impl Scrape {
         out.histograms("commit", "Time of a transaction's writes and its commit", Some(&Unit::Seconds), commits)?;
         let collisions = self.collisions.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
         out.counters("collisions", "Transactions that met another one and were tried again", collisions)?;
+        let judging = &self.metrics.judging;
+        let time = [(Vec::new(), &judging.time)];
+        out.histograms("judging", "Time of judgements on the judging threads", Some(&Unit::Seconds), time)?;
+        let costly = [(Vec::new(), judging.too_costly.get())];
+        out.counters("judging_too_costly", "Inputs beyond the budget of a judgement", costly)?;
+        let stuck = [(Vec::new(), judging.stuck.get())];
+        out.counters("judging_given_up", "Judgements that took too long and were given up", stuck)?;
+        out.number("judging_waiting", "Inputs that wait for their turn to be judged", self.judging)?;
+        let stalled = [(Vec::new(), self.stalled.as_secs_f64())];
+        let help = "Longest time that a loop with work has made no progress";
+        out.gauges("loop_stalled", help, Some(&Unit::Seconds), stalled)?;
         let untold = [(Vec::new(), self.metrics.untold.get())];
         out.counters("transactions_untold", "Transactions without spans and log lines, as there were too many", untold)
     }

@@ -8,4 +8,5 @@ mod enterprise;
 mod environments;
 mod planners;
 mod play;
+mod poison;
 mod results;

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use tasker::proto::{
-    GetTaskResponse, PermanentError, ResultStatus, RetryableError, StepState, TaskState, step_result::Outcome,
+    GetTaskResponse, PermanentError, ResultStatus, RetryableError, StepResult, StepState, TaskState, step_result::Outcome,
+    work_request::Message as Says,
 };
 
 use crate::{
@@ -118,4 +119,39 @@ async fn absurd_times_to_retry_after() {
     }
     drop(worker);
     target.end(10).await;
+}
+
+/// Answers with a part that means nothing end their own step, and the worker's stream goes on: each case has the same stream.
+#[tokio::test]
+async fn answers_with_a_part_that_means_nothing() {
+    let mut target = Target::new().await;
+    let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
+    let retry = |seconds: i64, nanos: i32| {
+        let retry_after = Some(prost_types::Duration { seconds, nanos });
+        Some(Outcome::RetryableError(RetryableError { retry_after, ..Default::default() }))
+    };
+    for (outcome, says) in [
+        (None, "result.outcome: none is set"),
+        (retry(1, 1_000_000_000), "retry_after: not a duration"),
+        (retry(-1, -1_000_000_000), "retry_after: not a duration"),
+        (retry(0, i32::MAX), "retry_after: not a duration"),
+        (retry(0, i32::MIN), "retry_after: not a duration"),
+        (retry(5, -1), "retry_after: not a duration"),
+        (retry(i64::MIN, 1), "retry_after: not a duration"),
+    ] {
+        let id = target.bench.submit("hostile/good", "{}").await;
+        let lease_token = worker.assignment().await.lease_token;
+        let answer = StepResult { lease_token, outcome };
+        // Said twice, as by a worker that had no acknowledgement.
+        for _ in 0..2 {
+            worker.say(Says::Result(answer.clone())).await;
+            assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
+        }
+        let task = target.bench.get(&id).await;
+        let error = step(&task, "a").error.clone().unwrap_or_default();
+        let right = state(&task) == TaskState::Error && error.error_code == "RESULT_INVALID";
+        target.note(right && error.message.contains(says), format!("{says}: {error:?}"));
+    }
+    drop(worker);
+    target.end(7).await;
 }
