@@ -143,7 +143,8 @@ impl Engine {
         loops.start("retention", |end| retention.run(end));
         loops.start("marks", |end| shared.events.clone().run_marks(end));
         loops.running.close();
-        let Shared { catalog, hub, gates, watchers, events, health, peers, metrics, traces, judge, pulses, .. } = shared;
+        let Shared { catalog, hub, gates, watchers, events, health, peers, metrics, traces, judge, pulses, .. } =
+            shared;
         Ok(Self {
             backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
             server_id,

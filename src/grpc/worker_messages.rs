@@ -93,14 +93,17 @@ pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
     let lease = lease("result.lease_token", &r.lease_token)?;
     let outcome = match r.outcome {
         None => malformed(
-            "result.outcome: none is set: expected `success`, `retryable_error`, `permanent_error` or `released`".into(),
+            "result.outcome: none is set: expected `success`, `retryable_error`, `permanent_error` or `released`"
+                .into(),
         ),
         Some(Answer::Success(s)) => success(s.result_json),
         Some(Answer::RetryableError(e)) => match e.retry_after.map(retry_after).transpose() {
             Ok(retry_after) => {
                 Outcome::RetryableError { failure: failure(e.message, e.error_code, e.context_json), retry_after }
             }
-            Err(why) => malformed(format!("result.retryable_error.retry_after: {why}; the handler's error was: {}", e.message)),
+            Err(why) => {
+                malformed(format!("result.retryable_error.retry_after: {why}; the handler's error was: {}", e.message))
+            }
         },
         Some(Answer::PermanentError(e)) => Outcome::PermanentError(failure(e.message, e.error_code, e.context_json)),
         Some(Answer::Released(proto::Released {})) => Outcome::Released { pause: true },

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use tasker::proto::{
-    GetTaskResponse, PermanentError, ResultStatus, RetryableError, StepResult, StepState, TaskState, step_result::Outcome,
-    work_request::Message as Says,
+    GetTaskResponse, PermanentError, ResultStatus, RetryableError, StepResult, StepState, TaskState,
+    step_result::Outcome, work_request::Message as Says,
 };
 
 use crate::{

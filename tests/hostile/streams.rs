@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use tasker::proto::{
-    Drain, Heartbeat, Register, ResultStatus, RetryableError, StepResult, WorkRequest, WorkResponse,
-    step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
+    Drain, Heartbeat, Register, ResultStatus, StepResult, WorkRequest, WorkResponse, step_result::Outcome,
+    work_request::Message as Says, work_response::Message as Hears,
 };
 use tonic::{
     Code::{self, FailedPrecondition, InvalidArgument, ResourceExhausted},
