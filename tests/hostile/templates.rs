@@ -106,7 +106,7 @@ async fn yaml_that_attacks_its_reader() {
         ("unclosed string", format!("{GOOD}x: \"abc"), "yaml:"),
         ("a tag", GOOD.replace(": good", ": !!python/object/apply:os.system good"), "tag"),
         ("a binary tag", GOOD.replace(": good", ": !!binary aGk="), "tag"),
-        ("a merge key", format!("x: &x {{a: 1}}\n{}", step("<<: {b: 1}")), "merge keys"),
+        ("a merge key", format!("x: &x {{a: 1}}\n{}", step("<<: {b: 1}")), "unknown key `b`"),
         ("a key that is a list", format!("{GOOD}? [a, b]\n: 1\n"), "must be a string"),
         ("a key that is a number", format!("{GOOD}1: 2\n"), "must be a string"),
         ("a key that is null", format!("{GOOD}~: 2\n"), "must be a string"),
@@ -205,13 +205,13 @@ async fn templates_that_say_what_none_may_say() {
     for version in ["1", "1.2", "v1.0.0", "1.0.0.0", "01.0.0", "'-1.0.0'", "''", "latest", "99999999999999999999.0.0"] {
         table.push((GOOD.replace("1.0.0", version), "yaml:"));
     }
-    for limit in ["0", "-1", "101", "2147483648", "18446744073709551616", "1.5", "1e2", "'3'", "null"] {
+    for limit in ["0", "-1", "101", "2147483648", "18446744073709551616", "1.5", "1e2", "'3'", "[]"] {
         table.push((step(&format!("default_retry_limit: {limit}")), "a whole number from 1 to 100"));
     }
     for number in [".nan", ".inf", "-.Inf"] {
         table.push((step(&format!("default_retry_limit: {number}")), "expected a finite number"));
     }
-    for time in ["0", "-1", "0.0001", "604801", "1e300", ".nan", ".inf", "-.inf", "'30'", "[]", "null"] {
+    for time in ["0", "-1", "0.0001", "604801", "1e300", ".nan", ".inf", "-.inf", "'30'", "[]", "{}"] {
         table.push((step(&format!("handler_config: {{timeout_seconds: {time}}}")), "timeout_seconds"));
     }
     for backoff in ["{base_seconds: -1}", "{multiplier: .inf}", "{max_seconds: .nan}", "{jitter: 2}", "{x: 1}", "7"] {

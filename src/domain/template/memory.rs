@@ -15,8 +15,15 @@ use crate::domain::schema::{ContextSchema, MAX_PATTERNS, SchemaProblem};
 pub(super) struct Memory {
     expressions: HashMap<String, Result<Parsed, ExpressionProblem>>,
     expressions_bytes: usize,
-    schemas: HashMap<(String, bool), Vec<SchemaProblem>>,
+    schemas: HashMap<(String, bool), Judged>,
     patterns: usize,
+}
+
+/// What was found in a schema.
+#[derive(Clone)]
+struct Judged {
+    problems: Vec<SchemaProblem>,
+    warnings: Vec<SchemaProblem>,
 }
 
 impl Memory {
@@ -48,36 +55,42 @@ impl Memory {
         }
     }
 
-    /// A JSON Schema, each of its problems at the place in the YAML that its JSON pointer leads to.
+    /// A JSON Schema, each of its problems and warnings at the place in the YAML that its JSON pointer leads to.
     pub fn schema(&mut self, field: &Field<'_>, of_context: bool, problems: &mut Problems) -> Option<Value> {
         let is_map = Fields::of(field.node, &field.path, "a mapping (a JSON Schema)", problems).is_some();
         if !is_map || field.node.is_broken() {
             return None;
         }
         let schema = field.node.to_json();
-        for problem in self.schema_problems(&schema, of_context) {
+        let Judged { problems: found, warnings } = self.judged(&schema, of_context);
+        for problem in found {
             let (pos, path) = field.node.locate(&problem.pointer, &field.path);
             problems.add(pos, path, &problem.message);
+        }
+        for warning in warnings {
+            let (pos, path) = field.node.locate(&warning.pointer, &field.path);
+            problems.warn(pos, path, &warning.message);
         }
         Some(schema)
     }
 
-    fn schema_problems(&mut self, schema: &Value, of_context: bool) -> Vec<SchemaProblem> {
+    fn judged(&mut self, schema: &Value, of_context: bool) -> Judged {
         let key = (schema.to_string(), of_context);
         if let Some(known) = self.schemas.get(&key) {
             return known.clone();
         }
         let compiled = if of_context { ContextSchema::compile(schema) } else { ContextSchema::compile_result(schema) };
-        let problems = match compiled {
+        let judged = match compiled {
             Ok(compiled) => {
                 self.patterns += compiled.patterns();
                 let message = format!("the schemas of a template have at most {MAX_PATTERNS} patterns together");
                 let too_many = SchemaProblem { pointer: String::new(), message };
-                Vec::from_iter((self.patterns > MAX_PATTERNS).then_some(too_many))
+                let problems = Vec::from_iter((self.patterns > MAX_PATTERNS).then_some(too_many));
+                Judged { problems, warnings: compiled.warnings().to_vec() }
             }
-            Err(problems) => problems,
+            Err(problems) => Judged { problems, warnings: Vec::new() },
         };
-        self.schemas.insert(key, problems.clone());
-        problems
+        self.schemas.insert(key, judged.clone());
+        judged
     }
 }

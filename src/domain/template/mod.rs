@@ -102,7 +102,8 @@ pub struct StepTemplate {
     pub description: String,
     /// The name workers register for the code that performs the step (`handler_class`).
     pub handler: String,
-    /// The downstream system that circuits and limits protect: `handler_config.service`, or the handler's name.
+    /// The downstream system that circuits and limits protect: `handler_config.service`, else a key of the
+    /// Rails engine (`rails.rs`), else the handler's name.
     pub service: String,
     /// Indices into [`Template::steps`], sorted, unique, never forming a cycle.
     pub depends_on: Vec<usize>,
