@@ -119,13 +119,26 @@ pub(crate) async fn connect(url: &str) -> Result<Channel, ConnectError> {
     endpoint(url)?.connect().await.map_err(unreachable)
 }
 
+/// Where a URL leads, if it is the URL of a server.
+#[cfg(feature = "server")]
+pub(crate) fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let endpoint = endpoint(url).ok()?;
+    let uri = endpoint.uri();
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), uri.port_u16().unwrap_or(HTTP_PORT)))
+}
+
+/// The port of `http` where a URL has none.
+#[cfg(feature = "server")]
+const HTTP_PORT: u16 = 80;
+
 /// Checks the URL and sets the time-outs; opens nothing.
 fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
     let invalid = |reason: String| ConnectError::InvalidUrl { url: url.to_owned(), reason };
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let uri: Uri = full.parse().map_err(|e| invalid(format!("{e}")))?;
     if uri.scheme_str() != Some("http") {
-        return Err(invalid("its scheme must be `http`".into()));
+        return Err(invalid("its scheme must be `http`, as this client speaks no TLS".into()));
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(invalid("it must end after the port".into()));
@@ -156,5 +169,18 @@ mod tests {
         {
             assert!(matches!(endpoint(bad), Err(ConnectError::InvalidUrl { .. })), "{bad}");
         }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn a_url_leads_to_a_host_and_a_port() {
+        for (url, host, port) in [
+            ("http://[::1]:7233/", "::1", 7233),
+            ("127.0.0.1:1", "127.0.0.1", 1),
+            ("tasker.internal", "tasker.internal", 80),
+        ] {
+            assert_eq!(host_and_port(url), Some((host.to_owned(), port)), "{url}");
+        }
+        assert_eq!(host_and_port("https://h"), None);
     }
 }

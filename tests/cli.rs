@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tasker::proto::{task_service_server::*, *};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
     process::Command,
 };
@@ -232,6 +232,46 @@ async fn cancel_says_who() {
     let (code, stdout, _) = run(Script::default(), &["task", "cancel", ID, "--reason", "a test", "--json"]).await;
     let document = serde_json::from_str::<Value>(&stdout).expect("one document");
     assert_eq!((code, &document["task"]["cancelled_by"]), (0, &Value::from("ann")));
+}
+
+#[tokio::test]
+async fn an_order_has_a_name_also_where_no_variable_says_it() {
+    let cancel = ["task", "cancel", ID, "--reason", "a test", "--json"];
+    let by = async |more: &[(&str, &str)]| {
+        let mut command = tasker(serve(Script::default()).await, &cancel);
+        command.env_remove("USER").env_remove("LOGNAME").envs(more.iter().copied());
+        let Output { status, stdout, stderr } = command.output().await.expect("it runs");
+        assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+        let document = serde_json::from_slice::<Value>(&stdout).expect("one document");
+        document["task"]["cancelled_by"].as_str().expect("a name").to_owned()
+    };
+    assert_eq!(by(&[("USER", " "), ("LOGNAME", "bea")]).await, "bea");
+    // As the machine calls the user of this process, or by its number.
+    let id = async |more: &[&str]| {
+        let output = Command::new("id").args(more).output().await.expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let expected = match id(&["-un"]).await {
+        Some(name) => name,
+        None => format!("uid-{}", id(&["-u"]).await.expect("a number")),
+    };
+    assert_eq!(by(&[]).await, expected);
+}
+
+#[tokio::test]
+async fn a_context_comes_from_stdin() {
+    for dash in ["-", "@-"] {
+        for (text, code) in [("{\"a\": 1}", 0), ("{", 65)] {
+            let args = ["task", "submit", "shop/checkout", "--context", dash];
+            let mut submit = tasker(serve(Script::default()).await, &args);
+            submit.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut submit = submit.spawn().expect("it runs");
+            submit.stdin.take().expect("piped").write_all(text.as_bytes()).await.expect("it reads");
+            let Output { status, stderr, .. } = submit.wait_with_output().await.expect("it ends");
+            assert_eq!(status.code(), Some(code), "{dash} {text}: {}", String::from_utf8_lossy(&stderr));
+        }
+    }
 }
 
 #[tokio::test]

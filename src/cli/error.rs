@@ -5,7 +5,11 @@ use std::{fmt, io};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{human, term};
+use super::{
+    human,
+    probe::Found,
+    term::{self, Style, Term},
+};
 use crate::client::ConnectError;
 
 /// The exit codes, as `tasker --help` documents them; clap itself ends with 2 for a wrong command line.
@@ -39,12 +43,24 @@ pub struct CliError {
     pub message: String,
     /// The next step, if there is an obvious one.
     pub hint: Option<String>,
+    /// What was tried, where the connection broke or what answered is no gRPC server: [`super::probe`] then looks what is there.
+    pub broken: Option<String>,
 }
 
 impl CliError {
     /// An error without a hint.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, broken: None }
+    }
+
+    /// Says it on stderr, with the next step. Whatever it quotes, the terminal shows it as it is.
+    pub fn say(&self, term: &Term) {
+        if !self.message.is_empty() {
+            term.say_tagged(Style::Red, "error", &term::clean_lines(&self.message));
+        }
+        if let Some(hint) = &self.hint {
+            term.say_tagged(Style::Yellow, "hint", &term::clean_lines(hint));
+        }
     }
 
     /// Adds the next step.
@@ -58,26 +74,50 @@ impl CliError {
     pub fn from_status(what: &str, status: &Status) -> Self {
         // Tonic says CANCELLED when the client's own time-out passed; nobody else cancels our calls.
         let timed_out = status.code() == Code::Cancelled && status.message() == "Timeout expired";
+        // A status from a server has no source: what has one is the transport's.
+        let broken = timed_out || std::error::Error::source(status).is_some() || status.message().starts_with(NO_GRPC);
         let code = match status.code() {
-            _ if timed_out => exit::UNAVAILABLE,
+            _ if broken => exit::UNAVAILABLE,
             Code::Unavailable | Code::DeadlineExceeded => exit::UNAVAILABLE,
             Code::InvalidArgument => exit::DATA,
             _ => exit::FAILURE,
         };
         let said = match status.message() {
-            _ if timed_out => "the server did not answer in time",
-            "" => status.code().description(),
-            message => message,
+            _ if timed_out => "the server did not answer in time".to_owned(),
+            "" => status.code().description().to_owned(),
+            message if broken => cause(status).unwrap_or_else(|| message.to_owned()),
+            message => message.to_owned(),
         };
-        let mut lines = vec![format!("{what}: {}", term::clean(said))];
-        lines.extend(details(status));
-        let error = Self::new(code, lines.join("\n"));
+        let what = term::clean(what);
+        let mut more = violations(status);
+        // The server repeats the first violations in the message, for clients that show no details.
+        let first = match (repeats(&said, status), more.len()) {
+            (true, 1) => format!("{what}: {}", more.remove(0)),
+            (true, _) => format!("{what}:"),
+            (false, _) => format!("{what}: {}", term::clean(&said)),
+        };
+        more.extend(details(status));
+        let lines: Vec<String> = std::iter::once(first).chain(more.iter().map(|line| format!("  {line}"))).collect();
+        let error = Self { broken: broken.then_some(what), ..Self::new(code, lines.join("\n")) };
         match status.code() {
             Code::Unimplemented => error.hint("the server is older than this client, or is not a Tasker server"),
-            Code::Unavailable => error.hint("check that the server runs, or set --server"),
+            _ if broken => error.hint("check that the server runs, or set --server"),
+            Code::Unavailable => error.hint("try again; GET /readyz of the server says whether it is ready"),
             _ => error,
         }
     }
+}
+
+/// How Tonic begins to say that an answer over HTTP is not one of a gRPC server.
+const NO_GRPC: &str = "grpc-status header missing";
+
+/// The innermost error of a broken connection: the outer ones say little more than "transport error".
+fn cause(status: &Status) -> Option<String> {
+    let mut cause = std::error::Error::source(status)?;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    Some(cause.to_string())
 }
 
 /// Whether a broken stream may come up again: the connection or the server went, and the request itself is not at fault.
@@ -88,27 +128,46 @@ pub fn is_passing(status: &Status) -> bool {
     )
 }
 
-/// The google.rpc details of a status, one readable line each.
+/// The field violations of a status, one readable line each.
+fn violations(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let line = |v: &tonic_types::FieldViolation| match v.field.as_str() {
+        // What is about no field in particular, such as how many more there are.
+        "" => term::clean(&v.description),
+        field => format!("{}: {}", term::clean(field), term::clean(&v.description)),
+    };
+    details.bad_request().iter().flat_map(|b| &b.field_violations).map(line).collect()
+}
+
+/// Whether a message is nothing but the first violations once more.
+fn repeats(message: &str, status: &Status) -> bool {
+    let details = status.get_error_details();
+    let first = details.bad_request().and_then(|b| b.field_violations.first());
+    // Long ones are cut, with an ellipsis at their end.
+    let message = message.trim_end_matches('…');
+    first.is_some_and(|v| {
+        let first = format!("{}: {}", v.field, v.description.trim_end_matches('…'));
+        message.starts_with(&first) || (message.starts_with(&format!("{}: ", v.field)) && first.starts_with(message))
+    })
+}
+
+/// The other google.rpc details of a status, one readable line each.
 fn details(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     let mut lines = Vec::new();
-    for v in details.bad_request().iter().flat_map(|b| &b.field_violations) {
-        let field = if v.field.is_empty() { "(root)" } else { &v.field };
-        lines.push(format!("  {}: {}", term::clean(field), term::clean(&v.description)));
-    }
     for v in details.precondition_failure().iter().flat_map(|p| &p.violations) {
-        lines.push(format!("  {}: {}", term::clean(&v.subject), term::clean(&v.description)));
+        lines.push(format!("{}: {}", term::clean(&v.subject), term::clean(&v.description)));
     }
     for v in details.quota_failure().iter().flat_map(|q| &q.violations) {
-        lines.push(format!("  {}: {}", term::clean(&v.subject), term::clean(&v.description)));
+        lines.push(format!("{}: {}", term::clean(&v.subject), term::clean(&v.description)));
     }
     if let Some(info) = details.error_info() {
         let mut metadata: Vec<_> = info.metadata.iter().map(|(k, v)| format!(" {k}={v}")).collect();
         metadata.sort();
-        lines.push(format!("  reason: {}{}", term::clean(&info.reason), term::clean(&metadata.concat())));
+        lines.push(format!("reason: {}{}", term::clean(&info.reason), term::clean(&metadata.concat())));
     }
     if let Some(delay) = details.retry_info().and_then(|r| r.retry_delay) {
-        lines.push(format!("  the server asks to try again in {}", human::duration(delay)));
+        lines.push(format!("the server asks to try again in {}", human::duration(delay)));
     }
     lines
 }
@@ -128,11 +187,17 @@ impl From<ConnectError> for CliError {
                 .hint("set --server or TASKER_SERVER, such as http://127.0.0.1:7233"),
             ConnectError::Unreachable { source, .. } => {
                 let mut cause: &dyn std::error::Error = source;
-                while let Some(inner) = cause.source() {
+                let mut found = Found::NoWay;
+                loop {
+                    if let Some(error) = cause.downcast_ref::<io::Error>() {
+                        found = Found::of_connect(error);
+                    }
+                    let Some(inner) = cause.source() else { break };
                     cause = inner;
                 }
-                Self::new(exit::UNAVAILABLE, format!("{error}: {cause}"))
-                    .hint("start one with `tasker dev`, or set --server")
+                let message = format!("{}: {}", term::clean(&error.to_string()), term::clean(&cause.to_string()));
+                let next = found.words().map(|(_, next)| next);
+                Self { hint: next.map(str::to_owned), ..Self::new(exit::UNAVAILABLE, message) }
             }
         }
     }
@@ -173,12 +238,46 @@ mod tests {
             [
                 "cannot submit the task: the context does not fit",
                 "  context_json/email: not an e-mail\\u{1b}[31m",
-                "  (root): `name` is missing",
+                "  `name` is missing",
                 "  reason: SCHEMA_MISMATCH a=1 b=2",
                 "  the server asks to try again in 2.0 s",
             ]
             .join("\n")
         );
+    }
+
+    #[test]
+    fn a_violation_is_told_once() {
+        let status = |message: &str, fields: &[&str]| {
+            let mut details = ErrorDetails::new();
+            for field in fields {
+                details.add_bad_request_violation(*field, "expected 1 to 255 bytes");
+            }
+            Status::with_error_details(Code::InvalidArgument, message, details)
+        };
+        let one = status("by: expected 1 to 255 bytes", &["by"]);
+        assert_eq!(CliError::from_status("cannot retry", &one).message, "cannot retry: by: expected 1 to 255 bytes");
+        let two = status("by: expected 1 to 255 bytes; reason: expected 1 to 255 bytes", &["by", "reason"]);
+        let lines = ["cannot retry:", "  by: expected 1 to 255 bytes", "  reason: expected 1 to 255 bytes"].join("\n");
+        assert_eq!(CliError::from_status("cannot retry", &two).message, lines);
+        let cut = status("by: expected 1 to…", &["by"]);
+        assert_eq!(CliError::from_status("cannot retry", &cut).message, "cannot retry: by: expected 1 to 255 bytes");
+        // Words of the server's own stay.
+        let own = status("the context does not fit", &["by"]);
+        let lines = ["cannot retry: the context does not fit", "  by: expected 1 to 255 bytes"].join("\n");
+        assert_eq!(CliError::from_status("cannot retry", &own).message, lines);
+    }
+
+    #[test]
+    fn only_a_broken_connection_is_looked_at() {
+        let broken = Status::from_error(io::Error::from(io::ErrorKind::ConnectionReset).into());
+        let error = CliError::from_status("cannot list", &broken);
+        assert_eq!((error.code, error.broken.as_deref()), (exit::UNAVAILABLE, Some("cannot list")));
+        let mapped = Status::unknown("grpc-status header missing, mapped from HTTP status code 200");
+        assert_eq!(CliError::from_status("cannot list", &mapped).code, exit::UNAVAILABLE);
+        let answered = CliError::from_status("cannot list", &Status::unavailable("the database is away; try again"));
+        assert_eq!((answered.code, answered.broken), (exit::UNAVAILABLE, None));
+        assert_eq!(answered.hint.as_deref(), Some("try again; GET /readyz of the server says whether it is ready"));
     }
 
     #[test]

@@ -58,8 +58,8 @@ pub struct Args {
     #[arg(long)]
     namespace: Option<String>,
     /// Only events of tasks with this name
-    #[arg(long)]
-    name: Option<String>,
+    #[arg(long, value_name = "NAME", alias = "name")]
+    task_name: Option<String>,
     /// Only events of these types, such as `step.failed`; may be repeated
     #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = event_type)]
     types: Vec<EventType>,
@@ -92,7 +92,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         error = tail(client, &mut request, session) => Err(error),
     };
     if end.is_ok() && !session.json() && !request.cursor.is_empty() {
-        session.term.say(&format!("go on from here with --cursor {}", request.cursor));
+        session.term.say(&format!("go on from here with --cursor {}", clean(&request.cursor)));
     }
     end
 }
@@ -107,7 +107,7 @@ fn request(args: Args) -> SubscribeRequest {
         cursor: args.cursor.unwrap_or_default(),
         start_from: start_from.into(),
         namespace: args.namespace.unwrap_or_default(),
-        task_name: args.name.unwrap_or_default(),
+        task_name: args.task_name.unwrap_or_default(),
         types: args.types.into_iter().map(Into::into).collect(),
         service: args.service.unwrap_or_default(),
         task_id: args.task.map(|id| id.to_string()).unwrap_or_default(),

@@ -9,7 +9,9 @@ mod event;
 mod graph;
 mod human;
 mod list;
+mod listen;
 mod migrate;
+mod probe;
 mod prune;
 mod reference;
 mod serve;
@@ -18,6 +20,7 @@ mod table;
 mod task;
 mod template;
 pub mod term;
+mod when;
 mod who;
 mod worker;
 
@@ -27,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::{
     error::{CliError, exit},
-    term::{ColorChoice, Style, Term},
+    term::{ColorChoice, Term},
 };
 use crate::client::Client;
 
@@ -54,7 +57,10 @@ A first workflow:
 
 Data goes to stdout and everything else to stderr. With --json, fields have the names of the protocol, `…_json` \
 fields are nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and what \
-is not set is null.
+is not set is null. Control characters, and those that reorder text, are escaped as \\uXXXX, so that no terminal acts on them.
+
+Tasks are chosen by --namespace, --task-name, --version and --correlation-id, events also by --task with an id; --since and \
+--until say when a task was submitted, and --limit how many are shown.
 
 Exit codes:
   0    it worked; for `task watch`: the task is complete
@@ -127,12 +133,7 @@ pub fn main() -> ExitCode {
     match run(cli, term) {
         Ok(code) => code.into(),
         Err(error) => {
-            if !error.message.is_empty() {
-                term.say_tagged(Style::Red, "error", &error.message);
-            }
-            if let Some(hint) = &error.hint {
-                term.say_tagged(Style::Yellow, "hint", hint);
-            }
+            error.say(&term);
             error.code.into()
         }
     }
@@ -146,19 +147,25 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
         Command::Server(command) => server::run(&command, &session),
         Command::Migrate(command) => migrate::run(&command, &session),
         Command::Prune(command) => prune::run(&command, &session),
-        Command::Bench(command) => talk(bench::run(&command, &session)),
-        Command::BenchWorker(command) => talk(bench::run_workers(&command, &session)),
-        Command::Task(command) => talk(task::run(command, &session)),
-        Command::Template(command) => talk(template::run(command, &session)),
-        Command::Circuit(command) => talk(circuit::run(command, &session)),
-        Command::Analytics(command) => talk(analytics::run(command, &session)),
-        Command::Events(command) => talk(event::run(command, &session)),
-        Command::Worker(command) => talk(worker::run(command, &session)),
+        Command::Bench(command) => talk(&session, bench::run(&command, &session)),
+        Command::BenchWorker(command) => talk(&session, bench::run_workers(&command, &session)),
+        Command::Task(command) => talk(&session, task::run(command, &session)),
+        Command::Template(command) => talk(&session, template::run(command, &session)),
+        Command::Circuit(command) => talk(&session, circuit::run(command, &session)),
+        Command::Analytics(command) => talk(&session, analytics::run(command, &session)),
+        Command::Events(command) => talk(&session, event::run(command, &session)),
+        Command::Worker(command) => talk(&session, worker::run(command, &session)),
     }
 }
 
-/// A client needs no more than the thread it has.
-fn talk(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+/// Runs a client command; it needs no more than the thread it has. Where its connection broke, the error says what listens there.
+fn talk(session: &Session, command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+    let command = async {
+        match command.await {
+            Err(error) if error.broken.is_some() => Err(probe::explain(error, &session.global.server).await),
+            ended => ended,
+        }
+    };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -208,6 +215,66 @@ mod tests {
             command.get_subcommands().for_each(|c| check(c, &path));
         }
         check(&Cli::command(), "");
+    }
+
+    /// What is shown of every command: its path, and its options with the kind of their values.
+    fn options(command: &clap::Command, path: &str) -> Vec<(String, String, String)> {
+        let path = format!("{path} {}", command.get_name());
+        let kind = |arg: &clap::Arg| arg.get_value_names().unwrap_or_default().join(" ");
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        let own = shown.filter_map(|arg| Some((path.clone(), arg.get_long()?.to_owned(), kind(arg))));
+        own.chain(command.get_subcommands().flat_map(|c| options(c, &path))).collect()
+    }
+
+    #[test]
+    fn one_option_has_one_kind_of_value_and_one_filter_has_one_name() {
+        let options = options(&Cli::command(), "");
+        let mut kinds = std::collections::HashMap::new();
+        for (path, long, kind) in &options {
+            let (first, known) = kinds.entry(long).or_insert((path, kind));
+            assert_eq!(*known, kind, "--{long} of `{path}` and of `{first}`");
+            let expected = match long.as_str() {
+                "task-name" => "NAME",
+                "task" => "TASK_ID",
+                "since" | "until" => "WHEN",
+                "limit" => "N",
+                "correlation-id" => "ID",
+                "version" => "SEMVER",
+                // The rolling window of a circuit, which is no filter.
+                "window" => "SECONDS",
+                // The names that these filters had once.
+                "name" | "max" | "submitted-since" | "submitted-until" => panic!("--{long} of `{path}`"),
+                _ => continue,
+            };
+            assert_eq!(kind, expected, "--{long} of `{path}`");
+        }
+        for (kind, long) in [("TASK_ID", &["task"][..]), ("WHEN", &["since", "until", "failed-since", "not-before"])] {
+            for (path, found, _) in options.iter().filter(|(_, _, found)| found == kind) {
+                assert!(long.contains(&found.as_str()), "`{path}` calls a {kind} --{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_spellings_of_before_are_understood() {
+        let order = ["--reason", "why"];
+        for line in [
+            &["task", "list", "--name", "n"][..],
+            &["events", "tail", "--name", "n"],
+            &[&["task", "pause", "--task", "n"][..], &order].concat(),
+            &[&["task", "cancel", "--submitted-since", "1h", "--submitted-until", "1m"][..], &order].concat(),
+            &["analytics", "performance", "--window", "1h"],
+            &["analytics", "bottlenecks", "--window", "1h", "--max", "3"],
+        ] {
+            Cli::try_parse_from([&["tasker"], line].concat()).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+        }
+    }
+
+    #[test]
+    fn a_dry_run_needs_no_reason_and_an_order_does() {
+        let parse = |line: &[&str]| Cli::try_parse_from([&["tasker", "task", "retry"], line].concat()).map(|_| ());
+        assert!(parse(&["--namespace", "n", "--dry-run"]).is_ok());
+        assert!(parse(&["--namespace", "n"]).is_err_and(|e| e.to_string().contains("--reason")));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     Session,
     error::{CliError, exit},
     human,
+    listen::address,
 };
 use crate::{
     server::{self, ServerConfig, ServerError},
@@ -32,7 +33,8 @@ const DRAIN_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=3_600.0;
 /// Settings of the listening side.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Address of the one port for gRPC, reflection, health and HTTP; port 0 picks a free one. There is no
+    /// Address of the one port for gRPC, reflection, health and HTTP: `127.0.0.1:7233`, `localhost:7233` which means the
+    /// same, `[::1]:7233`, or `:7233` for every address of this machine, IPv6 and IPv4; port 0 picks a free one. There is no
     /// authentication: listen elsewhere than on loopback only in a network that you trust
     #[arg(long, value_name = "ADDRESS", env = "TASKER_LISTEN", default_value = "127.0.0.1:7233")]
     listen: String,
@@ -98,11 +100,7 @@ impl DatabaseArgs {
 impl ServeArgs {
     /// Checks every setting; nothing is opened before all of them are right.
     pub fn check(&self) -> Result<(SocketAddr, ServerConfig, Log), CliError> {
-        let address = self.listen.parse().map_err(|_| {
-            let message =
-                format!("--listen `{}` is not an address: expected such as 127.0.0.1:7233 or [::1]:7233", self.listen);
-            CliError::new(exit::CONFIG, message)
-        })?;
+        let address = address(&self.listen)?;
         let config = ServerConfig {
             lease: seconds("--lease-seconds", &self.lease_seconds, LEASE_SECONDS)?,
             drain: seconds("--drain-seconds", &self.drain_seconds, DRAIN_SECONDS)?,

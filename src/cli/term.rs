@@ -60,6 +60,8 @@ pub struct Term {
     pub unicode: bool,
     /// Whether stdout can be redrawn in place.
     pub interactive: bool,
+    /// Whether stdout is a terminal, of whatever kind.
+    pub terminal: bool,
 }
 
 impl Term {
@@ -80,12 +82,13 @@ impl Term {
             color_stderr: color(stderr),
             unicode: locale.is_some_and(|l| is_utf8_locale(&l)),
             interactive: stdout && !dumb,
+            terminal: stdout,
         }
     }
 
     /// Without colours, with Unicode, not redrawn: what tests compare with.
     pub const fn plain() -> Self {
-        Self { color: false, color_stderr: false, unicode: true, interactive: false }
+        Self { color: false, color_stderr: false, unicode: true, interactive: false, terminal: false }
     }
 
     /// `text` in a colour, where stdout has colours.
@@ -103,14 +106,20 @@ impl Term {
         out.flush()
     }
 
+    /// A text as it was stored. What is not a terminal gets it byte for byte, since it may be a file; on a terminal, what would
+    /// move the cursor or reorder the text shows as escapes.
+    pub fn text(&self, text: &str) -> io::Result<()> {
+        if self.terminal { self.data(&clean_lines(text)) } else { self.data(text) }
+    }
+
     /// One JSON document, indented.
     pub fn json(&self, document: &Value) -> io::Result<()> {
-        self.data(&format!("{document:#}"))
+        self.data(&clean_json(format!("{document:#}")))
     }
 
     /// One line of a JSON stream.
     pub fn json_line(&self, document: &Value) -> io::Result<()> {
-        self.data(&document.to_string())
+        self.data(&clean_json(document.to_string()))
     }
 
     /// One line for people, on stderr. Nobody may be listening, and that is fine.
@@ -146,16 +155,53 @@ fn is_utf8_locale(locale: &str) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// Text from a server or a user, made safe for a terminal: line breaks become spaces, and the other control characters,
-/// with which a message could move the cursor or forge output, show as escapes. So do the marks that reorder text.
+/// Whether a terminal would do something else than to show this character: control characters, the marks that reorder text
+/// (bidirectional ones), and the separators that some take for the end of a line.
+fn is_acted_on(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Text from a server or a user, made safe for a terminal: line breaks become spaces, and the other characters with which a
+/// message could move the cursor, forge output or reorder it show as escapes.
 pub fn clean(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.trim_end().chars() {
         match c {
             '\n' | '\r' | '\t' => safe.push(' '),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.extend(c.escape_unicode()),
-            c if c.is_control() => safe.extend(c.escape_unicode()),
+            c if is_acted_on(c) => safe.extend(c.escape_unicode()),
             c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// As [`clean`], for a text of several lines, whose breaks and indentation stay.
+pub fn clean_lines(text: &str) -> String {
+    let line = |line: &str| {
+        let end = line.len() - line.trim_start_matches([' ', '\t']).len();
+        line[..end].to_owned() + &clean(&line[end..])
+    };
+    let mut safe = text.lines().map(line).collect::<Vec<_>>().join("\n");
+    if text.ends_with('\n') {
+        safe.push('\n');
+    }
+    safe
+}
+
+/// JSON that means the same and that every terminal shows as it is: a serializer leaves U+007F and above as they are.
+pub fn clean_json(json: String) -> String {
+    // Such characters can be in strings alone, and below U+0020 the serializer has escaped them; line breaks are its own.
+    let acted_on = |c: char| c != '\n' && is_acted_on(c);
+    if !json.contains(acted_on) {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        if acted_on(c) {
+            safe += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            safe.push(c);
         }
     }
     safe
@@ -224,7 +270,23 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(clean("a\x1b[2Jb\nc\td\u{202e}\n"), "a\\u{1b}[2Jb c d\\u{202e}");
+        assert_eq!(clean("\u{9b}2J\u{7f}\u{2028}\u{200f}"), "\\u{9b}2J\\u{7f}\\u{2028}\\u{200f}");
         assert_eq!(clean("größe 日本 🚀"), "größe 日本 🚀");
+        assert_eq!(clean_lines("a:\r\n\tb: \u{9b}x\n\n  c\rd\n"), "a:\n\tb: \\u{9b}x\n\n  c d\n");
+        assert_eq!(clean_lines("no end"), "no end");
+    }
+
+    #[test]
+    fn json_means_the_same_and_holds_nothing_that_a_terminal_acts_on() {
+        let hostile: String = (0..0x3000).filter_map(char::from_u32).chain("日本🚀\u{1f6a8}".chars()).collect();
+        let document = serde_json::json!({ hostile.as_str(): [hostile.as_str(), 1] });
+        for text in [format!("{document:#}"), document.to_string()] {
+            let safe = clean_json(text);
+            assert!(!safe.contains(|c: char| c != '\n' && is_acted_on(c)), "{safe}");
+            assert_eq!(serde_json::from_str::<Value>(&safe).expect("JSON"), document);
+            assert!(safe.contains("\\u009b") && safe.contains("\\u202e") && safe.contains("日本🚀"));
+        }
+        assert_eq!(clean_json("{\n  \"ä\": 1\n}".into()), "{\n  \"ä\": 1\n}");
     }
 
     #[test]

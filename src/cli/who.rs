@@ -1,26 +1,85 @@
 //! Who gives an order, and why: every one is kept with both.
 
-use std::env;
+use std::{env, fs};
 
-use super::error::{CliError, exit};
+/// Where a Unix machine keeps the names of its users.
+const PASSWD: &str = "/etc/passwd";
 
 #[derive(Debug, clap::Args)]
 pub struct Who {
     /// Why
     #[arg(long)]
     reason: String,
-    /// Who; without it, $USER
+    #[command(flatten)]
+    by: By,
+}
+
+/// As [`Who`], for a command that can be only asked what it would do.
+#[derive(Debug, clap::Args)]
+pub struct WhoUnlessDryRun {
+    /// Why; a dry run needs no reason
+    #[arg(long, required_unless_present = "dry_run")]
+    reason: Option<String>,
+    #[command(flatten)]
+    by: By,
+}
+
+#[derive(Debug, clap::Args)]
+struct By {
+    /// Who; without it, your user name: $USER, $LOGNAME, or what the system calls the user of this process
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
 
 impl Who {
     /// Who and why.
-    pub fn resolve(self) -> Result<(String, String), CliError> {
-        let user = || ["USER", "LOGNAME"].into_iter().filter_map(|n| env::var(n).ok()).find(|u| !u.is_empty());
-        let by = self.by.or_else(user).ok_or_else(|| {
-            CliError::new(exit::USAGE, "cannot tell who does this: $USER is not set").hint("say it with --by NAME")
-        })?;
-        Ok((by, self.reason))
+    pub fn resolve(self) -> (String, String) {
+        (self.by.name(), self.reason)
+    }
+}
+
+impl WhoUnlessDryRun {
+    /// Who and why; no reason for a dry run is an empty one.
+    pub fn resolve(self) -> (String, String) {
+        (self.by.name(), self.reason.unwrap_or_default())
+    }
+}
+
+impl By {
+    fn name(self) -> String {
+        self.by.unwrap_or_else(user)
+    }
+}
+
+/// The user of this process. Containers and jobs often have no $USER and no entry in the list of users, so that the number
+/// of the user is the last resort.
+fn user() -> String {
+    let named = ["USER", "LOGNAME"].into_iter().filter_map(|name| env::var(name).ok());
+    let named = named.map(|name| name.trim().to_owned()).find(|name| !name.is_empty());
+    let uid = rustix::process::getuid().as_raw();
+    let listed = || fs::read_to_string(PASSWD).ok().and_then(|list| user_of(&list, uid));
+    named.or_else(listed).unwrap_or_else(|| format!("uid-{uid}"))
+}
+
+/// The name of a user in lines of the form `name:password:uid:…`.
+fn user_of(list: &str, uid: u32) -> Option<String> {
+    let name = |line: &str| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
+    };
+    list.lines().find_map(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_number() {
+        let list = "root:x:0:0:root:/root:/bin/bash\n# note\n\n:x:7:7::/:\nann:x:1000:1000:Ann:/home/ann:/bin/sh\n";
+        assert_eq!(user_of(list, 0).as_deref(), Some("root"));
+        assert_eq!(user_of(list, 1_000).as_deref(), Some("ann"));
+        assert_eq!((user_of(list, 100), user_of(list, 7), user_of("", 0)), (None, None, None));
     }
 }

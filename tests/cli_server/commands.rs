@@ -250,7 +250,8 @@ async fn a_submit_is_checked_and_can_be_repeated() {
         async move { bench.tasker(&[&["task", "submit", "shop/checkout"], more].concat()).await }
     };
     let said = submit(&["--context", r#"{"order": "x"}"#]).await.failed(65);
-    assert!(said.contains("cannot submit shop/checkout: ") && said.contains("\n  context_json/order: "), "{said}");
+    assert!(said.starts_with("error: cannot submit shop/checkout: context_json/order: "), "{said}");
+    assert_eq!(said.matches("context_json/order").count(), 1, "a violation is told once: {said}");
     let said = submit(&["--context", r#"{"order": 1"#]).await.failed(65);
     assert!(said.contains("--context: the context is wrong"), "{said}");
     assert!(submit(&["--version", "7.0.0", "--context", r#"{"order": 1}"#]).await.failed(1).contains("7.0.0"));
@@ -403,16 +404,16 @@ async fn analytics_are_a_table_and_a_document() {
         (lines[2][..4].join(" "), lines[3][..4].join(" ")),
         ("pay 1 100.0% 100.0%".into(), "ship 1 100.0% 0.0%".into())
     );
-    let found = bench.tasker_json(&["analytics", "performance", "--task-name", "checkout", "--window", "1h"]).await;
+    let found = bench.tasker_json(&["analytics", "performance", "--task-name", "checkout", "--since", "1h"]).await;
     assert_eq!(found["templates"][0]["steps"][0]["retry_rate"], 1.0, "{found:#}");
     let told = bench.tasker(&["analytics", "bottlenecks", "--namespace", "shop"]).await.ok();
     assert!(told.contains("repeating pay adds "), "{told}");
-    let told = bench.tasker_json(&["analytics", "bottlenecks", "--max", "1"]).await;
+    let told = bench.tasker_json(&["analytics", "bottlenecks", "--limit", "1"]).await;
     assert_eq!((&told["bottlenecks"][0]["step"], &told["bottlenecks"][0]["cause"]), (&json!("pay"), &json!("backoff")));
-    let refused = bench.tasker(&["analytics", "bottlenecks", "--window", "32d"]).await;
+    let refused = bench.tasker(&["analytics", "bottlenecks", "--since", "32d"]).await;
     assert!(refused.code != Some(0) && refused.stderr.contains("window_seconds"), "{refused:?}");
     assert!(
-        bench.tasker(&["analytics", "performance", "--window", "soon"]).await.failed(2).contains("90s, 15m, 24h or 7d")
+        bench.tasker(&["analytics", "performance", "--since", "soon"]).await.failed(2).contains("90s, 15m, 2h, 7d")
     );
     worker.shutdown().await.unwrap();
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod commands;
 mod database;
 mod dev;
@@ -10,9 +11,11 @@ mod dropped;
 mod encryption;
 mod ending;
 mod fit;
+mod folders;
 mod operators;
 mod pooler;
 mod settings;
+mod terminal;
 
 use std::{
     env,

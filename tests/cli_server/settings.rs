@@ -20,7 +20,7 @@ async fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
 #[tokio::test]
 async fn each_wrong_option_is_named() {
     for (option, value, expected) in [
-        ("--listen", "localhost:7233", "is not an address: expected such as 127.0.0.1:7233"),
+        ("--listen", "tasker.internal:7233", "is not an address: expected such as 127.0.0.1:7233"),
         ("--listen", "7233", "is not an address"),
         ("--listen", "127.0.0.1:65536", "is not an address"),
         ("--lease-seconds", "0.5", "is out of bounds: expected 1 to 300"),

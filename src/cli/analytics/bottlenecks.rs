@@ -12,7 +12,7 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker analytics bottlenecks --namespace user_management --task-name user_registration
-  tasker analytics bottlenecks --window 1h --max 3
+  tasker analytics bottlenecks --since 1h --limit 3
   tasker analytics bottlenecks --json | jq -r '.bottlenecks[].message'
 
 COST is what it adds to a task on average, and SHARE its part of the tasks' critical paths: what happens beside them costs \
@@ -20,9 +20,9 @@ nothing.")]
 pub struct Args {
     #[command(flatten)]
     which: Which,
-    /// Only so many, up to 100
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    max: i32,
+    /// At most this many, up to 100
+    #[arg(long, value_name = "N", default_value_t = 10, alias = "max")]
+    limit: i32,
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
@@ -32,7 +32,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         version: args.which.version.unwrap_or_default(),
         window_seconds: args.which.window,
         max_tasks: args.which.max_tasks,
-        max_bottlenecks: args.max,
+        max_bottlenecks: args.limit,
     };
     let response = session.connect().await?.analytics.get_bottlenecks(request).await;
     let found = response.map_err(|s| failed(&s))?.into_inner();

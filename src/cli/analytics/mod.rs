@@ -11,6 +11,7 @@ use super::{
     Session,
     error::{CliError, exit},
     human,
+    when::when,
 };
 use crate::proto::Examined;
 
@@ -37,19 +38,24 @@ struct Which {
     #[arg(long, value_name = "NAME")]
     task_name: Option<String>,
     /// Only this template version
-    #[arg(long)]
+    #[arg(long, value_name = "SEMVER")]
     version: Option<String>,
-    /// Only tasks submitted in the last so many s, m, h or d; up to 31d
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = window)]
+    /// Only tasks submitted at this time or later, at most 31 days ago: RFC 3339, or how long ago (`90s`, `15m`, `2h`, `7d`)
+    #[arg(long = "since", value_name = "WHEN", default_value = "24h", value_parser = window, alias = "window")]
     window: i32,
     /// Only so many of the newest tasks, up to 50,000
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_tasks: i32,
 }
 
+/// How many seconds ago a time is, to the next whole one.
 fn window(text: &str) -> Result<i32, String> {
-    let seconds = human::parse_duration(text).and_then(|seconds| i32::try_from(seconds).ok());
-    seconds.filter(|seconds| *seconds > 0).ok_or_else(|| "expected a time such as 90s, 15m, 24h or 7d".to_owned())
+    let ago = when(text)?;
+    let nanos = human::since(ago, human::now()).as_nanos();
+    let seconds = i32::try_from(nanos.div_ceil(1_000_000_000)).ok();
+    // A distance is exact, and needs no clock.
+    let exact = human::parse_duration(text).map(i32::try_from).transpose().ok().flatten();
+    exact.or(seconds).filter(|seconds| *seconds > 0).ok_or_else(|| "expected a time in the past".to_owned())
 }
 
 /// Of what it is true.
@@ -73,3 +79,20 @@ fn failed(status: &tonic::Status) -> CliError {
 }
 
 const OK: u8 = exit::OK;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_begins_so_long_ago_or_at_a_time() {
+        assert_eq!((window("90s"), window("31d")), (Ok(90), Ok(31 * 86_400)));
+        let now = human::now();
+        let ago = |seconds: i64| prost_types::Timestamp { seconds: now.seconds - seconds, nanos: 0 }.to_string();
+        let hour = window(&ago(3_600)).expect("a time");
+        assert!((3_600..3_660).contains(&hour), "{hour}");
+        for wrong in ["", "0s", "soon", "-1h", &ago(-3_600)] {
+            assert!(window(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker analytics performance --namespace user_management
-  tasker analytics performance --task-name user_registration --window 7d --timeout 15
+  tasker analytics performance --task-name user_registration --since 7d --timeout 15
   tasker analytics performance --json | jq '.templates[].steps[] | {step, ledger}'
 
 ELAPSED is from when the parents of a step were complete until its end; the line of a template is from submit to end, along \

@@ -73,7 +73,7 @@ fn history(changes: &[CircuitChange]) -> Table {
     for change in changes {
         table.row([
             human::time_or_dash(change.at),
-            change.r#type.clone(),
+            clean(&change.r#type),
             human::time_or_dash(change.until),
             clean(&change.by),
             clean(&change.detail),

@@ -66,7 +66,7 @@ pub async fn force(order: Force, session: &Session) -> Result<u8, CliError> {
         To::Open => CircuitState::Open,
         To::Closed => CircuitState::Closed,
     };
-    let (by, reason) = order.who.resolve()?;
+    let (by, reason) = order.who.resolve();
     let expires_after = order.seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());
     let request = ForceCircuitRequest {
         namespace: order.namespace,
@@ -81,7 +81,7 @@ pub async fn force(order: Force, session: &Session) -> Result<u8, CliError> {
 }
 
 pub async fn reset(args: Reset, session: &Session) -> Result<u8, CliError> {
-    let (by, reason) = args.who.resolve()?;
+    let (by, reason) = args.who.resolve();
     let request = ResetCircuitRequest { namespace: args.namespace, service: args.service, by, reason };
     let response = session.connect().await?.circuits.reset_circuit(request).await;
     tell(response.map_err(|s| CliError::from_status("cannot reset the circuit", &s))?.into_inner().circuit, session)

@@ -75,7 +75,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let (by, reason) = args.who.resolve()?;
+    let (by, reason) = args.who.resolve();
     let policy = Policy {
         enabled: args.enabled,
         window_seconds: args.window,

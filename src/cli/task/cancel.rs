@@ -11,7 +11,7 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker task cancel 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the customer withdrew'
-  tasker task cancel --namespace shop --submitted-since 10m --reason 'sent twice' --dry-run
+  tasker task cancel --namespace shop --since 10m --reason 'sent twice' --dry-run
 
 Who and why are kept with the task. Cancelling a cancelled task changes nothing; a task that ended otherwise is left \
 as it is, and the exit code is 1.")]
@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one()? {
+    let One { task_id, by, reason } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Cancel, false, session).await,
     };

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use prost_types::Timestamp;
 
-use super::{view, when::when};
+use super::view;
 use crate::{
     cli::{
         Session,
@@ -11,6 +11,7 @@ use crate::{
         human, list,
         table::Table,
         term::{Term, clean},
+        when::when,
     },
     proto::{ListTasksRequest, Task, TaskState},
 };
@@ -51,15 +52,15 @@ impl From<State> for TaskState {
 #[command(after_long_help = "\
 Examples:
   tasker task list --state error,cancelled --since 2h
-  tasker task list --namespace user_management --name user_registration --limit 500
+  tasker task list --namespace user_management --task-name user_registration --limit 500
   tasker task list --state error --json | jq -r '.tasks[].task_id'")]
 pub struct Args {
     /// Only tasks of this namespace
     #[arg(long)]
     namespace: Option<String>,
     /// Only tasks of templates with this name
-    #[arg(long)]
-    name: Option<String>,
+    #[arg(long, value_name = "NAME", alias = "name")]
+    task_name: Option<String>,
     /// Only tasks of this template version
     #[arg(long, value_name = "SEMVER")]
     version: Option<String>,
@@ -76,7 +77,7 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", value_parser = when)]
     until: Option<Timestamp>,
     /// At most this many
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=MAX_TASKS))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=MAX_TASKS))]
     limit: i64,
 }
 
@@ -95,7 +96,7 @@ async fn collect(args: Args, limit: usize, session: &Session) -> Result<(Vec<Tas
     let mut client = session.connect().await?;
     let mut request = ListTasksRequest {
         namespace: args.namespace.unwrap_or_default(),
-        task_name: args.name.unwrap_or_default(),
+        task_name: args.task_name.unwrap_or_default(),
         version: args.version.unwrap_or_default(),
         states: args.states.into_iter().map(|s| TaskState::from(s).into()).collect(),
         correlation_id: args.correlation_id.unwrap_or_default(),

@@ -12,7 +12,6 @@ mod submit;
 mod target;
 mod view;
 mod watch;
-mod when;
 
 use clap::Subcommand;
 

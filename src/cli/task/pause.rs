@@ -11,7 +11,7 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker task pause 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the order is being checked'
-  tasker task pause --namespace shop --task checkout --version 1.2.0 --reason 'it charges twice'
+  tasker task pause --namespace shop --task-name checkout --version 1.2.0 --reason 'it charges twice'
 
 It stays so until somebody resumes it, whatever is restarted. With a filter, the tasks that are there now are paused, one \
 by one; `tasker template pause` also holds those that are still to come.")]
@@ -25,7 +25,7 @@ pub struct Pause {
 #[command(after_long_help = "\
 Examples:
   tasker task resume 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the order is right'
-  tasker task resume --namespace shop --task checkout --reason 'repaired'
+  tasker task resume --namespace shop --task-name checkout --reason 'repaired'
 
 A pause of the whole template or namespace is lifted by `tasker template resume`.")]
 pub struct Resume {
@@ -34,7 +34,7 @@ pub struct Resume {
 }
 
 pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one()? {
+    let One { task_id, by, reason } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Pause, false, session).await,
     };
@@ -44,7 +44,7 @@ pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
 }
 
 pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one()? {
+    let One { task_id, by, reason } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Resume, false, session).await,
     };

@@ -31,13 +31,13 @@ pub struct Args {
     /// The step that is as good as done; it waits or has failed
     #[arg(long, value_name = "NAME", conflicts_with = "Filter")]
     step: Option<String>,
-    /// Its result: JSON, `@FILE` to read it, or `@-` for stdin; without it, null
+    /// Its result: JSON, `@FILE` to read it, or `-` for stdin; without it, null
     #[arg(long, value_name = "JSON", requires = "step")]
     result: Option<String>,
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one()? {
+    let One { task_id, by, reason } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Resolve, false, session).await,
     };

@@ -29,7 +29,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one()? {
+    let One { task_id, by, reason } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Retry, args.fresh, session).await,
     };

@@ -8,13 +8,14 @@ use std::{
 use prost_types::Timestamp;
 use serde_json::Value;
 
-use super::{watch, when::later};
+use super::watch;
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
         reference::TemplateRef,
         term::clean,
+        when::later,
     },
     domain, json,
     proto::{SubmitTaskRequest, SubmitTaskResponse},
@@ -28,10 +29,10 @@ Examples:
       --context '{\"email\": \"a@example.org\", \"name\": \"A\"}'
   tasker task submit shop/checkout@1.2.0 --context @order.json --watch
   tasker task submit shop/reminder --not-before 2h
-  jq .order < big.json | tasker task submit shop/checkout --context @- --idempotency-key order-4711
+  jq .order < big.json | tasker task submit shop/checkout --context - --idempotency-key order-4711
 
 Prints the task's id; the task is stored by then. With an idempotency key, a second submit with the same content \
-prints the first task's id and starts nothing.")]
+prints the first task's id and starts nothing; a --not-before may differ then, and the first task keeps its own.")]
 pub struct Args {
     /// What to run
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
@@ -39,7 +40,7 @@ pub struct Args {
     /// Version of the template; without it, the newest one
     #[arg(long, value_name = "SEMVER")]
     version: Option<String>,
-    /// The input: a JSON object, `@FILE` to read one, or `@-` for stdin; without it, `{}`
+    /// The input: a JSON object, `@FILE` to read one, or `-` for stdin; without it, `{}`
     #[arg(long, value_name = "JSON")]
     context: Option<String>,
     /// The input, from a file; `-` is stdin
@@ -82,7 +83,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     if session.json() {
         session.term.json_line(&json::value(&submitted))?;
     } else {
-        session.term.data(&submitted.task_id)?;
+        session.term.data(&clean(&submitted.task_id))?;
         session.term.say(&talk(&namespace, &task_name, &submitted, watch));
     }
     if watch { watch::watch(client, &submitted.task_id, session).await } else { Ok(exit::OK) }
@@ -96,7 +97,7 @@ fn talk(namespace: &str, task_name: &str, submitted: &SubmitTaskResponse, watch:
         false => format!("{name} was submitted with this idempotency key before; this is the first task"),
     };
     if !watch {
-        talk += &format!("\nfollow it with `tasker task watch {task_id}`");
+        talk += &format!("\nfollow it with `tasker task watch {}`", clean(task_id));
     }
     talk
 }
@@ -138,10 +139,12 @@ fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliEr
     Ok(text)
 }
 
-/// Where a document comes from, and its text: the option's own, or `@FILE`.
+/// Where a document comes from, and its text: the option's own, `@FILE`, or `-` for stdin, which `@-` is as well.
 pub fn given(option: &str, inline: String) -> Result<(String, String), CliError> {
     Ok(match inline.strip_prefix('@') {
         Some(path) => (path.to_owned(), read(path)?),
+        // No JSON document is a mere `-`.
+        None if inline == "-" => (inline.clone(), read(&inline)?),
         None => (option.to_owned(), inline),
     })
 }
@@ -154,7 +157,10 @@ fn read(path: &str) -> Result<String, CliError> {
     };
     match done {
         Ok(()) => Ok(text),
-        Err(e) => Err(CliError::new(exit::FAILURE, format!("cannot read {}: {e}", clean(path)))),
+        Err(e) => {
+            let error = CliError::new(exit::FAILURE, format!("cannot read {}: {e}", clean(path)));
+            Err(error.hint("check the name of the file and its permissions; `-` is stdin"))
+        }
     }
 }
 
@@ -208,6 +214,8 @@ mod tests {
         assert_eq!(error.code, exit::DATA);
         assert!(error.message.contains("line 1, column 7"), "{error}");
         assert_eq!(parse(&["--version", "2.0.0"]).expect_err("two versions").code, exit::USAGE);
+        // The tests have no stdin to read, or an empty one: in any case it is not the text `-` that is refused.
+        assert!(!parse(&["--context", "-"]).expect_err("nothing").message.contains("--context"));
         assert_eq!(parse(&["--context", "@/no/such.json"]).expect_err("absent").code, exit::FAILURE);
     }
 }

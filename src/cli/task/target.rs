@@ -7,14 +7,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::when::when;
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
         human,
         term::clean,
-        who::Who,
+        when::when,
+        who::WhoUnlessDryRun,
     },
     json,
     proto::{BulkOrder, OrderTasksRequest, OrderTasksResponse, Task, TaskFilter},
@@ -34,7 +34,7 @@ pub struct Target {
     #[arg(long, requires = "Filter", help_heading = "Many tasks instead of one: all that fit")]
     dry_run: bool,
     #[command(flatten)]
-    who: Who,
+    who: WhoUnlessDryRun,
 }
 
 #[derive(Debug, clap::Args)]
@@ -45,8 +45,8 @@ struct Filter {
     #[arg(long)]
     namespace: Option<String>,
     /// Tasks of templates with this name
-    #[arg(long, value_name = "NAME")]
-    task: Option<String>,
+    #[arg(long, value_name = "NAME", alias = "task")]
+    task_name: Option<String>,
     /// Tasks of this template version
     #[arg(long, value_name = "SEMVER")]
     version: Option<String>,
@@ -60,11 +60,11 @@ struct Filter {
     #[arg(long, value_name = "WHEN", value_parser = when)]
     failed_since: Option<Timestamp>,
     /// Tasks submitted at this time or later
-    #[arg(long, value_name = "WHEN", value_parser = when)]
-    submitted_since: Option<Timestamp>,
+    #[arg(long, value_name = "WHEN", value_parser = when, alias = "submitted-since")]
+    since: Option<Timestamp>,
     /// Tasks submitted before this time
-    #[arg(long, value_name = "WHEN", value_parser = when)]
-    submitted_until: Option<Timestamp>,
+    #[arg(long, value_name = "WHEN", value_parser = when, alias = "submitted-until")]
+    until: Option<Timestamp>,
 }
 
 /// One task, and who says what it is to do and why.
@@ -76,12 +76,12 @@ pub struct One {
 
 impl Target {
     /// The one task, if it is only one.
-    pub fn one(self) -> Result<Result<One, Many>, CliError> {
-        let (by, reason) = self.who.resolve()?;
-        Ok(match self.id {
+    pub fn one(self) -> Result<One, Many> {
+        let (by, reason) = self.who.resolve();
+        match self.id {
             Some(id) => Ok(One { task_id: id.to_string(), by, reason }),
             None => Err(Many { filter: self.filter.into(), dry_run: self.dry_run, by, reason }),
-        })
+        }
     }
 }
 
@@ -89,13 +89,13 @@ impl From<Filter> for TaskFilter {
     fn from(filter: Filter) -> Self {
         Self {
             namespace: filter.namespace.unwrap_or_default(),
-            task_name: filter.task.unwrap_or_default(),
+            task_name: filter.task_name.unwrap_or_default(),
             version: filter.version.unwrap_or_default(),
             correlation_id: filter.correlation_id.unwrap_or_default(),
             error_code: filter.error_code.unwrap_or_default(),
             failed_after: filter.failed_since,
-            submitted_after: filter.submitted_since,
-            submitted_before: filter.submitted_until,
+            submitted_after: filter.since,
+            submitted_before: filter.until,
         }
     }
 }
@@ -224,10 +224,10 @@ mod tests {
     fn an_order_is_for_one_task_or_for_those_that_fit() {
         use clap::error::ErrorKind as E;
         let id = "01980f4e-7c1a-7b3e-9d55-0242ac120002";
-        let one = parse(&[id]).expect("an id").one().expect("a name").ok().expect("one");
+        let one = parse(&[id]).expect("an id").one().ok().expect("one");
         assert_eq!((one.task_id.as_str(), one.by.as_str(), one.reason.as_str()), (id, "ann", "why"));
         let many = parse(&["--namespace", "n", "--failed-since", "1h", "--dry-run"]).expect("a filter");
-        let many = many.one().expect("a name").err().expect("many");
+        let many = many.one().err().expect("many");
         assert!(many.dry_run && many.filter.namespace == "n" && many.filter.failed_after.is_some());
         assert_eq!(parse(&[]).expect_err("nobody"), E::MissingRequiredArgument);
         assert_eq!(parse(&["--dry-run"]).expect_err("nobody"), E::MissingRequiredArgument);

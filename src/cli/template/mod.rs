@@ -1,5 +1,6 @@
 //! `tasker template …`: workflow definitions, and the pauses of all that runs by them.
 
+mod files;
 mod list;
 mod pause;
 mod register;

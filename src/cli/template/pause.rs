@@ -77,7 +77,7 @@ impl Scope {
 }
 
 pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
-    let (by, reason) = args.who.resolve()?;
+    let (by, reason) = args.who.resolve();
     let name = args.what.name();
     let Scope { namespace, task_name } = args.what;
     let response =
@@ -94,7 +94,7 @@ pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
 }
 
 pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
-    let (by, reason) = args.who.resolve()?;
+    let (by, reason) = args.who.resolve();
     let name = args.what.name();
     let Scope { namespace, task_name } = args.what;
     let request = ResumeTemplateRequest { namespace, task_name, by, reason };

@@ -18,12 +18,14 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker template register registration.yaml
-  tasker template register templates/*.yaml --json | jq '.templates[] | select(.created)'
+  tasker template register templates/ --json | jq '.templates[] | select(.created)'
 
-All files are checked before any is sent; warnings are shown and refuse nothing without --deny-warnings. A registered version never changes: registering the same content again does \
+A folder stands for the *.yaml and *.yml files in it, in the order of their names. All files are checked before any is \
+sent, and each that the server refuses is reported; the others are stored. Warnings are shown and refuse nothing without \
+--deny-warnings. A registered version never changes: registering the same content again does \
 nothing, and other content needs a new version. Prints `NAMESPACE/NAME@VERSION` for each file.")]
 pub struct Args {
-    /// YAML files; `-` is stdin
+    /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// Store nothing of a template that has warnings
@@ -33,24 +35,34 @@ pub struct Args {
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let deny_warnings = args.deny_warnings;
-    let texts = validate::read_all(&args.files, deny_warnings, session)?;
+    let files = validate::read_all(&args.files, deny_warnings, session)?;
     let mut client = session.connect().await?;
-    let (mut registered, mut failure) = (Vec::new(), None);
-    for (file, yaml) in args.files.iter().zip(texts) {
+    let (count, mut registered, mut failures) = (files.len(), Vec::new(), Vec::new());
+    for (file, yaml) in files {
         match client.templates.register_template(RegisterTemplateRequest { yaml, deny_warnings }).await {
-            Ok(response) => registered.push((file.as_str(), response.into_inner())),
+            Ok(response) => registered.push((file, response.into_inner())),
             Err(status) => {
-                failure = Some(CliError::from_status(&format!("cannot register {}", clean(file)), &status));
-                break;
+                let error = CliError::from_status(&format!("cannot register {}", clean(&file)), &status);
+                let unavailable = error.code == exit::UNAVAILABLE;
+                failures.push(error);
+                if unavailable {
+                    break;
+                }
             }
         }
     }
-    // What was stored before a failure is stored, so it is told.
+    // What was stored is stored, so it is told beside what was refused.
     print(&registered, session)?;
-    failure.map_or(Ok(exit::OK), Err)
+    let unsent = count - registered.len() - failures.len();
+    if unsent > 0 {
+        session.term.say(&format!("{unsent} of {count} files were not sent"));
+    }
+    let last = failures.pop();
+    failures.iter().for_each(|error| error.say(&session.term));
+    last.map_or(Ok(exit::OK), Err)
 }
 
-fn print(registered: &[(&str, RegisterTemplateResponse)], session: &Session) -> Result<(), CliError> {
+fn print(registered: &[(String, RegisterTemplateResponse)], session: &Session) -> Result<(), CliError> {
     if session.json() {
         let responses: Vec<_> = registered.iter().map(|(_, response)| json::value(response)).collect();
         session.term.json(&json!({"templates": responses}))?;

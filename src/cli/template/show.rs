@@ -12,7 +12,7 @@ use crate::{
         human,
         reference::TemplateRef,
         table::Table,
-        term::{Style, Term, clean},
+        term::{Style, Term, clean, clean_json},
     },
     domain::template as domain,
     json,
@@ -29,7 +29,7 @@ pub struct Args {
     /// The template; without a version, the newest one
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
     template: TemplateRef,
-    /// Print the YAML exactly as it was registered
+    /// Print the YAML exactly as it was registered; on a terminal, control characters show as escapes
     #[arg(long, conflicts_with = "json")]
     yaml: bool,
 }
@@ -42,7 +42,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let template = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().template.unwrap_or_default();
     match (session.json(), args.yaml) {
         (true, _) => session.term.json(&json!({"template": json::value(&template)}))?,
-        (false, true) => session.term.data(&template.yaml)?,
+        (false, true) => session.term.text(&template.yaml)?,
         (false, false) => session.term.data(&text(&template, &session.term))?,
     }
     Ok(exit::OK)
@@ -90,7 +90,8 @@ fn text(template: &Template, term: &Term) -> String {
     out += &format!("\n\n{}", table.render(term));
     out += &overrides(template, term);
     if let Ok(schema) = serde_json::from_str::<Value>(&template.schema_json) {
-        out += &format!("\n{}\n{schema:#}\n", term.paint(Style::Dim, "SCHEMA OF THE CONTEXT"));
+        let schema = clean_json(format!("{schema:#}"));
+        out += &format!("\n{}\n{schema}\n", term.paint(Style::Dim, "SCHEMA OF THE CONTEXT"));
     }
     out
 }

@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::files;
 use crate::{
     cli::{
         Session,
@@ -22,13 +23,13 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   tasker template validate registration.yaml
-  tasker template validate templates/*.yaml
+  tasker template validate templates/
   git show HEAD:registration.yaml | tasker template validate -
 
-Every problem is a line `FILE:LINE:COLUMN: PATH: MESSAGE` on stdout, every warning a line `FILE:LINE:COLUMN: warning: PATH: MESSAGE`. \
-The exit code is 65 when there is a problem, and with --deny-warnings when there is a warning.")]
+A folder stands for the *.yaml and *.yml files in it, in the order of their names. Every problem is a line `FILE:LINE:COLUMN: PATH: MESSAGE` on stdout, every warning a line `FILE:LINE:COLUMN: warning: PATH: MESSAGE`. \
+The exit code is 65 when there is a problem, and with --deny-warnings when there is a warning; 1 when a file cannot be read.")]
 pub struct Args {
-    /// YAML files; `-` is stdin
+    /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// Show them as they are in this environment; all of a file's environments are checked in any case
@@ -39,16 +40,16 @@ pub struct Args {
     deny_warnings: bool,
 }
 
+/// A file that was read: its name, its text, and what was found in it.
+type Read = (String, String, Checked);
+
 pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
-    let mut checked = Vec::new();
-    for file in &args.files {
-        checked.push((file.as_str(), Template::check(&read(file)?, &args.environment)));
-    }
+    let (checked, unreadable) = check(&args.files, &args.environment)?;
     if session.json() {
         session.term.json(&json!({"files": checked.iter().map(document).collect::<Vec<_>>()}))?;
     }
     let mut found = Found::default();
-    for (file, result) in &checked {
+    for (file, _, result) in &checked {
         found.add(result, args.deny_warnings);
         if !session.json() && !(result.problems.is_empty() && result.warnings.is_empty()) {
             session.term.data(&lines(file, result))?;
@@ -57,24 +58,45 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
             session.term.say(&format!("{}: valid: {}", clean(file), summary(template)));
         }
     }
-    found.refusal().map_or(Ok(exit::OK), Err)
+    found.verdict(unreadable, session)?;
+    Ok(exit::OK)
 }
 
-/// Reads and checks the files; prints the problems of those that are not valid, and the warnings where they are denied.
-pub fn read_all(files: &[String], deny_warnings: bool, session: &Session) -> Result<Vec<String>, CliError> {
-    let (mut texts, mut found) = (Vec::new(), Found::default());
-    for file in files {
-        let text = read(file)?;
-        let mut result = Template::check(&text, "");
+/// Reads and checks the files, and returns each with its text; prints the problems of those that are not valid, and the
+/// warnings where they are denied.
+pub fn read_all(files: &[String], deny_warnings: bool, session: &Session) -> Result<Vec<(String, String)>, CliError> {
+    let (mut checked, unreadable) = check(files, "")?;
+    let mut found = Found::default();
+    for (file, _, result) in &mut checked {
         if !deny_warnings {
             result.warnings.clear(); // The server has them too, and in its own environment.
         }
-        if found.add(&result, deny_warnings) {
-            session.term.say(&lines(file, &result));
+        if found.add(result, deny_warnings) {
+            session.term.say(&lines(file, result));
         }
-        texts.push(text);
     }
-    found.refusal().map_or(Ok(texts), Err)
+    found.verdict(unreadable, session)?;
+    Ok(checked.into_iter().map(|(file, text, _)| (file, text)).collect())
+}
+
+/// Checks every file that can be read, and says why the others cannot.
+fn check(named: &[String], environment: &str) -> Result<(Vec<Read>, Vec<CliError>), CliError> {
+    let (mut checked, mut unreadable) = (Vec::new(), Vec::new());
+    for file in files::expand(named)? {
+        match read(&file) {
+            Ok(Ok(text)) => {
+                let found = Template::check(&text, environment);
+                checked.push((file, text, found));
+            }
+            Ok(Err(problem)) => {
+                let found =
+                    Checked { template: None, problems: vec![problem], problems_total: 1, warnings: Vec::new() };
+                checked.push((file, String::new(), found));
+            }
+            Err(error) => unreadable.push(error),
+        }
+    }
+    Ok((checked, unreadable))
 }
 
 /// What is wrong with all files together.
@@ -94,6 +116,13 @@ impl Found {
         let refused = result.problems_total + warnings > 0;
         self.files += usize::from(refused);
         refused
+    }
+
+    /// The error of the whole, if there is one; those before it are said here.
+    fn verdict(&self, mut unreadable: Vec<CliError>, session: &Session) -> Result<(), CliError> {
+        let last = self.refusal().or_else(|| unreadable.pop());
+        unreadable.iter().for_each(|error| error.say(&session.term));
+        last.map_or(Ok(()), Err)
     }
 
     fn refusal(&self) -> Option<CliError> {
@@ -134,7 +163,7 @@ pub fn warning(file: &str, p: &proto::TemplateProblem) -> String {
     line(file, "warning: ", &Problem { line: number(p.line), column: number(p.column), path, message })
 }
 
-fn document((file, result): &(&str, Checked)) -> Value {
+fn document((file, _, result): &Read) -> Value {
     let problem = |p: &Problem| json!({"line": p.line, "column": p.column, "path": p.path, "message": p.message});
     let list = |all: &[Problem]| all.iter().map(problem).collect::<Vec<_>>();
     json!({
@@ -146,24 +175,27 @@ fn document((file, result): &(&str, Checked)) -> Value {
     })
 }
 
-/// Reads a template's text, and not much more than a template can have.
-fn read(file: &str) -> Result<String, CliError> {
-    let failed = |e: io::Error| CliError::new(exit::FAILURE, format!("cannot read {}: {e}", clean(file)));
+/// Reads a template's text, and not much more than a template can have; a text that cannot be one is a problem like others.
+fn read(file: &str) -> Result<Result<String, Problem>, CliError> {
+    let failed = |e: io::Error| {
+        let error = CliError::new(exit::FAILURE, format!("cannot read {}: {e}", clean(file)));
+        error.hint("check the name of the file and its permissions; `-` is stdin")
+    };
     let mut source: Box<dyn io::Read> = match file {
         "-" => Box::new(io::stdin()),
         path => Box::new(File::open(path).map_err(failed)?),
     };
     let mut bytes = Vec::new();
-    // One byte too many is enough for the parser to say that there are too many.
+    // One byte too many is enough to say that there are too many.
     source.by_ref().take(MAX_TEMPLATE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let problem = |message: String| Problem { line: 1, column: 1, path: String::new(), message };
     if bytes.len() > MAX_TEMPLATE_BYTES {
-        let message = format!("{}: a template has at most {MAX_TEMPLATE_BYTES} bytes", clean(file));
-        return Err(CliError::new(exit::DATA, message));
+        return Ok(Err(problem(format!("a template has at most {MAX_TEMPLATE_BYTES} bytes"))));
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        CliError::new(exit::DATA, format!("{}: not UTF-8 after {at} bytes", clean(file)))
-    })
+    let not_utf8 = |e: std::string::FromUtf8Error| {
+        problem(format!("not UTF-8 after {} bytes: save the file as UTF-8", e.utf8_error().valid_up_to()))
+    };
+    Ok(String::from_utf8(bytes).map_err(not_utf8))
 }
 
 #[cfg(test)]

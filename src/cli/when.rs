@@ -2,7 +2,8 @@
 
 use prost_types::Timestamp;
 
-use crate::{cli::human, domain::time::is_rfc3339};
+use super::human;
+use crate::domain::time::is_rfc3339;
 
 /// A time, or a distance into the past such as `2h`.
 pub fn when(text: &str) -> Result<Timestamp, String> {
