@@ -319,7 +319,7 @@ fn a_hundred_workers_that_drain_one_after_the_other_exhaust_no_step() {
     for attempt in 1..=100 {
         case.read.live[0].attempt = attempt;
         let gone = Input::Gone { lease: lease(1), worker_id: WORKER, outcome: Outcome::Drained };
-        let verdict = case.decide(&[gone]);
+        let verdict = case.decide(&[gone.into()]);
         assert!(verdict.changes.ended.is_empty(), "attempt {attempt}");
         match attempt {
             1 => assert!(!verdict.changes.given_back[0].lost),
