@@ -98,6 +98,10 @@ impl TaskService for Script {
         Err(Status::unimplemented(""))
     }
 
+    async fn get_step(&self, _: Request<GetStepRequest>) -> Reply<GetStepResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn get_task(&self, _: Request<GetTaskRequest>) -> Reply<GetTaskResponse> {
         let WatchTaskResponse { task, steps } = update(TaskState::Complete, StepState::Complete);
         let dependencies = vec![Dependency { step: "ship".into(), depends_on: "pay".into() }];
