@@ -121,7 +121,8 @@ impl Connector {
 
     async fn connect_to(&self, endpoint: &Endpoint, more: &[(&str, &str)]) -> Result<(Client, Driver), StoreError> {
         let limit = self.url.connect_timeout.unwrap_or(CONNECT_LIMIT);
-        let connecting = async {
+        // In a box of its own: a handshake's state is large, and would be part of each future that may have to connect.
+        let connecting = Box::pin(async {
             let connected = config(&self.url, endpoint).connect(self.tls(endpoint)).await;
             let (client, mut driver) = connected
                 .map_err(|error| refused(error, endpoint, self.url.mode(endpoint), self.url.tls.identity.is_some()))?;
@@ -135,7 +136,7 @@ impl Connector {
                 }
             };
             Ok((client, driver))
-        };
+        });
         tokio::time::timeout(limit, connecting).await.map_err(|_| StoreError::silent())?
     }
 }

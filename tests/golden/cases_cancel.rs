@@ -30,7 +30,11 @@ async fn case_12_a_cancel_reaches_the_handler_and_its_late_result_changes_nothin
     assert_eq!((told.task_id.as_str(), told.step_name.as_str()), (id.as_str(), "a"));
     let before = bench.get(&id).await;
     assert_eq!(worker.settle(&running, success("1")).await, ResultStatus::Stale);
-    let after = bench.get(&id).await;
+    let mut after = bench.get(&id).await;
+    // The attempt keeps a note that an answer came too late, and nothing else changes.
+    let attempt = &mut after.steps.iter_mut().find(|step| step.name == "a").unwrap().attempts[0];
+    attempt.late_result_at = None;
+    attempt.late_outcome = AttemptOutcome::Unspecified.into();
     assert_eq!(before, after);
     assert_eq!(step(&after, "a").state(), StepState::Cancelled);
     assert_eq!(step(&after, "a").attempts[0].outcome(), AttemptOutcome::Cancelled);

@@ -238,6 +238,9 @@ async fn every_route_answers_as_the_document_says() {
         &site.get(&format!("/tasker/tasks/{}/explain", tasks[2])).await,
     );
     checked.answer("get", "/tasker/tasks/{task_id}/explain", &site.get("/tasker/tasks/x/explain").await);
+    let path = "/tasker/tasks/{task_id}/steps/{step}";
+    checked.answer("get", path, &site.get(&format!("/tasker/tasks/{}/steps/a", tasks[2])).await);
+    checked.answer("get", path, &site.get(&format!("/tasker/tasks/{}/steps/none", tasks[2])).await);
     circuits(&site, &mut checked).await;
     orders(&site, &mut checked, &tasks).await;
     checked.answer("get", "/tasker/events", &site.first_event("?start_from=beginning").await);
