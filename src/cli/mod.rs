@@ -84,7 +84,7 @@ pub struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// When to use colours; `auto` heeds NO_COLOR
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, global = true, value_name = "MODE", default_value = "auto")]
     color: ColorChoice,
 }
 

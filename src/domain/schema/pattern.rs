@@ -58,6 +58,8 @@ fn parts(pattern: &str) -> Option<u64> {
     let mut most = 0;
     for reverse in [false, true] {
         let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN_BYTES)).reverse(reverse);
+        // An automaton that reads backwards has no groups.
+        let config = config.which_captures(thompson::WhichCaptures::None);
         let Ok(nfa) = thompson::Compiler::new().configure(config).syntax(syntax::Config::new()).build(pattern) else {
             return Some(MAX_PARTS);
         };
@@ -65,6 +67,8 @@ fn parts(pattern: &str) -> Option<u64> {
         let kind = if reverse { MatchKind::All } else { MatchKind::LeftmostFirst };
         let config = DFA::config().match_kind(kind).unicode_word_boundary(true);
         let config = config.cache_capacity(2 * MAX_PATTERN_BYTES).skip_cache_capacity_check(true);
+        // States that do not fit into the memory for them are too many.
+        let config = config.minimum_cache_clear_count(Some(0));
         let few = DFA::builder().configure(config).build_from_nfa(nfa).is_ok_and(|dfa| has_few_states(&dfa));
         most = if few { most } else { parts.max(most) };
     }

@@ -39,9 +39,50 @@ struct Walk<'w> {
     budget: &'w Budget,
 }
 
+/// What is left to count of the value that is visited.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    /// Applying the schema at a place.
+    Apply(usize, Question),
+    /// Finding out what the schema at a place has evaluated.
+    Mark(usize),
+}
+
 impl Walk<'_> {
+    /// Only the depth of the value takes stack: the schemas that apply to the same value are in a list.
     fn visit(&self, place: usize, value: &Value, question: Question) -> Counted {
+        let mut open = Vec::new();
+        let mut next = Some(Task::Apply(place, question));
+        while let Some(task) = next {
+            match task {
+                Task::Apply(place, question) => self.apply(place, value, question, &mut open)?,
+                Task::Mark(place) => self.mark(place, value, &mut open)?,
+            }
+            next = open.pop();
+        }
+        Ok(())
+    }
+
+    fn apply(&self, place: usize, value: &Value, question: Question, open: &mut Vec<Task>) -> Counted {
         let Some(node) = self.meter.nodes.get(place) else { return Ok(()) };
+        self.own(node, value, question)?;
+        if node.marks() {
+            open.push(Task::Mark(place));
+        }
+        node.same.iter().for_each(|same| same_value(*same, question, open));
+        match value {
+            Value::Object(map) => {
+                let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
+                open.extend(dependent.map(|(_, child)| Task::Apply(*child, question)));
+                self.object(node, map, question)
+            }
+            Value::Array(items) => self.array(node, items, question),
+            _ => Ok(()),
+        }
+    }
+
+    /// The keywords that hold no schemas.
+    fn own(&self, node: &Node, value: &Value, question: Question) -> Counted {
         self.budget.spend(node.fixed)?;
         if let Question::Errors { copies } = question {
             self.budget.spend((1 + node.keywords).saturating_mul(ERROR))?;
@@ -49,20 +90,6 @@ impl Walk<'_> {
                 self.budget.spend((1 + node.keywords).saturating_mul(self.size(value)?))?;
             }
         }
-        self.own(node, value)?;
-        for same in &node.same {
-            self.same(*same, value, question)?;
-        }
-        match value {
-            Value::Object(map) => self.object(node, value, map, question)?,
-            Value::Array(items) => self.array(node, items, question)?,
-            _ => {}
-        }
-        if node.marks() { self.mark(place, value) } else { Ok(()) }
-    }
-
-    /// The keywords that hold no schemas.
-    fn own(&self, node: &Node, value: &Value) -> Counted {
         let candidates = node.candidates.as_ref();
         match value {
             Value::String(text) => {
@@ -85,18 +112,7 @@ impl Walk<'_> {
         }
     }
 
-    fn same(&self, same: Same, value: &Value, question: Question) -> Counted {
-        match (same.kind, question) {
-            (_, Question::Fits) | (SameKind::Not, _) => self.visit(same.to, value, Question::Fits),
-            (SameKind::Branch, _) => {
-                self.visit(same.to, value, Question::Fits)?;
-                self.visit(same.to, value, Question::Errors { copies: true })
-            }
-            (SameKind::Reference | SameKind::Part, _) => self.visit(same.to, value, question),
-        }
-    }
-
-    fn object(&self, node: &Node, value: &Value, map: &Map<String, Value>, question: Question) -> Counted {
+    fn object(&self, node: &Node, map: &Map<String, Value>, question: Question) -> Counted {
         self.budget.spend(map.len() as u64 / 4)?;
         if map.len() < node.named.len() {
             for (name, value) in map {
@@ -129,8 +145,7 @@ impl Walk<'_> {
             let question = if question == Question::Fits { question } else { Question::Errors { copies: true } };
             map.keys().try_for_each(|name| self.visit(child, &Value::String(name.clone()), question))?;
         }
-        let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
-        dependent.map(|(_, child)| *child).try_for_each(|child| self.visit(child, value, question))
+        Ok(())
     }
 
     fn array(&self, node: &Node, items: &[Value], question: Question) -> Counted {
@@ -149,7 +164,7 @@ impl Walk<'_> {
     }
 
     /// What other keywords have evaluated is found by applying their schemas once more, and what is in those likewise.
-    fn mark(&self, place: usize, value: &Value) -> Counted {
+    fn mark(&self, place: usize, value: &Value, open: &mut Vec<Task>) -> Counted {
         let Some(node) = self.meter.nodes.get(place) else { return Ok(()) };
         self.budget.spend(1 + node.named.len() as u64 / 4)?;
         match value {
@@ -162,7 +177,7 @@ impl Walk<'_> {
                     map.values().try_for_each(|value| self.visit(child, value, Question::Fits))?;
                 }
                 let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
-                dependent.map(|(_, child)| *child).try_for_each(|child| self.mark(child, value))?;
+                open.extend(dependent.map(|(_, child)| Task::Mark(*child)));
             }
             Value::Array(items) => {
                 self.budget.spend(items.len() as u64)?;
@@ -174,9 +189,9 @@ impl Walk<'_> {
         }
         for same in node.same.iter().filter(|same| same.kind != SameKind::Not) {
             if same.kind != SameKind::Reference {
-                self.visit(same.to, value, Question::Fits)?;
+                open.push(Task::Apply(same.to, Question::Fits));
             }
-            self.mark(same.to, value)?;
+            open.push(Task::Mark(same.to));
         }
         Ok(())
     }
@@ -206,6 +221,18 @@ impl Walk<'_> {
         let mut size = 0;
         measure(value, left, &mut size);
         if size > left { self.budget.spend(size).map(|()| size) } else { Ok(size) }
+    }
+}
+
+/// What the validator asks of a schema for the same value.
+fn same_value(same: Same, question: Question, open: &mut Vec<Task>) {
+    match (same.kind, question) {
+        (_, Question::Fits) | (SameKind::Not, _) => open.push(Task::Apply(same.to, Question::Fits)),
+        (SameKind::Branch, _) => {
+            open.push(Task::Apply(same.to, Question::Fits));
+            open.push(Task::Apply(same.to, Question::Errors { copies: true }));
+        }
+        (SameKind::Reference | SameKind::Part, _) => open.push(Task::Apply(same.to, question)),
     }
 }
 
