@@ -113,6 +113,7 @@ const STEP_KEYS: [&str; 24] = [
     "set_reason",
     "origins",
     "condition",
+    "omitted",
 ];
 
 #[tokio::test]
@@ -376,6 +377,7 @@ async fn the_workers_are_listed() {
         "connected_at",
         "lease_expires_at",
         "draining",
+        "max_assignment_bytes",
     ];
     assert_eq!(keys(&list["workers"][0]), expected);
     assert_eq!(

@@ -45,7 +45,7 @@ async fn each_wrong_option_is_named() {
         ("--schema", "", "is not a plain name"),
         ("--database-url", "", "no database: neither TASKER_DATABASE_URL nor --database-url is set"),
         ("--database-url", "mysql://u:secret@h/d", "expected postgres://user:password@host:port/database"),
-        ("--database-url", "postgres://u:secret@h:many/d", "invalid value for option `port`; expected postgres://"),
+        ("--database-url", "postgres://u:secret@h:many/d", "a port is not a number from 1 to 65535"),
         ("--database-url", "postgres:///d", "no host; expected postgres://"),
     ] {
         let option_value = format!("{option}={value}");

@@ -213,12 +213,27 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     });
 }
 
-/// A task whose root is claimed in the transaction that stores it is in progress from the beginning.
+/// A task whose root is claimed in the transaction that stores it is in progress from the beginning. In the log its start
+/// comes before its step's.
 pub(super) fn start_claimed(changes: &mut Changes) {
-    let started: HashSet<Uuid> = changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
-    let pending = |t: &&mut NewTask| t.state == TaskState::Pending && started.contains(&t.task_id);
+    let claimed: HashSet<Uuid> = changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
+    let pending = |t: &&mut NewTask| t.state == TaskState::Pending && claimed.contains(&t.task_id);
+    let mut started: HashMap<Uuid, i32> = HashMap::new();
     for task in changes.new_tasks.iter_mut().filter(pending) {
         task.state = TaskState::InProgress;
-        changes.events.push(Event::of_task(EventType::TaskStarted, task.template_id, task.task_id));
+        started.insert(task.task_id, task.template_id);
+    }
+    if started.is_empty() {
+        return;
+    }
+    let events = Vec::with_capacity(changes.events.len() + started.len());
+    for event in std::mem::replace(&mut changes.events, events) {
+        if event.kind == EventType::StepStarted
+            && let Some(task_id) = event.task_id
+            && let Some(template_id) = started.remove(&task_id)
+        {
+            changes.events.push(Event::of_task(EventType::TaskStarted, template_id, task_id));
+        }
+        changes.events.push(event);
     }
 }
