@@ -49,6 +49,11 @@ impl AllowedHost {
 
 /// Whether the server may be called by this name: an address, `localhost`, a name without a dot, or one of `also`.
 pub fn is_allowed(authority: &Authority, also: &[AllowedHost]) -> bool {
+    // Behind a host comes a port at most; the parser lets more follow an address in brackets.
+    let behind = authority.as_str().rsplit('@').next().and_then(|place| place.strip_prefix(authority.host()));
+    if !behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(':')) {
+        return false;
+    }
     let host = authority.host().to_ascii_lowercase();
     if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         return v6.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());

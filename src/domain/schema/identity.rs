@@ -33,8 +33,8 @@ pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
         }
         if let Some(Value::String(reference)) = schema.get_mut("$ref")
             && let Some(target) = finder.target(reference, place)
-            && root.pointer(&target).is_some()
         {
+            // One that leads nowhere in its own part must not lead to the same pointer of the whole.
             *reference = format!("#{}", pointer::to_fragment(&target));
         }
     }

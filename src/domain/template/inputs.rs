@@ -27,7 +27,7 @@ pub(super) fn read(
             let name = shorten(reference.name);
             let problem = match index.get(reference.name) {
                 None => {
-                    let hint = problems.hint(reference.name, index.keys().map(String::as_str));
+                    let hint = problems.hint(reference.name, steps.iter().map(|step| step.name.as_str()));
                     format!("there is no step `{name}`{hint}")
                 }
                 Some(step) if linked && !graph.ancestors(position).contains(&(*step as u16)) => {
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn what_is_no_ancestor_is_refused_with_its_place() {
         for (inputs, path, message) in [
-            ("[aa]", "[0]", "there is no step `aa`, did you mean `a`?"),
+            ("[othr]", "[0]", "there is no step `othr`, did you mean `other`?"),
             ("[a, other]", "[1]", "the step `other` does not come before this one; expected it in `depends_on_steps`"),
             ("[c]", "[0]", "the step `c` does not come before this one; expected it in `depends_on_steps`"),
             ("[planner]", "[0]", "there is no step `planner`"),

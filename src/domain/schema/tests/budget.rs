@@ -11,8 +11,8 @@ use super::*;
 
 /// Documents of clients have at most this many bytes.
 const MAX_BYTES: usize = 1024 * 1024;
-/// The longest that a test waits for a judgement.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that a test waits for a judgement: a test build is many times slower than an optimised one.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 });
 
 fn rows(count: usize, row: impl Fn(usize) -> Value) -> Value {
     Value::Array((0..count).map(row).collect())
