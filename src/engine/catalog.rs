@@ -94,7 +94,7 @@ pub enum Registered {
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     #[error("the template has {} problem(s)", .0.problems_total)]
-    Invalid(Checked),
+    Invalid(Box<Checked>),
     #[error("the template has {} warning(s), which the request denies", .0.len())]
     Warned(Vec<Problem>),
     #[error(transparent)]
@@ -251,7 +251,7 @@ impl Catalog {
         wake: &str,
     ) -> Result<(Registered, Vec<Problem>), RegisterError> {
         let mut checked = self.check(yaml).await;
-        let Some(template) = checked.template.take() else { return Err(RegisterError::Invalid(checked)) };
+        let Some(template) = checked.template.take() else { return Err(RegisterError::Invalid(Box::new(checked))) };
         if deny_warnings && !checked.warnings.is_empty() {
             return Err(RegisterError::Warned(checked.warnings));
         }

@@ -31,6 +31,8 @@ const SILENCE_TICK: Duration = Duration::from_millis(50);
 const MIN_SILENCE: Duration = Duration::from_millis(1_400);
 /// How often silent workers are looked for.
 const REAP: Duration = Duration::from_secs(1);
+/// The pause between two looks for steps whose assignment is too large for all workers: they have waited for a whole lease.
+const STRANDED: Duration = Duration::from_secs(5);
 /// What a silent worker of another server gets on top of its lease, and an attempt on top of its deadline.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A pause that took so long was not one: this process, or the machine, stood still.
@@ -224,7 +226,7 @@ impl Leases {
 
     /// Ends steps whose assignment no connected worker has taken for the length of a lease, until `shutdown`.
     pub async fn run_stranded(self, shutdown: CancellationToken) {
-        while pause(jitter(REAP), &shutdown).await {
+        while pause(jitter(STRANDED), &shutdown).await {
             match stranded::find(&self.db, self.lease, REAP_LIMIT).await {
                 Ok(found) => {
                     for step in found {
@@ -232,7 +234,7 @@ impl Leases {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "steps that are too large for all workers could not be looked for")
+                    tracing::debug!(%error, "steps that are too large for all workers could not be looked for");
                 }
             }
         }

@@ -151,10 +151,10 @@ impl Received {
     fn unpacked(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         let Some(packed) = &mut self.gzip else { return Poll::Ready(Ok(None)) };
         if let Some(inflating) = &mut packed.inflating {
-            let before = inflating.len();
+            let before = inflating.unpacked();
             match inflating.go_on() {
                 Ok(false) => {
-                    self.taken.more(inflating.len() - before)?;
+                    self.taken.more(inflating.unpacked() - before)?;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }

@@ -53,7 +53,7 @@ impl Inflate {
     }
 
     /// So much is unpacked.
-    pub fn len(&self) -> usize {
+    pub fn unpacked(&self) -> usize {
         self.out.len()
     }
 

@@ -184,7 +184,7 @@ fn is_over(error: &io::Error) -> bool {
 fn whose(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 

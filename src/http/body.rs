@@ -96,7 +96,7 @@ async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
 async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
     let mut inflate = Inflate::new(packed, MAX_BODY_BYTES);
     loop {
-        let before = inflate.len();
+        let before = inflate.unpacked();
         let is_all = inflate.go_on().map_err(|error| match error {
             InflateError::TooLarge(_) => too_large(),
             InflateError::Unreadable(_) => unreadable(format!("the body cannot be unpacked: {error}")),
@@ -104,7 +104,7 @@ async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
         if is_all {
             return Ok(inflate.into_bytes());
         }
-        taken.more(inflate.len() - before)?;
+        taken.more(inflate.unpacked() - before)?;
         // However many others unpack as well, each of them holds a thread for one slice only.
         tokio::task::yield_now().await;
     }

@@ -51,7 +51,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 /// A body whose size is known, which is packed in slices.
 enum Packing {
     Plain(Body),
-    Begun(Deflate),
+    Begun(Box<Deflate>),
     Done,
 }
 
@@ -64,7 +64,7 @@ impl HttpBody for Packing {
             match &mut *self {
                 Self::Plain(body) => match ready!(Pin::new(body).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
-                        Ok(bytes) => *self = Self::Begun(Deflate::new(bytes)),
+                        Ok(bytes) => *self = Self::Begun(Box::new(Deflate::new(bytes))),
                         Err(other) => return Poll::Ready(Some(Ok(other))),
                     },
                     other => return Poll::Ready(other),

@@ -88,7 +88,7 @@ const TASK_KEYS: [&str; 25] = [
     "not_before",
     "expires_at",
 ];
-const STEP_KEYS: [&str; 24] = [
+const STEP_KEYS: [&str; 25] = [
     "name",
     "description",
     "handler",

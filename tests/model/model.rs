@@ -59,6 +59,8 @@ struct Step {
     surely_ready: bool,
     charged: usize,
     lost: usize,
+    /// Attempts that had cost nothing when an operator had it tried again.
+    forgiven: usize,
     /// An operator had it tried again.
     retried: bool,
     /// It had failed when an operator said that it is as good as done.

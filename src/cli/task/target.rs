@@ -76,11 +76,11 @@ pub struct One {
 
 impl Target {
     /// The one task, if it is only one.
-    pub fn one(self) -> Result<One, Many> {
+    pub fn one(self) -> Result<One, Box<Many>> {
         let (by, reason) = self.who.resolve();
         match self.id {
             Some(id) => Ok(One { task_id: id.to_string(), by, reason }),
-            None => Err(Many { filter: self.filter.into(), dry_run: self.dry_run, by, reason }),
+            None => Err(Box::new(Many { filter: self.filter.into(), dry_run: self.dry_run, by, reason })),
         }
     }
 }

@@ -51,7 +51,8 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     let mut found = Found::default();
     for (file, _, result) in &checked {
         found.add(result, args.deny_warnings);
-        if !session.json() && !(result.problems.is_empty() && result.warnings.is_empty()) {
+        let has_lines = !result.problems.is_empty() || !result.warnings.is_empty();
+        if has_lines && !session.json() {
             session.term.data(&lines(file, result))?;
         }
         if let Some(template) = &result.template {

@@ -113,7 +113,7 @@ impl Threads {
         match builder.spawn(move || threads.work()) {
             Ok(_) => state.working += 1,
             Err(error) => {
-                tracing::error!(%error, "no thread could be started to judge documents; they wait for another")
+                tracing::error!(%error, "no thread could be started to judge documents; they wait for another");
             }
         }
     }

@@ -48,7 +48,7 @@ fn hosts_are_names_addresses_and_sockets() {
     let socket = Endpoint { host: Host::Unix("/run/postgresql".into()), address: None, port: DEFAULT_PORT };
     let forms = ["host=/run/postgresql", "postgres://%2Frun%2Fpostgresql/d", "postgres:///d?host=/run/postgresql"];
     for form in forms {
-        assert_eq!(read(form).hosts, [socket.clone()], "{form}");
+        assert_eq!(read(form).hosts, std::slice::from_ref(&socket), "{form}");
     }
     let named = read("host=db hostaddr=10.0.0.1").hosts;
     assert_eq!(named[0].address, Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))));

@@ -39,15 +39,24 @@ impl Model {
             AttemptOutcome::WorkerLost => self.wrong == Wrong::LossesAreCharged,
             _ => false,
         };
+        // Attempts before this one that have cost nothing, and those that were lost on the way.
+        let (free, lost) = (s.attempts.len().saturating_sub(1 + s.charged + s.forgiven), s.lost);
+        let undelivered = outcome == AttemptOutcome::Released && !answered;
         s.charged += usize::from(charged);
-        s.lost += usize::from(outcome == AttemptOutcome::WorkerLost);
+        s.lost += usize::from(outcome == AttemptOutcome::WorkerLost || undelivered);
         s.surely_ready = false;
         s.state = match outcome {
             AttemptOutcome::Succeeded => StepState::Complete,
             AttemptOutcome::RetryableError if s.charged < limit => StepState::WaitingForRetry,
             // Who releases without draining would have it back at once.
             AttemptOutcome::Released if answered && !draining => StepState::WaitingForRetry,
-            AttemptOutcome::Released => StepState::Ready,
+            // One worker after the other drains, or one connection after the other breaks: the step waits longer each time.
+            AttemptOutcome::Released if undelivered && s.lost >= MAX_LOST => StepState::Error,
+            AttemptOutcome::Released if undelivered && lost > 0 => StepState::WaitingForRetry,
+            AttemptOutcome::Released | AttemptOutcome::Drained if !undelivered && free > 0 => {
+                StepState::WaitingForRetry
+            }
+            AttemptOutcome::Released | AttemptOutcome::Drained => StepState::Ready,
             AttemptOutcome::WorkerLost if s.lost < MAX_LOST => StepState::Ready,
             _ => StepState::Error,
         };

@@ -50,13 +50,14 @@ impl Model {
             }
             Op::Leave { worker } => {
                 let worker = pick(*worker, &self.open_workers())?;
-                self.gone(worker, AttemptOutcome::WorkerLost);
+                self.gone(worker, AttemptOutcome::Drained);
                 self.owed.push(Owed::End { worker });
                 (format!("worker {worker} drains and closes its stream"), Action::Leave { worker })
             }
             Op::Crash { worker } => {
                 let worker = pick(*worker, &self.open_workers())?;
-                self.gone(worker, AttemptOutcome::WorkerLost);
+                let draining = self.workers[worker].draining;
+                self.gone(worker, if draining { AttemptOutcome::Drained } else { AttemptOutcome::WorkerLost });
                 (format!("worker {worker} is gone for good"), Action::Crash { worker })
             }
             Op::Reconnect { worker, keep } => {
@@ -132,6 +133,7 @@ impl Model {
                 surely_ready: false,
                 charged: 0,
                 lost: 0,
+                forgiven: 0,
                 retried: false,
                 had_failed: false,
                 result: String::new(),

@@ -140,6 +140,7 @@ impl Model {
             if fresh || self.wrong == Wrong::RetriedIsNew {
                 s.charged = 0;
             }
+            s.forgiven = s.attempts.len().saturating_sub(s.charged);
         }
         Ok(())
     }

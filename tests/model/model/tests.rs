@@ -71,7 +71,7 @@ fn attempts_are_charged_to_whom_they_belong() {
     let released = [WORKER, submit(0), answer(Answer::Released), answer(Answer::Retryable), Op::Leave { worker: 0 }];
     let model = after(&released);
     let only = &model.view(0).steps[0];
-    assert_eq!((only.state, only.attempt, only.charged), (StepState::Ready, 3, 1));
+    assert_eq!((only.state, only.attempt, only.charged), (StepState::WaitingForRetry, 3, 1));
     let model = after(&[WORKER, submit(0), answer(Answer::Retryable), answer(Answer::Retryable)]);
     assert_eq!((model.view(0).state, model.view(0).failed), (TaskState::Error, ("a".into(), "BUSY".into())));
 }

@@ -33,8 +33,9 @@ impl Model {
             let Attempt { worker, outcome, charged, .. } = self.attempts[*a];
             AttemptView { number: i + 1, outcome, charged, worker: format!("worker {worker}") }
         };
-        let last = s.attempts.last().map(|a| self.attempts[*a].outcome);
-        let code = match last {
+        let last = s.attempts.last().map(|a| &self.attempts[*a]);
+        let code = match last.map(|a| a.outcome) {
+            Some(AttemptOutcome::Released) if last.is_some_and(|a| !a.answered) => "UNDELIVERED",
             Some(AttemptOutcome::RetryableError) => "BUSY",
             Some(AttemptOutcome::PermanentError) => "NO",
             Some(AttemptOutcome::WorkerLost) => "WORKER_LOST",
