@@ -43,7 +43,7 @@ pub struct CliError {
     pub message: String,
     /// The next step, if there is an obvious one.
     pub hint: Option<String>,
-    /// What was tried, where the connection broke or what answered is no gRPC server: [`super::probe`] then looks what is there.
+    /// What was tried, where the connection broke or what answered is no gRPC server: `super::probe` then looks what is there.
     pub broken: Option<String>,
 }
 

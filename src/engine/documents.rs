@@ -123,7 +123,7 @@ impl Documents {
 }
 
 impl Documents {
-    /// Takes out of `wanted` what is kept here, and adds its length to `known`. [`OF_TASK`] is all that belongs to the task itself,
+    /// Takes out of `wanted` what is kept here, and adds its length to `known`. `OF_TASK` is all that belongs to the task itself,
     /// which must have this `revision` at least.
     pub fn lengths(
         &self,

@@ -120,7 +120,7 @@ impl Leases {
 
     /// Ends all streams of a server that has lost its database, until `shutdown`: its workers can go on at another server
     /// within their leases, and nothing on the streams would say that they should. A database that is back sooner than
-    /// [`longest_silence`] costs no stream.
+    /// `longest_silence` costs no stream.
     pub async fn run_watch_on_database(self, shutdown: CancellationToken) {
         let longest = longest_silence(self.lease);
         let mut silence = self.health.silence();

@@ -222,7 +222,7 @@ async fn a_plan_reaches_the_steps_whichever_server_hands_them_out() {
         ..registration(&["p"], 1)
     };
     let mut planner_of_a = RawWorker::open(&a.url, reconnect).await.unwrap();
-    assert_eq!(planner_of_a.registered.kept_leases, [plan.lease_token.clone()]);
+    assert_eq!(planner_of_a.registered.kept_leases, std::slice::from_ref(&plan.lease_token));
     let answer = r#"{"steps": {"one": {"handler_config": {"mode": "planned"}, "retry_limit": 9},
                                "two": {"retry_limit": 7}}, "annotations": {"by": "planner"}, "priority": 5}"#;
     planner_of_a.settle(&plan, success(answer)).await;
