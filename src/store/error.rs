@@ -94,19 +94,10 @@ impl StoreError {
     /// was ended meanwhile. Nothing for a database that is away or that is about to end, and for collisions.
     pub fn way(&self) -> Option<&str> {
         let Self::Database(error) = self else { return None };
-        match error.code() {
-            None => Some("connection closed"),
-            Some(code) => {
-                let others = ["08", "40", "53", "57P", "58", "55P03", "25006"];
-                let is_other = others.iter().any(|class| code.code().starts_with(class));
-                (!is_other).then_some(code.code())
-            }
-        }
-    }
-
-    /// Whether the connection was lost in the middle, without a word of Postgres.
-    pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Database(error) if error.code().is_none())
+        // A connection that is refused or lost says nothing of Postgres' own: the database is away, and no input is to blame.
+        let code = error.code()?.code();
+        let others = ["08", "40", "53", "57P", "58", "55P03", "25006"];
+        (!others.iter().any(|class| code.starts_with(class))).then_some(code)
     }
 
     /// Whether the transaction met another one.

@@ -6,12 +6,10 @@ use crate::{domain::attempt::Failure, store::StoreError};
 const RESULT_REFUSED: &str = "RESULT_REFUSED";
 /// How often in a row an input fails the same way alone before it is to blame. A batch is halved the second time.
 const TIMES_ALONE: usize = 4;
-/// The same where the session was ended each time, which whatever is between here and Postgres may have done.
-const TIMES_CLOSED: usize = 12;
 
 /// The failure that a result is replaced by.
 pub(super) fn failure(error: &StoreError) -> Failure {
-    let why = error.way().unwrap_or("the connection was lost each time");
+    let why = error.way().unwrap_or("for good");
     Failure::of_server(
         RESULT_REFUSED,
         format!("the database did not take the result ({why}); the server's log says more"),
@@ -36,13 +34,7 @@ impl Failing {
     pub fn again(&mut self, error: &StoreError, inputs: usize) -> bool {
         let way = error.way().map(str::to_owned);
         self.times = if way.is_some() && way == self.way { self.times + 1 } else { usize::from(way.is_some()) };
-        let closed = error.is_closed();
         self.way = way;
-        self.times
-            >= match inputs {
-                0 | 1 if closed => TIMES_CLOSED,
-                0 | 1 => TIMES_ALONE,
-                _ => 2,
-            }
+        self.times >= if inputs > 1 { 2 } else { TIMES_ALONE }
     }
 }
