@@ -257,7 +257,8 @@ async fn it_runs_a_workflow_and_is_its_worker() {
     let list = json!({"namespace": "grpcurl", "states": ["TASK_STATE_COMPLETE"]});
     let list = call(&bench, "tasker.v1.TaskService/ListTasks", list).await;
     assert_eq!((list["tasks"].as_array().map(Vec::len), &list["nextPageToken"]), (Some(1), &json!("")));
-    let said = refused(&bench, "tasker.v1.TaskService/CancelTask", task).await;
+    let cancel = json!({"task_id": submitted["taskId"], "by": "me", "reason": "too late"});
+    let said = refused(&bench, "tasker.v1.TaskService/CancelTask", cancel).await;
     assert!(said.contains("Code: FailedPrecondition") && said.contains("complete"), "{said}");
     let gone = async || {
         let workers = call(&bench, "tasker.v1.WorkerService/ListWorkers", json!({})).await;
