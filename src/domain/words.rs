@@ -1,5 +1,7 @@
 //! Small words for error messages: quotes that stay short, and guesses at what was meant.
 
+use strsim::osa_distance;
+
 /// Cut for an error message: a value from the file is quoted in it, but never a whole page.
 pub(super) fn shorten(text: &str) -> String {
     const MAX_CHARS: usize = 60;
@@ -32,7 +34,8 @@ pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = 
         .unwrap_or_default()
 }
 
-/// How far apart two words are in edits, if they are close enough to be taken for each other.
+/// How far apart two words are in insertions, deletions, replacements and swaps of neighbours, if they are close enough to
+/// be taken for each other.
 fn distance(word: &str, candidate: &str) -> Option<usize> {
     const LONGEST: usize = 40;
     let (a, b) = (word.to_lowercase(), candidate.to_lowercase());
@@ -41,31 +44,12 @@ fn distance(word: &str, candidate: &str) -> Option<usize> {
         return None;
     }
     let limit = if shorter < 5 { 1 } else { 2 };
-    let edits = if a.len().abs_diff(b.len()) <= limit { edit_distance(&a, &b) } else { usize::MAX };
+    let edits = if a.len().abs_diff(b.len()) <= limit { osa_distance(&a, &b) } else { usize::MAX };
     if edits <= limit {
         return Some(edits);
     }
     let contained = shorter >= 5 && (a.contains(&b) || b.contains(&a));
     contained.then_some(limit + 1)
-}
-
-/// Insertions, deletions, replacements, and swaps of two neighbours (optimal string alignment).
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before = vec![0; b.len() + 1];
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let replace = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            row[j] = replace.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(before[j - 2] + 1);
-            }
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
 
 #[cfg(test)]
