@@ -36,12 +36,22 @@ impl Pulses {
         beats.iter().map(|(name, at)| (*name, at.elapsed())).max_by_key(|(_, since)| *since)
     }
 
+    /// Every loop that has work gets [`MAX_STALL`] anew.
+    fn restart(&self) {
+        let now = Instant::now();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values_mut().for_each(|at| *at = now);
+    }
+
     /// Watches the loops until `shutdown`.
     pub async fn run(self, health: HealthCell, judge: Judge, shutdown: CancellationToken) {
         while pause(LOOK, &shutdown).await {
+            // Without a database no loop can make progress, and `health` reports the outage itself. Its time counts against no
+            // loop, or the server would be NOT_SERVING again as soon as the database is back.
+            if health.now().database_away {
+                self.restart();
+            }
             let stalled = self.slowest().filter(|(_, since)| *since > MAX_STALL).map(|(name, _)| name);
-            // A database that is away is said already, and nothing can make progress without it.
-            health.stalled(stalled.filter(|_| !health.now().database_away), judge.is_stuck());
+            health.stalled(stalled, judge.is_stuck());
         }
     }
 }
@@ -60,6 +70,9 @@ mod tests {
         assert_eq!(pulses.slowest().map(|(name, _)| name), Some("a"));
         pulses.rest("a");
         assert_eq!(pulses.slowest().map(|(name, _)| name), Some("b"));
+        let restarted = Instant::now();
+        pulses.restart();
+        assert!(pulses.slowest().is_some_and(|(_, since)| since <= restarted.elapsed()));
         pulses.rest("b");
         assert_eq!(pulses.slowest(), None);
     }
