@@ -9,15 +9,23 @@ const CODEC: &str = "crate::proto::codec::Codec";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files =
-        ["analytics_service", "circuit_service", "event_service", "task_service", "template_service", "worker_service"]
-            .map(|f| format!("proto/tasker/v1/{f}.proto"));
+    let files = [
+        "analytics_service",
+        "circuit_service",
+        "event_service",
+        "task_service",
+        "template_service",
+        "worker_service",
+    ]
+    .map(|f| format!("proto/tasker/v1/{f}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     let server = env::var_os("CARGO_FEATURE_SERVER").is_some();
     if server {
-        manual::Builder::new().build_client(false).compile(&[encoded_events()]);
+        manual::Builder::new()
+            .build_client(false)
+            .compile(&[encoded_events()]);
     }
     // A message knows its name, by which its descriptor is found.
     let mut config = tonic_prost_build::Config::new();
@@ -39,5 +47,9 @@ fn encoded_events() -> manual::Service {
         .codec_path(CODEC)
         .server_streaming()
         .build();
-    manual::Service::builder().name("EventService").package("tasker.v1").method(subscribe).build()
+    manual::Service::builder()
+        .name("EventService")
+        .package("tasker.v1")
+        .method(subscribe)
+        .build()
 }

@@ -5,7 +5,9 @@ use tasker::worker::{RetryableError, StepContext, Worker};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:7233".into());
+    let server = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "http://127.0.0.1:7233".into());
     Worker::builder([server])
         .name("hello")
         .handler("demo.greet", |step: StepContext| async move {

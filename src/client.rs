@@ -115,7 +115,10 @@ impl Client {
 
 /// A channel that is connected.
 pub(crate) async fn connect(url: &str) -> Result<Channel, ConnectError> {
-    let unreachable = |source| ConnectError::Unreachable { url: url.to_owned(), source };
+    let unreachable = |source| ConnectError::Unreachable {
+        url: url.to_owned(),
+        source,
+    };
     endpoint(url)?.connect().await.map_err(unreachable)
 }
 
@@ -134,11 +137,20 @@ const HTTP_PORT: u16 = 80;
 
 /// Checks the URL and sets the time-outs; opens nothing.
 fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
-    let invalid = |reason: String| ConnectError::InvalidUrl { url: url.to_owned(), reason };
-    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let invalid = |reason: String| ConnectError::InvalidUrl {
+        url: url.to_owned(),
+        reason,
+    };
+    let full = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    };
     let uri: Uri = full.parse().map_err(|e| invalid(format!("{e}")))?;
     if uri.scheme_str() != Some("http") {
-        return Err(invalid("its scheme must be `http`, as this client speaks no TLS".into()));
+        return Err(invalid(
+            "its scheme must be `http`, as this client speaks no TLS".into(),
+        ));
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(invalid("it must end after the port".into()));
@@ -162,12 +174,27 @@ mod tests {
 
     #[test]
     fn a_url_needs_no_scheme_but_no_other_one_is_taken() {
-        for good in ["http://127.0.0.1:7233", "http://[::1]:7233/", "127.0.0.1:7233", "tasker.internal"] {
+        for good in [
+            "http://127.0.0.1:7233",
+            "http://[::1]:7233/",
+            "127.0.0.1:7233",
+            "tasker.internal",
+        ] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["", "https://example.org", "ftp://example.org", "http://", "http://h:1/path", "http://h?q=1", "a b"]
-        {
-            assert!(matches!(endpoint(bad), Err(ConnectError::InvalidUrl { .. })), "{bad}");
+        for bad in [
+            "",
+            "https://example.org",
+            "ftp://example.org",
+            "http://",
+            "http://h:1/path",
+            "http://h?q=1",
+            "a b",
+        ] {
+            assert!(
+                matches!(endpoint(bad), Err(ConnectError::InvalidUrl { .. })),
+                "{bad}"
+            );
         }
     }
 

@@ -17,7 +17,8 @@ use crate::{
     },
     proto,
     proto::{
-        analytics_service_server::AnalyticsServiceServer, circuit_service_server::CircuitServiceServer,
+        analytics_service_server::AnalyticsServiceServer,
+        circuit_service_server::CircuitServiceServer,
         encoded::event_service_server::EventServiceServer, task_service_server::TaskServiceServer,
         template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
     },
@@ -115,7 +116,10 @@ pub async fn run(
         },
     )
     .await?;
-    let guard = Guard { hosts: config.allowed_hosts, origins: config.cors_origins };
+    let guard = Guard {
+        hosts: config.allowed_hosts,
+        origins: config.cors_origins,
+    };
     let routes = routes(&engine, guard);
     let closing = tokio_util::sync::CancellationToken::new();
     let server = Server::builder()
@@ -130,7 +134,11 @@ pub async fn run(
         .http2_max_local_error_reset_streams(Some(MAX_OWN_RESETS))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
-            accept::connections(listener, Limits::of_process(), Arc::clone(&engine.metrics.edge)),
+            accept::connections(
+                listener,
+                Limits::of_process(),
+                Arc::clone(&engine.metrics.edge),
+            ),
             closing.clone().cancelled_owned(),
         );
     let drain = {
@@ -167,15 +175,19 @@ fn routes(engine: &Engine, guard: Guard) -> Routes {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             // By itself, each version would list itself alone.
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(
+                tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            )
             .include_reflection_service(false)
     };
     let mut routes = Routes::new(health)
         .add_service(
-            EventServiceServer::new(grpc::event::EventLog(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            EventServiceServer::new(grpc::event::EventLog(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
-            TaskServiceServer::new(grpc::task::Tasks(engine.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            TaskServiceServer::new(grpc::task::Tasks(engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
             TemplateServiceServer::new(grpc::template::Templates(engine.clone()))
@@ -196,13 +208,19 @@ fn routes(engine: &Engine, guard: Guard) -> Routes {
     // Our own descriptors are always readable; if they were not, the server is still worth running without reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
-        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "server reflection is not available")
+        }
     }
     let room = Room::new(Arc::clone(&engine.metrics.edge));
     let rpcs = grpc::edge::guarded(routes.into_axum_router(), room.clone());
     let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
     let all = http::cors::allow(all, &guard.origins);
-    Routes::from(http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge)))
+    Routes::from(http::guard::guarded(
+        all,
+        guard,
+        Arc::clone(&engine.metrics.edge),
+    ))
 }
 
 async fn nothing(request: axum::extract::Request) -> axum::response::Response {
@@ -231,7 +249,7 @@ async fn report(reporter: HealthReporter, health: HealthCell) {
 
 /// Binds the address. The error says which one and what to do.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| format!("cannot listen on {address}: {error}; choose another one with --listen"))
+    TcpListener::bind(address).await.map_err(|error| {
+        format!("cannot listen on {address}: {error}; choose another one with --listen")
+    })
 }

@@ -9,7 +9,10 @@ use std::{cell::Cell, env, time::Duration};
 
 use opentelemetry::{
     Context,
-    trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState, TracerProvider as _},
+    trace::{
+        SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+        TracerProvider as _,
+    },
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
@@ -22,8 +25,14 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 /// How long an end waits for the last spans to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// Where spans go; the first one that is set.
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+const PROTOCOLS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
 
 /// What makes spans.
 pub type Tracer = SdkTracer;
@@ -44,10 +53,16 @@ pub enum TelemetryError {
 /// # Errors
 /// A variable asks for another protocol than gRPC, or for TLS.
 pub fn endpoint() -> Result<Option<String>, TelemetryError> {
-    let set = |names: &[&str]| names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+    let set = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+    };
     let off = set(&["OTEL_SDK_DISABLED"]).is_some_and(|value| value.eq_ignore_ascii_case("true"))
         || set(&["OTEL_TRACES_EXPORTER"]).is_some_and(|value| value == "none");
-    let Some(endpoint) = set(&ENDPOINTS).filter(|_| !off) else { return Ok(None) };
+    let Some(endpoint) = set(&ENDPOINTS).filter(|_| !off) else {
+        return Ok(None);
+    };
     if let Some(protocol) = set(&PROTOCOLS).filter(|protocol| protocol != "grpc") {
         let message = format!("OTEL_EXPORTER_OTLP_PROTOCOL is `{protocol}`: only `grpc` is there");
         return Err(TelemetryError::Setting(message));
@@ -77,7 +92,9 @@ impl Telemetry {
     /// # Errors
     /// A variable asks for another protocol than gRPC, or for TLS.
     pub fn from_env(service: &str) -> Result<Option<Self>, TelemetryError> {
-        endpoint()?.map(|endpoint| Self::to(&endpoint, service)).transpose()
+        endpoint()?
+            .map(|endpoint| Self::to(&endpoint, service))
+            .transpose()
     }
 
     /// To this endpoint, such as `http://127.0.0.1:4317`. `OTEL_SERVICE_NAME` wins over `service`. To be called inside a
@@ -87,7 +104,10 @@ impl Telemetry {
     /// The endpoint is none that can be reached in plain text.
     pub fn to(endpoint: &str, service: &str) -> Result<Self, TelemetryError> {
         let endpoint = plain(endpoint)?;
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .build()?;
         let mut resource = Resource::builder();
         if env::var_os("OTEL_SERVICE_NAME").is_none() {
             resource = resource.with_service_name(service.to_owned());
@@ -137,11 +157,13 @@ struct Ids(RandomIdGenerator);
 
 impl IdGenerator for Ids {
     fn new_trace_id(&self) -> TraceId {
-        NEXT.get().map_or_else(|| self.0.new_trace_id(), |(trace, _)| trace)
+        NEXT.get()
+            .map_or_else(|| self.0.new_trace_id(), |(trace, _)| trace)
     }
 
     fn new_span_id(&self) -> SpanId {
-        NEXT.get().map_or_else(|| self.0.new_span_id(), |(_, span)| span)
+        NEXT.get()
+            .map_or_else(|| self.0.new_span_id(), |(_, span)| span)
     }
 }
 
@@ -156,13 +178,16 @@ pub fn continue_in(span: &tracing::Span, traceparent: Option<&str>) {
 pub fn traceparent() -> Option<String> {
     let context = tracing::Span::current().context();
     let span = context.span();
-    Some(span.span_context()).filter(|context| context.is_valid()).map(format)
+    Some(span.span_context())
+        .filter(|context| context.is_valid())
+        .map(format)
 }
 
 /// A `traceparent` of W3C Trace Context.
 pub fn parse(traceparent: &str) -> Option<SpanContext> {
     let mut parts = traceparent.split('-');
-    let (_version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (_version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
     let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
     Some(SpanContext::new(trace, span, flags, true, TraceState::NONE)).filter(SpanContext::is_valid)
@@ -170,7 +195,12 @@ pub fn parse(traceparent: &str) -> Option<SpanContext> {
 
 /// The same, as text.
 pub fn format(context: &SpanContext) -> String {
-    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
+    format!(
+        "00-{}-{}-{:02x}",
+        context.trace_id(),
+        context.span_id(),
+        context.trace_flags().to_u8()
+    )
 }
 
 #[cfg(test)]
@@ -183,9 +213,13 @@ mod tests {
         let context = parse(text).unwrap();
         assert!(context.is_sampled() && context.is_remote());
         assert_eq!(format(&context), text);
-        for bad in
-            ["", "00", "00-0-0-00", &text.replace('7', "g"), "00-00000000000000000000000000000000-b7ad6b7169203331-01"]
-        {
+        for bad in [
+            "",
+            "00",
+            "00-0-0-00",
+            &text.replace('7', "g"),
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        ] {
             assert!(parse(bad).is_none(), "{bad}");
         }
     }

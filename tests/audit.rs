@@ -21,12 +21,28 @@ const WAITING: i64 = 12_000;
 async fn filled() -> (TestDb, Db) {
     let test = TestDb::new().await;
     let db = test.db();
-    let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new =
-        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
-    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
-    fill::fill(&db, Kind::Finished, row.template_id, FINISHED, &|_| {}).await.unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, WAITING, &|_| {}).await.unwrap();
+    let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep {
+        name,
+        handler: "h",
+        service: "",
+    });
+    let new = NewTemplate {
+        namespace: "n",
+        task_name: "t",
+        version: "1.0.0",
+        yaml: "",
+        environment: "",
+        steps: &steps,
+    };
+    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
+        panic!("not registered")
+    };
+    fill::fill(&db, Kind::Finished, row.template_id, FINISHED, &|_| {})
+        .await
+        .unwrap();
+    fill::fill(&db, Kind::Waiting, row.template_id, WAITING, &|_| {})
+        .await
+        .unwrap();
     fill::settle(&db).await.unwrap();
     (test, db)
 }
@@ -51,8 +67,16 @@ async fn round(db: &Db, portion: impl Fn(Cursor) -> bool) -> (i64, Vec<Uuid>) {
 async fn reads(db: &Db, counts: &Client) -> [(i64, i64); 2] {
     // A session reports at the end of a statement, if a second has passed since the last time.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    db.patient().await.unwrap().batch_execute("SELECT 1").await.unwrap();
-    counts.batch_execute("SELECT pg_stat_clear_snapshot()").await.unwrap();
+    db.patient()
+        .await
+        .unwrap()
+        .batch_execute("SELECT 1")
+        .await
+        .unwrap();
+    counts
+        .batch_execute("SELECT pg_stat_clear_snapshot()")
+        .await
+        .unwrap();
     let sql = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname IN ('tasks', 'queue')
                 ORDER BY relname DESC";
     let rows = counts.query(sql, &[]).await.unwrap();
@@ -65,23 +89,53 @@ async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
     let look = test.connect().await;
     let all_tasks = |cursor: Cursor| cursor.tasks == Cursor::default().tasks;
     let all_steps = |cursor: Cursor| cursor.queue == Cursor::default().queue;
-    assert_eq!(round(&db, all_tasks).await, ((FINISHED + WAITING) / TASKS_PORTION + 1, vec![]), "all is well");
-    assert_eq!(round(&db, all_steps).await, (WAITING / QUEUE_PORTION + 1, vec![]));
+    assert_eq!(
+        round(&db, all_tasks).await,
+        ((FINISHED + WAITING) / TASKS_PORTION + 1, vec![]),
+        "all is well"
+    );
+    assert_eq!(
+        round(&db, all_steps).await,
+        (WAITING / QUEUE_PORTION + 1, vec![])
+    );
 
     // The oldest and the newest task of each kind, and one in the middle: each at the edge of a portion, or within one.
     let broken = async |sql: &str, column: &str| -> Vec<Uuid> {
         let sql = format!("WITH r AS (SELECT task_id, row_number() OVER (ORDER BY task_id) AS n, count(*) OVER () AS all FROM {column})
                            {sql} WHERE task_id IN (SELECT task_id FROM r WHERE n IN (1, 5000, 5001, 10000, \"all\" / 2, \"all\"))
                            RETURNING task_id");
-        let mut ids: Vec<Uuid> = look.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        let mut ids: Vec<Uuid> = look
+            .query(&sql, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
         ids.sort_unstable();
         ids
     };
-    let asleep = broken("UPDATE queue SET due = false, next_attempt_at = NULL", "queue").await;
-    assert_eq!((asleep.len(), round(&db, all_steps).await.1), (6, asleep.clone()));
-    look.execute("DELETE FROM queue WHERE task_id = ANY($1)", &[&asleep]).await.unwrap();
-    assert_eq!(round(&db, all_tasks).await.1, asleep, "now they have nothing in play");
-    let ended = broken("UPDATE tasks SET ended_at = NULL", "tasks WHERE state = 'complete'").await;
+    let asleep = broken(
+        "UPDATE queue SET due = false, next_attempt_at = NULL",
+        "queue",
+    )
+    .await;
+    assert_eq!(
+        (asleep.len(), round(&db, all_steps).await.1),
+        (6, asleep.clone())
+    );
+    look.execute("DELETE FROM queue WHERE task_id = ANY($1)", &[&asleep])
+        .await
+        .unwrap();
+    assert_eq!(
+        round(&db, all_tasks).await.1,
+        asleep,
+        "now they have nothing in play"
+    );
+    let ended = broken(
+        "UPDATE tasks SET ended_at = NULL",
+        "tasks WHERE state = 'complete'",
+    )
+    .await;
     let mut all = [asleep, ended].concat();
     all.sort_unstable();
     assert_eq!((all.len(), round(&db, all_tasks).await.1), (12, all));
@@ -89,7 +143,11 @@ async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
     let before = reads(&db, &look).await;
     let (looks, _) = round(&db, all_tasks).await;
     let after = reads(&db, &look).await;
-    let spent: Vec<(i64, i64)> = before.iter().zip(&after).map(|(b, a)| (a.0 - b.0, a.1 - b.1)).collect();
+    let spent: Vec<(i64, i64)> = before
+        .iter()
+        .zip(&after)
+        .map(|(b, a)| (a.0 - b.0, a.1 - b.1))
+        .collect();
     let each = NEWEST + TASKS_PORTION + QUEUE_PORTION;
     println!("{looks} looks read {spent:?} rows of tasks and of the queue");
     for (walked, by_index) in spent {
@@ -105,7 +163,17 @@ async fn nobody_looks_while_somebody_has_the_turn() {
     let other = test.connect().await;
     let turn = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";
     other.batch_execute(turn).await.unwrap();
-    assert_eq!(audit::look(&test.db(), Cursor::default(), &[]).await.unwrap(), None);
+    assert_eq!(
+        audit::look(&test.db(), Cursor::default(), &[])
+            .await
+            .unwrap(),
+        None
+    );
     other.batch_execute("COMMIT").await.unwrap();
-    assert!(audit::look(&test.db(), Cursor::default(), &[]).await.unwrap().is_some());
+    assert!(
+        audit::look(&test.db(), Cursor::default(), &[])
+            .await
+            .unwrap()
+            .is_some()
+    );
 }

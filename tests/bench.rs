@@ -14,7 +14,18 @@ use tasker::store::{
 #[test]
 fn a_short_bench_loses_nothing_and_reports() {
     let output = Command::new(env!("CARGO_BIN_EXE_tasker"))
-        .args(["bench", "--json", "--seconds", "0.5", "--slots", "100", "--preload", "300", "--waiting", "100"])
+        .args([
+            "bench",
+            "--json",
+            "--seconds",
+            "0.5",
+            "--slots",
+            "100",
+            "--preload",
+            "300",
+            "--waiting",
+            "100",
+        ])
         .args(["--subscribers", "3", "--postgres-setting", "fsync=off"])
         .stderr(Stdio::inherit())
         .output()
@@ -22,16 +33,32 @@ fn a_short_bench_loses_nothing_and_reports() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     let report: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
-    let number = |name: &str| report[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"));
+    let number = |name: &str| {
+        report[name]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{name}: {report}"))
+    };
     for none in ["lost_steps", "duplicated_steps"] {
         assert_eq!(report[none], 0, "{none}");
     }
-    let always = ["steps_per_second", "tasks_per_second", "sql_ceiling_steps_per_second", "ceiling_ratio"];
-    for name in always.into_iter().chain(["fdatasync_us", "filled_time_ratio"]) {
+    let always = [
+        "steps_per_second",
+        "tasks_per_second",
+        "sql_ceiling_steps_per_second",
+        "ceiling_ratio",
+    ];
+    for name in always
+        .into_iter()
+        .chain(["fdatasync_us", "filled_time_ratio"])
+    {
         assert!(number(name) > 0.0, "{name}: {report}");
     }
     assert!(number("subscribed_ratio") > 0.0);
-    assert_eq!(report["subscribed_turns"].as_array().map(Vec::len), Some(20), "{report}");
+    assert_eq!(
+        report["subscribed_turns"].as_array().map(Vec::len),
+        Some(20),
+        "{report}"
+    );
     let round = &report["subscribed_round"];
     let written = &round["events_written"];
     assert!(written.as_u64().unwrap() > 0, "{round}");
@@ -43,7 +70,10 @@ fn a_short_bench_loses_nothing_and_reports() {
         assert!(number("server_rss_mib") > 1.0);
     }
     for clients in ["1", "16", "64", "256"] {
-        assert!(report["chain_p50_ms"].get(clients).is_some(), "{clients}: {report}");
+        assert!(
+            report["chain_p50_ms"].get(clients).is_some(),
+            "{clients}: {report}"
+        );
     }
 }
 
@@ -51,12 +81,28 @@ fn a_short_bench_loses_nothing_and_reports() {
 async fn stored_tasks_are_whole() {
     let test = TestDb::new().await;
     let db = test.db();
-    let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new =
-        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
-    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
-    fill::fill(&db, Kind::Finished, row.template_id, 50, &|_| {}).await.unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, 30, &|_| {}).await.unwrap();
+    let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep {
+        name,
+        handler: "h",
+        service: "",
+    });
+    let new = NewTemplate {
+        namespace: "n",
+        task_name: "t",
+        version: "1.0.0",
+        yaml: "",
+        environment: "",
+        steps: &steps,
+    };
+    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
+        panic!("not registered")
+    };
+    fill::fill(&db, Kind::Finished, row.template_id, 50, &|_| {})
+        .await
+        .unwrap();
+    fill::fill(&db, Kind::Waiting, row.template_id, 30, &|_| {})
+        .await
+        .unwrap();
     fill::settle(&db).await.unwrap();
     let client = test.connect().await;
     for (what, sql, expected) in [

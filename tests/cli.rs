@@ -41,7 +41,8 @@ impl TaskService for Script {
     async fn submit_task(&self, request: Request<SubmitTaskRequest>) -> Reply<SubmitTaskResponse> {
         let request = request.into_inner();
         if request.context_json.is_empty() {
-            let details = ErrorDetails::with_bad_request_violation("context_json/email", "is missing");
+            let details =
+                ErrorDetails::with_bad_request_violation("context_json/email", "is missing");
             return Err(Status::with_error_details(
                 Code::InvalidArgument,
                 "the context does not fit the schema",
@@ -49,7 +50,12 @@ impl TaskService for Script {
             ));
         }
         let (correlation_id, version) = ("c-1".into(), "1.0.0".into());
-        Ok(Response::new(SubmitTaskResponse { task_id: ID.into(), created: true, correlation_id, version }))
+        Ok(Response::new(SubmitTaskResponse {
+            task_id: ID.into(),
+            created: true,
+            correlation_id,
+            version,
+        }))
     }
 
     async fn submit_tasks(&self, _: Request<SubmitTasksRequest>) -> Reply<SubmitTasksResponse> {
@@ -82,11 +88,17 @@ impl TaskService for Script {
         Err(Status::unimplemented(""))
     }
 
-    async fn pause_template(&self, _: Request<PauseTemplateRequest>) -> Reply<PauseTemplateResponse> {
+    async fn pause_template(
+        &self,
+        _: Request<PauseTemplateRequest>,
+    ) -> Reply<PauseTemplateResponse> {
         Err(Status::unimplemented(""))
     }
 
-    async fn resume_template(&self, _: Request<ResumeTemplateRequest>) -> Reply<ResumeTemplateResponse> {
+    async fn resume_template(
+        &self,
+        _: Request<ResumeTemplateRequest>,
+    ) -> Reply<ResumeTemplateResponse> {
         Err(Status::unimplemented(""))
     }
 
@@ -104,8 +116,15 @@ impl TaskService for Script {
 
     async fn get_task(&self, _: Request<GetTaskRequest>) -> Reply<GetTaskResponse> {
         let WatchTaskResponse { task, steps } = update(TaskState::Complete, StepState::Complete);
-        let dependencies = vec![Dependency { step: "ship".into(), depends_on: "pay".into() }];
-        Ok(Response::new(GetTaskResponse { task, steps, dependencies }))
+        let dependencies = vec![Dependency {
+            step: "ship".into(),
+            depends_on: "pay".into(),
+        }];
+        Ok(Response::new(GetTaskResponse {
+            task,
+            steps,
+            dependencies,
+        }))
     }
 
     /// 1,234 tasks in pages; the token is the offset.
@@ -113,9 +132,21 @@ impl TaskService for Script {
         let request = request.into_inner();
         let from = request.page_token.parse().unwrap_or(0);
         let to = (from + request.page_size).min(1_234);
-        let tasks = (from..to).map(|n| Task { task_id: format!("task-{n}"), ..Task::default() }).collect();
-        let next_page_token = if to < 1_234 { to.to_string() } else { String::new() };
-        Ok(Response::new(ListTasksResponse { tasks, next_page_token }))
+        let tasks = (from..to)
+            .map(|n| Task {
+                task_id: format!("task-{n}"),
+                ..Task::default()
+            })
+            .collect();
+        let next_page_token = if to < 1_234 {
+            to.to_string()
+        } else {
+            String::new()
+        };
+        Ok(Response::new(ListTasksResponse {
+            tasks,
+            next_page_token,
+        }))
     }
 
     async fn watch_task(&self, _: Request<WatchTaskRequest>) -> Reply<Updates> {
@@ -127,16 +158,29 @@ impl TaskService for Script {
 
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Reply<CancelTaskResponse> {
         let CancelTaskRequest { by, reason, .. } = request.into_inner();
-        let task =
-            Task { state: TaskState::Cancelled.into(), cancelled_by: by, cancel_reason: reason, ..Task::default() };
+        let task = Task {
+            state: TaskState::Cancelled.into(),
+            cancelled_by: by,
+            cancel_reason: reason,
+            ..Task::default()
+        };
         Ok(Response::new(CancelTaskResponse { task: Some(task) }))
     }
 }
 
 /// A task with two steps: the second one waits until the first is complete.
 fn update(state: TaskState, pay: StepState) -> WatchTaskResponse {
-    let at = |seconds: i64| Some(Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 });
-    let ship = if pay == StepState::Complete { StepState::Complete } else { StepState::Pending };
+    let at = |seconds: i64| {
+        Some(Timestamp {
+            seconds: 1_767_225_600 + seconds,
+            nanos: 0,
+        })
+    };
+    let ship = if pay == StepState::Complete {
+        StepState::Complete
+    } else {
+        StepState::Pending
+    };
     let step = |name: &str, state: StepState, depends_on: &[&str]| Step {
         name: name.into(),
         state: state.into(),
@@ -160,7 +204,10 @@ fn update(state: TaskState, pay: StepState) -> WatchTaskResponse {
         steps_total: 2,
         ..Task::default()
     };
-    WatchTaskResponse { task: Some(task), steps }
+    WatchTaskResponse {
+        task: Some(task),
+        steps,
+    }
 }
 
 async fn serve(script: Script) -> SocketAddr {
@@ -174,22 +221,47 @@ async fn serve(script: Script) -> SocketAddr {
 
 fn tasker(server: SocketAddr, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
-    command.args(args).env("TASKER_SERVER", format!("http://{server}")).env("LC_ALL", "C.UTF-8").env("USER", "ann");
-    command.env_remove("NO_COLOR").stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(args)
+        .env("TASKER_SERVER", format!("http://{server}"))
+        .env("LC_ALL", "C.UTF-8")
+        .env("USER", "ann");
+    command
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     command
 }
 
 async fn run(script: Script, args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = tasker(serve(script).await, args).output().await.expect("it runs");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = tasker(serve(script).await, args)
+        .output()
+        .await
+        .expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (status.code().expect("no signal"), text(stdout), text(stderr))
+    (
+        status.code().expect("no signal"),
+        text(stdout),
+        text(stderr),
+    )
 }
 
 #[tokio::test]
 async fn submit_prints_the_id_alone() {
-    let (code, stdout, stderr) = run(Script::default(), &["task", "submit", "shop/checkout", "--context", "{}"]).await;
+    let (code, stdout, stderr) = run(
+        Script::default(),
+        &["task", "submit", "shop/checkout", "--context", "{}"],
+    )
+    .await;
     assert_eq!((code, stdout), (0, format!("{ID}\n")));
-    assert!(stderr.starts_with("submitted shop/checkout@1.0.0, correlation id c-1\n"), "{stderr}");
+    assert!(
+        stderr.starts_with("submitted shop/checkout@1.0.0, correlation id c-1\n"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test]
@@ -204,10 +276,20 @@ async fn a_refused_submit_lists_the_violations() {
 
 #[tokio::test]
 async fn list_pages_by_itself_and_says_when_there_is_more() {
-    let (code, stdout, stderr) = run(Script::default(), &["task", "list", "--limit", "1100", "--json"]).await;
+    let (code, stdout, stderr) = run(
+        Script::default(),
+        &["task", "list", "--limit", "1100", "--json"],
+    )
+    .await;
     let tasks = serde_json::from_str::<Value>(&stdout).expect("one document");
-    assert_eq!((code, tasks["tasks"].as_array().map(Vec::len)), (0, Some(1_100)));
-    assert_eq!(stderr, "older tasks are not listed; raise --limit above 1100 to see them\n");
+    assert_eq!(
+        (code, tasks["tasks"].as_array().map(Vec::len)),
+        (0, Some(1_100))
+    );
+    assert_eq!(
+        stderr,
+        "older tasks are not listed; raise --limit above 1100 to see them\n"
+    );
 
     let (_, stdout, stderr) = run(Script::default(), &["task", "list", "--limit", "2000"]).await;
     assert_eq!((stdout.lines().count(), stderr.as_str()), (1_235, ""));
@@ -217,7 +299,11 @@ async fn list_pages_by_itself_and_says_when_there_is_more() {
 async fn a_closed_pipe_is_no_error() {
     let server = serve(Script::default()).await;
     let mut list = tasker(server, &["task", "list", "--limit", "2000"]);
-    let mut list = list.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut list = list
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     drop(list.stdout.take());
     let Output { status, stderr, .. } = list.wait_with_output().await.expect("it ends");
     assert_eq!((status.code(), stderr), (Some(0), Vec::new()));
@@ -233,9 +319,16 @@ async fn get_keeps_every_digit() {
 
 #[tokio::test]
 async fn cancel_says_who() {
-    let (code, stdout, _) = run(Script::default(), &["task", "cancel", ID, "--reason", "a test", "--json"]).await;
+    let (code, stdout, _) = run(
+        Script::default(),
+        &["task", "cancel", ID, "--reason", "a test", "--json"],
+    )
+    .await;
     let document = serde_json::from_str::<Value>(&stdout).expect("one document");
-    assert_eq!((code, &document["task"]["cancelled_by"]), (0, &Value::from("ann")));
+    assert_eq!(
+        (code, &document["task"]["cancelled_by"]),
+        (0, &Value::from("ann"))
+    );
 }
 
 #[tokio::test]
@@ -243,16 +336,35 @@ async fn an_order_has_a_name_also_where_no_variable_says_it() {
     let cancel = ["task", "cancel", ID, "--reason", "a test", "--json"];
     let by = async |more: &[(&str, &str)]| {
         let mut command = tasker(serve(Script::default()).await, &cancel);
-        command.env_remove("USER").env_remove("LOGNAME").envs(more.iter().copied());
-        let Output { status, stdout, stderr } = command.output().await.expect("it runs");
-        assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+        command
+            .env_remove("USER")
+            .env_remove("LOGNAME")
+            .envs(more.iter().copied());
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().await.expect("it runs");
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&stderr)
+        );
         let document = serde_json::from_slice::<Value>(&stdout).expect("one document");
-        document["task"]["cancelled_by"].as_str().expect("a name").to_owned()
+        document["task"]["cancelled_by"]
+            .as_str()
+            .expect("a name")
+            .to_owned()
     };
     assert_eq!(by(&[("USER", " "), ("LOGNAME", "bea")]).await, "bea");
     // As the machine calls the user of this process, or by its number.
     let id = async |more: &[&str]| {
-        let output = Command::new("id").args(more).output().await.expect("it runs");
+        let output = Command::new("id")
+            .args(more)
+            .output()
+            .await
+            .expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         output.status.success().then_some(text)
     };
@@ -269,21 +381,42 @@ async fn a_context_comes_from_stdin() {
         for (text, code) in [("{\"a\": 1}", 0), ("{", 65)] {
             let args = ["task", "submit", "shop/checkout", "--context", dash];
             let mut submit = tasker(serve(Script::default()).await, &args);
-            submit.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            submit
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             let mut submit = submit.spawn().expect("it runs");
-            submit.stdin.take().expect("piped").write_all(text.as_bytes()).await.expect("it reads");
+            submit
+                .stdin
+                .take()
+                .expect("piped")
+                .write_all(text.as_bytes())
+                .await
+                .expect("it reads");
             let Output { status, stderr, .. } = submit.wait_with_output().await.expect("it ends");
-            assert_eq!(status.code(), Some(code), "{dash} {text}: {}", String::from_utf8_lossy(&stderr));
+            assert_eq!(
+                status.code(),
+                Some(code),
+                "{dash} {text}: {}",
+                String::from_utf8_lossy(&stderr)
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn watch_goes_on_after_the_server_went_away_and_ends_with_the_task() {
-    for (state, expected) in [(TaskState::Complete, 0), (TaskState::Error, 3), (TaskState::Cancelled, 4)] {
+    for (state, expected) in [
+        (TaskState::Complete, 0),
+        (TaskState::Error, 3),
+        (TaskState::Cancelled, 4),
+    ] {
         let script = Script {
             watches: vec![
-                vec![Ok(update(TaskState::InProgress, StepState::InProgress)), Err(Status::unavailable("draining"))],
+                vec![
+                    Ok(update(TaskState::InProgress, StepState::InProgress)),
+                    Err(Status::unavailable("draining")),
+                ],
                 vec![Ok(update(state, StepState::Complete))],
             ],
             ..Script::default()
@@ -292,34 +425,68 @@ async fn watch_goes_on_after_the_server_went_away_and_ends_with_the_task() {
         assert_eq!(code, expected, "{stderr}");
         assert_eq!(stderr, "the connection is lost (draining); trying again\n");
         let last = stdout.lines().last().unwrap_or_default();
-        let word = state.as_str_name().trim_start_matches("TASK_STATE_").to_lowercase();
-        assert!(last.starts_with(&format!("2026-01-01T00:00:02.000Z  task  {word:17}  0/2 steps, 2.0 s")), "{stdout}");
+        let word = state
+            .as_str_name()
+            .trim_start_matches("TASK_STATE_")
+            .to_lowercase();
+        assert!(
+            last.starts_with(&format!(
+                "2026-01-01T00:00:02.000Z  task  {word:17}  0/2 steps, 2.0 s"
+            )),
+            "{stdout}"
+        );
         assert_eq!(stdout.lines().count(), 5, "{stdout}");
     }
 }
 
 #[tokio::test]
 async fn a_watch_that_never_worked_fails_at_once() {
-    let script = Script { watches: vec![vec![Err(Status::not_found("no such task"))]], ..Script::default() };
+    let script = Script {
+        watches: vec![vec![Err(Status::not_found("no such task"))]],
+        ..Script::default()
+    };
     let (code, _, stderr) = run(script, &["task", "watch", ID]).await;
-    assert_eq!((code, stderr), (1, format!("error: cannot watch {ID}: no such task\n")));
+    assert_eq!(
+        (code, stderr),
+        (1, format!("error: cannot watch {ID}: no such task\n"))
+    );
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn ctrl_c_leaves_the_task_running_and_says_so() {
-    let running = vec![Ok(update(TaskState::InProgress, StepState::InProgress)), Err(Status::unavailable("x"))];
-    let server = serve(Script { watches: vec![running], ..Script::default() }).await;
+    let running = vec![
+        Ok(update(TaskState::InProgress, StepState::InProgress)),
+        Err(Status::unavailable("x")),
+    ];
+    let server = serve(Script {
+        watches: vec![running],
+        ..Script::default()
+    })
+    .await;
     let mut watch = tasker(server, &["task", "watch", ID, "--json"]);
-    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut watch = watch
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     let mut lines = BufReader::new(watch.stdout.take().expect("piped")).lines();
     let first = lines.next_line().await.expect("readable").expect("a line");
-    assert_eq!(serde_json::from_str::<Value>(&first).expect("a document")["task"]["state"], "in_progress");
+    assert_eq!(
+        serde_json::from_str::<Value>(&first).expect("a document")["task"]["state"],
+        "in_progress"
+    );
 
-    let pid = watch.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("running");
+    let pid = watch
+        .id()
+        .and_then(|pid| Pid::from_raw(pid.cast_signed()))
+        .expect("running");
     kill_process(pid, Signal::INT).expect("it can be told");
     let Output { status, stderr, .. } = watch.wait_with_output().await.expect("it ends");
     let stderr = String::from_utf8_lossy(&stderr);
     assert_eq!(status.code(), Some(130), "{stderr}");
-    assert!(stderr.contains(&format!("the task goes on: `tasker task watch {ID}`")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("the task goes on: `tasker task watch {ID}`")),
+        "{stderr}"
+    );
 }

@@ -17,7 +17,8 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 use tonic_reflection::pb::v1alpha::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest as Asks, server_reflection_response::MessageResponse as Answers,
+    server_reflection_request::MessageRequest as Asks,
+    server_reflection_response::MessageResponse as Answers,
 };
 
 const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
@@ -36,15 +37,30 @@ const SERVICES: [&str; 9] = [
 /// Options first, then what comes after the address.
 fn command(bench: &Bench, options: &[&str], rest: &[&str]) -> Command {
     let mut command = Command::new(tool("grpcurl"));
-    command.arg("-plaintext").args(options).arg(bench.server.url.trim_start_matches("http://")).args(rest);
+    command
+        .arg("-plaintext")
+        .args(options)
+        .arg(bench.server.url.trim_start_matches("http://"))
+        .args(rest);
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
 async fn run(bench: &Bench, options: &[&str], rest: &[&str]) -> (Option<i32>, String, String) {
     let run = command(bench, options, rest).output();
-    let Output { status, stdout, stderr } = tokio::time::timeout(PATIENCE, run).await.expect("it ends").unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = tokio::time::timeout(PATIENCE, run)
+        .await
+        .expect("it ends")
+        .unwrap();
+    (
+        status.code(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
 }
 
 async fn text(bench: &Bench, rest: &[&str]) -> String {
@@ -55,7 +71,12 @@ async fn text(bench: &Bench, rest: &[&str]) -> String {
 
 /// Calls and returns the one response.
 async fn call(bench: &Bench, method: &str, request: Value) -> Value {
-    let (code, stdout, stderr) = run(bench, &["-emit-defaults", "-d", &request.to_string()], &[method]).await;
+    let (code, stdout, stderr) = run(
+        bench,
+        &["-emit-defaults", "-d", &request.to_string()],
+        &[method],
+    )
+    .await;
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{method}");
     serde_json::from_str(&stdout).unwrap()
 }
@@ -64,7 +85,10 @@ async fn call(bench: &Bench, method: &str, request: Value) -> Value {
 async fn refused(bench: &Bench, method: &str, request: Value) -> String {
     let (code, stdout, stderr) = run(bench, &["-d", &request.to_string()], &[method]).await;
     // 64 and the code of the status.
-    assert!(code.is_some_and(|code| code > 64), "{method}: {code:?} {stderr}");
+    assert!(
+        code.is_some_and(|code| code > 64),
+        "{method}: {code:?} {stderr}"
+    );
     assert_eq!(stdout, "");
     stderr
 }
@@ -79,20 +103,36 @@ struct Talk {
 impl Talk {
     fn start(bench: &Bench, method: &str) -> Self {
         let mut command = command(bench, &["-emit-defaults", "-d", "@"], &[method]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let hears = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { says: child.stdin.take(), hears, child }
+        Self {
+            says: child.stdin.take(),
+            hears,
+            child,
+        }
     }
 
     async fn say(&mut self, message: Value) {
-        self.says.as_mut().unwrap().write_all(format!("{message}\n").as_bytes()).await.unwrap();
+        self.says
+            .as_mut()
+            .unwrap()
+            .write_all(format!("{message}\n").as_bytes())
+            .await
+            .unwrap();
     }
 
     /// The next message; `None` at the end.
     async fn hear(&mut self) -> Option<Value> {
         let mut document = String::new();
         loop {
-            let line = tokio::time::timeout(PATIENCE, self.hears.next_line()).await.expect("nothing comes").unwrap()?;
+            let line = tokio::time::timeout(PATIENCE, self.hears.next_line())
+                .await
+                .expect("nothing comes")
+                .unwrap()?;
             document += &line;
             document.push('\n');
             // grpcurl indents all but the brackets of the whole.
@@ -120,7 +160,11 @@ impl Talk {
     async fn end(mut self) -> Option<i32> {
         drop(self.says.take());
         while self.hear().await.is_some() {}
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap().code()
+        tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it ends")
+            .unwrap()
+            .code()
     }
 }
 
@@ -128,21 +172,45 @@ impl Talk {
 #[ignore = "needs grpcurl: make test"]
 async fn everything_can_be_found_out() {
     let bench = Bench::new().await;
-    assert_eq!(text(&bench, &["list"]).await.lines().collect::<Vec<_>>(), SERVICES);
-    assert!(text(&bench, &["list", "tasker.v1.WorkerService"]).await.contains("tasker.v1.WorkerService.Work\n"));
+    assert_eq!(
+        text(&bench, &["list"]).await.lines().collect::<Vec<_>>(),
+        SERVICES
+    );
+    assert!(
+        text(&bench, &["list", "tasker.v1.WorkerService"])
+            .await
+            .contains("tasker.v1.WorkerService.Work\n")
+    );
     for service in SERVICES {
         let described = text(&bench, &["describe", service]).await;
-        assert!(described.contains(&format!("{service} is a service:")), "{described}");
+        assert!(
+            described.contains(&format!("{service} is a service:")),
+            "{described}"
+        );
     }
     let described = text(&bench, &["describe", "tasker.v1.WorkerService"]).await;
+    assert!(described.contains(
+        "rpc Work ( stream .tasker.v1.WorkRequest ) returns ( stream .tasker.v1.WorkResponse );"
+    ));
     assert!(
-        described.contains("rpc Work ( stream .tasker.v1.WorkRequest ) returns ( stream .tasker.v1.WorkResponse );")
+        described.contains("A result is committed when its `ack` arrives"),
+        "the comments are there: {described}"
     );
-    assert!(described.contains("A result is committed when its `ack` arrives"), "the comments are there: {described}");
     let described = text(&bench, &["describe", "tasker.v1.StepResult"]).await;
-    assert!(described.contains(".tasker.v1.RetryableError retryable_error = 3;"), "{described}");
-    assert!(text(&bench, &["describe", "tasker.v1.TaskState"]).await.contains("TASK_STATE_CANCELLED = 5;"));
-    assert!(text(&bench, &["describe", "google.rpc.BadRequest"]).await.contains("field_violations"));
+    assert!(
+        described.contains(".tasker.v1.RetryableError retryable_error = 3;"),
+        "{described}"
+    );
+    assert!(
+        text(&bench, &["describe", "tasker.v1.TaskState"])
+            .await
+            .contains("TASK_STATE_CANCELLED = 5;")
+    );
+    assert!(
+        text(&bench, &["describe", "google.rpc.BadRequest"])
+            .await
+            .contains("field_violations")
+    );
 }
 
 #[tokio::test]
@@ -158,10 +226,23 @@ async fn health_is_the_standard_one() {
         "tasker.v1.EventService",
         "tasker.v1.AnalyticsService",
     ] {
-        let health = call(&bench, "grpc.health.v1.Health/Check", json!({"service": service})).await;
+        let health = call(
+            &bench,
+            "grpc.health.v1.Health/Check",
+            json!({"service": service}),
+        )
+        .await;
         assert_eq!(health, json!({"status": "SERVING"}), "{service}");
     }
-    assert!(refused(&bench, "grpc.health.v1.Health/Check", json!({"service": "x"})).await.contains("Code: NotFound"));
+    assert!(
+        refused(
+            &bench,
+            "grpc.health.v1.Health/Check",
+            json!({"service": "x"})
+        )
+        .await
+        .contains("Code: NotFound")
+    );
     let mut watch = Talk::start(&bench, "grpc.health.v1.Health/Watch");
     watch.say(json!({})).await;
     drop(watch.says.take());
@@ -174,15 +255,30 @@ async fn an_error_comes_with_its_details() {
     let bench = Bench::with(REGISTRATION).await;
     let request = json!({"namespace": "user_management", "task_name": "user_registration", "context_json": "{}"});
     let said = refused(&bench, "tasker.v1.TaskService/SubmitTask", request).await;
-    for part in
-        ["Code: InvalidArgument", "google.rpc.BadRequest", r#""field": "context_json""#, r#"\"email\" is required"#]
-    {
+    for part in [
+        "Code: InvalidArgument",
+        "google.rpc.BadRequest",
+        r#""field": "context_json""#,
+        r#"\"email\" is required"#,
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    let said = refused(&bench, "tasker.v1.TemplateService/RegisterTemplate", json!({"yaml": "a: [1"})).await;
-    assert!(said.contains("Code: InvalidArgument") && said.contains("fieldViolations"), "{said}");
-    let said =
-        refused(&bench, "tasker.v1.TaskService/GetTask", json!({"task_id": uuid::Uuid::nil().to_string()})).await;
+    let said = refused(
+        &bench,
+        "tasker.v1.TemplateService/RegisterTemplate",
+        json!({"yaml": "a: [1"}),
+    )
+    .await;
+    assert!(
+        said.contains("Code: InvalidArgument") && said.contains("fieldViolations"),
+        "{said}"
+    );
+    let said = refused(
+        &bench,
+        "tasker.v1.TaskService/GetTask",
+        json!({"task_id": uuid::Uuid::nil().to_string()}),
+    )
+    .await;
     assert!(said.contains("Code: NotFound"), "{said}");
 }
 
@@ -197,29 +293,56 @@ async fn it_runs_a_workflow_and_is_its_worker() {
     let bench = Bench::new().await;
     let register = json!({"yaml": YAML});
     for created in [true, false] {
-        let registered = call(&bench, "tasker.v1.TemplateService/RegisterTemplate", register.clone()).await;
-        assert_eq!((&registered["created"], &registered["template"]["taskName"]), (&json!(created), &json!("hello")));
+        let registered = call(
+            &bench,
+            "tasker.v1.TemplateService/RegisterTemplate",
+            register.clone(),
+        )
+        .await;
+        assert_eq!(
+            (&registered["created"], &registered["template"]["taskName"]),
+            (&json!(created), &json!("hello"))
+        );
     }
-    let templates = call(&bench, "tasker.v1.TemplateService/ListTemplates", json!({"namespace": "grpcurl"})).await;
-    assert_eq!(templates["templates"][0]["steps"][1]["dependsOn"], json!(["greet"]));
+    let templates = call(
+        &bench,
+        "tasker.v1.TemplateService/ListTemplates",
+        json!({"namespace": "grpcurl"}),
+    )
+    .await;
+    assert_eq!(
+        templates["templates"][0]["steps"][1]["dependsOn"],
+        json!(["greet"])
+    );
 
     let big = r#"{"id": 9007199254740993}"#;
     let submit = json!({"namespace": "grpcurl", "task_name": "hello", "context_json": big, "idempotency_key": "k"});
     let submitted = call(&bench, "tasker.v1.TaskService/SubmitTask", submit.clone()).await;
     let again = call(&bench, "tasker.v1.TaskService/SubmitTask", submit).await;
-    assert_eq!((&again["taskId"], &again["created"]), (&submitted["taskId"], &json!(false)));
+    assert_eq!(
+        (&again["taskId"], &again["created"]),
+        (&submitted["taskId"], &json!(false))
+    );
     let task = json!({"task_id": submitted["taskId"]});
     let mut watch = Talk::start(&bench, "tasker.v1.TaskService/WatchTask");
     watch.say(task.clone()).await;
     drop(watch.says.take());
-    assert_eq!(watch.hear().await.unwrap()["task"]["state"], "TASK_STATE_PENDING");
+    assert_eq!(
+        watch.hear().await.unwrap()["task"]["state"],
+        "TASK_STATE_PENDING"
+    );
 
     let mut worker = Talk::start(&bench, "tasker.v1.WorkerService/Work");
     let register = json!({"name": "me", "handlers": ["greet", "wave"], "max_concurrent_steps": 1});
     worker.say(json!({ "register": register })).await;
     let registered = worker.hear().await.unwrap()["registered"].clone();
     assert_eq!(registered["leaseDuration"], "2s");
-    let workers = call(&bench, "tasker.v1.WorkerService/ListWorkers", json!({"handler": "wave"})).await;
+    let workers = call(
+        &bench,
+        "tasker.v1.WorkerService/ListWorkers",
+        json!({"handler": "wave"}),
+    )
+    .await;
     assert_eq!(workers["workers"][0]["workerId"], registered["workerId"]);
 
     let failure = json!({"message": "not now", "error_code": "BUSY", "retry_after": "0.1s"});
@@ -231,7 +354,10 @@ async fn it_runs_a_workflow_and_is_its_worker() {
     let mut early = Vec::new();
     for (step, attempt, mut answer) in answers {
         let assignment = worker.hear_one("assignment", &mut early).await;
-        assert_eq!((&assignment["stepName"], &assignment["attempt"]), (&json!(step), &json!(attempt)));
+        assert_eq!(
+            (&assignment["stepName"], &assignment["attempt"]),
+            (&json!(step), &json!(attempt))
+        );
         assert_eq!(assignment["contextJson"], big);
         if step == "wave" {
             assert_eq!(assignment["resultsJson"], json!({"greet": big}));
@@ -240,10 +366,17 @@ async fn it_runs_a_workflow_and_is_its_worker() {
         answer["lease_token"] = assignment["leaseToken"].clone();
         worker.say(json!({ "result": answer })).await;
         let ack = worker.hear_one("ack", &mut early).await;
-        assert_eq!(ack, json!({"leaseToken": assignment["leaseToken"], "status": "RESULT_STATUS_ACCEPTED"}));
+        assert_eq!(
+            ack,
+            json!({"leaseToken": assignment["leaseToken"], "status": "RESULT_STATUS_ACCEPTED"})
+        );
     }
     worker.say(json!({"drain": {}})).await;
-    assert_eq!(worker.end().await, Some(0), "the server closes its side too");
+    assert_eq!(
+        worker.end().await,
+        Some(0),
+        "the server closes its side too"
+    );
 
     let mut last = Value::Null;
     while let Some(update) = watch.hear().await {
@@ -252,14 +385,29 @@ async fn it_runs_a_workflow_and_is_its_worker() {
     assert_eq!(last["task"]["state"], "TASK_STATE_COMPLETE");
     assert_eq!(watch.end().await, Some(0));
     let whole = call(&bench, "tasker.v1.TaskService/GetTask", task.clone()).await;
-    assert_eq!(whole["steps"][0]["attempts"][0]["error"]["errorCode"], "BUSY");
-    assert_eq!(whole["dependencies"], json!([{"step": "wave", "dependsOn": "greet"}]));
+    assert_eq!(
+        whole["steps"][0]["attempts"][0]["error"]["errorCode"],
+        "BUSY"
+    );
+    assert_eq!(
+        whole["dependencies"],
+        json!([{"step": "wave", "dependsOn": "greet"}])
+    );
     let list = json!({"namespace": "grpcurl", "states": ["TASK_STATE_COMPLETE"]});
     let list = call(&bench, "tasker.v1.TaskService/ListTasks", list).await;
-    assert_eq!((list["tasks"].as_array().map(Vec::len), &list["nextPageToken"]), (Some(1), &json!("")));
+    assert_eq!(
+        (
+            list["tasks"].as_array().map(Vec::len),
+            &list["nextPageToken"]
+        ),
+        (Some(1), &json!(""))
+    );
     let cancel = json!({"task_id": submitted["taskId"], "by": "me", "reason": "too late"});
     let said = refused(&bench, "tasker.v1.TaskService/CancelTask", cancel).await;
-    assert!(said.contains("Code: FailedPrecondition") && said.contains("complete"), "{said}");
+    assert!(
+        said.contains("Code: FailedPrecondition") && said.contains("complete"),
+        "{said}"
+    );
     let gone = async || {
         let workers = call(&bench, "tasker.v1.WorkerService/ListWorkers", json!({})).await;
         (workers["workers"] == json!([])).then_some(())
@@ -273,14 +421,21 @@ async fn a_worker_out_of_order_is_told_so() {
     let bench = Bench::new().await;
     let heartbeat = json!({"heartbeat": {}});
     let said = refused(&bench, "tasker.v1.WorkerService/Work", heartbeat).await;
-    assert!(said.contains("Code: FailedPrecondition") && said.contains("`register`"), "{said}");
+    assert!(
+        said.contains("Code: FailedPrecondition") && said.contains("`register`"),
+        "{said}"
+    );
 }
 
 /// What older tools speak; grpcurl itself takes v1 where there is one.
 #[tokio::test]
 async fn reflection_v1alpha_answers_too() {
     let bench = Bench::new().await;
-    let channel = tonic::transport::Endpoint::new(bench.server.url.clone()).unwrap().connect().await.unwrap();
+    let channel = tonic::transport::Endpoint::new(bench.server.url.clone())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut client = ServerReflectionClient::new(channel);
     let questions = [
         Asks::ListServices(String::new()),
@@ -288,21 +443,40 @@ async fn reflection_v1alpha_answers_too() {
         Asks::FileByFilename("tasker/v1/worker_service.proto".into()),
         Asks::FileContainingSymbol("no.such.Symbol".into()),
     ];
-    let questions = questions.map(|asks| ServerReflectionRequest { host: String::new(), message_request: Some(asks) });
-    let answers = client.server_reflection_info(tokio_stream::iter(questions)).await.unwrap().into_inner();
-    let answers: Vec<_> = answers.map(|answer| answer.map(|a| a.message_response)).take(4).collect().await;
+    let questions = questions.map(|asks| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(asks),
+    });
+    let answers = client
+        .server_reflection_info(tokio_stream::iter(questions))
+        .await
+        .unwrap()
+        .into_inner();
+    let answers: Vec<_> = answers
+        .map(|answer| answer.map(|a| a.message_response))
+        .take(4)
+        .collect()
+        .await;
 
-    let Ok(Some(Answers::ListServicesResponse(list))) = &answers[0] else { panic!("{:?}", answers[0]) };
+    let Ok(Some(Answers::ListServicesResponse(list))) = &answers[0] else {
+        panic!("{:?}", answers[0])
+    };
     let mut names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, SERVICES);
     for answer in &answers[1..3] {
-        let Ok(Some(Answers::FileDescriptorResponse(files))) = answer else { panic!("{answer:?}") };
+        let Ok(Some(Answers::FileDescriptorResponse(files))) = answer else {
+            panic!("{answer:?}")
+        };
         let file: prost_types::FileDescriptorProto =
             prost::Message::decode(files.file_descriptor_proto[0].as_slice()).unwrap();
         assert_eq!(file.service[0].name(), "WorkerService");
     }
-    assert!(matches!(&answers[3], Err(status) if status.code() == tonic::Code::NotFound), "{:?}", answers[3]);
+    assert!(
+        matches!(&answers[3], Err(status) if status.code() == tonic::Code::NotFound),
+        "{:?}",
+        answers[3]
+    );
 }
 
 /// Python's reflection client speaks v1alpha, and builds its messages from what it is told.
@@ -325,9 +499,22 @@ print(submit(request(namespace="user_management", task_name="user_registration",
 "#;
     let mut bench = Bench::with(REGISTRATION).await;
     let address = bench.server.url.trim_start_matches("http://").to_owned();
-    let python = Command::new(tool("python")).args(["-c", SCRIPT, &address]).kill_on_drop(true).output();
-    let Output { status, stdout, stderr } = tokio::time::timeout(PATIENCE, python).await.expect("it ends").unwrap();
+    let python = Command::new(tool("python"))
+        .args(["-c", SCRIPT, &address])
+        .kill_on_drop(true)
+        .output();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = tokio::time::timeout(PATIENCE, python)
+        .await
+        .expect("it ends")
+        .unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     let task = bench.get(String::from_utf8(stdout).unwrap().trim()).await;
-    assert_eq!(task.task.unwrap().task_name, submission("user_management/user_registration", "{}").task_name);
+    assert_eq!(
+        task.task.unwrap().task_name,
+        submission("user_management/user_registration", "{}").task_name
+    );
 }

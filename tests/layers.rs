@@ -14,19 +14,51 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postgres", &[]),
     ("store", &["domain"]),
     ("engine", &["domain", "store", "telemetry"]),
-    ("http", &["domain", "engine", "grpc", "json", "proto", "store"]),
+    (
+        "http",
+        &["domain", "engine", "grpc", "json", "proto", "store"],
+    ),
     ("grpc", &["domain", "engine", "proto", "store"]),
-    ("server", &["engine", "grpc", "http", "proto", "store", "telemetry"]),
+    (
+        "server",
+        &["engine", "grpc", "http", "proto", "store", "telemetry"],
+    ),
     ("telemetry", &[]),
     ("client", &["proto"]),
     ("worker", &["proto", "telemetry"]),
-    ("bench", &["client", "domain", "postgres", "proto", "store", "worker"]),
-    ("cli", &["bench", "client", "domain", "json", "postgres", "proto", "server", "store", "telemetry"]),
+    (
+        "bench",
+        &["client", "domain", "postgres", "proto", "store", "worker"],
+    ),
+    (
+        "cli",
+        &[
+            "bench",
+            "client",
+            "domain",
+            "json",
+            "postgres",
+            "proto",
+            "server",
+            "store",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// Crates that a part must not even name.
 const MAY_NOT_NAME: &[(&str, &[&str])] = &[
-    ("domain", &["tokio", "tonic", "tokio_postgres", "axum", "SystemTime::now", "Instant::now"]),
+    (
+        "domain",
+        &[
+            "tokio",
+            "tonic",
+            "tokio_postgres",
+            "axum",
+            "SystemTime::now",
+            "Instant::now",
+        ],
+    ),
     ("store", &["tonic", "axum"]),
     ("engine", &["tonic", "axum", "tokio_postgres"]),
     ("grpc", &["tokio_postgres"]),
@@ -60,13 +92,21 @@ fn files(part: &str) -> Vec<PathBuf> {
 /// The source without comments, which may name anything.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The first names of what follows `crate::`: one, or one for each item of a group.
 fn heads(rest: &str) -> Vec<&str> {
-    let name = |text: &str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
-    let Some(group) = rest.strip_prefix('{') else { return vec![&rest[..name(rest)]] };
+    let name = |text: &str| {
+        text.find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(text.len())
+    };
+    let Some(group) = rest.strip_prefix('{') else {
+        return vec![&rest[..name(rest)]];
+    };
     let (mut depth, mut start, mut found) = (0, 0, Vec::new());
     for (i, c) in group.char_indices() {
         match c {
@@ -83,7 +123,11 @@ fn heads(rest: &str) -> Vec<&str> {
             _ => {}
         }
     }
-    found.into_iter().map(str::trim).map(|item| &item[..name(item)]).collect()
+    found
+        .into_iter()
+        .map(str::trim)
+        .map(|item| &item[..name(item)])
+        .collect()
 }
 
 #[test]
@@ -94,7 +138,11 @@ fn imports_run_one_way() {
             let code = code(&file);
             let used = code.split("crate::").skip(1).flat_map(heads);
             for other in used.filter(|u| parts.contains(u)) {
-                assert!(other == *part || allowed.contains(&other), "{}: {part} uses {other}", file.display());
+                assert!(
+                    other == *part || allowed.contains(&other),
+                    "{}: {part} uses {other}",
+                    file.display()
+                );
             }
         }
     }
@@ -104,8 +152,10 @@ fn imports_run_one_way() {
 fn every_part_is_listed() {
     let lib = code(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
     let listed: BTreeSet<&str> = MAY_USE.iter().map(|(part, _)| *part).collect();
-    let parts: BTreeSet<&str> =
-        lib.lines().filter_map(|l| l.trim().strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let parts: BTreeSet<&str> = lib
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
     assert_eq!(parts, listed);
 }
 
@@ -117,7 +167,8 @@ fn parts_stay_off_what_is_not_theirs() {
             for name in *names {
                 let named = code.match_indices(name).any(|(i, _)| {
                     !code[..i].ends_with(|c: char| c.is_alphanumeric() || c == '_')
-                        && !code[i + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                        && !code[i + name.len()..]
+                            .starts_with(|c: char| c.is_alphanumeric() || c == '_')
                 });
                 assert!(!named, "{}: {part} names {name}", file.display());
             }

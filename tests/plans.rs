@@ -17,19 +17,38 @@ use tasker::store::{
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-const HOT_TABLES: [&str; 7] = ["tasks", "steps", "queue", "events", "idempotency_keys", "services", "permits"];
+const HOT_TABLES: [&str; 7] = [
+    "tasks",
+    "steps",
+    "queue",
+    "events",
+    "idempotency_keys",
+    "services",
+    "permits",
+];
 /// Statements that want the first rows of an index in its order, and stop there.
-const WALKS_OF_A_FEW_ROWS: [(&str, &str); 2] = [("next_retry", "queue_retry"), ("anything_due", "queue_retry")];
+const WALKS_OF_A_FEW_ROWS: [(&str, &str); 2] = [
+    ("next_retry", "queue_retry"),
+    ("anything_due", "queue_retry"),
+];
 
 #[tokio::test]
 async fn the_plans_are_the_same_whatever_the_planner_believes() {
     let test = TestDb::new().await;
     let db = test.db();
     let client = test.connect().await;
-    let sql = async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let believed_empty = "VACUUM ANALYZE tasks; VACUUM ANALYZE steps; VACUUM ANALYZE queue; VACUUM ANALYZE events;
+    let sql = async |sql: &str| {
+        client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"))
+    };
+    let believed_empty =
+        "VACUUM ANALYZE tasks; VACUUM ANALYZE steps; VACUUM ANALYZE queue; VACUUM ANALYZE events;
                           VACUUM ANALYZE idempotency_keys";
-    let each = |command: &str| -> Vec<String> { command.split(';').map(|c| c.trim().to_owned()).collect() };
+    let each = |command: &str| -> Vec<String> {
+        command.split(';').map(|c| c.trim().to_owned()).collect()
+    };
 
     let fresh = plans(&db.connect_hot().await.unwrap()).await;
     for (name, plan) in &fresh {
@@ -45,36 +64,78 @@ async fn the_plans_are_the_same_whatever_the_planner_believes() {
             if !HOT_TABLES.contains(&table) || kind == "Tid Scan" || kind == "ModifyTable" {
                 continue;
             }
-            assert!(kind == "Index Scan" || kind == "Index Only Scan", "{name} reads {table} by a {kind}: {plan:#}");
+            assert!(
+                kind == "Index Scan" || kind == "Index Only Scan",
+                "{name} reads {table} by a {kind}: {plan:#}"
+            );
             let walks = WALKS_OF_A_FEW_ROWS.contains(&(name, index));
-            assert!(walks || node["Index Cond"].is_string(), "{name} walks through {index}: {plan:#}");
+            assert!(
+                walks || node["Index Cond"].is_string(),
+                "{name} walks through {index}: {plan:#}"
+            );
         }
     }
 
     for command in each(believed_empty) {
         sql(&command).await;
     }
-    same(&fresh, &plans(&db.connect_hot().await.unwrap()).await, "after ANALYZE of empty tables");
+    same(
+        &fresh,
+        &plans(&db.connect_hot().await.unwrap()).await,
+        "after ANALYZE of empty tables",
+    );
     let early = db.connect_hot().await.unwrap();
     let _ = plans(&early).await;
 
-    let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep { name, handler: "h", service: "" });
-    let new =
-        NewTemplate { namespace: "n", task_name: "t", version: "1.0.0", yaml: "", environment: "", steps: &steps };
-    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
-    fill::fill(&db, Kind::Finished, row.template_id, 20_000, &|_| {}).await.unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, 5_000, &|_| {}).await.unwrap();
-    same(&fresh, &plans(&db.connect_hot().await.unwrap()).await, "with tasks that no ANALYZE has seen");
-    same(&fresh, &plans(&early).await, "on a connection that has known the tables empty");
+    let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep {
+        name,
+        handler: "h",
+        service: "",
+    });
+    let new = NewTemplate {
+        namespace: "n",
+        task_name: "t",
+        version: "1.0.0",
+        yaml: "",
+        environment: "",
+        steps: &steps,
+    };
+    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
+        panic!("not registered")
+    };
+    fill::fill(&db, Kind::Finished, row.template_id, 20_000, &|_| {})
+        .await
+        .unwrap();
+    fill::fill(&db, Kind::Waiting, row.template_id, 5_000, &|_| {})
+        .await
+        .unwrap();
+    same(
+        &fresh,
+        &plans(&db.connect_hot().await.unwrap()).await,
+        "with tasks that no ANALYZE has seen",
+    );
+    same(
+        &fresh,
+        &plans(&early).await,
+        "on a connection that has known the tables empty",
+    );
 
     for command in each(believed_empty) {
         sql(&command).await;
     }
-    same(&fresh, &plans(&db.connect_hot().await.unwrap()).await, "after ANALYZE of full tables");
+    same(
+        &fresh,
+        &plans(&db.connect_hot().await.unwrap()).await,
+        "after ANALYZE of full tables",
+    );
 
     sql("DELETE FROM queue").await;
     sql("VACUUM ANALYZE queue").await;
-    same(&fresh, &plans(&db.connect_hot().await.unwrap()).await, "with a queue that has just run empty");
+    same(
+        &fresh,
+        &plans(&db.connect_hot().await.unwrap()).await,
+        "with a queue that has just run empty",
+    );
 }
 
 type Plans = BTreeMap<&'static str, Value>;
@@ -82,19 +143,35 @@ type Plans = BTreeMap<&'static str, Value>;
 /// The plans of all statements, without what may differ: costs and estimates.
 async fn plans(hot: &Client) -> Plans {
     let mut plans = Plans::new();
-    let held = hot.query("SELECT name FROM pg_prepared_statements", &[]).await.unwrap();
+    let held = hot
+        .query("SELECT name FROM pg_prepared_statements", &[])
+        .await
+        .unwrap();
     let held: Vec<String> = held.iter().map(|row| row.get(0)).collect();
-    let others = [("read_any", event::READ_ANY), ("read_first", event::READ_FIRST), ("tasks_of_events", names::TASKS)];
+    let others = [
+        ("read_any", event::READ_ANY),
+        ("read_first", event::READ_FIRST),
+        ("tasks_of_events", names::TASKS),
+    ];
     let all = STATEMENTS.iter().chain(&others);
     for (name, sql) in all.filter(|(_, sql)| !["BEGIN", "COMMIT"].contains(sql)) {
         if !held.iter().any(|held| held == name) {
-            hot.batch_execute(&format!("PREPARE {name} AS {sql}")).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            hot.batch_execute(&format!("PREPARE {name} AS {sql}"))
+                .await
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
         }
         let count = (1..).take_while(|n| sql.contains(&format!("${n}"))).count();
-        let nulls = if count == 0 { String::new() } else { format!("({})", vec!["NULL"; count].join(", ")) };
+        let nulls = if count == 0 {
+            String::new()
+        } else {
+            format!("({})", vec!["NULL"; count].join(", "))
+        };
         // As text, in which a simple query gives everything; it comes in one row.
         let explain = format!("EXPLAIN (FORMAT JSON, COSTS OFF) EXECUTE {name}{nulls}");
-        let answer = hot.simple_query(&explain).await.unwrap_or_else(|e| panic!("{explain}: {e}"));
+        let answer = hot
+            .simple_query(&explain)
+            .await
+            .unwrap_or_else(|e| panic!("{explain}: {e}"));
         let text = answer.iter().find_map(|m| match m {
             SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
@@ -120,6 +197,10 @@ fn scans<'a>(plan: &'a Value, found: &mut Vec<&'a Value>) {
 
 fn same(expected: &Plans, found: &Plans, when: &str) {
     for (name, plan) in expected {
-        assert!(found[name] == *plan, "{name} changed its plan {when}:\n{:#}\nbefore:\n{plan:#}", found[name]);
+        assert!(
+            found[name] == *plan,
+            "{name} changed its plan {when}:\n{:#}\nbefore:\n{plan:#}",
+            found[name]
+        );
     }
 }

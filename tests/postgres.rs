@@ -20,17 +20,33 @@ const HOLD: &str = "TASKER_TEST_HOLD";
 
 #[tokio::test]
 async fn a_test_gets_a_database_of_its_own() {
-    let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count().to_string();
+    let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"))
+        .unwrap()
+        .count()
+        .to_string();
     let (one, two) = tokio::join!(TestDb::new(), TestDb::new());
     assert_ne!(one.url(), two.url());
     for db in [&one, &two] {
         assert_eq!(
-            one_value(&db.connect().await, "SELECT max(version)::text FROM migrations").await.as_deref(),
+            one_value(
+                &db.connect().await,
+                "SELECT max(version)::text FROM migrations"
+            )
+            .await
+            .as_deref(),
             Some(migrations.as_str())
         );
     }
-    one.connect().await.batch_execute("CREATE TABLE only_here (x int)").await.unwrap();
-    let seen = one_value(&two.connect().await, "SELECT to_regclass('only_here')::text").await;
+    one.connect()
+        .await
+        .batch_execute("CREATE TABLE only_here (x int)")
+        .await
+        .unwrap();
+    let seen = one_value(
+        &two.connect().await,
+        "SELECT to_regclass('only_here')::text",
+    )
+    .await;
     assert_eq!(seen, None);
     let encoding = one_value(&two.connect().await, "SHOW server_encoding").await;
     assert_eq!(encoding.as_deref(), Some("UTF8"));
@@ -38,15 +54,32 @@ async fn a_test_gets_a_database_of_its_own() {
 
 #[tokio::test]
 async fn a_default_cluster_is_durable_and_leaves_nothing_behind() {
-    let cluster = start(Options { initdb_cache: None, ..Options::default() }).await;
+    let cluster = start(Options {
+        initdb_cache: None,
+        ..Options::default()
+    })
+    .await;
     let client = connect(&cluster.url()).await;
-    for (setting, value) in [("fsync", "on"), ("synchronous_commit", "on"), ("max_connections", "200")] {
-        assert_eq!(one_value(&client, &format!("SHOW {setting}")).await.as_deref(), Some(value), "{setting}");
+    for (setting, value) in [
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("max_connections", "200"),
+    ] {
+        assert_eq!(
+            one_value(&client, &format!("SHOW {setting}"))
+                .await
+                .as_deref(),
+            Some(value),
+            "{setting}"
+        );
     }
     let collation = "SELECT datcollate::text FROM pg_database WHERE datname = current_database()";
     assert_eq!(one_value(&client, collation).await.as_deref(), Some("C"));
     let (dir, pid) = (cluster.dir().to_owned(), cluster.pid());
-    let mode = fs::metadata(dir.join("password")).unwrap().permissions().mode();
+    let mode = fs::metadata(dir.join("password"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     cluster.stop().await;
     assert!(!dir.exists());
@@ -74,20 +107,32 @@ async fn a_killed_cluster_leaves_nothing_behind_either() {
 #[tokio::test]
 async fn nobody_gets_in_without_the_password() {
     let cluster = own_cluster().await;
-    let url = format!("postgres://postgres:guess@127.0.0.1:{}/postgres", cluster.port());
-    let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().unwrap();
+    let url = format!(
+        "postgres://postgres:guess@127.0.0.1:{}/postgres",
+        cluster.port()
+    );
+    let refused = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .err()
+        .unwrap();
     assert_eq!(refused.code().map(SqlState::code), Some("28P01"));
 }
 
 #[tokio::test]
 async fn data_is_kept_between_runs_and_belongs_to_one_process_at_a_time() {
     let folder = Folder::new();
-    let options = || Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let options = || Options {
+        data_dir: Some(folder.0.clone()),
+        ..own_options()
+    };
     let cluster = start(options()).await;
     note(&cluster, "kept").await;
 
     let refused = Cluster::start(options()).await.unwrap_err();
-    assert!(matches!(&refused, Error::InUse { pid: Some(pid), .. } if *pid == std::process::id()), "{refused}");
+    assert!(
+        matches!(&refused, Error::InUse { pid: Some(pid), .. } if *pid == std::process::id()),
+        "{refused}"
+    );
     cluster.stop().await;
 
     let cluster = start(options()).await;
@@ -101,7 +146,11 @@ async fn a_killed_server_comes_back_with_what_was_committed() {
     let (url, pid) = (cluster.url(), cluster.pid());
     cluster.kill();
     assert!(!runs(pid));
-    assert!(tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_err());
+    assert!(
+        tokio_postgres::connect(&url, tokio_postgres::NoTls)
+            .await
+            .is_err()
+    );
 
     cluster.restart().await.unwrap();
     assert_eq!(cluster.url(), url);
@@ -113,9 +162,19 @@ async fn a_killed_server_comes_back_with_what_was_committed() {
 #[tokio::test]
 async fn a_server_that_cannot_start_says_why() {
     let settings = vec![("shared_buffers".to_owned(), "a lot".to_owned())];
-    let error = Cluster::start(Options { settings, ..own_options() }).await.unwrap_err();
-    let Error::Start { tail, log, .. } = &error else { panic!("{error}") };
-    assert!(tail.contains(r#"invalid value for parameter "shared_buffers""#), "{error}");
+    let error = Cluster::start(Options {
+        settings,
+        ..own_options()
+    })
+    .await
+    .unwrap_err();
+    let Error::Start { tail, log, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        tail.contains(r#"invalid value for parameter "shared_buffers""#),
+        "{error}"
+    );
     assert!(!log.exists(), "the folder of a failed start stays behind");
 }
 
@@ -124,12 +183,23 @@ async fn data_of_another_major_version_is_not_touched() {
     let folder = Folder::new();
     fs::create_dir(folder.0.join("data")).unwrap();
     fs::write(folder.0.join("data/PG_VERSION"), "9\n").unwrap();
-    let options = Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let options = Options {
+        data_dir: Some(folder.0.clone()),
+        ..own_options()
+    };
     let binaries = tasker::postgres::find().unwrap();
-    let error = Cluster::start(Options { binaries: Some(binaries), ..options.clone() }).await.unwrap_err();
+    let error = Cluster::start(Options {
+        binaries: Some(binaries),
+        ..options.clone()
+    })
+    .await
+    .unwrap_err();
     assert!(matches!(&error, Error::Major { made_by: 9, .. }), "{error}");
     let error = Cluster::start(options).await.unwrap_err();
-    assert!(matches!(&error, Error::Find(_)) && error.to_string().contains(" 9"), "{error}");
+    assert!(
+        matches!(&error, Error::Find(_)) && error.to_string().contains(" 9"),
+        "{error}"
+    );
 }
 
 /// SIGKILL gives nobody a chance to clean up: the kernel has to end the server, and the next one takes over the data.
@@ -137,15 +207,30 @@ async fn data_of_another_major_version_is_not_touched() {
 async fn the_server_ends_when_its_starter_is_killed() {
     let folder = Folder::new();
     let mut holder = Command::new(std::env::current_exe().unwrap());
-    holder.args(["--exact", "holder", "--nocapture"]).env(HOLD, &folder.0).stdout(Stdio::piped()).process_group(0);
+    holder
+        .args(["--exact", "holder", "--nocapture"])
+        .env(HOLD, &folder.0)
+        .stdout(Stdio::piped())
+        .process_group(0);
     let mut holder = holder.spawn().unwrap();
     let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-    let pid: u32 = lines.find_map(|line| line.unwrap().strip_prefix("postgres ")?.parse().ok()).unwrap();
+    let pid: u32 = lines
+        .find_map(|line| line.unwrap().strip_prefix("postgres ")?.parse().ok())
+        .unwrap();
     assert!(runs(pid));
 
-    let options = || Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let options = || Options {
+        data_dir: Some(folder.0.clone()),
+        ..own_options()
+    };
     let refused = Cluster::start(options()).await.unwrap_err();
-    assert!(refused.to_string().contains(&format!("is in use by another process (pid {})", holder.id())), "{refused}");
+    assert!(
+        refused.to_string().contains(&format!(
+            "is in use by another process (pid {})",
+            holder.id()
+        )),
+        "{refused}"
+    );
 
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -158,8 +243,14 @@ async fn the_server_ends_when_its_starter_is_killed() {
 /// Not a test by itself: the process that the test above kills.
 #[tokio::test]
 async fn holder() {
-    let Some(dir) = std::env::var_os(HOLD) else { return };
-    let cluster = start(Options { data_dir: Some(dir.into()), ..own_options() }).await;
+    let Some(dir) = std::env::var_os(HOLD) else {
+        return;
+    };
+    let cluster = start(Options {
+        data_dir: Some(dir.into()),
+        ..own_options()
+    })
+    .await;
     note(&cluster, "from the holder").await;
     println!("\npostgres {}", cluster.pid());
     // Until killed, or until the test is gone and its end of the pipe with it.
@@ -170,7 +261,10 @@ async fn holder() {
 #[tokio::test]
 async fn a_stale_pid_file_is_no_obstacle() {
     let folder = Folder::new();
-    let options = || Options { data_dir: Some(folder.0.clone()), ..own_options() };
+    let options = || Options {
+        data_dir: Some(folder.0.clone()),
+        ..own_options()
+    };
     let cluster = start(options()).await;
     note(&cluster, "here").await;
     let pid_file = folder.0.join("data/postmaster.pid");
@@ -178,7 +272,12 @@ async fn a_stale_pid_file_is_no_obstacle() {
     cluster.kill();
     drop(cluster);
 
-    let mut stranger = Command::new("sleep").arg("20").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stranger = Command::new("sleep")
+        .arg("20")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let rest = stale.split_once('\n').unwrap().1;
     fs::write(&pid_file, format!("{}\n{rest}", stranger.id())).unwrap();
     let cluster = start(options()).await;
@@ -189,13 +288,22 @@ async fn a_stale_pid_file_is_no_obstacle() {
 
 async fn note(cluster: &Cluster, words: &str) {
     let client = connect(&cluster.url()).await;
-    client.batch_execute("CREATE TABLE IF NOT EXISTS notes (at serial, words text)").await.unwrap();
-    client.execute("INSERT INTO notes (words) VALUES ($1)", &[&words]).await.unwrap();
+    client
+        .batch_execute("CREATE TABLE IF NOT EXISTS notes (at serial, words text)")
+        .await
+        .unwrap();
+    client
+        .execute("INSERT INTO notes (words) VALUES ($1)", &[&words])
+        .await
+        .unwrap();
 }
 
 async fn notes(cluster: &Cluster) -> Vec<String> {
     let client = connect(&cluster.url()).await;
-    let rows = client.query("SELECT words FROM notes ORDER BY at", &[]).await.unwrap();
+    let rows = client
+        .query("SELECT words FROM notes ORDER BY at", &[])
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -208,7 +316,10 @@ fn runs(pid: u32) -> bool {
     let until = Instant::now() + Duration::from_secs(2);
     let state = || {
         let mut stat = String::new();
-        fs::File::open(format!("/proc/{pid}/stat")).ok()?.read_to_string(&mut stat).ok()?;
+        fs::File::open(format!("/proc/{pid}/stat"))
+            .ok()?
+            .read_to_string(&mut stat)
+            .ok()?;
         stat.rsplit_once(") ")?.1.chars().next()
     };
     while state().is_some_and(|state| state == 'Z') && Instant::now() < until {
@@ -222,7 +333,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        let place = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        let place = if Path::new("/dev/shm").is_dir() {
+            "/dev/shm"
+        } else {
+            "/tmp"
+        };
         let dir = Path::new(place).join(format!("tasker-test-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).unwrap();

@@ -34,8 +34,13 @@ impl PythonWorker {
     /// Its handlers take this long for each of their calls.
     fn start(url: &str, call: Duration) -> Self {
         let mut python = Command::new(tool("python"));
-        python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/worker.py"));
-        python.arg(url.trim_start_matches("http://")).env("CALL_SECONDS", call.as_secs_f64().to_string());
+        python.arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/examples/python/worker.py"
+        ));
+        python
+            .arg(url.trim_start_matches("http://"))
+            .env("CALL_SECONDS", call.as_secs_f64().to_string());
         Self(python.kill_on_drop(true).spawn().unwrap())
     }
 
@@ -43,7 +48,10 @@ impl PythonWorker {
     async fn terminate(mut self) -> ExitStatus {
         let pid = Pid::from_raw(self.0.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        tokio::time::timeout(PATIENCE, self.0.wait()).await.expect("the worker does not end").unwrap()
+        tokio::time::timeout(PATIENCE, self.0.wait())
+            .await
+            .expect("the worker does not end")
+            .unwrap()
     }
 }
 
@@ -52,13 +60,20 @@ fn context(email: &str, plan: &str) -> String {
 }
 
 fn outcomes(task: &GetTaskResponse, name: &str) -> Vec<AttemptOutcome> {
-    step(task, name).attempts.iter().map(tasker::proto::Attempt::outcome).collect()
+    step(task, name)
+        .attempts
+        .iter()
+        .map(tasker::proto::Attempt::outcome)
+        .collect()
 }
 
 async fn running(client: &mut Client, task_id: &str, name: &str) {
     eventually(&format!("step {name}"), || {
         let mut client = client.clone();
-        async move { (step(&get(&mut client, task_id).await, name).state() == StepState::InProgress).then_some(()) }
+        async move {
+            (step(&get(&mut client, task_id).await, name).state() == StepState::InProgress)
+                .then_some(())
+        }
     })
     .await;
 }
@@ -70,23 +85,39 @@ async fn it_runs_the_registrations() {
     let worker = PythonWorker::start(&bench.server.url, Duration::from_millis(10));
     let mut free = Vec::new();
     for n in 0..20 {
-        free.push(bench.submit(NAME, &context(&format!("u{n}@example.org"), "free")).await);
+        free.push(
+            bench
+                .submit(NAME, &context(&format!("u{n}@example.org"), "free"))
+                .await,
+        );
     }
     let pro = bench.submit(NAME, &context("pro@example.org", "pro")).await;
-    let enterprise = bench.submit(NAME, &context("e@example.org", "enterprise")).await;
-    let taken = bench.submit(NAME, &context("taken@example.org", "free")).await;
+    let enterprise = bench
+        .submit(NAME, &context("e@example.org", "enterprise"))
+        .await;
+    let taken = bench
+        .submit(NAME, &context("taken@example.org", "free"))
+        .await;
 
     for task_id in &free {
         let task = bench.finished(task_id).await;
         assert_eq!(state(&task), TaskState::Complete);
-        let result = |name: &str| serde_json::from_str::<serde_json::Value>(&step(&task, name).result_json).unwrap();
-        assert_eq!(result("update_user_status")["user_id"], result("create_user_account")["user_id"]);
+        let result = |name: &str| {
+            serde_json::from_str::<serde_json::Value>(&step(&task, name).result_json).unwrap()
+        };
+        assert_eq!(
+            result("update_user_status")["user_id"],
+            result("create_user_account")["user_id"]
+        );
     }
     let task = bench.finished(&pro).await;
     assert_eq!(state(&task), TaskState::Complete);
     let (failed, worked) = (AttemptOutcome::RetryableError, AttemptOutcome::Succeeded);
     assert_eq!(outcomes(&task, "setup_billing_profile"), [failed, worked]);
-    let error = step(&task, "setup_billing_profile").attempts[0].error.clone().unwrap();
+    let error = step(&task, "setup_billing_profile").attempts[0]
+        .error
+        .clone()
+        .unwrap();
     assert_eq!(
         (error.error_code.as_str(), error.context_json.as_str()),
         ("HTTP_503", r#"{"service": "billing_service"}"#)
@@ -95,12 +126,24 @@ async fn it_runs_the_registrations() {
     let task = bench.finished(&enterprise).await;
     let attempts = &step(&task, "send_welcome_sequence").attempts;
     assert_eq!(outcomes(&task, "send_welcome_sequence"), [failed, worked]);
-    assert_eq!(attempts[0].retry_after, Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }));
+    assert_eq!(
+        attempts[0].retry_after,
+        Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 500_000_000
+        })
+    );
 
     let task = bench.finished(&taken).await;
     assert_eq!(state(&task), TaskState::Error);
-    assert_eq!(outcomes(&task, "create_user_account"), [AttemptOutcome::PermanentError]);
-    assert_eq!(task.task.unwrap().error.unwrap().error_code, "USER_CONFLICT");
+    assert_eq!(
+        outcomes(&task, "create_user_account"),
+        [AttemptOutcome::PermanentError]
+    );
+    assert_eq!(
+        task.task.unwrap().error.unwrap().error_code,
+        "USER_CONFLICT"
+    );
     assert!(worker.terminate().await.success());
 }
 
@@ -111,7 +154,11 @@ async fn its_death_in_the_middle_loses_nothing() {
     let mut doomed = PythonWorker::start(&bench.server.url, Duration::from_millis(300));
     let mut tasks = Vec::new();
     for n in 0..8 {
-        tasks.push(bench.submit(NAME, &context(&format!("u{n}@example.org"), "free")).await);
+        tasks.push(
+            bench
+                .submit(NAME, &context(&format!("u{n}@example.org"), "free"))
+                .await,
+        );
     }
     running(&mut bench.client, &tasks[0], "setup_billing_profile").await;
     doomed.0.kill().await.unwrap();
@@ -122,7 +169,11 @@ async fn its_death_in_the_middle_loses_nothing() {
     let task = bench.get(&tasks[0]).await;
     let (lost, worked) = (AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded);
     assert_eq!(outcomes(&task, "setup_billing_profile"), [lost, worked]);
-    assert_eq!(step(&task, "setup_billing_profile").charged_attempts, 0, "nobody is to blame for a killed worker");
+    assert_eq!(
+        step(&task, "setup_billing_profile").charged_attempts,
+        0,
+        "nobody is to blame for a killed worker"
+    );
 }
 
 #[tokio::test]
@@ -136,7 +187,14 @@ async fn the_servers_death_in_the_middle_costs_no_attempt() {
     let worker = PythonWorker::start(&server.url, Duration::from_millis(800));
     let mut tasks = Vec::new();
     for n in 0..4 {
-        tasks.push(submit(&mut client, NAME, &context(&format!("u{n}@example.org"), "free")).await);
+        tasks.push(
+            submit(
+                &mut client,
+                NAME,
+                &context(&format!("u{n}@example.org"), "free"),
+            )
+            .await,
+        );
     }
     for task_id in &tasks {
         running(&mut client, task_id, "setup_billing_profile").await;
@@ -151,7 +209,12 @@ async fn the_servers_death_in_the_middle_costs_no_attempt() {
         let task = finished(&mut client, task_id).await;
         assert_eq!(state(&task), TaskState::Complete);
         for step in &task.steps {
-            assert_eq!(outcomes(&task, &step.name), [AttemptOutcome::Succeeded], "{}", step.name);
+            assert_eq!(
+                outcomes(&task, &step.name),
+                [AttemptOutcome::Succeeded],
+                "{}",
+                step.name
+            );
         }
     }
     assert!(worker.terminate().await.success());
@@ -166,8 +229,14 @@ async fn sigterm_lets_the_running_step_finish_and_takes_no_other() {
     running(&mut bench.client, &task_id, "create_user_account").await;
     assert!(worker.terminate().await.success());
     let task = bench.get(&task_id).await;
-    assert_eq!(outcomes(&task, "create_user_account"), [AttemptOutcome::Succeeded]);
-    assert_eq!(step(&task, "initialize_preferences").state(), StepState::Ready);
+    assert_eq!(
+        outcomes(&task, "create_user_account"),
+        [AttemptOutcome::Succeeded]
+    );
+    assert_eq!(
+        step(&task, "initialize_preferences").state(),
+        StepState::Ready
+    );
     assert_eq!(step(&task, "initialize_preferences").attempt, 0);
 }
 
@@ -207,8 +276,17 @@ async fn a_server_that_stands_still_is_noticed_and_taken_again() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut python = Command::new(tool("python"));
-    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/worker.py")).arg(server.address());
-    let mut worker = python.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    python
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/examples/python/worker.py"
+        ))
+        .arg(server.address());
+    let mut worker = python
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
     let mut log = BufReader::new(worker.stderr.take().unwrap()).lines();
     says(&mut log, "connected to", PATIENCE).await;
     server.stop();
@@ -223,12 +301,24 @@ async fn a_server_that_stands_still_is_noticed_and_taken_again() {
 #[ignore = "needs grpcio: make test"]
 async fn a_worker_with_two_servers_goes_on_at_the_other_one() {
     let db = TestDb::new().await;
-    let (mut one, two) = (ServerProcess::start(db.url()), ServerProcess::start(db.url()));
+    let (mut one, two) = (
+        ServerProcess::start(db.url()),
+        ServerProcess::start(db.url()),
+    );
     let mut client = Client::connect(&two.url).await.unwrap();
     register(&mut client, REGISTRATION).await;
     let mut python = Command::new(tool("python"));
-    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/worker.py")).args([one.address(), two.address()]);
-    let _worker = python.env("CALL_SECONDS", "3").kill_on_drop(true).spawn().unwrap();
+    python
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/examples/python/worker.py"
+        ))
+        .args([one.address(), two.address()]);
+    let _worker = python
+        .env("CALL_SECONDS", "3")
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
     let task_id = submit(&mut client, NAME, &context("a@example.org", "free")).await;
     running(&mut client, &task_id, "create_user_account").await;
     // As above: the assignment is to have arrived.
@@ -236,15 +326,23 @@ async fn a_worker_with_two_servers_goes_on_at_the_other_one() {
     one.kill();
     let task = finished(&mut client, &task_id).await;
     assert_eq!(state(&task), TaskState::Complete);
-    assert_eq!(outcomes(&task, "create_user_account"), [AttemptOutcome::Succeeded]);
+    assert_eq!(
+        outcomes(&task, "create_user_account"),
+        [AttemptOutcome::Succeeded]
+    );
 }
 
 #[test]
 fn the_tests_run_what_the_example_asks_for() {
     let pinned = include_str!("../scripts/requirements-test.txt");
-    let asked: Vec<&str> = include_str!("../examples/python/requirements.txt").lines().collect();
+    let asked: Vec<&str> = include_str!("../examples/python/requirements.txt")
+        .lines()
+        .collect();
     assert_eq!(asked.len(), 3);
     for requirement in asked {
-        assert!(pinned.contains(&format!("\n{requirement} \\\n")), "{requirement}");
+        assert!(
+            pinned.contains(&format!("\n{requirement} \\\n")),
+            "{requirement}"
+        );
     }
 }

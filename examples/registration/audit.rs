@@ -53,9 +53,14 @@ impl Quantiles {
         durations.sort_unstable();
         let at = |percent: usize| {
             let rank = (durations.len() * percent).div_ceil(100).saturating_sub(1);
-            durations.get(rank).map_or(0.0, |duration| (duration.as_secs_f64() * 10_000.0).round() / 10.0)
+            durations.get(rank).map_or(0.0, |duration| {
+                (duration.as_secs_f64() * 10_000.0).round() / 10.0
+            })
         };
-        Self { p50_ms: at(50), p95_ms: at(95) }
+        Self {
+            p50_ms: at(50),
+            p95_ms: at(95),
+        }
     }
 }
 
@@ -67,7 +72,11 @@ pub struct NaiveRecord {
 
 /// The naive run: the caller's record is the first error, and nothing else remembers.
 pub fn naive(world: &World, people: &[Applicant], records: &[NaiveRecord]) -> Audit {
-    let mut audit = Audit { asked: people.len(), faults: world.faults().len(), ..Audit::default() };
+    let mut audit = Audit {
+        asked: people.len(),
+        faults: world.faults().len(),
+        ..Audit::default()
+    };
     let mut durations = Vec::new();
     for (person, record) in people.iter().zip(records) {
         let holdings = world.holdings(person);
@@ -94,7 +103,11 @@ pub fn naive(world: &World, people: &[Applicant], records: &[NaiveRecord]) -> Au
 
 /// The run through Tasker: the record is the task.
 pub fn orchestrated(world: &World, people: &[Applicant], records: &[Record]) -> Audit {
-    let mut audit = Audit { asked: people.len(), faults: world.faults().len(), ..Audit::default() };
+    let mut audit = Audit {
+        asked: people.len(),
+        faults: world.faults().len(),
+        ..Audit::default()
+    };
     let mut durations = Vec::new();
     for (person, record) in people.iter().zip(records) {
         let holdings = world.holdings(person);
@@ -129,9 +142,17 @@ impl Audit {
 
     fn count_hiccups(&mut self, found: &GetTaskResponse) {
         for step in &found.steps {
-            let hiccups = step.attempts.iter().filter(|attempt| is_hiccup(attempt)).count();
+            let hiccups = step
+                .attempts
+                .iter()
+                .filter(|attempt| is_hiccup(attempt))
+                .count();
             self.hiccups += hiccups;
-            self.recovered += if step.state() == StepState::Complete { hiccups } else { 0 };
+            self.recovered += if step.state() == StepState::Complete {
+                hiccups
+            } else {
+                0
+            };
         }
     }
 }
@@ -144,7 +165,9 @@ fn is_hiccup(attempt: &Attempt) -> bool {
 /// From the submission to the end, by the database's clock.
 fn duration(found: &GetTaskResponse) -> Option<Duration> {
     let task = found.task.as_ref()?;
-    let nanos = |time: prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let nanos = |time: prost_types::Timestamp| {
+        i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
+    };
     let took = nanos(task.ended_at?) - nanos(task.submitted_at?);
     Some(Duration::from_nanos(u64::try_from(took).ok()?))
 }
@@ -156,8 +179,20 @@ mod tests {
     #[test]
     fn quantiles_are_measured_values() {
         let hundred = (1..=100).rev().map(Duration::from_millis).collect();
-        assert_eq!(Quantiles::of(hundred), Quantiles { p50_ms: 50.0, p95_ms: 95.0 });
-        assert_eq!(Quantiles::of(vec![Duration::from_millis(7)]), Quantiles { p50_ms: 7.0, p95_ms: 7.0 });
+        assert_eq!(
+            Quantiles::of(hundred),
+            Quantiles {
+                p50_ms: 50.0,
+                p95_ms: 95.0
+            }
+        );
+        assert_eq!(
+            Quantiles::of(vec![Duration::from_millis(7)]),
+            Quantiles {
+                p50_ms: 7.0,
+                p95_ms: 7.0
+            }
+        );
         assert_eq!(Quantiles::of(vec![]), Quantiles::default());
     }
 }

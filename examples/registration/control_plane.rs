@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tasker::proto::{
-    RegisterTemplateRequest, circuit_service_client::CircuitServiceClient, task_service_client::TaskServiceClient,
-    template_service_client::TemplateServiceClient,
+    RegisterTemplateRequest, circuit_service_client::CircuitServiceClient,
+    task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
 };
 use tonic::{
     Code,
@@ -48,16 +48,28 @@ impl ControlPlane {
     pub async fn register_template(&self) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + READY_LIMIT;
         loop {
-            let request = RegisterTemplateRequest { yaml: TEMPLATE.to_owned(), deny_warnings: false };
+            let request = RegisterTemplateRequest {
+                yaml: TEMPLATE.to_owned(),
+                deny_warnings: false,
+            };
             match self.templates.clone().register_template(request).await {
                 Ok(_) => return Ok(()),
-                Err(status) if is_transient(status.code()) && tokio::time::Instant::now() < deadline => {
+                Err(status)
+                    if is_transient(status.code()) && tokio::time::Instant::now() < deadline =>
+                {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 Err(status) if is_transient(status.code()) => {
-                    bail!("the control plane did not answer within {READY_LIMIT:?}: {}", status.message())
+                    bail!(
+                        "the control plane did not answer within {READY_LIMIT:?}: {}",
+                        status.message()
+                    )
                 }
-                Err(status) => bail!("the workflow was refused ({:?}): {}", status.code(), status.message()),
+                Err(status) => bail!(
+                    "the workflow was refused ({:?}): {}",
+                    status.code(),
+                    status.message()
+                ),
             }
         }
     }
@@ -65,5 +77,8 @@ impl ControlPlane {
 
 /// Whether the same call may succeed a little later: the server restarts, or has lost its database for a moment.
 pub fn is_transient(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted)
+    matches!(
+        code,
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted
+    )
 }

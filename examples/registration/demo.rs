@@ -75,7 +75,11 @@ pub struct DemoArgs {
 
 fn positive(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if rate > 0.0 && rate <= 10_000.0 { Ok(rate) } else { Err("0 (exclusive) to 10000 was expected".to_owned()) }
+    if rate > 0.0 && rate <= 10_000.0 {
+        Ok(rate)
+    } else {
+        Err("0 (exclusive) to 10000 was expected".to_owned())
+    }
 }
 
 impl DemoArgs {
@@ -88,7 +92,9 @@ impl DemoArgs {
 /// registered in an outage completed without spending attempts on it.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // What may be in the way is found before anything takes time.
-    let (gateway, gateway_url) = Place::HERE_OR_ON_ANY_PORT.bind(args.gateway_port, "--gateway-port").await?;
+    let (gateway, gateway_url) = Place::HERE_OR_ON_ANY_PORT
+        .bind(args.gateway_port, "--gateway-port")
+        .await?;
     let private = match args.server {
         Some(_) => None,
         None => Some(PrivateControlPlane::start(args.tasker.clone(), args.server_port).await?),
@@ -97,7 +103,10 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stage = Stage {
         people: applicants(args.seed, args.users as usize),
         gateway_url,
-        server_url: private.as_ref().map_or_else(|| args.server.clone().unwrap_or_default(), |it| it.url().to_owned()),
+        server_url: private.as_ref().map_or_else(
+            || args.server.clone().unwrap_or_default(),
+            |it| it.url().to_owned(),
+        ),
         args,
     };
     let mut workers = Vec::new();
@@ -116,7 +125,13 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     if let Some(private) = private {
         private.stop().await;
     }
-    outcome.map(|report| if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    outcome.map(|report| {
+        if report.is_clean() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    })
 }
 
 /// Never, if there is nothing to wait for.
@@ -137,7 +152,11 @@ struct Stage {
 
 impl Stage {
     /// Both runs and the table, and then the outage. The services of the second run stay up.
-    async fn play(&self, gateway: TcpListener, workers: &mut Vec<Supervised>) -> anyhow::Result<Report> {
+    async fn play(
+        &self,
+        gateway: TcpListener,
+        workers: &mut Vec<Supervised>,
+    ) -> anyhow::Result<Report> {
         let control_plane = ControlPlane::at(&self.server_url)?;
         control_plane.register_template().await?;
         eprintln!("control plane: {}", self.server_url);
@@ -160,7 +179,12 @@ impl Stage {
         let tasker = self.tasker_run(&world, flow).await;
         let monitor = monitor.end(self.people.len()).await;
 
-        let mut report = Report { seed: self.args.seed, naive, tasker, outage: None };
+        let mut report = Report {
+            seed: self.args.seed,
+            naive,
+            tasker,
+            outage: None,
+        };
         if !self.args.json {
             println!(
                 "\n{report}\nwhat the service monitor heard of the second run: attempts that failed, by cause\n\n{monitor}"
@@ -180,7 +204,11 @@ impl Stage {
     }
 
     /// Others than those who registered before.
-    async fn outage(&self, world: &World, control_plane: &ControlPlane) -> anyhow::Result<outage::Outage> {
+    async fn outage(
+        &self,
+        world: &World,
+        control_plane: &ControlPlane,
+    ) -> anyhow::Result<outage::Outage> {
         let act = Act {
             world,
             control_plane,
@@ -196,8 +224,14 @@ impl Stage {
     /// Fresh services: each run has its own world.
     async fn world(&self) -> anyhow::Result<World> {
         let plan = FaultPlan::new(self.args.seed);
-        World::start(Place::HERE_OR_ON_ANY_PORT, &self.args.ports, plan, self.args.call_timeout() * 2, &self.people)
-            .await
+        World::start(
+            Place::HERE_OR_ON_ANY_PORT,
+            &self.args.ports,
+            plan,
+            self.args.call_timeout() * 2,
+            &self.people,
+        )
+        .await
     }
 
     async fn naive_run(&self, world: &World) -> Audit {
@@ -207,7 +241,13 @@ impl Stage {
             async move {
                 let asked = Instant::now();
                 let outcome = flow.register_user(&person).await;
-                (outcome.is_ok(), NaiveRecord { outcome, took: asked.elapsed() })
+                (
+                    outcome.is_ok(),
+                    NaiveRecord {
+                        outcome,
+                        took: asked.elapsed(),
+                    },
+                )
             }
         })
         .await;
@@ -223,7 +263,10 @@ impl Stage {
             }
         })
         .await;
-        for error in records.iter().filter_map(|record| record.task.as_ref().err()) {
+        for error in records
+            .iter()
+            .filter_map(|record| record.task.as_ref().err())
+        {
             eprintln!("{error:#}");
         }
         audit::orchestrated(world, &self.people, &records)
@@ -234,12 +277,28 @@ impl Stage {
         let program = env::current_exe().context("where this program is")?;
         let start = |number: u32| {
             let (program, server, urls) = (program.clone(), self.server_url.clone(), urls.clone());
-            let (name, timeout) = (format!("worker {number}"), self.args.call_timeout_ms.to_string());
+            let (name, timeout) = (
+                format!("worker {number}"),
+                self.args.call_timeout_ms.to_string(),
+            );
             Supervised::start(name.clone(), move || {
                 let mut command = Command::new(&program);
-                command.args(["worker", "--server", &server, "--name", &name, "--call-timeout-ms", &timeout]);
+                command.args([
+                    "worker",
+                    "--server",
+                    &server,
+                    "--name",
+                    &name,
+                    "--call-timeout-ms",
+                    &timeout,
+                ]);
                 command.args(["--user-url", &urls.user, "--billing-url", &urls.billing]);
-                command.args(["--preferences-url", &urls.preferences, "--notification-url", &urls.notification]);
+                command.args([
+                    "--preferences-url",
+                    &urls.preferences,
+                    "--notification-url",
+                    &urls.notification,
+                ]);
                 command
             })
         };
@@ -283,7 +342,12 @@ impl Watch {
         let follows = tokio::spawn(async move {
             let request = monitor::request(NAMESPACE, String::new());
             let ended = monitor::follow(&server, request, |event, _| {
-                event.and_then(|event| hears.lock().unwrap_or_else(PoisonError::into_inner).hear(event));
+                event.and_then(|event| {
+                    hears
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .hear(event)
+                });
                 Ok(())
             });
             if let Err(error) = ended.await {
@@ -295,7 +359,12 @@ impl Watch {
 
     /// What it knows once it has heard of the end of so many tasks, or nothing more comes.
     async fn end(self, tasks: usize) -> Monitor {
-        let heard = || self.monitor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let heard = || {
+            self.monitor
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        };
         let patience = Instant::now() + Duration::from_secs(5);
         while heard().tasks_ended < tasks as u64 && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -68,18 +68,67 @@ impl Operation {
         use Fault::{BreakAfterWork, RateLimited, Restart, ServerError, Stall, Unavailable};
         let (per_mille, longest, kinds): (_, _, &'static [_]) = match self {
             // Step limit 3, shared by the create and, for a known e-mail, the find: one failure each.
-            Self::CreateUser => (85, 1, &[(ServerError, 3), (Stall, 2), (BreakAfterWork, 2), (Restart, 3)]),
+            Self::CreateUser => (
+                85,
+                1,
+                &[
+                    (ServerError, 3),
+                    (Stall, 2),
+                    (BreakAfterWork, 2),
+                    (Restart, 3),
+                ],
+            ),
             Self::FindUser => (150, 1, &[(ServerError, 1), (Unavailable, 1), (Restart, 1)]),
             // Step limit 2.
-            Self::UpdateUser => (60, 1, &[(ServerError, 3), (Stall, 1), (BreakAfterWork, 3), (Restart, 3)]),
+            Self::UpdateUser => (
+                60,
+                1,
+                &[
+                    (ServerError, 3),
+                    (Stall, 1),
+                    (BreakAfterWork, 3),
+                    (Restart, 3),
+                ],
+            ),
             // Step limit 3. The article's billing service times out.
-            Self::CreateProfile => (120, 2, &[(Stall, 5), (Unavailable, 2), (BreakAfterWork, 2), (Restart, 1)]),
+            Self::CreateProfile => (
+                120,
+                2,
+                &[
+                    (Stall, 5),
+                    (Unavailable, 2),
+                    (BreakAfterWork, 2),
+                    (Restart, 1),
+                ],
+            ),
             // Step limit 3. The article's preferences service answers 500.
-            Self::CreatePreferences => (100, 2, &[(ServerError, 6), (Stall, 1), (BreakAfterWork, 1), (Restart, 2)]),
+            Self::CreatePreferences => (
+                100,
+                2,
+                &[
+                    (ServerError, 6),
+                    (Stall, 1),
+                    (BreakAfterWork, 1),
+                    (Restart, 2),
+                ],
+            ),
             // Step limit 5. The article's notification service limits its rate.
-            Self::SendWelcome => (150, 3, &[(RateLimited, 6), (Unavailable, 2), (Stall, 1), (BreakAfterWork, 1)]),
+            Self::SendWelcome => (
+                150,
+                3,
+                &[
+                    (RateLimited, 6),
+                    (Unavailable, 2),
+                    (Stall, 1),
+                    (BreakAfterWork, 1),
+                ],
+            ),
         };
-        Rate { per_mille, longest, kinds }
+        Rate {
+            per_mille,
+            longest,
+            kinds,
+        }
     }
 }
 
@@ -131,7 +180,9 @@ impl FaultPlan {
     /// Three of four hiccups spoil one call; each further call is rarer by the same factor.
     fn hiccup_length(&self, operation: Operation, who: &str, longest: u64) -> u64 {
         let draw = self.draw(&["length", operation.name(), who]);
-        (1..longest).find(|n| (draw >> (2 * n)) & 3 != 0).unwrap_or(longest)
+        (1..longest)
+            .find(|n| (draw >> (2 * n)) & 3 != 0)
+            .unwrap_or(longest)
     }
 
     fn draw(&self, words: &[&str]) -> u64 {
@@ -178,8 +229,9 @@ mod tests {
     ];
 
     fn faults(plan: FaultPlan, order: impl Iterator<Item = u32>) -> Vec<(u32, Option<Fault>)> {
-        let mut met: Vec<_> =
-            order.flat_map(|n| ALL.map(|op| (n, plan.fault(op, &format!("usr_{}", n / 4), n % 4 + 1)))).collect();
+        let mut met: Vec<_> = order
+            .flat_map(|n| ALL.map(|op| (n, plan.fault(op, &format!("usr_{}", n / 4), n % 4 + 1))))
+            .collect();
         met.sort_by_key(|(n, _)| *n);
         met
     }
@@ -198,12 +250,21 @@ mod tests {
         for op in ALL {
             let longest = u32::try_from(op.rate().longest).unwrap();
             let spoiled = (0..2000).map(|n| format!("usr_{n}")).map(|who| {
-                let calls: Vec<_> = (1..=longest + 2).map(|call| plan.fault(op, &who, call)).collect();
-                assert!(calls[longest as usize..].iter().all(Option::is_none), "{op:?} {calls:?}");
+                let calls: Vec<_> = (1..=longest + 2)
+                    .map(|call| plan.fault(op, &who, call))
+                    .collect();
+                assert!(
+                    calls[longest as usize..].iter().all(Option::is_none),
+                    "{op:?} {calls:?}"
+                );
                 calls.iter().flatten().count()
             });
             let spoiled: Vec<_> = spoiled.collect();
-            assert_eq!(spoiled.iter().max(), Some(&(longest as usize)), "{op:?} reaches its longest");
+            assert_eq!(
+                spoiled.iter().max(),
+                Some(&(longest as usize)),
+                "{op:?} reaches its longest"
+            );
         }
     }
 
@@ -211,9 +272,14 @@ mod tests {
     fn a_hiccup_is_as_frequent_as_its_rate() {
         let plan = FaultPlan::new(1);
         for op in ALL {
-            let met = (0..10_000).filter(|n| plan.fault(op, &format!("usr_{n}"), 1).is_some()).count() as u64;
+            let met = (0..10_000)
+                .filter(|n| plan.fault(op, &format!("usr_{n}"), 1).is_some())
+                .count() as u64;
             let expected = op.rate().per_mille * 10;
-            assert!(met.abs_diff(expected) < 150, "{op:?}: {met} of 10,000, expected about {expected}");
+            assert!(
+                met.abs_diff(expected) < 150,
+                "{op:?}: {met} of 10,000, expected about {expected}"
+            );
         }
     }
 }

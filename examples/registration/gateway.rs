@@ -23,7 +23,14 @@ use crate::{
 };
 
 /// What a registration consists of. Their shapes are the template's to check; any other field is refused here.
-const FIELDS: [&str; 6] = ["email", "name", "plan", "phone", "marketing_consent", "correlation_id"];
+const FIELDS: [&str; 6] = [
+    "email",
+    "name",
+    "plan",
+    "phone",
+    "marketing_consent",
+    "correlation_id",
+];
 
 /// The longest `Idempotency-Key` and `X-Correlation-Id`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -32,7 +39,10 @@ const MAX_KEY_BYTES: usize = 255;
 pub fn router(control_plane: ControlPlane) -> Router {
     Router::new()
         .route("/users/register", post(register))
-        .route("/users/registration_status/{task_id}", get(registration_status))
+        .route(
+            "/users/registration_status/{task_id}",
+            get(registration_status),
+        )
         .with_state(Arc::new(control_plane))
 }
 
@@ -44,7 +54,10 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, code: &str, message: impl fmt::Display) -> Self {
-        Self { status, body: json!({ "error": code, "message": message.to_string() }) }
+        Self {
+            status,
+            body: json!({ "error": code, "message": message.to_string() }),
+        }
     }
 
     fn malformed(message: impl fmt::Display) -> Self {
@@ -54,7 +67,8 @@ impl Refusal {
     /// 422: each problem by field.
     fn invalid(message: &str, violations: impl Iterator<Item = (String, String)>) -> Self {
         let mut refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID", message);
-        let violations = violations.map(|(field, description)| json!({ "field": field, "description": description }));
+        let violations = violations
+            .map(|(field, description)| json!({ "field": field, "description": description }));
         refusal.body["field_violations"] = violations.collect();
         refusal
     }
@@ -62,7 +76,11 @@ impl Refusal {
     /// The control plane's refusal in HTTP's words, for the codes that mean the same in every call.
     fn from_control_plane(status: &Status) -> Self {
         match status.code() {
-            code if is_transient(code) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", status.message()),
+            code if is_transient(code) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                status.message(),
+            ),
             _ => Self::new(StatusCode::BAD_GATEWAY, "CONTROL_PLANE", status.message()),
         }
     }
@@ -70,7 +88,8 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let retry_after = (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some([(RETRY_AFTER, "1")]);
+        let retry_after =
+            (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some([(RETRY_AFTER, "1")]);
         (self.status, retry_after, Json(self.body)).into_response()
     }
 }
@@ -86,7 +105,12 @@ async fn register(
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let request = submit_request(&headers, &body)?;
-    let submitted = control_plane.tasks.clone().submit_task(request).await.map_err(|status| not_submitted(&status))?;
+    let submitted = control_plane
+        .tasks
+        .clone()
+        .submit_task(request)
+        .await
+        .map_err(|status| not_submitted(&status))?;
     let submitted = submitted.into_inner();
     let answer = json!({
         "task_id": submitted.task_id,
@@ -103,7 +127,11 @@ async fn registration_status(
     Path(task_id): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
     let mut tasks = control_plane.tasks.clone();
-    let found = tasks.get_task(GetTaskRequest { task_id: task_id.clone() }).await;
+    let found = tasks
+        .get_task(GetTaskRequest {
+            task_id: task_id.clone(),
+        })
+        .await;
     let found = found.map_err(|status| not_found(&status))?.into_inner();
     let why = if status::is_final(&found) {
         None
@@ -123,12 +151,20 @@ fn not_found(status: &Status) -> Refusal {
 }
 
 fn submit_request(headers: &HeaderMap, body: &[u8]) -> Result<SubmitTaskRequest, Refusal> {
-    let fields: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| Refusal::malformed(format!("not a JSON object: {error}")))?;
-    let unknown: Vec<_> = fields.keys().filter(|name| !FIELDS.contains(&name.as_str())).collect();
+    let fields: Map<String, Value> = serde_json::from_slice(body)
+        .map_err(|error| Refusal::malformed(format!("not a JSON object: {error}")))?;
+    let unknown: Vec<_> = fields
+        .keys()
+        .filter(|name| !FIELDS.contains(&name.as_str()))
+        .collect();
     if !unknown.is_empty() {
-        let violations = unknown.into_iter().map(|name| (format!("/{name}"), "unknown field".to_owned()));
-        return Err(Refusal::invalid("the registration has unknown fields", violations));
+        let violations = unknown
+            .into_iter()
+            .map(|name| (format!("/{name}"), "unknown field".to_owned()));
+        return Err(Refusal::invalid(
+            "the registration has unknown fields",
+            violations,
+        ));
     }
     Ok(SubmitTaskRequest {
         namespace: NAMESPACE.to_owned(),
@@ -142,28 +178,44 @@ fn submit_request(headers: &HeaderMap, body: &[u8]) -> Result<SubmitTaskRequest,
 
 /// A header's value; empty when it is not there.
 fn header(headers: &HeaderMap, name: &str) -> Result<String, Refusal> {
-    let Some(value) = headers.get(name) else { return Ok(String::new()) };
+    let Some(value) = headers.get(name) else {
+        return Ok(String::new());
+    };
     match value.to_str() {
         Ok(text) if !text.is_empty() && text.len() <= MAX_KEY_BYTES => Ok(text.to_owned()),
-        _ => Err(Refusal::malformed(format!("{name}: 1 to {MAX_KEY_BYTES} printable ASCII characters were expected"))),
+        _ => Err(Refusal::malformed(format!(
+            "{name}: 1 to {MAX_KEY_BYTES} printable ASCII characters were expected"
+        ))),
     }
 }
 
 fn not_submitted(status: &Status) -> Refusal {
     match status.code() {
         Code::InvalidArgument => {
-            let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-            let violations = violations.into_iter().map(|violation| (in_body(&violation.field), violation.description));
+            let violations = status
+                .get_details_bad_request()
+                .map(|bad| bad.field_violations)
+                .unwrap_or_default();
+            let violations = violations
+                .into_iter()
+                .map(|violation| (in_body(&violation.field), violation.description));
             Refusal::invalid("the registration does not fit its schema", violations)
         }
-        Code::AlreadyExists => Refusal::new(StatusCode::CONFLICT, "IDEMPOTENCY_KEY_REUSED", status.message()),
+        Code::AlreadyExists => Refusal::new(
+            StatusCode::CONFLICT,
+            "IDEMPOTENCY_KEY_REUSED",
+            status.message(),
+        ),
         _ => Refusal::from_control_plane(status),
     }
 }
 
 /// Where the control plane's field is in the client's own request: the context was its body.
 fn in_body(field: &str) -> String {
-    field.strip_prefix("context_json").unwrap_or(field).to_owned()
+    field
+        .strip_prefix("context_json")
+        .unwrap_or(field)
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -171,7 +223,9 @@ mod tests {
     use super::*;
 
     fn refused(headers: &[(&'static str, &'static str)], body: &str) -> (StatusCode, Value) {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let refusal = submit_request(&headers.collect(), body.as_bytes()).expect_err("a refusal");
         (refusal.status, refusal.body)
     }
@@ -179,9 +233,17 @@ mod tests {
     #[test]
     fn a_registration_is_passed_on_as_it_came() {
         let body = r#"{"name":7,"email":"a@example.com"}"#;
-        let headers = HeaderMap::from_iter([("idempotency-key".parse().unwrap(), "k1".parse().unwrap())]);
-        let request = submit_request(&headers, body.as_bytes()).unwrap_or_else(|_| panic!("refused"));
-        assert_eq!((request.context_json.as_str(), request.idempotency_key.as_str()), (body, "k1"));
+        let headers =
+            HeaderMap::from_iter([("idempotency-key".parse().unwrap(), "k1".parse().unwrap())]);
+        let request =
+            submit_request(&headers, body.as_bytes()).unwrap_or_else(|_| panic!("refused"));
+        assert_eq!(
+            (
+                request.context_json.as_str(),
+                request.idempotency_key.as_str()
+            ),
+            (body, "k1")
+        );
         assert_eq!(request.correlation_id, "", "the control plane makes one");
     }
 
@@ -192,15 +254,31 @@ mod tests {
         }
         let (status, body) = refused(&[], r#"{"email":"a@example.com","admin":true,"role":"x"}"#);
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-        let fields = body["field_violations"].as_array().unwrap().iter().map(|violation| &violation["field"]);
+        let fields = body["field_violations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|violation| &violation["field"]);
         assert_eq!(fields.collect::<Vec<_>>(), ["/admin", "/role"]);
-        assert_eq!(refused(&[("idempotency-key", "")], "{}").0, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            refused(&[("idempotency-key", "")], "{}").0,
+            StatusCode::BAD_REQUEST
+        );
     }
 
     #[test]
     fn a_reused_key_and_an_absent_control_plane_have_their_own_codes() {
-        assert_eq!(not_submitted(&Status::already_exists("used")).status, StatusCode::CONFLICT);
-        assert_eq!(not_submitted(&Status::unavailable("gone")).status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(not_submitted(&Status::not_found("no template")).status, StatusCode::BAD_GATEWAY);
+        assert_eq!(
+            not_submitted(&Status::already_exists("used")).status,
+            StatusCode::CONFLICT
+        );
+        assert_eq!(
+            not_submitted(&Status::unavailable("gone")).status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(
+            not_submitted(&Status::not_found("no template")).status,
+            StatusCode::BAD_GATEWAY
+        );
     }
 }

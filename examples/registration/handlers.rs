@@ -8,7 +8,9 @@ use std::{sync::Arc, time::Duration};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tasker::worker::{Handler, PermanentError, RetryableError, StepContext, StepError, WorkerBuilder, http};
+use tasker::worker::{
+    Handler, PermanentError, RetryableError, StepContext, StepError, WorkerBuilder, http,
+};
 
 use crate::services::Urls;
 
@@ -48,13 +50,32 @@ struct Account {
 
 /// Adds the five handlers to a worker, under the names of the template.
 pub fn register(builder: WorkerBuilder, urls: Urls, call_timeout: Duration) -> WorkerBuilder {
-    let services = Arc::new(Services { http: Client::new(), urls, call_timeout });
+    let services = Arc::new(Services {
+        http: Client::new(),
+        urls,
+        call_timeout,
+    });
     builder
-        .handler("UserManagement::StepHandlers::CreateUserAccountHandler", CreateUserAccount(services.clone()))
-        .handler("UserManagement::StepHandlers::SetupBillingProfileHandler", SetupBillingProfile(services.clone()))
-        .handler("UserManagement::StepHandlers::InitializePreferencesHandler", InitializePreferences(services.clone()))
-        .handler("UserManagement::StepHandlers::SendWelcomeSequenceHandler", SendWelcomeSequence(services.clone()))
-        .handler("UserManagement::StepHandlers::UpdateUserStatusHandler", UpdateUserStatus(services))
+        .handler(
+            "UserManagement::StepHandlers::CreateUserAccountHandler",
+            CreateUserAccount(services.clone()),
+        )
+        .handler(
+            "UserManagement::StepHandlers::SetupBillingProfileHandler",
+            SetupBillingProfile(services.clone()),
+        )
+        .handler(
+            "UserManagement::StepHandlers::InitializePreferencesHandler",
+            InitializePreferences(services.clone()),
+        )
+        .handler(
+            "UserManagement::StepHandlers::SendWelcomeSequenceHandler",
+            SendWelcomeSequence(services.clone()),
+        )
+        .handler(
+            "UserManagement::StepHandlers::UpdateUserStatusHandler",
+            UpdateUserStatus(services),
+        )
 }
 
 /// Creates the account. A user who exists with the same data counts as created: somebody asked twice.
@@ -65,7 +86,11 @@ impl Handler for CreateUserAccount {
 
     async fn handle(&self, step: StepContext) -> Result<Value, StepError> {
         let user: UserData = step.context()?;
-        let request = self.0.http.post(format!("{}/users", self.0.urls.user)).json(&user);
+        let request = self
+            .0
+            .http
+            .post(format!("{}/users", self.0.urls.user))
+            .json(&user);
         let response = self.0.call(&step, request).await?;
         if response.status() == StatusCode::CONFLICT {
             return self.existing(&step, &user).await;
@@ -84,18 +109,26 @@ impl Handler for CreateUserAccount {
 impl CreateUserAccount {
     /// The e-mail is taken: by the same user, or by another one?
     async fn existing(&self, step: &StepContext, user: &UserData) -> Result<Value, StepError> {
-        let url = reqwest::Url::parse_with_params(&format!("{}/users", self.0.urls.user), [("email", &user.email)])
-            .map_err(|error| PermanentError::new(format!("user service URL: {error}")))?;
+        let url = reqwest::Url::parse_with_params(
+            &format!("{}/users", self.0.urls.user),
+            [("email", &user.email)],
+        )
+        .map_err(|error| PermanentError::new(format!("user service URL: {error}")))?;
         let response = self.0.call(step, self.0.http.get(url)).await?;
         if response.status() == StatusCode::NOT_FOUND {
             // Deleted between the two calls: the next attempt can create it.
-            return Err(RetryableError::new("the user existed a moment ago, and now does not").into());
+            return Err(
+                RetryableError::new("the user existed a moment ago, and now does not").into(),
+            );
         }
         let existing: User = body(step, response).await?;
         if existing.email != user.email || existing.name != user.name {
-            return Err(PermanentError::new(format!("User with email {} exists with different data", user.email))
-                .error_code("USER_CONFLICT")
-                .into());
+            return Err(PermanentError::new(format!(
+                "User with email {} exists with different data",
+                user.email
+            ))
+            .error_code("USER_CONFLICT")
+            .into());
         }
         Ok(json!({
             "user_id": existing.id,
@@ -120,7 +153,11 @@ impl Handler for SetupBillingProfile {
         let Context { plan } = step.context()?;
         let account: Account = step.result_of("create_user_account")?;
         let profile = json!({ "user_id": account.user_id, "plan": plan });
-        let request = self.0.http.post(format!("{}/profiles", self.0.urls.billing)).json(&profile);
+        let request = self
+            .0
+            .http
+            .post(format!("{}/profiles", self.0.urls.billing))
+            .json(&profile);
         let profile: Value = body(&step, self.0.call(&step, request).await?).await?;
         Ok(json!({ "billing_id": profile["id"], "plan": plan }))
     }
@@ -139,9 +176,12 @@ impl Handler for InitializePreferences {
         }
         let Context { marketing_consent } = step.context()?;
         let account: Account = step.result_of("create_user_account")?;
-        let preferences =
-            json!({ "user_id": account.user_id, "defaults": true, "marketing_consent": marketing_consent });
-        let request = self.0.http.post(format!("{}/preferences", self.0.urls.preferences)).json(&preferences);
+        let preferences = json!({ "user_id": account.user_id, "defaults": true, "marketing_consent": marketing_consent });
+        let request = self
+            .0
+            .http
+            .post(format!("{}/preferences", self.0.urls.preferences))
+            .json(&preferences);
         let preferences: Value = body(&step, self.0.call(&step, request).await?).await?;
         Ok(json!({ "preferences_id": preferences["id"] }))
     }
@@ -156,7 +196,11 @@ impl Handler for SendWelcomeSequence {
     async fn handle(&self, step: StepContext) -> Result<Value, StepError> {
         let account: Account = step.result_of("create_user_account")?;
         let welcome = json!({ "user_id": account.user_id, "email": account.email });
-        let request = self.0.http.post(format!("{}/welcome", self.0.urls.notification)).json(&welcome);
+        let request = self
+            .0
+            .http
+            .post(format!("{}/welcome", self.0.urls.notification))
+            .json(&welcome);
         let sent: Value = body(&step, self.0.call(&step, request).await?).await?;
         Ok(json!({ "message_id": sent["message_id"] }))
     }
@@ -179,7 +223,11 @@ impl Handler for UpdateUserStatus {
 
 impl Services {
     /// One call on behalf of a step. An answer of any status is an answer; none is a retryable error.
-    async fn call(&self, step: &StepContext, request: RequestBuilder) -> Result<Response, StepError> {
+    async fn call(
+        &self,
+        step: &StepContext,
+        request: RequestBuilder,
+    ) -> Result<Response, StepError> {
         request
             .timeout(self.call_timeout.min(step.remaining()))
             .headers(http::headers(step))
@@ -190,13 +238,23 @@ impl Services {
 }
 
 /// The JSON of a good answer; any other becomes the step's error, as its status says.
-async fn body<T: for<'de> Deserialize<'de>>(step: &StepContext, response: Response) -> Result<T, StepError> {
+async fn body<T: for<'de> Deserialize<'de>>(
+    step: &StepContext,
+    response: Response,
+) -> Result<T, StepError> {
     http::check(step.service(), response.status(), response.headers())?;
-    response.json().await.map_err(|error| no_answer(step, &error))
+    response
+        .json()
+        .await
+        .map_err(|error| no_answer(step, &error))
 }
 
 fn no_answer(step: &StepContext, error: &reqwest::Error) -> StepError {
-    if error.is_timeout() { http::timeout(step.service()) } else { http::connection_error(step.service(), error) }
+    if error.is_timeout() {
+        http::timeout(step.service())
+    } else {
+        http::connection_error(step.service(), error)
+    }
 }
 
 #[cfg(test)]

@@ -101,7 +101,9 @@ struct GatewayArgs {
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
+        )
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .init();
@@ -121,7 +123,14 @@ async fn main() -> ExitCode {
 async fn services(args: ServicesArgs) -> anyhow::Result<()> {
     let people = applicants(args.seed, args.users as usize);
     let stall = Duration::from_millis(args.stall_ms);
-    let world = World::start(Place::at(args.host), &args.ports, FaultPlan::new(args.seed), stall, &people).await?;
+    let world = World::start(
+        Place::at(args.host),
+        &args.ports,
+        FaultPlan::new(args.seed),
+        stall,
+        &people,
+    )
+    .await?;
     let urls = &world.urls;
     eprintln!(
         "users {} · billing {} · preferences {} · notification {}",
@@ -133,7 +142,9 @@ async fn services(args: ServicesArgs) -> anyhow::Result<()> {
 }
 
 async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
-    let (listener, url) = Place::at(args.host).bind(args.gateway_port, "--gateway-port").await?;
+    let (listener, url) = Place::at(args.host)
+        .bind(args.gateway_port, "--gateway-port")
+        .await?;
     let control_plane = ControlPlane::at(&args.server)?;
     control_plane.register_template().await?;
     eprintln!("gateway: {url}");

@@ -44,38 +44,80 @@ pub struct NaiveRegistration {
 
 impl NaiveRegistration {
     pub fn new(urls: Urls, timeout: Duration) -> Self {
-        Self { http: reqwest::Client::new(), urls, timeout }
+        Self {
+            http: reqwest::Client::new(),
+            urls,
+            timeout,
+        }
     }
 
     /// Returns the user's id, or the first thing that went wrong; what was created until then stays behind.
     pub async fn register_user(&self, user: &Applicant) -> Result<String, Failure> {
         // Step 1: create the user in the user service.
-        let created = self.post("user creation", format!("{}/users", self.urls.user), json!(user)).await?;
+        let created = self
+            .post(
+                "user creation",
+                format!("{}/users", self.urls.user),
+                json!(user),
+            )
+            .await?;
         let user_id = created["id"].as_str().unwrap_or_default().to_owned();
 
         // Step 2: create the billing profile.
         let profile = json!({ "user_id": user_id, "plan": "free" });
-        self.post("billing creation", format!("{}/profiles", self.urls.billing), profile).await?;
+        self.post(
+            "billing creation",
+            format!("{}/profiles", self.urls.billing),
+            profile,
+        )
+        .await?;
 
         // Step 3: set up preferences.
         let preferences = json!({ "user_id": user_id, "defaults": true });
-        self.post("preferences creation", format!("{}/preferences", self.urls.preferences), preferences).await?;
+        self.post(
+            "preferences creation",
+            format!("{}/preferences", self.urls.preferences),
+            preferences,
+        )
+        .await?;
 
         // Step 4: send the welcome mail.
         let welcome = json!({ "user_id": user_id, "email": user.email });
-        self.post("email sending", format!("{}/welcome", self.urls.notification), welcome).await?;
+        self.post(
+            "email sending",
+            format!("{}/welcome", self.urls.notification),
+            welcome,
+        )
+        .await?;
 
         Ok(user_id)
     }
 
     async fn post(&self, call: &'static str, url: String, body: Value) -> Result<Value, Failure> {
         let no_answer = |error: reqwest::Error| {
-            let cause = if error.is_timeout() { "timed out".to_owned() } else { "connection broken".to_owned() };
-            Failure { call, cause: Cause::NoAnswer(cause) }
+            let cause = if error.is_timeout() {
+                "timed out".to_owned()
+            } else {
+                "connection broken".to_owned()
+            };
+            Failure {
+                call,
+                cause: Cause::NoAnswer(cause),
+            }
         };
-        let response = self.http.post(url).timeout(self.timeout).json(&body).send().await.map_err(no_answer)?;
+        let response = self
+            .http
+            .post(url)
+            .timeout(self.timeout)
+            .json(&body)
+            .send()
+            .await
+            .map_err(no_answer)?;
         if !response.status().is_success() {
-            return Err(Failure { call, cause: Cause::Status(response.status().as_u16()) });
+            return Err(Failure {
+                call,
+                cause: Cause::Status(response.status().as_u16()),
+            });
         }
         response.json().await.map_err(no_answer)
     }
@@ -97,12 +139,22 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(400);
     const AT_ONCE: usize = 16;
-    const ANY: Ports = Ports { user_port: 0, billing_port: 0, preferences_port: 0, notification_port: 0 };
+    const ANY: Ports = Ports {
+        user_port: 0,
+        billing_port: 0,
+        preferences_port: 0,
+        notification_port: 0,
+    };
 
     /// Everybody registers; the causes of the failures, by user.
-    async fn run(seed: u64, users: usize) -> (Vec<(Applicant, Result<String, Failure>)>, Vec<Fault>) {
+    async fn run(
+        seed: u64,
+        users: usize,
+    ) -> (Vec<(Applicant, Result<String, Failure>)>, Vec<Fault>) {
         let (plan, people) = (FaultPlan::new(seed), applicants(seed, users));
-        let world = World::start(Place::HERE, &ANY, plan, TIMEOUT * 2, &people).await.unwrap();
+        let world = World::start(Place::HERE, &ANY, plan, TIMEOUT * 2, &people)
+            .await
+            .unwrap();
         let flow = NaiveRegistration::new(world.urls.clone(), TIMEOUT);
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         let mut running = JoinSet::new();
@@ -117,9 +169,17 @@ mod tests {
         let outcomes = running.join_all().await;
         for (person, outcome) in &outcomes {
             let holdings = world.holdings(person);
-            assert!(outcome.is_err() || holdings.complete(), "{} holds {holdings:?}", person.email);
+            assert!(
+                outcome.is_err() || holdings.complete(),
+                "{} holds {holdings:?}",
+                person.email
+            );
             if plan.prior(&person.email) == Prior::OtherData {
-                assert!(holdings.nothing(), "somebody else's account is not {}'s", person.email);
+                assert!(
+                    holdings.nothing(),
+                    "somebody else's account is not {}'s",
+                    person.email
+                );
             }
         }
         let faults = world.faults();
@@ -130,9 +190,18 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn under_the_default_seed_it_fails_about_as_often_as_the_article_says() {
         let (outcomes, faults) = run(42, 300).await;
-        let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+        let failed = outcomes
+            .iter()
+            .filter(|(_, outcome)| outcome.is_err())
+            .count();
         assert!((90..=150).contains(&failed), "{failed} of 300 failed");
-        for kind in [Fault::Stall, Fault::ServerError, Fault::RateLimited, Fault::BreakAfterWork, Fault::Restart] {
+        for kind in [
+            Fault::Stall,
+            Fault::ServerError,
+            Fault::RateLimited,
+            Fault::BreakAfterWork,
+            Fault::Restart,
+        ] {
             assert!(faults.contains(&kind), "no {kind:?} among {faults:?}");
         }
     }
@@ -140,10 +209,20 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failure_says_what_the_caller_saw() {
         let (outcomes, _) = run(42, 120).await;
-        let failures: Vec<_> = outcomes.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
+        let failures: Vec<_> = outcomes
+            .into_iter()
+            .filter_map(|(_, outcome)| outcome.err())
+            .collect();
         let text: Vec<_> = failures.iter().map(ToString::to_string).collect();
-        for expected in ["user creation failed: 409", "failed: timed out", "failed: connection broken"] {
-            assert!(text.iter().any(|line| line.contains(expected)), "no `{expected}` among {text:?}");
+        for expected in [
+            "user creation failed: 409",
+            "failed: timed out",
+            "failed: connection broken",
+        ] {
+            assert!(
+                text.iter().any(|line| line.contains(expected)),
+                "no `{expected}` among {text:?}"
+            );
         }
     }
 }

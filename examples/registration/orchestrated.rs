@@ -28,7 +28,11 @@ pub struct Record {
 
 impl Record {
     pub fn state(&self) -> TaskState {
-        let task = self.task.as_ref().ok().and_then(|found| found.task.as_ref());
+        let task = self
+            .task
+            .as_ref()
+            .ok()
+            .and_then(|found| found.task.as_ref());
         task.map_or(TaskState::Unspecified, Task::state)
     }
 }
@@ -48,7 +52,11 @@ struct Accepted {
 
 impl Orchestrated {
     pub fn new(gateway_url: String, control_plane: ControlPlane) -> Self {
-        Self { http: reqwest::Client::new(), gateway_url, control_plane }
+        Self {
+            http: reqwest::Client::new(),
+            gateway_url,
+            control_plane,
+        }
     }
 
     /// Registers one user and waits for the end.
@@ -57,7 +65,11 @@ impl Orchestrated {
     }
 
     /// The same; `tell` learns the task's id as soon as there is one.
-    pub async fn register_user_and_tell(&self, user: &Applicant, tell: impl FnOnce(&str)) -> Record {
+    pub async fn register_user_and_tell(
+        &self,
+        user: &Applicant,
+        tell: impl FnOnce(&str),
+    ) -> Record {
         let asked = Instant::now();
         let submitted = self.submit(user).await.inspect(|task_id| tell(task_id));
         let answered_after = asked.elapsed();
@@ -67,7 +79,10 @@ impl Orchestrated {
                 .unwrap_or_else(|_| bail!("task {task_id} did not end within {END_LIMIT:?}")),
             Err(error) => Err(error),
         };
-        Record { answered_after, task }
+        Record {
+            answered_after,
+            task,
+        }
     }
 
     /// Asks until there is an answer. The idempotency key makes that safe: whatever the first request did, the task is one.
@@ -75,19 +90,35 @@ impl Orchestrated {
         let key = uuid::Uuid::new_v4().to_string();
         let asked = Instant::now();
         loop {
-            let request = self.http.post(format!("{}/users/register", self.gateway_url));
-            let answer = request.header("idempotency-key", &key).timeout(SUBMIT_LIMIT / 4).json(user).send().await;
+            let request = self
+                .http
+                .post(format!("{}/users/register", self.gateway_url));
+            let answer = request
+                .header("idempotency-key", &key)
+                .timeout(SUBMIT_LIMIT / 4)
+                .json(user)
+                .send()
+                .await;
             let problem = match answer {
                 Ok(response) if response.status().is_success() => {
-                    let accepted: Accepted = response.json().await.context("the gateway's answer")?;
+                    let accepted: Accepted =
+                        response.json().await.context("the gateway's answer")?;
                     return Ok(accepted.task_id);
                 }
-                Ok(response) if response.status().is_server_error() => response.status().to_string(),
-                Ok(response) => bail!("the gateway refused: {} {}", response.status(), response.text().await?),
+                Ok(response) if response.status().is_server_error() => {
+                    response.status().to_string()
+                }
+                Ok(response) => bail!(
+                    "the gateway refused: {} {}",
+                    response.status(),
+                    response.text().await?
+                ),
                 Err(error) => error.to_string(),
             };
             if asked.elapsed() > SUBMIT_LIMIT {
-                bail!("the gateway did not take the registration within {SUBMIT_LIMIT:?}: {problem}");
+                bail!(
+                    "the gateway did not take the registration within {SUBMIT_LIMIT:?}: {problem}"
+                );
             }
             sleep(PAUSE).await;
         }
@@ -101,13 +132,16 @@ impl Orchestrated {
                 Ok(false) => {}
                 Err(status) if is_transient(status.code()) => {}
                 // What a connection that breaks in the middle of a stream looks like.
-                Err(status) if matches!(status.code(), tonic::Code::Unknown | tonic::Code::Cancelled) => {}
+                Err(status)
+                    if matches!(status.code(), tonic::Code::Unknown | tonic::Code::Cancelled) => {}
                 Err(status) => bail!("watching task {task_id}: {status}"),
             }
             sleep(PAUSE).await;
         }
         loop {
-            let request = GetTaskRequest { task_id: task_id.to_owned() };
+            let request = GetTaskRequest {
+                task_id: task_id.to_owned(),
+            };
             match self.control_plane.tasks.clone().get_task(request).await {
                 Ok(found) => return Ok(found.into_inner()),
                 Err(status) if is_transient(status.code()) => sleep(PAUSE).await,
@@ -118,12 +152,24 @@ impl Orchestrated {
 
     /// Whether the stream brought the final state.
     async fn watch(&self, task_id: &str) -> Result<bool, tonic::Status> {
-        let request = WatchTaskRequest { task_id: task_id.to_owned(), final_only: true };
-        let mut states = self.control_plane.tasks.clone().watch_task(request).await?.into_inner();
+        let request = WatchTaskRequest {
+            task_id: task_id.to_owned(),
+            final_only: true,
+        };
+        let mut states = self
+            .control_plane
+            .tasks
+            .clone()
+            .watch_task(request)
+            .await?
+            .into_inner();
         let mut ended = false;
         while let Some(seen) = states.message().await? {
             let state = seen.task.map(|task| task.state());
-            ended = matches!(state, Some(TaskState::Complete | TaskState::Error | TaskState::Cancelled));
+            ended = matches!(
+                state,
+                Some(TaskState::Complete | TaskState::Error | TaskState::Cancelled)
+            );
         }
         Ok(ended)
     }

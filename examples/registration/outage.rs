@@ -10,8 +10,8 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tasker::proto::{
-    AttemptOutcome, CircuitChange, GetCircuitRequest, GetCircuitResponse, Policy, SetPolicyRequest, TaskState,
-    WaitCause,
+    AttemptOutcome, CircuitChange, GetCircuitRequest, GetCircuitResponse, Policy, SetPolicyRequest,
+    TaskState, WaitCause,
 };
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
@@ -108,7 +108,13 @@ impl Act<'_> {
         self.set(back, &FIELDS, "the outage is over").await?;
         let (on, off) = runs?;
         let (cool_down_seconds, max_cool_down_seconds) = COOL_DOWN;
-        Ok(Outage { seconds: self.seconds, cool_down_seconds, max_cool_down_seconds, on, off })
+        Ok(Outage {
+            seconds: self.seconds,
+            cool_down_seconds,
+            max_cool_down_seconds,
+            on,
+            off,
+        })
     }
 
     async fn both(&self, with: &[Applicant], without: &[Applicant]) -> anyhow::Result<(Run, Run)> {
@@ -146,7 +152,11 @@ impl Act<'_> {
     }
 
     /// Everybody registers, and somebody asks meanwhile. Billing comes back when its time has come.
-    async fn register(&self, circuits: bool, people: &[Applicant]) -> (Vec<Record>, Option<String>) {
+    async fn register(
+        &self,
+        circuits: bool,
+        people: &[Applicant],
+    ) -> (Vec<Record>, Option<String>) {
         let (label, cause) = if circuits {
             ("billing down, circuits on", WaitCause::Circuit)
         } else {
@@ -159,7 +169,9 @@ impl Act<'_> {
             let (flow, tell) = (flow.clone(), tell.clone());
             async move {
                 // Once somebody is asked about, nobody listens any more.
-                let record = flow.register_user_and_tell(&person, |task_id| drop(tell.send(task_id.to_owned()))).await;
+                let record = flow
+                    .register_user_and_tell(&person, |task_id| drop(tell.send(task_id.to_owned())))
+                    .await;
                 (record.state() == TaskState::Complete, record)
             }
         });
@@ -185,24 +197,49 @@ impl Act<'_> {
             by: ACTOR.to_owned(),
             reason: reason.to_owned(),
         };
-        self.control_plane.circuits.clone().set_policy(request).await.context("the policy of billing")?;
+        self.control_plane
+            .circuits
+            .clone()
+            .set_policy(request)
+            .await
+            .context("the policy of billing")?;
         Ok(())
     }
 
     async fn circuit(&self) -> anyhow::Result<GetCircuitResponse> {
-        let request = GetCircuitRequest { namespace: NAMESPACE.to_owned(), service: SERVICE.to_owned() };
-        let found = self.control_plane.circuits.clone().get_circuit(request).await.context("the circuit of billing")?;
+        let request = GetCircuitRequest {
+            namespace: NAMESPACE.to_owned(),
+            service: SERVICE.to_owned(),
+        };
+        let found = self
+            .control_plane
+            .circuits
+            .clone()
+            .get_circuit(request)
+            .await
+            .context("the circuit of billing")?;
         Ok(found.into_inner())
     }
 }
 
 /// Asks the gateway about the first registration that was taken until it waits for `cause`: what is said of it then, or nothing if it ends before.
-async fn witness(gateway_url: String, mut taken: UnboundedReceiver<String>, cause: WaitCause) -> Option<String> {
-    let url = format!("{gateway_url}/users/registration_status/{}", taken.recv().await?);
+async fn witness(
+    gateway_url: String,
+    mut taken: UnboundedReceiver<String>,
+    cause: WaitCause,
+) -> Option<String> {
+    let url = format!(
+        "{gateway_url}/users/registration_status/{}",
+        taken.recv().await?
+    );
     let (http, cause) = (reqwest::Client::new(), status::cause(cause));
     loop {
         if let Ok(Ok(said)) = timeout(ASK_LIMIT, ask(&http, &url)).await {
-            let billing = said["steps"].as_array().into_iter().flatten().find(|step| step["name"] == STEP);
+            let billing = said["steps"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|step| step["name"] == STEP);
             // The strongest reason: the one that the summary is about.
             if billing.is_some_and(|step| step["waits"][0]["cause"] == cause) {
                 return said["why"].as_str().map(str::to_owned);
@@ -225,8 +262,13 @@ struct History(Vec<CircuitChange>);
 impl History {
     /// All since the policy was set for the run.
     fn of(newest_first: Vec<CircuitChange>) -> Self {
-        let ours = |change: &CircuitChange| change.r#type == "circuit.policy_changed" && change.by == ACTOR;
-        let mut changes: Vec<_> = newest_first.into_iter().take_while(|change| !ours(change)).collect();
+        let ours = |change: &CircuitChange| {
+            change.r#type == "circuit.policy_changed" && change.by == ACTOR
+        };
+        let mut changes: Vec<_> = newest_first
+            .into_iter()
+            .take_while(|change| !ours(change))
+            .collect();
         changes.retain(|change| change.r#type != "circuit.paused");
         changes.reverse();
         Self(changes)
@@ -237,13 +279,23 @@ impl History {
     }
 
     fn seconds_open(&self) -> f64 {
-        let pairs = self.0.iter().zip(self.0.iter().skip(1)).filter(|(change, _)| change.r#type == "circuit.opened");
-        pairs.map(|(opened, next)| seconds(next.at) - seconds(opened.at)).fold(0.0, |all, open| all + open)
+        let pairs = self
+            .0
+            .iter()
+            .zip(self.0.iter().skip(1))
+            .filter(|(change, _)| change.r#type == "circuit.opened");
+        pairs
+            .map(|(opened, next)| seconds(next.at) - seconds(opened.at))
+            .fold(0.0, |all, open| all + open)
     }
 
     /// The latest change before a time, and how long before.
     fn at(&self, time: f64) -> Option<(&str, f64)> {
-        let change = self.0.iter().rev().find(|change| seconds(change.at) <= time)?;
+        let change = self
+            .0
+            .iter()
+            .rev()
+            .find(|change| seconds(change.at) <= time)?;
         Some((&change.r#type, time - seconds(change.at)))
     }
 }
@@ -254,11 +306,18 @@ fn seconds(at: Option<Timestamp>) -> f64 {
 
 impl Attempts {
     fn of(records: &[Record], history: &History) -> Self {
-        let tasks = records.iter().filter_map(|record| record.task.as_ref().ok());
-        let steps = tasks.flat_map(|task| &task.steps).filter(|step| step.name == STEP);
+        let tasks = records
+            .iter()
+            .filter_map(|record| record.task.as_ref().ok());
+        let steps = tasks
+            .flat_map(|task| &task.steps)
+            .filter(|step| step.name == STEP);
         let mut spent = Self::default();
         for attempt in steps.flat_map(|step| &step.attempts) {
-            let failed = matches!(attempt.outcome(), AttemptOutcome::RetryableError | AttemptOutcome::TimedOut);
+            let failed = matches!(
+                attempt.outcome(),
+                AttemptOutcome::RetryableError | AttemptOutcome::TimedOut
+            );
             match history.at(seconds(attempt.started_at)) {
                 _ if !attempt.charged => spent.probes += usize::from(failed),
                 Some(("circuit.opened", after)) if after > ON_ITS_WAY => spent.open += 1,
@@ -277,16 +336,30 @@ impl Attempts {
 impl Outage {
     /// Why the demo fails, if it does.
     pub fn problems(&self) -> Vec<String> {
-        let Run { asked, completed, attempts, .. } = &self.on;
+        let Run {
+            asked,
+            completed,
+            attempts,
+            ..
+        } = &self.on;
         let mut problems = Vec::new();
         if completed != asked {
-            problems.push(format!("with circuits on, {} of {asked} registrations did not complete", asked - completed));
+            problems.push(format!(
+                "with circuits on, {} of {asked} registrations did not complete",
+                asked - completed
+            ));
         }
         if attempts.open > 0 {
-            problems.push(format!("{} attempts were spent while the circuit was open", attempts.open));
+            problems.push(format!(
+                "{} attempts were spent while the circuit was open",
+                attempts.open
+            ));
         }
         if attempts.half_open > 0 {
-            problems.push(format!("{} attempts were spent on probes", attempts.half_open));
+            problems.push(format!(
+                "{} attempts were spent on probes",
+                attempts.half_open
+            ));
         }
         problems
     }
@@ -294,20 +367,36 @@ impl Outage {
 
 impl fmt::Display for Outage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |name: &str, cell: &dyn Fn(&Run) -> String| [name.to_owned(), cell(&self.on), cell(&self.off)];
+        let row = |name: &str, cell: &dyn Fn(&Run) -> String| {
+            [name.to_owned(), cell(&self.on), cell(&self.off)]
+        };
         let rows = [
             ["", "circuits on", "circuits off"].map(str::to_owned),
             row("registrations asked", &|r| r.asked.to_string()),
             row("completed", &|r| share(r.completed, r.asked)),
             row("failed", &|r| share(r.failed, r.asked)),
-            row("users left in a partial state", &|r| share(r.partial, r.asked)),
-            row("attempts spent on billing", &|r| r.attempts.all().to_string()),
-            row("  while its circuit was closed", &|r| r.attempts.closed.to_string()),
-            row("  while it was open or probed", &|r| (r.attempts.open + r.attempts.half_open).to_string()),
-            row("failed probes, which cost nothing", &|r| r.attempts.probes.to_string()),
+            row("users left in a partial state", &|r| {
+                share(r.partial, r.asked)
+            }),
+            row("attempts spent on billing", &|r| {
+                r.attempts.all().to_string()
+            }),
+            row("  while its circuit was closed", &|r| {
+                r.attempts.closed.to_string()
+            }),
+            row("  while it was open or probed", &|r| {
+                (r.attempts.open + r.attempts.half_open).to_string()
+            }),
+            row("failed probes, which cost nothing", &|r| {
+                r.attempts.probes.to_string()
+            }),
             row("the circuit opened", &|r| format!("{} ×", r.opened)),
-            row("  and was open for", &|r| format!("{:.1} s", r.seconds_open)),
-            row("the last registration ended after", &|r| format!("{:.1} s", r.seconds)),
+            row("  and was open for", &|r| {
+                format!("{:.1} s", r.seconds_open)
+            }),
+            row("the last registration ended after", &|r| {
+                format!("{:.1} s", r.seconds)
+            }),
         ];
         writeln!(
             f,
@@ -317,7 +406,10 @@ impl fmt::Display for Outage {
         writeln!(f, "{}", table(&rows))?;
         for (circuits, run) in [("on", &self.on), ("off", &self.off)] {
             if let Some(told) = &run.told {
-                writeln!(f, "what the gateway said of one meanwhile, circuits {circuits}:\n  {told}")?;
+                writeln!(
+                    f,
+                    "what the gateway said of one meanwhile, circuits {circuits}:\n  {told}"
+                )?;
             }
         }
         for problem in self.problems() {
@@ -334,20 +426,52 @@ mod tests {
     use super::*;
 
     fn change(kind: &str, at: i64, by: &str) -> CircuitChange {
-        let at = Some(Timestamp { seconds: at, nanos: 0 });
-        CircuitChange { at, r#type: kind.to_owned(), by: by.to_owned(), ..CircuitChange::default() }
+        let at = Some(Timestamp {
+            seconds: at,
+            nanos: 0,
+        });
+        CircuitChange {
+            at,
+            r#type: kind.to_owned(),
+            by: by.to_owned(),
+            ..CircuitChange::default()
+        }
     }
 
     fn record(started: &[f64]) -> Record {
         let attempts = started.iter().map(|at| {
-            let started_at = Timestamp { seconds: at.floor() as i64, nanos: (at.fract() * 1e9) as i32 };
-            Attempt { charged: true, started_at: Some(started_at), ..Attempt::default() }
+            let started_at = Timestamp {
+                seconds: at.floor() as i64,
+                nanos: (at.fract() * 1e9) as i32,
+            };
+            Attempt {
+                charged: true,
+                started_at: Some(started_at),
+                ..Attempt::default()
+            }
         });
         let outcome = AttemptOutcome::RetryableError.into();
-        let free = Attempt { outcome, started_at: Some(Timestamp { seconds: 107, nanos: 0 }), ..Attempt::default() };
-        let step = Step { name: STEP.to_owned(), attempts: attempts.chain([free]).collect(), ..Step::default() };
-        let task = GetTaskResponse { steps: vec![step], ..GetTaskResponse::default() };
-        Record { answered_after: Duration::ZERO, task: Ok(task) }
+        let free = Attempt {
+            outcome,
+            started_at: Some(Timestamp {
+                seconds: 107,
+                nanos: 0,
+            }),
+            ..Attempt::default()
+        };
+        let step = Step {
+            name: STEP.to_owned(),
+            attempts: attempts.chain([free]).collect(),
+            ..Step::default()
+        };
+        let task = GetTaskResponse {
+            steps: vec![step],
+            ..GetTaskResponse::default()
+        };
+        Record {
+            answered_after: Duration::ZERO,
+            task: Ok(task),
+        }
     }
 
     /// Newest first, as the control plane has it: open from 101 to 111 and from 112 to 132.
@@ -367,25 +491,76 @@ mod tests {
     #[test]
     fn the_history_is_that_of_one_run() {
         let history = history();
-        assert_eq!((history.times("circuit.opened"), history.times("circuit.half_opened")), (2, 2));
-        assert!((history.seconds_open() - 30.0).abs() < 1e-9, "{}", history.seconds_open());
+        assert_eq!(
+            (
+                history.times("circuit.opened"),
+                history.times("circuit.half_opened")
+            ),
+            (2, 2)
+        );
+        assert!(
+            (history.seconds_open() - 30.0).abs() < 1e-9,
+            "{}",
+            history.seconds_open()
+        );
     }
 
     #[test]
     fn attempts_are_told_apart_by_the_circuit() {
-        let spent = Attempts::of(&[record(&[100.5, 111.2, 132.75]), record(&[101.25, 133.5])], &history());
-        assert_eq!(spent, Attempts { closed: 4, open: 0, half_open: 1, probes: 2 });
+        let spent = Attempts::of(
+            &[record(&[100.5, 111.2, 132.75]), record(&[101.25, 133.5])],
+            &history(),
+        );
+        assert_eq!(
+            spent,
+            Attempts {
+                closed: 4,
+                open: 0,
+                half_open: 1,
+                probes: 2
+            }
+        );
         let spent = Attempts::of(&[record(&[101.75, 106.0, 120.0])], &history());
-        assert_eq!(spent, Attempts { closed: 0, open: 3, half_open: 0, probes: 1 }, "a pause in between hides nothing");
+        assert_eq!(
+            spent,
+            Attempts {
+                closed: 0,
+                open: 3,
+                half_open: 0,
+                probes: 1
+            },
+            "a pause in between hides nothing"
+        );
     }
 
     #[test]
     fn an_outage_that_costs_too_much_is_a_problem() {
-        let run = |completed, attempts| Run { asked: 40, completed, attempts, half_opened: 2, ..Run::default() };
-        let outage =
-            |on| Outage { seconds: 20, cool_down_seconds: 2.0, max_cool_down_seconds: 5.0, on, off: Run::default() };
+        let run = |completed, attempts| Run {
+            asked: 40,
+            completed,
+            attempts,
+            half_opened: 2,
+            ..Run::default()
+        };
+        let outage = |on| Outage {
+            seconds: 20,
+            cool_down_seconds: 2.0,
+            max_cool_down_seconds: 5.0,
+            on,
+            off: Run::default(),
+        };
         let problems = |completed, open, half_open| {
-            outage(run(completed, Attempts { closed: 14, open, half_open, probes: 6 })).problems().len()
+            outage(run(
+                completed,
+                Attempts {
+                    closed: 14,
+                    open,
+                    half_open,
+                    probes: 6,
+                },
+            ))
+            .problems()
+            .len()
         };
         assert_eq!(problems(40, 0, 0), 0);
         assert_eq!(problems(39, 0, 0), 1);

@@ -17,13 +17,22 @@ pub struct Place {
 
 impl Place {
     /// For the demo, which is not to fail because somebody's web server has port 3000.
-    pub const HERE_OR_ON_ANY_PORT: Self = Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), or_any_port: true };
+    pub const HERE_OR_ON_ANY_PORT: Self = Self {
+        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        or_any_port: true,
+    };
 
     #[cfg(test)]
-    pub const HERE: Self = Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), or_any_port: false };
+    pub const HERE: Self = Self {
+        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        or_any_port: false,
+    };
 
     pub fn at(host: IpAddr) -> Self {
-        Self { host, or_any_port: false }
+        Self {
+            host,
+            or_any_port: false,
+        }
     }
 
     /// Opens a listener and says under which URL it is reached from this machine. Port 0 is any free one; `flag` is
@@ -32,11 +41,17 @@ impl Place {
         let listener = match TcpListener::bind((self.host, port)).await {
             Err(error) if error.kind() == ErrorKind::AddrInUse && self.or_any_port => {
                 let listener = TcpListener::bind((self.host, 0)).await?;
-                eprintln!("port {port} is taken, using {} instead (see {flag})", listener.local_addr()?.port());
+                eprintln!(
+                    "port {port} is taken, using {} instead (see {flag})",
+                    listener.local_addr()?.port()
+                );
                 listener
             }
             opened => opened.with_context(|| {
-                format!("cannot listen on {}:{port}; choose another port with {flag} (0 takes any)", self.host)
+                format!(
+                    "cannot listen on {}:{port}; choose another port with {flag} (0 takes any)",
+                    self.host
+                )
             })?,
         };
         let address = listener.local_addr()?;
@@ -58,8 +73,16 @@ mod tests {
         let (taken, _) = Place::HERE.bind(0, "--port").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let refused = Place::HERE.bind(port, "--port").await.unwrap_err();
-        assert!(refused.to_string().contains("choose another port with --port"), "{refused}");
-        let (other, url) = Place::HERE_OR_ON_ANY_PORT.bind(port, "--port").await.unwrap();
+        assert!(
+            refused
+                .to_string()
+                .contains("choose another port with --port"),
+            "{refused}"
+        );
+        let (other, url) = Place::HERE_OR_ON_ANY_PORT
+            .bind(port, "--port")
+            .await
+            .unwrap();
         assert_ne!(other.local_addr().unwrap().port(), port);
         assert_eq!(url, format!("http://{}", other.local_addr().unwrap()));
     }

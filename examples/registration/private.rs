@@ -26,7 +26,9 @@ impl PrivateControlPlane {
     pub async fn start(tasker: Option<PathBuf>, port: u16) -> anyhow::Result<Self> {
         let program = tasker.map_or_else(find_tasker, Ok)?;
         // Only to see which port is free: the server opens it itself, again and again.
-        let (probe, url) = Place::HERE_OR_ON_ANY_PORT.bind(port, "--server-port").await?;
+        let (probe, url) = Place::HERE_OR_ON_ANY_PORT
+            .bind(port, "--server-port")
+            .await?;
         let address = probe.local_addr()?.to_string();
         drop(probe);
 
@@ -37,14 +39,26 @@ impl PrivateControlPlane {
         let postgres = tokio::spawn(supervise(cluster, stop_postgres.clone()));
         let server = Supervised::start("tasker server".to_owned(), move || {
             let mut command = Command::new(&program);
-            command.args(["server", "--migrate", "--listen", &address, "--drain-seconds", DRAIN_SECONDS]);
+            command.args([
+                "server",
+                "--migrate",
+                "--listen",
+                &address,
+                "--drain-seconds",
+                DRAIN_SECONDS,
+            ]);
             command.env("TASKER_DATABASE_URL", &database_url);
             if env::var_os("TASKER_LOG").is_none() {
                 command.args(["--log", "warn"]);
             }
             command
         });
-        Ok(Self { url, server, postgres, stop_postgres })
+        Ok(Self {
+            url,
+            server,
+            postgres,
+            stop_postgres,
+        })
     }
 
     pub fn url(&self) -> &str {
@@ -81,8 +95,17 @@ async fn supervise(mut cluster: Cluster, stop: CancellationToken) {
 /// The `tasker` program: beside this one where it is installed, one folder up where Cargo builds examples.
 fn find_tasker() -> anyhow::Result<PathBuf> {
     let this = env::current_exe().context("where this program is")?;
-    let mut candidates = this.ancestors().skip(1).take(2).map(|folder| folder.join("tasker"));
-    candidates.find(|program| program.is_file()).with_context(|| {
-        format!("no `tasker` near {}; build it (cargo build) or name it with --tasker", this.display())
-    })
+    let mut candidates = this
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("tasker"));
+    candidates
+        .find(|program| program.is_file())
+        .with_context(|| {
+            format!(
+                "no `tasker` near {}; build it (cargo build) or name it with --tasker",
+                this.display()
+            )
+        })
 }

@@ -47,7 +47,11 @@ impl Supervised {
     pub fn start(name: String, command: impl Fn() -> Command + Send + 'static) -> Self {
         let (stop, given_up) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(supervise(name, command, stop.clone(), given_up.clone()));
-        Self { stop, given_up, task }
+        Self {
+            stop,
+            given_up,
+            task,
+        }
     }
 
     /// Resolves when it does not stay up.
@@ -62,7 +66,12 @@ impl Supervised {
     }
 }
 
-async fn supervise(name: String, command: impl Fn() -> Command, stop: CancellationToken, given_up: CancellationToken) {
+async fn supervise(
+    name: String,
+    command: impl Fn() -> Command,
+    stop: CancellationToken,
+    given_up: CancellationToken,
+) {
     let mut quick_deaths = 0;
     while quick_deaths < MAX_QUICK_DEATHS {
         let born = Instant::now();
@@ -76,8 +85,15 @@ async fn supervise(name: String, command: impl Fn() -> Command, stop: Cancellati
             }
             Err(error) => Err(error),
         };
-        quick_deaths = if born.elapsed() < QUICK_DEATH { quick_deaths + 1 } else { 0 };
-        eprintln!("{name} ended ({}); starting it again", ending.unwrap_or_else(|error| error.to_string()));
+        quick_deaths = if born.elapsed() < QUICK_DEATH {
+            quick_deaths + 1
+        } else {
+            0
+        };
+        eprintln!(
+            "{name} ended ({}); starting it again",
+            ending.unwrap_or_else(|error| error.to_string())
+        );
         if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return;
         }
@@ -90,15 +106,26 @@ fn spawn(mut command: Command) -> io::Result<Child> {
     end_with_parent(&mut command);
     // Its own group: Ctrl-C reaches the demo alone, which then ends the others in order.
     // Stdout is for the table alone.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(true).spawn()
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
 }
 
 /// Nothing is left behind, even when the demo is killed itself. The signal goes out when the thread that forked ends;
 /// the runtime's threads live as long as the process.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "the parent-death signal can only be set between fork and exec"
+)]
 fn end_with_parent(command: &mut Command) {
-    let set = || rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from);
+    let set = || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+            .map_err(io::Error::from)
+    };
     // SAFETY: the closure makes one system call, and touches no memory or lock of the parent.
     unsafe { command.pre_exec(set) };
 }
@@ -123,7 +150,9 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_does_not_stay_up_is_given_up() {
         let broken = Supervised::start("broken".to_owned(), || Command::new("false"));
-        timeout(Duration::from_secs(10), broken.given_up()).await.unwrap();
+        timeout(Duration::from_secs(10), broken.given_up())
+            .await
+            .unwrap();
         broken.stop().await;
     }
 
@@ -135,6 +164,8 @@ mod tests {
             command
         });
         sleep(Duration::from_millis(100)).await;
-        timeout(Duration::from_secs(5), sleeper.stop()).await.unwrap();
+        timeout(Duration::from_secs(5), sleeper.stop())
+            .await
+            .unwrap();
     }
 }

@@ -41,8 +41,13 @@ impl Progress {
             completed: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
         };
-        let progress = Self { counts: Arc::new(counts) };
-        let display = Display { progress: progress.clone(), task: tokio::spawn(show(progress.clone())) };
+        let progress = Self {
+            counts: Arc::new(counts),
+        };
+        let display = Display {
+            progress: progress.clone(),
+            task: tokio::spawn(show(progress.clone())),
+        };
         (progress, display)
     }
 
@@ -51,7 +56,12 @@ impl Progress {
     }
 
     pub fn ended(&self, completed: bool) {
-        if completed { &self.counts.completed } else { &self.counts.failed }.fetch_add(1, Relaxed);
+        if completed {
+            &self.counts.completed
+        } else {
+            &self.counts.failed
+        }
+        .fetch_add(1, Relaxed);
     }
 }
 
@@ -59,7 +69,10 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = &*self.counts;
         let (completed, failed) = (counts.completed.load(Relaxed), counts.failed.load(Relaxed));
-        let running = counts.started.load(Relaxed).saturating_sub(completed + failed);
+        let running = counts
+            .started
+            .load(Relaxed)
+            .saturating_sub(completed + failed);
         write!(
             f,
             "{}: {} of {} ended · {completed} completed · {failed} failed · {running} under way · {:.0} s",
@@ -81,7 +94,11 @@ impl Display {
     /// Shows the last state and stops.
     pub fn stop(self) {
         self.task.abort();
-        let rewrite = if stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+        let rewrite = if stderr().is_terminal() {
+            "\r\x1b[2K"
+        } else {
+            ""
+        };
         eprintln!("{rewrite}{}", self.progress);
     }
 }

@@ -22,7 +22,10 @@ pub struct Report {
 impl Report {
     /// Whether everybody who registered through Tasker has a known end with nothing half done, and the outage was survived.
     pub fn is_clean(&self) -> bool {
-        let survived = self.outage.as_ref().is_none_or(|outage| outage.problems().is_empty());
+        let survived = self
+            .outage
+            .as_ref()
+            .is_none_or(|outage| outage.problems().is_empty());
         self.tasker.partial == 0 && self.tasker.unknown == 0 && survived
     }
 }
@@ -33,19 +36,40 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (naive, tasker) = (&self.naive, &self.tasker);
         let row = |name: &'static str, cell: &dyn Fn(&Audit) -> String, article: &'static str| {
-            [name.to_owned(), cell(naive), cell(tasker), article.to_owned()]
+            [
+                name.to_owned(),
+                cell(naive),
+                cell(tasker),
+                article.to_owned(),
+            ]
         };
         let rows = [
             HEAD.map(str::to_owned),
             row("registrations asked", &|a| a.asked.to_string(), ""),
             row("completed", &|a| share(a.completed, a.asked), ""),
             row("failed", &|a| share(a.failed, a.asked), "40 % → 2 %"),
-            row("  refused, with nothing created", &|a| a.refused.to_string(), ""),
-            row("users left in a partial state", &|a| share(a.partial, a.asked), ""),
-            row("users in an unknown state", &|a| share(a.unknown, a.asked), ""),
+            row(
+                "  refused, with nothing created",
+                &|a| a.refused.to_string(),
+                "",
+            ),
+            row(
+                "users left in a partial state",
+                &|a| share(a.partial, a.asked),
+                "",
+            ),
+            row(
+                "users in an unknown state",
+                &|a| share(a.unknown, a.asked),
+                "",
+            ),
             row("users mailed twice", &|a| a.mailed_twice.to_string(), ""),
             row("service hiccups met", &|a| a.hiccups.to_string(), ""),
-            row("  recovered automatically", &|a| share(a.recovered, a.hiccups), "90 %"),
+            row(
+                "  recovered automatically",
+                &|a| share(a.recovered, a.hiccups),
+                "90 %",
+            ),
             row("caller waits, p50 / p95", &|a| times(&a.answer), ""),
             row("registered after, p50 / p95", &|a| times(&a.duration), ""),
         ];
@@ -63,7 +87,12 @@ impl fmt::Display for Report {
 
 /// Names to the left, numbers to the right, a rule under the head.
 pub fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
@@ -94,7 +123,11 @@ fn times(quantiles: &Quantiles) -> String {
 }
 
 fn time(ms: f64) -> String {
-    if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
+    if ms < 1000.0 {
+        format!("{ms:.0} ms")
+    } else {
+        format!("{:.1} s", ms / 1000.0)
+    }
 }
 
 #[cfg(test)]
@@ -103,12 +136,37 @@ mod tests {
 
     #[test]
     fn the_table_lines_up() {
-        let naive = Audit { asked: 300, completed: 180, failed: 120, partial: 90, hiccups: 110, ..Audit::default() };
-        let tasker = Audit { asked: 300, completed: 294, failed: 6, hiccups: 200, recovered: 200, ..Audit::default() };
-        let report = Report { seed: 42, naive, tasker, outage: None };
+        let naive = Audit {
+            asked: 300,
+            completed: 180,
+            failed: 120,
+            partial: 90,
+            hiccups: 110,
+            ..Audit::default()
+        };
+        let tasker = Audit {
+            asked: 300,
+            completed: 294,
+            failed: 6,
+            hiccups: 200,
+            recovered: 200,
+            ..Audit::default()
+        };
+        let report = Report {
+            seed: 42,
+            naive,
+            tasker,
+            outage: None,
+        };
         let text = report.to_string();
-        assert!(text.contains("120 (40.0 %)        6 (2.0 %)    40 % → 2 %"), "{text}");
-        assert!(text.contains("0 (0.0 %)    200 (100.0 %)          90 %"), "{text}");
+        assert!(
+            text.contains("120 (40.0 %)        6 (2.0 %)    40 % → 2 %"),
+            "{text}"
+        );
+        assert!(
+            text.contains("0 (0.0 %)    200 (100.0 %)          90 %"),
+            "{text}"
+        );
         assert!(report.is_clean());
     }
 }

@@ -3,20 +3,30 @@
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 use tasker::proto::{
-    AttemptOutcome, ExplainTaskResponse, GetTaskResponse, Step, StepError, StepState, TaskState, Wait, WaitCause,
+    AttemptOutcome, ExplainTaskResponse, GetTaskResponse, Step, StepError, StepState, TaskState,
+    Wait, WaitCause,
 };
 
 /// Whether nothing more will happen to it.
 pub fn is_final(found: &GetTaskResponse) -> bool {
-    found.task.as_ref().is_some_and(|task| task.ended_at.is_some())
+    found
+        .task
+        .as_ref()
+        .is_some_and(|task| task.ended_at.is_some())
 }
 
 /// The whole task for a person or a page that waits for it; `why` is the control plane's explanation of one that is not
 /// final. It is a moment younger: a step may be further in it.
 pub fn describe(found: &GetTaskResponse, why: Option<&ExplainTaskResponse>) -> Value {
     let waits_of = |step: &Step| {
-        let explained = why.and_then(|why| why.steps.iter().find(|explained| explained.step == step.name));
-        explained.map(|explained| explained.waits.as_slice()).unwrap_or_default()
+        let explained = why.and_then(|why| {
+            why.steps
+                .iter()
+                .find(|explained| explained.step == step.name)
+        });
+        explained
+            .map(|explained| explained.waits.as_slice())
+            .unwrap_or_default()
     };
     let task = found.task.clone().unwrap_or_default();
     json!({
@@ -34,7 +44,10 @@ pub fn describe(found: &GetTaskResponse, why: Option<&ExplainTaskResponse>) -> V
 }
 
 fn step(step: &Step, waits: &[Wait]) -> Value {
-    let failed = step.attempts.iter().filter(|attempt| attempt.error.is_some());
+    let failed = step
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.error.is_some());
     let failures: Vec<_> = failed
         .map(|attempt| {
             json!({
@@ -77,7 +90,11 @@ fn time(timestamp: Option<Timestamp>) -> Option<String> {
 
 /// Whole per cent, and 100 only when everything is done.
 fn percent(complete: i32, total: i32) -> i32 {
-    if total == 0 { 0 } else { complete * 100 / total }
+    if total == 0 {
+        0
+    } else {
+        complete * 100 / total
+    }
 }
 
 /// The protocol's name without its prefix, in small letters: `TASK_STATE_IN_PROGRESS` is `in_progress`.
@@ -117,13 +134,34 @@ mod tests {
 
     #[test]
     fn a_step_has_the_waits_that_are_its_own() {
-        let named = |name: &str| Step { name: name.into(), ..Step::default() };
-        let wait = Wait { cause: WaitCause::Circuit.into(), message: "open".into(), ..Wait::default() };
-        let explained = StepExplanation { step: "b".into(), waits: vec![wait], ..StepExplanation::default() };
-        let found = GetTaskResponse { steps: vec![named("a"), named("b")], ..GetTaskResponse::default() };
-        let why = ExplainTaskResponse { summary: "b: open".into(), steps: vec![explained], ..Default::default() };
+        let named = |name: &str| Step {
+            name: name.into(),
+            ..Step::default()
+        };
+        let wait = Wait {
+            cause: WaitCause::Circuit.into(),
+            message: "open".into(),
+            ..Wait::default()
+        };
+        let explained = StepExplanation {
+            step: "b".into(),
+            waits: vec![wait],
+            ..StepExplanation::default()
+        };
+        let found = GetTaskResponse {
+            steps: vec![named("a"), named("b")],
+            ..GetTaskResponse::default()
+        };
+        let why = ExplainTaskResponse {
+            summary: "b: open".into(),
+            steps: vec![explained],
+            ..Default::default()
+        };
         let said = describe(&found, Some(&why));
-        assert_eq!((&said["why"], &said["steps"][0]["waits"]), (&json!("b: open"), &json!([])));
+        assert_eq!(
+            (&said["why"], &said["steps"][0]["waits"]),
+            (&json!("b: open"), &json!([]))
+        );
         let open = json!({ "cause": "circuit", "message": "open", "since": null, "until": null });
         assert_eq!(said["steps"][1]["waits"], json!([open]));
         assert_eq!(describe(&found, None)["why"], Value::Null);

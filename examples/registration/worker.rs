@@ -11,7 +11,12 @@ use crate::{handlers, services::Urls};
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
     /// The control plane; several addresses of one cluster with commas between them.
-    #[arg(long, env = "TASKER_SERVER", value_delimiter = ',', default_value = "http://127.0.0.1:7233")]
+    #[arg(
+        long,
+        env = "TASKER_SERVER",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7233"
+    )]
     pub server: Vec<String>,
     /// What operators see.
     #[arg(long, env = "WORKER_NAME", default_value = "registration")]
@@ -28,8 +33,17 @@ pub struct WorkerArgs {
 
 /// Runs until SIGTERM or SIGINT, then finishes what it has.
 pub async fn run(args: WorkerArgs) -> anyhow::Result<()> {
-    let builder =
-        Worker::builder(args.server).name(args.name).namespaces(["user_management"]).max_concurrent_steps(args.slots);
-    handlers::register(builder, args.urls, Duration::from_millis(args.call_timeout_ms)).build()?.run().await?;
+    let builder = Worker::builder(args.server)
+        .name(args.name)
+        .namespaces(["user_management"])
+        .max_concurrent_steps(args.slots);
+    handlers::register(
+        builder,
+        args.urls,
+        Duration::from_millis(args.call_timeout_ms),
+    )
+    .build()?
+    .run()
+    .await?;
     Ok(())
 }

@@ -48,16 +48,20 @@ async fn run(args: Args) -> anyhow::Result<()> {
         },
     };
     let mut monitor = Monitor::default();
-    let following = follow(&args.server, request(&args.namespace, cursor), |event, cursor| {
-        if let Some(alert) = event.and_then(|event| monitor.hear(event)) {
-            println!("ALERT {alert}");
-        }
-        // After it was handled: a crash in between may repeat one alert, and loses none.
-        if let Some(file) = &args.cursor_file {
-            fs::write(file, cursor)?;
-        }
-        Ok(())
-    });
+    let following = follow(
+        &args.server,
+        request(&args.namespace, cursor),
+        |event, cursor| {
+            if let Some(alert) = event.and_then(|event| monitor.hear(event)) {
+                println!("ALERT {alert}");
+            }
+            // After it was handled: a crash in between may repeat one alert, and loses none.
+            if let Some(file) = &args.cursor_file {
+                fs::write(file, cursor)?;
+            }
+            Ok(())
+        },
+    );
     tokio::select! {
         ended = following => ended?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,

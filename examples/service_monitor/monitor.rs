@@ -55,19 +55,49 @@ impl Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alert {
     /// The step failed for good.
-    Failed { service: String, step: String, task_id: String, cause: Cause, message: String },
+    Failed {
+        service: String,
+        step: String,
+        task_id: String,
+        cause: Cause,
+        message: String,
+    },
     /// The step took too long.
-    Slow { service: String, step: String, task_id: String, took: Duration },
+    Slow {
+        service: String,
+        step: String,
+        task_id: String,
+        took: Duration,
+    },
 }
 
 impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed { service, step, task_id, cause, message } => {
-                write!(f, "{service}: {step} of {task_id} failed ({}): {message}", cause.name())
+            Self::Failed {
+                service,
+                step,
+                task_id,
+                cause,
+                message,
+            } => {
+                write!(
+                    f,
+                    "{service}: {step} of {task_id} failed ({}): {message}",
+                    cause.name()
+                )
             }
-            Self::Slow { service, step, task_id, took } => {
-                write!(f, "{service}: {step} of {task_id} took {:.1} s", took.as_secs_f64())
+            Self::Slow {
+                service,
+                step,
+                task_id,
+                took,
+            } => {
+                write!(
+                    f,
+                    "{service}: {step} of {task_id} took {:.1} s",
+                    took.as_secs_f64()
+                )
             }
         }
     }
@@ -94,21 +124,48 @@ pub struct Monitor {
 impl Monitor {
     /// Counts an event.
     pub fn hear(&mut self, event: &Event) -> Option<Alert> {
-        let (service, step, task_id) = (event.service.clone(), event.step.clone(), event.task_id.clone());
-        let took = Duration::from_millis(event.run_ms.unwrap_or_default().try_into().unwrap_or_default());
+        let (service, step, task_id) = (
+            event.service.clone(),
+            event.step.clone(),
+            event.task_id.clone(),
+        );
+        let took = Duration::from_millis(
+            event
+                .run_ms
+                .unwrap_or_default()
+                .try_into()
+                .unwrap_or_default(),
+        );
         match event.r#type() {
             EventType::StepCompleted => {
                 let figures = self.services.entry(service.clone()).or_default();
                 figures.completed += 1;
                 figures.took += took;
                 figures.slowest = figures.slowest.max(took);
-                (took > SLOW).then_some(Alert::Slow { service, step, task_id, took })
+                (took > SLOW).then_some(Alert::Slow {
+                    service,
+                    step,
+                    task_id,
+                    took,
+                })
             }
             kind @ (EventType::StepFailed | EventType::StepRetrying) => {
                 let cause = Cause::of(event);
-                *self.services.entry(service.clone()).or_default().failures.entry(cause).or_default() += 1;
+                *self
+                    .services
+                    .entry(service.clone())
+                    .or_default()
+                    .failures
+                    .entry(cause)
+                    .or_default() += 1;
                 let message = event.error_message.clone();
-                (kind == EventType::StepFailed).then_some(Alert::Failed { service, step, task_id, cause, message })
+                (kind == EventType::StepFailed).then_some(Alert::Failed {
+                    service,
+                    step,
+                    task_id,
+                    cause,
+                    message,
+                })
             }
             EventType::TaskCompleted | EventType::TaskFailed | EventType::TaskCancelled => {
                 self.tasks_ended += 1;
@@ -121,15 +178,28 @@ impl Monitor {
 
 impl fmt::Display for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:24}{:>10}{:>10}{:>10}", "service", "completed", "mean ms", "max ms")?;
+        write!(
+            f,
+            "{:24}{:>10}{:>10}{:>10}",
+            "service", "completed", "mean ms", "max ms"
+        )?;
         for cause in Cause::ALL {
             write!(f, "{:>12}", cause.name())?;
         }
         for (service, figures) in &self.services {
             let mean = figures.took.as_millis() / u128::from(figures.completed.max(1));
-            write!(f, "\n{service:24}{:>10}{mean:>10}{:>10}", figures.completed, figures.slowest.as_millis())?;
+            write!(
+                f,
+                "\n{service:24}{:>10}{mean:>10}{:>10}",
+                figures.completed,
+                figures.slowest.as_millis()
+            )?;
             for cause in Cause::ALL {
-                write!(f, "{:>12}", figures.failures.get(&cause).copied().unwrap_or_default())?;
+                write!(
+                    f,
+                    "{:>12}",
+                    figures.failures.get(&cause).copied().unwrap_or_default()
+                )?;
             }
         }
         writeln!(f)
@@ -190,7 +260,14 @@ pub async fn follow(
 
 /// Whether the same call may succeed a little later.
 fn is_passing(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::ResourceExhausted)
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::ResourceExhausted
+    )
 }
 
 #[cfg(test)]
@@ -219,29 +296,53 @@ mod tests {
         };
         let failed = AttemptOutcome::RetryableError;
         let table = [
-            ("", "Circuit breaker is OPEN for billing", failed, Cause::Circuit),
+            (
+                "",
+                "Circuit breaker is OPEN for billing",
+                failed,
+                Cause::Circuit,
+            ),
             ("TIMEOUT", "no answer", failed, Cause::TimeOut),
             ("", "Timeout while reading", failed, Cause::TimeOut),
             ("", "", AttemptOutcome::TimedOut, Cause::TimeOut),
             ("RATE_LIMITED", "slow down", failed, Cause::RateLimit),
             ("", "Rate limited by billing", failed, Cause::RateLimit),
-            ("SERVER_ERROR", "billing server error: 500", failed, Cause::Other),
+            (
+                "SERVER_ERROR",
+                "billing server error: 500",
+                failed,
+                Cause::Other,
+            ),
             ("", "", AttemptOutcome::WorkerLost, Cause::Other),
         ];
         for (code, message, outcome, expected) in table {
-            assert_eq!(cause(code, message, outcome), expected, "{code} {message} {outcome:?}");
+            assert_eq!(
+                cause(code, message, outcome),
+                expected,
+                "{code} {message} {outcome:?}"
+            );
         }
     }
 
     #[test]
     fn more_than_thirty_seconds_are_an_alert() {
         let mut monitor = Monitor::default();
-        let took = |ms| Event { run_ms: Some(ms), ..event(EventType::StepCompleted) };
+        let took = |ms| Event {
+            run_ms: Some(ms),
+            ..event(EventType::StepCompleted)
+        };
         assert_eq!(monitor.hear(&took(30_000)), None);
         let alert = monitor.hear(&took(30_001)).expect("slow");
         assert_eq!(alert.to_string(), "billing: bill of id took 30.0 s");
         let figures = &monitor.services["billing"];
-        assert_eq!((figures.completed, figures.slowest.as_millis(), figures.took.as_millis()), (2, 30_001, 60_001));
+        assert_eq!(
+            (
+                figures.completed,
+                figures.slowest.as_millis(),
+                figures.took.as_millis()
+            ),
+            (2, 30_001, 60_001)
+        );
     }
 
     #[test]
@@ -250,7 +351,10 @@ mod tests {
         assert_eq!(monitor.hear(&event(EventType::StepRetrying)), None);
         assert!(monitor.hear(&event(EventType::StepFailed)).is_some());
         assert_eq!(monitor.hear(&event(EventType::TaskFailed)), None);
-        assert_eq!(monitor.services["billing"].failures, BTreeMap::from([(Cause::Other, 2)]));
+        assert_eq!(
+            monitor.services["billing"].failures,
+            BTreeMap::from([(Cause::Other, 2)])
+        );
         assert_eq!(monitor.tasks_ended, 1);
     }
 }

@@ -21,26 +21,39 @@ pub struct Audit {
 /// Compares. `chains` are all chains that the server accepted, `runs` all that the workers did.
 pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit, StoreError> {
     let templates = &stage.templates;
-    let complete = measure::complete_tasks(&stage.db, templates.chain, stage.first_id).await?.into_iter().collect();
+    let complete = measure::complete_tasks(&stage.db, templates.chain, stage.first_id)
+        .await?
+        .into_iter()
+        .collect();
     let mut of_interest = templates.golden.clone();
     of_interest.push(templates.chain);
     let attempts = measure::attempts(&stage.db, &of_interest, stage.first_id).await?;
     Ok(compare(chains, &complete, &attempts, runs))
 }
 
-fn compare(chains: &[Uuid], complete: &HashMap<Uuid, i64>, attempts: &[(Uuid, String, i32)], runs: &[Run]) -> Audit {
+fn compare(
+    chains: &[Uuid],
+    complete: &HashMap<Uuid, i64>,
+    attempts: &[(Uuid, String, i32)],
+    runs: &[Run],
+) -> Audit {
     let undone = |id: &Uuid| {
         let steps = complete.get(id).copied().unwrap_or_default();
         (CHAIN_STEPS as u64).saturating_sub(u64::try_from(steps).unwrap_or_default())
     };
-    let mut audit = Audit { lost_steps: chains.iter().map(undone).sum(), ..Audit::default() };
+    let mut audit = Audit {
+        lost_steps: chains.iter().map(undone).sum(),
+        ..Audit::default()
+    };
     let mut open: BTreeMap<(Uuid, &str, i32), u32> = BTreeMap::new();
     for (task, step, attempt) in attempts {
         *open.entry((*task, step, *attempt)).or_default() += 1;
         audit.repeated_steps += u64::from(*attempt > 1 && complete.contains_key(task));
     }
     for run in runs {
-        let recorded = open.remove(&(run.task_id, run.step.as_str(), run.attempt)).unwrap_or_default();
+        let recorded = open
+            .remove(&(run.task_id, run.step.as_str(), run.attempt))
+            .unwrap_or_default();
         audit.duplicated_steps += u64::from(run.times.saturating_sub(recorded.min(1)));
     }
     audit.lost_steps += open.len() as u64;
@@ -52,7 +65,12 @@ mod tests {
     use super::*;
 
     fn run(task: u128, step: &str, attempt: i32, times: u32) -> Run {
-        Run { task_id: Uuid::from_u128(task), step: step.into(), attempt, times }
+        Run {
+            task_id: Uuid::from_u128(task),
+            step: step.into(),
+            attempt,
+            times,
+        }
     }
 
     fn on_record(task: u128, step: &str, attempt: i32) -> (Uuid, String, i32) {
@@ -61,10 +79,20 @@ mod tests {
 
     #[test]
     fn a_clean_record_is_clean() {
-        let (chains, complete) = ([Uuid::from_u128(1)], HashMap::from([(Uuid::from_u128(1), 5)]));
-        let attempts = [on_record(1, "a", 1), on_record(2, "b", 1), on_record(2, "b", 2)];
+        let (chains, complete) = (
+            [Uuid::from_u128(1)],
+            HashMap::from([(Uuid::from_u128(1), 5)]),
+        );
+        let attempts = [
+            on_record(1, "a", 1),
+            on_record(2, "b", 1),
+            on_record(2, "b", 2),
+        ];
         let runs = [run(1, "a", 1, 1), run(2, "b", 1, 1), run(2, "b", 2, 1)];
-        assert_eq!(compare(&chains, &complete, &attempts, &runs), Audit::default());
+        assert_eq!(
+            compare(&chains, &complete, &attempts, &runs),
+            Audit::default()
+        );
     }
 
     #[test]
@@ -73,10 +101,21 @@ mod tests {
         let chains = [1, 2, 3].map(Uuid::from_u128);
         let complete = HashMap::from([(chains[0], 5), (chains[1], 3)]);
         // On record: a run of which nobody knows, and a repetition.
-        let attempts = [on_record(1, "a", 1), on_record(1, "b", 1), on_record(1, "b", 2)];
+        let attempts = [
+            on_record(1, "a", 1),
+            on_record(1, "b", 1),
+            on_record(1, "b", 2),
+        ];
         // Run: one attempt three times, and one that is not on record.
         let runs = [run(1, "a", 1, 3), run(1, "b", 2, 1), run(1, "c", 1, 1)];
         let audit = compare(&chains, &complete, &attempts, &runs);
-        assert_eq!(audit, Audit { lost_steps: 2 + 5 + 1, duplicated_steps: 2 + 1, repeated_steps: 1 });
+        assert_eq!(
+            audit,
+            Audit {
+                lost_steps: 2 + 5 + 1,
+                duplicated_steps: 2 + 1,
+                repeated_steps: 1
+            }
+        );
     }
 }

@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     domain::{
-        attempt::OutcomeKind, event::EventType, progress::StepSet, size::DEFAULT_ASSIGNMENT_BYTES, step::StepState,
-        task::TaskState,
+        attempt::OutcomeKind, event::EventType, progress::StepSet, size::DEFAULT_ASSIGNMENT_BYTES,
+        step::StepState, task::TaskState,
     },
     store::{
         StoreError,
-        changes::{Changes, Ended, EndedAttempt, Event, Grant, Kept, NewLive, NewTask, TaskUpdate, WantedInputs},
+        changes::{
+            Changes, Ended, EndedAttempt, Event, Grant, Kept, NewLive, NewTask, TaskUpdate,
+            WantedInputs,
+        },
         hot::Hot,
         worker::{self, NewWorker},
     },
@@ -84,14 +87,21 @@ impl<'a> Batch<'a> {
     fn new(templates: &'a Templates, worker_id: Uuid) -> Self {
         let mut tasks: Vec<Uuid> = (0..BATCH).map(|_| Uuid::now_v7()).collect();
         tasks.sort_unstable();
-        Self { templates, worker_id, tasks, done: StepSet::empty(CHAIN_STEPS) }
+        Self {
+            templates,
+            worker_id,
+            tasks,
+            done: StepSet::empty(CHAIN_STEPS),
+        }
     }
 
     /// One transaction stores the chains, and one more for each of their steps ends it and begins the next.
     async fn run(mut self, hot: &Hot) -> Result<(), StoreError> {
         let mut started_at = self.commit(hot, Self::submit).await?;
         for step in 0..CHAIN_STEPS {
-            started_at = self.commit(hot, |batch| batch.end(step, started_at)).await?;
+            started_at = self
+                .commit(hot, |batch| batch.end(step, started_at))
+                .await?;
         }
         Ok(())
     }
@@ -129,8 +139,16 @@ impl<'a> Batch<'a> {
                 expires_at: None,
                 bytes: 0,
             });
-            changes.events.push(Event::of_task(EventType::TaskSubmitted, self.templates.bare, *task_id));
-            changes.events.push(Event::of_task(EventType::TaskStarted, self.templates.bare, *task_id));
+            changes.events.push(Event::of_task(
+                EventType::TaskSubmitted,
+                self.templates.bare,
+                *task_id,
+            ));
+            changes.events.push(Event::of_task(
+                EventType::TaskStarted,
+                self.templates.bare,
+                *task_id,
+            ));
             self.begin(&mut changes, *task_id, 0);
         }
         changes
@@ -151,7 +169,12 @@ impl<'a> Batch<'a> {
             paused: false,
             bytes: 0,
             revision: 0,
-            grant: Some(Grant { worker_id: self.worker_id, nonce, timeout: Duration::from_secs(300), permit_id: None }),
+            grant: Some(Grant {
+                worker_id: self.worker_id,
+                nonce,
+                timeout: Duration::from_secs(300),
+                permit_id: None,
+            }),
         });
         changes.events.push(Event {
             step: Some(small(step)),
@@ -181,7 +204,9 @@ impl<'a> Batch<'a> {
                 ready_at: started_at,
                 started_at,
             };
-            changes.events.push(Event::of_attempt(EventType::StepCompleted, &attempt));
+            changes
+                .events
+                .push(Event::of_attempt(EventType::StepCompleted, &attempt));
             changes.ended.push(Ended {
                 task_id: *task_id,
                 step: attempt.step,
@@ -196,7 +221,11 @@ impl<'a> Batch<'a> {
             });
             changes.tasks.push(TaskUpdate {
                 task_id: *task_id,
-                state: if last { TaskState::Complete } else { TaskState::InProgress },
+                state: if last {
+                    TaskState::Complete
+                } else {
+                    TaskState::InProgress
+                },
                 steps_live: i16::from(!last),
                 steps_done: self.done.as_bytes().to_vec(),
                 failed_step: None,
@@ -206,7 +235,11 @@ impl<'a> Batch<'a> {
                 kept: Kept::default(),
             });
             if last {
-                changes.events.push(Event::of_task(EventType::TaskCompleted, self.templates.bare, *task_id));
+                changes.events.push(Event::of_task(
+                    EventType::TaskCompleted,
+                    self.templates.bare,
+                    *task_id,
+                ));
             } else {
                 self.begin(&mut changes, *task_id, step + 1);
             }

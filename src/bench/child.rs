@@ -23,11 +23,16 @@ struct Process(Child);
 
 impl Process {
     fn start(command: &mut Command) -> Result<Self, Error> {
-        command.spawn().map(Self).map_err(Error::io("start a process"))
+        command
+            .spawn()
+            .map(Self)
+            .map_err(Error::io("start a process"))
     }
 
     fn this_binary() -> Result<Command, Error> {
-        std::env::current_exe().map(Command::new).map_err(Error::io("find this program"))
+        std::env::current_exe()
+            .map(Command::new)
+            .map_err(Error::io("find this program"))
     }
 
     fn id(&self) -> u32 {
@@ -65,10 +70,24 @@ impl ServerProcess {
     pub async fn start(database_url: &str, schema: &str) -> Result<Self, Error> {
         let mut command = Process::this_binary()?;
         command
-            .args(["server", "--migrate", "--listen", "127.0.0.1:0", "--schema", schema])
+            .args([
+                "server",
+                "--migrate",
+                "--listen",
+                "127.0.0.1:0",
+                "--schema",
+                schema,
+            ])
             // The history that a bench begins with is made up, and old.
             .args(["--retain", "forever"])
-            .args(["--lease-seconds", "10", "--drain-seconds", "1", "--log", "warn"])
+            .args([
+                "--lease-seconds",
+                "10",
+                "--drain-seconds",
+                "1",
+                "--log",
+                "warn",
+            ])
             .env("TASKER_DATABASE_URL", database_url)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -76,10 +95,16 @@ impl ServerProcess {
         let (say, said) = oneshot::channel();
         let mut lines = lines(process.0.stdout.take());
         thread::spawn(move || say.send(lines.next().unwrap_or_default()));
-        let url = tokio::time::timeout(START_LIMIT, said).await.ok().and_then(Result::ok).unwrap_or_default();
+        let url = tokio::time::timeout(START_LIMIT, said)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default();
         match url.starts_with("http://") {
             true => Ok(Self { url, process }),
-            false => Err(Error::Stopped("the server did not start; its log says why".into())),
+            false => Err(Error::Stopped(
+                "the server did not start; its log says why".into(),
+            )),
         }
     }
 
@@ -123,7 +148,12 @@ impl WorkersProcess {
         let mut command = Process::this_binary()?;
         command
             .args(["bench-worker", "--server", server])
-            .args(["--workers", &workers.to_string(), "--slots", &slots.to_string()])
+            .args([
+                "--workers",
+                &workers.to_string(),
+                "--slots",
+                &slots.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut process = Process::start(&mut command)?;
@@ -131,12 +161,21 @@ impl WorkersProcess {
         let (hand_over, runs) = oneshot::channel();
         let lines = lines(process.0.stdout.take());
         thread::spawn(move || hand_over.send(listen(lines, &tell)));
-        let ready = tokio::time::timeout(START_LIMIT, state.wait_for(|s| s.ready)).await.is_ok_and(|s| s.is_ok());
+        let ready = tokio::time::timeout(START_LIMIT, state.wait_for(|s| s.ready))
+            .await
+            .is_ok_and(|s| s.is_ok());
         if !ready {
-            return Err(Error::Stopped("the workers did not connect; their log says why".into()));
+            return Err(Error::Stopped(
+                "the workers did not connect; their log says why".into(),
+            ));
         }
         let stdin = process.0.stdin.take();
-        Ok(Self { process, stdin, state, runs })
+        Ok(Self {
+            process,
+            stdin,
+            state,
+            runs,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -152,14 +191,19 @@ impl WorkersProcess {
     pub async fn finished_more(&self, seen: u64) -> Result<u64, Error> {
         let mut state = self.state.clone();
         let state = state.wait_for(|s| s.finished > seen).await;
-        state.map(|s| s.finished).map_err(|_| Error::Stopped("the workers' process ended early".into()))
+        state
+            .map(|s| s.finished)
+            .map_err(|_| Error::Stopped("the workers' process ended early".into()))
     }
 
     /// Lets the workers finish, and returns what they ran.
     pub async fn stop(mut self) -> Result<Vec<Run>, Error> {
         drop(self.stdin.take());
         let late = || Error::Stopped("the workers did not end in time".into());
-        let runs = tokio::time::timeout(STOP_LIMIT, &mut self.runs).await.map_err(|_| late())?.map_err(|_| late())?;
+        let runs = tokio::time::timeout(STOP_LIMIT, &mut self.runs)
+            .await
+            .map_err(|_| late())?
+            .map_err(|_| late())?;
         self.process.ended(STOP_LIMIT).await;
         Ok(runs)
     }
@@ -191,7 +235,9 @@ fn parse_run(line: &str) -> Option<Run> {
 }
 
 fn lines(stdout: Option<ChildStdout>) -> impl Iterator<Item = String> + Send + 'static {
-    stdout.into_iter().flat_map(|out| BufReader::new(out).lines().map_while(Result::ok))
+    stdout
+        .into_iter()
+        .flat_map(|out| BufReader::new(out).lines().map_while(Result::ok))
 }
 
 #[cfg(test)]
@@ -201,10 +247,23 @@ mod tests {
     #[test]
     fn what_the_workers_say_is_understood() {
         let id = Uuid::from_u128(7);
-        let said = ["ready".to_owned(), "finished 3".to_owned(), "noise".to_owned(), format!("run {id} a 2 1")];
+        let said = [
+            "ready".to_owned(),
+            "finished 3".to_owned(),
+            "noise".to_owned(),
+            format!("run {id} a 2 1"),
+        ];
         let (tell, state) = watch::channel(State::default());
         let runs = listen(said.into_iter(), &tell);
-        assert_eq!(runs, [Run { task_id: id, step: "a".into(), attempt: 2, times: 1 }]);
+        assert_eq!(
+            runs,
+            [Run {
+                task_id: id,
+                step: "a".into(),
+                attempt: 2,
+                times: 1
+            }]
+        );
         assert!(state.borrow().ready && state.borrow().finished == 3);
     }
 }

@@ -45,7 +45,8 @@ impl Sub for Cpu {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        let minus = |now: Option<Duration>, before: Option<Duration>| Some(now?.saturating_sub(before?));
+        let minus =
+            |now: Option<Duration>, before: Option<Duration>| Some(now?.saturating_sub(before?));
         Self {
             postgres: minus(self.postgres, before.postgres),
             server: minus(self.server, before.server),
@@ -59,7 +60,10 @@ impl Sub for Cpu {
 impl Cpu {
     /// What the machine did beside us; a large share makes the figures doubtful.
     pub fn others(&self) -> Option<Duration> {
-        let ours = [self.postgres, self.server, self.workers, self.client].into_iter().flatten().sum();
+        let ours = [self.postgres, self.server, self.workers, self.client]
+            .into_iter()
+            .flatten()
+            .sum();
         Some(self.machine?.saturating_sub(ours))
     }
 }
@@ -67,8 +71,13 @@ impl Cpu {
 /// The resident memory of a process, MiB.
 pub fn resident_mib(pid: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib: f64 =
-        status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()?;
+    let kib: f64 = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))?
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .ok()?;
     Some(kib / 1024.0)
 }
 
@@ -89,8 +98,15 @@ struct Stat {
 /// A process and its children, those included that ended.
 fn family(parent: u32) -> Option<Duration> {
     let head = stat(parent)?;
-    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let living: Duration = pids.filter_map(stat).filter(|s| s.parent == parent).map(|s| s.own).sum();
+    let pids = fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let living: Duration = pids
+        .filter_map(stat)
+        .filter(|s| s.parent == parent)
+        .map(|s| s.own)
+        .sum();
     Some(head.own + head.gone + living)
 }
 
@@ -113,9 +129,16 @@ fn parse_stat(line: &str) -> Option<Stat> {
 /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
 fn machine() -> Option<Duration> {
     let text = fs::read_to_string("/proc/stat").ok()?;
-    let fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let fields = text
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace();
     let ticks: Vec<u64> = fields.filter_map(|f| f.parse().ok()).collect();
-    let busy = [0, 1, 2, 5, 6, 7].into_iter().filter_map(|i| ticks.get(i)).sum();
+    let busy = [0, 1, 2, 5, 6, 7]
+        .into_iter()
+        .filter_map(|i| ticks.get(i))
+        .sum();
     Some(time(busy))
 }
 
@@ -130,13 +153,22 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
         let s = parse_stat("7 (a) b (c)) S 5 7 7 0 -1 0 0 0 0 0 100 50 20 10 20 0 1 0").unwrap();
-        assert_eq!((s.parent, s.own, s.gone), (5, Duration::from_millis(1_500), Duration::from_millis(300)));
+        assert_eq!(
+            (s.parent, s.own, s.gone),
+            (5, Duration::from_millis(1_500), Duration::from_millis(300))
+        );
     }
 
     #[test]
     fn others_are_what_is_not_ours() {
         let second = |n| Some(Duration::from_secs(n));
-        let cpu = Cpu { postgres: second(2), server: second(1), workers: None, client: second(1), machine: second(9) };
+        let cpu = Cpu {
+            postgres: second(2),
+            server: second(1),
+            workers: None,
+            client: second(1),
+            machine: second(9),
+        };
         assert_eq!(cpu.others(), second(5));
         assert_eq!((cpu - cpu).others(), second(0));
     }

@@ -22,7 +22,11 @@ pub fn fdatasync_us(dir: &Path) -> io::Result<f64> {
 }
 
 fn measure(path: &Path) -> io::Result<f64> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
     let page = vec![0x5a; PAGE_BYTES as usize];
     for n in 0..PAGES {
         file.write_all_at(&page, n * PAGE_BYTES)?;

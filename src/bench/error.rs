@@ -21,7 +21,10 @@ pub enum Error {
     #[error("cannot {what}: {:?}: {}", .status.code(), .status.message())]
     Refused { what: &'static str, status: Status },
     #[error("cannot {what}: {error}")]
-    Io { what: &'static str, error: io::Error },
+    Io {
+        what: &'static str,
+        error: io::Error,
+    },
     /// A part of the measured system ended, or did not do what it had to within its time.
     #[error("{0}")]
     Stopped(String),
@@ -40,5 +43,7 @@ impl Error {
 }
 
 fn source_of(error: &ConnectError) -> String {
-    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+    std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }

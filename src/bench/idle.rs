@@ -29,9 +29,16 @@ pub async fn measure(stage: &Stage) -> Result<Idle, Error> {
     tokio::time::sleep(SETTLE).await;
     let (mark, cpu) = (measure::mark(&stage.db).await?, stage.processes().cpu());
     tokio::time::sleep(WINDOW).await;
-    let (after, used) = (measure::mark(&stage.db).await?, stage.processes().cpu() - cpu);
+    let (after, used) = (
+        measure::mark(&stage.db).await?,
+        stage.processes().cpu() - cpu,
+    );
     let server_rss_mib = stage.server.pid().and_then(cpu::resident_mib);
-    let seconds = after.at.duration_since(mark.at).unwrap_or(WINDOW).as_secs_f64();
+    let seconds = after
+        .at
+        .duration_since(mark.at)
+        .unwrap_or(WINDOW)
+        .as_secs_f64();
     workers.stop().await?;
     let percent = |time: Option<Duration>| time.map(|t| t.as_secs_f64() * 100.0 / seconds);
     Ok(Idle {

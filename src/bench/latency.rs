@@ -28,10 +28,19 @@ pub struct Latency {
 }
 
 /// Lets `clients` run one chain after the other for `time`. Adds the submitted chains to `chains`.
-pub async fn measure(url: &str, clients: usize, time: Duration, chains: &mut Vec<Uuid>) -> Result<Latency, Error> {
+pub async fn measure(
+    url: &str,
+    clients: usize,
+    time: Duration,
+    chains: &mut Vec<Uuid>,
+) -> Result<Latency, Error> {
     let connections = clients.div_ceil(CLIENTS_PER_CONNECTION);
     let connections = try_join_all((0..connections).map(|_| Client::connect(url))).await?;
-    let (ids, times, ended) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()), Cell::new(0_u32));
+    let (ids, times, ended) = (
+        RefCell::new(Vec::new()),
+        RefCell::new(Vec::new()),
+        Cell::new(0_u32),
+    );
     let from = Instant::now() + WARM_UP.min(time);
     let until = from + time;
     try_join_all((0..clients).map(async |n| {
@@ -54,13 +63,20 @@ pub async fn measure(url: &str, clients: usize, time: Duration, chains: &mut Vec
     let mut times = times.into_inner();
     times.sort_unstable();
     let chains_per_second = f64::from(ended.get()) / time.as_secs_f64();
-    Ok(Latency { clients, p50_ms: percentile(&times, 50), p99_ms: percentile(&times, 99), chains_per_second })
+    Ok(Latency {
+        clients,
+        p50_ms: percentile(&times, 50),
+        p99_ms: percentile(&times, 99),
+        chains_per_second,
+    })
 }
 
 /// The time that so many of a hundred did not exceed, in ms; the nearest rank.
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).map_or(f64::NAN, |t| t.as_secs_f64() * 1e3)
+    sorted
+        .get(rank - 1)
+        .map_or(f64::NAN, |t| t.as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]

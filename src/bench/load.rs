@@ -45,7 +45,15 @@ impl<'a> Load<'a> {
     pub fn new(client: &'a Client, workers: &'a WorkersProcess, limit: u64) -> Self {
         let before = workers.finished();
         let (submitted, accepted, refusals) = (Cell::new(0), RefCell::default(), Cell::new(0));
-        Self { client, workers, limit: limit.max(GROUP), before, submitted, accepted, refusals }
+        Self {
+            client,
+            workers,
+            limit: limit.max(GROUP),
+            before,
+            submitted,
+            accepted,
+            refusals,
+        }
     }
 
     /// Submits until `stop`.
@@ -57,7 +65,8 @@ impl<'a> Load<'a> {
 
     async fn call(&self, stop: &CancellationToken) -> Result<(), Error> {
         let mut client = self.client.clone();
-        let tasks: Vec<_> = std::iter::repeat_n(chain_request(), usize::try_from(GROUP).unwrap_or(1)).collect();
+        let tasks: Vec<_> =
+            std::iter::repeat_n(chain_request(), usize::try_from(GROUP).unwrap_or(1)).collect();
         while !stop.is_cancelled() {
             let finished = self.workers.finished();
             if self.submitted.get() + GROUP > self.limit + (finished - self.before) {
@@ -68,10 +77,22 @@ impl<'a> Load<'a> {
                 continue;
             }
             self.submitted.set(self.submitted.get() + GROUP);
-            match client.tasks.submit_tasks(SubmitTasksRequest { tasks: tasks.clone() }).await {
+            match client
+                .tasks
+                .submit_tasks(SubmitTasksRequest {
+                    tasks: tasks.clone(),
+                })
+                .await
+            {
                 Ok(answer) => {
-                    let ids = answer.into_inner().tasks.into_iter().filter_map(|t| t.task_id.parse().ok());
-                    self.accepted.borrow_mut().extend::<Vec<Uuid>>(ids.collect());
+                    let ids = answer
+                        .into_inner()
+                        .tasks
+                        .into_iter()
+                        .filter_map(|t| t.task_id.parse().ok());
+                    self.accepted
+                        .borrow_mut()
+                        .extend::<Vec<Uuid>>(ids.collect());
                 }
                 Err(status) => self.refused(status).await?,
             }
@@ -81,7 +102,10 @@ impl<'a> Load<'a> {
 
     async fn refused(&self, status: Status) -> Result<(), Error> {
         if status.code() != Code::ResourceExhausted {
-            return Err(Error::Refused { what: "submit tasks", status });
+            return Err(Error::Refused {
+                what: "submit tasks",
+                status,
+            });
         }
         self.submitted.set(self.submitted.get() - GROUP);
         self.refusals.set(self.refusals.get() + 1);
@@ -102,6 +126,9 @@ impl<'a> Load<'a> {
             }
             Ok(())
         };
-        timeout(DRAIN_LIMIT, all).await.unwrap_or(Ok(())).map(|()| (self.accepted.into_inner(), self.refusals.get()))
+        timeout(DRAIN_LIMIT, all)
+            .await
+            .unwrap_or(Ok(()))
+            .map(|()| (self.accepted.into_inner(), self.refusals.get()))
     }
 }

@@ -67,9 +67,14 @@ pub struct Settings {
 pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Error> {
     say("starting Postgres, the server and the workers");
     let database = Database::open(settings).await?;
-    let mut report = Report { preloaded: settings.preload, waiting: settings.waiting, ..Report::default() };
+    let mut report = Report {
+        preloaded: settings.preload,
+        waiting: settings.waiting,
+        ..Report::default()
+    };
     if let Some(cluster) = &database.cluster {
-        report.fdatasync_us = Some(disk::fdatasync_us(cluster.dir()).map_err(Error::io("write to the data folder"))?);
+        report.fdatasync_us =
+            Some(disk::fdatasync_us(cluster.dir()).map_err(Error::io("write to the data folder"))?);
     }
     let mut stage = Stage::set(settings, database).await?;
     let mut chains = Vec::new();
@@ -82,31 +87,75 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
         fill_up(&stage, settings, say).await?;
     }
     for n in 1..=ROUNDS {
-        report.rounds.push(round(&stage, settings, 0, &format!("{n} of {ROUNDS}"), &mut chains, say).await?);
+        report.rounds.push(
+            round(
+                &stage,
+                settings,
+                0,
+                &format!("{n} of {ROUNDS}"),
+                &mut chains,
+                say,
+            )
+            .await?,
+        );
         // In turn, as a machine is not the same from minute to minute.
         if settings.limited {
             let capacity = i32::try_from(settings.workers * settings.slots).unwrap_or(i32::MAX);
             shapes::limit(&stage.client, capacity).await?;
-            report.limited.push(round(&stage, settings, 0, &format!("{n}, limited"), &mut chains, say).await?);
+            report.limited.push(
+                round(
+                    &stage,
+                    settings,
+                    0,
+                    &format!("{n}, limited"),
+                    &mut chains,
+                    say,
+                )
+                .await?,
+            );
             shapes::limit(&stage.client, 0).await?;
         }
     }
     if settings.subscribers > 0 {
-        say(&format!("in turn without and with {} subscribers", settings.subscribers));
+        say(&format!(
+            "in turn without and with {} subscribers",
+            settings.subscribers
+        ));
         report.turns = turns::measure(&stage, settings, &mut chains).await?;
-        let round = round(&stage, settings, settings.subscribers, "with subscribers", &mut chains, say).await?;
+        let round = round(
+            &stage,
+            settings,
+            settings.subscribers,
+            "with subscribers",
+            &mut chains,
+            say,
+        )
+        .await?;
         report.subscribed = Some(round);
     }
     tokio::time::sleep(CALM).await;
     for clients in latency::CONCURRENCY {
-        let latency = latency::measure(&stage.server.url, clients, settings.time.div_f64(3.0), &mut chains).await?;
-        say(&format!("chains, {clients} at once: p50 {:.1} ms, p99 {:.1} ms", latency.p50_ms, latency.p99_ms));
+        let latency = latency::measure(
+            &stage.server.url,
+            clients,
+            settings.time.div_f64(3.0),
+            &mut chains,
+        )
+        .await?;
+        say(&format!(
+            "chains, {clients} at once: p50 {:.1} ms, p99 {:.1} ms",
+            latency.p50_ms, latency.p99_ms
+        ));
         report.latencies.push(latency);
     }
 
     let runs = stage.stop_workers().await?;
     report.audit = audit::audit(&stage, &chains, &runs).await?;
-    say(&format!("audited {} chains and {} runs of steps", chains.len(), runs.len()));
+    say(&format!(
+        "audited {} chains and {} runs of steps",
+        chains.len(),
+        runs.len()
+    ));
     if settings.idle {
         say(&format!("idling with {} workers", idle::WORKERS));
         report.idle = Some(idle::measure(&stage).await?);
@@ -125,15 +174,20 @@ async fn round(
 ) -> Result<Round, Error> {
     let round = round::measure(stage, settings, subscribers, chains).await?;
     let (steps, sql) = (round.steps_per_second, round.ceiling.steps_per_second);
-    say(&format!("round {name}: {steps:.0} steps/s; bare SQL {sql:.0}"));
+    say(&format!(
+        "round {name}: {steps:.0} steps/s; bare SQL {sql:.0}"
+    ));
     Ok(round)
 }
 
 async fn fill_up(stage: &Stage, settings: &Settings, say: &dyn Fn(&str)) -> Result<(), Error> {
-    let tenth = |count: i64, done: i64| done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count);
-    for (kind, what, count) in
-        [(fill::Kind::Finished, "finished", settings.preload), (fill::Kind::Waiting, "waiting", settings.waiting)]
-    {
+    let tenth = |count: i64, done: i64| {
+        done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count)
+    };
+    for (kind, what, count) in [
+        (fill::Kind::Finished, "finished", settings.preload),
+        (fill::Kind::Waiting, "waiting", settings.waiting),
+    ] {
         let progress = |done: i64| {
             if tenth(count, done) {
                 say(&format!("stored {done} of {count} {what} tasks"));

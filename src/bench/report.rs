@@ -54,7 +54,9 @@ impl Report {
 
     fn mean_of(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
         let known: Option<Vec<f64>> = self.rounds.iter().map(of).collect();
-        known.filter(|k| !k.is_empty()).map(|k| k.iter().sum::<f64>() / k.len() as f64)
+        known
+            .filter(|k| !k.is_empty())
+            .map(|k| k.iter().sum::<f64>() / k.len() as f64)
     }
 
     fn cpu(&self) -> PerStep {
@@ -68,19 +70,27 @@ impl Report {
 
     fn rss(&self) -> Option<f64> {
         let idle = self.idle.and_then(|i| i.server_rss_mib);
-        self.rounds.iter().filter_map(|r| r.server_rss_mib).chain(idle).reduce(f64::max)
+        self.rounds
+            .iter()
+            .filter_map(|r| r.server_rss_mib)
+            .chain(idle)
+            .reduce(f64::max)
     }
 
     /// The throughput with a limit beside that of the round before.
     fn limited_ratio(&self) -> Option<f64> {
         let pairs = self.limited.iter().zip(&self.rounds);
-        let ratios: Vec<f64> = pairs.map(|(with, without)| with.steps_per_second / without.steps_per_second).collect();
+        let ratios: Vec<f64> = pairs
+            .map(|(with, without)| with.steps_per_second / without.steps_per_second)
+            .collect();
         (!ratios.is_empty()).then(|| ratios.iter().sum::<f64>() / ratios.len() as f64)
     }
 
     /// How many times as long a step takes in the filled database.
     fn filled_ratio(&self) -> Option<f64> {
-        self.empty.as_ref().map(|empty| empty.steps_per_second / self.mean(|r| r.steps_per_second))
+        self.empty
+            .as_ref()
+            .map(|empty| empty.steps_per_second / self.mean(|r| r.steps_per_second))
     }
 
     /// How many times as much processor time a step takes in the filled database.
@@ -91,7 +101,11 @@ impl Report {
     /// One object.
     pub fn to_json(&self) -> Value {
         let by_clients = |of: fn(&Latency) -> f64| -> Value {
-            self.latencies.iter().map(|l| (l.clients.to_string(), rounded(of(l), 2))).collect::<Map<_, _>>().into()
+            self.latencies
+                .iter()
+                .map(|l| (l.clients.to_string(), rounded(of(l), 2)))
+                .collect::<Map<_, _>>()
+                .into()
         };
         let cpu = self.cpu();
         json!({
@@ -134,23 +148,54 @@ impl Report {
     /// For people.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        let mut add = |what: String, value: String, budget: &'static str| rows.push((what, value, budget));
-        add("steps per second".into(), format!("{:.0}", self.mean(|r| r.steps_per_second)), ">= 15000");
-        add("tasks per second".into(), format!("{:.0}", self.mean(|r| r.tasks_per_second)), "");
-        add("bare SQL, steps per second".into(), format!("{:.0}", self.mean(|r| r.ceiling.steps_per_second)), "");
-        add("share of bare SQL".into(), format!("{:.0} %", 100.0 * self.mean(Round::ceiling_ratio)), ">= 60 %");
+        let mut add =
+            |what: String, value: String, budget: &'static str| rows.push((what, value, budget));
+        add(
+            "steps per second".into(),
+            format!("{:.0}", self.mean(|r| r.steps_per_second)),
+            ">= 15000",
+        );
+        add(
+            "tasks per second".into(),
+            format!("{:.0}", self.mean(|r| r.tasks_per_second)),
+            "",
+        );
+        add(
+            "bare SQL, steps per second".into(),
+            format!("{:.0}", self.mean(|r| r.ceiling.steps_per_second)),
+            "",
+        );
+        add(
+            "share of bare SQL".into(),
+            format!("{:.0} %", 100.0 * self.mean(Round::ceiling_ratio)),
+            ">= 60 %",
+        );
         for l in &self.latencies {
-            let budget = if l.clients == 1 { "p50 <= 4, p99 <= 12 ms" } else { "" };
+            let budget = if l.clients == 1 {
+                "p50 <= 4, p99 <= 12 ms"
+            } else {
+                ""
+            };
             let value = match l.p50_ms.is_nan() {
                 true => String::new(),
-                false => format!("p50 {:.1}, p99 {:.1} ms, {:.0}/s", l.p50_ms, l.p99_ms, l.chains_per_second),
+                false => format!(
+                    "p50 {:.1}, p99 {:.1} ms, {:.0}/s",
+                    l.p50_ms, l.p99_ms, l.chains_per_second
+                ),
             };
             add(format!("chains, {} at once", l.clients), value, budget);
         }
-        add("commits per step".into(), format!("{:.4}", self.mean(|r| r.commits_per_step)), "");
+        add(
+            "commits per step".into(),
+            format!("{:.4}", self.mean(|r| r.commits_per_step)),
+            "",
+        );
         let cpu = self.cpu();
         let per_step = [
-            ("Postgres under bare SQL", self.mean_of(|r| r.ceiling.cpu_per_step)),
+            (
+                "Postgres under bare SQL",
+                self.mean_of(|r| r.ceiling.cpu_per_step),
+            ),
             ("Postgres", cpu.postgres),
             ("server", cpu.server),
             ("workers", cpu.workers),
@@ -160,34 +205,88 @@ impl Report {
         for (who, us) in per_step {
             add(format!("CPU per step, {who}"), number(us, 1, " us"), "");
         }
-        add("CPU of others".into(), number(self.mean_of(|r| r.others_cpu_percent), 0, " % of a core"), "");
-        add("server's memory".into(), number(self.rss(), 0, " MiB"), "<= 150 MiB");
-        add("fdatasync of 8 KiB".into(), number(self.fdatasync_us, 0, " us"), "");
+        add(
+            "CPU of others".into(),
+            number(self.mean_of(|r| r.others_cpu_percent), 0, " % of a core"),
+            "",
+        );
+        add(
+            "server's memory".into(),
+            number(self.rss(), 0, " MiB"),
+            "<= 150 MiB",
+        );
+        add(
+            "fdatasync of 8 KiB".into(),
+            number(self.fdatasync_us, 0, " us"),
+            "",
+        );
         if self.empty.is_some() {
-            let what = format!("{} finished, {} waiting: time per step", self.preloaded, self.waiting);
+            let what = format!(
+                "{} finished, {} waiting: time per step",
+                self.preloaded, self.waiting
+            );
             add(what, number(self.filled_ratio(), 2, " x"), "<= 1.3 x");
-            add("the same: CPU per step".into(), number(self.filled_cpu_ratio(), 2, " x"), "<= 1.3 x");
+            add(
+                "the same: CPU per step".into(),
+                number(self.filled_cpu_ratio(), 2, " x"),
+                "<= 1.3 x",
+            );
         }
         if let Some(ratio) = self.limited_ratio() {
-            add("throughput with a limit".into(), format!("{ratio:.2} x"), ">= 0.9 x");
+            add(
+                "throughput with a limit".into(),
+                format!("{ratio:.2} x"),
+                ">= 0.9 x",
+            );
         }
         if let Some(ratio) = turns::ratio(&self.turns) {
-            let value = format!("{:.2} x, half of the turns {:.2} to {:.2}", ratio.median, ratio.lower, ratio.upper);
+            let value = format!(
+                "{:.2} x, half of the turns {:.2} to {:.2}",
+                ratio.median, ratio.lower, ratio.upper
+            );
             add("throughput with subscribers".into(), value, ">= 0.9 x");
         }
         if let Some(idle) = self.idle {
-            add("idle, 50 workers: queries".into(), format!("{:.1} /s", idle.queries_per_second), "<= 5 /s");
-            add("idle, 50 workers: server".into(), number(idle.server_cpu_percent, 2, " % of a core"), "<= 1 %");
-            add("idle, 50 workers: Postgres".into(), number(idle.postgres_cpu_percent, 2, " % of a core"), "");
+            add(
+                "idle, 50 workers: queries".into(),
+                format!("{:.1} /s", idle.queries_per_second),
+                "<= 5 /s",
+            );
+            add(
+                "idle, 50 workers: server".into(),
+                number(idle.server_cpu_percent, 2, " % of a core"),
+                "<= 1 %",
+            );
+            add(
+                "idle, 50 workers: Postgres".into(),
+                number(idle.postgres_cpu_percent, 2, " % of a core"),
+                "",
+            );
         }
         if let Some(heard) = self.heard() {
-            let what = format!("{} subscribers: heard of {} events", heard.each.len(), heard.written);
+            let what = format!(
+                "{} subscribers: heard of {} events",
+                heard.each.len(),
+                heard.written
+            );
             add(what, spread(&heard.each), "all, once");
-            add("the same: behind after the load".into(), format!("{:.1} s", heard.behind.as_secs_f64()), "");
+            add(
+                "the same: behind after the load".into(),
+                format!("{:.1} s", heard.behind.as_secs_f64()),
+                "",
+            );
         }
         add("lost steps".into(), self.audit.lost_steps.to_string(), "0");
-        add("duplicated steps".into(), self.audit.duplicated_steps.to_string(), "0");
-        add("golden shapes wrong".into(), self.golden_problems.len().to_string(), "0");
+        add(
+            "duplicated steps".into(),
+            self.audit.duplicated_steps.to_string(),
+            "0",
+        );
+        add(
+            "golden shapes wrong".into(),
+            self.golden_problems.len().to_string(),
+            "0",
+        );
         rows
     }
 }
@@ -201,7 +300,9 @@ fn spread(counts: &[u64]) -> String {
 }
 
 fn number(value: Option<f64>, digits: usize, unit: &str) -> String {
-    value.map(|v| format!("{v:.digits$}{unit}")).unwrap_or_default()
+    value
+        .map(|v| format!("{v:.digits$}{unit}"))
+        .unwrap_or_default()
 }
 
 /// A number with so many digits behind the point; null when it is none.
@@ -223,15 +324,30 @@ mod tests {
     use crate::bench::ceiling::Ceiling;
 
     fn report(rates: &[f64]) -> Report {
-        let ceiling = Ceiling { steps_per_second: 200.0, cpu_per_step: None };
-        let round = |rate: &f64| Round { steps_per_second: *rate, ceiling, ..Round::default() };
-        Report { rounds: rates.iter().map(round).collect(), ..Report::default() }
+        let ceiling = Ceiling {
+            steps_per_second: 200.0,
+            cpu_per_step: None,
+        };
+        let round = |rate: &f64| Round {
+            steps_per_second: *rate,
+            ceiling,
+            ..Round::default()
+        };
+        Report {
+            rounds: rates.iter().map(round).collect(),
+            ..Report::default()
+        }
     }
 
     #[test]
     fn the_report_is_the_mean_of_its_rounds() {
         let mut report = report(&[100.0, 120.0]);
-        report.latencies.push(Latency { clients: 16, p50_ms: 1.234, p99_ms: f64::NAN, chains_per_second: 9.0 });
+        report.latencies.push(Latency {
+            clients: 16,
+            p50_ms: 1.234,
+            p99_ms: f64::NAN,
+            chains_per_second: 9.0,
+        });
         let json = report.to_json();
         assert_eq!(json["steps_per_second"].to_string(), "110");
         assert_eq!(json["ceiling_ratio"].to_string(), "0.550");
@@ -244,49 +360,101 @@ mod tests {
     #[test]
     fn a_filled_database_is_compared_with_the_empty_one() {
         let mut report = report(&[100.0]);
-        report.empty = Some(Round { steps_per_second: 125.0, ..Round::default() });
+        report.empty = Some(Round {
+            steps_per_second: 125.0,
+            ..Round::default()
+        });
         assert_eq!(report.to_json()["filled_time_ratio"].to_string(), "1.250");
         assert!(report.rows().iter().any(|(_, value, _)| value == "1.25 x"));
     }
 
     #[test]
     fn an_event_too_few_or_too_many_is_wrong() {
-        for (each, is_right, said) in
-            [([7, 7], true, "7 each"), ([6, 7], false, "6 to 7"), ([7, 8], false, "7 to 8"), ([8, 8], false, "8 each")]
-        {
+        for (each, is_right, said) in [
+            ([7, 7], true, "7 each"),
+            ([6, 7], false, "6 to 7"),
+            ([7, 8], false, "7 to 8"),
+            ([8, 8], false, "8 each"),
+        ] {
             let mut report = report(&[1.0]);
-            let heard = Some(Heard { written: 7, each: each.into(), behind: Duration::from_millis(300) });
-            report.subscribed = Some(Round { heard, ..Round::default() });
+            let heard = Some(Heard {
+                written: 7,
+                each: each.into(),
+                behind: Duration::from_millis(300),
+            });
+            report.subscribed = Some(Round {
+                heard,
+                ..Round::default()
+            });
             assert_eq!(report.is_right(), is_right, "{each:?}");
-            let row = report.rows().into_iter().find(|(what, ..)| what == "2 subscribers: heard of 7 events");
+            let row = report
+                .rows()
+                .into_iter()
+                .find(|(what, ..)| what == "2 subscribers: heard of 7 events");
             assert_eq!(row.map(|(_, value, _)| value).as_deref(), Some(said));
             let json = report.to_json();
             assert_eq!(json["subscribed_round"]["events_heard"], json!(each));
         }
-        assert_eq!(report(&[1.0]).to_json()["rounds"][0]["events_written"], Value::Null);
+        assert_eq!(
+            report(&[1.0]).to_json()["rounds"][0]["events_written"],
+            Value::Null
+        );
     }
 
     #[test]
     fn subscribers_are_compared_with_what_was_beside_them() {
-        let round = |rate| Round { steps_per_second: rate, ..Round::default() };
+        let round = |rate| Round {
+            steps_per_second: rate,
+            ..Round::default()
+        };
         let mut report = report(&[1.0]);
         assert_eq!(report.to_json()["subscribed_ratio"], Value::Null);
         report.turns = [(100.0, 80.0), (300.0, 300.0), (100.0, 94.0)]
-            .map(|(a, b)| Turn { without: round(a), with: round(b) })
+            .map(|(a, b)| Turn {
+                without: round(a),
+                with: round(b),
+            })
             .into();
         let json = report.to_json();
         assert_eq!(json["subscribed_ratio"].to_string(), "0.940");
         assert_eq!(json["subscribed_turns"][0]["ratio"].to_string(), "0.800");
-        let row = report.rows().into_iter().find(|(what, ..)| what == "throughput with subscribers");
-        assert_eq!(row.map(|(_, value, _)| value).as_deref(), Some("0.94 x, half of the turns 0.87 to 0.97"));
+        let row = report
+            .rows()
+            .into_iter()
+            .find(|(what, ..)| what == "throughput with subscribers");
+        assert_eq!(
+            row.map(|(_, value, _)| value).as_deref(),
+            Some("0.94 x, half of the turns 0.87 to 0.97")
+        );
     }
 
     #[test]
     fn one_step_too_few_or_too_many_is_wrong() {
         assert!(report(&[1.0]).is_right());
-        for audit in [Audit { lost_steps: 1, ..Audit::default() }, Audit { duplicated_steps: 1, ..Audit::default() }] {
-            assert!(!Report { audit, ..report(&[1.0]) }.is_right());
+        for audit in [
+            Audit {
+                lost_steps: 1,
+                ..Audit::default()
+            },
+            Audit {
+                duplicated_steps: 1,
+                ..Audit::default()
+            },
+        ] {
+            assert!(
+                !Report {
+                    audit,
+                    ..report(&[1.0])
+                }
+                .is_right()
+            );
         }
-        assert!(!Report { golden_problems: vec!["x".into()], ..report(&[1.0]) }.is_right());
+        assert!(
+            !Report {
+                golden_problems: vec!["x".into()],
+                ..report(&[1.0])
+            }
+            .is_right()
+        );
     }
 }

@@ -128,7 +128,13 @@ pub async fn measure(
         Some(subscribers) => Some(subscribers.finish(&stage.db).await?),
     };
     let done = measure::done(&stage.db, template, &before.mark, &after.mark).await?;
-    Ok(Round { ceiling, server_rss_mib, refused_submits, heard, ..between(&before, &after, done) })
+    Ok(Round {
+        ceiling,
+        server_rss_mib,
+        refused_submits,
+        heard,
+        ..between(&before, &after, done)
+    })
 }
 
 /// The counters at one moment.
@@ -139,20 +145,29 @@ pub struct Look {
 
 impl Look {
     pub async fn take(stage: &Stage) -> Result<Self, StoreError> {
-        Ok(Self { mark: measure::mark(&stage.db).await?, cpu: stage.processes().cpu() })
+        Ok(Self {
+            mark: measure::mark(&stage.db).await?,
+            cpu: stage.processes().cpu(),
+        })
     }
 }
 
 /// What was done between two looks, and what that cost.
 pub fn between(before: &Look, after: &Look, done: Done) -> Round {
-    let seconds = after.mark.at.duration_since(before.mark.at).unwrap_or_default().as_secs_f64();
+    let seconds = after
+        .mark
+        .at
+        .duration_since(before.mark.at)
+        .unwrap_or_default()
+        .as_secs_f64();
     let cpu = after.cpu - before.cpu;
     // Without a step there is no cost of one; the rates are zero then, and say so.
     let steps = done.steps.max(1) as f64;
     Round {
         steps_per_second: done.steps as f64 / seconds,
         tasks_per_second: done.tasks as f64 / seconds,
-        commits_per_step: (after.mark.commits - before.mark.commits - OWN_COMMITS).max(0) as f64 / steps,
+        commits_per_step: (after.mark.commits - before.mark.commits - OWN_COMMITS).max(0) as f64
+            / steps,
         cpu: PerStep::of(cpu, steps),
         others_cpu_percent: cpu.others().map(|t| t.as_secs_f64() * 100.0 / seconds),
         ..Round::default()

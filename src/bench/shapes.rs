@@ -8,8 +8,8 @@ use super::error::Error;
 use crate::{
     client::Client,
     proto::{
-        GetTaskRequest, GetTaskResponse, Policy, RegisterTemplateRequest, SetPolicyRequest, StepState,
-        SubmitTaskRequest, TaskState, WatchTaskRequest,
+        GetTaskRequest, GetTaskResponse, Policy, RegisterTemplateRequest, SetPolicyRequest,
+        StepState, SubmitTaskRequest, TaskState, WatchTaskRequest,
     },
     store::{Db, template},
 };
@@ -30,8 +30,16 @@ const GOLDEN_LIMIT: Duration = Duration::from_secs(60);
 const GOLDEN_TASKS: usize = 10;
 /// Each golden shape and its number of steps. Some of their steps fail or time out once.
 const GOLDEN: [(&str, &str, usize); 2] = [
-    ("linear", include_str!("../../tests/fixtures/linear.yaml"), 6),
-    ("diamond", include_str!("../../tests/fixtures/diamond.yaml"), 7),
+    (
+        "linear",
+        include_str!("../../tests/fixtures/linear.yaml"),
+        6,
+    ),
+    (
+        "diamond",
+        include_str!("../../tests/fixtures/diamond.yaml"),
+        7,
+    ),
 ];
 
 /// The registered templates.
@@ -48,7 +56,8 @@ pub struct Templates {
 }
 
 fn chain(name: &str, handler: &str) -> String {
-    let mut yaml = format!("task_name: {name}\nnamespace: {NAMESPACE}\nversion: 1.0.0\nstep_templates:\n");
+    let mut yaml =
+        format!("task_name: {name}\nnamespace: {NAMESPACE}\nversion: 1.0.0\nstep_templates:\n");
     let mut parent = String::new();
     for step in ["first", "second", "third", "fourth", LAST_STEP] {
         yaml += &format!("  - {{name: {step}, handler_class: {handler}{parent}}}\n");
@@ -59,23 +68,49 @@ fn chain(name: &str, handler: &str) -> String {
 
 /// Registers all templates.
 pub async fn register(client: &mut Client, db: &Db) -> Result<Templates, Error> {
-    let chains = [("chain", CHAIN_HANDLER), ("bare", "bench.bare"), ("stored", "bench.stored")];
-    let yamls = chains.into_iter().map(|(name, handler)| chain(name, handler));
+    let chains = [
+        ("chain", CHAIN_HANDLER),
+        ("bare", "bench.bare"),
+        ("stored", "bench.stored"),
+    ];
+    let yamls = chains
+        .into_iter()
+        .map(|(name, handler)| chain(name, handler));
     for yaml in yamls.chain(GOLDEN.iter().map(|(_, yaml, _)| (*yaml).to_owned())) {
-        let request = RegisterTemplateRequest { yaml, deny_warnings: false };
-        client.templates.register_template(request).await.map_err(Error::refused("register a template"))?;
+        let request = RegisterTemplateRequest {
+            yaml,
+            deny_warnings: false,
+        };
+        client
+            .templates
+            .register_template(request)
+            .await
+            .map_err(Error::refused("register a template"))?;
     }
     let rows = template::since(db, 0).await?;
     let find = |namespace: &str, name: &str| {
-        let row = rows.iter().find(|r| r.namespace == namespace && r.task_name == name);
-        row.ok_or_else(|| Error::Stopped("a registered template is not in the database: is it the server's?".into()))
+        let row = rows
+            .iter()
+            .find(|r| r.namespace == namespace && r.task_name == name);
+        row.ok_or_else(|| {
+            Error::Stopped(
+                "a registered template is not in the database: is it the server's?".into(),
+            )
+        })
     };
     Ok(Templates {
         chain: find(NAMESPACE, "chain")?.template_id,
         bare: find(NAMESPACE, "bare")?.template_id,
-        bare_lane: find(NAMESPACE, "bare")?.lanes.first().copied().unwrap_or_default(),
+        bare_lane: find(NAMESPACE, "bare")?
+            .lanes
+            .first()
+            .copied()
+            .unwrap_or_default(),
         stored: find(NAMESPACE, "stored")?.template_id,
-        golden: GOLDEN.iter().map(|(name, ..)| Ok(find("golden", name)?.template_id)).collect::<Result<_, Error>>()?,
+        golden: GOLDEN
+            .iter()
+            .map(|(name, ..)| Ok(find("golden", name)?.template_id))
+            .collect::<Result<_, Error>>()?,
     })
 }
 
@@ -84,12 +119,20 @@ pub async fn limit(client: &Client, steps: i32) -> Result<(), Error> {
     let request = SetPolicyRequest {
         namespace: NAMESPACE.into(),
         service: CHAIN_HANDLER.into(),
-        policy: Some(Policy { max_concurrency: Some(steps), ..Policy::default() }),
+        policy: Some(Policy {
+            max_concurrency: Some(steps),
+            ..Policy::default()
+        }),
         by: "bench".into(),
         reason: "to see what it costs".into(),
         ..SetPolicyRequest::default()
     };
-    client.clone().circuits.set_policy(request).await.map_err(Error::refused("set a limit"))?;
+    client
+        .clone()
+        .circuits
+        .set_policy(request)
+        .await
+        .map_err(Error::refused("set a limit"))?;
     Ok(())
 }
 
@@ -113,31 +156,65 @@ pub async fn run_chain(client: &mut Client) -> Result<String, Error> {
 }
 
 async fn run(client: &mut Client, request: SubmitTaskRequest) -> Result<String, Error> {
-    let submitted = client.tasks.submit_task(request).await.map_err(Error::refused("submit a task"))?.into_inner();
-    let request = WatchTaskRequest { task_id: submitted.task_id.clone(), final_only: true };
-    let watch = client.tasks.watch_task(request).await.map_err(Error::refused("watch a task"))?;
-    watch.into_inner().message().await.map_err(Error::refused("watch a task"))?;
+    let submitted = client
+        .tasks
+        .submit_task(request)
+        .await
+        .map_err(Error::refused("submit a task"))?
+        .into_inner();
+    let request = WatchTaskRequest {
+        task_id: submitted.task_id.clone(),
+        final_only: true,
+    };
+    let watch = client
+        .tasks
+        .watch_task(request)
+        .await
+        .map_err(Error::refused("watch a task"))?;
+    watch
+        .into_inner()
+        .message()
+        .await
+        .map_err(Error::refused("watch a task"))?;
     Ok(submitted.task_id)
 }
 
 /// Runs the golden shapes; returns what was wrong with them.
 pub async fn check_golden(client: &Client) -> Result<Vec<String>, Error> {
-    let tasks = GOLDEN.iter().flat_map(|golden| std::iter::repeat_n(golden, GOLDEN_TASKS));
+    let tasks = GOLDEN
+        .iter()
+        .flat_map(|golden| std::iter::repeat_n(golden, GOLDEN_TASKS));
     let checks = tasks.map(|(name, _, steps)| async move {
         let mut client = client.clone();
-        let done = tokio::time::timeout(GOLDEN_LIMIT, run(&mut client, request("golden", name))).await;
-        let Ok(task_id) = done else { return Ok(vec![format!("a {name} did not end")]) };
+        let done =
+            tokio::time::timeout(GOLDEN_LIMIT, run(&mut client, request("golden", name))).await;
+        let Ok(task_id) = done else {
+            return Ok(vec![format!("a {name} did not end")]);
+        };
         let request = GetTaskRequest { task_id: task_id? };
-        let task = client.tasks.get_task(request).await.map_err(Error::refused("read a task"))?.into_inner();
+        let task = client
+            .tasks
+            .get_task(request)
+            .await
+            .map_err(Error::refused("read a task"))?
+            .into_inner();
         Ok(wrong_with(&task, *steps))
     });
-    Ok(join_all(checks).await.into_iter().collect::<Result<Vec<_>, Error>>()?.concat())
+    Ok(join_all(checks)
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>, Error>>()?
+        .concat())
 }
 
 /// Everything must be complete, and nothing may have started before its parents ended.
 fn wrong_with(task: &GetTaskResponse, steps: usize) -> Vec<String> {
     let mut wrong = Vec::new();
-    let name = task.task.as_ref().map(|t| t.task_name.as_str()).unwrap_or_default();
+    let name = task
+        .task
+        .as_ref()
+        .map(|t| t.task_name.as_str())
+        .unwrap_or_default();
     if task.task.as_ref().map(crate::proto::Task::state) != Some(TaskState::Complete) {
         wrong.push(format!("{name}: not complete"));
     }
@@ -147,10 +224,14 @@ fn wrong_with(task: &GetTaskResponse, steps: usize) -> Vec<String> {
     let at = |t: Option<prost_types::Timestamp>| t.and_then(|t| SystemTime::try_from(t).ok());
     let step = |name: &str| task.steps.iter().find(|s| s.name == name);
     for edge in &task.dependencies {
-        let started = step(&edge.step).and_then(|s| s.attempts.iter().filter_map(|a| at(a.started_at)).min());
+        let started =
+            step(&edge.step).and_then(|s| s.attempts.iter().filter_map(|a| at(a.started_at)).min());
         let ended = step(&edge.depends_on).and_then(|s| at(s.ended_at));
         if started.is_none() || ended.is_none() || started < ended {
-            wrong.push(format!("{name}: {} started before {} ended", edge.step, edge.depends_on));
+            wrong.push(format!(
+                "{name}: {} started before {} ended",
+                edge.step, edge.depends_on
+            ));
         }
     }
     wrong
@@ -166,10 +247,19 @@ mod tests {
         let template = Template::parse(&chain("chain", CHAIN_HANDLER), "").unwrap();
         assert_eq!(template.steps.len(), CHAIN_STEPS);
         assert_eq!(template.steps.last().unwrap().name, LAST_STEP);
-        assert!(template.steps.iter().skip(1).all(|s| s.depends_on.len() == 1));
+        assert!(
+            template
+                .steps
+                .iter()
+                .skip(1)
+                .all(|s| s.depends_on.len() == 1)
+        );
         for (name, yaml, steps) in GOLDEN {
             let template = Template::parse(yaml, "").unwrap();
-            assert_eq!((template.task_name.as_str(), template.steps.len()), (name, steps));
+            assert_eq!(
+                (template.task_name.as_str(), template.steps.len()),
+                (name, steps)
+            );
         }
     }
 

@@ -48,21 +48,36 @@ impl Database {
     /// A private one that keeps its promises, unless another is given.
     pub async fn open(settings: &Settings) -> Result<Self, Error> {
         if let Some(url) = &settings.database_url {
-            return Ok(Self { url: url.clone(), cluster: None });
+            return Ok(Self {
+                url: url.clone(),
+                cluster: None,
+            });
         }
-        let options = Options { settings: settings.postgres_settings.clone(), ..Options::default() };
+        let options = Options {
+            settings: settings.postgres_settings.clone(),
+            ..Options::default()
+        };
         let cluster = Cluster::start(options).await?;
-        Ok(Self { url: cluster.url(), cluster: Some(cluster) })
+        Ok(Self {
+            url: cluster.url(),
+            cluster: Some(cluster),
+        })
     }
 }
 
 impl Server {
     async fn open(settings: &Settings, database: &Database) -> Result<Self, Error> {
         if let Some(url) = &settings.server {
-            return Ok(Self { url: url.clone(), process: None });
+            return Ok(Self {
+                url: url.clone(),
+                process: None,
+            });
         }
         let process = ServerProcess::start(&database.url, &settings.schema).await?;
-        Ok(Self { url: process.url.clone(), process: Some(process) })
+        Ok(Self {
+            url: process.url.clone(),
+            process: Some(process),
+        })
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -78,10 +93,20 @@ impl Stage {
         let db = Db::new(&database.url, &settings.schema)?;
         let mut client = Client::connect(&server.url).await?;
         let templates = shapes::register(&mut client, &db).await?;
-        let workers = Some(WorkersProcess::start(&server.url, settings.workers, settings.slots).await?);
+        let workers =
+            Some(WorkersProcess::start(&server.url, settings.workers, settings.slots).await?);
         let backend = measure::mark(&db).await?.backend;
         let postgres = u32::try_from(backend).ok().and_then(cpu::postmaster_of);
-        Ok(Self { client, templates, workers, server, db, database, first_id, postgres })
+        Ok(Self {
+            client,
+            templates,
+            workers,
+            server,
+            db,
+            database,
+            first_id,
+            postgres,
+        })
     }
 
     /// Whose processor time is counted.
@@ -95,7 +120,9 @@ impl Stage {
 
     /// The workers, while they run.
     pub fn workers(&self) -> Result<&WorkersProcess, Error> {
-        self.workers.as_ref().ok_or_else(|| Error::Stopped("the workers were stopped".into()))
+        self.workers
+            .as_ref()
+            .ok_or_else(|| Error::Stopped("the workers were stopped".into()))
     }
 
     /// Lets the workers finish, and returns what they ran.

@@ -58,9 +58,16 @@ impl Subscribers {
         let (mut counts, mut listening) = (Vec::new(), JoinSet::new());
         for _ in 0..count {
             let mut client = EventServiceClient::new(client::connect(&stage.server.url).await?);
-            let request = SubscribeRequest { start_from: StartFrom::Now.into(), ..SubscribeRequest::default() };
+            let request = SubscribeRequest {
+                start_from: StartFrom::Now.into(),
+                ..SubscribeRequest::default()
+            };
             let refused = || Error::refused("subscribe to the events");
-            let mut stream = client.subscribe(request).await.map_err(refused())?.into_inner();
+            let mut stream = client
+                .subscribe(request)
+                .await
+                .map_err(refused())?
+                .into_inner();
             // The first message is the place at which it begins.
             stream.message().await.map_err(refused())?;
             let heard = Arc::<AtomicU64>::default();
@@ -68,14 +75,20 @@ impl Subscribers {
             listening.spawn(async move {
                 loop {
                     match stream.message().await {
-                        Ok(Some(message)) => heard.fetch_add(u64::from(message.event.is_some()), Ordering::Relaxed),
+                        Ok(Some(message)) => {
+                            heard.fetch_add(u64::from(message.event.is_some()), Ordering::Relaxed)
+                        }
                         Ok(None) => return Status::unavailable("the server ended the stream"),
                         Err(status) => return status,
                     };
                 }
             });
         }
-        Ok(Self { begin: measure::snapshot(&stage.db).await?, counts, listening })
+        Ok(Self {
+            begin: measure::snapshot(&stage.db).await?,
+            counts,
+            listening,
+        })
     }
 
     /// After the load: waits for those that are behind, as long as they may be.

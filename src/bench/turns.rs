@@ -71,14 +71,25 @@ pub fn ratio(turns: &[Turn]) -> Option<Ratio> {
     // Between two of them where there is none at the place.
     let at = |share: f64| {
         let place = share * ratios.len().checked_sub(1)? as f64;
-        let (low, high) = (ratios.get(place.floor() as usize)?, ratios.get(place.ceil() as usize)?);
+        let (low, high) = (
+            ratios.get(place.floor() as usize)?,
+            ratios.get(place.ceil() as usize)?,
+        );
         Some(low + (high - low) * place.fract())
     };
-    Some(Ratio { lower: at(0.25)?, median: at(0.5)?, upper: at(0.75)? })
+    Some(Ratio {
+        lower: at(0.25)?,
+        median: at(0.5)?,
+        upper: at(0.75)?,
+    })
 }
 
 /// Adds the submitted chains to `chains`.
-pub async fn measure(stage: &Stage, settings: &Settings, chains: &mut Vec<Uuid>) -> Result<Vec<Turn>, Error> {
+pub async fn measure(
+    stage: &Stage,
+    settings: &Settings,
+    chains: &mut Vec<Uuid>,
+) -> Result<Vec<Turn>, Error> {
     let load = Load::new(&stage.client, stage.workers()?, settings.in_flight);
     let (stop, template) = (CancellationToken::new(), stage.templates.chain);
     let time = settings.time.mul_f64(PART).max(LEAST);
@@ -98,7 +109,10 @@ pub async fn measure(stage: &Stage, settings: &Settings, chains: &mut Vec<Uuid>)
     chains.extend(load.drained(&stage.db, template).await?.0);
     let mut turns = Vec::with_capacity(TURNS);
     for (without, with) in looks {
-        turns.push(Turn { without: round(stage, without).await?, with: round(stage, with).await? });
+        turns.push(Turn {
+            without: round(stage, without).await?,
+            with: round(stage, with).await?,
+        });
     }
     Ok(turns)
 }

@@ -49,7 +49,10 @@ impl Book {
     fn enter(&self, step: &StepContext) {
         let task_id = Uuid::try_parse(step.task_id()).unwrap_or_default();
         let attempt = u16::try_from(step.attempt()).unwrap_or(u16::MAX);
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner).enter(task_id, step.step_name(), attempt);
+        self.pages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .enter(task_id, step.step_name(), attempt);
         if step.step_name() == LAST_STEP {
             self.finished.fetch_add(1, Ordering::Relaxed);
             self.news.notify_one();
@@ -64,7 +67,10 @@ impl Book {
             *times.entry(run).or_default() += 1;
         }
         for ((task_id, name, attempt), times) in times {
-            let name = pages.names.get(usize::from(*name)).map_or("?", String::as_str);
+            let name = pages
+                .names
+                .get(usize::from(*name))
+                .map_or("?", String::as_str);
             writeln!(out, "run {task_id} {name} {attempt} {times}")?;
         }
         out.flush()
@@ -73,11 +79,16 @@ impl Book {
 
 impl Pages {
     fn enter(&mut self, task_id: Uuid, name: &str, attempt: u16) {
-        let at = self.names.iter().position(|n| n == name).unwrap_or_else(|| {
-            self.names.push(name.to_owned());
-            self.names.len() - 1
-        });
-        self.runs.push((task_id, u16::try_from(at).unwrap_or(u16::MAX), attempt));
+        let at = self
+            .names
+            .iter()
+            .position(|n| n == name)
+            .unwrap_or_else(|| {
+                self.names.push(name.to_owned());
+                self.names.len() - 1
+            });
+        self.runs
+            .push((task_id, u16::try_from(at).unwrap_or(u16::MAX), attempt));
     }
 }
 
@@ -99,7 +110,8 @@ pub async fn run(server: &str, workers: usize, slots: usize) -> Result<(), Error
     for ended in join_all(handles.into_iter().map(WorkerHandle::shutdown)).await {
         ended.map_err(|error| Error::Stopped(format!("a worker ended early: {error}")))?;
     }
-    book.write(&mut BufWriter::new(io::stdout().lock())).map_err(Error::io("report what was run"))
+    book.write(&mut BufWriter::new(io::stdout().lock()))
+        .map_err(Error::io("report what was run"))
 }
 
 fn worker(server: &str, n: usize, slots: usize, book: &Arc<Book>) -> Result<WorkerHandle, Error> {
@@ -150,7 +162,10 @@ fn fail_first(step: &StepContext) -> Result<Value, StepError> {
 async fn tell(book: &Book) -> Result<(), Error> {
     loop {
         book.news.notified().await;
-        say(&format!("finished {}", book.finished.load(Ordering::Relaxed)))?;
+        say(&format!(
+            "finished {}",
+            book.finished.load(Ordering::Relaxed)
+        ))?;
         tokio::time::sleep(TELL_EVERY).await;
     }
 }

@@ -83,7 +83,9 @@ pub struct WorkerCommand {
 /// Measures, and prints the report.
 pub async fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     if cfg!(debug_assertions) {
-        session.term.say("this build is not optimised: the figures say little");
+        session
+            .term
+            .say("this build is not optimised: the figures say little");
     }
     let settings = command.settings(session);
     let say = |text: &str| session.term.say(text);
@@ -92,13 +94,19 @@ pub async fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
         interrupted = interrupted() => return interrupted,
     };
     print(&report, session)?;
-    Ok(if report.is_right() { exit::OK } else { exit::FAILURE })
+    Ok(if report.is_right() {
+        exit::OK
+    } else {
+        exit::FAILURE
+    })
 }
 
 /// Runs the workers until stdin is closed.
 pub async fn run_workers(command: &WorkerCommand, session: &Session) -> Result<u8, CliError> {
     let server = &session.global.server;
-    bench::worker::run(server, command.workers, command.slots).await.map_err(|e| failed(&e))?;
+    bench::worker::run(server, command.workers, command.slots)
+        .await
+        .map_err(|e| failed(&e))?;
     Ok(exit::OK)
 }
 
@@ -112,7 +120,9 @@ impl Command {
             time: self.seconds,
             workers: self.workers.into(),
             slots: self.slots.into(),
-            in_flight: self.in_flight.unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),
+            in_flight: self
+                .in_flight
+                .unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),
             preload: self.preload,
             waiting: self.waiting,
             subscribers: self.subscribers.into(),
@@ -142,7 +152,8 @@ fn print(report: &Report, session: &Session) -> Result<(), CliError> {
 
 /// Resolves when we are told to end: what was started is then stopped instead of left behind.
 async fn interrupted() -> Result<u8, CliError> {
-    let failed = |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));
+    let failed =
+        |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     tokio::select! {
@@ -154,7 +165,9 @@ async fn interrupted() -> Result<u8, CliError> {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let valid = text.parse().ok().filter(|s| (0.2..=600.0).contains(s));
-    valid.map(Duration::from_secs_f64).ok_or_else(|| "expected 0.2 to 600".into())
+    valid
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected 0.2 to 600".into())
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -177,6 +190,8 @@ mod tests {
         let parse = |count: &str| Cli::try_parse_from(["tasker", "bench", "--subscribers", count]);
         assert!(parse("0").is_ok() && parse("1000").is_ok());
         let refused = parse("1001").err().map(|error| error.to_string());
-        assert!(refused.is_some_and(|text| text.contains("--subscribers") && text.contains("0..=1000")));
+        assert!(
+            refused.is_some_and(|text| text.contains("--subscribers") && text.contains("0..=1000"))
+        );
     }
 }

@@ -52,10 +52,18 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let (address, config, filter) = command.serve.check()?;
     serve::start_log(filter, session);
     serve::block_on(async {
-        let listener = server::bind(address).await.map_err(|e| CliError::new(exit::FAILURE, e))?;
+        let listener = server::bind(address)
+            .await
+            .map_err(|e| CliError::new(exit::FAILURE, e))?;
         session.term.say("starting a private Postgres …");
-        let cluster = Cluster::start(options(command).await?).await.map_err(|e| no_postgres(&e))?;
-        let kept = if command.ephemeral { "nothing is kept" } else { "data is kept" };
+        let cluster = Cluster::start(options(command).await?)
+            .await
+            .map_err(|e| no_postgres(&e))?;
+        let kept = if command.ephemeral {
+            "nothing is kept"
+        } else {
+            "data is kept"
+        };
         session.term.say(&format!(
             "Postgres {} on port {}, in {} ({kept})",
             cluster.version(),
@@ -89,10 +97,16 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
 
 /// The server has ended well, but not because it was asked to.
 fn postgres_ended(status: ExitStatus, log: &Path, ephemeral: bool) -> CliError {
-    let error = CliError::new(exit::FAILURE, format!("the private Postgres ended while it was in use: {status}"));
+    let error = CliError::new(
+        exit::FAILURE,
+        format!("the private Postgres ended while it was in use: {status}"),
+    );
     match ephemeral {
         true => error.hint("start it again without --ephemeral to keep the log of Postgres"),
-        false => error.hint(format!("see why in {}, then start it again: what was committed is kept", log.display())),
+        false => error.hint(format!(
+            "see why in {}, then start it again: what was committed is kept",
+            log.display()
+        )),
     }
 }
 
@@ -103,10 +117,17 @@ async fn options(command: &Command) -> Result<Options, CliError> {
         (Some(dir), _) => Some(dir.clone()),
         (None, _) => Some(postgres::default_dir(binaries.major).map_err(|e| no_postgres(&e))?),
     };
-    Ok(Options { data_dir, binaries: Some(binaries), ..Options::default() })
+    Ok(Options {
+        data_dir,
+        binaries: Some(binaries),
+        ..Options::default()
+    })
 }
 
-#[cfg_attr(not(feature = "fetch-postgres"), expect(clippy::unused_async, reason = "only fetching takes time"))]
+#[cfg_attr(
+    not(feature = "fetch-postgres"),
+    expect(clippy::unused_async, reason = "only fetching takes time")
+)]
 async fn binaries(command: &Command) -> Result<Binaries, postgres::Error> {
     // A folder that was named may hold the data of another version than the one found first.
     let found = match command.data_dir.as_deref().and_then(postgres::made_by) {

@@ -50,7 +50,12 @@ pub struct CliError {
 impl CliError {
     /// An error without a hint.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, broken: None }
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+            broken: None,
+        }
     }
 
     /// Says it on stderr, with the next step. Whatever it quotes, the terminal shows it as it is.
@@ -75,7 +80,9 @@ impl CliError {
         // Tonic says CANCELLED when the client's own time-out passed; nobody else cancels our calls.
         let timed_out = status.code() == Code::Cancelled && status.message() == "Timeout expired";
         // A status from a server has no source: what has one is the transport's.
-        let broken = timed_out || std::error::Error::source(status).is_some() || status.message().starts_with(NO_GRPC);
+        let broken = timed_out
+            || std::error::Error::source(status).is_some()
+            || status.message().starts_with(NO_GRPC);
         let code = match status.code() {
             _ if broken => exit::UNAVAILABLE,
             Code::Unavailable | Code::DeadlineExceeded => exit::UNAVAILABLE,
@@ -97,12 +104,21 @@ impl CliError {
             (false, _) => format!("{what}: {}", term::clean(&said)),
         };
         more.extend(details(status));
-        let lines: Vec<String> = std::iter::once(first).chain(more.iter().map(|line| format!("  {line}"))).collect();
-        let error = Self { broken: broken.then_some(what), ..Self::new(code, lines.join("\n")) };
+        let lines: Vec<String> = std::iter::once(first)
+            .chain(more.iter().map(|line| format!("  {line}")))
+            .collect();
+        let error = Self {
+            broken: broken.then_some(what),
+            ..Self::new(code, lines.join("\n"))
+        };
         match status.code() {
-            Code::Unimplemented => error.hint("the server is older than this client, or is not a Tasker server"),
+            Code::Unimplemented => {
+                error.hint("the server is older than this client, or is not a Tasker server")
+            }
             _ if broken => error.hint("check that the server runs, or set --server"),
-            Code::Unavailable => error.hint("try again; GET /readyz of the server says whether it is ready"),
+            Code::Unavailable => {
+                error.hint("try again; GET /readyz of the server says whether it is ready")
+            }
             _ => error,
         }
     }
@@ -124,7 +140,12 @@ fn cause(status: &Status) -> Option<String> {
 pub fn is_passing(status: &Status) -> bool {
     matches!(
         status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted | Code::DeadlineExceeded
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::DeadlineExceeded
     )
 }
 
@@ -136,18 +157,26 @@ fn violations(status: &Status) -> Vec<String> {
         "" => term::clean(&v.description),
         field => format!("{}: {}", term::clean(field), term::clean(&v.description)),
     };
-    details.bad_request().iter().flat_map(|b| &b.field_violations).map(line).collect()
+    details
+        .bad_request()
+        .iter()
+        .flat_map(|b| &b.field_violations)
+        .map(line)
+        .collect()
 }
 
 /// Whether a message is nothing but the first violations once more.
 fn repeats(message: &str, status: &Status) -> bool {
     let details = status.get_error_details();
-    let first = details.bad_request().and_then(|b| b.field_violations.first());
+    let first = details
+        .bad_request()
+        .and_then(|b| b.field_violations.first());
     // Long ones are cut, with an ellipsis at their end.
     let message = message.trim_end_matches('…');
     first.is_some_and(|v| {
         let first = format!("{}: {}", v.field, v.description.trim_end_matches('…'));
-        message.starts_with(&first) || (message.starts_with(&format!("{}: ", v.field)) && first.starts_with(message))
+        message.starts_with(&first)
+            || (message.starts_with(&format!("{}: ", v.field)) && first.starts_with(message))
     })
 }
 
@@ -155,19 +184,42 @@ fn repeats(message: &str, status: &Status) -> bool {
 fn details(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     let mut lines = Vec::new();
-    for v in details.precondition_failure().iter().flat_map(|p| &p.violations) {
-        lines.push(format!("{}: {}", term::clean(&v.subject), term::clean(&v.description)));
+    for v in details
+        .precondition_failure()
+        .iter()
+        .flat_map(|p| &p.violations)
+    {
+        lines.push(format!(
+            "{}: {}",
+            term::clean(&v.subject),
+            term::clean(&v.description)
+        ));
     }
     for v in details.quota_failure().iter().flat_map(|q| &q.violations) {
-        lines.push(format!("{}: {}", term::clean(&v.subject), term::clean(&v.description)));
+        lines.push(format!(
+            "{}: {}",
+            term::clean(&v.subject),
+            term::clean(&v.description)
+        ));
     }
     if let Some(info) = details.error_info() {
-        let mut metadata: Vec<_> = info.metadata.iter().map(|(k, v)| format!(" {k}={v}")).collect();
+        let mut metadata: Vec<_> = info
+            .metadata
+            .iter()
+            .map(|(k, v)| format!(" {k}={v}"))
+            .collect();
         metadata.sort();
-        lines.push(format!("reason: {}{}", term::clean(&info.reason), term::clean(&metadata.concat())));
+        lines.push(format!(
+            "reason: {}{}",
+            term::clean(&info.reason),
+            term::clean(&metadata.concat())
+        ));
     }
     if let Some(delay) = details.retry_info().and_then(|r| r.retry_delay) {
-        lines.push(format!("the server asks to try again in {}", human::duration(delay)));
+        lines.push(format!(
+            "the server asks to try again in {}",
+            human::duration(delay)
+        ));
     }
     lines
 }
@@ -195,9 +247,16 @@ impl From<ConnectError> for CliError {
                     let Some(inner) = cause.source() else { break };
                     cause = inner;
                 }
-                let message = format!("{}: {}", term::clean(&error.to_string()), term::clean(&cause.to_string()));
+                let message = format!(
+                    "{}: {}",
+                    term::clean(&error.to_string()),
+                    term::clean(&cause.to_string())
+                );
                 let next = found.words().map(|(_, next)| next);
-                Self { hint: next.map(str::to_owned), ..Self::new(exit::UNAVAILABLE, message) }
+                Self {
+                    hint: next.map(str::to_owned),
+                    ..Self::new(exit::UNAVAILABLE, message)
+                }
             }
         }
     }
@@ -228,9 +287,14 @@ mod tests {
         details
             .add_bad_request_violation("context_json/email", "not an e-mail\u{1b}[31m")
             .add_bad_request_violation("", "`name` is missing")
-            .set_error_info("SCHEMA_MISMATCH", "tasker", [("b".to_owned(), "2".to_owned()), ("a".into(), "1".into())])
+            .set_error_info(
+                "SCHEMA_MISMATCH",
+                "tasker",
+                [("b".to_owned(), "2".to_owned()), ("a".into(), "1".into())],
+            )
             .set_retry_info(Some(Duration::from_secs(2)));
-        let status = Status::with_error_details(Code::InvalidArgument, "the context does not fit", details);
+        let status =
+            Status::with_error_details(Code::InvalidArgument, "the context does not fit", details);
         let error = CliError::from_status("cannot submit the task", &status);
         assert_eq!(error.code, exit::DATA);
         assert_eq!(
@@ -256,15 +320,33 @@ mod tests {
             Status::with_error_details(Code::InvalidArgument, message, details)
         };
         let one = status("by: expected 1 to 255 bytes", &["by"]);
-        assert_eq!(CliError::from_status("cannot retry", &one).message, "cannot retry: by: expected 1 to 255 bytes");
-        let two = status("by: expected 1 to 255 bytes; reason: expected 1 to 255 bytes", &["by", "reason"]);
-        let lines = ["cannot retry:", "  by: expected 1 to 255 bytes", "  reason: expected 1 to 255 bytes"].join("\n");
+        assert_eq!(
+            CliError::from_status("cannot retry", &one).message,
+            "cannot retry: by: expected 1 to 255 bytes"
+        );
+        let two = status(
+            "by: expected 1 to 255 bytes; reason: expected 1 to 255 bytes",
+            &["by", "reason"],
+        );
+        let lines = [
+            "cannot retry:",
+            "  by: expected 1 to 255 bytes",
+            "  reason: expected 1 to 255 bytes",
+        ]
+        .join("\n");
         assert_eq!(CliError::from_status("cannot retry", &two).message, lines);
         let cut = status("by: expected 1 to…", &["by"]);
-        assert_eq!(CliError::from_status("cannot retry", &cut).message, "cannot retry: by: expected 1 to 255 bytes");
+        assert_eq!(
+            CliError::from_status("cannot retry", &cut).message,
+            "cannot retry: by: expected 1 to 255 bytes"
+        );
         // Words of the server's own stay.
         let own = status("the context does not fit", &["by"]);
-        let lines = ["cannot retry: the context does not fit", "  by: expected 1 to 255 bytes"].join("\n");
+        let lines = [
+            "cannot retry: the context does not fit",
+            "  by: expected 1 to 255 bytes",
+        ]
+        .join("\n");
         assert_eq!(CliError::from_status("cannot retry", &own).message, lines);
     }
 
@@ -272,20 +354,43 @@ mod tests {
     fn only_a_broken_connection_is_looked_at() {
         let broken = Status::from_error(io::Error::from(io::ErrorKind::ConnectionReset).into());
         let error = CliError::from_status("cannot list", &broken);
-        assert_eq!((error.code, error.broken.as_deref()), (exit::UNAVAILABLE, Some("cannot list")));
-        let mapped = Status::unknown("grpc-status header missing, mapped from HTTP status code 200");
-        assert_eq!(CliError::from_status("cannot list", &mapped).code, exit::UNAVAILABLE);
-        let answered = CliError::from_status("cannot list", &Status::unavailable("the database is away; try again"));
+        assert_eq!(
+            (error.code, error.broken.as_deref()),
+            (exit::UNAVAILABLE, Some("cannot list"))
+        );
+        let mapped =
+            Status::unknown("grpc-status header missing, mapped from HTTP status code 200");
+        assert_eq!(
+            CliError::from_status("cannot list", &mapped).code,
+            exit::UNAVAILABLE
+        );
+        let answered = CliError::from_status(
+            "cannot list",
+            &Status::unavailable("the database is away; try again"),
+        );
         assert_eq!((answered.code, answered.broken), (exit::UNAVAILABLE, None));
-        assert_eq!(answered.hint.as_deref(), Some("try again; GET /readyz of the server says whether it is ready"));
+        assert_eq!(
+            answered.hint.as_deref(),
+            Some("try again; GET /readyz of the server says whether it is ready")
+        );
     }
 
     #[test]
     fn a_time_out_and_an_absent_server_are_unavailable() {
-        for status in [Status::unavailable("x"), Status::cancelled("Timeout expired"), Status::deadline_exceeded("x")] {
-            assert_eq!(CliError::from_status("cannot list", &status).code, exit::UNAVAILABLE);
+        for status in [
+            Status::unavailable("x"),
+            Status::cancelled("Timeout expired"),
+            Status::deadline_exceeded("x"),
+        ] {
+            assert_eq!(
+                CliError::from_status("cannot list", &status).code,
+                exit::UNAVAILABLE
+            );
         }
-        assert_eq!(CliError::from_status("cannot list", &Status::not_found("x")).code, exit::FAILURE);
+        assert_eq!(
+            CliError::from_status("cannot list", &Status::not_found("x")).code,
+            exit::FAILURE
+        );
     }
 
     #[test]

@@ -49,7 +49,12 @@ Each line of --json has the cursor after its event: with the last one of them as
 there, at any server, without a gap and without a repetition. Goes on by itself when a server restarts. Ends on Ctrl-C.")]
 pub struct Args {
     /// Where to begin
-    #[arg(long, value_name = "WHERE", default_value = "now", conflicts_with = "cursor")]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "now",
+        conflicts_with = "cursor"
+    )]
     from: From,
     /// Begin after this place
     #[arg(long, value_name = "CURSOR")]
@@ -76,9 +81,17 @@ pub struct Args {
 
 fn event_type(text: &str) -> Result<EventType, String> {
     let all = || (1..).map_while(|number| EventType::try_from(number).ok());
-    all().find(|kind| human::event_type((*kind).into()) == text).ok_or_else(|| {
-        format!("expected one of {}", all().map(|kind| human::event_type(kind.into())).collect::<Vec<_>>().join(", "))
-    })
+    all()
+        .find(|kind| human::event_type((*kind).into()) == text)
+        .ok_or_else(|| {
+            format!(
+                "expected one of {}",
+                all()
+                    .map(|kind| human::event_type(kind.into()))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
+        })
 }
 
 pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
@@ -92,7 +105,10 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         error = tail(client, &mut request, session) => Err(error),
     };
     if end.is_ok() && !session.json() && !request.cursor.is_empty() {
-        session.term.say(&format!("go on from here with --cursor {}", clean(&request.cursor)));
+        session.term.say(&format!(
+            "go on from here with --cursor {}",
+            clean(&request.cursor)
+        ));
     }
     end
 }
@@ -133,7 +149,9 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
                             request.cursor = response.cursor;
                             request.start_from = StartFrom::Unspecified.into();
                         }
-                        Ok(None) => break tonic::Status::unavailable("the server ended the stream"),
+                        Ok(None) => {
+                            break tonic::Status::unavailable("the server ended the stream");
+                        }
                         Err(status) => break status,
                     }
                 }
@@ -146,14 +164,19 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
         }
         if lost_since.is_none() {
             lost_since = Some(Instant::now());
-            session.term.say(&format!("the connection is lost ({}); trying again", clean(broken.message())));
+            session.term.say(&format!(
+                "the connection is lost ({}); trying again",
+                clean(broken.message())
+            ));
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
 fn print(response: &SubscribeResponse, session: &Session) -> Result<(), CliError> {
-    let Some(event) = &response.event else { return Ok(()) };
+    let Some(event) = &response.event else {
+        return Ok(());
+    };
     match session.json() {
         true => {
             let mut document = json::value(event);
@@ -170,7 +193,10 @@ fn line(event: &Event, term: &Term) -> String {
     let kind = human::event_type(event.r#type);
     let style = match event.r#type() {
         EventType::TaskCompleted | EventType::StepCompleted => Style::Green,
-        EventType::TaskFailed | EventType::StepFailed | EventType::WorkerLost | EventType::CircuitOpened => Style::Red,
+        EventType::TaskFailed
+        | EventType::StepFailed
+        | EventType::WorkerLost
+        | EventType::CircuitOpened => Style::Red,
         EventType::StepRetrying => Style::Yellow,
         _ => Style::Dim,
     };
@@ -186,7 +212,11 @@ fn line(event: &Event, term: &Term) -> String {
         clean(&event.step),
         note(event),
     ];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ")
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("  ")
 }
 
 /// What else there is to say, such as `attempt 2, ran 1.2 s, HTTP_429: slow down, next at …`.
@@ -208,9 +238,9 @@ fn note(event: &Event) -> String {
         (actor, why) => Some(format!("by {}: {}", clean(actor), clean(why))),
     };
     let circuit = match (event.task_id.as_str(), event.service.as_str()) {
-        ("", service) if !service.is_empty() => {
-            Some(clean(format!("{}/{service} {}", event.namespace, event.detail).trim_end()))
-        }
+        ("", service) if !service.is_empty() => Some(clean(
+            format!("{}/{service} {}", event.namespace, event.detail).trim_end(),
+        )),
         _ => None,
     };
     let parts = [
@@ -218,7 +248,9 @@ fn note(event: &Event) -> String {
         event.wait_ms.map(|wait| format!("waited {}", ms(wait))),
         event.run_ms.map(|run| format!("ran {}", ms(run))),
         error,
-        event.next_attempt_at.map(|at| format!("next at {}", human::time(at))),
+        event
+            .next_attempt_at
+            .map(|at| format!("next at {}", human::time(at))),
         worker,
         circuit,
         ordered,
@@ -237,7 +269,8 @@ mod tests {
         for wrong in ["", "step", "step_failed", "unspecified", "STEP.FAILED"] {
             let error = event_type(wrong).expect_err(wrong);
             assert!(
-                error.starts_with("expected one of task.submitted, ") && error.ends_with(", pause.lifted"),
+                error.starts_with("expected one of task.submitted, ")
+                    && error.ends_with(", pause.lifted"),
                 "{error}"
             );
         }
@@ -270,8 +303,18 @@ mod tests {
             detail: "paid".into(),
             ..Event::default()
         };
-        assert_eq!(line(&event, &Term::plain()), "-  step.skipped            by ann: paid");
-        let event = Event { r#type: EventType::WorkerLost.into(), worker_name: "w 1".into(), ..Event::default() };
-        assert_eq!(line(&event, &Term::plain()), "-  worker.lost             worker w 1");
+        assert_eq!(
+            line(&event, &Term::plain()),
+            "-  step.skipped            by ann: paid"
+        );
+        let event = Event {
+            r#type: EventType::WorkerLost.into(),
+            worker_name: "w 1".into(),
+            ..Event::default()
+        };
+        assert_eq!(
+            line(&event, &Term::plain()),
+            "-  worker.lost             worker w 1"
+        );
     }
 }

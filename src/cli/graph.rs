@@ -69,14 +69,19 @@ struct Graph {
 
 impl Graph {
     fn new(nodes: &[Node<'_>]) -> Self {
-        let index: HashMap<&str, usize> = nodes.iter().enumerate().map(|(i, n)| (n.name, i)).collect();
+        let index: HashMap<&str, usize> =
+            nodes.iter().enumerate().map(|(i, n)| (n.name, i)).collect();
         let mut graph = Self {
             order: Vec::with_capacity(nodes.len()),
             children: vec![Vec::new(); nodes.len()],
             parents: vec![Vec::new(); nodes.len()],
         };
         for (child, node) in nodes.iter().enumerate() {
-            for parent in node.depends_on.iter().filter_map(|p| index.get(p.as_str()).copied()) {
+            for parent in node
+                .depends_on
+                .iter()
+                .filter_map(|p| index.get(p.as_str()).copied())
+            {
                 if parent != child && !graph.parents[child].contains(&parent) {
                     graph.parents[child].push(parent);
                     graph.children[parent].push(child);
@@ -90,7 +95,10 @@ impl Graph {
     /// Fills `order`, depth first: what a node unlocks comes right after it, which keeps few lanes open.
     fn sort(&mut self) {
         let mut missing: Vec<usize> = self.parents.iter().map(Vec::len).collect();
-        let mut ready: Vec<usize> = (0..missing.len()).rev().filter(|n| missing[*n] == 0).collect();
+        let mut ready: Vec<usize> = (0..missing.len())
+            .rev()
+            .filter(|n| missing[*n] == 0)
+            .collect();
         while let Some(node) = ready.pop() {
             self.order.push(node);
             for child in self.children[node].iter().rev() {
@@ -115,24 +123,41 @@ impl Graph {
     fn waves(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
         let mut wave = vec![0_usize; nodes.len()];
         for n in &self.order {
-            wave[*n] = self.parents[*n].iter().map(|p| wave[*p] + 1).max().unwrap_or(0);
+            wave[*n] = self.parents[*n]
+                .iter()
+                .map(|p| wave[*p] + 1)
+                .max()
+                .unwrap_or(0);
         }
-        let arrow = if term.unicode { "↳ after" } else { "<- after" };
+        let arrow = if term.unicode {
+            "↳ after"
+        } else {
+            "<- after"
+        };
         let mut lines = Vec::new();
         for number in 0..=wave.iter().copied().max().unwrap_or(0) {
             lines.push(term.paint(Style::Dim, &format!("wave {}", number + 1)));
             for (i, node) in nodes.iter().enumerate().filter(|(i, _)| wave[*i] == number) {
-                let mut line = format!("  {} {}", term.paint(node.style, &node.sign.to_string()), node.label);
+                let mut line = format!(
+                    "  {} {}",
+                    term.paint(node.style, &node.sign.to_string()),
+                    node.label
+                );
                 let parents = &self.parents[i];
                 if !parents.is_empty() {
-                    let mut names: Vec<&str> = parents.iter().take(MAX_NAMED_PARENTS).map(|p| nodes[*p].name).collect();
+                    let mut names: Vec<&str> = parents
+                        .iter()
+                        .take(MAX_NAMED_PARENTS)
+                        .map(|p| nodes[*p].name)
+                        .collect();
                     let more = format!("{} more", parents.len() - names.len());
                     if parents.len() > names.len() {
                         names.push(&more);
                     }
-                    line.push_str(
-                        &term.paint(Style::Dim, &format!("  {arrow} {}", super::term::clean(&names.join(", ")))),
-                    );
+                    line.push_str(&term.paint(
+                        Style::Dim,
+                        &format!("  {arrow} {}", super::term::clean(&names.join(", "))),
+                    ));
                 }
                 lines.push(line);
             }
@@ -167,7 +192,10 @@ impl Row {
     fn horizontal(&mut self, a: usize, b: usize) {
         let (left, right) = (a.min(b), a.max(b));
         self.cells.resize(self.cells.len().max(2 * right + 1), ' ');
-        for cell in self.cells[2 * left + 1..2 * right].iter_mut().filter(|c| **c == ' ') {
+        for cell in self.cells[2 * left + 1..2 * right]
+            .iter_mut()
+            .filter(|c| **c == ' ')
+        {
             *cell = '─';
         }
     }
@@ -215,7 +243,12 @@ impl<'g> Drawing<'g> {
     /// `None` when the graph is too wide.
     fn of(graph: &'g Graph) -> Option<Self> {
         let roomy = graph.order.len() <= MAX_ROOMY_NODES;
-        let mut drawing = Self { graph, lanes: Vec::new(), rows: Vec::new(), roomy };
+        let mut drawing = Self {
+            graph,
+            lanes: Vec::new(),
+            rows: Vec::new(),
+            roomy,
+        };
         for (position, node) in graph.order.iter().enumerate() {
             let column = drawing.enter(*node);
             drawing.leave(*node, column, &graph.order[position + 1..]);
@@ -229,7 +262,11 @@ impl<'g> Drawing<'g> {
     /// Places a node, and draws what leads to it. Returns its column.
     fn enter(&mut self, node: usize) -> usize {
         let feeds: Vec<usize> = (0..self.lanes.len())
-            .filter(|c| self.lanes[*c].as_ref().is_some_and(|l| l.targets.contains(&node)))
+            .filter(|c| {
+                self.lanes[*c]
+                    .as_ref()
+                    .is_some_and(|l| l.targets.contains(&node))
+            })
             .collect();
         let before = self.lanes_only();
         let mut ended = Vec::new();
@@ -279,7 +316,11 @@ impl<'g> Drawing<'g> {
             self.rows.push(shift);
         } else {
             column = lane;
-            let under_node = self.rows.last().and_then(|r| r.node).is_some_and(|(c, _)| c == column);
+            let under_node = self
+                .rows
+                .last()
+                .and_then(|r| r.node)
+                .is_some_and(|(c, _)| c == column);
             if self.roomy && under_node {
                 self.rows.push(before);
             }
@@ -291,7 +332,14 @@ impl<'g> Drawing<'g> {
     }
 
     /// Several lanes lead to the node, and some end: they meet in a row of their own, and the node stands below it.
-    fn enter_joined(&mut self, node: usize, mut row: Row, feeds: &[usize], ended: &[usize], first: usize) -> usize {
+    fn enter_joined(
+        &mut self,
+        node: usize,
+        mut row: Row,
+        feeds: &[usize],
+        ended: &[usize],
+        first: usize,
+    ) -> usize {
         let column = self.leftmost_free(first);
         let (left, right) = (feeds[0].min(column), feeds[feeds.len() - 1]);
         row.horizontal(left, right);
@@ -307,7 +355,13 @@ impl<'g> Drawing<'g> {
     }
 
     /// The node branches off: it stands at the right of the lanes that lead to it.
-    fn enter_beside(&mut self, node: usize, mut row: Row, feeds: &[usize], ended: &[usize]) -> usize {
+    fn enter_beside(
+        &mut self,
+        node: usize,
+        mut row: Row,
+        feeds: &[usize],
+        ended: &[usize],
+    ) -> usize {
         let column = self.free_after(feeds.last().copied());
         row.horizontal(feeds[0], column);
         for c in feeds {
@@ -324,11 +378,16 @@ impl<'g> Drawing<'g> {
         if children.is_empty() {
             return;
         }
-        let same = self
-            .lanes
-            .iter()
-            .position(|l| l.as_ref().is_some_and(|l| l.targets == *children && l.fan == children.len()));
-        let lane = || Some(Lane { targets: children.clone(), fan: children.len() });
+        let same = self.lanes.iter().position(|l| {
+            l.as_ref()
+                .is_some_and(|l| l.targets == *children && l.fan == children.len())
+        });
+        let lane = || {
+            Some(Lane {
+                targets: children.clone(),
+                fan: children.len(),
+            })
+        };
         let row = self.rows.last_mut().expect("the node's row");
         match same {
             Some(target) if target > column => {
@@ -343,8 +402,9 @@ impl<'g> Drawing<'g> {
                 self.rows.push(back);
             }
             None if later.iter().any(|n| self.graph.children[*n] == *children) => {
-                let target =
-                    (column + 1..).find(|c| self.lanes.get(*c).is_none_or(Option::is_none)).expect("unbounded");
+                let target = (column + 1..)
+                    .find(|c| self.lanes.get(*c).is_none_or(Option::is_none))
+                    .expect("unbounded");
                 row.horizontal(column, target);
                 row.put(target, '┐');
                 self.put_lane(target, lane());
@@ -362,8 +422,16 @@ impl<'g> Drawing<'g> {
 
     /// A row with nothing but the lanes as they are.
     fn lanes_only(&self) -> Row {
-        let mut row = Row { cells: Vec::new(), node: None };
-        for (column, _) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.is_some()) {
+        let mut row = Row {
+            cells: Vec::new(),
+            node: None,
+        };
+        for (column, _) in self
+            .lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, lane)| lane.is_some())
+        {
             row.put(column, '│');
         }
         row
@@ -371,27 +439,45 @@ impl<'g> Drawing<'g> {
 
     fn free_after(&self, column: Option<usize>) -> usize {
         let from = column.map_or(0, |c| c + 1);
-        (from..).find(|c| self.lanes.get(*c).is_none_or(Option::is_none)).expect("unbounded")
+        (from..)
+            .find(|c| self.lanes.get(*c).is_none_or(Option::is_none))
+            .expect("unbounded")
     }
 
     /// The first of the free columns that lie side by side up to `column`.
     fn leftmost_free(&self, column: usize) -> usize {
-        let taken = self.lanes[..column.min(self.lanes.len())].iter().rposition(Option::is_some);
+        let taken = self.lanes[..column.min(self.lanes.len())]
+            .iter()
+            .rposition(Option::is_some);
         taken.map_or(0, |c| c + 1)
     }
 
     fn lines(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
-        let columns =
-            self.rows.iter().map(|r| r.cells.len().max(r.node.map_or(0, |(c, _)| 2 * c + 1))).max().unwrap_or(0);
-        self.rows.iter().map(|row| row.line(columns, nodes, term)).collect()
+        let columns = self
+            .rows
+            .iter()
+            .map(|r| r.cells.len().max(r.node.map_or(0, |(c, _)| 2 * c + 1)))
+            .max()
+            .unwrap_or(0);
+        self.rows
+            .iter()
+            .map(|row| row.line(columns, nodes, term))
+            .collect()
     }
 }
 
 impl Row {
     fn line(&self, columns: usize, nodes: &[Node<'_>], term: &Term) -> String {
         let lines = |cells: &[char]| {
-            let text: String = cells.iter().map(|c| if term.unicode { *c } else { ascii(*c) }).collect();
-            if text.trim().is_empty() { text } else { term.paint(Style::Dim, &text) }
+            let text: String = cells
+                .iter()
+                .map(|c| if term.unicode { *c } else { ascii(*c) })
+                .collect();
+            if text.trim().is_empty() {
+                text
+            } else {
+                term.paint(Style::Dim, &text)
+            }
         };
         let Some((column, index)) = self.node else {
             return lines(&self.cells[..]).trim_end().to_owned();
@@ -401,7 +487,8 @@ impl Row {
         let mut left = self.cells[..split].to_vec();
         left.resize(2 * column, ' ');
         let right = self.cells.get(2 * column + 1..).unwrap_or_default();
-        let mut line = lines(&left) + &term.paint(node.style, &node.sign.to_string()) + &lines(right);
+        let mut line =
+            lines(&left) + &term.paint(node.style, &node.sign.to_string()) + &lines(right);
         line.extend(std::iter::repeat_n(' ', columns - width(&line) + 2));
         line.push_str(&node.label);
         line

@@ -24,7 +24,10 @@ pub fn duration(d: Duration) -> String {
 
 /// Reads `90s`, `15m`, `2h` or `7d`; seconds.
 pub fn parse_duration(text: &str) -> Option<u64> {
-    let number = text.strip_suffix(['s', 'm', 'h', 'd'])?.parse::<u32>().ok()?;
+    let number = text
+        .strip_suffix(['s', 'm', 'h', 'd'])?
+        .parse::<u32>()
+        .ok()?;
     let unit = match text.as_bytes().last()? {
         b's' => 1,
         b'm' => 60,
@@ -55,7 +58,11 @@ pub fn now() -> Timestamp {
 
 /// RFC 3339 in UTC, to the millisecond.
 pub fn time(t: Timestamp) -> String {
-    let whole = Timestamp { seconds: t.seconds, nanos: 0 }.to_string();
+    let whole = Timestamp {
+        seconds: t.seconds,
+        nanos: 0,
+    }
+    .to_string();
     let millis = t.nanos.clamp(0, 999_999_999) / 1_000_000;
     format!("{}.{millis:03}Z", whole.trim_end_matches('Z'))
 }
@@ -166,15 +173,30 @@ mod tests {
 
     #[test]
     fn times_are_utc_to_the_millisecond() {
-        let t = Timestamp { seconds: 1_767_225_600, nanos: 7_900_000 };
+        let t = Timestamp {
+            seconds: 1_767_225_600,
+            nanos: 7_900_000,
+        };
         assert_eq!(time(t), "2026-01-01T00:00:00.007Z");
-        assert_eq!(since(t, Timestamp { seconds: 0, nanos: 0 }), Duration::ZERO);
+        assert_eq!(
+            since(
+                t,
+                Timestamp {
+                    seconds: 0,
+                    nanos: 0
+                }
+            ),
+            Duration::ZERO
+        );
     }
 
     #[test]
     fn states_have_short_words() {
         assert_eq!(task_state(TaskState::InProgress.into()), "in_progress");
-        assert_eq!(step_state(StepState::WaitingForRetry.into()), "waiting_for_retry");
+        assert_eq!(
+            step_state(StepState::WaitingForRetry.into()),
+            "waiting_for_retry"
+        );
         assert_eq!(step_state(99), "unknown_99");
     }
 }

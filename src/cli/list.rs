@@ -29,7 +29,9 @@ pub fn print<M: prost::Name>(
     table: impl FnOnce(&[M]) -> Table,
 ) -> Result<(), CliError> {
     if session.json() {
-        session.term.json(&Map::from_iter([(name.to_owned(), json::values(items))]).into())?;
+        session
+            .term
+            .json(&Map::from_iter([(name.to_owned(), json::values(items))]).into())?;
     } else if items.is_empty() {
         session.term.say(nothing);
     } else {

@@ -7,12 +7,21 @@ use super::error::{CliError, exit};
 /// Where to listen. Names are not looked up, but for `localhost`: what a name stands for is not for a resolver to decide where
 /// there is no authentication.
 pub fn address(listen: &str) -> Result<SocketAddr, CliError> {
-    let port = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let named = listen.rsplit_once(':').and_then(|(host, number)| match host {
-        "" => Some(SocketAddr::new(every_address(), port(number)?)),
-        host if host.eq_ignore_ascii_case("localhost") => Some((Ipv4Addr::LOCALHOST, port(number)?).into()),
-        _ => None,
-    });
+    let port = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| text.parse().ok())
+            .flatten()
+    };
+    let named = listen
+        .rsplit_once(':')
+        .and_then(|(host, number)| match host {
+            "" => Some(SocketAddr::new(every_address(), port(number)?)),
+            host if host.eq_ignore_ascii_case("localhost") => {
+                Some((Ipv4Addr::LOCALHOST, port(number)?).into())
+            }
+            _ => None,
+        });
     named.or_else(|| listen.parse().ok()).ok_or_else(|| {
         let message = format!(
             "--listen `{listen}` is not an address: expected such as 127.0.0.1:7233, [::1]:7233, localhost:7233, or :7233 \
@@ -36,16 +45,33 @@ mod tests {
 
     #[test]
     fn a_port_alone_is_every_address_and_localhost_is_loopback() {
-        for (listen, expected) in
-            [("localhost:7233", "127.0.0.1:7233"), ("LocalHost:0", "127.0.0.1:0"), ("[::1]:65535", "[::1]:65535")]
-        {
-            assert_eq!(address(listen).map(|a| a.to_string()).as_deref(), Ok(expected), "{listen}");
+        for (listen, expected) in [
+            ("localhost:7233", "127.0.0.1:7233"),
+            ("LocalHost:0", "127.0.0.1:0"),
+            ("[::1]:65535", "[::1]:65535"),
+        ] {
+            assert_eq!(
+                address(listen).map(|a| a.to_string()).as_deref(),
+                Ok(expected),
+                "{listen}"
+            );
         }
         let every = address(":7233").expect("an address");
-        assert!(every.ip().is_unspecified() && every.port() == 7233, "{every}");
-        for wrong in
-            ["", ":", "7233", "localhost", "localhost:", "localhost:65536", ":+80", "::1", "tasker.internal:7233"]
-        {
+        assert!(
+            every.ip().is_unspecified() && every.port() == 7233,
+            "{every}"
+        );
+        for wrong in [
+            "",
+            ":",
+            "7233",
+            "localhost",
+            "localhost:",
+            "localhost:65536",
+            ":+80",
+            "::1",
+            "tasker.internal:7233",
+        ] {
             assert_eq!(address(wrong).expect_err(wrong).code, exit::CONFIG);
         }
     }

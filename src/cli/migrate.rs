@@ -26,13 +26,21 @@ pub struct Command {
 pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let db = command.database.open()?;
     let applied = serve::block_on(async {
-        let applied = migrate::migrate(&db).await.map_err(|e| serve::database_error(&e))?;
+        let applied = migrate::migrate(&db)
+            .await
+            .map_err(|e| serve::database_error(&e))?;
         if session.json() {
             session.term.json(&json!({ "applied": applied }))?;
         } else if applied.is_empty() {
-            session.term.say(&format!("schema {} is up to date", db.schema()));
+            session
+                .term
+                .say(&format!("schema {} is up to date", db.schema()));
         } else {
-            session.term.say(&format!("schema {}: applied {}", db.schema(), applied.join(", ")));
+            session.term.say(&format!(
+                "schema {}: applied {}",
+                db.schema(),
+                applied.join(", ")
+            ));
         }
         Ok(exit::OK)
     })?;

@@ -78,7 +78,13 @@ Exit codes:
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The server to talk to
-    #[arg(long, global = true, value_name = "URL", env = "TASKER_SERVER", default_value = "http://127.0.0.1:7233")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "TASKER_SERVER",
+        default_value = "http://127.0.0.1:7233"
+    )]
     server: String,
     /// Print JSON instead of text: one document, or one line per message for streams
     #[arg(long, global = true)]
@@ -141,7 +147,10 @@ pub fn main() -> ExitCode {
 
 /// Runs one command to its exit code.
 fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
-    let session = Session { global: cli.global, term };
+    let session = Session {
+        global: cli.global,
+        term,
+    };
     match cli.command {
         Command::Dev(command) => dev::run(&command, &session),
         Command::Server(command) => server::run(&command, &session),
@@ -159,17 +168,27 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
 }
 
 /// Runs a client command; it needs no more than the thread it has. Where its connection broke, the error says what listens there.
-fn talk(session: &Session, command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+fn talk(
+    session: &Session,
+    command: impl Future<Output = Result<u8, CliError>>,
+) -> Result<u8, CliError> {
     let command = async {
         match command.await {
-            Err(error) if error.broken.is_some() => Err(probe::explain(error, &session.global.server).await),
+            Err(error) if error.broken.is_some() => {
+                Err(probe::explain(error, &session.global.server).await)
+            }
             ended => ended,
         }
     };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| CliError::new(exit::FAILURE, format!("cannot start the async runtime: {e}")))?
+        .map_err(|e| {
+            CliError::new(
+                exit::FAILURE,
+                format!("cannot start the async runtime: {e}"),
+            )
+        })?
         .block_on(command)
 }
 
@@ -206,10 +225,17 @@ mod tests {
             let path = format!("{path} {}", command.get_name());
             assert!(command.get_about().is_some(), "`{path}` has no help");
             for arg in command.get_arguments() {
-                assert!(arg.get_help().is_some(), "`{path} {}` has no help", arg.get_id());
+                assert!(
+                    arg.get_help().is_some(),
+                    "`{path} {}` has no help",
+                    arg.get_id()
+                );
             }
             if !command.has_subcommands() {
-                let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+                let help = command
+                    .get_after_long_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
                 assert!(help.starts_with("Example"), "`{path}` shows no example");
             }
             command.get_subcommands().for_each(|c| check(c, &path));
@@ -222,8 +248,10 @@ mod tests {
         let path = format!("{path} {}", command.get_name());
         let kind = |arg: &clap::Arg| arg.get_value_names().unwrap_or_default().join(" ");
         let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
-        let own = shown.filter_map(|arg| Some((path.clone(), arg.get_long()?.to_owned(), kind(arg))));
-        own.chain(command.get_subcommands().flat_map(|c| options(c, &path))).collect()
+        let own =
+            shown.filter_map(|arg| Some((path.clone(), arg.get_long()?.to_owned(), kind(arg))));
+        own.chain(command.get_subcommands().flat_map(|c| options(c, &path)))
+            .collect()
     }
 
     #[test]
@@ -243,14 +271,22 @@ mod tests {
                 // The rolling window of a circuit, which is no filter.
                 "window" => "SECONDS",
                 // The names that these filters had once.
-                "name" | "max" | "submitted-since" | "submitted-until" => panic!("--{long} of `{path}`"),
+                "name" | "max" | "submitted-since" | "submitted-until" => {
+                    panic!("--{long} of `{path}`")
+                }
                 _ => continue,
             };
             assert_eq!(kind, expected, "--{long} of `{path}`");
         }
-        for (kind, long) in [("TASK_ID", &["task"][..]), ("WHEN", &["since", "until", "failed-since", "not-before"])] {
+        for (kind, long) in [
+            ("TASK_ID", &["task"][..]),
+            ("WHEN", &["since", "until", "failed-since", "not-before"]),
+        ] {
             for (path, found, _) in options.iter().filter(|(_, _, found)| found == kind) {
-                assert!(long.contains(&found.as_str()), "`{path}` calls a {kind} --{found}");
+                assert!(
+                    long.contains(&found.as_str()),
+                    "`{path}` calls a {kind} --{found}"
+                );
             }
         }
     }
@@ -262,33 +298,61 @@ mod tests {
             &["task", "list", "--name", "n"][..],
             &["events", "tail", "--name", "n"],
             &[&["task", "pause", "--task", "n"][..], &order].concat(),
-            &[&["task", "cancel", "--submitted-since", "1h", "--submitted-until", "1m"][..], &order].concat(),
+            &[
+                &[
+                    "task",
+                    "cancel",
+                    "--submitted-since",
+                    "1h",
+                    "--submitted-until",
+                    "1m",
+                ][..],
+                &order,
+            ]
+            .concat(),
             &["analytics", "performance", "--window", "1h"],
             &["analytics", "bottlenecks", "--window", "1h", "--max", "3"],
         ] {
-            Cli::try_parse_from([&["tasker"], line].concat()).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+            Cli::try_parse_from([&["tasker"], line].concat())
+                .unwrap_or_else(|e| panic!("{line:?}: {e}"));
         }
     }
 
     #[test]
     fn a_dry_run_needs_no_reason_and_an_order_does() {
-        let parse = |line: &[&str]| Cli::try_parse_from([&["tasker", "task", "retry"], line].concat()).map(|_| ());
+        let parse = |line: &[&str]| {
+            Cli::try_parse_from([&["tasker", "task", "retry"], line].concat()).map(|_| ())
+        };
         assert!(parse(&["--namespace", "n", "--dry-run"]).is_ok());
         assert!(parse(&["--namespace", "n"]).is_err_and(|e| e.to_string().contains("--reason")));
     }
 
     #[test]
     fn an_absent_server_is_a_clear_error() {
-        let cli = Cli::try_parse_from(["tasker", "--server", "http://127.0.0.1:1", "worker", "list"]).expect("valid");
+        let cli =
+            Cli::try_parse_from(["tasker", "--server", "http://127.0.0.1:1", "worker", "list"])
+                .expect("valid");
         let error = run(cli, Term::plain()).expect_err("nobody listens on port 1");
         assert_eq!(error.code, exit::UNAVAILABLE);
-        assert!(error.message.starts_with("cannot reach the server at http://127.0.0.1:1: "), "{error}");
-        assert_eq!(error.hint.as_deref(), Some("start one with `tasker dev`, or set --server"));
+        assert!(
+            error
+                .message
+                .starts_with("cannot reach the server at http://127.0.0.1:1: "),
+            "{error}"
+        );
+        assert_eq!(
+            error.hint.as_deref(),
+            Some("start one with `tasker dev`, or set --server")
+        );
     }
 
     #[test]
     fn a_wrong_server_url_is_a_wrong_setting() {
-        let cli = Cli::try_parse_from(["tasker", "worker", "list", "--server", "https://h"]).expect("valid");
-        assert_eq!(run(cli, Term::plain()).expect_err("no TLS").code, exit::CONFIG);
+        let cli = Cli::try_parse_from(["tasker", "worker", "list", "--server", "https://h"])
+            .expect("valid");
+        assert_eq!(
+            run(cli, Term::plain()).expect_err("no TLS").code,
+            exit::CONFIG
+        );
     }
 }

@@ -47,11 +47,15 @@ pub enum Found {
 
 /// The error of a call whose connection broke, with what is found at the address.
 pub async fn explain(error: CliError, url: &str) -> CliError {
-    let (Some(what), Some((host, port))) = (&error.broken, client::host_and_port(url)) else { return error };
+    let (Some(what), Some((host, port))) = (&error.broken, client::host_and_port(url)) else {
+        return error;
+    };
     match look(&host, port).await.words() {
         // What is there speaks as a Tasker server does: the error says best what was wrong.
         None => error,
-        Some((is, next)) => CliError::new(exit::UNAVAILABLE, format!("{what}: {} {is}", clean(url))).hint(next),
+        Some((is, next)) => {
+            CliError::new(exit::UNAVAILABLE, format!("{what}: {} {is}", clean(url))).hint(next)
+        }
     }
 }
 
@@ -64,7 +68,9 @@ async fn look(host: &str, port: u16) -> Found {
     let mut answer = Vec::new();
     let listen = async {
         stream.write_all(BEGINNING).await?;
-        while answer.len() < MAX_ANSWER_BYTES && !matches!(Found::of_answer(&answer), Some(Found::Http2 | Found::Tls)) {
+        while answer.len() < MAX_ANSWER_BYTES
+            && !matches!(Found::of_answer(&answer), Some(Found::Http2 | Found::Tls))
+        {
             if stream.read_buf(&mut answer).await? == 0 {
                 break;
             }
@@ -81,7 +87,9 @@ impl Found {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Nothing,
             // The resolver's errors have no kind of their own.
-            _ if error.raw_os_error().is_none() && error.to_string().contains("lookup") => Self::NoSuchHost,
+            _ if error.raw_os_error().is_none() && error.to_string().contains("lookup") => {
+                Self::NoSuchHost
+            }
             _ => Self::NoWay,
         }
     }
@@ -89,7 +97,17 @@ impl Found {
     /// What answers like this; `None` for no answer.
     fn of_answer(answer: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(answer);
-        let line = || clean(&text.lines().next().unwrap_or_default().chars().take(MAX_SHOWN_CHARS).collect::<String>());
+        let line = || {
+            clean(
+                &text
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(MAX_SHOWN_CHARS)
+                    .collect::<String>(),
+            )
+        };
         Some(match answer {
             [] => return None,
             // A TLS alert. Go and nginx answer in HTTP/1 that their port is for HTTPS.
@@ -157,9 +175,16 @@ mod tests {
 
     #[test]
     fn a_refusal_an_unknown_host_and_silence_differ() {
-        assert_eq!(Found::of_connect(&io::Error::from(io::ErrorKind::ConnectionRefused)), Found::Nothing);
-        assert_eq!(Found::of_connect(&io::Error::from(io::ErrorKind::TimedOut)), Found::NoWay);
-        let unknown = io::Error::other("failed to lookup address information: Name or service not known");
+        assert_eq!(
+            Found::of_connect(&io::Error::from(io::ErrorKind::ConnectionRefused)),
+            Found::Nothing
+        );
+        assert_eq!(
+            Found::of_connect(&io::Error::from(io::ErrorKind::TimedOut)),
+            Found::NoWay
+        );
+        let unknown =
+            io::Error::other("failed to lookup address information: Name or service not known");
         assert_eq!(Found::of_connect(&unknown), Found::NoSuchHost);
     }
 }

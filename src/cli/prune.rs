@@ -48,14 +48,26 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
             session.term.json(&document(&pruned, command.dry_run))?;
         } else {
             session.term.data(&table(&pruned).render(&session.term))?;
-            session.term.say(if command.dry_run { "nothing was removed: this was a dry run" } else { "removed" });
+            session.term.say(if command.dry_run {
+                "nothing was removed: this was a dry run"
+            } else {
+                "removed"
+            });
         }
         Ok(exit::OK)
     })
 }
 
 fn document(pruned: &Pruned, dry_run: bool) -> serde_json::Value {
-    let Pruned { tasks, steps, keys, workers, circuit_changes, events, partitions } = pruned;
+    let Pruned {
+        tasks,
+        steps,
+        keys,
+        workers,
+        circuit_changes,
+        events,
+        partitions,
+    } = pruned;
     json!({
         "dry_run": dry_run, "tasks": tasks, "steps": steps, "idempotency_keys": keys, "workers": workers,
         "circuit_changes": circuit_changes, "events": events,
@@ -72,7 +84,10 @@ fn table(pruned: &Pruned) -> Table {
         ("connections of workers", pruned.workers),
         ("changes of circuits", pruned.circuit_changes),
         ("events", pruned.events),
-        ("event partitions dropped whole", pruned.partitions.len() as u64),
+        (
+            "event partitions dropped whole",
+            pruned.partitions.len() as u64,
+        ),
     ] {
         table.row([what.to_owned(), count.to_string()]);
     }

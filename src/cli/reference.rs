@@ -15,7 +15,8 @@ impl FromStr for TemplateRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "expected NAMESPACE/NAME or NAMESPACE/NAME@VERSION, such as `shop/checkout@1.2.0`";
+        const EXPECTED: &str =
+            "expected NAMESPACE/NAME or NAMESPACE/NAME@VERSION, such as `shop/checkout@1.2.0`";
         let (path, version) = match text.split_once('@') {
             Some((path, version)) => (path, Some(version)),
             None => (text, None),
@@ -25,16 +26,25 @@ impl FromStr for TemplateRef {
             return Err(EXPECTED.into());
         }
         if let Some(version) = version {
-            semver::Version::parse(version).map_err(|e| format!("`{version}` is not a semantic version: {e}"))?;
+            semver::Version::parse(version)
+                .map_err(|e| format!("`{version}` is not a semantic version: {e}"))?;
         }
-        Ok(Self { namespace: namespace.into(), name: name.into(), version: version.unwrap_or_default().into() })
+        Ok(Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            version: version.unwrap_or_default().into(),
+        })
     }
 }
 
 impl fmt::Display for TemplateRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)?;
-        if self.version.is_empty() { Ok(()) } else { write!(f, "@{}", self.version) }
+        if self.version.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "@{}", self.version)
+        }
     }
 }
 
@@ -44,20 +54,38 @@ mod tests {
 
     #[test]
     fn a_reference_has_a_namespace_a_name_and_perhaps_a_version() {
-        for text in ["shop/checkout", "shop/checkout@1.2.0", "a.b/c-d@0.1.0-rc.1+build"] {
+        for text in [
+            "shop/checkout",
+            "shop/checkout@1.2.0",
+            "a.b/c-d@0.1.0-rc.1+build",
+        ] {
             assert_eq!(text.parse::<TemplateRef>().expect(text).to_string(), text);
         }
         assert_eq!(
             "shop/checkout@1.2.0".parse(),
-            Ok(TemplateRef { namespace: "shop".into(), name: "checkout".into(), version: "1.2.0".into() })
+            Ok(TemplateRef {
+                namespace: "shop".into(),
+                name: "checkout".into(),
+                version: "1.2.0".into()
+            })
         );
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for text in
-            ["", "/", "shop", "shop/", "/checkout", "a/b/c", "a/b@", "a/b@1", "a/b@v1.0.0", "a/b@1.0.0@2.0.0", "@1.0.0"]
-        {
+        for text in [
+            "",
+            "/",
+            "shop",
+            "shop/",
+            "/checkout",
+            "a/b/c",
+            "a/b@",
+            "a/b@1",
+            "a/b@v1.0.0",
+            "a/b@1.0.0@2.0.0",
+            "@1.0.0",
+        ] {
             assert!(text.parse::<TemplateRef>().is_err(), "{text}");
         }
     }

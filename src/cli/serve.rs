@@ -36,33 +36,79 @@ pub struct ServeArgs {
     /// Address of the one port for gRPC, reflection, health and HTTP: `127.0.0.1:7233`, `localhost:7233` which means the
     /// same, `[::1]:7233`, or `:7233` for every address of this machine, IPv6 and IPv4; port 0 picks a free one. There is no
     /// authentication: listen elsewhere than on loopback only in a network that you trust
-    #[arg(long, value_name = "ADDRESS", env = "TASKER_LISTEN", default_value = "127.0.0.1:7233")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "TASKER_LISTEN",
+        default_value = "127.0.0.1:7233"
+    )]
     listen: String,
     /// How long a worker may be silent before its steps go to others, 1 to 300
-    #[arg(long, value_name = "SECONDS", env = "TASKER_LEASE_SECONDS", default_value = "10")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "TASKER_LEASE_SECONDS",
+        default_value = "10"
+    )]
     lease_seconds: String,
     /// How long to wait for running steps when told to end, 0 to 3600
-    #[arg(long, value_name = "SECONDS", env = "TASKER_DRAIN_SECONDS", default_value = "30")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "TASKER_DRAIN_SECONDS",
+        default_value = "30"
+    )]
     drain_seconds: String,
     /// A web page from this origin may call the server, such as `https://ops.example.com`; may be given several times.
     /// Pages of other origins are refused
-    #[arg(long, value_name = "ORIGIN", env = "TASKER_CORS_ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        env = "TASKER_CORS_ORIGIN",
+        value_delimiter = ','
+    )]
     cors_origin: Vec<String>,
     /// A name that the server may be called by over HTTP, such as `tasker.example.com` or `*.example.com`; may be given
     /// several times. Addresses, localhost and names without a dot always work, and native gRPC works by any name
-    #[arg(long, value_name = "HOST", env = "TASKER_ALLOWED_HOST", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "TASKER_ALLOWED_HOST",
+        value_delimiter = ','
+    )]
     allowed_host: Vec<String>,
     /// How long finished tasks are kept, with their steps, events and idempotency keys, 1h to 3650d, or `forever`
-    #[arg(long, value_name = "TIME", env = "TASKER_RETAIN", default_value = "30d")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "TASKER_RETAIN",
+        default_value = "30d"
+    )]
     retain: String,
     /// Which of their `environments` the templates are registered with here, such as `production`
-    #[arg(long, value_name = "NAME", env = "TASKER_ENVIRONMENT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TASKER_ENVIRONMENT",
+        default_value = "",
+        hide_default_value = true
+    )]
     environment: String,
     /// What to log, such as `debug` or `info,tasker::engine=debug`
-    #[arg(long, value_name = "FILTER", env = "TASKER_LOG", default_value = "info")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "TASKER_LOG",
+        default_value = "info"
+    )]
     log: String,
     /// How a line of the log looks: `text` for people, `json` for programs
-    #[arg(long, value_name = "FORMAT", env = "TASKER_LOG_FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TASKER_LOG_FORMAT",
+        default_value = "text"
+    )]
     log_format: String,
 }
 
@@ -78,10 +124,20 @@ pub struct DatabaseArgs {
     /// The Postgres (14 or newer) that holds all state: postgres://user:password@host:port/database or `host=… user=…`.
     /// A host elsewhere is reached over TLS with a verified certificate (`sslmode=verify-full`, `sslrootcert=…`), unless
     /// the URL says another `sslmode`. Prefer the environment: a command line is for everyone to see
-    #[arg(long, value_name = "URL", env = "TASKER_DATABASE_URL", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TASKER_DATABASE_URL",
+        hide_env_values = true
+    )]
     database_url: Option<String>,
     /// The schema that holds this cell's tables
-    #[arg(long, value_name = "NAME", env = "TASKER_SCHEMA", default_value = "tasker")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TASKER_SCHEMA",
+        default_value = "tasker"
+    )]
     schema: String,
 }
 
@@ -108,10 +164,18 @@ impl ServeArgs {
             allowed_hosts: each("--allowed-host", &self.allowed_host)?,
             tracer: None,
             environment: self.environment.clone(),
-            retain: if self.retain == "forever" { None } else { Some(age("--retain", &self.retain, " or `forever`")?) },
+            retain: if self.retain == "forever" {
+                None
+            } else {
+                Some(age("--retain", &self.retain, " or `forever`")?)
+            },
         };
-        let filter = EnvFilter::try_new(&self.log)
-            .map_err(|e| CliError::new(exit::CONFIG, format!("--log `{}` is not a filter: {e}", self.log)))?;
+        let filter = EnvFilter::try_new(&self.log).map_err(|e| {
+            CliError::new(
+                exit::CONFIG,
+                format!("--log `{}` is not a filter: {e}", self.log),
+            )
+        })?;
         let json = match self.log_format.as_str() {
             "text" => false,
             "json" => true,
@@ -127,26 +191,45 @@ impl ServeArgs {
 
 /// Each value of an option that may be given several times; an empty variable is none.
 fn each<T: FromStr<Err = &'static str>>(flag: &str, texts: &[String]) -> Result<Vec<T>, CliError> {
-    let one =
-        |text: &String| text.parse().map_err(|why| CliError::new(exit::CONFIG, format!("{flag} `{text}`: {why}")));
-    texts.iter().filter(|text| !text.is_empty()).map(one).collect()
+    let one = |text: &String| {
+        text.parse()
+            .map_err(|why| CliError::new(exit::CONFIG, format!("{flag} `{text}`: {why}")))
+    };
+    texts
+        .iter()
+        .filter(|text| !text.is_empty())
+        .map(one)
+        .collect()
 }
 
 fn not_exported(error: TelemetryError) -> CliError {
     CliError::new(exit::CONFIG, error.to_string())
 }
 
-fn seconds(flag: &str, text: &str, range: std::ops::RangeInclusive<f64>) -> Result<Duration, CliError> {
-    let valid = text.parse().ok().filter(|s| range.contains(s)).and_then(|s| Duration::try_from_secs_f64(s).ok());
+fn seconds(
+    flag: &str,
+    text: &str,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<Duration, CliError> {
+    let valid = text
+        .parse()
+        .ok()
+        .filter(|s| range.contains(s))
+        .and_then(|s| Duration::try_from_secs_f64(s).ok());
     valid.ok_or_else(|| {
-        let message = format!("{flag} `{text}` is out of bounds: expected {} to {}", range.start(), range.end());
+        let message = format!(
+            "{flag} `{text}` is out of bounds: expected {} to {}",
+            range.start(),
+            range.end()
+        );
         CliError::new(exit::CONFIG, message)
     })
 }
 
 /// How old something must be to be removed.
 pub fn age(flag: &str, text: &str, or: &str) -> Result<Duration, CliError> {
-    let valid = human::parse_duration(text).filter(|seconds| (3_600..=RETAIN_DAYS * 86_400).contains(seconds));
+    let valid = human::parse_duration(text)
+        .filter(|seconds| (3_600..=RETAIN_DAYS * 86_400).contains(seconds));
     valid.map(Duration::from_secs).ok_or_else(|| {
         let message =
             format!("{flag} `{text}` is out of bounds: expected 1h to {RETAIN_DAYS}d, such as 12h or 30d{or}");
@@ -162,7 +245,9 @@ pub fn start_log(log: Log, session: &Session) {
         Ok(quiet) => filter.add_directive(quiet),
         Err(_) => filter,
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A second subscriber in one process (tests) is no reason to fail.
     let _ = match json {
         true => log.json().flatten_event(true).try_init(),
@@ -175,7 +260,12 @@ pub fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| CliError::new(exit::FAILURE, format!("cannot start the async runtime: {e}")))?
+        .map_err(|e| {
+            CliError::new(
+                exit::FAILURE,
+                format!("cannot start the async runtime: {e}"),
+            )
+        })?
         .block_on(command)
 }
 
@@ -194,7 +284,11 @@ pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
         };
         match result {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() && !error.is_refusal() && started.elapsed() < DATABASE_WAIT => {
+            Err(error)
+                if error.is_transient()
+                    && !error.is_refusal()
+                    && started.elapsed() < DATABASE_WAIT =>
+            {
                 if !said {
                     tracing::warn!(%error, "waiting for the database");
                     said = true;
@@ -209,8 +303,15 @@ pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
 /// A failed start because of the database.
 pub fn database_error(error: &StoreError) -> CliError {
     let said = error.to_string();
-    let failed =
-        |code| CliError::new(code, format!("cannot use the database: {}", said.trim_start_matches("database: ")));
+    let failed = |code| {
+        CliError::new(
+            code,
+            format!(
+                "cannot use the database: {}",
+                said.trim_start_matches("database: ")
+            ),
+        )
+    };
     match error {
         StoreError::Schema(_) | StoreError::Config(_) | StoreError::Unfit(_) => CliError::new(exit::CONFIG, said),
         _ if error.is_read_only() => failed(exit::UNAVAILABLE)
@@ -234,7 +335,9 @@ pub async fn serve(
     config: ServerConfig,
     also: impl Future<Output = ()> + Send + 'static,
 ) -> Result<u8, CliError> {
-    let address = listener.local_addr().map_err(|e| CliError::new(exit::FAILURE, e.to_string()))?;
+    let address = listener
+        .local_addr()
+        .map_err(|e| CliError::new(exit::FAILURE, e.to_string()))?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine, without authentication");
     }
@@ -249,7 +352,10 @@ pub async fn serve(
         }
     };
     let telemetry = Telemetry::from_env("tasker").map_err(not_exported)?;
-    let config = ServerConfig { tracer: telemetry.as_ref().map(Telemetry::tracer), ..config };
+    let config = ServerConfig {
+        tracer: telemetry.as_ref().map(Telemetry::tracer),
+        ..config
+    };
     let ran = server::run(listener, db, config, shutdown).await;
     if let Some(telemetry) = telemetry {
         let _ = tokio::task::spawn_blocking(|| telemetry.end()).await;
@@ -263,7 +369,8 @@ pub async fn serve(
 
 /// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
 fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
-    let failed = |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));
+    let failed =
+        |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
@@ -277,7 +384,10 @@ fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliErr
                 _ = interrupt.recv() => {}
             }
             tracing::warn!("a second signal: ending at once");
-            #[expect(clippy::disallowed_methods, reason = "asked for twice: nothing is waited for any more")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "asked for twice: nothing is waited for any more"
+            )]
             std::process::exit(i32::from(exit::INTERRUPTED));
         });
     })

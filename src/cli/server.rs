@@ -35,7 +35,9 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let db = command.database.open()?;
     serve::start_log(filter, session);
     serve::block_on(async {
-        let listener = server::bind(address).await.map_err(|e| CliError::new(exit::FAILURE, e))?;
+        let listener = server::bind(address)
+            .await
+            .map_err(|e| CliError::new(exit::FAILURE, e))?;
         serve::prepare(&db, command.migrate).await?;
         serve::serve(session, listener, db, config, std::future::pending()).await
     })

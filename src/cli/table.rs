@@ -15,12 +15,17 @@ pub struct Table {
 impl Table {
     /// An empty table; column names are shown as they are given.
     pub fn new(header: impl IntoIterator<Item = &'static str>) -> Self {
-        Self { header: header.into_iter().collect(), rows: Vec::new() }
+        Self {
+            header: header.into_iter().collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row. An empty cell shows as `-`, so that every column can be found by counting words.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let cells = cells.into_iter().map(|c| if c.is_empty() { "-".to_owned() } else { c });
+        let cells = cells
+            .into_iter()
+            .map(|c| if c.is_empty() { "-".to_owned() } else { c });
         self.rows.push(cells.collect());
     }
 
@@ -32,16 +37,29 @@ impl Table {
     /// The table as lines. On a terminal the last column is cut so that no line wraps; elsewhere nothing is cut.
     pub fn render(&self, term: &Term) -> String {
         let columns: Vec<usize> = (0..self.header.len())
-            .map(|i| self.rows.iter().filter_map(|r| r.get(i)).map(|c| width(c)).chain([width(self.header[i])]).max())
+            .map(|i| {
+                self.rows
+                    .iter()
+                    .filter_map(|r| r.get(i))
+                    .map(|c| width(c))
+                    .chain([width(self.header[i])])
+                    .max()
+            })
             .map(Option::unwrap_or_default)
             .collect();
         let before_last: usize = columns.iter().rev().skip(1).map(|w| w + 2).sum();
         let room = match term.size() {
-            Some((terminal, _)) if term.interactive => terminal.saturating_sub(before_last).max(MIN_CUT_COLUMNS),
+            Some((terminal, _)) if term.interactive => {
+                terminal.saturating_sub(before_last).max(MIN_CUT_COLUMNS)
+            }
             _ => usize::MAX,
         };
         let mut out = String::new();
-        let header = self.header.iter().map(|h| term.paint(Style::Dim, h)).collect::<Vec<_>>();
+        let header = self
+            .header
+            .iter()
+            .map(|h| term.paint(Style::Dim, h))
+            .collect::<Vec<_>>();
         for row in std::iter::once(&header).chain(&self.rows) {
             let mut line = String::new();
             for (i, cell) in row.iter().enumerate() {

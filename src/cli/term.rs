@@ -75,8 +75,10 @@ impl Term {
             ColorChoice::Never => false,
             ColorChoice::Auto => terminal && !dumb && !set("NO_COLOR"),
         };
-        let locale =
-            ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|n| env::var(n).ok()).find(|v| !v.is_empty());
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .filter_map(|n| env::var(n).ok())
+            .find(|v| !v.is_empty());
         Self {
             color: color(stdout),
             color_stderr: color(stderr),
@@ -88,12 +90,22 @@ impl Term {
 
     /// Without colours, with Unicode, not redrawn: what tests compare with.
     pub const fn plain() -> Self {
-        Self { color: false, color_stderr: false, unicode: true, interactive: false, terminal: false }
+        Self {
+            color: false,
+            color_stderr: false,
+            unicode: true,
+            interactive: false,
+            terminal: false,
+        }
     }
 
     /// `text` in a colour, where stdout has colours.
     pub fn paint(&self, style: Style, text: &str) -> String {
-        if self.color { ansi(style, text) } else { text.to_owned() }
+        if self.color {
+            ansi(style, text)
+        } else {
+            text.to_owned()
+        }
     }
 
     /// One or more lines of data on stdout.
@@ -109,7 +121,11 @@ impl Term {
     /// A text as it was stored. What is not a terminal gets it byte for byte, since it may be a file; on a terminal, what would
     /// move the cursor or reorder the text shows as escapes.
     pub fn text(&self, text: &str) -> io::Result<()> {
-        if self.terminal { self.data(&clean_lines(text)) } else { self.data(text) }
+        if self.terminal {
+            self.data(&clean_lines(text))
+        } else {
+            self.data(text)
+        }
     }
 
     /// One JSON document, indented.
@@ -130,7 +146,11 @@ impl Term {
     /// A line for people with a coloured first word: `error: …`, `hint: …`.
     pub fn say_tagged(&self, style: Style, tag: &str, text: &str) {
         let tag = format!("{tag}:");
-        let tag = if self.color_stderr { ansi(style, &tag) } else { tag };
+        let tag = if self.color_stderr {
+            ansi(style, &tag)
+        } else {
+            tag
+        };
         self.say(&format!("{tag} {text}"));
     }
 
@@ -212,7 +232,9 @@ pub fn width(text: &str) -> usize {
     if !text.contains('\x1b') {
         return text.width();
     }
-    pieces(text).map(|(piece, escape)| if escape { 0 } else { piece.width() }).sum()
+    pieces(text)
+        .map(|(piece, escape)| if escape { 0 } else { piece.width() })
+        .sum()
 }
 
 /// `text` cut to `max` columns, with `…` (or `...`) where something is missing; colours are kept and closed.
@@ -256,7 +278,11 @@ fn pieces(text: &str) -> impl Iterator<Item = (&str, bool)> {
             return None;
         }
         let escape = rest.starts_with('\x1b');
-        let end = if escape { rest.find('m').map(|i| i + 1) } else { rest.find('\x1b') };
+        let end = if escape {
+            rest.find('m').map(|i| i + 1)
+        } else {
+            rest.find('\x1b')
+        };
         let (piece, tail) = rest.split_at(end.unwrap_or(rest.len()));
         rest = tail;
         Some((piece, escape))
@@ -269,22 +295,42 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(clean("a\x1b[2Jb\nc\td\u{202e}\n"), "a\\u{1b}[2Jb c d\\u{202e}");
-        assert_eq!(clean("\u{9b}2J\u{7f}\u{2028}\u{200f}"), "\\u{9b}2J\\u{7f}\\u{2028}\\u{200f}");
+        assert_eq!(
+            clean("a\x1b[2Jb\nc\td\u{202e}\n"),
+            "a\\u{1b}[2Jb c d\\u{202e}"
+        );
+        assert_eq!(
+            clean("\u{9b}2J\u{7f}\u{2028}\u{200f}"),
+            "\\u{9b}2J\\u{7f}\\u{2028}\\u{200f}"
+        );
         assert_eq!(clean("größe 日本 🚀"), "größe 日本 🚀");
-        assert_eq!(clean_lines("a:\r\n\tb: \u{9b}x\n\n  c\rd\n"), "a:\n\tb: \\u{9b}x\n\n  c d\n");
+        assert_eq!(
+            clean_lines("a:\r\n\tb: \u{9b}x\n\n  c\rd\n"),
+            "a:\n\tb: \\u{9b}x\n\n  c d\n"
+        );
         assert_eq!(clean_lines("no end"), "no end");
     }
 
     #[test]
     fn json_means_the_same_and_holds_nothing_that_a_terminal_acts_on() {
-        let hostile: String = (0..0x3000).filter_map(char::from_u32).chain("日本🚀\u{1f6a8}".chars()).collect();
+        let hostile: String = (0..0x3000)
+            .filter_map(char::from_u32)
+            .chain("日本🚀\u{1f6a8}".chars())
+            .collect();
         let document = serde_json::json!({ hostile.as_str(): [hostile.as_str(), 1] });
         for text in [format!("{document:#}"), document.to_string()] {
             let safe = clean_json(text);
-            assert!(!safe.contains(|c: char| c != '\n' && is_acted_on(c)), "{safe}");
-            assert_eq!(serde_json::from_str::<Value>(&safe).expect("JSON"), document);
-            assert!(safe.contains("\\u009b") && safe.contains("\\u202e") && safe.contains("日本🚀"));
+            assert!(
+                !safe.contains(|c: char| c != '\n' && is_acted_on(c)),
+                "{safe}"
+            );
+            assert_eq!(
+                serde_json::from_str::<Value>(&safe).expect("JSON"),
+                document
+            );
+            assert!(
+                safe.contains("\\u009b") && safe.contains("\\u202e") && safe.contains("日本🚀")
+            );
         }
         assert_eq!(clean_json("{\n  \"ä\": 1\n}".into()), "{\n  \"ä\": 1\n}");
     }
@@ -307,6 +353,8 @@ mod tests {
     #[test]
     fn utf8_locales_are_known_by_their_suffix() {
         assert!(is_utf8_locale("de_DE.UTF-8") && is_utf8_locale("C.utf8"));
-        assert!(!is_utf8_locale("C") && !is_utf8_locale("POSIX") && !is_utf8_locale("de_DE.ISO-8859-1"));
+        assert!(
+            !is_utf8_locale("C") && !is_utf8_locale("POSIX") && !is_utf8_locale("de_DE.ISO-8859-1")
+        );
     }
 }

@@ -16,7 +16,9 @@ pub fn later(text: &str) -> Result<Timestamp, String> {
 }
 
 fn expected(distance: &str) -> String {
-    format!("expected a time with its zone such as 2026-01-31T12:00:00Z, or {distance}: 90s, 15m, 2h, 7d")
+    format!(
+        "expected a time with its zone such as 2026-01-31T12:00:00Z, or {distance}: 90s, 15m, 2h, 7d"
+    )
 }
 
 fn moved(text: &str, sign: i64) -> Option<Timestamp> {
@@ -25,7 +27,10 @@ fn moved(text: &str, sign: i64) -> Option<Timestamp> {
     }
     let distance = human::parse_duration(text)?.cast_signed();
     let now = human::now();
-    Some(Timestamp { seconds: now.seconds + sign * distance, nanos: now.nanos })
+    Some(Timestamp {
+        seconds: now.seconds + sign * distance,
+        nanos: now.nanos,
+    })
 }
 
 #[cfg(test)]
@@ -34,13 +39,34 @@ mod tests {
 
     #[test]
     fn a_time_is_absolute_ago_or_to_come() {
-        let absolute = Ok(Timestamp { seconds: 1_767_225_600, nanos: 0 });
-        assert_eq!((when("2026-01-01T00:00:00Z"), later("2026-01-01T00:00:00Z")), (absolute.clone(), absolute));
+        let absolute = Ok(Timestamp {
+            seconds: 1_767_225_600,
+            nanos: 0,
+        });
+        assert_eq!(
+            (when("2026-01-01T00:00:00Z"), later("2026-01-01T00:00:00Z")),
+            (absolute.clone(), absolute)
+        );
         let ago = |text| human::since(when(text).expect(text), human::now()).as_secs();
-        assert!((90..95).contains(&ago("90s")) && (7_200..7_205).contains(&ago("2h")) && ago("7d") >= 604_800);
+        assert!(
+            (90..95).contains(&ago("90s"))
+                && (7_200..7_205).contains(&ago("2h"))
+                && ago("7d") >= 604_800
+        );
         let ahead = human::since(human::now(), later("10m").expect("a time")).as_secs();
         assert!((595..=600).contains(&ahead), "{ahead}");
-        for wrong in ["", "h", "2", "2w", "-2h", "2hh", "yesterday", "é", "2026-01-01T00:00:00", "2026-01-01"] {
+        for wrong in [
+            "",
+            "h",
+            "2",
+            "2w",
+            "-2h",
+            "2hh",
+            "yesterday",
+            "é",
+            "2026-01-01T00:00:00",
+            "2026-01-01",
+        ] {
             assert!(when(wrong).is_err() && later(wrong).is_err(), "{wrong}");
         }
     }

@@ -54,11 +54,21 @@ impl By {
 /// The user of this process. Containers and jobs often have no $USER and no entry in the list of users, so that the number
 /// of the user is the last resort.
 fn user() -> String {
-    let named = ["USER", "LOGNAME"].into_iter().filter_map(|name| env::var(name).ok());
-    let named = named.map(|name| name.trim().to_owned()).find(|name| !name.is_empty());
+    let named = ["USER", "LOGNAME"]
+        .into_iter()
+        .filter_map(|name| env::var(name).ok());
+    let named = named
+        .map(|name| name.trim().to_owned())
+        .find(|name| !name.is_empty());
     let uid = rustix::process::getuid().as_raw();
-    let listed = || fs::read_to_string(PASSWD).ok().and_then(|list| user_of(&list, uid));
-    named.or_else(listed).unwrap_or_else(|| format!("uid-{uid}"))
+    let listed = || {
+        fs::read_to_string(PASSWD)
+            .ok()
+            .and_then(|list| user_of(&list, uid))
+    };
+    named
+        .or_else(listed)
+        .unwrap_or_else(|| format!("uid-{uid}"))
 }
 
 /// The name of a user in lines of the form `name:password:uid:…`.
@@ -80,6 +90,9 @@ mod tests {
         let list = "root:x:0:0:root:/root:/bin/bash\n# note\n\n:x:7:7::/:\nann:x:1000:1000:Ann:/home/ann:/bin/sh\n";
         assert_eq!(user_of(list, 0).as_deref(), Some("root"));
         assert_eq!(user_of(list, 1_000).as_deref(), Some("ann"));
-        assert_eq!((user_of(list, 100), user_of(list, 7), user_of("", 0)), (None, None, None));
+        assert_eq!(
+            (user_of(list, 100), user_of(list, 7), user_of("", 0)),
+            (None, None, None)
+        );
     }
 }

@@ -35,10 +35,15 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
 async fn run_list(handler: Option<String>, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
     let workers = list::all(async |page_token| {
-        let request =
-            ListWorkersRequest { handler: handler.clone().unwrap_or_default(), page_token, ..Default::default() };
+        let request = ListWorkersRequest {
+            handler: handler.clone().unwrap_or_default(),
+            page_token,
+            ..Default::default()
+        };
         let response = client.workers.list_workers(request).await;
-        let page = response.map_err(|s| CliError::from_status("cannot list the workers", &s))?.into_inner();
+        let page = response
+            .map_err(|s| CliError::from_status("cannot list the workers", &s))?
+            .into_inner();
         Ok((page.workers, page.next_page_token))
     })
     .await?;
@@ -46,25 +51,41 @@ async fn run_list(handler: Option<String>, session: &Session) -> Result<u8, CliE
         Some(handler) => format!("no connected worker has the handler {}", clean(&handler)),
         None => "no worker is connected".into(),
     };
-    list::print(session, "workers", &workers, &nothing, |workers| table(workers, session))?;
+    list::print(session, "workers", &workers, &nothing, |workers| {
+        table(workers, session)
+    })?;
     Ok(exit::OK)
 }
 
 fn table(workers: &[Worker], session: &Session) -> Table {
-    let mut table =
-        Table::new(["NAME", "STATE", "STEPS", "CONNECTED", "NAMESPACES", "BUILD", "SERVER", "WORKER ID", "HANDLERS"]);
+    let mut table = Table::new([
+        "NAME",
+        "STATE",
+        "STEPS",
+        "CONNECTED",
+        "NAMESPACES",
+        "BUILD",
+        "SERVER",
+        "WORKER ID",
+        "HANDLERS",
+    ]);
     for w in workers {
         let (style, state) = match w.draining {
             true => (Style::Yellow, "draining"),
             false => (Style::Green, "connected"),
         };
-        let connected = human::elapsed(w.connected_at, None).map(|d| format!("{} ago", human::duration(d)));
+        let connected =
+            human::elapsed(w.connected_at, None).map(|d| format!("{} ago", human::duration(d)));
         table.row([
             clean(&w.name),
             session.term.paint(style, state),
             format!("{}/{}", w.steps_in_progress, w.max_concurrent_steps),
             connected.unwrap_or_default(),
-            if w.namespaces.is_empty() { "all".into() } else { clean(&w.namespaces.join(",")) },
+            if w.namespaces.is_empty() {
+                "all".into()
+            } else {
+                clean(&w.namespaces.join(","))
+            },
             clean(&w.build_id),
             clean(&w.server_id),
             clean(&w.worker_id),

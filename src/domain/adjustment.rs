@@ -10,8 +10,8 @@ use super::json;
 use super::retry::Backoff;
 use super::task::MAX_PRIORITY;
 use super::template::{
-    DEFAULT_RETRY_LIMIT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES, MAX_RETRY_LIMIT, MAX_TIMEOUT, MIN_TIMEOUT,
-    PLANNER, StepTemplate, Template, timeout_expected,
+    DEFAULT_RETRY_LIMIT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES, MAX_RETRY_LIMIT,
+    MAX_TIMEOUT, MIN_TIMEOUT, PLANNER, StepTemplate, Template, timeout_expected,
 };
 use super::words::{did_you_mean, shorten};
 
@@ -71,33 +71,49 @@ impl From<TooCostly> for AdjustmentError {
 }
 
 const KNOWN: [&str; 3] = ["steps", "annotations", "priority"];
-const KNOWN_OF_STEP: [&str; 6] =
-    ["retry_limit", "default_retryable", "handler_config", "backoff", "annotations", "skip"];
+const KNOWN_OF_STEP: [&str; 6] = [
+    "retry_limit",
+    "default_retryable",
+    "handler_config",
+    "backoff",
+    "annotations",
+    "skip",
+];
 
 impl Adjustment {
     /// A planner's answer.
     ///
     /// # Errors
     /// Everything that is wrong with it, each with the JSON pointer of its place, or that it takes more steps than are left.
-    pub fn from_json(text: &str, template: &Template, budget: &Budget) -> Result<Adjustment, AdjustmentError> {
+    pub fn from_json(
+        text: &str,
+        template: &Template,
+        budget: &Budget,
+    ) -> Result<Adjustment, AdjustmentError> {
         let wrong = AdjustmentError::Problems;
         // It is read, compared with the template's steps, and written again.
         budget.spend(text.len() as u64 / 2)?;
-        let value = json::parse(text, MAX_ADJUSTMENT_BYTES).map_err(|error| wrong(vec![error.to_string()]))?;
+        let value = json::parse(text, MAX_ADJUSTMENT_BYTES)
+            .map_err(|error| wrong(vec![error.to_string()]))?;
         let mut problems = Vec::new();
         if template.planner && value.pointer(&format!("/steps/{PLANNER}")).is_some() {
             let message = format!("the step `{PLANNER}` has run when its answer holds");
-            problems.push(AdjustmentProblem { pointer: format!("/steps/{PLANNER}"), message });
+            problems.push(AdjustmentProblem {
+                pointer: format!("/steps/{PLANNER}"),
+                message,
+            });
         }
         let adjustment = match Adjustment::read(&value, &template.steps) {
             Ok(adjustment) if problems.is_empty() => return Ok(adjustment),
             Ok(_) => problems,
             Err(more) => problems.into_iter().chain(more).collect(),
         };
-        let texts = adjustment.into_iter().map(|problem| match problem.pointer.as_str() {
-            "" => problem.message,
-            pointer => format!("{pointer}: {}", problem.message),
-        });
+        let texts = adjustment
+            .into_iter()
+            .map(|problem| match problem.pointer.as_str() {
+                "" => problem.message,
+                pointer => format!("{pointer}: {}", problem.message),
+            });
         Err(wrong(texts.collect()))
     }
 
@@ -105,21 +121,36 @@ impl Adjustment {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub(super) fn read(value: &Value, steps: &[StepTemplate]) -> Result<Adjustment, Vec<AdjustmentProblem>> {
-        let mut reader = Reader { problems: Vec::new() };
+    pub(super) fn read(
+        value: &Value,
+        steps: &[StepTemplate],
+    ) -> Result<Adjustment, Vec<AdjustmentProblem>> {
+        let mut reader = Reader {
+            problems: Vec::new(),
+        };
         let adjustment = reader.adjustment(value, steps);
-        if reader.problems.is_empty() { Ok(adjustment) } else { Err(reader.problems) }
+        if reader.problems.is_empty() {
+            Ok(adjustment)
+        } else {
+            Err(reader.problems)
+        }
     }
 
     /// As it is written, a JSON object.
     pub fn to_value(&self) -> Value {
         let mut value = Map::new();
         if !self.steps.is_empty() {
-            let steps = self.steps.iter().map(|(name, step)| (name.clone(), step.to_value()));
+            let steps = self
+                .steps
+                .iter()
+                .map(|(name, step)| (name.clone(), step.to_value()));
             value.insert("steps".into(), Value::Object(steps.collect()));
         }
         if !self.annotations.is_empty() {
-            value.insert("annotations".into(), Value::Object(self.annotations.clone()));
+            value.insert(
+                "annotations".into(),
+                Value::Object(self.annotations.clone()),
+            );
         }
         if let Some(priority) = self.priority {
             value.insert("priority".into(), priority.into());
@@ -136,12 +167,16 @@ impl Adjustment {
 impl StepAdjustment {
     fn to_value(&self) -> Value {
         let mut value = Map::new();
-        let mut set = |key: &str, part: Option<Value>| drop(part.map(|part| value.insert(key.into(), part)));
+        let mut set =
+            |key: &str, part: Option<Value>| drop(part.map(|part| value.insert(key.into(), part)));
         set("retry_limit", self.retry_limit.map(Value::from));
         set("default_retryable", self.retryable.map(Value::from));
         let some = |map: &Map<String, Value>| (!map.is_empty()).then(|| Value::Object(map.clone()));
         set("handler_config", some(&self.handler_config));
-        set("backoff", (!self.backoff.is_empty()).then(|| json!(self.backoff)));
+        set(
+            "backoff",
+            (!self.backoff.is_empty()).then(|| json!(self.backoff)),
+        );
         set("annotations", some(&self.annotations));
         set("skip", self.skip.map(Value::from));
         Value::Object(value)
@@ -149,7 +184,12 @@ impl StepAdjustment {
 
     /// Whether anything changes but whether the step is skipped.
     pub(super) fn changes_step(&self) -> bool {
-        *self != StepAdjustment { index: self.index, skip: self.skip, ..StepAdjustment::default() }
+        *self
+            != StepAdjustment {
+                index: self.index,
+                skip: self.skip,
+                ..StepAdjustment::default()
+            }
     }
 
     pub(super) fn apply(&self, step: &mut StepTemplate) {
@@ -164,7 +204,11 @@ impl StepAdjustment {
             (true, limit) => limit.unwrap_or(step.retry_limit),
         };
         merge(&mut step.handler_config, &self.handler_config);
-        if let Some(timeout) = self.handler_config.get("timeout_seconds").and_then(Value::as_f64) {
+        if let Some(timeout) = self
+            .handler_config
+            .get("timeout_seconds")
+            .and_then(Value::as_f64)
+        {
             step.timeout = Duration::try_from_secs_f64(timeout).unwrap_or(step.timeout);
         }
         for (field, value) in &self.backoff {
@@ -189,7 +233,11 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) if path.is_empty() || !map.is_empty() => {
             for (key, value) in map {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
                 leaves(value, &path, found);
             }
         }
@@ -214,7 +262,10 @@ struct Reader {
 impl Reader {
     fn problem(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
         if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(AdjustmentProblem { pointer: pointer.into(), message: message.into() });
+            self.problems.push(AdjustmentProblem {
+                pointer: pointer.into(),
+                message: message.into(),
+            });
         }
     }
 
@@ -238,21 +289,35 @@ impl Reader {
     fn refuse_unknown(&mut self, pointer: &str, map: &Map<String, Value>, known: &[&str]) {
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
             let hint = did_you_mean(key, known.iter().copied());
-            let hint = if hint.is_empty() { format!("; expected one of {}", known.join(", ")) } else { hint };
-            self.problem(join(pointer, key), format!("unknown key `{}`{hint}", shorten(key)));
+            let hint = if hint.is_empty() {
+                format!("; expected one of {}", known.join(", "))
+            } else {
+                hint
+            };
+            self.problem(
+                join(pointer, key),
+                format!("unknown key `{}`{hint}", shorten(key)),
+            );
         }
     }
 
     fn adjustment(&mut self, value: &Value, steps: &[StepTemplate]) -> Adjustment {
-        let Some(map) = self.map("", value) else { return Adjustment::default() };
+        let Some(map) = self.map("", value) else {
+            return Adjustment::default();
+        };
         self.refuse_unknown("", map, &KNOWN);
         Adjustment {
-            steps: map.get("steps").map(|value| self.steps(value, steps)).unwrap_or_default(),
+            steps: map
+                .get("steps")
+                .map(|value| self.steps(value, steps))
+                .unwrap_or_default(),
             annotations: self.notes(map, "/annotations"),
             priority: map.get("priority").and_then(|value| {
                 let what = format!("a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}");
                 let range = i64::from(-MAX_PRIORITY)..=i64::from(MAX_PRIORITY);
-                self.integer("/priority", &what, value, range)?.try_into().ok()
+                self.integer("/priority", &what, value, range)?
+                    .try_into()
+                    .ok()
             }),
         }
     }
@@ -261,46 +326,71 @@ impl Reader {
         let mut found = BTreeMap::new();
         for (name, value) in self.map("/steps", value).into_iter().flatten() {
             let pointer = join("/steps", name);
-            let Some((index, step)) = steps.iter().enumerate().find(|(_, step)| step.name == *name) else {
+            let Some((index, step)) = steps
+                .iter()
+                .enumerate()
+                .find(|(_, step)| step.name == *name)
+            else {
                 let hint = did_you_mean(name, steps.iter().map(|step| step.name.as_str()));
-                self.problem(pointer, format!("there is no step `{}`{hint}", shorten(name)));
+                self.problem(
+                    pointer,
+                    format!("there is no step `{}`{hint}", shorten(name)),
+                );
                 continue;
             };
-            found.insert(name.clone(), StepAdjustment { index, ..self.step(&pointer, value, step) });
+            found.insert(
+                name.clone(),
+                StepAdjustment {
+                    index,
+                    ..self.step(&pointer, value, step)
+                },
+            );
         }
         found
     }
 
     fn step(&mut self, pointer: &str, value: &Value, step: &StepTemplate) -> StepAdjustment {
-        let Some(map) = self.map(pointer, value) else { return StepAdjustment::default() };
+        let Some(map) = self.map(pointer, value) else {
+            return StepAdjustment::default();
+        };
         self.refuse_unknown(pointer, map, &KNOWN_OF_STEP);
         let at = |key: &str| join(pointer, key);
         let adjustment = StepAdjustment {
             index: 0,
             retry_limit: map.get("retry_limit").and_then(|value| {
                 let what = format!("a whole number from 1 to {MAX_RETRY_LIMIT}");
-                self.integer(&at("retry_limit"), &what, value, 1..=MAX_RETRY_LIMIT.into())?.try_into().ok()
+                self.integer(&at("retry_limit"), &what, value, 1..=MAX_RETRY_LIMIT.into())?
+                    .try_into()
+                    .ok()
             }),
-            retryable: map.get("default_retryable").and_then(|value| self.bool(&at("default_retryable"), value)),
+            retryable: map
+                .get("default_retryable")
+                .and_then(|value| self.bool(&at("default_retryable"), value)),
             handler_config: map
                 .get("handler_config")
                 .map(|value| self.handler_config(&at("handler_config"), value, step))
                 .unwrap_or_default(),
-            backoff: map.get("backoff").map(|value| self.backoff(&at("backoff"), value, step)).unwrap_or_default(),
+            backoff: map
+                .get("backoff")
+                .map(|value| self.backoff(&at("backoff"), value, step))
+                .unwrap_or_default(),
             annotations: self.notes(map, &at("annotations")),
-            skip: map.get("skip").and_then(|value| self.bool(&at("skip"), value)),
+            skip: map
+                .get("skip")
+                .and_then(|value| self.bool(&at("skip"), value)),
         };
         let retried = adjustment.retry_limit.is_some_and(|limit| limit > 1);
         if retried && !adjustment.retryable.unwrap_or(step.retryable) {
-            let message =
-                "the step is not retryable, so it has one attempt; expected `default_retryable: true` beside it";
+            let message = "the step is not retryable, so it has one attempt; expected `default_retryable: true` beside it";
             self.problem(at("retry_limit"), message);
         }
         adjustment
     }
 
     fn bool(&mut self, pointer: &str, value: &Value) -> Option<bool> {
-        value.as_bool().or_else(|| self.expected(pointer, "true or false", value))
+        value
+            .as_bool()
+            .or_else(|| self.expected(pointer, "true or false", value))
     }
 
     fn integer(
@@ -310,28 +400,42 @@ impl Reader {
         value: &Value,
         range: std::ops::RangeInclusive<i64>,
     ) -> Option<i64> {
-        value.as_i64().filter(|value| range.contains(value)).or_else(|| self.expected(pointer, what, value))
+        value
+            .as_i64()
+            .filter(|value| range.contains(value))
+            .or_else(|| self.expected(pointer, what, value))
     }
 
     /// Annotations under the last name of the pointer.
     fn notes(&mut self, map: &Map<String, Value>, pointer: &str) -> Map<String, Value> {
-        let Some(value) = map.get("annotations") else { return Map::new() };
+        let Some(value) = map.get("annotations") else {
+            return Map::new();
+        };
         self.free_map(pointer, value, MAX_ANNOTATIONS_BYTES)
     }
 
     fn free_map(&mut self, pointer: &str, value: &Value, max_bytes: usize) -> Map<String, Value> {
-        let Some(map) = self.map(pointer, value) else { return Map::new() };
+        let Some(map) = self.map(pointer, value) else {
+            return Map::new();
+        };
         let bytes = value.to_string().len();
         if bytes > max_bytes {
             self.problem(
                 pointer,
-                format!("the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"),
+                format!(
+                    "the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"
+                ),
             );
         }
         map.clone()
     }
 
-    fn handler_config(&mut self, pointer: &str, value: &Value, step: &StepTemplate) -> Map<String, Value> {
+    fn handler_config(
+        &mut self,
+        pointer: &str,
+        value: &Value,
+        step: &StepTemplate,
+    ) -> Map<String, Value> {
         let map = self.free_map(pointer, value, MAX_HANDLER_CONFIG_BYTES);
         if map.contains_key("service") {
             let message = "a step keeps the service of its template, as its circuit and its limits hang on it";
@@ -339,8 +443,15 @@ impl Reader {
         }
         if let Some(value) = map.get("timeout_seconds") {
             let range = MIN_TIMEOUT.as_secs_f64()..=MAX_TIMEOUT.as_secs_f64();
-            if !value.as_f64().is_some_and(|seconds| range.contains(&seconds)) {
-                self.expected::<()>(&join(pointer, "timeout_seconds"), &timeout_expected(), value);
+            if !value
+                .as_f64()
+                .is_some_and(|seconds| range.contains(&seconds))
+            {
+                self.expected::<()>(
+                    &join(pointer, "timeout_seconds"),
+                    &timeout_expected(),
+                    value,
+                );
             }
         }
         let mut merged = step.handler_config.clone();
@@ -355,17 +466,29 @@ impl Reader {
         map
     }
 
-    fn backoff(&mut self, pointer: &str, value: &Value, step: &StepTemplate) -> BTreeMap<&'static str, f64> {
-        let Some(map) = self.map(pointer, value) else { return BTreeMap::new() };
+    fn backoff(
+        &mut self,
+        pointer: &str,
+        value: &Value,
+        step: &StepTemplate,
+    ) -> BTreeMap<&'static str, f64> {
+        let Some(map) = self.map(pointer, value) else {
+            return BTreeMap::new();
+        };
         self.refuse_unknown(pointer, map, &Backoff::FIELDS);
         let mut found = BTreeMap::new();
         let mut merged = step.backoff;
         for field in Backoff::FIELDS {
-            let Some(value) = map.get(field) else { continue };
+            let Some(value) = map.get(field) else {
+                continue;
+            };
             match value.as_f64().filter(|value| Backoff::fits(field, *value)) {
                 Some(value) => {
                     found.insert(field, value);
-                    merged.field_mut(field).into_iter().for_each(|place| *place = value);
+                    merged
+                        .field_mut(field)
+                        .into_iter()
+                        .for_each(|place| *place = value);
                 }
                 None => {
                     self.expected::<()>(&join(pointer, field), &Backoff::expected(field), value);
@@ -374,7 +497,10 @@ impl Reader {
         }
         if merged.max_seconds < merged.base_seconds {
             let (base, max) = (merged.base_seconds, merged.max_seconds);
-            self.problem(pointer, format!("expected `max_seconds` ({max}) to be at least `base_seconds` ({base})"));
+            self.problem(
+                pointer,
+                format!("expected `max_seconds` ({max}) to be at least `base_seconds` ({base})"),
+            );
         }
         found
     }

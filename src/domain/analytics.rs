@@ -50,7 +50,11 @@ impl From<Vec<i64>> for Ledger {
 impl Ledger {
     /// The time that went into a cause; 0 for what is none.
     pub fn of(&self, cause: Cause) -> i64 {
-        CAUSES.iter().zip(self.0).find(|(c, _)| **c == cause).map_or(0, |(_, time)| time)
+        CAUSES
+            .iter()
+            .zip(self.0)
+            .find(|(c, _)| **c == cause)
+            .map_or(0, |(_, time)| time)
     }
 
     pub fn sum(&self) -> i64 {
@@ -145,7 +149,12 @@ pub struct Bottleneck {
 
 /// What costs the tasks of one template time, the dearest first. What waits for a parent costs nothing by itself: the
 /// parent does.
-pub fn bottlenecks(task_name: &str, task: &Measure, steps: &[Step<'_>], services: &[Service]) -> Vec<Bottleneck> {
+pub fn bottlenecks(
+    task_name: &str,
+    task: &Measure,
+    steps: &[Step<'_>],
+    services: &[Service],
+) -> Vec<Bottleneck> {
     let mut found: Vec<Bottleneck> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         for cause in CAUSES.into_iter().filter(|cause| *cause != Cause::Parents) {
@@ -172,20 +181,45 @@ pub fn bottlenecks(task_name: &str, task: &Measure, steps: &[Step<'_>], services
 }
 
 fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&Service>) -> String {
-    let Step { name, handler, service: called, measure } = step;
+    let Step {
+        name,
+        handler,
+        service: called,
+        measure,
+    } = step;
     let cost = time(b.cost_per_task);
-    let waits = format!("{name} waits {} of its {} on average", time(b.mean), time(b.mean_elapsed));
+    let waits = format!(
+        "{name} waits {} of its {} on average",
+        time(b.mean),
+        time(b.mean_elapsed)
+    );
     match b.cause {
-        Cause::Pause => format!("rate limiting of {called} (pauses) adds {cost} to {task_name}: {waits}"),
-        Cause::Limit => format!("the limit that is set for {called} adds {cost} to {task_name}: {waits}"),
+        Cause::Pause => {
+            format!("rate limiting of {called} (pauses) adds {cost} to {task_name}: {waits}")
+        }
+        Cause::Limit => {
+            format!("the limit that is set for {called} adds {cost} to {task_name}: {waits}")
+        }
         Cause::Circuit => {
             let opened = service.map(|s| {
-                let times = if s.times_opened == 1 { "once".into() } else { format!("{} times", s.times_opened) };
-                format!("; it opened {times}, and was not closed for {} in all", time(s.shut as f64))
+                let times = if s.times_opened == 1 {
+                    "once".into()
+                } else {
+                    format!("{} times", s.times_opened)
+                };
+                format!(
+                    "; it opened {times}, and was not closed for {} in all",
+                    time(s.shut as f64)
+                )
             });
-            format!("the circuit of {called} adds {cost} to {task_name}: {waits}{}", opened.unwrap_or_default())
+            format!(
+                "the circuit of {called} adds {cost} to {task_name}: {waits}{}",
+                opened.unwrap_or_default()
+            )
         }
-        Cause::NoWorker => format!("that no worker had {handler} adds {cost} to {task_name}: {waits}"),
+        Cause::NoWorker => {
+            format!("that no worker had {handler} adds {cost} to {task_name}: {waits}")
+        }
         Cause::Dispatch => format!("busy workers of {handler} add {cost} to {task_name}: {waits}"),
         Cause::Backoff => format!(
             "repeating {name} adds {cost} to {task_name}: {} of the steps are tried again, and between attempts {waits}",
@@ -212,7 +246,11 @@ pub fn fitting(steps: impl Iterator<Item = usize>) -> usize {
 
 /// A share or a mean; 0 if there is nothing.
 pub fn per(part: i64, whole: i64) -> f64 {
-    if whole > 0 { part as f64 / whole as f64 } else { 0.0 }
+    if whole > 0 {
+        part as f64 / whole as f64
+    } else {
+        0.0
+    }
 }
 
 /// Microseconds, in three digits or so.
@@ -242,21 +280,39 @@ mod tests {
             ledger,
             critical: Ledger(critical),
             wall: ledger.sum(),
-            elapsed: Times { mean: per(ledger.sum() - parts[0], count.into()), ..Times::default() },
+            elapsed: Times {
+                mean: per(ledger.sum() - parts[0], count.into()),
+                ..Times::default()
+            },
             ..Measure::default()
         }
     }
 
     /// Ten tasks: the mail is held by pauses and the rest; another step runs beside the critical path.
     fn found() -> Vec<Bottleneck> {
-        let mail =
-            measure(10, [5 * S, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S]);
-        let mail = Measure { tried_again: 1, ..mail };
+        let mail = measure(
+            10,
+            [5 * S, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S],
+            [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S],
+        );
+        let mail = Measure {
+            tried_again: 1,
+            ..mail
+        };
         let aside = measure(10, [0, 0, 0, 0, 0, 0, 0, 900 * S], [0; 8]);
         let task = measure(10, [0, 7 * S, 2 * S, 120 * S, 0, 0, 0, 23 * S], [0; 8]);
-        let service =
-            Service { name: "notification_service".into(), times_opened: 12, shut: 480 * S, ..Service::default() };
-        let step = |name, measure| Step { name, handler: "H", service: "notification_service", measure };
+        let service = Service {
+            name: "notification_service".into(),
+            times_opened: 12,
+            shut: 480 * S,
+            ..Service::default()
+        };
+        let step = |name, measure| Step {
+            name,
+            handler: "H",
+            service: "notification_service",
+            measure,
+        };
         let steps = [step("send_welcome_sequence", &mail), step("aside", &aside)];
         bottlenecks("user_registration", &task, &steps, &[service])
     }
@@ -264,9 +320,16 @@ mod tests {
     #[test]
     fn the_dearest_comes_first_and_what_is_off_the_critical_path_not_at_all() {
         let found = found();
-        let ranked: Vec<(usize, Cause, i64)> = found.iter().map(|b| (b.step, b.cause, b.cost / S)).collect();
-        let expected =
-            [(0, Cause::Pause, 120), (0, Cause::Running, 23), (0, Cause::Backoff, 7), (0, Cause::Circuit, 2)];
+        let ranked: Vec<(usize, Cause, i64)> = found
+            .iter()
+            .map(|b| (b.step, b.cause, b.cost / S))
+            .collect();
+        let expected = [
+            (0, Cause::Pause, 120),
+            (0, Cause::Running, 23),
+            (0, Cause::Backoff, 7),
+            (0, Cause::Circuit, 2),
+        ];
         assert_eq!(ranked, expected);
         assert!((found[0].critical_share - 120.0 / 152.0).abs() < 1e-9);
     }

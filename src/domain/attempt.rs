@@ -33,7 +33,11 @@ pub struct Failure {
 impl Failure {
     /// A failure that the server itself found.
     pub fn of_server(code: &str, message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: code.to_owned(), context: None }
+        Self {
+            message: message.into(),
+            code: code.to_owned(),
+            context: None,
+        }
     }
 
     /// With a message and a code that fit, and without a context that does not.
@@ -41,16 +45,25 @@ impl Failure {
         Self {
             message: cut(self.message, MAX_ERROR_MESSAGE_BYTES),
             code: cut(self.code, MAX_ERROR_CODE_BYTES),
-            context: self.context.filter(|context| context.len() <= MAX_ERROR_CONTEXT_BYTES),
+            context: self
+                .context
+                .filter(|context| context.len() <= MAX_ERROR_CONTEXT_BYTES),
         }
     }
 }
 
 /// At most `max` bytes, whole characters, and no NUL, which Postgres cannot hold.
 fn cut(text: String, max: usize) -> String {
-    let mut text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
+    let mut text = if text.contains('\0') {
+        text.replace('\0', "\u{fffd}")
+    } else {
+        text
+    };
     if text.len() > max {
-        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+        let end = (0..=max)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or_default();
         text.truncate(end);
     }
     text
@@ -62,7 +75,10 @@ pub enum Outcome {
     /// JSON text of the result.
     Succeeded(String),
     /// The handler asks for another try, not before `retry_after`.
-    RetryableError { failure: Failure, retry_after: Option<Duration> },
+    RetryableError {
+        failure: Failure,
+        retry_after: Option<Duration>,
+    },
     /// The handler says that another try is useless.
     PermanentError(Failure),
     /// The step's deadline passed.
@@ -127,7 +143,10 @@ impl OutcomeKind {
     /// Whether a worker's own message ended the attempt. A copy of such a message is acknowledged again as accepted;
     /// a message for an attempt that ended in any other way came too late.
     pub fn is_from_worker(self) -> bool {
-        matches!(self, Self::Succeeded | Self::RetryableError | Self::PermanentError | Self::Released)
+        matches!(
+            self,
+            Self::Succeeded | Self::RetryableError | Self::PermanentError | Self::Released
+        )
     }
 }
 
@@ -184,17 +203,24 @@ impl Outcome {
             Self::RetryableError { .. } | Self::TimedOut if spent.is_free_probe(retry_limit) => {
                 (StepEvent::Retry, false)
             }
-            Self::RetryableError { .. } | Self::TimedOut if spent.charged + 1 < retry_limit => (StepEvent::Retry, true),
+            Self::RetryableError { .. } | Self::TimedOut if spent.charged + 1 < retry_limit => {
+                (StepEvent::Retry, true)
+            }
             Self::RetryableError { .. } | Self::TimedOut => (StepEvent::Fail, true),
-            Self::WorkerLost | Self::Undelivered if spent.lost + 1 >= MAX_LOST_ATTEMPTS => (StepEvent::Fail, false),
+            Self::WorkerLost | Self::Undelivered if spent.lost + 1 >= MAX_LOST_ATTEMPTS => {
+                (StepEvent::Fail, false)
+            }
             Self::Released { pause: true } => (StepEvent::Retry, false),
             // Once is an accident; again and again, something about the assignment breaks the stream.
             Self::Undelivered if spent.lost > 0 => (StepEvent::Retry, false),
             // At once for one worker that drains; one after the other must not spin the queue.
-            Self::Released { pause: false } | Self::Drained if spent.free > 0 => (StepEvent::Retry, false),
-            Self::WorkerLost | Self::Released { pause: false } | Self::Drained | Self::Undelivered => {
-                (StepEvent::GiveBack, false)
+            Self::Released { pause: false } | Self::Drained if spent.free > 0 => {
+                (StepEvent::Retry, false)
             }
+            Self::WorkerLost
+            | Self::Released { pause: false }
+            | Self::Drained
+            | Self::Undelivered => (StepEvent::GiveBack, false),
         };
         Verdict { event, charged }
     }
@@ -204,9 +230,15 @@ impl Outcome {
         match self {
             Self::Succeeded(json) => json.len(),
             Self::RetryableError { failure, .. } | Self::PermanentError(failure) => {
-                failure.message.len() + failure.code.len() + failure.context.as_ref().map_or(0, String::len)
+                failure.message.len()
+                    + failure.code.len()
+                    + failure.context.as_ref().map_or(0, String::len)
             }
-            Self::TimedOut | Self::WorkerLost | Self::Released { .. } | Self::Drained | Self::Undelivered => 0,
+            Self::TimedOut
+            | Self::WorkerLost
+            | Self::Released { .. }
+            | Self::Drained
+            | Self::Undelivered => 0,
         }
     }
 
@@ -218,13 +250,17 @@ impl Outcome {
                 let message = "the stream broke before the worker had read the assignment";
                 Some(Failure::of_server("UNDELIVERED", message))
             }
-            Self::RetryableError { failure, .. } | Self::PermanentError(failure) => Some(failure.clone()),
-            Self::TimedOut => {
-                Some(Failure::of_server("TIMED_OUT", "timeout: no result came before the step's deadline"))
+            Self::RetryableError { failure, .. } | Self::PermanentError(failure) => {
+                Some(failure.clone())
             }
-            Self::WorkerLost => {
-                Some(Failure::of_server("WORKER_LOST", "the worker's lease ran out before a result came"))
-            }
+            Self::TimedOut => Some(Failure::of_server(
+                "TIMED_OUT",
+                "timeout: no result came before the step's deadline",
+            )),
+            Self::WorkerLost => Some(Failure::of_server(
+                "WORKER_LOST",
+                "the worker's lease ran out before a result came",
+            )),
         }
     }
 }
@@ -234,18 +270,36 @@ mod tests {
     use super::*;
 
     fn spent(charged: u16, lost: u16) -> Spent {
-        Spent { charged, lost, free: lost, probe: false }
+        Spent {
+            charged,
+            lost,
+            free: lost,
+            probe: false,
+        }
     }
 
     fn retryable() -> Outcome {
-        Outcome::RetryableError { failure: Failure::default(), retry_after: None }
+        Outcome::RetryableError {
+            failure: Failure::default(),
+            retry_after: None,
+        }
     }
 
     #[test]
     fn a_limit_of_three_means_three_attempts() {
-        for (charged, event) in [(0, StepEvent::Retry), (1, StepEvent::Retry), (2, StepEvent::Fail)] {
+        for (charged, event) in [
+            (0, StepEvent::Retry),
+            (1, StepEvent::Retry),
+            (2, StepEvent::Fail),
+        ] {
             for outcome in [retryable(), Outcome::TimedOut] {
-                assert_eq!(outcome.judge(spent(charged, 0), 3), Verdict { event, charged: true });
+                assert_eq!(
+                    outcome.judge(spent(charged, 0), 3),
+                    Verdict {
+                        event,
+                        charged: true
+                    }
+                );
             }
         }
         assert_eq!(retryable().judge(spent(0, 0), 1).event, StepEvent::Fail);
@@ -254,37 +308,105 @@ mod tests {
     #[test]
     fn a_failed_probe_is_free_but_bounded() {
         let probe = |free, limit| {
-            let spent = Spent { charged: 2, lost: 0, free, probe: true };
+            let spent = Spent {
+                charged: 2,
+                lost: 0,
+                free,
+                probe: true,
+            };
             [retryable(), Outcome::TimedOut].map(|outcome| outcome.judge(spent, limit))
         };
-        let free = Verdict { event: StepEvent::Retry, charged: false };
+        let free = Verdict {
+            event: StepEvent::Retry,
+            charged: false,
+        };
         assert_eq!(probe(0, 3), [free; 2]);
         assert_eq!(probe(MAX_FREE_PROBES - 1, 3), [free; 2]);
-        assert_eq!(probe(MAX_FREE_PROBES, 3), [Verdict { event: StepEvent::Fail, charged: true }; 2]);
-        assert_eq!(probe(MAX_FREE_PROBES, 9), [Verdict { event: StepEvent::Retry, charged: true }; 2]);
-        assert_eq!(probe(0, 1), [Verdict { event: StepEvent::Fail, charged: true }; 2], "one attempt is one attempt");
+        assert_eq!(
+            probe(MAX_FREE_PROBES, 3),
+            [Verdict {
+                event: StepEvent::Fail,
+                charged: true
+            }; 2]
+        );
+        assert_eq!(
+            probe(MAX_FREE_PROBES, 9),
+            [Verdict {
+                event: StepEvent::Retry,
+                charged: true
+            }; 2]
+        );
+        assert_eq!(
+            probe(0, 1),
+            [Verdict {
+                event: StepEvent::Fail,
+                charged: true
+            }; 2],
+            "one attempt is one attempt"
+        );
     }
 
     #[test]
     fn a_permanent_error_is_final_whatever_is_left() {
         let verdict = Outcome::PermanentError(Failure::default()).judge(spent(0, 0), 5);
-        assert_eq!(verdict, Verdict { event: StepEvent::Fail, charged: true });
+        assert_eq!(
+            verdict,
+            Verdict {
+                event: StepEvent::Fail,
+                charged: true
+            }
+        );
     }
 
     #[test]
     fn what_the_infrastructure_lost_is_free_but_bounded() {
         let lost = |n| Outcome::WorkerLost.judge(spent(0, n), 1);
-        assert_eq!(lost(MAX_LOST_ATTEMPTS - 2), Verdict { event: StepEvent::GiveBack, charged: false });
-        assert_eq!(lost(MAX_LOST_ATTEMPTS - 1), Verdict { event: StepEvent::Fail, charged: false });
+        assert_eq!(
+            lost(MAX_LOST_ATTEMPTS - 2),
+            Verdict {
+                event: StepEvent::GiveBack,
+                charged: false
+            }
+        );
+        assert_eq!(
+            lost(MAX_LOST_ATTEMPTS - 1),
+            Verdict {
+                event: StepEvent::Fail,
+                charged: false
+            }
+        );
     }
 
     #[test]
     fn draining_workers_cost_nothing_however_many_and_do_not_spin_the_queue() {
         for outcome in [Outcome::Released { pause: false }, Outcome::Drained] {
-            let verdict = |free| outcome.judge(Spent { charged: 0, lost: 0, free, probe: false }, 1);
-            assert_eq!(verdict(0), Verdict { event: StepEvent::GiveBack, charged: false });
+            let verdict = |free| {
+                outcome.judge(
+                    Spent {
+                        charged: 0,
+                        lost: 0,
+                        free,
+                        probe: false,
+                    },
+                    1,
+                )
+            };
+            assert_eq!(
+                verdict(0),
+                Verdict {
+                    event: StepEvent::GiveBack,
+                    charged: false
+                }
+            );
             for free in [1, 9, 10, 100, u16::MAX] {
-                assert_eq!(verdict(free), Verdict { event: StepEvent::Retry, charged: false }, "{free}");
+                assert_eq!(
+                    verdict(free),
+                    Verdict {
+                        event: StepEvent::Retry,
+                        charged: false
+                    },
+                    "{free}"
+                );
             }
         }
     }
@@ -292,7 +414,10 @@ mod tests {
     #[test]
     fn what_does_not_arrive_waits_from_the_second_time_on_and_ends_like_what_is_lost() {
         let undelivered = |lost| Outcome::Undelivered.judge(spent(0, lost), 1);
-        let free = |event| Verdict { event, charged: false };
+        let free = |event| Verdict {
+            event,
+            charged: false,
+        };
         assert_eq!(undelivered(0), free(StepEvent::GiveBack));
         assert_eq!(undelivered(1), free(StepEvent::Retry));
         assert_eq!(undelivered(MAX_LOST_ATTEMPTS - 2), free(StepEvent::Retry));

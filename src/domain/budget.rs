@@ -31,7 +31,10 @@ impl Budget {
 
     /// This many steps.
     pub fn of(allowed: u64) -> Self {
-        Budget { allowed, spent: Cell::new(0) }
+        Budget {
+            allowed,
+            spent: Cell::new(0),
+        }
     }
 
     /// Takes steps off the budget, before they are made.
@@ -41,7 +44,11 @@ impl Budget {
     pub fn spend(&self, steps: u64) -> Result<(), TooCostly> {
         let needed = self.spent.get().saturating_add(steps);
         if needed > self.allowed {
-            return Err(TooCostly { what: String::new(), needed, allowed: self.allowed });
+            return Err(TooCostly {
+                what: String::new(),
+                needed,
+                allowed: self.allowed,
+            });
         }
         self.spent.set(needed);
         Ok(())
@@ -83,8 +90,16 @@ impl std::error::Error for TooCostly {}
 
 impl fmt::Display for TooCostly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TooCostly { what, needed, allowed } = self;
-        let what = if what.is_empty() { "the document" } else { what };
+        let TooCostly {
+            what,
+            needed,
+            allowed,
+        } = self;
+        let what = if what.is_empty() {
+            "the document"
+        } else {
+            what
+        };
         write!(
             f,
             "judging {what} takes at least {needed} steps, and one input may take {allowed}; \
@@ -100,12 +115,20 @@ mod tests {
     #[test]
     fn a_budget_ends_at_its_edge() {
         let budget = Budget::of(10);
-        assert_eq!((budget.spend(4), budget.spend(6), budget.left()), (Ok(()), Ok(()), 0));
+        assert_eq!(
+            (budget.spend(4), budget.spend(6), budget.left()),
+            (Ok(()), Ok(()), 0)
+        );
         let budget = Budget::of(10);
         assert_eq!(budget.spend(4), Ok(()));
         let error = budget.spend(7).expect_err("one too many");
         assert_eq!((error.needed, error.allowed, budget.spent()), (11, 10, 4));
-        assert!(error.of(|| "x".into()).to_string().starts_with("judging x takes at least 11 steps"));
+        assert!(
+            error
+                .of(|| "x".into())
+                .to_string()
+                .starts_with("judging x takes at least 11 steps")
+        );
         assert!(budget.spend(u64::MAX).is_err());
     }
 }

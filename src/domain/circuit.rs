@@ -88,8 +88,13 @@ pub fn health(outcome: OutcomeKind, seconds: f64, policy: &Policy) -> Option<Hea
     match outcome {
         OutcomeKind::Succeeded | OutcomeKind::PermanentError if slow => Some(Health::Unhealthy),
         OutcomeKind::Succeeded | OutcomeKind::PermanentError => Some(Health::Healthy),
-        OutcomeKind::RetryableError | OutcomeKind::TimedOut | OutcomeKind::WorkerLost => Some(Health::Unhealthy),
-        OutcomeKind::Released | OutcomeKind::Drained | OutcomeKind::Undelivered | OutcomeKind::Cancelled => None,
+        OutcomeKind::RetryableError | OutcomeKind::TimedOut | OutcomeKind::WorkerLost => {
+            Some(Health::Unhealthy)
+        }
+        OutcomeKind::Released
+        | OutcomeKind::Drained
+        | OutcomeKind::Undelivered
+        | OutcomeKind::Cancelled => None,
     }
 }
 
@@ -125,29 +130,41 @@ pub struct Counted {
 
 /// What becomes of a circuit by what was counted.
 pub fn judge(state: CircuitState, policy: &Policy, counted: Counted) -> Option<CircuitEvent> {
-    let Counted { window, passed, probes } = counted;
+    let Counted {
+        window,
+        passed,
+        probes,
+    } = counted;
     match state {
         CircuitState::Closed => {
-            let failed = f64::from(window.failures) >= policy.failure_rate * f64::from(window.calls);
+            let failed =
+                f64::from(window.failures) >= policy.failure_rate * f64::from(window.calls);
             (policy.enabled && window.failures > 0 && window.calls >= policy.min_calls && failed)
                 .then_some(CircuitEvent::Trip)
         }
         CircuitState::Open => None,
         CircuitState::HalfOpen if probes.failures > 0 => Some(CircuitEvent::ProbeFailed),
-        CircuitState::HalfOpen => (passed + probes.calls >= policy.probes).then_some(CircuitEvent::Recover),
+        CircuitState::HalfOpen => {
+            (passed + probes.calls >= policy.probes).then_some(CircuitEvent::Recover)
+        }
     }
 }
 
 /// How long a circuit stays open, seconds: doubled each time it opens again without a recovery in between.
 pub fn cool_down(policy: &Policy, openings: u32) -> f64 {
     let doublings = i32::try_from(openings.saturating_sub(1)).unwrap_or(i32::MAX);
-    (policy.cool_down_seconds * 2_f64.powi(doublings)).min(policy.max_cool_down_seconds.max(policy.cool_down_seconds))
+    (policy.cool_down_seconds * 2_f64.powi(doublings))
+        .min(policy.max_cool_down_seconds.max(policy.cool_down_seconds))
 }
 
 /// How many steps may run at once `seconds` after a recovery: as many as there were probes, and twice as many every second.
 pub fn ramp(policy: &Policy, seconds: f64) -> u32 {
     let limit = f64::from(policy.probes.max(1)) * 2_f64.powf(seconds.max(0.0).floor());
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded in the line itself")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bounded in the line itself"
+    )]
     let limit = limit.min(f64::from(i32::MAX)) as u32;
     limit
 }
@@ -169,9 +186,18 @@ pub struct Holder {
 pub fn distribute(limit: u32, me: usize, holders: &[Holder], unaccounted: u32) -> Vec<u32> {
     let wanted: Vec<u32> = holders.iter().map(|h| h.wanted).collect();
     let shares = share(limit, &wanted);
-    let mut counts: Vec<u32> = holders.iter().zip(&shares).map(|(h, share)| h.count.min(*share)).collect();
-    let taken =
-        |(i, h): (usize, &Holder)| if i == me { h.used.saturating_sub(shares[me]) } else { counts[i].max(h.used) };
+    let mut counts: Vec<u32> = holders
+        .iter()
+        .zip(&shares)
+        .map(|(h, share)| h.count.min(*share))
+        .collect();
+    let taken = |(i, h): (usize, &Holder)| {
+        if i == me {
+            h.used.saturating_sub(shares[me])
+        } else {
+            counts[i].max(h.used)
+        }
+    };
     let taken: u32 = holders.iter().enumerate().map(taken).sum();
     counts[me] = shares[me].min(limit.saturating_sub(taken + unaccounted));
     counts
@@ -209,7 +235,13 @@ mod tests {
         let expected = [
             [Some(S::Open), None, None, None, Some(S::Closed)],
             [None, Some(S::HalfOpen), None, None, Some(S::Closed)],
-            [None, Some(S::HalfOpen), Some(S::Open), Some(S::Closed), Some(S::Closed)],
+            [
+                None,
+                Some(S::HalfOpen),
+                Some(S::Open),
+                Some(S::Closed),
+                Some(S::Closed),
+            ],
         ];
         for (state, row) in S::ALL.into_iter().zip(expected) {
             for (event, want) in events.into_iter().zip(row) {
@@ -221,12 +253,26 @@ mod tests {
 
     #[test]
     fn a_permanent_error_is_a_healthy_answer() {
-        let policy = Policy { slow_call_seconds: 2.0, ..Policy::default() };
+        let policy = Policy {
+            slow_call_seconds: 2.0,
+            ..Policy::default()
+        };
         use OutcomeKind as K;
         assert_eq!(health(K::Succeeded, 2.0, &policy), Some(Health::Healthy));
-        assert_eq!(health(K::Succeeded, 2.1, &policy), Some(Health::Unhealthy), "slow");
-        assert_eq!(health(K::Succeeded, 2.1, &Policy::default()), Some(Health::Healthy), "nobody asked for it");
-        assert_eq!(health(K::PermanentError, 1.0, &policy), Some(Health::Healthy));
+        assert_eq!(
+            health(K::Succeeded, 2.1, &policy),
+            Some(Health::Unhealthy),
+            "slow"
+        );
+        assert_eq!(
+            health(K::Succeeded, 2.1, &Policy::default()),
+            Some(Health::Healthy),
+            "nobody asked for it"
+        );
+        assert_eq!(
+            health(K::PermanentError, 1.0, &policy),
+            Some(Health::Healthy)
+        );
         for unhealthy in [K::RetryableError, K::TimedOut, K::WorkerLost] {
             assert_eq!(health(unhealthy, 0.0, &policy), Some(Health::Unhealthy));
         }
@@ -237,24 +283,68 @@ mod tests {
 
     #[test]
     fn it_opens_at_the_rate_and_not_before_enough_calls() {
-        let policy = Policy { min_calls: 10, failure_rate: 0.5, ..Policy::default() };
+        let policy = Policy {
+            min_calls: 10,
+            failure_rate: 0.5,
+            ..Policy::default()
+        };
         let judged = |calls, failures| {
-            judge(CircuitState::Closed, &policy, Counted { window: Calls { calls, failures }, ..Counted::default() })
+            judge(
+                CircuitState::Closed,
+                &policy,
+                Counted {
+                    window: Calls { calls, failures },
+                    ..Counted::default()
+                },
+            )
         };
         assert_eq!(judged(10, 5), Some(CircuitEvent::Trip));
         assert_eq!(judged(10, 4), None);
         assert_eq!(judged(9, 9), None);
-        let off = Policy { enabled: false, ..policy.clone() };
-        let window = Calls { calls: 99, failures: 99 };
-        assert_eq!(judge(CircuitState::Closed, &off, Counted { window, ..Counted::default() }), None);
-        assert_eq!(judge(CircuitState::Open, &policy, Counted { window, ..Counted::default() }), None);
+        let off = Policy {
+            enabled: false,
+            ..policy.clone()
+        };
+        let window = Calls {
+            calls: 99,
+            failures: 99,
+        };
+        assert_eq!(
+            judge(
+                CircuitState::Closed,
+                &off,
+                Counted {
+                    window,
+                    ..Counted::default()
+                }
+            ),
+            None
+        );
+        assert_eq!(
+            judge(
+                CircuitState::Open,
+                &policy,
+                Counted {
+                    window,
+                    ..Counted::default()
+                }
+            ),
+            None
+        );
     }
 
     #[test]
     fn probes_decide() {
-        let policy = Policy { probes: 3, ..Policy::default() };
+        let policy = Policy {
+            probes: 3,
+            ..Policy::default()
+        };
         let judged = |passed, calls, failures| {
-            let counted = Counted { passed, probes: Calls { calls, failures }, ..Counted::default() };
+            let counted = Counted {
+                passed,
+                probes: Calls { calls, failures },
+                ..Counted::default()
+            };
             judge(CircuitState::HalfOpen, &policy, counted)
         };
         assert_eq!(judged(1, 2, 0), Some(CircuitEvent::Recover));
@@ -265,29 +355,55 @@ mod tests {
     #[test]
     #[expect(clippy::float_cmp, reason = "powers of two are exact")]
     fn the_cool_down_grows_to_its_bound() {
-        let policy = Policy { cool_down_seconds: 10.0, max_cool_down_seconds: 60.0, ..Policy::default() };
-        assert_eq!([1, 2, 3, 4, 99].map(|n| cool_down(&policy, n)), [10.0, 20.0, 40.0, 60.0, 60.0]);
+        let policy = Policy {
+            cool_down_seconds: 10.0,
+            max_cool_down_seconds: 60.0,
+            ..Policy::default()
+        };
+        assert_eq!(
+            [1, 2, 3, 4, 99].map(|n| cool_down(&policy, n)),
+            [10.0, 20.0, 40.0, 60.0, 60.0]
+        );
         assert_eq!(cool_down(&policy, u32::MAX), 60.0);
     }
 
     #[test]
     fn the_ramp_doubles() {
-        let policy = Policy { probes: 3, ..Policy::default() };
-        assert_eq!([0.0, 0.9, 1.0, 3.5].map(|s| ramp(&policy, s)), [3, 3, 6, 24]);
+        let policy = Policy {
+            probes: 3,
+            ..Policy::default()
+        };
+        assert_eq!(
+            [0.0, 0.9, 1.0, 3.5].map(|s| ramp(&policy, s)),
+            [3, 3, 6, 24]
+        );
         assert_eq!(ramp(&policy, 1e9), u32::try_from(i32::MAX).unwrap());
     }
 
     #[test]
     fn what_runs_is_nobodys_to_give() {
-        let holder = |count, wanted, used| Holder { count, wanted, used };
+        let holder = |count, wanted, used| Holder {
+            count,
+            wanted,
+            used,
+        };
         // Alone: everything that is wanted, but for what runs unaccounted.
         assert_eq!(distribute(10, 0, &[holder(0, 50, 0)], 0), [10]);
         assert_eq!(distribute(10, 0, &[holder(0, 50, 0)], 4), [6]);
         // A second one comes: the first gives up half, and the second gets of it what does not run.
-        assert_eq!(distribute(10, 1, &[holder(10, 50, 10), holder(0, 50, 0)], 0), [5, 0]);
-        assert_eq!(distribute(10, 1, &[holder(5, 50, 7), holder(0, 50, 0)], 0), [5, 3]);
+        assert_eq!(
+            distribute(10, 1, &[holder(10, 50, 10), holder(0, 50, 0)], 0),
+            [5, 0]
+        );
+        assert_eq!(
+            distribute(10, 1, &[holder(5, 50, 7), holder(0, 50, 0)], 0),
+            [5, 3]
+        );
         // One that is gone keeps what runs, and no more.
-        assert_eq!(distribute(10, 1, &[holder(10, 0, 2), holder(0, 50, 0)], 0), [0, 8]);
+        assert_eq!(
+            distribute(10, 1, &[holder(10, 0, 2), holder(0, 50, 0)], 0),
+            [0, 8]
+        );
         // A smaller limit.
         assert_eq!(distribute(3, 0, &[holder(10, 50, 10)], 0), [0]);
         assert_eq!(distribute(3, 0, &[holder(3, 50, 3)], 0), [3]);
@@ -305,7 +421,11 @@ mod tests {
             for wanted in [[0, 1, 30], [5, 5, 5], [40, 0, 2]] {
                 let shares = share(limit, &wanted);
                 let total: u32 = shares.iter().sum();
-                assert_eq!(total, limit.min(wanted.iter().sum()), "{limit} {wanted:?}: {shares:?}");
+                assert_eq!(
+                    total,
+                    limit.min(wanted.iter().sum()),
+                    "{limit} {wanted:?}: {shares:?}"
+                );
             }
         }
     }

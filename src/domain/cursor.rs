@@ -36,12 +36,20 @@ pub struct Within {
 impl Cursor {
     /// The place before everything that is stored.
     pub fn beginning(generation: u64) -> Self {
-        Self { generation, seen: Snapshot::empty(), within: None }
+        Self {
+            generation,
+            seen: Snapshot::empty(),
+            within: None,
+        }
     }
 
     /// The place after everything that the snapshot sees.
     pub fn after(generation: u64, seen: Snapshot) -> Self {
-        Self { generation, seen, within: None }
+        Self {
+            generation,
+            seen,
+            within: None,
+        }
     }
 
     pub fn is_beginning(&self) -> bool {
@@ -50,14 +58,21 @@ impl Cursor {
 
     /// The last transaction that it may know of.
     pub fn end(&self) -> u64 {
-        self.within.as_ref().map_or(self.seen.end(), |within| within.to.end())
+        self.within
+            .as_ref()
+            .map_or(self.seen.end(), |within| within.to.end())
     }
 
     /// Moves on to an event of what `to` sees.
     pub fn move_to(&mut self, to: &Snapshot, seq: i64) {
         match &mut self.within {
             Some(within) if within.to == *to => within.seq = seq,
-            within => *within = Some(Within { to: to.clone(), seq }),
+            within => {
+                *within = Some(Within {
+                    to: to.clone(),
+                    seq,
+                })
+            }
         }
     }
 
@@ -94,15 +109,25 @@ impl Cursor {
         let seen = take_snapshot(&mut rest)?;
         let within = match rest.is_empty() {
             true => None,
-            false => Some(Within { to: take_snapshot(&mut rest)?, seq: take(&mut rest)?.cast_signed() }),
+            false => Some(Within {
+                to: take_snapshot(&mut rest)?,
+                seq: take(&mut rest)?.cast_signed(),
+            }),
         };
-        rest.is_empty().then_some(Self { generation, seen, within })
+        rest.is_empty().then_some(Self {
+            generation,
+            seen,
+            within,
+        })
     }
 }
 
 /// Not a secret: it catches mistakes.
 fn checksum(body: &[u8], cell: &str) -> [u8; SUM_BYTES] {
-    let digest = Sha256::new().chain_update(cell).chain_update(body).finalize();
+    let digest = Sha256::new()
+        .chain_update(cell)
+        .chain_update(body)
+        .finalize();
     std::array::from_fn(|i| digest[i])
 }
 
@@ -119,7 +144,9 @@ fn put_snapshot(bytes: &mut Vec<u8>, snapshot: &Snapshot) {
 
 fn take_snapshot(bytes: &mut &[u8]) -> Option<Snapshot> {
     let end = take(bytes)?;
-    let count = usize::try_from(take(bytes)?).ok().filter(|count| *count <= MAX_RUNNING)?;
+    let count = usize::try_from(take(bytes)?)
+        .ok()
+        .filter(|count| *count <= MAX_RUNNING)?;
     let mut running = Vec::with_capacity(count);
     let mut above = end;
     for _ in 0..count {
@@ -160,11 +187,18 @@ mod tests {
     fn cursors() -> Vec<Cursor> {
         let snapshot = |text| Snapshot::parse(text).expect(text);
         let seen = snapshot("700:8000000000:700,7999999990,7999999999");
-        let within = Within { to: snapshot("8000000100:8000000100:"), seq: i64::MAX };
+        let within = Within {
+            to: snapshot("8000000100:8000000100:"),
+            seq: i64::MAX,
+        };
         vec![
             Cursor::beginning(0),
             Cursor::after(300, seen.clone()),
-            Cursor { generation: u64::MAX, seen, within: Some(within) },
+            Cursor {
+                generation: u64::MAX,
+                seen,
+                within: Some(within),
+            },
         ]
     }
 
@@ -179,15 +213,30 @@ mod tests {
 
     #[test]
     fn the_largest_one_fits_and_a_larger_one_is_refused() {
-        let running = |count: u64| Snapshot::new(u64::MAX, (0..count).map(|i| (1 << 62) + (i << 34)).collect());
+        let running = |count: u64| {
+            Snapshot::new(
+                u64::MAX,
+                (0..count).map(|i| (1 << 62) + (i << 34)).collect(),
+            )
+        };
         let cursor = |count: u64| {
-            let (seen, to) = (running(count).expect("in order"), running(count).expect("in order"));
-            Cursor { generation: 1, seen, within: Some(Within { to, seq: 1 }) }
+            let (seen, to) = (
+                running(count).expect("in order"),
+                running(count).expect("in order"),
+            );
+            Cursor {
+                generation: 1,
+                seen,
+                within: Some(Within { to, seq: 1 }),
+            }
         };
         let text = cursor(MAX_RUNNING as u64).encode("cell");
         assert!(text.len() <= MAX_CURSOR_BYTES, "{} bytes", text.len());
         assert!(Cursor::decode(&text, "cell").is_some());
-        assert_eq!(Cursor::decode(&cursor(MAX_RUNNING as u64 + 1).encode("cell"), "cell"), None);
+        assert_eq!(
+            Cursor::decode(&cursor(MAX_RUNNING as u64 + 1).encode("cell"), "cell"),
+            None
+        );
     }
 
     #[test]
@@ -199,7 +248,10 @@ mod tests {
                 assert_eq!(Cursor::decode(&text[..i], "cell"), None);
                 let mut changed = text.clone().into_bytes();
                 changed[i] = if changed[i] == b'A' { b'B' } else { b'A' };
-                assert_eq!(Cursor::decode(&String::from_utf8(changed).expect("ASCII"), "cell"), None);
+                assert_eq!(
+                    Cursor::decode(&String::from_utf8(changed).expect("ASCII"), "cell"),
+                    None
+                );
             }
         }
         for wrong in ["", "-", "é", "0", &"A".repeat(MAX_CURSOR_BYTES + 1)] {

@@ -23,7 +23,11 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
     let mut came_from = HashMap::from([(start, start)]);
     let mut queue = VecDeque::from([start]);
     while let Some(node) = queue.pop_front() {
-        for next in edges[node].iter().copied().filter(|next| group[*next] == group[start]) {
+        for next in edges[node]
+            .iter()
+            .copied()
+            .filter(|next| group[*next] == group[start])
+        {
             if next == start {
                 let mut cycle = vec![node];
                 while let Some(last) = cycle.last().filter(|last| **last != start) {
@@ -47,7 +51,9 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
 pub fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {
     let mut reversed = vec![Vec::new(); edges.len()];
     for (node, targets) in edges.iter().enumerate() {
-        targets.iter().for_each(|target| reversed[*target].push(node));
+        targets
+            .iter()
+            .for_each(|target| reversed[*target].push(node));
     }
     let mut component = vec![usize::MAX; edges.len()];
     for (number, root) in finishing_order(edges).into_iter().rev().enumerate() {
@@ -91,13 +97,21 @@ mod tests {
         assert!(find_cycles(&none).is_empty());
         assert_eq!(find_cycles(&[vec![0]]), [[0]]);
         assert_eq!(find_cycles(&[vec![1], vec![2], vec![0]]), [[0, 1, 2]]);
-        assert_eq!(find_cycles(&[vec![1, 2], vec![0], vec![0], vec![0]]), [[0, 1]]);
-        assert_eq!(find_cycles(&[vec![1], vec![1], vec![3], vec![2, 1]]), [vec![1], vec![2, 3]]);
+        assert_eq!(
+            find_cycles(&[vec![1, 2], vec![0], vec![0], vec![0]]),
+            [[0, 1]]
+        );
+        assert_eq!(
+            find_cycles(&[vec![1], vec![1], vec![3], vec![2, 1]]),
+            [vec![1], vec![2, 3]]
+        );
     }
 
     #[test]
     fn a_long_cycle_needs_no_stack() {
-        let ring: Vec<Vec<usize>> = (0..100_000).map(|node| vec![(node + 1) % 100_000]).collect();
+        let ring: Vec<Vec<usize>> = (0..100_000)
+            .map(|node| vec![(node + 1) % 100_000])
+            .collect();
         assert_eq!(find_cycles(&ring)[0].len(), 100_000);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{attempt::OutcomeKind, circuit::CircuitState, policy::Policy, size, step::StepState, task::TaskState};
+use super::{
+    attempt::OutcomeKind, circuit::CircuitState, policy::Policy, size, step::StepState,
+    task::TaskState,
+};
 
 /// How many waiting steps before one are counted at most.
 pub const MAX_AHEAD: i64 = 1_000;
@@ -133,9 +136,13 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
         StepState::Pending => vec![parents(step)],
         StepState::InProgress => vec![running(step, now)],
         StepState::Error => vec![failed(step)],
-        StepState::Complete | StepState::Cancelled | StepState::Skipped | StepState::ResolvedManually => Vec::new(),
+        StepState::Complete
+        | StepState::Cancelled
+        | StepState::Skipped
+        | StepState::ResolvedManually => Vec::new(),
         StepState::Ready | StepState::WaitingForRetry => {
-            let mut reasons: Vec<Reason> = step.pauses.iter().map(|pause| paused(pause, now)).collect();
+            let mut reasons: Vec<Reason> =
+                step.pauses.iter().map(|pause| paused(pause, now)).collect();
             match (step.state, step.next_attempt_at) {
                 (StepState::Ready, Some(at)) if !step.due => reasons.push(not_before(at, now)),
                 (StepState::WaitingForRetry, _) if !step.due => reasons.push(backoff(step, now)),
@@ -153,16 +160,33 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
     }
 }
 
-fn reason(cause: Cause, message: String, since: Option<SystemTime>, until: Option<SystemTime>) -> Reason {
-    Reason { cause, message, since, until }
+fn reason(
+    cause: Cause,
+    message: String,
+    since: Option<SystemTime>,
+    until: Option<SystemTime>,
+) -> Reason {
+    Reason {
+        cause,
+        message,
+        since,
+        until,
+    }
 }
 
 fn parents(step: &StepFacts) -> Reason {
-    let dead = step.parents.iter().find(|(_, state)| matches!(state, StepState::Error | StepState::Cancelled));
+    let dead = step
+        .parents
+        .iter()
+        .find(|(_, state)| matches!(state, StepState::Error | StepState::Cancelled));
     let message = match dead {
         Some((name, state)) => format!("never starts: its parent {name} is {state}"),
         None => {
-            let names: Vec<String> = step.parents.iter().map(|(name, state)| format!("{name} ({state})")).collect();
+            let names: Vec<String> = step
+                .parents
+                .iter()
+                .map(|(name, state)| format!("{name} ({state})"))
+                .collect();
             format!("waits for {}", names.join(" and "))
         }
     };
@@ -170,20 +194,34 @@ fn parents(step: &StepFacts) -> Reason {
 }
 
 fn running(step: &StepFacts, now: SystemTime) -> Reason {
-    let worker = step.worker_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("a worker");
+    let worker = step
+        .worker_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("a worker");
     let time = step.started_at.map(|at| ago(at, now)).unwrap_or_default();
     let message = format!(
         "attempt {} runs on {worker} since {time}; it is timed out {}",
         step.attempt,
-        step.deadline_at.map(|at| from_now(at, now)).unwrap_or_default()
+        step.deadline_at
+            .map(|at| from_now(at, now))
+            .unwrap_or_default()
     );
     reason(Cause::Running, message, step.started_at, step.deadline_at)
 }
 
 fn failed(step: &StepFacts) -> Reason {
-    let code = step.error_code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default();
+    let code = step
+        .error_code
+        .as_deref()
+        .map(|code| format!(" ({code})"))
+        .unwrap_or_default();
     let free = step.attempt.saturating_sub(step.charged);
-    let free = if free > 0 { format!(", and {free} that cost nothing") } else { String::new() };
+    let free = if free > 0 {
+        format!(", and {free} that cost nothing")
+    } else {
+        String::new()
+    };
     let message = format!(
         "failed for good after {} of {} attempts{free}: {}{code}",
         step.charged,
@@ -194,19 +232,33 @@ fn failed(step: &StepFacts) -> Reason {
 }
 
 fn backoff(step: &StepFacts, now: SystemTime) -> Reason {
-    let time = step.next_attempt_at.map(|at| from_now(at, now)).unwrap_or_default();
+    let time = step
+        .next_attempt_at
+        .map(|at| from_now(at, now))
+        .unwrap_or_default();
     let error = match (step.last_outcome, step.error.as_deref()) {
-        (Some(OutcomeKind::Drained), _) => "; the worker of the last one drained before it answered".to_owned(),
+        (Some(OutcomeKind::Drained), _) => {
+            "; the worker of the last one drained before it answered".to_owned()
+        }
         (Some(OutcomeKind::Released), _) => "; the worker of the last one released it".to_owned(),
         (_, Some(error)) => format!("; the last one failed: {error}"),
         (_, None) => String::new(),
     };
-    let message = format!("attempt {} of {} {time}{error}", step.charged + 1, step.retry_limit);
+    let message = format!(
+        "attempt {} of {} {time}{error}",
+        step.charged + 1,
+        step.retry_limit
+    );
     reason(Cause::Backoff, message, None, step.next_attempt_at)
 }
 
 fn paused(pause: &PauseFacts, now: SystemTime) -> Reason {
-    let PauseFacts { of, since, by, reason: why } = pause;
+    let PauseFacts {
+        of,
+        since,
+        by,
+        reason: why,
+    } = pause;
     let message = format!("{of} is paused since {} by {by}: {why}", ago(*since, now));
     reason(Cause::Paused, message, Some(*since), None)
 }
@@ -225,8 +277,10 @@ fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
                 || "until somebody resets it".to_owned(),
                 |at| format!("until then, {}", from_now(at, now)),
             );
-            let message =
-                format!("circuit {name} is open by order of {}, {until}: {}", service.forced_by, service.forced_reason);
+            let message = format!(
+                "circuit {name} is open by order of {}, {until}: {}",
+                service.forced_by, service.forced_reason
+            );
             return Some(reason(Cause::Circuit, message, None, service.forced_until));
         }
         None => {}
@@ -234,16 +288,34 @@ fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
     if !service.policy.enabled {
         return None;
     }
-    let why = service.opened.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let why = service
+        .opened
+        .as_deref()
+        .map(|why| format!(" ({why})"))
+        .unwrap_or_default();
     match service.state {
         CircuitState::Closed => None,
         CircuitState::Open => {
-            let time = service.until.map(|at| from_now(at, now)).unwrap_or_default();
-            let message = format!("circuit {name} is open since {}{why}; it is probed {time}", ago(service.since, now));
-            Some(reason(Cause::Circuit, message, Some(service.since), service.until))
+            let time = service
+                .until
+                .map(|at| from_now(at, now))
+                .unwrap_or_default();
+            let message = format!(
+                "circuit {name} is open since {}{why}; it is probed {time}",
+                ago(service.since, now)
+            );
+            Some(reason(
+                Cause::Circuit,
+                message,
+                Some(service.since),
+                service.until,
+            ))
         }
         CircuitState::HalfOpen => {
-            let message = format!("circuit {name} is half-open{why}: {} probes decide", service.policy.probes);
+            let message = format!(
+                "circuit {name} is half-open{why}: {} probes decide",
+                service.policy.probes
+            );
             Some(reason(Cause::Circuit, message, Some(service.since), None))
         }
     }
@@ -251,19 +323,27 @@ fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
 
 fn pause(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
     let until = service.paused_until.filter(|until| *until > now)?;
-    let message = format!("{} asked for a pause that is over {}", service.name, from_now(until, now));
+    let message = format!(
+        "{} asked for a pause that is over {}",
+        service.name,
+        from_now(until, now)
+    );
     Some(reason(Cause::Pause, message, None, Some(until)))
 }
 
 fn too_large(step: &StepFacts, now: SystemTime) -> Option<Reason> {
-    let bytes = step.assignment_bytes.filter(|_| step.workers.connected == 0)?;
+    let bytes = step
+        .assignment_bytes
+        .filter(|_| step.workers.connected == 0)?;
     if step.workers.of_any_size == 0 && bytes <= size::MAX_ASSIGNMENT_BYTES {
         return None;
     }
     // Since there is no such worker, and no longer than the step is ready.
     let since = step.ready_at.max(step.workers.sufficed);
     let until = since.filter(|_| step.due).map(|at| at + step.lease);
-    let fails = until.map(|at| format!("; it fails {} unless one connects", from_now(at, now))).unwrap_or_default();
+    let fails = until
+        .map(|at| format!("; it fails {} unless one connects", from_now(at, now)))
+        .unwrap_or_default();
     let message = format!(
         "its assignment of up to {} ({bytes} bytes) exceeds the limit of every connected worker of handler {}, the largest of which is {}{fails}",
         size::bytes(bytes),
@@ -277,52 +357,91 @@ fn no_worker(step: &StepFacts, now: SystemTime) -> Option<Reason> {
     if step.workers.connected > 0 {
         return None;
     }
-    let seen = step.workers.last_seen.map(|at| format!("last seen {} ago", ago(at, now)));
+    let seen = step
+        .workers
+        .last_seen
+        .map(|at| format!("last seen {} ago", ago(at, now)));
     let seen = seen.unwrap_or_else(|| "none was seen lately".into());
     let message = format!("no connected worker has handler {}; {seen}", step.handler);
-    Some(reason(Cause::NoWorker, message, step.workers.last_seen, None))
+    Some(reason(
+        Cause::NoWorker,
+        message,
+        step.workers.last_seen,
+        None,
+    ))
 }
 
 fn limit(step: &StepFacts) -> Option<Reason> {
     let (service, policy) = (&step.service, &step.service.policy);
     if policy.max_concurrency > 0 && service.running >= policy.max_concurrency {
-        let message = format!("{} runs {} steps, which is its limit", service.name, service.running);
+        let message = format!(
+            "{} runs {} steps, which is its limit",
+            service.name, service.running
+        );
         return Some(reason(Cause::Limit, message, step.ready_at, None));
     }
     if policy.per_second > 0.0 && step.workers.free > 0 {
-        let message = format!("{} may start {} steps a second", service.name, policy.per_second);
+        let message = format!(
+            "{} may start {} steps a second",
+            service.name, policy.per_second
+        );
         return Some(reason(Cause::Limit, message, step.ready_at, None));
     }
     None
 }
 
 fn queue(step: &StepFacts) -> Reason {
-    let WorkerFacts { connected, slots, free, .. } = step.workers;
+    let WorkerFacts {
+        connected,
+        slots,
+        free,
+        ..
+    } = step.workers;
     let ahead = match i64::from(step.ahead) {
         0 => "it is the next".to_owned(),
         n if n >= MAX_AHEAD => format!("at least {MAX_AHEAD} others go before it"),
         n => format!("{n} go before it, by priority or age"),
     };
     if free > 0 && step.ahead == 0 {
-        return reason(Cause::Dispatch, "about to be handed to a worker".into(), step.ready_at, None);
+        return reason(
+            Cause::Dispatch,
+            "about to be handed to a worker".into(),
+            step.ready_at,
+            None,
+        );
     }
-    let message = format!("{} of {slots} slots of {connected} workers are taken; {ahead}", slots - free.min(slots));
+    let message = format!(
+        "{} of {slots} slots of {connected} workers are taken; {ahead}",
+        slots - free.min(slots)
+    );
     reason(Cause::Busy, message, step.ready_at, None)
 }
 
 /// One sentence about a whole task, of its steps and their reasons.
 pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
-    let complete = steps.iter().filter(|(step, _)| step.state.is_done()).count();
+    let complete = steps
+        .iter()
+        .filter(|(step, _)| step.state.is_done())
+        .count();
     let first = |wanted: &dyn Fn(&Reason) -> bool| {
-        let mut all = steps.iter().flat_map(|(step, reasons)| reasons.iter().map(move |reason| (step, reason)));
-        all.find(|(_, reason)| wanted(reason)).map(|(step, reason)| format!("{}: {}", step.name, reason.message))
+        let mut all = steps
+            .iter()
+            .flat_map(|(step, reasons)| reasons.iter().map(move |reason| (step, reason)));
+        all.find(|(_, reason)| wanted(reason))
+            .map(|(step, reason)| format!("{}: {}", step.name, reason.message))
     };
     match state {
         TaskState::Complete => format!("complete: all {} steps are", steps.len()),
         TaskState::ResolvedManually => {
-            format!("failed, and settled by an operator with {complete} of {} steps complete", steps.len())
+            format!(
+                "failed, and settled by an operator with {complete} of {} steps complete",
+                steps.len()
+            )
         }
-        TaskState::Cancelled => format!("cancelled, with {complete} of {} steps complete", steps.len()),
+        TaskState::Cancelled => format!(
+            "cancelled, with {complete} of {} steps complete",
+            steps.len()
+        ),
         TaskState::Error => format!(
             "failed, with {complete} of {} steps complete; {}",
             steps.len(),
@@ -331,9 +450,18 @@ pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
         ),
         TaskState::Pending | TaskState::InProgress => {
             // What holds a step is worth more than that another one runs, and that more than what waits for it.
-            let held = |reason: &Reason| !matches!(reason.cause, Cause::Running | Cause::Parents | Cause::Failed);
+            let held = |reason: &Reason| {
+                !matches!(
+                    reason.cause,
+                    Cause::Running | Cause::Parents | Cause::Failed
+                )
+            };
             let why = first(&held).or_else(|| first(&|reason| reason.cause == Cause::Running));
-            format!("{complete} of {} steps are complete; {}", steps.len(), why.unwrap_or_default())
+            format!(
+                "{complete} of {} steps are complete; {}",
+                steps.len(),
+                why.unwrap_or_default()
+            )
         }
     }
 }
@@ -367,7 +495,10 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                     "a higher limit: tasker circuit set {namespace} {service} --max-concurrency N (or --per-second N)"
                 )),
                 Cause::Busy if step.workers.free == 0 => {
-                    add(format!("more workers, or more slots, for handler {}", step.handler));
+                    add(format!(
+                        "more workers, or more slots, for handler {}",
+                        step.handler
+                    ));
                 }
                 Cause::Failed => {
                     add(format!("what each attempt said: tasker task get {task_id}"));
@@ -377,7 +508,10 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                         step.name
                     ));
                 }
-                Cause::Paused => step.pauses.iter().for_each(|pause| add(resume(task_id, &pause.of))),
+                Cause::Paused => step
+                    .pauses
+                    .iter()
+                    .for_each(|pause| add(resume(task_id, &pause.of))),
                 _ => {}
             }
         }

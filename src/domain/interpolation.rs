@@ -46,8 +46,9 @@ impl Interpolation {
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }
-            let expression = compile(&text[source..source + length])
-                .map_err(|problem| placed(text, source, problem.line, problem.column, problem.message))?;
+            let expression = compile(&text[source..source + length]).map_err(|problem| {
+                placed(text, source, problem.line, problem.column, problem.message)
+            })?;
             parts.push(Part::Value(expression));
             at = source + length + 1;
         }
@@ -104,8 +105,16 @@ fn length(text: &str) -> Option<usize> {
 /// A place in what begins at byte `start` of `text`, as a place in all of it.
 fn placed(text: &str, start: usize, line: u32, column: u32, message: String) -> ExpressionProblem {
     let (first_line, first_column) = super::expression::line_and_column(text, start);
-    let column = if line == 1 { first_column + column - 1 } else { column };
-    ExpressionProblem { line: first_line + line - 1, column, message }
+    let column = if line == 1 {
+        first_column + column - 1
+    } else {
+        column
+    };
+    ExpressionProblem {
+        line: first_line + line - 1,
+        column,
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -117,8 +126,18 @@ mod tests {
     use crate::domain::expression::{Scope, Type};
 
     fn read(text: &str) -> Result<Option<Interpolation>, ExpressionProblem> {
-        let context = Type::of_context(Some(&json!({"properties": {"plan": {}, "n": {"type": "integer"}}})));
-        Interpolation::read(text, |source| Expression::compile(source, &Scope { context: &context, results: None }))
+        let context = Type::of_context(Some(
+            &json!({"properties": {"plan": {}, "n": {"type": "integer"}}}),
+        ));
+        Interpolation::read(text, |source| {
+            Expression::compile(
+                source,
+                &Scope {
+                    context: &context,
+                    results: None,
+                },
+            )
+        })
     }
 
     #[test]
@@ -133,19 +152,29 @@ mod tests {
             (r#"${"\"}"}"#, json!("\"}")),
             ("${context.plan} ${context.n + 1}!", json!("pro 8!")),
             (" ${context.n}", json!(" 7")),
-            ("a $${context.n} ${task.priority}", json!("a ${context.n} 3")),
+            (
+                "a $${context.n} ${task.priority}",
+                json!("a ${context.n} 3"),
+            ),
             ("$${x}", json!("${x}")),
             ("${[context.n]}.", json!("[7].")),
         ] {
             let found = read(text).expect(text).expect(text);
-            assert_eq!(found.value(&Values::of_task(&context, &task, &budget)), Ok(expected), "{text}");
+            assert_eq!(
+                found.value(&Values::of_task(&context, &task, &budget)),
+                Ok(expected),
+                "{text}"
+            );
         }
         for text in ["", "plain", "$", "{}", "$ {x}"] {
             assert_eq!(read(text), Ok(None), "{text}");
         }
         let missing = read("x ${context.plan}").expect("valid").expect("one");
         let why = EvaluationError::Failed("`context` has no field `plan`".into());
-        assert_eq!(missing.value(&Values::of_task(&json!({}), &task, &budget)), Err(why));
+        assert_eq!(
+            missing.value(&Values::of_task(&json!({}), &task, &budget)),
+            Err(why)
+        );
     }
 
     #[test]
@@ -160,7 +189,11 @@ mod tests {
         ] {
             let problem = read(text).expect_err(text);
             assert!(problem.message.contains(message), "{text}: {problem}");
-            assert_eq!((problem.line, problem.column), (line, column), "{text}: {problem}");
+            assert_eq!(
+                (problem.line, problem.column),
+                (line, column),
+                "{text}: {problem}"
+            );
         }
     }
 }

@@ -39,11 +39,21 @@ pub struct JsonError {
 /// The first thing that is wrong: syntax, size, depth, a repeated key, the escape `\u0000`, or half of a surrogate pair.
 pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     if text.len() > max_bytes {
-        let message = format!("the document has {} bytes, but at most {max_bytes} are allowed", text.len());
+        let message = format!(
+            "the document has {} bytes, but at most {max_bytes} are allowed",
+            text.len()
+        );
         return Err(error_at(text, max_bytes, message));
     }
-    let mut scanner = Scanner { bytes: text.as_bytes(), at: 0, open: Vec::new(), keys: Vec::new() };
-    scanner.document().map_err(|(offset, message)| error_at(text, offset, message))
+    let mut scanner = Scanner {
+        bytes: text.as_bytes(),
+        at: 0,
+        open: Vec::new(),
+        keys: Vec::new(),
+    };
+    scanner
+        .document()
+        .map_err(|(offset, message)| error_at(text, offset, message))
 }
 
 /// Like [`check_document`], and the document must be an object.
@@ -81,7 +91,8 @@ pub fn number_is_bounded(number: &str) -> bool {
     };
     let limit = MAX_NUMBER_DIGITS as i64;
     let whole_digits = whole.trim_start_matches('-').len() as i64;
-    whole_digits.saturating_add(exponent) <= limit && (fraction.len() as i64).saturating_sub(exponent) <= limit
+    whole_digits.saturating_add(exponent) <= limit
+        && (fraction.len() as i64).saturating_sub(exponent) <= limit
 }
 
 fn error_at(text: &str, offset: usize, message: String) -> JsonError {
@@ -94,7 +105,12 @@ fn error_at(text: &str, offset: usize, message: String) -> JsonError {
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
     let column = before[line_start..].chars().count() + 1;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    JsonError { offset, line: count(line), column: count(column), message }
+    JsonError {
+        offset,
+        line: count(line),
+        column: count(column),
+        message,
+    }
 }
 
 /// Byte offset and message.
@@ -145,7 +161,11 @@ impl<'a> Scanner<'a> {
         }
         self.at += 1;
         self.skip_space();
-        let end = if container == Container::Object { b'}' } else { b']' };
+        let end = if container == Container::Object {
+            b'}'
+        } else {
+            b']'
+        };
         if self.peek() == Some(end) {
             self.at += 1;
             return Ok(true);
@@ -167,7 +187,10 @@ impl<'a> Scanner<'a> {
         self.string()?;
         let key = self.key_text(start);
         if key.starts_with(RESERVED_KEYS) {
-            return Err((start, format!("a key must not begin with `{RESERVED_KEYS}`")));
+            return Err((
+                start,
+                format!("a key must not begin with `{RESERVED_KEYS}`"),
+            ));
         }
         if self.keys.last_mut().is_some_and(|keys| !keys.insert(key)) {
             return Err((start, "the key appears twice in the same object".into()));
@@ -241,7 +264,9 @@ impl<'a> Scanner<'a> {
                 Ok(())
             }
             Some(b'u') => self.unicode_escape(),
-            _ => self.fail("expected one of the escapes \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX".into()),
+            _ => self.fail(
+                "expected one of the escapes \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX".into(),
+            ),
         }
     }
 
@@ -253,12 +278,16 @@ impl<'a> Scanner<'a> {
                     .then(|| self.code_unit(self.at + 6))
                     .transpose()?;
                 if !matches!(low, Some(0xDC00..=0xDFFF)) {
-                    return self.fail("expected the low half of the surrogate pair after this escape".into());
+                    return self.fail(
+                        "expected the low half of the surrogate pair after this escape".into(),
+                    );
                 }
                 self.at += 12;
                 Ok(())
             }
-            0xDC00..=0xDFFF => self.fail("the low half of a surrogate pair without its high half".into()),
+            0xDC00..=0xDFFF => {
+                self.fail("the low half of a surrogate pair without its high half".into())
+            }
             _ => {
                 self.at += 6;
                 Ok(())
@@ -294,7 +323,14 @@ impl<'a> Scanner<'a> {
             self.digits()?;
         }
         let bounded = str::from_utf8(&self.bytes[start..self.at]).is_ok_and(number_is_bounded);
-        if bounded { Ok(()) } else { Err((start, format!("the number has more than {MAX_NUMBER_DIGITS} digits"))) }
+        if bounded {
+            Ok(())
+        } else {
+            Err((
+                start,
+                format!("the number has more than {MAX_NUMBER_DIGITS} digits"),
+            ))
+        }
     }
 
     fn digits(&mut self) -> Result<(), Failure> {
@@ -332,7 +368,11 @@ impl<'a> Scanner<'a> {
     }
 
     fn expected<T>(&self, what: &str) -> Result<T, Failure> {
-        let end = if self.at >= self.bytes.len() { ", but the document ends" } else { "" };
+        let end = if self.at >= self.bytes.len() {
+            ", but the document ends"
+        } else {
+            ""
+        };
         self.fail(format!("expected {what}{end}"))
     }
 

@@ -52,10 +52,21 @@ mod tests {
 
     #[test]
     fn tokens_round_trip_and_nothing_else_is_read() {
-        let lease = Lease { task_id: Uuid::from_u128(7), step: 999, nonce: -3 };
+        let lease = Lease {
+            task_id: Uuid::from_u128(7),
+            step: 999,
+            nonce: -3,
+        };
         let token = lease.to_token();
         assert_eq!(Lease::from_token(&token), Ok(lease));
-        for bad in ["", "x", &token[1..], &format!("{token}A"), "not/base64+at=all", &"A".repeat(10_000)] {
+        for bad in [
+            "",
+            "x",
+            &token[1..],
+            &format!("{token}A"),
+            "not/base64+at=all",
+            &"A".repeat(10_000),
+        ] {
             assert_eq!(Lease::from_token(bad), Err(MalformedLease), "{bad:.40}");
         }
     }

@@ -13,8 +13,8 @@ const INTERPOLATION: &str = "${";
 /// Characters that show nothing, in ascending order: ARABIC LETTER MARK, ZERO WIDTH SPACE, the marks LEFT-TO-RIGHT and RIGHT-TO-LEFT, the
 /// embeddings and overrides of direction, WORD JOINER, the isolates of direction, and ZERO WIDTH NO-BREAK SPACE.
 const UNSEEN: [char; 15] = [
-    '\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
-    '\u{2060}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
+    '\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
+    '\u{202e}', '\u{2060}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
 ];
 
 /// Checks a name that is about to be stored.
@@ -26,13 +26,20 @@ pub fn check(name: &str) -> Result<(), String> {
         return Err("expected a name, found an empty string".to_owned());
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err(format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", name.len()));
+        return Err(format!(
+            "the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed",
+            name.len()
+        ));
     }
     if name == "." || name == ".." {
-        return Err(format!("the name `{name}` is a step in a path; expected another name"));
+        return Err(format!(
+            "the name `{name}` is a step in a path; expected another name"
+        ));
     }
     if name.contains(INTERPOLATION) {
-        return Err(format!("a name must not contain `{INTERPOLATION}`, which begins an expression"));
+        return Err(format!(
+            "a name must not contain `{INTERPOLATION}`, which begins an expression"
+        ));
     }
     name.chars().find_map(fault).map_or(Ok(()), Err)
 }
@@ -41,15 +48,21 @@ pub fn check(name: &str) -> Result<(), String> {
 fn fault(char: char) -> Option<String> {
     let code = u32::from(char);
     if char.is_control() {
-        Some(format!("a name must not contain control characters or line breaks, found U+{code:04X}"))
+        Some(format!(
+            "a name must not contain control characters or line breaks, found U+{code:04X}"
+        ))
     } else if char.is_whitespace() {
-        Some(format!("a name must not contain white space, found U+{code:04X}; expected `_`, `-` or `.` in its place"))
+        Some(format!(
+            "a name must not contain white space, found U+{code:04X}; expected `_`, `-` or `.` in its place"
+        ))
     } else if UNSEEN.contains(&char) {
         Some(format!(
             "a name must not contain characters that are not seen or change the direction, found U+{code:04X}"
         ))
     } else if SEPARATORS.contains(&char) {
-        Some(format!("the name must not contain `{char}`; expected `_`, `-`, `.` or `:` in its place"))
+        Some(format!(
+            "the name must not contain `{char}`; expected `_`, `-`, `.` or `:` in its place"
+        ))
     } else {
         None
     }
@@ -104,7 +117,10 @@ mod tests {
             ("a\u{2066}b", "the direction"),
             ("a\u{61c}", "the direction"),
             ("\u{feff}a", "not seen"),
-            (&"n".repeat(MAX_NAME_BYTES + 1), "256 bytes, but at most 255"),
+            (
+                &"n".repeat(MAX_NAME_BYTES + 1),
+                "256 bytes, but at most 255",
+            ),
             (&format!("{}é", "n".repeat(MAX_NAME_BYTES - 1)), "256 bytes"),
         ] {
             let problem = check(name).expect_err(name);

@@ -52,7 +52,10 @@ impl Order {
     pub fn size(&self) -> usize {
         match self {
             Self::ResolveStep { step, result } => step.len() + result.len(),
-            Self::Skip { step } | Self::Retry { step: Some(step), .. } => step.len(),
+            Self::Skip { step }
+            | Self::Retry {
+                step: Some(step), ..
+            } => step.len(),
             _ => 0,
         }
     }
@@ -66,9 +69,16 @@ pub enum OrderError {
     #[error("the task has no step `{0}`")]
     NoStep(String),
     #[error("the task is {state}: it cannot be {verb}")]
-    TaskIs { state: TaskState, verb: &'static str },
+    TaskIs {
+        state: TaskState,
+        verb: &'static str,
+    },
     #[error("step `{step}` is {state}: it cannot be {verb}")]
-    StepIs { step: String, state: StepState, verb: &'static str },
+    StepIs {
+        step: String,
+        state: StepState,
+        verb: &'static str,
+    },
     #[error("the task is {0}, and none of its steps has failed: there is nothing to retry")]
     NothingFailed(TaskState),
     #[error("the task is error, as its deadline has passed: it cannot be {0}; submit it again")]
@@ -77,7 +87,10 @@ pub enum OrderError {
     OtherResult(String),
     /// The step's schema, its planner's rules, or the budget of a judgement.
     #[error("the order about step `{step}` is refused: {}", .violations.first().map_or("", |v| v.message.as_str()))]
-    Unfit { step: String, violations: Vec<Violation> },
+    Unfit {
+        step: String,
+        violations: Vec<Violation>,
+    },
     #[error("the order could not be stored: {0}")]
     Failed(String),
 }

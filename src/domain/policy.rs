@@ -63,7 +63,11 @@ impl Default for Policy {
 impl Policy {
     /// How many starts a rate limit saves up.
     pub fn bucket(&self) -> f64 {
-        if self.burst > 0 { f64::from(self.burst) } else { self.per_second.max(1.0) }
+        if self.burst > 0 {
+            f64::from(self.burst)
+        } else {
+            self.per_second.max(1.0)
+        }
     }
 }
 
@@ -158,7 +162,10 @@ impl Settings {
     /// What is wrong with unsetting these fields while setting `self`: the place in the request, and the problem.
     pub fn conflicts(&self, unset: &[String]) -> Vec<(String, String)> {
         let conflict = |name: &String| match self.has(name) {
-            None => Some(("unset".to_owned(), format!("`{name}` is no field of a policy"))),
+            None => Some((
+                "unset".to_owned(),
+                format!("`{name}` is no field of a policy"),
+            )),
             Some(true) => Some((
                 format!("policy.{name}"),
                 format!("is set, and `unset` names `{name}` too: expected one of the two"),
@@ -178,30 +185,75 @@ mod tests {
 
     #[test]
     fn the_narrowest_setting_decides_field_by_field() {
-        let cell = Settings { min_calls: Some(5), probes: Some(1), ..Settings::default() };
-        let service = Settings { probes: Some(7), max_concurrency: Some(0), ..Settings::default() };
+        let cell = Settings {
+            min_calls: Some(5),
+            probes: Some(1),
+            ..Settings::default()
+        };
+        let service = Settings {
+            probes: Some(7),
+            max_concurrency: Some(0),
+            ..Settings::default()
+        };
         let policy = service.over(cell.over(Policy::default()));
-        assert_eq!((policy.min_calls, policy.probes, policy.failure_rate), (5, 7, 0.5));
+        assert_eq!(
+            (policy.min_calls, policy.probes, policy.failure_rate),
+            (5, 7, 0.5)
+        );
         assert_eq!(Settings::from_json(&service.to_json()).unwrap(), service);
         assert!(Settings::from_json(r#"{"probs": 1}"#).is_err());
-        let changed = service.changed(&["probes".into()], &Settings { burst: Some(3), ..Settings::default() });
-        assert_eq!((changed.probes, changed.burst, changed.max_concurrency), (None, Some(3), Some(0)));
+        let changed = service.changed(
+            &["probes".into()],
+            &Settings {
+                burst: Some(3),
+                ..Settings::default()
+            },
+        );
+        assert_eq!(
+            (changed.probes, changed.burst, changed.max_concurrency),
+            (None, Some(3), Some(0))
+        );
     }
 
     #[test]
     fn a_field_is_set_or_unset_and_not_both() {
-        let set = Settings { enabled: Some(false), probes: Some(7), ..Settings::default() };
-        assert_eq!((set.has("probes"), set.has("burst"), set.has("probs")), (Some(true), Some(false), None));
-        assert!(set.conflicts(&["burst".into(), "burst".into(), "min_calls".into()]).is_empty());
-        let both = set.conflicts(&["probes".into(), "burst".into(), "enabled".into(), "probs".into(), "probes".into()]);
+        let set = Settings {
+            enabled: Some(false),
+            probes: Some(7),
+            ..Settings::default()
+        };
+        assert_eq!(
+            (set.has("probes"), set.has("burst"), set.has("probs")),
+            (Some(true), Some(false), None)
+        );
+        assert!(
+            set.conflicts(&["burst".into(), "burst".into(), "min_calls".into()])
+                .is_empty()
+        );
+        let both = set.conflicts(&[
+            "probes".into(),
+            "burst".into(),
+            "enabled".into(),
+            "probs".into(),
+            "probes".into(),
+        ]);
         let places: Vec<&str> = both.iter().map(|(place, _)| place.as_str()).collect();
         assert_eq!(places, ["policy.enabled", "policy.probes", "unset"]);
-        assert!(both[1].1.contains("`unset` names `probes` too") && both[2].1.contains("`probs`"), "{both:?}");
+        assert!(
+            both[1].1.contains("`unset` names `probes` too") && both[2].1.contains("`probs`"),
+            "{both:?}"
+        );
     }
 
     #[test]
     fn bounds_hold_at_their_edges() {
-        let found = |settings: &Settings| settings.problems().into_iter().map(|(field, _)| field).collect::<Vec<_>>();
+        let found = |settings: &Settings| {
+            settings
+                .problems()
+                .into_iter()
+                .map(|(field, _)| field)
+                .collect::<Vec<_>>()
+        };
         let edge = Settings {
             probes: Some(1_000),
             failure_rate: Some(1.0),
@@ -218,6 +270,15 @@ mod tests {
             min_calls: Some(0),
             ..Settings::default()
         };
-        assert_eq!(found(&beyond), ["window_seconds", "min_calls", "failure_rate", "probes", "per_second"]);
+        assert_eq!(
+            found(&beyond),
+            [
+                "window_seconds",
+                "min_calls",
+                "failure_rate",
+                "probes",
+                "per_second"
+            ]
+        );
     }
 }

@@ -26,7 +26,9 @@ impl StepSet {
     }
 
     pub fn contains(&self, step: u16) -> bool {
-        self.0.get(usize::from(step / 8)).is_some_and(|byte| byte & (1 << (step % 8)) != 0)
+        self.0
+            .get(usize::from(step / 8))
+            .is_some_and(|byte| byte & (1 << (step % 8)) != 0)
     }
 
     /// Adds a step; positions beyond the task's steps are ignored.
@@ -77,13 +79,25 @@ impl Progress {
     /// Of a task just submitted, with what becomes of each root, and of what follows where one is skipped.
     pub fn new(graph: &Graph, steps: usize, fate: &mut FateOf<'_>) -> (Self, Vec<(u16, Fate)>) {
         let state = TaskState::Pending;
-        let mut progress = Self { state, done: StepSet::empty(steps), live: 0, failed_step: None, paused: false };
+        let mut progress = Self {
+            state,
+            done: StepSet::empty(steps),
+            live: 0,
+            failed_step: None,
+            paused: false,
+        };
         let fates = progress.unlock(graph, graph.roots().to_vec(), fate);
         (progress, fates)
     }
 
     /// Records that a step left play for good, or never came into it: it is done, or it has failed.
-    pub fn step_ended(&mut self, graph: &Graph, step: u16, is_done: bool, fate: &mut FateOf<'_>) -> Vec<(u16, Fate)> {
+    pub fn step_ended(
+        &mut self,
+        graph: &Graph,
+        step: u16,
+        is_done: bool,
+        fate: &mut FateOf<'_>,
+    ) -> Vec<(u16, Fate)> {
         if !is_done {
             self.failed_step.get_or_insert(step);
             return Vec::new();
@@ -95,12 +109,26 @@ impl Progress {
     /// The children of a step that wait for nobody else.
     fn freed_by(&self, graph: &Graph, step: u16) -> Vec<u16> {
         let is_free = |child: &u16| {
-            !self.done.contains(*child) && graph.parents(usize::from(*child)).iter().all(|p| self.done.contains(*p))
+            !self.done.contains(*child)
+                && graph
+                    .parents(usize::from(*child))
+                    .iter()
+                    .all(|p| self.done.contains(*p))
         };
-        graph.children(usize::from(step)).iter().copied().filter(is_free).collect()
+        graph
+            .children(usize::from(step))
+            .iter()
+            .copied()
+            .filter(is_free)
+            .collect()
     }
 
-    fn unlock(&mut self, graph: &Graph, mut free: Vec<u16>, fate: &mut FateOf<'_>) -> Vec<(u16, Fate)> {
+    fn unlock(
+        &mut self,
+        graph: &Graph,
+        mut free: Vec<u16>,
+        fate: &mut FateOf<'_>,
+    ) -> Vec<(u16, Fate)> {
         let mut fates = Vec::with_capacity(free.len());
         free.reverse();
         while let Some(step) = free.pop() {
@@ -137,11 +165,21 @@ pub(super) mod tests {
     pub fn graph(steps: &str) -> Graph {
         let step = |text: &str| {
             let (name, parents) = text.split_once(':').unwrap_or((text, ""));
-            let parents = parents.chars().map(String::from).collect::<Vec<_>>().join(", ");
+            let parents = parents
+                .chars()
+                .map(String::from)
+                .collect::<Vec<_>>()
+                .join(", ");
             format!("  - {{name: {name}, handler_class: h, depends_on_steps: [{parents}]}}\n")
         };
         let steps: String = steps.split(' ').map(step).collect();
-        Graph::of(&Template::parse(&format!("task_name: t\nversion: 1.0.0\nstep_templates:\n{steps}"), "").unwrap())
+        Graph::of(
+            &Template::parse(
+                &format!("task_name: t\nversion: 1.0.0\nstep_templates:\n{steps}"),
+                "",
+            )
+            .unwrap(),
+        )
     }
 
     fn new(graph: &Graph) -> Progress {
@@ -159,14 +197,20 @@ pub(super) mod tests {
     fn a_step_comes_into_play_with_its_last_parent() {
         let graph = graph("a b:a c:a d:bc");
         let mut p = new(&graph);
-        assert_eq!((p.live, p.state, p.conclusion(4)), (1, TaskState::Pending, None));
+        assert_eq!(
+            (p.live, p.state, p.conclusion(4)),
+            (1, TaskState::Pending, None)
+        );
         assert_eq!(ends(&mut p, &graph, 0, true), [1, 2]);
         assert_eq!(p.live, 2);
         assert_eq!(ends(&mut p, &graph, 2, true), [0u16; 0]);
         assert_eq!(ends(&mut p, &graph, 1, true), [3]);
         assert_eq!((p.live, p.conclusion(4)), (1, None));
         assert_eq!(ends(&mut p, &graph, 3, true), [0u16; 0]);
-        assert_eq!((p.live, p.conclusion(4), p.failed_step), (0, Some(TaskEvent::Complete), None));
+        assert_eq!(
+            (p.live, p.conclusion(4), p.failed_step),
+            (0, Some(TaskEvent::Complete), None)
+        );
     }
 
     #[test]
@@ -174,29 +218,53 @@ pub(super) mod tests {
         let graph = graph("a b c:a d:b e:cd");
         let mut p = new(&graph);
         assert_eq!(ends(&mut p, &graph, 0, false), [0u16; 0]);
-        assert_eq!((p.live, p.conclusion(5)), (1, None), "the other branch goes on");
+        assert_eq!(
+            (p.live, p.conclusion(5)),
+            (1, None),
+            "the other branch goes on"
+        );
         assert_eq!(ends(&mut p, &graph, 1, true), [3]);
         assert_eq!(ends(&mut p, &graph, 3, false), [0u16; 0]);
-        assert_eq!((p.conclusion(5), p.failed_step), (Some(TaskEvent::Fail), Some(0)), "the first failure is the one");
+        assert_eq!(
+            (p.conclusion(5), p.failed_step),
+            (Some(TaskEvent::Fail), Some(0)),
+            "the first failure is the one"
+        );
     }
 
     /// The steps in this text are skipped.
     fn skips(text: &'static str) -> impl FnMut(&StepSet, u16) -> Fate {
-        move |_, step| if text.bytes().any(|b| u16::from(b - b'a') == step) { Fate::Skipped } else { Fate::Runs }
+        move |_, step| {
+            if text.bytes().any(|b| u16::from(b - b'a') == step) {
+                Fate::Skipped
+            } else {
+                Fate::Runs
+            }
+        }
     }
 
     #[test]
     fn what_is_skipped_unlocks_what_waits_for_it_and_a_chain_of_it_ends_the_task() {
         let graph = graph("a b:a c:a d:bc e:d");
         let (mut p, fates) = Progress::new(&graph, 5, &mut skips("ac"));
-        assert_eq!(fates, [(0, Fate::Skipped), (1, Fate::Runs), (2, Fate::Skipped)]);
-        assert_eq!((p.live, p.done.len(), p.conclusion(5)), (1, 2, None), "d waits for b");
+        assert_eq!(
+            fates,
+            [(0, Fate::Skipped), (1, Fate::Runs), (2, Fate::Skipped)]
+        );
+        assert_eq!(
+            (p.live, p.done.len(), p.conclusion(5)),
+            (1, 2, None),
+            "d waits for b"
+        );
         p.live -= 1;
         let fates = p.step_ended(&graph, 1, true, &mut skips("de"));
         assert_eq!(fates, [(3, Fate::Skipped), (4, Fate::Skipped)]);
         assert_eq!(p.conclusion(5), Some(TaskEvent::Complete));
         let (p, fates) = Progress::new(&graph, 5, &mut skips("abcde"));
-        assert_eq!((p.live, p.conclusion(5), fates.len()), (0, Some(TaskEvent::Complete), 5));
+        assert_eq!(
+            (p.live, p.conclusion(5), fates.len()),
+            (0, Some(TaskEvent::Complete), 5)
+        );
     }
 
     #[test]
@@ -204,7 +272,11 @@ pub(super) mod tests {
         let graph = graph("a b:a c:b");
         let mut p = new(&graph);
         let fates = p.step_ended(&graph, 1, true, &mut |_, _| Fate::Runs);
-        assert_eq!((fates, p.live), (vec![(2, Fate::Runs)], 2), "resolved by hand while it waited for a");
+        assert_eq!(
+            (fates, p.live),
+            (vec![(2, Fate::Runs)], 2),
+            "resolved by hand while it waited for a"
+        );
         assert_eq!(ends(&mut p, &graph, 0, true), [0u16; 0]);
     }
 
@@ -213,8 +285,13 @@ pub(super) mod tests {
         let graph = graph("a b:a");
         let mut p = new(&graph);
         p.live -= 1;
-        p.step_ended(&graph, 0, true, &mut |_, _| Fate::Fails(Failure::of_server("X", "no such field")));
-        assert_eq!((p.conclusion(2), p.failed_step), (Some(TaskEvent::Fail), Some(1)));
+        p.step_ended(&graph, 0, true, &mut |_, _| {
+            Fate::Fails(Failure::of_server("X", "no such field"))
+        });
+        assert_eq!(
+            (p.conclusion(2), p.failed_step),
+            (Some(TaskEvent::Fail), Some(1))
+        );
     }
 
     #[test]
@@ -226,6 +303,14 @@ pub(super) mod tests {
         }
         assert_eq!(set.as_bytes(), [0b1000_0001, 1]);
         let set = StepSet::from_bytes(set.as_bytes().to_vec());
-        assert_eq!((set.len(), set.contains(8), set.contains(9), set.contains(u16::MAX)), (3, true, false, false));
+        assert_eq!(
+            (
+                set.len(),
+                set.contains(8),
+                set.contains(9),
+                set.contains(u16::MAX)
+            ),
+            (3, true, false, false)
+        );
     }
 }

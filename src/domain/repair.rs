@@ -53,7 +53,9 @@ impl Finding {
     /// What was wrong and what was done, in words.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Missing(_) => "its parents are complete and it was not in play: it is ready again",
+            Self::Missing(_) => {
+                "its parents are complete and it was not in play: it is ready again"
+            }
             Self::Stray(_) => "it was in play and must not be: it is out of play",
             Self::Asleep(_) => "it was in play and nothing would have woken it: it is ready again",
             Self::Miscounted => "its account of its steps was wrong: they were counted anew",
@@ -90,13 +92,25 @@ impl Found<'_> {
         let mut findings = Vec::new();
         let mut events = Vec::new();
         let mut after = self.progress.clone();
-        let must = if after.state.is_final() { BTreeSet::new() } else { self.count(graph, &mut after) };
+        let must = if after.state.is_final() {
+            BTreeSet::new()
+        } else {
+            self.count(graph, &mut after)
+        };
         after.live = u16::try_from(must.len()).unwrap_or(u16::MAX);
-        findings.extend(must.iter().filter(|step| !self.live.contains_key(step)).map(|step| Finding::Missing(*step)));
-        findings.extend(self.live.iter().filter_map(|(step, wakes)| match must.contains(step) {
-            false => Some(Finding::Stray(*step)),
-            true => (!wakes).then_some(Finding::Asleep(*step)),
-        }));
+        findings.extend(
+            must.iter()
+                .filter(|step| !self.live.contains_key(step))
+                .map(|step| Finding::Missing(*step)),
+        );
+        findings.extend(
+            self.live
+                .iter()
+                .filter_map(|(step, wakes)| match must.contains(step) {
+                    false => Some(Finding::Stray(*step)),
+                    true => (!wakes).then_some(Finding::Asleep(*step)),
+                }),
+        );
         if after.state.is_final() != self.has_end {
             findings.push(Finding::Mistimed);
         }
@@ -113,7 +127,11 @@ impl Found<'_> {
         for event in &events {
             after.state = after.state.after(*event).unwrap_or(after.state);
         }
-        Repair { findings, progress: after, events }
+        Repair {
+            findings,
+            progress: after,
+            events,
+        }
     }
 
     /// Counts the steps of a task that is not final, and returns those that must be in play.
@@ -121,11 +139,23 @@ impl Found<'_> {
         progress.done = StepSet::empty(graph.len());
         let done = self.ended.iter().filter(|(_, state)| state.is_done());
         done.for_each(|(step, _)| progress.done.insert(*step));
-        let failed = self.ended.iter().find(|(_, state)| !state.is_done()).map(|(step, _)| *step);
+        let failed = self
+            .ended
+            .iter()
+            .find(|(_, state)| !state.is_done())
+            .map(|(step, _)| *step);
         progress.failed_step = progress.failed_step.or(failed);
-        let unlocked = |step: &u16| graph.parents(usize::from(*step)).iter().all(|p| progress.done.contains(*p));
+        let unlocked = |step: &u16| {
+            graph
+                .parents(usize::from(*step))
+                .iter()
+                .all(|p| progress.done.contains(*p))
+        };
         let steps = u16::try_from(graph.len()).unwrap_or(u16::MAX);
-        (0..steps).filter(|step| !self.ended.contains_key(step)).filter(unlocked).collect()
+        (0..steps)
+            .filter(|step| !self.ended.contains_key(step))
+            .filter(unlocked)
+            .collect()
     }
 }
 
@@ -143,16 +173,48 @@ mod tests {
     fn repair(state: TaskState, count: u16, ended: &str, live: &str) -> Repair {
         let graph = graph(DIAMOND);
         let steps = |text: &str| -> Vec<(u16, bool)> {
-            text.bytes().map(|b| (u16::from(b.to_ascii_lowercase() - b'a'), b.is_ascii_lowercase())).collect()
+            text.bytes()
+                .map(|b| {
+                    (
+                        u16::from(b.to_ascii_lowercase() - b'a'),
+                        b.is_ascii_lowercase(),
+                    )
+                })
+                .collect()
         };
-        let state_of = |well| if well { StepState::Complete } else { StepState::Error };
-        let mut progress = Progress { state, done: StepSet::empty(4), live: count, failed_step: None, paused: false };
+        let state_of = |well| {
+            if well {
+                StepState::Complete
+            } else {
+                StepState::Error
+            }
+        };
+        let mut progress = Progress {
+            state,
+            done: StepSet::empty(4),
+            live: count,
+            failed_step: None,
+            paused: false,
+        };
         for (step, well) in steps(ended) {
-            if well { progress.done.insert(step) } else { progress.failed_step = Some(step) }
+            if well {
+                progress.done.insert(step)
+            } else {
+                progress.failed_step = Some(step)
+            }
         }
-        let ended = steps(ended).into_iter().map(|(step, well)| (step, state_of(well))).collect();
+        let ended = steps(ended)
+            .into_iter()
+            .map(|(step, well)| (step, state_of(well)))
+            .collect();
         let live = steps(live).into_iter().collect();
-        Found { progress: &progress, has_end: state.is_final(), ended: &ended, live: &live }.repair(&graph)
+        Found {
+            progress: &progress,
+            has_end: state.is_final(),
+            ended: &ended,
+            live: &live,
+        }
+        .repair(&graph)
     }
 
     #[test]
@@ -168,8 +230,15 @@ mod tests {
             (Cancelled, 0, "a", ""),
         ] {
             let repair = repair(state, count, ended, live);
-            assert_eq!((repair.findings, repair.events), (vec![], vec![]), "{state} {ended} {live}");
-            assert_eq!((repair.progress.state, repair.progress.live), (state, count));
+            assert_eq!(
+                (repair.findings, repair.events),
+                (vec![], vec![]),
+                "{state} {ended} {live}"
+            );
+            assert_eq!(
+                (repair.progress.state, repair.progress.live),
+                (state, count)
+            );
         }
     }
 
@@ -182,20 +251,39 @@ mod tests {
             ended: &BTreeMap<u16, StepState>,
             live: &BTreeMap<u16, bool>,
         ) -> u32 {
-            let found = Found { progress, has_end: false, ended, live }.repair(graph);
+            let found = Found {
+                progress,
+                has_end: false,
+                ended,
+                live,
+            }
+            .repair(graph);
             if live.is_empty() {
-                assert_eq!(found.findings, [Finding::Unfinished], "only its end is still to be written");
+                assert_eq!(
+                    found.findings,
+                    [Finding::Unfinished],
+                    "only its end is still to be written"
+                );
                 return 1;
             }
-            assert_eq!(found, Repair { findings: vec![], progress: progress.clone(), events: vec![] });
+            assert_eq!(
+                found,
+                Repair {
+                    findings: vec![],
+                    progress: progress.clone(),
+                    events: vec![]
+                }
+            );
             let mut ends = 0;
             for step in live.keys() {
                 for state in [StepState::Complete, StepState::Error] {
-                    let (mut progress, mut ended, mut live) = (progress.clone(), ended.clone(), live.clone());
+                    let (mut progress, mut ended, mut live) =
+                        (progress.clone(), ended.clone(), live.clone());
                     live.remove(step);
                     ended.insert(*step, state);
                     progress.live -= 1;
-                    let unlocked = progress.step_ended(graph, *step, state.is_done(), &mut |_, _| Fate::Runs);
+                    let unlocked =
+                        progress.step_ended(graph, *step, state.is_done(), &mut |_, _| Fate::Runs);
                     live.extend(unlocked.into_iter().map(|(child, _)| (child, true)));
                     ends += go_on(graph, &progress, &ended, &live);
                 }
@@ -203,9 +291,20 @@ mod tests {
             ends
         }
         let graph = graph(DIAMOND);
-        let progress = Progress { state: InProgress, ..Progress::new(&graph, 4, &mut |_, _| Fate::Runs).0 };
-        let ends = go_on(&graph, &progress, &BTreeMap::new(), &BTreeMap::from([(0, true)]));
-        assert_eq!(ends, 11, "one failure of a, and two orders of b and c with each outcome");
+        let progress = Progress {
+            state: InProgress,
+            ..Progress::new(&graph, 4, &mut |_, _| Fate::Runs).0
+        };
+        let ends = go_on(
+            &graph,
+            &progress,
+            &BTreeMap::new(),
+            &BTreeMap::from([(0, true)]),
+        );
+        assert_eq!(
+            ends, 11,
+            "one failure of a, and two orders of b and c with each outcome"
+        );
     }
 
     #[test]
@@ -235,10 +334,21 @@ mod tests {
         let end = |state, ended| {
             let repair = repair(state, 1, ended, "");
             assert_eq!(repair.findings, [Finding::Unfinished]);
-            (repair.progress.state, repair.progress.live, repair.progress.failed_step, repair.events)
+            (
+                repair.progress.state,
+                repair.progress.live,
+                repair.progress.failed_step,
+                repair.events,
+            )
         };
-        assert_eq!(end(InProgress, "abcd"), (Complete, 0, None, vec![TaskEvent::Complete]));
-        assert_eq!(end(InProgress, "aBc"), (Error, 0, Some(1), vec![TaskEvent::Fail]));
+        assert_eq!(
+            end(InProgress, "abcd"),
+            (Complete, 0, None, vec![TaskEvent::Complete])
+        );
+        assert_eq!(
+            end(InProgress, "aBc"),
+            (Error, 0, Some(1), vec![TaskEvent::Fail])
+        );
         assert_eq!(
             end(Pending, "A"),
             (Error, 0, Some(0), vec![TaskEvent::Start, TaskEvent::Fail]),
@@ -257,17 +367,42 @@ mod tests {
             paused: false,
         };
         let ended = BTreeMap::from([(0, StepState::Complete), (1, StepState::Error)]);
-        let repair = Found { progress: &progress, has_end: true, ended: &ended, live: &BTreeMap::new() }.repair(&graph);
-        assert_eq!(repair.findings, [Finding::Missing(2), Finding::Mistimed, Finding::Miscounted]);
+        let repair = Found {
+            progress: &progress,
+            has_end: true,
+            ended: &ended,
+            live: &BTreeMap::new(),
+        }
+        .repair(&graph);
+        assert_eq!(
+            repair.findings,
+            [Finding::Missing(2), Finding::Mistimed, Finding::Miscounted]
+        );
         let after = repair.progress;
-        assert_eq!((after.done.as_bytes(), after.live, after.failed_step), (&[0b0001][..], 1, Some(1)));
+        assert_eq!(
+            (after.done.as_bytes(), after.live, after.failed_step),
+            (&[0b0001][..], 1, Some(1))
+        );
     }
 
     #[test]
     fn names_and_words_say_which_step_or_none() {
-        assert_eq!((Finding::Missing(3).step(), Finding::Unfinished.step()), (Some(3), None));
-        let all = [Finding::Missing(0), Finding::Stray(0), Finding::Asleep(0), Finding::Miscounted, Finding::Mistimed];
-        let codes: BTreeSet<_> = all.iter().chain([&Finding::Unfinished]).map(|f| (f.code(), f.words())).collect();
+        assert_eq!(
+            (Finding::Missing(3).step(), Finding::Unfinished.step()),
+            (Some(3), None)
+        );
+        let all = [
+            Finding::Missing(0),
+            Finding::Stray(0),
+            Finding::Asleep(0),
+            Finding::Miscounted,
+            Finding::Mistimed,
+        ];
+        let codes: BTreeSet<_> = all
+            .iter()
+            .chain([&Finding::Unfinished])
+            .map(|f| (f.code(), f.words()))
+            .collect();
         assert_eq!(codes.len(), 6);
     }
 }

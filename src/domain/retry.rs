@@ -85,15 +85,29 @@ impl Backoff {
     /// The delay after attempt number `attempt`, but never shorter than `seconds`.
     pub fn at_least(self, attempt: u32, seconds: f64) -> Self {
         let jitter = self.jitter.min(Self::SMALL_JITTER);
-        let delay = self.delay_bounds(attempt).1.as_secs_f64().max(seconds / (1.0 - jitter));
-        Self { base_seconds: delay, multiplier: 1.0, max_seconds: delay, jitter }
+        let delay = self
+            .delay_bounds(attempt)
+            .1
+            .as_secs_f64()
+            .max(seconds / (1.0 - jitter));
+        Self {
+            base_seconds: delay,
+            multiplier: 1.0,
+            max_seconds: delay,
+            jitter,
+        }
     }
 }
 
 impl Default for Backoff {
     /// 1 s, doubled each time, at most 300 s, the upper half random.
     fn default() -> Self {
-        Self { base_seconds: 1.0, multiplier: 2.0, max_seconds: 300.0, jitter: 0.5 }
+        Self {
+            base_seconds: 1.0,
+            multiplier: 2.0,
+            max_seconds: 300.0,
+            jitter: 0.5,
+        }
     }
 }
 
@@ -108,9 +122,22 @@ mod tests {
 
     #[test]
     fn a_delay_can_be_asked_to_be_long_enough() {
-        let long = Backoff { base_seconds: 1.0, max_seconds: 5.0, ..Backoff::default() }.at_least(2, 8.0);
-        assert_eq!([1, 2].map(|n| long.delay_bounds(n)), [(Duration::from_secs(8), Duration::from_secs(10)); 2]);
-        let own = Backoff { base_seconds: 30.0, ..Backoff::default() }.at_least(2, 8.0).delay_bounds(2);
+        let long = Backoff {
+            base_seconds: 1.0,
+            max_seconds: 5.0,
+            ..Backoff::default()
+        }
+        .at_least(2, 8.0);
+        assert_eq!(
+            [1, 2].map(|n| long.delay_bounds(n)),
+            [(Duration::from_secs(8), Duration::from_secs(10)); 2]
+        );
+        let own = Backoff {
+            base_seconds: 30.0,
+            ..Backoff::default()
+        }
+        .at_least(2, 8.0)
+        .delay_bounds(2);
         assert_eq!(own, (Duration::from_secs(48), Duration::from_secs(60)));
     }
 
@@ -121,9 +148,19 @@ mod tests {
 
     #[test]
     fn the_default_doubles_from_one_second_up_to_five_minutes() {
-        let expected = [(500, 1_000), (1_000, 2_000), (2_000, 4_000), (4_000, 8_000), (8_000, 16_000)];
+        let expected = [
+            (500, 1_000),
+            (1_000, 2_000),
+            (2_000, 4_000),
+            (4_000, 8_000),
+            (8_000, 16_000),
+        ];
         for (attempt, bounds) in (1..).zip(expected) {
-            assert_eq!(millis(attempt, Backoff::default()), bounds, "attempt {attempt}");
+            assert_eq!(
+                millis(attempt, Backoff::default()),
+                bounds,
+                "attempt {attempt}"
+            );
         }
         assert_eq!(millis(9, Backoff::default()), (128_000, 256_000));
         assert_eq!(millis(10, Backoff::default()), (150_000, 300_000));
@@ -131,18 +168,32 @@ mod tests {
 
     #[test]
     fn no_attempt_number_overflows() {
-        let steep = Backoff { multiplier: Backoff::MAX_MULTIPLIER, ..Backoff::default() };
+        let steep = Backoff {
+            multiplier: Backoff::MAX_MULTIPLIER,
+            ..Backoff::default()
+        };
         assert_eq!(millis(u32::MAX, steep), (150_000, 300_000));
         assert_eq!(millis(0, steep), millis(1, steep));
-        let broken = Backoff { base_seconds: f64::NAN, multiplier: -1.0, max_seconds: f64::NAN, jitter: 7.0 };
+        let broken = Backoff {
+            base_seconds: f64::NAN,
+            multiplier: -1.0,
+            max_seconds: f64::NAN,
+            jitter: 7.0,
+        };
         assert_eq!(millis(3, broken), (0, 0));
     }
 
     #[test]
     fn jitter_sets_the_width_of_the_range() {
-        let fixed = Backoff { jitter: 0.0, ..Backoff::default() };
+        let fixed = Backoff {
+            jitter: 0.0,
+            ..Backoff::default()
+        };
         assert_eq!(millis(3, fixed), (4_000, 4_000));
-        let full = Backoff { jitter: 1.0, ..Backoff::default() };
+        let full = Backoff {
+            jitter: 1.0,
+            ..Backoff::default()
+        };
         assert_eq!(millis(3, full), (0, 4_000));
     }
 }

@@ -31,11 +31,19 @@ impl Settings {
         for (index, item) in template.overrides.iter().enumerate() {
             let origin = format!("overrides[{index}]");
             let adjustment = item.adjustment(&values).map_err(|why| why.at(&origin))?;
-            adjustment.into_iter().for_each(|adjustment| settings.push(&origin, adjustment));
+            adjustment
+                .into_iter()
+                .for_each(|adjustment| settings.push(&origin, adjustment));
         }
-        let bytes = if settings.is_empty() { 0 } else { settings.to_json().len() };
+        let bytes = if settings.is_empty() {
+            0
+        } else {
+            settings.to_json().len()
+        };
         if bytes > MAX_SETTINGS_BYTES {
-            let why = format!("the overrides come to {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed");
+            let why = format!(
+                "the overrides come to {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed"
+            );
             return Err(why.into());
         }
         Ok(settings)
@@ -53,8 +61,7 @@ impl Settings {
 
     /// As it is stored with the task.
     pub fn to_json(&self) -> String {
-        let entry =
-            |(origin, adjustment): &(String, Adjustment)| json!({"origin": origin, "changes": adjustment.to_value()});
+        let entry = |(origin, adjustment): &(String, Adjustment)| json!({"origin": origin, "changes": adjustment.to_value()});
         Value::Array(self.0.iter().map(entry).collect()).to_string()
     }
 
@@ -65,20 +72,32 @@ impl Settings {
     pub fn from_json(text: &str, template: &Template) -> Result<Settings, String> {
         let value = documents::parse(text, usize::MAX).map_err(|error| error.to_string())?;
         let entry = |value: &Value| {
-            let origin = value.get("origin").and_then(Value::as_str).ok_or("an entry has no origin")?;
+            let origin = value
+                .get("origin")
+                .and_then(Value::as_str)
+                .ok_or("an entry has no origin")?;
             let changes = value.get("changes").ok_or("an entry has no changes")?;
             let adjustment = Adjustment::read(changes, &template.steps).map_err(|problems| {
-                problems.first().map(|p| format!("{origin}{}: {}", p.pointer, p.message)).unwrap_or_default()
+                problems
+                    .first()
+                    .map(|p| format!("{origin}{}: {}", p.pointer, p.message))
+                    .unwrap_or_default()
             })?;
             Ok::<_, String>((origin.to_owned(), adjustment))
         };
         let entries = value.as_array().ok_or("expected a list")?;
-        Ok(Settings(entries.iter().map(entry).collect::<Result<_, _>>()?))
+        Ok(Settings(
+            entries.iter().map(entry).collect::<Result<_, _>>()?,
+        ))
     }
 
     /// The step as it is for the task; None when it is the template's.
     pub fn step(&self, template: &Template, index: usize) -> Option<StepTemplate> {
-        let mut changes = self.of_step(index).map(|(_, step)| step).filter(|step| step.changes_step()).peekable();
+        let mut changes = self
+            .of_step(index)
+            .map(|(_, step)| step)
+            .filter(|step| step.changes_step())
+            .peekable();
         changes.peek()?;
         let mut step = template.steps.get(index)?.clone();
         changes.for_each(|change| change.apply(&mut step));
@@ -87,7 +106,10 @@ impl Settings {
 
     /// Whether the step is skipped, whatever its condition says.
     pub fn skips(&self, index: usize) -> bool {
-        self.of_step(index).filter_map(|(_, step)| step.skip).last().unwrap_or(false)
+        self.of_step(index)
+            .filter_map(|(_, step)| step.skip)
+            .last()
+            .unwrap_or(false)
     }
 
     /// Which settings of a step are not the template's, and which origin each has.
@@ -107,15 +129,26 @@ impl Settings {
 
     /// Notes for the task.
     pub fn annotations(&self) -> Map<String, Value> {
-        self.0.iter().flat_map(|(_, adjustment)| adjustment.annotations.clone()).collect()
+        self.0
+            .iter()
+            .flat_map(|(_, adjustment)| adjustment.annotations.clone())
+            .collect()
     }
 
     /// The task's priority, when it is changed.
     pub fn priority(&self) -> Option<i16> {
-        self.0.iter().filter_map(|(_, adjustment)| adjustment.priority).next_back()
+        self.0
+            .iter()
+            .filter_map(|(_, adjustment)| adjustment.priority)
+            .next_back()
     }
 
-    fn of_step(&self, index: usize) -> impl Iterator<Item = (&str, &super::adjustment::StepAdjustment)> {
-        self.0.iter().filter_map(move |(origin, adjustment)| Some((origin.as_str(), adjustment.step(index)?)))
+    fn of_step(
+        &self,
+        index: usize,
+    ) -> impl Iterator<Item = (&str, &super::adjustment::StepAdjustment)> {
+        self.0.iter().filter_map(move |(origin, adjustment)| {
+            Some((origin.as_str(), adjustment.step(index)?))
+        })
     }
 }

@@ -14,7 +14,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// The snapshot that sees nothing.
     pub fn empty() -> Self {
-        Self { end: 0, running: Vec::new() }
+        Self {
+            end: 0,
+            running: Vec::new(),
+        }
     }
 
     /// `None` unless `running` is in ascending order and below `end`.
@@ -28,8 +31,12 @@ impl Snapshot {
         let (first, rest) = text.split_once(':')?;
         first.parse::<u64>().ok()?;
         let (end, running) = rest.split_once(':')?;
-        let running =
-            running.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<_, _>>().ok()?;
+        let running = running
+            .split(',')
+            .filter(|xid| !xid.is_empty())
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .ok()?;
         Self::new(end.parse().ok()?, running)
     }
 
@@ -83,7 +90,9 @@ mod tests {
         for text in ["5:5:", "7:9:7", "10:20:10,14,15"] {
             assert_eq!(snapshot(text).to_string(), text);
         }
-        for wrong in ["", "1", "1:2", "x:2:", "1:x:", "1:5:x", "1:5:5", "1:5:3,2", "1:5:2,2"] {
+        for wrong in [
+            "", "1", "1:2", "x:2:", "1:x:", "1:5:x", "1:5:5", "1:5:3,2", "1:5:2,2",
+        ] {
             assert_eq!(Snapshot::parse(wrong), None, "{wrong}");
         }
     }
@@ -98,8 +107,13 @@ mod tests {
 
     #[test]
     fn a_later_snapshot_includes_an_earlier_one_and_not_the_reverse() {
-        let chain =
-            [Snapshot::empty(), snapshot("5:9:5,7"), snapshot("5:9:5"), snapshot("5:12:5,11"), snapshot("12:12:")];
+        let chain = [
+            Snapshot::empty(),
+            snapshot("5:9:5,7"),
+            snapshot("5:9:5"),
+            snapshot("5:12:5,11"),
+            snapshot("12:12:"),
+        ];
         for (i, earlier) in chain.iter().enumerate() {
             for (j, later) in chain.iter().enumerate() {
                 assert_eq!(later.includes(earlier), j >= i, "{later} and {earlier}");

@@ -84,7 +84,9 @@ impl StepState {
             (S::InProgress, E::GiveBack) => S::Ready,
             (S::Pending | S::Ready | S::InProgress | S::WaitingForRetry, E::Cancel) => S::Cancelled,
             (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Skip) => S::Skipped,
-            (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Resolve) => S::ResolvedManually,
+            (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Resolve) => {
+                S::ResolvedManually
+            }
             (S::Error, E::Reopen) => S::Ready,
             (state, event) => return Err(IllegalStepTransition { state, event }),
         })
@@ -97,7 +99,10 @@ impl StepState {
 
     /// Whether its children need not wait for it any more.
     pub fn is_done(self) -> bool {
-        matches!(self, Self::Complete | Self::Skipped | Self::ResolvedManually)
+        matches!(
+            self,
+            Self::Complete | Self::Skipped | Self::ResolvedManually
+        )
     }
 
     /// The name in the database and in documents.
@@ -133,13 +138,25 @@ mod tests {
     use {StepEvent as E, StepState as S};
 
     /// The order of the columns below.
-    const EVENTS: [E; 10] =
-        [E::Unlock, E::Claim, E::Succeed, E::Retry, E::Fail, E::GiveBack, E::Cancel, E::Skip, E::Resolve, E::Reopen];
+    const EVENTS: [E; 10] = [
+        E::Unlock,
+        E::Claim,
+        E::Succeed,
+        E::Retry,
+        E::Fail,
+        E::GiveBack,
+        E::Cancel,
+        E::Skip,
+        E::Resolve,
+        E::Reopen,
+    ];
 
     #[test]
     fn every_pair_of_state_and_event() {
         let row = |text: &str| -> Vec<Option<S>> {
-            text.split_whitespace().map(|name| (name != "-").then(|| S::from_name(name).unwrap())).collect()
+            text.split_whitespace()
+                .map(|name| (name != "-").then(|| S::from_name(name).unwrap()))
+                .collect()
         };
         let waits = "- in_progress - - - - cancelled skipped resolved_manually -";
         let never = "- - - - - - - - - -";
@@ -165,9 +182,16 @@ mod tests {
     fn what_is_over_is_over_but_for_an_operator_and_a_refusal_names_both() {
         for state in S::ALL {
             let by_itself = &EVENTS[..7];
-            assert_eq!(state.is_final(), by_itself.iter().all(|e| state.after(*e).is_err()), "{state}");
+            assert_eq!(
+                state.is_final(),
+                by_itself.iter().all(|e| state.after(*e).is_err()),
+                "{state}"
+            );
         }
-        assert_eq!(S::Complete.after(E::Claim).unwrap_err().to_string(), "a step that is complete cannot Claim");
+        assert_eq!(
+            S::Complete.after(E::Claim).unwrap_err().to_string(),
+            "a step that is complete cannot Claim"
+        );
     }
 
     #[test]

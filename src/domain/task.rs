@@ -75,8 +75,14 @@ impl TaskState {
     }
 
     /// All states, in the order of a task's life.
-    pub const ALL: [Self; 6] =
-        [Self::Pending, Self::InProgress, Self::Complete, Self::Error, Self::Cancelled, Self::ResolvedManually];
+    pub const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::InProgress,
+        Self::Complete,
+        Self::Error,
+        Self::Cancelled,
+        Self::ResolvedManually,
+    ];
 
     /// The state after `event`. Total: every pair has an answer, and the error names both.
     pub fn after(self, event: TaskEvent) -> Result<Self, IllegalTaskTransition> {
@@ -95,7 +101,10 @@ impl TaskState {
 
     /// Whether nothing happens to the task any more, but for an operator's word about one that failed.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Complete | Self::Error | Self::Cancelled | Self::ResolvedManually)
+        matches!(
+            self,
+            Self::Complete | Self::Error | Self::Cancelled | Self::ResolvedManually
+        )
     }
 
     /// The name in the database and in documents.
@@ -129,12 +138,44 @@ mod tests {
 
     #[test]
     fn every_pair_of_state_and_event() {
-        let events = [E::Start, E::Complete, E::Fail, E::Cancel, E::Expire, E::Reopen, E::Resolve];
+        let events = [
+            E::Start,
+            E::Complete,
+            E::Fail,
+            E::Cancel,
+            E::Expire,
+            E::Reopen,
+            E::Resolve,
+        ];
         let expected: [[Option<S>; 7]; 6] = [
-            [Some(S::InProgress), None, None, Some(S::Cancelled), Some(S::Error), None, None],
-            [None, Some(S::Complete), Some(S::Error), Some(S::Cancelled), Some(S::Error), None, None],
+            [
+                Some(S::InProgress),
+                None,
+                None,
+                Some(S::Cancelled),
+                Some(S::Error),
+                None,
+                None,
+            ],
+            [
+                None,
+                Some(S::Complete),
+                Some(S::Error),
+                Some(S::Cancelled),
+                Some(S::Error),
+                None,
+                None,
+            ],
             [None; 7],
-            [None, None, None, None, None, Some(S::InProgress), Some(S::ResolvedManually)],
+            [
+                None,
+                None,
+                None,
+                None,
+                None,
+                Some(S::InProgress),
+                Some(S::ResolvedManually),
+            ],
             [None; 7],
             [None; 7],
         ];
@@ -142,7 +183,10 @@ mod tests {
             for (event, want) in events.into_iter().zip(row) {
                 assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
             }
-            assert_eq!(state.is_final(), events[..5].iter().all(|e| state.after(*e).is_err()));
+            assert_eq!(
+                state.is_final(),
+                events[..5].iter().all(|e| state.after(*e).is_err())
+            );
             assert_eq!(S::from_name(state.as_str()), Some(state));
         }
     }

@@ -11,7 +11,9 @@ pub fn is_rfc3339(text: &str) -> bool {
         };
         text.len() == form.len() && text.bytes().zip(form.bytes()).all(same)
     };
-    let Some((start, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else { return false };
+    let Some((start, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else {
+        return false;
+    };
     let zone = match rest.strip_prefix('.') {
         Some(fraction) => {
             let zone = fraction.trim_start_matches(|char: char| char.is_ascii_digit());
@@ -22,7 +24,8 @@ pub fn is_rfc3339(text: &str) -> bool {
         }
         None => rest,
     };
-    fits(start, "0000-00-00T00:00:00") && (matches!(zone, "Z" | "z") || fits(zone, "+00:00") || fits(zone, "-00:00"))
+    fits(start, "0000-00-00T00:00:00")
+        && (matches!(zone, "Z" | "z") || fits(zone, "+00:00") || fits(zone, "-00:00"))
 }
 
 #[cfg(test)]

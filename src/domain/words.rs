@@ -24,7 +24,10 @@ pub(super) fn cut(text: &str) -> String {
 const MAX_CANDIDATES: usize = 1_000;
 
 /// ", did you mean `x`?" for the candidate that is close to `word`, if there is one.
-pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+pub(super) fn did_you_mean<'c>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'c str>,
+) -> String {
     candidates
         .into_iter()
         .take(MAX_CANDIDATES)
@@ -44,7 +47,11 @@ fn distance(word: &str, candidate: &str) -> Option<usize> {
         return None;
     }
     let limit = if shorter < 5 { 1 } else { 2 };
-    let edits = if a.len().abs_diff(b.len()) <= limit { osa_distance(&a, &b) } else { usize::MAX };
+    let edits = if a.len().abs_diff(b.len()) <= limit {
+        osa_distance(&a, &b)
+    } else {
+        usize::MAX
+    };
     if edits <= limit {
         return Some(edits);
     }
@@ -61,8 +68,14 @@ mod tests {
         let keys = ["name", "namespace", "default_retry_limit"];
         assert_eq!(did_you_mean("nmae", keys), ", did you mean `name`?");
         assert_eq!(did_you_mean("Name", keys), ", did you mean `name`?");
-        assert_eq!(did_you_mean("namspace", keys), ", did you mean `namespace`?");
-        assert_eq!(did_you_mean("retry_limit", keys), ", did you mean `default_retry_limit`?");
+        assert_eq!(
+            did_you_mean("namspace", keys),
+            ", did you mean `namespace`?"
+        );
+        assert_eq!(
+            did_you_mean("retry_limit", keys),
+            ", did you mean `default_retry_limit`?"
+        );
         for far in ["x", "colour", "nm", &"n".repeat(100)] {
             assert_eq!(did_you_mean(far, keys), "", "{far}");
         }

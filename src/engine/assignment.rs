@@ -46,16 +46,28 @@ pub struct Assignment {
 impl Assignment {
     /// What it weighs on the wire, or a little less.
     pub fn bytes(&self) -> usize {
-        let results: usize = self.results.iter().map(|(name, json)| name.len() + json.len()).sum();
+        let results: usize = self
+            .results
+            .iter()
+            .map(|(name, json)| name.len() + json.len())
+            .sum();
         let config = self.handler_config.as_ref().map_or(0, String::len);
-        results + config + self.task.context.len() + self.annotations.len() + self.planned_steps.len()
+        results
+            + config
+            + self.task.context.len()
+            + self.annotations.len()
+            + self.planned_steps.len()
     }
 }
 
 /// Adds the documents that a step needs to what the transaction reads.
 pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, revision: i32, step: i16) {
     inputs.tasks.push((task_id, revision));
-    inputs.results.extend(plan.inputs_of(step).iter().filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))));
+    inputs.results.extend(
+        plan.inputs_of(step)
+            .iter()
+            .filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))),
+    );
 }
 
 /// Puts claims and documents together. A claim whose documents are missing is left out; it cannot be, as what was not
@@ -79,12 +91,21 @@ pub fn assemble(
                 .iter()
                 .filter(|a| !plan.is_planner(a.cast_signed()))
                 .filter_map(|a| {
-                    let json = known.results.get(&(claim.task_id, i16::try_from(*a).ok()?))?;
-                    Some((plan.template.steps.get(usize::from(*a))?.name.clone(), Arc::clone(json)))
+                    let json = known
+                        .results
+                        .get(&(claim.task_id, i16::try_from(*a).ok()?))?;
+                    Some((
+                        plan.template.steps.get(usize::from(*a))?.name.clone(),
+                        Arc::clone(json),
+                    ))
                 })
                 .collect();
             Some(Assignment {
-                lease: Lease { task_id: claim.task_id, step: claim.step, nonce: claim.nonce },
+                lease: Lease {
+                    task_id: claim.task_id,
+                    step: claim.step,
+                    nonce: claim.nonce,
+                },
                 worker_id: claim.worker_id,
                 lane_id: claim.lane_id,
                 attempt: claim.attempt,
@@ -95,9 +116,15 @@ pub fn assemble(
                 retry_limit: step.retry_limit,
                 handler_config: match &step {
                     Cow::Borrowed(_) => None,
-                    Cow::Owned(step) => Some(Value::Object(step.handler_config.clone()).to_string()),
+                    Cow::Owned(step) => {
+                        Some(Value::Object(step.handler_config.clone()).to_string())
+                    }
                 },
-                planned_steps: if is_planner { effective.planned_steps() } else { String::new() },
+                planned_steps: if is_planner {
+                    effective.planned_steps()
+                } else {
+                    String::new()
+                },
                 task: Arc::clone(task),
                 results,
                 plan,

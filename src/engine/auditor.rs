@@ -82,7 +82,16 @@ impl Auditor {
     pub fn new(shared: Shared) -> (Self, Arc<Audits>) {
         let audits = Arc::<Audits>::default();
         let left = BTreeMap::new();
-        (Self { shared, audits: Arc::clone(&audits), cursor: Cursor::default(), left, failing: false }, audits)
+        (
+            Self {
+                shared,
+                audits: Arc::clone(&audits),
+                cursor: Cursor::default(),
+                left,
+                failing: false,
+            },
+            audits,
+        )
     }
 
     /// Looks until `shutdown`.
@@ -90,7 +99,9 @@ impl Auditor {
         while pause(jitter(LOOK), &shutdown).await {
             match self.run_once().await {
                 Ok(_) => self.failing = false,
-                Err(error) if error.is_transient() || self.failing => tracing::debug!(%error, "the audit failed"),
+                Err(error) if error.is_transient() || self.failing => {
+                    tracing::debug!(%error, "the audit failed")
+                }
                 Err(error) => {
                     tracing::error!(%error, "nobody can look for stuck tasks; trying again");
                     self.failing = true;
@@ -106,7 +117,8 @@ impl Auditor {
             return Ok(Audited::default());
         };
         self.cursor = look.next;
-        self.left.retain(|task_id, _| look.suspects.binary_search(task_id).is_ok());
+        self.left
+            .retain(|task_id, _| look.suspects.binary_search(task_id).is_ok());
         let mut repaired = 0;
         for tasks in look.suspects.chunks(BATCH) {
             repaired += match self.mend(tasks).await {
@@ -118,8 +130,14 @@ impl Auditor {
                 }
             };
         }
-        self.audits.standing.store(self.left.len().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-        Ok(Audited { suspects: look.suspects.len(), repaired })
+        self.audits.standing.store(
+            self.left.len().try_into().unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+        Ok(Audited {
+            suspects: look.suspects.len(),
+            repaired,
+        })
     }
 
     async fn mend_each(&mut self, tasks: &[Uuid]) -> usize {
@@ -158,20 +176,35 @@ impl Auditor {
             none if none.is_empty() => Vec::new(),
             unsure => repairing.recent_starts(&unsure).await?,
         };
-        let Mended { mut mending, findings, dead, tasks, lanes } = plan.mend(&starts);
+        let Mended {
+            mut mending,
+            findings,
+            dead,
+            tasks,
+            lanes,
+        } = plan.mend(&starts);
         if findings.is_empty() {
             // It has moved on, or somebody else was faster.
             return Ok(0);
         }
-        mending.notify = self.shared.peers.news(!lanes.is_empty(), !dead.is_empty(), !tasks.is_empty(), false);
+        mending.notify = self.shared.peers.news(
+            !lanes.is_empty(),
+            !dead.is_empty(),
+            !tasks.is_empty(),
+            false,
+        );
         repairing.commit(mending, &self.shared.db.channel()).await?;
         for found in &findings {
             tracing::error!(task_id = %found.task_id, correlation_id = found.correlation_id, step = found.step_name,
                 code = found.finding.code(), "a task was broken: {}", found.finding.words());
         }
         let count = findings.len();
-        self.audits.found.fetch_add(count.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.audits.repaired.fetch_add(count.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.audits
+            .found
+            .fetch_add(count.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.audits
+            .repaired
+            .fetch_add(count.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
         for (task_id, _) in &tasks {
             self.left.remove(task_id);
         }
@@ -185,7 +218,11 @@ impl Auditor {
 
     /// Keeps a task in mind that is broken and could not be mended. What does not pass by itself is said, once.
     fn leave(&mut self, task_id: Uuid, why: Option<String>) {
-        if self.left.get(&task_id).is_some_and(|known| known.is_some() || why.is_none()) {
+        if self
+            .left
+            .get(&task_id)
+            .is_some_and(|known| known.is_some() || why.is_none())
+        {
             return;
         }
         if let Some(why) = &why {

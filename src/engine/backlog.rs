@@ -34,7 +34,11 @@ pub struct Backlog {
 
 impl Backlog {
     pub fn new(db: Db, catalog: Arc<Catalog>) -> Self {
-        Self { db, catalog, last: Mutex::default() }
+        Self {
+            db,
+            catalog,
+            last: Mutex::default(),
+        }
     }
 
     /// Every lane that has a template, at most [`MAX_LANES`]. Who asks while another one reads gets the same answer.
@@ -46,10 +50,20 @@ impl Backlog {
             return Ok(Arc::clone(waiting));
         }
         let lanes = self.catalog.lanes();
-        let asked: Vec<i32> = lanes.iter().take(MAX_LANES).map(|lane| lane.lane_id).collect();
+        let asked: Vec<i32> = lanes
+            .iter()
+            .take(MAX_LANES)
+            .map(|lane| lane.lane_id)
+            .collect();
         let found = backlog::read(&self.db, &asked).await?;
-        let waiting =
-            lanes.iter().zip(found).map(|(lane, (steps, oldest))| Waiting { lane: lane.clone(), steps, oldest });
+        let waiting = lanes
+            .iter()
+            .zip(found)
+            .map(|(lane, (steps, oldest))| Waiting {
+                lane: lane.clone(),
+                steps,
+                oldest,
+            });
         let waiting = Arc::new(waiting.collect::<Vec<_>>());
         *last = Some((Instant::now(), Arc::clone(&waiting)));
         Ok(waiting)

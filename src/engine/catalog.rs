@@ -72,12 +72,18 @@ impl Plan {
 
     /// What an assignment of a step weighs without the documents of its task.
     pub fn fixed(&self, step: i16) -> i32 {
-        usize::try_from(step).ok().and_then(|step| self.fixed.get(step).copied()).unwrap_or_default()
+        usize::try_from(step)
+            .ok()
+            .and_then(|step| self.fixed.get(step).copied())
+            .unwrap_or_default()
     }
 
     /// The lane of a step of this template; 0, which no lane has, for a position that does not exist.
     pub fn lane(&self, step: u16) -> i32 {
-        self.lanes.get(usize::from(step)).copied().unwrap_or_default()
+        self.lanes
+            .get(usize::from(step))
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -124,14 +130,22 @@ pub struct Catalog {
 impl Catalog {
     /// Empty; call [`Catalog::refresh`].
     pub fn new(db: Db, metrics: Arc<Metrics>, environment: String) -> Self {
-        Self { db, metrics, environment, known: RwLock::default(), refreshing: tokio::sync::Mutex::new(()) }
+        Self {
+            db,
+            metrics,
+            environment,
+            known: RwLock::default(),
+            refreshing: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Reads what was registered since the last time. Returns whether there are new lanes.
     pub async fn refresh(&self) -> Result<bool, StoreError> {
         // The wait for a turn counts too: behind a database that says nothing there would be a queue.
         let late = || StoreError::Connection("the templates could not be read in time".into());
-        tokio::time::timeout(READ_LIMIT, self.refresh_in_turn()).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(READ_LIMIT, self.refresh_in_turn())
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     async fn refresh_in_turn(&self) -> Result<bool, StoreError> {
@@ -141,8 +155,10 @@ impl Catalog {
         let rows = template::since(&self.db, newest).await?;
         let lanes = template::lanes_since(&self.db, newest_lane).await?;
         let newest = rows.last().map_or(newest, |row| row.template_id);
-        let plans: Vec<Arc<Plan>> =
-            rows.into_iter().filter_map(|row| Some(Arc::new(plan(row, &self.metrics)?))).collect();
+        let plans: Vec<Arc<Plan>> = rows
+            .into_iter()
+            .filter_map(|row| Some(Arc::new(plan(row, &self.metrics)?)))
+            .collect();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.newest = newest;
         for plan in plans {
@@ -185,17 +201,26 @@ impl Catalog {
         }
         self.refresh().await?;
         self.with(|k| k.plans.get(&template_id).cloned())
-            .ok_or_else(|| StoreError::Corrupt(format!("template {template_id} is missing or cannot be read")))
+            .ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "template {template_id} is missing or cannot be read"
+                ))
+            })
     }
 
     /// The plans of these templates, but for those that this build cannot read: their steps wait for another server, and
     /// no other step has to wait with them.
-    pub async fn readable(&self, ids: impl IntoIterator<Item = i32>) -> Result<HashMap<i32, Arc<Plan>>, StoreError> {
+    pub async fn readable(
+        &self,
+        ids: impl IntoIterator<Item = i32>,
+    ) -> Result<HashMap<i32, Arc<Plan>>, StoreError> {
         let mut plans = HashMap::new();
         for id in ids.into_iter().collect::<HashSet<_>>() {
             match self.plan(id).await {
                 Ok(plan) => drop(plans.insert(id, plan)),
-                Err(StoreError::Corrupt(why)) => tracing::debug!(why, "a waiting step is left to other servers"),
+                Err(StoreError::Corrupt(why)) => {
+                    tracing::debug!(why, "a waiting step is left to other servers")
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -203,9 +228,16 @@ impl Catalog {
     }
 
     /// A version of a template, or its newest one, as far as known here.
-    pub fn resolve(&self, namespace: &str, task_name: &str, version: Option<&Version>) -> Option<Arc<Plan>> {
+    pub fn resolve(
+        &self,
+        namespace: &str,
+        task_name: &str,
+        version: Option<&Version>,
+    ) -> Option<Arc<Plan>> {
         self.with(|k| {
-            let versions = k.versions.get(&(namespace.to_owned(), task_name.to_owned()))?;
+            let versions = k
+                .versions
+                .get(&(namespace.to_owned(), task_name.to_owned()))?;
             let id = match version {
                 Some(version) => versions.get(version)?,
                 None => versions.last_key_value()?.1,
@@ -220,7 +252,8 @@ impl Catalog {
             k.versions
                 .iter()
                 .filter(|((ns, name), _)| {
-                    (namespace.is_empty() || ns == namespace) && (task_name.is_empty() || name == task_name)
+                    (namespace.is_empty() || ns == namespace)
+                        && (task_name.is_empty() || name == task_name)
                 })
                 .flat_map(|(_, versions)| versions.values().rev())
                 .filter_map(|id| k.plans.get(id).cloned())
@@ -232,8 +265,14 @@ impl Catalog {
     /// good part of a second.
     pub async fn check(&self, yaml: &str) -> Checked {
         let (yaml, environment) = (yaml.to_owned(), self.environment.clone());
-        let unread = |_| Problem { line: 1, column: 1, path: String::new(), message: "it cannot be read".to_owned() };
-        let checked = tokio::task::spawn_blocking(move || Template::check(&yaml, &environment)).await;
+        let unread = |_| Problem {
+            line: 1,
+            column: 1,
+            path: String::new(),
+            message: "it cannot be read".to_owned(),
+        };
+        let checked =
+            tokio::task::spawn_blocking(move || Template::check(&yaml, &environment)).await;
         checked.unwrap_or_else(|error| Checked {
             template: None,
             problems: vec![unread(error)],
@@ -251,19 +290,30 @@ impl Catalog {
         wake: &str,
     ) -> Result<(Registered, Vec<Problem>), RegisterError> {
         let mut checked = self.check(yaml).await;
-        let Some(template) = checked.template.take() else { return Err(RegisterError::Invalid(Box::new(checked))) };
+        let Some(template) = checked.template.take() else {
+            return Err(RegisterError::Invalid(Box::new(checked)));
+        };
         if deny_warnings && !checked.warnings.is_empty() {
             return Err(RegisterError::Warned(checked.warnings));
         }
         Ok((self.store(yaml, &template, wake).await?, checked.warnings))
     }
 
-    async fn store(&self, yaml: &str, template: &Template, wake: &str) -> Result<Registered, StoreError> {
+    async fn store(
+        &self,
+        yaml: &str,
+        template: &Template,
+        wake: &str,
+    ) -> Result<Registered, StoreError> {
         let version = template.version.to_string();
         let steps: Vec<NewStep<'_>> = template
             .steps
             .iter()
-            .map(|s| NewStep { name: &s.name, handler: &s.handler, service: &s.service })
+            .map(|s| NewStep {
+                name: &s.name,
+                handler: &s.handler,
+                service: &s.service,
+            })
             .collect();
         let new = NewTemplate {
             namespace: &template.namespace,
@@ -276,11 +326,17 @@ impl Catalog {
         let registration = template::register(&self.db, new, wake).await?;
         self.refresh().await?;
         match registration {
-            Registration::Created(row) => Ok(Registered::Created(self.plan(row.template_id).await?)),
+            Registration::Created(row) => {
+                Ok(Registered::Created(self.plan(row.template_id).await?))
+            }
             Registration::Existing(row) => {
                 let plan = self.plan(row.template_id).await?;
                 // The text may differ in comments and order of keys: what counts is what it means.
-                if plan.template == *template { Ok(Registered::Unchanged(plan)) } else { Ok(Registered::Taken(plan)) }
+                if plan.template == *template {
+                    Ok(Registered::Unchanged(plan))
+                } else {
+                    Ok(Registered::Taken(plan))
+                }
             }
         }
     }
@@ -295,7 +351,10 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
     let template = match Template::parse_stored(&row.yaml, &row.environment) {
         Ok(template) => template,
         Err(problems) => {
-            let first = problems.first().map(ToString::to_string).unwrap_or_default();
+            let first = problems
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             tracing::error!(
                 row.template_id,
                 row.namespace,
@@ -307,12 +366,25 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
             return None;
         }
     };
-    let schema = template.schema.as_ref().and_then(|schema| ContextSchema::compile(schema).ok());
-    let handler_configs =
-        template.steps.iter().map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string()).collect();
-    let compiled =
-        |step: &StepTemplate| step.result_schema.as_ref().and_then(|s| ContextSchema::compile_result(s).ok());
-    let inputs = |step: &StepTemplate| step.inputs.as_ref().map(|all| all.iter().map(|i| *i as u16).collect());
+    let schema = template
+        .schema
+        .as_ref()
+        .and_then(|schema| ContextSchema::compile(schema).ok());
+    let handler_configs = template
+        .steps
+        .iter()
+        .map(|s| serde_json::Value::Object(s.handler_config.clone()).to_string())
+        .collect();
+    let compiled = |step: &StepTemplate| {
+        step.result_schema
+            .as_ref()
+            .and_then(|s| ContextSchema::compile_result(s).ok())
+    };
+    let inputs = |step: &StepTemplate| {
+        step.inputs
+            .as_ref()
+            .map(|all| all.iter().map(|i| *i as u16).collect())
+    };
     let mut plan = Plan {
         inputs: template.steps.iter().map(inputs).collect(),
         fixed: Vec::new(),

@@ -39,32 +39,69 @@ pub fn grant(
     if reservation.is_empty() {
         return (claimed, inputs);
     }
-    let due = changes.new_live.iter().enumerate().filter(|(_, live)| live.is_due());
+    let due = changes
+        .new_live
+        .iter()
+        .enumerate()
+        .filter(|(_, live)| live.is_due());
     let new = due.map(|(i, l)| (Reverse(l.priority), l.task_id, l.step, Some(i), i));
-    let old = candidates.iter().enumerate().map(|(i, c)| (Reverse(c.priority), c.task_id, c.step, None, i));
+    let old = candidates
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (Reverse(c.priority), c.task_id, c.step, None, i));
     let mut order: Vec<_> = new.chain(old).collect();
     order.sort_unstable();
     for (_, task_id, step, is_new, i) in order {
         let (template_id, lane_id, bytes, revision) = match is_new.map(|i| &changes.new_live[i]) {
             Some(live) => (live.template_id, live.lane_id, live.bytes, live.revision),
-            None => (candidates[i].template_id, candidates[i].lane_id, candidates[i].bytes, candidates[i].revision),
+            None => (
+                candidates[i].template_id,
+                candidates[i].lane_id,
+                candidates[i].bytes,
+                candidates[i].revision,
+            ),
         };
-        let Some((plan, template)) = plans.get(&template_id).and_then(|p| Some((p, p.step(step)?))) else { continue };
-        let lease = Lease { task_id, step, nonce: nonce() };
+        let Some((plan, template)) = plans
+            .get(&template_id)
+            .and_then(|p| Some((p, p.step(step)?)))
+        else {
+            continue;
+        };
+        let lease = Lease {
+            task_id,
+            step,
+            nonce: nonce(),
+        };
         if !reservation.has_slot(lane_id, bytes) {
             continue;
         }
-        let Some(permit_id) = passes.take(lane_id, lease) else { continue };
-        let Some(worker_id) = reservation.promise(lane_id, bytes, lease) else { continue };
-        let timeout = is_new.and_then(|i| changes.new_live[i].timeout).unwrap_or(template.timeout);
-        let grant = Grant { worker_id, nonce: lease.nonce, timeout, permit_id };
+        let Some(permit_id) = passes.take(lane_id, lease) else {
+            continue;
+        };
+        let Some(worker_id) = reservation.promise(lane_id, bytes, lease) else {
+            continue;
+        };
+        let timeout = is_new
+            .and_then(|i| changes.new_live[i].timeout)
+            .unwrap_or(template.timeout);
+        let grant = Grant {
+            worker_id,
+            nonce: lease.nonce,
+            timeout,
+            permit_id,
+        };
         assignment::want(&mut inputs, plan, task_id, revision, step);
         match is_new {
             Some(i) => {
                 let live = &mut changes.new_live[i];
                 live.grant = Some(grant);
-                let (attempt, charged) = (live.next_attempt(), live.past.map_or(0, |past| past.charged));
-                let deadline_at = live.expires_at.map_or(now + timeout, |expires_at| expires_at.min(now + timeout));
+                let (attempt, charged) = (
+                    live.next_attempt(),
+                    live.past.map_or(0, |past| past.charged),
+                );
+                let deadline_at = live
+                    .expires_at
+                    .map_or(now + timeout, |expires_at| expires_at.min(now + timeout));
                 changes.events.push(Event {
                     step: Some(step),
                     attempt: Some(attempt),
@@ -86,14 +123,21 @@ pub fn grant(
             }
             None => {
                 let root = template.depends_on.is_empty();
-                changes.claims.push(Claim { task_id, step, grant, root });
+                changes.claims.push(Claim {
+                    task_id,
+                    step,
+                    grant,
+                    root,
+                });
             }
         }
     }
     reservation.announce();
     changes.passed = passes.granted();
     // Of one task the newest revision that is asked for.
-    inputs.tasks.sort_unstable_by_key(|(task_id, revision)| (*task_id, Reverse(*revision)));
+    inputs
+        .tasks
+        .sort_unstable_by_key(|(task_id, revision)| (*task_id, Reverse(*revision)));
     inputs.tasks.dedup_by_key(|(task_id, _)| *task_id);
     inputs.results.sort_unstable();
     inputs.results.dedup();
@@ -106,8 +150,17 @@ pub fn lost(changes: &Changes, claimed: &[Claimed]) -> HashSet<Lease> {
         return HashSet::new();
     }
     let made: HashSet<i64> = claimed.iter().map(|c| c.nonce).collect();
-    let lease = |c: &Claim| Lease { task_id: c.task_id, step: c.step, nonce: c.grant.nonce };
-    changes.claims.iter().filter(|c| !made.contains(&c.grant.nonce)).map(lease).collect()
+    let lease = |c: &Claim| Lease {
+        task_id: c.task_id,
+        step: c.step,
+        nonce: c.grant.nonce,
+    };
+    changes
+        .claims
+        .iter()
+        .filter(|c| !made.contains(&c.grant.nonce))
+        .map(lease)
+        .collect()
 }
 
 /// 64 bits, 62 of them random: what nobody can guess and no two attempts share.

@@ -21,7 +21,11 @@ const BYTES_PER_STEP: usize = 4;
 
 /// Why a step failed that never ran.
 pub fn condition_failed(why: &str) -> Failure {
-    Failure::of_server(CONDITION_FAILED, format!("its condition cannot be judged: {why}")).cut()
+    Failure::of_server(
+        CONDITION_FAILED,
+        format!("its condition cannot be judged: {why}"),
+    )
+    .cut()
 }
 
 /// What the conditions of one task's steps are judged by.
@@ -46,7 +50,15 @@ impl<'a> Facts<'a> {
         result: &'a dyn Fn(i16) -> Option<Arc<str>>,
         budget: &'a Budget,
     ) -> Self {
-        Self { plan, source, result, budget, task, context: None, results: HashMap::new() }
+        Self {
+            plan,
+            source,
+            result,
+            budget,
+            task,
+            context: None,
+            results: HashMap::new(),
+        }
     }
 
     /// A document that is parsed already.
@@ -67,36 +79,66 @@ impl<'a> Facts<'a> {
                 Ok(true) => Fate::Runs,
                 Ok(false) => Fate::Skipped,
                 Err(EvaluationError::Failed(why)) => Fate::Fails(condition_failed(&why)),
-                Err(EvaluationError::TooCostly(error)) => {
-                    Fate::Fails(Failure::of_server(TOO_COSTLY, format!("its condition: {error}")).cut())
-                }
+                Err(EvaluationError::TooCostly(error)) => Fate::Fails(
+                    Failure::of_server(TOO_COSTLY, format!("its condition: {error}")).cut(),
+                ),
             },
         }
     }
 
     fn holds(&mut self, index: usize) -> Result<bool, EvaluationError> {
         let plan = self.plan;
-        let Some(condition) = plan.template.steps.get(index).and_then(|step| step.condition.as_ref()) else {
+        let Some(condition) = plan
+            .template
+            .steps
+            .get(index)
+            .and_then(|step| step.condition.as_ref())
+        else {
             return Ok(true);
         };
         let nothing = Arc::new(Value::Null);
-        let context = if condition.reads("context") { self.context()? } else { Arc::clone(&nothing) };
+        let context = if condition.reads("context") {
+            self.context()?
+        } else {
+            Arc::clone(&nothing)
+        };
         let mut results: Vec<(&str, Arc<Value>)> = Vec::new();
-        for ancestor in plan.graph.ancestors(index).iter().filter(|a| !plan.is_planner(a.cast_signed())) {
-            let Some(step) = plan.template.steps.get(usize::from(*ancestor)) else { continue };
+        for ancestor in plan
+            .graph
+            .ancestors(index)
+            .iter()
+            .filter(|a| !plan.is_planner(a.cast_signed()))
+        {
+            let Some(step) = plan.template.steps.get(usize::from(*ancestor)) else {
+                continue;
+            };
             let is_read = condition.reads_result(&step.name);
-            let value = if is_read { self.result(ancestor.cast_signed())? } else { Arc::clone(&nothing) };
+            let value = if is_read {
+                self.result(ancestor.cast_signed())?
+            } else {
+                Arc::clone(&nothing)
+            };
             results.push((step.name.as_str(), value));
         }
-        let results: StepResults<'_> = results.iter().map(|(name, value)| (*name, &**value)).collect();
-        condition.holds(&Values::of_step(&context, &self.task, &results, self.budget))
+        let results: StepResults<'_> = results
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        condition.holds(&Values::of_step(
+            &context,
+            &self.task,
+            &results,
+            self.budget,
+        ))
     }
 
     fn context(&mut self) -> Result<Arc<Value>, EvaluationError> {
         if let Some(known) = &self.context {
             return Ok(Arc::clone(known));
         }
-        let Some(source) = self.source else { return Err("the task's context is not there".to_owned().into()) };
+        let Some(source) = self.source else {
+            return Err("the task's context is not there".to_owned().into());
+        };
         let value = parsed(source, self.budget)?;
         Ok(Arc::clone(self.context.insert(value)))
     }
@@ -121,7 +163,11 @@ impl Plan {
         if own.settings.skips(index) {
             return Some(Fate::Skipped);
         }
-        let is_conditional = self.template.steps.get(index).is_some_and(|step| step.condition.is_some());
+        let is_conditional = self
+            .template
+            .steps
+            .get(index)
+            .is_some_and(|step| step.condition.is_some());
         (!is_conditional).then_some(Fate::Runs)
     }
 }
@@ -129,5 +175,7 @@ impl Plan {
 /// A stored document; what is stored was checked before.
 pub fn parsed(text: &str, budget: &Budget) -> Result<Arc<Value>, EvaluationError> {
     budget.spend((text.len() / BYTES_PER_STEP) as u64)?;
-    Ok(Arc::new(json::parse(text, text.len()).unwrap_or(Value::Null)))
+    Ok(Arc::new(
+        json::parse(text, text.len()).unwrap_or(Value::Null),
+    ))
 }

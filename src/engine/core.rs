@@ -93,7 +93,11 @@ impl Loops {
         name: &'static str,
         run: impl FnOnce(CancellationToken) -> F,
     ) {
-        self.running.spawn(guarded(name, run(self.shutdown.clone()), self.failed.clone()));
+        self.running.spawn(guarded(
+            name,
+            run(self.shutdown.clone()),
+            self.failed.clone(),
+        ));
     }
 }
 
@@ -102,24 +106,50 @@ impl Engine {
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let metrics = Arc::<Metrics>::default();
-        let catalog = Arc::new(Catalog::new(db.clone(), Arc::clone(&metrics), config.environment.clone()));
+        let catalog = Arc::new(Catalog::new(
+            db.clone(),
+            Arc::clone(&metrics),
+            config.environment.clone(),
+        ));
         let gates = Gates::new(server_id);
         first_look(&db, &catalog, &gates).await?;
-        let retention = Retention { db: db.clone(), retain: config.retain };
+        let retention = Retention {
+            db: db.clone(),
+            retain: config.retain,
+        };
         // Before the first event of a new day: a day that has begun without a partition stays without.
         if let Err(error) = retention.prepare().await {
             tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
         }
         let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
         let loops = Loops::default();
-        let events = Events::new(db.clone(), config.encode_event, HealthCell::default(), loops.shutdown.clone());
-        let shared = Shared::new(db.clone(), catalog, gates, Peers::new(server_id), events, metrics, traces);
+        let events = Events::new(
+            db.clone(),
+            config.encode_event,
+            HealthCell::default(),
+            loops.shutdown.clone(),
+        );
+        let shared = Shared::new(
+            db.clone(),
+            catalog,
+            gates,
+            Peers::new(server_id),
+            events,
+            metrics,
+            traces,
+        );
         shared.health.database(true);
         let (settler, settle) = Settler::new(shared.clone());
         let (intake_loop, intake) = Intake::new(shared.clone(), settle.clone());
         let (auditor, audits) = Auditor::new(shared.clone());
         let heard = Heard::default();
-        let leases = Leases::new(server_id, &shared, settle.clone(), heard.clone(), config.lease);
+        let leases = Leases::new(
+            server_id,
+            &shared,
+            settle.clone(),
+            heard.clone(),
+            config.lease,
+        );
         let dispatcher = Dispatcher::new(shared.clone(), settle.clone());
         let talk = PeersLoop::new(&shared, config.address);
         let services = Services::new(&shared);
@@ -127,7 +157,9 @@ impl Engine {
         loops.start("intake", |end| intake_loop.run(end));
         loops.start("dispatch", |end| dispatcher.run(end));
         loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
-        loops.start("watch on the database", |end| leases.clone().run_watch_on_database(end));
+        loops.start("watch on the database", |end| {
+            leases.clone().run_watch_on_database(end)
+        });
         loops.start("reaper", |end| leases.clone().run_reaper(end));
         loops.start("stranded", |end| leases.clone().run_stranded(end));
         loops.start("tidy", |end| leases.clone().run_tidy(end));
@@ -138,13 +170,30 @@ impl Engine {
             loops.start("traces", |end| telling.run(end));
         }
         loops.start("peers", |end| talk.run(end));
-        loops.start("pulses", |end| shared.pulses.clone().run(shared.health.clone(), shared.judge.clone(), end));
+        loops.start("pulses", |end| {
+            shared
+                .pulses
+                .clone()
+                .run(shared.health.clone(), shared.judge.clone(), end)
+        });
         loops.start("events", |end| shared.events.clone().run_reader(end));
         loops.start("retention", |end| retention.run(end));
         loops.start("marks", |end| shared.events.clone().run_marks(end));
         loops.running.close();
-        let Shared { catalog, hub, gates, watchers, events, health, peers, metrics, traces, judge, pulses, .. } =
-            shared;
+        let Shared {
+            catalog,
+            hub,
+            gates,
+            watchers,
+            events,
+            health,
+            peers,
+            metrics,
+            traces,
+            judge,
+            pulses,
+            ..
+        } = shared;
         Ok(Self {
             backlog: Arc::new(Backlog::new(db.clone(), Arc::clone(&catalog))),
             server_id,
@@ -173,7 +222,8 @@ impl Engine {
     pub async fn templates_changed(&self) -> Result<(), StoreError> {
         let lanes = self.catalog.lanes();
         self.hub.relane(&lanes);
-        self.hub.steps_wait(self.gates.refresh(&self.db, &lanes).await?);
+        self.hub
+            .steps_wait(self.gates.refresh(&self.db, &lanes).await?);
         Ok(())
     }
 
@@ -232,7 +282,11 @@ async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), Sto
 }
 
 /// Runs a loop; one that panics is not missed in silence.
-async fn guarded(name: &'static str, run: impl Future<Output = ()> + Send + 'static, failed: CancellationToken) {
+async fn guarded(
+    name: &'static str,
+    run: impl Future<Output = ()> + Send + 'static,
+    failed: CancellationToken,
+) {
     if let Err(error) = tokio::spawn(run).await
         && error.is_panic()
     {

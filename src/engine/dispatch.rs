@@ -37,7 +37,11 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     pub fn new(shared: Shared, settle: SettleQueue) -> Self {
-        Self { shared, settle, hot: None }
+        Self {
+            shared,
+            settle,
+            hot: None,
+        }
     }
 
     /// Runs until `shutdown`.
@@ -53,7 +57,8 @@ impl Dispatcher {
             // As long as there is more than one transaction's worth.
             loop {
                 match self.run_once().await {
-                    Ok(claimed) if claimed >= usize::try_from(MAX_CLAIMS).unwrap_or(usize::MAX) => {}
+                    Ok(claimed) if claimed >= usize::try_from(MAX_CLAIMS).unwrap_or(usize::MAX) => {
+                    }
                     Ok(_) => {
                         failing = Failing::default();
                         break;
@@ -107,7 +112,9 @@ impl Dispatcher {
         let result = async {
             let (anything, next_retry) = hot.anything_due(&demand).await?;
             if !anything {
-                next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
+                next_retry
+                    .into_iter()
+                    .for_each(|after| self.shared.hub.retry_in(after));
                 return Ok(0);
             }
             let mut passes = self.shared.gates.passes();
@@ -117,10 +124,20 @@ impl Dispatcher {
             }
             // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
             let mut reservation = self.shared.hub.reserve_for(&per_lane(&read.candidates));
-            let plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
+            let plans = self
+                .shared
+                .catalog
+                .readable(read.candidates.iter().map(|c| c.template_id))
+                .await?;
             let mut changes = Changes::default();
-            let (_, mut wanted) =
-                claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
+            let (_, mut wanted) = claims::grant(
+                &mut changes,
+                &read.candidates,
+                &plans,
+                &mut reservation,
+                &mut passes,
+                read.now,
+            );
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             changes.notify = self.shared.peers.news(false, false, false, false);
             // Also without a claim: due retries were promoted.
@@ -132,15 +149,27 @@ impl Dispatcher {
                 }
             };
             let batch = applied.claimed.len();
-            self.shared.committed(Loop::Dispatch, batch, applied.took, &changes, &plans, read.now);
+            self.shared.committed(
+                Loop::Dispatch,
+                batch,
+                applied.took,
+                &changes,
+                &plans,
+                read.now,
+            );
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.events.written();
-            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            self.shared
+                .documents
+                .keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;
             let count = claimed.len();
             let left = lanes_left(&demand, &read, &claimed, reservation.is_used_up());
             self.shared.hub.steps_wait(self.shared.gates.open(left));
-            for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
+            for input in deliver(
+                assignment::assemble(claimed, &known, &plans, read.now),
+                reservation,
+            ) {
                 let _ = self.settle.push(input).await;
             }
             Ok(count)
@@ -191,25 +220,44 @@ impl Failing {
 
 /// The lanes in which steps are left: those that had more than could be claimed, or as many as were asked for and so
 /// perhaps more; and those that nobody looked at although retries joined them.
-fn lanes_left(demand: &[LaneDemand], read: &DispatchRead, claimed: &[Claimed], used_up: bool) -> HashSet<i32> {
+fn lanes_left(
+    demand: &[LaneDemand],
+    read: &DispatchRead,
+    claimed: &[Claimed],
+    used_up: bool,
+) -> HashSet<i32> {
     let mut left: HashMap<i32, i32> = HashMap::new();
-    read.candidates.iter().for_each(|c| *left.entry(c.lane_id).or_default() += 1);
+    read.candidates
+        .iter()
+        .for_each(|c| *left.entry(c.lane_id).or_default() += 1);
     let met = |lane: &&LaneDemand| left.get(&lane.lane_id).is_some_and(|n| *n >= lane.limit);
     let mut lanes: HashSet<i32> = demand.iter().filter(met).map(|lane| lane.lane_id).collect();
-    claimed.iter().for_each(|c| *left.entry(c.lane_id).or_default() -= 1);
-    lanes.extend(left.into_iter().filter(|(_, n)| *n > 0).map(|(lane, _)| lane));
+    claimed
+        .iter()
+        .for_each(|c| *left.entry(c.lane_id).or_default() -= 1);
+    lanes.extend(
+        left.into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(lane, _)| lane),
+    );
     if claimed.is_empty() && !used_up {
         // Steps that nobody here can take, however often they are looked at.
         lanes.clear();
     }
     let looked_at: HashSet<i32> = demand.iter().map(|lane| lane.lane_id).collect();
-    lanes.extend(read.promoted.iter().filter(|lane| !looked_at.contains(lane)));
+    lanes.extend(
+        read.promoted
+            .iter()
+            .filter(|lane| !looked_at.contains(lane)),
+    );
     lanes
 }
 
 /// How many candidates of each weight each lane has.
 fn per_lane(candidates: &[Candidate]) -> BTreeMap<(i32, Reverse<i32>), usize> {
     let mut lanes = BTreeMap::new();
-    candidates.iter().for_each(|c| *lanes.entry((c.lane_id, Reverse(c.bytes))).or_default() += 1);
+    candidates
+        .iter()
+        .for_each(|c| *lanes.entry((c.lane_id, Reverse(c.bytes))).or_default() += 1);
     lanes
 }

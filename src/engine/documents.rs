@@ -73,22 +73,32 @@ impl Documents {
                 (t.task_id, Arc::new(input))
             })
             .collect();
-        let ended = changes.ended.iter().filter_map(|e| Some(((e.task_id, e.step), e.result.as_deref()?)));
+        let ended = changes
+            .ended
+            .iter()
+            .filter_map(|e| Some(((e.task_id, e.step), e.result.as_deref()?)));
         let set = changes.set_steps.iter().filter(|s| s.state.is_done());
         let set = set.map(|s| ((s.task_id, s.step), s.result.as_deref().unwrap_or("null")));
         let fresh: HashMap<(Uuid, i16), &str> = ended.chain(set).collect();
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What a planner has just changed has a revision that is not here: it is read after it was written.
         wanted.tasks.retain(|(task_id, revision)| {
-            let input = kept.tasks.get(task_id).map(|e| &e.input).or_else(|| new.get(task_id));
-            input.filter(|input| input.revision >= *revision).is_none_or(|input| {
-                known.tasks.insert(*task_id, Arc::clone(input));
-                false
-            })
+            let input = kept
+                .tasks
+                .get(task_id)
+                .map(|e| &e.input)
+                .or_else(|| new.get(task_id));
+            input
+                .filter(|input| input.revision >= *revision)
+                .is_none_or(|input| {
+                    known.tasks.insert(*task_id, Arc::clone(input));
+                    false
+                })
         });
         wanted.results.retain(|(task_id, step)| {
             let own = || kept.tasks.get(task_id)?.results.get(step).cloned();
-            let result = own().or_else(|| fresh.get(&(*task_id, *step)).map(|json| Arc::from(*json)));
+            let result =
+                own().or_else(|| fresh.get(&(*task_id, *step)).map(|json| Arc::from(*json)));
             result.is_none_or(|json| {
                 known.results.insert((*task_id, *step), json);
                 false
@@ -100,8 +110,18 @@ impl Documents {
     /// After the commit: adds what was read to what was known, keeps the documents of the tasks that go on, and forgets
     /// those that ended.
     pub fn keep(&self, known: &mut Known, applied: &mut Applied, changes: &Changes) {
-        known.tasks.extend(applied.task_inputs.drain(..).map(|input| (input.task_id, Arc::new(input))));
-        known.results.extend(applied.results.drain(..).map(|(task, step, json)| ((task, step), Arc::from(json))));
+        known.tasks.extend(
+            applied
+                .task_inputs
+                .drain(..)
+                .map(|input| (input.task_id, Arc::new(input))),
+        );
+        known.results.extend(
+            applied
+                .results
+                .drain(..)
+                .map(|(task, step, json)| ((task, step), Arc::from(json))),
+        );
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (task_id, input) in &known.tasks {
             kept.add_task(*task_id, input);
@@ -133,7 +153,9 @@ impl Documents {
     ) {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.retain(|(task_id, step)| {
-            let Some(entry) = kept.tasks.get(task_id) else { return true };
+            let Some(entry) = kept.tasks.get(task_id) else {
+                return true;
+            };
             let length = match *step {
                 OF_TASK if entry.input.revision >= revision(task_id) => Some(entry.input.bytes()),
                 OF_TASK => None,
@@ -160,13 +182,22 @@ impl Kept {
             return;
         }
         self.bytes += bytes;
-        self.tasks.insert(task_id, Entry { input: Arc::clone(input), results: HashMap::new(), bytes });
+        self.tasks.insert(
+            task_id,
+            Entry {
+                input: Arc::clone(input),
+                results: HashMap::new(),
+                bytes,
+            },
+        );
         self.order.push_back(task_id);
     }
 
     /// Only for a task that is kept.
     fn add_result(&mut self, task_id: Uuid, step: i16, json: impl FnOnce() -> Arc<str>) {
-        let Some(entry) = self.tasks.get_mut(&task_id) else { return };
+        let Some(entry) = self.tasks.get_mut(&task_id) else {
+            return;
+        };
         if let std::collections::hash_map::Entry::Vacant(place) = entry.results.entry(step) {
             let json = place.insert(json());
             entry.bytes += json.len();
@@ -182,7 +213,9 @@ impl Kept {
 
     fn shrink(&mut self) {
         while self.bytes > MAX_BYTES {
-            let Some(oldest) = self.order.pop_front() else { return };
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
             self.remove(oldest);
         }
         // Ended tasks leave their ids behind; sweep once they are the larger part.
@@ -227,14 +260,20 @@ mod tests {
 
     fn wanted(id: u128, steps: &[i16]) -> WantedInputs {
         let id = Uuid::from_u128(id);
-        WantedInputs { tasks: vec![(id, 0)], results: steps.iter().map(|s| (id, *s)).collect() }
+        WantedInputs {
+            tasks: vec![(id, 0)],
+            results: steps.iter().map(|s| (id, *s)).collect(),
+        }
     }
 
     #[test]
     fn what_was_read_or_written_once_is_not_read_again() {
         let documents = Documents::default();
         let mut want = wanted(1, &[0, 1]);
-        let changes = Changes { ended: vec![ended(1, 1, "\"new\"")], ..Changes::default() };
+        let changes = Changes {
+            ended: vec![ended(1, 1, "\"new\"")],
+            ..Changes::default()
+        };
         let mut known = documents.know(&mut want, &changes);
         // The result that this transaction writes is known; the rest is to be read.
         assert_eq!((want.tasks.len(), want.results.len()), (1, 1));
@@ -247,14 +286,20 @@ mod tests {
         assert_eq!(known.results.len(), 2);
         let mut again = wanted(1, &[0, 1, 2]);
         let known = documents.know(&mut again, &Changes::default());
-        assert_eq!((again.tasks.len(), again.results), (0, vec![(Uuid::from_u128(1), 2)]));
+        assert_eq!(
+            (again.tasks.len(), again.results),
+            (0, vec![(Uuid::from_u128(1), 2)])
+        );
         assert_eq!(&*known.results[&(Uuid::from_u128(1), 1)], "\"new\"");
     }
 
     #[test]
     fn nothing_is_kept_of_a_transaction_that_did_not_commit() {
         let documents = Documents::default();
-        let changes = Changes { ended: vec![ended(1, 0, "1")], ..Changes::default() };
+        let changes = Changes {
+            ended: vec![ended(1, 0, "1")],
+            ..Changes::default()
+        };
         documents.know(&mut wanted(1, &[0]), &changes);
         let mut again = wanted(1, &[0]);
         documents.know(&mut again, &Changes::default());
@@ -265,14 +310,28 @@ mod tests {
     fn an_older_revision_is_read_anew_and_replaced() {
         let documents = Documents::default();
         let keep = |revision, settings: &str| {
-            let input = TaskInput { revision, settings: Some(settings.into()), ..input(1, "{}") };
-            let mut applied = Applied { task_inputs: vec![input], ..Applied::default() };
+            let input = TaskInput {
+                revision,
+                settings: Some(settings.into()),
+                ..input(1, "{}")
+            };
+            let mut applied = Applied {
+                task_inputs: vec![input],
+                ..Applied::default()
+            };
             documents.keep(&mut Known::default(), &mut applied, &Changes::default());
         };
         let known = |revision| {
-            let mut want = WantedInputs { tasks: vec![(Uuid::from_u128(1), revision)], results: Vec::new() };
+            let mut want = WantedInputs {
+                tasks: vec![(Uuid::from_u128(1), revision)],
+                results: Vec::new(),
+            };
             let known = documents.know(&mut want, &Changes::default());
-            known.tasks.values().next().and_then(|input| input.settings.clone())
+            known
+                .tasks
+                .values()
+                .next()
+                .and_then(|input| input.settings.clone())
         };
         keep(0, "old");
         assert_eq!(known(0).as_deref(), Some("old"));
@@ -282,7 +341,10 @@ mod tests {
         assert_eq!(known(1).as_deref(), Some("newer"));
         assert_eq!(known(0).as_deref(), Some("newer"));
         let kept = documents.0.lock().unwrap();
-        assert_eq!(kept.bytes, kept.tasks.values().map(|e| e.bytes).sum::<usize>());
+        assert_eq!(
+            kept.bytes,
+            kept.tasks.values().map(|e| e.bytes).sum::<usize>()
+        );
     }
 
     #[test]
@@ -290,12 +352,21 @@ mod tests {
         let documents = Documents::default();
         let large = "x".repeat(1 << 20);
         for id in 0..40 {
-            let mut applied = Applied { task_inputs: vec![input(id, &large)], ..Applied::default() };
+            let mut applied = Applied {
+                task_inputs: vec![input(id, &large)],
+                ..Applied::default()
+            };
             documents.keep(&mut Known::default(), &mut applied, &Changes::default());
         }
         let kept = documents.0.lock().unwrap();
         assert!(kept.bytes <= MAX_BYTES);
-        assert_eq!(kept.bytes, kept.tasks.values().map(|e| e.bytes).sum::<usize>());
-        assert!(!kept.tasks.contains_key(&Uuid::from_u128(0)) && kept.tasks.contains_key(&Uuid::from_u128(39)));
+        assert_eq!(
+            kept.bytes,
+            kept.tasks.values().map(|e| e.bytes).sum::<usize>()
+        );
+        assert!(
+            !kept.tasks.contains_key(&Uuid::from_u128(0))
+                && kept.tasks.contains_key(&Uuid::from_u128(39))
+        );
     }
 }

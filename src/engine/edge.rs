@@ -22,7 +22,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 6] = [Self::Host, Self::Origin, Self::Slow, Self::Memory, Self::Connections, Self::Peer];
+    pub const ALL: [Self; 6] = [
+        Self::Host,
+        Self::Origin,
+        Self::Slow,
+        Self::Memory,
+        Self::Connections,
+        Self::Peer,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -20,21 +20,32 @@ impl Plan {
 
     /// Whether a result of this step has to be judged itself: it has a schema, or plans the others.
     pub fn judges_result(&self, step: i16) -> bool {
-        let schema = usize::try_from(step).ok().and_then(|step| self.result_schemas.get(step)?.as_ref());
+        let schema = usize::try_from(step)
+            .ok()
+            .and_then(|step| self.result_schemas.get(step)?.as_ref());
         self.is_planner(step) || schema.is_some()
     }
 
     /// Whether something has to be judged when this step is done, as far as that can be seen without its task.
     pub fn judges(&self, step: i16) -> bool {
-        let is_conditional =
-            |child: &u16| self.template.steps.get(usize::from(*child)).is_some_and(|child| child.condition.is_some());
-        let children = || self.graph.children(usize::try_from(step).unwrap_or(usize::MAX));
+        let is_conditional = |child: &u16| {
+            self.template
+                .steps
+                .get(usize::from(*child))
+                .is_some_and(|child| child.condition.is_some())
+        };
+        let children = || {
+            self.graph
+                .children(usize::try_from(step).unwrap_or(usize::MAX))
+        };
         self.judges_result(step) || self.conditional && children().iter().any(is_conditional)
     }
 
     /// What a result lacks to fit the step's schema.
     pub fn check_result(&self, step: i16, result: &Value, budget: &Budget) -> Result<(), Misfit> {
-        let schema = usize::try_from(step).ok().and_then(|step| self.result_schemas.get(step)?.as_ref());
+        let schema = usize::try_from(step)
+            .ok()
+            .and_then(|step| self.result_schemas.get(step)?.as_ref());
         schema.map_or(Ok(()), |schema| schema.check(result, budget))
     }
 
@@ -71,7 +82,10 @@ impl<'a> Effective<'a> {
                 .inspect_err(|why| tracing::error!(why, "the settings of a task cannot be read"))
                 .ok()
         };
-        Self { plan, settings: settings.and_then(read).unwrap_or_default() }
+        Self {
+            plan,
+            settings: settings.and_then(read).unwrap_or_default(),
+        }
     }
 
     /// The step at a position that came out of the database.
@@ -92,15 +106,21 @@ impl<'a> Effective<'a> {
 
     /// Which settings of a step are not the template's, and where each came from.
     pub fn origins(&self, step: i16) -> Vec<(String, String)> {
-        usize::try_from(step).map(|step| self.settings.origins(&self.plan.template, step)).unwrap_or_default()
+        usize::try_from(step)
+            .map(|step| self.settings.origins(&self.plan.template, step))
+            .unwrap_or_default()
     }
 
     /// What a planner is told of the steps that it plans: a JSON array.
     pub fn planned_steps(&self) -> String {
         let steps = &self.plan.template.steps;
         let names = |parents: &[usize]| -> Vec<&str> {
-            let planned = parents.iter().filter(|p| !self.plan.is_planner(i16::try_from(**p).unwrap_or_default()));
-            planned.filter_map(|p| Some(steps.get(*p)?.name.as_str())).collect()
+            let planned = parents
+                .iter()
+                .filter(|p| !self.plan.is_planner(i16::try_from(**p).unwrap_or_default()));
+            planned
+                .filter_map(|p| Some(steps.get(*p)?.name.as_str()))
+                .collect()
         };
         let of = |(index, template): (usize, &StepTemplate)| {
             let changed = self.settings.step(&self.plan.template, index);
@@ -123,8 +143,10 @@ impl<'a> Effective<'a> {
                 "skip": self.settings.skips(index),
             })
         };
-        let planned =
-            steps.iter().enumerate().filter(|(i, _)| !self.plan.is_planner(i16::try_from(*i).unwrap_or_default()));
+        let planned = steps
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !self.plan.is_planner(i16::try_from(*i).unwrap_or_default()));
         Value::Array(planned.map(of).collect()).to_string()
     }
 }

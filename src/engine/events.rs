@@ -113,7 +113,10 @@ impl Events {
             turns: Arc::new(Semaphore::new(MAX_CATCHING_UP)),
             names: Names::default(),
             cell: OnceCell::new(),
-            lag: Mutex::new(Lag { then: Duration::ZERO, looked: Instant::now() }),
+            lag: Mutex::new(Lag {
+                then: Duration::ZERO,
+                looked: Instant::now(),
+            }),
             stopping,
         }))
     }
@@ -201,7 +204,13 @@ impl Events {
         let Some(cursor) = place else {
             let (now, horizon) = event::now(&self.0.db).await?;
             let cursor = place.insert(Cursor::after(horizon.generation, now.clone()));
-            let nothing = Page { to: now, is_now: true, is_complete: true, horizon, now: std::time::UNIX_EPOCH };
+            let nothing = Page {
+                to: now,
+                is_now: true,
+                is_complete: true,
+                horizon,
+                now: std::time::UNIX_EPOCH,
+            };
             self.hand_on(cursor, nothing, Vec::new());
             return Ok(true);
         };
@@ -220,8 +229,13 @@ impl Events {
         }
         let done = page.is_complete && page.is_now;
         let oldest = events.iter().map(|named| named.event.at).min();
-        let then = oldest.and_then(|at| page.now.duration_since(at).ok()).unwrap_or_default();
-        *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Lag { then, looked: Instant::now() };
+        let then = oldest
+            .and_then(|at| page.now.duration_since(at).ok())
+            .unwrap_or_default();
+        *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner) = Lag {
+            then,
+            looked: Instant::now(),
+        };
         if self.subscribers() > 1 {
             self.encode(cursor, &page, &events).await;
         }

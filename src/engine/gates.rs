@@ -95,7 +95,9 @@ impl Gates {
         for row in rows {
             let id = row.service_id;
             let old = before.remove(&id);
-            let was_shut = old.as_ref().is_none_or(|gate| gate.is_shut(now) || gate.room(now, 0) == 0);
+            let was_shut = old
+                .as_ref()
+                .is_none_or(|gate| gate.is_shut(now) || gate.room(now, 0) == 0);
             let gate = Gate::of(row, now).renewed(old);
             if was_shut && !gate.is_shut(now) {
                 opened.extend(&gate.lanes);
@@ -103,9 +105,12 @@ impl Gates {
             known.services.insert(id, gate);
         }
         let covers = |pause: &PauseRow, lane: &LaneRow| {
-            pause.namespace == lane.namespace && (pause.task_name.is_empty() || pause.task_name == lane.task_name)
+            pause.namespace == lane.namespace
+                && (pause.task_name.is_empty() || pause.task_name == lane.task_name)
         };
-        let held = lanes.iter().filter(|lane| pauses.iter().any(|pause| covers(pause, lane)));
+        let held = lanes
+            .iter()
+            .filter(|lane| pauses.iter().any(|pause| covers(pause, lane)));
         let held: HashSet<i32> = held.map(|lane| lane.lane_id).collect();
         let before = std::mem::replace(&mut known.paused, held);
         opened.extend(before.difference(&known.paused));
@@ -136,8 +141,13 @@ impl Gates {
             if known.paused.contains(&lane.lane_id) {
                 return false;
             }
-            let Some(gate) = known.gate_of(lane.lane_id) else { return false };
-            let freed = ending.iter().filter(|lease| gate.running.contains(lease)).count();
+            let Some(gate) = known.gate_of(lane.lane_id) else {
+                return false;
+            };
+            let freed = ending
+                .iter()
+                .filter(|lease| gate.running.contains(lease))
+                .count();
             let room = gate.room(now, i32::try_from(freed).unwrap_or(i32::MAX));
             if room < lane.limit && !gate.is_shut(now) {
                 work |= !std::mem::replace(&mut gate.starved, true);
@@ -153,8 +163,14 @@ impl Gates {
 
     /// Of these lanes, those in which a step could pass now.
     pub fn open(&self, lanes: impl IntoIterator<Item = i32>) -> HashSet<i32> {
-        let mut demand: Vec<LaneDemand> =
-            lanes.into_iter().map(|lane_id| LaneDemand { lane_id, limit: 1, bytes: 0 }).collect();
+        let mut demand: Vec<LaneDemand> = lanes
+            .into_iter()
+            .map(|lane_id| LaneDemand {
+                lane_id,
+                limit: 1,
+                bytes: 0,
+            })
+            .collect();
         self.admit(&mut demand, &[]);
         demand.into_iter().map(|lane| lane.lane_id).collect()
     }
@@ -165,8 +181,12 @@ impl Gates {
         let mut known = self.lock();
         let mut pauses: BTreeMap<i32, f64> = BTreeMap::new();
         for (lane, time) in asked {
-            let Some(service_id) = known.lanes.get(lane).copied() else { continue };
-            let Some(gate) = known.services.get_mut(&service_id) else { continue };
+            let Some(service_id) = known.lanes.get(lane).copied() else {
+                continue;
+            };
+            let Some(gate) = known.services.get_mut(&service_id) else {
+                continue;
+            };
             let seconds = time.as_secs_f64().min(gate.policy.max_pause_seconds);
             if seconds <= 0.0 {
                 continue;
@@ -180,7 +200,13 @@ impl Gates {
                 shut @ Shut::For(()) => shut,
             };
         }
-        pauses.into_iter().map(|(service_id, seconds)| Pause { service_id, seconds }).collect()
+        pauses
+            .into_iter()
+            .map(|(service_id, seconds)| Pause {
+                service_id,
+                seconds,
+            })
+            .collect()
     }
 
     /// How long a step whose probe failed waits, seconds: past the next probing, for which others are chosen.
@@ -196,11 +222,20 @@ impl Gates {
         let mut known = self.lock();
         let (mut news, mut alarm) = (false, false);
         for call in calls {
-            let Some(gate) = known.gate_of(call.lane_id) else { continue };
-            let seconds = now.duration_since(call.started_at).unwrap_or_default().as_secs_f64();
-            let Some(health) = circuit::health(call.outcome, seconds, &gate.policy) else { continue };
+            let Some(gate) = known.gate_of(call.lane_id) else {
+                continue;
+            };
+            let seconds = now
+                .duration_since(call.started_at)
+                .unwrap_or_default()
+                .as_secs_f64();
+            let Some(health) = circuit::health(call.outcome, seconds, &gate.policy) else {
+                continue;
+            };
             gate.calls.add(health);
-            if gate.state == CircuitState::HalfOpen && seconds <= gate.age + gate.read.elapsed().as_secs_f64() {
+            if gate.state == CircuitState::HalfOpen
+                && seconds <= gate.age + gate.read.elapsed().as_secs_f64()
+            {
                 gate.probes.add(health);
                 alarm = true;
             }
@@ -285,7 +320,11 @@ impl Gates {
     pub fn renewed(&self, asked: &Renewal, got: Renewed) -> Vec<i32> {
         let now = Instant::now();
         let mut known = self.lock();
-        let Some(gate) = known.services.get_mut(&asked.service_id).filter(|gate| gate.gate == asked.gate) else {
+        let Some(gate) = known
+            .services
+            .get_mut(&asked.service_id)
+            .filter(|gate| gate.gate == asked.gate)
+        else {
             return Vec::new();
         };
         if got.permit.is_some() {
@@ -294,15 +333,25 @@ impl Gates {
         if asked.rate.is_some() {
             gate.tokens = got.tokens;
             gate.tokens_until = now + TOKENS_KEEP;
-            gate.next_token = got.next_token.and_then(|s| Some(now + Duration::try_from_secs_f64(s).ok()?));
+            gate.next_token = got
+                .next_token
+                .and_then(|s| Some(now + Duration::try_from_secs_f64(s).ok()?));
             gate.starved |= got.next_token.is_some();
         }
-        if gate.room(now, 0) > 0 { gate.lanes.clone() } else { Vec::new() }
+        if gate.room(now, 0) > 0 {
+            gate.lanes.clone()
+        } else {
+            Vec::new()
+        }
     }
 
     /// The attempts that run on parts of limits here, as far as known.
     pub fn running(&self) -> Vec<Lease> {
-        self.lock().services.values().flat_map(|gate| gate.running.iter().copied()).collect()
+        self.lock()
+            .services
+            .values()
+            .flat_map(|gate| gate.running.iter().copied())
+            .collect()
     }
 
     /// These ended elsewhere. Returns the lanes in which somebody may pass now.
@@ -340,7 +389,12 @@ impl Gates {
         };
         let known = self.lock();
         let token = |gate: &Gate| gate.next_token.filter(|_| gate.starved);
-        known.services.values().flat_map(|gate| [gate.lapses, pause(gate), token(gate)]).flatten().min()
+        known
+            .services
+            .values()
+            .flat_map(|gate| [gate.lapses, pause(gate), token(gate)])
+            .flatten()
+            .min()
     }
 
     /// Whether a state that ends by itself should have ended by now. It is told once, so that a row that does not change is
@@ -365,7 +419,11 @@ impl Gates {
     /// Where the circuits stand, of the first so many services by name.
     pub fn states(&self, most: usize) -> Vec<([String; 2], &'static str)> {
         let known = self.lock();
-        let mut states: Vec<_> = known.services.values().map(|gate| (gate.name.clone(), gate.state.as_str())).collect();
+        let mut states: Vec<_> = known
+            .services
+            .values()
+            .map(|gate| (gate.name.clone(), gate.state.as_str()))
+            .collect();
         drop(known);
         states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         states.truncate(most);
@@ -374,18 +432,27 @@ impl Gates {
 
     /// Whether calls wait to be reported.
     pub fn has_calls(&self) -> bool {
-        self.lock().services.values().any(|gate| gate.calls.calls > 0)
+        self.lock()
+            .services
+            .values()
+            .any(|gate| gate.calls.calls > 0)
     }
 
     /// Whether a part of a limit is in use here, or wanted.
     pub fn is_limiting(&self) -> bool {
-        self.lock().services.values().any(|gate| !gate.running.is_empty() || gate.starved)
+        self.lock()
+            .services
+            .values()
+            .any(|gate| !gate.running.is_empty() || gate.starved)
     }
 
     /// Whether somebody may not pass, so that it has to be asked whether he may again.
     pub fn is_any_closed(&self) -> bool {
         let now = Instant::now();
-        self.lock().services.values().any(|gate| gate.is_shut(now) || gate.limit != Limit::None)
+        self.lock()
+            .services
+            .values()
+            .any(|gate| gate.is_shut(now) || gate.limit != Limit::None)
     }
 
     /// Whether all these lanes are known.

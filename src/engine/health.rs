@@ -45,8 +45,14 @@ pub struct HealthCell {
 
 impl Default for HealthCell {
     fn default() -> Self {
-        let now = watch::Sender::new(Health { database_away: true, ..Health::default() });
-        Self { now, answers: Arc::default() }
+        let now = watch::Sender::new(Health {
+            database_away: true,
+            ..Health::default()
+        });
+        Self {
+            now,
+            answers: Arc::default(),
+        }
     }
 }
 
@@ -71,7 +77,9 @@ impl HealthCell {
             health.cut_off &= away;
             let changed = (before.database_away, before.read_only) != (away, read_only);
             if changed && read_only {
-                tracing::error!("the database is read-only; calls are refused until it takes writes");
+                tracing::error!(
+                    "the database is read-only; calls are refused until it takes writes"
+                );
             } else if changed && away {
                 tracing::error!("the database does not answer; calls are refused until it does");
             } else if changed {
@@ -86,7 +94,8 @@ impl HealthCell {
         if !self.now().database_away {
             self.database(false);
         }
-        self.now.send_if_modified(|health| !std::mem::replace(&mut health.cut_off, true));
+        self.now
+            .send_if_modified(|health| !std::mem::replace(&mut health.cut_off, true));
     }
 
     /// Resolves when this server is cut off from its database.
@@ -99,7 +108,10 @@ impl HealthCell {
         self.now.send_if_modified(|health| {
             let changed = (health.stalled, health.unjudging) != (stalled, unjudging);
             if changed && let Some(name) = stalled {
-                tracing::error!(name, "a loop of the engine has work and makes no progress; the server does not serve");
+                tracing::error!(
+                    name,
+                    "a loop of the engine has work and makes no progress; the server does not serve"
+                );
             }
             if changed && unjudging {
                 tracing::error!("every judging thread is stuck; the server does not serve");
@@ -124,7 +136,11 @@ impl HealthCell {
 
     /// Measures for how long the database has not answered.
     pub fn silence(&self) -> Silence {
-        Silence { health: self.clone(), answers: self.answers.load(Ordering::Relaxed), lasts: Duration::ZERO }
+        Silence {
+            health: self.clone(),
+            answers: self.answers.load(Ordering::Relaxed),
+            lasts: Duration::ZERO,
+        }
     }
 }
 
@@ -140,7 +156,11 @@ impl Silence {
     /// One more look, `pace` after the last one; returns for how long there was no answer.
     pub fn look(&mut self, pace: Duration) -> Duration {
         let answers = self.health.answers.load(Ordering::Relaxed);
-        self.lasts = if answers == self.answers { self.lasts + pace } else { Duration::ZERO };
+        self.lasts = if answers == self.answers {
+            self.lasts + pace
+        } else {
+            Duration::ZERO
+        };
         self.answers = answers;
         self.lasts
     }
@@ -159,7 +179,10 @@ mod tests {
         health.database(false);
         assert_eq!(silence.look(pace), pace * 3);
         health.database(true);
-        assert_eq!([silence.look(pace), silence.look(pace)], [Duration::ZERO, pace]);
+        assert_eq!(
+            [silence.look(pace), silence.look(pace)],
+            [Duration::ZERO, pace]
+        );
     }
 
     #[tokio::test]
@@ -168,7 +191,14 @@ mod tests {
         health.database(true);
         health.cut_off();
         health.is_cut_off().await;
-        assert_eq!(health.now(), Health { database_away: true, cut_off: true, ..Health::default() });
+        assert_eq!(
+            health.now(),
+            Health {
+                database_away: true,
+                cut_off: true,
+                ..Health::default()
+            }
+        );
         health.database(false);
         assert!(health.now().cut_off);
         health.database(true);

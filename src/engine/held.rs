@@ -61,10 +61,18 @@ impl Held {
             }
             now = now.max(row.started_at?);
             live.push(row.clone());
-            tasks.entry(lease.task_id).or_insert_with(|| task.row.clone());
+            tasks
+                .entry(lease.task_id)
+                .or_insert_with(|| task.row.clone());
         }
         let tasks = tasks.into_values().collect();
-        Some(SettleRead { live, ended: Vec::new(), tasks, candidates: Vec::new(), now })
+        Some(SettleRead {
+            live,
+            ended: Vec::new(),
+            tasks,
+            candidates: Vec::new(),
+            now,
+        })
     }
 
     /// The row of a task, as this server knows it.
@@ -78,19 +86,30 @@ impl Held {
         if held.len() > MAX_TASKS {
             held.clear();
         }
-        for (task_id, step) in changes.ended.iter().map(|e| (e.task_id, e.step)).chain(given_up(changes)) {
+        for (task_id, step) in changes
+            .ended
+            .iter()
+            .map(|e| (e.task_id, e.step))
+            .chain(given_up(changes))
+        {
             if let Some(task) = held.get_mut(&task_id) {
                 task.live.remove(&step);
             }
         }
-        let mut rows: HashMap<Uuid, TaskRow> = changes.new_tasks.iter().map(|t| (t.task_id, row_of_new(t))).collect();
+        let mut rows: HashMap<Uuid, TaskRow> = changes
+            .new_tasks
+            .iter()
+            .map(|t| (t.task_id, row_of_new(t)))
+            .collect();
         rows.extend(changes.tasks.iter().map(|t| (t.task_id, row_of_update(t))));
         for new in &changes.new_live {
             let Some(grant) = new.grant else { continue };
             match held.get_mut(&new.task_id) {
                 Some(task) => drop(task.live.insert(new.step, live_row(new, grant, now))),
                 None => {
-                    let Some(row) = rows.get(&new.task_id).cloned() else { continue };
+                    let Some(row) = rows.get(&new.task_id).cloned() else {
+                        continue;
+                    };
                     let live = BTreeMap::from([(new.step, live_row(new, grant, now))]);
                     held.insert(new.task_id, HeldTask { row, live });
                 }
@@ -126,7 +145,9 @@ impl Held {
 /// The attempts that ended without ending their step.
 fn given_up(changes: &Changes) -> impl Iterator<Item = (Uuid, i16)> {
     let retries = changes.retries.iter().map(|r| &r.attempt);
-    retries.chain(changes.given_back.iter().map(|g| &g.attempt)).map(|a| (a.task_id, a.step))
+    retries
+        .chain(changes.given_back.iter().map(|g| &g.attempt))
+        .map(|a| (a.task_id, a.step))
 }
 
 fn row_of_new(t: &NewTask) -> TaskRow {
@@ -180,11 +201,15 @@ fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
         worker_id: Some(grant.worker_id),
         ready_at: now,
         started_at: Some(now),
-        deadline_at: Some(new.expires_at.map_or(now + grant.timeout, |expires_at| expires_at.min(now + grant.timeout))),
+        deadline_at: Some(new.expires_at.map_or(now + grant.timeout, |expires_at| {
+            expires_at.min(now + grant.timeout)
+        })),
         probe: grant.permit_id == Some(PROBE),
         state: StepState::InProgress,
         reopened: new.past.is_some(),
-        forgiven: new.past.map_or(0, |past| past.attempt - i32::from(past.charged)),
+        forgiven: new
+            .past
+            .map_or(0, |past| past.attempt - i32::from(past.charged)),
     }
 }
 
@@ -203,8 +228,12 @@ mod tests {
     }
 
     fn new_live(step: i16, granted: bool) -> NewLive {
-        let grant =
-            Grant { worker_id: WORKER, nonce: i64::from(step), timeout: Duration::from_secs(1), permit_id: None };
+        let grant = Grant {
+            worker_id: WORKER,
+            nonce: i64::from(step),
+            timeout: Duration::from_secs(1),
+            permit_id: None,
+        };
         let grant = granted.then_some(grant);
         NewLive {
             task_id: TASK,
@@ -242,8 +271,16 @@ mod tests {
             expires_at: None,
             bytes: 0,
         };
-        let new_live = granted.iter().zip(0..).map(|(granted, step)| new_live(step, *granted)).collect();
-        Changes { new_tasks: vec![task], new_live, ..Changes::default() }
+        let new_live = granted
+            .iter()
+            .zip(0..)
+            .map(|(granted, step)| new_live(step, *granted))
+            .collect();
+        Changes {
+            new_tasks: vec![task],
+            new_live,
+            ..Changes::default()
+        }
     }
 
     fn ended(step: i16, then: Vec<NewLive>, live: i16) -> Changes {
@@ -261,7 +298,11 @@ mod tests {
         };
         let task = TaskUpdate {
             task_id: TASK,
-            state: if live == 0 { TaskState::Complete } else { TaskState::InProgress },
+            state: if live == 0 {
+                TaskState::Complete
+            } else {
+                TaskState::InProgress
+            },
             steps_live: live,
             steps_done: vec![1],
             failed_step: None,
@@ -270,11 +311,23 @@ mod tests {
             bytes: 0,
             kept: Kept::default(),
         };
-        Changes { ended: vec![ended], tasks: vec![task], new_live: then, ..Changes::default() }
+        Changes {
+            ended: vec![ended],
+            tasks: vec![task],
+            new_live: then,
+            ..Changes::default()
+        }
     }
 
     fn lease(step: i16) -> (Lease, Uuid) {
-        (Lease { task_id: TASK, step, nonce: step.into() }, WORKER)
+        (
+            Lease {
+                task_id: TASK,
+                step,
+                nonce: step.into(),
+            },
+            WORKER,
+        )
     }
 
     fn held(changes: &[Changes]) -> Held {
@@ -290,23 +343,58 @@ mod tests {
         assert_eq!((read.live.len(), read.tasks[0].progress.live), (1, 1));
         held.keep(&ended(0, vec![new_live(1, true)], 1), now());
         assert!(held.guess(&[lease(0)]).is_none(), "over");
-        assert_eq!(held.guess(&[lease(1)]).unwrap().tasks[0].progress.done.as_bytes(), [1]);
+        assert_eq!(
+            held.guess(&[lease(1)]).unwrap().tasks[0]
+                .progress
+                .done
+                .as_bytes(),
+            [1]
+        );
         held.keep(&ended(1, vec![], 0), now());
-        assert!(held.lock().is_empty(), "nothing is kept of a task that ended");
+        assert!(
+            held.lock().is_empty(),
+            "nothing is kept of a task that ended"
+        );
     }
 
     #[test]
     fn a_task_with_a_step_elsewhere_is_not_guessed_about() {
-        assert!(held(&[submitted(&[true, false])]).guess(&[lease(0)]).is_none());
-        assert!(held(&[submitted(&[true, true])]).guess(&[lease(0), lease(1)]).is_some());
+        assert!(
+            held(&[submitted(&[true, false])])
+                .guess(&[lease(0)])
+                .is_none()
+        );
+        assert!(
+            held(&[submitted(&[true, true])])
+                .guess(&[lease(0), lease(1)])
+                .is_some()
+        );
     }
 
     #[test]
     fn another_lease_another_worker_or_an_unknown_task_are_no_guess() {
         let held = held(&[submitted(&[true])]);
-        assert!(held.guess(&[(Lease { nonce: 9, ..lease(0).0 }, WORKER)]).is_none());
+        assert!(
+            held.guess(&[(
+                Lease {
+                    nonce: 9,
+                    ..lease(0).0
+                },
+                WORKER
+            )])
+            .is_none()
+        );
         assert!(held.guess(&[(lease(0).0, Uuid::from_u128(3))]).is_none());
-        assert!(held.guess(&[(Lease { task_id: WORKER, ..lease(0).0 }, WORKER)]).is_none());
+        assert!(
+            held.guess(&[(
+                Lease {
+                    task_id: WORKER,
+                    ..lease(0).0
+                },
+                WORKER
+            )])
+            .is_none()
+        );
         assert!(held.guess(&[lease(0)]).is_some());
         held.forget([TASK].into_iter());
         assert!(held.guess(&[lease(0)]).is_none());

@@ -96,8 +96,13 @@ impl Connection {
     /// does not read what it has been sent.
     fn free(&self) -> usize {
         let capacity = self.profile.capacity;
-        let taken = self.in_flight.len() + self.reserved + self.unacknowledged.saturating_sub(capacity);
-        if self.closed || !self.outbox.queued.has_room() { 0 } else { capacity.saturating_sub(taken) }
+        let taken =
+            self.in_flight.len() + self.reserved + self.unacknowledged.saturating_sub(capacity);
+        if self.closed || !self.outbox.queued.has_room() {
+            0
+        } else {
+            capacity.saturating_sub(taken)
+        }
     }
 
     fn serves(&self, lane: i32) -> bool {
@@ -203,7 +208,9 @@ impl Hub {
             return None;
         }
         all.opening += 1;
-        Some(Room { hub: Arc::clone(self) })
+        Some(Room {
+            hub: Arc::clone(self),
+        })
     }
 
     /// Adds a stream, with the leases that its worker brought along and the time that each has left. `stop` is cancelled
@@ -230,11 +237,22 @@ impl Hub {
             stop,
         };
         let now = Instant::now();
-        let in_flight = |(lease, remaining)| (lease, InFlight { plan: None, deadline: now + remaining });
+        let in_flight = |(lease, remaining)| {
+            (
+                lease,
+                InFlight {
+                    plan: None,
+                    deadline: now + remaining,
+                },
+            )
+        };
         connection.in_flight.extend(held.into_iter().map(in_flight));
         connection.relane(lanes);
         let limit = connection.profile.max_assignment_bytes;
-        all.limits_differ |= all.by_id.values().any(|c| c.profile.max_assignment_bytes != limit);
+        all.limits_differ |= all
+            .by_id
+            .values()
+            .any(|c| c.profile.max_assignment_bytes != limit);
         all.by_id.insert(worker_id, connection);
         drop(all);
         self.sooner.notify_one();
@@ -243,7 +261,9 @@ impl Hub {
 
     /// Ends a stream after what is in its outbox, and returns the leases its worker holds.
     pub fn remove(&self, worker_id: Uuid) -> Vec<Lease> {
-        let Some(connection) = self.lock().by_id.remove(&worker_id) else { return Vec::new() };
+        let Some(connection) = self.lock().by_id.remove(&worker_id) else {
+            return Vec::new();
+        };
         connection.stop.cancel();
         connection.in_flight.into_keys().collect()
     }
@@ -258,7 +278,10 @@ impl Hub {
 
     /// How many answers of a worker wait for their acknowledgement.
     pub fn unacknowledged(&self, worker_id: Uuid) -> usize {
-        self.lock().by_id.get(&worker_id).map_or(0, |c| c.unacknowledged)
+        self.lock()
+            .by_id
+            .get(&worker_id)
+            .map_or(0, |c| c.unacknowledged)
     }
 
     /// Stops assignments to one worker.
@@ -298,12 +321,19 @@ impl Hub {
     pub fn slots(&self) -> (usize, usize, usize) {
         let all = self.lock();
         let used = all.by_id.values().map(|c| c.in_flight.len()).sum();
-        (all.by_id.len(), used, all.by_id.values().map(Connection::free).sum())
+        (
+            all.by_id.len(),
+            used,
+            all.by_id.values().map(Connection::free).sum(),
+        )
     }
 
     /// Whether a worker has answered everything that it was handed.
     pub fn holds_nothing(&self, worker_id: Uuid) -> bool {
-        self.lock().by_id.get(&worker_id).is_none_or(|c| c.in_flight.is_empty())
+        self.lock()
+            .by_id
+            .get(&worker_id)
+            .is_none_or(|c| c.in_flight.is_empty())
     }
 
     /// All workers with a stream on this server.
@@ -313,7 +343,11 @@ impl Hub {
 
     /// All leases that the workers of this server hold.
     pub fn leases(&self) -> Vec<Lease> {
-        self.lock().by_id.values().flat_map(|c| c.in_flight.keys().copied()).collect()
+        self.lock()
+            .by_id
+            .values()
+            .flat_map(|c| c.in_flight.keys().copied())
+            .collect()
     }
 
     /// Sees which lanes each worker can serve, after new ones came into being.
@@ -327,7 +361,9 @@ impl Hub {
     /// Sends to one worker. A worker that does not read what it is sent loses its stream.
     pub fn send(&self, worker_id: Uuid, message: ToWorker) -> bool {
         let mut all = self.lock();
-        let Some(c) = all.by_id.get_mut(&worker_id) else { return false };
+        let Some(c) = all.by_id.get_mut(&worker_id) else {
+            return false;
+        };
         if matches!(message, ToWorker::Ack { .. }) {
             c.unacknowledged = c.unacknowledged.saturating_sub(1);
         }
@@ -350,11 +386,20 @@ impl Hub {
             *cancelled = Some(reason);
             return true;
         }
-        let holder = all.by_id.values_mut().find(|c| c.in_flight.contains_key(&lease));
+        let holder = all
+            .by_id
+            .values_mut()
+            .find(|c| c.in_flight.contains_key(&lease));
         let Some(c) = holder else { return false };
         let plan = c.in_flight.remove(&lease).and_then(|f| f.plan);
-        let step_name = plan.and_then(|p| p.step(lease.step).map(|s| s.name.clone())).unwrap_or_default();
-        let sent = c.outbox.send(ToWorker::Cancel { lease, step_name, reason });
+        let step_name = plan
+            .and_then(|p| p.step(lease.step).map(|s| s.name.clone()))
+            .unwrap_or_default();
+        let sent = c.outbox.send(ToWorker::Cancel {
+            lease,
+            step_name,
+            reason,
+        });
         drop(all);
         self.kick();
         sent
@@ -363,14 +408,20 @@ impl Hub {
     /// How many steps of any of these lanes the workers here could run at once.
     pub fn slots_for(&self, lanes: &[i32]) -> u32 {
         let all = self.lock();
-        let serving = all.by_id.values().filter(|c| !c.closed && lanes.iter().any(|lane| c.serves(*lane)));
+        let serving = all
+            .by_id
+            .values()
+            .filter(|c| !c.closed && lanes.iter().any(|lane| c.serves(*lane)));
         u32::try_from(serving.map(|c| c.profile.capacity).sum::<usize>()).unwrap_or(u32::MAX)
     }
 
     /// The leases of one task that workers of this server hold.
     pub fn leases_of(&self, task_id: Uuid) -> Vec<Lease> {
         let all = self.lock();
-        all.by_id.values().flat_map(|c| c.in_flight.keys().filter(|l| l.task_id == task_id).copied()).collect()
+        all.by_id
+            .values()
+            .flat_map(|c| c.in_flight.keys().filter(|l| l.task_id == task_id).copied())
+            .collect()
     }
 
     /// The leases whose deadline passed; they are reported once, then again after `again` if they are still there.
@@ -388,7 +439,11 @@ impl Hub {
 
     /// The next deadline of any lease here.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.lock().by_id.values().flat_map(|c| c.in_flight.values().map(|f| f.deadline)).min()
+        self.lock()
+            .by_id
+            .values()
+            .flat_map(|c| c.in_flight.values().map(|f| f.deadline))
+            .min()
     }
 
     /// Says that a retry falls due after so long.
@@ -429,7 +484,9 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

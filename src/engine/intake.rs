@@ -20,7 +20,9 @@ use uuid::Uuid;
 
 pub use self::submission::{IntakeError, Submission, Submitted, Violated};
 use self::{
-    batch::{Group, Verdicts, add, judge, keys_of, keys_to_drop, portions, roots_of, start_claimed},
+    batch::{
+        Group, Verdicts, add, judge, keys_of, keys_to_drop, portions, roots_of, start_claimed,
+    },
     prepare::Preparer,
     submission::Prepared,
 };
@@ -88,22 +90,39 @@ fn is_behind(waiting: usize, waited: Duration) -> bool {
 
 impl IntakeQueue {
     /// Checks the submissions and has them stored; returns when they are committed.
-    pub async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Submitted>, IntakeError> {
+    pub async fn submit(
+        &self,
+        submissions: Vec<Submission>,
+    ) -> Result<Vec<Submitted>, IntakeError> {
         // Before anything is looked at: a refusal must cost as little as can be.
-        if is_behind(MAX_QUEUE - self.sender.capacity(), self.stored.borrow().waited) {
+        if is_behind(
+            MAX_QUEUE - self.sender.capacity(),
+            self.stored.borrow().waited,
+        ) {
             return Err(IntakeError::Full);
         }
-        let kib: usize = submissions.iter().map(|s| 1 + (s.context.len() + s.annotations.len()) / 1024).sum();
+        let kib: usize = submissions
+            .iter()
+            .map(|s| 1 + (s.context.len() + s.annotations.len()) / 1024)
+            .sum();
         let kib = kib.min(MAX_QUEUE_KIB);
         if self.weight.available_permits() < kib || self.sender.capacity() == 0 {
-            return Err(if self.sender.is_closed() { IntakeError::ShuttingDown } else { IntakeError::Full });
+            return Err(if self.sender.is_closed() {
+                IntakeError::ShuttingDown
+            } else {
+                IntakeError::Full
+            });
         }
         let submissions: Vec<Arc<Submission>> = submissions.into_iter().map(Arc::new).collect();
         let mut seen = self.preparer.catalog.newest();
         let tasks = match self.preparer.prepare(&submissions).await {
             Err(IntakeError::NoTemplate { .. }) => {
                 // Perhaps it was registered on another server a moment ago.
-                self.preparer.catalog.refresh().await.map_err(|e| IntakeError::Failed(Arc::new(e)))?;
+                self.preparer
+                    .catalog
+                    .refresh()
+                    .await
+                    .map_err(|e| IntakeError::Failed(Arc::new(e)))?;
                 seen = self.preparer.catalog.newest();
                 self.preparer.prepare(&submissions).await?
             }
@@ -111,14 +130,22 @@ impl IntakeQueue {
         };
         // What was judged meanwhile held no place.
         let permits = u32::try_from(kib).unwrap_or(u32::MAX);
-        let place = Arc::clone(&self.weight).try_acquire_many_owned(permits).map_err(|_| IntakeError::Full)?;
+        let place = Arc::clone(&self.weight)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| IntakeError::Full)?;
         let room = self.sender.try_reserve().map_err(|error| match error {
             mpsc::error::TrySendError::Full(()) => IntakeError::Full,
             mpsc::error::TrySendError::Closed(()) => IntakeError::ShuttingDown,
         })?;
         let asked = Instant::now();
         let (reply, answer) = oneshot::channel();
-        room.send(Group { tasks, seen, reply, asked, _place: place });
+        room.send(Group {
+            tasks,
+            seen,
+            reply,
+            asked,
+            _place: place,
+        });
         tokio::select! {
             answer = answer => answer.map_err(|_| IntakeError::ShuttingDown)?,
             waited = self.in_vain() => {
@@ -131,9 +158,17 @@ impl IntakeQueue {
     /// Prepares a group once more, by the templates of now.
     async fn again(&self, mut group: Group) {
         let prepared = async {
-            self.preparer.catalog.refresh().await.map_err(|e| IntakeError::Failed(Arc::new(e)))?;
+            self.preparer
+                .catalog
+                .refresh()
+                .await
+                .map_err(|e| IntakeError::Failed(Arc::new(e)))?;
             group.seen = self.preparer.catalog.newest();
-            let submissions: Vec<_> = group.tasks.iter().map(|task| Arc::clone(&task.submission)).collect();
+            let submissions: Vec<_> = group
+                .tasks
+                .iter()
+                .map(|task| Arc::clone(&task.submission))
+                .collect();
             self.preparer.prepare(&submissions).await
         };
         match prepared.await {
@@ -173,10 +208,28 @@ impl Intake {
     pub fn new(shared: Shared, settle: SettleQueue) -> (Self, IntakeQueue) {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        let stored = Arc::new(watch::Sender::new(Progress { at: Instant::now(), waited: Duration::ZERO }));
+        let stored = Arc::new(watch::Sender::new(Progress {
+            at: Instant::now(),
+            waited: Duration::ZERO,
+        }));
         let preparer = Preparer::new(&shared);
-        let handle = IntakeQueue { sender, weight, preparer, stored: Arc::clone(&stored) };
-        (Self { shared, settle, queue, own: handle.clone(), stored, hot: None }, handle)
+        let handle = IntakeQueue {
+            sender,
+            weight,
+            preparer,
+            stored: Arc::clone(&stored),
+        };
+        (
+            Self {
+                shared,
+                settle,
+                queue,
+                own: handle.clone(),
+                stored,
+                hot: None,
+            },
+            handle,
+        )
     }
 
     /// Runs until `shutdown`, then stores what is in the queue and ends.
@@ -193,7 +246,9 @@ impl Intake {
                     }
                 }
             }
-            let waited = batch.first().map_or(Duration::ZERO, |group| group.asked.elapsed());
+            let waited = batch
+                .first()
+                .map_or(Duration::ZERO, |group| group.asked.elapsed());
             self.stored.send_modify(|progress| progress.waited = waited);
             // Nobody is there any more who would believe in those.
             batch.retain(|group| !group.reply.is_closed());
@@ -214,7 +269,8 @@ impl Intake {
                 Ok(again) => {
                     self.shared.pulses.beat("intake");
                     self.shared.health.database(true);
-                    self.stored.send_modify(|progress| progress.at = Instant::now());
+                    self.stored
+                        .send_modify(|progress| progress.at = Instant::now());
                     if !again.is_empty() {
                         work.push(again);
                     }
@@ -224,7 +280,10 @@ impl Intake {
                     work.push(groups);
                 }
                 // The one that cannot be stored, or waits for somebody's lock, is found by halving.
-                Err(error) if groups.len() > 1 && (!error.is_transient() || error.collision().is_some()) => {
+                Err(error)
+                    if groups.len() > 1
+                        && (!error.is_transient() || error.collision().is_some()) =>
+                {
                     let half = groups.split_off(groups.len() / 2);
                     work.push(half);
                     work.push(groups);
@@ -233,7 +292,9 @@ impl Intake {
                     tracing::debug!(%error, groups = groups.len(), "submits could not be stored");
                     let error = Arc::new(error);
                     for group in groups {
-                        let _ = group.reply.send(Err(IntakeError::Failed(Arc::clone(&error))));
+                        let _ = group
+                            .reply
+                            .send(Err(IntakeError::Failed(Arc::clone(&error))));
                     }
                 }
             }
@@ -270,8 +331,17 @@ impl Intake {
         result
     }
 
-    async fn store(&self, hot: &Hot, groups: &mut Vec<Group>, hand_on: bool) -> Result<Vec<Group>, StoreError> {
-        let roots = if hand_on { roots_of(groups) } else { BTreeMap::new() };
+    async fn store(
+        &self,
+        hot: &Hot,
+        groups: &mut Vec<Group>,
+        hand_on: bool,
+    ) -> Result<Vec<Group>, StoreError> {
+        let roots = if hand_on {
+            roots_of(groups)
+        } else {
+            BTreeMap::new()
+        };
         let mut reservation = self.shared.hub.reserve(&roots);
         let mut passes = self.shared.gates.passes();
         let mut demand = reservation.demand();
@@ -281,22 +351,57 @@ impl Intake {
             hot.rollback().await?;
             return Ok(self.prepare_again(groups, read.newest_template));
         }
-        let Verdicts { refused, known, again, dropped } = judge(groups, &read);
-        let mut changes = Changes { dropped_keys: keys_to_drop(groups, &dropped), ..Changes::default() };
+        let Verdicts {
+            refused,
+            known,
+            again,
+            dropped,
+        } = judge(groups, &read);
+        let mut changes = Changes {
+            dropped_keys: keys_to_drop(groups, &dropped),
+            ..Changes::default()
+        };
         let mut plans = Plans::new();
-        for (_, group) in groups.iter().enumerate().filter(|(i, _)| !refused.contains_key(i) && !again.contains(i)) {
-            for task in group.tasks.iter().filter(|t| !known.contains_key(&t.task_id)) {
+        for (_, group) in groups
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !refused.contains_key(i) && !again.contains(i))
+        {
+            for task in group
+                .tasks
+                .iter()
+                .filter(|t| !known.contains_key(&t.task_id))
+            {
                 add(&mut changes, task, read.now);
                 plans.insert(task.plan.template_id, Arc::clone(&task.plan));
             }
         }
-        plans.extend(self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?);
-        let (claimed, mut wanted) =
-            claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
+        plans.extend(
+            self.shared
+                .catalog
+                .readable(read.candidates.iter().map(|c| c.template_id))
+                .await?,
+        );
+        let (claimed, mut wanted) = claims::grant(
+            &mut changes,
+            &read.candidates,
+            &plans,
+            &mut reservation,
+            &mut passes,
+            read.now,
+        );
         start_claimed(&mut changes);
         let waits = |live: &&NewLive| live.grant.is_none() && live.is_due();
-        let unserved: HashSet<i32> = changes.new_live.iter().filter(waits).map(|l| l.lane_id).collect();
-        changes.notify = self.shared.peers.news(!unserved.is_empty(), false, false, false);
+        let unserved: HashSet<i32> = changes
+            .new_live
+            .iter()
+            .filter(waits)
+            .map(|l| l.lane_id)
+            .collect();
+        changes.notify = self
+            .shared
+            .peers
+            .news(!unserved.is_empty(), false, false, false);
         if changes.is_empty() {
             hot.rollback().await?;
         } else {
@@ -309,16 +414,35 @@ impl Intake {
                 }
             };
             let batch = changes.new_tasks.len();
-            self.shared.committed(Loop::Intake, batch, applied.took, &changes, &plans, read.now);
+            self.shared.committed(
+                Loop::Intake,
+                batch,
+                applied.took,
+                &changes,
+                &plans,
+                read.now,
+            );
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.events.written();
-            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            self.shared
+                .documents
+                .keep(&mut known, &mut applied, &changes);
             self.shared.held.keep(&changes, read.now);
-            if let Some(next) = changes.new_live.iter().filter_map(|live| live.not_before).min() {
-                self.shared.hub.retry_in(next.duration_since(read.now).unwrap_or_default());
+            if let Some(next) = changes
+                .new_live
+                .iter()
+                .filter_map(|live| live.not_before)
+                .min()
+            {
+                self.shared
+                    .hub
+                    .retry_in(next.duration_since(read.now).unwrap_or_default());
             }
             let claimed = claimed.into_iter().chain(applied.claimed).collect();
-            for input in deliver(assignment::assemble(claimed, &known, &plans, read.now), reservation) {
+            for input in deliver(
+                assignment::assemble(claimed, &known, &plans, read.now),
+                reservation,
+            ) {
                 let _ = self.settle.push(input).await;
             }
         }
@@ -329,7 +453,9 @@ impl Intake {
     /// A template was registered that this server did not know: "the newest version" may be another one now. The groups that this
     /// is about are prepared again beside the loop and come back as if they were new; the others are what comes back here.
     fn prepare_again(&self, groups: &mut Vec<Group>, newest: i32) -> Vec<Group> {
-        let (outdated, rest): (Vec<Group>, Vec<Group>) = groups.drain(..).partition(|group| group.is_outdated(newest));
+        let (outdated, rest): (Vec<Group>, Vec<Group>) = groups
+            .drain(..)
+            .partition(|group| group.is_outdated(newest));
         let own = self.own.clone();
         tokio::spawn(async move {
             for group in outdated {
@@ -347,8 +473,11 @@ impl Intake {
         known: &HashMap<Uuid, Uuid>,
         again: HashSet<usize>,
     ) -> Result<Vec<Group>, StoreError> {
-        let first: HashMap<Uuid, Submitted> =
-            if known.is_empty() { HashMap::new() } else { self.first_tasks(known).await };
+        let first: HashMap<Uuid, Submitted> = if known.is_empty() {
+            HashMap::new()
+        } else {
+            self.first_tasks(known).await
+        };
         let mut later = Vec::new();
         for (i, group) in groups.drain(..).enumerate() {
             if again.contains(&i) {
@@ -357,7 +486,11 @@ impl Intake {
             }
             let answer = match refused.remove(&i) {
                 Some(error) => Err(error),
-                None => group.tasks.iter().map(|task| submitted(task, known, &first)).collect(),
+                None => group
+                    .tasks
+                    .iter()
+                    .map(|task| submitted(task, known, &first))
+                    .collect(),
             };
             let _ = group.reply.send(answer);
         }
@@ -368,11 +501,14 @@ impl Intake {
     async fn first_tasks(&self, known: &HashMap<Uuid, Uuid>) -> HashMap<Uuid, Submitted> {
         let mut first = HashMap::new();
         for task_id in known.values().collect::<HashSet<_>>() {
-            let Ok(Some(view)) = crate::store::task::get(&self.shared.db, *task_id, false, Part::default()).await
+            let Ok(Some(view)) =
+                crate::store::task::get(&self.shared.db, *task_id, false, Part::default()).await
             else {
                 continue;
             };
-            let Ok(plan) = self.shared.catalog.plan(view.task.template_id).await else { continue };
+            let Ok(plan) = self.shared.catalog.plan(view.task.template_id).await else {
+                continue;
+            };
             let submitted = Submitted {
                 task_id: *task_id,
                 created: false,
@@ -398,7 +534,9 @@ fn submitted(
             version: task.plan.template.version.to_string(),
         }),
         Some(owner) => first.get(owner).cloned().ok_or_else(|| {
-            let error = StoreError::Connection("the first task of the idempotency key could not be read".into());
+            let error = StoreError::Connection(
+                "the first task of the idempotency key could not be read".into(),
+            );
             IntakeError::Failed(Arc::new(error))
         }),
     }
@@ -412,7 +550,10 @@ mod tests {
     fn a_queue_is_full_when_its_head_waits_too_long_and_more_than_a_batch_is_left() {
         let longer = MAX_WAIT + Duration::from_millis(1);
         assert!(is_behind(MAX_BATCH + 1, longer));
-        assert!(!is_behind(MAX_BATCH, longer), "the next transaction takes them all");
+        assert!(
+            !is_behind(MAX_BATCH, longer),
+            "the next transaction takes them all"
+        );
         assert!(!is_behind(MAX_QUEUE, MAX_WAIT));
     }
 }

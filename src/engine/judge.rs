@@ -68,7 +68,10 @@ impl Judge {
     }
 
     fn with(metrics: Arc<Metrics>, limit: Duration) -> Self {
-        Self(Arc::new(Pool { turns: Turns::new(TURNS), threads: Threads::new(metrics, limit) }))
+        Self(Arc::new(Pool {
+            turns: Turns::new(TURNS),
+            threads: Threads::new(metrics, limit),
+        }))
     }
 
     /// Waits for a turn of this namespace.

@@ -53,11 +53,18 @@ pub struct Heard(Arc<Mutex<HashSet<Uuid>>>);
 impl Heard {
     /// A worker gave a sign of life.
     pub fn from(&self, worker_id: Uuid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(worker_id);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(worker_id);
     }
 
     fn take(&self) -> Vec<Uuid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain()
+            .collect()
     }
 }
 
@@ -74,9 +81,25 @@ pub struct Leases {
 }
 
 impl Leases {
-    pub fn new(server_id: Uuid, shared: &Shared, settle: SettleQueue, heard: Heard, lease: Duration) -> Self {
-        let Shared { db, hub, health, .. } = shared.clone();
-        Self { server_id, db, hub, settle, health, heard, lease }
+    pub fn new(
+        server_id: Uuid,
+        shared: &Shared,
+        settle: SettleQueue,
+        heard: Heard,
+        lease: Duration,
+    ) -> Self {
+        let Shared {
+            db, hub, health, ..
+        } = shared.clone();
+        Self {
+            server_id,
+            db,
+            hub,
+            settle,
+            health,
+            heard,
+            lease,
+        }
     }
 
     /// Writes heartbeats until `shutdown`.
@@ -186,7 +209,10 @@ impl Leases {
             if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
                 // A look that failed, or took too long, may have had its own reason.
-                away = server::ping(&self.db).await.err().filter(StoreError::is_transient);
+                away = server::ping(&self.db)
+                    .await
+                    .err()
+                    .filter(StoreError::is_transient);
             }
             if !listened {
                 // Only now: it may have come back in the middle of the look, and with it the heartbeats.
@@ -204,7 +230,11 @@ impl Leases {
     /// the settler; returns how many. `now` is what the database's clock has just said.
     pub async fn reap_once(&self, now: SystemTime) -> Result<usize, StoreError> {
         let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT, now).await?;
-        for worker_id in reaped.lost.iter().chain(reaped.orphans.iter().map(|orphan| &orphan.worker_id)) {
+        for worker_id in reaped
+            .lost
+            .iter()
+            .chain(reaped.orphans.iter().map(|orphan| &orphan.worker_id))
+        {
             self.hub.send(*worker_id, ToWorker::Superseded);
             self.hub.remove(*worker_id);
         }
@@ -214,9 +244,21 @@ impl Leases {
             worker_id: orphan.worker_id,
             outcome: orphan.why.outcome(),
         };
-        let overdue = reaped.overdue.into_iter().map(|lease| Input::Deadline { lease });
-        let expired = reaped.expired.into_iter().map(|task_id| Input::Expire { task_id });
-        for input in reaped.orphans.into_iter().map(gone).chain(overdue).chain(expired) {
+        let overdue = reaped
+            .overdue
+            .into_iter()
+            .map(|lease| Input::Deadline { lease });
+        let expired = reaped
+            .expired
+            .into_iter()
+            .map(|task_id| Input::Expire { task_id });
+        for input in reaped
+            .orphans
+            .into_iter()
+            .map(gone)
+            .chain(overdue)
+            .chain(expired)
+        {
             if self.settle.push(input).await.is_err() {
                 break;
             }
@@ -292,7 +334,10 @@ mod tests {
         for (lease, longest) in [(300.0, 112.5), (10.0, 3.75), (4.0, 1.5), (3.0, 1.4)] {
             let lease = Duration::from_secs_f64(lease);
             assert_eq!(longest_silence(lease), Duration::from_secs_f64(longest));
-            assert!(longest_silence(lease) + SILENCE_TICK < lease / 2, "{lease:?}");
+            assert!(
+                longest_silence(lease) + SILENCE_TICK < lease / 2,
+                "{lease:?}"
+            );
         }
         assert_eq!(longest_silence(Duration::from_secs(1)), MIN_SILENCE);
     }

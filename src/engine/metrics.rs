@@ -22,8 +22,12 @@ pub const MAX_LABEL_SETS: usize = 200;
 pub const OTHER: &str = "other";
 
 /// Upper bounds of the buckets, in seconds.
-const RUN_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
-const COMMIT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+const RUN_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+const COMMIT_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
 const JUDGING_SECONDS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0];
 /// Upper bounds of the buckets, in inputs of a transaction.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
@@ -34,7 +38,8 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     pub fn add(&self, n: usize) {
-        self.0.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Relaxed);
+        self.0
+            .fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Relaxed);
     }
 
     pub fn get(&self) -> u64 {
@@ -55,17 +60,28 @@ pub struct Histogram {
 impl Histogram {
     fn new(bounds: &'static [f64]) -> Self {
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::default()).collect();
-        Self { bounds, buckets, sum: AtomicU64::default() }
+        Self {
+            bounds,
+            buckets,
+            sum: AtomicU64::default(),
+        }
     }
 
     fn observe(&self, value: f64, millionths: u64) {
-        let bucket = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
+        let bucket = self
+            .bounds
+            .iter()
+            .position(|bound| value <= *bound)
+            .unwrap_or(self.bounds.len());
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum.fetch_add(millionths, Relaxed);
     }
 
     fn observe_time(&self, time: Duration) {
-        self.observe(time.as_secs_f64(), u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        self.observe(
+            time.as_secs_f64(),
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
+        );
     }
 
     fn observe_number(&self, n: usize) {
@@ -76,8 +92,13 @@ impl Histogram {
     /// The sum, and each bucket's upper bound and content.
     pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
-        let buckets = bounds.zip(self.buckets.iter().map(|n| n.load(Relaxed))).collect();
-        (Duration::from_micros(self.sum.load(Relaxed)).as_secs_f64(), buckets)
+        let buckets = bounds
+            .zip(self.buckets.iter().map(|n| n.load(Relaxed)))
+            .collect();
+        (
+            Duration::from_micros(self.sum.load(Relaxed)).as_secs_f64(),
+            buckets,
+        )
     }
 }
 
@@ -105,7 +126,10 @@ impl<const N: usize, T: Default> Family<N, T> {
     /// All that there are, in order of their labels.
     pub fn all(&self) -> Vec<([String; N], Arc<T>)> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().map(|(labels, counts)| (labels.clone(), Arc::clone(counts))).collect()
+        known
+            .iter()
+            .map(|(labels, counts)| (labels.clone(), Arc::clone(counts)))
+            .collect()
     }
 }
 
@@ -149,7 +173,9 @@ impl Default for StepCounts {
 impl StepCounts {
     /// How many attempts ended how.
     pub fn attempts(&self) -> impl Iterator<Item = (OutcomeKind, u64)> {
-        OutcomeKind::ALL.into_iter().zip(self.attempts.iter().map(Counter::get))
+        OutcomeKind::ALL
+            .into_iter()
+            .zip(self.attempts.iter().map(Counter::get))
     }
 
     fn ended(&self, outcome: OutcomeKind, started_at: SystemTime, now: SystemTime) {
@@ -158,8 +184,12 @@ impl StepCounts {
             self.attempts[i].add(1);
         }
         // The others say nothing about how long the handler takes.
-        if matches!(outcome, K::Succeeded | K::RetryableError | K::PermanentError | K::TimedOut) {
-            self.run.observe_time(now.duration_since(started_at).unwrap_or_default());
+        if matches!(
+            outcome,
+            K::Succeeded | K::RetryableError | K::PermanentError | K::TimedOut
+        ) {
+            self.run
+                .observe_time(now.duration_since(started_at).unwrap_or_default());
         }
     }
 }
@@ -201,7 +231,10 @@ pub struct LoopCounts {
 
 impl Default for LoopCounts {
     fn default() -> Self {
-        Self { batch: Histogram::new(BATCH), commit: Histogram::new(COMMIT_SECONDS) }
+        Self {
+            batch: Histogram::new(BATCH),
+            commit: Histogram::new(COMMIT_SECONDS),
+        }
     }
 }
 
@@ -218,7 +251,11 @@ pub struct JudgingCounts {
 
 impl Default for JudgingCounts {
     fn default() -> Self {
-        Self { time: Histogram::new(JUDGING_SECONDS), too_costly: Counter::default(), stuck: Counter::default() }
+        Self {
+            time: Histogram::new(JUDGING_SECONDS),
+            too_costly: Counter::default(),
+            stuck: Counter::default(),
+        }
     }
 }
 
@@ -250,7 +287,11 @@ impl Metrics {
         let namespace = template.namespace.as_str();
         PlanCounts {
             task: self.tasks.of([namespace, &template.task_name]),
-            steps: template.steps.iter().map(|s| self.steps.of([namespace, &s.handler, &s.service])).collect(),
+            steps: template
+                .steps
+                .iter()
+                .map(|s| self.steps.of([namespace, &s.handler, &s.service]))
+                .collect(),
         }
     }
 
@@ -259,7 +300,15 @@ impl Metrics {
     }
 
     /// Counts what a transaction has committed: this many inputs, in this time.
-    pub fn committed(&self, of: Loop, batch: usize, took: Duration, changes: &Changes, plans: &Plans, now: SystemTime) {
+    pub fn committed(
+        &self,
+        of: Loop,
+        batch: usize,
+        took: Duration,
+        changes: &Changes,
+        plans: &Plans,
+        now: SystemTime,
+    ) {
         let counts = self.of_loop(of);
         counts.batch.observe_number(batch);
         counts.commit.observe_time(took);
@@ -269,7 +318,9 @@ impl Metrics {
             }
         }
         for event in &changes.events {
-            let Some(plan) = event.template_id.and_then(|id| plans.get(&id)) else { continue };
+            let Some(plan) = event.template_id.and_then(|id| plans.get(&id)) else {
+                continue;
+            };
             match event.kind {
                 EventType::TaskCompleted => plan.counts.task.completed.add(1),
                 EventType::TaskFailed => plan.counts.task.failed.add(1),
@@ -277,7 +328,9 @@ impl Metrics {
                 EventType::TaskResolved => plan.counts.task.resolved.add(1),
                 _ => {}
             }
-            let Some(step) = event.step.and_then(|step| plan.counts.step(step)) else { continue };
+            let Some(step) = event.step.and_then(|step| plan.counts.step(step)) else {
+                continue;
+            };
             match event.kind {
                 EventType::StepCompleted => step.completed.add(1),
                 EventType::StepFailed => step.failed.add(1),
@@ -289,8 +342,20 @@ impl Metrics {
                 step.ended(outcome, started_at, now);
             }
         }
-        for EndedAttempt { template_id, step, outcome, started_at, .. } in changes.retries.iter().map(|r| &r.attempt) {
-            let Some(step) = plans.get(template_id).and_then(|plan| plan.counts.step(*step)) else { continue };
+        for EndedAttempt {
+            template_id,
+            step,
+            outcome,
+            started_at,
+            ..
+        } in changes.retries.iter().map(|r| &r.attempt)
+        {
+            let Some(step) = plans
+                .get(template_id)
+                .and_then(|plan| plan.counts.step(*step))
+            else {
+                continue;
+            };
             step.ended(*outcome, *started_at, now);
             if !matches!(outcome, OutcomeKind::Released | OutcomeKind::Drained) {
                 step.retried.add(1);
@@ -301,7 +366,9 @@ impl Metrics {
 
 impl PlanCounts {
     fn step(&self, step: i16) -> Option<&StepCounts> {
-        self.steps.get(usize::try_from(step).ok()?).map(AsRef::as_ref)
+        self.steps
+            .get(usize::try_from(step).ok()?)
+            .map(AsRef::as_ref)
     }
 }
 
@@ -330,7 +397,10 @@ mod tests {
         let (sum, buckets) = histogram.read();
         assert!((sum - 1031.0).abs() < 1e-9, "{sum}");
         let full: Vec<(f64, u64)> = buckets.into_iter().filter(|(_, n)| *n > 0).collect();
-        assert_eq!(full, [(1.0, 1), (2.0, 1), (4.0, 1), (512.0, 1), (f64::INFINITY, 1)]);
+        assert_eq!(
+            full,
+            [(1.0, 1), (2.0, 1), (4.0, 1), (512.0, 1), (f64::INFINITY, 1)]
+        );
     }
 
     #[test]
@@ -342,7 +412,14 @@ mod tests {
         family.of(["n000"]).add(1);
         let all = family.all();
         assert_eq!(all.len(), MAX_LABEL_SETS + 1);
-        let of = |label: &str| all.iter().find(|(labels, _)| labels[0] == label).map(|(_, count)| count.get());
-        assert_eq!((of("n000"), of("n199"), of("n200"), of(OTHER)), (Some(2), Some(1), None, Some(5)));
+        let of = |label: &str| {
+            all.iter()
+                .find(|(labels, _)| labels[0] == label)
+                .map(|(_, count)| count.get())
+        };
+        assert_eq!(
+            (of("n000"), of("n199"), of("n200"), of(OTHER)),
+            (Some(2), Some(1), None, Some(5))
+        );
     }
 }

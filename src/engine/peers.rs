@@ -80,20 +80,29 @@ impl News {
 
 impl Peers {
     pub fn new(server_id: Uuid) -> Self {
-        Self { server_id, others: AtomicI64::new(UNKNOWN), listened: AtomicBool::default() }
+        Self {
+            server_id,
+            others: AtomicI64::new(UNKNOWN),
+            listened: AtomicBool::default(),
+        }
     }
 
     /// The payload that tells the others about a transaction, which has written events; `None` when there is nobody or
     /// nothing to tell.
     pub fn news(&self, work: bool, cancels: bool, moved: bool, services: bool) -> Option<String> {
         let events = self.listened.load(Ordering::Relaxed);
-        if !(work || cancels || moved || services || events) || self.others.load(Ordering::Relaxed) == 0 {
+        if !(work || cancels || moved || services || events)
+            || self.others.load(Ordering::Relaxed) == 0
+        {
             return None;
         }
         let letter = |said: bool, letter: &'static str| if said { letter } else { "" };
         let (work, moved, cancels) = (letter(work, "w"), letter(moved, "m"), letter(cancels, "c"));
         let (services, events) = (letter(services, "s"), letter(events, "e"));
-        Some(format!("{}:{work}{moved}{cancels}{services}{events}", self.server_id))
+        Some(format!(
+            "{}:{work}{moved}{cancels}{services}{events}",
+            self.server_id
+        ))
     }
 
     /// The payload that tells the others about a service.
@@ -145,15 +154,44 @@ pub struct PeersLoop {
 
 impl PeersLoop {
     pub fn new(shared: &Shared, address: String) -> Self {
-        let Shared { db, peers, catalog, hub, gates, watchers, events, .. } = shared.clone();
-        Self { db, peers, catalog, hub, gates, watchers, events, address }
+        let Shared {
+            db,
+            peers,
+            catalog,
+            hub,
+            gates,
+            watchers,
+            events,
+            ..
+        } = shared.clone();
+        Self {
+            db,
+            peers,
+            catalog,
+            hub,
+            gates,
+            watchers,
+            events,
+            address,
+        }
     }
 
     /// Beats, listens and looks until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);
-        let listener = tokio::spawn(listen(self.db.clone(), Arc::clone(&self.peers), sender, shutdown.clone()));
-        let everything = |services| News { work: true, moved: true, cancels: true, services, ..News::default() };
+        let listener = tokio::spawn(listen(
+            self.db.clone(),
+            Arc::clone(&self.peers),
+            sender,
+            shutdown.clone(),
+        ));
+        let everything = |services| News {
+            work: true,
+            moved: true,
+            cancels: true,
+            services,
+            ..News::default()
+        };
         let mut told = tokio::time::Instant::now() - WATCH_PAUSE;
         let mut beat = tokio::time::interval(BEAT);
         let mut look = tokio::time::interval(LOOK);
@@ -240,15 +278,23 @@ impl PeersLoop {
         if news.moved {
             let watched = self.watchers.watched();
             if !watched.is_empty() {
-                let ended: HashSet<Uuid> = task::final_states(&self.db, &watched).await?.into_iter().collect();
-                self.watchers.tell(watched.into_iter().map(|id| (id, ended.contains(&id))));
+                let ended: HashSet<Uuid> = task::final_states(&self.db, &watched)
+                    .await?
+                    .into_iter()
+                    .collect();
+                self.watchers
+                    .tell(watched.into_iter().map(|id| (id, ended.contains(&id))));
             }
         }
         if news.cancels {
             let held = self.hub.leases();
             if !held.is_empty() {
                 for (lease, cancelled) in worker::dead_leases(&self.db, &held).await? {
-                    let reason = if cancelled { CancelReason::TaskCancelled } else { CancelReason::LeaseLost };
+                    let reason = if cancelled {
+                        CancelReason::TaskCancelled
+                    } else {
+                        CancelReason::LeaseLost
+                    };
                     self.hub.cancel(lease, reason);
                 }
             }
@@ -259,7 +305,12 @@ impl PeersLoop {
 
 /// Listens until `shutdown`, over as many connections as it takes. After a new connection everything may have been
 /// missed, so it reports all kinds of news.
-async fn listen(db: Db, peers: Arc<Peers>, sender: mpsc::Sender<News>, shutdown: CancellationToken) {
+async fn listen(
+    db: Db,
+    peers: Arc<Peers>,
+    sender: mpsc::Sender<News>,
+    shutdown: CancellationToken,
+) {
     while !shutdown.is_cancelled() {
         if let Err(error) = listen_once(&db, &peers, &sender).await {
             tracing::debug!(%error, "the notification connection ended");
@@ -268,7 +319,11 @@ async fn listen(db: Db, peers: Arc<Peers>, sender: mpsc::Sender<News>, shutdown:
     }
 }
 
-async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Result<(), StoreError> {
+async fn listen_once(
+    db: &Db,
+    peers: &Peers,
+    sender: &mpsc::Sender<News>,
+) -> Result<(), StoreError> {
     let (client, mut connection) = db.connect_raw().await?;
     let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
     let listen = format!("LISTEN {}", db.channel());
@@ -309,7 +364,10 @@ async fn listen_once(db: &Db, peers: &Peers, sender: &mpsc::Sender<News>) -> Res
 /// The time, up to a quarter longer or shorter, so that servers do not look all at once.
 pub fn jitter(time: Duration) -> Duration {
     let (_, random) = Uuid::new_v4().as_u64_pair();
-    #[expect(clippy::cast_precision_loss, reason = "a share between 0 and 1 needs no more precision")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a share between 0 and 1 needs no more precision"
+    )]
     let share = (random & 0xffff) as f64 / f64::from(0xffff);
     time.mul_f64(0.75 + share / 2.0)
 }

@@ -22,24 +22,37 @@ pub struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
 impl Pulses {
     /// The loop has work now, or has made progress with it.
     pub fn beat(&self, name: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Instant::now());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, Instant::now());
     }
 
     /// The loop has no work.
     pub fn rest(&self, name: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
     }
 
     /// The loop that has gone longest without progress, and for how long.
     pub fn slowest(&self) -> Option<(&'static str, Duration)> {
         let beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        beats.iter().map(|(name, at)| (*name, at.elapsed())).max_by_key(|(_, since)| *since)
+        beats
+            .iter()
+            .map(|(name, at)| (*name, at.elapsed()))
+            .max_by_key(|(_, since)| *since)
     }
 
     /// Every loop that has work gets [`MAX_STALL`] anew.
     fn restart(&self) {
         let now = Instant::now();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values_mut().for_each(|at| *at = now);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values_mut()
+            .for_each(|at| *at = now);
     }
 
     /// Watches the loops until `shutdown`.
@@ -50,7 +63,10 @@ impl Pulses {
             if health.now().database_away {
                 self.restart();
             }
-            let stalled = self.slowest().filter(|(_, since)| *since > MAX_STALL).map(|(name, _)| name);
+            let stalled = self
+                .slowest()
+                .filter(|(_, since)| *since > MAX_STALL)
+                .map(|(name, _)| name);
             health.stalled(stalled, judge.is_stuck());
         }
     }
@@ -72,7 +88,11 @@ mod tests {
         assert_eq!(pulses.slowest().map(|(name, _)| name), Some("b"));
         let restarted = Instant::now();
         pulses.restart();
-        assert!(pulses.slowest().is_some_and(|(_, since)| since <= restarted.elapsed()));
+        assert!(
+            pulses
+                .slowest()
+                .is_some_and(|(_, since)| since <= restarted.elapsed())
+        );
         pulses.rest("b");
         assert_eq!(pulses.slowest(), None);
     }

@@ -66,16 +66,23 @@ impl Retention {
         permit::prune(&self.db).await?;
         match self.retain {
             Some(retain) => retention::prune(&self.db, retain).await.map(Some),
-            None => {
-                retention::forget_workers(&self.db).await.map(|workers| Some(Pruned { workers, ..Pruned::default() }))
-            }
+            None => retention::forget_workers(&self.db).await.map(|workers| {
+                Some(Pruned {
+                    workers,
+                    ..Pruned::default()
+                })
+            }),
         }
     }
 
     /// Days of one partition.
     fn width(&self) -> i32 {
-        let days = self.retain.map_or(u64::MAX, |retain| retain.as_secs() / DAY.as_secs() / PARTITIONS);
-        i32::try_from(days).unwrap_or(WIDEST_DAYS).clamp(1, WIDEST_DAYS)
+        let days = self.retain.map_or(u64::MAX, |retain| {
+            retain.as_secs() / DAY.as_secs() / PARTITIONS
+        });
+        i32::try_from(days)
+            .unwrap_or(WIDEST_DAYS)
+            .clamp(1, WIDEST_DAYS)
     }
 }
 
@@ -86,10 +93,22 @@ mod tests {
     #[tokio::test]
     async fn some_thirty_partitions_hold_what_is_kept() {
         let db = Db::new("postgres://u@127.0.0.1/d", "tasker").expect("a URL");
-        let width =
-            |retain: Option<u64>| Retention { db: db.clone(), retain: retain.map(|days| DAY * days as u32) }.width();
-        let table =
-            [(Some(1), 1), (Some(30), 1), (Some(59), 1), (Some(60), 2), (Some(365), 12), (Some(3_650), 30), (None, 30)];
+        let width = |retain: Option<u64>| {
+            Retention {
+                db: db.clone(),
+                retain: retain.map(|days| DAY * days as u32),
+            }
+            .width()
+        };
+        let table = [
+            (Some(1), 1),
+            (Some(30), 1),
+            (Some(59), 1),
+            (Some(60), 2),
+            (Some(365), 12),
+            (Some(3_650), 30),
+            (None, 30),
+        ];
         for (retain, days) in table {
             assert_eq!(width(retain), days, "{retain:?}");
         }

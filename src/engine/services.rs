@@ -36,9 +36,24 @@ pub struct Services {
 
 impl Services {
     pub fn new(shared: &Shared) -> Self {
-        let Shared { db, gates, hub, catalog, peers, .. } = shared.clone();
+        let Shared {
+            db,
+            gates,
+            hub,
+            catalog,
+            peers,
+            ..
+        } = shared.clone();
         let now = Instant::now();
-        Self { db, gates, hub, catalog, peers, reported: now, looked: now }
+        Self {
+            db,
+            gates,
+            hub,
+            catalog,
+            peers,
+            reported: now,
+            looked: now,
+        }
     }
 
     /// Runs until `shutdown`, and then leaves the parts of limits to others.
@@ -62,10 +77,19 @@ impl Services {
     }
 
     fn wait(&self) -> Duration {
-        let change = self.gates.next_change().map(|at| at.saturating_duration_since(Instant::now()));
-        let report = self.gates.has_calls().then(|| REPORT.saturating_sub(self.reported.elapsed()));
+        let change = self
+            .gates
+            .next_change()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let report = self
+            .gates
+            .has_calls()
+            .then(|| REPORT.saturating_sub(self.reported.elapsed()));
         let renew = self.gates.is_limiting().then_some(RENEW);
-        [change, report, renew].into_iter().flatten().fold(LOOK, Duration::min)
+        [change, report, renew]
+            .into_iter()
+            .flatten()
+            .fold(LOOK, Duration::min)
     }
 
     /// One round; without anything to do it asks the database nothing. `alarmed`: what was counted is reported now.
@@ -120,8 +144,11 @@ impl Services {
     async fn look(&self) -> Result<(), StoreError> {
         let running: Vec<Lease> = self.gates.running();
         if !running.is_empty() {
-            let dead: Vec<Lease> =
-                worker::dead_leases(&self.db, &running).await?.into_iter().map(|(lease, _)| lease).collect();
+            let dead: Vec<Lease> = worker::dead_leases(&self.db, &running)
+                .await?
+                .into_iter()
+                .map(|(lease, _)| lease)
+                .collect();
             self.hub.steps_wait(self.gates.ended(&dead));
         }
         Ok(())

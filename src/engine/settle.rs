@@ -86,7 +86,16 @@ impl Settler {
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
         let (come, again) = mpsc::unbounded_channel();
         let own = SettleQueue::new(shared.clone(), sender, come);
-        (Self { shared, queue, again, own: own.clone(), hot: None }, own)
+        (
+            Self {
+                shared,
+                queue,
+                again,
+                own: own.clone(),
+                hot: None,
+            },
+            own,
+        )
     }
 
     /// Runs until `shutdown`, then takes what is in the queue and ends.
@@ -170,7 +179,12 @@ impl Settler {
                 Err(error) => {
                     self.hot.take_if(|hot| hot.is_closed());
                     failing.passed();
-                    work.extend(inputs.pop().and_then(|input| self.end(input, &error)).map(|input| vec![input]));
+                    work.extend(
+                        inputs
+                            .pop()
+                            .and_then(|input| self.end(input, &error))
+                            .map(|input| vec![input]),
+                    );
                 }
             }
         }
@@ -179,7 +193,9 @@ impl Settler {
     /// Ends an input that cannot be settled. A result ends its step with an error, which is what comes back.
     fn end(&self, mut pending: Pending, error: &StoreError) -> Option<Pending> {
         match pending.input {
-            Input::Result { ref mut outcome, .. } if matches!(outcome, Outcome::Succeeded(_)) => {
+            Input::Result {
+                ref mut outcome, ..
+            } if matches!(outcome, Outcome::Succeeded(_)) => {
                 tracing::error!(%error, "a result cannot be settled; its step ends with an error");
                 *outcome = Outcome::PermanentError(failing::failure(error));
                 return Some(pending);
@@ -200,7 +216,9 @@ impl Settler {
     /// for the input that has it.
     fn is_stubborn(&self, error: &StoreError, collisions: &mut usize) -> bool {
         self.shared.db.counts().note(error);
-        let Some(kind) = error.collision() else { return false };
+        let Some(kind) = error.collision() else {
+            return false;
+        };
         *collisions += 1;
         kind == Collision::Lock || *collisions > COLLISIONS
     }
@@ -216,7 +234,10 @@ impl Settler {
 
     /// One transaction. On success `inputs` is empty and what comes back is to be settled next: attempts whose worker
     /// left before the assignment was sent. On failure `inputs` is as it was.
-    pub async fn run_once(&mut self, inputs: &mut Vec<Pending>) -> Result<Vec<Pending>, StoreError> {
+    pub async fn run_once(
+        &mut self,
+        inputs: &mut Vec<Pending>,
+    ) -> Result<Vec<Pending>, StoreError> {
         let hot = match self.hot.take() {
             Some(hot) => hot,
             None => self.shared.connect().await?,
@@ -240,8 +261,17 @@ impl Settler {
         result
     }
 
-    async fn settle(&self, hot: &Hot, inputs: &mut Vec<Pending>, hand_on: bool) -> Result<Vec<Pending>, StoreError> {
-        let children = if hand_on { children_of(inputs) } else { BTreeMap::new() };
+    async fn settle(
+        &self,
+        hot: &Hot,
+        inputs: &mut Vec<Pending>,
+        hand_on: bool,
+    ) -> Result<Vec<Pending>, StoreError> {
+        let children = if hand_on {
+            children_of(inputs)
+        } else {
+            BTreeMap::new()
+        };
         let mut reservation = self.shared.hub.reserve(&children);
         let mut passes = self.shared.gates.passes();
         let mut demand = reservation.demand();
@@ -258,13 +288,30 @@ impl Settler {
         for (i, input) in inputs.iter().enumerate() {
             decision.take(i, input, &past);
         }
-        let Decision { mut changes, acks, cancelled, refused, asks, touched, calls, pauses, woken, expiring, .. } =
-            decision.finish();
+        let Decision {
+            mut changes,
+            acks,
+            cancelled,
+            refused,
+            asks,
+            touched,
+            calls,
+            pauses,
+            woken,
+            expiring,
+            ..
+        } = decision.finish();
         sizes::weigh(&self.shared.documents, hot, &mut changes, &plans).await?;
         changes.pauses = self.shared.gates.pause(&pauses);
         passes.frees(&changes);
-        let (claimed, mut wanted) =
-            claims::grant(&mut changes, &read.candidates, &plans, &mut reservation, &mut passes, read.now);
+        let (claimed, mut wanted) = claims::grant(
+            &mut changes,
+            &read.candidates,
+            &plans,
+            &mut reservation,
+            &mut passes,
+            read.now,
+        );
         let mut unserved = lanes_left(&changes, &plans);
         unserved.extend(woken);
         changes.notify = self.shared.peers.news(
@@ -279,7 +326,9 @@ impl Settler {
             Vec::new()
         } else {
             let mut known = self.shared.documents.know(&mut wanted, &changes);
-            let committed = self.commit(hot, &mut changes, &wanted, &read, guessed).await;
+            let committed = self
+                .commit(hot, &mut changes, &wanted, &read, guessed)
+                .await;
             let mut applied = match committed {
                 Ok(applied) => applied,
                 Err(error) => {
@@ -288,23 +337,46 @@ impl Settler {
                 }
             };
             self.shared.events.written();
-            self.shared.documents.keep(&mut known, &mut applied, &changes);
+            self.shared
+                .documents
+                .keep(&mut known, &mut applied, &changes);
             let now = applied.now.unwrap_or(read.now);
-            self.shared.committed(Loop::Settle, inputs.len(), applied.took, &changes, &plans, now);
+            self.shared.committed(
+                Loop::Settle,
+                inputs.len(),
+                applied.took,
+                &changes,
+                &plans,
+                now,
+            );
             self.shared.held.keep(&changes, now);
-            self.shared.held.forget(ordered(inputs).chain(changes.planned.iter().map(|planned| planned.task_id)));
-            self.shared.hub.steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
+            self.shared.held.forget(
+                ordered(inputs).chain(changes.planned.iter().map(|planned| planned.task_id)),
+            );
+            self.shared
+                .hub
+                .steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
             // Counted from the time that was known before.
             let late = now.duration_since(read.now).unwrap_or_default();
-            claimed.iter_mut().for_each(|claim| claim.deadline_at += late);
-            applied.next_retry.into_iter().for_each(|after| self.shared.hub.retry_in(after));
-            let undelivered = deliver(assignment::assemble(claimed, &known, &plans, now), reservation);
+            claimed
+                .iter_mut()
+                .for_each(|claim| claim.deadline_at += late);
+            applied
+                .next_retry
+                .into_iter()
+                .for_each(|after| self.shared.hub.retry_in(after));
+            let undelivered = deliver(
+                assignment::assemble(claimed, &known, &plans, now),
+                reservation,
+            );
             undelivered.into_iter().map(Pending::from).collect()
         };
         self.tell(inputs, acks, cancelled, refused, asks);
-        expiring.into_iter().for_each(|task_id| self.own.expire(task_id));
+        expiring
+            .into_iter()
+            .for_each(|task_id| self.own.expire(task_id));
         self.shared.watchers.tell(touched);
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.shared.hub.slots_freed(freed);
@@ -326,7 +398,9 @@ impl Settler {
         expect(changes, read);
         let committed = hot.commit_at_once(changes, wanted).await;
         if committed.is_err() {
-            self.shared.held.forget(read.tasks.iter().map(|task| task.task_id));
+            self.shared
+                .held
+                .forget(read.tasks.iter().map(|task| task.task_id));
         }
         committed
     }
@@ -345,13 +419,21 @@ impl Settler {
             return Ok((believed, true));
         }
         let (leases, tasks, ordered) = keys_of(inputs);
-        Ok((hot.begin_settle(&leases, &tasks, &ordered, demand).await?, false))
+        Ok((
+            hot.begin_settle(&leases, &tasks, &ordered, demand).await?,
+            false,
+        ))
     }
 
     /// What would be read for these inputs, if they are results of attempts that this server handed out itself.
     fn guess(&self, inputs: &[Pending]) -> Option<SettleRead> {
         let attempt = |input: &Pending| match &**input {
-            Input::Result { lease, outcome: Outcome::Succeeded(_), worker_id, .. } => Some((*lease, *worker_id)),
+            Input::Result {
+                lease,
+                outcome: Outcome::Succeeded(_),
+                worker_id,
+                ..
+            } => Some((*lease, *worker_id)),
             _ => None,
         };
         let mut attempts: Vec<(Lease, Uuid)> = inputs.iter().map(attempt).collect::<Option<_>>()?;
@@ -361,8 +443,17 @@ impl Settler {
     }
 
     async fn plans(&self, read: &SettleRead) -> Result<Plans, StoreError> {
-        let mut plans = self.shared.catalog.readable(read.candidates.iter().map(|c| c.template_id)).await?;
-        for id in read.tasks.iter().map(|t| t.template_id).collect::<HashSet<_>>() {
+        let mut plans = self
+            .shared
+            .catalog
+            .readable(read.candidates.iter().map(|c| c.template_id))
+            .await?;
+        for id in read
+            .tasks
+            .iter()
+            .map(|t| t.template_id)
+            .collect::<HashSet<_>>()
+        {
             plans.insert(id, self.shared.catalog.plan(id).await?);
         }
         Ok(plans)
@@ -381,7 +472,9 @@ impl Settler {
             if !accepted {
                 self.shared.metrics.results_stale.add(1);
             }
-            self.shared.hub.send(worker_id, ToWorker::Ack { lease, accepted });
+            self.shared
+                .hub
+                .send(worker_id, ToWorker::Ack { lease, accepted });
         }
         for (lease, reason) in cancelled {
             self.shared.hub.cancel(lease, reason);
@@ -391,7 +484,13 @@ impl Settler {
                 self.own.judge_aside(pending, ask);
                 continue;
             }
-            if let Input::Order { task_id, order, reply, .. } = pending.input {
+            if let Input::Order {
+                task_id,
+                order,
+                reply,
+                ..
+            } = pending.input
+            {
                 let answer = refused.remove(&i).map_or(Ok(()), Err);
                 if answer.is_ok() && order == Order::Cancel {
                     // Also those that an earlier try ended whose commit was not confirmed.
@@ -415,7 +514,10 @@ fn halve(work: &mut Vec<Vec<Pending>>, mut inputs: Vec<Pending>) {
 /// Lets the writes check what the decision rests on.
 fn expect(changes: &mut Changes, read: &SettleRead) {
     for update in &mut changes.tasks {
-        let before = read.tasks.iter().find(|task| task.task_id == update.task_id);
+        let before = read
+            .tasks
+            .iter()
+            .find(|task| task.task_id == update.task_id);
         update.expected = before.map(|task| task.progress.clone());
     }
 }
@@ -426,7 +528,11 @@ pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Ve
         .into_iter()
         .filter_map(|a| {
             let (lease, worker_id) = (a.lease, a.worker_id);
-            let undelivered = Input::Gone { lease, worker_id, outcome: Outcome::Undelivered };
+            let undelivered = Input::Gone {
+                lease,
+                worker_id,
+                outcome: Outcome::Undelivered,
+            };
             (!reservation.deliver(a)).then_some(undelivered)
         })
         .collect()
@@ -434,7 +540,11 @@ pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Ve
 
 /// The lanes of the steps that this transaction leaves ready and without a worker.
 fn lanes_left(changes: &Changes, plans: &Plans) -> HashSet<i32> {
-    let new = changes.new_live.iter().filter(|live| live.grant.is_none() && live.is_due()).map(|live| live.lane_id);
+    let new = changes
+        .new_live
+        .iter()
+        .filter(|live| live.grant.is_none() && live.is_due())
+        .map(|live| live.lane_id);
     let given_back = changes.given_back.iter().filter_map(|back| {
         let plan = plans.get(&back.attempt.template_id)?;
         Some(plan.lane(u16::try_from(back.attempt.step).ok()?))

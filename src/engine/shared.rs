@@ -88,7 +88,8 @@ impl Shared {
         plans: &Plans,
         now: SystemTime,
     ) {
-        self.metrics.committed(of, inputs, took, changes, plans, now);
+        self.metrics
+            .committed(of, inputs, took, changes, plans, now);
         self.traces.committed(of, inputs, took, changes, plans, now);
     }
 

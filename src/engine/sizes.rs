@@ -35,12 +35,28 @@ pub fn fixed(plan: &Plan) -> Vec<i32> {
         let notes = if s.annotations.is_empty() {
             0
         } else {
-            serde_json::Value::Object(s.annotations.clone()).to_string().len()
+            serde_json::Value::Object(s.annotations.clone())
+                .to_string()
+                .len()
         };
-        let names: usize =
-            plan.inputs(i).iter().filter_map(|a| Some(t.steps.get(usize::from(*a))?.name.len() + ENTRY)).sum();
-        let planned = if t.planner && i == 0 { plan.planned_bytes() } else { 0 };
-        of(of_all + 2 * s.name.len() + s.handler.len() + s.service.len() + config + notes + names + planned)
+        let names: usize = plan
+            .inputs(i)
+            .iter()
+            .filter_map(|a| Some(t.steps.get(usize::from(*a))?.name.len() + ENTRY))
+            .sum();
+        let planned = if t.planner && i == 0 {
+            plan.planned_bytes()
+        } else {
+            0
+        };
+        of(of_all
+            + 2 * s.name.len()
+            + s.handler.len()
+            + s.service.len()
+            + config
+            + notes
+            + names
+            + planned)
     };
     (0..t.steps.len()).map(step).collect()
 }
@@ -48,7 +64,11 @@ pub fn fixed(plan: &Plan) -> Vec<i32> {
 /// What a step's assignment weighs at most, with documents of so many bytes; 0 where every worker takes it.
 pub fn bound(plan: &Plan, step: i16, documents: i32) -> i32 {
     let whole = plan.fixed(step).saturating_add(documents);
-    if whole <= MIN_ASSIGNMENT_BYTES { 0 } else { whole }
+    if whole <= MIN_ASSIGNMENT_BYTES {
+        0
+    } else {
+        whole
+    }
 }
 
 /// Where a task is in the list, which is in the order of the ids.
@@ -57,10 +77,24 @@ fn place(tasks: &[TaskUpdate], task_id: &Uuid) -> Option<usize> {
 }
 
 /// Adds what the transaction writes to the tasks, and says what the steps weigh that come into play.
-pub async fn weigh(documents: &Documents, hot: &Hot, changes: &mut Changes, plans: &Plans) -> Result<(), StoreError> {
-    let ended = changes.ended.iter().filter_map(|e| Some((e.task_id, e.result.as_ref()?.len())));
-    let set = changes.set_steps.iter().filter_map(|s| Some((s.task_id, s.result.as_ref()?.len())));
-    let planned = changes.planned.iter().map(|p| (p.task_id, p.settings.len() + p.annotations.len()));
+pub async fn weigh(
+    documents: &Documents,
+    hot: &Hot,
+    changes: &mut Changes,
+    plans: &Plans,
+) -> Result<(), StoreError> {
+    let ended = changes
+        .ended
+        .iter()
+        .filter_map(|e| Some((e.task_id, e.result.as_ref()?.len())));
+    let set = changes
+        .set_steps
+        .iter()
+        .filter_map(|s| Some((s.task_id, s.result.as_ref()?.len())));
+    let planned = changes
+        .planned
+        .iter()
+        .map(|p| (p.task_id, p.settings.len() + p.annotations.len()));
     for (task_id, bytes) in ended.chain(set).chain(planned) {
         if let Some(i) = place(&changes.tasks, &task_id) {
             changes.tasks[i].bytes = changes.tasks[i].bytes.saturating_add(of(bytes));
@@ -73,15 +107,23 @@ pub async fn weigh(documents: &Documents, hot: &Hot, changes: &mut Changes, plan
     }
     let mut heavy = Vec::new();
     for (i, live) in changes.new_live.iter_mut().enumerate() {
-        let Some(task) = place(&changes.tasks, &live.task_id).map(|i| &changes.tasks[i]) else { continue };
-        let Some(plan) = plans.get(&live.template_id) else { continue };
+        let Some(task) = place(&changes.tasks, &live.task_id).map(|i| &changes.tasks[i]) else {
+            continue;
+        };
+        let Some(plan) = plans.get(&live.template_id) else {
+            continue;
+        };
         live.revision = task.kept.revision;
         live.bytes = bound(plan, live.step, task.bytes);
         if live.bytes > 0 {
             heavy.push(i);
         }
     }
-    if heavy.is_empty() { Ok(()) } else { weigh_each(documents, hot, changes, plans, &heavy).await }
+    if heavy.is_empty() {
+        Ok(())
+    } else {
+        weigh_each(documents, hot, changes, plans, &heavy).await
+    }
 }
 
 /// The same step by step, by its own ancestors' results.
@@ -94,21 +136,44 @@ async fn weigh_each(
 ) -> Result<(), StoreError> {
     let mut known: HashMap<(Uuid, i16), i32> = HashMap::new();
     let text = |result: Option<&str>| of(result.map_or(4, str::len));
-    known.extend(changes.ended.iter().map(|e| ((e.task_id, e.step), text(e.result.as_deref()))));
-    known.extend(changes.set_steps.iter().map(|s| ((s.task_id, s.step), text(s.result.as_deref()))));
+    known.extend(
+        changes
+            .ended
+            .iter()
+            .map(|e| ((e.task_id, e.step), text(e.result.as_deref()))),
+    );
+    known.extend(
+        changes
+            .set_steps
+            .iter()
+            .map(|s| ((s.task_id, s.step), text(s.result.as_deref()))),
+    );
     let parts = |live: &crate::store::changes::NewLive| -> Vec<(Uuid, i16)> {
-        let inputs = plans.get(&live.template_id).map_or(&[][..], |plan| plan.inputs_of(live.step));
-        let results = inputs.iter().map(|input| (live.task_id, input.cast_signed()));
+        let inputs = plans
+            .get(&live.template_id)
+            .map_or(&[][..], |plan| plan.inputs_of(live.step));
+        let results = inputs
+            .iter()
+            .map(|input| (live.task_id, input.cast_signed()));
         results.chain([(live.task_id, OF_TASK)]).collect()
     };
-    let wanted: HashSet<(Uuid, i16)> =
-        heavy.iter().flat_map(|i| parts(&changes.new_live[*i])).filter(|part| !known.contains_key(part)).collect();
+    let wanted: HashSet<(Uuid, i16)> = heavy
+        .iter()
+        .flat_map(|i| parts(&changes.new_live[*i]))
+        .filter(|part| !known.contains_key(part))
+        .collect();
     let mut wanted: Vec<(Uuid, i16)> = wanted.into_iter().collect();
-    let revision = |id: &Uuid| place(&changes.tasks, id).map_or(i32::MAX, |i| changes.tasks[i].kept.revision);
+    let revision =
+        |id: &Uuid| place(&changes.tasks, id).map_or(i32::MAX, |i| changes.tasks[i].kept.revision);
     documents.lengths(&mut wanted, &mut known, revision);
     if !wanted.is_empty() {
         wanted.sort_unstable();
-        known.extend(hot.sizes(&wanted).await?.into_iter().map(|(task_id, step, bytes)| ((task_id, step), bytes)));
+        known.extend(
+            hot.sizes(&wanted)
+                .await?
+                .into_iter()
+                .map(|(task_id, step, bytes)| ((task_id, step), bytes)),
+        );
     }
     for planned in &changes.planned {
         // Beside what was there before, which is in it once more: it is a bound.
@@ -117,8 +182,12 @@ async fn weigh_each(
     }
     for i in heavy {
         let live = &mut changes.new_live[*i];
-        let Some(plan) = plans.get(&live.template_id) else { continue };
-        let sum = parts(live).iter().fold(0_i32, |sum, part| sum.saturating_add(known.get(part).copied().unwrap_or(4)));
+        let Some(plan) = plans.get(&live.template_id) else {
+            continue;
+        };
+        let sum = parts(live).iter().fold(0_i32, |sum, part| {
+            sum.saturating_add(known.get(part).copied().unwrap_or(4))
+        });
         live.bytes = bound(plan, live.step, sum);
     }
     Ok(())

@@ -14,8 +14,8 @@ use std::{
 use opentelemetry::{
     Context, KeyValue,
     trace::{
-        Link, Span as _, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-        Tracer as _,
+        Link, Span as _, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId,
+        TraceState, Tracer as _,
     },
 };
 use sha2::{Digest as _, Sha256};
@@ -89,17 +89,31 @@ pub struct TracesLoop {
 
 impl Traces {
     /// Nothing is told, and there is no loop, without a tracer and without a log that takes lines about tasks.
-    pub fn new(tracer: Option<Tracer>, db: Db, metrics: Arc<Metrics>) -> (Self, Option<TracesLoop>) {
+    pub fn new(
+        tracer: Option<Tracer>,
+        db: Db,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Option<TracesLoop>) {
         if tracer.is_none() && !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             return (Self::default(), None);
         }
         let (sender, queue) = mpsc::channel(MAX_QUEUE);
-        let traces = Self { sender: Some(sender), exports: tracer.is_some(), metrics };
+        let traces = Self {
+            sender: Some(sender),
+            exports: tracer.is_some(),
+            metrics,
+        };
         (traces, Some(TracesLoop { queue, tracer, db }))
     }
 
     /// The parent of what a worker does for an attempt: the attempt's own span if it is exported, else the client's.
-    pub fn parent(&self, traceparent: Option<&str>, task_id: Uuid, step: i16, attempt: i32) -> String {
+    pub fn parent(
+        &self,
+        traceparent: Option<&str>,
+        task_id: Uuid,
+        step: i16,
+        attempt: i32,
+    ) -> String {
         if !self.exports {
             return traceparent.unwrap_or_default().to_owned();
         }
@@ -107,7 +121,15 @@ impl Traces {
     }
 
     /// What a transaction has committed. Never waits.
-    pub fn committed(&self, of: Loop, inputs: usize, took: Duration, changes: &Changes, plans: &Plans, at: SystemTime) {
+    pub fn committed(
+        &self,
+        of: Loop,
+        inputs: usize,
+        took: Duration,
+        changes: &Changes,
+        plans: &Plans,
+        at: SystemTime,
+    ) {
         let Some(sender) = &self.sender else { return };
         for task in &changes.new_tasks {
             let (task_id, id) = (task.task_id, &task.correlation_id);
@@ -118,20 +140,46 @@ impl Traces {
             let (task_id, step, number, outcome, started_at) =
                 (e.task_id?, e.step?, e.attempt?, e.outcome?, e.started_at?);
             let (plan, failure) = (Arc::clone(plan), e.failure.clone());
-            Some(Attempt { task_id, step, plan, number, outcome, started_at, ended_at: at, failure })
+            Some(Attempt {
+                task_id,
+                step,
+                plan,
+                number,
+                outcome,
+                started_at,
+                ended_at: at,
+                failure,
+            })
         });
         let retried = changes.retries.iter().filter_map(|retry| {
             let a = &retry.attempt;
             let (plan, failure) = (Arc::clone(plans.get(&a.template_id)?), a.failure.clone());
-            let (task_id, step, number, outcome, started_at) = (a.task_id, a.step, a.attempt, a.outcome, a.started_at);
-            Some(Attempt { task_id, step, plan, number, outcome, started_at, ended_at: at, failure })
+            let (task_id, step, number, outcome, started_at) =
+                (a.task_id, a.step, a.attempt, a.outcome, a.started_at);
+            Some(Attempt {
+                task_id,
+                step,
+                plan,
+                number,
+                outcome,
+                started_at,
+                ended_at: at,
+                failure,
+            })
         });
         let attempts: Vec<Attempt> = ended.chain(retried).collect();
         let tasks = changes.events.iter().filter_map(|e| {
             let state = TaskState::after_event(e.kind)?;
             Some((e.task_id?, Arc::clone(plans.get(&e.template_id?)?), state))
         });
-        let told = Told { of, inputs, at, took, attempts, tasks: tasks.collect() };
+        let told = Told {
+            of,
+            inputs,
+            at,
+            took,
+            attempts,
+            tasks: tasks.collect(),
+        };
         if sender.try_send(told).is_err() {
             self.metrics.untold.add(1);
         }
@@ -150,14 +198,20 @@ impl TracesLoop {
             }
             self.tell(&mut told).await;
         }
-        while let Ok(1..) = tokio::time::timeout(LAST, self.queue.recv_many(&mut told, MAX_AT_ONCE)).await {
+        while let Ok(1..) =
+            tokio::time::timeout(LAST, self.queue.recv_many(&mut told, MAX_AT_ONCE)).await
+        {
             self.tell(&mut told).await;
         }
     }
 
     async fn tell(&self, told: &mut Vec<Told>) {
         let of = |t: &Told| {
-            t.attempts.iter().map(|a| a.task_id).chain(t.tasks.iter().map(|task| task.0)).collect::<Vec<_>>()
+            t.attempts
+                .iter()
+                .map(|a| a.task_id)
+                .chain(t.tasks.iter().map(|task| task.0))
+                .collect::<Vec<_>>()
         };
         let mut ids: Vec<Uuid> = told.iter().flat_map(of).collect();
         ids.sort_unstable();
@@ -170,16 +224,24 @@ impl TracesLoop {
             }
         };
         for t in told.drain(..) {
-            let known = t.attempts.iter().filter_map(|a| Some((a, tasks.get(&a.task_id)?)));
+            let known = t
+                .attempts
+                .iter()
+                .filter_map(|a| Some((a, tasks.get(&a.task_id)?)));
             known.for_each(|(attempt, task)| self.attempt(attempt, task));
-            let known = t.tasks.iter().filter_map(|(id, plan, state)| Some((id, plan, *state, tasks.get(id)?)));
+            let known = t
+                .tasks
+                .iter()
+                .filter_map(|(id, plan, state)| Some((id, plan, *state, tasks.get(id)?)));
             known.for_each(|(id, plan, state, task)| self.task(*id, plan, state, task));
             self.transaction(&t, &tasks);
         }
     }
 
     fn attempt(&self, attempt: &Attempt, task: &Traced) {
-        let Some(step) = attempt.plan.step(attempt.step) else { return };
+        let Some(step) = attempt.plan.step(attempt.step) else {
+            return;
+        };
         let (task_id, outcome) = (attempt.task_id, attempt.outcome.as_str());
         tracing::debug!(
             target: TARGET, %task_id, correlation_id = task.correlation_id, step = step.name, attempt = attempt.number, outcome,
@@ -196,7 +258,14 @@ impl TracesLoop {
             KeyValue::new("tasker.outcome", outcome),
         ]);
         let own = ids.attempt(attempt.step, attempt.number);
-        let mut span = started(tracer, step.name.clone(), &own, Some(ids.task()), attempt.started_at, attributes);
+        let mut span = started(
+            tracer,
+            step.name.clone(),
+            &own,
+            Some(ids.task()),
+            attempt.started_at,
+            attributes,
+        );
         if let Some(failure) = &attempt.failure {
             span.set_attribute(KeyValue::new("error.type", failure.code.clone()));
             span.set_status(Status::error(failure.message.clone()));
@@ -209,10 +278,20 @@ impl TracesLoop {
         let Some(tracer) = &self.tracer else { return };
         let ids = Ids::of(task.traceparent.as_deref(), task_id);
         let mut attributes = common(task_id, plan, task);
-        attributes.push(KeyValue::new("tasker.version", plan.template.version.to_string()));
+        attributes.push(KeyValue::new(
+            "tasker.version",
+            plan.template.version.to_string(),
+        ));
         attributes.push(KeyValue::new("tasker.state", state.to_string()));
         let name = format!("{}/{}", plan.template.namespace, plan.template.task_name);
-        let mut span = started(tracer, name, &ids.task(), ids.client.clone(), task.submitted_at, attributes);
+        let mut span = started(
+            tracer,
+            name,
+            &ids.task(),
+            ids.client.clone(),
+            task.submitted_at,
+            attributes,
+        );
         if state == TaskState::Error {
             span.set_status(Status::error("a step failed"));
         }
@@ -231,7 +310,13 @@ impl TracesLoop {
             .span_builder(format!("{} transaction", told.of.as_str()))
             .with_start_time(told.at)
             .with_attributes([KeyValue::new("tasker.inputs", inputs)])
-            .with_links(told.attempts.iter().filter_map(link).take(MAX_LINKS).collect())
+            .with_links(
+                told.attempts
+                    .iter()
+                    .filter_map(link)
+                    .take(MAX_LINKS)
+                    .collect(),
+            )
             .start_with_context(tracer, &Context::new());
         span.end_with_timestamp(told.at + told.took);
     }
@@ -254,9 +339,16 @@ fn started(
     at: SystemTime,
     attributes: Vec<KeyValue>,
 ) -> opentelemetry_sdk::trace::Span {
-    let parent = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
-    let builder = tracer.span_builder(name).with_start_time(at).with_attributes(attributes);
-    telemetry::with_ids(own.trace_id(), own.span_id(), || builder.start_with_context(tracer, &parent))
+    let parent = parent.map_or_else(Context::new, |parent| {
+        Context::new().with_remote_span_context(parent)
+    });
+    let builder = tracer
+        .span_builder(name)
+        .with_start_time(at)
+        .with_attributes(attributes);
+    telemetry::with_ids(own.trace_id(), own.span_id(), || {
+        builder.start_with_context(tracer, &parent)
+    })
 }
 
 /// The ids of a task's spans.
@@ -268,14 +360,20 @@ struct Ids {
 
 impl Ids {
     fn of(traceparent: Option<&str>, task_id: Uuid) -> Self {
-        Self { task_id, client: traceparent.and_then(telemetry::parse) }
+        Self {
+            task_id,
+            client: traceparent.and_then(telemetry::parse),
+        }
     }
 
     /// A task whose client has no trace begins one, which has the task's id.
     fn context(&self, span: SpanId) -> SpanContext {
         let (trace, flags) = match &self.client {
             Some(client) => (client.trace_id(), client.trace_flags()),
-            None => (TraceId::from_bytes(self.task_id.into_bytes()), TraceFlags::SAMPLED),
+            None => (
+                TraceId::from_bytes(self.task_id.into_bytes()),
+                TraceFlags::SAMPLED,
+            ),
         };
         SpanContext::new(trace, span, flags, true, TraceState::NONE)
     }
@@ -285,7 +383,11 @@ impl Ids {
     }
 
     fn attempt(&self, step: i16, number: i32) -> SpanContext {
-        self.context(span_id(&[self.task_id.as_bytes(), &step.to_be_bytes(), &number.to_be_bytes()]))
+        self.context(span_id(&[
+            self.task_id.as_bytes(),
+            &step.to_be_bytes(),
+            &number.to_be_bytes(),
+        ]))
     }
 }
 

@@ -48,8 +48,16 @@ impl Watchers {
             return None;
         }
         all.watchers += 1;
-        let news = all.tasks.entry(task_id).or_insert_with(|| watch::Sender::new(Heard::default())).subscribe();
-        Some(Watcher { watchers: self.clone(), task_id, news })
+        let news = all
+            .tasks
+            .entry(task_id)
+            .or_insert_with(|| watch::Sender::new(Heard::default()))
+            .subscribe();
+        Some(Watcher {
+            watchers: self.clone(),
+            task_id,
+            news,
+        })
     }
 
     /// Says that something happened to these tasks, and whether each is final.
@@ -70,7 +78,13 @@ impl Watchers {
 
     /// All watched tasks: what to tell when another server may have changed any of them.
     pub fn watched(&self) -> Vec<Uuid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).tasks.keys().copied().collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .tasks
+            .keys()
+            .copied()
+            .collect()
     }
 }
 
@@ -98,7 +112,11 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let mut all = self.watchers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .watchers
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         all.watchers -= 1;
         if let Entry::Occupied(news) = all.tasks.entry(self.task_id) {
             // This one is still counted.
@@ -116,7 +134,9 @@ mod tests {
     #[test]
     fn watchers_are_counted_one_by_one_whatever_they_watch() {
         let (watchers, task) = (Watchers::default(), Uuid::nil());
-        let mut all: Vec<Watcher> = (0..MAX_WATCHERS).filter_map(|_| watchers.watch(task)).collect();
+        let mut all: Vec<Watcher> = (0..MAX_WATCHERS)
+            .filter_map(|_| watchers.watch(task))
+            .collect();
         assert_eq!(all.len(), MAX_WATCHERS);
         assert!(watchers.watch(task).is_none());
         assert!(watchers.watch(Uuid::max()).is_none());

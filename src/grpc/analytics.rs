@@ -13,15 +13,16 @@ use super::{
 use crate::{
     domain::{
         analytics::{
-            BOTTLENECKS, Bottleneck, Ledger, MAX_BOTTLENECKS, MAX_TASKS, MAX_TIMEOUT_SECONDS, MAX_WINDOW_SECONDS,
-            Measure, Service, Step, TASKS, Times, WINDOW_SECONDS, bottlenecks, fitting, per,
+            BOTTLENECKS, Bottleneck, Ledger, MAX_BOTTLENECKS, MAX_TASKS, MAX_TIMEOUT_SECONDS,
+            MAX_WINDOW_SECONDS, Measure, Service, Step, TASKS, Times, WINDOW_SECONDS, bottlenecks,
+            fitting, per,
         },
         explain::Cause,
     },
     engine::{Engine, catalog::Plan},
     proto::{
-        self, GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest, GetPerformanceResponse,
-        analytics_service_server::AnalyticsService,
+        self, GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest,
+        GetPerformanceResponse, analytics_service_server::AnalyticsService,
     },
     store::analytics::{self, Found, Question},
 };
@@ -78,7 +79,12 @@ impl AnalyticsService for Analytics {
         request: Request<GetBottlenecksRequest>,
     ) -> Result<Response<GetBottlenecksResponse>, Status> {
         let r = request.into_inner();
-        let most = bounded("max_bottlenecks", r.max_bottlenecks, BOTTLENECKS, MAX_BOTTLENECKS)?;
+        let most = bounded(
+            "max_bottlenecks",
+            r.max_bottlenecks,
+            BOTTLENECKS,
+            MAX_BOTTLENECKS,
+        )?;
         let scope = Scope {
             namespace: r.namespace,
             task_name: r.task_name,
@@ -92,7 +98,12 @@ impl AnalyticsService for Analytics {
         for template in &all {
             let of = |s: &&Service| s.namespace == template.plan.template.namespace;
             let services: Vec<Service> = found.services.iter().filter(of).cloned().collect();
-            let costs = bottlenecks(&template.plan.template.task_name, &template.task, &template.steps, &services);
+            let costs = bottlenecks(
+                &template.plan.template.task_name,
+                &template.task,
+                &template.steps,
+                &services,
+            );
             ranked.extend(costs.into_iter().map(|cost| (cost, template)));
         }
         ranked.sort_by_key(|(bottleneck, _)| std::cmp::Reverse(bottleneck.cost));
@@ -109,8 +120,17 @@ impl AnalyticsService for Analytics {
 }
 
 impl Analytics {
-    async fn ask(&self, scope: &Scope, timeout: Option<f64>) -> Result<(Vec<Arc<Plan>>, Found), Status> {
-        let window = bounded("window_seconds", scope.window_seconds, WINDOW_SECONDS, MAX_WINDOW_SECONDS)?;
+    async fn ask(
+        &self,
+        scope: &Scope,
+        timeout: Option<f64>,
+    ) -> Result<(Vec<Arc<Plan>>, Found), Status> {
+        let window = bounded(
+            "window_seconds",
+            scope.window_seconds,
+            WINDOW_SECONDS,
+            MAX_WINDOW_SECONDS,
+        )?;
         let max_tasks = bounded("max_tasks", scope.max_tasks, TASKS, MAX_TASKS)?;
         let plans = self.plans(scope).await?;
         let templates: Vec<i32> = plans.iter().map(|plan| plan.template_id).collect();
@@ -122,9 +142,12 @@ impl Analytics {
             max_tasks: max_tasks.into(),
             timeout_seconds: timeout,
         };
-        let found = analytics::ask(&self.0.db, &question).await.map_err(|e| error::store(&e))?;
+        let found = analytics::ask(&self.0.db, &question)
+            .await
+            .map_err(|e| error::store(&e))?;
         let too_much = || {
-            let message = "it would take too long: ask about a shorter window, fewer tasks, or one template";
+            let message =
+                "it would take too long: ask about a shorter window, fewer tasks, or one template";
             error::status(Code::ResourceExhausted, "TOO_MUCH_TO_ANALYSE", message)
         };
         Ok((plans, found.ok_or_else(too_much)?))
@@ -136,16 +159,27 @@ impl Analytics {
         convert::name("task_name", &scope.task_name)?;
         let version = match scope.version.as_str() {
             "" => None,
-            text => Some(
-                Version::parse(text)
-                    .map_err(|e| error::invalid("version", format!("not a semantic version such as 1.2.3: {e}")))?,
-            ),
+            text => Some(Version::parse(text).map_err(|e| {
+                error::invalid(
+                    "version",
+                    format!("not a semantic version such as 1.2.3: {e}"),
+                )
+            })?),
         };
-        self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+        self.0
+            .catalog
+            .refresh()
+            .await
+            .map_err(|e| error::store(&e))?;
         let mut plans = self.0.catalog.list(&scope.namespace, &scope.task_name);
-        plans.retain(|plan| version.as_ref().is_none_or(|version| plan.template.version == *version));
+        plans.retain(|plan| {
+            version
+                .as_ref()
+                .is_none_or(|version| plan.template.version == *version)
+        });
         if plans.is_empty() {
-            let message = "no registered template is meant; see what is with `tasker template list`";
+            let message =
+                "no registered template is meant; see what is with `tasker template list`";
             return Err(error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message));
         }
         Ok(plans)
@@ -157,7 +191,10 @@ fn bounded(field: &str, asked: i32, default: i32, max: i32) -> Result<i32, Statu
     match asked {
         0 => Ok(default),
         n if (1..=max).contains(&n) => Ok(n),
-        n => Err(error::invalid(field, format!("{n} is out of bounds: expected 1 to {max}, or 0 for {default}"))),
+        n => Err(error::invalid(
+            field,
+            format!("{n} is out of bounds: expected 1 to {max}, or 0 for {default}"),
+        )),
     }
 }
 
@@ -168,15 +205,21 @@ fn timeout(seconds: f64) -> Result<Option<f64>, Status> {
     if seconds > 0.0 && seconds <= MAX_TIMEOUT_SECONDS {
         return Ok(Some(seconds));
     }
-    let expected = format!("expected more than 0 and at most {MAX_TIMEOUT_SECONDS} seconds, or 0 for none");
+    let expected =
+        format!("expected more than 0 and at most {MAX_TIMEOUT_SECONDS} seconds, or 0 for none");
     Err(error::invalid("timeout_seconds", expected))
 }
 
 /// Positions fit: a template has 1,000 steps at most.
 fn edges(plan: &Plan) -> impl Iterator<Item = (i32, i16, i16)> {
     (0..plan.graph.len()).flat_map(move |step| {
-        let pair =
-            move |parent: &u16| Some((plan.template_id, i16::try_from(step).ok()?, i16::try_from(*parent).ok()?));
+        let pair = move |parent: &u16| {
+            Some((
+                plan.template_id,
+                i16::try_from(step).ok()?,
+                i16::try_from(*parent).ok()?,
+            ))
+        };
         plan.graph.parents(step).iter().filter_map(pair)
     })
 }
@@ -184,16 +227,32 @@ fn edges(plan: &Plan) -> impl Iterator<Item = (i32, i16, i16)> {
 /// Every template of which something was measured.
 fn measured<'a>(plans: &'a [Arc<Plan>], found: &'a Found) -> Vec<Measured<'a>> {
     let of = |plan: &'a Arc<Plan>| {
-        let rows = || found.measures.iter().filter(|(id, ..)| *id == plan.template_id);
-        let task = rows().find(|(_, step, _)| step.is_none()).map(|(.., measure)| measure.clone());
+        let rows = || {
+            found
+                .measures
+                .iter()
+                .filter(|(id, ..)| *id == plan.template_id)
+        };
+        let task = rows()
+            .find(|(_, step, _)| step.is_none())
+            .map(|(.., measure)| measure.clone());
         let steps: Vec<Step<'a>> = rows()
             .filter_map(|(_, step, measure)| {
                 let step = plan.step((*step)?)?;
-                Some(Step { name: &step.name, handler: &step.handler, service: &step.service, measure })
+                Some(Step {
+                    name: &step.name,
+                    handler: &step.handler,
+                    service: &step.service,
+                    measure,
+                })
             })
             .collect();
         let any = task.is_some() || !steps.is_empty();
-        any.then(|| Measured { plan, task: task.unwrap_or_default(), steps })
+        any.then(|| Measured {
+            plan,
+            task: task.unwrap_or_default(),
+            steps,
+        })
     };
     plans.iter().filter_map(of).collect()
 }
@@ -208,11 +267,16 @@ fn examined(found: &Found) -> proto::Examined {
 }
 
 fn micros(micros: i64) -> Option<prost_types::Duration> {
-    Some(duration(Duration::from_micros(micros.max(0).cast_unsigned())))
+    Some(duration(Duration::from_micros(
+        micros.max(0).cast_unsigned(),
+    )))
 }
 
 /// To the microsecond: what is interpolated has no more.
-#[expect(clippy::cast_possible_truncation, reason = "rounded, and thousands of years fit")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounded, and thousands of years fit"
+)]
 fn rounded(time: f64) -> Option<prost_types::Duration> {
     micros(time.round() as i64)
 }

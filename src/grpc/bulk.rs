@@ -40,13 +40,28 @@ impl Tasks {
         let words = if r.dry_run { inquirer } else { actor };
         let Actor { by, reason } = words(r.by.clone(), r.reason.clone())?;
         let order = order(&r)?;
-        let filter = self.bulk_filter(r.filter.unwrap_or_default(), &order).await?;
-        let total = bulk::count(&self.0.db, &filter).await.map_err(|e| error::store(&e))?;
-        let told = proto::OrderTasksResponse { total, done: r.dry_run, ..Default::default() };
+        let filter = self
+            .bulk_filter(r.filter.unwrap_or_default(), &order)
+            .await?;
+        let total = bulk::count(&self.0.db, &filter)
+            .await
+            .map_err(|e| error::store(&e))?;
+        let told = proto::OrderTasksResponse {
+            total,
+            done: r.dry_run,
+            ..Default::default()
+        };
         let (sender, stream) = mpsc::channel(4);
         let _ = sender.send(Ok(told.clone())).await;
         if !r.dry_run {
-            let bulk = Bulk { engine: self.0.clone(), filter, order, by, reason, told };
+            let bulk = Bulk {
+                engine: self.0.clone(),
+                filter,
+                order,
+                by,
+                reason,
+                told,
+            };
             tokio::spawn(bulk.run(sender));
         }
         Ok(ReceiverStream::new(stream))
@@ -59,21 +74,32 @@ impl Tasks {
                 "empty: expected at least one field, so that nobody orders everything by mistake",
             ));
         }
-        for (field, text) in
-            [("namespace", &f.namespace), ("task_name", &f.task_name), ("correlation_id", &f.correlation_id)]
-        {
+        for (field, text) in [
+            ("namespace", &f.namespace),
+            ("task_name", &f.task_name),
+            ("correlation_id", &f.correlation_id),
+        ] {
             convert::name(field, text)?;
         }
         if f.error_code.len() > MAX_ERROR_CODE_BYTES {
-            return Err(error::invalid("error_code", format!("expected at most {MAX_ERROR_CODE_BYTES} bytes")));
+            return Err(error::invalid(
+                "error_code",
+                format!("expected at most {MAX_ERROR_CODE_BYTES} bytes"),
+            ));
         }
         let wanted = version(&f.version)?;
         let templates = if f.namespace.is_empty() && f.task_name.is_empty() && wanted.is_none() {
             None
         } else {
-            self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+            self.0
+                .catalog
+                .refresh()
+                .await
+                .map_err(|e| error::store(&e))?;
             let plans = self.0.catalog.list(&f.namespace, &f.task_name);
-            let fits = plans.iter().filter(|p| wanted.as_ref().is_none_or(|v| *v == p.template.version));
+            let fits = plans
+                .iter()
+                .filter(|p| wanted.as_ref().is_none_or(|v| *v == p.template.version));
             Some(fits.map(|p| p.template_id).collect())
         };
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
@@ -99,13 +125,19 @@ impl Tasks {
 fn order(r: &proto::OrderTasksRequest) -> Result<Order, Status> {
     use proto::BulkOrder as B;
     Ok(match B::try_from(r.order) {
-        Ok(B::Retry) => Order::Retry { step: None, fresh: r.fresh_attempts },
+        Ok(B::Retry) => Order::Retry {
+            step: None,
+            fresh: r.fresh_attempts,
+        },
         Ok(B::Cancel) => Order::Cancel,
         Ok(B::Pause) => Order::Pause,
         Ok(B::Resume) => Order::Resume,
         Ok(B::Resolve) => Order::ResolveTask,
         Ok(B::Unspecified) | Err(_) => {
-            return Err(error::invalid("order", format!("{} is no order: see BulkOrder", r.order)));
+            return Err(error::invalid(
+                "order",
+                format!("{} is no order: see BulkOrder", r.order),
+            ));
         }
     })
 }
@@ -148,13 +180,26 @@ impl Bulk {
         for task_id in tasks.into_iter().collect::<HashSet<_>>() {
             let (reply, answer) = oneshot::channel();
             let (order, by, reason) = (self.order.clone(), self.by.clone(), self.reason.clone());
-            let input = Input::Order { task_id, order, by, reason, reply };
-            self.engine.settle.push(input).await.map_err(error::closed)?;
+            let input = Input::Order {
+                task_id,
+                order,
+                by,
+                reason,
+                reply,
+            };
+            self.engine
+                .settle
+                .push(input)
+                .await
+                .map_err(error::closed)?;
             answers.push(answer);
         }
         let settled = async {
             for answer in answers {
-                match answer.await.map_err(|_| error::unavailable("the server is shutting down"))? {
+                match answer
+                    .await
+                    .map_err(|_| error::unavailable("the server is shutting down"))?
+                {
                     Ok(()) => self.told.followed += 1,
                     Err(error @ OrderError::Failed(_)) => return Err(error::order(error)),
                     Err(error) => {
@@ -165,8 +210,14 @@ impl Bulk {
             }
             Ok(())
         };
-        let late = || error::unavailable("the database did not confirm the orders in time; say it again for the rest");
-        tokio::time::timeout(TIMEOUT, settled).await.unwrap_or_else(|_| Err(late()))
+        let late = || {
+            error::unavailable(
+                "the database did not confirm the orders in time; say it again for the rest",
+            )
+        };
+        tokio::time::timeout(TIMEOUT, settled)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 }
 

@@ -39,15 +39,22 @@ impl CircuitService for Circuits {
         let r = request.into_inner();
         convert::name("namespace", &r.namespace)?;
         let size = size(r.page_size, PAGE_SIZE, MAX_PAGE_SIZE)?;
-        let after = place(&r.namespace, &r.page_token)?.map(|place| after(&place)).transpose()?;
+        let after = place(&r.namespace, &r.page_token)?
+            .map(|place| after(&place))
+            .transpose()?;
         let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
-        let mut rows =
-            circuits::list(&self.0.db, &r.namespace, after.as_ref(), limit).await.map_err(|e| error::store(&e))?;
+        let mut rows = circuits::list(&self.0.db, &r.namespace, after.as_ref(), limit)
+            .await
+            .map_err(|e| error::store(&e))?;
         let more = rows.len() > size;
         rows.truncate(size);
         let last = rows.last().filter(|_| more);
-        let next_page_token =
-            last.map(|row| token(&r.namespace, format!("{}\0{}", row.namespace, row.service).as_bytes()));
+        let next_page_token = last.map(|row| {
+            token(
+                &r.namespace,
+                format!("{}\0{}", row.namespace, row.service).as_bytes(),
+            )
+        });
         let circuits = rows.into_iter().map(circuit).collect();
         Ok(Response::new(proto::ListCircuitsResponse {
             circuits,
@@ -62,12 +69,19 @@ impl CircuitService for Circuits {
         let r = request.into_inner();
         let scope = one(r.namespace, r.service)?;
         let row = self.find(&scope).await?;
-        let changes = circuits::changes(&self.0.db, row.service_id).await.map_err(|e| error::store(&e))?;
-        let policies = service::policies(&self.0.db).await.map_err(|e| error::store(&e))?;
-        let set = |namespace: &str, service: &str| Some(settings(&policies.set_for(namespace, service)));
+        let changes = circuits::changes(&self.0.db, row.service_id)
+            .await
+            .map_err(|e| error::store(&e))?;
+        let policies = service::policies(&self.0.db)
+            .await
+            .map_err(|e| error::store(&e))?;
+        let set =
+            |namespace: &str, service: &str| Some(settings(&policies.set_for(namespace, service)));
         Ok(Response::new(proto::GetCircuitResponse {
             circuit: Some(circuit(row)),
-            policy: Some(policy(&policies.of_service(&scope.namespace, &scope.service))),
+            policy: Some(policy(
+                &policies.of_service(&scope.namespace, &scope.service),
+            )),
             set_for_service: set(&scope.namespace, &scope.service),
             set_for_namespace: set(&scope.namespace, ""),
             set_for_cell: set("", ""),
@@ -83,21 +97,33 @@ impl CircuitService for Circuits {
         convert::name("namespace", &r.namespace)?;
         convert::name("service", &r.service)?;
         if r.namespace.is_empty() && !r.service.is_empty() {
-            return Err(error::invalid("namespace", "empty: expected the namespace of the service"));
+            return Err(error::invalid(
+                "namespace",
+                "empty: expected the namespace of the service",
+            ));
         }
         let actor = actor(r.by, r.reason)?;
         let wanted = settings_from(&r.policy.unwrap_or_default())?;
         let conflicts = wanted.conflicts(&r.unset).into_iter();
-        let conflicts: Vec<Violated> = conflicts.map(|(field, message)| Violated { field, message }).collect();
+        let conflicts: Vec<Violated> = conflicts
+            .map(|(field, message)| Violated { field, message })
+            .collect();
         if !conflicts.is_empty() {
             return Err(error::violations(&conflicts));
         }
-        let scope = Scope { namespace: r.namespace, service: r.service };
+        let scope = Scope {
+            namespace: r.namespace,
+            service: r.service,
+        };
         let change = |before: &Settings| before.changed(&r.unset, &wanted);
         let news = self.0.peers.service_news();
-        let set = service::set_policy(&self.0.db, &scope, change, &actor, &news).await.map_err(|e| error::store(&e))?;
+        let set = service::set_policy(&self.0.db, &scope, change, &actor, &news)
+            .await
+            .map_err(|e| error::store(&e))?;
         self.done(Ok(set.is_some()), &scope).await?;
-        Ok(Response::new(proto::SetPolicyResponse { policy: set.as_ref().map(settings) }))
+        Ok(Response::new(proto::SetPolicyResponse {
+            policy: set.as_ref().map(settings),
+        }))
     }
 
     async fn force_circuit(
@@ -108,14 +134,25 @@ impl CircuitService for Circuits {
         let to = match proto::CircuitState::try_from(r.state) {
             Ok(proto::CircuitState::Open) => CircuitState::Open,
             Ok(proto::CircuitState::Closed) => CircuitState::Closed,
-            _ => return Err(error::invalid("state", "expected CIRCUIT_STATE_OPEN or CIRCUIT_STATE_CLOSED")),
+            _ => {
+                return Err(error::invalid(
+                    "state",
+                    "expected CIRCUIT_STATE_OPEN or CIRCUIT_STATE_CLOSED",
+                ));
+            }
         };
         let seconds = expiry(r.expires_after)?;
         let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
         let news = self.0.peers.service_news();
-        self.done(service::force(&self.0.db, &scope, to, seconds, &actor, &news).await, &scope).await?;
-        Ok(Response::new(proto::ForceCircuitResponse { circuit: Some(circuit(self.find(&scope).await?)) }))
+        self.done(
+            service::force(&self.0.db, &scope, to, seconds, &actor, &news).await,
+            &scope,
+        )
+        .await?;
+        Ok(Response::new(proto::ForceCircuitResponse {
+            circuit: Some(circuit(self.find(&scope).await?)),
+        }))
     }
 
     async fn reset_circuit(
@@ -126,14 +163,22 @@ impl CircuitService for Circuits {
         let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
         let news = self.0.peers.service_news();
-        self.done(service::reset(&self.0.db, &scope, &actor, &news).await, &scope).await?;
-        Ok(Response::new(proto::ResetCircuitResponse { circuit: Some(circuit(self.find(&scope).await?)) }))
+        self.done(
+            service::reset(&self.0.db, &scope, &actor, &news).await,
+            &scope,
+        )
+        .await?;
+        Ok(Response::new(proto::ResetCircuitResponse {
+            circuit: Some(circuit(self.find(&scope).await?)),
+        }))
     }
 }
 
 impl Circuits {
     async fn find(&self, scope: &Scope) -> Result<CircuitRow, Status> {
-        let found = circuits::get(&self.0.db, scope).await.map_err(|e| error::store(&e))?;
+        let found = circuits::get(&self.0.db, scope)
+            .await
+            .map_err(|e| error::store(&e))?;
         found.ok_or_else(|| not_found(scope))
     }
 
@@ -159,10 +204,20 @@ fn not_found(scope: &Scope) -> Status {
 
 fn after(place: &[u8]) -> Result<Scope, Status> {
     // A token is a client's text like any other: it may be forged.
-    let text = std::str::from_utf8(place).ok().and_then(|text| text.split_once('\0'));
-    let text = text.filter(|(namespace, service)| [namespace, service].iter().all(|t| convert::name("", t).is_ok()));
-    let (namespace, service) = text.ok_or_else(|| error::invalid("page_token", "not a token of this server"))?;
-    Ok(Scope { namespace: namespace.to_owned(), service: service.to_owned() })
+    let text = std::str::from_utf8(place)
+        .ok()
+        .and_then(|text| text.split_once('\0'));
+    let text = text.filter(|(namespace, service)| {
+        [namespace, service]
+            .iter()
+            .all(|t| convert::name("", t).is_ok())
+    });
+    let (namespace, service) =
+        text.ok_or_else(|| error::invalid("page_token", "not a token of this server"))?;
+    Ok(Scope {
+        namespace: namespace.to_owned(),
+        service: service.to_owned(),
+    })
 }
 
 /// A service that is named in full.
@@ -170,7 +225,10 @@ fn one(namespace: String, service: String) -> Result<Scope, Status> {
     for (field, text) in [("namespace", &namespace), ("service", &service)] {
         convert::name(field, text)?;
         if text.is_empty() {
-            return Err(error::invalid(field, "empty: expected the name that the template gives"));
+            return Err(error::invalid(
+                field,
+                "empty: expected the name that the template gives",
+            ));
         }
     }
     Ok(Scope { namespace, service })
@@ -182,7 +240,10 @@ fn expiry(after: Option<prost_types::Duration>) -> Result<Option<f64>, Status> {
     if seconds > 0.0 && seconds <= MAX_SECONDS {
         return Ok(Some(seconds));
     }
-    Err(error::invalid("expires_after", format!("expected more than 0 and at most {MAX_SECONDS} seconds")))
+    Err(error::invalid(
+        "expires_after",
+        format!("expected more than 0 and at most {MAX_SECONDS} seconds"),
+    ))
 }
 
 fn settings_from(p: &proto::Policy) -> Result<Settings, Status> {
@@ -190,7 +251,10 @@ fn settings_from(p: &proto::Policy) -> Result<Settings, Status> {
     let mut count = |field: &str, n: Option<i32>| {
         let converted = n.map(u32::try_from).transpose();
         converted.unwrap_or_else(|_| {
-            negative.push(Violated { field: format!("policy.{field}"), message: "expected no negative number".into() });
+            negative.push(Violated {
+                field: format!("policy.{field}"),
+                message: "expected no negative number".into(),
+            });
             None
         })
     };
@@ -210,8 +274,15 @@ fn settings_from(p: &proto::Policy) -> Result<Settings, Status> {
         burst: count("burst", p.burst),
     };
     let beyond = settings.problems().into_iter();
-    negative.extend(beyond.map(|(field, message)| Violated { field: format!("policy.{field}"), message }));
-    if negative.is_empty() { Ok(settings) } else { Err(error::violations(&negative)) }
+    negative.extend(beyond.map(|(field, message)| Violated {
+        field: format!("policy.{field}"),
+        message,
+    }));
+    if negative.is_empty() {
+        Ok(settings)
+    } else {
+        Err(error::violations(&negative))
+    }
 }
 
 fn settings(s: &Settings) -> proto::Policy {
@@ -252,7 +323,10 @@ fn circuit(row: CircuitRow) -> proto::Circuit {
         state: circuit_state(row.state).into(),
         since: Some(timestamp(row.since)),
         until: row.until.map(timestamp),
-        forced: row.forced.map_or(proto::CircuitState::Unspecified, circuit_state).into(),
+        forced: row
+            .forced
+            .map_or(proto::CircuitState::Unspecified, circuit_state)
+            .into(),
         forced_by: row.forced_by.unwrap_or_default(),
         forced_reason: row.forced_reason.unwrap_or_default(),
         forced_until: row.forced_until.map(timestamp),
@@ -262,7 +336,9 @@ fn circuit(row: CircuitRow) -> proto::Circuit {
         steps_in_progress: row.running,
         steps_waiting: row.waiting,
         times_opened: row.times_opened,
-        time_open: Some(duration(Duration::try_from_secs_f64(row.seconds_open.max(0.0)).unwrap_or_default())),
+        time_open: Some(duration(
+            Duration::try_from_secs_f64(row.seconds_open.max(0.0)).unwrap_or_default(),
+        )),
     }
 }
 

@@ -34,14 +34,22 @@ use crate::{
 
 /// A task id out of a request.
 pub fn task_id(text: &str) -> Result<Uuid, Status> {
-    Uuid::try_parse(text).map_err(|_| invalid("task_id", "not a UUID: expected an id that SubmitTask returned"))
+    Uuid::try_parse(text).map_err(|_| {
+        invalid(
+            "task_id",
+            "not a UUID: expected an id that SubmitTask returned",
+        )
+    })
 }
 
 /// A name out of a request, or none: what nothing can be called is refused, and never looked up.
 pub fn name(field: &str, text: &str) -> Result<(), Violated> {
     if text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
         let message = format!("expected at most {MAX_NAME_BYTES} bytes without control characters");
-        return Err(Violated { field: field.to_owned(), message });
+        return Err(Violated {
+            field: field.to_owned(),
+            message,
+        });
     }
     Ok(())
 }
@@ -56,13 +64,20 @@ pub fn duration(d: Duration) -> prost_types::Duration {
 }
 
 /// A time out of a request.
-pub fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Violated> {
+pub fn time(
+    field: &str,
+    at: Option<prost_types::Timestamp>,
+) -> Result<Option<SystemTime>, Violated> {
     at.map(|at| {
-        let in_range = (0..=253_402_300_799).contains(&at.seconds) && (0..=999_999_999).contains(&at.nanos);
-        in_range.then(|| SystemTime::try_from(at).ok()).flatten().ok_or_else(|| Violated {
-            field: field.to_owned(),
-            message: "out of range: expected a time between the years 1970 and 9999".to_owned(),
-        })
+        let in_range =
+            (0..=253_402_300_799).contains(&at.seconds) && (0..=999_999_999).contains(&at.nanos);
+        in_range
+            .then(|| SystemTime::try_from(at).ok())
+            .flatten()
+            .ok_or_else(|| Violated {
+                field: field.to_owned(),
+                message: "out of range: expected a time between the years 1970 and 9999".to_owned(),
+            })
     })
     .transpose()
 }
@@ -127,7 +142,12 @@ pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
     EventType::ALL
         .into_iter()
         .find(|known| i32::from(event_type(*known)) == kind)
-        .ok_or_else(|| invalid("types", format!("{kind} is not a type of events: see EventType")))
+        .ok_or_else(|| {
+            invalid(
+                "types",
+                format!("{kind} is not a type of events: see EventType"),
+            )
+        })
 }
 
 pub fn step_state(state: StepState) -> proto::StepState {
@@ -166,7 +186,10 @@ fn error(failure: Failure) -> proto::StepError {
 }
 
 pub fn task(task: Task, plan: &Plan) -> proto::Task {
-    let failed = task.failed_step.and_then(|step| plan.step(step)).map(|step| step.name.clone());
+    let failed = task
+        .failed_step
+        .and_then(|step| plan.step(step))
+        .map(|step| step.name.clone());
     let is_error = matches!(task.state, TaskState::Error | TaskState::ResolvedManually);
     // A pause outlives a failure, as the task may be tried again, but no other end.
     let holds = !task.state.is_final() || task.state == TaskState::Error;
@@ -184,7 +207,8 @@ pub fn task(task: Task, plan: &Plan) -> proto::Task {
         started_at: task.started_at.map(timestamp),
         ended_at: task.ended_at.map(timestamp),
         steps_total: task.steps_total.into(),
-        steps_complete: i32::try_from(StepSet::from_bytes(task.steps_done).len()).unwrap_or(i32::MAX),
+        steps_complete: i32::try_from(StepSet::from_bytes(task.steps_done).len())
+            .unwrap_or(i32::MAX),
         failed_step: failed.filter(|_| is_error).unwrap_or_default(),
         error: task.failure.filter(|_| is_error).map(error),
         cancelled_by: task.cancelled_by.unwrap_or_default(),
@@ -218,15 +242,30 @@ pub fn view(view: TaskView, plan: &Plan, with_attempts: bool) -> (proto::Task, V
     (task(view.task, plan), steps)
 }
 
-fn step(s: Step, past: Vec<Attempt>, own: &Effective<'_>, task_notes: &str, with_attempts: bool) -> proto::Step {
-    let Some(t) = own.step(s.step) else { return proto::Step::default() };
+fn step(
+    s: Step,
+    past: Vec<Attempt>,
+    own: &Effective<'_>,
+    task_notes: &str,
+    with_attempts: bool,
+) -> proto::Step {
+    let Some(t) = own.step(s.step) else {
+        return proto::Step::default();
+    };
     let plan = own.plan;
     let last_failure = past.last().and_then(|a| a.failure.clone());
     let waiting = s.state == StepState::WaitingForRetry;
     let cut = past.iter().any(|attempt| attempt.is_cut);
-    let left_out =
-        [(s.result_left_out, "result_json"), (s.context_left_out, "error.context_json"), (cut, "attempts.error")];
-    let omitted = left_out.into_iter().filter(|(left_out, _)| *left_out).map(|(_, field)| field.to_owned()).collect();
+    let left_out = [
+        (s.result_left_out, "result_json"),
+        (s.context_left_out, "error.context_json"),
+        (cut, "attempts.error"),
+    ];
+    let omitted = left_out
+        .into_iter()
+        .filter(|(left_out, _)| *left_out)
+        .map(|(_, field)| field.to_owned())
+        .collect();
     let mut attempts: Vec<proto::Attempt> = past.into_iter().map(attempt).collect();
     if s.state == StepState::InProgress {
         attempts.push(running(&s));
@@ -237,12 +276,19 @@ fn step(s: Step, past: Vec<Attempt>, own: &Effective<'_>, task_notes: &str, with
         handler: t.handler.clone(),
         service: t.service.clone(),
         state: step_state(s.state).into(),
-        depends_on: t.depends_on.iter().filter_map(|p| Some(plan.template.steps.get(*p)?.name.clone())).collect(),
+        depends_on: t
+            .depends_on
+            .iter()
+            .filter_map(|p| Some(plan.template.steps.get(*p)?.name.clone()))
+            .collect(),
         attempt: s.attempt,
         retry_limit: i32::try_from(t.retry_limit).unwrap_or(i32::MAX),
         charged_attempts: s.charged.into(),
         result_json: s.result.unwrap_or_default(),
-        error: s.failure.or_else(|| last_failure.filter(|_| waiting)).map(error),
+        error: s
+            .failure
+            .or_else(|| last_failure.filter(|_| waiting))
+            .map(error),
         ready_at: s.ready_at.map(timestamp),
         started_at: s.started_at.map(timestamp),
         ended_at: s.ended_at.map(timestamp),
@@ -259,7 +305,11 @@ fn step(s: Step, past: Vec<Attempt>, own: &Effective<'_>, task_notes: &str, with
             .into_iter()
             .map(|(setting, origin)| proto::SettingOrigin { setting, origin })
             .collect(),
-        condition: t.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
+        condition: t
+            .condition
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         omitted,
     }
 }
@@ -277,7 +327,11 @@ fn attempt(a: Attempt) -> proto::Attempt {
         retry_after: a.retry_after.map(duration),
         next_attempt_at: a.next_attempt_at.map(timestamp),
         late_result_at: a.late.map(|(at, _)| timestamp(at)),
-        late_outcome: a.late.map(|(_, kind)| outcome(kind)).unwrap_or_default().into(),
+        late_outcome: a
+            .late
+            .map(|(_, kind)| outcome(kind))
+            .unwrap_or_default()
+            .into(),
     }
 }
 
@@ -299,7 +353,12 @@ pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
     let edges = |s: &crate::domain::template::StepTemplate| {
         s.depends_on
             .iter()
-            .filter_map(|p| Some(proto::Dependency { step: s.name.clone(), depends_on: steps.get(*p)?.name.clone() }))
+            .filter_map(|p| {
+                Some(proto::Dependency {
+                    step: s.name.clone(),
+                    depends_on: steps.get(*p)?.name.clone(),
+                })
+            })
             .collect::<Vec<_>>()
     };
     steps.iter().flat_map(edges).collect()
@@ -308,7 +367,11 @@ pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
 pub fn template(plan: &Plan, with_yaml: bool) -> proto::Template {
     let t = &plan.template;
     proto::Template {
-        yaml: if with_yaml { plan.yaml.clone() } else { String::new() },
+        yaml: if with_yaml {
+            plan.yaml.clone()
+        } else {
+            String::new()
+        },
         registered_at: Some(timestamp(plan.registered_at)),
         environment: plan.environment.clone(),
         ..unregistered(t)
@@ -322,7 +385,11 @@ pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
         task_name: t.task_name.clone(),
         version: t.version.to_string(),
         description: t.description.clone(),
-        schema_json: t.schema.as_ref().map(ToString::to_string).unwrap_or_default(),
+        schema_json: t
+            .schema
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         steps: t
             .steps
             .iter()
@@ -331,14 +398,30 @@ pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
                 description: s.description.clone(),
                 handler: s.handler.clone(),
                 service: s.service.clone(),
-                depends_on: s.depends_on.iter().filter_map(|p| Some(t.steps.get(*p)?.name.clone())).collect(),
+                depends_on: s
+                    .depends_on
+                    .iter()
+                    .filter_map(|p| Some(t.steps.get(*p)?.name.clone()))
+                    .collect(),
                 retry_limit: i32::try_from(s.retry_limit).unwrap_or(i32::MAX),
                 timeout_seconds: s.timeout.as_secs_f64(),
-                handler_config_json: serde_json::Value::Object(s.handler_config.clone()).to_string(),
-                condition: s.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
-                result_schema_json: s.result_schema.as_ref().map(ToString::to_string).unwrap_or_default(),
+                handler_config_json: serde_json::Value::Object(s.handler_config.clone())
+                    .to_string(),
+                condition: s
+                    .condition
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                result_schema_json: s
+                    .result_schema
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
                 inputs: s.inputs.as_ref().map(|all| proto::StepInputs {
-                    steps: all.iter().filter_map(|i| Some(t.steps.get(*i)?.name.clone())).collect(),
+                    steps: all
+                        .iter()
+                        .filter_map(|i| Some(t.steps.get(*i)?.name.clone()))
+                        .collect(),
                 }),
             })
             .collect(),
@@ -372,10 +455,19 @@ pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
             .or_else(|| plan.handler_configs.get(position).cloned())
             .unwrap_or_default(),
         planned_steps_json: a.planned_steps,
-        results_json: a.results.into_iter().map(|(name, json)| (name, json.to_string())).collect(),
+        results_json: a
+            .results
+            .into_iter()
+            .map(|(name, json)| (name, json.to_string()))
+            .collect(),
         annotations_json: a.annotations,
         correlation_id: a.task.correlation_id.clone(),
-        traceparent: traces.parent(a.task.traceparent.as_deref(), a.lease.task_id, a.lease.step, a.attempt),
+        traceparent: traces.parent(
+            a.task.traceparent.as_deref(),
+            a.lease.task_id,
+            a.lease.step,
+            a.attempt,
+        ),
         deadline_at: Some(timestamp(a.deadline_at)),
         timeout: Some(duration(a.timeout)),
         idempotency_key: format!("{}/{name}", a.lease.task_id),

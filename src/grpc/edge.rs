@@ -45,7 +45,11 @@ async fn enter(request: Request, next: Next) -> Response {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, message).into_response();
     }
     if request.version() < Version::HTTP_2 && !is_grpc_web(&request) {
-        return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2, or gRPC-Web\n").into_response();
+        return (
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "gRPC needs HTTP/2, or gRPC-Web\n",
+        )
+            .into_response();
     }
     next.run(request).await
 }
@@ -62,7 +66,10 @@ async fn web(request: Request, next: Next) -> Response {
             Ok::<_, std::convert::Infallible>(response.map(tonic::body::Body::new))
         }
     });
-    let Ok(response) = GrpcWebLayer::new().layer(inner).oneshot(request.map(tonic::body::Body::new)).await;
+    let Ok(response) = GrpcWebLayer::new()
+        .layer(inner)
+        .oneshot(request.map(tonic::body::Body::new))
+        .await;
     response.map(Body::new)
 }
 
@@ -70,24 +77,37 @@ async fn web(request: Request, next: Next) -> Response {
 async fn transfer(room: Room, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let encoding = parts.headers.remove(GRPC_ENCODING);
-    let is_packed = match encoding.as_ref().map_or(&b"identity"[..], HeaderValue::as_bytes) {
+    let is_packed = match encoding
+        .as_ref()
+        .map_or(&b"identity"[..], HeaderValue::as_bytes)
+    {
         b"identity" => false,
         b"gzip" => true,
         other => return no_encoding(other),
     };
-    let wants_packed = parts.headers.get(GRPC_ACCEPT_ENCODING).is_some_and(|accepted| {
-        accepted.as_bytes().split(|byte| *byte == b',').any(|encoding| encoding.trim_ascii() == b"gzip")
-    });
+    let wants_packed = parts
+        .headers
+        .get(GRPC_ACCEPT_ENCODING)
+        .is_some_and(|accepted| {
+            accepted
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|encoding| encoding.trim_ascii() == b"gzip")
+        });
     let is_stream = CLIENT_STREAMS.contains(&parts.uri.path());
     let received = Received::new(body, &room, is_stream, is_packed);
     let taken = received.taken();
-    let response = next.run(Request::from_parts(parts, Body::new(received))).await;
+    let response = next
+        .run(Request::from_parts(parts, Body::new(received)))
+        .await;
     drop(taken);
     if !wants_packed || response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
     }
     let mut response = response.map(|body| Body::new(Sent::new(body)));
-    response.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
+    response
+        .headers_mut()
+        .insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
     response
 }
 
@@ -98,7 +118,10 @@ fn no_encoding(other: &[u8]) -> Response {
     );
     let status = error::status(Code::Unimplemented, "ENCODING_NOT_SUPPORTED", message);
     let mut response = status.into_http::<Body>();
-    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("gzip,identity"));
+    response.headers_mut().insert(
+        GRPC_ACCEPT_ENCODING,
+        HeaderValue::from_static("gzip,identity"),
+    );
     response
 }
 
@@ -107,11 +130,15 @@ async fn answer(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let response = next.run(request).await;
     let headers = response.headers();
-    if !headers.contains_key(Status::GRPC_STATUS) || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+    if !headers.contains_key(Status::GRPC_STATUS)
+        || headers.contains_key(Status::GRPC_STATUS_DETAILS)
+    {
         return response;
     }
     match Status::from_header_map(headers) {
-        Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => no_rpc(uri.path()),
+        Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
+            no_rpc(uri.path())
+        }
         Some(status) if is_unreadable(&status) => unreadable(status).into_http(),
         _ => response,
     }
@@ -127,7 +154,10 @@ pub fn unreadable(status: Status) -> Status {
             format!("the message is too large: {}", status.message()),
         ),
         Code::Internal => {
-            let message = format!("expected whole protobuf messages of this rpc: {}", status.message());
+            let message = format!(
+                "expected whole protobuf messages of this rpc: {}",
+                status.message()
+            );
             error::status(Code::InvalidArgument, "MESSAGE_UNREADABLE", message)
         }
         _ => status,
@@ -152,7 +182,8 @@ pub fn is_grpc(request: &Request) -> bool {
 /// Whether the request is gRPC as only a program can send it, and neither gRPC-Web nor another type with a similar name.
 pub fn is_native(request: &Request) -> bool {
     let rest = content_type(request).strip_prefix(b"application/grpc");
-    request.version() == Version::HTTP_2 && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    request.version() == Version::HTTP_2
+        && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 fn is_grpc_web(request: &Request) -> bool {
@@ -160,7 +191,10 @@ fn is_grpc_web(request: &Request) -> bool {
 }
 
 fn content_type(request: &Request) -> &[u8] {
-    request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes())
+    request
+        .headers()
+        .get(CONTENT_TYPE)
+        .map_or(b"", |value| value.as_bytes())
 }
 
 #[cfg(test)]
@@ -173,7 +207,10 @@ mod tests {
     #[test]
     fn each_rpc_that_takes_a_stream_is_known() {
         let mut pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
-        for set in [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET] {
+        for set in [
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
             pool.decode_file_descriptor_set(set).unwrap();
         }
         let mut streams: Vec<String> = pool

@@ -16,13 +16,21 @@ use crate::{engine::events::NamedEvent, proto};
 /// dozen times per event; so they stand behind the numbers, as they may: fields have no order on the wire.
 pub fn encode(named: &NamedEvent, to: &mut BytesMut) {
     let event = &named.event;
-    let ms = |time: Option<Duration>| time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+    let ms = |time: Option<Duration>| {
+        time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+    };
     let numbers = proto::Event {
-        r#type: event.kind.map_or(proto::EventType::Unspecified, event_type).into(),
+        r#type: event
+            .kind
+            .map_or(proto::EventType::Unspecified, event_type)
+            .into(),
         seq: event.seq,
         at: Some(timestamp(event.at)),
         attempt: event.attempt.unwrap_or_default(),
-        outcome: event.outcome.map_or(proto::AttemptOutcome::Unspecified, outcome).into(),
+        outcome: event
+            .outcome
+            .map_or(proto::AttemptOutcome::Unspecified, outcome)
+            .into(),
         charged: event.charged.unwrap_or_default(),
         run_ms: ms(named.run()),
         wait_ms: ms(named.wait()),
@@ -52,7 +60,11 @@ pub fn encode(named: &NamedEvent, to: &mut BytesMut) {
     for (tag, id) in [(7, event.task_id), (20, event.worker_id)] {
         // Without the formatter, which costs several times as much.
         let mut buffer = Uuid::encode_buffer();
-        put(tag, id.map_or("", |id| id.hyphenated().encode_lower(&mut buffer)), to);
+        put(
+            tag,
+            id.map_or("", |id| id.hyphenated().encode_lower(&mut buffer)),
+            to,
+        );
     }
 }
 

@@ -45,15 +45,24 @@ pub fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
 }
 
 /// A status that says when to try again.
-pub fn retry_later(code: Code, reason: &str, message: impl Into<String>, after: Duration) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
+pub fn retry_later(
+    code: Code,
+    reason: &str,
+    message: impl Into<String>,
+    after: Duration,
+) -> Status {
+    let mut details =
+        ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
     details.set_retry_info(Some(after));
     Status::with_error_details(code, message, details)
 }
 
 /// INVALID_ARGUMENT for one field.
 pub fn invalid(field: &str, message: impl Into<String>) -> Status {
-    violations(&[Violated { field: field.to_owned(), message: message.into() }])
+    violations(&[Violated {
+        field: field.to_owned(),
+        message: message.into(),
+    }])
 }
 
 /// INVALID_ARGUMENT with a violation per field; the first ones are in the message too, for clients that show no details.
@@ -70,9 +79,14 @@ fn violations_of(all: &[Violated], total: usize) -> Status {
     };
     let shown: Vec<String> = all.iter().take(SHOWN).map(said).collect();
     let more = total.saturating_sub(shown.len());
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     let message = shortened(&shown.join("; "), MAX_MESSAGE_BYTES - more.len()) + &more;
-    let mut details = ErrorDetails::with_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());
+    let mut details =
+        ErrorDetails::with_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());
     let mut room = MAX_VIOLATIONS_BYTES;
     let mut listed = 0;
     for violated in all {
@@ -99,7 +113,10 @@ impl From<Violated> for Status {
 
 /// A violation of one task of several.
 pub fn in_tasks(index: usize, violated: Violated) -> Violated {
-    Violated { field: format!("tasks[{index}].{}", violated.field), message: violated.message }
+    Violated {
+        field: format!("tasks[{index}].{}", violated.field),
+        message: violated.message,
+    }
 }
 
 /// At most `max` bytes, whole characters.
@@ -109,7 +126,10 @@ fn shortened(text: &str, max: usize) -> String {
         return text.to_owned();
     }
     let room = max.saturating_sub(ELLIPSIS.len_utf8());
-    let end = (0..=room).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+    let end = (0..=room)
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or_default();
     format!("{}{ELLIPSIS}", &text[..end])
 }
 
@@ -117,11 +137,22 @@ fn shortened(text: &str, max: usize) -> String {
 fn problems(listed: &[Problem], total: usize) -> Status {
     let violated = |p: &Problem| Violated {
         field: format!("yaml:{}:{}", p.line, p.column),
-        message: if p.path.is_empty() { p.message.clone() } else { format!("{}: {}", p.path, p.message) },
+        message: if p.path.is_empty() {
+            p.message.clone()
+        } else {
+            format!("{}: {}", p.path, p.message)
+        },
     };
     // Of a list that is not whole the last one only says so, which the status does itself.
-    let told = if total > listed.len() { listed.len().saturating_sub(1) } else { listed.len() };
-    violations_of(&listed.iter().take(told).map(violated).collect::<Vec<_>>(), total)
+    let told = if total > listed.len() {
+        listed.len().saturating_sub(1)
+    } else {
+        listed.len()
+    };
+    violations_of(
+        &listed.iter().take(told).map(violated).collect::<Vec<_>>(),
+        total,
+    )
 }
 
 /// A failed read or write. What Postgres says goes to the log, with a number that the client is told: it names tables,
@@ -129,7 +160,8 @@ fn problems(listed: &[Problem], total: usize) -> Status {
 pub fn store(error: &StoreError) -> Status {
     if error.is_bad_text() {
         tracing::debug!(%error, "a call had a text that cannot be stored");
-        let message = "a text of the request has a character that cannot be stored, such as NUL (U+0000)";
+        let message =
+            "a text of the request has a character that cannot be stored, such as NUL (U+0000)";
         return status(Code::InvalidArgument, "INVALID_TEXT", message);
     }
     if error.is_read_only() {
@@ -141,7 +173,11 @@ pub fn store(error: &StoreError) -> Status {
         return unavailable("the database cannot be reached or is busy");
     }
     let id = logged(error, "a call failed in the database");
-    status(Code::Internal, "INTERNAL", format!("the server failed; its log says more under error_id={id}"))
+    status(
+        Code::Internal,
+        "INTERNAL",
+        format!("the server failed; its log says more under error_id={id}"),
+    )
 }
 
 /// Logs what no client should read, and returns the number under which it stands there.
@@ -154,30 +190,53 @@ fn logged(error: impl Display, what: &str) -> String {
 
 /// INTERNAL: it is the server's fault, and no client can do anything about it.
 pub fn internal() -> Status {
-    status(Code::Internal, "INTERNAL", "the server failed; its log says more")
+    status(
+        Code::Internal,
+        "INTERNAL",
+        "the server failed; its log says more",
+    )
 }
 
 /// UNAVAILABLE, with a time to come back.
 pub fn unavailable(message: &str) -> Status {
-    retry_later(Code::Unavailable, "UNAVAILABLE", format!("{message}; try again"), DATABASE_RETRY)
+    retry_later(
+        Code::Unavailable,
+        "UNAVAILABLE",
+        format!("{message}; try again"),
+        DATABASE_RETRY,
+    )
 }
 
 /// A refused submit; `many` says that the request had a list of tasks, so the answer says which one is meant.
 pub fn intake(error: IntakeError, many: bool) -> Status {
-    let place = |index: usize| if many { format!("tasks[{index}]: ") } else { String::new() };
-    match error {
-        IntakeError::Invalid(all) => {
-            violations(&all.into_iter().map(|(i, v)| if many { in_tasks(i, v) } else { v }).collect::<Vec<_>>())
+    let place = |index: usize| {
+        if many {
+            format!("tasks[{index}]: ")
+        } else {
+            String::new()
         }
+    };
+    match error {
+        IntakeError::Invalid(all) => violations(
+            &all.into_iter()
+                .map(|(i, v)| if many { in_tasks(i, v) } else { v })
+                .collect::<Vec<_>>(),
+        ),
         IntakeError::NoTemplate { index, .. } => status(
             Code::NotFound,
             "TEMPLATE_NOT_FOUND",
-            format!("{}{error}; see what is with `tasker template list`, or register it", place(index)),
+            format!(
+                "{}{error}; see what is with `tasker template list`, or register it",
+                place(index)
+            ),
         ),
         IntakeError::KeyTaken { index, .. } => status(
             Code::AlreadyExists,
             "IDEMPOTENCY_KEY_REUSED",
-            format!("{}{error}; use a new key for a different submission", place(index)),
+            format!(
+                "{}{error}; use a new key for a different submission",
+                place(index)
+            ),
         ),
         IntakeError::Full => retry_later(
             Code::ResourceExhausted,
@@ -198,14 +257,22 @@ pub fn order(error: OrderError) -> Status {
     let (code, reason) = match &error {
         OrderError::NotFound(_) => (Code::NotFound, "TASK_NOT_FOUND"),
         OrderError::NoStep(_) => (Code::NotFound, "STEP_NOT_FOUND"),
-        OrderError::TaskIs { state, .. } if state.is_final() => (Code::FailedPrecondition, "TASK_ENDED"),
-        OrderError::TaskIs { .. } | OrderError::NothingFailed(_) => (Code::FailedPrecondition, "TASK_STATE"),
+        OrderError::TaskIs { state, .. } if state.is_final() => {
+            (Code::FailedPrecondition, "TASK_ENDED")
+        }
+        OrderError::TaskIs { .. } | OrderError::NothingFailed(_) => {
+            (Code::FailedPrecondition, "TASK_STATE")
+        }
         OrderError::StepIs { .. } => (Code::FailedPrecondition, "STEP_STATE"),
         OrderError::Expired(_) => (Code::FailedPrecondition, DEADLINE_EXCEEDED),
         OrderError::OtherResult(_) => (Code::FailedPrecondition, "OTHER_RESULT"),
-        OrderError::Unfit { violations: all, .. } => {
-            let named =
-                |v: &Violation| Violated { field: format!("result_json{}", v.pointer), message: v.message.clone() };
+        OrderError::Unfit {
+            violations: all, ..
+        } => {
+            let named = |v: &Violation| Violated {
+                field: format!("result_json{}", v.pointer),
+                message: v.message.clone(),
+            };
             return violations(&all.iter().map(named).collect::<Vec<_>>());
         }
         OrderError::Failed(why) => {
@@ -223,8 +290,10 @@ pub fn register(error: RegisterError) -> Status {
     match error {
         RegisterError::Invalid(checked) => problems(&checked.problems, checked.problems_total),
         RegisterError::Warned(warnings) => {
-            let denied =
-                |p: Problem| Problem { message: format!("warning, which `deny_warnings` refuses: {}", p.message), ..p };
+            let denied = |p: Problem| Problem {
+                message: format!("warning, which `deny_warnings` refuses: {}", p.message),
+                ..p
+            };
             let warnings: Vec<Problem> = warnings.into_iter().map(denied).collect();
             problems(&warnings, warnings.len())
         }
@@ -246,10 +315,17 @@ mod tests {
         let words = "relation \"tasks\" does not exist (42P01)";
         let refused = order(OrderError::Failed(words.into()));
         let failed = store(&StoreError::Corrupt(words.into()));
-        assert_eq!((refused.code(), failed.code()), (Code::Unavailable, Code::Internal));
+        assert_eq!(
+            (refused.code(), failed.code()),
+            (Code::Unavailable, Code::Internal)
+        );
         for status in [refused, failed] {
             assert!(!format!("{status:?}").contains("relation"), "{status:?}");
-            let id = status.message().split("error_id=").nth(1).unwrap_or_default();
+            let id = status
+                .message()
+                .split("error_id=")
+                .nth(1)
+                .unwrap_or_default();
             let digits = id.bytes().take_while(u8::is_ascii_hexdigit).count();
             assert_eq!(digits, ERROR_ID_DIGITS, "{}", status.message());
         }

@@ -32,22 +32,37 @@ pub struct EventLog(pub Engine);
 impl EventService for EventLog {
     type SubscribeStream = EventStream;
 
-    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
         let r = request.into_inner();
         let start = start(&r)?;
-        let subscription = self.0.events.subscribe(start, filter(r)?).await.map_err(refused)?;
+        let subscription = self
+            .0
+            .events
+            .subscribe(start, filter(r)?)
+            .await
+            .map_err(refused)?;
         Ok(Response::new(Box::pin(stream(subscription))))
     }
 }
 
 fn start(r: &SubscribeRequest) -> Result<Start, Status> {
-    let from = proto::StartFrom::try_from(r.start_from)
-        .map_err(|_| error::invalid("start_from", format!("{} is not a place: see StartFrom", r.start_from)))?;
+    let from = proto::StartFrom::try_from(r.start_from).map_err(|_| {
+        error::invalid(
+            "start_from",
+            format!("{} is not a place: see StartFrom", r.start_from),
+        )
+    })?;
     match (r.cursor.as_str(), from) {
         ("", proto::StartFrom::Beginning) => Ok(Start::Beginning),
         ("", proto::StartFrom::Unspecified | proto::StartFrom::Now) => Ok(Start::Now),
         (cursor, proto::StartFrom::Unspecified) => Ok(Start::After(cursor.to_owned())),
-        _ => Err(error::invalid("start_from", "set beside `cursor`: expected only one of them")),
+        _ => Err(error::invalid(
+            "start_from",
+            "set beside `cursor`: expected only one of them",
+        )),
     }
 }
 
@@ -61,44 +76,64 @@ fn filter(r: SubscribeRequest) -> Result<Filter, Status> {
         convert::name(field, text)?;
     }
     if r.types.len() > MAX_TYPES {
-        return Err(error::invalid("types", format!("{} types: expected at most {MAX_TYPES}", r.types.len())));
+        return Err(error::invalid(
+            "types",
+            format!("{} types: expected at most {MAX_TYPES}", r.types.len()),
+        ));
     }
     let set = |text: String| (!text.is_empty()).then_some(text);
     Ok(Filter {
         namespace: set(r.namespace),
         task_name: set(r.task_name),
-        types: r.types.into_iter().map(convert::event_type_from).collect::<Result<Vec<EventType>, _>>()?,
+        types: r
+            .types
+            .into_iter()
+            .map(convert::event_type_from)
+            .collect::<Result<Vec<EventType>, _>>()?,
         service: set(r.service),
-        task_id: if r.task_id.is_empty() { None } else { Some(convert::task_id(&r.task_id)?) },
+        task_id: if r.task_id.is_empty() {
+            None
+        } else {
+            Some(convert::task_id(&r.task_id)?)
+        },
         correlation_id: set(r.correlation_id),
     })
 }
 
 /// The place first, so that whoever hears nothing else can go on from it; then each event, and an error at the end.
-fn stream(subscription: Subscription) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
+fn stream(
+    subscription: Subscription,
+) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
     // Boxed, as it moves with each event.
     let mut subscription = Box::new(subscription);
     let first = subscription.place();
-    stream::unfold((Some(subscription), Some(first)), |(subscription, first)| async move {
-        let mut subscription = subscription?;
-        let delivery = match first {
-            Some(first) => Ok(first),
-            None => subscription.next().await,
-        };
-        match delivery {
-            Ok(Delivery { event, cursor }) => {
-                Some((Ok(SubscribeResponse { event, cursor }), (Some(subscription), None)))
+    stream::unfold(
+        (Some(subscription), Some(first)),
+        |(subscription, first)| async move {
+            let mut subscription = subscription?;
+            let delivery = match first {
+                Some(first) => Ok(first),
+                None => subscription.next().await,
+            };
+            match delivery {
+                Ok(Delivery { event, cursor }) => Some((
+                    Ok(SubscribeResponse { event, cursor }),
+                    (Some(subscription), None),
+                )),
+                Err(error) => Some((Err(refused(error)), (None, None))),
             }
-            Err(error) => Some((Err(refused(error)), (None, None))),
-        }
-    })
+        },
+    )
 }
 
 fn refused(error: SubscribeError) -> Status {
     match error {
-        SubscribeError::TooMany => {
-            error::retry_later(Code::ResourceExhausted, "TOO_MANY_SUBSCRIBERS", error.to_string(), FULL_RETRY)
-        }
+        SubscribeError::TooMany => error::retry_later(
+            Code::ResourceExhausted,
+            "TOO_MANY_SUBSCRIBERS",
+            error.to_string(),
+            FULL_RETRY,
+        ),
         SubscribeError::BadCursor => error::invalid("cursor", error.to_string()),
         SubscribeError::TooOld => error::status(
             Code::OutOfRange,

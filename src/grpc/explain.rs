@@ -18,7 +18,12 @@ use crate::{
 /// The longest message of a reason.
 const MAX_MESSAGE_BYTES: usize = 1_024;
 
-pub fn response(task_id: Uuid, found: Explained, plan: &Plan, lease: Duration) -> proto::ExplainTaskResponse {
+pub fn response(
+    task_id: Uuid,
+    found: Explained,
+    plan: &Plan,
+    lease: Duration,
+) -> proto::ExplainTaskResponse {
     let now = found.now;
     let own = Effective::of(plan, found.settings.as_deref());
     let steps: Vec<(StepFacts, Vec<Reason>)> = complete(found.steps, &own)
@@ -37,18 +42,35 @@ pub fn response(task_id: Uuid, found: Explained, plan: &Plan, lease: Duration) -
         state: task_state(found.task_state).into(),
         summary,
         next: next(&task_id.to_string(), &plan.template.namespace, &steps),
-        steps: steps.into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(explanation).collect(),
+        steps: steps
+            .into_iter()
+            .filter(|(_, reasons)| !reasons.is_empty())
+            .map(explanation)
+            .collect(),
         as_of: Some(timestamp(now)),
     }
 }
 
 /// Adds what the template and the task's settings know.
 fn complete(steps: Vec<StepFacts>, own: &Effective<'_>) -> Vec<StepFacts> {
-    let states: Vec<(String, StepState)> = steps.iter().map(|step| (step.name.clone(), step.state)).collect();
+    let states: Vec<(String, StepState)> = steps
+        .iter()
+        .map(|step| (step.name.clone(), step.state))
+        .collect();
     let with = |(i, mut step): (usize, StepFacts)| {
-        step.retry_limit = own.step(i16::try_from(i).unwrap_or(i16::MAX)).map_or(0, |step| step.retry_limit);
-        let parents = own.plan.graph.parents(i).iter().filter_map(|parent| states.get(usize::from(*parent)));
-        step.parents = parents.filter(|(_, state)| !state.is_done()).cloned().collect();
+        step.retry_limit = own
+            .step(i16::try_from(i).unwrap_or(i16::MAX))
+            .map_or(0, |step| step.retry_limit);
+        let parents = own
+            .plan
+            .graph
+            .parents(i)
+            .iter()
+            .filter_map(|parent| states.get(usize::from(*parent)));
+        step.parents = parents
+            .filter(|(_, state)| !state.is_done())
+            .cloned()
+            .collect();
         step
     };
     steps.into_iter().enumerate().map(with).collect()
@@ -78,7 +100,10 @@ fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanat
 /// With an error of a step in it, a message may be long, and there may be a thousand.
 fn cut(mut message: String) -> String {
     if message.len() > MAX_MESSAGE_BYTES {
-        let end = (0..MAX_MESSAGE_BYTES).rev().find(|i| message.is_char_boundary(*i)).unwrap_or_default();
+        let end = (0..MAX_MESSAGE_BYTES)
+            .rev()
+            .find(|i| message.is_char_boundary(*i))
+            .unwrap_or_default();
         message.truncate(end);
         message.push('…');
     }

@@ -21,7 +21,10 @@ const FIELDS: [&str; 8] = [
 
 /// What messages weigh together.
 pub fn bytes<M: Message>(messages: &[M]) -> usize {
-    messages.iter().map(|message| message.encoded_len() + 5).sum()
+    messages
+        .iter()
+        .map(|message| message.encoded_len() + 5)
+        .sum()
 }
 
 /// Leaves out fields of the steps, the last steps first, until they fit beside the task and `rest` more bytes.
@@ -69,7 +72,10 @@ mod tests {
             name: "s".into(),
             result_json: "x".repeat(result),
             annotations_json: "{}".into(),
-            attempts: vec![Attempt { attempt: 1, ..Attempt::default() }],
+            attempts: vec![Attempt {
+                attempt: 1,
+                ..Attempt::default()
+            }],
             ..Step::default()
         }
     }
@@ -87,8 +93,18 @@ mod tests {
         fit(&Task::default(), &mut steps, 100);
         assert!(bytes(&steps) + 100 <= MAX_ANSWER_BYTES);
         assert!(steps.iter().all(|step| step.name == "s"));
-        assert_eq!(steps[0].result_json.len(), 1 << 20, "the last ones go first");
-        assert!(steps[19].result_json.is_empty() && steps[19].omitted.contains(&"result_json".to_owned()));
-        assert_eq!(steps[19].omitted, ["annotations_json", "attempts", "result_json"]);
+        assert_eq!(
+            steps[0].result_json.len(),
+            1 << 20,
+            "the last ones go first"
+        );
+        assert!(
+            steps[19].result_json.is_empty()
+                && steps[19].omitted.contains(&"result_json".to_owned())
+        );
+        assert_eq!(
+            steps[19].omitted,
+            ["annotations_json", "attempts", "result_json"]
+        );
     }
 }

@@ -76,7 +76,8 @@ impl Frames {
             bytes = &bytes[some..];
             if self.have == HEADER_BYTES {
                 let [_, a, b, c, d] = self.header;
-                self.missing = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+                self.missing =
+                    usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
                 self.have = 0;
             }
         }
@@ -88,7 +89,11 @@ impl Received {
     pub fn new(body: Body, room: &Room, is_stream: bool, gzip: bool) -> Self {
         Self {
             body,
-            taken: if is_stream { room.for_stream() } else { room.for_body() },
+            taken: if is_stream {
+                room.for_stream()
+            } else {
+                room.for_body()
+            },
             room: room.clone(),
             is_stream,
             left: (!is_stream).then_some(BODY_TIMEOUT),
@@ -126,7 +131,9 @@ impl Received {
 
     /// Counts the time since the last look, in which nothing came.
     fn looked(&mut self) {
-        let (Some(since), Some(left)) = (self.since.take(), self.left) else { return };
+        let (Some(since), Some(left)) = (self.since.take(), self.left) else {
+            return;
+        };
         let waited = since.elapsed();
         if waited < left + NOT_LOOKED_AT {
             self.left = Some(left.saturating_sub(waited));
@@ -134,7 +141,9 @@ impl Received {
     }
 
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let Some(left) = self.left else { return Poll::Pending };
+        let Some(left) = self.left else {
+            return Poll::Pending;
+        };
         if !left.is_zero() {
             let now = Instant::now();
             self.since = Some(now);
@@ -142,14 +151,24 @@ impl Received {
             ready!(self.timer.as_mut().poll(cx));
         }
         self.room.counts.refused(Refusal::Slow);
-        let what = if self.is_stream { "a message" } else { "the request" };
+        let what = if self.is_stream {
+            "a message"
+        } else {
+            "the request"
+        };
         let message = format!("{what} did not arrive within {BODY_TIMEOUT:?}");
-        Poll::Ready(error::status(Code::DeadlineExceeded, "BODY_TIMEOUT", message))
+        Poll::Ready(error::status(
+            Code::DeadlineExceeded,
+            "BODY_TIMEOUT",
+            message,
+        ))
     }
 
     /// The next message that is whole, unpacked. Nothing if more has to come first.
     fn unpacked(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
-        let Some(packed) = &mut self.gzip else { return Poll::Ready(Ok(None)) };
+        let Some(packed) = &mut self.gzip else {
+            return Poll::Ready(Ok(None));
+        };
         if let Some(inflating) = &mut packed.inflating {
             let before = inflating.unpacked();
             match inflating.go_on() {
@@ -159,7 +178,11 @@ impl Received {
                     return Poll::Pending;
                 }
                 Ok(true) => {
-                    let plain = packed.inflating.take().map(Inflate::into_bytes).unwrap_or_default();
+                    let plain = packed
+                        .inflating
+                        .take()
+                        .map(Inflate::into_bytes)
+                        .unwrap_or_default();
                     if self.is_stream && packed.arrived.is_empty() {
                         self.taken.clear();
                     }
@@ -168,22 +191,34 @@ impl Received {
                 Err(error) => return Poll::Ready(Err(not_unpacked(&error))),
             }
         }
-        let Some(header) = packed.arrived.first_chunk::<HEADER_BYTES>() else { return Poll::Ready(Ok(None)) };
+        let Some(header) = packed.arrived.first_chunk::<HEADER_BYTES>() else {
+            return Poll::Ready(Ok(None));
+        };
         let [flag, a, b, c, d] = *header;
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         if length > MAX_MESSAGE_BYTES {
-            let message =
-                format!("the message is too large: found {length} bytes, expected at most {MAX_MESSAGE_BYTES}");
-            return Poll::Ready(Err(error::status(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)));
+            let message = format!(
+                "the message is too large: found {length} bytes, expected at most {MAX_MESSAGE_BYTES}"
+            );
+            return Poll::Ready(Err(error::status(
+                Code::ResourceExhausted,
+                "MESSAGE_TOO_LARGE",
+                message,
+            )));
         }
         if packed.arrived.len() < HEADER_BYTES + length {
             return Poll::Ready(Ok(None));
         }
         if flag != 1 {
-            return Poll::Ready(Ok(Some(packed.arrived.split_to(HEADER_BYTES + length).freeze())));
+            return Poll::Ready(Ok(Some(
+                packed.arrived.split_to(HEADER_BYTES + length).freeze(),
+            )));
         }
         packed.arrived.advance(HEADER_BYTES);
-        packed.inflating = Some(Inflate::new(packed.arrived.split_to(length).freeze(), MAX_MESSAGE_BYTES));
+        packed.inflating = Some(Inflate::new(
+            packed.arrived.split_to(length).freeze(),
+            MAX_MESSAGE_BYTES,
+        ));
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -193,7 +228,10 @@ impl HttpBody for Received {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         this.looked();
         loop {
@@ -207,15 +245,25 @@ impl HttpBody for Received {
             };
             let frame = match next {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
+                Some(Err(error)) => {
+                    return Poll::Ready(Some(Err(Status::from_error(Box::new(error)))));
+                }
                 None => {
                     this.left = None;
-                    let rest = this.gzip.as_mut().map(|packed| packed.arrived.split().freeze());
+                    let rest = this
+                        .gzip
+                        .as_mut()
+                        .map(|packed| packed.arrived.split().freeze());
                     // Half a message is for tonic to refuse.
-                    return Poll::Ready(rest.filter(|rest| !rest.is_empty()).map(|rest| Ok(Frame::data(rest))));
+                    return Poll::Ready(
+                        rest.filter(|rest| !rest.is_empty())
+                            .map(|rest| Ok(Frame::data(rest))),
+                    );
                 }
             };
-            let Some(bytes) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+            let Some(bytes) = frame.data_ref() else {
+                return Poll::Ready(Some(Ok(frame)));
+            };
             if let Err(status) = this.arrived(bytes) {
                 return Poll::Ready(Some(Err(status)));
             }
@@ -230,8 +278,12 @@ impl HttpBody for Received {
 fn not_unpacked(error: &InflateError) -> Status {
     let message = format!("the message cannot be unpacked: {error}");
     match error {
-        InflateError::TooLarge(_) => error::status(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message),
-        InflateError::Unreadable(_) => error::status(Code::InvalidArgument, "MESSAGE_UNREADABLE", message),
+        InflateError::TooLarge(_) => {
+            error::status(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+        }
+        InflateError::Unreadable(_) => {
+            error::status(Code::InvalidArgument, "MESSAGE_UNREADABLE", message)
+        }
     }
 }
 
@@ -255,19 +307,25 @@ pub struct Sent {
 
 impl Sent {
     pub fn new(body: Body) -> Self {
-        Self { body, rest: Bytes::new(), packing: None }
+        Self {
+            body,
+            rest: Bytes::new(),
+            packing: None,
+        }
     }
 
     /// The messages up to the first one that is worth packing, which is then begun.
     fn next(&mut self) -> Option<Bytes> {
         let mut small = 0;
         while let Some([_, a, b, c, d]) = self.rest[small..].first_chunk::<HEADER_BYTES>() {
-            let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+            let length =
+                usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
             let end = HEADER_BYTES.saturating_add(length);
             if length >= MIN_BYTES && self.rest.len() - small >= end {
                 if small == 0 {
                     let message = self.rest.split_to(end);
-                    self.packing = Some((message.clone(), Deflate::new(message.slice(HEADER_BYTES..))));
+                    self.packing =
+                        Some((message.clone(), Deflate::new(message.slice(HEADER_BYTES..))));
                     return None;
                 }
                 return Some(self.rest.split_to(small));
@@ -282,7 +340,9 @@ impl Sent {
         let (message, deflate) = self.packing.as_mut()?;
         let whole = match deflate.go_on() {
             Ok(None) => return None,
-            Ok(Some(packed)) if HEADER_BYTES + packed.len() < message.len() => framed(true, &packed),
+            Ok(Some(packed)) if HEADER_BYTES + packed.len() < message.len() => {
+                framed(true, &packed)
+            }
             // Writing to memory does not fail.
             Ok(Some(_)) | Err(_) => std::mem::take(message),
         };
@@ -295,7 +355,10 @@ impl HttpBody for Sent {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
             if self.packing.is_some() {
                 if let Some(message) = self.pack() {
@@ -344,7 +407,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_packed_on_the_way_out_is_unpacked_on_the_way_in() {
-        let messages = [0, 1, MIN_BYTES - 1, MIN_BYTES, 300_000, 3].map(|n| framed(false, &vec![b'x'; n]));
+        let messages =
+            [0, 1, MIN_BYTES - 1, MIN_BYTES, 300_000, 3].map(|n| framed(false, &vec![b'x'; n]));
         let plain = Bytes::from(messages.concat());
         // All of them at once, one by one, and cut anywhere.
         let sent = all(Sent::new(body(vec![plain.clone()]))).await;
@@ -361,7 +425,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_shrink_stays() {
-        let noise: Vec<u8> = (0..2_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let noise: Vec<u8> = (0..2_000_u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
         let message = framed(false, &noise);
         let sent = all(Sent::new(body(vec![message.clone()]))).await;
         assert!(sent == message || sent.len() < message.len());
@@ -382,11 +448,23 @@ mod tests {
             Received::new(Body::from_stream(chunks), &room(), is_stream, false)
         };
         for is_stream in [false, true] {
-            assert_eq!(all(trickle(is_stream, Duration::from_millis(19))).await.len(), message.len());
+            assert_eq!(
+                all(trickle(is_stream, Duration::from_millis(19)))
+                    .await
+                    .len(),
+                message.len()
+            );
             let started = Instant::now();
-            let status = trickle(is_stream, Duration::from_millis(30)).collect().await.unwrap_err();
+            let status = trickle(is_stream, Duration::from_millis(30))
+                .collect()
+                .await
+                .unwrap_err();
             assert_eq!(status.code(), Code::DeadlineExceeded);
-            assert!((19..22).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+            assert!(
+                (19..22).contains(&started.elapsed().as_secs()),
+                "{:?}",
+                started.elapsed()
+            );
         }
     }
 
@@ -408,15 +486,22 @@ mod tests {
     async fn what_has_no_room_is_refused() {
         let room = room();
         let others = room.for_body();
-        others.more(super::super::room::MAX_BODIES_BYTES - 100).unwrap();
-        let received = |bytes: usize| Received::new(body(vec![Bytes::from(vec![0; bytes])]), &room, false, false);
+        others
+            .more(super::super::room::MAX_BODIES_BYTES - 100)
+            .unwrap();
+        let received = |bytes: usize| {
+            Received::new(body(vec![Bytes::from(vec![0; bytes])]), &room, false, false)
+        };
         assert_eq!(all(received(100)).await.len(), 100);
         let status = received(101).collect().await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
         // Also what it is unpacked to.
         let sent = all(Sent::new(body(vec![framed(false, &[0; 5_000])]))).await;
         assert!(sent.len() < 100);
-        let status = Received::new(body(vec![sent]), &room, false, true).collect().await.unwrap_err();
+        let status = Received::new(body(vec![sent]), &room, false, true)
+            .collect()
+            .await
+            .unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
     }
 }

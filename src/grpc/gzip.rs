@@ -31,7 +31,11 @@ pub struct Inflate {
 impl Inflate {
     /// To at most `max` bytes.
     pub fn new(packed: Bytes, max: usize) -> Self {
-        Self { packed: GzDecoder::new(packed.reader()), out: Vec::new(), max }
+        Self {
+            packed: GzDecoder::new(packed.reader()),
+            out: Vec::new(),
+            max,
+        }
     }
 
     /// Unpacks another slice; whether that was all.
@@ -71,7 +75,10 @@ pub struct Deflate {
 impl Deflate {
     pub fn new(plain: Bytes) -> Self {
         // The fastest level: most of the gain for a fraction of the time.
-        Self { plain, packed: GzEncoder::new(Vec::new(), Compression::fast()) }
+        Self {
+            plain,
+            packed: GzEncoder::new(Vec::new(), Compression::fast()),
+        }
     }
 
     /// Packs another slice; the whole once it is there.
@@ -107,8 +114,17 @@ mod tests {
 
     #[test]
     fn what_is_packed_unpacks_to_the_same() {
-        for size in [0, 1, SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, 3 * SLICE_BYTES] {
-            let plain: Vec<u8> = (0..size).map(|i| u8::try_from(i * i % 251).unwrap()).collect();
+        for size in [
+            0,
+            1,
+            SLICE_BYTES - 1,
+            SLICE_BYTES,
+            SLICE_BYTES + 1,
+            3 * SLICE_BYTES,
+        ] {
+            let plain: Vec<u8> = (0..size)
+                .map(|i| u8::try_from(i * i % 251).unwrap())
+                .collect();
             assert_eq!(unpacked(&packed(&plain), size), Ok(plain), "{size}");
         }
     }
@@ -125,17 +141,33 @@ mod tests {
             }
         };
         assert_eq!(error, InflateError::TooLarge(2 << 20));
-        assert!(inflate.out.capacity() <= 4 << 20, "{}", inflate.out.capacity());
+        assert!(
+            inflate.out.capacity() <= 4 << 20,
+            "{}",
+            inflate.out.capacity()
+        );
         let exact = packed(&vec![7; 2 << 20]);
         assert_eq!(unpacked(&exact, 2 << 20).unwrap().len(), 2 << 20);
-        assert_eq!(unpacked(&exact, (2 << 20) - 1), Err(InflateError::TooLarge((2 << 20) - 1)));
+        assert_eq!(
+            unpacked(&exact, (2 << 20) - 1),
+            Err(InflateError::TooLarge((2 << 20) - 1))
+        );
     }
 
     #[test]
     fn what_is_no_gzip_is_refused() {
         let whole = packed(b"a whole message");
-        for wrong in [&b"plain"[..], b"", &whole[..whole.len() - 1], &[&whole[..], b"x"].concat(), &whole.repeat(2)] {
-            assert!(matches!(unpacked(wrong, 1_000), Err(InflateError::Unreadable(_))), "{wrong:?}");
+        for wrong in [
+            &b"plain"[..],
+            b"",
+            &whole[..whole.len() - 1],
+            &[&whole[..], b"x"].concat(),
+            &whole.repeat(2),
+        ] {
+            assert!(
+                matches!(unpacked(wrong, 1_000), Err(InflateError::Unreadable(_))),
+                "{wrong:?}"
+            );
         }
     }
 }

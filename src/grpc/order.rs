@@ -29,14 +29,32 @@ impl Tasks {
         let Actor { by, reason } = actor(by, reason)?;
         let (reply, answer) = oneshot::channel();
         let settled = async {
-            self.0.settle.push(Input::Order { task_id, order, by, reason, reply }).await.map_err(error::closed)?;
-            answer.await.map_err(|_| error::unavailable("the server is shutting down"))?.map_err(error::order)
+            self.0
+                .settle
+                .push(Input::Order {
+                    task_id,
+                    order,
+                    by,
+                    reason,
+                    reply,
+                })
+                .await
+                .map_err(error::closed)?;
+            answer
+                .await
+                .map_err(|_| error::unavailable("the server is shutting down"))?
+                .map_err(error::order)
         };
         tokio::time::timeout(TIMEOUT, settled)
             .await
             .map_err(|_| error::unavailable("the database did not confirm the order in time"))??;
         let view = self.view(id, false).await?;
-        let plan = self.0.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
+        let plan = self
+            .0
+            .catalog
+            .plan(view.task.template_id)
+            .await
+            .map_err(|e| error::store(&e))?;
         Ok(convert::task(view.task, &plan))
     }
 }
@@ -55,14 +73,25 @@ pub(super) fn inquirer(by: String, reason: String) -> Result<Actor, Status> {
 
 /// Who and why; what is only blank says nothing. All that is wrong is named at once.
 fn check_words(by: &str, reason: &str, min: usize) -> Result<(), Status> {
-    let from = if min == 0 { "at most".to_owned() } else { format!("{min} to") };
-    let wrong: Vec<Violated> = [("by", by, MAX_BY_BYTES), ("reason", reason, MAX_REASON_BYTES)]
-        .into_iter()
-        .filter(|(_, text, max)| text.len() > *max || text.contains('\0') || text.trim().len() < min)
-        .map(|(field, _, max)| Violated {
-            field: field.to_owned(),
-            message: format!("expected {from} {max} bytes without NUL"),
-        })
-        .collect();
-    if wrong.is_empty() { Ok(()) } else { Err(error::violations(&wrong)) }
+    let from = if min == 0 {
+        "at most".to_owned()
+    } else {
+        format!("{min} to")
+    };
+    let wrong: Vec<Violated> = [
+        ("by", by, MAX_BY_BYTES),
+        ("reason", reason, MAX_REASON_BYTES),
+    ]
+    .into_iter()
+    .filter(|(_, text, max)| text.len() > *max || text.contains('\0') || text.trim().len() < min)
+    .map(|(field, _, max)| Violated {
+        field: field.to_owned(),
+        message: format!("expected {from} {max} bytes without NUL"),
+    })
+    .collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(error::violations(&wrong))
+    }
 }

@@ -17,7 +17,12 @@ pub fn fitting<M: prost::Message>(items: &[M]) -> usize {
         bytes += item.encoded_len();
         bytes <= MAX_PAGE_BYTES
     };
-    items.iter().take_while(fits).count().max(1).min(items.len())
+    items
+        .iter()
+        .take_while(fits)
+        .count()
+        .max(1)
+        .min(items.len())
 }
 
 /// A token for the place after `last` in the list that `filter` describes.
@@ -32,10 +37,16 @@ pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status>
     }
     let bytes = URL_SAFE_NO_PAD.decode(token).ok().filter(|b| b.len() > 8);
     let Some((print, last)) = bytes.as_deref().map(|b| b.split_at(8)) else {
-        return Err(invalid("page_token", "not a token of this server: copy `next_page_token` unchanged"));
+        return Err(invalid(
+            "page_token",
+            "not a token of this server: copy `next_page_token` unchanged",
+        ));
     };
     if print != fingerprint(filter) {
-        return Err(invalid("page_token", "made for another filter: start over without a token"));
+        return Err(invalid(
+            "page_token",
+            "made for another filter: start over without a token",
+        ));
     }
     Ok(Some(last.to_vec()))
 }
@@ -45,7 +56,10 @@ pub fn size(asked: i32, default: usize, max: usize) -> Result<usize, Status> {
     match usize::try_from(asked) {
         Ok(0) => Ok(default),
         Ok(n) if n <= max => Ok(n),
-        _ => Err(invalid("page_size", format!("{asked} is out of bounds: expected 0 to {max}"))),
+        _ => Err(invalid(
+            "page_size",
+            format!("{asked} is out of bounds: expected 0 to {max}"),
+        )),
     }
 }
 
@@ -63,7 +77,14 @@ mod tests {
     #[test]
     fn a_page_has_what_fits_and_never_nothing() {
         // A tag and a length come before so many characters: four bytes.
-        let of = |bytes: &[usize]| fitting(&bytes.iter().map(|n| "x".repeat(n - 4)).collect::<Vec<String>>());
+        let of = |bytes: &[usize]| {
+            fitting(
+                &bytes
+                    .iter()
+                    .map(|n| "x".repeat(n - 4))
+                    .collect::<Vec<String>>(),
+            )
+        };
         let half = MAX_PAGE_BYTES / 2;
         assert_eq!(of(&[]), 0);
         assert_eq!(of(&[half, half, 10]), 2);

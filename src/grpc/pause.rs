@@ -12,26 +12,42 @@ use crate::{
 };
 
 impl Tasks {
-    pub(super) async fn pause(&self, r: proto::PauseTemplateRequest) -> Result<proto::Pause, Status> {
+    pub(super) async fn pause(
+        &self,
+        r: proto::PauseTemplateRequest,
+    ) -> Result<proto::Pause, Status> {
         let actor = actor(&r.namespace, &r.task_name, r.by, r.reason)?;
         self.known(&r.namespace, &r.task_name).await?;
-        let row = self.0.pause(&r.namespace, &r.task_name, &actor).await.map_err(|e| error::store(&e))?;
+        let row = self
+            .0
+            .pause(&r.namespace, &r.task_name, &actor)
+            .await
+            .map_err(|e| error::store(&e))?;
         Ok(message(row))
     }
 
     pub(super) async fn lift(&self, r: proto::ResumeTemplateRequest) -> Result<bool, Status> {
         let actor = actor(&r.namespace, &r.task_name, r.by, r.reason)?;
-        self.0.lift(&r.namespace, &r.task_name, &actor).await.map_err(|e| error::store(&e))
+        self.0
+            .lift(&r.namespace, &r.task_name, &actor)
+            .await
+            .map_err(|e| error::store(&e))
     }
 
     pub(super) async fn pauses(&self) -> Result<Vec<proto::Pause>, Status> {
-        let rows = pause::list(&self.0.db).await.map_err(|e| error::store(&e))?;
+        let rows = pause::list(&self.0.db)
+            .await
+            .map_err(|e| error::store(&e))?;
         Ok(rows.into_iter().map(message).collect())
     }
 
     /// A pause of what nobody knows is a mistake in writing.
     async fn known(&self, namespace: &str, task_name: &str) -> Result<(), Status> {
-        self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+        self.0
+            .catalog
+            .refresh()
+            .await
+            .map_err(|e| error::store(&e))?;
         if self.0.catalog.list(namespace, task_name).is_empty() {
             let what = if task_name.is_empty() {
                 format!("in namespace {namespace}")
@@ -50,7 +66,10 @@ impl Tasks {
 
 fn actor(namespace: &str, task_name: &str, by: String, reason: String) -> Result<Actor, Status> {
     if namespace.is_empty() {
-        return Err(error::invalid("namespace", "empty: expected 1 to 255 bytes"));
+        return Err(error::invalid(
+            "namespace",
+            "empty: expected 1 to 255 bytes",
+        ));
     }
     convert::name("namespace", namespace)?;
     convert::name("task_name", task_name)?;

@@ -50,7 +50,11 @@ impl Room {
 
     fn taken(&self, free: &Arc<AtomicUsize>) -> Taken {
         let bytes = AtomicUsize::new(0);
-        Taken(Arc::new(Share { free: Arc::clone(free), counts: Arc::clone(&self.counts), bytes }))
+        Taken(Arc::new(Share {
+            free: Arc::clone(free),
+            counts: Arc::clone(&self.counts),
+            bytes,
+        }))
     }
 }
 
@@ -68,7 +72,10 @@ struct Share {
 impl Taken {
     /// Takes so much more, or nothing.
     pub fn more(&self, bytes: usize) -> Result<(), Full> {
-        let taken = self.0.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(bytes));
+        let taken = self
+            .0
+            .free
+            .fetch_update(Relaxed, Relaxed, |free| free.checked_sub(bytes));
         if taken.is_err() {
             self.0.counts.refused(Refusal::Memory);
             return Err(Full);
@@ -102,7 +109,12 @@ pub struct Full;
 
 impl From<Full> for Status {
     fn from(full: Full) -> Self {
-        error::retry_later(Code::ResourceExhausted, "BODIES_FULL", full.to_string(), RETRY_AFTER)
+        error::retry_later(
+            Code::ResourceExhausted,
+            "BODIES_FULL",
+            full.to_string(),
+            RETRY_AFTER,
+        )
     }
 }
 
@@ -115,16 +127,26 @@ mod tests {
         let room = Room::new(Arc::default());
         let (one, other) = (room.for_body(), room.for_body());
         assert_eq!(one.more(MAX_BODIES_BYTES), Ok(()));
-        assert_eq!((other.more(1), other.more(0), room.for_stream().more(1)), (Err(Full), Ok(()), Ok(())));
+        assert_eq!(
+            (other.more(1), other.more(0), room.for_stream().more(1)),
+            (Err(Full), Ok(()), Ok(()))
+        );
         one.clear();
         assert_eq!(other.more(MAX_BODIES_BYTES), Ok(()));
         let copy = other.clone();
         drop(other);
         assert_eq!(one.more(1), Err(Full));
         drop(copy);
-        assert_eq!((one.more(1), one.more(MAX_BODIES_BYTES)), (Ok(()), Err(Full)));
+        assert_eq!(
+            (one.more(1), one.more(MAX_BODIES_BYTES)),
+            (Ok(()), Err(Full))
+        );
         assert_eq!(room.for_stream().more(MAX_STREAMS_BYTES + 1), Err(Full));
-        let memory = room.counts.refusals().into_iter().find(|(why, _)| matches!(why, Refusal::Memory));
+        let memory = room
+            .counts
+            .refusals()
+            .into_iter()
+            .find(|(why, _)| matches!(why, Refusal::Memory));
         assert_eq!(memory.map(|(_, n)| n), Some(4));
     }
 }

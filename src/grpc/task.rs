@@ -45,7 +45,10 @@ impl TaskService for Tasks {
         let traceparent = traceparent(request.metadata());
         let submission = submission(request.into_inner(), traceparent)?;
         let mut submitted = self.submit(vec![submission], false).await?;
-        submitted.pop().map(|s| Response::new(submit_response(s))).ok_or_else(error::internal)
+        submitted
+            .pop()
+            .map(|s| Response::new(submit_response(s)))
+            .ok_or_else(error::internal)
     }
 
     async fn submit_tasks(
@@ -57,7 +60,10 @@ impl TaskService for Tasks {
         if tasks.is_empty() || tasks.len() > MAX_TASKS_PER_SUBMIT {
             return Err(error::invalid(
                 "tasks",
-                format!("{} tasks: expected 1 to {MAX_TASKS_PER_SUBMIT}", tasks.len()),
+                format!(
+                    "{} tasks: expected 1 to {MAX_TASKS_PER_SUBMIT}",
+                    tasks.len()
+                ),
             ));
         }
         let bytes: usize = tasks.iter().map(|t| t.context_json.len()).sum();
@@ -65,9 +71,19 @@ impl TaskService for Tasks {
             let message = format!("{bytes} bytes of contexts: expected at most {MAX_SUBMIT_BYTES}");
             return Err(error::invalid("tasks", message));
         }
-        let one = |(i, task)| submission(task, traceparent.clone()).map_err(|v| error::in_tasks(i, v));
-        let submissions = tasks.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
-        let tasks = self.submit(submissions, true).await?.into_iter().map(submit_response).collect();
+        let one =
+            |(i, task)| submission(task, traceparent.clone()).map_err(|v| error::in_tasks(i, v));
+        let submissions = tasks
+            .into_iter()
+            .enumerate()
+            .map(one)
+            .collect::<Result<Vec<_>, _>>()?;
+        let tasks = self
+            .submit(submissions, true)
+            .await?
+            .into_iter()
+            .map(submit_response)
+            .collect();
         Ok(Response::new(proto::SubmitTasksResponse { tasks }))
     }
 
@@ -76,11 +92,20 @@ impl TaskService for Tasks {
         request: Request<proto::GetTaskRequest>,
     ) -> Result<Response<proto::GetTaskResponse>, Status> {
         let view = self.view(&request.into_inner().task_id, true).await?;
-        let plan = self.0.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
+        let plan = self
+            .0
+            .catalog
+            .plan(view.task.template_id)
+            .await
+            .map_err(|e| error::store(&e))?;
         let (task, mut steps) = convert::view(view, &plan, true);
         let dependencies = convert::dependencies(&plan);
         fit::fit(&task, &mut steps, fit::bytes(&dependencies));
-        Ok(Response::new(proto::GetTaskResponse { task: Some(task), steps, dependencies }))
+        Ok(Response::new(proto::GetTaskResponse {
+            task: Some(task),
+            steps,
+            dependencies,
+        }))
     }
 
     async fn list_tasks(
@@ -89,9 +114,11 @@ impl TaskService for Tasks {
     ) -> Result<Response<proto::ListTasksResponse>, Status> {
         let mut r = request.into_inner();
         let size = page::size(r.page_size, 50, 500)?;
-        for (field, text) in
-            [("namespace", &r.namespace), ("task_name", &r.task_name), ("correlation_id", &r.correlation_id)]
-        {
+        for (field, text) in [
+            ("namespace", &r.namespace),
+            ("task_name", &r.task_name),
+            ("correlation_id", &r.correlation_id),
+        ] {
             convert::name(field, text)?;
         }
         if r.states.len() > MAX_STATES {
@@ -106,14 +133,21 @@ impl TaskService for Tasks {
         let filter = self.filter(&r, place, size).await?;
         let mut found = match &filter.templates {
             Some(none) if none.is_empty() => Vec::new(),
-            _ => tasks::list(&self.0.db, &filter).await.map_err(|e| error::store(&e))?,
+            _ => tasks::list(&self.0.db, &filter)
+                .await
+                .map_err(|e| error::store(&e))?,
         };
         let count = found.len();
         found.truncate(size);
         let ids: Vec<uuid::Uuid> = found.iter().map(|task| task.task_id).collect();
         let mut tasks = Vec::with_capacity(found.len());
         for task in found {
-            let plan = self.0.catalog.plan(task.template_id).await.map_err(|e| error::store(&e))?;
+            let plan = self
+                .0
+                .catalog
+                .plan(task.template_id)
+                .await
+                .map_err(|e| error::store(&e))?;
             tasks.push(convert::task(task, &plan));
         }
         tasks.truncate(page::fitting(&tasks));
@@ -121,7 +155,10 @@ impl TaskService for Tasks {
             Some(last) if count > tasks.len() => page::token(&print, last.as_bytes()),
             _ => String::new(),
         };
-        Ok(Response::new(proto::ListTasksResponse { tasks, next_page_token }))
+        Ok(Response::new(proto::ListTasksResponse {
+            tasks,
+            next_page_token,
+        }))
     }
 
     async fn get_step(
@@ -130,20 +167,51 @@ impl TaskService for Tasks {
     ) -> Result<Response<proto::GetStepResponse>, Status> {
         let r = request.into_inner();
         let task_id = convert::task_id(&r.task_id)?;
-        let name = optional(r.step)?.ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
-        let no_step = || error::status(Code::NotFound, "STEP_NOT_FOUND", format!("task {task_id} has no step {name}"));
-        let template_id = tasks::template_of(&self.0.db, task_id).await.map_err(|e| error::store(&e))?;
+        let name = optional(r.step)?
+            .ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
+        let no_step = || {
+            error::status(
+                Code::NotFound,
+                "STEP_NOT_FOUND",
+                format!("task {task_id} has no step {name}"),
+            )
+        };
+        let template_id = tasks::template_of(&self.0.db, task_id)
+            .await
+            .map_err(|e| error::store(&e))?;
         let template_id = template_id.ok_or_else(|| not_found(task_id))?;
-        let plan = self.0.catalog.plan(template_id).await.map_err(|e| error::store(&e))?;
-        let position = plan.template.steps.iter().position(|step| step.name == name);
-        let position = position.and_then(|at| i16::try_from(at).ok()).ok_or_else(no_step)?;
-        let part = Part { step: Some(position), attempt: Some(r.attempt).filter(|attempt| *attempt != 0) };
-        let view = tasks::get(&self.0.db, task_id, true, part).await.map_err(|e| error::store(&e))?;
+        let plan = self
+            .0
+            .catalog
+            .plan(template_id)
+            .await
+            .map_err(|e| error::store(&e))?;
+        let position = plan
+            .template
+            .steps
+            .iter()
+            .position(|step| step.name == name);
+        let position = position
+            .and_then(|at| i16::try_from(at).ok())
+            .ok_or_else(no_step)?;
+        let part = Part {
+            step: Some(position),
+            attempt: Some(r.attempt).filter(|attempt| *attempt != 0),
+        };
+        let view = tasks::get(&self.0.db, task_id, true, part)
+            .await
+            .map_err(|e| error::store(&e))?;
         let (task, mut steps) = convert::view(view.ok_or_else(|| not_found(task_id))?, &plan, true);
         fit::fit(&task, &mut steps, 0);
         let step = steps.pop().ok_or_else(no_step)?;
-        if part.attempt.is_some_and(|attempt| step.attempts.iter().all(|known| known.attempt != attempt)) {
-            let message = format!("step {name} of task {task_id} has had no attempt {}", r.attempt);
+        if part
+            .attempt
+            .is_some_and(|attempt| step.attempts.iter().all(|known| known.attempt != attempt))
+        {
+            let message = format!(
+                "step {name} of task {task_id} has had no attempt {}",
+                r.attempt
+            );
             return Err(error::status(Code::NotFound, "ATTEMPT_NOT_FOUND", message));
         }
         Ok(Response::new(proto::GetStepResponse { step: Some(step) }))
@@ -159,18 +227,30 @@ impl TaskService for Tasks {
         let task_id = convert::task_id(&r.task_id)?;
         let watcher = self.0.watchers.watch(task_id).ok_or_else(|| {
             let message = "too many tasks are watched on this server";
-            error::retry_later(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message, std::time::Duration::from_secs(5))
+            error::retry_later(
+                Code::ResourceExhausted,
+                "TOO_MANY_WATCHERS",
+                message,
+                std::time::Duration::from_secs(5),
+            )
         })?;
         // Subscribed first, so nothing between this look and the next news is missed.
         let view = self.view(&r.task_id, false).await?;
-        Ok(Response::new(watch::stream(self.0.clone(), watcher, view, r.final_only)))
+        Ok(Response::new(watch::stream(
+            self.0.clone(),
+            watcher,
+            view,
+            r.final_only,
+        )))
     }
 
     async fn explain_task(
         &self,
         request: Request<proto::ExplainTaskRequest>,
     ) -> Result<Response<proto::ExplainTaskResponse>, Status> {
-        Ok(Response::new(self.explained(&request.into_inner().task_id).await?))
+        Ok(Response::new(
+            self.explained(&request.into_inner().task_id).await?,
+        ))
     }
 
     async fn cancel_task(
@@ -178,8 +258,12 @@ impl TaskService for Tasks {
         request: Request<proto::CancelTaskRequest>,
     ) -> Result<Response<proto::CancelTaskResponse>, Status> {
         let r = request.into_inner();
-        let task = self.order(&r.task_id, Order::Cancel, r.by, r.reason).await?;
-        Ok(Response::new(proto::CancelTaskResponse { task: Some(task) }))
+        let task = self
+            .order(&r.task_id, Order::Cancel, r.by, r.reason)
+            .await?;
+        Ok(Response::new(proto::CancelTaskResponse {
+            task: Some(task),
+        }))
     }
 
     async fn retry_task(
@@ -188,7 +272,10 @@ impl TaskService for Tasks {
     ) -> Result<Response<proto::RetryTaskResponse>, Status> {
         let r = request.into_inner();
         let step = optional(r.step)?;
-        let order = Order::Retry { step, fresh: r.fresh_attempts };
+        let order = Order::Retry {
+            step,
+            fresh: r.fresh_attempts,
+        };
         let task = self.order(&r.task_id, order, r.by, r.reason).await?;
         Ok(Response::new(proto::RetryTaskResponse { task: Some(task) }))
     }
@@ -200,18 +287,27 @@ impl TaskService for Tasks {
         let r = request.into_inner();
         let order = match optional(r.step)? {
             Some(step) => {
-                let result = if r.result_json.is_empty() { "null".to_owned() } else { r.result_json };
+                let result = if r.result_json.is_empty() {
+                    "null".to_owned()
+                } else {
+                    r.result_json
+                };
                 json::check_document(&result, MAX_RESULT_BYTES)
                     .map_err(|error| error::invalid("result_json", error.to_string()))?;
                 Order::ResolveStep { step, result }
             }
             None if !r.result_json.is_empty() => {
-                return Err(error::invalid("result_json", "a task has no result: name the step whose it is"));
+                return Err(error::invalid(
+                    "result_json",
+                    "a task has no result: name the step whose it is",
+                ));
             }
             None => Order::ResolveTask,
         };
         let task = self.order(&r.task_id, order, r.by, r.reason).await?;
-        Ok(Response::new(proto::ResolveTaskResponse { task: Some(task) }))
+        Ok(Response::new(proto::ResolveTaskResponse {
+            task: Some(task),
+        }))
     }
 
     async fn skip_step(
@@ -219,8 +315,11 @@ impl TaskService for Tasks {
         request: Request<proto::SkipStepRequest>,
     ) -> Result<Response<proto::SkipStepResponse>, Status> {
         let r = request.into_inner();
-        let step = optional(r.step)?.ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
-        let task = self.order(&r.task_id, Order::Skip { step }, r.by, r.reason).await?;
+        let step = optional(r.step)?
+            .ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
+        let task = self
+            .order(&r.task_id, Order::Skip { step }, r.by, r.reason)
+            .await?;
         Ok(Response::new(proto::SkipStepResponse { task: Some(task) }))
     }
 
@@ -238,8 +337,12 @@ impl TaskService for Tasks {
         request: Request<proto::ResumeTaskRequest>,
     ) -> Result<Response<proto::ResumeTaskResponse>, Status> {
         let r = request.into_inner();
-        let task = self.order(&r.task_id, Order::Resume, r.by, r.reason).await?;
-        Ok(Response::new(proto::ResumeTaskResponse { task: Some(task) }))
+        let task = self
+            .order(&r.task_id, Order::Resume, r.by, r.reason)
+            .await?;
+        Ok(Response::new(proto::ResumeTaskResponse {
+            task: Some(task),
+        }))
     }
 
     type OrderTasksStream = bulk::OrderStream;
@@ -256,7 +359,9 @@ impl TaskService for Tasks {
         request: Request<proto::PauseTemplateRequest>,
     ) -> Result<Response<proto::PauseTemplateResponse>, Status> {
         let pause = self.pause(request.into_inner()).await?;
-        Ok(Response::new(proto::PauseTemplateResponse { pause: Some(pause) }))
+        Ok(Response::new(proto::PauseTemplateResponse {
+            pause: Some(pause),
+        }))
     }
 
     async fn resume_template(
@@ -271,26 +376,48 @@ impl TaskService for Tasks {
         &self,
         _: Request<proto::ListPausesRequest>,
     ) -> Result<Response<proto::ListPausesResponse>, Status> {
-        Ok(Response::new(proto::ListPausesResponse { pauses: self.pauses().await? }))
+        Ok(Response::new(proto::ListPausesResponse {
+            pauses: self.pauses().await?,
+        }))
     }
 }
 
 impl Tasks {
     /// `many`: the request has a list of tasks.
-    async fn submit(&self, submissions: Vec<Submission>, many: bool) -> Result<Vec<Submitted>, Status> {
+    async fn submit(
+        &self,
+        submissions: Vec<Submission>,
+        many: bool,
+    ) -> Result<Vec<Submitted>, Status> {
         let health = self.0.health.now();
         if health.draining {
             return Err(error::unavailable("the server is shutting down"));
         }
-        self.0.intake.submit(submissions).await.map_err(|e| error::intake(e, many))
+        self.0
+            .intake
+            .submit(submissions)
+            .await
+            .map_err(|e| error::intake(e, many))
     }
 
     async fn explained(&self, id: &str) -> Result<proto::ExplainTaskResponse, Status> {
         let task_id = convert::task_id(id)?;
-        let found = explain::task(&self.0.db, task_id).await.map_err(|e| error::store(&e))?;
+        let found = explain::task(&self.0.db, task_id)
+            .await
+            .map_err(|e| error::store(&e))?;
         let found = found.ok_or_else(|| not_found(task_id))?;
-        let plan = self.0.catalog.plan(found.template_id).await.map_err(|e| error::store(&e))?;
-        Ok(super::explain::response(task_id, found, &plan, self.0.lease))
+        let plan = self
+            .0
+            .catalog
+            .plan(found.template_id)
+            .await
+            .map_err(|e| error::store(&e))?;
+        Ok(super::explain::response(
+            task_id,
+            found,
+            &plan,
+            self.0.lease,
+        ))
     }
 
     pub(super) async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
@@ -311,7 +438,11 @@ impl Tasks {
         let templates = if r.namespace.is_empty() && r.task_name.is_empty() && wanted.is_none() {
             None
         } else {
-            self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+            self.0
+                .catalog
+                .refresh()
+                .await
+                .map_err(|e| error::store(&e))?;
             let plans = self.0.catalog.list(&r.namespace, &r.task_name);
             let fits = |p: &&std::sync::Arc<crate::engine::catalog::Plan>| {
                 wanted.as_ref().is_none_or(|v| *v == p.template.version)
@@ -320,13 +451,21 @@ impl Tasks {
         };
         let before = place
             .map(|bytes| {
-                uuid::Uuid::from_slice(&bytes)
-                    .map_err(|_| error::invalid("page_token", "not a token of this list: start over without one"))
+                uuid::Uuid::from_slice(&bytes).map_err(|_| {
+                    error::invalid(
+                        "page_token",
+                        "not a token of this list: start over without one",
+                    )
+                })
             })
             .transpose()?;
         Ok(TaskFilter {
             templates,
-            states: r.states.iter().map(|s| convert::task_state_from(*s)).collect::<Result<_, _>>()?,
+            states: r
+                .states
+                .iter()
+                .map(|s| convert::task_state_from(*s))
+                .collect::<Result<_, _>>()?,
             correlation_id: Some(r.correlation_id.clone()).filter(|id| !id.is_empty()),
             submitted_after: convert::time("submitted_after", r.submitted_after)?,
             submitted_before: convert::time("submitted_before", r.submitted_before)?,
@@ -337,26 +476,43 @@ impl Tasks {
 }
 
 fn not_before(at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Violated> {
-    let Some(at) = convert::time("not_before", at)? else { return Ok(None) };
+    let Some(at) = convert::time("not_before", at)? else {
+        return Ok(None);
+    };
     // By the time of the submit's id, which carries this server's clock; the database's decides when it starts.
-    let now = uuid::Uuid::now_v7().get_timestamp().map_or((0, 0), |stamp| stamp.to_unix());
+    let now = uuid::Uuid::now_v7()
+        .get_timestamp()
+        .map_or((0, 0), |stamp| stamp.to_unix());
     let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(now.0) + MAX_NOT_BEFORE;
     if at > latest {
-        return Err(Violated { field: "not_before".into(), message: "more than a year ahead".into() });
+        return Err(Violated {
+            field: "not_before".into(),
+            message: "more than a year ahead".into(),
+        });
     }
     Ok(Some(at))
 }
 
-fn submission(r: proto::SubmitTaskRequest, traceparent: Option<String>) -> Result<Submission, Violated> {
+fn submission(
+    r: proto::SubmitTaskRequest,
+    traceparent: Option<String>,
+) -> Result<Submission, Violated> {
     let not_before = not_before(r.not_before)?;
     if r.task_name.is_empty() {
         let message = "empty: expected the name of a registered template".to_owned();
-        return Err(Violated { field: "task_name".into(), message });
+        return Err(Violated {
+            field: "task_name".into(),
+            message,
+        });
     }
     convert::name("task_name", &r.task_name)?;
     convert::name("namespace", &r.namespace)?;
     Ok(Submission {
-        namespace: if r.namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { r.namespace },
+        namespace: if r.namespace.is_empty() {
+            DEFAULT_NAMESPACE.to_owned()
+        } else {
+            r.namespace
+        },
         task_name: r.task_name,
         version: version(&r.version)?,
         context: r.context_json,
@@ -388,11 +544,18 @@ fn submit_response(s: Submitted) -> proto::SubmitTaskResponse {
 fn traceparent(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
     let text = metadata.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &&str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hex = |part: &&str| {
+        part.bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
     let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
     (lengths == [2, 32, 16, 2] && parts.iter().all(hex)).then(|| text.to_owned())
 }
 
 fn not_found(task_id: uuid::Uuid) -> Status {
-    error::status(Code::NotFound, "TASK_NOT_FOUND", format!("there is no task {task_id}"))
+    error::status(
+        Code::NotFound,
+        "TASK_NOT_FOUND",
+        format!("there is no task {task_id}"),
+    )
 }

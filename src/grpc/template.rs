@@ -18,7 +18,10 @@ impl TemplateService for Templates {
         &self,
         request: Request<proto::RegisterTemplateRequest>,
     ) -> Result<Response<proto::RegisterTemplateResponse>, Status> {
-        let proto::RegisterTemplateRequest { yaml, deny_warnings } = request.into_inner();
+        let proto::RegisterTemplateRequest {
+            yaml,
+            deny_warnings,
+        } = request.into_inner();
         bounded(&yaml)?;
         let wake = self.0.peers.template_news();
         let registered = self.0.catalog.register(&yaml, deny_warnings, &wake).await;
@@ -47,7 +50,11 @@ impl TemplateService for Templates {
         }
         let warnings = warnings.into_iter().map(problem).collect();
         let template = Some(convert::template(&plan, true));
-        Ok(Response::new(proto::RegisterTemplateResponse { template, created, warnings }))
+        Ok(Response::new(proto::RegisterTemplateResponse {
+            template,
+            created,
+            warnings,
+        }))
     }
 
     async fn validate_template(
@@ -56,7 +63,12 @@ impl TemplateService for Templates {
     ) -> Result<Response<proto::ValidateTemplateResponse>, Status> {
         let yaml = request.into_inner().yaml;
         bounded(&yaml)?;
-        let Checked { template, problems, problems_total, warnings } = self.0.catalog.check(&yaml).await;
+        let Checked {
+            template,
+            problems,
+            problems_total,
+            warnings,
+        } = self.0.catalog.check(&yaml).await;
         Ok(Response::new(proto::ValidateTemplateResponse {
             problems: problems.into_iter().map(problem).collect(),
             template: template.as_ref().map(convert::unregistered),
@@ -73,13 +85,30 @@ impl TemplateService for Templates {
         let version = version(&r.version)?;
         convert::name("namespace", &r.namespace)?;
         convert::name("task_name", &r.task_name)?;
-        self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
-        let plan = self.0.catalog.resolve(&r.namespace, &r.task_name, version.as_ref()).ok_or_else(|| {
-            let what = if r.version.is_empty() { String::new() } else { format!(" version {}", r.version) };
-            let message = format!("no template {}/{}{what} is registered", r.namespace, r.task_name);
-            error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message)
-        })?;
-        Ok(Response::new(proto::GetTemplateResponse { template: Some(convert::template(&plan, true)) }))
+        self.0
+            .catalog
+            .refresh()
+            .await
+            .map_err(|e| error::store(&e))?;
+        let plan = self
+            .0
+            .catalog
+            .resolve(&r.namespace, &r.task_name, version.as_ref())
+            .ok_or_else(|| {
+                let what = if r.version.is_empty() {
+                    String::new()
+                } else {
+                    format!(" version {}", r.version)
+                };
+                let message = format!(
+                    "no template {}/{}{what} is registered",
+                    r.namespace, r.task_name
+                );
+                error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message)
+            })?;
+        Ok(Response::new(proto::GetTemplateResponse {
+            template: Some(convert::template(&plan, true)),
+        }))
     }
 
     async fn list_templates(
@@ -90,27 +119,47 @@ impl TemplateService for Templates {
         let size = page::size(r.page_size, 100, 500)?;
         convert::name("namespace", &r.namespace)?;
         let after = page::place(&r.namespace, &r.page_token)?;
-        self.0.catalog.refresh().await.map_err(|e| error::store(&e))?;
+        self.0
+            .catalog
+            .refresh()
+            .await
+            .map_err(|e| error::store(&e))?;
         let all = self.0.catalog.list(&r.namespace, "");
         let key = |plan: &crate::engine::catalog::Plan| plan.template_id.to_be_bytes();
         // A template never disappears, so the place of the last page's last one can always be found.
         let start = match after {
             None => 0,
             Some(last) => {
-                1 + all.iter().position(|plan| key(plan)[..] == last[..]).ok_or_else(|| {
-                    error::invalid("page_token", "not a token of this server: copy `next_page_token` unchanged")
-                })?
+                1 + all
+                    .iter()
+                    .position(|plan| key(plan)[..] == last[..])
+                    .ok_or_else(|| {
+                        error::invalid(
+                            "page_token",
+                            "not a token of this server: copy `next_page_token` unchanged",
+                        )
+                    })?
             }
         };
         let shown: Vec<_> = all.iter().skip(start).take(size).collect();
-        let mut templates: Vec<_> = shown.iter().map(|plan| convert::template(plan, false)).collect();
+        let mut templates: Vec<_> = shown
+            .iter()
+            .map(|plan| convert::template(plan, false))
+            .collect();
         templates.truncate(page::fitting(&templates));
         let more = all.len() > start + templates.len();
-        let next_page_token = match templates.len().checked_sub(1).and_then(|last| shown.get(last)) {
+        let next_page_token = match templates
+            .len()
+            .checked_sub(1)
+            .and_then(|last| shown.get(last))
+        {
             Some(last) if more => page::token(&r.namespace, &key(last)),
             _ => String::new(),
         };
-        Ok(Response::new(proto::ListTemplatesResponse { templates, next_page_token }))
+        Ok(Response::new(proto::ListTemplatesResponse {
+            templates,
+            next_page_token,
+        }))
     }
 }
 
@@ -137,7 +186,10 @@ fn problem(p: Problem) -> proto::TemplateProblem {
 
 fn bounded(yaml: &str) -> Result<(), Status> {
     if yaml.len() > MAX_TEMPLATE_BYTES {
-        let message = format!("{} bytes: expected at most {MAX_TEMPLATE_BYTES}", yaml.len());
+        let message = format!(
+            "{} bytes: expected at most {MAX_TEMPLATE_BYTES}",
+            yaml.len()
+        );
         return Err(error::invalid("yaml", message));
     }
     Ok(())
@@ -145,9 +197,19 @@ fn bounded(yaml: &str) -> Result<(), Status> {
 
 /// Says so when a template means something else because it was registered elsewhere.
 fn other_environment(registered: &str, here: &str) -> String {
-    let name = |environment: &str| if environment.is_empty() { "none".to_owned() } else { format!("`{environment}`") };
+    let name = |environment: &str| {
+        if environment.is_empty() {
+            "none".to_owned()
+        } else {
+            format!("`{environment}`")
+        }
+    };
     if registered == here {
         return String::new();
     }
-    format!(" (in environment {}, and this server's is {})", name(registered), name(here))
+    format!(
+        " (in environment {}, and this server's is {})",
+        name(registered),
+        name(here)
+    )
 }

@@ -37,7 +37,15 @@ struct Watch {
 
 /// Sends `first`, then every change, and ends after the final state.
 pub fn stream(engine: Engine, watcher: Watcher, first: TaskView, final_only: bool) -> WatchStream {
-    let watch = Watch { engine, watcher, next: Some(first), last: None, sent: Instant::now(), final_only, done: false };
+    let watch = Watch {
+        engine,
+        watcher,
+        next: Some(first),
+        last: None,
+        sent: Instant::now(),
+        final_only,
+        done: false,
+    };
     Box::pin(stream::unfold(watch, |mut watch| async move {
         let item = watch.next_item().await?;
         Some((item, watch))
@@ -63,7 +71,8 @@ impl Watch {
                 continue;
             }
             match self.response(view).await {
-                Ok(response) if self.last.as_ref() == Some(&response) && !ended && !self.is_due() => {}
+                Ok(response)
+                    if self.last.as_ref() == Some(&response) && !ended && !self.is_due() => {}
                 Ok(response) => {
                     self.sent = Instant::now();
                     self.last = Some(response.clone());
@@ -94,8 +103,11 @@ impl Watch {
                 }
             };
             let until_due = SIGN_OF_LIFE.saturating_sub(self.sent.elapsed());
-            let patience =
-                if self.final_only || until_due.is_zero() { LOOK_ANYWAY } else { LOOK_ANYWAY.min(until_due) };
+            let patience = if self.final_only || until_due.is_zero() {
+                LOOK_ANYWAY
+            } else {
+                LOOK_ANYWAY.min(until_due)
+            };
             tokio::select! {
                 _ = tokio::time::timeout(patience, news) => {}
                 () = self.engine.stopping() => {
@@ -112,7 +124,9 @@ impl Watch {
             if self.watcher.has_ended() {
                 break;
             }
-            let ended = tasks::final_states(&self.engine.db, &[task_id]).await.map_err(|e| error::store(&e))?;
+            let ended = tasks::final_states(&self.engine.db, &[task_id])
+                .await
+                .map_err(|e| error::store(&e))?;
             if !ended.is_empty() {
                 break;
             }
@@ -124,9 +138,17 @@ impl Watch {
     }
 
     async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {
-        let plan = self.engine.catalog.plan(view.task.template_id).await.map_err(|e| error::store(&e))?;
+        let plan = self
+            .engine
+            .catalog
+            .plan(view.task.template_id)
+            .await
+            .map_err(|e| error::store(&e))?;
         let (task, mut steps) = convert::view(view, &plan, false);
         fit::fit(&task, &mut steps, 0);
-        Ok(WatchTaskResponse { task: Some(task), steps })
+        Ok(WatchTaskResponse {
+            task: Some(task),
+            steps,
+        })
     }
 }

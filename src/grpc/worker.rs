@@ -22,8 +22,8 @@ use crate::{
         traces::Traces,
     },
     proto::{
-        self, WorkRequest, WorkResponse, work_request::Message as Says, work_response::Message as Hears,
-        worker_service_server::WorkerService,
+        self, WorkRequest, WorkResponse, work_request::Message as Says,
+        work_response::Message as Hears, worker_service_server::WorkerService,
     },
     store::worker as workers,
 };
@@ -44,7 +44,10 @@ pub struct Workers(pub Engine);
 impl WorkerService for Workers {
     type WorkStream = Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>>;
 
-    async fn work(&self, request: Request<Streaming<WorkRequest>>) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(
+        &self,
+        request: Request<Streaming<WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
         // At once, so that a worker with several addresses loses no time here.
         if self.0.health.now().database_away {
             return Err(cut_off());
@@ -54,11 +57,18 @@ impl WorkerService for Workers {
             .await
             .map_err(|_| order("the first message must be `register`, and none came in time"))?
             .map_err(edge::unreadable)?;
-        let Some(WorkRequest { message: Some(Says::Register(register)) }) = first else {
+        let Some(WorkRequest {
+            message: Some(Says::Register(register)),
+        }) = first
+        else {
             return Err(order("the first message must be `register`"));
         };
         let lanes = self.0.catalog.lanes();
-        let is_stored = |name: &str| lanes.iter().any(|lane| lane.handler == name || lane.namespace == name);
+        let is_stored = |name: &str| {
+            lanes
+                .iter()
+                .any(|lane| lane.handler == name || lane.namespace == name)
+        };
         let new = worker_messages::register(register, self.0.server_id, is_stored)?;
         let (outbox, inbox) = outbox(outbox_size(new.max_concurrent_steps));
         let stop = CancellationToken::new();
@@ -68,7 +78,14 @@ impl WorkerService for Workers {
         let cancelled = connection.cancelled();
         tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
         let inbox = inbox.into_stream(Arc::clone(&self.0.hub));
-        let stream = outgoing(registered, cancelled, inbox, ending, stop.drop_guard(), self.0.traces.clone());
+        let stream = outgoing(
+            registered,
+            cancelled,
+            inbox,
+            ending,
+            stop.drop_guard(),
+            self.0.traces.clone(),
+        );
         tracing::info!(%worker_id, "worker connected");
         Ok(Response::new(stream))
     }
@@ -82,13 +99,19 @@ impl WorkerService for Workers {
         let size = page::size(r.page_size, 100, 1_000)?;
         let after = page::place(&r.handler, &r.page_token)?
             .map(|id| {
-                Uuid::from_slice(&id)
-                    .map_err(|_| error::invalid("page_token", "not a token of this list: start over without one"))
+                Uuid::from_slice(&id).map_err(|_| {
+                    error::invalid(
+                        "page_token",
+                        "not a token of this list: start over without one",
+                    )
+                })
             })
             .transpose()?;
         let handler = Some(r.handler.as_str()).filter(|h| !h.is_empty());
         let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
-        let mut found = workers::list(&self.0.db, handler, after, limit).await.map_err(|e| error::store(&e))?;
+        let mut found = workers::list(&self.0.db, handler, after, limit)
+            .await
+            .map_err(|e| error::store(&e))?;
         let count = found.len();
         found.truncate(size);
         let ids: Vec<Uuid> = found.iter().map(|worker| worker.worker_id).collect();
@@ -98,7 +121,10 @@ impl WorkerService for Workers {
             Some(last) if count > workers.len() => page::token(&r.handler, last.as_bytes()),
             _ => String::new(),
         };
-        Ok(Response::new(proto::ListWorkersResponse { workers, next_page_token }))
+        Ok(Response::new(proto::ListWorkersResponse {
+            workers,
+            next_page_token,
+        }))
     }
 }
 
@@ -121,9 +147,16 @@ impl Connection {
     ) -> Result<Self, Status> {
         let room = engine.hub.room().ok_or_else(|| {
             let message = "this server has as many worker streams as it takes; try another one";
-            error::retry_later(Code::ResourceExhausted, "TOO_MANY_WORKERS", message, Duration::from_secs(5))
+            error::retry_later(
+                Code::ResourceExhausted,
+                "TOO_MANY_WORKERS",
+                message,
+                Duration::from_secs(5),
+            )
         })?;
-        let found = workers::register(&engine.db, &new, engine.lease).await.map_err(|e| error::store(&e))?;
+        let found = workers::register(&engine.db, &new, engine.lease)
+            .await
+            .map_err(|e| error::store(&e))?;
         if let Some(previous) = new.previous {
             // If the old stream is here and still open, its worker is not behind it any more.
             engine.hub.send(previous, ToWorker::Superseded);
@@ -131,7 +164,12 @@ impl Connection {
         }
         let worker_id = new.worker_id;
         let kept: HashSet<Lease> = found.kept.iter().map(|k| k.lease).collect();
-        let void = new.held.iter().filter(|l| !kept.contains(l)).copied().collect();
+        let void = new
+            .held
+            .iter()
+            .filter(|l| !kept.contains(l))
+            .copied()
+            .collect();
         let profile = Profile {
             worker_id,
             name: new.name,
@@ -144,11 +182,23 @@ impl Connection {
         // The last wait, as the caller may go away in any: what was added would then stay.
         for orphan in found.orphans {
             let outcome = Outcome::Undelivered;
-            let gone = Input::Gone { lease: orphan.lease, worker_id: orphan.worker_id, outcome };
+            let gone = Input::Gone {
+                lease: orphan.lease,
+                worker_id: orphan.worker_id,
+                outcome,
+            };
             engine.settle.push(gone).await.map_err(error::closed)?;
         }
-        engine.hub.add(room, profile, held, &engine.catalog.lanes(), outbox, stop);
-        Ok(Self { engine, worker_id, kept: kept.into_iter().collect(), void, draining: false })
+        engine
+            .hub
+            .add(room, profile, held, &engine.catalog.lanes(), outbox, stop);
+        Ok(Self {
+            engine,
+            worker_id,
+            kept: kept.into_iter().collect(),
+            void,
+            draining: false,
+        })
     }
 
     fn registered(&self) -> WorkResponse {
@@ -163,11 +213,19 @@ impl Connection {
 
     /// The leases that the worker claimed to hold and that are not its own any more.
     fn cancelled(&self) -> Vec<WorkResponse> {
-        self.void.iter().map(|lease| cancel(*lease, String::new(), CancelReason::LeaseLost)).collect()
+        self.void
+            .iter()
+            .map(|lease| cancel(*lease, String::new(), CancelReason::LeaseLost))
+            .collect()
     }
 
     /// Reads until either side ends.
-    async fn run(mut self, mut inbound: Streaming<WorkRequest>, ending: Ending, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut inbound: Streaming<WorkRequest>,
+        ending: Ending,
+        stop: CancellationToken,
+    ) {
         let end = loop {
             let message = tokio::select! {
                 () = stop.cancelled() => break End::Broken,
@@ -184,7 +242,10 @@ impl Connection {
                 Err(status) => {
                     tracing::debug!(worker_id = %self.worker_id, %status, "a worker's stream broke");
                     // Bytes that are no message are worth an answer; a broken connection has nobody to read it.
-                    if matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted) {
+                    if matches!(
+                        status.code(),
+                        Code::InvalidArgument | Code::ResourceExhausted
+                    ) {
                         ending.set(status);
                     }
                     break End::Broken;
@@ -215,18 +276,28 @@ impl Connection {
                 Ok(())
             }
             Some(Says::Register(_)) => Err(order("`register` comes once, as the first message")),
-            None => Err(error::invalid("message", "empty: expected `result`, `heartbeat` or `drain`")),
+            None => Err(error::invalid(
+                "message",
+                "empty: expected `result`, `heartbeat` or `drain`",
+            )),
         }
     }
 
     async fn result(&self, result: proto::StepResult) -> Result<(), Status> {
         let (lease, outcome) = worker_messages::result(result)?;
         let outcome = match outcome {
-            Outcome::Released { .. } => Outcome::Released { pause: !self.draining },
+            Outcome::Released { .. } => Outcome::Released {
+                pause: !self.draining,
+            },
             other => other,
         };
         let plan = self.engine.hub.answered(self.worker_id, lease);
-        let input = Input::Result { lease, outcome, worker_id: self.worker_id, plan };
+        let input = Input::Result {
+            lease,
+            outcome,
+            worker_id: self.worker_id,
+            plan,
+        };
         let taken = self.engine.settle.push(input);
         tokio::pin!(taken);
         loop {
@@ -262,7 +333,11 @@ impl Connection {
             return;
         }
         for lease in left {
-            let gone = Input::Gone { lease, worker_id: self.worker_id, outcome: Outcome::Drained };
+            let gone = Input::Gone {
+                lease,
+                worker_id: self.worker_id,
+                outcome: Outcome::Drained,
+            };
             let _ = self.engine.settle.push(gone).await;
         }
     }
@@ -281,7 +356,10 @@ struct Ending(Arc<Mutex<Option<Status>>>);
 
 impl Ending {
     fn set(&self, status: Status) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(status);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(status);
     }
 
     fn take(&self) -> Option<Status> {
@@ -312,16 +390,26 @@ fn response(message: ToWorker, traces: &Traces) -> Result<WorkResponse, Status> 
     Ok(match message {
         ToWorker::Assign(a) => hears(Hears::Assignment(convert::assignment(*a, traces))),
         ToWorker::Ack { lease, accepted } => {
-            let status = if accepted { proto::ResultStatus::Accepted } else { proto::ResultStatus::Stale };
-            hears(Hears::Ack(proto::ResultAck { lease_token: lease.to_token(), status: status.into() }))
+            let status = if accepted {
+                proto::ResultStatus::Accepted
+            } else {
+                proto::ResultStatus::Stale
+            };
+            hears(Hears::Ack(proto::ResultAck {
+                lease_token: lease.to_token(),
+                status: status.into(),
+            }))
         }
-        ToWorker::Cancel { lease, step_name, reason } => cancel(lease, step_name, reason),
-        ToWorker::Draining { grace } => {
-            hears(Hears::Draining(proto::Draining { grace: Some(convert::duration(grace)) }))
-        }
+        ToWorker::Cancel {
+            lease,
+            step_name,
+            reason,
+        } => cancel(lease, step_name, reason),
+        ToWorker::Draining { grace } => hears(Hears::Draining(proto::Draining {
+            grace: Some(convert::duration(grace)),
+        })),
         ToWorker::Superseded => {
-            let message =
-                "this connection's lease ended: the worker registered again elsewhere or fell silent; register again";
+            let message = "this connection's lease ended: the worker registered again elsewhere or fell silent; register again";
             return Err(error::status(Code::Aborted, "SUPERSEDED", message));
         }
         ToWorker::Closing => return Err(error::unavailable("the server is shutting down")),
@@ -344,12 +432,16 @@ fn cancel(lease: Lease, step_name: String, reason: CancelReason) -> WorkResponse
 }
 
 fn hears(message: Hears) -> WorkResponse {
-    WorkResponse { message: Some(message) }
+    WorkResponse {
+        message: Some(message),
+    }
 }
 
 /// The worker finds another server with what it holds; this one says when it may be tried again.
 fn cut_off() -> Status {
-    error::unavailable("the server has lost its database; go on at another one with the leases that you hold")
+    error::unavailable(
+        "the server has lost its database; go on at another one with the leases that you hold",
+    )
 }
 
 fn order(message: &str) -> Status {

@@ -34,25 +34,44 @@ const MAX_LABELS: usize = 64;
 
 /// A worker out of its first message. `is_stored` says whether a registered template has a handler or a namespace of this name, which
 /// may be older than the grammar of names.
-pub fn register(r: proto::Register, server_id: Uuid, is_stored: impl Fn(&str) -> bool) -> Result<NewWorker, Status> {
+pub fn register(
+    r: proto::Register,
+    server_id: Uuid,
+    is_stored: impl Fn(&str) -> bool,
+) -> Result<NewWorker, Status> {
     name("register.name", &r.name)?;
     optional_name("register.build_id", &r.build_id)?;
     count("register.handlers", r.handlers.len(), 1, MAX_HANDLERS)?;
     count("register.namespaces", r.namespaces.len(), 0, MAX_NAMESPACES)?;
     count("register.labels", r.labels.len(), 0, MAX_LABELS)?;
-    count("register.held_leases", r.held_leases.len(), 0, MAX_HELD_LEASES)?;
+    count(
+        "register.held_leases",
+        r.held_leases.len(),
+        0,
+        MAX_HELD_LEASES,
+    )?;
     if !(1..=MAX_CONCURRENT_STEPS).contains(&r.max_concurrent_steps) {
-        let message = format!("{} is out of bounds: expected 1 to {MAX_CONCURRENT_STEPS}", r.max_concurrent_steps);
+        let message = format!(
+            "{} is out of bounds: expected 1 to {MAX_CONCURRENT_STEPS}",
+            r.max_concurrent_steps
+        );
         return Err(invalid("register.max_concurrent_steps", message));
     }
-    let limit = if r.max_assignment_bytes == 0 { DEFAULT_ASSIGNMENT_BYTES } else { r.max_assignment_bytes };
+    let limit = if r.max_assignment_bytes == 0 {
+        DEFAULT_ASSIGNMENT_BYTES
+    } else {
+        r.max_assignment_bytes
+    };
     if !(MIN_ASSIGNMENT_BYTES..=MAX_ASSIGNMENT_BYTES).contains(&limit) {
         let message = format!(
             "{limit} is out of bounds: expected {MIN_ASSIGNMENT_BYTES} to {MAX_ASSIGNMENT_BYTES}, or 0 for {DEFAULT_ASSIGNMENT_BYTES}"
         );
         return Err(invalid("register.max_assignment_bytes", message));
     }
-    for (field, names) in [("register.handlers", &r.handlers), ("register.namespaces", &r.namespaces)] {
+    for (field, names) in [
+        ("register.handlers", &r.handlers),
+        ("register.namespaces", &r.namespaces),
+    ] {
         for text in names {
             name(field, text)?;
             names::check(text)
@@ -84,7 +103,11 @@ pub fn register(r: proto::Register, server_id: Uuid, is_stored: impl Fn(&str) ->
         max_assignment_bytes: limit,
         labels: serde_json::to_string(&r.labels).unwrap_or_else(|_| "{}".into()),
         previous,
-        held: r.held_leases.iter().map(|t| lease("register.held_leases", t)).collect::<Result<_, _>>()?,
+        held: r
+            .held_leases
+            .iter()
+            .map(|t| lease("register.held_leases", t))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -117,7 +140,11 @@ fn malformed(why: String) -> Outcome {
 }
 
 fn success(json: String) -> Outcome {
-    let json = if json.is_empty() { "null".to_owned() } else { json };
+    let json = if json.is_empty() {
+        "null".to_owned()
+    } else {
+        json
+    };
     match json::check_document(&json, MAX_RESULT_BYTES) {
         Ok(()) => Outcome::Succeeded(json),
         Err(error) => Outcome::PermanentError(Failure::of_server(
@@ -138,15 +165,27 @@ fn failure(message: String, code: String, context: String) -> Failure {
             }
         }),
     };
-    let message = if message.is_empty() { "the handler gave no message".to_owned() } else { message };
-    Failure { message, code, context }.cut()
+    let message = if message.is_empty() {
+        "the handler gave no message".to_owned()
+    } else {
+        message
+    };
+    Failure {
+        message,
+        code,
+        context,
+    }
+    .cut()
 }
 
 /// What is asked for, from nothing to [`MAX_RETRY_AFTER`].
 fn retry_after(d: prost_types::Duration) -> Result<Duration, String> {
     let signs_differ = d.seconds.signum() * i64::from(d.nanos.signum()) < 0;
     if d.nanos.unsigned_abs() > 999_999_999 || signs_differ {
-        return Err("not a duration: expected nanos from 0 to 999999999, with the sign of seconds".to_owned());
+        return Err(
+            "not a duration: expected nanos from 0 to 999999999, with the sign of seconds"
+                .to_owned(),
+        );
     }
     // A time that has passed already asks for nothing.
     let asked = match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
@@ -162,13 +201,23 @@ fn lease(field: &str, token: &str) -> Result<Lease, Status> {
 
 fn name(field: &str, text: &str) -> Result<(), Status> {
     if text.is_empty() {
-        return Err(invalid(field, format!("empty: expected 1 to {MAX_NAME_BYTES} bytes")));
+        return Err(invalid(
+            field,
+            format!("empty: expected 1 to {MAX_NAME_BYTES} bytes"),
+        ));
     }
     Ok(optional_name(field, text)?)
 }
 
 fn count(field: &str, n: usize, min: usize, max: usize) -> Result<(), Status> {
-    if (min..=max).contains(&n) { Ok(()) } else { Err(invalid(field, format!("{n} given: expected {min} to {max}"))) }
+    if (min..=max).contains(&n) {
+        Ok(())
+    } else {
+        Err(invalid(
+            field,
+            format!("{n} given: expected {min} to {max}"),
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -184,14 +233,27 @@ mod tests {
             max_concurrent_steps: 1,
             ..proto::Register::default()
         };
-        let register = |r: proto::Register| super::register(r, Uuid::nil(), |name| name == "old name");
+        let register =
+            |r: proto::Register| super::register(r, Uuid::nil(), |name| name == "old name");
         for name in ["Warehouse::StepHandlers::X", "a.b-c", "old name"] {
-            assert!(register(worker(name, "n")).is_ok() && register(worker("h", name)).is_ok(), "{name}");
+            assert!(
+                register(worker(name, "n")).is_ok() && register(worker("h", name)).is_ok(),
+                "{name}"
+            );
         }
-        for (name, says) in [("a/b", "`a/b`: the name must not contain `/`"), ("a b", "white space, found U+0020")] {
-            for (field, r) in [("handlers", worker(name, "n")), ("namespaces", worker("h", name))] {
+        for (name, says) in [
+            ("a/b", "`a/b`: the name must not contain `/`"),
+            ("a b", "white space, found U+0020"),
+        ] {
+            for (field, r) in [
+                ("handlers", worker(name, "n")),
+                ("namespaces", worker("h", name)),
+            ] {
                 let status = register(r).unwrap_err();
-                assert!(status.message().starts_with(&format!("register.{field}: ")), "{status:?}");
+                assert!(
+                    status.message().starts_with(&format!("register.{field}: ")),
+                    "{status:?}"
+                );
                 assert!(status.message().contains(says), "{status:?}");
             }
         }

@@ -44,9 +44,17 @@ impl Limits {
 
     /// With so many file descriptors; none is no limit. However few there are, half of them are for connections.
     fn of(files: Option<u64>) -> Self {
-        let files = files.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-        let all = files.saturating_sub(RESERVED_FILES).max(files / 2).clamp(1, MAX_CONNECTIONS);
-        Self { all, one_address: all - all / LEFT_TO_OTHERS }
+        let files = files
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(usize::MAX);
+        let all = files
+            .saturating_sub(RESERVED_FILES)
+            .max(files / 2)
+            .clamp(1, MAX_CONNECTIONS);
+        Self {
+            all,
+            one_address: all - all / LEFT_TO_OTHERS,
+        }
     }
 }
 
@@ -68,7 +76,12 @@ pub fn connections(
     limits: Limits,
     counts: Arc<EdgeCounts>,
 ) -> impl Stream<Item = io::Result<NotQuiet>> {
-    let door = Door { limits, counts, peers: Arc::default(), said: None };
+    let door = Door {
+        limits,
+        counts,
+        peers: Arc::default(),
+        said: None,
+    };
     unfold((listener, door), |(listener, mut door)| async move {
         let connection = door.next(|| listener.accept()).await;
         Some((Ok(connection), (listener, door)))
@@ -129,7 +142,11 @@ impl Door {
         }
         *of_peer += 1;
         self.counts.open.fetch_add(1, Relaxed);
-        Ok(Seat { counts: Arc::clone(&self.counts), peers: Arc::clone(&self.peers), address })
+        Ok(Seat {
+            counts: Arc::clone(&self.counts),
+            peers: Arc::clone(&self.peers),
+            address,
+        })
     }
 
     /// The connection is closed by being dropped; the caller sees at once that it has to go elsewhere.
@@ -157,7 +174,11 @@ impl Seat {
     pub fn only() -> Self {
         let counts = Arc::<EdgeCounts>::default();
         counts.open.store(1, Relaxed);
-        Self { counts, peers: Arc::default(), address: Ipv6Addr::LOCALHOST.into() }
+        Self {
+            counts,
+            peers: Arc::default(),
+            address: Ipv6Addr::LOCALHOST.into(),
+        }
     }
 }
 
@@ -177,7 +198,10 @@ impl Drop for Seat {
 /// Whether the connection alone is concerned, which was over before it was accepted.
 fn is_over(error: &io::Error) -> bool {
     use io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
+    matches!(
+        error.kind(),
+        K::ConnectionAborted | K::ConnectionReset | K::Interrupted
+    )
 }
 
 /// What counts as one address.
@@ -195,15 +219,32 @@ mod tests {
     use super::*;
 
     fn door(all: usize, one_address: usize) -> Door {
-        Door { limits: Limits { all, one_address }, counts: Arc::default(), peers: Arc::default(), said: None }
+        Door {
+            limits: Limits { all, one_address },
+            counts: Arc::default(),
+            peers: Arc::default(),
+            said: None,
+        }
     }
 
     #[test]
     fn the_limit_follows_from_the_file_descriptors() {
         let all = |files: u64| Limits::of(Some(files)).all;
-        assert_eq!([0, 1, 64, 255, 256, 257, 1_024].map(all), [1, 1, 32, 127, 128, 129, 896]);
-        assert_eq!([10_127, 10_128, 10_129, u64::MAX].map(all), [9_999, 10_000, 10_000, 10_000]);
-        assert_eq!(Limits::of(None), Limits { all: 10_000, one_address: 7_500 });
+        assert_eq!(
+            [0, 1, 64, 255, 256, 257, 1_024].map(all),
+            [1, 1, 32, 127, 128, 129, 896]
+        );
+        assert_eq!(
+            [10_127, 10_128, 10_129, u64::MAX].map(all),
+            [9_999, 10_000, 10_000, 10_000]
+        );
+        assert_eq!(
+            Limits::of(None),
+            Limits {
+                all: 10_000,
+                one_address: 7_500
+            }
+        );
         assert_eq!(Limits::of(Some(1)).one_address, 1);
     }
 
@@ -211,7 +252,10 @@ mod tests {
     fn an_address_leaves_some_to_others() {
         let door = door(3, 2);
         let at = |text: &str| door.seat(text.parse().unwrap());
-        let seats = [at("10.0.0.1").unwrap_or_else(|_| panic!()), at("::ffff:10.0.0.1").unwrap_or_else(|_| panic!())];
+        let seats = [
+            at("10.0.0.1").unwrap_or_else(|_| panic!()),
+            at("::ffff:10.0.0.1").unwrap_or_else(|_| panic!()),
+        ];
         assert!(matches!(at("10.0.0.1"), Err(Refusal::Peer)));
         let other = at("10.0.0.2");
         assert!(other.is_ok() && matches!(at("10.0.0.3"), Err(Refusal::Connections)));
@@ -220,14 +264,19 @@ mod tests {
         assert_eq!(door.counts.connections(), 0);
         assert!(door.peers.lock().unwrap().is_empty());
         let same_network = [at("2001:db8::1"), at("2001:db8::2")];
-        assert!(same_network.iter().all(Result::is_ok) && matches!(at("2001:db8::3"), Err(Refusal::Peer)));
+        assert!(
+            same_network.iter().all(Result::is_ok)
+                && matches!(at("2001:db8::3"), Err(Refusal::Peer))
+        );
         assert!(at("2001:db8:0:1::1").is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_descriptors_it_tries_ten_times_a_second() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let mut door = door(3, 2);
         let (tries, started) = (AtomicUsize::new(0), tokio::time::Instant::now());
         let (tries, listener) = (&tries, &listener);
@@ -239,7 +288,14 @@ mod tests {
             }
         };
         let _connection = door.next(accept).await;
-        assert!(started.elapsed() >= BACK_OFF * 100, "{:?}", started.elapsed());
-        assert_eq!((door.counts.not_accepted.get(), door.counts.connections()), (100, 1));
+        assert!(
+            started.elapsed() >= BACK_OFF * 100,
+            "{:?}",
+            started.elapsed()
+        );
+        assert_eq!(
+            (door.counts.not_accepted.get(), door.counts.connections()),
+            (100, 1)
+        );
     }
 }

@@ -38,7 +38,11 @@ impl From<Problem> for Unread {
 
 impl From<Full> for Unread {
     fn from(full: Full) -> Self {
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "BODIES_FULL", full.to_string());
+        let problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "BODIES_FULL",
+            full.to_string(),
+        );
         Self::Problem(problem.retry_after(RETRY_AFTER))
     }
 }
@@ -50,7 +54,9 @@ impl Unread {
             Self::Encoding(problem) => {
                 let accepted = HeaderValue::from_static("gzip, identity");
                 let mut response = problem.into_response();
-                response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
+                response
+                    .headers_mut()
+                    .insert(header::ACCEPT_ENCODING, accepted);
                 response
             }
         }
@@ -70,9 +76,16 @@ pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(Strin
         let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
         Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", detail)
     })??;
-    let plain = if is_packed { unpack(arrived.into(), &taken).await? } else { arrived };
+    let plain = if is_packed {
+        unpack(arrived.into(), &taken).await?
+    } else {
+        arrived
+    };
     let text = String::from_utf8(plain).map_err(|error| {
-        unreadable(format!("the body is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+        unreadable(format!(
+            "the body is not UTF-8 from byte {} on",
+            error.utf8_error().valid_up_to()
+        ))
     })?;
     Ok((text, taken))
 }
@@ -81,10 +94,13 @@ async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
     let mut body = Limited::new(body, MAX_BODY_BYTES);
     let mut all = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
-            true => too_large(),
-            false => unreadable(format!("the body broke off: {}", root(&*error))),
-        })?;
+        let frame =
+            frame.map_err(
+                |error| match error.is::<http_body_util::LengthLimitError>() {
+                    true => too_large(),
+                    false => unreadable(format!("the body broke off: {}", root(&*error))),
+                },
+            )?;
         if let Some(bytes) = frame.data_ref() {
             taken.more(bytes.len())?;
             all.extend_from_slice(bytes);
@@ -99,7 +115,9 @@ async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
         let before = inflate.unpacked();
         let is_all = inflate.go_on().map_err(|error| match error {
             InflateError::TooLarge(_) => too_large(),
-            InflateError::Unreadable(_) => unreadable(format!("the body cannot be unpacked: {error}")),
+            InflateError::Unreadable(_) => {
+                unreadable(format!("the body cannot be unpacked: {error}"))
+            }
         })?;
         if is_all {
             return Ok(inflate.into_bytes());
@@ -112,20 +130,32 @@ async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
 
 fn is_packed(headers: &HeaderMap) -> Result<bool, Unread> {
     let mut all = headers.get_all(header::CONTENT_ENCODING).iter();
-    let Some(first) = all.next() else { return Ok(false) };
-    let said = String::from_utf8_lossy(first.as_bytes()).trim().to_ascii_lowercase();
+    let Some(first) = all.next() else {
+        return Ok(false);
+    };
+    let said = String::from_utf8_lossy(first.as_bytes())
+        .trim()
+        .to_ascii_lowercase();
     match (said.as_str(), all.next()) {
         ("gzip" | "x-gzip", None) => Ok(true),
         ("identity" | "", None) => Ok(false),
         _ => {
-            let detail = format!("content-encoding `{said:.80}` is not taken: expected gzip or identity, and only one");
-            Err(Unread::Encoding(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CONTENT_ENCODING", detail)))
+            let detail = format!(
+                "content-encoding `{said:.80}` is not taken: expected gzip or identity, and only one"
+            );
+            Err(Unread::Encoding(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "CONTENT_ENCODING",
+                detail,
+            )))
         }
     }
 }
 
 fn too_large() -> Problem {
-    let detail = format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes, once it is unpacked");
+    let detail = format!(
+        "the body is too large: expected at most {MAX_BODY_BYTES} bytes, once it is unpacked"
+    );
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail)
 }
 

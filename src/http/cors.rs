@@ -44,9 +44,16 @@ impl FromStr for Origin {
             );
         }
         let expected = "expected scheme, host and perhaps a port, such as https://ops.example.com";
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or(expected)?;
-        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
-        if host.is_empty() || !host.chars().all(is_plain) || text.parse::<axum::http::Uri>().is_err() {
+        let host = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"))
+            .ok_or(expected)?;
+        let is_plain =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+        if host.is_empty()
+            || !host.chars().all(is_plain)
+            || text.parse::<axum::http::Uri>().is_err()
+        {
             return Err(expected);
         }
         HeaderValue::from_str(text).map(Self).map_err(|_| expected)
@@ -66,7 +73,12 @@ pub fn allow(router: Router, origins: &[Origin]) -> Router {
         return router;
     }
     let cors = CorsLayer::new()
-        .allow_origin(origins.iter().map(|origin| origin.0.clone()).collect::<Vec<_>>())
+        .allow_origin(
+            origins
+                .iter()
+                .map(|origin| origin.0.clone())
+                .collect::<Vec<_>>(),
+        )
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(SENT)
         .expose_headers(SEEN)
@@ -80,12 +92,24 @@ mod tests {
 
     #[test]
     fn an_origin_is_what_a_browser_sends() {
-        for text in ["https://ops.example.com", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+        for text in [
+            "https://ops.example.com",
+            "http://127.0.0.1:3000",
+            "http://[::1]:3000",
+        ] {
             assert!(text.parse::<Origin>().is_ok(), "{text}");
         }
-        for text in
-            ["*", "", "null", "ops.example.com", "https://", "https://a/", "https://A", "https://a b", "ftp://a"]
-        {
+        for text in [
+            "*",
+            "",
+            "null",
+            "ops.example.com",
+            "https://",
+            "https://a/",
+            "https://A",
+            "https://a b",
+            "ftp://a",
+        ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }
     }

@@ -60,7 +60,8 @@ impl Guard {
         if grpc::edge::is_native(request) && !from_browser {
             return Ok(());
         }
-        let authority = authority(request.uri(), headers).map_err(|problem| (Refusal::Host, problem))?;
+        let authority =
+            authority(request.uri(), headers).map_err(|problem| (Refusal::Host, problem))?;
         if !host::is_allowed(&authority, &self.hosts) {
             return Err((Refusal::Host, foreign_host(&authority)));
         }
@@ -75,9 +76,12 @@ impl Guard {
         let headers = request.headers();
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
         if origins.peek().is_some() {
-            let is_own =
-                |origin: &HeaderValue| self.origins.iter().any(|named| named.is(origin)) || is_same(origin, authority);
-            return origins.find(|origin| !is_own(origin)).map_or(Ok(()), |foreign| Err(shown(foreign)));
+            let is_own = |origin: &HeaderValue| {
+                self.origins.iter().any(|named| named.is(origin)) || is_same(origin, authority)
+            };
+            return origins
+                .find(|origin| !is_own(origin))
+                .map_or(Ok(()), |foreign| Err(shown(foreign)));
         }
         let said = |name: &str| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
         // Without an origin a page has sent it, or a person has followed a link; a link may lead to what is only read.
@@ -85,7 +89,9 @@ impl Guard {
             && said(FETCH_MODE) == b"navigate"
             && said(FETCH_DEST) == b"document";
         match said(FETCH_SITE) {
-            b"cross-site" if !is_link => Err("another site, as the browser says (sec-fetch-site)".to_owned()),
+            b"cross-site" if !is_link => {
+                Err("another site, as the browser says (sec-fetch-site)".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -97,18 +103,29 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(bad("HOST_AMBIGUOUS", "the request has two Host headers: expected one"));
+        return Err(bad(
+            "HOST_AMBIGUOUS",
+            "the request has two Host headers: expected one",
+        ));
     }
-    let host = host.map(|host| Authority::try_from(host.as_bytes())).transpose();
+    let host = host
+        .map(|host| Authority::try_from(host.as_bytes()))
+        .transpose();
     let unreadable = "the Host header cannot be read: expected host or host:port";
     let host = host.map_err(|_| bad("HOST_UNREADABLE", unreadable))?;
     let named = match (uri.authority().cloned(), host) {
         (Some(uri), Some(host)) if host::place(&uri, 0) != host::place(&host, 0) => {
-            return Err(bad("HOST_AMBIGUOUS", "the request is for one host and its Host header names another"));
+            return Err(bad(
+                "HOST_AMBIGUOUS",
+                "the request is for one host and its Host header names another",
+            ));
         }
         (Some(named), _) | (None, Some(named)) => named,
         (None, None) => {
-            return Err(bad("HOST_MISSING", "the request does not say which host it is for: expected a Host header"));
+            return Err(bad(
+                "HOST_MISSING",
+                "the request does not say which host it is for: expected a Host header",
+            ));
         }
     };
     if named.host().is_empty() || named.as_str().contains('@') {
@@ -119,7 +136,9 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
 
 /// Whether a page has come from this very server; a proxy in front may add TLS.
 fn is_same(origin: &HeaderValue, authority: &Authority) -> bool {
-    let Some((scheme, rest)) = origin.to_str().ok().and_then(|text| text.split_once("://")) else { return false };
+    let Some((scheme, rest)) = origin.to_str().ok().and_then(|text| text.split_once("://")) else {
+        return false;
+    };
     let default_port = match scheme {
         "http" => 80,
         "https" => 443,
@@ -127,12 +146,16 @@ fn is_same(origin: &HeaderValue, authority: &Authority) -> bool {
     };
     let page = rest.parse::<Authority>();
     page.is_ok_and(|page| {
-        !page.as_str().contains('@') && host::place(&page, default_port) == host::place(authority, default_port)
+        !page.as_str().contains('@')
+            && host::place(&page, default_port) == host::place(authority, default_port)
     })
 }
 
 fn shown(value: &HeaderValue) -> String {
-    format!("the origin `{:.200}`", String::from_utf8_lossy(value.as_bytes()))
+    format!(
+        "the origin `{:.200}`",
+        String::from_utf8_lossy(value.as_bytes())
+    )
 }
 
 fn foreign_host(authority: &Authority) -> Problem {
@@ -169,7 +192,12 @@ mod tests {
             request = request.header(*name, *value);
         }
         let problem = guard.check(&request.body(Body::empty()).unwrap()).err()?.1;
-        Some(serde_json::to_value(&problem).unwrap()["code"].as_str().unwrap().to_owned())
+        Some(
+            serde_json::to_value(&problem).unwrap()["code"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        )
     }
 
     #[test]
@@ -182,7 +210,11 @@ mod tests {
             ("tasker.example.com", "http://tasker.example.com:80"),
             ("localhost:7233", "https://ops.example.com"),
         ] {
-            let site = if origin.contains("ops") { "cross-site" } else { "same-origin" };
+            let site = if origin.contains("ops") {
+                "cross-site"
+            } else {
+                "same-origin"
+            };
             let headers = [("host", host), ("origin", origin), ("sec-fetch-site", site)];
             assert_eq!(refused("/x", &headers), None, "{headers:?}");
         }
@@ -205,22 +237,46 @@ mod tests {
             let code = refused("/x", &[("host", "localhost:7233"), ("origin", origin)]);
             assert_eq!(code.as_deref(), Some("ORIGIN_NOT_ALLOWED"), "{origin}");
         }
-        let two = [("host", "a"), ("origin", "http://a"), ("origin", "http://b")];
+        let two = [
+            ("host", "a"),
+            ("origin", "http://a"),
+            ("origin", "http://b"),
+        ];
         assert_eq!(refused("/x", &two).as_deref(), Some("ORIGIN_NOT_ALLOWED"));
-        let site = [("host", "a"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        let site = [
+            ("host", "a"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+        ];
         assert_eq!(refused("/x", &site).as_deref(), Some("ORIGIN_NOT_ALLOWED"));
-        assert_eq!(refused("/x", &[("host", "a"), ("sec-fetch-site", "none")]), None);
+        assert_eq!(
+            refused("/x", &[("host", "a"), ("sec-fetch-site", "none")]),
+            None
+        );
     }
 
     #[test]
     fn a_request_is_for_one_host() {
         assert_eq!(refused("/x", &[]).as_deref(), Some("HOST_MISSING"));
         for host in ["", ":7233", "a b", "user@localhost", "localhost:7233/x"] {
-            assert_eq!(refused("/x", &[("host", host)]).as_deref(), Some("HOST_UNREADABLE"), "{host}");
+            assert_eq!(
+                refused("/x", &[("host", host)]).as_deref(),
+                Some("HOST_UNREADABLE"),
+                "{host}"
+            );
         }
-        assert_eq!(refused("/x", &[("host", "a"), ("host", "a")]).as_deref(), Some("HOST_AMBIGUOUS"));
-        assert_eq!(refused("http://localhost/x", &[("host", "a")]).as_deref(), Some("HOST_AMBIGUOUS"));
-        assert_eq!(refused("http://evil.com/x", &[("host", "evil.com")]).as_deref(), Some("HOST_NOT_ALLOWED"));
+        assert_eq!(
+            refused("/x", &[("host", "a"), ("host", "a")]).as_deref(),
+            Some("HOST_AMBIGUOUS")
+        );
+        assert_eq!(
+            refused("http://localhost/x", &[("host", "a")]).as_deref(),
+            Some("HOST_AMBIGUOUS")
+        );
+        assert_eq!(
+            refused("http://evil.com/x", &[("host", "evil.com")]).as_deref(),
+            Some("HOST_NOT_ALLOWED")
+        );
         assert_eq!(refused("http://localhost/x", &[]), None);
     }
 }

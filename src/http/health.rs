@@ -13,11 +13,23 @@ pub async fn livez() -> &'static str {
 pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) {
     let now = engine.health.now();
     match (now.draining, now.database_away) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: the server is about to end\n"),
+        (true, _) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining: the server is about to end\n",
+        ),
         (_, true) if now.read_only => (StatusCode::SERVICE_UNAVAILABLE, "database: read-only\n"),
-        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "database: does not answer\n"),
-        _ if now.stalled.is_some() => (StatusCode::SERVICE_UNAVAILABLE, "stalled: a loop makes no progress\n"),
-        _ if now.unjudging => (StatusCode::SERVICE_UNAVAILABLE, "stalled: every judging thread is stuck\n"),
+        (_, true) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "database: does not answer\n",
+        ),
+        _ if now.stalled.is_some() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stalled: a loop makes no progress\n",
+        ),
+        _ if now.unjudging => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stalled: every judging thread is stuck\n",
+        ),
         _ => (StatusCode::OK, "ok\n"),
     }
 }

@@ -22,18 +22,26 @@ impl FromStr for AllowedHost {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "*" {
-            return Err("any page of the web could call this server by a name of its own, and the server has no \
-                        authentication; name the hosts");
+            return Err(
+                "any page of the web could call this server by a name of its own, and the server has no \
+                        authentication; name the hosts",
+            );
         }
-        let (name, below) = text.strip_prefix("*.").map_or((text, false), |suffix| (suffix, true));
+        let (name, below) = text
+            .strip_prefix("*.")
+            .map_or((text, false), |suffix| (suffix, true));
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let is_name = !name.is_empty() && name.chars().all(is_plain) && !name.split('.').any(str::is_empty);
+        let is_name =
+            !name.is_empty() && name.chars().all(is_plain) && !name.split('.').any(str::is_empty);
         if !is_name {
             return Err(
                 "expected the name of a host without scheme and port, such as tasker.example.com or *.example.com",
             );
         }
-        Ok(Self { name: name.to_ascii_lowercase().into(), below })
+        Ok(Self {
+            name: name.to_ascii_lowercase().into(),
+            below,
+        })
     }
 }
 
@@ -42,7 +50,9 @@ impl AllowedHost {
     fn allows(&self, host: &str) -> bool {
         match self.below {
             false => host == &*self.name,
-            true => host.strip_suffix(&*self.name).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            true => host
+                .strip_suffix(&*self.name)
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
         }
     }
 }
@@ -50,13 +60,20 @@ impl AllowedHost {
 /// Whether the server may be called by this name: an address, `localhost`, a name without a dot, or one of `also`.
 pub fn is_allowed(authority: &Authority, also: &[AllowedHost]) -> bool {
     // Behind a host comes a port at most; the parser lets more follow an address in brackets.
-    let behind = authority.as_str().rsplit('@').next().and_then(|place| place.strip_prefix(authority.host()));
+    let behind = authority
+        .as_str()
+        .rsplit('@')
+        .next()
+        .and_then(|place| place.strip_prefix(authority.host()));
     if !behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(':')) {
         return false;
     }
     let host = authority.host().to_ascii_lowercase();
     if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        return v6.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        return v6
+            .split('%')
+            .next()
+            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
     let absolute = host.strip_suffix('.').unwrap_or(&host);
     // No page has a name without a dot: names of the web are below a top-level domain.
@@ -69,7 +86,10 @@ pub fn is_allowed(authority: &Authority, also: &[AllowedHost]) -> bool {
 /// Host and port as they are compared; a missing port is the scheme's.
 pub fn place(authority: &Authority, default_port: u16) -> (String, u16) {
     let host = authority.host().to_ascii_lowercase();
-    (host.strip_suffix('.').map(str::to_owned).unwrap_or(host), authority.port_u16().unwrap_or(default_port))
+    (
+        host.strip_suffix('.').map(str::to_owned).unwrap_or(host),
+        authority.port_u16().unwrap_or(default_port),
+    )
 }
 
 #[cfg(test)]
@@ -97,10 +117,18 @@ mod tests {
         ] {
             assert!(allowed(host, &[]), "{host}");
         }
-        for host in
-            ["evil.example.com:7233", "evil.com", "127.0.0.1.evil.com", "a.localhost", "evil.", "1.2.3", "[::1].x"]
-        {
-            let Ok(authority) = host.parse() else { continue };
+        for host in [
+            "evil.example.com:7233",
+            "evil.com",
+            "127.0.0.1.evil.com",
+            "a.localhost",
+            "evil.",
+            "1.2.3",
+            "[::1].x",
+        ] {
+            let Ok(authority) = host.parse() else {
+                continue;
+            };
             assert!(!is_allowed(&authority, &[]), "{host}");
         }
     }
@@ -108,15 +136,35 @@ mod tests {
     #[test]
     fn a_name_is_allowed_exactly_or_by_its_suffix() {
         let also = ["tasker.example.com", "*.corp.example.com"];
-        for host in ["tasker.example.com:7233", "TASKER.example.com.", "a.corp.example.com", "a.b.corp.example.com:1"] {
+        for host in [
+            "tasker.example.com:7233",
+            "TASKER.example.com.",
+            "a.corp.example.com",
+            "a.b.corp.example.com:1",
+        ] {
             assert!(allowed(host, &also), "{host}");
         }
-        for host in
-            ["x.tasker.example.com", "corp.example.com", ".corp.example.com", "evilcorp.example.com", "example.com"]
-        {
+        for host in [
+            "x.tasker.example.com",
+            "corp.example.com",
+            ".corp.example.com",
+            "evilcorp.example.com",
+            "example.com",
+        ] {
             assert!(!allowed(host, &also), "{host}");
         }
-        for wrong in ["*", "", "*.", "https://a.b", "a.b:7233", "a..b", "a.b/", "a b", "*a.b", "a.*"] {
+        for wrong in [
+            "*",
+            "",
+            "*.",
+            "https://a.b",
+            "a.b:7233",
+            "a..b",
+            "a.b/",
+            "a b",
+            "*a.b",
+            "a.*",
+        ] {
             assert!(wrong.parse::<AllowedHost>().is_err(), "{wrong}");
         }
     }

@@ -61,7 +61,11 @@ struct Scrape {
 impl Scrape {
     async fn of(engine: &Engine) -> Self {
         let health = engine.health.now();
-        let waiting = if health.database_away { None } else { engine.backlog.read().await.ok() };
+        let waiting = if health.database_away {
+            None
+        } else {
+            engine.backlog.read().await.ok()
+        };
         let (workers, slots_used, slots_free) = engine.hub.slots();
         let counts = engine.db.counts();
         Self {
@@ -73,13 +77,20 @@ impl Scrape {
             subscribers: engine.events.subscribers(),
             event_lag: engine.events.lag(),
             judging: engine.judge.waiting(),
-            stalled: engine.pulses.slowest().map_or(Duration::ZERO, |(_, since)| since),
+            stalled: engine
+                .pulses
+                .slowest()
+                .map_or(Duration::ZERO, |(_, since)| since),
             collisions: [
                 ("serialization", counts.get(Collision::Serialization)),
                 ("deadlock", counts.get(Collision::Deadlock)),
                 ("lock", counts.get(Collision::Lock)),
             ],
-            audits: [engine.audits.found(), engine.audits.repaired(), engine.audits.standing()],
+            audits: [
+                engine.audits.found(),
+                engine.audits.repaired(),
+                engine.audits.standing(),
+            ],
             circuits: engine.gates.states(MAX_LABEL_SETS),
             health,
         }
@@ -92,7 +103,8 @@ fn bounded(waiting: &[Waiting]) -> Vec<Waiting> {
     let mut all = shown.to_vec();
     if let Some(first) = rest.first() {
         let mut other = first.clone();
-        (other.lane.namespace, other.lane.handler, other.lane.service) = (OTHER.into(), OTHER.into(), OTHER.into());
+        (other.lane.namespace, other.lane.handler, other.lane.service) =
+            (OTHER.into(), OTHER.into(), OTHER.into());
         other.steps = rest.iter().map(|w| w.steps).sum();
         other.oldest = rest.iter().map(|w| w.oldest).max().unwrap_or_default();
         all.push(other);
@@ -118,9 +130,14 @@ impl Scrape {
     fn tasks(&self, out: &mut Out<'_>) -> fmt::Result {
         let all = self.metrics.tasks.all();
         let labels = |of: &[String; 2]| labels(["namespace", "task_name"], of);
-        out.counters("tasks_submitted", "Tasks stored", all.iter().map(|(of, n)| (labels(of), n.submitted.get())))?;
+        out.counters(
+            "tasks_submitted",
+            "Tasks stored",
+            all.iter().map(|(of, n)| (labels(of), n.submitted.get())),
+        )?;
         let ended = all.iter().flat_map(|(of, n)| {
-            n.ended().map(|(state, n)| ([labels(of), vec![("state", state.to_string())]].concat(), n))
+            n.ended()
+                .map(|(state, n)| ([labels(of), vec![("state", state.to_string())]].concat(), n))
         });
         out.counters("tasks_ended", "Tasks that reached a final state", ended)
     }
@@ -128,15 +145,42 @@ impl Scrape {
     fn steps(&self, out: &mut Out<'_>) -> fmt::Result {
         let all = self.metrics.steps.all();
         let rows = |of: fn(&crate::engine::metrics::StepCounts) -> u64| {
-            all.iter().map(|(labels, n)| (lane(labels), of(n))).collect::<Vec<_>>()
+            all.iter()
+                .map(|(labels, n)| (lane(labels), of(n)))
+                .collect::<Vec<_>>()
         };
-        out.counters("steps_completed", "Steps that succeeded", rows(|n| n.completed.get()))?;
-        out.counters("steps_failed", "Steps that failed for good", rows(|n| n.failed.get()))?;
-        out.counters("steps_skipped", "Steps that a condition or an operator skipped", rows(|n| n.skipped.get()))?;
-        out.counters("steps_resolved", "Steps whose result an operator gave", rows(|n| n.resolved.get()))?;
-        out.counters("steps_retried", "Failed attempts that another one follows", rows(|n| n.retried.get()))?;
+        out.counters(
+            "steps_completed",
+            "Steps that succeeded",
+            rows(|n| n.completed.get()),
+        )?;
+        out.counters(
+            "steps_failed",
+            "Steps that failed for good",
+            rows(|n| n.failed.get()),
+        )?;
+        out.counters(
+            "steps_skipped",
+            "Steps that a condition or an operator skipped",
+            rows(|n| n.skipped.get()),
+        )?;
+        out.counters(
+            "steps_resolved",
+            "Steps whose result an operator gave",
+            rows(|n| n.resolved.get()),
+        )?;
+        out.counters(
+            "steps_retried",
+            "Failed attempts that another one follows",
+            rows(|n| n.retried.get()),
+        )?;
         let attempts = all.iter().flat_map(|(of, n)| {
-            n.attempts().map(|(kind, n)| ([lane(of), vec![("outcome", kind.as_str().to_owned())]].concat(), n))
+            n.attempts().map(|(kind, n)| {
+                (
+                    [lane(of), vec![("outcome", kind.as_str().to_owned())]].concat(),
+                    n,
+                )
+            })
         });
         out.counters("step_attempts", "Attempts that ended", attempts)?;
         let run = all.iter().map(|(of, n)| (lane(of), &n.run));
@@ -150,23 +194,59 @@ impl Scrape {
 
     fn queue(&self, out: &mut Out<'_>) -> fmt::Result {
         let all = self.waiting.as_deref().unwrap_or_default();
-        let of = |w: &Waiting| lane(&[w.lane.namespace.clone(), w.lane.handler.clone(), w.lane.service.clone()]);
+        let of = |w: &Waiting| {
+            lane(&[
+                w.lane.namespace.clone(),
+                w.lane.handler.clone(),
+                w.lane.service.clone(),
+            ])
+        };
         let steps = all.iter().map(|w| (of(w), w.steps));
-        out.gauges("queue_ready_steps", "Steps that wait for a worker", None, steps)?;
+        out.gauges(
+            "queue_ready_steps",
+            "Steps that wait for a worker",
+            None,
+            steps,
+        )?;
         let oldest = all.iter().map(|w| (of(w), w.oldest.as_secs_f64()));
-        out.gauges("queue_oldest_ready", "Longest wait of a step for a worker so far", Some(&Unit::Seconds), oldest)
+        out.gauges(
+            "queue_oldest_ready",
+            "Longest wait of a step for a worker so far",
+            Some(&Unit::Seconds),
+            oldest,
+        )
     }
 
     fn workers(&self, out: &mut Out<'_>) -> fmt::Result {
-        out.number("workers_connected", "Workers with a stream on this server", self.workers)?;
-        out.number("slots_used", "Steps that these workers have", self.slots_used)?;
-        out.number("slots_free", "Steps that they could take beside these", self.slots_free)?;
+        out.number(
+            "workers_connected",
+            "Workers with a stream on this server",
+            self.workers,
+        )?;
+        out.number(
+            "slots_used",
+            "Steps that these workers have",
+            self.slots_used,
+        )?;
+        out.number(
+            "slots_free",
+            "Steps that they could take beside these",
+            self.slots_free,
+        )?;
         let stale = [(Vec::new(), self.metrics.results_stale.get())];
-        out.counters("results_stale", "Results that came after their attempts had ended, and had no effect", stale)
+        out.counters(
+            "results_stale",
+            "Results that came after their attempts had ended, and had no effect",
+            stale,
+        )
     }
 
     fn events(&self, out: &mut Out<'_>) -> fmt::Result {
-        out.number("event_subscribers", "Subscribers to events on this server", self.subscribers)?;
+        out.number(
+            "event_subscribers",
+            "Subscribers to events on this server",
+            self.subscribers,
+        )?;
         let lag = [(Vec::new(), self.event_lag.as_secs_f64())];
         out.gauges(
             "event_lag",
@@ -179,40 +259,104 @@ impl Scrape {
     fn transactions(&self, out: &mut Out<'_>) -> fmt::Result {
         let of = |l: Loop| vec![("loop", l.as_str().to_owned())];
         let batches = Loop::ALL.map(|l| (of(l), &self.metrics.of_loop(l).batch));
-        out.histograms("transaction_inputs", "Inputs that share a transaction", None, batches)?;
+        out.histograms(
+            "transaction_inputs",
+            "Inputs that share a transaction",
+            None,
+            batches,
+        )?;
         let commits = Loop::ALL.map(|l| (of(l), &self.metrics.of_loop(l).commit));
-        out.histograms("commit", "Time of a transaction's writes and its commit", Some(&Unit::Seconds), commits)?;
-        let collisions = self.collisions.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
-        out.counters("collisions", "Transactions that met another one and were tried again", collisions)?;
+        out.histograms(
+            "commit",
+            "Time of a transaction's writes and its commit",
+            Some(&Unit::Seconds),
+            commits,
+        )?;
+        let collisions = self
+            .collisions
+            .map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
+        out.counters(
+            "collisions",
+            "Transactions that met another one and were tried again",
+            collisions,
+        )?;
         let judging = &self.metrics.judging;
         let time = [(Vec::new(), &judging.time)];
-        out.histograms("judging", "Time of judgements on the judging threads", Some(&Unit::Seconds), time)?;
+        out.histograms(
+            "judging",
+            "Time of judgements on the judging threads",
+            Some(&Unit::Seconds),
+            time,
+        )?;
         let costly = [(Vec::new(), judging.too_costly.get())];
-        out.counters("judging_too_costly", "Inputs beyond the budget of a judgement", costly)?;
+        out.counters(
+            "judging_too_costly",
+            "Inputs beyond the budget of a judgement",
+            costly,
+        )?;
         let stuck = [(Vec::new(), judging.stuck.get())];
-        out.counters("judging_given_up", "Judgements that took too long and were given up", stuck)?;
-        out.number("judging_waiting", "Inputs that wait for their turn to be judged", self.judging)?;
+        out.counters(
+            "judging_given_up",
+            "Judgements that took too long and were given up",
+            stuck,
+        )?;
+        out.number(
+            "judging_waiting",
+            "Inputs that wait for their turn to be judged",
+            self.judging,
+        )?;
         let stalled = [(Vec::new(), self.stalled.as_secs_f64())];
         let help = "Longest time that a loop with work has made no progress";
         out.gauges("loop_stalled", help, Some(&Unit::Seconds), stalled)?;
         let untold = [(Vec::new(), self.metrics.untold.get())];
-        out.counters("transactions_untold", "Transactions without spans and log lines, as there were too many", untold)
+        out.counters(
+            "transactions_untold",
+            "Transactions without spans and log lines, as there were too many",
+            untold,
+        )
     }
 
     fn edge(&self, out: &mut Out<'_>) -> fmt::Result {
         let edge = &self.metrics.edge;
-        out.number("connections_open", "Connections to this server's port", edge.connections())?;
+        out.number(
+            "connections_open",
+            "Connections to this server's port",
+            edge.connections(),
+        )?;
         let not_accepted = [(Vec::new(), edge.not_accepted.get())];
-        out.counters("connections_not_accepted", "Times that the system let no connection be accepted", not_accepted)?;
-        let refused = edge.refusals().map(|(why, n)| (vec![("reason", why.as_str().to_owned())], n));
-        out.counters("refused", "Connections and requests that were refused before an rpc saw them", refused)
+        out.counters(
+            "connections_not_accepted",
+            "Times that the system let no connection be accepted",
+            not_accepted,
+        )?;
+        let refused = edge
+            .refusals()
+            .map(|(why, n)| (vec![("reason", why.as_str().to_owned())], n));
+        out.counters(
+            "refused",
+            "Connections and requests that were refused before an rpc saw them",
+            refused,
+        )
     }
 
     fn server(&self, out: &mut Out<'_>) -> fmt::Result {
         let [found, repaired, standing] = self.audits;
-        out.counters("liveness_found", "Things that nothing would ever have woken", [(Vec::new(), found)])?;
-        out.counters("liveness_repaired", "Of these, those that were mended", [(Vec::new(), repaired)])?;
-        out.gauges("liveness_violations", "Of these, those that could not be mended", None, [(Vec::new(), standing)])?;
+        out.counters(
+            "liveness_found",
+            "Things that nothing would ever have woken",
+            [(Vec::new(), found)],
+        )?;
+        out.counters(
+            "liveness_repaired",
+            "Of these, those that were mended",
+            [(Vec::new(), repaired)],
+        )?;
+        out.gauges(
+            "liveness_violations",
+            "Of these, those that could not be mended",
+            None,
+            [(Vec::new(), standing)],
+        )?;
         let circuits = self.circuits.iter().flat_map(|(of, state)| {
             Gates::state_names().map(|name| {
                 let mut labels = labels(["namespace", "service"], of);
@@ -220,11 +364,29 @@ impl Scrape {
                 (labels, u32::from(name == *state))
             })
         });
-        out.gauges("circuit_state", "1 for the state that a service's circuit is in", None, circuits)?;
-        out.number("database_up", "Whether the database answers", usize::from(!self.health.database_away))?;
-        out.number("draining", "Whether the server is about to end", usize::from(self.health.draining))?;
+        out.gauges(
+            "circuit_state",
+            "1 for the state that a service's circuit is in",
+            None,
+            circuits,
+        )?;
+        out.number(
+            "database_up",
+            "Whether the database answers",
+            usize::from(!self.health.database_away),
+        )?;
+        out.number(
+            "draining",
+            "Whether the server is about to end",
+            usize::from(self.health.draining),
+        )?;
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        out.gauges("build_info", "Which build this is", None, [(version, 1_u32)])
+        out.gauges(
+            "build_info",
+            "Which build this is",
+            None,
+            [(version, 1_u32)],
+        )
     }
 }
 
@@ -242,10 +404,19 @@ fn lane(values: &[String; 3]) -> Labels {
 struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {
-    fn counters(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in rows {
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            metric
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
         }
         Ok(())
     }
@@ -257,7 +428,9 @@ impl Out<'_> {
         unit: Option<&Unit>,
         rows: impl IntoIterator<Item = (Labels, V)>,
     ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?;
         for (labels, value) in rows {
             let mut one: MetricEncoder<'_> = metric.encode_family(&labels)?;
             one.encode_gauge(&value)?;
@@ -266,7 +439,9 @@ impl Out<'_> {
     }
 
     fn number(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?
+            .encode_gauge(&value)
     }
 
     fn histograms<'h>(
@@ -276,11 +451,15 @@ impl Out<'_> {
         unit: Option<&Unit>,
         rows: impl IntoIterator<Item = (Labels, &'h Histogram)>,
     ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Histogram)?;
         for (labels, histogram) in rows {
             let (sum, buckets) = histogram.read();
             let count = buckets.iter().map(|(_, n)| n).sum();
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            metric
+                .encode_family(&labels)?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())
     }

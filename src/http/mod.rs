@@ -52,21 +52,42 @@ impl Page {
         summary: &'static str,
         answers: &'static [(StatusCode, &'static str)],
     ) -> Self {
-        Self { path, name, summary, media: "text/plain", answers }
+        Self {
+            path,
+            name,
+            summary,
+            media: "text/plain",
+            answers,
+        }
     }
 }
 
 const OPENAPI: Page = Page {
     media: "application/json",
-    ..Page::text("/tasker/openapi.json", "OpenApi", "This document", &[(StatusCode::OK, "OpenAPI 3.1.")])
+    ..Page::text(
+        "/tasker/openapi.json",
+        "OpenApi",
+        "This document",
+        &[(StatusCode::OK, "OpenAPI 3.1.")],
+    )
 };
-const LIVEZ: Page =
-    Page::text("/livez", "Live", "Answers as long as the process does", &[(StatusCode::OK, "It lives.")]);
+const LIVEZ: Page = Page::text(
+    "/livez",
+    "Live",
+    "Answers as long as the process does",
+    &[(StatusCode::OK, "It lives.")],
+);
 const READYZ: Page = Page::text(
     "/readyz",
     "Ready",
     "Whether the server can serve, or what keeps it from that",
-    &[(StatusCode::OK, "It can."), (StatusCode::SERVICE_UNAVAILABLE, "It cannot; the text says why.")],
+    &[
+        (StatusCode::OK, "It can."),
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "It cannot; the text says why.",
+        ),
+    ],
 );
 const METRICS: Page = Page::text(
     "/metrics",
@@ -76,8 +97,15 @@ const METRICS: Page = Page::text(
 );
 
 fn all_routes() -> Vec<Route> {
-    [task::routes(), template::routes(), worker::routes(), circuit::routes(), event::routes(), analytics::routes()]
-        .concat()
+    [
+        task::routes(),
+        template::routes(),
+        worker::routes(),
+        circuit::routes(),
+        event::routes(),
+        analytics::routes(),
+    ]
+    .concat()
 }
 
 /// Everything that this port serves beside gRPC.
@@ -85,7 +113,10 @@ pub fn routes(engine: &Engine, room: &Room) -> Router {
     let routes = all_routes();
     let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ, METRICS]).to_string();
     let mut router: Router<Engine> = Router::new()
-        .route(OPENAPI.path, get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }))
+        .route(
+            OPENAPI.path,
+            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
+        )
         .route(LIVEZ.path, get(health::livez))
         .route(READYZ.path, get(health::readyz))
         .route(METRICS.path, get(metrics::page));
@@ -93,7 +124,10 @@ pub fn routes(engine: &Engine, room: &Room) -> Router {
         let served: MethodRouter<Engine> = route.serve(engine, room).with_state(());
         router = router.route(route.path, served);
     }
-    router.method_not_allowed_fallback(wrong_method).layer(from_fn(pack::packed)).with_state(engine.clone())
+    router
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(pack::packed))
+        .with_state(engine.clone())
 }
 
 /// Wherever nothing is.
@@ -106,6 +140,9 @@ pub fn nothing(request: &Request) -> Response {
 }
 
 async fn wrong_method(request: Request) -> Response {
-    let detail = format!("{} is not for this path; the header `allow` says what is", request.method());
+    let detail = format!(
+        "{} is not for this path; the header `allow` says what is",
+        request.method()
+    );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()
 }

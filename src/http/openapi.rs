@@ -49,7 +49,10 @@ fn of_page(page: &Page) -> Value {
     let content = |media: &str| json!({media: {"schema": {}}});
     let mut responses = Map::new();
     for (status, description) in page.answers {
-        responses.insert(status.as_str().into(), json!({"description": description, "content": content(page.media)}));
+        responses.insert(
+            status.as_str().into(),
+            json!({"description": description, "content": content(page.media)}),
+        );
     }
     json!({"operationId": page.name, "summary": page.summary, "tags": ["server"], "responses": responses})
 }
@@ -75,7 +78,8 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
 fn parameters(route: &Route) -> Vec<Value> {
     let in_path = route.path_fields();
     let fields: Vec<FieldDescriptor> = route.rpc.input().fields().collect();
-    let in_query = |f: &&FieldDescriptor| !in_path.contains(&f.name()) && !route.has_body() && fits_a_query(f);
+    let in_query =
+        |f: &&FieldDescriptor| !in_path.contains(&f.name()) && !route.has_body() && fits_a_query(f);
     let parameter = |field: &FieldDescriptor, place: &str| {
         let mut schema = plain(field);
         if field.is_list() {
@@ -84,9 +88,17 @@ fn parameters(route: &Route) -> Vec<Value> {
         let about = field_comment(field).unwrap_or_default();
         json!({"name": key(field), "in": place, "required": place == "path", "description": about, "schema": schema})
     };
-    let mut all: Vec<Value> =
-        fields.iter().filter(|f| in_path.contains(&f.name())).map(|f| parameter(f, "path")).collect();
-    all.extend(fields.iter().filter(in_query).map(|f| parameter(f, "query")));
+    let mut all: Vec<Value> = fields
+        .iter()
+        .filter(|f| in_path.contains(&f.name()))
+        .map(|f| parameter(f, "path"))
+        .collect();
+    all.extend(
+        fields
+            .iter()
+            .filter(in_query)
+            .map(|f| parameter(f, "query")),
+    );
     if fields.iter().any(|f| f.name() == "idempotency_key") {
         let about = "Another way to say `idempotency_key`.";
         let schema = json!({"type": "string"});
@@ -101,7 +113,10 @@ fn request_body(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     let input = route.rpc.input();
     let mut properties = Map::new();
     for field in route.other_fields() {
-        properties.insert(key(&field).into(), described(&field, nullable(whole(&field, true, schemas))));
+        properties.insert(
+            key(&field).into(),
+            described(&field, nullable(whole(&field, true, schemas))),
+        );
     }
     let schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
     schemas.insert(input.name().into(), schema);
@@ -152,13 +167,20 @@ fn responses(route: &Route, schemas: &mut Map<String, Value>) -> Value {
 /// The schema of a message, by reference. Answers have all of their keys, requests any of them.
 fn component(message: &MessageDescriptor, input: bool, schemas: &mut Map<String, Value>) -> Value {
     // What is part of a request may be part of an answer too, and is then another schema.
-    let name = &if input { format!("{}Input", message.name()) } else { message.name().to_owned() };
+    let name = &if input {
+        format!("{}Input", message.name())
+    } else {
+        message.name().to_owned()
+    };
     if !schemas.contains_key(name) {
         // Before its fields: a message may hold itself.
         schemas.insert(name.clone(), Value::Null);
         let mut properties = Map::new();
         for field in message.fields() {
-            properties.insert(key(&field).into(), described(&field, whole(&field, input, schemas)));
+            properties.insert(
+                key(&field).into(),
+                described(&field, whole(&field, input, schemas)),
+            );
         }
         let mut schema = json!({"type": "object"});
         if let Some(about) = comment(&message.parent_file(), message.path()) {
@@ -177,7 +199,9 @@ fn component(message: &MessageDescriptor, input: bool, schemas: &mut Map<String,
 /// The schema of a field with its lists, maps and nulls.
 fn whole(field: &FieldDescriptor, input: bool, schemas: &mut Map<String, Value>) -> Value {
     let mut one = match value_kind(field) {
-        Kind::Message(of) if !of.full_name().starts_with("google.protobuf.") => component(&of, input, schemas),
+        Kind::Message(of) if !of.full_name().starts_with("google.protobuf.") => {
+            component(&of, input, schemas)
+        }
         _ => plain(field),
     };
     if field.is_list() {
@@ -186,7 +210,8 @@ fn whole(field: &FieldDescriptor, input: bool, schemas: &mut Map<String, Value>)
     if field.is_map() {
         return json!({"type": "object", "additionalProperties": one});
     }
-    let may_be_unset = field.supports_presence() || matches!(field.kind(), Kind::String | Kind::Enum(_));
+    let may_be_unset =
+        field.supports_presence() || matches!(field.kind(), Kind::String | Kind::Enum(_));
     if may_be_unset && !is_document(field) {
         one = nullable(one);
     }
@@ -200,11 +225,19 @@ fn plain(field: &FieldDescriptor) -> Value {
     match value_kind(field) {
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Double | Kind::Float => json!({"type": "number"}),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => json!({"type": "integer", "format": "int32"}),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => json!({"type": "integer", "format": "int64"}),
-        Kind::Uint32 | Kind::Fixed32 | Kind::Uint64 | Kind::Fixed64 => json!({"type": "integer", "minimum": 0}),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+            json!({"type": "integer", "format": "int32"})
+        }
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
+            json!({"type": "integer", "format": "int64"})
+        }
+        Kind::Uint32 | Kind::Fixed32 | Kind::Uint64 | Kind::Fixed64 => {
+            json!({"type": "integer", "minimum": 0})
+        }
         Kind::Enum(of) => json!({"enum": words(&of).map(|(word, _)| word).collect::<Vec<_>>()}),
-        Kind::Message(of) if of.name() == "Timestamp" => json!({"type": "string", "format": "date-time"}),
+        Kind::Message(of) if of.name() == "Timestamp" => {
+            json!({"type": "string", "format": "date-time"})
+        }
         Kind::String | Kind::Bytes | Kind::Message(_) => json!({"type": "string"}),
     }
 }

@@ -20,32 +20,55 @@ use crate::grpc::gzip::{Deflate, MIN_BYTES};
 pub async fn packed(request: Request, next: Next) -> Response {
     let wanted = request.method() != Method::HEAD && takes_gzip(request.headers());
     let mut response = next.run(request).await;
-    let exact = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-    if exact.is_none_or(|bytes| bytes < MIN_BYTES) || response.headers().contains_key(header::CONTENT_ENCODING) {
+    let exact = response
+        .body()
+        .size_hint()
+        .exact()
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    if exact.is_none_or(|bytes| bytes < MIN_BYTES)
+        || response.headers().contains_key(header::CONTENT_ENCODING)
+    {
         return response;
     }
-    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    response
+        .headers_mut()
+        .append(header::VARY, HeaderValue::from_static("accept-encoding"));
     if !wanted {
         return response;
     }
     response.headers_mut().remove(header::CONTENT_LENGTH);
-    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response.map(|body| Body::new(Packing::Plain(body)))
 }
 
 /// Whether gzip is among the encodings that the caller takes, and not with the weight zero.
 fn takes_gzip(headers: &HeaderMap) -> bool {
-    let accepted: Vec<&str> =
-        headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accepted: Vec<&str> = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     let weight = |name: &str| {
-        accepted.iter().flat_map(|value| value.split(',')).find_map(|one| {
-            let (encoding, parameters) = one.split_once(';').unwrap_or((one, ""));
-            let is_named = encoding.trim().eq_ignore_ascii_case(name);
-            is_named
-                .then(|| parameters.trim().strip_prefix("q=").is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0)))
-        })
+        accepted
+            .iter()
+            .flat_map(|value| value.split(','))
+            .find_map(|one| {
+                let (encoding, parameters) = one.split_once(';').unwrap_or((one, ""));
+                let is_named = encoding.trim().eq_ignore_ascii_case(name);
+                is_named.then(|| {
+                    parameters
+                        .trim()
+                        .strip_prefix("q=")
+                        .is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0))
+                })
+            })
     };
-    weight("gzip").or_else(|| weight("x-gzip")).or_else(|| weight("*")).unwrap_or(false)
+    weight("gzip")
+        .or_else(|| weight("x-gzip"))
+        .or_else(|| weight("*"))
+        .unwrap_or(false)
 }
 
 /// A body whose size is known, which is packed in slices.
@@ -59,7 +82,10 @@ impl HttpBody for Packing {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
             match &mut *self {
                 Self::Plain(body) => match ready!(Pin::new(body).poll_frame(cx)) {
@@ -93,12 +119,30 @@ mod tests {
     #[test]
     fn gzip_is_taken_when_it_is_named() {
         let takes = |value: &'static str| {
-            takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]))
+            takes_gzip(&HeaderMap::from_iter([(
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static(value),
+            )]))
         };
-        for value in ["gzip", "deflate, GZIP;q=0.5", "br, x-gzip", "*", "identity, *;q=0.1", "gzip; q=1"] {
+        for value in [
+            "gzip",
+            "deflate, GZIP;q=0.5",
+            "br, x-gzip",
+            "*",
+            "identity, *;q=0.1",
+            "gzip; q=1",
+        ] {
             assert!(takes(value), "{value}");
         }
-        for value in ["", "br", "gzip;q=0", "gzip;q=0.0, *", "*;q=0", "gzipped", "identity"] {
+        for value in [
+            "",
+            "br",
+            "gzip;q=0",
+            "gzip;q=0.0, *",
+            "*;q=0",
+            "gzipped",
+            "identity",
+        ] {
             assert!(!takes(value), "{value}");
         }
         assert!(!takes_gzip(&HeaderMap::new()));

@@ -54,26 +54,50 @@ impl Problem {
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         let (code, detail) = (code.into(), detail.into().into());
-        Self { r#type: "about:blank", title, status, code, detail, errors: Vec::new(), retry_after: None }
+        Self {
+            r#type: "about:blank",
+            title,
+            status,
+            code,
+            detail,
+            errors: Vec::new(),
+            retry_after: None,
+        }
     }
 
     /// It passes by itself: the caller may come back after this time.
     pub fn retry_after(self, after: Duration) -> Self {
-        Self { retry_after: Some(after), ..self }
+        Self {
+            retry_after: Some(after),
+            ..self
+        }
     }
 
     /// The status of an rpc whose fields came from the body, but for `parameters`.
     pub fn of(status: &Status, parameters: &[&str]) -> Self {
         let details = status.get_error_details();
-        let reason = details.error_info().map(|info| info.reason.as_str()).unwrap_or_default();
-        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let reason = details
+            .error_info()
+            .map(|info| info.reason.as_str())
+            .unwrap_or_default();
+        let violations = details
+            .bad_request()
+            .map(|bad| bad.field_violations.as_slice())
+            .unwrap_or_default();
         let wrong = |v: &tonic_types::FieldViolation| {
             let (place, position) = place(&v.field, parameters);
-            Wrong { place, detail: format!("{position}{}", v.description) }
+            Wrong {
+                place,
+                detail: format!("{position}{}", v.description),
+            }
         };
         let errors: Vec<Wrong> = violations.iter().map(wrong).collect();
         // The status names the fields of the protocol.
-        let detail = if errors.is_empty() { status.message().to_owned() } else { in_words(&errors) };
+        let detail = if errors.is_empty() {
+            status.message().to_owned()
+        } else {
+            in_words(&errors)
+        };
         Self {
             errors,
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
@@ -115,7 +139,9 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             // The header knows whole seconds only, and zero would mean at once.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
     }
@@ -126,10 +152,16 @@ fn in_words(errors: &[Wrong]) -> String {
     const SHOWN: usize = 3;
     let word = |Wrong { place, detail }: &Wrong| match place {
         Place::Pointer(pointer) if pointer.is_empty() => detail.clone(),
-        Place::Pointer(name) | Place::Parameter(name) => format!("{}: {detail}", name.trim_start_matches('/')),
+        Place::Pointer(name) | Place::Parameter(name) => {
+            format!("{}: {detail}", name.trim_start_matches('/'))
+        }
     };
     let shown: Vec<String> = errors.iter().take(SHOWN).map(word).collect();
-    let more = if errors.len() > SHOWN { "; `errors` has more" } else { "" };
+    let more = if errors.len() > SHOWN {
+        "; `errors` has more"
+    } else {
+        ""
+    };
     shown.join("; ") + more
 }
 
@@ -146,7 +178,9 @@ fn http_status(code: Code) -> StatusCode {
         Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 
@@ -162,9 +196,18 @@ fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     if parameters.contains(&name) {
         return (Place::Parameter(name.to_owned()), String::new());
     }
-    let name = name.trim_end_matches("_json").replace(['.', '['], "/").replace(']', "");
-    match rest.strip_prefix(':').and_then(|position| position.split_once(':')) {
-        Some((line, column)) => (Place::Pointer(format!("/{name}")), format!("line {line}, column {column}: ")),
+    let name = name
+        .trim_end_matches("_json")
+        .replace(['.', '['], "/")
+        .replace(']', "");
+    match rest
+        .strip_prefix(':')
+        .and_then(|position| position.split_once(':'))
+    {
+        Some((line, column)) => (
+            Place::Pointer(format!("/{name}")),
+            format!("line {line}, column {column}: "),
+        ),
         None => (Place::Pointer(format!("/{name}{rest}")), String::new()),
     }
 }
@@ -186,26 +229,44 @@ mod tests {
         };
         assert_eq!(pointer("context_json/a~1b/0"), "/context/a~1b/0 ");
         assert_eq!(
-            (pointer("priority").as_str(), pointer("policy.probes").as_str()),
+            (
+                pointer("priority").as_str(),
+                pointer("policy.probes").as_str()
+            ),
             ("/priority ", "/policy/probes ")
         );
-        assert_eq!(pointer("tasks[2].context_json/email"), "/tasks/2/context/email ");
+        assert_eq!(
+            pointer("tasks[2].context_json/email"),
+            "/tasks/2/context/email "
+        );
         assert_eq!(pointer("yaml:3:5"), "/yaml line 3, column 5: ");
         assert_eq!(pointer("page_size"), "?page_size");
-        assert_eq!((pointer("/x_json").as_str(), pointer("").as_str()), ("/x_json ", " "));
+        assert_eq!(
+            (pointer("/x_json").as_str(), pointer("").as_str()),
+            ("/x_json ", " ")
+        );
     }
 
     #[test]
     fn the_sentence_names_what_http_calls_it() {
-        let violated = |field: &str| crate::engine::intake::Violated { field: field.into(), message: "wrong".into() };
+        let violated = |field: &str| crate::engine::intake::Violated {
+            field: field.into(),
+            message: "wrong".into(),
+        };
         let detail = |fields: &[&str]| {
             let all: Vec<_> = fields.iter().map(|field| violated(field)).collect();
             Problem::of(&error::violations(&all), &["page_size"]).detail
         };
-        assert_eq!(&*detail(&["context_json/email", "page_size"]), "context/email: wrong; page_size: wrong");
+        assert_eq!(
+            &*detail(&["context_json/email", "page_size"]),
+            "context/email: wrong; page_size: wrong"
+        );
         assert_eq!(&*detail(&[""]), "wrong");
         assert_eq!(error::violations(&[violated("")]).message(), "wrong");
-        assert_eq!(&*detail(&["a", "b", "c", "d"]), "a: wrong; b: wrong; c: wrong; `errors` has more");
+        assert_eq!(
+            &*detail(&["a", "b", "c", "d"]),
+            "a: wrong; b: wrong; c: wrong; `errors` has more"
+        );
     }
 
     #[test]
@@ -213,7 +274,10 @@ mod tests {
         let response = Problem::of(&error::unavailable("gone"), &[]).into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()["retry-after"], "1");
-        let problem = Problem::of(&error::status(Code::NotFound, "TASK_NOT_FOUND", "there is no task"), &[]);
+        let problem = Problem::of(
+            &error::status(Code::NotFound, "TASK_NOT_FOUND", "there is no task"),
+            &[],
+        );
         assert_eq!(
             serde_json::to_value(&problem).unwrap(),
             json!({"type": "about:blank", "title": "Not Found", "status": 404, "code": "TASK_NOT_FOUND",

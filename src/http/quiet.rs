@@ -39,29 +39,51 @@ pub struct NotQuiet {
 impl NotQuiet {
     pub fn new(stream: TcpStream, seat: Seat) -> Self {
         let until = Some(Box::pin(sleep(PATIENCE)));
-        Self { stream, _seat: seat, missing: OPENING_BYTES, until, unread: None }
+        Self {
+            stream,
+            _seat: seat,
+            missing: OPENING_BYTES,
+            until,
+            unread: None,
+        }
     }
 
     /// What a write has come to; one that waits too long has failed.
-    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.unread = None;
             return written;
         }
         let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
         ready!(unread.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other side reads nothing")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the other side reads nothing",
+        )))
     }
 }
 
 impl AsyncRead for NotQuiet {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let Some(until) = &mut self.until else { return read };
+        let Some(until) = &mut self.until else {
+            return read;
+        };
         if read.is_pending() {
             ready!(until.as_mut().poll(cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the connection said nothing")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the connection said nothing",
+            )));
         }
         self.missing = self.missing.saturating_sub(buf.filled().len() - before);
         if self.missing == 0 {
@@ -72,7 +94,11 @@ impl AsyncRead for NotQuiet {
 }
 
 impl AsyncWrite for NotQuiet {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.written(cx, written)
     }
@@ -116,7 +142,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_reads_nothing_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _deaf = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let _deaf = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let mut connection = NotQuiet::new(listener.accept().await.unwrap().0, Seat::only());
         let started = Instant::now();
         let written = connection.write_all(&vec![0; 64 << 20]).await;

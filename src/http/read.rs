@@ -3,11 +3,15 @@
 
 use std::{collections::HashMap, str::FromStr};
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value,
+};
 use prost_types::{Duration, Timestamp};
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{
+        DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    },
 };
 use serde_json::value::RawValue;
 
@@ -26,10 +30,17 @@ const MAX_ITEMS: usize = 10_000;
 pub fn body(message: &mut DynamicMessage, json: &str, taken: &[&str]) -> Result<(), Vec<Violated>> {
     let mut violated = Vec::new();
     let mut reader = serde_json::Deserializer::from_str(json);
-    let object = Object { message, at: "", taken, violated: &mut violated };
+    let object = Object {
+        message,
+        at: "",
+        taken,
+        violated: &mut violated,
+    };
     let read = object.deserialize(&mut reader).and_then(|()| reader.end());
     match read {
-        Err(error) if violated.len() < MAX_VIOLATIONS => Err(vec![wrong("", format!("not a JSON object: {error}"))]),
+        Err(error) if violated.len() < MAX_VIOLATIONS => {
+            Err(vec![wrong("", format!("not a JSON object: {error}"))])
+        }
         _ if violated.is_empty() => Ok(()),
         _ => Err(violated),
     }
@@ -59,14 +70,20 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { message, at, taken, violated } = self;
+        let Self {
+            message,
+            at,
+            taken,
+            violated,
+        } = self;
         let descriptor = message.descriptor();
         let mut seen = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
             if violated.len() >= MAX_VIOLATIONS {
                 return Err(A::Error::custom("too much is wrong"));
             }
-            let Some(field) = named(&descriptor, &name).filter(|f| !taken.contains(&f.name())) else {
+            let Some(field) = named(&descriptor, &name).filter(|f| !taken.contains(&f.name()))
+            else {
                 violated.push(unknown(&below(at, &name), &descriptor, taken));
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -117,7 +134,12 @@ impl<'de, F: FnMut(Option<String>, &'de RawValue) -> bool> Visitor<'de> for Item
 }
 
 /// The value of a field; `None` after something wrong was noted.
-fn member(field: &FieldDescriptor, raw: &RawValue, at: &str, violated: &mut Vec<Violated>) -> Option<Value> {
+fn member(
+    field: &FieldDescriptor,
+    raw: &RawValue,
+    at: &str,
+    violated: &mut Vec<Violated>,
+) -> Option<Value> {
     let (kind, document) = (value_kind(field), is_document(field));
     let mut reader = serde_json::Deserializer::from_str(raw.get());
     let before = violated.len();
@@ -126,25 +148,41 @@ fn member(field: &FieldDescriptor, raw: &RawValue, at: &str, violated: &mut Vec<
         let one = |_: Option<String>, item: &RawValue| {
             let place = below(at, &items.len().to_string());
             if items.len() == MAX_ITEMS {
-                violated.push(wrong(at, format!("too long: expected at most {MAX_ITEMS} elements")));
+                violated.push(wrong(
+                    at,
+                    format!("too long: expected at most {MAX_ITEMS} elements"),
+                ));
                 return false;
             }
             let value = value(&kind, document, item, &place, violated);
             value.map(|value| items.push(value)).is_some()
         };
-        (reader.deserialize_seq(Items(one)), Value::List(items), "expected an array")
+        (
+            reader.deserialize_seq(Items(one)),
+            Value::List(items),
+            "expected an array",
+        )
     } else if field.is_map() {
         let mut entries = HashMap::new();
         let one = |key: Option<String>, item: &RawValue| {
             let key = key.unwrap_or_default();
             if entries.len() == MAX_ITEMS {
-                violated.push(wrong(at, format!("too long: expected at most {MAX_ITEMS} entries")));
+                violated.push(wrong(
+                    at,
+                    format!("too long: expected at most {MAX_ITEMS} entries"),
+                ));
                 return false;
             }
             let value = value(&kind, document, item, &below(at, &key), violated);
-            value.map(|value| entries.insert(MapKey::String(key), value)).is_some()
+            value
+                .map(|value| entries.insert(MapKey::String(key), value))
+                .is_some()
         };
-        (reader.deserialize_map(Items(one)), Value::Map(entries), "expected an object")
+        (
+            reader.deserialize_map(Items(one)),
+            Value::Map(entries),
+            "expected an object",
+        )
     } else {
         return value(&kind, document, raw, at, violated);
     };
@@ -154,7 +192,13 @@ fn member(field: &FieldDescriptor, raw: &RawValue, at: &str, violated: &mut Vec<
     read.ok().map(|()| filled)
 }
 
-fn value(kind: &Kind, document: bool, raw: &RawValue, at: &str, violated: &mut Vec<Violated>) -> Option<Value> {
+fn value(
+    kind: &Kind,
+    document: bool,
+    raw: &RawValue,
+    at: &str,
+    violated: &mut Vec<Violated>,
+) -> Option<Value> {
     if document {
         return Some(Value::String(raw.get().to_owned()));
     }
@@ -170,7 +214,12 @@ fn value(kind: &Kind, document: bool, raw: &RawValue, at: &str, violated: &mut V
             let mut message = DynamicMessage::new(of.clone());
             let before = violated.len();
             let mut reader = serde_json::Deserializer::from_str(raw.get());
-            let object = Object { message: &mut message, at, taken: &[], violated };
+            let object = Object {
+                message: &mut message,
+                at,
+                taken: &[],
+                violated,
+            };
             if object.deserialize(&mut reader).is_err() && violated.len() == before {
                 violated.push(wrong(at, "expected an object"));
             }
@@ -183,27 +232,45 @@ fn value(kind: &Kind, document: bool, raw: &RawValue, at: &str, violated: &mut V
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(raw: &'a RawValue, what: &str, at: &str, violated: &mut Vec<Violated>) -> Option<T> {
-    noted(serde_json::from_str(raw.get()).map_err(|_| format!("expected {what}")), at, violated)
+fn parse<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    what: &str,
+    at: &str,
+    violated: &mut Vec<Violated>,
+) -> Option<T> {
+    noted(
+        serde_json::from_str(raw.get()).map_err(|_| format!("expected {what}")),
+        at,
+        violated,
+    )
 }
 
 fn noted<T>(value: Result<T, String>, at: &str, violated: &mut Vec<Violated>) -> Option<T> {
-    value.map_err(|message| violated.push(wrong(at, message))).ok()
+    value
+        .map_err(|message| violated.push(wrong(at, message)))
+        .ok()
 }
 
 /// Fills `message` from names and texts, such as those of a query. `taken` are the fields that come from elsewhere.
-pub fn texts(message: &mut DynamicMessage, pairs: &[(String, String)], taken: &[&str]) -> Result<(), Vec<Violated>> {
+pub fn texts(
+    message: &mut DynamicMessage,
+    pairs: &[(String, String)],
+    taken: &[&str],
+) -> Result<(), Vec<Violated>> {
     let mut violated = Vec::new();
     for (name, text) in pairs {
         if violated.len() >= MAX_VIOLATIONS {
             break;
         }
-        let field = named(&message.descriptor(), name).filter(|f| !taken.contains(&f.name()) && fits_a_query(f));
+        let field = named(&message.descriptor(), name)
+            .filter(|f| !taken.contains(&f.name()) && fits_a_query(f));
         let Some(field) = field else {
             violated.push(unknown(name, &message.descriptor(), taken));
             continue;
         };
-        let Some(value) = noted(from_text(&field.kind(), text), name, &mut violated) else { continue };
+        let Some(value) = noted(from_text(&field.kind(), text), name, &mut violated) else {
+            continue;
+        };
         match message.get_field_mut(&field) {
             Value::List(items) => items.push(value),
             _ if pairs.iter().filter(|(other, _)| other == name).count() > 1 => {
@@ -213,7 +280,11 @@ pub fn texts(message: &mut DynamicMessage, pairs: &[(String, String)], taken: &[
             single => *single = value,
         }
     }
-    if violated.is_empty() { Ok(()) } else { Err(violated) }
+    if violated.is_empty() {
+        Ok(())
+    } else {
+        Err(violated)
+    }
 }
 
 /// Whether a field can be written as text.
@@ -238,7 +309,12 @@ fn from_text(kind: &Kind, text: &str) -> Result<Value, String> {
         Kind::Uint64 => number(text, "an unsigned integer of 64 bits").map(Value::U64),
         Kind::Double => number(text, "a number").map(Value::F64),
         Kind::Enum(of) => {
-            let expected = || words(of).map(|(word, _)| word).collect::<Vec<_>>().join(", ");
+            let expected = || {
+                words(of)
+                    .map(|(word, _)| word)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
             let found = words(of).find(|(word, _)| word == text);
             found
                 .map(|(_, number)| Value::EnumNumber(number))
@@ -253,15 +329,23 @@ fn well_known(of: &MessageDescriptor, text: &str) -> Result<Value, String> {
     let mut message = DynamicMessage::new(of.clone());
     let (filled, expected) = match of.name() {
         "Timestamp" => (
-            Timestamp::from_str(text).ok().filter(|_| is_rfc3339(text)).and_then(|t| message.transcode_from(&t).ok()),
+            Timestamp::from_str(text)
+                .ok()
+                .filter(|_| is_rfc3339(text))
+                .and_then(|t| message.transcode_from(&t).ok()),
             "a time of RFC 3339 with its zone, such as 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+02:00",
         ),
-        "Duration" => {
-            (Duration::from_str(text).ok().and_then(|d| message.transcode_from(&d).ok()), "a duration such as 1.5s")
-        }
+        "Duration" => (
+            Duration::from_str(text)
+                .ok()
+                .and_then(|d| message.transcode_from(&d).ok()),
+            "a duration such as 1.5s",
+        ),
         _ => (None, "nothing: this field cannot be written as text"),
     };
-    filled.map(|()| Value::Message(message)).ok_or_else(|| format!("`{text:.80}`: expected {expected}"))
+    filled
+        .map(|()| Value::Message(message))
+        .ok_or_else(|| format!("`{text:.80}`: expected {expected}"))
 }
 
 fn named(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
@@ -269,9 +353,16 @@ fn named(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> 
 }
 
 fn unknown(at: &str, descriptor: &MessageDescriptor, taken: &[&str]) -> Violated {
-    let fields: Vec<FieldDescriptor> = descriptor.fields().filter(|f| !taken.contains(&f.name())).collect();
+    let fields: Vec<FieldDescriptor> = descriptor
+        .fields()
+        .filter(|f| !taken.contains(&f.name()))
+        .collect();
     let known: Vec<&str> = fields.iter().map(key).collect();
-    let expected = if known.is_empty() { "nothing".to_owned() } else { format!("one of {}", known.join(", ")) };
+    let expected = if known.is_empty() {
+        "nothing".to_owned()
+    } else {
+        format!("one of {}", known.join(", "))
+    };
     wrong(at, format!("unknown: expected {expected}"))
 }
 
@@ -281,7 +372,10 @@ fn below(at: &str, name: &str) -> String {
 }
 
 fn wrong(field: &str, message: impl Into<String>) -> Violated {
-    Violated { field: field.to_owned(), message: message.into() }
+    Violated {
+        field: field.to_owned(),
+        message: message.into(),
+    }
 }
 
 #[cfg(test)]
@@ -297,7 +391,10 @@ mod tests {
 
     fn list(query: &[(&str, &str)]) -> Result<proto::ListTasksRequest, Vec<(String, String)>> {
         let mut message = DynamicMessage::new(rpc("TaskService/ListTasks").input());
-        let pairs: Vec<_> = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let pairs: Vec<_> = query
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         texts(&mut message, &pairs, &["page_token"]).map_err(said)?;
         Ok(message.transcode_to().unwrap())
     }
@@ -311,14 +408,36 @@ mod tests {
         let json = r#"{"task_name":"t","context": {"z": 9007199254740993,"a":1.10} ,"priority":-3,"version":null}"#;
         let request = submit(json).unwrap();
         assert_eq!(request.context_json, r#"{"z": 9007199254740993,"a":1.10}"#);
-        assert_eq!((request.task_name.as_str(), request.priority, request.version.as_str()), ("t", -3, ""));
+        assert_eq!(
+            (
+                request.task_name.as_str(),
+                request.priority,
+                request.version.as_str()
+            ),
+            ("t", -3, "")
+        );
     }
 
     #[test]
     fn everything_wrong_in_a_body_is_found_at_once() {
-        let wrong = submit(r#"{"task_name":1,"priority":1.5,"a/b":0,"context_json":"{}","version":"1","version":"2"}"#);
-        let places: Vec<String> = wrong.unwrap_err().into_iter().map(|(place, _)| place).collect();
-        assert_eq!(places, ["/task_name", "/priority", "/a~1b", "/context_json", "/version"]);
+        let wrong = submit(
+            r#"{"task_name":1,"priority":1.5,"a/b":0,"context_json":"{}","version":"1","version":"2"}"#,
+        );
+        let places: Vec<String> = wrong
+            .unwrap_err()
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "/task_name",
+                "/priority",
+                "/a~1b",
+                "/context_json",
+                "/version"
+            ]
+        );
         for json in ["", "[]", "1", "{", "{}x"] {
             assert_eq!(submit(json).unwrap_err()[0].0, "", "{json}");
         }
@@ -327,13 +446,23 @@ mod tests {
     #[test]
     fn what_is_wrong_is_noted_up_to_a_bound() {
         let many = |n: usize| format!("{{{}}}", vec![r#""":0"#; n].join(","));
-        for (members, noted) in
-            [(MAX_VIOLATIONS - 1, 99), (MAX_VIOLATIONS, 100), (MAX_VIOLATIONS + 1, 100), (400_000, 100)]
-        {
-            assert_eq!(submit(&many(members)).unwrap_err().len(), noted, "{members}");
+        for (members, noted) in [
+            (MAX_VIOLATIONS - 1, 99),
+            (MAX_VIOLATIONS, 100),
+            (MAX_VIOLATIONS + 1, 100),
+            (400_000, 100),
+        ] {
+            assert_eq!(
+                submit(&many(members)).unwrap_err().len(),
+                noted,
+                "{members}"
+            );
         }
         // Reading ends there, so it does not matter what follows.
-        assert_eq!(submit(&many(400_000).replace('}', "")).unwrap_err().len(), 100);
+        assert_eq!(
+            submit(&many(400_000).replace('}', "")).unwrap_err().len(),
+            100
+        );
         assert_eq!(submit(&many(50).replace('}', "")).unwrap_err()[0].0, "");
         let twice = format!(r#"{{"version":"1"{}}}"#, r#","version":"2""#.repeat(1_000));
         assert_eq!(submit(&twice).unwrap_err().len(), 100);
@@ -350,7 +479,13 @@ mod tests {
         };
         assert!(unset(MAX_ITEMS).is_ok());
         let wrong = unset(MAX_ITEMS + 1).unwrap_err();
-        assert_eq!(wrong, [("/unset".to_owned(), "too long: expected at most 10000 elements".to_owned())]);
+        assert_eq!(
+            wrong,
+            [(
+                "/unset".to_owned(),
+                "too long: expected at most 10000 elements".to_owned()
+            )]
+        );
     }
 
     #[test]
@@ -362,15 +497,35 @@ mod tests {
             ("submitted_after", "2026-01-01T00:00:00Z"),
         ]);
         let request = request.unwrap();
-        assert_eq!(request.states, [proto::TaskState::Error as i32, proto::TaskState::InProgress as i32]);
-        assert_eq!((request.page_size, request.submitted_after.unwrap().seconds), (7, 1_767_225_600));
-        let wrong = list(&[("states", "gone"), ("page_size", "x"), ("submitted_after", "noon"), ("page_token", "")]);
+        assert_eq!(
+            request.states,
+            [
+                proto::TaskState::Error as i32,
+                proto::TaskState::InProgress as i32
+            ]
+        );
+        assert_eq!(
+            (request.page_size, request.submitted_after.unwrap().seconds),
+            (7, 1_767_225_600)
+        );
+        let wrong = list(&[
+            ("states", "gone"),
+            ("page_size", "x"),
+            ("submitted_after", "noon"),
+            ("page_token", ""),
+        ]);
         let wrong = wrong.unwrap_err();
         assert_eq!(
-            wrong.iter().map(|(place, _)| place.as_str()).collect::<Vec<_>>(),
+            wrong
+                .iter()
+                .map(|(place, _)| place.as_str())
+                .collect::<Vec<_>>(),
             ["states", "page_size", "submitted_after", "page_token"]
         );
-        assert!(wrong[0].1.contains("expected one of pending, in_progress"), "{wrong:?}");
+        assert!(
+            wrong[0].1.contains("expected one of pending, in_progress"),
+            "{wrong:?}"
+        );
         assert!(list(&[("namespace", "a"), ("namespace", "b")]).is_err());
         assert!(list(&[("submitted_after", "2026-01-01T00:00:00+02:00")]).is_ok());
         for local in ["2026-01-01T00:00:00", "2026-01-01 00:00:00", "2026-01-01"] {

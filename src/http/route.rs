@@ -68,9 +68,12 @@ pub struct Route {
 /// A route whose rpc answers once: `route!(METHOD "path" => Service.function, "Service/Rpc")`.
 macro_rules! route {
     ($method:ident $path:literal => $service:ident.$call:ident, $rpc:literal) => {
-        $crate::http::route::once(axum::http::Method::$method, $path, $rpc, |engine, request| async move {
-            $service(engine).$call(request).await
-        })
+        $crate::http::route::once(
+            axum::http::Method::$method,
+            $path,
+            $rpc,
+            |engine, request| async move { $service(engine).$call(request).await },
+        )
     };
 }
 pub(super) use route;
@@ -88,15 +91,31 @@ where
     F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
 {
     let rpc = protocol::rpc(rpc);
-    let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Answered> {
+    let call = move |engine: Engine,
+                     metadata: MetadataMap,
+                     message: DynamicMessage|
+          -> Eventually<Answered> {
         Box::pin(async move {
-            let response = call(engine, request(metadata, &message)?).await?.into_inner();
+            let response = call(engine, request(metadata, &message)?)
+                .await?
+                .into_inner();
             let whole = json::dynamic(&response);
-            let created = whole.get_field_by_name("created").is_some_and(|v| *v == Value::Bool(true));
-            Ok(Answered { json: json::text(&whole), created })
+            let created = whole
+                .get_field_by_name("created")
+                .is_some_and(|v| *v == Value::Bool(true));
+            Ok(Answered {
+                json: json::text(&whole),
+                created,
+            })
         })
     };
-    Route { method, path, rpc, yaml: None, call: Calls::Once(Arc::new(call)) }
+    Route {
+        method,
+        path,
+        rpc,
+        yaml: None,
+        call: Calls::Once(Arc::new(call)),
+    }
 }
 
 /// A stream: as a read, and each message of the answer is a server-sent event.
@@ -112,13 +131,27 @@ where
     F: Future<Output = Result<tonic::Response<S>, Status>> + Send + 'static,
 {
     let rpc = protocol::rpc(rpc);
-    let call = move |engine: Engine, metadata: MetadataMap, message: DynamicMessage| -> Eventually<Messages> {
+    let call = move |engine: Engine,
+                     metadata: MetadataMap,
+                     message: DynamicMessage|
+          -> Eventually<Messages> {
         Box::pin(async move {
-            let messages = call(engine, request(metadata, &message)?).await?.into_inner();
-            Ok(Box::pin(messages.map(|message| message.map(|message| json::dynamic(&message)))) as Messages)
+            let messages = call(engine, request(metadata, &message)?)
+                .await?
+                .into_inner();
+            Ok(
+                Box::pin(messages.map(|message| message.map(|message| json::dynamic(&message))))
+                    as Messages,
+            )
         })
     };
-    Route { method: Method::GET, path, rpc, yaml: None, call: Calls::Stream(Arc::new(call)) }
+    Route {
+        method: Method::GET,
+        path,
+        rpc,
+        yaml: None,
+        call: Calls::Stream(Arc::new(call)),
+    }
 }
 
 /// As gRPC has it.
@@ -134,7 +167,10 @@ fn request<Q: prost::Message + Default>(
 impl Route {
     /// Also takes a body of `application/yaml`, which is this field.
     pub fn or_yaml(self, field: &'static str) -> Self {
-        Self { yaml: Some(field), ..self }
+        Self {
+            yaml: Some(field),
+            ..self
+        }
     }
 
     /// The fields in the path.
@@ -146,7 +182,9 @@ impl Route {
     pub fn other_fields(&self) -> impl Iterator<Item = FieldDescriptor> {
         let taken = self.path_fields();
         let fields: Vec<FieldDescriptor> = self.rpc.input().fields().collect();
-        fields.into_iter().filter(move |field| !taken.contains(&field.name()))
+        fields
+            .into_iter()
+            .filter(move |field| !taken.contains(&field.name()))
     }
 
     /// Whether it answers with server-sent events.
@@ -160,20 +198,33 @@ impl Route {
 
     /// What axum serves it with.
     pub fn serve(&self, engine: &Engine, room: &Room) -> MethodRouter {
-        let filter = if self.has_body() { MethodFilter::POST } else { MethodFilter::GET };
+        let filter = if self.has_body() {
+            MethodFilter::POST
+        } else {
+            MethodFilter::GET
+        };
         let (route, engine, room) = (self.clone(), engine.clone(), room.clone());
         on(filter, move |request: Request| async move {
-            route.answer(engine, &room, request).await.unwrap_or_else(Unread::into_response)
+            route
+                .answer(engine, &room, request)
+                .await
+                .unwrap_or_else(Unread::into_response)
         })
     }
 
-    async fn answer(self, engine: Engine, room: &Room, request: Request) -> Result<Response, Unread> {
+    async fn answer(
+        self,
+        engine: Engine,
+        room: &Room,
+        request: Request,
+    ) -> Result<Response, Unread> {
         let mut message = DynamicMessage::new(self.rpc.input());
         let (mut parts, rest) = request.into_parts();
         let in_path = self.path_fields();
         // The body's memory is accounted for until the answer is there.
         let mut held = None;
-        self.fill_from_uri(&mut message, &mut parts, &in_path).await?;
+        self.fill_from_uri(&mut message, &mut parts, &in_path)
+            .await?;
         let mut parameters = in_path.clone();
         let fields: Vec<FieldDescriptor> = self.other_fields().collect();
         if self.has_body() {
@@ -190,15 +241,26 @@ impl Route {
             Calls::Stream(call) => {
                 sse::resume(&mut message, &parts.headers)?;
                 let metadata = MetadataMap::from_headers(parts.headers);
-                return Ok(sse::response(call(engine, metadata, message).await.map_err(refused)?));
+                return Ok(sse::response(
+                    call(engine, metadata, message).await.map_err(refused)?,
+                ));
             }
             Calls::Once(call) => call,
         };
         let metadata = MetadataMap::from_headers(parts.headers);
         let answered = call(engine, metadata, message).await.map_err(refused)?;
         drop(held);
-        let status = if answered.created { StatusCode::CREATED } else { StatusCode::OK };
-        Ok((status, [(header::CONTENT_TYPE, "application/json")], answered.json).into_response())
+        let status = if answered.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        Ok((
+            status,
+            [(header::CONTENT_TYPE, "application/json")],
+            answered.json,
+        )
+            .into_response())
     }
 
     async fn fill_from_uri(
@@ -214,10 +276,17 @@ impl Route {
                 format!("the {what} cannot be read: expected percent-encoded UTF-8"),
             )
         };
-        let path = parts.extract::<RawPathParams>().await.map_err(|_| unreadable("path"))?;
-        let path: Vec<(String, String)> = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let path = parts
+            .extract::<RawPathParams>()
+            .await
+            .map_err(|_| unreadable("path"))?;
+        let path: Vec<(String, String)> = path
+            .iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
         read::texts(message, &path, &[]).map_err(|all| violated(&all, in_path))?;
-        let Query(query) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|_| unreadable("query"))?;
+        let Query(query) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|_| unreadable("query"))?;
         let names: Vec<&str> = query.iter().map(|(name, _)| name.as_str()).collect();
         if self.has_body() && !query.is_empty() {
             let all: Vec<Violated> = names
@@ -236,9 +305,16 @@ impl Route {
     /// What the body says it is; `None` says nothing. Anything else than what is taken here is refused before it is read: a
     /// page may send some types to another site without asking the browser first.
     fn media(&self, headers: &HeaderMap) -> Result<Option<Media>, Problem> {
-        let Some(said) = headers.get(header::CONTENT_TYPE).filter(|v| !v.is_empty()) else { return Ok(None) };
+        let Some(said) = headers.get(header::CONTENT_TYPE).filter(|v| !v.is_empty()) else {
+            return Ok(None);
+        };
         let said = String::from_utf8_lossy(said.as_bytes());
-        let media = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let media = said
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
         match (media.as_str(), self.yaml) {
             ("application/json", _) => Ok(Some(Media::Json)),
             ("application/yaml", Some(field)) => Ok(Some(Media::Yaml(field))),
@@ -247,8 +323,13 @@ impl Route {
     }
 
     fn wrong_media(&self, media: &str) -> Problem {
-        let or = if self.yaml.is_some() { " or application/yaml" } else { "" };
-        let detail = format!("content-type `{media:.80}` is not taken here: expected application/json{or}");
+        let or = if self.yaml.is_some() {
+            " or application/yaml"
+        } else {
+            ""
+        };
+        let detail =
+            format!("content-type `{media:.80}` is not taken here: expected application/json{or}");
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE", detail)
     }
 
@@ -262,7 +343,9 @@ impl Route {
         match media {
             None if text.is_empty() => Ok(()),
             None => Err(self.wrong_media("")),
-            Some(Media::Json) => read::body(message, text, in_path).map_err(|all| violated(&all, &[])),
+            Some(Media::Json) => {
+                read::body(message, text, in_path).map_err(|all| violated(&all, &[]))
+            }
             Some(Media::Yaml(field)) => {
                 message.set_field_by_name(field, Value::String(text.to_owned()));
                 Ok(())
@@ -271,16 +354,35 @@ impl Route {
     }
 
     /// The key may come as a header, as long as the body does not say another one.
-    fn fill_from_header(&self, message: &mut DynamicMessage, headers: &HeaderMap) -> Result<(), Problem> {
+    fn fill_from_header(
+        &self,
+        message: &mut DynamicMessage,
+        headers: &HeaderMap,
+    ) -> Result<(), Problem> {
         let field = self.rpc.input().get_field_by_name("idempotency_key");
-        let (Some(field), Some(key)) = (field, headers.get(IDEMPOTENCY_KEY)) else { return Ok(()) };
+        let (Some(field), Some(key)) = (field, headers.get(IDEMPOTENCY_KEY)) else {
+            return Ok(());
+        };
         let wrong = |message: &str| {
-            violated(&[Violated { field: "Idempotency-Key".into(), message: message.into() }], &["Idempotency-Key"])
+            violated(
+                &[Violated {
+                    field: "Idempotency-Key".into(),
+                    message: message.into(),
+                }],
+                &["Idempotency-Key"],
+            )
         };
         let text = key.to_str().map_err(|_| wrong("expected visible ASCII"))?;
         // The draft of the standard quotes it; most clients do not.
-        let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-        let said = message.get_field(&field).as_str().unwrap_or_default().to_owned();
+        let text = text
+            .strip_prefix('"')
+            .and_then(|t| t.strip_suffix('"'))
+            .unwrap_or(text);
+        let said = message
+            .get_field(&field)
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         if !said.is_empty() && said != text {
             return Err(wrong("the body has another idempotency_key"));
         }

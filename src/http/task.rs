@@ -23,9 +23,12 @@ pub fn routes() -> Vec<Route> {
         route!(POST "/tasker/tasks/{task_id}/skip" => Tasks.skip_step, "TaskService/SkipStep"),
         route!(POST "/tasker/tasks/{task_id}/pause" => Tasks.pause_task, "TaskService/PauseTask"),
         route!(POST "/tasker/tasks/{task_id}/resume" => Tasks.resume_task, "TaskService/ResumeTask"),
-        once(Method::POST, "/tasker/tasks/order", "TaskService/OrderTasks", |e, r| async move {
-            last(Tasks(e).order_tasks(r).await?.into_inner()).await
-        }),
+        once(
+            Method::POST,
+            "/tasker/tasks/order",
+            "TaskService/OrderTasks",
+            |e, r| async move { last(Tasks(e).order_tasks(r).await?.into_inner()).await },
+        ),
         route!(GET "/tasker/pauses" => Tasks.list_pauses, "TaskService/ListPauses"),
         route!(POST "/tasker/pauses" => Tasks.pause_template, "TaskService/PauseTemplate"),
         route!(POST "/tasker/pauses/lift" => Tasks.resume_template, "TaskService/ResumeTemplate"),

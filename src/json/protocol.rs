@@ -6,38 +6,51 @@
 use std::sync::LazyLock;
 
 use prost_reflect::{
-    DescriptorPool, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+    DescriptorPool, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor,
+    MethodDescriptor,
 };
 
 use crate::proto;
 
 /// The compiler of the protocol wrote these descriptors into the program: they are always readable.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(proto::DESCRIPTORS).expect("the descriptors of this program's own protocol are whole")
+    DescriptorPool::decode(proto::DESCRIPTORS)
+        .expect("the descriptors of this program's own protocol are whole")
 });
 
 /// The rpc called `service/method` in package `tasker.v1`. A route that names one that does not exist is a mistake in the
 /// program; every test that starts a server finds it.
 pub fn rpc(name: &str) -> MethodDescriptor {
     let found = name.split_once('/').and_then(|(service, method)| {
-        POOL.get_service_by_name(&format!("tasker.v1.{service}"))?.methods().find(|m| m.name() == method)
+        POOL.get_service_by_name(&format!("tasker.v1.{service}"))?
+            .methods()
+            .find(|m| m.name() == method)
     });
     found.unwrap_or_else(|| panic!("the protocol has no rpc {name}"))
 }
 
 /// What describes the message of this full name.
 pub fn message(name: &str) -> MessageDescriptor {
-    POOL.get_message_by_name(name).unwrap_or_else(|| panic!("the protocol has no message {name}"))
+    POOL.get_message_by_name(name)
+        .unwrap_or_else(|| panic!("the protocol has no message {name}"))
 }
 
 /// What a field is called in JSON.
 pub fn key(field: &FieldDescriptor) -> &str {
-    if is_document(field) { field.name().trim_end_matches("_json") } else { field.name() }
+    if is_document(field) {
+        field.name().trim_end_matches("_json")
+    } else {
+        field.name()
+    }
 }
 
 /// Whether the field is a string that holds a JSON document, or a list or map of such.
 pub fn is_document(field: &FieldDescriptor) -> bool {
-    let kind = if field.is_map() { value_kind(field) } else { field.kind() };
+    let kind = if field.is_map() {
+        value_kind(field)
+    } else {
+        field.kind()
+    };
     matches!(kind, Kind::String) && field.name().ends_with("_json")
 }
 
@@ -55,18 +68,40 @@ pub fn words(of: &EnumDescriptor) -> impl Iterator<Item = (String, i32)> + '_ {
     let prefix = upper_snake(of.name()) + "_";
     let is_event = of.full_name() == "tasker.v1.EventType";
     let word = move |name: &str| {
-        let word = name.strip_prefix(&prefix).unwrap_or(name).to_ascii_lowercase();
-        if is_event { word.replacen('_', ".", 1) } else { word }
+        let word = name
+            .strip_prefix(&prefix)
+            .unwrap_or(name)
+            .to_ascii_lowercase();
+        if is_event {
+            word.replacen('_', ".", 1)
+        } else {
+            word
+        }
     };
-    of.values().filter(|v| v.number() != 0).map(move |v| (word(v.name()), v.number()))
+    of.values()
+        .filter(|v| v.number() != 0)
+        .map(move |v| (word(v.name()), v.number()))
 }
 
 /// The comment above a message, a field or an rpc, as one paragraph per paragraph.
 pub fn comment(file: &FileDescriptor, path: &[i32]) -> Option<String> {
     let info = file.file_descriptor_proto().source_code_info.as_ref()?;
-    let text = info.location.iter().find(|location| location.path == path)?.leading_comments.as_deref()?;
+    let text = info
+        .location
+        .iter()
+        .find(|location| location.path == path)?
+        .leading_comments
+        .as_deref()?;
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    Some(lines.split(|line| line.is_empty()).map(|p| p.join(" ")).collect::<Vec<_>>().join("\n\n").trim().to_owned())
+    Some(
+        lines
+            .split(|line| line.is_empty())
+            .map(|p| p.join(" "))
+            .collect::<Vec<_>>()
+            .join("\n\n")
+            .trim()
+            .to_owned(),
+    )
 }
 
 /// The comment above a field.
@@ -94,13 +129,27 @@ mod tests {
     fn names_are_those_of_the_protocol_in_short() {
         let get = rpc("TaskService/GetTask");
         let step = get.output().get_field_by_name("steps").map(|f| f.kind());
-        let Some(Kind::Message(step)) = step else { panic!("no steps") };
+        let Some(Kind::Message(step)) = step else {
+            panic!("no steps")
+        };
         let state = step.get_field_by_name("state").unwrap();
-        let Kind::Enum(states) = state.kind() else { panic!("no enum") };
+        let Kind::Enum(states) = state.kind() else {
+            panic!("no enum")
+        };
         let words: Vec<String> = words(&states).map(|(word, _)| word).collect();
-        assert_eq!(words[..4], ["pending", "ready", "in_progress", "waiting_for_retry"]);
-        assert_eq!(key(&step.get_field_by_name("result_json").unwrap()), "result");
+        assert_eq!(
+            words[..4],
+            ["pending", "ready", "in_progress", "waiting_for_retry"]
+        );
+        assert_eq!(
+            key(&step.get_field_by_name("result_json").unwrap()),
+            "result"
+        );
         assert_eq!(key(&step.get_field_by_name("name").unwrap()), "name");
-        assert!(comment(&get.parent_service().parent_file(), get.path()).unwrap().starts_with("Called by anyone"));
+        assert!(
+            comment(&get.parent_service().parent_file(), get.path())
+                .unwrap()
+                .starts_with("Called by anyone")
+        );
     }
 }

@@ -12,14 +12,21 @@ use crate::domain::json::check_document;
 
 /// A message, to be looked into by name.
 pub fn dynamic<M: prost::Name>(of: &M) -> DynamicMessage {
-    DynamicMessage::decode(protocol::message(&M::full_name()), of.encode_to_vec().as_slice())
-        .expect("what was just encoded is whole")
+    DynamicMessage::decode(
+        protocol::message(&M::full_name()),
+        of.encode_to_vec().as_slice(),
+    )
+    .expect("what was just encoded is whole")
 }
 
 /// The JSON text of a message. Documents inside it are copied as they are, never parsed, so digits, the order of keys and
 /// white space arrive as they were sent.
 pub fn text(message: &DynamicMessage) -> String {
-    Writer { out: String::new(), copy: |out, document| out.push_str(document) }.whole(message)
+    Writer {
+        out: String::new(),
+        copy: |out, document| out.push_str(document),
+    }
+    .whole(message)
 }
 
 /// A message as a tree that keeps every digit and the order of keys, whoever sent it: text that is no document after all
@@ -29,7 +36,11 @@ pub fn value(of: &impl prost::Name) -> serde_json::Value {
         Ok(()) => out.push_str(document),
         Err(_) => quoted(out, document),
     };
-    let json = Writer { out: String::new(), copy }.whole(&dynamic(of));
+    let json = Writer {
+        out: String::new(),
+        copy,
+    }
+    .whole(&dynamic(of));
     let mut reader = serde_json::Deserializer::from_str(&json);
     reader.disable_recursion_limit(); // The depth of each document is checked.
     serde_json::Value::deserialize(&mut reader).expect("what was just written is JSON")
@@ -67,7 +78,9 @@ impl Writer {
     fn member(&mut self, field: &FieldDescriptor, value: &Value) {
         let (kind, document) = (value_kind(field), is_document(field));
         match value {
-            Value::List(items) => self.separated(('[', ']'), items, |to, item| to.one(&kind, document, item)),
+            Value::List(items) => {
+                self.separated(('[', ']'), items, |to, item| to.one(&kind, document, item))
+            }
             Value::Map(entries) => {
                 let mut entries: Vec<(&MapKey, &Value)> = entries.iter().collect();
                 entries.sort_by_key(|(key, _)| map_key(key));
@@ -108,10 +121,20 @@ impl Writer {
     fn well_known(&mut self, message: &DynamicMessage) {
         match message.descriptor().full_name() {
             "google.protobuf.Timestamp" => {
-                self.text(&message.transcode_to::<Timestamp>().map(|t| t.to_string()).unwrap_or_default());
+                self.text(
+                    &message
+                        .transcode_to::<Timestamp>()
+                        .map(|t| t.to_string())
+                        .unwrap_or_default(),
+                );
             }
             "google.protobuf.Duration" => {
-                self.text(&message.transcode_to::<Duration>().map(|d| d.to_string()).unwrap_or_default());
+                self.text(
+                    &message
+                        .transcode_to::<Duration>()
+                        .map(|d| d.to_string())
+                        .unwrap_or_default(),
+                );
             }
             _ => self.object(message),
         }
@@ -143,7 +166,8 @@ impl Writer {
 
     /// JSON has no word for what is not a number.
     fn float(&mut self, n: f64) {
-        self.out.push_str(&serde_json::to_string(&n).unwrap_or_else(|_| "null".to_owned()));
+        self.out
+            .push_str(&serde_json::to_string(&n).unwrap_or_else(|_| "null".to_owned()));
     }
 
     fn null(&mut self) {
@@ -187,21 +211,34 @@ mod tests {
     #[test]
     fn documents_are_copied_byte_by_byte() {
         let document = r#"{"z": 9007199254740993, "a":[1.10,1e400,-0.0], "n":null}"#;
-        let text = text(&Step { result_json: document.into(), ..Default::default() });
+        let text = text(&Step {
+            result_json: document.into(),
+            ..Default::default()
+        });
         assert!(text.contains(&format!(r#""result":{document},"#)), "{text}");
     }
 
     #[test]
     fn every_key_is_there_and_says_what_it_says_in_short() {
-        let failed = StepError { message: "busy \"\n".into(), error_code: "X".into(), context_json: String::new() };
+        let failed = StepError {
+            message: "busy \"\n".into(),
+            error_code: "X".into(),
+            context_json: String::new(),
+        };
         let text = text(&Step {
             name: "bill".into(),
             state: StepState::WaitingForRetry.into(),
-            next_attempt_at: Some(prost_types::Timestamp { seconds: 1_767_225_600, nanos: 7_000_000 }),
+            next_attempt_at: Some(prost_types::Timestamp {
+                seconds: 1_767_225_600,
+                nanos: 7_000_000,
+            }),
             attempts: vec![Attempt {
                 outcome: AttemptOutcome::RetryableError.into(),
                 error: Some(failed),
-                retry_after: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+                retry_after: Some(prost_types::Duration {
+                    seconds: 1,
+                    nanos: 500_000_000,
+                }),
                 ..Default::default()
             }],
             ..Default::default()
@@ -211,44 +248,87 @@ mod tests {
             (&step["error"], &step["description"], &step["ended_at"]),
             (&Value::Null, &Value::Null, &Value::Null)
         );
-        assert_eq!((&step["state"], &step["attempt"]), (&json!("waiting_for_retry"), &json!(0)));
+        assert_eq!(
+            (&step["state"], &step["attempt"]),
+            (&json!("waiting_for_retry"), &json!(0))
+        );
         assert_eq!(step["next_attempt_at"], "2026-01-01T00:00:00.007Z");
         let attempt = &step["attempts"][0];
-        assert_eq!(attempt["error"], json!({"message": "busy \"\n", "error_code": "X", "context": null}));
-        assert_eq!((&attempt["outcome"], &attempt["retry_after"]), (&json!("retryable_error"), &json!("1.500s")));
+        assert_eq!(
+            attempt["error"],
+            json!({"message": "busy \"\n", "error_code": "X", "context": null})
+        );
+        assert_eq!(
+            (&attempt["outcome"], &attempt["retry_after"]),
+            (&json!("retryable_error"), &json!("1.500s"))
+        );
         assert!(!text.contains("_json"), "{text}");
     }
 
     #[test]
     fn maps_are_objects_in_order() {
         let labels = [("zone", "b"), ("arch", "arm")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        let worker = Worker { labels: labels.into(), ..Default::default() };
+        let worker = Worker {
+            labels: labels.into(),
+            ..Default::default()
+        };
         assert!(text(&worker).contains(r#""labels":{"arch":"arm","zone":"b"}"#));
     }
 
     #[test]
     fn a_value_of_a_newer_server_has_its_number() {
-        let state = |state| super::value(&Task { state, ..Default::default() })["state"].clone();
-        assert_eq!([0, 2, 99].map(state), [Value::Null, json!("in_progress"), json!("unknown_99")]);
-        let event = Event { r#type: EventType::CircuitHalfOpened.into(), ..Default::default() };
+        let state = |state| {
+            super::value(&Task {
+                state,
+                ..Default::default()
+            })["state"]
+                .clone()
+        };
+        assert_eq!(
+            [0, 2, 99].map(state),
+            [Value::Null, json!("in_progress"), json!("unknown_99")]
+        );
+        let event = Event {
+            r#type: EventType::CircuitHalfOpened.into(),
+            ..Default::default()
+        };
         assert_eq!(super::value(&event)["type"], "circuit.half_opened");
     }
 
     #[test]
     fn digits_and_key_order_of_a_tree_stay() {
-        let task = |context: &str| super::value(&Task { context_json: context.into(), ..Default::default() });
-        let context =
-            task("{\"z\": 9007199254740993, \"a\": 1.10,\n \"n\": null, \"s\": \"🚀\"}")["context"].to_string();
-        assert_eq!(context, r#"{"z":9007199254740993,"a":1.10,"n":null,"s":"🚀"}"#);
+        let task = |context: &str| {
+            super::value(&Task {
+                context_json: context.into(),
+                ..Default::default()
+            })
+        };
+        let context = task("{\"z\": 9007199254740993, \"a\": 1.10,\n \"n\": null, \"s\": \"🚀\"}")
+            ["context"]
+            .to_string();
+        assert_eq!(
+            context,
+            r#"{"z":9007199254740993,"a":1.10,"n":null,"s":"🚀"}"#
+        );
         let deepest = "[".repeat(128) + &"]".repeat(128);
         assert_eq!(task(&deepest)["context"].to_string(), deepest);
-        assert_eq!(task(&format!("[{deepest}]"))["context"], format!("[{deepest}]"), "it is not read");
+        assert_eq!(
+            task(&format!("[{deepest}]"))["context"],
+            format!("[{deepest}]"),
+            "it is not read"
+        );
     }
 
     #[test]
     fn text_that_is_no_document_is_not_lost() {
-        let steps = ["{broken", "", "false"].map(|json| Step { result_json: json.into(), ..Default::default() });
-        let results: Vec<Value> = steps.iter().map(|step| super::value(step)["result"].clone()).collect();
+        let steps = ["{broken", "", "false"].map(|json| Step {
+            result_json: json.into(),
+            ..Default::default()
+        });
+        let results: Vec<Value> = steps
+            .iter()
+            .map(|step| super::value(step)["result"].clone())
+            .collect();
         assert_eq!(results, [json!("{broken"), Value::Null, json!(false)]);
         assert_eq!(super::values(&steps)[0]["result"], "{broken");
     }

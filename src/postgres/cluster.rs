@@ -47,7 +47,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { data_dir: None, port: 0, durable: true, settings: Vec::new(), binaries: None, initdb_cache: None }
+        Self {
+            data_dir: None,
+            port: 0,
+            durable: true,
+            settings: Vec::new(),
+            binaries: None,
+            initdb_cache: None,
+        }
     }
 }
 
@@ -63,14 +70,26 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a server, and returns when it takes connections. Makes the data first if there is none.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let (home, options) = tokio::task::spawn_blocking(move || Home::open(&options).map(|home| (home, options)))
-            .await
-            .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
-        let Options { port, durable, settings, .. } = options;
+        let (home, options) =
+            tokio::task::spawn_blocking(move || Home::open(&options).map(|home| (home, options)))
+                .await
+                .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+        let Options {
+            port,
+            durable,
+            settings,
+            ..
+        } = options;
         match launch(&home, port, durable, &settings).await {
             Ok((postmaster, port)) => {
                 tracing::debug!(port, pid = postmaster.pid(), dir = %home.dir().display(), "Postgres is up");
-                Ok(Self { postmaster, home, port, durable, settings })
+                Ok(Self {
+                    postmaster,
+                    home,
+                    port,
+                    durable,
+                    settings,
+                })
             }
             Err(error) => {
                 home.clean_up();
@@ -86,7 +105,10 @@ impl Cluster {
 
     /// Like [`Self::url`], for another database of the cluster.
     pub fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.home.password, self.port)
+        format!(
+            "postgres://postgres:{}@127.0.0.1:{}/{database}",
+            self.home.password, self.port
+        )
     }
 
     /// The port on 127.0.0.1; the same after a restart.
@@ -117,7 +139,13 @@ impl Cluster {
     /// Resolves when the server has ended for a reason of its own, or ours.
     pub fn ended(&self) -> impl Future<Output = ExitStatus> + Send + 'static {
         let mut exit = self.postmaster.watch();
-        async move { exit.wait_for(Option::is_some).await.ok().and_then(|status| *status).unwrap_or_default() }
+        async move {
+            exit.wait_for(Option::is_some)
+                .await
+                .ok()
+                .and_then(|status| *status)
+                .unwrap_or_default()
+        }
     }
 
     /// Ends all sessions, writes a checkpoint and stops. A temporary folder is removed.
@@ -139,11 +167,19 @@ impl Cluster {
     }
 
     async fn stop_server(&self) {
-        self.postmaster.ask(if self.home.temporary && !self.durable { Shutdown::Immediate } else { Shutdown::Fast });
+        self.postmaster
+            .ask(if self.home.temporary && !self.durable {
+                Shutdown::Immediate
+            } else {
+                Shutdown::Fast
+            });
         if self.postmaster.ended_within(STOP_LIMIT).await {
             return;
         }
-        tracing::warn!(pid = self.pid(), "Postgres does not stop; made to stop at once");
+        tracing::warn!(
+            pid = self.pid(),
+            "Postgres does not stop; made to stop at once"
+        );
         self.postmaster.ask(Shutdown::Immediate);
         if !self.postmaster.ended_within(KILL_LIMIT).await {
             self.postmaster.kill_all();
@@ -153,7 +189,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.postmaster.ask(if self.home.temporary { Shutdown::Immediate } else { Shutdown::Fast });
+        self.postmaster.ask(if self.home.temporary {
+            Shutdown::Immediate
+        } else {
+            Shutdown::Fast
+        });
         if !self.postmaster.ended_within_blocking(KILL_LIMIT) {
             self.postmaster.kill_all();
         }
@@ -164,7 +204,10 @@ impl Drop for Cluster {
 impl fmt::Debug for Cluster {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("port", &self.port).field("dir", &self.dir()).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("port", &self.port)
+            .field("dir", &self.dir())
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,16 +249,29 @@ async fn launch_once(
     for (name, value) in ours(port, durable, home.temporary).iter().chain(settings) {
         command.arg("-c").arg(format!("{name}={value}"));
     }
-    let clone = log.try_clone().map_err(Error::io("open", home.log_path()))?;
-    command.stdin(std::process::Stdio::null()).stdout(clone).stderr(log);
-    let when_we_die = if home.temporary { Shutdown::Immediate } else { Shutdown::Fast };
+    let clone = log
+        .try_clone()
+        .map_err(Error::io("open", home.log_path()))?;
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(clone)
+        .stderr(log);
+    let when_we_die = if home.temporary {
+        Shutdown::Immediate
+    } else {
+        Shutdown::Fast
+    };
     let postmaster = Postmaster::spawn(command, when_we_die).map_err(Error::io("run", &program))?;
 
     let until = Instant::now() + READY_LIMIT;
     loop {
         if let Some(status) = postmaster.exited() {
             let (status, tail) = (describe(status), home.log_tail(log_start));
-            return Err(Error::Start { status, log: home.log_path(), tail });
+            return Err(Error::Start {
+                status,
+                log: home.log_path(),
+                tail,
+            });
         }
         if is_ready(&home.data(), postmaster.pid()) {
             return Ok(postmaster);
@@ -223,7 +279,11 @@ async fn launch_once(
         if Instant::now() >= until {
             postmaster.kill_all();
             let tail = home.log_tail(log_start);
-            return Err(Error::NotReady { seconds: READY_LIMIT.as_secs(), log: home.log_path(), tail });
+            return Err(Error::NotReady {
+                seconds: READY_LIMIT.as_secs(),
+                log: home.log_path(),
+                tail,
+            });
         }
         sleep(Duration::from_millis(5)).await;
     }
@@ -248,12 +308,17 @@ fn ours(port: u16, durable: bool, temporary: bool) -> Vec<(String, String)> {
         // In the data folder, where it goes with the rest even when the server is killed.
         settings.push(("dynamic_shared_memory_type", "mmap".to_owned()));
     }
-    settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    settings
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// The eighth line of `postmaster.pid` is the server's own word on whether it takes connections.
 fn is_ready(data: &Path, pid: u32) -> bool {
-    let Ok(file) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
+    let Ok(file) = fs::read_to_string(data.join("postmaster.pid")) else {
+        return false;
+    };
     let lines: Vec<&str> = file.lines().map(str::trim).collect();
     lines.first() == Some(&pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
 }
@@ -263,8 +328,10 @@ fn is_ready(data: &Path, pid: u32) -> bool {
 /// the server from coming back.
 fn free_port() -> u16 {
     const RANGE: std::ops::Range<u16> = 20_000..32_000;
-    let random = || u16::from_le_bytes([Uuid::new_v4().as_bytes()[0], Uuid::new_v4().as_bytes()[1]]);
-    let candidates = std::iter::repeat_with(|| RANGE.start + random() % RANGE.len() as u16).take(100);
+    let random =
+        || u16::from_le_bytes([Uuid::new_v4().as_bytes()[0], Uuid::new_v4().as_bytes()[1]]);
+    let candidates =
+        std::iter::repeat_with(|| RANGE.start + random() % RANGE.len() as u16).take(100);
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     candidates.into_iter().find(is_free).unwrap_or(RANGE.start)
 }

@@ -52,7 +52,9 @@ pub enum Error {
         blocked: PathBuf,
     },
     /// Started as root on a system with no user to become.
-    #[error("Postgres cannot run as root, and this system has neither a user `postgres` nor a user `nobody`")]
+    #[error(
+        "Postgres cannot run as root, and this system has neither a user `postgres` nor a user `nobody`"
+    )]
     NoUser,
     /// The data was written by another major version.
     #[error(
@@ -103,8 +105,15 @@ pub enum Error {
 
 impl Error {
     /// For `map_err` on file operations: `.map_err(Error::io("create", path))`.
-    pub(super) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { doing, path, source }
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
     }
 }

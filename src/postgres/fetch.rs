@@ -30,8 +30,13 @@ pub async fn fetch() -> Result<Binaries, Error> {
 }
 
 async fn fetch_into(dir: &Path) -> Result<(), Error> {
-    let version = VersionReq::parse(&format!("={MAJOR}")).map_err(|e| Error::Fetch(e.to_string()))?;
-    let (_, archive) = get_archive(zonky::URL, &version).await.map_err(|e| Error::Fetch(e.to_string()))?;
-    extract(zonky::URL, &archive, dir).await.map_err(|e| Error::Fetch(e.to_string()))?;
+    let version =
+        VersionReq::parse(&format!("={MAJOR}")).map_err(|e| Error::Fetch(e.to_string()))?;
+    let (_, archive) = get_archive(zonky::URL, &version)
+        .await
+        .map_err(|e| Error::Fetch(e.to_string()))?;
+    extract(zonky::URL, &archive, dir)
+        .await
+        .map_err(|e| Error::Fetch(e.to_string()))?;
     Ok(())
 }

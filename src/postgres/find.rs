@@ -31,12 +31,18 @@ impl Binaries {
                 return Err(format!("there is no `{name}` in it"));
             }
         }
-        let output =
-            Command::new(dir.join("postgres")).arg("--version").output().map_err(|e| format!("cannot run it: {e}"))?;
+        let output = Command::new(dir.join("postgres"))
+            .arg("--version")
+            .output()
+            .map_err(|e| format!("cannot run it: {e}"))?;
         let words = String::from_utf8_lossy(&output.stdout);
-        let (version, major) =
-            parse_version(&words).ok_or_else(|| format!("`postgres --version` says {:?}", words.trim()))?;
-        Ok(Self { dir: dir.to_owned(), major, version })
+        let (version, major) = parse_version(&words)
+            .ok_or_else(|| format!("`postgres --version` says {:?}", words.trim()))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            major,
+            version,
+        })
     }
 
     /// The path of the server.
@@ -91,9 +97,10 @@ fn pick(wanted: String, serves: impl Fn(&Binaries) -> bool) -> Result<Binaries, 
         let dir = PathBuf::from(dir);
         return match Binaries::at(&dir) {
             Ok(found) if serves(&found) => Ok(found),
-            Ok(found) => {
-                Err(FindError::Named { dir, why: format!("has PostgreSQL {}, and needs {wanted}", found.version) })
-            }
+            Ok(found) => Err(FindError::Named {
+                dir,
+                why: format!("has PostgreSQL {}, and needs {wanted}", found.version),
+            }),
             Err(why) => Err(FindError::Named { dir, why }),
         };
     }
@@ -110,25 +117,43 @@ fn pick(wanted: String, serves: impl Fn(&Binaries) -> bool) -> Result<Binaries, 
 
 /// Folders to look into, the best first.
 fn candidates() -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = env::var_os("PATH").iter().flat_map(env::split_paths).collect();
+    let mut dirs: Vec<PathBuf> = env::var_os("PATH")
+        .iter()
+        .flat_map(env::split_paths)
+        .collect();
     dirs.extend(newest_first("/usr/lib/postgresql", "", "bin"));
     dirs.extend(newest_first("/usr", "pgsql-", "bin"));
     dirs.extend(newest_first("/usr/libexec", "postgresql", ""));
-    for prefix in ["/opt/homebrew/opt", "/usr/local/opt", "/home/linuxbrew/.linuxbrew/opt"] {
+    for prefix in [
+        "/opt/homebrew/opt",
+        "/usr/local/opt",
+        "/home/linuxbrew/.linuxbrew/opt",
+    ] {
         dirs.extend(newest_first(prefix, "postgresql@", "bin"));
     }
-    dirs.extend(newest_first("/Applications/Postgres.app/Contents/Versions", "", "bin"));
+    dirs.extend(newest_first(
+        "/Applications/Postgres.app/Contents/Versions",
+        "",
+        "bin",
+    ));
     dirs.push("/usr/local/pgsql/bin".into());
     dirs
 }
 
 /// `parent/<prefix><number>/<inside>` for each number there is, the highest first.
 fn newest_first(parent: &str, prefix: &str, inside: &str) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(parent) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return Vec::new();
+    };
     let mut found: Vec<(u32, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
+            let number = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix(prefix)?
+                .parse()
+                .ok()?;
             Some((number, entry.path().join(inside)))
         })
         .collect();
@@ -138,18 +163,35 @@ fn newest_first(parent: &str, prefix: &str, inside: &str) -> Vec<PathBuf> {
 
 /// `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)` → `("15.8", 15)`.
 fn parse_version(words: &str) -> Option<(String, u32)> {
-    let version = words.split_once("(PostgreSQL) ")?.1.split_whitespace().next()?;
-    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    let version = words
+        .split_once("(PostgreSQL) ")?
+        .1
+        .split_whitespace()
+        .next()?;
+    let digits = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
     Some((version.to_owned(), version[..digits].parse().ok()?))
 }
 
 fn found(unusable: &[Binaries]) -> String {
-    let list: Vec<String> = unusable.iter().map(|b| format!("{} in {}", b.version, b.dir.display())).collect();
-    if list.is_empty() { String::new() } else { format!(" (only {})", list.join(", ")) }
+    let list: Vec<String> = unusable
+        .iter()
+        .map(|b| format!("{} in {}", b.version, b.dir.display()))
+        .collect();
+    if list.is_empty() {
+        String::new()
+    } else {
+        format!(" (only {})", list.join(", "))
+    }
 }
 
 fn fetch_hint() -> &'static str {
-    if cfg!(feature = "fetch-postgres") { ", or let `tasker dev --fetch-postgres` get one" } else { "" }
+    if cfg!(feature = "fetch-postgres") {
+        ", or let `tasker dev --fetch-postgres` get one"
+    } else {
+        ""
+    }
 }
 
 /// What to type on this system to get a Postgres.
@@ -164,7 +206,10 @@ fn install_hint() -> &'static str {
 fn install_hint_for(os_release: &str) -> &'static str {
     let families: Vec<&str> = os_release
         .lines()
-        .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
+        .filter_map(|line| {
+            line.strip_prefix("ID=")
+                .or_else(|| line.strip_prefix("ID_LIKE="))
+        })
         .flat_map(|value| value.trim_matches('"').split_whitespace())
         .collect();
     let is = |names: &[&str]| families.iter().any(|family| names.contains(family));
@@ -190,12 +235,20 @@ mod tests {
     #[test]
     fn versions_are_read_as_each_vendor_prints_them() {
         for (words, version, major) in [
-            ("postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)\n", "15.8", 15),
+            (
+                "postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)\n",
+                "15.8",
+                15,
+            ),
             ("postgres (PostgreSQL) 17beta1", "17beta1", 17),
             ("postgres (PostgreSQL) 9.6.24\n", "9.6.24", 9),
             ("postgres (PostgreSQL) 18devel", "18devel", 18),
         ] {
-            assert_eq!(parse_version(words), Some((version.to_owned(), major)), "{words}");
+            assert_eq!(
+                parse_version(words),
+                Some((version.to_owned(), major)),
+                "{words}"
+            );
         }
         assert_eq!(parse_version("postgres 15"), None);
         assert_eq!(parse_version("postgres (PostgreSQL) x"), None);
@@ -204,7 +257,10 @@ mod tests {
     #[test]
     fn the_hint_fits_the_system() {
         assert!(install_hint_for("ID=debian\n").contains("apt-get install postgresql"));
-        assert!(install_hint_for("NAME=Mint\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n").contains("apt-get"));
+        assert!(
+            install_hint_for("NAME=Mint\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n")
+                .contains("apt-get")
+        );
         assert!(install_hint_for("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n").contains("dnf"));
         assert!(install_hint_for("").contains("Debian"));
     }
@@ -217,10 +273,20 @@ mod tests {
 
     #[test]
     fn an_old_server_is_named_in_the_error() {
-        let old = Binaries { dir: "/usr/lib/postgresql/13/bin".into(), major: 13, version: "13.16".into() };
-        let error = FindError::None { wanted: "14 or newer".into(), unusable: vec![old] };
+        let old = Binaries {
+            dir: "/usr/lib/postgresql/13/bin".into(),
+            major: 13,
+            version: "13.16".into(),
+        };
+        let error = FindError::None {
+            wanted: "14 or newer".into(),
+            unusable: vec![old],
+        };
         let words = error.to_string();
-        assert!(words.contains("(only 13.16 in /usr/lib/postgresql/13/bin)"), "{words}");
+        assert!(
+            words.contains("(only 13.16 in /usr/lib/postgresql/13/bin)"),
+            "{words}"
+        );
         assert!(words.contains("install"), "{words}");
     }
 }

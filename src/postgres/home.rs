@@ -39,7 +39,12 @@ const ORPHAN_PATIENCE: Duration = Duration::from_secs(15);
 const MAX_LOG_BYTES: u64 = 16 << 20;
 const TAIL_LINES: usize = 20;
 /// Where programs and libraries are; a Postgres that was built by hand or comes from a package manager of its own needs both.
-const INHERITED: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"];
+const INHERITED: [&str; 4] = [
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_FALLBACK_LIBRARY_PATH",
+];
 
 /// Where the data of a development database is kept between runs: one folder per major version, in the user's data
 /// home. Root's is `/var/lib/tasker`, since the user that Postgres then runs as cannot enter root's own home.
@@ -48,8 +53,13 @@ pub fn default_dir(major: u32) -> Result<PathBuf, Error> {
     if rustix::process::geteuid().is_root() {
         return Ok(Path::new("/var/lib/tasker").join(name));
     }
-    let absolute = |variable| env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
-    let home = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    let absolute = |variable| {
+        env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    let home = absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
     Ok(home.ok_or(Error::NoDataHome)?.join("tasker").join(name))
 }
 
@@ -84,7 +94,15 @@ impl Home {
             },
         };
         let broom = temporary.then(|| remove_when_we_end(&dir)).transpose()?;
-        let mut home = Self { binaries, owner, password: String::new(), temporary, dir, _lock: lock, _broom: broom };
+        let mut home = Self {
+            binaries,
+            owner,
+            password: String::new(),
+            temporary,
+            dir,
+            _lock: lock,
+            _broom: broom,
+        };
         home.await_predecessor()?;
         home.prepare_data(options)?;
         Ok(home)
@@ -106,9 +124,14 @@ impl Home {
     pub(super) fn open_log(&self) -> Result<(File, u64), Error> {
         let path = self.log_path();
         if fs::metadata(&path).is_ok_and(|m| m.len() > MAX_LOG_BYTES) {
-            fs::rename(&path, path.with_extension("log.old")).map_err(Error::io("set aside", &path))?;
+            fs::rename(&path, path.with_extension("log.old"))
+                .map_err(Error::io("set aside", &path))?;
         }
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path);
         let log = log.map_err(Error::io("open", &path))?;
         let start = log.metadata().map_err(Error::io("read", &path))?.len();
         Ok((log, start))
@@ -132,7 +155,11 @@ impl Home {
     /// to run: the rest may change what Postgres does, or hold secrets, and every process of the server would show it.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
+        command.env_clear().envs(
+            INHERITED
+                .iter()
+                .filter_map(|name| Some((name, env::var_os(name)?))),
+        );
         // English and C whatever the user speaks: the log is read by us too.
         command.env("LC_ALL", "C").current_dir("/");
         if let Some(owner) = &self.owner {
@@ -146,14 +173,19 @@ impl Home {
         let until = Instant::now() + ORPHAN_PATIENCE;
         while let Some(pid) = postmaster_of(&self.data()) {
             if Instant::now() >= until {
-                return Err(Error::Orphan { dir: self.dir.clone(), pid });
+                return Err(Error::Orphan {
+                    dir: self.dir.clone(),
+                    pid,
+                });
             }
             thread::sleep(Duration::from_millis(20));
         }
         // Nobody of ours runs here, so the file is a dead one. Left alone, Postgres would believe it whenever its
         // number has come to belong to another process of the same user.
         match fs::remove_file(self.data().join("postmaster.pid")) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", self.data())(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", self.data())(e))
+            }
             _ => Ok(()),
         }
     }
@@ -162,18 +194,27 @@ impl Home {
         let major = self.binaries.major;
         match made_by(&self.dir) {
             Some(made_by) if made_by != major => {
-                return Err(Error::Major { dir: self.dir.clone(), made_by, major });
+                return Err(Error::Major {
+                    dir: self.dir.clone(),
+                    made_by,
+                    major,
+                });
             }
             Some(_) => {}
             None => self.create_data(options)?,
         }
         let path = self.dir.join("password");
-        self.password = fs::read_to_string(&path).map_err(Error::io("read the password in", &path))?.trim().to_owned();
+        self.password = fs::read_to_string(&path)
+            .map_err(Error::io("read the password in", &path))?
+            .trim()
+            .to_owned();
         Ok(())
     }
 
     fn create_data(&self, options: &Options) -> Result<(), Error> {
-        let Some(cache) = &options.initdb_cache else { return self.initdb(options) };
+        let Some(cache) = &options.initdb_cache else {
+            return self.initdb(options);
+        };
         let kind = if options.durable { "durable" } else { "fast" };
         let cached = cache.join(format!("postgres-{}-{kind}", self.binaries.version));
         if cached.join("password").is_file() {
@@ -201,25 +242,44 @@ impl Home {
         let password_for_initdb = self.dir.join("password.new");
         write_secret(&password_for_initdb, &read(&password)?)?;
         if let Some(owner) = &self.owner {
-            owner.own(&making).map_err(Error::io("give away", &making))?;
-            owner.own(&password_for_initdb).map_err(Error::io("give away", &password_for_initdb))?;
+            owner
+                .own(&making)
+                .map_err(Error::io("give away", &making))?;
+            owner
+                .own(&password_for_initdb)
+                .map_err(Error::io("give away", &password_for_initdb))?;
         }
         let mut command = self.command(&self.binaries.initdb());
         // A given time zone spares initdb the search for the system's.
-        command.env("TZ", "UTC").arg("--pgdata").arg(&making).arg("--pwfile").arg(&password_for_initdb);
-        command.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]);
+        command
+            .env("TZ", "UTC")
+            .arg("--pgdata")
+            .arg(&making)
+            .arg("--pwfile")
+            .arg(&password_for_initdb);
+        command.args([
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+        ]);
         if !options.durable {
             // Small WAL files: less to copy for a database of seconds.
             command.args(["--no-sync", "--wal-segsize=4"]);
         }
-        let output = command.output().map_err(Error::io("run", self.binaries.initdb()));
+        let output = command
+            .output()
+            .map_err(Error::io("run", self.binaries.initdb()));
         let removed = fs::remove_file(&password_for_initdb);
         let output = output?;
         removed.map_err(Error::io("remove", &password_for_initdb))?;
         if !output.status.success() {
             let words = [output.stdout, output.stderr].concat();
             let status = describe(output.status);
-            return Err(Error::Initdb { status, output: String::from_utf8_lossy(&words).trim().to_owned() });
+            return Err(Error::Initdb {
+                status,
+                output: String::from_utf8_lossy(&words).trim().to_owned(),
+            });
         }
         fs::rename(&making, self.data()).map_err(Error::io("move", &making))
     }
@@ -232,8 +292,15 @@ impl Home {
         // A server that was killed leaves its file, whose seventh line ends in the number of a shared memory segment that
         // only its next start would have removed.
         let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
-        if let Some(segment) = pid_file.lines().nth(6).and_then(|line| line.split_whitespace().last()) {
-            let _ = Command::new("ipcrm").args(["-m", segment]).stderr(Stdio::null()).status();
+        if let Some(segment) = pid_file
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().last())
+        {
+            let _ = Command::new("ipcrm")
+                .args(["-m", segment])
+                .stderr(Stdio::null())
+                .status();
         }
         remove_tree(&self.dir);
     }
@@ -241,7 +308,11 @@ impl Home {
 
 /// The major version that made the data in a folder, if there is data.
 pub fn made_by(dir: &Path) -> Option<u32> {
-    fs::read_to_string(dir.join("data/PG_VERSION")).ok()?.trim().parse().ok()
+    fs::read_to_string(dir.join("data/PG_VERSION"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Makes the folder if need be, and locks it.
@@ -250,7 +321,10 @@ fn take(dir: &Path, owner: Option<&Owner>) -> Result<(PathBuf, File), Error> {
     create_dir(dir, if owner.is_some() { 0o711 } else { 0o700 })?;
     let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
     if let Some((owner, blocked)) = owner.and_then(|owner| Some((owner, owner.blocked(&dir)?))) {
-        return Err(Error::Unreachable { user: owner.name.to_owned(), blocked });
+        return Err(Error::Unreachable {
+            user: owner.name.to_owned(),
+            blocked,
+        });
     }
     let lock = lock(&dir)?;
     Ok((dir, lock))
@@ -259,11 +333,20 @@ fn take(dir: &Path, owner: Option<&Owner>) -> Result<(PathBuf, File), Error> {
 /// A new folder for one run, in the first temporary place that the server's user can get to. Data that need not last
 /// goes into memory where there is plenty: a database is a thousand small files, which some disks are slow to make.
 fn take_temporary(owner: Option<&Owner>, durable: bool) -> Result<(PathBuf, File), Error> {
-    let memory = Some(PathBuf::from("/dev/shm")).filter(|memory| !durable && free_bytes(memory) >= MIN_MEMORY_BYTES);
-    let places: Vec<PathBuf> = memory.into_iter().chain([env::temp_dir(), "/tmp".into(), "/var/tmp".into()]).collect();
-    let reachable = |place: &&PathBuf| place.is_dir() && owner.is_none_or(|owner| owner.blocked(place).is_none());
+    let memory = Some(PathBuf::from("/dev/shm"))
+        .filter(|memory| !durable && free_bytes(memory) >= MIN_MEMORY_BYTES);
+    let places: Vec<PathBuf> = memory
+        .into_iter()
+        .chain([env::temp_dir(), "/tmp".into(), "/var/tmp".into()])
+        .collect();
+    let reachable = |place: &&PathBuf| {
+        place.is_dir() && owner.is_none_or(|owner| owner.blocked(place).is_none())
+    };
     let place = places.iter().find(reachable).unwrap_or(&places[0]);
-    take(&place.join(format!("tasker-postgres-{}", Uuid::now_v7().simple())), owner)
+    take(
+        &place.join(format!("tasker-postgres-{}", Uuid::now_v7().simple())),
+        owner,
+    )
 }
 
 fn free_bytes(dir: &Path) -> u64 {
@@ -272,17 +355,30 @@ fn free_bytes(dir: &Path) -> u64 {
 
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
     let mut file = file.map_err(Error::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
-            let pid = fs::read_to_string(&path).ok().and_then(|pid| pid.trim().parse().ok());
-            return Err(Error::InUse { dir: dir.to_owned(), pid });
+            let pid = fs::read_to_string(&path)
+                .ok()
+                .and_then(|pid| pid.trim().parse().ok());
+            return Err(Error::InUse {
+                dir: dir.to_owned(),
+                pid,
+            });
         }
         Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
     }
-    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(Error::io("write", &path))?;
+    file.set_len(0)
+        .and_then(|()| write!(file, "{}", std::process::id()))
+        .map_err(Error::io("write", &path))?;
     Ok(file)
 }
 
@@ -292,15 +388,22 @@ fn create_dir(dir: &Path, mode: u32) -> Result<(), Error> {
     }
     match DirBuilder::new().mode(mode).create(dir) {
         // The umask may have taken bits away.
-        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", dir)),
+        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+            .map_err(Error::io("set the mode of", dir)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         Err(e) => Err(Error::io("create", dir)(e)),
     }
 }
 
 fn write_secret(path: &Path, secret: &str) -> Result<(), Error> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(secret.as_bytes())).map_err(Error::io("write", path))
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    file.and_then(|mut file| file.write_all(secret.as_bytes()))
+        .map_err(Error::io("write", path))
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -321,7 +424,9 @@ fn copy_tree(from: &Path, to: &Path, owner: Option<&Owner>) -> Result<(), Error>
         }
         // The password beside the data stays ours.
         if let Some(owner) = owner.filter(|_| kind.is_dir() || !target.ends_with("password")) {
-            owner.own(&target).map_err(Error::io("give away", &target))?;
+            owner
+                .own(&target)
+                .map_err(Error::io("give away", &target))?;
         }
     }
     Ok(())
@@ -334,11 +439,20 @@ fn remove_when_we_end(dir: &Path) -> Result<ChildStdin, Error> {
         while [ -e "$1/data/postmaster.pid" ] && kill -0 "$(head -n 1 "$1/data/postmaster.pid")"; do sleep 0.1; done
         rm -rf -- "$1""#;
     let mut broom = Command::new("/bin/sh");
-    broom.args(["-c", SCRIPT, "sh"]).arg(dir).current_dir("/").process_group(0);
-    broom.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    broom
+        .args(["-c", SCRIPT, "sh"])
+        .arg(dir)
+        .current_dir("/")
+        .process_group(0);
+    broom
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut broom = broom.spawn().map_err(Error::io("run", "/bin/sh"))?;
-    let lifeline =
-        broom.stdin.take().ok_or_else(|| Error::io("talk to", "/bin/sh")(io::ErrorKind::BrokenPipe.into()))?;
+    let lifeline = broom
+        .stdin
+        .take()
+        .ok_or_else(|| Error::io("talk to", "/bin/sh")(io::ErrorKind::BrokenPipe.into()))?;
     // Collected when it ends, which is when the cluster is dropped.
     thread::spawn(move || broom.wait());
     Ok(lifeline)

@@ -23,7 +23,11 @@ impl Owner {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        ["postgres", "nobody"].into_iter().find_map(Self::named).map(Some).ok_or(Error::NoUser)
+        ["postgres", "nobody"]
+            .into_iter()
+            .find_map(Self::named)
+            .map(Some)
+            .ok_or(Error::NoUser)
     }
 
     /// Asks `id`, which knows every source of users that the system is set up with.
@@ -32,7 +36,12 @@ impl Owner {
             let output = Command::new("id").args([flag, name]).output().ok()?;
             String::from_utf8(output.stdout).ok()?.trim().parse().ok()
         };
-        Some(Self { name, uid: ask("-u")?, gid: ask("-g")? }).filter(|owner| owner.uid != 0)
+        Some(Self {
+            name,
+            uid: ask("-u")?,
+            gid: ask("-g")?,
+        })
+        .filter(|owner| owner.uid != 0)
     }
 
     /// Makes the command run as this user, with no group but the user's own.
@@ -47,9 +56,14 @@ impl Owner {
 
     /// The first folder on the way to `dir` that this user may not enter.
     pub(super) fn blocked(&self, dir: &Path) -> Option<PathBuf> {
-        let mut way: Vec<&Path> = dir.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+        let mut way: Vec<&Path> = dir
+            .ancestors()
+            .filter(|p| !p.as_os_str().is_empty())
+            .collect();
         way.reverse();
-        way.into_iter().find(|step| fs::metadata(step).is_ok_and(|m| !self.may_enter(&m))).map(Path::to_owned)
+        way.into_iter()
+            .find(|step| fs::metadata(step).is_ok_and(|m| !self.may_enter(&m)))
+            .map(Path::to_owned)
     }
 
     fn may_enter(&self, dir: &fs::Metadata) -> bool {
@@ -75,13 +89,22 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("tasker-owner-{}", std::process::id()));
         let (closed, inside) = (dir.join("closed"), dir.join("closed/inside"));
         fs::create_dir_all(&inside).unwrap();
-        let mode = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
+        let mode =
+            |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
         mode(&dir, 0o711);
         mode(&closed, 0o700);
-        let stranger = Owner { name: "stranger", uid: 4_000_000, gid: 4_000_000 };
+        let stranger = Owner {
+            name: "stranger",
+            uid: 4_000_000,
+            gid: 4_000_000,
+        };
         assert_eq!(stranger.blocked(&inside), Some(closed.clone()));
         let us = fs::metadata(&closed).unwrap();
-        let us = Owner { name: "us", uid: us.uid(), gid: us.gid() };
+        let us = Owner {
+            name: "us",
+            uid: us.uid(),
+            gid: us.gid(),
+        };
         assert_eq!(us.blocked(&inside), None);
         mode(&closed, 0o711);
         assert_eq!(stranger.blocked(&closed), None);

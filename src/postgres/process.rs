@@ -47,17 +47,22 @@ impl Postmaster {
         end_with_parent(&mut command, when_we_die.signal());
         let (started, start) = mpsc::sync_channel(1);
         let (ended, exit) = watch::channel(None);
-        thread::Builder::new().name("postgres-parent".into()).spawn(move || match command.spawn() {
-            Ok(mut child) => {
-                let _ = started.send(Ok(child.id()));
-                ended.send_replace(Some(child.wait().unwrap_or_default()));
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-            }
-        })?;
+        thread::Builder::new()
+            .name("postgres-parent".into())
+            .spawn(move || match command.spawn() {
+                Ok(mut child) => {
+                    let _ = started.send(Ok(child.id()));
+                    ended.send_replace(Some(child.wait().unwrap_or_default()));
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            })?;
         let id = start.recv().map_err(io::Error::other)??;
-        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no pid"))?;
+        let pid = i32::try_from(id)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other("no pid"))?;
         Ok(Self { pid, exit })
     }
 
@@ -84,7 +89,9 @@ impl Postmaster {
     /// Whether the server ended within `limit`.
     pub(super) async fn ended_within(&self, limit: Duration) -> bool {
         let mut exit = self.exit.clone();
-        tokio::time::timeout(limit, exit.wait_for(Option::is_some)).await.is_ok()
+        tokio::time::timeout(limit, exit.wait_for(Option::is_some))
+            .await
+            .is_ok()
     }
 
     /// Like [`Self::ended_within`], for places that cannot await.
@@ -108,7 +115,9 @@ impl Postmaster {
             }
         }
         let until = Instant::now() + Duration::from_secs(5);
-        poll_until(until, || self.exited().is_some() && !family.iter().any(|pid| is_alive(*pid)));
+        poll_until(until, || {
+            self.exited().is_some() && !family.iter().any(|pid| is_alive(*pid))
+        });
     }
 }
 
@@ -123,13 +132,20 @@ fn poll_until(until: Instant, done: impl Fn() -> bool) -> bool {
 }
 
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "the parent-death signal can only be set between fork and exec"
+)]
 fn end_with_parent(command: &mut Command, signal: Signal) {
     let parent = rustix::process::getpid();
     let set = move || {
         rustix::process::set_parent_process_death_signal(Some(signal))?;
         // The parent may have died before the line above: then nobody will send the signal.
-        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::Error::from_raw_os_error(3)) }
+        if rustix::process::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(3))
+        }
     };
     // SAFETY: the closure makes two system calls and allocates nothing, which is what a forked child may do. It runs
     // after the uid has changed; changing it afterwards would clear the setting.
@@ -143,7 +159,9 @@ fn end_with_parent(_: &mut Command, _: Signal) {}
 
 /// The processes that `parent` forked and that still run.
 fn children(parent: u32) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -159,7 +177,12 @@ pub(super) fn is_alive(pid: u32) -> bool {
     i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
-        .is_some_and(|pid| matches!(rustix::process::test_kill_process(pid), Ok(()) | Err(rustix::io::Errno::PERM)))
+        .is_some_and(|pid| {
+            matches!(
+                rustix::process::test_kill_process(pid),
+                Ok(()) | Err(rustix::io::Errno::PERM)
+            )
+        })
 }
 
 /// State and parent of a process, from `/proc/<pid>/stat`. The name before them is in brackets and may hold anything.
@@ -178,7 +201,10 @@ pub(super) fn postmaster_of(data: &Path) -> Option<u32> {
         return None;
     }
     // A postmaster's working directory is its data folder.
-    match (fs::read_link(format!("/proc/{pid}/cwd")), data.canonicalize()) {
+    match (
+        fs::read_link(format!("/proc/{pid}/cwd")),
+        data.canonicalize(),
+    ) {
         (Ok(cwd), Ok(data)) if cwd != data => None,
         _ => Some(pid),
     }

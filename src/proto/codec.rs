@@ -51,6 +51,8 @@ impl<U: Message + Default> Decoder for SliceDecoder<U> {
         // The buffer is in one piece, so this copies nothing.
         let message = buffer.copy_to_bytes(buffer.remaining());
         // The status that gRPC has for it: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
-        U::decode(message.as_ref()).map(Some).map_err(|error| Status::internal(error.to_string()))
+        U::decode(message.as_ref())
+            .map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }

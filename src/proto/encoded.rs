@@ -30,15 +30,27 @@ mod tests {
 
     #[test]
     fn the_wire_is_the_same() {
-        let event = proto::Event { seq: 7, task_name: "register".into(), charged: true, ..proto::Event::default() };
+        let event = proto::Event {
+            seq: 7,
+            task_name: "register".into(),
+            charged: true,
+            ..proto::Event::default()
+        };
         for event in [None, Some(proto::Event::default()), Some(event)] {
             let cursor = "place".to_owned();
             let encoded = event.as_ref().map(|event| event.encode_to_vec().into());
             assert_eq!(
-                SubscribeResponse { event: encoded, cursor: cursor.clone().into() }.encode_to_vec(),
+                SubscribeResponse {
+                    event: encoded,
+                    cursor: cursor.clone().into()
+                }
+                .encode_to_vec(),
                 proto::SubscribeResponse { event, cursor }.encode_to_vec()
             );
         }
-        assert_eq!(SubscribeResponse::full_name(), proto::SubscribeResponse::full_name());
+        assert_eq!(
+            SubscribeResponse::full_name(),
+            proto::SubscribeResponse::full_name()
+        );
     }
 }

@@ -55,7 +55,10 @@ pub async fn ask(db: &Db, question: &Question<'_>) -> Result<Option<Found>, Stor
     let policies = service::policies(db).await?;
     let mut session = db.long_read().await?;
     let tx = session.transaction().await?;
-    tx.batch_execute(&format!("{SETTINGS}; SET LOCAL statement_timeout = '{MAX_SECONDS}s'")).await?;
+    tx.batch_execute(&format!(
+        "{SETTINGS}; SET LOCAL statement_timeout = '{MAX_SECONDS}s'"
+    ))
+    .await?;
     match answer(&tx, question, &policies).await {
         Err(error) if error.is_timeout() => Ok(None),
         found => found.map(Some),
@@ -81,7 +84,16 @@ async fn answer(
     question: &Question<'_>,
     policies: &service::Policies,
 ) -> Result<Found, StoreError> {
-    let window = tx.query_one(WINDOW, &[&question.templates, &question.window_seconds, &question.max_tasks]).await?;
+    let window = tx
+        .query_one(
+            WINDOW,
+            &[
+                &question.templates,
+                &question.window_seconds,
+                &question.max_tasks,
+            ],
+        )
+        .await?;
     let (to, from): (SystemTime, SystemTime) = (window.get(0), window.get(1));
     let (above, known): (Uuid, SystemTime) = (window.get(3), window.get(4));
     let used = tx.query(USED_SERVICES, &[&question.templates]).await?;
@@ -114,16 +126,21 @@ async fn answer(
             ],
         )
         .await?;
-    let count =
-        "SELECT count(*)::int FROM tasks WHERE template_id = ANY($1::int4[]) AND task_id > $2 AND steps_total > 0";
-    let tasks = tx.query_one(count, &[&question.templates, &above]).await?.get(0);
+    let count = "SELECT count(*)::int FROM tasks WHERE template_id = ANY($1::int4[]) AND task_id > $2 AND steps_total > 0";
+    let tasks = tx
+        .query_one(count, &[&question.templates, &above])
+        .await?
+        .get(0);
     let found = tx.query(&ledger::services(), &[&services, &from]).await?;
     Ok(Found {
         from,
         to,
         tasks,
         cut: window.get(2),
-        measures: rows.iter().map(|row| (row.get(0), row.get(1), measure(row))).collect(),
+        measures: rows
+            .iter()
+            .map(|row| (row.get(0), row.get(1), measure(row)))
+            .collect(),
         services: found.iter().map(service).collect(),
     })
 }
@@ -142,7 +159,10 @@ fn limits(used: &[Row], policies: &service::Policies) -> Limits {
     limits
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a day of microseconds at most")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a day of microseconds at most"
+)]
 fn micros(seconds: f64) -> i64 {
     (seconds * 1e6).round() as i64
 }
@@ -151,7 +171,13 @@ fn measure(row: &Row) -> Measure {
     let times = |i: usize| {
         let percentiles: Vec<f64> = row.get(i + 1);
         let nth = |n: usize| percentiles.get(n).copied().unwrap_or_default();
-        Times { mean: row.get(i), p50: nth(0), p95: nth(1), p99: nth(2), max: row.get(i + 2) }
+        Times {
+            mean: row.get(i),
+            p50: nth(0),
+            p95: nth(1),
+            p99: nth(2),
+            max: row.get(i + 2),
+        }
     };
     let ledger = |i: usize| Ledger::from(row.get::<_, Vec<i64>>(i));
     Measure {

@@ -27,7 +27,10 @@ pub struct Cursor {
 impl Default for Cursor {
     /// Before the first step of the oldest task, and behind the newest task.
     fn default() -> Self {
-        Self { queue: (Uuid::nil(), i16::MIN), tasks: Uuid::max() }
+        Self {
+            queue: (Uuid::nil(), i16::MIN),
+            tasks: Uuid::max(),
+        }
     }
 }
 
@@ -91,14 +94,31 @@ pub async fn look(db: &Db, from: Cursor, again: &[Uuid]) -> Result<Option<Look>,
     let statement = client.prepare_cached(LOOK).await?;
     let (task_id, step) = from.queue;
     let row = client
-        .query_one(&statement, &[&task_id, &step, &QUEUE_PORTION, &NEWEST, &from.tasks, &TASKS_PORTION, &again])
+        .query_one(
+            &statement,
+            &[
+                &task_id,
+                &step,
+                &QUEUE_PORTION,
+                &NEWEST,
+                &from.tasks,
+                &TASKS_PORTION,
+                &again,
+            ],
+        )
         .await?;
     if !row.get::<_, bool>(0) {
         return Ok(None);
     }
     let start = Cursor::default();
     // A portion that is not full was the last: the next look begins anew.
-    let queue = row.get::<_, Option<Uuid>>(2).zip(row.get(3)).unwrap_or(start.queue);
+    let queue = row
+        .get::<_, Option<Uuid>>(2)
+        .zip(row.get(3))
+        .unwrap_or(start.queue);
     let tasks = row.get::<_, Option<Uuid>>(4).unwrap_or(start.tasks);
-    Ok(Some(Look { suspects: row.get(1), next: Cursor { queue, tasks } }))
+    Ok(Some(Look {
+        suspects: row.get(1),
+        next: Cursor { queue, tasks },
+    }))
 }

@@ -27,5 +27,8 @@ pub async fn read(db: &Db, lanes: &[i32]) -> Result<Vec<(i64, Duration)>, StoreE
         .await?;
     let rows = client.query(&statement, &[&lanes, &MAX_COUNTED]).await?;
     let seconds = |s: f64| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or_default();
-    Ok(rows.iter().map(|row| (row.get(0), seconds(row.get(1)))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), seconds(row.get(1))))
+        .collect())
 }

@@ -31,12 +31,25 @@ pub struct BulkFilter {
 
 /// How many there are, up to [`MAX_COUNTED`].
 pub async fn count(db: &Db, filter: &BulkFilter) -> Result<i64, StoreError> {
-    let rows = select(db, filter, "SELECT count(*) FROM (SELECT 1", Uuid::nil(), MAX_COUNTED, ") AS found").await?;
+    let rows = select(
+        db,
+        filter,
+        "SELECT count(*) FROM (SELECT 1",
+        Uuid::nil(),
+        MAX_COUNTED,
+        ") AS found",
+    )
+    .await?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
 /// The next ones after a task, by id.
-pub async fn page(db: &Db, filter: &BulkFilter, after: Uuid, limit: i64) -> Result<Vec<Uuid>, StoreError> {
+pub async fn page(
+    db: &Db,
+    filter: &BulkFilter,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<Uuid>, StoreError> {
     let rows = select(db, filter, "SELECT t.task_id", after, limit, "").await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -50,8 +63,12 @@ async fn select(
     tail: &str,
 ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
     let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
-    let since = filter.submitted_after.map(|at| id_at(at, ID_CLOCK_MARGIN, false));
-    let until = filter.submitted_before.map(|at| id_at(at, ID_CLOCK_MARGIN, true));
+    let since = filter
+        .submitted_after
+        .map(|at| id_at(at, ID_CLOCK_MARGIN, false));
+    let until = filter
+        .submitted_before
+        .map(|at| id_at(at, ID_CLOCK_MARGIN, true));
     // The condition that a small index is for.
     let rare = match filter.states.as_slice() {
         [TaskState::Error] => "(t.failed_step IS NOT NULL OR t.error_code IS NOT NULL)",
@@ -67,20 +84,32 @@ async fn select(
         ($condition:literal, $value:expr, $end:literal) => {
             if let Some(value) = &$value {
                 params.push(value);
-                let _ = write!(sql, concat!(" AND ", $condition, " ${}", $end), params.len());
+                let _ = write!(
+                    sql,
+                    concat!(" AND ", $condition, " ${}", $end),
+                    params.len()
+                );
             }
         };
     }
     and!("t.template_id = ANY(", filter.templates, "::int4[])");
     and!("(t.paused_at IS NOT NULL) =", filter.paused, "");
     and!("t.correlation_id =", filter.correlation_id, "");
-    and!("coalesce(t.error_code, f.error_code) =", filter.error_code, "");
+    and!(
+        "coalesce(t.error_code, f.error_code) =",
+        filter.error_code,
+        ""
+    );
     and!("t.ended_at >=", filter.failed_after, "");
     and!("t.submitted_at >=", filter.submitted_after, "");
     and!("t.task_id >=", since, "");
     and!("t.submitted_at <", filter.submitted_before, "");
     and!("t.task_id <=", until, "");
-    let order = if tail.is_empty() { "ORDER BY t.task_id " } else { "" };
+    let order = if tail.is_empty() {
+        "ORDER BY t.task_id "
+    } else {
+        ""
+    };
     params.push(&limit);
     let _ = write!(sql, " {order}LIMIT ${}{tail}", params.len());
     let client = db.read().await?;

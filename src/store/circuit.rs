@@ -79,7 +79,12 @@ const SELECT: &str = "
             WHERE type = 'circuit.opened') o";
 
 /// The services after one, by namespace and name; an empty namespace is all of them.
-pub async fn list(db: &Db, namespace: &str, after: Option<&Scope>, limit: i64) -> Result<Vec<CircuitRow>, StoreError> {
+pub async fn list(
+    db: &Db,
+    namespace: &str,
+    after: Option<&Scope>,
+    limit: i64,
+) -> Result<Vec<CircuitRow>, StoreError> {
     let client = db.read().await?;
     let sql = format!(
         "{SELECT} WHERE ($2 = '' OR s.namespace = $2) AND (s.namespace, s.service) > ($3, $4)
@@ -87,14 +92,31 @@ pub async fn list(db: &Db, namespace: &str, after: Option<&Scope>, limit: i64) -
     );
     let statement = client.prepare_cached(&sql).await?;
     let (ns, service) = after.map_or(("", ""), |scope| (&scope.namespace, &scope.service));
-    client.query(&statement, &[&MAX_COUNTED, &namespace, &ns, &service, &limit]).await?.iter().map(row).collect()
+    client
+        .query(
+            &statement,
+            &[&MAX_COUNTED, &namespace, &ns, &service, &limit],
+        )
+        .await?
+        .iter()
+        .map(row)
+        .collect()
 }
 
 /// One service.
 pub async fn get(db: &Db, scope: &Scope) -> Result<Option<CircuitRow>, StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached(&format!("{SELECT} WHERE s.namespace = $2 AND s.service = $3")).await?;
-    let found = client.query_opt(&statement, &[&MAX_COUNTED, &scope.namespace, &scope.service]).await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "{SELECT} WHERE s.namespace = $2 AND s.service = $3"
+        ))
+        .await?;
+    let found = client
+        .query_opt(
+            &statement,
+            &[&MAX_COUNTED, &scope.namespace, &scope.service],
+        )
+        .await?;
     found.as_ref().map(row).transpose()
 }
 
@@ -113,7 +135,12 @@ pub async fn changes(db: &Db, service_id: i32) -> Result<Vec<ChangeRow>, StoreEr
         by: r.get(5),
         detail: r.get(6),
     };
-    Ok(client.query(&statement, &[&service_id, &MAX_CHANGES]).await?.iter().map(change).collect())
+    Ok(client
+        .query(&statement, &[&service_id, &MAX_CHANGES])
+        .await?
+        .iter()
+        .map(change)
+        .collect())
 }
 
 fn row(r: &Row) -> Result<CircuitRow, StoreError> {

@@ -49,7 +49,11 @@ impl ToSql for Null {
 /// The column as a parameter. One that says nothing, as the errors of a batch without any, is a single NULL: `unnest` fills
 /// it up, and both sides save its thousand cells.
 fn param<T: Cell + ToSql + Sync>(column: &Vec<T>) -> &(dyn ToSql + Sync) {
-    if column.iter().all(Cell::is_null) { &Null } else { column }
+    if column.iter().all(Cell::is_null) {
+        &Null
+    } else {
+        column
+    }
 }
 
 /// Arrays of one list, in the order of the statement's parameters.
@@ -94,7 +98,12 @@ columns!(Retries {
     jitter: f64, retry_after: Option<f64>, code: Option<&'a str>, message: Option<&'a str>, context: Option<&'a str>,
     worker_id: Uuid, ready_at: SystemTime, started_at: SystemTime,
 });
-columns!(GivenBack { task_id: Uuid, step: i16, lease: i64, lost: bool });
+columns!(GivenBack {
+    task_id: Uuid,
+    step: i16,
+    lease: i64,
+    lost: bool
+});
 columns!(NewLives {
     task_id: Uuid, step: i16, template_id: i32, lane_id: i32, priority: i16, lease: Option<i64>,
     worker_id: Option<Uuid>, allowed: Option<f64>, permit_id: Option<i32>, attempt: Option<i32>, charged: Option<i16>,
@@ -104,9 +113,19 @@ columns!(NewLives {
 columns!(Claims {
     task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>, root: bool,
 });
-columns!(Pauses { service_id: i32, seconds: f64 });
-columns!(Held { permit_id: i32, term: i64 });
-columns!(Spent { permit_id: i32, term: i64, spent: i32 });
+columns!(Pauses {
+    service_id: i32,
+    seconds: f64
+});
+columns!(Held {
+    permit_id: i32,
+    term: i64
+});
+columns!(Spent {
+    permit_id: i32,
+    term: i64,
+    spent: i32
+});
 columns!(Tasks {
     task_id: Uuid, state: &'a str, live: i16, done: &'a [u8], failed_step: Option<i16>, cancelled_by: Option<&'a str>,
     reason: Option<&'a str>, old_state: Option<&'a str>, old_live: Option<i16>, old_done: Option<&'a [u8]>,
@@ -126,8 +145,14 @@ columns!(SetSteps {
 columns!(Holds { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str> });
 columns!(Marks { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str>, code: Option<&'a str> });
 columns!(Plans { task_id: Uuid, settings: &'a str, annotations: &'a str, priority: i16 });
-columns!(Deadlines { task_id: Uuid, expires_at: SystemTime });
-columns!(StepIds { task_id: Uuid, step: i16 });
+columns!(Deadlines {
+    task_id: Uuid,
+    expires_at: SystemTime
+});
+columns!(StepIds {
+    task_id: Uuid,
+    step: i16
+});
 columns!(LateResults { task_id: Uuid, step: i16, lease: i64, outcome: &'a str });
 
 /// All lists of one transaction as arrays.
@@ -175,7 +200,9 @@ impl<'a> Columns<'a> {
         c.claims(changes);
         c.events(changes);
         c.services(changes);
-        c.task_inputs.task_id.extend(inputs.tasks.iter().map(|(task_id, _)| task_id));
+        c.task_inputs
+            .task_id
+            .extend(inputs.tasks.iter().map(|(task_id, _)| task_id));
         for (task_id, step) in &inputs.results {
             c.result_inputs.task_id.push(*task_id);
             c.result_inputs.step.push(*step);
@@ -214,11 +241,14 @@ impl<'a> Columns<'a> {
             c.live.push(t.steps_live);
             c.done.push(&t.steps_done);
             c.failed_step.push(t.failed_step);
-            c.cancelled_by.push(t.cancelled.as_ref().map(|(by, _)| by.as_str()));
-            c.reason.push(t.cancelled.as_ref().map(|(_, reason)| reason.as_str()));
+            c.cancelled_by
+                .push(t.cancelled.as_ref().map(|(by, _)| by.as_str()));
+            c.reason
+                .push(t.cancelled.as_ref().map(|(_, reason)| reason.as_str()));
             let expected = t.expected.as_ref();
             c.old_state.push(expected.map(|p| p.state.as_str()));
-            c.old_live.push(expected.map(|p| i16::try_from(p.live).unwrap_or(i16::MAX)));
+            c.old_live
+                .push(expected.map(|p| i16::try_from(p.live).unwrap_or(i16::MAX)));
             c.old_done.push(expected.map(|p| p.done.as_bytes()));
             c.bytes.push(t.bytes);
         }
@@ -308,13 +338,21 @@ impl<'a> Columns<'a> {
         }
         for hold in &changes.holds {
             self.holds.task_id.push(hold.task_id);
-            self.holds.by.push(hold.by.as_ref().map(|(by, _)| by.as_str()));
-            self.holds.reason.push(hold.by.as_ref().map(|(_, reason)| reason.as_str()));
+            self.holds
+                .by
+                .push(hold.by.as_ref().map(|(by, _)| by.as_str()));
+            self.holds
+                .reason
+                .push(hold.by.as_ref().map(|(_, reason)| reason.as_str()));
         }
         for mark in &changes.marks {
             self.marks.task_id.push(mark.task_id);
-            self.marks.by.push(mark.resolved.as_ref().map(|(by, _)| by.as_str()));
-            self.marks.reason.push(mark.resolved.as_ref().map(|(_, reason)| reason.as_str()));
+            self.marks
+                .by
+                .push(mark.resolved.as_ref().map(|(by, _)| by.as_str()));
+            self.marks
+                .reason
+                .push(mark.resolved.as_ref().map(|(_, reason)| reason.as_str()));
             self.marks.code.push(mark.error_code.as_deref());
         }
         for planned in &changes.planned {
@@ -346,12 +384,14 @@ impl<'a> Columns<'a> {
             c.permit_id.push(l.grant.and_then(|g| g.permit_id));
             c.attempt.push(l.past.map(|past| past.attempt));
             c.charged.push(l.past.map(|past| past.charged));
-            c.timeout.push(l.timeout.map(|timeout| timeout.as_secs_f64()));
+            c.timeout
+                .push(l.timeout.map(|timeout| timeout.as_secs_f64()));
             c.expires_at.push(l.expires_at);
             c.not_before.push(l.not_before);
             c.paused.push(l.paused.then_some(true));
             c.bytes.push(Some(l.bytes).filter(|bytes| *bytes > 0));
-            c.revision.push(Some(l.revision).filter(|revision| *revision > 0));
+            c.revision
+                .push(Some(l.revision).filter(|revision| *revision > 0));
         }
         for claim in &changes.claims {
             let c = &mut self.claims;
@@ -397,7 +437,10 @@ impl<'a> Columns<'a> {
             c.step.push(e.step);
             c.attempt.push(e.attempt);
             c.worker_id.push(e.worker_id);
-            c.outcome.push(e.outcome.map(super::super::domain::attempt::OutcomeKind::as_str));
+            c.outcome.push(
+                e.outcome
+                    .map(super::super::domain::attempt::OutcomeKind::as_str),
+            );
             c.charged.push(e.charged);
             c.lease.push(e.lease);
             c.ready_at.push(e.ready_at);
@@ -407,7 +450,8 @@ impl<'a> Columns<'a> {
             c.message.push(message);
             c.context.push(context);
             c.actor.push(e.ordered.as_ref().map(|(by, _)| by.as_str()));
-            c.detail.push(e.ordered.as_ref().map(|(_, reason)| reason.as_str()));
+            c.detail
+                .push(e.ordered.as_ref().map(|(_, reason)| reason.as_str()));
         }
     }
 }
@@ -416,7 +460,11 @@ impl<'a> Columns<'a> {
 fn failure(failure: Option<&Failure>) -> (Option<&str>, Option<&str>, Option<&str>) {
     match failure {
         None => (None, None, None),
-        Some(f) => (Some(f.code.as_str()).filter(|c| !c.is_empty()), Some(&f.message), f.context.as_deref()),
+        Some(f) => (
+            Some(f.code.as_str()).filter(|c| !c.is_empty()),
+            Some(&f.message),
+            f.context.as_deref(),
+        ),
     }
 }
 

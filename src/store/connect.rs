@@ -70,8 +70,11 @@ const SETTINGS: &[(&str, &str)] = &[
 /// More settings of the engine's connections. Between the two halves of a transaction the engine only thinks: a server that stops there,
 /// with rows locked, must not hold up the others for longer than that. And whoever waits for a lock holds up all that wait
 /// for him, so he gives up early and comes back.
-pub(super) const HOT_SETTINGS: &[(&str, &str)] =
-    &[("enable_bitmapscan", "off"), ("idle_in_transaction_session_timeout", "5s"), ("lock_timeout", "2s")];
+pub(super) const HOT_SETTINGS: &[(&str, &str)] = &[
+    ("enable_bitmapscan", "off"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("lock_timeout", "2s"),
+];
 
 /// Makes connections to one schema of one database.
 #[derive(Clone)]
@@ -90,14 +93,26 @@ pub(super) struct Backend(pub(super) i32);
 impl Connector {
     pub(super) fn new(url: DatabaseUrl, schema: &str) -> Result<Self, StoreError> {
         let encryption = Encryption::of(&url)?;
-        Ok(Self { url: Arc::new(url), encryption, schema: schema.into(), last: Arc::default() })
+        Ok(Self {
+            url: Arc::new(url),
+            encryption,
+            schema: schema.into(),
+            last: Arc::default(),
+        })
     }
 
     /// Connects to the first host that lets us in and takes writes. The more a refusal says, the rather it is the one that
     /// is returned: of a list of hosts some are always away.
-    pub(super) async fn connect(&self, more: &[(&str, &str)]) -> Result<(Client, Driver, Endpoint), StoreError> {
+    pub(super) async fn connect(
+        &self,
+        more: &[(&str, &str)],
+    ) -> Result<(Client, Driver, Endpoint), StoreError> {
         let hosts = &self.url.hosts;
-        let first = if self.url.shuffled { random() } else { self.last.load(Ordering::Relaxed) };
+        let first = if self.url.shuffled {
+            random()
+        } else {
+            self.last.load(Ordering::Relaxed)
+        };
         let mut refusal: Option<StoreError> = None;
         for place in (0..hosts.len()).map(|i| first.wrapping_add(i) % hosts.len()) {
             match self.connect_to(&hosts[place], more).await {
@@ -105,7 +120,11 @@ impl Connector {
                     self.last.store(place, Ordering::Relaxed);
                     return Ok((client, driver, hosts[place].clone()));
                 }
-                Err(error) if refusal.as_ref().is_none_or(|known| known.weight() < error.weight()) => {
+                Err(error)
+                    if refusal
+                        .as_ref()
+                        .is_none_or(|known| known.weight() < error.weight()) =>
+                {
                     refusal = Some(error);
                 }
                 Err(_) => {}
@@ -119,13 +138,25 @@ impl Connector {
         self.encryption.connector(self.url.mode(endpoint))
     }
 
-    async fn connect_to(&self, endpoint: &Endpoint, more: &[(&str, &str)]) -> Result<(Client, Driver), StoreError> {
+    async fn connect_to(
+        &self,
+        endpoint: &Endpoint,
+        more: &[(&str, &str)],
+    ) -> Result<(Client, Driver), StoreError> {
         let limit = self.url.connect_timeout.unwrap_or(CONNECT_LIMIT);
         // In a box of its own: a handshake's state is large, and would be part of each future that may have to connect.
         let connecting = Box::pin(async {
-            let connected = config(&self.url, endpoint).connect(self.tls(endpoint)).await;
-            let (client, mut driver) = connected
-                .map_err(|error| refused(error, endpoint, self.url.mode(endpoint), self.url.tls.identity.is_some()))?;
+            let connected = config(&self.url, endpoint)
+                .connect(self.tls(endpoint))
+                .await;
+            let (client, mut driver) = connected.map_err(|error| {
+                refused(
+                    error,
+                    endpoint,
+                    self.url.mode(endpoint),
+                    self.url.tls.identity.is_some(),
+                )
+            })?;
             let settle = settle(&client, &self.schema, more);
             // Nothing is heard while the driver stands still.
             tokio::select! {
@@ -137,28 +168,43 @@ impl Connector {
             };
             Ok((client, driver))
         });
-        tokio::time::timeout(limit, connecting).await.map_err(|_| StoreError::silent())?
+        tokio::time::timeout(limit, connecting)
+            .await
+            .map_err(|_| StoreError::silent())?
     }
 }
 
 /// Says what to do where it is about certificates.
-fn refused(error: tokio_postgres::Error, endpoint: &Endpoint, mode: SslMode, identified: bool) -> StoreError {
+fn refused(
+    error: tokio_postgres::Error,
+    endpoint: &Endpoint,
+    mode: SslMode,
+    identified: bool,
+) -> StoreError {
     if let Some(advice) = tls::advice(&error, endpoint) {
         return StoreError::Unfit(match mode {
             SslMode::Prefer => {
-                format!("{advice} (sslmode=prefer falls back to plain text only where no TLS is offered)")
+                format!(
+                    "{advice} (sslmode=prefer falls back to plain text only where no TLS is offered)"
+                )
             }
             _ => advice,
         });
     }
-    let said = error.as_db_error().map(tokio_postgres::error::DbError::message).unwrap_or_default();
+    let said = error
+        .as_db_error()
+        .map(tokio_postgres::error::DbError::message)
+        .unwrap_or_default();
     if said.contains("valid client certificate") && !identified {
         return StoreError::Unfit(format!(
             "{endpoint} asks for a certificate of the client: name it with sslcert=/path/to/client.pem and \
              sslkey=/path/to/client.key"
         ));
     }
-    if said.contains("no pg_hba.conf entry") && said.contains("no encryption") && mode == SslMode::Disable {
+    if said.contains("no pg_hba.conf entry")
+        && said.contains("no encryption")
+        && mode == SslMode::Disable
+    {
         return StoreError::Unfit(format!(
             "{endpoint} lets nobody in without encryption ({said}): say sslmode=verify-full in the URL, and with \
              sslrootcert=/path/to/ca.pem which authority is trusted"
@@ -197,13 +243,20 @@ fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
             SslMode::Prefer => DriverSslMode::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => DriverSslMode::Require,
         })
-        .ssl_negotiation(if url.tls.direct { SslNegotiation::Direct } else { SslNegotiation::Postgres })
+        .ssl_negotiation(if url.tls.direct {
+            SslNegotiation::Direct
+        } else {
+            SslNegotiation::Postgres
+        })
         .channel_binding(match url.channel_binding {
             url::ChannelBinding::Disable => ChannelBinding::Disable,
             url::ChannelBinding::Prefer => ChannelBinding::Prefer,
             url::ChannelBinding::Require => ChannelBinding::Require,
         })
-        .connect_timeout(url.connect_timeout.map_or(SOCKET_LIMIT, |limit| limit.min(SOCKET_LIMIT)))
+        .connect_timeout(
+            url.connect_timeout
+                .map_or(SOCKET_LIMIT, |limit| limit.min(SOCKET_LIMIT)),
+        )
         .keepalives(!url.keepalives.off)
         .keepalives_idle(url.keepalives.idle.unwrap_or(Duration::from_secs(10)))
         .keepalives_interval(url.keepalives.interval.unwrap_or(Duration::from_secs(5)))
@@ -221,8 +274,10 @@ async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<
         .chain(more)
         .copied()
         .collect();
-    let set: Vec<String> =
-        settings.iter().map(|(name, value)| format!("SET {name} TO {}", literal(name, value))).collect();
+    let set: Vec<String> = settings
+        .iter()
+        .map(|(name, value)| format!("SET {name} TO {}", literal(name, value)))
+        .collect();
     let set = set.join(";");
     let look = "SELECT current_setting('search_path'), current_schema(), current_setting('transaction_read_only'),
                        current_setting('server_encoding'), current_database(), pg_is_in_recovery(),
@@ -230,13 +285,18 @@ async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<
     let (set, seen) = tokio::join!(client.batch_execute(&set), client.simple_query(look));
     set?;
     let seen = seen?;
-    let row = first_row(&seen).ok_or_else(|| StoreError::Corrupt("a new connection says nothing of itself".into()))?;
+    let row = first_row(&seen)
+        .ok_or_else(|| StoreError::Corrupt("a new connection says nothing of itself".into()))?;
     admit(row, schema)
 }
 
 /// `search_path` is a list of names, and everything else here a text.
 fn literal(name: &str, value: &str) -> String {
-    if name == "search_path" { value.to_owned() } else { format!("'{value}'") }
+    if name == "search_path" {
+        value.to_owned()
+    } else {
+        format!("'{value}'")
+    }
 }
 
 /// Whether this is a place to keep a cell in.
@@ -256,7 +316,9 @@ fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
     }
     match (of(2), of(5)) {
         ("off", _) => Ok(()),
-        (_, "t") => Err(StoreError::ReadOnly(format!("database `{database}` is on a standby that only reads"))),
+        (_, "t") => Err(StoreError::ReadOnly(format!(
+            "database `{database}` is on a standby that only reads"
+        ))),
         _ => Err(StoreError::ReadOnly(format!(
             "database `{database}` is read-only (default_transaction_read_only is on)"
         ))),
@@ -275,8 +337,11 @@ pub(super) fn transaction_pooler(seen: &str) -> String {
 /// Which process of the database serves the connection now.
 pub(super) async fn backend(client: &Client) -> Result<Backend, StoreError> {
     let seen = client.simple_query("SELECT pg_backend_pid()").await?;
-    let pid = first_row(&seen).and_then(|row| row.get(0)).and_then(|pid| pid.parse().ok());
-    pid.map(Backend).ok_or_else(|| StoreError::Corrupt("pg_backend_pid() is not a number".into()))
+    let pid = first_row(&seen)
+        .and_then(|row| row.get(0))
+        .and_then(|pid| pid.parse().ok());
+    pid.map(Backend)
+        .ok_or_else(|| StoreError::Corrupt("pg_backend_pid() is not a number".into()))
 }
 
 fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {

@@ -10,7 +10,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     StoreError,
-    connect::{Connector, Driver, HOT_SETTINGS, STATEMENT_TIMEOUT_MS, backend, serve, transaction_pooler},
+    connect::{
+        Connector, Driver, HOT_SETTINGS, STATEMENT_TIMEOUT_MS, backend, serve, transaction_pooler,
+    },
     counts::Counts,
     session::Session,
 };
@@ -59,7 +61,10 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Pooled, StoreError> {
         let (client, driver, endpoint) = self.0.connect(&[]).await?;
-        Ok(Pooled { client: ClientWrapper::new(client, serve(driver)), tls: self.0.tls(&endpoint) })
+        Ok(Pooled {
+            client: ClientWrapper::new(client, serve(driver)),
+            tls: self.0.tls(&endpoint),
+        })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<StoreError> {
@@ -75,7 +80,9 @@ impl Db {
     pub fn new(url: &str, schema: &str) -> Result<Self, StoreError> {
         let valid = !schema.is_empty()
             && schema.len() <= 48
-            && schema.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+            && schema
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
             && !schema.as_bytes()[0].is_ascii_digit();
         if !valid {
             return Err(StoreError::Config(format!(
@@ -89,7 +96,13 @@ impl Db {
             .build()
             .map_err(|error| StoreError::Config(error.to_string()))?;
         let long_reads = Arc::new(Semaphore::new(LONG_READS));
-        Ok(Self { connector, pool, long_reads, schema: schema.to_owned(), counts: Arc::default() })
+        Ok(Self {
+            connector,
+            pool,
+            long_reads,
+            schema: schema.to_owned(),
+            counts: Arc::default(),
+        })
     }
 
     /// The schema's name.
@@ -147,7 +160,9 @@ impl Db {
         for _ in 0..POOLER_ROUNDS {
             let now = (backend(&one).await?, backend(&another).await?);
             if now != first || now.0 == now.1 {
-                return Err(StoreError::Unfit(transaction_pooler("two connections share a process of the database")));
+                return Err(StoreError::Unfit(transaction_pooler(
+                    "two connections share a process of the database",
+                )));
             }
         }
         Ok(())
@@ -167,13 +182,29 @@ mod tests {
     #[test]
     fn bad_names_and_urls_are_refused_with_what_was_expected() {
         for schema in ["", "1a", "a-b", "A", "a;drop", &"a".repeat(49)] {
-            assert!(Db::new("postgres://u@127.0.0.1/d", schema).is_err(), "{schema}");
+            assert!(
+                Db::new("postgres://u@127.0.0.1/d", schema).is_err(),
+                "{schema}"
+            );
         }
         for url in ["", "mysql://x", "postgres://u@127.0.0.1:notaport/d"] {
-            let error = Db::new(url, "tasker").err().map(|e| e.to_string()).unwrap_or_default();
+            let error = Db::new(url, "tasker")
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default();
             assert!(error.contains("expected postgres://"), "{url}: {error}");
         }
-        let missing = Db::new("postgres://u@127.0.0.1/d?sslrootcert=/nowhere/ca.pem", "tasker").err().unwrap();
-        assert!(missing.to_string().starts_with("sslrootcert /nowhere/ca.pem: cannot be read"), "{missing}");
+        let missing = Db::new(
+            "postgres://u@127.0.0.1/d?sslrootcert=/nowhere/ca.pem",
+            "tasker",
+        )
+        .err()
+        .unwrap();
+        assert!(
+            missing
+                .to_string()
+                .starts_with("sslrootcert /nowhere/ca.pem: cannot be read"),
+            "{missing}"
+        );
     }
 }

@@ -29,7 +29,12 @@ pub async fn read(db: &Db, wanted: &WantedInputs) -> Result<Documents, StoreErro
     if !wanted.tasks.is_empty() {
         let statement = client.prepare_cached(TASK_INPUTS).await?;
         let tasks: Vec<Uuid> = wanted.tasks.iter().map(|(task_id, _)| *task_id).collect();
-        found.tasks = client.query(&statement, &[&tasks]).await?.iter().map(task_input).collect();
+        found.tasks = client
+            .query(&statement, &[&tasks])
+            .await?
+            .iter()
+            .map(task_input)
+            .collect();
     }
     if wanted.results.is_empty() {
         return Ok(found);
@@ -42,18 +47,34 @@ pub async fn read(db: &Db, wanted: &WantedInputs) -> Result<Documents, StoreErro
               CROSS JOIN LATERAL (SELECT result FROM steps WHERE task_id = u.task_id AND step = u.step LIMIT 1) AS s",
         )
         .await?;
-    if client.query_one(&sum, &[&tasks, &steps]).await?.get::<_, i64>(0) > MAX_RESULTS_BYTES {
-        return Ok(Documents { too_large: true, ..found });
+    if client
+        .query_one(&sum, &[&tasks, &steps])
+        .await?
+        .get::<_, i64>(0)
+        > MAX_RESULTS_BYTES
+    {
+        return Ok(Documents {
+            too_large: true,
+            ..found
+        });
     }
     let statement = client.prepare_cached(RESULT_INPUTS).await?;
     let rows = client.query(&statement, &[&tasks, &steps]).await?;
-    found.results = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    found.results = rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
     Ok(found)
 }
 
 /// The template of a task.
 pub async fn template_of(db: &Db, task_id: Uuid) -> Result<Option<i32>, StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached("SELECT template_id FROM tasks WHERE task_id = $1").await?;
-    Ok(client.query_opt(&statement, &[&task_id]).await?.map(|row| row.get(0)))
+    let statement = client
+        .prepare_cached("SELECT template_id FROM tasks WHERE task_id = $1")
+        .await?;
+    Ok(client
+        .query_opt(&statement, &[&task_id])
+        .await?
+        .map(|row| row.get(0)))
 }

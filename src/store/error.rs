@@ -48,8 +48,13 @@ impl StoreError {
 
     /// Whether a text had a character that no text in the database can have, or was not UTF-8.
     pub fn is_bad_text(&self) -> bool {
-        let Self::Database(error) = self else { return false };
-        let codes = [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER];
+        let Self::Database(error) = self else {
+            return false;
+        };
+        let codes = [
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+            SqlState::UNTRANSLATABLE_CHARACTER,
+        ];
         error.code().is_some_and(|code| codes.contains(code))
     }
 
@@ -86,14 +91,18 @@ impl StoreError {
 
     /// Whether a statement was given up because it took too long.
     pub fn is_timeout(&self) -> bool {
-        let Self::Database(error) = self else { return false };
+        let Self::Database(error) = self else {
+            return false;
+        };
         error.code() == Some(&SqlState::QUERY_CANCELED)
     }
 
     /// How a transaction failed, by the code of Postgres, where that may be for what was in it: it took too long, or its session
     /// was ended meanwhile. Nothing for a database that is away or that is about to end, and for collisions.
     pub fn way(&self) -> Option<&str> {
-        let Self::Database(error) = self else { return None };
+        let Self::Database(error) = self else {
+            return None;
+        };
         // A connection that is refused or lost says nothing of Postgres' own: the database is away, and no input is to blame.
         let code = error.code()?.code();
         let others = ["08", "40", "53", "57P", "58", "55P03", "25006"];
@@ -102,9 +111,13 @@ impl StoreError {
 
     /// Whether the transaction met another one.
     pub fn collision(&self) -> Option<Collision> {
-        let Self::Database(error) = self else { return None };
+        let Self::Database(error) = self else {
+            return None;
+        };
         match error.code() {
-            Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => Some(Collision::Serialization),
+            Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => {
+                Some(Collision::Serialization)
+            }
             Some(code) if *code == SqlState::T_R_DEADLOCK_DETECTED => Some(Collision::Deadlock),
             Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Some(Collision::Lock),
             _ => None,
@@ -113,20 +126,30 @@ impl StoreError {
 
     /// Whether `expect_rows` failed: the rows were not what they were believed to be, and nothing was written.
     pub fn is_expectation(&self) -> bool {
-        let Self::Database(error) = self else { return false };
+        let Self::Database(error) = self else {
+            return false;
+        };
         error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION)
     }
 
     /// Whether it was about who may pass to a service.
     pub fn is_gate(&self) -> bool {
-        let Self::Database(error) = self else { return false };
-        let about = |what: &str| error.as_db_error().is_some_and(|db| db.message().contains(what));
+        let Self::Database(error) = self else {
+            return false;
+        };
+        let about = |what: &str| {
+            error
+                .as_db_error()
+                .is_some_and(|db| db.message().contains(what))
+        };
         self.is_expectation() && (about("gates: ") || about("permits: "))
     }
 
     /// Whether the role may not do what was asked for.
     pub fn is_denied(&self) -> bool {
-        let Self::Database(error) = self else { return false };
+        let Self::Database(error) = self else {
+            return false;
+        };
         error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
@@ -139,7 +162,11 @@ impl StoreError {
         };
         error.code().is_some_and(|code| {
             code.code().starts_with("28")
-                || [SqlState::INVALID_CATALOG_NAME, SqlState::INSUFFICIENT_PRIVILEGE].contains(code)
+                || [
+                    SqlState::INVALID_CATALOG_NAME,
+                    SqlState::INSUFFICIENT_PRIVILEGE,
+                ]
+                .contains(code)
         })
     }
 }

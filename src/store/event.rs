@@ -52,7 +52,12 @@ pub struct Event {
 impl Event {
     /// What it takes in memory, about.
     pub fn bytes(&self) -> usize {
-        let texts = [&self.error_code, &self.error_message, &self.detail, &self.actor];
+        let texts = [
+            &self.error_code,
+            &self.error_message,
+            &self.detail,
+            &self.actor,
+        ];
         size_of::<Self>() + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }
 }
@@ -108,8 +113,11 @@ pub async fn cell(db: &Db) -> Result<String, StoreError> {
 /// The place after everything that is committed now, and up to where events have been removed.
 pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT pg_current_snapshot()::text, h.generation, h.xid::text, h.seq FROM event_horizon h";
-    let row = client.query_one(&client.prepare_cached(sql).await?, &[]).await?;
+    let sql =
+        "SELECT pg_current_snapshot()::text, h.generation, h.xid::text, h.seq FROM event_horizon h";
+    let row = client
+        .query_one(&client.prepare_cached(sql).await?, &[])
+        .await?;
     Ok((snapshot(&row, 0)?, horizon(&row, 1)?))
 }
 
@@ -155,14 +163,20 @@ macro_rules! read {
 }
 
 /// Any events after a place, of both kinds as many as asked for: all, if all together are no more than that.
-pub const READ_ANY: &str =
-    read!(") AS e LIMIT $5::int8) UNION ALL (SELECT NULL, NULL, NULL, NULL, NULL, NULL, e.* FROM (", "");
+pub const READ_ANY: &str = read!(
+    ") AS e LIMIT $5::int8) UNION ALL (SELECT NULL, NULL, NULL, NULL, NULL, NULL, e.* FROM (",
+    ""
+);
 /// The first events after a place by `seq`: Postgres sorts all that there are.
 pub const READ_FIRST: &str = read!("UNION ALL", "ORDER BY seq");
 
 /// At most `limit` events after the cursor, by `seq`. One statement, so that what is missing is missing in the horizon too.
 /// Mostly there are fewer, and they are sorted here, where that costs less.
-pub async fn read(db: &Db, cursor: &Cursor, limit: usize) -> Result<(Page, Vec<Event>), StoreError> {
+pub async fn read(
+    db: &Db,
+    cursor: &Cursor,
+    limit: usize,
+) -> Result<(Page, Vec<Event>), StoreError> {
     let client = db.read().await?;
     let (end, running) = (cursor.seen.end().to_string(), cursor.seen.running());
     let running: Vec<String> = running.iter().map(u64::to_string).collect();
@@ -172,8 +186,16 @@ pub async fn read(db: &Db, cursor: &Cursor, limit: usize) -> Result<(Page, Vec<E
     };
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let parameters: [&(dyn ToSql + Sync); 5] = [&end, &running, &to, &seq, &most];
-    let ask = async |sql| client.query(&client.prepare_cached(sql).await?, &parameters).await;
-    let mut rows = if cursor.within.is_some() { Vec::new() } else { ask(READ_ANY).await? };
+    let ask = async |sql| {
+        client
+            .query(&client.prepare_cached(sql).await?, &parameters)
+            .await
+    };
+    let mut rows = if cursor.within.is_some() {
+        Vec::new()
+    } else {
+        ask(READ_ANY).await?
+    };
     // Any of too many are not the first.
     if rows.is_empty() || rows.len() > limit {
         rows = ask(READ_FIRST).await?;
@@ -213,7 +235,12 @@ pub async fn mark(db: &Db) -> Result<(), StoreError> {
                  ON CONFLICT DO NOTHING",
         )
         .await?;
-    client.execute(&statement, &[&MARK_EVERY, &i64::try_from(MAX_RUNNING).unwrap_or(i64::MAX)]).await?;
+    client
+        .execute(
+            &statement,
+            &[&MARK_EVERY, &i64::try_from(MAX_RUNNING).unwrap_or(i64::MAX)],
+        )
+        .await?;
     Ok(())
 }
 
@@ -224,12 +251,17 @@ fn snapshot(row: &Row, i: usize) -> Result<Snapshot, StoreError> {
 
 fn horizon(row: &Row, i: usize) -> Result<Horizon, StoreError> {
     let generation = row.get::<_, i64>(i).cast_unsigned();
-    Ok(Horizon { generation, xid: xid(row, i + 1)?, seq: row.get(i + 2) })
+    Ok(Horizon {
+        generation,
+        xid: xid(row, i + 1)?,
+        seq: row.get(i + 2),
+    })
 }
 
 fn xid(row: &Row, i: usize) -> Result<u64, StoreError> {
     let text: &str = row.get(i);
-    text.parse().map_err(|_| StoreError::Corrupt(format!("`{text}` is no transaction number")))
+    text.parse()
+        .map_err(|_| StoreError::Corrupt(format!("`{text}` is no transaction number")))
 }
 
 fn event(row: &Row, xid: u64) -> Event {
@@ -243,7 +275,9 @@ fn event(row: &Row, xid: u64) -> Event {
         step: row.get(12),
         service_id: row.get(13),
         attempt: row.get(14),
-        outcome: row.get::<_, Option<Label<'_>>>(15).and_then(|outcome| OutcomeKind::from_name(outcome.0)),
+        outcome: row
+            .get::<_, Option<Label<'_>>>(15)
+            .and_then(|outcome| OutcomeKind::from_name(outcome.0)),
         charged: row.get(16),
         ready_at: row.get(17),
         started_at: row.get(18),
@@ -289,22 +323,49 @@ mod tests {
 
     #[test]
     fn a_cursor_is_too_old_only_if_something_after_it_is_gone() {
-        let horizon = Horizon { generation: 2, xid: 100, seq: 1_000 };
+        let horizon = Horizon {
+            generation: 2,
+            xid: 100,
+            seq: 1_000,
+        };
         let snapshot = |text: &str| Snapshot::parse(text).expect(text);
         let place = |generation, seen, within: Option<(&str, i64)>| Cursor {
             generation,
             seen: snapshot(seen),
-            within: within.map(|(to, seq)| Within { to: snapshot(to), seq }),
+            within: within.map(|(to, seq)| Within {
+                to: snapshot(to),
+                seq,
+            }),
         };
         let table = [
             (place(2, "1:1:", None), true, "nothing was removed since"),
-            (place(1, "100:100:", None), true, "what is gone was all delivered"),
-            (place(1, "99:120:99", None), false, "99 may have written what is gone"),
+            (
+                place(1, "100:100:", None),
+                true,
+                "what is gone was all delivered",
+            ),
+            (
+                place(1, "99:120:99", None),
+                false,
+                "99 may have written what is gone",
+            ),
             (place(1, "1:1:", None), false, "it has seen less"),
             (place(1, "0:0:", None), true, "it has seen nothing at all"),
-            (place(1, "1:1:", Some(("100:100:", 1_000))), true, "delivered in the part that is being read"),
-            (place(1, "1:1:", Some(("100:100:", 999))), false, "1000 of the part may be gone"),
-            (place(1, "1:1:", Some(("99:120:99", 1_000))), false, "the next part may miss one"),
+            (
+                place(1, "1:1:", Some(("100:100:", 1_000))),
+                true,
+                "delivered in the part that is being read",
+            ),
+            (
+                place(1, "1:1:", Some(("100:100:", 999))),
+                false,
+                "1000 of the part may be gone",
+            ),
+            (
+                place(1, "1:1:", Some(("99:120:99", 1_000))),
+                false,
+                "the next part may miss one",
+            ),
         ];
         for (cursor, allowed, why) in table {
             assert_eq!(horizon.allows(&cursor), allowed, "{why}");

@@ -102,7 +102,9 @@ pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreErro
     let client = db.read().await?;
     let statement = client.prepare_cached(EXPLAIN).await?;
     let rows = client.query(&statement, &[&task_id, &MAX_AHEAD]).await?;
-    let Some(first) = rows.first() else { return Ok(None) };
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
     let state = TaskState::from_name(first.get(1));
     Ok(Some(Explained {
         template_id: first.get(0),
@@ -123,7 +125,8 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
     Ok(StepFacts {
         name: r.get(7),
         handler: r.get(8),
-        state: StepState::from_name(r.get(9)).ok_or_else(|| StoreError::Corrupt("a step's state".into()))?,
+        state: StepState::from_name(r.get(9))
+            .ok_or_else(|| StoreError::Corrupt("a step's state".into()))?,
         due: r.get(10),
         attempt: count(11),
         charged: count(12),
@@ -139,7 +142,9 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
         lease: Duration::ZERO,
         error: r.get(19),
         error_code: r.get(20),
-        last_outcome: r.get::<_, Option<&str>>(56).and_then(OutcomeKind::from_name),
+        last_outcome: r
+            .get::<_, Option<&str>>(56)
+            .and_then(OutcomeKind::from_name),
         ahead: count(32),
         pauses: pauses(r),
         service: service(r, count(31))?,
@@ -158,9 +163,18 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
 /// The task's own, the namespace's and the template's.
 fn pauses(r: &Row) -> Vec<PauseFacts> {
     let (namespace, task_name): (&str, &str) = (r.get(49), r.get(50));
-    let of = ["the task".to_owned(), format!("namespace {namespace}"), format!("template {namespace}/{task_name}")];
+    let of = [
+        "the task".to_owned(),
+        format!("namespace {namespace}"),
+        format!("template {namespace}/{task_name}"),
+    ];
     let pause = |(of, at): (String, usize)| {
-        Some(PauseFacts { of, since: r.get::<_, Option<SystemTime>>(at)?, by: r.get(at + 1), reason: r.get(at + 2) })
+        Some(PauseFacts {
+            of,
+            since: r.get::<_, Option<SystemTime>>(at)?,
+            by: r.get(at + 1),
+            reason: r.get(at + 2),
+        })
     };
     of.into_iter().zip([40, 43, 46]).filter_map(pause).collect()
 }

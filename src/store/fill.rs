@@ -92,7 +92,13 @@ pub enum Kind {
 }
 
 /// Inserts `count` tasks of a template with one root and at most eight steps. `progress` hears how many are there.
-pub async fn fill(db: &Db, kind: Kind, template_id: i32, count: i64, progress: &dyn Fn(i64)) -> Result<(), StoreError> {
+pub async fn fill(
+    db: &Db,
+    kind: Kind,
+    template_id: i32,
+    count: i64,
+    progress: &dyn Fn(i64),
+) -> Result<(), StoreError> {
     let (body, seed) = match kind {
         Kind::Finished => (FINISHED, "finished"),
         Kind::Waiting => (WAITING, "waiting"),
@@ -106,7 +112,9 @@ pub async fn fill(db: &Db, kind: Kind, template_id: i32, count: i64, progress: &
             let first = next.get();
             let last = count.min(first + CHUNK);
             next.set(last);
-            client.execute(&statement, &[&first, &(last - 1), &template_id, &seed]).await?;
+            client
+                .execute(&statement, &[&first, &(last - 1), &template_id, &seed])
+                .await?;
             stored.set(stored.get() + last - first);
             progress(stored.get());
         }
@@ -120,7 +128,9 @@ pub async fn fill(db: &Db, kind: Kind, template_id: i32, count: i64, progress: &
 pub async fn settle(db: &Db) -> Result<(), StoreError> {
     let client = session(db).await?;
     for table in ["tasks", "steps", "events", "queue"] {
-        client.batch_execute(&format!("VACUUM (ANALYZE) {table}")).await?;
+        client
+            .batch_execute(&format!("VACUUM (ANALYZE) {table}"))
+            .await?;
     }
     // Not everybody may; then the checkpoint falls into the measurement, which is no mistake.
     let _ = client.batch_execute("CHECKPOINT").await;
@@ -130,6 +140,10 @@ pub async fn settle(db: &Db) -> Result<(), StoreError> {
 /// A session for work in bulk. What is filled in is not worth waiting for.
 async fn session(db: &Db) -> Result<Client, StoreError> {
     let client = db.connect_hot().await?;
-    client.batch_execute("SET statement_timeout = 0; SET synchronous_commit = off; SET work_mem = '64MB'").await?;
+    client
+        .batch_execute(
+            "SET statement_timeout = 0; SET synchronous_commit = off; SET work_mem = '64MB'",
+        )
+        .await?;
     Ok(client)
 }

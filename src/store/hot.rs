@@ -26,7 +26,8 @@ use crate::domain::{attempt::OutcomeKind, lease::Lease};
 
 pub(super) use rows::task_input;
 pub use rows::{
-    Applied, Candidate, DispatchRead, EndedRow, IntakeRead, KeyRow, LaneDemand, LiveRow, SettleRead, TaskInput, TaskRow,
+    Applied, Candidate, DispatchRead, EndedRow, IntakeRead, KeyRow, LaneDemand, LiveRow,
+    SettleRead, TaskInput, TaskRow,
 };
 use rows::{candidate, claimed, ended_row, live_row, task_row};
 
@@ -105,11 +106,16 @@ const PROMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the database lets any statement run: if nothing came by then, nothing will.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
-async fn in_time<T, E>(limit: Duration, answer: impl Future<Output = Result<T, E>>) -> Result<T, StoreError>
+async fn in_time<T, E>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, StoreError>
 where
     StoreError: From<E>,
 {
-    Ok(tokio::time::timeout(limit, answer).await.map_err(|_| StoreError::silent())??)
+    Ok(tokio::time::timeout(limit, answer)
+        .await
+        .map_err(|_| StoreError::silent())??)
 }
 
 /// Statements to send together. They run in the order they were added; the first error is the one that comes back.
@@ -119,7 +125,9 @@ struct Pipeline<'a> {
 
 impl<'a> Pipeline<'a> {
     fn new() -> Self {
-        Self { calls: Vec::with_capacity(16) }
+        Self {
+            calls: Vec::with_capacity(16),
+        }
     }
 
     /// Adds a statement and returns the place of its rows.
@@ -139,8 +147,15 @@ impl<'a> Pipeline<'a> {
     /// All answers are waited for: what fails after the first failure says only that the transaction is aborted, and
     /// could otherwise be the answer that is seen first.
     async fn run(self, client: &Client) -> Result<Vec<Vec<Row>>, StoreError> {
-        debug_assert!(self.calls.len() <= 30, "a longer pipeline could be sent out of order");
-        let answers = join_all(self.calls.iter().map(|(statement, params)| client.query(*statement, params)));
+        debug_assert!(
+            self.calls.len() <= 30,
+            "a longer pipeline could be sent out of order"
+        );
+        let answers = join_all(
+            self.calls
+                .iter()
+                .map(|(statement, params)| client.query(*statement, params)),
+        );
         let answers = in_time(ANSWER_TIMEOUT, async { Ok::<_, StoreError>(answers.await) }).await?;
         Ok(answers.into_iter().collect::<Result<_, _>>()?)
     }
@@ -151,7 +166,12 @@ impl Hot {
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.connect_hot().await?;
         let statements = in_time(PROMPT_TIMEOUT, Statements::prepare(&client)).await?;
-        Ok(Self { client, statements, channel: db.channel(), open: AtomicBool::new(false) })
+        Ok(Self {
+            client,
+            statements,
+            channel: db.channel(),
+            open: AtomicBool::new(false),
+        })
     }
 
     /// Statements that begin with one that begins a transaction.
@@ -181,19 +201,28 @@ impl Hot {
         let lease_steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
         let (lane_ids, limits, bytes) = lane_arrays(lanes);
         let mut p = self.transaction();
-        let live = (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
+        let live =
+            (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
         let before = (!ordered.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
         // Before the clock of the locks: nothing is seen that was not there then.
         let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits, &bytes]));
         let tasks = p.add(&s.lock_tasks, vec![&tasks]);
         // Again: under the task's lock no step can come into play any more that the first look did not see.
-        let after = before.is_some().then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
-        let ends = before.is_some().then(|| p.add(&s.past_ends, vec![&ordered]));
+        let after = before
+            .is_some()
+            .then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
+        let ends = before
+            .is_some()
+            .then(|| p.add(&s.past_ends, vec![&ordered]));
         // What it saw may have begun since.
         let clock = after.is_some().then(|| p.add(&s.clock, vec![]));
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
-        let live = of(live).iter().chain(of(after)).map(live_row).collect::<Result<_, _>>()?;
+        let live = of(live)
+            .iter()
+            .chain(of(after))
+            .map(live_row)
+            .collect::<Result<_, _>>()?;
         Ok(SettleRead {
             live,
             ended: of(ends).iter().map(ended_row).collect::<Result<_, _>>()?,
@@ -201,14 +230,20 @@ impl Hot {
             candidates: of(peek).iter().map(candidate).collect(),
             now: match clock {
                 Some(clock) => rows[clock][0].get(0),
-                None => rows[tasks].last().map_or(SystemTime::UNIX_EPOCH, |row| row.get(13)),
+                None => rows[tasks]
+                    .last()
+                    .map_or(SystemTime::UNIX_EPOCH, |row| row.get(13)),
             },
         })
     }
 
     /// Begins a transaction, takes the idempotency keys that are free (sorted by the caller), and looks for older steps
     /// that must go before the new ones.
-    pub async fn begin_intake(&self, keys: &[KeyRow], lanes: &[LaneDemand]) -> Result<IntakeRead, StoreError> {
+    pub async fn begin_intake(
+        &self,
+        keys: &[KeyRow],
+        lanes: &[LaneDemand],
+    ) -> Result<IntakeRead, StoreError> {
         let s = &self.statements;
         let namespaces: Vec<&str> = keys.iter().map(|k| k.namespace.as_str()).collect();
         let names: Vec<&str> = keys.iter().map(|k| k.key.as_str()).collect();
@@ -228,7 +263,12 @@ impl Hot {
             newest_template: rows[newest][0].get(0),
             keys: of(owners)
                 .iter()
-                .map(|r| KeyRow { namespace: r.get(0), key: r.get(1), task_id: r.get(2), digest: r.get(3) })
+                .map(|r| KeyRow {
+                    namespace: r.get(0),
+                    key: r.get(1),
+                    task_id: r.get(2),
+                    digest: r.get(3),
+                })
                 .collect(),
             candidates: of(peek).iter().map(candidate).collect(),
             now: rows[newest][0].get(1),
@@ -255,25 +295,46 @@ impl Hot {
 
     /// Whether a claim in one of these lanes could succeed, now or after due retries join; and the time until the next
     /// retry falls due.
-    pub async fn anything_due(&self, lanes: &[LaneDemand]) -> Result<(bool, Option<Duration>), StoreError> {
+    pub async fn anything_due(
+        &self,
+        lanes: &[LaneDemand],
+    ) -> Result<(bool, Option<Duration>), StoreError> {
         let (lane_ids, _, bytes) = lane_arrays(lanes);
         let statement = &self.statements.anything_due;
-        let row = in_time(ANSWER_TIMEOUT, self.client.query_one(statement, &[&lane_ids, &bytes])).await?;
+        let row = in_time(
+            ANSWER_TIMEOUT,
+            self.client.query_one(statement, &[&lane_ids, &bytes]),
+        )
+        .await?;
         let next: Option<f64> = row.get(1);
-        Ok((row.get::<_, bool>(0) || next.is_some_and(|s| s <= 0.0), next.map(seconds)))
+        Ok((
+            row.get::<_, bool>(0) || next.is_some_and(|s| s <= 0.0),
+            next.map(seconds),
+        ))
     }
 
     /// How the attempts of leases that no longer run ended, for those that the history knows.
-    pub async fn past_outcomes(&self, leases: &[Lease]) -> Result<Vec<(Lease, OutcomeKind)>, StoreError> {
+    pub async fn past_outcomes(
+        &self,
+        leases: &[Lease],
+    ) -> Result<Vec<(Lease, OutcomeKind)>, StoreError> {
         let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
         let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
         let nonces: Vec<i64> = leases.iter().map(|l| l.nonce).collect();
         let statement = &self.statements.past_outcomes;
-        let rows = in_time(ANSWER_TIMEOUT, self.client.query(statement, &[&tasks, &steps, &nonces])).await?;
+        let rows = in_time(
+            ANSWER_TIMEOUT,
+            self.client.query(statement, &[&tasks, &steps, &nonces]),
+        )
+        .await?;
         Ok(rows
             .iter()
             .filter_map(|row| {
-                let lease = Lease { task_id: row.get(0), step: row.get(1), nonce: row.get(2) };
+                let lease = Lease {
+                    task_id: row.get(0),
+                    step: row.get(1),
+                    nonce: row.get(2),
+                };
                 Some((lease, OutcomeKind::from_name(row.get(3))?))
             })
             .collect())
@@ -281,7 +342,11 @@ impl Hot {
 
     /// Like [`Self::commit`], for changes that rest on what is only believed, with nothing locked before: also begins the
     /// transaction. An error that [`StoreError::is_expectation`] says that the belief was wrong.
-    pub async fn commit_at_once(&self, changes: &Changes, inputs: &WantedInputs) -> Result<Applied, StoreError> {
+    pub async fn commit_at_once(
+        &self,
+        changes: &Changes,
+        inputs: &WantedInputs,
+    ) -> Result<Applied, StoreError> {
         self.write(changes, inputs, None).await
     }
 
@@ -305,17 +370,37 @@ impl Hot {
     ) -> Result<Applied, StoreError> {
         let s = &self.statements;
         let columns = Columns::of(changes, inputs);
-        let mut p = if now.is_none() { self.transaction() } else { Pipeline::new() };
+        let mut p = if now.is_none() {
+            self.transaction()
+        } else {
+            Pipeline::new()
+        };
         p.add_some(&s.insert_tasks, columns.new_tasks.params(&[&now]));
         p.add_some(&s.drop_keys, columns.dropped.params(&[]));
-        p.add_some(&s.end_steps, columns.ended.params(&[&now, &columns.ended_count, &columns.ended_whole]));
-        let retries = p.add_some(&s.retry, columns.retries.params(&[&now, &columns.retry_count]));
-        p.add_some(&s.give_back, columns.given_back.params(&[&now, &columns.given_back_count]));
+        p.add_some(
+            &s.end_steps,
+            columns
+                .ended
+                .params(&[&now, &columns.ended_count, &columns.ended_whole]),
+        );
+        let retries = p.add_some(
+            &s.retry,
+            columns.retries.params(&[&now, &columns.retry_count]),
+        );
+        p.add_some(
+            &s.give_back,
+            columns
+                .given_back
+                .params(&[&now, &columns.given_back_count]),
+        );
         p.add_some(&s.set_steps, columns.set_steps.params(&[&now]));
         p.add_some(&s.reopen, columns.reopened.params(&[]));
         let gates: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.gates];
         p.add_some(&s.insert_live, columns.new_live.params(&gates));
-        let tasks = p.add_some(&s.update_tasks, columns.tasks.params(&[&now, &columns.task_count]));
+        let tasks = p.add_some(
+            &s.update_tasks,
+            columns.tasks.params(&[&now, &columns.task_count]),
+        );
         let claims = p.add_some(&s.claim, columns.claims.params(&gates));
         p.add_some(&s.hold, columns.holds.params(&[&now]));
         p.add_some(&s.mark, columns.marks.params(&[]));
@@ -345,8 +430,14 @@ impl Hot {
             now: now.or_else(|| of(tasks).first().map(|row| row.get(1))),
             claimed: of(claims).iter().map(claimed).collect(),
             task_inputs: of(task_inputs).iter().map(task_input).collect(),
-            results: of(results).iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect(),
-            next_retry: of(retries).first().and_then(|row| row.get::<_, Option<f64>>(1)).map(seconds),
+            results: of(results)
+                .iter()
+                .map(|r| (r.get(0), r.get(1), r.get(2)))
+                .collect(),
+            next_retry: of(retries)
+                .first()
+                .and_then(|row| row.get::<_, Option<f64>>(1))
+                .map(seconds),
             took: asked.elapsed(),
         })
     }
@@ -364,7 +455,10 @@ impl Hot {
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &answer[i][..]);
         Ok(Applied {
             task_inputs: of(tasks).iter().map(task_input).collect(),
-            results: of(results).iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect(),
+            results: of(results)
+                .iter()
+                .map(|r| (r.get(0), r.get(1), r.get(2)))
+                .collect(),
             ..Applied::default()
         })
     }
@@ -373,8 +467,15 @@ impl Hot {
     /// changes, so it makes no difference whether a transaction has begun.
     pub async fn sizes(&self, wanted: &[(Uuid, i16)]) -> Result<Vec<(Uuid, i16, i32)>, StoreError> {
         let (tasks, steps): (Vec<Uuid>, Vec<i16>) = wanted.iter().copied().unzip();
-        let rows = in_time(ANSWER_TIMEOUT, self.client.query(&self.statements.sizes, &[&tasks, &steps])).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+        let rows = in_time(
+            ANSWER_TIMEOUT,
+            self.client.query(&self.statements.sizes, &[&tasks, &steps]),
+        )
+        .await?;
+        Ok(rows
+            .iter()
+            .map(|row| (row.get(0), row.get(1), row.get(2)))
+            .collect())
     }
 
     /// Ends the transaction without writing, if there is one: one whose writes failed has ended with them, and Postgres would warn
@@ -389,7 +490,10 @@ impl Hot {
 
 /// The lanes, how many steps of each, and what those may weigh.
 fn lane_arrays(lanes: &[LaneDemand]) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
-    lanes.iter().map(|l| (l.lane_id, l.limit, l.bytes)).collect()
+    lanes
+        .iter()
+        .map(|l| (l.lane_id, l.limit, l.bytes))
+        .collect()
 }
 
 fn seconds(s: f64) -> Duration {

@@ -28,7 +28,12 @@ pub async fn mark(db: &Db) -> Result<Mark, StoreError> {
             &[],
         )
         .await?;
-    Ok(Mark { at: row.get(0), xid: row.get(1), commits: row.get(2), backend: row.get(3) })
+    Ok(Mark {
+        at: row.get(0),
+        xid: row.get(1),
+        commits: row.get(2),
+        backend: row.get(3),
+    })
 }
 
 /// What the engine did between two marks.
@@ -48,13 +53,19 @@ pub async fn done(db: &Db, template_id: i32, from: &Mark, to: &Mark) -> Result<D
             &[&from.xid, &from.at, &to.at, &template_id],
         )
         .await?;
-    Ok(Done { steps: row.get(0), tasks: row.get(1) })
+    Ok(Done {
+        steps: row.get(0),
+        tasks: row.get(1),
+    })
 }
 
 /// What is visible now.
 pub async fn snapshot(db: &Db) -> Result<String, StoreError> {
     let client = db.patient().await?;
-    Ok(client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0))
+    Ok(client
+        .query_one("SELECT pg_current_snapshot()::text", &[])
+        .await?
+        .get(0))
 }
 
 /// How many events were written that a snapshot does not see.
@@ -70,11 +81,21 @@ pub async fn events_since(db: &Db, snapshot: &str) -> Result<u64, StoreError> {
 /// How many steps of a template are in play.
 pub async fn in_play(db: &Db, template_id: i32) -> Result<i64, StoreError> {
     let client = db.patient().await?;
-    Ok(client.query_one("SELECT count(*) FROM queue WHERE template_id = $1", &[&template_id]).await?.get(0))
+    Ok(client
+        .query_one(
+            "SELECT count(*) FROM queue WHERE template_id = $1",
+            &[&template_id],
+        )
+        .await?
+        .get(0))
 }
 
 /// The complete tasks of a template from the id `from` on, each with its number of complete steps.
-pub async fn complete_tasks(db: &Db, template_id: i32, from: Uuid) -> Result<Vec<(Uuid, i64)>, StoreError> {
+pub async fn complete_tasks(
+    db: &Db,
+    template_id: i32,
+    from: Uuid,
+) -> Result<Vec<(Uuid, i64)>, StoreError> {
     let client = db.patient().await?;
     let rows = client
         .query(
@@ -87,7 +108,11 @@ pub async fn complete_tasks(db: &Db, template_id: i32, from: Uuid) -> Result<Vec
 }
 
 /// Every attempt at a step of these templates that ended, for tasks from the id `from` on.
-pub async fn attempts(db: &Db, templates: &[i32], from: Uuid) -> Result<Vec<(Uuid, String, i32)>, StoreError> {
+pub async fn attempts(
+    db: &Db,
+    templates: &[i32],
+    from: Uuid,
+) -> Result<Vec<(Uuid, String, i32)>, StoreError> {
     let client = db.patient().await?;
     let rows = client
         .query(
@@ -97,5 +122,8 @@ pub async fn attempts(db: &Db, templates: &[i32], from: Uuid) -> Result<Vec<(Uui
             &[&templates, &from],
         )
         .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect())
 }

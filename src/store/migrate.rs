@@ -8,12 +8,32 @@ use super::{Db, StoreError};
 
 /// Every migration, in order. A released one is never edited.
 const MIGRATIONS: &[(i32, &str, &str)] = &[
-    (1, "initial", include_str!("../../migrations/0001_initial.sql")),
-    (2, "events", include_str!("../../migrations/0002_events.sql")),
-    (3, "operators", include_str!("../../migrations/0003_operators.sql")),
-    (4, "adapting", include_str!("../../migrations/0004_adapting.sql")),
+    (
+        1,
+        "initial",
+        include_str!("../../migrations/0001_initial.sql"),
+    ),
+    (
+        2,
+        "events",
+        include_str!("../../migrations/0002_events.sql"),
+    ),
+    (
+        3,
+        "operators",
+        include_str!("../../migrations/0003_operators.sql"),
+    ),
+    (
+        4,
+        "adapting",
+        include_str!("../../migrations/0004_adapting.sql"),
+    ),
     (5, "sizes", include_str!("../../migrations/0005_sizes.sql")),
-    (6, "releases", include_str!("../../migrations/0006_releases.sql")),
+    (
+        6,
+        "releases",
+        include_str!("../../migrations/0006_releases.sql"),
+    ),
 ];
 
 /// How long another process is waited for that migrates the same schema.
@@ -27,7 +47,10 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     let client = db.connect_hot().await?;
     take_turn(&client, db.schema()).await?;
     prepare_schema(&client, db.schema()).await?;
-    let at: i32 = client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.get(0);
+    let at: i32 = client
+        .query_one("SELECT coalesce(max(version), 0) FROM migrations", &[])
+        .await?
+        .get(0);
     refuse_newer(at)?;
     let mut applied = Vec::new();
     for (version, name, sql) in MIGRATIONS.iter().filter(|(version, ..)| *version > at) {
@@ -101,7 +124,9 @@ async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError>
                  `CREATE SCHEMA {schema} AUTHORIZATION \"{role}\"`, then migrate again"
             )));
         }
-        client.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+        client
+            .batch_execute(&format!("CREATE SCHEMA {schema}"))
+            .await?;
     } else if !rights.usage || !(rights.create || rights.migrations) {
         return Err(StoreError::Schema(format!(
             "role `{role}` may not create tables in schema `{schema}`: as the owner of the schema run \
@@ -109,10 +134,15 @@ async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError>
         )));
     }
     // Without a schema name in them, the migrations write to this one.
-    let current: Option<String> = client.query_one("SELECT current_schema()::text", &[]).await?.get(0);
+    let current: Option<String> = client
+        .query_one("SELECT current_schema()::text", &[])
+        .await?
+        .get(0);
     if current.as_deref() != Some(schema) {
         let current = current.unwrap_or_default();
-        return Err(StoreError::Unfit(format!("tables would go to schema `{current}` instead of `{schema}`")));
+        return Err(StoreError::Unfit(format!(
+            "tables would go to schema `{current}` instead of `{schema}`"
+        )));
     }
     if !rights.migrations {
         client
@@ -140,7 +170,10 @@ pub async fn check(db: &Db) -> Result<(), StoreError> {
             if !client.query_one(sql, &[]).await?.get::<_, bool>(0) {
                 return Err(missing(&rights.role, schema, "SELECT on migrations"));
             }
-            client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.get(0)
+            client
+                .query_one("SELECT coalesce(max(version), 0) FROM migrations", &[])
+                .await?
+                .get(0)
         }
         false => 0,
     };
@@ -168,10 +201,19 @@ async fn check_tables(client: &Client, role: &str, schema: &str) -> Result<(), S
                            WHEN c.relkind = 'S' THEN p = 'USAGE' AND NOT has_sequence_privilege(c.oid, p)
                            ELSE false END
                 ORDER BY c.relname, p LIMIT 4";
-    let lacking: Vec<String> = client.query(sql, &[&schema]).await?.iter().map(|row| row.get(0)).collect();
+    let lacking: Vec<String> = client
+        .query(sql, &[&schema])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     match lacking.as_slice() {
         [] => Ok(()),
-        [three @ .., _] if three.len() == 3 => Err(missing(role, schema, &format!("{} and more", three.join(", ")))),
+        [three @ .., _] if three.len() == 3 => Err(missing(
+            role,
+            schema,
+            &format!("{} and more", three.join(", ")),
+        )),
         all => Err(missing(role, schema, &all.join(", "))),
     }
 }

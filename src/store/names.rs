@@ -43,7 +43,9 @@ pub const TASKS: &str = "
 /// Those of the tasks that are still there.
 pub async fn tasks(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, TaskFacts>, StoreError> {
     let client = db.read().await?;
-    let rows = client.query(&client.prepare_cached(TASKS).await?, &[&ids]).await?;
+    let rows = client
+        .query(&client.prepare_cached(TASKS).await?, &[&ids])
+        .await?;
     let facts = |row: &tokio_postgres::Row| TaskFacts {
         correlation_id: row.get(1),
         submitted_at: row.get(2),
@@ -54,14 +56,18 @@ pub async fn tasks(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, TaskFacts>, St
 
 pub async fn templates(db: &Db, ids: &[i32]) -> Result<HashMap<i32, TemplateNames>, StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT t.template_id, t.namespace, t.task_name, t.version, s.name, l.handler, l.service
+    let sql =
+        "SELECT t.template_id, t.namespace, t.task_name, t.version, s.name, l.handler, l.service
                  FROM templates t
                  LEFT JOIN template_steps s USING (template_id)
                  LEFT JOIN lanes l USING (lane_id)
                 WHERE t.template_id = ANY($1)
                 ORDER BY t.template_id, s.step";
     let mut found = HashMap::<i32, TemplateNames>::new();
-    for row in client.query(&client.prepare_cached(sql).await?, &[&ids]).await? {
+    for row in client
+        .query(&client.prepare_cached(sql).await?, &[&ids])
+        .await?
+    {
         let names = found.entry(row.get(0)).or_insert_with(|| TemplateNames {
             namespace: row.get(1),
             task_name: row.get(2),
@@ -69,7 +75,11 @@ pub async fn templates(db: &Db, ids: &[i32]) -> Result<HashMap<i32, TemplateName
             steps: Vec::new(),
         });
         if let Some(name) = row.get(4) {
-            names.steps.push(StepNames { name, handler: row.get(5), service: row.get(6) });
+            names.steps.push(StepNames {
+                name,
+                handler: row.get(5),
+                service: row.get(6),
+            });
         }
     }
     Ok(found)
@@ -78,14 +88,29 @@ pub async fn templates(db: &Db, ids: &[i32]) -> Result<HashMap<i32, TemplateName
 pub async fn services(db: &Db, ids: &[i32]) -> Result<HashMap<i32, ServiceName>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT service_id, namespace, service FROM services WHERE service_id = ANY($1)";
-    let rows = client.query(&client.prepare_cached(sql).await?, &[&ids]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), ServiceName { namespace: row.get(1), service: row.get(2) })).collect())
+    let rows = client
+        .query(&client.prepare_cached(sql).await?, &[&ids])
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            (
+                row.get(0),
+                ServiceName {
+                    namespace: row.get(1),
+                    service: row.get(2),
+                },
+            )
+        })
+        .collect())
 }
 
 /// Of the connections that are still known.
 pub async fn workers(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT worker_id, name FROM workers WHERE worker_id = ANY($1)";
-    let rows = client.query(&client.prepare_cached(sql).await?, &[&ids]).await?;
+    let rows = client
+        .query(&client.prepare_cached(sql).await?, &[&ids])
+        .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

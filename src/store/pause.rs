@@ -21,7 +21,12 @@ pub struct PauseRow {
 pub async fn list(db: &Db) -> Result<Vec<PauseRow>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses ORDER BY namespace, task_name";
-    Ok(client.query(&client.prepare_cached(sql).await?, &[]).await?.iter().map(row).collect())
+    Ok(client
+        .query(&client.prepare_cached(sql).await?, &[])
+        .await?
+        .iter()
+        .map(row)
+        .collect())
 }
 
 /// The services of the namespace get another gate, so that no claim comes through that does not know of the pause.
@@ -34,16 +39,32 @@ const CHANGED: &str = "
 
 /// Pauses, unless it is paused already; returns how it is then. A claim that began before may still be made when this returns;
 /// [`claims_under_way`] lists those, and [`have_ended`] says when none can any more.
-pub async fn set(db: &Db, namespace: &str, task_name: &str, actor: &Actor, wake: &str) -> Result<PauseRow, StoreError> {
+pub async fn set(
+    db: &Db,
+    namespace: &str,
+    task_name: &str,
+    actor: &Actor,
+    wake: &str,
+) -> Result<PauseRow, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
     let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
                   VALUES ($1, $2, clock_timestamp(), $3, $4) ON CONFLICT DO NOTHING";
-    if tx.execute(insert, &[&namespace, &task_name, &actor.by, &actor.reason]).await? > 0 {
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&namespace, &task_name, &"pause.set", &actor.by, &actor.reason];
+    if tx
+        .execute(insert, &[&namespace, &task_name, &actor.by, &actor.reason])
+        .await?
+        > 0
+    {
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [
+            &namespace,
+            &task_name,
+            &"pause.set",
+            &actor.by,
+            &actor.reason,
+        ];
         tx.execute(CHANGED, &values).await?;
-        tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+        tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+            .await?;
     }
     let select = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses
                    WHERE namespace = $1 AND task_name = $2";
@@ -63,32 +84,58 @@ const WRITERS: &str = "FROM pg_locks
 pub async fn claims_under_way(db: &Db) -> Result<Vec<String>, StoreError> {
     let client = db.read().await?;
     let sql = format!("SELECT DISTINCT virtualtransaction {WRITERS}");
-    Ok(client.query(&client.prepare_cached(&sql).await?, &[]).await?.iter().map(|row| row.get(0)).collect())
+    Ok(client
+        .query(&client.prepare_cached(&sql).await?, &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
 }
 
 /// Whether all of these have ended.
 pub async fn have_ended(db: &Db, claims: &[String]) -> Result<bool, StoreError> {
     let client = db.read().await?;
     let sql = format!("SELECT NOT EXISTS (SELECT {WRITERS} AND virtualtransaction = ANY($1))");
-    Ok(client.query_one(&client.prepare_cached(&sql).await?, &[&claims]).await?.get(0))
+    Ok(client
+        .query_one(&client.prepare_cached(&sql).await?, &[&claims])
+        .await?
+        .get(0))
 }
 
 /// Lifts a pause. `false` when there was none.
-pub async fn lift(db: &Db, namespace: &str, task_name: &str, actor: &Actor, wake: &str) -> Result<bool, StoreError> {
+pub async fn lift(
+    db: &Db,
+    namespace: &str,
+    task_name: &str,
+    actor: &Actor,
+    wake: &str,
+) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
     let delete = "DELETE FROM pauses WHERE namespace = $1 AND task_name = $2";
     if tx.execute(delete, &[&namespace, &task_name]).await? == 0 {
         return Ok(false);
     }
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-        [&namespace, &task_name, &"pause.lifted", &actor.by, &actor.reason];
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [
+        &namespace,
+        &task_name,
+        &"pause.lifted",
+        &actor.by,
+        &actor.reason,
+    ];
     tx.execute(CHANGED, &values).await?;
-    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+        .await?;
     tx.commit().await?;
     Ok(true)
 }
 
 fn row(r: &Row) -> PauseRow {
-    PauseRow { namespace: r.get(0), task_name: r.get(1), at: r.get(2), by: r.get(3), reason: r.get(4) }
+    PauseRow {
+        namespace: r.get(0),
+        task_name: r.get(1),
+        at: r.get(2),
+        by: r.get(3),
+        reason: r.get(4),
+    }
 }

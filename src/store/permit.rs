@@ -81,7 +81,9 @@ pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewe
     let tx = client.transaction().await?;
     let bucket = ask.rate.map_or(0.0, |rate| rate.bucket);
     let statement = tx.prepare_cached(SERVICE).await?;
-    let service = tx.query_one(&statement, &[&ask.service_id, &bucket]).await?;
+    let service = tx
+        .query_one(&statement, &[&ask.service_id, &bucket])
+        .await?;
     if service.get::<_, i64>(0) != ask.gate {
         return Ok(None);
     }
@@ -94,7 +96,8 @@ pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewe
         let saved = (saved + rate.returned + age * rate.per_second).min(rate.bucket);
         renewed.tokens = rate.wanted.min(saved.floor()).max(0.0);
         let left = saved - renewed.tokens;
-        renewed.next_token = (renewed.tokens < rate.wanted).then(|| (1.0 - left).max(0.0) / rate.per_second);
+        renewed.next_token =
+            (renewed.tokens < rate.wanted).then(|| (1.0 - left).max(0.0) / rate.per_second);
         let store = "UPDATE services SET tokens = $2, refilled_at = clock_timestamp() WHERE service_id = $1";
         tx.execute(store, &[&ask.service_id, &left]).await?;
     }
@@ -110,53 +113,99 @@ async fn take(
 ) -> Result<Permit, StoreError> {
     let wanted = i32::try_from(ask.wanted).unwrap_or(i32::MAX);
     let mine = tx.prepare_cached(MINE).await?;
-    tx.execute(&mine, &[&ask.service_id, &server, &wanted]).await?;
+    tx.execute(&mine, &[&ask.service_id, &server, &wanted])
+        .await?;
     let all = tx.prepare_cached(ALL).await?;
     let rows: Vec<Row> = tx
         .query(&all, &[&ask.service_id, &FORGOTTEN_AFTER_SECONDS])
         .await?
         .iter()
-        .map(|r| Row { permit_id: r.get(0), server_id: r.get(1), count: r.get(2), wanted: r.get(3), alive: r.get(4) })
+        .map(|r| Row {
+            permit_id: r.get(0),
+            server_id: r.get(1),
+            count: r.get(2),
+            wanted: r.get(3),
+            alive: r.get(4),
+        })
         .collect();
-    let me = rows.iter().position(|row| row.server_id == server).unwrap_or_default();
+    let me = rows
+        .iter()
+        .position(|row| row.server_id == server)
+        .unwrap_or_default();
     let used = tx.prepare_cached(USED).await?;
     let used: Vec<(i32, u32)> = tx
         .query(&used, &[&ask.service_id])
         .await?
         .iter()
-        .map(|r| (r.get(0), u32::try_from(r.get::<_, i32>(1)).unwrap_or_default()))
+        .map(|r| {
+            (
+                r.get(0),
+                u32::try_from(r.get::<_, i32>(1)).unwrap_or_default(),
+            )
+        })
         .collect();
     let counts = if ask.probing {
         // Probes come on top of what still runs, and the limit holds for both.
         let running: u32 = used.iter().map(|(_, n)| n).sum();
-        let room = ask.limit.map_or(i32::MAX, |limit| i32::try_from(limit.saturating_sub(running)).unwrap_or(i32::MAX));
+        let room = ask.limit.map_or(i32::MAX, |limit| {
+            i32::try_from(limit.saturating_sub(running)).unwrap_or(i32::MAX)
+        });
         take_probes(tx, ask, &rows, me, (probes_left, room)).await?
     } else {
-        let used_by = |id: i32| used.iter().find(|(permit, _)| *permit == id).map_or(0, |(_, n)| *n);
-        let holders: Vec<Holder> = rows.iter().map(|row| holder(row, used_by(row.permit_id))).collect();
+        let used_by = |id: i32| {
+            used.iter()
+                .find(|(permit, _)| *permit == id)
+                .map_or(0, |(_, n)| *n)
+        };
+        let holders: Vec<Holder> = rows
+            .iter()
+            .map(|row| holder(row, used_by(row.permit_id)))
+            .collect();
         let known = |id: i32| rows.iter().any(|row| row.permit_id == id);
-        let unaccounted = used.iter().filter(|(id, _)| !known(*id)).map(|(_, n)| n).sum();
+        let unaccounted = used
+            .iter()
+            .filter(|(id, _)| !known(*id))
+            .map(|(_, n)| n)
+            .sum();
         let limit = ask.limit.unwrap_or(u32::MAX);
         let counts = circuit::distribute(limit, me, &holders, unaccounted);
-        counts.into_iter().map(|n| i32::try_from(n).unwrap_or(i32::MAX)).collect()
+        counts
+            .into_iter()
+            .map(|n| i32::try_from(n).unwrap_or(i32::MAX))
+            .collect()
     };
-    let changed: Vec<usize> = (0..rows.len()).filter(|i| counts[*i] != rows[*i].count).collect();
+    let changed: Vec<usize> = (0..rows.len())
+        .filter(|i| counts[*i] != rows[*i].count)
+        .collect();
     if !changed.is_empty() {
         let ids: Vec<i32> = changed.iter().map(|i| rows[*i].permit_id).collect();
         let new: Vec<i32> = changed.iter().map(|i| counts[*i]).collect();
         // More of one's own disturbs nothing; less must not be relied on by a claim that is on its way.
-        let bump: Vec<bool> = changed.iter().map(|i| *i != me || counts[*i] < rows[*i].count).collect();
+        let bump: Vec<bool> = changed
+            .iter()
+            .map(|i| *i != me || counts[*i] < rows[*i].count)
+            .collect();
         let set = tx.prepare_cached(SET).await?;
         tx.execute(&set, &[&ids, &new, &bump]).await?;
     }
-    let term = tx.prepare_cached("SELECT term FROM permits WHERE permit_id = $1").await?;
+    let term = tx
+        .prepare_cached("SELECT term FROM permits WHERE permit_id = $1")
+        .await?;
     let term = tx.query_one(&term, &[&rows[me].permit_id]).await?.get(0);
-    Ok(Permit { permit_id: rows[me].permit_id, count: counts[me], term })
+    Ok(Permit {
+        permit_id: rows[me].permit_id,
+        count: counts[me],
+        term,
+    })
 }
 
 fn holder(row: &Row, used: u32) -> Holder {
     let unsigned = |n: i32| u32::try_from(n).unwrap_or_default();
-    Holder { count: unsigned(row.count), wanted: if row.alive { unsigned(row.wanted) } else { 0 }, used }
+    Holder {
+        count: unsigned(row.count),
+        wanted: if row.alive { unsigned(row.wanted) } else { 0 },
+        used,
+    }
 }
 
 /// Probes that were handed out and not used by a server that is gone are handed out again.
@@ -168,7 +217,11 @@ async fn take_probes(
     (mut left, room): (i32, i32),
 ) -> Result<Vec<i32>, StoreError> {
     let mut counts: Vec<i32> = rows.iter().map(|row| row.count).collect();
-    for (i, row) in rows.iter().enumerate().filter(|(i, row)| *i != me && !row.alive) {
+    for (i, row) in rows
+        .iter()
+        .enumerate()
+        .filter(|(i, row)| *i != me && !row.alive)
+    {
         left += row.count;
         counts[i] = 0;
     }
@@ -177,7 +230,8 @@ async fn take_probes(
     let taken = (wanted - counts[me]).clamp(0, left.min(room));
     counts[me] += taken;
     let store = "UPDATE services SET probes_left = $2 WHERE service_id = $1";
-    tx.execute(store, &[&ask.service_id, &(left - taken)]).await?;
+    tx.execute(store, &[&ask.service_id, &(left - taken)])
+        .await?;
     Ok(counts)
 }
 
@@ -185,7 +239,10 @@ async fn take_probes(
 pub async fn leave(db: &Db, server: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
     client
-        .execute("UPDATE permits SET count = 0, wanted = 0, term = term + 1 WHERE server_id = $1", &[&server])
+        .execute(
+            "UPDATE permits SET count = 0, wanted = 0, term = term + 1 WHERE server_id = $1",
+            &[&server],
+        )
         .await?;
     Ok(())
 }

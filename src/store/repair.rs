@@ -71,7 +71,13 @@ pub struct Audited {
 
 impl Audited {
     fn nothing(task_id: Uuid) -> Self {
-        Self { task_id, row: None, live: Vec::new(), ended: Vec::new(), attempts: Vec::new() }
+        Self {
+            task_id,
+            row: None,
+            live: Vec::new(),
+            ended: Vec::new(),
+            attempts: Vec::new(),
+        }
     }
 }
 
@@ -122,7 +128,8 @@ pub struct Repairing<'a> {
 }
 
 /// Whether the transaction may audit: nobody else does meanwhile.
-const TURN: &str = "SELECT pg_try_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";
+const TURN: &str =
+    "SELECT pg_try_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";
 
 /// In the order of all writers: rows of the queue, then tasks, and then what came into play before the lock on its task.
 const LOCK_QUEUE: &str = concat!(
@@ -175,10 +182,16 @@ const UPDATE_TASK: &str = "
 
 impl<'a> Repairing<'a> {
     /// Locks the tasks and all that they have in play, and reads how they stand. `None` when somebody else audits.
-    pub async fn begin(session: &'a mut Session, tasks: &[Uuid]) -> Result<Option<Self>, StoreError> {
+    pub async fn begin(
+        session: &'a mut Session,
+        tasks: &[Uuid],
+    ) -> Result<Option<Self>, StoreError> {
         let tx = session.transaction().await?;
         // A process that stops here must not hold up the others, and whoever has a lock for long is left alone.
-        tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 5000; SET LOCAL lock_timeout = 2000").await?;
+        tx.batch_execute(
+            "SET LOCAL idle_in_transaction_session_timeout = 5000; SET LOCAL lock_timeout = 2000",
+        )
+        .await?;
         if !tx.query_one(TURN, &[]).await?.get::<_, bool>(0) {
             return Ok(None);
         }
@@ -190,21 +203,28 @@ impl<'a> Repairing<'a> {
         let now = tx.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
         let empty = |task_id: &Uuid| (*task_id, Audited::nothing(*task_id));
         let mut audited: BTreeMap<Uuid, Audited> = tasks.iter().map(empty).collect();
-        let mut of =
-            |row: &Row, put: &mut dyn FnMut(&mut Audited)| audited.get_mut(&row.get(0)).into_iter().for_each(put);
+        let mut of = |row: &Row, put: &mut dyn FnMut(&mut Audited)| {
+            audited.get_mut(&row.get(0)).into_iter().for_each(put)
+        };
         for row in &rows {
             let task = task_row(row)?;
             of(row, &mut |a| a.row = Some(task.clone()));
         }
         for row in &ended {
             let state: &str = row.get(2);
-            let state =
-                StepState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("step state `{state}`")))?;
+            let state = StepState::from_name(state)
+                .ok_or_else(|| StoreError::Corrupt(format!("step state `{state}`")))?;
             of(row, &mut |a| a.ended.push((row.get(1), state)));
         }
-        live.iter().for_each(|row| of(row, &mut |a| a.live.push(live_row(row))));
-        past.iter().for_each(|row| of(row, &mut |a| a.attempts.push(past_attempt(row))));
-        Ok(Some(Self { tx, tasks: audited.into_values().collect(), now }))
+        live.iter()
+            .for_each(|row| of(row, &mut |a| a.live.push(live_row(row))));
+        past.iter()
+            .for_each(|row| of(row, &mut |a| a.attempts.push(past_attempt(row))));
+        Ok(Some(Self {
+            tx,
+            tasks: audited.into_values().collect(),
+            now,
+        }))
     }
 
     /// Attempts of these tasks that started lately: their rows in the queue may be gone, or not say so any more.
@@ -217,11 +237,26 @@ impl<'a> Repairing<'a> {
     pub async fn commit(self, mending: Mending, channel: &str) -> Result<(), StoreError> {
         let tx = self.tx;
         let now = self.now;
-        let (tasks, steps) = mending.removed.iter().copied().unzip::<_, _, Vec<Uuid>, Vec<i16>>();
-        expect("rows taken out of play", tx.execute(REMOVE, &[&tasks, &steps]).await?, tasks.len())?;
+        let (tasks, steps) = mending
+            .removed
+            .iter()
+            .copied()
+            .unzip::<_, _, Vec<Uuid>, Vec<i16>>();
+        expect(
+            "rows taken out of play",
+            tx.execute(REMOVE, &[&tasks, &steps]).await?,
+            tasks.len(),
+        )?;
         for (task_id, row) in &mending.cancelled {
-            let values: Params<'_> =
-                vec![task_id, &row.step, &row.attempt, &row.charged, &row.ready_at, &row.started_at, &now];
+            let values: Params<'_> = vec![
+                task_id,
+                &row.step,
+                &row.attempt,
+                &row.charged,
+                &row.ready_at,
+                &row.started_at,
+                &now,
+            ];
             tx.execute(CANCEL, &values).await?;
         }
         for p in &mending.put_back {
@@ -239,17 +274,27 @@ impl<'a> Repairing<'a> {
             tx.execute(PUT_BACK, &values).await?;
         }
         for (task_id, p) in &mending.tasks {
-            let (live, failed) = (i16::try_from(p.live).unwrap_or(i16::MAX), p.failed_step.map(u16::cast_signed));
+            let (live, failed) = (
+                i16::try_from(p.live).unwrap_or(i16::MAX),
+                p.failed_step.map(u16::cast_signed),
+            );
             let (state, done) = (p.state.as_str(), p.done.as_bytes());
             let values: Params<'_> = vec![task_id, &state, &live, &done, &failed, &now];
             expect("tasks mended", tx.execute(UPDATE_TASK, &values).await?, 1)?;
         }
-        let (events, inputs) = (Changes { events: mending.events, ..Changes::default() }, WantedInputs::default());
+        let (events, inputs) = (
+            Changes {
+                events: mending.events,
+                ..Changes::default()
+            },
+            WantedInputs::default(),
+        );
         if let Some(values) = Columns::of(&events, &inputs).events.params(&[&now]) {
             tx.execute(writes::INSERT_EVENTS, &values).await?;
         }
         if let Some(payload) = &mending.notify {
-            tx.execute("SELECT pg_notify($1, $2)", &[&channel, payload]).await?;
+            tx.execute("SELECT pg_notify($1, $2)", &[&channel, payload])
+                .await?;
         }
         tx.commit().await
     }
@@ -259,7 +304,9 @@ impl<'a> Repairing<'a> {
 fn expect(what: &str, changed: u64, expected: usize) -> Result<(), StoreError> {
     match u64::try_from(expected) {
         Ok(expected) if expected == changed => Ok(()),
-        _ => Err(StoreError::Corrupt(format!("{what}: {changed} rows changed where {expected} were expected"))),
+        _ => Err(StoreError::Corrupt(format!(
+            "{what}: {changed} rows changed where {expected} were expected"
+        ))),
     }
 }
 
@@ -269,7 +316,8 @@ fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
         template_id: row.get(1),
         priority: row.get(2),
         progress: Progress {
-            state: TaskState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?,
+            state: TaskState::from_name(state)
+                .ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?,
             // One that cannot be is wrong in any case.
             live: u16::try_from(row.get::<_, i16>(4)).unwrap_or(u16::MAX),
             done: StepSet::from_bytes(row.get(5)),
@@ -297,7 +345,12 @@ fn live_row(row: &Row) -> LiveRow {
 }
 
 fn past_attempt(row: &Row) -> PastAttempt {
-    PastAttempt { step: row.get(1), attempt: row.get(2), charged: row.get(3), lost: row.get(4) }
+    PastAttempt {
+        step: row.get(1),
+        attempt: row.get(2),
+        charged: row.get(3),
+        lost: row.get(4),
+    }
 }
 
 fn start(row: &Row) -> Start {

@@ -17,7 +17,8 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 /// Nobody waits for this connection.
 const SETTINGS: &str = "SET statement_timeout = '15min'";
 /// Counting goes through all of it, as a hash join does best.
-const SURVEY_SETTINGS: &str = "SET enable_hashjoin = on; SET enable_seqscan = on; SET plan_cache_mode = auto";
+const SURVEY_SETTINGS: &str =
+    "SET enable_hashjoin = on; SET enable_seqscan = on; SET plan_cache_mode = auto";
 
 /// What was removed, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,13 +81,22 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
                 pruned.events += events;
                 pruned.partitions.push(partition.name);
             }
-        } else if days.range(day(partition.first_id)..day(partition.end_id)).next().is_some() {
+        } else if days
+            .range(day(partition.first_id)..day(partition.end_id))
+            .next()
+            .is_some()
+        {
             pruned.events += prune_events(&client, &partition.name, &cutoff).await?;
         }
     }
     pruned.events += prune_events(&client, "events_default", &cutoff).await?;
     // Between what is left of so long ago, there are no steps to take.
-    client.execute("DELETE FROM event_marks WHERE at < $1::text::timestamptz", &[&cutoff]).await?;
+    client
+        .execute(
+            "DELETE FROM event_marks WHERE at < $1::text::timestamptz",
+            &[&cutoff],
+        )
+        .await?;
     Ok(pruned)
 }
 
@@ -144,7 +154,10 @@ pub async fn forget_workers(db: &Db) -> Result<u64, StoreError> {
 /// The time before which everything is old, as text: one for the whole round.
 async fn cutoff(client: &Client, older_than: Duration) -> Result<String, StoreError> {
     let sql = "SELECT (clock_timestamp() - make_interval(secs => $1))::text";
-    Ok(client.query_one(sql, &[&older_than.as_secs_f64()]).await?.get(0))
+    Ok(client
+        .query_one(sql, &[&older_than.as_secs_f64()])
+        .await?
+        .get(0))
 }
 
 /// One short transaction after another, each with a rest as long as it took, until one has found nothing to look at.
@@ -155,7 +168,10 @@ struct Batches<'a> {
 
 impl<'a> Batches<'a> {
     fn new(client: &'a Client) -> Self {
-        Self { client, took: Duration::ZERO }
+        Self {
+            client,
+            took: Duration::ZERO,
+        }
     }
 
     async fn next(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, StoreError> {
@@ -174,11 +190,23 @@ struct Loose {
     time: &'static str,
 }
 
-const WORKERS: Loose = Loose { table: "workers", key: "worker_id", time: "ended_at" };
-const CIRCUIT_CHANGES: Loose = Loose { table: "circuit_changes", key: "change_id", time: "at" };
+const WORKERS: Loose = Loose {
+    table: "workers",
+    key: "worker_id",
+    time: "ended_at",
+};
+const CIRCUIT_CHANGES: Loose = Loose {
+    table: "circuit_changes",
+    key: "change_id",
+    time: "at",
+};
 
 /// These have a day at least: attempts say whose they were, and circuits how often they opened in a day.
-async fn prune_loose(client: &Client, Loose { table, key, time }: Loose, cutoff: &str) -> Result<u64, StoreError> {
+async fn prune_loose(
+    client: &Client,
+    Loose { table, key, time }: Loose,
+    cutoff: &str,
+) -> Result<u64, StoreError> {
     let (mut batches, mut gone) = (Batches::new(client), 0);
     let sql = format!(
         "WITH old AS (SELECT {key} FROM {table} WHERE {time} < least($1::text::timestamptz, now() - interval '1 day') LIMIT $2),
@@ -213,7 +241,9 @@ async fn prune_keys(client: &Client, cutoff: &str) -> Result<u64, StoreError> {
               FROM (SELECT) AS one
               LEFT JOIN LATERAL (
                    SELECT namespace, key FROM page ORDER BY namespace DESC, key DESC LIMIT 1) AS l ON true";
-        let row = batches.next(sql, &[&cutoff, &namespace, &key, &ROWS]).await?;
+        let row = batches
+            .next(sql, &[&cutoff, &namespace, &key, &ROWS])
+            .await?;
         gone += row.get::<_, i64>(2).cast_unsigned();
         match (row.get(0), row.get(1)) {
             (Some(last_namespace), Some(last_key)) => (namespace, key) = (last_namespace, last_key),
@@ -223,7 +253,11 @@ async fn prune_keys(client: &Client, cutoff: &str) -> Result<u64, StoreError> {
 }
 
 /// Returns the days on which the removed tasks were submitted.
-async fn prune_tasks(client: &Client, cutoff: &str, pruned: &mut Pruned) -> Result<BTreeSet<u64>, StoreError> {
+async fn prune_tasks(
+    client: &Client,
+    cutoff: &str,
+    pruned: &mut Pruned,
+) -> Result<BTreeSet<u64>, StoreError> {
     let (mut batches, mut days, mut last) = (Batches::new(client), BTreeSet::new(), Uuid::nil());
     loop {
         // The walk is along the ids, which are in the order of submission: what was submitted later cannot have ended before.
@@ -265,27 +299,48 @@ async fn partitions(client: &Client, cutoff: &str) -> Result<Vec<Partition>, Sto
                       AND NOT EXISTS (SELECT FROM tasks t
                                        WHERE t.task_id >= first_task_id(p.begins) AND t.task_id < first_task_id(p.ends))
                  FROM event_partitions p WHERE p.begins < $1::text::timestamptz ORDER BY p.begins";
-    let partition =
-        |row: &Row| Partition { name: row.get(0), first_id: row.get(1), end_id: row.get(2), empty: row.get(3) };
-    Ok(client.query(sql, &[&cutoff]).await?.iter().map(partition).collect())
+    let partition = |row: &Row| Partition {
+        name: row.get(0),
+        first_id: row.get(1),
+        end_id: row.get(2),
+        empty: row.get(3),
+    };
+    Ok(client
+        .query(sql, &[&cutoff])
+        .await?
+        .iter()
+        .map(partition)
+        .collect())
 }
 
 /// Drops a partition that no task needs, and returns how many events it had; `None` when it must wait for another time.
-async fn drop_partition(client: &mut Client, partition: &Partition) -> Result<Option<u64>, StoreError> {
+async fn drop_partition(
+    client: &mut Client,
+    partition: &Partition,
+) -> Result<Option<u64>, StoreError> {
     let name = &partition.name;
     // Nothing writes there any more, so this is true also a moment later.
-    let sql =
-        format!("SELECT count(*), max(seq), (SELECT xid::text FROM {name} ORDER BY xid DESC LIMIT 1) FROM {name}");
+    let sql = format!(
+        "SELECT count(*), max(seq), (SELECT xid::text FROM {name} ORDER BY xid DESC LIMIT 1) FROM {name}"
+    );
     let row = client.query_one(&sql, &[]).await?;
     let (count, seq, xid): (i64, Option<i64>, Option<&str>) = (row.get(0), row.get(1), row.get(2));
     let tx = client.transaction().await?;
     tx.batch_execute(LOCK_TIMEOUT).await?;
     if let Err(error) = tx.batch_execute(&format!("DROP TABLE {name}")).await {
         let error = StoreError::from(error);
-        return if error.collision().is_some() { Ok(None) } else { Err(error) };
+        return if error.collision().is_some() {
+            Ok(None)
+        } else {
+            Err(error)
+        };
     }
     let sql = "SELECT EXISTS (SELECT FROM tasks WHERE task_id >= $1 AND task_id < $2)";
-    if tx.query_one(sql, &[&partition.first_id, &partition.end_id]).await?.get(0) {
+    if tx
+        .query_one(sql, &[&partition.first_id, &partition.end_id])
+        .await?
+        .get(0)
+    {
         return Ok(None);
     }
     tx.execute(
@@ -320,7 +375,8 @@ async fn prune_events(client: &Client, partition: &str, cutoff: &str) -> Result<
            FROM (SELECT) AS one
            LEFT JOIN LATERAL (SELECT xid, seq FROM page ORDER BY xid DESC, seq DESC LIMIT 1) AS l ON true"
     );
-    let (mut batches, mut gone, mut xid, mut seq) = (Batches::new(client), 0, "0".to_owned(), 0_i64);
+    let (mut batches, mut gone, mut xid, mut seq) =
+        (Batches::new(client), 0, "0".to_owned(), 0_i64);
     loop {
         let row = batches.next(&sql, &[&cutoff, &xid, &seq, &ROWS]).await?;
         gone += row.get::<_, i64>(2).cast_unsigned();

@@ -35,22 +35,36 @@ pub async fn beat(db: &Db, me: Server<'_>) -> Result<(i64, bool), StoreError> {
               WHERE server_id <> $1 AND seen_at >= clock_timestamp() - make_interval(secs => $4)",
         )
         .await?;
-    let Server { id, address, build_id, subscribers } = me;
-    let row = client.query_one(&statement, &[&id, &address, &build_id, &GONE_AFTER_SECONDS, &subscribers]).await?;
+    let Server {
+        id,
+        address,
+        build_id,
+        subscribers,
+    } = me;
+    let row = client
+        .query_one(
+            &statement,
+            &[&id, &address, &build_id, &GONE_AFTER_SECONDS, &subscribers],
+        )
+        .await?;
     Ok((row.get(0), row.get(1)))
 }
 
 /// Wakes the other servers.
 pub async fn wake(db: &Db, payload: &str) -> Result<(), StoreError> {
     let client = db.read().await?;
-    client.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &payload]).await?;
+    client
+        .execute("SELECT pg_notify($1, $2)", &[&db.channel(), &payload])
+        .await?;
     Ok(())
 }
 
 /// Says that this server is gone.
 pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
-    client.execute("DELETE FROM servers WHERE server_id = $1", &[&id]).await?;
+    client
+        .execute("DELETE FROM servers WHERE server_id = $1", &[&id])
+        .await?;
     Ok(())
 }
 
@@ -59,7 +73,9 @@ pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
 pub async fn ping(db: &Db) -> Result<SystemTime, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT clock_timestamp(), current_setting('transaction_read_only') = 'on'";
-    let row = client.query_one(&client.prepare_cached(sql).await?, &[]).await?;
+    let row = client
+        .query_one(&client.prepare_cached(sql).await?, &[])
+        .await?;
     match row.get(1) {
         true => Err(StoreError::ReadOnly("the database is read-only".into())),
         false => Ok(row.get(0)),

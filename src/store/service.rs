@@ -114,7 +114,8 @@ fn gate(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError> {
 }
 
 pub(super) fn state(name: &str) -> Result<CircuitState, StoreError> {
-    CircuitState::from_name(name).ok_or_else(|| StoreError::Corrupt(format!("circuit state `{name}`")))
+    CircuitState::from_name(name)
+        .ok_or_else(|| StoreError::Corrupt(format!("circuit state `{name}`")))
 }
 
 const POLICIES: &str = "SELECT namespace, service, policy FROM service_policies";
@@ -126,7 +127,10 @@ pub struct Policies(HashMap<Scope, Settings>);
 impl Policies {
     fn of(rows: &[Row]) -> Self {
         let entry = |row: &Row| {
-            let scope = Scope { namespace: row.get(0), service: row.get(1) };
+            let scope = Scope {
+                namespace: row.get(0),
+                service: row.get(1),
+            };
             match Settings::from_json(row.get(2)) {
                 Ok(settings) => Some((scope, settings)),
                 Err(error) => {
@@ -141,20 +145,28 @@ impl Policies {
 
     /// What is set for exactly this scope.
     pub fn set_for(&self, namespace: &str, service: &str) -> Settings {
-        let scope = Scope { namespace: namespace.to_owned(), service: service.to_owned() };
+        let scope = Scope {
+            namespace: namespace.to_owned(),
+            service: service.to_owned(),
+        };
         self.0.get(&scope).cloned().unwrap_or_default()
     }
 
     /// What is in force for a service.
     pub fn of_service(&self, namespace: &str, service: &str) -> Policy {
         let scopes = [("", ""), (namespace, ""), (namespace, service)];
-        scopes.iter().fold(Policy::default(), |policy, (ns, s)| self.set_for(ns, s).over(policy))
+        scopes.iter().fold(Policy::default(), |policy, (ns, s)| {
+            self.set_for(ns, s).over(policy)
+        })
     }
 }
 
 /// What is in force, of the cell's, the namespace's and the service's own settings.
 pub(super) fn layered(settings: [Option<&str>; 3]) -> Policy {
-    let known = settings.into_iter().flatten().filter_map(|json| Settings::from_json(json).ok());
+    let known = settings
+        .into_iter()
+        .flatten()
+        .filter_map(|json| Settings::from_json(json).ok());
     known.fold(Policy::default(), |policy, settings| settings.over(policy))
 }
 
@@ -202,24 +214,37 @@ pub async fn report(db: &Db, reports: &[Report], wake: &str) -> Result<bool, Sto
     let ids: Vec<i32> = reports.iter().map(|r| r.service_id).collect();
     let mut changed = false;
     for service in lock(&tx, &ids).await? {
-        let Some(report) = reports.iter().find(|r| r.service_id == service.service_id) else { continue };
+        let Some(report) = reports.iter().find(|r| r.service_id == service.service_id) else {
+            continue;
+        };
         let window = count(&tx, &service, report.calls).await?;
         let passed = u32::try_from(service.probes_passed).unwrap_or_default();
-        let counted = Counted { window, passed, probes: report.probes };
+        let counted = Counted {
+            window,
+            passed,
+            probes: report.probes,
+        };
         match circuit::judge(service.state, &service.policy, counted) {
             Some(event) => {
-                let calls = if event == CircuitEvent::ProbeFailed { report.probes } else { window };
+                let calls = if event == CircuitEvent::ProbeFailed {
+                    report.probes
+                } else {
+                    window
+                };
                 changed |= apply(&tx, &service, event, Some(calls), None).await?;
             }
             None if service.state == CircuitState::HalfOpen && report.probes.calls > 0 => {
-                let passed = "UPDATE services SET probes_passed = probes_passed + $2 WHERE service_id = $1";
-                tx.execute(passed, &[&service.service_id, &signed(report.probes.calls)]).await?;
+                let passed =
+                    "UPDATE services SET probes_passed = probes_passed + $2 WHERE service_id = $1";
+                tx.execute(passed, &[&service.service_id, &signed(report.probes.calls)])
+                    .await?;
             }
             None => {}
         }
     }
     if changed {
-        tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+        tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+            .await?;
     }
     tx.commit().await?;
     Ok(changed)
@@ -235,12 +260,28 @@ const COUNT: &str = "
       FROM k LEFT JOIN service_health h ON h.service_id = $1 AND h.slice > k.slice - $4::float8::bigint";
 
 /// Adds calls to the window, and returns what it holds then.
-async fn count(tx: &SessionTransaction<'_>, service: &Locked, calls: Calls) -> Result<Calls, StoreError> {
+async fn count(
+    tx: &SessionTransaction<'_>,
+    service: &Locked,
+    calls: Calls,
+) -> Result<Calls, StoreError> {
     let statement = tx.prepare_cached(COUNT).await?;
-    let (n, failures, window) = (signed(calls.calls), signed(calls.failures), service.policy.window_seconds);
-    let row = tx.query_one(&statement, &[&service.service_id, &n, &failures, &SLICES, &window]).await?;
+    let (n, failures, window) = (
+        signed(calls.calls),
+        signed(calls.failures),
+        service.policy.window_seconds,
+    );
+    let row = tx
+        .query_one(
+            &statement,
+            &[&service.service_id, &n, &failures, &SLICES, &window],
+        )
+        .await?;
     let of = |i: usize| u32::try_from(row.get::<_, i32>(i)).unwrap_or_default();
-    Ok(Calls { calls: of(0), failures: of(1) })
+    Ok(Calls {
+        calls: of(0),
+        failures: of(1),
+    })
 }
 
 fn signed(n: u32) -> i32 {
@@ -271,28 +312,45 @@ async fn apply(
     calls: Option<Calls>,
     actor: Option<&Actor>,
 ) -> Result<bool, StoreError> {
-    let Ok(state) = service.state.after(event) else { return Ok(false) };
+    let Ok(state) = service.state.after(event) else {
+        return Ok(false);
+    };
     let policy = &service.policy;
     let openings = match state {
         CircuitState::Open => service.openings + 1,
         CircuitState::HalfOpen => service.openings,
         // Forgotten when the ramp is over without another opening.
-        CircuitState::Closed if event == CircuitEvent::Recover && policy.ramp_seconds > 0.0 => service.openings,
+        CircuitState::Closed if event == CircuitEvent::Recover && policy.ramp_seconds > 0.0 => {
+            service.openings
+        }
         CircuitState::Closed => 0,
     };
     let (kind, until) = match state {
         CircuitState::Open => {
             let openings = u32::try_from(openings).unwrap_or_default();
-            (EventType::CircuitOpened, Some(circuit::cool_down(policy, openings)))
+            (
+                EventType::CircuitOpened,
+                Some(circuit::cool_down(policy, openings)),
+            )
         }
         CircuitState::HalfOpen => (EventType::CircuitHalfOpened, Some(policy.cool_down_seconds)),
         CircuitState::Closed if event == CircuitEvent::Reset => (EventType::CircuitReset, None),
-        CircuitState::Closed => (EventType::CircuitClosed, (policy.ramp_seconds > 0.0).then_some(policy.ramp_seconds)),
+        CircuitState::Closed => (
+            EventType::CircuitClosed,
+            (policy.ramp_seconds > 0.0).then_some(policy.ramp_seconds),
+        ),
     };
-    let probes = if state == CircuitState::HalfOpen { signed(policy.probes) } else { 0 };
+    let probes = if state == CircuitState::HalfOpen {
+        signed(policy.probes)
+    } else {
+        0
+    };
     let detail = match (actor, calls) {
         (Some(actor), _) => Some(actor.reason.clone()),
-        (None, Some(calls)) => Some(format!("{} of {} calls failed", calls.failures, calls.calls)),
+        (None, Some(calls)) => Some(format!(
+            "{} of {} calls failed",
+            calls.failures, calls.calls
+        )),
         (None, None) => None,
     };
     let statement = tx.prepare_cached(CHANGE_STATE).await?;
@@ -312,7 +370,13 @@ async fn apply(
         ],
     )
     .await?;
-    tracing::info!(namespace = service.namespace, service = service.service, change = kind.as_str(), detail, "circuit");
+    tracing::info!(
+        namespace = service.namespace,
+        service = service.service,
+        change = kind.as_str(),
+        detail,
+        "circuit"
+    );
     Ok(true)
 }
 
@@ -344,26 +408,45 @@ pub async fn advance(db: &Db, wake: &str) -> Result<bool, StoreError> {
     }
     let ids: Vec<i32> = lapsed.iter().map(|row| row.get(0)).collect();
     for service in lock(&tx, &ids).await? {
-        let order = lapsed
-            .iter()
-            .any(|row| row.get::<_, i32>(0) == service.service_id && row.get::<_, Option<bool>>(1) == Some(true));
+        let order = lapsed.iter().any(|row| {
+            row.get::<_, i32>(0) == service.service_id
+                && row.get::<_, Option<bool>>(1) == Some(true)
+        });
         if order {
-            release(&tx, service.service_id, &Actor { by: "tasker".into(), reason: "the order's time is over".into() })
-                .await?;
+            release(
+                &tx,
+                service.service_id,
+                &Actor {
+                    by: "tasker".into(),
+                    reason: "the order's time is over".into(),
+                },
+            )
+            .await?;
             continue;
         }
         let id = service.service_id;
         match service.state {
-            CircuitState::Open => drop(apply(&tx, &service, CircuitEvent::Probe, None, None).await?),
+            CircuitState::Open => {
+                drop(apply(&tx, &service, CircuitEvent::Probe, None, None).await?)
+            }
             CircuitState::HalfOpen => {
-                tx.execute("UPDATE permits SET count = 0, term = term + 1 WHERE service_id = $1", &[&id]).await?;
+                tx.execute(
+                    "UPDATE permits SET count = 0, term = term + 1 WHERE service_id = $1",
+                    &[&id],
+                )
+                .await?;
                 let probes = signed(service.policy.probes);
-                tx.execute(PROBE_ANEW, &[&id, &service.policy.cool_down_seconds, &probes]).await?;
+                tx.execute(
+                    PROBE_ANEW,
+                    &[&id, &service.policy.cool_down_seconds, &probes],
+                )
+                .await?;
             }
             CircuitState::Closed => drop(tx.execute(RAMPED_UP, &[&id]).await?),
         }
     }
-    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+        .await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -386,8 +469,16 @@ async fn release(tx: &SessionTransaction<'_>, id: i32, actor: &Actor) -> Result<
     let statement = tx.prepare_cached(ORDER).await?;
     let none: Option<&str> = None;
     let kind = EventType::CircuitReleased.as_str();
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-        [&id, &none, &none, &none, &None::<f64>, &kind, &actor.by, &actor.reason];
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+        &id,
+        &none,
+        &none,
+        &none,
+        &None::<f64>,
+        &kind,
+        &actor.by,
+        &actor.reason,
+    ];
     tx.execute(&statement, &params).await?;
     Ok(())
 }
@@ -403,16 +494,28 @@ pub async fn force(
 ) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
-    let Some(service) = find(&tx, scope).await? else { return Ok(false) };
+    let Some(service) = find(&tx, scope).await? else {
+        return Ok(false);
+    };
     let statement = tx.prepare_cached(ORDER).await?;
     let kind = EventType::CircuitForced.as_str();
     let detail = format!("{to}: {}", actor.reason);
     tx.execute(
         &statement,
-        &[&service.service_id, &to.as_str(), &actor.by, &actor.reason, &seconds, &kind, &actor.by, &detail],
+        &[
+            &service.service_id,
+            &to.as_str(),
+            &actor.by,
+            &actor.reason,
+            &seconds,
+            &kind,
+            &actor.by,
+            &detail,
+        ],
     )
     .await?;
-    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+        .await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -421,20 +524,32 @@ pub async fn force(
 pub async fn reset(db: &Db, scope: &Scope, actor: &Actor, wake: &str) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
-    let Some(service) = find(&tx, scope).await? else { return Ok(false) };
+    let Some(service) = find(&tx, scope).await? else {
+        return Ok(false);
+    };
     apply(&tx, &service, CircuitEvent::Reset, None, Some(actor)).await?;
     let clear = "UPDATE services SET forced = NULL, forced_by = NULL, forced_reason = NULL, forced_until = NULL,
                         paused_until = NULL WHERE service_id = $1";
     tx.execute(clear, &[&service.service_id]).await?;
-    tx.execute("DELETE FROM service_health WHERE service_id = $1", &[&service.service_id]).await?;
-    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    tx.execute(
+        "DELETE FROM service_health WHERE service_id = $1",
+        &[&service.service_id],
+    )
+    .await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+        .await?;
     tx.commit().await?;
     Ok(true)
 }
 
 async fn find(tx: &SessionTransaction<'_>, scope: &Scope) -> Result<Option<Locked>, StoreError> {
     let find = "SELECT service_id FROM services WHERE namespace = $1 AND service = $2";
-    let Some(row) = tx.query_opt(find, &[&scope.namespace, &scope.service]).await? else { return Ok(None) };
+    let Some(row) = tx
+        .query_opt(find, &[&scope.namespace, &scope.service])
+        .await?
+    else {
+        return Ok(None);
+    };
     Ok(lock(tx, &[row.get(0)]).await?.pop())
 }
 
@@ -458,18 +573,29 @@ pub async fn set_policy(
         return Ok(None);
     }
     // One change at a time, also of what is not set yet.
-    tx.batch_execute("LOCK TABLE service_policies IN SHARE ROW EXCLUSIVE MODE").await?;
+    tx.batch_execute("LOCK TABLE service_policies IN SHARE ROW EXCLUSIVE MODE")
+        .await?;
     let before = Policies::of(&tx.query(POLICIES, &[]).await?).set_for(namespace, service);
     let settings = change(&before);
     let json = settings.to_json();
     if settings.is_empty() {
-        tx.execute("DELETE FROM service_policies WHERE namespace = $1 AND service = $2", &[namespace, service]).await?;
+        tx.execute(
+            "DELETE FROM service_policies WHERE namespace = $1 AND service = $2",
+            &[namespace, service],
+        )
+        .await?;
     } else {
-        tx.execute(STORE_POLICY, &[namespace, service, &json]).await?;
+        tx.execute(STORE_POLICY, &[namespace, service, &json])
+            .await?;
     }
     let affected = "SELECT service_id FROM services
                      WHERE (namespace = $1 OR $1 = '') AND (service = $2 OR $2 = '') ORDER BY service_id FOR UPDATE";
-    let ids: Vec<i32> = tx.query(affected, &[namespace, service]).await?.iter().map(|row| row.get(0)).collect();
+    let ids: Vec<i32> = tx
+        .query(affected, &[namespace, service])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     let bump =
         "WITH s AS (UPDATE services SET gate = gate + 1 WHERE service_id = ANY($1::int4[]) RETURNING service_id),
                 p AS (UPDATE permits SET count = 0, term = term + 1 WHERE service_id = ANY($1::int4[])),
@@ -480,7 +606,8 @@ pub async fn set_policy(
                 SELECT now(), 'circuit.policy_changed', service_id, $3 FROM s";
     let detail = format!("{json}: {}", actor.reason);
     tx.execute(bump, &[&ids, &actor.by, &detail]).await?;
-    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+        .await?;
     tx.commit().await?;
     Ok(Some(settings))
 }

@@ -58,7 +58,9 @@ impl Until {
     {
         self.1.fetch_add(1, Ordering::Relaxed);
         // Where this future is dropped here, or the time is over, the question stays counted.
-        let answer = timeout_at(self.0, answer).await.map_err(|_| StoreError::silent())?;
+        let answer = timeout_at(self.0, answer)
+            .await
+            .map_err(|_| StoreError::silent())?;
         self.1.fetch_sub(1, Ordering::Relaxed);
         Ok(answer?)
     }
@@ -72,17 +74,29 @@ impl Session {
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, StoreError> {
         let until = Until(Instant::now() + limit, Arc::default());
-        Ok(Self { client: Some(until.wait(pool.get()).await?), until, turn })
+        Ok(Self {
+            client: Some(until.wait(pool.get()).await?),
+            until,
+            turn,
+        })
     }
 
     fn client(&self) -> &Pooled {
-        self.client.as_ref().expect("the connection is there until the session is dropped")
+        self.client
+            .as_ref()
+            .expect("the connection is there until the session is dropped")
     }
 
     pub async fn transaction(&mut self) -> Result<SessionTransaction<'_>, StoreError> {
         let until = self.until.clone();
-        let pooled = self.client.as_mut().expect("the connection is there until the session is dropped");
-        Ok(SessionTransaction { tx: until.wait(pooled.client.transaction()).await?, until })
+        let pooled = self
+            .client
+            .as_mut()
+            .expect("the connection is there until the session is dropped");
+        Ok(SessionTransaction {
+            tx: until.wait(pooled.client.transaction()).await?,
+            until,
+        })
     }
 }
 
@@ -133,7 +147,9 @@ impl SessionTransaction<'_> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(object) = self.client.take() else { return };
+        let Some(object) = self.client.take() else {
+            return;
+        };
         if self.until.1.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -149,7 +165,10 @@ impl Drop for Session {
 /// caller does, no more questions run at once than there are turns.
 async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermit>) {
     // An empty question is answered when all that came before it are.
-    if timeout(LEFT_ALONE, object.client.simple_query("")).await.is_ok_and(|answer| answer.is_ok()) {
+    if timeout(LEFT_ALONE, object.client.simple_query(""))
+        .await
+        .is_ok_and(|answer| answer.is_ok())
+    {
         return;
     }
     // A request to cancel may come late and would hit the next question, so this connection gets none: it leaves the pool.
@@ -158,7 +177,10 @@ async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermi
     let mut pause = CANCEL_PAUSE;
     while Instant::now() < gives_up && !pooled.client.is_closed() {
         let (token, tls) = pooled.canceller();
-        if !matches!(timeout(CANCEL_PAUSE, token.cancel_query(tls)).await, Ok(Ok(()))) {
+        if !matches!(
+            timeout(CANCEL_PAUSE, token.cancel_query(tls)).await,
+            Ok(Ok(()))
+        ) {
             tracing::debug!("a request to cancel a question did not get through");
         }
         if timeout(pause, pooled.client.simple_query("")).await.is_ok() {

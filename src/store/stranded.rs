@@ -39,7 +39,12 @@ const FIND: &str = "
 pub async fn find(db: &Db, lease: Duration, limit: i64) -> Result<Vec<Stranded>, StoreError> {
     let client = db.read().await?;
     let statement = client.prepare_cached(FIND).await?;
-    let rows = client.query(&statement, &[&lease.as_secs_f64(), &limit, &MAX_ASSIGNMENT_BYTES]).await?;
+    let rows = client
+        .query(
+            &statement,
+            &[&lease.as_secs_f64(), &limit, &MAX_ASSIGNMENT_BYTES],
+        )
+        .await?;
     let stranded = |row: &tokio_postgres::Row| Stranded {
         task_id: row.get(0),
         step: row.get(1),

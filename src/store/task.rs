@@ -188,24 +188,48 @@ const ATTEMPTS: &str = "
 /// The template of a task, or `None`.
 pub async fn template_of(db: &Db, task_id: Uuid) -> Result<Option<i32>, StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached("SELECT template_id FROM tasks WHERE task_id = $1").await?;
-    Ok(client.query_opt(&statement, &[&task_id]).await?.map(|row| row.get(0)))
+    let statement = client
+        .prepare_cached("SELECT template_id FROM tasks WHERE task_id = $1")
+        .await?;
+    Ok(client
+        .query_opt(&statement, &[&task_id])
+        .await?
+        .map(|row| row.get(0)))
 }
 
 /// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat. What would be too large
 /// is left out.
-pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool, part: Part) -> Result<Option<TaskView>, StoreError> {
+pub async fn get(
+    db: &Db,
+    task_id: Uuid,
+    with_attempts: bool,
+    part: Part,
+) -> Result<Option<TaskView>, StoreError> {
     let client = db.read().await?;
     let sql = format!("{TASK}, {TASK_AND_STEPS}");
     let task = client.prepare_cached(&sql).await?;
-    let params: [&(dyn ToSql + Sync); 4] = [&task_id, &MAX_RESULTS_BYTES, &MAX_CONTEXTS_BYTES, &part.step];
+    let params: [&(dyn ToSql + Sync); 4] = [
+        &task_id,
+        &MAX_RESULTS_BYTES,
+        &MAX_CONTEXTS_BYTES,
+        &part.step,
+    ];
     let (rows, attempts) = if with_attempts {
         let attempts = client.prepare_cached(ATTEMPTS).await?;
         // Sent together, so one snapshot costs one round trip.
         let (_, rows, attempts, _) = try_join4(
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             client.query(&task, &params),
-            client.query(&attempts, &[&task_id, &MAX_ATTEMPTS_BYTES, &part.step, &part.attempt, &MAX_ATTEMPTS]),
+            client.query(
+                &attempts,
+                &[
+                    &task_id,
+                    &MAX_ATTEMPTS_BYTES,
+                    &part.step,
+                    &part.attempt,
+                    &MAX_ATTEMPTS,
+                ],
+            ),
             client.batch_execute("COMMIT"),
         )
         .await?;
@@ -213,17 +237,30 @@ pub async fn get(db: &Db, task_id: Uuid, with_attempts: bool, part: Part) -> Res
     } else {
         (client.query(&task, &params).await?, None)
     };
-    let Some(first) = rows.first() else { return Ok(None) };
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
     let mut task = task_of(first)?;
     task.context = first.get::<_, Option<String>>(CONTEXT).unwrap_or_default();
     let attempts = match attempts {
-        Some(rows) => rows.iter().map(|row| attempt_of(row, 0)).collect::<Result<_, _>>()?,
+        Some(rows) => rows
+            .iter()
+            .map(|row| attempt_of(row, 0))
+            .collect::<Result<_, _>>()?,
         None => {
-            let waiting = rows.iter().filter(|row| row.get::<_, Option<i16>>(WAITED_FOR).is_some());
-            waiting.map(|row| attempt_of(row, WAITED_FOR)).collect::<Result<_, _>>()?
+            let waiting = rows
+                .iter()
+                .filter(|row| row.get::<_, Option<i16>>(WAITED_FOR).is_some());
+            waiting
+                .map(|row| attempt_of(row, WAITED_FOR))
+                .collect::<Result<_, _>>()?
         }
     };
-    Ok(Some(TaskView { task, steps: rows.iter().map(step_of).collect::<Result<_, _>>()?, attempts }))
+    Ok(Some(TaskView {
+        task,
+        steps: rows.iter().map(step_of).collect::<Result<_, _>>()?,
+        attempts,
+    }))
 }
 
 /// Which of these tasks are final.
@@ -231,7 +268,12 @@ pub async fn final_states(db: &Db, tasks: &[Uuid]) -> Result<Vec<Uuid>, StoreErr
     let client = db.read().await?;
     let sql = "SELECT task_id FROM tasks WHERE task_id = ANY($1::uuid[]) AND ended_at IS NOT NULL";
     let statement = client.prepare_cached(sql).await?;
-    Ok(client.query(&statement, &[&tasks]).await?.iter().map(|r| r.get(0)).collect())
+    Ok(client
+        .query(&statement, &[&tasks])
+        .await?
+        .iter()
+        .map(|r| r.get(0))
+        .collect())
 }
 
 /// A page of tasks, newest first, without their contexts and those of their errors.
@@ -244,8 +286,12 @@ pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
     let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
     // Ids carry the submitting server's clock. Within this margin they bound the time of submission, so a range of time
     // is a range of the primary key.
-    let after = filter.submitted_after.map(|at| (at, id_at(at, ID_CLOCK_MARGIN, false)));
-    let before = filter.submitted_before.map(|at| (at, id_at(at, ID_CLOCK_MARGIN, true)));
+    let after = filter
+        .submitted_after
+        .map(|at| (at, id_at(at, ID_CLOCK_MARGIN, false)));
+    let before = filter
+        .submitted_before
+        .map(|at| (at, id_at(at, ID_CLOCK_MARGIN, true)));
     let mut push = |text: &str, n: usize| {
         let _ = write!(sql, " AND {}", text.replace("$?", &format!("${n}")));
     };
@@ -299,9 +345,17 @@ pub(super) const ID_CLOCK_MARGIN: Duration = Duration::from_secs(3_600);
 
 /// The id that bounds those made at `at`, with a margin.
 pub(super) fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let since = if later { since + margin } else { since.saturating_sub(margin) };
-    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min((1 << 48) - 1);
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let since = if later {
+        since + margin
+    } else {
+        since.saturating_sub(margin)
+    };
+    let millis = u64::try_from(since.as_millis())
+        .unwrap_or(u64::MAX)
+        .min((1 << 48) - 1);
     let mut bytes = [if later { 0xff } else { 0 }; 16];
     bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
     Uuid::from_bytes(bytes)
@@ -326,7 +380,8 @@ fn task_of(row: &Row) -> Result<Task, StoreError> {
     Ok(Task {
         task_id: row.get(0),
         template_id: row.get(1),
-        state: TaskState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?,
+        state: TaskState::from_name(state)
+            .ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?,
         priority: row.get(3),
         steps_total: row.get(4),
         steps_done: row.get(5),
@@ -355,7 +410,8 @@ fn step_of(row: &Row) -> Result<Step, StoreError> {
     let state: &str = row.get(STEP + 1);
     Ok(Step {
         step: row.get(STEP),
-        state: StepState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("step state `{state}`")))?,
+        state: StepState::from_name(state)
+            .ok_or_else(|| StoreError::Corrupt(format!("step state `{state}`")))?,
         attempt: row.get(STEP + 2),
         charged: row.get(STEP + 3),
         result: row.get(STEP + 4),
@@ -370,7 +426,8 @@ fn step_of(row: &Row) -> Result<Step, StoreError> {
         set_by: row.get(STEP + 15),
         set_reason: row.get(STEP + 16),
         result_left_out: row.get::<_, bool>(HAS) && row.get::<_, Option<&str>>(STEP + 4).is_none(),
-        context_left_out: row.get::<_, bool>(HAS + 1) && row.get::<_, Option<&str>>(STEP + 7).is_none(),
+        context_left_out: row.get::<_, bool>(HAS + 1)
+            && row.get::<_, Option<&str>>(STEP + 7).is_none(),
     })
 }
 
@@ -380,16 +437,21 @@ fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
     Ok(Attempt {
         step: row.get(at),
         attempt: row.get(at + 1),
-        outcome: OutcomeKind::from_name(outcome).ok_or_else(|| StoreError::Corrupt(format!("outcome `{outcome}`")))?,
+        outcome: OutcomeKind::from_name(outcome)
+            .ok_or_else(|| StoreError::Corrupt(format!("outcome `{outcome}`")))?,
         charged: row.get::<_, Option<bool>>(at + 3).unwrap_or_default(),
         worker_id: row.get(at + 4),
         worker_name: row.get(at + 5),
         started_at: row.get(at + 6),
         ended_at: row.get(at + 7),
         next_attempt_at: row.get(at + 8),
-        retry_after: row.get::<_, Option<f64>>(at + 9).and_then(|s| Duration::try_from_secs_f64(s).ok()),
+        retry_after: row
+            .get::<_, Option<f64>>(at + 9)
+            .and_then(|s| Duration::try_from_secs_f64(s).ok()),
         failure: failure_of(row, at + 10),
-        late: row.get::<_, Option<SystemTime>>(at + 13).zip(late.and_then(OutcomeKind::from_name)),
+        late: row
+            .get::<_, Option<SystemTime>>(at + 13)
+            .zip(late.and_then(OutcomeKind::from_name)),
         is_cut: row.get(at + 15),
     })
 }

@@ -67,8 +67,17 @@ const SELECT: &str = "
 /// All templates registered after the one with id `known` (0 for all), oldest first.
 pub async fn since(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached(&format!("{SELECT} WHERE t.template_id > $1 ORDER BY t.template_id")).await?;
-    Ok(client.query(&statement, &[&known]).await?.iter().map(row).collect())
+    let statement = client
+        .prepare_cached(&format!(
+            "{SELECT} WHERE t.template_id > $1 ORDER BY t.template_id"
+        ))
+        .await?;
+    Ok(client
+        .query(&statement, &[&known])
+        .await?
+        .iter()
+        .map(row)
+        .collect())
 }
 
 /// All lanes with an id above `known`.
@@ -84,17 +93,34 @@ pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError
         service_id: r.get(4),
         task_name: r.get(5),
     };
-    Ok(client.query(&statement, &[&known]).await?.iter().map(lane).collect())
+    Ok(client
+        .query(&statement, &[&known])
+        .await?
+        .iter()
+        .map(lane)
+        .collect())
 }
 
 /// Stores a template unless its version is taken. Registrations take turns, so ids become visible in ascending order
 /// and a reader that knows the largest id knows them all.
-pub async fn register(db: &Db, new: NewTemplate<'_>, wake: &str) -> Result<Registration, StoreError> {
+pub async fn register(
+    db: &Db,
+    new: NewTemplate<'_>,
+    wake: &str,
+) -> Result<Registration, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
-    tx.execute("SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))", &[]).await?;
-    let by_name = format!("{SELECT} WHERE t.namespace = $1 AND t.task_name = $2 AND t.version = $3");
-    if let Some(found) = tx.query_opt(&by_name, &[&new.namespace, &new.task_name, &new.version]).await? {
+    tx.execute(
+        "SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))",
+        &[],
+    )
+    .await?;
+    let by_name =
+        format!("{SELECT} WHERE t.namespace = $1 AND t.task_name = $2 AND t.version = $3");
+    if let Some(found) = tx
+        .query_opt(&by_name, &[&new.namespace, &new.task_name, &new.version])
+        .await?
+    {
         return Ok(Registration::Existing(row(&found)));
     }
     let id: i32 = tx
@@ -132,8 +158,11 @@ pub async fn register(db: &Db, new: NewTemplate<'_>, wake: &str) -> Result<Regis
         &[&id, &names, &handlers, &services, &new.namespace, &new.task_name],
     )
     .await?;
-    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake]).await?;
-    let stored = tx.query_one(&by_name, &[&new.namespace, &new.task_name, &new.version]).await?;
+    tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
+        .await?;
+    let stored = tx
+        .query_one(&by_name, &[&new.namespace, &new.task_name, &new.version])
+        .await?;
     tx.commit().await?;
     Ok(Registration::Created(row(&stored)))
 }

@@ -3,7 +3,8 @@
 use std::{io, path::Path, sync::Arc};
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -36,15 +37,24 @@ impl Encryption {
             // Nothing is trusted, so nothing passes.
             true => (None, None),
             false => {
-                let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| StoreError::Config(format!("sslrootcert: {error}")))?;
-                let any_name: Arc<dyn ServerCertVerifier> = Arc::new(AnyName(Arc::clone(&verifier)));
-                (Some(verifier as Arc<dyn ServerCertVerifier>), Some(any_name))
+                let verifier =
+                    WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                        .build()
+                        .map_err(|error| StoreError::Config(format!("sslrootcert: {error}")))?;
+                let any_name: Arc<dyn ServerCertVerifier> =
+                    Arc::new(AnyName(Arc::clone(&verifier)));
+                (
+                    Some(verifier as Arc<dyn ServerCertVerifier>),
+                    Some(any_name),
+                )
             }
         };
         let connector = |verifier| connector(url, &provider, verifier);
-        Ok(Self { full: connector(full)?, authority: connector(authority)?, unverified: connector(Some(any))? })
+        Ok(Self {
+            full: connector(full)?,
+            authority: connector(authority)?,
+            unverified: connector(Some(any))?,
+        })
     }
 
     /// For a host that is connected to in this mode.
@@ -64,20 +74,26 @@ fn connector(
     verifier: Option<Arc<dyn ServerCertVerifier>>,
 ) -> Result<MakeRustlsConnect, StoreError> {
     let wrong = |error: rustls::Error| StoreError::Config(format!("TLS to the database: {error}"));
-    let builder = ClientConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions();
     let builder = builder.map_err(wrong)?;
     let builder = match verifier {
-        Some(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier),
+        Some(verifier) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier),
         None => builder.with_root_certificates(RootCertStore::empty()),
     };
     let mut config = match &url.tls.identity {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let chain = certificates("sslcert", cert)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("sslkey", key, &error))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| StoreError::Config(format!("sslcert and sslkey do not belong together: {error}")))?
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| unreadable("sslkey", key, &error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                StoreError::Config(format!(
+                    "sslcert and sslkey do not belong together: {error}"
+                ))
+            })?
         }
     };
     if url.tls.direct {
@@ -92,9 +108,9 @@ fn roots(url: &DatabaseUrl) -> Result<RootCertStore, StoreError> {
     match &url.tls.root_cert {
         Some(RootCert::File(file)) => {
             for certificate in certificates("sslrootcert", file)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| StoreError::Config(format!("sslrootcert {}: {error}", file.display())))?;
+                roots.add(certificate).map_err(|error| {
+                    StoreError::Config(format!("sslrootcert {}: {error}", file.display()))
+                })?;
             }
         }
         Some(RootCert::System) | None => {
@@ -107,16 +123,20 @@ fn roots(url: &DatabaseUrl) -> Result<RootCertStore, StoreError> {
 fn certificates(parameter: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, StoreError> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
-        Ok(list) if list.is_empty() => {
-            Err(StoreError::Config(format!("{parameter} {}: there is no certificate in it", file.display())))
-        }
+        Ok(list) if list.is_empty() => Err(StoreError::Config(format!(
+            "{parameter} {}: there is no certificate in it",
+            file.display()
+        ))),
         Ok(list) => Ok(list),
         Err(error) => Err(unreadable(parameter, file, &error)),
     }
 }
 
 fn unreadable(parameter: &str, file: &Path, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Config(format!("{parameter} {}: cannot be read as PEM: {error}", file.display()))
+    StoreError::Config(format!(
+        "{parameter} {}: cannot be read as PEM: {error}",
+        file.display()
+    ))
 }
 
 /// Trusts an authority's certificate under any name.
@@ -137,7 +157,10 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         // The name is looked at last, when all else was found right.
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match self
+            .0
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -186,7 +209,12 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -195,7 +223,12 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -212,7 +245,9 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
              between is trusted"
         ));
     }
-    let Host::Tcp(name) = &endpoint.host else { return None };
+    let Host::Tcp(name) = &endpoint.host else {
+        return None;
+    };
     let error = rustls_error(source)?;
     let what = match error {
         rustls::Error::InvalidCertificate(why) => match why {
@@ -220,15 +255,21 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
                 "the authority that signed the certificate of {endpoint} is not trusted here: name its certificate with \
                  sslrootcert=/path/to/ca.pem"
             ),
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                "the certificate of {endpoint} does not name `{name}` (as a subject alternative name): connect by a name \
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!(
+                    "the certificate of {endpoint} does not name `{name}` (as a subject alternative name): connect by a name \
                  that is in it, or say sslmode=verify-ca to trust its authority for any name"
-            ),
+                )
+            }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!("the certificate of {endpoint} has expired: renew it, and check the clock of this machine")
+                format!(
+                    "the certificate of {endpoint} has expired: renew it, and check the clock of this machine"
+                )
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                format!("the certificate of {endpoint} is not valid yet: check the clocks of both machines")
+                format!(
+                    "the certificate of {endpoint} is not valid yet: check the clocks of both machines"
+                )
             }
             why => format!(
                 "the certificate of {endpoint} is refused ({why:?}): a certificate that is signed by itself has to be made \
@@ -257,7 +298,9 @@ fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);
     }
-    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
     match inner {
         Some(inner) => rustls_error(inner),
         None => error.source().and_then(rustls_error),

@@ -154,17 +154,27 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
              RETURNING q.task_id, q.step, q.lease, q.lane_id, extract(epoch FROM q.deadline_at - now())::float8",
         )
         .await?;
-    let kept = tx.query(&adopt, &[&new.worker_id, &tasks, &steps, &nonces]).await?;
+    let kept = tx
+        .query(&adopt, &[&new.worker_id, &tasks, &steps, &nonces])
+        .await?;
     let orphans = "SELECT task_id, step, lease, worker_id FROM queue WHERE worker_id = $1 AND lease IS NOT NULL";
     let orphans = tx.prepare_cached(orphans).await?;
     let orphans = tx.query(&orphans, &[&new.previous]).await?;
     tx.commit().await?;
-    Ok(Registered { kept: kept.iter().map(kept_lease).collect(), orphans: orphans.iter().map(orphan).collect() })
+    Ok(Registered {
+        kept: kept.iter().map(kept_lease).collect(),
+        orphans: orphans.iter().map(orphan).collect(),
+    })
 }
 
 /// Extends the leases of the workers heard from, and returns those of `connected` that are over: they registered again
 /// elsewhere, or fell silent and were given up.
-pub async fn extend(db: &Db, heard: &[Uuid], connected: &[Uuid], lease: Duration) -> Result<Vec<Uuid>, StoreError> {
+pub async fn extend(
+    db: &Db,
+    heard: &[Uuid],
+    connected: &[Uuid],
+    lease: Duration,
+) -> Result<Vec<Uuid>, StoreError> {
     let client = db.read().await?;
     let statement = client
         .prepare_cached(
@@ -176,7 +186,9 @@ pub async fn extend(db: &Db, heard: &[Uuid], connected: &[Uuid], lease: Duration
               WHERE w.worker_id IS NULL OR w.ended_at IS NOT NULL",
         )
         .await?;
-    let rows = client.query(&statement, &[&heard, &connected, &lease.as_secs_f64()]).await?;
+    let rows = client
+        .query(&statement, &[&heard, &connected, &lease.as_secs_f64()])
+        .await?;
     Ok(rows.iter().map(|r| r.get(0)).collect())
 }
 
@@ -192,7 +204,9 @@ pub async fn end(db: &Db, workers: &[Uuid]) -> Result<(), StoreError> {
 /// Marks a worker that wants no more steps.
 pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
-    let statement = client.prepare_cached("UPDATE workers SET draining = true WHERE worker_id = $1").await?;
+    let statement = client
+        .prepare_cached("UPDATE workers SET draining = true WHERE worker_id = $1")
+        .await?;
     client.execute(&statement, &[&worker]).await?;
     Ok(())
 }
@@ -244,7 +258,13 @@ pub async fn reap(
         )
         .await?;
     let mut reaped = Reaped::default();
-    for row in client.query(&statement, &[&limit, &server_id, &patience.as_secs_f64(), &now]).await? {
+    for row in client
+        .query(
+            &statement,
+            &[&limit, &server_id, &patience.as_secs_f64(), &now],
+        )
+        .await?
+    {
         let (worker_id, task_id) = match (row.get(0), row.get(1)) {
             (Some(worker_id), Some(task_id)) => (worker_id, task_id),
             (worker_id, task_id) => {
@@ -253,14 +273,22 @@ pub async fn reap(
                 continue;
             }
         };
-        let lease = Lease { task_id, step: row.get(2), nonce: row.get(3) };
+        let lease = Lease {
+            task_id,
+            step: row.get(2),
+            nonce: row.get(3),
+        };
         if row.get(4) {
             let why = match (row.get(5), row.get(6)) {
                 (true, _) => Gone::Undelivered,
                 (false, true) => Gone::Drained,
                 (false, false) => Gone::Lost,
             };
-            reaped.orphans.push(Orphan { lease, worker_id, why });
+            reaped.orphans.push(Orphan {
+                lease,
+                worker_id,
+                why,
+            });
         } else {
             reaped.overdue.push(lease);
         }
@@ -285,7 +313,16 @@ pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<(Lease, bool)>
         )
         .await?;
     let rows = client.query(&statement, &[&tasks, &steps, &nonces]).await?;
-    let dead = |r: &Row| (Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) }, r.get(3));
+    let dead = |r: &Row| {
+        (
+            Lease {
+                task_id: r.get(0),
+                step: r.get(1),
+                nonce: r.get(2),
+            },
+            r.get(3),
+        )
+    };
     Ok(rows.iter().map(dead).collect())
 }
 
@@ -324,18 +361,35 @@ pub async fn list(
         draining: r.get(11),
         max_assignment_bytes: r.get(12),
     };
-    Ok(client.query(&statement, &[&handler, &after, &limit]).await?.iter().map(worker).collect())
+    Ok(client
+        .query(&statement, &[&handler, &after, &limit])
+        .await?
+        .iter()
+        .map(worker)
+        .collect())
 }
 
 fn kept_lease(r: &Row) -> KeptLease {
     KeptLease {
-        lease: Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) },
+        lease: Lease {
+            task_id: r.get(0),
+            step: r.get(1),
+            nonce: r.get(2),
+        },
         lane_id: r.get(3),
         remaining: Duration::try_from_secs_f64(r.get::<_, f64>(4).max(0.0)).unwrap_or_default(),
     }
 }
 
 fn orphan(r: &Row) -> Orphan {
-    let lease = Lease { task_id: r.get(0), step: r.get(1), nonce: r.get(2) };
-    Orphan { lease, worker_id: r.get(3), why: Gone::Undelivered }
+    let lease = Lease {
+        task_id: r.get(0),
+        step: r.get(1),
+        nonce: r.get(2),
+    };
+    Orphan {
+        lease,
+        worker_id: r.get(3),
+        why: Gone::Undelivered,
+    }
 }

@@ -112,9 +112,19 @@ impl WorkerBuilder {
         within("handlers", self.handlers.len(), 1, MAX_HANDLERS)?;
         within("namespaces", self.namespaces.len(), 0, MAX_NAMESPACES)?;
         within("labels", self.labels.len(), 0, MAX_LABELS)?;
-        within("concurrent steps", self.max_concurrent_steps, 1, MAX_CONCURRENT_STEPS)?;
+        within(
+            "concurrent steps",
+            self.max_concurrent_steps,
+            1,
+            MAX_CONCURRENT_STEPS,
+        )?;
         within("bytes of the name", self.name.len(), 1, MAX_NAME_BYTES)?;
-        within("bytes of the build id", self.build_id.len(), 0, MAX_NAME_BYTES)?;
+        within(
+            "bytes of the build id",
+            self.build_id.len(),
+            0,
+            MAX_NAME_BYTES,
+        )?;
         for namespace in &self.namespaces {
             within("bytes of a namespace", namespace.len(), 1, MAX_NAME_BYTES)?;
         }
@@ -124,7 +134,11 @@ impl WorkerBuilder {
         }
         Ok(Worker {
             config: Config {
-                addresses: self.addresses.iter().map(|address| parse_address(address)).collect::<Result<_, _>>()?,
+                addresses: self
+                    .addresses
+                    .iter()
+                    .map(|address| parse_address(address))
+                    .collect::<Result<_, _>>()?,
                 handlers: index(self.handlers)?,
                 name: self.name,
                 build_id: self.build_id,
@@ -166,7 +180,9 @@ pub enum BuildError {
     #[error("handler `{0}` is given twice; each name has one handler")]
     DuplicateHandler(String),
     /// An address is not one of a server.
-    #[error("`{address}` is not the address of a server: {reason}; give one like http://127.0.0.1:7233")]
+    #[error(
+        "`{address}` is not the address of a server: {reason}; give one like http://127.0.0.1:7233"
+    )]
     BadAddress {
         /// As it was given.
         address: String,
@@ -188,7 +204,16 @@ pub(super) struct Config {
 }
 
 fn within(what: &'static str, found: usize, min: usize, max: usize) -> Result<(), BuildError> {
-    if (min..=max).contains(&found) { Ok(()) } else { Err(BuildError::OutOfBounds { what, found, min, max }) }
+    if (min..=max).contains(&found) {
+        Ok(())
+    } else {
+        Err(BuildError::OutOfBounds {
+            what,
+            found,
+            min,
+            max,
+        })
+    }
 }
 
 fn index(
@@ -206,8 +231,13 @@ fn index(
 }
 
 fn parse_address(address: &str) -> Result<Uri, BuildError> {
-    let bad = |reason: &str| BuildError::BadAddress { address: address.to_owned(), reason: reason.to_owned() };
-    let uri: Uri = address.parse().map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
+    let bad = |reason: &str| BuildError::BadAddress {
+        address: address.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let uri: Uri = address
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
     match uri.scheme_str() {
         Some("http") => {}
         Some("https") => return Err(bad("TLS is left to a proxy beside the worker")),
@@ -254,19 +284,38 @@ mod tests {
         assert!(full.build().is_ok());
         for (what, builder) in [
             ("handlers", Worker::builder(["http://h:1"])),
-            ("handlers", many(MAX_HANDLERS).iter().fold(builder(), |b, name| b.handler(name, |_| async { Ok(()) }))),
-            ("addresses", Worker::builder(Vec::<String>::new()).handler("h", |_| async { Ok(()) })),
+            (
+                "handlers",
+                many(MAX_HANDLERS)
+                    .iter()
+                    .fold(builder(), |b, name| b.handler(name, |_| async { Ok(()) })),
+            ),
+            (
+                "addresses",
+                Worker::builder(Vec::<String>::new()).handler("h", |_| async { Ok(()) }),
+            ),
             ("namespaces", builder().namespaces(many(MAX_NAMESPACES + 1))),
-            ("labels", many(MAX_LABELS + 1).iter().fold(builder(), |b, key| b.label(key, ""))),
+            (
+                "labels",
+                many(MAX_LABELS + 1)
+                    .iter()
+                    .fold(builder(), |b, key| b.label(key, "")),
+            ),
             ("concurrent steps", builder().max_concurrent_steps(0)),
-            ("concurrent steps", builder().max_concurrent_steps(MAX_CONCURRENT_STEPS + 1)),
+            (
+                "concurrent steps",
+                builder().max_concurrent_steps(MAX_CONCURRENT_STEPS + 1),
+            ),
             ("bytes of the name", builder().name("")),
             ("bytes of the name", builder().name(&over)),
             ("bytes of the build id", builder().build_id(&over)),
             ("bytes of a namespace", builder().namespaces([""])),
             ("bytes of a label", builder().label(&over, "")),
             ("bytes of a label's value", builder().label("k", &over)),
-            ("bytes of a handler's name", builder().handler(&over, |_| async { Ok(()) })),
+            (
+                "bytes of a handler's name",
+                builder().handler(&over, |_| async { Ok(()) }),
+            ),
         ] {
             let message = refused(builder);
             assert!(message.starts_with(&format!("{what}: ")), "{message}");
@@ -276,7 +325,10 @@ mod tests {
     #[test]
     fn a_name_has_one_handler() {
         let twice = builder().handler("h", |_| async { Ok(()) });
-        assert_eq!(refused(twice), "handler `h` is given twice; each name has one handler");
+        assert_eq!(
+            refused(twice),
+            "handler `h` is given twice; each name has one handler"
+        );
     }
 
     #[test]

@@ -57,19 +57,31 @@ impl Connection {
     pub async fn open(address: Uri, register: Register) -> Result<Self, OpenError> {
         match timeout(OPEN_TIMEOUT, Self::try_open(address, register)).await {
             Ok(opened) => opened,
-            Err(_) => Err(OpenError::Unreachable(format!("no answer within {OPEN_TIMEOUT:?}"))),
+            Err(_) => Err(OpenError::Unreachable(format!(
+                "no answer within {OPEN_TIMEOUT:?}"
+            ))),
         }
     }
 
     /// Says the last of it, and waits a moment for the server to do the same.
     pub async fn close(self) {
-        let Self { outbound, mut inbound, .. } = self;
+        let Self {
+            outbound,
+            mut inbound,
+            ..
+        } = self;
         drop(outbound);
-        let _ = timeout(CLOSE_TIMEOUT, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            while let Ok(Some(_)) = inbound.message().await {}
+        })
+        .await;
     }
 
     async fn try_open(address: Uri, register: Register) -> Result<Self, OpenError> {
-        let channel = endpoint(address).connect().await.map_err(|error| connect_error(&error))?;
+        let channel = endpoint(address)
+            .connect()
+            .await
+            .map_err(|error| connect_error(&error))?;
         let (outbound, requests) = mpsc::channel(OUTBOUND_MESSAGES);
         // There is room: nothing was sent before.
         let _ = outbound.try_send(request(work_request::Message::Register(register)));
@@ -88,13 +100,17 @@ impl Connection {
                 outbound,
                 inbound,
             }),
-            _ => Err(OpenError::Unreachable("its first message is not `registered`".into())),
+            _ => Err(OpenError::Unreachable(
+                "its first message is not `registered`".into(),
+            )),
         }
     }
 }
 
 pub(super) fn request(message: work_request::Message) -> WorkRequest {
-    WorkRequest { message: Some(message) }
+    WorkRequest {
+        message: Some(message),
+    }
 }
 
 fn endpoint(address: Uri) -> Endpoint {
@@ -128,9 +144,15 @@ fn connect_error(error: &dyn std::error::Error) -> OpenError {
 }
 
 fn heartbeat_interval(registered: &Registered) -> Duration {
-    let told = registered.heartbeat_interval.and_then(|told| Duration::try_from(told).ok());
-    let third = registered.lease_duration.and_then(|lease| Duration::try_from(lease).ok());
-    told.or(third.map(|lease| lease / 3)).unwrap_or(DEFAULT_HEARTBEAT).clamp(MIN_HEARTBEAT, MAX_HEARTBEAT)
+    let told = registered
+        .heartbeat_interval
+        .and_then(|told| Duration::try_from(told).ok());
+    let third = registered
+        .lease_duration
+        .and_then(|lease| Duration::try_from(lease).ok());
+    told.or(third.map(|lease| lease / 3))
+        .unwrap_or(DEFAULT_HEARTBEAT)
+        .clamp(MIN_HEARTBEAT, MAX_HEARTBEAT)
 }
 
 #[cfg(test)]
@@ -151,7 +173,11 @@ mod tests {
             (None, seconds(0), MIN_HEARTBEAT),
             (None, seconds(-1), DEFAULT_HEARTBEAT),
         ] {
-            let registered = Registered { lease_duration, heartbeat_interval, ..Registered::default() };
+            let registered = Registered {
+                lease_duration,
+                heartbeat_interval,
+                ..Registered::default()
+            };
             assert_eq!(super::heartbeat_interval(&registered), expected);
         }
     }

@@ -33,11 +33,21 @@ struct Inner {
 
 impl StepContext {
     pub(super) fn new(assignment: StepAssignment, received: Instant) -> Self {
-        let timeout =
-            assignment.timeout.and_then(|timeout| Duration::try_from(timeout).ok()).unwrap_or(DEFAULT_TIMEOUT);
-        let deadline = received.checked_add(timeout).unwrap_or(received + DEFAULT_TIMEOUT);
-        let inner = Inner { assignment, deadline, cancellation: Cancellation::default() };
-        Self { inner: Arc::new(inner) }
+        let timeout = assignment
+            .timeout
+            .and_then(|timeout| Duration::try_from(timeout).ok())
+            .unwrap_or(DEFAULT_TIMEOUT);
+        let deadline = received
+            .checked_add(timeout)
+            .unwrap_or(received + DEFAULT_TIMEOUT);
+        let inner = Inner {
+            assignment,
+            deadline,
+            cancellation: Cancellation::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Id of the task, a UUID.
@@ -110,7 +120,11 @@ impl StepContext {
     /// # Errors
     /// `HANDLER_CONFIG_INVALID`, permanent: the configuration is not a `T`.
     pub fn handler_config<T: DeserializeOwned>(&self) -> Result<T, StepError> {
-        parse(self.handler_config_json(), "the step's handler_config", "HANDLER_CONFIG_INVALID")
+        parse(
+            self.handler_config_json(),
+            "the step's handler_config",
+            "HANDLER_CONFIG_INVALID",
+        )
     }
 
     /// The step's `handler_config` as JSON text: an object.
@@ -125,11 +139,19 @@ impl StepContext {
     /// `RESULT_INVALID`, permanent: its result is not a `T`.
     pub fn result_of<T: DeserializeOwned>(&self, step_name: &str) -> Result<T, StepError> {
         let Some(json) = self.results().get(step_name) else {
-            let message =
-                format!("no result of `{step_name}`: it is not an ancestor of `{}` that is complete", self.step_name());
-            return Err(PermanentError::new(message).error_code("RESULT_MISSING").into());
+            let message = format!(
+                "no result of `{step_name}`: it is not an ancestor of `{}` that is complete",
+                self.step_name()
+            );
+            return Err(PermanentError::new(message)
+                .error_code("RESULT_MISSING")
+                .into());
         };
-        parse(json, format_args!("the result of `{step_name}`"), "RESULT_INVALID")
+        parse(
+            json,
+            format_args!("the result of `{step_name}`"),
+            "RESULT_INVALID",
+        )
     }
 
     /// JSON text of every ancestor's result, by step name; `null` of one that was skipped.
@@ -147,7 +169,11 @@ impl StepContext {
     /// # Errors
     /// `PLANNED_STEPS_INVALID`, permanent: the step is not a planner's.
     pub fn planned_steps(&self) -> Result<Vec<PlannedStep>, StepError> {
-        parse(&self.assignment().planned_steps_json, "the list of planned steps", "PLANNED_STEPS_INVALID")
+        parse(
+            &self.assignment().planned_steps_json,
+            "the list of planned steps",
+            "PLANNED_STEPS_INVALID",
+        )
     }
 
     /// The id that follows the task through every service; pass it on.
@@ -182,7 +208,9 @@ impl StepContext {
     /// The time left until [`deadline`](Self::deadline), zero when it has passed: a time-out for the
     /// calls a handler makes.
     pub fn remaining(&self) -> Duration {
-        self.inner.deadline.saturating_duration_since(Instant::now())
+        self.inner
+            .deadline
+            .saturating_duration_since(Instant::now())
     }
 
     /// Waits until the server tells the worker to stop this attempt. A handler that goes on for five
@@ -229,7 +257,11 @@ impl fmt::Debug for StepContext {
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &str, what: impl fmt::Display, code: &str) -> Result<T, StepError> {
+fn parse<T: DeserializeOwned>(
+    json: &str,
+    what: impl fmt::Display,
+    code: &str,
+) -> Result<T, StepError> {
     serde_json::from_str(json).map_err(|reason| {
         let message = format!("{what} is not what the handler expects: {reason}");
         PermanentError::new(message).error_code(code).into()

@@ -49,7 +49,12 @@ impl RetryableError {
     ///
     /// [`MAX_ERROR_MESSAGE_BYTES`]: super::MAX_ERROR_MESSAGE_BYTES
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), error_code: String::new(), retry_after: None, context_json: String::new() }
+        Self {
+            message: message.into(),
+            error_code: String::new(),
+            retry_after: None,
+            context_json: String::new(),
+        }
     }
 
     /// The earliest time of the next attempt, from now. The server never shortens it and honours
@@ -96,7 +101,11 @@ impl PermanentError {
     ///
     /// [`MAX_ERROR_MESSAGE_BYTES`]: super::MAX_ERROR_MESSAGE_BYTES
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), error_code: String::new(), context_json: String::new() }
+        Self {
+            message: message.into(),
+            error_code: String::new(),
+            context_json: String::new(),
+        }
     }
 
     /// A word for machines, such as `USER_CONFLICT`.

@@ -38,7 +38,10 @@ pub trait Handler: Send + Sync + 'static {
     /// time-out or a lost worker: use [`StepContext::idempotency_key`].
     ///
     /// A panic is a retryable error with the code `HANDLER_PANIC`; the worker goes on.
-    fn handle(&self, step: StepContext) -> impl Future<Output = Result<Self::Output, StepError>> + Send;
+    fn handle(
+        &self,
+        step: StepContext,
+    ) -> impl Future<Output = Result<Self::Output, StepError>> + Send;
 }
 
 impl<F, Fut, T> Handler for F
@@ -67,7 +70,9 @@ impl<H: Handler> ErasedHandler for H {
             let result = self.handle(step).await?;
             serde_json::to_string(&result).map_err(|reason| {
                 let message = format!("the handler's result cannot be written as JSON: {reason}");
-                PermanentError::new(message).error_code("RESULT_INVALID").into()
+                PermanentError::new(message)
+                    .error_code("RESULT_INVALID")
+                    .into()
             })
         })
     }

@@ -42,11 +42,20 @@ pub fn headers(step: &StepContext) -> HeaderMap {
     let own = crate::telemetry::traceparent();
     #[cfg(not(feature = "otel"))]
     let own: Option<String> = None;
-    let trace = own.as_deref().or_else(|| step.traceparent()).unwrap_or_default();
+    let trace = own
+        .as_deref()
+        .or_else(|| step.traceparent())
+        .unwrap_or_default();
     let mut headers = HeaderMap::new();
     let all = [
-        (HeaderName::from_static("idempotency-key"), step.idempotency_key()),
-        (HeaderName::from_static("x-correlation-id"), step.correlation_id()),
+        (
+            HeaderName::from_static("idempotency-key"),
+            step.idempotency_key(),
+        ),
+        (
+            HeaderName::from_static("x-correlation-id"),
+            step.correlation_id(),
+        ),
         (HeaderName::from_static("traceparent"), trace),
     ];
     for (name, text) in all.into_iter().filter(|(_, text)| !text.is_empty()) {
@@ -75,7 +84,10 @@ pub const DEFAULT_RATE_LIMIT_DELAY: Duration = Duration::from_secs(60);
 /// | all else | permanent | `UNEXPECTED_STATUS` | |
 ///
 /// `Retry-After` may be seconds or a date. The error's context names the service.
-#[expect(clippy::disallowed_methods, reason = "a date in Retry-After is only meaningful against a clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a date in Retry-After is only meaningful against a clock"
+)]
 pub fn check(service: &str, status: StatusCode, headers: &HeaderMap) -> Result<(), StepError> {
     check_at(service, status, headers, SystemTime::now())
 }
@@ -103,7 +115,12 @@ pub fn timeout(service: &str) -> StepError {
         .into()
 }
 
-fn check_at(service: &str, status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<(), StepError> {
+fn check_at(
+    service: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Result<(), StepError> {
     let code = status.as_u16();
     Err(match code {
         200..=299 => return Ok(()),
@@ -157,11 +174,19 @@ mod tests {
             headers.insert(RETRY_AFTER, value.parse().unwrap());
         }
         let status = StatusCode::from_u16(status).unwrap();
-        match check_at("billing_service", status, &headers, SystemTime::UNIX_EPOCH + NOW) {
+        match check_at(
+            "billing_service",
+            status,
+            &headers,
+            SystemTime::UNIX_EPOCH + NOW,
+        ) {
             Ok(()) => ("ok", String::new(), String::new(), None),
-            Err(StepError::Retryable(e)) => {
-                ("retryable", e.error_code, e.message, e.retry_after.map(|delay| delay.as_secs()))
-            }
+            Err(StepError::Retryable(e)) => (
+                "retryable",
+                e.error_code,
+                e.message,
+                e.retry_after.map(|delay| delay.as_secs()),
+            ),
             Err(StepError::Permanent(e)) => ("permanent", e.error_code, e.message, None),
             Err(StepError::Released) => panic!("an answer never releases a step"),
         }
@@ -171,7 +196,14 @@ mod tests {
     fn every_status_has_its_meaning() {
         let date = Some("Sun, 06 Nov 1994 08:50:07 GMT");
         let past = Some("Sun, 06 Nov 1994 08:00:00 GMT");
-        let limited = |delay| ("retryable", "RATE_LIMITED", "Rate limited by billing_service", delay);
+        let limited = |delay| {
+            (
+                "retryable",
+                "RATE_LIMITED",
+                "Rate limited by billing_service",
+                delay,
+            )
+        };
         let broken = |message, delay| ("retryable", "SERVER_ERROR", message, delay);
         let refused = |message| ("permanent", "CLIENT_ERROR", message, None);
         let odd = |message| ("permanent", "UNEXPECTED_STATUS", message, None);
@@ -187,11 +219,27 @@ mod tests {
             (429, Some("-1"), limited(Some(60))),
             (429, None, limited(Some(60))),
             (500, None, broken("billing_service server error: 500", None)),
-            (503, Some("9"), broken("billing_service server error: 503", Some(9))),
-            (503, date, broken("billing_service server error: 503", Some(30))),
-            (599, Some("soon"), broken("billing_service server error: 599", None)),
+            (
+                503,
+                Some("9"),
+                broken("billing_service server error: 503", Some(9)),
+            ),
+            (
+                503,
+                date,
+                broken("billing_service server error: 503", Some(30)),
+            ),
+            (
+                599,
+                Some("soon"),
+                broken("billing_service server error: 599", None),
+            ),
             (408, None, broken("billing_service server error: 408", None)),
-            (425, Some("1"), broken("billing_service server error: 425", Some(1))),
+            (
+                425,
+                Some("1"),
+                broken("billing_service server error: 425", Some(1)),
+            ),
             (400, Some("9"), refused("billing_service client error: 400")),
             (404, None, refused("billing_service client error: 404")),
             (499, None, refused("billing_service client error: 499")),
@@ -216,8 +264,14 @@ mod tests {
             context(answer(StatusCode::TOO_MANY_REQUESTS)),
             r#"{"service":"s","rate_limit_type":"server_requested"}"#
         );
-        assert_eq!(context(answer(StatusCode::BAD_GATEWAY)), r#"{"service":"s","error_type":"server_error"}"#);
-        assert_eq!(context(timeout("s")), r#"{"service":"s","error_type":"timeout"}"#);
+        assert_eq!(
+            context(answer(StatusCode::BAD_GATEWAY)),
+            r#"{"service":"s","error_type":"server_error"}"#
+        );
+        assert_eq!(
+            context(timeout("s")),
+            r#"{"service":"s","error_type":"timeout"}"#
+        );
     }
 
     #[test]
@@ -228,7 +282,10 @@ mod tests {
 
         let inner = std::io::Error::other("connection refused");
         let error = connection_error("billing_service", &Outer(inner));
-        assert_eq!(error.to_string(), "billing_service connection error: request failed: connection refused");
+        assert_eq!(
+            error.to_string(),
+            "billing_service connection error: request failed: connection refused"
+        );
         assert!(matches!(error, StepError::Retryable(e) if e.error_code == "CONNECTION_ERROR"));
     }
 }

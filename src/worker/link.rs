@@ -66,7 +66,12 @@ struct ToSay {
 }
 
 impl Link {
-    pub fn new(config: Config, stop: Stop, state: watch::Sender<LinkState>, handlers_run_on: runtime::Handle) -> Self {
+    pub fn new(
+        config: Config,
+        stop: Stop,
+        state: watch::Sender<LinkState>,
+        handlers_run_on: runtime::Handle,
+    ) -> Self {
         let max_concurrent = config.max_concurrent_steps;
         let mut handlers: Vec<_> = config.handlers.keys().cloned().collect();
         handlers.sort_unstable();
@@ -104,7 +109,8 @@ impl Link {
                 Over::Stopped => return Ok(self.shut_down()),
                 Over::Refused(status) => return Err(refused(&address, &status)),
                 Over::Lost(reason) => {
-                    let delay = outage.failed(&address, &reason, Instant::now(), self.longest_delay());
+                    let delay =
+                        outage.failed(&address, &reason, Instant::now(), self.longest_delay());
                     if self.meanwhile(sleep(delay)).await.is_err() {
                         return Ok(self.shut_down());
                     }
@@ -135,7 +141,10 @@ impl Link {
             held_leases: self.steps.held_leases(),
             ..self.register.clone()
         };
-        match self.meanwhile(Connection::open(address.clone(), register)).await {
+        match self
+            .meanwhile(Connection::open(address.clone(), register))
+            .await
+        {
             Err(over) => over,
             Ok(Err(OpenError::Refused(status))) => Over::Refused(status),
             Ok(Err(error @ OpenError::Unreachable(_))) => Over::Lost(error.to_string()),
@@ -143,7 +152,10 @@ impl Link {
                 outage.connected(address, &connection.worker_id, Instant::now());
                 self.worker_id.clone_from(&connection.worker_id);
                 self.heartbeat_interval = connection.heartbeat_interval;
-                self.state.send_replace(LinkState { worker_id: Some(connection.worker_id.clone()), connected: true });
+                self.state.send_replace(LinkState {
+                    worker_id: Some(connection.worker_id.clone()),
+                    connected: true,
+                });
                 self.serve(connection).await
             }
         }
@@ -170,7 +182,10 @@ impl Link {
     /// Speaks with a server until one side ends it.
     async fn serve(&mut self, mut connection: Connection) -> Over {
         self.steps.reconnected(&connection.kept_leases);
-        let mut to_say = ToSay { heartbeat: false, drain: self.stop.is_draining() };
+        let mut to_say = ToSay {
+            heartbeat: false,
+            drain: self.stop.is_draining(),
+        };
         let period = connection.heartbeat_interval;
         let mut heartbeats = time::interval_at(time::Instant::now() + period, period);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -220,21 +235,30 @@ impl Link {
         if std::mem::take(&mut to_say.heartbeat) {
             return Some(request(work_request::Message::Heartbeat(Heartbeat {})));
         }
-        self.steps.next_result().map(|result| request(work_request::Message::Result(result)))
+        self.steps
+            .next_result()
+            .map(|result| request(work_request::Message::Result(result)))
     }
 
     fn hear(&mut self, message: Option<work_response::Message>) -> Result<(), Over> {
         use work_response::Message;
         match message {
             Some(Message::Assignment(assignment)) => {
-                self.steps.assign(assignment).map_err(|error| Over::Lost(error.to_string()))?;
+                self.steps
+                    .assign(assignment)
+                    .map_err(|error| Over::Lost(error.to_string()))?;
             }
             Some(Message::Ack(ack)) => {
-                debug!(lease = ack.lease_token, status = ack.status().as_str_name(), "acknowledged");
+                debug!(
+                    lease = ack.lease_token,
+                    status = ack.status().as_str_name(),
+                    "acknowledged"
+                );
                 self.steps.acknowledge(&ack.lease_token);
             }
             Some(Message::Cancel(cancel)) => {
-                self.steps.cancel(&cancel.lease_token, cancel.reason().into());
+                self.steps
+                    .cancel(&cancel.lease_token, cancel.reason().into());
             }
             Some(Message::Draining(_)) => info!("the server drains; reconnecting when it is gone"),
             Some(Message::Registered(_)) => warn!("the server registered the worker twice"),
@@ -248,8 +272,10 @@ impl Link {
     }
 
     fn shut_down(&self) -> Shutdown {
-        let shutdown =
-            Shutdown { unfinished_steps: self.steps.unfinished(), unacked_results: self.steps.unacknowledged() };
+        let shutdown = Shutdown {
+            unfinished_steps: self.steps.unfinished(),
+            unacked_results: self.steps.unacknowledged(),
+        };
         if shutdown == Shutdown::default() {
             info!("the worker has ended");
         } else {
@@ -260,5 +286,9 @@ impl Link {
 }
 
 fn refused(address: &Uri, status: &Status) -> WorkerError {
-    WorkerError::Refused { address: address.to_string(), code: status.code(), message: status.message().to_owned() }
+    WorkerError::Refused {
+        address: address.to_string(),
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
 }

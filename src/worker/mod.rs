@@ -97,15 +97,18 @@ mod stop;
 
 pub use self::{
     builder::{
-        BuildError, DEFAULT_CONCURRENT_STEPS, DEFAULT_DRAIN_TIMEOUT, MAX_ADDRESSES, MAX_CONCURRENT_STEPS, MAX_HANDLERS,
-        MAX_LABELS, MAX_NAME_BYTES, MAX_NAMESPACES, WorkerBuilder,
+        BuildError, DEFAULT_CONCURRENT_STEPS, DEFAULT_DRAIN_TIMEOUT, MAX_ADDRESSES,
+        MAX_CONCURRENT_STEPS, MAX_HANDLERS, MAX_LABELS, MAX_NAME_BYTES, MAX_NAMESPACES,
+        WorkerBuilder,
     },
     cancel::CancelReason,
     context::StepContext,
     error::{PermanentError, RetryableError, StepError},
     handle::WorkerHandle,
     handler::Handler,
-    outcome::{MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_ERROR_MESSAGE_BYTES, MAX_RESULT_BYTES},
+    outcome::{
+        MAX_ERROR_CODE_BYTES, MAX_ERROR_CONTEXT_BYTES, MAX_ERROR_MESSAGE_BYTES, MAX_RESULT_BYTES,
+    },
     plan::{Backoff, Plan, PlannedStep, StepPlan},
     runner::{Shutdown, Worker, WorkerError},
 };

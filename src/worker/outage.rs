@@ -27,11 +27,22 @@ pub(super) struct Outage {
 
 impl Outage {
     pub fn new() -> Self {
-        Self { delays: delays(), since: None, tries: 0, connected_at: None }
+        Self {
+            delays: delays(),
+            since: None,
+            tries: 0,
+            connected_at: None,
+        }
     }
 
     /// The connection ended, or could not be opened: how long to wait before the next try, at most `longest`.
-    pub fn failed(&mut self, address: &Uri, reason: &dyn fmt::Display, now: Instant, longest: Duration) -> Duration {
+    pub fn failed(
+        &mut self,
+        address: &Uri,
+        reason: &dyn fmt::Display,
+        now: Instant,
+        longest: Duration,
+    ) -> Duration {
         if let Some(connected_at) = self.connected_at.take()
             && now.duration_since(connected_at) >= STABLE_AFTER
         {
@@ -107,11 +118,23 @@ mod tests {
 
     #[test]
     fn a_delay_is_no_longer_than_the_leases_allow() {
-        let (address, now, longest) = (Uri::from_static("http://h:1"), Instant::now(), Duration::from_millis(600));
+        let (address, now, longest) = (
+            Uri::from_static("http://h:1"),
+            Instant::now(),
+            Duration::from_millis(600),
+        );
         let mut outage = Outage::new();
-        let delays: Vec<_> = (0..20).map(|_| outage.failed(&address, &"gone", now, longest)).collect();
+        let delays: Vec<_> = (0..20)
+            .map(|_| outage.failed(&address, &"gone", now, longest))
+            .collect();
         assert!(delays.iter().all(|delay| *delay <= longest), "{delays:?}");
-        assert!(delays[10..].iter().all(|delay| *delay >= longest / 2), "{delays:?}");
-        assert!(delays[10..].iter().any(|delay| *delay != delays[10]), "{delays:?}");
+        assert!(
+            delays[10..].iter().all(|delay| *delay >= longest / 2),
+            "{delays:?}"
+        );
+        assert!(
+            delays[10..].iter().any(|delay| *delay != delays[10]),
+            "{delays:?}"
+        );
     }
 }

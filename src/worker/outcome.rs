@@ -59,7 +59,9 @@ fn bounded_context(json: String) -> String {
 
 fn cut(mut text: String, max_bytes: usize) -> String {
     if text.len() > max_bytes {
-        let end = (0..=max_bytes).rev().find(|&end| text.is_char_boundary(end));
+        let end = (0..=max_bytes)
+            .rev()
+            .find(|&end| text.is_char_boundary(end));
         text.truncate(end.unwrap_or(0));
     }
     text
@@ -80,19 +82,26 @@ mod tests {
     #[test]
     fn a_result_is_bounded() {
         let json = |bytes| format!("\"{}\"", "x".repeat(bytes - 2));
-        assert!(matches!(outcome(Ok(json(MAX_RESULT_BYTES))), Outcome::Success(_)));
+        assert!(matches!(
+            outcome(Ok(json(MAX_RESULT_BYTES))),
+            Outcome::Success(_)
+        ));
         let Outcome::PermanentError(error) = outcome(Ok(json(MAX_RESULT_BYTES + 1))) else {
             panic!("a result that is too large")
         };
         assert_eq!(error.error_code, "RESULT_INVALID");
-        assert_eq!(error.message, "the result has 1048577 bytes; at most 1048576");
+        assert_eq!(
+            error.message,
+            "the result has 1048577 bytes; at most 1048576"
+        );
     }
 
     #[test]
     fn an_error_is_cut_at_a_character() {
         let error = retryable(RetryableError::new("é".repeat(MAX_ERROR_MESSAGE_BYTES)));
         assert_eq!(error.message.len(), MAX_ERROR_MESSAGE_BYTES);
-        let error = retryable(RetryableError::new("m").error_code("é".repeat(MAX_ERROR_CODE_BYTES)));
+        let error =
+            retryable(RetryableError::new("m").error_code("é".repeat(MAX_ERROR_CODE_BYTES)));
         assert_eq!(error.error_code.len(), MAX_ERROR_CODE_BYTES - 1);
     }
 
@@ -103,14 +112,23 @@ mod tests {
         let error = retryable(RetryableError::new("m").context(&full));
         assert_eq!(error.context_json.len(), MAX_ERROR_CONTEXT_BYTES);
         let error = retryable(RetryableError::new("m").context(full + "x"));
-        assert_eq!(error.context_json, r#"{"context_error":"65537 bytes; at most 65536"}"#);
+        assert_eq!(
+            error.context_json,
+            r#"{"context_error":"65537 bytes; at most 65536"}"#
+        );
     }
 
     #[test]
     fn any_delay_has_a_protobuf_form() {
         let error = retryable(RetryableError::new("m").retry_after(Duration::MAX));
-        assert_eq!(error.retry_after.map(|delay| delay.seconds), Some(315_576_000_000));
+        assert_eq!(
+            error.retry_after.map(|delay| delay.seconds),
+            Some(315_576_000_000)
+        );
         let error = retryable(RetryableError::new("m").retry_after(Duration::from_millis(1_500)));
-        assert_eq!(error.retry_after.map(|d| (d.seconds, d.nanos)), Some((1, 500_000_000)));
+        assert_eq!(
+            error.retry_after.map(|d| (d.seconds, d.nanos)),
+            Some((1, 500_000_000))
+        );
     }
 }

@@ -137,13 +137,21 @@ impl Worker {
         let ended = CancellationToken::new();
         let end_guard = ended.clone().drop_guard();
         let subscriber = tracing::dispatcher::get_default(Clone::clone);
-        let thread = thread::Builder::new().name("tasker-worker".into()).spawn(move || {
-            let _end_guard = end_guard;
-            let ended = tracing::dispatcher::with_default(&subscriber, || block_on(link));
-            end_with_runtime.abort();
-            ended
-        });
-        Running { soft, hard, state, ended, thread }
+        let thread = thread::Builder::new()
+            .name("tasker-worker".into())
+            .spawn(move || {
+                let _end_guard = end_guard;
+                let ended = tracing::dispatcher::with_default(&subscriber, || block_on(link));
+                end_with_runtime.abort();
+                ended
+            });
+        Running {
+            soft,
+            hard,
+            state,
+            ended,
+            thread,
+        }
     }
 }
 
@@ -209,7 +217,10 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -17,7 +17,10 @@ use tokio::{
 };
 use tracing::{Instrument as _, debug, error, info_span, warn};
 
-use super::{CancelReason, RetryableError, StepContext, StepError, handler::ErasedHandler, outcome::outcome, stop::at};
+use super::{
+    CancelReason, RetryableError, StepContext, StepError, handler::ErasedHandler, outcome::outcome,
+    stop::at,
+};
 use crate::proto::{StepAssignment, StepResult, step_result::Outcome};
 #[cfg(feature = "otel")]
 use crate::telemetry;
@@ -95,9 +98,15 @@ impl Steps {
         let known = self.handlers.contains_key(step.handler());
         let in_bounds = self.owned() < self.max_concurrent;
         if !known {
-            error!(?step, "the server assigned a step of a handler this worker does not have");
+            error!(
+                ?step,
+                "the server assigned a step of a handler this worker does not have"
+            );
         } else if !in_bounds {
-            warn!(?step, "the server assigned more steps than max_concurrent_steps");
+            warn!(
+                ?step,
+                "the server assigned more steps than max_concurrent_steps"
+            );
         }
         if known && in_bounds && !self.draining {
             self.waiting.push_back(step);
@@ -136,7 +145,8 @@ impl Steps {
     pub fn reconnected(&mut self, kept: &[String]) {
         let kept: HashSet<&str> = kept.iter().map(String::as_str).collect();
         self.ended.retain(|lease, _| kept.contains(lease.as_str()));
-        self.waiting.retain(|step| kept.contains(step.lease_token()));
+        self.waiting
+            .retain(|step| kept.contains(step.lease_token()));
         let leases: Vec<String> = self.running.keys().cloned().collect();
         for lease in leases.iter().filter(|lease| !kept.contains(lease.as_str())) {
             self.disown(lease);
@@ -155,7 +165,10 @@ impl Steps {
 
     /// The leases to claim at a reconnect.
     pub fn held_leases(&self) -> Vec<String> {
-        let waiting = self.waiting.iter().map(|step| step.lease_token().to_owned());
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|step| step.lease_token().to_owned());
         let running = self.running.keys().chain(self.ended.keys()).cloned();
         running.chain(waiting).collect()
     }
@@ -170,7 +183,10 @@ impl Steps {
         while let Some(lease_token) = self.outbox.pop_front() {
             if let Some(outcome) = self.ended.get(&lease_token) {
                 let outcome = Some(outcome.clone());
-                return Some(StepResult { lease_token, outcome });
+                return Some(StepResult {
+                    lease_token,
+                    outcome,
+                });
             }
         }
         None
@@ -179,7 +195,11 @@ impl Steps {
     /// Waits until a handler ends, or ignored its cancellation for too long, and notes it.
     /// Cancel-safe.
     pub async fn progress(&mut self) {
-        let next_abort = self.stopping.values().filter_map(|stopping| stopping.abort_at).min();
+        let next_abort = self
+            .stopping
+            .values()
+            .filter_map(|stopping| stopping.abort_at)
+            .min();
         tokio::select! {
             Some(ended) = self.attempts.join_next_with_id() => match ended {
                 Ok((id, answer)) => self.finish(id, Ok(answer)),
@@ -270,13 +290,19 @@ impl Steps {
 
     fn disown(&mut self, lease: &str) {
         if let Some(handler) = self.running.remove(lease) {
-            let stopping = Stopping { handler, abort_at: None };
+            let stopping = Stopping {
+                handler,
+                abort_at: None,
+            };
             self.stopping.insert(lease.to_owned(), stopping);
         }
     }
 
     fn release(&mut self, step: &StepContext) {
-        self.end(step.lease_token().to_owned(), outcome(Err(StepError::Released)));
+        self.end(
+            step.lease_token().to_owned(),
+            outcome(Err(StepError::Released)),
+        );
     }
 
     fn end(&mut self, lease: String, outcome: Outcome) {

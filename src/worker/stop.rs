@@ -24,7 +24,12 @@ pub(super) struct Stop {
 
 impl Stop {
     pub fn new(soft: CancellationToken, hard: CancellationToken, drain_timeout: Duration) -> Self {
-        Self { soft, hard, drain_timeout, drain_until: None }
+        Self {
+            soft,
+            hard,
+            drain_timeout,
+            drain_until: None,
+        }
     }
 
     /// Whether [`StopEvent::Drain`] was told.

@@ -32,27 +32,52 @@ const DIAMOND: &str = "
 
 async fn diamond(way: &str) -> Played {
     let way = format!("{{\"way\":\"{way}\"}}");
-    play(&mut bench(DIAMOND).await, "{\"n\":1}", |a| success(if a.step_name == "a" { &way } else { "7" })).await
+    play(&mut bench(DIAMOND).await, "{\"n\":1}", |a| {
+        success(if a.step_name == "a" { &way } else { "7" })
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_decision_is_a_step_whose_result_a_condition_reads() {
     for (way, ran, states) in [
-        ("left", ["a", "b", "d"], [S::Complete, S::Complete, S::Skipped, S::Complete]),
-        ("right", ["a", "c", "d"], [S::Complete, S::Skipped, S::Complete, S::Complete]),
+        (
+            "left",
+            ["a", "b", "d"],
+            [S::Complete, S::Complete, S::Skipped, S::Complete],
+        ),
+        (
+            "right",
+            ["a", "c", "d"],
+            [S::Complete, S::Skipped, S::Complete, S::Complete],
+        ),
     ] {
         let played = diamond(way).await;
         assert_eq!(state(&played.task), TaskState::Complete);
-        assert_eq!((played.ran(), played.states()), (ran.to_vec(), states.to_vec()));
+        assert_eq!(
+            (played.ran(), played.states()),
+            (ran.to_vec(), states.to_vec())
+        );
         let d = &played.given["d"].results_json;
         let seen = [d["b"].as_str(), d["c"].as_str()];
         assert_eq!(
             seen,
-            if way == "left" { ["7", "null"] } else { ["null", "7"] },
+            if way == "left" {
+                ["7", "null"]
+            } else {
+                ["null", "7"]
+            },
             "a skipped parent's result is null"
         );
         let skipped = step(&played.task, if way == "left" { "c" } else { "b" });
-        assert_eq!((skipped.set_by.as_str(), skipped.attempt, skipped.result_json.as_str()), ("condition", 0, ""));
+        assert_eq!(
+            (
+                skipped.set_by.as_str(),
+                skipped.attempt,
+                skipped.result_json.as_str()
+            ),
+            ("condition", 0, "")
+        );
     }
 }
 
@@ -65,8 +90,14 @@ async fn a_chain_of_skipped_steps_is_passed_at_once() {
 - {name: d, handler_class: h, depends_on_steps: [c], when: context.n > 1}
 ";
     let played = play(&mut bench(chain).await, "{\"n\":1}", |_| success("1")).await;
-    assert_eq!((state(&played.task), played.ran()), (TaskState::Complete, vec!["a"]));
-    assert_eq!(played.states(), [S::Complete, S::Skipped, S::Skipped, S::Skipped]);
+    assert_eq!(
+        (state(&played.task), played.ran()),
+        (TaskState::Complete, vec!["a"])
+    );
+    assert_eq!(
+        played.states(),
+        [S::Complete, S::Skipped, S::Skipped, S::Skipped]
+    );
     let played = play(&mut bench(chain).await, "{\"n\":2}", |_| success("1")).await;
     assert_eq!(played.states(), [S::Complete; 4]);
 }
@@ -82,8 +113,14 @@ async fn a_task_of_which_nothing_is_to_be_done_is_complete_when_it_is_stored() {
         (2, vec!["a"], [S::Complete, S::Skipped]),
         (3, vec!["a", "b"], [S::Complete; 2]),
     ] {
-        let played = play(&mut bench(roots).await, &format!("{{\"n\":{n}}}"), |_| success("1")).await;
-        assert_eq!((state(&played.task), played.ran(), played.states()), (TaskState::Complete, ran, states.to_vec()));
+        let played = play(&mut bench(roots).await, &format!("{{\"n\":{n}}}"), |_| {
+            success("1")
+        })
+        .await;
+        assert_eq!(
+            (state(&played.task), played.ran(), played.states()),
+            (TaskState::Complete, ran, states.to_vec())
+        );
         assert!(played.task.task.unwrap().ended_at.is_some());
     }
 }
@@ -95,7 +132,10 @@ async fn a_skipped_root_lets_its_children_begin() {
 - {name: b, handler_class: h, depends_on_steps: [a]}
 ";
     let played = play(&mut bench(steps).await, "{\"n\":1}", |_| success("1")).await;
-    assert_eq!((state(&played.task), played.ran()), (TaskState::Complete, vec!["b"]));
+    assert_eq!(
+        (state(&played.task), played.ran()),
+        (TaskState::Complete, vec!["b"])
+    );
 }
 
 #[tokio::test]
@@ -107,13 +147,18 @@ async fn a_failure_within_a_branch_is_the_tasks_and_the_other_branch_ends() {
 - {name: d, handler_class: h, depends_on_steps: [a], when: context.n != 1}
 - {name: e, handler_class: h, depends_on_steps: [c, d]}
 ";
-    let played = play(&mut bench(nested).await, "{\"n\":1}", |a| match a.step_name.as_str() {
-        "c" => permanent("no", "NO"),
-        _ => success("1"),
+    let played = play(&mut bench(nested).await, "{\"n\":1}", |a| {
+        match a.step_name.as_str() {
+            "c" => permanent("no", "NO"),
+            _ => success("1"),
+        }
     })
     .await;
     assert_eq!(state(&played.task), TaskState::Error);
-    assert_eq!(played.states(), [S::Complete, S::Complete, S::Error, S::Skipped, S::Pending]);
+    assert_eq!(
+        played.states(),
+        [S::Complete, S::Complete, S::Error, S::Skipped, S::Pending]
+    );
     assert_eq!(played.task.task.unwrap().failed_step, "c");
 }
 
@@ -123,7 +168,10 @@ async fn a_condition_that_cannot_be_judged_fails_its_step() {
     assert_eq!(state(&played.task), TaskState::Error);
     let b = step(&played.task, "b");
     let error = b.error.as_ref().unwrap();
-    assert_eq!((b.state(), error.error_code.as_str()), (S::Error, "CONDITION_FAILED"));
+    assert_eq!(
+        (b.state(), error.error_code.as_str()),
+        (S::Error, "CONDITION_FAILED")
+    );
     assert!(error.message.contains("way"), "{error:?}");
     assert_eq!(played.ran(), ["a"]);
 }
@@ -140,8 +188,18 @@ overrides:
 - when: context.n > 2
   steps: {a: {skip: true}}
 ";
-    for (n, ran) in [(1, vec!["a", "b", "c"]), (2, vec!["a", "c"]), (3, vec!["c"])] {
-        let played = play(&mut bench(steps).await, &format!("{{\"n\":{n}}}"), |_| success("1")).await;
-        assert_eq!((state(&played.task), played.ran()), (TaskState::Complete, ran));
+    for (n, ran) in [
+        (1, vec!["a", "b", "c"]),
+        (2, vec!["a", "c"]),
+        (3, vec!["c"]),
+    ] {
+        let played = play(&mut bench(steps).await, &format!("{{\"n\":{n}}}"), |_| {
+            success("1")
+        })
+        .await;
+        assert_eq!(
+            (state(&played.task), played.ran()),
+            (TaskState::Complete, ran)
+        );
     }
 }

@@ -52,7 +52,8 @@ fn planned(assignment: &StepAssignment) -> Outcome {
     let context: Value = serde_json::from_str(&assignment.context_json).unwrap();
     let mut plan = json!({"annotations": {"plan_type": context["plan"]}});
     if context["plan"] == "enterprise" {
-        plan["steps"]["setup_billing_profile"] = json!({"retry_limit": 5, "handler_config": {"timeout_seconds": 45}});
+        plan["steps"]["setup_billing_profile"] =
+            json!({"retry_limit": 5, "handler_config": {"timeout_seconds": 45}});
     }
     success(&plan.to_string())
 }
@@ -61,7 +62,10 @@ fn planned(assignment: &StepAssignment) -> Outcome {
 fn settings(played: &Played) -> Vec<(String, i32, i64, Value, Value)> {
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     let of = |(name, a): (&String, &StepAssignment)| {
-        assert_eq!(json(&a.annotations_json)["correlation_id"], json!(a.correlation_id));
+        assert_eq!(
+            json(&a.annotations_json)["correlation_id"],
+            json!(a.correlation_id)
+        );
         let seconds = a.timeout.unwrap().seconds;
         (
             name.clone(),
@@ -71,7 +75,12 @@ fn settings(played: &Played) -> Vec<(String, i32, i64, Value, Value)> {
             json(&a.annotations_json)["plan_type"].clone(),
         )
     };
-    played.given.iter().filter(|(name, _)| *name != "planner").map(of).collect()
+    played
+        .given
+        .iter()
+        .filter(|(name, _)| *name != "planner")
+        .map(of)
+        .collect()
 }
 
 #[tokio::test]
@@ -85,7 +94,13 @@ async fn overrides_and_a_planner_come_to_the_same() {
             assert_eq!(state(&played.task), TaskState::Complete);
             let billing = step(&played.task, "setup_billing_profile");
             assert_eq!(billing.retry_limit, limit);
-            assert_eq!(played.given["setup_billing_profile"].timeout.unwrap().seconds, seconds);
+            assert_eq!(
+                played.given["setup_billing_profile"]
+                    .timeout
+                    .unwrap()
+                    .seconds,
+                seconds
+            );
         }
         assert_eq!(settings(&overridden), settings(&planned));
         for (_, _, _, _, plan_type) in settings(&overridden) {
@@ -93,12 +108,15 @@ async fn overrides_and_a_planner_come_to_the_same() {
         }
         let origins = |task: &GetTaskResponse| -> Vec<(String, String)> {
             let origins = &step(task, "setup_billing_profile").origins;
-            origins.iter().map(|o| (o.setting.clone(), o.origin.clone())).collect()
+            origins
+                .iter()
+                .map(|o| (o.setting.clone(), o.origin.clone()))
+                .collect()
         };
         let from = |origin: &str| match plan {
-            "enterprise" => {
-                ["retry_limit", "handler_config.timeout_seconds"].map(|s| (s.into(), origin.into())).to_vec()
-            }
+            "enterprise" => ["retry_limit", "handler_config.timeout_seconds"]
+                .map(|s| (s.into(), origin.into()))
+                .to_vec(),
             _ => Vec::new(),
         };
         assert_eq!(origins(&overridden.task), from("overrides[0]"));
@@ -110,16 +128,22 @@ async fn overrides_and_a_planner_come_to_the_same() {
 async fn the_limit_that_holds_is_the_effective_one() {
     let mut bench = Bench::with(&seed(OVERRIDES)).await;
     bench.circuits_off().await;
-    let yaml =
-        seed(OVERRIDES).replace("2.6.0", "2.7.0").replace("- when: context.plan == \"enterprise\"", "- when: \"true\"");
+    let yaml = seed(OVERRIDES)
+        .replace("2.6.0", "2.7.0")
+        .replace("- when: context.plan == \"enterprise\"", "- when: \"true\"");
     register(
         &mut bench.client,
-        &yaml.replace("retry_limit: 5\n", "retry_limit: 2\n        backoff: {base_seconds: 0.01}\n"),
+        &yaml.replace(
+            "retry_limit: 5\n",
+            "retry_limit: 2\n        backoff: {base_seconds: 0.01}\n",
+        ),
     )
     .await;
-    let played = play(&mut bench, &context("free"), |a| match a.step_name.as_str() {
-        "setup_billing_profile" => crate::support::worker::retryable("no", None),
-        _ => success("1"),
+    let played = play(&mut bench, &context("free"), |a| {
+        match a.step_name.as_str() {
+            "setup_billing_profile" => crate::support::worker::retryable("no", None),
+            _ => success("1"),
+        }
     })
     .await;
     assert_eq!(state(&played.task), TaskState::Error);
@@ -138,13 +162,24 @@ step_templates: [{name: a, handler_class: h}]
 overrides: [{when: context.n > 3, priority: 7}]
 ";
     let mut bench = Bench::with(yaml).await;
-    let missing = bench.client.tasks.submit_task(crate::support::server::submission("t/t", "{}")).await.unwrap_err();
+    let missing = bench
+        .client
+        .tasks
+        .submit_task(crate::support::server::submission("t/t", "{}"))
+        .await
+        .unwrap_err();
     assert_eq!(missing.code(), tonic::Code::InvalidArgument);
     let details = tonic_types::StatusExt::get_error_details(&missing);
     let violation = &details.bad_request().unwrap().field_violations[0];
-    assert!(violation.description.contains("overrides[0]") && violation.description.contains('n'), "{violation:?}");
+    assert!(
+        violation.description.contains("overrides[0]") && violation.description.contains('n'),
+        "{violation:?}"
+    );
     for (n, priority) in [(3, 0), (4, 7)] {
-        let played = play(&mut bench, &format!("{{\"n\":{n}}}"), |_| permanent("enough", "E")).await;
+        let played = play(&mut bench, &format!("{{\"n\":{n}}}"), |_| {
+            permanent("enough", "E")
+        })
+        .await;
         assert_eq!(played.task.task.unwrap().priority, priority);
     }
 }

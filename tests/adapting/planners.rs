@@ -32,24 +32,51 @@ async fn a_planner_gets_the_steps_and_its_answer_holds() {
         "annotations": {"team": "blue"},
         "priority": 9,
     });
-    let played =
-        play(&mut bench, "{}", |a| success(&if a.step_name == "planner" { plan.to_string() } else { "1".into() }))
-            .await;
+    let played = play(&mut bench, "{}", |a| {
+        success(&if a.step_name == "planner" {
+            plan.to_string()
+        } else {
+            "1".into()
+        })
+    })
+    .await;
     assert_eq!(state(&played.task), TaskState::Complete);
-    assert_eq!((played.ran(), played.states()), (vec!["a", "planner"], vec![S::Complete, S::Complete, S::Skipped]));
+    assert_eq!(
+        (played.ran(), played.states()),
+        (
+            vec!["a", "planner"],
+            vec![S::Complete, S::Complete, S::Skipped]
+        )
+    );
     assert_eq!(played.task.task.as_ref().unwrap().priority, 9);
 
     let asked: Value = serde_json::from_str(&played.given["planner"].planned_steps_json).unwrap();
-    assert_eq!((&asked[0]["name"], &asked[1]["depends_on_steps"]), (&json!("a"), &json!(["a"])));
-    assert_eq!((&asked[0]["depends_on_steps"], &asked[0]["retry_limit"]), (&json!([]), &json!(3)));
+    assert_eq!(
+        (&asked[0]["name"], &asked[1]["depends_on_steps"]),
+        (&json!("a"), &json!(["a"]))
+    );
+    assert_eq!(
+        (&asked[0]["depends_on_steps"], &asked[0]["retry_limit"]),
+        (&json!([]), &json!(3))
+    );
     let a = &played.given["a"];
     assert_eq!(a.planned_steps_json, "");
-    assert!(a.results_json.is_empty(), "a plan is nobody's input: {:?}", a.results_json);
+    assert!(
+        a.results_json.is_empty(),
+        "a plan is nobody's input: {:?}",
+        a.results_json
+    );
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-    assert_eq!(json(&a.handler_config_json), json!({"deep": {"x": 1, "y": 2}}));
+    assert_eq!(
+        json(&a.handler_config_json),
+        json!({"deep": {"x": 1, "y": 2}})
+    );
     let notes = json(&a.annotations_json);
     assert_eq!((&notes["team"], &notes["n"]), (&json!("blue"), &json!(1)));
-    assert_eq!(json(&played.task.task.unwrap().annotations_json)["team"], json!("blue"));
+    assert_eq!(
+        json(&played.task.task.unwrap().annotations_json)["team"],
+        json!("blue")
+    );
 }
 
 #[tokio::test]
@@ -57,7 +84,10 @@ async fn an_answer_that_makes_no_sense_fails_the_task_and_is_named() {
     for (answer, named) in [
         (r#"{"steps":{"nobody":{}}}"#, "nobody"),
         (r#"{"steps":{"a":{"retry_limit":-1}}}"#, "retry_limit"),
-        (r#"{"steps":{"a":{"handler_config":{"service":"other"}}}}"#, "service"),
+        (
+            r#"{"steps":{"a":{"handler_config":{"service":"other"}}}}"#,
+            "service",
+        ),
         (r#"{"steps":{"a":{"colour":1}}}"#, "colour"),
         (r#"{"priority":101}"#, "priority"),
         ("[]", "mapping"),
@@ -65,7 +95,11 @@ async fn an_answer_that_makes_no_sense_fails_the_task_and_is_named() {
     ] {
         let mut bench = Bench::with(PLANNED).await;
         let played = play(&mut bench, "{}", |_| success(answer)).await;
-        assert_eq!((state(&played.task), played.ran()), (TaskState::Error, vec!["planner"]), "{answer}");
+        assert_eq!(
+            (state(&played.task), played.ran()),
+            (TaskState::Error, vec!["planner"]),
+            "{answer}"
+        );
         let error = played.task.task.unwrap().error.unwrap();
         assert_eq!(error.error_code, "PLAN_INVALID");
         assert!(error.message.contains(named), "{answer}: {}", error.message);
@@ -76,18 +110,29 @@ async fn an_answer_that_makes_no_sense_fails_the_task_and_is_named() {
 async fn a_planner_is_retried_and_fails_for_good_like_a_step() {
     let mut bench = Bench::with(PLANNED).await;
     bench.circuits_off().await;
-    let played = play(&mut bench, "{}", |a| match (a.step_name.as_str(), a.attempt) {
-        ("planner", 1) => retryable("busy", None),
-        ("planner", _) => success("{}"),
-        _ => success("1"),
+    let played = play(&mut bench, "{}", |a| {
+        match (a.step_name.as_str(), a.attempt) {
+            ("planner", 1) => retryable("busy", None),
+            ("planner", _) => success("{}"),
+            _ => success("1"),
+        }
     })
     .await;
-    assert_eq!((state(&played.task), step(&played.task, "planner").attempt), (TaskState::Complete, 2));
+    assert_eq!(
+        (state(&played.task), step(&played.task, "planner").attempt),
+        (TaskState::Complete, 2)
+    );
     let played = play(&mut bench, "{}", |_| retryable("busy", None)).await;
-    assert_eq!((state(&played.task), step(&played.task, "planner").attempt), (TaskState::Error, 2));
+    assert_eq!(
+        (state(&played.task), step(&played.task, "planner").attempt),
+        (TaskState::Error, 2)
+    );
     let played = play(&mut bench, "{}", |_| permanent("no plan", "NO_PLAN")).await;
     assert_eq!(played.ran(), ["planner"]);
-    assert_eq!(played.task.task.unwrap().error.unwrap().error_code, "NO_PLAN");
+    assert_eq!(
+        played.task.task.unwrap().error.unwrap().error_code,
+        "NO_PLAN"
+    );
 }
 
 /// A planner is one function of the SDK.
@@ -105,13 +150,25 @@ async fn a_planner_of_the_sdk_is_a_function() {
     let mut bench = Bench::with(PLANNED).await;
     let worker = Worker::builder([&bench.server.url])
         .handler("p", plan)
-        .handler("h", |step: StepContext| async move { Ok(step.retry_limit()) })
+        .handler(
+            "h",
+            |step: StepContext| async move { Ok(step.retry_limit()) },
+        )
         .build()
         .unwrap()
         .spawn();
     let id = bench.submit("t/t", "{}").await;
     let task = bench.finished(&id).await;
-    assert_eq!((state(&task), task.task.as_ref().unwrap().priority), (TaskState::Complete, 3));
-    assert_eq!((step(&task, "a").result_json.as_str(), step(&task, "b").state()), ("4", S::Skipped));
+    assert_eq!(
+        (state(&task), task.task.as_ref().unwrap().priority),
+        (TaskState::Complete, 3)
+    );
+    assert_eq!(
+        (
+            step(&task, "a").result_json.as_str(),
+            step(&task, "b").state()
+        ),
+        ("4", S::Skipped)
+    );
     worker.shutdown().await.unwrap();
 }

@@ -19,7 +19,11 @@ pub struct Played {
 impl Played {
     /// The states of the steps, in the order of the template.
     pub fn states(&self) -> Vec<StepState> {
-        self.task.steps.iter().map(tasker::proto::Step::state).collect()
+        self.task
+            .steps
+            .iter()
+            .map(tasker::proto::Step::state)
+            .collect()
     }
 
     /// The steps that a handler was given, in the order of their names.
@@ -29,7 +33,11 @@ impl Played {
 }
 
 /// Submits a task of `t/t` and answers its steps, whose handler is `h` or `p`, until it is final.
-pub async fn play(bench: &mut Bench, context: &str, answer: impl Fn(&StepAssignment) -> Outcome) -> Played {
+pub async fn play(
+    bench: &mut Bench,
+    context: &str,
+    answer: impl Fn(&StepAssignment) -> Outcome,
+) -> Played {
     let id = bench.submit("t/t", context).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h", "p"]).await;
     let mut client = bench.server.client().await;

@@ -58,25 +58,37 @@ async fn a_healthy_step_does_not_wait_for_conditions_over_large_documents() {
     let other = TestServer::start(&bench.db).await;
     let mut other_client = other.client().await;
     let mut here = RawWorker::connect(&bench.server.url, &["healthy"]).await;
-    assert!(healthy(&mut bench.client, &mut here).await < HEALTHY * 3, "before");
+    assert!(
+        healthy(&mut bench.client, &mut here).await < HEALTHY * 3,
+        "before"
+    );
     let mut first = RawWorker::connect(&bench.server.url, &["first"]).await;
     let mut poisoned = Vec::new();
     for _ in 0..3 {
         poisoned.push(bench.submit("t/poison", &large()).await);
         let assignment = first.assignment().await;
-        first.answer(&assignment.lease_token, success(&large())).await;
+        first
+            .answer(&assignment.lease_token, success(&large()))
+            .await;
     }
     let beside = healthy(&mut bench.client, &mut here).await;
     let elsewhere = healthy(&mut other_client, &mut here).await;
     // The machine of a test is slower than the one that the bound is for; without the change nothing ever comes.
-    assert!(beside < HEALTHY * 5 && elsewhere < HEALTHY * 5, "{beside:?} {elsewhere:?}");
+    assert!(
+        beside < HEALTHY * 5 && elsewhere < HEALTHY * 5,
+        "{beside:?} {elsewhere:?}"
+    );
     for id in poisoned {
         // Its step ends, by its verdicts or by its budget, and only what its own conditions say stays open.
         let mut client = bench.server.client().await;
         let ended = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 let task = crate::support::server::get(&mut client, &id).await;
-                let done = task.steps.iter().filter(|step| step.ended_at.is_some()).count();
+                let done = task
+                    .steps
+                    .iter()
+                    .filter(|step| step.ended_at.is_some())
+                    .count();
                 if done >= CHILDREN {
                     break task;
                 }
@@ -84,23 +96,37 @@ async fn a_healthy_step_does_not_wait_for_conditions_over_large_documents() {
             }
         });
         let task = ended.await.expect("the poisoned task goes on");
-        assert!(matches!(state(&task), TaskState::InProgress | TaskState::Error), "{:?}", state(&task));
+        assert!(
+            matches!(state(&task), TaskState::InProgress | TaskState::Error),
+            "{:?}",
+            state(&task)
+        );
     }
 }
 
 #[tokio::test]
 async fn a_task_whose_many_roots_have_conditions_holds_up_no_submit() {
     let roots: String = (0..80)
-        .map(|n| format!("  - {{name: r{n}, handler: nobody.r, when: 'context.a.exists(x, x == {n} + 7)'}}\n"))
+        .map(|n| {
+            format!(
+                "  - {{name: r{n}, handler: nobody.r, when: 'context.a.exists(x, x == {n} + 7)'}}\n"
+            )
+        })
         .collect();
-    let mut bench =
-        Bench::with(&format!("task_name: roots\nnamespace: t\nversion: 1.0.0\nstep_templates:\n{roots}")).await;
+    let mut bench = Bench::with(&format!(
+        "task_name: roots\nnamespace: t\nversion: 1.0.0\nstep_templates:\n{roots}"
+    ))
+    .await;
     register(&mut bench.client, HEALTH).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["healthy"]).await;
     let mut costly = bench.server.client().await;
     let poison = tokio::spawn(async move {
         let request = crate::support::server::submission("t/roots", &large());
-        costly.tasks.submit_task(request).await.map(|r| r.into_inner().task_id)
+        costly
+            .tasks
+            .submit_task(request)
+            .await
+            .map(|r| r.into_inner().task_id)
     });
     let beside = healthy(&mut bench.client, &mut worker).await;
     assert!(beside < HEALTHY * 5, "{beside:?}");
@@ -108,7 +134,10 @@ async fn a_task_whose_many_roots_have_conditions_holds_up_no_submit() {
         // A condition over its budget fails its step, and one that cannot be true is skipped.
         Ok(id) => {
             let ended = state(&finished(&mut bench.client, &id).await);
-            assert!([TaskState::Error, TaskState::Complete].contains(&ended), "{ended:?}");
+            assert!(
+                [TaskState::Error, TaskState::Complete].contains(&ended),
+                "{ended:?}"
+            );
         }
         // On a slow machine the time ends it before the budget does.
         Err(status) => assert!(status.message().contains("TOO_COSTLY"), "{status:?}"),

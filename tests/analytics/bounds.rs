@@ -33,23 +33,77 @@ async fn a_field_out_of_bounds_is_refused_and_its_edge_is_not() {
     let mut analytics = bench.client.analytics.clone();
     let whole = of("t", "one", "1.2.0");
     let good = [
-        GetPerformanceRequest { window_seconds: 2_678_400, ..whole.clone() },
-        GetPerformanceRequest { window_seconds: 1, ..whole.clone() },
-        GetPerformanceRequest { max_tasks: 50_000, ..whole.clone() },
-        GetPerformanceRequest { timeout_seconds: 86_400.0, ..whole.clone() },
+        GetPerformanceRequest {
+            window_seconds: 2_678_400,
+            ..whole.clone()
+        },
+        GetPerformanceRequest {
+            window_seconds: 1,
+            ..whole.clone()
+        },
+        GetPerformanceRequest {
+            max_tasks: 50_000,
+            ..whole.clone()
+        },
+        GetPerformanceRequest {
+            timeout_seconds: 86_400.0,
+            ..whole.clone()
+        },
         of("", "", ""),
     ];
     for request in good {
         analytics.get_performance(request).await.unwrap();
     }
     let bad = [
-        ("window_seconds", GetPerformanceRequest { window_seconds: 2_678_401, ..whole.clone() }),
-        ("window_seconds", GetPerformanceRequest { window_seconds: -1, ..whole.clone() }),
-        ("max_tasks", GetPerformanceRequest { max_tasks: 50_001, ..whole.clone() }),
-        ("max_tasks", GetPerformanceRequest { max_tasks: -1, ..whole.clone() }),
-        ("timeout_seconds", GetPerformanceRequest { timeout_seconds: 86_400.5, ..whole.clone() }),
-        ("timeout_seconds", GetPerformanceRequest { timeout_seconds: -0.5, ..whole.clone() }),
-        ("timeout_seconds", GetPerformanceRequest { timeout_seconds: f64::NAN, ..whole.clone() }),
+        (
+            "window_seconds",
+            GetPerformanceRequest {
+                window_seconds: 2_678_401,
+                ..whole.clone()
+            },
+        ),
+        (
+            "window_seconds",
+            GetPerformanceRequest {
+                window_seconds: -1,
+                ..whole.clone()
+            },
+        ),
+        (
+            "max_tasks",
+            GetPerformanceRequest {
+                max_tasks: 50_001,
+                ..whole.clone()
+            },
+        ),
+        (
+            "max_tasks",
+            GetPerformanceRequest {
+                max_tasks: -1,
+                ..whole.clone()
+            },
+        ),
+        (
+            "timeout_seconds",
+            GetPerformanceRequest {
+                timeout_seconds: 86_400.5,
+                ..whole.clone()
+            },
+        ),
+        (
+            "timeout_seconds",
+            GetPerformanceRequest {
+                timeout_seconds: -0.5,
+                ..whole.clone()
+            },
+        ),
+        (
+            "timeout_seconds",
+            GetPerformanceRequest {
+                timeout_seconds: f64::NAN,
+                ..whole.clone()
+            },
+        ),
         ("version", of("t", "one", "1.2")),
         ("namespace", of("\0", "", "")),
         ("task_name", of("", &"x".repeat(256), "")),
@@ -57,14 +111,36 @@ async fn a_field_out_of_bounds_is_refused_and_its_edge_is_not() {
     for (field, request) in bad {
         let refused = analytics.get_performance(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{field}");
-        assert!(refused.message().starts_with(&format!("{field}: ")), "{}", refused.message());
+        assert!(
+            refused.message().starts_with(&format!("{field}: ")),
+            "{}",
+            refused.message()
+        );
     }
     for unknown in [of("u", "", ""), of("t", "two", ""), of("t", "one", "1.3.0")] {
-        assert_eq!(analytics.get_performance(unknown).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(
+            analytics.get_performance(unknown).await.unwrap_err().code(),
+            Code::NotFound
+        );
     }
-    for (most, code) in [(100, None), (101, Some(Code::InvalidArgument)), (-1, Some(Code::InvalidArgument))] {
-        let request = GetBottlenecksRequest { max_bottlenecks: most, ..Default::default() };
-        assert_eq!(analytics.get_bottlenecks(request).await.err().map(|e| e.code()), code, "{most}");
+    for (most, code) in [
+        (100, None),
+        (101, Some(Code::InvalidArgument)),
+        (-1, Some(Code::InvalidArgument)),
+    ] {
+        let request = GetBottlenecksRequest {
+            max_bottlenecks: most,
+            ..Default::default()
+        };
+        assert_eq!(
+            analytics
+                .get_bottlenecks(request)
+                .await
+                .err()
+                .map(|e| e.code()),
+            code,
+            "{most}"
+        );
     }
 }
 
@@ -79,10 +155,23 @@ async fn the_newest_tasks_are_looked_at_and_it_is_said_that_there_are_more() {
         bench.finished(&id).await;
     }
     for (most, tasks, cut) in [(4, 4, true), (5, 5, false), (6, 5, false)] {
-        let request = GetPerformanceRequest { max_tasks: most, ..Default::default() };
-        let found = bench.client.analytics.get_performance(request).await.unwrap().into_inner();
+        let request = GetPerformanceRequest {
+            max_tasks: most,
+            ..Default::default()
+        };
+        let found = bench
+            .client
+            .analytics
+            .get_performance(request)
+            .await
+            .unwrap()
+            .into_inner();
         let examined = found.examined.unwrap();
-        assert_eq!((examined.tasks, examined.cut, found.templates[0].count), (tasks, cut, tasks), "{most}");
+        assert_eq!(
+            (examined.tasks, examined.cut, found.templates[0].count),
+            (tasks, cut, tasks),
+            "{most}"
+        );
     }
 }
 
@@ -92,11 +181,19 @@ async fn long_questions_are_few_and_are_given_up() {
     let mut bench = Bench::with(YAML).await;
     let id = bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
-    db.batch_execute("BEGIN; LOCK TABLE circuit_changes IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    db.batch_execute("BEGIN; LOCK TABLE circuit_changes IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let analytics = bench.client.analytics.clone();
     let ask = || {
         let mut analytics = analytics.clone();
-        async move { analytics.get_performance(of("t", "", "")).await.map(|_| ()).map_err(|e| e.code()) }
+        async move {
+            analytics
+                .get_performance(of("t", "", ""))
+                .await
+                .map(|_| ())
+                .map_err(|e| e.code())
+        }
     };
     let (one, two) = (tokio::spawn(ask()), tokio::spawn(ask()));
     let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -109,11 +206,17 @@ async fn long_questions_are_few_and_are_given_up() {
     .await;
     let began = Instant::now();
     assert_eq!(ask().await, Err(Code::Unavailable));
-    assert!(began.elapsed().as_secs_f64() > 2.0, "it waited for its turn");
+    assert!(
+        began.elapsed().as_secs_f64() > 2.0,
+        "it waited for its turn"
+    );
     bench.get(&id).await;
     // As after its time.
     for pid in pids {
-        watcher.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.unwrap();
+        watcher
+            .execute("SELECT pg_cancel_backend($1)", &[&pid])
+            .await
+            .unwrap();
     }
     for asked in [one, two] {
         assert_eq!(asked.await.unwrap(), Err(Code::ResourceExhausted));

@@ -80,10 +80,16 @@ impl Services {
         Worker::builder([url])
             .name("w")
             .max_concurrent_steps(8)
-            .handler(name("CreateUserAccount"), move |_: StepContext| std::future::ready(users.create_user()))
-            .handler(name("SetupBillingProfile"), move |_: StepContext| std::future::ready(bills.bill()))
+            .handler(name("CreateUserAccount"), move |_: StepContext| {
+                std::future::ready(users.create_user())
+            })
+            .handler(name("SetupBillingProfile"), move |_: StepContext| {
+                std::future::ready(bills.bill())
+            })
             .handler(name("InitializePreferences"), done)
-            .handler(name("SendWelcomeSequence"), move |_: StepContext| mails.clone().mail())
+            .handler(name("SendWelcomeSequence"), move |_: StepContext| {
+                mails.clone().mail()
+            })
             .handler(name("UpdateUserStatus"), done)
             .build()
             .unwrap()
@@ -96,14 +102,28 @@ fn find<'a>(steps: &'a [StepPerformance], name: &str) -> &'a StepPerformance {
 }
 
 async fn users(client: &mut Client) -> proto::Circuit {
-    let request = proto::GetCircuitRequest { namespace: "user_management".into(), service: "user_service".into() };
-    client.circuits.get_circuit(request).await.unwrap().into_inner().circuit.unwrap()
+    let request = proto::GetCircuitRequest {
+        namespace: "user_management".into(),
+        service: "user_service".into(),
+    };
+    client
+        .circuits
+        .get_circuit(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .circuit
+        .unwrap()
 }
 
 /// As the sentences say it.
 fn words(time: Option<prost_types::Duration>) -> String {
     let us = micros(time) as f64;
-    if us < 1e6 { format!("{} ms", (us / 1e3).round()) } else { format!("{:.1} s", us / 1e6) }
+    if us < 1e6 {
+        format!("{} ms", (us / 1e3).round())
+    } else {
+        format!("{:.1} s", us / 1e6)
+    }
 }
 
 /// As many registrations, with the users' service away until its circuit has opened.
@@ -122,7 +142,11 @@ async fn registrations(bench: &mut Bench, services: &Services) {
     let mut ids = Vec::new();
     for n in 0..TASKS {
         let context = format!(r#"{{"email": "a{n}@example.org", "name": "A"}}"#);
-        ids.push(bench.submit("user_management/user_registration", &context).await);
+        ids.push(
+            bench
+                .submit("user_management/user_registration", &context)
+                .await,
+        );
     }
     eventually("the circuit opens", || {
         let mut client = bench.client.clone();
@@ -138,7 +162,11 @@ async fn registrations(bench: &mut Bench, services: &Services) {
 
 fn cost<'a>(found: &'a GetBottlenecksResponse, step: &str, cause: WaitCause) -> &'a Bottleneck {
     let fits = |b: &&Bottleneck| b.step == step && b.cause() == cause;
-    found.bottlenecks.iter().find(fits).unwrap_or_else(|| panic!("{step} {cause:?}: {:#?}", found.bottlenecks))
+    found
+        .bottlenecks
+        .iter()
+        .find(fits)
+        .unwrap_or_else(|| panic!("{step} {cause:?}: {:#?}", found.bottlenecks))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,48 +178,92 @@ async fn the_four_discoveries() {
     let db = bench.db.connect().await;
     Oracle::read(&db).await.check(&found, TIMEOUT_SECONDS);
     let template = &found.templates[0];
-    assert_eq!((template.count, template.complete), (TASKS as i32, TASKS as i32));
+    assert_eq!(
+        (template.count, template.complete),
+        (TASKS as i32, TASKS as i32)
+    );
     let costs = bottlenecks(&mut bench.client, "user_management", "user_registration").await;
-    assert!(costs.bottlenecks.is_sorted_by_key(|b| -micros(b.cost)), "{:#?}", costs.bottlenecks);
+    assert!(
+        costs.bottlenecks.is_sorted_by_key(|b| -micros(b.cost)),
+        "{:#?}",
+        costs.bottlenecks
+    );
 
     // One: what the welcome step takes, and how much of it is due to rate limiting.
     let welcome = find(&template.steps, "send_welcome_sequence");
     let refused = services.mails.load(Ordering::SeqCst) - TASKS;
-    the_part_of_rate_limiting(welcome, cost(&costs, &welcome.step, WaitCause::Pause), refused);
+    the_part_of_rate_limiting(
+        welcome,
+        cost(&costs, &welcome.step, WaitCause::Pause),
+        refused,
+    );
 
     // Two: the retry rate of billing.
     let billing = find(&template.steps, "setup_billing_profile");
-    assert!((billing.retry_rate - 1.0 / f64::from(TASKS)).abs() < 1e-9, "{}", billing.retry_rate);
+    assert!(
+        (billing.retry_rate - 1.0 / f64::from(TASKS)).abs() < 1e-9,
+        "{}",
+        billing.retry_rate
+    );
     assert_eq!((billing.charged_attempts, billing.success_rate), (1, 1.0));
 
     // Three: how often the circuit of the users' service opened, and for how long.
-    let seen = found.services.iter().find(|s| s.service == "user_service").unwrap();
+    let seen = found
+        .services
+        .iter()
+        .find(|s| s.service == "user_service")
+        .unwrap();
     let circuit = users(&mut bench.client).await;
     assert_eq!(seen.times_opened, circuit.times_opened);
     let (shut, open) = (micros(seen.time_shut), micros(circuit.time_open));
-    assert!(shut >= open && open >= 1_000_000, "half-open is not closed either: {shut} {open}");
+    assert!(
+        shut >= open && open >= 1_000_000,
+        "half-open is not closed either: {shut} {open}"
+    );
     let message = &cost(&costs, "create_user_account", WaitCause::Circuit).message;
-    assert!(message.starts_with("the circuit of user_service adds "), "{message}");
+    assert!(
+        message.starts_with("the circuit of user_service adds "),
+        "{message}"
+    );
 
     // Four: whom a shorter time-out would have failed.
     let slow = services.slow_mails.load(Ordering::SeqCst);
     let over = welcome.successes_over_timeout;
-    assert!(slow >= 8 && over >= slow as i32 && over <= TASKS as i32, "{over} of {slow}");
+    assert!(
+        slow >= 8 && over >= slow as i32 && over <= TASKS as i32,
+        "{over} of {slow}"
+    );
     let longer = performance(&mut bench.client, "user_management", 60.0).await;
-    assert_eq!(find(&longer.templates[0].steps, "send_welcome_sequence").successes_over_timeout, 0);
+    assert_eq!(
+        find(&longer.templates[0].steps, "send_welcome_sequence").successes_over_timeout,
+        0
+    );
 
     // The article's own call says the same.
     let query = "namespace=user_management&task_name=user_registration";
     let url = format!("{}/tasker/analytics/bottlenecks?{query}", bench.server.url);
     let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
-    let said = answer["bottlenecks"].as_array().unwrap().iter().filter_map(|b| b["message"].as_str());
-    assert!(said.eq(costs.bottlenecks.iter().map(|b| b.message.as_str())), "{answer:#}");
+    let said = answer["bottlenecks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|b| b["message"].as_str());
+    assert!(
+        said.eq(costs.bottlenecks.iter().map(|b| b.message.as_str())),
+        "{answer:#}"
+    );
 }
 
 fn the_part_of_rate_limiting(welcome: &StepPerformance, found: &Bottleneck, refused: u32) {
     let pause = micros(welcome.ledger.as_ref().unwrap().pause);
-    assert!(refused >= 4 && pause >= i64::from(refused) * 1_000_000, "each of {refused} waits a second: {pause}");
-    assert_eq!(micros(found.mean), (pause as f64 / f64::from(TASKS)).round() as i64);
+    assert!(
+        refused >= 4 && pause >= i64::from(refused) * 1_000_000,
+        "each of {refused} waits a second: {pause}"
+    );
+    assert_eq!(
+        micros(found.mean),
+        (pause as f64 / f64::from(TASKS)).round() as i64
+    );
     assert_eq!(found.mean_elapsed, welcome.elapsed.as_ref().unwrap().mean);
     assert_eq!(
         found.message,
@@ -218,8 +290,21 @@ step_templates:
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
     let mut bench = Bench::with(CHAIN).await;
-    register(&mut bench.client, &CHAIN.replace("chain", "other").replace("first", "one")).await;
-    set(&mut bench, "t", "narrow", proto::Policy { max_concurrency: Some(1), ..Default::default() }).await;
+    register(
+        &mut bench.client,
+        &CHAIN.replace("chain", "other").replace("first", "one"),
+    )
+    .await;
+    set(
+        &mut bench,
+        "t",
+        "narrow",
+        proto::Policy {
+            max_concurrency: Some(1),
+            ..Default::default()
+        },
+    )
+    .await;
     let url = bench.server.url.clone();
     let mut ids = Vec::new();
     for name in ["t/chain", "t/other", "t/chain"] {
@@ -227,10 +312,14 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
     }
     // Nobody is there; then somebody who goes at once, and one who gives back.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let mut lost = RawWorker::open(&url, registration(&["h"], 1)).await.unwrap();
+    let mut lost = RawWorker::open(&url, registration(&["h"], 1))
+        .await
+        .unwrap();
     lost.assignment().await;
     drop(lost);
-    let mut worker = RawWorker::open(&url, registration(&["h"], 3)).await.unwrap();
+    let mut worker = RawWorker::open(&url, registration(&["h"], 3))
+        .await
+        .unwrap();
     let back = worker.assignment().await;
     worker.settle(&back, released()).await;
     for n in 0..4 {
@@ -251,11 +340,22 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
         reason: "deploy".into(),
     };
     bench.client.circuits.force_circuit(order).await.unwrap();
-    let mut second = RawWorker::open(&url, registration(&["k"], 3)).await.unwrap();
+    let mut second = RawWorker::open(&url, registration(&["k"], 3))
+        .await
+        .unwrap();
     for n in 0..3 {
         let a = second.assignment().await;
         tokio::time::sleep(Duration::from_millis(150)).await;
-        second.settle(&a, if n == 1 { permanent("no", "NO") } else { success("2") }).await;
+        second
+            .settle(
+                &a,
+                if n == 1 {
+                    permanent("no", "NO")
+                } else {
+                    success("2")
+                },
+            )
+            .await;
     }
     // Two that are cancelled: one while it runs, and one while it waits.
     let running = bench.submit("t/chain", "{}").await;
@@ -270,25 +370,58 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
     }
     let db = bench.db.connect().await;
     eventually("connections end", || async {
-        let sql = "SELECT count(*) FROM workers WHERE ended_at IS NULL AND lease_expires_at < now()";
+        let sql =
+            "SELECT count(*) FROM workers WHERE ended_at IS NULL AND lease_expires_at < now()";
         (db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
     })
     .await;
     let found = performance(&mut bench.client, "t", 0.1).await;
     let all = Oracle::read(&db).await.check(&found, 0.1);
-    let Parts { dependency, backoff, circuit, limit, no_worker, run, .. } = all;
+    let Parts {
+        dependency,
+        backoff,
+        circuit,
+        limit,
+        no_worker,
+        run,
+        ..
+    } = all;
     for time in [dependency, backoff, circuit, limit, no_worker, run] {
         assert!(time > 0, "a cause does not occur: {all:?}");
     }
     // The paths tile the tasks' time, so the costs sum to it.
-    let request = proto::GetBottlenecksRequest { max_bottlenecks: 100, ..Default::default() };
-    let cost = bench.client.analytics.get_bottlenecks(request).await.unwrap().into_inner();
+    let request = proto::GetBottlenecksRequest {
+        max_bottlenecks: 100,
+        ..Default::default()
+    };
+    let cost = bench
+        .client
+        .analytics
+        .get_bottlenecks(request)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(cost.examined.unwrap().tasks, 5);
-    let whole: i64 = found.templates.iter().map(|t| micros(t.ledger.as_ref().unwrap().wall)).sum();
-    let elapsed: f64 =
-        found.templates.iter().map(|t| micros(t.elapsed.as_ref().unwrap().mean) as f64 * f64::from(t.count)).sum();
+    let whole: i64 = found
+        .templates
+        .iter()
+        .map(|t| micros(t.ledger.as_ref().unwrap().wall))
+        .sum();
+    let elapsed: f64 = found
+        .templates
+        .iter()
+        .map(|t| micros(t.elapsed.as_ref().unwrap().mean) as f64 * f64::from(t.count))
+        .sum();
     assert!((whole as f64 - elapsed).abs() < 10.0, "{whole} {elapsed}");
-    assert_eq!(cost.bottlenecks.iter().map(|b| micros(b.cost)).sum::<i64>(), whole);
-    let told = bottlenecks(&mut bench.client, "t", "chain").await.bottlenecks;
-    assert!(told.len() <= 10 && told.iter().all(|b| b.task_name == "chain"), "ten, if nobody asks for more");
+    assert_eq!(
+        cost.bottlenecks.iter().map(|b| micros(b.cost)).sum::<i64>(),
+        whole
+    );
+    let told = bottlenecks(&mut bench.client, "t", "chain")
+        .await
+        .bottlenecks;
+    assert!(
+        told.len() <= 10 && told.iter().all(|b| b.task_name == "chain"),
+        "ten, if nobody asks for more"
+    );
 }

@@ -58,7 +58,11 @@ impl Random {
 
     /// Up to so many seconds, and often nothing, in microseconds.
     fn time(&mut self, seconds: u64) -> u64 {
-        if self.chance(25) { 0 } else { self.below(seconds * 1_000_000) }
+        if self.chance(25) {
+            0
+        } else {
+            self.below(seconds * 1_000_000)
+        }
     }
 }
 
@@ -91,11 +95,16 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     async fn task(&mut self, template: i32, parents: &[&[usize]], submitted: u64) {
-        let id = uuid::Builder::from_unix_timestamp_millis(submitted / 1_000, &[0; 10]).into_uuid().as_u128();
+        let id = uuid::Builder::from_unix_timestamp_millis(submitted / 1_000, &[0; 10])
+            .into_uuid()
+            .as_u128();
         let id = Uuid::from_u128(id | u128::from(self.random.next() >> 2));
         let mut ends: Vec<Option<(u64, End)>> = Vec::new();
         for (step, parents) in parents.iter().enumerate() {
-            let unlocked = parents.iter().map(|p| ends[*p].filter(|(_, end)| end.is_done())).collect();
+            let unlocked = parents
+                .iter()
+                .map(|p| ends[*p].filter(|(_, end)| end.is_done()))
+                .collect();
             let unlocked: Option<Vec<(u64, End)>> = unlocked;
             let end = match unlocked {
                 None => None,
@@ -124,10 +133,27 @@ impl Maker<'_> {
         // Whole: a server is there, and looks after its tasks.
         let is = |end: End| move |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e == end);
         let is_done = |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e.is_done());
-        let done = ends.iter().enumerate().filter(|(_, e)| is_done(e)).map(|(i, _)| 1_u8 << i).sum::<u8>();
-        let failed = ends.iter().position(is(End::Error)).map(|i| i16::try_from(i).unwrap());
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
-            [&id, &template, &state, &total, &at(submitted), &at(ended), &by, &vec![done], &failed];
+        let done = ends
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| is_done(e))
+            .map(|(i, _)| 1_u8 << i)
+            .sum::<u8>();
+        let failed = ends
+            .iter()
+            .position(is(End::Error))
+            .map(|i| i16::try_from(i).unwrap());
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+            &id,
+            &template,
+            &state,
+            &total,
+            &at(submitted),
+            &at(ended),
+            &by,
+            &vec![done],
+            &failed,
+        ];
         self.db.execute(sql, &params).await.unwrap();
     }
 
@@ -148,15 +174,39 @@ impl Maker<'_> {
             let started = ready + self.random.time(90);
             let ended = started + self.random.time(20);
             if self.random.chance(30) {
-                self.attempt(id, template, step, attempt, ("worker_lost", false), [ready, started, ended], None).await;
+                self.attempt(
+                    id,
+                    template,
+                    step,
+                    attempt,
+                    ("worker_lost", false),
+                    [ready, started, ended],
+                    None,
+                )
+                .await;
                 ready = ended;
             } else {
                 let backoff = self.random.time(30);
-                let asked = self.random.chance(50).then(|| self.random.below(backoff + 1) / 1_000 * 1_000);
-                let how = if self.random.chance(80) { ("retryable_error", true) } else { ("released", false) };
+                let asked = self
+                    .random
+                    .chance(50)
+                    .then(|| self.random.below(backoff + 1) / 1_000 * 1_000);
+                let how = if self.random.chance(80) {
+                    ("retryable_error", true)
+                } else {
+                    ("released", false)
+                };
                 charged += i16::from(how.1);
-                self.attempt(id, template, step, attempt, how, [ready, started, ended], Some((ended + backoff, asked)))
-                    .await;
+                self.attempt(
+                    id,
+                    template,
+                    step,
+                    attempt,
+                    how,
+                    [ready, started, ended],
+                    Some((ended + backoff, asked)),
+                )
+                .await;
                 ready = ended + backoff;
             }
         }
@@ -173,7 +223,16 @@ impl Maker<'_> {
                 attempt += 1;
                 charged += i16::from(how == "permanent_error");
                 let times = [ready, started, ended];
-                self.attempt(id, template, step, attempt, (how, how == "permanent_error"), times, None).await;
+                self.attempt(
+                    id,
+                    template,
+                    step,
+                    attempt,
+                    (how, how == "permanent_error"),
+                    times,
+                    None,
+                )
+                .await;
             }
             // It waited, for its next attempt perhaps: it may even have been cancelled before that.
             None => {
@@ -192,14 +251,27 @@ impl Maker<'_> {
             End::Resolved => "resolved_manually",
         };
         let by = matches!(end, End::Skipped | End::Resolved).then_some("ann");
-        let (result, error) =
-            (matches!(end, End::Complete | End::Resolved).then_some("1"), (end == End::Error).then_some("no"));
+        let (result, error) = (
+            matches!(end, End::Complete | End::Resolved).then_some("1"),
+            (end == End::Error).then_some("no"),
+        );
         let started = last.map(|_| at(started));
         let sql = "INSERT INTO steps (task_id, step, state, attempt, charged, result, error_message, ready_at, started_at, ended_at,
                         set_by, set_reason)
                    VALUES ($1, $2, $3::text::step_state, $4, $5, $6, $7, $8, $9, $10, $11, $11)";
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 11] =
-            [&id, &step, &state, &attempt, &charged, &result, &error, &at(ready), &started, &at(ended), &by];
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
+            &id,
+            &step,
+            &state,
+            &attempt,
+            &charged,
+            &result,
+            &error,
+            &at(ready),
+            &started,
+            &at(ended),
+            &by,
+        ];
         self.db.execute(sql, &params).await.unwrap();
         (ended, end)
     }
@@ -255,15 +327,26 @@ impl Maker<'_> {
                 0 | 1 => ("circuit.opened", Some(soon), None),
                 2 => ("circuit.half_opened", Some(soon), None),
                 3 => ("circuit.closed", None, None),
-                4 => ("circuit.forced", self.random.chance(50).then_some(soon), Some("open: a deploy")),
-                5 => ("circuit.forced", self.random.chance(50).then_some(soon), Some("closed: we know better")),
+                4 => (
+                    "circuit.forced",
+                    self.random.chance(50).then_some(soon),
+                    Some("open: a deploy"),
+                ),
+                5 => (
+                    "circuit.forced",
+                    self.random.chance(50).then_some(soon),
+                    Some("closed: we know better"),
+                ),
                 6 => ("circuit.released", None, Some("it is over")),
                 7 => ("circuit.reset", None, Some("anew")),
                 _ => ("circuit.paused", Some(soon), None),
             };
             let sql = "INSERT INTO circuit_changes (service_id, at, type, until, detail)
                        VALUES ($1, $2, $3::text::event_type, $4, $5)";
-            self.db.execute(sql, &[&service, &at(now), &kind, &until.map(at), &detail]).await.unwrap();
+            self.db
+                .execute(sql, &[&service, &at(now), &kind, &until.map(at), &detail])
+                .await
+                .unwrap();
         }
     }
 
@@ -272,13 +355,20 @@ impl Maker<'_> {
         while now < from + HOUR {
             now += self.random.below(200_000_000);
             let until = now + self.random.below(300_000_000);
-            let namespaces: Vec<&str> =
-                [&[][..], &["t", "u"][..], &["u"][..]][usize::try_from(self.random.below(3)).unwrap()].to_vec();
+            let namespaces: Vec<&str> = [&[][..], &["t", "u"][..], &["u"][..]]
+                [usize::try_from(self.random.below(3)).unwrap()]
+            .to_vec();
             let sql =
                 "INSERT INTO workers (worker_id, server_id, name, build_id, namespaces, handlers, max_concurrent_steps,
                             labels, connected_at, lease_expires_at, ended_at)
                        VALUES (gen_random_uuid(), gen_random_uuid(), 'w', '', $1, $2, 1, '{}', $3, $4, $4)";
-            self.db.execute(sql, &[&namespaces, &vec![handler, "other"], &at(now), &at(until)]).await.unwrap();
+            self.db
+                .execute(
+                    sql,
+                    &[&namespaces, &vec![handler, "other"], &at(now), &at(until)],
+                )
+                .await
+                .unwrap();
         }
     }
 }
@@ -289,14 +379,35 @@ async fn any_history_is_accounted_for_to_the_microsecond() {
     for seed in 1..=3 {
         let mut bench = Bench::with(YAML[0]).await;
         crate::support::server::register(&mut bench.client, YAML[1]).await;
-        set(&mut bench, "t", "narrow", proto::Policy { max_concurrency: Some(2), ..Default::default() }).await;
-        let rate = proto::Policy { per_second: Some(0.1), burst: Some(2), ..Default::default() };
+        set(
+            &mut bench,
+            "t",
+            "narrow",
+            proto::Policy {
+                max_concurrency: Some(2),
+                ..Default::default()
+            },
+        )
+        .await;
+        let rate = proto::Policy {
+            per_second: Some(0.1),
+            burst: Some(2),
+            ..Default::default()
+        };
         set(&mut bench, "t", "slow", rate).await;
         let db = bench.db.connect().await;
         let now: SystemTime = db.query_one("SELECT now()", &[]).await.unwrap().get(0);
         let from = us(now).cast_unsigned() - 3 * HOUR;
-        let mut maker = Maker { db: &db, random: Random(seed), worker: Uuid::new_v4() };
-        for row in db.query("SELECT service_id FROM services ORDER BY 1", &[]).await.unwrap() {
+        let mut maker = Maker {
+            db: &db,
+            random: Random(seed),
+            worker: Uuid::new_v4(),
+        };
+        for row in db
+            .query("SELECT service_id FROM services ORDER BY 1", &[])
+            .await
+            .unwrap()
+        {
             maker.circuit(row.get(0), from).await;
         }
         for handler in ["a", "b", "c", "d"] {
@@ -320,12 +431,27 @@ async fn any_history_is_accounted_for_to_the_microsecond() {
         println!("seed {seed}");
         let all = Oracle::read(&db).await.check(&found, 7.5);
         println!("{all:?}");
-        for time in
-            [all.dependency, all.backoff, all.circuit, all.pause, all.limit, all.no_worker, all.dispatch, all.run]
-        {
+        for time in [
+            all.dependency,
+            all.backoff,
+            all.circuit,
+            all.pause,
+            all.limit,
+            all.no_worker,
+            all.dispatch,
+            all.run,
+        ] {
             assert!(time > 0, "a cause does not occur: {all:?}");
         }
-        let shut = found.services.iter().map(|s| (s.times_opened, s.pauses)).collect::<Vec<_>>();
-        assert!(shut.iter().all(|(opened, pauses)| *opened > 0 && *pauses > 0), "{shut:?}");
+        let shut = found
+            .services
+            .iter()
+            .map(|s| (s.times_opened, s.pauses))
+            .collect::<Vec<_>>();
+        assert!(
+            shut.iter()
+                .all(|(opened, pauses)| *opened > 0 && *pauses > 0),
+            "{shut:?}"
+        );
     }
 }

@@ -35,7 +35,13 @@ async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_fo
         worker.settle(&a, permanent("no", "NO")).await;
         tokio::time::sleep(THINKS).await;
         let (by, reason) = who();
-        let retry = proto::RetryTaskRequest { task_id: id.clone(), step: "a".into(), fresh_attempts: true, by, reason };
+        let retry = proto::RetryTaskRequest {
+            task_id: id.clone(),
+            step: "a".into(),
+            fresh_attempts: true,
+            by,
+            reason,
+        };
         bench.client.tasks.retry_task(retry).await.unwrap();
     }
     let a = worker.assignment().await;
@@ -44,8 +50,13 @@ async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_fo
     worker.settle(&b, permanent("no", "NO")).await;
     tokio::time::sleep(THINKS).await;
     let (by, reason) = who();
-    let resolve =
-        proto::ResolveTaskRequest { task_id: id.clone(), step: "b".into(), result_json: "2".into(), by, reason };
+    let resolve = proto::ResolveTaskRequest {
+        task_id: id.clone(),
+        step: "b".into(),
+        result_json: "2".into(),
+        by,
+        reason,
+    };
     bench.client.tasks.resolve_task(resolve).await.unwrap();
     let c = worker.assignment().await;
     worker.settle(&c, success("3")).await;
@@ -53,7 +64,12 @@ async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_fo
     bench
         .client
         .tasks
-        .skip_step(proto::SkipStepRequest { task_id: id.clone(), step: "d".into(), by, reason })
+        .skip_step(proto::SkipStepRequest {
+            task_id: id.clone(),
+            step: "d".into(),
+            by,
+            reason,
+        })
         .await
         .unwrap();
     assert_eq!(state(&bench.finished(&id).await), TaskState::Complete);
@@ -63,11 +79,22 @@ async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_fo
     assert!(all.backoff >= 3 * 300_000, "{all:?}");
     let steps = &found.templates[0].steps;
     let counts = |i: usize| {
-        (steps[i].complete, steps[i].resolved, steps[i].skipped, steps[i].charged_attempts, steps[i].free_attempts)
+        (
+            steps[i].complete,
+            steps[i].resolved,
+            steps[i].skipped,
+            steps[i].charged_attempts,
+            steps[i].free_attempts,
+        )
     };
     assert_eq!(
         [counts(0), counts(1), counts(2), counts(3)],
-        [(1, 0, 0, 2, 0), (0, 1, 0, 1, 0), (1, 0, 0, 0, 0), (0, 0, 1, 0, 0)]
+        [
+            (1, 0, 0, 2, 0),
+            (0, 1, 0, 1, 0),
+            (1, 0, 0, 0, 0),
+            (0, 0, 1, 0, 0)
+        ]
     );
     // The path goes through what was set, and tiles the task's time.
     let whole = found.templates[0].ledger.as_ref().unwrap().wall;

@@ -12,21 +12,46 @@ use support::server::Bench;
 use tasker::{
     client::Client,
     proto::{
-        GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest, GetPerformanceResponse, Policy,
-        SetPolicyRequest,
+        GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest,
+        GetPerformanceResponse, Policy, SetPolicyRequest,
     },
 };
 
 /// Of one namespace.
-pub async fn performance(client: &mut Client, namespace: &str, timeout_seconds: f64) -> GetPerformanceResponse {
-    let request = GetPerformanceRequest { namespace: namespace.into(), timeout_seconds, ..Default::default() };
-    client.analytics.get_performance(request).await.unwrap().into_inner()
+pub async fn performance(
+    client: &mut Client,
+    namespace: &str,
+    timeout_seconds: f64,
+) -> GetPerformanceResponse {
+    let request = GetPerformanceRequest {
+        namespace: namespace.into(),
+        timeout_seconds,
+        ..Default::default()
+    };
+    client
+        .analytics
+        .get_performance(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
-pub async fn bottlenecks(client: &mut Client, namespace: &str, task_name: &str) -> GetBottlenecksResponse {
-    let request =
-        GetBottlenecksRequest { namespace: namespace.into(), task_name: task_name.into(), ..Default::default() };
-    client.analytics.get_bottlenecks(request).await.unwrap().into_inner()
+pub async fn bottlenecks(
+    client: &mut Client,
+    namespace: &str,
+    task_name: &str,
+) -> GetBottlenecksResponse {
+    let request = GetBottlenecksRequest {
+        namespace: namespace.into(),
+        task_name: task_name.into(),
+        ..Default::default()
+    };
+    client
+        .analytics
+        .get_bottlenecks(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 pub async fn set(bench: &mut Bench, namespace: &str, service: &str, policy: Policy) {

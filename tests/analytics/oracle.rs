@@ -20,7 +20,12 @@ use self::rows::{Change, Lane, Presence, Task};
 type Us = i64;
 
 pub fn us(at: SystemTime) -> Us {
-    i64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()).unwrap()
+    i64::try_from(
+        at.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_micros(),
+    )
+    .unwrap()
 }
 
 /// All rows that matter.

@@ -20,14 +20,33 @@ const TWO: &str = "task_name: two\nnamespace: t\nversion: 1.0.0\nstep_templates:
                    handler_class: second, depends_on_step: first}\n";
 
 async fn explain(bench: &mut Bench, task_id: &str) -> proto::ExplainTaskResponse {
-    let request = proto::ExplainTaskRequest { task_id: task_id.into() };
-    bench.client.tasks.explain_task(request).await.unwrap().into_inner()
+    let request = proto::ExplainTaskRequest {
+        task_id: task_id.into(),
+    };
+    bench
+        .client
+        .tasks
+        .explain_task(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// The step's explanation, which has this one cause.
 fn only(found: &proto::ExplainTaskResponse, step: &str, cause: WaitCause) -> StepExplanation {
-    let step = found.steps.iter().find(|s| s.step == step).unwrap_or_else(|| panic!("no step {step} in {found:?}"));
-    assert_eq!(step.waits.iter().map(proto::Wait::cause).collect::<Vec<_>>(), [cause], "{step:?}");
+    let step = found
+        .steps
+        .iter()
+        .find(|s| s.step == step)
+        .unwrap_or_else(|| panic!("no step {step} in {found:?}"));
+    assert_eq!(
+        step.waits
+            .iter()
+            .map(proto::Wait::cause)
+            .collect::<Vec<_>>(),
+        [cause],
+        "{step:?}"
+    );
     step.clone()
 }
 
@@ -37,24 +56,59 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     let id = bench.submit("t/two", "{}").await;
     let found = explain(&mut bench, &id).await;
     let first = only(&found, "first", WaitCause::NoWorker);
-    assert_eq!(first.waits[0].message, "no connected worker has handler first; none was seen lately");
-    assert_eq!(only(&found, "second", WaitCause::Parents).waits_for, ["first"]);
-    assert!(found.next[0].contains("tasker worker list --handler first"), "{:?}", found.next);
-    assert!(found.summary.starts_with("0 of 2 steps are complete; first: no connected worker"), "{}", found.summary);
+    assert_eq!(
+        first.waits[0].message,
+        "no connected worker has handler first; none was seen lately"
+    );
+    assert_eq!(
+        only(&found, "second", WaitCause::Parents).waits_for,
+        ["first"]
+    );
+    assert!(
+        found.next[0].contains("tasker worker list --handler first"),
+        "{:?}",
+        found.next
+    );
+    assert!(
+        found
+            .summary
+            .starts_with("0 of 2 steps are complete; first: no connected worker"),
+        "{}",
+        found.summary
+    );
 
-    let mut worker = RawWorker::open(&bench.server.url, registration(&["first"], 1)).await.unwrap();
+    let mut worker = RawWorker::open(&bench.server.url, registration(&["first"], 1))
+        .await
+        .unwrap();
     let assignment = worker.assignment().await;
     let running = only(&explain(&mut bench, &id).await, "first", WaitCause::Running);
     assert_eq!((running.worker_name.as_str(), running.attempt), ("raw", 1));
     assert!(running.waits[0].until.is_some());
 
     // Its one slot is taken, and who is older goes first.
-    let waiting = [bench.submit("t/two", "{}").await, bench.submit("t/two", "{}").await];
-    let urgent = proto::SubmitTaskRequest { priority: 9, ..submission("t/two", "{}") };
-    let urgent = bench.client.tasks.submit_task(urgent).await.unwrap().into_inner().task_id;
+    let waiting = [
+        bench.submit("t/two", "{}").await,
+        bench.submit("t/two", "{}").await,
+    ];
+    let urgent = proto::SubmitTaskRequest {
+        priority: 9,
+        ..submission("t/two", "{}")
+    };
+    let urgent = bench
+        .client
+        .tasks
+        .submit_task(urgent)
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
     for (id, ahead) in [(&urgent, 0), (&waiting[0], 1), (&waiting[1], 2)] {
         let busy = only(&explain(&mut bench, id).await, "first", WaitCause::Busy);
-        assert_eq!((busy.ahead, busy.slots_free, busy.workers_connected), (ahead, 0, 1), "{busy:?}");
+        assert_eq!(
+            (busy.ahead, busy.slots_free, busy.workers_connected),
+            (ahead, 0, 1),
+            "{busy:?}"
+        );
     }
 
     worker.settle(&assignment, retryable("503", None)).await;
@@ -62,18 +116,38 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     assert_eq!(next.task_id, urgent);
     let found = explain(&mut bench, &id).await;
     let backoff = only(&found, "first", WaitCause::Backoff);
-    assert!(backoff.waits[0].message.starts_with("attempt 2 of 5 in 1"), "{}", backoff.waits[0].message);
-    assert!(backoff.waits[0].message.ends_with("the last one failed: 503"), "{}", backoff.waits[0].message);
+    assert!(
+        backoff.waits[0].message.starts_with("attempt 2 of 5 in 1"),
+        "{}",
+        backoff.waits[0].message
+    );
+    assert!(
+        backoff.waits[0]
+            .message
+            .ends_with("the last one failed: 503"),
+        "{}",
+        backoff.waits[0].message
+    );
     assert_eq!((backoff.charged_attempts, backoff.retry_limit), (1, 5));
 
-    worker.settle(&next, permanent("no such user", "NO_USER")).await;
+    worker
+        .settle(&next, permanent("no such user", "NO_USER"))
+        .await;
     let found = explain(&mut bench, &urgent).await;
     let failed = only(&found, "first", WaitCause::Failed);
-    assert_eq!(failed.waits[0].message, "failed for good after 1 of 5 attempts: no such user (NO_USER)");
+    assert_eq!(
+        failed.waits[0].message,
+        "failed for good after 1 of 5 attempts: no such user (NO_USER)"
+    );
     let parents = only(&found, "second", WaitCause::Parents);
-    assert_eq!(parents.waits[0].message, "never starts: its parent first is error");
+    assert_eq!(
+        parents.waits[0].message,
+        "never starts: its parent first is error"
+    );
     assert!(
-        found.summary.starts_with("failed, with 0 of 2 steps complete; first: failed for good"),
+        found
+            .summary
+            .starts_with("failed, with 0 of 2 steps complete; first: failed for good"),
         "{}",
         found.summary
     );
@@ -85,16 +159,38 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
         let (mut client, id) = (bench.client.clone(), waiting[1].clone());
         async move {
             let request = proto::ExplainTaskRequest { task_id: id };
-            let found = client.tasks.explain_task(request).await.unwrap().into_inner();
-            found.steps[0].waits[0].message.contains("; last seen ").then_some(())
+            let found = client
+                .tasks
+                .explain_task(request)
+                .await
+                .unwrap()
+                .into_inner();
+            found.steps[0].waits[0]
+                .message
+                .contains("; last seen ")
+                .then_some(())
         }
     })
     .await;
     bench.cancel(&id).await.unwrap();
     let found = explain(&mut bench, &id).await;
-    assert_eq!((found.summary.as_str(), found.steps.len()), ("cancelled, with 0 of 2 steps complete, by test: why", 0));
-    let unknown = proto::ExplainTaskRequest { task_id: uuid::Uuid::nil().to_string() };
-    assert_eq!(bench.client.tasks.explain_task(unknown).await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(
+        (found.summary.as_str(), found.steps.len()),
+        ("cancelled, with 0 of 2 steps complete, by test: why", 0)
+    );
+    let unknown = proto::ExplainTaskRequest {
+        task_id: uuid::Uuid::nil().to_string(),
+    };
+    assert_eq!(
+        bench
+            .client
+            .tasks
+            .explain_task(unknown)
+            .await
+            .unwrap_err()
+            .code(),
+        tonic::Code::NotFound
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,16 +211,42 @@ async fn what_a_service_holds_back_is_explained() {
         by: "ann".into(),
         reason: "done".into(),
     };
-    bench.client.circuits.force_circuit(order(CircuitState::Open)).await.unwrap();
+    bench
+        .client
+        .circuits
+        .force_circuit(order(CircuitState::Open))
+        .await
+        .unwrap();
     let id = bench.submit("t/two", "{}").await;
     let found = explain(&mut bench, &id).await;
     let forced = only(&found, "first", WaitCause::Circuit);
-    assert!(forced.waits[0].message.contains("open by order of ann"), "{forced:?}");
-    assert!(found.next[0].contains("tasker circuit reset t one"), "{:?}", found.next);
-    bench.client.circuits.reset_circuit(reset.clone()).await.unwrap();
+    assert!(
+        forced.waits[0].message.contains("open by order of ann"),
+        "{forced:?}"
+    );
+    assert!(
+        found.next[0].contains("tasker circuit reset t one"),
+        "{:?}",
+        found.next
+    );
+    bench
+        .client
+        .circuits
+        .reset_circuit(reset.clone())
+        .await
+        .unwrap();
 
     // By count.
-    set(&mut bench.client, "one", proto::Policy { min_calls: Some(1), cool_down_seconds: Some(60.0), ..quick() }).await;
+    set(
+        &mut bench.client,
+        "one",
+        proto::Policy {
+            min_calls: Some(1),
+            cool_down_seconds: Some(60.0),
+            ..quick()
+        },
+    )
+    .await;
     let assignment = worker.assignment().await;
     let other = bench.submit("t/two", "{}").await;
     let second = worker.assignment().await;
@@ -138,8 +260,17 @@ async fn what_a_service_holds_back_is_explained() {
     })
     .await;
     let third = bench.submit("t/two", "{}").await;
-    let open = only(&explain(&mut bench, &third).await, "first", WaitCause::Circuit);
-    assert!(open.waits[0].message.contains("(1 of 1 calls failed); it is probed in"), "{open:?}");
+    let open = only(
+        &explain(&mut bench, &third).await,
+        "first",
+        WaitCause::Circuit,
+    );
+    assert!(
+        open.waits[0]
+            .message
+            .contains("(1 of 1 calls failed); it is probed in"),
+        "{open:?}"
+    );
     let both = explain(&mut bench, &id).await;
     let causes: Vec<_> = both.steps[0].waits.iter().map(proto::Wait::cause).collect();
     assert_eq!(causes, [WaitCause::Backoff, WaitCause::Circuit]);
@@ -149,24 +280,54 @@ async fn what_a_service_holds_back_is_explained() {
     assert_eq!(second.task_id, other);
     let held = worker.assignment().await;
     worker.settle(&held, success("1")).await;
-    worker.settle(&second, retryable("429", Some(Duration::from_secs(30)))).await;
+    worker
+        .settle(&second, retryable("429", Some(Duration::from_secs(30))))
+        .await;
     let fourth = bench.submit("t/two", "{}").await;
-    let pause = only(&explain(&mut bench, &fourth).await, "first", WaitCause::Pause);
-    assert!(pause.waits[0].until.is_some() && pause.waits[0].message.starts_with("one asked for a pause"), "{pause:?}");
+    let pause = only(
+        &explain(&mut bench, &fourth).await,
+        "first",
+        WaitCause::Pause,
+    );
+    assert!(
+        pause.waits[0].until.is_some()
+            && pause.waits[0].message.starts_with("one asked for a pause"),
+        "{pause:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_is_explained() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
-    set(&mut bench.client, "billing", proto::Policy { max_concurrency: Some(2), ..Default::default() }).await;
+    set(
+        &mut bench.client,
+        "billing",
+        proto::Policy {
+            max_concurrency: Some(2),
+            ..Default::default()
+        },
+    )
+    .await;
     let billing = Service::default();
-    billing.millis.store(1_500, std::sync::atomic::Ordering::SeqCst);
+    billing
+        .millis
+        .store(1_500, std::sync::atomic::Ordering::SeqCst);
     let worker = billing.worker(&[&bench.server.url], "h", 8);
     let ids = submit_many(&mut bench.client, "t/call", 4).await;
-    eventually("the limit is reached", || async { (billing.running() == 2).then_some(()) }).await;
+    eventually("the limit is reached", || async {
+        (billing.running() == 2).then_some(())
+    })
+    .await;
     let found = explain(&mut bench, &ids[3]).await;
-    assert_eq!(found.steps[0].waits[0].cause(), WaitCause::Limit, "{found:?}");
-    assert_eq!(found.steps[0].waits[0].message, "billing runs 2 steps, which is its limit");
+    assert_eq!(
+        found.steps[0].waits[0].cause(),
+        WaitCause::Limit,
+        "{found:?}"
+    );
+    assert_eq!(
+        found.steps[0].waits[0].message,
+        "billing runs 2 steps, which is its limit"
+    );
     worker.abort();
 }
 
@@ -174,11 +335,22 @@ async fn a_limit_is_explained() {
 async fn a_hundred_thousand_waiting_tasks_do_not_make_it_slow() {
     let mut bench = Bench::with(TWO).await;
     let (db, session) = (bench.db.db(), bench.db.connect().await);
-    let template: i32 = session.query_one("SELECT template_id FROM templates", &[]).await.unwrap().get(0);
-    fill::fill(&db, Kind::Waiting, template, 100_000, &|_| {}).await.unwrap();
-    let busy = RawWorker::open(&bench.server.url, registration(&["other"], 1)).await.unwrap();
+    let template: i32 = session
+        .query_one("SELECT template_id FROM templates", &[])
+        .await
+        .unwrap()
+        .get(0);
+    fill::fill(&db, Kind::Waiting, template, 100_000, &|_| {})
+        .await
+        .unwrap();
+    let busy = RawWorker::open(&bench.server.url, registration(&["other"], 1))
+        .await
+        .unwrap();
     let ids: Vec<String> = session
-        .query("SELECT task_id::text FROM queue WHERE due ORDER BY random() LIMIT 200", &[])
+        .query(
+            "SELECT task_id::text FROM queue WHERE due ORDER BY random() LIMIT 200",
+            &[],
+        )
         .await
         .unwrap()
         .iter()
@@ -192,7 +364,14 @@ async fn a_hundred_thousand_waiting_tasks_do_not_make_it_slow() {
         assert_eq!(found.steps[0].waits[0].cause(), WaitCause::NoWorker);
     }
     times.sort_unstable();
-    println!("ExplainTask with 100,000 waiting tasks: p50 {:?}, p99 {:?}", times[100], times[197]);
-    assert!(times[100] < Duration::from_millis(20), "p50 {:?}", times[100]);
+    println!(
+        "ExplainTask with 100,000 waiting tasks: p50 {:?}, p99 {:?}",
+        times[100], times[197]
+    );
+    assert!(
+        times[100] < Duration::from_millis(20),
+        "p50 {:?}",
+        times[100]
+    );
     drop(busy);
 }

@@ -18,7 +18,10 @@ use crate::{
 };
 
 fn at_once(n: i32) -> proto::Policy {
-    proto::Policy { max_concurrency: Some(n), ..Default::default() }
+    proto::Policy {
+        max_concurrency: Some(n),
+        ..Default::default()
+    }
 }
 
 /// The most attempts of the service that ran at one moment, by the database's times.
@@ -49,19 +52,30 @@ async fn never_more_steps_at_once_than_the_limit_with_two_servers_and_a_crash() 
         .map(|urls| billing.worker(&[urls[0], urls[1]], "h", 20))
         .collect();
     submit_many(&mut client, "t/call", 600).await;
-    eventually("a third is done", || async { (billing.calls() > 200).then_some(()) }).await;
+    eventually("a third is done", || async {
+        (billing.calls() > 200).then_some(())
+    })
+    .await;
     let address = one.address().to_owned();
     one.kill();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let _one = ServerProcess::start_at(test.url(), &address);
     eventually("everything completes", || async {
-        let left: i64 = db.query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[]).await.unwrap().get(0);
+        let left: i64 = db
+            .query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[])
+            .await
+            .unwrap()
+            .get(0);
         (left == 0).then_some(())
     })
     .await;
     assert!(billing.most() <= LIMIT, "{} calls at once", billing.most());
     assert_eq!(billing.most(), LIMIT, "the limit was never reached");
-    assert!(most_at_once(&db).await <= 5, "{} attempts at once by the database's times", most_at_once(&db).await);
+    assert!(
+        most_at_once(&db).await <= 5,
+        "{} attempts at once by the database's times",
+        most_at_once(&db).await
+    );
     invariants(&db).await;
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
@@ -88,25 +102,47 @@ async fn probes_and_a_recovery_do_not_exceed_the_limit() {
     let (slow, quick) = (Service::default(), Service::failing(100));
     slow.millis.store(2_000, Ordering::SeqCst);
     quick.millis.store(10, Ordering::SeqCst);
-    let workers = [slow.worker(&[&server.url], "slow", 8), quick.worker(&[&server.url], "quick", 8)];
+    let workers = [
+        slow.worker(&[&server.url], "slow", 8),
+        quick.worker(&[&server.url], "quick", 8),
+    ];
     submit_many(&mut client, "t/slow", 3).await;
-    eventually("the slow ones run", || async { (slow.running() == 3).then_some(()) }).await;
+    eventually("the slow ones run", || async {
+        (slow.running() == 3).then_some(())
+    })
+    .await;
     submit_many(&mut client, "t/quick", 8).await;
     let client = client.clone();
     let times = |kind: &'static str| {
         let mut client = client.clone();
-        async move { crate::service::times(&crate::service::circuit(&mut client, "billing").await, kind) }
+        async move {
+            crate::service::times(&crate::service::circuit(&mut client, "billing").await, kind)
+        }
     };
-    eventually("it opens", || async { (times("circuit.opened").await > 0).then_some(()) }).await;
+    eventually("it opens", || async {
+        (times("circuit.opened").await > 0).then_some(())
+    })
+    .await;
     quick.fail(0);
     submit_many(&mut client.clone(), "t/slow", 6).await;
-    eventually("it closes", || async { (times("circuit.closed").await > 0).then_some(()) }).await;
+    eventually("it closes", || async {
+        (times("circuit.closed").await > 0).then_some(())
+    })
+    .await;
     eventually("everything completes", || async {
-        let left: i64 = db.query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[]).await.unwrap().get(0);
+        let left: i64 = db
+            .query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[])
+            .await
+            .unwrap()
+            .get(0);
         (left == 0).then_some(())
     })
     .await;
-    assert!(most_at_once(&db).await <= LIMIT, "{} attempts at once", most_at_once(&db).await);
+    assert!(
+        most_at_once(&db).await <= LIMIT,
+        "{} attempts at once",
+        most_at_once(&db).await
+    );
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
@@ -136,32 +172,54 @@ async fn a_limit_is_changed_while_steps_run() {
             }
         })
     };
-    eventually("all slots are used", || async { (billing.running() == 16).then_some(()) }).await;
+    eventually("all slots are used", || async {
+        (billing.running() == 16).then_some(())
+    })
+    .await;
     for limit in [2, 7, 1] {
         set(&mut client, "billing", at_once(limit)).await;
         let limit = usize::try_from(limit).unwrap();
         running(limit).await;
         let before = billing.calls();
-        eventually("steps go on", || async { (billing.calls() > before + 3 * limit).then_some(()) }).await;
+        eventually("steps go on", || async {
+            (billing.calls() > before + 3 * limit).then_some(())
+        })
+        .await;
     }
     set(&mut client, "billing", at_once(0)).await;
-    eventually("all slots are used again", || async { (billing.running() == 16).then_some(()) }).await;
+    eventually("all slots are used again", || async {
+        (billing.running() == 16).then_some(())
+    })
+    .await;
     worker.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_starts_a_second_than_the_rate_and_a_burst() {
     let test = TestDb::new().await;
-    let (one, two) = (TestServer::start(&test).await, TestServer::start(&test).await);
+    let (one, two) = (
+        TestServer::start(&test).await,
+        TestServer::start(&test).await,
+    );
     let mut client = one.client().await;
     register(&mut client, &caller("call", "h", "mail")).await;
-    let policy = proto::Policy { per_second: Some(50.0), burst: Some(10), ..Default::default() };
+    let policy = proto::Policy {
+        per_second: Some(50.0),
+        burst: Some(10),
+        ..Default::default()
+    };
     set(&mut client, "mail", policy).await;
     let mail = Service::default();
-    let workers = [mail.worker(&[&one.url], "h", 20), mail.worker(&[&two.url], "h", 20)];
+    let workers = [
+        mail.worker(&[&one.url], "h", 20),
+        mail.worker(&[&two.url], "h", 20),
+    ];
     let started = Instant::now();
     submit_many(&mut client, "t/call", 200).await;
-    eventually("all are sent", || async { (mail.calls() == 200).then_some(()) }).await;
+    eventually("all are sent", || async {
+        (mail.calls() == 200).then_some(())
+    })
+    .await;
     let took = started.elapsed().as_secs_f64();
     // 190 after the burst, at 50 a second.
     assert!(took >= 3.5, "200 starts in {took} s");

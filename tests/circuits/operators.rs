@@ -26,7 +26,12 @@ async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_rese
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let billing = Service::default();
     let worker = billing.worker(&[&bench.server.url], "h", 4);
-    let forced = bench.client.circuits.force_circuit(order("billing", CircuitState::Open, Some(1))).await.unwrap();
+    let forced = bench
+        .client
+        .circuits
+        .force_circuit(order("billing", CircuitState::Open, Some(1)))
+        .await
+        .unwrap();
     let forced = forced.into_inner().circuit.unwrap();
     assert_eq!(
         (forced.forced(), forced.forced_by.as_str(), forced.state()),
@@ -35,15 +40,28 @@ async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_rese
     submit_many(&mut bench.client, "t/call", 10).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(billing.calls(), 0);
-    eventually("the order's time is over", || async { (billing.calls() == 10).then_some(()) }).await;
+    eventually("the order's time is over", || async {
+        (billing.calls() == 10).then_some(())
+    })
+    .await;
     let seen = circuit(&mut bench.client, "billing").await;
-    assert_eq!((times(&seen, "circuit.forced"), times(&seen, "circuit.released")), (1, 1));
+    assert_eq!(
+        (
+            times(&seen, "circuit.forced"),
+            times(&seen, "circuit.released")
+        ),
+        (1, 1)
+    );
 
     // Closed by order: failures do not hold anybody.
     set(
         &mut bench.client,
         "billing",
-        proto::Policy { cool_down_seconds: Some(600.0), max_cool_down_seconds: Some(600.0), ..quick() },
+        proto::Policy {
+            cool_down_seconds: Some(600.0),
+            max_cool_down_seconds: Some(600.0),
+            ..quick()
+        },
     )
     .await;
     billing.fail(100);
@@ -51,13 +69,29 @@ async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_rese
     let client = bench.client.clone();
     eventually("it opens", || {
         let mut client = client.clone();
-        async move { (circuit(&mut client, "billing").await.circuit.unwrap().state() == CircuitState::Open).then_some(()) }
+        async move {
+            (circuit(&mut client, "billing")
+                .await
+                .circuit
+                .unwrap()
+                .state()
+                == CircuitState::Open)
+                .then_some(())
+        }
     })
     .await;
     let before = billing.calls();
-    bench.client.circuits.force_circuit(order("billing", CircuitState::Closed, None)).await.unwrap();
+    bench
+        .client
+        .circuits
+        .force_circuit(order("billing", CircuitState::Closed, None))
+        .await
+        .unwrap();
     billing.fail(0);
-    eventually("steps pass against the count", || async { (billing.calls() >= before + 12).then_some(()) }).await;
+    eventually("steps pass against the count", || async {
+        (billing.calls() >= before + 12).then_some(())
+    })
+    .await;
 
     let reset = |reason: &str| proto::ResetCircuitRequest {
         namespace: "t".into(),
@@ -65,8 +99,25 @@ async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_rese
         by: "ann".into(),
         reason: reason.into(),
     };
-    assert_eq!(bench.client.circuits.reset_circuit(reset("")).await.unwrap_err().code(), Code::InvalidArgument);
-    let reset = bench.client.circuits.reset_circuit(reset("fixed")).await.unwrap().into_inner().circuit.unwrap();
+    assert_eq!(
+        bench
+            .client
+            .circuits
+            .reset_circuit(reset(""))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
+    let reset = bench
+        .client
+        .circuits
+        .reset_circuit(reset("fixed"))
+        .await
+        .unwrap()
+        .into_inner()
+        .circuit
+        .unwrap();
     assert_eq!(
         (reset.state(), reset.forced(), reset.window_calls),
         (CircuitState::Closed, CircuitState::Unspecified, 0)
@@ -86,37 +137,119 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
         reason: "why".into(),
     };
     for (namespace, service, probes) in [("", "", 7), ("t", "", 8), ("t", "billing", 9)] {
-        let policy = proto::Policy { probes: Some(probes), ..Default::default() };
-        bench.client.circuits.set_policy(request(namespace, service, policy)).await.unwrap();
-        assert_eq!(circuit(&mut bench.client, "billing").await.policy.unwrap().probes, Some(probes));
+        let policy = proto::Policy {
+            probes: Some(probes),
+            ..Default::default()
+        };
+        bench
+            .client
+            .circuits
+            .set_policy(request(namespace, service, policy))
+            .await
+            .unwrap();
+        assert_eq!(
+            circuit(&mut bench.client, "billing")
+                .await
+                .policy
+                .unwrap()
+                .probes,
+            Some(probes)
+        );
     }
     let unset = |field: &str| proto::SetPolicyRequest {
         unset: vec![field.into()],
-        ..request("t", "billing", proto::Policy { burst: Some(1), ..Default::default() })
+        ..request(
+            "t",
+            "billing",
+            proto::Policy {
+                burst: Some(1),
+                ..Default::default()
+            },
+        )
     };
-    let set = bench.client.circuits.set_policy(unset("probes")).await.unwrap().into_inner().policy.unwrap();
+    let set = bench
+        .client
+        .circuits
+        .set_policy(unset("probes"))
+        .await
+        .unwrap()
+        .into_inner()
+        .policy
+        .unwrap();
     assert_eq!((set.probes, set.burst), (None, Some(1)));
-    let refused = bench.client.circuits.set_policy(unset("probs")).await.unwrap_err();
-    assert!(refused.message().contains("`probs` is no field"), "{}", refused.message());
-    let both = bench.client.circuits.set_policy(unset("burst")).await.unwrap_err();
+    let refused = bench
+        .client
+        .circuits
+        .set_policy(unset("probs"))
+        .await
+        .unwrap_err();
+    assert!(
+        refused.message().contains("`probs` is no field"),
+        "{}",
+        refused.message()
+    );
+    let both = bench
+        .client
+        .circuits
+        .set_policy(unset("burst"))
+        .await
+        .unwrap_err();
     assert_eq!(both.code(), Code::InvalidArgument);
-    assert_eq!(both.message(), "policy.burst: is set, and `unset` names `burst` too: expected one of the two");
-    let kept = circuit(&mut bench.client, "billing").await.set_for_service.unwrap();
-    assert_eq!((kept.burst, kept.probes), (Some(1), None), "a refused change changes nothing");
+    assert_eq!(
+        both.message(),
+        "policy.burst: is set, and `unset` names `burst` too: expected one of the two"
+    );
+    let kept = circuit(&mut bench.client, "billing")
+        .await
+        .set_for_service
+        .unwrap();
+    assert_eq!(
+        (kept.burst, kept.probes),
+        (Some(1), None),
+        "a refused change changes nothing"
+    );
     let seen = circuit(&mut bench.client, "billing").await;
-    assert_eq!(seen.policy.unwrap().probes, Some(8), "nothing set: the namespace's");
-    assert_eq!((seen.set_for_service.unwrap().probes, seen.set_for_cell.unwrap().probes), (None, Some(7)));
+    assert_eq!(
+        seen.policy.unwrap().probes,
+        Some(8),
+        "nothing set: the namespace's"
+    );
+    assert_eq!(
+        (
+            seen.set_for_service.unwrap().probes,
+            seen.set_for_cell.unwrap().probes
+        ),
+        (None, Some(7))
+    );
 
-    let bad = proto::Policy { probes: Some(-1), failure_rate: Some(1.5), ..Default::default() };
-    let refused = bench.client.circuits.set_policy(request("t", "billing", bad)).await.unwrap_err();
+    let bad = proto::Policy {
+        probes: Some(-1),
+        failure_rate: Some(1.5),
+        ..Default::default()
+    };
+    let refused = bench
+        .client
+        .circuits
+        .set_policy(request("t", "billing", bad))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     for field in ["policy.probes", "policy.failure_rate: expected 0.001 to 1"] {
         assert!(refused.message().contains(field), "{}", refused.message());
     }
-    let unknown = bench.client.circuits.set_policy(request("t", "nobody", proto::Policy::default())).await.unwrap_err();
+    let unknown = bench
+        .client
+        .circuits
+        .set_policy(request("t", "nobody", proto::Policy::default()))
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    let nameless =
-        bench.client.circuits.set_policy(request("", "billing", proto::Policy::default())).await.unwrap_err();
+    let nameless = bench
+        .client
+        .circuits
+        .set_policy(request("", "billing", proto::Policy::default()))
+        .await
+        .unwrap_err();
     assert_eq!(nameless.code(), Code::InvalidArgument);
 }
 
@@ -129,8 +262,18 @@ async fn circuits_are_listed_page_by_page() {
     let mut found = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = proto::ListCircuitsRequest { namespace: "t".into(), page_size: 2, page_token };
-        let page = bench.client.circuits.list_circuits(request).await.unwrap().into_inner();
+        let request = proto::ListCircuitsRequest {
+            namespace: "t".into(),
+            page_size: 2,
+            page_token,
+        };
+        let page = bench
+            .client
+            .circuits
+            .list_circuits(request)
+            .await
+            .unwrap()
+            .into_inner();
         found.extend(page.circuits.into_iter().map(|c| c.service));
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -138,6 +281,18 @@ async fn circuits_are_listed_page_by_page() {
         }
     }
     assert_eq!(found, ["a", "b", "c"]);
-    let none = proto::GetCircuitRequest { namespace: "t".into(), service: "nobody".into() };
-    assert_eq!(bench.client.circuits.get_circuit(none).await.unwrap_err().code(), Code::NotFound);
+    let none = proto::GetCircuitRequest {
+        namespace: "t".into(),
+        service: "nobody".into(),
+    };
+    assert_eq!(
+        bench
+            .client
+            .circuits
+            .get_circuit(none)
+            .await
+            .unwrap_err()
+            .code(),
+        Code::NotFound
+    );
 }

@@ -17,11 +17,17 @@ use crate::{
 
 /// How many attempts have ended badly.
 async fn charged(db: &Session) -> i64 {
-    db.query_one("SELECT count(*) FROM attempts WHERE charged", &[]).await.unwrap().get(0)
+    db.query_one("SELECT count(*) FROM attempts WHERE charged", &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 async fn unfinished(db: &Session) -> i64 {
-    db.query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[]).await.unwrap().get(0)
+    db.query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,20 +41,40 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
     let mut client = tasker::client::Client::connect(&url_one).await.unwrap();
     register(&mut client, &caller("call", "h", "billing")).await;
     // Long enough to look at it while it is open.
-    let policy = tasker::proto::Policy { cool_down_seconds: Some(4.0), max_cool_down_seconds: Some(4.0), ..quick() };
+    let policy = tasker::proto::Policy {
+        cool_down_seconds: Some(4.0),
+        max_cool_down_seconds: Some(4.0),
+        ..quick()
+    };
     set(&mut client, "billing", policy).await;
     let billing = Service::failing(70);
-    billing.millis.store(20, std::sync::atomic::Ordering::SeqCst);
-    let workers: Vec<_> =
-        [&url_one, &url_one, &url_two, &url_two].iter().map(|url| billing.worker(&[url], "h", 4)).collect();
+    billing
+        .millis
+        .store(20, std::sync::atomic::Ordering::SeqCst);
+    let workers: Vec<_> = [&url_one, &url_one, &url_two, &url_two]
+        .iter()
+        .map(|url| billing.worker(&[url], "h", 4))
+        .collect();
     submit_many(&mut client, "t/call", 200).await;
 
     let state = |client: &tasker::client::Client| {
         let mut client = client.clone();
-        async move { circuit(&mut client, "billing").await.circuit.unwrap().state() }
+        async move {
+            circuit(&mut client, "billing")
+                .await
+                .circuit
+                .unwrap()
+                .state()
+        }
     };
-    eventually("the circuit opens", || async { (state(&client).await == CircuitState::Open).then_some(()) }).await;
-    eventually("what ran has ended", || async { (billing.running() == 0).then_some(()) }).await;
+    eventually("the circuit opens", || async {
+        (state(&client).await == CircuitState::Open).then_some(())
+    })
+    .await;
+    eventually("what ran has ended", || async {
+        (billing.running() == 0).then_some(())
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (open, before) = (Instant::now(), charged(&db).await);
     let seen = circuit(&mut client, "billing").await;
@@ -61,30 +87,70 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
     let one = ServerProcess::start_at(test.url(), &address_one);
     let two = ServerProcess::start_at(test.url(), &address_two);
     let mut client = tasker::client::Client::connect(&one.url).await.unwrap();
-    assert_eq!(circuit(&mut client, "billing").await.circuit.unwrap().state(), CircuitState::Open);
-    assert_eq!(billing.calls_since(open), 0, "somebody called while it was open");
-    assert_eq!(charged(&db).await, before, "an attempt was spent while it was open");
+    assert_eq!(
+        circuit(&mut client, "billing")
+            .await
+            .circuit
+            .unwrap()
+            .state(),
+        CircuitState::Open
+    );
+    assert_eq!(
+        billing.calls_since(open),
+        0,
+        "somebody called while it was open"
+    );
+    assert_eq!(
+        charged(&db).await,
+        before,
+        "an attempt was spent while it was open"
+    );
 
     // Half-open, and everything fails: no more than the probes get through before it opens again.
     billing.fail(100);
     let looked = Instant::now();
     eventually("it opens again", || {
         let mut client = client.clone();
-        async move { (times(&circuit(&mut client, "billing").await, "circuit.opened") == 2).then_some(()) }
+        async move {
+            (times(&circuit(&mut client, "billing").await, "circuit.opened") == 2).then_some(())
+        }
     })
     .await;
-    assert!((1..=3).contains(&billing.calls_since(looked)), "{} probes", billing.calls_since(looked));
+    assert!(
+        (1..=3).contains(&billing.calls_since(looked)),
+        "{} probes",
+        billing.calls_since(looked)
+    );
 
     billing.fail(0);
     let looked = Instant::now();
-    eventually("it closes", || async { (state(&client).await == CircuitState::Closed).then_some(()) }).await;
+    eventually("it closes", || async {
+        (state(&client).await == CircuitState::Closed).then_some(())
+    })
+    .await;
     assert!(billing.calls_since(looked) >= 3);
-    eventually("everything completes", || async { (unfinished(&db).await == 0).then_some(()) }).await;
-    let complete: i64 = db.query_one("SELECT count(*) FROM tasks WHERE state = 'complete'", &[]).await.unwrap().get(0);
+    eventually("everything completes", || async {
+        (unfinished(&db).await == 0).then_some(())
+    })
+    .await;
+    let complete: i64 = db
+        .query_one("SELECT count(*) FROM tasks WHERE state = 'complete'", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(complete, 200, "an outage exhausted somebody's attempts");
     let seen = circuit(&mut client, "billing").await;
-    assert_eq!((times(&seen, "circuit.closed"), seen.circuit.as_ref().unwrap().times_opened), (1, 2));
-    assert!(seen.circuit.unwrap().time_open.unwrap().seconds >= 6, "twice four seconds, less the rounding");
+    assert_eq!(
+        (
+            times(&seen, "circuit.closed"),
+            seen.circuit.as_ref().unwrap().times_opened
+        ),
+        (1, 2)
+    );
+    assert!(
+        seen.circuit.unwrap().time_open.unwrap().seconds >= 6,
+        "twice four seconds, less the rounding"
+    );
     let events: i64 = db
         .query_one(
             "SELECT count(*) FROM events WHERE type IN ('circuit.opened', 'circuit.half_opened', 'circuit.closed')",
@@ -93,7 +159,10 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
         .await
         .unwrap()
         .get(0);
-    assert_eq!(events, 5, "opened, half-opened, opened, half-opened, closed");
+    assert_eq!(
+        events, 5,
+        "opened, half-opened, opened, half-opened, closed"
+    );
     invariants(&db).await;
     workers.iter().for_each(tokio::task::JoinHandle::abort);
     drop(two);
@@ -116,7 +185,10 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
         by: "test".into(),
         reason: "a test".into(),
     };
-    let workers = [down.worker(&[&server.url], "down", 16), up.worker(&[&server.url], "up", 16)];
+    let workers = [
+        down.worker(&[&server.url], "down", 16),
+        up.worker(&[&server.url], "up", 16),
+    ];
     // By hand, without the engine: what it costs to serve the others, by the rows that are read.
     let rate = async |client: &mut tasker::client::Client| {
         let started = Instant::now();
@@ -146,7 +218,10 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
     let (without, with) = (without.iter().min().unwrap(), with.iter().min().unwrap());
     println!("others: {without:?} without, {with:?} with 10,000 steps behind an open circuit");
     // Loosely: what is measured tightly is measured by `tasker bench`, on a quiet machine.
-    assert!(with.as_secs_f64() < without.as_secs_f64() * 1.5 + 0.3, "{without:?} became {with:?}");
+    assert!(
+        with.as_secs_f64() < without.as_secs_f64() * 1.5 + 0.3,
+        "{without:?} became {with:?}"
+    );
     assert_eq!(down.calls(), 0);
 
     let reset = tasker::proto::ResetCircuitRequest {
@@ -157,8 +232,15 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
     };
     let asked = Instant::now();
     client.circuits.reset_circuit(reset).await.unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?} for one row", asked.elapsed());
-    eventually("the backlog runs", || async { (down.calls() >= 10_000).then_some(()) }).await;
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?} for one row",
+        asked.elapsed()
+    );
+    eventually("the backlog runs", || async {
+        (down.calls() >= 10_000).then_some(())
+    })
+    .await;
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
@@ -169,7 +251,11 @@ async fn an_outage_of_many_probes_costs_nobody_his_attempts() {
     let db = test.connect().await;
     let server = ServerProcess::start(test.url());
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
-    register(&mut client, &caller("call", "h", "billing").replace("limit: 20", "limit: 3")).await;
+    register(
+        &mut client,
+        &caller("call", "h", "billing").replace("limit: 20", "limit: 3"),
+    )
+    .await;
     let policy = tasker::proto::Policy {
         cool_down_seconds: Some(0.2),
         max_cool_down_seconds: Some(0.2),
@@ -184,10 +270,20 @@ async fn an_outage_of_many_probes_costs_nobody_his_attempts() {
         let sql = "SELECT count(*) FROM attempts WHERE NOT charged AND outcome = 'retryable_error'";
         db.query_one(sql, &[]).await.unwrap().get(0)
     };
-    eventually("there were many probes", async || (probes().await >= 20).then_some(())).await;
+    eventually("there were many probes", async || {
+        (probes().await >= 20).then_some(())
+    })
+    .await;
     billing.fail(0);
-    eventually("everything ends", || async { (unfinished(&db).await == 0).then_some(()) }).await;
-    let failed: i64 = db.query_one("SELECT count(*) FROM tasks WHERE state <> 'complete'", &[]).await.unwrap().get(0);
+    eventually("everything ends", || async {
+        (unfinished(&db).await == 0).then_some(())
+    })
+    .await;
+    let failed: i64 = db
+        .query_one("SELECT count(*) FROM tasks WHERE state <> 'complete'", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(failed, 0, "an outage exhausted somebody's attempts");
     invariants(&db).await;
     worker.abort();
@@ -200,7 +296,15 @@ async fn without_circuits_the_same_outage_exhausts_the_attempts() {
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
     let template = caller("call", "h", "billing").replace("limit: 20", "limit: 3");
     register(&mut client, &template).await;
-    set(&mut client, "billing", tasker::proto::Policy { enabled: Some(false), ..quick() }).await;
+    set(
+        &mut client,
+        "billing",
+        tasker::proto::Policy {
+            enabled: Some(false),
+            ..quick()
+        },
+    )
+    .await;
     let billing = Service::failing(100);
     let worker = billing.worker(&[&server.url], "h", 8);
     let ids = submit_many(&mut client, "t/call", 30).await;

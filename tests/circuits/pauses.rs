@@ -16,7 +16,10 @@ use crate::{
 #[tokio::test]
 async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
     let test = TestDb::new().await;
-    let (one, two) = (TestServer::start(&test).await, TestServer::start(&test).await);
+    let (one, two) = (
+        TestServer::start(&test).await,
+        TestServer::start(&test).await,
+    );
     let (mut client, mut other) = (one.client().await, two.client().await);
     register(&mut client, &caller("a", "a", "mail")).await;
     register(&mut client, &caller("b", "b", "mail")).await;
@@ -25,7 +28,8 @@ async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
     let mut there = RawWorker::connect(&two.url, &["b"]).await;
     submit(&mut client, "t/a", "{}").await;
     let heard = here.assignment().await;
-    here.settle(&heard, retryable("429", Some(Duration::from_secs(2)))).await;
+    here.settle(&heard, retryable("429", Some(Duration::from_secs(2))))
+        .await;
     let acknowledged = Instant::now();
     // On both servers, of another handler, and submitted before and after.
     submit(&mut client, "t/b", "{}").await;
@@ -42,7 +46,11 @@ async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
     here.settle(&c, success("1")).await;
 
     let resumed = there.assignment().await;
-    assert!(acknowledged.elapsed() >= Duration::from_millis(1_900), "{:?}", acknowledged.elapsed());
+    assert!(
+        acknowledged.elapsed() >= Duration::from_millis(1_900),
+        "{:?}",
+        acknowledged.elapsed()
+    );
     there.settle(&resumed, success("1")).await;
     let db = test.connect().await;
     let early: i64 = db
@@ -56,7 +64,15 @@ async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
         .unwrap()
         .get(0);
     assert_eq!(early, 0, "a step started in the pause");
-    assert!(circuit(&mut client, "mail").await.circuit.unwrap().paused_until.is_none(), "it is over");
+    assert!(
+        circuit(&mut client, "mail")
+            .await
+            .circuit
+            .unwrap()
+            .paused_until
+            .is_none(),
+        "it is over"
+    );
 }
 
 #[tokio::test]
@@ -65,7 +81,15 @@ async fn a_pause_gets_longer_and_never_shorter_and_has_a_bound() {
     let server = TestServer::start(&test).await;
     let mut client = server.client().await;
     register(&mut client, &caller("a", "a", "mail")).await;
-    set(&mut client, "mail", proto::Policy { max_pause_seconds: Some(60.0), ..Default::default() }).await;
+    set(
+        &mut client,
+        "mail",
+        proto::Policy {
+            max_pause_seconds: Some(60.0),
+            ..Default::default()
+        },
+    )
+    .await;
     let mut worker = RawWorker::connect(&server.url, &["a"]).await;
     for _ in 0..3 {
         submit(&mut client, "t/a", "{}").await;
@@ -76,16 +100,43 @@ async fn a_pause_gets_longer_and_never_shorter_and_has_a_bound() {
     }
     let mut until = Vec::new();
     for (assignment, seconds) in running.iter().zip([20, 5, 3_000]) {
-        worker.settle(assignment, retryable("429", Some(Duration::from_secs(seconds)))).await;
-        let at = circuit(&mut client, "mail").await.circuit.unwrap().paused_until.unwrap();
+        worker
+            .settle(
+                assignment,
+                retryable("429", Some(Duration::from_secs(seconds))),
+            )
+            .await;
+        let at = circuit(&mut client, "mail")
+            .await
+            .circuit
+            .unwrap()
+            .paused_until
+            .unwrap();
         until.push(SystemTime::try_from(at).unwrap());
     }
     assert_eq!(until[0], until[1], "a shorter one changes nothing");
-    #[expect(clippy::disallowed_methods, reason = "the database of a test has this machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the database of a test has this machine's clock"
+    )]
     let longest = until[2].duration_since(SystemTime::now()).unwrap();
-    assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&longest), "{longest:?}");
+    assert!(
+        (Duration::from_secs(50)..=Duration::from_secs(60)).contains(&longest),
+        "{longest:?}"
+    );
     let seen = circuit(&mut client, "mail").await;
-    assert_eq!(times(&seen, "circuit.paused"), 1, "one pause, however often it was made longer");
-    let pause = seen.changes.iter().find(|change| change.r#type == "circuit.paused").unwrap();
-    assert_eq!(SystemTime::try_from(pause.until.unwrap()).unwrap(), until[2]);
+    assert_eq!(
+        times(&seen, "circuit.paused"),
+        1,
+        "one pause, however often it was made longer"
+    );
+    let pause = seen
+        .changes
+        .iter()
+        .find(|change| change.r#type == "circuit.paused")
+        .unwrap();
+    assert_eq!(
+        SystemTime::try_from(pause.until.unwrap()).unwrap(),
+        until[2]
+    );
 }

@@ -47,7 +47,12 @@ impl Service {
 
     /// How often it was called since then.
     pub fn calls_since(&self, since: Instant) -> usize {
-        self.calls.lock().unwrap().iter().filter(|at| **at >= since).count()
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|at| **at >= since)
+            .count()
     }
 
     /// The most calls at once so far.
@@ -67,10 +72,15 @@ impl Service {
         let n = self.count.fetch_add(1, Ordering::SeqCst);
         let percent = self.failing.load(Ordering::SeqCst);
         let fails = (n + 1) * percent / 100 != n * percent / 100;
-        tokio::time::sleep(Duration::from_millis(self.millis.load(Ordering::SeqCst).into())).await;
+        tokio::time::sleep(Duration::from_millis(
+            self.millis.load(Ordering::SeqCst).into(),
+        ))
+        .await;
         self.running.fetch_sub(1, Ordering::SeqCst);
         if fails {
-            return Err(RetryableError::new("503 from the service").error_code("SERVICE_DOWN").into());
+            return Err(RetryableError::new("503 from the service")
+                .error_code("SERVICE_DOWN")
+                .into());
         }
         Ok(n)
     }
@@ -80,8 +90,12 @@ impl Service {
         let service = self.clone();
         let handle = move |_: StepContext| service.clone().call();
         let urls = urls.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let worker =
-            Worker::builder(urls).name("w").max_concurrent_steps(slots).handler(handler, handle).build().unwrap();
+        let worker = Worker::builder(urls)
+            .name("w")
+            .max_concurrent_steps(slots)
+            .handler(handler, handle)
+            .build()
+            .unwrap();
         tokio::spawn(async move {
             let _ = worker.run().await;
         })
@@ -124,13 +138,25 @@ pub async fn set(client: &mut Client, service: &str, policy: proto::Policy) {
 }
 
 pub async fn circuit(client: &mut Client, service: &str) -> proto::GetCircuitResponse {
-    let request = proto::GetCircuitRequest { namespace: "t".into(), service: service.into() };
-    client.circuits.get_circuit(request).await.unwrap().into_inner()
+    let request = proto::GetCircuitRequest {
+        namespace: "t".into(),
+        service: service.into(),
+    };
+    client
+        .circuits
+        .get_circuit(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// How often something happened to it.
 pub fn times(circuit: &proto::GetCircuitResponse, kind: &str) -> usize {
-    circuit.changes.iter().filter(|change| change.r#type == kind).count()
+    circuit
+        .changes
+        .iter()
+        .filter(|change| change.r#type == kind)
+        .count()
 }
 
 pub async fn submit_many(client: &mut Client, name: &str, count: usize) -> Vec<String> {
@@ -139,7 +165,12 @@ pub async fn submit_many(client: &mut Client, name: &str, count: usize) -> Vec<S
         let n = (count - ids.len()).min(1_000);
         let tasks = vec![crate::support::server::submission(name, "{}"); n];
         let request = proto::SubmitTasksRequest { tasks };
-        let answer = client.tasks.submit_tasks(request).await.unwrap().into_inner();
+        let answer = client
+            .tasks
+            .submit_tasks(request)
+            .await
+            .unwrap()
+            .into_inner();
         ids.extend(answer.tasks.into_iter().map(|task| task.task_id));
     }
     ids

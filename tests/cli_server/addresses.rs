@@ -20,8 +20,10 @@ async fn list(url: &str) -> super::Ended {
 #[tokio::test]
 async fn a_server_listens_on_localhost_and_on_every_address() {
     let db = TestDb::new().await;
-    for (listen, printed) in [("localhost:0", &["http://127.0.0.1:"][..]), (":0", &["http://[::]:", "http://0.0.0.0:"])]
-    {
+    for (listen, printed) in [
+        ("localhost:0", &["http://127.0.0.1:"][..]),
+        (":0", &["http://[::]:", "http://0.0.0.0:"]),
+    ] {
         let mut command = server(db.url(), &[]);
         // The last one counts where an option is given twice, so that the helper's own address goes.
         command = {
@@ -33,10 +35,20 @@ async fn a_server_listens_on_localhost_and_on_every_address() {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        tokio::time::timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("it does not listen").unwrap();
-        assert!(printed.iter().any(|start| line.starts_with(start)), "{listen}: {line}");
+        tokio::time::timeout(PATIENCE, stdout.read_line(&mut line))
+            .await
+            .expect("it does not listen")
+            .unwrap();
+        assert!(
+            printed.iter().any(|start| line.starts_with(start)),
+            "{listen}: {line}"
+        );
         let port = line.trim().rsplit(':').next().unwrap();
-        assert_eq!(list(&format!("127.0.0.1:{port}")).await.code, Some(0), "{listen}");
+        assert_eq!(
+            list(&format!("127.0.0.1:{port}")).await.code,
+            Some(0),
+            "{listen}"
+        );
         child.kill().await.unwrap();
     }
 }
@@ -59,37 +71,72 @@ async fn stranger(answer: &'static [u8]) -> SocketAddr {
 
 #[tokio::test]
 async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
-    const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    const HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    const HTTP: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    const HTTPS: &[u8] =
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
     for (answer, says, next) in [
         (
             HTTP,
             "speaks HTTP/1 only, so it is no Tasker server: it answers `HTTP/1.1 400 Bad Request`",
             "pass HTTP/2 on",
         ),
-        (b"\x15\x03\x01\0\x02\x02\x46", "expects TLS, which this client does not speak", "plain port"),
-        (HTTPS, "expects TLS, which this client does not speak", "plain port"),
+        (
+            b"\x15\x03\x01\0\x02\x02\x46",
+            "expects TLS, which this client does not speak",
+            "plain port",
+        ),
+        (
+            HTTPS,
+            "expects TLS, which this client does not speak",
+            "plain port",
+        ),
         (
             b"SSH-2.0-OpenSSH_9.2\r\n",
             "does not speak HTTP, so it is no Tasker server: it answers `SSH-2.0-",
             "--server",
         ),
-        (b"", "closes the connection without an answer, so it is no Tasker server", "--server"),
+        (
+            b"",
+            "closes the connection without an answer, so it is no Tasker server",
+            "--server",
+        ),
     ] {
         let url = format!("http://{}", stranger(answer).await);
         let said = list(&url).await.failed(69);
-        assert!(said.starts_with(&format!("error: cannot list the workers: {url} {says}")), "{said}");
-        assert!(said.lines().last().is_some_and(|line| line.starts_with("hint: ") && line.contains(next)), "{said}");
+        assert!(
+            said.starts_with(&format!("error: cannot list the workers: {url} {says}")),
+            "{said}"
+        );
+        assert!(
+            said.lines()
+                .last()
+                .is_some_and(|line| line.starts_with("hint: ") && line.contains(next)),
+            "{said}"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_address_without_a_server_is_told_apart() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let said = list(&free.to_string()).await.failed(69);
-    assert!(said.contains("Connection refused") && said.contains("hint: start one with `tasker dev`"), "{said}");
+    assert!(
+        said.contains("Connection refused") && said.contains("hint: start one with `tasker dev`"),
+        "{said}"
+    );
     let said = list("http://no-such-host.invalid:7233").await.failed(69);
-    assert!(said.contains("hint: check the name of the host in --server"), "{said}");
+    assert!(
+        said.contains("hint: check the name of the host in --server"),
+        "{said}"
+    );
     let said = list("https://127.0.0.1:7233").await.failed(64);
-    assert!(said.contains("this client speaks no TLS") && said.contains("hint: set --server"), "{said}");
+    assert!(
+        said.contains("this client speaks no TLS") && said.contains("hint: set --server"),
+        "{said}"
+    );
 }

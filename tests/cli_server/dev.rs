@@ -16,7 +16,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        let dir = std::env::temp_dir().join(format!("tasker-test-{}", uuid::Uuid::new_v4().simple()));
+        let dir =
+            std::env::temp_dir().join(format!("tasker-test-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).unwrap();
         Self(dir)
@@ -36,7 +37,9 @@ fn dev(more: &[&str]) -> Command {
 }
 
 async fn templates(server: &Listening) -> String {
-    run(tasker(["template", "list", "--server", &server.url])).await.ok()
+    run(tasker(["template", "list", "--server", &server.url]))
+        .await
+        .ok()
 }
 
 #[tokio::test]
@@ -46,20 +49,38 @@ async fn data_is_kept_between_two_runs_and_over_a_kill() {
     let data_dir = ["--data-dir", data.to_str().unwrap()];
 
     let first = Listening::start(dev(&data_dir)).await;
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/user_registration.yaml");
-    run(tasker(["template", "register", file, "--server", &first.url])).await.ok();
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/user_registration.yaml"
+    );
+    run(tasker([
+        "template", "register", file, "--server", &first.url,
+    ]))
+    .await
+    .ok();
     let said = run(dev(&data_dir)).await.failed(1);
-    assert!(said.contains("in use"), "a second one on the same data is refused: {said}");
+    assert!(
+        said.contains("in use"),
+        "a second one on the same data is refused: {said}"
+    );
     first.signal(Signal::TERM);
     assert_eq!(first.end().await, Some(0));
 
     let second = Listening::start(dev(&data_dir)).await;
-    assert!(templates(&second).await.contains("user_management/user_registration  2.6.0"));
+    assert!(
+        templates(&second)
+            .await
+            .contains("user_management/user_registration  2.6.0")
+    );
     second.signal(Signal::KILL);
     assert_eq!(second.end().await, None);
 
     let third = Listening::start(dev(&data_dir)).await;
-    assert!(templates(&third).await.contains("user_management/user_registration  2.6.0"));
+    assert!(
+        templates(&third)
+            .await
+            .contains("user_management/user_registration  2.6.0")
+    );
     third.signal(Signal::INT);
     assert_eq!(third.end().await, Some(0));
 }
@@ -77,9 +98,15 @@ async fn nothing_is_kept_where_nothing_is_asked_to_be() {
     server.signal(Signal::TERM);
     assert_eq!(server.end().await, Some(0));
     let log = fs::read_to_string(folder.0.join("log")).unwrap();
-    let place = log.split(" in ").nth(1).and_then(|rest| rest.split(" (nothing is kept)").next());
+    let place = log
+        .split(" in ")
+        .nth(1)
+        .and_then(|rest| rest.split(" (nothing is kept)").next());
     let place = place.unwrap_or_else(|| panic!("it says where: {log}"));
-    assert!(Path::new(place).is_absolute() && !Path::new(place).exists(), "{place}");
+    assert!(
+        Path::new(place).is_absolute() && !Path::new(place).exists(),
+        "{place}"
+    );
 }
 
 #[tokio::test]
@@ -101,19 +128,31 @@ async fn postgres_gets_nothing_of_the_callers_environment_and_its_end_is_a_failu
     let folder = Folder::new();
     let data = folder.0.join("data");
     let mut command = dev(&["--data-dir", data.to_str().unwrap()]);
-    command.env("SECRET_TOKEN", "hunter2").env("PGOPTIONS", "-c work_mem=64MB").env("LC_MESSAGES", "de_DE.UTF-8");
+    command
+        .env("SECRET_TOKEN", "hunter2")
+        .env("PGOPTIONS", "-c work_mem=64MB")
+        .env("LC_MESSAGES", "de_DE.UTF-8");
     command.stderr(fs::File::create(folder.0.join("log")).unwrap());
     let server = Listening::start(command).await;
     let postgres = postgres_of(&data);
     let environment = fs::read(format!("/proc/{}/environ", postgres.as_raw_nonzero())).unwrap();
     let environment = String::from_utf8_lossy(&environment);
-    let names: Vec<&str> = environment.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+    let names: Vec<&str> = environment
+        .split('\0')
+        .filter_map(|pair| Some(pair.split_once('=')?.0))
+        .collect();
     let known = |name: &&str| ["PATH", "LC_ALL"].contains(name) || name.ends_with("LIBRARY_PATH");
-    assert!(names.contains(&"PATH") && names.iter().all(known), "{names:?}");
+    assert!(
+        names.contains(&"PATH") && names.iter().all(known),
+        "{names:?}"
+    );
 
     kill_process(postgres, Signal::QUIT).unwrap();
     assert_eq!(server.end().await, Some(1));
     let log = fs::read_to_string(folder.0.join("log")).unwrap();
-    assert!(log.contains("error: the private Postgres ended while it was in use"), "{log}");
+    assert!(
+        log.contains("error: the private Postgres ended while it was in use"),
+        "{log}"
+    );
     assert!(log.contains("postgres.log"), "it says where to look: {log}");
 }

@@ -30,8 +30,7 @@ pub async fn leave(session: Session, sql: &str) {
 
 /// Statements that run and look like this.
 async fn running(look: &Client, like: &str) -> i64 {
-    let sql =
-        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE $1 AND pid <> pg_backend_pid()";
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE $1 AND pid <> pg_backend_pid()";
     look.query_one(sql, &[&like]).await.unwrap().get(0)
 }
 
@@ -39,7 +38,11 @@ async fn running(look: &Client, like: &str) -> i64 {
 pub async fn runs_no_more(look: &Client, like: &str) {
     let left = Instant::now();
     while running(look, like).await > 0 {
-        assert!(left.elapsed() < SOON, "it runs on after {:?}", left.elapsed());
+        assert!(
+            left.elapsed() < SOON,
+            "it runs on after {:?}",
+            left.elapsed()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -50,7 +53,10 @@ async fn a_turn_is_over_when_its_question_is() {
     let (db, look) = (test.db(), test.connect().await);
     for _ in 0..3 {
         let (one, two) = (db.long_read().await.unwrap(), db.long_read().await.unwrap());
-        tokio::join!(leave(one, "SELECT pg_sleep(21)"), leave(two, "SELECT pg_sleep(21)"));
+        tokio::join!(
+            leave(one, "SELECT pg_sleep(21)"),
+            leave(two, "SELECT pg_sleep(21)")
+        );
         // The next one has its turn as soon as one of these is over, and never beside both.
         let next = db.long_read().await.unwrap();
         assert!(running(&look, "%pg_sleep(21)%").await < TURNS);
@@ -59,12 +65,30 @@ async fn a_turn_is_over_when_its_question_is() {
     runs_no_more(&look, "%pg_sleep(21)%").await;
     // A question that ends by itself in a moment keeps its connection.
     let session = db.read().await.unwrap();
-    let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-    drop(tokio::time::timeout(Duration::from_millis(1), session.query("SELECT pg_sleep(0.03)", &[])).await);
+    let pid: i32 = session
+        .query_one("SELECT pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    drop(
+        tokio::time::timeout(
+            Duration::from_millis(1),
+            session.query("SELECT pg_sleep(0.03)", &[]),
+        )
+        .await,
+    );
     drop(session);
     let again = eventually("it is in the pool", || async {
         let session = db.read().await.ok()?;
-        Some(session.query_one("SELECT pg_backend_pid()", &[]).await.ok()?.get::<_, i32>(0) == pid).filter(|same| *same)
+        Some(
+            session
+                .query_one("SELECT pg_backend_pid()", &[])
+                .await
+                .ok()?
+                .get::<_, i32>(0)
+                == pid,
+        )
+        .filter(|same| *same)
     });
     assert!(again.await);
 }
@@ -77,20 +101,28 @@ async fn a_call_that_is_dropped_leaves_nothing_running() {
     let look = bench.db.connect().await;
     let mut blocker = bench.db.connect().await;
     let lock = blocker.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    lock.batch_execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
 
     let analytics = "%first_task_id(w.begins)%";
     for round in 0..3 {
         let calls: Vec<_> = (0..4)
             .map(|_| {
                 let mut client = bench.client.clone();
-                let request = proto::GetPerformanceRequest { namespace: "n".into(), ..Default::default() };
+                let request = proto::GetPerformanceRequest {
+                    namespace: "n".into(),
+                    ..Default::default()
+                };
                 tokio::spawn(async move { client.analytics.get_performance(request).await })
             })
             .collect();
         let asked = Instant::now();
         while running(&look, analytics).await == 0 {
-            assert!(asked.elapsed() < PATIENCE, "no question runs in round {round}");
+            assert!(
+                asked.elapsed() < PATIENCE,
+                "no question runs in round {round}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         calls.iter().for_each(tokio::task::JoinHandle::abort);
@@ -101,18 +133,32 @@ async fn a_call_that_is_dropped_leaves_nothing_running() {
     let count = "%SELECT count(*) FROM (SELECT 1 FROM tasks%";
     let mut client = bench.client.clone();
     let request = proto::OrderTasksRequest {
-        filter: Some(proto::TaskFilter { namespace: "n".into(), ..Default::default() }),
+        filter: Some(proto::TaskFilter {
+            namespace: "n".into(),
+            ..Default::default()
+        }),
         order: proto::BulkOrder::Retry.into(),
         dry_run: true,
         by: "ann".into(),
         reason: "a test".into(),
         ..Default::default()
     };
-    let call =
-        tokio::spawn(async move { client.tasks.order_tasks(request).await.unwrap().into_inner().message().await });
+    let call = tokio::spawn(async move {
+        client
+            .tasks
+            .order_tasks(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .message()
+            .await
+    });
     let asked = Instant::now();
     while running(&look, count).await == 0 {
-        assert!(asked.elapsed() < PATIENCE && !call.is_finished(), "nothing is counted");
+        assert!(
+            asked.elapsed() < PATIENCE && !call.is_finished(),
+            "nothing is counted"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     call.abort();

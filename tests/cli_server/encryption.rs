@@ -29,8 +29,23 @@ impl Encrypted {
         for authority in ["ca", "other"] {
             let (key, pem) = (format!("{authority}.key"), format!("{authority}.pem"));
             let subject = format!("/CN={authority}");
-            let mut args = vec!["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-            args.extend(["-days", "2", "-addext", "basicConstraints=critical,CA:TRUE", "-subj", &subject]);
+            let mut args = vec![
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ];
+            args.extend([
+                "-days",
+                "2",
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+                "-subj",
+                &subject,
+            ]);
             args.extend(["-keyout", &key, "-out", &pem]);
             openssl(&folder, &args);
         }
@@ -38,16 +53,33 @@ impl Encrypted {
         leaf(&folder, "ca", "client", "client");
         leaf(&folder, "other", "stranger", "client");
         let data = cluster.dir().join("data");
-        for (from, to) in [("server.pem", "server.crt"), ("server.key", "server.key"), ("ca.pem", "root.crt")] {
+        for (from, to) in [
+            ("server.pem", "server.crt"),
+            ("server.key", "server.key"),
+            ("ca.pem", "root.crt"),
+        ] {
             give(&folder.join(from), &data.join(to), &data);
         }
         let admin = connect(&cluster.url()).await;
-        admin.batch_execute("ALTER SYSTEM SET ssl = on").await.unwrap();
-        admin.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'root.crt'").await.unwrap();
-        admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        admin
+            .batch_execute("ALTER SYSTEM SET ssl = on")
+            .await
+            .unwrap();
+        admin
+            .batch_execute("ALTER SYSTEM SET ssl_ca_file = 'root.crt'")
+            .await
+            .unwrap();
+        admin
+            .batch_execute("SELECT pg_reload_conf()")
+            .await
+            .unwrap();
         let encrypted = Self { cluster, folder };
         eventually("it takes TLS", || async {
-            encrypted.db("host=db.test hostaddr=127.0.0.1 sslrootcert=ca.pem").connect_hot().await.ok()
+            encrypted
+                .db("host=db.test hostaddr=127.0.0.1 sslrootcert=ca.pem")
+                .connect_hot()
+                .await
+                .ok()
         })
         .await;
         encrypted
@@ -69,7 +101,10 @@ impl Encrypted {
         let url = self.cluster.url();
         let password = url.split([':', '@']).nth(2).unwrap();
         let port = self.cluster.port();
-        format!("{} port={port} user=postgres dbname=postgres password={password}", parameters.join(" "))
+        format!(
+            "{} port={port} user=postgres dbname=postgres password={password}",
+            parameters.join(" ")
+        )
     }
 
     /// Tries to connect; what was said if that failed.
@@ -83,20 +118,51 @@ impl Encrypted {
 }
 
 fn openssl(folder: &Path, args: &[&str]) {
-    let output = Command::new("openssl").args(args).current_dir(folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("openssl")
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A certificate for a name.
 fn leaf(folder: &Path, authority: &str, file: &str, name: &str) {
-    let [key, request, pem, extensions] = ["key", "csr", "pem", "ext"].map(|kind| format!("{file}.{kind}"));
-    fs::write(folder.join(&extensions), format!("subjectAltName=DNS:{name}\nbasicConstraints=CA:FALSE\n")).unwrap();
+    let [key, request, pem, extensions] =
+        ["key", "csr", "pem", "ext"].map(|kind| format!("{file}.{kind}"));
+    fs::write(
+        folder.join(&extensions),
+        format!("subjectAltName=DNS:{name}\nbasicConstraints=CA:FALSE\n"),
+    )
+    .unwrap();
     let subject = format!("/CN={name}");
-    let mut args = vec!["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let mut args = vec![
+        "req",
+        "-new",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
     args.extend(["-subj", &subject, "-keyout", &key, "-out", &request]);
     openssl(folder, &args);
     let (ca, ca_key) = (format!("{authority}.pem"), format!("{authority}.key"));
-    let mut args = vec!["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
+    let mut args = vec![
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+    ];
     args.extend(["-days", "2", "-extfile", &extensions, "-out", &pem]);
     openssl(folder, &args);
 }
@@ -116,24 +182,50 @@ async fn a_certificate_is_verified_as_the_url_says() {
     let named = "host=db.test hostaddr=127.0.0.1";
     let misnamed = "host=wrong.test hostaddr=127.0.0.1";
     for (parameters, words) in [
-        (format!("{named} sslmode=verify-full sslrootcert=ca.pem"), None),
-        (format!("{named} sslmode=require sslrootcert=ca.pem"), None),
-        (format!("{named} sslmode=verify-full sslrootcert=other.pem"), Some("sslrootcert=/path/to/ca.pem")),
-        (format!("{named} sslmode=require"), Some("sslrootcert=/path/to/ca.pem")),
-        (format!("{misnamed} sslmode=verify-full sslrootcert=ca.pem"), Some("does not name `wrong.test`")),
-        (format!("{misnamed} sslmode=verify-ca sslrootcert=ca.pem"), None),
-        (format!("{misnamed} sslmode=verify-ca sslrootcert=other.pem"), Some("is not trusted here")),
-        (format!("{misnamed} sslmode=prefer"), None),
-        (format!("{named} sslmode=require sslrootcert=nothing.pem"), Some("nothing.pem: cannot be read")),
         (
-            format!("{named} sslmode=require sslrootcert=ca.pem sslcert=client.pem sslkey=stranger.key"),
+            format!("{named} sslmode=verify-full sslrootcert=ca.pem"),
+            None,
+        ),
+        (format!("{named} sslmode=require sslrootcert=ca.pem"), None),
+        (
+            format!("{named} sslmode=verify-full sslrootcert=other.pem"),
+            Some("sslrootcert=/path/to/ca.pem"),
+        ),
+        (
+            format!("{named} sslmode=require"),
+            Some("sslrootcert=/path/to/ca.pem"),
+        ),
+        (
+            format!("{misnamed} sslmode=verify-full sslrootcert=ca.pem"),
+            Some("does not name `wrong.test`"),
+        ),
+        (
+            format!("{misnamed} sslmode=verify-ca sslrootcert=ca.pem"),
+            None,
+        ),
+        (
+            format!("{misnamed} sslmode=verify-ca sslrootcert=other.pem"),
+            Some("is not trusted here"),
+        ),
+        (format!("{misnamed} sslmode=prefer"), None),
+        (
+            format!("{named} sslmode=require sslrootcert=nothing.pem"),
+            Some("nothing.pem: cannot be read"),
+        ),
+        (
+            format!(
+                "{named} sslmode=require sslrootcert=ca.pem sslcert=client.pem sslkey=stranger.key"
+            ),
             Some("belong together"),
         ),
     ] {
         let said = server.refusal(&parameters).await;
         match words {
             None => assert_eq!(said, None, "{parameters}"),
-            Some(words) => assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{parameters}: {said:?}"),
+            Some(words) => assert!(
+                said.as_ref().is_some_and(|said| said.contains(words)),
+                "{parameters}: {said:?}"
+            ),
         }
     }
     // Encrypted is what it says it is, and a question that is left is cancelled over TLS too.
@@ -141,7 +233,13 @@ async fn a_certificate_is_verified_as_the_url_says() {
     let admin = connect(&server.cluster.url()).await;
     let session = db.read().await.unwrap();
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    assert!(session.query_one(encrypted, &[]).await.unwrap().get::<_, bool>(0));
+    assert!(
+        session
+            .query_one(encrypted, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+    );
     super::dropped::leave(session, "SELECT pg_sleep(25)").await;
     super::dropped::runs_no_more(&admin, "%pg_sleep(25)%").await;
     a_client_certificate_is_asked_for(&server, misnamed).await;
@@ -149,17 +247,43 @@ async fn a_certificate_is_verified_as_the_url_says() {
 
 async fn a_client_certificate_is_asked_for(server: &Encrypted, misnamed: &str) {
     let hba = server.cluster.dir().join("data/pg_hba.conf");
-    fs::write(hba, "hostssl all all all scram-sha-256 clientcert=verify-ca\n").unwrap();
+    fs::write(
+        hba,
+        "hostssl all all all scram-sha-256 clientcert=verify-ca\n",
+    )
+    .unwrap();
     let verified = format!("{misnamed} sslmode=verify-ca sslrootcert=ca.pem");
     let admin = connect(&server.cluster.url()).await;
-    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    admin
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .unwrap();
     let said = eventually("it asks", || server.refusal(&verified)).await;
-    assert!(said.contains("name it with sslcert=") && said.contains("sslkey="), "{said}");
-    assert_eq!(server.refusal(&format!("{verified} sslcert=client.pem sslkey=client.key")).await, None);
-    let said = server.refusal(&format!("{verified} sslcert=stranger.pem sslkey=stranger.key")).await.unwrap();
-    assert!(said.contains("refuses the certificate of this client"), "{said}");
+    assert!(
+        said.contains("name it with sslcert=") && said.contains("sslkey="),
+        "{said}"
+    );
+    assert_eq!(
+        server
+            .refusal(&format!("{verified} sslcert=client.pem sslkey=client.key"))
+            .await,
+        None
+    );
+    let said = server
+        .refusal(&format!(
+            "{verified} sslcert=stranger.pem sslkey=stranger.key"
+        ))
+        .await
+        .unwrap();
+    assert!(
+        said.contains("refuses the certificate of this client"),
+        "{said}"
+    );
     let said = server.refusal("host=127.0.0.1").await.unwrap();
-    assert!(said.contains("lets nobody in without encryption") && said.contains("sslmode=verify-full"), "{said}");
+    assert!(
+        said.contains("lets nobody in without encryption") && said.contains("sslmode=verify-full"),
+        "{said}"
+    );
 }
 
 /// Listens as a Postgres that has no TLS and asks for the password in plain text; returns all that it is sent.
@@ -185,7 +309,11 @@ async fn said(socket: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_password_never_goes_out_in_plain_text_where_tls_is_needed() {
-    for secret in ["sslmode-hunter2", "sslmode=disable;hunter2", "hunter2?sslmode=disable&a=b"] {
+    for secret in [
+        "sslmode-hunter2",
+        "sslmode=disable;hunter2",
+        "hunter2?sslmode=disable&a=b",
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heard = tokio::spawn(without_tls(listener));
@@ -196,6 +324,10 @@ async fn a_password_never_goes_out_in_plain_text_where_tls_is_needed() {
         assert!(refused.contains("does not offer TLS"), "{refused}");
         assert!(!refused.contains("hunter2"), "{refused}");
         let heard = heard.await.unwrap();
-        assert_eq!(heard, [0, 0, 0, 8, 4, 210, 22, 47], "nothing but the question for TLS is sent");
+        assert_eq!(
+            heard,
+            [0, 0, 0, 8, 4, 210, 22, 47],
+            "nothing but the question for TLS is sent"
+        );
     }
 }

@@ -8,7 +8,9 @@ use tasker::{
     proto::{AttemptOutcome, ResultStatus, TaskState, work_response::Message as Hears},
 };
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{
     Listening, server,
@@ -25,7 +27,10 @@ const YAML: &str = "
 const NAME: &str = "ending/two";
 
 /// A server with the template, and a worker that has the first step of a task.
-async fn with_a_step_in_flight(db: &TestDb, drain_seconds: &str) -> (Listening, Client, RawWorker, String) {
+async fn with_a_step_in_flight(
+    db: &TestDb,
+    drain_seconds: &str,
+) -> (Listening, Client, RawWorker, String) {
     let server = Listening::start(server(db.url(), &["--drain-seconds", drain_seconds])).await;
     let mut client = Client::connect(&server.url).await.unwrap();
     register(&mut client, YAML).await;
@@ -40,29 +45,67 @@ async fn sigterm_takes_what_is_in_flight_and_gives_out_nothing_new() {
     let (server, mut client, mut worker, task_id) = with_a_step_in_flight(&db, "15").await;
     let assignment = worker.assignment().await;
     server.signal(Signal::TERM);
-    let Ok(Some(Hears::Draining(draining))) = worker.hear().await else { panic!("expected `draining`") };
+    let Ok(Some(Hears::Draining(draining))) = worker.hear().await else {
+        panic!("expected `draining`")
+    };
     assert_eq!(draining.grace.map(|d| d.seconds), Some(15));
 
-    let refused = client.tasks.submit_task(submission(NAME, "{}")).await.unwrap_err();
+    let refused = client
+        .tasks
+        .submit_task(submission(NAME, "{}"))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    let channel = tonic::transport::Endpoint::new(server.url.clone()).unwrap().connect().await.unwrap();
-    let health = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let channel = tonic::transport::Endpoint::new(server.url.clone())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let health = HealthClient::new(channel)
+        .check(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(health.status(), ServingStatus::NotServing);
-    assert_eq!(state(&get(&mut client, &task_id).await), TaskState::InProgress, "reads go on");
+    assert_eq!(
+        state(&get(&mut client, &task_id).await),
+        TaskState::InProgress,
+        "reads go on"
+    );
 
-    assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
     let answered = Instant::now();
     let end = worker.hear().await.unwrap_err();
-    assert_eq!(end.code(), Code::Unavailable, "the second step is not for this server: {end}");
+    assert_eq!(
+        end.code(),
+        Code::Unavailable,
+        "the second step is not for this server: {end}"
+    );
     assert_eq!(server.end().await, Some(0));
-    assert!(answered.elapsed() < Duration::from_secs(10), "nothing is waited for any more");
+    assert!(
+        answered.elapsed() < Duration::from_secs(10),
+        "nothing is waited for any more"
+    );
 
     let again = Listening::start(super::server(db.url(), &[])).await;
     let mut client = Client::connect(&again.url).await.unwrap();
     let mut worker = RawWorker::connect(&again.url, &["h"]).await;
     let second = worker.assignment().await;
-    assert_eq!((second.step_name.as_str(), second.attempt, &*second.results_json["first"]), ("second", 1, "1"));
-    assert_eq!(worker.settle(&second, success("2")).await, ResultStatus::Accepted);
+    assert_eq!(
+        (
+            second.step_name.as_str(),
+            second.attempt,
+            &*second.results_json["first"]
+        ),
+        ("second", 1, "1")
+    );
+    assert_eq!(
+        worker.settle(&second, success("2")).await,
+        ResultStatus::Accepted
+    );
     let task = finished(&mut client, &task_id).await;
     assert_eq!(state(&task), TaskState::Complete);
     assert_eq!(step(&task, "first").attempts.len(), 1);
@@ -77,7 +120,10 @@ async fn a_drain_is_bounded_and_the_step_goes_on() {
     server.signal(Signal::TERM);
     assert_eq!(server.end().await, Some(0));
     let took = told.elapsed();
-    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
+    assert!(
+        took > Duration::from_secs(1) && took < Duration::from_secs(10),
+        "{took:?}"
+    );
 
     // The worker has gone on, and tells another server.
     let again = Listening::start(super::server(db.url(), &[])).await;
@@ -88,10 +134,20 @@ async fn a_drain_is_bounded_and_the_step_goes_on() {
         ..registration(&["h"], 1)
     };
     let mut worker = RawWorker::open(&again.url, back).await.unwrap();
-    assert_eq!(worker.registered.kept_leases, [assignment.lease_token.as_str()]);
-    assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.registered.kept_leases,
+        [assignment.lease_token.as_str()]
+    );
+    assert_eq!(
+        worker.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
     let first = get(&mut client, &task_id).await;
-    let outcomes: Vec<_> = step(&first, "first").attempts.iter().map(tasker::proto::Attempt::outcome).collect();
+    let outcomes: Vec<_> = step(&first, "first")
+        .attempts
+        .iter()
+        .map(tasker::proto::Attempt::outcome)
+        .collect();
     assert_eq!(outcomes, [AttemptOutcome::Succeeded]);
 }
 
@@ -105,7 +161,11 @@ async fn an_idle_server_ends_at_once_whoever_is_connected() {
         let told = Instant::now();
         server.signal(signal);
         assert_eq!(server.end().await, Some(0));
-        assert!(told.elapsed() < Duration::from_secs(8), "{:?}", told.elapsed());
+        assert!(
+            told.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            told.elapsed()
+        );
     }
 }
 

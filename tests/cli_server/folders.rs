@@ -10,10 +10,13 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(files: &[(&str, &str)]) -> Self {
-        let path = std::env::temp_dir().join(format!("tasker-folder-{}", uuid::Uuid::new_v4().simple()));
+        let path =
+            std::env::temp_dir().join(format!("tasker-folder-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&path).unwrap();
         let folder = Self(path);
-        files.iter().for_each(|(name, text)| folder.write(name, text));
+        files
+            .iter()
+            .for_each(|(name, text)| folder.write(name, text));
         folder
     }
 
@@ -47,36 +50,88 @@ async fn a_folder_is_checked_whole_and_then_registered_in_the_order_of_its_names
         run(command).await
     };
     let (one, two) = (template("one", "h"), template("two", "h"));
-    let folder = Folder::new(&[("2.yml", &two), ("1.yaml", &one), ("3.yaml", "step_templates: 7"), ("notes.txt", "-")]);
+    let folder = Folder::new(&[
+        ("2.yml", &two),
+        ("1.yaml", &one),
+        ("3.yaml", "step_templates: 7"),
+        ("notes.txt", "-"),
+    ]);
     folder.write("4.yaml", "");
     fs::write(folder.0.join("5.yaml"), b"\xff\xfe").unwrap();
     let validated = tasker_at(&["template", "validate", folder.path(), "/no/such.yaml"]).await;
     assert_eq!(validated.code, Some(65), "{validated:?}");
-    for file in ["3.yaml:1:", "4.yaml:1:", "5.yaml:1:1: not UTF-8 after 0 bytes"] {
-        assert!(validated.stdout.contains(&format!("{}/{file}", folder.path())), "{file}: {validated:?}");
+    for file in [
+        "3.yaml:1:",
+        "4.yaml:1:",
+        "5.yaml:1:1: not UTF-8 after 0 bytes",
+    ] {
+        assert!(
+            validated
+                .stdout
+                .contains(&format!("{}/{file}", folder.path())),
+            "{file}: {validated:?}"
+        );
     }
-    assert!(validated.stderr.contains("valid: f/one@1.0.0") && validated.stderr.contains("valid: f/two@1.0.0"));
-    assert!(validated.stderr.contains("cannot read /no/such.yaml: No such file"), "{validated:?}");
+    assert!(
+        validated.stderr.contains("valid: f/one@1.0.0")
+            && validated.stderr.contains("valid: f/two@1.0.0")
+    );
+    assert!(
+        validated
+            .stderr
+            .contains("cannot read /no/such.yaml: No such file"),
+        "{validated:?}"
+    );
     assert!(validated.stderr.ends_with(" in 3 files\n"), "{validated:?}");
-    let refused = tasker_at(&["template", "register", folder.path()]).await.failed(65);
-    assert!(refused.contains("3.yaml:1:") && refused.contains("5.yaml:1:1:"), "{refused}");
-    let listed: Value = serde_json::from_str(&tasker_at(&["template", "list", "--json"]).await.ok()).unwrap();
-    assert_eq!(listed, json!({"templates": []}), "all files are checked before any is sent");
+    let refused = tasker_at(&["template", "register", folder.path()])
+        .await
+        .failed(65);
+    assert!(
+        refused.contains("3.yaml:1:") && refused.contains("5.yaml:1:1:"),
+        "{refused}"
+    );
+    let listed: Value =
+        serde_json::from_str(&tasker_at(&["template", "list", "--json"]).await.ok()).unwrap();
+    assert_eq!(
+        listed,
+        json!({"templates": []}),
+        "all files are checked before any is sent"
+    );
 
     for file in ["3.yaml", "4.yaml", "5.yaml"] {
         fs::remove_file(folder.0.join(file)).unwrap();
     }
-    assert_eq!(tasker_at(&["template", "register", folder.path()]).await.ok(), "f/one@1.0.0\nf/two@1.0.0\n");
+    assert_eq!(
+        tasker_at(&["template", "register", folder.path()])
+            .await
+            .ok(),
+        "f/one@1.0.0\nf/two@1.0.0\n"
+    );
     // Each that the server refuses is reported, and the others are stored.
     folder.write("1.yaml", &template("one", "other"));
     folder.write("2.yml", &template("two", "other"));
     folder.write("3.yaml", &template("three", "h"));
     let some = tasker_at(&["template", "register", folder.path()]).await;
-    assert_eq!((some.code, some.stdout.as_str()), (Some(1), "f/three@1.0.0\n"), "{some:?}");
+    assert_eq!(
+        (some.code, some.stdout.as_str()),
+        (Some(1), "f/three@1.0.0\n"),
+        "{some:?}"
+    );
     for file in ["1.yaml", "2.yml"] {
-        assert!(some.stderr.contains(&format!("error: cannot register {}/{file}: ", folder.path())), "{some:?}");
+        assert!(
+            some.stderr.contains(&format!(
+                "error: cannot register {}/{file}: ",
+                folder.path()
+            )),
+            "{some:?}"
+        );
     }
     let empty = Folder::new(&[("notes.txt", "-")]);
-    let said = tasker_at(&["template", "register", empty.path()]).await.failed(1);
-    assert!(said.contains("has no file that ends in .yaml or .yml") && said.contains("hint: "), "{said}");
+    let said = tasker_at(&["template", "register", empty.path()])
+        .await
+        .failed(1);
+    assert!(
+        said.contains("has no file that ends in .yaml or .yml") && said.contains("hint: "),
+        "{said}"
+    );
 }

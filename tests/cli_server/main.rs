@@ -48,7 +48,11 @@ impl Ended {
 
     /// stderr of a command that failed like this, and had no data to print.
     fn failed(self, code: i32) -> String {
-        assert_eq!((self.code, self.stdout.as_str()), (Some(code), ""), "{self:?}");
+        assert_eq!(
+            (self.code, self.stdout.as_str()),
+            (Some(code), ""),
+            "{self:?}"
+        );
         self.stderr
     }
 }
@@ -56,21 +60,36 @@ impl Ended {
 /// The binary, with nothing of the caller's settings.
 fn tasker<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKER_")) {
+    for (name, _) in
+        env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKER_"))
+    {
         // Where the private Postgres comes from is the machine's matter.
         if name != "TASKER_POSTGRES_BIN" {
             command.env_remove(name);
         }
     }
-    command.args(args).env("LC_ALL", "C.UTF-8").env("USER", "ann").stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(args)
+        .env("LC_ALL", "C.UTF-8")
+        .env("USER", "ann")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     command
 }
 
 async fn run(mut command: Command) -> Ended {
     let run = tokio::time::timeout(PATIENCE, command.output());
-    let Output { status, stdout, stderr } = run.await.expect("the command does not end").unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = run.await.expect("the command does not end").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    Ended {
+        code: status.code(),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
 }
 
 /// A `tasker server` or `tasker dev` that listens.
@@ -84,9 +103,15 @@ impl Listening {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        tokio::time::timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("it does not listen").unwrap();
+        tokio::time::timeout(PATIENCE, stdout.read_line(&mut line))
+            .await
+            .expect("it does not listen")
+            .unwrap();
         let url = line.trim().to_owned();
-        assert!(url.starts_with("http://127.0.0.1:"), "expected an address on stdout, got {line:?}");
+        assert!(
+            url.starts_with("http://127.0.0.1:"),
+            "expected an address on stdout, got {line:?}"
+        );
         Self { url, child }
     }
 
@@ -97,13 +122,25 @@ impl Listening {
 
     /// Waits for its end and returns the exit code; `None` when a signal killed it.
     async fn end(mut self) -> Option<i32> {
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it does not end").unwrap().code()
+        tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it does not end")
+            .unwrap()
+            .code()
     }
 }
 
 /// `tasker server` on a free port, with a short lease.
 fn server(database_url: &str, more: &[&str]) -> Command {
-    let mut command = tasker(["server", "--listen", "127.0.0.1:0", "--lease-seconds", "2", "--log", "warn"]);
+    let mut command = tasker([
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--lease-seconds",
+        "2",
+        "--log",
+        "warn",
+    ]);
     command.args(more).env("TASKER_DATABASE_URL", database_url);
     command
 }

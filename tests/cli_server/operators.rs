@@ -41,25 +41,53 @@ async fn one_task_is_paused_resumed_retried_resolved_and_skipped() {
     let a = worker.assignment().await;
     let (stdout, stderr, code) = order(&bench, &["task", "pause", &id]).await;
     assert_eq!((stdout.as_str(), code), ("", Some(0)));
-    assert_eq!(stderr, format!("{id} is in_progress and paused, with 0/2 steps complete\n"));
+    assert_eq!(
+        stderr,
+        format!("{id} is in_progress and paused, with 0/2 steps complete\n")
+    );
     let (_, listed, _) = order(&bench, &["task", "resume", &id]).await;
-    assert_eq!(listed, format!("{id} is in_progress, with 0/2 steps complete\n"));
+    assert_eq!(
+        listed,
+        format!("{id} is in_progress, with 0/2 steps complete\n")
+    );
     let (_, stderr, code) = order(&bench, &["task", "skip", &id, "--step", "a"]).await;
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("step `a` is in_progress: it cannot be skipped"), "{stderr}");
+    assert!(
+        stderr.contains("step `a` is in_progress: it cannot be skipped"),
+        "{stderr}"
+    );
     worker.settle(&a, permanent("no", "NO")).await;
-    assert_eq!(order(&bench, &["task", "retry", &id, "--fresh"]).await.2, Some(0));
+    assert_eq!(
+        order(&bench, &["task", "retry", &id, "--fresh"]).await.2,
+        Some(0)
+    );
     let a = worker.assignment().await;
     worker.settle(&a, permanent("no", "NO")).await;
     let result = r#"{"n": 9007199254740993}"#;
-    assert_eq!(order(&bench, &["task", "resolve", &id, "--step", "a", "--result", result]).await.2, Some(0));
+    assert_eq!(
+        order(
+            &bench,
+            &["task", "resolve", &id, "--step", "a", "--result", result]
+        )
+        .await
+        .2,
+        Some(0)
+    );
     let b = worker.assignment().await;
     assert_eq!(b.results_json["a"], result);
     worker.settle(&b, permanent("no", "NO")).await;
-    assert_eq!(order(&bench, &["task", "skip", &id, "--step", "b"]).await.2, Some(0));
+    assert_eq!(
+        order(&bench, &["task", "skip", &id, "--step", "b"]).await.2,
+        Some(0)
+    );
     let whole = json_of(&bench, &["task", "get", &id]).await;
     assert_eq!(whole["task"]["state"], "complete");
-    let steps: Vec<&Value> = whole["steps"].as_array().unwrap().iter().map(|step| &step["state"]).collect();
+    let steps: Vec<&Value> = whole["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| &step["state"])
+        .collect();
     assert_eq!(steps, [&json!("resolved_manually"), &json!("skipped")]);
     assert_eq!(whole["steps"][0]["set_by"], "ann");
 }
@@ -73,9 +101,21 @@ async fn many_are_counted_told_and_accounted_for() {
         let a = worker.assignment().await;
         worker.settle(&a, permanent("no", "DOWN")).await;
     }
-    let retry = ["task", "retry", "--namespace", "t", "--error-code", "DOWN", "--failed-since", "1h"];
+    let retry = [
+        "task",
+        "retry",
+        "--namespace",
+        "t",
+        "--error-code",
+        "DOWN",
+        "--failed-since",
+        "1h",
+    ];
     let (stdout, stderr, code) = order(&bench, &[&retry[..], &["--dry-run"]].concat()).await;
-    assert_eq!((stdout.as_str(), stderr.as_str(), code), ("3 tasks would be retried\n", "", Some(0)));
+    assert_eq!(
+        (stdout.as_str(), stderr.as_str(), code),
+        ("3 tasks would be retried\n", "", Some(0))
+    );
     let (stdout, stderr, code) = order(&bench, &retry).await;
     assert_eq!((stdout.as_str(), code), ("3 of 3 tasks retried\n", Some(0)));
     assert!(stderr.starts_with("0 of 3\n"), "{stderr}");
@@ -83,16 +123,24 @@ async fn many_are_counted_told_and_accounted_for() {
         let a = worker.assignment().await;
         worker.settle(&a, success("1")).await;
     }
-    let told = json_of(&bench, &[&["task", "pause", "--task", "pair", "--dry-run"][..], &WHO].concat()).await;
-    let expected =
-        json!({"total": 3, "followed": 0, "refused": 0, "last_refusal": null, "done": true, "dry_run": true});
+    let told = json_of(
+        &bench,
+        &[&["task", "pause", "--task", "pair", "--dry-run"][..], &WHO].concat(),
+    )
+    .await;
+    let expected = json!({"total": 3, "followed": 0, "refused": 0, "last_refusal": null, "done": true, "dry_run": true});
     assert_eq!(told, expected);
     let (stdout, _, code) = order(&bench, &["task", "cancel", "--submitted-since", "1h"]).await;
-    assert_eq!((stdout.as_str(), code), ("3 of 3 tasks cancelled\n", Some(0)));
+    assert_eq!(
+        (stdout.as_str(), code),
+        ("3 of 3 tasks cancelled\n", Some(0))
+    );
     // Neither a task nor a filter, both, and a step of many.
-    for wrong in
-        [&["task", "retry"][..], &["task", "retry", "--namespace", "t", "--step", "a"], &["task", "pause", "--dry-run"]]
-    {
+    for wrong in [
+        &["task", "retry"][..],
+        &["task", "retry", "--namespace", "t", "--step", "a"],
+        &["task", "pause", "--dry-run"],
+    ] {
         assert_eq!(order(&bench, wrong).await.2, Some(2), "{wrong:?}");
     }
 }
@@ -106,7 +154,9 @@ async fn a_refusal_among_many_is_told_and_is_a_failure() {
     bench.finished(&id).await;
     let (stdout, _, code) = order(&bench, &["task", "retry", "--namespace", "t"]).await;
     assert!(
-        stdout.starts_with("0 of 1 tasks retried, 1 refused: the task is error, as its deadline has passed"),
+        stdout.starts_with(
+            "0 of 1 tasks retried, 1 refused: the task is error, as its deadline has passed"
+        ),
         "{stdout}"
     );
     assert_eq!(code, Some(1));
@@ -117,10 +167,18 @@ async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
     let mut bench = Bench::with(PAIR).await;
     for _ in 0..20 {
         let tasks = vec![submission("t/pair", "{}"); 1_000];
-        bench.client.tasks.submit_tasks(tasker::proto::SubmitTasksRequest { tasks }).await.unwrap();
+        bench
+            .client
+            .tasks
+            .submit_tasks(tasker::proto::SubmitTasksRequest { tasks })
+            .await
+            .unwrap();
     }
     let mut command = tasker([&["task", "pause", "--namespace", "t"][..], &WHO].concat());
-    command.env("TASKER_SERVER", &bench.server.url).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env("TASKER_SERVER", &bench.server.url)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     assert_eq!(said.next_line().await.unwrap().unwrap(), "0 of 20000");
@@ -128,16 +186,31 @@ async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let ended = child.wait_with_output().await.unwrap();
     assert_eq!(ended.status.code(), Some(130));
-    assert!(String::from_utf8(ended.stdout).unwrap().contains(" of 20000 tasks paused"));
+    assert!(
+        String::from_utf8(ended.stdout)
+            .unwrap()
+            .contains(" of 20000 tasks paused")
+    );
     let mut rest = String::new();
     while let Some(line) = said.next_line().await.unwrap() {
         rest = line;
     }
-    assert_eq!(rest, "stopped: what was told stays so; the same command goes on with the rest");
-    assert_eq!(order(&bench, &["task", "pause", "--namespace", "t"]).await.2, Some(0));
+    assert_eq!(
+        rest,
+        "stopped: what was told stays so; the same command goes on with the rest"
+    );
+    assert_eq!(
+        order(&bench, &["task", "pause", "--namespace", "t"])
+            .await
+            .2,
+        Some(0)
+    );
     let db = bench.db.connect().await;
     eventually("all are paused", || async {
-        let paused = db.query_one("SELECT count(*) FROM tasks WHERE paused_by = 'ann'", &[]).await.unwrap();
+        let paused = db
+            .query_one("SELECT count(*) FROM tasks WHERE paused_by = 'ann'", &[])
+            .await
+            .unwrap();
         (paused.get::<_, i64>(0) == 20_000).then_some(())
     })
     .await;
@@ -148,35 +221,72 @@ async fn a_template_is_paused_listed_explained_and_resumed() {
     let mut bench = Bench::with(PAIR).await;
     let (_, stderr, code) = order(&bench, &["template", "pause", "t/pair"]).await;
     assert_eq!(code, Some(0));
-    assert!(stderr.starts_with("t/pair is paused since ") && stderr.ends_with(" by ann\n"), "{stderr}");
+    assert!(
+        stderr.starts_with("t/pair is paused since ") && stderr.ends_with(" by ann\n"),
+        "{stderr}"
+    );
     let listed = json_of(&bench, &["template", "pauses"]).await;
-    assert_eq!((&listed["pauses"][0]["task_name"], &listed["pauses"][0]["reason"]), (&json!("pair"), &json!("a test")));
+    assert_eq!(
+        (
+            &listed["pauses"][0]["task_name"],
+            &listed["pauses"][0]["reason"]
+        ),
+        (&json!("pair"), &json!("a test"))
+    );
     let id = bench.submit("t/pair", "{}").await;
     let why = json_of(&bench, &["task", "explain", &id]).await;
     assert_eq!(why["steps"][0]["waits"][0]["cause"], "paused");
-    assert_eq!(why["next"][0], "let it go on: tasker template resume t/pair --reason …");
+    assert_eq!(
+        why["next"][0],
+        "let it go on: tasker template resume t/pair --reason …"
+    );
     let (_, stderr, _) = order(&bench, &["template", "resume", "t/pair"]).await;
     assert_eq!(stderr, "t/pair goes on\n");
     let (_, stderr, code) = order(&bench, &["template", "resume", "t/pair"]).await;
-    assert_eq!((stderr.as_str(), code), ("t/pair was not paused\n", Some(0)));
-    assert_eq!(order(&bench, &["template", "pause", "t/none"]).await.2, Some(1));
+    assert_eq!(
+        (stderr.as_str(), code),
+        ("t/pair was not paused\n", Some(0))
+    );
+    assert_eq!(
+        order(&bench, &["template", "pause", "t/none"]).await.2,
+        Some(1)
+    );
 }
 
 #[tokio::test]
 async fn a_task_is_submitted_for_later() {
     let bench = Bench::with(PAIR).await;
     let submitted = json_of(&bench, &["task", "submit", "t/pair", "--not-before", "2h"]).await;
-    let task = json_of(&bench, &["task", "get", submitted["task_id"].as_str().unwrap()]).await;
+    let task = json_of(
+        &bench,
+        &["task", "get", submitted["task_id"].as_str().unwrap()],
+    )
+    .await;
     assert!(task["task"]["not_before"].is_string(), "{task}");
-    let why = json_of(&bench, &["task", "explain", submitted["task_id"].as_str().unwrap()]).await;
+    let why = json_of(
+        &bench,
+        &["task", "explain", submitted["task_id"].as_str().unwrap()],
+    )
+    .await;
     assert_eq!(why["steps"][0]["waits"][0]["cause"], "not_before");
 }
 
 #[tokio::test]
 async fn a_relative_time_can_be_repeated_with_its_key() {
     let bench = Bench::with(PAIR).await;
-    let submit = ["task", "submit", "t/pair", "--not-before", "2h", "--idempotency-key", "k"];
+    let submit = [
+        "task",
+        "submit",
+        "t/pair",
+        "--not-before",
+        "2h",
+        "--idempotency-key",
+        "k",
+    ];
     let first = json_of(&bench, &submit).await;
     let second = json_of(&bench, &submit).await;
-    assert_eq!((&second["task_id"], &second["created"]), (&first["task_id"], &json!(false)));
+    assert_eq!(
+        (&second["task_id"], &second["created"]),
+        (&first["task_id"], &json!(false))
+    );
 }

@@ -29,7 +29,12 @@ struct Pooler {
 
 impl Pooler {
     async fn start(cluster: &Cluster, mode: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let url = cluster.url();
         let password = url.split([':', '@']).nth(2).unwrap();
         let config = cluster.dir().join(format!("{mode}.ini"));
@@ -43,19 +48,38 @@ impl Pooler {
         let mut command = Command::new(tool("pgbouncer"));
         if rustix::process::geteuid().is_root() {
             // It does not run as root either.
-            let owner = fs::metadata(cluster.dir().join("data")).unwrap().uid().to_string();
-            let name = Command::new("id").args(["-nu", &owner]).output().unwrap().stdout;
-            command.arg("-u").arg(String::from_utf8(name).unwrap().trim());
+            let owner = fs::metadata(cluster.dir().join("data"))
+                .unwrap()
+                .uid()
+                .to_string();
+            let name = Command::new("id")
+                .args(["-nu", &owner])
+                .output()
+                .unwrap()
+                .stdout;
+            command
+                .arg("-u")
+                .arg(String::from_utf8(name).unwrap().trim());
         }
         let child = command.arg("-q").arg(&config).spawn().unwrap();
-        let pooler = Self { child, port, config };
-        eventually("pgbouncer listens", || async { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
+        let pooler = Self {
+            child,
+            port,
+            config,
+        };
+        eventually("pgbouncer listens", || async {
+            TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
         pooler
     }
 
     fn url(&self) -> String {
         // With settings that are dropped on the way, as ours would be.
-        format!("postgres://tasker@127.0.0.1:{}/own?options=-c%20search_path%3Dpublic", self.port)
+        format!(
+            "postgres://tasker@127.0.0.1:{}/own?options=-c%20search_path%3Dpublic",
+            self.port
+        )
     }
 }
 
@@ -85,13 +109,24 @@ async fn two_cells_behind_a_session_pooler_do_not_mix() {
     }
     let places = "SELECT string_agg(DISTINCT schemaname, ' ' ORDER BY schemaname) FROM pg_tables
                    WHERE schemaname NOT IN ('pg_catalog', 'information_schema')";
-    assert_eq!(admin.query_one(places, &[]).await.unwrap().get::<_, String>(0), "one tasker two");
+    assert_eq!(
+        admin
+            .query_one(places, &[])
+            .await
+            .unwrap()
+            .get::<_, String>(0),
+        "one tasker two"
+    );
 
     let (one, two) = tokio::join!(
         Listening::start(server(&pooler.url(), &["--schema", "one"])),
         Listening::start(server(&pooler.url(), &["--schema", "two"])),
     );
-    run(tasker(["template", "register", TEMPLATE, "--server", &one.url])).await.ok();
+    run(tasker([
+        "template", "register", TEMPLATE, "--server", &one.url,
+    ]))
+    .await
+    .ok();
     let listed = |server: &Listening| run(tasker(["template", "list", "--server", &server.url]));
     assert_ne!(listed(&one).await.ok(), "");
     assert_eq!(listed(&two).await.ok(), "");
@@ -111,10 +146,17 @@ async fn a_pooler_by_transaction_is_refused_with_what_to_do() {
         let url = pooler.url();
         for ended in [migrated(&url, "one").await, run(server(&url, &[])).await] {
             let said = ended.failed(64);
-            assert!(said.contains("pooler") && said.contains("pool_mode = session"), "{mode}: {said}");
+            assert!(
+                said.contains("pooler") && said.contains("pool_mode = session"),
+                "{mode}: {said}"
+            );
         }
     }
     let admin = connect(db.url()).await;
     let made = "SELECT count(*) FROM pg_namespace WHERE nspname = 'one'";
-    assert_eq!(admin.query_one(made, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing was written");
+    assert_eq!(
+        admin.query_one(made, &[]).await.unwrap().get::<_, i64>(0),
+        0,
+        "nothing was written"
+    );
 }

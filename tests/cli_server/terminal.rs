@@ -21,7 +21,10 @@ const HOSTILE: &str = "a\u{9b}31m\u{202e}\u{1b}[2J\u{7f}\u{2066}\u{2028}\u{200f}
 
 /// A template whose description is hostile, and whose text is: it has a mark in a comment.
 fn yaml() -> String {
-    let description = json!(HOSTILE).to_string().replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f");
+    let description = json!(HOSTILE)
+        .to_string()
+        .replace('\u{9b}', "\\u009b")
+        .replace('\u{7f}', "\\u007f");
     format!(
         "# \u{202e} turned around\n\
          {{task_name: odd, namespace: t, version: 1.0.0, description: {description}, schema: {{type: object,\n\
@@ -47,7 +50,14 @@ async fn failed(bench: &mut Bench) -> String {
         context_json: json!({"text": HOSTILE, HOSTILE: [HOSTILE]}).to_string(),
         ..super::support::server::submission("t/odd", "{}")
     };
-    let id = bench.client.tasks.submit_task(request).await.unwrap().into_inner().task_id;
+    let id = bench
+        .client
+        .tasks
+        .submit_task(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
     let a = worker.assignment().await;
     let mut outcome = permanent(HOSTILE, "ODD");
     if let proto::step_result::Outcome::PermanentError(error) = &mut outcome {
@@ -95,7 +105,13 @@ async fn nothing_that_a_terminal_acts_on_comes_out_of_any_command() {
         }
     }
     for wrong in [
-        &["task", "submit", "t/odd", "--context", &json!({"n": HOSTILE}).to_string()][..],
+        &[
+            "task",
+            "submit",
+            "t/odd",
+            "--context",
+            &json!({"n": HOSTILE}).to_string(),
+        ][..],
         &["task", "submit", &format!("t/{HOSTILE}")],
         &["task", "skip", &id, "--step", HOSTILE, "--reason", "why"],
         &["circuit", "get", "t", HOSTILE],
@@ -106,9 +122,13 @@ async fn nothing_that_a_terminal_acts_on_comes_out_of_any_command() {
         harmless(&format!("{wrong:?}"), &(ended.stdout + &ended.stderr));
     }
     // The meaning of what is escaped is the same.
-    let got: Value = serde_json::from_str(&run(tasker_at(&["task", "get", &id, "--json"])).await.ok()).unwrap();
+    let got: Value =
+        serde_json::from_str(&run(tasker_at(&["task", "get", &id, "--json"])).await.ok()).unwrap();
     assert_eq!(
-        (&got["task"]["context"]["text"], &got["task"]["annotations"]["note"]),
+        (
+            &got["task"]["context"]["text"],
+            &got["task"]["annotations"]["note"]
+        ),
         (&json!(HOSTILE), &json!(HOSTILE))
     );
 }
@@ -119,7 +139,8 @@ async fn events_are_as_harmless_as_a_stored_template_on_a_terminal() {
     failed(&mut bench).await;
     for more in [&[][..], &["--json"]] {
         let mut tail = tasker([&["events", "tail", "--from", "beginning"][..], more].concat());
-        tail.env("TASKER_SERVER", &bench.server.url).stdout(std::process::Stdio::piped());
+        tail.env("TASKER_SERVER", &bench.server.url)
+            .stdout(std::process::Stdio::piped());
         let mut tail = tail.spawn().unwrap();
         let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -137,8 +158,14 @@ async fn events_are_as_harmless_as_a_stored_template_on_a_terminal() {
     assert_eq!(run(piped).await.ok(), yaml());
     let mut typed = Command::new("script");
     let line = format!("{} {}", env!("CARGO_BIN_EXE_tasker"), show.join(" "));
-    typed.args(["-qec", &line, "/dev/null"]).env("TASKER_SERVER", &bench.server.url).env("LC_ALL", "C.UTF-8");
+    typed
+        .args(["-qec", &line, "/dev/null"])
+        .env("TASKER_SERVER", &bench.server.url)
+        .env("LC_ALL", "C.UTF-8");
     let shown = run(typed).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    assert!(shown.stdout.contains("# \\u{202e} turned around") && !shown.stdout.contains('\u{202e}'), "{shown:?}");
+    assert!(
+        shown.stdout.contains("# \\u{202e} turned around") && !shown.stdout.contains('\u{202e}'),
+        "{shown:?}"
+    );
 }

@@ -12,7 +12,11 @@ use tasker::{
 };
 
 /// A server with so many failed tasks, and a service that is well again.
-async fn failed(db: &TestDb, server: &ServerProcess, n: usize) -> (Client, Service, tasker::worker::WorkerHandle) {
+async fn failed(
+    db: &TestDb,
+    server: &ServerProcess,
+    n: usize,
+) -> (Client, Service, tasker::worker::WorkerHandle) {
     let mut client = Client::connect(&server.url).await.unwrap();
     register(&mut client, ONE).await;
     let service = Service::default();
@@ -30,22 +34,42 @@ async fn ten_thousand_failed_tasks_are_retried_with_progress_and_all_complete() 
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let (mut client, service, _worker) = failed(&db, &server, MANY).await;
-    let dry = OrderTasksRequest { dry_run: true, ..order(BulkOrder::Retry) };
+    let dry = OrderTasksRequest {
+        dry_run: true,
+        ..order(BulkOrder::Retry)
+    };
     let counted = tell(&mut client, dry).await.unwrap();
     assert_eq!(
-        counted.iter().map(|news| (news.total, news.followed, news.done)).collect::<Vec<_>>(),
+        counted
+            .iter()
+            .map(|news| (news.total, news.followed, news.done))
+            .collect::<Vec<_>>(),
         [(10_000, 0, true)]
     );
     let rows = db.connect().await;
-    assert_eq!((count(&rows, "error").await, service.calls.load(Ordering::SeqCst)), (MANY, MANY), "only counted");
+    assert_eq!(
+        (
+            count(&rows, "error").await,
+            service.calls.load(Ordering::SeqCst)
+        ),
+        (MANY, MANY),
+        "only counted"
+    );
 
     let all = tell(&mut client, order(BulkOrder::Retry)).await.unwrap();
     assert!(all.len() > 10, "{} messages are no progress", all.len());
-    assert!(all.windows(2).all(|two| two[0].followed <= two[1].followed && two[1].total == 10_000));
+    assert!(
+        all.windows(2)
+            .all(|two| two[0].followed <= two[1].followed && two[1].total == 10_000)
+    );
     let last = all.last().unwrap();
     assert_eq!((last.followed, last.refused, last.done), (10_000, 0, true));
     until(&rows, "complete", MANY).await;
-    assert_eq!(service.calls.load(Ordering::SeqCst), 2 * MANY, "each was called once more");
+    assert_eq!(
+        service.calls.load(Ordering::SeqCst),
+        2 * MANY,
+        "each was called once more"
+    );
     let again = told(&mut client, order(BulkOrder::Retry)).await;
     assert_eq!((again.total, again.followed), (0, 0));
     invariants(&rows).await;
@@ -72,7 +96,11 @@ async fn a_retry_that_is_left_in_the_middle_is_said_again_and_does_the_rest() {
     let again = told(&mut client, order(BulkOrder::Retry)).await;
     assert_eq!(again.followed, i64::try_from(left).unwrap());
     until(&rows, "complete", MANY).await;
-    assert_eq!(service.calls.load(Ordering::SeqCst), 2 * MANY, "nothing was tried twice");
+    assert_eq!(
+        service.calls.load(Ordering::SeqCst),
+        2 * MANY,
+        "nothing was tried twice"
+    );
     invariants(&rows).await;
 }
 
@@ -97,12 +125,18 @@ async fn a_server_that_is_killed_in_the_middle_has_done_what_it_told() {
     });
     let rows = db.connect().await;
     let left = count(&rows, "error").await;
-    assert!(left > 0 && i64::try_from(MANY - left).unwrap() >= told_so_far, "{left} left, {told_so_far} told");
+    assert!(
+        left > 0 && i64::try_from(MANY - left).unwrap() >= told_so_far,
+        "{left} left, {told_so_far} told"
+    );
     // Any server does the rest; the worker comes back to the first.
     let server = ServerProcess::start_at(db.url(), server.address());
     let mut client = Client::connect(&second.url).await.unwrap();
     let again = told(&mut client, order(BulkOrder::Retry)).await;
-    assert_eq!((again.followed, again.refused), (i64::try_from(left).unwrap(), 0));
+    assert_eq!(
+        (again.followed, again.refused),
+        (i64::try_from(left).unwrap(), 0)
+    );
     until(&rows, "complete", MANY).await;
     invariants(&rows).await;
     drop(server);

@@ -32,7 +32,8 @@ pub async fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// One step.
-pub const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
+pub const ONE: &str =
+    "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
 /// A service that is down, or well.
 #[derive(Clone, Default)]
@@ -49,12 +50,19 @@ impl Service {
             async move {
                 service.calls.fetch_add(1, Ordering::SeqCst);
                 if service.down.load(Ordering::SeqCst) {
-                    return Err(StepError::from(PermanentError::new("down").error_code("DOWN")));
+                    return Err(StepError::from(
+                        PermanentError::new("down").error_code("DOWN"),
+                    ));
                 }
                 Ok(1)
             }
         };
-        Worker::builder(urls.iter().copied()).max_concurrent_steps(200).handler("h", handler).build().unwrap().spawn()
+        Worker::builder(urls.iter().copied())
+            .max_concurrent_steps(200)
+            .handler("h", handler)
+            .build()
+            .unwrap()
+            .spawn()
     }
 }
 
@@ -62,7 +70,11 @@ pub async fn submit_many(client: &mut Client, name: &str, mut n: usize) {
     while n > 0 {
         let some = n.min(1_000);
         let tasks = vec![submission(name, "{}"); some];
-        client.tasks.submit_tasks(proto::SubmitTasksRequest { tasks }).await.unwrap();
+        client
+            .tasks
+            .submit_tasks(proto::SubmitTasksRequest { tasks })
+            .await
+            .unwrap();
         n -= some;
     }
 }
@@ -88,7 +100,10 @@ pub async fn until(db: &Db, state: &str, n: usize) {
 /// Of this namespace.
 pub fn order(order: BulkOrder) -> OrderTasksRequest {
     OrderTasksRequest {
-        filter: Some(TaskFilter { namespace: "t".into(), ..TaskFilter::default() }),
+        filter: Some(TaskFilter {
+            namespace: "t".into(),
+            ..TaskFilter::default()
+        }),
         order: order.into(),
         by: "ann".into(),
         reason: "a test".into(),
@@ -96,12 +111,23 @@ pub fn order(order: BulkOrder) -> OrderTasksRequest {
     }
 }
 
-pub async fn start(client: &mut Client, request: OrderTasksRequest) -> Streaming<OrderTasksResponse> {
-    client.tasks.order_tasks(request).await.unwrap().into_inner()
+pub async fn start(
+    client: &mut Client,
+    request: OrderTasksRequest,
+) -> Streaming<OrderTasksResponse> {
+    client
+        .tasks
+        .order_tasks(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// All that is told, to the end.
-pub async fn tell(client: &mut Client, request: OrderTasksRequest) -> Result<Vec<OrderTasksResponse>, Status> {
+pub async fn tell(
+    client: &mut Client,
+    request: OrderTasksRequest,
+) -> Result<Vec<OrderTasksResponse>, Status> {
     let mut stream = client.tasks.order_tasks(request).await?.into_inner();
     let mut told = Vec::new();
     while let Some(news) = stream.message().await? {
@@ -112,7 +138,11 @@ pub async fn tell(client: &mut Client, request: OrderTasksRequest) -> Result<Vec
 
 /// The account of an order that is followed to its end.
 pub async fn told(client: &mut Client, request: OrderTasksRequest) -> OrderTasksResponse {
-    let last = tell(client, request).await.unwrap().pop().expect("an account");
+    let last = tell(client, request)
+        .await
+        .unwrap()
+        .pop()
+        .expect("an account");
     assert!(last.done, "{last:?}");
     last
 }

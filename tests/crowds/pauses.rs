@@ -23,7 +23,8 @@ async fn calls_stay(service: &Service, calls: usize, time: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_crash_and_complete_when_it_is_lifted() {
+async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_crash_and_complete_when_it_is_lifted()
+ {
     let _machine = alone().await;
     let db = TestDb::new().await;
     let mut first = ServerProcess::start(db.url());
@@ -46,11 +47,15 @@ async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_cra
     let why = explained(&mut client, &id).await;
     assert_eq!(why.steps[0].waits[0].cause(), WaitCause::Paused, "{why:#?}");
     assert!(
-        why.summary.contains("namespace t is paused since ") && why.summary.ends_with(" by ann: a test"),
+        why.summary.contains("namespace t is paused since ")
+            && why.summary.ends_with(" by ann: a test"),
         "{}",
         why.summary
     );
-    assert_eq!(why.next, ["let it go on: tasker template resume t --reason …"]);
+    assert_eq!(
+        why.next,
+        ["let it go on: tasker template resume t --reason …"]
+    );
     let rows = db.connect().await;
     invariants(&rows).await;
     assert!(lift(&mut client, "t", "").await);
@@ -67,7 +72,10 @@ async fn ten_thousand_tasks_that_are_paused_one_by_one_do_not_start_after_a_cras
     let mut client = Client::connect(&server.url).await.unwrap();
     register(&mut client, ONE).await;
     submit_many(&mut client, "t/one", MANY).await;
-    assert_eq!(told(&mut client, order(BulkOrder::Pause)).await.followed, 10_000);
+    assert_eq!(
+        told(&mut client, order(BulkOrder::Pause)).await.followed,
+        10_000
+    );
     let service = Service::default();
     let _worker = service.worker(&[&server.url]);
     calls_stay(&service, 0, Duration::from_secs(2)).await;
@@ -80,7 +88,10 @@ async fn ten_thousand_tasks_that_are_paused_one_by_one_do_not_start_after_a_cras
     until(&rows, "complete", 1).await;
     calls_stay(&service, 1, Duration::from_secs(3)).await;
     invariants(&rows).await;
-    assert_eq!(told(&mut client, order(BulkOrder::Resume)).await.followed, 10_000);
+    assert_eq!(
+        told(&mut client, order(BulkOrder::Resume)).await.followed,
+        10_000
+    );
     until(&rows, "complete", MANY + 1).await;
     invariants(&rows).await;
 }

@@ -23,17 +23,40 @@ step_templates:
 ";
 
 /// A task whose first step is retried once, and whose second one ends as it is told.
-async fn run_one(bench: &mut Bench, worker: &mut RawWorker, correlation_id: &str, good: bool) -> String {
-    let request =
-        tasker::proto::SubmitTaskRequest { correlation_id: correlation_id.into(), ..submission("t/two", "{}") };
-    let id = bench.client.tasks.submit_task(request).await.unwrap().into_inner().task_id;
+async fn run_one(
+    bench: &mut Bench,
+    worker: &mut RawWorker,
+    correlation_id: &str,
+    good: bool,
+) -> String {
+    let request = tasker::proto::SubmitTaskRequest {
+        correlation_id: correlation_id.into(),
+        ..submission("t/two", "{}")
+    };
+    let id = bench
+        .client
+        .tasks
+        .submit_task(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
     let a = worker.assignment().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     worker.settle(&a, retryable("slow down", None)).await;
     let a = worker.assignment().await;
     worker.settle(&a, success("1")).await;
     let a = worker.assignment().await;
-    worker.settle(&a, if good { success("2") } else { permanent("no such user", "USER_CONFLICT") }).await;
+    worker
+        .settle(
+            &a,
+            if good {
+                success("2")
+            } else {
+                permanent("no such user", "USER_CONFLICT")
+            },
+        )
+        .await;
     bench.finished(&id).await;
     id
 }
@@ -64,7 +87,12 @@ async fn an_event_says_what_is_known_of_it() {
     let worker_id = &worker.registered.worker_id;
     for event in &events[1..] {
         assert_eq!(
-            (event.namespace.as_str(), event.task_name.as_str(), event.version.as_str(), event.task_id.as_str()),
+            (
+                event.namespace.as_str(),
+                event.task_name.as_str(),
+                event.version.as_str(),
+                event.task_id.as_str()
+            ),
             ("t", "two", "1.2.0", id.as_str()),
             "{event:?}"
         );
@@ -72,35 +100,67 @@ async fn an_event_says_what_is_known_of_it() {
     }
     let one = |kind: EventType, attempt: i32, step: &str| {
         let fits = |e: &&Event| e.r#type() == kind && e.attempt == attempt && e.step == step;
-        events.iter().find(fits).unwrap_or_else(|| panic!("no {kind:?} of attempt {attempt}"))
+        events
+            .iter()
+            .find(fits)
+            .unwrap_or_else(|| panic!("no {kind:?} of attempt {attempt}"))
     };
     let connected = one(WorkerConnected, 0, "");
     assert_eq!(
-        (&connected.worker_id, connected.worker_name.as_str(), connected.namespace.as_str()),
+        (
+            &connected.worker_id,
+            connected.worker_name.as_str(),
+            connected.namespace.as_str()
+        ),
         (worker_id, "raw", "")
     );
 
     let retrying = one(StepRetrying, 1, "first");
-    assert_eq!((retrying.service.as_str(), retrying.handler.as_str()), ("bank", "h"));
-    assert_eq!((retrying.outcome(), retrying.charged), (AttemptOutcome::RetryableError, true));
-    assert_eq!((retrying.error_message.as_str(), &retrying.worker_id), ("slow down", worker_id));
-    assert!((55..5_000).contains(&retrying.run_ms.unwrap()), "{retrying:?}");
+    assert_eq!(
+        (retrying.service.as_str(), retrying.handler.as_str()),
+        ("bank", "h")
+    );
+    assert_eq!(
+        (retrying.outcome(), retrying.charged),
+        (AttemptOutcome::RetryableError, true)
+    );
+    assert_eq!(
+        (retrying.error_message.as_str(), &retrying.worker_id),
+        ("slow down", worker_id)
+    );
+    assert!(
+        (55..5_000).contains(&retrying.run_ms.unwrap()),
+        "{retrying:?}"
+    );
     assert!(retrying.wait_ms.unwrap() < 5_000);
     let nanos = |t: Option<prost_types::Timestamp>| {
-        t.map(|t| i128::from(t.seconds) * 1_000_000_000 + i128::from(t.nanos)).unwrap()
+        t.map(|t| i128::from(t.seconds) * 1_000_000_000 + i128::from(t.nanos))
+            .unwrap()
     };
     let pause = nanos(retrying.next_attempt_at) - nanos(retrying.at);
     assert_eq!(pause, 50_000_000);
 
     let completed = one(StepCompleted, 2, "first");
-    assert_eq!((completed.outcome(), completed.charged), (AttemptOutcome::Succeeded, false));
+    assert_eq!(
+        (completed.outcome(), completed.charged),
+        (AttemptOutcome::Succeeded, false)
+    );
     assert_eq!(completed.next_attempt_at, None);
     let failed = one(StepFailed, 1, "second");
-    assert_eq!((failed.error_code.as_str(), failed.error_message.as_str()), ("USER_CONFLICT", "no such user"));
+    assert_eq!(
+        (failed.error_code.as_str(), failed.error_message.as_str()),
+        ("USER_CONFLICT", "no such user")
+    );
     // A step without a service is its handler's.
-    assert_eq!((failed.service.as_str(), failed.outcome()), ("k", AttemptOutcome::PermanentError));
+    assert_eq!(
+        (failed.service.as_str(), failed.outcome()),
+        ("k", AttemptOutcome::PermanentError)
+    );
     let started = one(StepStarted, 2, "first");
-    assert_eq!((started.outcome(), started.run_ms, &started.worker_id), (AttemptOutcome::Unspecified, None, worker_id));
+    assert_eq!(
+        (started.outcome(), started.run_ms, &started.worker_id),
+        (AttemptOutcome::Unspecified, None, worker_id)
+    );
     assert!(started.wait_ms.unwrap() < 5_000);
     let ended = one(TaskFailed, 0, "");
     assert!((100..20_000).contains(&ended.run_ms.unwrap()), "{ended:?}");
@@ -112,7 +172,8 @@ async fn every_filter_lets_through_what_it_says() {
     let mut bench = Bench::with(TWO).await;
     register(
         &mut bench.client,
-        &TWO.replace("task_name: two", "task_name: other").replace("namespace: t", "namespace: u"),
+        &TWO.replace("task_name: two", "task_name: other")
+            .replace("namespace: t", "namespace: u"),
     )
     .await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h", "k"]).await;
@@ -126,13 +187,51 @@ async fn every_filter_lets_through_what_it_says() {
     type Fits = fn(&Event, [&str; 3]) -> bool;
     let table: [(SubscribeRequest, usize, Fits); 8] = [
         (all.clone(), 24, |_, _| true),
-        (SubscribeRequest { namespace: "u".into(), ..all.clone() }, 5, |e, [_, _, other]| e.task_id == other),
-        (SubscribeRequest { task_name: "two".into(), ..all.clone() }, 18, |e, _| e.task_name == "two"),
-        (SubscribeRequest { task_id: bad.clone(), ..all.clone() }, 9, |e, [_, bad, _]| e.task_id == bad),
-        (SubscribeRequest { correlation_id: "c-1".into(), ..all.clone() }, 9, |e, [good, ..]| e.task_id == good),
-        (SubscribeRequest { service: "bank".into(), ..all.clone() }, 10, |e, _| e.service == "bank"),
         (
-            SubscribeRequest { types: vec![EventType::StepFailed.into(), EventType::TaskFailed.into()], ..all.clone() },
+            SubscribeRequest {
+                namespace: "u".into(),
+                ..all.clone()
+            },
+            5,
+            |e, [_, _, other]| e.task_id == other,
+        ),
+        (
+            SubscribeRequest {
+                task_name: "two".into(),
+                ..all.clone()
+            },
+            18,
+            |e, _| e.task_name == "two",
+        ),
+        (
+            SubscribeRequest {
+                task_id: bad.clone(),
+                ..all.clone()
+            },
+            9,
+            |e, [_, bad, _]| e.task_id == bad,
+        ),
+        (
+            SubscribeRequest {
+                correlation_id: "c-1".into(),
+                ..all.clone()
+            },
+            9,
+            |e, [good, ..]| e.task_id == good,
+        ),
+        (
+            SubscribeRequest {
+                service: "bank".into(),
+                ..all.clone()
+            },
+            10,
+            |e, _| e.service == "bank",
+        ),
+        (
+            SubscribeRequest {
+                types: vec![EventType::StepFailed.into(), EventType::TaskFailed.into()],
+                ..all.clone()
+            },
             4,
             |e, _| [EventType::StepFailed, EventType::TaskFailed].contains(&e.r#type()),
         ),
@@ -144,17 +243,32 @@ async fn every_filter_lets_through_what_it_says() {
                 ..all.clone()
             },
             1,
-            |e, [good, ..]| e.step == "second" && e.task_id == good && e.r#type() == EventType::StepStarted,
+            |e, [good, ..]| {
+                e.step == "second" && e.task_id == good && e.r#type() == EventType::StepStarted
+            },
         ),
     ];
     let last = bench.submit("t/two", "{}").await;
     for (request, count, fits) in table {
         // Stored ones, and then one that marks the end without a filter.
-        let mut tail = Tail::begin(&mut bench.client, request.clone()).await.unwrap();
+        let mut tail = Tail::begin(&mut bench.client, request.clone())
+            .await
+            .unwrap();
         let events = tail.events(count).await;
-        assert!(events.iter().all(|event| fits(event, [&good, &bad, &other])), "{request:?}: {events:#?}");
-        assert!(events.iter().all(|event| event.task_id != last) || count == 24, "{request:?}");
-        if request.task_id.is_empty() && request.correlation_id.is_empty() && request.namespace != "u" {
+        assert!(
+            events
+                .iter()
+                .all(|event| fits(event, [&good, &bad, &other])),
+            "{request:?}: {events:#?}"
+        );
+        assert!(
+            events.iter().all(|event| event.task_id != last) || count == 24,
+            "{request:?}"
+        );
+        if request.task_id.is_empty()
+            && request.correlation_id.is_empty()
+            && request.namespace != "u"
+        {
             continue;
         }
         let more = tokio::time::timeout(Duration::from_millis(150), tail.message()).await;
@@ -166,11 +280,15 @@ async fn every_filter_lets_through_what_it_says() {
 async fn now_is_after_what_is_stored_and_before_what_comes() {
     let mut bench = Bench::with(TWO).await;
     bench.submit("t/two", "{}").await;
-    let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default())
+        .await
+        .unwrap();
     let id = bench.submit("t/two", "{}").await;
     assert_eq!(tail.event().await.task_id, id);
     // Also for one that begins while the reader is at work.
-    let mut second = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    let mut second = Tail::begin(&mut bench.client, SubscribeRequest::default())
+        .await
+        .unwrap();
     let id = bench.submit("t/two", "{}").await;
     assert_eq!(second.event().await.task_id, id);
     assert_eq!(tail.event().await.task_id, id);
@@ -181,8 +299,12 @@ async fn a_live_event_comes_at_once_also_from_another_server() {
     let mut bench = Bench::with(TWO).await;
     let second = TestServer::start(&bench.db).await;
     let mut far = second.client().await;
-    let mut tail = Tail::begin(&mut far, SubscribeRequest::default()).await.unwrap();
-    let mut near = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    let mut tail = Tail::begin(&mut far, SubscribeRequest::default())
+        .await
+        .unwrap();
+    let mut near = Tail::begin(&mut bench.client, SubscribeRequest::default())
+        .await
+        .unwrap();
     // Until the servers have told each other that there is somebody who listens.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
     let mut slowest = [Duration::ZERO; 2];
@@ -195,7 +317,10 @@ async fn a_live_event_comes_at_once_also_from_another_server() {
         slowest[1] = slowest[1].max(since.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("the slowest of five: {:?} here, {:?} there", slowest[0], slowest[1]);
+    println!(
+        "the slowest of five: {:?} here, {:?} there",
+        slowest[0], slowest[1]
+    );
     assert!(slowest[0] < Duration::from_millis(500), "{slowest:?}");
     assert!(slowest[1] < Duration::from_millis(1_000), "{slowest:?}");
 }
@@ -211,8 +336,13 @@ async fn events_of_two_servers_come_from_either() {
         ids.push(crate::support::server::submit(&mut clients[i % 2], "t/two", "{}").await);
     }
     for client in &mut clients {
-        let mut heard: Vec<String> =
-            Tail::beginning(client).await.events(10).await.into_iter().map(|e| e.task_id).collect();
+        let mut heard: Vec<String> = Tail::beginning(client)
+            .await
+            .events(10)
+            .await
+            .into_iter()
+            .map(|e| e.task_id)
+            .collect();
         heard.sort_unstable();
         let mut expected = ids.clone();
         expected.sort_unstable();
@@ -223,7 +353,11 @@ async fn events_of_two_servers_come_from_either() {
 #[tokio::test]
 async fn an_order_about_a_circuit_is_an_event_of_its_service() {
     let mut bench = Bench::with(TWO).await;
-    let request = SubscribeRequest { namespace: "t".into(), service: "bank".into(), ..Default::default() };
+    let request = SubscribeRequest {
+        namespace: "t".into(),
+        service: "bank".into(),
+        ..Default::default()
+    };
     let mut tail = Tail::begin(&mut bench.client, request).await.unwrap();
     let order = tasker::proto::ForceCircuitRequest {
         namespace: "t".into(),
@@ -236,7 +370,11 @@ async fn an_order_about_a_circuit_is_an_event_of_its_service() {
     bench.client.circuits.force_circuit(order).await.unwrap();
     let event = tail.event().await;
     assert_eq!(
-        (event.r#type(), event.namespace.as_str(), event.service.as_str()),
+        (
+            event.r#type(),
+            event.namespace.as_str(),
+            event.service.as_str()
+        ),
         (EventType::CircuitForced, "t", "bank")
     );
     assert_eq!((event.task_id.as_str(), event.step.as_str()), ("", ""));

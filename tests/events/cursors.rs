@@ -34,20 +34,34 @@ step_templates:
 async fn write(db: &TestDb, from: i32, count: i32) {
     let client = db.connect().await;
     let sql = "INSERT INTO events (at, type, attempt) SELECT now(), 'step.started', i FROM generate_series($1::int, $2::int) AS i";
-    client.execute(sql, &[&from, &(from + count - 1)]).await.unwrap();
+    client
+        .execute(sql, &[&from, &(from + count - 1)])
+        .await
+        .unwrap();
     // As another server would say it.
     client
-        .execute("SELECT pg_notify($1, $2)", &[&db.db().channel(), &format!("{}:e", uuid::Uuid::nil())])
+        .execute(
+            "SELECT pg_notify($1, $2)",
+            &[&db.db().channel(), &format!("{}:e", uuid::Uuid::nil())],
+        )
         .await
         .unwrap();
 }
 
 fn reason(status: &Status) -> String {
-    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+    status
+        .get_details_error_info()
+        .map(|info| info.reason)
+        .unwrap_or_default()
 }
 
 async fn refused(bench: &mut Bench, request: SubscribeRequest) -> Status {
-    bench.client.events.subscribe(request).await.expect_err("refused")
+    bench
+        .client
+        .events
+        .subscribe(request)
+        .await
+        .expect_err("refused")
 }
 
 #[tokio::test]
@@ -66,9 +80,17 @@ async fn from_each_cursor_the_rest_follows_at_any_server() {
     // A page has 16,000 events.
     for delivered in [0, 1, 15_999, 16_000, 16_001, 16_099, 16_100, 16_101, 16_104] {
         for client in &mut clients {
-            let rest = Tail::after(client, &cursors[delivered]).await.events(16_105 - delivered).await;
+            let rest = Tail::after(client, &cursors[delivered])
+                .await
+                .events(16_105 - delivered)
+                .await;
             let rest: Vec<i32> = rest.into_iter().map(|event| event.attempt).collect();
-            assert!(rest.iter().copied().eq(i32::try_from(delivered).unwrap() + 1..=16_105), "{delivered}: {rest:?}");
+            assert!(
+                rest.iter()
+                    .copied()
+                    .eq(i32::try_from(delivered).unwrap() + 1..=16_105),
+                "{delivered}: {rest:?}"
+            );
         }
     }
     let mut last = Tail::after(&mut clients[1], &cursors[16_105]).await;
@@ -81,8 +103,12 @@ async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_g
     let mut bench = Bench::new().await;
     write(&bench.db, 1, 10).await;
     let mut tails = vec![
-        Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap(),
-        Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap(),
+        Tail::begin(&mut bench.client, SubscribeRequest::default())
+            .await
+            .unwrap(),
+        Tail::begin(&mut bench.client, SubscribeRequest::default())
+            .await
+            .unwrap(),
         Tail::beginning(&mut bench.client).await,
     ];
     let mut late = Tail::beginning(&mut bench.client).await;
@@ -102,7 +128,15 @@ async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_g
         let places: Vec<String> = tails.iter().map(|tail| tail.cursor.clone()).collect();
         write(&bench.db, from, 1).await;
         for (n, place) in places.iter().enumerate() {
-            assert_eq!(Tail::after(&mut bench.client, place).await.event().await.attempt, from, "subscriber {n}");
+            assert_eq!(
+                Tail::after(&mut bench.client, place)
+                    .await
+                    .event()
+                    .await
+                    .attempt,
+                from,
+                "subscriber {n}"
+            );
         }
         for tail in &mut tails {
             assert_eq!(tail.event().await.attempt, from);
@@ -114,9 +148,13 @@ async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_g
 #[tokio::test]
 async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
     let mut bench = Bench::new().await;
-    let mut slow = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    let mut slow = Tail::begin(&mut bench.client, SubscribeRequest::default())
+        .await
+        .unwrap();
     let mut fast_client = bench.server.client().await;
-    let mut fast = Tail::begin(&mut fast_client, SubscribeRequest::default()).await.unwrap();
+    let mut fast = Tail::begin(&mut fast_client, SubscribeRequest::default())
+        .await
+        .unwrap();
     // More than all buffers on the way hold: what is kept for slow ones is 4 chunks.
     for round in 0..30 {
         write(&bench.db, round * 1_000 + 1, 1_000).await;
@@ -132,12 +170,18 @@ async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
 #[tokio::test]
 async fn the_place_is_told_although_nothing_passes_the_filter() {
     let mut bench = Bench::new().await;
-    let request = SubscribeRequest { namespace: "nowhere".into(), ..from_beginning() };
+    let request = SubscribeRequest {
+        namespace: "nowhere".into(),
+        ..from_beginning()
+    };
     let mut tail = Tail::begin(&mut bench.client, request).await.unwrap();
     write(&bench.db, 1, 10).await;
     let first = tail.cursor.clone();
     let message = tail.message().await.unwrap();
-    assert!(message.event.is_none() && message.cursor != first, "{message:?}");
+    assert!(
+        message.event.is_none() && message.cursor != first,
+        "{message:?}"
+    );
     // And it is behind what did not pass.
     let mut rest = Tail::after(&mut bench.client, &message.cursor).await;
     write(&bench.db, 11, 1).await;
@@ -150,17 +194,27 @@ async fn the_first_subscriber_of_a_server_hears_the_others_at_once() {
     let quiet = TestServer::start(&bench.db).await;
     let db = bench.db.connect().await;
     eventually("the servers know of each other", || async {
-        let servers: i64 = db.query_one("SELECT count(*) FROM servers", &[]).await.unwrap().get(0);
+        let servers: i64 = db
+            .query_one("SELECT count(*) FROM servers", &[])
+            .await
+            .unwrap()
+            .get(0);
         (servers == 2).then_some(())
     })
     .await;
-    let mut tail = Tail::begin(&mut quiet.client().await, SubscribeRequest::default()).await.unwrap();
+    let mut tail = Tail::begin(&mut quiet.client().await, SubscribeRequest::default())
+        .await
+        .unwrap();
     // After the look with which a first subscriber begins; the next one without news is more than a second away.
     tokio::time::sleep(Duration::from_millis(400)).await;
     let asked = std::time::Instant::now();
     let id = bench.submit("t/one", "{}").await;
     assert_eq!(tail.event().await.task_id, id);
-    assert!(asked.elapsed() < Duration::from_millis(900), "it took {:?} to hear", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_millis(900),
+        "it took {:?} to hear",
+        asked.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -172,22 +226,64 @@ async fn what_is_no_place_is_refused_with_the_reason() {
     let foreign = TestServer::start(&elsewhere).await;
     let foreign = Tail::beginning(&mut foreign.client().await).await.cursor;
     let long = "a".repeat(8_193);
-    for wrong in ["x", "é", &cursor[1..], &format!("{cursor}A"), &foreign, &long] {
+    for wrong in [
+        "x",
+        "é",
+        &cursor[1..],
+        &format!("{cursor}A"),
+        &foreign,
+        &long,
+    ] {
         let status = refused(&mut bench, after(wrong)).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{wrong}: {status}");
-        assert!(status.message().starts_with("cursor: not a cursor of this cell"), "{status}");
+        assert!(
+            status
+                .message()
+                .starts_with("cursor: not a cursor of this cell"),
+            "{status}"
+        );
     }
-    let types = |types: Vec<i32>| SubscribeRequest { types, ..Default::default() };
-    let name = |text: &str| SubscribeRequest { namespace: text.into(), ..Default::default() };
+    let types = |types: Vec<i32>| SubscribeRequest {
+        types,
+        ..Default::default()
+    };
+    let name = |text: &str| SubscribeRequest {
+        namespace: text.into(),
+        ..Default::default()
+    };
     let table = [
-        (SubscribeRequest { start_from: StartFrom::Now.into(), ..after(&cursor) }, "start_from: set beside `cursor`"),
-        (SubscribeRequest { start_from: 9, ..Default::default() }, "start_from: 9 is not a place"),
+        (
+            SubscribeRequest {
+                start_from: StartFrom::Now.into(),
+                ..after(&cursor)
+            },
+            "start_from: set beside `cursor`",
+        ),
+        (
+            SubscribeRequest {
+                start_from: 9,
+                ..Default::default()
+            },
+            "start_from: 9 is not a place",
+        ),
         (types(vec![0]), "types: 0 is not a type"),
         (types(vec![99]), "types: 99 is not a type"),
-        (types(vec![1; 101]), "types: 101 types: expected at most 100"),
+        (
+            types(vec![1; 101]),
+            "types: 101 types: expected at most 100",
+        ),
         (name("a\nb"), "namespace: expected at most 255 bytes"),
-        (name(&"a".repeat(256)), "namespace: expected at most 255 bytes"),
-        (SubscribeRequest { task_id: "1".into(), ..Default::default() }, "task_id: not a UUID"),
+        (
+            name(&"a".repeat(256)),
+            "namespace: expected at most 255 bytes",
+        ),
+        (
+            SubscribeRequest {
+                task_id: "1".into(),
+                ..Default::default()
+            },
+            "task_id: not a UUID",
+        ),
     ];
     for (request, message) in table {
         let status = refused(&mut bench, request).await;
@@ -206,7 +302,11 @@ async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
     let seen = tasker::domain::snapshot::Snapshot::new(u64::MAX / 2, Vec::new()).unwrap();
     let cursor = tasker::domain::cursor::Cursor::after(0, seen).encode(&cell);
     let status = refused(&mut bench, after(&cursor)).await;
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "CURSOR_AHEAD"), "{status}");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::OutOfRange, "CURSOR_AHEAD"),
+        "{status}"
+    );
 }
 
 #[tokio::test]
@@ -226,22 +326,60 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
                          xid = (SELECT (max(xid)::text::bigint + 1)::text::xid8 FROM gone)";
     db.batch_execute(remove).await.unwrap();
     let status = refused(&mut bench, after(&middle)).await;
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "CURSOR_TOO_OLD"), "{status}");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::OutOfRange, "CURSOR_TOO_OLD"),
+        "{status}"
+    );
     // It has been told nothing yet: the beginning is what is left.
-    assert_eq!(Tail::after(&mut bench.client, &start).await.event().await.attempt, 301);
-    assert_eq!(Tail::beginning(&mut bench.client).await.event().await.attempt, 301);
+    assert_eq!(
+        Tail::after(&mut bench.client, &start)
+            .await
+            .event()
+            .await
+            .attempt,
+        301
+    );
+    assert_eq!(
+        Tail::beginning(&mut bench.client)
+            .await
+            .event()
+            .await
+            .attempt,
+        301
+    );
     // It has been told all that is gone.
-    assert_eq!(Tail::after(&mut bench.client, &behind).await.event().await.attempt, 33_001);
+    assert_eq!(
+        Tail::after(&mut bench.client, &behind)
+            .await
+            .event()
+            .await
+            .attempt,
+        33_001
+    );
     // And the one that is live goes on.
     assert_eq!(tail.event().await.attempt, 33_001);
 
     // One that reads the log itself finds out at its next read.
-    let events = Events::new(bench.db.db(), encode, HealthCell::default(), CancellationToken::new());
-    let mut own = events.subscribe(Start::Beginning, Filter::default()).await.unwrap();
+    let events = Events::new(
+        bench.db.db(),
+        encode,
+        HealthCell::default(),
+        CancellationToken::new(),
+    );
+    let mut own = events
+        .subscribe(Start::Beginning, Filter::default())
+        .await
+        .unwrap();
     own.next().await.unwrap();
-    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 20000")).await.unwrap();
+    db.batch_execute(&remove.replace("attempt <= 300", "attempt <= 20000"))
+        .await
+        .unwrap();
     let error = loop {
-        match tokio::time::timeout(PATIENCE, own.next()).await.expect("an error") {
+        match tokio::time::timeout(PATIENCE, own.next())
+            .await
+            .expect("an error")
+        {
             Ok(_) => {}
             Err(error) => break error,
         }
@@ -252,22 +390,39 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
 #[tokio::test]
 async fn a_server_takes_so_many_subscribers_and_no_more() {
     let db = TestDb::new().await;
-    let events = Events::new(db.db(), encode, HealthCell::default(), CancellationToken::new());
+    let events = Events::new(
+        db.db(),
+        encode,
+        HealthCell::default(),
+        CancellationToken::new(),
+    );
     let mut all = Vec::new();
     for _ in 0..MAX_SUBSCRIBERS {
-        all.push(events.subscribe(Start::Now, Filter::default()).await.unwrap());
+        all.push(
+            events
+                .subscribe(Start::Now, Filter::default())
+                .await
+                .unwrap(),
+        );
     }
-    let Err(error) = events.subscribe(Start::Now, Filter::default()).await else { panic!("one more was taken") };
+    let Err(error) = events.subscribe(Start::Now, Filter::default()).await else {
+        panic!("one more was taken")
+    };
     assert!(matches!(error, SubscribeError::TooMany), "{error}");
     assert_eq!(events.subscribers(), MAX_SUBSCRIBERS);
     all.pop();
-    events.subscribe(Start::Now, Filter::default()).await.unwrap();
+    events
+        .subscribe(Start::Now, Filter::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_stopping_server_ends_its_streams_with_unavailable() {
     let mut bench = Bench::new().await;
-    let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default()).await.unwrap();
+    let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default())
+        .await
+        .unwrap();
     bench.server.stop().await;
     let status = loop {
         match tail.message().await {
@@ -284,7 +439,10 @@ async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
     let stop = CancellationToken::new();
     let events = Events::new(db.db(), encode, HealthCell::default(), stop.clone());
     let reader = tokio::spawn(events.clone().run_reader(stop.clone()));
-    let mut one = events.subscribe(Start::Now, Filter::default()).await.unwrap();
+    let mut one = events
+        .subscribe(Start::Now, Filter::default())
+        .await
+        .unwrap();
     let client = db.connect().await;
     let sql = "INSERT INTO events (at, type) VALUES (now() - interval '7 seconds', 'worker.lost')";
     // The next look, which may come at any moment, finds nothing and forgets it.
@@ -299,10 +457,16 @@ async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
         tries += 1;
         assert!(tries < 100, "{:?}", events.lag());
     }
-    client.batch_execute("INSERT INTO events (at, type) VALUES (now(), 'worker.lost')").await.unwrap();
+    client
+        .batch_execute("INSERT INTO events (at, type) VALUES (now(), 'worker.lost')")
+        .await
+        .unwrap();
     events.written();
     while one.next().await.unwrap().event.is_none() {}
-    eventually("a smaller lag", async || (events.lag() < Duration::from_secs(5)).then_some(())).await;
+    eventually("a smaller lag", async || {
+        (events.lag() < Duration::from_secs(5)).then_some(())
+    })
+    .await;
     drop(one);
     assert_eq!(events.lag(), Duration::ZERO);
     stop.cancel();

@@ -31,7 +31,10 @@ const TASKS: usize = 60;
 const WRITERS: usize = 16;
 
 fn setting(name: &str, small: i64) -> i64 {
-    std::env::var(name).ok().map_or(small, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+    std::env::var(name).ok().map_or(small, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number"))
+    })
 }
 
 /// A number below `end`.
@@ -49,7 +52,10 @@ struct Heard {
 impl Heard {
     fn add(&mut self, seq: i64, task: &str, number: i64) {
         assert!(self.seqs.insert(seq), "event {seq} came twice");
-        self.chains.entry(task.parse().unwrap()).or_default().push(number);
+        self.chains
+            .entry(task.parse().unwrap())
+            .or_default()
+            .push(number);
     }
 
     fn take(&mut self, event: &Event) {
@@ -63,7 +69,10 @@ impl Heard {
     fn check(&self, who: &str, expected: &BTreeMap<Uuid, i64>) {
         for (task, last) in expected {
             let heard = &self.chains[task];
-            assert!(heard.iter().copied().eq(1..=*last), "{who}: {task} has 1 to {last}, and was heard as {heard:?}");
+            assert!(
+                heard.iter().copied().eq(1..=*last),
+                "{who}: {task} has 1 to {last}, and was heard as {heard:?}"
+            );
         }
     }
 }
@@ -81,19 +90,27 @@ async fn write(db: Arc<TestDb>, tasks: Arc<Vec<Uuid>>, written: Arc<AtomicI64>, 
         .unwrap();
     while written.load(Ordering::Relaxed) < wanted {
         // In one order, so that no two wait for each other.
-        let mut mine: Vec<usize> = (0..=below(5)).map(|_| usize::try_from(below(TASKS as u64)).unwrap()).collect();
+        let mut mine: Vec<usize> = (0..=below(5))
+            .map(|_| usize::try_from(below(TASKS as u64)).unwrap())
+            .collect();
         mine.sort_unstable();
         mine.dedup();
         client.batch_execute("BEGIN").await.unwrap();
         if below(2) == 0 {
             // The number of the transaction now, and what it acts on later.
-            client.batch_execute("SELECT pg_current_xact_id()").await.unwrap();
+            client
+                .batch_execute("SELECT pg_current_xact_id()")
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(below(20))).await;
         }
         let mut added = 0;
         for task in mine {
             let links = i32::try_from(1 + below(8)).unwrap();
-            client.execute(&link, &[&tasks[task], &links]).await.unwrap();
+            client
+                .execute(&link, &[&tasks[task], &links])
+                .await
+                .unwrap();
             added += i64::from(links);
         }
         let long = if below(50) == 0 { 200 } else { 10 };
@@ -109,7 +126,11 @@ async fn write(db: Arc<TestDb>, tasks: Arc<Vec<Uuid>>, written: Arc<AtomicI64>, 
 
 /// `tasker events tail`, from the cursor on.
 fn tail(server: &ServerProcess, cursor: &str) -> Child {
-    let from = if cursor.is_empty() { ["--from", "beginning"] } else { ["--cursor", cursor] };
+    let from = if cursor.is_empty() {
+        ["--from", "beginning"]
+    } else {
+        ["--cursor", cursor]
+    };
     Command::new(env!("CARGO_BIN_EXE_tasker"))
         .args(["--server", &server.url, "--json", "events", "tail"])
         .args(from)
@@ -121,7 +142,13 @@ fn tail(server: &ServerProcess, cursor: &str) -> Child {
 }
 
 /// Hears what comes until it is killed with SIGKILL after `life`, or has heard `enough`.
-async fn hear(server: &ServerProcess, cursor: &mut String, heard: &mut Heard, life: Duration, enough: i64) {
+async fn hear(
+    server: &ServerProcess,
+    cursor: &mut String,
+    heard: &mut Heard,
+    life: Duration,
+    enough: i64,
+) {
     let mut child = tail(server, cursor);
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let until = tokio::time::Instant::now() + life;
@@ -173,7 +200,10 @@ async fn hear_slowly(url: String, pause: Duration, enough: Arc<AtomicI64>) -> He
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
-    let (wanted, kills) = (setting("TASKER_EVENTS", 10_000), setting("TASKER_EVENTS_KILLS", 20));
+    let (wanted, kills) = (
+        setting("TASKER_EVENTS", 10_000),
+        setting("TASKER_EVENTS_KILLS", 20),
+    );
     let db = Arc::new(TestDb::new().await);
     let tasks: Arc<Vec<Uuid>> = Arc::new((0..TASKS).map(|_| Uuid::now_v7()).collect());
     let control = db.connect().await;
@@ -181,39 +211,78 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
         .batch_execute("CREATE TABLE chains (task_id uuid PRIMARY KEY, number int NOT NULL) WITH (fillfactor = 20)")
         .await
         .unwrap();
-    control.execute("INSERT INTO chains SELECT unnest($1::uuid[]), 0", &[&*tasks]).await.unwrap();
-    let mut servers = [ServerProcess::start(db.url()), ServerProcess::start(db.url())];
+    control
+        .execute(
+            "INSERT INTO chains SELECT unnest($1::uuid[]), 0",
+            &[&*tasks],
+        )
+        .await
+        .unwrap();
+    let mut servers = [
+        ServerProcess::start(db.url()),
+        ServerProcess::start(db.url()),
+    ];
 
     // One transaction is there all the time: what is below its number is never all over. It wrote early, and commits last.
     let old = db.connect().await;
     let oldest = Uuid::now_v7();
     old.batch_execute("BEGIN").await.unwrap();
-    old.execute("INSERT INTO chains VALUES ($1, 1)", &[&oldest]).await.unwrap();
-    let insert = "INSERT INTO events (at, type, task_id, attempt) VALUES (now(), 'step.started', $1, 1)";
+    old.execute("INSERT INTO chains VALUES ($1, 1)", &[&oldest])
+        .await
+        .unwrap();
+    let insert =
+        "INSERT INTO events (at, type, task_id, attempt) VALUES (now(), 'step.started', $1, 1)";
     old.execute(insert, &[&oldest]).await.unwrap();
 
-    let (written, total) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(i64::MAX)));
+    let (written, total) = (
+        Arc::new(AtomicI64::new(0)),
+        Arc::new(AtomicI64::new(i64::MAX)),
+    );
     let slow: Vec<_> = [0, 5]
         .into_iter()
-        .map(|ms| tokio::spawn(hear_slowly(servers[1].url.clone(), Duration::from_millis(ms), Arc::clone(&total))))
+        .map(|ms| {
+            tokio::spawn(hear_slowly(
+                servers[1].url.clone(),
+                Duration::from_millis(ms),
+                Arc::clone(&total),
+            ))
+        })
         .collect();
     let done = Arc::new(AtomicBool::new(false));
     let writers = {
-        let (db, tasks, written, done) = (Arc::clone(&db), Arc::clone(&tasks), Arc::clone(&written), Arc::clone(&done));
+        let (db, tasks, written, done) = (
+            Arc::clone(&db),
+            Arc::clone(&tasks),
+            Arc::clone(&written),
+            Arc::clone(&done),
+        );
         tokio::spawn(async move {
             let mut all = tokio::task::JoinSet::new();
             for _ in 0..WRITERS {
-                all.spawn(write(Arc::clone(&db), Arc::clone(&tasks), Arc::clone(&written), wanted));
+                all.spawn(write(
+                    Arc::clone(&db),
+                    Arc::clone(&tasks),
+                    Arc::clone(&written),
+                    wanted,
+                ));
             }
             while all.join_next().await.is_some_and(|ended| ended.is_ok()) {}
             done.store(true, Ordering::Relaxed);
         })
     };
 
-    let (started, mut cursor, mut heard, mut lives) = (Instant::now(), String::new(), Heard::default(), 0);
+    let (started, mut cursor, mut heard, mut lives) =
+        (Instant::now(), String::new(), Heard::default(), 0);
     while lives < kills || !done.load(Ordering::Relaxed) {
         let server = &servers[usize::try_from(below(2)).unwrap()];
-        hear(server, &mut cursor, &mut heard, Duration::from_millis(100 + below(900)), i64::MAX).await;
+        hear(
+            server,
+            &mut cursor,
+            &mut heard,
+            Duration::from_millis(100 + below(900)),
+            i64::MAX,
+        )
+        .await;
         lives += 1;
         if lives == kills / 2 {
             // Whoever was at it goes on at the other one.
@@ -225,7 +294,13 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
     writers.await.unwrap();
     old.batch_execute("COMMIT").await.unwrap();
 
-    let rows = control.query("SELECT task_id, number::bigint FROM chains WHERE number > 0", &[]).await.unwrap();
+    let rows = control
+        .query(
+            "SELECT task_id, number::bigint FROM chains WHERE number > 0",
+            &[],
+        )
+        .await
+        .unwrap();
     let expected: BTreeMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let sum: i64 = expected.values().sum();
     assert_eq!(sum, written.load(Ordering::Relaxed) + 1);
@@ -233,7 +308,14 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
     total.store(sum + 1, Ordering::Relaxed);
     let end = Uuid::now_v7();
     control.execute(insert, &[&end]).await.unwrap();
-    hear(&servers[0], &mut cursor, &mut heard, Duration::from_secs(60), sum + 1).await;
+    hear(
+        &servers[0],
+        &mut cursor,
+        &mut heard,
+        Duration::from_secs(60),
+        sum + 1,
+    )
+    .await;
 
     println!(
         "{} events, {lives} lives, {:.1} s, the last cursor has {} bytes",
@@ -244,7 +326,10 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
     heard.check("killed", &expected);
     assert_eq!(heard.count(), sum + 1);
     for one in slow {
-        let heard = tokio::time::timeout(Duration::from_secs(120), one).await.unwrap().unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(120), one)
+            .await
+            .unwrap()
+            .unwrap();
         heard.check("slow", &expected);
         assert_eq!(heard.count(), sum + 1);
     }

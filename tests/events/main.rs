@@ -26,9 +26,15 @@ impl Tail {
     /// Begins, and takes the first message, which tells the place.
     pub async fn begin(client: &mut Client, request: SubscribeRequest) -> Result<Self, Status> {
         let mut stream = client.events.subscribe(request).await?.into_inner();
-        let first = tokio::time::timeout(PATIENCE, stream.message()).await.expect("a first message")?.expect("a place");
+        let first = tokio::time::timeout(PATIENCE, stream.message())
+            .await
+            .expect("a first message")?
+            .expect("a place");
         assert_eq!(first.event, None);
-        Ok(Self { stream, cursor: first.cursor })
+        Ok(Self {
+            stream,
+            cursor: first.cursor,
+        })
     }
 
     pub async fn beginning(client: &mut Client) -> Self {
@@ -41,7 +47,9 @@ impl Tail {
 
     /// The next message, whatever it is.
     pub async fn message(&mut self) -> Result<SubscribeResponse, Status> {
-        let message = tokio::time::timeout(PATIENCE, self.stream.message()).await.expect("the stream says nothing")?;
+        let message = tokio::time::timeout(PATIENCE, self.stream.message())
+            .await
+            .expect("the stream says nothing")?;
         let message = message.expect("the stream does not end");
         self.cursor.clone_from(&message.cursor);
         Ok(message)
@@ -68,15 +76,26 @@ impl Tail {
         self.events(count)
             .await
             .iter()
-            .map(|event| event.r#type().as_str_name().trim_start_matches("EVENT_TYPE_"))
+            .map(|event| {
+                event
+                    .r#type()
+                    .as_str_name()
+                    .trim_start_matches("EVENT_TYPE_")
+            })
             .collect()
     }
 }
 
 pub fn from_beginning() -> SubscribeRequest {
-    SubscribeRequest { start_from: StartFrom::Beginning.into(), ..Default::default() }
+    SubscribeRequest {
+        start_from: StartFrom::Beginning.into(),
+        ..Default::default()
+    }
 }
 
 pub fn after(cursor: &str) -> SubscribeRequest {
-    SubscribeRequest { cursor: cursor.to_owned(), ..Default::default() }
+    SubscribeRequest {
+        cursor: cursor.to_owned(),
+        ..Default::default()
+    }
 }

@@ -62,35 +62,68 @@ step_templates:
   - {name: a, handler_class: h}
   - {name: b, handler_class: h, depends_on_steps: [a]}
 ";
-    let steps = ["a", "b"].map(|name| NewStep { name, handler: "h", service: "h" });
-    let new =
-        NewTemplate { namespace: "n", task_name: "chain", version: "1.0.0", yaml, environment: "", steps: &steps };
-    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else { panic!("not registered") };
-    fill::fill(&db, Kind::Finished, row.template_id, finished, &|_| {}).await.unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, waiting, &|_| {}).await.unwrap();
+    let steps = ["a", "b"].map(|name| NewStep {
+        name,
+        handler: "h",
+        service: "h",
+    });
+    let new = NewTemplate {
+        namespace: "n",
+        task_name: "chain",
+        version: "1.0.0",
+        yaml,
+        environment: "",
+        steps: &steps,
+    };
+    let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
+        panic!("not registered")
+    };
+    fill::fill(&db, Kind::Finished, row.template_id, finished, &|_| {})
+        .await
+        .unwrap();
+    fill::fill(&db, Kind::Waiting, row.template_id, waiting, &|_| {})
+        .await
+        .unwrap();
     (test, client)
 }
 
 async fn count(client: &Client, what: &str) -> i64 {
-    client.query_one(&format!("SELECT count(*) FROM {what}"), &[]).await.unwrap().get(0)
+    client
+        .query_one(&format!("SELECT count(*) FROM {what}"), &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test]
 async fn finished_tasks_go_with_their_days() {
     let (db, client) = aged(2_000, 0).await;
-    let (partitions, events) = (count(&client, "event_partitions").await, count(&client, "events").await);
+    let (partitions, events) = (
+        count(&client, "event_partitions").await,
+        count(&client, "events").await,
+    );
     assert!(events > 2_000 * 6, "{events}");
     let kept = retention::prune(&db.db(), DAY * 40).await.unwrap();
-    assert_eq!((kept.tasks, kept.events, kept.partitions.len()), (0, 0, 1), "the day before has nothing of them");
+    assert_eq!(
+        (kept.tasks, kept.events, kept.partitions.len()),
+        (0, 0, 1),
+        "the day before has nothing of them"
+    );
     let said = retention::survey(&db.db(), MONTH).await.unwrap();
     let done = retention::prune(&db.db(), MONTH).await.unwrap();
     assert_eq!(said, done);
-    assert_eq!((done.tasks, done.steps, done.events, done.partitions.len()), (2_000, 4_000, events.cast_unsigned(), 3));
+    assert_eq!(
+        (done.tasks, done.steps, done.events, done.partitions.len()),
+        (2_000, 4_000, events.cast_unsigned(), 3)
+    );
     for what in ["tasks", "steps", "events", "attempts", "step_status"] {
         assert_eq!(count(&client, what).await, 0, "{what}");
     }
     assert_eq!(count(&client, "event_partitions").await, partitions - 4);
-    assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap(), Pruned::default());
+    assert_eq!(
+        retention::prune(&db.db(), MONTH).await.unwrap(),
+        Pruned::default()
+    );
 }
 
 #[tokio::test]
@@ -121,19 +154,41 @@ async fn what_is_not_over_or_not_for_long_keeps_all_that_it_has() {
 
     let said = retention::survey(&db.db(), MONTH).await.unwrap();
     let done = retention::prune(&db.db(), MONTH).await.unwrap();
-    assert_eq!(Pruned { keys: said.keys + 1, ..said }, done, "a key of nothing is only found by walking");
+    assert_eq!(
+        Pruned {
+            keys: said.keys + 1,
+            ..said
+        },
+        done,
+        "a key of nothing is only found by walking"
+    );
     assert_eq!((done.tasks, done.steps, done.keys), (1_193, 2_386, 1_194));
-    assert_eq!(done.partitions.len(), 3, "the day of those that are left stays: {done:?}");
+    assert_eq!(
+        done.partitions.len(),
+        3,
+        "the day of those that are left stays: {done:?}"
+    );
     assert_eq!(client.query(kept, &[]).await.unwrap().len(), before);
     assert_eq!(count(&client, attempts).await, waited);
-    assert_eq!((count(&client, "tasks").await, count(&client, "idempotency_keys").await), (107, 107));
+    assert_eq!(
+        (
+            count(&client, "tasks").await,
+            count(&client, "idempotency_keys").await
+        ),
+        (107, 107)
+    );
     assert_eq!(count(&client, "step_status").await, 214);
     assert_eq!(count(&client, "events WHERE task_id IS NULL").await, 30);
-    let orphans =
-        "events e WHERE e.task_id IS NOT NULL AND NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = e.task_id)";
+    let orphans = "events e WHERE e.task_id IS NOT NULL AND NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = e.task_id)";
     assert_eq!(count(&client, orphans).await, 0);
-    assert_eq!(count(&client, "liveness_violations").await + count(&client, "row_violations").await, 0);
-    assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap(), Pruned::default());
+    assert_eq!(
+        count(&client, "liveness_violations").await + count(&client, "row_violations").await,
+        0
+    );
+    assert_eq!(
+        retention::prune(&db.db(), MONTH).await.unwrap(),
+        Pruned::default()
+    );
 
     // And once they are over, they go too.
     client
@@ -153,14 +208,19 @@ async fn what_belongs_to_no_task_is_kept_for_a_day_at_least() {
                           now() - i * interval '1 hour' - interval '30 minutes' FROM generate_series(0, 4999) i";
     client.batch_execute(workers).await.unwrap();
     assert_eq!(retention::forget_workers(&db.db()).await.unwrap(), 4_976);
-    client.batch_execute("UPDATE workers SET ended_at = now() - interval '25 hours'").await.unwrap();
+    client
+        .batch_execute("UPDATE workers SET ended_at = now() - interval '25 hours'")
+        .await
+        .unwrap();
     let changes =
         "INSERT INTO circuit_changes (service_id, at, type) SELECT 1, now() - i * interval '1 hour', 'circuit.paused'
                      FROM generate_series(0, 47) i";
     client.batch_execute(changes).await.unwrap();
     let hour = Duration::from_secs(3_600);
-    let (said, done) =
-        (retention::survey(&db.db(), hour).await.unwrap(), retention::prune(&db.db(), hour).await.unwrap());
+    let (said, done) = (
+        retention::survey(&db.db(), hour).await.unwrap(),
+        retention::prune(&db.db(), hour).await.unwrap(),
+    );
     assert_eq!(said, done);
     assert_eq!((done.workers, done.circuit_changes), (24, 24));
 }
@@ -182,8 +242,15 @@ async fn a_cursor_from_before_is_told_so_and_a_later_one_goes_on() {
     })
     .await;
     let mut last = Tail::begin(&mut client, Default::default()).await.unwrap();
-    assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap().tasks, 1_000);
-    let status = client.events.subscribe(after(&early)).await.expect_err("too old");
+    assert_eq!(
+        retention::prune(&db.db(), MONTH).await.unwrap().tasks,
+        1_000
+    );
+    let status = client
+        .events
+        .subscribe(after(&early))
+        .await
+        .expect_err("too old");
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     register(&mut client, ONE).await;
     let id = submit(&mut client, "t/one", "{}").await;
@@ -197,7 +264,10 @@ async fn a_cursor_from_before_is_told_so_and_a_later_one_goes_on() {
 async fn a_reader_that_takes_its_time_holds_up_a_drop_and_no_insert() {
     let (db, client) = aged(100, 0).await;
     let reader = db.connect().await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM events").await.unwrap();
+    reader
+        .batch_execute("BEGIN; SELECT count(*) FROM events")
+        .await
+        .unwrap();
     let pruning = tokio::spawn({
         let db = db.db();
         async move { retention::prune(&db, MONTH).await }
@@ -219,7 +289,14 @@ async fn a_reader_that_takes_its_time_holds_up_a_drop_and_no_insert() {
     let pruned = pruning.await.unwrap().unwrap();
     assert_eq!((pruned.tasks, pruned.partitions.len()), (100, 0));
     reader.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap().partitions.len(), 4);
+    assert_eq!(
+        retention::prune(&db.db(), MONTH)
+            .await
+            .unwrap()
+            .partitions
+            .len(),
+        4
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,8 +305,11 @@ async fn work_goes_on_while_much_is_removed() {
     let server = TestServer::start(&db).await;
     let mut client = server.client().await;
     register(&mut client, ONE).await;
-    let worker =
-        Worker::builder([server.url.clone()]).handler("h", |_: StepContext| async { Ok(1) }).build().unwrap().spawn();
+    let worker = Worker::builder([server.url.clone()])
+        .handler("h", |_: StepContext| async { Ok(1) })
+        .build()
+        .unwrap()
+        .spawn();
     let pruning = tokio::spawn({
         let db = db.db();
         async move { retention::prune(&db, MONTH).await }
@@ -254,11 +334,32 @@ async fn work_goes_on_while_much_is_removed() {
 #[tokio::test]
 async fn one_server_prunes_and_each_makes_partitions() {
     let (db, client) = aged(10, 0).await;
-    let retention = |retain| Retention { db: db.db(), retain };
-    assert_eq!(retention(None).run_once().await.unwrap(), Some(Pruned::default()));
-    assert_eq!(retention(Some(MONTH)).run_once().await.unwrap(), None, "somebody has just done it");
-    client.batch_execute("UPDATE event_horizon SET pruned_at = now() - interval '1 hour'").await.unwrap();
-    assert_eq!(retention(Some(MONTH)).run_once().await.unwrap().unwrap().tasks, 10);
+    let retention = |retain| Retention {
+        db: db.db(),
+        retain,
+    };
+    assert_eq!(
+        retention(None).run_once().await.unwrap(),
+        Some(Pruned::default())
+    );
+    assert_eq!(
+        retention(Some(MONTH)).run_once().await.unwrap(),
+        None,
+        "somebody has just done it"
+    );
+    client
+        .batch_execute("UPDATE event_horizon SET pruned_at = now() - interval '1 hour'")
+        .await
+        .unwrap();
+    assert_eq!(
+        retention(Some(MONTH))
+            .run_once()
+            .await
+            .unwrap()
+            .unwrap()
+            .tasks,
+        10
+    );
 
     // Three days are there from the start.
     assert_eq!(retention(Some(MONTH)).prepare().await.unwrap(), 0);
@@ -269,7 +370,10 @@ async fn one_server_prunes_and_each_makes_partitions() {
     client.batch_execute(insert).await.unwrap();
     assert_eq!(retention::prepare(&db.db(), 1, 14).await.unwrap(), 3);
     client.batch_execute(insert).await.unwrap();
-    assert_eq!(count(&client, "events_default WHERE task_id IS NOT NULL").await, 2);
+    assert_eq!(
+        count(&client, "events_default WHERE task_id IS NOT NULL").await,
+        2
+    );
 }
 
 #[tokio::test]
@@ -282,18 +386,29 @@ async fn the_command_says_and_does_the_same() {
             .args(more)
             .env("TASKER_DATABASE_URL", db.url());
         let output = command.output().await.unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (code, dry, _) = prune(&["--dry-run", "--json"]).await;
     assert_eq!(code, Some(0));
     let dry: Value = serde_json::from_str(&dry).unwrap();
     assert_eq!(
-        (dry["dry_run"].as_bool(), dry["tasks"].as_u64(), dry["steps"].as_u64()),
+        (
+            dry["dry_run"].as_bool(),
+            dry["tasks"].as_u64(),
+            dry["steps"].as_u64()
+        ),
         (Some(true), Some(50), Some(100))
     );
     assert_eq!(count(&client, "tasks").await, 55);
     let (_, table, said) = prune(&["--dry-run"]).await;
-    assert!(table.contains("tasks") && table.contains("50") && said.contains("nothing was removed"), "{table}{said}");
+    assert!(
+        table.contains("tasks") && table.contains("50") && said.contains("nothing was removed"),
+        "{table}{said}"
+    );
     let (code, wet, _) = prune(&["--json"]).await;
     assert_eq!(code, Some(0));
     let mut wet: Value = serde_json::from_str(&wet).unwrap();
@@ -329,15 +444,31 @@ async fn a_database_of_the_first_version_keeps_its_events() {
         .batch_execute("INSERT INTO events (at, type, task_id) VALUES (now(), 'task.started', gen_random_uuid())")
         .await
         .unwrap();
-    let seqs = client.query("SELECT seq FROM events ORDER BY seq", &[]).await.unwrap();
+    let seqs = client
+        .query("SELECT seq FROM events ORDER BY seq", &[])
+        .await
+        .unwrap();
     assert!(seqs.iter().map(|row| row.get::<_, i64>(0)).eq(1..=12));
     let server = TestServer::start(&db).await;
-    assert_eq!(Tail::beginning(&mut server.client().await).await.events(12).await.len(), 12);
+    assert_eq!(
+        Tail::beginning(&mut server.client().await)
+            .await
+            .events(12)
+            .await
+            .len(),
+        12
+    );
     assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap().events, 10);
     // A partition of today would not have room for what is there already; today stays in the default one.
-    let mut bench = Bench { client: server.client().await, server, db };
+    let mut bench = Bench {
+        client: server.client().await,
+        server,
+        db,
+    };
     register(&mut bench.client, ONE).await;
     bench.submit("t/one", "{}").await;
-    eventually("an event", async || (count(&client, "events WHERE type = 'task.submitted'").await == 2).then_some(()))
-        .await;
+    eventually("an event", async || {
+        (count(&client, "events WHERE type = 'task.submitted'").await == 2).then_some(())
+    })
+    .await;
 }

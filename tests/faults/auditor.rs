@@ -109,7 +109,10 @@ const WAYS_OF_ENDED: &[(&str, &[&str])] = &[
 const TASKS: usize = 2;
 
 /// A few steps of the load while it runs: waiting, running, or about to be settled.
-const SABOTAGE: [&str; 2] = ["DELETE FROM queue", "UPDATE queue SET lease = NULL, due = false"];
+const SABOTAGE: [&str; 2] = [
+    "DELETE FROM queue",
+    "UPDATE queue SET lease = NULL, due = false",
+];
 const A_FEW: &str = "
     WHERE (task_id, step) IN (
           SELECT task_id, step FROM queue WHERE template_id = (SELECT template_id FROM templates WHERE task_name = 'fan')
@@ -120,28 +123,44 @@ type Found = BTreeMap<String, Vec<String>>;
 
 /// What the history says was mended, by task.
 async fn repairs(db: &Session) -> Found {
-    let sql =
-        "SELECT task_id::text, array_agg(error_code ORDER BY seq) FROM events WHERE type = 'task.repaired' GROUP BY 1";
-    db.query(sql, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    let sql = "SELECT task_id::text, array_agg(error_code ORDER BY seq) FROM events WHERE type = 'task.repaired' GROUP BY 1";
+    db.query(sql, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect()
 }
 
 async fn violations(db: &Session) -> Vec<String> {
-    let rows = db.query("SELECT v::text FROM liveness_violations v", &[]).await.unwrap();
+    let rows = db
+        .query("SELECT v::text FROM liveness_violations v", &[])
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Breaks a task, and returns what is to be found in it.
 async fn by_hand(db: &Session, sql: &str, task: &str, found: &[&str]) -> Vec<String> {
     let task = task.parse::<uuid::Uuid>().unwrap();
-    assert!(db.execute(sql, &[&task]).await.unwrap() > 0, "it changed nothing: {sql}");
+    assert!(
+        db.execute(sql, &[&task]).await.unwrap() > 0,
+        "it changed nothing: {sql}"
+    );
     found.iter().map(ToString::to_string).collect()
 }
 
 /// How often the log speaks of each broken task.
 fn said(servers: &[ServerProcess]) -> BTreeMap<String, usize> {
     let mut said = BTreeMap::new();
-    for line in servers.iter().flat_map(ServerProcess::log).filter(|line| line.contains("a task was broken")) {
-        *said.entry(line.split("task_id=").nth(1).unwrap()[..36].to_owned()).or_default() += 1;
+    for line in servers
+        .iter()
+        .flat_map(ServerProcess::log)
+        .filter(|line| line.contains("a task was broken"))
+    {
+        *said
+            .entry(line.split("task_id=").nth(1).unwrap()[..36].to_owned())
+            .or_default() += 1;
     }
     said
 }
@@ -153,7 +172,8 @@ async fn standing(client: &mut Client, db: &Session, count: usize) -> Vec<String
         tasks.push(submit(client, "t/stands", "{}").await);
     }
     eventually("they stand", || async {
-        let sql = "SELECT count(*) FROM tasks WHERE task_id::text = ANY($1) AND steps_done = '\\x03'";
+        let sql =
+            "SELECT count(*) FROM tasks WHERE task_id::text = ANY($1) AND steps_done = '\\x03'";
         let n: i64 = db.query_one(sql, &[&tasks]).await.unwrap().get(0);
         (n == i64::try_from(count).unwrap()).then_some(())
     })
@@ -164,15 +184,20 @@ async fn standing(client: &mut Client, db: &Session, count: usize) -> Vec<String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched() {
     let db = TestDb::new().await;
-    let servers = [ServerProcess::start(db.url()), ServerProcess::start(db.url())];
+    let servers = [
+        ServerProcess::start(db.url()),
+        ServerProcess::start(db.url()),
+    ];
     let mut client = Client::connect(&servers[0].url).await.unwrap();
     for template in [FAN, ONE, STANDS] {
         register(&mut client, template).await;
     }
     let look = db.connect().await;
     let ledger = Ledger::default();
-    let mut workers: Vec<_> =
-        servers.iter().map(|server| ledger.worker(&[&server.url], 8, Duration::from_millis(40))).collect();
+    let mut workers: Vec<_> = servers
+        .iter()
+        .map(|server| ledger.worker(&[&server.url], 8, Duration::from_millis(40)))
+        .collect();
     let load = Load::start(&servers[1].url, "t/fan", Duration::from_millis(20));
 
     let stand = standing(&mut client, &look, WAYS.len() * TASKS).await;
@@ -187,36 +212,83 @@ async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched
     }
     let mut sabotaged = BTreeSet::new();
     for sabotage in SABOTAGE.iter().cycle().take(6) {
-        let rows = look.query(&format!("{sabotage} {A_FEW}"), &[]).await.unwrap();
+        let rows = look
+            .query(&format!("{sabotage} {A_FEW}"), &[])
+            .await
+            .unwrap();
         sabotaged.extend(rows.iter().map(|row| row.get::<_, String>(0)));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(!violations(&look).await.is_empty() && sabotaged.len() > 5, "{} of the load", sabotaged.len());
+    assert!(
+        !violations(&look).await.is_empty() && sabotaged.len() > 5,
+        "{} of the load",
+        sabotaged.len()
+    );
 
     eventually("all is mended", || async {
         let found = repairs(&look).await;
-        let all = expected.keys().chain(&sabotaged).all(|task| found.contains_key(task));
+        let all = expected
+            .keys()
+            .chain(&sabotaged)
+            .all(|task| found.contains_key(task));
         (all && violations(&look).await.is_empty()).then_some(())
     })
     .await;
     let builder = Worker::builder([servers[0].url.clone()]);
-    workers.push(ledger.handler(builder, "later", Duration::ZERO).build().unwrap().spawn());
-    let mut ends: BTreeMap<String, &str> = load.stop().await.into_iter().map(|task| (task, "complete")).collect();
-    ends.extend(expected.keys().filter(|task| !stand.contains(task)).map(|task| (task.clone(), "complete")));
-    ends.extend(stand.iter().zip(WAYS.iter().cycle()).filter_map(|(task, (.., end))| Some((task.clone(), (*end)?))));
+    workers.push(
+        ledger
+            .handler(builder, "later", Duration::ZERO)
+            .build()
+            .unwrap()
+            .spawn(),
+    );
+    let mut ends: BTreeMap<String, &str> = load
+        .stop()
+        .await
+        .into_iter()
+        .map(|task| (task, "complete"))
+        .collect();
+    ends.extend(
+        expected
+            .keys()
+            .filter(|task| !stand.contains(task))
+            .map(|task| (task.clone(), "complete")),
+    );
+    ends.extend(
+        stand
+            .iter()
+            .zip(WAYS.iter().cycle())
+            .filter_map(|(task, (.., end))| Some((task.clone(), (*end)?))),
+    );
     for (task, end) in &ends {
-        let name = state(&finished(&mut client, task).await).as_str_name().to_lowercase();
-        assert_eq!(name, format!("task_state_{end}"), "{task}: {:?}", expected.get(task));
+        let name = state(&finished(&mut client, task).await)
+            .as_str_name()
+            .to_lowercase();
+        assert_eq!(
+            name,
+            format!("task_state_{end}"),
+            "{task}: {:?}",
+            expected.get(task)
+        );
     }
     let found = repairs(&look).await;
     for (task, codes) in &expected {
         assert_eq!(&found[task], codes, "{task}");
     }
-    let touched: Vec<_> =
-        found.keys().filter(|task| !expected.contains_key(*task) && !sabotaged.contains(*task)).collect();
+    let touched: Vec<_> = found
+        .keys()
+        .filter(|task| !expected.contains_key(*task) && !sabotaged.contains(*task))
+        .collect();
     assert!(touched.is_empty(), "healthy and yet mended: {touched:?}");
-    let times: BTreeMap<_, _> = found.iter().map(|(task, codes)| (task.clone(), codes.len())).collect();
-    assert_eq!(said(&servers), times, "each is said once, by the server that mended it");
+    let times: BTreeMap<_, _> = found
+        .iter()
+        .map(|(task, codes)| (task.clone(), codes.len()))
+        .collect();
+    assert_eq!(
+        said(&servers),
+        times,
+        "each is said once, by the server that mended it"
+    );
     assert_eq!(violations(&look).await, [""; 0]);
     invariants_after_repairs(&look).await;
     for worker in workers {
@@ -234,18 +306,35 @@ async fn an_attempt_whose_row_is_broken_is_written_off_and_its_worker_told() {
     register(&mut client, ONE).await;
     let look = db.connect().await;
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
-    for way in ["DELETE FROM queue WHERE task_id = $1", "UPDATE queue SET lease = NULL WHERE task_id = $1"] {
+    for way in [
+        "DELETE FROM queue WHERE task_id = $1",
+        "UPDATE queue SET lease = NULL WHERE task_id = $1",
+    ] {
         let id = submit(&mut client, "t/one", "{}").await;
         let first = worker.assignment().await;
         by_hand(&look, way, &id, &[]).await;
         let cancel = worker.cancelled().await;
-        assert_eq!((&cancel.lease_token, cancel.reason()), (&first.lease_token, CancelReason::LeaseLost), "{way}");
+        assert_eq!(
+            (&cancel.lease_token, cancel.reason()),
+            (&first.lease_token, CancelReason::LeaseLost),
+            "{way}"
+        );
         let second = worker.assignment().await;
         assert_eq!((second.attempt, second.charged_attempts), (2, 0), "{way}");
-        assert_eq!(worker.settle(&first, success("1")).await, ResultStatus::Stale);
-        assert_eq!(worker.settle(&second, success("2")).await, ResultStatus::Accepted);
+        assert_eq!(
+            worker.settle(&first, success("1")).await,
+            ResultStatus::Stale
+        );
+        assert_eq!(
+            worker.settle(&second, success("2")).await,
+            ResultStatus::Accepted
+        );
         let task = finished(&mut client, &id).await;
-        assert_eq!((state(&task), step(&task, "only").result_json.as_str()), (TaskState::Complete, "2"), "{way}");
+        assert_eq!(
+            (state(&task), step(&task, "only").result_json.as_str()),
+            (TaskState::Complete, "2"),
+            "{way}"
+        );
     }
     invariants_after_repairs(&look).await;
 }
@@ -276,12 +365,33 @@ async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
     };
     let engine = Engine::start(db.db(), config).await.unwrap();
     let audits = &engine.audits;
-    eventually("it is known", || async { (audits.standing() == 1).then_some(()) }).await;
+    eventually("it is known", || async {
+        (audits.standing() == 1).then_some(())
+    })
+    .await;
     assert_eq!((audits.found(), audits.repaired()), (1, 0));
-    by_hand(&look, "UPDATE tasks SET steps_live = 1, template_id = 1 WHERE task_id = $1", &id, &[]).await;
-    eventually("it is well", || async { (audits.standing() == 0).then_some(()) }).await;
-    by_hand(&look, "UPDATE queue SET due = false WHERE task_id = $1", &id, &[]).await;
-    eventually("it is mended", || async { (audits.repaired() == 1).then_some(()) }).await;
+    by_hand(
+        &look,
+        "UPDATE tasks SET steps_live = 1, template_id = 1 WHERE task_id = $1",
+        &id,
+        &[],
+    )
+    .await;
+    eventually("it is well", || async {
+        (audits.standing() == 0).then_some(())
+    })
+    .await;
+    by_hand(
+        &look,
+        "UPDATE queue SET due = false WHERE task_id = $1",
+        &id,
+        &[],
+    )
+    .await;
+    eventually("it is mended", || async {
+        (audits.repaired() == 1).then_some(())
+    })
+    .await;
     assert_eq!((audits.found(), audits.standing()), (2, 0));
     engine.stop().await;
     invariants_after_repairs(&look).await;

@@ -8,7 +8,9 @@ use tokio::{
     net::TcpStream,
 };
 use tonic::Status;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     load::{Refusal, assert_says_when_to_come_back},
@@ -17,15 +19,26 @@ use crate::{
 
 /// Waits until the standard health says so; returns how long that took.
 pub async fn health(url: &str, wanted: ServingStatus) -> Duration {
-    let channel = tonic::transport::Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let channel = tonic::transport::Endpoint::from_shared(url.to_owned())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut client = HealthClient::new(channel);
     let asked = Instant::now();
     loop {
-        let response = client.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        let response = client
+            .check(HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
         if response.status() == wanted {
             return asked.elapsed();
         }
-        assert!(asked.elapsed() < Duration::from_secs(10), "health does not become {wanted:?}");
+        assert!(
+            asked.elapsed() < Duration::from_secs(10),
+            "health does not become {wanted:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -33,7 +46,10 @@ pub async fn health(url: &str, wanted: ServingStatus) -> Duration {
 /// What `GET /readyz` answers.
 pub async fn readyz(server: &ServerProcess) -> String {
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -50,16 +66,25 @@ pub async fn every_call_is_refused(url: &str, task_id: &str, time: Duration) {
             while Instant::now() < until {
                 let asked = Instant::now();
                 let status = call(&mut client, kind, &task_id).await;
-                refusals.push(Refusal { status, after: asked.elapsed() });
+                refusals.push(Refusal {
+                    status,
+                    after: asked.elapsed(),
+                });
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             refusals
         })
     });
-    for (kind, probe) in ["submit", "get", "list", "watch"].into_iter().zip(probes.collect::<Vec<_>>()) {
+    for (kind, probe) in ["submit", "get", "list", "watch"]
+        .into_iter()
+        .zip(probes.collect::<Vec<_>>())
+    {
         let refusals = probe.await.unwrap();
         let slowest = refusals.iter().map(|refusal| refusal.after).max().unwrap();
-        println!("{kind}: {} calls refused, the slowest after {slowest:?}", refusals.len());
+        println!(
+            "{kind}: {} calls refused, the slowest after {slowest:?}",
+            refusals.len()
+        );
         assert_says_when_to_come_back(&refusals);
     }
 }
@@ -67,10 +92,29 @@ pub async fn every_call_is_refused(url: &str, task_id: &str, time: Duration) {
 async fn call(client: &mut Client, kind: usize, task_id: &str) -> Status {
     let task_id = task_id.to_owned();
     let refused = match kind {
-        0 => client.tasks.submit_task(submission("t/fan", "{}")).await.map(drop),
-        1 => client.tasks.get_task(proto::GetTaskRequest { task_id }).await.map(drop),
-        2 => client.tasks.list_tasks(proto::ListTasksRequest::default()).await.map(drop),
-        _ => client.tasks.watch_task(proto::WatchTaskRequest { task_id, final_only: false }).await.map(drop),
+        0 => client
+            .tasks
+            .submit_task(submission("t/fan", "{}"))
+            .await
+            .map(drop),
+        1 => client
+            .tasks
+            .get_task(proto::GetTaskRequest { task_id })
+            .await
+            .map(drop),
+        2 => client
+            .tasks
+            .list_tasks(proto::ListTasksRequest::default())
+            .await
+            .map(drop),
+        _ => client
+            .tasks
+            .watch_task(proto::WatchTaskRequest {
+                task_id,
+                final_only: false,
+            })
+            .await
+            .map(drop),
     };
     refused.expect_err("a call succeeded without a database")
 }

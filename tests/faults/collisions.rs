@@ -35,7 +35,14 @@ impl Counting {
         let db = Db::new(db.url(), SCHEMA).unwrap();
         let its = db.clone();
         let running = tokio::spawn(async move {
-            server::run(listener, its, ServerConfig::default(), std::future::pending()).await.unwrap();
+            server::run(
+                listener,
+                its,
+                ServerConfig::default(),
+                std::future::pending(),
+            )
+            .await
+            .unwrap();
         });
         Self { url, db, running }
     }
@@ -60,7 +67,10 @@ async fn fail(db: &Session, on: &str, code: &str, times: i64) {
 }
 
 async fn failures(db: &Session) -> i64 {
-    db.query_one("SELECT last_value FROM failures", &[]).await.unwrap().get(0)
+    db.query_one("SELECT last_value FROM failures", &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 async fn serialization_failures_are_tried_again_and_counted(on: &str) {
@@ -74,8 +84,14 @@ async fn serialization_failures_are_tried_again_and_counted(on: &str) {
     // After the submit, so that the dispatcher is the one who hands it out.
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
     let assignment = worker.assignment().await;
-    assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
-    assert_eq!(state(&finished(&mut client, &id).await), TaskState::Complete);
+    assert_eq!(
+        worker.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
+    assert_eq!(
+        state(&finished(&mut client, &id).await),
+        TaskState::Complete
+    );
     assert_eq!(server.db.counts().get(Collision::Serialization), 3, "{on}");
     invariants(&look).await;
 }
@@ -99,14 +115,23 @@ async fn a_deadlock_is_tried_again_and_counted() {
     let assignment = worker.assignment().await;
     let other = db.connect().await;
     // Whoever looks for deadlocks first is the one that is let go.
-    other.batch_execute("SET deadlock_timeout = '20s'; BEGIN; SELECT FROM tasks FOR UPDATE").await.unwrap();
+    other
+        .batch_execute("SET deadlock_timeout = '20s'; BEGIN; SELECT FROM tasks FOR UPDATE")
+        .await
+        .unwrap();
     let settled = worker.settle(&assignment, success("1"));
     let asks = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        other.batch_execute("SELECT FROM queue FOR UPDATE; COMMIT").await.unwrap();
+        other
+            .batch_execute("SELECT FROM queue FOR UPDATE; COMMIT")
+            .await
+            .unwrap();
     };
     assert_eq!(tokio::join!(settled, asks).0, ResultStatus::Accepted);
-    assert_eq!(state(&finished(&mut client, &id).await), TaskState::Complete);
+    assert_eq!(
+        state(&finished(&mut client, &id).await),
+        TaskState::Complete
+    );
     assert_eq!(server.db.counts().get(Collision::Deadlock), 1);
     invariants(&db.connect().await).await;
 }
@@ -122,24 +147,42 @@ async fn a_task_that_somebody_keeps_locked_holds_up_itself_only() {
     let locked = submit(&mut client, "t/one", "{}").await;
     let stuck = worker.assignment().await;
     let other = db.connect().await;
-    other.batch_execute("BEGIN; SELECT FROM tasks FOR UPDATE").await.unwrap();
+    other
+        .batch_execute("BEGIN; SELECT FROM tasks FOR UPDATE")
+        .await
+        .unwrap();
     worker.answer(&stuck.lease_token, success("1")).await;
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     for _ in 0..10 {
         let asked = Instant::now();
         let id = submit(&mut client, "t/one", "{}").await;
         let assignment = worker.assignment().await;
-        assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
-        assert_eq!(state(&finished(&mut client, &id).await), TaskState::Complete);
+        assert_eq!(
+            worker.settle(&assignment, success("1")).await,
+            ResultStatus::Accepted
+        );
+        assert_eq!(
+            state(&finished(&mut client, &id).await),
+            TaskState::Complete
+        );
         slowest = slowest.max(asked.elapsed());
     }
-    println!("ten tasks in {:?} beside a locked one, the slowest in {slowest:?}", begun.elapsed());
+    println!(
+        "ten tasks in {:?} beside a locked one, the slowest in {slowest:?}",
+        begun.elapsed()
+    );
     // A wait for the lock in front of it, and no more.
-    assert!(slowest < Duration::from_secs(5), "a task took {slowest:?} beside a locked one");
+    assert!(
+        slowest < Duration::from_secs(5),
+        "a task took {slowest:?} beside a locked one"
+    );
     assert!(server.db.counts().get(Collision::Lock) >= 1);
     other.batch_execute("COMMIT").await.unwrap();
     assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
-    assert_eq!(state(&finished(&mut client, &locked).await), TaskState::Complete);
+    assert_eq!(
+        state(&finished(&mut client, &locked).await),
+        TaskState::Complete
+    );
     invariants(&db.connect().await).await;
 }
 
@@ -158,12 +201,21 @@ async fn a_failure_that_does_not_pass_is_logged_once_and_tried_ever_less_often()
     let tries = failures(&look).await;
     println!("{tries} tries in 4 s");
     assert!((3..=8).contains(&tries), "{tries} tries in 4 s");
-    let said = server.log().iter().filter(|line| line.contains("ERROR") && line.contains("made to fail")).count();
+    let said = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("ERROR") && line.contains("made to fail"))
+        .count();
     assert_eq!(said, 1, "{:#?}", server.log());
-    look.batch_execute("DROP TRIGGER fail ON queue").await.unwrap();
+    look.batch_execute("DROP TRIGGER fail ON queue")
+        .await
+        .unwrap();
     let assignment = worker.assignment().await;
     worker.settle(&assignment, success("1")).await;
-    assert_eq!(state(&finished(&mut client, &id).await), TaskState::Complete);
+    assert_eq!(
+        state(&finished(&mut client, &id).await),
+        TaskState::Complete
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,16 +231,26 @@ async fn every_session_has_its_limits_and_reads_share_a_few() {
             let (mut client, task_id) = (client.clone(), id.clone());
             tokio::spawn(async move {
                 for _ in 0..5 {
-                    client.tasks.get_task(proto::GetTaskRequest { task_id: task_id.clone() }).await.unwrap();
+                    client
+                        .tasks
+                        .get_task(proto::GetTaskRequest {
+                            task_id: task_id.clone(),
+                        })
+                        .await
+                        .unwrap();
                 }
             })
         })
         .collect();
     let mut most = 0;
-    let sessions =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tasker'";
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tasker'";
     while !reads.iter().all(tokio::task::JoinHandle::is_finished) {
-        most = most.max(look.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0));
+        most = most.max(
+            look.query_one(sessions, &[])
+                .await
+                .unwrap()
+                .get::<_, i64>(0),
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for read in reads {
@@ -200,14 +262,37 @@ async fn every_session_has_its_limits_and_reads_share_a_few() {
 
     let own = db.db();
     let limits = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')";
-    let row = own.read().await.unwrap().query_one(limits, &[]).await.unwrap();
+    let row = own
+        .read()
+        .await
+        .unwrap()
+        .query_one(limits, &[])
+        .await
+        .unwrap();
     assert_eq!((row.get(0), row.get(1)), ("30s", "10s"));
-    let row = own.connect_hot().await.unwrap().query_one(limits, &[]).await.unwrap();
+    let row = own
+        .connect_hot()
+        .await
+        .unwrap()
+        .query_one(limits, &[])
+        .await
+        .unwrap();
     assert_eq!((row.get(0), row.get(1)), ("30s", "2s"));
     // And a read ends before any of them.
     let asked = Instant::now();
-    let slow = own.read().await.unwrap().batch_execute("SELECT pg_sleep(20)").await;
-    assert!(slow.unwrap_err().is_transient() && asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
-    eventually("nobody waits behind it", || async { own.read().await.ok()?.query_one("SELECT 1", &[]).await.ok() })
+    let slow = own
+        .read()
+        .await
+        .unwrap()
+        .batch_execute("SELECT pg_sleep(20)")
         .await;
+    assert!(
+        slow.unwrap_err().is_transient() && asked.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        asked.elapsed()
+    );
+    eventually("nobody waits behind it", || async {
+        own.read().await.ok()?.query_one("SELECT 1", &[]).await.ok()
+    })
+    .await;
 }

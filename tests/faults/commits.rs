@@ -33,20 +33,31 @@ impl Cut {
         let db = TestDb::new().await;
         let proxy = Proxy::start(db.url()).await;
         let url = proxy.url.clone();
-        let server = tokio::task::spawn_blocking(move || ServerProcess::start(&url)).await.unwrap();
+        let server = tokio::task::spawn_blocking(move || ServerProcess::start(&url))
+            .await
+            .unwrap();
         let mut client = Client::connect(&server.url).await.unwrap();
         register(&mut client, yaml).await;
-        Self { db, proxy, server, client }
+        Self {
+            db,
+            proxy,
+            server,
+            client,
+        }
     }
 
     async fn worker(&self, slots: i32) -> RawWorker {
-        RawWorker::open(&self.server.url, registration(&["h"], slots)).await.unwrap()
+        RawWorker::open(&self.server.url, registration(&["h"], slots))
+            .await
+            .unwrap()
     }
 }
 
 /// The next assignment comes soon, and not after a lease or a deadline.
 async fn soon(worker: &mut RawWorker) -> StepAssignment {
-    tokio::time::timeout(Duration::from_secs(3), worker.assignment()).await.expect("the step is stuck")
+    tokio::time::timeout(Duration::from_secs(3), worker.assignment())
+        .await
+        .expect("the step is stuck")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,15 +67,38 @@ async fn of_intake() {
     // The look for the new worker is over, so its slots are free for the submit to claim.
     tokio::time::sleep(Duration::from_millis(300)).await;
     cut.proxy.swallow_commit(1);
-    let request = SubmitTaskRequest { idempotency_key: "k".into(), ..submission("t/one", "{}") };
-    let status = cut.client.tasks.submit_task(request.clone()).await.unwrap_err();
+    let request = SubmitTaskRequest {
+        idempotency_key: "k".into(),
+        ..submission("t/one", "{}")
+    };
+    let status = cut
+        .client
+        .tasks
+        .submit_task(request.clone())
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     let assignment = soon(&mut worker).await;
     assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
-    let again = cut.client.tasks.submit_task(request).await.unwrap().into_inner();
-    assert_eq!((again.created, &again.task_id), (false, &assignment.task_id));
-    assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
-    assert_eq!(state(&finished(&mut cut.client, &again.task_id).await), TaskState::Complete);
+    let again = cut
+        .client
+        .tasks
+        .submit_task(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (again.created, &again.task_id),
+        (false, &assignment.task_id)
+    );
+    assert_eq!(
+        worker.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
+    assert_eq!(
+        state(&finished(&mut cut.client, &again.task_id).await),
+        TaskState::Complete
+    );
     invariants(&cut.db.connect().await).await;
 }
 
@@ -76,7 +110,10 @@ async fn of_settling() {
     let a = soon(&mut worker).await;
     cut.proxy.swallow_commit(1);
     // The second try finds that the first one did it.
-    assert_eq!(worker.settle(&a, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&a, success("1")).await,
+        ResultStatus::Accepted
+    );
     assert!(cut.proxy.has_swallowed());
     for _ in 0..2 {
         let child = soon(&mut worker).await;
@@ -86,7 +123,10 @@ async fn of_settling() {
     let d = soon(&mut worker).await;
     worker.settle(&d, success("1")).await;
     let task = finished(&mut cut.client, &id).await;
-    assert_eq!((state(&task), step(&task, "a").attempts.len()), (TaskState::Complete, 1));
+    assert_eq!(
+        (state(&task), step(&task, "a").attempts.len()),
+        (TaskState::Complete, 1)
+    );
     invariants(&cut.db.connect().await).await;
 }
 
@@ -101,7 +141,10 @@ async fn of_dispatching() {
     assert!(cut.proxy.has_swallowed());
     assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
     worker.settle(&assignment, success("1")).await;
-    assert_eq!(state(&finished(&mut cut.client, &id).await), TaskState::Complete);
+    assert_eq!(
+        state(&finished(&mut cut.client, &id).await),
+        TaskState::Complete
+    );
     invariants(&cut.db.connect().await).await;
 }
 
@@ -112,12 +155,22 @@ async fn of_a_cancellation() {
     let id = submit(&mut cut.client, "t/one", "{}").await;
     let running = soon(&mut worker).await;
     cut.proxy.swallow_commit(1);
-    let request = tasker::proto::CancelTaskRequest { task_id: id.clone(), by: "t".into(), reason: "r".into() };
+    let request = tasker::proto::CancelTaskRequest {
+        task_id: id.clone(),
+        by: "t".into(),
+        reason: "r".into(),
+    };
     cut.client.tasks.cancel_task(request).await.unwrap();
     assert!(cut.proxy.has_swallowed());
     let cancel = worker.cancelled().await;
-    assert_eq!((&cancel.lease_token, cancel.reason()), (&running.lease_token, CancelReason::TaskCancelled));
-    assert_eq!(state(&get(&mut cut.client, &id).await), TaskState::Cancelled);
+    assert_eq!(
+        (&cancel.lease_token, cancel.reason()),
+        (&running.lease_token, CancelReason::TaskCancelled)
+    );
+    assert_eq!(
+        state(&get(&mut cut.client, &id).await),
+        TaskState::Cancelled
+    );
     // The slot is free again.
     submit(&mut cut.client, "t/one", "{}").await;
     soon(&mut worker).await;

@@ -43,9 +43,17 @@ impl Two {
     async fn start() -> Self {
         let db = TestDb::new().await;
         let way = Proxy::start(db.url()).await;
-        let (cut, whole) = (ServerProcess::start(&way.url), ServerProcess::start(db.url()));
+        let (cut, whole) = (
+            ServerProcess::start(&way.url),
+            ServerProcess::start(db.url()),
+        );
         register(&mut Client::connect(&whole.url).await.unwrap(), ONE).await;
-        Self { db, way, cut, whole }
+        Self {
+            db,
+            way,
+            cut,
+            whole,
+        }
     }
 }
 
@@ -56,7 +64,12 @@ fn assert_cut_off(status: &Status) {
 
 fn assert_unavailable(status: &Status) {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()), "{status:?}");
+    assert!(
+        status
+            .get_details_retry_info()
+            .is_some_and(|info| info.retry_delay.is_some()),
+        "{status:?}"
+    );
 }
 
 /// Steps that run for longer than a lease and what another server adds to it.
@@ -64,40 +77,71 @@ async fn steps_go_on_elsewhere(way: Way) {
     const STEPS: usize = 6;
     let two = Two::start().await;
     let mut client = Client::connect(&two.whole.url).await.unwrap();
-    let mut raw = RawWorker::open(&two.cut.url, registration(&["other"], 1)).await.unwrap();
+    let mut raw = RawWorker::open(&two.cut.url, registration(&["other"], 1))
+        .await
+        .unwrap();
     let ledger = Ledger::default();
-    let worker = ledger.worker(&[&two.cut.url, &two.whole.url], STEPS + 1, LEASE + Duration::from_secs(5));
+    let worker = ledger.worker(
+        &[&two.cut.url, &two.whole.url],
+        STEPS + 1,
+        LEASE + Duration::from_secs(5),
+    );
     let mut tasks = Vec::new();
     for _ in 0..STEPS {
         tasks.push(submit(&mut client, "t/one", "{}").await);
     }
-    eventually("the steps run", || async { (ledger.running() == STEPS).then_some(()) }).await;
+    eventually("the steps run", || async {
+        (ledger.running() == STEPS).then_some(())
+    })
+    .await;
 
     two.way.is(way);
     let lost = Instant::now();
-    let ended = raw.hear().await.expect_err("a message from a server without a database");
+    let ended = raw
+        .hear()
+        .await
+        .expect_err("a message from a server without a database");
     assert_cut_off(&ended);
     let after = lost.elapsed();
     println!("the stream ended after {after:?}");
-    assert!(after < LEASE, "the stream ended after {after:?}, when the lease was over");
+    assert!(
+        after < LEASE,
+        "the stream ended after {after:?}, when the lease was over"
+    );
     let asked = Instant::now();
-    let refused = RawWorker::open(&two.cut.url, registration(&["other"], 1)).await.err().expect("no database");
+    let refused = RawWorker::open(&two.cut.url, registration(&["other"], 1))
+        .await
+        .err()
+        .expect("no database");
     assert_cut_off(&refused);
-    assert!(asked.elapsed() < Duration::from_secs(1), "it took {:?} to refuse", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "it took {:?} to refuse",
+        asked.elapsed()
+    );
 
     // New work reaches the worker at the other server, and what ran goes on.
     tasks.push(submit(&mut client, "t/one", "{}").await);
-    eventually("the new step runs", || async { (ledger.steps() == STEPS + 1).then_some(()) }).await;
+    eventually("the new step runs", || async {
+        (ledger.steps() == STEPS + 1).then_some(())
+    })
+    .await;
     let look = two.db.connect().await;
     all_complete(&look, &tasks).await;
     ledger.assert_each_once(STEPS + 1);
     for task in &tasks {
-        assert_eq!(step(&get(&mut client, task).await, "only").attempts.len(), 1, "a step was taken for lost");
+        assert_eq!(
+            step(&get(&mut client, task).await, "only").attempts.len(),
+            1,
+            "a step was taken for lost"
+        );
     }
     two.way.is(Way::Open);
     health(&two.cut.url, ServingStatus::Serving).await;
     let back = eventually("the server takes workers again", || async {
-        RawWorker::open(&two.cut.url, registration(&["other"], 1)).await.ok()
+        RawWorker::open(&two.cut.url, registration(&["other"], 1))
+            .await
+            .ok()
     });
     drop(back.await);
     invariants(&look).await;
@@ -125,7 +169,9 @@ async fn end<T>(mut stream: Streaming<T>) -> Status {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, end).await.expect("the stream does not end")
+    tokio::time::timeout(PATIENCE, end)
+        .await
+        .expect("the stream does not end")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,14 +180,24 @@ async fn whoever_listens_to_a_server_that_is_cut_off_hears_of_it() {
     let mut client = Client::connect(&two.cut.url).await.unwrap();
     let mut whole = Client::connect(&two.whole.url).await.unwrap();
     let id = submit(&mut whole, "t/one", "{}").await;
-    let events = client.events.subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+    let events = client
+        .events
+        .subscribe(SubscribeRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let mut watches = Vec::new();
     for final_only in [false, true] {
-        let request = WatchTaskRequest { task_id: id.clone(), final_only };
+        let request = WatchTaskRequest {
+            task_id: id.clone(),
+            final_only,
+        };
         watches.push(client.tasks.watch_task(request).await.unwrap().into_inner());
     }
     let mut sse = TcpStream::connect(two.cut.address()).await.unwrap();
-    sse.write_all(b"GET /tasker/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    sse.write_all(b"GET /tasker/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut heard = [0; 64];
     assert!(sse.read(&mut heard).await.unwrap() > 0);
 
@@ -155,10 +211,15 @@ async fn whoever_listens_to_a_server_that_is_cut_off_hears_of_it() {
         assert_unavailable(&end(watch).await);
     }
     read.expect("the stream of HTTP does not end").unwrap();
-    assert!(told.contains("event: error") && told.contains("lost its database"), "{told}");
+    assert!(
+        told.contains("event: error") && told.contains("lost its database"),
+        "{told}"
+    );
     // Where the database is, nothing is disturbed.
     let mut worker = RawWorker::connect(&two.whole.url, &["h"]).await;
     let assignment = worker.assignment().await;
-    worker.settle(&assignment, crate::support::worker::success("1")).await;
+    worker
+        .settle(&assignment, crate::support::worker::success("1"))
+        .await;
     finished(&mut whole, &id).await;
 }

@@ -27,23 +27,40 @@ async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
     register(&mut Client::connect(&server.url).await.unwrap(), ONE).await;
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
-        workers.push(RawWorker::open(&server.url, registration(&["h"], 4)).await.unwrap());
+        workers.push(
+            RawWorker::open(&server.url, registration(&["h"], 4))
+                .await
+                .unwrap(),
+        );
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let per_second = rate(&cluster).await;
     println!("{WORKERS} idle workers: {per_second:.2} statements per second");
-    assert!(per_second <= BUDGET_PER_SECOND, "{per_second:.2} statements per second");
+    assert!(
+        per_second <= BUDGET_PER_SECOND,
+        "{per_second:.2} statements per second"
+    );
 
     // However many listen, one looks for them all.
     let mut client = Client::connect(&server.url).await.unwrap();
     let mut subscribers = Vec::new();
     for _ in 0..SUBSCRIBERS {
-        subscribers.push(client.events.subscribe(SubscribeRequest::default()).await.unwrap().into_inner());
+        subscribers.push(
+            client
+                .events
+                .subscribe(SubscribeRequest::default())
+                .await
+                .unwrap()
+                .into_inner(),
+        );
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let more = rate(&cluster).await - per_second;
     println!("{SUBSCRIBERS} idle subscribers: {more:.2} statements per second more");
-    assert!(more <= LOOKS_PER_SECOND, "{more:.2} statements per second more");
+    assert!(
+        more <= LOOKS_PER_SECOND,
+        "{more:.2} statements per second more"
+    );
 }
 
 /// Statements per second, counted for a while.

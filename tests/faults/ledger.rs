@@ -37,19 +37,29 @@ impl Ledger {
 
     /// A worker with one such handler, `h`.
     pub fn worker(&self, addresses: &[&str], slots: usize, time: Duration) -> WorkerHandle {
-        let builder = Worker::builder(addresses.iter().copied()).name("ledger").max_concurrent_steps(slots);
+        let builder = Worker::builder(addresses.iter().copied())
+            .name("ledger")
+            .max_concurrent_steps(slots);
         self.handler(builder, "h", time).build().unwrap().spawn()
     }
 
     fn begin(&self, step: &StepContext) -> usize {
         let mut calls = self.0.lock().unwrap();
         let calls = calls.entry(step.idempotency_key().to_owned()).or_default();
-        calls.push(Call { attempt: step.attempt(), ended: false });
+        calls.push(Call {
+            attempt: step.attempt(),
+            ended: false,
+        });
         calls.len() - 1
     }
 
     fn end(&self, step: &StepContext, call: usize) {
-        self.0.lock().unwrap().get_mut(step.idempotency_key()).unwrap()[call].ended = true;
+        self.0
+            .lock()
+            .unwrap()
+            .get_mut(step.idempotency_key())
+            .unwrap()[call]
+            .ended = true;
     }
 
     pub fn steps(&self) -> usize {
@@ -58,13 +68,23 @@ impl Ledger {
 
     /// How many calls began and have not ended.
     pub fn running(&self) -> usize {
-        self.0.lock().unwrap().values().flatten().filter(|call| !call.ended).count()
+        self.0
+            .lock()
+            .unwrap()
+            .values()
+            .flatten()
+            .filter(|call| !call.ended)
+            .count()
     }
 
     /// Every step was run once, from its beginning to its end.
     pub fn assert_each_once(&self, steps: usize) {
         let calls = self.0.lock().unwrap();
-        let wrong: Vec<_> = calls.iter().filter(|(_, calls)| calls.len() != 1 || !calls[0].ended).take(5).collect();
+        let wrong: Vec<_> = calls
+            .iter()
+            .filter(|(_, calls)| calls.len() != 1 || !calls[0].ended)
+            .take(5)
+            .collect();
         assert!(wrong.is_empty(), "not run exactly once: {wrong:?}");
         assert_eq!(calls.len(), steps);
     }

@@ -63,9 +63,22 @@ pub struct Load {
 
 impl Load {
     pub fn start(url: &str, name: &'static str, pause: Duration) -> Self {
-        let (stop, refusals) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Refusal>>>::default());
-        let running = tokio::spawn(run(url.to_owned(), name, pause, Arc::clone(&stop), Arc::clone(&refusals)));
-        Self { stop, refusals, running }
+        let (stop, refusals) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<Mutex<Vec<Refusal>>>::default(),
+        );
+        let running = tokio::spawn(run(
+            url.to_owned(),
+            name,
+            pause,
+            Arc::clone(&stop),
+            Arc::clone(&refusals),
+        ));
+        Self {
+            stop,
+            refusals,
+            running,
+        }
     }
 
     /// What was refused so far.
@@ -93,12 +106,18 @@ async fn run(
     let mut accepted = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let key = format!("{stream}-{}", accepted.len());
-        let request = SubmitTaskRequest { idempotency_key: key, ..submission(name, "{}") };
+        let request = SubmitTaskRequest {
+            idempotency_key: key,
+            ..submission(name, "{}")
+        };
         loop {
             let asked = Instant::now();
             match client.tasks.submit_task(request.clone()).await {
                 Ok(response) => break accepted.push(response.into_inner().task_id),
-                Err(status) => refusals.lock().unwrap().push(Refusal { status, after: asked.elapsed() }),
+                Err(status) => refusals.lock().unwrap().push(Refusal {
+                    status,
+                    after: asked.elapsed(),
+                }),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -111,8 +130,16 @@ async fn run(
 pub fn assert_says_when_to_come_back(refusals: &[Refusal]) {
     for Refusal { status, after } in refusals {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()), "{status:?}");
-        assert!(*after < Duration::from_secs(3), "it took {after:?} to refuse: {status:?}");
+        assert!(
+            status
+                .get_details_retry_info()
+                .is_some_and(|info| info.retry_delay.is_some()),
+            "{status:?}"
+        );
+        assert!(
+            *after < Duration::from_secs(3),
+            "it took {after:?} to refuse: {status:?}"
+        );
     }
 }
 
@@ -120,14 +147,22 @@ pub fn assert_says_when_to_come_back(refusals: &[Refusal]) {
 pub async fn all_complete(db: &tokio_postgres::Client, tasks: &[String]) {
     let complete = "SELECT count(*) FROM tasks WHERE state = 'complete'";
     let all = "SELECT count(*), count(*) FILTER (WHERE task_id::text = ANY($1)) FROM tasks";
-    eventually(&format!("all of {} tasks complete", tasks.len()), || async {
-        let n: i64 = db.query_one(complete, &[]).await.unwrap().get(0);
-        (n == i64::try_from(tasks.len()).unwrap()).then_some(())
-    })
+    eventually(
+        &format!("all of {} tasks complete", tasks.len()),
+        || async {
+            let n: i64 = db.query_one(complete, &[]).await.unwrap().get(0);
+            (n == i64::try_from(tasks.len()).unwrap()).then_some(())
+        },
+    )
     .await;
     let row = db.query_one(all, &[&tasks]).await.unwrap();
     let n = i64::try_from(tasks.len()).unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (n, n), "{}", TaskState::Complete.as_str_name());
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, i64>(1)),
+        (n, n),
+        "{}",
+        TaskState::Complete.as_str_name()
+    );
 }
 
 /// The same, each of their four steps was performed once, what is stored is in order, and the workers end well.

@@ -25,7 +25,10 @@ const CROSSING: Duration = Duration::from_secs(2);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_workers_of_a_killed_server_go_on_at_the_other_one() {
     let db = TestDb::new().await;
-    let (mut one, two) = (ServerProcess::start(db.url()), ServerProcess::start(db.url()));
+    let (mut one, two) = (
+        ServerProcess::start(db.url()),
+        ServerProcess::start(db.url()),
+    );
     register(&mut Client::connect(&two.url).await.unwrap(), FAN).await;
     let ledger = Ledger::default();
     // Each has both addresses; the first is the one that it starts with.
@@ -45,7 +48,10 @@ async fn the_workers_of_a_killed_server_go_on_at_the_other_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancels_and_news_cross_from_one_server_to_the_other() {
     let db = TestDb::new().await;
-    let (one, two) = (ServerProcess::start(db.url()), ServerProcess::start(db.url()));
+    let (one, two) = (
+        ServerProcess::start(db.url()),
+        ServerProcess::start(db.url()),
+    );
     let mut client = Client::connect(&one.url).await.unwrap();
     register(&mut client, ONE).await;
     let mut worker = RawWorker::connect(&two.url, &["h"]).await;
@@ -53,24 +59,52 @@ async fn cancels_and_news_cross_from_one_server_to_the_other() {
     let id = submit(&mut client, "t/one", "{}").await;
     let asked = Instant::now();
     let running = worker.assignment().await;
-    assert!(asked.elapsed() < CROSSING, "the step took {:?} to cross", asked.elapsed());
+    assert!(
+        asked.elapsed() < CROSSING,
+        "the step took {:?} to cross",
+        asked.elapsed()
+    );
     let asked = Instant::now();
-    let request = tasker::proto::CancelTaskRequest { task_id: id, by: "t".into(), reason: "r".into() };
+    let request = tasker::proto::CancelTaskRequest {
+        task_id: id,
+        by: "t".into(),
+        reason: "r".into(),
+    };
     client.tasks.cancel_task(request).await.unwrap();
     let cancel = worker.cancelled().await;
-    assert_eq!((&cancel.lease_token, cancel.reason()), (&running.lease_token, CancelReason::TaskCancelled));
-    assert!(asked.elapsed() < CROSSING, "the cancel took {:?} to cross", asked.elapsed());
-    assert_eq!(worker.settle(&running, success("1")).await, ResultStatus::Stale);
+    assert_eq!(
+        (&cancel.lease_token, cancel.reason()),
+        (&running.lease_token, CancelReason::TaskCancelled)
+    );
+    assert!(
+        asked.elapsed() < CROSSING,
+        "the cancel took {:?} to cross",
+        asked.elapsed()
+    );
+    assert_eq!(
+        worker.settle(&running, success("1")).await,
+        ResultStatus::Stale
+    );
 
     let id = submit(&mut client, "t/one", "{}").await;
     let running = worker.assignment().await;
-    let request = WatchTaskRequest { task_id: id, final_only: true };
+    let request = WatchTaskRequest {
+        task_id: id,
+        final_only: true,
+    };
     let mut watch = client.tasks.watch_task(request).await.unwrap().into_inner();
     let asked = Instant::now();
-    assert_eq!(worker.settle(&running, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&running, success("1")).await,
+        ResultStatus::Accepted
+    );
     let last = watch.message().await.unwrap().unwrap();
     assert_eq!(last.task.unwrap().state(), TaskState::Complete);
-    assert!(asked.elapsed() < CROSSING, "the news took {:?} to cross", asked.elapsed());
+    assert!(
+        asked.elapsed() < CROSSING,
+        "the news took {:?} to cross",
+        asked.elapsed()
+    );
     invariants(&db.connect().await).await;
 }
 
@@ -78,11 +112,15 @@ async fn cancels_and_news_cross_from_one_server_to_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stands_still_does_not_hold_up_the_other_one_for_long() {
     let db = TestDb::new().await;
-    let (one, two) = (ServerProcess::start(db.url()), ServerProcess::start(db.url()));
+    let (one, two) = (
+        ServerProcess::start(db.url()),
+        ServerProcess::start(db.url()),
+    );
     register(&mut Client::connect(&two.url).await.unwrap(), FAN).await;
     let ledger = Ledger::default();
     let workers = [0, 1].map(|_| ledger.worker(&[&two.url], 8, Duration::from_millis(20)));
-    let elsewhere = [0, 1].map(|_| ledger.worker(&[&one.url, &two.url], 8, Duration::from_millis(20)));
+    let elsewhere =
+        [0, 1].map(|_| ledger.worker(&[&one.url, &two.url], 8, Duration::from_millis(20)));
     let load = Load::start(&two.url, "t/fan", Duration::from_millis(10));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     one.stop();
@@ -96,5 +134,8 @@ async fn a_server_that_stands_still_does_not_hold_up_the_other_one_for_long() {
         worker.shutdown().await.unwrap();
     }
     let mut client = Client::connect(&one.url).await.unwrap();
-    assert_eq!(state(&crate::support::server::get(&mut client, &tasks[0]).await), TaskState::Complete);
+    assert_eq!(
+        state(&crate::support::server::get(&mut client, &tasks[0]).await),
+        TaskState::Complete
+    );
 }

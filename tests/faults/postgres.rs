@@ -41,14 +41,23 @@ async fn a_killed_postgres_loses_nothing_that_was_accepted() {
         let away = health(&server.url, ServingStatus::NotServing).await;
         assert!(away < Duration::from_secs(3), "it took {away:?} to notice");
         let ready = readyz(&server).await;
-        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("database: does not answer"), "{ready}");
+        assert!(
+            ready.starts_with("HTTP/1.1 503") && ready.contains("database: does not answer"),
+            "{ready}"
+        );
         every_call_is_refused(&server.url, &others[0], down).await;
         cluster.restart().await.unwrap();
         let back = health(&server.url, ServingStatus::Serving).await;
         println!("noticed after {away:?}, back after {back:?}");
-        assert!(back < Duration::from_secs(2), "it took {back:?} to come back");
+        assert!(
+            back < Duration::from_secs(2),
+            "it took {back:?} to come back"
+        );
         others.push(submit(&mut client, "t/fan", "{}").await);
-        assert!(load.refusals().len() > before, "no submit was refused while the database was away");
+        assert!(
+            load.refusals().len() > before,
+            "no submit was refused while the database was away"
+        );
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_says_when_to_come_back(&load.refusals());
@@ -90,7 +99,12 @@ async fn a_database_that_breaks_off_while_a_server_starts_is_waited_for() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     cluster.kill();
-    let running = tokio::spawn(server::run(listener, db, ServerConfig::default(), std::future::pending()));
+    let running = tokio::spawn(server::run(
+        listener,
+        db,
+        ServerConfig::default(),
+        std::future::pending(),
+    ));
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert!(!running.is_finished(), "{:?}", running.await);
     cluster.restart().await.unwrap();
@@ -111,7 +125,8 @@ async fn a_postgres_that_says_nothing_is_away_too() {
     let first = submit(&mut client, "t/fan", "{}").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let all = processes(&cluster);
-    all.iter().for_each(|pid| kill_process(*pid, Signal::STOP).unwrap());
+    all.iter()
+        .for_each(|pid| kill_process(*pid, Signal::STOP).unwrap());
     // Longer than a lease: afterwards nobody is taken for dead.
     let probes = every_call_is_refused(&server.url, &first, Duration::from_secs(8));
     let noticed = async {
@@ -120,10 +135,14 @@ async fn a_postgres_that_says_nothing_is_away_too() {
         assert!(away < Duration::from_secs(8), "it took {away:?} to notice");
     };
     tokio::join!(probes, noticed);
-    all.iter().for_each(|pid| kill_process(*pid, Signal::CONT).unwrap());
+    all.iter()
+        .for_each(|pid| kill_process(*pid, Signal::CONT).unwrap());
     let back = health(&server.url, ServingStatus::Serving).await;
     println!("back after {back:?}");
-    assert!(back < Duration::from_secs(2), "it took {back:?} to come back");
+    assert!(
+        back < Duration::from_secs(2),
+        "it took {back:?} to come back"
+    );
     submit(&mut client, "t/fan", "{}").await;
     assert_says_when_to_come_back(&load.refusals());
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -145,13 +164,23 @@ async fn a_postgres_that_says_nothing_is_away_too() {
 }
 
 async fn every_task(db: &tokio_postgres::Client) -> Vec<String> {
-    db.query("SELECT task_id::text FROM tasks", &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    db.query("SELECT task_id::text FROM tasks", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 /// The postmaster and its children.
 fn processes(cluster: &Cluster) -> Vec<Pid> {
     let pid = cluster.pid();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let children = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
-    std::iter::once(pid.cast_signed()).chain(children).map(|pid| Pid::from_raw(pid).unwrap()).collect()
+    let children = children
+        .split_whitespace()
+        .map(|pid| pid.parse::<i32>().unwrap());
+    std::iter::once(pid.cast_signed())
+        .chain(children)
+        .map(|pid| Pid::from_raw(pid).unwrap())
+        .collect()
 }

@@ -38,7 +38,10 @@ impl Proxy {
         let (port, database) = rest.split_once('/').unwrap();
         let port: u16 = port.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("{head}127.0.0.1:{}/{database}", listener.local_addr().unwrap().port());
+        let url = format!(
+            "{head}127.0.0.1:{}/{database}",
+            listener.local_addr().unwrap().port()
+        );
         let (armed, way) = (Arc::<AtomicUsize>::default(), watch::Sender::new(Way::Open));
         tokio::spawn(accept(listener, port, Arc::clone(&armed), way.subscribe()));
         Self { url, armed, way }
@@ -60,7 +63,12 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, armed: Arc<AtomicUsize>, way: watch::Receiver<Way>) {
+async fn accept(
+    listener: TcpListener,
+    port: u16,
+    armed: Arc<AtomicUsize>,
+    way: watch::Receiver<Way>,
+) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
         if *way.borrow() == Way::Broken {
@@ -89,14 +97,23 @@ async fn accept(listener: TcpListener, port: u16, armed: Arc<AtomicUsize>, way: 
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, armed: Arc<AtomicUsize>, mut way: watch::Receiver<Way>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    armed: Arc<AtomicUsize>,
+    mut way: watch::Receiver<Way>,
+) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let _ = way.wait_for(|way| *way != Way::Silent).await;
         // CommandComplete of a commit. One that is split over two reads is missed, and the test waits for the next.
-        let commits = buffer[..n].windows(12).filter(|w| w == b"C\0\0\0\x0bCOMMIT\0").count();
+        let commits = buffer[..n]
+            .windows(12)
+            .filter(|w| w == b"C\0\0\0\x0bCOMMIT\0")
+            .count();
         for _ in 0..commits {
-            let counted = armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            let counted =
+                armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
             if counted == Ok(1) {
                 return;
             }

@@ -29,11 +29,19 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
     let mut bench = Bench::with(ONE).await;
     // A window of no size to speak of, so that what is not read backs up in the server.
     let endpoint = tonic::transport::Endpoint::from_shared(bench.server.url.clone()).unwrap();
-    let channel = endpoint.initial_stream_window_size(1 << 10).connect().await.unwrap();
+    let channel = endpoint
+        .initial_stream_window_size(1 << 10)
+        .connect()
+        .await
+        .unwrap();
     let mut client = WorkerServiceClient::new(channel);
     let (says, queue) = mpsc::channel(1_024);
-    let say = |message| WorkRequest { message: Some(message) };
-    says.send(say(Says::Register(registration(&["h"], 4)))).await.unwrap();
+    let say = |message| WorkRequest {
+        message: Some(message),
+    };
+    says.send(say(Says::Register(registration(&["h"], 4))))
+        .await
+        .unwrap();
     let _unread = client.work(ReceiverStream::new(queue)).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..4 {
@@ -52,8 +60,16 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
         let mut nonce = 0;
         loop {
             nonce += 1;
-            let lease_token = Lease { task_id: Uuid::nil(), step: 0, nonce }.to_token();
-            let result = StepResult { lease_token, outcome: Some(success("1")) };
+            let lease_token = Lease {
+                task_id: Uuid::nil(),
+                step: 0,
+                nonce,
+            }
+            .to_token();
+            let result = StepResult {
+                lease_token,
+                outcome: Some(success("1")),
+            };
             if says.send(say(Says::Result(result))).await.is_err() {
                 break;
             }
@@ -70,8 +86,15 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
     }
     for id in &ids {
         let task = bench.finished(id).await;
-        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(tasker::proto::Attempt::outcome).collect();
-        assert_eq!(outcomes, [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded]);
+        let outcomes: Vec<_> = step(&task, "only")
+            .attempts
+            .iter()
+            .map(tasker::proto::Attempt::outcome)
+            .collect();
+        assert_eq!(
+            outcomes,
+            [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded]
+        );
     }
     ledger.assert_each_once(24);
     invariants(&db).await;

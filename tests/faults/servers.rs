@@ -45,7 +45,10 @@ async fn a_server_that_stood_still_does_not_take_its_workers_for_dead() {
     let ledger = Ledger::default();
     let worker = ledger.worker(&[&server.url], 8, Duration::from_secs(8));
     let id = submit(&mut client, "t/one", "{}").await;
-    eventually("the step starts", || async { (ledger.running() == 1).then_some(()) }).await;
+    eventually("the step starts", || async {
+        (ledger.running() == 1).then_some(())
+    })
+    .await;
     // Until the server would reap again.
     tokio::time::sleep(Duration::from_secs(4)).await;
     server.stop();

@@ -16,11 +16,9 @@ use crate::{
     },
 };
 
-const OTHER: &str =
-    "{task_name: other, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: other}]}";
+const OTHER: &str = "{task_name: other, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: other}]}";
 
-const NOBODY: &str =
-    "{task_name: nobody, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: nobody}]}";
+const NOBODY: &str = "{task_name: nobody, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: nobody}]}";
 
 /// A slot that comes free is filled at once, also when somebody looked for steps while it was taken, and so saw none for
 /// the slots that were free.
@@ -35,13 +33,25 @@ async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
     let busy = ledger.worker(&[&bench.server.url], 1, Duration::from_millis(100));
     let started = Instant::now();
     let tasks = (0..TASKS).map(|_| submission("t/one", "{}")).collect();
-    bench.client.tasks.submit_tasks(tasker::proto::SubmitTasksRequest { tasks }).await.unwrap();
+    bench
+        .client
+        .tasks
+        .submit_tasks(tasker::proto::SubmitTasksRequest { tasks })
+        .await
+        .unwrap();
     for n in 1..=TASKS {
-        eventually("the next step runs", || async { (ledger.steps() == n).then_some(()) }).await;
+        eventually("the next step runs", || async {
+            (ledger.steps() == n).then_some(())
+        })
+        .await;
         // Makes the server look, while the one slot for the others is taken.
         bench.submit("t/nobody", "{}").await;
     }
-    assert!(started.elapsed() < Duration::from_secs(3), "it took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "it took {:?}",
+        started.elapsed()
+    );
     busy.shutdown().await.unwrap();
     invariants(&bench.db.connect().await).await;
 }
@@ -68,7 +78,11 @@ async fn a_template_that_this_build_cannot_read_holds_up_no_other() {
     .unwrap();
     let ledger = Ledger::default();
     let builder = ledger.handler(Worker::builder([server.url.clone()]), "h", Duration::ZERO);
-    let worker = ledger.handler(builder, "other", Duration::ZERO).build().unwrap().spawn();
+    let worker = ledger
+        .handler(builder, "other", Duration::ZERO)
+        .build()
+        .unwrap()
+        .spawn();
     for _ in 0..5 {
         let id = submit(&mut client, "t/one", "{}").await;
         finished(&mut client, &id).await;
@@ -76,6 +90,9 @@ async fn a_template_that_this_build_cannot_read_holds_up_no_other() {
     let before = statements(&cluster);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let spent = statements(&cluster) - before;
-    assert!(spent < 50, "{spent} statements in two seconds for a step that nobody can run");
+    assert!(
+        spent < 50,
+        "{spent} statements in two seconds for a step that nobody can run"
+    );
     worker.shutdown().await.unwrap();
 }

@@ -44,7 +44,10 @@ fn pg_basebackup() -> Option<PathBuf> {
 
 /// Copies a running cluster into a folder, as one that will follow it.
 fn copy(program: &Path, primary: &Cluster) -> Folder {
-    let folder = Folder(PathBuf::from(format!("{}-standby", primary.dir().display())));
+    let folder = Folder(PathBuf::from(format!(
+        "{}-standby",
+        primary.dir().display()
+    )));
     let data = folder.0.join("data");
     // Postgres' user passes through the one and owns the other.
     fs::DirBuilder::new().mode(0o711).create(&folder.0).unwrap();
@@ -53,7 +56,14 @@ fn copy(program: &Path, primary: &Cluster) -> Folder {
     chown(&data, Some(owner.uid()), Some(owner.gid())).unwrap();
     fs::copy(primary.dir().join("password"), folder.0.join("password")).unwrap();
     let mut command = Command::new(program);
-    command.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--pgdata"]).arg(&data);
+    command
+        .args([
+            "--checkpoint=fast",
+            "--no-sync",
+            "--write-recovery-conf",
+            "--pgdata",
+        ])
+        .arg(&data);
     command.arg("--dbname").arg(primary.url()).current_dir("/");
     if rustix::process::geteuid().is_root() {
         command.uid(owner.uid()).gid(owner.gid());
@@ -70,10 +80,16 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
     };
     let primary = migrated().await;
     let folder = copy(&program, &primary);
-    let standby = support::start(Options { data_dir: Some(folder.0.clone()), ..support::own_options() }).await;
+    let standby = support::start(Options {
+        data_dir: Some(folder.0.clone()),
+        ..support::own_options()
+    })
+    .await;
     let look = session(&primary.url()).await;
     // Only now: with nobody to confirm it no commit would end.
-    look.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
+    look.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        .await
+        .unwrap();
     look.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually("the standby is synchronous", || async {
         let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'";
@@ -82,7 +98,9 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
     .await;
 
     let hosts = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
-    let url = primary.url().replace(&format!("127.0.0.1:{}", primary.port()), &hosts);
+    let url = primary
+        .url()
+        .replace(&format!("127.0.0.1:{}", primary.port()), &hosts);
     let server = ServerProcess::start(&format!("{url}?target_session_attrs=read-write"));
     register(&mut Client::connect(&server.url).await.unwrap(), FAN).await;
     let ledger = Ledger::default();
@@ -94,10 +112,22 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
     health(&server.url, ServingStatus::NotServing).await;
     let promoted = Instant::now();
     let lead = session(&standby.url()).await;
-    assert!(lead.query_one("SELECT pg_promote()", &[]).await.unwrap().get::<_, bool>(0));
+    assert!(
+        lead.query_one("SELECT pg_promote()", &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+    );
     health(&server.url, ServingStatus::Serving).await;
-    println!("{ran} steps ran on the primary; served by the other one {:?} after the order", promoted.elapsed());
-    assert!(promoted.elapsed() < Duration::from_secs(4), "it took {:?}", promoted.elapsed());
+    println!(
+        "{ran} steps ran on the primary; served by the other one {:?} after the order",
+        promoted.elapsed()
+    );
+    assert!(
+        promoted.elapsed() < Duration::from_secs(4),
+        "it took {:?}",
+        promoted.elapsed()
+    );
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut tasks = Vec::new();
     for load in loads {

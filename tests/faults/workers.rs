@@ -56,15 +56,20 @@ impl Drop for WorkerProcess {
 /// Not a test by itself: the process that the tests below kill.
 #[tokio::test]
 async fn worker_process() {
-    let Ok(url) = std::env::var(SERVE) else { return };
+    let Ok(url) = std::env::var(SERVE) else {
+        return;
+    };
     let time = Duration::from_millis(std::env::var(STEP_MILLIS).unwrap().parse().unwrap());
-    let worker = Worker::builder([url]).name("process").max_concurrent_steps(4).handler("h", move |_: StepContext| {
-        let pid = std::process::id();
-        async move {
-            tokio::time::sleep(time).await;
-            Ok(pid)
-        }
-    });
+    let worker = Worker::builder([url])
+        .name("process")
+        .max_concurrent_steps(4)
+        .handler("h", move |_: StepContext| {
+            let pid = std::process::id();
+            async move {
+                tokio::time::sleep(time).await;
+                Ok(pid)
+            }
+        });
     // If the test is gone, this goes too.
     let _ = tokio::time::timeout(Duration::from_secs(60), worker.build().unwrap().run()).await;
 }
@@ -75,7 +80,14 @@ async fn connected(bench: &mut Bench, workers: usize) {
     eventually("the workers connect", || {
         let mut client = client.clone();
         async move {
-            let found = client.workers.list_workers(list()).await.unwrap().into_inner().workers.len();
+            let found = client
+                .workers
+                .list_workers(list())
+                .await
+                .unwrap()
+                .into_inner()
+                .workers
+                .len();
             (found == workers).then_some(())
         }
     })
@@ -113,10 +125,17 @@ async fn what_killed_workers_held_goes_to_others_uncharged() {
         let (last, before) = only.attempts.split_last().unwrap();
         assert_eq!(last.outcome(), AttemptOutcome::Succeeded);
         assert!(before.len() <= 1, "{before:?}");
-        lost += before.iter().filter(|a| a.outcome() == AttemptOutcome::WorkerLost && !a.charged).count();
+        lost += before
+            .iter()
+            .filter(|a| a.outcome() == AttemptOutcome::WorkerLost && !a.charged)
+            .count();
     }
     assert_eq!(lost, 8);
-    assert!(died.elapsed() < Duration::from_secs(8), "it took {:?}", died.elapsed());
+    assert!(
+        died.elapsed() < Duration::from_secs(8),
+        "it took {:?}",
+        died.elapsed()
+    );
     ledger.assert_each_once(12);
     invariants(&db).await;
     heir.shutdown().await.unwrap();
@@ -127,7 +146,10 @@ async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unha
     let mut bench = Bench::with(ONE).await;
     let stopped = WorkerProcess::start(&bench.server.url, Duration::from_millis(1_500));
     connected(&mut bench, 1).await;
-    let ids = [bench.submit("t/one", "{}").await, bench.submit("t/one", "{}").await];
+    let ids = [
+        bench.submit("t/one", "{}").await,
+        bench.submit("t/one", "{}").await,
+    ];
     let db = bench.db.connect().await;
     let running = "SELECT count(*) FROM queue WHERE state = 'in_progress'";
     eventually("the steps run", || async {
@@ -139,8 +161,16 @@ async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unha
     let heir = ledger.worker(&[&bench.server.url], 1, Duration::from_millis(10));
     for id in &ids {
         let task = bench.finished(id).await;
-        let outcomes: Vec<_> = step(&task, "only").attempts.iter().map(tasker::proto::Attempt::outcome).collect();
-        assert_eq!(outcomes, [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded], "it was given more steps");
+        let outcomes: Vec<_> = step(&task, "only")
+            .attempts
+            .iter()
+            .map(tasker::proto::Attempt::outcome)
+            .collect();
+        assert_eq!(
+            outcomes,
+            [AttemptOutcome::WorkerLost, AttemptOutcome::Succeeded],
+            "it was given more steps"
+        );
     }
     ledger.assert_each_once(2);
     heir.shutdown().await.unwrap();
@@ -148,7 +178,10 @@ async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unha
     // It registers again, and is as good as new.
     let id = bench.submit("t/one", "{}").await;
     let task = bench.finished(&id).await;
-    assert_eq!((state(&task), step(&task, "only").attempts.len()), (TaskState::Complete, 1));
+    assert_eq!(
+        (state(&task), step(&task, "only").attempts.len()),
+        (TaskState::Complete, 1)
+    );
     invariants(&db).await;
 }
 
@@ -167,8 +200,14 @@ async fn a_stream_closed_without_a_drain_leaves_the_leases_to_their_worker() {
         ..registration(&["h"], 4)
     };
     let mut again = RawWorker::open(&bench.server.url, register).await.unwrap();
-    assert_eq!(again.registered.kept_leases, std::slice::from_ref(&assignment.lease_token));
-    assert_eq!(again.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        again.registered.kept_leases,
+        std::slice::from_ref(&assignment.lease_token)
+    );
+    assert_eq!(
+        again.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
     assert_eq!(step(&bench.finished(&id).await, "only").attempts.len(), 1);
     invariants(&bench.db.connect().await).await;
 }
@@ -184,12 +223,20 @@ async fn an_attempt_that_no_server_knows_of_still_meets_its_deadline() {
     let id = bench.submit("t/one", "{}").await;
     let assignment = worker.assignment().await;
     let db = bench.db.connect().await;
-    db.execute("UPDATE queue SET lease = lease # 1", &[]).await.unwrap();
+    db.execute("UPDATE queue SET lease = lease # 1", &[])
+        .await
+        .unwrap();
     let cancel = worker.cancelled().await;
-    assert_eq!((&cancel.lease_token, cancel.reason()), (&assignment.lease_token, CancelReason::LeaseLost));
+    assert_eq!(
+        (&cancel.lease_token, cancel.reason()),
+        (&assignment.lease_token, CancelReason::LeaseLost)
+    );
     let task = bench.finished(&id).await;
     assert_eq!(step(&task, "only").state(), StepState::Error);
-    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::TimedOut);
+    assert_eq!(
+        step(&task, "only").attempts[0].outcome(),
+        AttemptOutcome::TimedOut
+    );
 }
 
 #[tokio::test]
@@ -209,8 +256,14 @@ async fn a_worker_that_two_servers_know_runs_a_step_once() {
     let mut new = RawWorker::open(&two.url, register).await.unwrap();
     // The same result on both streams.
     old.answer(&assignment.lease_token, success("1")).await;
-    assert_eq!(new.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        new.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
     let task = crate::support::server::finished(&mut client, &id).await;
-    assert_eq!((state(&task), step(&task, "only").attempts.len()), (TaskState::Complete, 1));
+    assert_eq!(
+        (state(&task), step(&task, "only").attempts.len()),
+        (TaskState::Complete, 1)
+    );
     invariants(&db.connect().await).await;
 }

@@ -7,7 +7,9 @@ use std::{
 
 use tasker::{
     client::Client,
-    proto::{AttemptOutcome, CancelReason::LeaseLost, Register, ResultStatus, StepState, TaskState},
+    proto::{
+        AttemptOutcome, CancelReason::LeaseLost, Register, ResultStatus, StepState, TaskState,
+    },
     store::{self, Db, worker::NewWorker},
 };
 
@@ -36,7 +38,10 @@ async fn case_13_a_lost_worker_costs_an_attempt_number_but_no_try() {
     drop(first);
     let mut second = RawWorker::connect(&bench.server.url, &["h"]).await;
     let again = second.assignment().await;
-    assert!(connected.elapsed() > Duration::from_secs(2), "given away before the lease ended");
+    assert!(
+        connected.elapsed() > Duration::from_secs(2),
+        "given away before the lease ended"
+    );
     assert_eq!((again.attempt, again.charged_attempts), (2, 0));
     assert_eq!(again.idempotency_key, lost.idempotency_key);
     second.settle(&again, success("1")).await;
@@ -54,7 +59,10 @@ async fn a_heartbeat_keeps_the_lease() {
     let id = bench.submit("t/one", "{}").await;
     let assignment = worker.assignment().await;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&assignment, success("1")).await,
+        ResultStatus::Accepted
+    );
     assert_eq!(step(&bench.finished(&id).await, "only").attempt, 1);
 }
 
@@ -68,7 +76,10 @@ async fn a_silent_worker_with_an_open_stream_loses_its_steps_and_its_stream() {
     let mut other = RawWorker::connect(&bench.server.url, &["h"]).await;
     let again = other.assignment().await;
     assert_eq!((again.attempt, again.charged_attempts), (2, 0));
-    assert_eq!(silent.hear().await.unwrap_err().code(), tonic::Code::Aborted);
+    assert_eq!(
+        silent.hear().await.unwrap_err().code(),
+        tonic::Code::Aborted
+    );
     // It wakes up and comes back with the lease it believes in.
     let register = Register {
         previous_worker_id: silent.registered.worker_id.clone(),
@@ -78,7 +89,10 @@ async fn a_silent_worker_with_an_open_stream_loses_its_steps_and_its_stream() {
     let mut back = RawWorker::open(&bench.server.url, register).await.unwrap();
     assert!(back.registered.kept_leases.is_empty());
     assert_eq!(back.cancelled().await.lease_token, kept.lease_token);
-    assert_eq!(back.settle(&kept, success("\"late\"")).await, ResultStatus::Stale);
+    assert_eq!(
+        back.settle(&kept, success("\"late\"")).await,
+        ResultStatus::Stale
+    );
     other.settle(&again, success("1")).await;
     assert_eq!(step(&bench.finished(&id).await, "only").result_json, "1");
 }
@@ -94,7 +108,10 @@ async fn case_14_a_result_sent_twice_has_one_effect_and_two_acknowledgements() {
     worker.answer(&assignment.lease_token, success("2")).await;
     assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
     assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
-    assert_eq!(worker.settle(&assignment, success("3")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&assignment, success("3")).await,
+        ResultStatus::Accepted
+    );
     let task = bench.finished(&id).await;
     assert_eq!(step(&task, "only").result_json, "1");
     assert_eq!(step(&task, "only").attempts.len(), 1);
@@ -116,8 +133,14 @@ async fn case_14_also_for_an_accepted_failure_after_the_next_attempt_began() {
     let first = worker.assignment().await;
     worker.settle(&first, retryable("busy", None)).await;
     let second = worker.assignment().await;
-    assert_eq!(worker.settle(&first, retryable("busy", None)).await, ResultStatus::Accepted);
-    assert_eq!(worker.settle(&second, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&first, retryable("busy", None)).await,
+        ResultStatus::Accepted
+    );
+    assert_eq!(
+        worker.settle(&second, success("1")).await,
+        ResultStatus::Accepted
+    );
     assert_eq!(step(&bench.finished(&id).await, "only").charged_attempts, 1);
 }
 
@@ -138,22 +161,41 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
     assert_eq!(worker.cancelled().await.lease_token, first.lease_token);
     let second = worker.assignment().await;
     assert_eq!((second.attempt, second.charged_attempts), (2, 1));
-    assert_eq!(worker.settle(&first, success("\"late\"")).await, ResultStatus::Stale);
-    assert_eq!(worker.settle(&second, success("\"right\"")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&first, success("\"late\"")).await,
+        ResultStatus::Stale
+    );
+    assert_eq!(
+        worker.settle(&second, success("\"right\"")).await,
+        ResultStatus::Accepted
+    );
     let task = bench.finished(&id).await;
     assert_eq!(step(&task, "only").result_json, "\"right\"");
-    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::TimedOut);
+    assert_eq!(
+        step(&task, "only").attempts[0].outcome(),
+        AttemptOutcome::TimedOut
+    );
     assert!(step(&task, "only").attempts[0].charged);
     // What came too late left a note, once, and where it was not too late there is none.
-    assert_eq!(worker.settle(&first, retryable("again", None)).await, ResultStatus::Stale);
+    assert_eq!(
+        worker.settle(&first, retryable("again", None)).await,
+        ResultStatus::Stale
+    );
     let task = bench.get(&id).await;
     let attempts = &step(&task, "only").attempts;
     assert_eq!(attempts[0].late_outcome(), AttemptOutcome::Succeeded);
     assert!(attempts[0].late_result_at.unwrap().seconds >= attempts[0].ended_at.unwrap().seconds);
-    assert_eq!((attempts[1].late_result_at, attempts[1].late_outcome()), (None, AttemptOutcome::Unspecified));
+    assert_eq!(
+        (attempts[1].late_result_at, attempts[1].late_outcome()),
+        (None, AttemptOutcome::Unspecified)
+    );
     // An attempt that there never was has no place for a note.
     let db = bench.db.connect().await;
-    let notes: i64 = db.query_one("SELECT count(*) FROM late_results", &[]).await.unwrap().get(0);
+    let notes: i64 = db
+        .query_one("SELECT count(*) FROM late_results", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(notes, 1);
 }
 
@@ -170,7 +212,10 @@ async fn case_16_a_killed_server_costs_no_work() {
         ids.push(server::submit(&mut client, "t/one", "{}").await);
         running.push(worker.assignment().await);
     }
-    let (address, before) = (process.address().to_owned(), worker.registered.worker_id.clone());
+    let (address, before) = (
+        process.address().to_owned(),
+        worker.registered.worker_id.clone(),
+    );
     process.kill();
     let process = ServerProcess::start_at(db.url(), &address);
     let register = Register {
@@ -181,12 +226,18 @@ async fn case_16_a_killed_server_costs_no_work() {
     let mut worker = RawWorker::open(&process.url, register).await.unwrap();
     assert_eq!(worker.registered.kept_leases.len(), 5);
     for assignment in &running {
-        assert_eq!(worker.settle(assignment, success("1")).await, ResultStatus::Accepted);
+        assert_eq!(
+            worker.settle(assignment, success("1")).await,
+            ResultStatus::Accepted
+        );
     }
     let mut client = Client::connect(&process.url).await.unwrap();
     for id in &ids {
         let task = finished(&mut client, id).await;
-        assert_eq!((state(&task), step(&task, "only").attempts.len()), (TaskState::Complete, 1));
+        assert_eq!(
+            (state(&task), step(&task, "only").attempts.len()),
+            (TaskState::Complete, 1)
+        );
     }
 }
 
@@ -196,18 +247,30 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let lost = worker.assignment().await;
-    let register = Register { previous_worker_id: worker.registered.worker_id.clone(), ..registration(&["h"], 16) };
+    let register = Register {
+        previous_worker_id: worker.registered.worker_id.clone(),
+        ..registration(&["h"], 16)
+    };
     let started = Instant::now();
     let mut again = RawWorker::open(&bench.server.url, register).await.unwrap();
     let assignment = again.assignment().await;
-    assert!(started.elapsed() < Duration::from_millis(900), "it waited for the lease");
+    assert!(
+        started.elapsed() < Duration::from_millis(900),
+        "it waited for the lease"
+    );
     assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
     // It did arrive, and the worker said that it does not hold it: what it makes of it counts no more.
-    assert_eq!(again.settle(&lost, success("\"late\"")).await, ResultStatus::Stale);
+    assert_eq!(
+        again.settle(&lost, success("\"late\"")).await,
+        ResultStatus::Stale
+    );
     again.settle(&assignment, success("1")).await;
     assert_eq!(again.settle(&lost, released()).await, ResultStatus::Stale);
     let task = bench.finished(&id).await;
-    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::Released);
+    assert_eq!(
+        step(&task, "only").attempts[0].outcome(),
+        AttemptOutcome::Released
+    );
     assert_eq!(step(&task, "only").result_json, "1");
 }
 
@@ -233,11 +296,16 @@ async fn what_a_worker_does_not_hold_any_more_was_not_lost_with_it() {
         held: Vec::new(),
     };
     let db = Db::new(bench.db.url(), SCHEMA).unwrap();
-    store::worker::register(&db, &again, Duration::from_secs(10)).await.unwrap();
+    store::worker::register(&db, &again, Duration::from_secs(10))
+        .await
+        .unwrap();
     let assignment = other.assignment().await;
     other.settle(&assignment, success("1")).await;
     let task = bench.finished(&id).await;
-    assert_eq!(step(&task, "only").attempts[0].outcome(), AttemptOutcome::Released);
+    assert_eq!(
+        step(&task, "only").attempts[0].outcome(),
+        AttemptOutcome::Released
+    );
 }
 
 #[tokio::test]
@@ -245,20 +313,35 @@ async fn a_step_that_another_worker_answers_frees_its_holders_slot() {
     let mut bench = Bench::with(ONE).await;
     let other = TestServer::start(&bench.db).await;
     for url in [bench.server.url.clone(), other.url.clone()] {
-        let mut holder = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
+        let mut holder = RawWorker::open(&bench.server.url, registration(&["h"], 1))
+            .await
+            .unwrap();
         bench.submit("t/one", "{}").await;
         let assignment = holder.assignment().await;
         let mut answering = RawWorker::connect(&url, &["something.else"]).await;
         let started = Instant::now();
-        assert_eq!(answering.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+        assert_eq!(
+            answering.settle(&assignment, success("1")).await,
+            ResultStatus::Accepted
+        );
         let cancelled = holder.cancelled().await;
-        assert_eq!((cancelled.reason(), cancelled.lease_token), (LeaseLost, assignment.lease_token.clone()));
+        assert_eq!(
+            (cancelled.reason(), cancelled.lease_token),
+            (LeaseLost, assignment.lease_token.clone())
+        );
         // It may have been about to say the same.
-        assert_eq!(holder.settle(&assignment, success("2")).await, ResultStatus::Accepted);
+        assert_eq!(
+            holder.settle(&assignment, success("2")).await,
+            ResultStatus::Accepted
+        );
         let next = bench.submit("t/one", "{}").await;
         let assignment = holder.assignment().await;
         assert_eq!(assignment.task_id, next);
-        assert!(started.elapsed() < Duration::from_secs(3), "its slot was taken for {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(3),
+            "its slot was taken for {:?}",
+            started.elapsed()
+        );
         holder.settle(&assignment, success("3")).await;
         holder.drain().await;
         holder.close();
@@ -271,7 +354,10 @@ async fn a_connection_that_registered_again_elsewhere_is_closed() {
     let bench = Bench::new().await;
     let other = TestServer::start(&bench.db).await;
     let mut old = RawWorker::connect(&bench.server.url, &["h"]).await;
-    let register = Register { previous_worker_id: old.registered.worker_id.clone(), ..registration(&["h"], 16) };
+    let register = Register {
+        previous_worker_id: old.registered.worker_id.clone(),
+        ..registration(&["h"], 16)
+    };
     let _new = RawWorker::open(&other.url, register).await.unwrap();
     assert_eq!(old.hear().await.unwrap_err().code(), tonic::Code::Aborted);
 }
@@ -284,7 +370,10 @@ async fn a_drained_worker_gives_back_what_it_has_not_started() {
     let unstarted = first.assignment().await;
     let mut second = RawWorker::connect(&bench.server.url, &["h"]).await;
     first.drain().await;
-    assert_eq!(first.settle(&unstarted, released()).await, ResultStatus::Accepted);
+    assert_eq!(
+        first.settle(&unstarted, released()).await,
+        ResultStatus::Accepted
+    );
     let assignment = second.assignment().await;
     assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
     second.settle(&assignment, success("1")).await;
@@ -302,7 +391,10 @@ async fn a_worker_that_releases_in_a_loop_does_not_spin() {
     worker.settle(&first, released()).await;
     let started = Instant::now();
     let again = worker.assignment().await;
-    assert!(started.elapsed() > Duration::from_millis(800), "released steps come back at once");
+    assert!(
+        started.elapsed() > Duration::from_millis(800),
+        "released steps come back at once"
+    );
     assert_eq!((again.attempt, again.charged_attempts), (2, 0));
 }
 
@@ -320,8 +412,7 @@ async fn gone(db: &tokio_postgres::Client, worker: RawWorker) {
 
 /// What waits for its next attempt need not wait any longer.
 async fn hurry(db: &tokio_postgres::Client) {
-    let sql =
-        "UPDATE queue SET next_attempt_at = now(), ready_at = now(), due = true WHERE state = 'waiting_for_retry'";
+    let sql = "UPDATE queue SET next_attempt_at = now(), ready_at = now(), due = true WHERE state = 'waiting_for_retry'";
     db.execute(sql, &[]).await.unwrap();
 }
 
@@ -334,7 +425,10 @@ async fn a_deploy_never_exhausts_a_step() {
     for attempt in 1..=DEPLOYS {
         let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
         let assignment = worker.assignment().await;
-        assert_eq!((assignment.attempt, assignment.charged_attempts), (attempt, 0));
+        assert_eq!(
+            (assignment.attempt, assignment.charged_attempts),
+            (attempt, 0)
+        );
         worker.drain().await;
         if attempt == 2 {
             // Killed in the middle of its drain, as by an orchestrator that has waited long enough.
@@ -363,11 +457,18 @@ async fn a_deploy_never_exhausts_a_step() {
     let attempts = &step(&task, "only").attempts;
     assert_eq!(attempts.len(), usize::try_from(DEPLOYS).unwrap() + 1);
     for attempt in &attempts[..attempts.len() - 1] {
-        assert_eq!((attempt.outcome(), attempt.charged, &attempt.error), (AttemptOutcome::Drained, false, &None));
+        assert_eq!(
+            (attempt.outcome(), attempt.charged, &attempt.error),
+            (AttemptOutcome::Drained, false, &None)
+        );
     }
     let marks = "SELECT (SELECT count(*) FROM circuit_changes), (SELECT coalesce(sum(failures), 0)::bigint FROM service_health)";
     let marks = db.query_one(marks, &[]).await.unwrap();
-    assert_eq!((marks.get::<_, i64>(0), marks.get::<_, i64>(1)), (0, 0), "a deploy is no fault of the service");
+    assert_eq!(
+        (marks.get::<_, i64>(0), marks.get::<_, i64>(1)),
+        (0, 0),
+        "a deploy is no fault of the service"
+    );
 }
 
 #[tokio::test]
@@ -379,9 +480,15 @@ async fn workers_that_drain_one_after_the_other_do_not_spin_a_step() {
         let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
         assert_eq!(worker.assignment().await.attempt, attempt);
         if attempt == 3 {
-            assert!(started.elapsed() > Duration::from_millis(800), "the step came back at once");
+            assert!(
+                started.elapsed() > Duration::from_millis(800),
+                "the step came back at once"
+            );
             let waits = "a worker that had drained is named";
-            assert!(server::explained(&mut bench.client, &id).await.steps[0].free_attempts == 2, "{waits}");
+            assert!(
+                server::explained(&mut bench.client, &id).await.steps[0].free_attempts == 2,
+                "{waits}"
+            );
             return;
         }
         started = Instant::now();
@@ -403,14 +510,19 @@ async fn a_step_that_loses_ten_workers_fails() {
     }
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Error);
-    assert_eq!(step(&task, "only").error.as_ref().unwrap().error_code, "WORKER_LOST");
+    assert_eq!(
+        step(&task, "only").error.as_ref().unwrap().error_code,
+        "WORKER_LOST"
+    );
     assert_eq!(step(&task, "only").charged_attempts, 0);
 }
 
 #[tokio::test]
 async fn no_more_assignments_than_slots() {
     let mut bench = Bench::with(ONE).await;
-    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 2)).await.unwrap();
+    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 2))
+        .await
+        .unwrap();
     for _ in 0..5 {
         bench.submit("t/one", "{}").await;
     }
@@ -428,10 +540,24 @@ async fn priority_first_then_age() {
     let mut bench = Bench::with(ONE).await;
     let mut ids = Vec::new();
     for priority in [0, 0, 5, -5, 5] {
-        let request = tasker::proto::SubmitTaskRequest { priority, ..submission("t/one", "{}") };
-        ids.push(bench.client.tasks.submit_task(request).await.unwrap().into_inner().task_id);
+        let request = tasker::proto::SubmitTaskRequest {
+            priority,
+            ..submission("t/one", "{}")
+        };
+        ids.push(
+            bench
+                .client
+                .tasks
+                .submit_task(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .task_id,
+        );
     }
-    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
+    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 1))
+        .await
+        .unwrap();
     for i in [2, 4, 0, 1, 3] {
         let assignment = worker.assignment().await;
         assert_eq!(assignment.task_id, ids[i]);
@@ -453,19 +579,42 @@ async fn case_22_without_a_worker_the_step_stays_ready_and_names_its_handler() {
     assert_eq!(state(&task), TaskState::Pending);
     assert_eq!(step(&task, "only").state(), StepState::Ready);
     assert_eq!(step(&task, "only").handler, "h");
-    let list = tasker::proto::ListWorkersRequest { handler: "h".into(), ..Default::default() };
-    assert!(bench.client.workers.list_workers(list).await.unwrap().into_inner().workers.is_empty());
+    let list = tasker::proto::ListWorkersRequest {
+        handler: "h".into(),
+        ..Default::default()
+    };
+    assert!(
+        bench
+            .client
+            .workers
+            .list_workers(list)
+            .await
+            .unwrap()
+            .into_inner()
+            .workers
+            .is_empty()
+    );
 }
 
 #[tokio::test]
 async fn a_worker_of_another_namespace_gets_nothing() {
     let mut bench = Bench::with(ONE).await;
-    let foreign = Register { namespaces: vec!["other".into()], ..registration(&["h"], 4) };
+    let foreign = Register {
+        namespaces: vec!["other".into()],
+        ..registration(&["h"], 4)
+    };
     let mut foreign = RawWorker::open(&bench.server.url, foreign).await.unwrap();
     bench.submit("t/one", "{}").await;
     foreign.hears_nothing(Duration::from_millis(400)).await;
-    let own = Register { namespaces: vec!["t".into()], ..registration(&["h"], 4) };
-    RawWorker::open(&bench.server.url, own).await.unwrap().assignment().await;
+    let own = Register {
+        namespaces: vec!["t".into()],
+        ..registration(&["h"], 4)
+    };
+    RawWorker::open(&bench.server.url, own)
+        .await
+        .unwrap()
+        .assignment()
+        .await;
 }
 
 const FAN: &str = "
@@ -509,7 +658,11 @@ async fn case_17_two_servers_and_many_workers_hand_out_no_step_twice() {
     let mut clients = [servers[0].client().await, servers[1].client().await];
     for (i, chunk) in (0..TASKS).collect::<Vec<_>>().chunks(100).enumerate() {
         let tasks = chunk.iter().map(|_| submission("t/fan", "{}")).collect();
-        clients[i % 2].tasks.submit_tasks(tasker::proto::SubmitTasksRequest { tasks }).await.unwrap();
+        clients[i % 2]
+            .tasks
+            .submit_tasks(tasker::proto::SubmitTasksRequest { tasks })
+            .await
+            .unwrap();
     }
     let mut count: HashMap<(String, String), usize> = HashMap::new();
     while count.len() < TASKS * 4 {
@@ -519,12 +672,24 @@ async fn case_17_two_servers_and_many_workers_hand_out_no_step_twice() {
     }
     let db = db.connect().await;
     eventually("all tasks complete", || async {
-        let row = db.query_one("SELECT count(*) FROM tasks WHERE state = 'complete'", &[]).await.unwrap();
+        let row = db
+            .query_one("SELECT count(*) FROM tasks WHERE state = 'complete'", &[])
+            .await
+            .unwrap();
         (row.get::<_, i64>(0) == i64::try_from(TASKS).unwrap()).then_some(())
     })
     .await;
     assert!(count.values().all(|n| *n == 1), "handed out twice");
-    let row = db.query_one("SELECT count(*), count(DISTINCT (task_id, step)) FROM attempts", &[]).await.unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (TASKS as i64 * 4, TASKS as i64 * 4));
+    let row = db
+        .query_one(
+            "SELECT count(*), count(DISTINCT (task_id, step)) FROM attempts",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, i64>(1)),
+        (TASKS as i64 * 4, TASKS as i64 * 4)
+    );
     workers.abort_all();
 }

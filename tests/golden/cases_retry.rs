@@ -20,7 +20,10 @@ fn one_step(settings: &str) -> String {
 const QUICK: &str = "backoff: {base_seconds: 0.01, max_seconds: 0.05}";
 
 /// Answers every attempt of the only step with `outcome` until the task ends; returns how many there were.
-async fn attempts_until_end(bench: &mut Bench, outcome: impl Fn() -> Outcome) -> (i32, tasker::proto::GetTaskResponse) {
+async fn attempts_until_end(
+    bench: &mut Bench,
+    outcome: impl Fn() -> Outcome,
+) -> (i32, tasker::proto::GetTaskResponse) {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let mut attempts = 0;
@@ -47,7 +50,10 @@ async fn case_1_a_step_that_is_not_retryable_runs_once() {
 
 #[tokio::test]
 async fn case_2_a_retryable_error_of_a_step_that_is_not_retryable_is_final() {
-    let mut bench = Bench::with(&one_step("default_retryable: false, default_retry_limit: 5")).await;
+    let mut bench = Bench::with(&one_step(
+        "default_retryable: false, default_retry_limit: 5",
+    ))
+    .await;
     let (attempts, task) = attempts_until_end(&mut bench, || retryable("no", None)).await;
     assert_eq!((attempts, state(&task)), (1, TaskState::Error));
     assert_eq!(step(&task, "only").state(), StepState::Error);
@@ -59,31 +65,60 @@ async fn case_3_a_limit_of_three_is_three_attempts() {
     let (attempts, task) = attempts_until_end(&mut bench, || retryable("busy", None)).await;
     assert_eq!((attempts, state(&task)), (3, TaskState::Error));
     let only = step(&task, "only");
-    assert_eq!((only.attempt, only.charged_attempts, only.retry_limit), (3, 3, 3));
+    assert_eq!(
+        (only.attempt, only.charged_attempts, only.retry_limit),
+        (3, 3, 3)
+    );
     assert_eq!(only.attempts.len(), 3);
-    assert!(only.attempts.iter().all(|a| a.charged && a.outcome() == AttemptOutcome::RetryableError));
+    assert!(
+        only.attempts
+            .iter()
+            .all(|a| a.charged && a.outcome() == AttemptOutcome::RetryableError)
+    );
     assert_eq!(task.task.as_ref().unwrap().failed_step, "only");
-    assert_eq!(task.task.as_ref().unwrap().error.as_ref().unwrap().message, "busy");
+    assert_eq!(
+        task.task.as_ref().unwrap().error.as_ref().unwrap().message,
+        "busy"
+    );
 }
 
 #[tokio::test]
 async fn case_4_a_limit_of_zero_is_refused_at_registration() {
     let mut bench = Bench::new().await;
-    let request =
-        tasker::proto::RegisterTemplateRequest { yaml: one_step("default_retry_limit: 0"), deny_warnings: false };
-    let status = bench.client.templates.register_template(request).await.unwrap_err();
+    let request = tasker::proto::RegisterTemplateRequest {
+        yaml: one_step("default_retry_limit: 0"),
+        deny_warnings: false,
+    };
+    let status = bench
+        .client
+        .templates
+        .register_template(request)
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
-    assert!(status.message().contains("default_retry_limit"), "{status:?}");
-    let list = bench.client.templates.list_templates(tasker::proto::ListTemplatesRequest::default()).await.unwrap();
+    assert!(
+        status.message().contains("default_retry_limit"),
+        "{status:?}"
+    );
+    let list = bench
+        .client
+        .templates
+        .list_templates(tasker::proto::ListTemplatesRequest::default())
+        .await
+        .unwrap();
     assert!(list.into_inner().templates.is_empty());
 }
 
 #[tokio::test]
 async fn case_5_a_permanent_error_is_final_whatever_is_left() {
     let mut bench = Bench::with(&one_step("default_retry_limit: 5")).await;
-    let (attempts, task) = attempts_until_end(&mut bench, || permanent("conflict", "USER_CONFLICT")).await;
+    let (attempts, task) =
+        attempts_until_end(&mut bench, || permanent("conflict", "USER_CONFLICT")).await;
     assert_eq!((attempts, state(&task)), (1, TaskState::Error));
-    assert_eq!(step(&task, "only").error.as_ref().unwrap().error_code, "USER_CONFLICT");
+    assert_eq!(
+        step(&task, "only").error.as_ref().unwrap().error_code,
+        "USER_CONFLICT"
+    );
 }
 
 /// Fails three times at once, then once with `retry_after`; returns the delay to the fifth attempt.
@@ -99,11 +134,15 @@ async fn delay_after_fourth(retry_after: Duration) -> (Duration, Bench, String) 
         let assignment = worker.assignment().await;
         worker.settle(&assignment, retryable("busy", None)).await;
         // The clock of the test is its own: the next attempt is due now.
-        db.execute("UPDATE queue SET next_attempt_at = now()", &[]).await.unwrap();
+        db.execute("UPDATE queue SET next_attempt_at = now()", &[])
+            .await
+            .unwrap();
     }
     let assignment = worker.assignment().await;
     assert_eq!(assignment.attempt, 4);
-    worker.settle(&assignment, retryable("busy", Some(retry_after))).await;
+    worker
+        .settle(&assignment, retryable("busy", Some(retry_after)))
+        .await;
     let task = bench.get(&id).await;
     let only = step(&task, "only");
     assert_eq!(only.state(), StepState::WaitingForRetry);
@@ -114,17 +153,26 @@ async fn delay_after_fourth(retry_after: Duration) -> (Duration, Bench, String) 
 
 #[tokio::test]
 async fn case_6_a_later_retry_after_wins_over_the_own_back_off() {
-    assert_eq!(delay_after_fourth(Duration::from_secs(60)).await.0, Duration::from_secs(60));
+    assert_eq!(
+        delay_after_fourth(Duration::from_secs(60)).await.0,
+        Duration::from_secs(60)
+    );
 }
 
 #[tokio::test]
 async fn case_7_a_later_own_back_off_wins_over_retry_after() {
-    assert_eq!(delay_after_fourth(Duration::from_secs(1)).await.0, Duration::from_secs(16));
+    assert_eq!(
+        delay_after_fourth(Duration::from_secs(1)).await.0,
+        Duration::from_secs(16)
+    );
 }
 
 #[tokio::test]
 async fn a_retry_after_beyond_an_hour_is_cut_to_an_hour() {
-    assert_eq!(delay_after_fourth(Duration::from_secs(90_000)).await.0, Duration::from_secs(3_600));
+    assert_eq!(
+        delay_after_fourth(Duration::from_secs(90_000)).await.0,
+        Duration::from_secs(3_600)
+    );
 }
 
 #[tokio::test]
@@ -138,7 +186,9 @@ async fn jitter_stays_in_the_upper_half_and_is_not_always_the_same() {
     for _ in 0..20 {
         let assignment = worker.assignment().await;
         worker.settle(&assignment, retryable("busy", None)).await;
-        db.execute("UPDATE queue SET next_attempt_at = now()", &[]).await.unwrap();
+        db.execute("UPDATE queue SET next_attempt_at = now()", &[])
+            .await
+            .unwrap();
     }
     let task = bench.get(&id).await;
     let delays: Vec<f64> = step(&task, "only")
@@ -147,11 +197,17 @@ async fn jitter_stays_in_the_upper_half_and_is_not_always_the_same() {
         .take(20)
         .map(|a| {
             let at = |t: Option<prost_types::Timestamp>| SystemTime::try_from(t.unwrap()).unwrap();
-            at(a.next_attempt_at).duration_since(at(a.ended_at)).unwrap().as_secs_f64()
+            at(a.next_attempt_at)
+                .duration_since(at(a.ended_at))
+                .unwrap()
+                .as_secs_f64()
         })
         .collect();
     assert!(delays.iter().all(|d| (4.0..=8.0).contains(d)), "{delays:?}");
-    assert!(delays.iter().any(|d| (d - delays[0]).abs() > 0.01), "{delays:?}");
+    assert!(
+        delays.iter().any(|d| (d - delays[0]).abs() > 0.01),
+        "{delays:?}"
+    );
 }
 
 const TWO_ROOTS: &str = "
@@ -201,7 +257,10 @@ async fn case_9_a_task_is_not_failed_while_a_sibling_backs_off() {
     assert_eq!(step(&waiting, "good").state(), StepState::WaitingForRetry);
     let again = good.assignment().await;
     assert_eq!((again.step_name.as_str(), again.attempt), ("good", 2));
-    assert_eq!(good.settle(&again, permanent("never", "NO")).await, ResultStatus::Accepted);
+    assert_eq!(
+        good.settle(&again, permanent("never", "NO")).await,
+        ResultStatus::Accepted
+    );
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Error);
     assert_eq!(task.task.as_ref().unwrap().failed_step, "bad");

@@ -33,7 +33,10 @@ async fn case_18_every_digit_key_and_character_reaches_the_children() {
     worker.answer(&b.lease_token, success("[1]")).await;
     let c = worker.assignment().await;
     // Ancestors, not only parents.
-    assert_eq!((c.results_json["a"].as_str(), c.results_json["b"].as_str()), (DOCUMENT, "[1]"));
+    assert_eq!(
+        (c.results_json["a"].as_str(), c.results_json["b"].as_str()),
+        (DOCUMENT, "[1]")
+    );
     assert_eq!(c.context_json, DOCUMENT);
     worker.settle(&c, success("")).await;
     let task = bench.finished(&id).await;
@@ -47,14 +50,29 @@ const SEED: &str = include_str!("../fixtures/user_registration.yaml");
 #[tokio::test]
 async fn case_19_three_violations_come_as_one_refusal_and_nothing_is_stored() {
     let mut bench = Bench::with(SEED).await;
-    let request = submission("user_management/user_registration", r#"{"email":"nope","name":"","plan":"gold"}"#);
+    let request = submission(
+        "user_management/user_registration",
+        r#"{"email":"nope","name":"","plan":"gold"}"#,
+    );
     let status = bench.client.tasks.submit_task(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     let details = status.get_error_details();
-    let mut fields: Vec<&str> =
-        details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
+    let mut fields: Vec<&str> = details
+        .bad_request()
+        .unwrap()
+        .field_violations
+        .iter()
+        .map(|v| v.field.as_str())
+        .collect();
     fields.sort_unstable();
-    assert_eq!(fields, ["context_json/email", "context_json/name", "context_json/plan"]);
+    assert_eq!(
+        fields,
+        [
+            "context_json/email",
+            "context_json/name",
+            "context_json/plan"
+        ]
+    );
     let db = bench.db.connect().await;
     let row = db.query_one(
         "SELECT (SELECT count(*) FROM tasks) + (SELECT count(*) FROM events WHERE task_id IS NOT NULL)",
@@ -66,7 +84,12 @@ async fn case_19_three_violations_come_as_one_refusal_and_nothing_is_stored() {
 #[tokio::test]
 async fn the_schemas_defaults_are_in_the_stored_context() {
     let mut bench = Bench::with(SEED).await;
-    let id = bench.submit("user_management/user_registration", r#"{"email":"a@b.co","name":"A"}"#).await;
+    let id = bench
+        .submit(
+            "user_management/user_registration",
+            r#"{"email":"a@b.co","name":"A"}"#,
+        )
+        .await;
     let task = bench.get(&id).await.task.unwrap();
     let context: serde_json::Value = serde_json::from_str(&task.context_json).unwrap();
     assert_eq!(context["plan"], "free");
@@ -82,30 +105,83 @@ async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_n
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", "{}").await;
     let a = worker.assignment().await;
-    let changed =
-        proto::RegisterTemplateRequest { yaml: CHAIN.replace("{name: c,", "{name: d,"), deny_warnings: false };
-    let status = bench.client.templates.register_template(changed).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::AlreadyExists);
-    let same = proto::RegisterTemplateRequest { yaml: format!("# a comment\n{CHAIN}"), deny_warnings: false };
-    assert!(!bench.client.templates.register_template(same).await.unwrap().into_inner().created);
-    let newer = proto::RegisterTemplateRequest {
-        yaml: CHAIN.replace("1.0.0", "2.0.0").replace("  - {name: c, handler_class: h, depends_on_steps: [b]}\n", ""),
+    let changed = proto::RegisterTemplateRequest {
+        yaml: CHAIN.replace("{name: c,", "{name: d,"),
         deny_warnings: false,
     };
-    assert!(bench.client.templates.register_template(newer).await.unwrap().into_inner().created);
+    let status = bench
+        .client
+        .templates
+        .register_template(changed)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), tonic::Code::AlreadyExists);
+    let same = proto::RegisterTemplateRequest {
+        yaml: format!("# a comment\n{CHAIN}"),
+        deny_warnings: false,
+    };
+    assert!(
+        !bench
+            .client
+            .templates
+            .register_template(same)
+            .await
+            .unwrap()
+            .into_inner()
+            .created
+    );
+    let newer = proto::RegisterTemplateRequest {
+        yaml: CHAIN.replace("1.0.0", "2.0.0").replace(
+            "  - {name: c, handler_class: h, depends_on_steps: [b]}\n",
+            "",
+        ),
+        deny_warnings: false,
+    };
+    assert!(
+        bench
+            .client
+            .templates
+            .register_template(newer)
+            .await
+            .unwrap()
+            .into_inner()
+            .created
+    );
     worker.answer(&a.lease_token, success("1")).await;
     for name in ["b", "c"] {
         let next = worker.assignment().await;
-        assert_eq!((next.step_name.as_str(), next.version.as_str()), (name, "1.0.0"));
+        assert_eq!(
+            (next.step_name.as_str(), next.version.as_str()),
+            (name, "1.0.0")
+        );
         worker.answer(&next.lease_token, success("1")).await;
     }
     let task = bench.finished(&id).await;
     assert_eq!((state(&task), task.steps.len()), (TaskState::Complete, 3));
     // A new task gets the newest version, an old one on request.
-    let newest = bench.client.tasks.submit_task(submission("t/chain", "{}")).await.unwrap().into_inner();
+    let newest = bench
+        .client
+        .tasks
+        .submit_task(submission("t/chain", "{}"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(newest.version, "2.0.0");
-    let old = SubmitTaskRequest { version: "1.0.0".into(), ..submission("t/chain", "{}") };
-    assert_eq!(bench.client.tasks.submit_task(old).await.unwrap().into_inner().version, "1.0.0");
+    let old = SubmitTaskRequest {
+        version: "1.0.0".into(),
+        ..submission("t/chain", "{}")
+    };
+    assert_eq!(
+        bench
+            .client
+            .tasks
+            .submit_task(old)
+            .await
+            .unwrap()
+            .into_inner()
+            .version,
+        "1.0.0"
+    );
 }
 
 #[tokio::test]
@@ -118,31 +194,72 @@ async fn the_newest_version_is_known_on_every_server_at_once() {
         bench
             .client
             .templates
-            .register_template(proto::RegisterTemplateRequest { yaml, deny_warnings: false })
+            .register_template(proto::RegisterTemplateRequest {
+                yaml,
+                deny_warnings: false,
+            })
             .await
             .unwrap();
-        let submitted = there.tasks.submit_task(submission("t/chain", "{}")).await.unwrap().into_inner();
-        let newest = if version == "1.1.0" { "1.1.0" } else { "1.10.0" };
+        let submitted = there
+            .tasks
+            .submit_task(submission("t/chain", "{}"))
+            .await
+            .unwrap()
+            .into_inner();
+        let newest = if version == "1.1.0" {
+            "1.1.0"
+        } else {
+            "1.10.0"
+        };
         assert_eq!(submitted.version, newest);
     }
 }
 
 fn keyed(context: &str) -> SubmitTaskRequest {
-    SubmitTaskRequest { idempotency_key: "key".into(), ..submission("t/chain", context) }
+    SubmitTaskRequest {
+        idempotency_key: "key".into(),
+        ..submission("t/chain", context)
+    }
 }
 
 #[tokio::test]
 async fn case_21_a_used_idempotency_key_gives_the_first_task_back() {
     let mut bench = Bench::with(CHAIN).await;
-    let first = bench.client.tasks.submit_task(keyed(r#"{"a":1,"b":2}"#)).await.unwrap().into_inner();
+    let first = bench
+        .client
+        .tasks
+        .submit_task(keyed(r#"{"a":1,"b":2}"#))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(first.created);
-    let again = bench.client.tasks.submit_task(keyed(r#"{ "b": 2, "a": 1 }"#)).await.unwrap().into_inner();
-    assert_eq!((again.task_id.as_str(), again.created), (first.task_id.as_str(), false));
+    let again = bench
+        .client
+        .tasks
+        .submit_task(keyed(r#"{ "b": 2, "a": 1 }"#))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (again.task_id.as_str(), again.created),
+        (first.task_id.as_str(), false)
+    );
     assert_eq!(again.correlation_id, first.correlation_id);
-    let status = bench.client.tasks.submit_task(keyed(r#"{"a":2}"#)).await.unwrap_err();
+    let status = bench
+        .client
+        .tasks
+        .submit_task(keyed(r#"{"a":2}"#))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), tonic::Code::AlreadyExists);
     let db = bench.db.connect().await;
-    assert_eq!(db.query_one("SELECT count(*) FROM tasks", &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(
+        db.query_one("SELECT count(*) FROM tasks", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0),
+        1
+    );
 }
 
 #[tokio::test]
@@ -151,28 +268,66 @@ async fn case_21_also_when_many_arrive_at_once_on_two_servers() {
     let other = TestServer::start(&bench.db).await;
     let mut submits = tokio::task::JoinSet::new();
     for i in 0..40 {
-        let url = if i % 2 == 0 { bench.server.url.clone() } else { other.url.clone() };
+        let url = if i % 2 == 0 {
+            bench.server.url.clone()
+        } else {
+            other.url.clone()
+        };
         submits.spawn(async move {
             let mut client = tasker::client::Client::connect(&url).await.unwrap();
-            client.tasks.submit_task(keyed("{}")).await.unwrap().into_inner()
+            client
+                .tasks
+                .submit_task(keyed("{}"))
+                .await
+                .unwrap()
+                .into_inner()
         });
     }
     let answers = submits.join_all().await;
     assert_eq!(answers.iter().filter(|a| a.created).count(), 1);
     assert!(answers.iter().all(|a| a.task_id == answers[0].task_id));
     let db = bench.db.connect().await;
-    assert_eq!(db.query_one("SELECT count(*) FROM tasks", &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(
+        db.query_one("SELECT count(*) FROM tasks", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0),
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_group_with_a_taken_key_is_refused_as_a_whole_and_leaves_no_keys_behind() {
     let mut bench = Bench::with(CHAIN).await;
     bench.client.tasks.submit_task(keyed("{}")).await.unwrap();
-    let fresh = SubmitTaskRequest { idempotency_key: "fresh".into(), ..submission("t/chain", "{}") };
+    let fresh = SubmitTaskRequest {
+        idempotency_key: "fresh".into(),
+        ..submission("t/chain", "{}")
+    };
     let tasks = vec![fresh.clone(), keyed(r#"{"other":1}"#)];
-    let status = bench.client.tasks.submit_tasks(proto::SubmitTasksRequest { tasks }).await.unwrap_err();
+    let status = bench
+        .client
+        .tasks
+        .submit_tasks(proto::SubmitTasksRequest { tasks })
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), tonic::Code::AlreadyExists);
     let db = bench.db.connect().await;
-    assert_eq!(db.query_one("SELECT count(*) FROM tasks", &[]).await.unwrap().get::<_, i64>(0), 1);
-    assert!(bench.client.tasks.submit_task(fresh).await.unwrap().into_inner().created);
+    assert_eq!(
+        db.query_one("SELECT count(*) FROM tasks", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0),
+        1
+    );
+    assert!(
+        bench
+            .client
+            .tasks
+            .submit_task(fresh)
+            .await
+            .unwrap()
+            .into_inner()
+            .created
+    );
 }

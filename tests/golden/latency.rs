@@ -27,30 +27,47 @@ step_templates:
 ";
 
 /// Of an optimised build; this test is often run without optimisation, beside others, and then gets more.
-const P50: Duration = if cfg!(debug_assertions) { Duration::from_millis(60) } else { Duration::from_millis(15) };
+const P50: Duration = if cfg!(debug_assertions) {
+    Duration::from_millis(60)
+} else {
+    Duration::from_millis(15)
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_five_step_chain_on_a_durable_database() {
-    let cluster =
-        Cluster::start(Options { initdb_cache: own_options().initdb_cache, ..Options::default() }).await.unwrap();
+    let cluster = Cluster::start(Options {
+        initdb_cache: own_options().initdb_cache,
+        ..Options::default()
+    })
+    .await
+    .unwrap();
     let db = TestDb::on(&cluster).await;
     let server = TestServer::start_with(&db, ServerConfig::default()).await;
     let mut client = server.client().await;
     register(&mut client, CHAIN).await;
-    let worker =
-        Worker::builder([server.url.clone()]).handler("h", |_: StepContext| async { Ok(1) }).build().unwrap().spawn();
+    let worker = Worker::builder([server.url.clone()])
+        .handler("h", |_: StepContext| async { Ok(1) })
+        .build()
+        .unwrap()
+        .spawn();
     let mut times = Vec::new();
     for _ in 0..120 {
         let started = Instant::now();
         let task_id = submit(&mut client, "t/chain", "{}").await;
-        let request = WatchTaskRequest { task_id, final_only: true };
+        let request = WatchTaskRequest {
+            task_id,
+            final_only: true,
+        };
         let mut watch = client.tasks.watch_task(request).await.unwrap().into_inner();
         while watch.message().await.unwrap().is_some() {}
         times.push(started.elapsed());
     }
     times.drain(..20);
     times.sort_unstable();
-    eprintln!("five-step chain, idle: p50 {:?}, p99 {:?}", times[50], times[98]);
+    eprintln!(
+        "five-step chain, idle: p50 {:?}, p99 {:?}",
+        times[50], times[98]
+    );
     assert!(times[50] < P50, "p50 {:?}", times[50]);
     worker.shutdown().await.unwrap();
     server.stop().await;

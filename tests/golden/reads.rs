@@ -18,8 +18,17 @@ step_templates:
 ";
 
 async fn list(bench: &mut Bench, request: ListTasksRequest) -> (Vec<String>, String) {
-    let page = bench.client.tasks.list_tasks(request).await.unwrap().into_inner();
-    (page.tasks.into_iter().map(|t| t.task_id).collect(), page.next_page_token)
+    let page = bench
+        .client
+        .tasks
+        .list_tasks(request)
+        .await
+        .unwrap()
+        .into_inner();
+    (
+        page.tasks.into_iter().map(|t| t.task_id).collect(),
+        page.next_page_token,
+    )
 }
 
 #[tokio::test]
@@ -30,7 +39,10 @@ async fn pages_are_complete_and_without_repetition_while_tasks_arrive() {
         ids.push(bench.submit("t/one", "{}").await);
     }
     ids.reverse();
-    let mut request = ListTasksRequest { page_size: 10, ..Default::default() };
+    let mut request = ListTasksRequest {
+        page_size: 10,
+        ..Default::default()
+    };
     let mut seen = Vec::new();
     loop {
         let (page, token) = list(&mut bench, request.clone()).await;
@@ -51,14 +63,25 @@ async fn a_page_that_is_exactly_full_is_the_last_one() {
     for _ in 0..3 {
         bench.submit("t/one", "{}").await;
     }
-    let (page, token) = list(&mut bench, ListTasksRequest { page_size: 3, ..Default::default() }).await;
+    let (page, token) = list(
+        &mut bench,
+        ListTasksRequest {
+            page_size: 3,
+            ..Default::default()
+        },
+    )
+    .await;
     assert_eq!((page.len(), token.as_str()), (3, ""));
 }
 
 #[tokio::test]
 async fn every_filter_finds_what_it_says() {
     let mut bench = Bench::with(ONE).await;
-    register(&mut bench.client, &ONE.replace("task_name: one", "task_name: two")).await;
+    register(
+        &mut bench.client,
+        &ONE.replace("task_name: one", "task_name: two"),
+    )
+    .await;
     register(&mut bench.client, &ONE.replace("1.0.0", "1.1.0")).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let done = bench.submit("t/two", "{}").await;
@@ -73,8 +96,19 @@ async fn every_filter_finds_what_it_says() {
     worker.hear().await.unwrap();
     let cancelled = bench.submit("t/one", "{}").await;
     bench.cancel(&cancelled).await.unwrap();
-    let old = SubmitTaskRequest { version: "1.0.0".into(), correlation_id: "c-1".into(), ..submission("t/one", "{}") };
-    let old = bench.client.tasks.submit_task(old).await.unwrap().into_inner().task_id;
+    let old = SubmitTaskRequest {
+        version: "1.0.0".into(),
+        correlation_id: "c-1".into(),
+        ..submission("t/one", "{}")
+    };
+    let old = bench
+        .client
+        .tasks
+        .submit_task(old)
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
 
     let all = ListTasksRequest::default();
     let states = |states: &[TaskState]| ListTasksRequest {
@@ -82,7 +116,10 @@ async fn every_filter_finds_what_it_says() {
         ..Default::default()
     };
     let hour = Duration::from_secs(3_600);
-    #[expect(clippy::disallowed_methods, reason = "the server runs on the same machine, and an hour is far off")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the server runs on the same machine, and an hour is far off"
+    )]
     let now = SystemTime::now();
     let table = [
         (states(&[TaskState::Complete]), vec![&done]),
@@ -90,16 +127,63 @@ async fn every_filter_finds_what_it_says() {
         (states(&[TaskState::Cancelled]), vec![&cancelled]),
         (states(&[TaskState::InProgress]), vec![&running]),
         (states(&[TaskState::Pending]), vec![&old]),
-        (states(&[TaskState::Pending, TaskState::InProgress]), vec![&old, &running]),
-        (states(&[TaskState::Complete, TaskState::Error]), vec![&failed, &done]),
-        (ListTasksRequest { task_name: "two".into(), ..all.clone() }, vec![&running, &failed, &done]),
-        (ListTasksRequest { namespace: "t".into(), version: "1.1.0".into(), ..all.clone() }, vec![&cancelled]),
-        (ListTasksRequest { namespace: "nobody".into(), ..all.clone() }, vec![]),
-        (ListTasksRequest { correlation_id: "c-1".into(), ..all.clone() }, vec![&old]),
-        (ListTasksRequest { submitted_after: Some((now + hour).into()), ..all.clone() }, vec![]),
-        (ListTasksRequest { submitted_before: Some((now - hour).into()), ..all.clone() }, vec![]),
         (
-            ListTasksRequest { submitted_after: Some((now - hour).into()), task_name: "one".into(), ..all },
+            states(&[TaskState::Pending, TaskState::InProgress]),
+            vec![&old, &running],
+        ),
+        (
+            states(&[TaskState::Complete, TaskState::Error]),
+            vec![&failed, &done],
+        ),
+        (
+            ListTasksRequest {
+                task_name: "two".into(),
+                ..all.clone()
+            },
+            vec![&running, &failed, &done],
+        ),
+        (
+            ListTasksRequest {
+                namespace: "t".into(),
+                version: "1.1.0".into(),
+                ..all.clone()
+            },
+            vec![&cancelled],
+        ),
+        (
+            ListTasksRequest {
+                namespace: "nobody".into(),
+                ..all.clone()
+            },
+            vec![],
+        ),
+        (
+            ListTasksRequest {
+                correlation_id: "c-1".into(),
+                ..all.clone()
+            },
+            vec![&old],
+        ),
+        (
+            ListTasksRequest {
+                submitted_after: Some((now + hour).into()),
+                ..all.clone()
+            },
+            vec![],
+        ),
+        (
+            ListTasksRequest {
+                submitted_before: Some((now - hour).into()),
+                ..all.clone()
+            },
+            vec![],
+        ),
+        (
+            ListTasksRequest {
+                submitted_after: Some((now - hour).into()),
+                task_name: "one".into(),
+                ..all
+            },
             vec![&old, &cancelled],
         ),
     ];
@@ -113,8 +197,17 @@ async fn every_filter_finds_what_it_says() {
 async fn a_watch_shows_every_stage_and_ends_with_the_task() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
-    let request = WatchTaskRequest { task_id: id.clone(), final_only: false };
-    let mut watch = bench.client.tasks.watch_task(request).await.unwrap().into_inner();
+    let request = WatchTaskRequest {
+        task_id: id.clone(),
+        final_only: false,
+    };
+    let mut watch = bench
+        .client
+        .tasks
+        .watch_task(request)
+        .await
+        .unwrap()
+        .into_inner();
     let state = |m: Option<proto::WatchTaskResponse>| m.unwrap().task.unwrap().state();
     assert_eq!(state(watch.message().await.unwrap()), TaskState::Pending);
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
@@ -129,24 +222,51 @@ async fn a_watch_shows_every_stage_and_ends_with_the_task() {
 async fn a_watch_of_what_does_not_change_says_so_within_ten_seconds() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
-    let request = WatchTaskRequest { task_id: id.clone(), final_only: false };
-    let mut watch = bench.client.tasks.watch_task(request).await.unwrap().into_inner();
+    let request = WatchTaskRequest {
+        task_id: id.clone(),
+        final_only: false,
+    };
+    let mut watch = bench
+        .client
+        .tasks
+        .watch_task(request)
+        .await
+        .unwrap()
+        .into_inner();
     let first = watch.message().await.unwrap().unwrap();
     let silent = std::time::Instant::now();
     assert_eq!(watch.message().await.unwrap().unwrap(), first);
     let silent = silent.elapsed();
-    assert!(silent > Duration::from_secs(8), "it repeats itself after {silent:?}");
-    assert!(silent < Duration::from_secs(12), "it was silent for {silent:?}");
+    assert!(
+        silent > Duration::from_secs(8),
+        "it repeats itself after {silent:?}"
+    );
+    assert!(
+        silent < Duration::from_secs(12),
+        "it was silent for {silent:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_stopping_server_ends_its_watches_with_unavailable() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
-    let request = WatchTaskRequest { task_id: id, final_only: true };
-    let mut watch = bench.client.tasks.watch_task(request).await.unwrap().into_inner();
+    let request = WatchTaskRequest {
+        task_id: id,
+        final_only: true,
+    };
+    let mut watch = bench
+        .client
+        .tasks
+        .watch_task(request)
+        .await
+        .unwrap()
+        .into_inner();
     bench.server.stop().await;
-    assert_eq!(watch.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+    assert_eq!(
+        watch.message().await.unwrap_err().code(),
+        tonic::Code::Unavailable
+    );
 }
 
 #[tokio::test]
@@ -159,17 +279,48 @@ async fn templates_are_read_back_as_they_were_registered() {
         task_name: "one".into(),
         version: version.into(),
     };
-    let newest = bench.client.templates.get_template(get("")).await.unwrap().into_inner().template.unwrap();
+    let newest = bench
+        .client
+        .templates
+        .get_template(get(""))
+        .await
+        .unwrap()
+        .into_inner()
+        .template
+        .unwrap();
     assert_eq!(newest.version, "1.10.0");
-    let first = bench.client.templates.get_template(get("1.0.0")).await.unwrap().into_inner().template.unwrap();
+    let first = bench
+        .client
+        .templates
+        .get_template(get("1.0.0"))
+        .await
+        .unwrap()
+        .into_inner()
+        .template
+        .unwrap();
     assert_eq!(first.yaml, ONE);
-    let missing = bench.client.templates.get_template(get("3.0.0")).await.unwrap_err();
+    let missing = bench
+        .client
+        .templates
+        .get_template(get("3.0.0"))
+        .await
+        .unwrap_err();
     assert_eq!(missing.code(), tonic::Code::NotFound);
     let mut versions = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = proto::ListTemplatesRequest { page_size: 2, page_token, ..Default::default() };
-        let page = bench.client.templates.list_templates(request).await.unwrap().into_inner();
+        let request = proto::ListTemplatesRequest {
+            page_size: 2,
+            page_token,
+            ..Default::default()
+        };
+        let page = bench
+            .client
+            .templates
+            .list_templates(request)
+            .await
+            .unwrap()
+            .into_inner();
         versions.extend(page.templates.into_iter().map(|t| t.version));
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -184,8 +335,15 @@ async fn the_database_itself_refuses_what_must_not_be() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
-    for forbidden in ["UPDATE templates SET yaml = ''", "DELETE FROM template_steps", "UPDATE events SET at = now()"] {
-        assert!(db.batch_execute(forbidden).await.is_err(), "{forbidden} went through");
+    for forbidden in [
+        "UPDATE templates SET yaml = ''",
+        "DELETE FROM template_steps",
+        "UPDATE events SET at = now()",
+    ] {
+        assert!(
+            db.batch_execute(forbidden).await.is_err(),
+            "{forbidden} went through"
+        );
     }
 }
 
@@ -195,22 +353,46 @@ async fn a_row_that_contradicts_itself_is_seen() {
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
     let violations = async || {
-        let rows = db.query("SELECT kind || ': ' || violation FROM row_violations ORDER BY 1", &[]).await.unwrap();
+        let rows = db
+            .query(
+                "SELECT kind || ': ' || violation FROM row_violations ORDER BY 1",
+                &[],
+            )
+            .await
+            .unwrap();
         rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
     };
     assert_eq!(violations().await, [""; 0]);
     for (mistake, seen) in [
-        ("UPDATE tasks SET priority = 101", "task: priority is out of range"),
+        (
+            "UPDATE tasks SET priority = 101",
+            "task: priority is out of range",
+        ),
         ("UPDATE tasks SET steps_total = 0", "task: it has no steps"),
-        ("UPDATE tasks SET state = 'in_progress'", "task: it has started, or not, against its state"),
-        ("UPDATE tasks SET started_at = now()", "task: it has started, or not, against its state"),
-        ("UPDATE tasks SET ended_at = now(), steps_live = 0", "task: it has ended, or not, against its state"),
-        ("UPDATE tasks SET steps_live = 0", "task: it has ended with steps in play, or has none and has not"),
+        (
+            "UPDATE tasks SET state = 'in_progress'",
+            "task: it has started, or not, against its state",
+        ),
+        (
+            "UPDATE tasks SET started_at = now()",
+            "task: it has started, or not, against its state",
+        ),
+        (
+            "UPDATE tasks SET ended_at = now(), steps_live = 0",
+            "task: it has ended, or not, against its state",
+        ),
+        (
+            "UPDATE tasks SET steps_live = 0",
+            "task: it has ended with steps in play, or has none and has not",
+        ),
         (
             "UPDATE tasks SET state = 'error', started_at = now(), ended_at = now(), steps_live = 0",
             "task: it failed without a reason",
         ),
-        ("UPDATE tasks SET cancelled_by = 'x'", "task: it was cancelled by nobody, or is not cancelled"),
+        (
+            "UPDATE tasks SET cancelled_by = 'x'",
+            "task: it was cancelled by nobody, or is not cancelled",
+        ),
         (
             "INSERT INTO steps SELECT task_id, 0, 'ready', 1, 0, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
             "step: its state is not final",
@@ -227,15 +409,26 @@ async fn a_row_that_contradicts_itself_is_seen() {
             "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, '1', NULL, NULL, NULL, now(), NULL, now() FROM tasks",
             "step: it ended without a start and without a word",
         ),
-        ("UPDATE queue SET state = 'pending', due = false", "queue: its state is not one of play"),
-        ("UPDATE queue SET lease = 1", "queue: it has a lease, or part of one, against its state"),
+        (
+            "UPDATE queue SET state = 'pending', due = false",
+            "queue: its state is not one of play",
+        ),
+        (
+            "UPDATE queue SET lease = 1",
+            "queue: it has a lease, or part of one, against its state",
+        ),
         (
             "UPDATE queue SET next_attempt_at = now()",
             "queue: it has a time of the next attempt, or none, against its state",
         ),
-        ("UPDATE queue SET due = false", "queue: nothing wakes it, or it is claimable against its state"),
+        (
+            "UPDATE queue SET due = false",
+            "queue: nothing wakes it, or it is claimable against its state",
+        ),
     ] {
-        db.batch_execute(&format!("BEGIN; {mistake}")).await.unwrap();
+        db.batch_execute(&format!("BEGIN; {mistake}"))
+            .await
+            .unwrap();
         assert_eq!(violations().await, [seen], "{mistake}");
         db.batch_execute("ROLLBACK").await.unwrap();
     }
@@ -247,20 +440,46 @@ async fn what_nothing_would_wake_is_seen() {
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
     let violations = async || {
-        let rows = db.query("SELECT violation FROM liveness_violations ORDER BY 1", &[]).await.unwrap();
+        let rows = db
+            .query("SELECT violation FROM liveness_violations ORDER BY 1", &[])
+            .await
+            .unwrap();
         rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
     };
     assert_eq!(violations().await, [""; 0]);
     for (mistake, seen) in [
-        ("DELETE FROM queue", "it is not final, and no step of it is in play"),
-        ("DELETE FROM tasks", "it is in play, and its task is over or not there"),
-        ("UPDATE tasks SET ended_at = now()", "it is in play, and its task is over or not there"),
-        ("UPDATE queue SET due = false", "it is in play, and nothing wakes it"),
-        ("UPDATE queue SET state = 'in_progress', due = false", "it is in play, and nothing wakes it"),
-        ("UPDATE queue SET state = 'waiting_for_retry', due = false", "it is in play, and nothing wakes it"),
-        ("UPDATE queue SET state = 'complete', due = false", "it is in play, and nothing wakes it"),
+        (
+            "DELETE FROM queue",
+            "it is not final, and no step of it is in play",
+        ),
+        (
+            "DELETE FROM tasks",
+            "it is in play, and its task is over or not there",
+        ),
+        (
+            "UPDATE tasks SET ended_at = now()",
+            "it is in play, and its task is over or not there",
+        ),
+        (
+            "UPDATE queue SET due = false",
+            "it is in play, and nothing wakes it",
+        ),
+        (
+            "UPDATE queue SET state = 'in_progress', due = false",
+            "it is in play, and nothing wakes it",
+        ),
+        (
+            "UPDATE queue SET state = 'waiting_for_retry', due = false",
+            "it is in play, and nothing wakes it",
+        ),
+        (
+            "UPDATE queue SET state = 'complete', due = false",
+            "it is in play, and nothing wakes it",
+        ),
     ] {
-        db.batch_execute(&format!("BEGIN; {mistake}")).await.unwrap();
+        db.batch_execute(&format!("BEGIN; {mistake}"))
+            .await
+            .unwrap();
         assert_eq!(violations().await, [seen], "{mistake}");
         db.batch_execute("ROLLBACK").await.unwrap();
     }

@@ -26,7 +26,13 @@ fn golden_worker(url: &str) -> (WorkerHandle, Starts) {
     let starts = Starts::default();
     let count = |starts: &Starts| {
         let starts = Arc::clone(starts);
-        move |step: &StepContext| *starts.lock().unwrap().entry(step.step_name().to_owned()).or_default() += 1
+        move |step: &StepContext| {
+            *starts
+                .lock()
+                .unwrap()
+                .entry(step.step_name().to_owned())
+                .or_default() += 1
+        }
     };
     let (ok, flaky, slow) = (count(&starts), count(&starts), count(&starts));
     let worker = Worker::builder([url.to_owned()])
@@ -65,8 +71,18 @@ fn in_order(task: &proto::GetTaskResponse) {
     let at = |t: Option<prost_types::Timestamp>| SystemTime::try_from(t.unwrap()).unwrap();
     for edge in &task.dependencies {
         let (child, parent) = (step(task, &edge.step), step(task, &edge.depends_on));
-        let started = child.attempts.iter().map(|a| at(a.started_at)).min().unwrap();
-        assert!(at(parent.ended_at) <= started, "{} started before {} ended", edge.step, edge.depends_on);
+        let started = child
+            .attempts
+            .iter()
+            .map(|a| at(a.started_at))
+            .min()
+            .unwrap();
+        assert!(
+            at(parent.ended_at) <= started,
+            "{} started before {} ended",
+            edge.step,
+            edge.depends_on
+        );
     }
 }
 
@@ -107,20 +123,33 @@ async fn the_seeds_template_registers_verbatim_and_runs() {
     let mut bench = Bench::with(SEED).await;
     let name = |step: &str| format!("UserManagement::StepHandlers::{step}Handler");
     let mut builder = Worker::builder([bench.server.url.clone()]);
-    for handler in
-        ["CreateUserAccount", "SetupBillingProfile", "InitializePreferences", "SendWelcomeSequence", "UpdateUserStatus"]
-    {
+    for handler in [
+        "CreateUserAccount",
+        "SetupBillingProfile",
+        "InitializePreferences",
+        "SendWelcomeSequence",
+        "UpdateUserStatus",
+    ] {
         builder = builder.handler(name(handler), |step: StepContext| async move {
             let context: Value = step.context()?;
             Ok(json!({ "for": context["email"], "ancestors": step.results().len() }))
         });
     }
     let worker = builder.build().unwrap().spawn();
-    let id = bench.submit("user_management/user_registration", r#"{"email":"a@b.co","name":"A"}"#).await;
+    let id = bench
+        .submit(
+            "user_management/user_registration",
+            r#"{"email":"a@b.co","name":"A"}"#,
+        )
+        .await;
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Complete);
     in_order(&task);
-    assert!(task.steps.iter().all(|s| s.state() == StepState::Complete && s.attempts.len() == 1));
+    assert!(
+        task.steps
+            .iter()
+            .all(|s| s.state() == StepState::Complete && s.attempts.len() == 1)
+    );
     let last: Value = serde_json::from_str(&step(&task, "update_user_status").result_json).unwrap();
     assert_eq!(last, json!({ "for": "a@b.co", "ancestors": 4 }));
     worker.shutdown().await.unwrap();

@@ -11,7 +11,10 @@ use tasker::{
 use crate::support::{
     TestDb,
     invariants::invariants,
-    server::{Bench, TestServer, eventually, explained, finished, get, register, state, step, submission, submit},
+    server::{
+        Bench, TestServer, eventually, explained, finished, get, register, state, step, submission,
+        submit,
+    },
     worker::{RawWorker, registration, success},
 };
 
@@ -23,7 +26,8 @@ fn join(name: &str, inputs: &str) -> String {
     )
 }
 
-const SMALL: &str = "{namespace: t, task_name: small, version: 1.0.0, step_templates: [{name: only, handler: j}]}";
+const SMALL: &str =
+    "{namespace: t, task_name: small, version: 1.0.0, step_templates: [{name: only, handler: j}]}";
 /// Below both results of [`join`] together, and above one.
 const LIMIT: i32 = 300 << 10;
 
@@ -33,7 +37,10 @@ fn document(n: usize) -> String {
 }
 
 fn limited(handlers: &[&str], max_assignment_bytes: i32) -> Register {
-    Register { max_assignment_bytes, ..registration(handlers, 16) }
+    Register {
+        max_assignment_bytes,
+        ..registration(handlers, 16)
+    }
 }
 
 /// Two results of 200 KB.
@@ -42,7 +49,9 @@ async fn roots(bench: &mut Bench, name: &str) -> String {
     let id = bench.submit(&format!("t/{name}"), "{}").await;
     for _ in 0..2 {
         let assignment = worker.assignment().await;
-        worker.settle(&assignment, success(&document(200_000))).await;
+        worker
+            .settle(&assignment, success(&document(200_000)))
+            .await;
     }
     id
 }
@@ -51,15 +60,25 @@ async fn roots(bench: &mut Bench, name: &str) -> String {
 async fn an_assignment_goes_to_a_worker_that_takes_it_and_holds_up_no_other() {
     let mut bench = Bench::with(&join("join", "")).await;
     register(&mut bench.client, SMALL).await;
-    let mut little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT)).await.unwrap();
+    let mut little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT))
+        .await
+        .unwrap();
     let large = roots(&mut bench, "join").await;
     let small = bench.submit("t/small", "{}").await;
     let assignment = little.assignment().await;
-    assert_eq!(assignment.task_id, small, "what it can take does not wait behind what it cannot");
+    assert_eq!(
+        assignment.task_id, small,
+        "what it can take does not wait behind what it cannot"
+    );
     little.settle(&assignment, success("1")).await;
-    let mut big = RawWorker::open(&bench.server.url, limited(&["j"], 16 << 20)).await.unwrap();
+    let mut big = RawWorker::open(&bench.server.url, limited(&["j"], 16 << 20))
+        .await
+        .unwrap();
     let assignment = big.assignment().await;
-    assert_eq!((assignment.task_id.as_str(), assignment.attempt), (large.as_str(), 1));
+    assert_eq!(
+        (assignment.task_id.as_str(), assignment.attempt),
+        (large.as_str(), 1)
+    );
     assert_eq!(assignment.results_json.len(), 2);
     big.settle(&assignment, success("1")).await;
     assert_eq!(state(&bench.finished(&large).await), TaskState::Complete);
@@ -69,22 +88,39 @@ async fn an_assignment_goes_to_a_worker_that_takes_it_and_holds_up_no_other() {
 #[tokio::test]
 async fn a_step_that_no_worker_takes_says_so_and_fails_after_a_lease() {
     let mut bench = Bench::with(&join("join", "")).await;
-    let _little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT)).await.unwrap();
+    let _little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT))
+        .await
+        .unwrap();
     let id = roots(&mut bench, "join").await;
     let mut client = bench.server.client().await;
     let explanation = explained(&mut client, &id).await;
-    let wait = &explanation.steps.iter().find(|s| s.step == "join").unwrap().waits[0];
+    let wait = &explanation
+        .steps
+        .iter()
+        .find(|s| s.step == "join")
+        .unwrap()
+        .waits[0];
     assert_eq!(wait.cause(), WaitCause::TooLarge, "{}", wait.message);
     assert!(
-        wait.until.is_some() && wait.message.contains("largest of which is 300.0 KiB; it fails in"),
+        wait.until.is_some()
+            && wait
+                .message
+                .contains("largest of which is 300.0 KiB; it fails in"),
         "{}",
         wait.message
     );
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Error);
     let error = step(&task, "join").error.as_ref().unwrap();
-    assert_eq!((error.error_code.as_str(), step(&task, "join").attempt), ("ASSIGNMENT_TOO_LARGE", 0));
-    assert!(error.message.contains("(307200 bytes)") && error.message.contains("`inputs`"), "{}", error.message);
+    assert_eq!(
+        (error.error_code.as_str(), step(&task, "join").attempt),
+        ("ASSIGNMENT_TOO_LARGE", 0)
+    );
+    assert!(
+        error.message.contains("(307200 bytes)") && error.message.contains("`inputs`"),
+        "{}",
+        error.message
+    );
     invariants(&bench.db.connect().await).await;
 }
 
@@ -92,7 +128,9 @@ async fn a_step_that_no_worker_takes_says_so_and_fails_after_a_lease() {
 async fn a_step_gets_the_results_that_its_template_names_and_weighs_no_more() {
     let mut bench = Bench::with(&join("join", ", inputs: [b]")).await;
     register(&mut bench.client, &join("none", ", inputs: []")).await;
-    let mut little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT)).await.unwrap();
+    let mut little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT))
+        .await
+        .unwrap();
     for (name, expected) in [("join", vec!["b"]), ("none", vec![])] {
         let id = roots(&mut bench, name).await;
         let assignment = little.assignment().await;
@@ -109,8 +147,13 @@ async fn the_weight_that_is_known_before_is_that_of_the_message() {
     let mut bench = Bench::with(&join("join", "")).await;
     let id = roots(&mut bench, "join").await;
     let db = bench.db.connect().await;
-    let known =
-        db.query_one("SELECT assignment_bytes FROM queue WHERE task_id = $1::text::uuid", &[&id]).await.unwrap();
+    let known = db
+        .query_one(
+            "SELECT assignment_bytes FROM queue WHERE task_id = $1::text::uuid",
+            &[&id],
+        )
+        .await
+        .unwrap();
     let known = usize::try_from(known.get::<_, i32>(0)).unwrap();
     let mut worker = RawWorker::connect(&bench.server.url, &["j"]).await;
     let assignment: StepAssignment = worker.assignment().await;
@@ -121,9 +164,14 @@ async fn the_weight_that_is_known_before_is_that_of_the_message() {
 #[tokio::test]
 async fn a_limit_has_bounds() {
     let bench = Bench::new().await;
-    for (limit, fits) in
-        [(0, true), (64 << 10, true), (64 << 20, true), ((64 << 10) - 1, false), ((64 << 20) + 1, false), (-1, false)]
-    {
+    for (limit, fits) in [
+        (0, true),
+        (64 << 10, true),
+        (64 << 20, true),
+        ((64 << 10) - 1, false),
+        ((64 << 20) + 1, false),
+        (-1, false),
+    ] {
         let opened = RawWorker::open(&bench.server.url, limited(&["j"], limit)).await;
         let refused = opened.err().map(|status| status.message().to_owned());
         assert_eq!(refused.is_none(), fits, "{limit}: {refused:?}");
@@ -146,17 +194,27 @@ async fn an_assignment_that_never_arrives_waits_ever_longer_and_ends_its_step() 
             db.execute("UPDATE queue SET lost = 9", &[]).await.unwrap();
         }
         let previous_worker_id = worker.registered.worker_id.clone();
-        worker = RawWorker::open(&bench.server.url, Register { previous_worker_id, ..registration(&["h"], 1) })
-            .await
-            .unwrap();
+        worker = RawWorker::open(
+            &bench.server.url,
+            Register {
+                previous_worker_id,
+                ..registration(&["h"], 1)
+            },
+        )
+        .await
+        .unwrap();
     }
     let task = bench.finished(&id).await;
     let only = step(&task, "only");
     assert_eq!(only.error.as_ref().unwrap().error_code, "UNDELIVERED");
     assert_eq!((only.attempt, only.charged_attempts), (3, 0));
     let pause = |i: usize| {
-        let time = |at: &Option<prost_types::Timestamp>| std::time::SystemTime::try_from(at.unwrap()).unwrap();
-        time(&only.attempts[i + 1].started_at).duration_since(time(&only.attempts[i].ended_at)).unwrap_or_default()
+        let time = |at: &Option<prost_types::Timestamp>| {
+            std::time::SystemTime::try_from(at.unwrap()).unwrap()
+        };
+        time(&only.attempts[i + 1].started_at)
+            .duration_since(time(&only.attempts[i].ended_at))
+            .unwrap_or_default()
     };
     assert!(pause(1) >= Duration::from_millis(400), "{:?}", pause(1));
 }
@@ -165,27 +223,48 @@ async fn an_assignment_that_never_arrives_waits_ever_longer_and_ends_its_step() 
 async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_stream() {
     const TASKS: usize = 30;
     let db = TestDb::new().await;
-    let config = ServerConfig { lease: Duration::from_secs(6), ..Default::default() };
+    let config = ServerConfig {
+        lease: Duration::from_secs(6),
+        ..Default::default()
+    };
     let server = TestServer::start_with(&db, config).await;
     let mut client = server.client().await;
     register(&mut client, "{namespace: t, task_name: one, version: 1.0.0, step_templates: [{name: only, handler: h}]}")
         .await;
-    let many = || Register { max_concurrent_steps: 1_000, ..limited(&["h"], 4 << 20) };
+    let many = || Register {
+        max_concurrent_steps: 1_000,
+        ..limited(&["h"], 4 << 20)
+    };
     let context = format!("{{\"d\": {}}}", document(1_000_000));
     for i in 0..TASKS {
-        let request = SubmitTaskRequest { idempotency_key: format!("k{i}"), ..submission("t/one", &context) };
-        eventually("a submit", || async { client.clone().tasks.submit_task(request.clone()).await.ok() }).await;
+        let request = SubmitTaskRequest {
+            idempotency_key: format!("k{i}"),
+            ..submission("t/one", &context)
+        };
+        eventually("a submit", || async {
+            client.clone().tasks.submit_task(request.clone()).await.ok()
+        })
+        .await;
     }
     let deaf = RawWorker::open(&server.url, many()).await.unwrap();
     let sql = db.connect().await;
     let running = async || {
         let row = sql
-            .query_one("SELECT count(*) FROM queue WHERE worker_id = $1::text::uuid", &[&deaf.registered.worker_id])
+            .query_one(
+                "SELECT count(*) FROM queue WHERE worker_id = $1::text::uuid",
+                &[&deaf.registered.worker_id],
+            )
             .await;
         row.unwrap().get::<_, i64>(0)
     };
-    let handed_out = eventually("a full outbox", || async { Some(running().await).filter(|n| *n >= 14) }).await;
-    assert!(handed_out <= 24, "{handed_out} of {TASKS} MB are on their way to a worker that reads none");
+    let handed_out = eventually("a full outbox", || async {
+        Some(running().await).filter(|n| *n >= 14)
+    })
+    .await;
+    assert!(
+        handed_out <= 24,
+        "{handed_out} of {TASKS} MB are on their way to a worker that reads none"
+    );
     // The stream goes, and the leases stay the worker's as long as it could come back.
     let mut other = RawWorker::open(&server.url, many()).await.unwrap();
     for _ in 0..TASKS - usize::try_from(handed_out).unwrap() {
@@ -193,7 +272,10 @@ async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_s
         other.settle(&assignment, success("1")).await;
     }
     eventually("the end of the stream", || async {
-        let row = sql.query_one("SELECT count(*) FROM workers WHERE ended_at IS NULL", &[]).await.unwrap();
+        let row = sql
+            .query_one("SELECT count(*) FROM workers WHERE ended_at IS NULL", &[])
+            .await
+            .unwrap();
         (row.get::<_, i64>(0) == 1).then_some(())
     })
     .await;
@@ -222,16 +304,30 @@ async fn a_plan_reaches_the_steps_whichever_server_hands_them_out() {
         ..registration(&["p"], 1)
     };
     let mut planner_of_a = RawWorker::open(&a.url, reconnect).await.unwrap();
-    assert_eq!(planner_of_a.registered.kept_leases, std::slice::from_ref(&plan.lease_token));
+    assert_eq!(
+        planner_of_a.registered.kept_leases,
+        std::slice::from_ref(&plan.lease_token)
+    );
     let answer = r#"{"steps": {"one": {"handler_config": {"mode": "planned"}, "retry_limit": 9},
                                "two": {"retry_limit": 7}}, "annotations": {"by": "planner"}, "priority": 5}"#;
     planner_of_a.settle(&plan, success(answer)).await;
     for (name, retry_limit) in [("one", 9), ("two", 7)] {
         let assignment = worker.assignment().await;
-        assert_eq!((assignment.step_name.as_str(), assignment.retry_limit), (name, retry_limit));
-        assert!(assignment.annotations_json.contains("\"by\":\"planner\""), "{}", assignment.annotations_json);
+        assert_eq!(
+            (assignment.step_name.as_str(), assignment.retry_limit),
+            (name, retry_limit)
+        );
+        assert!(
+            assignment.annotations_json.contains("\"by\":\"planner\""),
+            "{}",
+            assignment.annotations_json
+        );
         if name == "one" {
-            assert!(assignment.handler_config_json.contains("planned"), "{}", assignment.handler_config_json);
+            assert!(
+                assignment.handler_config_json.contains("planned"),
+                "{}",
+                assignment.handler_config_json
+            );
         }
         worker.settle(&assignment, success("1")).await;
     }

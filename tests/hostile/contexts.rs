@@ -17,7 +17,9 @@ const DOCUMENT: &str = r#"{"email":"a@b.co","name":"A \u00e9\ud83d\ude00","phone
 
 /// What no JSON reader should take, and what ours says about it.
 fn bad_json() -> Vec<(&'static str, String, &'static str)> {
-    let nested = |open: &str, close: &str, n: usize| format!(r#"{{"a":{}1{}}}"#, open.repeat(n), close.repeat(n));
+    let nested = |open: &str, close: &str, n: usize| {
+        format!(r#"{{"a":{}1{}}}"#, open.repeat(n), close.repeat(n))
+    };
     vec![
         ("white space", " ".into(), "expected a value"),
         ("a word", "null".into(), "expected an object"),
@@ -31,8 +33,16 @@ fn bad_json() -> Vec<(&'static str, String, &'static str)> {
         ("a tail", "{} x".into(), "the end of the document"),
         ("a mark", "\u{feff}{}".into(), "expected a value"),
         ("a comment", "{/* */}".into(), "a key in double quotes"),
-        ("a trailing comma", r#"{"a":1,}"#.into(), "a key in double quotes"),
-        ("a trailing comma in a list", r#"{"a":[1,]}"#.into(), "expected a value"),
+        (
+            "a trailing comma",
+            r#"{"a":1,}"#.into(),
+            "a key in double quotes",
+        ),
+        (
+            "a trailing comma in a list",
+            r#"{"a":[1,]}"#.into(),
+            "expected a value",
+        ),
         ("single quotes", "{'a':1}".into(), "a key in double quotes"),
         ("no quotes", "{a:1}".into(), "a key in double quotes"),
         ("no colon", r#"{"a" 1}"#.into(), "`:` after the key"),
@@ -41,41 +51,117 @@ fn bad_json() -> Vec<(&'static str, String, &'static str)> {
         ("crossed", r#"{"a":[}]"#.into(), "expected a value"),
         ("not a number", r#"{"a":NaN}"#.into(), "expected a value"),
         ("infinity", r#"{"a":-Infinity}"#.into(), "expected a digit"),
-        ("a leading zero", r#"{"a":01}"#.into(), "must not start with 0"),
+        (
+            "a leading zero",
+            r#"{"a":01}"#.into(),
+            "must not start with 0",
+        ),
         ("a plus", r#"{"a":+1}"#.into(), "expected a value"),
         ("a bare dot", r#"{"a":1.}"#.into(), "expected a digit"),
         ("a bare exponent", r#"{"a":1e}"#.into(), "expected a digit"),
         ("hexadecimal", r#"{"a":0x1}"#.into(), "`,` or `}`"),
         ("a huge exponent", r#"{"a":1e999999999}"#.into(), "digits"),
-        ("an absurd exponent", r#"{"a":1e-99999999999999999999}"#.into(), "digits"),
-        ("5000 digits", format!(r#"{{"a":{}}}"#, "9".repeat(5_000)), "more than 4096 digits"),
+        (
+            "an absurd exponent",
+            r#"{"a":1e-99999999999999999999}"#.into(),
+            "digits",
+        ),
+        (
+            "5000 digits",
+            format!(r#"{{"a":{}}}"#, "9".repeat(5_000)),
+            "more than 4096 digits",
+        ),
         ("True", r#"{"a":True}"#.into(), "expected a value"),
-        ("an unfinished word", r#"{"a":nul}"#.into(), "expected a value"),
+        (
+            "an unfinished word",
+            r#"{"a":nul}"#.into(),
+            "expected a value",
+        ),
         ("an unfinished string", r#"{"a":"b}"#.into(), "the closing"),
         ("an unfinished escape", "{\"a\":\"b\\".into(), "escapes"),
         ("an unknown escape", r#"{"a":"\x41"}"#.into(), "escapes"),
-        ("a short escape", r#"{"a":"\u12"}"#.into(), "four hexadecimal digits"),
+        (
+            "a short escape",
+            r#"{"a":"\u12"}"#.into(),
+            "four hexadecimal digits",
+        ),
         ("an escaped NUL", r#"{"a":"\u0000"}"#.into(), "\\u0000"),
-        ("an escaped NUL in a key", r#"{"\u0000":1}"#.into(), "\\u0000"),
-        ("an escaped NUL deep inside", r#"{"a":[{"b":["x\u0000y"]}]}"#.into(), "\\u0000"),
+        (
+            "an escaped NUL in a key",
+            r#"{"\u0000":1}"#.into(),
+            "\\u0000",
+        ),
+        (
+            "an escaped NUL deep inside",
+            r#"{"a":[{"b":["x\u0000y"]}]}"#.into(),
+            "\\u0000",
+        ),
         ("a NUL", "{\"a\":\"\0\"}".into(), "control character"),
         ("a NUL between", "{\0}".into(), "a key in double quotes"),
         ("a NUL at the end", "{}\0".into(), "the end of the document"),
-        ("a line break in a string", "{\"a\":\"\n\"}".into(), "control character"),
-        ("a tab in a string", "{\"a\":\"\t\"}".into(), "control character"),
+        (
+            "a line break in a string",
+            "{\"a\":\"\n\"}".into(),
+            "control character",
+        ),
+        (
+            "a tab in a string",
+            "{\"a\":\"\t\"}".into(),
+            "control character",
+        ),
         ("a high surrogate", r#"{"a":"\ud800"}"#.into(), "low half"),
-        ("a high surrogate and a letter", r#"{"a":"\ud800x"}"#.into(), "low half"),
-        ("two high surrogates", r#"{"a":"\ud800\ud800"}"#.into(), "low half"),
-        ("a low surrogate", r#"{"a":"\udc00"}"#.into(), "without its high half"),
-        ("a pair the wrong way round", r#"{"a":"\udc00\ud800"}"#.into(), "without its high half"),
+        (
+            "a high surrogate and a letter",
+            r#"{"a":"\ud800x"}"#.into(),
+            "low half",
+        ),
+        (
+            "two high surrogates",
+            r#"{"a":"\ud800\ud800"}"#.into(),
+            "low half",
+        ),
+        (
+            "a low surrogate",
+            r#"{"a":"\udc00"}"#.into(),
+            "without its high half",
+        ),
+        (
+            "a pair the wrong way round",
+            r#"{"a":"\udc00\ud800"}"#.into(),
+            "without its high half",
+        ),
         ("a key twice", r#"{"a":1,"a":2}"#.into(), "twice"),
-        ("a key twice deep inside", r#"{"x":[{"a":1,"b":2,"a":3}]}"#.into(), "twice"),
-        ("a key twice, once escaped", r#"{"a":1,"\u0061":2}"#.into(), "twice"),
-        ("a key of the reader's own", r#"{"$serde_json::private::Number":"1"}"#.into(), "must not begin"),
-        ("the same, escaped", r#"{"\u0024serde_json::private::RawValue":"1"}"#.into(), "must not begin"),
+        (
+            "a key twice deep inside",
+            r#"{"x":[{"a":1,"b":2,"a":3}]}"#.into(),
+            "twice",
+        ),
+        (
+            "a key twice, once escaped",
+            r#"{"a":1,"\u0061":2}"#.into(),
+            "twice",
+        ),
+        (
+            "a key of the reader's own",
+            r#"{"$serde_json::private::Number":"1"}"#.into(),
+            "must not begin",
+        ),
+        (
+            "the same, escaped",
+            r#"{"\u0024serde_json::private::RawValue":"1"}"#.into(),
+            "must not begin",
+        ),
         ("129 levels", nested("[", "]", 128), "deeper than 128"),
-        ("200 levels", nested(r#"{"a":"#, "}", 200), "deeper than 128"),
-        ("100,000 levels", format!(r#"{{"a":{}"#, "[".repeat(100_000)), "deeper than 128"),
+        (
+            "200 levels",
+            nested(r#"{"a":"#, "}", 200),
+            "deeper than 128",
+        ),
+        (
+            "100,000 levels",
+            format!(r#"{{"a":{}"#, "[".repeat(100_000)),
+            "deeper than 128",
+        ),
     ]
 }
 
@@ -84,12 +170,31 @@ async fn documents_that_are_no_json_object() {
     let mut target = Target::new().await;
     for (case, json, says) in bad_json() {
         let says_all = if json.len() > 16 << 10 { "" } else { says };
-        let notes = SubmitTaskRequest { annotations_json: json.clone(), ..submission("hostile/good", "{}") };
-        target.refuses(format!("annotations: {case}"), SUBMIT, &notes, InvalidArgument, says_all).await;
+        let notes = SubmitTaskRequest {
+            annotations_json: json.clone(),
+            ..submission("hostile/good", "{}")
+        };
+        target
+            .refuses(
+                format!("annotations: {case}"),
+                SUBMIT,
+                &notes,
+                InvalidArgument,
+                says_all,
+            )
+            .await;
         // The schema has no say in what is no JSON.
         for name in [REGISTRATION, "hostile/good"] {
             let request = submission(name, &json);
-            target.refuses(format!("{name}: {case}"), SUBMIT, &request, InvalidArgument, says).await;
+            target
+                .refuses(
+                    format!("{name}: {case}"),
+                    SUBMIT,
+                    &request,
+                    InvalidArgument,
+                    says,
+                )
+                .await;
         }
     }
     target.end(150).await;
@@ -116,12 +221,28 @@ async fn damaged_documents() {
             Ok(text) => {
                 let request = submission(REGISTRATION, text);
                 let case = format!("damage {n}: {text}");
-                target.refuses(case, SUBMIT, &request, InvalidArgument, "context_json: line 1, column").await;
+                target
+                    .refuses(
+                        case,
+                        SUBMIT,
+                        &request,
+                        InvalidArgument,
+                        "context_json: line 1, column",
+                    )
+                    .await;
             }
             Err(_) => {
                 let rest = submission(REGISTRATION, "").encode_to_vec();
                 let bytes = [rest, field(4, &damaged)].concat();
-                target.refuses_bytes(format!("damage {n}"), SUBMIT, bytes, InvalidArgument, "UTF-8").await;
+                target
+                    .refuses_bytes(
+                        format!("damage {n}"),
+                        SUBMIT,
+                        bytes,
+                        InvalidArgument,
+                        "UTF-8",
+                    )
+                    .await;
             }
         }
     }
@@ -140,17 +261,45 @@ async fn documents_that_are_too_large() {
         (20 << 20, ResourceExhausted, "16777216"),
     ];
     for (bytes, code, says) in table {
-        target.refuses(format!("{bytes} bytes"), SUBMIT, &submission("hostile/good", &sized(bytes)), code, says).await;
+        target
+            .refuses(
+                format!("{bytes} bytes"),
+                SUBMIT,
+                &submission("hostile/good", &sized(bytes)),
+                code,
+                says,
+            )
+            .await;
     }
     for bytes in [(16 << 10) + 1, 1 << 20, 10 << 20] {
-        let request = SubmitTaskRequest { annotations_json: sized(bytes), ..submission("hostile/good", "{}") };
+        let request = SubmitTaskRequest {
+            annotations_json: sized(bytes),
+            ..submission("hostile/good", "{}")
+        };
         target
-            .refuses(format!("{bytes} bytes of annotations"), SUBMIT, &request, InvalidArgument, "at most 16384")
+            .refuses(
+                format!("{bytes} bytes of annotations"),
+                SUBMIT,
+                &request,
+                InvalidArgument,
+                "at most 16384",
+            )
             .await;
     }
     // Small as sent, and too large with what the schema adds.
-    let most = format!(r#"{{"email":"a@b.co","name":"{}"}}"#, "x".repeat((1 << 20) - 30));
-    target.refuses("with defaults", SUBMIT, &submission(REGISTRATION, &most), InvalidArgument, "defaults").await;
+    let most = format!(
+        r#"{{"email":"a@b.co","name":"{}"}}"#,
+        "x".repeat((1 << 20) - 30)
+    );
+    target
+        .refuses(
+            "with defaults",
+            SUBMIT,
+            &submission(REGISTRATION, &most),
+            InvalidArgument,
+            "defaults",
+        )
+        .await;
     target.end(9).await;
 }
 
@@ -190,19 +339,32 @@ async fn contexts_that_do_not_fit_their_schema() {
         for (key, _) in fits.into_iter().filter(|(_, fits)| !fits) {
             let mut context = good.clone();
             context[key] = serde_json::from_str(value).unwrap();
-            refuses_fields(&mut target, &context.to_string(), &[&format!("context_json/{key}")]).await;
+            refuses_fields(
+                &mut target,
+                &context.to_string(),
+                &[&format!("context_json/{key}")],
+            )
+            .await;
         }
     }
     refuses_fields(&mut target, "{}", &["context_json", "context_json"]).await;
     refuses_fields(&mut target, "", &["context_json", "context_json"]).await;
     refuses_fields(&mut target, r#"{"email":"a@b.co"}"#, &["context_json"]).await;
-    refuses_fields(&mut target, r#"{"Email":"a@b.co","name":"A"}"#, &["context_json"]).await;
+    refuses_fields(
+        &mut target,
+        r#"{"Email":"a@b.co","name":"A"}"#,
+        &["context_json"],
+    )
+    .await;
     target.end(75).await;
 }
 
 async fn refuses_fields(target: &mut Target, context: &str, expected: &[&str]) {
     let request = submission(REGISTRATION, context).encode_to_vec();
-    let answer = target.raw.call(&format!("/tasker.v1.{SUBMIT}"), request).await;
+    let answer = target
+        .raw
+        .call(&format!("/tasker.v1.{SUBMIT}"), request)
+        .await;
     if let Err(status) = &answer {
         let mut named = fields(status);
         // A value can be wrong in two ways, such as type and enum; which properties are missing is said one by one.
@@ -211,7 +373,9 @@ async fn refuses_fields(target: &mut Target, context: &str, expected: &[&str]) {
         }
         assert_eq!(named, expected, "{context}");
     }
-    target.check(context, answer, InvalidArgument, "context_json").await;
+    target
+        .check(context, answer, InvalidArgument, "context_json")
+        .await;
 }
 
 const TREE: &str = "
@@ -231,14 +395,50 @@ async fn contexts_that_make_the_schema_work() {
     crate::support::server::register(&mut target.bench.client, TREE).await;
     target.look().await;
     // As deep as a document may be, and wrong at the bottom: to find the place would take more than the budget.
-    let deep = format!("{}{{\"x\":1}}{}", r#"{"child":"#.repeat(127), "}".repeat(127));
-    target.refuses("deep", SUBMIT, &submission("hostile/tree", &deep), InvalidArgument, "does not fit").await;
+    let deep = format!(
+        "{}{{\"x\":1}}{}",
+        r#"{"child":"#.repeat(127),
+        "}".repeat(127)
+    );
+    target
+        .refuses(
+            "deep",
+            SUBMIT,
+            &submission("hostile/tree", &deep),
+            InvalidArgument,
+            "does not fit",
+        )
+        .await;
     let wide = format!(r#"{{"list":[{}"x"]}}"#, r#""x","#.repeat(200_000));
-    target.refuses("wide", SUBMIT, &submission("hostile/tree", &wide), InvalidArgument, "context_json/list/0").await;
+    target
+        .refuses(
+            "wide",
+            SUBMIT,
+            &submission("hostile/tree", &wide),
+            InvalidArgument,
+            "context_json/list/0",
+        )
+        .await;
     let keys: Vec<String> = (0..50_000).map(|i| format!(r#""k{i}":1"#)).collect();
     let many = format!("{{{}}}", keys.join(","));
-    target.refuses("many keys", SUBMIT, &submission("hostile/tree", &many), InvalidArgument, "context_json").await;
+    target
+        .refuses(
+            "many keys",
+            SUBMIT,
+            &submission("hostile/tree", &many),
+            InvalidArgument,
+            "context_json",
+        )
+        .await;
     let long = format!(r#"{{"{}":1}}"#, "k".repeat(1_000_000));
-    target.refuses("a long key", SUBMIT, &submission("hostile/tree", &long), InvalidArgument, "context_json").await;
+    target
+        .refuses(
+            "a long key",
+            SUBMIT,
+            &submission("hostile/tree", &long),
+            InvalidArgument,
+            "context_json",
+        )
+        .await;
     target.end(4).await;
 }

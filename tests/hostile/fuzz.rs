@@ -6,8 +6,8 @@ use prost::Message as _;
 use tasker::{
     domain::template::Template,
     proto::{
-        Drain, Heartbeat, Register, RetryableError, StepResult, WorkRequest, WorkResponse, step_result::Outcome,
-        work_request::Message as Says, work_response::Message as Hears,
+        Drain, Heartbeat, Register, RetryableError, StepResult, WorkRequest, WorkResponse,
+        step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
     },
 };
 
@@ -129,52 +129,98 @@ fn any_yaml_is_a_template_or_a_list_of_problems_within_it() {
             0 => String::from_utf8_lossy(&random.damage(SEED.as_bytes())).into_owned(),
             1 => String::from_utf8_lossy(&random.damage(GOOD.as_bytes())).into_owned(),
             2 => String::from_utf8_lossy(&random.damage(ADAPTING.as_bytes())).into_owned(),
-            _ => (0..=random.below(60)).map(|_| *random.pick(PIECES)).collect(),
+            _ => (0..=random.below(60))
+                .map(|_| *random.pick(PIECES))
+                .collect(),
         };
         let began = Instant::now();
         let environment = if n % 8 < 4 { "" } else { "production" };
         match Template::parse(&text, environment) {
             Ok(_) => valid += 1,
             Err(problems) => {
-                let lines = u32::try_from(text.split('\n').flat_map(|line| line.split('\r')).count()).unwrap();
+                let lines =
+                    u32::try_from(text.split('\n').flat_map(|line| line.split('\r')).count())
+                        .unwrap();
                 assert!(!problems.is_empty(), "{text:?}");
                 for p in &problems {
                     assert!(!p.message.is_empty() && p.column >= 1, "{p:?} of {text:?}");
-                    assert!((1..=lines + 1).contains(&p.line), "{p:?} is outside of {text:?}");
+                    assert!(
+                        (1..=lines + 1).contains(&p.line),
+                        "{p:?} is outside of {text:?}"
+                    );
                 }
             }
         }
-        assert!(began.elapsed() < READ_LIMIT, "{:?} for {text:?}", began.elapsed());
+        assert!(
+            began.elapsed() < READ_LIMIT,
+            "{:?} for {text:?}",
+            began.elapsed()
+        );
     }
-    assert!(valid > YAMLS / 50, "only {valid} were templates: nothing but the first mistake was tried");
+    assert!(
+        valid > YAMLS / 50,
+        "only {valid} were templates: nothing but the first mistake was tried"
+    );
 }
 
 /// A message of any kind; `leases` are those of the steps that this stream was handed.
 fn message(random: &mut Random, leases: &[String]) -> Vec<u8> {
     use base64::Engine as _;
     let lease = match (leases.len(), random.below(4)) {
-        (0, _) | (_, 0) => base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random.bytes(26)),
+        (0, _) | (_, 0) => {
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random.bytes(26))
+        }
         (n, _) => leases[random.below(n)].clone(),
     };
-    let retry_after = Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 });
-    let retry = Outcome::RetryableError(RetryableError { message: "r".into(), retry_after, ..Default::default() });
-    let outcomes = [success("{\"a\":1}"), success("no JSON"), permanent("no", "NO"), released(), retry];
+    let retry_after = Some(prost_types::Duration {
+        seconds: 0,
+        nanos: 1_000_000,
+    });
+    let retry = Outcome::RetryableError(RetryableError {
+        message: "r".into(),
+        retry_after,
+        ..Default::default()
+    });
+    let outcomes = [
+        success("{\"a\":1}"),
+        success("no JSON"),
+        permanent("no", "NO"),
+        released(),
+        retry,
+    ];
     let outcome = (random.below(8) > 0).then(|| random.pick(&outcomes).clone());
-    let of = |message| WorkRequest { message: Some(message) }.encode_to_vec();
+    let of = |message| {
+        WorkRequest {
+            message: Some(message),
+        }
+        .encode_to_vec()
+    };
     match random.below(10) {
         0 => of(Says::Register(registration(&["fuzz"], 3))),
-        1 => of(Says::Register(Register { held_leases: leases.to_vec(), ..registration(&["fuzz"], 3) })),
+        1 => of(Says::Register(Register {
+            held_leases: leases.to_vec(),
+            ..registration(&["fuzz"], 3)
+        })),
         2 => of(Says::Heartbeat(Heartbeat {})),
         3 => of(Says::Drain(Drain {})),
         4 => {
-            let whole = of(Says::Result(StepResult { lease_token: lease, outcome }));
+            let whole = of(Says::Result(StepResult {
+                lease_token: lease,
+                outcome,
+            }));
             random.damage(&whole)
         }
         5 => {
-            let (number, length) = (u32::try_from(random.below(20)).unwrap() + 1, random.below(40));
+            let (number, length) = (
+                u32::try_from(random.below(20)).unwrap() + 1,
+                random.below(40),
+            );
             field(number, &random.bytes(length))
         }
-        _ => of(Says::Result(StepResult { lease_token: lease, outcome })),
+        _ => of(Says::Result(StepResult {
+            lease_token: lease,
+            outcome,
+        })),
     }
 }
 
@@ -204,13 +250,22 @@ async fn any_stream_harms_only_itself() {
         let mut leases = Vec::new();
         let begins_well = random.below(5) > 0;
         let first = if begins_well {
-            WorkRequest { message: Some(Says::Register(registration(&["fuzz"], 3))) }.encode_to_vec()
+            WorkRequest {
+                message: Some(Says::Register(registration(&["fuzz"], 3))),
+            }
+            .encode_to_vec()
         } else {
             message(&mut random, &leases)
         };
-        let Ok(mut stream) = target.raw.open(vec![first]).await else { continue };
+        let Ok(mut stream) = target.raw.open(vec![first]).await else {
+            continue;
+        };
         for n in 0..random.below(12) {
-            let moment = if n == 0 && begins_well { FIRST_MOMENT } else { MOMENT };
+            let moment = if n == 0 && begins_well {
+                FIRST_MOMENT
+            } else {
+                MOMENT
+            };
             if !listen(&mut stream, &mut leases, moment).await {
                 break;
             }
@@ -230,7 +285,10 @@ async fn any_stream_harms_only_itself() {
         let task = target.bench.finished(id).await;
         moved += usize::from(state(&task) != tasker::proto::TaskState::Cancelled);
     }
-    assert!(moved > 0, "no stream ever answered a step well: nothing but refusals was tried");
+    assert!(
+        moved > 0,
+        "no stream ever answered a step well: nothing but refusals was tried"
+    );
     invariants(&target.bench.db.connect().await).await;
     target.look().await;
     target.end(STREAMS / 2).await;

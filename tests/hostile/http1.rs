@@ -32,32 +32,87 @@ async fn requests_of_http_1() {
     let json = "Content-Type: application/json\r\nContent-Length: 2\r\n";
     let table: Vec<(String, &str, &str)> = vec![
         (request("GET", rpc, ""), "HTTP/1.1 415", "send gRPC"),
-        (request("POST", rpc, json) + "{}", "HTTP/1.1 415", "send gRPC"),
-        (request("POST", rpc, "Content-Length: 0\r\n"), "HTTP/1.1 415", "send gRPC"),
-        (request("PUT", rpc, json) + "{}", "HTTP/1.1 415", "send gRPC"),
-        (request("DELETE", "/tasker.v1.TaskService/Nothing", ""), "HTTP/1.1 415", "send gRPC"),
-        (request("POST", rpc, grpc) + "\0\0\0\0\0", "HTTP/1.1 505", "HTTP/2"),
-        (request("POST", "/tasker.v1.WorkerService/Work", grpc) + "\0\0\0\0\0", "HTTP/1.1 505", "HTTP/2"),
-        (request("GET", "/", ""), "HTTP/1.1 404", "this port serves gRPC"),
-        (request("GET", "/metrics/../../etc/passwd", ""), "HTTP/1.1 404", "this port serves gRPC"),
-        (request("POST", "/tasker.v1.NoService/GetTask", json) + "{}", "HTTP/1.1 404", "this port serves gRPC"),
+        (
+            request("POST", rpc, json) + "{}",
+            "HTTP/1.1 415",
+            "send gRPC",
+        ),
+        (
+            request("POST", rpc, "Content-Length: 0\r\n"),
+            "HTTP/1.1 415",
+            "send gRPC",
+        ),
+        (
+            request("PUT", rpc, json) + "{}",
+            "HTTP/1.1 415",
+            "send gRPC",
+        ),
+        (
+            request("DELETE", "/tasker.v1.TaskService/Nothing", ""),
+            "HTTP/1.1 415",
+            "send gRPC",
+        ),
+        (
+            request("POST", rpc, grpc) + "\0\0\0\0\0",
+            "HTTP/1.1 505",
+            "HTTP/2",
+        ),
+        (
+            request("POST", "/tasker.v1.WorkerService/Work", grpc) + "\0\0\0\0\0",
+            "HTTP/1.1 505",
+            "HTTP/2",
+        ),
+        (
+            request("GET", "/", ""),
+            "HTTP/1.1 404",
+            "this port serves gRPC",
+        ),
+        (
+            request("GET", "/metrics/../../etc/passwd", ""),
+            "HTTP/1.1 404",
+            "this port serves gRPC",
+        ),
+        (
+            request("POST", "/tasker.v1.NoService/GetTask", json) + "{}",
+            "HTTP/1.1 404",
+            "this port serves gRPC",
+        ),
         (request("GET", "/livez", ""), "HTTP/1.1 200", "ok"),
         (request("GET", "/readyz", ""), "HTTP/1.1 200", "ok"),
         (request("POST", "/livez", json) + "{}", "HTTP/1.1 405", ""),
-        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n".into(), "HTTP/1.1 4", ""),
+        (
+            "GET / HTTP/1.1\r\nConnection: close\r\n\r\n".into(),
+            "HTTP/1.1 4",
+            "",
+        ),
         ("hello\r\n\r\n".into(), "HTTP/1.1 400", ""),
-        ("GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n".into(), "HTTP/1.1 400", ""),
-        (format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(1 << 20)), "HTTP/1.1 431", ""),
+        (
+            "GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n".into(),
+            "HTTP/1.1 400",
+            "",
+        ),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+                "y".repeat(1 << 20)
+            ),
+            "HTTP/1.1 431",
+            "",
+        ),
     ];
     for (request, status, says) in table {
         let answer = send(&target, request.as_bytes()).await;
         let right = answer.starts_with(status) && answer.contains(says);
-        target.note(right, format!("{request:.100?}: expected {status} with `{says}`, got {answer:.300?}"));
+        target.note(
+            right,
+            format!("{request:.100?}: expected {status} with `{says}`, got {answer:.300?}"),
+        );
     }
     // What is no HTTP at all is closed.
-    for bytes in
-        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense nonsense"]
-    {
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense nonsense",
+    ] {
         let answer = send(&target, &[bytes, &[0xff; 64]].concat()).await;
         target.note(!answer.contains("200 OK"), answer);
     }

@@ -19,7 +19,11 @@ struct Rpc {
 }
 
 fn rpc<T: Message + Default>(name: &'static str, sample: &T) -> Rpc {
-    Rpc { name, sample: sample.encode_to_vec(), is_message: |bytes| T::decode(bytes).is_ok() }
+    Rpc {
+        name,
+        sample: sample.encode_to_vec(),
+        is_message: |bytes| T::decode(bytes).is_ok(),
+    }
 }
 
 fn rpcs() -> Vec<Rpc> {
@@ -35,28 +39,78 @@ fn rpcs() -> Vec<Rpc> {
     let list = proto::ListTasksRequest {
         namespace: "none".into(),
         states: vec![1, 2, 3],
-        submitted_after: Some(prost_types::Timestamp { seconds: 1, nanos: 2 }),
+        submitted_after: Some(prost_types::Timestamp {
+            seconds: 1,
+            nanos: 2,
+        }),
         page_size: 7,
         ..Default::default()
     };
     vec![
         rpc("TaskService/SubmitTask", &submit),
-        rpc("TaskService/SubmitTasks", &proto::SubmitTasksRequest { tasks: vec![submit.clone(), submit] }),
-        rpc("TaskService/GetTask", &proto::GetTaskRequest { task_id: id.clone() }),
+        rpc(
+            "TaskService/SubmitTasks",
+            &proto::SubmitTasksRequest {
+                tasks: vec![submit.clone(), submit],
+            },
+        ),
+        rpc(
+            "TaskService/GetTask",
+            &proto::GetTaskRequest {
+                task_id: id.clone(),
+            },
+        ),
         rpc("TaskService/ListTasks", &list),
-        rpc("TaskService/WatchTask", &proto::WatchTaskRequest { task_id: id.clone(), final_only: true }),
-        rpc("TaskService/CancelTask", &proto::CancelTaskRequest { task_id: id, by: "b".into(), reason: "r".into() }),
+        rpc(
+            "TaskService/WatchTask",
+            &proto::WatchTaskRequest {
+                task_id: id.clone(),
+                final_only: true,
+            },
+        ),
+        rpc(
+            "TaskService/CancelTask",
+            &proto::CancelTaskRequest {
+                task_id: id,
+                by: "b".into(),
+                reason: "r".into(),
+            },
+        ),
         rpc(
             "TemplateService/RegisterTemplate",
-            &proto::RegisterTemplateRequest { yaml: "é: [".into(), deny_warnings: false },
+            &proto::RegisterTemplateRequest {
+                yaml: "é: [".into(),
+                deny_warnings: false,
+            },
         ),
-        rpc("TemplateService/ValidateTemplate", &proto::ValidateTemplateRequest { yaml: "é: [".into() }),
+        rpc(
+            "TemplateService/ValidateTemplate",
+            &proto::ValidateTemplateRequest {
+                yaml: "é: [".into(),
+            },
+        ),
         rpc(
             "TemplateService/GetTemplate",
-            &proto::GetTemplateRequest { namespace: "n".into(), task_name: "t".into(), version: "1.0.0".into() },
+            &proto::GetTemplateRequest {
+                namespace: "n".into(),
+                task_name: "t".into(),
+                version: "1.0.0".into(),
+            },
         ),
-        rpc("TemplateService/ListTemplates", &proto::ListTemplatesRequest { page_size: 3, ..Default::default() }),
-        rpc("WorkerService/ListWorkers", &proto::ListWorkersRequest { handler: "hé".into(), ..Default::default() }),
+        rpc(
+            "TemplateService/ListTemplates",
+            &proto::ListTemplatesRequest {
+                page_size: 3,
+                ..Default::default()
+            },
+        ),
+        rpc(
+            "WorkerService/ListWorkers",
+            &proto::ListWorkersRequest {
+                handler: "hé".into(),
+                ..Default::default()
+            },
+        ),
     ]
 }
 
@@ -68,7 +122,10 @@ async fn bytes_that_are_no_message() {
         ("an unfinished tag", vec![0x80]),
         ("an unfinished length", vec![0x0a, 0x80]),
         ("a length past the end", vec![0x0a, 5, b'a']),
-        ("a length of 2^63", [vec![0x0a], vec![0xff; 9], vec![0x01]].concat()),
+        (
+            "a length of 2^63",
+            [vec![0x0a], vec![0xff; 9], vec![0x01]].concat(),
+        ),
         ("a varint without end", vec![0xff; 64]),
         ("field 0", vec![0x02, 0x00]),
         ("wire type 6", vec![0x0e, 0x00]),
@@ -87,7 +144,9 @@ async fn bytes_that_are_no_message() {
         for (case, bytes) in &broken {
             if !(rpc.is_message)(bytes) {
                 let says = "expected whole protobuf messages";
-                target.refuses_bytes(case, rpc.name, bytes.clone(), InvalidArgument, says).await;
+                target
+                    .refuses_bytes(case, rpc.name, bytes.clone(), InvalidArgument, says)
+                    .await;
             }
         }
     }
@@ -105,7 +164,9 @@ async fn damaged_messages() {
             if !(rpc.is_message)(&bytes) {
                 left -= 1;
                 let case = format!("{bytes:?}");
-                target.refuses_bytes(case, rpc.name, bytes, InvalidArgument, "protobuf").await;
+                target
+                    .refuses_bytes(case, rpc.name, bytes, InvalidArgument, "protobuf")
+                    .await;
             }
         }
     }
@@ -115,23 +176,75 @@ async fn damaged_messages() {
 #[tokio::test]
 async fn frames_that_are_none() {
     let mut target = Target::new().await;
-    let mut all: Vec<(&str, Vec<u8>)> = rpcs().into_iter().map(|rpc| (rpc.name, rpc.sample)).collect();
+    let mut all: Vec<(&str, Vec<u8>)> = rpcs()
+        .into_iter()
+        .map(|rpc| (rpc.name, rpc.sample))
+        .collect();
     all.push(("WorkerService/Work", registration()));
     for (rpc, message) in all {
         let path = format!("/tasker.v1.{rpc}");
         let n = message.len();
         // tonic takes it for the end of the stream.
-        let after_head = if path == WORK { FailedPrecondition } else { InvalidArgument };
+        let after_head = if path == WORK {
+            FailedPrecondition
+        } else {
+            InvalidArgument
+        };
         let cases: Vec<(&str, Vec<u8>, Code, &str)> = vec![
-            ("a flag without a codec", frame(1, n, &message), InvalidArgument, "compressed"),
-            ("flag 2", frame(2, n, &message), InvalidArgument, "compression flag"),
-            ("flag 255", frame(255, n, &message), InvalidArgument, "compression flag"),
-            ("a frame cut in its head", vec![0, 0, 0], InvalidArgument, "EOF"),
-            ("a frame cut after its head", frame(0, 5, b""), after_head, ""),
-            ("a frame cut in its message", frame(0, n + 1, &message), InvalidArgument, "EOF"),
-            ("a frame of 4 GiB", frame(0, u32::MAX as usize, &message), ResourceExhausted, "16777216"),
-            ("a byte too much", frame(0, (16 << 20) + 1, &message), ResourceExhausted, "16777216"),
-            ("a whole frame too large", framed(&vec![0x0a; (16 << 20) + 1]), ResourceExhausted, "16777216"),
+            (
+                "a flag without a codec",
+                frame(1, n, &message),
+                InvalidArgument,
+                "compressed",
+            ),
+            (
+                "flag 2",
+                frame(2, n, &message),
+                InvalidArgument,
+                "compression flag",
+            ),
+            (
+                "flag 255",
+                frame(255, n, &message),
+                InvalidArgument,
+                "compression flag",
+            ),
+            (
+                "a frame cut in its head",
+                vec![0, 0, 0],
+                InvalidArgument,
+                "EOF",
+            ),
+            (
+                "a frame cut after its head",
+                frame(0, 5, b""),
+                after_head,
+                "",
+            ),
+            (
+                "a frame cut in its message",
+                frame(0, n + 1, &message),
+                InvalidArgument,
+                "EOF",
+            ),
+            (
+                "a frame of 4 GiB",
+                frame(0, u32::MAX as usize, &message),
+                ResourceExhausted,
+                "16777216",
+            ),
+            (
+                "a byte too much",
+                frame(0, (16 << 20) + 1, &message),
+                ResourceExhausted,
+                "16777216",
+            ),
+            (
+                "a whole frame too large",
+                framed(&vec![0x0a; (16 << 20) + 1]),
+                ResourceExhausted,
+                "16777216",
+            ),
             (
                 "HTML",
                 b"<html><body>hello, this is no frame</body></html>".to_vec(),
@@ -141,18 +254,40 @@ async fn frames_that_are_none() {
         ];
         for (case, body, code, says) in cases {
             let status = target.raw.post(&path, &[], body).await;
-            target.check(format!("{rpc}: {case}"), Err::<(), _>(status), code, says).await;
+            target
+                .check(format!("{rpc}: {case}"), Err::<(), _>(status), code, says)
+                .await;
         }
         if path != WORK {
             let status = target.raw.post(&path, &[], Vec::new()).await;
-            target.check(format!("{rpc}: no message"), Err::<(), _>(status), InvalidArgument, "Missing").await;
+            target
+                .check(
+                    format!("{rpc}: no message"),
+                    Err::<(), _>(status),
+                    InvalidArgument,
+                    "Missing",
+                )
+                .await;
         }
         // Only gzip is read, and this is none.
-        for (encoding, code) in
-            [("gzip", InvalidArgument), ("zstd", Unimplemented), ("br", Unimplemented), ("x-bomb", Unimplemented)]
-        {
-            let status = target.raw.post(&path, &[("grpc-encoding", encoding)], frame(1, n, &message)).await;
-            target.check(format!("{rpc}: {encoding}"), Err::<(), _>(status), code, encoding).await;
+        for (encoding, code) in [
+            ("gzip", InvalidArgument),
+            ("zstd", Unimplemented),
+            ("br", Unimplemented),
+            ("x-bomb", Unimplemented),
+        ] {
+            let status = target
+                .raw
+                .post(&path, &[("grpc-encoding", encoding)], frame(1, n, &message))
+                .await;
+            target
+                .check(
+                    format!("{rpc}: {encoding}"),
+                    Err::<(), _>(status),
+                    code,
+                    encoding,
+                )
+                .await;
         }
     }
     target.end(170).await;
@@ -160,7 +295,10 @@ async fn frames_that_are_none() {
 
 fn registration() -> Vec<u8> {
     let register = crate::support::worker::registration(&["x"], 1);
-    proto::WorkRequest { message: Some(proto::work_request::Message::Register(register)) }.encode_to_vec()
+    proto::WorkRequest {
+        message: Some(proto::work_request::Message::Register(register)),
+    }
+    .encode_to_vec()
 }
 
 #[tokio::test]
@@ -184,18 +322,39 @@ async fn rpcs_that_do_not_exist() {
         "/tasker.v1.TaskService/..%2f..%2fetc",
     ] {
         let answer = target.raw.call(path, vec![]).await;
-        target.check(path, answer, Unimplemented, "there is no rpc").await;
+        target
+            .check(path, answer, Unimplemented, "there is no rpc")
+            .await;
     }
     let long = format!("/tasker.v1.TaskService/{}", "x".repeat(5_000));
     let answer = target.raw.call(&long, vec![]).await;
-    target.check("a long path", answer, Unimplemented, "there is no rpc").await;
+    target
+        .check("a long path", answer, Unimplemented, "there is no rpc")
+        .await;
     // The standard services are as they were.
-    let health = target.raw.call("/grpc.health.v1.Health/Check", field(1, b"tasker.v1.TaskService")).await.unwrap();
+    let health = target
+        .raw
+        .call(
+            "/grpc.health.v1.Health/Check",
+            field(1, b"tasker.v1.TaskService"),
+        )
+        .await
+        .unwrap();
     assert_eq!(health, [0x08, 0x01], "SERVING");
-    let unknown = target.raw.call("/grpc.health.v1.Health/Check", field(1, b"nothing")).await;
+    let unknown = target
+        .raw
+        .call("/grpc.health.v1.Health/Check", field(1, b"nothing"))
+        .await;
     assert_eq!(unknown.unwrap_err().code(), Code::NotFound);
     let list = framed(&field(7, b""));
-    let status = target.raw.post("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &[], list).await;
+    let status = target
+        .raw
+        .post(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            &[],
+            list,
+        )
+        .await;
     assert_eq!(status.code(), Code::Ok, "{status:?}");
     target.end(16).await;
 }

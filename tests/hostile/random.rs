@@ -8,9 +8,12 @@ pub struct Random(u64);
 impl Random {
     /// From the environment or the fixed seed, which it prints. `stream` keeps the tests apart from each other.
     pub fn seeded(stream: &str) -> Self {
-        let seed = std::env::var("TASKER_TEST_SEED").map_or(SEED, |text| text.parse().expect("a number"));
+        let seed =
+            std::env::var("TASKER_TEST_SEED").map_or(SEED, |text| text.parse().expect("a number"));
         eprintln!("{stream}: TASKER_TEST_SEED={seed}");
-        Self(stream.bytes().fold(seed, |state, byte| state.wrapping_mul(31).wrapping_add(byte.into())))
+        Self(stream.bytes().fold(seed, |state, byte| {
+            state.wrapping_mul(31).wrapping_add(byte.into())
+        }))
     }
 
     pub fn number(&mut self) -> u64 {

@@ -59,7 +59,13 @@ pub struct Raw(Channel);
 
 impl Raw {
     pub async fn connect(url: &str) -> Self {
-        Self(Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap())
+        Self(
+            Channel::from_shared(url.to_owned())
+                .unwrap()
+                .connect()
+                .await
+                .unwrap(),
+        )
     }
 
     async fn client(&self) -> Grpc<Channel> {
@@ -84,19 +90,30 @@ impl Raw {
         }
         let mut client = self.client().await;
         let request = Request::new(ReceiverStream::new(queue));
-        let hears = in_time(client.streaming(request, WORK.parse().unwrap(), Bytes)).await?.into_inner();
-        Ok(Stream { says: Some(says), hears })
+        let hears = in_time(client.streaming(request, WORK.parse().unwrap(), Bytes))
+            .await?
+            .into_inner();
+        Ok(Stream {
+            says: Some(says),
+            hears,
+        })
     }
 
     /// A body that need not be gRPC at all, and the status it is answered with.
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Status {
-        let mut request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+        let mut request = http::Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(tonic::body::Body::new(axum::body::Body::from(body))).unwrap();
+        let request = request
+            .body(tonic::body::Body::new(axum::body::Body::from(body)))
+            .unwrap();
         let mut channel = self.0.clone();
-        std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+        std::future::poll_fn(|context| channel.poll_ready(context))
+            .await
+            .unwrap();
         let response = in_time(channel.call(request)).await.unwrap();
         if let Some(status) = Status::from_header_map(response.headers()) {
             return status;
@@ -145,7 +162,9 @@ async fn end_of(stream: &mut Streaming<Vec<u8>>) -> Status {
 }
 
 async fn in_time<T>(answer: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, answer).await.expect("the server does not answer")
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .expect("the server does not answer")
 }
 
 /// A gRPC frame: flag, length, message.
@@ -162,7 +181,11 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
 /// A length-delimited protobuf field.
 pub fn field(number: u32, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, &mut bytes);
+    prost::encoding::encode_key(
+        number,
+        prost::encoding::WireType::LengthDelimited,
+        &mut bytes,
+    );
     prost::encoding::encode_varint(content.len().try_into().unwrap(), &mut bytes);
     bytes.extend_from_slice(content);
     bytes

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use tasker::proto::{
-    GetTaskResponse, PermanentError, ResultStatus, RetryableError, StepResult, StepState, TaskState,
-    step_result::Outcome, work_request::Message as Says,
+    GetTaskResponse, PermanentError, ResultStatus, RetryableError, StepResult, StepState,
+    TaskState, step_result::Outcome, work_request::Message as Says,
 };
 
 use crate::{
@@ -16,10 +16,17 @@ use crate::{
 };
 
 /// Runs a task whose one step is answered so, and returns how it stands when the answer is acknowledged.
-async fn answered(target: &mut Target, worker: &mut RawWorker, outcome: Outcome) -> GetTaskResponse {
+async fn answered(
+    target: &mut Target,
+    worker: &mut RawWorker,
+    outcome: Outcome,
+) -> GetTaskResponse {
     let id = target.bench.submit("hostile/good", "{}").await;
     let assignment = worker.assignment().await;
-    assert_eq!(worker.settle(&assignment, outcome).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&assignment, outcome).await,
+        ResultStatus::Accepted
+    );
     target.bench.get(&id).await
 }
 
@@ -41,7 +48,10 @@ async fn results_that_cannot_be_stored() {
         (r#""\ud800""#.into(), "low half"),
         (r#"{"a":1,"a":2}"#.into(), "twice"),
         ("1e999999999".into(), "digits"),
-        (format!("{}1{}", "[".repeat(129), "]".repeat(129)), "deeper than 128"),
+        (
+            format!("{}1{}", "[".repeat(129), "]".repeat(129)),
+            "deeper than 128",
+        ),
         ("[".repeat(100_000), "deeper than 128"),
         (format!("\"{}\"", "x".repeat(1 << 20)), "at most 1048576"),
         (format!("\"{}\"", "x".repeat(15 << 20)), "at most 1048576"),
@@ -50,7 +60,10 @@ async fn results_that_cannot_be_stored() {
         let task = answered(&mut target, &mut worker, success(&json)).await;
         let error = step(&task, "a").error.clone().unwrap_or_default();
         let right = state(&task) == TaskState::Error && error.error_code == "RESULT_INVALID";
-        target.note(right && error.message.contains(says), format!("{json:.40}: expected `{says}`, got {error:?}"));
+        target.note(
+            right && error.message.contains(says),
+            format!("{json:.40}: expected `{says}`, got {error:?}"),
+        );
     }
     drop(worker);
     target.end(17).await;
@@ -60,8 +73,21 @@ async fn results_that_cannot_be_stored() {
 async fn errors_that_cannot_be_stored_as_they_are() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
-    for context in ["{", "[]", "7", "\"x\"", "\0", r#"{"a":"\u0000"}"#, r#"{"a":1,"a":2}"#, &"[".repeat(70_000)] {
-        let outcome = PermanentError { message: "m".into(), error_code: "C".into(), context_json: context.into() };
+    for context in [
+        "{",
+        "[]",
+        "7",
+        "\"x\"",
+        "\0",
+        r#"{"a":"\u0000"}"#,
+        r#"{"a":1,"a":2}"#,
+        &"[".repeat(70_000),
+    ] {
+        let outcome = PermanentError {
+            message: "m".into(),
+            error_code: "C".into(),
+            context_json: context.into(),
+        };
         let task = answered(&mut target, &mut worker, Outcome::PermanentError(outcome)).await;
         let error = step(&task, "a").error.clone().unwrap();
         let right = (error.message.as_str(), error.error_code.as_str()) == ("m", "C")
@@ -69,18 +95,55 @@ async fn errors_that_cannot_be_stored_as_they_are() {
         target.note(right, format!("{context:.40}: {error:?}"));
     }
     for (message, code, stored, stored_code) in [
-        (String::new(), String::new(), "the handler gave no message".to_owned(), String::new()),
-        ("a\0b".into(), "C\0D".into(), "a\u{fffd}b".into(), "C\u{fffd}D".into()),
-        ("\0".repeat(100), "\0".into(), "\u{fffd}".repeat(100), "\u{fffd}".into()),
-        ("x".repeat(1 << 20), "y".repeat(1 << 20), "x".repeat(8 << 10), "y".repeat(255)),
-        ("é".repeat(5_000), "é".repeat(200), "é".repeat(4_096), "é".repeat(127)),
-        ("😀".repeat(3_000), "x".into(), "😀".repeat(2_048), "x".into()),
+        (
+            String::new(),
+            String::new(),
+            "the handler gave no message".to_owned(),
+            String::new(),
+        ),
+        (
+            "a\0b".into(),
+            "C\0D".into(),
+            "a\u{fffd}b".into(),
+            "C\u{fffd}D".into(),
+        ),
+        (
+            "\0".repeat(100),
+            "\0".into(),
+            "\u{fffd}".repeat(100),
+            "\u{fffd}".into(),
+        ),
+        (
+            "x".repeat(1 << 20),
+            "y".repeat(1 << 20),
+            "x".repeat(8 << 10),
+            "y".repeat(255),
+        ),
+        (
+            "é".repeat(5_000),
+            "é".repeat(200),
+            "é".repeat(4_096),
+            "é".repeat(127),
+        ),
+        (
+            "😀".repeat(3_000),
+            "x".into(),
+            "😀".repeat(2_048),
+            "x".into(),
+        ),
     ] {
         let case = format!("{message:.20?}");
-        let outcome = PermanentError { message, error_code: code, context_json: String::new() };
+        let outcome = PermanentError {
+            message,
+            error_code: code,
+            context_json: String::new(),
+        };
         let task = answered(&mut target, &mut worker, Outcome::PermanentError(outcome)).await;
         let error = step(&task, "a").error.clone().unwrap();
-        target.note(error.message == stored && error.error_code == stored_code, format!("{case}: {error:.300?}"));
+        target.note(
+            error.message == stored && error.error_code == stored_code,
+            format!("{case}: {error:.300?}"),
+        );
     }
     drop(worker);
     target.end(14).await;
@@ -104,15 +167,22 @@ async fn absurd_times_to_retry_after() {
         (0, 0, 0, 5),
     ] {
         let retry_after = Some(prost_types::Duration { seconds, nanos });
-        let outcome = RetryableError { message: "later".into(), retry_after, ..Default::default() };
+        let outcome = RetryableError {
+            message: "later".into(),
+            retry_after,
+            ..Default::default()
+        };
         let task = answered(&mut target, &mut worker, Outcome::RetryableError(outcome)).await;
         let waits = step(&task, "a");
-        let at = |time: Option<prost_types::Timestamp>| time.map(|time| SystemTime::try_from(time).unwrap());
+        let at = |time: Option<prost_types::Timestamp>| {
+            time.map(|time| SystemTime::try_from(time).unwrap())
+        };
         let wait = at(waits.next_attempt_at)
             .zip(waits.attempts.last().and_then(|last| at(last.ended_at)))
             .and_then(|(next, failed)| next.duration_since(failed).ok());
         let range = Duration::from_secs(at_least)..=Duration::from_secs(at_most);
-        let right = waits.state() == StepState::WaitingForRetry && wait.is_some_and(|wait| range.contains(&wait));
+        let right = waits.state() == StepState::WaitingForRetry
+            && wait.is_some_and(|wait| range.contains(&wait));
         target.note(right, format!("{seconds} s {nanos} ns: {waits:?}"));
         let id = task.task.unwrap().task_id;
         target.bench.cancel(&id).await.unwrap();
@@ -128,7 +198,10 @@ async fn answers_with_a_part_that_means_nothing() {
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     let retry = |seconds: i64, nanos: i32| {
         let retry_after = Some(prost_types::Duration { seconds, nanos });
-        Some(Outcome::RetryableError(RetryableError { retry_after, ..Default::default() }))
+        Some(Outcome::RetryableError(RetryableError {
+            retry_after,
+            ..Default::default()
+        }))
     };
     for (outcome, says) in [
         (None, "result.outcome: none is set"),
@@ -141,7 +214,10 @@ async fn answers_with_a_part_that_means_nothing() {
     ] {
         let id = target.bench.submit("hostile/good", "{}").await;
         let lease_token = worker.assignment().await.lease_token;
-        let answer = StepResult { lease_token, outcome };
+        let answer = StepResult {
+            lease_token,
+            outcome,
+        };
         // Said twice, as by a worker that had no acknowledgement.
         for _ in 0..2 {
             worker.say(Says::Result(answer.clone())).await;
@@ -150,7 +226,10 @@ async fn answers_with_a_part_that_means_nothing() {
         let task = target.bench.get(&id).await;
         let error = step(&task, "a").error.clone().unwrap_or_default();
         let right = state(&task) == TaskState::Error && error.error_code == "RESULT_INVALID";
-        target.note(right && error.message.contains(says), format!("{says}: {error:?}"));
+        target.note(
+            right && error.message.contains(says),
+            format!("{says}: {error:?}"),
+        );
     }
     drop(worker);
     target.end(7).await;

@@ -38,7 +38,9 @@ fn watch_panics() {
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let of_a_test = info.location().is_some_and(|at| at.file().starts_with("tests/"));
+            let of_a_test = info
+                .location()
+                .is_some_and(|at| at.file().starts_with("tests/"));
             if !of_a_test {
                 PANICS.lock().unwrap().push(info.to_string());
             }
@@ -63,8 +65,18 @@ impl Target {
         let mut bench = Bench::with(SEED).await;
         register(&mut bench.client, GOOD).await;
         bench.circuits_off().await;
-        let (db, raw) = (bench.db.connect().await, Raw::connect(&bench.server.url).await);
-        let mut target = Self { bench, raw, db, stored: Vec::new(), cases: 0, wrong: Vec::new() };
+        let (db, raw) = (
+            bench.db.connect().await,
+            Raw::connect(&bench.server.url).await,
+        );
+        let mut target = Self {
+            bench,
+            raw,
+            db,
+            stored: Vec::new(),
+            cases: 0,
+            wrong: Vec::new(),
+        };
         target.look().await;
         target
     }
@@ -85,17 +97,39 @@ impl Target {
     }
 
     /// Sends a request to an rpc, such as `TaskService/GetTask`, which must refuse it.
-    pub async fn refuses(&mut self, case: impl Display, rpc: &str, request: &impl Message, code: Code, says: &str) {
-        self.refuses_bytes(case, rpc, request.encode_to_vec(), code, says).await;
+    pub async fn refuses(
+        &mut self,
+        case: impl Display,
+        rpc: &str,
+        request: &impl Message,
+        code: Code,
+        says: &str,
+    ) {
+        self.refuses_bytes(case, rpc, request.encode_to_vec(), code, says)
+            .await;
     }
 
-    pub async fn refuses_bytes(&mut self, case: impl Display, rpc: &str, request: Vec<u8>, code: Code, says: &str) {
+    pub async fn refuses_bytes(
+        &mut self,
+        case: impl Display,
+        rpc: &str,
+        request: Vec<u8>,
+        code: Code,
+        says: &str,
+    ) {
         let answer = self.raw.call(&format!("/tasker.v1.{rpc}"), request).await;
-        self.check(format!("{rpc}: {case}"), answer, code, says).await;
+        self.check(format!("{rpc}: {case}"), answer, code, says)
+            .await;
     }
 
     /// The answer must be this code, with `says` in its message, and nothing may have been stored.
-    pub async fn check<T: Debug>(&mut self, case: impl Display, answer: Result<T, Status>, code: Code, says: &str) {
+    pub async fn check<T: Debug>(
+        &mut self,
+        case: impl Display,
+        answer: Result<T, Status>,
+        code: Code,
+        says: &str,
+    ) {
         match answer {
             Ok(answer) => {
                 let answer = format!("{answer:?}");
@@ -105,14 +139,21 @@ impl Target {
                 let message = status.message();
                 let bytes = 3 * message.len() + status.details().len() * 4 / 3;
                 self.note(
-                    status.code() == code && !message.is_empty() && message.contains(says) && bytes < MAX_STATUS_BYTES,
-                    format!("{case}: expected {code:?} with `{says}`, got {:?} {message:?}", status.code()),
+                    status.code() == code
+                        && !message.is_empty()
+                        && message.contains(says)
+                        && bytes < MAX_STATUS_BYTES,
+                    format!(
+                        "{case}: expected {code:?} with `{says}`, got {:?} {message:?}",
+                        status.code()
+                    ),
                 );
             }
         }
         let now = self.count().await;
         if now != self.stored {
-            self.wrong.push(format!("{case}: stored {:?} -> {now:?}", self.stored));
+            self.wrong
+                .push(format!("{case}: stored {:?} -> {now:?}", self.stored));
             self.stored = now;
         }
     }
@@ -128,14 +169,23 @@ impl Target {
     /// After all that the server still runs a task, and nobody has panicked.
     pub async fn end(mut self, at_least: usize) {
         let wrong = std::mem::take(&mut self.wrong);
-        assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), self.cases, wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} of {} cases:\n{}",
+            wrong.len(),
+            self.cases,
+            wrong.join("\n")
+        );
         assert!(self.cases >= at_least, "only {} cases", self.cases);
         eprintln!("{} cases", self.cases);
         let mut worker = RawWorker::connect(&self.bench.server.url, &["good"]).await;
         let id = self.bench.submit("hostile/good", "{}").await;
         let assignment = worker.assignment().await;
         assert_eq!(assignment.task_id, id);
-        assert_eq!(worker.settle(&assignment, success("1")).await, ResultStatus::Accepted);
+        assert_eq!(
+            worker.settle(&assignment, success("1")).await,
+            ResultStatus::Accepted
+        );
         assert_eq!(state(&self.bench.finished(&id).await), TaskState::Complete);
         let panics = PANICS.lock().unwrap();
         assert!(panics.is_empty(), "{panics:#?}");
@@ -145,5 +195,8 @@ impl Target {
 /// The fields that a refusal names.
 pub fn fields(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
-    details.bad_request().map(|b| b.field_violations.iter().map(|v| v.field.clone()).collect()).unwrap_or_default()
+    details
+        .bad_request()
+        .map(|b| b.field_violations.iter().map(|v| v.field.clone()).collect())
+        .unwrap_or_default()
 }

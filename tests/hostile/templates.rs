@@ -11,7 +11,11 @@ use crate::{
 };
 
 const REGISTER: &str = "TemplateService/RegisterTemplate";
-const FIXTURES: [&str; 3] = [SEED, include_str!("../fixtures/linear.yaml"), include_str!("../fixtures/diamond.yaml")];
+const FIXTURES: [&str; 3] = [
+    SEED,
+    include_str!("../fixtures/linear.yaml"),
+    include_str!("../fixtures/diamond.yaml"),
+];
 
 /// A template with these lines in place of its steps.
 fn with(lines: &str) -> String {
@@ -20,12 +24,16 @@ fn with(lines: &str) -> String {
 
 /// A template whose only step has this, too.
 fn step(more: &str) -> String {
-    with(&format!("step_templates: [{{name: a, handler_class: h, {more}}}]"))
+    with(&format!(
+        "step_templates: [{{name: a, handler_class: h, {more}}}]"
+    ))
 }
 
 /// A template with this schema, as flow YAML.
 fn schema(schema: &str) -> String {
-    with(&format!("step_templates: [{{name: a, handler_class: h}}]\nschema: {schema}"))
+    with(&format!(
+        "step_templates: [{{name: a, handler_class: h}}]\nschema: {schema}"
+    ))
 }
 
 #[tokio::test]
@@ -46,7 +54,9 @@ async fn damaged_templates() {
                 Ok(_) => "yaml:",
             };
             let case = format!("fixture {i}, damage {n}");
-            target.refuses_bytes(case, REGISTER, field(1, &damaged), InvalidArgument, says).await;
+            target
+                .refuses_bytes(case, REGISTER, field(1, &damaged), InvalidArgument, says)
+                .await;
         }
     }
     target.end(350).await;
@@ -55,7 +65,11 @@ async fn damaged_templates() {
 /// `ValidateTemplate` says so; it must answer whatever it gets.
 async fn is_valid(target: &Target, yaml: &str) -> bool {
     let request = ValidateTemplateRequest { yaml: yaml.into() }.encode_to_vec();
-    let answer = target.raw.call("/tasker.v1.TemplateService/ValidateTemplate", request).await.unwrap();
+    let answer = target
+        .raw
+        .call("/tasker.v1.TemplateService/ValidateTemplate", request)
+        .await
+        .unwrap();
     let answer = ValidateTemplateResponse::decode(&*answer).unwrap();
     assert_eq!(answer.problems.is_empty(), answer.template.is_some());
     answer.problems.is_empty()
@@ -74,10 +88,14 @@ async fn yaml_that_attacks_its_reader() {
         yaml
     };
     let steps = |n: usize| {
-        let steps: String = (0..n).map(|i| format!("  - {{name: s{i}, handler_class: h}}\n")).collect();
+        let steps: String = (0..n)
+            .map(|i| format!("  - {{name: s{i}, handler_class: h}}\n"))
+            .collect();
         with(&format!("step_templates:\n{steps}"))
     };
-    let block = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
+    let block = (0..200)
+        .map(|i| format!("{}a:\n", " ".repeat(i)))
+        .collect::<String>();
     let table: Vec<(&str, String, &str)> = vec![
         ("nothing", String::new(), "empty"),
         ("a comment", "# nothing\n".into(), "empty"),
@@ -85,17 +103,57 @@ async fn yaml_that_attacks_its_reader() {
         ("a scalar", "42".into(), "expected a mapping"),
         ("a list", "- task_name: t\n".into(), "expected a mapping"),
         ("a string", "\"task_name: t\"".into(), "expected a mapping"),
-        ("two documents", format!("{GOOD}---\n{GOOD}"), "second document"),
-        ("an old YAML", format!("%YAML 1.1\n---\n{GOOD}"), "expected 1.2"),
-        ("a tab for indentation", "task_name: t\nstep_templates:\n\t- name: a\n".into(), "yaml:"),
+        (
+            "two documents",
+            format!("{GOOD}---\n{GOOD}"),
+            "second document",
+        ),
+        (
+            "an old YAML",
+            format!("%YAML 1.1\n---\n{GOOD}"),
+            "expected 1.2",
+        ),
+        (
+            "a tab for indentation",
+            "task_name: t\nstep_templates:\n\t- name: a\n".into(),
+            "yaml:",
+        ),
         ("a NUL", GOOD.replace("good", "go\0od"), "NUL"),
-        ("an escaped NUL", GOOD.replace(": good", ": \"go\\0od\""), "NUL"),
-        ("half a surrogate pair", GOOD.replace(": good", ": \"\\ud800\""), "yaml:"),
+        (
+            "an escaped NUL",
+            GOOD.replace(": good", ": \"go\\0od\""),
+            "NUL",
+        ),
+        (
+            "half a surrogate pair",
+            GOOD.replace(": good", ": \"\\ud800\""),
+            "yaml:",
+        ),
         ("a bomb of aliases", bomb(9), "with its aliases expanded"),
-        ("a larger bomb of aliases", bomb(40), "with its aliases expanded"),
-        ("a bomb of text", format!("a: &a {}\nb: [{}]", "x".repeat(100_000), vec!["*a"; 50].join(", ")), "expanded"),
-        ("an alias inside itself", "a: &a [*a]\n".into(), "inside the value"),
-        ("an alias inside its mapping", "a: &a {b: {c: *a}}\n".into(), "inside the value"),
+        (
+            "a larger bomb of aliases",
+            bomb(40),
+            "with its aliases expanded",
+        ),
+        (
+            "a bomb of text",
+            format!(
+                "a: &a {}\nb: [{}]",
+                "x".repeat(100_000),
+                vec!["*a"; 50].join(", ")
+            ),
+            "expanded",
+        ),
+        (
+            "an alias inside itself",
+            "a: &a [*a]\n".into(),
+            "inside the value",
+        ),
+        (
+            "an alias inside its mapping",
+            "a: &a {b: {c: *a}}\n".into(),
+            "inside the value",
+        ),
         ("an alias of nothing", "a: *b\n".into(), "yaml:"),
         ("deep lists", "[".repeat(10_000), "64 levels"),
         ("deep mappings", "{a: ".repeat(10_000), "64 levels"),
@@ -104,18 +162,62 @@ async fn yaml_that_attacks_its_reader() {
         ("deep keys", "? ".repeat(10_000), "yaml:"),
         ("unclosed list", format!("{GOOD}x: [1, 2"), "yaml:"),
         ("unclosed string", format!("{GOOD}x: \"abc"), "yaml:"),
-        ("a tag", GOOD.replace(": good", ": !!python/object/apply:os.system good"), "tag"),
-        ("a binary tag", GOOD.replace(": good", ": !!binary aGk="), "tag"),
-        ("a merge key", format!("x: &x {{a: 1}}\n{}", step("<<: {b: 1}")), "unknown key `b`"),
-        ("a key that is a list", format!("{GOOD}? [a, b]\n: 1\n"), "must be a string"),
-        ("a key that is a number", format!("{GOOD}1: 2\n"), "must be a string"),
-        ("a key that is null", format!("{GOOD}~: 2\n"), "must be a string"),
+        (
+            "a tag",
+            GOOD.replace(": good", ": !!python/object/apply:os.system good"),
+            "tag",
+        ),
+        (
+            "a binary tag",
+            GOOD.replace(": good", ": !!binary aGk="),
+            "tag",
+        ),
+        (
+            "a merge key",
+            format!("x: &x {{a: 1}}\n{}", step("<<: {b: 1}")),
+            "unknown key `b`",
+        ),
+        (
+            "a key that is a list",
+            format!("{GOOD}? [a, b]\n: 1\n"),
+            "must be a string",
+        ),
+        (
+            "a key that is a number",
+            format!("{GOOD}1: 2\n"),
+            "must be a string",
+        ),
+        (
+            "a key that is null",
+            format!("{GOOD}~: 2\n"),
+            "must be a string",
+        ),
         ("a key twice", format!("{GOOD}task_name: again\n"), "twice"),
-        ("an unknown key", format!("{GOOD}task_nmae: x\n"), "unknown key `task_nmae`"),
-        ("a very long key", format!("{GOOD}{}: x\n", "k".repeat(900)), "unknown key"),
-        ("a planner that is none", format!("{GOOD}planner: [p]\n"), "planner"),
-        ("an expression that is none", format!("{GOOD}overrides: [{{when: '('}}]\n"), "expected an expression"),
-        ("an expression of no type", format!("{GOOD}overrides: [{{when: '1 + 1'}}]\n"), "true or false"),
+        (
+            "an unknown key",
+            format!("{GOOD}task_nmae: x\n"),
+            "unknown key `task_nmae`",
+        ),
+        (
+            "a very long key",
+            format!("{GOOD}{}: x\n", "k".repeat(900)),
+            "unknown key",
+        ),
+        (
+            "a planner that is none",
+            format!("{GOOD}planner: [p]\n"),
+            "planner",
+        ),
+        (
+            "an expression that is none",
+            format!("{GOOD}overrides: [{{when: '('}}]\n"),
+            "expected an expression",
+        ),
+        (
+            "an expression of no type",
+            format!("{GOOD}overrides: [{{when: '1 + 1'}}]\n"),
+            "true or false",
+        ),
         (
             "an expression without end",
             format!("{GOOD}overrides: [{{when: '{}'}}]\n", "!".repeat(5_000)),
@@ -123,11 +225,19 @@ async fn yaml_that_attacks_its_reader() {
         ),
         (
             "an expression too deep",
-            format!("{GOOD}overrides: [{{when: '{}true{}'}}]\n", "(".repeat(900), ")".repeat(900)),
+            format!(
+                "{GOOD}overrides: [{{when: '{}true{}'}}]\n",
+                "(".repeat(900),
+                ")".repeat(900)
+            ),
             "nested deeper",
         ),
         ("both spellings", format!("{GOOD}name: x\n"), "same key"),
-        ("256 KiB and a byte", format!("{GOOD}#{}", "x".repeat(256 * 1024 - GOOD.len())), "at most 262144"),
+        (
+            "256 KiB and a byte",
+            format!("{GOOD}#{}", "x".repeat(256 * 1024 - GOOD.len())),
+            "at most 262144",
+        ),
         ("5 MiB", "x".repeat(5 << 20), "at most 262144"),
         ("200 KiB of dashes", "-\n".repeat(100_000), "yaml:"),
         ("200 KiB of colons", ": ".repeat(100_000), "yaml:"),
@@ -138,8 +248,16 @@ async fn yaml_that_attacks_its_reader() {
         ("a hundred problems", "? 1\n".repeat(500), "and "),
         ("no steps", with("step_templates: []"), "at least one step"),
         ("no list of steps", with(""), "`step_templates` is missing"),
-        ("steps that are text", with("step_templates: a"), "a list of steps"),
-        ("a step that is text", with("step_templates: [a]"), "expected"),
+        (
+            "steps that are text",
+            with("step_templates: a"),
+            "a list of steps",
+        ),
+        (
+            "a step that is text",
+            with("step_templates: [a]"),
+            "expected",
+        ),
         ("1001 steps", steps(1_001), "at most 1000"),
         (
             "no task name",
@@ -149,17 +267,62 @@ async fn yaml_that_attacks_its_reader() {
     ];
     for (case, yaml, says) in table {
         target
-            .refuses(case, REGISTER, &RegisterTemplateRequest { yaml, deny_warnings: false }, InvalidArgument, says)
+            .refuses(
+                case,
+                REGISTER,
+                &RegisterTemplateRequest {
+                    yaml,
+                    deny_warnings: false,
+                },
+                InvalidArgument,
+                says,
+            )
             .await;
     }
-    let huge = RegisterTemplateRequest { yaml: "x".repeat(17 << 20), deny_warnings: false };
-    target.refuses("17 MiB", REGISTER, &huge, ResourceExhausted, "16777216").await;
-    let huge = ValidateTemplateRequest { yaml: "x".repeat(17 << 20) };
-    target.refuses("17 MiB", "TemplateService/ValidateTemplate", &huge, ResourceExhausted, "16777216").await;
-    let long = ValidateTemplateRequest { yaml: "x".repeat(5 << 20) };
-    target.refuses("5 MiB", "TemplateService/ValidateTemplate", &long, InvalidArgument, "at most 262144").await;
-    let other = RegisterTemplateRequest { yaml: GOOD.replace("name: a", "name: b"), deny_warnings: false };
-    target.refuses("a taken version", REGISTER, &other, AlreadyExists, "raise `version`").await;
+    let huge = RegisterTemplateRequest {
+        yaml: "x".repeat(17 << 20),
+        deny_warnings: false,
+    };
+    target
+        .refuses("17 MiB", REGISTER, &huge, ResourceExhausted, "16777216")
+        .await;
+    let huge = ValidateTemplateRequest {
+        yaml: "x".repeat(17 << 20),
+    };
+    target
+        .refuses(
+            "17 MiB",
+            "TemplateService/ValidateTemplate",
+            &huge,
+            ResourceExhausted,
+            "16777216",
+        )
+        .await;
+    let long = ValidateTemplateRequest {
+        yaml: "x".repeat(5 << 20),
+    };
+    target
+        .refuses(
+            "5 MiB",
+            "TemplateService/ValidateTemplate",
+            &long,
+            InvalidArgument,
+            "at most 262144",
+        )
+        .await;
+    let other = RegisterTemplateRequest {
+        yaml: GOOD.replace("name: a", "name: b"),
+        deny_warnings: false,
+    };
+    target
+        .refuses(
+            "a taken version",
+            REGISTER,
+            &other,
+            AlreadyExists,
+            "raise `version`",
+        )
+        .await;
     target.end(50).await;
 }
 
@@ -187,13 +350,31 @@ async fn templates_that_say_what_none_may_say() {
         (step("handler_config: []"), "a mapping"),
         (step("handler_config: {service: 7}"), "service"),
         (step("handler_config: {service: ''}"), "service"),
-        (step(&format!("handler_config: {{x: {}}}", "y".repeat(70_000))), "at most 65536"),
-        (step(&format!("annotations: {{x: {}}}", "y".repeat(17_000))), "at most 16384"),
+        (
+            step(&format!("handler_config: {{x: {}}}", "y".repeat(70_000))),
+            "at most 65536",
+        ),
+        (
+            step(&format!("annotations: {{x: {}}}", "y".repeat(17_000))),
+            "at most 16384",
+        ),
         (step("overrides: []"), "yaml:"),
-        (with("step_templates: [{name: a/b, handler_class: h}]"), "`/`"),
-        (with("step_templates: [{name: a, handler_class: h}, {name: a, handler_class: h}]"), "a"),
-        (with("step_templates: [{handler_class: h}]"), "`name` is missing"),
-        (with("step_templates: [{name: a}]"), "`handler_class` is missing"),
+        (
+            with("step_templates: [{name: a/b, handler_class: h}]"),
+            "`/`",
+        ),
+        (
+            with("step_templates: [{name: a, handler_class: h}, {name: a, handler_class: h}]"),
+            "a",
+        ),
+        (
+            with("step_templates: [{handler_class: h}]"),
+            "`name` is missing",
+        ),
+        (
+            with("step_templates: [{name: a}]"),
+            "`handler_class` is missing",
+        ),
         (
             with(
                 "step_templates: [{name: a, handler_class: h, depends_on_steps: [c]}, {name: b, handler_class: h, \
@@ -202,25 +383,72 @@ async fn templates_that_say_what_none_may_say() {
             "cycle",
         ),
     ];
-    for version in ["1", "1.2", "v1.0.0", "1.0.0.0", "01.0.0", "'-1.0.0'", "''", "latest", "99999999999999999999.0.0"] {
+    for version in [
+        "1",
+        "1.2",
+        "v1.0.0",
+        "1.0.0.0",
+        "01.0.0",
+        "'-1.0.0'",
+        "''",
+        "latest",
+        "99999999999999999999.0.0",
+    ] {
         table.push((GOOD.replace("1.0.0", version), "yaml:"));
     }
-    for limit in ["0", "-1", "101", "2147483648", "18446744073709551616", "1.5", "1e2", "'3'", "[]"] {
-        table.push((step(&format!("default_retry_limit: {limit}")), "a whole number from 1 to 100"));
+    for limit in [
+        "0",
+        "-1",
+        "101",
+        "2147483648",
+        "18446744073709551616",
+        "1.5",
+        "1e2",
+        "'3'",
+        "[]",
+    ] {
+        table.push((
+            step(&format!("default_retry_limit: {limit}")),
+            "a whole number from 1 to 100",
+        ));
     }
     for number in [".nan", ".inf", "-.Inf"] {
-        table.push((step(&format!("default_retry_limit: {number}")), "expected a finite number"));
+        table.push((
+            step(&format!("default_retry_limit: {number}")),
+            "expected a finite number",
+        ));
     }
-    for time in ["0", "-1", "0.0001", "604801", "1e300", ".nan", ".inf", "-.inf", "'30'", "[]", "{}"] {
-        table.push((step(&format!("handler_config: {{timeout_seconds: {time}}}")), "timeout_seconds"));
+    for time in [
+        "0", "-1", "0.0001", "604801", "1e300", ".nan", ".inf", "-.inf", "'30'", "[]", "{}",
+    ] {
+        table.push((
+            step(&format!("handler_config: {{timeout_seconds: {time}}}")),
+            "timeout_seconds",
+        ));
     }
-    for backoff in ["{base_seconds: -1}", "{multiplier: .inf}", "{max_seconds: .nan}", "{jitter: 2}", "{x: 1}", "7"] {
+    for backoff in [
+        "{base_seconds: -1}",
+        "{multiplier: .inf}",
+        "{max_seconds: .nan}",
+        "{jitter: 2}",
+        "{x: 1}",
+        "7",
+    ] {
         table.push((step(&format!("backoff: {backoff}")), "backoff"));
     }
     for (yaml, says) in table {
         let case = format!("{yaml:.200}");
         target
-            .refuses(case, REGISTER, &RegisterTemplateRequest { yaml, deny_warnings: false }, InvalidArgument, says)
+            .refuses(
+                case,
+                REGISTER,
+                &RegisterTemplateRequest {
+                    yaml,
+                    deny_warnings: false,
+                },
+                InvalidArgument,
+                says,
+            )
             .await;
     }
     target.end(60).await;
@@ -229,14 +457,20 @@ async fn templates_that_say_what_none_may_say() {
 #[tokio::test]
 async fn schemas_that_are_none_or_too_much() {
     let mut target = Target::new().await;
-    let wide = (0..300).map(|i| format!("p{i}: {{pattern: a}}")).collect::<Vec<_>>().join(", ");
+    let wide = (0..300)
+        .map(|i| format!("p{i}: {{pattern: a}}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     let deep = format!("{}{{}}{}", "{allOf: [".repeat(25), "]}".repeat(25));
     let doubling: Vec<String> = (0..30)
         .map(|i| {
             format!("d{i}: {{properties: {{a: {{$ref: '#/$defs/d{n}'}}, b: {{$ref: '#/$defs/d{n}'}}}}}}", n = i + 1)
         })
         .collect();
-    let doubling = format!("{{$ref: '#/$defs/d0', $defs: {{{}, d30: {{}}}}}}", doubling.join(", "));
+    let doubling = format!(
+        "{{$ref: '#/$defs/d0', $defs: {{{}, d30: {{}}}}}}",
+        doubling.join(", ")
+    );
     let schemas: Vec<(&str, &str)> = vec![
         ("7", "a JSON Schema"),
         ("[]", "a JSON Schema"),
@@ -260,7 +494,10 @@ async fn schemas_that_are_none_or_too_much() {
         ("{patternProperties: {'[': {}}}", "schema"),
         ("{$ref: '#/$defs/none'}", "schema"),
         ("{$ref: 'http://127.0.0.1:1/schema.json'}", "schema"),
-        ("{$ref: 'https://json-schema.org/draft/2020-12/schema#/x'}", "schema"),
+        (
+            "{$ref: 'https://json-schema.org/draft/2020-12/schema#/x'}",
+            "schema",
+        ),
         ("{$ref: 'file:///etc/passwd'}", "schema"),
         ("{$ref: '../../etc/passwd'}", "schema"),
         ("{$ref: '#'}", "schema"),
@@ -274,9 +511,23 @@ async fn schemas_that_are_none_or_too_much() {
         (&doubling, "schema"),
     ];
     let wide = format!("{{properties: {{{wide}}}}}");
-    for (text, says) in schemas.into_iter().chain([(wide.as_str(), "at most 200 patterns")]) {
-        let request = RegisterTemplateRequest { yaml: schema(text), deny_warnings: false };
-        target.refuses(format!("{text:.150}"), REGISTER, &request, InvalidArgument, says).await;
+    for (text, says) in schemas
+        .into_iter()
+        .chain([(wide.as_str(), "at most 200 patterns")])
+    {
+        let request = RegisterTemplateRequest {
+            yaml: schema(text),
+            deny_warnings: false,
+        };
+        target
+            .refuses(
+                format!("{text:.150}"),
+                REGISTER,
+                &request,
+                InvalidArgument,
+                says,
+            )
+            .await;
     }
     target.end(34).await;
 }
@@ -284,13 +535,35 @@ async fn schemas_that_are_none_or_too_much() {
 #[tokio::test]
 async fn every_problem_is_named_or_counted() {
     let mut target = Target::new().await;
-    let keys: String = (0..90).map(|i| format!("key_{i}: {}\n", "x".repeat(100))).collect();
-    let request = RegisterTemplateRequest { yaml: format!("{GOOD}{keys}"), deny_warnings: false }.encode_to_vec();
-    let status = target.raw.call(&format!("/tasker.v1.{REGISTER}"), request).await.unwrap_err();
+    let keys: String = (0..90)
+        .map(|i| format!("key_{i}: {}\n", "x".repeat(100)))
+        .collect();
+    let request = RegisterTemplateRequest {
+        yaml: format!("{GOOD}{keys}"),
+        deny_warnings: false,
+    }
+    .encode_to_vec();
+    let status = target
+        .raw
+        .call(&format!("/tasker.v1.{REGISTER}"), request)
+        .await
+        .unwrap_err();
     let named = fields(&status);
     // Each of them names all the keys there are, so that only some fit.
     assert!(named.len() > 8, "{named:?}");
-    assert!(named[..named.len() - 1].iter().all(|f| f.starts_with("yaml:")), "{named:?}");
-    target.check("90 problems", Err::<(), _>(status), InvalidArgument, " more").await;
+    assert!(
+        named[..named.len() - 1]
+            .iter()
+            .all(|f| f.starts_with("yaml:")),
+        "{named:?}"
+    );
+    target
+        .check(
+            "90 problems",
+            Err::<(), _>(status),
+            InvalidArgument,
+            " more",
+        )
+        .await;
     target.end(1).await;
 }

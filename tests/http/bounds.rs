@@ -22,50 +22,100 @@ async fn a_body_has_at_most_two_mebibytes() {
     let site = Site::new().await;
     let body = r#"{"namespace":"t","task_name":"chain"}"#;
     let padded = |bytes: usize| format!("{body}{}", " ".repeat(bytes - body.len()));
-    assert_eq!(site.post("/tasker/tasks", padded(MAX_BODY_BYTES)).await.status, 201);
+    assert_eq!(
+        site.post("/tasker/tasks", padded(MAX_BODY_BYTES))
+            .await
+            .status,
+        201
+    );
     let refused = site.post("/tasker/tasks", padded(MAX_BODY_BYTES + 1)).await;
     assert_eq!(refused.problem(), (413, "BODY_TOO_LARGE", vec![]));
     // The largest context there may be fits.
     let context = |bytes: usize| format!(r#"{{"x":"{}"}}"#, "y".repeat(bytes - 8));
     site.submit(&context(1 << 20)).await;
-    let body = format!(r#"{{"namespace":"t","task_name":"chain","context":{}}}"#, context((1 << 20) + 1));
-    assert_eq!(site.post("/tasker/tasks", body).await.problem(), (400, "INVALID_FIELDS", vec!["/context".into()]));
+    let body = format!(
+        r#"{{"namespace":"t","task_name":"chain","context":{}}}"#,
+        context((1 << 20) + 1)
+    );
+    assert_eq!(
+        site.post("/tasker/tasks", body).await.problem(),
+        (400, "INVALID_FIELDS", vec!["/context".into()])
+    );
 }
 
 #[tokio::test]
 async fn only_json_is_read_as_json() {
     let site = Site::new().await;
     let body = r#"{"namespace":"t","task_name":"chain"}"#;
-    for media in ["", "text/plain", "application/x-www-form-urlencoded", "application/yaml", "application/jsonx"] {
-        let request = site.client.post(site.url("/tasker/tasks")).header("content-type", media).body(body);
-        assert_eq!(site.send(request).await.problem().1, "MEDIA_TYPE", "{media}");
+    for media in [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/yaml",
+        "application/jsonx",
+    ] {
+        let request = site
+            .client
+            .post(site.url("/tasker/tasks"))
+            .header("content-type", media)
+            .body(body);
+        assert_eq!(
+            site.send(request).await.problem().1,
+            "MEDIA_TYPE",
+            "{media}"
+        );
     }
-    let request = site.client.post(site.url("/tasker/tasks")).header("content-type", "Application/JSON;charset=utf-8");
+    let request = site
+        .client
+        .post(site.url("/tasker/tasks"))
+        .header("content-type", "Application/JSON;charset=utf-8");
     assert_eq!(site.send(request.body(body)).await.status, 201);
-    let request = site.post_json("/tasker/tasks", "").body(b"{\"namespace\":\"\xff\"}".to_vec());
-    assert_eq!(site.send(request).await.problem(), (400, "BODY_UNREADABLE", vec![]));
+    let request = site
+        .post_json("/tasker/tasks", "")
+        .body(b"{\"namespace\":\"\xff\"}".to_vec());
+    assert_eq!(
+        site.send(request).await.problem(),
+        (400, "BODY_UNREADABLE", vec![])
+    );
 }
 
 #[tokio::test]
 async fn a_request_of_grpc_arrives_in_time() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
-    let channel = tonic::transport::Channel::from_shared(server.url.clone()).unwrap().connect().await.unwrap();
+    let channel = tonic::transport::Channel::from_shared(server.url.clone())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     // A message of five bytes, of which one comes; and a stream, whose first message has less time.
-    let calls = [("TaskService/GetTask", 20, "4"), ("WorkerService/Work", 10, "9")].map(|(rpc, seconds, code)| {
+    let calls = [
+        ("TaskService/GetTask", 20, "4"),
+        ("WorkerService/Work", 10, "9"),
+    ]
+    .map(|(rpc, seconds, code)| {
         let mut channel = channel.clone();
         tokio::spawn(async move {
             let started = Instant::now();
             let first = stream::once(async { Ok::<_, axum::Error>(vec![0, 0, 0, 0, 5, 10]) });
             let body = axum::body::Body::from_stream(first.chain(stream::pending()));
-            let request = http::Request::post(format!("/tasker.v1.{rpc}")).header("content-type", "application/grpc");
-            std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
-            let request = request.header("te", "trailers").body(tonic::body::Body::new(body)).unwrap();
+            let request = http::Request::post(format!("/tasker.v1.{rpc}"))
+                .header("content-type", "application/grpc");
+            std::future::poll_fn(|context| channel.poll_ready(context))
+                .await
+                .unwrap();
+            let request = request
+                .header("te", "trailers")
+                .body(tonic::body::Body::new(body))
+                .unwrap();
             let answer = tokio::time::timeout(Duration::from_secs(60), channel.call(request)).await;
             let headers = answer.expect("an answer").unwrap().headers().clone();
             assert_eq!(headers["grpc-status"], code, "{rpc}: {headers:?}");
             let time = started.elapsed();
-            assert!((seconds - 1..seconds + 25).contains(&time.as_secs()), "{rpc}: {time:?}");
+            assert!(
+                (seconds - 1..seconds + 25).contains(&time.as_secs()),
+                "{rpc}: {time:?}"
+            );
         })
     });
     for call in calls {
@@ -80,8 +130,12 @@ async fn kept(address: &str, bytes: &[u8]) -> (Duration, String) {
     socket.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut answer)).await;
-    let _ = read.unwrap_or_else(|_| panic!("kept for a minute: {:?}", String::from_utf8_lossy(bytes)));
-    (started.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+    let _ =
+        read.unwrap_or_else(|_| panic!("kept for a minute: {:?}", String::from_utf8_lossy(bytes)));
+    (
+        started.elapsed(),
+        String::from_utf8_lossy(&answer).into_owned(),
+    )
 }
 
 #[tokio::test]
@@ -89,8 +143,7 @@ async fn who_does_not_say_what_he_wants_is_let_go() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let address = server.url.trim_start_matches("http://").to_owned();
-    let submit =
-        "POST /tasker/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    let submit = "POST /tasker/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
     // Nothing; half of HTTP/2's opening; half of the headers; a whole request and no second one; half of a body.
     let said: [(&[u8], u64, &str); 5] = [
         (b"", 30, ""),
@@ -108,6 +161,9 @@ async fn who_does_not_say_what_he_wants_is_let_go() {
         let about = format!("{time:?} {:?} {answer}", String::from_utf8_lossy(bytes));
         assert!(answer.contains(says), "{about}");
         // The body's time-out is answered, and the connection is then closed with the rest of the body unread.
-        assert!((seconds - 1..seconds + 25).contains(&time.as_secs()), "{about}");
+        assert!(
+            (seconds - 1..seconds + 25).contains(&time.as_secs()),
+            "{about}"
+        );
     }
 }

@@ -26,12 +26,20 @@ impl Kept {
     async fn open(server: &str, from: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
-        Self(socket.connect(server.parse::<SocketAddr>().unwrap()).await.unwrap())
+        Self(
+            socket
+                .connect(server.parse::<SocketAddr>().unwrap())
+                .await
+                .unwrap(),
+        )
     }
 
     /// The body of what it answers; nothing if it closes, or takes longer than that.
     async fn get(&mut self, path: &str, patience: Duration) -> Option<String> {
-        self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.ok()?;
+        self.0
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .await
+            .ok()?;
         tokio::time::timeout(patience, self.answer()).await.ok()?
     }
 
@@ -40,8 +48,11 @@ impl Kept {
         loop {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length =
-                    head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse::<usize>().ok()?;
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "))?
+                    .parse::<usize>()
+                    .ok()?;
                 if body.len() >= length {
                     return Some(body.to_owned());
                 }
@@ -53,8 +64,13 @@ impl Kept {
     }
 
     async fn metric(&mut self, name: &str) -> f64 {
-        let page = self.get("/metrics", PATIENCE).await.expect("an open connection works");
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let page = self
+            .get("/metrics", PATIENCE)
+            .await
+            .expect("an open connection works");
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
     }
 }
@@ -66,7 +82,12 @@ fn pid(server: &ServerProcess) -> Pid {
 /// Processor time that the process has used.
 fn processor_time(server: &ServerProcess) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 10)
 }
@@ -79,9 +100,17 @@ async fn without_file_descriptors_a_server_goes_on() {
     // The page's own connection to the database is then open.
     assert!(kept.metric("tasker_connections_open").await >= 1.0);
     let soft = getrlimit_of(&server);
-    assert_eq!(soft.current, soft.maximum, "the server takes as many descriptors as it may have");
-    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
-    let few = Rlimit { current: Some(u64::try_from(open).unwrap() + 5), maximum: soft.maximum };
+    assert_eq!(
+        soft.current, soft.maximum,
+        "the server takes as many descriptors as it may have"
+    );
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))
+        .unwrap()
+        .count();
+    let few = Rlimit {
+        current: Some(u64::try_from(open).unwrap() + 5),
+        maximum: soft.maximum,
+    };
     prlimit(Some(pid(&server)), Resource::Nofile, few).unwrap();
     let mut others = Vec::new();
     for _ in 0..20 {
@@ -99,22 +128,43 @@ async fn without_file_descriptors_a_server_goes_on() {
     let (before, started) = (processor_time(&server), Instant::now());
     tokio::time::sleep(Duration::from_secs(2)).await;
     let busy = (processor_time(&server) - before).as_secs_f64() / started.elapsed().as_secs_f64();
-    assert!(busy < 0.5, "{busy} of a core while it waits for descriptors");
+    assert!(
+        busy < 0.5,
+        "{busy} of a core while it waits for descriptors"
+    );
     assert!(kept.get("/livez", PATIENCE).await.is_some());
     drop(others);
     let answer = eventually("a new connection", || async {
-        Kept::open(server.address(), "127.0.0.1").await.get("/livez", Duration::from_secs(1)).await
+        Kept::open(server.address(), "127.0.0.1")
+            .await
+            .get("/livez", Duration::from_secs(1))
+            .await
     });
     assert_eq!(answer.await, "ok\n");
-    let said = server.log().iter().filter(|line| line.contains("no connection can be accepted")).count();
+    let said = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("no connection can be accepted"))
+        .count();
     assert!((1..=3).contains(&said), "{:?}", server.log());
 }
 
 fn getrlimit_of(server: &ServerProcess) -> Rlimit {
     let text = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
-    let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let numbers: Vec<Option<u64>> = line.split_whitespace().skip(3).take(2).map(|n| n.parse().ok()).collect();
-    Rlimit { current: numbers[0], maximum: numbers[1] }
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let numbers: Vec<Option<u64>> = line
+        .split_whitespace()
+        .skip(3)
+        .take(2)
+        .map(|n| n.parse().ok())
+        .collect();
+    Rlimit {
+        current: numbers[0],
+        maximum: numbers[1],
+    }
 }
 
 #[tokio::test]
@@ -126,26 +176,61 @@ async fn connections_are_limited_in_all_and_for_one_address() {
     let mut kept = Vec::new();
     for _ in 0..ONE_ADDRESS {
         let mut connection = Kept::open(server.address(), "127.0.0.1").await;
-        assert!(connection.get("/livez", PATIENCE).await.is_some(), "{} connections", kept.len());
+        assert!(
+            connection.get("/livez", PATIENCE).await.is_some(),
+            "{} connections",
+            kept.len()
+        );
         kept.push(connection);
     }
-    assert_eq!(Kept::open(server.address(), "127.0.0.1").await.get("/livez", PATIENCE).await, None);
+    assert_eq!(
+        Kept::open(server.address(), "127.0.0.1")
+            .await
+            .get("/livez", PATIENCE)
+            .await,
+        None
+    );
     for _ in ONE_ADDRESS..ALL {
         let mut connection = Kept::open(server.address(), "127.0.0.2").await;
-        assert!(connection.get("/livez", PATIENCE).await.is_some(), "{} connections", kept.len());
+        assert!(
+            connection.get("/livez", PATIENCE).await.is_some(),
+            "{} connections",
+            kept.len()
+        );
         kept.push(connection);
     }
-    assert_eq!(Kept::open(server.address(), "127.0.0.3").await.get("/livez", PATIENCE).await, None);
+    assert_eq!(
+        Kept::open(server.address(), "127.0.0.3")
+            .await
+            .get("/livez", PATIENCE)
+            .await,
+        None
+    );
     let first = &mut kept[0];
     assert_eq!(first.metric("tasker_connections_open").await, 48.0);
-    assert_eq!(first.metric(r#"tasker_refused_total{reason="peer"}"#).await, 1.0);
-    assert_eq!(first.metric(r#"tasker_refused_total{reason="connections"}"#).await, 1.0);
+    assert_eq!(
+        first.metric(r#"tasker_refused_total{reason="peer"}"#).await,
+        1.0
+    );
+    assert_eq!(
+        first
+            .metric(r#"tasker_refused_total{reason="connections"}"#)
+            .await,
+        1.0
+    );
     kept.truncate(10);
     let answer = eventually("a new connection", || async {
-        Kept::open(server.address(), "127.0.0.3").await.get("/livez", Duration::from_secs(1)).await
+        Kept::open(server.address(), "127.0.0.3")
+            .await
+            .get("/livez", Duration::from_secs(1))
+            .await
     });
     assert_eq!(answer.await, "ok\n");
-    let said = server.log().iter().filter(|line| line.contains("connections are refused")).count();
+    let said = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("connections are refused"))
+        .count();
     assert_eq!(said, 1, "{:?}", server.log());
 }
 
@@ -164,7 +249,10 @@ async fn what_a_connection_of_http_2_may_do_is_bounded() {
     let server = TestServer::start(&db).await;
     let address = server.url.trim_start_matches("http://");
     let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(&[OPENING, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    socket
+        .write_all(&[OPENING, &frame(SETTINGS, 0, 0, &[])].concat())
+        .await
+        .unwrap();
     let mut header = [0; 9];
     socket.read_exact(&mut header).await.unwrap();
     assert_eq!(header[3], SETTINGS);
@@ -175,7 +263,10 @@ async fn what_a_connection_of_http_2_may_do_is_bounded() {
         found.map(|one| u32::from_be_bytes(one[2..].try_into().unwrap()))
     };
     // Streams at once, bytes of headers, and of a stream and a frame that are not asked for.
-    assert_eq!((of(3), of(6), of(4)), (Some(4_096), Some(16_384), Some(1 << 20)));
+    assert_eq!(
+        (of(3), of(6), of(4)),
+        (Some(4_096), Some(16_384), Some(1 << 20))
+    );
     // Calls that are cancelled as they are made, again and again: GET / of localhost.
     let headers = [&[0x82, 0x84, 0x86, 0x41, 9][..], b"localhost"].concat();
     let mut attack = Vec::new();
@@ -187,7 +278,9 @@ async fn what_a_connection_of_http_2_may_do_is_bounded() {
     // The server may close before it has read all.
     let _ = socket.write_all(&attack).await;
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("it is closed");
+    let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer))
+        .await
+        .expect("it is closed");
     let mut other = Kept::open(address, "127.0.0.1").await;
     assert_eq!(other.get("/livez", PATIENCE).await.as_deref(), Some("ok\n"));
 }

@@ -29,7 +29,12 @@ fn unpacked(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
-    [&[flag][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+    [
+        &[flag][..],
+        &u32::try_from(message.len()).unwrap().to_be_bytes(),
+        message,
+    ]
+    .concat()
 }
 
 /// What an rpc answers to a body: its headers and trailers, and its messages, unpacked, each with whether it was packed.
@@ -39,15 +44,26 @@ async fn call(
     headers: &[(&str, &str)],
     body: Vec<u8>,
 ) -> (http::HeaderMap, Vec<(bool, Vec<u8>)>) {
-    let mut channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let mut channel = Channel::from_shared(url.to_owned())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut request = http::Request::post(format!("/tasker.v1.{rpc}")).header("te", "trailers");
     request = request.header("content-type", "application/grpc");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
-    let request = request.body(Body::new(axum::body::Body::from(body))).unwrap();
-    let response = tokio::time::timeout(PATIENCE, channel.call(request)).await.unwrap().unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .unwrap();
+    let request = request
+        .body(Body::new(axum::body::Body::from(body)))
+        .unwrap();
+    let response = tokio::time::timeout(PATIENCE, channel.call(request))
+        .await
+        .unwrap()
+        .unwrap();
     let mut headers = response.headers().clone();
     let mut bytes = Vec::new();
     let mut body = response.into_body();
@@ -60,7 +76,14 @@ async fn call(
     let (mut rest, mut messages) = (bytes.as_slice(), Vec::new());
     while let [flag, a, b, c, d, more @ ..] = rest {
         let (message, more) = more.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
-        messages.push((*flag == 1, if *flag == 1 { unpacked(message) } else { message.to_vec() }));
+        messages.push((
+            *flag == 1,
+            if *flag == 1 {
+                unpacked(message)
+            } else {
+                message.to_vec()
+            },
+        ));
         rest = more;
     }
     (headers, messages)
@@ -75,7 +98,10 @@ fn submission(context: &str) -> proto::SubmitTaskRequest {
     }
 }
 
-const GZIP: [(&str, &str); 2] = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity, deflate, gzip")];
+const GZIP: [(&str, &str); 2] = [
+    ("grpc-encoding", "gzip"),
+    ("grpc-accept-encoding", "identity, deflate, gzip"),
+];
 
 #[tokio::test]
 async fn messages_of_grpc_may_be_packed() {
@@ -86,12 +112,23 @@ async fn messages_of_grpc_may_be_packed() {
     assert!(body.len() < 1_000);
     let (headers, messages) = call(url, "TaskService/SubmitTask", &GZIP, body).await;
     assert_eq!(headers["grpc-status"], "0", "{headers:?}");
-    let id = proto::SubmitTaskResponse::decode(messages[0].1.as_slice()).unwrap().task_id;
+    let id = proto::SubmitTaskResponse::decode(messages[0].1.as_slice())
+        .unwrap()
+        .task_id;
     assert!(!messages[0].0, "so small an answer is not packed");
     // Of a packed request each message may still be as it is.
-    let get = frame(0, &proto::GetTaskRequest { task_id: id.clone() }.encode_to_vec());
+    let get = frame(
+        0,
+        &proto::GetTaskRequest {
+            task_id: id.clone(),
+        }
+        .encode_to_vec(),
+    );
     let (headers, messages) = call(url, "TaskService/GetTask", &GZIP, get.clone()).await;
-    assert_eq!((headers["grpc-encoding"].to_str().unwrap(), messages[0].0), ("gzip", true));
+    assert_eq!(
+        (headers["grpc-encoding"].to_str().unwrap(), messages[0].0),
+        ("gzip", true)
+    );
     let answer = proto::GetTaskResponse::decode(messages[0].1.as_slice()).unwrap();
     assert_eq!(answer.task.unwrap().context_json, context);
     let (headers, messages) = call(url, "TaskService/GetTask", &[], get).await;
@@ -105,12 +142,25 @@ async fn messages_of_grpc_may_be_packed() {
     });
     let drain = work_request::Message::Drain(proto::Drain::default());
     let says: Vec<u8> = [register, drain]
-        .map(|message| frame(1, &packed(&proto::WorkRequest { message: Some(message) }.encode_to_vec())))
+        .map(|message| {
+            frame(
+                1,
+                &packed(
+                    &proto::WorkRequest {
+                        message: Some(message),
+                    }
+                    .encode_to_vec(),
+                ),
+            )
+        })
         .concat();
     let (headers, messages) = call(url, "WorkerService/Work", &GZIP, says).await;
     assert_eq!(headers["grpc-encoding"], "gzip");
     let first = proto::WorkResponse::decode(messages[0].1.as_slice()).unwrap();
-    assert!(matches!(first.message, Some(work_response::Message::Registered(_))), "{first:?}");
+    assert!(
+        matches!(first.message, Some(work_response::Message::Registered(_))),
+        "{first:?}"
+    );
     for (was_packed, message) in &messages {
         assert_eq!(*was_packed, message.len() >= 1_024);
     }
@@ -121,7 +171,14 @@ async fn other_encodings_are_refused_by_name() {
     let site = Site::new().await;
     let message = frame(1, &packed(&submission("{}").encode_to_vec()));
     let status = async |headers: &[(&str, &str)], body: Vec<u8>| {
-        call(&site.bench.server.url, "TaskService/SubmitTask", headers, body).await.0
+        call(
+            &site.bench.server.url,
+            "TaskService/SubmitTask",
+            headers,
+            body,
+        )
+        .await
+        .0
     };
     for encoding in ["deflate", "zstd", "GZIP", "gzip,gzip"] {
         let headers = status(&[("grpc-encoding", encoding)], message.clone()).await;
@@ -129,14 +186,28 @@ async fn other_encodings_are_refused_by_name() {
             (&headers["grpc-status"], &headers["grpc-accept-encoding"]),
             (&"12".parse().unwrap(), &"gzip,identity".parse().unwrap())
         );
-        assert!(headers["grpc-message"].to_str().unwrap().contains("expected%20grpc-encoding%20gzip"), "{headers:?}");
+        assert!(
+            headers["grpc-message"]
+                .to_str()
+                .unwrap()
+                .contains("expected%20grpc-encoding%20gzip"),
+            "{headers:?}"
+        );
     }
     // The flag says that it is packed, and nothing says how; or it is not what it says.
     assert_eq!(status(&[], message.clone()).await["grpc-status"], "3");
-    assert_eq!(status(&GZIP, frame(1, b"no gzip at all")).await["grpc-status"], "3");
-    assert_eq!(status(&GZIP, message[..message.len() - 1].to_vec()).await["grpc-status"], "3");
+    assert_eq!(
+        status(&GZIP, frame(1, b"no gzip at all")).await["grpc-status"],
+        "3"
+    );
+    assert_eq!(
+        status(&GZIP, message[..message.len() - 1].to_vec()).await["grpc-status"],
+        "3"
+    );
     for encoding in ["br", "deflate", "gzip, gzip"] {
-        let request = site.post_json("/tasker/tasks", "{}").header("content-encoding", encoding);
+        let request = site
+            .post_json("/tasker/tasks", "{}")
+            .header("content-encoding", encoding);
         let answer = site.send(request).await;
         assert_eq!(answer.problem(), (415, "CONTENT_ENCODING", vec![]));
         assert_eq!(answer.headers["accept-encoding"], "gzip, identity");
@@ -148,17 +219,33 @@ async fn http_bodies_may_be_packed() {
     let site = Site::new().await;
     let context = format!(r#"{{"x":"{}"}}"#, "y".repeat(50_000));
     let body = format!(r#"{{"namespace":"t","task_name":"chain","context":{context}}}"#);
-    let post = |body: Vec<u8>| site.post_json("/tasker/tasks", "").header("content-encoding", "gzip").body(body);
+    let post = |body: Vec<u8>| {
+        site.post_json("/tasker/tasks", "")
+            .header("content-encoding", "gzip")
+            .body(body)
+    };
     let answer = site.send(post(packed(body.as_bytes()))).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     let path = format!("/tasker/tasks/{}", answer.json["task_id"].as_str().unwrap());
     let get = async |path: &str, accepted: &str| {
-        let response = site.client.get(site.url(path)).header("accept-encoding", accepted).send().await.unwrap();
-        (response.headers().clone(), response.bytes().await.unwrap().to_vec())
+        let response = site
+            .client
+            .get(site.url(path))
+            .header("accept-encoding", accepted)
+            .send()
+            .await
+            .unwrap();
+        (
+            response.headers().clone(),
+            response.bytes().await.unwrap().to_vec(),
+        )
     };
     let (headers, bytes) = get(&path, "br;q=1, gzip").await;
     assert_eq!(
-        (headers["content-encoding"].to_str().unwrap(), headers["vary"].to_str().unwrap()),
+        (
+            headers["content-encoding"].to_str().unwrap(),
+            headers["vary"].to_str().unwrap()
+        ),
         ("gzip", "accept-encoding")
     );
     assert!(bytes.len() < 5_000, "{}", bytes.len());
@@ -167,9 +254,23 @@ async fn http_bodies_may_be_packed() {
     let (headers, plain) = get(&path, "gzip;q=0").await;
     assert!(!headers.contains_key("content-encoding") && plain == unpacked(&bytes));
     // Pages as well; but nothing that is tiny, and no events.
-    assert_eq!(get("/tasker/openapi.json", "gzip").await.0["content-encoding"], "gzip");
-    assert!(!get("/livez", "gzip").await.0.contains_key("content-encoding"));
-    let events = site.client.get(site.url("/tasker/events")).header("accept-encoding", "gzip").send().await.unwrap();
+    assert_eq!(
+        get("/tasker/openapi.json", "gzip").await.0["content-encoding"],
+        "gzip"
+    );
+    assert!(
+        !get("/livez", "gzip")
+            .await
+            .0
+            .contains_key("content-encoding")
+    );
+    let events = site
+        .client
+        .get(site.url("/tasker/events"))
+        .header("accept-encoding", "gzip")
+        .send()
+        .await
+        .unwrap();
     assert!(!events.headers().contains_key("content-encoding"));
     let broken = site.send(post(b"no gzip".to_vec())).await;
     assert_eq!(broken.problem(), (400, "BODY_UNREADABLE", vec![]));
@@ -182,16 +283,36 @@ async fn what_unpacks_to_more_than_it_may_costs_little() {
     let bomb = packed(&vec![b' '; 200 << 20]);
     assert!(bomb.len() < 1 << 20, "{}", bomb.len());
     // Once, so that what is measured is not what a first request takes anyhow.
-    call(&server.url, "TaskService/SubmitTask", &GZIP, frame(1, &bomb)).await;
+    call(
+        &server.url,
+        "TaskService/SubmitTask",
+        &GZIP,
+        frame(1, &bomb),
+    )
+    .await;
     let before = server.memory_mib();
     for _ in 0..3 {
-        let grpc = (0..3).map(|_| call(&server.url, "TaskService/SubmitTask", &GZIP, frame(1, &bomb)));
+        let grpc = (0..3).map(|_| {
+            call(
+                &server.url,
+                "TaskService/SubmitTask",
+                &GZIP,
+                frame(1, &bomb),
+            )
+        });
         for (headers, _) in futures_util::future::join_all(grpc).await {
             assert_eq!(headers["grpc-status"], "8", "{headers:?}");
         }
         let client = reqwest::Client::new();
-        let post = client.post(format!("{}/tasker/tasks", server.url)).header("content-type", "application/json");
-        let answer = post.header("content-encoding", "gzip").body(bomb.clone()).send().await.unwrap();
+        let post = client
+            .post(format!("{}/tasker/tasks", server.url))
+            .header("content-type", "application/json");
+        let answer = post
+            .header("content-encoding", "gzip")
+            .body(bomb.clone())
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 413);
     }
     let grown = server.memory_mib().saturating_sub(before);
@@ -204,11 +325,27 @@ async fn the_bounds_are_those_of_what_is_not_packed() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let cancel = |bytes: usize| {
-        let whole = proto::CancelTaskRequest { reason: "y".repeat(bytes - 5), ..Default::default() }.encode_to_vec();
+        let whole = proto::CancelTaskRequest {
+            reason: "y".repeat(bytes - 5),
+            ..Default::default()
+        }
+        .encode_to_vec();
         assert_eq!(whole.len(), bytes);
         frame(1, &packed(&whole))
     };
-    let status = async |body: Vec<u8>| call(&server.url, "TaskService/CancelTask", &GZIP, body).await.0;
-    assert_eq!(status(cancel(16 << 20)).await["grpc-status"], "3", "a field is too long");
-    assert_eq!(status(cancel((16 << 20) + 1)).await["grpc-status"], "8", "the message is too large");
+    let status = async |body: Vec<u8>| {
+        call(&server.url, "TaskService/CancelTask", &GZIP, body)
+            .await
+            .0
+    };
+    assert_eq!(
+        status(cancel(16 << 20)).await["grpc-status"],
+        "3",
+        "a field is too long"
+    );
+    assert_eq!(
+        status(cancel((16 << 20) + 1)).await["grpc-status"],
+        "8",
+        "the message is too large"
+    );
 }

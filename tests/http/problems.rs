@@ -15,7 +15,10 @@ use crate::{
 async fn what_does_not_fit_the_schema_has_its_pointer() {
     let site = Site::new().await;
     let answer = site
-        .post("/tasker/tasks", r#"{"namespace":"t","task_name":"chain","context":{"n":"x","a/b":1},"priority":101}"#)
+        .post(
+            "/tasker/tasks",
+            r#"{"namespace":"t","task_name":"chain","context":{"n":"x","a/b":1},"priority":101}"#,
+        )
         .await;
     let (status, code, mut places) = answer.problem();
     places.sort();
@@ -32,8 +35,20 @@ async fn every_refusal_says_what_is_wrong_and_where() {
     let posted: &[(&str, &str, u16, &str, &[&str])] = &[
         ("/tasker/tasks", "", 400, "INVALID_FIELDS", &[""]),
         ("/tasker/tasks", "[]", 400, "INVALID_FIELDS", &[""]),
-        ("/tasker/tasks", "{}", 400, "INVALID_FIELDS", &["/task_name"]),
-        ("/tasker/tasks", r#"{"task_name":"x","context":[]}"#, 404, "TEMPLATE_NOT_FOUND", &[]),
+        (
+            "/tasker/tasks",
+            "{}",
+            400,
+            "INVALID_FIELDS",
+            &["/task_name"],
+        ),
+        (
+            "/tasker/tasks",
+            r#"{"task_name":"x","context":[]}"#,
+            404,
+            "TEMPLATE_NOT_FOUND",
+            &[],
+        ),
         (
             "/tasker/tasks",
             r#"{"namespace":"t","task_name":"chain","context":[]}"#,
@@ -48,35 +63,105 @@ async fn every_refusal_says_what_is_wrong_and_where() {
             "INVALID_FIELDS",
             &["/task_name", "/context_json"],
         ),
-        ("/tasker/tasks?namespace=t", "{}", 400, "INVALID_FIELDS", &["?namespace"]),
-        ("/tasker/tasks/x/cancel", "{}", 400, "INVALID_FIELDS", &["?task_id"]),
-        ("/tasker/tasks/x/cancel", r#"{"task_id":"y"}"#, 400, "INVALID_FIELDS", &["/task_id"]),
-        (&format!("/tasker/tasks/{id}/cancel"), "{}", 400, "INVALID_FIELDS", &["/by", "/reason"]),
-        (&format!("/tasker/tasks/{id}/cancel"), r#"{"by":"me","reason":"why"}"#, 404, "TASK_NOT_FOUND", &[]),
+        (
+            "/tasker/tasks?namespace=t",
+            "{}",
+            400,
+            "INVALID_FIELDS",
+            &["?namespace"],
+        ),
+        (
+            "/tasker/tasks/x/cancel",
+            "{}",
+            400,
+            "INVALID_FIELDS",
+            &["?task_id"],
+        ),
+        (
+            "/tasker/tasks/x/cancel",
+            r#"{"task_id":"y"}"#,
+            400,
+            "INVALID_FIELDS",
+            &["/task_id"],
+        ),
+        (
+            &format!("/tasker/tasks/{id}/cancel"),
+            "{}",
+            400,
+            "INVALID_FIELDS",
+            &["/by", "/reason"],
+        ),
+        (
+            &format!("/tasker/tasks/{id}/cancel"),
+            r#"{"by":"me","reason":"why"}"#,
+            404,
+            "TASK_NOT_FOUND",
+            &[],
+        ),
         ("/tasker/tasks/x", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
         ("/livez", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
     ];
     for (path, body, status, code, places) in posted {
         let answer = site.post(path, *body).await;
         let expected: Vec<String> = places.iter().map(|p| (*p).to_owned()).collect();
-        assert_eq!(answer.problem(), (*status, *code, expected), "{path} {body}: {}", answer.text);
+        assert_eq!(
+            answer.problem(),
+            (*status, *code, expected),
+            "{path} {body}: {}",
+            answer.text
+        );
     }
     let got: &[(&str, u16, &str, &[&str])] = &[
         ("/tasker/tasks/x", 400, "INVALID_FIELDS", &["?task_id"]),
         (&format!("/tasker/tasks/{id}"), 404, "TASK_NOT_FOUND", &[]),
-        ("/tasker/tasks?states=gone&page_size=501&x=1", 400, "INVALID_FIELDS", &["?states", "?x"]),
-        ("/tasker/tasks?page_size=501", 400, "INVALID_FIELDS", &["?page_size"]),
-        ("/tasker/tasks?page_token=x", 400, "INVALID_FIELDS", &["?page_token"]),
-        ("/tasker/templates/t/nothing", 404, "TEMPLATE_NOT_FOUND", &[]),
-        ("/tasker/templates/t/chain?version=x", 400, "INVALID_FIELDS", &["?version"]),
-        ("/tasker/templates/t/chain?namespace=u", 400, "INVALID_FIELDS", &["?namespace"]),
+        (
+            "/tasker/tasks?states=gone&page_size=501&x=1",
+            400,
+            "INVALID_FIELDS",
+            &["?states", "?x"],
+        ),
+        (
+            "/tasker/tasks?page_size=501",
+            400,
+            "INVALID_FIELDS",
+            &["?page_size"],
+        ),
+        (
+            "/tasker/tasks?page_token=x",
+            400,
+            "INVALID_FIELDS",
+            &["?page_token"],
+        ),
+        (
+            "/tasker/templates/t/nothing",
+            404,
+            "TEMPLATE_NOT_FOUND",
+            &[],
+        ),
+        (
+            "/tasker/templates/t/chain?version=x",
+            400,
+            "INVALID_FIELDS",
+            &["?version"],
+        ),
+        (
+            "/tasker/templates/t/chain?namespace=u",
+            400,
+            "INVALID_FIELDS",
+            &["?namespace"],
+        ),
         ("/tasker/nothing", 404, "NO_SUCH_PATH", &[]),
         ("/", 404, "NO_SUCH_PATH", &[]),
     ];
     for (path, status, code, places) in got {
         let answer = site.get(path).await;
         let expected: Vec<String> = places.iter().map(|p| (*p).to_owned()).collect();
-        assert_eq!(answer.problem(), (*status, *code, expected), "{path}: {}", answer.text);
+        assert_eq!(
+            answer.problem(),
+            (*status, *code, expected),
+            "{path}: {}",
+            answer.text
+        );
     }
     let allowed = site.post("/tasker/workers", "{}").await;
     assert_eq!(allowed.headers["allow"], "GET,HEAD");
@@ -88,7 +173,10 @@ async fn a_database_that_is_away_is_a_time_to_come_back() {
     let db = TestDb::on(&cluster).await;
     let server = TestServer::start(&db).await;
     let client = server.client().await;
-    let site = Site { bench: Bench { db, server, client }, client: reqwest::Client::new() };
+    let site = Site {
+        bench: Bench { db, server, client },
+        client: reqwest::Client::new(),
+    };
     assert_eq!(site.get("/readyz").await.status, 200);
     cluster.kill();
     let answer = site.get(&format!("/tasker/tasks/{}", Uuid::nil())).await;

@@ -35,24 +35,45 @@ impl Site {
     pub async fn new() -> Self {
         let mut bench = Bench::with(CHAIN).await;
         bench.circuits_off().await;
-        Self { bench, client: reqwest::Client::new() }
+        Self {
+            bench,
+            client: reqwest::Client::new(),
+        }
     }
 
     /// Server-sent events, each with its id and its data, until there are so many with data.
-    pub async fn events(&self, query: &str, last: Option<&str>, count: usize) -> (HeaderMap, Vec<(String, Value)>) {
+    pub async fn events(
+        &self,
+        query: &str,
+        last: Option<&str>,
+        count: usize,
+    ) -> (HeaderMap, Vec<(String, Value)>) {
         let mut request = self.client.get(self.url(&format!("/tasker/events{query}")));
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
         let mut response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
-        let (headers, mut text, mut events) = (response.headers().clone(), String::new(), Vec::new());
+        let (headers, mut text, mut events) =
+            (response.headers().clone(), String::new(), Vec::new());
         while events.len() < count {
-            let chunk = tokio::time::timeout(crate::support::server::PATIENCE, response.chunk()).await;
-            text += std::str::from_utf8(&chunk.expect("no event comes").unwrap().expect("the stream goes on")).unwrap();
+            let chunk =
+                tokio::time::timeout(crate::support::server::PATIENCE, response.chunk()).await;
+            text += std::str::from_utf8(
+                &chunk
+                    .expect("no event comes")
+                    .unwrap()
+                    .expect("the stream goes on"),
+            )
+            .unwrap();
             while let Some((event, rest)) = text.clone().split_once("\n\n") {
                 text = rest.to_owned();
-                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                let field = |name: &str| {
+                    event
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(str::to_owned)
+                };
                 if let Some(data) = field("data: ") {
                     events.push((field("id: ").unwrap(), serde_json::from_str(&data).unwrap()));
                 }
@@ -66,7 +87,12 @@ impl Site {
     pub async fn first_event(&self, query: &str) -> Answer {
         let (headers, events) = self.events(query, None, 1).await;
         let json = events[0].1.clone();
-        Answer { status: StatusCode::OK, headers, text: json.to_string(), json }
+        Answer {
+            status: StatusCode::OK,
+            headers,
+            text: json.to_string(),
+            json,
+        }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -77,9 +103,20 @@ impl Site {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await.unwrap();
-        let is_json = headers.get("content-type").is_some_and(|t| t.to_str().unwrap().ends_with("json"));
-        let json = if is_json { serde_json::from_str(&text).unwrap() } else { Value::Null };
-        Answer { status, headers, text, json }
+        let is_json = headers
+            .get("content-type")
+            .is_some_and(|t| t.to_str().unwrap().ends_with("json"));
+        let json = if is_json {
+            serde_json::from_str(&text).unwrap()
+        } else {
+            Value::Null
+        };
+        Answer {
+            status,
+            headers,
+            text,
+            json,
+        }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -88,7 +125,9 @@ impl Site {
 
     pub fn post_json(&self, path: &str, json: impl Into<String>) -> reqwest::RequestBuilder {
         let request = self.client.request(Method::POST, self.url(path));
-        request.header("content-type", "application/json").body(json.into())
+        request
+            .header("content-type", "application/json")
+            .body(json.into())
     }
 
     pub async fn post(&self, path: &str, json: impl Into<String>) -> Answer {
@@ -97,8 +136,12 @@ impl Site {
 
     /// The id of a new task.
     pub async fn submit(&self, context: &str) -> String {
-        let answer =
-            self.post("/tasker/tasks", format!(r#"{{"namespace":"t","task_name":"chain","context":{context}}}"#)).await;
+        let answer = self
+            .post(
+                "/tasker/tasks",
+                format!(r#"{{"namespace":"t","task_name":"chain","context":{context}}}"#),
+            )
+            .await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.json["task_id"].as_str().unwrap().to_owned()
     }
@@ -107,14 +150,26 @@ impl Site {
 impl Answer {
     /// The problem's status, code, and the places of what is wrong.
     pub fn problem(&self) -> (u16, &str, Vec<String>) {
-        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{self:?}"
+        );
         assert_eq!(self.json["status"], self.status.as_u16());
         let place = |error: &Value| match (&error["pointer"], &error["parameter"]) {
             (Value::String(pointer), Value::Null) => pointer.clone(),
             (Value::Null, Value::String(name)) => format!("?{name}"),
             other => panic!("no place: {other:?}"),
         };
-        let places = self.json["errors"].as_array().unwrap().iter().map(place).collect();
-        (self.status.as_u16(), self.json["code"].as_str().unwrap(), places)
+        let places = self.json["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(place)
+            .collect();
+        (
+            self.status.as_u16(),
+            self.json["code"].as_str().unwrap(),
+            places,
+        )
     }
 }

@@ -15,22 +15,48 @@ async fn a_template_is_registered_as_yaml_or_in_json_and_read_back() {
             .body(text)
     };
     let stored = site.send(yaml(newer.clone())).await;
-    assert_eq!((stored.status.as_u16(), &stored.json["template"]["version"]), (201, &json!("1.1.0")));
-    let same = site.post("/tasker/templates", json!({"yaml": newer}).to_string()).await;
-    assert_eq!((same.status.as_u16(), &same.json["created"]), (200, &json!(false)));
+    assert_eq!(
+        (stored.status.as_u16(), &stored.json["template"]["version"]),
+        (201, &json!("1.1.0"))
+    );
+    let same = site
+        .post("/tasker/templates", json!({"yaml": newer}).to_string())
+        .await;
+    assert_eq!(
+        (same.status.as_u16(), &same.json["created"]),
+        (200, &json!(false))
+    );
     let newest = site.get("/tasker/templates/t/chain").await;
     assert_eq!(
-        (&newest.json["template"]["version"], &newest.json["template"]["yaml"]),
+        (
+            &newest.json["template"]["version"],
+            &newest.json["template"]["yaml"]
+        ),
         (&json!("1.1.0"), &json!(newer))
     );
     let first = site.get("/tasker/templates/t/chain?version=1.0.0").await;
-    assert!(first.text.contains(r#""handler_config":{"service":"s","big":9007199254740993}"#), "{}", first.text);
-    assert_eq!(first.json["template"]["schema"]["properties"]["n"], json!({"type": "integer"}));
+    assert!(
+        first
+            .text
+            .contains(r#""handler_config":{"service":"s","big":9007199254740993}"#),
+        "{}",
+        first.text
+    );
+    assert_eq!(
+        first.json["template"]["schema"]["properties"]["n"],
+        json!({"type": "integer"})
+    );
     let page = site.get("/tasker/templates?page_size=1").await;
-    let next = format!("/tasker/templates?page_size=1&page_token={}", page.json["next_page_token"].as_str().unwrap());
+    let next = format!(
+        "/tasker/templates?page_size=1&page_token={}",
+        page.json["next_page_token"].as_str().unwrap()
+    );
     let last = site.get(&next).await;
     assert_eq!(
-        (&page.json["templates"][0]["version"], &last.json["templates"][0]["version"]),
+        (
+            &page.json["templates"][0]["version"],
+            &last.json["templates"][0]["version"]
+        ),
         (&json!("1.1.0"), &json!("1.0.0"))
     );
     assert_eq!(last.json["next_page_token"], json!(null));
@@ -42,20 +68,37 @@ async fn a_template_is_registered_as_yaml_or_in_json_and_read_back() {
 async fn names_in_a_path_may_be_anything_that_is_encoded() {
     let site = Site::new().await;
     let odd = CHAIN.replace("task_name: chain", "task_name: 'a%:é?'");
-    site.post("/tasker/templates", json!({"yaml": odd}).to_string()).await;
+    site.post("/tasker/templates", json!({"yaml": odd}).to_string())
+        .await;
     let found = site.get("/tasker/templates/t/a%25%3A%C3%A9%3F").await;
-    assert_eq!((found.status.as_u16(), &found.json["template"]["task_name"]), (200, &json!("a%:é?")));
-    assert_eq!(site.get("/tasker/templates/t/%ff").await.problem().1, "URI_UNREADABLE");
+    assert_eq!(
+        (found.status.as_u16(), &found.json["template"]["task_name"]),
+        (200, &json!("a%:é?"))
+    );
+    assert_eq!(
+        site.get("/tasker/templates/t/%ff").await.problem().1,
+        "URI_UNREADABLE"
+    );
 }
 
 #[tokio::test]
 async fn a_name_from_before_there_was_a_grammar_is_refused_anew_and_stays_readable() {
     let site = Site::new().await;
-    let old =
-        CHAIN.replace("task_name: chain", "task_name: 'a/b c@d'").replace("handler_class: h", "handler_class: 'h h'");
-    let refused = site.post("/tasker/templates", json!({"yaml": old}).to_string()).await;
-    assert_eq!(refused.problem(), (400, "INVALID_FIELDS", vec!["/yaml".to_owned(); 3]));
-    assert!(refused.text.contains("the name must not contain `/`"), "{}", refused.text);
+    let old = CHAIN
+        .replace("task_name: chain", "task_name: 'a/b c@d'")
+        .replace("handler_class: h", "handler_class: 'h h'");
+    let refused = site
+        .post("/tasker/templates", json!({"yaml": old}).to_string())
+        .await;
+    assert_eq!(
+        refused.problem(),
+        (400, "INVALID_FIELDS", vec!["/yaml".to_owned(); 3])
+    );
+    assert!(
+        refused.text.contains("the name must not contain `/`"),
+        "{}",
+        refused.text
+    );
 
     let sql = site.bench.db.connect().await;
     let insert = "WITH t AS (INSERT INTO templates (namespace, task_name, version, yaml, environment)
@@ -66,7 +109,10 @@ async fn a_name_from_before_there_was_a_grammar_is_refused_anew_and_stays_readab
                   SELECT t.template_id, u.step, u.name, l.lane_id FROM t, l, (VALUES (0::int2, 'a'), (1::int2, 'b')) u(step, name)";
     sql.execute(insert, &[&old]).await.unwrap();
     let found = site.get("/tasker/templates/t/a%2Fb%20c%40d").await;
-    assert_eq!((found.status.as_u16(), &found.json["template"]["task_name"]), (200, &json!("a/b c@d")));
+    assert_eq!(
+        (found.status.as_u16(), &found.json["template"]["task_name"]),
+        (200, &json!("a/b c@d"))
+    );
     let task = json!({"namespace": "t", "task_name": "a/b c@d"}).to_string();
     assert_eq!(site.post("/tasker/tasks", task).await.status, 201);
 }
@@ -77,24 +123,65 @@ async fn warnings_are_answered_and_refuse_only_where_they_are_denied() {
     let yaml = include_str!("../fixtures/rails/returns.yaml");
     let request = |deny: bool| json!({"yaml": yaml, "deny_warnings": deny}).to_string();
     let denied = site.post("/tasker/templates", request(true)).await;
-    assert_eq!(denied.problem(), (400, "INVALID_FIELDS", vec!["/yaml".to_owned(); 4]));
-    assert!(denied.text.contains("line 5, column 1: task_handler_class: warning"), "{}", denied.text);
-    assert_eq!(site.get("/tasker/templates/returns/process_return").await.status, 404);
+    assert_eq!(
+        denied.problem(),
+        (400, "INVALID_FIELDS", vec!["/yaml".to_owned(); 4])
+    );
+    assert!(
+        denied
+            .text
+            .contains("line 5, column 1: task_handler_class: warning"),
+        "{}",
+        denied.text
+    );
+    assert_eq!(
+        site.get("/tasker/templates/returns/process_return")
+            .await
+            .status,
+        404
+    );
 
     let stored = site.post("/tasker/templates", request(false)).await;
-    assert_eq!((stored.status.as_u16(), stored.json["warnings"].as_array().map(Vec::len)), (201, Some(4)));
+    assert_eq!(
+        (
+            stored.status.as_u16(),
+            stored.json["warnings"].as_array().map(Vec::len)
+        ),
+        (201, Some(4))
+    );
     let first = &stored.json["warnings"][0];
     assert_eq!(
         (&first["line"], &first["column"], &first["path"]),
         (&json!(5), &json!(1), &json!("task_handler_class"))
     );
-    assert_eq!(stored.json["template"]["steps"][0]["service"], json!("returns_desk"));
+    assert_eq!(
+        stored.json["template"]["steps"][0]["service"],
+        json!("returns_desk")
+    );
 
     let wrong = format!("{yaml}zork: 1\n{}", "more: 1\n".repeat(200));
     let request = tasker::proto::ValidateTemplateRequest { yaml: wrong };
-    let answer = site.bench.client.clone().templates.validate_template(request).await.unwrap().into_inner();
-    assert_eq!((answer.problems.len(), answer.problems_total, answer.warnings.len()), (100, 201, 4));
-    assert_eq!(answer.problems[99].message, "102 more problems from here on are not listed");
+    let answer = site
+        .bench
+        .client
+        .clone()
+        .templates
+        .validate_template(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (
+            answer.problems.len(),
+            answer.problems_total,
+            answer.warnings.len()
+        ),
+        (100, 201, 4)
+    );
+    assert_eq!(
+        answer.problems[99].message,
+        "102 more problems from here on are not listed"
+    );
     assert!(answer.template.is_none());
 }
 
@@ -103,7 +190,9 @@ async fn a_time_without_a_zone_and_another_correlation_id_are_refused_by_the_nam
     let site = Site::new().await;
     let submit = |more: serde_json::Value| {
         let mut body = json!({"namespace": "t", "task_name": "chain"});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         site.post("/tasker/tasks", body.to_string())
     };
     for (more, place, detail) in [
@@ -112,7 +201,11 @@ async fn a_time_without_a_zone_and_another_correlation_id_are_refused_by_the_nam
             "/not_before",
             "not_before: `2026-01-01T00:00:00`: expected a time of RFC 3339 with",
         ),
-        (json!({"not_before": "9000-01-01T00:00:00Z"}), "/not_before", "not_before: more than a year ahead"),
+        (
+            json!({"not_before": "9000-01-01T00:00:00Z"}),
+            "/not_before",
+            "not_before: more than a year ahead",
+        ),
         (json!({"context": {"n": "x"}}), "/context/n", "context/n: "),
         (
             json!({"correlation_id": "a", "annotations": {"correlation_id": "b"}}),
@@ -121,22 +214,55 @@ async fn a_time_without_a_zone_and_another_correlation_id_are_refused_by_the_nam
         ),
     ] {
         let answer = submit(more).await;
-        assert_eq!(answer.problem(), (400, "INVALID_FIELDS", vec![place.to_owned()]), "{}", answer.text);
-        assert!(answer.json["detail"].as_str().unwrap().starts_with(detail), "{}", answer.text);
+        assert_eq!(
+            answer.problem(),
+            (400, "INVALID_FIELDS", vec![place.to_owned()]),
+            "{}",
+            answer.text
+        );
+        assert!(
+            answer.json["detail"].as_str().unwrap().starts_with(detail),
+            "{}",
+            answer.text
+        );
     }
     let broken = site.post("/tasker/tasks", "[]".to_owned()).await;
-    assert!(broken.json["detail"].as_str().unwrap().starts_with("not a JSON object: "), "{}", broken.text);
+    assert!(
+        broken.json["detail"]
+            .as_str()
+            .unwrap()
+            .starts_with("not a JSON object: "),
+        "{}",
+        broken.text
+    );
     let noted = submit(json!({"annotations": {"correlation_id": "b"}})).await;
-    assert_eq!((noted.status.as_u16(), &noted.json["correlation_id"]), (201, &json!("b")));
+    assert_eq!(
+        (noted.status.as_u16(), &noted.json["correlation_id"]),
+        (201, &json!("b"))
+    );
 }
 
 #[tokio::test]
 async fn a_wrong_template_is_told_line_by_line() {
     let site = Site::new().await;
-    let answer =
-        site.post("/tasker/templates", json!({"yaml": "task_name: 1\nstep_templates: [{}]\n"}).to_string()).await;
+    let answer = site
+        .post(
+            "/tasker/templates",
+            json!({"yaml": "task_name: 1\nstep_templates: [{}]\n"}).to_string(),
+        )
+        .await;
     let (status, code, places) = answer.problem();
     assert_eq!((status, code), (400, "INVALID_FIELDS"));
-    assert!(!places.is_empty() && places.iter().all(|place| place == "/yaml"), "{places:?}");
-    assert!(answer.json["errors"][0]["detail"].as_str().unwrap().starts_with("line 1, column "), "{}", answer.text);
+    assert!(
+        !places.is_empty() && places.iter().all(|place| place == "/yaml"),
+        "{places:?}"
+    );
+    assert!(
+        answer.json["errors"][0]["detail"]
+            .as_str()
+            .unwrap()
+            .starts_with("line 1, column "),
+        "{}",
+        answer.text
+    );
 }

@@ -18,24 +18,42 @@ async fn labels_are_bounded() {
         register(&mut bench.client, &wide(template)).await;
     }
     let full = Scrape::of(&bench.server.url).await;
-    let lanes = |scrape: &Scrape, name: &str| scrape.samples.iter().filter(|s| s.name == name).count();
+    let lanes =
+        |scrape: &Scrape, name: &str| scrape.samples.iter().filter(|s| s.name == name).count();
     assert_eq!(lanes(&full, "tasker_steps_completed_total"), MAX_LABEL_SETS);
-    assert_eq!(full.sum("tasker_steps_completed_total", &[("handler", "other")]), None);
+    assert_eq!(
+        full.sum("tasker_steps_completed_total", &[("handler", "other")]),
+        None
+    );
     // Forty more are counted together.
     register(&mut bench.client, &wide(5)).await;
     bench.submit("t/wide5", "{}").await;
     tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     let more = Scrape::of(&bench.server.url).await;
-    for name in ["tasker_steps_completed_total", "tasker_queue_ready_steps", "tasker_step_run_seconds_sum"] {
+    for name in [
+        "tasker_steps_completed_total",
+        "tasker_queue_ready_steps",
+        "tasker_step_run_seconds_sum",
+    ] {
         assert_eq!(lanes(&more, name), MAX_LABEL_SETS + 1, "{name}");
     }
-    assert_eq!(more.sum("tasker_queue_ready_steps", &[("namespace", "other"), ("service", "other")]), Some(40.0));
+    assert_eq!(
+        more.sum(
+            "tasker_queue_ready_steps",
+            &[("namespace", "other"), ("service", "other")]
+        ),
+        Some(40.0)
+    );
 }
 
 fn wide(template: usize) -> String {
-    let mut yaml = format!("task_name: wide{template}\nnamespace: t\nversion: 1.0.0\nstep_templates:\n");
+    let mut yaml =
+        format!("task_name: wide{template}\nnamespace: t\nversion: 1.0.0\nstep_templates:\n");
     for step in 0..MAX_LABEL_SETS / 5 {
-        let _ = writeln!(yaml, "  - {{name: s{step}, handler_class: h{template}_{step}}}");
+        let _ = writeln!(
+            yaml,
+            "  - {{name: s{step}, handler_class: h{template}_{step}}}"
+        );
     }
     yaml
 }
@@ -65,6 +83,9 @@ async fn a_hundred_thousand_waiting_steps_cost_one_small_look() {
     for _ in 0..20 {
         Scrape::of(&bench.server.url).await;
     }
-    println!("the first look took {first:?}, twenty more within the second {:?}", asked.elapsed());
+    println!(
+        "the first look took {first:?}, twenty more within the second {:?}",
+        asked.elapsed()
+    );
     assert!(first.as_millis() < 1_000, "{first:?}");
 }

@@ -32,28 +32,82 @@ async fn everything_is_counted_once() {
     let scrape = Scrape::of(&bench.server.url).await;
     let one = [("namespace", "t"), ("task_name", "one")];
     let lane = [("namespace", "t"), ("handler", "h"), ("service", "s")];
-    let nobody = [("namespace", "t"), ("handler", "nobody"), ("service", "nobody")];
-    let with = |more: (&'static str, &'static str), of: &[(&'static str, &'static str)]| [of, &[more]].concat();
+    let nobody = [
+        ("namespace", "t"),
+        ("handler", "nobody"),
+        ("service", "nobody"),
+    ];
+    let with = |more: (&'static str, &'static str), of: &[(&'static str, &'static str)]| {
+        [of, &[more]].concat()
+    };
     for (name, labels, expected) in [
         ("tasker_tasks_submitted_total", one.to_vec(), 6.0),
-        ("tasker_tasks_submitted_total", vec![("task_name", "other")], 2.0),
-        ("tasker_tasks_ended_total", with(("state", "complete"), &one), 2.0),
-        ("tasker_tasks_ended_total", with(("state", "error"), &one), 1.0),
-        ("tasker_tasks_ended_total", with(("state", "cancelled"), &one), 1.0),
+        (
+            "tasker_tasks_submitted_total",
+            vec![("task_name", "other")],
+            2.0,
+        ),
+        (
+            "tasker_tasks_ended_total",
+            with(("state", "complete"), &one),
+            2.0,
+        ),
+        (
+            "tasker_tasks_ended_total",
+            with(("state", "error"), &one),
+            1.0,
+        ),
+        (
+            "tasker_tasks_ended_total",
+            with(("state", "cancelled"), &one),
+            1.0,
+        ),
         ("tasker_steps_completed_total", lane.to_vec(), 2.0),
         ("tasker_steps_failed_total", lane.to_vec(), 1.0),
         ("tasker_steps_retried_total", lane.to_vec(), 1.0),
-        ("tasker_step_attempts_total", with(("outcome", "succeeded"), &lane), 2.0),
-        ("tasker_step_attempts_total", with(("outcome", "retryable_error"), &lane), 1.0),
-        ("tasker_step_attempts_total", with(("outcome", "permanent_error"), &lane), 1.0),
-        ("tasker_step_attempts_total", with(("outcome", "cancelled"), &lane), 1.0),
-        ("tasker_step_attempts_total", with(("outcome", "released"), &lane), 1.0),
-        ("tasker_step_attempts_total", with(("outcome", "worker_lost"), &lane), 0.0),
+        (
+            "tasker_step_attempts_total",
+            with(("outcome", "succeeded"), &lane),
+            2.0,
+        ),
+        (
+            "tasker_step_attempts_total",
+            with(("outcome", "retryable_error"), &lane),
+            1.0,
+        ),
+        (
+            "tasker_step_attempts_total",
+            with(("outcome", "permanent_error"), &lane),
+            1.0,
+        ),
+        (
+            "tasker_step_attempts_total",
+            with(("outcome", "cancelled"), &lane),
+            1.0,
+        ),
+        (
+            "tasker_step_attempts_total",
+            with(("outcome", "released"), &lane),
+            1.0,
+        ),
+        (
+            "tasker_step_attempts_total",
+            with(("outcome", "worker_lost"), &lane),
+            0.0,
+        ),
         ("tasker_step_attempts_total", nobody.to_vec(), 0.0),
         ("tasker_step_run_seconds_count", lane.to_vec(), 4.0),
         // The first one took 120 ms, all others less than that.
-        ("tasker_step_run_seconds_bucket", with(("le", "+Inf"), &lane), 4.0),
-        ("tasker_step_run_seconds_bucket", with(("le", "0.1"), &lane), 3.0),
+        (
+            "tasker_step_run_seconds_bucket",
+            with(("le", "+Inf"), &lane),
+            4.0,
+        ),
+        (
+            "tasker_step_run_seconds_bucket",
+            with(("le", "0.1"), &lane),
+            3.0,
+        ),
         ("tasker_queue_ready_steps", nobody.to_vec(), 2.0),
         ("tasker_queue_ready_steps", lane.to_vec(), 0.0),
         ("tasker_queue_oldest_ready_seconds", lane.to_vec(), 0.0),
@@ -62,7 +116,11 @@ async fn everything_is_counted_once() {
         ("tasker_slots_free", vec![], 14.0),
         ("tasker_event_subscribers", vec![], 0.0),
         ("tasker_event_lag_seconds", vec![], 0.0),
-        ("tasker_transaction_inputs_sum", vec![("loop", "intake")], 8.0),
+        (
+            "tasker_transaction_inputs_sum",
+            vec![("loop", "intake")],
+            8.0,
+        ),
         ("tasker_commit_seconds_count", vec![("loop", "intake")], 8.0),
         ("tasker_collisions_total", vec![], 0.0),
         ("tasker_liveness_found_total", vec![], 0.0),
@@ -70,13 +128,24 @@ async fn everything_is_counted_once() {
         ("tasker_circuit_state", vec![("state", "open")], 0.0),
         ("tasker_database_up", vec![], 1.0),
         ("tasker_draining", vec![], 0.0),
-        ("tasker_build_info", vec![("version", env!("CARGO_PKG_VERSION"))], 1.0),
+        (
+            "tasker_build_info",
+            vec![("version", env!("CARGO_PKG_VERSION"))],
+            1.0,
+        ),
     ] {
-        assert_eq!(scrape.sum(name, &labels), Some(expected), "{name} {labels:?}\n{}", scrape.text);
+        assert_eq!(
+            scrape.sum(name, &labels),
+            Some(expected),
+            "{name} {labels:?}\n{}",
+            scrape.text
+        );
     }
     let run = scrape.sum("tasker_step_run_seconds_sum", &lane).unwrap();
     assert!((0.12..2.0).contains(&run), "{run}");
-    let waits = scrape.sum("tasker_queue_oldest_ready_seconds", &nobody).unwrap();
+    let waits = scrape
+        .sum("tasker_queue_oldest_ready_seconds", &nobody)
+        .unwrap();
     assert!((0.0..20.0).contains(&waits) && waits > 0.0, "{waits}");
 }
 
@@ -91,11 +160,22 @@ async fn what_operators_do_is_counted() {
         worker.settle(&step, permanent("no", "NO")).await;
     }
     let (by, reason) = ("ann".to_owned(), "a test".to_owned());
-    let skip = SkipStepRequest { task_id: failed[0].clone(), step: "a".into(), by: by.clone(), reason: reason.clone() };
+    let skip = SkipStepRequest {
+        task_id: failed[0].clone(),
+        step: "a".into(),
+        by: by.clone(),
+        reason: reason.clone(),
+    };
     bench.client.tasks.skip_step(skip).await.unwrap();
     for (id, step) in [(&failed[1], "a"), (&failed[2], "")] {
         let (task_id, step, by, reason) = (id.clone(), step.to_owned(), by.clone(), reason.clone());
-        let resolve = ResolveTaskRequest { task_id, step, by, reason, ..Default::default() };
+        let resolve = ResolveTaskRequest {
+            task_id,
+            step,
+            by,
+            reason,
+            ..Default::default()
+        };
         bench.client.tasks.resolve_task(resolve).await.unwrap();
     }
     let scrape = Scrape::of(&bench.server.url).await;
@@ -104,9 +184,18 @@ async fn what_operators_do_is_counted() {
         ("tasker_steps_resolved_total", vec![("handler", "h")], 1.0),
         ("tasker_tasks_ended_total", vec![("state", "error")], 3.0),
         ("tasker_tasks_ended_total", vec![("state", "complete")], 2.0),
-        ("tasker_tasks_ended_total", vec![("state", "resolved_manually")], 1.0),
+        (
+            "tasker_tasks_ended_total",
+            vec![("state", "resolved_manually")],
+            1.0,
+        ),
     ] {
-        assert_eq!(scrape.sum(name, &labels), Some(expected), "{name} {labels:?}\n{}", scrape.text);
+        assert_eq!(
+            scrape.sum(name, &labels),
+            Some(expected),
+            "{name} {labels:?}\n{}",
+            scrape.text
+        );
     }
 }
 

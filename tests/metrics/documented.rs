@@ -12,13 +12,19 @@ type Described = BTreeMap<String, (String, BTreeSet<String>)>;
 
 /// Name, type and labels of each line of the table.
 fn documented() -> Described {
-    let table = include_str!("../../docs/metrics.md").lines().filter_map(|line| {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let name = cells.get(1)?.strip_prefix("`tasker_")?.strip_suffix('`')?;
-        assert!(cells.len() == 7 && cells[5].ends_with('.'), "{line}");
-        let labels = cells[3].split(", ").filter(|l| !l.is_empty()).map(|l| l.trim_matches('`').to_owned()).collect();
-        Some((format!("tasker_{name}"), (cells[2].to_owned(), labels)))
-    });
+    let table = include_str!("../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let name = cells.get(1)?.strip_prefix("`tasker_")?.strip_suffix('`')?;
+            assert!(cells.len() == 7 && cells[5].ends_with('.'), "{line}");
+            let labels = cells[3]
+                .split(", ")
+                .filter(|l| !l.is_empty())
+                .map(|l| l.trim_matches('`').to_owned())
+                .collect();
+            Some((format!("tasker_{name}"), (cells[2].to_owned(), labels)))
+        });
     table.collect()
 }
 
@@ -28,7 +34,9 @@ async fn the_table_and_the_page_agree() {
     let _worker = work(&mut bench).await;
     let scrape = Scrape::of(&bench.server.url).await;
     let types = scrape.types.iter();
-    let served: Described = types.map(|(name, kind)| (name.clone(), (kind.clone(), scrape.labels(name)))).collect();
+    let served: Described = types
+        .map(|(name, kind)| (name.clone(), (kind.clone(), scrape.labels(name))))
+        .collect();
     assert_eq!(served, documented());
     // Nothing is served that has no type and no help, and every name follows the conventions.
     for sample in &scrape.samples {
@@ -39,7 +47,10 @@ async fn the_table_and_the_page_agree() {
         assert!(scrape.types.keys().any(is_of), "{sample:?}");
     }
     for (name, kind) in &scrape.types {
-        assert!(scrape.text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        assert!(
+            scrape.text.contains(&format!("# HELP {name} ")),
+            "{name} has no help"
+        );
         assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
     }
 }

@@ -46,7 +46,9 @@ impl Wrong {
         use Wrong as W;
         match self {
             W::OneAttemptLess | W::CancelledRunsOn => op::of_operators(random),
-            W::PausedForGood | W::RetriedIsNew | W::SkippedIsMissed | W::GivenIsUnseen => op::of_operators(random),
+            W::PausedForGood | W::RetriedIsNew | W::SkippedIsMissed | W::GivenIsUnseen => {
+                op::of_operators(random)
+            }
             _ => op::history(random),
         }
     }
@@ -71,11 +73,17 @@ struct Step {
 
 impl Step {
     fn is_live(&self) -> bool {
-        matches!(self.state, StepState::Ready | StepState::InProgress | StepState::WaitingForRetry)
+        matches!(
+            self.state,
+            StepState::Ready | StepState::InProgress | StepState::WaitingForRetry
+        )
     }
 
     fn is_done(&self) -> bool {
-        matches!(self.state, StepState::Complete | StepState::Skipped | StepState::ResolvedManually)
+        matches!(
+            self.state,
+            StepState::Complete | StepState::Skipped | StepState::ResolvedManually
+        )
     }
 }
 
@@ -161,7 +169,9 @@ impl Model {
             tasks: Vec::new(),
             attempts: Vec::new(),
             workers: Vec::new(),
-            templates: (0..MOVING).map(|template| ((template, 0), template)).collect(),
+            templates: (0..MOVING)
+                .map(|template| ((template, 0), template))
+                .collect(),
             keys: HashMap::new(),
             shut: [false; HANDLERS.len()],
             held: HashSet::new(),
@@ -173,7 +183,9 @@ impl Model {
     }
 
     fn workers_where(&self, is: impl Fn(&Worker) -> bool) -> Vec<usize> {
-        (0..self.workers.len()).filter(|w| is(&self.workers[*w])).collect()
+        (0..self.workers.len())
+            .filter(|w| is(&self.workers[*w]))
+            .collect()
     }
 
     fn open_workers(&self) -> Vec<usize> {
@@ -181,7 +193,9 @@ impl Model {
     }
 
     fn attempts_where(&self, is: impl Fn(&Attempt) -> bool) -> Vec<usize> {
-        (0..self.attempts.len()).filter(|a| is(&self.attempts[*a])).collect()
+        (0..self.attempts.len())
+            .filter(|a| is(&self.attempts[*a]))
+            .collect()
     }
 
     /// What the op amounts to now. The model is then where the server must be when all that is owed has come.
@@ -190,7 +204,9 @@ impl Model {
         for task in 0..self.tasks.len() {
             let paused = self.is_paused(task);
             let steps = &mut self.tasks[task].steps;
-            steps.iter_mut().for_each(|step| step.surely_ready = step.state == StepState::Ready && !paused);
+            steps
+                .iter_mut()
+                .for_each(|step| step.surely_ready = step.state == StepState::Ready && !paused);
         }
         let (words, action) = self.act(op).unwrap_or(("nothing".into(), Action::Nothing));
         if !matches!(action, Action::Nothing) {
@@ -202,7 +218,11 @@ impl Model {
     /// Priority, then age; the smallest comes first.
     fn rank(&self, task: usize, step: usize) -> (i32, usize, usize) {
         let rank = (-self.tasks[task].priority, task, step);
-        if self.wrong == Wrong::OldestLast { (rank.0, usize::MAX - task, step) } else { rank }
+        if self.wrong == Wrong::OldestLast {
+            (rank.0, usize::MAX - task, step)
+        } else {
+            rank
+        }
     }
 
     /// Something that was owed came.
@@ -232,12 +252,22 @@ impl Model {
 
     /// Steps that wait, each with a worker that could have it.
     fn claimable(&self) -> impl Iterator<Item = (usize, usize, usize)> {
-        let steps = self.tasks.iter().enumerate().flat_map(|(t, task)| (0..task.steps.len()).map(move |s| (t, s)));
+        let steps = self
+            .tasks
+            .iter()
+            .enumerate()
+            .flat_map(|(t, task)| (0..task.steps.len()).map(move |s| (t, s)));
         steps.filter_map(|(task, step)| {
             let t = &self.tasks[task];
-            let waits = matches!(t.steps[step].state, StepState::Ready | StepState::WaitingForRetry);
+            let waits = matches!(
+                t.steps[step].state,
+                StepState::Ready | StepState::WaitingForRetry
+            );
             let handler = t.shape.steps[step].handler;
-            let worker = self.workers.iter().position(|w| w.is_free() && w.serves(handler))?;
+            let worker = self
+                .workers
+                .iter()
+                .position(|w| w.is_free() && w.serves(handler))?;
             (waits && !self.shut[handler] && !self.is_paused(task)).then_some((worker, task, step))
         })
     }
@@ -249,8 +279,10 @@ impl Model {
             for (other, t) in self.tasks.iter().enumerate() {
                 for (i, s) in t.steps.iter().enumerate() {
                     let handler = t.shape.steps[i].handler;
-                    let left =
-                        s.state == StepState::Ready && s.surely_ready && !self.shut[handler] && !self.is_paused(other);
+                    let left = s.state == StepState::Ready
+                        && s.surely_ready
+                        && !self.shut[handler]
+                        && !self.is_paused(other);
                     if left && self.workers[*worker].serves(handler) && self.rank(other, i) < rank {
                         return Err(format!(
                             "worker {worker} was handed {task}/{step} while {other}/{i} was left waiting"

@@ -126,8 +126,15 @@ pub fn of_operators(random: &mut Random) -> Vec<Op> {
         0 => Op::Submit(submissions(random)),
         1 => {
             // What has failed can be mended.
-            let answer = if random.below(3) == 0 { Answer::Permanent } else { answer(random) };
-            Op::Answer { attempt: random.below(64), answer }
+            let answer = if random.below(3) == 0 {
+                Answer::Permanent
+            } else {
+                answer(random)
+            };
+            Op::Answer {
+                attempt: random.below(64),
+                answer,
+            }
         }
         _ => order(random),
     }));
@@ -137,24 +144,60 @@ pub fn of_operators(random: &mut Random) -> Vec<Op> {
 fn op(random: &mut Random) -> Op {
     match random.below(1_000) {
         0..180 => Op::Submit(submissions(random)),
-        180..450 => Op::Answer { attempt: random.below(64), answer: answer(random) },
-        450..475 => Op::Hold { template: (random.below(3) > 0).then(|| random.below(5)), held: random.below(3) == 0 },
-        475..490 => Op::Force { handler: random.below(2), open: random.below(3) == 0 },
-        490..505 => Op::Foreign { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
+        180..450 => Op::Answer {
+            attempt: random.below(64),
+            answer: answer(random),
+        },
+        450..475 => Op::Hold {
+            template: (random.below(3) > 0).then(|| random.below(5)),
+            held: random.below(3) == 0,
+        },
+        475..490 => Op::Force {
+            handler: random.below(2),
+            open: random.below(3) == 0,
+        },
+        490..505 => Op::Foreign {
+            attempt: random.below(64),
+            worker: random.below(64),
+            answer: answer(random),
+        },
         505..585 => connect(random),
         585..785 => order(random),
-        785..820 => Op::Again { attempt: random.below(64), worker: random.below(64), answer: answer(random) },
-        820..850 => Op::Twice { attempt: random.below(64), answers: [answer(random), answer(random)] },
-        850..880 => Op::Drain { worker: random.below(64) },
-        880..920 => Op::Leave { worker: random.below(64) },
-        920..960 => Op::Reconnect { worker: random.below(64), keep: random.below(16) },
-        960..995 => Op::Register { version: random.below(3), content: random.below(2) },
-        _ => Op::Crash { worker: random.below(64) },
+        785..820 => Op::Again {
+            attempt: random.below(64),
+            worker: random.below(64),
+            answer: answer(random),
+        },
+        820..850 => Op::Twice {
+            attempt: random.below(64),
+            answers: [answer(random), answer(random)],
+        },
+        850..880 => Op::Drain {
+            worker: random.below(64),
+        },
+        880..920 => Op::Leave {
+            worker: random.below(64),
+        },
+        920..960 => Op::Reconnect {
+            worker: random.below(64),
+            keep: random.below(16),
+        },
+        960..995 => Op::Register {
+            version: random.below(3),
+            content: random.below(2),
+        },
+        _ => Op::Crash {
+            worker: random.below(64),
+        },
     }
 }
 
 fn order(random: &mut Random) -> Op {
-    Op::Order { word: word(random), task: random.below(64), step: random.below(64) }
+    Op::Order {
+        word: word(random),
+        task: random.below(64),
+        step: random.below(64),
+    }
 }
 
 fn word(random: &mut Random) -> Word {
@@ -172,7 +215,10 @@ fn word(random: &mut Random) -> Word {
 }
 
 fn connect(random: &mut Random) -> Op {
-    Op::Connect { handlers: 1 + random.below(3), slots: 1 + random.below(3) }
+    Op::Connect {
+        handlers: 1 + random.below(3),
+        slots: 1 + random.below(3),
+    }
 }
 
 fn submissions(random: &mut Random) -> Vec<Submission> {
@@ -180,10 +226,18 @@ fn submissions(random: &mut Random) -> Vec<Submission> {
     let mut all: Vec<Submission> = Vec::new();
     for _ in 0..n {
         // A key used twice in one group is another matter.
-        let key = (random.below(3) == 0).then(|| random.below(3)).filter(|key| all.iter().all(|s| s.key != Some(*key)));
+        let key = (random.below(3) == 0)
+            .then(|| random.below(3))
+            .filter(|key| all.iter().all(|s| s.key != Some(*key)));
         all.push(Submission {
             template: random.below(5),
-            version: (random.below(4) == 0).then(|| if random.below(2) == 0 { 0 } else { random.below(3) }),
+            version: (random.below(4) == 0).then(|| {
+                if random.below(2) == 0 {
+                    0
+                } else {
+                    random.below(3)
+                }
+            }),
             priority: *random.pick(&[0, 0, 0, 1, -1]),
             key,
             context: random.below(2),

@@ -11,9 +11,10 @@ use std::{
 use tasker::{
     client::Client,
     proto::{
-        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse, Register, RegisterTemplateRequest,
-        ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest, Worker, step_result::Outcome,
-        work_request::Message as Says, work_response::Message as Hears,
+        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse, Register,
+        RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest,
+        Worker, step_result::Outcome, work_request::Message as Says,
+        work_response::Message as Hears,
     },
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -103,9 +104,16 @@ pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference>
     };
     let what = match timeout(STALLED, run.all(&ops)).await {
         Ok(played) => played.err()?,
-        Err(_) => format!("it stands still; {}", run.model.outstanding().unwrap_or("nothing is owed".into())),
+        Err(_) => format!(
+            "it stands still; {}",
+            run.model.outstanding().unwrap_or("nothing is owed".into())
+        ),
     };
-    Some(Difference { what, log: std::mem::take(&mut run.model.log), overtaken: run.overtaken })
+    Some(Difference {
+        what,
+        log: std::mem::take(&mut run.model.log),
+        overtaken: run.overtaken,
+    })
 }
 
 impl Run {
@@ -114,7 +122,9 @@ impl Run {
         let named = (0..MOVING).filter(|template| ops.iter().any(|op| op.names(*template)));
         for shape in named.map(|template| &SHAPES[template]) {
             let yaml = shape.yaml(&self.namespace, VERSIONS[0]);
-            self.register(yaml).await.map_err(|code| format!("a template was refused: {code:?}"))?;
+            self.register(yaml)
+                .await
+                .map_err(|code| format!("a template was refused: {code:?}"))?;
         }
         for op in ops {
             let action = self.model.begin(op);
@@ -138,27 +148,52 @@ impl Run {
         if expected == got {
             return Ok(());
         }
-        Err(format!("how task {task} looks:\n  expected {expected:?}\n  got      {got:?}"))
+        Err(format!(
+            "how task {task} looks:\n  expected {expected:?}\n  got      {got:?}"
+        ))
     }
 
     async fn act(&mut self, action: Action) -> Result<(), String> {
         match action {
             Action::Nothing => {}
-            Action::Register { version, content, expected } => {
+            Action::Register {
+                version,
+                content,
+                expected,
+            } => {
                 let yaml = SHAPES[content].yaml(&self.namespace, VERSIONS[version]);
                 answered(&expected, &self.register(yaml).await)?;
             }
-            Action::Submit { submissions, expected } => self.submit(&submissions, &expected).await?,
-            Action::Order { task, order, expected } => self.order(task, order, expected).await?,
-            Action::Hold { name, held, expected } => self.hold(name, held, expected).await?,
-            Action::Connect { handlers, slots, previous, kept } => {
+            Action::Submit {
+                submissions,
+                expected,
+            } => self.submit(&submissions, &expected).await?,
+            Action::Order {
+                task,
+                order,
+                expected,
+            } => self.order(task, order, expected).await?,
+            Action::Hold {
+                name,
+                held,
+                expected,
+            } => self.hold(name, held, expected).await?,
+            Action::Connect {
+                handlers,
+                slots,
+                previous,
+                kept,
+            } => {
                 self.connect(handlers, slots, previous, kept).await?;
                 self.ended().await?;
             }
             Action::Results { worker, results } => {
                 for (attempt, answer) in results {
                     let lease_token = self.leases[attempt].clone();
-                    let result = StepResult { lease_token, outcome: Some(outcome(answer)) };
+                    let result = StepResult {
+                        lease_token,
+                        outcome: Some(outcome(answer)),
+                    };
                     self.say(worker, Say::Message(Says::Result(result)));
                 }
             }
@@ -172,7 +207,10 @@ impl Run {
             Action::Crash { worker } => {
                 let worker_id = self.wires[worker].take().unwrap().worker_id.clone();
                 // Until the server notices, it may hand the dead worker a step.
-                self.until("the worker is not given up", |w| w.iter().all(|w| w.worker_id != worker_id)).await?;
+                self.until("the worker is not given up", |w| {
+                    w.iter().all(|w| w.worker_id != worker_id)
+                })
+                .await?;
                 self.ended().await?;
             }
         }
@@ -180,9 +218,17 @@ impl Run {
     }
 
     async fn register(&mut self, yaml: String) -> Result<bool, Code> {
-        let answer =
-            self.client.templates.register_template(RegisterTemplateRequest { yaml, deny_warnings: false }).await;
-        answer.map(|response| response.into_inner().created).map_err(|status| status.code())
+        let answer = self
+            .client
+            .templates
+            .register_template(RegisterTemplateRequest {
+                yaml,
+                deny_warnings: false,
+            })
+            .await;
+        answer
+            .map(|response| response.into_inner().created)
+            .map_err(|status| status.code())
     }
 
     async fn submit(
@@ -190,11 +236,22 @@ impl Run {
         submissions: &[Submission],
         expected: &Result<Vec<(usize, bool)>, Code>,
     ) -> Result<(), String> {
-        let mut tasks: Vec<SubmitTaskRequest> = submissions.iter().map(|s| request(&self.namespace, s)).collect();
+        let mut tasks: Vec<SubmitTaskRequest> = submissions
+            .iter()
+            .map(|s| request(&self.namespace, s))
+            .collect();
         let answer: Result<_, Status> = if tasks.len() == 1 {
-            self.client.tasks.submit_task(tasks.remove(0)).await.map(|r| vec![r.into_inner()])
+            self.client
+                .tasks
+                .submit_task(tasks.remove(0))
+                .await
+                .map(|r| vec![r.into_inner()])
         } else {
-            self.client.tasks.submit_tasks(SubmitTasksRequest { tasks }).await.map(|r| r.into_inner().tasks)
+            self.client
+                .tasks
+                .submit_tasks(SubmitTasksRequest { tasks })
+                .await
+                .map(|r| r.into_inner().tasks)
         };
         let answer = answer.map_err(|status| status.code()).map(|all| {
             let position = |(id, created): (String, bool)| {
@@ -205,7 +262,10 @@ impl Run {
                 });
                 (position, created)
             };
-            all.into_iter().map(|task| (task.task_id, task.created)).map(position).collect()
+            all.into_iter()
+                .map(|task| (task.task_id, task.created))
+                .map(position)
+                .collect()
         });
         answered(expected, &answer)
     }
@@ -217,32 +277,54 @@ impl Run {
         previous: Option<usize>,
         kept: Vec<usize>,
     ) -> Result<(), String> {
-        let names: Vec<&str> = (0..HANDLERS.len()).filter(|h| handlers & (1 << h) != 0).map(|h| HANDLERS[h]).collect();
+        let names: Vec<&str> = (0..HANDLERS.len())
+            .filter(|h| handlers & (1 << h) != 0)
+            .map(|h| HANDLERS[h])
+            .collect();
         let previous = previous.and_then(|previous| self.wires[previous].take());
-        let held: HashSet<String> = kept.iter().map(|attempt| self.leases[*attempt].clone()).collect();
+        let held: HashSet<String> = kept
+            .iter()
+            .map(|attempt| self.leases[*attempt].clone())
+            .collect();
         let worker = self.wires.len();
         let register = Register {
             name: format!("worker {worker}"),
             namespaces: vec![self.namespace.clone()],
-            previous_worker_id: previous.as_ref().map(|wire| wire.worker_id.clone()).unwrap_or_default(),
+            previous_worker_id: previous
+                .as_ref()
+                .map(|wire| wire.worker_id.clone())
+                .unwrap_or_default(),
             held_leases: held.iter().cloned().collect(),
             ..registration(&names, i32::try_from(slots).unwrap())
         };
         drop(previous);
-        let raw = RawWorker::open(&self.url, register).await.map_err(|status| format!("no stream: {status:?}"))?;
+        let raw = RawWorker::open(&self.url, register)
+            .await
+            .map_err(|status| format!("no stream: {status:?}"))?;
         let worker_id = raw.registered.worker_id.clone();
         let still: HashSet<String> = raw.registered.kept_leases.iter().cloned().collect();
         let (says, queue) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(raw, worker, queue, self.hear.clone()));
-        self.wires.push(Some(Wire { says, reader, worker_id }));
-        if still == held { Ok(()) } else { Err(format!("kept leases: expected {held:?}, got {still:?}")) }
+        self.wires.push(Some(Wire {
+            says,
+            reader,
+            worker_id,
+        }));
+        if still == held {
+            Ok(())
+        } else {
+            Err(format!("kept leases: expected {held:?}, got {still:?}"))
+        }
     }
 
     /// There is no answer to a drain, but operators see it once the server has taken it.
     async fn drain(&mut self, worker: usize) -> Result<(), String> {
         self.say(worker, Say::Message(Says::Drain(Drain {})));
         let worker_id = self.wires[worker].as_ref().unwrap().worker_id.clone();
-        self.until("the worker does not drain", |w| w.iter().any(|w| w.worker_id == worker_id && w.draining)).await
+        self.until("the worker does not drain", |w| {
+            w.iter().any(|w| w.worker_id == worker_id && w.draining)
+        })
+        .await
     }
 
     /// Waits until the list of workers is as it should be.
@@ -250,7 +332,15 @@ impl Run {
         let started = Instant::now();
         loop {
             let list = tasker::proto::ListWorkersRequest::default();
-            if is(&self.client.workers.list_workers(list).await.unwrap().into_inner().workers) {
+            if is(&self
+                .client
+                .workers
+                .list_workers(list)
+                .await
+                .unwrap()
+                .into_inner()
+                .workers)
+            {
                 return Ok(());
             }
             if started.elapsed() > PATIENCE {
@@ -265,8 +355,15 @@ impl Run {
     }
 
     async fn get(&mut self, task: usize) -> GetTaskResponse {
-        let request = GetTaskRequest { task_id: self.tasks[task].clone() };
-        self.client.tasks.get_task(request).await.unwrap().into_inner()
+        let request = GetTaskRequest {
+            task_id: self.tasks[task].clone(),
+        };
+        self.client
+            .tasks
+            .get_task(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Waits for the ends of attempts that nobody is told of.
@@ -294,7 +391,11 @@ impl Run {
         let started = Instant::now();
         loop {
             let outstanding = self.model.outstanding();
-            let wait = if outstanding.is_some() { PATIENCE.saturating_sub(started.elapsed()) } else { silence };
+            let wait = if outstanding.is_some() {
+                PATIENCE.saturating_sub(started.elapsed())
+            } else {
+                silence
+            };
             match (timeout(wait, self.heard.recv()).await, outstanding) {
                 (Ok(heard), _) => self.take(heard.unwrap())?,
                 (Err(_), None) => {
@@ -312,28 +413,50 @@ impl Run {
             return Ok(());
         }
         let known = |token: &str| {
-            self.attempts.get(token).copied().ok_or_else(|| format!("worker {worker} heard of an unknown lease"))
+            self.attempts
+                .get(token)
+                .copied()
+                .ok_or_else(|| format!("worker {worker} heard of an unknown lease"))
         };
         match message {
             Some(Hears::Assignment(a)) => {
-                let unknown = || format!("worker {worker} was handed a task that nobody submitted: {a:?}");
-                let task = self.tasks.iter().position(|id| *id == a.task_id).ok_or_else(unknown)?;
-                let attempt = self.model.assigned(worker, task, &a.step_name, &AssignmentView::of(&a))?;
+                let unknown =
+                    || format!("worker {worker} was handed a task that nobody submitted: {a:?}");
+                let task = self
+                    .tasks
+                    .iter()
+                    .position(|id| *id == a.task_id)
+                    .ok_or_else(unknown)?;
+                let attempt =
+                    self.model
+                        .assigned(worker, task, &a.step_name, &AssignmentView::of(&a))?;
                 assert_eq!(attempt, self.leases.len());
                 self.leases.push(a.lease_token.clone());
                 match self.attempts.insert(a.lease_token, attempt) {
-                    Some(twice) => Err(format!("{} has the lease of another", self.model.attempt_name(twice))),
+                    Some(twice) => Err(format!(
+                        "{} has the lease of another",
+                        self.model.attempt_name(twice)
+                    )),
                     None => Ok(()),
                 }
             }
             Some(Hears::Ack(ack)) => {
-                let (attempt, accepted) = (known(&ack.lease_token)?, ack.status() == ResultStatus::Accepted);
-                self.model.came(Owed::Ack { worker, attempt, accepted })
+                let (attempt, accepted) = (
+                    known(&ack.lease_token)?,
+                    ack.status() == ResultStatus::Accepted,
+                );
+                self.model.came(Owed::Ack {
+                    worker,
+                    attempt,
+                    accepted,
+                })
             }
             Some(Hears::Cancel(cancel)) => {
                 let attempt = known(&cancel.lease_token)?;
                 match cancel.reason() {
-                    CancelReason::TaskCancelled => self.model.came(Owed::Cancel { worker, attempt }),
+                    CancelReason::TaskCancelled => {
+                        self.model.came(Owed::Cancel { worker, attempt })
+                    }
                     CancelReason::LeaseLost => self.model.came(Owed::Lost { worker, attempt }),
                     _ => Err(format!("worker {worker} is told to stop: {cancel:?}")),
                 }
@@ -372,7 +495,11 @@ async fn read(
 }
 
 fn answered<T: std::fmt::Debug + PartialEq>(expected: &T, got: &T) -> Result<(), String> {
-    if expected == got { Ok(()) } else { Err(format!("expected the answer {expected:?}, got {got:?}")) }
+    if expected == got {
+        Ok(())
+    } else {
+        Err(format!("expected the answer {expected:?}, got {got:?}"))
+    }
 }
 
 fn request(namespace: &str, s: &Submission) -> SubmitTaskRequest {
@@ -392,7 +519,10 @@ fn outcome(answer: Answer) -> Outcome {
         Answer::Success(n) => success(&model::result(n)),
         Answer::Retryable => match retryable("busy", None) {
             Outcome::RetryableError(error) => {
-                Outcome::RetryableError(tasker::proto::RetryableError { error_code: "BUSY".into(), ..error })
+                Outcome::RetryableError(tasker::proto::RetryableError {
+                    error_code: "BUSY".into(),
+                    ..error
+                })
             }
             other => other,
         },

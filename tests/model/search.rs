@@ -46,14 +46,22 @@ async fn search(
         while playing.len() < at_once && started.elapsed() < time {
             let (url, number, ops) = (url.to_owned(), drawn, wrong.history(random));
             drawn += 1;
-            playing.spawn(async move { (number, ops.clone(), play_for_sure(url, ops, wrong).await) });
+            playing
+                .spawn(async move { (number, ops.clone(), play_for_sure(url, ops, wrong).await) });
         }
         match playing.join_next().await {
             None => return (drawn, None),
             Some(played) => {
                 let (number, ops, difference) = played.unwrap();
                 if let Some(difference) = difference {
-                    return (drawn, Some(Found { number, ops, difference }));
+                    return (
+                        drawn,
+                        Some(Found {
+                            number,
+                            ops,
+                            difference,
+                        }),
+                    );
                 }
             }
         }
@@ -84,7 +92,11 @@ struct Found {
 
 /// The smallest history that differs, in words.
 async fn report(url: &str, found: Found) -> String {
-    let Found { number, ops, difference } = found;
+    let Found {
+        number,
+        ops,
+        difference,
+    } = found;
     let mut text = format!("history {number}, {} ops: {}\n", ops.len(), difference.what);
     let again = |ops| play(url.to_owned(), ops, Wrong::Nothing);
     let (ops, difference) = match again(ops.clone()).await {
@@ -95,7 +107,10 @@ async fn report(url: &str, found: Found) -> String {
         }
     };
     writeln!(text, "\nThe least that differs:").unwrap();
-    difference.log.iter().for_each(|line| writeln!(text, "  {line}").unwrap());
+    difference
+        .log
+        .iter()
+        .for_each(|line| writeln!(text, "  {line}").unwrap());
     writeln!(text, "{}\n\n{ops:?}", difference.what).unwrap();
     text
 }
@@ -103,10 +118,17 @@ async fn report(url: &str, found: Found) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_does_what_the_model_says() {
     let mut random = Random::seeded("model");
-    let seconds = std::env::var("MODEL_SECONDS").map_or(SECONDS, |text| text.parse().expect("a number"));
+    let seconds =
+        std::env::var("MODEL_SECONDS").map_or(SECONDS, |text| text.parse().expect("a number"));
     let bench = bench().await;
-    let (played, found) =
-        search(&bench.server.url, &mut random, Wrong::Nothing, AT_ONCE, Duration::from_secs(seconds)).await;
+    let (played, found) = search(
+        &bench.server.url,
+        &mut random,
+        Wrong::Nothing,
+        AT_ONCE,
+        Duration::from_secs(seconds),
+    )
+    .await;
     if let Some(found) = found {
         panic!("{}", report(&bench.server.url, found).await);
     }
@@ -118,7 +140,10 @@ async fn the_server_does_what_the_model_says() {
 /// circuits that open only where one does.
 async fn bench() -> Bench {
     let db = TestDb::new().await;
-    let config = ServerConfig { lease: Duration::from_secs(6), ..Default::default() };
+    let config = ServerConfig {
+        lease: Duration::from_secs(6),
+        ..Default::default()
+    };
     let server = TestServer::start_with(&db, config).await;
     let client = server.client().await;
     let mut bench = Bench { db, server, client };
@@ -133,8 +158,16 @@ async fn found_out(url: &str, wrong: Wrong) {
     let found = found.unwrap_or_else(|| panic!("{wrong:?} was not found out"));
     let again = |ops| play(url.to_owned(), ops, wrong);
     let (ops, difference) = shrink(found.ops, found.difference, SHRINKING, again).await;
-    eprintln!("{wrong:?}: {}\n  {}", difference.what, difference.log.join("\n  "));
-    assert!(ops.len() <= HANDFUL, "{wrong:?}: {} ops: {ops:?}", ops.len());
+    eprintln!(
+        "{wrong:?}: {}\n  {}",
+        difference.what,
+        difference.log.join("\n  ")
+    );
+    assert!(
+        ops.len() <= HANDFUL,
+        "{wrong:?}: {} ops: {ops:?}",
+        ops.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,17 +22,42 @@ pub const BY_AGE: [usize; 3] = [0, 2, 1];
 /// The template that has versions; the others have the first one alone.
 pub const MOVING: usize = 4;
 
-const fn step(name: &'static str, handler: usize, parents: &'static [usize], limit: usize) -> StepShape {
-    StepShape { name, handler, parents, limit }
+const fn step(
+    name: &'static str,
+    handler: usize,
+    parents: &'static [usize],
+    limit: usize,
+) -> StepShape {
+    StepShape {
+        name,
+        handler,
+        parents,
+        limit,
+    }
 }
 
 /// Those that are there from the start, then the contents that a version of `moving` may have.
 pub const SHAPES: [Shape; 6] = [
-    Shape { name: "one", steps: &[step("a", 0, &[], 2)] },
-    Shape { name: "chain", steps: &[step("a", 0, &[], 1), step("b", 1, &[0], 3), step("c", 0, &[1], 2)] },
+    Shape {
+        name: "one",
+        steps: &[step("a", 0, &[], 2)],
+    },
+    Shape {
+        name: "chain",
+        steps: &[
+            step("a", 0, &[], 1),
+            step("b", 1, &[0], 3),
+            step("c", 0, &[1], 2),
+        ],
+    },
     Shape {
         name: "diamond",
-        steps: &[step("a", 0, &[], 2), step("b", 0, &[0], 1), step("c", 1, &[0], 2), step("d", 0, &[1, 2], 3)],
+        steps: &[
+            step("a", 0, &[], 2),
+            step("b", 0, &[0], 1),
+            step("c", 1, &[0], 2),
+            step("d", 0, &[1, 2], 3),
+        ],
     },
     Shape {
         name: "roots",
@@ -44,14 +69,22 @@ pub const SHAPES: [Shape; 6] = [
             step("e", 1, &[2, 3], 2),
         ],
     },
-    Shape { name: "moving", steps: &[step("a", 0, &[], 2)] },
-    Shape { name: "moving", steps: &[step("a", 0, &[], 2), step("b", 1, &[0], 1)] },
+    Shape {
+        name: "moving",
+        steps: &[step("a", 0, &[], 2)],
+    },
+    Shape {
+        name: "moving",
+        steps: &[step("a", 0, &[], 2), step("b", 1, &[0], 1)],
+    },
 ];
 
 impl Shape {
     pub fn yaml(&self, namespace: &str, version: &str) -> String {
-        let mut yaml =
-            format!("task_name: {}\nnamespace: {namespace}\nversion: {version}\nstep_templates:\n", self.name);
+        let mut yaml = format!(
+            "task_name: {}\nnamespace: {namespace}\nversion: {version}\nstep_templates:\n",
+            self.name
+        );
         for step in self.steps {
             let parents: Vec<&str> = step.parents.iter().map(|p| self.steps[*p].name).collect();
             let limit = match step.limit {

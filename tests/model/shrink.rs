@@ -22,7 +22,9 @@ pub async fn shrink<T: Clone, D, F: Future<Output = Option<D>>>(
             if Instant::now() >= end {
                 return (ops, how);
             }
-            let Ok(failed) = timeout_at(end, fails(less.clone())).await else { return (ops, how) };
+            let Ok(failed) = timeout_at(end, fails(less.clone())).await else {
+                return (ops, how);
+            };
             if let Some(difference) = failed {
                 (ops, how, smaller) = (less, difference, true);
             }
@@ -41,7 +43,10 @@ async fn what_does_not_matter_is_dropped() {
     // Fails if 3 comes before 17 and there is a 40.
     let fails = |ops: Vec<u32>| async move {
         let at = |n| ops.iter().position(|op| *op == n);
-        at(3).zip(at(17)).is_some_and(|(a, b)| a < b && at(40).is_some()).then_some(ops.len())
+        at(3)
+            .zip(at(17))
+            .is_some_and(|(a, b)| a < b && at(40).is_some())
+            .then_some(ops.len())
     };
     let all: Vec<u32> = (0..60).collect();
     let (ops, how) = shrink(all.clone(), 60, Duration::from_secs(10), fails).await;

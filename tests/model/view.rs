@@ -54,7 +54,11 @@ fn size(n: i32) -> usize {
 impl TaskView {
     pub fn of(response: &GetTaskResponse) -> Self {
         let task = response.task.as_ref().unwrap();
-        let code = task.error.as_ref().map(|e| e.error_code.clone()).unwrap_or_default();
+        let code = task
+            .error
+            .as_ref()
+            .map(|e| e.error_code.clone())
+            .unwrap_or_default();
         Self {
             state: task.state(),
             template: format!("{} {}", task.task_name, task.version),
@@ -81,7 +85,11 @@ impl StepView {
             charged: size(step.charged_attempts),
             limit: size(step.retry_limit),
             result: step.result_json.clone(),
-            code: step.error.as_ref().map(|e| e.error_code.clone()).unwrap_or_default(),
+            code: step
+                .error
+                .as_ref()
+                .map(|e| e.error_code.clone())
+                .unwrap_or_default(),
             attempts: step.attempts.iter().map(attempt).collect(),
         }
     }

@@ -12,12 +12,16 @@ use crate::support::{
     worker::{RawWorker, permanent},
 };
 
-const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
+const ONE: &str =
+    "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
 /// Of this namespace.
 fn order(order: BulkOrder) -> OrderTasksRequest {
     OrderTasksRequest {
-        filter: Some(TaskFilter { namespace: "t".into(), ..TaskFilter::default() }),
+        filter: Some(TaskFilter {
+            namespace: "t".into(),
+            ..TaskFilter::default()
+        }),
         order: order.into(),
         by: "ann".into(),
         reason: "a test".into(),
@@ -26,7 +30,10 @@ fn order(order: BulkOrder) -> OrderTasksRequest {
 }
 
 /// The account at the end.
-async fn tell(client: &mut Client, request: OrderTasksRequest) -> Result<OrderTasksResponse, Status> {
+async fn tell(
+    client: &mut Client,
+    request: OrderTasksRequest,
+) -> Result<OrderTasksResponse, Status> {
     let mut stream = client.tasks.order_tasks(request).await?.into_inner();
     let mut last = OrderTasksResponse::default();
     while let Some(news) = stream.message().await? {
@@ -43,7 +50,14 @@ async fn told(client: &mut Client, request: OrderTasksRequest) -> OrderTasksResp
 /// How many tasks there are in this state.
 async fn count(bench: &Bench, state: &str) -> i64 {
     let sql = "SELECT count(*) FROM tasks WHERE state::text = $1";
-    bench.db.connect().await.query_one(sql, &[&state]).await.unwrap().get(0)
+    bench
+        .db
+        .connect()
+        .await
+        .query_one(sql, &[&state])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test]
@@ -65,28 +79,108 @@ async fn an_order_is_for_those_that_fit_and_no_others() {
     submit("t/one", "1.0.0", "c1").await;
     submit("t/one", "2.0.0", "c2").await;
     submit("t/other", "1.0.0", "c3").await;
-    let middle = prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 };
+    let middle = prost_types::Timestamp {
+        seconds: 4_000_000_000,
+        nanos: 0,
+    };
     let none = TaskFilter::default;
     let filters = [
-        (TaskFilter { namespace: "t".into(), ..none() }, 3),
-        (TaskFilter { namespace: "none".into(), ..none() }, 0),
-        (TaskFilter { task_name: "one".into(), ..none() }, 2),
-        (TaskFilter { task_name: "one".into(), version: "2.0.0".into(), ..none() }, 1),
-        (TaskFilter { version: "1.0.0".into(), ..none() }, 2),
-        (TaskFilter { correlation_id: "c3".into(), ..none() }, 1),
-        (TaskFilter { submitted_after: Some(middle), ..none() }, 0),
-        (TaskFilter { submitted_before: Some(middle), ..none() }, 3),
+        (
+            TaskFilter {
+                namespace: "t".into(),
+                ..none()
+            },
+            3,
+        ),
+        (
+            TaskFilter {
+                namespace: "none".into(),
+                ..none()
+            },
+            0,
+        ),
+        (
+            TaskFilter {
+                task_name: "one".into(),
+                ..none()
+            },
+            2,
+        ),
+        (
+            TaskFilter {
+                task_name: "one".into(),
+                version: "2.0.0".into(),
+                ..none()
+            },
+            1,
+        ),
+        (
+            TaskFilter {
+                version: "1.0.0".into(),
+                ..none()
+            },
+            2,
+        ),
+        (
+            TaskFilter {
+                correlation_id: "c3".into(),
+                ..none()
+            },
+            1,
+        ),
+        (
+            TaskFilter {
+                submitted_after: Some(middle),
+                ..none()
+            },
+            0,
+        ),
+        (
+            TaskFilter {
+                submitted_before: Some(middle),
+                ..none()
+            },
+            3,
+        ),
     ];
     for (filter, expected) in filters {
-        let request = OrderTasksRequest { filter: Some(filter.clone()), dry_run: true, ..order(BulkOrder::Pause) };
-        assert_eq!(told(&mut bench.client, request).await.total, expected, "{filter:?}");
+        let request = OrderTasksRequest {
+            filter: Some(filter.clone()),
+            dry_run: true,
+            ..order(BulkOrder::Pause)
+        };
+        assert_eq!(
+            told(&mut bench.client, request).await.total,
+            expected,
+            "{filter:?}"
+        );
     }
-    let fits = |filter| OrderTasksRequest { filter: Some(filter), ..order(BulkOrder::Pause) };
-    let paused = told(&mut bench.client, fits(TaskFilter { task_name: "one".into(), ..none() })).await;
+    let fits = |filter| OrderTasksRequest {
+        filter: Some(filter),
+        ..order(BulkOrder::Pause)
+    };
+    let paused = told(
+        &mut bench.client,
+        fits(TaskFilter {
+            task_name: "one".into(),
+            ..none()
+        }),
+    )
+    .await;
     assert_eq!((paused.total, paused.followed, paused.refused), (2, 2, 0));
     // Paused ones are resumed, the others are not asked; then all are cancelled.
-    assert_eq!(told(&mut bench.client, order(BulkOrder::Resume)).await.followed, 2);
-    assert_eq!(told(&mut bench.client, order(BulkOrder::Cancel)).await.followed, 3);
+    assert_eq!(
+        told(&mut bench.client, order(BulkOrder::Resume))
+            .await
+            .followed,
+        2
+    );
+    assert_eq!(
+        told(&mut bench.client, order(BulkOrder::Cancel))
+            .await
+            .followed,
+        3
+    );
     assert_eq!(count(&bench, "cancelled").await, 3);
     invariants(&bench.db.connect().await).await;
 }
@@ -106,11 +200,18 @@ async fn failures_are_found_by_code_and_time_and_settled() {
     for _ in 0..3 {
         bench.submit("t/brief", "{}").await;
     }
-    eventually("all fail", || async { (count(&bench, "error").await == 5).then_some(()) }).await;
+    eventually("all fail", || async {
+        (count(&bench, "error").await == 5).then_some(())
+    })
+    .await;
     let mut client = bench.client.clone();
     let of = |error_code: &str, failed_after: Option<i64>| {
         let failed_after = failed_after.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
-        Some(TaskFilter { error_code: error_code.into(), failed_after, ..TaskFilter::default() })
+        Some(TaskFilter {
+            error_code: error_code.into(),
+            failed_after,
+            ..TaskFilter::default()
+        })
     };
     for (filter, expected) in [
         (of("DOWN", None), 2),
@@ -119,17 +220,40 @@ async fn failures_are_found_by_code_and_time_and_settled() {
         (of("DOWN", Some(4_000_000_000)), 0),
         (of("", Some(1)), 5),
     ] {
-        let request = OrderTasksRequest { filter: filter.clone(), dry_run: true, ..order(BulkOrder::Retry) };
-        assert_eq!(told(&mut client, request).await.total, expected, "{filter:?}");
+        let request = OrderTasksRequest {
+            filter: filter.clone(),
+            dry_run: true,
+            ..order(BulkOrder::Retry)
+        };
+        assert_eq!(
+            told(&mut client, request).await.total,
+            expected,
+            "{filter:?}"
+        );
     }
     // Those whose deadline passed refuse to be retried, and say why; they can be settled.
-    let last =
-        told(&mut client, OrderTasksRequest { filter: of("DEADLINE_EXCEEDED", None), ..order(BulkOrder::Retry) }).await;
+    let last = told(
+        &mut client,
+        OrderTasksRequest {
+            filter: of("DEADLINE_EXCEEDED", None),
+            ..order(BulkOrder::Retry)
+        },
+    )
+    .await;
     assert_eq!((last.followed, last.refused), (0, 3));
-    assert!(last.last_refusal.contains("its deadline has passed"), "{}", last.last_refusal);
-    let last =
-        told(&mut client, OrderTasksRequest { filter: of("DEADLINE_EXCEEDED", None), ..order(BulkOrder::Resolve) })
-            .await;
+    assert!(
+        last.last_refusal.contains("its deadline has passed"),
+        "{}",
+        last.last_refusal
+    );
+    let last = told(
+        &mut client,
+        OrderTasksRequest {
+            filter: of("DEADLINE_EXCEEDED", None),
+            ..order(BulkOrder::Resolve)
+        },
+    )
+    .await;
     assert_eq!((last.followed, last.refused), (3, 0));
     assert_eq!(count(&bench, "resolved_manually").await, 3);
     invariants(&bench.db.connect().await).await;
@@ -140,14 +264,56 @@ async fn an_order_to_nobody_in_particular_by_nobody_or_of_nothing_is_refused() {
     let mut bench = Bench::with(ONE).await;
     let good = order(BulkOrder::Retry);
     for (wrong, field) in [
-        (OrderTasksRequest { filter: None, ..good.clone() }, "filter"),
-        (OrderTasksRequest { filter: Some(TaskFilter::default()), ..good.clone() }, "filter"),
-        (OrderTasksRequest { order: 0, ..good.clone() }, "order"),
-        (OrderTasksRequest { order: 99, ..good.clone() }, "order"),
-        (OrderTasksRequest { by: String::new(), ..good.clone() }, "by"),
-        (OrderTasksRequest { reason: "r".repeat(1_025), ..good.clone() }, "reason"),
         (
-            OrderTasksRequest { filter: Some(TaskFilter { version: "x".into(), ..TaskFilter::default() }), ..good },
+            OrderTasksRequest {
+                filter: None,
+                ..good.clone()
+            },
+            "filter",
+        ),
+        (
+            OrderTasksRequest {
+                filter: Some(TaskFilter::default()),
+                ..good.clone()
+            },
+            "filter",
+        ),
+        (
+            OrderTasksRequest {
+                order: 0,
+                ..good.clone()
+            },
+            "order",
+        ),
+        (
+            OrderTasksRequest {
+                order: 99,
+                ..good.clone()
+            },
+            "order",
+        ),
+        (
+            OrderTasksRequest {
+                by: String::new(),
+                ..good.clone()
+            },
+            "by",
+        ),
+        (
+            OrderTasksRequest {
+                reason: "r".repeat(1_025),
+                ..good.clone()
+            },
+            "reason",
+        ),
+        (
+            OrderTasksRequest {
+                filter: Some(TaskFilter {
+                    version: "x".into(),
+                    ..TaskFilter::default()
+                }),
+                ..good
+            },
             "version",
         ),
     ] {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use tasker::proto::{AttemptOutcome, CancelReason, GetTaskResponse, ResultStatus, StepState, TaskState};
+use tasker::proto::{
+    AttemptOutcome, CancelReason, GetTaskResponse, ResultStatus, StepState, TaskState,
+};
 
 use crate::{
     support::{
@@ -14,7 +16,9 @@ use crate::{
 };
 
 fn template(seconds: f64, steps: &str) -> String {
-    format!("{{task_name: brief, namespace: t, version: 1.0.0, timeout_seconds: {seconds}, {steps}}}")
+    format!(
+        "{{task_name: brief, namespace: t, version: 1.0.0, timeout_seconds: {seconds}, {steps}}}"
+    )
 }
 
 const CHAIN: &str = "step_templates: [{name: a, handler_class: h, backoff: {base_seconds: 60}},
@@ -24,10 +28,16 @@ fn expired(task: &GetTaskResponse) {
     assert_eq!(state(task), TaskState::Error);
     let whole = task.task.as_ref().unwrap();
     assert_eq!(
-        (whole.failed_step.as_str(), whole.error.as_ref().unwrap().error_code.as_str()),
+        (
+            whole.failed_step.as_str(),
+            whole.error.as_ref().unwrap().error_code.as_str()
+        ),
         ("", "DEADLINE_EXCEEDED")
     );
-    assert_eq!(whole.error.as_ref().unwrap().message, "the task's deadline passed before its last step was done");
+    assert_eq!(
+        whole.error.as_ref().unwrap().message,
+        "the task's deadline passed before its last step was done"
+    );
     let (ended, expires) = (whole.ended_at.unwrap(), whole.expires_at.unwrap());
     assert!(SystemTime::try_from(ended).unwrap() >= SystemTime::try_from(expires).unwrap());
 }
@@ -39,15 +49,30 @@ async fn a_running_step_is_told_its_late_result_is_stale_and_nothing_new_starts(
     let id = bench.submit("t/brief", "{}").await;
     let a = worker.assignment().await;
     let running = bench.get(&id).await;
-    let (own, whole) = (step(&running, "a").deadline_at.unwrap(), running.task.as_ref().unwrap().expires_at.unwrap());
-    assert_eq!(own, whole, "a step's deadline is never later than its task's");
-    assert!(Duration::try_from(a.timeout.unwrap()).unwrap() <= Duration::from_secs(1), "and its handler knows");
+    let (own, whole) = (
+        step(&running, "a").deadline_at.unwrap(),
+        running.task.as_ref().unwrap().expires_at.unwrap(),
+    );
+    assert_eq!(
+        own, whole,
+        "a step's deadline is never later than its task's"
+    );
+    assert!(
+        Duration::try_from(a.timeout.unwrap()).unwrap() <= Duration::from_secs(1),
+        "and its handler knows"
+    );
     let told = worker.cancelled().await;
-    assert_eq!((told.lease_token.as_str(), told.reason()), (a.lease_token.as_str(), CancelReason::TimedOut));
+    assert_eq!(
+        (told.lease_token.as_str(), told.reason()),
+        (a.lease_token.as_str(), CancelReason::TimedOut)
+    );
     let task = bench.finished(&id).await;
     expired(&task);
     assert_eq!(step(&task, "a").state(), StepState::Cancelled);
-    assert_eq!(step(&task, "a").attempts[0].outcome(), AttemptOutcome::Cancelled);
+    assert_eq!(
+        step(&task, "a").attempts[0].outcome(),
+        AttemptOutcome::Cancelled
+    );
     assert_eq!(step(&task, "b").state(), StepState::Cancelled);
     let before = rows(&bench, &id).await;
     assert_eq!(worker.settle(&a, success("1")).await, ResultStatus::Stale);
@@ -76,7 +101,10 @@ async fn a_step_that_waits_for_a_worker_a_retry_or_a_resume_does_not_outlive_its
     assert_eq!(step(&task, "a").attempts.len(), 1);
     let db = bench.db.connect().await;
     eventually("no deadline is left over", || async {
-        let left = db.query_one("SELECT count(*) FROM task_deadlines", &[]).await.unwrap();
+        let left = db
+            .query_one("SELECT count(*) FROM task_deadlines", &[])
+            .await
+            .unwrap();
         (left.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
@@ -98,10 +126,19 @@ async fn a_task_that_ends_in_time_has_no_deadline_any_more() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(state(&bench.get(&complete).await), TaskState::Complete);
     let task = bench.get(&failed).await;
-    assert_eq!((state(&task), task.task.unwrap().error.unwrap().error_code.as_str()), (TaskState::Error, "NO"));
+    assert_eq!(
+        (
+            state(&task),
+            task.task.unwrap().error.unwrap().error_code.as_str()
+        ),
+        (TaskState::Error, "NO")
+    );
     let db = bench.db.connect().await;
     eventually("no deadline is left over", || async {
-        let left = db.query_one("SELECT count(*) FROM task_deadlines", &[]).await.unwrap();
+        let left = db
+            .query_one("SELECT count(*) FROM task_deadlines", &[])
+            .await
+            .unwrap();
         (left.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
@@ -112,18 +149,33 @@ async fn a_task_that_ends_in_time_has_no_deadline_any_more() {
 async fn a_failed_task_that_is_retried_after_its_deadline_is_refused_or_ends_by_it() {
     let mut bench = Bench::with(&template(1.5, CHAIN)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
-    let (in_time, too_late) = (bench.submit("t/brief", "{}").await, bench.submit("t/brief", "{}").await);
+    let (in_time, too_late) = (
+        bench.submit("t/brief", "{}").await,
+        bench.submit("t/brief", "{}").await,
+    );
     for _ in 0..2 {
         let a = worker.assignment().await;
         worker.settle(&a, permanent("no", "NO")).await;
     }
     followed(&mut bench, Verb::Retry, &in_time, "").await;
     worker.assignment().await;
-    assert_eq!(worker.cancelled().await.reason(), CancelReason::TimedOut, "the deadline holds for its second life too");
+    assert_eq!(
+        worker.cancelled().await.reason(),
+        CancelReason::TimedOut,
+        "the deadline holds for its second life too"
+    );
     let task = bench.finished(&in_time).await;
     assert_eq!(state(&task), TaskState::Error);
-    assert_eq!(task.task.unwrap().error.unwrap().error_code, "DEADLINE_EXCEEDED");
-    for (verb, step) in [(Verb::Retry, ""), (Verb::RetryStep, "a"), (Verb::Skip, "a"), (Verb::ResolveStep, "a")] {
+    assert_eq!(
+        task.task.unwrap().error.unwrap().error_code,
+        "DEADLINE_EXCEEDED"
+    );
+    for (verb, step) in [
+        (Verb::Retry, ""),
+        (Verb::RetryStep, "a"),
+        (Verb::Skip, "a"),
+        (Verb::ResolveStep, "a"),
+    ] {
         refused(&mut bench, verb, &too_late, step, "error").await;
     }
     followed(&mut bench, Verb::Resolve, &too_late, "").await;
@@ -132,8 +184,7 @@ async fn a_failed_task_that_is_retried_after_its_deadline_is_refused_or_ends_by_
 
 #[tokio::test]
 async fn a_planner_has_no_longer_than_its_task() {
-    let steps =
-        "planner: {handler: p, handler_config: {timeout_seconds: 60}}, step_templates: [{name: a, handler_class: h}]";
+    let steps = "planner: {handler: p, handler_config: {timeout_seconds: 60}}, step_templates: [{name: a, handler_class: h}]";
     let mut bench = Bench::with(&template(1.0, steps)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h", "p"]).await;
     let id = bench.submit("t/brief", "{}").await;
@@ -141,7 +192,10 @@ async fn a_planner_has_no_longer_than_its_task() {
     assert_eq!(planner.step_name, "planner");
     assert_eq!(worker.cancelled().await.lease_token, planner.lease_token);
     expired(&bench.finished(&id).await);
-    assert_eq!(worker.settle(&planner, success("{}")).await, ResultStatus::Stale);
+    assert_eq!(
+        worker.settle(&planner, success("{}")).await,
+        ResultStatus::Stale
+    );
     invariants(&bench.db.connect().await).await;
 }
 

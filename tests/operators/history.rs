@@ -16,12 +16,25 @@ const PAIR: &str = "
 
 /// All events so far that somebody ordered.
 async fn ordered(bench: &mut Bench, last: E) -> Vec<Event> {
-    let request = proto::SubscribeRequest { start_from: StartFrom::Beginning.into(), ..Default::default() };
-    let mut stream = bench.client.events.subscribe(request).await.unwrap().into_inner();
+    let request = proto::SubscribeRequest {
+        start_from: StartFrom::Beginning.into(),
+        ..Default::default()
+    };
+    let mut stream = bench
+        .client
+        .events
+        .subscribe(request)
+        .await
+        .unwrap()
+        .into_inner();
     let mut found = Vec::new();
     loop {
-        let next = tokio::time::timeout(crate::support::server::PATIENCE, stream.message()).await.expect("an event");
-        let Some(event) = next.unwrap().unwrap().event else { continue };
+        let next = tokio::time::timeout(crate::support::server::PATIENCE, stream.message())
+            .await
+            .expect("an event");
+        let Some(event) = next.unwrap().unwrap().event else {
+            continue;
+        };
         let kind = event.r#type();
         if !event.actor.is_empty() {
             found.push(event);
@@ -42,7 +55,16 @@ async fn each_order_is_an_event_with_who_and_why() {
     let mut client = bench.client.clone();
     let mut say = async |verb: Verb, step: &str| {
         n += 1;
-        say_as(&mut client, verb, &id, step, &format!("user {n}"), &format!("reason {n}")).await.unwrap();
+        say_as(
+            &mut client,
+            verb,
+            &id,
+            step,
+            &format!("user {n}"),
+            &format!("reason {n}"),
+        )
+        .await
+        .unwrap();
     };
     say(Verb::Pause, "").await;
     say(Verb::Resume, "").await;
@@ -60,7 +82,14 @@ async fn each_order_is_an_event_with_who_and_why() {
         .into_iter()
         .map(|event| (event.r#type(), event.step, event.actor, event.detail))
         .collect();
-    let said = |kind, step: &str, n: i32| (kind, step.to_owned(), format!("user {n}"), format!("reason {n}"));
+    let said = |kind, step: &str, n: i32| {
+        (
+            kind,
+            step.to_owned(),
+            format!("user {n}"),
+            format!("reason {n}"),
+        )
+    };
     assert_eq!(
         told,
         [
@@ -76,7 +105,11 @@ async fn each_order_is_an_event_with_who_and_why() {
     );
     assert_eq!(orders(&bench, &id).await.len(), 8);
     let explained = explained(&mut bench.client, &id).await;
-    assert!(explained.summary.ends_with(", by user 6: reason 6"), "{}", explained.summary);
+    assert!(
+        explained.summary.ends_with(", by user 6: reason 6"),
+        "{}",
+        explained.summary
+    );
 }
 
 #[tokio::test]
@@ -99,10 +132,32 @@ async fn a_pause_of_a_template_or_namespace_is_an_event_too() {
         reason: "well".into(),
         ..Default::default()
     };
-    assert!(bench.client.tasks.resume_template(lift.clone()).await.unwrap().into_inner().was_paused);
-    assert!(!bench.client.tasks.resume_template(lift).await.unwrap().into_inner().was_paused, "it was lifted before");
-    let told: Vec<(E, String, String)> =
-        ordered(&mut bench, E::PauseLifted).await.into_iter().map(|e| (e.r#type(), e.actor, e.detail)).collect();
+    assert!(
+        bench
+            .client
+            .tasks
+            .resume_template(lift.clone())
+            .await
+            .unwrap()
+            .into_inner()
+            .was_paused
+    );
+    assert!(
+        !bench
+            .client
+            .tasks
+            .resume_template(lift)
+            .await
+            .unwrap()
+            .into_inner()
+            .was_paused,
+        "it was lifted before"
+    );
+    let told: Vec<(E, String, String)> = ordered(&mut bench, E::PauseLifted)
+        .await
+        .into_iter()
+        .map(|e| (e.r#type(), e.actor, e.detail))
+        .collect();
     let said = |kind, by: &str, detail: &str| (kind, by.to_owned(), detail.to_owned());
     assert_eq!(
         told,

@@ -30,11 +30,20 @@ async fn what_runs_when_the_task_is_paused_goes_on_to_its_end() {
     let (mut bench, mut worker, id) = chain().await;
     let a = worker.assignment().await;
     let paused = followed(&mut bench, Verb::Pause, &id, "").await;
-    assert_eq!((paused.paused_by.as_str(), paused.pause_reason.as_str()), ("ann", "a test"));
-    assert_eq!(worker.settle(&a, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        (paused.paused_by.as_str(), paused.pause_reason.as_str()),
+        ("ann", "a test")
+    );
+    assert_eq!(
+        worker.settle(&a, success("1")).await,
+        ResultStatus::Accepted
+    );
     worker.hears_nothing(Duration::from_millis(500)).await;
     let task = bench.get(&id).await;
-    assert_eq!((step(&task, "a").state(), step(&task, "b").state()), (StepState::Complete, StepState::Ready));
+    assert_eq!(
+        (step(&task, "a").state(), step(&task, "b").state()),
+        (StepState::Complete, StepState::Ready)
+    );
     followed(&mut bench, Verb::Resume, &id, "").await;
     let b = worker.assignment().await;
     worker.settle(&b, success("2")).await;
@@ -50,7 +59,9 @@ async fn a_running_step_of_a_paused_task_that_fails_or_is_lost_waits_with_it() {
         followed(&mut bench, Verb::Pause, &id, "").await;
         if lost {
             worker.drain().await;
-            worker.answer(&a.lease_token, crate::support::worker::released()).await;
+            worker
+                .answer(&a.lease_token, crate::support::worker::released())
+                .await;
         } else {
             worker.settle(&a, retryable("down", None)).await;
             // Or it could be the one that gets the step again.
@@ -61,7 +72,11 @@ async fn a_running_step_of_a_paused_task_that_fails_or_is_lost_waits_with_it() {
         invariants(&bench.db.connect().await).await;
         followed(&mut bench, Verb::Resume, &id, "").await;
         let again = second.assignment().await;
-        assert_eq!((again.step_name.as_str(), again.attempt), ("a", 2), "lost: {lost}");
+        assert_eq!(
+            (again.step_name.as_str(), again.attempt),
+            ("a", 2),
+            "lost: {lost}"
+        );
         invariants(&bench.db.connect().await).await;
     }
 }
@@ -87,8 +102,15 @@ async fn a_result_for_a_task_that_was_cancelled_paused_or_not_is_stale() {
     let a = worker.assignment().await;
     followed(&mut bench, Verb::Pause, &id, "").await;
     let task = followed(&mut bench, Verb::Cancel, &id, "").await;
-    assert_eq!((task.state(), task.paused_at), (TaskState::Cancelled, None), "a task that is over is not paused");
-    assert_eq!(worker.cancelled().await.reason(), CancelReason::TaskCancelled);
+    assert_eq!(
+        (task.state(), task.paused_at),
+        (TaskState::Cancelled, None),
+        "a task that is over is not paused"
+    );
+    assert_eq!(
+        worker.cancelled().await.reason(),
+        CancelReason::TaskCancelled
+    );
     let before = rows(&bench, &id).await;
     assert_eq!(worker.settle(&a, success("1")).await, ResultStatus::Stale);
     assert_eq!(rows(&bench, &id).await, before);
@@ -104,9 +126,15 @@ async fn a_copy_of_the_answer_that_failed_a_step_does_nothing_to_its_second_life
     let second = next_of(&mut worker, &id).await;
     let before = rows(&bench, &id).await;
     // The one that was applied, and another one under the lease that is over.
-    assert_eq!(worker.settle(&first, permanent("no", "NO")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&first, permanent("no", "NO")).await,
+        ResultStatus::Accepted
+    );
     assert_eq!(rows(&bench, &id).await, before);
-    assert_eq!(worker.settle(&second, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        worker.settle(&second, success("1")).await,
+        ResultStatus::Accepted
+    );
     let b = next_of(&mut worker, &id).await;
     worker.settle(&b, success("2")).await;
     assert_eq!(state(&bench.finished(&id).await), TaskState::Complete);

@@ -16,7 +16,8 @@ use crate::{
     verb::{Verb, followed},
 };
 
-const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
+const ONE: &str =
+    "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
 #[expect(clippy::disallowed_methods, reason = "a client says its own time")]
 fn in_time(time: Duration) -> Option<prost_types::Timestamp> {
@@ -24,7 +25,10 @@ fn in_time(time: Duration) -> Option<prost_types::Timestamp> {
 }
 
 fn later(time: Duration) -> proto::SubmitTaskRequest {
-    proto::SubmitTaskRequest { not_before: in_time(time), ..submission("t/one", "{}") }
+    proto::SubmitTaskRequest {
+        not_before: in_time(time),
+        ..submission("t/one", "{}")
+    }
 }
 
 #[tokio::test]
@@ -34,19 +38,43 @@ async fn a_task_waits_for_its_time_also_over_a_crash_and_says_so() {
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
     register(&mut client, ONE).await;
     let submitted = Instant::now();
-    let id = client.tasks.submit_task(later(Duration::from_secs(4))).await.unwrap().into_inner().task_id;
-    let explained =
-        client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.clone() }).await.unwrap().into_inner();
-    assert!(explained.steps[0].waits.iter().any(|wait| wait.cause() == WaitCause::NotBefore), "{explained:#?}");
+    let id = client
+        .tasks
+        .submit_task(later(Duration::from_secs(4)))
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
+    let explained = client
+        .tasks
+        .explain_task(proto::ExplainTaskRequest {
+            task_id: id.clone(),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        explained.steps[0]
+            .waits
+            .iter()
+            .any(|wait| wait.cause() == WaitCause::NotBefore),
+        "{explained:#?}"
+    );
     let task = get(&mut client, &id).await;
-    assert_eq!((state(&task), step(&task, "a").state()), (TaskState::Pending, StepState::Ready));
+    assert_eq!(
+        (state(&task), step(&task, "a").state()),
+        (TaskState::Pending, StepState::Ready)
+    );
     server.kill();
     let server = ServerProcess::start_at(db.url(), server.address());
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
     worker.hears_nothing(Duration::from_millis(1_500)).await;
     let a = worker.assignment().await;
     let waited = submitted.elapsed();
-    assert!(waited >= Duration::from_millis(3_900) && waited < Duration::from_secs(10), "{waited:?}");
+    assert!(
+        waited >= Duration::from_millis(3_900) && waited < Duration::from_secs(10),
+        "{waited:?}"
+    );
     worker.settle(&a, success("1")).await;
     invariants(&db.connect().await).await;
 }
@@ -55,19 +83,41 @@ async fn a_task_waits_for_its_time_also_over_a_crash_and_says_so() {
 async fn a_time_in_the_past_asks_for_nothing_and_one_in_years_is_refused() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
-    let past = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+    let past = Some(prost_types::Timestamp {
+        seconds: 1,
+        nanos: 0,
+    });
     bench
         .client
         .tasks
-        .submit_task(proto::SubmitTaskRequest { not_before: past, ..submission("t/one", "{}") })
+        .submit_task(proto::SubmitTaskRequest {
+            not_before: past,
+            ..submission("t/one", "{}")
+        })
         .await
         .unwrap();
     worker.assignment().await;
     let day = Duration::from_secs(86_400);
-    bench.client.tasks.submit_task(later(day * 365)).await.unwrap();
-    let status = bench.client.tasks.submit_task(later(day * 367)).await.unwrap_err();
+    bench
+        .client
+        .tasks
+        .submit_task(later(day * 365))
+        .await
+        .unwrap();
+    let status = bench
+        .client
+        .tasks
+        .submit_task(later(day * 367))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().starts_with("not_before: more than a year ahead"), "{}", status.message());
+    assert!(
+        status
+            .message()
+            .starts_with("not_before: more than a year ahead"),
+        "{}",
+        status.message()
+    );
     invariants(&bench.db.connect().await).await;
 }
 
@@ -75,7 +125,16 @@ async fn a_time_in_the_past_asks_for_nothing_and_one_in_years_is_refused() {
 async fn a_pause_does_not_shorten_the_wait_and_a_word_ends_it() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
-    let mut submit = async |time| bench.client.tasks.submit_task(later(time)).await.unwrap().into_inner().task_id;
+    let mut submit = async |time| {
+        bench
+            .client
+            .tasks
+            .submit_task(later(time))
+            .await
+            .unwrap()
+            .into_inner()
+            .task_id
+    };
     let soon = submit(Duration::from_secs(2)).await;
     let never = submit(Duration::from_secs(3_600)).await;
     followed(&mut bench, Verb::Pause, &soon, "").await;
@@ -97,19 +156,60 @@ async fn a_repeat_whose_time_is_computed_anew_is_the_same_submission() {
         ..submission("t/one", "{}")
     };
     let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
-    let first = bench.client.tasks.submit_task(keyed(1, hours(2))).await.unwrap().into_inner();
-    let stored = get(&mut bench.client, &first.task_id).await.task.unwrap().not_before;
+    let first = bench
+        .client
+        .tasks
+        .submit_task(keyed(1, hours(2)))
+        .await
+        .unwrap()
+        .into_inner();
+    let stored = get(&mut bench.client, &first.task_id)
+        .await
+        .task
+        .unwrap()
+        .not_before;
     for again in [hours(2), hours(3), None] {
-        let repeated = bench.client.tasks.submit_task(keyed(1, again)).await.unwrap().into_inner();
-        assert_eq!((&repeated.task_id, repeated.created), (&first.task_id, false), "{again:?}");
+        let repeated = bench
+            .client
+            .tasks
+            .submit_task(keyed(1, again))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(
+            (&repeated.task_id, repeated.created),
+            (&first.task_id, false),
+            "{again:?}"
+        );
     }
-    let list = proto::SubmitTasksRequest { tasks: vec![keyed(1, hours(4))] };
-    let listed = bench.client.tasks.submit_tasks(list).await.unwrap().into_inner().tasks;
-    assert_eq!((&listed[0].task_id, listed[0].created), (&first.task_id, false));
-    let kept = get(&mut bench.client, &first.task_id).await.task.unwrap().not_before;
+    let list = proto::SubmitTasksRequest {
+        tasks: vec![keyed(1, hours(4))],
+    };
+    let listed = bench
+        .client
+        .tasks
+        .submit_tasks(list)
+        .await
+        .unwrap()
+        .into_inner()
+        .tasks;
+    assert_eq!(
+        (&listed[0].task_id, listed[0].created),
+        (&first.task_id, false)
+    );
+    let kept = get(&mut bench.client, &first.task_id)
+        .await
+        .task
+        .unwrap()
+        .not_before;
     assert_eq!(kept, stored, "the first task keeps its time");
     // Everything else is content.
-    let other = bench.client.tasks.submit_task(keyed(2, hours(2))).await.unwrap_err();
+    let other = bench
+        .client
+        .tasks
+        .submit_task(keyed(2, hours(2)))
+        .await
+        .unwrap_err();
     assert_eq!(other.code(), Code::AlreadyExists);
     invariants(&bench.db.connect().await).await;
 }

@@ -13,7 +13,8 @@ use crate::{
     verb::next_of,
 };
 
-const ONE: &str = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
+const ONE: &str =
+    "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
 #[tokio::test]
 async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
@@ -25,7 +26,11 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
     let id = bench.submit("t/chain", "{}").await;
     let a = worker.assignment().await;
     let first = pause(&mut bench.client, "t", "chain").await;
-    assert_eq!(pause(&mut bench.client, "t", "chain").await, first, "the first pause stays");
+    assert_eq!(
+        pause(&mut bench.client, "t", "chain").await,
+        first,
+        "the first pause stays"
+    );
     worker.settle(&a, success("1")).await;
     let new = bench.submit("t/chain", "{}").await;
     worker.hears_nothing(Duration::from_millis(700)).await;
@@ -36,21 +41,41 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
     bench.finished(&other).await;
     for id in [&id, &new] {
         let why = explained(&mut bench.client, id).await;
-        let wait =
-            why.steps.iter().flat_map(|step| &step.waits).find(|wait| wait.cause() == WaitCause::Paused).unwrap();
-        assert!(wait.message.starts_with("template t/chain is paused since "), "{}", wait.message);
+        let wait = why
+            .steps
+            .iter()
+            .flat_map(|step| &step.waits)
+            .find(|wait| wait.cause() == WaitCause::Paused)
+            .unwrap();
+        assert!(
+            wait.message
+                .starts_with("template t/chain is paused since "),
+            "{}",
+            wait.message
+        );
         assert_eq!(wait.since, first.paused_at);
     }
     // A newer version is of the same name.
     register(&mut bench.client, &chain.replace("1.0.0", "2.0.0")).await;
     bench.submit("t/chain", "{}").await;
     worker.hears_nothing(Duration::from_millis(700)).await;
-    let listed = bench.client.tasks.list_pauses(proto::ListPausesRequest {}).await.unwrap().into_inner().pauses;
+    let listed = bench
+        .client
+        .tasks
+        .list_pauses(proto::ListPausesRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .pauses;
     assert_eq!(listed, [first]);
     invariants(&bench.db.connect().await).await;
     assert!(lift(&mut bench.client, "t", "chain").await);
-    let mut started =
-        [worker.assignment().await, worker.assignment().await, worker.assignment().await].map(|a| a.step_name);
+    let mut started = [
+        worker.assignment().await,
+        worker.assignment().await,
+        worker.assignment().await,
+    ]
+    .map(|a| a.step_name);
     started.sort();
     assert_eq!(started, ["a", "a", "b"]);
     invariants(&bench.db.connect().await).await;
@@ -72,20 +97,33 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
                  GRANT ALL ON queue, elsewhere.queue TO claimer";
     bench.db.connect().await.batch_execute(other).await.unwrap();
     let claim = bench.db.connect().await;
-    let begin =
-        "SET ROLE claimer; SET application_name TO 'something else'; BEGIN; UPDATE queue SET lane_id = 1 WHERE false";
+    let begin = "SET ROLE claimer; SET application_name TO 'something else'; BEGIN; UPDATE queue SET lane_id = 1 WHERE false";
     claim.batch_execute(begin).await.unwrap();
     // Another cell of the same database is none of our business.
     let elsewhere = bench.db.connect().await;
     elsewhere
-        .batch_execute("SET application_name TO tasker; BEGIN; INSERT INTO elsewhere.queue VALUES (1)")
+        .batch_execute(
+            "SET application_name TO tasker; BEGIN; INSERT INTO elsewhere.queue VALUES (1)",
+        )
         .await
         .unwrap();
     for _ in 0..2 {
-        let status = bench.client.tasks.pause_template(request.clone()).await.unwrap_err();
+        let status = bench
+            .client
+            .tasks
+            .pause_template(request.clone())
+            .await
+            .unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
     }
-    let listed = bench.client.tasks.list_pauses(proto::ListPausesRequest {}).await.unwrap().into_inner().pauses;
+    let listed = bench
+        .client
+        .tasks
+        .list_pauses(proto::ListPausesRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .pauses;
     assert_eq!(listed.len(), 1, "it holds for what comes");
     claim.batch_execute("COMMIT").await.unwrap();
     assert_eq!(pause(&mut bench.client, "t", "one").await, listed[0]);
@@ -112,7 +150,11 @@ async fn two_pauses_are_lifted_one_by_one() {
     paused.await.unwrap();
     assert!(lift(&mut bench.client, "t", "one").await);
     worker.hears_nothing(Duration::from_millis(500)).await;
-    let resume = proto::ResumeTaskRequest { task_id: id.clone(), by: "ann".into(), reason: "x".into() };
+    let resume = proto::ResumeTaskRequest {
+        task_id: id.clone(),
+        by: "ann".into(),
+        reason: "x".into(),
+    };
     bench.client.tasks.resume_task(resume).await.unwrap();
     assert_eq!(worker.assignment().await.task_id, id);
     assert_eq!(state(&bench.get(&id).await), proto::TaskState::InProgress);

@@ -34,7 +34,10 @@ async fn case_10_children_of_a_step_that_is_resolved_by_hand_run_and_see_its_res
     worker.settle(&a, permanent("no", "NO")).await;
     followed(&mut bench, Verb::ResolveStep, &id, "a").await;
     let b = worker.assignment().await;
-    assert_eq!((b.step_name.as_str(), b.results_json["a"].as_str()), ("b", BY_HAND));
+    assert_eq!(
+        (b.step_name.as_str(), b.results_json["a"].as_str()),
+        ("b", BY_HAND)
+    );
     worker.settle(&b, success("2")).await;
     let c = worker.assignment().await;
     assert_eq!(c.results_json["a"], BY_HAND, "so does a grandchild");
@@ -43,8 +46,15 @@ async fn case_10_children_of_a_step_that_is_resolved_by_hand_run_and_see_its_res
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Complete);
     let a = step(&task, "a");
-    assert_eq!((a.state(), a.result_json.as_str(), a.set_by.as_str()), (StepState::ResolvedManually, BY_HAND, "ann"));
-    assert_eq!(a.attempts[0].error.as_ref().unwrap().error_code, "NO", "what went wrong is still told");
+    assert_eq!(
+        (a.state(), a.result_json.as_str(), a.set_by.as_str()),
+        (StepState::ResolvedManually, BY_HAND, "ann")
+    );
+    assert_eq!(
+        a.attempts[0].error.as_ref().unwrap().error_code,
+        "NO",
+        "what went wrong is still told"
+    );
     invariants(&bench.db.connect().await).await;
 }
 
@@ -57,12 +67,18 @@ async fn case_11_a_failed_step_that_is_retried_lets_the_task_go_on_and_complete(
     }
     followed(&mut bench, Verb::Skip, &id, "d").await;
     let failed = bench.finished(&id).await;
-    assert_eq!((state(&failed), failed.task.unwrap().failed_step.as_str()), (TaskState::Error, "a"));
+    assert_eq!(
+        (state(&failed), failed.task.unwrap().failed_step.as_str()),
+        (TaskState::Error, "a")
+    );
     followed(&mut bench, Verb::Retry, &id, "").await;
     let a = worker.assignment().await;
     assert_eq!((a.step_name.as_str(), a.attempt), ("a", 3));
     let going = bench.get(&id).await.task.unwrap();
-    assert_eq!((going.state(), going.failed_step.as_str(), going.ended_at), (TaskState::InProgress, "", None));
+    assert_eq!(
+        (going.state(), going.failed_step.as_str(), going.ended_at),
+        (TaskState::InProgress, "", None)
+    );
     worker.settle(&a, success("1")).await;
     for _ in 0..2 {
         let next = worker.assignment().await;
@@ -71,9 +87,17 @@ async fn case_11_a_failed_step_that_is_retried_lets_the_task_go_on_and_complete(
     }
     let task = bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Complete);
-    let outcomes: Vec<AttemptOutcome> = step(&task, "a").attempts.iter().map(proto::Attempt::outcome).collect();
+    let outcomes: Vec<AttemptOutcome> = step(&task, "a")
+        .attempts
+        .iter()
+        .map(proto::Attempt::outcome)
+        .collect();
     use AttemptOutcome as O;
-    assert_eq!(outcomes, [O::RetryableError, O::RetryableError, O::Succeeded], "its first life is in the history");
+    assert_eq!(
+        outcomes,
+        [O::RetryableError, O::RetryableError, O::Succeeded],
+        "its first life is in the history"
+    );
     invariants(&bench.db.connect().await).await;
 }
 
@@ -112,7 +136,10 @@ async fn children_of_a_skipped_step_see_null() {
     worker.settle(&a, permanent("no", "NO")).await;
     followed(&mut bench, Verb::Skip, &id, "a").await;
     let b = worker.assignment().await;
-    assert_eq!((b.step_name.as_str(), b.results_json["a"].as_str()), ("b", "null"));
+    assert_eq!(
+        (b.step_name.as_str(), b.results_json["a"].as_str()),
+        ("b", "null")
+    );
     invariants(&bench.db.connect().await).await;
 }
 
@@ -123,12 +150,29 @@ async fn steps_are_set_before_their_turn_and_the_task_goes_around_them() {
     followed(&mut bench, Verb::ResolveStep, &id, "b").await;
     followed(&mut bench, Verb::Skip, &id, "d").await;
     let task = bench.get(&id).await;
-    assert_eq!(step(&task, "c").state(), StepState::InProgress, "its parent is done, by an operator's word");
+    assert_eq!(
+        step(&task, "c").state(),
+        StepState::InProgress,
+        "its parent is done, by an operator's word"
+    );
     let c = worker.assignment().await;
-    assert_eq!((c.step_name.as_str(), c.results_json["b"].as_str()), ("c", BY_HAND));
-    assert_eq!(worker.settle(&c, success("3")).await, ResultStatus::Accepted);
-    assert_eq!(state(&bench.get(&id).await), TaskState::InProgress, "the first step still runs");
-    assert_eq!(worker.settle(&a, success("1")).await, ResultStatus::Accepted);
+    assert_eq!(
+        (c.step_name.as_str(), c.results_json["b"].as_str()),
+        ("c", BY_HAND)
+    );
+    assert_eq!(
+        worker.settle(&c, success("3")).await,
+        ResultStatus::Accepted
+    );
+    assert_eq!(
+        state(&bench.get(&id).await),
+        TaskState::InProgress,
+        "the first step still runs"
+    );
+    assert_eq!(
+        worker.settle(&a, success("1")).await,
+        ResultStatus::Accepted
+    );
     assert_eq!(state(&bench.finished(&id).await), TaskState::Complete);
     invariants(&bench.db.connect().await).await;
 }
@@ -153,7 +197,10 @@ async fn one_of_two_failures_is_mended_and_the_other_is_the_tasks() {
     assert_eq!(c.step_name, "c");
     worker.settle(&c, success("1")).await;
     let task = bench.finished(&id).await.task.unwrap();
-    assert_eq!((task.state(), task.failed_step.as_str()), (TaskState::Error, "b"));
+    assert_eq!(
+        (task.state(), task.failed_step.as_str()),
+        (TaskState::Error, "b")
+    );
     assert_eq!(task.error.unwrap().error_code, "B");
     refused(&mut bench, Verb::RetryStep, &id, "a", "resolved_manually").await;
     followed(&mut bench, Verb::Skip, &id, "b").await;
@@ -172,10 +219,24 @@ async fn another_result_for_a_resolved_step_is_refused_and_null_is_a_result() {
         reason: "why".into(),
     };
     bench.client.tasks.resolve_task(resolve("")).await.unwrap();
-    bench.client.tasks.resolve_task(resolve("null")).await.unwrap();
-    let status = bench.client.tasks.resolve_task(resolve("1")).await.unwrap_err();
+    bench
+        .client
+        .tasks
+        .resolve_task(resolve("null"))
+        .await
+        .unwrap();
+    let status = bench
+        .client
+        .tasks
+        .resolve_task(resolve("1"))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
-    assert!(status.message().contains("resolved_manually"), "{}", status.message());
+    assert!(
+        status.message().contains("resolved_manually"),
+        "{}",
+        status.message()
+    );
     assert_eq!(step(&bench.get(&id).await, "b").result_json, "null");
     invariants(&bench.db.connect().await).await;
 }

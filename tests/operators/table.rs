@@ -32,7 +32,9 @@ impl Case {
         for yaml in TEMPLATES {
             register(&mut bench.client, yaml).await;
         }
-        let worker = RawWorker::open(&bench.server.url, registration(&["h"], 1_000)).await.unwrap();
+        let worker = RawWorker::open(&bench.server.url, registration(&["h"], 1_000))
+            .await
+            .unwrap();
         Self { bench, worker }
     }
 
@@ -54,19 +56,27 @@ impl Case {
         let a = next_of(&mut self.worker, &id).await;
         match wanted {
             "complete" => drop(self.worker.settle(&a, success("1")).await),
-            "error" | "resolved_manually" => drop(self.worker.settle(&a, permanent("no", "NO")).await),
+            "error" | "resolved_manually" => {
+                drop(self.worker.settle(&a, permanent("no", "NO")).await)
+            }
             "cancelled" => drop(self.bench.cancel(&id).await.unwrap()),
             _ => {}
         }
         if wanted == "resolved_manually" {
-            say(&mut self.bench.client, Verb::Resolve, &id, "").await.unwrap();
+            say(&mut self.bench.client, Verb::Resolve, &id, "")
+                .await
+                .unwrap();
         }
         id
     }
 
     /// A task whose step, which is named too, is in this state.
     async fn step(&mut self, wanted: &str) -> (String, &'static str) {
-        let template = if wanted == "ready" { "t/idle" } else { "t/pair" };
+        let template = if wanted == "ready" {
+            "t/idle"
+        } else {
+            "t/pair"
+        };
         let id = self.bench.submit(template, "{}").await;
         if wanted == "ready" {
             return (id, "a");
@@ -85,8 +95,16 @@ impl Case {
         };
         self.worker.settle(&a, answer).await;
         match wanted {
-            "skipped" => drop(say(&mut self.bench.client, Verb::Skip, &id, "a").await.unwrap()),
-            "resolved_manually" => drop(say(&mut self.bench.client, Verb::ResolveStep, &id, "a").await.unwrap()),
+            "skipped" => drop(
+                say(&mut self.bench.client, Verb::Skip, &id, "a")
+                    .await
+                    .unwrap(),
+            ),
+            "resolved_manually" => drop(
+                say(&mut self.bench.client, Verb::ResolveStep, &id, "a")
+                    .await
+                    .unwrap(),
+            ),
             _ => {}
         }
         (id, "a")
@@ -99,13 +117,46 @@ async fn every_verb_on_every_state_of_a_task() {
     use TaskState as S;
     // By state, what comes of: cancel, pause, resume, retry, resolve.
     let table: [(&str, [Option<S>; 5]); 7] = [
-        ("pending", [Some(S::Cancelled), Some(S::Pending), Some(S::Pending), None, None]),
-        ("in_progress", [Some(S::Cancelled), Some(S::InProgress), Some(S::InProgress), None, None]),
+        (
+            "pending",
+            [
+                Some(S::Cancelled),
+                Some(S::Pending),
+                Some(S::Pending),
+                None,
+                None,
+            ],
+        ),
+        (
+            "in_progress",
+            [
+                Some(S::Cancelled),
+                Some(S::InProgress),
+                Some(S::InProgress),
+                None,
+                None,
+            ],
+        ),
         ("complete", [None; 5]),
-        ("error", [None, None, None, Some(S::InProgress), Some(S::ResolvedManually)]),
-        ("expired", [None, None, None, None, Some(S::ResolvedManually)]),
+        (
+            "error",
+            [
+                None,
+                None,
+                None,
+                Some(S::InProgress),
+                Some(S::ResolvedManually),
+            ],
+        ),
+        (
+            "expired",
+            [None, None, None, None, Some(S::ResolvedManually)],
+        ),
         ("cancelled", [Some(S::Cancelled), None, None, None, None]),
-        ("resolved_manually", [None, None, None, None, Some(S::ResolvedManually)]),
+        (
+            "resolved_manually",
+            [None, None, None, None, Some(S::ResolvedManually)],
+        ),
     ];
     for (before, row) in table {
         for (verb, after) in ALL.into_iter().zip(row) {
@@ -116,7 +167,11 @@ async fn every_verb_on_every_state_of_a_task() {
                 Some(after) => {
                     let task = followed(&mut case.bench, verb, &id, "").await;
                     assert_eq!(task.state(), after, "{verb:?} of {before}");
-                    assert_eq!(task.paused_at.is_some(), verb == Verb::Pause, "{verb:?} of {before}");
+                    assert_eq!(
+                        task.paused_at.is_some(),
+                        verb == Verb::Pause,
+                        "{verb:?} of {before}"
+                    );
                 }
             }
         }
@@ -156,9 +211,15 @@ async fn every_verb_on_every_state_of_a_step() {
             let step = step(&task, name);
             assert_eq!(step.state(), after, "{verb:?} of {before}");
             match after {
-                S::Skipped => assert_eq!((step.set_by.as_str(), step.result_json.as_str()), ("ann", "")),
+                S::Skipped => assert_eq!(
+                    (step.set_by.as_str(), step.result_json.as_str()),
+                    ("ann", "")
+                ),
                 S::ResolvedManually => {
-                    assert_eq!((step.set_reason.as_str(), step.result_json.as_str()), ("a test", BY_HAND));
+                    assert_eq!(
+                        (step.set_reason.as_str(), step.result_json.as_str()),
+                        ("a test", BY_HAND)
+                    );
                 }
                 _ => assert_eq!((step.attempt, state(&task)), (2, TaskState::InProgress)),
             }
@@ -175,7 +236,10 @@ async fn a_paused_task_is_told_everything_else_too() {
     case.worker.settle(&a, retryable("later", None)).await;
     followed(&mut case.bench, Verb::Pause, &id, "").await;
     followed(&mut case.bench, Verb::ResolveStep, &id, "a").await;
-    assert_eq!(step(&case.bench.get(&id).await, "b").state(), StepState::Ready);
+    assert_eq!(
+        step(&case.bench.get(&id).await, "b").state(),
+        StepState::Ready
+    );
     followed(&mut case.bench, Verb::Skip, &id, "b").await;
     let task = case.bench.finished(&id).await;
     assert_eq!(state(&task), TaskState::Complete);
@@ -184,11 +248,20 @@ async fn a_paused_task_is_told_everything_else_too() {
     let a = next_of(&mut case.worker, &id).await;
     followed(&mut case.bench, Verb::Pause, &id, "").await;
     case.worker.settle(&a, permanent("no", "NO")).await;
-    assert_eq!(state(&case.bench.finished(&id).await), TaskState::Error, "what ran went on to its end");
+    assert_eq!(
+        state(&case.bench.finished(&id).await),
+        TaskState::Error,
+        "what ran went on to its end"
+    );
     // The pause holds for its second life too.
     let task = followed(&mut case.bench, Verb::Retry, &id, "").await;
-    assert_eq!((task.state(), task.paused_by.as_str()), (TaskState::InProgress, "ann"));
-    case.worker.hears_nothing(std::time::Duration::from_millis(300)).await;
+    assert_eq!(
+        (task.state(), task.paused_by.as_str()),
+        (TaskState::InProgress, "ann")
+    );
+    case.worker
+        .hears_nothing(std::time::Duration::from_millis(300))
+        .await;
     followed(&mut case.bench, Verb::Resume, &id, "").await;
     assert_eq!(next_of(&mut case.worker, &id).await.attempt, 2);
     invariants(&case.bench.db.connect().await).await;
@@ -216,7 +289,10 @@ async fn orders_at_once_end_in_one_story() {
     }
     let db = case.bench.db.connect().await;
     eventually("all are told", || async {
-        let left = db.query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[]).await.unwrap();
+        let left = db
+            .query_one("SELECT count(*) FROM tasks WHERE ended_at IS NULL", &[])
+            .await
+            .unwrap();
         (left.get::<_, i64>(0) == 0).then_some(())
     })
     .await;

@@ -25,12 +25,16 @@ const CHAIN: &str = "{task_name: chain, namespace: t, version: 1.0.0, step_templ
 /// Gives the order about a task whose first step gets the slot that comes free in the same batch.
 async fn given_as_it_starts(verb: Verb, step: &str) {
     let mut bench = Bench::with(PAIR).await;
-    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 1)).await.unwrap();
+    let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 1))
+        .await
+        .unwrap();
     register(&mut bench.client, CHAIN).await;
     let before = bench.submit("t/chain", "{}").await;
     let first = next_of(&mut worker, &before).await;
     let blocker = bench.submit("t/pair", "{}").await;
-    say(&mut bench.client, Verb::Skip, &blocker, "a").await.unwrap();
+    say(&mut bench.client, Verb::Skip, &blocker, "a")
+        .await
+        .unwrap();
     let urgent = SubmitTaskRequest {
         namespace: "t".into(),
         task_name: "pair".into(),
@@ -38,10 +42,21 @@ async fn given_as_it_starts(verb: Verb, step: &str) {
         priority: 1,
         ..Default::default()
     };
-    let id = bench.client.tasks.submit_task(urgent).await.unwrap().into_inner().task_id;
+    let id = bench
+        .client
+        .tasks
+        .submit_task(urgent)
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
     // What comes while the settler waits for this row is settled together afterwards.
     let lock = bench.db.connect().await;
-    lock.batch_execute(&format!("BEGIN; SELECT FROM tasks WHERE task_id = '{blocker}' FOR UPDATE")).await.unwrap();
+    lock.batch_execute(&format!(
+        "BEGIN; SELECT FROM tasks WHERE task_id = '{blocker}' FOR UPDATE"
+    ))
+    .await
+    .unwrap();
     let give = |verb, id: &str, step: &str| {
         let (mut client, id, step) = (bench.client.clone(), id.to_owned(), step.to_owned());
         tokio::spawn(async move { say(&mut client, verb, &id, &step).await.unwrap() })
@@ -58,12 +73,20 @@ async fn given_as_it_starts(verb: Verb, step: &str) {
         say(&mut bench.client, Verb::Resume, &id, "").await.unwrap();
     }
     let a = next_of(&mut worker, &id).await;
-    assert_eq!(state(&bench.get(&id).await), TaskState::InProgress, "{verb:?}");
+    assert_eq!(
+        state(&bench.get(&id).await),
+        TaskState::InProgress,
+        "{verb:?}"
+    );
     worker.settle(&a, success("2")).await;
     if verb == Verb::Pause {
         say(&mut bench.client, Verb::Skip, &id, "b").await.unwrap();
     }
-    assert_eq!(state(&bench.finished(&id).await), TaskState::Complete, "{verb:?}");
+    assert_eq!(
+        state(&bench.finished(&id).await),
+        TaskState::Complete,
+        "{verb:?}"
+    );
     invariants(&bench.db.connect().await).await;
 }
 

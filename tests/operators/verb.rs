@@ -18,14 +18,25 @@ pub enum Verb {
     Skip,
 }
 
-pub const ALL: [Verb; 5] = [Verb::Cancel, Verb::Pause, Verb::Resume, Verb::Retry, Verb::Resolve];
+pub const ALL: [Verb; 5] = [
+    Verb::Cancel,
+    Verb::Pause,
+    Verb::Resume,
+    Verb::Retry,
+    Verb::Resolve,
+];
 pub const OF_STEPS: [Verb; 3] = [Verb::RetryStep, Verb::ResolveStep, Verb::Skip];
 
 /// The result that is given by hand.
 pub const BY_HAND: &str = r#"{"by":"hand","n":9007199254740993}"#;
 
 /// Says it, as ann.
-pub async fn say(client: &mut Client, verb: Verb, id: &str, step: &str) -> Result<proto::Task, Status> {
+pub async fn say(
+    client: &mut Client,
+    verb: Verb,
+    id: &str,
+    step: &str,
+) -> Result<proto::Task, Status> {
     say_as(client, verb, id, step, "ann", "a test").await
 }
 
@@ -44,8 +55,14 @@ pub async fn say_as(
         Verb::Resume => Order::Resume,
         Verb::Retry => Order::Retry { step: None, fresh },
         Verb::Resolve => Order::ResolveTask,
-        Verb::RetryStep => Order::Retry { step: Some(step), fresh },
-        Verb::ResolveStep => Order::ResolveStep { step, result: BY_HAND.into() },
+        Verb::RetryStep => Order::Retry {
+            step: Some(step),
+            fresh,
+        },
+        Verb::ResolveStep => Order::ResolveStep {
+            step,
+            result: BY_HAND.into(),
+        },
         Verb::Skip => Order::Skip { step },
     };
     give(client, id, order, by, reason).await
@@ -54,18 +71,31 @@ pub async fn say_as(
 /// It is refused in words that name the state, and nothing has changed.
 pub async fn refused(bench: &mut Bench, verb: Verb, id: &str, step: &str, state: &str) {
     let before = rows(bench, id).await;
-    let status = say(&mut bench.client, verb, id, step).await.expect_err(&format!("{verb:?} of {state}"));
-    assert_eq!(status.code(), Code::FailedPrecondition, "{verb:?} of {state}: {status:?}");
+    let status = say(&mut bench.client, verb, id, step)
+        .await
+        .expect_err(&format!("{verb:?} of {state}"));
+    assert_eq!(
+        status.code(),
+        Code::FailedPrecondition,
+        "{verb:?} of {state}: {status:?}"
+    );
     let words = status.message();
-    assert!(words.split([' ', ':', ',']).any(|word| word == state), "{verb:?} of {state}: {words}");
+    assert!(
+        words.split([' ', ':', ',']).any(|word| word == state),
+        "{verb:?} of {state}: {words}"
+    );
     assert_eq!(rows(bench, id).await, before, "{verb:?} of {state}");
 }
 
 /// It is followed, and to say it again changes nothing.
 pub async fn followed(bench: &mut Bench, verb: Verb, id: &str, step: &str) -> proto::Task {
-    let task = say(&mut bench.client, verb, id, step).await.unwrap_or_else(|s| panic!("{verb:?}: {s:?}"));
+    let task = say(&mut bench.client, verb, id, step)
+        .await
+        .unwrap_or_else(|s| panic!("{verb:?}: {s:?}"));
     let before = orders(bench, id).await;
-    say(&mut bench.client, verb, id, step).await.unwrap_or_else(|s| panic!("{verb:?} again: {s:?}"));
+    say(&mut bench.client, verb, id, step)
+        .await
+        .unwrap_or_else(|s| panic!("{verb:?} again: {s:?}"));
     assert_eq!(orders(bench, id).await, before, "{verb:?} again");
     task
 }
@@ -78,7 +108,16 @@ pub async fn rows(bench: &Bench, id: &str) -> Vec<String> {
          UNION ALL SELECT 'queue ' || q::text FROM queue q WHERE task_id = '{id}'
          UNION ALL SELECT 'event ' || e::text FROM events e WHERE task_id = '{id}' ORDER BY 1"
     );
-    bench.db.connect().await.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    bench
+        .db
+        .connect()
+        .await
+        .query(&sql, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 /// The orders that are in a task's history: type, step, who and why.
@@ -87,7 +126,16 @@ pub async fn orders(bench: &Bench, id: &str) -> Vec<String> {
         "SELECT concat_ws(' ', type, step, actor, detail) FROM events
           WHERE task_id = '{id}' AND actor IS NOT NULL ORDER BY seq"
     );
-    bench.db.connect().await.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    bench
+        .db
+        .connect()
+        .await
+        .query(&sql, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 /// The next assignment of this task; those of others are dropped.

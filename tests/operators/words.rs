@@ -9,8 +9,7 @@ use crate::{
     verb::{ALL, OF_STEPS, Verb, rows, say_as},
 };
 
-const IDLE: &str =
-    "{task_name: idle, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: nobody}]}";
+const IDLE: &str = "{task_name: idle, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: nobody}]}";
 
 #[tokio::test]
 async fn an_order_says_who_and_why_within_its_bounds() {
@@ -28,23 +27,53 @@ async fn an_order_says_who_and_why_within_its_bounds() {
             ("ann", &*"r".repeat(1_025), "reason"),
             ("a\0", "why", "by"),
         ] {
-            let status = say_as(&mut bench.client, verb, &id, "a", by, reason).await.unwrap_err();
+            let status = say_as(&mut bench.client, verb, &id, "a", by, reason)
+                .await
+                .unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument, "{verb:?}: {status:?}");
-            assert!(status.message().starts_with(&format!("{field}: expected 1 to ")), "{}", status.message());
+            assert!(
+                status
+                    .message()
+                    .starts_with(&format!("{field}: expected 1 to ")),
+                "{}",
+                status.message()
+            );
         }
-        let neither = say_as(&mut bench.client, verb, &id, "a", "", "").await.unwrap_err();
+        let neither = say_as(&mut bench.client, verb, &id, "a", "", "")
+            .await
+            .unwrap_err();
         assert_eq!(violated(&neither), ["by", "reason"], "{verb:?}");
     }
     assert_eq!(rows(&bench, &id).await, before);
-    let paused = say_as(&mut bench.client, Verb::Pause, &id, "", &longest_by, &longest_reason).await.unwrap();
-    assert_eq!((paused.paused_by, paused.pause_reason), (longest_by, longest_reason));
-    say_as(&mut bench.client, Verb::Cancel, &id, "", "a", "b").await.unwrap();
+    let paused = say_as(
+        &mut bench.client,
+        Verb::Pause,
+        &id,
+        "",
+        &longest_by,
+        &longest_reason,
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        (paused.paused_by, paused.pause_reason),
+        (longest_by, longest_reason)
+    );
+    say_as(&mut bench.client, Verb::Cancel, &id, "", "a", "b")
+        .await
+        .unwrap();
 }
 
 /// The fields that a status names.
 fn violated(status: &tonic::Status) -> Vec<String> {
     let details = status.get_error_details();
-    details.bad_request().unwrap().field_violations.iter().map(|violation| violation.field.clone()).collect()
+    details
+        .bad_request()
+        .unwrap()
+        .field_violations
+        .iter()
+        .map(|violation| violation.field.clone())
+        .collect()
 }
 
 #[tokio::test]
@@ -52,19 +81,41 @@ async fn what_only_counts_needs_neither_who_nor_why() {
     let mut bench = Bench::with(IDLE).await;
     bench.submit("t/idle", "{}").await;
     let request = |dry_run: bool, by: &str| proto::OrderTasksRequest {
-        filter: Some(proto::TaskFilter { namespace: "t".into(), ..Default::default() }),
+        filter: Some(proto::TaskFilter {
+            namespace: "t".into(),
+            ..Default::default()
+        }),
         order: proto::BulkOrder::Cancel.into(),
         by: by.into(),
         dry_run,
         ..Default::default()
     };
-    let mut counted = bench.client.tasks.order_tasks(request(true, "")).await.unwrap().into_inner();
+    let mut counted = bench
+        .client
+        .tasks
+        .order_tasks(request(true, ""))
+        .await
+        .unwrap()
+        .into_inner();
     let only = counted.message().await.unwrap().unwrap();
-    assert!(only.done && only.total == 1 && only.followed == 0, "{only:?}");
-    let refused = bench.client.tasks.order_tasks(request(false, "")).await.unwrap_err();
+    assert!(
+        only.done && only.total == 1 && only.followed == 0,
+        "{only:?}"
+    );
+    let refused = bench
+        .client
+        .tasks
+        .order_tasks(request(false, ""))
+        .await
+        .unwrap_err();
     assert_eq!(violated(&refused), ["by", "reason"]);
     // What is said has its bounds all the same.
-    let refused = bench.client.tasks.order_tasks(request(true, &"b".repeat(256))).await.unwrap_err();
+    let refused = bench
+        .client
+        .tasks
+        .order_tasks(request(true, &"b".repeat(256)))
+        .await
+        .unwrap_err();
     assert_eq!(violated(&refused), ["by"]);
 }
 
@@ -74,15 +125,25 @@ async fn orders_about_nothing_are_refused() {
     let id = bench.submit("t/idle", "{}").await;
     let nobody = "00000000-0000-7000-8000-000000000000";
     for verb in ALL.into_iter().chain(OF_STEPS) {
-        let status = say_as(&mut bench.client, verb, nobody, "a", "ann", "why").await.unwrap_err();
+        let status = say_as(&mut bench.client, verb, nobody, "a", "ann", "why")
+            .await
+            .unwrap_err();
         assert_eq!(status.code(), Code::NotFound, "{verb:?}");
-        let status = say_as(&mut bench.client, verb, "x", "a", "ann", "why").await.unwrap_err();
+        let status = say_as(&mut bench.client, verb, "x", "a", "ann", "why")
+            .await
+            .unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{verb:?}");
     }
     for verb in OF_STEPS {
-        let status = say_as(&mut bench.client, verb, &id, "z", "ann", "why").await.unwrap_err();
+        let status = say_as(&mut bench.client, verb, &id, "z", "ann", "why")
+            .await
+            .unwrap_err();
         assert_eq!(status.code(), Code::NotFound, "{verb:?}");
-        assert!(status.message().contains("no step `z`"), "{}", status.message());
+        assert!(
+            status.message().contains("no step `z`"),
+            "{}",
+            status.message()
+        );
     }
     let resolve = |step: &str, result_json: &str| proto::ResolveTaskRequest {
         task_id: id.clone(),
@@ -93,15 +154,34 @@ async fn orders_about_nothing_are_refused() {
     };
     let mut client = bench.client.clone();
     let largest = format!("\"{}\"", "x".repeat((1 << 20) - 2));
-    for wrong in [resolve("a", "{"), resolve("a", &format!("{largest} ")), resolve("", "1")] {
+    for wrong in [
+        resolve("a", "{"),
+        resolve("a", &format!("{largest} ")),
+        resolve("", "1"),
+    ] {
         let status = client.tasks.resolve_task(wrong).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(status.message().starts_with("result_json: "), "{}", status.message());
+        assert!(
+            status.message().starts_with("result_json: "),
+            "{}",
+            status.message()
+        );
     }
-    client.tasks.resolve_task(resolve("a", &largest)).await.unwrap();
-    let skip =
-        proto::SkipStepRequest { task_id: id.clone(), by: "ann".into(), reason: "why".into(), step: String::new() };
-    assert_eq!(client.tasks.skip_step(skip).await.unwrap_err().code(), Code::InvalidArgument);
+    client
+        .tasks
+        .resolve_task(resolve("a", &largest))
+        .await
+        .unwrap();
+    let skip = proto::SkipStepRequest {
+        task_id: id.clone(),
+        by: "ann".into(),
+        reason: "why".into(),
+        step: String::new(),
+    };
+    assert_eq!(
+        client.tasks.skip_step(skip).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test]
@@ -119,8 +199,23 @@ async fn a_pause_of_what_nobody_knows_is_a_mistake_in_writing() {
         (pause("", "idle", "ann"), Code::InvalidArgument),
         (pause("t", "idle", ""), Code::InvalidArgument),
     ] {
-        assert_eq!(bench.client.tasks.pause_template(wrong).await.unwrap_err().code(), code);
+        assert_eq!(
+            bench
+                .client
+                .tasks
+                .pause_template(wrong)
+                .await
+                .unwrap_err()
+                .code(),
+            code
+        );
     }
-    let listed = bench.client.tasks.list_pauses(proto::ListPausesRequest {}).await.unwrap().into_inner();
+    let listed = bench
+        .client
+        .tasks
+        .list_pauses(proto::ListPausesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert!(listed.pauses.is_empty());
 }

@@ -142,7 +142,10 @@ pub async fn broken(db: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
     broken_of(db, INVARIANTS).await
 }
 
-async fn broken_of(db: &Client, all: &[(&str, &str)]) -> Result<Vec<String>, tokio_postgres::Error> {
+async fn broken_of(
+    db: &Client,
+    all: &[(&str, &str)],
+) -> Result<Vec<String>, tokio_postgres::Error> {
     db.batch_execute(BEGIN).await?;
     make_edges(db).await?;
     let mut broken = Vec::new();
@@ -159,16 +162,27 @@ async fn broken_of(db: &Client, all: &[(&str, &str)]) -> Result<Vec<String>, tok
 
 /// The graphs are in the templates' text only; the queries need them as rows.
 async fn make_edges(db: &Client) -> Result<(), tokio_postgres::Error> {
-    db.batch_execute("CREATE TEMP TABLE edges (template_id int, step smallint, parent smallint) ON COMMIT DROP")
-        .await?;
-    for row in db.query("SELECT template_id, yaml FROM templates", &[]).await? {
-        let Ok(template) = Template::parse(row.get(1), "") else { continue };
+    db.batch_execute(
+        "CREATE TEMP TABLE edges (template_id int, step smallint, parent smallint) ON COMMIT DROP",
+    )
+    .await?;
+    for row in db
+        .query("SELECT template_id, yaml FROM templates", &[])
+        .await?
+    {
+        let Ok(template) = Template::parse(row.get(1), "") else {
+            continue;
+        };
         let graph = Graph::of(&template);
         for step in 0..graph.len() {
             for parent in graph.parents(step) {
-                let (step, parent) = (i16::try_from(step).unwrap(), i16::try_from(*parent).unwrap());
+                let (step, parent) = (
+                    i16::try_from(step).unwrap(),
+                    i16::try_from(*parent).unwrap(),
+                );
                 let insert = "INSERT INTO edges VALUES ($1, $2, $3)";
-                db.execute(insert, &[&row.get::<_, i32>(0), &step, &parent]).await?;
+                db.execute(insert, &[&row.get::<_, i32>(0), &step, &parent])
+                    .await?;
             }
         }
     }

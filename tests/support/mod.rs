@@ -60,17 +60,30 @@ impl TestDb {
         let admin = connect(&cluster.url()).await;
         let finished = std::mem::take(&mut *FINISHED.lock().unwrap());
         for name in finished {
-            admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
+            admin
+                .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+                .await
+                .unwrap();
         }
         let name = format!("test_{}", Uuid::new_v4().simple());
-        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
-        Self { url: cluster.url_of(&name), name }
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
+            .await
+            .unwrap();
+        Self {
+            url: cluster.url_of(&name),
+            name,
+        }
     }
 
     /// A database in a cluster of the test's own.
     pub async fn on(cluster: &Cluster) -> Self {
         let name = "own".to_owned();
-        connect(&cluster.url()).await.batch_execute("CREATE DATABASE own").await.unwrap();
+        connect(&cluster.url())
+            .await
+            .batch_execute("CREATE DATABASE own")
+            .await
+            .unwrap();
         let url = cluster.url_of(&name);
         migrate(&Db::new(&url, SCHEMA).unwrap()).await.unwrap();
         Self { name, url }
@@ -89,14 +102,20 @@ impl TestDb {
     /// A session in this database and in the server's schema, for a look behind the server's back.
     pub async fn connect(&self) -> Client {
         let client = connect(&self.url).await;
-        client.batch_execute(&format!("SET search_path TO {SCHEMA}")).await.unwrap();
+        client
+            .batch_execute(&format!("SET search_path TO {SCHEMA}"))
+            .await
+            .unwrap();
         client
     }
 }
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        FINISHED.lock().unwrap().push(std::mem::take(&mut self.name));
+        FINISHED
+            .lock()
+            .unwrap()
+            .push(std::mem::take(&mut self.name));
     }
 }
 
@@ -106,7 +125,10 @@ pub async fn shared() -> &'static Cluster {
         .get_or_init(|| async {
             let cluster = own_cluster().await;
             let admin = connect(&cluster.url()).await;
-            admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+            admin
+                .batch_execute(&format!("CREATE DATABASE {TEMPLATE}"))
+                .await
+                .unwrap();
             migrate(&db(&cluster.url_of(TEMPLATE))).await.unwrap();
             // A database with a session in it is no template.
             let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
@@ -123,11 +145,17 @@ pub async fn own_cluster() -> Cluster {
 
 /// The options of [`own_cluster`], to be changed where a test needs that.
 pub fn own_options() -> Options {
-    Options { durable: false, initdb_cache: Some(cache_dir()), ..Options::default() }
+    Options {
+        durable: false,
+        initdb_cache: Some(cache_dir()),
+        ..Options::default()
+    }
 }
 
 pub async fn start(options: Options) -> Cluster {
-    Cluster::start(options).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    Cluster::start(options)
+        .await
+        .unwrap_or_else(|error| panic!("{error}: {error:?}"))
 }
 
 fn db(url: &str) -> Db {
@@ -145,7 +173,10 @@ pub async fn connect(url: &str) -> Client {
 /// `#[ignore = "needs grpcurl: make test"]`; `make test` runs it.
 pub fn tool(name: &str) -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
-    let places = [tools.join("bin").join(name), tools.join("python/bin").join(name)];
+    let places = [
+        tools.join("bin").join(name),
+        tools.join("python/bin").join(name),
+    ];
     places
         .into_iter()
         .find(|tool| tool.exists())

@@ -31,17 +31,36 @@ impl ServerProcess {
 
     /// Starts one with these options and this environment.
     pub fn start_with(database_url: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_tasker")), database_url, args, env)
+        Self::spawn(
+            Command::new(env!("CARGO_BIN_EXE_tasker")),
+            database_url,
+            args,
+            env,
+        )
     }
 
     /// Starts one that may have only so many files open.
     pub fn start_with_files(database_url: &str, files: usize) -> Self {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tasker")]);
-        Self::spawn(shell, database_url, &["--listen", "127.0.0.1:0", "--log", LOG], &[])
+        shell.args([
+            "-c",
+            &format!("ulimit -n {files} && exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_tasker"),
+        ]);
+        Self::spawn(
+            shell,
+            database_url,
+            &["--listen", "127.0.0.1:0", "--log", LOG],
+            &[],
+        )
     }
 
-    fn spawn(mut command: Command, database_url: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+    fn spawn(
+        mut command: Command,
+        database_url: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let mut child = command
             .args(["server", "--schema", SCHEMA, "--lease-seconds", "3"])
             .args(args)
@@ -53,7 +72,10 @@ impl ServerProcess {
             .spawn()
             .unwrap();
         let log = Arc::<Mutex<Vec<String>>>::default();
-        let (said, heard) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        let (said, heard) = (
+            BufReader::new(child.stderr.take().unwrap()),
+            Arc::clone(&log),
+        );
         std::thread::spawn(move || {
             for line in said.lines().map_while(Result::ok) {
                 eprintln!("{line}");
@@ -61,9 +83,14 @@ impl ServerProcess {
             }
         });
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let url = line.trim().to_owned();
-        assert!(url.starts_with("http://"), "the server did not start: {line:?}");
+        assert!(
+            url.starts_with("http://"),
+            "the server did not start: {line:?}"
+        );
         Self { url, child, log }
     }
 
@@ -75,8 +102,16 @@ impl ServerProcess {
     /// The memory that is its own now, in MiB.
     pub fn memory_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            / 1_024
     }
 
     /// `host:port`.
@@ -105,7 +140,8 @@ impl ServerProcess {
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .unwrap();
     }
 
     /// SIGTERM; returns the exit code.

@@ -25,8 +25,11 @@ pub struct TestServer {
 impl TestServer {
     /// On a database of the test's, with short leases and no wait at the end.
     pub async fn start(db: &TestDb) -> Self {
-        let config =
-            ServerConfig { lease: Duration::from_secs(2), drain: Duration::from_secs(5), ..Default::default() };
+        let config = ServerConfig {
+            lease: Duration::from_secs(2),
+            drain: Duration::from_secs(5),
+            ..Default::default()
+        };
         Self::start_with(db, config).await
     }
 
@@ -41,7 +44,11 @@ impl TestServer {
             };
             server::run(listener, db, config, shutdown).await.unwrap();
         });
-        Self { url, stop: Some(stop), running }
+        Self {
+            url,
+            stop: Some(stop),
+            running,
+        }
     }
 
     pub async fn client(&self) -> Client {
@@ -86,7 +93,11 @@ impl Bench {
     /// However often a service fails and whatever it asks for, it is called: for tests of what happens to single steps.
     pub async fn circuits_off(&mut self) {
         let request = proto::SetPolicyRequest {
-            policy: Some(proto::Policy { enabled: Some(false), max_pause_seconds: Some(0.0), ..Default::default() }),
+            policy: Some(proto::Policy {
+                enabled: Some(false),
+                max_pause_seconds: Some(0.0),
+                ..Default::default()
+            }),
             by: "test".into(),
             reason: "a test".into(),
             ..Default::default()
@@ -109,14 +120,30 @@ impl Bench {
     }
 
     pub async fn cancel(&mut self, task_id: &str) -> Result<proto::Task, tonic::Status> {
-        let request = proto::CancelTaskRequest { task_id: task_id.into(), by: "test".into(), reason: "why".into() };
-        self.client.tasks.cancel_task(request).await.map(|r| r.into_inner().task.unwrap())
+        let request = proto::CancelTaskRequest {
+            task_id: task_id.into(),
+            by: "test".into(),
+            reason: "why".into(),
+        };
+        self.client
+            .tasks
+            .cancel_task(request)
+            .await
+            .map(|r| r.into_inner().task.unwrap())
     }
 }
 
 pub async fn register(client: &mut Client, yaml: &str) -> proto::RegisterTemplateResponse {
-    let request = proto::RegisterTemplateRequest { yaml: yaml.into(), deny_warnings: false };
-    client.templates.register_template(request).await.unwrap().into_inner()
+    let request = proto::RegisterTemplateRequest {
+        yaml: yaml.into(),
+        deny_warnings: false,
+    };
+    client
+        .templates
+        .register_template(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// `name` is `namespace/task_name`.
@@ -131,16 +158,32 @@ pub fn submission(name: &str, context: &str) -> proto::SubmitTaskRequest {
 }
 
 pub async fn submit(client: &mut Client, name: &str, context: &str) -> String {
-    client.tasks.submit_task(submission(name, context)).await.unwrap().into_inner().task_id
+    client
+        .tasks
+        .submit_task(submission(name, context))
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id
 }
 
 pub async fn get(client: &mut Client, task_id: &str) -> proto::GetTaskResponse {
-    client.tasks.get_task(proto::GetTaskRequest { task_id: task_id.into() }).await.unwrap().into_inner()
+    client
+        .tasks
+        .get_task(proto::GetTaskRequest {
+            task_id: task_id.into(),
+        })
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// Watches the task to its end.
 pub async fn finished(client: &mut Client, task_id: &str) -> proto::GetTaskResponse {
-    let request = proto::WatchTaskRequest { task_id: task_id.into(), final_only: true };
+    let request = proto::WatchTaskRequest {
+        task_id: task_id.into(),
+        final_only: true,
+    };
     let watch = async {
         let mut stream = client.tasks.watch_task(request).await.unwrap().into_inner();
         while stream.message().await.unwrap().is_some() {}
@@ -154,24 +197,55 @@ pub async fn finished(client: &mut Client, task_id: &str) -> proto::GetTaskRespo
 /// Pauses a template, or with an empty name its namespace.
 pub async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> proto::Pause {
     let (namespace, task_name) = (namespace.into(), task_name.into());
-    let request = proto::PauseTemplateRequest { namespace, task_name, by: "ann".into(), reason: "a test".into() };
-    client.tasks.pause_template(request).await.unwrap().into_inner().pause.unwrap()
+    let request = proto::PauseTemplateRequest {
+        namespace,
+        task_name,
+        by: "ann".into(),
+        reason: "a test".into(),
+    };
+    client
+        .tasks
+        .pause_template(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .pause
+        .unwrap()
 }
 
 /// Lifts such a pause; whether there was one.
 pub async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
     let (namespace, task_name) = (namespace.into(), task_name.into());
-    let request = proto::ResumeTemplateRequest { namespace, task_name, by: "bob".into(), reason: "well".into() };
-    client.tasks.resume_template(request).await.unwrap().into_inner().was_paused
+    let request = proto::ResumeTemplateRequest {
+        namespace,
+        task_name,
+        by: "bob".into(),
+        reason: "well".into(),
+    };
+    client
+        .tasks
+        .resume_template(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .was_paused
 }
 
 /// Why a task is where it is.
 pub async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
-    client.tasks.explain_task(proto::ExplainTaskRequest { task_id: id.into() }).await.unwrap().into_inner()
+    client
+        .tasks
+        .explain_task(proto::ExplainTaskRequest { task_id: id.into() })
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 pub fn step<'a>(task: &'a proto::GetTaskResponse, name: &str) -> &'a proto::Step {
-    task.steps.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no step {name}"))
+    task.steps
+        .iter()
+        .find(|s| s.name == name)
+        .unwrap_or_else(|| panic!("no step {name}"))
 }
 
 pub fn state(task: &proto::GetTaskResponse) -> TaskState {

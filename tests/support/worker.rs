@@ -3,9 +3,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use tasker::proto::{
-    CancelStep, Drain, Heartbeat, PermanentError, Register, Registered, Released, ResultAck, ResultStatus,
-    RetryableError, StepAssignment, StepResult, Success, WorkRequest, WorkResponse, step_result::Outcome,
-    work_request::Message as Says, work_response::Message as Hears, worker_service_client::WorkerServiceClient,
+    CancelStep, Drain, Heartbeat, PermanentError, Register, Registered, Released, ResultAck,
+    ResultStatus, RetryableError, StepAssignment, StepResult, Success, WorkRequest, WorkResponse,
+    step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
+    worker_service_client::WorkerServiceClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,19 +50,39 @@ impl RawWorker {
     pub async fn open(url: &str, register: Register) -> Result<Self, Status> {
         let mut client = WorkerServiceClient::connect(url.to_owned()).await.unwrap();
         let (says, queue) = mpsc::channel(1_024);
-        says.send(WorkRequest { message: Some(Says::Register(register)) }).await.unwrap();
+        says.send(WorkRequest {
+            message: Some(Says::Register(register)),
+        })
+        .await
+        .unwrap();
         let mut hears = client.work(ReceiverStream::new(queue)).await?.into_inner();
         match hears.message().await? {
-            Some(WorkResponse { message: Some(Hears::Registered(registered)) }) => {
-                let heart = tokio::spawn(beat(says.clone(), registered.heartbeat_interval.unwrap()));
-                Ok(Self { says: Some(says), hears, early: VecDeque::new(), heart, registered })
+            Some(WorkResponse {
+                message: Some(Hears::Registered(registered)),
+            }) => {
+                let heart =
+                    tokio::spawn(beat(says.clone(), registered.heartbeat_interval.unwrap()));
+                Ok(Self {
+                    says: Some(says),
+                    hears,
+                    early: VecDeque::new(),
+                    heart,
+                    registered,
+                })
             }
             other => panic!("expected `registered`, got {other:?}"),
         }
     }
 
     pub async fn say(&self, message: Says) {
-        self.says.as_ref().unwrap().send(WorkRequest { message: Some(message) }).await.unwrap();
+        self.says
+            .as_ref()
+            .unwrap()
+            .send(WorkRequest {
+                message: Some(message),
+            })
+            .await
+            .unwrap();
     }
 
     /// Sends no more heartbeats.
@@ -88,18 +109,29 @@ impl RawWorker {
     }
 
     async fn receive(&mut self) -> Result<Option<Hears>, Status> {
-        let next = tokio::time::timeout(PATIENCE, self.hears.message()).await.expect("the server says nothing");
+        let next = tokio::time::timeout(PATIENCE, self.hears.message())
+            .await
+            .expect("the server says nothing");
         next.map(|message| message.map(|m| m.message.unwrap()))
     }
 
     /// The first message that `pick` takes; what comes before it stays to be heard.
     async fn hear_first<T>(&mut self, what: &str, pick: impl Fn(&Hears) -> Option<T>) -> T {
-        if let Some((i, found)) = self.early.iter().enumerate().find_map(|(i, m)| Some((i, pick(m)?))) {
+        if let Some((i, found)) = self
+            .early
+            .iter()
+            .enumerate()
+            .find_map(|(i, m)| Some((i, pick(m)?)))
+        {
             self.early.remove(i);
             return found;
         }
         loop {
-            let message = self.receive().await.unwrap().unwrap_or_else(|| panic!("the stream ended before {what}"));
+            let message = self
+                .receive()
+                .await
+                .unwrap()
+                .unwrap_or_else(|| panic!("the stream ended before {what}"));
             if let Some(found) = pick(&message) {
                 return found;
             }
@@ -109,29 +141,55 @@ impl RawWorker {
 
     /// Nothing comes for this long.
     pub async fn hears_nothing(&mut self, time: Duration) {
-        assert!(self.early.is_empty(), "expected silence, got {:?}", self.early);
+        assert!(
+            self.early.is_empty(),
+            "expected silence, got {:?}",
+            self.early
+        );
         if let Ok(message) = tokio::time::timeout(time, self.hears.message()).await {
             panic!("expected silence, got {message:?}");
         }
     }
 
     pub async fn assignment(&mut self) -> StepAssignment {
-        let pick = |m: &Hears| if let Hears::Assignment(a) = m { Some(a.clone()) } else { None };
+        let pick = |m: &Hears| {
+            if let Hears::Assignment(a) = m {
+                Some(a.clone())
+            } else {
+                None
+            }
+        };
         self.hear_first("an assignment", pick).await
     }
 
     pub async fn ack(&mut self) -> ResultAck {
-        let pick = |m: &Hears| if let Hears::Ack(a) = m { Some(a.clone()) } else { None };
+        let pick = |m: &Hears| {
+            if let Hears::Ack(a) = m {
+                Some(a.clone())
+            } else {
+                None
+            }
+        };
         self.hear_first("an ack", pick).await
     }
 
     pub async fn cancelled(&mut self) -> CancelStep {
-        let pick = |m: &Hears| if let Hears::Cancel(c) = m { Some(c.clone()) } else { None };
+        let pick = |m: &Hears| {
+            if let Hears::Cancel(c) = m {
+                Some(c.clone())
+            } else {
+                None
+            }
+        };
         self.hear_first("a cancel", pick).await
     }
 
     pub async fn answer(&self, lease_token: &str, outcome: Outcome) {
-        self.say(Says::Result(StepResult { lease_token: lease_token.into(), outcome: Some(outcome) })).await;
+        self.say(Says::Result(StepResult {
+            lease_token: lease_token.into(),
+            outcome: Some(outcome),
+        }))
+        .await;
     }
 
     /// Answers and waits for the acknowledgement.
@@ -149,7 +207,9 @@ async fn beat(says: mpsc::Sender<WorkRequest>, interval: prost_types::Duration) 
     let interval = Duration::try_from(interval).unwrap();
     loop {
         tokio::time::sleep(interval).await;
-        let heartbeat = WorkRequest { message: Some(Says::Heartbeat(Heartbeat {})) };
+        let heartbeat = WorkRequest {
+            message: Some(Says::Heartbeat(Heartbeat {})),
+        };
         if says.send(heartbeat).await.is_err() {
             return;
         }
@@ -157,7 +217,9 @@ async fn beat(says: mpsc::Sender<WorkRequest>, interval: prost_types::Duration) 
 }
 
 pub fn success(json: &str) -> Outcome {
-    Outcome::Success(Success { result_json: json.into() })
+    Outcome::Success(Success {
+        result_json: json.into(),
+    })
 }
 
 pub fn retryable(message: &str, retry_after: Option<Duration>) -> Outcome {
@@ -169,7 +231,11 @@ pub fn retryable(message: &str, retry_after: Option<Duration>) -> Outcome {
 }
 
 pub fn permanent(message: &str, code: &str) -> Outcome {
-    Outcome::PermanentError(PermanentError { message: message.into(), error_code: code.into(), ..Default::default() })
+    Outcome::PermanentError(PermanentError {
+        message: message.into(),
+        error_code: code.into(),
+        ..Default::default()
+    })
 }
 
 pub fn released() -> Outcome {

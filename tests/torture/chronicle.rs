@@ -36,7 +36,11 @@ impl Chronicle {
 
     /// A line of the timeline.
     pub fn note(&self, what: &str) {
-        let _ = writeln!(self.timeline.lock().unwrap(), "{:8.3} {what}", self.elapsed().as_secs_f64());
+        let _ = writeln!(
+            self.timeline.lock().unwrap(),
+            "{:8.3} {what}",
+            self.elapsed().as_secs_f64()
+        );
     }
 
     /// A fault was inflicted.

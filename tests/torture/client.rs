@@ -11,7 +11,9 @@ use std::{
 
 use tasker::{
     client::Client,
-    proto::{SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest},
+    proto::{
+        SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest,
+    },
 };
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -61,9 +63,18 @@ impl Clients {
     pub fn new(seed: u64, shapes: Vec<Shape>, servers: &[String], target: i64) -> Arc<Self> {
         let client = |url: &String| {
             let endpoint = Endpoint::from_shared(url.clone()).unwrap();
-            let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(CALL).tcp_nodelay(true);
-            let alive = endpoint.http2_keep_alive_interval(Duration::from_secs(2)).keep_alive_while_idle(true);
-            Client::over(alive.keep_alive_timeout(Duration::from_secs(2)).connect_lazy())
+            let endpoint = endpoint
+                .connect_timeout(Duration::from_secs(2))
+                .timeout(CALL)
+                .tcp_nodelay(true);
+            let alive = endpoint
+                .http2_keep_alive_interval(Duration::from_secs(2))
+                .keep_alive_while_idle(true);
+            Client::over(
+                alive
+                    .keep_alive_timeout(Duration::from_secs(2))
+                    .connect_lazy(),
+            )
         };
         Arc::new(Self {
             seed,
@@ -109,14 +120,20 @@ impl Clients {
             self.give_up.cancel();
             while all.join_next().await.is_some() {}
             for what in std::mem::take(&mut *self.waiting.lock().unwrap()) {
-                self.told(Told::Nothing { what, seconds: patience.as_secs() });
+                self.told(Told::Nothing {
+                    what,
+                    seconds: patience.as_secs(),
+                });
             }
         }
     }
 
     /// What was asked for and what was told.
     pub fn history(&self) -> (BTreeMap<u64, Intent>, Vec<Told>) {
-        (self.intents.lock().unwrap().clone(), self.told.lock().unwrap().clone())
+        (
+            self.intents.lock().unwrap().clone(),
+            self.told.lock().unwrap().clone(),
+        )
     }
 
     /// How often each thing was done.
@@ -185,37 +202,67 @@ impl Clients {
             namespace: shape.namespace.clone(),
             task_name: shape.task_name.clone(),
             context_json: context.clone(),
-            priority: if rng.chance(1_000) { i32::try_from(rng.within(0..11)).unwrap() - 5 } else { 0 },
+            priority: if rng.chance(1_000) {
+                i32::try_from(rng.within(0..11)).unwrap() - 5
+            } else {
+                0
+            },
             idempotency_key: key.clone().unwrap_or_default(),
             correlation_id: format!("n-{n}"),
             ..Default::default()
         };
         let template = format!("{}/{}", shape.namespace, shape.task_name);
         let batch = batch.filter(|_| !keyed);
-        self.intents.lock().unwrap().insert(n, Intent { template, context, key, batch, tries: 0 });
+        self.intents.lock().unwrap().insert(
+            n,
+            Intent {
+                template,
+                context,
+                key,
+                batch,
+                tries: 0,
+            },
+        );
         (n, request)
     }
 
     /// Asks one server once. Whatever goes wrong may have happened all the same.
-    async fn submit(&self, luck: u64, asked: &[(u64, SubmitTaskRequest)]) -> Option<Vec<SubmitTaskResponse>> {
+    async fn submit(
+        &self,
+        luck: u64,
+        asked: &[(u64, SubmitTaskRequest)],
+    ) -> Option<Vec<SubmitTaskResponse>> {
         for (n, _) in asked {
             self.intents.lock().unwrap().get_mut(n).unwrap().tries += 1;
         }
         let mut client = self.server(luck);
         let call = async {
             match asked {
-                [(_, one)] => client.tasks.submit_task(one.clone()).await.map(|response| vec![response.into_inner()]),
+                [(_, one)] => client
+                    .tasks
+                    .submit_task(one.clone())
+                    .await
+                    .map(|response| vec![response.into_inner()]),
                 many => {
                     let tasks = many.iter().map(|(_, request)| request.clone()).collect();
-                    let response = client.tasks.submit_tasks(SubmitTasksRequest { tasks }).await;
+                    let response = client
+                        .tasks
+                        .submit_tasks(SubmitTasksRequest { tasks })
+                        .await;
                     response.map(|response| response.into_inner().tasks)
                 }
             }
         };
-        let answers = self.called("submit", &format!("n-{}", asked[0].0), call).await?;
+        let answers = self
+            .called("submit", &format!("n-{}", asked[0].0), call)
+            .await?;
         for ((n, _), answer) in asked.iter().zip(&answers) {
             let task = Uuid::parse_str(&answer.task_id).unwrap();
-            self.told(Told::Submitted { n: *n, task, created: answer.created });
+            self.told(Told::Submitted {
+                n: *n,
+                task,
+                created: answer.created,
+            });
         }
         Some(answers)
     }
@@ -236,7 +283,11 @@ impl Clients {
                 self.count("refusals");
                 if is_strange(status.code()) {
                     let (code, message) = (status.code().to_string(), status.message().to_owned());
-                    self.told(Told::Refused { what: format!("{what} {whom}"), code, message });
+                    self.told(Told::Refused {
+                        what: format!("{what} {whom}"),
+                        code,
+                        message,
+                    });
                 }
             }
             Err(_) => self.count("silences"),
@@ -245,7 +296,11 @@ impl Clients {
     }
 
     /// Asks again, another server each time, until the answer is known.
-    async fn insist(&self, rng: &mut Rng, asked: &[(u64, SubmitTaskRequest)]) -> Option<Vec<SubmitTaskResponse>> {
+    async fn insist(
+        &self,
+        rng: &mut Rng,
+        asked: &[(u64, SubmitTaskRequest)],
+    ) -> Option<Vec<SubmitTaskResponse>> {
         let what = format!("submit of n-{}", asked[0].0);
         self.waiting.lock().unwrap().insert(what.clone());
         while !self.give_up.is_cancelled() {
@@ -328,7 +383,11 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
     let first = clients.next.load(Ordering::Relaxed);
     let mut rng = Rng::of(clients.seed, &format!("job {first}"));
     let answers = match rng.below(100) {
-        0..35 => clients.submit(rng.next(), &[clients.want(false, None)]).await,
+        0..35 => {
+            clients
+                .submit(rng.next(), &[clients.want(false, None)])
+                .await
+        }
         35..65 => clients.insist(&mut rng, &[clients.want(true, None)]).await,
         65..75 => {
             let asked = [clients.want(true, None)];
@@ -340,7 +399,10 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
             let asked = [clients.want(true, None)];
             clients.count("keys used at once");
             let luck = rng.next();
-            let (one, two) = tokio::join!(clients.submit(luck, &asked), clients.submit(luck + 1, &asked));
+            let (one, two) = tokio::join!(
+                clients.submit(luck, &asked),
+                clients.submit(luck + 1, &asked)
+            );
             match one.or(two) {
                 None => clients.insist(&mut rng, &asked).await,
                 told => told,
@@ -348,7 +410,9 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
         }
         85..95 => {
             let size = 2 + rng.below(20);
-            let batch: Vec<_> = (0..size).map(|_| clients.want(false, Some(first))).collect();
+            let batch: Vec<_> = (0..size)
+                .map(|_| clients.want(false, Some(first)))
+                .collect();
             clients.count("batches");
             clients.submit(rng.next(), &batch).await
         }
@@ -360,14 +424,25 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
         }
     };
     for answer in answers.into_iter().flatten() {
-        let mut rng = Rng::of(clients.seed, &format!("afterwards {}", answer.correlation_id));
+        let mut rng = Rng::of(
+            clients.seed,
+            &format!("afterwards {}", answer.correlation_id),
+        );
         let clients = Arc::clone(clients);
         match rng.below(100) {
-            0..5 => drop(follow_ups.spawn(async move { operator::cancel(&clients, &mut rng, answer.task_id).await })),
+            0..5 => {
+                drop(follow_ups.spawn(async move {
+                    operator::cancel(&clients, &mut rng, answer.task_id).await
+                }))
+            }
             5..10 => drop(follow_ups.spawn(async move {
                 let _ = watch(&clients, &mut rng, answer.task_id).await;
             })),
-            10..40 => drop(follow_ups.spawn(async move { operator::attend(&clients, &mut rng, answer.task_id).await })),
+            10..40 => {
+                drop(follow_ups.spawn(async move {
+                    operator::attend(&clients, &mut rng, answer.task_id).await
+                }))
+            }
             _ => {}
         }
     }
@@ -378,7 +453,10 @@ pub async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) -> Option<
     let task = Uuid::parse_str(&task_id).unwrap();
     let what = format!("watch of task {task_id}");
     clients.waiting.lock().unwrap().insert(what.clone());
-    let request = WatchTaskRequest { task_id, final_only: true };
+    let request = WatchTaskRequest {
+        task_id,
+        final_only: true,
+    };
     while !clients.give_up.is_cancelled() {
         let mut client = clients.server(rng.next());
         let watched = async {
@@ -400,7 +478,10 @@ pub async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) -> Option<
             };
             clients.count("watch");
             clients.waiting.lock().unwrap().remove(&what);
-            clients.told(Told::Ended { task, state: state.to_owned() });
+            clients.told(Told::Ended {
+                task,
+                state: state.to_owned(),
+            });
             return Some(ended);
         }
         tokio::time::sleep(PAUSE).await;

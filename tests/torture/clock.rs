@@ -18,7 +18,10 @@ pub struct Clock {
 impl Clock {
     /// `None` when this machine has no libfaketime.
     pub fn new(file: PathBuf) -> Option<Self> {
-        let clock = Self { library: library()?, file };
+        let clock = Self {
+            library: library()?,
+            file,
+        };
         clock.jump(0);
         Some(clock)
     }
@@ -46,8 +49,15 @@ impl Clock {
 
 fn library() -> Option<PathBuf> {
     let machine = std::env::consts::ARCH;
-    let places = [format!("/usr/lib/{machine}-linux-gnu"), "/usr/lib".into(), "/usr/lib64".into()];
-    places.iter().map(|place| Path::new(place).join(LIBRARY)).find(|path| path.exists())
+    let places = [
+        format!("/usr/lib/{machine}-linux-gnu"),
+        "/usr/lib".into(),
+        "/usr/lib64".into(),
+    ];
+    places
+        .iter()
+        .map(|place| Path::new(place).join(LIBRARY))
+        .find(|path| path.exists())
 }
 
 #[test]
@@ -60,14 +70,24 @@ fn a_clock_jumps_while_its_process_runs() {
     let mut command = Command::new("sh");
     command.args(["-c", "date +%s; sleep 1.5; date +%s; sleep 1.5; date +%s"]);
     clock.rule(&mut command);
-    let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(700));
     clock.jump(3_600);
     std::thread::sleep(std::time::Duration::from_millis(1_500));
     clock.jump(-3_600);
     let output = child.wait_with_output().unwrap();
-    let times: Vec<i64> = String::from_utf8(output.stdout).unwrap().lines().map(|l| l.parse().unwrap()).collect();
+    let times: Vec<i64> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|l| l.parse().unwrap())
+        .collect();
     assert!((3_600..3_605).contains(&(times[1] - times[0])), "{times:?}");
-    assert!((-7_200..-7_190).contains(&(times[2] - times[1])), "{times:?}");
+    assert!(
+        (-7_200..-7_190).contains(&(times[2] - times[1])),
+        "{times:?}"
+    );
     std::fs::remove_file(file).unwrap();
 }

@@ -31,8 +31,13 @@ impl Disk {
     fn mount(dir: &Path) -> Option<Self> {
         std::fs::create_dir_all(dir).unwrap();
         let size = format!("size={MEGABYTES}m,mode=0755");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Self(dir.to_owned()))
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir)
+            .output();
+        mounted
+            .is_ok_and(|output| output.status.success())
+            .then(|| Self(dir.to_owned()))
     }
 
     /// Takes all the space that is left.
@@ -60,7 +65,9 @@ impl Drop for Disk {
 async fn look_after(world: &World) {
     let mut cluster = world.cluster.lock().await;
     if world.session().await.is_err() {
-        world.chronicle.note("postgres is down, and is started again");
+        world
+            .chronicle
+            .note("postgres is down, and is started again");
         cluster.restart().await.unwrap();
     }
 }
@@ -77,15 +84,25 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     let settings = Settings {
         seed: SEED,
         time: Duration::ZERO,
-        size: Size { servers: 2, worker_processes: 2, workers_per_process: 2 },
+        size: Size {
+            servers: 2,
+            worker_processes: 2,
+            workers_per_process: 2,
+        },
         gap: Duration::ZERO,
         open: 60,
         settle: Duration::from_secs(30),
     };
-    let small = [("min_wal_size", "32MB"), ("max_wal_size", "64MB"), ("shared_buffers", "32MB")];
+    let small = [
+        ("min_wal_size", "32MB"),
+        ("max_wal_size", "64MB"),
+        ("shared_buffers", "32MB"),
+    ];
     let options = Options {
         data_dir: Some(disk.0.join("postgres")),
-        settings: small.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        settings: small
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
         ..support::own_options()
     };
     let world = Arc::new(World::start(SEED, settings.size, dir, options).await);
@@ -98,7 +115,9 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     for seconds in [1, 3] {
         sleep(Duration::from_millis(1_500)).await;
         disk.fill();
-        world.chronicle.fault("disk full", &format!("for {seconds} s"));
+        world
+            .chronicle
+            .fault("disk full", &format!("for {seconds} s"));
         sleep(Duration::from_secs(seconds)).await;
         disk.empty();
         world.chronicle.note("there is space again");
@@ -109,7 +128,12 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     let settled = settle(&world, settings.settle).await;
     samples.abort();
     let _ = samples.await;
-    let Judged { history, violations, calls, .. } = judge(&world, &clients, settled).await;
+    let Judged {
+        history,
+        violations,
+        calls,
+        ..
+    } = judge(&world, &clients, settled).await;
     let report = Report {
         seed: SEED,
         seconds: world.chronicle.elapsed().as_secs_f64(),
@@ -123,8 +147,15 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     print!("disk full; {}", report.text());
     if !violations.is_empty() {
         stories(&history, &violations, &world.dir.join("violations.txt"));
-        let _ = std::fs::copy(world.cluster.lock().await.log(), world.dir.join("postgres.log"));
-        panic!("{} violations; all that is known is in {}", violations.len(), world.dir.display());
+        let _ = std::fs::copy(
+            world.cluster.lock().await.log(),
+            world.dir.join("postgres.log"),
+        );
+        panic!(
+            "{} violations; all that is known is in {}",
+            violations.len(),
+            world.dir.display()
+        );
     }
     assert!(history.tasks.len() > 50, "next to nothing was done");
     let _ = std::fs::remove_dir_all(&world.dir);

@@ -32,7 +32,20 @@ const LEAVES: &[&str] = &[
     "[null]",
     "{\"\":null}",
 ];
-const KEYS: &[&str] = &["z", "a", "é", "\\u00e9é", "10", "9", "", " ", "null", "__proto__", "a.b", "🗝"];
+const KEYS: &[&str] = &[
+    "z",
+    "a",
+    "é",
+    "\\u00e9é",
+    "10",
+    "9",
+    "",
+    " ",
+    "null",
+    "__proto__",
+    "a.b",
+    "🗝",
+];
 
 /// An object that starts with the key `n`.
 pub fn object(rng: &mut Rng, n: u64) -> String {
@@ -88,8 +101,10 @@ fn what_is_made_is_json() {
     for i in 0..2_000 {
         let mut rng = Rng::of(i, "document");
         let (value, object) = (value(&mut rng, 4), object(&mut rng, i));
-        serde_json::from_str::<serde_json::Value>(&value).unwrap_or_else(|e| panic!("{e}: {value}"));
-        let object: serde_json::Value = serde_json::from_str(&object).unwrap_or_else(|e| panic!("{e}: {object}"));
+        serde_json::from_str::<serde_json::Value>(&value)
+            .unwrap_or_else(|e| panic!("{e}: {value}"));
+        let object: serde_json::Value =
+            serde_json::from_str(&object).unwrap_or_else(|e| panic!("{e}: {object}"));
         assert_eq!(object["n"], serde_json::json!(i));
     }
 }

@@ -6,7 +6,9 @@ use tasker::domain::template::{Graph, Template};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use crate::checker::history::{Attempt, Event, History, Micros, Plan, PlannedStep, Shut, Step, Task, Worker};
+use crate::checker::history::{
+    Attempt, Event, History, Micros, Plan, PlannedStep, Shut, Step, Task, Worker,
+};
 
 /// Fills in the database's part of the history.
 pub async fn read(db: &Client, history: &mut History) {
@@ -22,7 +24,10 @@ pub async fn read(db: &Client, history: &mut History) {
 
 async fn rows<T>(db: &Client, sql: &str, read: fn(&Row) -> T) -> Vec<T> {
     let sql = sql.replace("micros(", "(1000000 * extract(epoch FROM ");
-    let rows = db.query(&sql, &[]).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
+    let rows = db
+        .query(&sql, &[])
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}: {sql}"));
     rows.iter().map(read).collect()
 }
 
@@ -30,20 +35,39 @@ async fn plans(db: &Client) -> BTreeMap<i32, Plan> {
     let sql = "SELECT template_id, yaml, (SELECT array_agg(l.service_id ORDER BY s.step) FROM template_steps s
                  JOIN lanes l USING (lane_id) WHERE s.template_id = t.template_id) FROM templates t";
     let rows = db.query(sql, &[]).await.unwrap();
-    rows.iter().map(|row| (row.get(0), plan(&Template::parse(row.get(1), "").unwrap(), row.get(2)))).collect()
+    rows.iter()
+        .map(|row| {
+            (
+                row.get(0),
+                plan(&Template::parse(row.get(1), "").unwrap(), row.get(2)),
+            )
+        })
+        .collect()
 }
 
 fn plan(template: &Template, services: Vec<i32>) -> Plan {
     let graph = Graph::of(template);
-    let steps = template.steps.iter().enumerate().map(|(i, step)| PlannedStep {
-        name: step.name.clone(),
-        service: services[i],
-        parents: graph.parents(i).iter().copied().map(usize::from).collect(),
-        ancestors: graph.ancestors(i).iter().copied().map(usize::from).collect(),
-        retry_limit: step.retry_limit.try_into().unwrap(),
-        timeout: step.timeout.as_micros().try_into().unwrap(),
-    });
-    Plan { name: format!("{}/{}", template.namespace, template.task_name), steps: steps.collect() }
+    let steps = template
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(i, step)| PlannedStep {
+            name: step.name.clone(),
+            service: services[i],
+            parents: graph.parents(i).iter().copied().map(usize::from).collect(),
+            ancestors: graph
+                .ancestors(i)
+                .iter()
+                .copied()
+                .map(usize::from)
+                .collect(),
+            retry_limit: step.retry_limit.try_into().unwrap(),
+            timeout: step.timeout.as_micros().try_into().unwrap(),
+        });
+    Plan {
+        name: format!("{}/{}", template.namespace, template.task_name),
+        steps: steps.collect(),
+    }
 }
 
 const TASKS: &str = "
@@ -125,7 +149,14 @@ const WORKERS: &str = "
     SELECT worker_id, draining, micros(lease_expires_at))::int8, micros(ended_at))::int8 FROM workers";
 
 fn worker(r: &Row) -> (Uuid, Worker) {
-    (r.get(0), Worker { draining: r.get(1), lease_expires_at: r.get(2), ended_at: r.get(3) })
+    (
+        r.get(0),
+        Worker {
+            draining: r.get(1),
+            lease_expires_at: r.get(2),
+            ended_at: r.get(3),
+        },
+    )
 }
 
 /// A circuit is open until its next change of state. Pauses are not looked at: a row of one grows, also by a transaction that
@@ -139,5 +170,10 @@ const SHUT: &str = "
          WHERE type = 'STATE') s";
 
 fn shut(r: &Row) -> Shut {
-    Shut { service: r.get(0), why: r.get(1), from: r.get(2), until: r.get(3) }
+    Shut {
+        service: r.get(0),
+        why: r.get(1),
+        from: r.get(2),
+        until: r.get(3),
+    }
 }

@@ -49,10 +49,19 @@ pub struct About<'a> {
 const SHORT: Duration = Duration::from_millis(3_500);
 
 pub fn of(seed: u64, about: About<'_>) -> Attempt {
-    let mut rng = Rng::of(seed, &format!("fate {} {} {}", about.task, about.step, about.attempt));
-    let quick = |fate| Attempt { pause: Duration::ZERO, blocks: false, fate };
+    let mut rng = Rng::of(
+        seed,
+        &format!("fate {} {} {}", about.task, about.step, about.attempt),
+    );
+    let quick = |fate| Attempt {
+        pause: Duration::ZERO,
+        blocks: false,
+        fate,
+    };
     match about.handler {
-        "golden.flaky" if about.attempt <= about.failures => return quick(Fate::Retryable { after: None }),
+        "golden.flaky" if about.attempt <= about.failures => {
+            return quick(Fate::Retryable { after: None });
+        }
         "golden.slow_once" if about.attempt == 1 => return quick(Fate::Hang { deaf: false }),
         golden if golden.starts_with("golden.") => return quick(succeed(&mut rng)),
         _ => {}
@@ -69,13 +78,21 @@ pub fn of(seed: u64, about: About<'_>) -> Attempt {
         0..1 => Fate::Crash,
         1..60 => Fate::Panic,
         60..120 => Fate::Released,
-        120..220 if about.timeout <= SHORT => Fate::Hang { deaf: rng.chance(2_000) },
+        120..220 if about.timeout <= SHORT => Fate::Hang {
+            deaf: rng.chance(2_000),
+        },
         220..350 => Fate::Permanent,
         350..1_100 => Fate::Retryable { after: None },
-        1_100..1_350 => Fate::Retryable { after: Some(rng.millis(0..1_500)) },
+        1_100..1_350 => Fate::Retryable {
+            after: Some(rng.millis(0..1_500)),
+        },
         _ => succeed(&mut rng),
     };
-    Attempt { pause, blocks, fate }
+    Attempt {
+        pause,
+        blocks,
+        fate,
+    }
 }
 
 fn succeed(rng: &mut Rng) -> Fate {
@@ -96,7 +113,9 @@ fn every_fate_happens_and_happens_again() {
         failures: 0,
         timeout: Duration::from_secs(2),
     };
-    let fates: Vec<_> = (0..100_000).map(|attempt| of(7, about(attempt)).fate).collect();
+    let fates: Vec<_> = (0..100_000)
+        .map(|attempt| of(7, about(attempt)).fate)
+        .collect();
     let count = |is: fn(&Fate) -> bool| fates.iter().filter(|fate| is(fate)).count();
     assert!(count(|f| matches!(f, Fate::Succeed(_))) > 90_000);
     for (what, n) in [
@@ -106,10 +125,21 @@ fn every_fate_happens_and_happens_again() {
         ("hang", count(|f| matches!(f, Fate::Hang { deaf: false }))),
         ("deaf", count(|f| matches!(f, Fate::Hang { deaf: true }))),
         ("permanent", count(|f| *f == Fate::Permanent)),
-        ("retryable", count(|f| *f == Fate::Retryable { after: None })),
-        ("retry after", count(|f| matches!(f, Fate::Retryable { after: Some(_) }))),
+        (
+            "retryable",
+            count(|f| *f == Fate::Retryable { after: None }),
+        ),
+        (
+            "retry after",
+            count(|f| matches!(f, Fate::Retryable { after: Some(_) })),
+        ),
     ] {
         assert!(n > 0, "{what} never happens");
     }
-    assert_eq!(fates, (0..100_000).map(|attempt| of(7, about(attempt)).fate).collect::<Vec<_>>());
+    assert_eq!(
+        fates,
+        (0..100_000)
+            .map(|attempt| of(7, about(attempt)).fate)
+            .collect::<Vec<_>>()
+    );
 }

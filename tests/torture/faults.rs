@@ -97,13 +97,21 @@ pub fn schedule(seed: u64, time: Duration, gap: Duration, clocks: bool) -> Vec<P
     let mut at = gap;
     while at < time {
         if deck.is_empty() {
-            deck = DECK.iter().flat_map(|(kind, n, length)| (0..*n).map(|_| (*kind, length.clone()))).collect();
+            deck = DECK
+                .iter()
+                .flat_map(|(kind, n, length)| (0..*n).map(|_| (*kind, length.clone())))
+                .collect();
             deck.retain(|(kind, _)| clocks || !kind.needs_clock());
             rng.shuffle(&mut deck);
         }
         let (kind, length) = deck.pop().unwrap();
         let luck = [rng.next(), rng.next(), rng.next()];
-        planned.push(Planned { at, kind, length: rng.millis(length), luck });
+        planned.push(Planned {
+            at,
+            kind,
+            length: rng.millis(length),
+            luck,
+        });
         let gap = u64::try_from(gap.as_millis()).unwrap();
         at += rng.millis(0..2 * gap + 1);
     }
@@ -118,9 +126,17 @@ fn a_schedule_can_be_had_again_and_has_every_kind() {
     assert!(plan(1) != plan(2));
     for seed in 0..20 {
         let planned = plan(seed);
-        assert!(planned.len() > 300 && planned.iter().all(|p| p.at < ten_minutes), "{}", planned.len());
+        assert!(
+            planned.len() > 300 && planned.iter().all(|p| p.at < ten_minutes),
+            "{}",
+            planned.len()
+        );
         let kinds: std::collections::BTreeSet<Kind> = planned.iter().map(|p| p.kind).collect();
         assert_eq!(kinds.len(), DECK.len());
     }
-    assert!(schedule(1, ten_minutes, Duration::from_secs(1), false).iter().all(|p| !p.kind.needs_clock()));
+    assert!(
+        schedule(1, ten_minutes, Duration::from_secs(1), false)
+            .iter()
+            .all(|p| !p.kind.needs_clock())
+    );
 }

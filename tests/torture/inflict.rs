@@ -35,7 +35,9 @@ async fn one(world: &World, planned: &Planned) {
     match planned.kind {
         Kind::ServerKill | Kind::ServerStop => on_server(world, planned, server).await,
         Kind::RollingRestart => rolling_restart(world, planned).await,
-        Kind::WorkerKill | Kind::WorkerStop | Kind::WorkerDeploy => on_worker(world, planned, host).await,
+        Kind::WorkerKill | Kind::WorkerStop | Kind::WorkerDeploy => {
+            on_worker(world, planned, host).await
+        }
         Kind::PostgresKill => postgres_kill(world, planned).await,
         Kind::PostgresStop => postgres_stop(world, planned).await,
         Kind::SessionsEnded => sessions_ended(world, planned).await,
@@ -46,7 +48,9 @@ async fn one(world: &World, planned: &Planned) {
         | Kind::LinkHeld
         | Kind::LinkRefuses => on_link(world, planned, server).await,
         Kind::CommitLost => {
-            server.to_database.lose_commit(1 + usize::try_from(planned.luck[1] % 4).unwrap());
+            server
+                .to_database
+                .lose_commit(1 + usize::try_from(planned.luck[1] % 4).unwrap());
             sleep(planned.length).await;
             if server.to_database.has_lost_it() {
                 say(world, planned, &format!("server {}", server.index));
@@ -54,7 +58,11 @@ async fn one(world: &World, planned: &Planned) {
             server.to_database.lose_commit(0);
         }
         Kind::ServerClock | Kind::WorkerClock => {
-            let clock = if planned.kind == Kind::ServerClock { &server.clock } else { &host.clock };
+            let clock = if planned.kind == Kind::ServerClock {
+                &server.clock
+            } else {
+                &host.clock
+            };
             let Some(clock) = clock else { return };
             // Up to a day, either way.
             let seconds = i64::try_from(planned.luck[1] % 172_800).unwrap() - 86_400;
@@ -71,7 +79,10 @@ fn pick<T>(from: &[T], luck: u64) -> &T {
 }
 
 fn say(world: &World, planned: &Planned, what: &str) {
-    world.chronicle.fault(planned.kind.name(), &format!("{what}, for {:?}", planned.length));
+    world.chronicle.fault(
+        planned.kind.name(),
+        &format!("{what}, for {:?}", planned.length),
+    );
 }
 
 async fn on_server(world: &World, planned: &Planned, server: &Server) {
@@ -94,7 +105,9 @@ async fn rolling_restart(world: &World, planned: &Planned) {
     for server in &world.servers {
         let mut process = server.process.lock().await;
         process.signal(Signal::TERM);
-        world.ends(format!("server {}", server.index), &mut process).await;
+        world
+            .ends(format!("server {}", server.index), &mut process)
+            .await;
         *process = server.spawn();
         drop(process);
         server.listens().await;
@@ -115,7 +128,11 @@ async fn on_worker(world: &World, planned: &Planned, host: &WorkerHost) {
             process.signal(Signal::TERM);
             // A handler may crash it on the way.
             let crashed = |status: ExitStatus| status.signal() == Some(Signal::KILL.as_raw());
-            if !process.ended_within(crate::world::END_LIMIT).await.is_some_and(crashed) {
+            if !process
+                .ended_within(crate::world::END_LIMIT)
+                .await
+                .is_some_and(crashed)
+            {
                 world.ends(who, &mut process).await;
             }
             *process = host.spawn();
@@ -139,7 +156,10 @@ async fn postgres_kill(world: &World, planned: &Planned) {
     sleep(planned.length).await;
     if let Err(error) = cluster.restart().await {
         let how = format!("it does not come back: {error}");
-        world.chronicle.violation(Violation::ProcessEnded { who: "postgres".into(), how });
+        world.chronicle.violation(Violation::ProcessEnded {
+            who: "postgres".into(),
+            how,
+        });
     }
 }
 
@@ -147,9 +167,15 @@ async fn postgres_stop(world: &World, planned: &Planned) {
     let cluster = world.cluster.lock().await;
     say(world, planned, "all its processes");
     let pid = cluster.pid();
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
-    let all: Vec<Pid> = std::iter::once(pid.cast_signed()).chain(children).filter_map(Pid::from_raw).collect();
+    let children =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse::<i32>().ok());
+    let all: Vec<Pid> = std::iter::once(pid.cast_signed())
+        .chain(children)
+        .filter_map(Pid::from_raw)
+        .collect();
     let signal = |signal| all.iter().for_each(|pid| _ = kill_process(*pid, signal));
     signal(Signal::STOP);
     sleep(planned.length).await;
@@ -157,11 +183,16 @@ async fn postgres_stop(world: &World, planned: &Planned) {
 }
 
 async fn sessions_ended(world: &World, planned: &Planned) {
-    let Ok(db) = world.session().await else { return };
+    let Ok(db) = world.session().await else {
+        return;
+    };
     let sql = "SELECT count(pg_terminate_backend(pid)) FROM (
                    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tasker'
                     ORDER BY md5(pid || $1) LIMIT $2) victims";
-    let (salt, most) = (planned.luck[0].to_string(), 1 + i64::try_from(planned.luck[1] % 12).unwrap());
+    let (salt, most) = (
+        planned.luck[0].to_string(),
+        1 + i64::try_from(planned.luck[1] % 12).unwrap(),
+    );
     if let Ok(row) = db.query_one(sql, &[&salt, &most]).await {
         say(world, planned, &format!("{} of them", row.get::<_, i64>(0)));
     }
@@ -174,11 +205,21 @@ async fn on_link(world: &World, planned: &Planned, server: &Server) {
         _ => (&server.for_clients, "clients"),
     };
     let heads = planned.luck[2].is_multiple_of(2);
-    say(world, planned, &format!("server {} and {name}", server.index));
+    say(
+        world,
+        planned,
+        &format!("server {} and {name}", server.index),
+    );
     let mode = match planned.kind {
         Kind::LinkCut => return link.strike(Blow::Cut),
         Kind::LinkReset => return link.strike(Blow::Reset),
-        Kind::LinkHalfClosed => return link.strike(if heads { Blow::CloseUp } else { Blow::CloseDown }),
+        Kind::LinkHalfClosed => {
+            return link.strike(if heads {
+                Blow::CloseUp
+            } else {
+                Blow::CloseDown
+            });
+        }
         Kind::LinkSlow => Mode::Delay(Duration::from_millis(5 + planned.luck[2] % 200)),
         Kind::LinkHeld => Mode::Hold,
         _ => Mode::Refuse,

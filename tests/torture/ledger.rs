@@ -97,7 +97,9 @@ pub struct Ledger(Mutex<File>);
 
 impl Ledger {
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(Mutex::new(OpenOptions::new().create(true).append(true).open(path)?)))
+        Ok(Self(Mutex::new(
+            OpenOptions::new().create(true).append(true).open(path)?,
+        )))
     }
 
     /// In the file when it returns, unless the machine dies. A line that cannot be written ends the process: what it did
@@ -106,7 +108,10 @@ impl Ledger {
         let mut bytes = serde_json::to_vec(line).unwrap();
         bytes.push(b'\n');
         let written = self.0.lock().unwrap().write(&bytes);
-        assert!(matches!(written, Ok(n) if n == bytes.len()), "the ledger cannot be written: {written:?}");
+        assert!(
+            matches!(written, Ok(n) if n == bytes.len()),
+            "the ledger cannot be written: {written:?}"
+        );
     }
 }
 
@@ -114,8 +119,16 @@ impl Ledger {
 pub fn read(path: &Path) -> (Vec<Line>, usize) {
     let text = std::fs::read(path).unwrap_or_default();
     let mut unreadable = 0;
-    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let lines = lines.filter_map(|line| serde_json::from_slice(line).inspect_err(|_| unreadable += 1).ok()).collect();
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let lines = lines
+        .filter_map(|line| {
+            serde_json::from_slice(line)
+                .inspect_err(|_| unreadable += 1)
+                .ok()
+        })
+        .collect();
     (lines, unreadable)
 }
 
@@ -125,7 +138,10 @@ pub fn summary(lines: &[Line]) -> HashMap<&'static str, usize> {
     for line in lines {
         let what = match line {
             Line::Start(_) => "started",
-            Line::End(End { said: Said::Dropped, .. }) => "dropped",
+            Line::End(End {
+                said: Said::Dropped,
+                ..
+            }) => "dropped",
             Line::End(_) => "ended",
             Line::Ack(Ack { accepted: true, .. }) => "accepted",
             Line::Ack(_) => "stale",
@@ -150,8 +166,15 @@ fn what_is_written_is_read() {
             context: Digest::of("{}"),
             results: Digest::of_all([("b", "1"), ("a", "2")]),
         }),
-        Line::End(End { lease: "l".into(), said: Said::Success, result: Some(Digest::of("1")) }),
-        Line::Ack(Ack { lease: "l".into(), accepted: true }),
+        Line::End(End {
+            lease: "l".into(),
+            said: Said::Success,
+            result: Some(Digest::of("1")),
+        }),
+        Line::Ack(Ack {
+            lease: "l".into(),
+            accepted: true,
+        }),
     ];
     // Two processes at once.
     let (one, two) = (Ledger::open(&path).unwrap(), Ledger::open(&path).unwrap());
@@ -163,6 +186,9 @@ fn what_is_written_is_read() {
     assert_eq!(read(&path), (vec![], 1));
     std::fs::remove_file(&path).unwrap();
     assert_eq!(summary(&lines)["started"], 1);
-    assert_eq!(Digest::of_all([("b", "1"), ("a", "2")]), Digest::of_all([("a", "2"), ("b", "1")]));
+    assert_eq!(
+        Digest::of_all([("b", "1"), ("a", "2")]),
+        Digest::of_all([("a", "2"), ("b", "1")])
+    );
     assert!(Digest::of_all([("a", "12")]) != Digest::of_all([("a1", "2")]));
 }

@@ -94,13 +94,17 @@ impl Link {
 async fn accept(listener: TcpListener, port: u16, shared: Shared) {
     loop {
         // Out of file descriptors, for example: the next one may have better luck.
-        let Ok((client, _)) = listener.accept().await else { continue };
+        let Ok((client, _)) = listener.accept().await else {
+            continue;
+        };
         if *shared.mode.borrow() == Mode::Refuse {
             continue;
         }
         let shared = shared.clone();
         tokio::spawn(async move {
-            let Ok(target) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+            let Ok(target) = TcpStream::connect(("127.0.0.1", port)).await else {
+                return;
+            };
             let _ = (client.set_nodelay(true), target.set_nodelay(true));
             serve(client, target, &shared).await;
         });
@@ -121,7 +125,10 @@ async fn serve(client: TcpStream, target: TcpStream, shared: &Shared) {
     let reset = Arc::<AtomicBool>::default();
     let (from_client, to_client) = client.into_split();
     let (from_target, to_target) = target.into_split();
-    let to = |half| Writing { half: Some(half), reset: Arc::clone(&reset) };
+    let to = |half| Writing {
+        half: Some(half),
+        reset: Arc::clone(&reset),
+    };
     let (to_client, to_target) = (to(to_client), to(to_target));
     let mut up: Option<Way<'_>> = Some(Box::pin(pump(&from_client, to_target, shared, false)));
     let mut down: Option<Way<'_>> = Some(Box::pin(pump(&from_target, to_client, shared, true)));
@@ -142,7 +149,10 @@ async fn serve(client: TcpStream, target: TcpStream, shared: &Shared) {
             Some(Blow::Cut) => return,
             Some(Blow::Reset) => {
                 reset.store(true, Ordering::Relaxed);
-                let _ = (from_client.as_ref().set_zero_linger(), from_target.as_ref().set_zero_linger());
+                let _ = (
+                    from_client.as_ref().set_zero_linger(),
+                    from_target.as_ref().set_zero_linger(),
+                );
                 return;
             }
         }
@@ -158,7 +168,10 @@ struct Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         if self.reset.load(Ordering::Relaxed) {
-            self.half.take().into_iter().for_each(OwnedWriteHalf::forget);
+            self.half
+                .take()
+                .into_iter()
+                .for_each(OwnedWriteHalf::forget);
         }
     }
 }
@@ -175,7 +188,11 @@ async fn pump(from: &OwnedReadHalf, mut to: Writing, shared: &Shared, is_down: b
     let mut mode = shared.mode.subscribe();
     let mut buffer = vec![0; 1 << 15];
     loop {
-        let n = match from.readable().await.and_then(|()| from.try_read(&mut buffer)) {
+        let n = match from
+            .readable()
+            .await
+            .and_then(|()| from.try_read(&mut buffer))
+        {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
             Ok(0) | Err(_) => return Fate::Ended,
             Ok(n) => n,
@@ -191,7 +208,9 @@ async fn pump(from: &OwnedReadHalf, mut to: Writing, shared: &Shared, is_down: b
         if is_down && commits_doomed(&buffer[..n], &shared.doomed_commit) {
             return Fate::Lost;
         }
-        let Some(half) = &mut to.half else { return Fate::Ended };
+        let Some(half) = &mut to.half else {
+            return Fate::Ended;
+        };
         if half.write_all(&buffer[..n]).await.is_err() {
             return Fate::Ended;
         }
@@ -204,8 +223,13 @@ fn commits_doomed(bytes: &[u8], doomed: &AtomicUsize) -> bool {
     if doomed.load(Ordering::Relaxed) == 0 {
         return false;
     }
-    let commits = bytes.windows(12).filter(|w| w == b"C\0\0\0\x0bCOMMIT\0").count();
-    (0..commits).any(|_| doomed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1))
+    let commits = bytes
+        .windows(12)
+        .filter(|w| w == b"C\0\0\0\x0bCOMMIT\0")
+        .count();
+    (0..commits).any(|_| {
+        doomed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1)
+    })
 }
 
 #[cfg(test)]
@@ -238,7 +262,10 @@ mod tests {
         stream.write_all(b"hello").await.map_err(fail)?;
         let mut answer = [0; 5];
         let read = tokio::time::timeout(Duration::from_millis(300), stream.read_exact(&mut answer));
-        read.await.map_err(|_| "silence".to_owned())?.map(|_| ()).map_err(fail)
+        read.await
+            .map_err(|_| "silence".to_owned())?
+            .map(|_| ())
+            .map_err(fail)
     }
 
     #[tokio::test]
@@ -265,7 +292,10 @@ mod tests {
             let (link, mut stream) = echo().await;
             link.strike(blow);
             let mut rest = Vec::new();
-            tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut rest))
+                .await
+                .unwrap()
+                .unwrap();
             assert!(rest.is_empty());
         }
         link.set(Mode::Refuse);

@@ -41,8 +41,13 @@ const SECONDS: u64 = 14;
 const LONG: u64 = 60;
 
 fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+    let text = std::env::var(variable)
+        .ok()
+        .filter(|text| !text.is_empty())?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,7 +59,11 @@ async fn nothing_is_lost_and_nothing_is_done_twice() {
         Settings {
             seed,
             time,
-            size: Size { servers: 3, worker_processes: 4, workers_per_process: 3 },
+            size: Size {
+                servers: 3,
+                worker_processes: 4,
+                workers_per_process: 3,
+            },
             gap: Duration::from_millis(1_500),
             open: 250,
             settle: Duration::from_secs(60),
@@ -63,7 +72,11 @@ async fn nothing_is_lost_and_nothing_is_done_twice() {
         Settings {
             seed,
             time,
-            size: Size { servers: 2, worker_processes: 3, workers_per_process: 2 },
+            size: Size {
+                servers: 2,
+                worker_processes: 3,
+                workers_per_process: 2,
+            },
             gap: Duration::from_millis(500),
             open: 100,
             settle: Duration::from_secs(30),

@@ -36,14 +36,21 @@ const ROUNDS: usize = 3;
 
 /// The clock of this machine, which is the database's.
 fn now() -> Micros {
-    #[expect(clippy::disallowed_methods, reason = "to be compared with the database's times")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "to be compared with the database's times"
+    )]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Micros::try_from(since.as_micros()).unwrap()
 }
 
 /// Whether it was followed.
 async fn order(clients: &Clients, rng: &mut Rng, task_id: &str, order: Order) -> bool {
-    let reason = if matches!(order, Order::Retry { fresh: true, .. }) { FRESH } else { CHANCE };
+    let reason = if matches!(order, Order::Retry { fresh: true, .. }) {
+        FRESH
+    } else {
+        CHANCE
+    };
     let verb = order.verb();
     let call = |mut client| {
         let (task_id, order) = (task_id.to_owned(), order.clone());
@@ -51,7 +58,10 @@ async fn order(clients: &Clients, rng: &mut Rng, task_id: &str, order: Order) ->
     };
     let followed = clients.settled(rng, verb, task_id, call).await.is_some();
     if followed {
-        clients.told(Told::Ordered { task: Uuid::parse_str(task_id).unwrap(), order });
+        clients.told(Told::Ordered {
+            task: Uuid::parse_str(task_id).unwrap(),
+            order,
+        });
     }
     followed
 }
@@ -83,7 +93,11 @@ async fn hold(clients: &Clients, rng: &mut Rng, task_id: &str) {
         let from = now();
         sleep(rng.millis(50..1_200)).await;
         let held = Held::Task(Uuid::parse_str(task_id).unwrap());
-        clients.told(Told::Paused { held, from, until: now() });
+        clients.told(Told::Paused {
+            held,
+            from,
+            until: now(),
+        });
     }
     clients.hold(task_id, false);
     order(clients, rng, task_id, Order::Resume).await;
@@ -91,20 +105,39 @@ async fn hold(clients: &Clients, rng: &mut Rng, task_id: &str) {
 
 /// Does one of the things that can be done about a failed task.
 async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str) {
-    let request = GetTaskRequest { task_id: task_id.to_owned() };
+    let request = GetTaskRequest {
+        task_id: task_id.to_owned(),
+    };
     let get = |mut client: Client| {
         let request = request.clone();
         async move { client.tasks.get_task(request).await }
     };
-    let Some(task) = clients.settled(rng, "get", task_id, get).await else { return };
-    let failed = task.into_inner().steps.into_iter().filter(|step| step.state() == StepState::Error);
+    let Some(task) = clients.settled(rng, "get", task_id, get).await else {
+        return;
+    };
+    let failed = task
+        .into_inner()
+        .steps
+        .into_iter()
+        .filter(|step| step.state() == StepState::Error);
     let failed: Vec<String> = failed.map(|step| step.name).collect();
     // An order that was thought to be lost has mended it.
-    let Some(step) = (!failed.is_empty()).then(|| rng.pick(&failed).clone()) else { return };
+    let Some(step) = (!failed.is_empty()).then(|| rng.pick(&failed).clone()) else {
+        return;
+    };
     let what = match rng.below(10) {
-        0..2 => Order::Retry { step: None, fresh: false },
-        2..4 => Order::Retry { step: Some(step), fresh: true },
-        4..7 => Order::ResolveStep { step, result: document::value(rng, 3) },
+        0..2 => Order::Retry {
+            step: None,
+            fresh: false,
+        },
+        2..4 => Order::Retry {
+            step: Some(step),
+            fresh: true,
+        },
+        4..7 => Order::ResolveStep {
+            step,
+            result: document::value(rng, 3),
+        },
         7..9 => Order::Skip { step },
         _ => Order::ResolveTask,
     };
@@ -116,9 +149,17 @@ async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str) {
 /// Pauses one template or namespace after the other, until the clients stop.
 pub async fn hold_templates(clients: Arc<Clients>) {
     let mut rng = clients.luck("pauses");
-    let mut names: Vec<(&str, &str)> =
-        clients.shapes().iter().map(|shape| (shape.namespace.as_str(), shape.task_name.as_str())).collect();
-    names.extend(names.clone().into_iter().map(|(namespace, _)| (namespace, "")));
+    let mut names: Vec<(&str, &str)> = clients
+        .shapes()
+        .iter()
+        .map(|shape| (shape.namespace.as_str(), shape.task_name.as_str()))
+        .collect();
+    names.extend(
+        names
+            .clone()
+            .into_iter()
+            .map(|(namespace, _)| (namespace, "")),
+    );
     names.sort_unstable();
     names.dedup();
     rng.shuffle(&mut names);
@@ -144,10 +185,18 @@ async fn hold_template(clients: &Clients, rng: &mut Rng, namespace: &str, task_n
         let request = request.clone();
         async move { client.tasks.pause_template(request).await }
     };
-    if clients.settled(rng, "templates paused", &name, pause).await.is_some() {
+    if clients
+        .settled(rng, "templates paused", &name, pause)
+        .await
+        .is_some()
+    {
         let from = now();
         sleep(rng.millis(100..1_000)).await;
-        clients.told(Told::Paused { held: Held::Templates(name.clone()), from, until: now() });
+        clients.told(Told::Paused {
+            held: Held::Templates(name.clone()),
+            from,
+            until: now(),
+        });
     }
     clients.hold(&name, false);
     lift(clients, rng, namespace, task_name).await;
@@ -173,8 +222,11 @@ pub async fn release(world: &World, clients: &Clients) {
     let mut rng = clients.luck("releases");
     loop {
         sleep(LOOK).await;
-        let Ok(db) = world.session().await else { continue };
-        let paused = "SELECT task_id::text, '' FROM tasks WHERE paused_at IS NOT NULL AND ended_at IS NULL
+        let Ok(db) = world.session().await else {
+            continue;
+        };
+        let paused =
+            "SELECT task_id::text, '' FROM tasks WHERE paused_at IS NOT NULL AND ended_at IS NULL
                       UNION ALL SELECT namespace || '/', task_name FROM pauses";
         for row in db.query(paused, &[]).await.unwrap_or_default() {
             let (name, task_name): (String, String) = (row.get(0), row.get(1));

@@ -20,9 +20,19 @@ pub struct Process {
 impl Process {
     /// Starts it; what it says on stderr is added to the file.
     pub fn start(mut command: Command, log: &Path) -> Self {
-        let file = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let child = command.stderr(file).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, log: log.to_owned() }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        let child = command
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self {
+            child,
+            log: log.to_owned(),
+        }
     }
 
     pub fn signal(&self, signal: Signal) {

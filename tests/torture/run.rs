@@ -33,7 +33,8 @@ pub struct Settings {
 
 /// Where a run keeps its files.
 pub fn folder(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("torture-{name}-{}", std::process::id()));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("torture-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     dir
 }
@@ -45,12 +46,21 @@ pub async fn run(settings: &Settings) {
     let dir = folder(&seed.to_string());
     let world = Arc::new(World::start(seed, settings.size, dir, support::own_options()).await);
     let clocks = world.servers.iter().all(|server| server.clock.is_some());
-    let skipped: &[_] = if clocks { &[] } else { &["clock jumps: libfaketime is not installed"] };
+    let skipped: &[_] = if clocks {
+        &[]
+    } else {
+        &["clock jumps: libfaketime is not installed"]
+    };
     skipped.iter().for_each(|what| println!("skipped: {what}"));
     world.chronicle.note("everything runs");
     let schedule = faults::schedule(seed, settings.time, settings.gap, clocks);
     let judged = torture(&world, settings, schedule).await;
-    let Judged { history, violations, calls, settled } = judged;
+    let Judged {
+        history,
+        violations,
+        calls,
+        settled,
+    } = judged;
     let seconds = settings.time.as_secs_f64();
     let report = Report {
         seed,
@@ -71,8 +81,15 @@ pub async fn run(settings: &Settings) {
         return;
     }
     stories(&history, &violations, &world.dir.join("violations.txt"));
-    let _ = std::fs::copy(world.cluster.lock().await.log(), world.dir.join("postgres.log"));
-    let some: Vec<String> = violations.iter().take(20).map(ToString::to_string).collect();
+    let _ = std::fs::copy(
+        world.cluster.lock().await.log(),
+        world.dir.join("postgres.log"),
+    );
+    let some: Vec<String> = violations
+        .iter()
+        .take(20)
+        .map(ToString::to_string)
+        .collect();
     panic!(
         "seed {seed}: {} violations; all that is known is in {}\n{}",
         violations.len(),
@@ -127,7 +144,11 @@ pub async fn begin(world: &World, settings: &Settings) -> Arc<Clients> {
         support::server::register(&mut client, &shape.yaml).await;
     }
     protect(&mut client).await;
-    let urls: Vec<String> = world.servers.iter().map(|s| format!("http://{}", s.for_clients.address)).collect();
+    let urls: Vec<String> = world
+        .servers
+        .iter()
+        .map(|s| format!("http://{}", s.for_clients.address))
+        .collect();
     Clients::new(settings.seed, shapes, &urls, settings.open)
 }
 
@@ -143,10 +164,15 @@ async fn protect(client: &mut Client) {
         max_pause_seconds: Some(1.0),
         ..Default::default()
     };
-    let limited = tasker::proto::Policy { max_concurrency: Some(LIMIT), ..Default::default() };
-    for (namespace, service, policy) in
-        [("", "", quick), ("torture_0", "service_0", limited), ("torture_1", "service_0", limited)]
-    {
+    let limited = tasker::proto::Policy {
+        max_concurrency: Some(LIMIT),
+        ..Default::default()
+    };
+    for (namespace, service, policy) in [
+        ("", "", quick),
+        ("torture_0", "service_0", limited),
+        ("torture_1", "service_0", limited),
+    ] {
         let request = tasker::proto::SetPolicyRequest {
             namespace: namespace.into(),
             service: service.into(),
@@ -183,13 +209,23 @@ pub async fn judge(world: &World, clients: &Clients, settled: f64) -> Judged {
     world.chronicle.note("all processes have ended");
     let (intents, told) = clients.history();
     let (lines, unreadable) = ledger::read(&world.dir.join("ledger.jsonl"));
-    let mut history = History { intents, told, lines, ..History::default() };
+    let mut history = History {
+        intents,
+        told,
+        lines,
+        ..History::default()
+    };
     let db = world.session().await.unwrap();
     crate::evidence::read(&db, &mut history).await;
-    let limited =
-        "SELECT service_id FROM services WHERE service = 'service_0' AND namespace IN ('torture_0', 'torture_1')";
+    let limited = "SELECT service_id FROM services WHERE service = 'service_0' AND namespace IN ('torture_0', 'torture_1')";
     let limit = usize::try_from(LIMIT).unwrap();
-    history.limits = db.query(limited, &[]).await.unwrap().iter().map(|row| (row.get(0), limit)).collect();
+    history.limits = db
+        .query(limited, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), limit))
+        .collect();
     world.chronicle.note("the evidence is read");
     let mut violations = world.chronicle.violations();
     if unreadable > 0 {
@@ -197,5 +233,10 @@ pub async fn judge(world: &World, clients: &Clients, settled: f64) -> Judged {
     }
     violations.extend(checker::check(&history));
     world.chronicle.note("judged");
-    Judged { history, violations, calls: clients.calls(), settled }
+    Judged {
+        history,
+        violations,
+        calls: clients.calls(),
+        settled,
+    }
 }

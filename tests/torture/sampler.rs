@@ -45,7 +45,10 @@ async fn gauge(world: &World, clients: &Clients) {
             Ok(db) => open_tasks(db).await,
             Err(error) => Err(error.clone()),
         };
-        clients.open.store(counted.as_ref().copied().unwrap_or(UNKNOWN), Ordering::Relaxed);
+        clients.open.store(
+            counted.as_ref().copied().unwrap_or(UNKNOWN),
+            Ordering::Relaxed,
+        );
         session = db.ok().filter(|_| counted.is_ok());
     }
 }
@@ -53,7 +56,9 @@ async fn gauge(world: &World, clients: &Clients) {
 /// How many tasks have something in play.
 pub async fn open_tasks(db: &Client) -> Result<i64, String> {
     let count = db.query_one("SELECT count(DISTINCT task_id) FROM queue", &[]);
-    let row = tokio::time::timeout(Duration::from_secs(2), count).await.map_err(|_| "no answer".to_owned())?;
+    let row = tokio::time::timeout(Duration::from_secs(2), count)
+        .await
+        .map_err(|_| "no answer".to_owned())?;
     row.map(|row| row.get(0)).map_err(|error| error.to_string())
 }
 
@@ -75,6 +80,13 @@ pub async fn once(world: &World) -> Option<Vec<String>> {
 async fn stuck(world: &World) -> Option<Vec<String>> {
     let db = world.session().await.ok()?;
     let rows = db.query("SELECT v::text FROM liveness_violations v LIMIT 5", &[]);
-    let rows = tokio::time::timeout(Duration::from_secs(10), rows).await.ok()?.ok()?;
-    Some(rows.iter().map(|row| format!("nothing wakes {}", row.get::<_, String>(0))).collect())
+    let rows = tokio::time::timeout(Duration::from_secs(10), rows)
+        .await
+        .ok()?
+        .ok()?;
+    Some(
+        rows.iter()
+            .map(|row| format!("nothing wakes {}", row.get::<_, String>(0)))
+            .collect(),
+    )
 }

@@ -36,8 +36,16 @@ pub fn all(seed: u64) -> Vec<Shape> {
     };
     let mut shapes = vec![
         golden("golden", "linear", include_str!("../fixtures/linear.yaml")),
-        golden("golden", "diamond", include_str!("../fixtures/diamond.yaml")),
-        golden("user_management", "user_registration", include_str!("../fixtures/user_registration.yaml")),
+        golden(
+            "golden",
+            "diamond",
+            include_str!("../fixtures/diamond.yaml"),
+        ),
+        golden(
+            "user_management",
+            "user_registration",
+            include_str!("../fixtures/user_registration.yaml"),
+        ),
     ];
     shapes.extend((0..RANDOM).map(|i| random(&mut Rng::of(seed, &format!("shape {i}")), i)));
     shapes
@@ -45,13 +53,19 @@ pub fn all(seed: u64) -> Vec<Shape> {
 
 fn random(rng: &mut Rng, i: usize) -> Shape {
     let (namespace, task_name) = (format!("torture_{}", i % 3), format!("random_{i}"));
-    let mut yaml = format!("task_name: {task_name}\nnamespace: {namespace}\nversion: 1.0.0\nstep_templates:\n");
+    let mut yaml = format!(
+        "task_name: {task_name}\nnamespace: {namespace}\nversion: 1.0.0\nstep_templates:\n"
+    );
     let steps = 1 + rng.below(12);
     for step in 0..steps {
         let handler = rng.pick(&HANDLERS);
         let parents: Vec<String> = parents(rng, step).iter().map(|p| format!("s{p}")).collect();
-        write!(yaml, "  - {{name: s{step}, handler_class: {handler}, depends_on_steps: [{}]", parents.join(", "))
-            .unwrap();
+        write!(
+            yaml,
+            "  - {{name: s{step}, handler_class: {handler}, depends_on_steps: [{}]",
+            parents.join(", ")
+        )
+        .unwrap();
         match rng.below(6) {
             0 => yaml.push_str(", default_retryable: false"),
             1 => {}
@@ -73,9 +87,17 @@ fn random(rng: &mut Rng, i: usize) -> Shape {
         .unwrap();
         // Some share a service, some deadlines are nearer than a lease.
         let (service, timeout) = (rng.below(5), *rng.pick(&["0.8", "1.5", "3", "8", "20"]));
-        writeln!(yaml, ", handler_config: {{timeout_seconds: {timeout}, service: service_{service}}}}}").unwrap();
+        writeln!(
+            yaml,
+            ", handler_config: {{timeout_seconds: {timeout}, service: service_{service}}}}}"
+        )
+        .unwrap();
     }
-    Shape { namespace, task_name, yaml }
+    Shape {
+        namespace,
+        task_name,
+        yaml,
+    }
 }
 
 /// None, the one before, or some.
@@ -99,10 +121,19 @@ fn every_shape_is_a_template() {
     for seed in 0..50 {
         for shape in all(seed) {
             let template = tasker::domain::template::Template::parse(&shape.yaml, "");
-            let template = template.unwrap_or_else(|problems| panic!("{problems:?}\n{}", shape.yaml));
-            assert_eq!((&template.namespace, &template.task_name), (&shape.namespace, &shape.task_name));
-            let known = |handler: &str| HANDLERS.contains(&handler) || GOLDEN_HANDLERS.contains(&handler);
-            assert!(template.steps.iter().all(|step| known(&step.handler)), "{}", shape.yaml);
+            let template =
+                template.unwrap_or_else(|problems| panic!("{problems:?}\n{}", shape.yaml));
+            assert_eq!(
+                (&template.namespace, &template.task_name),
+                (&shape.namespace, &shape.task_name)
+            );
+            let known =
+                |handler: &str| HANDLERS.contains(&handler) || GOLDEN_HANDLERS.contains(&handler);
+            assert!(
+                template.steps.iter().all(|step| known(&step.handler)),
+                "{}",
+                shape.yaml
+            );
         }
     }
 }

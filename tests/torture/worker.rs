@@ -11,7 +11,9 @@ use std::{
 };
 
 use serde_json::value::RawValue;
-use tasker::worker::{PermanentError, RetryableError, StepContext, StepError, Worker, WorkerHandle};
+use tasker::worker::{
+    PermanentError, RetryableError, StepContext, StepError, Worker, WorkerHandle,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -60,12 +62,19 @@ impl Orders {
 /// Not a test by itself: the process that [`Orders::command`] starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn process() {
-    let Ok(orders) = std::env::var(ORDERS) else { return };
+    let Ok(orders) = std::env::var(ORDERS) else {
+        return;
+    };
     let orders: Orders = serde_json::from_str(&orders).unwrap();
     let ledger = Arc::new(Ledger::open(&orders.ledger).unwrap());
     let filter = EnvFilter::new("error,tasker::worker=warn,tasker::worker::link=debug");
-    let on_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(LevelFilter::WARN);
-    let log = tracing_subscriber::registry().with(filter).with(Acks(Arc::clone(&ledger))).with(on_stderr);
+    let on_stderr = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_filter(LevelFilter::WARN);
+    let log = tracing_subscriber::registry()
+        .with(filter)
+        .with(Acks(Arc::clone(&ledger)))
+        .with(on_stderr);
     tracing::subscriber::set_global_default(log).unwrap();
     // Handlers panic on purpose.
     std::panic::set_hook(Box::new(|panic| {
@@ -73,7 +82,9 @@ async fn process() {
             eprintln!("{panic}");
         }
     }));
-    let workers: Vec<WorkerHandle> = (0..orders.workers).map(|n| worker(&orders, n, &ledger)).collect();
+    let workers: Vec<WorkerHandle> = (0..orders.workers)
+        .map(|n| worker(&orders, n, &ledger))
+        .collect();
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     tokio::select! {
         _ = terminate.recv() => {}
@@ -106,7 +117,11 @@ fn worker(orders: &Orders, n: usize, ledger: &Arc<Ledger>) -> WorkerHandle {
         .drain_timeout(DRAIN);
     // No process can do everything.
     let missing = HANDLERS[orders.index % HANDLERS.len()];
-    for handler in HANDLERS.into_iter().chain(GOLDEN_HANDLERS).filter(|handler| *handler != missing) {
+    for handler in HANDLERS
+        .into_iter()
+        .chain(GOLDEN_HANDLERS)
+        .filter(|handler| *handler != missing)
+    {
         let (ledger, name) = (Arc::clone(ledger), name.clone());
         builder = builder.handler(handler, move |step: StepContext| {
             let run = Run::begin(&ledger, &name, &step);
@@ -125,7 +140,10 @@ struct Run {
 
 impl Run {
     fn begin(ledger: &Arc<Ledger>, worker: &str, step: &StepContext) -> Self {
-        let results = step.results().iter().map(|(name, json)| (name.as_str(), json.as_str()));
+        let results = step
+            .results()
+            .iter()
+            .map(|(name, json)| (name.as_str(), json.as_str()));
         ledger.write(&Line::Start(Start {
             worker: worker.to_owned(),
             lease: step.lease_token().to_owned(),
@@ -136,20 +154,35 @@ impl Run {
             context: Digest::of(step.context_json()),
             results: Digest::of_all(results),
         }));
-        Self { ledger: Arc::clone(ledger), lease: step.lease_token().to_owned(), ended: false }
+        Self {
+            ledger: Arc::clone(ledger),
+            lease: step.lease_token().to_owned(),
+            ended: false,
+        }
     }
 
     /// Before the handler returns: what is answered is in the book.
     fn end(&mut self, said: Said, result: Option<Digest>) {
         self.ended = true;
-        self.ledger.write(&Line::End(End { lease: self.lease.clone(), said, result }));
+        self.ledger.write(&Line::End(End {
+            lease: self.lease.clone(),
+            said,
+            result,
+        }));
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(if std::thread::panicking() { Said::Panicked } else { Said::Dropped }, None);
+            self.end(
+                if std::thread::panicking() {
+                    Said::Panicked
+                } else {
+                    Said::Dropped
+                },
+                None,
+            );
         }
     }
 }
@@ -177,7 +210,9 @@ async fn handle(seed: u64, step: StepContext, mut run: Run) -> Result<Box<RawVal
             Ok(RawValue::from_string(json).unwrap())
         }
         Fate::Retryable { after } => {
-            let mut error = RetryableError::new("not this time").error_code("FATE").context(["é", "\u{0}"]);
+            let mut error = RetryableError::new("not this time")
+                .error_code("FATE")
+                .context(["é", "\u{0}"]);
             if let Some(after) = after {
                 error = error.retry_after(after);
             }

@@ -61,12 +61,17 @@ impl World {
         let mut rng = Rng::of(seed, &format!("ports {}", std::process::id()));
         let mut servers = Vec::new();
         for index in 0..size.servers {
-            servers.push(Server::start(index, cluster.port(), &database, free_port(&mut rng), &dir).await);
+            servers.push(
+                Server::start(index, cluster.port(), &database, free_port(&mut rng), &dir).await,
+            );
         }
         for server in &servers {
             server.listens().await;
         }
-        let addresses: Vec<String> = servers.iter().map(|s| format!("http://{}", s.for_workers.address)).collect();
+        let addresses: Vec<String> = servers
+            .iter()
+            .map(|s| format!("http://{}", s.for_workers.address))
+            .collect();
         let workers = (0..size.worker_processes).map(|index| {
             WorkerHost::start(Orders {
                 name: String::new(),
@@ -80,7 +85,14 @@ impl World {
         });
         let workers = workers.collect();
         let chronicle = Chronicle::new(&dir);
-        Self { dir, chronicle, cluster: Arc::new(Mutex::new(cluster)), database, servers, workers }
+        Self {
+            dir,
+            chronicle,
+            cluster: Arc::new(Mutex::new(cluster)),
+            database,
+            servers,
+            workers,
+        }
     }
 
     /// A session around all links; an error while Postgres is away.
@@ -94,23 +106,33 @@ impl World {
             tokio::time::sleep(Duration::from_millis(250)).await;
             for server in &self.servers {
                 // Somebody who holds it is just killing it.
-                let Ok(mut process) = server.process.try_lock() else { continue };
+                let Ok(mut process) = server.process.try_lock() else {
+                    continue;
+                };
                 if let Some(status) = process.exited() {
                     let how = format!("{status}; {}", tail(&process.log));
                     let who = format!("server {}", server.index);
-                    self.chronicle.violation(Violation::ProcessEnded { who, how });
+                    self.chronicle
+                        .violation(Violation::ProcessEnded { who, how });
                     *process = server.spawn();
                 }
             }
             for host in &self.workers {
-                let Ok(mut process) = host.process.try_lock() else { continue };
-                let Some(status) = process.exited() else { continue };
+                let Ok(mut process) = host.process.try_lock() else {
+                    continue;
+                };
+                let Some(status) = process.exited() else {
+                    continue;
+                };
                 let who = format!("worker process {}", host.orders.index);
                 match status.signal() {
-                    Some(signal) if signal == Signal::KILL.as_raw() => self.chronicle.fault("worker crash", &who),
+                    Some(signal) if signal == Signal::KILL.as_raw() => {
+                        self.chronicle.fault("worker crash", &who)
+                    }
                     _ => {
                         let how = format!("{status}; {}", tail(&process.log));
-                        self.chronicle.violation(Violation::ProcessEnded { who, how });
+                        self.chronicle
+                            .violation(Violation::ProcessEnded { who, how });
                     }
                 }
                 *process = host.spawn();
@@ -127,7 +149,10 @@ impl World {
             }
             server.clock.iter().for_each(|clock| clock.jump(0));
         }
-        self.workers.iter().flat_map(|host| &host.clock).for_each(|clock| clock.jump(0));
+        self.workers
+            .iter()
+            .flat_map(|host| &host.clock)
+            .for_each(|clock| clock.jump(0));
     }
 
     /// Ends the workers, then the servers, each in good order.
@@ -158,17 +183,24 @@ impl World {
     pub async fn ends(&self, who: String, process: &mut Process) {
         let told = self.chronicle.elapsed();
         let ended = process.ended_within(END_LIMIT).await;
-        self.chronicle.note(&format!("{who} ended {:?} after it was told to", self.chronicle.elapsed() - told));
+        self.chronicle.note(&format!(
+            "{who} ended {:?} after it was told to",
+            self.chronicle.elapsed() - told
+        ));
         match ended {
             Some(status) if status.success() => {}
             // It was only just starting and had nothing to bring to an end.
             Some(status) if status.signal() == Some(Signal::TERM.as_raw()) => {}
             Some(status) => {
                 let how = format!("{status} when told to; {}", tail(&process.log));
-                self.chronicle.violation(Violation::ProcessEnded { who, how });
+                self.chronicle
+                    .violation(Violation::ProcessEnded { who, how });
             }
             None => {
-                self.chronicle.violation(Violation::ProcessStayed { who, seconds: END_LIMIT.as_secs() });
+                self.chronicle.violation(Violation::ProcessStayed {
+                    who,
+                    seconds: END_LIMIT.as_secs(),
+                });
                 process.kill();
             }
         }
@@ -199,7 +231,10 @@ impl Server {
         let clock = || Clock::new(dir.join(format!("clock-server-{index}")));
         let launch = Launch {
             port,
-            database: database.replace(&format!(":{postgres}/"), &format!(":{}/", to_database.address.port())),
+            database: database.replace(
+                &format!(":{postgres}/"),
+                &format!(":{}/", to_database.address.port()),
+            ),
             log: dir.join(format!("server-{index}.log")),
             clock: clock(),
         };
@@ -224,7 +259,11 @@ impl Server {
         let until = Instant::now() + START_LIMIT;
         let url = format!("http://127.0.0.1:{}", self.launch.port);
         while tasker::client::Client::connect(&url).await.is_err() {
-            assert!(Instant::now() < until, "server {} does not listen", self.index);
+            assert!(
+                Instant::now() < until,
+                "server {} does not listen",
+                self.index
+            );
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
@@ -243,8 +282,21 @@ impl Launch {
     fn spawn(&self) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
         command
-            .args(["server", "--listen", &format!("127.0.0.1:{}", self.port), "--schema", SCHEMA, "--log", "warn"])
-            .args(["--lease-seconds", LEASE_SECONDS, "--drain-seconds", DRAIN_SECONDS])
+            .args([
+                "server",
+                "--listen",
+                &format!("127.0.0.1:{}", self.port),
+                "--schema",
+                SCHEMA,
+                "--log",
+                "warn",
+            ])
+            .args([
+                "--lease-seconds",
+                LEASE_SECONDS,
+                "--drain-seconds",
+                DRAIN_SECONDS,
+            ])
             .env("TASKER_DATABASE_URL", &self.database)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
@@ -268,7 +320,13 @@ impl WorkerHost {
         let log = dir.join(format!("workers-{}.log", orders.index));
         let clock = Clock::new(dir.join(format!("clock-workers-{}", orders.index)));
         let process = Mutex::new(spawn_workers(&orders, 0, clock.as_ref(), &log));
-        Self { process, clock, orders, generation: AtomicUsize::new(1), log }
+        Self {
+            process,
+            clock,
+            orders,
+            generation: AtomicUsize::new(1),
+            log,
+        }
     }
 
     /// Starts the next one, of a new build.
@@ -280,7 +338,12 @@ impl WorkerHost {
 
 fn spawn_workers(orders: &Orders, generation: usize, clock: Option<&Clock>, log: &Path) -> Process {
     let name = format!("process-{}.{generation}", orders.index);
-    let mut command = Orders { name, build: format!("build-{generation}"), ..orders.clone() }.command();
+    let mut command = Orders {
+        name,
+        build: format!("build-{generation}"),
+        ..orders.clone()
+    }
+    .command();
     clock.into_iter().for_each(|clock| clock.rule(&mut command));
     Process::start(command, log)
 }
@@ -290,11 +353,15 @@ pub async fn session(url: &str) -> Result<Client, String> {
     let connect = async {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
         tokio::spawn(connection);
-        client.batch_execute(&format!("SET search_path TO {SCHEMA}")).await?;
+        client
+            .batch_execute(&format!("SET search_path TO {SCHEMA}"))
+            .await?;
         Ok(client)
     };
     let connected = tokio::time::timeout(Duration::from_secs(3), connect).await;
-    connected.map_err(|_| "no answer".to_owned())?.map_err(|error: tokio_postgres::Error| error.to_string())
+    connected
+        .map_err(|_| "no answer".to_owned())?
+        .map_err(|error: tokio_postgres::Error| error.to_string())
 }
 
 /// A port below the range that outgoing connections take theirs from, or one of those could sit on it while its server

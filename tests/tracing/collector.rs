@@ -52,7 +52,10 @@ impl Collector {
 
     /// The spans of this service with this name.
     pub fn named(&self, service: &str, name: &str) -> Vec<Span> {
-        self.spans().into_iter().filter(|s| s.service == service && s.name == name).collect()
+        self.spans()
+            .into_iter()
+            .filter(|s| s.service == service && s.name == name)
+            .collect()
     }
 }
 
@@ -91,7 +94,9 @@ fn attributes(all: &[KeyValue]) -> BTreeMap<String, String> {
         Value::IntValue(n) => Some(n.to_string()),
         _ => None,
     };
-    all.iter().filter_map(|pair| Some((pair.key.clone(), text(pair)?))).collect()
+    all.iter()
+        .filter_map(|pair| Some((pair.key.clone(), text(pair)?)))
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -21,7 +21,14 @@ step_templates:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_line_about_a_task_has_its_correlation_id() {
     let db = TestDb::new().await;
-    let args = ["--listen", "127.0.0.1:0", "--log", "info,tasker::tasks=debug", "--log-format", "json"];
+    let args = [
+        "--listen",
+        "127.0.0.1:0",
+        "--log",
+        "info,tasker::tasks=debug",
+        "--log-format",
+        "json",
+    ];
     let server = ServerProcess::start_with(db.url(), &args, &[]);
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
     register(&mut client, ONE).await;
@@ -32,8 +39,17 @@ async fn each_line_about_a_task_has_its_correlation_id() {
         ("c-failed", vec![permanent("no", "NO")]),
         ("c-cancelled", vec![]),
     ] {
-        let request = proto::SubmitTaskRequest { correlation_id: name.into(), ..submission("t/one", "{}") };
-        let id = client.tasks.submit_task(request).await.unwrap().into_inner().task_id;
+        let request = proto::SubmitTaskRequest {
+            correlation_id: name.into(),
+            ..submission("t/one", "{}")
+        };
+        let id = client
+            .tasks
+            .submit_task(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .task_id;
         let cancelled = outcomes.is_empty();
         for outcome in outcomes {
             let step = worker.assignment().await;
@@ -41,22 +57,44 @@ async fn each_line_about_a_task_has_its_correlation_id() {
         }
         if cancelled {
             worker.assignment().await;
-            let request = proto::CancelTaskRequest { task_id: id.clone(), by: "me".into(), reason: "why".into() };
+            let request = proto::CancelTaskRequest {
+                task_id: id.clone(),
+                by: "me".into(),
+                reason: "why".into(),
+            };
             client.tasks.cancel_task(request).await.unwrap();
         }
         finished(&mut client, &id).await;
         ids.push((id, name));
     }
-    let told = async || (lines(&server).iter().filter(|l| l["message"] == "task ended").count() == 3).then_some(());
+    let told = async || {
+        (lines(&server)
+            .iter()
+            .filter(|l| l["message"] == "task ended")
+            .count()
+            == 3)
+            .then_some(())
+    };
     eventually("three tasks have ended in the log", told).await;
     let lines = lines(&server);
-    assert!(lines.iter().any(|l| l["message"] == "the database answers" && l["level"] == "INFO"), "{lines:?}");
+    assert!(
+        lines
+            .iter()
+            .any(|l| l["message"] == "the database answers" && l["level"] == "INFO"),
+        "{lines:?}"
+    );
     let mut said = Vec::new();
     for line in lines.iter().filter(|line| !line["task_id"].is_null()) {
         let (_, name) = ids.iter().find(|(id, _)| line["task_id"] == **id).unwrap();
         assert_eq!(line["correlation_id"], **name, "{line}");
-        let more = line["outcome"].as_str().or(line["state"].as_str()).unwrap_or_default();
-        said.push(format!("{name}: {} {more}", line["message"].as_str().unwrap()));
+        let more = line["outcome"]
+            .as_str()
+            .or(line["state"].as_str())
+            .unwrap_or_default();
+        said.push(format!(
+            "{name}: {} {more}",
+            line["message"].as_str().unwrap()
+        ));
     }
     said.sort();
     assert_eq!(
@@ -77,5 +115,9 @@ async fn each_line_about_a_task_has_its_correlation_id() {
 }
 
 fn lines(server: &ServerProcess) -> Vec<Value> {
-    server.log().iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    server
+        .log()
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
 }

@@ -24,13 +24,18 @@ async fn without_a_collector_the_clients_trace_reaches_the_worker_as_it_is() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let mut request = tonic::Request::new(submission("t/one", "{}"));
-    request.metadata_mut().insert("traceparent", PARENT.parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("traceparent", PARENT.parse().unwrap());
     bench.client.tasks.submit_task(request).await.unwrap();
     assert_eq!(worker.assignment().await.traceparent, PARENT);
     // The same over HTTP; and none is none.
-    let request =
-        reqwest::Client::new().post(format!("{}/tasker/tasks", bench.server.url)).header("traceparent", PARENT);
-    let request = request.header("content-type", "application/json").body(r#"{"namespace":"t","task_name":"one"}"#);
+    let request = reqwest::Client::new()
+        .post(format!("{}/tasker/tasks", bench.server.url))
+        .header("traceparent", PARENT);
+    let request = request
+        .header("content-type", "application/json")
+        .body(r#"{"namespace":"t","task_name":"one"}"#);
     assert_eq!(request.send().await.unwrap().status(), 201);
     assert_eq!(worker.assignment().await.traceparent, PARENT);
     bench.submit("t/one", "{}").await;
@@ -41,18 +46,31 @@ async fn without_a_collector_the_clients_trace_reaches_the_worker_as_it_is() {
 async fn the_environment_can_say_no_and_a_collector_that_is_away_holds_up_nobody() {
     let (collector, endpoint) = Collector::start().await;
     let cases: [&[(&str, &str)]; 4] = [
-        &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_SDK_DISABLED", "true")],
-        &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_TRACES_EXPORTER", "none")],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_SDK_DISABLED", "true"),
+        ],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_TRACES_EXPORTER", "none"),
+        ],
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", "")],
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")],
     ];
     for env in cases {
         let db = TestDb::new().await;
-        let mut server = ServerProcess::start_with(db.url(), &["--listen", "127.0.0.1:0", "--log", "warn"], env);
+        let mut server =
+            ServerProcess::start_with(db.url(), &["--listen", "127.0.0.1:0", "--log", "warn"], env);
         let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
         register(&mut client, ONE).await;
         let mut worker = RawWorker::connect(&server.url, &["h"]).await;
-        let id = client.tasks.submit_task(submission("t/one", "{}")).await.unwrap().into_inner().task_id;
+        let id = client
+            .tasks
+            .submit_task(submission("t/one", "{}"))
+            .await
+            .unwrap()
+            .into_inner()
+            .task_id;
         let step = worker.assignment().await;
         worker.settle(&step, success("1")).await;
         finished(&mut client, &id).await;

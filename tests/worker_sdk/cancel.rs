@@ -25,14 +25,22 @@ async fn a_cancelled_step_is_told_why_and_not_answered() {
         async move {
             told.send(None).unwrap();
             step.cancellation_token().cancelled().await;
-            told.send(Some((step.cancelled().await, step.cancel_reason()))).unwrap();
+            told.send(Some((step.cancelled().await, step.cancel_reason())))
+                .unwrap();
             Ok("too late")
         }
     };
-    let _handle = worker(&[&server]).handler("wait", wait).build().unwrap().spawn();
+    let _handle = worker(&[&server])
+        .handler("wait", wait)
+        .build()
+        .unwrap()
+        .spawn();
     let (mut stream, _) = server.register("w1").await;
     for (sent, reason) in [
-        (proto::CancelReason::TaskCancelled, CancelReason::TaskCancelled),
+        (
+            proto::CancelReason::TaskCancelled,
+            CancelReason::TaskCancelled,
+        ),
         (proto::CancelReason::TimedOut, CancelReason::TimedOut),
         (proto::CancelReason::LeaseLost, CancelReason::LeaseLost),
         (proto::CancelReason::Unspecified, CancelReason::LeaseLost),
@@ -40,7 +48,10 @@ async fn a_cancelled_step_is_told_why_and_not_answered() {
         stream.assign("wait", "wait").await;
         assert_eq!(soon(reasons.recv()).await, Some(None));
         stream.cancel("wait", sent).await;
-        assert_eq!(soon(reasons.recv()).await, Some(Some((reason, Some(reason)))));
+        assert_eq!(
+            soon(reasons.recv()).await,
+            Some(Some((reason, Some(reason))))
+        );
         // The next thing the worker says is another step's result.
         stream.assign("next", "answer").await;
         assert_eq!(stream.expect_success("next").await, "42");
@@ -92,7 +103,10 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_and_keeps_its_slot_u
             async { Ok(()) }
         }
     };
-    let worker = worker(&[&server]).max_concurrent_steps(1).handler("deaf", deaf).handler("quick", quick);
+    let worker = worker(&[&server])
+        .max_concurrent_steps(1)
+        .handler("deaf", deaf)
+        .handler("quick", quick);
     let _handle = worker.build().unwrap().spawn();
     let (mut stream, _) = server.register("w1").await;
     stream.assign("l1", "deaf").await;
@@ -100,7 +114,10 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_and_keeps_its_slot_u
     let cancelled = Instant::now();
     stream.assign("l2", "quick").await;
     assert_eq!(stream.expect_success("l2").await, "null");
-    assert!(cancelled.elapsed() > Duration::from_secs(4), "it waits for the slot");
+    assert!(
+        cancelled.elapsed() > Duration::from_secs(4),
+        "it waits for the slot"
+    );
     assert_eq!(gauge.most.load(Ordering::SeqCst), 1);
     assert_eq!(gauge.now.load(Ordering::SeqCst), 0);
 }

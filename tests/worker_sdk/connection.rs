@@ -108,17 +108,27 @@ async fn heartbeats_go_out_while_a_handler_blocks_its_runtime() {
     let worker = worker(&[&server]).handler("block", block).build().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(worker.run_until(async { drop(stopped.await) })).unwrap()
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime
+            .block_on(worker.run_until(async { drop(stopped.await) }))
+            .unwrap()
     });
 
     let mut stream = server.accept().await;
     stream.expect_register().await;
-    stream.registered_with("w1", Vec::new(), Duration::from_millis(20)).await;
+    stream
+        .registered_with("w1", Vec::new(), Duration::from_millis(20))
+        .await;
     stream.assign("l1", "block").await;
     for _ in 0..5 {
         let heard = stream.hear().await;
-        assert!(matches!(heard, Some(work_request::Message::Heartbeat(_))), "{heard:?}");
+        assert!(
+            matches!(heard, Some(work_request::Message::Heartbeat(_))),
+            "{heard:?}"
+        );
     }
     go_on.send(()).unwrap();
     while !matches!(stream.hear().await, Some(work_request::Message::Result(_))) {}
@@ -135,9 +145,14 @@ async fn a_draining_server_is_left_when_it_closes() {
     let _handle = worker(&[&first, &second]).build().unwrap().spawn();
     let (mut stream, _) = first.register("w1").await;
     stream.assign("l1", "answer").await;
-    stream.say(work_response::Message::Draining(Draining { grace: None })).await;
+    stream
+        .say(work_response::Message::Draining(Draining { grace: None }))
+        .await;
     stream.expect_success("l1").await;
-    assert!(second.is_left_alone(Duration::from_millis(300)).await, "the stream is open");
+    assert!(
+        second.is_left_alone(Duration::from_millis(300)).await,
+        "the stream is open"
+    );
     stream.ack("l1", ResultStatus::Accepted).await;
     drop(stream);
     let (_, register) = second.register("w2").await;
@@ -167,7 +182,10 @@ fn a_server_that_froze_is_left() {
             };
             scope.spawn(registered).join().unwrap()
         });
-        assert!(second.is_left_alone(Duration::from_secs(8)).await, "silence is no reason to go");
+        assert!(
+            second.is_left_alone(Duration::from_secs(8)).await,
+            "silence is no reason to go"
+        );
         let (_, register) = second.register("w2").await;
         assert_eq!(register.previous_worker_id, "w1");
     });
@@ -175,7 +193,10 @@ fn a_server_that_froze_is_left() {
 
 #[tokio::test]
 async fn a_refused_registration_ends_the_worker() {
-    for status in [Status::invalid_argument("handlers: 0"), Status::failed_precondition("too old")] {
+    for status in [
+        Status::invalid_argument("handlers: 0"),
+        Status::failed_precondition("too old"),
+    ] {
         let mut server = ScriptedServer::start().await;
         let worker = worker(&[&server]).build().unwrap();
         let ended = tokio::spawn(worker.run_until(std::future::pending()));
@@ -183,11 +204,16 @@ async fn a_refused_registration_ends_the_worker() {
         stream.expect_register().await;
         stream.fail(status.clone()).await;
         let error = soon(ended).await.unwrap().unwrap_err();
-        let WorkerError::Refused { code, .. } = error else { panic!("{error}") };
+        let WorkerError::Refused { code, .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(code, status.code());
         let message = error.to_string();
         assert!(message.contains(status.message()), "{message}");
-        assert!(message.contains("correct the worker's settings"), "{message}");
+        assert!(
+            message.contains("correct the worker's settings"),
+            "{message}"
+        );
     }
 }
 
@@ -195,13 +221,19 @@ async fn a_refused_registration_ends_the_worker() {
 async fn other_failures_to_register_are_tried_again() {
     let mut server = ScriptedServer::start().await;
     let _handle = worker(&[&server]).build().unwrap().spawn();
-    for status in [Status::resource_exhausted("streams"), Status::unavailable("draining"), Status::internal("?")] {
+    for status in [
+        Status::resource_exhausted("streams"),
+        Status::unavailable("draining"),
+        Status::internal("?"),
+    ] {
         let mut stream = server.accept().await;
         stream.expect_register().await;
         stream.fail(status).await;
     }
     let stream = server.accept().await;
-    stream.say(work_response::Message::Draining(Draining { grace: None })).await;
+    stream
+        .say(work_response::Message::Draining(Draining { grace: None }))
+        .await;
     server.register("w1").await;
 }
 
@@ -211,7 +243,9 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     fn count(&self, words: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(words).count()
+        String::from_utf8_lossy(&self.0.lock().unwrap())
+            .matches(words)
+            .count()
     }
 }
 
@@ -230,7 +264,9 @@ impl io::Write for Log {
 async fn an_outage_is_logged_once_and_its_end_once() {
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
     let mut server = ScriptedServer::start().await;
     let address = server.address();
     let handle = {

@@ -4,8 +4,8 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 
 use tasker::{
     proto::{
-        CancelReason, CancelStep, ListWorkersRequest, ListWorkersResponse, Register, Registered, ResultAck,
-        ResultStatus, StepAssignment, StepResult, WorkRequest, WorkResponse,
+        CancelReason, CancelStep, ListWorkersRequest, ListWorkersResponse, Register, Registered,
+        ResultAck, ResultStatus, StepAssignment, StepResult, WorkRequest, WorkResponse,
         step_result::Outcome,
         work_request, work_response,
         worker_service_server::{WorkerService, WorkerServiceServer},
@@ -21,7 +21,9 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits for something, with patience.
 pub async fn soon<T>(wanted: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, wanted).await.expect("it should have happened by now")
+    timeout(PATIENCE, wanted)
+        .await
+        .expect("it should have happened by now")
 }
 
 /// A worker of the handler `answer`, whose steps result in the JSON `42`, and of others if wished.
@@ -50,7 +52,11 @@ impl ScriptedServer {
             .add_service(WorkerServiceServer::new(Acceptor { accepted }))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(async move { server.await.unwrap() });
-        Self { address, streams, serving }
+        Self {
+            address,
+            streams,
+            serving,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -76,7 +82,9 @@ impl ScriptedServer {
     pub async fn register(&mut self, worker_id: &str) -> (Stream, Register) {
         let mut stream = self.accept().await;
         let register = stream.expect_register().await;
-        stream.registered(worker_id, register.held_leases.clone()).await;
+        stream
+            .registered(worker_id, register.held_leases.clone())
+            .await;
         (stream, register)
     }
 
@@ -94,7 +102,9 @@ pub struct Stream {
 
 impl Stream {
     pub async fn say(&self, message: work_response::Message) {
-        let response = WorkResponse { message: Some(message) };
+        let response = WorkResponse {
+            message: Some(message),
+        };
         self.outbound.send(Ok(response)).await.unwrap();
     }
 
@@ -103,10 +113,16 @@ impl Stream {
     }
 
     pub async fn registered(&self, worker_id: &str, kept_leases: Vec<String>) {
-        self.registered_with(worker_id, kept_leases, Duration::from_secs(60)).await;
+        self.registered_with(worker_id, kept_leases, Duration::from_secs(60))
+            .await;
     }
 
-    pub async fn registered_with(&self, worker_id: &str, kept_leases: Vec<String>, heartbeat: Duration) {
+    pub async fn registered_with(
+        &self,
+        worker_id: &str,
+        kept_leases: Vec<String>,
+        heartbeat: Duration,
+    ) {
         let heartbeat_interval = Some(heartbeat.try_into().unwrap());
         let lease_duration = Some((heartbeat * 3).try_into().unwrap());
         self.say(work_response::Message::Registered(Registered {
@@ -119,13 +135,20 @@ impl Stream {
     }
 
     pub async fn assign(&self, lease: &str, handler: &str) {
-        self.say(work_response::Message::Assignment(assignment(lease, handler))).await;
+        self.say(work_response::Message::Assignment(assignment(
+            lease, handler,
+        )))
+        .await;
     }
 
     pub async fn ack(&self, lease: &str, status: ResultStatus) {
         let lease_token = lease.into();
         let status = status.into();
-        self.say(work_response::Message::Ack(ResultAck { lease_token, status })).await;
+        self.say(work_response::Message::Ack(ResultAck {
+            lease_token,
+            status,
+        }))
+        .await;
     }
 
     pub async fn cancel(&self, lease: &str, reason: CancelReason) {
@@ -139,7 +162,10 @@ impl Stream {
 
     /// The next message; none when the worker closed its side.
     pub async fn hear(&mut self) -> Option<work_request::Message> {
-        soon(self.inbound.message()).await.unwrap().map(|request| request.message.unwrap())
+        soon(self.inbound.message())
+            .await
+            .unwrap()
+            .map(|request| request.message.unwrap())
     }
 
     pub async fn expect_register(&mut self) -> Register {
@@ -213,14 +239,23 @@ type Responses = ReceiverStream<Result<WorkResponse, Status>>;
 impl WorkerService for Acceptor {
     type WorkStream = Responses;
 
-    async fn work(&self, request: Request<Streaming<WorkRequest>>) -> Result<Response<Responses>, Status> {
+    async fn work(
+        &self,
+        request: Request<Streaming<WorkRequest>>,
+    ) -> Result<Response<Responses>, Status> {
         let (outbound, responses) = mpsc::channel(16);
         let inbound = request.into_inner();
-        self.accepted.send(Stream { inbound, outbound }).await.map_err(|_| Status::unavailable("stopped"))?;
+        self.accepted
+            .send(Stream { inbound, outbound })
+            .await
+            .map_err(|_| Status::unavailable("stopped"))?;
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
-    async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
         Err(Status::unimplemented("not in this script"))
     }
 }

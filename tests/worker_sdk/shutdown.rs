@@ -13,12 +13,17 @@ use super::server::{ScriptedServer, Stream, soon, worker};
 
 /// Adds a handler `forever` whose steps never end.
 fn with_forever(worker: WorkerBuilder) -> WorkerBuilder {
-    worker.handler("forever", |_: StepContext| pending::<Result<(), StepError>>())
+    worker.handler("forever", |_: StepContext| {
+        pending::<Result<(), StepError>>()
+    })
 }
 
 async fn expect_drain(stream: &mut Stream) {
     let heard = stream.hear().await;
-    assert!(matches!(heard, Some(work_request::Message::Drain(_))), "{heard:?}");
+    assert!(
+        matches!(heard, Some(work_request::Message::Drain(_))),
+        "{heard:?}"
+    );
 }
 
 #[tokio::test]
@@ -44,7 +49,10 @@ async fn a_drain_finishes_what_runs_and_gives_back_what_comes() {
     stop.send(()).unwrap();
     expect_drain(&mut stream).await;
     stream.assign("late", "answer").await;
-    assert!(matches!(stream.expect_outcome("late").await, Outcome::Released(_)));
+    assert!(matches!(
+        stream.expect_outcome("late").await,
+        Outcome::Released(_)
+    ));
     go_on.send(()).unwrap();
     assert_eq!(stream.expect_success("l1").await, r#""waited""#);
     for lease in ["l1", "l2", "late"] {
@@ -85,7 +93,13 @@ async fn a_drain_is_bounded() {
     stream.assign("l2", "answer").await;
     stream.expect_success("l2").await;
     let shutdown = soon(handle.shutdown()).await.unwrap();
-    assert_eq!(shutdown, Shutdown { unfinished_steps: 1, unacked_results: 1 });
+    assert_eq!(
+        shutdown,
+        Shutdown {
+            unfinished_steps: 1,
+            unacked_results: 1
+        }
+    );
     stream.gone().await;
 }
 
@@ -93,18 +107,28 @@ async fn a_drain_is_bounded() {
 async fn a_drain_gives_back_what_waits_for_a_slot() {
     let mut server = ScriptedServer::start().await;
     let worker = with_forever(worker(&[&server])).max_concurrent_steps(1);
-    let handle = worker.drain_timeout(Duration::from_millis(300)).build().unwrap().spawn();
+    let handle = worker
+        .drain_timeout(Duration::from_millis(300))
+        .build()
+        .unwrap()
+        .spawn();
     let (mut stream, _) = server.register("w1").await;
     stream.assign("l1", "forever").await;
     stream.cancel("l1", CancelReason::TaskCancelled).await;
     stream.assign("l2", "answer").await;
     // The answer to a third says that the second has arrived.
     stream.assign("l3", "answer").await;
-    assert!(matches!(stream.expect_outcome("l3").await, Outcome::Released(_)));
+    assert!(matches!(
+        stream.expect_outcome("l3").await,
+        Outcome::Released(_)
+    ));
     stream.ack("l3", ResultStatus::Accepted).await;
     let ended = tokio::spawn(handle.shutdown());
     expect_drain(&mut stream).await;
-    assert!(matches!(stream.expect_outcome("l2").await, Outcome::Released(_)));
+    assert!(matches!(
+        stream.expect_outcome("l2").await,
+        Outcome::Released(_)
+    ));
     stream.ack("l2", ResultStatus::Accepted).await;
     let shutdown = soon(ended).await.unwrap().unwrap();
     assert_eq!(shutdown.unfinished_steps, 1);
@@ -117,7 +141,10 @@ async fn a_worker_without_a_server_ends_when_it_has_nothing() {
     let worker = worker(&[&server]).build().unwrap();
     server.stop().await;
     let stop = tokio::time::sleep(Duration::from_millis(50));
-    assert_eq!(soon(worker.run_until(stop)).await.unwrap(), Shutdown::default());
+    assert_eq!(
+        soon(worker.run_until(stop)).await.unwrap(),
+        Shutdown::default()
+    );
 }
 
 #[tokio::test]
@@ -148,7 +175,10 @@ async fn a_worker_ends_with_the_runtime_of_its_handlers() {
     let worker = worker(&[&server]).build().unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let handle = runtime.block_on(async { worker.spawn() });
         stopped.recv().unwrap();
         drop(runtime);
@@ -177,5 +207,11 @@ async fn a_signal_drains_and_a_second_one_ends_at_once() {
     assert!(!ended.is_finished());
     terminate();
     let shutdown = soon(ended).await.unwrap().unwrap();
-    assert_eq!(shutdown, Shutdown { unfinished_steps: 1, unacked_results: 1 });
+    assert_eq!(
+        shutdown,
+        Shutdown {
+            unfinished_steps: 1,
+            unacked_results: 1
+        }
+    );
 }

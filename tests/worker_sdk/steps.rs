@@ -40,7 +40,10 @@ async fn a_step_is_assigned_answered_and_acknowledged() {
     stream.ack("l1", ResultStatus::Accepted).await;
     drop(stream);
     let (_, register) = server.register("w2").await;
-    assert!(register.held_leases.is_empty(), "an acknowledged result is forgotten");
+    assert!(
+        register.held_leases.is_empty(),
+        "an acknowledged result is forgotten"
+    );
     assert_eq!(soon(handle.shutdown()).await.unwrap(), Shutdown::default());
 }
 
@@ -63,16 +66,37 @@ async fn a_handler_has_all_it_needs() {
     let mut server = ScriptedServer::start().await;
     let inspect = |step: StepContext| async move {
         let input: Input = step.context()?;
-        assert_eq!((input.plan.as_str(), input.big.as_str()), ("pro", "12345678901234567890123"));
+        assert_eq!(
+            (input.plan.as_str(), input.big.as_str()),
+            ("pro", "12345678901234567890123")
+        );
         assert_eq!(step.result_of::<Account>("create_user_account")?.user_id, 7);
         assert_eq!(step.results().len(), 1);
         assert_eq!(step.handler_config::<Config>()?.timeout_seconds, 30);
         assert_eq!(step.annotations_json(), r#"{"plan_type":"pro"}"#);
-        let names = [step.task_id(), step.namespace(), step.task_name(), step.version(), step.step_name()];
-        let expected = ["task-1", "user_management", "user_registration", "2.6.0", "setup_billing_profile"];
+        let names = [
+            step.task_id(),
+            step.namespace(),
+            step.task_name(),
+            step.version(),
+            step.step_name(),
+        ];
+        let expected = [
+            "task-1",
+            "user_management",
+            "user_registration",
+            "2.6.0",
+            "setup_billing_profile",
+        ];
         assert_eq!(names, expected);
-        assert_eq!((step.handler(), step.service()), ("inspect", "billing_service"));
-        assert_eq!((step.attempt(), step.retry_limit(), step.charged_attempts()), (3, 5, 1));
+        assert_eq!(
+            (step.handler(), step.service()),
+            ("inspect", "billing_service")
+        );
+        assert_eq!(
+            (step.attempt(), step.retry_limit(), step.charged_attempts()),
+            (3, 5, 1)
+        );
         assert_eq!((step.correlation_id(), step.traceparent()), ("reg_1", None));
         assert_eq!(step.idempotency_key(), "task-1/setup_billing_profile");
         let left = step.deadline() - Instant::now();
@@ -80,7 +104,11 @@ async fn a_handler_has_all_it_needs() {
         assert_eq!((step.is_cancelled(), step.cancel_reason()), (false, None));
         Ok("fine")
     };
-    let _handle = worker(&[&server]).handler("inspect", inspect).build().unwrap().spawn();
+    let _handle = worker(&[&server])
+        .handler("inspect", inspect)
+        .build()
+        .unwrap()
+        .spawn();
     let (mut stream, _) = server.register("w1").await;
     stream.assign("l1", "inspect").await;
     assert_eq!(stream.expect_success("l1").await, r#""fine""#);
@@ -108,8 +136,19 @@ impl Handler for Failing {
 #[tokio::test]
 async fn every_failure_is_typed() {
     let mut server = ScriptedServer::start().await;
-    let kinds = ["context", "config", "missing", "invalid", "permanent", "panic", "released", "retryable"];
-    let worker = kinds.iter().fold(worker(&[&server]), |worker, kind| worker.handler(*kind, Failing(kind)));
+    let kinds = [
+        "context",
+        "config",
+        "missing",
+        "invalid",
+        "permanent",
+        "panic",
+        "released",
+        "retryable",
+    ];
+    let worker = kinds.iter().fold(worker(&[&server]), |worker, kind| {
+        worker.handler(*kind, Failing(kind))
+    });
     let _handle = worker.build().unwrap().spawn();
     let (mut stream, _) = server.register("w1").await;
     for (kind, expected) in [
@@ -155,22 +194,32 @@ async fn what_cannot_be_started_is_released() {
         step.cancelled().await;
         Ok(())
     };
-    let worker = worker(&[&server]).max_concurrent_steps(1).handler("wait", wait);
+    let worker = worker(&[&server])
+        .max_concurrent_steps(1)
+        .handler("wait", wait);
     let _handle = worker.build().unwrap().spawn();
     let (mut stream, _) = server.register("w1").await;
 
     stream.assign("unknown", "nobody").await;
-    assert!(matches!(stream.expect_outcome("unknown").await, Outcome::Released(_)));
+    assert!(matches!(
+        stream.expect_outcome("unknown").await,
+        Outcome::Released(_)
+    ));
     stream.ack("unknown", ResultStatus::Accepted).await;
 
     stream.assign("first", "wait").await;
     stream.assign("too many", "answer").await;
-    assert!(matches!(stream.expect_outcome("too many").await, Outcome::Released(_)));
+    assert!(matches!(
+        stream.expect_outcome("too many").await,
+        Outcome::Released(_)
+    ));
     stream.ack("too many", ResultStatus::Accepted).await;
 
     // The same lease again is the same attempt.
     stream.assign("first", "answer").await;
-    stream.cancel("first", proto::CancelReason::TaskCancelled).await;
+    stream
+        .cancel("first", proto::CancelReason::TaskCancelled)
+        .await;
     stream.assign("last", "answer").await;
     assert_eq!(stream.expect_success("last").await, "42");
 }
@@ -178,7 +227,11 @@ async fn what_cannot_be_started_is_released() {
 #[tokio::test]
 async fn results_without_acknowledgement_are_bounded() {
     let mut server = ScriptedServer::start().await;
-    let _handle = worker(&[&server]).max_concurrent_steps(1).build().unwrap().spawn();
+    let _handle = worker(&[&server])
+        .max_concurrent_steps(1)
+        .build()
+        .unwrap()
+        .spawn();
     let (mut stream, _) = server.register("w1").await;
     // Twice max_concurrent_steps and 16.
     for lease in 0..18 {
@@ -196,10 +249,21 @@ async fn results_without_acknowledgement_are_bounded() {
 async fn an_assignment_can_be_larger_than_a_usual_message() {
     let mut server = ScriptedServer::start().await;
     let size = |step: StepContext| async move { Ok(step.results()["big"].len()) };
-    let _handle = worker(&[&server]).handler("size", size).build().unwrap().spawn();
+    let _handle = worker(&[&server])
+        .handler("size", size)
+        .build()
+        .unwrap()
+        .spawn();
     let (mut stream, _) = server.register("w1").await;
     let mut large = assignment("l1", "size");
-    large.results_json.insert("big".into(), format!("\"{}\"", "x".repeat(10 << 20)));
-    stream.say(proto::work_response::Message::Assignment(large)).await;
-    assert_eq!(stream.expect_success("l1").await, ((10 << 20) + 2).to_string());
+    large
+        .results_json
+        .insert("big".into(), format!("\"{}\"", "x".repeat(10 << 20)));
+    stream
+        .say(proto::work_response::Message::Assignment(large))
+        .await;
+    assert_eq!(
+        stream.expect_success("l1").await,
+        ((10 << 20) + 2).to_string()
+    );
 }

@@ -33,15 +33,23 @@ pub struct BillingService {
 
 impl BillingService {
     pub fn new(front: Front) -> Self {
-        Self { front, profiles: Mutex::default() }
+        Self {
+            front,
+            profiles: Mutex::default(),
+        }
     }
 
     pub fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/profiles", post(create)).with_state(self)
+        Router::new()
+            .route("/profiles", post(create))
+            .with_state(self)
     }
 
     pub fn has_profile(&self, user_id: &str) -> bool {
-        self.profiles.lock().unwrap_or_else(PoisonError::into_inner).contains_key(user_id)
+        self.profiles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(user_id)
     }
 
     /// 201 for a new profile; a user who has one keeps it, and the plan of the last call counts.
@@ -49,7 +57,14 @@ impl BillingService {
         let body = json!({ "id": new.user_id.replace("usr_", "bil_"), "user_id": new.user_id, "plan": new.plan });
         let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
         let known = profiles.insert(new.user_id.clone(), new).is_some();
-        Answer::new(if known { StatusCode::OK } else { StatusCode::CREATED }, body)
+        Answer::new(
+            if known {
+                StatusCode::OK
+            } else {
+                StatusCode::CREATED
+            },
+            body,
+        )
     }
 }
 
@@ -59,6 +74,11 @@ async fn create(
     Json(new): Json<NewProfile>,
 ) -> Response {
     let (who, request) = (new.user_id.clone(), json!(new));
-    let call = Call { operation: Operation::CreateProfile, who: &who, headers: &headers, request: &request };
+    let call = Call {
+        operation: Operation::CreateProfile,
+        who: &who,
+        headers: &headers,
+        request: &request,
+    };
     service.front.answer(call, || service.put(new)).await
 }

@@ -71,7 +71,12 @@ struct Ledger {
 
 impl Front {
     pub fn new(plan: FaultPlan, stall: Duration) -> Self {
-        Self { plan, stall, down: AtomicBool::new(false), ledger: Mutex::default() }
+        Self {
+            plan,
+            stall,
+            down: AtomicBool::new(false),
+            ledger: Mutex::default(),
+        }
     }
 
     /// While it is down, every call is answered 503 and nothing is done.
@@ -103,9 +108,11 @@ impl Front {
             Fault::Restart => HangUp.into_response(),
             Fault::ServerError => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
             Fault::Unavailable => refusal(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-            Fault::RateLimited => {
-                ([(RETRY_AFTER, "1")], refusal(StatusCode::TOO_MANY_REQUESTS, "slow down")).into_response()
-            }
+            Fault::RateLimited => (
+                [(RETRY_AFTER, "1")],
+                refusal(StatusCode::TOO_MANY_REQUESTS, "slow down"),
+            )
+                .into_response(),
         }
     }
 
@@ -116,7 +123,10 @@ impl Front {
 
     fn count(&self, call: &Call<'_>) -> u32 {
         let mut ledger = self.lock();
-        let number = ledger.calls.entry((call.operation, call.who.to_owned())).or_default();
+        let number = ledger
+            .calls
+            .entry((call.operation, call.who.to_owned()))
+            .or_default();
         *number += 1;
         *number
     }
@@ -124,7 +134,11 @@ impl Front {
     /// Does the work, or repeats the first answer to the same key. The lock is held meanwhile, so two calls with one key
     /// that arrive together do the work once.
     fn once(&self, call: &Call<'_>, work: impl FnOnce() -> Answer) -> Answer {
-        let Some(key) = call.headers.get("idempotency-key").and_then(|key| key.to_str().ok()) else {
+        let Some(key) = call
+            .headers
+            .get("idempotency-key")
+            .and_then(|key| key.to_str().ok())
+        else {
             return work();
         };
         let key = format!("{} {key}", call.operation.name());
@@ -138,7 +152,9 @@ impl Front {
             ),
             None => {
                 let answer = work();
-                ledger.answers.insert(key, (call.request.clone(), answer.clone()));
+                ledger
+                    .answers
+                    .insert(key, (call.request.clone(), answer.clone()));
                 answer
             }
         }
@@ -162,7 +178,9 @@ mod tests {
     /// A user whose first call of the operation meets `wanted`, or no fault at all.
     fn somebody(plan: FaultPlan, operation: Operation, wanted: Option<Fault>) -> String {
         let mut users = (0..100_000).map(|n| format!("usr_{n}"));
-        users.find(|who| plan.fault(operation, who, 1) == wanted).expect("the plan has such a user")
+        users
+            .find(|who| plan.fault(operation, who, 1) == wanted)
+            .expect("the plan has such a user")
     }
 
     struct Caller {
@@ -172,21 +190,48 @@ mod tests {
 
     impl Caller {
         fn new(plan: FaultPlan) -> Self {
-            Self { front: Front::new(plan, Duration::from_millis(1)), done: AtomicU32::new(0) }
+            Self {
+                front: Front::new(plan, Duration::from_millis(1)),
+                done: AtomicU32::new(0),
+            }
         }
 
-        async fn call(&self, operation: Operation, who: &str, key: Option<&str>, request: Value) -> Response {
+        async fn call(
+            &self,
+            operation: Operation,
+            who: &str,
+            key: Option<&str>,
+            request: Value,
+        ) -> Response {
             let key = key.map(|key| ("idempotency-key".parse().unwrap(), key.parse().unwrap()));
             let headers = HeaderMap::from_iter(key);
-            let work = || Answer::new(StatusCode::CREATED, json!(self.done.fetch_add(1, Relaxed) + 1));
-            self.front.answer(Call { operation, who, headers: &headers, request: &request }, work).await
+            let work = || {
+                Answer::new(
+                    StatusCode::CREATED,
+                    json!(self.done.fetch_add(1, Relaxed) + 1),
+                )
+            };
+            self.front
+                .answer(
+                    Call {
+                        operation,
+                        who,
+                        headers: &headers,
+                        request: &request,
+                    },
+                    work,
+                )
+                .await
         }
     }
 
     #[tokio::test]
     async fn the_same_key_does_the_work_once() {
         let plan = FaultPlan::new(42);
-        let (caller, who) = (Caller::new(plan), somebody(plan, Operation::SendWelcome, None));
+        let (caller, who) = (
+            Caller::new(plan),
+            somebody(plan, Operation::SendWelcome, None),
+        );
         for (key, status, done) in [
             (Some("a"), StatusCode::CREATED, 1),
             (Some("a"), StatusCode::CREATED, 1),
@@ -194,13 +239,30 @@ mod tests {
             (None, StatusCode::CREATED, 3),
             (None, StatusCode::CREATED, 4),
         ] {
-            let response = caller.call(Operation::SendWelcome, &who, key, json!(1)).await;
-            assert_eq!((response.status(), caller.done.load(Relaxed)), (status, done), "{key:?}");
+            let response = caller
+                .call(Operation::SendWelcome, &who, key, json!(1))
+                .await;
+            assert_eq!(
+                (response.status(), caller.done.load(Relaxed)),
+                (status, done),
+                "{key:?}"
+            );
         }
-        let reused = caller.call(Operation::SendWelcome, &who, Some("a"), json!(2)).await;
-        assert_eq!((reused.status(), caller.done.load(Relaxed)), (StatusCode::UNPROCESSABLE_ENTITY, 4));
-        let elsewhere = caller.call(Operation::CreateProfile, &who, Some("a"), json!(1)).await;
-        assert_eq!(elsewhere.status(), StatusCode::CREATED, "a key belongs to its operation");
+        let reused = caller
+            .call(Operation::SendWelcome, &who, Some("a"), json!(2))
+            .await;
+        assert_eq!(
+            (reused.status(), caller.done.load(Relaxed)),
+            (StatusCode::UNPROCESSABLE_ENTITY, 4)
+        );
+        let elsewhere = caller
+            .call(Operation::CreateProfile, &who, Some("a"), json!(1))
+            .await;
+        assert_eq!(
+            elsewhere.status(),
+            StatusCode::CREATED,
+            "a key belongs to its operation"
+        );
     }
 
     #[tokio::test]
@@ -208,26 +270,42 @@ mod tests {
         let plan = FaultPlan::new(42);
         let who = somebody(plan, Operation::CreateUser, Some(Fault::BreakAfterWork));
         let caller = Caller::new(plan);
-        let broken = caller.call(Operation::CreateUser, &who, Some("k"), json!(1)).await;
+        let broken = caller
+            .call(Operation::CreateUser, &who, Some("k"), json!(1))
+            .await;
         assert!(broken.extensions().get::<HangUp>().is_some());
         assert_eq!(caller.done.load(Relaxed), 1);
-        let repeated = caller.call(Operation::CreateUser, &who, Some("k"), json!(1)).await;
-        assert_eq!((repeated.status(), caller.done.load(Relaxed)), (StatusCode::CREATED, 1));
+        let repeated = caller
+            .call(Operation::CreateUser, &who, Some("k"), json!(1))
+            .await;
+        assert_eq!(
+            (repeated.status(), caller.done.load(Relaxed)),
+            (StatusCode::CREATED, 1)
+        );
         assert_eq!(caller.front.faults(), [Fault::BreakAfterWork]);
     }
 
     #[tokio::test]
     async fn a_service_that_is_down_does_no_work_for_anybody() {
         let plan = FaultPlan::new(42);
-        let (caller, who) = (Caller::new(plan), somebody(plan, Operation::CreateProfile, None));
+        let (caller, who) = (
+            Caller::new(plan),
+            somebody(plan, Operation::CreateProfile, None),
+        );
         for (down, status, done) in [
             (true, StatusCode::SERVICE_UNAVAILABLE, 0),
             (false, StatusCode::CREATED, 1),
             (true, StatusCode::SERVICE_UNAVAILABLE, 1),
         ] {
             caller.front.set_down(down);
-            let response = caller.call(Operation::CreateProfile, &who, Some("k"), json!(1)).await;
-            assert_eq!((response.status(), caller.done.load(Relaxed)), (status, done), "down: {down}");
+            let response = caller
+                .call(Operation::CreateProfile, &who, Some("k"), json!(1))
+                .await;
+            assert_eq!(
+                (response.status(), caller.done.load(Relaxed)),
+                (status, done),
+                "down: {down}"
+            );
         }
     }
 
@@ -235,14 +313,33 @@ mod tests {
     async fn refusals_do_no_work() {
         let plan = FaultPlan::new(42);
         for (operation, fault, status) in [
-            (Operation::CreateUser, Fault::ServerError, StatusCode::INTERNAL_SERVER_ERROR),
-            (Operation::CreateProfile, Fault::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
-            (Operation::SendWelcome, Fault::RateLimited, StatusCode::TOO_MANY_REQUESTS),
+            (
+                Operation::CreateUser,
+                Fault::ServerError,
+                StatusCode::INTERNAL_SERVER_ERROR,
+            ),
+            (
+                Operation::CreateProfile,
+                Fault::Unavailable,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            (
+                Operation::SendWelcome,
+                Fault::RateLimited,
+                StatusCode::TOO_MANY_REQUESTS,
+            ),
         ] {
             let (caller, who) = (Caller::new(plan), somebody(plan, operation, Some(fault)));
             let response = caller.call(operation, &who, Some("k"), json!(1)).await;
-            assert_eq!((response.status(), caller.done.load(Relaxed)), (status, 0), "{fault:?}");
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), fault == Fault::RateLimited);
+            assert_eq!(
+                (response.status(), caller.done.load(Relaxed)),
+                (status, 0),
+                "{fault:?}"
+            );
+            assert_eq!(
+                response.headers().contains_key(RETRY_AFTER),
+                fault == Fault::RateLimited
+            );
         }
     }
 }

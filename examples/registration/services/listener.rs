@@ -33,7 +33,12 @@ impl fmt::Display for HangUp {
 impl Error for HangUp {}
 
 /// Accepts connections until `stop`, which also ends the open ones.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, running: TaskTracker) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    running: TaskTracker,
+) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
@@ -55,11 +60,19 @@ async fn serve_connection(stream: TcpStream, router: Router) {
     let answer_or_hang_up = service_fn(move |request: Request<Incoming>| {
         let answer = router.call(request);
         async move {
-            let response = answer.await.unwrap_or_else(|never: Infallible| match never {});
+            let response = answer
+                .await
+                .unwrap_or_else(|never: Infallible| match never {});
             // An error here makes hyper drop the connection without a word.
-            if response.extensions().get::<HangUp>().is_some() { Err(HangUp) } else { Ok(response) }
+            if response.extensions().get::<HangUp>().is_some() {
+                Err(HangUp)
+            } else {
+                Ok(response)
+            }
         }
     });
     // A broken connection is the caller's to notice.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer_or_hang_up).await;
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), answer_or_hang_up)
+        .await;
 }

@@ -41,13 +41,29 @@ pub struct Ports {
 /// Where callers find the services.
 #[derive(Args, Clone, Debug)]
 pub struct Urls {
-    #[arg(long = "user-url", env = "USER_SERVICE_URL", default_value = "http://localhost:3001")]
+    #[arg(
+        long = "user-url",
+        env = "USER_SERVICE_URL",
+        default_value = "http://localhost:3001"
+    )]
     pub user: String,
-    #[arg(long = "billing-url", env = "BILLING_SERVICE_URL", default_value = "http://localhost:3002")]
+    #[arg(
+        long = "billing-url",
+        env = "BILLING_SERVICE_URL",
+        default_value = "http://localhost:3002"
+    )]
     pub billing: String,
-    #[arg(long = "preferences-url", env = "PREFERENCES_SERVICE_URL", default_value = "http://localhost:3003")]
+    #[arg(
+        long = "preferences-url",
+        env = "PREFERENCES_SERVICE_URL",
+        default_value = "http://localhost:3003"
+    )]
     pub preferences: String,
-    #[arg(long = "notification-url", env = "NOTIFICATION_SERVICE_URL", default_value = "http://localhost:3004")]
+    #[arg(
+        long = "notification-url",
+        env = "NOTIFICATION_SERVICE_URL",
+        default_value = "http://localhost:3004"
+    )]
     pub notification: String,
 }
 
@@ -95,7 +111,10 @@ impl World {
         applicants: &[Applicant],
     ) -> anyhow::Result<Self> {
         let front = || Front::new(plan, stall);
-        let (users, billing) = (Arc::new(UserService::new(front())), Arc::new(BillingService::new(front())));
+        let (users, billing) = (
+            Arc::new(UserService::new(front())),
+            Arc::new(BillingService::new(front())),
+        );
         let preferences = Arc::new(PreferencesService::new(front()));
         let notification = Arc::new(NotificationService::new(front()));
         for applicant in applicants {
@@ -106,24 +125,57 @@ impl World {
         let (stop, running) = (CancellationToken::new(), TaskTracker::new());
         let open = async |port, flag, router| {
             let (listener, url) = place.bind(port, flag).await?;
-            running.spawn(listener::serve(listener, router, stop.clone(), running.clone()));
+            running.spawn(listener::serve(
+                listener,
+                router,
+                stop.clone(),
+                running.clone(),
+            ));
             anyhow::Ok(url)
         };
         let urls = Urls {
             user: open(ports.user_port, "--user-port", users.clone().router()).await?,
-            billing: open(ports.billing_port, "--billing-port", billing.clone().router()).await?,
-            preferences: open(ports.preferences_port, "--preferences-port", preferences.clone().router()).await?,
-            notification: open(ports.notification_port, "--notification-port", notification.clone().router()).await?,
+            billing: open(
+                ports.billing_port,
+                "--billing-port",
+                billing.clone().router(),
+            )
+            .await?,
+            preferences: open(
+                ports.preferences_port,
+                "--preferences-port",
+                preferences.clone().router(),
+            )
+            .await?,
+            notification: open(
+                ports.notification_port,
+                "--notification-port",
+                notification.clone().router(),
+            )
+            .await?,
         };
-        Ok(Self { urls, users, billing, preferences, notification, stop, running })
+        Ok(Self {
+            urls,
+            users,
+            billing,
+            preferences,
+            notification,
+            stop,
+            running,
+        })
     }
 
     /// What the services hold of an applicant now.
     pub fn holdings(&self, applicant: &Applicant) -> Holdings {
         let id = user_id(&applicant.email);
-        let account = self.users.account(&applicant.email).filter(|account| account.name == applicant.name);
+        let account = self
+            .users
+            .account(&applicant.email)
+            .filter(|account| account.name == applicant.name);
         Holdings {
-            active: account.as_ref().is_some_and(|account| account.status == "active"),
+            active: account
+                .as_ref()
+                .is_some_and(|account| account.status == "active"),
             account: account.is_some(),
             billing: self.billing.has_profile(&id),
             preferences: self.preferences.has_preferences(&id),
@@ -138,7 +190,12 @@ impl World {
 
     /// Every fault that was injected since the start.
     pub fn faults(&self) -> Vec<Fault> {
-        let fronts = [&self.users.front, &self.billing.front, &self.preferences.front, &self.notification.front];
+        let fronts = [
+            &self.users.front,
+            &self.billing.front,
+            &self.preferences.front,
+            &self.notification.front,
+        ];
         fronts.into_iter().flat_map(Front::faults).collect()
     }
 

@@ -34,7 +34,10 @@ pub struct NotificationService {
 
 impl NotificationService {
     pub fn new(front: Front) -> Self {
-        Self { front, sent: Mutex::default() }
+        Self {
+            front,
+            sent: Mutex::default(),
+        }
     }
 
     pub fn router(self: Arc<Self>) -> Router {
@@ -42,7 +45,12 @@ impl NotificationService {
     }
 
     pub fn mails_to(&self, user_id: &str) -> u32 {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).get(user_id).copied().unwrap_or(0)
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(user_id)
+            .copied()
+            .unwrap_or(0)
     }
 
     fn send(&self, welcome: &Welcome) -> Answer {
@@ -50,7 +58,10 @@ impl NotificationService {
         let number = sent.entry(welcome.user_id.clone()).or_default();
         *number += 1;
         let message_id = format!("{}_{number}", welcome.user_id.replace("usr_", "msg_"));
-        Answer::new(StatusCode::CREATED, json!({ "message_id": message_id, "to": welcome.email }))
+        Answer::new(
+            StatusCode::CREATED,
+            json!({ "message_id": message_id, "to": welcome.email }),
+        )
     }
 }
 
@@ -60,6 +71,11 @@ async fn send(
     Json(welcome): Json<Welcome>,
 ) -> Response {
     let request = json!(welcome);
-    let call = Call { operation: Operation::SendWelcome, who: &welcome.user_id, headers: &headers, request: &request };
+    let call = Call {
+        operation: Operation::SendWelcome,
+        who: &welcome.user_id,
+        headers: &headers,
+        request: &request,
+    };
     service.front.answer(call, || service.send(&welcome)).await
 }

@@ -36,15 +36,23 @@ pub struct PreferencesService {
 
 impl PreferencesService {
     pub fn new(front: Front) -> Self {
-        Self { front, preferences: Mutex::default() }
+        Self {
+            front,
+            preferences: Mutex::default(),
+        }
     }
 
     pub fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/preferences", post(create)).with_state(self)
+        Router::new()
+            .route("/preferences", post(create))
+            .with_state(self)
     }
 
     pub fn has_preferences(&self, user_id: &str) -> bool {
-        self.preferences.lock().unwrap_or_else(PoisonError::into_inner).contains_key(user_id)
+        self.preferences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(user_id)
     }
 
     /// 201 for new preferences; a user who has some gets the new ones in their place.
@@ -54,9 +62,19 @@ impl PreferencesService {
             "user_id": new.user_id,
             "marketing_consent": new.marketing_consent,
         });
-        let mut preferences = self.preferences.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut preferences = self
+            .preferences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let known = preferences.insert(new.user_id.clone(), new).is_some();
-        Answer::new(if known { StatusCode::OK } else { StatusCode::CREATED }, body)
+        Answer::new(
+            if known {
+                StatusCode::OK
+            } else {
+                StatusCode::CREATED
+            },
+            body,
+        )
     }
 }
 
@@ -66,6 +84,11 @@ async fn create(
     Json(new): Json<NewPreferences>,
 ) -> Response {
     let (who, request) = (new.user_id.clone(), json!(new));
-    let call = Call { operation: Operation::CreatePreferences, who: &who, headers: &headers, request: &request };
+    let call = Call {
+        operation: Operation::CreatePreferences,
+        who: &who,
+        headers: &headers,
+        request: &request,
+    };
     service.front.answer(call, || service.put(new)).await
 }

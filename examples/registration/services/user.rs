@@ -59,7 +59,10 @@ pub struct UserService {
 
 impl UserService {
     pub fn new(front: Front) -> Self {
-        Self { front, accounts: Mutex::default() }
+        Self {
+            front,
+            accounts: Mutex::default(),
+        }
     }
 
     pub fn router(self: Arc<Self>) -> Router {
@@ -74,7 +77,10 @@ impl UserService {
     }
 
     /// Stores an account, unless the e-mail is taken.
-    #[allow(clippy::disallowed_methods, reason = "a simulated service has a clock of its own")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a simulated service has a clock of its own"
+    )]
     pub fn insert(&self, new: NewAccount) -> Option<Account> {
         let account = Account {
             id: user_id(&new.email),
@@ -107,12 +113,25 @@ impl UserService {
 
 type Service = State<Arc<UserService>>;
 
-async fn create(State(service): Service, headers: HeaderMap, Json(new): Json<NewAccount>) -> Response {
+async fn create(
+    State(service): Service,
+    headers: HeaderMap,
+    Json(new): Json<NewAccount>,
+) -> Response {
     let (who, request) = (user_id(&new.email), json!(new));
-    let call = Call { operation: Operation::CreateUser, who: &who, headers: &headers, request: &request };
+    let call = Call {
+        operation: Operation::CreateUser,
+        who: &who,
+        headers: &headers,
+        request: &request,
+    };
     let work = || match service.insert(new) {
         Some(account) => Answer::new(StatusCode::CREATED, json!(account)),
-        None => Answer::error(StatusCode::CONFLICT, "USER_EXISTS", "a user with this e-mail exists"),
+        None => Answer::error(
+            StatusCode::CONFLICT,
+            "USER_EXISTS",
+            "a user with this e-mail exists",
+        ),
     };
     service.front.answer(call, work).await
 }
@@ -122,9 +141,18 @@ struct Wanted {
     email: String,
 }
 
-async fn find(State(service): Service, headers: HeaderMap, Query(wanted): Query<Wanted>) -> Response {
+async fn find(
+    State(service): Service,
+    headers: HeaderMap,
+    Query(wanted): Query<Wanted>,
+) -> Response {
     let who = user_id(&wanted.email);
-    let call = Call { operation: Operation::FindUser, who: &who, headers: &headers, request: &Value::Null };
+    let call = Call {
+        operation: Operation::FindUser,
+        who: &who,
+        headers: &headers,
+        request: &Value::Null,
+    };
     let work = || found(service.account(&wanted.email));
     service.front.answer(call, work).await
 }
@@ -141,7 +169,12 @@ async fn update(
     Json(change): Json<Change>,
 ) -> Response {
     let request = json!([id, change.status]);
-    let call = Call { operation: Operation::UpdateUser, who: &id, headers: &headers, request: &request };
+    let call = Call {
+        operation: Operation::UpdateUser,
+        who: &id,
+        headers: &headers,
+        request: &request,
+    };
     let work = || found(service.set_status(&id, &change.status));
     service.front.answer(call, work).await
 }

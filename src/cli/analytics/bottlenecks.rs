@@ -34,7 +34,12 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         max_tasks: args.which.max_tasks,
         max_bottlenecks: args.limit,
     };
-    let response = session.connect().await?.analytics.get_bottlenecks(request).await;
+    let response = session
+        .connect()
+        .await?
+        .analytics
+        .get_bottlenecks(request)
+        .await;
     let found = response.map_err(|s| failed(&s))?.into_inner();
     if session.json() {
         session.term.json(&json::value(&found))?;
@@ -42,7 +47,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     }
     let mut table = Table::new(["COST", "SHARE", "WHAT"]);
     for b in &found.bottlenecks {
-        table.row([duration(b.cost_per_task), percent(b.critical_share), clean(&b.message)]);
+        table.row([
+            duration(b.cost_per_task),
+            percent(b.critical_share),
+            clean(&b.message),
+        ]);
     }
     if table.is_empty() {
         session.term.say("no step has taken any time");

@@ -54,20 +54,46 @@ fn window(text: &str) -> Result<i32, String> {
     let nanos = human::since(ago, human::now()).as_nanos();
     let seconds = i32::try_from(nanos.div_ceil(1_000_000_000)).ok();
     // A distance is exact, and needs no clock.
-    let exact = human::parse_duration(text).map(i32::try_from).transpose().ok().flatten();
-    exact.or(seconds).filter(|seconds| *seconds > 0).ok_or_else(|| "expected a time in the past".to_owned())
+    let exact = human::parse_duration(text)
+        .map(i32::try_from)
+        .transpose()
+        .ok()
+        .flatten();
+    exact
+        .or(seconds)
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| "expected a time in the past".to_owned())
 }
 
 /// Of what it is true.
 fn say(examined: Option<Examined>, session: &Session) {
-    let Some(Examined { from, to, tasks, cut }) = examined else { return };
-    let since = human::elapsed(from, to).map(human::duration).unwrap_or_default();
-    let more = if cut { "; there were more, and the oldest are left out (--max-tasks)" } else { "" };
-    session.term.say(&format!("{tasks} tasks of the last {since}{more}"));
+    let Some(Examined {
+        from,
+        to,
+        tasks,
+        cut,
+    }) = examined
+    else {
+        return;
+    };
+    let since = human::elapsed(from, to)
+        .map(human::duration)
+        .unwrap_or_default();
+    let more = if cut {
+        "; there were more, and the oldest are left out (--max-tasks)"
+    } else {
+        ""
+    };
+    session
+        .term
+        .say(&format!("{tasks} tasks of the last {since}{more}"));
 }
 
 fn duration(d: Option<prost_types::Duration>) -> String {
-    human::duration(d.and_then(|d| Duration::try_from(d).ok()).unwrap_or_default())
+    human::duration(
+        d.and_then(|d| Duration::try_from(d).ok())
+            .unwrap_or_default(),
+    )
 }
 
 fn percent(share: f64) -> String {
@@ -88,7 +114,13 @@ mod tests {
     fn a_window_begins_so_long_ago_or_at_a_time() {
         assert_eq!((window("90s"), window("31d")), (Ok(90), Ok(31 * 86_400)));
         let now = human::now();
-        let ago = |seconds: i64| prost_types::Timestamp { seconds: now.seconds - seconds, nanos: 0 }.to_string();
+        let ago = |seconds: i64| {
+            prost_types::Timestamp {
+                seconds: now.seconds - seconds,
+                nanos: 0,
+            }
+            .to_string()
+        };
         let hour = window(&ago(3_600)).expect("a time");
         assert!((3_600..3_660).contains(&hour), "{hour}");
         for wrong in ["", "0s", "soon", "-1h", &ago(-3_600)] {

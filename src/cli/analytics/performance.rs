@@ -34,13 +34,20 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         max_tasks: args.which.max_tasks,
         timeout_seconds: args.timeout,
     };
-    let response = session.connect().await?.analytics.get_performance(request).await;
+    let response = session
+        .connect()
+        .await?
+        .analytics
+        .get_performance(request)
+        .await;
     let found = response.map_err(|s| failed(&s))?.into_inner();
     if session.json() {
         session.term.json(&json::value(&found))?;
         return Ok(OK);
     }
-    session.term.data(&table(&found.templates).render(&session.term))?;
+    session
+        .term
+        .data(&table(&found.templates).render(&session.term))?;
     say(found.examined, session);
     Ok(OK)
 }
@@ -67,11 +74,27 @@ fn table(templates: &[TemplatePerformance]) -> Table {
     for t in templates {
         let name = clean(&format!("{}/{}@{}", t.namespace, t.task_name, t.version));
         let over = t.steps.iter().map(|step| step.successes_over_timeout).sum();
-        row(&mut table, name, t.count, [t.success_rate, t.retry_rate], &t.elapsed, &t.ledger, over);
+        row(
+            &mut table,
+            name,
+            t.count,
+            [t.success_rate, t.retry_rate],
+            &t.elapsed,
+            &t.ledger,
+            over,
+        );
         for s in &t.steps {
             let rates = [s.success_rate, s.retry_rate];
             let name = format!("  {}", clean(&s.step));
-            row(&mut table, name, s.count, rates, &s.elapsed, &s.ledger, s.successes_over_timeout);
+            row(
+                &mut table,
+                name,
+                s.count,
+                rates,
+                &s.elapsed,
+                &s.ledger,
+                s.successes_over_timeout,
+            );
         }
     }
     table
@@ -88,14 +111,33 @@ fn row(
 ) {
     let (t, l) = (times.unwrap_or_default(), ledger.unwrap_or_default());
     let mean = |sum: Option<prost_types::Duration>| {
-        let sum = sum.and_then(|d| std::time::Duration::try_from(d).ok()).unwrap_or_default();
-        let mean = sum.checked_div(u32::try_from(count).unwrap_or_default()).unwrap_or_default();
-        if mean.is_zero() { String::new() } else { duration(mean.try_into().ok()) }
+        let sum = sum
+            .and_then(|d| std::time::Duration::try_from(d).ok())
+            .unwrap_or_default();
+        let mean = sum
+            .checked_div(u32::try_from(count).unwrap_or_default())
+            .unwrap_or_default();
+        if mean.is_zero() {
+            String::new()
+        } else {
+            duration(mean.try_into().ok())
+        }
     };
     let mut cells = vec![name, count.to_string()];
     cells.extend(rates.map(percent));
     cells.extend([t.mean, t.p50, t.p95, t.p99].map(duration));
-    cells.extend([l.run, l.backoff, l.circuit, l.pause, l.limit, l.no_worker, l.dispatch].map(mean));
+    cells.extend(
+        [
+            l.run,
+            l.backoff,
+            l.circuit,
+            l.pause,
+            l.limit,
+            l.no_worker,
+            l.dispatch,
+        ]
+        .map(mean),
+    );
     cells.push(over.to_string());
     table.row(cells);
 }
@@ -113,8 +155,16 @@ mod tests {
             count: 10,
             success_rate: 1.0,
             retry_rate: 0.021,
-            elapsed: Some(Times { mean: seconds(15), ..Times::default() }),
-            ledger: Some(Ledger { run: seconds(30), pause: seconds(120), wall: seconds(150), ..Ledger::default() }),
+            elapsed: Some(Times {
+                mean: seconds(15),
+                ..Times::default()
+            }),
+            ledger: Some(Ledger {
+                run: seconds(30),
+                pause: seconds(120),
+                wall: seconds(150),
+                ..Ledger::default()
+            }),
             successes_over_timeout: 3,
             ..Default::default()
         };
@@ -125,13 +175,19 @@ mod tests {
             ..Default::default()
         };
         let text = table(&[template]).render(&Term::plain());
-        let line: Vec<&str> =
-            text.lines().last().unwrap_or_default().split("  ").filter(|c| !c.is_empty()).map(str::trim).collect();
+        let line: Vec<&str> = text
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .split("  ")
+            .filter(|c| !c.is_empty())
+            .map(str::trim)
+            .collect();
         assert_eq!(
             line,
             [
-                "mail", "10", "100.0%", "2.1%", "15 s", "0 ms", "0 ms", "0 ms", "3.0 s", "-", "-", "12 s", "-", "-",
-                "-", "3"
+                "mail", "10", "100.0%", "2.1%", "15 s", "0 ms", "0 ms", "0 ms", "3.0 s", "-", "-",
+                "12 s", "-", "-", "-", "3"
             ]
         );
     }

@@ -26,22 +26,38 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let request = GetCircuitRequest { namespace: args.namespace, service: args.service };
+    let request = GetCircuitRequest {
+        namespace: args.namespace,
+        service: args.service,
+    };
     let response = session.connect().await?.circuits.get_circuit(request).await;
-    let found = response.map_err(|s| CliError::from_status("cannot get the circuit", &s))?.into_inner();
+    let found = response
+        .map_err(|s| CliError::from_status("cannot get the circuit", &s))?
+        .into_inner();
     if session.json() {
         session.term.json(&json::value(&found))?;
         return Ok(exit::OK);
     }
     let circuit = found.circuit.clone().unwrap_or_default();
-    let mut out =
-        format!("{}/{}: {}\n", clean(&circuit.namespace), clean(&circuit.service), standing(&circuit, session));
+    let mut out = format!(
+        "{}/{}: {}\n",
+        clean(&circuit.namespace),
+        clean(&circuit.service),
+        standing(&circuit, session)
+    );
     if !circuit.forced_by.is_empty() {
-        out += &format!("by {}: {}\n", clean(&circuit.forced_by), clean(&circuit.forced_reason));
+        out += &format!(
+            "by {}: {}\n",
+            clean(&circuit.forced_by),
+            clean(&circuit.forced_reason)
+        );
     }
     out += &format!(
         "{} of {} calls failed in the window; {} steps run, {} wait\n\n",
-        circuit.window_failures, circuit.window_calls, circuit.steps_in_progress, circuit.steps_waiting
+        circuit.window_failures,
+        circuit.window_calls,
+        circuit.steps_in_progress,
+        circuit.steps_waiting
     );
     out += &settings(&found).render(&session.term);
     if !found.changes.is_empty() {
@@ -62,7 +78,10 @@ fn settings(found: &GetCircuitResponse) -> Table {
     ];
     let mut table = Table::new(["SETTING", "VALUE", "SET FOR"]);
     for (field, value) in all.as_object().into_iter().flatten() {
-        let set = scopes.iter().find(|(_, set)| !set[field].is_null()).map_or("default", |(scope, _)| scope);
+        let set = scopes
+            .iter()
+            .find(|(_, set)| !set[field].is_null())
+            .map_or("default", |(scope, _)| scope);
         table.row([field.clone(), value.to_string(), set.to_owned()]);
     }
     table
@@ -90,16 +109,37 @@ mod tests {
     #[test]
     fn a_setting_says_who_made_it() {
         let found = GetCircuitResponse {
-            policy: Some(Policy { probes: Some(9), burst: Some(2), min_calls: Some(10), ..Policy::default() }),
-            set_for_service: Some(Policy { probes: Some(9), ..Policy::default() }),
-            set_for_cell: Some(Policy { probes: Some(1), burst: Some(2), ..Policy::default() }),
+            policy: Some(Policy {
+                probes: Some(9),
+                burst: Some(2),
+                min_calls: Some(10),
+                ..Policy::default()
+            }),
+            set_for_service: Some(Policy {
+                probes: Some(9),
+                ..Policy::default()
+            }),
+            set_for_cell: Some(Policy {
+                probes: Some(1),
+                burst: Some(2),
+                ..Policy::default()
+            }),
             ..GetCircuitResponse::default()
         };
         let text = settings(&found).render(&Term::plain());
-        for line in ["probes  9  service", "burst  2  cell", "min_calls  10  default"] {
-            let found = text.lines().any(|l| l.split_whitespace().eq(line.split_whitespace()));
+        for line in [
+            "probes  9  service",
+            "burst  2  cell",
+            "min_calls  10  default",
+        ] {
+            let found = text
+                .lines()
+                .any(|l| l.split_whitespace().eq(line.split_whitespace()));
             assert!(found, "{line} is not in\n{text}");
         }
-        assert_eq!(json::value(&Policy::default())["probes"], serde_json::Value::Null);
+        assert_eq!(
+            json::value(&Policy::default())["probes"],
+            serde_json::Value::Null
+        );
     }
 }

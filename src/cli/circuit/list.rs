@@ -34,22 +34,43 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
     let circuits = list::all(async |page_token| {
         let namespace = args.namespace.clone().unwrap_or_default();
-        let request = ListCircuitsRequest { namespace, page_size: PAGE_SIZE, page_token };
+        let request = ListCircuitsRequest {
+            namespace,
+            page_size: PAGE_SIZE,
+            page_token,
+        };
         let response = client.circuits.list_circuits(request).await;
-        let page = response.map_err(|s| CliError::from_status("cannot list the circuits", &s))?.into_inner();
+        let page = response
+            .map_err(|s| CliError::from_status("cannot list the circuits", &s))?
+            .into_inner();
         Ok((page.circuits, page.next_page_token))
     })
     .await?;
     let nothing = "there are no services: register a template first";
-    list::print(session, "circuits", &circuits, nothing, |circuits| table(circuits, session))?;
+    list::print(session, "circuits", &circuits, nothing, |circuits| {
+        table(circuits, session)
+    })?;
     Ok(exit::OK)
 }
 
 fn table(circuits: &[Circuit], session: &Session) -> Table {
-    let mut table = Table::new(["NAMESPACE", "SERVICE", "FAILED", "RUNNING", "WAITING", "OPENED", "CIRCUIT"]);
+    let mut table = Table::new([
+        "NAMESPACE",
+        "SERVICE",
+        "FAILED",
+        "RUNNING",
+        "WAITING",
+        "OPENED",
+        "CIRCUIT",
+    ]);
     for c in circuits {
-        let open = c.time_open.and_then(|d| std::time::Duration::try_from(d).ok()).filter(|_| c.times_opened > 0);
-        let open = open.map(|time| format!(" for {}", human::duration(time))).unwrap_or_default();
+        let open = c
+            .time_open
+            .and_then(|d| std::time::Duration::try_from(d).ok())
+            .filter(|_| c.times_opened > 0);
+        let open = open
+            .map(|time| format!(" for {}", human::duration(time)))
+            .unwrap_or_default();
         table.row([
             clean(&c.namespace),
             clean(&c.service),

@@ -36,15 +36,23 @@ fn word(state: i32) -> String {
 
 /// How it stands, with what goes before what was counted.
 fn standing(c: &Circuit, session: &Session) -> String {
-    let left = |at: Option<prost_types::Timestamp>| at.map(|at| human::duration(human::since(human::now(), at)));
+    let left = |at: Option<prost_types::Timestamp>| {
+        at.map(|at| human::duration(human::since(human::now(), at)))
+    };
     let forced = CircuitState::try_from(c.forced).unwrap_or_default();
     let mut words = match forced {
         CircuitState::Unspecified => word(c.state),
         _ => format!("{} (forced)", word(c.forced)),
     };
-    let open = CircuitState::try_from(if forced == CircuitState::Unspecified { c.state } else { c.forced });
-    if let (Ok(CircuitState::Open), Some(left)) = (open, left(c.until).filter(|_| forced == CircuitState::Unspecified))
-    {
+    let open = CircuitState::try_from(if forced == CircuitState::Unspecified {
+        c.state
+    } else {
+        c.forced
+    });
+    if let (Ok(CircuitState::Open), Some(left)) = (
+        open,
+        left(c.until).filter(|_| forced == CircuitState::Unspecified),
+    ) {
         words += &format!(", {left} left");
     }
     if let Some(left) = left(c.paused_until) {

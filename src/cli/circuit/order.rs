@@ -67,7 +67,9 @@ pub async fn force(order: Force, session: &Session) -> Result<u8, CliError> {
         To::Closed => CircuitState::Closed,
     };
     let (by, reason) = order.who.resolve();
-    let expires_after = order.seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());
+    let expires_after = order
+        .seconds
+        .map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());
     let request = ForceCircuitRequest {
         namespace: order.namespace,
         service: order.service,
@@ -76,24 +78,55 @@ pub async fn force(order: Force, session: &Session) -> Result<u8, CliError> {
         by,
         reason,
     };
-    let response = session.connect().await?.circuits.force_circuit(request).await;
-    tell(response.map_err(|s| CliError::from_status("cannot force the circuit", &s))?.into_inner().circuit, session)
+    let response = session
+        .connect()
+        .await?
+        .circuits
+        .force_circuit(request)
+        .await;
+    tell(
+        response
+            .map_err(|s| CliError::from_status("cannot force the circuit", &s))?
+            .into_inner()
+            .circuit,
+        session,
+    )
 }
 
 pub async fn reset(args: Reset, session: &Session) -> Result<u8, CliError> {
     let (by, reason) = args.who.resolve();
-    let request = ResetCircuitRequest { namespace: args.namespace, service: args.service, by, reason };
-    let response = session.connect().await?.circuits.reset_circuit(request).await;
-    tell(response.map_err(|s| CliError::from_status("cannot reset the circuit", &s))?.into_inner().circuit, session)
+    let request = ResetCircuitRequest {
+        namespace: args.namespace,
+        service: args.service,
+        by,
+        reason,
+    };
+    let response = session
+        .connect()
+        .await?
+        .circuits
+        .reset_circuit(request)
+        .await;
+    tell(
+        response
+            .map_err(|s| CliError::from_status("cannot reset the circuit", &s))?
+            .into_inner()
+            .circuit,
+        session,
+    )
 }
 
 fn tell(circuit: Option<Circuit>, session: &Session) -> Result<u8, CliError> {
     let circuit = circuit.unwrap_or_default();
     if session.json() {
-        session.term.json(&json!({"circuit": json::value(&circuit)}))?;
+        session
+            .term
+            .json(&json!({"circuit": json::value(&circuit)}))?;
     } else {
         let name = format!("{}/{}", clean(&circuit.namespace), clean(&circuit.service));
-        session.term.say(&format!("{name} is {}", standing(&circuit, session)));
+        session
+            .term
+            .say(&format!("{name} is {}", standing(&circuit, session)));
     }
     Ok(exit::OK)
 }

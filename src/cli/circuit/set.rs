@@ -92,7 +92,9 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         burst: args.burst,
     };
     if policy == Policy::default() && args.unset.is_empty() {
-        return Err(CliError::new(exit::USAGE, "nothing to set").hint("see `tasker circuit set --help`"));
+        return Err(
+            CliError::new(exit::USAGE, "nothing to set").hint("see `tasker circuit set --help`")
+        );
     }
     let request = SetPolicyRequest {
         namespace: args.namespace.unwrap_or_default(),
@@ -103,7 +105,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         reason,
     };
     let response = session.connect().await?.circuits.set_policy(request).await;
-    let set = response.map_err(|s| CliError::from_status("cannot set it", &s))?.into_inner().policy.unwrap_or_default();
+    let set = response
+        .map_err(|s| CliError::from_status("cannot set it", &s))?
+        .into_inner()
+        .policy
+        .unwrap_or_default();
     if session.json() {
         session.term.json(&json!({"policy": json::value(&set)}))?;
     } else {

@@ -13,14 +13,24 @@ fn picture(graph: &str, term: &Term) -> String {
         .collect();
     let nodes: Vec<Node<'_>> = parsed
         .iter()
-        .map(|(name, depends_on)| Node { name, depends_on, sign: '○', style: Style::Plain, label: (*name).into() })
+        .map(|(name, depends_on)| Node {
+            name,
+            depends_on,
+            sign: '○',
+            style: Style::Plain,
+            label: (*name).into(),
+        })
         .collect();
     draw(&nodes, term).join("\n")
 }
 
 fn draws(graph: &str, expected: &str) {
     let drawn = picture(graph, &Term::plain());
-    let expected: Vec<&str> = expected.lines().skip(1).map(|l| l.trim().trim_start_matches(';')).collect();
+    let expected: Vec<&str> = expected
+        .lines()
+        .skip(1)
+        .map(|l| l.trim().trim_start_matches(';'))
+        .collect();
     let expected = expected.join("\n");
     assert_eq!(drawn.trim_end(), expected.trim_end(), "\n{drawn}\n");
 }
@@ -181,7 +191,10 @@ fn a_line_passes_beneath_a_lane() {
 
 #[test]
 fn ascii_where_nothing_else_is_known() {
-    let term = Term { unicode: false, ..Term::plain() };
+    let term = Term {
+        unicode: false,
+        ..Term::plain()
+    };
     assert_eq!(
         picture("a: \n b: a\n c: a\n d: b c", &term).replace('○', "o"),
         "o      a\n+-o-.  b\n`-o-+  c\n.---'\no      d"
@@ -208,18 +221,34 @@ fn a_graph_too_wide_to_draw_is_listed_in_waves() {
     for i in 0..25 {
         graph += &format!("c{i}: r{i} r{}\n", (i + 12) % 25);
     }
-    graph += &format!("z: {}", (0..25).map(|i| format!("c{i} ")).collect::<String>());
+    graph += &format!(
+        "z: {}",
+        (0..25).map(|i| format!("c{i} ")).collect::<String>()
+    );
     let drawn = picture(&graph, &Term::plain());
     assert!(drawn.starts_with("wave 1\n  ○ r0\n"), "{drawn}");
-    assert!(drawn.contains("wave 2\n  ○ c0  ↳ after r0, r12\n"), "{drawn}");
-    assert!(drawn.ends_with("wave 3\n  ○ z  ↳ after c0, c1, c2, c3, 21 more"), "{drawn}");
+    assert!(
+        drawn.contains("wave 2\n  ○ c0  ↳ after r0, r12\n"),
+        "{drawn}"
+    );
+    assert!(
+        drawn.ends_with("wave 3\n  ○ z  ↳ after c0, c1, c2, c3, 21 more"),
+        "{drawn}"
+    );
 }
 
 #[test]
 fn unknown_parents_and_cycles_do_not_hide_a_node() {
     let drawn = picture("a: a ghost\n b: c\n c: b\n d: b a", &Term::plain());
     for name in ["a", "b", "c", "d"] {
-        assert_eq!(drawn.lines().filter(|l| l.ends_with(&format!("  {name}"))).count(), 1, "{drawn}");
+        assert_eq!(
+            drawn
+                .lines()
+                .filter(|l| l.ends_with(&format!("  {name}")))
+                .count(),
+            1,
+            "{drawn}"
+        );
     }
 }
 
@@ -228,7 +257,9 @@ fn unknown_parents_and_cycles_do_not_hide_a_node() {
 fn every_edge_is_drawn_and_no_other() {
     let mut seed = 7_u64;
     let mut random = |bound: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(seed >> 33).expect("31 bits") % bound
     };
     for round in 0..2_000 {
@@ -254,7 +285,11 @@ struct Sheet(Vec<Vec<char>>);
 
 impl Sheet {
     fn at(&self, row: usize, column: usize) -> char {
-        self.0.get(row).and_then(|r| r.get(column)).copied().unwrap_or(' ')
+        self.0
+            .get(row)
+            .and_then(|r| r.get(column))
+            .copied()
+            .unwrap_or(' ')
     }
 
     fn node(&self, row: usize) -> Option<usize> {
@@ -263,13 +298,23 @@ impl Sheet {
 
     fn name(&self, row: usize) -> usize {
         let text: String = self.0[row].iter().collect();
-        text.rsplit('n').next().and_then(|n| n.parse().ok()).expect("a node's row")
+        text.rsplit('n')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .expect("a node's row")
     }
 
     /// Where a sideways line at the left of the row's node, or on a row without one, leads to.
     fn sink(&self, row: usize) -> usize {
-        let below = self.node(row + 1).filter(|c| "├┤┼┬┌┐".contains(self.at(row, *c)));
-        let leftmost = || self.0[row].iter().position(|c| "├┌".contains(*c)).expect("a corner");
+        let below = self
+            .node(row + 1)
+            .filter(|c| "├┤┼┬┌┐".contains(self.at(row, *c)));
+        let leftmost = || {
+            self.0[row]
+                .iter()
+                .position(|c| "├┌".contains(*c))
+                .expect("a corner")
+        };
         self.node(row).or(below).unwrap_or_else(leftmost)
     }
 
@@ -302,7 +347,9 @@ impl Sheet {
             let mut reached = Vec::new();
             // A node has one line out: to the right, or else down.
             if self.at(row, column + 1) == '─' {
-                let turn = (column + 1..).find(|c| "┤┐".contains(self.at(row, *c))).expect("a corner");
+                let turn = (column + 1..)
+                    .find(|c| "┤┐".contains(self.at(row, *c)))
+                    .expect("a corner");
                 self.down(row + 1, turn, &mut reached);
             } else {
                 self.down(row + 1, column, &mut reached);

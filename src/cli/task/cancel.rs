@@ -21,11 +21,30 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one() {
+    let One {
+        task_id,
+        by,
+        reason,
+    } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Cancel, false, session).await,
     };
     let what = format!("cannot cancel {task_id}");
-    let response = session.connect().await?.tasks.cancel_task(CancelTaskRequest { task_id, by, reason }).await;
-    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+    let response = session
+        .connect()
+        .await?
+        .tasks
+        .cancel_task(CancelTaskRequest {
+            task_id,
+            by,
+            reason,
+        })
+        .await;
+    tell(
+        response
+            .map_err(|s| CliError::from_status(&what, &s))?
+            .into_inner()
+            .task,
+        session,
+    )
 }

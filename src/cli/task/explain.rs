@@ -27,9 +27,13 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let request = ExplainTaskRequest { task_id: args.id.to_string() };
+    let request = ExplainTaskRequest {
+        task_id: args.id.to_string(),
+    };
     let response = session.connect().await?.tasks.explain_task(request).await;
-    let found = response.map_err(|s| CliError::from_status(&format!("cannot explain {}", args.id), &s))?.into_inner();
+    let found = response
+        .map_err(|s| CliError::from_status(&format!("cannot explain {}", args.id), &s))?
+        .into_inner();
     if session.json() {
         session.term.json(&json::value(&found))?;
     } else {
@@ -44,18 +48,30 @@ fn text(found: &ExplainTaskResponse, session: &Session) -> String {
         let mut table = Table::new(["STEP", "STATE", "WHY"]);
         for step in &found.steps {
             let state = StepState::try_from(step.state).unwrap_or_default();
-            let state = session.term.paint(human::step_style(state), &human::step_state(step.state));
+            let state = session
+                .term
+                .paint(human::step_style(state), &human::step_state(step.state));
             // The first reason on the step's line, the others below it.
             for (i, wait) in step.waits.iter().enumerate() {
-                let (name, state) = if i == 0 { (clean(&step.step), state.clone()) } else { (" ".into(), " ".into()) };
+                let (name, state) = if i == 0 {
+                    (clean(&step.step), state.clone())
+                } else {
+                    (" ".into(), " ".into())
+                };
                 table.row([name, state, clean(&wait.message)]);
             }
         }
         out += &format!("\n{}", table.render(&session.term));
     }
     if !found.next.is_empty() {
-        out += &format!("\n{}\n", session.term.paint(Style::Bold, "What can be done"));
-        found.next.iter().for_each(|next| out += &format!("  {}\n", clean(next)));
+        out += &format!(
+            "\n{}\n",
+            session.term.paint(Style::Bold, "What can be done")
+        );
+        found
+            .next
+            .iter()
+            .for_each(|next| out += &format!("  {}\n", clean(next)));
     }
     out
 }
@@ -69,10 +85,21 @@ mod tests {
 
     #[test]
     fn an_explanation_has_causes_for_programs() {
-        let wait = Wait { cause: WaitCause::NoWorker.into(), message: "no worker".into(), ..Wait::default() };
-        let step = StepExplanation { step: "bill".into(), waits: vec![wait], ..StepExplanation::default() };
-        let found =
-            ExplainTaskResponse { steps: vec![step], next: vec!["do".into()], ..ExplainTaskResponse::default() };
+        let wait = Wait {
+            cause: WaitCause::NoWorker.into(),
+            message: "no worker".into(),
+            ..Wait::default()
+        };
+        let step = StepExplanation {
+            step: "bill".into(),
+            waits: vec![wait],
+            ..StepExplanation::default()
+        };
+        let found = ExplainTaskResponse {
+            steps: vec![step],
+            next: vec!["do".into()],
+            ..ExplainTaskResponse::default()
+        };
         let document = json::value(&found);
         assert_eq!(
             document["steps"][0]["waits"][0],

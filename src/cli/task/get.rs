@@ -32,20 +32,45 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let request = GetTaskRequest { task_id: args.id.to_string() };
+    let request = GetTaskRequest {
+        task_id: args.id.to_string(),
+    };
     let mut client = session.connect().await?;
     let failed = |s| CliError::from_status(&format!("cannot get {}", args.id), &s);
-    let mut whole = client.tasks.get_task(request).await.map_err(failed)?.into_inner();
+    let mut whole = client
+        .tasks
+        .get_task(request)
+        .await
+        .map_err(failed)?
+        .into_inner();
     // What was too much for one answer.
-    for step in whole.steps.iter_mut().filter(|step| !step.omitted.is_empty()) {
-        let request = GetStepRequest { task_id: args.id.to_string(), step: step.name.clone(), attempt: 0 };
-        let alone = client.tasks.get_step(request).await.map_err(failed)?.into_inner().step;
+    for step in whole
+        .steps
+        .iter_mut()
+        .filter(|step| !step.omitted.is_empty())
+    {
+        let request = GetStepRequest {
+            task_id: args.id.to_string(),
+            step: step.name.clone(),
+            attempt: 0,
+        };
+        let alone = client
+            .tasks
+            .get_step(request)
+            .await
+            .map_err(failed)?
+            .into_inner()
+            .step;
         *step = alone.unwrap_or_else(|| std::mem::take(step));
     }
     if session.json() {
         session.term.json(&json::value(&whole))?;
     } else {
-        session.term.data(&text(&whole.task.unwrap_or_default(), &whole.steps, &session.term))?;
+        session.term.data(&text(
+            &whole.task.unwrap_or_default(),
+            &whole.steps,
+            &session.term,
+        ))?;
     }
     Ok(exit::OK)
 }
@@ -70,7 +95,8 @@ fn header(task: &Task, term: &Term) -> String {
             out += &format!("{}  {value}\n", term.paint(Style::Dim, &key));
         }
     };
-    let ago = human::elapsed(task.submitted_at, None).map(|d| format!(" ({} ago)", human::duration(d)));
+    let ago =
+        human::elapsed(task.submitted_at, None).map(|d| format!(" ({} ago)", human::duration(d)));
     line("task", clean(&task.task_id));
     line(
         "state",
@@ -81,17 +107,48 @@ fn header(task: &Task, term: &Term) -> String {
             task.steps_total
         ),
     );
-    line("submitted", format!("{}{}", human::time_or_dash(task.submitted_at), ago.unwrap_or_default()));
-    line("started", task.started_at.map(human::time).unwrap_or_default());
-    line("not before", task.not_before.map(human::time).unwrap_or_default());
-    line("deadline", task.expires_at.map(human::time).unwrap_or_default());
+    line(
+        "submitted",
+        format!(
+            "{}{}",
+            human::time_or_dash(task.submitted_at),
+            ago.unwrap_or_default()
+        ),
+    );
+    line(
+        "started",
+        task.started_at.map(human::time).unwrap_or_default(),
+    );
+    line(
+        "not before",
+        task.not_before.map(human::time).unwrap_or_default(),
+    );
+    line(
+        "deadline",
+        task.expires_at.map(human::time).unwrap_or_default(),
+    );
     line("ended", task.ended_at.map(human::time).unwrap_or_default());
-    line("duration", human::elapsed(task.started_at, task.ended_at).map(human::duration).unwrap_or_default());
+    line(
+        "duration",
+        human::elapsed(task.started_at, task.ended_at)
+            .map(human::duration)
+            .unwrap_or_default(),
+    );
     line("correlation", clean(&task.correlation_id));
-    line("priority", if task.priority == 0 { String::new() } else { task.priority.to_string() });
+    line(
+        "priority",
+        if task.priority == 0 {
+            String::new()
+        } else {
+            task.priority.to_string()
+        },
+    );
     line("annotations", annotations(task));
     if let Some(since) = task.paused_at {
-        line("paused", format!("since {} {}", human::time(since), view::paused(task)));
+        line(
+            "paused",
+            format!("since {} {}", human::time(since), view::paused(task)),
+        );
     }
     match task.state() {
         TaskState::Error | TaskState::ResolvedManually => {
@@ -102,8 +159,20 @@ fn header(task: &Task, term: &Term) -> String {
                     step => term.paint(Style::Red, &clean(step)),
                 },
             );
-            line("error", task.error.as_ref().map(view::error_text).unwrap_or_default());
-            line("", task.error.as_ref().map(|e| clean(&e.context_json)).unwrap_or_default());
+            line(
+                "error",
+                task.error
+                    .as_ref()
+                    .map(view::error_text)
+                    .unwrap_or_default(),
+            );
+            line(
+                "",
+                task.error
+                    .as_ref()
+                    .map(|e| clean(&e.context_json))
+                    .unwrap_or_default(),
+            );
             if task.state() == TaskState::ResolvedManually {
                 line("resolved", view::outcome(task).unwrap_or_default());
             }
@@ -116,9 +185,15 @@ fn header(task: &Task, term: &Term) -> String {
 
 /// The notes besides the correlation id, which has its own line.
 fn annotations(task: &Task) -> String {
-    let Ok(Value::Object(mut notes)) = serde_json::from_str(&task.annotations_json) else { return String::new() };
+    let Ok(Value::Object(mut notes)) = serde_json::from_str(&task.annotations_json) else {
+        return String::new();
+    };
     notes.shift_remove("correlation_id");
-    if notes.is_empty() { String::new() } else { clean(&json!(notes).to_string()) }
+    if notes.is_empty() {
+        String::new()
+    } else {
+        clean(&json!(notes).to_string())
+    }
 }
 
 fn step_table(steps: &[Step], term: &Term) -> Table {
@@ -133,7 +208,9 @@ fn step_table(steps: &[Step], term: &Term) -> Table {
             clean(&s.name),
             term.paint(human::step_style(s.state()), &human::step_state(s.state)),
             view::tries(s),
-            human::elapsed(s.started_at, s.ended_at).map(human::duration).unwrap_or_default(),
+            human::elapsed(s.started_at, s.ended_at)
+                .map(human::duration)
+                .unwrap_or_default(),
             clean(worker),
             view::note(s),
         ]);
@@ -143,19 +220,33 @@ fn step_table(steps: &[Step], term: &Term) -> Table {
 
 /// The history of the steps that needed more than one attempt, or whose attempt was answered too late.
 fn attempt_table(steps: &[Step], term: &Term) -> Table {
-    let mut table = Table::new(["STEP", "ATTEMPT", "OUTCOME", "COUNTS", "STARTED", "DURATION", "WORKER", "ERROR"]);
-    let has_history = |s: &&Step| s.attempts.len() > 1 || s.attempts.iter().any(|a| a.late_result_at.is_some());
+    let mut table = Table::new([
+        "STEP", "ATTEMPT", "OUTCOME", "COUNTS", "STARTED", "DURATION", "WORKER", "ERROR",
+    ]);
+    let has_history =
+        |s: &&Step| s.attempts.len() > 1 || s.attempts.iter().any(|a| a.late_result_at.is_some());
     for s in steps.iter().filter(has_history) {
         for a in &s.attempts {
             table.row([
                 clean(&s.name),
                 a.attempt.to_string(),
-                term.paint(outcome_style(&human::outcome(a.outcome)), &human::outcome(a.outcome)),
+                term.paint(
+                    outcome_style(&human::outcome(a.outcome)),
+                    &human::outcome(a.outcome),
+                ),
                 if a.charged { "yes" } else { "no" }.into(),
                 a.started_at.map(human::time).unwrap_or_default(),
-                human::elapsed(a.started_at, a.ended_at).map(human::duration).unwrap_or_default(),
+                human::elapsed(a.started_at, a.ended_at)
+                    .map(human::duration)
+                    .unwrap_or_default(),
                 clean(&a.worker_name),
-                a.error.as_ref().map(view::error_text).into_iter().chain(view::late(a)).collect::<Vec<_>>().join("; "),
+                a.error
+                    .as_ref()
+                    .map(view::error_text)
+                    .into_iter()
+                    .chain(view::late(a))
+                    .collect::<Vec<_>>()
+                    .join("; "),
             ]);
         }
     }
@@ -167,7 +258,11 @@ fn setting_table(steps: &[Step]) -> Table {
     let mut table = Table::new(["STEP", "SETTING", "FROM"]);
     for s in steps {
         for origin in &s.origins {
-            table.row([clean(&s.name), clean(&origin.setting), clean(&origin.origin)]);
+            table.row([
+                clean(&s.name),
+                clean(&origin.setting),
+                clean(&origin.origin),
+            ]);
         }
     }
     table
@@ -191,7 +286,10 @@ mod tests {
     use crate::proto::{Attempt, AttemptOutcome, SettingOrigin, StepError, StepState};
 
     fn at(seconds: i64) -> Option<Timestamp> {
-        Some(Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 })
+        Some(Timestamp {
+            seconds: 1_767_225_600 + seconds,
+            nanos: 0,
+        })
     }
 
     fn failed_task() -> (Task, Vec<Step>) {
@@ -318,8 +416,14 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
         ] {
             assert!(header.contains(&format!("{line}\n")), "{header}");
         }
-        assert_eq!(view::outcome(&paused).as_deref(), Some("paused by ann: a check"));
-        let origin = SettingOrigin { setting: "retry_limit".into(), origin: "overrides[0]".into() };
+        assert_eq!(
+            view::outcome(&paused).as_deref(),
+            Some("paused by ann: a check")
+        );
+        let origin = SettingOrigin {
+            setting: "retry_limit".into(),
+            origin: "overrides[0]".into(),
+        };
         let step = Step {
             name: "bill".into(),
             state: StepState::Skipped.into(),
@@ -329,8 +433,14 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
             ..Step::default()
         };
         let drawn = text(&paused, std::slice::from_ref(&step), &Term::plain());
-        assert!(drawn.ends_with("\nSTEP  SETTING      FROM\nbill  retry_limit  overrides[0]\n"), "{drawn}");
-        assert!(drawn.contains("↷  bill  skipped\n") && drawn.contains("  by ann: paid\n"), "{drawn}");
+        assert!(
+            drawn.ends_with("\nSTEP  SETTING      FROM\nbill  retry_limit  overrides[0]\n"),
+            "{drawn}"
+        );
+        assert!(
+            drawn.contains("↷  bill  skipped\n") && drawn.contains("  by ann: paid\n"),
+            "{drawn}"
+        );
     }
 
     #[test]
@@ -340,15 +450,28 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
         (task.resolved_by, task.resolve_reason) = ("ann".into(), "refunded".into());
         let header = header(&task, &Term::plain());
         assert!(header.contains("failed step   charge\n"), "{header}");
-        assert!(header.ends_with("resolved      by ann: refunded\n"), "{header}");
+        assert!(
+            header.ends_with("resolved      by ann: refunded\n"),
+            "{header}"
+        );
     }
 
     #[test]
     fn a_task_whose_deadline_passed_names_no_step() {
-        let error =
-            StepError { message: "too late".into(), error_code: "DEADLINE_EXCEEDED".into(), ..StepError::default() };
-        let task = Task { state: TaskState::Error.into(), error: Some(error), ..Task::default() };
-        assert_eq!(view::outcome(&task).as_deref(), Some("DEADLINE_EXCEEDED: too late"));
+        let error = StepError {
+            message: "too late".into(),
+            error_code: "DEADLINE_EXCEEDED".into(),
+            ..StepError::default()
+        };
+        let task = Task {
+            state: TaskState::Error.into(),
+            error: Some(error),
+            ..Task::default()
+        };
+        assert_eq!(
+            view::outcome(&task).as_deref(),
+            Some("DEADLINE_EXCEEDED: too late")
+        );
         assert!(!header(&task, &Term::plain()).contains("failed step"));
     }
 

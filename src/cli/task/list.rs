@@ -84,21 +84,33 @@ pub struct Args {
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let limit = usize::try_from(args.limit).expect("clap checked the range");
     let (tasks, more) = collect(args, limit, session).await?;
-    list::print(session, "tasks", &tasks, "no such task", |tasks| table(tasks, &session.term))?;
+    list::print(session, "tasks", &tasks, "no such task", |tasks| {
+        table(tasks, &session.term)
+    })?;
     if more {
-        session.term.say(&format!("older tasks are not listed; raise --limit above {limit} to see them"));
+        session.term.say(&format!(
+            "older tasks are not listed; raise --limit above {limit} to see them"
+        ));
     }
     Ok(exit::OK)
 }
 
 /// Page after page up to the limit, and whether there would be more.
-async fn collect(args: Args, limit: usize, session: &Session) -> Result<(Vec<Task>, bool), CliError> {
+async fn collect(
+    args: Args,
+    limit: usize,
+    session: &Session,
+) -> Result<(Vec<Task>, bool), CliError> {
     let mut client = session.connect().await?;
     let mut request = ListTasksRequest {
         namespace: args.namespace.unwrap_or_default(),
         task_name: args.task_name.unwrap_or_default(),
         version: args.version.unwrap_or_default(),
-        states: args.states.into_iter().map(|s| TaskState::from(s).into()).collect(),
+        states: args
+            .states
+            .into_iter()
+            .map(|s| TaskState::from(s).into())
+            .collect(),
         correlation_id: args.correlation_id.unwrap_or_default(),
         submitted_after: args.since,
         submitted_before: args.until,
@@ -107,9 +119,13 @@ async fn collect(args: Args, limit: usize, session: &Session) -> Result<(Vec<Tas
     };
     let mut tasks = Vec::new();
     loop {
-        request.page_size = i32::try_from(limit - tasks.len()).unwrap_or(MAX_PAGE_SIZE).min(MAX_PAGE_SIZE);
+        request.page_size = i32::try_from(limit - tasks.len())
+            .unwrap_or(MAX_PAGE_SIZE)
+            .min(MAX_PAGE_SIZE);
         let response = client.tasks.list_tasks(request.clone()).await;
-        let page = response.map_err(|s| CliError::from_status("cannot list the tasks", &s))?.into_inner();
+        let page = response
+            .map_err(|s| CliError::from_status("cannot list the tasks", &s))?
+            .into_inner();
         tasks.extend(page.tasks);
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() || tasks.len() >= limit {
@@ -119,7 +135,15 @@ async fn collect(args: Args, limit: usize, session: &Session) -> Result<(Vec<Tas
 }
 
 fn table(tasks: &[Task], term: &Term) -> Table {
-    let mut table = Table::new(["TASK ID", "STATE", "TEMPLATE", "STEPS", "SUBMITTED", "DURATION", "NOTE"]);
+    let mut table = Table::new([
+        "TASK ID",
+        "STATE",
+        "TEMPLATE",
+        "STEPS",
+        "SUBMITTED",
+        "DURATION",
+        "NOTE",
+    ]);
     for t in tasks {
         table.row([
             clean(&t.task_id),
@@ -127,7 +151,9 @@ fn table(tasks: &[Task], term: &Term) -> Table {
             clean(&format!("{}/{}@{}", t.namespace, t.task_name, t.version)),
             format!("{}/{}", t.steps_complete, t.steps_total),
             t.submitted_at.map(human::time).unwrap_or_default(),
-            human::elapsed(t.started_at, t.ended_at).map(human::duration).unwrap_or_default(),
+            human::elapsed(t.started_at, t.ended_at)
+                .map(human::duration)
+                .unwrap_or_default(),
             view::outcome(t).unwrap_or_default(),
         ]);
     }
@@ -142,7 +168,10 @@ mod tests {
     fn each_state_can_be_asked_for() {
         for state in State::value_variants() {
             let word = state.to_possible_value().expect("shown");
-            assert_eq!(human::task_state(TaskState::from(*state).into()), word.get_name());
+            assert_eq!(
+                human::task_state(TaskState::from(*state).into()),
+                word.get_name()
+            );
         }
     }
 }

@@ -34,21 +34,59 @@ pub struct Resume {
 }
 
 pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one() {
+    let One {
+        task_id,
+        by,
+        reason,
+    } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Pause, false, session).await,
     };
     let what = format!("cannot pause {task_id}");
-    let response = session.connect().await?.tasks.pause_task(PauseTaskRequest { task_id, by, reason }).await;
-    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+    let response = session
+        .connect()
+        .await?
+        .tasks
+        .pause_task(PauseTaskRequest {
+            task_id,
+            by,
+            reason,
+        })
+        .await;
+    tell(
+        response
+            .map_err(|s| CliError::from_status(&what, &s))?
+            .into_inner()
+            .task,
+        session,
+    )
 }
 
 pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one() {
+    let One {
+        task_id,
+        by,
+        reason,
+    } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Resume, false, session).await,
     };
     let what = format!("cannot resume {task_id}");
-    let response = session.connect().await?.tasks.resume_task(ResumeTaskRequest { task_id, by, reason }).await;
-    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+    let response = session
+        .connect()
+        .await?
+        .tasks
+        .resume_task(ResumeTaskRequest {
+            task_id,
+            by,
+            reason,
+        })
+        .await;
+    tell(
+        response
+            .map_err(|s| CliError::from_status(&what, &s))?
+            .into_inner()
+            .task,
+        session,
+    )
 }

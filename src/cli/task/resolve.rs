@@ -37,25 +37,47 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one() {
+    let One {
+        task_id,
+        by,
+        reason,
+    } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Resolve, false, session).await,
     };
     let what = format!("cannot resolve {task_id}");
     let result_json = result(args.result)?;
     let step = args.step.unwrap_or_default();
-    let request = ResolveTaskRequest { task_id, step, result_json, by, reason };
+    let request = ResolveTaskRequest {
+        task_id,
+        step,
+        result_json,
+        by,
+        reason,
+    };
     let response = session.connect().await?.tasks.resolve_task(request).await;
-    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+    tell(
+        response
+            .map_err(|s| CliError::from_status(&what, &s))?
+            .into_inner()
+            .task,
+        session,
+    )
 }
 
 /// The result's text, sent as it is; what is no JSON is refused here, where its source can be named.
 fn result(inline: Option<String>) -> Result<String, CliError> {
-    let Some(inline) = inline else { return Ok(String::new()) };
+    let Some(inline) = inline else {
+        return Ok(String::new());
+    };
     let (source, text) = given("--result", inline)?;
     // The server knows the bound on the size.
-    domain::json::check_document(&text, text.len())
-        .map_err(|e| CliError::new(exit::DATA, clean(&format!("{source}: the result is wrong: {e}"))))?;
+    domain::json::check_document(&text, text.len()).map_err(|e| {
+        CliError::new(
+            exit::DATA,
+            clean(&format!("{source}: the result is wrong: {e}")),
+        )
+    })?;
     Ok(text)
 }
 
@@ -70,7 +92,10 @@ mod tests {
         }
         assert_eq!(result(None).expect("null by default"), "");
         for wrong in ["", "{", "paid"] {
-            assert_eq!(result(Some(wrong.into())).expect_err(wrong).code, exit::DATA);
+            assert_eq!(
+                result(Some(wrong.into())).expect_err(wrong).code,
+                exit::DATA
+            );
         }
     }
 }

@@ -29,13 +29,29 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
-    let One { task_id, by, reason } = match args.target.one() {
+    let One {
+        task_id,
+        by,
+        reason,
+    } = match args.target.one() {
         Ok(one) => one,
         Err(many) => return many.order(BulkOrder::Retry, args.fresh, session).await,
     };
     let what = format!("cannot retry {task_id}");
     let step = args.step.unwrap_or_default();
-    let request = RetryTaskRequest { task_id, step, fresh_attempts: args.fresh, by, reason };
+    let request = RetryTaskRequest {
+        task_id,
+        step,
+        fresh_attempts: args.fresh,
+        by,
+        reason,
+    };
     let response = session.connect().await?.tasks.retry_task(request).await;
-    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+    tell(
+        response
+            .map_err(|s| CliError::from_status(&what, &s))?
+            .into_inner()
+            .task,
+        session,
+    )
 }

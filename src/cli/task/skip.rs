@@ -28,8 +28,19 @@ pub struct Args {
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let (by, reason) = args.who.resolve();
-    let request = SkipStepRequest { task_id: args.id.to_string(), step: args.step, by, reason };
+    let request = SkipStepRequest {
+        task_id: args.id.to_string(),
+        step: args.step,
+        by,
+        reason,
+    };
     let what = format!("cannot skip a step of {}", args.id);
     let response = session.connect().await?.tasks.skip_step(request).await;
-    tell(response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().task, session)
+    tell(
+        response
+            .map_err(|s| CliError::from_status(&what, &s))?
+            .into_inner()
+            .task,
+        session,
+    )
 }

@@ -75,26 +75,44 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let (namespace, task_name) = (request.namespace.clone(), request.task_name.clone());
     let mut request = tonic::Request::new(request);
     // What runs commands within a trace hands it on like this.
-    if let Some(parent) = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse().ok()) {
+    if let Some(parent) = std::env::var("TRACEPARENT")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         request.metadata_mut().insert("traceparent", parent);
     }
     let response = client.tasks.submit_task(request).await;
-    let submitted = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner();
+    let submitted = response
+        .map_err(|s| CliError::from_status(&what, &s))?
+        .into_inner();
     if session.json() {
         session.term.json_line(&json::value(&submitted))?;
     } else {
         session.term.data(&clean(&submitted.task_id))?;
-        session.term.say(&talk(&namespace, &task_name, &submitted, watch));
+        session
+            .term
+            .say(&talk(&namespace, &task_name, &submitted, watch));
     }
-    if watch { watch::watch(client, &submitted.task_id, session).await } else { Ok(exit::OK) }
+    if watch {
+        watch::watch(client, &submitted.task_id, session).await
+    } else {
+        Ok(exit::OK)
+    }
 }
 
 fn talk(namespace: &str, task_name: &str, submitted: &SubmitTaskResponse, watch: bool) -> String {
-    let SubmitTaskResponse { task_id, created, correlation_id, version } = submitted;
+    let SubmitTaskResponse {
+        task_id,
+        created,
+        correlation_id,
+        version,
+    } = submitted;
     let name = clean(&format!("{namespace}/{task_name}@{version}"));
     let mut talk = match created {
         true => format!("submitted {name}, correlation id {}", clean(correlation_id)),
-        false => format!("{name} was submitted with this idempotency key before; this is the first task"),
+        false => {
+            format!("{name} was submitted with this idempotency key before; this is the first task")
+        }
     };
     if !watch {
         talk += &format!("\nfollow it with `tasker task watch {}`", clean(task_id));
@@ -103,16 +121,26 @@ fn talk(namespace: &str, task_name: &str, submitted: &SubmitTaskResponse, watch:
 }
 
 fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
-    let TemplateRef { namespace, name: task_name, version } = args.template;
+    let TemplateRef {
+        namespace,
+        name: task_name,
+        version,
+    } = args.template;
     let version = match (version, args.version) {
         (at, None) => at,
         (at, Some(option)) if at.is_empty() || at == option => option,
         (at, Some(option)) => {
-            return Err(CliError::new(exit::USAGE, format!("two versions are given: {at} and {}", clean(&option))));
+            return Err(CliError::new(
+                exit::USAGE,
+                format!("two versions are given: {at} and {}", clean(&option)),
+            ));
         }
     };
-    let annotations: serde_json::Map<String, Value> =
-        args.annotations.into_iter().map(|(k, v)| (k, v.into())).collect();
+    let annotations: serde_json::Map<String, Value> = args
+        .annotations
+        .into_iter()
+        .map(|(k, v)| (k, v.into()))
+        .collect();
     Ok(SubmitTaskRequest {
         namespace,
         task_name,
@@ -121,7 +149,11 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
         priority: args.priority,
         idempotency_key: args.idempotency_key.unwrap_or_default(),
         correlation_id: args.correlation_id.unwrap_or_default(),
-        annotations_json: if annotations.is_empty() { String::new() } else { Value::Object(annotations).to_string() },
+        annotations_json: if annotations.is_empty() {
+            String::new()
+        } else {
+            Value::Object(annotations).to_string()
+        },
         not_before: args.not_before,
     })
 }
@@ -134,8 +166,12 @@ fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliEr
         (None, Some(path)) => (path.clone(), read(&path)?),
     };
     // The server knows the bound on the size.
-    domain::json::check_object(&text, text.len())
-        .map_err(|e| CliError::new(exit::DATA, clean(&format!("{source}: the context is wrong: {e}"))))?;
+    domain::json::check_object(&text, text.len()).map_err(|e| {
+        CliError::new(
+            exit::DATA,
+            clean(&format!("{source}: the context is wrong: {e}")),
+        )
+    })?;
     Ok(text)
 }
 
@@ -184,7 +220,8 @@ mod tests {
     }
 
     fn parse(line: &[&str]) -> Result<SubmitTaskRequest, CliError> {
-        let line = Line::try_parse_from(["submit", "shop/checkout@1.0.0"].iter().chain(line)).expect("a valid line");
+        let line = Line::try_parse_from(["submit", "shop/checkout@1.0.0"].iter().chain(line))
+            .expect("a valid line");
         request(line.args)
     }
 
@@ -213,9 +250,24 @@ mod tests {
         let error = parse(&["--context", "{\"a\": }"]).expect_err("broken");
         assert_eq!(error.code, exit::DATA);
         assert!(error.message.contains("line 1, column 7"), "{error}");
-        assert_eq!(parse(&["--version", "2.0.0"]).expect_err("two versions").code, exit::USAGE);
+        assert_eq!(
+            parse(&["--version", "2.0.0"])
+                .expect_err("two versions")
+                .code,
+            exit::USAGE
+        );
         // The tests have no stdin to read, or an empty one: in any case it is not the text `-` that is refused.
-        assert!(!parse(&["--context", "-"]).expect_err("nothing").message.contains("--context"));
-        assert_eq!(parse(&["--context", "@/no/such.json"]).expect_err("absent").code, exit::FAILURE);
+        assert!(
+            !parse(&["--context", "-"])
+                .expect_err("nothing")
+                .message
+                .contains("--context")
+        );
+        assert_eq!(
+            parse(&["--context", "@/no/such.json"])
+                .expect_err("absent")
+                .code,
+            exit::FAILURE
+        );
     }
 }

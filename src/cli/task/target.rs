@@ -26,12 +26,20 @@ const PROGRESS: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 pub struct Target {
     /// The task
-    #[arg(value_name = "TASK_ID", required_unless_present = "Filter", conflicts_with = "Filter")]
+    #[arg(
+        value_name = "TASK_ID",
+        required_unless_present = "Filter",
+        conflicts_with = "Filter"
+    )]
     id: Option<Uuid>,
     #[command(flatten)]
     filter: Filter,
     /// Only say how many tasks it would be for
-    #[arg(long, requires = "Filter", help_heading = "Many tasks instead of one: all that fit")]
+    #[arg(
+        long,
+        requires = "Filter",
+        help_heading = "Many tasks instead of one: all that fit"
+    )]
     dry_run: bool,
     #[command(flatten)]
     who: WhoUnlessDryRun,
@@ -79,8 +87,17 @@ impl Target {
     pub fn one(self) -> Result<One, Box<Many>> {
         let (by, reason) = self.who.resolve();
         match self.id {
-            Some(id) => Ok(One { task_id: id.to_string(), by, reason }),
-            None => Err(Box::new(Many { filter: self.filter.into(), dry_run: self.dry_run, by, reason })),
+            Some(id) => Ok(One {
+                task_id: id.to_string(),
+                by,
+                reason,
+            }),
+            None => Err(Box::new(Many {
+                filter: self.filter.into(),
+                dry_run: self.dry_run,
+                by,
+                reason,
+            })),
         }
     }
 }
@@ -104,9 +121,15 @@ impl From<Filter> for TaskFilter {
 pub fn tell(task: Option<Task>, session: &Session) -> Result<u8, CliError> {
     let task = task.unwrap_or_default();
     if session.json() {
-        session.term.json(&serde_json::json!({"task": json::value(&task)}))?;
+        session
+            .term
+            .json(&serde_json::json!({"task": json::value(&task)}))?;
     } else {
-        let paused = if task.paused_at.is_some() { " and paused" } else { "" };
+        let paused = if task.paused_at.is_some() {
+            " and paused"
+        } else {
+            ""
+        };
         session.term.say(&format!(
             "{} is {}{paused}, with {}/{} steps complete",
             clean(&task.task_id),
@@ -128,7 +151,12 @@ pub struct Many {
 
 impl Many {
     /// Gives the order, says on stderr how far it has come, and prints the account.
-    pub async fn order(self, order: BulkOrder, fresh: bool, session: &Session) -> Result<u8, CliError> {
+    pub async fn order(
+        self,
+        order: BulkOrder,
+        fresh: bool,
+        session: &Session,
+    ) -> Result<u8, CliError> {
         let dry_run = self.dry_run;
         let request = OrderTasksRequest {
             filter: Some(self.filter),
@@ -147,7 +175,11 @@ impl Many {
                 told = news;
                 if !dry_run && said.is_none_or(|at| at.elapsed() >= PROGRESS) {
                     said = Some(Instant::now());
-                    session.term.say(&format!("{} of {}", told.followed + told.refused, told.total));
+                    session.term.say(&format!(
+                        "{} of {}",
+                        told.followed + told.refused,
+                        told.total
+                    ));
                 }
             }
             Ok(())
@@ -165,17 +197,30 @@ impl Many {
                 session.term.say(&format!("\nstopped: {rest}"));
                 Ok(exit::INTERRUPTED)
             }
-            Some(Err(status)) => Err(CliError::from_status("the order did not come to its end", &status).hint(rest)),
-            Some(Ok(())) if !told.done => {
-                Err(CliError::new(exit::UNAVAILABLE, "the server ended the stream before the order's end").hint(rest))
+            Some(Err(status)) => {
+                Err(CliError::from_status("the order did not come to its end", &status).hint(rest))
             }
-            Some(Ok(())) => Ok(if told.refused > 0 { exit::FAILURE } else { exit::OK }),
+            Some(Ok(())) if !told.done => Err(CliError::new(
+                exit::UNAVAILABLE,
+                "the server ended the stream before the order's end",
+            )
+            .hint(rest)),
+            Some(Ok(())) => Ok(if told.refused > 0 {
+                exit::FAILURE
+            } else {
+                exit::OK
+            }),
         }
     }
 }
 
 /// What has become of it.
-fn account(order: BulkOrder, dry_run: bool, told: &OrderTasksResponse, session: &Session) -> Result<(), CliError> {
+fn account(
+    order: BulkOrder,
+    dry_run: bool,
+    told: &OrderTasksResponse,
+    session: &Session,
+) -> Result<(), CliError> {
     if session.json() {
         let mut document = json::value(told);
         document["dry_run"] = Value::Bool(dry_run);
@@ -195,11 +240,21 @@ fn sentence(order: BulkOrder, dry_run: bool, told: &OrderTasksResponse) -> Strin
         BulkOrder::Resolve => "resolved",
         BulkOrder::Unspecified => "told nothing",
     };
-    let OrderTasksResponse { total, followed, refused, last_refusal, .. } = told;
+    let OrderTasksResponse {
+        total,
+        followed,
+        refused,
+        last_refusal,
+        ..
+    } = told;
     if dry_run {
         return format!("{total} tasks would be {verb}");
     }
-    let refusals = if *refused > 0 { format!(", {refused} refused: {}", clean(last_refusal)) } else { String::new() };
+    let refusals = if *refused > 0 {
+        format!(", {refused} refused: {}", clean(last_refusal))
+    } else {
+        String::new()
+    };
     format!("{followed} of {total} tasks {verb}{refusals}")
 }
 
@@ -216,8 +271,13 @@ mod tests {
     }
 
     fn parse(line: &[&str]) -> Result<Target, clap::error::ErrorKind> {
-        let words = ["retry"].iter().chain(line).chain(&["--by", "ann", "--reason", "why"]);
-        Line::try_parse_from(words).map(|line| line.target).map_err(|error| error.kind())
+        let words = ["retry"]
+            .iter()
+            .chain(line)
+            .chain(&["--by", "ann", "--reason", "why"]);
+        Line::try_parse_from(words)
+            .map(|line| line.target)
+            .map_err(|error| error.kind())
     }
 
     #[test]
@@ -225,13 +285,23 @@ mod tests {
         use clap::error::ErrorKind as E;
         let id = "01980f4e-7c1a-7b3e-9d55-0242ac120002";
         let one = parse(&[id]).expect("an id").one().ok().expect("one");
-        assert_eq!((one.task_id.as_str(), one.by.as_str(), one.reason.as_str()), (id, "ann", "why"));
-        let many = parse(&["--namespace", "n", "--failed-since", "1h", "--dry-run"]).expect("a filter");
+        assert_eq!(
+            (one.task_id.as_str(), one.by.as_str(), one.reason.as_str()),
+            (id, "ann", "why")
+        );
+        let many =
+            parse(&["--namespace", "n", "--failed-since", "1h", "--dry-run"]).expect("a filter");
         let many = many.one().err().expect("many");
         assert!(many.dry_run && many.filter.namespace == "n" && many.filter.failed_after.is_some());
         assert_eq!(parse(&[]).expect_err("nobody"), E::MissingRequiredArgument);
-        assert_eq!(parse(&["--dry-run"]).expect_err("nobody"), E::MissingRequiredArgument);
-        assert_eq!(parse(&[id, "--task", "t"]).expect_err("both"), E::ArgumentConflict);
+        assert_eq!(
+            parse(&["--dry-run"]).expect_err("nobody"),
+            E::MissingRequiredArgument
+        );
+        assert_eq!(
+            parse(&[id, "--task", "t"]).expect_err("both"),
+            E::ArgumentConflict
+        );
     }
 
     #[test]
@@ -243,7 +313,13 @@ mod tests {
             last_refusal: "the task is\ncomplete".into(),
             done: true,
         };
-        assert_eq!(sentence(BulkOrder::Retry, false, &told), "2 of 3 tasks retried, 1 refused: the task is complete");
-        assert_eq!(sentence(BulkOrder::Pause, true, &told), "3 tasks would be paused");
+        assert_eq!(
+            sentence(BulkOrder::Retry, false, &told),
+            "2 of 3 tasks retried, 1 refused: the task is complete"
+        );
+        assert_eq!(
+            sentence(BulkOrder::Pause, true, &told),
+            "3 tasks would be paused"
+        );
     }
 }

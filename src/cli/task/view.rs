@@ -11,7 +11,10 @@ use crate::{
 
 /// `namespace/name@version`.
 pub fn template_name(task: &Task) -> String {
-    clean(&format!("{}/{}@{}", task.namespace, task.task_name, task.version))
+    clean(&format!(
+        "{}/{}@{}",
+        task.namespace, task.task_name, task.version
+    ))
 }
 
 /// `CODE: message`.
@@ -32,10 +35,16 @@ pub fn outcome(task: &Task) -> Option<String> {
             let step = Some(clean(&task.failed_step)).filter(|step| !step.is_empty());
             Some(step.map_or(error.clone(), |step| format!("{step}: {error}")))
         }
-        TaskState::Cancelled => Some(format!("by {}: {}", clean(&task.cancelled_by), clean(&task.cancel_reason))),
-        TaskState::ResolvedManually => {
-            Some(format!("by {}: {}", clean(&task.resolved_by), clean(&task.resolve_reason)))
-        }
+        TaskState::Cancelled => Some(format!(
+            "by {}: {}",
+            clean(&task.cancelled_by),
+            clean(&task.cancel_reason)
+        )),
+        TaskState::ResolvedManually => Some(format!(
+            "by {}: {}",
+            clean(&task.resolved_by),
+            clean(&task.resolve_reason)
+        )),
         _ if task.paused_at.is_some() => Some(format!("paused {}", paused(task))),
         _ => None,
     }
@@ -43,7 +52,11 @@ pub fn outcome(task: &Task) -> Option<String> {
 
 /// Who paused a task, and why.
 pub fn paused(task: &Task) -> String {
-    format!("by {}: {}", clean(&task.paused_by), clean(&task.pause_reason))
+    format!(
+        "by {}: {}",
+        clean(&task.paused_by),
+        clean(&task.pause_reason)
+    )
 }
 
 /// The graph with the state of each step.
@@ -64,15 +77,24 @@ pub fn step_graph(steps: &[Step], term: &Term) -> Vec<String> {
 /// A step in one line: its name, and where it stands.
 pub fn label(step: &Step, term: &Term) -> String {
     let name = clean(&step.name);
-    let took = || human::elapsed(step.started_at, step.ended_at).map(human::duration).unwrap_or_default();
+    let took = || {
+        human::elapsed(step.started_at, step.ended_at)
+            .map(human::duration)
+            .unwrap_or_default()
+    };
     let rest = match step.state() {
         StepState::Pending | StepState::Unspecified => return name,
         StepState::Ready => "ready".into(),
-        StepState::InProgress if step.attempt > 1 => format!("in progress, {}, attempt {}", took(), tries(step)),
+        StepState::InProgress if step.attempt > 1 => {
+            format!("in progress, {}, attempt {}", took(), tries(step))
+        }
         StepState::InProgress => format!("in progress, {}", took()),
         StepState::WaitingForRetry => format!("{}, attempt {} failed", retry_in(step), tries(step)),
         StepState::Complete => took(),
-        StepState::Error => step.error.as_ref().map_or_else(|| "failed".into(), error_text),
+        StepState::Error => step
+            .error
+            .as_ref()
+            .map_or_else(|| "failed".into(), error_text),
         StepState::Cancelled => "cancelled".into(),
         StepState::Skipped => "skipped".into(),
         StepState::ResolvedManually => format!("resolved by {}", clean(&step.set_by)),
@@ -88,17 +110,32 @@ pub fn label(step: &Step, term: &Term) -> String {
 pub fn note(step: &Step) -> String {
     let error = step.error.as_ref().map(error_text).unwrap_or_default();
     match step.state() {
-        StepState::Ready if step.next_attempt_at.is_some_and(|at| !human::since(human::now(), at).is_zero()) => {
-            let left = step.next_attempt_at.map(|at| human::since(human::now(), at)).unwrap_or_default();
+        StepState::Ready
+            if step
+                .next_attempt_at
+                .is_some_and(|at| !human::since(human::now(), at).is_zero()) =>
+        {
+            let left = step
+                .next_attempt_at
+                .map(|at| human::since(human::now(), at))
+                .unwrap_or_default();
             format!("starts in {}", human::duration(left))
         }
-        StepState::Ready => format!("waits for a free worker with handler {}", clean(&step.handler)),
+        StepState::Ready => format!(
+            "waits for a free worker with handler {}",
+            clean(&step.handler)
+        ),
         StepState::InProgress => match step.deadline_at {
-            Some(deadline) => format!("times out in {}", human::duration(human::since(human::now(), deadline))),
+            Some(deadline) => format!(
+                "times out in {}",
+                human::duration(human::since(human::now(), deadline))
+            ),
             None => String::new(),
         },
         StepState::WaitingForRetry => format!("{}: {error}", retry_in(step)),
-        StepState::Skipped if step.set_by == "condition" => format!("unless {}", clean(&step.condition)),
+        StepState::Skipped if step.set_by == "condition" => {
+            format!("unless {}", clean(&step.condition))
+        }
         StepState::Skipped | StepState::ResolvedManually => {
             format!("by {}: {}", clean(&step.set_by), clean(&step.set_reason))
         }
@@ -107,7 +144,10 @@ pub fn note(step: &Step) -> String {
 }
 
 fn retry_in(step: &Step) -> String {
-    match step.next_attempt_at.map(|at| human::since(human::now(), at)) {
+    match step
+        .next_attempt_at
+        .map(|at| human::since(human::now(), at))
+    {
         Some(left) if !left.is_zero() => format!("retry in {}", human::duration(left)),
         _ => "retry is due".into(),
     }
@@ -118,26 +158,42 @@ pub fn tries(step: &Step) -> String {
     let free = |a: &Attempt| match a.outcome() {
         AttemptOutcome::WorkerLost => Some("lost"),
         AttemptOutcome::Released | AttemptOutcome::Drained => Some("released"),
-        AttemptOutcome::RetryableError | AttemptOutcome::TimedOut if !a.charged => Some("as a probe"),
+        AttemptOutcome::RetryableError | AttemptOutcome::TimedOut if !a.charged => {
+            Some("as a probe")
+        }
         _ => None,
     };
     let all: Vec<&str> = step.attempts.iter().filter_map(free).collect();
-    let counted = step.attempt.saturating_sub(i32::try_from(all.len()).unwrap_or(i32::MAX));
-    let parts = ["lost", "released", "as a probe"].into_iter().filter_map(|word| {
-        let n = all.iter().filter(|free| **free == word).count();
-        (n > 0).then(|| format!("+{n} {word}"))
-    });
+    let counted = step
+        .attempt
+        .saturating_sub(i32::try_from(all.len()).unwrap_or(i32::MAX));
+    let parts = ["lost", "released", "as a probe"]
+        .into_iter()
+        .filter_map(|word| {
+            let n = all.iter().filter(|free| **free == word).count();
+            (n > 0).then(|| format!("+{n} {word}"))
+        });
     let parts: Vec<String> = parts.collect();
-    let free = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+    let free = if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
+    };
     format!("{counted}/{}{free}", step.retry_limit)
 }
 
 /// An answer that came after the attempt had ended.
 pub fn late(attempt: &Attempt) -> Option<String> {
     let at = attempt.late_result_at?;
-    let after = attempt.ended_at.map(|end| human::since(at, end)).unwrap_or_default();
+    let after = attempt
+        .ended_at
+        .map(|end| human::since(at, end))
+        .unwrap_or_default();
     let outcome = human::outcome(attempt.late_outcome);
-    Some(format!("a result ({outcome}) came {} too late and had no effect", human::duration(after)))
+    Some(format!(
+        "a result ({outcome}) came {} too late and had no effect",
+        human::duration(after)
+    ))
 }
 
 #[cfg(test)]
@@ -146,8 +202,11 @@ mod tests {
 
     #[test]
     fn what_does_not_count_has_its_own_word() {
-        let attempt =
-            |outcome: AttemptOutcome, charged| Attempt { outcome: outcome.into(), charged, ..Attempt::default() };
+        let attempt = |outcome: AttemptOutcome, charged| Attempt {
+            outcome: outcome.into(),
+            charged,
+            ..Attempt::default()
+        };
         let step = |attempts: Vec<Attempt>| Step {
             attempt: attempts.len().try_into().unwrap(),
             retry_limit: 3,
@@ -160,8 +219,14 @@ mod tests {
         let probe = attempt(AttemptOutcome::RetryableError, false);
         let failed = attempt(AttemptOutcome::RetryableError, true);
         assert_eq!(tries(&step(vec![failed.clone()])), "1/3");
-        assert_eq!(tries(&step(vec![released.clone(), failed.clone()])), "1/3 (+1 released)");
-        assert_eq!(tries(&step(vec![lost.clone(), failed.clone()])), "1/3 (+1 lost)");
+        assert_eq!(
+            tries(&step(vec![released.clone(), failed.clone()])),
+            "1/3 (+1 released)"
+        );
+        assert_eq!(
+            tries(&step(vec![lost.clone(), failed.clone()])),
+            "1/3 (+1 lost)"
+        );
         assert_eq!(
             tries(&step(vec![lost, released, drained, probe, failed])),
             "1/3 (+1 lost, +2 released, +1 as a probe)"

@@ -114,7 +114,10 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
     let (mut heard, mut lost_since) = (false, None::<Instant>);
     let mut latest = WatchTaskResponse::default();
     loop {
-        let request = WatchTaskRequest { task_id: task_id.clone(), final_only: false };
+        let request = WatchTaskRequest {
+            task_id: task_id.clone(),
+            final_only: false,
+        };
         let broken = match client.tasks.watch_task(request).await {
             Err(status) => status,
             Ok(response) => {
@@ -142,7 +145,9 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
         let patient = lost_since.is_none_or(|since| since.elapsed() < RECONNECT_FOR);
         if !heard || !patient || !is_passing(&broken) {
             let what = format!("cannot watch {task_id}");
-            let _ = news.send(News::Failed(CliError::from_status(&what, &broken))).await;
+            let _ = news
+                .send(News::Failed(CliError::from_status(&what, &broken)))
+                .await;
             return;
         }
         if lost_since.is_none() {
@@ -216,8 +221,16 @@ struct Changes {
 
 impl Changes {
     fn of(&mut self, update: &WatchTaskResponse, term: &Term) -> Vec<String> {
-        let Some(task) = &update.task else { return Vec::new() };
-        let column = update.steps.iter().map(|s| width(&clean(&s.name))).max().unwrap_or(0).max("task".len());
+        let Some(task) = &update.task else {
+            return Vec::new();
+        };
+        let column = update
+            .steps
+            .iter()
+            .map(|s| width(&clean(&s.name)))
+            .max()
+            .unwrap_or(0)
+            .max("task".len());
         let line = |at: Option<_>, name: &str, state: String, note: String| {
             let pad = " ".repeat(column.saturating_sub(width(name)));
             let state_pad = " ".repeat(STATE_COLUMNS.saturating_sub(width(&state)));
@@ -244,8 +257,16 @@ impl Changes {
             let before = self.steps.insert(step.name.clone(), now);
             let quiet = first && matches!(step.state(), StepState::Pending);
             if before != Some(now) && !quiet {
-                let state = term.paint(human::step_style(step.state()), &human::step_state(step.state));
-                lines.push(line(step_time(step), &clean(&step.name), state, step_note(step)));
+                let state = term.paint(
+                    human::step_style(step.state()),
+                    &human::step_state(step.state),
+                );
+                lines.push(line(
+                    step_time(step),
+                    &clean(&step.name),
+                    state,
+                    step_note(step),
+                ));
             }
         }
         if changed && ended {
@@ -266,9 +287,17 @@ fn step_time(step: &Step) -> Option<prost_types::Timestamp> {
 }
 
 fn step_note(step: &Step) -> String {
-    let took = || human::elapsed(step.started_at, step.ended_at).map(human::duration).unwrap_or_default();
+    let took = || {
+        human::elapsed(step.started_at, step.ended_at)
+            .map(human::duration)
+            .unwrap_or_default()
+    };
     match step.state() {
-        StepState::InProgress => format!("attempt {}, worker {}", view::tries(step), clean(&step.worker_name)),
+        StepState::InProgress => format!(
+            "attempt {}, worker {}",
+            view::tries(step),
+            clean(&step.worker_name)
+        ),
         StepState::Complete => took(),
         _ => view::note(step),
     }
@@ -297,7 +326,9 @@ struct Frame {
 
 impl Frame {
     fn redraw(&mut self, term: &Term) -> Result<(), CliError> {
-        let Some(update) = &self.latest else { return Ok(()) };
+        let Some(update) = &self.latest else {
+            return Ok(());
+        };
         let size = term.size().unwrap_or((80, 24));
         let lines = frame(update, self.lost, size, term);
         let mut out = String::new();
@@ -316,7 +347,12 @@ impl Frame {
 }
 
 /// What fits the screen: the whole graph, or else only the steps in which something happens.
-fn frame(update: &WatchTaskResponse, lost: bool, (columns, rows): (usize, usize), term: &Term) -> Vec<String> {
+fn frame(
+    update: &WatchTaskResponse,
+    lost: bool,
+    (columns, rows): (usize, usize),
+    term: &Term,
+) -> Vec<String> {
     let task = update.task.clone().unwrap_or_default();
     let state = human::paint_task_state(term, task.state());
     let mut lines = vec![
@@ -338,16 +374,27 @@ fn frame(update: &WatchTaskResponse, lost: bool, (columns, rows): (usize, usize)
     } else {
         let busy = |s: &&Step| !matches!(s.state(), StepState::Pending | StepState::Complete);
         let busy: Vec<&Step> = update.steps.iter().filter(busy).collect();
-        let shown = if busy.len() <= room { busy.len() } else { room.saturating_sub(1) };
+        let shown = if busy.len() <= room {
+            busy.len()
+        } else {
+            room.saturating_sub(1)
+        };
         for step in &busy[..shown] {
             let sign = human::step_sign(step.state(), term.unicode).to_string();
-            lines.push(format!("{} {}", term.paint(human::step_style(step.state()), &sign), view::label(step, term)));
+            lines.push(format!(
+                "{} {}",
+                term.paint(human::step_style(step.state()), &sign),
+                view::label(step, term)
+            ));
         }
         if busy.len() > shown {
             lines.push(format!("{} more", busy.len() - shown));
         }
     }
-    lines.iter().map(|l| fit(l, columns.saturating_sub(1), term.unicode)).collect()
+    lines
+        .iter()
+        .map(|l| fit(l, columns.saturating_sub(1), term.unicode))
+        .collect()
 }
 
 #[cfg(test)]
@@ -358,7 +405,10 @@ mod tests {
     use crate::proto::StepError;
 
     fn at(seconds: i64) -> Option<Timestamp> {
-        Some(Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 })
+        Some(Timestamp {
+            seconds: 1_767_225_600 + seconds,
+            nanos: 0,
+        })
     }
 
     fn step(name: &str, state: StepState, parents: &[&str]) -> Step {
@@ -388,7 +438,10 @@ mod tests {
             steps_total: 2,
             ..Task::default()
         };
-        WatchTaskResponse { task: Some(task), steps }
+        WatchTaskResponse {
+            task: Some(task),
+            steps,
+        }
     }
 
     #[test]
@@ -397,7 +450,10 @@ mod tests {
         let mut changes = Changes::default();
         let first = update(
             TaskState::InProgress,
-            vec![step("pay", StepState::InProgress, &[]), step("ship", StepState::Pending, &["pay"])],
+            vec![
+                step("pay", StepState::InProgress, &[]),
+                step("ship", StepState::Pending, &["pay"]),
+            ],
         );
         assert_eq!(
             changes.of(&first, &term),
@@ -409,8 +465,14 @@ mod tests {
         assert!(changes.of(&first, &term).is_empty());
 
         let mut failed = step("pay", StepState::Error, &[]);
-        failed.error = Some(StepError { message: "refused".into(), ..StepError::default() });
-        let mut last = update(TaskState::Error, vec![failed.clone(), step("ship", StepState::Pending, &["pay"])]);
+        failed.error = Some(StepError {
+            message: "refused".into(),
+            ..StepError::default()
+        });
+        let mut last = update(
+            TaskState::Error,
+            vec![failed.clone(), step("ship", StepState::Pending, &["pay"])],
+        );
         let task = last.task.as_mut().expect("set");
         (task.failed_step, task.error) = ("pay".into(), failed.error);
         assert_eq!(
@@ -425,13 +487,26 @@ mod tests {
     #[test]
     fn a_frame_fits_the_screen() {
         let steps: Vec<Step> = (0..40)
-            .map(|i| step(&format!("s{i}"), if i < 30 { StepState::Complete } else { StepState::InProgress }, &[]))
+            .map(|i| {
+                step(
+                    &format!("s{i}"),
+                    if i < 30 {
+                        StepState::Complete
+                    } else {
+                        StepState::InProgress
+                    },
+                    &[],
+                )
+            })
             .collect();
         let update = update(TaskState::InProgress, steps);
         for (columns, rows) in [(20, 10), (20, 14), (80, 100), (5, 3), (1, 1)] {
             let lines = frame(&update, true, (columns, rows), &Term::plain());
             assert!(lines.len() < rows.max(5), "{rows} rows: {lines:?}");
-            assert!(lines.iter().all(|l| width(l) < columns.max(2)), "{columns} columns: {lines:?}");
+            assert!(
+                lines.iter().all(|l| width(l) < columns.max(2)),
+                "{columns} columns: {lines:?}"
+            );
         }
         let small = frame(&update, false, (80, 10), &Term::plain());
         assert_eq!(small.last().map(String::as_str), Some("4 more"));
@@ -439,10 +514,18 @@ mod tests {
 
     #[test]
     fn each_end_has_its_exit_code() {
-        let code = |state: TaskState| exit_code(&Task { state: state.into(), ..Task::default() });
+        let code = |state: TaskState| {
+            exit_code(&Task {
+                state: state.into(),
+                ..Task::default()
+            })
+        };
         assert_eq!(code(TaskState::Complete), Some(0));
         assert_eq!(code(TaskState::Error), Some(3));
         assert_eq!(code(TaskState::Cancelled), Some(4));
-        assert_eq!((code(TaskState::Pending), code(TaskState::InProgress)), (None, None));
+        assert_eq!(
+            (code(TaskState::Pending), code(TaskState::InProgress)),
+            (None, None)
+        );
     }
 }

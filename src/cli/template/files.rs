@@ -23,11 +23,17 @@ pub fn expand(named: &[String]) -> Result<Vec<String>, CliError> {
             continue;
         }
         let found = templates(Path::new(name)).map_err(|e| {
-            CliError::new(exit::FAILURE, format!("cannot read the folder {}: {e}", clean(name)))
-                .hint("check its name and its permissions")
+            CliError::new(
+                exit::FAILURE,
+                format!("cannot read the folder {}: {e}", clean(name)),
+            )
+            .hint("check its name and its permissions")
         })?;
         if found.is_empty() {
-            let message = format!("the folder {} has no file that ends in .yaml or .yml", clean(name));
+            let message = format!(
+                "the folder {} has no file that ends in .yaml or .yml",
+                clean(name)
+            );
             return Err(CliError::new(exit::FAILURE, message)
                 .hint("name the files themselves; folders inside a folder are not looked into"));
         }
@@ -47,16 +53,25 @@ fn templates(folder: &Path) -> io::Result<Vec<String>> {
     }
     found.sort();
     let text = |path: PathBuf| {
-        path.into_os_string()
-            .into_string()
-            .map_err(|name| io::Error::new(io::ErrorKind::InvalidData, format!("the name {name:?} is not UTF-8")))
+        path.into_os_string().into_string().map_err(|name| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the name {name:?} is not UTF-8"),
+            )
+        })
     };
     found.into_iter().map(text).collect()
 }
 
 fn is_template(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    let yaml = path.extension().is_some_and(|end| EXTENSIONS.iter().any(|known| end.eq_ignore_ascii_case(known)));
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let yaml = path.extension().is_some_and(|end| {
+        EXTENSIONS
+            .iter()
+            .any(|known| end.eq_ignore_ascii_case(known))
+    });
     yaml && !hidden && path.is_file()
 }
 
@@ -66,16 +81,34 @@ mod tests {
 
     #[test]
     fn a_folder_stands_for_its_yaml_files_in_the_order_of_their_names() {
-        let folder = std::env::temp_dir().join(format!("tasker-files-{}", uuid::Uuid::new_v4().simple()));
+        let folder =
+            std::env::temp_dir().join(format!("tasker-files-{}", uuid::Uuid::new_v4().simple()));
         let inner = folder.join("d.yaml");
         fs::create_dir_all(&inner).expect("a folder");
         let name = |file: &str| folder.join(file).to_str().expect("UTF-8").to_owned();
         let named = vec!["-".to_owned(), "x.yaml".to_owned(), name("")];
-        assert_eq!(expand(&named).expect_err("an empty folder").code, exit::FAILURE);
-        for file in ["b.yml", "a.yaml", "c.YAML", "notes.txt", "yaml", ".hidden.yaml", "d.yaml/inner.yaml"] {
+        assert_eq!(
+            expand(&named).expect_err("an empty folder").code,
+            exit::FAILURE
+        );
+        for file in [
+            "b.yml",
+            "a.yaml",
+            "c.YAML",
+            "notes.txt",
+            "yaml",
+            ".hidden.yaml",
+            "d.yaml/inner.yaml",
+        ] {
             fs::write(folder.join(file), "").expect("a file");
         }
-        let expected = ["-".to_owned(), "x.yaml".to_owned(), name("a.yaml"), name("b.yml"), name("c.YAML")];
+        let expected = [
+            "-".to_owned(),
+            "x.yaml".to_owned(),
+            name("a.yaml"),
+            name("b.yml"),
+            name("c.YAML"),
+        ];
         assert_eq!(expand(&named).expect("a list"), expected);
         fs::remove_dir_all(&folder).expect("removed");
     }

@@ -31,9 +31,15 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
     let templates = list::all(async |page_token| {
         let namespace = args.namespace.clone().unwrap_or_default();
-        let request = ListTemplatesRequest { namespace, page_size: PAGE_SIZE, page_token };
+        let request = ListTemplatesRequest {
+            namespace,
+            page_size: PAGE_SIZE,
+            page_token,
+        };
         let response = client.templates.list_templates(request).await;
-        let page = response.map_err(|s| CliError::from_status("cannot list the templates", &s))?.into_inner();
+        let page = response
+            .map_err(|s| CliError::from_status("cannot list the templates", &s))?
+            .into_inner();
         Ok((page.templates, page.next_page_token))
     })
     .await?;

@@ -64,9 +64,14 @@ struct Scope {
 fn scope(text: &str) -> Result<Scope, String> {
     let (namespace, task_name) = text.split_once('/').unwrap_or((text, ""));
     if namespace.is_empty() || task_name.contains(['/', '@']) || text.ends_with('/') {
-        return Err("expected NAMESPACE or NAMESPACE/NAME, such as `shop` or `shop/checkout`".into());
+        return Err(
+            "expected NAMESPACE or NAMESPACE/NAME, such as `shop` or `shop/checkout`".into(),
+        );
     }
-    Ok(Scope { namespace: namespace.into(), task_name: task_name.into() })
+    Ok(Scope {
+        namespace: namespace.into(),
+        task_name: task_name.into(),
+    })
 }
 
 impl Scope {
@@ -79,16 +84,34 @@ impl Scope {
 pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
     let (by, reason) = args.who.resolve();
     let name = args.what.name();
-    let Scope { namespace, task_name } = args.what;
-    let response =
-        session.connect().await?.tasks.pause_template(PauseTemplateRequest { namespace, task_name, by, reason }).await;
-    let pause = response.map_err(|s| CliError::from_status(&format!("cannot pause {name}"), &s))?.into_inner().pause;
+    let Scope {
+        namespace,
+        task_name,
+    } = args.what;
+    let response = session
+        .connect()
+        .await?
+        .tasks
+        .pause_template(PauseTemplateRequest {
+            namespace,
+            task_name,
+            by,
+            reason,
+        })
+        .await;
+    let pause = response
+        .map_err(|s| CliError::from_status(&format!("cannot pause {name}"), &s))?
+        .into_inner()
+        .pause;
     let pause = pause.unwrap_or_default();
     if session.json() {
         session.term.json(&json!({"pause": json::value(&pause)}))?;
     } else {
         let since = human::time_or_dash(pause.paused_at);
-        session.term.say(&format!("{name} is paused since {since} by {}", clean(&pause.paused_by)));
+        session.term.say(&format!(
+            "{name} is paused since {since} by {}",
+            clean(&pause.paused_by)
+        ));
     }
     Ok(exit::OK)
 }
@@ -96,21 +119,50 @@ pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
 pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
     let (by, reason) = args.who.resolve();
     let name = args.what.name();
-    let Scope { namespace, task_name } = args.what;
-    let request = ResumeTemplateRequest { namespace, task_name, by, reason };
-    let response = session.connect().await?.tasks.resume_template(request).await;
-    let found = response.map_err(|s| CliError::from_status(&format!("cannot resume {name}"), &s))?.into_inner();
+    let Scope {
+        namespace,
+        task_name,
+    } = args.what;
+    let request = ResumeTemplateRequest {
+        namespace,
+        task_name,
+        by,
+        reason,
+    };
+    let response = session
+        .connect()
+        .await?
+        .tasks
+        .resume_template(request)
+        .await;
+    let found = response
+        .map_err(|s| CliError::from_status(&format!("cannot resume {name}"), &s))?
+        .into_inner();
     if session.json() {
         session.term.json(&json::value(&found))?;
     } else {
-        session.term.say(&format!("{name} {}", if found.was_paused { "goes on" } else { "was not paused" }));
+        session.term.say(&format!(
+            "{name} {}",
+            if found.was_paused {
+                "goes on"
+            } else {
+                "was not paused"
+            }
+        ));
     }
     Ok(exit::OK)
 }
 
 pub async fn list(_: Pauses, session: &Session) -> Result<u8, CliError> {
-    let response = session.connect().await?.tasks.list_pauses(ListPausesRequest {}).await;
-    let found = response.map_err(|s| CliError::from_status("cannot list the pauses", &s))?.into_inner();
+    let response = session
+        .connect()
+        .await?
+        .tasks
+        .list_pauses(ListPausesRequest {})
+        .await;
+    let found = response
+        .map_err(|s| CliError::from_status("cannot list the pauses", &s))?
+        .into_inner();
     if session.json() {
         session.term.json(&json::value(&found))?;
         return Ok(exit::OK);
@@ -121,7 +173,11 @@ pub async fn list(_: Pauses, session: &Session) -> Result<u8, CliError> {
     }
     let mut table = Table::new(["PAUSED", "SINCE", "BY", "WHY"]);
     for pause in found.pauses {
-        let what = Scope { namespace: pause.namespace, task_name: pause.task_name }.name();
+        let what = Scope {
+            namespace: pause.namespace,
+            task_name: pause.task_name,
+        }
+        .name();
         let since = human::time_or_dash(pause.paused_at);
         table.row([what, since, clean(&pause.paused_by), clean(&pause.reason)]);
     }
@@ -138,7 +194,14 @@ mod tests {
         for text in ["shop", "shop/checkout"] {
             assert_eq!(scope(text).expect(text).name(), text);
         }
-        for wrong in ["", "/", "/checkout", "shop/", "shop/a/b", "shop/checkout@1.0.0"] {
+        for wrong in [
+            "",
+            "/",
+            "/checkout",
+            "shop/",
+            "shop/a/b",
+            "shop/checkout@1.0.0",
+        ] {
             assert!(scope(wrong).is_err(), "{wrong}");
         }
     }

@@ -39,10 +39,18 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
     let (count, mut registered, mut failures) = (files.len(), Vec::new(), Vec::new());
     for (file, yaml) in files {
-        match client.templates.register_template(RegisterTemplateRequest { yaml, deny_warnings }).await {
+        match client
+            .templates
+            .register_template(RegisterTemplateRequest {
+                yaml,
+                deny_warnings,
+            })
+            .await
+        {
             Ok(response) => registered.push((file, response.into_inner())),
             Err(status) => {
-                let error = CliError::from_status(&format!("cannot register {}", clean(&file)), &status);
+                let error =
+                    CliError::from_status(&format!("cannot register {}", clean(&file)), &status);
                 let unavailable = error.code == exit::UNAVAILABLE;
                 failures.push(error);
                 if unavailable {
@@ -55,16 +63,24 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     print(&registered, session)?;
     let unsent = count - registered.len() - failures.len();
     if unsent > 0 {
-        session.term.say(&format!("{unsent} of {count} files were not sent"));
+        session
+            .term
+            .say(&format!("{unsent} of {count} files were not sent"));
     }
     let last = failures.pop();
     failures.iter().for_each(|error| error.say(&session.term));
     last.map_or(Ok(exit::OK), Err)
 }
 
-fn print(registered: &[(String, RegisterTemplateResponse)], session: &Session) -> Result<(), CliError> {
+fn print(
+    registered: &[(String, RegisterTemplateResponse)],
+    session: &Session,
+) -> Result<(), CliError> {
     if session.json() {
-        let responses: Vec<_> = registered.iter().map(|(_, response)| json::value(response)).collect();
+        let responses: Vec<_> = registered
+            .iter()
+            .map(|(_, response)| json::value(response))
+            .collect();
         session.term.json(&json!({"templates": responses}))?;
         return Ok(());
     }
@@ -73,7 +89,10 @@ fn print(registered: &[(String, RegisterTemplateResponse)], session: &Session) -
             session.term.say(&validate::warning(file, warning));
         }
         let template = response.template.clone().unwrap_or_default();
-        let name = clean(&format!("{}/{}@{}", template.namespace, template.task_name, template.version));
+        let name = clean(&format!(
+            "{}/{}@{}",
+            template.namespace, template.task_name, template.version
+        ));
         session.term.data(&name)?;
         session.term.say(&match response.created {
             true => format!("registered {name}, {} steps", template.steps.len()),

@@ -36,12 +36,31 @@ pub struct Args {
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let what = format!("cannot show {}", args.template);
-    let TemplateRef { namespace, name: task_name, version } = args.template;
-    let request = GetTemplateRequest { namespace, task_name, version };
-    let response = session.connect().await?.templates.get_template(request).await;
-    let template = response.map_err(|s| CliError::from_status(&what, &s))?.into_inner().template.unwrap_or_default();
+    let TemplateRef {
+        namespace,
+        name: task_name,
+        version,
+    } = args.template;
+    let request = GetTemplateRequest {
+        namespace,
+        task_name,
+        version,
+    };
+    let response = session
+        .connect()
+        .await?
+        .templates
+        .get_template(request)
+        .await;
+    let template = response
+        .map_err(|s| CliError::from_status(&what, &s))?
+        .into_inner()
+        .template
+        .unwrap_or_default();
     match (session.json(), args.yaml) {
-        (true, _) => session.term.json(&json!({"template": json::value(&template)}))?,
+        (true, _) => session
+            .term
+            .json(&json!({"template": json::value(&template)}))?,
         (false, true) => session.term.text(&template.yaml)?,
         (false, false) => session.term.data(&text(&template, &session.term))?,
     }
@@ -49,7 +68,10 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 }
 
 fn text(template: &Template, term: &Term) -> String {
-    let name = format!("{}/{}@{}", template.namespace, template.task_name, template.version);
+    let name = format!(
+        "{}/{}@{}",
+        template.namespace, template.task_name, template.version
+    );
     let mut out = format!("{}\n", term.paint(Style::Bold, &clean(&name)));
     if !template.description.is_empty() {
         out += &format!("{}\n", clean(&template.description));
@@ -58,7 +80,10 @@ fn text(template: &Template, term: &Term) -> String {
     if !template.environment.is_empty() {
         out += &format!(" in environment {}", clean(&template.environment));
     }
-    if let Some(timeout) = Duration::try_from_secs_f64(template.timeout_seconds).ok().filter(|time| !time.is_zero()) {
+    if let Some(timeout) = Duration::try_from_secs_f64(template.timeout_seconds)
+        .ok()
+        .filter(|time| !time.is_zero())
+    {
         out += &format!(", a task may take {}", human::duration(timeout));
     }
     out += "\n\n";
@@ -76,12 +101,21 @@ fn text(template: &Template, term: &Term) -> String {
         .collect();
     out += &graph::draw(&nodes, term).join("\n");
 
-    let mut table = Table::new(["STEP", "ATTEMPTS", "TIME-OUT", "SERVICE", "HANDLER", "DESCRIPTION"]);
+    let mut table = Table::new([
+        "STEP",
+        "ATTEMPTS",
+        "TIME-OUT",
+        "SERVICE",
+        "HANDLER",
+        "DESCRIPTION",
+    ]);
     for s in &template.steps {
         table.row([
             clean(&s.name),
             s.retry_limit.to_string(),
-            Duration::try_from_secs_f64(s.timeout_seconds).map(human::duration).unwrap_or_default(),
+            Duration::try_from_secs_f64(s.timeout_seconds)
+                .map(human::duration)
+                .unwrap_or_default(),
             clean(&s.service),
             clean(&s.handler),
             clean(&s.description),
@@ -91,7 +125,10 @@ fn text(template: &Template, term: &Term) -> String {
     out += &overrides(template, term);
     if let Ok(schema) = serde_json::from_str::<Value>(&template.schema_json) {
         let schema = clean_json(format!("{schema:#}"));
-        out += &format!("\n{}\n{schema}\n", term.paint(Style::Dim, "SCHEMA OF THE CONTEXT"));
+        out += &format!(
+            "\n{}\n{schema}\n",
+            term.paint(Style::Dim, "SCHEMA OF THE CONTEXT")
+        );
     }
     out
 }
@@ -103,10 +140,17 @@ fn overrides(template: &Template, term: &Term) -> String {
     };
     let line = |(index, item): (usize, &domain::Override)| {
         let changes = clean(&item.changes.to_value().to_string());
-        format!("{index}  when {}\n   {changes}\n", clean(&item.condition.to_string()))
+        format!(
+            "{index}  when {}\n   {changes}\n",
+            clean(&item.condition.to_string())
+        )
     };
     let lines: String = parsed.overrides.iter().enumerate().map(line).collect();
-    if lines.is_empty() { lines } else { format!("\n{}\n{lines}", term.paint(Style::Dim, "OVERRIDES")) }
+    if lines.is_empty() {
+        lines
+    } else {
+        format!("\n{}\n{lines}", term.paint(Style::Dim, "OVERRIDES"))
+    }
 }
 
 /// The step's name, its condition, and whose results it gets where those are not all.
@@ -132,9 +176,16 @@ mod tests {
     #[test]
     fn a_step_says_when_it_runs_and_what_it_gets() {
         let step = |inputs: Option<&[&str]>, condition: &str| {
-            let inputs = inputs.map(|all| StepInputs { steps: all.iter().map(|name| (*name).into()).collect() });
+            let inputs = inputs.map(|all| StepInputs {
+                steps: all.iter().map(|name| (*name).into()).collect(),
+            });
             label(
-                &StepTemplate { name: "s".into(), condition: condition.into(), inputs, ..Default::default() },
+                &StepTemplate {
+                    name: "s".into(),
+                    condition: condition.into(),
+                    inputs,
+                    ..Default::default()
+                },
                 &Term::plain(),
             )
         };
@@ -184,11 +235,22 @@ ship  3         1 m 30 s  s        h.ship   -
         let step = |s: &domain::StepTemplate| StepTemplate {
             name: s.name.clone(),
             description: s.description.clone(),
-            condition: s.condition.as_ref().map(ToString::to_string).unwrap_or_default(),
+            condition: s
+                .condition
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             ..StepTemplate::default()
         };
         let steps = parsed.steps.iter().map(step).collect();
-        let text = text(&Template { yaml: yaml.to_owned(), steps, ..Template::default() }, &Term::plain());
+        let text = text(
+            &Template {
+                yaml: yaml.to_owned(),
+                steps,
+                ..Template::default()
+            },
+            &Term::plain(),
+        );
         for part in [
             "a  when context.n > 0\n",
             "plans the other steps",

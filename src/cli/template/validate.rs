@@ -33,7 +33,13 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// Show them as they are in this environment; all of a file's environments are checked in any case
-    #[arg(long, value_name = "NAME", env = "TASKER_ENVIRONMENT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TASKER_ENVIRONMENT",
+        default_value = "",
+        hide_default_value = true
+    )]
     environment: String,
     /// A warning counts as a problem
     #[arg(long)]
@@ -46,7 +52,9 @@ type Read = (String, String, Checked);
 pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     let (checked, unreadable) = check(&args.files, &args.environment)?;
     if session.json() {
-        session.term.json(&json!({"files": checked.iter().map(document).collect::<Vec<_>>()}))?;
+        session
+            .term
+            .json(&json!({"files": checked.iter().map(document).collect::<Vec<_>>()}))?;
     }
     let mut found = Found::default();
     for (file, _, result) in &checked {
@@ -56,7 +64,9 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
             session.term.data(&lines(file, result))?;
         }
         if let Some(template) = &result.template {
-            session.term.say(&format!("{}: valid: {}", clean(file), summary(template)));
+            session
+                .term
+                .say(&format!("{}: valid: {}", clean(file), summary(template)));
         }
     }
     found.verdict(unreadable, session)?;
@@ -65,7 +75,11 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
 
 /// Reads and checks the files, and returns each with its text; prints the problems of those that are not valid, and the
 /// warnings where they are denied.
-pub fn read_all(files: &[String], deny_warnings: bool, session: &Session) -> Result<Vec<(String, String)>, CliError> {
+pub fn read_all(
+    files: &[String],
+    deny_warnings: bool,
+    session: &Session,
+) -> Result<Vec<(String, String)>, CliError> {
     let (mut checked, unreadable) = check(files, "")?;
     let mut found = Found::default();
     for (file, _, result) in &mut checked {
@@ -77,7 +91,10 @@ pub fn read_all(files: &[String], deny_warnings: bool, session: &Session) -> Res
         }
     }
     found.verdict(unreadable, session)?;
-    Ok(checked.into_iter().map(|(file, text, _)| (file, text)).collect())
+    Ok(checked
+        .into_iter()
+        .map(|(file, text, _)| (file, text))
+        .collect())
 }
 
 /// Checks every file that can be read, and says why the others cannot.
@@ -90,8 +107,12 @@ fn check(named: &[String], environment: &str) -> Result<(Vec<Read>, Vec<CliError
                 checked.push((file, text, found));
             }
             Ok(Err(problem)) => {
-                let found =
-                    Checked { template: None, problems: vec![problem], problems_total: 1, warnings: Vec::new() };
+                let found = Checked {
+                    template: None,
+                    problems: vec![problem],
+                    problems_total: 1,
+                    warnings: Vec::new(),
+                };
                 checked.push((file, String::new(), found));
             }
             Err(error) => unreadable.push(error),
@@ -111,7 +132,11 @@ struct Found {
 impl Found {
     /// Counts what a file is refused for; false when it is not.
     fn add(&mut self, result: &Checked, deny_warnings: bool) -> bool {
-        let warnings = if deny_warnings { result.warnings.len() } else { 0 };
+        let warnings = if deny_warnings {
+            result.warnings.len()
+        } else {
+            0
+        };
         self.problems += result.problems_total;
         self.warnings += warnings;
         let refused = result.problems_total + warnings > 0;
@@ -127,21 +152,37 @@ impl Found {
     }
 
     fn refusal(&self) -> Option<CliError> {
-        let plural = |n: usize, word: &str| if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") };
+        let plural = |n: usize, word: &str| {
+            if n == 1 {
+                format!("1 {word}")
+            } else {
+                format!("{n} {word}s")
+            }
+        };
         let found = match (self.problems, self.warnings) {
             (0, 0) => return None,
             (problems, 0) => plural(problems, "problem"),
             (0, warnings) => plural(warnings, "warning"),
-            (problems, warnings) => format!("{} and {}", plural(problems, "problem"), plural(warnings, "warning")),
+            (problems, warnings) => format!(
+                "{} and {}",
+                plural(problems, "problem"),
+                plural(warnings, "warning")
+            ),
         };
-        Some(CliError::new(exit::DATA, format!("{found} in {}", plural(self.files, "file"))))
+        Some(CliError::new(
+            exit::DATA,
+            format!("{found} in {}", plural(self.files, "file")),
+        ))
     }
 }
 
 fn summary(template: &Template) -> String {
     let steps = template.steps.len();
     let plural = if steps == 1 { "" } else { "s" };
-    clean(&format!("{}/{}@{}, {steps} step{plural}", template.namespace, template.task_name, template.version))
+    clean(&format!(
+        "{}/{}@{}, {steps} step{plural}",
+        template.namespace, template.task_name, template.version
+    ))
 }
 
 /// The form that editors and CI understand, one problem or warning a line.
@@ -153,15 +194,31 @@ fn lines(file: &str, result: &Checked) -> String {
 
 /// One problem; `kind` says that it is none.
 fn line(file: &str, kind: &str, p: &Problem) -> String {
-    let path = if p.path.is_empty() { String::new() } else { format!("{}: ", p.path) };
-    clean(&format!("{file}:{}:{}: {kind}{path}{}", p.line, p.column, p.message))
+    let path = if p.path.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", p.path)
+    };
+    clean(&format!(
+        "{file}:{}:{}: {kind}{path}{}",
+        p.line, p.column, p.message
+    ))
 }
 
 /// A warning of the server, likewise.
 pub fn warning(file: &str, p: &proto::TemplateProblem) -> String {
     let number = |n: i32| u32::try_from(n).unwrap_or_default();
     let (path, message) = (p.path.clone(), p.message.clone());
-    line(file, "warning: ", &Problem { line: number(p.line), column: number(p.column), path, message })
+    line(
+        file,
+        "warning: ",
+        &Problem {
+            line: number(p.line),
+            column: number(p.column),
+            path,
+            message,
+        },
+    )
 }
 
 fn document((file, _, result): &Read) -> Value {
@@ -188,13 +245,27 @@ fn read(file: &str) -> Result<Result<String, Problem>, CliError> {
     };
     let mut bytes = Vec::new();
     // One byte too many is enough to say that there are too many.
-    source.by_ref().take(MAX_TEMPLATE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    let problem = |message: String| Problem { line: 1, column: 1, path: String::new(), message };
+    source
+        .by_ref()
+        .take(MAX_TEMPLATE_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    let problem = |message: String| Problem {
+        line: 1,
+        column: 1,
+        path: String::new(),
+        message,
+    };
     if bytes.len() > MAX_TEMPLATE_BYTES {
-        return Ok(Err(problem(format!("a template has at most {MAX_TEMPLATE_BYTES} bytes"))));
+        return Ok(Err(problem(format!(
+            "a template has at most {MAX_TEMPLATE_BYTES} bytes"
+        ))));
     }
     let not_utf8 = |e: std::string::FromUtf8Error| {
-        problem(format!("not UTF-8 after {} bytes: save the file as UTF-8", e.utf8_error().valid_up_to()))
+        problem(format!(
+            "not UTF-8 after {} bytes: save the file as UTF-8",
+            e.utf8_error().valid_up_to()
+        ))
     };
     Ok(String::from_utf8(bytes).map_err(not_utf8))
 }
@@ -205,11 +276,18 @@ mod tests {
 
     #[test]
     fn a_problem_is_a_line_that_editors_understand() {
-        let problem =
-            |path: &str, message: &str| Problem { line: 3, column: 7, path: path.into(), message: message.into() };
+        let problem = |path: &str, message: &str| Problem {
+            line: 3,
+            column: 7,
+            path: path.into(),
+            message: message.into(),
+        };
         let result = Checked {
             template: None,
-            problems: vec![problem("step_templates[0].name", "is missing"), problem("", "is\nempty")],
+            problems: vec![
+                problem("step_templates[0].name", "is missing"),
+                problem("", "is\nempty"),
+            ],
             problems_total: 2,
             warnings: vec![problem("concurrent", "is not used")],
         };
@@ -221,16 +299,30 @@ mod tests {
 
     #[test]
     fn the_summary_counts() {
-        let message = |problems, warnings, files| Found { problems, warnings, files }.refusal().map(|e| e.message);
+        let message = |problems, warnings, files| {
+            Found {
+                problems,
+                warnings,
+                files,
+            }
+            .refusal()
+            .map(|e| e.message)
+        };
         assert_eq!(message(0, 0, 0), None);
         assert_eq!(message(1, 0, 1).as_deref(), Some("1 problem in 1 file"));
         assert_eq!(message(0, 2, 1).as_deref(), Some("2 warnings in 1 file"));
-        assert_eq!(message(3, 1, 2).as_deref(), Some("3 problems and 1 warning in 2 files"));
+        assert_eq!(
+            message(3, 1, 2).as_deref(),
+            Some("3 problems and 1 warning in 2 files")
+        );
     }
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
         let error = read("/no/such.yaml").expect_err("absent");
-        assert!(error.message.starts_with("cannot read /no/such.yaml: "), "{error}");
+        assert!(
+            error.message.starts_with("cannot read /no/such.yaml: "),
+            "{error}"
+        );
     }
 }

@@ -8,7 +8,11 @@ fn now() -> SystemTime {
 
 fn at(seconds: i64) -> SystemTime {
     let time = Duration::from_secs(seconds.unsigned_abs());
-    if seconds < 0 { now() - time } else { now() + time }
+    if seconds < 0 {
+        now() - time
+    } else {
+        now() + time
+    }
 }
 
 fn facts(state: StepState) -> StepFacts {
@@ -48,41 +52,80 @@ fn facts(state: StepState) -> StepFacts {
             running: 0,
             policy: Policy::default(),
         },
-        workers: WorkerFacts { connected: 2, slots: 8, free: 8, last_seen: None, ..WorkerFacts::default() },
+        workers: WorkerFacts {
+            connected: 2,
+            slots: 8,
+            free: 8,
+            last_seen: None,
+            ..WorkerFacts::default()
+        },
     }
 }
 
 fn said(step: &StepFacts) -> Vec<(Cause, String)> {
-    reasons(step, now()).into_iter().map(|r| (r.cause, r.message)).collect()
+    reasons(step, now())
+        .into_iter()
+        .map(|r| (r.cause, r.message))
+        .collect()
 }
 
 #[test]
 fn one_reason_each() {
     let mut step = facts(StepState::Pending);
-    step.parents = vec![("a".into(), StepState::Complete), ("b".into(), StepState::InProgress)];
+    step.parents = vec![
+        ("a".into(), StepState::Complete),
+        ("b".into(), StepState::InProgress),
+    ];
     step.parents.remove(0);
-    assert_eq!(said(&step), [(Cause::Parents, "waits for b (in_progress)".into())]);
+    assert_eq!(
+        said(&step),
+        [(Cause::Parents, "waits for b (in_progress)".into())]
+    );
     step.parents.push(("c".into(), StepState::Error));
-    assert_eq!(said(&step), [(Cause::Parents, "never starts: its parent c is error".into())]);
+    assert_eq!(
+        said(&step),
+        [(Cause::Parents, "never starts: its parent c is error".into())]
+    );
 
     let mut step = facts(StepState::WaitingForRetry);
     (step.next_attempt_at, step.error) = (Some(at(14)), Some("503".into()));
-    assert_eq!(said(&step), [(Cause::Backoff, "attempt 3 of 5 in 14 s; the last one failed: 503".into())]);
+    assert_eq!(
+        said(&step),
+        [(
+            Cause::Backoff,
+            "attempt 3 of 5 in 14 s; the last one failed: 503".into()
+        )]
+    );
 
     let mut step = facts(StepState::InProgress);
-    (step.started_at, step.deadline_at, step.worker_name) = (Some(at(-3)), Some(at(27)), Some("w1".into()));
-    assert_eq!(said(&step), [(Cause::Running, "attempt 2 runs on w1 since 3 s; it is timed out in 27 s".into())]);
+    (step.started_at, step.deadline_at, step.worker_name) =
+        (Some(at(-3)), Some(at(27)), Some("w1".into()));
+    assert_eq!(
+        said(&step),
+        [(
+            Cause::Running,
+            "attempt 2 runs on w1 since 3 s; it is timed out in 27 s".into()
+        )]
+    );
 
     let mut step = facts(StepState::Error);
-    (step.attempt, step.error, step.error_code) = (4, Some("no card".into()), Some("NO_CARD".into()));
-    let message = "failed for good after 2 of 5 attempts, and 2 that cost nothing: no card (NO_CARD)";
+    (step.attempt, step.error, step.error_code) =
+        (4, Some("no card".into()), Some("NO_CARD".into()));
+    let message =
+        "failed for good after 2 of 5 attempts, and 2 that cost nothing: no card (NO_CARD)";
     assert_eq!(said(&step), [(Cause::Failed, message.into())]);
 
     let mut step = facts(StepState::Ready);
-    step.workers = WorkerFacts { last_seen: Some(at(-240)), ..WorkerFacts::default() };
+    step.workers = WorkerFacts {
+        last_seen: Some(at(-240)),
+        ..WorkerFacts::default()
+    };
     let message = "no connected worker has handler Bill; last seen 4 min 0 s ago";
     assert_eq!(said(&step), [(Cause::NoWorker, message.into())]);
-    assert_eq!(said(&facts(StepState::Ready)), [(Cause::Dispatch, "about to be handed to a worker".into())]);
+    assert_eq!(
+        said(&facts(StepState::Ready)),
+        [(Cause::Dispatch, "about to be handed to a worker".into())]
+    );
     assert!(said(&facts(StepState::Complete)).is_empty());
 }
 
@@ -91,10 +134,15 @@ fn what_the_service_holds_back() {
     let mut step = facts(StepState::Ready);
     (step.service.state, step.service.until) = (CircuitState::Open, Some(at(20)));
     step.service.opened = Some("7 of 10 calls failed".into());
-    let message = "circuit billing is open since 1 min 40 s (7 of 10 calls failed); it is probed in 20 s";
+    let message =
+        "circuit billing is open since 1 min 40 s (7 of 10 calls failed); it is probed in 20 s";
     assert_eq!(said(&step), [(Cause::Circuit, message.into())]);
     step.service.policy.enabled = false;
-    assert_eq!(said(&step)[0].0, Cause::Dispatch, "nobody is held by a circuit that is off");
+    assert_eq!(
+        said(&step)[0].0,
+        Cause::Dispatch,
+        "nobody is held by a circuit that is off"
+    );
 
     let mut step = facts(StepState::Ready);
     step.service.forced = Some(CircuitState::Open);
@@ -104,13 +152,25 @@ fn what_the_service_holds_back() {
 
     let mut step = facts(StepState::Ready);
     step.service.paused_until = Some(at(5));
-    assert_eq!(said(&step), [(Cause::Pause, "billing asked for a pause that is over in 5 s".into())]);
+    assert_eq!(
+        said(&step),
+        [(
+            Cause::Pause,
+            "billing asked for a pause that is over in 5 s".into()
+        )]
+    );
     step.service.paused_until = Some(at(-5));
     assert_eq!(said(&step)[0].0, Cause::Dispatch);
 
     let mut step = facts(StepState::Ready);
     (step.service.policy.max_concurrency, step.service.running) = (3, 3);
-    assert_eq!(said(&step)[0], (Cause::Limit, "billing runs 3 steps, which is its limit".into()));
+    assert_eq!(
+        said(&step)[0],
+        (
+            Cause::Limit,
+            "billing runs 3 steps, which is its limit".into()
+        )
+    );
 }
 
 #[test]
@@ -120,7 +180,11 @@ fn a_queue_says_how_many_go_first() {
     let message = "8 of 8 slots of 2 workers are taken; 17 go before it, by priority or age";
     assert_eq!(said(&step), [(Cause::Busy, message.into())]);
     step.ahead = 1_000;
-    assert!(said(&step)[0].1.ends_with("at least 1000 others go before it"));
+    assert!(
+        said(&step)[0]
+            .1
+            .ends_with("at least 1000 others go before it")
+    );
 }
 
 #[test]
@@ -128,5 +192,11 @@ fn a_retry_into_an_open_circuit_has_two_reasons() {
     let mut step = facts(StepState::WaitingForRetry);
     step.next_attempt_at = Some(at(1));
     (step.service.state, step.service.until) = (CircuitState::Open, Some(at(20)));
-    assert_eq!(said(&step).iter().map(|(cause, _)| *cause).collect::<Vec<_>>(), [Cause::Backoff, Cause::Circuit]);
+    assert_eq!(
+        said(&step)
+            .iter()
+            .map(|(cause, _)| *cause)
+            .collect::<Vec<_>>(),
+        [Cause::Backoff, Cause::Circuit]
+    );
 }

@@ -50,11 +50,19 @@ pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variab
 /// The steps that it takes at most with documents of this many bytes together, whatever is in them.
 pub(super) fn cost_for(expr: &IdedExpr, bytes: usize) -> u64 {
     // Each value takes two bytes at least, with what divides it from the next.
-    let any = Size { whole: 1 + bytes as u64, longest: 1 + bytes as u64 / 2 };
+    let any = Size {
+        whole: 1 + bytes as u64,
+        longest: 1 + bytes as u64 / 2,
+    };
     let variable = |_: &str| Some(Shape::Bound(any));
-    Estimator { variable: &variable, names: Vec::new(), measured: HashMap::new(), items: HashMap::new() }
-        .expr(expr)
-        .cost
+    Estimator {
+        variable: &variable,
+        names: Vec::new(),
+        measured: HashMap::new(),
+        items: HashMap::new(),
+    }
+    .expr(expr)
+    .cost
 }
 
 /// The steps that it takes to make ready what is read of a variable.
@@ -72,7 +80,10 @@ fn part_size(value: &Value, reads: &Reads) -> u64 {
     match value {
         _ if reads.whole => measure(value).whole,
         Value::Object(map) => {
-            let parts = reads.parts.iter().filter_map(|(name, reads)| Some(part_size(map.get(name)?, reads)));
+            let parts = reads
+                .parts
+                .iter()
+                .filter_map(|(name, reads)| Some(part_size(map.get(name)?, reads)));
             parts.fold(1, u64::saturating_add)
         }
         _ => 1,
@@ -102,20 +113,37 @@ impl<'v, 'e> Estimator<'v, 'e> {
         match shape {
             Shape::Bound(size) => size,
             Shape::Known(value) => *self.measured.entry(value).or_insert_with(|| measure(value)),
-            Shape::Results(results) => {
-                results.values().fold(Size { whole: 1, longest: results.len() as u64 }, |size, value| {
+            Shape::Results(results) => results.values().fold(
+                Size {
+                    whole: 1,
+                    longest: results.len() as u64,
+                },
+                |size, value| {
                     let value = measure(value);
-                    Size { whole: size.whole.saturating_add(value.whole), longest: size.longest.max(value.longest) }
-                })
-            }
+                    Size {
+                        whole: size.whole.saturating_add(value.whole),
+                        longest: size.longest.max(value.longest),
+                    }
+                },
+            ),
         }
     }
 
     fn expr(&mut self, expr: &'e IdedExpr) -> Estimate<'v> {
         match &expr.expr {
             Expr::Literal(literal) => {
-                let bytes = if let LiteralValue::String(text) = literal { text.inner().len() } else { 0 };
-                bound(1, Size { whole: text_size(bytes), longest: 0 })
+                let bytes = if let LiteralValue::String(text) = literal {
+                    text.inner().len()
+                } else {
+                    0
+                };
+                bound(
+                    1,
+                    Size {
+                        whole: text_size(bytes),
+                        longest: 0,
+                    },
+                )
             }
             Expr::Ident(name) => {
                 let shape = match self.names.iter().rev().find(|(known, _)| known == name) {
@@ -126,12 +154,14 @@ impl<'v, 'e> Estimator<'v, 'e> {
             }
             Expr::Select(select) => self.field(&select.operand, Some(&select.field)),
             Expr::List(list) => {
-                let items: Vec<Estimate<'v>> = list.elements.iter().map(|item| self.expr(item)).collect();
+                let items: Vec<Estimate<'v>> =
+                    list.elements.iter().map(|item| self.expr(item)).collect();
                 self.container(items.len(), items)
             }
             Expr::Map(map) => {
-                let parts: Vec<Estimate<'v>> =
-                    entries(map).flat_map(|(key, value)| [self.expr(key), self.expr(value)]).collect();
+                let parts: Vec<Estimate<'v>> = entries(map)
+                    .flat_map(|(key, value)| [self.expr(key), self.expr(value)])
+                    .collect();
                 self.container(parts.len() / 2, parts)
             }
             Expr::Comprehension(made) => match Macro::of(made) {
@@ -147,20 +177,29 @@ impl<'v, 'e> Estimator<'v, 'e> {
     fn field(&mut self, of: &'e IdedExpr, field: Option<&str>) -> Estimate<'v> {
         let of = self.expr(of);
         let shape = match (of.shape, field) {
-            (Shape::Known(Value::Object(map)), Some(field)) => {
-                map.get(field).map_or(Shape::Bound(Size::default()), Shape::Known)
-            }
-            (Shape::Results(results), Some(field)) => {
-                results.get(field).map_or(Shape::Bound(Size::default()), |value| Shape::Known(value))
-            }
+            (Shape::Known(Value::Object(map)), Some(field)) => map
+                .get(field)
+                .map_or(Shape::Bound(Size::default()), Shape::Known),
+            (Shape::Results(results), Some(field)) => results
+                .get(field)
+                .map_or(Shape::Bound(Size::default()), |value| Shape::Known(value)),
             (shape, _) => Shape::Bound(self.size(shape)),
         };
-        Estimate { cost: of.cost.saturating_add(1), shape }
+        Estimate {
+            cost: of.cost.saturating_add(1),
+            shape,
+        }
     }
 
     /// A list or a map that is made of copies of its parts.
     fn container(&mut self, count: usize, parts: Vec<Estimate<'v>>) -> Estimate<'v> {
-        let (mut cost, mut size) = (1, Size { whole: 1, longest: count as u64 });
+        let (mut cost, mut size) = (
+            1,
+            Size {
+                whole: 1,
+                longest: count as u64,
+            },
+        );
         for part in parts {
             let part_size = self.size(part.shape);
             size.whole = size.whole.saturating_add(part_size.whole);
@@ -174,7 +213,9 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let over = self.expr(found.over);
         let (whole, (rounds, item)) = (self.size(over.shape), self.items(over.shape));
         self.names.push((found.name, item));
-        let condition = found.condition.map_or(1, |condition| self.expr(condition).cost);
+        let condition = found
+            .condition
+            .map_or(1, |condition| self.expr(condition).cost);
         let collected = found.item.map(|item| {
             let item = self.expr(item);
             (item.cost, self.size(item.shape))
@@ -185,10 +226,22 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let round = add(3, [condition, cost, size.whole]);
         let cost = add(1, [over.cost, whole.whole, rounds.saturating_mul(round)]);
         match found.gives {
-            Gives::Bool => bound(cost, Size { whole: 1, longest: 0 }),
+            Gives::Bool => bound(
+                cost,
+                Size {
+                    whole: 1,
+                    longest: 0,
+                },
+            ),
             Gives::List => {
                 let whole = rounds.saturating_mul(size.whole).saturating_add(1);
-                bound(cost, Size { whole, longest: size.longest.max(rounds) })
+                bound(
+                    cost,
+                    Size {
+                        whole,
+                        longest: size.longest.max(rounds),
+                    },
+                )
             }
         }
     }
@@ -200,7 +253,13 @@ impl<'v, 'e> Estimator<'v, 'e> {
             Shape::Known(value) => *self.items.entry(value).or_insert_with(|| items(value)),
             Shape::Results(results) => {
                 let largest = results.keys().map(|step| step.len()).max().unwrap_or(0);
-                (results.len() as u64, Size { whole: text_size(largest), longest: 0 })
+                (
+                    results.len() as u64,
+                    Size {
+                        whole: text_size(largest),
+                        longest: 0,
+                    },
+                )
             }
         }
     }
@@ -213,36 +272,77 @@ impl<'v, 'e> Estimator<'v, 'e> {
                 _ => None,
             };
             let found = self.field(of, literal);
-            return Estimate { cost: found.cost.saturating_add(cost), ..found };
+            return Estimate {
+                cost: found.cost.saturating_add(cost),
+                ..found
+            };
         }
-        let parts: Vec<Estimate<'v>> =
-            call.target.as_deref().into_iter().chain(&call.args).map(|part| self.expr(part)).collect();
-        let cost = parts.iter().fold(1_u64, |cost, part| cost.saturating_add(part.cost));
+        let parts: Vec<Estimate<'v>> = call
+            .target
+            .as_deref()
+            .into_iter()
+            .chain(&call.args)
+            .map(|part| self.expr(part))
+            .collect();
+        let cost = parts
+            .iter()
+            .fold(1_u64, |cost, part| cost.saturating_add(part.cost));
         let sizes: Vec<Size> = match call.func_name.as_str() {
             // These look at one bit.
-            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => return bound(cost, ONE),
+            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
+                return bound(cost, ONE);
+            }
             _ => parts.iter().map(|part| self.size(part.shape)).collect(),
         };
-        let sum = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(size.whole));
-        let longest = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(size.longest));
+        let sum = sizes
+            .iter()
+            .fold(0_u64, |sum, size| sum.saturating_add(size.whole));
+        let longest = sizes
+            .iter()
+            .fold(0_u64, |sum, size| sum.saturating_add(size.longest));
         match call.func_name.as_str() {
-            operators::CONDITIONAL => bound(cost, Size { whole: sum, longest }),
+            operators::CONDITIONAL => bound(
+                cost,
+                Size {
+                    whole: sum,
+                    longest,
+                },
+            ),
             // A sum is a copy of both.
-            operators::ADD => bound(cost.saturating_add(sum), Size { whole: sum, longest }),
-            "string" => bound(cost.saturating_add(sum), Size { whole: sum.saturating_add(4), longest: 0 }),
+            operators::ADD => bound(
+                cost.saturating_add(sum),
+                Size {
+                    whole: sum,
+                    longest,
+                },
+            ),
+            "string" => bound(
+                cost.saturating_add(sum),
+                Size {
+                    whole: sum.saturating_add(4),
+                    longest: 0,
+                },
+            ),
             // Equality looks at no more than the smaller one has.
-            operators::EQUALS | operators::NOT_EQUALS => {
-                bound(cost.saturating_add(sizes.iter().map(|size| size.whole).min().unwrap_or(0)), ONE)
-            }
+            operators::EQUALS | operators::NOT_EQUALS => bound(
+                cost.saturating_add(sizes.iter().map(|size| size.whole).min().unwrap_or(0)),
+                ONE,
+            ),
             _ => bound(cost.saturating_add(sum), ONE),
         }
     }
 }
 
-const ONE: Size = Size { whole: 1, longest: 0 };
+const ONE: Size = Size {
+    whole: 1,
+    longest: 0,
+};
 
 fn bound<'v>(cost: u64, size: Size) -> Estimate<'v> {
-    Estimate { cost, shape: Shape::Bound(size) }
+    Estimate {
+        cost,
+        shape: Shape::Bound(size),
+    }
 }
 
 fn add<const N: usize>(sum: u64, parts: [u64; N]) -> u64 {
@@ -259,13 +359,22 @@ fn items(value: &Value) -> (u64, Size) {
         Value::Array(items) => {
             let largest = items.iter().fold(Size::default(), |size, item| {
                 let item = measure(item);
-                Size { whole: size.whole.max(item.whole), longest: size.longest.max(item.longest) }
+                Size {
+                    whole: size.whole.max(item.whole),
+                    longest: size.longest.max(item.longest),
+                }
             });
             (items.len() as u64, largest)
         }
         Value::Object(map) => {
             let largest = map.keys().map(String::len).max().unwrap_or(0);
-            (map.len() as u64, Size { whole: text_size(largest), longest: 0 })
+            (
+                map.len() as u64,
+                Size {
+                    whole: text_size(largest),
+                    longest: 0,
+                },
+            )
         }
         _ => (0, Size::default()),
     }
@@ -273,20 +382,32 @@ fn items(value: &Value) -> (u64, Size) {
 
 fn measure(value: &Value) -> Size {
     let of_parts = |count: usize, parts: &mut dyn Iterator<Item = Size>| {
-        parts.fold(Size { whole: 1, longest: count as u64 }, |size, part| Size {
-            whole: size.whole.saturating_add(part.whole),
-            longest: size.longest.max(part.longest),
-        })
+        parts.fold(
+            Size {
+                whole: 1,
+                longest: count as u64,
+            },
+            |size, part| Size {
+                whole: size.whole.saturating_add(part.whole),
+                longest: size.longest.max(part.longest),
+            },
+        )
     };
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => ONE,
-        Value::String(text) => Size { whole: text_size(text.len()), longest: 0 },
+        Value::String(text) => Size {
+            whole: text_size(text.len()),
+            longest: 0,
+        },
         Value::Array(items) => of_parts(items.len(), &mut items.iter().map(measure)),
         Value::Object(map) => of_parts(
             map.len(),
             &mut map.iter().map(|(key, value)| {
                 let value = measure(value);
-                Size { whole: value.whole.saturating_add(text_size(key.len())), ..value }
+                Size {
+                    whole: value.whole.saturating_add(text_size(key.len())),
+                    ..value
+                }
             }),
         ),
     }

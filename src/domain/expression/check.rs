@@ -18,12 +18,22 @@ pub(super) struct Fault {
 type Found = Result<Type, Fault>;
 
 fn fault<T>(id: u64, message: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault { id, message: message.into() })
+    Err(Fault {
+        id,
+        message: message.into(),
+    })
 }
 
 /// What an expression can be.
 pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Found {
-    Checker { scope, names: Vec::new(), depth: 0, macro_depth: 0, macros: 0 }.expr(expr)
+    Checker {
+        scope,
+        names: Vec::new(),
+        depth: 0,
+        macro_depth: 0,
+        macros: 0,
+    }
+    .expr(expr)
 }
 
 struct Checker<'s, 'e> {
@@ -51,7 +61,13 @@ const WRITTEN_NUMBER: Kinds = Kinds::NUMBER.or(Kinds::TEXT);
 const SCALAR: Kinds = WRITTEN_NUMBER.or(Kinds::BOOL);
 
 const FUNCTIONS: [Function; 7] = [
-    Function { name: "size", takes: &[SIZED], gives: Kinds::INT, after_dot: true, alone: true },
+    Function {
+        name: "size",
+        takes: &[SIZED],
+        gives: Kinds::INT,
+        after_dot: true,
+        alone: true,
+    },
     text_test("contains"),
     text_test("startsWith"),
     text_test("endsWith"),
@@ -61,11 +77,23 @@ const FUNCTIONS: [Function; 7] = [
 ];
 
 const fn text_test(name: &'static str) -> Function {
-    Function { name, takes: &[Kinds::TEXT, Kinds::TEXT], gives: Kinds::BOOL, after_dot: true, alone: false }
+    Function {
+        name,
+        takes: &[Kinds::TEXT, Kinds::TEXT],
+        gives: Kinds::BOOL,
+        after_dot: true,
+        alone: false,
+    }
 }
 
 const fn conversion(name: &'static str, takes: &'static [Kinds], gives: Kinds) -> Function {
-    Function { name, takes, gives, after_dot: false, alone: true }
+    Function {
+        name,
+        takes,
+        gives,
+        after_dot: false,
+        alone: true,
+    }
 }
 
 /// Macros that were called in another way than theirs are ordinary calls to the parser.
@@ -81,7 +109,10 @@ const MACROS: [(&str, &str); 6] = [
 impl<'e> Checker<'_, 'e> {
     fn expr(&mut self, expr: &'e IdedExpr) -> Found {
         if self.depth == MAX_EXPRESSION_DEPTH {
-            return fault(expr.id, format!("nested deeper than {MAX_EXPRESSION_DEPTH} levels"));
+            return fault(
+                expr.id,
+                format!("nested deeper than {MAX_EXPRESSION_DEPTH} levels"),
+            );
         }
         self.depth += 1;
         let found = match &expr.expr {
@@ -90,17 +121,30 @@ impl<'e> Checker<'_, 'e> {
             Expr::Select(select) => self.select(expr.id, select),
             Expr::Call(call) => self.call(expr.id, call),
             Expr::List(list) => {
-                let items = list.elements.iter().map(|item| self.expr(item)).collect::<Result<Vec<_>, _>>()?;
-                Ok(Type::list(items.into_iter().reduce(|a, b| a.either(&b)).unwrap_or(Type::ANY)))
+                let items = list
+                    .elements
+                    .iter()
+                    .map(|item| self.expr(item))
+                    .collect::<Result<Vec<_>, _>>()?;
+                Ok(Type::list(
+                    items
+                        .into_iter()
+                        .reduce(|a, b| a.either(&b))
+                        .unwrap_or(Type::ANY),
+                ))
             }
             Expr::Map(map) => self.map(map),
             Expr::Comprehension(made) => match Macro::of(made) {
                 Some(found) => self.macro_call(expr.id, &found),
                 None => fault(expr.id, "unknown macro"),
             },
-            Expr::Struct(made) => {
-                fault(expr.id, format!("there are no messages such as `{}` here", shorten(&made.type_name)))
-            }
+            Expr::Struct(made) => fault(
+                expr.id,
+                format!(
+                    "there are no messages such as `{}` here",
+                    shorten(&made.type_name)
+                ),
+            ),
             Expr::Unspecified => fault(expr.id, "expected an expression"),
         };
         self.depth -= 1;
@@ -117,12 +161,23 @@ impl<'e> Checker<'_, 'e> {
                 return Ok(Type::of(Kinds::DOUBLE));
             }
             LiteralValue::Double(_) => {
-                return fault(id, "a number with a fraction or an exponent is below 2^53 here; expected an integer");
+                return fault(
+                    id,
+                    "a number with a fraction or an exponent is below 2^53 here; expected an integer",
+                );
             }
             LiteralValue::UInt(_) => {
-                return fault(id, "there are no unsigned numbers here; expected it without the `u`");
+                return fault(
+                    id,
+                    "there are no unsigned numbers here; expected it without the `u`",
+                );
             }
-            LiteralValue::Bytes(_) => return fault(id, "there are no byte strings here; expected it without the `b`"),
+            LiteralValue::Bytes(_) => {
+                return fault(
+                    id,
+                    "there are no byte strings here; expected it without the `b`",
+                );
+            }
         };
         Ok(Type::constant(&value))
     }
@@ -134,15 +189,26 @@ impl<'e> Checker<'_, 'e> {
         match name {
             "context" => Ok(self.scope.context.clone()),
             "task" => Ok(Type::record(self.scope.task_fields())),
-            "results" if self.scope.results.is_some() => {
-                fault(id, "expected the result of one step, such as `results.step_name`")
-            }
-            "results" => fault(id, "there are no results before the task starts; expected `context` or `task`"),
+            "results" if self.scope.results.is_some() => fault(
+                id,
+                "expected the result of one step, such as `results.step_name`",
+            ),
+            "results" => fault(
+                id,
+                "there are no results before the task starts; expected `context` or `task`",
+            ),
             _ => {
                 let all: Vec<&str> = self.scope.variables().collect();
-                let known = all.iter().copied().chain(self.names.iter().map(|(name, _)| *name));
+                let known = all
+                    .iter()
+                    .copied()
+                    .chain(self.names.iter().map(|(name, _)| *name));
                 let hint = hints::of_word(name).unwrap_or_else(|| did_you_mean(name, known));
-                let hint = if hint.is_empty() { format!("; expected one of {}", all.join(", ")) } else { hint };
+                let hint = if hint.is_empty() {
+                    format!("; expected one of {}", all.join(", "))
+                } else {
+                    hint
+                };
                 fault(id, format!("unknown variable `{}`{hint}", shorten(name)))
             }
         }
@@ -150,7 +216,11 @@ impl<'e> Checker<'_, 'e> {
 
     fn select(&mut self, id: u64, select: &'e SelectExpr) -> Found {
         let found = self.field(id, &select.operand, &select.field)?;
-        Ok(if select.test { Type::of(Kinds::BOOL) } else { found })
+        Ok(if select.test {
+            Type::of(Kinds::BOOL)
+        } else {
+            found
+        })
     }
 
     /// `of.field` or `of["field"]`.
@@ -158,13 +228,21 @@ impl<'e> Checker<'_, 'e> {
         if matches!(&of.expr, Expr::Ident(name) if name == "results" && !self.names.iter().any(|(n, _)| *n == "results"))
             && let Some(results) = self.scope.results
         {
-            return results(field).map(Type::nullable).or_else(|message| fault(id, message));
+            return results(field)
+                .map(Type::nullable)
+                .or_else(|message| fault(id, message));
         }
         let owner = self.expr(of)?;
         let what = super::reads::path(of).map(|path| path.join("."));
         let what = what.as_deref().unwrap_or("this");
         if !owner.kinds.has(Kinds::MAP) {
-            return fault(id, format!("`{what}` is {}, which has no fields", owner.kinds.describe()));
+            return fault(
+                id,
+                format!(
+                    "`{what}` is {}, which has no fields",
+                    owner.kinds.describe()
+                ),
+            );
         }
         let Some(fields) = &owner.fields else {
             return Ok(Type::ANY);
@@ -176,9 +254,16 @@ impl<'e> Checker<'_, 'e> {
         let (field, what) = (shorten(field), shorten(what));
         if what == "task" {
             let known: Vec<&str> = fields.known.keys().map(String::as_str).collect();
-            return fault(id, format!("`task` has no field `{field}`{hint}; it has {}", known.join(", ")));
+            return fault(
+                id,
+                format!(
+                    "`task` has no field `{field}`{hint}; it has {}",
+                    known.join(", ")
+                ),
+            );
         }
-        let rule = "its schema lists its fields, and would allow others by `additionalProperties: true`";
+        let rule =
+            "its schema lists its fields, and would allow others by `additionalProperties: true`";
         fault(id, format!("`{what}` has no field `{field}`{hint}; {rule}"))
     }
 
@@ -197,17 +282,32 @@ impl<'e> Checker<'_, 'e> {
     fn macro_call(&mut self, id: u64, found: &Macro<'e>) -> Found {
         self.macros += 1;
         if self.macros > MAX_MACROS {
-            return fault(id, format!("more than {MAX_MACROS} macros in one expression"));
+            return fault(
+                id,
+                format!("more than {MAX_MACROS} macros in one expression"),
+            );
         }
         if self.macro_depth == MAX_MACRO_DEPTH {
-            return fault(id, format!("macros nested deeper than {MAX_MACRO_DEPTH} levels"));
+            return fault(
+                id,
+                format!("macros nested deeper than {MAX_MACRO_DEPTH} levels"),
+            );
         }
         if self.scope.variables().any(|name| name == found.name) {
-            return fault(id, format!("`{}` is a variable already; expected another name for the items", found.name));
+            return fault(
+                id,
+                format!(
+                    "`{}` is a variable already; expected another name for the items",
+                    found.name
+                ),
+            );
         }
         let over = self.expr(found.over)?;
         if !over.kinds.has(Kinds::LIST.or(Kinds::MAP)) {
-            return fault(found.over.id, format!("expected a list or a map, found {}", over.kinds.describe()));
+            return fault(
+                found.over.id,
+                format!("expected a list or a map, found {}", over.kinds.describe()),
+            );
         }
         // The items of a map are its keys.
         let item = match (over.kinds.has(Kinds::LIST), over.kinds.has(Kinds::MAP)) {
@@ -234,7 +334,10 @@ impl<'e> Checker<'_, 'e> {
         if found.kinds.has(Kinds::BOOL) {
             return Ok(());
         }
-        fault(expr.id, format!("expected true or false, found {}", found.kinds.describe()))
+        fault(
+            expr.id,
+            format!("expected true or false, found {}", found.kinds.describe()),
+        )
     }
 
     fn call(&mut self, id: u64, call: &'e CallExpr) -> Found {
@@ -255,9 +358,13 @@ impl<'e> Checker<'_, 'e> {
                 Ok(first.either(&self.expr(b)?))
             }
             (operators::EQUALS | operators::NOT_EQUALS, [a, b]) => self.equality(id, a, b),
-            (operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS, [a, b]) => {
-                self.order(id, a, b)
-            }
+            (
+                operators::LESS
+                | operators::LESS_EQUALS
+                | operators::GREATER
+                | operators::GREATER_EQUALS,
+                [a, b],
+            ) => self.order(id, a, b),
             (operators::IN, [a, b]) => self.contained(id, a, b),
             (operators::INDEX, [of, index]) => self.index(id, of, index),
             (operators::NEGATE, [a]) => {
@@ -265,7 +372,9 @@ impl<'e> Checker<'_, 'e> {
                 self.numeric(id, "-", found)?;
                 of(found.and(Kinds::NUMBER))
             }
-            (operators::ADD, [a, b]) => self.arithmetic(id, "+", a, b, Kinds::NUMBER.or(Kinds::TEXT).or(Kinds::LIST)),
+            (operators::ADD, [a, b]) => {
+                self.arithmetic(id, "+", a, b, Kinds::NUMBER.or(Kinds::TEXT).or(Kinds::LIST))
+            }
             (operators::SUBSTRACT, [a, b]) => self.arithmetic(id, "-", a, b, Kinds::NUMBER),
             (operators::MULTIPLY, [a, b]) => self.arithmetic(id, "*", a, b, Kinds::NUMBER),
             (operators::DIVIDE, [a, b]) => self.arithmetic(id, "/", a, b, Kinds::NUMBER),
@@ -286,7 +395,10 @@ impl<'e> Checker<'_, 'e> {
         if both(Kinds::NUMBER) || both(Kinds::TEXT) {
             return Ok(Type::of(Kinds::BOOL));
         }
-        fault(id, format!("{} has no order with {}", left.describe(), right.describe()))
+        fault(
+            id,
+            format!("{} has no order with {}", left.describe(), right.describe()),
+        )
     }
 
     fn contained(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
@@ -300,15 +412,22 @@ impl<'e> Checker<'_, 'e> {
         let right = self.expr(b)?;
         let never = |why: String| fault(id, format!("`in` is never true here: {why}"));
         match (right.kinds.has(Kinds::LIST), right.kinds.has(Kinds::MAP)) {
-            (false, false) => {
-                fault(id, format!("expected a list or a map after `in`, found {}", right.kinds.describe()))
-            }
-            (true, false) if !fits(left.kinds, right.item().kinds) => {
-                never(format!("{} is looked for among {}", left.kinds.describe(), right.item().kinds.describe()))
-            }
-            (false, true) if !left.kinds.has(Kinds::TEXT) => {
-                never(format!("{} is looked for among the names of fields", left.kinds.describe()))
-            }
+            (false, false) => fault(
+                id,
+                format!(
+                    "expected a list or a map after `in`, found {}",
+                    right.kinds.describe()
+                ),
+            ),
+            (true, false) if !fits(left.kinds, right.item().kinds) => never(format!(
+                "{} is looked for among {}",
+                left.kinds.describe(),
+                right.item().kinds.describe()
+            )),
+            (false, true) if !left.kinds.has(Kinds::TEXT) => never(format!(
+                "{} is looked for among the names of fields",
+                left.kinds.describe()
+            )),
             _ => Ok(Type::of(Kinds::BOOL)),
         }
     }
@@ -323,7 +442,10 @@ impl<'e> Checker<'_, 'e> {
         match (list, map) {
             (false, false) => {
                 let (owner, index) = (owner.kinds.describe(), index.kinds.describe());
-                fault(id, format!("{owner} cannot be indexed by {index}; expected a list and an integer"))
+                fault(
+                    id,
+                    format!("{owner} cannot be indexed by {index}; expected a list and an integer"),
+                )
             }
             (true, false) => Ok(owner.item()),
             _ => Ok(Type::ANY),
@@ -334,27 +456,56 @@ impl<'e> Checker<'_, 'e> {
         if found.has(Kinds::NUMBER) {
             return Ok(());
         }
-        fault(id, format!("`{sign}` takes numbers, found {}", found.describe()))
+        fault(
+            id,
+            format!("`{sign}` takes numbers, found {}", found.describe()),
+        )
     }
 
     /// Integers and fractions do not mix, so what is known to be either of them has to be converted.
-    fn arithmetic(&mut self, id: u64, sign: &str, a: &'e IdedExpr, b: &'e IdedExpr, takes: Kinds) -> Found {
+    fn arithmetic(
+        &mut self,
+        id: u64,
+        sign: &str,
+        a: &'e IdedExpr,
+        b: &'e IdedExpr,
+        takes: Kinds,
+    ) -> Found {
         let (left, right) = (self.expr(a)?, self.expr(b)?);
         let both = left.kinds.and(right.kinds).and(takes);
         let (l, r) = (left.kinds, right.kinds);
-        let numbers = l.within(Kinds::NUMBER) && r.within(Kinds::NUMBER) && takes.has(Kinds::NUMBER);
+        let numbers =
+            l.within(Kinds::NUMBER) && r.within(Kinds::NUMBER) && takes.has(Kinds::NUMBER);
         if numbers && (l != r || l == Kinds::NUMBER) {
-            let advice = format!("expected one kind on both sides, such as `double(a) {sign} double(b)`");
-            return fault(id, format!("{} and {} do not mix in `{sign}`; {advice}", l.describe(), r.describe()));
+            let advice =
+                format!("expected one kind on both sides, such as `double(a) {sign} double(b)`");
+            return fault(
+                id,
+                format!(
+                    "{} and {} do not mix in `{sign}`; {advice}",
+                    l.describe(),
+                    r.describe()
+                ),
+            );
         }
         if both == Kinds::NONE {
-            return fault(id, format!("`{sign}` does not take {} and {}", l.describe(), r.describe()));
+            return fault(
+                id,
+                format!(
+                    "`{sign}` does not take {} and {}",
+                    l.describe(),
+                    r.describe()
+                ),
+            );
         }
         let item = match (left.item, right.item) {
             (Some(a), Some(b)) => Some(a.as_ref().clone().either(&b).into()),
             _ => None,
         };
-        Ok(Type { item, ..Type::of(both) })
+        Ok(Type {
+            item,
+            ..Type::of(both)
+        })
     }
 
     fn function(&mut self, id: u64, call: &'e CallExpr) -> Found {
@@ -363,23 +514,50 @@ impl<'e> Checker<'_, 'e> {
             return fault(id, format!("`{name}` is called as `{form}`"));
         }
         let Some(function) = FUNCTIONS.iter().find(|function| function.name == name) else {
-            let names = FUNCTIONS.iter().map(|f| f.name).chain(MACROS.iter().map(|(name, _)| *name));
+            let names = FUNCTIONS
+                .iter()
+                .map(|f| f.name)
+                .chain(MACROS.iter().map(|(name, _)| *name));
             let hint = hints::of_word(name).unwrap_or_else(|| did_you_mean(name, names.clone()));
             let all: Vec<&str> = names.collect();
-            let hint = if hint.is_empty() { format!("; expected one of {}", all.join(", ")) } else { hint };
+            let hint = if hint.is_empty() {
+                format!("; expected one of {}", all.join(", "))
+            } else {
+                hint
+            };
             return fault(id, format!("unknown function `{}`{hint}", shorten(name)));
         };
-        let args: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
-        let well_called = if call.target.is_some() { function.after_dot } else { function.alone };
+        let args: Vec<&IdedExpr> = call
+            .target
+            .as_deref()
+            .into_iter()
+            .chain(&call.args)
+            .collect();
+        let well_called = if call.target.is_some() {
+            function.after_dot
+        } else {
+            function.alone
+        };
         if !well_called || args.len() != function.takes.len() {
             let arguments = if function.takes.len() > 1 { "b" } else { "" };
-            let form = if function.after_dot { format!("a.{name}({arguments})") } else { format!("{name}(a)") };
+            let form = if function.after_dot {
+                format!("a.{name}({arguments})")
+            } else {
+                format!("{name}(a)")
+            };
             return fault(id, format!("`{name}` is called as `{form}`"));
         }
         for (arg, takes) in args.into_iter().zip(function.takes) {
             let found = self.expr(arg)?.kinds;
             if !found.has(*takes) {
-                return fault(arg.id, format!("`{name}` takes {}, found {}", takes.describe(), found.describe()));
+                return fault(
+                    arg.id,
+                    format!(
+                        "`{name}` takes {}, found {}",
+                        takes.describe(),
+                        found.describe()
+                    ),
+                );
             }
         }
         Ok(Type::of(function.gives))
@@ -403,7 +581,17 @@ fn comparable(id: u64, left: &Type, right: &Type) -> Result<(), Fault> {
     if a.iter().any(|value| b.contains(value) || value.is_number()) {
         return Ok(());
     }
-    let (wanted, allowed) = if a.len() == 1 { (left, right) } else { (right, left) };
+    let (wanted, allowed) = if a.len() == 1 {
+        (left, right)
+    } else {
+        (right, left)
+    };
     let allowed = allowed.named_values();
-    fault(id, format!("{} is never equal to what is always one of {allowed}", wanted.named_values()))
+    fault(
+        id,
+        format!(
+            "{} is never equal to what is always one of {allowed}",
+            wanted.named_values()
+        ),
+    )
 }

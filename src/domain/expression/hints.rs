@@ -24,14 +24,20 @@ pub(super) fn of_syntax(source: &str) -> String {
         let length = match first {
             '"' | '\'' => text_length(rest, first),
             'a'..='z' | 'A'..='Z' | '_' => {
-                let word: &str = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest);
+                let word: &str = rest
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap_or(rest);
                 if let Some(found) = of_word(word).filter(|_| before != '.') {
                     return found;
                 }
                 word.len()
             }
             _ => {
-                let sign = rest.split(|c: char| !"=&|<>!".contains(c)).next().unwrap_or("");
+                let sign = rest
+                    .split(|c: char| !"=&|<>!".contains(c))
+                    .next()
+                    .unwrap_or("");
                 let right = match sign {
                     "=" | "===" => "==",
                     "&" => "&&",

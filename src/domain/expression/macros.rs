@@ -26,17 +26,28 @@ impl<'e> Macro<'e> {
     pub fn of(made: &'e ComprehensionExpr) -> Option<Self> {
         let step = call(&made.loop_step)?;
         let (gives, condition, item) = match (&made.accu_init.expr, step.func_name.as_str()) {
-            (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_AND | operators::LOGICAL_OR) => {
-                (Gives::Bool, step.args.get(1), None)
+            (
+                Expr::Literal(LiteralValue::Boolean(_)),
+                operators::LOGICAL_AND | operators::LOGICAL_OR,
+            ) => (Gives::Bool, step.args.get(1), None),
+            (Expr::Literal(LiteralValue::Int(_)), operators::CONDITIONAL) => {
+                (Gives::Bool, step.args.first(), None)
             }
-            (Expr::Literal(LiteralValue::Int(_)), operators::CONDITIONAL) => (Gives::Bool, step.args.first(), None),
-            (Expr::List(_), operators::CONDITIONAL) => {
-                (Gives::List, step.args.first(), Some(collected(call(step.args.get(1)?)?)?))
-            }
+            (Expr::List(_), operators::CONDITIONAL) => (
+                Gives::List,
+                step.args.first(),
+                Some(collected(call(step.args.get(1)?)?)?),
+            ),
             (Expr::List(_), operators::ADD) => (Gives::List, None, Some(collected(step)?)),
             _ => return None,
         };
-        Some(Macro { gives, over: &made.iter_range, name: &made.iter_var, condition, item })
+        Some(Macro {
+            gives,
+            over: &made.iter_range,
+            name: &made.iter_var,
+            condition,
+            item,
+        })
     }
 }
 

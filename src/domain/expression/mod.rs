@@ -46,7 +46,8 @@ const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
 const PARSER_STACK_BYTES: usize = 32 * 1024 * 1024;
 
 /// The language without its extensions. The functions in it that JSON values have no use for are refused by the check.
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
+static ENV: LazyLock<Arc<Env>> =
+    LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
 
 /// What is wrong with an expression, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,18 +73,29 @@ pub type ResultTypes<'s> = dyn Fn(&str) -> Result<Type, String> + 's;
 
 impl Scope<'_> {
     /// The fields of the variable `task`.
-    pub const TASK_FIELDS: [&'static str; 5] = ["correlation_id", "namespace", "priority", "task_name", "version"];
+    pub const TASK_FIELDS: [&'static str; 5] = [
+        "correlation_id",
+        "namespace",
+        "priority",
+        "task_name",
+        "version",
+    ];
 
     fn task_fields(&self) -> BTreeMap<String, Type> {
         let kinds = |field| match field {
             "priority" => Kinds::INT,
             _ => Kinds::TEXT,
         };
-        Self::TASK_FIELDS.into_iter().map(|field| (field.to_owned(), Type::of(kinds(field)))).collect()
+        Self::TASK_FIELDS
+            .into_iter()
+            .map(|field| (field.to_owned(), Type::of(kinds(field))))
+            .collect()
     }
 
     fn variables(&self) -> impl Iterator<Item = &'static str> + use<> {
-        ["context", "task"].into_iter().chain(self.results.map(|_| "results"))
+        ["context", "task"]
+            .into_iter()
+            .chain(self.results.map(|_| "results"))
     }
 }
 
@@ -115,7 +127,9 @@ impl EvaluationError {
     #[must_use]
     pub(crate) fn at(self, place: &str) -> Self {
         match self {
-            EvaluationError::Failed(why) => EvaluationError::Failed(cut(&format!("{place}: {why}"))),
+            EvaluationError::Failed(why) => {
+                EvaluationError::Failed(cut(&format!("{place}: {why}")))
+            }
             EvaluationError::TooCostly(error) => {
                 let what = cut(&format!("{place}: {}", error.what));
                 EvaluationError::TooCostly(TooCostly { what, ..error })
@@ -140,12 +154,27 @@ enum Variable<'v> {
 impl<'v> Values<'v> {
     /// Before any step has run. `task` has the fields that [`Scope::TASK_FIELDS`] lists.
     pub fn of_task(context: &'v Value, task: &'v Value, budget: &'v Budget) -> Self {
-        Values { context, task, results: None, budget }
+        Values {
+            context,
+            task,
+            results: None,
+            budget,
+        }
     }
 
     /// For a step.
-    pub fn of_step(context: &'v Value, task: &'v Value, results: &'v StepResults<'v>, budget: &'v Budget) -> Self {
-        Values { context, task, results: Some(results), budget }
+    pub fn of_step(
+        context: &'v Value,
+        task: &'v Value,
+        results: &'v StepResults<'v>,
+        budget: &'v Budget,
+    ) -> Self {
+        Values {
+            context,
+            task,
+            results: Some(results),
+            budget,
+        }
     }
 
     fn get(&self, variable: &str) -> Option<Variable<'v>> {
@@ -191,18 +220,31 @@ impl fmt::Display for Expression {
 impl Parsed {
     /// Reads `source`, in a thread with a stack that is large enough for the parser.
     pub fn of(source: &str) -> Result<Parsed, ExpressionProblem> {
-        let start = |message: String| ExpressionProblem { line: 1, column: 1, message };
+        let start = |message: String| ExpressionProblem {
+            line: 1,
+            column: 1,
+            message,
+        };
         if source.len() > MAX_EXPRESSION_BYTES {
             let bytes = source.len();
-            let message = format!("the expression has {bytes} bytes, but at most {MAX_EXPRESSION_BYTES} are allowed");
+            let message = format!(
+                "the expression has {bytes} bytes, but at most {MAX_EXPRESSION_BYTES} are allowed"
+            );
             return Err(start(message));
         }
         std::thread::scope(|scope| {
-            let parser = std::thread::Builder::new().name("expression".into()).stack_size(PARSER_STACK_BYTES);
-            match parser.spawn_scoped(scope, || parse(source)).map(std::thread::ScopedJoinHandle::join) {
+            let parser = std::thread::Builder::new()
+                .name("expression".into())
+                .stack_size(PARSER_STACK_BYTES);
+            match parser
+                .spawn_scoped(scope, || parse(source))
+                .map(std::thread::ScopedJoinHandle::join)
+            {
                 Ok(Ok(parsed)) => parsed,
                 Ok(Err(_)) => Err(start("the expression cannot be read".into())),
-                Err(error) => Err(start(format!("no thread could be started to read the expression: {error}"))),
+                Err(error) => Err(start(format!(
+                    "no thread could be started to read the expression: {error}"
+                ))),
             }
         })
     }
@@ -210,8 +252,15 @@ impl Parsed {
     fn check(self, scope: &Scope<'_>, condition: bool) -> Result<Expression, ExpressionProblem> {
         let found = check::check(&self.0.expr, scope).map_err(|fault| self.place(fault))?;
         if condition && !found.kinds.has(Kinds::BOOL) {
-            let message = format!("expected a condition, which is true or false, found {}", found.kinds.describe());
-            return Err(ExpressionProblem { line: 1, column: 1, message });
+            let message = format!(
+                "expected a condition, which is true or false, found {}",
+                found.kinds.describe()
+            );
+            return Err(ExpressionProblem {
+                line: 1,
+                column: 1,
+                message,
+            });
         }
         Ok(Expression(self))
     }
@@ -227,9 +276,17 @@ impl Parsed {
     }
 
     fn place(&self, fault: Fault) -> ExpressionProblem {
-        let offset = self.0.places.offset_for(fault.id).map_or(0, |(start, _)| start as usize);
+        let offset = self
+            .0
+            .places
+            .offset_for(fault.id)
+            .map_or(0, |(start, _)| start as usize);
         let (line, column) = line_and_column(&self.0.source, offset);
-        ExpressionProblem { line, column, message: fault.message }
+        ExpressionProblem {
+            line,
+            column,
+            message: fault.message,
+        }
     }
 }
 
@@ -274,7 +331,9 @@ impl Expression {
     pub fn holds(&self, values: &Values<'_>) -> Result<bool, EvaluationError> {
         match self.value(values)? {
             Value::Bool(holds) => Ok(holds),
-            other => Err(format!("expected true or false, found {}", cut(&other.to_string())).into()),
+            other => {
+                Err(format!("expected true or false, found {}", cut(&other.to_string())).into())
+            }
         }
     }
 
@@ -295,7 +354,8 @@ impl Expression {
             }
         }
         self.spend(values, bounds::cost(&tree.expr, &|name| values.get(name)))?;
-        let value = cel::Value::resolve(&tree.expr, &context).map_err(|error| self.explain(&error, values))?;
+        let value = cel::Value::resolve(&tree.expr, &context)
+            .map_err(|error| self.explain(&error, values))?;
         Ok(values::to_json(&value)?)
     }
 
@@ -320,20 +380,35 @@ impl Expression {
 
     /// The value of `a.b.c`, as it is.
     fn plain(&self, path: &[String], values: &Values<'_>) -> Result<Value, EvaluationError> {
-        let [root, fields @ ..] = path else { return Ok(Value::Null) };
+        let [root, fields @ ..] = path else {
+            return Ok(Value::Null);
+        };
         let root = values.get(root).unwrap_or(Variable::Document(&Value::Null));
         if let Some((_, _, why)) = reads::missing(path, root) {
             return Err(cut(&why).into());
         }
         let value = match (root, fields) {
-            (Variable::Document(value), fields) => fields.iter().fold(value, |value, field| &value[field.as_str()]),
+            (Variable::Document(value), fields) => fields
+                .iter()
+                .fold(value, |value, field| &value[field.as_str()]),
             (Variable::Results(results), [step, fields @ ..]) => {
                 let result = results.get(step.as_str()).copied().unwrap_or(&Value::Null);
-                fields.iter().fold(result, |value, field| &value[field.as_str()])
+                fields
+                    .iter()
+                    .fold(result, |value, field| &value[field.as_str()])
             }
             (Variable::Results(_), []) => &Value::Null,
         };
-        self.spend(values, bounds::size(Variable::Document(value), &Reads { whole: true, ..Reads::default() }))?;
+        self.spend(
+            values,
+            bounds::size(
+                Variable::Document(value),
+                &Reads {
+                    whole: true,
+                    ..Reads::default()
+                },
+            ),
+        )?;
         Ok(value.clone())
     }
 
@@ -346,7 +421,9 @@ impl Expression {
         };
         let mut paths = Vec::new();
         self.0.0.reads.paths(&mut Vec::new(), &mut paths);
-        let found = paths.iter().filter_map(|path| reads::missing(path, values.get(path.first()?)?));
+        let found = paths
+            .iter()
+            .filter_map(|path| reads::missing(path, values.get(path.first()?)?));
         let reason = found.filter(|(name, is_map, _)| match wanted {
             Some(wanted) => *is_map && name == wanted,
             None => !is_map,
@@ -366,7 +443,13 @@ fn parse(source: &str) -> Result<Parsed, ExpressionProblem> {
         Ok((expr, places)) => {
             let path = reads::path(&expr).map(|path| path.into_iter().map(str::to_owned).collect());
             let reads = Reads::of(&expr);
-            Ok(Parsed(Arc::new(Tree { source: source.to_owned(), expr, places, reads, path })))
+            Ok(Parsed(Arc::new(Tree {
+                source: source.to_owned(),
+                expr,
+                places,
+                reads,
+                path,
+            })))
         }
         Err(errors) => Err(syntax_problem(source, &errors)),
     }
@@ -375,10 +458,17 @@ fn parse(source: &str) -> Result<Parsed, ExpressionProblem> {
 /// The first error; those after it are often only its consequences.
 fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem {
     let Some(error) = errors.errors.first() else {
-        return ExpressionProblem { line: 1, column: 1, message: "the expression cannot be read".into() };
+        return ExpressionProblem {
+            line: 1,
+            column: 1,
+            message: "the expression cannot be read".into(),
+        };
     };
     let position = |at: isize| u32::try_from(at.max(1)).unwrap_or(u32::MAX);
-    let text = error.msg.strip_prefix("Syntax error: ").unwrap_or(&error.msg);
+    let text = error
+        .msg
+        .strip_prefix("Syntax error: ")
+        .unwrap_or(&error.msg);
     let message = if source.trim().is_empty() {
         "expected an expression, found nothing".into()
     } else if text.contains("Recursion limit") {
@@ -386,9 +476,16 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
     } else {
         // The list of everything that could have come instead helps nobody.
         let short = text.split(" expecting {").next().unwrap_or(text);
-        cut(&format!("expected an expression in CEL: {short}{}", hints::of_syntax(source)))
+        cut(&format!(
+            "expected an expression in CEL: {short}{}",
+            hints::of_syntax(source)
+        ))
     };
-    ExpressionProblem { line: position(error.pos.0), column: position(error.pos.1), message }
+    ExpressionProblem {
+        line: position(error.pos.0),
+        column: position(error.pos.1),
+        message,
+    }
 }
 
 /// Both from 1, of a place that counts bytes from 0.
@@ -396,7 +493,11 @@ pub(super) fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let (mut line, mut column) = (1, 1);
     for (_, char) in source.char_indices().take_while(|(at, _)| *at < offset) {
-        (line, column) = if char == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        (line, column) = if char == '\n' {
+            (line + 1, 1)
+        } else {
+            (line, column + 1)
+        };
     }
     (count(line), count(column))
 }

@@ -17,7 +17,10 @@ pub(super) struct Reads {
 }
 
 /// Reads all of it.
-static WHOLE: Reads = Reads { whole: true, parts: BTreeMap::new() };
+static WHOLE: Reads = Reads {
+    whole: true,
+    parts: BTreeMap::new(),
+};
 
 impl Reads {
     pub fn of(expr: &IdedExpr) -> Reads {
@@ -39,7 +42,12 @@ impl Reads {
                 }
                 None => self.visit(&select.operand),
             },
-            Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).for_each(|part| self.visit(part)),
+            Expr::Call(call) => call
+                .target
+                .as_deref()
+                .into_iter()
+                .chain(&call.args)
+                .for_each(|part| self.visit(part)),
             Expr::List(list) => list.elements.iter().for_each(|part| self.visit(part)),
             Expr::Map(map) => super::entries(map).for_each(|(key, value)| {
                 self.visit(key);
@@ -59,7 +67,11 @@ impl Reads {
 
     /// What is read of the part with this name; None when nothing is.
     pub fn of_part(&self, name: &str) -> Option<&Reads> {
-        if self.whole { Some(&WHOLE) } else { self.parts.get(name) }
+        if self.whole {
+            Some(&WHOLE)
+        } else {
+            self.parts.get(name)
+        }
     }
 
     /// The paths to everything that is read.
@@ -75,7 +87,9 @@ impl Reads {
     }
 
     fn add(&mut self, path: &[&str], whole: bool) {
-        let place = path.iter().fold(self, |place, name| place.parts.entry((*name).to_owned()).or_default());
+        let place = path.iter().fold(self, |place, name| {
+            place.parts.entry((*name).to_owned()).or_default()
+        });
         place.whole |= whole;
     }
 }
@@ -105,12 +119,24 @@ pub(super) fn missing(path: &[String], root: Variable<'_>) -> Option<(String, bo
             Variable::Document(Value::Object(map)) => map.get(field),
             Variable::Results(results) => results.get(field.as_str()).copied(),
             Variable::Document(other) => {
-                let what = if other.is_null() { "is null" } else { "is not a map" };
-                return Some((field.clone(), false, format!("`{name}` {what}, so it has no field `{field}`")));
+                let what = if other.is_null() {
+                    "is null"
+                } else {
+                    "is not a map"
+                };
+                return Some((
+                    field.clone(),
+                    false,
+                    format!("`{name}` {what}, so it has no field `{field}`"),
+                ));
             }
         };
         let Some(next) = next else {
-            return Some((field.clone(), true, format!("`{name}` has no field `{field}`")));
+            return Some((
+                field.clone(),
+                true,
+                format!("`{name}` has no field `{field}`"),
+            ));
         };
         value = Variable::Document(next);
         name = format!("{name}.{field}");

@@ -120,40 +120,68 @@ pub(super) struct Fields {
 
 impl Type {
     /// Anything.
-    pub(super) const ANY: Type = Type { kinds: Kinds::ANY, values: None, item: None, fields: None };
+    pub(super) const ANY: Type = Type {
+        kinds: Kinds::ANY,
+        values: None,
+        item: None,
+        fields: None,
+    };
 
     pub(super) fn of(kinds: Kinds) -> Type {
         Type { kinds, ..Type::ANY }
     }
 
     pub(super) fn list(item: Type) -> Type {
-        Type { item: Some(Arc::new(item)), ..Type::of(Kinds::LIST) }
+        Type {
+            item: Some(Arc::new(item)),
+            ..Type::of(Kinds::LIST)
+        }
     }
 
     /// A map of exactly these fields.
     pub(super) fn record(known: BTreeMap<String, Type>) -> Type {
-        Type { fields: Some(Arc::new(Fields { known, others: None })), ..Type::of(Kinds::MAP) }
+        Type {
+            fields: Some(Arc::new(Fields {
+                known,
+                others: None,
+            })),
+            ..Type::of(Kinds::MAP)
+        }
     }
 
     pub(super) fn constant(value: &Value) -> Type {
-        Type { values: Some(Arc::new(vec![value.clone()])), ..Type::of(Kinds::of_value(value)) }
+        Type {
+            values: Some(Arc::new(vec![value.clone()])),
+            ..Type::of(Kinds::of_value(value))
+        }
     }
 
     /// What a JSON Schema says about the values that fit it.
     pub fn of_schema(schema: &Value) -> Type {
         let schema = crate::domain::schema::flattened(schema);
-        Reader { root: &schema, parts: 0, open: BTreeSet::new() }.read(&schema)
+        Reader {
+            root: &schema,
+            parts: 0,
+            open: BTreeSet::new(),
+        }
+        .read(&schema)
     }
 
     /// A context, which is always a map.
     pub fn of_context(schema: Option<&Value>) -> Type {
-        schema.map_or(Type::ANY, Type::of_schema).both(&Type::of(Kinds::MAP))
+        schema
+            .map_or(Type::ANY, Type::of_schema)
+            .both(&Type::of(Kinds::MAP))
     }
 
     /// Or null.
     pub(super) fn nullable(self) -> Type {
         let values = None;
-        Type { kinds: self.kinds.or(Kinds::NULL), values, ..self }
+        Type {
+            kinds: self.kinds.or(Kinds::NULL),
+            values,
+            ..self
+        }
     }
 
     pub(super) fn item(&self) -> Type {
@@ -200,8 +228,16 @@ impl Type {
         let Some(values) = &self.values else {
             return String::new();
         };
-        let more = if values.len() > MAX_NAMED { ", …" } else { "" };
-        let named: Vec<String> = values.iter().take(MAX_NAMED).map(|value| shorten(&value.to_string())).collect();
+        let more = if values.len() > MAX_NAMED {
+            ", …"
+        } else {
+            ""
+        };
+        let named: Vec<String> = values
+            .iter()
+            .take(MAX_NAMED)
+            .map(|value| shorten(&value.to_string()))
+            .collect();
         format!("{}{more}", named.join(", "))
     }
 }
@@ -210,7 +246,10 @@ impl Fields {
     fn join(&mut self, other: &Fields, join: fn(Type, &Type) -> Type) {
         for (name, new) in &other.known {
             let old = self.known.remove(name);
-            self.known.insert(name.clone(), old.map_or_else(|| new.clone(), |old| join(old, new)));
+            self.known.insert(
+                name.clone(),
+                old.map_or_else(|| new.clone(), |old| join(old, new)),
+            );
         }
         self.others = match (self.others.take(), &other.others) {
             (Some(own), Some(more)) => Some(join(own, more)),
@@ -236,7 +275,11 @@ impl<'s> Reader<'s> {
             return Type::ANY;
         }
         let mut found = self.own(schema);
-        for part in self.referred(schema).into_iter().chain(self.all(schema, &["allOf"])) {
+        for part in self
+            .referred(schema)
+            .into_iter()
+            .chain(self.all(schema, &["allOf"]))
+        {
             found = found.both(&part);
         }
         for word in ["anyOf", "oneOf"] {
@@ -246,19 +289,42 @@ impl<'s> Reader<'s> {
             }
         }
         // These hold for some values only, but the fields that they list are fields that there may be.
-        let mut sometimes: Vec<&Value> = ["if", "then", "else"].iter().filter_map(|word| schema.get(*word)).collect();
-        sometimes.extend(schema.get("dependentSchemas").and_then(Value::as_object).into_iter().flat_map(Map::values));
+        let mut sometimes: Vec<&Value> = ["if", "then", "else"]
+            .iter()
+            .filter_map(|word| schema.get(*word))
+            .collect();
+        sometimes.extend(
+            schema
+                .get("dependentSchemas")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(Map::values),
+        );
         for part in sometimes {
-            let Some(fields) = self.read(part).fields.filter(|_| found.fields.is_some()) else { continue };
-            let names = fields.known.keys().map(|name| (name.clone(), Type::ANY)).collect();
-            let part = Type { fields: Some(Arc::new(Fields { known: names, others: None })), ..Type::ANY };
+            let Some(fields) = self.read(part).fields.filter(|_| found.fields.is_some()) else {
+                continue;
+            };
+            let names = fields
+                .known
+                .keys()
+                .map(|name| (name.clone(), Type::ANY))
+                .collect();
+            let part = Type {
+                fields: Some(Arc::new(Fields {
+                    known: names,
+                    others: None,
+                })),
+                ..Type::ANY
+            };
             found = found.both(&part);
         }
         found
     }
 
     fn all(&mut self, schema: &'s Map<String, Value>, words: &[&str]) -> Vec<Type> {
-        let lists = words.iter().filter_map(|word| schema.get(*word)?.as_array());
+        let lists = words
+            .iter()
+            .filter_map(|word| schema.get(*word)?.as_array());
         lists.flatten().map(|part| self.read(part)).collect()
     }
 
@@ -277,9 +343,11 @@ impl<'s> Reader<'s> {
     fn own(&mut self, schema: &'s Map<String, Value>) -> Type {
         let kinds = match schema.get("type") {
             Some(Value::String(word)) => Kinds::of_word(word),
-            Some(Value::Array(words)) => {
-                words.iter().filter_map(Value::as_str).map(Kinds::of_word).fold(Kinds::NONE, Kinds::or)
-            }
+            Some(Value::Array(words)) => words
+                .iter()
+                .filter_map(Value::as_str)
+                .map(Kinds::of_word)
+                .fold(Kinds::NONE, Kinds::or),
             _ => Kinds::ANY,
         };
         let values: Option<Arc<Vec<Value>>> = match (schema.get("const"), schema.get("enum")) {
@@ -287,26 +355,53 @@ impl<'s> Reader<'s> {
             (None, Some(Value::Array(values))) => Some(Arc::new(values.clone())),
             _ => None,
         };
-        let of_values = values.as_ref().map(|values| values.iter().map(Kinds::of_value).fold(Kinds::NONE, Kinds::or));
+        let of_values = values.as_ref().map(|values| {
+            values
+                .iter()
+                .map(Kinds::of_value)
+                .fold(Kinds::NONE, Kinds::or)
+        });
         let item = match schema.get("items") {
-            Some(items @ Value::Object(_)) if !schema.contains_key("prefixItems") => Some(Arc::new(self.read(items))),
+            Some(items @ Value::Object(_)) if !schema.contains_key("prefixItems") => {
+                Some(Arc::new(self.read(items)))
+            }
             _ => None,
         };
-        Type { kinds: kinds.and(of_values.unwrap_or(Kinds::ANY)), values, item, fields: self.fields(schema) }
+        Type {
+            kinds: kinds.and(of_values.unwrap_or(Kinds::ANY)),
+            values,
+            item,
+            fields: self.fields(schema),
+        }
     }
 
     /// A map with listed fields has no others, unless the schema says so itself.
     fn fields(&mut self, schema: &'s Map<String, Value>) -> Option<Arc<Fields>> {
         let listed = schema.get("properties").and_then(Value::as_object);
-        let other = ["additionalProperties", "unevaluatedProperties"].iter().find_map(|word| schema.get(*word));
-        let patterns = schema.get("patternProperties").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
-        if listed.is_none_or(Map::is_empty) && matches!(other, None | Some(Value::Bool(true))) || self.parts > MAX_PARTS
+        let other = ["additionalProperties", "unevaluatedProperties"]
+            .iter()
+            .find_map(|word| schema.get(*word));
+        let patterns = schema
+            .get("patternProperties")
+            .and_then(Value::as_object)
+            .is_some_and(|map| !map.is_empty());
+        if listed.is_none_or(Map::is_empty) && matches!(other, None | Some(Value::Bool(true)))
+            || self.parts > MAX_PARTS
         {
             return None;
         }
-        let mut known: BTreeMap<String, Type> =
-            listed.into_iter().flatten().map(|(name, part)| (name.clone(), self.read(part))).collect();
-        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        let mut known: BTreeMap<String, Type> = listed
+            .into_iter()
+            .flatten()
+            .map(|(name, part)| (name.clone(), self.read(part)))
+            .collect();
+        for name in schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             known.entry(name.to_owned()).or_insert(Type::ANY);
         }
         let others = match other {

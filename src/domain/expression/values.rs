@@ -38,17 +38,36 @@ impl fmt::Display for Path<'_> {
 ///
 /// # Errors
 /// A number that the language cannot hold.
-pub(super) fn to_cel(variable: Variable<'_>, name: &str, reads: &Reads) -> Result<cel::Value, String> {
-    let path = Path { above: None, name: Name::Field(name) };
+pub(super) fn to_cel(
+    variable: Variable<'_>,
+    name: &str,
+    reads: &Reads,
+) -> Result<cel::Value, String> {
+    let path = Path {
+        above: None,
+        name: Name::Field(name),
+    };
     match variable {
         Variable::Document(value) => part(value, reads, path),
         Variable::Results(results) => {
             let read = results.iter().filter_map(|(step, value)| {
                 let reads = reads.of_part(step)?;
-                Some((*step, part(value, reads, Path { above: Some(&path), name: Name::Field(step) })))
+                Some((
+                    *step,
+                    part(
+                        value,
+                        reads,
+                        Path {
+                            above: Some(&path),
+                            name: Name::Field(step),
+                        },
+                    ),
+                ))
             });
             let entries = read.map(|(step, value)| Ok((step.to_owned(), value?)));
-            Ok(cel::Value::from(entries.collect::<Result<HashMap<String, cel::Value>, String>>()?))
+            Ok(cel::Value::from(
+                entries.collect::<Result<HashMap<String, cel::Value>, String>>()?,
+            ))
         }
     }
 }
@@ -57,11 +76,26 @@ fn part(value: &Value, reads: &Reads, path: Path<'_>) -> Result<cel::Value, Stri
     match value {
         _ if reads.whole => whole(value, path),
         Value::Object(map) => {
-            let read = reads.parts.iter().filter_map(|(name, reads)| Some((name, map.get(name)?, reads)));
+            let read = reads
+                .parts
+                .iter()
+                .filter_map(|(name, reads)| Some((name, map.get(name)?, reads)));
             let entries = read.map(|(name, value, reads)| {
-                Ok((name.clone(), part(value, reads, Path { above: Some(&path), name: Name::Field(name) })?))
+                Ok((
+                    name.clone(),
+                    part(
+                        value,
+                        reads,
+                        Path {
+                            above: Some(&path),
+                            name: Name::Field(name),
+                        },
+                    )?,
+                ))
             });
-            Ok(cel::Value::from(entries.collect::<Result<HashMap<String, cel::Value>, String>>()?))
+            Ok(cel::Value::from(
+                entries.collect::<Result<HashMap<String, cel::Value>, String>>()?,
+            ))
         }
         Value::Null => Ok(cel::Value::Null),
         // Something that has no fields.
@@ -70,18 +104,26 @@ fn part(value: &Value, reads: &Reads, path: Path<'_>) -> Result<cel::Value, Stri
 }
 
 fn whole(value: &Value, path: Path<'_>) -> Result<cel::Value, String> {
-    let below = |name| Path { above: Some(&path), name };
+    let below = |name| Path {
+        above: Some(&path),
+        name,
+    };
     Ok(match value {
         Value::Null => cel::Value::Null,
         Value::Bool(value) => cel::Value::Bool(*value),
         Value::Number(number) => number_to_cel(number, path)?,
         Value::String(text) => cel::Value::from(text.as_str()),
         Value::Array(items) => {
-            let items = items.iter().enumerate().map(|(index, item)| whole(item, below(Name::Item(index))));
+            let items = items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| whole(item, below(Name::Item(index))));
             cel::Value::List(items.collect::<Result<Vec<_>, _>>()?.into())
         }
         Value::Object(map) => {
-            let entries = map.iter().map(|(key, value)| Ok((key.clone(), whole(value, below(Name::Field(key)))?)));
+            let entries = map
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), whole(value, below(Name::Field(key)))?)));
             cel::Value::from(entries.collect::<Result<HashMap<String, cel::Value>, String>>()?)
         }
     })
@@ -104,7 +146,11 @@ fn number_to_cel(number: &Number, path: Path<'_>) -> Result<cel::Value, String> 
             } else {
                 "a number with a fraction or an exponent is below 2^53"
             };
-            Err(format!("`{}` is {}, but in an expression {limit}", shorten(&path.to_string()), shorten(text)))
+            Err(format!(
+                "`{}` is {}, but in an expression {limit}",
+                shorten(&path.to_string()),
+                shorten(text)
+            ))
         }
     }
 }
@@ -119,17 +165,31 @@ pub(super) fn to_json(value: &cel::Value) -> Result<Value, String> {
         cel::Value::UInt(value) => Value::from(*value),
         cel::Value::Float(value) => match Number::from_f64(*value) {
             Some(number) => Value::Number(number),
-            None => return Err(format!("it comes to {value}, which is not a number in JSON")),
+            None => {
+                return Err(format!(
+                    "it comes to {value}, which is not a number in JSON"
+                ));
+            }
         },
         cel::Value::String(text) => Value::String(text.to_string()),
-        cel::Value::List(items) => Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
+        cel::Value::List(items) => {
+            Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?)
+        }
         cel::Value::Map(map) => {
-            let entries = map.map.iter().map(|(key, value)| Ok((key.to_string(), to_json(value)?)));
+            let entries = map
+                .map
+                .iter()
+                .map(|(key, value)| Ok((key.to_string(), to_json(value)?)));
             let mut entries: Vec<(String, Value)> = entries.collect::<Result<_, String>>()?;
             // The language keeps no order, and the same values have to give the same text.
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             Value::Object(Map::from_iter(entries))
         }
-        other => return Err(format!("it comes to a {}, which JSON does not have", other.type_of())),
+        other => {
+            return Err(format!(
+                "it comes to a {}, which JSON does not have",
+                other.type_of()
+            ));
+        }
     })
 }

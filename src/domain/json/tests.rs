@@ -36,25 +36,70 @@ fn every_json_value_passes() {
 #[test]
 fn an_error_says_where_and_what_was_expected() {
     let cases = [
-        ("", "line 1, column 1 (byte 0): expected a value, but the document ends"),
-        ("  \n ", "line 2, column 2 (byte 4): expected a value, but the document ends"),
+        (
+            "",
+            "line 1, column 1 (byte 0): expected a value, but the document ends",
+        ),
+        (
+            "  \n ",
+            "line 2, column 2 (byte 4): expected a value, but the document ends",
+        ),
         ("nul", "line 1, column 1 (byte 0): expected a value"),
         ("[1,]", "line 1, column 4 (byte 3): expected a value"),
         ("[1 2]", "line 1, column 4 (byte 3): expected `,` or `]`"),
         ("[1}", "line 1, column 3 (byte 2): expected `,` or `]`"),
-        ("[", "line 1, column 2 (byte 1): expected a value, but the document ends"),
-        ("{\"a\":1,}", "line 1, column 8 (byte 7): expected a key in double quotes"),
-        ("{a:1}", "line 1, column 2 (byte 1): expected a key in double quotes"),
-        ("{\"a\" 1}", "line 1, column 6 (byte 5): expected `:` after the key"),
-        ("{\"é\":1\n", "line 2, column 1 (byte 8): expected `,` or `}`, but the document ends"),
-        ("1 2", "line 1, column 3 (byte 2): expected the end of the document"),
-        ("\"é", "line 1, column 3 (byte 3): expected the closing `\"` of a string, but the document ends"),
-        ("\"a\tb\"", "line 1, column 3 (byte 2): a control character in a string must be escaped"),
-        ("\"\\x\"", "line 1, column 2 (byte 1): expected one of the escapes"),
-        ("\"\\u12g4\"", "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u"),
-        ("\"\\u12", "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u"),
-        ("01", "line 1, column 2 (byte 1): a number must not start with 0 and another digit"),
-        ("-", "line 1, column 2 (byte 1): expected a digit, but the document ends"),
+        (
+            "[",
+            "line 1, column 2 (byte 1): expected a value, but the document ends",
+        ),
+        (
+            "{\"a\":1,}",
+            "line 1, column 8 (byte 7): expected a key in double quotes",
+        ),
+        (
+            "{a:1}",
+            "line 1, column 2 (byte 1): expected a key in double quotes",
+        ),
+        (
+            "{\"a\" 1}",
+            "line 1, column 6 (byte 5): expected `:` after the key",
+        ),
+        (
+            "{\"é\":1\n",
+            "line 2, column 1 (byte 8): expected `,` or `}`, but the document ends",
+        ),
+        (
+            "1 2",
+            "line 1, column 3 (byte 2): expected the end of the document",
+        ),
+        (
+            "\"é",
+            "line 1, column 3 (byte 3): expected the closing `\"` of a string, but the document ends",
+        ),
+        (
+            "\"a\tb\"",
+            "line 1, column 3 (byte 2): a control character in a string must be escaped",
+        ),
+        (
+            "\"\\x\"",
+            "line 1, column 2 (byte 1): expected one of the escapes",
+        ),
+        (
+            "\"\\u12g4\"",
+            "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u",
+        ),
+        (
+            "\"\\u12",
+            "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u",
+        ),
+        (
+            "01",
+            "line 1, column 2 (byte 1): a number must not start with 0 and another digit",
+        ),
+        (
+            "-",
+            "line 1, column 2 (byte 1): expected a digit, but the document ends",
+        ),
         ("1.", "line 1, column 3 (byte 2): expected a digit"),
         ("1e+", "line 1, column 4 (byte 3): expected a digit"),
         ("+1", "line 1, column 1 (byte 0): expected a value"),
@@ -71,7 +116,12 @@ fn what_jsonb_cannot_hold_is_refused() {
     for text in [r#""\u0000""#, r#"{"a\u0000":1}"#, r#"["\\\u0000"]"#] {
         assert!(problem(text).contains("\\u0000 cannot be stored"), "{text}");
     }
-    for text in [r#""\ud800""#, r#""\ud800\ud800""#, r#""\ud800x\udc00""#, r#""\ud800\n""#] {
+    for text in [
+        r#""\ud800""#,
+        r#""\ud800\ud800""#,
+        r#""\ud800x\udc00""#,
+        r#""\ud800\n""#,
+    ] {
         assert!(problem(text).contains("expected the low half"), "{text}");
     }
     assert!(problem(r#""\udc00\ud800""#).contains("without its high half"));
@@ -95,7 +145,10 @@ fn size_is_bounded() {
     let text = "[\"é\"]";
     assert_eq!(check_document(text, text.len()), Ok(()));
     let error = check_document(text, text.len() - 3).expect_err("too long");
-    assert_eq!(error.message, "the document has 6 bytes, but at most 3 are allowed");
+    assert_eq!(
+        error.message,
+        "the document has 6 bytes, but at most 3 are allowed"
+    );
     assert_eq!(error.offset, 2, "positions stay on character boundaries");
 }
 
@@ -104,8 +157,17 @@ fn numbers_are_bounded() {
     for text in ["1e4095", "-1e4095", "1e-4096", "0.1e-4095", "1E+10"] {
         assert_eq!(check_document(text, KIB), Ok(()), "{text}");
     }
-    for text in ["1e4096", "10e4095", "1e-4097", "0.1e-4096", "1e99999999999999999999"] {
-        assert!(problem(text).ends_with("the number has more than 4096 digits"), "{text}");
+    for text in [
+        "1e4096",
+        "10e4095",
+        "1e-4097",
+        "0.1e-4096",
+        "1e99999999999999999999",
+    ] {
+        assert!(
+            problem(text).ends_with("the number has more than 4096 digits"),
+            "{text}"
+        );
     }
     let digits = "9".repeat(MAX_NUMBER_DIGITS);
     assert_eq!(check_document(&digits, usize::MAX), Ok(()));
@@ -116,7 +178,12 @@ fn numbers_are_bounded() {
 fn an_object_is_told_from_other_documents() {
     assert_eq!(check_object(" {} ", KIB), Ok(()));
     for text in ["[]", " null", "\"{}\""] {
-        assert!(check_object(text, KIB).expect_err(text).message.contains("expected an object"));
+        assert!(
+            check_object(text, KIB)
+                .expect_err(text)
+                .message
+                .contains("expected an object")
+        );
     }
     assert!(check_object("{", KIB).is_err());
 }
@@ -133,15 +200,24 @@ fn parsing_keeps_digits_order_and_characters() {
 
 #[test]
 fn a_key_appears_once_per_object() {
-    for text in [r#"{"a":{"b":1},"b":{"a":1,"b":[{"a":1},{"a":1}]}}"#, r#"[{"a":1},{"a":1}]"#, r#"{"a":1,"A":2,"":3}"#]
-    {
+    for text in [
+        r#"{"a":{"b":1},"b":{"a":1,"b":[{"a":1},{"a":1}]}}"#,
+        r#"[{"a":1},{"a":1}]"#,
+        r#"{"a":1,"A":2,"":3}"#,
+    ] {
         assert_eq!(check_document(text, KIB), Ok(()), "{text}");
     }
-    for (text, byte) in
-        [(r#"{"a":1,"a":2}"#, 7), (r#"{"a":{"x":{}},"\u0061":2}"#, 14), (r#"[{"b":1,"é":{},"é":0}]"#, 16)]
-    {
+    for (text, byte) in [
+        (r#"{"a":1,"a":2}"#, 7),
+        (r#"{"a":{"x":{}},"\u0061":2}"#, 14),
+        (r#"[{"b":1,"é":{},"é":0}]"#, 16),
+    ] {
         let expected = format!("(byte {byte}): the key appears twice in the same object");
-        assert!(problem(text).ends_with(&expected), "{text}: {}", problem(text));
+        assert!(
+            problem(text).ends_with(&expected),
+            "{text}: {}",
+            problem(text)
+        );
     }
 }
 

@@ -18,12 +18,21 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    const NONE: Bound = Bound { fixed: u64::MAX, per_byte: 0, per_square: 0, has_unique: false };
+    const NONE: Bound = Bound {
+        fixed: u64::MAX,
+        per_byte: 0,
+        per_square: 0,
+        has_unique: false,
+    };
 
     /// Of the whole schema.
     pub fn of(meter: &Meter) -> Bound {
-        let mut finder =
-            Finder { meter, known: vec![None; meter.nodes.len()], open: vec![false; meter.nodes.len()], work: 0 };
+        let mut finder = Finder {
+            meter,
+            known: vec![None; meter.nodes.len()],
+            open: vec![false; meter.nodes.len()],
+            work: 0,
+        };
         finder.visit(0)
     }
 
@@ -34,7 +43,9 @@ impl Bound {
         }
         let n = bytes as u64;
         let square = self.per_square.saturating_mul(n.saturating_mul(n));
-        self.fixed.saturating_add(self.per_byte.saturating_mul(n)).saturating_add(square)
+        self.fixed
+            .saturating_add(self.per_byte.saturating_mul(n))
+            .saturating_add(square)
     }
 
     fn and(self, other: Bound) -> Bound {
@@ -59,7 +70,11 @@ impl Bound {
     /// For each part of a value, of which each has this many bytes at least.
     fn each(self, bytes: u64) -> Bound {
         let per_byte = self.per_byte.saturating_add(self.fixed / bytes + 1);
-        Bound { fixed: self.fixed, per_byte, ..self }
+        Bound {
+            fixed: self.fixed,
+            per_byte,
+            ..self
+        }
     }
 }
 
@@ -90,22 +105,38 @@ impl Finder<'_> {
             bound = bound.and(self.mark(place));
         }
         // Each has bytes of its own.
-        let named = node.named.values().fold(Bound::default(), |sum, child| sum.beside(self.visit(*child)));
+        let named = node.named.values().fold(Bound::default(), |sum, child| {
+            sum.beside(self.visit(*child))
+        });
         bound = bound.and(named);
         for (_, child) in &node.dependent {
             bound = bound.and(self.visit(*child));
         }
         for (effort, child) in &node.patterns {
-            let name = Bound { fixed: effort.of(0), per_byte: 1 + effort.per_kib / 1024, ..Bound::default() };
+            let name = Bound {
+                fixed: effort.of(0),
+                per_byte: 1 + effort.per_kib / 1024,
+                ..Bound::default()
+            };
             bound = bound.and(name.and(self.visit(*child)).each(MEMBER_BYTES));
         }
-        for child in [node.additional, node.unevaluated_properties, node.property_names].into_iter().flatten() {
+        for child in [
+            node.additional,
+            node.unevaluated_properties,
+            node.property_names,
+        ]
+        .into_iter()
+        .flatten()
+        {
             bound = bound.and(self.visit(child).each(MEMBER_BYTES));
         }
         for child in &node.first_items {
             bound = bound.and(self.visit(*child));
         }
-        for child in [node.items, node.contains, node.unevaluated_items].into_iter().flatten() {
+        for child in [node.items, node.contains, node.unevaluated_items]
+            .into_iter()
+            .flatten()
+        {
             bound = bound.and(self.visit(child).each(ITEM_BYTES));
         }
         self.open[place] = false;
@@ -121,12 +152,27 @@ impl Finder<'_> {
         }
         let meter = self.meter;
         let node = &meter.nodes[place];
-        let mut bound = Bound { fixed: 1 + node.named.len() as u64, per_byte: 1, ..Bound::default() };
+        let mut bound = Bound {
+            fixed: 1 + node.named.len() as u64,
+            per_byte: 1,
+            ..Bound::default()
+        };
         for (effort, _) in &node.patterns {
-            let name = Bound { fixed: effort.of(0), per_byte: 1 + effort.per_kib / 1024, ..Bound::default() };
+            let name = Bound {
+                fixed: effort.of(0),
+                per_byte: 1 + effort.per_kib / 1024,
+                ..Bound::default()
+            };
             bound = bound.and(name.each(MEMBER_BYTES));
         }
-        for child in [node.unevaluated_properties, node.contains, node.unevaluated_items].into_iter().flatten() {
+        for child in [
+            node.unevaluated_properties,
+            node.contains,
+            node.unevaluated_items,
+        ]
+        .into_iter()
+        .flatten()
+        {
             bound = bound.and(self.visit(child).each(ITEM_BYTES));
         }
         for (_, child) in &node.dependent {
@@ -141,11 +187,20 @@ impl Finder<'_> {
 
 /// The keywords that hold no schemas.
 fn own(node: &Node) -> Bound {
-    let mut bound = Bound { fixed: node.fixed, per_byte: 1 + node.text_per_kib.div_ceil(1024), ..Bound::default() };
+    let mut bound = Bound {
+        fixed: node.fixed,
+        per_byte: 1 + node.text_per_kib.div_ceil(1024),
+        ..Bound::default()
+    };
     let mut numbers = node.numbers;
     if let Some(candidates) = &node.candidates {
         numbers += candidates.compared_numbers;
-        let kinds = [candidates.texts, candidates.numbers, candidates.lists, candidates.maps];
+        let kinds = [
+            candidates.texts,
+            candidates.numbers,
+            candidates.lists,
+            candidates.maps,
+        ];
         bound.fixed += 1 + kinds.into_iter().max().unwrap_or(0);
     }
     bound.fixed += numbers * NUMBER;

@@ -30,8 +30,10 @@ pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
     }
     let all = edges(places, |_| true);
     let group = strong_components(&all);
-    let branching =
-        places.iter().enumerate().filter(|(index, place)| recursive_branches(place, group[*index], &group) > 1);
+    let branching = places
+        .iter()
+        .enumerate()
+        .filter(|(index, place)| recursive_branches(place, group[*index], &group) > 1);
     problems.extend(branching.map(|(_, place)| SchemaProblem {
         pointer: place.pointer.clone(),
         message: "the schema contains itself in more than one way that can apply to the same value, so its cost would double \
@@ -42,27 +44,50 @@ pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
     let message = if whole.paths > MAX_SCHEMA_PATHS {
         format!("with its references followed, the schema has more than {MAX_SCHEMA_PATHS} parts")
     } else if whole.depth > MAX_SCHEMA_DEPTH {
-        format!("with its references followed, the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
+        format!(
+            "with its references followed, the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels"
+        )
     } else if measure(&same_value).depth > MAX_SAME_VALUE_DEPTH {
-        format!("more than {MAX_SAME_VALUE_DEPTH} schemas lead from one to the next for the same value")
+        format!(
+            "more than {MAX_SAME_VALUE_DEPTH} schemas lead from one to the next for the same value"
+        )
     } else if same_value_work(places, &same_value) > MAX_SAME_VALUE_WORK {
         format!("more than {MAX_SAME_VALUE_WORK} schemas apply to the same value")
     } else {
         return;
     };
-    problems.push(SchemaProblem { pointer: String::new(), message });
+    problems.push(SchemaProblem {
+        pointer: String::new(),
+        message,
+    });
 }
 
 fn edges(places: &[Place], wanted: impl Fn(Role) -> bool) -> Vec<Vec<usize>> {
-    let targets = |place: &Place| place.edges.iter().filter(|edge| wanted(edge.role)).map(|edge| edge.to).collect();
+    let targets = |place: &Place| {
+        place
+            .edges
+            .iter()
+            .filter(|edge| wanted(edge.role))
+            .map(|edge| edge.to)
+            .collect()
+    };
     places.iter().map(targets).collect()
 }
 
 fn loop_problem(places: &[Place], cycle: &[usize]) -> SchemaProblem {
-    let steps: Vec<String> =
-        cycle.iter().chain(cycle.first()).map(|place| format!("#{}", places[*place].pointer)).collect();
-    let message = format!("the schema refers to itself without reaching a value: {}", steps.join(" → "));
-    SchemaProblem { pointer: places[cycle[0]].pointer.clone(), message: cut(&message) }
+    let steps: Vec<String> = cycle
+        .iter()
+        .chain(cycle.first())
+        .map(|place| format!("#{}", places[*place].pointer))
+        .collect();
+    let message = format!(
+        "the schema refers to itself without reaching a value: {}",
+        steps.join(" → ")
+    );
+    SchemaProblem {
+        pointer: places[cycle[0]].pointer.clone(),
+        message: cut(&message),
+    }
 }
 
 /// How many edges that lead back to this place can apply to one and the same value.
@@ -101,12 +126,18 @@ fn measure(edges: &[Vec<usize>]) -> Size {
     let mut size = Size::default();
     for members in order.chunk_by(|a, b| group[*a] == group[*b]) {
         // A definition that nobody refers to is still compiled and counted.
-        let entering = members.iter().fold(0_u64, |sum, place| sum.saturating_add(ways[*place])).max(1);
+        let entering = members
+            .iter()
+            .fold(0_u64, |sum, place| sum.saturating_add(ways[*place]))
+            .max(1);
         let depth = members.iter().map(|place| above[*place]).max().unwrap_or(0) + members.len();
         size.depth = size.depth.max(depth);
         for place in members {
             size.paths = size.paths.saturating_add(entering);
-            for target in edges[*place].iter().filter(|target| group[**target] != group[*place]) {
+            for target in edges[*place]
+                .iter()
+                .filter(|target| group[**target] != group[*place])
+            {
                 ways[*target] = ways[*target].saturating_add(entering);
                 above[*target] = above[*target].max(depth);
             }
@@ -122,7 +153,9 @@ fn same_value_work(places: &[Place], edges: &[Vec<usize>]) -> u64 {
     order.sort_by_key(|place| std::cmp::Reverse(group[*place])); // From the ends up.
     let mut work = vec![0_u64; edges.len()];
     for place in order {
-        let below = edges[place].iter().fold(0_u64, |sum, target| sum.saturating_add(work[*target]));
+        let below = edges[place]
+            .iter()
+            .fold(0_u64, |sum, target| sum.saturating_add(work[*target]));
         let rounds = if places[place].looks_twice { 2 } else { 1 };
         work[place] = below.saturating_mul(rounds).saturating_add(1);
     }

@@ -34,7 +34,12 @@ pub(super) struct Filler<'s> {
 
 impl<'s> Filler<'s> {
     pub fn new(root: &'s Value, survey: &'s Survey, budget: &'s Budget) -> Self {
-        Filler { root, survey, budget, bytes_left: MAX_ADDED_BYTES }
+        Filler {
+            root,
+            survey,
+            budget,
+            bytes_left: MAX_ADDED_BYTES,
+        }
     }
 
     /// Adds to `value` the defaults of the schema at `pointer`: true when there were any.
@@ -45,7 +50,12 @@ impl<'s> Filler<'s> {
         }
     }
 
-    fn apply(&mut self, schema: &'s Value, value: &mut Value, depth: usize) -> Result<bool, FillError> {
+    fn apply(
+        &mut self,
+        schema: &'s Value,
+        value: &mut Value,
+        depth: usize,
+    ) -> Result<bool, FillError> {
         self.budget.spend(PLACE)?;
         let Value::Object(schema) = schema else {
             return Ok(false);
@@ -95,11 +105,25 @@ impl<'s> Filler<'s> {
     }
 
     /// `prefixItems` and `items`, or the list form of `items` and `additionalItems` in the older drafts.
-    fn items(&mut self, schema: &'s Map<String, Value>, items: &mut [Value], depth: usize) -> Result<bool, FillError> {
-        let old_form = keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
+    fn items(
+        &mut self,
+        schema: &'s Map<String, Value>,
+        items: &mut [Value],
+        depth: usize,
+    ) -> Result<bool, FillError> {
+        let old_form =
+            keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
         let (first, rest) = match schema.get("items") {
-            Some(Value::Array(first)) if old_form => (first.as_slice(), schema.get("additionalItems")),
-            rest => (schema.get("prefixItems").and_then(Value::as_array).map_or(&[][..], Vec::as_slice), rest),
+            Some(Value::Array(first)) if old_form => {
+                (first.as_slice(), schema.get("additionalItems"))
+            }
+            rest => (
+                schema
+                    .get("prefixItems")
+                    .and_then(Value::as_array)
+                    .map_or(&[][..], Vec::as_slice),
+                rest,
+            ),
         };
         let mut added = false;
         for (index, value) in items.iter_mut().enumerate() {
@@ -130,7 +154,9 @@ impl<'s> Filler<'s> {
     /// The schemas that hold for the same value whatever it is. There are no loops among them.
     fn beside(&self, schema: &'s Map<String, Value>) -> Vec<&'s Value> {
         let reference = |keyword: &&str| {
-            let target = self.survey.target(schema.get(*keyword)?.as_str()?, self.root)?;
+            let target = self
+                .survey
+                .target(schema.get(*keyword)?.as_str()?, self.root)?;
             self.root.pointer(&target)
         };
         let mut beside: Vec<&Value> = REFERENCES.iter().filter_map(reference).collect();

@@ -14,19 +14,31 @@ use super::pointer;
 
 /// The same schema with no identity below the top.
 pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
-    let mut finder = Finder { draft, resources: HashMap::new(), anchors: HashMap::new(), places: Vec::new(), inner: 0 };
+    let mut finder = Finder {
+        draft,
+        resources: HashMap::new(),
+        anchors: HashMap::new(),
+        places: Vec::new(),
+        inner: 0,
+    };
     let base = identity(root, draft).unwrap_or_default().to_owned();
-    finder.resources.insert(without_fragment(&base).to_owned(), String::new());
+    finder
+        .resources
+        .insert(without_fragment(&base).to_owned(), String::new());
     finder.visit(root, String::new(), &base, "");
     if finder.inner == 0 {
         return Cow::Borrowed(root);
     }
     let mut flat = root.clone();
     for place in &finder.places {
-        let Some(Value::Object(schema)) = flat.pointer_mut(&place.pointer) else { continue };
+        let Some(Value::Object(schema)) = flat.pointer_mut(&place.pointer) else {
+            continue;
+        };
         if !place.pointer.is_empty() {
             schema.shift_remove(word(draft));
-            let same_dialect = schema.get("$schema").is_some_and(|named| root.get("$schema") == Some(named));
+            let same_dialect = schema
+                .get("$schema")
+                .is_some_and(|named| root.get("$schema") == Some(named));
             if same_dialect {
                 schema.shift_remove("$schema");
             }
@@ -66,7 +78,8 @@ impl Finder {
         if let Some(id) = identity(schema, self.draft).filter(|_| !at.is_empty()) {
             self.inner += 1;
             if let Some(name) = id.strip_prefix('#') {
-                self.anchors.insert((base.clone(), name.to_owned()), at.clone());
+                self.anchors
+                    .insert((base.clone(), name.to_owned()), at.clone());
             } else {
                 base = join(&base, without_fragment(id));
                 top.clone_from(&at);
@@ -76,17 +89,25 @@ impl Finder {
         for (keyword, value) in map {
             let here = pointer::join(&at, keyword);
             match (keywords::shape(keyword, self.draft), value) {
-                (Some(Shape::One(_) | Shape::OneOrList(_)), Value::Object(_)) => self.visit(value, here, &base, &top),
+                (Some(Shape::One(_) | Shape::OneOrList(_)), Value::Object(_)) => {
+                    self.visit(value, here, &base, &top)
+                }
                 (Some(Shape::List(_) | Shape::OneOrList(_)), Value::Array(items)) => {
                     for (index, item) in items.iter().enumerate() {
                         self.visit(item, format!("{here}/{index}"), &base, &top);
                     }
                 }
-                (Some(Shape::Named(_)), Value::Object(named)) => self.named(named, &here, &base, &top),
+                (Some(Shape::Named(_)), Value::Object(named)) => {
+                    self.named(named, &here, &base, &top)
+                }
                 _ => {}
             }
         }
-        self.places.push(Place { pointer: at, base: without_fragment(&base).to_owned(), top });
+        self.places.push(Place {
+            pointer: at,
+            base: without_fragment(&base).to_owned(),
+            top,
+        });
     }
 
     fn named(&mut self, named: &Map<String, Value>, at: &str, base: &str, top: &str) {
@@ -127,7 +148,9 @@ fn without_fragment(uri: &str) -> &str {
 
 /// A relative URI, seen from another one.
 fn join(base: &str, uri: &str) -> String {
-    let has_scheme = uri.split_once(':').is_some_and(|(scheme, _)| !scheme.is_empty() && !scheme.contains(['/', '?']));
+    let has_scheme = uri
+        .split_once(':')
+        .is_some_and(|(scheme, _)| !scheme.is_empty() && !scheme.contains(['/', '?']));
     if has_scheme || base.is_empty() {
         return uri.to_owned();
     }

@@ -66,15 +66,17 @@ fn applicator(keyword: &str, draft: Draft) -> Option<Shape> {
 
 fn plain(keyword: &str, draft: Draft) -> bool {
     match keyword {
-        "$schema" | "$ref" | "type" | "enum" | "required" | "title" | "description" | "default" | "format"
-        | "pattern" | "multipleOf" | "maximum" | "exclusiveMaximum" | "minimum" | "exclusiveMinimum" | "maxLength"
-        | "minLength" | "maxItems" | "minItems" | "uniqueItems" | "maxProperties" | "minProperties" => true,
+        "$schema" | "$ref" | "type" | "enum" | "required" | "title" | "description" | "default"
+        | "format" | "pattern" | "multipleOf" | "maximum" | "exclusiveMaximum" | "minimum"
+        | "exclusiveMinimum" | "maxLength" | "minLength" | "maxItems" | "minItems"
+        | "uniqueItems" | "maxProperties" | "minProperties" => true,
         "id" => draft == Draft::Draft4,
         "$id" | "const" | "examples" => draft >= Draft::Draft6,
-        "$comment" | "readOnly" | "writeOnly" | "contentMediaType" | "contentEncoding" => draft >= Draft::Draft7,
-        "$anchor" | "$vocabulary" | "maxContains" | "minContains" | "dependentRequired" | "deprecated" => {
-            draft >= Draft::Draft201909
+        "$comment" | "readOnly" | "writeOnly" | "contentMediaType" | "contentEncoding" => {
+            draft >= Draft::Draft7
         }
+        "$anchor" | "$vocabulary" | "maxContains" | "minContains" | "dependentRequired"
+        | "deprecated" => draft >= Draft::Draft201909,
         "$recursiveRef" | "$recursiveAnchor" => draft == Draft::Draft201909,
         "$dynamicRef" | "$dynamicAnchor" => draft >= Draft::Draft202012,
         _ => is_note(keyword),
@@ -177,7 +179,9 @@ pub(super) fn all(draft: Draft) -> impl Iterator<Item = &'static str> {
         "unevaluatedProperties",
         "uniqueItems",
     ];
-    WORDS.into_iter().filter(move |word| shape(word, draft).is_some())
+    WORDS
+        .into_iter()
+        .filter(move |word| shape(word, draft).is_some())
 }
 
 #[cfg(test)]
@@ -186,13 +190,24 @@ mod tests {
 
     #[test]
     fn keywords_belong_to_drafts() {
-        assert_eq!(shape("items", Draft::Draft202012), Some(Shape::One(Role::Item)));
-        assert_eq!(shape("items", Draft::Draft7), Some(Shape::OneOrList(Role::Item)));
+        assert_eq!(
+            shape("items", Draft::Draft202012),
+            Some(Shape::One(Role::Item))
+        );
+        assert_eq!(
+            shape("items", Draft::Draft7),
+            Some(Shape::OneOrList(Role::Item))
+        );
         assert_eq!(shape("prefixItems", Draft::Draft7), None);
         assert_eq!(shape("additionalItems", Draft::Draft202012), None);
         assert_eq!(shape("const", Draft::Draft4), None);
         assert_eq!(shape("x-anything", Draft::Draft4), Some(Shape::Plain));
         assert_eq!(shape("nullable", Draft::Draft202012), None);
-        assert_eq!(all(Draft::Draft4).filter(|word| *word == "prefixItems").count(), 0);
+        assert_eq!(
+            all(Draft::Draft4)
+                .filter(|word| *word == "prefixItems")
+                .count(),
+            0
+        );
     }
 }

@@ -23,7 +23,11 @@ fn start(text: &impl fmt::Display) -> String {
     impl fmt::Write for Start {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             self.0.push_str(text);
-            if self.0.len() > MAX_WRITTEN_BYTES { Err(fmt::Error) } else { Ok(()) }
+            if self.0.len() > MAX_WRITTEN_BYTES {
+                Err(fmt::Error)
+            } else {
+                Ok(())
+            }
         }
     }
     let mut start = Start(String::new());
@@ -39,17 +43,30 @@ pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
         Value::Array(_) | Value::Object(_) => false,
     };
     let message = match error.kind() {
-        Kind::Required { property: Value::String(name) } => format!("the property {name:?} is required"),
+        Kind::Required {
+            property: Value::String(name),
+        } => format!("the property {name:?} is required"),
         Kind::FalseSchema => "the schema allows no value here".into(),
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            let names: Vec<String> = unexpected.iter().take(MAX_NAMES).map(|name| format!("{name:?}")).collect();
-            let more = if unexpected.len() > MAX_NAMES { ", …" } else { "" };
+            let names: Vec<String> = unexpected
+                .iter()
+                .take(MAX_NAMES)
+                .map(|name| format!("{name:?}"))
+                .collect();
+            let more = if unexpected.len() > MAX_NAMES {
+                ", …"
+            } else {
+                ""
+            };
             format!("the schema allows no property {}{more}", names.join(", "))
         }
         _ if short => start(error),
         _ => start(&error.masked_with("the value")),
     };
-    Violation { pointer: error.instance_path().as_str().to_owned(), message: cut(&message) }
+    Violation {
+        pointer: error.instance_path().as_str().to_owned(),
+        message: cut(&message),
+    }
 }
 
 /// An error against the metaschema, where the value is a part of a schema.

@@ -89,21 +89,38 @@ pub(super) struct Candidates {
 impl Meter {
     /// `survey` has visited every place of the schema `root`.
     pub fn of(root: &Value, survey: &Survey) -> Meter {
-        let index: HashMap<&str, usize> =
-            survey.places.iter().enumerate().map(|(index, place)| (place.pointer.as_str(), index)).collect();
+        let index: HashMap<&str, usize> = survey
+            .places
+            .iter()
+            .enumerate()
+            .map(|(index, place)| (place.pointer.as_str(), index))
+            .collect();
         let nodes = survey.places.iter().map(|place| {
             let schema = root.pointer(&place.pointer).and_then(Value::as_object);
             schema.map_or_else(Node::trivial, |schema| {
-                Reader { root, survey, index: &index, at: &place.pointer, schema }.node()
+                Reader {
+                    root,
+                    survey,
+                    index: &index,
+                    at: &place.pointer,
+                    schema,
+                }
+                .node()
             })
         });
-        Meter { nodes: nodes.collect() }
+        Meter {
+            nodes: nodes.collect(),
+        }
     }
 }
 
 impl Node {
     fn trivial() -> Node {
-        Node { fixed: 1, keywords: 1, ..Node::default() }
+        Node {
+            fixed: 1,
+            keywords: 1,
+            ..Node::default()
+        }
     }
 
     /// Whether what other keywords have evaluated has to be found out.
@@ -126,10 +143,19 @@ impl Reader<'_> {
         let schema = self.schema;
         let members = |keyword: &str| match schema.get(keyword) {
             Some(Value::Array(items)) => items.len() as u64,
-            Some(Value::Object(map)) => map.values().map(|v| v.as_array().map_or(1, |v| 1 + v.len() as u64)).sum(),
+            Some(Value::Object(map)) => map
+                .values()
+                .map(|v| v.as_array().map_or(1, |v| 1 + v.len() as u64))
+                .sum(),
             _ => 0,
         };
-        let loops = ["required", "properties", "dependentRequired", "dependencies", "dependentSchemas"];
+        let loops = [
+            "required",
+            "properties",
+            "dependentRequired",
+            "dependencies",
+            "dependentSchemas",
+        ];
         let keywords = schema.len() as u64;
         Node {
             fixed: PLACE + keywords + loops.into_iter().map(members).sum::<u64>(),
@@ -157,26 +183,50 @@ impl Reader<'_> {
     }
 
     fn text_per_kib(&self) -> u64 {
-        let scans = ["minLength", "maxLength"].into_iter().filter(|keyword| self.schema.contains_key(*keyword)).count();
-        let pattern = self.schema.get("pattern").and_then(Value::as_str).map_or(0, |p| self.survey.effort(p).per_kib);
+        let scans = ["minLength", "maxLength"]
+            .into_iter()
+            .filter(|keyword| self.schema.contains_key(*keyword))
+            .count();
+        let pattern = self
+            .schema
+            .get("pattern")
+            .and_then(Value::as_str)
+            .map_or(0, |p| self.survey.effort(p).per_kib);
         let format = match self.schema.get("format").and_then(Value::as_str) {
             Some("regex") => REGEX_FORMAT_PER_KIB,
             Some(_) => SCAN_PER_KIB,
             None => 0,
         };
-        pattern.saturating_add(format).saturating_add(SCAN_PER_KIB / 8 * scans as u64)
+        pattern
+            .saturating_add(format)
+            .saturating_add(SCAN_PER_KIB / 8 * scans as u64)
     }
 
     fn numbers(&self) -> u64 {
         let keywords = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
-        let limits = keywords.into_iter().filter(|keyword| self.schema.contains_key(*keyword)).count() as u64;
-        limits + if self.schema.contains_key("multipleOf") { NUMBER } else { 0 }
+        let limits = keywords
+            .into_iter()
+            .filter(|keyword| self.schema.contains_key(*keyword))
+            .count() as u64;
+        limits
+            + if self.schema.contains_key("multipleOf") {
+                NUMBER
+            } else {
+                0
+            }
     }
 
     fn candidates(&self) -> Option<Candidates> {
         let mut found = Candidates::default();
-        let listed = self.schema.get("enum").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let hashed = listed.len() > HASHED_STRINGS && listed.iter().all(|value| value.is_string() || value.is_null());
+        let listed = self
+            .schema
+            .get("enum")
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        let hashed = listed.len() > HASHED_STRINGS
+            && listed
+                .iter()
+                .all(|value| value.is_string() || value.is_null());
         for value in listed.iter().chain(self.schema.get("const")) {
             let cost = comparison(value);
             match value {
@@ -194,16 +244,26 @@ impl Reader<'_> {
         let all = listed.len() + usize::from(self.schema.contains_key("const"));
         // Each of another kind is passed over, too.
         let passed = if hashed { 0 } else { all as u64 / 4 };
-        [&mut found.texts, &mut found.numbers, &mut found.lists, &mut found.maps]
-            .into_iter()
-            .for_each(|cost| *cost += passed);
+        [
+            &mut found.texts,
+            &mut found.numbers,
+            &mut found.lists,
+            &mut found.maps,
+        ]
+        .into_iter()
+        .for_each(|cost| *cost += passed);
         (all > 0).then_some(found)
     }
 
     fn same(&self) -> Vec<Same> {
         let references = REFERENCES.iter().filter_map(|keyword| {
-            let target = self.survey.target(self.schema.get(*keyword)?.as_str()?, self.root)?;
-            Some(Same { to: *self.index.get(target.as_str())?, kind: SameKind::Reference })
+            let target = self
+                .survey
+                .target(self.schema.get(*keyword)?.as_str()?, self.root)?;
+            Some(Same {
+                to: *self.index.get(target.as_str())?,
+                kind: SameKind::Reference,
+            })
         });
         let of = |keyword: &str, kind: SameKind| {
             let all = self.list(keyword).into_iter().chain(self.one(keyword));
@@ -229,20 +289,35 @@ impl Reader<'_> {
     }
 
     fn one(&self, keyword: &str) -> Option<usize> {
-        self.schema.get(keyword).filter(|value| value.is_object() || value.is_boolean())?;
+        self.schema
+            .get(keyword)
+            .filter(|value| value.is_object() || value.is_boolean())?;
         self.place(&pointer::join(self.at, keyword))
     }
 
     fn list(&self, keyword: &str) -> Vec<usize> {
-        let count = self.schema.get(keyword).and_then(Value::as_array).map_or(0, Vec::len);
+        let count = self
+            .schema
+            .get(keyword)
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len);
         let at = pointer::join(self.at, keyword);
-        (0..count).filter_map(|index| self.place(&format!("{at}/{index}"))).collect()
+        (0..count)
+            .filter_map(|index| self.place(&format!("{at}/{index}")))
+            .collect()
     }
 
     fn named(&self, keyword: &str) -> Vec<(String, usize)> {
         let at = pointer::join(self.at, keyword);
-        let names = self.schema.get(keyword).and_then(Value::as_object).into_iter().flat_map(Map::keys);
-        names.filter_map(|name| Some((name.clone(), self.place(&pointer::join(&at, name))?))).collect()
+        let names = self
+            .schema
+            .get(keyword)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flat_map(Map::keys);
+        names
+            .filter_map(|name| Some((name.clone(), self.place(&pointer::join(&at, name))?)))
+            .collect()
     }
 }
 
@@ -253,7 +328,9 @@ pub(super) fn comparison(value: &Value) -> u64 {
         Value::Number(number) => number_cost(number.as_str().len()),
         Value::String(text) => 1 + text.len() as u64 / 256,
         Value::Array(items) => items.iter().fold(1, |sum, item| sum + comparison(item)),
-        Value::Object(map) => map.iter().fold(1, |sum, (key, item)| sum + 2 + key.len() as u64 / 64 + comparison(item)),
+        Value::Object(map) => map.iter().fold(1, |sum, (key, item)| {
+            sum + 2 + key.len() as u64 / 64 + comparison(item)
+        }),
     }
 }
 
@@ -266,5 +343,9 @@ pub(super) fn number_cost(bytes: usize) -> u64 {
 /// The same for a limit, which is at hand.
 pub(super) fn limit_cost(bytes: usize) -> u64 {
     let bytes = bytes as u64;
-    if bytes < 17 { 1 } else { NUMBER + bytes + bytes * bytes / 128 }
+    if bytes < 17 {
+        1
+    } else {
+        NUMBER + bytes + bytes * bytes / 128
+    }
 }

@@ -113,16 +113,28 @@ impl ContextSchema {
         let schema = &*identity::flatten(schema, draft);
         let mut problems = metaschema_problems(schema);
         if of_context && !survey::accepts_objects(schema) {
-            let message = "a context is a JSON object, so this schema accepts none; expected object";
-            problems.push(SchemaProblem { pointer: "/type".into(), message: message.into() });
+            let message =
+                "a context is a JSON object, so this schema accepts none; expected object";
+            problems.push(SchemaProblem {
+                pointer: "/type".into(),
+                message: message.into(),
+            });
         }
         let survey = Survey::of(schema, draft, &mut problems);
         cost::check(&survey, &mut problems);
         finish(problems)?;
-        let validator = options().build(schema).map_err(|error| vec![message::schema_problem(&error)])?;
+        let validator = options()
+            .build(schema)
+            .map_err(|error| vec![message::schema_problem(&error)])?;
         let meter = Meter::of(schema, &survey);
         let bound = Bound::of(&meter);
-        let compiled = ContextSchema { schema: schema.clone(), validator, survey, meter, bound };
+        let compiled = ContextSchema {
+            schema: schema.clone(),
+            validator,
+            survey,
+            meter,
+            bound,
+        };
         finish(compiled.default_problems())?;
         Ok(compiled)
     }
@@ -140,15 +152,30 @@ impl ContextSchema {
     ///
     /// # Errors
     /// What does not fit, or that judging it takes more steps than are left.
-    pub fn apply(&self, text: &str, context: &mut Value, budget: &Budget) -> Result<Option<String>, Misfit> {
-        let whole = |message: String| Misfit::Violations(vec![Violation { pointer: String::new(), message }]);
+    pub fn apply(
+        &self,
+        text: &str,
+        context: &mut Value,
+        budget: &Budget,
+    ) -> Result<Option<String>, Misfit> {
+        let whole = |message: String| {
+            Misfit::Violations(vec![Violation {
+                pointer: String::new(),
+                message,
+            }])
+        };
         if !context.is_object() {
             return Err(whole("expected a JSON object".into()));
         }
-        let added = self.filler(budget).fill("", context).map_err(|error| match error {
-            FillError::TooCostly(error) => Misfit::TooCostly(error.of(|| "the schema's defaults".into())),
-            error => whole(error.to_string()),
-        })?;
+        let added = self
+            .filler(budget)
+            .fill("", context)
+            .map_err(|error| match error {
+                FillError::TooCostly(error) => {
+                    Misfit::TooCostly(error.of(|| "the schema's defaults".into()))
+                }
+                error => whole(error.to_string()),
+            })?;
         self.check(context, budget)?;
         Ok(added.then(|| splice::splice(text, context)))
     }
@@ -179,15 +206,24 @@ impl ContextSchema {
 
     /// What is wrong with a document that does not fit: as much of it as can be found with the steps that are left.
     fn violations(&self, document: &Value, budget: &Budget) -> Vec<Violation> {
-        let afforded = budget.left().min(budget.spent().saturating_mul(ERRORS_PER_STEP).saturating_add(ERRORS));
+        let afforded = budget.left().min(
+            budget
+                .spent()
+                .saturating_mul(ERRORS_PER_STEP)
+                .saturating_add(ERRORS),
+        );
         let affords = |question| {
             let trial = Budget::of(afforded.min(budget.left()));
-            walk::count(&self.meter, document, question, &trial).is_ok() && budget.spend(trial.spent()).is_ok()
+            walk::count(&self.meter, document, question, &trial).is_ok()
+                && budget.spend(trial.spent()).is_ok()
         };
         if affords(Question::Errors { copies: false }) {
             return listed(self.validator.iter_errors(document));
         }
-        let whole = |message: &str| Violation { pointer: String::new(), message: message.into() };
+        let whole = |message: &str| Violation {
+            pointer: String::new(),
+            message: message.into(),
+        };
         if affords(Question::FirstError)
             && let Err(first) = self.validator.validate(document)
         {
@@ -209,27 +245,48 @@ impl ContextSchema {
             return Vec::new();
         }
         let resource = Resource::from_contents(self.schema.clone());
-        let registry = Registry::new().add(SELF_URI, resource).and_then(jsonschema::RegistryBuilder::prepare);
+        let registry = Registry::new()
+            .add(SELF_URI, resource)
+            .and_then(jsonschema::RegistryBuilder::prepare);
         let registry = match registry {
             Ok(registry) => registry,
             Err(error) => {
-                return vec![SchemaProblem { pointer: String::new(), message: error.to_string() }];
+                return vec![SchemaProblem {
+                    pointer: String::new(),
+                    message: error.to_string(),
+                }];
             }
         };
-        self.survey.defaults.iter().filter_map(|owner| self.default_problem(owner, &registry)).collect()
+        self.survey
+            .defaults
+            .iter()
+            .filter_map(|owner| self.default_problem(owner, &registry))
+            .collect()
     }
 
     fn default_problem(&self, owner: &str, registry: &Registry<'_>) -> Option<SchemaProblem> {
-        let problem = |message: String| Some(SchemaProblem { pointer: format!("{owner}/default"), message });
+        let problem = |message: String| {
+            Some(SchemaProblem {
+                pointer: format!("{owner}/default"),
+                message,
+            })
+        };
         let mut default = self.schema.pointer(owner)?.get("default")?.clone();
         if let Err(error) = self.filler(&Budget::new()).fill(owner, &mut default) {
             return problem(error.to_string());
         }
         let part = json!({ "$ref": format!("{SELF_URI}#{}", pointer::to_fragment(owner)) });
-        match options().with_draft(self.survey.draft).with_registry(registry).build(&part) {
+        match options()
+            .with_draft(self.survey.draft)
+            .with_registry(registry)
+            .build(&part)
+        {
             Ok(validator) => match validator.validate(&default) {
                 Ok(()) => None,
-                Err(error) => problem(format!("the default does not fit: {}", message::violation(&error).message)),
+                Err(error) => problem(format!(
+                    "the default does not fit: {}",
+                    message::violation(&error).message
+                )),
             },
             Err(error) => problem(message::schema_problem(&error).message),
         }
@@ -246,17 +303,26 @@ pub(in crate::domain) fn flattened(schema: &Value) -> std::borrow::Cow<'_, Value
 
 /// At most [`MAX_VIOLATIONS`]; the last one says how many are not listed.
 fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>) -> Vec<Violation> {
-    let mut violations: Vec<Violation> = errors.by_ref().take(MAX_VIOLATIONS).map(|e| message::violation(&e)).collect();
+    let mut violations: Vec<Violation> = errors
+        .by_ref()
+        .take(MAX_VIOLATIONS)
+        .map(|e| message::violation(&e))
+        .collect();
     let hidden = errors.count();
     if let Some(last) = violations.last_mut().filter(|_| hidden > 0) {
-        *last = Violation { pointer: String::new(), message: format!("{} more violations are not listed", hidden + 1) };
+        *last = Violation {
+            pointer: String::new(),
+            message: format!("{} more violations are not listed", hidden + 1),
+        };
     }
     violations
 }
 
 /// One place for what schemas may do here.
 fn options<'r>() -> ValidationOptions<'r> {
-    let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES);
+    let patterns = PatternOptions::regex()
+        .size_limit(MAX_PATTERN_BYTES)
+        .dfa_size_limit(MAX_PATTERN_BYTES);
     jsonschema::options()
         .offline()
         .should_validate_formats(true)
@@ -266,12 +332,18 @@ fn options<'r>() -> ValidationOptions<'r> {
 
 fn unknown_draft() -> SchemaProblem {
     let message = "expected the URI of a JSON Schema draft, such as https://json-schema.org/draft/2020-12/schema";
-    SchemaProblem { pointer: "/$schema".into(), message: message.into() }
+    SchemaProblem {
+        pointer: "/$schema".into(),
+        message: message.into(),
+    }
 }
 
 fn metaschema_problems(schema: &Value) -> Vec<SchemaProblem> {
     match jsonschema::meta::validator_for(schema) {
-        Ok(validator) => validator.iter_errors(schema).map(|error| message::schema_problem(&error)).collect(),
+        Ok(validator) => validator
+            .iter_errors(schema)
+            .map(|error| message::schema_problem(&error))
+            .collect(),
         Err(error) => vec![message::schema_problem(&error)],
     }
 }
@@ -281,5 +353,9 @@ fn finish(mut problems: Vec<SchemaProblem>) -> Result<(), Vec<SchemaProblem>> {
     problems.sort();
     problems.dedup();
     problems.truncate(MAX_VIOLATIONS);
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
 }

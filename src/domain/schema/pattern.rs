@@ -39,12 +39,18 @@ impl Effort {
             Ok(pattern) => parts(&pattern),
             Err(()) => Some(MAX_PARTS),
         };
-        Effort { per_kib: parts.map_or(FEW_STATES_PER_KIB, |parts| FEW_STATES_PER_KIB + parts * PART_PER_KIB) }
+        Effort {
+            per_kib: parts.map_or(FEW_STATES_PER_KIB, |parts| {
+                FEW_STATES_PER_KIB + parts * PART_PER_KIB
+            }),
+        }
     }
 
     /// Nothing is known of the pattern.
     pub fn unknown() -> Effort {
-        Effort { per_kib: MAX_PARTS * PART_PER_KIB }
+        Effort {
+            per_kib: MAX_PARTS * PART_PER_KIB,
+        }
     }
 
     /// Steps for a text of this many bytes.
@@ -57,19 +63,34 @@ impl Effort {
 fn parts(pattern: &str) -> Option<u64> {
     let mut most = 0;
     for reverse in [false, true] {
-        let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN_BYTES)).reverse(reverse);
+        let config = thompson::Config::new()
+            .nfa_size_limit(Some(MAX_PATTERN_BYTES))
+            .reverse(reverse);
         // An automaton that reads backwards has no groups.
         let config = config.which_captures(thompson::WhichCaptures::None);
-        let Ok(nfa) = thompson::Compiler::new().configure(config).syntax(syntax::Config::new()).build(pattern) else {
+        let Ok(nfa) = thompson::Compiler::new()
+            .configure(config)
+            .syntax(syntax::Config::new())
+            .build(pattern)
+        else {
             return Some(MAX_PARTS);
         };
         let parts = nfa.states().len() as u64;
-        let kind = if reverse { MatchKind::All } else { MatchKind::LeftmostFirst };
+        let kind = if reverse {
+            MatchKind::All
+        } else {
+            MatchKind::LeftmostFirst
+        };
         let config = DFA::config().match_kind(kind).unicode_word_boundary(true);
-        let config = config.cache_capacity(2 * MAX_PATTERN_BYTES).skip_cache_capacity_check(true);
+        let config = config
+            .cache_capacity(2 * MAX_PATTERN_BYTES)
+            .skip_cache_capacity_check(true);
         // States that do not fit into the memory for them are too many.
         let config = config.minimum_cache_clear_count(Some(0));
-        let few = DFA::builder().configure(config).build_from_nfa(nfa).is_ok_and(|dfa| has_few_states(&dfa));
+        let few = DFA::builder()
+            .configure(config)
+            .build_from_nfa(nfa)
+            .is_ok_and(|dfa| has_few_states(&dfa));
         most = if few { most } else { parts.max(most) };
     }
     (most > 0).then_some(most)
@@ -84,8 +105,17 @@ fn has_few_states(dfa: &DFA) -> bool {
 fn visit_all(dfa: &DFA, cache: &mut Cache) -> Option<bool> {
     let mut known: HashSet<LazyStateID> = HashSet::new();
     let mut open = Vec::new();
-    for before in [None, Some(b'a'), Some(b'-'), Some(b'\n'), Some(b'\r'), Some(0xff)] {
-        let config = start::Config::new().anchored(Anchored::No).look_behind(before);
+    for before in [
+        None,
+        Some(b'a'),
+        Some(b'-'),
+        Some(b'\n'),
+        Some(b'\r'),
+        Some(0xff),
+    ] {
+        let config = start::Config::new()
+            .anchored(Anchored::No)
+            .look_behind(before);
         open.push(dfa.start_state(cache, &config).ok()?);
     }
     while let Some(state) = open.pop() {

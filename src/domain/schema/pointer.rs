@@ -9,14 +9,17 @@ pub(super) fn join(parent: &str, key: &str) -> String {
 
 /// A pointer as it may stand behind `#` in a URI.
 pub(super) fn to_fragment(pointer: &str) -> String {
-    pointer.bytes().fold(String::with_capacity(pointer.len()), |mut fragment, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
-            fragment.push(char::from(byte));
-        } else {
-            let _ = write!(fragment, "%{byte:02X}"); // Writing to a string cannot fail.
-        }
-        fragment
-    })
+    pointer.bytes().fold(
+        String::with_capacity(pointer.len()),
+        |mut fragment, byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
+                fragment.push(char::from(byte));
+            } else {
+                let _ = write!(fragment, "%{byte:02X}"); // Writing to a string cannot fail.
+            }
+            fragment
+        },
+    )
 }
 
 /// What a fragment says once its percent signs are decoded; None when they are malformed.

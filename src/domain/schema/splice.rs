@@ -9,7 +9,12 @@ use serde_json::{Map, Value};
 ///
 /// `text` is known to be valid JSON without repeated keys, so the old keys of an object come first, in the same order.
 pub(super) fn splice(text: &str, completed: &Value) -> String {
-    let mut splicer = Splicer { text, at: 0, copied: 0, output: String::with_capacity(text.len() + 64) };
+    let mut splicer = Splicer {
+        text,
+        at: 0,
+        copied: 0,
+        output: String::with_capacity(text.len() + 64),
+    };
     splicer.value(completed);
     splicer.output.push_str(&text[splicer.copied..]);
     splicer.output
@@ -29,7 +34,12 @@ impl Splicer<'_> {
             (b'{', Value::Object(object)) => self.object(object),
             (b'[', Value::Array(items)) => self.array(items),
             (b'"', _) => self.string(),
-            _ => self.at += self.rest().find([',', ']', '}', ' ', '\n', '\r', '\t']).unwrap_or(self.rest().len()),
+            _ => {
+                self.at += self
+                    .rest()
+                    .find([',', ']', '}', ' ', '\n', '\r', '\t'])
+                    .unwrap_or(self.rest().len())
+            }
         }
     }
 
@@ -43,7 +53,9 @@ impl Splicer<'_> {
             self.next_token();
             self.string();
             self.at += usize::from(self.next_token() == b':');
-            let Some((_, value)) = entries.next() else { return };
+            let Some((_, value)) = entries.next() else {
+                return;
+            };
             self.value(value);
             known += 1;
             end = self.at;
@@ -53,7 +65,8 @@ impl Splicer<'_> {
             self.output.push_str(&self.text[self.copied..end]);
             self.copied = end;
             let comma = if known > 0 { "," } else { "" };
-            self.output.push_str(&format!("{comma}{}:{value}", Value::from(key.as_str())));
+            self.output
+                .push_str(&format!("{comma}{}:{value}", Value::from(key.as_str())));
             known += 1;
         }
     }
@@ -78,7 +91,11 @@ impl Splicer<'_> {
 
     /// Skips white space: the byte that follows, or 0 at the end.
     fn next_token(&mut self) -> u8 {
-        self.at += self.rest().len() - self.rest().trim_start_matches([' ', '\n', '\r', '\t']).len();
+        self.at += self.rest().len()
+            - self
+                .rest()
+                .trim_start_matches([' ', '\n', '\r', '\t'])
+                .len();
         self.rest().bytes().next().unwrap_or(0)
     }
 
@@ -94,8 +111,7 @@ mod tests {
 
     #[test]
     fn what_was_there_stays_as_it_was_written() {
-        let text =
-            "{ \"n\" : 1e400 ,\n \"s\": \"\\u00e9\\\"}\", \"o\": { }, \"l\": [ {\"x\":1.10}, [ ], \"]\", true ] \n}\n";
+        let text = "{ \"n\" : 1e400 ,\n \"s\": \"\\u00e9\\\"}\", \"o\": { }, \"l\": [ {\"x\":1.10}, [ ], \"]\", true ] \n}\n";
         let mut value: Value = serde_json::from_str(text).expect("JSON");
         assert_eq!(splice(text, &value), text);
         value["o"]["a"] = json!("b");

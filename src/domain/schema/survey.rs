@@ -15,8 +15,17 @@ use crate::domain::words::did_you_mean;
 pub(super) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
 /// Words that may stand beside a `$ref` although draft 7 and older read nothing but the `$ref`.
-const HARMLESS_BESIDE_REF: [&str; 9] =
-    ["$ref", "$schema", "$id", "id", "$comment", "title", "description", "definitions", "examples"];
+const HARMLESS_BESIDE_REF: [&str; 9] = [
+    "$ref",
+    "$schema",
+    "$id",
+    "id",
+    "$comment",
+    "title",
+    "description",
+    "definitions",
+    "examples",
+];
 
 /// What [`Survey::of`] found.
 #[derive(Debug)]
@@ -64,7 +73,13 @@ impl Survey {
             warnings: Vec::new(),
             efforts: HashMap::new(),
         };
-        let mut walk = Walk { root, survey, index: HashMap::new(), references: Vec::new(), problems };
+        let mut walk = Walk {
+            root,
+            survey,
+            index: HashMap::new(),
+            references: Vec::new(),
+            problems,
+        };
         walk.visit(String::new());
         walk.run();
         walk.survey
@@ -81,7 +96,10 @@ impl Survey {
 
     /// What it takes to match a pattern of the schema.
     pub fn effort(&self, pattern: &str) -> Effort {
-        self.efforts.get(pattern).copied().unwrap_or_else(Effort::unknown)
+        self.efforts
+            .get(pattern)
+            .copied()
+            .unwrap_or_else(Effort::unknown)
     }
 
     /// Whether a `$ref` makes a validator blind for the keywords beside it.
@@ -130,7 +148,11 @@ impl<'s> Walk<'s, '_> {
 
     fn visit(&mut self, pointer: String) -> usize {
         *self.index.entry(pointer).or_insert_with_key(|pointer| {
-            self.survey.places.push(Place { pointer: pointer.clone(), edges: Vec::new(), looks_twice: false });
+            self.survey.places.push(Place {
+                pointer: pointer.clone(),
+                edges: Vec::new(),
+                looks_twice: false,
+            });
             self.survey.places.len() - 1
         })
     }
@@ -138,14 +160,20 @@ impl<'s> Walk<'s, '_> {
     fn follow(&mut self, place: usize, keyword: &'static str, reference: &str) {
         if let Some(target) = self.survey.target(reference, self.root) {
             let to = self.visit(target);
-            self.survey.places[place].edges.push(Edge { role: Role::SameValue, to });
+            self.survey.places[place].edges.push(Edge {
+                role: Role::SameValue,
+                to,
+            });
             return;
         }
         let at = pointer::join(&self.survey.places[place].pointer, keyword);
         let message = if reference.starts_with('#') {
             format!("there is no `{}` in this schema", cut(reference))
         } else {
-            format!("expected a reference inside this schema (#/…), found `{}`; nothing is fetched", cut(reference))
+            format!(
+                "expected a reference inside this schema (#/…), found `{}`; nothing is fetched",
+                cut(reference)
+            )
         };
         self.report(at, message);
     }
@@ -159,7 +187,9 @@ impl<'s> Walk<'s, '_> {
             self.survey.defaults.push(at.clone());
         }
         let unevaluated = ["unevaluatedProperties", "unevaluatedItems"];
-        self.survey.places[place].looks_twice = unevaluated.iter().any(|keyword| schema.contains_key(*keyword));
+        self.survey.places[place].looks_twice = unevaluated
+            .iter()
+            .any(|keyword| schema.contains_key(*keyword));
         self.check_identity(schema, &at);
         self.check_format(schema, &at);
         if let Some(Value::String(pattern)) = schema.get("pattern") {
@@ -219,8 +249,9 @@ impl<'s> Walk<'s, '_> {
 
     /// Below the top, `$id` and `$schema` begin another document, in which references and keywords mean something else.
     fn check_identity(&mut self, schema: &Map<String, Value>, at: &str) {
-        for keyword in
-            ["$id", "id", "$schema"].into_iter().filter(|keyword| !at.is_empty() && schema.contains_key(*keyword))
+        for keyword in ["$id", "id", "$schema"]
+            .into_iter()
+            .filter(|keyword| !at.is_empty() && schema.contains_key(*keyword))
         {
             if keyword != "id" || self.survey.draft == Draft::Draft4 {
                 self.report(
@@ -233,7 +264,10 @@ impl<'s> Walk<'s, '_> {
             if let Some(Value::String(name)) = schema.get(keyword) {
                 let known = self.survey.anchors.insert(name.clone(), at.to_owned());
                 if known.is_some_and(|known| known != at) {
-                    self.report(pointer::join(at, keyword), format!("the anchor `{}` appears twice", cut(name)));
+                    self.report(
+                        pointer::join(at, keyword),
+                        format!("the anchor `{}` appears twice", cut(name)),
+                    );
                 }
             }
         }
@@ -245,12 +279,14 @@ impl<'s> Walk<'s, '_> {
         };
         if !options().is_known_format(self.survey.draft, format) {
             let hint = match format.as_str() {
-                "int8" | "int16" | "int32" | "int64" | "uint8" | "uint16" | "uint32" | "uint64" | "uint" => {
-                    "; `minimum` and `maximum` would bound the number".into()
-                }
+                "int8" | "int16" | "int32" | "int64" | "uint8" | "uint16" | "uint32" | "uint64"
+                | "uint" => "; `minimum` and `maximum` would bound the number".into(),
                 _ => did_you_mean(format, FORMATS),
             };
-            self.warn(pointer::join(at, "format"), format!("nothing checks the format `{}`{hint}", cut(format)));
+            self.warn(
+                pointer::join(at, "format"),
+                format!("nothing checks the format `{}`{hint}", cut(format)),
+            );
         }
     }
 
@@ -262,24 +298,35 @@ impl<'s> Walk<'s, '_> {
             let message = "expected a regular expression without look-around and back references, and not too large";
             self.report(at, format!("{message}, found `{}`", cut(pattern)));
         } else if !self.survey.efforts.contains_key(pattern) {
-            self.survey.efforts.insert(pattern.to_owned(), Effort::measure(pattern));
+            self.survey
+                .efforts
+                .insert(pattern.to_owned(), Effort::measure(pattern));
         }
     }
 
     fn unknown(&self, keyword: &str) -> String {
         let hint = did_you_mean(keyword, keywords::all(self.survey.draft));
-        let rule = if hint.is_empty() { "; notes of your own begin with `x-`" } else { "" };
+        let rule = if hint.is_empty() {
+            "; notes of your own begin with `x-`"
+        } else {
+            ""
+        };
         format!("unknown keyword `{}`{hint}{rule}", cut(keyword))
     }
 
     fn warn(&mut self, pointer: String, message: String) {
         if self.survey.warnings.len() < MAX_VIOLATIONS {
-            self.survey.warnings.push(SchemaProblem { pointer, message });
+            self.survey
+                .warnings
+                .push(SchemaProblem { pointer, message });
         }
     }
 
     fn report(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(SchemaProblem { pointer: pointer.into(), message: message.into() });
+        self.problems.push(SchemaProblem {
+            pointer: pointer.into(),
+            message: message.into(),
+        });
     }
 }
 

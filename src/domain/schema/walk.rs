@@ -63,16 +63,29 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn apply(&self, place: usize, value: &Value, question: Question, open: &mut Vec<Task>) -> Counted {
-        let Some(node) = self.meter.nodes.get(place) else { return Ok(()) };
+    fn apply(
+        &self,
+        place: usize,
+        value: &Value,
+        question: Question,
+        open: &mut Vec<Task>,
+    ) -> Counted {
+        let Some(node) = self.meter.nodes.get(place) else {
+            return Ok(());
+        };
         self.own(node, value, question)?;
         if node.marks() {
             open.push(Task::Mark(place));
         }
-        node.same.iter().for_each(|same| same_value(*same, question, open));
+        node.same
+            .iter()
+            .for_each(|same| same_value(*same, question, open));
         match value {
             Value::Object(map) => {
-                let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
+                let dependent = node
+                    .dependent
+                    .iter()
+                    .filter(|(name, _)| map.contains_key(name));
                 open.extend(dependent.map(|(_, child)| Task::Apply(*child, question)));
                 self.object(node, map, question)
             }
@@ -85,27 +98,36 @@ impl Walk<'_> {
     fn own(&self, node: &Node, value: &Value, question: Question) -> Counted {
         self.budget.spend(node.fixed)?;
         if let Question::Errors { copies } = question {
-            self.budget.spend((1 + node.keywords).saturating_mul(ERROR))?;
+            self.budget
+                .spend((1 + node.keywords).saturating_mul(ERROR))?;
             if copies {
-                self.budget.spend((1 + node.keywords).saturating_mul(self.size(value)?))?;
+                self.budget
+                    .spend((1 + node.keywords).saturating_mul(self.size(value)?))?;
             }
         }
         let candidates = node.candidates.as_ref();
         match value {
             Value::String(text) => {
                 self.budget.spend(per_kib(node.text_per_kib, text.len()))?;
-                self.budget.spend(candidates.map_or(0, |c| c.texts + text.len() as u64 / 256))
+                self.budget
+                    .spend(candidates.map_or(0, |c| c.texts + text.len() as u64 / 256))
             }
             Value::Number(number) => {
                 let bytes = number.as_str().len();
-                self.budget.spend(node.numbers.saturating_mul(limit_cost(bytes)))?;
+                self.budget
+                    .spend(node.numbers.saturating_mul(limit_cost(bytes)))?;
                 let compared = candidates.map_or(0, |c| c.compared_numbers);
-                self.budget.spend(compared.saturating_mul(number_cost(bytes)))?;
+                self.budget
+                    .spend(compared.saturating_mul(number_cost(bytes)))?;
                 self.budget.spend(candidates.map_or(0, |c| c.numbers))
             }
             Value::Array(items) => {
                 self.budget.spend(candidates.map_or(0, |c| c.lists))?;
-                if node.unique { self.unique(items) } else { Ok(()) }
+                if node.unique {
+                    self.unique(items)
+                } else {
+                    Ok(())
+                }
             }
             Value::Object(_) => self.budget.spend(candidates.map_or(0, |c| c.maps)),
             Value::Null | Value::Bool(_) => Ok(()),
@@ -134,16 +156,25 @@ impl Walk<'_> {
             }
         }
         if let Some(child) = node.additional {
-            for (_, value) in map.iter().filter(|(name, _)| !node.named.contains_key(*name)) {
+            for (_, value) in map
+                .iter()
+                .filter(|(name, _)| !node.named.contains_key(*name))
+            {
                 self.visit(child, value, question)?;
             }
         }
         if let Some(child) = node.unevaluated_properties {
-            map.values().try_for_each(|value| self.visit(child, value, question))?;
+            map.values()
+                .try_for_each(|value| self.visit(child, value, question))?;
         }
         if let Some(child) = node.property_names {
-            let question = if question == Question::Fits { question } else { Question::Errors { copies: true } };
-            map.keys().try_for_each(|name| self.visit(child, &Value::String(name.clone()), question))?;
+            let question = if question == Question::Fits {
+                question
+            } else {
+                Question::Errors { copies: true }
+            };
+            map.keys()
+                .try_for_each(|name| self.visit(child, &Value::String(name.clone()), question))?;
         }
         Ok(())
     }
@@ -165,24 +196,36 @@ impl Walk<'_> {
 
     /// What other keywords have evaluated is found by applying their schemas once more, and what is in those likewise.
     fn mark(&self, place: usize, value: &Value, open: &mut Vec<Task>) -> Counted {
-        let Some(node) = self.meter.nodes.get(place) else { return Ok(()) };
+        let Some(node) = self.meter.nodes.get(place) else {
+            return Ok(());
+        };
         self.budget.spend(1 + node.named.len() as u64 / 4)?;
         match value {
             Value::Object(map) => {
                 self.budget.spend(2 * map.len() as u64)?;
                 for (effort, _) in &node.patterns {
-                    map.keys().try_for_each(|name| self.budget.spend(effort.of(name.len())))?;
+                    map.keys()
+                        .try_for_each(|name| self.budget.spend(effort.of(name.len())))?;
                 }
                 if let Some(child) = node.unevaluated_properties {
-                    map.values().try_for_each(|value| self.visit(child, value, Question::Fits))?;
+                    map.values()
+                        .try_for_each(|value| self.visit(child, value, Question::Fits))?;
                 }
-                let dependent = node.dependent.iter().filter(|(name, _)| map.contains_key(name));
+                let dependent = node
+                    .dependent
+                    .iter()
+                    .filter(|(name, _)| map.contains_key(name));
                 open.extend(dependent.map(|(_, child)| Task::Mark(*child)));
             }
             Value::Array(items) => {
                 self.budget.spend(items.len() as u64)?;
-                for child in [node.contains, node.unevaluated_items].into_iter().flatten() {
-                    items.iter().try_for_each(|item| self.visit(child, item, Question::Fits))?;
+                for child in [node.contains, node.unevaluated_items]
+                    .into_iter()
+                    .flatten()
+                {
+                    items
+                        .iter()
+                        .try_for_each(|item| self.visit(child, item, Question::Fits))?;
                 }
             }
             _ => return Ok(()),
@@ -220,7 +263,11 @@ impl Walk<'_> {
         let left = self.budget.left();
         let mut size = 0;
         measure(value, left, &mut size);
-        if size > left { self.budget.spend(size).map(|()| size) } else { Ok(size) }
+        if size > left {
+            self.budget.spend(size).map(|()| size)
+        } else {
+            Ok(size)
+        }
     }
 }
 

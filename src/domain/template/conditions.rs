@@ -25,13 +25,21 @@ pub(super) fn read(
         return;
     }
     let graph = Graph::from_dependencies(steps.iter().map(|step| step.depends_on.as_slice()));
-    let index: HashMap<String, usize> = steps.iter().enumerate().map(|(i, step)| (step.name.clone(), i)).collect();
-    let types: Vec<Type> =
-        steps.iter().map(|step| Type::of_schema(step.result_schema.as_ref().unwrap_or(&Value::Null))).collect();
+    let index: HashMap<String, usize> = steps
+        .iter()
+        .enumerate()
+        .map(|(i, step)| (step.name.clone(), i))
+        .collect();
+    let types: Vec<Type> = steps
+        .iter()
+        .map(|step| Type::of_schema(step.result_schema.as_ref().unwrap_or(&Value::Null)))
+        .collect();
     for (position, when) in whens.iter().enumerate() {
         let Some(field) = when else { continue };
         let results = |name: &str| match index.get(name) {
-            Some(step) if !linked || graph.ancestors(position).contains(&(*step as u16)) => Ok(types[*step].clone()),
+            Some(step) if !linked || graph.ancestors(position).contains(&(*step as u16)) => {
+                Ok(types[*step].clone())
+            }
             Some(_) => Err(format!(
                 "the step `{}` does not come before this one; expected it in `depends_on_steps`",
                 shorten(name)
@@ -41,7 +49,10 @@ pub(super) fn read(
                 Err(format!("there is no step `{}`{hint}", shorten(name)))
             }
         };
-        let scope = Scope { context, results: Some(&results) };
+        let scope = Scope {
+            context,
+            results: Some(&results),
+        };
         steps[position].condition = memory.condition(field, &scope, problems);
     }
 }

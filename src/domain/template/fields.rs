@@ -38,18 +38,33 @@ impl<'n> Fields<'n> {
     /// The keys of the mapping `node`; `what` says what was expected when it is none.
     pub fn of(node: &'n Node, path: &str, what: &str, problems: &mut Problems) -> Option<Self> {
         match &node.data {
-            Data::Map(entries) => Some(Fields { pos: node.pos, path: path.to_owned(), entries }),
+            Data::Map(entries) => Some(Fields {
+                pos: node.pos,
+                path: path.to_owned(),
+                entries,
+            }),
             Data::Broken => None,
             other => {
-                problems.add(node.pos, path, format!("expected {what}, found {}", other.kind()));
+                problems.add(
+                    node.pos,
+                    path,
+                    format!("expected {what}, found {}", other.kind()),
+                );
                 None
             }
         }
     }
 
     pub fn get(&self, key: &str) -> Option<Field<'n>> {
-        let entry = self.entries.iter().find(|entry| !entry.key.broken && entry.key.text == key)?;
-        Some(Field { key_pos: entry.key.pos, path: child(&self.path, key), node: &entry.node })
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| !entry.key.broken && entry.key.text == key)?;
+        Some(Field {
+            key_pos: entry.key.pos,
+            path: child(&self.path, key),
+            node: &entry.node,
+        })
     }
 
     /// As [`Fields::get`]; a key without a value counts as one that is not written.
@@ -58,7 +73,11 @@ impl<'n> Fields<'n> {
     }
 
     /// The value under either spelling; under both it is a problem.
-    pub fn either(&self, Alias { key, alias }: Alias, problems: &mut Problems) -> Option<Field<'n>> {
+    pub fn either(
+        &self,
+        Alias { key, alias }: Alias,
+        problems: &mut Problems,
+    ) -> Option<Field<'n>> {
         match (self.get(key), self.get(alias)) {
             (Some(first), Some(second)) if !second.is_filled() => Some(first),
             (Some(first), Some(second)) if !first.is_filled() => Some(second),
@@ -68,7 +87,11 @@ impl<'n> Fields<'n> {
                 } else {
                     (first.key_pos, first.path.clone())
                 };
-                problems.add(later, path, format!("`{key}` and `{alias}` are the same key; expected only one of them"));
+                problems.add(
+                    later,
+                    path,
+                    format!("`{key}` and `{alias}` are the same key; expected only one of them"),
+                );
                 Some(first)
             }
             (found, None) | (None, found) => found,
@@ -77,7 +100,11 @@ impl<'n> Fields<'n> {
 
     /// Reports a key that must be there.
     pub fn missing(&self, key: &str, problems: &mut Problems) {
-        problems.add(self.pos, self.path.as_str(), format!("the key `{key}` is missing"));
+        problems.add(
+            self.pos,
+            self.path.as_str(),
+            format!("the key `{key}` is missing"),
+        );
     }
 
     /// All the keys and their values.
@@ -87,9 +114,19 @@ impl<'n> Fields<'n> {
 
     /// All the keys with their fields.
     pub fn all(&self) -> impl Iterator<Item = (String, Field<'n>)> {
-        self.entries.iter().filter(|entry| !entry.key.broken).map(|Entry { key, node }| {
-            (key.text.clone(), Field { key_pos: key.pos, path: child(&self.path, &key.text), node })
-        })
+        self.entries
+            .iter()
+            .filter(|entry| !entry.key.broken)
+            .map(|Entry { key, node }| {
+                (
+                    key.text.clone(),
+                    Field {
+                        key_pos: key.pos,
+                        path: child(&self.path, &key.text),
+                        node,
+                    },
+                )
+            })
     }
 
     /// Reports each key that is not in `known`; one that begins with `x-` is its author's, such as a home for anchors.
@@ -99,8 +136,16 @@ impl<'n> Fields<'n> {
             let word = key.text.as_str();
             if !known.contains(&word) {
                 let hint = problems.hint(word, known.iter().copied());
-                let hint = if hint.is_empty() { format!("; expected one of {}", known.join(", ")) } else { hint };
-                problems.add(key.pos, child(&self.path, word), format!("unknown key `{}`{hint}", shorten(word)));
+                let hint = if hint.is_empty() {
+                    format!("; expected one of {}", known.join(", "))
+                } else {
+                    hint
+                };
+                problems.add(
+                    key.pos,
+                    child(&self.path, word),
+                    format!("unknown key `{}`{hint}", shorten(word)),
+                );
             }
         }
     }
@@ -114,7 +159,10 @@ impl<'n> Field<'n> {
 
     fn expected<T>(&self, what: &str, problems: &mut Problems) -> Option<T> {
         if !matches!(self.node.data, Data::Broken) {
-            self.problem(format!("expected {what}, found {}", self.node.data.kind()), problems);
+            self.problem(
+                format!("expected {what}, found {}", self.node.data.kind()),
+                problems,
+            );
         }
         None
     }
@@ -151,7 +199,10 @@ impl<'n> Field<'n> {
     pub fn reference(&self, problems: &mut Problems) -> Option<&'n str> {
         let text = self.text(problems)?;
         let legal = stored_name(text);
-        legal.map(|()| text).map_err(|problem| self.problem(problem, problems)).ok()
+        legal
+            .map(|()| text)
+            .map_err(|problem| self.problem(problem, problems))
+            .ok()
     }
 
     pub fn bool(&self, problems: &mut Problems) -> Option<bool> {
@@ -174,7 +225,8 @@ impl<'n> Field<'n> {
     pub fn timeout(&self, problems: &mut Problems) -> Option<Duration> {
         let (min, max) = (MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs_f64());
         let fits = |seconds: f64| (min..=max).contains(&seconds);
-        self.number(&timeout_expected(), fits, problems).map(Duration::from_secs_f64)
+        self.number(&timeout_expected(), fits, problems)
+            .map(Duration::from_secs_f64)
     }
 
     pub fn integer(&self, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
@@ -189,7 +241,12 @@ impl<'n> Field<'n> {
     }
 
     /// A number for which `fits` holds; `what` says what was expected otherwise.
-    pub fn number(&self, what: &str, fits: impl Fn(f64) -> bool, problems: &mut Problems) -> Option<f64> {
+    pub fn number(
+        &self,
+        what: &str,
+        fits: impl Fn(f64) -> bool,
+        problems: &mut Problems,
+    ) -> Option<f64> {
         match &self.node.data {
             Data::Number(number) => match number.as_f64() {
                 Some(value) if fits(value) => Some(value),
@@ -203,12 +260,20 @@ impl<'n> Field<'n> {
         let Data::List(items) = &self.node.data else {
             return self.expected(what, problems);
         };
-        let field = |(index, node): (usize, &'n Node)| Field { key_pos: node.pos, path: item(&self.path, index), node };
+        let field = |(index, node): (usize, &'n Node)| Field {
+            key_pos: node.pos,
+            path: item(&self.path, index),
+            node,
+        };
         Some(items.iter().enumerate().map(field).collect())
     }
 
     /// A mapping of free content with at most `max_bytes` of JSON.
-    pub fn json_map(&self, max_bytes: usize, problems: &mut Problems) -> Option<Map<String, Value>> {
+    pub fn json_map(
+        &self,
+        max_bytes: usize,
+        problems: &mut Problems,
+    ) -> Option<Map<String, Value>> {
         let Data::Map(entries) = &self.node.data else {
             return self.expected("a mapping", problems);
         };
@@ -216,7 +281,9 @@ impl<'n> Field<'n> {
         let bytes = serde_json::to_string(&map).map_or(usize::MAX, |json| json.len());
         if bytes > max_bytes {
             self.problem(
-                format!("the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"),
+                format!(
+                    "the mapping has {bytes} bytes as JSON, but at most {max_bytes} are allowed"
+                ),
                 problems,
             );
             return None;
@@ -230,7 +297,10 @@ fn stored_name(text: &str) -> Result<(), String> {
     if text.is_empty() {
         Err("expected a name, found an empty string".to_owned())
     } else if text.len() > MAX_NAME_BYTES {
-        Err(format!("the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed", text.len()))
+        Err(format!(
+            "the name has {} bytes, but at most {MAX_NAME_BYTES} are allowed",
+            text.len()
+        ))
     } else if text.contains(char::is_control) {
         Err("a name must not contain control characters or line breaks".to_owned())
     } else {

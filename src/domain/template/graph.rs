@@ -2,7 +2,10 @@
 
 use super::{MAX_STEPS_PER_TEMPLATE, Template};
 
-const _: () = assert!(MAX_STEPS_PER_TEMPLATE <= u16::MAX as usize + 1, "step indices are u16");
+const _: () = assert!(
+    MAX_STEPS_PER_TEMPLATE <= u16::MAX as usize + 1,
+    "step indices are u16"
+);
 
 /// Parents, children and ancestors of each step, by step index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,11 +23,21 @@ impl Graph {
     }
 
     pub(super) fn from_dependencies<'t>(dependencies: impl Iterator<Item = &'t [usize]>) -> Graph {
-        let parents = Adjacency::collect(dependencies.map(|parents| parents.iter().map(|parent| *parent as u16)));
+        let parents = Adjacency::collect(
+            dependencies.map(|parents| parents.iter().map(|parent| *parent as u16)),
+        );
         let children = parents.reversed();
         let ancestors = parents.closure(&children);
-        let roots = (0..parents.len()).filter(|step| parents.of(*step).is_empty()).map(|step| step as u16).collect();
-        Graph { parents, children, ancestors, roots }
+        let roots = (0..parents.len())
+            .filter(|step| parents.of(*step).is_empty())
+            .map(|step| step as u16)
+            .collect();
+        Graph {
+            parents,
+            children,
+            ancestors,
+            roots,
+        }
     }
 
     /// Number of steps.
@@ -117,11 +130,11 @@ impl Adjacency {
                 }
             }
         }
-        Adjacency::collect(
-            reached.chunks(words.max(1)).map(|row| {
-                (0..self.len()).filter(|step| row[step / 64] >> (step % 64) & 1 == 1).map(|step| step as u16)
-            }),
-        )
+        Adjacency::collect(reached.chunks(words.max(1)).map(|row| {
+            (0..self.len())
+                .filter(|step| row[step / 64] >> (step % 64) & 1 == 1)
+                .map(|step| step as u16)
+        }))
     }
 }
 
@@ -156,8 +169,9 @@ mod tests {
 
     #[test]
     fn the_largest_chain_fits() {
-        let parents: Vec<Vec<usize>> =
-            (0..MAX_STEPS_PER_TEMPLATE).map(|step| step.checked_sub(1).into_iter().collect()).collect();
+        let parents: Vec<Vec<usize>> = (0..MAX_STEPS_PER_TEMPLATE)
+            .map(|step| step.checked_sub(1).into_iter().collect())
+            .collect();
         let graph = Graph::from_dependencies(parents.iter().map(Vec::as_slice));
         let ancestors = graph.ancestors(MAX_STEPS_PER_TEMPLATE - 1);
         assert!(ancestors.iter().copied().eq(0..999));

@@ -19,19 +19,28 @@ pub(super) fn read(
         return;
     }
     let graph = Graph::from_dependencies(steps.iter().map(|step| step.depends_on.as_slice()));
-    let index: HashMap<String, usize> = steps.iter().enumerate().map(|(i, step)| (step.name.clone(), i)).collect();
+    let index: HashMap<String, usize> = steps
+        .iter()
+        .enumerate()
+        .map(|(i, step)| (step.name.clone(), i))
+        .collect();
     for (position, references) in inputs.iter().enumerate() {
-        let Some(references) = references else { continue };
+        let Some(references) = references else {
+            continue;
+        };
         let mut named = BTreeSet::new();
         for reference in references {
             let name = shorten(reference.name);
             let problem = match index.get(reference.name) {
                 None => {
-                    let hint = problems.hint(reference.name, steps.iter().map(|step| step.name.as_str()));
+                    let hint =
+                        problems.hint(reference.name, steps.iter().map(|step| step.name.as_str()));
                     format!("there is no step `{name}`{hint}")
                 }
                 Some(step) if linked && !graph.ancestors(position).contains(&(*step as u16)) => {
-                    format!("the step `{name}` does not come before this one; expected it in `depends_on_steps`")
+                    format!(
+                        "the step `{name}` does not come before this one; expected it in `depends_on_steps`"
+                    )
                 }
                 Some(step) if !named.insert(*step) => format!("the step `{name}` is listed twice"),
                 Some(_) => continue,
@@ -65,21 +74,39 @@ mod tests {
     #[test]
     fn what_is_no_ancestor_is_refused_with_its_place() {
         for (inputs, path, message) in [
-            ("[othr]", "[0]", "there is no step `othr`, did you mean `other`?"),
-            ("[a, other]", "[1]", "the step `other` does not come before this one; expected it in `depends_on_steps`"),
-            ("[c]", "[0]", "the step `c` does not come before this one; expected it in `depends_on_steps`"),
+            (
+                "[othr]",
+                "[0]",
+                "there is no step `othr`, did you mean `other`?",
+            ),
+            (
+                "[a, other]",
+                "[1]",
+                "the step `other` does not come before this one; expected it in `depends_on_steps`",
+            ),
+            (
+                "[c]",
+                "[0]",
+                "the step `c` does not come before this one; expected it in `depends_on_steps`",
+            ),
             ("[planner]", "[0]", "there is no step `planner`"),
             ("[a, b, a]", "[2]", "the step `a` is listed twice"),
             ("a", "", "expected a list of step names"),
         ] {
             let problems = parse(inputs).unwrap_err();
-            let [problem] = &problems[..] else { panic!("{inputs}: {problems:?}") };
+            let [problem] = &problems[..] else {
+                panic!("{inputs}: {problems:?}")
+            };
             assert_eq!(
                 (problem.line, problem.path.as_str()),
                 (7, &*format!("step_templates[3].inputs{path}")),
                 "{inputs}"
             );
-            assert!(problem.message.starts_with(message), "{inputs}: {}", problem.message);
+            assert!(
+                problem.message.starts_with(message),
+                "{inputs}: {}",
+                problem.message
+            );
         }
     }
 }

@@ -41,27 +41,39 @@ impl Mapping {
 
     /// Takes the value of the key before it; gives it back where that one is missing, as it is a key itself.
     pub fn take(&mut self, node: Node) -> Result<Option<Node>, Refused> {
-        let Some((key, is_merge)) = self.key.take() else { return Ok(Some(node)) };
+        let Some((key, is_merge)) = self.key.take() else {
+            return Ok(Some(node));
+        };
         if is_merge {
             self.merge(key, node)?;
         } else if key.broken || self.seen.insert(key.text.clone()) {
             self.entries.push(Entry { key, node });
         } else {
             let message = "the key appears twice in the same mapping".to_owned();
-            return Err(Refused { pos: key.pos, key: key.text, message });
+            return Err(Refused {
+                pos: key.pos,
+                key: key.text,
+                message,
+            });
         }
         Ok(None)
     }
 
     fn merge(&mut self, key: Key, node: Node) -> Result<(), Refused> {
-        let refused = |pos: Pos, message: String| Refused { pos, key: key.text.clone(), message };
+        let refused = |pos: Pos, message: String| Refused {
+            pos,
+            key: key.text.clone(),
+            message,
+        };
         if self.merged.is_some() {
-            let message =
-                "the merge key appears twice in the same mapping; expected one with a list: `<<: [*first, *second]`";
+            let message = "the merge key appears twice in the same mapping; expected one with a list: `<<: [*first, *second]`";
             return Err(refused(key.pos, message.to_owned()));
         }
         let sources = match node {
-            Node { data: Data::List(items), .. } => items,
+            Node {
+                data: Data::List(items),
+                ..
+            } => items,
             one => vec![one],
         };
         let merged = self.merged.insert(Vec::new());
@@ -71,7 +83,9 @@ impl Mapping {
                 Data::Broken => {}
                 other => {
                     let found = other.kind();
-                    let message = format!("expected a mapping to merge, or a list of mappings, found {found}");
+                    let message = format!(
+                        "expected a mapping to merge, or a list of mappings, found {found}"
+                    );
                     return Err(refused(source.pos, message));
                 }
             }
@@ -81,9 +95,15 @@ impl Mapping {
 
     /// The mapping as it is in the end.
     pub fn finish(self) -> Vec<Entry> {
-        let Mapping { mut entries, mut seen, merged, .. } = self;
+        let Mapping {
+            mut entries,
+            mut seen,
+            merged,
+            ..
+        } = self;
         let added = merged.unwrap_or_default().into_iter();
-        entries.extend(added.filter(|entry| entry.key.broken || seen.insert(entry.key.text.clone())));
+        entries
+            .extend(added.filter(|entry| entry.key.broken || seen.insert(entry.key.text.clone())));
         entries
     }
 }

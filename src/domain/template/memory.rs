@@ -36,7 +36,11 @@ impl Memory {
             let message = format!(
                 "the expressions of a template have at most {MAX_EXPRESSIONS_BYTES} bytes together, repetitions aside"
             );
-            return Err(ExpressionProblem { line: 1, column: 1, message });
+            return Err(ExpressionProblem {
+                line: 1,
+                column: 1,
+                message,
+            });
         }
         let parsed = Parsed::of(source);
         self.expressions.insert(source.to_owned(), parsed.clone());
@@ -44,9 +48,17 @@ impl Memory {
     }
 
     /// The condition in a string, or in true or false; problems are added where it is wrong.
-    pub fn condition(&mut self, field: &Field<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Option<Expression> {
+    pub fn condition(
+        &mut self,
+        field: &Field<'_>,
+        scope: &Scope<'_>,
+        problems: &mut Problems,
+    ) -> Option<Expression> {
         let source = field.condition(problems)?;
-        match self.parsed(&source).and_then(|parsed| parsed.condition(scope)) {
+        match self
+            .parsed(&source)
+            .and_then(|parsed| parsed.condition(scope))
+        {
             Ok(expression) => Some(expression),
             Err(problem) => {
                 problems.add_inside(field.node.pos, &field.path, problem);
@@ -56,13 +68,27 @@ impl Memory {
     }
 
     /// A JSON Schema, each of its problems and warnings at the place in the YAML that its JSON pointer leads to.
-    pub fn schema(&mut self, field: &Field<'_>, of_context: bool, problems: &mut Problems) -> Option<Value> {
-        let is_map = Fields::of(field.node, &field.path, "a mapping (a JSON Schema)", problems).is_some();
+    pub fn schema(
+        &mut self,
+        field: &Field<'_>,
+        of_context: bool,
+        problems: &mut Problems,
+    ) -> Option<Value> {
+        let is_map = Fields::of(
+            field.node,
+            &field.path,
+            "a mapping (a JSON Schema)",
+            problems,
+        )
+        .is_some();
         if !is_map || field.node.is_broken() {
             return None;
         }
         let schema = field.node.to_json();
-        let Judged { problems: found, warnings } = self.judged(&schema, of_context);
+        let Judged {
+            problems: found,
+            warnings,
+        } = self.judged(&schema, of_context);
         for problem in found {
             let (pos, path) = field.node.locate(&problem.pointer, &field.path);
             problems.add(pos, path, &problem.message);
@@ -79,16 +105,31 @@ impl Memory {
         if let Some(known) = self.schemas.get(&key) {
             return known.clone();
         }
-        let compiled = if of_context { ContextSchema::compile(schema) } else { ContextSchema::compile_result(schema) };
+        let compiled = if of_context {
+            ContextSchema::compile(schema)
+        } else {
+            ContextSchema::compile_result(schema)
+        };
         let judged = match compiled {
             Ok(compiled) => {
                 self.patterns += compiled.patterns();
-                let message = format!("the schemas of a template have at most {MAX_PATTERNS} patterns together");
-                let too_many = SchemaProblem { pointer: String::new(), message };
+                let message = format!(
+                    "the schemas of a template have at most {MAX_PATTERNS} patterns together"
+                );
+                let too_many = SchemaProblem {
+                    pointer: String::new(),
+                    message,
+                };
                 let problems = Vec::from_iter((self.patterns > MAX_PATTERNS).then_some(too_many));
-                Judged { problems, warnings: compiled.warnings().to_vec() }
+                Judged {
+                    problems,
+                    warnings: compiled.warnings().to_vec(),
+                }
             }
-            Err(problems) => Judged { problems, warnings: Vec::new() },
+            Err(problems) => Judged {
+                problems,
+                warnings: Vec::new(),
+            },
         };
         self.schemas.insert(key, judged.clone());
         judged

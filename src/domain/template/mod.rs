@@ -153,7 +153,9 @@ impl Template {
     /// # Errors
     /// The problems, as [`Checked::problems`].
     pub fn parse(yaml: &str, environment: &str) -> Result<Template, Vec<Problem>> {
-        let Checked { template, problems, .. } = Template::check(yaml, environment);
+        let Checked {
+            template, problems, ..
+        } = Template::check(yaml, environment);
         template.ok_or(problems)
     }
 
@@ -162,7 +164,9 @@ impl Template {
     /// # Errors
     /// The problems, as [`Checked::problems`].
     pub fn parse_stored(yaml: &str, environment: &str) -> Result<Template, Vec<Problem>> {
-        let Checked { template, problems, .. } = checked(yaml, environment, Names::Stored);
+        let Checked {
+            template, problems, ..
+        } = checked(yaml, environment, Names::Stored);
         template.ok_or(problems)
     }
 }
@@ -170,7 +174,10 @@ impl Template {
 fn checked(yaml: &str, environment: &str, names: Names) -> Checked {
     let mut problems = Problems::reading(names);
     let template = if yaml.len() > MAX_TEMPLATE_BYTES {
-        let message = format!("the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}", yaml.len());
+        let message = format!(
+            "the file has {} bytes, but a template has at most {MAX_TEMPLATE_BYTES}",
+            yaml.len()
+        );
         problems.add(Pos::START, "", message);
         None
     } else {
@@ -180,7 +187,12 @@ fn checked(yaml: &str, environment: &str, names: Names) -> Checked {
     let problems_total = problems.len();
     let template = template.filter(|_| problems.is_empty());
     let (problems, warnings) = problems.into_sorted(yaml);
-    Checked { template, problems, problems_total, warnings }
+    Checked {
+        template,
+        problems,
+        problems_total,
+        warnings,
+    }
 }
 
 fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Option<Template> {
@@ -203,5 +215,9 @@ fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Op
 
 /// What a time-out has to be, in words.
 pub(super) fn timeout_expected() -> String {
-    format!("a number of seconds from {} to {}", MIN_TIMEOUT.as_secs_f64(), MAX_TIMEOUT.as_secs())
+    format!(
+        "a number of seconds from {} to {}",
+        MIN_TIMEOUT.as_secs_f64(),
+        MAX_TIMEOUT.as_secs()
+    )
 }

@@ -71,7 +71,9 @@ impl Node {
         match &self.data {
             Data::Broken => true,
             Data::List(items) => items.iter().any(Node::is_broken),
-            Data::Map(entries) => entries.iter().any(|entry| entry.key.broken || entry.node.is_broken()),
+            Data::Map(entries) => entries
+                .iter()
+                .any(|entry| entry.key.broken || entry.node.is_broken()),
             _ => false,
         }
     }
@@ -86,9 +88,10 @@ impl Node {
                     .iter()
                     .find(|entry| entry.key.text == token)
                     .map(|entry| (&entry.node, child(&path, &token))),
-                Data::List(items) => {
-                    token.parse::<usize>().ok().and_then(|index| Some((items.get(index)?, item(&path, index))))
-                }
+                Data::List(items) => token
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|index| Some((items.get(index)?, item(&path, index)))),
                 _ => None,
             };
             let Some(next) = next else { break };
@@ -99,5 +102,8 @@ impl Node {
 }
 
 pub(super) fn json_map(entries: &[Entry]) -> Map<String, Value> {
-    entries.iter().map(|entry| (entry.key.text.clone(), entry.node.to_json())).collect()
+    entries
+        .iter()
+        .map(|entry| (entry.key.text.clone(), entry.node.to_json()))
+        .collect()
 }

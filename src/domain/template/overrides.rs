@@ -41,14 +41,22 @@ impl Override {
         Ok(Some(changes))
     }
 
-    fn fill(&self, notes: &mut Map<String, Value>, values: &Values<'_>) -> Result<(), EvaluationError> {
+    fn fill(
+        &self,
+        notes: &mut Map<String, Value>,
+        values: &Values<'_>,
+    ) -> Result<(), EvaluationError> {
         if self.texts.is_empty() {
             return Ok(());
         }
         let wrong = |why: EvaluationError| why.at("annotations");
-        notes.values_mut().try_for_each(|value| self.put(value, values)).map_err(wrong)?;
+        notes
+            .values_mut()
+            .try_for_each(|value| self.put(value, values))
+            .map_err(wrong)?;
         let text = Value::Object(notes.clone()).to_string();
-        json::check_document(&text, MAX_ANNOTATIONS_BYTES).map_err(|error| wrong(error.message.into()))
+        json::check_document(&text, MAX_ANNOTATIONS_BYTES)
+            .map_err(|error| wrong(error.message.into()))
     }
 
     fn put(&self, value: &mut Value, values: &Values<'_>) -> Result<(), EvaluationError> {
@@ -60,7 +68,9 @@ impl Override {
                 Ok(())
             }
             Value::Array(items) => items.iter_mut().try_for_each(|item| self.put(item, values)),
-            Value::Object(map) => map.values_mut().try_for_each(|value| self.put(value, values)),
+            Value::Object(map) => map
+                .values_mut()
+                .try_for_each(|value| self.put(value, values)),
             _ => Ok(()),
         }
     }
@@ -74,14 +84,25 @@ pub(super) fn read(
     memory: &mut Memory,
     problems: &mut Problems,
 ) -> Vec<Override> {
-    let items = field.list("a list of overrides", problems).unwrap_or_default();
+    let items = field
+        .list("a list of overrides", problems)
+        .unwrap_or_default();
     if items.len() > MAX_OVERRIDES {
-        let message = format!("the template has {} overrides, but at most {MAX_OVERRIDES} are allowed", items.len());
+        let message = format!(
+            "the template has {} overrides, but at most {MAX_OVERRIDES} are allowed",
+            items.len()
+        );
         field.problem(message, problems);
         return Vec::new();
     }
-    let scope = Scope { context, results: None };
-    items.iter().filter_map(|item| read_one(item, steps, &scope, memory, problems)).collect()
+    let scope = Scope {
+        context,
+        results: None,
+    };
+    items
+        .iter()
+        .filter_map(|item| read_one(item, steps, &scope, memory, problems))
+        .collect()
 }
 
 fn read_one(
@@ -91,7 +112,12 @@ fn read_one(
     memory: &mut Memory,
     problems: &mut Problems,
 ) -> Option<Override> {
-    let fields = Fields::of(item.node, &item.path, "an override (a mapping with `when`)", problems)?;
+    let fields = Fields::of(
+        item.node,
+        &item.path,
+        "an override (a mapping with `when`)",
+        problems,
+    )?;
     let when = fields.get("when");
     if when.is_none() {
         fields.missing("when", problems);
@@ -101,7 +127,9 @@ fn read_one(
         return None;
     }
     let mut value = item.node.to_json();
-    value.as_object_mut()?.retain(|key, _| key != "when" && !key.starts_with(OWN_KEYS));
+    value
+        .as_object_mut()?
+        .retain(|key, _| key != "when" && !key.starts_with(OWN_KEYS));
     let changes = match Adjustment::read(&value, steps) {
         Ok(changes) => changes,
         Err(found) => {
@@ -113,16 +141,35 @@ fn read_one(
         }
     };
     if value.as_object().is_some_and(Map::is_empty) {
-        item.problem("the override changes nothing; expected `steps`, `annotations` or `priority`", problems);
+        item.problem(
+            "the override changes nothing; expected `steps`, `annotations` or `priority`",
+            problems,
+        );
     }
     let mut texts = BTreeMap::new();
-    let of_steps =
-        changes.steps.iter().map(|(name, step)| (format!("/steps/{}/annotations", escape(name)), &step.annotations));
+    let of_steps = changes.steps.iter().map(|(name, step)| {
+        (
+            format!("/steps/{}/annotations", escape(name)),
+            &step.annotations,
+        )
+    });
     for (pointer, notes) in of_steps.chain([("/annotations".to_owned(), &changes.annotations)]) {
-        let mut reader = Texts { item, scope, memory, problems, texts: &mut texts };
-        notes.iter().for_each(|(key, value)| reader.read(&format!("{pointer}/{}", escape(key)), value));
+        let mut reader = Texts {
+            item,
+            scope,
+            memory,
+            problems,
+            texts: &mut texts,
+        };
+        notes
+            .iter()
+            .for_each(|(key, value)| reader.read(&format!("{pointer}/{}", escape(key)), value));
     }
-    Some(Override { condition: condition?, changes, texts })
+    Some(Override {
+        condition: condition?,
+        changes,
+        texts,
+    })
 }
 
 /// A name in a JSON pointer.
@@ -144,17 +191,23 @@ impl Texts<'_, '_> {
         match value {
             Value::String(text) => self.text(pointer, text),
             Value::Array(items) => {
-                items.iter().enumerate().for_each(|(index, item)| self.read(&format!("{pointer}/{index}"), item));
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(index, item)| self.read(&format!("{pointer}/{index}"), item));
             }
             Value::Object(map) => {
-                map.iter().for_each(|(key, value)| self.read(&format!("{pointer}/{}", escape(key)), value));
+                map.iter().for_each(|(key, value)| {
+                    self.read(&format!("{pointer}/{}", escape(key)), value)
+                });
             }
             _ => {}
         }
     }
 
     fn text(&mut self, pointer: &str, text: &str) {
-        let found = Interpolation::read(text, |source| self.memory.parsed(source)?.value(self.scope));
+        let found =
+            Interpolation::read(text, |source| self.memory.parsed(source)?.value(self.scope));
         match found {
             Ok(Some(found)) => drop(self.texts.insert(text.to_owned(), found)),
             Ok(None) => {}

@@ -12,9 +12,22 @@ pub(super) fn inside(yaml: &str, at: Pos, line: u32, column: u32) -> Pos {
         // Only a block keeps its lines; it begins with its text, and so does each of its lines.
         Some(first) if line > 1 => {
             let is_block = !matches!(first, '\'' | '"');
-            return if is_block { Pos { line: at.line + line - 1, column: at.column + column - 1 } } else { at };
+            return if is_block {
+                Pos {
+                    line: at.line + line - 1,
+                    column: at.column + column - 1,
+                }
+            } else {
+                at
+            };
         }
-        Some('\'') => skip(&raw, column, |rest| if rest.starts_with(&['\'', '\'']) { 2 } else { 1 }),
+        Some('\'') => skip(&raw, column, |rest| {
+            if rest.starts_with(&['\'', '\'']) {
+                2
+            } else {
+                1
+            }
+        }),
         Some('"') => skip(&raw, column, |rest| match rest {
             ['\\', 'x', ..] => 4,
             ['\\', 'u', ..] => 6,
@@ -25,7 +38,10 @@ pub(super) fn inside(yaml: &str, at: Pos, line: u32, column: u32) -> Pos {
         Some(_) => Some(column - 1),
     };
     let fits = |offset: &u32| (*offset as usize) <= raw.len();
-    offset.filter(fits).map_or(at, |offset| Pos { line: at.line, column: at.column + offset })
+    offset.filter(fits).map_or(at, |offset| Pos {
+        line: at.line,
+        column: at.column + offset,
+    })
 }
 
 /// How far the character at `column` is from the opening quote; `width` says how many characters of the file stand for the next

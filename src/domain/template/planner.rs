@@ -19,10 +19,20 @@ const KNOWN: [&str; 9] = [
 ];
 
 /// The planner's step; what is wrong with it becomes problems and default values. `service` is the template's own.
-pub(super) fn read(field: &Field<'_>, service: Option<&str>, problems: &mut Problems) -> StepTemplate {
-    let mut planner = StepTemplate { name: PLANNER.to_owned(), ..step::blank() };
+pub(super) fn read(
+    field: &Field<'_>,
+    service: Option<&str>,
+    problems: &mut Problems,
+) -> StepTemplate {
+    let mut planner = StepTemplate {
+        name: PLANNER.to_owned(),
+        ..step::blank()
+    };
     let described = |planner: StepTemplate| match planner.description.as_str() {
-        "" => StepTemplate { description: "plans the other steps".to_owned(), ..planner },
+        "" => StepTemplate {
+            description: "plans the other steps".to_owned(),
+            ..planner
+        },
         _ => planner,
     };
     if matches!(field.node.data, Data::Text(_)) {
@@ -32,7 +42,13 @@ pub(super) fn read(field: &Field<'_>, service: Option<&str>, problems: &mut Prob
     let what = "a handler's name, or a mapping with `handler`";
     if let Some(fields) = Fields::of(field.node, &field.path, what, problems) {
         fields.refuse_unknown(&KNOWN, problems);
-        let handler = fields.either(Alias { key: "handler", alias: "handler_class" }, problems);
+        let handler = fields.either(
+            Alias {
+                key: "handler",
+                alias: "handler_class",
+            },
+            problems,
+        );
         step::read_settings(&fields, "handler", handler, service, &mut planner, problems);
     }
     described(planner)
@@ -42,7 +58,10 @@ pub(super) fn read(field: &Field<'_>, service: Option<&str>, problems: &mut Prob
 pub(super) fn put_first(planner: StepTemplate, steps: &mut Vec<StepTemplate>) {
     for step in steps.iter_mut() {
         step.depends_on.iter_mut().for_each(|parent| *parent += 1);
-        step.inputs.iter_mut().flatten().for_each(|input| *input += 1);
+        step.inputs
+            .iter_mut()
+            .flatten()
+            .for_each(|input| *input += 1);
         if step.depends_on.is_empty() {
             step.depends_on.push(0);
         }

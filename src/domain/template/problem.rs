@@ -101,10 +101,20 @@ impl Findings {
     /// Those of the template in one of its environments, unless it has them anyway.
     fn add_all_in(&mut self, environment: &str, others: Findings) {
         let new = |seen: &u64| !self.seen.contains(seen);
-        let counted: Vec<u64> =
-            others.seen.iter().filter(|seen| new(seen)).map(|s| fingerprint(&(s, environment))).collect();
-        let kept: Vec<Found> = others.first.into_iter().filter(|found| new(&fingerprint(found))).collect();
-        counted.into_iter().for_each(|fingerprint| self.count(fingerprint));
+        let counted: Vec<u64> = others
+            .seen
+            .iter()
+            .filter(|seen| new(seen))
+            .map(|s| fingerprint(&(s, environment)))
+            .collect();
+        let kept: Vec<Found> = others
+            .first
+            .into_iter()
+            .filter(|found| new(&fingerprint(found)))
+            .collect();
+        counted
+            .into_iter()
+            .for_each(|fingerprint| self.count(fingerprint));
         for mut found in kept {
             found.problem.message += &format!(" (in the environment `{}`)", shorten(environment));
             self.keep(found);
@@ -114,9 +124,16 @@ impl Findings {
     /// In order of position, at most [`MAX_PROBLEMS`]; the last one then says how many are not listed.
     fn into_sorted(self, yaml: &str, what: &str) -> Vec<Problem> {
         let placed = |Found { problem, inside }: Found| {
-            let at = Pos { line: problem.line, column: problem.column };
+            let at = Pos {
+                line: problem.line,
+                column: problem.column,
+            };
             let at = inside.map_or(at, |(line, column)| place::inside(yaml, at, line, column));
-            Problem { line: at.line, column: at.column, ..problem }
+            Problem {
+                line: at.line,
+                column: at.column,
+                ..problem
+            }
         };
         let total = self.seen.len();
         let mut listed: Vec<Problem> = self.first.into_iter().map(placed).collect();
@@ -152,22 +169,32 @@ pub(super) struct Problems {
 
 impl Problems {
     pub fn reading(names: Names) -> Self {
-        Problems { names, ..Problems::default() }
+        Problems {
+            names,
+            ..Problems::default()
+        }
     }
 
     pub fn add(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
-        self.problems.add(found(pos, path.into(), message.into(), None));
+        self.problems
+            .add(found(pos, path.into(), message.into(), None));
     }
 
     /// A problem of the expression in the scalar at `pos`.
     pub fn add_inside(&mut self, pos: Pos, path: &str, problem: ExpressionProblem) {
-        let ExpressionProblem { line, column, message } = problem;
-        self.problems.add(found(pos, path.to_owned(), message, Some((line, column))));
+        let ExpressionProblem {
+            line,
+            column,
+            message,
+        } = problem;
+        self.problems
+            .add(found(pos, path.to_owned(), message, Some((line, column))));
     }
 
     /// What an author should know of a template that is valid all the same.
     pub fn warn(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
-        self.warnings.add(found(pos, path.into(), message.into(), None));
+        self.warnings
+            .add(found(pos, path.into(), message.into(), None));
     }
 
     /// Those of the template in one of its environments, unless it has them anyway.
@@ -192,27 +219,48 @@ impl Problems {
     }
 
     /// ", did you mean …?" for the first [`MAX_HINTS`] words; comparing all words with each other would take too long.
-    pub fn hint<'c>(&mut self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+    pub fn hint<'c>(
+        &mut self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'c str>,
+    ) -> String {
         self.hints += 1;
-        if self.hints > MAX_HINTS { String::new() } else { did_you_mean(word, candidates) }
+        if self.hints > MAX_HINTS {
+            String::new()
+        } else {
+            did_you_mean(word, candidates)
+        }
     }
 
     /// The problems and the warnings, each in order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then
     /// says how many are not listed.
     pub fn into_sorted(self, yaml: &str) -> (Vec<Problem>, Vec<Problem>) {
-        (self.problems.into_sorted(yaml, "problems"), self.warnings.into_sorted(yaml, "warnings"))
+        (
+            self.problems.into_sorted(yaml, "problems"),
+            self.warnings.into_sorted(yaml, "warnings"),
+        )
     }
 }
 
 fn found(pos: Pos, path: String, message: String, inside: Option<(u32, u32)>) -> Found {
-    Found { problem: Problem { line: pos.line, column: pos.column, path, message }, inside }
+    Found {
+        problem: Problem {
+            line: pos.line,
+            column: pos.column,
+            path,
+            message,
+        },
+        inside,
+    }
 }
 
 /// The path of a key of the mapping at `path`.
 pub(super) fn child(path: &str, key: &str) -> String {
     let plain = !key.is_empty()
         && shorten(key) == key
-        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-$".contains(&byte));
     match (path.is_empty(), plain) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),
@@ -231,10 +279,20 @@ mod tests {
 
     #[test]
     fn a_problem_reads_as_position_path_message() {
-        let problem =
-            Problem { line: 12, column: 5, path: "step_templates[2].name".into(), message: "is missing".into() };
-        assert_eq!(problem.to_string(), "line 12, column 5: step_templates[2].name: is missing");
-        let whole = Problem { path: String::new(), ..problem };
+        let problem = Problem {
+            line: 12,
+            column: 5,
+            path: "step_templates[2].name".into(),
+            message: "is missing".into(),
+        };
+        assert_eq!(
+            problem.to_string(),
+            "line 12, column 5: step_templates[2].name: is missing"
+        );
+        let whole = Problem {
+            path: String::new(),
+            ..problem
+        };
         assert_eq!(whole.to_string(), "line 12, column 5: is missing");
     }
 
@@ -257,26 +315,49 @@ mod tests {
         let (list, warnings) = problems.into_sorted("");
         assert_eq!(list.len(), MAX_PROBLEMS);
         assert_eq!(list[98].line, 99);
-        assert_eq!(list[99].to_string(), "line 100, column 1: 2 more problems from here on are not listed");
-        assert_eq!(warnings[99].to_string(), "line 100, column 1: 2 more warnings from here on are not listed");
+        assert_eq!(
+            list[99].to_string(),
+            "line 100, column 1: 2 more problems from here on are not listed"
+        );
+        assert_eq!(
+            warnings[99].to_string(),
+            "line 100, column 1: 2 more warnings from here on are not listed"
+        );
     }
 
     #[test]
     fn the_first_by_position_are_listed_however_late_they_were_found_and_each_counts_once() {
         let mut problems = Problems::default();
         for _ in 0..2 {
-            (2..=5_000).rev().for_each(|line| problems.add(Pos { line, column: 1 }, "a", "b"));
+            (2..=5_000)
+                .rev()
+                .for_each(|line| problems.add(Pos { line, column: 1 }, "a", "b"));
         }
         problems.add(Pos::START, "a", "b");
         let mut own = Problems::default();
         own.add(Pos::START, "a", "b");
         own.add(Pos { line: 3, column: 7 }, "a", "c");
-        (1..=200).for_each(|line| own.add(Pos { line: 6_000 + line, column: 1 }, "a", "c"));
+        (1..=200).for_each(|line| {
+            own.add(
+                Pos {
+                    line: 6_000 + line,
+                    column: 1,
+                },
+                "a",
+                "c",
+            )
+        });
         problems.add_all_in("test", own);
         assert_eq!(problems.len(), 5_201);
         let (list, _) = problems.into_sorted("");
-        assert_eq!((list[0].line, list[3].message.as_str()), (1, "c (in the environment `test`)"));
-        assert_eq!(list[99].message, "5102 more problems from here on are not listed");
+        assert_eq!(
+            (list[0].line, list[3].message.as_str()),
+            (1, "c (in the environment `test`)")
+        );
+        assert_eq!(
+            list[99].message,
+            "5102 more problems from here on are not listed"
+        );
     }
 
     #[test]

@@ -14,8 +14,14 @@ const NAMES_EVENTS: &str = "the key is not used: a worker publishes no events of
 pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
     (HANDLER_CLASS, NAMES_A_CLASS),
     ("class_name", NAMES_A_CLASS),
-    (MODULE, "the key is not used: it names a Ruby module; `namespace_name` says where the template belongs"),
-    ("named_steps", "the key is not used: the names of the steps are those in `step_templates`"),
+    (
+        MODULE,
+        "the key is not used: it names a Ruby module; `namespace_name` says where the template belongs",
+    ),
+    (
+        "named_steps",
+        "the key is not used: the names of the steps are those in `step_templates`",
+    ),
     ("custom_events", NAMES_EVENTS),
     (
         "handler_config",
@@ -30,7 +36,10 @@ pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
 /// Keys of a step that are not used, and what takes their place.
 pub(super) const OF_STEP: [(&str, &str); 2] = [
     ("custom_events", NAMES_EVENTS),
-    ("skippable", "the key is not used: `when` says under which condition a step runs, and otherwise it is skipped"),
+    (
+        "skippable",
+        "the key is not used: `when` says under which condition a step runs, and otherwise it is skipped",
+    ),
 ];
 
 const HANDLER_CLASS: &str = "task_handler_class";
@@ -49,19 +58,34 @@ pub(super) fn warn(fields: &Fields<'_>, keys: &[(&str, &str)], problems: &mut Pr
 pub(super) fn warn_of_other_service(field: &Field<'_>, service: &str, problems: &mut Problems) {
     let own = field.reference(&mut Problems::default());
     if own.is_some_and(|own| own != service) {
-        let message =
-            format!("the key is not used: `handler_config.service` says that the service is `{}`", shorten(service));
+        let message = format!(
+            "the key is not used: `handler_config.service` says that the service is `{}`",
+            shorten(service)
+        );
         problems.warn(field.key_pos, field.path.as_str(), message);
     }
 }
 
 /// The name of the template. Those of the Rails engine begin with their module and a slash, which no name here can have.
-pub(super) fn task_name(template: &Fields<'_>, field: &Field<'_>, problems: &mut Problems) -> Option<String> {
-    let of_rails = template.get(HANDLER_CLASS).or_else(|| template.get(MODULE)).is_some();
-    if let Some(text) = field.text(&mut Problems::default()).filter(|text| of_rails && text.contains('/')) {
+pub(super) fn task_name(
+    template: &Fields<'_>,
+    field: &Field<'_>,
+    problems: &mut Problems,
+) -> Option<String> {
+    let of_rails = template
+        .get(HANDLER_CLASS)
+        .or_else(|| template.get(MODULE))
+        .is_some();
+    if let Some(text) = field
+        .text(&mut Problems::default())
+        .filter(|text| of_rails && text.contains('/'))
+    {
         let name = text.replace('/', ".");
         if name::check(&name).is_ok() {
-            let message = format!("a name has no `/` here: the template is called `{}`", shorten(&name));
+            let message = format!(
+                "a name has no `/` here: the template is called `{}`",
+                shorten(&name)
+            );
             problems.warn(field.node.pos, field.path.as_str(), message);
             return Some(name);
         }

@@ -8,8 +8,8 @@ use super::node::Node;
 use super::problem::Problems;
 use super::step::{self, RawStep};
 use super::{
-    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, PLANNER,
-    StepTemplate, Template,
+    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES,
+    MAX_STEPS_PER_TEMPLATE, PLANNER, StepTemplate, Template,
 };
 use super::{conditions, inputs, links, overrides, planner, rails};
 use crate::domain::expression::Type;
@@ -32,35 +32,77 @@ const KNOWN: [&str; 14] = [
 ];
 
 /// Reads the document; the result is complete only if no problem was added.
-pub(super) fn template(root: &Node, memory: &mut Memory, problems: &mut Problems) -> Option<Template> {
-    let fields = Fields::of(root, "", "a mapping with `task_name` and `step_templates`", problems)?;
-    fields.refuse_unknown(&[&KNOWN[..], &rails::OF_TEMPLATE.map(|(key, _)| key)].concat(), problems);
+pub(super) fn template(
+    root: &Node,
+    memory: &mut Memory,
+    problems: &mut Problems,
+) -> Option<Template> {
+    let fields = Fields::of(
+        root,
+        "",
+        "a mapping with `task_name` and `step_templates`",
+        problems,
+    )?;
+    fields.refuse_unknown(
+        &[&KNOWN[..], &rails::OF_TEMPLATE.map(|(key, _)| key)].concat(),
+        problems,
+    );
     rails::warn(&fields, &rails::OF_TEMPLATE, problems);
 
-    let task_name = fields.either(Alias { key: "task_name", alias: "name" }, problems);
+    let task_name = fields.either(
+        Alias {
+            key: "task_name",
+            alias: "name",
+        },
+        problems,
+    );
     if task_name.is_none() {
         fields.missing("task_name", problems);
     }
-    let namespace = fields.either(Alias { key: "namespace", alias: "namespace_name" }, problems);
+    let namespace = fields.either(
+        Alias {
+            key: "namespace",
+            alias: "namespace_name",
+        },
+        problems,
+    );
     let namespace = namespace.filter(Field::is_filled);
     let annotations = fields.filled("annotations");
-    let schema = fields.filled("schema").map(|field| memory.schema(&field, true, problems).unwrap_or_default());
+    let schema = fields
+        .filled("schema")
+        .map(|field| memory.schema(&field, true, problems).unwrap_or_default());
     let context = Type::of_context(schema.as_ref());
-    let service = fields.filled("default_dependent_system").and_then(|field| field.name(problems));
-    let planner = fields.get("planner").map(|field| planner::read(&field, service, problems));
+    let service = fields
+        .filled("default_dependent_system")
+        .and_then(|field| field.name(problems));
+    let planner = fields
+        .get("planner")
+        .map(|field| planner::read(&field, service, problems));
     let has_planner = planner.is_some();
     let steps = steps(&fields, planner, service, &context, memory, problems);
-    let overrides = fields.filled("overrides").map(|field| overrides::read(&field, &steps, &context, memory, problems));
+    let overrides = fields
+        .filled("overrides")
+        .map(|field| overrides::read(&field, &steps, &context, memory, problems));
     Some(Template {
-        task_name: task_name.and_then(|field| rails::task_name(&fields, &field, problems)).unwrap_or_default(),
+        task_name: task_name
+            .and_then(|field| rails::task_name(&fields, &field, problems))
+            .unwrap_or_default(),
         namespace: text(namespace.map_or(Some(DEFAULT_NAMESPACE), |field| field.name(problems))),
         version: version(&fields, problems),
-        description: text(fields.filled("description").and_then(|field| field.text(problems))),
+        description: text(
+            fields
+                .filled("description")
+                .and_then(|field| field.text(problems)),
+        ),
         schema,
-        annotations: annotations.and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems)).unwrap_or_default(),
+        annotations: annotations
+            .and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems))
+            .unwrap_or_default(),
         overrides: overrides.unwrap_or_default(),
         planner: has_planner,
-        timeout: fields.filled("timeout_seconds").and_then(|field| field.timeout(problems)),
+        timeout: fields
+            .filled("timeout_seconds")
+            .and_then(|field| field.timeout(problems)),
         steps,
     })
 }
@@ -78,13 +120,19 @@ fn version(fields: &Fields<'_>, problems: &mut Problems) -> semver::Version {
     };
     if text.len() > MAX_NAME_BYTES {
         field.problem(
-            format!("the version has {} bytes, but at most {MAX_NAME_BYTES} are allowed", text.len()),
+            format!(
+                "the version has {} bytes, but at most {MAX_NAME_BYTES} are allowed",
+                text.len()
+            ),
             problems,
         );
         return DEFAULT_VERSION;
     }
     semver::Version::from_str(text).unwrap_or_else(|error| {
-        field.problem(format!("expected a semantic version such as 1.4.0, found {text:?}: {error}"), problems);
+        field.problem(
+            format!("expected a semantic version such as 1.4.0, found {text:?}: {error}"),
+            problems,
+        );
         DEFAULT_VERSION
     })
 }
@@ -109,11 +157,16 @@ fn steps(
     }
     let count = items.len() + usize::from(planner.is_some());
     if count > MAX_STEPS_PER_TEMPLATE {
-        let message = format!("the template has {count} steps, but at most {MAX_STEPS_PER_TEMPLATE} are allowed");
+        let message = format!(
+            "the template has {count} steps, but at most {MAX_STEPS_PER_TEMPLATE} are allowed"
+        );
         field.problem(message, problems);
         return Vec::new();
     }
-    let mut raw: Vec<RawStep<'_>> = items.iter().map(|item| step::read(item, service, memory, problems)).collect();
+    let mut raw: Vec<RawStep<'_>> = items
+        .iter()
+        .map(|item| step::read(item, service, memory, problems))
+        .collect();
     if planner.is_some() {
         refuse_second_planner(&raw, problems);
     }
@@ -131,8 +184,14 @@ fn steps(
 }
 
 fn refuse_second_planner(raw: &[RawStep<'_>], problems: &mut Problems) {
-    for name in raw.iter().filter_map(|step| step.name.as_ref()).filter(|name| name.name == PLANNER) {
-        let message = format!("the step name `{PLANNER}` is taken by the template's planner; expected another name");
+    for name in raw
+        .iter()
+        .filter_map(|step| step.name.as_ref())
+        .filter(|name| name.name == PLANNER)
+    {
+        let message = format!(
+            "the step name `{PLANNER}` is taken by the template's planner; expected another name"
+        );
         problems.add(name.pos, name.path.as_str(), message);
     }
 }

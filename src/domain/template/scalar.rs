@@ -27,7 +27,9 @@ pub(super) fn resolve(text: &str) -> Plain {
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Plain::Unusable(format!("JSON has no number {text}; expected a finite number, or a string in quotes"));
+        return Plain::Unusable(format!(
+            "JSON has no number {text}; expected a finite number, or a string in quotes"
+        ));
     }
     if let Some(digits) = text.strip_prefix("0x") {
         return radix(text, digits, 16);
@@ -44,7 +46,10 @@ fn radix(text: &str, digits: &str, radix: u32) -> Plain {
     }
     match u128::from_str_radix(digits, radix) {
         Ok(value) => number(value.to_string()),
-        Err(_) => Plain::Unusable(format!("the number {} has more than 128 bits", crate::domain::words::shorten(text))),
+        Err(_) => Plain::Unusable(format!(
+            "the number {} has more than 128 bits",
+            crate::domain::words::shorten(text)
+        )),
     }
 }
 
@@ -61,15 +66,21 @@ fn decimal(text: &str, unsigned: &str) -> Plain {
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     let mantissa_is_number = digits(whole) && fraction.is_none_or(digits);
     let has_digits = !whole.is_empty() || fraction.is_some_and(|fraction| !fraction.is_empty());
-    let exponent_digits = exponent.map(|exponent| exponent.strip_prefix(['-', '+']).unwrap_or(exponent));
-    let exponent_is_number = exponent_digits.is_none_or(|exponent| !exponent.is_empty() && digits(exponent));
+    let exponent_digits =
+        exponent.map(|exponent| exponent.strip_prefix(['-', '+']).unwrap_or(exponent));
+    let exponent_is_number =
+        exponent_digits.is_none_or(|exponent| !exponent.is_empty() && digits(exponent));
     if !mantissa_is_number || !has_digits || !exponent_is_number {
         return Plain::Text;
     }
 
     let mut json = String::from(if text.starts_with('-') { "-" } else { "" });
     let significant = whole.trim_start_matches('0');
-    json.push_str(if significant.is_empty() { "0" } else { significant });
+    json.push_str(if significant.is_empty() {
+        "0"
+    } else {
+        significant
+    });
     if let Some(fraction) = fraction {
         json.push('.');
         json.push_str(if fraction.is_empty() { "0" } else { fraction });
@@ -83,7 +94,10 @@ fn decimal(text: &str, unsigned: &str) -> Plain {
 
 fn number(json: String) -> Plain {
     if !json::number_is_bounded(&json) {
-        return Plain::Unusable(format!("the number has more than {} digits", json::MAX_NUMBER_DIGITS));
+        return Plain::Unusable(format!(
+            "the number has more than {} digits",
+            json::MAX_NUMBER_DIGITS
+        ));
     }
     match json.parse() {
         Ok(number) => Plain::Number(number),
@@ -106,7 +120,10 @@ mod tests {
             ("-0", "-0"),
             ("00", "0"),
             ("9007199254740993", "9007199254740993"),
-            ("123456789012345678901234567890", "123456789012345678901234567890"),
+            (
+                "123456789012345678901234567890",
+                "123456789012345678901234567890",
+            ),
             ("1.10", "1.10"),
             (".5", "0.5"),
             ("-.5", "-0.5"),
@@ -118,7 +135,9 @@ mod tests {
             ("0o17", "15"),
             ("0xffffffffffffffff", "18446744073709551615"),
         ] {
-            let Plain::Number(number) = resolve(yaml) else { panic!("{yaml} is no number") };
+            let Plain::Number(number) = resolve(yaml) else {
+                panic!("{yaml} is no number")
+            };
             assert_eq!(number.to_string(), json, "{yaml}");
         }
     }
@@ -166,7 +185,15 @@ mod tests {
 
     #[test]
     fn numbers_that_json_cannot_hold_are_refused() {
-        for text in [".inf", "-.Inf", "+.INF", ".nan", ".NaN", "1e4096", "0x100000000000000000000000000000000"] {
+        for text in [
+            ".inf",
+            "-.Inf",
+            "+.INF",
+            ".nan",
+            ".NaN",
+            "1e4096",
+            "0x100000000000000000000000000000000",
+        ] {
             assert!(matches!(resolve(text), Plain::Unusable(_)), "{text}");
         }
     }

@@ -7,8 +7,8 @@ use super::memory::Memory;
 use super::problem::{Pos, Problems};
 use super::rails;
 use super::{
-    DEFAULT_RETRY_LIMIT, DEFAULT_TIMEOUT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES, MAX_RETRY_LIMIT,
-    StepTemplate,
+    DEFAULT_RETRY_LIMIT, DEFAULT_TIMEOUT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES,
+    MAX_RETRY_LIMIT, StepTemplate,
 };
 use crate::domain::retry::Backoff;
 
@@ -56,27 +56,70 @@ pub(super) fn read<'n>(
     memory: &mut Memory,
     problems: &mut Problems,
 ) -> RawStep<'n> {
-    let Some(fields) =
-        Fields::of(item.node, &item.path, "a step (a mapping with `name` and `handler_class`)", problems)
-    else {
-        return RawStep { step: blank(), name: None, depends_on: Vec::new(), inputs: None, when: None };
+    let Some(fields) = Fields::of(
+        item.node,
+        &item.path,
+        "a step (a mapping with `name` and `handler_class`)",
+        problems,
+    ) else {
+        return RawStep {
+            step: blank(),
+            name: None,
+            depends_on: Vec::new(),
+            inputs: None,
+            when: None,
+        };
     };
-    fields.refuse_unknown(&[&KNOWN[..], &rails::OF_STEP.map(|(key, _)| key)].concat(), problems);
+    fields.refuse_unknown(
+        &[&KNOWN[..], &rails::OF_STEP.map(|(key, _)| key)].concat(),
+        problems,
+    );
     rails::warn(&fields, &rails::OF_STEP, problems);
 
     let mut step = blank();
-    let name = required(&fields, "name", fields.get("name"), problems)
-        .and_then(|field| field.name(problems).map(|name| Reference { name, pos: field.node.pos, path: field.path }));
-    step.name = name.as_ref().map(|name| name.name.to_owned()).unwrap_or_default();
-    let handler = fields.either(Alias { key: "handler_class", alias: "handler" }, problems);
-    read_settings(&fields, "handler_class", handler, service, &mut step, problems);
-    step.result_schema = fields.filled("result_schema").and_then(|field| memory.schema(&field, false, problems));
+    let name = required(&fields, "name", fields.get("name"), problems).and_then(|field| {
+        field.name(problems).map(|name| Reference {
+            name,
+            pos: field.node.pos,
+            path: field.path,
+        })
+    });
+    step.name = name
+        .as_ref()
+        .map(|name| name.name.to_owned())
+        .unwrap_or_default();
+    let handler = fields.either(
+        Alias {
+            key: "handler_class",
+            alias: "handler",
+        },
+        problems,
+    );
+    read_settings(
+        &fields,
+        "handler_class",
+        handler,
+        service,
+        &mut step,
+        problems,
+    );
+    step.result_schema = fields
+        .filled("result_schema")
+        .and_then(|field| memory.schema(&field, false, problems));
     let depends_on = dependencies(&fields, problems);
     let inputs = fields.filled("inputs").map(|field| {
-        let items = field.list("a list of step names", problems).unwrap_or_default();
+        let items = field
+            .list("a list of step names", problems)
+            .unwrap_or_default();
         references(items, problems)
     });
-    RawStep { step, name, depends_on, inputs, when: fields.get("when") }
+    RawStep {
+        step,
+        name,
+        depends_on,
+        inputs,
+        when: fields.get("when"),
+    }
 }
 
 /// What a step and a planner have in common; `key` names the handler, and `service` is the template's own.
@@ -88,11 +131,21 @@ pub(super) fn read_settings(
     step: &mut StepTemplate,
     problems: &mut Problems,
 ) {
-    step.description =
-        fields.filled("description").and_then(|field| field.text(problems)).unwrap_or_default().to_owned();
-    set_handler(step, required(fields, key, handler, problems).and_then(|field| field.name(problems)), service);
+    step.description = fields
+        .filled("description")
+        .and_then(|field| field.text(problems))
+        .unwrap_or_default()
+        .to_owned();
+    set_handler(
+        step,
+        required(fields, key, handler, problems).and_then(|field| field.name(problems)),
+        service,
+    );
     let dependent_system = fields.filled("dependent_system");
-    if let Some(name) = dependent_system.as_ref().and_then(|field| field.name(problems)) {
+    if let Some(name) = dependent_system
+        .as_ref()
+        .and_then(|field| field.name(problems))
+    {
         name.clone_into(&mut step.service);
     }
     read_retry(fields, step, problems);
@@ -103,7 +156,9 @@ pub(super) fn read_settings(
         rails::warn_of_other_service(&field, &step.service, problems);
     }
     if let Some(field) = fields.filled("annotations") {
-        step.annotations = field.json_map(MAX_ANNOTATIONS_BYTES, problems).unwrap_or_default();
+        step.annotations = field
+            .json_map(MAX_ANNOTATIONS_BYTES, problems)
+            .unwrap_or_default();
     }
 }
 
@@ -148,7 +203,9 @@ fn read_retry(fields: &Fields<'_>, step: &mut StepTemplate, problems: &mut Probl
         step.retryable = field.bool(problems).unwrap_or(true);
     }
     if let Some(field) = fields.filled("default_retry_limit") {
-        step.retry_limit = field.integer(1..=MAX_RETRY_LIMIT, problems).unwrap_or(DEFAULT_RETRY_LIMIT);
+        step.retry_limit = field
+            .integer(1..=MAX_RETRY_LIMIT, problems)
+            .unwrap_or(DEFAULT_RETRY_LIMIT);
     }
     if !step.retryable {
         step.retry_limit = 1;
@@ -165,9 +222,13 @@ fn backoff(field: &Field<'_>, problems: &mut Problems) -> Backoff {
     };
     fields.refuse_unknown(&Backoff::FIELDS, problems);
     for name in Backoff::FIELDS {
-        let found = fields
-            .filled(name)
-            .and_then(|field| field.number(&Backoff::expected(name), |value| Backoff::fits(name, value), problems));
+        let found = fields.filled(name).and_then(|field| {
+            field.number(
+                &Backoff::expected(name),
+                |value| Backoff::fits(name, value),
+                problems,
+            )
+        });
         if let (Some(value), Some(place)) = (found, backoff.field_mut(name)) {
             *place = value;
         }
@@ -175,17 +236,30 @@ fn backoff(field: &Field<'_>, problems: &mut Problems) -> Backoff {
     let has_max = fields.filled("max_seconds").is_some();
     if backoff.max_seconds < backoff.base_seconds {
         let (base, max) = (backoff.base_seconds, backoff.max_seconds);
-        let place = if has_max { fields.filled("max_seconds") } else { fields.filled("base_seconds") };
+        let place = if has_max {
+            fields.filled("max_seconds")
+        } else {
+            fields.filled("base_seconds")
+        };
         let of_default = if has_max { "" } else { ", the default" };
-        let message = format!("expected `max_seconds` ({max}{of_default}) to be at least `base_seconds` ({base})");
+        let message = format!(
+            "expected `max_seconds` ({max}{of_default}) to be at least `base_seconds` ({base})"
+        );
         place.as_ref().unwrap_or(field).problem(message, problems);
     }
     backoff
 }
 
 fn read_handler_config(field: &Field<'_>, step: &mut StepTemplate, problems: &mut Problems) {
-    step.handler_config = field.json_map(MAX_HANDLER_CONFIG_BYTES, problems).unwrap_or_default();
-    let Some(fields) = Fields::of(field.node, &field.path, "a mapping", &mut Problems::default()) else {
+    step.handler_config = field
+        .json_map(MAX_HANDLER_CONFIG_BYTES, problems)
+        .unwrap_or_default();
+    let Some(fields) = Fields::of(
+        field.node,
+        &field.path,
+        "a mapping",
+        &mut Problems::default(),
+    ) else {
         return;
     };
     if let Some(field) = fields.filled("service") {
@@ -197,17 +271,31 @@ fn read_handler_config(field: &Field<'_>, step: &mut StepTemplate, problems: &mu
 }
 
 fn dependencies<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Reference<'n>> {
-    let both = Alias { key: "depends_on_steps", alias: "depends_on_step" };
+    let both = Alias {
+        key: "depends_on_steps",
+        alias: "depends_on_step",
+    };
     let Some(field) = fields.either(both, problems).filter(Field::is_filled) else {
         return Vec::new();
     };
     let is_list = fields.filled("depends_on_steps").is_some();
-    let items = if is_list { field.list("a list of step names", problems).unwrap_or_default() } else { vec![field] };
+    let items = if is_list {
+        field
+            .list("a list of step names", problems)
+            .unwrap_or_default()
+    } else {
+        vec![field]
+    };
     references(items, problems)
 }
 
 fn references<'n>(items: Vec<Field<'n>>, problems: &mut Problems) -> Vec<Reference<'n>> {
-    let reference =
-        |item: Field<'n>| item.reference(problems).map(|name| Reference { name, pos: item.node.pos, path: item.path });
+    let reference = |item: Field<'n>| {
+        item.reference(problems).map(|name| Reference {
+            name,
+            pos: item.node.pos,
+            path: item.path,
+        })
+    };
     items.into_iter().filter_map(reference).collect()
 }

@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 
-use granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion};
+use granit_parser::{
+    ErrorKind, Event, Marker, Options, Parser, ScalarStyle, Span, Tag, YamlVersion,
+};
 
 use super::mapping::{MERGE, Mapping, Refused};
 use super::node::{Data, Key, Node};
@@ -22,7 +24,11 @@ const MAX_TEXT_BYTES: usize = 2 * super::MAX_TEMPLATE_BYTES;
 /// Reads the one document of `text`. None when there is nothing to go on with; problems are added either way.
 pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     if let Some(offset) = text.find('\0') {
-        problems.add(pos_of_offset(text, offset), "", "the file contains a NUL character; expected text");
+        problems.add(
+            pos_of_offset(text, offset),
+            "",
+            "the file contains a NUL character; expected text",
+        );
         return None;
     }
     let mut builder = Builder::new(problems);
@@ -34,7 +40,10 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
                     ErrorKind::RecursionLimitExceeded => too_deep(),
                     _ => format!("the YAML is broken: {}", error.info()),
                 };
-                Err(Fatal { pos: pos(error.marker()), message })
+                Err(Fatal {
+                    pos: pos(error.marker()),
+                    message,
+                })
             }
         };
         if let Err(fatal) = outcome {
@@ -124,11 +133,19 @@ impl<'p> Builder<'p> {
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
-                self.enter(Frame { pos: at, anchor, content: Content::List(Vec::new()) })
+                self.enter(Frame {
+                    pos: at,
+                    anchor,
+                    content: Content::List(Vec::new()),
+                })
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
-                self.enter(Frame { pos: at, anchor, content: Content::Map(Mapping::default()) })
+                self.enter(Frame {
+                    pos: at,
+                    anchor,
+                    content: Content::Map(Mapping::default()),
+                })
             }
             Event::SequenceEnd | Event::MappingEnd => self.leave(),
             Event::Alias(anchor) => self.alias(anchor, at),
@@ -142,7 +159,9 @@ impl<'p> Builder<'p> {
             let message = "a second document begins here; expected one template per file".into();
             return Err(Fatal { pos: at, message });
         }
-        if let Some(YamlVersion { major, minor }) = version.filter(|version| *version != YamlVersion::new(1, 2)) {
+        if let Some(YamlVersion { major, minor }) =
+            version.filter(|version| *version != YamlVersion::new(1, 2))
+        {
             self.report(
                 at,
                 format!("the file calls itself YAML {major}.{minor}; expected 1.2, which is how it is read"),
@@ -173,7 +192,10 @@ impl<'p> Builder<'p> {
 
     fn enter(&mut self, frame: Frame) -> Result<(), Fatal> {
         if self.open.len() == MAX_DEPTH {
-            return Err(Fatal { pos: frame.pos, message: too_deep() });
+            return Err(Fatal {
+                pos: frame.pos,
+                message: too_deep(),
+            });
         }
         self.open.push(frame);
         Ok(())
@@ -187,12 +209,21 @@ impl<'p> Builder<'p> {
             Content::List(items) => Data::List(items),
             Content::Map(mapping) => Data::Map(mapping.finish()),
         };
-        self.complete(Node { pos: frame.pos, data }, frame.anchor)
+        self.complete(
+            Node {
+                pos: frame.pos,
+                data,
+            },
+            frame.anchor,
+        )
     }
 
     fn alias(&mut self, anchor: usize, at: Pos) -> Result<(), Fatal> {
         let Some(anchored) = self.anchors.get(&anchor) else {
-            return Err(Fatal { pos: at, message: "this alias stands inside the value it refers to".into() });
+            return Err(Fatal {
+                pos: at,
+                message: "this alias stands inside the value it refers to".into(),
+            });
         };
         let cost = anchored.cost;
         self.spend(cost, at)?;
@@ -203,12 +234,28 @@ impl<'p> Builder<'p> {
 
     /// Counts a value that was written out, keeps it for its aliases, and puts it into its container.
     fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Fatal> {
-        let text_bytes = if let Data::Text(text) = &node.data { text.len() } else { 0 };
-        self.spend(Cost { nodes: 1, text_bytes }, node.pos)?;
+        let text_bytes = if let Data::Text(text) = &node.data {
+            text.len()
+        } else {
+            0
+        };
+        self.spend(
+            Cost {
+                nodes: 1,
+                text_bytes,
+            },
+            node.pos,
+        )?;
         if anchor != 0 {
             let cost = cost_of(&node);
             self.spend(cost, node.pos)?; // The copy that waits for an alias takes memory, too.
-            self.anchors.insert(anchor, Anchored { node: node.clone(), cost });
+            self.anchors.insert(
+                anchor,
+                Anchored {
+                    node: node.clone(),
+                    cost,
+                },
+            );
         }
         self.attach(node);
         Ok(())
@@ -248,7 +295,10 @@ impl<'p> Builder<'p> {
             Data::Text(text) => (text, None),
             Data::Broken => (String::new(), Some(String::new())),
             other => {
-                let message = format!("a key must be a string, but this is {}; write it in quotes", other.kind());
+                let message = format!(
+                    "a key must be a string, but this is {}; write it in quotes",
+                    other.kind()
+                );
                 (String::new(), Some(message))
             }
         };
@@ -256,7 +306,11 @@ impl<'p> Builder<'p> {
         if let Some(message) = problem.filter(|message| !message.is_empty()) {
             self.report(pos, message);
         }
-        if let Some(Frame { content: Content::Map(mapping), .. }) = self.open.last_mut() {
+        if let Some(Frame {
+            content: Content::Map(mapping),
+            ..
+        }) = self.open.last_mut()
+        {
             mapping.expect(Key { pos, text, broken }, false);
         }
     }
@@ -266,9 +320,26 @@ impl<'p> Builder<'p> {
     }
 
     fn merge_key(&mut self, pos: Pos) -> Result<(), Fatal> {
-        self.spend(Cost { nodes: 1, text_bytes: MERGE.len() }, pos)?;
-        if let Some(Frame { content: Content::Map(mapping), .. }) = self.open.last_mut() {
-            mapping.expect(Key { pos, text: MERGE.to_owned(), broken: false }, true);
+        self.spend(
+            Cost {
+                nodes: 1,
+                text_bytes: MERGE.len(),
+            },
+            pos,
+        )?;
+        if let Some(Frame {
+            content: Content::Map(mapping),
+            ..
+        }) = self.open.last_mut()
+        {
+            mapping.expect(
+                Key {
+                    pos,
+                    text: MERGE.to_owned(),
+                    broken: false,
+                },
+                true,
+            );
         }
         Ok(())
     }
@@ -277,7 +348,10 @@ impl<'p> Builder<'p> {
         if let Some(tag) = tag {
             let at = pos(&span.tag_start().unwrap_or(span.start));
             let tag = shorten(&tag.original());
-            self.report(at, format!("the tag `{tag}` is not allowed; expected a value without a tag"));
+            self.report(
+                at,
+                format!("the tag `{tag}` is not allowed; expected a value without a tag"),
+            );
         }
     }
 
@@ -288,13 +362,15 @@ impl<'p> Builder<'p> {
 
     /// Where the value that comes next will be.
     fn path(&self) -> String {
-        self.open.iter().fold(String::new(), |path, frame| match &frame.content {
-            Content::List(items) => item(&path, items.len()),
-            Content::Map(mapping) => match mapping.key() {
-                Some(key) => child(&path, &key.text),
-                None => path,
-            },
-        })
+        self.open
+            .iter()
+            .fold(String::new(), |path, frame| match &frame.content {
+                Content::List(items) => item(&path, items.len()),
+                Content::Map(mapping) => match mapping.key() {
+                    Some(key) => child(&path, &key.text),
+                    None => path,
+                },
+            })
     }
 
     fn finish(self) -> Option<Node> {
@@ -310,14 +386,25 @@ impl<'p> Builder<'p> {
 }
 
 fn cost_of(node: &Node) -> Cost {
-    let add =
-        |sum: Cost, part: Cost| Cost { nodes: sum.nodes + part.nodes, text_bytes: sum.text_bytes + part.text_bytes };
-    let own = Cost { nodes: 1, text_bytes: 0 };
+    let add = |sum: Cost, part: Cost| Cost {
+        nodes: sum.nodes + part.nodes,
+        text_bytes: sum.text_bytes + part.text_bytes,
+    };
+    let own = Cost {
+        nodes: 1,
+        text_bytes: 0,
+    };
     match &node.data {
-        Data::Text(text) => Cost { text_bytes: text.len(), ..own },
+        Data::Text(text) => Cost {
+            text_bytes: text.len(),
+            ..own
+        },
         Data::List(items) => items.iter().map(cost_of).fold(own, add),
         Data::Map(entries) => entries.iter().fold(own, |sum, entry| {
-            let key = Cost { nodes: 1, text_bytes: entry.key.text.len() };
+            let key = Cost {
+                nodes: 1,
+                text_bytes: entry.key.text.len(),
+            };
             add(add(sum, key), cost_of(&entry.node))
         }),
         _ => own,
@@ -326,11 +413,19 @@ fn cost_of(node: &Node) -> Cost {
 
 fn pos(marker: &Marker) -> Pos {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Pos { line: count(marker.line()), column: count(marker.col() + 1) }
+    Pos {
+        line: count(marker.line()),
+        column: count(marker.col() + 1),
+    }
 }
 
 fn pos_of_offset(text: &str, offset: usize) -> Pos {
     let before = &text[..offset];
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count();
     pos(&Marker::new(0, before.matches('\n').count() + 1, column))
 }

@@ -67,11 +67,24 @@ struct Running {
 impl<'a> Plan<'a> {
     /// Adds a task if it is broken.
     pub fn judge(&mut self, task: &'a Audited, template: Option<Arc<catalog::Plan>>) {
-        let live: BTreeMap<u16, bool> = task.live.iter().map(|row| (row.step.cast_unsigned(), row.wakes)).collect();
+        let live: BTreeMap<u16, bool> = task
+            .live
+            .iter()
+            .map(|row| (row.step.cast_unsigned(), row.wakes))
+            .collect();
         let (repair, findings) = match (&task.row, &template) {
             (Some(row), Some(template)) => {
-                let ended = task.ended.iter().map(|(step, state)| (step.cast_unsigned(), *state)).collect();
-                let found = Found { progress: &row.progress, has_end: row.has_end, ended: &ended, live: &live };
+                let ended = task
+                    .ended
+                    .iter()
+                    .map(|(step, state)| (step.cast_unsigned(), *state))
+                    .collect();
+                let found = Found {
+                    progress: &row.progress,
+                    has_end: row.has_end,
+                    ended: &ended,
+                    live: &live,
+                };
                 let repair = found.repair(&template.graph);
                 let findings = repair.findings.clone();
                 (Some(repair), findings)
@@ -79,14 +92,24 @@ impl<'a> Plan<'a> {
             _ => (None, live.into_keys().map(Finding::Stray).collect()),
         };
         if !findings.is_empty() {
-            self.broken.push(Broken { task, template, repair, findings });
+            self.broken.push(Broken {
+                task,
+                template,
+                repair,
+                findings,
+            });
         }
     }
 
     /// The tasks with attempts that perhaps only the history knows: their rows are gone, or say nothing of a lease.
     pub fn unsure(&self) -> Vec<Uuid> {
-        let is_unsure = |finding: &Finding| matches!(finding, Finding::Missing(_) | Finding::Asleep(_));
-        self.broken.iter().filter(|b| b.findings.iter().any(is_unsure)).map(|b| b.task.task_id).collect()
+        let is_unsure =
+            |finding: &Finding| matches!(finding, Finding::Missing(_) | Finding::Asleep(_));
+        self.broken
+            .iter()
+            .filter(|b| b.findings.iter().any(is_unsure))
+            .map(|b| b.task.task_id)
+            .collect()
     }
 
     /// Mends all of them. `starts` are attempts at the [`unsure`](Self::unsure) ones.
@@ -102,38 +125,58 @@ impl<'a> Plan<'a> {
 impl Mended {
     fn take(&mut self, broken: &Broken<'_>, starts: &[Start]) {
         let task_id = broken.task.task_id;
-        let of_step = |step| starts.iter().filter(move |start| (start.task_id, start.step) == (task_id, step));
+        let of_step = |step| {
+            starts
+                .iter()
+                .filter(move |start| (start.task_id, start.step) == (task_id, step))
+        };
         for finding in &broken.findings {
             self.say(broken, *finding);
             match *finding {
                 Finding::Missing(step) => {
                     let step = step.cast_signed();
                     let start = of_step(step).max_by_key(|start| start.attempt);
-                    let running = start.and_then(|start| broken.running(step, start.attempt, broken.of_start(start)));
+                    let running = start.and_then(|start| {
+                        broken.running(step, start.attempt, broken.of_start(start))
+                    });
                     let past = broken.task.attempts.iter().filter(|a| a.step == step);
                     let known = past.clone().map(|a| a.attempt).max().unwrap_or_default();
                     let attempt = known.max(running.as_ref().map_or(0, |r| r.attempt));
                     self.end_attempt(broken, step, running);
-                    let (charged, lost) = (count(past.clone().map(|a| a.charged)), count(past.map(|a| a.lost)));
+                    let (charged, lost) = (
+                        count(past.clone().map(|a| a.charged)),
+                        count(past.map(|a| a.lost)),
+                    );
                     self.put_back(broken, step, attempt, charged, lost);
                 }
                 Finding::Asleep(step) => {
-                    let Some(row) = broken.row(step) else { continue };
+                    let Some(row) = broken.row(step) else {
+                        continue;
+                    };
                     let start = of_step(row.step).find(|start| start.attempt == row.attempt);
-                    let attempt = start.map_or_else(|| broken.of_row(row), |start| broken.of_start(start));
+                    let attempt =
+                        start.map_or_else(|| broken.of_row(row), |start| broken.of_start(start));
                     self.mending.removed.push((task_id, row.step));
-                    self.end_attempt(broken, row.step, broken.running(row.step, row.attempt, attempt));
+                    self.end_attempt(
+                        broken,
+                        row.step,
+                        broken.running(row.step, row.attempt, attempt),
+                    );
                     self.put_back(broken, row.step, row.attempt, row.charged, row.lost);
                 }
                 Finding::Stray(step) => {
-                    let Some(row) = broken.row(step) else { continue };
+                    let Some(row) = broken.row(step) else {
+                        continue;
+                    };
                     self.mending.removed.push((task_id, row.step));
                     self.end_stray(broken, row);
                 }
                 Finding::Miscounted | Finding::Mistimed | Finding::Unfinished => {}
             }
         }
-        let Some(repair) = &broken.repair else { return self.tasks.push((task_id, true)) };
+        let Some(repair) = &broken.repair else {
+            return self.tasks.push((task_id, true));
+        };
         self.mending.tasks.push((task_id, repair.progress.clone()));
         for event in &repair.events {
             let kind = match event {
@@ -152,23 +195,46 @@ impl Mended {
 
     /// For the log and the history.
     fn say(&mut self, broken: &Broken<'_>, finding: Finding) {
-        let step_name =
-            finding.step().and_then(|s| Some(broken.template.as_ref()?.step(s.cast_signed())?.name.clone()));
+        let step_name = finding.step().and_then(|s| {
+            Some(
+                broken
+                    .template
+                    .as_ref()?
+                    .step(s.cast_signed())?
+                    .name
+                    .clone(),
+            )
+        });
         self.mending.events.push(Event {
             step: finding.step().map(u16::cast_signed),
             failure: Some(Failure::of_server(finding.code(), finding.words())),
             ..broken.event(EventType::TaskRepaired)
         });
-        let correlation_id = broken.task.row.as_ref().map_or_else(String::new, |row| row.correlation_id.clone());
-        self.findings.push(Said { task_id: broken.task.task_id, correlation_id, step_name, finding });
+        let correlation_id = broken
+            .task
+            .row
+            .as_ref()
+            .map_or_else(String::new, |row| row.correlation_id.clone());
+        self.findings.push(Said {
+            task_id: broken.task.task_id,
+            correlation_id,
+            step_name,
+            finding,
+        });
     }
 
     /// The attempt has no row any more that a result could find: it is lost, and costs nothing.
     fn end_attempt(&mut self, broken: &Broken<'_>, step: i16, running: Option<Running>) {
         let Some(running) = running else { return };
         self.dead(broken, step, running.lease, CancelReason::LeaseLost);
-        let failure = Failure::of_server("WORKER_LOST", "the attempt's row in the queue was broken or gone");
-        self.mending.events.push(Event { failure: Some(failure), ..running.event });
+        let failure = Failure::of_server(
+            "WORKER_LOST",
+            "the attempt's row in the queue was broken or gone",
+        );
+        self.mending.events.push(Event {
+            failure: Some(failure),
+            ..running.event
+        });
     }
 
     fn end_stray(&mut self, broken: &Broken<'_>, row: &LiveRow) {
@@ -181,18 +247,30 @@ impl Mended {
         // It ends with its task, as others do when a task is cancelled.
         if broken.state().is_some() && broken.task.ended.iter().all(|(step, _)| *step != row.step) {
             let event = match running {
-                Some(running) => Event { outcome: Some(OutcomeKind::Cancelled), ..running.event },
-                None => {
-                    Event { step: Some(row.step), attempt: Some(row.attempt), ..broken.event(EventType::StepCancelled) }
-                }
+                Some(running) => Event {
+                    outcome: Some(OutcomeKind::Cancelled),
+                    ..running.event
+                },
+                None => Event {
+                    step: Some(row.step),
+                    attempt: Some(row.attempt),
+                    ..broken.event(EventType::StepCancelled)
+                },
             };
-            self.mending.events.push(Event { kind: EventType::StepCancelled, ..event });
-            self.mending.cancelled.push((broken.task.task_id, row.clone()));
+            self.mending.events.push(Event {
+                kind: EventType::StepCancelled,
+                ..event
+            });
+            self.mending
+                .cancelled
+                .push((broken.task.task_id, row.clone()));
         }
     }
 
     fn put_back(&mut self, broken: &Broken<'_>, step: i16, attempt: i32, charged: i16, lost: i16) {
-        let (Some(row), Some(template)) = (&broken.task.row, &broken.template) else { return };
+        let (Some(row), Some(template)) = (&broken.task.row, &broken.template) else {
+            return;
+        };
         let lane_id = template.lane(step.cast_unsigned());
         self.lanes.insert(lane_id);
         self.mending.put_back.push(PutBack {
@@ -208,7 +286,11 @@ impl Mended {
     }
 
     fn dead(&mut self, broken: &Broken<'_>, step: i16, lease: Option<i64>, reason: CancelReason) {
-        let lease = lease.map(|nonce| Lease { task_id: broken.task.task_id, step, nonce });
+        let lease = lease.map(|nonce| Lease {
+            task_id: broken.task.task_id,
+            step,
+            nonce,
+        });
         self.dead.extend(lease.map(|lease| (lease, reason)));
     }
 }
@@ -219,19 +301,33 @@ impl Broken<'_> {
     }
 
     fn row(&self, step: u16) -> Option<&LiveRow> {
-        self.task.live.iter().find(|row| row.step == step.cast_signed())
+        self.task
+            .live
+            .iter()
+            .find(|row| row.step == step.cast_signed())
     }
 
     fn event(&self, kind: EventType) -> Event {
         let row = self.task.row.as_ref().map(|row| row.template_id);
         let template_id = row.or_else(|| self.task.live.first().map(|live| live.template_id));
-        Event { template_id, ..Event::of_task(kind, 0, self.task.task_id) }
+        Event {
+            template_id,
+            ..Event::of_task(kind, 0, self.task.task_id)
+        }
     }
 
     /// An attempt that the history does not know the end of.
     fn running(&self, step: i16, attempt: i32, event: Event) -> Option<Running> {
-        let has_ended = self.task.attempts.iter().any(|a| (a.step, a.attempt) == (step, attempt));
-        (attempt > 0 && !has_ended).then_some(Running { attempt, lease: event.lease, event })
+        let has_ended = self
+            .task
+            .attempts
+            .iter()
+            .any(|a| (a.step, a.attempt) == (step, attempt));
+        (attempt > 0 && !has_ended).then_some(Running {
+            attempt,
+            lease: event.lease,
+            event,
+        })
     }
 
     fn of_row(&self, row: &LiveRow) -> Event {

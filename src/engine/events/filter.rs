@@ -19,12 +19,18 @@ pub struct Filter {
 
 impl Filter {
     pub fn takes(&self, named: &NamedEvent) -> bool {
-        let fits = |wanted: &Option<String>, has: Option<&str>| wanted.is_none() || wanted.as_deref() == has;
+        let fits = |wanted: &Option<String>, has: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == has
+        };
         fits(&self.namespace, named.namespace())
             && fits(&self.task_name, named.task_name())
             && fits(&self.service, named.service())
             && fits(&self.correlation_id, named.correlation_id())
             && (self.task_id.is_none() || self.task_id == named.event.task_id)
-            && (self.types.is_empty() || named.event.kind.is_some_and(|kind| self.types.contains(&kind)))
+            && (self.types.is_empty()
+                || named
+                    .event
+                    .kind
+                    .is_some_and(|kind| self.types.contains(&kind)))
     }
 }

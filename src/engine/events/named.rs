@@ -62,7 +62,10 @@ impl NamedEvent {
     }
 
     pub fn namespace(&self) -> Option<&str> {
-        let template = self.template.as_ref().map(|template| template.namespace.as_str());
+        let template = self
+            .template
+            .as_ref()
+            .map(|template| template.namespace.as_str());
         template.or_else(|| Some(self.service.as_ref()?.namespace.as_str()))
     }
 
@@ -83,7 +86,10 @@ impl NamedEvent {
     }
 
     pub fn step(&self) -> Option<&StepNames> {
-        self.template.as_ref()?.steps.get(usize::try_from(self.event.step?).ok()?)
+        self.template
+            .as_ref()?
+            .steps
+            .get(usize::try_from(self.event.step?).ok()?)
     }
 
     pub fn service(&self) -> Option<&str> {
@@ -96,7 +102,10 @@ impl NamedEvent {
         let since = match self.event.kind {
             _ if self.event.outcome.is_some() => self.event.started_at,
             Some(
-                EventType::TaskCompleted | EventType::TaskFailed | EventType::TaskCancelled | EventType::TaskResolved,
+                EventType::TaskCompleted
+                | EventType::TaskFailed
+                | EventType::TaskCancelled
+                | EventType::TaskResolved,
             ) => self.task.as_ref()?.started_at,
             _ => None,
         }?;
@@ -127,16 +136,32 @@ pub struct Names {
 
 impl Names {
     /// The events with their names, in the same order.
-    pub async fn of(&self, db: &Db, events: Vec<Event>) -> Result<Vec<Arc<NamedEvent>>, StoreError> {
+    pub async fn of(
+        &self,
+        db: &Db,
+        events: Vec<Event>,
+    ) -> Result<Vec<Arc<NamedEvent>>, StoreError> {
         let each = || events.iter();
         let templates = each().map(|e| e.template_id);
-        let templates = self.templates.of(templates, async |ids| names::templates(db, &ids).await).await?;
+        let templates = self
+            .templates
+            .of(templates, async |ids| names::templates(db, &ids).await)
+            .await?;
         let services = each().map(|e| e.service_id);
-        let services = self.services.of(services, async |ids| names::services(db, &ids).await).await?;
+        let services = self
+            .services
+            .of(services, async |ids| names::services(db, &ids).await)
+            .await?;
         let workers = each().map(|e| e.worker_id);
-        let workers = self.workers.of(workers, async |ids| names::workers(db, &ids).await).await?;
+        let workers = self
+            .workers
+            .of(workers, async |ids| names::workers(db, &ids).await)
+            .await?;
         let tasks = each().map(|e| e.task_id);
-        let tasks = self.tasks.of(tasks, async |ids| names::tasks(db, &ids).await).await?;
+        let tasks = self
+            .tasks
+            .of(tasks, async |ids| names::tasks(db, &ids).await)
+            .await?;
         let names = templates.into_iter().zip(services).zip(workers).zip(tasks);
         let named = |(event, (((template, service), worker), task))| {
             Arc::new(NamedEvent {
@@ -204,9 +229,16 @@ impl<Id: Copy + Eq + Hash, T: Lasting> Known<Id, T> {
         if missing.is_empty() {
             return Ok(found);
         }
-        let new: HashMap<Id, Arc<T>> =
-            ask(missing.into_iter().collect()).await?.into_iter().map(|(id, names)| (id, Arc::new(names))).collect();
-        for (names, id) in found.iter_mut().zip(ids).filter(|(names, _)| names.is_none()) {
+        let new: HashMap<Id, Arc<T>> = ask(missing.into_iter().collect())
+            .await?
+            .into_iter()
+            .map(|(id, names)| (id, Arc::new(names)))
+            .collect();
+        for (names, id) in found
+            .iter_mut()
+            .zip(ids)
+            .filter(|(names, _)| names.is_none())
+        {
             *names = id.and_then(|id| new.get(&id).cloned());
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

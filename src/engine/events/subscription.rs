@@ -101,7 +101,11 @@ impl Drop for Place {
 
 impl Events {
     /// Begins a subscription.
-    pub async fn subscribe(&self, start: Start, filter: Filter) -> Result<Subscription, SubscribeError> {
+    pub async fn subscribe(
+        &self,
+        start: Start,
+        filter: Filter,
+    ) -> Result<Subscription, SubscribeError> {
         let place = Place(self.clone());
         let before = self.0.subscribers.fetch_add(1, Ordering::Relaxed);
         if before >= MAX_SUBSCRIBERS {
@@ -112,11 +116,22 @@ impl Events {
         }
         // Before the look, so that nothing is between the two.
         let live = self.0.chunks.subscribe();
-        let cell = self.0.cell.get_or_try_init(|| event::cell(&self.0.db)).await?.clone();
+        let cell = self
+            .0
+            .cell
+            .get_or_try_init(|| event::cell(&self.0.db))
+            .await?
+            .clone();
         let (now, horizon) = event::now(&self.0.db).await?;
         let (cursor, behind) = match start {
-            Start::Now if now.running().len() <= MAX_RUNNING => (Cursor::after(horizon.generation, now), false),
-            Start::Now => return Err(StoreError::Connection("too many transactions run at once".into()).into()),
+            Start::Now if now.running().len() <= MAX_RUNNING => {
+                (Cursor::after(horizon.generation, now), false)
+            }
+            Start::Now => {
+                return Err(
+                    StoreError::Connection("too many transactions run at once".into()).into(),
+                );
+            }
             Start::Beginning => (Cursor::beginning(horizon.generation), true),
             Start::After(text) => (resumed(&text, &cell, &now, horizon)?, true),
         };
@@ -137,7 +152,12 @@ impl Events {
     }
 }
 
-fn resumed(text: &str, cell: &str, now: &Snapshot, horizon: Horizon) -> Result<Cursor, SubscribeError> {
+fn resumed(
+    text: &str,
+    cell: &str,
+    now: &Snapshot,
+    horizon: Horizon,
+) -> Result<Cursor, SubscribeError> {
     let cursor = Cursor::decode(text, cell).ok_or(SubscribeError::BadCursor)?;
     if cursor.end() > now.end() {
         return Err(SubscribeError::Ahead);
@@ -153,7 +173,10 @@ impl Subscription {
     pub fn place(&mut self) -> Delivery {
         self.moved = false;
         self.told = Instant::now();
-        Delivery { event: None, cursor: self.cursor.encode(&self.cell).into() }
+        Delivery {
+            event: None,
+            cursor: self.cursor.encode(&self.cell).into(),
+        }
     }
 
     /// The next event, or a new place. Stays usable when it is dropped before it is done.
@@ -205,8 +228,15 @@ impl Subscription {
             self.told = Instant::now();
         }
         let encode = || Bytes::from(self.cursor.encode(&self.cell));
-        let cursor = if self.next.shared { event.place(encode) } else { encode() };
-        Some(Delivery { event: Some(event.encoded(self.events.0.encode)), cursor })
+        let cursor = if self.next.shared {
+            event.place(encode)
+        } else {
+            encode()
+        };
+        Some(Delivery {
+            event: Some(event.encoded(self.events.0.encode)),
+            cursor,
+        })
     }
 
     /// Reads on from the own place.
@@ -215,7 +245,10 @@ impl Subscription {
             // What comes after the coming look is heard from here on.
             self.live = self.events.0.chunks.subscribe();
         }
-        let turn = Arc::clone(&self.events.0.turns).acquire_owned().await.map_err(|_| SubscribeError::Stopping)?;
+        let turn = Arc::clone(&self.events.0.turns)
+            .acquire_owned()
+            .await
+            .map_err(|_| SubscribeError::Stopping)?;
         let began = Instant::now();
         let (page, events) = self.events.read(&self.cursor).await?;
         let rest = rest_after(began);
@@ -234,7 +267,9 @@ impl Subscription {
         let then = behind(&self.cursor, &page, &events);
         self.behind = !(page.is_complete && page.is_now);
         (self.next.then, self.next.shared) = (Some((page.to, then)), false);
-        self.next.events.extend(events.into_iter().filter(|event| self.filter.takes(event)));
+        self.next
+            .events
+            .extend(events.into_iter().filter(|event| self.filter.takes(event)));
         Ok(())
     }
 
@@ -252,8 +287,12 @@ impl Subscription {
             return;
         }
         let then = behind(&self.cursor, &chunk.page, &chunk.events);
-        let new = |event: &&Arc<NamedEvent>| !self.cursor.seen.sees(event.event.xid) && self.filter.takes(event);
-        self.next.events.extend(chunk.events.iter().filter(new).cloned());
+        let new = |event: &&Arc<NamedEvent>| {
+            !self.cursor.seen.sees(event.event.xid) && self.filter.takes(event)
+        };
+        self.next
+            .events
+            .extend(chunk.events.iter().filter(new).cloned());
         (self.next.then, self.next.shared) = (Some((to.clone(), then)), self.cursor == chunk.from);
     }
 }

@@ -66,10 +66,17 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn of(row: ServiceRow, now: Instant) -> Self {
-        let forced = row.forced.filter(|_| row.forced_until.is_none_or(|s| s > 0.0));
-        let in_time = |seconds: f64| now + Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX / 4);
-        let state =
-            if row.policy.enabled || row.state == CircuitState::Closed { row.state } else { CircuitState::Closed };
+        let forced = row
+            .forced
+            .filter(|_| row.forced_until.is_none_or(|s| s > 0.0));
+        let in_time = |seconds: f64| {
+            now + Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX / 4)
+        };
+        let state = if row.policy.enabled || row.state == CircuitState::Closed {
+            row.state
+        } else {
+            CircuitState::Closed
+        };
         let open = forced.unwrap_or(state) == CircuitState::Open;
         let paused = row.paused_until.filter(|seconds| *seconds > 0.0);
         let ramps = state == CircuitState::Closed && row.until.is_some();
@@ -92,7 +99,12 @@ impl Gate {
                 _ if limited => Limit::Concurrency,
                 _ => Limit::None,
             },
-            lapses: row.until.into_iter().chain(row.forced_until).map(in_time).min(),
+            lapses: row
+                .until
+                .into_iter()
+                .chain(row.forced_until)
+                .map(in_time)
+                .min(),
             permit: row.permit,
             running: HashSet::new(),
             promised: 0,
@@ -140,10 +152,20 @@ impl Gate {
     /// The steps at once that are allowed in the cluster.
     pub(super) fn concurrency(&self, now: Instant) -> u32 {
         let policy = &self.policy;
-        let set = if policy.max_concurrency > 0 { policy.max_concurrency } else { u32::MAX };
+        let set = if policy.max_concurrency > 0 {
+            policy.max_concurrency
+        } else {
+            u32::MAX
+        };
         let seconds = self.age + now.duration_since(self.read).as_secs_f64();
-        let ramps = self.state == CircuitState::Closed && self.lapses.is_some() && seconds < policy.ramp_seconds;
-        if ramps { set.min(circuit::ramp(policy, seconds)) } else { set }
+        let ramps = self.state == CircuitState::Closed
+            && self.lapses.is_some()
+            && seconds < policy.ramp_seconds;
+        if ramps {
+            set.min(circuit::ramp(policy, seconds))
+        } else {
+            set
+        }
     }
 
     /// How many more may pass here, if a transaction ends `freed` of those that run.
@@ -159,8 +181,15 @@ impl Gate {
             Limit::Probes => count - self.promised,
         };
         if self.is_rated() {
-            #[expect(clippy::cast_possible_truncation, reason = "a bucket holds at most a million")]
-            let tokens = if now < self.tokens_until { self.tokens as i32 } else { 0 };
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a bucket holds at most a million"
+            )]
+            let tokens = if now < self.tokens_until {
+                self.tokens as i32
+            } else {
+                0
+            };
             return room.min(tokens).max(0);
         }
         room.max(0)

@@ -38,21 +38,35 @@ impl Passes {
     pub(super) fn new(gates: Gates) -> Self {
         let now = Instant::now();
         let known = gates.lock();
-        let limited = known.services.iter().filter(|(_, gate)| gate.limit == Limit::Concurrency);
+        let limited = known
+            .services
+            .iter()
+            .filter(|(_, gate)| gate.limit == Limit::Concurrency);
         let room = limited.map(|(id, gate)| (*id, gate.room(now, 0))).collect();
         drop(known);
-        Self { gates, taken: BTreeMap::new(), room }
+        Self {
+            gates,
+            taken: BTreeMap::new(),
+            room,
+        }
     }
 
     /// The transaction ends these attempts: where they count against a limit, others may start in their place.
     pub fn frees(&mut self, changes: &Changes) {
         let known = self.gates.lock();
-        let limited: Vec<_> = known.services.iter().filter(|(_, gate)| !gate.running.is_empty()).collect();
+        let limited: Vec<_> = known
+            .services
+            .iter()
+            .filter(|(_, gate)| !gate.running.is_empty())
+            .collect();
         if limited.is_empty() {
             return;
         }
         for lease in ended(changes) {
-            if let Some((id, _)) = limited.iter().find(|(_, gate)| gate.running.contains(&lease)) {
+            if let Some((id, _)) = limited
+                .iter()
+                .find(|(_, gate)| gate.running.contains(&lease))
+            {
                 self.taken.entry(**id).or_default().freed.insert(lease);
             }
         }
@@ -69,8 +83,8 @@ impl Passes {
         let taken = self.taken.entry(service_id).or_default();
         let freed = i32::try_from(taken.freed.len()).unwrap_or(i32::MAX);
         let before = self.room.get(&service_id).copied().unwrap_or_default() + freed;
-        let is_late =
-            gate.limit == Limit::Concurrency && usize::try_from(before).unwrap_or_default() <= taken.leases.len();
+        let is_late = gate.limit == Limit::Concurrency
+            && usize::try_from(before).unwrap_or_default() <= taken.leases.len();
         if is_late || gate.room(Instant::now(), freed) == 0 {
             gate.starved = true;
             return None;
@@ -80,7 +94,9 @@ impl Passes {
         }
         if gate.limit != Limit::None {
             let permit = gate.permit?;
-            if *taken.permit.get_or_insert((permit.permit_id, permit.term)) != (permit.permit_id, permit.term) {
+            if *taken.permit.get_or_insert((permit.permit_id, permit.term))
+                != (permit.permit_id, permit.term)
+            {
                 return None;
             }
             (taken.limited, taken.probing) = (true, gate.limit == Limit::Probes);
@@ -91,15 +107,31 @@ impl Passes {
             taken.tokens += 1.0;
         }
         taken.leases.push(lease);
-        Some(if taken.probing { Some(PROBE) } else { taken.permit.map(|(id, _)| id) })
+        Some(if taken.probing {
+            Some(PROBE)
+        } else {
+            taken.permit.map(|(id, _)| id)
+        })
     }
 
     /// What the transaction takes for granted.
     pub fn granted(&self) -> Vec<Passed> {
         let passed = |(id, taken): (&i32, &Taken)| {
-            let spent = if taken.probing { i32::try_from(taken.leases.len()).unwrap_or(i32::MAX) } else { 0 };
-            let permit = taken.permit.map(|(permit_id, term)| UsedPermit { permit_id, term, spent });
-            Some(Passed { service_id: *id, gate: taken.gate?, permit })
+            let spent = if taken.probing {
+                i32::try_from(taken.leases.len()).unwrap_or(i32::MAX)
+            } else {
+                0
+            };
+            let permit = taken.permit.map(|(permit_id, term)| UsedPermit {
+                permit_id,
+                term,
+                spent,
+            });
+            Some(Passed {
+                service_id: *id,
+                gate: taken.gate?,
+                permit,
+            })
         };
         self.taken.iter().filter_map(passed).collect()
     }
@@ -111,19 +143,24 @@ impl Passes {
         let mut known = self.gates.lock();
         let mut lanes = Vec::new();
         for (id, taken) in std::mem::take(&mut self.taken) {
-            let Some(gate) = known.services.get_mut(&id) else { continue };
+            let Some(gate) = known.services.get_mut(&id) else {
+                continue;
+            };
             let count = i32::try_from(taken.leases.len()).unwrap_or(i32::MAX);
             if taken.limited {
                 gate.promised -= count;
             }
             if taken.probing {
-                if let Some(permit) =
-                    gate.permit.as_mut().filter(|permit| Some((permit.permit_id, permit.term)) == taken.permit)
+                if let Some(permit) = gate
+                    .permit
+                    .as_mut()
+                    .filter(|permit| Some((permit.permit_id, permit.term)) == taken.permit)
                 {
                     permit.count -= count;
                 }
             } else if taken.limited {
-                gate.running.extend(taken.leases.iter().filter(|lease| !lost.contains(lease)));
+                gate.running
+                    .extend(taken.leases.iter().filter(|lease| !lost.contains(lease)));
             }
             if ended {
                 gate.running.retain(|lease| !taken.freed.contains(lease));
@@ -140,7 +177,9 @@ impl Drop for Passes {
     fn drop(&mut self) {
         let mut known = self.gates.lock();
         for (id, taken) in &self.taken {
-            let Some(gate) = known.services.get_mut(id) else { continue };
+            let Some(gate) = known.services.get_mut(id) else {
+                continue;
+            };
             gate.tokens += taken.tokens;
             if taken.limited {
                 gate.promised -= i32::try_from(taken.leases.len()).unwrap_or(i32::MAX);
@@ -151,8 +190,18 @@ impl Drop for Passes {
 
 /// The attempts that end.
 fn ended(changes: &Changes) -> impl Iterator<Item = Lease> {
-    let steps = changes.ended.iter().filter_map(|e| Some(Lease { task_id: e.task_id, step: e.step, nonce: e.lease? }));
+    let steps = changes.ended.iter().filter_map(|e| {
+        Some(Lease {
+            task_id: e.task_id,
+            step: e.step,
+            nonce: e.lease?,
+        })
+    });
     let retries = changes.retries.iter().map(|r| &r.attempt);
     let others = retries.chain(changes.given_back.iter().map(|g| &g.attempt));
-    steps.chain(others.map(|a| Lease { task_id: a.task_id, step: a.step, nonce: a.lease }))
+    steps.chain(others.map(|a| Lease {
+        task_id: a.task_id,
+        step: a.step,
+        nonce: a.lease,
+    }))
 }

@@ -34,9 +34,15 @@ impl Hub {
         let mut all = self.lock();
         let differ = all.limits_differ;
         let larger = |lane: &LaneDemand| {
-            all.by_id.values().any(|c| c.profile.max_assignment_bytes > lane.bytes && c.serves(lane.lane_id))
+            all.by_id
+                .values()
+                .any(|c| c.profile.max_assignment_bytes > lane.bytes && c.serves(lane.lane_id))
         };
-        let whole: Vec<i32> = lanes.iter().filter(|lane| !(differ && larger(lane))).map(|lane| lane.lane_id).collect();
+        let whole: Vec<i32> = lanes
+            .iter()
+            .filter(|lane| !(differ && larger(lane)))
+            .map(|lane| lane.lane_id)
+            .collect();
         all.looked_at.extend(whole);
     }
 
@@ -51,7 +57,11 @@ impl Hub {
     pub fn look_missed(&self) {
         let mut all = self.lock();
         all.all_loud();
-        if all.by_id.keys().any(|worker_id| all.could_serve(*worker_id)) {
+        if all
+            .by_id
+            .keys()
+            .any(|worker_id| all.could_serve(*worker_id))
+        {
             drop(all);
             self.kick();
         }
@@ -60,7 +70,10 @@ impl Hub {
     /// Slots of these workers came free: asks for a look if steps may wait for one.
     pub fn slots_freed(&self, workers: impl IntoIterator<Item = Uuid>) {
         let all = self.lock();
-        if workers.into_iter().any(|worker_id| all.could_serve(worker_id)) {
+        if workers
+            .into_iter()
+            .any(|worker_id| all.could_serve(worker_id))
+        {
             drop(all);
             self.kick();
         }

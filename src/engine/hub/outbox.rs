@@ -67,8 +67,18 @@ pub fn outbox(messages: usize) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(messages);
     let receiver = Arc::new(Mutex::new(receiver));
     let queued = Arc::<Queued>::default();
-    let inbox = Inbox { receiver: Arc::clone(&receiver), queued: Arc::clone(&queued) };
-    (Outbox { sender, receiver, queued }, inbox)
+    let inbox = Inbox {
+        receiver: Arc::clone(&receiver),
+        queued: Arc::clone(&queued),
+    };
+    (
+        Outbox {
+            sender,
+            receiver,
+            queued,
+        },
+        inbox,
+    )
 }
 
 impl ToWorker {
@@ -106,8 +116,13 @@ impl Outbox {
 
     /// Whether something has waited for so long, with nothing taken meanwhile.
     pub(super) fn is_stalled(&self, limit: Duration) -> bool {
-        let since = *self.queued.since.lock().unwrap_or_else(PoisonError::into_inner);
-        self.queued.messages.load(Ordering::Relaxed) > 0 && since.is_some_and(|since| since.elapsed() >= limit)
+        let since = *self
+            .queued
+            .since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.queued.messages.load(Ordering::Relaxed) > 0
+            && since.is_some_and(|since| since.elapsed() >= limit)
     }
 }
 
@@ -131,7 +146,10 @@ impl Inbox {
     pub fn into_stream(self, hub: Arc<Hub>) -> impl Stream<Item = ToWorker> + Send {
         let Self { receiver, queued } = self;
         let next = move |cx: &mut std::task::Context<'_>| {
-            receiver.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx)
+            receiver
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .poll_recv(cx)
         };
         stream::poll_fn(next).map(move |message| {
             let was_full = !queued.has_room();
@@ -147,7 +165,11 @@ impl Inbox {
 
     #[cfg(test)]
     pub(super) fn try_recv(&mut self) -> Result<ToWorker, mpsc::error::TryRecvError> {
-        let message = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).try_recv()?;
+        let message = self
+            .receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .try_recv()?;
         self.queued.subtract(message.bytes());
         self.queued.messages.fetch_sub(1, Ordering::Relaxed);
         Ok(message)

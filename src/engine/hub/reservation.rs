@@ -42,42 +42,65 @@ fn demand_of<'a>(slots: impl Iterator<Item = (&'a [i32], usize, i32)>) -> Vec<La
             (*n, *bytes) = (*n + open, limit.max(*bytes));
         }
     }
-    let of = |(lane_id, (n, bytes))| LaneDemand { lane_id, limit: i32::try_from(n).unwrap_or(i32::MAX), bytes };
+    let of = |(lane_id, (n, bytes))| LaneDemand {
+        lane_id,
+        limit: i32::try_from(n).unwrap_or(i32::MAX),
+        bytes,
+    };
     demand.into_iter().map(of).collect()
 }
 
 impl Hub {
     /// The lanes that have free slots, and how many, without reserving any.
     pub fn demand(&self) -> Vec<LaneDemand> {
-        demand_of(self.lock().by_id.values().map(|c| (&*c.lanes, c.free(), c.profile.max_assignment_bytes)))
+        demand_of(
+            self.lock()
+                .by_id
+                .values()
+                .map(|c| (&*c.lanes, c.free(), c.profile.max_assignment_bytes)),
+        )
     }
 
     /// Reserves at most so many slots for steps of each lane, from the workers with the most of them.
     pub fn reserve(self: &Arc<Self>, lanes: &BTreeMap<i32, usize>) -> Reservation {
-        self.reserve_for(&lanes.iter().map(|(lane, count)| ((*lane, Reverse(0)), *count)).collect())
+        self.reserve_for(
+            &lanes
+                .iter()
+                .map(|(lane, count)| ((*lane, Reverse(0)), *count))
+                .collect(),
+        )
     }
 
     /// The same for steps whose assignments weigh so much: the heaviest choose first.
-    pub fn reserve_for(self: &Arc<Self>, lanes: &BTreeMap<(i32, Reverse<i32>), usize>) -> Reservation {
+    pub fn reserve_for(
+        self: &Arc<Self>,
+        lanes: &BTreeMap<(i32, Reverse<i32>), usize>,
+    ) -> Reservation {
         let mut all = self.lock();
         let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::new();
         let mut take = |c: &mut Connection, n: usize| {
             c.reserved += n;
-            let s = slots.entry(c.profile.worker_id).or_insert_with(|| ReservedSlots {
-                worker_id: c.profile.worker_id,
-                lanes: Arc::clone(&c.lanes),
-                limit: c.profile.max_assignment_bytes,
-                queued: Arc::clone(&c.outbox.queued),
-                held: 0,
-                open: 0,
-            });
+            let s = slots
+                .entry(c.profile.worker_id)
+                .or_insert_with(|| ReservedSlots {
+                    worker_id: c.profile.worker_id,
+                    lanes: Arc::clone(&c.lanes),
+                    limit: c.profile.max_assignment_bytes,
+                    queued: Arc::clone(&c.outbox.queued),
+                    held: 0,
+                    open: 0,
+                });
             s.held += n;
             s.open += n;
         };
         for ((lane, Reverse(bytes)), count) in lanes {
-            let takes = |c: &Connection| c.profile.max_assignment_bytes >= *bytes && c.serves(*lane);
-            let mut servers: Vec<&mut Connection> =
-                all.by_id.values_mut().filter(|c| c.free() > 0 && takes(c)).collect();
+            let takes =
+                |c: &Connection| c.profile.max_assignment_bytes >= *bytes && c.serves(*lane);
+            let mut servers: Vec<&mut Connection> = all
+                .by_id
+                .values_mut()
+                .filter(|c| c.free() > 0 && takes(c))
+                .collect();
             servers.sort_unstable_by_key(|c| Reverse(c.free()));
             let mut missing = *count;
             for c in servers {
@@ -91,13 +114,21 @@ impl Hub {
         }
         drop(all);
         let slots = slots.into_values().collect();
-        Reservation { hub: Arc::clone(self), slots, promised: Vec::new(), weights: Vec::new() }
+        Reservation {
+            hub: Arc::clone(self),
+            slots,
+            promised: Vec::new(),
+            weights: Vec::new(),
+        }
     }
 }
 
 impl ReservedSlots {
     fn takes(&self, lane_id: i32, bytes: i32) -> bool {
-        self.open > 0 && self.limit >= bytes && self.lanes.binary_search(&lane_id).is_ok() && self.queued.has_room()
+        self.open > 0
+            && self.limit >= bytes
+            && self.lanes.binary_search(&lane_id).is_ok()
+            && self.queued.has_room()
     }
 }
 
@@ -110,7 +141,11 @@ impl Reservation {
     /// The lanes that the reserved workers serve, and how many steps of each could find a slot; but for those in which no
     /// step waits, as far as known here, and which need no look therefore.
     pub fn demand(&self) -> Vec<LaneDemand> {
-        let mut demand = demand_of(self.slots.iter().map(|slot| (&*slot.lanes, slot.open, slot.limit)));
+        let mut demand = demand_of(
+            self.slots
+                .iter()
+                .map(|slot| (&*slot.lanes, slot.open, slot.limit)),
+        );
         let all = self.hub.lock();
         demand.retain(|lane| !all.quiet.contains(&lane.lane_id));
         demand
@@ -128,7 +163,11 @@ impl Reservation {
 
     /// Promises a slot to a claim in this lane, on the worker with the most open ones that takes so much.
     pub fn promise(&mut self, lane_id: i32, bytes: i32, lease: Lease) -> Option<Uuid> {
-        let slot = self.slots.iter_mut().filter(|s| s.takes(lane_id, bytes)).max_by_key(|s| s.open)?;
+        let slot = self
+            .slots
+            .iter_mut()
+            .filter(|s| s.takes(lane_id, bytes))
+            .max_by_key(|s| s.open)?;
         slot.open -= 1;
         if bytes > 0 {
             let bytes = usize::try_from(bytes).unwrap_or_default();
@@ -149,24 +188,33 @@ impl Reservation {
     /// may end an attempt in the moment before its assignment goes out.
     pub fn announce(&self) {
         if !self.promised.is_empty() {
-            self.hub.lock().promised.extend(self.promised.iter().map(|(lease, _)| (*lease, None)));
+            self.hub
+                .lock()
+                .promised
+                .extend(self.promised.iter().map(|(lease, _)| (*lease, None)));
         }
     }
 
     /// Sends a committed claim to its worker. `false` when the worker is gone: the attempt never reached it.
     pub fn deliver(&mut self, assignment: Assignment) -> bool {
         let (worker_id, lease) = (assignment.worker_id, assignment.lease);
-        let in_flight =
-            InFlight { plan: Some(Arc::clone(&assignment.plan)), deadline: Instant::now() + assignment.timeout };
+        let in_flight = InFlight {
+            plan: Some(Arc::clone(&assignment.plan)),
+            deadline: Instant::now() + assignment.timeout,
+        };
         if let Some(slot) = self.slots.iter_mut().find(|s| s.worker_id == worker_id) {
             slot.held = slot.held.saturating_sub(1);
         }
         {
             let mut all = self.hub.lock();
             let cancelled = all.promised.remove(&lease).flatten();
-            let Some(c) = all.by_id.get_mut(&worker_id) else { return false };
+            let Some(c) = all.by_id.get_mut(&worker_id) else {
+                return false;
+            };
             c.reserved = c.reserved.saturating_sub(1);
-            if assignment.bytes() > usize::try_from(c.profile.max_assignment_bytes).unwrap_or_default() {
+            if assignment.bytes()
+                > usize::try_from(c.profile.max_assignment_bytes).unwrap_or_default()
+            {
                 // Its row said less than it weighs. The worker's library would end the stream.
                 tracing::error!(%worker_id, ?lease, bytes = assignment.bytes(), "an assignment is larger than it was said to be; it is not sent");
                 return false;
@@ -180,13 +228,16 @@ impl Reservation {
             c.in_flight.insert(lease, in_flight);
         }
         self.hub.sooner.notify_one();
-        self.hub.send(worker_id, ToWorker::Assign(Box::new(assignment)))
+        self.hub
+            .send(worker_id, ToWorker::Assign(Box::new(assignment)))
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.weights.iter().for_each(|(queued, bytes)| queued.subtract(*bytes));
+        self.weights
+            .iter()
+            .for_each(|(queued, bytes)| queued.subtract(*bytes));
         let mut all = self.hub.lock();
         for (lease, _) in &self.promised {
             all.promised.remove(lease);
@@ -197,7 +248,11 @@ impl Drop for Reservation {
             }
         }
         // Whoever found them taken left a step behind; now there is a slot for it.
-        if self.slots.iter().any(|slot| slot.held > 0 && all.could_serve(slot.worker_id)) {
+        if self
+            .slots
+            .iter()
+            .any(|slot| slot.held > 0 && all.could_serve(slot.worker_id))
+        {
             drop(all);
             self.hub.kick();
         }

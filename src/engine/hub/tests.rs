@@ -43,16 +43,31 @@ fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> I
     };
     let (outbox, inbox) = outbox(16);
     let lanes = [lane(LANE, "h"), lane(OTHER_LANE, "other")];
-    hub.add(hub.room().unwrap(), profile, Vec::new(), &lanes, outbox, CancellationToken::new());
+    hub.add(
+        hub.room().unwrap(),
+        profile,
+        Vec::new(),
+        &lanes,
+        outbox,
+        CancellationToken::new(),
+    );
     inbox
 }
 
 fn look(lane_id: i32) -> LaneDemand {
-    LaneDemand { lane_id, limit: 1, bytes: DEFAULT_ASSIGNMENT_BYTES }
+    LaneDemand {
+        lane_id,
+        limit: 1,
+        bytes: DEFAULT_ASSIGNMENT_BYTES,
+    }
 }
 
 fn lease(nonce: i64) -> Lease {
-    Lease { task_id: Uuid::nil(), step: 0, nonce }
+    Lease {
+        task_id: Uuid::nil(),
+        step: 0,
+        nonce,
+    }
 }
 
 fn assignment(lease: Lease) -> Assignment {
@@ -84,7 +99,9 @@ fn assignment(lease: Lease) -> Assignment {
 
 /// Whether somebody asked for a look since the last call.
 async fn kicked(hub: &Hub) -> bool {
-    tokio::time::timeout(Duration::ZERO, hub.kicked()).await.is_ok()
+    tokio::time::timeout(Duration::ZERO, hub.kicked())
+        .await
+        .is_ok()
 }
 
 fn give(hub: &Arc<Hub>, nonce: i64) -> bool {
@@ -101,7 +118,14 @@ fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 2);
     let first = hub.reserve(&all_lanes());
-    assert_eq!(first.demand(), [LaneDemand { lane_id: LANE, limit: 2, bytes: DEFAULT_ASSIGNMENT_BYTES }]);
+    assert_eq!(
+        first.demand(),
+        [LaneDemand {
+            lane_id: LANE,
+            limit: 2,
+            bytes: DEFAULT_ASSIGNMENT_BYTES
+        }]
+    );
     assert!(hub.reserve(&all_lanes()).is_empty());
     drop(first);
     assert!(give(&hub, 1) && give(&hub, 2) && !give(&hub, 3));
@@ -118,7 +142,10 @@ fn a_claim_cancelled_on_its_way_is_never_delivered() {
     reservation.announce();
     // Its commit is done, and before this server has read the answer another transaction cancels the task.
     assert!(hub.cancel(lease(1), CancelReason::TaskCancelled));
-    assert!(reservation.deliver(assignment(lease(1))), "it is not to be given back");
+    assert!(
+        reservation.deliver(assignment(lease(1))),
+        "it is not to be given back"
+    );
     drop(reservation);
     assert!(matches!(inbox.try_recv(), Err(TryRecvError::Empty)));
     assert_eq!(hub.in_flight(), 0);
@@ -147,7 +174,13 @@ fn answers_that_are_not_stored_take_slots_when_there_are_too_many() {
         hub.answered(WORKER, lease(nonce));
     }
     assert!(!give(&hub, 4));
-    hub.send(WORKER, ToWorker::Ack { lease: lease(0), accepted: true });
+    hub.send(
+        WORKER,
+        ToWorker::Ack {
+            lease: lease(0),
+            accepted: true,
+        },
+    );
     assert!(give(&hub, 4) && !give(&hub, 5));
     while inbox.try_recv().is_ok() {}
 }
@@ -165,7 +198,10 @@ fn a_full_server_refuses_before_anything_happened() {
 #[tokio::test]
 async fn a_slot_that_comes_free_asks_for_a_look_unless_its_lanes_are_known_to_be_quiet() {
     let hub = Arc::<Hub>::default();
-    let _inboxes = (connect(&hub, WORKER, "h", 1), connect(&hub, OTHER, "other", 1));
+    let _inboxes = (
+        connect(&hub, WORKER, "h", 1),
+        connect(&hub, OTHER, "other", 1),
+    );
     assert!(kicked(&hub).await, "by the new streams");
     assert!(give(&hub, 1));
     // A look while the one slot of the lane is taken sees the other lane only.
@@ -202,7 +238,13 @@ fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
     // What a settler would look at before it hands on what it unlocks.
-    let looks_at = || hub.reserve(&all_lanes()).demand().iter().map(|lane| lane.lane_id).collect::<Vec<_>>();
+    let looks_at = || {
+        hub.reserve(&all_lanes())
+            .demand()
+            .iter()
+            .map(|lane| lane.lane_id)
+            .collect::<Vec<_>>()
+    };
     hub.look_begins(&[look(LANE)]);
     assert_eq!(looks_at(), [LANE]);
     hub.look_ends();
@@ -227,8 +269,18 @@ fn a_worker_that_does_not_read_is_not_heard_either() {
         capacity: 1,
         max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
     };
-    hub.add(hub.room().unwrap(), profile, Vec::new(), &[], outbox, stop.clone());
-    let ack = || ToWorker::Ack { lease: lease(0), accepted: true };
+    hub.add(
+        hub.room().unwrap(),
+        profile,
+        Vec::new(),
+        &[],
+        outbox,
+        stop.clone(),
+    );
+    let ack = || ToWorker::Ack {
+        lease: lease(0),
+        accepted: true,
+    };
     assert!(hub.send(WORKER, ack()) && !stop.is_cancelled());
     assert!(!hub.send(WORKER, ack()) && stop.is_cancelled());
     assert!(hub.workers().is_empty());

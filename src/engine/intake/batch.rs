@@ -80,14 +80,20 @@ pub(super) struct Verdicts {
 
 /// Decides by the owners of the idempotency keys.
 pub(super) fn judge(groups: &[Group], read: &IntakeRead) -> Verdicts {
-    let owners: HashMap<(&str, &str), &KeyRow> =
-        read.keys.iter().map(|k| ((k.namespace.as_str(), k.key.as_str()), k)).collect();
+    let owners: HashMap<(&str, &str), &KeyRow> = read
+        .keys
+        .iter()
+        .map(|k| ((k.namespace.as_str(), k.key.as_str()), k))
+        .collect();
     let mut verdicts = Verdicts::default();
     for (i, group) in groups.iter().enumerate() {
         let mut copies = Vec::new();
         for (index, task) in group.tasks.iter().enumerate() {
             let s = &task.submission;
-            let Some(owner) = owners.get(&(s.namespace.as_str(), s.idempotency_key.as_str())) else { continue };
+            let Some(owner) = owners.get(&(s.namespace.as_str(), s.idempotency_key.as_str()))
+            else {
+                continue;
+            };
             if owner.task_id == task.task_id {
                 continue;
             }
@@ -106,7 +112,10 @@ pub(super) fn judge(groups: &[Group], read: &IntakeRead) -> Verdicts {
             }
         }
         if verdicts.refused.contains_key(&i) || verdicts.again.contains(&i) {
-            let keyed = group.tasks.iter().filter(|t| !t.submission.idempotency_key.is_empty());
+            let keyed = group
+                .tasks
+                .iter()
+                .filter(|t| !t.submission.idempotency_key.is_empty());
             verdicts.dropped.extend(keyed.map(|t| t.task_id));
         } else {
             verdicts.known.extend(copies);
@@ -135,7 +144,10 @@ pub(super) fn keys_of(groups: &[Group]) -> Vec<KeyRow> {
 
 /// The keys of tasks that will not be stored.
 pub(super) fn keys_to_drop(groups: &[Group], dropped: &[Uuid]) -> Vec<DroppedKey> {
-    let tasks = groups.iter().flat_map(|g| &g.tasks).filter(|t| dropped.contains(&t.task_id));
+    let tasks = groups
+        .iter()
+        .flat_map(|g| &g.tasks)
+        .filter(|t| dropped.contains(&t.task_id));
     tasks
         .map(|t| DroppedKey {
             namespace: t.submission.namespace.clone(),
@@ -158,21 +170,38 @@ pub(super) fn roots_of(groups: &[Group]) -> BTreeMap<i32, usize> {
 pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     let plan = &task.plan;
     let task_id = task.task_id;
-    let own = Effective { plan, settings: task.settings.clone() };
+    let own = Effective {
+        plan,
+        settings: task.settings.clone(),
+    };
     let steps = plan.template.steps.len();
     let settings = (!task.settings.is_empty()).then(|| task.settings.to_json());
-    let bytes = size::of(task.context.len() + task.annotations.len() + settings.as_ref().map_or(0, String::len));
+    let bytes = size::of(
+        task.context.len() + task.annotations.len() + settings.as_ref().map_or(0, String::len),
+    );
     let mut progress = task.progress.clone();
     let not_before = task.submission.not_before.filter(|at| *at > now);
-    let expires_at = plan.template.timeout.map(|timeout| not_before.unwrap_or(now) + timeout);
-    changes.events.push(Event::of_task(EventType::TaskSubmitted, plan.template_id, task_id));
+    let expires_at = plan
+        .template
+        .timeout
+        .map(|timeout| not_before.unwrap_or(now) + timeout);
+    changes.events.push(Event::of_task(
+        EventType::TaskSubmitted,
+        plan.template_id,
+        task_id,
+    ));
     for (step, fate) in &task.fates {
         let step = *step;
         let failure = match fate {
             Fate::Runs => {
                 let live = new_live(&own, task_id, step, task.priority);
                 let bytes = sizes::bound(plan, live.step, bytes);
-                changes.new_live.push(NewLive { not_before, expires_at, bytes, ..live });
+                changes.new_live.push(NewLive {
+                    not_before,
+                    expires_at,
+                    bytes,
+                    ..live
+                });
                 continue;
             }
             Fate::Skipped => None,
@@ -180,7 +209,11 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
         };
         if progress.state == TaskState::Pending {
             progress.state = TaskState::InProgress;
-            changes.events.push(Event::of_task(EventType::TaskStarted, plan.template_id, task_id));
+            changes.events.push(Event::of_task(
+                EventType::TaskStarted,
+                plan.template_id,
+                task_id,
+            ));
         }
         let set = SetStep::by_condition(task_id, step, now, failure);
         changes.events.push(told(&set, plan.template_id));
@@ -190,8 +223,14 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
         && let Ok(after) = progress.state.after(event)
     {
         progress.state = after;
-        let kind = if after == TaskState::Complete { EventType::TaskCompleted } else { EventType::TaskFailed };
-        changes.events.push(Event::of_task(kind, plan.template_id, task_id));
+        let kind = if after == TaskState::Complete {
+            EventType::TaskCompleted
+        } else {
+            EventType::TaskFailed
+        };
+        changes
+            .events
+            .push(Event::of_task(kind, plan.template_id, task_id));
     }
     changes.new_tasks.push(NewTask {
         task_id,
@@ -216,7 +255,12 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
 /// A task whose root is claimed in the transaction that stores it is in progress from the beginning. In the log its start
 /// comes before its step's.
 pub(super) fn start_claimed(changes: &mut Changes) {
-    let claimed: HashSet<Uuid> = changes.new_live.iter().filter(|l| l.grant.is_some()).map(|l| l.task_id).collect();
+    let claimed: HashSet<Uuid> = changes
+        .new_live
+        .iter()
+        .filter(|l| l.grant.is_some())
+        .map(|l| l.task_id)
+        .collect();
     let pending = |t: &&mut NewTask| t.state == TaskState::Pending && claimed.contains(&t.task_id);
     let mut started: HashMap<Uuid, i32> = HashMap::new();
     for task in changes.new_tasks.iter_mut().filter(pending) {
@@ -232,7 +276,9 @@ pub(super) fn start_claimed(changes: &mut Changes) {
             && let Some(task_id) = event.task_id
             && let Some(template_id) = started.remove(&task_id)
         {
-            changes.events.push(Event::of_task(EventType::TaskStarted, template_id, task_id));
+            changes
+                .events
+                .push(Event::of_task(EventType::TaskStarted, template_id, task_id));
         }
         changes.events.push(event);
     }

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::submission::{IntakeError, Prepared, Refusal, Submission, Violated, prepare_one, too_costly};
+use super::submission::{
+    IntakeError, Prepared, Refusal, Submission, Violated, prepare_one, too_costly,
+};
 use crate::{
     domain::budget::Budget,
     engine::{
@@ -38,21 +40,29 @@ impl Preparer {
     }
 
     /// Checks every submission and gathers everything that is wrong with any of them.
-    pub(super) async fn prepare(&self, submissions: &[Arc<Submission>]) -> Result<Vec<Prepared>, IntakeError> {
-        let plans =
-            submissions.iter().enumerate().map(|(index, s)| self.plan(index, s)).collect::<Result<Vec<_>, _>>()?;
+    pub(super) async fn prepare(
+        &self,
+        submissions: &[Arc<Submission>],
+    ) -> Result<Vec<Prepared>, IntakeError> {
+        let plans = submissions
+            .iter()
+            .enumerate()
+            .map(|(index, s)| self.plan(index, s))
+            .collect::<Result<Vec<_>, _>>()?;
         // A request that waits so long for turns meets more work than the server takes.
         let prepared = tokio::time::timeout(PREPARE_LIMIT, self.prepare_all(submissions, plans));
         prepared.await.unwrap_or(Err(IntakeError::Full))
     }
 
     fn plan(&self, index: usize, s: &Submission) -> Result<Arc<Plan>, IntakeError> {
-        self.catalog.resolve(&s.namespace, &s.task_name, s.version.as_ref()).ok_or_else(|| IntakeError::NoTemplate {
-            index,
-            namespace: s.namespace.clone(),
-            task_name: s.task_name.clone(),
-            version: s.version.clone(),
-        })
+        self.catalog
+            .resolve(&s.namespace, &s.task_name, s.version.as_ref())
+            .ok_or_else(|| IntakeError::NoTemplate {
+                index,
+                namespace: s.namespace.clone(),
+                task_name: s.task_name.clone(),
+                version: s.version.clone(),
+            })
     }
 
     async fn prepare_all(
@@ -75,7 +85,11 @@ impl Preparer {
                 Err(refusal) => violated.extend(refusal.violated.into_iter().map(|v| (index, v))),
             }
         }
-        if violated.is_empty() { Ok(prepared) } else { Err(IntakeError::Invalid(violated)) }
+        if violated.is_empty() {
+            Ok(prepared)
+        } else {
+            Err(IntakeError::Invalid(violated))
+        }
     }
 
     async fn prepare_aside(
@@ -85,7 +99,10 @@ impl Preparer {
     ) -> Result<Result<Prepared, Refusal>, IntakeError> {
         let namespace = plan.template.namespace.as_str();
         let bytes = submission.context.len() + submission.annotations.len();
-        let share = self.shares.try_take(namespace, bytes).ok_or(IntakeError::Full)?;
+        let share = self
+            .shares
+            .try_take(namespace, bytes)
+            .ok_or(IntakeError::Full)?;
         let turn = self.judge.turn(namespace).await;
         let submission = Arc::clone(submission);
         let work = move || {
@@ -94,22 +111,32 @@ impl Preparer {
         };
         match self.judge.run(turn, work).await {
             Ok(found) => {
-                let over = found.as_ref().map_or_else(|refusal| refusal.over_budget, Prepared::is_over_budget);
+                let over = found
+                    .as_ref()
+                    .map_or_else(|refusal| refusal.over_budget, Prepared::is_over_budget);
                 self.metrics.judging.too_costly.add(usize::from(over));
                 Ok(found)
             }
             Err(Unjudged::Closed) => Err(IntakeError::ShuttingDown),
-            Err(error) => Ok(Err(Refusal { violated: vec![too_costly(&error.to_string())], over_budget: true })),
+            Err(error) => Ok(Err(Refusal {
+                violated: vec![too_costly(&error.to_string())],
+                over_budget: true,
+            })),
         }
     }
 }
 
 /// Prepares what takes no more than some microseconds.
-fn prepare_here(submission: &Arc<Submission>, plan: &Arc<Plan>) -> Option<Result<Prepared, Refusal>> {
+fn prepare_here(
+    submission: &Arc<Submission>,
+    plan: &Arc<Plan>,
+) -> Option<Result<Prepared, Refusal>> {
     if submission.context.len() + submission.annotations.len() > SMALL_BYTES {
         return None;
     }
     let found = prepare_one(submission, Arc::clone(plan), &Budget::of(SMALL_STEPS));
-    let over = found.as_ref().map_or_else(|refusal| refusal.over_budget, Prepared::is_over_budget);
+    let over = found
+        .as_ref()
+        .map_or_else(|refusal| refusal.over_budget, Prepared::is_over_budget);
     (!over).then_some(found)
 }

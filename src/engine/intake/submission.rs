@@ -67,9 +67,21 @@ pub enum IntakeError {
     #[error("the submission does not fit: {}", .0.first().map_or("", |(_, v)| v.message.as_str()))]
     Invalid(Vec<(usize, Violated)>),
     #[error("no template {namespace}/{task_name}{} is registered", .version.as_ref().map(|v| format!(" version {v}")).unwrap_or_default())]
-    NoTemplate { index: usize, namespace: String, task_name: String, version: Option<Version> },
-    #[error("idempotency key `{key}` was used in namespace `{namespace}` for task {task_id} with other content")]
-    KeyTaken { index: usize, namespace: String, key: String, task_id: Uuid },
+    NoTemplate {
+        index: usize,
+        namespace: String,
+        task_name: String,
+        version: Option<Version>,
+    },
+    #[error(
+        "idempotency key `{key}` was used in namespace `{namespace}` for task {task_id} with other content"
+    )]
+    KeyTaken {
+        index: usize,
+        namespace: String,
+        key: String,
+        task_id: Uuid,
+    },
     #[error("the intake queue is full")]
     Full,
     #[error("the server is shutting down")]
@@ -105,24 +117,45 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn of(violated: Vec<Violated>) -> Self {
-        Self { violated, over_budget: false }
+        Self {
+            violated,
+            over_budget: false,
+        }
     }
 
     fn too_costly(error: &TooCostly) -> Self {
-        Self { violated: vec![too_costly(&error.to_string())], over_budget: true }
+        Self {
+            violated: vec![too_costly(&error.to_string())],
+            over_budget: true,
+        }
     }
 }
 
 /// What is said of a context that is not judged to its end.
 pub(super) fn too_costly(why: &str) -> Violated {
-    Violated { field: "context_json".to_owned(), message: format!("{TOO_COSTLY}: {why}") }
+    Violated {
+        field: "context_json".to_owned(),
+        message: format!("{TOO_COSTLY}: {why}"),
+    }
 }
 
 /// Checks a submission against its template and judges what depends on its context, within the budget.
-pub(super) fn prepare_one(s: &Arc<Submission>, plan: Arc<Plan>, budget: &Budget) -> Result<Prepared, Refusal> {
+pub(super) fn prepare_one(
+    s: &Arc<Submission>,
+    plan: Arc<Plan>,
+    budget: &Budget,
+) -> Result<Prepared, Refusal> {
     let mut violated = bounds(s);
-    let sent = if s.context.is_empty() { "{}" } else { s.context.as_str() };
-    let notes = if s.annotations.is_empty() { "{}" } else { s.annotations.as_str() };
+    let sent = if s.context.is_empty() {
+        "{}"
+    } else {
+        s.context.as_str()
+    };
+    let notes = if s.annotations.is_empty() {
+        "{}"
+    } else {
+        s.annotations.as_str()
+    };
     let context = object("context_json", sent, MAX_CONTEXT_BYTES);
     let annotations = object("annotations_json", notes, MAX_ANNOTATIONS_BYTES);
     let context = match context {
@@ -136,12 +169,16 @@ pub(super) fn prepare_one(s: &Arc<Submission>, plan: Arc<Plan>, budget: &Budget)
     };
     if let Err(refusal) = &context {
         if refusal.over_budget {
-            return Err(Refusal { violated: [violated, refusal.violated.clone()].concat(), over_budget: true });
+            return Err(Refusal {
+                violated: [violated, refusal.violated.clone()].concat(),
+                over_budget: true,
+            });
         }
         violated.extend(refusal.violated.iter().cloned());
     }
     violated.extend(annotations.as_ref().err().cloned().unwrap_or_default());
-    let (Ok((original, own_id, (context, value))), Ok(annotations), true) = (context, annotations, violated.is_empty())
+    let (Ok((original, own_id, (context, value))), Ok(annotations), true) =
+        (context, annotations, violated.is_empty())
     else {
         return Err(Refusal::of(violated));
     };
@@ -150,11 +187,26 @@ pub(super) fn prepare_one(s: &Arc<Submission>, plan: Arc<Plan>, budget: &Budget)
     let mut notes = plan.template.annotations.clone();
     notes.extend(settings.annotations());
     notes.extend(annotations.clone());
-    notes.insert("correlation_id".to_owned(), Value::String(correlation_id.clone()));
-    let digest = original.map(|original| digest(s, original, annotations)).unwrap_or_default();
-    let priority = settings.priority().unwrap_or_else(|| i16::try_from(s.priority).unwrap_or_default());
-    let own = Effective { plan: &plan, settings };
-    let (progress, fates) = begin(&own, plan.task_value(&correlation_id, priority.into()), value, budget);
+    notes.insert(
+        "correlation_id".to_owned(),
+        Value::String(correlation_id.clone()),
+    );
+    let digest = original
+        .map(|original| digest(s, original, annotations))
+        .unwrap_or_default();
+    let priority = settings
+        .priority()
+        .unwrap_or_else(|| i16::try_from(s.priority).unwrap_or_default());
+    let own = Effective {
+        plan: &plan,
+        settings,
+    };
+    let (progress, fates) = begin(
+        &own,
+        plan.task_value(&correlation_id, priority.into()),
+        value,
+        budget,
+    );
     let settings = own.settings;
     Ok(Prepared {
         submission: Arc::clone(s),
@@ -172,30 +224,58 @@ pub(super) fn prepare_one(s: &Arc<Submission>, plan: Arc<Plan>, budget: &Budget)
 }
 
 /// What becomes of the roots.
-fn begin(own: &Effective<'_>, task: Value, context: Value, budget: &Budget) -> (Progress, Vec<(u16, Fate)>) {
+fn begin(
+    own: &Effective<'_>,
+    task: Value,
+    context: Value,
+    budget: &Budget,
+) -> (Progress, Vec<(u16, Fate)>) {
     let nothing = |_| None;
     let mut facts = Facts::new(own.plan, task, None, &nothing, budget);
     facts.know_context(Arc::new(context));
-    Progress::new(&own.plan.graph, own.plan.template.steps.len(), &mut |_, step| facts.fate(own, step))
+    Progress::new(
+        &own.plan.graph,
+        own.plan.template.steps.len(),
+        &mut |_, step| facts.fate(own, step),
+    )
 }
 
 impl Prepared {
     /// Whether a condition was not judged because the budget did not suffice.
     pub(super) fn is_over_budget(&self) -> bool {
-        self.fates.iter().any(|(_, fate)| matches!(fate, Fate::Fails(failure) if failure.code == TOO_COSTLY))
+        self.fates
+            .iter()
+            .any(|(_, fate)| matches!(fate, Fate::Fails(failure) if failure.code == TOO_COSTLY))
     }
 }
 
 /// What is wrong beside the documents.
 fn bounds(s: &Submission) -> Vec<Violated> {
     let mut violated = Vec::new();
-    let mut wrong = |field: &str, message: String| violated.push(Violated { field: field.to_owned(), message });
+    let mut wrong = |field: &str, message: String| {
+        violated.push(Violated {
+            field: field.to_owned(),
+            message,
+        })
+    };
     if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&s.priority) {
-        wrong("priority", format!("{} is out of bounds: expected -{MAX_PRIORITY} to {MAX_PRIORITY}", s.priority));
+        wrong(
+            "priority",
+            format!(
+                "{} is out of bounds: expected -{MAX_PRIORITY} to {MAX_PRIORITY}",
+                s.priority
+            ),
+        );
     }
-    for (field, text) in [("idempotency_key", &s.idempotency_key), ("correlation_id", &s.correlation_id)] {
+    for (field, text) in [
+        ("idempotency_key", &s.idempotency_key),
+        ("correlation_id", &s.correlation_id),
+    ] {
         if text.len() > MAX_KEY_BYTES || text.chars().any(char::is_control) {
-            wrong(field, format!("expected at most {MAX_KEY_BYTES} bytes without control characters"));
+            wrong(
+                field,
+                format!("expected at most {MAX_KEY_BYTES} bytes without control characters"),
+            );
         }
     }
     violated
@@ -212,7 +292,12 @@ fn settings(
     if plan.template.overrides.is_empty() {
         return Ok(Settings::default());
     }
-    let wrong = |message: String| vec![Violated { field: "context_json".to_owned(), message }];
+    let wrong = |message: String| {
+        vec![Violated {
+            field: "context_json".to_owned(),
+            message,
+        }]
+    };
     let task = plan.task_value(correlation_id, s.priority);
     Settings::of(&plan.template, context, &task, budget).map_err(|error| match error {
         EvaluationError::Failed(why) => Refusal::of(wrong(why)),
@@ -221,7 +306,12 @@ fn settings(
 }
 
 fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec<Violated>> {
-    let wrong = |message: String| vec![Violated { field: field.to_owned(), message }];
+    let wrong = |message: String| {
+        vec![Violated {
+            field: field.to_owned(),
+            message,
+        }]
+    };
     json::check_object(text, max).map_err(|error: JsonError| wrong(error.to_string()))?;
     match json::parse(text, max).map_err(|error| wrong(error.to_string()))? {
         Value::Object(object) => Ok(object),
@@ -230,20 +320,35 @@ fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec
 }
 
 /// The context with the schema's defaults, as text and as a value; the text is the client's own when none was missing.
-fn fit(plan: &Plan, sent: &str, context: Map<String, Value>, budget: &Budget) -> Result<(String, Value), Refusal> {
+fn fit(
+    plan: &Plan,
+    sent: &str,
+    context: Map<String, Value>,
+    budget: &Budget,
+) -> Result<(String, Value), Refusal> {
     let mut value = Value::Object(context);
-    let Some(schema) = &plan.schema else { return Ok((sent.to_owned(), value)) };
-    let named = |v: Violation| Violated { field: format!("context_json{}", v.pointer), message: v.message };
-    let with_defaults = schema.apply(sent, &mut value, budget).map_err(|misfit| match misfit {
-        Misfit::Violations(all) => Refusal::of(all.into_iter().map(named).collect()),
-        Misfit::TooCostly(error) => Refusal::too_costly(&error),
-    })?;
+    let Some(schema) = &plan.schema else {
+        return Ok((sent.to_owned(), value));
+    };
+    let named = |v: Violation| Violated {
+        field: format!("context_json{}", v.pointer),
+        message: v.message,
+    };
+    let with_defaults = schema
+        .apply(sent, &mut value, budget)
+        .map_err(|misfit| match misfit {
+            Misfit::Violations(all) => Refusal::of(all.into_iter().map(named).collect()),
+            Misfit::TooCostly(error) => Refusal::too_costly(&error),
+        })?;
     match with_defaults {
         None => Ok((sent.to_owned(), value)),
         Some(filled) if filled.len() <= MAX_CONTEXT_BYTES => Ok((filled, value)),
         Some(filled) => Err(Refusal::of(vec![Violated {
             field: "context_json".to_owned(),
-            message: format!("{} bytes with the schema's defaults: expected at most {MAX_CONTEXT_BYTES}", filled.len()),
+            message: format!(
+                "{} bytes with the schema's defaults: expected at most {MAX_CONTEXT_BYTES}",
+                filled.len()
+            ),
         }])),
     }
 }
@@ -255,23 +360,40 @@ fn correlation_id(
     context: &Map<String, Value>,
     annotations: &Map<String, Value>,
 ) -> Result<String, Vec<Violated>> {
-    let usable = |id: &&String| !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control);
+    let usable = |id: &&String| {
+        !id.is_empty() && id.len() <= MAX_KEY_BYTES && !id.chars().any(char::is_control)
+    };
     let of_context = match context.get("correlation_id") {
         Some(Value::String(id)) => Some(id).filter(usable),
         _ => None,
     };
-    let first = Some(&s.correlation_id).filter(|id| !id.is_empty()).or(of_context);
-    let wrong = |message: String| Err(vec![Violated { field: "annotations_json/correlation_id".to_owned(), message }]);
+    let first = Some(&s.correlation_id)
+        .filter(|id| !id.is_empty())
+        .or(of_context);
+    let wrong = |message: String| {
+        Err(vec![Violated {
+            field: "annotations_json/correlation_id".to_owned(),
+            message,
+        }])
+    };
     match (annotations.get("correlation_id"), first) {
         (None, Some(id)) => Ok(id.clone()),
         (None, None) => Ok(format!("task_{}", Uuid::new_v4().simple())),
         (Some(Value::String(noted)), Some(id)) if noted == id => Ok(id.clone()),
         (Some(Value::String(noted)), None) if usable(&noted) => Ok(noted.clone()),
         (Some(Value::String(_)), Some(id)) => {
-            let place = if s.correlation_id.is_empty() { "the context" } else { "`correlation_id`" };
-            wrong(format!("{place} says `{id:.80}`: expected the same, or only one of them"))
+            let place = if s.correlation_id.is_empty() {
+                "the context"
+            } else {
+                "`correlation_id`"
+            };
+            wrong(format!(
+                "{place} says `{id:.80}`: expected the same, or only one of them"
+            ))
         }
-        _ => wrong(format!("expected a string of 1 to {MAX_KEY_BYTES} bytes without control characters")),
+        _ => wrong(format!(
+            "expected a string of 1 to {MAX_KEY_BYTES} bytes without control characters"
+        )),
     }
 }
 
@@ -281,9 +403,20 @@ fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, 
     let (mut context, mut annotations) = (Value::Object(context), Value::Object(annotations));
     context.sort_all_objects();
     annotations.sort_all_objects();
-    let version = s.version.as_ref().map(ToString::to_string).unwrap_or_default();
-    let whole =
-        serde_json::json!([s.namespace, s.task_name, version, context, s.priority, s.correlation_id, annotations]);
+    let version = s
+        .version
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let whole = serde_json::json!([
+        s.namespace,
+        s.task_name,
+        version,
+        context,
+        s.priority,
+        s.correlation_id,
+        annotations
+    ]);
     Sha256::digest(whole.to_string()).to_vec()
 }
 
@@ -296,17 +429,31 @@ mod tests {
     #[test]
     fn a_correlation_id_in_the_annotations_counts_and_contradicts_nothing() {
         let id = |field: &str, context: Value, annotations: Value| {
-            let submission = Submission { correlation_id: field.into(), ..Submission::default() };
+            let submission = Submission {
+                correlation_id: field.into(),
+                ..Submission::default()
+            };
             let map = |value: Value| value.as_object().cloned().unwrap();
-            correlation_id(&submission, &map(context), &map(annotations)).map_err(|mut all| all.remove(0))
+            correlation_id(&submission, &map(context), &map(annotations))
+                .map_err(|mut all| all.remove(0))
         };
         let noted = json!({"correlation_id": "noted"});
         for (field, context, annotations, expected) in [
             ("", json!({}), noted.clone(), "noted"),
             ("noted", json!({}), noted.clone(), "noted"),
             ("", noted.clone(), noted.clone(), "noted"),
-            ("field", json!({"correlation_id": "context"}), json!({}), "field"),
-            ("", json!({"correlation_id": "context"}), json!({}), "context"),
+            (
+                "field",
+                json!({"correlation_id": "context"}),
+                json!({}),
+                "field",
+            ),
+            (
+                "",
+                json!({"correlation_id": "context"}),
+                json!({}),
+                "context",
+            ),
             ("", json!({"correlation_id": 5}), noted.clone(), "noted"),
         ] {
             assert_eq!(id(field, context, annotations), Ok(expected.to_owned()));
@@ -314,10 +461,30 @@ mod tests {
         assert!(id("", json!({}), json!({})).unwrap().starts_with("task_"));
         let long = json!({"correlation_id": "x".repeat(MAX_KEY_BYTES + 1)});
         for (field, context, annotations, says) in [
-            ("field", json!({}), noted.clone(), "`correlation_id` says `field`"),
-            ("", json!({"correlation_id": "context"}), noted, "the context says `context`"),
-            ("", json!({}), json!({"correlation_id": 5}), "expected a string of 1 to 255 bytes"),
-            ("", json!({}), json!({"correlation_id": ""}), "expected a string"),
+            (
+                "field",
+                json!({}),
+                noted.clone(),
+                "`correlation_id` says `field`",
+            ),
+            (
+                "",
+                json!({"correlation_id": "context"}),
+                noted,
+                "the context says `context`",
+            ),
+            (
+                "",
+                json!({}),
+                json!({"correlation_id": 5}),
+                "expected a string of 1 to 255 bytes",
+            ),
+            (
+                "",
+                json!({}),
+                json!({"correlation_id": ""}),
+                "expected a string",
+            ),
             ("", json!({}), long, "expected a string"),
         ] {
             let violated = id(field, context, annotations).unwrap_err();

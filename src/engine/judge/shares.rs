@@ -8,9 +8,15 @@ use std::{
 use tokio::sync::Notify;
 
 /// The most inputs of one namespace, and the most bytes that they hold.
-const MAX_OF_NAMESPACE: Size = Size { inputs: 1_024, bytes: 8 << 20 };
+const MAX_OF_NAMESPACE: Size = Size {
+    inputs: 1_024,
+    bytes: 8 << 20,
+};
 /// The most of all namespaces together, but for one input of each.
-const MAX_IN_ALL: Size = Size { inputs: 8_192, bytes: 64 << 20 };
+const MAX_IN_ALL: Size = Size {
+    inputs: 8_192,
+    bytes: 64 << 20,
+};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Size {
@@ -20,11 +26,17 @@ struct Size {
 
 impl Size {
     fn with(self, bytes: usize) -> Self {
-        Self { inputs: self.inputs + 1, bytes: self.bytes.saturating_add(bytes) }
+        Self {
+            inputs: self.inputs + 1,
+            bytes: self.bytes.saturating_add(bytes),
+        }
     }
 
     fn without(self, bytes: usize) -> Self {
-        Self { inputs: self.inputs - 1, bytes: self.bytes - bytes }
+        Self {
+            inputs: self.inputs - 1,
+            bytes: self.bytes - bytes,
+        }
     }
 
     fn is_within(self, bound: Self) -> bool {
@@ -61,13 +73,18 @@ impl Shares {
     pub fn try_take(&self, namespace: &str, bytes: usize) -> Option<Share> {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.of.get(namespace).copied().unwrap_or_default();
-        let fits = own.with(bytes).is_within(MAX_OF_NAMESPACE) && taken.all.with(bytes).is_within(MAX_IN_ALL);
+        let fits = own.with(bytes).is_within(MAX_OF_NAMESPACE)
+            && taken.all.with(bytes).is_within(MAX_IN_ALL);
         if own.inputs > 0 && !fits {
             return None;
         }
         taken.all = taken.all.with(bytes);
         taken.of.insert(namespace.to_owned(), own.with(bytes));
-        Some(Share { shares: self.clone(), namespace: namespace.to_owned(), bytes })
+        Some(Share {
+            shares: self.clone(),
+            namespace: namespace.to_owned(),
+            bytes,
+        })
     }
 
     /// Waits for a place.
@@ -87,7 +104,12 @@ impl Shares {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut taken = self.shares.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self
+            .shares
+            .0
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         taken.all = taken.all.without(self.bytes);
         if let Some(own) = taken.of.get_mut(&self.namespace) {
             *own = own.without(self.bytes);
@@ -108,14 +130,19 @@ mod tests {
     fn a_namespace_has_its_share_and_no_more_and_one_input_always_fits() {
         let shares = Shares::default();
         let half = MAX_OF_NAMESPACE.bytes / 2;
-        let held: Vec<Share> = (0..2).map(|_| shares.try_take("a", half).unwrap()).collect();
+        let held: Vec<Share> = (0..2)
+            .map(|_| shares.try_take("a", half).unwrap())
+            .collect();
         assert!(shares.try_take("a", 1).is_none(), "its share is used up");
         let others: Vec<Share> = (1..MAX_IN_ALL.bytes / MAX_OF_NAMESPACE.bytes)
             .map(|n| shares.try_take(&format!("n{n}"), 2 * half).unwrap())
             .collect();
         assert!(shares.try_take("n1", 1).is_none());
         let beyond = shares.try_take("healthy", 1 << 20).unwrap();
-        assert!(shares.try_take("healthy", 1).is_none(), "only one beyond what all may hold");
+        assert!(
+            shares.try_take("healthy", 1).is_none(),
+            "only one beyond what all may hold"
+        );
         drop((held, others, beyond));
         let taken = shares.0.taken.lock().unwrap();
         assert_eq!((taken.all, taken.of.len()), (Size::default(), 0));
@@ -124,7 +151,9 @@ mod tests {
     #[test]
     fn the_number_is_bounded_too() {
         let shares = Shares::default();
-        let held: Vec<Share> = (0..MAX_OF_NAMESPACE.inputs).map(|_| shares.try_take("a", 0).unwrap()).collect();
+        let held: Vec<Share> = (0..MAX_OF_NAMESPACE.inputs)
+            .map(|_| shares.try_take("a", 0).unwrap())
+            .collect();
         assert!(shares.try_take("a", 0).is_none());
         drop(held);
     }

@@ -19,8 +19,15 @@ async fn the_verdict_comes_back_and_a_panic_is_one() {
     let judge = Judge::new(Arc::default());
     assert_eq!(judge.run(judge.turn("a").await, || 7).await, Ok(7));
     let panics = || -> u8 { panic!("on purpose") };
-    assert_eq!(judge.run(judge.turn("a").await, panics).await, Err(Unjudged::Failed));
-    assert_eq!(judge.run(judge.turn("a").await, || 8).await, Ok(8), "the thread lives");
+    assert_eq!(
+        judge.run(judge.turn("a").await, panics).await,
+        Err(Unjudged::Failed)
+    );
+    assert_eq!(
+        judge.run(judge.turn("a").await, || 8).await,
+        Ok(8),
+        "the thread lives"
+    );
 }
 
 #[tokio::test]
@@ -44,7 +51,10 @@ async fn turns_go_round_between_namespaces() {
     while let Some(next) = hears.recv().await {
         order.push(next);
     }
-    assert_eq!(order, [("a", 0), ("b", 3), ("c", 4), ("a", 1), ("b", 5), ("a", 2)]);
+    assert_eq!(
+        order,
+        [("a", 0), ("b", 3), ("c", 4), ("a", 1), ("b", 5), ("a", 2)]
+    );
     assert_eq!(turns.waiting(), 0);
 }
 
@@ -75,16 +85,30 @@ async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up
         move || drop(shut.lock().map(|shut| shut.recv()))
     };
     for n in 1..=MAX_ABANDONED {
-        assert_eq!(judge.run(judge.turn("a").await, blocks()).await, Err(Unjudged::TooLong));
+        assert_eq!(
+            judge.run(judge.turn("a").await, blocks()).await,
+            Err(Unjudged::TooLong)
+        );
         assert_eq!(judge.0.threads.counts().1, n);
-        assert_eq!(judge.run(judge.turn("b").await, move || n).await, Ok(n), "the others go on");
+        assert_eq!(
+            judge.run(judge.turn("b").await, move || n).await,
+            Ok(n),
+            "the others go on"
+        );
     }
     for _ in 0..THREADS {
         assert!(!judge.is_stuck());
-        assert_eq!(judge.run(judge.turn("a").await, blocks()).await, Err(Unjudged::TooLong));
+        assert_eq!(
+            judge.run(judge.turn("a").await, blocks()).await,
+            Err(Unjudged::TooLong)
+        );
     }
     assert!(judge.is_stuck());
-    assert_eq!(judge.0.threads.counts(), (THREADS, MAX_ABANDONED, THREADS), "no more threads are started");
+    assert_eq!(
+        judge.0.threads.counts(),
+        (THREADS, MAX_ABANDONED, THREADS),
+        "no more threads are started"
+    );
     let waits = tokio::spawn({
         let judge = judge.clone();
         async move { judge.run(judge.turn("b").await, || 1).await }
@@ -92,7 +116,11 @@ async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(!waits.is_finished());
     drop(open);
-    assert_eq!(waits.await.unwrap(), Ok(1), "a thread that comes back goes on");
+    assert_eq!(
+        waits.await.unwrap(),
+        Ok(1),
+        "a thread that comes back goes on"
+    );
     while judge.0.threads.counts().1 > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -59,7 +59,12 @@ type Reply<T> = Arc<Mutex<Option<oneshot::Sender<Result<T, Unjudged>>>>>;
 
 impl Threads {
     pub fn new(metrics: Arc<Metrics>, limit: Duration) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), wake: Condvar::new(), metrics, limit })
+        Arc::new(Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            metrics,
+            limit,
+        })
     }
 
     /// Has `work` done by one of the threads, and watches it.
@@ -84,12 +89,19 @@ impl Threads {
         let watched = Arc::clone(&fate);
         tokio::spawn(async move {
             let _until_over = turn;
-            if has_begun.await.is_ok() && tokio::time::timeout(threads.limit, is_over).await.is_err() {
+            if has_begun.await.is_ok()
+                && tokio::time::timeout(threads.limit, is_over).await.is_err()
+            {
                 threads.give_up(&watched);
                 send(&reply, Err(Unjudged::TooLong));
             }
         });
-        self.push(Job { run, began, over, fate });
+        self.push(Job {
+            run,
+            began,
+            over,
+            fate,
+        });
     }
 
     fn push(self: &Arc<Self>, job: Job) {
@@ -109,7 +121,9 @@ impl Threads {
             return;
         }
         let threads = Arc::clone(self);
-        let builder = std::thread::Builder::new().name("judge".into()).stack_size(STACK_BYTES);
+        let builder = std::thread::Builder::new()
+            .name("judge".into())
+            .stack_size(STACK_BYTES);
         match builder.spawn(move || threads.work()) {
             Ok(_) => state.working += 1,
             Err(error) => {
@@ -147,7 +161,10 @@ impl Threads {
                 return Some(job);
             }
             state.idle += 1;
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
     }

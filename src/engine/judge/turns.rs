@@ -24,7 +24,10 @@ pub struct Turn {
 
 impl Turns {
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { free: count, waiting: VecDeque::new() })))
+        Self(Arc::new(Mutex::new(State {
+            free: count,
+            waiting: VecDeque::new(),
+        })))
     }
 
     /// Waits for the namespace's next turn.
@@ -34,12 +37,16 @@ impl Turns {
                 let mut state = self.lock();
                 if let Some(left) = state.free.checked_sub(1) {
                     state.free = left;
-                    return Turn { turns: self.clone() };
+                    return Turn {
+                        turns: self.clone(),
+                    };
                 }
                 let (turn, wait) = oneshot::channel();
                 match state.waiting.iter_mut().find(|(name, _)| name == namespace) {
                     Some((_, inputs)) => inputs.push_back(turn),
-                    None => state.waiting.push_back((namespace.to_owned(), VecDeque::from([turn]))),
+                    None => state
+                        .waiting
+                        .push_back((namespace.to_owned(), VecDeque::from([turn]))),
                 }
                 wait
             };
@@ -51,7 +58,11 @@ impl Turns {
     }
 
     pub fn waiting(&self) -> usize {
-        self.lock().waiting.iter().map(|(_, inputs)| inputs.len()).sum()
+        self.lock()
+            .waiting
+            .iter()
+            .map(|(_, inputs)| inputs.len())
+            .sum()
     }
 
     /// The input whose turn is next, unless its caller has gone away; none, and the turn is free.
@@ -79,7 +90,9 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(next) = self.turns.next() {
             // A caller that goes away in this moment drops the turn, which is handed on from there.
-            let _ = next.send(Turn { turns: self.turns.clone() });
+            let _ = next.send(Turn {
+                turns: self.turns.clone(),
+            });
         }
     }
 }

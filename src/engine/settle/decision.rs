@@ -33,7 +33,12 @@ use crate::{
 };
 
 /// How long a released step of a worker that does not drain waits, and one that several workers have left as they drained.
-const RELEASE_PAUSE: Backoff = Backoff { base_seconds: 1.0, multiplier: 1.0, max_seconds: 1.0, jitter: 0.0 };
+const RELEASE_PAUSE: Backoff = Backoff {
+    base_seconds: 1.0,
+    multiplier: 1.0,
+    max_seconds: 1.0,
+    jitter: 0.0,
+};
 
 /// The longest wait of a step whose assignments do not arrive.
 const MAX_UNDELIVERED_PAUSE_SECONDS: f64 = 30.0;
@@ -82,14 +87,26 @@ pub(super) struct Decision<'a> {
 }
 
 impl<'a> Decision<'a> {
-    pub fn new(read: &'a SettleRead, plans: &'a Plans, past_probing: &'a (dyn Fn(i32) -> f64 + Sync)) -> Self {
+    pub fn new(
+        read: &'a SettleRead,
+        plans: &'a Plans,
+        past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
+    ) -> Self {
         let tasks = read
             .tasks
             .iter()
             .filter_map(|row| {
                 let own = Effective::of(plans.get(&row.template_id)?, row.settings.as_deref());
                 let (progress, priority) = (row.progress.clone(), row.priority);
-                let hand = TaskInHand { row, own, progress, changed: false, cancelled: None, priority, planned: false };
+                let hand = TaskInHand {
+                    row,
+                    own,
+                    progress,
+                    changed: false,
+                    cancelled: None,
+                    priority,
+                    planned: false,
+                };
                 Some((row.task_id, hand))
             })
             .collect();
@@ -98,8 +115,16 @@ impl<'a> Decision<'a> {
             past_probing,
             plans,
             tasks,
-            live: read.live.iter().map(|row| ((row.task_id, row.step), row)).collect(),
-            ended: read.ended.iter().map(|row| ((row.task_id, row.step), row)).collect(),
+            live: read
+                .live
+                .iter()
+                .map(|row| ((row.task_id, row.step), row))
+                .collect(),
+            ended: read
+                .ended
+                .iter()
+                .map(|row| ((row.task_id, row.step), row))
+                .collect(),
             settled: HashMap::new(),
             expiring: Vec::new(),
             woken: Vec::new(),
@@ -118,13 +143,17 @@ impl<'a> Decision<'a> {
     pub fn take_orders(&mut self, inputs: &[Pending]) {
         for (i, input) in inputs.iter().enumerate() {
             match &**input {
-                Input::Order { task_id, order, by, reason, .. } => {
-                    match self.order(*task_id, order, (by.clone(), reason.clone()), input) {
-                        Ok(None) => {}
-                        Ok(Some(ask)) => drop(self.asks.insert(i, ask)),
-                        Err(error) => drop(self.refused.insert(i, error)),
-                    }
-                }
+                Input::Order {
+                    task_id,
+                    order,
+                    by,
+                    reason,
+                    ..
+                } => match self.order(*task_id, order, (by.clone(), reason.clone()), input) {
+                    Ok(None) => {}
+                    Ok(Some(ask)) => drop(self.asks.insert(i, ask)),
+                    Err(error) => drop(self.refused.insert(i, error)),
+                },
                 Input::Expire { task_id } => self.expire(*task_id),
                 _ => {}
             }
@@ -134,7 +163,12 @@ impl<'a> Decision<'a> {
     /// Takes the `i`th input, unless something has to be judged first.
     pub fn take(&mut self, i: usize, input: &Pending, past: &HashMap<Lease, OutcomeKind>) {
         match &**input {
-            Input::Result { lease, outcome, worker_id, .. } => {
+            Input::Result {
+                lease,
+                outcome,
+                worker_id,
+                ..
+            } => {
                 let accepted = match self.settled.get(lease).copied() {
                     Some(accepted) => {
                         self.late(*lease, outcome, accepted);
@@ -154,14 +188,19 @@ impl<'a> Decision<'a> {
                         let copy = past.get(lease).map(|kind| kind.is_from_worker());
                         self.late(*lease, outcome, live || copy.unwrap_or(true));
                         if live || copy.is_some() {
-                            self.settled.insert(*lease, live || copy.unwrap_or_default());
+                            self.settled
+                                .insert(*lease, live || copy.unwrap_or_default());
                         }
                         live || copy.unwrap_or_default()
                     }
                 };
                 self.acks.push((*worker_id, *lease, accepted));
             }
-            Input::Gone { lease, worker_id, outcome } => {
+            Input::Gone {
+                lease,
+                worker_id,
+                outcome,
+            } => {
                 if self.end_attempt(*lease, outcome, Some(*worker_id), &input.verdicts) {
                     self.settled.insert(*lease, false);
                     self.cancelled.push((*lease, CancelReason::LeaseLost));
@@ -177,13 +216,18 @@ impl<'a> Decision<'a> {
     /// make up any lease.
     fn late(&mut self, lease: Lease, outcome: &Outcome, accepted: bool) {
         if !accepted && !self.changes.late.iter().any(|late| late.lease == lease) {
-            self.changes.late.push(Late { lease, outcome: outcome.kind() });
+            self.changes.late.push(Late {
+                lease,
+                outcome: outcome.kind(),
+            });
         }
     }
 
     /// What has to be judged before a result can end its attempt.
     fn unjudged(&self, lease: Lease, outcome: &Outcome, input: &Pending) -> Option<Ask> {
-        let Outcome::Succeeded(result) = outcome else { return None };
+        let Outcome::Succeeded(result) = outcome else {
+            return None;
+        };
         self.row(lease)?;
         self.lacks(lease.task_id, lease.step, Some(result), input)
     }
@@ -192,7 +236,13 @@ impl<'a> Decision<'a> {
     ///
     /// An input that was judged so often that it must have been overtaken each time is not judged again: what is missing then
     /// counts as what cannot be judged.
-    pub(super) fn lacks(&self, task_id: Uuid, step: i16, result: Option<&str>, input: &Pending) -> Option<Ask> {
+    pub(super) fn lacks(
+        &self,
+        task_id: Uuid,
+        step: i16,
+        result: Option<&str>,
+        input: &Pending,
+    ) -> Option<Ask> {
         let task = self.tasks.get(&task_id)?;
         let (plan, verdicts) = (task.own.plan, &input.verdicts);
         let judges_result = result.is_some() && plan.judges_result(step);
@@ -203,45 +253,81 @@ impl<'a> Decision<'a> {
         let complete = match &verdicts.answer {
             Some(Answer::Wrong(_)) => true,
             Some(Answer::Plan(planning)) => {
-                let own = Effective { plan, settings: planning.settings.clone() };
+                let own = Effective {
+                    plan,
+                    settings: planning.settings.clone(),
+                };
                 holds && Self::all_judged(&own, &task.progress, step, verdicts)
             }
             answer => {
                 let answered = !judges_result || answer.is_some();
                 let none = Verdicts::default();
-                answered && Self::all_judged(&task.own, &task.progress, step, if holds { verdicts } else { &none })
+                answered
+                    && Self::all_judged(
+                        &task.own,
+                        &task.progress,
+                        step,
+                        if holds { verdicts } else { &none },
+                    )
             }
         };
         if complete {
             return None;
         }
-        let mut row = TaskRow { progress: task.progress.clone(), priority: task.priority, ..task.row.clone() };
+        let mut row = TaskRow {
+            progress: task.progress.clone(),
+            priority: task.priority,
+            ..task.row.clone()
+        };
         if task.planned {
-            let planned = self.changes.planned.iter().rfind(|planned| planned.task_id == task_id);
-            row.settings = planned.map(|planned| Arc::from(planned.settings.as_str())).or(row.settings);
+            let planned = self
+                .changes
+                .planned
+                .iter()
+                .rfind(|planned| planned.task_id == task_id);
+            row.settings = planned
+                .map(|planned| Arc::from(planned.settings.as_str()))
+                .or(row.settings);
         }
-        Some(Ask { plan: Arc::clone(self.plans.get(&task.row.template_id)?), row, step })
+        Some(Ask {
+            plan: Arc::clone(self.plans.get(&task.row.template_id)?),
+            row,
+            step,
+        })
     }
 
     /// Whether there is a verdict on each condition that decides once this step is done.
-    fn all_judged(own: &Effective<'_>, progress: &Progress, step: i16, verdicts: &Verdicts) -> bool {
+    fn all_judged(
+        own: &Effective<'_>,
+        progress: &Progress,
+        step: i16,
+        verdicts: &Verdicts,
+    ) -> bool {
         if !own.plan.is_conditional() {
             return true;
         }
         let mut complete = true;
         let mut fate = |done: &StepSet, child: u16| {
-            let known = own.plan.unconditional(own, child).or_else(|| verdicts.fate(own.plan, done, child).cloned());
+            let known = own
+                .plan
+                .unconditional(own, child)
+                .or_else(|| verdicts.fate(own.plan, done, child).cloned());
             complete = complete && known.is_some();
             known.unwrap_or(Fate::Runs)
         };
-        progress.clone().step_ended(&own.plan.graph, step.cast_unsigned(), true, &mut fate);
+        progress
+            .clone()
+            .step_ended(&own.plan.graph, step.cast_unsigned(), true, &mut fate);
         complete
     }
 
     fn deadline(&mut self, lease: Lease) {
         match self.row(lease).map(|row| row.deadline_at) {
             Some(at) if at.is_some_and(|at| at <= self.now) => {
-                let expires_at = self.tasks.get(&lease.task_id).and_then(|task| task.row.expires_at);
+                let expires_at = self
+                    .tasks
+                    .get(&lease.task_id)
+                    .and_then(|task| task.row.expires_at);
                 if expires_at.is_some_and(|at| at <= self.now) {
                     // It ends as a whole, for which all of it must be locked.
                     self.expiring.push(lease.task_id);
@@ -258,28 +344,51 @@ impl<'a> Decision<'a> {
 
     /// The row of a lease that is the running one.
     fn row(&self, lease: Lease) -> Option<&'a LiveRow> {
-        self.live.get(&(lease.task_id, lease.step)).copied().filter(|row| row.lease == Some(lease.nonce))
+        self.live
+            .get(&(lease.task_id, lease.step))
+            .copied()
+            .filter(|row| row.lease == Some(lease.nonce))
     }
 
     /// Ends the attempt if its lease is the running one (and belongs to `holder`, if given).
-    fn end_attempt(&mut self, lease: Lease, outcome: &Outcome, holder: Option<Uuid>, verdicts: &Verdicts) -> bool {
-        let Some(row) = self.row(lease) else { return false };
-        let (Some(worker_id), Some(started_at)) = (row.worker_id, row.started_at) else { return false };
+    fn end_attempt(
+        &mut self,
+        lease: Lease,
+        outcome: &Outcome,
+        holder: Option<Uuid>,
+        verdicts: &Verdicts,
+    ) -> bool {
+        let Some(row) = self.row(lease) else {
+            return false;
+        };
+        let (Some(worker_id), Some(started_at)) = (row.worker_id, row.started_at) else {
+            return false;
+        };
         if holder.is_some_and(|holder| holder != worker_id) {
             return false;
         }
-        let Some(task) = self.tasks.get(&lease.task_id) else { return false };
+        let Some(task) = self.tasks.get(&lease.task_id) else {
+            return false;
+        };
         let (plan, template_id) = (task.own.plan, task.row.template_id);
-        let Some(template) = task.own.step(lease.step) else { return false };
+        let Some(template) = task.own.step(lease.step) else {
+            return false;
+        };
         let outcome = &*self.judged(lease, outcome, verdicts);
         let spent = Spent {
             charged: unsigned(row.charged),
             lost: unsigned(row.lost),
-            free: u16::try_from(row.attempt - 1 - i32::from(row.charged) - row.forgiven).unwrap_or_default(),
+            free: u16::try_from(row.attempt - 1 - i32::from(row.charged) - row.forgiven)
+                .unwrap_or_default(),
             probe: row.probe,
         };
-        let verdict = outcome.judge(spent, u16::try_from(template.retry_limit).unwrap_or(u16::MAX));
-        let Ok(state) = StepState::InProgress.after(verdict.event) else { return false };
+        let verdict = outcome.judge(
+            spent,
+            u16::try_from(template.retry_limit).unwrap_or(u16::MAX),
+        );
+        let Ok(state) = StepState::InProgress.after(verdict.event) else {
+            return false;
+        };
         let attempt = EndedAttempt {
             task_id: lease.task_id,
             step: lease.step,
@@ -298,8 +407,13 @@ impl<'a> Decision<'a> {
             started_at,
         };
         let lane_id = plan.lane(unsigned(lease.step));
-        self.calls.push(Call { lane_id, outcome: attempt.outcome, started_at });
-        self.pauses.extend(attempt.retry_after.map(|time| (lane_id, time)));
+        self.calls.push(Call {
+            lane_id,
+            outcome: attempt.outcome,
+            started_at,
+        });
+        self.pauses
+            .extend(attempt.retry_after.map(|time| (lane_id, time)));
         self.live.remove(&(lease.task_id, lease.step));
         self.touched.push((lease.task_id, false));
         match verdict.event {
@@ -316,12 +430,18 @@ impl<'a> Decision<'a> {
                 self.changes.retries.push(Retry { attempt, backoff });
             }
             StepEvent::GiveBack => {
-                self.changes.events.push(Event::of_attempt(EventType::StepRetrying, &attempt));
+                self.changes
+                    .events
+                    .push(Event::of_attempt(EventType::StepRetrying, &attempt));
                 let lost = matches!(outcome, Outcome::WorkerLost | Outcome::Undelivered);
                 self.changes.given_back.push(GivenBack { attempt, lost });
             }
             event => {
-                let kind = if event == StepEvent::Succeed { EventType::StepCompleted } else { EventType::StepFailed };
+                let kind = if event == StepEvent::Succeed {
+                    EventType::StepCompleted
+                } else {
+                    EventType::StepFailed
+                };
                 self.changes.events.push(Event::of_attempt(kind, &attempt));
                 let result = match outcome {
                     Outcome::Succeeded(json) => Some(json.clone()),
@@ -329,7 +449,12 @@ impl<'a> Decision<'a> {
                 };
                 self.end_step(row, state, Some(&attempt), result);
                 self.leaves_play(lease.task_id);
-                self.follow(lease.task_id, lease.step, event == StepEvent::Succeed, verdicts);
+                self.follow(
+                    lease.task_id,
+                    lease.step,
+                    event == StepEvent::Succeed,
+                    verdicts,
+                );
             }
         }
         true
@@ -374,17 +499,33 @@ impl<'a> Decision<'a> {
                 TaskState::ResolvedManually => Some(EventType::TaskResolved),
                 TaskState::Pending | TaskState::InProgress => None,
             };
-            let mark = self.changes.marks.iter().find(|mark| mark.task_id == *task_id);
-            let failure = mark.and_then(|mark| mark.error_code.as_deref()).map(orders::expired);
-            let ordered = task.cancelled.clone().or_else(|| mark.and_then(|mark| mark.resolved.clone()));
-            let event = |kind| Event { failure, ordered, ..Event::of_task(kind, task.row.template_id, *task_id) };
+            let mark = self
+                .changes
+                .marks
+                .iter()
+                .find(|mark| mark.task_id == *task_id);
+            let failure = mark
+                .and_then(|mark| mark.error_code.as_deref())
+                .map(orders::expired);
+            let ordered = task
+                .cancelled
+                .clone()
+                .or_else(|| mark.and_then(|mark| mark.resolved.clone()));
+            let event = |kind| Event {
+                failure,
+                ordered,
+                ..Event::of_task(kind, task.row.template_id, *task_id)
+            };
             self.changes.events.extend(kind.map(event));
             self.changes.tasks.push(TaskUpdate {
                 task_id: *task_id,
                 state: task.progress.state,
                 steps_live: i16::try_from(task.progress.live).unwrap_or(i16::MAX),
                 steps_done: task.progress.done.as_bytes().to_vec(),
-                failed_step: task.progress.failed_step.and_then(|s| i16::try_from(s).ok()),
+                failed_step: task
+                    .progress
+                    .failed_step
+                    .and_then(|s| i16::try_from(s).ok()),
                 cancelled: task.cancelled.take(),
                 expected: None,
                 bytes: task.row.bytes,
@@ -400,7 +541,10 @@ impl<'a> Decision<'a> {
         self.touched.sort_unstable();
         self.touched.dedup();
         for (task_id, ended) in &mut self.touched {
-            *ended = self.tasks.get(task_id).is_some_and(|task| task.progress.state.is_final());
+            *ended = self
+                .tasks
+                .get(task_id)
+                .is_some_and(|task| task.progress.state.is_final());
         }
         self
     }
@@ -409,7 +553,12 @@ impl<'a> Decision<'a> {
 /// Half a second after the second time, twice as long after each, up to half a minute.
 fn undelivered_pause(lost: u16) -> Backoff {
     let seconds = (0.25 * 2_f64.powi(lost.into())).min(MAX_UNDELIVERED_PAUSE_SECONDS);
-    Backoff { base_seconds: seconds, multiplier: 1.0, max_seconds: seconds, jitter: 0.0 }
+    Backoff {
+        base_seconds: seconds,
+        multiplier: 1.0,
+        max_seconds: seconds,
+        jitter: 0.0,
+    }
 }
 
 pub(super) fn unsigned(n: i16) -> u16 {

@@ -33,7 +33,11 @@ impl Failing {
     /// database that is away, or restarts, is to blame itself.
     pub fn again(&mut self, error: &StoreError, inputs: usize) -> bool {
         let way = error.way().map(str::to_owned);
-        self.times = if way.is_some() && way == self.way { self.times + 1 } else { usize::from(way.is_some()) };
+        self.times = if way.is_some() && way == self.way {
+            self.times + 1
+        } else {
+            usize::from(way.is_some())
+        };
         self.way = way;
         self.times >= if inputs > 1 { 2 } else { TIMES_ALONE }
     }

@@ -31,12 +31,19 @@ const CONDITION: &str = "condition";
 impl Decision<'_> {
     /// The outcome, but for a success that is none: a result that does not fit, or a plan that makes no sense. A plan that does is
     /// from now on the task's.
-    pub(super) fn judged<'o>(&mut self, lease: Lease, outcome: &'o Outcome, verdicts: &Verdicts) -> Cow<'o, Outcome> {
+    pub(super) fn judged<'o>(
+        &mut self,
+        lease: Lease,
+        outcome: &'o Outcome,
+        verdicts: &Verdicts,
+    ) -> Cow<'o, Outcome> {
         if !matches!(outcome, Outcome::Succeeded(_)) {
             return Cow::Borrowed(outcome);
         }
         match &verdicts.answer {
-            Some(Answer::Wrong(wrong)) => Cow::Owned(Outcome::PermanentError(wrong.failure.clone())),
+            Some(Answer::Wrong(wrong)) => {
+                Cow::Owned(Outcome::PermanentError(wrong.failure.clone()))
+            }
             Some(Answer::Plan(planning)) => {
                 self.plan(lease.task_id, planning);
                 Cow::Borrowed(outcome)
@@ -47,7 +54,9 @@ impl Decision<'_> {
 
     /// A planner's answer takes effect.
     pub(super) fn plan(&mut self, task_id: Uuid, planning: &Planning) {
-        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        let Some(task) = self.tasks.get_mut(&task_id) else {
+            return;
+        };
         task.priority = planning.priority.unwrap_or(task.priority);
         task.own.settings = planning.settings.clone();
         task.planned = true;
@@ -57,22 +66,48 @@ impl Decision<'_> {
             annotations: planning.annotations.clone(),
             priority: task.priority,
         });
-        self.changes.events.push(Event::of_task(EventType::TaskPlanned, task.row.template_id, task_id));
+        self.changes.events.push(Event::of_task(
+            EventType::TaskPlanned,
+            task.row.template_id,
+            task_id,
+        ));
     }
 
     /// A step that waits ends, unless a worker has taken it meanwhile, or its task is paused.
     pub(super) fn too_large(&mut self, stranded: &Stranded) {
         let (task_id, step) = (stranded.task_id, stranded.step);
-        let Some(row) = self.live.get(&(task_id, step)).copied().filter(|row| row.lease.is_none()) else { return };
-        let Some(task) = self.tasks.get(&task_id).filter(|task| !task.progress.paused) else { return };
-        let name = task.own.plan.step(step).map_or("", |step| step.name.as_str());
+        let Some(row) = self
+            .live
+            .get(&(task_id, step))
+            .copied()
+            .filter(|row| row.lease.is_none())
+        else {
+            return;
+        };
+        let Some(task) = self
+            .tasks
+            .get(&task_id)
+            .filter(|task| !task.progress.paused)
+        else {
+            return;
+        };
+        let name = task
+            .own
+            .plan
+            .step(step)
+            .map_or("", |step| step.name.as_str());
         let set = SetStep {
             in_queue: true,
             attempt: row.attempt,
             charged: row.charged,
             ready_at: row.ready_at.min(self.now),
             by: "size".to_owned(),
-            ..SetStep::by_condition(task_id, step.cast_unsigned(), self.now, Some(too_large(stranded, name)))
+            ..SetStep::by_condition(
+                task_id,
+                step.cast_unsigned(),
+                self.now,
+                Some(too_large(stranded, name)),
+            )
         };
         self.changes.events.push(told(&set, task.row.template_id));
         self.changes.set_steps.push(set);
@@ -93,26 +128,43 @@ impl Decision<'_> {
 
     /// Brings the children into play whose last parent this was, or skips them, with all that follows.
     pub(super) fn follow(&mut self, task_id: Uuid, step: i16, is_done: bool, verdicts: &Verdicts) {
-        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        let Some(task) = self.tasks.get_mut(&task_id) else {
+            return;
+        };
         task.changed = true;
         let step = step.cast_unsigned();
         let own = &task.own;
-        let overtaken = || Fate::Fails(condition_failed("the task changed each time while it was judged"));
+        let overtaken = || {
+            Fate::Fails(condition_failed(
+                "the task changed each time while it was judged",
+            ))
+        };
         let mut fate = |done: &StepSet, child: u16| {
             let judged = || verdicts.fate(own.plan, done, child).cloned();
-            own.plan.unconditional(own, child).or_else(judged).unwrap_or_else(overtaken)
+            own.plan
+                .unconditional(own, child)
+                .or_else(judged)
+                .unwrap_or_else(overtaken)
         };
-        let fates = task.progress.step_ended(&own.plan.graph, step, is_done, &mut fate);
+        let fates = task
+            .progress
+            .step_ended(&own.plan.graph, step, is_done, &mut fate);
         for (child, fate) in fates {
             let set = match fate {
                 Fate::Runs => {
                     let live = new_live(&task.own, task_id, child, task.priority);
                     let (expires_at, paused) = (task.row.expires_at, task.progress.paused);
-                    self.changes.new_live.push(NewLive { expires_at, paused, ..live });
+                    self.changes.new_live.push(NewLive {
+                        expires_at,
+                        paused,
+                        ..live
+                    });
                     continue;
                 }
                 Fate::Skipped => SetStep::by_condition(task_id, child, self.now, None),
-                Fate::Fails(failure) => SetStep::by_condition(task_id, child, self.now, Some(failure)),
+                Fate::Fails(failure) => {
+                    SetStep::by_condition(task_id, child, self.now, Some(failure))
+                }
             };
             self.changes.events.push(told(&set, task.row.template_id));
             self.changes.set_steps.push(set);
@@ -121,21 +173,36 @@ impl Decision<'_> {
 
     /// Makes a task that has not begun begin, because a step of it was set before any ran.
     pub(super) fn begin(&mut self, task_id: Uuid) {
-        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        let Some(task) = self.tasks.get_mut(&task_id) else {
+            return;
+        };
         if let Ok(after) = task.progress.state.after(TaskEvent::Start) {
             task.progress.state = after;
-            self.changes.events.push(Event::of_task(EventType::TaskStarted, task.row.template_id, task_id));
+            self.changes.events.push(Event::of_task(
+                EventType::TaskStarted,
+                task.row.template_id,
+                task_id,
+            ));
         }
     }
 }
 
 impl SetStep {
     /// Of a step that never was in play.
-    pub fn by_condition(task_id: Uuid, step: u16, now: std::time::SystemTime, failure: Option<Failure>) -> Self {
+    pub fn by_condition(
+        task_id: Uuid,
+        step: u16,
+        now: std::time::SystemTime,
+        failure: Option<Failure>,
+    ) -> Self {
         Self {
             task_id,
             step: step.cast_signed(),
-            state: if failure.is_some() { StepState::Error } else { StepState::Skipped },
+            state: if failure.is_some() {
+                StepState::Error
+            } else {
+                StepState::Skipped
+            },
             in_queue: false,
             attempt: 0,
             charged: 0,

@@ -23,9 +23,18 @@ use crate::{
 /// Something that ends an attempt or a task.
 pub enum Input {
     /// A worker's answer; the acknowledgement goes back to `worker_id`.
-    Result { lease: Lease, outcome: Outcome, worker_id: Uuid, plan: Option<Arc<Plan>> },
+    Result {
+        lease: Lease,
+        outcome: Outcome,
+        worker_id: Uuid,
+        plan: Option<Arc<Plan>>,
+    },
     /// The lease's worker is gone, or never got the assignment.
-    Gone { lease: Lease, worker_id: Uuid, outcome: Outcome },
+    Gone {
+        lease: Lease,
+        worker_id: Uuid,
+        outcome: Outcome,
+    },
     /// The deadline passed by this server's clock; the database's decides.
     Deadline { lease: Lease },
     /// No connected worker takes the assignment of a step that waits.
@@ -33,7 +42,13 @@ pub enum Input {
     /// The deadline of a task passed by the database's clock.
     Expire { task_id: Uuid },
     /// An operator, or a client, tells a task to do something.
-    Order { task_id: Uuid, order: Order, by: String, reason: String, reply: oneshot::Sender<Result<(), OrderError>> },
+    Order {
+        task_id: Uuid,
+        order: Order,
+        by: String,
+        reason: String,
+        reply: oneshot::Sender<Result<(), OrderError>>,
+    },
 }
 
 impl Input {
@@ -41,16 +56,26 @@ impl Input {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Result { outcome, .. } => outcome.size(),
-            Self::Order { order, by, reason, .. } => order.size() + by.len() + reason.len(),
-            Self::Gone { .. } | Self::Deadline { .. } | Self::Expire { .. } | Self::TooLarge(_) => 0,
+            Self::Order {
+                order, by, reason, ..
+            } => order.size() + by.len() + reason.len(),
+            Self::Gone { .. } | Self::Deadline { .. } | Self::Expire { .. } | Self::TooLarge(_) => {
+                0
+            }
         }
     }
 
     /// The result that it brings, if it brings one.
     pub(super) fn result(&self) -> Option<&str> {
         match self {
-            Self::Result { outcome: Outcome::Succeeded(json), .. } => Some(json),
-            Self::Order { order: Order::ResolveStep { result, .. }, .. } => Some(result),
+            Self::Result {
+                outcome: Outcome::Succeeded(json),
+                ..
+            } => Some(json),
+            Self::Order {
+                order: Order::ResolveStep { result, .. },
+                ..
+            } => Some(result),
             _ => None,
         }
     }
@@ -81,7 +106,12 @@ pub(super) enum Place {
 
 impl From<Input> for Pending {
     fn from(input: Input) -> Self {
-        Self { input, verdicts: Verdicts::default(), rounds: 0, place: Place::None }
+        Self {
+            input,
+            verdicts: Verdicts::default(),
+            rounds: 0,
+            place: Place::None,
+        }
     }
 }
 
@@ -97,8 +127,19 @@ impl Deref for Pending {
 pub(super) fn children_of(inputs: &[Pending]) -> BTreeMap<i32, usize> {
     let mut lanes: BTreeMap<i32, usize> = BTreeMap::new();
     for input in inputs {
-        let Input::Result { lease, outcome: Outcome::Succeeded(_), plan: Some(plan), .. } = &**input else { continue };
-        for child in plan.graph.children(usize::try_from(lease.step).unwrap_or(usize::MAX)) {
+        let Input::Result {
+            lease,
+            outcome: Outcome::Succeeded(_),
+            plan: Some(plan),
+            ..
+        } = &**input
+        else {
+            continue;
+        };
+        for child in plan
+            .graph
+            .children(usize::try_from(lease.step).unwrap_or(usize::MAX))
+        {
             *lanes.entry(plan.lane(*child)).or_default() += 1;
         }
     }
@@ -108,9 +149,15 @@ pub(super) fn children_of(inputs: &[Pending]) -> BTreeMap<i32, usize> {
 /// The leases of the attempts that probably end.
 pub(super) fn leases_of(inputs: &[Pending]) -> Vec<Lease> {
     let lease = |input: &Pending| match &**input {
-        Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => Some(*lease),
+        Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => {
+            Some(*lease)
+        }
         // Whatever lease: the row in the queue is what is locked.
-        Input::TooLarge(step) => Some(Lease { task_id: step.task_id, step: step.step, nonce: 0 }),
+        Input::TooLarge(step) => Some(Lease {
+            task_id: step.task_id,
+            step: step.step,
+            nonce: 0,
+        }),
         Input::Order { .. } | Input::Expire { .. } => None,
     };
     inputs.iter().filter_map(lease).collect()
@@ -130,8 +177,9 @@ pub(super) fn one_order_a_task(mut inputs: Vec<Pending>) -> Vec<Vec<Pending>> {
     let mut work = Vec::new();
     while !inputs.is_empty() {
         let mut seen = HashSet::new();
-        let (now, later) =
-            inputs.into_iter().partition(|input| ordered(std::slice::from_ref(input)).all(|id| seen.insert(id)));
+        let (now, later) = inputs
+            .into_iter()
+            .partition(|input| ordered(std::slice::from_ref(input)).all(|id| seen.insert(id)));
         work.push(now);
         inputs = later;
     }
@@ -148,7 +196,11 @@ pub(super) fn keys_of(inputs: &[Pending]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) 
     leases.dedup_by_key(|l| (l.task_id, l.step));
     ordered.sort_unstable();
     ordered.dedup();
-    let mut tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).chain(ordered.iter().copied()).collect();
+    let mut tasks: Vec<Uuid> = leases
+        .iter()
+        .map(|l| l.task_id)
+        .chain(ordered.iter().copied())
+        .collect();
     tasks.sort_unstable();
     tasks.dedup();
     (leases, tasks, ordered)
@@ -159,7 +211,13 @@ pub(super) fn missing(inputs: &[Pending], read: &SettleRead) -> Vec<Lease> {
     let live: HashSet<Lease> = read
         .live
         .iter()
-        .filter_map(|row| Some(Lease { task_id: row.task_id, step: row.step, nonce: row.lease? }))
+        .filter_map(|row| {
+            Some(Lease {
+                task_id: row.task_id,
+                step: row.step,
+                nonce: row.lease?,
+            })
+        })
         .collect();
     inputs
         .iter()

@@ -51,7 +51,11 @@ struct Basis {
 
 impl Basis {
     fn of(row: &TaskRow) -> Self {
-        Self { settings: row.settings.clone(), priority: row.priority, revision: row.revision }
+        Self {
+            settings: row.settings.clone(),
+            priority: row.priority,
+            revision: row.revision,
+        }
     }
 }
 
@@ -89,20 +93,31 @@ pub(super) struct Wrong {
 impl Wrong {
     fn of(code: &str, message: String) -> Self {
         let failure = Failure::of_server(code, message).cut();
-        let violations = vec![Violation { pointer: String::new(), message: failure.message.clone() }];
-        Self { failure, violations }
+        let violations = vec![Violation {
+            pointer: String::new(),
+            message: failure.message.clone(),
+        }];
+        Self {
+            failure,
+            violations,
+        }
     }
 }
 
 impl Verdicts {
     /// The judgement itself came to nothing.
     pub(super) fn failed(code: &str, message: String) -> Self {
-        Self { answer: Some(Answer::Wrong(Arc::new(Wrong::of(code, message)))), ..Self::default() }
+        Self {
+            answer: Some(Answer::Wrong(Arc::new(Wrong::of(code, message)))),
+            ..Self::default()
+        }
     }
 
     /// Whether they are about the task as it is.
     pub(super) fn are_about(&self, row: &TaskRow) -> bool {
-        self.basis.as_ref().is_some_and(|basis| *basis == Basis::of(row))
+        self.basis
+            .as_ref()
+            .is_some_and(|basis| *basis == Basis::of(row))
     }
 
     /// The fate of a step, if it was judged with these of its ancestors done.
@@ -113,13 +128,23 @@ impl Verdicts {
 
     /// Whether something was not judged because its budget was used up.
     pub(super) fn is_over_budget(&self) -> bool {
-        let answer = matches!(&self.answer, Some(Answer::Wrong(wrong)) if wrong.failure.code == TOO_COSTLY);
-        answer || self.fates.values().any(|j| matches!(&j.fate, Fate::Fails(failure) if failure.code == TOO_COSTLY))
+        let answer =
+            matches!(&self.answer, Some(Answer::Wrong(wrong)) if wrong.failure.code == TOO_COSTLY);
+        answer
+            || self
+                .fates
+                .values()
+                .any(|j| matches!(&j.fate, Fate::Fails(failure) if failure.code == TOO_COSTLY))
     }
 }
 
 fn done_before(plan: &Plan, done: &StepSet, step: u16) -> Vec<u16> {
-    plan.graph.ancestors(usize::from(step)).iter().copied().filter(|ancestor| done.contains(*ancestor)).collect()
+    plan.graph
+        .ancestors(usize::from(step))
+        .iter()
+        .copied()
+        .filter(|ancestor| done.contains(*ancestor))
+        .collect()
 }
 
 /// A question about an input: what becomes of its task if this step is done now?
@@ -143,14 +168,29 @@ impl Ask {
             wanted.tasks.push((task_id, self.row.revision));
         }
         for index in conditional {
-            let condition = self.plan.template.steps.get(index).and_then(|step| step.condition.as_ref());
+            let condition = self
+                .plan
+                .template
+                .steps
+                .get(index)
+                .and_then(|step| step.condition.as_ref());
             let is_read = |ancestor: &&u16| {
                 let step = self.plan.template.steps.get(usize::from(**ancestor));
-                step.zip(condition).is_some_and(|(step, condition)| condition.reads_result(&step.name))
+                step.zip(condition)
+                    .is_some_and(|(step, condition)| condition.reads_result(&step.name))
             };
-            let ancestors = self.plan.graph.ancestors(index).iter().filter(is_read).map(|a| a.cast_signed());
-            let others = ancestors.filter(|a| *a != self.step && self.row.progress.done.contains(a.cast_unsigned()));
-            wanted.results.extend(others.map(|ancestor| (task_id, ancestor)));
+            let ancestors = self
+                .plan
+                .graph
+                .ancestors(index)
+                .iter()
+                .filter(is_read)
+                .map(|a| a.cast_signed());
+            let others = ancestors
+                .filter(|a| *a != self.step && self.row.progress.done.contains(a.cast_unsigned()));
+            wanted
+                .results
+                .extend(others.map(|ancestor| (task_id, ancestor)));
         }
         wanted.results.sort_unstable();
         wanted.results.dedup();
@@ -165,7 +205,12 @@ impl Ask {
         let mut open = vec![usize::try_from(self.step).unwrap_or(usize::MAX)];
         let mut found = Vec::new();
         while let Some(step) = open.pop() {
-            for child in plan.graph.children(step).iter().map(|child| usize::from(*child)) {
+            for child in plan
+                .graph
+                .children(step)
+                .iter()
+                .map(|child| usize::from(*child))
+            {
                 if std::mem::replace(&mut seen[child], true) {
                     continue;
                 }
@@ -184,26 +229,49 @@ impl Ask {
 
     /// The bytes that would be looked at.
     pub fn bytes(&self, result: Option<&str>, known: &Known) -> usize {
-        let context = known.tasks.get(&self.row.task_id).map_or(0, |input| input.context.len());
-        let of = |((task, _), json): (&(Uuid, i16), &Arc<str>)| if *task == self.row.task_id { json.len() } else { 0 };
+        let context = known
+            .tasks
+            .get(&self.row.task_id)
+            .map_or(0, |input| input.context.len());
+        let of = |((task, _), json): (&(Uuid, i16), &Arc<str>)| {
+            if *task == self.row.task_id {
+                json.len()
+            } else {
+                0
+            }
+        };
         let settings = self.row.settings.as_deref().map_or(0, str::len);
-        context + settings + result.map_or(0, str::len) + known.results.iter().map(of).sum::<usize>()
+        context
+            + settings
+            + result.map_or(0, str::len)
+            + known.results.iter().map(of).sum::<usize>()
     }
 
     /// Judges it all, within the budget.
     pub fn judge(&self, result: Option<&str>, known: &Known, budget: &Budget) -> Verdicts {
         let plan = &*self.plan;
-        let mut verdicts = Verdicts { basis: Some(Basis::of(&self.row)), ..Verdicts::default() };
+        let mut verdicts = Verdicts {
+            basis: Some(Basis::of(&self.row)),
+            ..Verdicts::default()
+        };
         let mut own = Effective::of(plan, self.row.settings.as_deref());
         let mut priority = self.row.priority;
         let mut value = None;
         if let Some(text) = result.filter(|_| plan.judges_result(self.step)) {
             let answer = match plan.is_planner(self.step) {
-                true => self.planning(text, known, budget).map(|planning| Answer::Plan(Arc::new(planning))),
-                false => self.checked(text, budget, &mut value).map(|()| Answer::Fits),
+                true => self
+                    .planning(text, known, budget)
+                    .map(|planning| Answer::Plan(Arc::new(planning))),
+                false => self
+                    .checked(text, budget, &mut value)
+                    .map(|()| Answer::Fits),
             };
             let answer = answer.unwrap_or_else(|wrong| Answer::Wrong(Arc::new(wrong)));
-            let planning = if let Answer::Plan(planning) = &answer { Some(Arc::clone(planning)) } else { None };
+            let planning = if let Answer::Plan(planning) = &answer {
+                Some(Arc::clone(planning))
+            } else {
+                None
+            };
             let is_wrong = matches!(answer, Answer::Wrong(_));
             verdicts.answer = Some(answer);
             if is_wrong {
@@ -221,23 +289,50 @@ impl Ask {
                 false => known.results.get(&(task_id, step)).cloned(),
             };
             let input = known.tasks.get(&task_id).map(|input| &**input);
-            let task = plan.task_value(input.map_or("", |input| &input.correlation_id), priority.into());
-            let mut facts = Facts::new(plan, task, input.map(|input| input.context.as_str()), &find, budget);
-            value.into_iter().for_each(|value| facts.know_result(self.step, value));
+            let task = plan.task_value(
+                input.map_or("", |input| &input.correlation_id),
+                priority.into(),
+            );
+            let mut facts = Facts::new(
+                plan,
+                task,
+                input.map(|input| input.context.as_str()),
+                &find,
+                budget,
+            );
+            value
+                .into_iter()
+                .for_each(|value| facts.know_result(self.step, value));
             let fates = &mut verdicts.fates;
             let mut fate = |done: &StepSet, step: u16| {
                 let fate = facts.fate(&own, step);
                 if plan.unconditional(&own, step).is_none() {
-                    fates.insert(step, Judged { done: done_before(plan, done, step), fate: fate.clone() });
+                    fates.insert(
+                        step,
+                        Judged {
+                            done: done_before(plan, done, step),
+                            fate: fate.clone(),
+                        },
+                    );
                 }
                 fate
             };
-            self.row.progress.clone().step_ended(&plan.graph, self.step.cast_unsigned(), true, &mut fate);
+            self.row.progress.clone().step_ended(
+                &plan.graph,
+                self.step.cast_unsigned(),
+                true,
+                &mut fate,
+            );
         }
         verdicts
     }
 
-    fn checked(&self, text: &str, budget: &Budget, value: &mut Option<Arc<Value>>) -> Result<(), Wrong> {
+    fn checked(
+        &self,
+        text: &str,
+        budget: &Budget,
+        value: &mut Option<Arc<Value>>,
+    ) -> Result<(), Wrong> {
         let document = parsed(text, budget).map_err(|error| match error {
             EvaluationError::TooCostly(error) => too_costly("the result", &error),
             EvaluationError::Failed(why) => Wrong::of(OUTPUT_INVALID, why),
@@ -249,14 +344,27 @@ impl Ask {
             }
             Err(Misfit::TooCostly(error)) => Err(too_costly("the result", &error)),
             Err(Misfit::Violations(all)) => {
-                let message =
-                    all.iter().map(|v| format!("{}: {}", v.pointer, v.message)).collect::<Vec<_>>().join("; ");
-                let listed: Vec<Value> =
-                    all.iter().map(|v| json!({"pointer": v.pointer, "message": v.message})).collect();
+                let message = all
+                    .iter()
+                    .map(|v| format!("{}: {}", v.pointer, v.message))
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                let listed: Vec<Value> = all
+                    .iter()
+                    .map(|v| json!({"pointer": v.pointer, "message": v.message}))
+                    .collect();
                 let context = Some(json!({ "violations": listed }).to_string());
-                let message = format!("the result does not fit the step's result_schema: {message}");
-                let failure = Failure { context, ..Failure::of_server(OUTPUT_INVALID, message) }.cut();
-                Err(Wrong { failure, violations: all })
+                let message =
+                    format!("the result does not fit the step's result_schema: {message}");
+                let failure = Failure {
+                    context,
+                    ..Failure::of_server(OUTPUT_INVALID, message)
+                }
+                .cut();
+                Err(Wrong {
+                    failure,
+                    violations: all,
+                })
             }
         }
     }
@@ -264,14 +372,23 @@ impl Ask {
     /// What the planner's answer makes of the task.
     fn planning(&self, answer: &str, known: &Known, budget: &Budget) -> Result<Planning, Wrong> {
         let senseless = "the planner's answer makes no sense";
-        let adjustment = Adjustment::from_json(answer, &self.plan.template, budget).map_err(|error| match error {
-            AdjustmentError::TooCostly(error) => too_costly("the planner's answer", &error),
-            AdjustmentError::Problems(all) => Wrong {
-                failure: Failure::of_server(PLAN_INVALID, format!("{senseless}: {}", all.join("; "))).cut(),
-                violations: all.into_iter().map(pointed).collect(),
+        let adjustment = Adjustment::from_json(answer, &self.plan.template, budget).map_err(
+            |error| match error {
+                AdjustmentError::TooCostly(error) => too_costly("the planner's answer", &error),
+                AdjustmentError::Problems(all) => Wrong {
+                    failure: Failure::of_server(
+                        PLAN_INVALID,
+                        format!("{senseless}: {}", all.join("; ")),
+                    )
+                    .cut(),
+                    violations: all.into_iter().map(pointed).collect(),
+                },
             },
-        })?;
-        let notes = known.tasks.get(&self.row.task_id).map_or("{}", |input| input.annotations.as_str());
+        )?;
+        let notes = known
+            .tasks
+            .get(&self.row.task_id)
+            .map_or("{}", |input| input.annotations.as_str());
         let mut notes = serde_json::from_str::<Map<String, Value>>(notes).unwrap_or_default();
         notes.extend(adjustment.annotations.clone());
         let annotations = Value::Object(notes).to_string();
@@ -285,7 +402,12 @@ impl Ask {
         let mut settings = Effective::of(&self.plan, self.row.settings.as_deref()).settings;
         let priority = adjustment.priority;
         settings.push("planner", adjustment);
-        Ok(Planning { settings_json: settings.to_json(), settings, annotations, priority })
+        Ok(Planning {
+            settings_json: settings.to_json(),
+            settings,
+            annotations,
+            priority,
+        })
     }
 }
 
@@ -296,9 +418,13 @@ fn too_costly(what: &str, error: &TooCostly) -> Wrong {
 /// A problem of an adjustment begins with its pointer, if it has one.
 fn pointed(problem: String) -> Violation {
     match problem.split_once(": ") {
-        Some((pointer, message)) if pointer.starts_with('/') => {
-            Violation { pointer: pointer.to_owned(), message: message.to_owned() }
-        }
-        _ => Violation { pointer: String::new(), message: problem },
+        Some((pointer, message)) if pointer.starts_with('/') => Violation {
+            pointer: pointer.to_owned(),
+            message: message.to_owned(),
+        },
+        _ => Violation {
+            pointer: String::new(),
+            message: problem,
+        },
     }
 }

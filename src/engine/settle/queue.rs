@@ -71,9 +71,20 @@ impl Drop for Aside {
 }
 
 impl SettleQueue {
-    pub(super) fn new(shared: Shared, sender: mpsc::Sender<Pending>, again: mpsc::UnboundedSender<Pending>) -> Self {
+    pub(super) fn new(
+        shared: Shared,
+        sender: mpsc::Sender<Pending>,
+        again: mpsc::UnboundedSender<Pending>,
+    ) -> Self {
         let weight = Arc::new(Semaphore::new(MAX_QUEUE_KIB));
-        Self { sender, weight, again, shared, shares: Shares::default(), aside: Arc::default() }
+        Self {
+            sender,
+            weight,
+            again,
+            shared,
+            shares: Shares::default(),
+            aside: Arc::default(),
+        }
     }
 
     /// Waits for a place; a caller that reads from a stream thereby stops reading. What has to be judged does not keep the
@@ -98,17 +109,25 @@ impl SettleQueue {
             }
         }
         let kib = 1 + pending.size() / 1024;
-        pending.place = Place::Queue { _weight: self.weigh(kib).await? };
+        pending.place = Place::Queue {
+            _weight: self.weigh(kib).await?,
+        };
         self.sender.send(pending).await.map_err(|_| Closed)
     }
 
     async fn weigh(&self, kib: usize) -> Result<OwnedSemaphorePermit, Closed> {
         let permits = u32::try_from(kib.min(MAX_QUEUE_KIB)).unwrap_or(u32::MAX);
-        Arc::clone(&self.weight).acquire_many_owned(permits).await.map_err(|_| Closed)
+        Arc::clone(&self.weight)
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| Closed)
     }
 
     async fn take_share(&self, pending: &mut Pending, plan: &Plan) {
-        let share = self.shares.take(&plan.template.namespace, pending.size()).await;
+        let share = self
+            .shares
+            .take(&plan.template.namespace, pending.size())
+            .await;
         pending.place = Place::Judging { _share: share };
     }
 
@@ -119,12 +138,23 @@ impl SettleQueue {
 
     /// The plan of an input that has to be judged, as far as that can be seen from here.
     async fn to_judge(&self, pending: &Pending) -> Option<Arc<Plan>> {
-        let Input::Result { lease, outcome: Outcome::Succeeded(result), plan, .. } = &**pending else { return None };
+        let Input::Result {
+            lease,
+            outcome: Outcome::Succeeded(result),
+            plan,
+            ..
+        } = &**pending
+        else {
+            return None;
+        };
         let plan = match plan {
             Some(plan) => Arc::clone(plan),
             // Of another connection, or another server. What is small may wait in the queue.
             None if result.len() > SMALL_BYTES => {
-                let template_id = documents::template_of(&self.shared.db, lease.task_id).await.ok().flatten()?;
+                let template_id = documents::template_of(&self.shared.db, lease.task_id)
+                    .await
+                    .ok()
+                    .flatten()?;
                 self.shared.catalog.plan(template_id).await.ok()?
             }
             None => return None,
@@ -134,8 +164,14 @@ impl SettleQueue {
 
     /// What to judge, if this server knows how the task stands.
     fn ask(&self, pending: &Pending, plan: &Arc<Plan>) -> Option<Ask> {
-        let Input::Result { lease, .. } = &**pending else { return None };
-        Some(Ask { plan: Arc::clone(plan), row: self.shared.held.row(lease.task_id)?, step: lease.step })
+        let Input::Result { lease, .. } = &**pending else {
+            return None;
+        };
+        Some(Ask {
+            plan: Arc::clone(plan),
+            row: self.shared.held.row(lease.task_id)?,
+            step: lease.step,
+        })
     }
 
     /// Judges at once what takes no more than some microseconds.
@@ -146,7 +182,10 @@ impl SettleQueue {
         }
         let mut wanted = ask.wanted();
         let known = self.shared.documents.know(&mut wanted, &Changes::default());
-        if !wanted.tasks.is_empty() || !wanted.results.is_empty() || ask.bytes(result, &known) > SMALL_BYTES {
+        if !wanted.tasks.is_empty()
+            || !wanted.results.is_empty()
+            || ask.bytes(result, &known) > SMALL_BYTES
+        {
             return None;
         }
         let verdicts = ask.judge(result, &known, &Budget::of(SMALL_STEPS));
@@ -184,7 +223,9 @@ impl SettleQueue {
                 Ok(None) => {
                     self.shared.metrics.judging.too_costly.add(1);
                     let mib = documents::MAX_RESULTS_BYTES >> 20;
-                    let why = format!("the conditions that follow read results of more than {mib} MiB together");
+                    let why = format!(
+                        "the conditions that follow read results of more than {mib} MiB together"
+                    );
                     return Some(Verdicts::failed(TOO_COSTLY, why));
                 }
                 Err(error) => {
@@ -198,10 +239,20 @@ impl SettleQueue {
             }
         };
         let result = pending.result().map(str::to_owned);
-        let verdict = self.shared.judge.run(turn, move || ask.judge(result.as_deref(), &known, &Budget::new())).await;
+        let verdict = self
+            .shared
+            .judge
+            .run(turn, move || {
+                ask.judge(result.as_deref(), &known, &Budget::new())
+            })
+            .await;
         match verdict {
             Ok(verdicts) => {
-                self.shared.metrics.judging.too_costly.add(usize::from(verdicts.is_over_budget()));
+                self.shared
+                    .metrics
+                    .judging
+                    .too_costly
+                    .add(usize::from(verdicts.is_over_budget()));
                 Some(verdicts)
             }
             Err(Unjudged::Closed) => None,
@@ -220,9 +271,16 @@ impl SettleQueue {
         if read.too_large {
             return Ok(None);
         }
-        known.tasks.extend(read.tasks.into_iter().map(|input| (input.task_id, Arc::new(input))));
-        let results: HashMap<(Uuid, i16), Arc<str>> =
-            read.results.into_iter().map(|(task, step, json)| ((task, step), Arc::from(json))).collect();
+        known.tasks.extend(
+            read.tasks
+                .into_iter()
+                .map(|input| (input.task_id, Arc::new(input))),
+        );
+        let results: HashMap<(Uuid, i16), Arc<str>> = read
+            .results
+            .into_iter()
+            .map(|(task, step, json)| ((task, step), Arc::from(json)))
+            .collect();
         known.results.extend(results);
         Ok(Some(known))
     }
@@ -236,7 +294,14 @@ impl SettleQueue {
     pub fn doubt(&self, reservation: &Reservation) {
         for (lease, worker_id) in reservation.promised() {
             let outcome = Outcome::Undelivered;
-            self.come(Input::Gone { lease: *lease, worker_id: *worker_id, outcome }.into());
+            self.come(
+                Input::Gone {
+                    lease: *lease,
+                    worker_id: *worker_id,
+                    outcome,
+                }
+                .into(),
+            );
         }
     }
 

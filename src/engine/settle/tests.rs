@@ -86,7 +86,11 @@ impl Case {
             candidates: Vec::new(),
             now: at(NOW),
         };
-        Self { read, plans: Plans::from([(TEMPLATE, plan)]), past: HashMap::new() }
+        Self {
+            read,
+            plans: Plans::from([(TEMPLATE, plan)]),
+            past: HashMap::new(),
+        }
     }
 
     fn decide(&self, inputs: &[Pending]) -> Verdict {
@@ -95,14 +99,31 @@ impl Case {
         for (i, input) in inputs.iter().enumerate() {
             decision.take(i, input, &self.past);
         }
-        let Decision { changes, acks, cancelled, refused, asks, .. } = decision.finish();
-        Verdict { changes, acks, cancelled, refused, asks }
+        let Decision {
+            changes,
+            acks,
+            cancelled,
+            refused,
+            asks,
+            ..
+        } = decision.finish();
+        Verdict {
+            changes,
+            acks,
+            cancelled,
+            refused,
+            asks,
+        }
     }
 }
 
 impl Verdict {
     fn events(&self) -> Vec<&'static str> {
-        self.changes.events.iter().map(|e| e.kind.as_str()).collect()
+        self.changes
+            .events
+            .iter()
+            .map(|e| e.kind.as_str())
+            .collect()
     }
 
     fn acks(&self) -> Vec<bool> {
@@ -119,7 +140,11 @@ fn at(since: Duration) -> SystemTime {
 }
 
 fn lease(step: i16) -> Lease {
-    Lease { task_id: TASK, step, nonce: 100 + i64::from(step) }
+    Lease {
+        task_id: TASK,
+        step,
+        nonce: 100 + i64::from(step),
+    }
 }
 
 fn live(step: i16) -> LiveRow {
@@ -142,7 +167,13 @@ fn live(step: i16) -> LiveRow {
 }
 
 fn result(step: i16, outcome: Outcome) -> Pending {
-    Input::Result { lease: lease(step), outcome, worker_id: WORKER, plan: None }.into()
+    Input::Result {
+        lease: lease(step),
+        outcome,
+        worker_id: WORKER,
+        plan: None,
+    }
+    .into()
 }
 
 fn done(step: i16) -> Pending {
@@ -150,12 +181,25 @@ fn done(step: i16) -> Pending {
 }
 
 fn failed(step: i16) -> Pending {
-    result(step, Outcome::RetryableError { failure: Failure::default(), retry_after: None })
+    result(
+        step,
+        Outcome::RetryableError {
+            failure: Failure::default(),
+            retry_after: None,
+        },
+    )
 }
 
 fn order(task_id: Uuid, order: Order) -> Pending {
     let (reply, _) = oneshot::channel();
-    Input::Order { task_id, order, by: "me".into(), reason: "why".into(), reply }.into()
+    Input::Order {
+        task_id,
+        order,
+        by: "me".into(),
+        reason: "why".into(),
+        reply,
+    }
+    .into()
 }
 
 fn cancel() -> Pending {
@@ -166,20 +210,40 @@ fn cancel() -> Pending {
 fn a_result_ends_its_step_and_unlocks_its_children() {
     let verdict = Case::new(&[], &[0]).decide(&[done(0)]);
     assert_eq!(verdict.acks(), [true]);
-    let [ended] = &verdict.changes.ended[..] else { panic!("{:?}", verdict.changes.ended) };
-    assert_eq!((ended.step, ended.state, ended.charged, ended.lease), (0, StepState::Complete, 0, Some(100)));
-    let unlocked: Vec<_> = verdict.changes.new_live.iter().map(|l| (l.step, l.lane_id)).collect();
+    let [ended] = &verdict.changes.ended[..] else {
+        panic!("{:?}", verdict.changes.ended)
+    };
+    assert_eq!(
+        (ended.step, ended.state, ended.charged, ended.lease),
+        (0, StepState::Complete, 0, Some(100))
+    );
+    let unlocked: Vec<_> = verdict
+        .changes
+        .new_live
+        .iter()
+        .map(|l| (l.step, l.lane_id))
+        .collect();
     assert_eq!(unlocked, [(1, 2), (2, 3)]);
-    let [task] = &verdict.changes.tasks[..] else { panic!() };
-    assert_eq!((task.state, task.steps_live, &task.steps_done[..]), (TaskState::InProgress, 2, &[1][..]));
+    let [task] = &verdict.changes.tasks[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (task.state, task.steps_live, &task.steps_done[..]),
+        (TaskState::InProgress, 2, &[1][..])
+    );
     assert_eq!(verdict.events(), ["step.completed"]);
 }
 
 #[test]
 fn the_last_results_of_a_batch_finish_the_task_once() {
     let verdict = Case::new(&[0], &[1, 2]).decide(&[done(1), done(2)]);
-    assert_eq!(verdict.events(), ["step.completed", "step.completed", "task.completed"]);
-    let [task] = &verdict.changes.tasks[..] else { panic!() };
+    assert_eq!(
+        verdict.events(),
+        ["step.completed", "step.completed", "task.completed"]
+    );
+    let [task] = &verdict.changes.tasks[..] else {
+        panic!()
+    };
     assert_eq!((task.state, task.steps_live), (TaskState::Complete, 0));
 }
 
@@ -187,7 +251,14 @@ fn the_last_results_of_a_batch_finish_the_task_once() {
 fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
     let mut case = Case::new(&[], &[0]);
     let verdict = case.decide(&[done(0), failed(0)]);
-    assert_eq!((verdict.acks(), verdict.changes.ended.len(), verdict.changes.retries.len()), (vec![true, true], 1, 0));
+    assert_eq!(
+        (
+            verdict.acks(),
+            verdict.changes.ended.len(),
+            verdict.changes.retries.len()
+        ),
+        (vec![true, true], 1, 0)
+    );
     case.read.live.clear();
     for (kind, accepted) in [
         (OutcomeKind::Succeeded, true),
@@ -202,8 +273,21 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
         case.past = HashMap::from([(lease(0), kind)]);
         let mut verdict = case.decide(&[done(0), done(0)]);
         // What came too late leaves a trace, once.
-        let late: Vec<_> = verdict.changes.late.drain(..).map(|late| (late.lease, late.outcome)).collect();
-        assert_eq!(late, if accepted { vec![] } else { vec![(lease(0), OutcomeKind::Succeeded)] }, "{kind:?}");
+        let late: Vec<_> = verdict
+            .changes
+            .late
+            .drain(..)
+            .map(|late| (late.lease, late.outcome))
+            .collect();
+        assert_eq!(
+            late,
+            if accepted {
+                vec![]
+            } else {
+                vec![(lease(0), OutcomeKind::Succeeded)]
+            },
+            "{kind:?}"
+        );
         assert!(verdict.is_silent());
         assert_eq!(verdict.acks(), [accepted; 2], "{kind:?}");
     }
@@ -215,10 +299,18 @@ fn whose_step_another_worker_answers_is_told_once() {
     let other = Uuid::from_u128(9);
     let by = |worker_id| {
         let outcome = Outcome::Succeeded("1".into());
-        Pending::from(Input::Result { lease: lease(1), outcome, worker_id, plan: None })
+        Pending::from(Input::Result {
+            lease: lease(1),
+            outcome,
+            worker_id,
+            plan: None,
+        })
     };
     let verdict = case.decide(&[by(other), by(WORKER)]);
-    assert_eq!(verdict.acks, [(other, lease(1), true), (WORKER, lease(1), true)]);
+    assert_eq!(
+        verdict.acks,
+        [(other, lease(1), true), (WORKER, lease(1), true)]
+    );
     assert_eq!(verdict.cancelled, [(lease(1), CancelReason::LeaseLost)]);
     assert!(case.decide(&[by(WORKER), by(other)]).cancelled.is_empty());
 }
@@ -236,16 +328,25 @@ fn a_superseded_lease_is_stale() {
 fn retries_until_the_limit_then_the_failure_ends_the_task_when_nothing_else_runs() {
     let mut case = Case::new(&[0], &[1, 2]);
     let verdict = case.decide(&[failed(1)]);
-    assert_eq!((verdict.changes.retries.len(), verdict.changes.tasks.len()), (1, 0));
+    assert_eq!(
+        (verdict.changes.retries.len(), verdict.changes.tasks.len()),
+        (1, 0)
+    );
     case.read.live[0].charged = 1;
     let verdict = case.decide(&[failed(1)]);
     assert_eq!(verdict.events(), ["step.failed"]);
     assert_eq!(
-        (verdict.changes.tasks[0].state, verdict.changes.tasks[0].failed_step),
+        (
+            verdict.changes.tasks[0].state,
+            verdict.changes.tasks[0].failed_step
+        ),
         (TaskState::InProgress, Some(1))
     );
     let verdict = case.decide(&[failed(1), done(2)]);
-    assert_eq!(verdict.events(), ["step.failed", "step.completed", "task.failed"]);
+    assert_eq!(
+        verdict.events(),
+        ["step.failed", "step.completed", "task.failed"]
+    );
     assert_eq!(verdict.changes.tasks[0].state, TaskState::Error);
 }
 
@@ -256,14 +357,37 @@ fn a_cancel_goes_before_a_result_of_the_same_moment() {
     (case.read.live[1].started_at, case.read.live[1].deadline_at) = (None, None);
     let verdict = case.decide(&[done(1), cancel(), cancel()]);
     assert_eq!(verdict.acks(), [false]);
-    assert!(verdict.refused.is_empty(), "a second cancel is as good as the first");
+    assert!(
+        verdict.refused.is_empty(),
+        "a second cancel is as good as the first"
+    );
     assert_eq!(verdict.cancelled, [(lease(1), CancelReason::TaskCancelled)]);
-    let states: Vec<_> = verdict.changes.ended.iter().map(|e| (e.step, e.state, e.charged)).collect();
-    assert_eq!(states, [(1, StepState::Cancelled, 0), (2, StepState::Cancelled, 0)]);
-    assert_eq!(verdict.events(), ["step.cancelled", "step.cancelled", "task.cancelled"]);
+    let states: Vec<_> = verdict
+        .changes
+        .ended
+        .iter()
+        .map(|e| (e.step, e.state, e.charged))
+        .collect();
+    assert_eq!(
+        states,
+        [(1, StepState::Cancelled, 0), (2, StepState::Cancelled, 0)]
+    );
+    assert_eq!(
+        verdict.events(),
+        ["step.cancelled", "step.cancelled", "task.cancelled"]
+    );
     let ended: Vec<_> = verdict.changes.events.iter().map(|e| e.outcome).collect();
-    assert_eq!(ended, [Some(OutcomeKind::Cancelled), None, None], "only what ran is an attempt");
-    let cancelled: Vec<_> = verdict.changes.tasks.iter().map(|t| (t.task_id, t.state)).collect();
+    assert_eq!(
+        ended,
+        [Some(OutcomeKind::Cancelled), None, None],
+        "only what ran is an attempt"
+    );
+    let cancelled: Vec<_> = verdict
+        .changes
+        .tasks
+        .iter()
+        .map(|t| (t.task_id, t.state))
+        .collect();
     assert_eq!(cancelled, [(TASK, TaskState::Cancelled)]);
 }
 
@@ -274,7 +398,13 @@ fn what_cannot_be_cancelled_is_refused() {
     let unknown = Uuid::from_u128(9);
     let verdict = case.decide(&[cancel(), order(unknown, Order::Cancel)]);
     assert!(verdict.is_silent());
-    assert_eq!(verdict.refused[&0], OrderError::TaskIs { state: TaskState::Complete, verb: "cancelled" });
+    assert_eq!(
+        verdict.refused[&0],
+        OrderError::TaskIs {
+            state: TaskState::Complete,
+            verb: "cancelled"
+        }
+    );
     assert_eq!(verdict.refused[&1], OrderError::NotFound(unknown));
 }
 
@@ -282,10 +412,16 @@ fn what_cannot_be_cancelled_is_refused() {
 fn the_databases_clock_decides_on_a_deadline() {
     let mut case = Case::new(&[0], &[1]);
     let deadline = Pending::from(Input::Deadline { lease: lease(1) });
-    assert!(case.decide(std::slice::from_ref(&deadline)).is_silent(), "not yet");
+    assert!(
+        case.decide(std::slice::from_ref(&deadline)).is_silent(),
+        "not yet"
+    );
     case.read.live[0].deadline_at = Some(at(NOW));
     let verdict = case.decide(&[deadline, done(1)]);
-    assert_eq!(verdict.changes.retries[0].attempt.outcome, OutcomeKind::TimedOut);
+    assert_eq!(
+        verdict.changes.retries[0].attempt.outcome,
+        OutcomeKind::TimedOut
+    );
     assert_eq!(verdict.cancelled, [(lease(1), CancelReason::TimedOut)]);
     assert_eq!(verdict.acks(), [false]);
 }
@@ -300,15 +436,33 @@ fn a_worker_is_told_of_a_deadline_of_what_has_ended_without_it() {
 #[test]
 fn only_the_holder_can_lose_an_attempt() {
     let case = Case::new(&[0], &[1]);
-    let gone = |worker_id, outcome| Pending::from(Input::Gone { lease: lease(1), worker_id, outcome });
-    assert!(case.decide(&[gone(Uuid::nil(), Outcome::WorkerLost)]).is_silent());
-    let verdict = case.decide(&[gone(WORKER, Outcome::WorkerLost), gone(WORKER, Outcome::WorkerLost), done(1)]);
-    let [back] = &verdict.changes.given_back[..] else { panic!() };
+    let gone = |worker_id, outcome| {
+        Pending::from(Input::Gone {
+            lease: lease(1),
+            worker_id,
+            outcome,
+        })
+    };
+    assert!(
+        case.decide(&[gone(Uuid::nil(), Outcome::WorkerLost)])
+            .is_silent()
+    );
+    let verdict = case.decide(&[
+        gone(WORKER, Outcome::WorkerLost),
+        gone(WORKER, Outcome::WorkerLost),
+        done(1),
+    ]);
+    let [back] = &verdict.changes.given_back[..] else {
+        panic!()
+    };
     assert!((back.lost, back.attempt.charged) == (true, false));
     assert_eq!(verdict.acks(), [false]);
     assert_eq!(verdict.events(), [EventType::StepRetrying.as_str()]);
     let verdict = case.decide(&[gone(WORKER, Outcome::Undelivered)]);
-    assert!(verdict.changes.given_back[0].lost, "ten of them end the step");
+    assert!(
+        verdict.changes.given_back[0].lost,
+        "ten of them end the step"
+    );
     let lanes = lanes_left(&verdict.changes, &case.plans);
     assert_eq!(lanes, HashSet::from([2]));
 }
@@ -318,12 +472,19 @@ fn a_hundred_workers_that_drain_one_after_the_other_exhaust_no_step() {
     let mut case = Case::new(&[0], &[1]);
     for attempt in 1..=100 {
         case.read.live[0].attempt = attempt;
-        let gone = Input::Gone { lease: lease(1), worker_id: WORKER, outcome: Outcome::Drained };
+        let gone = Input::Gone {
+            lease: lease(1),
+            worker_id: WORKER,
+            outcome: Outcome::Drained,
+        };
         let verdict = case.decide(&[gone.into()]);
         assert!(verdict.changes.ended.is_empty(), "attempt {attempt}");
         match attempt {
             1 => assert!(!verdict.changes.given_back[0].lost),
-            _ => assert_eq!(verdict.changes.retries[0].backoff.delay_bounds(1).1, Duration::from_secs(1)),
+            _ => assert_eq!(
+                verdict.changes.retries[0].backoff.delay_bounds(1).1,
+                Duration::from_secs(1)
+            ),
         }
     }
 }
@@ -333,16 +494,27 @@ fn what_cost_nothing_before_a_retry_by_hand_does_not_count_as_free_after_it() {
     let mut case = Case::new(&[0], &[1]);
     let row = &mut case.read.live[0];
     (row.attempt, row.charged, row.probe) = (13, 0, true);
-    assert!(case.decide(&[failed(1)]).changes.retries[0].attempt.charged, "twelve were free");
+    assert!(
+        case.decide(&[failed(1)]).changes.retries[0].attempt.charged,
+        "twelve were free"
+    );
     case.read.live[0].forgiven = 12;
-    assert!(!case.decide(&[failed(1)]).changes.retries[0].attempt.charged, "none since it was reopened");
+    assert!(
+        !case.decide(&[failed(1)]).changes.retries[0].attempt.charged,
+        "none since it was reopened"
+    );
 }
 
 #[test]
 fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() {
     let verdict = Case::new(&[0], &[1]).decide(&[result(1, Outcome::Released { pause: true })]);
-    let [retry] = &verdict.changes.retries[..] else { panic!() };
-    assert_eq!(retry.backoff.delay_bounds(1), (Duration::from_secs(1), Duration::from_secs(1)));
+    let [retry] = &verdict.changes.retries[..] else {
+        panic!()
+    };
+    assert_eq!(
+        retry.backoff.delay_bounds(1),
+        (Duration::from_secs(1), Duration::from_secs(1))
+    );
     assert!(!retry.attempt.charged);
 }
 
@@ -350,11 +522,21 @@ fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() 
 fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
     let mut case = Case::new(&[0], &[1]);
     // Otherwise it would be its last one.
-    (case.read.live[0].charged, case.read.live[0].attempt, case.read.live[0].probe) = (1, 2, true);
+    (
+        case.read.live[0].charged,
+        case.read.live[0].attempt,
+        case.read.live[0].probe,
+    ) = (1, 2, true);
     let verdict = case.decide(&[failed(1)]);
-    let [retry] = &verdict.changes.retries[..] else { panic!("no retry") };
+    let [retry] = &verdict.changes.retries[..] else {
+        panic!("no retry")
+    };
     assert!(!retry.attempt.charged);
-    assert!(retry.backoff.delay_bounds(1).0 >= Duration::from_secs(30), "{:?}", retry.backoff);
+    assert!(
+        retry.backoff.delay_bounds(1).0 >= Duration::from_secs(30),
+        "{:?}",
+        retry.backoff
+    );
     case.read.live[0].probe = false;
     assert_eq!(case.decide(&[failed(1)]).changes.ended.len(), 1);
 }
@@ -362,7 +544,12 @@ fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
 #[test]
 fn leases_and_tasks_are_locked_in_one_order() {
     let other = Uuid::from_u128(7);
-    let inputs = [order(other, Order::Cancel), done(2), done(0), Input::Deadline { lease: lease(2) }.into()];
+    let inputs = [
+        order(other, Order::Cancel),
+        done(2),
+        done(0),
+        Input::Deadline { lease: lease(2) }.into(),
+    ];
     let (leases, tasks, cancels) = keys_of(&inputs);
     assert_eq!(leases, [lease(0), lease(2)]);
     assert_eq!((tasks, cancels), (vec![TASK, other], vec![other]));
@@ -381,7 +568,13 @@ fn a_transaction_has_one_order_about_a_task_and_the_later_ones_come_later() {
     let work = one_order_a_task(inputs);
     let sizes: Vec<usize> = work.iter().map(Vec::len).collect();
     assert_eq!(sizes, [2, 3], "the last is the first");
-    assert!(matches!(work[0][0].input, Input::Order { order: Order::Resume, .. }));
+    assert!(matches!(
+        work[0][0].input,
+        Input::Order {
+            order: Order::Resume,
+            ..
+        }
+    ));
 }
 
 /// `a` is complete, `b` failed and `c` is complete: the task failed.
@@ -400,7 +593,11 @@ fn failed_case() -> Case {
         result: None,
         failure: None,
     };
-    case.read.ended = vec![ended(0, StepState::Complete), ended(1, StepState::Error), ended(2, StepState::Complete)];
+    case.read.ended = vec![
+        ended(0, StepState::Complete),
+        ended(1, StepState::Error),
+        ended(2, StepState::Complete),
+    ];
     case
 }
 
@@ -409,25 +606,51 @@ fn a_retry_brings_the_failed_step_back_with_what_is_behind_it() {
     for (fresh, charged) in [(false, 2), (true, 0)] {
         let verdict = failed_case().decide(&[order(TASK, Order::Retry { step: None, fresh })]);
         assert!(verdict.refused.is_empty(), "{:?}", verdict.refused);
-        let [live] = &verdict.changes.new_live[..] else { panic!("{:?}", verdict.changes.new_live) };
-        assert_eq!((live.step, live.past), (1, Some(Past { attempt: 2, charged })));
+        let [live] = &verdict.changes.new_live[..] else {
+            panic!("{:?}", verdict.changes.new_live)
+        };
+        assert_eq!(
+            (live.step, live.past),
+            (
+                1,
+                Some(Past {
+                    attempt: 2,
+                    charged
+                })
+            )
+        );
         assert_eq!(verdict.changes.reopened, [(TASK, 1)]);
         let task = &verdict.changes.tasks[0];
-        assert_eq!((task.state, task.steps_live, task.failed_step), (TaskState::InProgress, 1, None));
+        assert_eq!(
+            (task.state, task.steps_live, task.failed_step),
+            (TaskState::InProgress, 1, None)
+        );
         assert_eq!(verdict.events(), ["task.reopened", "step.reopened"]);
     }
 }
 
 #[test]
 fn a_step_that_is_resolved_or_skipped_lets_the_task_end() {
-    let resolve = Order::ResolveStep { step: "b".into(), result: "1".into() };
+    let resolve = Order::ResolveStep {
+        step: "b".into(),
+        result: "1".into(),
+    };
     for (told, state, event) in [
         (resolve, StepState::ResolvedManually, "step.resolved"),
-        (Order::Skip { step: "b".into() }, StepState::Skipped, "step.skipped"),
+        (
+            Order::Skip { step: "b".into() },
+            StepState::Skipped,
+            "step.skipped",
+        ),
     ] {
         let verdict = failed_case().decide(&[order(TASK, told)]);
-        let [set] = &verdict.changes.set_steps[..] else { panic!() };
-        assert_eq!((set.step, set.state, set.in_queue, set.attempt), (1, state, false, 2));
+        let [set] = &verdict.changes.set_steps[..] else {
+            panic!()
+        };
+        assert_eq!(
+            (set.step, set.state, set.in_queue, set.attempt),
+            (1, state, false, 2)
+        );
         assert_eq!(verdict.changes.tasks[0].state, TaskState::Complete);
         assert_eq!(verdict.events(), ["task.reopened", event, "task.completed"]);
     }
@@ -436,20 +659,43 @@ fn a_step_that_is_resolved_or_skipped_lets_the_task_end() {
 #[test]
 fn what_does_not_fit_the_state_is_refused_and_changes_nothing() {
     let skip = |step: &str| Order::Skip { step: step.into() };
-    let retry = |step: Option<&str>| Order::Retry { step: step.map(str::to_owned), fresh: false };
+    let retry = |step: Option<&str>| Order::Retry {
+        step: step.map(str::to_owned),
+        fresh: false,
+    };
     let running = || Case::new(&[0], &[1]);
     for (case, told, words) in [
-        (failed_case(), skip("a"), "step `a` is complete: it cannot be skipped"),
-        (failed_case(), retry(Some("c")), "step `c` is complete: it cannot be retried"),
+        (
+            failed_case(),
+            skip("a"),
+            "step `a` is complete: it cannot be skipped",
+        ),
+        (
+            failed_case(),
+            retry(Some("c")),
+            "step `c` is complete: it cannot be retried",
+        ),
         (failed_case(), retry(Some("x")), "the task has no step `x`"),
-        (failed_case(), Order::Pause, "the task is error: it cannot be paused"),
-        (running(), skip("b"), "step `b` is in_progress: it cannot be skipped"),
+        (
+            failed_case(),
+            Order::Pause,
+            "the task is error: it cannot be paused",
+        ),
+        (
+            running(),
+            skip("b"),
+            "step `b` is in_progress: it cannot be skipped",
+        ),
         (
             running(),
             retry(None),
             "the task is in_progress, and none of its steps has failed: there is nothing to retry",
         ),
-        (running(), Order::ResolveTask, "the task is in_progress: it cannot be resolved"),
+        (
+            running(),
+            Order::ResolveTask,
+            "the task is in_progress: it cannot be resolved",
+        ),
     ] {
         let verdict = case.decide(&[order(TASK, told)]);
         assert!(verdict.is_silent(), "{words}: {:?}", verdict.changes);
@@ -461,11 +707,24 @@ fn what_does_not_fit_the_state_is_refused_and_changes_nothing() {
 fn a_task_ends_with_its_deadline_and_not_before() {
     let mut case = Case::new(&[0], &[1, 2]);
     case.read.tasks[0].expires_at = Some(at(NOW * 2));
-    assert!(case.decide(&[Input::Expire { task_id: TASK }.into()]).is_silent(), "not yet");
+    assert!(
+        case.decide(&[Input::Expire { task_id: TASK }.into()])
+            .is_silent(),
+        "not yet"
+    );
     case.read.tasks[0].expires_at = Some(at(NOW));
     let verdict = case.decide(&[Input::Expire { task_id: TASK }.into()]);
     assert_eq!(verdict.cancelled.len(), 2);
     assert_eq!(verdict.changes.tasks[0].state, TaskState::Error);
-    assert_eq!(verdict.changes.marks[0].error_code.as_deref(), Some("DEADLINE_EXCEEDED"));
-    assert_eq!(verdict.changes.events[2].failure.as_ref().map(|f| f.code.as_str()), Some("DEADLINE_EXCEEDED"));
+    assert_eq!(
+        verdict.changes.marks[0].error_code.as_deref(),
+        Some("DEADLINE_EXCEEDED")
+    );
+    assert_eq!(
+        verdict.changes.events[2]
+            .failure
+            .as_ref()
+            .map(|f| f.code.as_str()),
+        Some("DEADLINE_EXCEEDED")
+    );
 }

@@ -25,7 +25,8 @@ pub(super) const LOCK_TASKS: &str = "
               FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
 
 /// With the time when the keys were there.
-pub(super) const NEWEST_TEMPLATE: &str = "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
+pub(super) const NEWEST_TEMPLATE: &str =
+    "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
 
 pub(super) const PEEK: &str = "
     SELECT q.*

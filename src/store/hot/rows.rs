@@ -220,7 +220,8 @@ pub(super) fn step_state(name: &str) -> Result<StepState, StoreError> {
 
 pub(super) fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
     let state: &str = row.get(2);
-    let state = TaskState::from_name(state).ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?;
+    let state = TaskState::from_name(state)
+        .ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?;
     Ok(TaskRow {
         task_id: row.get(0),
         template_id: row.get(1),
@@ -229,7 +230,9 @@ pub(super) fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
             state,
             live: u16::try_from(row.get::<_, i16>(4)).unwrap_or_default(),
             done: StepSet::from_bytes(row.get(5)),
-            failed_step: row.get::<_, Option<i16>>(6).and_then(|step| u16::try_from(step).ok()),
+            failed_step: row
+                .get::<_, Option<i16>>(6)
+                .and_then(|step| u16::try_from(step).ok()),
             paused: row.get(7),
         },
         settings: row.get::<_, Option<String>>(8).map(Arc::from),

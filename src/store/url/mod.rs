@@ -166,7 +166,12 @@ impl fmt::Display for DatabaseUrl {
             write!(f, "{user}@")?;
         }
         let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
-        write!(f, "{}/{}", hosts.join(","), self.database.as_deref().unwrap_or_default())
+        write!(
+            f,
+            "{}/{}",
+            hosts.join(","),
+            self.database.as_deref().unwrap_or_default()
+        )
     }
 }
 
@@ -196,18 +201,25 @@ impl Pairs {
 
     /// One of several words.
     fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, String> {
-        let Some(value) = self.text(name) else { return Ok(None) };
+        let Some(value) = self.text(name) else {
+            return Ok(None);
+        };
         match words.iter().find(|(word, _)| *word == value) {
             Some((_, meaning)) => Ok(Some(*meaning)),
             None => {
                 let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-                Err(format!("{name} `{value}` is unknown, one of {} is expected", known.join(", ")))
+                Err(format!(
+                    "{name} `{value}` is unknown, one of {} is expected",
+                    known.join(", ")
+                ))
             }
         }
     }
 
     fn number(&mut self, name: &str, max: u64) -> Result<Option<u64>, String> {
-        let Some(value) = self.text(name) else { return Ok(None) };
+        let Some(value) = self.text(name) else {
+            return Ok(None);
+        };
         match value.parse() {
             Ok(number) if number <= max => Ok(Some(number)),
             _ => Err(format!("{name} `{value}` is not a number from 0 to {max}")),
@@ -216,7 +228,10 @@ impl Pairs {
 
     /// 0 means that the default is fine, as with libpq.
     fn seconds(&mut self, name: &str) -> Result<Option<Duration>, String> {
-        Ok(self.number(name, MAX_SECONDS)?.filter(|seconds| *seconds > 0).map(Duration::from_secs))
+        Ok(self
+            .number(name, MAX_SECONDS)?
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs))
     }
 }
 
@@ -228,7 +243,12 @@ impl DatabaseUrl {
             password: pairs.text("password").map(Secret),
             database: pairs.text("dbname"),
             tls: tls(&mut pairs)?,
-            shuffled: pairs.choice("load_balance_hosts", &[("disable", false), ("random", true)])?.unwrap_or(false),
+            shuffled: pairs
+                .choice(
+                    "load_balance_hosts",
+                    &[("disable", false), ("random", true)],
+                )?
+                .unwrap_or(false),
             channel_binding: pairs
                 .choice(
                     "channel_binding",
@@ -246,7 +266,9 @@ impl DatabaseUrl {
             tcp_user_timeout: None,
         };
         url.keepalives = Keepalives {
-            off: pairs.choice("keepalives", &[("0", true), ("1", false)])?.unwrap_or(false),
+            off: pairs
+                .choice("keepalives", &[("0", true), ("1", false)])?
+                .unwrap_or(false),
             idle: pairs.seconds("keepalives_idle")?,
             interval: pairs.seconds("keepalives_interval")?,
             retries: match pairs.number("keepalives_count", 100)? {
@@ -259,13 +281,21 @@ impl DatabaseUrl {
         url.tcp_user_timeout = milliseconds.filter(|ms| *ms > 0).map(Duration::from_millis);
         // A server writes, so a host that takes no writes is passed over whatever is said here.
         pairs
-            .choice("target_session_attrs", &[("any", ()), ("read-write", ()), ("primary", ())])
+            .choice(
+                "target_session_attrs",
+                &[("any", ()), ("read-write", ()), ("primary", ())],
+            )
             .map_err(|why| format!("{why}, as tasker has to write"))?;
         pairs.choice("gssencmode", &[("disable", ()), ("prefer", ())])?;
-        pairs.choice("client_encoding", &[("UTF8", ()), ("utf8", ()), ("UTF-8", ()), ("auto", ())])?;
+        pairs.choice(
+            "client_encoding",
+            &[("UTF8", ()), ("utf8", ()), ("UTF-8", ()), ("auto", ())],
+        )?;
         match pairs.0.keys().next() {
             Some(unknown) => Err(format!("the parameter `{unknown}` is unknown")),
-            None if url.channel_binding == ChannelBinding::Require && url.tls.mode == Some(SslMode::Disable) => {
+            None if url.channel_binding == ChannelBinding::Require
+                && url.tls.mode == Some(SslMode::Disable) =>
+            {
                 Err("channel_binding=require needs TLS, and sslmode=disable turns it off".into())
             }
             None => Ok(url),
@@ -275,14 +305,20 @@ impl DatabaseUrl {
 
 /// The three lists of the hosts, side by side.
 fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
-    let mut list = |name| pairs.text(name).map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>());
+    let mut list = |name| {
+        pairs
+            .text(name)
+            .map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>())
+    };
     let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
     let count = hosts.as_ref().or(addresses.as_ref()).map_or(0, Vec::len);
     if count == 0 {
         return Err("there is no host".into());
     }
     if count > MAX_HOSTS {
-        return Err(format!("there are {count} hosts, at most {MAX_HOSTS} are expected"));
+        return Err(format!(
+            "there are {count} hosts, at most {MAX_HOSTS} are expected"
+        ));
     }
     if addresses.as_ref().is_some_and(|list| list.len() != count) {
         return Err("host and hostaddr have different numbers of entries".into());
@@ -292,11 +328,17 @@ fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
         return Err(format!("there are {count} hosts and {} ports", ports.len()));
     }
     let nth = |list: &Option<Vec<String>>, i: usize| {
-        list.as_ref().and_then(|list| list.get(i)).filter(|entry| !entry.is_empty()).cloned()
+        list.as_ref()
+            .and_then(|list| list.get(i))
+            .filter(|entry| !entry.is_empty())
+            .cloned()
     };
     let endpoint = |i: usize| {
         let address = match nth(&addresses, i) {
-            Some(text) => Some(text.parse::<IpAddr>().map_err(|_| format!("hostaddr `{text}` is not an IP address"))?),
+            Some(text) => Some(
+                text.parse::<IpAddr>()
+                    .map_err(|_| format!("hostaddr `{text}` is not an IP address"))?,
+            ),
             None => None,
         };
         let name = nth(&hosts, i).or_else(|| address.map(|ip| ip.to_string()));
@@ -312,7 +354,11 @@ fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
                 _ => return Err("a port is not a number from 1 to 65535 (`/ ? # @ %` in a password are written %2F %3F %23 %40 %25)".to_owned()),
             },
         };
-        Ok(Endpoint { host, address, port })
+        Ok(Endpoint {
+            host,
+            address,
+            port,
+        })
     };
     (0..count).map(endpoint).collect()
 }
@@ -336,9 +382,16 @@ fn tls(pairs: &mut Pairs) -> Result<Tls, String> {
         (Some(_), None) => return Err("sslcert is given without sslkey".into()),
         (None, Some(_)) => return Err("sslkey is given without sslcert".into()),
     };
-    let direct = pairs.choice("sslnegotiation", &[("postgres", false), ("direct", true)])?.unwrap_or(false);
+    let direct = pairs
+        .choice("sslnegotiation", &[("postgres", false), ("direct", true)])?
+        .unwrap_or(false);
     if direct && matches!(mode, Some(SslMode::Disable | SslMode::Prefer)) {
         return Err("sslnegotiation=direct needs sslmode=require or stricter".into());
     }
-    Ok(Tls { mode, root_cert, identity, direct })
+    Ok(Tls {
+        mode,
+        root_cert,
+        identity,
+        direct,
+    })
 }

@@ -3,16 +3,24 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 
 fn read(text: &str) -> DatabaseUrl {
-    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 fn refused(text: &str) -> String {
-    let error = text.parse::<DatabaseUrl>().err().unwrap_or_else(|| panic!("{text} is accepted"));
+    let error = text
+        .parse::<DatabaseUrl>()
+        .err()
+        .unwrap_or_else(|| panic!("{text} is accepted"));
     error.to_string()
 }
 
 fn tcp(name: &str, port: u16) -> Endpoint {
-    Endpoint { host: Host::Tcp(name.into()), address: None, port }
+    Endpoint {
+        host: Host::Tcp(name.into()),
+        address: None,
+        port,
+    }
 }
 
 /// The mode for its first host.
@@ -23,51 +31,102 @@ fn mode(text: &str) -> SslMode {
 
 #[test]
 fn both_forms_say_the_same() {
-    let url = read("postgresql://ann:se%20cret@db.example.com:6000/orders?sslmode=verify-ca&connect_timeout=7");
+    let url = read(
+        "postgresql://ann:se%20cret@db.example.com:6000/orders?sslmode=verify-ca&connect_timeout=7",
+    );
     assert_eq!(url.hosts, [tcp("db.example.com", 6000)]);
-    assert_eq!((url.user.as_deref(), url.database.as_deref()), (Some("ann"), Some("orders")));
+    assert_eq!(
+        (url.user.as_deref(), url.database.as_deref()),
+        (Some("ann"), Some("orders"))
+    );
     assert_eq!(url.password.as_ref().map(Secret::reveal), Some("se cret"));
     assert_eq!(url.tls.mode, Some(SslMode::VerifyCa));
     assert_eq!(url.connect_timeout, Some(Duration::from_secs(7)));
-    let same =
-        "host = db.example.com port=6000 user=ann password='se cret' dbname=orders sslmode=verify-ca connect_timeout=7";
+    let same = "host = db.example.com port=6000 user=ann password='se cret' dbname=orders sslmode=verify-ca connect_timeout=7";
     assert_eq!(read(same), url);
-    assert_eq!(read(r"host=h password='it\'s \\ here' user=a\ b").password.unwrap().reveal(), r"it's \ here");
+    assert_eq!(
+        read(r"host=h password='it\'s \\ here' user=a\ b")
+            .password
+            .unwrap()
+            .reveal(),
+        r"it's \ here"
+    );
     assert_eq!(read("host=h password='' user=u").password, None);
     // A value may look like the other form.
-    assert_eq!(read("host=h password=x://y").password.unwrap().reveal(), "x://y");
+    assert_eq!(
+        read("host=h password=x://y").password.unwrap().reveal(),
+        "x://y"
+    );
 }
 
 #[test]
 fn hosts_are_names_addresses_and_sockets() {
-    let several = read("postgres://u@a:1,b,[::1]:3/d?target_session_attrs=read-write&load_balance_hosts=random");
-    assert_eq!(several.hosts, [tcp("a", 1), tcp("b", DEFAULT_PORT), tcp("::1", 3)]);
+    let several = read(
+        "postgres://u@a:1,b,[::1]:3/d?target_session_attrs=read-write&load_balance_hosts=random",
+    );
+    assert_eq!(
+        several.hosts,
+        [tcp("a", 1), tcp("b", DEFAULT_PORT), tcp("::1", 3)]
+    );
     assert!(several.shuffled);
     assert_eq!(several.hosts[2].to_string(), "[::1]:3");
     assert_eq!(read("host=a,b port=9").hosts, [tcp("a", 9), tcp("b", 9)]);
-    let socket = Endpoint { host: Host::Unix("/run/postgresql".into()), address: None, port: DEFAULT_PORT };
-    let forms = ["host=/run/postgresql", "postgres://%2Frun%2Fpostgresql/d", "postgres:///d?host=/run/postgresql"];
+    let socket = Endpoint {
+        host: Host::Unix("/run/postgresql".into()),
+        address: None,
+        port: DEFAULT_PORT,
+    };
+    let forms = [
+        "host=/run/postgresql",
+        "postgres://%2Frun%2Fpostgresql/d",
+        "postgres:///d?host=/run/postgresql",
+    ];
     for form in forms {
         assert_eq!(read(form).hosts, std::slice::from_ref(&socket), "{form}");
     }
     let named = read("host=db hostaddr=10.0.0.1").hosts;
-    assert_eq!(named[0].address, Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))));
-    assert_eq!(read("hostaddr=10.0.0.1").hosts[0].host, Host::Tcp("10.0.0.1".into()));
-    assert_eq!(read(&format!("host={}", vec!["h"; MAX_HOSTS].join(","))).hosts.len(), MAX_HOSTS);
+    assert_eq!(
+        named[0].address,
+        Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)))
+    );
+    assert_eq!(
+        read("hostaddr=10.0.0.1").hosts[0].host,
+        Host::Tcp("10.0.0.1".into())
+    );
+    assert_eq!(
+        read(&format!("host={}", vec!["h"; MAX_HOSTS].join(",")))
+            .hosts
+            .len(),
+        MAX_HOSTS
+    );
     assert!(refused(&format!("host={}", vec!["h"; MAX_HOSTS + 1].join(","))).contains("17 hosts"));
 }
 
 #[test]
 fn a_password_is_only_a_password() {
-    for password in ["sslmode", "x?sslmode=disable", "a@b", "p/w:x#y%z", "sslmode=disable&host=evil", "&=?"] {
+    for password in [
+        "sslmode",
+        "x?sslmode=disable",
+        "a@b",
+        "p/w:x#y%z",
+        "sslmode=disable&host=evil",
+        "&=?",
+    ] {
         let encoded: String = password.bytes().map(|b| format!("%{b:02X}")).collect();
         let url = read(&format!("postgres://u:{encoded}@db.example.com/d"));
         assert_eq!(url.password.as_ref().map(Secret::reveal), Some(password));
         assert_eq!(url.mode(&url.hosts[0]), SslMode::VerifyFull, "{password}");
         let quoted = read(&format!("host=db.example.com user=u password='{password}'"));
-        assert_eq!(quoted.mode(&quoted.hosts[0]), SslMode::VerifyFull, "{password}");
+        assert_eq!(
+            quoted.mode(&quoted.hosts[0]),
+            SslMode::VerifyFull,
+            "{password}"
+        );
         for shown in [format!("{url:?}"), url.to_string(), format!("{quoted:?}")] {
-            assert!(!shown.contains(password) && !shown.contains(&encoded), "{shown}");
+            assert!(
+                !shown.contains(password) && !shown.contains(&encoded),
+                "{shown}"
+            );
         }
     }
     let raw = read("postgres://u:p@ss:w=rd@db.example.com/d");
@@ -96,16 +155,42 @@ fn a_password_that_is_not_encoded_is_not_repeated() {
 #[test]
 fn plain_text_is_for_this_machine_unless_asked_for() {
     for local in ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"] {
-        assert_eq!(mode(&format!("postgres://u@{local}/d")), SslMode::Disable, "{local}");
+        assert_eq!(
+            mode(&format!("postgres://u@{local}/d")),
+            SslMode::Disable,
+            "{local}"
+        );
     }
     assert_eq!(mode("postgres://u@db.example.com/d"), SslMode::VerifyFull);
-    assert_eq!(mode("host=localhost hostaddr=10.0.0.1"), SslMode::VerifyFull);
-    assert_eq!(mode("postgres://u@localhost/d?sslrootcert=/ca.pem"), SslMode::VerifyFull);
-    assert_eq!(mode("postgres://u@db.example.com/d?sslmode=disable"), SslMode::Disable);
-    assert_eq!(mode("postgres://u@db.example.com/d?sslmode=prefer"), SslMode::Prefer);
-    assert_eq!(mode("host=/run/postgresql sslmode=require"), SslMode::Disable);
+    assert_eq!(
+        mode("host=localhost hostaddr=10.0.0.1"),
+        SslMode::VerifyFull
+    );
+    assert_eq!(
+        mode("postgres://u@localhost/d?sslrootcert=/ca.pem"),
+        SslMode::VerifyFull
+    );
+    assert_eq!(
+        mode("postgres://u@db.example.com/d?sslmode=disable"),
+        SslMode::Disable
+    );
+    assert_eq!(
+        mode("postgres://u@db.example.com/d?sslmode=prefer"),
+        SslMode::Prefer
+    );
+    assert_eq!(
+        mode("host=/run/postgresql sslmode=require"),
+        SslMode::Disable
+    );
     let mixed = read("postgres://u@localhost,db.example.com/d");
-    assert_eq!(mixed.hosts.iter().map(|h| mixed.mode(h)).collect::<Vec<_>>(), [SslMode::Disable, SslMode::VerifyFull]);
+    assert_eq!(
+        mixed
+            .hosts
+            .iter()
+            .map(|h| mixed.mode(h))
+            .collect::<Vec<_>>(),
+        [SslMode::Disable, SslMode::VerifyFull]
+    );
 }
 
 #[test]
@@ -120,10 +205,18 @@ fn certificates_and_the_rest_are_understood() {
     assert_eq!(url.channel_binding, ChannelBinding::Require);
     assert_eq!(url.options.as_deref(), Some("-c work_mem=1MB"));
     assert_eq!(url.application_name.as_deref(), Some("mine"));
-    let keepalives = Keepalives { off: false, idle: Some(Duration::from_secs(3)), interval: None, retries: Some(2) };
+    let keepalives = Keepalives {
+        off: false,
+        idle: Some(Duration::from_secs(3)),
+        interval: None,
+        retries: Some(2),
+    };
     assert_eq!(url.keepalives, keepalives);
     assert_eq!(url.tcp_user_timeout, Some(Duration::from_millis(1_500)));
-    assert_eq!(read("host=h connect_timeout=3600").connect_timeout, Some(Duration::from_secs(MAX_SECONDS)));
+    assert_eq!(
+        read("host=h connect_timeout=3600").connect_timeout,
+        Some(Duration::from_secs(MAX_SECONDS))
+    );
 }
 
 #[test]
@@ -138,29 +231,50 @@ fn what_is_wrong_is_named() {
         ("postgres://u@[::1/d", "does not end"),
         ("postgres://u@[nine]/d", "not an IPv6 address"),
         ("postgres://u@[::1]x/d", "only a port"),
-        ("postgres://u@h/d?pgbouncer=true", "the parameter `pgbouncer` is unknown"),
+        (
+            "postgres://u@h/d?pgbouncer=true",
+            "the parameter `pgbouncer` is unknown",
+        ),
         ("host=h sslcrl=x", "the parameter `sslcrl` is unknown"),
         (
             "postgres://u@h/d?sslmode=allow",
             "sslmode `allow` is unknown, one of disable, prefer, require, verify-ca, verify-full",
         ),
-        ("postgres://u@h/d?sslmode=require&sslmode=disable", "`sslmode` is given twice"),
+        (
+            "postgres://u@h/d?sslmode=require&sslmode=disable",
+            "`sslmode` is given twice",
+        ),
         ("postgres://u@h/d?host=other", "`host` is given twice"),
         ("postgres://u@h/d?sslcert=/c", "without sslkey"),
         ("postgres://u@h/d?sslkey=/c", "without sslcert"),
-        ("postgres://u@h/d?sslmode=prefer&sslnegotiation=direct", "sslnegotiation=direct needs"),
-        ("postgres://u@h/d?target_session_attrs=standby", "tasker has to write"),
-        ("postgres://u@h/d?connect_timeout=3601", "connect_timeout `3601`"),
+        (
+            "postgres://u@h/d?sslmode=prefer&sslnegotiation=direct",
+            "sslnegotiation=direct needs",
+        ),
+        (
+            "postgres://u@h/d?target_session_attrs=standby",
+            "tasker has to write",
+        ),
+        (
+            "postgres://u@h/d?connect_timeout=3601",
+            "connect_timeout `3601`",
+        ),
         ("postgres://u@h/d?x", "a parameter has no `=`"),
         ("postgres://%zz@h/d", "the user has a `%`"),
         ("postgres://u@h/%00", "the database's name has a NUL"),
         ("postgres://u:%ff@h/d", "the password is not UTF-8"),
-        ("host=h password='open", "the value of `password` does not end"),
+        (
+            "host=h password='open",
+            "the value of `password` does not end",
+        ),
         ("host=a,b port=1,2,3", "2 hosts and 3 ports"),
         ("host=h hostaddr=nine", "hostaddr `nine`"),
         ("justaword", "neither a scheme nor a `=`"),
     ] {
         let said = refused(text);
-        assert!(said.contains(words) && said.starts_with("database URL: "), "{text}: {said}");
+        assert!(
+            said.contains(words) && said.starts_with("database URL: "),
+            "{text}: {said}"
+        );
     }
 }

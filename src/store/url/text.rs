@@ -10,7 +10,10 @@ pub(super) fn pairs(text: &str) -> Result<Pairs, String> {
     if text.contains('\0') {
         return Err("there is a NUL in it".into());
     }
-    match text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")) {
+    match text
+        .strip_prefix("postgres://")
+        .or_else(|| text.strip_prefix("postgresql://"))
+    {
         Some(rest) => url(rest),
         None if scheme(text).is_some_and(|scheme| !scheme.contains('=')) => {
             Err("the scheme is neither postgres nor postgresql".into())
@@ -33,7 +36,10 @@ fn url(rest: &str) -> Result<Pairs, String> {
     let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = before.split_once('/').unwrap_or((before, ""));
     if database.contains('@') || query.contains('@') {
-        return Err("an `@` comes after the first `/` or `?`; in a password these are written %2F and %3F".into());
+        return Err(
+            "an `@` comes after the first `/` or `?`; in a password these are written %2F and %3F"
+                .into(),
+        );
     }
     // The last one: an `@` in a password does no harm.
     let (who, hosts) = match authority.rsplit_once('@') {
@@ -41,18 +47,37 @@ fn url(rest: &str) -> Result<Pairs, String> {
         None => (None, authority),
     };
     if let Some(who) = who {
-        let (user, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
-        put(&mut pairs, "user", decoded(user).map_err(|why| format!("the user {why}"))?)?;
+        let (user, password) = who
+            .split_once(':')
+            .map_or((who, None), |(user, password)| (user, Some(password)));
+        put(
+            &mut pairs,
+            "user",
+            decoded(user).map_err(|why| format!("the user {why}"))?,
+        )?;
         if let Some(password) = password {
-            put(&mut pairs, "password", decoded(password).map_err(|why| format!("the password {why}"))?)?;
+            put(
+                &mut pairs,
+                "password",
+                decoded(password).map_err(|why| format!("the password {why}"))?,
+            )?;
         }
     }
     self::hosts(&mut pairs, hosts)?;
-    put(&mut pairs, "dbname", decoded(database).map_err(|why| format!("the database's name {why}"))?)?;
+    put(
+        &mut pairs,
+        "dbname",
+        decoded(database).map_err(|why| format!("the database's name {why}"))?,
+    )?;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').ok_or("a parameter has no `=`")?;
-        let name = self::name(&decoded(name).map_err(|why| format!("the name of a parameter {why}"))?)?;
-        put(&mut pairs, &name, decoded(value).map_err(|why| format!("the parameter `{name}` {why}"))?)?;
+        let name =
+            self::name(&decoded(name).map_err(|why| format!("the name of a parameter {why}"))?)?;
+        put(
+            &mut pairs,
+            &name,
+            decoded(value).map_err(|why| format!("the parameter `{name}` {why}"))?,
+        )?;
     }
     Ok(pairs)
 }
@@ -66,7 +91,9 @@ fn hosts(pairs: &mut Pairs, list: &str) -> Result<(), String> {
     for host in list.split(',') {
         let (name, port) = match host.strip_prefix('[') {
             Some(rest) => {
-                let (address, rest) = rest.split_once(']').ok_or("an address in [ ] does not end")?;
+                let (address, rest) = rest
+                    .split_once(']')
+                    .ok_or("an address in [ ] does not end")?;
                 if address.parse::<std::net::Ipv6Addr>().is_err() {
                     return Err("what stands in [ ] is not an IPv6 address".into());
                 }
@@ -100,9 +127,12 @@ fn keys_and_values(text: &str) -> Result<Pairs, String> {
     let mut pairs = Pairs::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let (key, after) = rest.split_once('=').ok_or("there is neither a scheme nor a `=`")?;
+        let (key, after) = rest
+            .split_once('=')
+            .ok_or("there is neither a scheme nor a `=`")?;
         let key = name(key.trim_end())?;
-        let (value, left) = value(after.trim_start()).ok_or_else(|| format!("the value of `{key}` does not end"))?;
+        let (value, left) = value(after.trim_start())
+            .ok_or_else(|| format!("the value of `{key}` does not end"))?;
         put(&mut pairs, &key, value)?;
         rest = left.trim_start();
     }
@@ -128,7 +158,11 @@ fn value(text: &str) -> Option<(String, &str)> {
 /// A name as libpq has them; anything else may be a part of a password that has not been encoded, and is not repeated.
 fn name(text: &str) -> Result<String, String> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if plain { Ok(text.to_owned()) } else { Err("the name of a parameter is not a plain word".into()) }
+    if plain {
+        Ok(text.to_owned())
+    } else {
+        Err("the name of a parameter is not a plain word".into())
+    }
 }
 
 /// Nothing may be said twice: which one counts would be a guess.
@@ -145,7 +179,11 @@ fn decoded(text: &str) -> Result<String, &'static str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
-        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        let mut digit = || {
+            rest.next()
+                .and_then(|b| char::from(b).to_digit(16))
+                .and_then(|d| u8::try_from(d).ok())
+        };
         bytes.push(match byte {
             b'%' => match (digit(), digit()) {
                 (Some(high), Some(low)) => high * 16 + low,

@@ -20,20 +20,39 @@ impl Oracle {
                 .graphs
                 .iter()
                 .find(|(_, (t, _))| {
-                    (t.namespace.as_str(), t.task_name.as_str(), t.version.to_string())
-                        == (&template.namespace, &template.task_name, template.version.clone())
+                    (
+                        t.namespace.as_str(),
+                        t.task_name.as_str(),
+                        t.version.to_string(),
+                    ) == (
+                        &template.namespace,
+                        &template.task_name,
+                        template.version.clone(),
+                    )
                 })
                 .unwrap();
-            let tasks: Vec<&Task> = self.tasks.values().filter(|task| task.template == *id).collect();
-            let paths: Vec<BTreeSet<i16>> = tasks.iter().map(|task| self.critical_path(task)).collect();
+            let tasks: Vec<&Task> = self
+                .tasks
+                .values()
+                .filter(|task| task.template == *id)
+                .collect();
+            let paths: Vec<BTreeSet<i16>> =
+                tasks.iter().map(|task| self.critical_path(task)).collect();
             let ledgers: Vec<BTreeMap<i16, Parts>> = tasks
                 .iter()
-                .map(|task| task.steps.iter().map(|(n, step)| (*n, self.ledger(task, *n, step))).collect())
+                .map(|task| {
+                    task.steps
+                        .iter()
+                        .map(|(n, step)| (*n, self.ledger(task, *n, step)))
+                        .collect()
+                })
                 .collect();
             let critical: Us = ledgers
                 .iter()
                 .zip(&paths)
-                .flat_map(|(ledger, path)| path.iter().map(|n| ledger[n].sum() - ledger[n].dependency))
+                .flat_map(|(ledger, path)| {
+                    path.iter().map(|n| ledger[n].sum() - ledger[n].dependency)
+                })
                 .sum();
             self.check_template(template, &tasks, &ledgers, &paths);
             for (n, named) in parsed.steps.iter().enumerate() {
@@ -54,7 +73,14 @@ impl Oracle {
                     .filter(|(_, path)| path.contains(&n))
                     .map(|(ledger, _)| ledger[&n].sum() - ledger[&n].dependency)
                     .sum();
-                close(seen.critical_share, if critical > 0 { on_path as f64 / critical as f64 } else { 0.0 });
+                close(
+                    seen.critical_share,
+                    if critical > 0 {
+                        on_path as f64 / critical as f64
+                    } else {
+                        0.0
+                    },
+                );
                 all.add(&check_step(seen, &of, timeout_seconds));
             }
         }
@@ -68,10 +94,18 @@ impl Oracle {
         ledgers: &[BTreeMap<i16, Parts>],
         paths: &[BTreeSet<i16>],
     ) {
-        let ended: Vec<usize> = (0..tasks.len()).filter(|i| tasks[*i].ended.is_some()).collect();
+        let ended: Vec<usize> = (0..tasks.len())
+            .filter(|i| tasks[*i].ended.is_some())
+            .collect();
         let count = |state: &str| ended.iter().filter(|i| tasks[**i].state == state).count();
         assert_eq!(
-            (seen.count, seen.complete, seen.failed, seen.cancelled, seen.resolved),
+            (
+                seen.count,
+                seen.complete,
+                seen.failed,
+                seen.cancelled,
+                seen.resolved
+            ),
             (
                 int(ended.len()),
                 int(count("complete")),
@@ -91,14 +125,24 @@ impl Oracle {
             run.push(path.run);
         }
         let wait = elapsed.iter().zip(&run).map(|(e, r)| e - r).collect();
-        same(&Parts::of(seen.ledger.as_ref().unwrap()), &sum, ended.len() * 10);
+        same(
+            &Parts::of(seen.ledger.as_ref().unwrap()),
+            &sum,
+            ended.len() * 10,
+        );
         assert_eq!(micros(seen.ledger.as_ref().unwrap().wall), sum.sum());
         times(&seen.elapsed, elapsed);
         times(&seen.run, run);
         times(&seen.wait, wait);
-        let again = ended.iter().filter(|i| tasks[**i].steps.values().any(tried_again)).count();
+        let again = ended
+            .iter()
+            .filter(|i| tasks[**i].steps.values().any(tried_again))
+            .count();
         close(seen.retry_rate, per(again, ended.len()));
-        close(seen.success_rate, per(count("complete"), count("complete") + count("error")));
+        close(
+            seen.success_rate,
+            per(count("complete"), count("complete") + count("error")),
+        );
     }
 }
 
@@ -106,11 +150,20 @@ fn tried_again(step: &Step) -> bool {
     step.tries.iter().any(|t| t.charged && t.again)
 }
 
-fn check_step(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)], timeout_seconds: f64) -> Parts {
+fn check_step(
+    seen: &proto::StepPerformance,
+    of: &[(&Task, &Step, Parts)],
+    timeout_seconds: f64,
+) -> Parts {
     let count = |state: &str| of.iter().filter(|(_, step, _)| step.state == state).count();
     assert_eq!(
         (seen.count, seen.complete, seen.failed, seen.cancelled),
-        (int(of.len()), int(count("complete")), int(count("error")), int(count("cancelled"))),
+        (
+            int(of.len()),
+            int(count("complete")),
+            int(count("error")),
+            int(count("cancelled"))
+        ),
         "{}",
         seen.step
     );
@@ -125,7 +178,12 @@ fn check_step(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)], timeo
     let (mut charged, mut free) = (0, 0);
     let mut successes = vec![0];
     for (task, step, parts) in of {
-        assert_eq!(parts.sum(), step.ended - task.submitted, "the parts of {} sum to its wall time", seen.step);
+        assert_eq!(
+            parts.sum(),
+            step.ended - task.submitted,
+            "the parts of {} sum to its wall time",
+            seen.step
+        );
         sum.add(parts);
         elapsed.push(parts.sum() - parts.dependency);
         run.push(parts.run);
@@ -138,17 +196,42 @@ fn check_step(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)], timeo
         }
     }
     let ledger = seen.ledger.as_ref().unwrap();
-    assert_eq!(Parts::of(ledger).sum(), micros(ledger.wall), "the parts of {} sum to the wall time", seen.step);
+    assert_eq!(
+        Parts::of(ledger).sum(),
+        micros(ledger.wall),
+        "the parts of {} sum to the wall time",
+        seen.step
+    );
     assert_eq!(micros(ledger.wall), sum.sum(), "{}", seen.step);
     same(&Parts::of(ledger), &sum, of.len() * 10);
     times(&seen.elapsed, elapsed);
     times(&seen.run, run);
     times(&seen.wait, wait);
-    assert_eq!((seen.charged_attempts, seen.free_attempts), (charged, free), "{}", seen.step);
-    close(seen.retry_rate, per(of.iter().filter(|(_, step, _)| tried_again(step)).count(), of.len()));
-    close(seen.success_rate, per(count("complete"), count("complete") + count("error")));
-    assert_eq!(micros(seen.longest_success), *successes.iter().max().unwrap());
-    let over = successes.iter().filter(|s| timeout_seconds > 0.0 && **s as f64 > timeout_seconds * 1e6).count();
+    assert_eq!(
+        (seen.charged_attempts, seen.free_attempts),
+        (charged, free),
+        "{}",
+        seen.step
+    );
+    close(
+        seen.retry_rate,
+        per(
+            of.iter().filter(|(_, step, _)| tried_again(step)).count(),
+            of.len(),
+        ),
+    );
+    close(
+        seen.success_rate,
+        per(count("complete"), count("complete") + count("error")),
+    );
+    assert_eq!(
+        micros(seen.longest_success),
+        *successes.iter().max().unwrap()
+    );
+    let over = successes
+        .iter()
+        .filter(|s| timeout_seconds > 0.0 && **s as f64 > timeout_seconds * 1e6)
+        .count();
     assert_eq!(seen.successes_over_timeout, int(over), "{}", seen.step);
     sum
 }
@@ -158,7 +241,11 @@ fn int(n: usize) -> i32 {
 }
 
 fn per(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 fn close(a: f64, b: f64) {
@@ -174,7 +261,10 @@ fn times(seen: &Option<proto::Times>, mut values: Vec<Us>) {
     values.sort_unstable();
     let at = |share: f64| {
         let place = share * (values.len() - 1) as f64;
-        let (low, high) = (values[place.floor() as usize] as f64, values[place.ceil() as usize] as f64);
+        let (low, high) = (
+            values[place.floor() as usize] as f64,
+            values[place.ceil() as usize] as f64,
+        );
         low + (high - low) * place.fract()
     };
     let mean = values.iter().sum::<Us>() as f64 / values.len() as f64;
@@ -186,6 +276,9 @@ fn times(seen: &Option<proto::Times>, mut values: Vec<Us>) {
         (seen.max, *values.last().unwrap() as f64),
     ];
     for (seen, expected) in pairs {
-        assert!((micros(seen) as f64 - expected).abs() <= 1.0, "{seen:?} is not {expected} us");
+        assert!(
+            (micros(seen) as f64 - expected).abs() <= 1.0,
+            "{seen:?} is not {expected} us"
+        );
     }
 }

@@ -57,9 +57,18 @@ impl Parts {
 /// Equal, but for so many microseconds that the rate limit may give to another cause.
 pub(super) fn same(seen: &Parts, expected: &Parts, off: usize) {
     let off = Us::try_from(off).unwrap();
-    let near = (seen.limit - expected.limit).abs() <= off && (seen.dispatch - expected.dispatch).abs() <= off;
+    let near = (seen.limit - expected.limit).abs() <= off
+        && (seen.dispatch - expected.dispatch).abs() <= off;
     assert!(near, "{seen:?} is not {expected:?}");
-    assert_eq!(seen.limit + seen.dispatch, expected.limit + expected.dispatch, "{seen:?} is not {expected:?}");
-    let rest = |p: &Parts| Parts { limit: 0, dispatch: 0, ..*p };
+    assert_eq!(
+        seen.limit + seen.dispatch,
+        expected.limit + expected.dispatch,
+        "{seen:?} is not {expected:?}"
+    );
+    let rest = |p: &Parts| Parts {
+        limit: 0,
+        dispatch: 0,
+        ..*p
+    };
     assert_eq!(rest(seen), rest(expected));
 }

@@ -81,15 +81,26 @@ impl Oracle {
             let graph = Graph::of(&template);
             self.graphs.insert(r.get(0), (template, graph));
         }
-        let sql =
-            "SELECT template_id, step, namespace, handler, service_id FROM template_steps JOIN lanes USING (lane_id)";
+        let sql = "SELECT template_id, step, namespace, handler, service_id FROM template_steps JOIN lanes USING (lane_id)";
         for r in rows(db, sql).await {
-            self.lanes.insert((r.get(0), r.get(1)), Lane { namespace: r.get(2), handler: r.get(3), service: r.get(4) });
+            self.lanes.insert(
+                (r.get(0), r.get(1)),
+                Lane {
+                    namespace: r.get(2),
+                    handler: r.get(3),
+                    service: r.get(4),
+                },
+            );
         }
     }
 
     async fn read_tasks(&mut self, db: &Client) {
-        for r in rows(db, "SELECT task_id, template_id, state::text, submitted_at, ended_at FROM tasks").await {
+        for r in rows(
+            db,
+            "SELECT task_id, template_id, state::text, submitted_at, ended_at FROM tasks",
+        )
+        .await
+        {
             let task = Task {
                 template: r.get(1),
                 state: r.get(2),
@@ -99,7 +110,8 @@ impl Oracle {
             };
             self.tasks.insert(r.get(0), task);
         }
-        let sql = "SELECT task_id, step, state::text, attempt, ready_at, started_at, ended_at FROM steps";
+        let sql =
+            "SELECT task_id, step, state::text, attempt, ready_at, started_at, ended_at FROM steps";
         for r in rows(db, sql).await {
             let step = Step {
                 state: r.get(2),
@@ -109,7 +121,11 @@ impl Oracle {
                 ended: time(&r, 6),
                 tries: Vec::new(),
             };
-            self.tasks.get_mut(&r.get::<_, Uuid>(0)).unwrap().steps.insert(r.get(1), step);
+            self.tasks
+                .get_mut(&r.get::<_, Uuid>(0))
+                .unwrap()
+                .steps
+                .insert(r.get(1), step);
         }
     }
 
@@ -120,8 +136,13 @@ impl Oracle {
         for r in rows(db, sql).await {
             let task = self.tasks.get_mut(&r.get::<_, Uuid>(0)).unwrap();
             let lane = &self.lanes[&(task.template, r.get(1))];
-            self.runs.entry(lane.service).or_default().push((time(&r, 3), time(&r, 4)));
-            let Some(step) = task.steps.get_mut(&r.get::<_, i16>(1)) else { continue };
+            self.runs
+                .entry(lane.service)
+                .or_default()
+                .push((time(&r, 3), time(&r, 4)));
+            let Some(step) = task.steps.get_mut(&r.get::<_, i16>(1)) else {
+                continue;
+            };
             step.tries.push(Try {
                 ready: time(&r, 2),
                 started: time(&r, 3),
@@ -138,7 +159,12 @@ impl Oracle {
         let sql = "SELECT service_id, at, type::text, until, coalesce(detail LIKE 'open:%', false) FROM circuit_changes
                     ORDER BY at, change_id";
         for r in rows(db, sql).await {
-            let change = Change { at: time(&r, 1), kind: r.get(2), until: maybe(&r, 3), opens: r.get(4) };
+            let change = Change {
+                at: time(&r, 1),
+                kind: r.get(2),
+                until: maybe(&r, 3),
+                opens: r.get(4),
+            };
             self.changes.entry(r.get(0)).or_default().push(change);
         }
         let sql = "SELECT handlers, namespaces, connected_at, coalesce(ended_at, lease_expires_at) FROM workers";
@@ -154,8 +180,18 @@ impl Oracle {
         for r in rows(db, sql).await {
             let set = Settings::from_json(r.get(1)).unwrap();
             let rate = set.per_second.unwrap_or_default();
-            let burst = set.burst.filter(|n| *n > 0).map_or(rate.max(1.0), f64::from);
-            self.limits.insert(r.get(0), (set.max_concurrency.unwrap_or_default() as usize, rate, burst));
+            let burst = set
+                .burst
+                .filter(|n| *n > 0)
+                .map_or(rate.max(1.0), f64::from);
+            self.limits.insert(
+                r.get(0),
+                (
+                    set.max_concurrency.unwrap_or_default() as usize,
+                    rate,
+                    burst,
+                ),
+            );
         }
     }
 }

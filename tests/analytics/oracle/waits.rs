@@ -11,8 +11,15 @@ use super::{
 impl Oracle {
     /// Whether the circuit lets nobody, or only probes, pass, and whether the service is paused.
     fn stands(&self, service: i32, t: Us) -> (bool, bool) {
-        let (mut counted, mut order, mut paused): (bool, Option<(bool, Option<Us>)>, Us) = (false, None, 0);
-        for change in self.changes.get(&service).into_iter().flatten().filter(|change| change.at <= t) {
+        let (mut counted, mut order, mut paused): (bool, Option<(bool, Option<Us>)>, Us) =
+            (false, None, 0);
+        for change in self
+            .changes
+            .get(&service)
+            .into_iter()
+            .flatten()
+            .filter(|change| change.at <= t)
+        {
             match change.kind.as_str() {
                 "circuit.opened" | "circuit.half_opened" => counted = true,
                 "circuit.closed" => counted = false,
@@ -29,7 +36,12 @@ impl Oracle {
 
     /// From each start on: until when no other one fits.
     fn full(&self, service: i32) -> Vec<(Us, Us)> {
-        let Some((_, rate, burst)) = self.limits.get(&service).copied().filter(|(_, rate, _)| *rate > 0.0) else {
+        let Some((_, rate, burst)) = self
+            .limits
+            .get(&service)
+            .copied()
+            .filter(|(_, rate, _)| *rate > 0.0)
+        else {
             return Vec::new();
         };
         let (mut tokens, mut last) = (burst, 0);
@@ -49,7 +61,11 @@ impl Oracle {
         let runs = self.runs.get(&lane.service).map_or(&[][..], Vec::as_slice);
         let mut edges = BTreeSet::from([from, to]);
         let changes = self.changes.get(&lane.service).into_iter().flatten();
-        edges.extend(changes.flat_map(|change| [Some(change.at), change.until]).flatten());
+        edges.extend(
+            changes
+                .flat_map(|change| [Some(change.at), change.until])
+                .flatten(),
+        );
         edges.extend(runs.iter().chain(&full).flat_map(|(a, z)| [*a, *z]));
         edges.extend(self.workers.iter().flat_map(|w| [w.from, w.until]));
         let edges: Vec<Us> = edges.range(from..=to).copied().collect();
@@ -65,8 +81,8 @@ impl Oracle {
                     && w.handlers.contains(&lane.handler)
                     && (w.namespaces.is_empty() || w.namespaces.contains(&lane.namespace))
             });
-            let limited =
-                at_once > 0 && runs.iter().filter(within).count() >= at_once || full.iter().any(|f| within(&f));
+            let limited = at_once > 0 && runs.iter().filter(within).count() >= at_once
+                || full.iter().any(|f| within(&f));
             match (circuit, paused, worker, limited) {
                 (true, ..) => parts.circuit += long,
                 (_, true, ..) => parts.pause += long,
@@ -98,8 +114,13 @@ impl Oracle {
         }
         if last < step.ended {
             // Set by hand after its attempts: as if it had waited for another one.
-            let is_set = matches!(step.state.as_str(), "skipped" | "resolved_manually") && step.attempt > 0;
-            let ready = if is_set { step.ended } else { step.ready.clamp(last, step.ended) };
+            let is_set =
+                matches!(step.state.as_str(), "skipped" | "resolved_manually") && step.attempt > 0;
+            let ready = if is_set {
+                step.ended
+            } else {
+                step.ready.clamp(last, step.ended)
+            };
             gap(&mut parts, before, ready - last);
             parts.add(&self.wait(lane, ready, step.ended));
         }
@@ -108,12 +129,23 @@ impl Oracle {
 
     pub(super) fn critical_path(&self, task: &Task) -> BTreeSet<i16> {
         let mut path = BTreeSet::new();
-        let mut next = task.ended.and_then(|_| task.steps.iter().max_by_key(|(n, s)| (s.ended, **n)).map(|(n, _)| *n));
+        let mut next = task.ended.and_then(|_| {
+            task.steps
+                .iter()
+                .max_by_key(|(n, s)| (s.ended, **n))
+                .map(|(n, _)| *n)
+        });
         while let Some(step) = next {
             path.insert(step);
-            let parents = self.graphs[&task.template].1.parents(usize::try_from(step).unwrap());
-            let parents = parents.iter().filter_map(|p| task.steps.get_key_value(&i16::try_from(*p).unwrap()));
-            next = parents.max_by_key(|(n, s)| (s.ended, -i32::from(**n))).map(|(n, _)| *n);
+            let parents = self.graphs[&task.template]
+                .1
+                .parents(usize::try_from(step).unwrap());
+            let parents = parents
+                .iter()
+                .filter_map(|p| task.steps.get_key_value(&i16::try_from(*p).unwrap()));
+            next = parents
+                .max_by_key(|(n, s)| (s.ended, -i32::from(**n)))
+                .map(|(n, _)| *n);
         }
         path
     }

@@ -15,7 +15,12 @@ impl Model {
     pub fn attempt_name(&self, attempt: usize) -> String {
         let Attempt { task, step, .. } = self.attempts[attempt];
         let steps = &self.tasks[task];
-        let number = steps.steps[step].attempts.iter().position(|a| *a == attempt).unwrap() + 1;
+        let number = steps.steps[step]
+            .attempts
+            .iter()
+            .position(|a| *a == attempt)
+            .unwrap()
+            + 1;
         format!("task {task} {} #{number}", steps.shape.steps[step].name)
     }
 
@@ -30,7 +35,13 @@ impl Model {
 
     /// An attempt ends: who is charged, and what follows for its step and its task. `draining` is the worker that says so.
     pub(super) fn end(&mut self, attempt: usize, outcome: AttemptOutcome, draining: bool) {
-        let Attempt { task, step, worker, answered, .. } = self.attempts[attempt];
+        let Attempt {
+            task,
+            step,
+            worker,
+            answered,
+            ..
+        } = self.attempts[attempt];
         self.workers[worker].held.retain(|a| *a != attempt);
         let limit = self.limit(task, step);
         let s = &mut self.tasks[task].steps[step];
@@ -40,7 +51,10 @@ impl Model {
             _ => false,
         };
         // Attempts before this one that have cost nothing, and those that were lost on the way.
-        let (free, lost) = (s.attempts.len().saturating_sub(1 + s.charged + s.forgiven), s.lost);
+        let (free, lost) = (
+            s.attempts.len().saturating_sub(1 + s.charged + s.forgiven),
+            s.lost,
+        );
         let undelivered = outcome == AttemptOutcome::Released && !answered;
         s.charged += usize::from(charged);
         s.lost += usize::from(outcome == AttemptOutcome::WorkerLost || undelivered);
@@ -70,26 +84,47 @@ impl Model {
         if task.steps[step].state == StepState::Error {
             task.failures.push(step);
         }
-        let is_missed = |s: &Step| s.state == StepState::Skipped && self.wrong == Wrong::SkippedIsMissed;
+        let is_missed =
+            |s: &Step| s.state == StepState::Skipped && self.wrong == Wrong::SkippedIsMissed;
         for (child, shape) in task.shape.steps.iter().enumerate() {
-            let done = shape.parents.iter().map(|p| &task.steps[*p]).all(|s| s.is_done() && !is_missed(s));
+            let done = shape
+                .parents
+                .iter()
+                .map(|p| &task.steps[*p])
+                .all(|s| s.is_done() && !is_missed(s));
             if task.steps[child].state == StepState::Pending && done {
                 task.steps[child].state = StepState::Ready;
             }
         }
         if !task.steps.iter().any(Step::is_live) {
-            task.state = if task.steps.iter().all(Step::is_done) { TaskState::Complete } else { TaskState::Error };
+            task.state = if task.steps.iter().all(Step::is_done) {
+                TaskState::Complete
+            } else {
+                TaskState::Error
+            };
         }
     }
 
     fn limit(&self, task: usize, step: usize) -> usize {
         let limit = self.tasks[task].shape.steps[step].limit;
-        if self.wrong == Wrong::OneAttemptLess { limit.saturating_sub(1).max(1) } else { limit }
+        if self.wrong == Wrong::OneAttemptLess {
+            limit.saturating_sub(1).max(1)
+        } else {
+            limit
+        }
     }
 
     /// A worker was handed a step. Returns the position of the new attempt.
-    pub fn assigned(&mut self, worker: usize, task: usize, step: &str, got: &AssignmentView) -> Result<usize, String> {
-        let Some(t) = self.tasks.get(task) else { return Err(format!("an assignment of an unknown task: {got:?}")) };
+    pub fn assigned(
+        &mut self,
+        worker: usize,
+        task: usize,
+        step: &str,
+        got: &AssignmentView,
+    ) -> Result<usize, String> {
+        let Some(t) = self.tasks.get(task) else {
+            return Err(format!("an assignment of an unknown task: {got:?}"));
+        };
         let Some(step) = t.shape.steps.iter().position(|s| s.name == step) else {
             return Err(format!("task {task} has no step {step}"));
         };
@@ -113,11 +148,20 @@ impl Model {
         }
         let expected = self.assignment(task, step);
         if *got != expected {
-            return Err(format!("{what}:\n  expected {expected:?}\n  got      {got:?}"));
+            return Err(format!(
+                "{what}:\n  expected {expected:?}\n  got      {got:?}"
+            ));
         }
         let attempt = self.attempts.len();
         let running = AttemptOutcome::Running;
-        self.attempts.push(Attempt { task, step, worker, outcome: running, charged: false, answered: false });
+        self.attempts.push(Attempt {
+            task,
+            step,
+            worker,
+            outcome: running,
+            charged: false,
+            answered: false,
+        });
         self.workers[worker].held.push(attempt);
         let t = &mut self.tasks[task];
         t.state = TaskState::InProgress;
@@ -131,7 +175,11 @@ impl Model {
     pub(super) fn assignment(&self, task: usize, step: usize) -> AssignmentView {
         let t = &self.tasks[task];
         let (shape, s) = (&t.shape.steps[step], &t.steps[step]);
-        let done = t.shape.ancestors(step).into_iter().filter(|p| t.steps[*p].is_done());
+        let done = t
+            .shape
+            .ancestors(step)
+            .into_iter()
+            .filter(|p| t.steps[*p].is_done());
         let result = |s: &Step| match s.state {
             StepState::Skipped => "null".to_owned(),
             StepState::ResolvedManually if self.wrong == Wrong::GivenIsUnseen => "null".to_owned(),
@@ -144,14 +192,20 @@ impl Model {
             charged: s.charged,
             limit: shape.limit,
             context: context(t.context),
-            results: done.map(|p| (t.shape.steps[p].name.to_owned(), result(&t.steps[p]))).collect(),
+            results: done
+                .map(|p| (t.shape.steps[p].name.to_owned(), result(&t.steps[p])))
+                .collect(),
         }
     }
 
     pub fn place(&self, attempt: usize) -> (usize, &'static str, usize) {
         let Attempt { task, step, .. } = self.attempts[attempt];
         let t = &self.tasks[task];
-        let number = t.steps[step].attempts.iter().position(|a| *a == attempt).unwrap();
+        let number = t.steps[step]
+            .attempts
+            .iter()
+            .position(|a| *a == attempt)
+            .unwrap();
         (task, t.shape.steps[step].name, number)
     }
 }

@@ -24,24 +24,65 @@ impl Model {
                     return None;
                 }
                 let worker = self.connect(*handlers, *slots, Vec::new());
-                let words = format!("worker {worker} connects: handlers {handlers:02b}, {slots} slots");
-                (words, Action::Connect { handlers: *handlers, slots: *slots, previous: None, kept: Vec::new() })
+                let words =
+                    format!("worker {worker} connects: handlers {handlers:02b}, {slots} slots");
+                (
+                    words,
+                    Action::Connect {
+                        handlers: *handlers,
+                        slots: *slots,
+                        previous: None,
+                        kept: Vec::new(),
+                    },
+                )
             }
             Op::Answer { attempt, answer } => self.answer(*attempt, &[*answer], None)?,
             Op::Twice { attempt, answers } => self.answer(*attempt, answers, None)?,
-            Op::Foreign { attempt, worker, answer } => self.answer(*attempt, &[*answer], Some(*worker))?,
-            Op::Again { attempt, worker, answer } => {
+            Op::Foreign {
+                attempt,
+                worker,
+                answer,
+            } => self.answer(*attempt, &[*answer], Some(*worker))?,
+            Op::Again {
+                attempt,
+                worker,
+                answer,
+            } => {
                 let over = self.attempts_where(|a| a.outcome != AttemptOutcome::Running);
-                let (attempt, worker) = (pick(*attempt, &over)?, pick(*worker, &self.open_workers())?);
-                let accepted = self.attempts[attempt].answered && self.wrong != Wrong::CopiesAreStale;
-                self.owed.push(Owed::Ack { worker, attempt, accepted });
-                let words = format!("worker {worker} answers {} again: {answer:?}", self.attempt_name(attempt));
-                (words, Action::Results { worker, results: vec![(attempt, *answer)] })
+                let (attempt, worker) =
+                    (pick(*attempt, &over)?, pick(*worker, &self.open_workers())?);
+                let accepted =
+                    self.attempts[attempt].answered && self.wrong != Wrong::CopiesAreStale;
+                self.owed.push(Owed::Ack {
+                    worker,
+                    attempt,
+                    accepted,
+                });
+                let words = format!(
+                    "worker {worker} answers {} again: {answer:?}",
+                    self.attempt_name(attempt)
+                );
+                (
+                    words,
+                    Action::Results {
+                        worker,
+                        results: vec![(attempt, *answer)],
+                    },
+                )
             }
             Op::Force { handler, open } => {
                 self.shut[*handler] = *open || self.wrong == Wrong::ClosedIsShut;
-                let words = format!("the circuit of {} is forced, open: {open}", HANDLERS[*handler]);
-                (words, Action::Force { handler: *handler, open: *open })
+                let words = format!(
+                    "the circuit of {} is forced, open: {open}",
+                    HANDLERS[*handler]
+                );
+                (
+                    words,
+                    Action::Force {
+                        handler: *handler,
+                        open: *open,
+                    },
+                )
             }
             Op::Drain { worker } => {
                 let worker = pick(*worker, &self.workers_where(|w| w.open && !w.draining))?;
@@ -52,27 +93,53 @@ impl Model {
                 let worker = pick(*worker, &self.open_workers())?;
                 self.gone(worker, AttemptOutcome::Drained);
                 self.owed.push(Owed::End { worker });
-                (format!("worker {worker} drains and closes its stream"), Action::Leave { worker })
+                (
+                    format!("worker {worker} drains and closes its stream"),
+                    Action::Leave { worker },
+                )
             }
             Op::Crash { worker } => {
                 let worker = pick(*worker, &self.open_workers())?;
                 let draining = self.workers[worker].draining;
-                self.gone(worker, if draining { AttemptOutcome::Drained } else { AttemptOutcome::WorkerLost });
-                (format!("worker {worker} is gone for good"), Action::Crash { worker })
+                self.gone(
+                    worker,
+                    if draining {
+                        AttemptOutcome::Drained
+                    } else {
+                        AttemptOutcome::WorkerLost
+                    },
+                );
+                (
+                    format!("worker {worker} is gone for good"),
+                    Action::Crash { worker },
+                )
             }
             Op::Reconnect { worker, keep } => {
                 let old = pick(*worker, &self.open_workers())?;
                 let held = std::mem::take(&mut self.workers[old].held);
-                let (kept, lost): (Vec<_>, Vec<_>) =
-                    held.into_iter().enumerate().partition(|(i, _)| keep & (1 << i) != 0);
+                let (kept, lost): (Vec<_>, Vec<_>) = held
+                    .into_iter()
+                    .enumerate()
+                    .partition(|(i, _)| keep & (1 << i) != 0);
                 let kept: Vec<usize> = kept.into_iter().map(|(_, attempt)| attempt).collect();
                 self.workers[old].held = lost.into_iter().map(|(_, attempt)| attempt).collect();
                 self.gone(old, AttemptOutcome::Released);
                 let (handlers, slots) = (self.workers[old].handlers, self.workers[old].slots);
                 let new = self.connect(handlers, slots, kept.clone());
                 let names: Vec<String> = kept.iter().map(|a| self.attempt_name(*a)).collect();
-                let words = format!("worker {old} reconnects as worker {new} and holds [{}]", names.join(", "));
-                (words, Action::Connect { handlers, slots, previous: Some(old), kept })
+                let words = format!(
+                    "worker {old} reconnects as worker {new} and holds [{}]",
+                    names.join(", ")
+                );
+                (
+                    words,
+                    Action::Connect {
+                        handlers,
+                        slots,
+                        previous: Some(old),
+                        kept,
+                    },
+                )
             }
         })
     }
@@ -86,14 +153,30 @@ impl Model {
                 Err(Code::AlreadyExists)
             }
         };
-        let words = format!("register moving {} with {} steps", VERSIONS[version], SHAPES[content].steps.len());
-        (words, Action::Register { version, content, expected })
+        let words = format!(
+            "register moving {} with {} steps",
+            VERSIONS[version],
+            SHAPES[content].steps.len()
+        );
+        (
+            words,
+            Action::Register {
+                version,
+                content,
+                expected,
+            },
+        )
     }
 
     fn resolve(&self, s: &Submission) -> Option<usize> {
         match s.version {
-            Some(version) => Some(version).filter(|v| self.templates.contains_key(&(s.template, *v))),
-            None => BY_AGE.into_iter().rev().find(|v| self.templates.contains_key(&(s.template, *v))),
+            Some(version) => {
+                Some(version).filter(|v| self.templates.contains_key(&(s.template, *v)))
+            }
+            None => BY_AGE
+                .into_iter()
+                .rev()
+                .find(|v| self.templates.contains_key(&(s.template, *v))),
         }
     }
 
@@ -103,11 +186,17 @@ impl Model {
             .map(|s| {
                 let version = s.version.map_or("newest", |v| VERSIONS[v]);
                 let key = s.key.map_or(String::new(), |key| format!(", key {key}"));
-                format!("{} {version}, priority {}, context {}{key}", SHAPES[s.template].name, s.priority, s.context)
+                format!(
+                    "{} {version}, priority {}, context {}{key}",
+                    SHAPES[s.template].name, s.priority, s.context
+                )
             })
             .collect();
         let expected = self.judge(submissions);
-        let action = Action::Submit { submissions: submissions.to_vec(), expected };
+        let action = Action::Submit {
+            submissions: submissions.to_vec(),
+            expected,
+        };
         (format!("submit {}", words.join("; and ")), action)
     }
 
@@ -117,7 +206,10 @@ impl Model {
         let versions: Option<Vec<usize>> = submissions.iter().map(|s| self.resolve(s)).collect();
         let versions = versions.ok_or(Code::NotFound)?;
         let first = |s: &Submission| s.key.and_then(|key| self.keys.get(&key)).copied();
-        if submissions.iter().any(|s| first(s).is_some_and(|(_, known)| known != content(s))) {
+        if submissions
+            .iter()
+            .any(|s| first(s).is_some_and(|(_, known)| known != content(s)))
+        {
             return Err(Code::AlreadyExists);
         }
         let mut answers = Vec::new();
@@ -129,7 +221,11 @@ impl Model {
             let task = self.tasks.len();
             let shape = &SHAPES[self.templates[&(s.template, version)]];
             let step = |parents: &[usize]| Step {
-                state: if parents.is_empty() { StepState::Ready } else { StepState::Pending },
+                state: if parents.is_empty() {
+                    StepState::Ready
+                } else {
+                    StepState::Pending
+                },
                 surely_ready: false,
                 charged: 0,
                 lost: 0,
@@ -159,14 +255,28 @@ impl Model {
 
     fn connect(&mut self, handlers: usize, slots: usize, held: Vec<usize>) -> usize {
         let worker = self.workers.len();
-        held.iter().for_each(|attempt| self.attempts[*attempt].worker = worker);
-        self.workers.push(Worker { handlers, slots, held, draining: false, open: true });
+        held.iter()
+            .for_each(|attempt| self.attempts[*attempt].worker = worker);
+        self.workers.push(Worker {
+            handlers,
+            slots,
+            held,
+            draining: false,
+            open: true,
+        });
         worker
     }
 
     /// The first answer counts, through whichever worker it comes; copies are acknowledged like it.
-    fn answer(&mut self, attempt: usize, answers: &[Answer], through: Option<usize>) -> Option<(String, Action)> {
-        let running = self.attempts_where(|a| a.outcome == AttemptOutcome::Running && self.workers[a.worker].open);
+    fn answer(
+        &mut self,
+        attempt: usize,
+        answers: &[Answer],
+        through: Option<usize>,
+    ) -> Option<(String, Action)> {
+        let running = self.attempts_where(|a| {
+            a.outcome == AttemptOutcome::Running && self.workers[a.worker].open
+        });
         let attempt = pick(attempt, &running)?;
         let holder = self.attempts[attempt].worker;
         let worker = match through {
@@ -174,12 +284,22 @@ impl Model {
             None => holder,
         };
         if worker != holder && self.wrong != Wrong::HoldersAreNotTold {
-            self.owed.push(Owed::Lost { worker: holder, attempt });
+            self.owed.push(Owed::Lost {
+                worker: holder,
+                attempt,
+            });
         }
-        let words = format!("worker {worker} answers {}: {answers:?}", self.attempt_name(attempt));
+        let words = format!(
+            "worker {worker} answers {}: {answers:?}",
+            self.attempt_name(attempt)
+        );
         for i in 0..answers.len() {
             let accepted = i == 0 || self.wrong != Wrong::CopiesAreStale;
-            self.owed.push(Owed::Ack { worker, attempt, accepted });
+            self.owed.push(Owed::Ack {
+                worker,
+                attempt,
+                accepted,
+            });
         }
         let outcome = match answers[0] {
             Answer::Success(n) => {

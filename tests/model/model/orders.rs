@@ -23,7 +23,9 @@ impl Task {
     }
 
     fn steps_in(&self, state: StepState) -> Vec<usize> {
-        (0..self.steps.len()).filter(|step| self.steps[*step].state == state).collect()
+        (0..self.steps.len())
+            .filter(|step| self.steps[*step].state == state)
+            .collect()
     }
 }
 
@@ -36,7 +38,8 @@ impl Model {
 
     pub(super) fn hold(&mut self, template: Option<usize>, held: bool) -> (String, Action) {
         let name = template.map_or("", |template| SHAPES[template].name);
-        let known = template.is_none_or(|t| self.templates.keys().any(|(template, _)| *template == t));
+        let known =
+            template.is_none_or(|t| self.templates.keys().any(|(template, _)| *template == t));
         let expected = match held {
             true if !known => Err(Code::NotFound),
             true => {
@@ -46,18 +49,36 @@ impl Model {
             false => Ok(self.held.remove(name)),
         };
         let words = if held { "pause" } else { "lift the pause of" };
-        (format!("{words} template '{name}'"), Action::Hold { name, held, expected })
+        (
+            format!("{words} template '{name}'"),
+            Action::Hold {
+                name,
+                held,
+                expected,
+            },
+        )
     }
 
     pub(super) fn tell(&mut self, word: Word, task: usize, step: usize) -> (String, Action) {
         if self.tasks.is_empty() {
             let order = order_of(word, "a");
             let words = format!("{order:?} of a task that does not exist");
-            return (words, Action::Order { task: None, order, expected: Err(Code::NotFound) });
+            return (
+                words,
+                Action::Order {
+                    task: None,
+                    order,
+                    expected: Err(Code::NotFound),
+                },
+            );
         }
         let task = self.one_for(word, task);
         let t = &self.tasks[task];
-        let failed = if step.is_multiple_of(2) { t.steps_in(StepState::Error) } else { Vec::new() };
+        let failed = if step.is_multiple_of(2) {
+            t.steps_in(StepState::Error)
+        } else {
+            Vec::new()
+        };
         let step = pick(step / 2, &failed).unwrap_or(step % t.steps.len());
         let order = order_of(word, t.shape.steps[step].name);
         let expected = match word {
@@ -69,7 +90,14 @@ impl Model {
             Word::Skip => self.set(task, step, StepState::Skipped, String::new()),
             Word::ResolveTask => self.give_up(task),
         };
-        (format!("{order:?} of task {task}"), Action::Order { task: Some(task), order, expected })
+        (
+            format!("{order:?} of task {task}"),
+            Action::Order {
+                task: Some(task),
+                order,
+                expected,
+            },
+        )
     }
 
     /// More often than not a task that can do it.
@@ -81,8 +109,14 @@ impl Model {
             Word::ResolveTask => t.state == TaskState::Error,
             _ => t.can_go_on() && !t.steps_in(StepState::Error).is_empty(),
         };
-        let all: Vec<usize> = (0..self.tasks.len()).filter(|task| can(&self.tasks[*task])).collect();
-        let one = if n.is_multiple_of(4) { None } else { pick(n, &all) };
+        let all: Vec<usize> = (0..self.tasks.len())
+            .filter(|task| can(&self.tasks[*task]))
+            .collect();
+        let one = if n.is_multiple_of(4) {
+            None
+        } else {
+            pick(n, &all)
+        };
         one.unwrap_or(n % self.tasks.len())
     }
 
@@ -93,7 +127,9 @@ impl Model {
         if self.tasks[task].is_over() {
             return REFUSED;
         }
-        for attempt in self.attempts_where(|a| a.task == task && a.outcome == AttemptOutcome::Running) {
+        for attempt in
+            self.attempts_where(|a| a.task == task && a.outcome == AttemptOutcome::Running)
+        {
             if self.wrong == Wrong::CancelledRunsOn {
                 continue;
             }
@@ -105,7 +141,10 @@ impl Model {
         let t = &mut self.tasks[task];
         t.state = TaskState::Cancelled;
         let goes_on = |s: &&mut Step| s.is_live() || s.state == StepState::Pending;
-        t.steps.iter_mut().filter(goes_on).for_each(|s| s.state = StepState::Cancelled);
+        t.steps
+            .iter_mut()
+            .filter(goes_on)
+            .for_each(|s| s.state = StepState::Cancelled);
         Ok(())
     }
 
@@ -129,8 +168,14 @@ impl Model {
         meant.retain(|step| only.is_none_or(|only| only == *step));
         if meant.is_empty() {
             // It was said before, and the step has not ended since.
-            let again = |(i, s): (usize, &Step)| only.is_none_or(|only| only == i) && s.retried && s.is_live();
-            return if t.steps.iter().enumerate().any(again) { Ok(()) } else { REFUSED };
+            let again = |(i, s): (usize, &Step)| {
+                only.is_none_or(|only| only == i) && s.retried && s.is_live()
+            };
+            return if t.steps.iter().enumerate().any(again) {
+                Ok(())
+            } else {
+                REFUSED
+            };
         }
         t.state = TaskState::InProgress;
         t.failures.retain(|step| !meant.contains(step));
@@ -146,13 +191,22 @@ impl Model {
     }
 
     /// A step that does not run is as good as done.
-    fn set(&mut self, task: usize, step: usize, state: StepState, result: String) -> Result<(), Code> {
+    fn set(
+        &mut self,
+        task: usize,
+        step: usize,
+        state: StepState,
+        result: String,
+    ) -> Result<(), Code> {
         let t = &mut self.tasks[task];
         let (can_go_on, s) = (t.can_go_on(), &mut t.steps[step]);
         if s.state == state {
             return if s.result == result { Ok(()) } else { REFUSED };
         }
-        let waits = matches!(s.state, StepState::Pending | StepState::Ready | StepState::WaitingForRetry);
+        let waits = matches!(
+            s.state,
+            StepState::Pending | StepState::Ready | StepState::WaitingForRetry
+        );
         if !can_go_on || !(waits || s.state == StepState::Error) {
             return REFUSED;
         }
@@ -182,8 +236,14 @@ fn order_of(word: Word, step: &str) -> Order {
         Word::Pause => Order::Pause,
         Word::Resume => Order::Resume,
         Word::Retry { fresh } => Order::Retry { step: None, fresh },
-        Word::RetryStep { fresh } => Order::Retry { step: Some(step), fresh },
-        Word::ResolveStep(n) => Order::ResolveStep { step, result: result(n) },
+        Word::RetryStep { fresh } => Order::Retry {
+            step: Some(step),
+            fresh,
+        },
+        Word::ResolveStep(n) => Order::ResolveStep {
+            step,
+            result: result(n),
+        },
         Word::ResolveTask => Order::ResolveTask,
         Word::Skip => Order::Skip { step },
     }

@@ -6,7 +6,11 @@ use crate::op::{Answer, Submission, Word};
 /// Plays the server: says all that is owed and hands out all that can be.
 fn obey(model: &mut Model) {
     model.owed.clear();
-    let next = |model: &Model| model.claimable().min_by_key(|(_, task, step)| model.rank(*task, *step));
+    let next = |model: &Model| {
+        model
+            .claimable()
+            .min_by_key(|(_, task, step)| model.rank(*task, *step))
+    };
     while let Some((worker, task, step)) = next(model) {
         let view = model.assignment(task, step);
         let name = model.tasks[task].shape.steps[step].name;
@@ -26,10 +30,19 @@ fn after(ops: &[Op]) -> Model {
 }
 
 fn submit(template: usize) -> Op {
-    Op::Submit(vec![Submission { template, version: None, priority: 0, key: None, context: 0 }])
+    Op::Submit(vec![Submission {
+        template,
+        version: None,
+        priority: 0,
+        key: None,
+        context: 0,
+    }])
 }
 
-const WORKER: Op = Op::Connect { handlers: 3, slots: 3 };
+const WORKER: Op = Op::Connect {
+    handlers: 3,
+    slots: 3,
+};
 
 fn answer(answer: Answer) -> Op {
     Op::Answer { attempt: 0, answer }
@@ -40,7 +53,11 @@ fn it_never_contradicts_itself() {
     let mut random = Random::seeded("the model alone");
     let (mut complete, mut error, mut cancelled, mut resolved) = (0, 0, 0, 0);
     for _ in 0..1_000 {
-        let ops = if random.below(2) == 0 { op::history(&mut random) } else { op::of_operators(&mut random) };
+        let ops = if random.below(2) == 0 {
+            op::history(&mut random)
+        } else {
+            op::of_operators(&mut random)
+        };
         let model = after(&ops);
         for (i, task) in model.tasks.iter().enumerate() {
             let is_live = task.steps.iter().any(Step::is_live);
@@ -51,7 +68,12 @@ fn it_never_contradicts_itself() {
                 model.view(i)
             );
             let charged_rightly = |s: &Step, limit| s.charged <= limit || s.retried;
-            assert!(task.steps.iter().zip(task.shape.steps).all(|(s, shape)| charged_rightly(s, shape.limit)));
+            assert!(
+                task.steps
+                    .iter()
+                    .zip(task.shape.steps)
+                    .all(|(s, shape)| charged_rightly(s, shape.limit))
+            );
             match task.state {
                 TaskState::Complete => complete += 1,
                 TaskState::Error => error += 1,
@@ -63,45 +85,105 @@ fn it_never_contradicts_itself() {
         assert!(model.workers.iter().all(|w| w.held.len() <= w.slots));
     }
     let all = [complete, error, cancelled, resolved];
-    assert!(complete > 200 && error > 100 && cancelled > 200 && resolved > 15, "{all:?}");
+    assert!(
+        complete > 200 && error > 100 && cancelled > 200 && resolved > 15,
+        "{all:?}"
+    );
 }
 
 #[test]
 fn attempts_are_charged_to_whom_they_belong() {
-    let released = [WORKER, submit(0), answer(Answer::Released), answer(Answer::Retryable), Op::Leave { worker: 0 }];
+    let released = [
+        WORKER,
+        submit(0),
+        answer(Answer::Released),
+        answer(Answer::Retryable),
+        Op::Leave { worker: 0 },
+    ];
     let model = after(&released);
     let only = &model.view(0).steps[0];
-    assert_eq!((only.state, only.attempt, only.charged), (StepState::WaitingForRetry, 3, 1));
-    let model = after(&[WORKER, submit(0), answer(Answer::Retryable), answer(Answer::Retryable)]);
-    assert_eq!((model.view(0).state, model.view(0).failed), (TaskState::Error, ("a".into(), "BUSY".into())));
+    assert_eq!(
+        (only.state, only.attempt, only.charged),
+        (StepState::WaitingForRetry, 3, 1)
+    );
+    let model = after(&[
+        WORKER,
+        submit(0),
+        answer(Answer::Retryable),
+        answer(Answer::Retryable),
+    ]);
+    assert_eq!(
+        (model.view(0).state, model.view(0).failed),
+        (TaskState::Error, ("a".into(), "BUSY".into()))
+    );
 }
 
 #[test]
 fn a_join_waits_for_all_and_the_other_branch_runs_on() {
     let done = || answer(Answer::Success(1));
-    let states = |model: &Model| model.view(0).steps.iter().map(|s| s.state).collect::<Vec<_>>();
+    let states = |model: &Model| {
+        model
+            .view(0)
+            .steps
+            .iter()
+            .map(|s| s.state)
+            .collect::<Vec<_>>()
+    };
     use StepState::{Complete as C, Error as E, InProgress as I, Pending as P};
     assert_eq!(states(&after(&[WORKER, submit(2), done()])), [C, I, I, P]);
-    assert_eq!(states(&after(&[WORKER, submit(2), done(), done()])), [C, C, I, P]);
-    assert_eq!(states(&after(&[WORKER, submit(2), done(), done(), done()])), [C, C, C, I]);
+    assert_eq!(
+        states(&after(&[WORKER, submit(2), done(), done()])),
+        [C, C, I, P]
+    );
+    assert_eq!(
+        states(&after(&[WORKER, submit(2), done(), done(), done()])),
+        [C, C, C, I]
+    );
     let failed = after(&[WORKER, submit(2), done(), answer(Answer::Permanent)]);
-    assert_eq!((states(&failed), failed.view(0).state), (vec![C, E, I, P], TaskState::InProgress));
+    assert_eq!(
+        (states(&failed), failed.view(0).state),
+        (vec![C, E, I, P], TaskState::InProgress)
+    );
 }
 
 #[test]
 fn an_operator_mends_what_failed_or_goes_around_it() {
-    let tell = |word| Op::Order { word, task: 0, step: 0 };
+    let tell = |word| Op::Order {
+        word,
+        task: 0,
+        step: 0,
+    };
     let failed = [WORKER, submit(1), answer(Answer::Permanent)];
     let mended = |word| {
         let model = after(&[&failed[..], &[tell(word)]].concat());
-        (model.view(0).steps[0].state, model.view(0).steps[1].state, model.view(0).state)
+        (
+            model.view(0).steps[0].state,
+            model.view(0).steps[1].state,
+            model.view(0).state,
+        )
     };
     use StepState as S;
-    assert_eq!(mended(Word::Retry { fresh: false }), (S::InProgress, S::Pending, TaskState::InProgress));
-    assert_eq!(mended(Word::ResolveStep(1)), (S::ResolvedManually, S::InProgress, TaskState::InProgress));
-    assert_eq!(mended(Word::Skip), (S::Skipped, S::InProgress, TaskState::InProgress));
-    assert_eq!(mended(Word::ResolveTask), (S::Error, S::Pending, TaskState::ResolvedManually));
-    assert_eq!(mended(Word::Pause), (S::Error, S::Pending, TaskState::Error), "refused");
+    assert_eq!(
+        mended(Word::Retry { fresh: false }),
+        (S::InProgress, S::Pending, TaskState::InProgress)
+    );
+    assert_eq!(
+        mended(Word::ResolveStep(1)),
+        (S::ResolvedManually, S::InProgress, TaskState::InProgress)
+    );
+    assert_eq!(
+        mended(Word::Skip),
+        (S::Skipped, S::InProgress, TaskState::InProgress)
+    );
+    assert_eq!(
+        mended(Word::ResolveTask),
+        (S::Error, S::Pending, TaskState::ResolvedManually)
+    );
+    assert_eq!(
+        mended(Word::Pause),
+        (S::Error, S::Pending, TaskState::Error),
+        "refused"
+    );
 }
 
 #[test]
@@ -110,8 +192,33 @@ fn a_pause_holds_what_comes_next() {
         let model = after(&[WORKER, submit(1), pause, answer(Answer::Success(1))]);
         model.view(0).steps[1].state
     };
-    assert_eq!(second(Op::Order { word: Word::Pause, task: 0, step: 0 }), StepState::Ready);
-    assert_eq!(second(Op::Hold { template: Some(1), held: true }), StepState::Ready);
-    assert_eq!(second(Op::Hold { template: None, held: true }), StepState::Ready);
-    assert_eq!(second(Op::Hold { template: Some(2), held: true }), StepState::InProgress);
+    assert_eq!(
+        second(Op::Order {
+            word: Word::Pause,
+            task: 0,
+            step: 0
+        }),
+        StepState::Ready
+    );
+    assert_eq!(
+        second(Op::Hold {
+            template: Some(1),
+            held: true
+        }),
+        StepState::Ready
+    );
+    assert_eq!(
+        second(Op::Hold {
+            template: None,
+            held: true
+        }),
+        StepState::Ready
+    );
+    assert_eq!(
+        second(Op::Hold {
+            template: Some(2),
+            held: true
+        }),
+        StepState::InProgress
+    );
 }

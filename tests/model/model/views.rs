@@ -12,17 +12,24 @@ impl Model {
     /// How the task must look to a client.
     pub fn view(&self, task: usize) -> TaskView {
         let t = &self.tasks[task];
-        let steps: Vec<StepView> = (0..t.steps.len()).map(|step| self.step_view(t, step)).collect();
+        let steps: Vec<StepView> = (0..t.steps.len())
+            .map(|step| self.step_view(t, step))
+            .collect();
         let is_error = matches!(t.state, TaskState::Error | TaskState::ResolvedManually);
         let failed = t.failures.first().filter(|_| is_error);
         // A pause outlives a failure, but no other end.
-        let is_over = matches!(t.state, TaskState::Complete | TaskState::Cancelled | TaskState::ResolvedManually);
+        let is_over = matches!(
+            t.state,
+            TaskState::Complete | TaskState::Cancelled | TaskState::ResolvedManually
+        );
         TaskView {
             state: t.state,
             template: format!("{} {}", t.shape.name, VERSIONS[t.version]),
             paused: t.paused && !is_over,
             complete: t.steps.iter().filter(|s| s.is_done()).count(),
-            failed: failed.map_or_else(Default::default, |f| (steps[*f].name.clone(), steps[*f].code.clone())),
+            failed: failed.map_or_else(Default::default, |f| {
+                (steps[*f].name.clone(), steps[*f].code.clone())
+            }),
             steps,
         }
     }
@@ -30,8 +37,18 @@ impl Model {
     fn step_view(&self, task: &Task, step: usize) -> StepView {
         let (shape, s) = (&task.shape.steps[step], &task.steps[step]);
         let attempt = |(i, a): (usize, &usize)| {
-            let Attempt { worker, outcome, charged, .. } = self.attempts[*a];
-            AttemptView { number: i + 1, outcome, charged, worker: format!("worker {worker}") }
+            let Attempt {
+                worker,
+                outcome,
+                charged,
+                ..
+            } = self.attempts[*a];
+            AttemptView {
+                number: i + 1,
+                outcome,
+                charged,
+                worker: format!("worker {worker}"),
+            }
         };
         let last = s.attempts.last().map(|a| &self.attempts[*a]);
         let code = match last.map(|a| a.outcome) {
@@ -41,7 +58,8 @@ impl Model {
             Some(AttemptOutcome::WorkerLost) => "WORKER_LOST",
             _ => "",
         };
-        let failed = s.had_failed || matches!(s.state, StepState::Error | StepState::WaitingForRetry);
+        let failed =
+            s.had_failed || matches!(s.state, StepState::Error | StepState::WaitingForRetry);
         StepView {
             name: shape.name.into(),
             state: s.state,

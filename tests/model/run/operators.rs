@@ -28,21 +28,48 @@ impl Run {
     }
 
     /// Pauses a template, or the namespace without a name, or lifts that.
-    pub(super) async fn hold(&mut self, name: &str, held: bool, expected: Result<bool, Code>) -> Result<(), String> {
+    pub(super) async fn hold(
+        &mut self,
+        name: &str,
+        held: bool,
+        expected: Result<bool, Code>,
+    ) -> Result<(), String> {
         let (namespace, task_name) = (self.namespace.clone(), name.to_owned());
         let (by, reason) = (BY.to_owned(), REASON.to_owned());
         let answer = if held {
-            let request = PauseTemplateRequest { namespace, task_name, by, reason };
-            self.client.tasks.pause_template(request).await.map(|_| true)
+            let request = PauseTemplateRequest {
+                namespace,
+                task_name,
+                by,
+                reason,
+            };
+            self.client
+                .tasks
+                .pause_template(request)
+                .await
+                .map(|_| true)
         } else {
-            let request = ResumeTemplateRequest { namespace, task_name, by, reason };
-            self.client.tasks.resume_template(request).await.map(|response| response.into_inner().was_paused)
+            let request = ResumeTemplateRequest {
+                namespace,
+                task_name,
+                by,
+                reason,
+            };
+            self.client
+                .tasks
+                .resume_template(request)
+                .await
+                .map(|response| response.into_inner().was_paused)
         };
         answered(&expected, &answer.map_err(|status| status.code()))
     }
 
     pub(super) async fn force(&mut self, handler: usize, open: bool) -> Result<(), String> {
-        let state = if open { CircuitState::Open } else { CircuitState::Closed };
+        let state = if open {
+            CircuitState::Open
+        } else {
+            CircuitState::Closed
+        };
         let request = ForceCircuitRequest {
             namespace: self.namespace.clone(),
             // A step without a service of its own calls its handler's.
@@ -52,6 +79,11 @@ impl Run {
             reason: REASON.into(),
             ..Default::default()
         };
-        self.client.circuits.force_circuit(request).await.map(drop).map_err(|s| format!("not forced: {s:?}"))
+        self.client
+            .circuits
+            .force_circuit(request)
+            .await
+            .map(drop)
+            .map_err(|s| format!("not forced: {s:?}"))
     }
 }

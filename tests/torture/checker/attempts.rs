@@ -28,16 +28,28 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
         losses(index, *key, attempts, found);
         let mut leases = BTreeSet::new();
         for attempt in attempts.iter().filter(|a| !leases.insert(a.lease)) {
-            found.push(Violation::LeaseShared { task: key.0, step: key.1, lease: attempt.lease });
+            found.push(Violation::LeaseShared {
+                task: key.0,
+                step: key.1,
+                lease: attempt.lease,
+            });
         }
     }
 }
 
 fn numbers((task, step): StepKey, row: &Step, attempts: &[&Attempt], found: &mut Vec<Violation>) {
     let numbers: Vec<i32> = attempts.iter().map(|a| a.attempt).collect();
-    let consecutive = numbers.iter().zip(1..).all(|(number, expected)| *number == expected);
+    let consecutive = numbers
+        .iter()
+        .zip(1..)
+        .all(|(number, expected)| *number == expected);
     if !consecutive || numbers.last().copied().unwrap_or(0) != row.attempt {
-        found.push(Violation::AttemptsNotConsecutive { task, step, numbers, counted: row.attempt });
+        found.push(Violation::AttemptsNotConsecutive {
+            task,
+            step,
+            numbers,
+            counted: row.attempt,
+        });
     }
     let times = attempts.iter().filter(|a| a.outcome == "succeeded").count();
     if times > 1 {
@@ -53,17 +65,30 @@ fn charges(
     attempts: &[&Attempt],
     found: &mut Vec<Violation>,
 ) {
-    let is_right =
-        |a: &Attempt| a.charged == is_charged(&a.outcome) || plan.is_some_and(|p| is_free_probe(index, p, a));
+    let is_right = |a: &Attempt| {
+        a.charged == is_charged(&a.outcome) || plan.is_some_and(|p| is_free_probe(index, p, a))
+    };
     for a in attempts.iter().filter(|a| !is_right(a)) {
         let (attempt, outcome, charged) = (a.attempt, a.outcome.clone(), a.charged);
-        found.push(Violation::WronglyCharged { task, step, attempt, outcome, charged });
+        found.push(Violation::WronglyCharged {
+            task,
+            step,
+            attempt,
+            outcome,
+            charged,
+        });
     }
     let is_new = |a: &&Attempt| index.reopened(a) == Some(true);
     let since = attempts.iter().rposition(is_new).map_or(0, |last| last + 1);
-    let charged = i32::try_from(attempts[since..].iter().filter(|a| a.charged).count()).unwrap_or(i32::MAX);
+    let charged =
+        i32::try_from(attempts[since..].iter().filter(|a| a.charged).count()).unwrap_or(i32::MAX);
     if charged != row.charged {
-        found.push(Violation::ChargesMiscounted { task, step, counted: row.charged, charged });
+        found.push(Violation::ChargesMiscounted {
+            task,
+            step,
+            counted: row.charged,
+            charged,
+        });
     }
 }
 
@@ -75,7 +100,8 @@ fn is_charged(outcome: &str) -> bool {
 /// A failed probe of a half-open circuit costs nothing.
 fn is_free_probe(index: &Index<'_>, plan: &PlannedStep, a: &Attempt) -> bool {
     let failed = matches!(a.outcome.as_str(), "retryable_error" | "timed_out");
-    let probing = |s: &Shut| s.service == plan.service && s.from <= a.started_at && a.started_at <= s.until;
+    let probing =
+        |s: &Shut| s.service == plan.service && s.from <= a.started_at && a.started_at <= s.until;
     failed && !a.charged && plan.retry_limit > 1 && index.history.probing.iter().any(probing)
 }
 
@@ -107,22 +133,43 @@ fn course(
         if let Some(fresh) = index.reopened(a) {
             if !last {
                 let state = "error, and tried again".to_owned();
-                found.push(Violation::EndedTooEarly { task, step, attempt, outcome: outcome.clone(), state });
+                found.push(Violation::EndedTooEarly {
+                    task,
+                    step,
+                    attempt,
+                    outcome: outcome.clone(),
+                    state,
+                });
             }
             (charged, lost) = (if fresh { 0 } else { charged }, 0);
         }
         if i + 1 < attempts.len() {
             if last && index.reopened(a).is_none() {
-                found.push(Violation::OneTryTooMany { task, step, attempt, outcome });
+                found.push(Violation::OneTryTooMany {
+                    task,
+                    step,
+                    attempt,
+                    outcome,
+                });
             }
             continue;
         }
         let state = row.state.clone();
         match (last, a.outcome.as_str(), row.state.as_str()) {
             (true, "succeeded", "complete") | (true, "cancelled", "cancelled") => {}
-            (true, "retryable_error" | "timed_out" | "permanent_error" | "worker_lost", "error") => {}
+            (
+                true,
+                "retryable_error" | "timed_out" | "permanent_error" | "worker_lost",
+                "error",
+            ) => {}
             (_, "succeeded" | "cancelled", state) if is_set(state) => {
-                found.push(Violation::SetAndSettled { task, step, attempt, outcome, state: state.to_owned() });
+                found.push(Violation::SetAndSettled {
+                    task,
+                    step,
+                    attempt,
+                    outcome,
+                    state: state.to_owned(),
+                });
             }
             (_, _, state) if is_set(state) => {}
             // It was cancelled in its second life, before that began.
@@ -130,7 +177,13 @@ fn course(
             // The task was cancelled while the step waited for its next attempt.
             (false, _, "cancelled") => {}
             (false, _, "error" | "complete") => {
-                found.push(Violation::EndedTooEarly { task, step, attempt, outcome, state });
+                found.push(Violation::EndedTooEarly {
+                    task,
+                    step,
+                    attempt,
+                    outcome,
+                    state,
+                });
             }
             _ => {
                 let what = format!("{state} after attempt {attempt}, its last, ended as {outcome}");
@@ -138,7 +191,10 @@ fn course(
             }
         }
         if row.state == "error" && row.error_code != a.error_code {
-            let what = format!("its error is {:?}, that of its last attempt {:?}", row.error_code, a.error_code);
+            let what = format!(
+                "its error is {:?}, that of its last attempt {:?}",
+                row.error_code, a.error_code
+            );
             found.push(Violation::StepStateWrong { task, step, what });
         }
     }
@@ -148,12 +204,21 @@ fn course(
     }
 }
 
-fn times(index: &Index<'_>, (task, step): StepKey, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+fn times(
+    index: &Index<'_>,
+    (task, step): StepKey,
+    attempts: &[&Attempt],
+    found: &mut Vec<Violation>,
+) {
     for pair in attempts.windows(2) {
         let (before, after) = (pair[0], pair[1]);
         let attempt = after.attempt;
         if after.started_at < before.ended_at {
-            found.push(Violation::AttemptsOverlap { task, step, attempt });
+            found.push(Violation::AttemptsOverlap {
+                task,
+                step,
+                attempt,
+            });
         }
         if index.reopened(before).is_some() {
             continue;
@@ -165,26 +230,56 @@ fn times(index: &Index<'_>, (task, step): StepKey, attempts: &[&Attempt], found:
         let earliest = before.next_attempt_at.into_iter().chain(asked).max();
         let early = earliest.map_or(0, |at| at - after.started_at);
         if early > 0 {
-            found.push(Violation::RetriedTooEarly { task, step, attempt, early });
+            found.push(Violation::RetriedTooEarly {
+                task,
+                step,
+                attempt,
+                early,
+            });
         }
     }
 }
 
-fn deadlines((task, step): StepKey, plan: &PlannedStep, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+fn deadlines(
+    (task, step): StepKey,
+    plan: &PlannedStep,
+    attempts: &[&Attempt],
+    found: &mut Vec<Violation>,
+) {
     for a in attempts.iter().filter(|a| a.outcome == "timed_out") {
         let early = a.started_at + plan.timeout - a.ended_at;
         if early > ROUNDING {
-            found.push(Violation::TimedOutTooEarly { task, step, attempt: a.attempt, early });
+            found.push(Violation::TimedOutTooEarly {
+                task,
+                step,
+                attempt: a.attempt,
+                early,
+            });
         }
     }
 }
 
 /// A worker that did not say goodbye is lost when its lease ran out, not before.
-fn losses(index: &Index<'_>, (task, step): StepKey, attempts: &[&Attempt], found: &mut Vec<Violation>) {
+fn losses(
+    index: &Index<'_>,
+    (task, step): StepKey,
+    attempts: &[&Attempt],
+    found: &mut Vec<Violation>,
+) {
     for a in attempts.iter().filter(|a| a.outcome == "worker_lost") {
-        let Some(worker) = index.history.workers.get(&a.worker) else { continue };
-        if !worker.draining && worker.ended_at.is_none_or(|ended| ended < worker.lease_expires_at) {
-            found.push(Violation::LostTooEarly { task, step, attempt: a.attempt });
+        let Some(worker) = index.history.workers.get(&a.worker) else {
+            continue;
+        };
+        if !worker.draining
+            && worker
+                .ended_at
+                .is_none_or(|ended| ended < worker.lease_expires_at)
+        {
+            found.push(Violation::LostTooEarly {
+                task,
+                step,
+                attempt: a.attempt,
+            });
         }
     }
 }

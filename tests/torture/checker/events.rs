@@ -35,8 +35,16 @@ fn miscounted(
     found: &mut Vec<Violation>,
 ) {
     if expected != count {
-        let place = attempt.map_or(String::new(), |(step, attempt)| format!(", of step {step}, attempt {attempt}"));
-        found.push(Violation::EventsMiscounted { task, kind: kind.to_owned(), place, expected, found: count });
+        let place = attempt.map_or(String::new(), |(step, attempt)| {
+            format!(", of step {step}, attempt {attempt}")
+        });
+        found.push(Violation::EventsMiscounted {
+            task,
+            kind: kind.to_owned(),
+            place,
+            expected,
+            found: count,
+        });
     }
 }
 
@@ -47,7 +55,10 @@ fn of_the_task(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
         ("task.submitted", 1),
         ("task.started", usize::from(task.started_at.is_some())),
         ("task.completed", is("complete")),
-        ("task.failed", count("task.reopened") + is("error") + is("resolved_manually")),
+        (
+            "task.failed",
+            count("task.reopened") + is("error") + is("resolved_manually"),
+        ),
         ("task.cancelled", is("cancelled")),
         ("task.resolved", is("resolved_manually")),
     ];
@@ -61,8 +72,16 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
     let mut counts: BTreeMap<(i16, i32, &str), (usize, usize)> = BTreeMap::new();
     for event in events.iter().filter(|e| e.kind.starts_with("step.")) {
         // The cancel of a step that waited repeats the number of its last attempt, which has an end of its own.
-        let attempt = if event.outcome.is_some() || event.kind == "step.started" { event.attempt } else { None };
-        let key = (event.step.unwrap_or(-1), attempt.unwrap_or(-1), event.kind.as_str());
+        let attempt = if event.outcome.is_some() || event.kind == "step.started" {
+            event.attempt
+        } else {
+            None
+        };
+        let key = (
+            event.step.unwrap_or(-1),
+            attempt.unwrap_or(-1),
+            event.kind.as_str(),
+        );
         counts.entry(key).or_default().1 += 1;
     }
     for (key, row) in index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX)) {
@@ -76,7 +95,9 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
                 (_, "error") if last => "step.failed",
                 // It had failed, or waited for its next attempt.
                 (_, state)
-                    if last && is_set(state) && counts.contains_key(&(key.1, attempt.attempt, "step.failed")) =>
+                    if last
+                        && is_set(state)
+                        && counts.contains_key(&(key.1, attempt.attempt, "step.failed")) =>
                 {
                     "step.failed"
                 }
@@ -86,7 +107,10 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
                 counts.entry((key.1, attempt.attempt, kind)).or_default().0 += 1;
             }
         }
-        for (kind, state) in [("step.resolved", "resolved_manually"), ("step.skipped", "skipped")] {
+        for (kind, state) in [
+            ("step.resolved", "resolved_manually"),
+            ("step.skipped", "skipped"),
+        ] {
             counts.entry((key.1, -1, kind)).or_default().0 += usize::from(row.state == state);
         }
         let again = index.reopened.get(key).map_or(0, BTreeMap::len);
@@ -94,7 +118,9 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
         let ended_by_attempt = attempts.last().is_some_and(|a| a.outcome == "cancelled");
         if row.state == "cancelled" && !ended_by_attempt {
             // One that was in play says so; one that was not yet has nothing to say.
-            let said = counts.get(&(key.1, -1, "step.cancelled")).map_or(0, |c| c.1);
+            let said = counts
+                .get(&(key.1, -1, "step.cancelled"))
+                .map_or(0, |c| c.1);
             counts.entry((key.1, -1, "step.cancelled")).or_default().0 += said.min(1);
         }
     }
@@ -110,40 +136,96 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
         if let (Some(a), Some(b)) = (a, b)
             && a > b
         {
-            found.push(Violation::EventsOutOfOrder { task: task.id, earlier, later });
+            found.push(Violation::EventsOutOfOrder {
+                task: task.id,
+                earlier,
+                later,
+            });
         }
     };
     if let Some(submitted) = first(&|e| e.kind == "task.submitted") {
-        before("task.submitted".into(), Some(submitted), events[0].kind.clone(), Some(0));
+        before(
+            "task.submitted".into(),
+            Some(submitted),
+            events[0].kind.clone(),
+            Some(0),
+        );
     }
-    let is_end = |e: &Event| matches!(e.kind.as_str(), "task.completed" | "task.failed" | "task.cancelled");
+    let is_end = |e: &Event| {
+        matches!(
+            e.kind.as_str(),
+            "task.completed" | "task.failed" | "task.cancelled"
+        )
+    };
     // A failed task may have another life, and what is settled by hand has failed before.
     for life in events.split(|e| e.kind == "task.reopened") {
         let end = life.iter().position(|e| is_end(e));
         let last = life.iter().rposition(|e| e.kind != "task.resolved");
         if let (Some(end), Some(last)) = (end, last) {
-            before(life[last].kind.clone(), Some(last), life[end].kind.clone(), Some(end));
+            before(
+                life[last].kind.clone(),
+                Some(last),
+                life[end].kind.clone(),
+                Some(end),
+            );
         }
     }
     let name = |kind: &str, step: i16, attempt: Option<i32>| {
-        format!("{kind} of step {step}{}", attempt.map_or(String::new(), |a| format!(", attempt {a}")))
+        format!(
+            "{kind} of step {step}{}",
+            attempt.map_or(String::new(), |a| format!(", attempt {a}"))
+        )
     };
-    for (i, event) in events.iter().enumerate().filter(|(_, e)| e.outcome.is_some()) {
+    for (i, event) in events
+        .iter()
+        .enumerate()
+        .filter(|(_, e)| e.outcome.is_some())
+    {
         let (step, attempt) = (event.step.unwrap_or(-1), event.attempt);
-        let start = first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == attempt);
-        before(name("step.started", step, attempt), start, name(&event.kind, step, attempt), Some(i));
+        let start =
+            first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == attempt);
+        before(
+            name("step.started", step, attempt),
+            start,
+            name(&event.kind, step, attempt),
+            Some(i),
+        );
         // The next attempt starts after this one ended.
         let next = attempt.map(|a| a + 1);
-        let next_start = first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == next);
-        before(name(&event.kind, step, attempt), Some(i), name("step.started", step, next), next_start);
+        let next_start =
+            first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == next);
+        before(
+            name(&event.kind, step, attempt),
+            Some(i),
+            name("step.started", step, next),
+            next_start,
+        );
     }
-    for (i, event) in events.iter().enumerate().filter(|(_, e)| e.kind == "step.started" && e.attempt == Some(1)) {
+    for (i, event) in events
+        .iter()
+        .enumerate()
+        .filter(|(_, e)| e.kind == "step.started" && e.attempt == Some(1))
+    {
         let step = event.step.unwrap_or(-1);
-        for parent in plan.steps.get(at(step)).map_or(&[][..], |s| s.parents.as_slice()) {
+        for parent in plan
+            .steps
+            .get(at(step))
+            .map_or(&[][..], |s| s.parents.as_slice())
+        {
             let parent = position(*parent);
-            let is_done = |e: &Event| matches!(e.kind.as_str(), "step.completed" | "step.skipped" | "step.resolved");
+            let is_done = |e: &Event| {
+                matches!(
+                    e.kind.as_str(),
+                    "step.completed" | "step.skipped" | "step.resolved"
+                )
+            };
             let completed = first(&|e| is_done(e) && e.step == Some(parent));
-            before(name("step.completed", parent, None), completed, name("step.started", step, Some(1)), Some(i));
+            before(
+                name("step.completed", parent, None),
+                completed,
+                name("step.started", step, Some(1)),
+                Some(i),
+            );
         }
     }
 }
@@ -151,7 +233,10 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
 /// Locks are held while the time is read, so what happens to a step cannot go back in it, nor can a task end before what
 /// it ends with.
 fn times(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
-    let submitted = events.iter().find(|e| e.kind == "task.submitted").map_or(i64::MIN, |e| e.at);
+    let submitted = events
+        .iter()
+        .find(|e| e.kind == "task.submitted")
+        .map_or(i64::MIN, |e| e.at);
     let mut latest: BTreeMap<Option<i16>, i64> = BTreeMap::new();
     for event in events {
         let before = match event.step {
@@ -162,7 +247,11 @@ fn times(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
         };
         let by = before.saturating_sub(event.at);
         if by > 0 {
-            found.push(Violation::EventTimesOutOfOrder { task: task.id, kind: event.kind.clone(), by });
+            found.push(Violation::EventTimesOutOfOrder {
+                task: task.id,
+                kind: event.kind.clone(),
+                by,
+            });
         }
         latest.insert(event.step, event.at);
     }

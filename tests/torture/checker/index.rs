@@ -36,7 +36,11 @@ impl<'a> Index<'a> {
         let mut index = Self {
             history,
             tasks: history.tasks.iter().map(|task| (task.id, task)).collect(),
-            steps: history.steps.iter().map(|step| ((step.task, step.step), step)).collect(),
+            steps: history
+                .steps
+                .iter()
+                .map(|step| ((step.task, step.step), step))
+                .collect(),
             attempts: BTreeMap::new(),
             by_lease: history.attempts.iter().map(|a| (lease(a), a)).collect(),
             starts: Vec::new(),
@@ -47,14 +51,25 @@ impl<'a> Index<'a> {
             reopened: reopened(&history.events),
         };
         for attempt in &history.attempts {
-            index.attempts.entry((attempt.task, attempt.step)).or_default().push(attempt);
+            index
+                .attempts
+                .entry((attempt.task, attempt.step))
+                .or_default()
+                .push(attempt);
         }
-        index.attempts.values_mut().for_each(|attempts| attempts.sort_by_key(|a| a.attempt));
+        index
+            .attempts
+            .values_mut()
+            .for_each(|attempts| attempts.sort_by_key(|a| a.attempt));
         for (place, line) in history.lines.iter().enumerate() {
             match line {
                 Line::Start(start) => {
                     index.starts.push((place, start));
-                    index.starts_of.entry(&start.lease).or_default().push((place, start));
+                    index
+                        .starts_of
+                        .entry(&start.lease)
+                        .or_default()
+                        .push((place, start));
                 }
                 // The first end is the one that was answered with.
                 Line::End(end) => drop(index.ends_of.entry(&end.lease).or_insert((place, end))),
@@ -78,7 +93,10 @@ impl<'a> Index<'a> {
 
     /// Whether an operator had the step tried again after this attempt, and if so, whether as if it were new.
     pub fn reopened(&self, attempt: &Attempt) -> Option<bool> {
-        self.reopened.get(&(attempt.task, attempt.step))?.get(&attempt.attempt).copied()
+        self.reopened
+            .get(&(attempt.task, attempt.step))?
+            .get(&attempt.attempt)
+            .copied()
     }
 
     /// The attempt that a lease token names.
@@ -88,12 +106,16 @@ impl<'a> Index<'a> {
 
     /// The place of the first start under the lease of an attempt.
     pub fn start_of(&self, attempt: &Attempt) -> Option<usize> {
-        self.starts_of.get(lease(attempt).to_token().as_str()).map(|starts| starts[0].0)
+        self.starts_of
+            .get(lease(attempt).to_token().as_str())
+            .map(|starts| starts[0].0)
     }
 
     /// The end of what ran under the lease of an attempt, and its place.
     pub fn end_of(&self, attempt: &Attempt) -> Option<(usize, &'a End)> {
-        self.ends_of.get(lease(attempt).to_token().as_str()).copied()
+        self.ends_of
+            .get(lease(attempt).to_token().as_str())
+            .copied()
     }
 }
 
@@ -107,7 +129,9 @@ fn reopened(events: &[Event]) -> BTreeMap<StepKey, BTreeMap<i32, bool>> {
             "step.started" => drop(last.insert(key, event.attempt.unwrap_or_default())),
             "step.reopened" => {
                 let fresh = event.detail.as_deref() == Some(FRESH);
-                all.entry(key).or_default().insert(last.get(&key).copied().unwrap_or_default(), fresh);
+                all.entry(key)
+                    .or_default()
+                    .insert(last.get(&key).copied().unwrap_or_default(), fresh);
             }
             _ => {}
         }
@@ -116,7 +140,11 @@ fn reopened(events: &[Event]) -> BTreeMap<StepKey, BTreeMap<i32, bool>> {
 }
 
 pub fn lease(attempt: &Attempt) -> Lease {
-    Lease { task_id: attempt.task, step: attempt.step, nonce: attempt.lease }
+    Lease {
+        task_id: attempt.task,
+        step: attempt.step,
+        nonce: attempt.lease,
+    }
 }
 
 /// A step's position as an index.

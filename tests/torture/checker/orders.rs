@@ -13,10 +13,12 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for told in &index.history.told {
         match told {
             Told::Ordered { task, order } => {
-                found.extend(instead(index, *task, order).map(|instead| Violation::OrderForgotten {
-                    task: *task,
-                    verb: order.verb(),
-                    instead,
+                found.extend(instead(index, *task, order).map(|instead| {
+                    Violation::OrderForgotten {
+                        task: *task,
+                        verb: order.verb(),
+                        instead,
+                    }
                 }));
             }
             Told::Paused { held, from, until } => paused(index, held, *from, *until, found),
@@ -28,16 +30,29 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
     for (key, row) in index.steps.iter().filter(|(_, row)| row.is_set()) {
         let set_at = row.ended_at.unwrap_or(Micros::MAX);
-        let late = index.attempts(*key).iter().filter(|a| a.started_at > set_at);
-        found.extend(late.map(|a| Violation::StartedAfterSet { task: key.0, step: key.1, attempt: a.attempt }));
+        let late = index
+            .attempts(*key)
+            .iter()
+            .filter(|a| a.started_at > set_at);
+        found.extend(late.map(|a| Violation::StartedAfterSet {
+            task: key.0,
+            step: key.1,
+            attempt: a.attempt,
+        }));
     }
 }
 
 /// How it is instead of what was ordered.
 fn instead(index: &Index<'_>, id: Uuid, order: &Order) -> Option<String> {
-    let Some(task) = index.tasks.get(&id) else { return Some("is not there".to_owned()) };
+    let Some(task) = index.tasks.get(&id) else {
+        return Some("is not there".to_owned());
+    };
     let named = |name: &str| -> Option<&Step> {
-        let at = index.plan(task)?.steps.iter().position(|step| step.name == name)?;
+        let at = index
+            .plan(task)?
+            .steps
+            .iter()
+            .position(|step| step.name == name)?;
         index.steps.get(&(id, position(at))).copied()
     };
     let is = |wanted: &str| (task.state != wanted).then(|| format!("is {}", task.state));
@@ -67,17 +82,27 @@ fn paused(index: &Index<'_>, held: &Held, from: Micros, until: Micros, found: &m
         Held::Task(task) => a.task == *task,
         Held::Templates(name) => {
             let plan = index.tasks.get(&a.task).and_then(|task| index.plan(task));
-            plan.is_some_and(|plan| plan.name == *name || (name.ends_with('/') && plan.name.starts_with(name)))
+            plan.is_some_and(|plan| {
+                plan.name == *name || (name.ends_with('/') && plan.name.starts_with(name))
+            })
         }
     };
-    let inside = index.history.attempts.iter().filter(|a| a.started_at > from && a.started_at < until);
-    found.extend(inside.filter(is_held).map(|a| Violation::StartedWhilePaused {
-        task: a.task,
-        step: a.step,
-        attempt: a.attempt,
-        what: format!("{held:?}"),
-        source_of_it: "clients",
-    }));
+    let inside = index
+        .history
+        .attempts
+        .iter()
+        .filter(|a| a.started_at > from && a.started_at < until);
+    found.extend(
+        inside
+            .filter(is_held)
+            .map(|a| Violation::StartedWhilePaused {
+                task: a.task,
+                step: a.step,
+                attempt: a.attempt,
+                what: format!("{held:?}"),
+                source_of_it: "clients",
+            }),
+    );
 }
 
 /// By the history of a task, whoever was told what.
@@ -88,15 +113,27 @@ fn pauses(task: Uuid, events: &[&Event], found: &mut Vec<Violation>) {
             "task.paused" | "task.resumed" => {
                 let pauses = event.kind == "task.paused";
                 if pauses == paused {
-                    found.push(Violation::PausedTwice { task, kind: event.kind.clone() });
+                    found.push(Violation::PausedTwice {
+                        task,
+                        kind: event.kind.clone(),
+                    });
                 }
                 paused = pauses;
             }
             "step.started" => {
-                let (step, attempt) = (event.step.unwrap_or_default(), event.attempt.unwrap_or_default());
+                let (step, attempt) = (
+                    event.step.unwrap_or_default(),
+                    event.attempt.unwrap_or_default(),
+                );
                 if paused {
                     let (what, source_of_it) = ("its task".to_owned(), "events");
-                    found.push(Violation::StartedWhilePaused { task, step, attempt, what, source_of_it });
+                    found.push(Violation::StartedWhilePaused {
+                        task,
+                        step,
+                        attempt,
+                        what,
+                        source_of_it,
+                    });
                 }
             }
             _ => {}

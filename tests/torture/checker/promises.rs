@@ -15,17 +15,34 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     tasks(index, found);
     batches(index, found);
     for told in &index.history.told {
-        let state = |task| index.tasks.get(task).map_or("missing", |t| t.state.as_str()).to_owned();
+        let state = |task| {
+            index
+                .tasks
+                .get(task)
+                .map_or("missing", |t| t.state.as_str())
+                .to_owned()
+        };
         match told {
             Told::Ended { task, state: seen }
                 if state(task) != *seen && !(seen == "error" && goes_on(index, *task)) =>
             {
-                found.push(Violation::EndChanged { task: *task, seen: seen.clone(), state: state(task) });
+                found.push(Violation::EndChanged {
+                    task: *task,
+                    seen: seen.clone(),
+                    state: state(task),
+                });
             }
             Told::Nothing { what, seconds } => {
-                found.push(Violation::Unanswered { what: what.clone(), seconds: *seconds });
+                found.push(Violation::Unanswered {
+                    what: what.clone(),
+                    seconds: *seconds,
+                });
             }
-            Told::Refused { what, code, message } => found.push(Violation::RefusedForNoReason {
+            Told::Refused {
+                what,
+                code,
+                message,
+            } => found.push(Violation::RefusedForNoReason {
                 what: what.clone(),
                 code: code.clone(),
                 message: message.clone(),
@@ -38,7 +55,9 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
 /// An operator said something about a task that had failed.
 fn goes_on(index: &Index<'_>, task: Uuid) -> bool {
     let events = index.events.get(&task).map_or(&[][..], Vec::as_slice);
-    events.iter().any(|e| matches!(e.kind.as_str(), "task.reopened" | "task.resolved"))
+    events
+        .iter()
+        .any(|e| matches!(e.kind.as_str(), "task.reopened" | "task.resolved"))
 }
 
 fn submits(index: &Index<'_>, found: &mut Vec<Violation>) {
@@ -54,12 +73,21 @@ fn submits(index: &Index<'_>, found: &mut Vec<Violation>) {
                 found.push(Violation::TaskLost { n, task: *task });
             }
         }
-        if index.history.intents.get(&n).is_none_or(|intent| intent.key.is_none()) {
+        if index
+            .history
+            .intents
+            .get(&n)
+            .is_none_or(|intent| intent.key.is_none())
+        {
             continue;
         }
         let first = told[0].0;
         if let Some((second, _)) = told.iter().find(|(task, _)| *task != first) {
-            found.push(Violation::KeyWithTwoTasks { n, first, second: *second });
+            found.push(Violation::KeyWithTwoTasks {
+                n,
+                first,
+                second: *second,
+            });
         }
         let times = told.iter().filter(|(_, created)| *created).count();
         if times > 1 {
@@ -73,9 +101,16 @@ fn tasks(index: &Index<'_>, found: &mut Vec<Violation>) {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     for task in index.tasks.values() {
         let intent = number(task).and_then(|n| Some((n, index.history.intents.get(&n)?)));
-        let known = intent.filter(|(_, intent)| index.plan(task).is_some_and(|plan| plan.name == intent.template));
+        let known = intent.filter(|(_, intent)| {
+            index
+                .plan(task)
+                .is_some_and(|plan| plan.name == intent.template)
+        });
         let Some((n, intent)) = known else {
-            found.push(Violation::StrangeTask { task: task.id, correlation_id: task.correlation_id.clone() });
+            found.push(Violation::StrangeTask {
+                task: task.id,
+                correlation_id: task.correlation_id.clone(),
+            });
             continue;
         };
         *counts.entry(n).or_default() += 1;
@@ -84,17 +119,36 @@ fn tasks(index: &Index<'_>, found: &mut Vec<Violation>) {
         }
     }
     for (n, count) in counts {
-        let asked = index.history.intents.get(&n).map_or(0, |i| if i.key.is_some() { 1 } else { i.tries });
+        let asked = index
+            .history
+            .intents
+            .get(&n)
+            .map_or(0, |i| if i.key.is_some() { 1 } else { i.tries });
         if count > usize::try_from(asked).unwrap_or(usize::MAX) {
-            found.push(Violation::TooManyTasks { n, found: count, asked });
+            found.push(Violation::TooManyTasks {
+                n,
+                found: count,
+                asked,
+            });
         }
     }
 }
 
 fn batches(index: &Index<'_>, found: &mut Vec<Violation>) {
     let mut batches: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-    let of = |n: u64| index.history.intents.get(&n).and_then(|intent: &Intent| intent.batch);
-    for batch in index.history.intents.values().filter_map(|intent| intent.batch) {
+    let of = |n: u64| {
+        index
+            .history
+            .intents
+            .get(&n)
+            .and_then(|intent: &Intent| intent.batch)
+    };
+    for batch in index
+        .history
+        .intents
+        .values()
+        .filter_map(|intent| intent.batch)
+    {
         batches.entry(batch).or_default().0 += 1;
     }
     for batch in index.tasks.values().filter_map(|task| of(number(task)?)) {
@@ -102,7 +156,11 @@ fn batches(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
     for (batch, (asked, stored)) in batches {
         if stored != 0 && stored != asked {
-            found.push(Violation::TornBatch { batch, found: stored, asked });
+            found.push(Violation::TornBatch {
+                batch,
+                found: stored,
+                asked,
+            });
         }
     }
 }

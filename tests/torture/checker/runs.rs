@@ -14,13 +14,26 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
         asked_for(index, start, found);
     }
     let mut twice: BTreeMap<&str, &Vec<(usize, &Start)>> = BTreeMap::new();
-    twice.extend(index.starts_of.iter().filter(|(_, starts)| starts.len() > 1).map(|(lease, starts)| (*lease, starts)));
+    twice.extend(
+        index
+            .starts_of
+            .iter()
+            .filter(|(_, starts)| starts.len() > 1)
+            .map(|(lease, starts)| (*lease, starts)),
+    );
     for (lease, starts) in twice {
         let (lease, times, first) = (lease.to_owned(), starts.len(), starts[0].1);
-        found.push(Violation::RanTwice { lease, times, task: first.task.clone(), step: first.step.clone() });
+        found.push(Violation::RanTwice {
+            lease,
+            times,
+            task: first.task.clone(),
+            step: first.step.clone(),
+        });
     }
     for attempts in index.attempts.values() {
-        attempts.iter().for_each(|attempt| outcome(index, attempt, found));
+        attempts
+            .iter()
+            .for_each(|attempt| outcome(index, attempt, found));
         for pair in attempts.windows(2) {
             one_at_a_time(index, pair[0], pair[1], found);
         }
@@ -30,7 +43,10 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
 
 /// Whether a worker's word ended an attempt.
 fn is_from_worker(outcome: &str) -> bool {
-    matches!(outcome, "succeeded" | "retryable_error" | "permanent_error" | "released")
+    matches!(
+        outcome,
+        "succeeded" | "retryable_error" | "permanent_error" | "released"
+    )
 }
 
 /// What the database makes of what a handler said.
@@ -49,15 +65,32 @@ fn asked_for(index: &Index<'_>, start: &Start, found: &mut Vec<Violation>) {
     let attempt = index.attempt_of(&start.lease);
     let is_its_own = attempt.is_some_and(|a| {
         let task = index.tasks.get(&a.task);
-        let name = task.and_then(|t| index.plan(t)?.steps.get(at(a.step))).map(|step| step.name.as_str());
-        a.attempt == start.attempt && a.task.to_string() == start.task && name == Some(start.step.as_str())
+        let name = task
+            .and_then(|t| index.plan(t)?.steps.get(at(a.step)))
+            .map(|step| step.name.as_str());
+        a.attempt == start.attempt
+            && a.task.to_string() == start.task
+            && name == Some(start.step.as_str())
     });
     if !is_its_own {
-        let Start { lease, task, step, attempt, .. } = start.clone();
-        found.push(Violation::RanUnasked { lease, task, step, attempt });
+        let Start {
+            lease,
+            task,
+            step,
+            attempt,
+            ..
+        } = start.clone();
+        found.push(Violation::RanUnasked {
+            lease,
+            task,
+            step,
+            attempt,
+        });
     }
     if start.key != format!("{}/{}", start.task, start.step) {
-        let Start { key, task, step, .. } = start.clone();
+        let Start {
+            key, task, step, ..
+        } = start.clone();
         found.push(Violation::WrongKey { task, step, key });
     }
 }
@@ -82,29 +115,58 @@ fn outcome(index: &Index<'_>, attempt: &Attempt, found: &mut Vec<Violation>) {
 
 /// Two handlers may run the same step at once only after the first one's attempt was taken from it.
 fn one_at_a_time(index: &Index<'_>, before: &Attempt, after: &Attempt, found: &mut Vec<Violation>) {
-    if !matches!(before.outcome.as_str(), "succeeded" | "retryable_error" | "permanent_error") {
+    if !matches!(
+        before.outcome.as_str(),
+        "succeeded" | "retryable_error" | "permanent_error"
+    ) {
         return;
     }
-    let (Some((end, _)), Some(start)) = (index.end_of(before), index.start_of(after)) else { return };
+    let (Some((end, _)), Some(start)) = (index.end_of(before), index.start_of(after)) else {
+        return;
+    };
     if start < end {
-        found.push(Violation::RanAtOnce { task: after.task, step: after.step, attempt: after.attempt });
+        found.push(Violation::RanAtOnce {
+            task: after.task,
+            step: after.step,
+            attempt: after.attempt,
+        });
     }
 }
 
 fn acks(index: &Index<'_>, found: &mut Vec<Violation>) {
     for ack in &index.acks {
         let Some(attempt) = index.attempt_of(&ack.lease) else {
-            found.push(Violation::AckFromNowhere { lease: ack.lease.clone() });
+            found.push(Violation::AckFromNowhere {
+                lease: ack.lease.clone(),
+            });
             continue;
         };
-        let (task, step, number, outcome) = (attempt.task, attempt.step, attempt.attempt, attempt.outcome.clone());
+        let (task, step, number, outcome) = (
+            attempt.task,
+            attempt.step,
+            attempt.attempt,
+            attempt.outcome.clone(),
+        );
         // A worker gives back what it has not started: then no handler said anything.
-        let said = index.end_of(attempt).map_or(Said::Released, |(_, end)| end.said);
+        let said = index
+            .end_of(attempt)
+            .map_or(Said::Released, |(_, end)| end.said);
         if ack.accepted && outcome_of(said) != Some(outcome.as_str()) {
             let said = format!("{said:?}");
-            found.push(Violation::AcceptedAndLost { task, step, attempt: number, said, outcome });
+            found.push(Violation::AcceptedAndLost {
+                task,
+                step,
+                attempt: number,
+                said,
+                outcome,
+            });
         } else if !ack.accepted && is_from_worker(&outcome) {
-            found.push(Violation::StaleAndApplied { task, step, attempt: number, outcome });
+            found.push(Violation::StaleAndApplied {
+                task,
+                step,
+                attempt: number,
+                outcome,
+            });
         }
     }
 }

@@ -14,8 +14,13 @@ const COMMIT: Micros = 1_000_000;
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     let mut of_service: BTreeMap<i32, Vec<&Attempt>> = BTreeMap::new();
     for attempt in &index.history.attempts {
-        let plan = index.tasks.get(&attempt.task).and_then(|task| index.plan(task));
-        let Some(step) = plan.and_then(|plan| plan.steps.get(at(attempt.step))) else { continue };
+        let plan = index
+            .tasks
+            .get(&attempt.task)
+            .and_then(|task| index.plan(task));
+        let Some(step) = plan.and_then(|plan| plan.steps.get(at(attempt.step))) else {
+            continue;
+        };
         of_service.entry(step.service).or_default().push(attempt);
     }
     for (service, attempts) in of_service {
@@ -23,7 +28,11 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
         if let Some(limit) = index.history.limits.get(&service) {
             let most = most_at_once(&attempts);
             if most > *limit {
-                found.push(Violation::LimitExceeded { service, limit: *limit, most });
+                found.push(Violation::LimitExceeded {
+                    service,
+                    limit: *limit,
+                    most,
+                });
             }
         }
     }
@@ -32,18 +41,26 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
 fn shut(history: &History, service: i32, attempts: &[&Attempt], found: &mut Vec<Violation>) {
     for shut in history.shut.iter().filter(|shut| shut.service == service) {
         let inside = |a: &&&Attempt| a.started_at > shut.from + COMMIT && a.started_at < shut.until;
-        found.extend(attempts.iter().filter(inside).map(|a| Violation::StartedWhileShut {
-            task: a.task,
-            step: a.step,
-            attempt: a.attempt,
-            why: shut.why.clone(),
-        }));
+        found.extend(
+            attempts
+                .iter()
+                .filter(inside)
+                .map(|a| Violation::StartedWhileShut {
+                    task: a.task,
+                    step: a.step,
+                    attempt: a.attempt,
+                    why: shut.why.clone(),
+                }),
+        );
     }
 }
 
 /// By the database's times; one that ends when another starts makes room for it.
 fn most_at_once(attempts: &[&Attempt]) -> usize {
-    let mut moments: Vec<(Micros, i32)> = attempts.iter().flat_map(|a| [(a.started_at, 1), (a.ended_at, -1)]).collect();
+    let mut moments: Vec<(Micros, i32)> = attempts
+        .iter()
+        .flat_map(|a| [(a.started_at, 1), (a.ended_at, -1)])
+        .collect();
     moments.sort_unstable();
     let (mut running, mut most) = (0, 0);
     for (_, change) in moments {

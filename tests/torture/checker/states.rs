@@ -9,7 +9,10 @@ use super::{
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for task in index.tasks.values() {
         if !["complete", "error", "cancelled", "resolved_manually"].contains(&task.state.as_str()) {
-            found.push(Violation::NotFinal { task: task.id, state: task.state.clone() });
+            found.push(Violation::NotFinal {
+                task: task.id,
+                state: task.state.clone(),
+            });
         } else if let Some(plan) = index.plan(task) {
             steps(index, task, plan, found);
             times(index, task, found);
@@ -18,7 +21,12 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
 }
 
 fn steps(index: &Index<'_>, task: &Task, plan: &Plan, found: &mut Vec<Violation>) {
-    let state = |step: usize| index.steps.get(&(task.id, position(step))).map_or("missing", |s| s.state.as_str());
+    let state = |step: usize| {
+        index
+            .steps
+            .get(&(task.id, position(step)))
+            .map_or("missing", |s| s.state.as_str())
+    };
     let mut failed = 0;
     for (i, planned) in plan.steps.iter().enumerate() {
         let state_of_step = state(i);
@@ -34,31 +42,57 @@ fn steps(index: &Index<'_>, task: &Task, plan: &Plan, found: &mut Vec<Violation>
         };
         if !right {
             let what = format!("{state_of_step} in a task that is {}", task.state);
-            found.push(Violation::StepStateWrong { task: task.id, step: position(i), what });
+            found.push(Violation::StepStateWrong {
+                task: task.id,
+                step: position(i),
+                what,
+            });
         }
     }
     if ["error", "resolved_manually"].contains(&task.state.as_str()) && failed == 0 {
         let what = format!("{} without a step that failed", task.state);
-        found.push(Violation::TaskStateWrong { task: task.id, what });
+        found.push(Violation::TaskStateWrong {
+            task: task.id,
+            what,
+        });
     }
-    let rows = index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX)).count();
+    let rows = index
+        .steps
+        .range((task.id, i16::MIN)..=(task.id, i16::MAX))
+        .count();
     if rows != plan.steps.len() {
         let what = format!("{rows} steps of {}", plan.steps.len());
-        found.push(Violation::TaskStateWrong { task: task.id, what });
+        found.push(Violation::TaskStateWrong {
+            task: task.id,
+            what,
+        });
     }
 }
 
 fn times(index: &Index<'_>, task: &Task, found: &mut Vec<Violation>) {
-    let mut wrong = |what: &str| found.push(Violation::TaskStateWrong { task: task.id, what: what.to_owned() });
-    let Some(ended_at) = task.ended_at else { return wrong("final without an end") };
+    let mut wrong = |what: &str| {
+        found.push(Violation::TaskStateWrong {
+            task: task.id,
+            what: what.to_owned(),
+        })
+    };
+    let Some(ended_at) = task.ended_at else {
+        return wrong("final without an end");
+    };
     if task.started_at.is_none() && task.state != "cancelled" {
         wrong("final without a start");
     }
-    if task.started_at.is_some_and(|at| at < task.submitted_at || at > ended_at) {
+    if task
+        .started_at
+        .is_some_and(|at| at < task.submitted_at || at > ended_at)
+    {
         wrong("started before it was submitted, or after it ended");
     }
     let steps = index.steps.range((task.id, i16::MIN)..=(task.id, i16::MAX));
-    if steps.filter_map(|(_, step)| step.ended_at).any(|at| at > ended_at) {
+    if steps
+        .filter_map(|(_, step)| step.ended_at)
+        .any(|at| at > ended_at)
+    {
         wrong("a step ended after its task");
     }
 }

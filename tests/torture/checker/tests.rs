@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::{
     check,
-    history::{Attempt, Event, History, Intent, Micros, Plan, PlannedStep, Shut, Step, Task, Told, Worker},
+    history::{
+        Attempt, Event, History, Intent, Micros, Plan, PlannedStep, Shut, Step, Task, Told, Worker,
+    },
 };
 use crate::ledger::{Ack, Digest, End, Line, Said, Start};
 
@@ -37,8 +39,16 @@ fn diamond() -> Plan {
         retry_limit: 2,
         timeout: 5 * SECOND,
     };
-    let steps = vec![step("a", &[], &[]), step("b", &[0], &[0]), step("c", &[0], &[0]), step("d", &[1, 2], &[0, 1, 2])];
-    Plan { name: "t/diamond".into(), steps }
+    let steps = vec![
+        step("a", &[], &[]),
+        step("b", &[0], &[0]),
+        step("c", &[0], &[0]),
+        step("d", &[1, 2], &[0, 1, 2]),
+    ];
+    Plan {
+        name: "t/diamond".into(),
+        steps,
+    }
 }
 
 /// Writes a history as the server and the handlers would.
@@ -51,7 +61,11 @@ impl Story {
     fn task(&mut self, n: u64, intent: Intent, state: &str) {
         let (context, submitted_at) = (intent.context.clone(), self.tick());
         self.history.intents.insert(n, intent);
-        self.history.told.push(Told::Submitted { n, task: id(n), created: true });
+        self.history.told.push(Told::Submitted {
+            n,
+            task: id(n),
+            created: true,
+        });
         self.event(n, "task.submitted", None, None);
         self.history.tasks.push(Task {
             id: id(n),
@@ -68,7 +82,12 @@ impl Story {
             self.history.steps.push(Step {
                 task: id(n),
                 step,
-                state: if state == "cancelled" { "cancelled" } else { "pending" }.into(),
+                state: if state == "cancelled" {
+                    "cancelled"
+                } else {
+                    "pending"
+                }
+                .into(),
                 attempt: 0,
                 charged: 0,
                 result: None,
@@ -96,26 +115,45 @@ impl Story {
     }
 
     fn row(&mut self, n: u64, step: i16) -> &mut Step {
-        self.history.steps.iter_mut().find(|s| s.task == id(n) && s.step == step).unwrap()
+        self.history
+            .steps
+            .iter_mut()
+            .find(|s| s.task == id(n) && s.step == step)
+            .unwrap()
     }
 
     /// What the handler of a step with these ancestors is given.
     fn results(&mut self, n: u64, plan: &Plan, ancestors: &[usize]) -> Digest {
         let mut result = |step: usize| self.row(n, i16::try_from(step).unwrap()).result.clone();
-        let results: Vec<_> = ancestors.iter().map(|a| (*a, result(*a).unwrap_or("null".into()))).collect();
-        Digest::of_all(results.iter().map(|(a, json)| (plan.steps[*a].name.as_str(), json.as_str())))
+        let results: Vec<_> = ancestors
+            .iter()
+            .map(|a| (*a, result(*a).unwrap_or("null".into())))
+            .collect();
+        Digest::of_all(
+            results
+                .iter()
+                .map(|(a, json)| (plan.steps[*a].name.as_str(), json.as_str())),
+        )
     }
 
     /// One attempt from its start to its end. The handler says something if the outcome is one of those that it can say.
     fn attempt(&mut self, n: u64, step: i16, outcome: &str, end: &str) {
         let attempt = self.row(n, step).attempt + 1;
         let nonce = i64::from(attempt) * 100 + i64::from(step);
-        let lease = Lease { task_id: id(n), step, nonce }.to_token();
+        let lease = Lease {
+            task_id: id(n),
+            step,
+            nonce,
+        }
+        .to_token();
         let started_at = self.tick();
         self.event(n, "step.started", Some((step, attempt)), None);
         let plan = diamond();
         let planned = &plan.steps[usize::try_from(step).unwrap()];
-        let (name, results) = (planned.name.clone(), self.results(n, &plan, &planned.ancestors));
+        let (name, results) = (
+            planned.name.clone(),
+            self.results(n, &plan, &planned.ancestors),
+        );
         self.history.lines.push(Line::Start(Start {
             worker: "w".into(),
             lease: lease.clone(),
@@ -135,10 +173,20 @@ impl Story {
         };
         if let Some(said) = said {
             let result = result.as_deref().map(Digest::of);
-            self.history.lines.push(Line::End(End { lease: lease.clone(), said, result }));
-            self.history.lines.push(Line::Ack(Ack { lease, accepted: true }));
+            self.history.lines.push(Line::End(End {
+                lease: lease.clone(),
+                said,
+                result,
+            }));
+            self.history.lines.push(Line::Ack(Ack {
+                lease,
+                accepted: true,
+            }));
         } else {
-            self.history.lines.push(Line::Ack(Ack { lease, accepted: false }));
+            self.history.lines.push(Line::Ack(Ack {
+                lease,
+                accepted: false,
+            }));
         }
         self.now += 5 * SECOND;
         let ended_at = self.tick();
@@ -177,7 +225,12 @@ impl Story {
     fn end(&mut self, n: u64, kind: &str) {
         self.event(n, kind, None, None);
         let now = self.now;
-        self.history.tasks.iter_mut().find(|t| t.id == id(n)).unwrap().ended_at = Some(now);
+        self.history
+            .tasks
+            .iter_mut()
+            .find(|t| t.id == id(n))
+            .unwrap()
+            .ended_at = Some(now);
     }
 }
 
@@ -193,12 +246,26 @@ fn intent(key: Option<&str>, batch: Option<u64>) -> Intent {
 
 /// A history in which everything happened that may happen, and nothing else.
 fn good() -> History {
-    let mut story = Story { history: History::default(), now: 0 };
+    let mut story = Story {
+        history: History::default(),
+        now: 0,
+    };
     story.history.plans.insert(TEMPLATE, diamond());
     // Its lease ran out before anything was lost to it.
-    story.history.workers.insert(WORKER, Worker { draining: false, lease_expires_at: 1, ended_at: Some(2) });
+    story.history.workers.insert(
+        WORKER,
+        Worker {
+            draining: false,
+            lease_expires_at: 1,
+            ended_at: Some(2),
+        },
+    );
     story.task(DONE, intent(Some("k"), None), "complete");
-    story.history.told.push(Told::Submitted { n: DONE, task: id(DONE), created: false });
+    story.history.told.push(Told::Submitted {
+        n: DONE,
+        task: id(DONE),
+        created: false,
+    });
     story.attempt(DONE, 0, "succeeded", "step.completed");
     story.attempt(DONE, 1, "retryable_error", "step.retrying");
     story.attempt(DONE, 1, "succeeded", "step.completed");
@@ -207,7 +274,10 @@ fn good() -> History {
     story.attempt(DONE, 2, "succeeded", "step.completed");
     story.attempt(DONE, 3, "succeeded", "step.completed");
     story.end(DONE, "task.completed");
-    story.history.told.push(Told::Ended { task: id(DONE), state: "complete".into() });
+    story.history.told.push(Told::Ended {
+        task: id(DONE),
+        state: "complete".into(),
+    });
     story.task(FAILED, intent(None, None), "error");
     story.attempt(FAILED, 0, "succeeded", "step.completed");
     story.attempt(FAILED, 1, "permanent_error", "step.failed");
@@ -218,7 +288,10 @@ fn good() -> History {
     story.attempt(CANCELLED, 1, "cancelled", "step.cancelled");
     story.event(CANCELLED, "step.cancelled", Some((2, 0)), None);
     story.end(CANCELLED, "task.cancelled");
-    story.history.told.push(Told::Ordered { task: id(CANCELLED), order: Order::Cancel });
+    story.history.told.push(Told::Ordered {
+        task: id(CANCELLED),
+        order: Order::Cancel,
+    });
     for n in BATCH {
         story.task(n, intent(None, Some(7)), "complete");
         for step in 0..4 {
@@ -237,7 +310,11 @@ fn task(history: &mut History, n: u64) -> &mut Task {
 }
 
 fn step(history: &mut History, n: u64, step: i16) -> &mut Step {
-    history.steps.iter_mut().find(|s| s.task == id(n) && s.step == step).unwrap()
+    history
+        .steps
+        .iter_mut()
+        .find(|s| s.task == id(n) && s.step == step)
+        .unwrap()
 }
 
 fn attempt(history: &mut History, n: u64, step: i16, number: i32) -> &mut Attempt {
@@ -246,7 +323,12 @@ fn attempt(history: &mut History, n: u64, step: i16, number: i32) -> &mut Attemp
 }
 
 fn token(n: u64, step: i16, number: i32) -> String {
-    Lease { task_id: id(n), step, nonce: i64::from(number) * 100 + i64::from(step) }.to_token()
+    Lease {
+        task_id: id(n),
+        step,
+        nonce: i64::from(number) * 100 + i64::from(step),
+    }
+    .to_token()
 }
 
 fn start(history: &mut History, n: u64, step: i16, number: i32) -> &mut Start {
@@ -277,7 +359,11 @@ fn ack(history: &mut History, n: u64, step: i16, number: i32) -> &mut Ack {
 }
 
 fn event(history: &History, n: u64, kind: &str) -> usize {
-    history.events.iter().position(|e| e.task == id(n) && e.kind == kind).unwrap()
+    history
+        .events
+        .iter()
+        .position(|e| e.task == id(n) && e.kind == kind)
+        .unwrap()
 }
 
 /// Forgets all rows of a task.
@@ -291,7 +377,12 @@ fn forget(history: &mut History, n: u64) {
 const SERVICES: &[(&str, Change)] = &[
     ("StartedWhileShut", |h| {
         let from = attempt(h, DONE, 1, 1).started_at - 2 * SECOND;
-        h.shut.push(Shut { service: 1, why: "its circuit is open".into(), from, until: from + 3 * SECOND });
+        h.shut.push(Shut {
+            service: 1,
+            why: "its circuit is open".into(),
+            from,
+            until: from + 3 * SECOND,
+        });
     }),
     ("LimitExceeded", |h| {
         h.limits.insert(1, 1);
@@ -301,56 +392,128 @@ const SERVICES: &[(&str, Change)] = &[
 
 const PROMISES: &[(&str, Change)] = &[
     ("TaskLost", |h| forget(h, FAILED)),
-    ("TooManyTasks", |h| task(h, FAILED).correlation_id = format!("n-{DONE}")),
-    ("KeyWithTwoTasks", |h| h.told.push(Told::Submitted { n: DONE, task: id(9), created: false })),
-    ("KeyCreatedTwice", |h| h.told.push(Told::Submitted { n: DONE, task: id(DONE), created: true })),
-    ("TornBatch", |h| forget(h, BATCH[1])),
-    ("StrangeTask", |h| task(h, DONE).correlation_id = "else".into()),
-    ("StrangeTask", |h| h.intents.get_mut(&DONE).unwrap().template = "t/other".into()),
-    ("EndChanged", |h| h.told.push(Told::Ended { task: id(DONE), state: "error".into() })),
-    ("Unanswered", |h| h.told.push(Told::Nothing { what: "watch".into(), seconds: 30 })),
-    ("RefusedForNoReason", |h| {
-        h.told.push(Told::Refused { what: "n-1".into(), code: "NotFound".into(), message: String::new() });
+    ("TooManyTasks", |h| {
+        task(h, FAILED).correlation_id = format!("n-{DONE}")
     }),
-    ("ContextChanged", |h| task(h, DONE).context = "{\"n\":9007199254740992}".into()),
+    ("KeyWithTwoTasks", |h| {
+        h.told.push(Told::Submitted {
+            n: DONE,
+            task: id(9),
+            created: false,
+        })
+    }),
+    ("KeyCreatedTwice", |h| {
+        h.told.push(Told::Submitted {
+            n: DONE,
+            task: id(DONE),
+            created: true,
+        })
+    }),
+    ("TornBatch", |h| forget(h, BATCH[1])),
+    ("StrangeTask", |h| {
+        task(h, DONE).correlation_id = "else".into()
+    }),
+    ("StrangeTask", |h| {
+        h.intents.get_mut(&DONE).unwrap().template = "t/other".into()
+    }),
+    ("EndChanged", |h| {
+        h.told.push(Told::Ended {
+            task: id(DONE),
+            state: "error".into(),
+        })
+    }),
+    ("Unanswered", |h| {
+        h.told.push(Told::Nothing {
+            what: "watch".into(),
+            seconds: 30,
+        })
+    }),
+    ("RefusedForNoReason", |h| {
+        h.told.push(Told::Refused {
+            what: "n-1".into(),
+            code: "NotFound".into(),
+            message: String::new(),
+        });
+    }),
+    ("ContextChanged", |h| {
+        task(h, DONE).context = "{\"n\":9007199254740992}".into()
+    }),
 ];
 
 const STATES: &[(&str, Change)] = &[
     ("NotFinal", |h| task(h, DONE).state = "in_progress".into()),
     ("TaskStateWrong", |h| task(h, DONE).ended_at = None),
-    ("TaskStateWrong", |h| task(h, DONE).ended_at = Some(10 * SECOND)),
+    ("TaskStateWrong", |h| {
+        task(h, DONE).ended_at = Some(10 * SECOND)
+    }),
     ("TaskStateWrong", |h| task(h, DONE).started_at = Some(0)),
-    ("TaskStateWrong", |h| h.steps.retain(|s| (s.task, s.step) != (id(FAILED), 3))),
+    ("TaskStateWrong", |h| {
+        h.steps.retain(|s| (s.task, s.step) != (id(FAILED), 3))
+    }),
     ("TaskStateWrong", |h| {
         task(h, DONE).state = "error".into();
     }),
-    ("StepStateWrong", |h| task(h, FAILED).state = "complete".into()),
-    ("StepStateWrong", |h| step(h, DONE, 3).state = "pending".into()),
-    ("StepStateWrong", |h| step(h, CANCELLED, 3).state = "pending".into()),
-    ("StepStateWrong", |h| step(h, FAILED, 1).error_code = Some("OTHER".into())),
+    ("StepStateWrong", |h| {
+        task(h, FAILED).state = "complete".into()
+    }),
+    ("StepStateWrong", |h| {
+        step(h, DONE, 3).state = "pending".into()
+    }),
+    ("StepStateWrong", |h| {
+        step(h, CANCELLED, 3).state = "pending".into()
+    }),
+    ("StepStateWrong", |h| {
+        step(h, FAILED, 1).error_code = Some("OTHER".into())
+    }),
 ];
 
 const ATTEMPTS: &[(&str, Change)] = &[
-    ("TwoSuccesses", |h| attempt(h, DONE, 1, 1).outcome = "succeeded".into()),
-    ("AttemptsNotConsecutive", |h| h.attempts.retain(|a| (a.task, a.step, a.attempt) != (id(DONE), 2, 2))),
+    ("TwoSuccesses", |h| {
+        attempt(h, DONE, 1, 1).outcome = "succeeded".into()
+    }),
+    ("AttemptsNotConsecutive", |h| {
+        h.attempts
+            .retain(|a| (a.task, a.step, a.attempt) != (id(DONE), 2, 2))
+    }),
     ("AttemptsNotConsecutive", |h| step(h, DONE, 2).attempt = 4),
     ("WronglyCharged", |h| attempt(h, DONE, 2, 1).charged = true),
     ("WronglyCharged", |h| attempt(h, DONE, 1, 1).charged = false),
     ("ChargesMiscounted", |h| step(h, DONE, 1).charged = 0),
-    ("OneTryTooMany", |h| h.plans.get_mut(&TEMPLATE).unwrap().steps[1].retry_limit = 1),
-    ("OneTryTooMany", |h| attempt(h, DONE, 1, 1).outcome = "permanent_error".into()),
-    ("EndedTooEarly", |h| attempt(h, FAILED, 1, 1).outcome = "retryable_error".into()),
-    ("EndedTooEarly", |h| attempt(h, FAILED, 1, 1).outcome = "worker_lost".into()),
-    ("AttemptsOverlap", |h| attempt(h, DONE, 2, 2).started_at -= 2 * SECOND),
-    ("RetriedTooEarly", |h| attempt(h, DONE, 1, 1).next_attempt_at = Some(1_000 * SECOND)),
-    ("RetriedTooEarly", |h| attempt(h, DONE, 1, 1).retry_after = Some(60 * SECOND)),
-    ("TimedOutTooEarly", |h| h.plans.get_mut(&TEMPLATE).unwrap().steps[2].timeout = 60 * SECOND),
-    ("LostTooEarly", |h| h.workers.get_mut(&WORKER).unwrap().lease_expires_at = 1_000 * SECOND),
+    ("OneTryTooMany", |h| {
+        h.plans.get_mut(&TEMPLATE).unwrap().steps[1].retry_limit = 1
+    }),
+    ("OneTryTooMany", |h| {
+        attempt(h, DONE, 1, 1).outcome = "permanent_error".into()
+    }),
+    ("EndedTooEarly", |h| {
+        attempt(h, FAILED, 1, 1).outcome = "retryable_error".into()
+    }),
+    ("EndedTooEarly", |h| {
+        attempt(h, FAILED, 1, 1).outcome = "worker_lost".into()
+    }),
+    ("AttemptsOverlap", |h| {
+        attempt(h, DONE, 2, 2).started_at -= 2 * SECOND
+    }),
+    ("RetriedTooEarly", |h| {
+        attempt(h, DONE, 1, 1).next_attempt_at = Some(1_000 * SECOND)
+    }),
+    ("RetriedTooEarly", |h| {
+        attempt(h, DONE, 1, 1).retry_after = Some(60 * SECOND)
+    }),
+    ("TimedOutTooEarly", |h| {
+        h.plans.get_mut(&TEMPLATE).unwrap().steps[2].timeout = 60 * SECOND
+    }),
+    ("LostTooEarly", |h| {
+        h.workers.get_mut(&WORKER).unwrap().lease_expires_at = 1_000 * SECOND
+    }),
     ("LeaseShared", |h| attempt(h, DONE, 2, 2).lease = 102),
 ];
 
 const RUNS: &[(&str, Change)] = &[
-    ("RanUnasked", |h| h.attempts.retain(|a| (a.task, a.step, a.attempt) != (id(CANCELLED), 1, 1))),
+    ("RanUnasked", |h| {
+        h.attempts
+            .retain(|a| (a.task, a.step, a.attempt) != (id(CANCELLED), 1, 1))
+    }),
     ("RanUnasked", |h| start(h, DONE, 1, 2).attempt = 1),
     ("RanUnasked", |h| start(h, DONE, 1, 2).step = "c".into()),
     ("RanTwice", |h| {
@@ -367,25 +530,44 @@ const RUNS: &[(&str, Change)] = &[
         let to = at(h, &|l| matches!(l, Line::End(e) if e.lease == first));
         h.lines.insert(to, line);
     }),
-    ("OutcomeMadeUp", |h| h.lines.retain(|l| !matches!(l, Line::End(e) if e.lease == token(DONE, 3, 1)))),
-    ("OutcomeMadeUp", |h| end(h, DONE, 3, 1).said = Said::RetryableError),
+    ("OutcomeMadeUp", |h| {
+        h.lines
+            .retain(|l| !matches!(l, Line::End(e) if e.lease == token(DONE, 3, 1)))
+    }),
+    ("OutcomeMadeUp", |h| {
+        end(h, DONE, 3, 1).said = Said::RetryableError
+    }),
     ("AcceptedAndLost", |h| {
         let lease = token(DONE, 2, 2);
-        h.lines.push(Line::End(End { lease: lease.clone(), said: Said::Success, result: None }));
+        h.lines.push(Line::End(End {
+            lease: lease.clone(),
+            said: Said::Success,
+            result: None,
+        }));
         ack(h, DONE, 2, 2).accepted = true;
     }),
     ("StaleAndApplied", |h| ack(h, DONE, 3, 1).accepted = false),
-    ("AckFromNowhere", |h| ack(h, DONE, 3, 1).lease = token(DONE, 3, 9)),
+    ("AckFromNowhere", |h| {
+        ack(h, DONE, 3, 1).lease = token(DONE, 3, 9)
+    }),
 ];
 
 const DOCUMENTS: &[(&str, Change)] = &[
-    ("ResultChanged", |h| step(h, DONE, 3).result = Some("{\"step\":3}".into())),
-    ("InputChanged", |h| start(h, DONE, 3, 1).context = Digest::of("{}")),
-    ("InputChanged", |h| start(h, DONE, 3, 1).results = Digest::of_all([])),
+    ("ResultChanged", |h| {
+        step(h, DONE, 3).result = Some("{\"step\":3}".into())
+    }),
+    ("InputChanged", |h| {
+        start(h, DONE, 3, 1).context = Digest::of("{}")
+    }),
+    ("InputChanged", |h| {
+        start(h, DONE, 3, 1).results = Digest::of_all([])
+    }),
 ];
 
 const ORDER: &[(&str, Change)] = &[
-    ("StartedBeforeParent", |h| attempt(h, DONE, 3, 1).started_at = 2 * SECOND),
+    ("StartedBeforeParent", |h| {
+        attempt(h, DONE, 3, 1).started_at = 2 * SECOND
+    }),
     ("StartedBeforeParent", |h| {
         let (line, from) = (token(DONE, 3, 1), token(DONE, 2, 3));
         let at = |h: &History, is: &dyn Fn(&Line) -> bool| h.lines.iter().position(is).unwrap();
@@ -394,8 +576,12 @@ const ORDER: &[(&str, Change)] = &[
         let to = at(h, &|l| matches!(l, Line::End(e) if e.lease == from));
         h.lines.insert(to, line);
     }),
-    ("EventsMiscounted", |h| drop(h.events.remove(event(h, DONE, "task.submitted")))),
-    ("EventsMiscounted", |h| drop(h.events.remove(event(h, DONE, "step.retrying")))),
+    ("EventsMiscounted", |h| {
+        drop(h.events.remove(event(h, DONE, "task.submitted")))
+    }),
+    ("EventsMiscounted", |h| {
+        drop(h.events.remove(event(h, DONE, "step.retrying")))
+    }),
     ("EventsMiscounted", |h| {
         let again = h.events[event(h, FAILED, "step.failed")].clone();
         h.events.push(again);
@@ -437,10 +623,26 @@ const ORDER: &[(&str, Change)] = &[
 ];
 
 /// What the run itself finds, not the checker.
-const OF_THE_RUN: &[&str] = &["InvariantBroken", "ProcessEnded", "ProcessStayed", "LedgerTorn"];
+const OF_THE_RUN: &[&str] = &[
+    "InvariantBroken",
+    "ProcessEnded",
+    "ProcessStayed",
+    "LedgerTorn",
+];
 
 fn seeded() -> impl Iterator<Item = &'static (&'static str, Change)> {
-    [PROMISES, STATES, ATTEMPTS, RUNS, DOCUMENTS, ORDER, SERVICES, orders::SEEDS].into_iter().flatten()
+    [
+        PROMISES,
+        STATES,
+        ATTEMPTS,
+        RUNS,
+        DOCUMENTS,
+        ORDER,
+        SERVICES,
+        orders::SEEDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[test]
@@ -454,22 +656,45 @@ fn every_seeded_violation_is_found() {
         let mut history = good();
         change(&mut history);
         let found = check(&history);
-        let kinds: BTreeSet<String> = found.iter().map(super::violation::Violation::kind).collect();
-        assert!(kinds.contains(*kind), "seed {i}: {kind} was not found, but {found:#?}");
-        assert!(found.iter().all(|violation| !violation.to_string().is_empty()));
+        let kinds: BTreeSet<String> = found
+            .iter()
+            .map(super::violation::Violation::kind)
+            .collect();
+        assert!(
+            kinds.contains(*kind),
+            "seed {i}: {kind} was not found, but {found:#?}"
+        );
+        assert!(
+            found
+                .iter()
+                .all(|violation| !violation.to_string().is_empty())
+        );
     }
 }
 
 #[test]
 fn no_kind_of_violation_goes_without_a_seed() {
     let source = include_str!("violation.rs");
-    let body = source.split("pub enum Violation {").nth(1).unwrap().split("\n}").next().unwrap();
+    let body = source
+        .split("pub enum Violation {")
+        .nth(1)
+        .unwrap()
+        .split("\n}")
+        .next()
+        .unwrap();
     let kinds: BTreeSet<&str> = body
         .lines()
-        .filter_map(|line| line.strip_prefix("    ")?.split_once(" {").map(|(kind, _)| kind))
+        .filter_map(|line| {
+            line.strip_prefix("    ")?
+                .split_once(" {")
+                .map(|(kind, _)| kind)
+        })
         .filter(|kind| kind.chars().all(char::is_alphanumeric))
         .collect();
-    let covered: BTreeSet<&str> = seeded().map(|(kind, _)| *kind).chain(OF_THE_RUN.iter().copied()).collect();
+    let covered: BTreeSet<&str> = seeded()
+        .map(|(kind, _)| *kind)
+        .chain(OF_THE_RUN.iter().copied())
+        .collect();
     assert_eq!(kinds, covered);
 }
 
@@ -483,6 +708,10 @@ fn what_is_allowed_is_not_found() {
     let mut history = good();
     // Taken from its handler, which goes on while the next one starts.
     let lease = token(DONE, 2, 1);
-    history.lines.push(Line::End(End { lease, said: Said::Success, result: None }));
+    history.lines.push(Line::End(End {
+        lease,
+        said: Said::Success,
+        result: None,
+    }));
     assert_eq!(check(&history), []);
 }

@@ -16,15 +16,31 @@ pub enum Violation {
     #[error("n-{n}, submitted under one key, was told {times} times that it was created")]
     KeyCreatedTwice { n: u64, times: usize },
     #[error("of batch {batch}, {found} of {asked} tasks are in the database")]
-    TornBatch { batch: u64, found: usize, asked: usize },
+    TornBatch {
+        batch: u64,
+        found: usize,
+        asked: usize,
+    },
     #[error("task {task} ({correlation_id}) is nobody's, or not what was asked for")]
     StrangeTask { task: Uuid, correlation_id: String },
     #[error("task {task} was {verb}, and {instead}")]
-    OrderForgotten { task: Uuid, verb: &'static str, instead: String },
+    OrderForgotten {
+        task: Uuid,
+        verb: &'static str,
+        instead: String,
+    },
     #[error("task {task} was seen as {seen}, and is {state}")]
-    EndChanged { task: Uuid, seen: String, state: String },
+    EndChanged {
+        task: Uuid,
+        seen: String,
+        state: String,
+    },
     #[error("{what} was refused with {code}: {message}")]
-    RefusedForNoReason { what: String, code: String, message: String },
+    RefusedForNoReason {
+        what: String,
+        code: String,
+        message: String,
+    },
 
     #[error("{what} was not answered within {seconds} s after everything was healed")]
     Unanswered { what: String, seconds: u64 },
@@ -41,32 +57,87 @@ pub enum Violation {
     #[error("step {task}/{step} succeeded {times} times")]
     TwoSuccesses { task: Uuid, step: i16, times: usize },
     #[error("step {task}/{step} has the attempts {numbers:?}, and the step counts {counted}")]
-    AttemptsNotConsecutive { task: Uuid, step: i16, numbers: Vec<i32>, counted: i32 },
+    AttemptsNotConsecutive {
+        task: Uuid,
+        step: i16,
+        numbers: Vec<i32>,
+        counted: i32,
+    },
     #[error("step {task}/{step}: attempt {attempt} ({outcome}) is charged: {charged}")]
-    WronglyCharged { task: Uuid, step: i16, attempt: i32, outcome: String, charged: bool },
+    WronglyCharged {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        outcome: String,
+        charged: bool,
+    },
     #[error("step {task}/{step} counts {counted} charged attempts, and has {charged}")]
-    ChargesMiscounted { task: Uuid, step: i16, counted: i32, charged: i32 },
+    ChargesMiscounted {
+        task: Uuid,
+        step: i16,
+        counted: i32,
+        charged: i32,
+    },
     #[error("step {task}/{step} went on after attempt {attempt} ({outcome}), which was its last")]
-    OneTryTooMany { task: Uuid, step: i16, attempt: i32, outcome: String },
-    #[error("step {task}/{step} ended as {state} with attempt {attempt} ({outcome}), although it had more")]
-    EndedTooEarly { task: Uuid, step: i16, attempt: i32, outcome: String, state: String },
+    OneTryTooMany {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        outcome: String,
+    },
+    #[error(
+        "step {task}/{step} ended as {state} with attempt {attempt} ({outcome}), although it had more"
+    )]
+    EndedTooEarly {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        outcome: String,
+        state: String,
+    },
     #[error("step {task}/{step}: attempt {attempt} started before the one before it ended")]
     AttemptsOverlap { task: Uuid, step: i16, attempt: i32 },
     #[error("step {task}/{step}: attempt {attempt} started {early} µs too early")]
-    RetriedTooEarly { task: Uuid, step: i16, attempt: i32, early: i64 },
+    RetriedTooEarly {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        early: i64,
+    },
     #[error("step {task}/{step}: attempt {attempt} timed out {early} µs before its deadline")]
-    TimedOutTooEarly { task: Uuid, step: i16, attempt: i32, early: i64 },
+    TimedOutTooEarly {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        early: i64,
+    },
     #[error("step {task}/{step}: attempt {attempt} was lost although its worker's lease ran")]
     LostTooEarly { task: Uuid, step: i16, attempt: i32 },
     #[error("two attempts share the lease {lease} of step {task}/{step}")]
     LeaseShared { task: Uuid, step: i16, lease: i64 },
 
     #[error("step {task}/{step} is {state}, although its attempt {attempt} ended it: {outcome}")]
-    SetAndSettled { task: Uuid, step: i16, attempt: i32, outcome: String, state: String },
-    #[error("step {task}/{step}: attempt {attempt} started after an operator had said that the step is done")]
+    SetAndSettled {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        outcome: String,
+        state: String,
+    },
+    #[error(
+        "step {task}/{step}: attempt {attempt} started after an operator had said that the step is done"
+    )]
     StartedAfterSet { task: Uuid, step: i16, attempt: i32 },
-    #[error("step {task}/{step}: attempt {attempt} started while {what} was paused, say the {source_of_it}")]
-    StartedWhilePaused { task: Uuid, step: i16, attempt: i32, what: String, source_of_it: &'static str },
+    #[error(
+        "step {task}/{step}: attempt {attempt} started while {what} was paused, say the {source_of_it}"
+    )]
+    StartedWhilePaused {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        what: String,
+        source_of_it: &'static str,
+    },
     #[error("task {task} was {kind} twice in a row")]
     PausedTwice { task: Uuid, kind: String },
 
@@ -74,19 +145,58 @@ pub enum Violation {
     #[error(
         "a handler ran under the lease {lease} ({task}/{step}, attempt {attempt}), which the database does not know"
     )]
-    RanUnasked { lease: String, task: String, step: String, attempt: i32 },
+    RanUnasked {
+        lease: String,
+        task: String,
+        step: String,
+        attempt: i32,
+    },
     #[error("lease {lease} ran {times} times ({task}/{step})")]
-    RanTwice { lease: String, task: String, step: String, times: usize },
+    RanTwice {
+        lease: String,
+        task: String,
+        step: String,
+        times: usize,
+    },
     #[error("step {task}/{step} was given the key {key}")]
-    WrongKey { task: String, step: String, key: String },
-    #[error("step {task}/{step}: attempt {attempt} started while the one before it ran under a good lease")]
+    WrongKey {
+        task: String,
+        step: String,
+        key: String,
+    },
+    #[error(
+        "step {task}/{step}: attempt {attempt} started while the one before it ran under a good lease"
+    )]
     RanAtOnce { task: Uuid, step: i16, attempt: i32 },
-    #[error("step {task}/{step}, attempt {attempt}: the database says {outcome}, the handler {said}")]
-    OutcomeMadeUp { task: Uuid, step: i16, attempt: i32, outcome: String, said: String },
-    #[error("step {task}/{step}, attempt {attempt}: accepted as {said}, and the database says {outcome}")]
-    AcceptedAndLost { task: Uuid, step: i16, attempt: i32, said: String, outcome: String },
-    #[error("step {task}/{step}, attempt {attempt}: answered as stale, and the database says {outcome}")]
-    StaleAndApplied { task: Uuid, step: i16, attempt: i32, outcome: String },
+    #[error(
+        "step {task}/{step}, attempt {attempt}: the database says {outcome}, the handler {said}"
+    )]
+    OutcomeMadeUp {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        outcome: String,
+        said: String,
+    },
+    #[error(
+        "step {task}/{step}, attempt {attempt}: accepted as {said}, and the database says {outcome}"
+    )]
+    AcceptedAndLost {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        said: String,
+        outcome: String,
+    },
+    #[error(
+        "step {task}/{step}, attempt {attempt}: answered as stale, and the database says {outcome}"
+    )]
+    StaleAndApplied {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        outcome: String,
+    },
     #[error("the server answered for lease {lease}, which nobody ran")]
     AckFromNowhere { lease: String },
     #[error("{lines} lines of the ledger cannot be read")]
@@ -98,25 +208,56 @@ pub enum Violation {
     #[error("step {task}/{step}: its result is not what the handler of attempt {attempt} returned")]
     ResultChanged { task: Uuid, step: i16, attempt: i32 },
     #[error("step {task}/{step}, attempt {attempt} was given another {what} than the database has")]
-    InputChanged { task: Uuid, step: i16, attempt: i32, what: &'static str },
+    InputChanged {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        what: &'static str,
+    },
 
     // Order.
-    #[error("step {task}/{step} started before its parent {parent} had ended, says the {source_of_it}")]
-    StartedBeforeParent { task: Uuid, step: i16, parent: i16, source_of_it: &'static str },
+    #[error(
+        "step {task}/{step} started before its parent {parent} had ended, says the {source_of_it}"
+    )]
+    StartedBeforeParent {
+        task: Uuid,
+        step: i16,
+        parent: i16,
+        source_of_it: &'static str,
+    },
 
     // Events.
     #[error("task {task}: {found} events {kind} where {expected} were due{place}")]
-    EventsMiscounted { task: Uuid, kind: String, place: String, expected: usize, found: usize },
+    EventsMiscounted {
+        task: Uuid,
+        kind: String,
+        place: String,
+        expected: usize,
+        found: usize,
+    },
     #[error("task {task}: event {later} comes before {earlier}")]
-    EventsOutOfOrder { task: Uuid, earlier: String, later: String },
+    EventsOutOfOrder {
+        task: Uuid,
+        earlier: String,
+        later: String,
+    },
     #[error("task {task}: the time of event {kind} goes back by {by} µs")]
     EventTimesOutOfOrder { task: Uuid, kind: String, by: i64 },
 
     // Services.
     #[error("step {task}/{step}: attempt {attempt} started although {why}")]
-    StartedWhileShut { task: Uuid, step: i16, attempt: i32, why: String },
+    StartedWhileShut {
+        task: Uuid,
+        step: i16,
+        attempt: i32,
+        why: String,
+    },
     #[error("service {service}: {most} steps at once, and {limit} are its limit")]
-    LimitExceeded { service: i32, limit: usize, most: usize },
+    LimitExceeded {
+        service: i32,
+        limit: usize,
+        most: usize,
+    },
 
     // While it ran.
     #[error("{seconds:.1} s into the run, {sentence}")]
@@ -149,6 +290,9 @@ impl Violation {
     /// The kind alone, as a word.
     pub fn kind(&self) -> String {
         let text = format!("{self:?}");
-        text.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
+        text.split([' ', '{', '('])
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     }
 }

@@ -32,7 +32,8 @@ fn many(count: usize, part: impl Fn(usize) -> Value) -> Vec<Value> {
 
 /// What comes of the largest document of the case that is judged, and the first one that is not. Both take no longer than they may.
 fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<usize>) {
-    let schema = ContextSchema::compile_result(schema).unwrap_or_else(|problems| panic!("{schema}: {problems:?}"));
+    let schema = ContextSchema::compile_result(schema)
+        .unwrap_or_else(|problems| panic!("{schema}: {problems:?}"));
     let (mut size, mut judged) = (8, 0);
     loop {
         let value = document(size);
@@ -43,9 +44,18 @@ fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<us
         let budget = Budget::new();
         let began = Instant::now();
         let verdict = schema.check(&value, &budget);
-        assert!(began.elapsed() < PATIENCE, "{size}: {:?} for {} steps", began.elapsed(), budget.spent());
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{size}: {:?} for {} steps",
+            began.elapsed(),
+            budget.spent()
+        );
         if verdict.is_ok() {
-            assert!(budget.spent() <= schema.cost_bound(bytes), "{size}: {} steps, {bytes} bytes", budget.spent());
+            assert!(
+                budget.spent() <= schema.cost_bound(bytes),
+                "{size}: {} steps, {bytes} bytes",
+                budget.spent()
+            );
         }
         if let Err(Misfit::TooCostly(error)) = verdict {
             assert!(error.needed > error.allowed, "{error}");
@@ -57,32 +67,89 @@ fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<us
 
 #[test]
 fn each_comparison_is_counted() {
-    let mixed: Vec<Value> = [json!("any")].into_iter().chain(many(5_000, |i| json!(i))).collect();
+    let mixed: Vec<Value> = [json!("any")]
+        .into_iter()
+        .chain(many(5_000, |i| json!(i)))
+        .collect();
     let collide = |i: usize| number(&format!("0.1000000000000000000{i:06}"));
     let beyond = |i: usize| number(&format!("1e{}", 400 + i % 3_000));
     let objects = many(500, |i| json!({"a": [1, 2, i]}));
-    assert!(edges(&json!({"items": {"enum": mixed}}), |n| json!(vec![4_999; n])).1.is_some());
-    assert!(edges(&json!({"items": {"enum": objects}}), |n| rows(n, |_| json!({"a": [1, 2, 499]}))).1.is_some());
-    assert!(edges(&json!({"uniqueItems": true}), |n| rows(n, collide)).1.is_some());
-    assert!(edges(&json!({"uniqueItems": true}), |n| rows(n, beyond)).1.is_some());
+    assert!(
+        edges(&json!({"items": {"enum": mixed}}), |n| json!(vec![
+            4_999;
+            n
+        ]))
+        .1
+        .is_some()
+    );
+    assert!(
+        edges(&json!({"items": {"enum": objects}}), |n| rows(
+            n,
+            |_| json!({"a": [1, 2, 499]})
+        ))
+        .1
+        .is_some()
+    );
+    assert!(
+        edges(&json!({"uniqueItems": true}), |n| rows(n, collide))
+            .1
+            .is_some()
+    );
+    assert!(
+        edges(&json!({"uniqueItems": true}), |n| rows(n, beyond))
+            .1
+            .is_some()
+    );
     let long = many(1_000, |i| json!(i));
-    edges(&json!({"items": {"const": long.clone()}}), |n| rows(n, |_| json!(long)));
-    let (judged, over) = edges(&json!({"uniqueItems": true}), |n| rows(n, |i| json!(format!("item {i}"))));
+    edges(&json!({"items": {"const": long.clone()}}), |n| {
+        rows(n, |_| json!(long))
+    });
+    let (judged, over) = edges(&json!({"uniqueItems": true}), |n| {
+        rows(n, |i| json!(format!("item {i}")))
+    });
     assert!(judged >= 32_000 && over.is_none(), "{judged} {over:?}");
 }
 
 #[test]
 fn each_pattern_is_counted() {
     let text = |n: usize| json!("abbab".repeat(n));
-    assert!(edges(&json!({"pattern": "[ab]*a[ab]{200}c"}), text).1.is_some());
-    assert!(edges(&json!({"pattern": "a[ab]{200}[ab]*$"}), text).1.is_some());
-    assert!(edges(&json!({"format": "regex"}), |n| json!("(a|b)*".repeat(n))).1.is_some());
-    let patterns: Map<String, Value> = (0..100).map(|i| (format!("^k.*{i}$"), json!({"minimum": 0}))).collect();
-    assert!(edges(&json!({"patternProperties": patterns}), named).1.is_some());
-    edges(&json!({"propertyNames": {"pattern": "^[a-z]+[0-9]+$"}}), named);
+    assert!(
+        edges(&json!({"pattern": "[ab]*a[ab]{200}c"}), text)
+            .1
+            .is_some()
+    );
+    assert!(
+        edges(&json!({"pattern": "a[ab]{200}[ab]*$"}), text)
+            .1
+            .is_some()
+    );
+    assert!(
+        edges(&json!({"format": "regex"}), |n| json!("(a|b)*".repeat(n)))
+            .1
+            .is_some()
+    );
+    let patterns: Map<String, Value> = (0..100)
+        .map(|i| (format!("^k.*{i}$"), json!({"minimum": 0})))
+        .collect();
+    assert!(
+        edges(&json!({"patternProperties": patterns}), named)
+            .1
+            .is_some()
+    );
+    edges(
+        &json!({"propertyNames": {"pattern": "^[a-z]+[0-9]+$"}}),
+        named,
+    );
     // What people write.
-    for pattern in ["^[a-z]{2,10}$", r"^[^@\s]+@[^@\s]+$", "^[0-9a-f]{8}-[0-9a-f]{4}$", "^(red|green|blue)$"] {
-        let (judged, over) = edges(&json!({"items": {"pattern": pattern}}), |n| rows(n, |_| json!("ab12cdef-ab12")));
+    for pattern in [
+        "^[a-z]{2,10}$",
+        r"^[^@\s]+@[^@\s]+$",
+        "^[0-9a-f]{8}-[0-9a-f]{4}$",
+        "^(red|green|blue)$",
+    ] {
+        let (judged, over) = edges(&json!({"items": {"pattern": pattern}}), |n| {
+            rows(n, |_| json!("ab12cdef-ab12"))
+        });
         assert!(over.is_none(), "{pattern}: {judged} {over:?}");
     }
 }
@@ -91,21 +158,56 @@ fn each_pattern_is_counted() {
 fn each_applicator_is_counted() {
     let numbers = |n: usize| rows(n, |i| json!(i));
     let minimums = many(200, |i| json!({"minimum": i as i64 - 1_000}));
-    assert!(edges(&json!({"items": {"allOf": minimums}}), numbers).1.is_some());
+    assert!(
+        edges(&json!({"items": {"allOf": minimums}}), numbers)
+            .1
+            .is_some()
+    );
     let constants = many(200, |i| json!({"const": i}));
-    assert!(edges(&json!({"items": {"anyOf": constants}}), |n| json!(vec![199; n])).1.is_some());
-    assert!(edges(&json!({"items": {"oneOf": constants}}), |n| json!(vec![199; n])).1.is_some());
+    assert!(
+        edges(&json!({"items": {"anyOf": constants}}), |n| json!(vec![
+            199;
+            n
+        ]))
+        .1
+        .is_some()
+    );
+    assert!(
+        edges(&json!({"items": {"oneOf": constants}}), |n| json!(vec![
+            199;
+            n
+        ]))
+        .1
+        .is_some()
+    );
     let required = many(200, |i| json!(format!("field{i}")));
-    assert!(edges(&json!({"items": {"not": {"required": required}}}), |n| rows(n, |_| json!({}))).1.is_some());
+    assert!(
+        edges(
+            &json!({"items": {"not": {"required": required}}}),
+            |n| rows(n, |_| json!({}))
+        )
+        .1
+        .is_some()
+    );
     let nested = json!({"allOf": [{"allOf": [{"anyOf": [{"patternProperties": {"^k": {"minimum": 0}}}, {"properties": {"a": true}}]}]}],
                         "unevaluatedProperties": false});
     edges(&nested, named);
-    edges(&json!({"allOf": [{"anyOf": [{"contains": {"type": "integer"}}]}], "unevaluatedItems": false}), numbers);
-    edges(&json!({"contains": {"minimum": 0}, "minContains": 2}), numbers);
-    edges(&json!({"items": {"dependentSchemas": {"a": {"required": ["b"]}}}}), |n| {
-        rows(n, |i| json!({"a": i, "b": 1}))
-    });
-    edges(&json!({"items": {"if": {"minimum": 5}, "then": {"maximum": 1e9}, "else": {"maximum": 10}}}), numbers);
+    edges(
+        &json!({"allOf": [{"anyOf": [{"contains": {"type": "integer"}}]}], "unevaluatedItems": false}),
+        numbers,
+    );
+    edges(
+        &json!({"contains": {"minimum": 0}, "minContains": 2}),
+        numbers,
+    );
+    edges(
+        &json!({"items": {"dependentSchemas": {"a": {"required": ["b"]}}}}),
+        |n| rows(n, |i| json!({"a": i, "b": 1})),
+    );
+    edges(
+        &json!({"items": {"if": {"minimum": 5}, "then": {"maximum": 1e9}, "else": {"maximum": 10}}}),
+        numbers,
+    );
 }
 
 /// Errors hold copies of what does not fit, so they cost more than finding out that something does not.
@@ -114,29 +216,54 @@ fn errors_are_counted() {
     let required = many(150, |i| json!({"required": [format!("field{i}")]}));
     let schema = ContextSchema::compile_result(&json!({"anyOf": required})).expect("valid");
     let began = Instant::now();
-    let Err(Misfit::Violations(found)) = schema.check(&named(50_000), &Budget::new()) else { panic!("violations") };
+    let Err(Misfit::Violations(found)) = schema.check(&named(50_000), &Budget::new()) else {
+        panic!("violations")
+    };
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    assert!(found[0].message.starts_with("the document does not fit its schema"), "{found:?}");
-    let schema = ContextSchema::compile_result(&json!({"items": {"type": "string"}})).expect("valid");
+    assert!(
+        found[0]
+            .message
+            .starts_with("the document does not fit its schema"),
+        "{found:?}"
+    );
+    let schema =
+        ContextSchema::compile_result(&json!({"items": {"type": "string"}})).expect("valid");
     let began = Instant::now();
-    let Err(Misfit::Violations(found)) = schema.check(&json!(vec![1; 200_000]), &Budget::new()) else {
+    let Err(Misfit::Violations(found)) = schema.check(&json!(vec![1; 200_000]), &Budget::new())
+    else {
         panic!("violations")
     };
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     assert_eq!(found[0].pointer, "/0");
-    assert!(found.last().is_some_and(|last| last.message.contains("more violations")), "{:?}", found.last());
+    assert!(
+        found
+            .last()
+            .is_some_and(|last| last.message.contains("more violations")),
+        "{:?}",
+        found.last()
+    );
 }
 
 #[test]
 fn ordinary_documents_are_far_inside() {
     let field = |i: usize| match i % 4 {
-        0 => (json!({"type": "string", "maxLength": 200, "pattern": "^[A-Za-z0-9 _.-]*$"}), json!("some text here")),
+        0 => (
+            json!({"type": "string", "maxLength": 200, "pattern": "^[A-Za-z0-9 _.-]*$"}),
+            json!("some text here"),
+        ),
         1 => (json!({"type": "integer", "minimum": 0}), json!(i)),
         2 => (json!({"enum": ["a", "b", "c"]}), json!("b")),
-        _ => (json!({"type": "string", "format": "date-time"}), json!("2026-01-31T12:00:00Z")),
+        _ => (
+            json!({"type": "string", "format": "date-time"}),
+            json!("2026-01-31T12:00:00Z"),
+        ),
     };
-    let properties: Map<String, Value> = (0..50).map(|i| (format!("field_{i}"), field(i).0)).collect();
-    let row: Map<String, Value> = (0..50).map(|i| (format!("field_{i}"), field(i).1)).collect();
+    let properties: Map<String, Value> = (0..50)
+        .map(|i| (format!("field_{i}"), field(i).0))
+        .collect();
+    let row: Map<String, Value> = (0..50)
+        .map(|i| (format!("field_{i}"), field(i).1))
+        .collect();
     let schema = json!({"properties": {"rows": {"items": {"properties": properties, "additionalProperties": false}}}});
     let document = |n: usize| json!({"rows": vec![Value::Object(row.clone()); n]});
     let (judged, over) = edges(&schema, document);
@@ -144,18 +271,34 @@ fn ordinary_documents_are_far_inside() {
     let schema = ContextSchema::compile(&schema).expect("valid");
     let budget = Budget::new();
     assert_eq!(schema.check(&document(800), &budget), Ok(()));
-    assert!(budget.spent() < crate::domain::budget::MAX_JUDGING_STEPS / 2, "{}", budget.spent());
-    assert!(schema.cost_bound(100) < 50_000, "{}", schema.cost_bound(100));
+    assert!(
+        budget.spent() < crate::domain::budget::MAX_JUDGING_STEPS / 2,
+        "{}",
+        budget.spent()
+    );
+    assert!(
+        schema.cost_bound(100) < 50_000,
+        "{}",
+        schema.cost_bound(100)
+    );
 }
 
 #[test]
 fn defaults_share_the_budget() {
-    let schema =
-        ContextSchema::compile(&json!({"properties": {"a": {"items": {"properties": {"x": {"default": 1}}}}}}));
+    let schema = ContextSchema::compile(
+        &json!({"properties": {"a": {"items": {"properties": {"x": {"default": 1}}}}}}),
+    );
     let schema = schema.expect("valid");
     let text = format!(r#"{{"a":[{}]}}"#, ["{}"; 1_000].join(","));
     let mut value = serde_json::from_str(&text).expect("JSON");
-    assert!(matches!(schema.apply(&text, &mut value, &Budget::of(2_000)), Err(Misfit::TooCostly(_))));
+    assert!(matches!(
+        schema.apply(&text, &mut value, &Budget::of(2_000)),
+        Err(Misfit::TooCostly(_))
+    ));
     let mut value = serde_json::from_str(&text).expect("JSON");
-    assert!(schema.apply(&text, &mut value, &Budget::new()).is_ok_and(|added| added.is_some()));
+    assert!(
+        schema
+            .apply(&text, &mut value, &Budget::new())
+            .is_ok_and(|added| added.is_some())
+    );
 }

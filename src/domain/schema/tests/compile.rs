@@ -27,8 +27,7 @@ fn a_default_that_does_not_fit_is_a_problem() {
 
 #[test]
 fn defaults_without_end_are_a_problem() {
-    let endless =
-        json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"a": {"$ref": "#/$defs/n", "default": {}}}}}});
+    let endless = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"a": {"$ref": "#/$defs/n", "default": {}}}}}});
     assert!(problems(endless)[0].contains("levels deep"));
     let wide = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {
         "a": {"$ref": "#/$defs/n", "default": {}}, "b": {"$ref": "#/$defs/n", "default": {}}
@@ -89,9 +88,10 @@ fn nothing_outside_the_schema_is_ever_read() {
         }
     }
     let hidden = json!({"$ref": "#/x-hidden", "x-hidden": {"properties": {"a": {"$ref": "file:///etc/hostname"}}}});
-    assert!(problems(hidden)[0].starts_with("/x-hidden/properties/a/$ref: expected a reference inside"));
-    let data =
-        json!({"properties": {"$ref": {"const": {"$ref": "http://x"}}, "d": {"enum": [{"$id": "y", "format": "z"}]}}});
+    assert!(
+        problems(hidden)[0].starts_with("/x-hidden/properties/a/$ref: expected a reference inside")
+    );
+    let data = json!({"properties": {"$ref": {"const": {"$ref": "http://x"}}, "d": {"enum": [{"$id": "y", "format": "z"}]}}});
     schema(data);
 }
 
@@ -108,21 +108,34 @@ fn drafts_are_chosen_by_their_uri() {
         schema(uri(draft));
     }
     assert!(
-        problems(uri("http://example.com/mine"))[0].starts_with("/$schema: expected the URI of a JSON Schema draft")
+        problems(uri("http://example.com/mine"))[0]
+            .starts_with("/$schema: expected the URI of a JSON Schema draft")
     );
     let old = json!({"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {}},
         "properties": {"a": {"$ref": "#/definitions/a", "minLength": 3}}, "unevaluatedProperties": false});
     let found = problems(old);
-    assert!(found[0].starts_with("/properties/a/minLength: this draft ignores keywords beside `$ref`"), "{found:?}");
-    assert!(found[1].starts_with("/unevaluatedProperties: unknown keyword"), "{found:?}");
+    assert!(
+        found[0].starts_with("/properties/a/minLength: this draft ignores keywords beside `$ref`"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].starts_with("/unevaluatedProperties: unknown keyword"),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn formats_are_asserted_in_every_draft() {
-    for draft in ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"] {
+    for draft in [
+        "https://json-schema.org/draft/2020-12/schema",
+        "http://json-schema.org/draft-07/schema#",
+    ] {
         let when = schema(json!({"$schema": draft, "properties": {"at": {"format": "date-time"}}}));
         assert_eq!(apply(&when, r#"{"at":"2026-01-31T12:00:00Z"}"#), Ok(None));
-        assert_eq!(violations(&when, r#"{"at":"yesterday"}"#), ["/at: \"yesterday\" is not a \"date-time\""]);
+        assert_eq!(
+            violations(&when, r#"{"at":"yesterday"}"#),
+            ["/at: \"yesterday\" is not a \"date-time\""]
+        );
     }
 }
 
@@ -133,8 +146,14 @@ fn loops_that_reach_no_value_are_refused() {
     );
     assert_eq!(found.len(), 1, "{found:?}");
     let cycle = "#/$defs/a → #/$defs/b → #/$defs/b/allOf/0 → #/$defs/a";
-    assert_eq!(found[0], format!("/$defs/a: the schema refers to itself without reaching a value: {cycle}"));
-    assert_eq!(problems(json!({"$ref": "#"}))[0], ": the schema refers to itself without reaching a value: # → #");
+    assert_eq!(
+        found[0],
+        format!("/$defs/a: the schema refers to itself without reaching a value: {cycle}")
+    );
+    assert_eq!(
+        problems(json!({"$ref": "#"}))[0],
+        ": the schema refers to itself without reaching a value: # → #"
+    );
 }
 
 /// `n` definitions, each of which applies the next one twice.
@@ -142,7 +161,10 @@ fn doubling(n: usize) -> Value {
     let mut defs = serde_json::Map::new();
     for i in 0..n {
         let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
-        defs.insert(format!("d{i}"), json!({"properties": {"a": next}, "patternProperties": {"a": next}}));
+        defs.insert(
+            format!("d{i}"),
+            json!({"properties": {"a": next}, "patternProperties": {"a": next}}),
+        );
     }
     defs.insert(format!("d{n}"), json!({"type": "object"}));
     json!({"$ref": "#/$defs/d0", "$defs": defs})
@@ -152,24 +174,50 @@ fn doubling(n: usize) -> Value {
 fn doubling_work_is_refused() {
     schema(doubling(10));
     let begun = Instant::now();
-    assert_eq!(problems(doubling(60)), [": with its references followed, the schema has more than 20000 parts"]);
-    let branch = |tag: i32| json!({"properties": {"t": {"const": tag}, "a": {"$ref": "#/$defs/n"}}});
+    assert_eq!(
+        problems(doubling(60)),
+        [": with its references followed, the schema has more than 20000 parts"]
+    );
+    let branch =
+        |tag: i32| json!({"properties": {"t": {"const": tag}, "a": {"$ref": "#/$defs/n"}}});
     let recursive = json!({"$ref": "#/$defs/n", "$defs": {"n": {"oneOf": [branch(1), branch(2)]}}});
-    assert!(problems(recursive)[0].starts_with("/$defs/n: the schema contains itself in more than one way"));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(
+        problems(recursive)[0]
+            .starts_with("/$defs/n: the schema contains itself in more than one way")
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
 fn recursion_with_one_branch_per_value_is_fine() {
-    let expression = schema(json!({"properties": {"e": {"$ref": "#/$defs/e"}}, "$defs": {"e": {"oneOf": [
-        {"type": "number"},
-        {"type": "object", "required": ["op"], "properties": {"op": {"enum": ["add"]}, "args": {"items": {"$ref": "#/$defs/e"}}}}
-    ]}}}));
-    assert_eq!(apply(&expression, r#"{"e":{"op":"add","args":[1,{"op":"add","args":[2,3]}]}}"#), Ok(None));
+    let expression = schema(
+        json!({"properties": {"e": {"$ref": "#/$defs/e"}}, "$defs": {"e": {"oneOf": [
+            {"type": "number"},
+            {"type": "object", "required": ["op"], "properties": {"op": {"enum": ["add"]}, "args": {"items": {"$ref": "#/$defs/e"}}}}
+        ]}}}),
+    );
+    assert_eq!(
+        apply(
+            &expression,
+            r#"{"e":{"op":"add","args":[1,{"op":"add","args":[2,3]}]}}"#
+        ),
+        Ok(None)
+    );
     let deep = "{\"op\":\"add\",\"args\":[".repeat(60) + "\"x\"" + &"]}".repeat(60);
     let begun = Instant::now();
-    assert_eq!(violations(&expression, &format!("{{\"e\":{deep}}}")).len(), 1);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(
+        violations(&expression, &format!("{{\"e\":{deep}}}")).len(),
+        1
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 /// The bounds must keep both compiling and validating within the stack of a thread (2 MiB here as in the server).
@@ -185,7 +233,11 @@ fn the_deepest_schema_and_the_deepest_context_fit_on_the_stack() {
     defs.insert(format!("d{}", MAX_SAME_VALUE - 2), last);
     let recursive = schema(json!({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": defs}));
     let nested = |leaf: &str| "{\"a\":".repeat(127) + leaf + &"}".repeat(127);
-    assert!(apply(&recursive, &nested("{\"n\":2}")).expect("valid").is_some());
+    assert!(
+        apply(&recursive, &nested("{\"n\":2}"))
+            .expect("valid")
+            .is_some()
+    );
     assert_eq!(violations(&recursive, &nested("{\"n\":\"x\"}")).len(), 1);
 }
 
@@ -194,7 +246,10 @@ fn schema_depth_is_bounded() {
     let chain = |n: usize| {
         let mut defs = serde_json::Map::new();
         for i in 0..n {
-            defs.insert(format!("d{i}"), json!({"properties": {"a": {"$ref": format!("#/$defs/d{}", i + 1)}}}));
+            defs.insert(
+                format!("d{i}"),
+                json!({"properties": {"a": {"$ref": format!("#/$defs/d{}", i + 1)}}}),
+            );
         }
         defs.insert(format!("d{n}"), json!({}));
         json!({"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": defs})
@@ -219,15 +274,17 @@ fn schema_depth_is_bounded() {
 #[test]
 fn patterns_are_bounded() {
     let many = |count: usize| {
-        let properties: serde_json::Map<String, Value> =
-            (0..count).map(|i| (format!("p{i}"), json!({"pattern": "^a+$"}))).collect();
+        let properties: serde_json::Map<String, Value> = (0..count)
+            .map(|i| (format!("p{i}"), json!({"pattern": "^a+$"})))
+            .collect();
         json!({"properties": properties})
     };
     schema(many(MAX_PATTERNS));
     assert_eq!(problems(many(MAX_PATTERNS + 1)).len(), 1);
     for pattern in ["(a)\\1", "(?<!a)b", "[", "(\\p{L}{100}){100}"] {
         assert!(
-            problems(json!({"properties": {"a": {"pattern": pattern}}}))[0].starts_with("/properties/a/pattern"),
+            problems(json!({"properties": {"a": {"pattern": pattern}}}))[0]
+                .starts_with("/properties/a/pattern"),
             "{pattern}"
         );
     }
@@ -235,16 +292,25 @@ fn patterns_are_bounded() {
     let greedy = schema(json!({"properties": {"a": {"pattern": "^(a+)+$"}}}));
     let context = json!({"a": "a".repeat(5_000) + "b"}).to_string();
     assert_eq!(violations(&greedy, &context).len(), 1);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
 fn many_defaults_compile_in_time() {
-    let properties: serde_json::Map<String, Value> =
-        (0..2_000).map(|i| (format!("p{i}"), json!({"type": "integer", "default": i}))).collect();
+    let properties: serde_json::Map<String, Value> = (0..2_000)
+        .map(|i| (format!("p{i}"), json!({"type": "integer", "default": i})))
+        .collect();
     let begun = Instant::now();
     schema(json!({"properties": properties}));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
@@ -254,8 +320,12 @@ fn work_per_value_is_bounded() {
     let expected = ": more than 1000 schemas apply to the same value";
     assert_eq!(problems(branches(1_000)), [expected]);
     // Each `unevaluatedProperties` looks a second time at everything beside it.
-    let nested =
-        |count: usize| (0..count).fold(json!({}), |inner, _| json!({"allOf": [inner], "unevaluatedProperties": false}));
+    let nested = |count: usize| {
+        (0..count).fold(
+            json!({}),
+            |inner, _| json!({"allOf": [inner], "unevaluatedProperties": false}),
+        )
+    };
     schema(nested(7));
     assert_eq!(problems(nested(9)), [expected]);
 }

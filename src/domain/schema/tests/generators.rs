@@ -6,7 +6,11 @@ use super::*;
 
 fn warnings(value: Value) -> Vec<String> {
     let compiled = schema(value);
-    compiled.warnings().iter().map(|warning| format!("{}: {}", warning.pointer, warning.message)).collect()
+    compiled
+        .warnings()
+        .iter()
+        .map(|warning| format!("{}: {}", warning.pointer, warning.message))
+        .collect()
 }
 
 #[test]
@@ -30,16 +34,29 @@ fn what_nothing_checks_is_a_warning() {
         "/properties/x/externalDocs: `externalDocs` has no effect here",
     ];
     assert_eq!(found, expected);
-    assert_eq!(warnings(json!({"properties": {"a": {"format": "email"}}})), [""; 0]);
+    assert_eq!(
+        warnings(json!({"properties": {"a": {"format": "email"}}})),
+        [""; 0]
+    );
 }
 
 #[test]
 fn names_in_all_scripts_are_asserted() {
-    for (format, good, bad) in [("idn-email", "ü@bücher.example", "ü"), ("idn-hostname", "bücher.example", "-ü.")]
-    {
+    for (format, good, bad) in [
+        ("idn-email", "ü@bücher.example", "ü"),
+        ("idn-hostname", "bücher.example", "-ü."),
+    ] {
         let one = schema(json!({"properties": {"a": {"format": format}}}));
-        assert_eq!(apply(&one, &json!({"a": good}).to_string()), Ok(None), "{format}");
-        assert_eq!(misfit(&one, &json!({"a": bad}).to_string())[0].pointer, "/a", "{format}");
+        assert_eq!(
+            apply(&one, &json!({"a": good}).to_string()),
+            Ok(None),
+            "{format}"
+        );
+        assert_eq!(
+            misfit(&one, &json!({"a": bad}).to_string())[0].pointer,
+            "/a",
+            "{format}"
+        );
         assert!(one.warnings().is_empty(), "{format}");
     }
 }
@@ -62,16 +79,33 @@ fn parts_may_have_an_identity() {
             "item": {"$id": "/item", "properties": {"count": {"type": "integer"}}}
         }
     }));
-    assert_eq!(violations(&order, r#"{"customer":{"name":1}}"#), ["/customer/name: 1 is not of type \"string\""]);
-    assert_eq!(violations(&order, r#"{"again":2}"#), ["/again: 2 is not of type \"string\""]);
-    assert_eq!(violations(&order, r#"{"item":{"count":"x"}}"#), ["/item/count: \"x\" is not of type \"integer\""]);
-    assert_eq!(apply(&order, r#"{"customer":{}}"#), Ok(Some(r#"{"customer":{"name":"x"},"again":"x"}"#.into())));
-    let lost = problems(json!({"properties": {"a": {"$id": "a", "$ref": "#/$defs/b"}}, "$defs": {"b": {}}}));
+    assert_eq!(
+        violations(&order, r#"{"customer":{"name":1}}"#),
+        ["/customer/name: 1 is not of type \"string\""]
+    );
+    assert_eq!(
+        violations(&order, r#"{"again":2}"#),
+        ["/again: 2 is not of type \"string\""]
+    );
+    assert_eq!(
+        violations(&order, r#"{"item":{"count":"x"}}"#),
+        ["/item/count: \"x\" is not of type \"integer\""]
+    );
+    assert_eq!(
+        apply(&order, r#"{"customer":{}}"#),
+        Ok(Some(r#"{"customer":{"name":"x"},"again":"x"}"#.into()))
+    );
+    let lost = problems(
+        json!({"properties": {"a": {"$id": "a", "$ref": "#/$defs/b"}}, "$defs": {"b": {}}}),
+    );
     assert_eq!(lost.len(), 1, "{lost:?}");
     let old = schema(json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "properties": {"a": {"$ref": "#text"}},
         "definitions": {"t": {"$id": "#text", "type": "string"}}
     }));
-    assert_eq!(violations(&old, r#"{"a":1}"#), ["/a: 1 is not of type \"string\""]);
+    assert_eq!(
+        violations(&old, r#"{"a":1}"#),
+        ["/a: 1 is not of type \"string\""]
+    );
 }

@@ -15,7 +15,10 @@ fn schema(value: Value) -> ContextSchema {
 /// Each problem as `pointer: message`.
 fn problems(value: Value) -> Vec<String> {
     let problems = ContextSchema::compile(&value).expect_err("invalid");
-    problems.into_iter().map(|problem| format!("{}: {}", problem.pointer, problem.message)).collect()
+    problems
+        .into_iter()
+        .map(|problem| format!("{}: {}", problem.pointer, problem.message))
+        .collect()
 }
 
 /// With a budget of its own.
@@ -33,7 +36,10 @@ fn misfit(schema: &ContextSchema, context: &str) -> Vec<Violation> {
 
 fn violations(schema: &ContextSchema, context: &str) -> Vec<String> {
     let violations = misfit(schema, context);
-    violations.into_iter().map(|violation| format!("{}: {}", violation.pointer, violation.message)).collect()
+    violations
+        .into_iter()
+        .map(|violation| format!("{}: {}", violation.pointer, violation.message))
+        .collect()
 }
 
 fn registration() -> ContextSchema {
@@ -51,20 +57,28 @@ fn registration() -> ContextSchema {
 
 #[test]
 fn defaults_are_added_at_the_end() {
-    let completed = apply(&registration(), r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#);
-    let expected = r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true,"plan":"free"}"#;
+    let completed = apply(
+        &registration(),
+        r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#,
+    );
+    let expected =
+        r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true,"plan":"free"}"#;
     assert_eq!(completed, Ok(Some(expected.into())));
 }
 
 #[test]
 fn a_complete_context_stays_the_clients_own_text() {
-    let complete = r#" {"name":"Ada","email":"ada@example.com","plan":"pro","marketing_consent":false} "#;
+    let complete =
+        r#" {"name":"Ada","email":"ada@example.com","plan":"pro","marketing_consent":false} "#;
     assert_eq!(apply(&registration(), complete), Ok(None));
 }
 
 #[test]
 fn each_violation_has_its_pointer() {
-    let found = violations(&registration(), r#"{"email": "nobody", "plan": "gold", "marketing_consent": null}"#);
+    let found = violations(
+        &registration(),
+        r#"{"email": "nobody", "plan": "gold", "marketing_consent": null}"#,
+    );
     assert_eq!(
         found,
         [
@@ -86,7 +100,10 @@ fn violations_inside_and_beside_properties_are_placed() {
             "never": false
         }
     }));
-    let found = violations(&strict, r#"{"a/b~": {}, "list": [1, "2", 9007199254740994], "x": 1, "y": 2, "never": 0}"#);
+    let found = violations(
+        &strict,
+        r#"{"a/b~": {}, "list": [1, "2", 9007199254740994], "x": 1, "y": 2, "never": 0}"#,
+    );
     assert_eq!(
         found,
         [
@@ -102,11 +119,17 @@ fn violations_inside_and_beside_properties_are_placed() {
 
 #[test]
 fn a_violation_repeats_no_large_value() {
-    let text =
-        schema(json!({"properties": {"a": {"enum": ["x".repeat(500)]}, "b": {"type": "null"}, "c": {"type": "null"}}}));
+    let text = schema(
+        json!({"properties": {"a": {"enum": ["x".repeat(500)]}, "b": {"type": "null"}, "c": {"type": "null"}}}),
+    );
     let context = json!({"a": "é".repeat(10_000), "b": vec![1; 10_000], "c": "short"}).to_string();
     let found = misfit(&text, &context);
-    assert!(found.iter().all(|violation| violation.message.chars().count() <= 201), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|violation| violation.message.chars().count() <= 201),
+        "{found:?}"
+    );
     assert_eq!(found[1].message, "the value is not of type \"null\"");
     assert_eq!(found[2].message, "\"short\" is not of type \"null\"");
 }
@@ -132,9 +155,13 @@ fn a_context_is_an_object() {
 
 #[test]
 fn digits_order_and_characters_survive() {
-    let with_default = schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128}}}}));
+    let with_default =
+        schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128}}}}));
     let context = r#"{"y":9007199254740993,"b":1.10,"a":1e400,"é😀":"\u00e9\u007f\u2028\"","n":[null,[null]]}"#;
-    let expected = format!("{},\"z\":{{\"n\":12345678901234567890123}}}}", &context[..context.len() - 1]);
+    let expected = format!(
+        "{},\"z\":{{\"n\":12345678901234567890123}}}}",
+        &context[..context.len() - 1]
+    );
     assert_eq!(apply(&with_default, context), Ok(Some(expected)));
 }
 
@@ -154,7 +181,10 @@ fn defaults_reach_nested_places() {
             "pair": {"prefixItems": [{"properties": {"first": {"default": 1}}}], "items": {"properties": {"rest": {"default": 2}}}}
         }
     }));
-    let completed = apply(&nested, r#"{"home":{"lines":["x"]},"items":[{},{"count":2},7],"pair":[{},{},"x"]}"#);
+    let completed = apply(
+        &nested,
+        r#"{"home":{"lines":["x"]},"items":[{},{"count":2},7],"pair":[{},{},"x"]}"#,
+    );
     let expected = json!({
         "home": {"lines": ["x"], "country": "DE"},
         "items": [{"count": 1}, {"count": 2}, 7],
@@ -163,7 +193,8 @@ fn defaults_reach_nested_places() {
         "source": "web",
         "work": {"country": "DE", "lines": []}
     });
-    let completed: Value = serde_json::from_str(&completed.expect("valid").expect("completed")).expect("JSON");
+    let completed: Value =
+        serde_json::from_str(&completed.expect("valid").expect("completed")).expect("JSON");
     assert_eq!(completed, expected);
 }
 
@@ -178,7 +209,10 @@ fn defaults_of_older_drafts_follow_their_rules() {
         }
     }));
     let completed = apply(&tuple, r#"{"list":[{},{}]}"#);
-    assert_eq!(completed, Ok(Some(r#"{"list":[{"a":1},{"b":2}],"name":"x"}"#.into())));
+    assert_eq!(
+        completed,
+        Ok(Some(r#"{"list":[{"a":1},{"b":2}],"name":"x"}"#.into()))
+    );
 }
 
 #[test]
@@ -188,14 +222,24 @@ fn defaults_follow_recursion_only_as_deep_as_the_context() {
         "$defs": {"node": {"properties": {"size": {"default": 0}, "left": {"$ref": "#/$defs/node"}, "right": {"$ref": "#/$defs/node"}}}}
     }));
     let completed = apply(&tree, r#"{"left":{"right":{}}}"#);
-    assert_eq!(completed, Ok(Some(r#"{"left":{"right":{"size":0},"size":0},"size":0}"#.into())));
+    assert_eq!(
+        completed,
+        Ok(Some(
+            r#"{"left":{"right":{"size":0},"size":0},"size":0}"#.into()
+        ))
+    );
 }
 
 #[test]
 fn defaults_cannot_inflate_a_context() {
     let page = "x".repeat(10_000);
-    let inflating = schema(json!({"properties": {"a": {"items": {"properties": {"page": {"default": page}}}}}}));
+    let inflating = schema(
+        json!({"properties": {"a": {"items": {"properties": {"page": {"default": page}}}}}}),
+    );
     let context = |count: usize| json!({"a": vec![json!({}); count]}).to_string();
     assert!(apply(&inflating, &context(104)).is_ok());
-    assert_eq!(violations(&inflating, &context(105)), [": the schema's defaults add more than 1048576 bytes"]);
+    assert_eq!(
+        violations(&inflating, &context(105)),
+        [": the schema's defaults add more than 1048576 bytes"]
+    );
 }

@@ -25,7 +25,11 @@ fn task() -> Value {
 fn settings(template: &Template, context: &Value) -> Settings {
     let settings = Settings::of(template, context, &task(), &Budget::new()).expect("settings");
     let again = Settings::from_json(&settings.to_json(), template);
-    assert_eq!(again.as_ref(), Ok(&settings), "what is stored is what was meant");
+    assert_eq!(
+        again.as_ref(),
+        Ok(&settings),
+        "what is stored is what was meant"
+    );
     settings
 }
 
@@ -46,7 +50,10 @@ fn the_enterprise_case_by_overrides() {
 
     let enterprise = settings(&template, &json!({"plan": "enterprise"}));
     let step = enterprise.step(&template, billing).expect("changed");
-    assert_eq!((step.retry_limit, step.timeout), (5, Duration::from_secs(45)));
+    assert_eq!(
+        (step.retry_limit, step.timeout),
+        (5, Duration::from_secs(45))
+    );
     assert_eq!(
         Value::Object(step.handler_config.clone()),
         json!({"timeout_seconds": 45, "service": "billing_service"})
@@ -61,16 +68,28 @@ fn the_enterprise_case_by_overrides() {
         template.steps[billing]
     );
     assert!(enterprise.step(&template, 0).is_none());
-    let origins = [("retry_limit", "overrides[0]"), ("handler_config.timeout_seconds", "overrides[0]")];
+    let origins = [
+        ("retry_limit", "overrides[0]"),
+        ("handler_config.timeout_seconds", "overrides[0]"),
+    ];
     let origins: Vec<(String, String)> = origins.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
     assert_eq!(enterprise.origins(&template, billing), origins);
-    assert_eq!(Value::Object(enterprise.annotations()), json!({"plan_type": "enterprise"}));
+    assert_eq!(
+        Value::Object(enterprise.annotations()),
+        json!({"plan_type": "enterprise"})
+    );
 
     let free = settings(&template, &json!({"plan": "free"}));
     assert!(free.step(&template, billing).is_none() && free.origins(&template, billing).is_empty());
-    assert_eq!(Value::Object(free.annotations()), json!({"plan_type": "free"}));
+    assert_eq!(
+        Value::Object(free.annotations()),
+        json!({"plan_type": "free"})
+    );
     let why = Settings::of(&template, &json!({}), &task(), &Budget::new()).expect_err("no plan");
-    assert_eq!(why.to_string(), "overrides[0]: when: `context` has no field `plan`");
+    assert_eq!(
+        why.to_string(),
+        "overrides[0]: when: `context` has no field `plan`"
+    );
 }
 
 #[test]
@@ -81,15 +100,31 @@ fn the_enterprise_case_by_a_planner_has_the_same_outcome() {
                      "annotations": {"plan_type": "enterprise"}}"#;
     let mut planned = Settings::default();
     assert!(planned.is_empty());
-    planned.push("planner", Adjustment::from_json(answer, &by_planner, &Budget::new()).expect("an adjustment"));
+    planned.push(
+        "planner",
+        Adjustment::from_json(answer, &by_planner, &Budget::new()).expect("an adjustment"),
+    );
     let overridden = settings(&by_overrides, &json!({"plan": "enterprise"}));
     for (index, step) in by_overrides.steps.iter().enumerate() {
-        let wanted = overridden.step(&by_overrides, index).unwrap_or_else(|| step.clone());
-        let found = planned.step(&by_planner, index + 1).unwrap_or_else(|| by_planner.steps[index + 1].clone());
-        assert_eq!(StepTemplate { depends_on: wanted.depends_on.clone(), ..found }, wanted);
+        let wanted = overridden
+            .step(&by_overrides, index)
+            .unwrap_or_else(|| step.clone());
+        let found = planned
+            .step(&by_planner, index + 1)
+            .unwrap_or_else(|| by_planner.steps[index + 1].clone());
+        assert_eq!(
+            StepTemplate {
+                depends_on: wanted.depends_on.clone(),
+                ..found
+            },
+            wanted
+        );
     }
     assert_eq!(planned.annotations(), overridden.annotations());
-    assert_eq!(planned.origins(&by_planner, 2)[0], ("retry_limit".to_owned(), "planner".to_owned()));
+    assert_eq!(
+        planned.origins(&by_planner, 2)[0],
+        ("retry_limit".to_owned(), "planner".to_owned())
+    );
 }
 
 #[test]
@@ -102,31 +137,77 @@ fn overrides_hold_in_their_order() {
     ));
     let two = settings(&template, &json!({"n": 2, "plan": "p"}));
     assert_eq!(two.priority(), Some(7));
-    assert_eq!(Value::Object(two.annotations()), json!({"x": 2, "y": "p 3", "z": [{"n": 2}]}));
+    assert_eq!(
+        Value::Object(two.annotations()),
+        json!({"x": 2, "y": "p 3", "z": [{"n": 2}]})
+    );
     let a = two.step(&template, 0).expect("changed");
-    assert_eq!(Value::Object(a.handler_config), json!({"url": "x", "deep": {"one": 1, "two": null}}));
-    assert_eq!(Value::Object(a.annotations), json!({"plan": "p", "literal": "${x}"}));
-    assert_eq!((a.backoff.base_seconds, a.backoff.max_seconds, a.backoff.multiplier), (400.0, 500.0, 2.0));
+    assert_eq!(
+        Value::Object(a.handler_config),
+        json!({"url": "x", "deep": {"one": 1, "two": null}})
+    );
+    assert_eq!(
+        Value::Object(a.annotations),
+        json!({"plan": "p", "literal": "${x}"})
+    );
+    assert_eq!(
+        (
+            a.backoff.base_seconds,
+            a.backoff.max_seconds,
+            a.backoff.multiplier
+        ),
+        (400.0, 500.0, 2.0)
+    );
     let b = two.step(&template, 1).expect("changed");
     assert_eq!((b.retryable, b.retry_limit), (true, DEFAULT_RETRY_LIMIT));
     assert!(two.skips(1) && !two.skips(0));
 
     let three = settings(&template, &json!({"n": 3, "plan": "p"}));
     let a = three.step(&template, 0).expect("changed");
-    assert_eq!((a.retry_limit, a.backoff.max_seconds, a.backoff.jitter), (9, 400.0, 0.0), "never less than the base");
-    assert_eq!((three.step(&template, 1).map(|b| b.retry_limit), three.skips(1)), (Some(4), false));
-    assert!(three.origins(&template, 0).contains(&("backoff.max_seconds".into(), "overrides[2]".into())));
-    assert!(three.origins(&template, 0).contains(&("backoff.base_seconds".into(), "overrides[1]".into())));
+    assert_eq!(
+        (a.retry_limit, a.backoff.max_seconds, a.backoff.jitter),
+        (9, 400.0, 0.0),
+        "never less than the base"
+    );
+    assert_eq!(
+        (
+            three.step(&template, 1).map(|b| b.retry_limit),
+            three.skips(1)
+        ),
+        (Some(4), false)
+    );
+    assert!(
+        three
+            .origins(&template, 0)
+            .contains(&("backoff.max_seconds".into(), "overrides[2]".into()))
+    );
+    assert!(
+        three
+            .origins(&template, 0)
+            .contains(&("backoff.base_seconds".into(), "overrides[1]".into()))
+    );
 
     let one = settings(&template, &json!({"n": 1, "plan": "p"}));
-    assert_eq!((one.priority(), one.step(&template, 0), one.skips(1)), (Some(5), None, false));
+    assert_eq!(
+        (one.priority(), one.step(&template, 0), one.skips(1)),
+        (Some(5), None, false)
+    );
     assert!(!one.is_empty() && one.origins(&template, 7).is_empty());
 }
 
 #[test]
 fn annotations_of_an_override_are_bounded_with_what_is_put_into_them() {
-    let template = parse(&two_steps("overrides:\n- {when: true, annotations: {x: '${context.plan}'}}\n"));
-    let of = |bytes: usize| Settings::of(&template, &json!({"plan": "p".repeat(bytes)}), &task(), &Budget::new());
+    let template = parse(&two_steps(
+        "overrides:\n- {when: true, annotations: {x: '${context.plan}'}}\n",
+    ));
+    let of = |bytes: usize| {
+        Settings::of(
+            &template,
+            &json!({"plan": "p".repeat(bytes)}),
+            &task(),
+            &Budget::new(),
+        )
+    };
     let around = r#"{"x":""}"#.len();
     assert!(of(MAX_ANNOTATIONS_BYTES - around).is_ok());
     let why = of(MAX_ANNOTATIONS_BYTES - around + 1).expect_err("too large");
@@ -145,22 +226,46 @@ fn what_the_overrides_come_to_is_bounded() {
         "overrides:\n- {{when: true, steps: {{b: {{handler_config: &config {config}}}}}}}\n{again}\
          - {{when: true, annotations: {{x: '${{context.plan}}'}}}}\n"
     )));
-    let of = |pad: usize| Settings::of(&template, &json!({"plan": "p".repeat(pad)}), &task(), &Budget::new());
+    let of = |pad: usize| {
+        Settings::of(
+            &template,
+            &json!({"plan": "p".repeat(pad)}),
+            &task(),
+            &Budget::new(),
+        )
+    };
     let pad = MAX_SETTINGS_BYTES - of(0).expect("fits").to_json().len();
     assert_eq!(of(pad).expect("fits").to_json().len(), MAX_SETTINGS_BYTES);
     let why = of(pad + 1).expect_err("too large");
-    assert_eq!(why.to_string(), "the overrides come to 262145 bytes, but at most 262144 are allowed");
+    assert_eq!(
+        why.to_string(),
+        "the overrides come to 262145 bytes, but at most 262144 are allowed"
+    );
 }
 
 #[test]
 fn a_planner_is_a_step_before_all_others() {
     let template = parse(&two_steps("planner: plan\n"));
     assert!(template.planner);
-    let names: Vec<&str> = template.steps.iter().map(|step| step.name.as_str()).collect();
+    let names: Vec<&str> = template
+        .steps
+        .iter()
+        .map(|step| step.name.as_str())
+        .collect();
     assert_eq!(names, [PLANNER, "a", "b"]);
-    assert_eq!((template.steps[0].handler.as_str(), template.steps[0].service.as_str()), ("plan", "plan"));
     assert_eq!(
-        template.steps.iter().map(|step| step.depends_on.clone()).collect::<Vec<_>>(),
+        (
+            template.steps[0].handler.as_str(),
+            template.steps[0].service.as_str()
+        ),
+        ("plan", "plan")
+    );
+    assert_eq!(
+        template
+            .steps
+            .iter()
+            .map(|step| step.depends_on.clone())
+            .collect::<Vec<_>>(),
         [vec![], vec![0], vec![1]]
     );
     assert_eq!(Graph::of(&template).roots(), [0]);
@@ -169,8 +274,21 @@ fn a_planner_is_a_step_before_all_others() {
         "planner: {handler: plan, default_retryable: true, default_retry_limit: 7, handler_config: {timeout_seconds: 5, service: s}, backoff: {base_seconds: 2}, annotations: {x: 1}, description: d}\n",
     ));
     let planner = &template.steps[0];
-    assert_eq!((planner.retry_limit, planner.timeout, planner.service.as_str()), (7, Duration::from_secs(5), "s"));
-    assert_eq!((planner.backoff.base_seconds, planner.annotations["x"].clone()), (2.0, json!(1)));
+    assert_eq!(
+        (
+            planner.retry_limit,
+            planner.timeout,
+            planner.service.as_str()
+        ),
+        (7, Duration::from_secs(5), "s")
+    );
+    assert_eq!(
+        (
+            planner.backoff.base_seconds,
+            planner.annotations["x"].clone()
+        ),
+        (2.0, json!(1))
+    );
     assert_eq!(planner.description, "d");
     // Without one, a step may have its name.
     parse("name: t\nstep_templates:\n- {name: planner, handler: h}\n");
@@ -184,10 +302,19 @@ fn a_planners_answer_is_checked() {
         ("nonsense", "line 1, column 1 (byte 0): expected a value"),
         ("null", "expected a mapping, found null"),
         ("[]", "expected a mapping, found a list"),
-        (r#"{"step": {}}"#, "/step: unknown key `step`, did you mean `steps`?"),
+        (
+            r#"{"step": {}}"#,
+            "/step: unknown key `step`, did you mean `steps`?",
+        ),
         (r#"{"steps": {"c": {}}}"#, "/steps/c: there is no step `c`"),
-        (r#"{"steps": {"x/y": {}}}"#, "/steps/x~1y: there is no step `x/y`"),
-        (r#"{"steps": {"a": 5}}"#, "/steps/a: expected a mapping, found 5"),
+        (
+            r#"{"steps": {"x/y": {}}}"#,
+            "/steps/x~1y: there is no step `x/y`",
+        ),
+        (
+            r#"{"steps": {"a": 5}}"#,
+            "/steps/a: expected a mapping, found 5",
+        ),
         (
             r#"{"steps": {"a": {"retries": 5}}}"#,
             "/steps/a/retries: unknown key `retries`; expected one of retry_limit, default_retryable",
@@ -196,14 +323,26 @@ fn a_planners_answer_is_checked() {
             r#"{"steps": {"a": {"retry_limit": -1}}}"#,
             "/steps/a/retry_limit: expected a whole number from 1 to 100, found -1",
         ),
-        (r#"{"steps": {"a": {"retry_limit": 101}}}"#, "from 1 to 100, found 101"),
-        (r#"{"steps": {"a": {"retry_limit": 1.5}}}"#, "from 1 to 100, found 1.5"),
-        (r#"{"steps": {"b": {"retry_limit": 2}}}"#, "/steps/b/retry_limit: the step is not retryable"),
+        (
+            r#"{"steps": {"a": {"retry_limit": 101}}}"#,
+            "from 1 to 100, found 101",
+        ),
+        (
+            r#"{"steps": {"a": {"retry_limit": 1.5}}}"#,
+            "from 1 to 100, found 1.5",
+        ),
+        (
+            r#"{"steps": {"b": {"retry_limit": 2}}}"#,
+            "/steps/b/retry_limit: the step is not retryable",
+        ),
         (
             r#"{"steps": {"a": {"default_retryable": "no"}}}"#,
             "/steps/a/default_retryable: expected true or false, found \"no\"",
         ),
-        (r#"{"steps": {"a": {"skip": 1}}}"#, "/steps/a/skip: expected true or false, found 1"),
+        (
+            r#"{"steps": {"a": {"skip": 1}}}"#,
+            "/steps/a/skip: expected true or false, found 1",
+        ),
         (
             r#"{"steps": {"a": {"handler_config": {"service": "s"}}}}"#,
             "/steps/a/handler_config/service: a step keeps the service of its template",
@@ -212,7 +351,10 @@ fn a_planners_answer_is_checked() {
             r#"{"steps": {"a": {"handler_config": {"timeout_seconds": 0}}}}"#,
             "/steps/a/handler_config/timeout_seconds: expected a number of seconds from 0.001 to 604800, found 0",
         ),
-        (r#"{"steps": {"a": {"backoff": {"base": 1}}}}"#, "/steps/a/backoff/base: unknown key `base`"),
+        (
+            r#"{"steps": {"a": {"backoff": {"base": 1}}}}"#,
+            "/steps/a/backoff/base: unknown key `base`",
+        ),
         (
             r#"{"steps": {"a": {"backoff": {"jitter": 2}}}}"#,
             "/steps/a/backoff/jitter: expected a number from 0 to 1, found 2",
@@ -221,14 +363,26 @@ fn a_planners_answer_is_checked() {
             r#"{"steps": {"a": {"backoff": {"max_seconds": 0.5}}}}"#,
             "/steps/a/backoff: expected `max_seconds` (0.5) to be at least `base_seconds` (1)",
         ),
-        (r#"{"steps": {"a": {"annotations": []}}}"#, "/steps/a/annotations: expected a mapping, found a list"),
+        (
+            r#"{"steps": {"a": {"annotations": []}}}"#,
+            "/steps/a/annotations: expected a mapping, found a list",
+        ),
         (
             r#"{"steps": {"planner": {"skip": true}}}"#,
             "/steps/planner: the step `planner` has run when its answer holds",
         ),
-        (r#"{"priority": 101}"#, "/priority: expected a whole number from -100 to 100, found 101"),
-        (r#"{"priority": "high"}"#, "/priority: expected a whole number"),
-        (r#"{"annotations": 5}"#, "/annotations: expected a mapping, found 5"),
+        (
+            r#"{"priority": 101}"#,
+            "/priority: expected a whole number from -100 to 100, found 101",
+        ),
+        (
+            r#"{"priority": "high"}"#,
+            "/priority: expected a whole number",
+        ),
+        (
+            r#"{"annotations": 5}"#,
+            "/annotations: expected a mapping, found 5",
+        ),
         (r#"{"when": "true"}"#, "/when: unknown key `when`"),
     ] {
         let found = problems(answer);
@@ -254,21 +408,41 @@ fn sizes_of_an_adjustment() {
     let filled = |bytes: usize| format!("{{}}{}", " ".repeat(bytes - 2));
     Adjustment::from_json(&filled(MAX_ADJUSTMENT_BYTES), &template, &Budget::new()).expect("fits");
     let found = refused(&filled(MAX_ADJUSTMENT_BYTES + 1), &template, "too large");
-    assert!(found[0].contains("the document has 262145 bytes, but at most 262144 are allowed"), "{found:?}");
+    assert!(
+        found[0].contains("the document has 262145 bytes, but at most 262144 are allowed"),
+        "{found:?}"
+    );
 
     let notes = |bytes: usize| format!(r#"{{"annotations": {{"x":"{}"}}}}"#, "x".repeat(bytes - 8));
     Adjustment::from_json(&notes(MAX_ANNOTATIONS_BYTES), &template, &Budget::new()).expect("fits");
     let found = refused(&notes(MAX_ANNOTATIONS_BYTES + 1), &template, "too large");
-    assert!(found[0].contains("has 16385 bytes as JSON, but at most 16384 are allowed"), "{found:?}");
+    assert!(
+        found[0].contains("has 16385 bytes as JSON, but at most 16384 are allowed"),
+        "{found:?}"
+    );
 
     // What counts is what comes out of it: `a` has a configuration of its own.
-    let own = Value::Object(template.steps[0].handler_config.clone()).to_string().len() + r#","x":"""#.len();
-    let config =
-        |bytes: usize| format!(r#"{{"steps": {{"a": {{"handler_config": {{"x":"{}"}}}}}}}}"#, "x".repeat(bytes - own));
-    Adjustment::from_json(&config(MAX_HANDLER_CONFIG_BYTES), &template, &Budget::new()).expect("fits");
-    let found = refused(&config(MAX_HANDLER_CONFIG_BYTES + 1), &template, "too large");
+    let own = Value::Object(template.steps[0].handler_config.clone())
+        .to_string()
+        .len()
+        + r#","x":"""#.len();
+    let config = |bytes: usize| {
+        format!(
+            r#"{{"steps": {{"a": {{"handler_config": {{"x":"{}"}}}}}}}}"#,
+            "x".repeat(bytes - own)
+        )
+    };
+    Adjustment::from_json(&config(MAX_HANDLER_CONFIG_BYTES), &template, &Budget::new())
+        .expect("fits");
+    let found = refused(
+        &config(MAX_HANDLER_CONFIG_BYTES + 1),
+        &template,
+        "too large",
+    );
     assert!(
-        found[0].contains("with it, the step's handler_config has 65537 bytes as JSON, but at most 65536"),
+        found[0].contains(
+            "with it, the step's handler_config has 65537 bytes as JSON, but at most 65536"
+        ),
         "{found:?}"
     );
 }
@@ -293,12 +467,24 @@ fn conditions_see_what_comes_before() {
     let condition = template.steps[2].condition.as_ref().expect("a condition");
     let holds = |a: Value, b: Value| {
         let results = StepResults::from([("a", &a), ("b-1", &b)]);
-        condition.holds(&Values::of_step(&json!({"plan": "p"}), &task(), &results, &Budget::new()))
+        condition.holds(&Values::of_step(
+            &json!({"plan": "p"}),
+            &task(),
+            &results,
+            &Budget::new(),
+        ))
     };
     assert_eq!(holds(json!({"approved": true}), json!([2])), Ok(true));
     assert_eq!(holds(json!({"approved": false}), Value::Null), Ok(false));
     let why = EvaluationError::Failed("`results.a` is null, so it has no field `approved`".into());
     assert_eq!(holds(Value::Null, json!([2])), Err(why));
-    assert_eq!(template.steps[3].condition.as_ref().map(ToString::to_string).as_deref(), Some("false"));
+    assert_eq!(
+        template.steps[3]
+            .condition
+            .as_ref()
+            .map(ToString::to_string)
+            .as_deref(),
+        Some("false")
+    );
     assert!(template.steps[1].result_schema.is_some() && template.steps[0].condition.is_none());
 }

@@ -31,15 +31,30 @@ fn in_environment(yaml: &str, environment: &str) -> Template {
 fn the_environment_goes_over_the_template() {
     let found = in_environment(TEMPLATE, "production");
     assert_eq!(found.timeout, Some(Duration::from_secs(3600)));
-    assert_eq!(Value::Object(found.annotations), json!({"team": "x", "tier": {"a": 1, "b": 3}, "on_call": true}));
-    let [a, b, c] = found.steps.as_slice() else { panic!("three steps") };
-    assert_eq!((a.name.as_str(), a.handler.as_str(), a.service.as_str()), ("a", "other", "s"));
-    assert_eq!(a.timeout, Duration::from_secs(50));
-    let config = json!({"timeout_seconds": 50, "service": "s", "deep": {"one": 1, "two": 2}, "list": [3]});
-    assert_eq!(Value::Object(a.handler_config.clone()), config);
-    assert_eq!((b.retry_limit, b.backoff.base_seconds, b.depends_on.clone()), (9, 9.0, vec![0]));
     assert_eq!(
-        (c.depends_on.clone(), c.condition.as_ref().map(ToString::to_string).as_deref()),
+        Value::Object(found.annotations),
+        json!({"team": "x", "tier": {"a": 1, "b": 3}, "on_call": true})
+    );
+    let [a, b, c] = found.steps.as_slice() else {
+        panic!("three steps")
+    };
+    assert_eq!(
+        (a.name.as_str(), a.handler.as_str(), a.service.as_str()),
+        ("a", "other", "s")
+    );
+    assert_eq!(a.timeout, Duration::from_secs(50));
+    let config =
+        json!({"timeout_seconds": 50, "service": "s", "deep": {"one": 1, "two": 2}, "list": [3]});
+    assert_eq!(Value::Object(a.handler_config.clone()), config);
+    assert_eq!(
+        (b.retry_limit, b.backoff.base_seconds, b.depends_on.clone()),
+        (9, 9.0, vec![0])
+    );
+    assert_eq!(
+        (
+            c.depends_on.clone(),
+            c.condition.as_ref().map(ToString::to_string).as_deref()
+        ),
         (vec![0, 1], Some("task.priority > 3"))
     );
     assert!(c.result_schema.is_some());
@@ -48,7 +63,10 @@ fn the_environment_goes_over_the_template() {
 #[test]
 fn every_other_environment_is_the_template_as_it_is() {
     let base = in_environment(TEMPLATE, "");
-    assert_eq!((base.timeout, base.steps[0].handler.as_str()), (Some(Duration::from_secs(60)), "h"));
+    assert_eq!(
+        (base.timeout, base.steps[0].handler.as_str()),
+        (Some(Duration::from_secs(60)), "h")
+    );
     assert_eq!(in_environment(TEMPLATE, "empty"), base);
     assert_eq!(in_environment(TEMPLATE, "staging"), base);
     let without = TEMPLATE.split("environments:").next().unwrap_or_default();
@@ -65,32 +83,86 @@ fn what_is_wrong_in_any_environment_is_wrong() {
         )
     };
     for (yaml, expected) in [
-        (with("  5\n"), (6, 3, "environments", "expected a mapping from the names of environments")),
-        (with("  p: 5\n"), (6, 6, "environments.p", "expected a mapping, found the number 5")),
-        (with("  '': {}\n"), (6, 3, "environments[\"\"]", "expected a name of 1 to 255 bytes")),
+        (
+            with("  5\n"),
+            (
+                6,
+                3,
+                "environments",
+                "expected a mapping from the names of environments",
+            ),
+        ),
+        (
+            with("  p: 5\n"),
+            (
+                6,
+                6,
+                "environments.p",
+                "expected a mapping, found the number 5",
+            ),
+        ),
+        (
+            with("  '': {}\n"),
+            (
+                6,
+                3,
+                "environments[\"\"]",
+                "expected a name of 1 to 255 bytes",
+            ),
+        ),
         (
             with("  p: {schema: {}}\n"),
-            (6, 7, "environments.p.schema", "unknown key `schema`; expected one of step_templates"),
+            (
+                6,
+                7,
+                "environments.p.schema",
+                "unknown key `schema`; expected one of step_templates",
+            ),
         ),
         (
             with("  p: {step_templates: {}}\n"),
-            (6, 23, "environments.p.step_templates", "expected a list of steps, found a mapping"),
+            (
+                6,
+                23,
+                "environments.p.step_templates",
+                "expected a list of steps, found a mapping",
+            ),
         ),
         (
             with("  p: {step_templates: [5]}\n"),
-            (6, 24, "environments.p.step_templates[0]", "expected a step (a mapping with `name`)"),
+            (
+                6,
+                24,
+                "environments.p.step_templates[0]",
+                "expected a step (a mapping with `name`)",
+            ),
         ),
         (
             with("  p: {step_templates: [{handler: h}]}\n"),
-            (6, 24, "environments.p.step_templates[0]", "the key `name` is missing"),
+            (
+                6,
+                24,
+                "environments.p.step_templates[0]",
+                "the key `name` is missing",
+            ),
         ),
         (
             with("  p: {step_templates: [{name: c}]}\n"),
-            (6, 31, "environments.p.step_templates[0].name", "there is no step `c`"),
+            (
+                6,
+                31,
+                "environments.p.step_templates[0].name",
+                "there is no step `c`",
+            ),
         ),
         (
             with("  p: {step_templates: [{name: a}, {name: a}]}\n"),
-            (6, 42, "environments.p.step_templates[1].name", "the step `a` appears twice in this environment"),
+            (
+                6,
+                42,
+                "environments.p.step_templates[1].name",
+                "the step `a` appears twice in this environment",
+            ),
         ),
         (
             with("  p: {step_templates: [{name: b, default_retry_limit: 0}]}\n"),
@@ -112,7 +184,12 @@ fn what_is_wrong_in_any_environment_is_wrong() {
         ),
         (
             with("  p: {step_templates: [{name: a, depends_on_steps: [b]}]}\n"),
-            (6, 53, "step_templates[0].depends_on_steps[0]", "in a cycle: a → b → a (in the environment `p`)"),
+            (
+                6,
+                53,
+                "step_templates[0].depends_on_steps[0]",
+                "in a cycle: a → b → a (in the environment `p`)",
+            ),
         ),
         (
             with("  p: {timeout_seconds: x}\n"),
@@ -140,12 +217,16 @@ fn what_is_wrong_in_any_environment_is_wrong() {
 fn the_number_of_environments_is_bounded() {
     let with = |count: usize| {
         let environments: String = (0..count).map(|n| format!("  e{n}: {{}}\n")).collect();
-        format!("name: t\nstep_templates:\n- {{name: a, handler: h}}\nenvironments:\n{environments}")
+        format!(
+            "name: t\nstep_templates:\n- {{name: a, handler: h}}\nenvironments:\n{environments}"
+        )
     };
     parse(&with(MAX_ENVIRONMENTS));
     let problems = Template::parse(&with(MAX_ENVIRONMENTS + 1), "").expect_err("many");
     assert!(
-        problems[0].message.contains("the template has 21 environments, but at most 20 are allowed"),
+        problems[0]
+            .message
+            .contains("the template has 21 environments, but at most 20 are allowed"),
         "{problems:?}"
     );
 }

@@ -32,12 +32,18 @@ fn the_registration_template_loads_verbatim() {
     assert_eq!(template.namespace, "user_management");
     assert_eq!(template.task_name, "user_registration");
     assert_eq!(template.version, semver::Version::new(2, 6, 0));
-    assert_eq!(template.description, "Orchestrated user registration across microservices");
+    assert_eq!(
+        template.description,
+        "Orchestrated user registration across microservices"
+    );
     assert_eq!(template.steps.len(), 5);
 
     let mail = &template.steps[3];
     assert_eq!(mail.name, "send_welcome_sequence");
-    assert_eq!(mail.handler, "UserManagement::StepHandlers::SendWelcomeSequenceHandler");
+    assert_eq!(
+        mail.handler,
+        "UserManagement::StepHandlers::SendWelcomeSequenceHandler"
+    );
     assert_eq!(mail.service, "notification_service");
     assert_eq!(mail.depends_on, [1, 2]);
     assert_eq!((mail.retryable, mail.retry_limit), (true, 5));
@@ -58,14 +64,24 @@ fn the_registration_schema_completes_and_checks_a_context() {
     let template = parse(REGISTRATION);
     let schema = template.schema.as_ref().expect("schema");
     let schema = crate::domain::schema::ContextSchema::compile(schema).expect("valid");
-    let apply = |text: &str| schema.apply(text, &mut serde_json::from_str(text).expect("JSON"), &Budget::new());
+    let apply = |text: &str| {
+        schema.apply(
+            text,
+            &mut serde_json::from_str(text).expect("JSON"),
+            &Budget::new(),
+        )
+    };
     let completed = apply(r#"{"email":"ada@example.com","name":"Ada"}"#).expect("fits");
-    let expected = r#"{"email":"ada@example.com","name":"Ada","plan":"free","marketing_consent":false}"#;
+    let expected =
+        r#"{"email":"ada@example.com","name":"Ada","plan":"free","marketing_consent":false}"#;
     assert_eq!(completed.as_deref(), Some(expected));
     let Err(Misfit::Violations(violations)) = apply(r#"{"email":"nobody","plan":"gold"}"#) else {
         panic!("three violations");
     };
-    let pointers: Vec<&str> = violations.iter().map(|violation| violation.pointer.as_str()).collect();
+    let pointers: Vec<&str> = violations
+        .iter()
+        .map(|violation| violation.pointer.as_str())
+        .collect();
     assert_eq!(pointers, ["", "/email", "/plan"]);
 }
 
@@ -75,7 +91,10 @@ fn the_golden_shapes_load() {
     assert_eq!(linear.steps.len(), 6);
     assert_eq!(Graph::of(&linear).ancestors(5), [0, 1, 2, 3, 4]);
     assert_eq!(linear.steps[2].handler_config["failures"], json!(1));
-    assert_eq!(linear.steps[2].service, "golden.flaky", "the handler's name stands in for the service");
+    assert_eq!(
+        linear.steps[2].service, "golden.flaky",
+        "the handler's name stands in for the service"
+    );
 
     let diamond = parse(DIAMOND);
     let graph = Graph::of(&diamond);
@@ -88,12 +107,33 @@ fn the_golden_shapes_load() {
 #[test]
 fn what_is_left_out_has_a_default() {
     let template = parse(&one_step(""));
-    assert_eq!((template.namespace.as_str(), template.version.to_string().as_str()), ("default", "0.1.0"));
-    assert_eq!((template.description.as_str(), template.schema, template.annotations.len()), ("", None, 0));
+    assert_eq!(
+        (
+            template.namespace.as_str(),
+            template.version.to_string().as_str()
+        ),
+        ("default", "0.1.0")
+    );
+    assert_eq!(
+        (
+            template.description.as_str(),
+            template.schema,
+            template.annotations.len()
+        ),
+        ("", None, 0)
+    );
     let step = &template.steps[0];
-    assert_eq!((step.retryable, step.retry_limit, step.timeout), (true, 3, DEFAULT_TIMEOUT));
-    assert_eq!((step.service.as_str(), step.backoff), ("h", Backoff::default()));
-    assert!(step.handler_config.is_empty() && step.annotations.is_empty() && step.depends_on.is_empty());
+    assert_eq!(
+        (step.retryable, step.retry_limit, step.timeout),
+        (true, 3, DEFAULT_TIMEOUT)
+    );
+    assert_eq!(
+        (step.service.as_str(), step.backoff),
+        ("h", Backoff::default())
+    );
+    assert!(
+        step.handler_config.is_empty() && step.annotations.is_empty() && step.depends_on.is_empty()
+    );
 }
 
 #[test]
@@ -101,7 +141,10 @@ fn aliases_of_keys_mean_the_same() {
     let template = parse(
         "name: t\nnamespace_name: n\nstep_templates:\n- {name: a, handler: h}\n- {name: b, handler: h, depends_on_step: a}\n",
     );
-    assert_eq!((template.task_name.as_str(), template.namespace.as_str()), ("t", "n"));
+    assert_eq!(
+        (template.task_name.as_str(), template.namespace.as_str()),
+        ("t", "n")
+    );
     assert_eq!(template.steps[1].depends_on, [0]);
 }
 
@@ -114,20 +157,38 @@ fn everything_can_be_set() {
          annotations: {owner: team}\nannotations: {tier: 1}\n",
     ));
     let step = &template.steps[0];
-    assert_eq!((step.description.as_str(), step.retry_limit, step.service.as_str()), ("does it", 7, "s"));
+    assert_eq!(
+        (
+            step.description.as_str(),
+            step.retry_limit,
+            step.service.as_str()
+        ),
+        ("does it", 7, "s")
+    );
     assert_eq!(step.timeout, Duration::from_millis(1500));
-    let backoff = Backoff { base_seconds: 0.5, multiplier: 3.0, max_seconds: 60.0, jitter: 0.0 };
+    let backoff = Backoff {
+        base_seconds: 0.5,
+        multiplier: 3.0,
+        max_seconds: 60.0,
+        jitter: 0.0,
+    };
     assert_eq!(step.backoff, backoff);
-    let config =
-        r#"{"timeout_seconds":1.5,"service":"s","url":"http://x","big":9007199254740993,"exact":1.10,"n":null}"#;
-    assert_eq!(serde_json::to_string(&step.handler_config).expect("JSON"), config);
+    let config = r#"{"timeout_seconds":1.5,"service":"s","url":"http://x","big":9007199254740993,"exact":1.10,"n":null}"#;
+    assert_eq!(
+        serde_json::to_string(&step.handler_config).expect("JSON"),
+        config
+    );
     assert_eq!(step.annotations["owner"], json!("team"));
     assert_eq!(template.annotations["tier"], json!(1));
 }
 
 #[test]
 fn a_step_that_is_not_retryable_has_one_attempt() {
-    let step = parse(&one_step("  default_retryable: false\n  default_retry_limit: 5\n")).steps.remove(0);
+    let step = parse(&one_step(
+        "  default_retryable: false\n  default_retry_limit: 5\n",
+    ))
+    .steps
+    .remove(0);
     assert_eq!((step.retryable, step.retry_limit), (false, 1));
 }
 
@@ -145,7 +206,10 @@ fn anchors_and_aliases_are_expanded() {
         "name: t\nstep_templates:\n- &a {name: a, handler: h, handler_config: &c {retries: [1, &x 2]}}\n\
          - {name: b, handler: h, handler_config: *c, depends_on_steps: [a]}\n",
     );
-    assert_eq!(template.steps[0].handler_config, template.steps[1].handler_config);
+    assert_eq!(
+        template.steps[0].handler_config,
+        template.steps[1].handler_config
+    );
 }
 
 #[test]
@@ -157,7 +221,10 @@ fn strings_stay_strings() {
         "quoted": "1", "yes": "yes", "norway": "no", "octal": 15, "zeros": 7, "block": "a\n b\n", "folded": "a b",
         "date": "2026-01-31", "escape": "é\t", "tilde": null
     });
-    assert_eq!(Value::Object(template.steps[0].handler_config.clone()), expected);
+    assert_eq!(
+        Value::Object(template.steps[0].handler_config.clone()),
+        expected
+    );
 }
 
 #[test]

@@ -6,7 +6,12 @@ const STOCK_COUNT: &str = include_str!("../../../../tests/fixtures/rails/stock_c
 const RETURNS: &str = include_str!("../../../../tests/fixtures/rails/returns.yaml");
 
 fn check(yaml: &str) -> (Template, Vec<String>) {
-    let Checked { template, problems, warnings, .. } = Template::check(yaml, "");
+    let Checked {
+        template,
+        problems,
+        warnings,
+        ..
+    } = Template::check(yaml, "");
     let template = template.unwrap_or_else(|| panic!("{problems:#?}"));
     (template, warnings.iter().map(ToString::to_string).collect())
 }
@@ -14,7 +19,10 @@ fn check(yaml: &str) -> (Template, Vec<String>) {
 fn assert_warned(warnings: &[String], expected: &[(&str, &str)]) {
     assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
     for (warning, (place, says)) in warnings.iter().zip(expected) {
-        assert!(warning.starts_with(place) && warning.contains(says), "{warning}\nexpected {place} {says}");
+        assert!(
+            warning.starts_with(place) && warning.contains(says),
+            "{warning}\nexpected {place} {says}"
+        );
     }
 }
 
@@ -24,17 +32,45 @@ fn a_generated_file_loads_and_its_ruby_keys_are_warned_of() {
     assert_warned(
         &warnings,
         &[
-            ("line 3, column 7: name:", "the template is called `warehouse.stock_count`"),
-            ("line 6, column 1: module_namespace:", "`namespace_name` says where the template belongs"),
-            ("line 7, column 1: task_handler_class:", "`planner`, `overrides` and `annotations`"),
-            ("line 9, column 1: concurrent:", "`depends_on_steps` puts them in an order"),
-            ("line 12, column 1: named_steps:", "are those in `step_templates`"),
-            ("line 43, column 5: step_templates[1].skippable:", "`when` says"),
-            ("line 44, column 5: step_templates[1].custom_events:", "`step.completed`"),
+            (
+                "line 3, column 7: name:",
+                "the template is called `warehouse.stock_count`",
+            ),
+            (
+                "line 6, column 1: module_namespace:",
+                "`namespace_name` says where the template belongs",
+            ),
+            (
+                "line 7, column 1: task_handler_class:",
+                "`planner`, `overrides` and `annotations`",
+            ),
+            (
+                "line 9, column 1: concurrent:",
+                "`depends_on_steps` puts them in an order",
+            ),
+            (
+                "line 12, column 1: named_steps:",
+                "are those in `step_templates`",
+            ),
+            (
+                "line 43, column 5: step_templates[1].skippable:",
+                "`when` says",
+            ),
+            (
+                "line 44, column 5: step_templates[1].custom_events:",
+                "`step.completed`",
+            ),
         ],
     );
-    assert_eq!((template.namespace.as_str(), template.task_name.as_str()), ("warehouse", "warehouse.stock_count"));
-    let services: Vec<&str> = template.steps.iter().map(|step| step.service.as_str()).collect();
+    assert_eq!(
+        (template.namespace.as_str(), template.task_name.as_str()),
+        ("warehouse", "warehouse.stock_count")
+    );
+    let services: Vec<&str> = template
+        .steps
+        .iter()
+        .map(|step| step.service.as_str())
+        .collect();
     assert_eq!(services, ["warehouse_system", "scanner", "ledger"]);
 }
 
@@ -44,13 +80,29 @@ fn a_file_of_an_application_loads_with_a_warning_for_each_key_that_is_not_used()
     assert_warned(
         &warnings,
         &[
-            ("line 5, column 1: task_handler_class:", "names a Ruby class"),
-            ("line 21, column 5: step_templates[1].dependent_system:", "says that the service is `payments`"),
-            ("line 25, column 1: custom_events:", "publishes no events of its own"),
-            ("line 29, column 1: handler_config:", "the `handler_config` of its own step"),
+            (
+                "line 5, column 1: task_handler_class:",
+                "names a Ruby class",
+            ),
+            (
+                "line 21, column 5: step_templates[1].dependent_system:",
+                "says that the service is `payments`",
+            ),
+            (
+                "line 25, column 1: custom_events:",
+                "publishes no events of its own",
+            ),
+            (
+                "line 29, column 1: handler_config:",
+                "the `handler_config` of its own step",
+            ),
         ],
     );
-    let services: Vec<&str> = template.steps.iter().map(|step| step.service.as_str()).collect();
+    let services: Vec<&str> = template
+        .steps
+        .iter()
+        .map(|step| step.service.as_str())
+        .collect();
     assert_eq!(services, ["returns_desk", "payments"]);
 }
 
@@ -64,8 +116,14 @@ fn a_template_without_such_keys_has_no_warnings() {
 #[test]
 fn what_a_service_is_called_goes_by_the_nearest_key() {
     let step = "name: t\ndefault_dependent_system: d\nplanner: p\nstep_templates:\n- {name: a, handler: h}\n";
-    let (template, warnings) = check(&format!("{step}- {{name: b, handler: h, dependent_system: s}}\n"));
-    let services: Vec<&str> = template.steps.iter().map(|step| step.service.as_str()).collect();
+    let (template, warnings) = check(&format!(
+        "{step}- {{name: b, handler: h, dependent_system: s}}\n"
+    ));
+    let services: Vec<&str> = template
+        .steps
+        .iter()
+        .map(|step| step.service.as_str())
+        .collect();
     assert_eq!((services, warnings), (vec!["d", "d", "s"], Vec::new()));
     for (yaml, path) in [
         (
@@ -78,7 +136,11 @@ fn what_a_service_is_called_goes_by_the_nearest_key() {
         ),
     ] {
         let problems = Template::parse(yaml, "").expect_err(yaml);
-        assert_eq!((problems.len(), problems[0].path.as_str()), (1, path), "{problems:?}");
+        assert_eq!(
+            (problems.len(), problems[0].path.as_str()),
+            (1, path),
+            "{problems:?}"
+        );
     }
 }
 
@@ -86,25 +148,43 @@ fn what_a_service_is_called_goes_by_the_nearest_key() {
 fn warnings_do_not_hide_problems_and_those_of_an_environment_say_so() {
     let yaml = "name: t\nconcurrent: false\nstep_templates: [{name: a, handler: h}]\nenvironments: {test: {step_templates: [{name: a, skippable: true}]}}\nzork: 1\n";
     let checked = Template::check(yaml, "");
-    assert_eq!((checked.problems.len(), checked.problems_total, checked.template), (1, 1, None));
+    assert_eq!(
+        (
+            checked.problems.len(),
+            checked.problems_total,
+            checked.template
+        ),
+        (1, 1, None)
+    );
     let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
     assert_warned(
         &warnings,
-        &[("line 2, column 1: concurrent:", "side by side"), ("line 4, column 50:", "(in the environment `test`)")],
+        &[
+            ("line 2, column 1: concurrent:", "side by side"),
+            ("line 4, column 50:", "(in the environment `test`)"),
+        ],
     );
 }
 
 #[test]
 fn only_a_file_of_the_rails_engine_may_have_a_slash_in_its_name() {
-    let with = |more: &str| format!("name: shop/checkout\n{more}step_templates: [{{name: a, handler: h}}]\n");
+    let with = |more: &str| {
+        format!("name: shop/checkout\n{more}step_templates: [{{name: a, handler: h}}]\n")
+    };
     for more in ["module_namespace: Shop\n", "task_handler_class: Checkout\n"] {
         assert_eq!(check(&with(more)).0.task_name, "shop.checkout");
     }
     let problems = Template::parse(&with(""), "").expect_err("a slash");
     assert!(
-        problems[0].to_string().starts_with("line 1, column 7: name: the name must not contain `/`"),
+        problems[0]
+            .to_string()
+            .starts_with("line 1, column 7: name: the name must not contain `/`"),
         "{problems:?}"
     );
-    let stored = Template::parse_stored(&with("namespace: 'a b@c'\n"), "").expect("it was stored before");
-    assert_eq!((stored.namespace.as_str(), stored.task_name.as_str()), ("a b@c", "shop/checkout"));
+    let stored =
+        Template::parse_stored(&with("namespace: 'a b@c'\n"), "").expect("it was stored before");
+    assert_eq!(
+        (stored.namespace.as_str(), stored.task_name.as_str()),
+        ("a b@c", "shop/checkout")
+    );
 }

@@ -17,20 +17,39 @@ fn keys_of_an_author_are_a_home_for_anchors() {
     assert_eq!(template.steps[0].handler_config["url"], "u");
     check(
         "name: t\nX-a: 1\nxa: 2\n",
-        &[(1, 1, "", "`step_templates` is missing"), (2, 1, "X-a", "unknown key"), (3, 1, "xa", "unknown key")],
+        &[
+            (1, 1, "", "`step_templates` is missing"),
+            (2, 1, "X-a", "unknown key"),
+            (3, 1, "xa", "unknown key"),
+        ],
     );
 }
 
 #[test]
 fn a_merge_key_adds_what_the_mapping_does_not_say() {
     for (yaml, expected) in [
-        ("annotations: {<<: {a: 1, b: 2}, a: 3}\n", json!({"a": 3, "b": 2})),
-        ("annotations: {a: 3, <<: {a: 1, b: 2}}\n", json!({"a": 3, "b": 2})),
-        ("annotations: {<<: [{a: 1}, {a: 2, b: 2}]}\n", json!({"a": 1, "b": 2})),
-        ("annotations: {<<: {a: {x: 1}}, a: {y: 2}}\n", json!({"a": {"y": 2}})),
+        (
+            "annotations: {<<: {a: 1, b: 2}, a: 3}\n",
+            json!({"a": 3, "b": 2}),
+        ),
+        (
+            "annotations: {a: 3, <<: {a: 1, b: 2}}\n",
+            json!({"a": 3, "b": 2}),
+        ),
+        (
+            "annotations: {<<: [{a: 1}, {a: 2, b: 2}]}\n",
+            json!({"a": 1, "b": 2}),
+        ),
+        (
+            "annotations: {<<: {a: {x: 1}}, a: {y: 2}}\n",
+            json!({"a": {"y": 2}}),
+        ),
         ("annotations: {<<: {a: 1}, a: ~}\n", json!({"a": null})),
         ("annotations: {<<: [], a: 1}\n", json!({"a": 1})),
-        ("annotations: {\"<<\": {a: 1}, '<<x': 2}\n", json!({"<<": {"a": 1}, "<<x": 2})),
+        (
+            "annotations: {\"<<\": {a: 1}, '<<x': 2}\n",
+            json!({"<<": {"a": 1}, "<<x": 2}),
+        ),
         ("annotations: {a: <<}\n", json!({"a": "<<"})),
         (
             "x-a: &a {a: 1, b: 1}\nx-b: &b {<<: *a, b: 2, c: 2}\nannotations: {<<: *b, c: 3}\n",
@@ -40,7 +59,11 @@ fn a_merge_key_adds_what_the_mapping_does_not_say() {
         assert_eq!(annotations(yaml), expected, "{yaml}");
     }
     let yaml = "x-step: &step {handler: h, default_retry_limit: 7}\nname: t\nstep_templates:\n- {<<: *step, name: a}\n- <<: *step\n  name: b\n  default_retry_limit: 2\n";
-    let limits: Vec<u32> = parse(yaml).steps.iter().map(|step| step.retry_limit).collect();
+    let limits: Vec<u32> = parse(yaml)
+        .steps
+        .iter()
+        .map(|step| step.retry_limit)
+        .collect();
     assert_eq!(limits, [7, 2]);
 }
 
@@ -48,14 +71,31 @@ fn a_merge_key_adds_what_the_mapping_does_not_say() {
 fn a_merge_key_that_cannot_be_one_says_what_it_takes() {
     let with = |text: &str| format!("name: t\nannotations: {text}\n{STEP}");
     for (yaml, expected) in [
-        (with("{<<: }"), (2, 17, "expected a mapping to merge, or a list of mappings, found nothing (null)")),
+        (
+            with("{<<: }"),
+            (
+                2,
+                17,
+                "expected a mapping to merge, or a list of mappings, found nothing (null)",
+            ),
+        ),
         (with("{<<: [{a: 1}, 5]}"), (2, 28, "found the number 5")),
-        (with("{<<: {a: 1}, <<: {b: 1}}"), (2, 27, "twice in the same mapping; expected one with a list")),
-        (with("{<<: {a: 1}, b: 1, b: 2}"), (2, 33, "the key appears twice")),
+        (
+            with("{<<: {a: 1}, <<: {b: 1}}"),
+            (2, 27, "twice in the same mapping; expected one with a list"),
+        ),
+        (
+            with("{<<: {a: 1}, b: 1, b: 2}"),
+            (2, 33, "the key appears twice"),
+        ),
     ] {
         let problems = Template::parse(&yaml, "").expect_err(&yaml);
         let first = &problems[0];
-        assert_eq!((problems.len(), first.line, first.column), (1, expected.0, expected.1), "{yaml}: {first}");
+        assert_eq!(
+            (problems.len(), first.line, first.column),
+            (1, expected.0, expected.1),
+            "{yaml}: {first}"
+        );
         assert!(first.message.contains(expected.2), "{yaml}: {first}");
     }
 }
@@ -63,13 +103,30 @@ fn a_merge_key_that_cannot_be_one_says_what_it_takes() {
 #[test]
 fn what_merge_keys_expand_to_is_bounded() {
     let level = |n: u32| {
-        format!("x-{n}: &l{n} {{<<: [{}], own{n}: {{<<: *l{}}}}}\n", format!("*l{}, ", n - 1).repeat(40), n - 1)
+        format!(
+            "x-{n}: &l{n} {{<<: [{}], own{n}: {{<<: *l{}}}}}\n",
+            format!("*l{}, ", n - 1).repeat(40),
+            n - 1
+        )
     };
-    let bomb = format!("x-0: &l0 {{a: {}}}\n{}", "[1, 1, 1, 1]", (1..=20).map(level).collect::<String>());
+    let bomb = format!(
+        "x-0: &l0 {{a: {}}}\n{}",
+        "[1, 1, 1, 1]",
+        (1..=20).map(level).collect::<String>()
+    );
     let begun = std::time::Instant::now();
     let problems = Template::parse(&format!("name: t\n{bomb}{STEP}"), "").expect_err("too large");
-    assert!(problems[0].message.contains("with its aliases expanded, the file is larger than"), "{problems:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(
+        problems[0]
+            .message
+            .contains("with its aliases expanded, the file is larger than"),
+        "{problems:?}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
@@ -83,17 +140,44 @@ fn a_key_without_a_value_counts_as_not_written() {
         json!({"service": null, "timeout_seconds": null, "url": null})
     );
     assert_eq!(step.annotations["a"], Value::Null);
-    let cleared = StepTemplate { handler_config: Map::new(), annotations: Map::new(), ..step.clone() };
-    assert_eq!(Template { steps: vec![cleared], ..template }, bare);
+    let cleared = StepTemplate {
+        handler_config: Map::new(),
+        annotations: Map::new(),
+        ..step.clone()
+    };
+    assert_eq!(
+        Template {
+            steps: vec![cleared],
+            ..template
+        },
+        bare
+    );
 }
 
 #[test]
 fn a_key_that_must_have_a_value_says_so() {
     for (yaml, expected) in [
-        (format!("name:\n{STEP}"), (1, 5, "name", "expected a string, found nothing (null)")),
-        ("name: t\nstep_templates:\n".to_owned(), (2, 15, "step_templates", "expected a list of steps, found nothing")),
-        (format!("name: t\nplanner:\n{STEP}"), (2, 8, "planner", "expected a handler's name, or a mapping")),
-        (format!("name: t\n{STEP}  when:\n"), (5, 7, "step_templates[0].when", "expected a condition")),
+        (
+            format!("name:\n{STEP}"),
+            (1, 5, "name", "expected a string, found nothing (null)"),
+        ),
+        (
+            "name: t\nstep_templates:\n".to_owned(),
+            (
+                2,
+                15,
+                "step_templates",
+                "expected a list of steps, found nothing",
+            ),
+        ),
+        (
+            format!("name: t\nplanner:\n{STEP}"),
+            (2, 8, "planner", "expected a handler's name, or a mapping"),
+        ),
+        (
+            format!("name: t\n{STEP}  when:\n"),
+            (5, 7, "step_templates[0].when", "expected a condition"),
+        ),
     ] {
         check(&yaml, &[expected]);
     }
@@ -102,7 +186,13 @@ fn a_key_that_must_have_a_value_says_so() {
 #[test]
 fn an_environment_without_a_value_changes_nothing() {
     let yaml = "name: t\nstep_templates: [{name: a, handler: h, handler_config: {url: u, key: k}}]\nenvironments:\n  dev:\n  test:\n    annotations:\n    step_templates:\n    - name: a\n      description:\n      handler_config: {key: }\n";
-    assert_eq!(Template::parse(yaml, "dev").unwrap(), Template::parse(yaml, "").unwrap());
+    assert_eq!(
+        Template::parse(yaml, "dev").unwrap(),
+        Template::parse(yaml, "").unwrap()
+    );
     let test = Template::parse(yaml, "test").unwrap();
-    assert_eq!(Value::Object(test.steps[0].handler_config.clone()), json!({"url": "u", "key": null}));
+    assert_eq!(
+        Value::Object(test.steps[0].handler_config.clone()),
+        json!({"url": "u", "key": null})
+    );
 }

@@ -34,8 +34,13 @@ fn known(results: &[(i16, &str)]) -> Known {
         settings: None,
         revision: 0,
     };
-    let results = results.iter().map(|(step, json)| ((TASK, *step), std::sync::Arc::from(*json)));
-    Known { tasks: HashMap::from([(TASK, std::sync::Arc::new(input))]), results: results.collect() }
+    let results = results
+        .iter()
+        .map(|(step, json)| ((TASK, *step), std::sync::Arc::from(*json)));
+    Known {
+        tasks: HashMap::from([(TASK, std::sync::Arc::new(input))]),
+        results: results.collect(),
+    }
 }
 
 /// The input as it comes again.
@@ -50,8 +55,16 @@ fn says(step: i16, json: &str) -> Pending {
 }
 
 fn unlocked(verdict: &Verdict) -> Vec<(i16, &str)> {
-    let runs = verdict.changes.new_live.iter().map(|live| (live.step, "runs"));
-    let set = verdict.changes.set_steps.iter().map(|set| (set.step, set.state.as_str()));
+    let runs = verdict
+        .changes
+        .new_live
+        .iter()
+        .map(|live| (live.step, "runs"));
+    let set = verdict
+        .changes
+        .set_steps
+        .iter()
+        .map(|set| (set.step, set.state.as_str()));
     runs.chain(set).collect()
 }
 
@@ -59,14 +72,21 @@ fn unlocked(verdict: &Verdict) -> Vec<(i16, &str)> {
 fn an_input_without_its_verdict_changes_nothing_and_the_rest_of_the_batch_goes_on() {
     let case = Case::of(CONDITIONS, &[0], &[1, 2]);
     let verdict = case.decide(&[says(1, "7"), done(2)]);
-    assert_eq!((verdict.acks.len(), verdict.changes.ended.len()), (1, 1), "only c ended");
+    assert_eq!(
+        (verdict.acks.len(), verdict.changes.ended.len()),
+        (1, 1),
+        "only c ended"
+    );
     assert_eq!(verdict.changes.ended[0].step, 2);
     // It was the first in the batch: c was not done then.
     let ask = &verdict.asks[&0];
     assert!(!ask.row.progress.done.contains(2));
     let case = Case::of(CONDITIONS, &[0, 2], &[1]);
     let b = judged(says(1, "7"), ask, &known(&[(2, "1")]));
-    assert!(case.decide(&[b]).asks.contains_key(&0), "what it unlocks now was not judged");
+    assert!(
+        case.decide(&[b]).asks.contains_key(&0),
+        "what it unlocks now was not judged"
+    );
 }
 
 #[test]
@@ -76,9 +96,21 @@ fn two_parents_that_end_in_one_batch_leave_the_verdict_to_another_round() {
     let asks = case.decide(&[says(1, "7")]).asks;
     let b = judged(b, &asks[&0], &known(&[]));
     let verdict = case.decide(&[b, c]);
-    assert_eq!(verdict.changes.ended.iter().map(|e| e.step).collect::<Vec<_>>(), [1]);
+    assert_eq!(
+        verdict
+            .changes
+            .ended
+            .iter()
+            .map(|e| e.step)
+            .collect::<Vec<_>>(),
+        [1]
+    );
     let ask = &verdict.asks[&1];
-    assert_eq!(ask.wanted().results, [(TASK, 1)], "its own result is at hand");
+    assert_eq!(
+        ask.wanted().results,
+        [(TASK, 1)],
+        "its own result is at hand"
+    );
     let c = judged(says(2, "7"), ask, &known(&[(1, "7")]));
     case.read.tasks[0].progress = ask.row.progress.clone();
     case.read.live.remove(0);
@@ -91,7 +123,10 @@ fn two_parents_that_end_in_one_batch_leave_the_verdict_to_another_round() {
 fn a_chain_of_skipped_steps_is_judged_ahead() {
     let case = Case::of(CONDITIONS, &[0, 1], &[2]);
     let ask = &case.decide(&[says(2, "8")]).asks[&0];
-    assert_eq!((ask.wanted().tasks, ask.wanted().results), (vec![(TASK, 0)], vec![(TASK, 1)]));
+    assert_eq!(
+        (ask.wanted().tasks, ask.wanted().results),
+        (vec![(TASK, 0)], vec![(TASK, 1)])
+    );
     let c = judged(says(2, "8"), ask, &known(&[(1, "7")]));
     let verdict = case.decide(&[c]);
     assert_eq!(unlocked(&verdict), [(4, "runs"), (3, "skipped")]);
@@ -103,7 +138,10 @@ fn a_verdict_about_another_state_of_the_task_does_not_count() {
     let ask = case.decide(&[says(2, "7")]).asks.remove(&0).unwrap();
     let c = || judged(says(2, "7"), &ask, &known(&[(1, "7")]));
     case.read.tasks[0].priority = 3;
-    assert!(case.decide(&[c()]).asks.contains_key(&0), "its conditions may read the priority");
+    assert!(
+        case.decide(&[c()]).asks.contains_key(&0),
+        "its conditions may read the priority"
+    );
     case.read.tasks[0].priority = 0;
     case.read.tasks[0].settings = Some("[]".into());
     assert!(case.decide(&[c()]).asks.contains_key(&0));
@@ -114,7 +152,10 @@ fn a_verdict_about_another_state_of_the_task_does_not_count() {
 #[test]
 fn an_input_that_was_overtaken_too_often_is_not_judged_again() {
     let case = Case::of(CONDITIONS, &[0, 1], &[2]);
-    let at = |rounds| Pending { rounds, ..says(2, "7") };
+    let at = |rounds| Pending {
+        rounds,
+        ..says(2, "7")
+    };
     assert!(case.decide(&[at(MAX_ROUNDS - 1)]).asks.contains_key(&0));
     let verdict = case.decide(&[at(MAX_ROUNDS)]);
     assert_eq!(unlocked(&verdict), [(3, "error")]);
@@ -127,20 +168,36 @@ fn a_result_that_does_not_fit_fails_its_step_and_unlocks_nothing() {
     let case = Case::of(CONDITIONS, &[0, 2], &[1]);
     let ask = &case.decide(&[says(1, "\"x\"")]).asks[&0];
     let verdict = case.decide(&[judged(says(1, "\"x\""), ask, &known(&[(2, "1")]))]);
-    assert_eq!((verdict.events(), unlocked(&verdict)), (vec!["step.failed", "task.failed"], vec![]));
-    assert_eq!(verdict.changes.ended[0].failure.as_ref().unwrap().code, "OUTPUT_INVALID");
+    assert_eq!(
+        (verdict.events(), unlocked(&verdict)),
+        (vec!["step.failed", "task.failed"], vec![])
+    );
+    assert_eq!(
+        verdict.changes.ended[0].failure.as_ref().unwrap().code,
+        "OUTPUT_INVALID"
+    );
 }
 
 #[test]
 fn a_result_by_hand_is_judged_like_a_workers() {
-    let resolve = |result: &str| order(TASK, Order::ResolveStep { step: "b".into(), result: result.into() });
+    let resolve = |result: &str| {
+        order(
+            TASK,
+            Order::ResolveStep {
+                step: "b".into(),
+                result: result.into(),
+            },
+        )
+    };
     let mut case = Case::of(CONDITIONS, &[0, 2], &[1]);
     case.read.live[0].state = StepState::WaitingForRetry;
     case.read.live[0].lease = None;
     let asks = case.decide(&[resolve("\"x\"")]).asks;
     let verdict = case.decide(&[judged(resolve("\"x\""), &asks[&0], &known(&[(2, "1")]))]);
     assert!(verdict.is_silent());
-    let OrderError::Unfit { violations, .. } = &verdict.refused[&0] else { panic!("{:?}", verdict.refused) };
+    let OrderError::Unfit { violations, .. } = &verdict.refused[&0] else {
+        panic!("{:?}", verdict.refused)
+    };
     assert_eq!(violations.len(), 1);
     let asks = case.decide(&[resolve("1")]).asks;
     let verdict = case.decide(&[judged(resolve("1"), &asks[&0], &known(&[(2, "1")]))]);
@@ -155,15 +212,34 @@ fn what_a_planner_says_holds_for_the_conditions_that_follow_also_when_it_is_said
     let ask = &by_worker.decide(&[says(0, answer)]).asks[&0];
     let verdict = by_worker.decide(&[judged(says(0, answer), ask, &known(&[]))]);
     assert_eq!(unlocked(&verdict), [(1, "runs"), (2, "skipped")]);
-    assert_eq!((verdict.changes.planned.len(), verdict.changes.planned[0].priority), (1, 5));
-    let resolve = |result: &str| order(TASK, Order::ResolveStep { step: "planner".into(), result: result.into() });
+    assert_eq!(
+        (
+            verdict.changes.planned.len(),
+            verdict.changes.planned[0].priority
+        ),
+        (1, 5)
+    );
+    let resolve = |result: &str| {
+        order(
+            TASK,
+            Order::ResolveStep {
+                step: "planner".into(),
+                result: result.into(),
+            },
+        )
+    };
     let mut by_hand = Case::of(PLANNED, &[], &[0]);
     (by_hand.read.live[0].state, by_hand.read.live[0].lease) = (StepState::WaitingForRetry, None);
     let ask = by_hand.decide(&[resolve(answer)]).asks.remove(&0).unwrap();
     let verdict = by_hand.decide(&[judged(resolve(answer), &ask, &known(&[]))]);
-    assert_eq!((verdict.changes.planned.len(), unlocked(&verdict).len()), (1, 3));
+    assert_eq!(
+        (verdict.changes.planned.len(), unlocked(&verdict).len()),
+        (1, 3)
+    );
     let senseless = judged(resolve(r#"{"steps": {"x": {}}}"#), &ask, &known(&[]));
-    let OrderError::Unfit { violations, .. } = &by_hand.decide(&[senseless]).refused[&0] else { panic!() };
+    let OrderError::Unfit { violations, .. } = &by_hand.decide(&[senseless]).refused[&0] else {
+        panic!()
+    };
     assert_eq!(violations[0].pointer, "/steps/x");
 }
 
@@ -175,5 +251,8 @@ fn what_takes_more_than_its_budget_ends_with_a_code() {
     c.verdicts = ask.judge(c.result(), &known(&[(1, "7")]), &Budget::of(0));
     assert!(c.verdicts.is_over_budget());
     let verdict = case.decide(&[c]);
-    assert_eq!(verdict.changes.set_steps[0].failure.as_ref().unwrap().code, "TOO_COSTLY");
+    assert_eq!(
+        verdict.changes.set_steps[0].failure.as_ref().unwrap().code,
+        "TOO_COSTLY"
+    );
 }

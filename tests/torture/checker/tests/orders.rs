@@ -23,7 +23,11 @@ impl Story {
         self.event(n, "task.paused", None, None);
         self.ordered(n, Order::Pause);
         let (from, until) = (self.tick(), self.tick());
-        for held in [Held::Task(id(n)), Held::Templates("t/diamond".into()), Held::Templates("t/".into())] {
+        for held in [
+            Held::Task(id(n)),
+            Held::Templates("t/diamond".into()),
+            Held::Templates("t/".into()),
+        ] {
             self.history.told.push(Told::Paused { held, from, until });
         }
         self.event(n, "task.resumed", None, None);
@@ -37,7 +41,13 @@ impl Story {
         self.history.events.last_mut().unwrap().detail = Some(FRESH.into());
         let row = self.row(n, step);
         (row.state, row.charged, row.error_code, row.ended_at) = ("pending".into(), 0, None, None);
-        self.ordered(n, Order::Retry { step: Some("a".into()), fresh: true });
+        self.ordered(
+            n,
+            Order::Retry {
+                step: Some("a".into()),
+                fresh: true,
+            },
+        );
     }
 
     fn set(&mut self, n: u64, step: i16, state: &str, order: Order) {
@@ -58,11 +68,17 @@ pub fn add(story: &mut Story) {
     story.pause(MENDED);
     story.attempt(MENDED, 0, "permanent_error", "step.failed");
     story.event(MENDED, "task.failed", None, None);
-    story.history.told.push(Told::Ended { task: id(MENDED), state: "error".into() });
+    story.history.told.push(Told::Ended {
+        task: id(MENDED),
+        state: "error".into(),
+    });
     story.reopen(MENDED, 0);
     story.attempt(MENDED, 0, "succeeded", "step.completed");
     story.attempt(MENDED, 1, "permanent_error", "step.failed");
-    let resolve = Order::ResolveStep { step: "b".into(), result: "7".into() };
+    let resolve = Order::ResolveStep {
+        step: "b".into(),
+        result: "7".into(),
+    };
     story.set(MENDED, 1, "resolved_manually", resolve);
     story.attempt(MENDED, 2, "retryable_error", "step.retrying");
     story.set(MENDED, 2, "skipped", Order::Skip { step: "c".into() });
@@ -87,12 +103,23 @@ fn order(h: &mut History, n: u64, order: Order) {
 }
 
 pub const SEEDS: &[(&str, Change)] = &[
-    ("StartedWhilePaused", |h| *pauses(h).find(|(held, _)| matches!(held, Held::Task(_))).unwrap().1 += 3 * SECOND),
     ("StartedWhilePaused", |h| {
-        *pauses(h).find(|(held, _)| **held == Held::Templates("t/diamond".into())).unwrap().1 += 3 * SECOND;
+        *pauses(h)
+            .find(|(held, _)| matches!(held, Held::Task(_)))
+            .unwrap()
+            .1 += 3 * SECOND
     }),
     ("StartedWhilePaused", |h| {
-        *pauses(h).find(|(held, _)| **held == Held::Templates("t/".into())).unwrap().1 += 3 * SECOND;
+        *pauses(h)
+            .find(|(held, _)| **held == Held::Templates("t/diamond".into()))
+            .unwrap()
+            .1 += 3 * SECOND;
+    }),
+    ("StartedWhilePaused", |h| {
+        *pauses(h)
+            .find(|(held, _)| **held == Held::Templates("t/".into()))
+            .unwrap()
+            .1 += 3 * SECOND;
     }),
     ("StartedWhilePaused", |h| {
         let at = event(h, MENDED, "task.resumed");
@@ -106,16 +133,37 @@ pub const SEEDS: &[(&str, Change)] = &[
         let set_at = step(h, MENDED, 1).ended_at.unwrap();
         attempt(h, MENDED, 1, 1).started_at = set_at + SECOND;
     }),
-    ("SetAndSettled", |h| attempt(h, MENDED, 1, 1).outcome = "succeeded".into()),
-    ("SetAndSettled", |h| attempt(h, MENDED, 2, 1).outcome = "cancelled".into()),
+    ("SetAndSettled", |h| {
+        attempt(h, MENDED, 1, 1).outcome = "succeeded".into()
+    }),
+    ("SetAndSettled", |h| {
+        attempt(h, MENDED, 2, 1).outcome = "cancelled".into()
+    }),
     ("OrderForgotten", |h| order(h, DONE, Order::Cancel)),
     ("OrderForgotten", |h| order(h, DONE, Order::Pause)),
-    ("OrderForgotten", |h| order(h, DONE, Order::Retry { step: None, fresh: false })),
+    ("OrderForgotten", |h| {
+        order(
+            h,
+            DONE,
+            Order::Retry {
+                step: None,
+                fresh: false,
+            },
+        )
+    }),
     ("OrderForgotten", |h| order(h, FAILED, Order::ResolveTask)),
-    ("OrderForgotten", |h| order(h, DONE, Order::Skip { step: "a".into() })),
-    ("OrderForgotten", |h| step(h, MENDED, 1).result = Some("7.0".into())),
-    ("OneTryTooMany", |h| drop(h.events.remove(event(h, MENDED, "step.reopened")))),
-    ("EndedTooEarly", |h| attempt(h, MENDED, 0, 1).outcome = "retryable_error".into()),
+    ("OrderForgotten", |h| {
+        order(h, DONE, Order::Skip { step: "a".into() })
+    }),
+    ("OrderForgotten", |h| {
+        step(h, MENDED, 1).result = Some("7.0".into())
+    }),
+    ("OneTryTooMany", |h| {
+        drop(h.events.remove(event(h, MENDED, "step.reopened")))
+    }),
+    ("EndedTooEarly", |h| {
+        attempt(h, MENDED, 0, 1).outcome = "retryable_error".into()
+    }),
     ("ChargesMiscounted", |h| {
         let at = event(h, MENDED, "step.reopened");
         h.events[at].detail = None;
@@ -124,10 +172,21 @@ pub const SEEDS: &[(&str, Change)] = &[
         let results = [("a", "{\"step\": 0}"), ("b", "7")];
         start(h, MENDED, 3, 1).results = Digest::of_all(results);
     }),
-    ("EndChanged", |h| h.told.push(Told::Ended { task: id(SETTLED), state: "complete".into() })),
-    ("EventsMiscounted", |h| drop(h.events.remove(event(h, MENDED, "task.reopened")))),
-    ("EventsMiscounted", |h| drop(h.events.remove(event(h, SETTLED, "task.resolved")))),
-    ("EventsMiscounted", |h| drop(h.events.remove(event(h, MENDED, "step.resolved")))),
+    ("EndChanged", |h| {
+        h.told.push(Told::Ended {
+            task: id(SETTLED),
+            state: "complete".into(),
+        })
+    }),
+    ("EventsMiscounted", |h| {
+        drop(h.events.remove(event(h, MENDED, "task.reopened")))
+    }),
+    ("EventsMiscounted", |h| {
+        drop(h.events.remove(event(h, SETTLED, "task.resolved")))
+    }),
+    ("EventsMiscounted", |h| {
+        drop(h.events.remove(event(h, MENDED, "step.resolved")))
+    }),
     ("EventsMiscounted", |h| {
         // Its handler's success is taken after the step was skipped.
         let at = event(h, MENDED, "step.skipped");
@@ -137,6 +196,10 @@ pub const SEEDS: &[(&str, Change)] = &[
         let at = event(h, SETTLED, "task.failed");
         h.events.swap(at, at - 1);
     }),
-    ("StepStateWrong", |h| step(h, SETTLED, 1).state = "ready".into()),
-    ("TaskStateWrong", |h| step(h, SETTLED, 0).state = "pending".into()),
+    ("StepStateWrong", |h| {
+        step(h, SETTLED, 1).state = "ready".into()
+    }),
+    ("TaskStateWrong", |h| {
+        step(h, SETTLED, 0).state = "pending".into()
+    }),
 ];
