@@ -2,18 +2,21 @@
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::Router;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::Server};
 use tonic_health::server::HealthReporter;
 
 pub use crate::http::{accept::raise_file_limit, cors::Origin, host::AllowedHost};
 use crate::{
-    engine::{Engine, EngineConfig, health::HealthCell, hub::ToWorker},
+    engine::{Engine, EngineConfig, health::HealthCell, hub::ToWorker, metrics::Metrics},
     grpc::{self, MAX_MESSAGE_BYTES, room::Room},
     http::{
         self,
         accept::{self, Limits},
         guard::Guard,
+        starting::Starting,
     },
     proto,
     proto::{
@@ -104,43 +107,38 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let address = listener.local_addr()?;
-    let engine = Engine::start(
-        db,
-        EngineConfig {
-            address: address.to_string(),
-            lease: config.lease,
-            tracer: config.tracer,
-            retain: config.retain,
-            environment: config.environment,
-            encode_event: grpc::encoded_event::encode,
-        },
-    )
-    .await?;
+    let metrics = Arc::<Metrics>::default();
+    let mut shutdown = Box::pin(shutdown);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in std::iter::once("").chain(SERVICES) {
+        reporter
+            .set_service_status(service, tonic_health::ServingStatus::NotServing)
+            .await;
+    }
+    let health = Routes::new(health);
+    let starting = Starting::new(health.clone().into_axum_router());
+    let closing = CancellationToken::new();
+    let mut server = Box::pin(serve(listener, &starting, &metrics, closing.clone()));
+    let settings = EngineConfig {
+        address: address.to_string(),
+        lease: config.lease,
+        tracer: config.tracer,
+        retain: config.retain,
+        environment: config.environment,
+        metrics: Arc::clone(&metrics),
+        encode_event: grpc::encoded_event::encode,
+    };
+    let engine = tokio::select! {
+        engine = Engine::start(db, settings) => engine?,
+        result = &mut server => return Ok(result?),
+        () = &mut shutdown => return Ok(()),
+    };
+    tokio::spawn(report(reporter, engine.health.clone()));
     let guard = Guard {
         hosts: config.allowed_hosts,
         origins: config.cors_origins,
     };
-    let routes = routes(&engine, guard);
-    let closing = tokio_util::sync::CancellationToken::new();
-    let server = Server::builder()
-        .accept_http1(true)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_OWN_RESETS))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            accept::connections(
-                listener,
-                Limits::of_process(),
-                Arc::clone(&engine.metrics.edge),
-            ),
-            closing.clone().cancelled_owned(),
-        );
+    starting.open(routes(&engine, health, guard));
     let drain = {
         let engine = engine.clone();
         async move {
@@ -155,7 +153,7 @@ pub async fn run(
         }
     };
     tokio::select! {
-        result = server => result?,
+        result = &mut server => result?,
         () = drain => tracing::warn!("some connections did not close in time"),
         () = engine.failed() => return Err(ServerError::Engine),
     }
@@ -164,9 +162,31 @@ pub async fn run(
     Ok(())
 }
 
-fn routes(engine: &Engine, guard: Guard) -> Routes {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    tokio::spawn(report(reporter, engine.health.clone()));
+/// Serves the port until `closing`.
+fn serve(
+    listener: TcpListener,
+    starting: &Starting,
+    metrics: &Metrics,
+    closing: CancellationToken,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
+    Server::builder()
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_OWN_RESETS))
+        .add_routes(Routes::from(starting.routes()))
+        .serve_with_incoming_shutdown(
+            accept::connections(listener, Limits::of_process(), Arc::clone(&metrics.edge)),
+            closing.cancelled_owned(),
+        )
+}
+
+fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -180,7 +200,7 @@ fn routes(engine: &Engine, guard: Guard) -> Routes {
             )
             .include_reflection_service(false)
     };
-    let mut routes = Routes::new(health)
+    let mut routes = health
         .add_service(
             EventServiceServer::new(grpc::event::EventLog(engine.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -216,11 +236,7 @@ fn routes(engine: &Engine, guard: Guard) -> Routes {
     let rpcs = grpc::edge::guarded(routes.into_axum_router(), room.clone());
     let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
     let all = http::cors::allow(all, &guard.origins);
-    Routes::from(http::guard::guarded(
-        all,
-        guard,
-        Arc::clone(&engine.metrics.edge),
-    ))
+    http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge))
 }
 
 async fn nothing(request: axum::extract::Request) -> axum::response::Response {

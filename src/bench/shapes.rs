@@ -11,7 +11,10 @@ use crate::{
         GetTaskRequest, GetTaskResponse, Policy, RegisterTemplateRequest, SetPolicyRequest,
         StepState, SubmitTaskRequest, TaskState, WatchTaskRequest,
     },
-    store::{Db, template},
+    store::{
+        Db,
+        template::{self, TemplateRow},
+    },
 };
 
 /// The handler of the measured chain.
@@ -87,7 +90,14 @@ pub async fn register(client: &mut Client, db: &Db) -> Result<Templates, Error> 
             .await
             .map_err(Error::refused("register a template"))?;
     }
-    let rows = template::since(db, 0).await?;
+    let mut rows: Vec<TemplateRow> = Vec::new();
+    loop {
+        let page = template::page(db, rows.last().map_or(0, |row| row.template_id)).await?;
+        if page.is_empty() {
+            break;
+        }
+        rows.extend(page);
+    }
     let find = |namespace: &str, name: &str| {
         let row = rows
             .iter()

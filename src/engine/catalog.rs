@@ -1,14 +1,17 @@
 //! The registered templates in memory. A template never changes, so a copy is never wrong; it can only be incomplete,
 //! and whoever misses one refreshes.
 
+mod shelf;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
     time::SystemTime,
 };
 
 use semver::Version;
 
+use self::shelf::Shelf;
 use super::{
     metrics::{Metrics, PlanCounts},
     sizes,
@@ -113,70 +116,61 @@ struct Known {
     plans: HashMap<i32, Arc<Plan>>,
     versions: BTreeMap<(String, String), BTreeMap<Version, i32>>,
     newest_lane: i32,
+    /// The newest lane that the workers' slots have been set up with.
+    lanes_told: i32,
     lanes: Arc<Vec<LaneRow>>,
 }
 
 /// All templates of the cell that this server has heard of.
 pub struct Catalog {
-    db: Db,
-    metrics: Arc<Metrics>,
     /// Of this server: what it registers is read in it by all.
     environment: String,
-    known: RwLock<Known>,
+    shelf: Arc<Shelf>,
     /// One refresh at a time; a second caller finds the first one's work done.
-    refreshing: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Catalog {
     /// Empty; call [`Catalog::refresh`].
     pub fn new(db: Db, metrics: Arc<Metrics>, environment: String) -> Self {
         Self {
-            db,
-            metrics,
             environment,
-            known: RwLock::default(),
-            refreshing: tokio::sync::Mutex::new(()),
+            shelf: Arc::new(Shelf::new(db, metrics)),
+            turn: Arc::default(),
         }
     }
 
-    /// Reads what was registered since the last time. Returns whether there are new lanes.
-    pub async fn refresh(&self) -> Result<bool, StoreError> {
-        // The wait for a turn counts too: behind a database that says nothing there would be a queue.
-        let late = || StoreError::Connection("the templates could not be read in time".into());
-        tokio::time::timeout(READ_LIMIT, self.refresh_in_turn())
-            .await
-            .unwrap_or_else(|_| Err(late()))
+    /// Reads what was registered since the last time. Where that takes longer than a call may wait, it goes on without its caller.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let late = |_| StoreError::Connection("the templates could not be read in time".into());
+        let read = async {
+            // The wait for a turn counts too: behind a database that says nothing there would be a queue.
+            let turn = Arc::clone(&self.turn).lock_owned().await;
+            let ended =
+                |error| StoreError::Connection(format!("the templates were not read: {error}"));
+            tokio::spawn(Arc::clone(&self.shelf).read(turn))
+                .await
+                .map_err(ended)?
+        };
+        tokio::time::timeout(READ_LIMIT, read).await.map_err(late)?
     }
 
-    async fn refresh_in_turn(&self) -> Result<bool, StoreError> {
-        let _turn = self.refreshing.lock().await;
-        let (newest, newest_lane) = self.with(|k| (k.newest, k.newest_lane));
-        // Templates first: the lanes read afterwards are then at least those that these templates need.
-        let rows = template::since(&self.db, newest).await?;
-        let lanes = template::lanes_since(&self.db, newest_lane).await?;
-        let newest = rows.last().map_or(newest, |row| row.template_id);
-        let plans: Vec<Arc<Plan>> = rows
-            .into_iter()
-            .filter_map(|row| Some(Arc::new(plan(row, &self.metrics)?)))
-            .collect();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.newest = newest;
-        for plan in plans {
-            let t = &plan.template;
-            known
-                .versions
-                .entry((t.namespace.clone(), t.task_name.clone()))
-                .or_default()
-                .insert(t.version.clone(), plan.template_id);
-            known.plans.insert(plan.template_id, plan);
-        }
-        if let Some(last) = lanes.last() {
-            known.newest_lane = last.lane_id;
-            let mut all = Vec::clone(&known.lanes);
-            all.extend_from_slice(&lanes);
-            known.lanes = Arc::new(all);
-        }
-        Ok(!lanes.is_empty())
+    /// Reads all templates as a server starts, however long that takes; each page has its own time.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        Arc::clone(&self.shelf).read(turn).await
+    }
+
+    /// Whether there are lanes that no caller of this function has heard of yet.
+    pub fn take_new_lanes(&self) -> bool {
+        let mut known = self
+            .shelf
+            .known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let told = known.lanes_told;
+        known.lanes_told = known.newest_lane;
+        told != known.newest_lane
     }
 
     /// The environment of this server; empty for none.
@@ -323,7 +317,7 @@ impl Catalog {
             environment: &self.environment,
             steps: &steps,
         };
-        let registration = template::register(&self.db, new, wake).await?;
+        let registration = template::register(&self.shelf.db, new, wake).await?;
         self.refresh().await?;
         match registration {
             Registration::Created(row) => {
@@ -342,7 +336,7 @@ impl Catalog {
     }
 
     fn with<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
-        read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+        self.shelf.with(read)
     }
 }
 

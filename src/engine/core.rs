@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub retain: Option<Duration>,
     /// Which part of `environments` the templates are registered with; empty for none.
     pub environment: String,
+    /// What this server counts.
+    pub metrics: Arc<Metrics>,
     /// How an event is sent.
     pub encode_event: events::Encode,
 }
@@ -105,7 +107,7 @@ impl Engine {
     /// Reads the templates and starts the loops.
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
-        let metrics = Arc::<Metrics>::default();
+        let metrics = Arc::clone(&config.metrics);
         let catalog = Arc::new(Catalog::new(
             db.clone(),
             Arc::clone(&metrics),
@@ -265,14 +267,21 @@ impl Engine {
 /// Reads the templates. Whoever starts a server has found its database; one that breaks off in that moment comes back, and
 /// a server that ended for it would have to be started by somebody.
 async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), StoreError> {
-    let started = tokio::time::Instant::now();
+    let mut asked = tokio::time::Instant::now();
+    let mut newest = 0;
     loop {
         let read = async {
-            catalog.refresh().await?;
+            catalog.load().await?;
+            catalog.take_new_lanes();
             gates.refresh(db, &catalog.lanes()).await
         };
-        match read.await {
-            Err(error) if error.is_transient() && started.elapsed() < START_WAIT => {
+        let read = read.await;
+        // What was read until then stays read, and the wait begins anew.
+        if std::mem::replace(&mut newest, catalog.newest()) != newest {
+            asked = tokio::time::Instant::now();
+        }
+        match read {
+            Err(error) if error.is_transient() && asked.elapsed() < START_WAIT => {
                 tracing::debug!(%error, "the templates could not be read, trying again");
                 tokio::time::sleep(START_PAUSE).await;
             }

@@ -257,7 +257,10 @@ impl PeersLoop {
 
     /// Follows up what another server said, or may have said.
     async fn look_once(&self, news: News) -> Result<(), StoreError> {
-        let lanes = news.templates && self.catalog.refresh().await?;
+        if news.templates {
+            self.catalog.refresh().await?;
+        }
+        let lanes = self.catalog.take_new_lanes();
         if lanes {
             self.hub.relane(&self.catalog.lanes());
         }

@@ -20,6 +20,7 @@ pub mod quiet;
 mod read;
 mod route;
 mod sse;
+pub mod starting;
 mod task;
 mod template;
 mod worker;

@@ -6,6 +6,12 @@ use tokio_postgres::Row;
 
 use super::{Db, StoreError};
 
+/// The most templates of a page, the bytes of text at which a page ends, and the most lanes of a page: each is read and
+/// turned into plans well within the time of one read.
+pub const PAGE_TEMPLATES: i64 = 200;
+pub const PAGE_BYTES: i64 = 1 << 20;
+pub const PAGE_LANES: i64 = 10_000;
+
 /// A registered template, still as text.
 #[derive(Clone, Debug)]
 pub struct TemplateRow {
@@ -64,26 +70,30 @@ const SELECT: &str = "
            (SELECT array_agg(s.lane_id ORDER BY s.step) FROM template_steps s WHERE s.template_id = t.template_id)
       FROM templates t";
 
-/// All templates registered after the one with id `known` (0 for all), oldest first.
-pub async fn since(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> {
+/// The first templates registered after the one with id `known` (0 for all), oldest first: as many as fit a page. None are left
+/// when there is none.
+pub async fn page(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> {
     let client = db.read().await?;
+    // `octet_length` reads no text, only how long it is.
     let statement = client
         .prepare_cached(&format!(
-            "{SELECT} WHERE t.template_id > $1 ORDER BY t.template_id"
+            "{SELECT}
+              JOIN (SELECT p.template_id, sum(p.bytes) OVER (ORDER BY p.template_id) - p.bytes AS before
+                      FROM (SELECT n.template_id, octet_length(n.yaml)::int8 AS bytes FROM templates n
+                             WHERE n.template_id > $1 ORDER BY n.template_id LIMIT $2) p) q ON q.template_id = t.template_id
+             WHERE q.before < $3::int8 ORDER BY t.template_id"
         ))
         .await?;
-    Ok(client
-        .query(&statement, &[&known])
-        .await?
-        .iter()
-        .map(row)
-        .collect())
+    let (most, bytes) = (PAGE_TEMPLATES, PAGE_BYTES);
+    let rows = client.query(&statement, &[&known, &most, &bytes]).await?;
+    Ok(rows.iter().map(row).collect())
 }
 
-/// All lanes with an id above `known`.
-pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError> {
+/// The first lanes with an id above `known`: as many as fit a page. None are left when there is none.
+pub async fn lanes_page(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError> {
     let client = db.read().await?;
-    let sql = "SELECT lane_id, namespace, handler, service, service_id, task_name FROM lanes WHERE lane_id > $1 ORDER BY lane_id";
+    let sql = "SELECT lane_id, namespace, handler, service, service_id, task_name FROM lanes
+                WHERE lane_id > $1 ORDER BY lane_id LIMIT $2";
     let statement = client.prepare_cached(sql).await?;
     let lane = |r: &Row| LaneRow {
         lane_id: r.get(0),
@@ -93,12 +103,8 @@ pub async fn lanes_since(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError
         service_id: r.get(4),
         task_name: r.get(5),
     };
-    Ok(client
-        .query(&statement, &[&known])
-        .await?
-        .iter()
-        .map(lane)
-        .collect())
+    let rows = client.query(&statement, &[&known, &PAGE_LANES]).await?;
+    Ok(rows.iter().map(lane).collect())
 }
 
 /// Stores a template unless its version is taken. Registrations take turns, so ids become visible in ascending order

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -361,6 +362,7 @@ async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
         tracer: None,
         retain: None,
         environment: String::new(),
+        metrics: Arc::default(),
         encode_event: |_, _| unreachable!("nobody has subscribed"),
     };
     let engine = Engine::start(db.db(), config).await.unwrap();

@@ -12,6 +12,7 @@ mod gzip;
 mod openapi;
 mod problems;
 mod site;
+mod starting;
 mod tasks;
 mod templates;
 mod web;

@@ -1,0 +1,116 @@
+//! How the catalog is read: in pages, each with its own time, and read into plans away from the threads that calls run on. What
+//! a page brought is there at once, so a reader that is ended has not worked in vain.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio::{sync::OwnedMutexGuard, time::Instant};
+
+use super::{Known, Plan, plan};
+use crate::{
+    engine::metrics::Metrics,
+    store::{
+        Db, StoreError,
+        template::{self, LaneRow, TemplateRow},
+    },
+};
+
+/// How often the log says how far the reading has come.
+const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+
+/// What is known of the templates, and how more becomes known.
+pub(super) struct Shelf {
+    pub(super) db: Db,
+    pub(super) known: RwLock<Known>,
+    metrics: Arc<Metrics>,
+}
+
+impl Shelf {
+    pub(super) fn new(db: Db, metrics: Arc<Metrics>) -> Self {
+        Self {
+            db,
+            known: RwLock::default(),
+            metrics,
+        }
+    }
+
+    /// Reads page after page until nothing is new.
+    pub(super) async fn read(
+        self: Arc<Self>,
+        _turn: OwnedMutexGuard<()>,
+    ) -> Result<(), StoreError> {
+        let mut said = Instant::now();
+        let started = said;
+        let mut read = 0_usize;
+        loop {
+            let newest = self.with(|known| known.newest);
+            // Templates first: the lanes read afterwards are then at least those that these templates need.
+            let rows = template::page(&self.db, newest).await?;
+            let lanes = self.new_lanes().await?;
+            let Some(last) = rows.last().map(|row| row.template_id) else {
+                self.add(newest, Vec::new(), &lanes);
+                break;
+            };
+            read += rows.len();
+            self.add(last, self.plans(rows).await?, &lanes);
+            if said.elapsed() >= PROGRESS_EVERY {
+                said = Instant::now();
+                tracing::info!(read, "reading the registered templates");
+            }
+        }
+        if started.elapsed() >= PROGRESS_EVERY {
+            tracing::info!(read, took = ?started.elapsed(), "the registered templates are read");
+        }
+        Ok(())
+    }
+
+    async fn new_lanes(&self) -> Result<Vec<LaneRow>, StoreError> {
+        let mut newest = self.with(|known| known.newest_lane);
+        let mut lanes = Vec::new();
+        loop {
+            let page = template::lanes_page(&self.db, newest).await?;
+            let Some(last) = page.last() else {
+                return Ok(lanes);
+            };
+            newest = last.lane_id;
+            lanes.extend(page);
+        }
+    }
+
+    /// A hostile template takes a good part of a second.
+    async fn plans(self: &Arc<Self>, rows: Vec<TemplateRow>) -> Result<Vec<Arc<Plan>>, StoreError> {
+        let shelf = Arc::clone(self);
+        let read = move |row| Some(Arc::new(plan(row, &shelf.metrics)?));
+        tokio::task::spawn_blocking(move || rows.into_iter().filter_map(read).collect())
+            .await
+            .map_err(|error| {
+                StoreError::Corrupt(format!("a page of templates cannot be read: {error}"))
+            })
+    }
+
+    fn add(&self, newest: i32, plans: Vec<Arc<Plan>>, lanes: &[LaneRow]) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.newest = newest;
+        for plan in plans {
+            let t = &plan.template;
+            known
+                .versions
+                .entry((t.namespace.clone(), t.task_name.clone()))
+                .or_default()
+                .insert(t.version.clone(), plan.template_id);
+            known.plans.insert(plan.template_id, plan);
+        }
+        if let Some(last) = lanes.last() {
+            known.newest_lane = last.lane_id;
+            let mut all = Vec::clone(&known.lanes);
+            all.extend_from_slice(lanes);
+            known.lanes = Arc::new(all);
+        }
+    }
+
+    pub(super) fn with<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+        read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
