@@ -8,7 +8,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use tonic::codegen::Service as _;
+use prost::Message as _;
+use tasker::proto::{GetTaskRequest, task_service_client::TaskServiceClient};
+use tonic::{Code, codegen::Service as _};
 
 use crate::{
     site::Site,
@@ -16,6 +18,7 @@ use crate::{
 };
 
 const MAX_BODY_BYTES: usize = 2 << 20;
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 #[tokio::test]
 async fn a_body_has_at_most_two_mebibytes() {
@@ -30,6 +33,7 @@ async fn a_body_has_at_most_two_mebibytes() {
     );
     let refused = site.post("/tasker/tasks", padded(MAX_BODY_BYTES + 1)).await;
     assert_eq!(refused.problem(), (413, "BODY_TOO_LARGE", vec![]));
+    assert!(refused.text.contains("2097152"), "{}", refused.text);
     // The largest context there may be fits.
     let context = |bytes: usize| format!(r#"{{"x":"{}"}}"#, "y".repeat(bytes - 8));
     site.submit(&context(1 << 20)).await;
@@ -41,6 +45,33 @@ async fn a_body_has_at_most_two_mebibytes() {
         site.post("/tasker/tasks", body).await.problem(),
         (400, "INVALID_FIELDS", vec!["/context".into()])
     );
+}
+
+#[tokio::test]
+async fn a_message_of_grpc_has_at_most_sixteen_mebibytes() {
+    let db = TestDb::new().await;
+    let server = TestServer::start(&db).await;
+    let channel = tonic::transport::Channel::from_shared(server.url.clone())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut tasks = TaskServiceClient::new(channel);
+    // A field's number and length, and its bytes.
+    let of_bytes = |bytes: usize| {
+        let request = GetTaskRequest {
+            task_id: "x".repeat(bytes - 5),
+            ..Default::default()
+        };
+        assert_eq!(request.encoded_len(), bytes);
+        request
+    };
+    let read = tasks.get_task(of_bytes(MAX_MESSAGE_BYTES)).await;
+    assert_eq!(read.unwrap_err().code(), Code::InvalidArgument);
+    let refused = tasks.get_task(of_bytes(MAX_MESSAGE_BYTES + 1)).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("16777216"), "{refused:?}");
 }
 
 #[tokio::test]
