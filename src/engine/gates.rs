@@ -3,20 +3,25 @@
 //! A copy of the services' rows. A claim that relies on it says which gate it knows, and its transaction fails if that is
 //! not the service's any more. So a stale copy costs another try and never lets anybody through.
 
-mod gate;
+mod copy;
 mod passes;
+mod reading;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::gate::{Gate, Limit, Shut};
+use self::copy::{Gate, Limit, Shut};
 pub use self::passes::Passes;
+use self::reading::Seen;
 use crate::{
     domain::{
         attempt::OutcomeKind,
@@ -24,12 +29,10 @@ use crate::{
         lease::Lease,
     },
     store::{
-        Db, StoreError,
         changes::Pause,
         hot::LaneDemand,
-        pause::{self, PauseRow},
         permit::{Rate, Renewal, Renewed},
-        service::{self, Report},
+        service::Report,
         template::LaneRow,
     },
 };
@@ -64,7 +67,10 @@ pub struct Gates {
     server_id: Uuid,
     known: Arc<Mutex<Known>>,
     /// One refresh at a time: an older reading must not come after a newer one, in which there may be services that it lacks.
-    refreshing: Arc<tokio::sync::Mutex<()>>,
+    refreshing: Arc<tokio::sync::Mutex<Seen>>,
+    /// The next refresh reads everything.
+    anew: Arc<AtomicBool>,
+    rows_read: Arc<AtomicU64>,
     /// The loop that looks after the services has something to do.
     work: Arc<Notify>,
     /// An attempt failed, which may have to open a circuit.
@@ -77,54 +83,11 @@ impl Gates {
             server_id,
             known: Arc::default(),
             refreshing: Arc::default(),
+            anew: Arc::default(),
+            rows_read: Arc::default(),
             work: Arc::default(),
             alarm: Arc::default(),
         }
-    }
-
-    /// Reads the services' rows. Returns the lanes of those to whom somebody may pass now and could not before.
-    pub async fn refresh(&self, db: &Db, lanes: &[LaneRow]) -> Result<Vec<i32>, StoreError> {
-        let _turn = self.refreshing.lock().await;
-        let rows = service::gates(db, self.server_id).await?;
-        // Afterwards: a pause gives its services another gate, so that whoever knows the gate knows the pause.
-        let pauses = pause::list(db).await?;
-        let now = Instant::now();
-        let mut known = self.lock();
-        let mut opened = Vec::new();
-        let mut before: HashMap<i32, Gate> = std::mem::take(&mut known.services);
-        for row in rows {
-            let id = row.service_id;
-            let old = before.remove(&id);
-            let was_shut = old
-                .as_ref()
-                .is_none_or(|gate| gate.is_shut(now) || gate.room(now, 0) == 0);
-            let gate = Gate::of(row, now).renewed(old);
-            if was_shut && !gate.is_shut(now) {
-                opened.extend(&gate.lanes);
-            }
-            known.services.insert(id, gate);
-        }
-        let covers = |pause: &PauseRow, lane: &LaneRow| {
-            pause.namespace == lane.namespace
-                && (pause.task_name.is_empty() || pause.task_name == lane.task_name)
-        };
-        let held = lanes
-            .iter()
-            .filter(|lane| pauses.iter().any(|pause| covers(pause, lane)));
-        let held: HashSet<i32> = held.map(|lane| lane.lane_id).collect();
-        let before = std::mem::replace(&mut known.paused, held);
-        opened.extend(before.difference(&known.paused));
-        for lane in lanes {
-            if known.lanes.insert(lane.lane_id, lane.service_id).is_none()
-                && let Some(gate) = known.services.get_mut(&lane.service_id)
-            {
-                gate.lanes.push(lane.lane_id);
-                opened.push(lane.lane_id);
-            }
-        }
-        drop(known);
-        self.work.notify_one();
-        Ok(opened)
     }
 
     /// A transaction's view of the gates, which ends the attempts of these leases.

@@ -64,6 +64,8 @@ struct News {
     events: bool,
     /// Somebody listens to events there, who wants to hear of all from now on.
     listened: bool,
+    /// The database was connected to anew, and may be another one than before.
+    anew: bool,
 }
 
 impl News {
@@ -75,6 +77,7 @@ impl News {
         self.services |= other.services;
         self.events |= other.events;
         self.listened |= other.listened;
+        self.anew |= other.anew;
     }
 }
 
@@ -128,6 +131,7 @@ impl Peers {
                     services: says('s'),
                     events: says('e'),
                     listened: says('l'),
+                    anew: false,
                 }
             }
             _ => News::default(),
@@ -264,6 +268,9 @@ impl PeersLoop {
         if lanes {
             self.hub.relane(&self.catalog.lanes());
         }
+        if news.anew {
+            self.gates.doubt();
+        }
         if lanes || news.services {
             let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
             self.hub.steps_wait(opened);
@@ -345,6 +352,7 @@ async fn listen_once(
                     services: true,
                     events: true,
                     listened: false,
+                    anew: true,
                 };
                 let _ = sender.try_send(everything);
             }

@@ -55,6 +55,7 @@ struct Scrape {
     /// Found, repaired, and standing.
     audits: [u64; 3],
     circuits: Vec<([String; 2], &'static str)>,
+    service_rows_read: u64,
     health: Health,
 }
 
@@ -92,6 +93,7 @@ impl Scrape {
                 engine.audits.standing(),
             ],
             circuits: engine.gates.states(MAX_LABEL_SETS),
+            service_rows_read: engine.gates.rows_read(),
             health,
         }
     }
@@ -369,6 +371,11 @@ impl Scrape {
             "1 for the state that a service's circuit is in",
             None,
             circuits,
+        )?;
+        out.counters(
+            "service_rows_read",
+            "Services whose circuits, pauses and limits were read from the database",
+            [(Vec::new(), self.service_rows_read)],
         )?;
         out.number(
             "database_up",

@@ -34,6 +34,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
         "releases",
         include_str!("../../migrations/0006_releases.sql"),
     ),
+    (7, "gates", include_str!("../../migrations/0007_gates.sql")),
 ];
 
 /// How long another process is waited for that migrates the same schema.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod explain;
 pub mod fill;
+pub mod gate;
 pub mod hot;
 pub mod measure;
 pub mod migrate;

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 
 use tokio_postgres::Row;
-use uuid::Uuid;
 
 use super::{Db, StoreError, session::SessionTransaction};
 use crate::domain::{
@@ -70,62 +69,19 @@ pub struct Scope {
     pub service: String,
 }
 
-const GATES: &str = "
-    SELECT s.service_id, s.namespace, s.service, s.gate, s.state::text,
-           extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
-           s.forced::text, extract(epoch FROM s.forced_until - c.now)::float8,
-           extract(epoch FROM s.paused_until - c.now)::float8, p.permit_id, p.count, p.term, s.openings
-      FROM (SELECT clock_timestamp() AS now) c
-     CROSS JOIN services s
-      LEFT JOIN LATERAL (SELECT permit_id, count, term FROM permits
-                          WHERE service_id = s.service_id AND server_id = $1 LIMIT 1) p ON true";
-
-/// All services, as `server` sees them.
-pub async fn gates(db: &Db, server: Uuid) -> Result<Vec<ServiceRow>, StoreError> {
-    let client = db.read().await?;
-    let statement = client.prepare_cached(GATES).await?;
-    let rows = client.query(&statement, &[&server]).await?;
-    let all = client.prepare_cached(POLICIES).await?;
-    let policies = Policies::of(&client.query(&all, &[]).await?);
-    rows.iter().map(|row| gate(row, &policies)).collect()
-}
-
-fn gate(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError> {
-    let (namespace, service): (String, String) = (row.get(1), row.get(2));
-    Ok(ServiceRow {
-        service_id: row.get(0),
-        gate: row.get(3),
-        state: state(row.get(4))?,
-        openings: u32::try_from(row.get::<_, i32>(13)).unwrap_or_default(),
-        age: row.get(5),
-        until: row.get(6),
-        forced: row.get::<_, Option<&str>>(7).map(state).transpose()?,
-        forced_until: row.get(8),
-        paused_until: row.get(9),
-        permit: row.get::<_, Option<i32>>(10).map(|permit_id| Permit {
-            permit_id,
-            count: row.get(11),
-            term: row.get(12),
-        }),
-        policy: policies.of_service(&namespace, &service),
-        namespace,
-        service,
-    })
-}
-
 pub(super) fn state(name: &str) -> Result<CircuitState, StoreError> {
     CircuitState::from_name(name)
         .ok_or_else(|| StoreError::Corrupt(format!("circuit state `{name}`")))
 }
 
-const POLICIES: &str = "SELECT namespace, service, policy FROM service_policies";
+pub(super) const POLICIES: &str = "SELECT namespace, service, policy FROM service_policies";
 
 /// All settings of the cell; there are few.
 #[derive(Default)]
 pub struct Policies(HashMap<Scope, Settings>);
 
 impl Policies {
-    fn of(rows: &[Row]) -> Self {
+    pub(super) fn of(rows: &[Row]) -> Self {
         let entry = |row: &Row| {
             let scope = Scope {
                 namespace: row.get(0),
@@ -141,6 +97,13 @@ impl Policies {
             }
         };
         Self(rows.iter().filter_map(entry).collect())
+    }
+
+    /// What is set for more than one service: for namespaces and the cell.
+    pub fn wide(&self) -> HashMap<Scope, Settings> {
+        let wide = self.0.iter().filter(|(scope, _)| scope.service.is_empty());
+        wide.map(|(scope, settings)| (scope.clone(), settings.clone()))
+            .collect()
     }
 
     /// What is set for exactly this scope.

@@ -5,6 +5,7 @@ mod limits;
 mod operators;
 mod outages;
 mod pauses;
+mod readings;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;

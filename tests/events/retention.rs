@@ -438,7 +438,14 @@ async fn a_database_of_the_first_version_keeps_its_events() {
         .unwrap();
     assert_eq!(
         tasker::store::migrate::migrate(&db.db()).await.unwrap(),
-        ["events", "operators", "adapting", "sizes", "releases"]
+        [
+            "events",
+            "operators",
+            "adapting",
+            "sizes",
+            "releases",
+            "gates"
+        ]
     );
     client
         .batch_execute("INSERT INTO events (at, type, task_id) VALUES (now(), 'task.started', gen_random_uuid())")

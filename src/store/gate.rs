@@ -1,0 +1,95 @@
+//! Services as claims need to know them: those that have changed since a reading before, or all.
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{
+    Db, StoreError,
+    service::{POLICIES, Permit, Policies, ServiceRow, state},
+};
+
+/// What a reading found.
+pub struct Reading {
+    pub rows: Vec<ServiceRow>,
+    /// All that was running when it was read has at least this transaction's number: the next reading goes on from here.
+    pub horizon: u64,
+    /// What was set then, or a moment later.
+    pub policies: Policies,
+}
+
+/// From here on a reading returns all services.
+pub const ALL: u64 = 0;
+
+/// $1 the server, $2 the horizon of the reading before, $3 services that are read in any case. A row without a service says the
+/// horizon where nothing has changed.
+const CHANGED: &str = "
+    SELECT s.service_id, s.namespace, s.service, s.gate, s.state::text,
+           extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
+           s.forced::text, extract(epoch FROM s.forced_until - c.now)::float8,
+           extract(epoch FROM s.paused_until - c.now)::float8, p.permit_id, p.count, p.term, s.openings,
+           pg_snapshot_xmin(pg_current_snapshot())::text
+      FROM (SELECT clock_timestamp() AS now) c
+      LEFT JOIN (SELECT service_id FROM services WHERE changed_in >= $2::text::xid8
+                  UNION SELECT unnest($3::int4[])) i ON true
+      LEFT JOIN LATERAL (SELECT * FROM services WHERE service_id = i.service_id LIMIT 1) s ON true
+      LEFT JOIN LATERAL (SELECT permit_id, count, term FROM permits
+                          WHERE service_id = s.service_id AND server_id = $1 LIMIT 1) p ON true";
+
+/// The services that have changed since a horizon, and those of `also`, as `server` sees them.
+pub async fn changed_since(
+    db: &Db,
+    server: Uuid,
+    horizon: u64,
+    also: &[i32],
+) -> Result<Reading, StoreError> {
+    let client = db.read().await?;
+    let statement = client.prepare_cached(CHANGED).await?;
+    let since = horizon.to_string();
+    let rows = client.query(&statement, &[&server, &since, &also]).await?;
+    // Afterwards: who sets something gives its services another gate, so whoever knows the gate knows what is set.
+    let all = client.prepare_cached(POLICIES).await?;
+    let policies = Policies::of(&client.query(&all, &[]).await?);
+    let horizon = match rows.first() {
+        Some(row) => number(row.get(14))?,
+        None => ALL,
+    };
+    let found = rows
+        .iter()
+        .filter(|row| row.get::<_, Option<i32>>(0).is_some());
+    let rows = found
+        .map(|row| gate(row, &policies))
+        .collect::<Result<_, _>>()?;
+    Ok(Reading {
+        rows,
+        horizon,
+        policies,
+    })
+}
+
+fn number(text: &str) -> Result<u64, StoreError> {
+    text.parse()
+        .map_err(|_| StoreError::Corrupt(format!("transaction number `{text}`")))
+}
+
+fn gate(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError> {
+    let (namespace, service): (String, String) = (row.get(1), row.get(2));
+    Ok(ServiceRow {
+        service_id: row.get(0),
+        gate: row.get(3),
+        state: state(row.get(4))?,
+        openings: u32::try_from(row.get::<_, i32>(13)).unwrap_or_default(),
+        age: row.get(5),
+        until: row.get(6),
+        forced: row.get::<_, Option<&str>>(7).map(state).transpose()?,
+        forced_until: row.get(8),
+        paused_until: row.get(9),
+        permit: row.get::<_, Option<i32>>(10).map(|permit_id| Permit {
+            permit_id,
+            count: row.get(11),
+            term: row.get(12),
+        }),
+        policy: policies.of_service(&namespace, &service),
+        namespace,
+        service,
+    })
+}
