@@ -1,6 +1,6 @@
 //! Where a server listens, and what a client says of an address where there is none.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -115,6 +115,25 @@ async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
             "{said}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_address_that_says_nothing_is_waited_for_and_named() {
+    // It takes connections, and never reads or says anything.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut command = tasker(["worker", "list", "--server", url.as_str()]);
+    let ended = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
+    let ended = ended.expect("the command ends by itself").unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains(&format!("{url} takes connections and answers nothing"))
+            && said
+                .lines()
+                .any(|line| line.starts_with("hint: set --server")),
+        "{said}"
+    );
 }
 
 #[tokio::test]
