@@ -251,6 +251,17 @@ async fn the_gateway_takes_refuses_and_tells() {
     assert_eq!(stage.status("nonsense").await.0, StatusCode::BAD_REQUEST);
 }
 
+fn policy_of_billing(policy: Policy) -> SetPolicyRequest {
+    SetPolicyRequest {
+        namespace: NAMESPACE.into(),
+        service: "billing_service".into(),
+        policy: Some(policy),
+        unset: Vec::new(),
+        by: "ann".into(),
+        reason: "her own".into(),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
     const SECONDS: u64 = 4;
@@ -265,17 +276,9 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
         ramp_seconds: Some(3.0),
         ..Policy::default()
     };
-    let request = |policy| SetPolicyRequest {
-        namespace: NAMESPACE.into(),
-        service: "billing_service".into(),
-        policy: Some(policy),
-        unset: Vec::new(),
-        by: "ann".into(),
-        reason: "her own".into(),
-    };
     control_plane
         .circuits
-        .set_policy(request(own))
+        .set_policy(policy_of_billing(own))
         .await
         .unwrap();
 
@@ -309,16 +312,11 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
     // Those who came early enough have used up what they have: on a busy machine not many; the limit is 3.
     assert!(off.failed > 0 && off.partial == off.failed, "{outage}");
     assert!(off.attempts.closed >= 3 * off.failed, "{outage}");
-    assert_eq!(
-        (off.opened, &off.attempts),
-        (
-            0,
-            &Attempts {
-                closed: off.attempts.closed,
-                ..Attempts::default()
-            }
-        )
-    );
+    let closed = Attempts {
+        closed: off.attempts.closed,
+        ..Attempts::default()
+    };
+    assert_eq!((off.opened, &off.attempts), (0, &closed));
     assert!(
         off.told
             .as_deref()

@@ -169,6 +169,22 @@ fn cost<'a>(found: &'a GetBottlenecksResponse, step: &str, cause: WaitCause) -> 
         .unwrap_or_else(|| panic!("{step} {cause:?}: {:#?}", found.bottlenecks))
 }
 
+/// The article's own call says the same.
+async fn http_says(bench: &Bench, costs: &proto::GetBottlenecksResponse) {
+    let query = "namespace=user_management&task_name=user_registration";
+    let url = format!("{}/tasker/analytics/bottlenecks?{query}", bench.server.url);
+    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let said = answer["bottlenecks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|b| b["message"].as_str());
+    assert!(
+        said.eq(costs.bottlenecks.iter().map(|b| b.message.as_str())),
+        "{answer:#}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_four_discoveries() {
     let mut bench = Bench::with(REGISTRATION).await;
@@ -239,19 +255,7 @@ async fn the_four_discoveries() {
         0
     );
 
-    // The article's own call says the same.
-    let query = "namespace=user_management&task_name=user_registration";
-    let url = format!("{}/tasker/analytics/bottlenecks?{query}", bench.server.url);
-    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
-    let said = answer["bottlenecks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|b| b["message"].as_str());
-    assert!(
-        said.eq(costs.bottlenecks.iter().map(|b| b.message.as_str())),
-        "{answer:#}"
-    );
+    http_says(&bench, &costs).await;
 }
 
 fn the_part_of_rate_limiting(welcome: &StepPerformance, found: &Bottleneck, refused: u32) {
@@ -288,6 +292,10 @@ step_templates:
 
 /// Everything that holds a step, by real orders, losses and limits: all of it is accounted for.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one run, in which each cause of waiting occurs in turn"
+)]
 async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
     let mut bench = Bench::with(CHAIN).await;
     register(

@@ -157,18 +157,24 @@ impl Maker<'_> {
         self.db.execute(sql, &params).await.unwrap();
     }
 
-    /// All attempts of a step, and its row; returns when it ended.
-    async fn step(&mut self, id: Uuid, template: i32, step: usize, unlocked: u64) -> (u64, End) {
-        let step = i16::try_from(step).unwrap();
-        let (mut ready, mut charged, mut attempt) = (unlocked, 0_i16, 0);
-        let end = match self.random.below(100) {
+    fn end(&mut self) -> End {
+        match self.random.below(100) {
             0..70 => End::Complete,
             70..75 => End::Skipped,
             75..80 => End::Resolved,
             80..90 => End::Error,
             _ => End::Cancelled,
-        };
-        let failures = self.random.below(4);
+        }
+    }
+
+    /// Attempts that do not end the step: when it is ready again after them, and how many of them were charged.
+    async fn fail(
+        &mut self,
+        (id, template, step): (Uuid, i32, i16),
+        mut ready: u64,
+        failures: u64,
+    ) -> (u64, i16) {
+        let (mut charged, mut attempt) = (0_i16, 0);
         for _ in 0..failures {
             attempt += 1;
             let started = ready + self.random.time(90);
@@ -210,6 +216,16 @@ impl Maker<'_> {
                 ready = ended + backoff;
             }
         }
+        (ready, charged)
+    }
+
+    /// All attempts of a step, and its row; returns when it ended.
+    async fn step(&mut self, id: Uuid, template: i32, step: usize, unlocked: u64) -> (u64, End) {
+        let step = i16::try_from(step).unwrap();
+        let end = self.end();
+        let failures = self.random.below(4);
+        let (mut ready, mut charged) = self.fail((id, template, step), unlocked, failures).await;
+        let mut attempt = i32::try_from(failures).unwrap();
         let mut started = ready + self.random.time(90);
         let mut ended = started + self.random.time(20);
         let last = match end {
@@ -373,28 +389,33 @@ impl Maker<'_> {
     }
 }
 
+/// One service runs two steps at a time, and another one starts one in ten seconds.
+async fn policies(bench: &mut Bench) {
+    set(
+        bench,
+        "t",
+        "narrow",
+        proto::Policy {
+            max_concurrency: Some(2),
+            ..Default::default()
+        },
+    )
+    .await;
+    let rate = proto::Policy {
+        per_second: Some(0.1),
+        burst: Some(2),
+        ..Default::default()
+    };
+    set(bench, "t", "slow", rate).await;
+}
+
 /// Everything in one: what is answered is what a plain count finds, and each cause occurs.
 #[tokio::test]
 async fn any_history_is_accounted_for_to_the_microsecond() {
     for seed in 1..=3 {
         let mut bench = Bench::with(YAML[0]).await;
         crate::support::server::register(&mut bench.client, YAML[1]).await;
-        set(
-            &mut bench,
-            "t",
-            "narrow",
-            proto::Policy {
-                max_concurrency: Some(2),
-                ..Default::default()
-            },
-        )
-        .await;
-        let rate = proto::Policy {
-            per_second: Some(0.1),
-            burst: Some(2),
-            ..Default::default()
-        };
-        set(&mut bench, "t", "slow", rate).await;
+        policies(&mut bench).await;
         let db = bench.db.connect().await;
         let now: SystemTime = db.query_one("SELECT now()", &[]).await.unwrap().get(0);
         let from = us(now).cast_unsigned() - 3 * HOUR;

@@ -25,6 +25,29 @@ fn who() -> (String, String) {
     ("ann".into(), "a test".into())
 }
 
+/// How each step ended, and how many attempts it cost.
+fn steps_are_counted(found: &proto::GetPerformanceResponse) {
+    let steps = &found.templates[0].steps;
+    let counts = |i: usize| {
+        (
+            steps[i].complete,
+            steps[i].resolved,
+            steps[i].skipped,
+            steps[i].charged_attempts,
+            steps[i].free_attempts,
+        )
+    };
+    assert_eq!(
+        [counts(0), counts(1), counts(2), counts(3)],
+        [
+            (1, 0, 0, 2, 0),
+            (0, 1, 0, 1, 0),
+            (1, 0, 0, 0, 0),
+            (0, 0, 1, 0, 0)
+        ]
+    );
+}
+
 #[tokio::test]
 async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_forgets_no_attempt() {
     let mut bench = Bench::with(YAML).await;
@@ -77,25 +100,7 @@ async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_fo
     let found = performance(&mut bench.client, "t", 0.0).await;
     let all = Oracle::read(&db).await.check(&found, 0.0);
     assert!(all.backoff >= 3 * 300_000, "{all:?}");
-    let steps = &found.templates[0].steps;
-    let counts = |i: usize| {
-        (
-            steps[i].complete,
-            steps[i].resolved,
-            steps[i].skipped,
-            steps[i].charged_attempts,
-            steps[i].free_attempts,
-        )
-    };
-    assert_eq!(
-        [counts(0), counts(1), counts(2), counts(3)],
-        [
-            (1, 0, 0, 2, 0),
-            (0, 1, 0, 1, 0),
-            (1, 0, 0, 0, 0),
-            (0, 0, 1, 0, 0)
-        ]
-    );
+    steps_are_counted(&found);
     // The path goes through what was set, and tiles the task's time.
     let whole = found.templates[0].ledger.as_ref().unwrap().wall;
     assert_eq!(whole, found.templates[0].elapsed.as_ref().unwrap().mean);

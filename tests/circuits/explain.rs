@@ -51,6 +51,10 @@ fn only(found: &proto::ExplainTaskResponse, step: &str, cause: WaitCause) -> Ste
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one task, asked about at each stage of its life in turn"
+)]
 async fn a_task_on_its_way_is_explained_at_every_stage() {
     let mut bench = Bench::with(TWO).await;
     let id = bench.submit("t/two", "{}").await;
@@ -193,30 +197,27 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_service_holds_back_is_explained() {
-    let mut bench = Bench::with(TWO).await;
-    let mut worker = RawWorker::connect(&bench.server.url, &["first", "second"]).await;
-    let order = |state: CircuitState| proto::ForceCircuitRequest {
-        namespace: "t".into(),
-        service: "one".into(),
-        state: state.into(),
-        expires_after: None,
-        by: "ann".into(),
-        reason: "deploy".into(),
-    };
-    let reset = proto::ResetCircuitRequest {
+fn reset() -> proto::ResetCircuitRequest {
+    proto::ResetCircuitRequest {
         namespace: "t".into(),
         service: "one".into(),
         by: "ann".into(),
         reason: "done".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_holds_a_service_back_is_explained() {
+    let mut bench = Bench::with(TWO).await;
+    let order = proto::ForceCircuitRequest {
+        namespace: "t".into(),
+        service: "one".into(),
+        state: CircuitState::Open.into(),
+        expires_after: None,
+        by: "ann".into(),
+        reason: "deploy".into(),
     };
-    bench
-        .client
-        .circuits
-        .force_circuit(order(CircuitState::Open))
-        .await
-        .unwrap();
+    bench.client.circuits.force_circuit(order).await.unwrap();
     let id = bench.submit("t/two", "{}").await;
     let found = explain(&mut bench, &id).await;
     let forced = only(&found, "first", WaitCause::Circuit);
@@ -229,14 +230,14 @@ async fn what_a_service_holds_back_is_explained() {
         "{:?}",
         found.next
     );
-    bench
-        .client
-        .circuits
-        .reset_circuit(reset.clone())
-        .await
-        .unwrap();
+    bench.client.circuits.reset_circuit(reset()).await.unwrap();
+}
 
-    // By count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_or_a_pause_that_holds_a_service_back_is_explained() {
+    let mut bench = Bench::with(TWO).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["first", "second"]).await;
+    let id = bench.submit("t/two", "{}").await;
     set(
         &mut bench.client,
         "one",
@@ -274,7 +275,7 @@ async fn what_a_service_holds_back_is_explained() {
     let both = explain(&mut bench, &id).await;
     let causes: Vec<_> = both.steps[0].waits.iter().map(proto::Wait::cause).collect();
     assert_eq!(causes, [WaitCause::Backoff, WaitCause::Circuit]);
-    bench.client.circuits.reset_circuit(reset).await.unwrap();
+    bench.client.circuits.reset_circuit(reset()).await.unwrap();
 
     // A pause, asked for by the one that ran through all of this.
     assert_eq!(second.task_id, other);

@@ -22,6 +22,10 @@ fn order(service: &str, state: CircuitState, seconds: Option<u64>) -> proto::For
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one circuit, which goes through all that an operator can order"
+)]
 async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_reset() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let billing = Service::default();
@@ -125,17 +129,35 @@ async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_rese
     worker.abort();
 }
 
-#[tokio::test]
-async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_once() {
-    let mut bench = Bench::with(&caller("call", "h", "billing")).await;
-    let request = |namespace: &str, service: &str, policy: proto::Policy| proto::SetPolicyRequest {
+fn request(namespace: &str, service: &str, policy: proto::Policy) -> proto::SetPolicyRequest {
+    proto::SetPolicyRequest {
         namespace: namespace.into(),
         service: service.into(),
         policy: Some(policy),
         unset: Vec::new(),
         by: "ann".into(),
         reason: "why".into(),
-    };
+    }
+}
+
+/// Unsets a field of the policy of billing, and sets another one.
+fn unset(field: &str) -> proto::SetPolicyRequest {
+    proto::SetPolicyRequest {
+        unset: vec![field.into()],
+        ..request(
+            "t",
+            "billing",
+            proto::Policy {
+                burst: Some(1),
+                ..Default::default()
+            },
+        )
+    }
+}
+
+#[tokio::test]
+async fn settings_come_from_the_narrowest_place() {
+    let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     for (namespace, service, probes) in [("", "", 7), ("t", "", 8), ("t", "billing", 9)] {
         let policy = proto::Policy {
             probes: Some(probes),
@@ -156,17 +178,6 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
             Some(probes)
         );
     }
-    let unset = |field: &str| proto::SetPolicyRequest {
-        unset: vec![field.into()],
-        ..request(
-            "t",
-            "billing",
-            proto::Policy {
-                burst: Some(1),
-                ..Default::default()
-            },
-        )
-    };
     let set = bench
         .client
         .circuits
@@ -177,6 +188,26 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
         .policy
         .unwrap();
     assert_eq!((set.probes, set.burst), (None, Some(1)));
+    let seen = circuit(&mut bench.client, "billing").await;
+    assert_eq!(
+        seen.policy.unwrap().probes,
+        Some(8),
+        "nothing set: the namespace's"
+    );
+    assert_eq!(
+        (
+            seen.set_for_service.unwrap().probes,
+            seen.set_for_cell.unwrap().probes
+        ),
+        (None, Some(7))
+    );
+}
+
+#[tokio::test]
+async fn an_unset_that_cannot_be_changes_nothing() {
+    let mut bench = Bench::with(&caller("call", "h", "billing")).await;
+    let set = unset("probes");
+    bench.client.circuits.set_policy(set).await.unwrap();
     let refused = bench
         .client
         .circuits
@@ -208,20 +239,11 @@ async fn settings_come_from_the_narrowest_place_and_bad_ones_are_refused_all_at_
         (Some(1), None),
         "a refused change changes nothing"
     );
-    let seen = circuit(&mut bench.client, "billing").await;
-    assert_eq!(
-        seen.policy.unwrap().probes,
-        Some(8),
-        "nothing set: the namespace's"
-    );
-    assert_eq!(
-        (
-            seen.set_for_service.unwrap().probes,
-            seen.set_for_cell.unwrap().probes
-        ),
-        (None, Some(7))
-    );
+}
 
+#[tokio::test]
+async fn bad_settings_are_refused_all_at_once() {
+    let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let bad = proto::Policy {
         probes: Some(-1),
         failure_rate: Some(1.5),

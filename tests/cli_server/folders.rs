@@ -41,14 +41,15 @@ fn template(name: &str, handler: &str) -> String {
     )
 }
 
+async fn tasker_at(bench: &Bench, args: &[&str]) -> Ended {
+    let mut command = tasker(args);
+    command.env("TASKER_SERVER", &bench.server.url);
+    run(command).await
+}
+
 #[tokio::test]
-async fn a_folder_is_checked_whole_and_then_registered_in_the_order_of_its_names() {
+async fn a_folder_is_checked_whole_before_any_file_is_sent() {
     let bench = Bench::new().await;
-    let tasker_at = async |args: &[&str]| -> Ended {
-        let mut command = tasker(args);
-        command.env("TASKER_SERVER", &bench.server.url);
-        run(command).await
-    };
     let (one, two) = (template("one", "h"), template("two", "h"));
     let folder = Folder::new(&[
         ("2.yml", &two),
@@ -58,7 +59,11 @@ async fn a_folder_is_checked_whole_and_then_registered_in_the_order_of_its_names
     ]);
     folder.write("4.yaml", "");
     fs::write(folder.0.join("5.yaml"), b"\xff\xfe").unwrap();
-    let validated = tasker_at(&["template", "validate", folder.path(), "/no/such.yaml"]).await;
+    let validated = tasker_at(
+        &bench,
+        &["template", "validate", folder.path(), "/no/such.yaml"],
+    )
+    .await;
     assert_eq!(validated.code, Some(65), "{validated:?}");
     for file in [
         "3.yaml:1:",
@@ -83,26 +88,33 @@ async fn a_folder_is_checked_whole_and_then_registered_in_the_order_of_its_names
         "{validated:?}"
     );
     assert!(validated.stderr.ends_with(" in 3 files\n"), "{validated:?}");
-    let refused = tasker_at(&["template", "register", folder.path()])
+    let refused = tasker_at(&bench, &["template", "register", folder.path()])
         .await
         .failed(65);
     assert!(
         refused.contains("3.yaml:1:") && refused.contains("5.yaml:1:1:"),
         "{refused}"
     );
-    let listed: Value =
-        serde_json::from_str(&tasker_at(&["template", "list", "--json"]).await.ok()).unwrap();
+    let listed: Value = serde_json::from_str(
+        &tasker_at(&bench, &["template", "list", "--json"])
+            .await
+            .ok(),
+    )
+    .unwrap();
     assert_eq!(
         listed,
         json!({"templates": []}),
         "all files are checked before any is sent"
     );
+}
 
-    for file in ["3.yaml", "4.yaml", "5.yaml"] {
-        fs::remove_file(folder.0.join(file)).unwrap();
-    }
+#[tokio::test]
+async fn a_folder_is_registered_in_the_order_of_its_names() {
+    let bench = Bench::new().await;
+    let (one, two) = (template("one", "h"), template("two", "h"));
+    let folder = Folder::new(&[("2.yml", &two), ("1.yaml", &one), ("notes.txt", "-")]);
     assert_eq!(
-        tasker_at(&["template", "register", folder.path()])
+        tasker_at(&bench, &["template", "register", folder.path()])
             .await
             .ok(),
         "f/one@1.0.0\nf/two@1.0.0\n"
@@ -111,7 +123,7 @@ async fn a_folder_is_checked_whole_and_then_registered_in_the_order_of_its_names
     folder.write("1.yaml", &template("one", "other"));
     folder.write("2.yml", &template("two", "other"));
     folder.write("3.yaml", &template("three", "h"));
-    let some = tasker_at(&["template", "register", folder.path()]).await;
+    let some = tasker_at(&bench, &["template", "register", folder.path()]).await;
     assert_eq!(
         (some.code, some.stdout.as_str()),
         (Some(1), "f/three@1.0.0\n"),
@@ -127,7 +139,7 @@ async fn a_folder_is_checked_whole_and_then_registered_in_the_order_of_its_names
         );
     }
     let empty = Folder::new(&[("notes.txt", "-")]);
-    let said = tasker_at(&["template", "register", empty.path()])
+    let said = tasker_at(&bench, &["template", "register", empty.path()])
         .await
         .failed(1);
     assert!(

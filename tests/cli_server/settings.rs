@@ -28,113 +28,116 @@ async fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
     stderr
 }
 
+/// An option, a value that it cannot have, and what must be said of it.
+const WRONG_OPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "--listen",
+        "tasker.internal:7233",
+        "is not an address: expected such as 127.0.0.1:7233",
+    ),
+    ("--listen", "7233", "is not an address"),
+    ("--listen", "127.0.0.1:65536", "is not an address"),
+    (
+        "--lease-seconds",
+        "0.5",
+        "is out of bounds: expected 1 to 300",
+    ),
+    (
+        "--lease-seconds",
+        "301",
+        "is out of bounds: expected 1 to 300",
+    ),
+    (
+        "--lease-seconds",
+        "ten",
+        "is out of bounds: expected 1 to 300",
+    ),
+    (
+        "--lease-seconds",
+        "NaN",
+        "is out of bounds: expected 1 to 300",
+    ),
+    (
+        "--drain-seconds",
+        "-1",
+        "is out of bounds: expected 0 to 3600",
+    ),
+    (
+        "--drain-seconds",
+        "3601",
+        "is out of bounds: expected 0 to 3600",
+    ),
+    (
+        "--retain",
+        "59m",
+        "is out of bounds: expected 1h to 3650d, such as 12h or 30d or `forever`",
+    ),
+    (
+        "--retain",
+        "3651d",
+        "is out of bounds: expected 1h to 3650d",
+    ),
+    ("--retain", "30", "is out of bounds: expected 1h to 3650d"),
+    (
+        "--retain",
+        "never",
+        "is out of bounds: expected 1h to 3650d",
+    ),
+    ("--log", "tasker=loud", "is not a filter"),
+    ("--log-format", "xml", "is unknown: expected text or json"),
+    (
+        "--cors-origin",
+        "*",
+        "every page of the web could command this server",
+    ),
+    (
+        "--cors-origin",
+        "https://ops.example.com/",
+        "expected scheme, host and perhaps a port",
+    ),
+    ("--allowed-host", "*", "name the hosts"),
+    (
+        "--allowed-host",
+        "https://tasker.example.com",
+        "expected the name of a host without scheme and port",
+    ),
+    (
+        "--allowed-host",
+        "tasker.example.com:7233",
+        "expected the name of a host without scheme and port",
+    ),
+    (
+        "--schema",
+        "Tasker",
+        "is not a plain name: expected [a-z_][a-z0-9_]*",
+    ),
+    ("--schema", "a; DROP TABLE tasks", "is not a plain name"),
+    ("--schema", "", "is not a plain name"),
+    (
+        "--database-url",
+        "",
+        "no database: neither TASKER_DATABASE_URL nor --database-url is set",
+    ),
+    (
+        "--database-url",
+        "mysql://u:secret@h/d",
+        "expected postgres://user:password@host:port/database",
+    ),
+    (
+        "--database-url",
+        "postgres://u:secret@h:many/d",
+        "a port is not a number from 1 to 65535",
+    ),
+    (
+        "--database-url",
+        "postgres:///d",
+        "no host; expected postgres://",
+    ),
+];
+
 #[tokio::test]
 async fn each_wrong_option_is_named() {
-    for (option, value, expected) in [
-        (
-            "--listen",
-            "tasker.internal:7233",
-            "is not an address: expected such as 127.0.0.1:7233",
-        ),
-        ("--listen", "7233", "is not an address"),
-        ("--listen", "127.0.0.1:65536", "is not an address"),
-        (
-            "--lease-seconds",
-            "0.5",
-            "is out of bounds: expected 1 to 300",
-        ),
-        (
-            "--lease-seconds",
-            "301",
-            "is out of bounds: expected 1 to 300",
-        ),
-        (
-            "--lease-seconds",
-            "ten",
-            "is out of bounds: expected 1 to 300",
-        ),
-        (
-            "--lease-seconds",
-            "NaN",
-            "is out of bounds: expected 1 to 300",
-        ),
-        (
-            "--drain-seconds",
-            "-1",
-            "is out of bounds: expected 0 to 3600",
-        ),
-        (
-            "--drain-seconds",
-            "3601",
-            "is out of bounds: expected 0 to 3600",
-        ),
-        (
-            "--retain",
-            "59m",
-            "is out of bounds: expected 1h to 3650d, such as 12h or 30d or `forever`",
-        ),
-        (
-            "--retain",
-            "3651d",
-            "is out of bounds: expected 1h to 3650d",
-        ),
-        ("--retain", "30", "is out of bounds: expected 1h to 3650d"),
-        (
-            "--retain",
-            "never",
-            "is out of bounds: expected 1h to 3650d",
-        ),
-        ("--log", "tasker=loud", "is not a filter"),
-        ("--log-format", "xml", "is unknown: expected text or json"),
-        (
-            "--cors-origin",
-            "*",
-            "every page of the web could command this server",
-        ),
-        (
-            "--cors-origin",
-            "https://ops.example.com/",
-            "expected scheme, host and perhaps a port",
-        ),
-        ("--allowed-host", "*", "name the hosts"),
-        (
-            "--allowed-host",
-            "https://tasker.example.com",
-            "expected the name of a host without scheme and port",
-        ),
-        (
-            "--allowed-host",
-            "tasker.example.com:7233",
-            "expected the name of a host without scheme and port",
-        ),
-        (
-            "--schema",
-            "Tasker",
-            "is not a plain name: expected [a-z_][a-z0-9_]*",
-        ),
-        ("--schema", "a; DROP TABLE tasks", "is not a plain name"),
-        ("--schema", "", "is not a plain name"),
-        (
-            "--database-url",
-            "",
-            "no database: neither TASKER_DATABASE_URL nor --database-url is set",
-        ),
-        (
-            "--database-url",
-            "mysql://u:secret@h/d",
-            "expected postgres://user:password@host:port/database",
-        ),
-        (
-            "--database-url",
-            "postgres://u:secret@h:many/d",
-            "a port is not a number from 1 to 65535",
-        ),
-        (
-            "--database-url",
-            "postgres:///d",
-            "no host; expected postgres://",
-        ),
-    ] {
+    for &(option, value, expected) in WRONG_OPTIONS {
         let option_value = format!("{option}={value}");
         let said = refused(&["server", &option_value], &[("TASKER_DATABASE_URL", ANY)]).await;
         assert!(said.contains(expected), "{option_value}: {said}");

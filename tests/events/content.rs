@@ -61,14 +61,10 @@ async fn run_one(
     id
 }
 
-#[tokio::test]
-async fn an_event_says_what_is_known_of_it() {
-    let mut bench = Bench::with(TWO).await;
-    let mut worker = RawWorker::connect(&bench.server.url, &["h", "k"]).await;
-    let id = run_one(&mut bench, &mut worker, "c-7", false).await;
-    let events = Tail::beginning(&mut bench.client).await.events(10).await;
-    let types: Vec<EventType> = events.iter().map(Event::r#type).collect();
+/// What happened, in order, and of which task all of it is.
+fn they_are_of_one_task(events: &[Event], id: &str) {
     use EventType::*;
+    let types: Vec<EventType> = events.iter().map(Event::r#type).collect();
     assert_eq!(
         types,
         [
@@ -84,7 +80,6 @@ async fn an_event_says_what_is_known_of_it() {
             TaskFailed
         ]
     );
-    let worker_id = &worker.registered.worker_id;
     for event in &events[1..] {
         assert_eq!(
             (
@@ -93,11 +88,27 @@ async fn an_event_says_what_is_known_of_it() {
                 event.version.as_str(),
                 event.task_id.as_str()
             ),
-            ("t", "two", "1.2.0", id.as_str()),
+            ("t", "two", "1.2.0", id),
             "{event:?}"
         );
         assert_eq!(event.correlation_id, "c-7");
     }
+}
+
+fn nanos(t: Option<prost_types::Timestamp>) -> i128 {
+    t.map(|t| i128::from(t.seconds) * 1_000_000_000 + i128::from(t.nanos))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_event_says_what_is_known_of_it() {
+    let mut bench = Bench::with(TWO).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h", "k"]).await;
+    let id = run_one(&mut bench, &mut worker, "c-7", false).await;
+    let events = Tail::beginning(&mut bench.client).await.events(10).await;
+    they_are_of_one_task(&events, &id);
+    use EventType::*;
+    let worker_id = &worker.registered.worker_id;
     let one = |kind: EventType, attempt: i32, step: &str| {
         let fits = |e: &&Event| e.r#type() == kind && e.attempt == attempt && e.step == step;
         events
@@ -133,10 +144,6 @@ async fn an_event_says_what_is_known_of_it() {
         "{retrying:?}"
     );
     assert!(retrying.wait_ms.unwrap() < 5_000);
-    let nanos = |t: Option<prost_types::Timestamp>| {
-        t.map(|t| i128::from(t.seconds) * 1_000_000_000 + i128::from(t.nanos))
-            .unwrap()
-    };
     let pause = nanos(retrying.next_attempt_at) - nanos(retrying.at);
     assert_eq!(pause, 50_000_000);
 
@@ -167,25 +174,13 @@ async fn an_event_says_what_is_known_of_it() {
     assert!(one(TaskStarted, 0, "").wait_ms.unwrap() < 5_000);
 }
 
-#[tokio::test]
-async fn every_filter_lets_through_what_it_says() {
-    let mut bench = Bench::with(TWO).await;
-    register(
-        &mut bench.client,
-        &TWO.replace("task_name: two", "task_name: other")
-            .replace("namespace: t", "namespace: u"),
-    )
-    .await;
-    let mut worker = RawWorker::connect(&bench.server.url, &["h", "k"]).await;
-    let good = run_one(&mut bench, &mut worker, "c-1", true).await;
-    let bad = run_one(&mut bench, &mut worker, "c-2", false).await;
-    let other = bench.submit("u/other", "{}").await;
-    let a = worker.assignment().await;
-    worker.settle(&a, permanent("no", "")).await;
-    bench.finished(&other).await;
+/// Whether an event is of a good task, a bad one and another one as its filter says.
+type Fits = fn(&Event, [&str; 3]) -> bool;
+
+/// Filters, how many events they let through, and which.
+fn filters(good: &str, bad: &str) -> [(SubscribeRequest, usize, Fits); 8] {
     let all = from_beginning();
-    type Fits = fn(&Event, [&str; 3]) -> bool;
-    let table: [(SubscribeRequest, usize, Fits); 8] = [
+    [
         (all.clone(), 24, |_, _| true),
         (
             SubscribeRequest {
@@ -205,7 +200,7 @@ async fn every_filter_lets_through_what_it_says() {
         ),
         (
             SubscribeRequest {
-                task_id: bad.clone(),
+                task_id: bad.to_owned(),
                 ..all.clone()
             },
             9,
@@ -239,7 +234,7 @@ async fn every_filter_lets_through_what_it_says() {
             SubscribeRequest {
                 types: vec![EventType::StepStarted.into()],
                 service: "k".into(),
-                task_id: good.clone(),
+                task_id: good.to_owned(),
                 ..all.clone()
             },
             1,
@@ -247,9 +242,27 @@ async fn every_filter_lets_through_what_it_says() {
                 e.step == "second" && e.task_id == good && e.r#type() == EventType::StepStarted
             },
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn every_filter_lets_through_what_it_says() {
+    let mut bench = Bench::with(TWO).await;
+    register(
+        &mut bench.client,
+        &TWO.replace("task_name: two", "task_name: other")
+            .replace("namespace: t", "namespace: u"),
+    )
+    .await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h", "k"]).await;
+    let good = run_one(&mut bench, &mut worker, "c-1", true).await;
+    let bad = run_one(&mut bench, &mut worker, "c-2", false).await;
+    let other = bench.submit("u/other", "{}").await;
+    let a = worker.assignment().await;
+    worker.settle(&a, permanent("no", "")).await;
+    bench.finished(&other).await;
     let last = bench.submit("t/two", "{}").await;
-    for (request, count, fits) in table {
+    for (request, count, fits) in filters(&good, &bad) {
         // Stored ones, and then one that marks the end without a filter.
         let mut tail = Tail::begin(&mut bench.client, request.clone())
             .await

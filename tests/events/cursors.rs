@@ -243,6 +243,13 @@ async fn what_is_no_place_is_refused_with_the_reason() {
             "{status}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_subscription_that_cannot_be_is_refused_with_the_reason() {
+    let mut bench = Bench::with(ONE).await;
+    bench.submit("t/one", "{}").await;
+    let cursor = Tail::beginning(&mut bench.client).await.cursor;
     let types = |types: Vec<i32>| SubscribeRequest {
         types,
         ..Default::default()

@@ -72,6 +72,21 @@ fn assert_unavailable(status: &Status) {
     );
 }
 
+/// A server that is cut off answers a worker without waiting for its database.
+async fn workers_are_refused_at_once(url: &str) {
+    let asked = Instant::now();
+    let refused = RawWorker::open(url, registration(&["other"], 1))
+        .await
+        .err()
+        .expect("no database");
+    assert_cut_off(&refused);
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "it took {:?} to refuse",
+        asked.elapsed()
+    );
+}
+
 /// Steps that run for longer than a lease and what another server adds to it.
 async fn steps_go_on_elsewhere(way: Way) {
     const STEPS: usize = 6;
@@ -108,17 +123,7 @@ async fn steps_go_on_elsewhere(way: Way) {
         after < LEASE,
         "the stream ended after {after:?}, when the lease was over"
     );
-    let asked = Instant::now();
-    let refused = RawWorker::open(&two.cut.url, registration(&["other"], 1))
-        .await
-        .err()
-        .expect("no database");
-    assert_cut_off(&refused);
-    assert!(
-        asked.elapsed() < Duration::from_secs(1),
-        "it took {:?} to refuse",
-        asked.elapsed()
-    );
+    workers_are_refused_at_once(&two.cut.url).await;
 
     // New work reaches the worker at the other server, and what ran goes on.
     tasks.push(submit(&mut client, "t/one", "{}").await);

@@ -195,6 +195,10 @@ async fn latency(client: &mut Client) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one measurement, printed whole before it is judged"
+)]
 async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());

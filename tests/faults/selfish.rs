@@ -23,6 +23,37 @@ use crate::{
     },
 };
 
+fn say(message: Says) -> WorkRequest {
+    WorkRequest {
+        message: Some(message),
+    }
+}
+
+/// Results of steps that it never had, and a heartbeat now and then, until the stream ends.
+async fn flood(says: mpsc::Sender<WorkRequest>) {
+    let mut nonce = 0;
+    loop {
+        nonce += 1;
+        let lease_token = Lease {
+            task_id: Uuid::nil(),
+            step: 0,
+            nonce,
+        }
+        .to_token();
+        let result = StepResult {
+            lease_token,
+            outcome: Some(success("1")),
+        };
+        if says.send(say(Says::Result(result))).await.is_err() {
+            break;
+        }
+        if nonce % 100 == 0 {
+            let _ = says.send(say(Says::Heartbeat(Heartbeat {}))).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 /// It takes steps, never reads what it is sent, answers what nobody asked, and keeps saying that it lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_steps() {
@@ -36,9 +67,6 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
         .unwrap();
     let mut client = WorkerServiceClient::new(channel);
     let (says, queue) = mpsc::channel(1_024);
-    let say = |message| WorkRequest {
-        message: Some(message),
-    };
     says.send(say(Says::Register(registration(&["h"], 4))))
         .await
         .unwrap();
@@ -56,29 +84,7 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
 
     let ledger = Ledger::default();
     let decent = ledger.worker(&[&bench.server.url], 4, Duration::ZERO);
-    let flood = tokio::spawn(async move {
-        let mut nonce = 0;
-        loop {
-            nonce += 1;
-            let lease_token = Lease {
-                task_id: Uuid::nil(),
-                step: 0,
-                nonce,
-            }
-            .to_token();
-            let result = StepResult {
-                lease_token,
-                outcome: Some(success("1")),
-            };
-            if says.send(say(Says::Result(result))).await.is_err() {
-                break;
-            }
-            if nonce % 100 == 0 {
-                let _ = says.send(say(Says::Heartbeat(Heartbeat {}))).await;
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-    });
+    let flood = tokio::spawn(flood(says));
     // Its steps go to the other one after the lease, for all its heartbeats; and meanwhile the other one is served.
     for _ in 0..20 {
         let id = bench.submit("t/one", "{}").await;

@@ -22,17 +22,53 @@ async fn by_default(bench: &Bench) -> TaskServiceClient<Channel> {
         .unwrap()
 }
 
+/// A template of so many steps that wait for nothing.
+fn wide(steps: usize) -> String {
+    let templates: Vec<String> = (0..steps)
+        .map(|i| format!("{{name: s{i}, handler: h}}"))
+        .collect();
+    format!(
+        "{{namespace: t, task_name: wide, version: 1.0.0, step_templates: [{}]}}",
+        templates.join(", ")
+    )
+}
+
+async fn refuses_what_is_not_there(client: &mut TaskServiceClient<Channel>, id: &str) {
+    for (step, attempt) in [("s9", 0), ("s1", 9)] {
+        let request = GetStepRequest {
+            task_id: id.to_owned(),
+            step: step.into(),
+            attempt,
+        };
+        assert_eq!(
+            client.get_step(request).await.unwrap_err().code(),
+            tonic::Code::NotFound
+        );
+    }
+}
+
+async fn a_watch_fits(client: &mut TaskServiceClient<Channel>, id: &str) {
+    let watched = client
+        .watch_task(WatchTaskRequest {
+            task_id: id.to_owned(),
+            final_only: false,
+        })
+        .await
+        .unwrap();
+    let message = watched.into_inner().message().await.unwrap().unwrap();
+    assert!(
+        message.encoded_len() < DEFAULT_LIMIT
+            && message
+                .steps
+                .iter()
+                .any(|step| step.omitted == ["result_json"])
+    );
+}
+
 #[tokio::test]
 async fn a_task_with_large_results_can_be_looked_at_and_each_result_alone() {
     const STEPS: usize = 6;
-    let steps: Vec<String> = (0..STEPS)
-        .map(|i| format!("{{name: s{i}, handler: h}}"))
-        .collect();
-    let yaml = format!(
-        "{{namespace: t, task_name: wide, version: 1.0.0, step_templates: [{}]}}",
-        steps.join(", ")
-    );
-    let mut bench = Bench::with(&yaml).await;
+    let mut bench = Bench::with(&wide(STEPS)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let context = format!("{{\"c\": \"{}\"}}", "c".repeat(900_000));
     let id = bench.submit("t/wide", &context).await;
@@ -47,10 +83,10 @@ async fn a_task_with_large_results_can_be_looked_at_and_each_result_alone() {
             .await;
     }
     let mut client = by_default(&bench).await;
-    let request = || GetTaskRequest {
+    let request = GetTaskRequest {
         task_id: id.clone(),
     };
-    let whole = client.get_task(request()).await.unwrap().into_inner();
+    let whole = client.get_task(request).await.unwrap().into_inner();
     assert!(whole.encoded_len() < DEFAULT_LIMIT);
     assert_eq!(
         (
@@ -87,32 +123,8 @@ async fn a_task_with_large_results_can_be_looked_at_and_each_result_alone() {
             (result.as_str(), 0)
         );
     }
-    let watched = client
-        .watch_task(WatchTaskRequest {
-            task_id: id.clone(),
-            final_only: false,
-        })
-        .await
-        .unwrap();
-    let message = watched.into_inner().message().await.unwrap().unwrap();
-    assert!(
-        message.encoded_len() < DEFAULT_LIMIT
-            && message
-                .steps
-                .iter()
-                .any(|step| step.omitted == ["result_json"])
-    );
-    for (step, attempt) in [("s9", 0), ("s1", 9)] {
-        let request = GetStepRequest {
-            task_id: id.clone(),
-            step: step.into(),
-            attempt,
-        };
-        assert_eq!(
-            client.get_step(request).await.unwrap_err().code(),
-            tonic::Code::NotFound
-        );
-    }
+    a_watch_fits(&mut client, &id).await;
+    refuses_what_is_not_there(&mut client, &id).await;
 }
 
 #[tokio::test]

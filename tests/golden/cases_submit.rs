@@ -99,66 +99,15 @@ async fn the_schemas_defaults_are_in_the_stored_context() {
     assert_eq!(notes["correlation_id"], task.correlation_id);
 }
 
-#[tokio::test]
-async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_notice() {
-    let mut bench = Bench::with(CHAIN).await;
-    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
-    let id = bench.submit("t/chain", "{}").await;
-    let a = worker.assignment().await;
-    let changed = proto::RegisterTemplateRequest {
-        yaml: CHAIN.replace("{name: c,", "{name: d,"),
+fn registration(yaml: String) -> proto::RegisterTemplateRequest {
+    proto::RegisterTemplateRequest {
+        yaml,
         deny_warnings: false,
-    };
-    let status = bench
-        .client
-        .templates
-        .register_template(changed)
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), tonic::Code::AlreadyExists);
-    let same = proto::RegisterTemplateRequest {
-        yaml: format!("# a comment\n{CHAIN}"),
-        deny_warnings: false,
-    };
-    assert!(
-        !bench
-            .client
-            .templates
-            .register_template(same)
-            .await
-            .unwrap()
-            .into_inner()
-            .created
-    );
-    let newer = proto::RegisterTemplateRequest {
-        yaml: CHAIN.replace("1.0.0", "2.0.0").replace(
-            "  - {name: c, handler_class: h, depends_on_steps: [b]}\n",
-            "",
-        ),
-        deny_warnings: false,
-    };
-    assert!(
-        bench
-            .client
-            .templates
-            .register_template(newer)
-            .await
-            .unwrap()
-            .into_inner()
-            .created
-    );
-    worker.answer(&a.lease_token, success("1")).await;
-    for name in ["b", "c"] {
-        let next = worker.assignment().await;
-        assert_eq!(
-            (next.step_name.as_str(), next.version.as_str()),
-            (name, "1.0.0")
-        );
-        worker.answer(&next.lease_token, success("1")).await;
     }
-    let task = bench.finished(&id).await;
-    assert_eq!((state(&task), task.steps.len()), (TaskState::Complete, 3));
-    // A new task gets the newest version, an old one on request.
+}
+
+/// A new task gets the newest version, and an old one on request.
+async fn new_tasks_get_their_version(bench: &mut Bench) {
     let newest = bench
         .client
         .tasks
@@ -182,6 +131,59 @@ async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_n
             .version,
         "1.0.0"
     );
+}
+
+#[tokio::test]
+async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_notice() {
+    let mut bench = Bench::with(CHAIN).await;
+    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+    let id = bench.submit("t/chain", "{}").await;
+    let a = worker.assignment().await;
+    let changed = registration(CHAIN.replace("{name: c,", "{name: d,"));
+    let status = bench
+        .client
+        .templates
+        .register_template(changed)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), tonic::Code::AlreadyExists);
+    let same = registration(format!("# a comment\n{CHAIN}"));
+    assert!(
+        !bench
+            .client
+            .templates
+            .register_template(same)
+            .await
+            .unwrap()
+            .into_inner()
+            .created
+    );
+    let newer = registration(CHAIN.replace("1.0.0", "2.0.0").replace(
+        "  - {name: c, handler_class: h, depends_on_steps: [b]}\n",
+        "",
+    ));
+    assert!(
+        bench
+            .client
+            .templates
+            .register_template(newer)
+            .await
+            .unwrap()
+            .into_inner()
+            .created
+    );
+    worker.answer(&a.lease_token, success("1")).await;
+    for name in ["b", "c"] {
+        let next = worker.assignment().await;
+        assert_eq!(
+            (next.step_name.as_str(), next.version.as_str()),
+            (name, "1.0.0")
+        );
+        worker.answer(&next.lease_token, success("1")).await;
+    }
+    let task = bench.finished(&id).await;
+    assert_eq!((state(&task), task.steps.len()), (TaskState::Complete, 3));
+    new_tasks_get_their_version(&mut bench).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What readers see: lists and their pages, watches, templates, and the database's own guards.
 
+mod guards;
+
 use std::time::{Duration, SystemTime};
 
 use tasker::proto::{self, ListTasksRequest, SubmitTaskRequest, TaskState, WatchTaskRequest};
@@ -74,47 +76,95 @@ async fn a_page_that_is_exactly_full_is_the_last_one() {
     assert_eq!((page.len(), token.as_str()), (3, ""));
 }
 
+/// A task in each state: the first three are of `two`, and the last one is of the older version of `one`.
+struct OneOfEach {
+    done: String,
+    failed: String,
+    running: String,
+    cancelled: String,
+    old: String,
+}
+
+impl OneOfEach {
+    async fn submit(bench: &mut Bench) -> Self {
+        register(
+            &mut bench.client,
+            &ONE.replace("task_name: one", "task_name: two"),
+        )
+        .await;
+        register(&mut bench.client, &ONE.replace("1.0.0", "1.1.0")).await;
+        let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
+        let done = bench.submit("t/two", "{}").await;
+        let a = worker.assignment().await;
+        worker.settle(&a, success("1")).await;
+        let failed = bench.submit("t/two", "{}").await;
+        let a = worker.assignment().await;
+        worker.settle(&a, permanent("no", "NO")).await;
+        let running = bench.submit("t/two", "{}").await;
+        worker.assignment().await;
+        worker.close();
+        worker.hear().await.unwrap();
+        let cancelled = bench.submit("t/one", "{}").await;
+        bench.cancel(&cancelled).await.unwrap();
+        let old = SubmitTaskRequest {
+            version: "1.0.0".into(),
+            correlation_id: "c-1".into(),
+            ..submission("t/one", "{}")
+        };
+        let old = bench
+            .client
+            .tasks
+            .submit_task(old)
+            .await
+            .unwrap()
+            .into_inner()
+            .task_id;
+        Self {
+            done,
+            failed,
+            running,
+            cancelled,
+            old,
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_filter_finds_what_it_says() {
     let mut bench = Bench::with(ONE).await;
-    register(
-        &mut bench.client,
-        &ONE.replace("task_name: one", "task_name: two"),
-    )
-    .await;
-    register(&mut bench.client, &ONE.replace("1.0.0", "1.1.0")).await;
-    let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
-    let done = bench.submit("t/two", "{}").await;
-    let a = worker.assignment().await;
-    worker.settle(&a, success("1")).await;
-    let failed = bench.submit("t/two", "{}").await;
-    let a = worker.assignment().await;
-    worker.settle(&a, permanent("no", "NO")).await;
-    let running = bench.submit("t/two", "{}").await;
-    worker.assignment().await;
-    worker.close();
-    worker.hear().await.unwrap();
-    let cancelled = bench.submit("t/one", "{}").await;
-    bench.cancel(&cancelled).await.unwrap();
-    let old = SubmitTaskRequest {
-        version: "1.0.0".into(),
-        correlation_id: "c-1".into(),
-        ..submission("t/one", "{}")
-    };
-    let old = bench
-        .client
-        .tasks
-        .submit_task(old)
-        .await
-        .unwrap()
-        .into_inner()
-        .task_id;
+    let tasks = OneOfEach::submit(&mut bench).await;
+    states_find(&mut bench, &tasks).await;
+    fields_find(&mut bench, &tasks).await;
+}
 
-    let all = ListTasksRequest::default();
+async fn states_find(bench: &mut Bench, tasks: &OneOfEach) {
     let states = |states: &[TaskState]| ListTasksRequest {
         states: states.iter().map(|s| i32::from(*s)).collect(),
         ..Default::default()
     };
+    let table = [
+        (states(&[TaskState::Complete]), vec![&tasks.done]),
+        (states(&[TaskState::Error]), vec![&tasks.failed]),
+        (states(&[TaskState::Cancelled]), vec![&tasks.cancelled]),
+        (states(&[TaskState::InProgress]), vec![&tasks.running]),
+        (states(&[TaskState::Pending]), vec![&tasks.old]),
+        (
+            states(&[TaskState::Pending, TaskState::InProgress]),
+            vec![&tasks.old, &tasks.running],
+        ),
+        (
+            states(&[TaskState::Complete, TaskState::Error]),
+            vec![&tasks.failed, &tasks.done],
+        ),
+    ];
+    for (request, want) in table {
+        let (found, _) = list(bench, request.clone()).await;
+        assert_eq!(found.iter().collect::<Vec<_>>(), want, "{request:?}");
+    }
+}
+
+async fn fields_find(bench: &mut Bench, tasks: &OneOfEach) {
+    let all = ListTasksRequest::default();
     let hour = Duration::from_secs(3_600);
     #[expect(
         clippy::disallowed_methods,
@@ -122,25 +172,12 @@ async fn every_filter_finds_what_it_says() {
     )]
     let now = SystemTime::now();
     let table = [
-        (states(&[TaskState::Complete]), vec![&done]),
-        (states(&[TaskState::Error]), vec![&failed]),
-        (states(&[TaskState::Cancelled]), vec![&cancelled]),
-        (states(&[TaskState::InProgress]), vec![&running]),
-        (states(&[TaskState::Pending]), vec![&old]),
-        (
-            states(&[TaskState::Pending, TaskState::InProgress]),
-            vec![&old, &running],
-        ),
-        (
-            states(&[TaskState::Complete, TaskState::Error]),
-            vec![&failed, &done],
-        ),
         (
             ListTasksRequest {
                 task_name: "two".into(),
                 ..all.clone()
             },
-            vec![&running, &failed, &done],
+            vec![&tasks.running, &tasks.failed, &tasks.done],
         ),
         (
             ListTasksRequest {
@@ -148,7 +185,7 @@ async fn every_filter_finds_what_it_says() {
                 version: "1.1.0".into(),
                 ..all.clone()
             },
-            vec![&cancelled],
+            vec![&tasks.cancelled],
         ),
         (
             ListTasksRequest {
@@ -162,7 +199,7 @@ async fn every_filter_finds_what_it_says() {
                 correlation_id: "c-1".into(),
                 ..all.clone()
             },
-            vec![&old],
+            vec![&tasks.old],
         ),
         (
             ListTasksRequest {
@@ -184,11 +221,11 @@ async fn every_filter_finds_what_it_says() {
                 task_name: "one".into(),
                 ..all
             },
-            vec![&old, &cancelled],
+            vec![&tasks.old, &tasks.cancelled],
         ),
     ];
     for (request, want) in table {
-        let (found, _) = list(&mut bench, request.clone()).await;
+        let (found, _) = list(bench, request.clone()).await;
         assert_eq!(found.iter().collect::<Vec<_>>(), want, "{request:?}");
     }
 }
@@ -328,159 +365,4 @@ async fn templates_are_read_back_as_they_were_registered() {
         }
     }
     assert_eq!(versions, ["1.10.0", "1.9.0", "1.0.0"]);
-}
-
-#[tokio::test]
-async fn the_database_itself_refuses_what_must_not_be() {
-    let mut bench = Bench::with(ONE).await;
-    bench.submit("t/one", "{}").await;
-    let db = bench.db.connect().await;
-    for forbidden in [
-        "UPDATE templates SET yaml = ''",
-        "DELETE FROM template_steps",
-        "UPDATE events SET at = now()",
-    ] {
-        assert!(
-            db.batch_execute(forbidden).await.is_err(),
-            "{forbidden} went through"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_row_that_contradicts_itself_is_seen() {
-    let mut bench = Bench::with(ONE).await;
-    bench.submit("t/one", "{}").await;
-    let db = bench.db.connect().await;
-    let violations = async || {
-        let rows = db
-            .query(
-                "SELECT kind || ': ' || violation FROM row_violations ORDER BY 1",
-                &[],
-            )
-            .await
-            .unwrap();
-        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
-    };
-    assert_eq!(violations().await, [""; 0]);
-    for (mistake, seen) in [
-        (
-            "UPDATE tasks SET priority = 101",
-            "task: priority is out of range",
-        ),
-        ("UPDATE tasks SET steps_total = 0", "task: it has no steps"),
-        (
-            "UPDATE tasks SET state = 'in_progress'",
-            "task: it has started, or not, against its state",
-        ),
-        (
-            "UPDATE tasks SET started_at = now()",
-            "task: it has started, or not, against its state",
-        ),
-        (
-            "UPDATE tasks SET ended_at = now(), steps_live = 0",
-            "task: it has ended, or not, against its state",
-        ),
-        (
-            "UPDATE tasks SET steps_live = 0",
-            "task: it has ended with steps in play, or has none and has not",
-        ),
-        (
-            "UPDATE tasks SET state = 'error', started_at = now(), ended_at = now(), steps_live = 0",
-            "task: it failed without a reason",
-        ),
-        (
-            "UPDATE tasks SET cancelled_by = 'x'",
-            "task: it was cancelled by nobody, or is not cancelled",
-        ),
-        (
-            "INSERT INTO steps SELECT task_id, 0, 'ready', 1, 0, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
-            "step: its state is not final",
-        ),
-        (
-            "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
-            "step: it has a result, or none, against its state",
-        ),
-        (
-            "INSERT INTO steps SELECT task_id, 0, 'error', 1, 1, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
-            "step: it has an error, or none, against its state",
-        ),
-        (
-            "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, '1', NULL, NULL, NULL, now(), NULL, now() FROM tasks",
-            "step: it ended without a start and without a word",
-        ),
-        (
-            "UPDATE queue SET state = 'pending', due = false",
-            "queue: its state is not one of play",
-        ),
-        (
-            "UPDATE queue SET lease = 1",
-            "queue: it has a lease, or part of one, against its state",
-        ),
-        (
-            "UPDATE queue SET next_attempt_at = now()",
-            "queue: it has a time of the next attempt, or none, against its state",
-        ),
-        (
-            "UPDATE queue SET due = false",
-            "queue: nothing wakes it, or it is claimable against its state",
-        ),
-    ] {
-        db.batch_execute(&format!("BEGIN; {mistake}"))
-            .await
-            .unwrap();
-        assert_eq!(violations().await, [seen], "{mistake}");
-        db.batch_execute("ROLLBACK").await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn what_nothing_would_wake_is_seen() {
-    let mut bench = Bench::with(ONE).await;
-    bench.submit("t/one", "{}").await;
-    let db = bench.db.connect().await;
-    let violations = async || {
-        let rows = db
-            .query("SELECT violation FROM liveness_violations ORDER BY 1", &[])
-            .await
-            .unwrap();
-        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
-    };
-    assert_eq!(violations().await, [""; 0]);
-    for (mistake, seen) in [
-        (
-            "DELETE FROM queue",
-            "it is not final, and no step of it is in play",
-        ),
-        (
-            "DELETE FROM tasks",
-            "it is in play, and its task is over or not there",
-        ),
-        (
-            "UPDATE tasks SET ended_at = now()",
-            "it is in play, and its task is over or not there",
-        ),
-        (
-            "UPDATE queue SET due = false",
-            "it is in play, and nothing wakes it",
-        ),
-        (
-            "UPDATE queue SET state = 'in_progress', due = false",
-            "it is in play, and nothing wakes it",
-        ),
-        (
-            "UPDATE queue SET state = 'waiting_for_retry', due = false",
-            "it is in play, and nothing wakes it",
-        ),
-        (
-            "UPDATE queue SET state = 'complete', due = false",
-            "it is in play, and nothing wakes it",
-        ),
-    ] {
-        db.batch_execute(&format!("BEGIN; {mistake}"))
-            .await
-            .unwrap();
-        assert_eq!(violations().await, [seen], "{mistake}");
-        db.batch_execute("ROLLBACK").await.unwrap();
-    }
 }

@@ -31,7 +31,7 @@ fn golden_worker(url: &str) -> (WorkerHandle, Starts) {
                 .lock()
                 .unwrap()
                 .entry(step.step_name().to_owned())
-                .or_default() += 1
+                .or_default() += 1;
         }
     };
     let (ok, flaky, slow) = (count(&starts), count(&starts), count(&starts));

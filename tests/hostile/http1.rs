@@ -21,19 +21,20 @@ async fn send(target: &Target, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-#[tokio::test]
-async fn requests_of_http_1() {
-    let mut target = Target::new().await;
+fn request(method: &str, path: &str, more: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n")
+}
+
+const JSON: &str = "Content-Type: application/json\r\nContent-Length: 2\r\n";
+
+/// What is sent, the line that it must be answered with, and what must be in the answer.
+fn requests_of_rpcs() -> Vec<(String, &'static str, &'static str)> {
     let rpc = "/tasker.v1.TaskService/GetTask";
-    let request = |method: &str, path: &str, more: &str| {
-        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n")
-    };
     let grpc = "Content-Type: application/grpc\r\nContent-Length: 5\r\n";
-    let json = "Content-Type: application/json\r\nContent-Length: 2\r\n";
-    let table: Vec<(String, &str, &str)> = vec![
+    vec![
         (request("GET", rpc, ""), "HTTP/1.1 415", "send gRPC"),
         (
-            request("POST", rpc, json) + "{}",
+            request("POST", rpc, JSON) + "{}",
             "HTTP/1.1 415",
             "send gRPC",
         ),
@@ -43,7 +44,7 @@ async fn requests_of_http_1() {
             "send gRPC",
         ),
         (
-            request("PUT", rpc, json) + "{}",
+            request("PUT", rpc, JSON) + "{}",
             "HTTP/1.1 415",
             "send gRPC",
         ),
@@ -62,6 +63,11 @@ async fn requests_of_http_1() {
             "HTTP/1.1 505",
             "HTTP/2",
         ),
+    ]
+}
+
+fn requests_of_pages() -> Vec<(String, &'static str, &'static str)> {
+    vec![
         (
             request("GET", "/", ""),
             "HTTP/1.1 404",
@@ -73,13 +79,13 @@ async fn requests_of_http_1() {
             "this port serves gRPC",
         ),
         (
-            request("POST", "/tasker.v1.NoService/GetTask", json) + "{}",
+            request("POST", "/tasker.v1.NoService/GetTask", JSON) + "{}",
             "HTTP/1.1 404",
             "this port serves gRPC",
         ),
         (request("GET", "/livez", ""), "HTTP/1.1 200", "ok"),
         (request("GET", "/readyz", ""), "HTTP/1.1 200", "ok"),
-        (request("POST", "/livez", json) + "{}", "HTTP/1.1 405", ""),
+        (request("POST", "/livez", JSON) + "{}", "HTTP/1.1 405", ""),
         (
             "GET / HTTP/1.1\r\nConnection: close\r\n\r\n".into(),
             "HTTP/1.1 4",
@@ -99,8 +105,13 @@ async fn requests_of_http_1() {
             "HTTP/1.1 431",
             "",
         ),
-    ];
-    for (request, status, says) in table {
+    ]
+}
+
+#[tokio::test]
+async fn requests_of_http_1() {
+    let mut target = Target::new().await;
+    for (request, status, says) in requests_of_rpcs().into_iter().chain(requests_of_pages()) {
         let answer = send(&target, request.as_bytes()).await;
         let right = answer.starts_with(status) && answer.contains(says);
         target.note(

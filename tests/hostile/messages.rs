@@ -27,6 +27,12 @@ fn rpc<T: Message + Default>(name: &'static str, sample: &T) -> Rpc {
 }
 
 fn rpcs() -> Vec<Rpc> {
+    let mut rpcs = rpcs_of_tasks();
+    rpcs.extend(rpcs_of_others());
+    rpcs
+}
+
+fn rpcs_of_tasks() -> Vec<Rpc> {
     let id = "0190b5a0-7b3c-7def-8123-456789abcdef".to_owned();
     let submit = proto::SubmitTaskRequest {
         version: "9.9.9".into(),
@@ -76,6 +82,11 @@ fn rpcs() -> Vec<Rpc> {
                 reason: "r".into(),
             },
         ),
+    ]
+}
+
+fn rpcs_of_others() -> Vec<Rpc> {
+    vec![
         rpc(
             "TemplateService/RegisterTemplate",
             &proto::RegisterTemplateRequest {
@@ -173,6 +184,82 @@ async fn damaged_messages() {
     target.end(275).await;
 }
 
+/// What is wrong with it, the body, and how it must be answered.
+type Broken = (&'static str, Vec<u8>, Code, &'static str);
+
+/// Bodies that are not one frame with this message.
+fn broken_frames(path: &str, message: &[u8]) -> Vec<Broken> {
+    let n = message.len();
+    // tonic takes it for the end of the stream.
+    let after_head = if path == WORK {
+        FailedPrecondition
+    } else {
+        InvalidArgument
+    };
+    vec![
+        (
+            "a flag without a codec",
+            frame(1, n, message),
+            InvalidArgument,
+            "compressed",
+        ),
+        (
+            "flag 2",
+            frame(2, n, message),
+            InvalidArgument,
+            "compression flag",
+        ),
+        (
+            "flag 255",
+            frame(255, n, message),
+            InvalidArgument,
+            "compression flag",
+        ),
+        (
+            "a frame cut in its head",
+            vec![0, 0, 0],
+            InvalidArgument,
+            "EOF",
+        ),
+        (
+            "a frame cut after its head",
+            frame(0, 5, b""),
+            after_head,
+            "",
+        ),
+        (
+            "a frame cut in its message",
+            frame(0, n + 1, message),
+            InvalidArgument,
+            "EOF",
+        ),
+        (
+            "a frame of 4 GiB",
+            frame(0, u32::MAX as usize, message),
+            ResourceExhausted,
+            "16777216",
+        ),
+        (
+            "a byte too much",
+            frame(0, (16 << 20) + 1, message),
+            ResourceExhausted,
+            "16777216",
+        ),
+        (
+            "a whole frame too large",
+            framed(&vec![0x0a; (16 << 20) + 1]),
+            ResourceExhausted,
+            "16777216",
+        ),
+        (
+            "HTML",
+            b"<html><body>hello, this is no frame</body></html>".to_vec(),
+            InvalidArgument,
+            "compression flag",
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn frames_that_are_none() {
     let mut target = Target::new().await;
@@ -183,76 +270,7 @@ async fn frames_that_are_none() {
     all.push(("WorkerService/Work", registration()));
     for (rpc, message) in all {
         let path = format!("/tasker.v1.{rpc}");
-        let n = message.len();
-        // tonic takes it for the end of the stream.
-        let after_head = if path == WORK {
-            FailedPrecondition
-        } else {
-            InvalidArgument
-        };
-        let cases: Vec<(&str, Vec<u8>, Code, &str)> = vec![
-            (
-                "a flag without a codec",
-                frame(1, n, &message),
-                InvalidArgument,
-                "compressed",
-            ),
-            (
-                "flag 2",
-                frame(2, n, &message),
-                InvalidArgument,
-                "compression flag",
-            ),
-            (
-                "flag 255",
-                frame(255, n, &message),
-                InvalidArgument,
-                "compression flag",
-            ),
-            (
-                "a frame cut in its head",
-                vec![0, 0, 0],
-                InvalidArgument,
-                "EOF",
-            ),
-            (
-                "a frame cut after its head",
-                frame(0, 5, b""),
-                after_head,
-                "",
-            ),
-            (
-                "a frame cut in its message",
-                frame(0, n + 1, &message),
-                InvalidArgument,
-                "EOF",
-            ),
-            (
-                "a frame of 4 GiB",
-                frame(0, u32::MAX as usize, &message),
-                ResourceExhausted,
-                "16777216",
-            ),
-            (
-                "a byte too much",
-                frame(0, (16 << 20) + 1, &message),
-                ResourceExhausted,
-                "16777216",
-            ),
-            (
-                "a whole frame too large",
-                framed(&vec![0x0a; (16 << 20) + 1]),
-                ResourceExhausted,
-                "16777216",
-            ),
-            (
-                "HTML",
-                b"<html><body>hello, this is no frame</body></html>".to_vec(),
-                InvalidArgument,
-                "compression flag",
-            ),
-        ];
-        for (case, body, code, says) in cases {
+        for (case, body, code, says) in broken_frames(&path, &message) {
             let status = target.raw.post(&path, &[], body).await;
             target
                 .check(format!("{rpc}: {case}"), Err::<(), _>(status), code, says)
@@ -278,7 +296,11 @@ async fn frames_that_are_none() {
         ] {
             let status = target
                 .raw
-                .post(&path, &[("grpc-encoding", encoding)], frame(1, n, &message))
+                .post(
+                    &path,
+                    &[("grpc-encoding", encoding)],
+                    frame(1, message.len(), &message),
+                )
                 .await;
             target
                 .check(

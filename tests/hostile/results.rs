@@ -70,7 +70,7 @@ async fn results_that_cannot_be_stored() {
 }
 
 #[tokio::test]
-async fn errors_that_cannot_be_stored_as_they_are() {
+async fn contexts_of_errors_that_are_no_documents_are_left_out() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     for context in [
@@ -94,6 +94,14 @@ async fn errors_that_cannot_be_stored_as_they_are() {
             && error.context_json.contains("context was left out");
         target.note(right, format!("{context:.40}: {error:?}"));
     }
+    drop(worker);
+    target.end(8).await;
+}
+
+#[tokio::test]
+async fn messages_and_codes_of_errors_are_cut_and_cleaned() {
+    let mut target = Target::new().await;
+    let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     for (message, code, stored, stored_code) in [
         (
             String::new(),
@@ -146,7 +154,7 @@ async fn errors_that_cannot_be_stored_as_they_are() {
         );
     }
     drop(worker);
-    target.end(14).await;
+    target.end(6).await;
 }
 
 #[tokio::test]

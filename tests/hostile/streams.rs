@@ -1,5 +1,8 @@
 //! Worker streams that say the wrong thing, at the wrong time, or nothing.
 
+mod halting;
+mod registers;
+
 use prost::Message as _;
 use tasker::proto::{
     Drain, Heartbeat, Register, ResultStatus, StepResult, WorkRequest, WorkResponse,
@@ -12,7 +15,7 @@ use tonic::{
 
 use crate::{
     random::Random,
-    raw::{Raw, Stream, WORK, field, frame, framed},
+    raw::{Raw, Stream, field},
     support::worker::{permanent, registration, released, success},
     target::Target,
 };
@@ -122,219 +125,11 @@ async fn first_messages_that_do_not_register() {
     target.end(22).await;
 }
 
-#[tokio::test]
-async fn registers_out_of_bounds() {
-    let mut target = Target::new().await;
-    let many = |n: usize| (0..n).map(|i| format!("h{i}")).collect::<Vec<_>>();
-    let labels = |n: usize| many(n).into_iter().map(|l| (l.clone(), l)).collect();
-    let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
-    let long = "x".repeat(256);
-    let mut cases: Vec<(Register, &str)> = vec![
-        (
-            Register {
-                name: String::new(),
-                ..register()
-            },
-            "register.name: empty",
-        ),
-        (
-            Register {
-                name: long.clone(),
-                ..register()
-            },
-            "register.name: expected at most 255",
-        ),
-        (
-            Register {
-                name: "a\0b".into(),
-                ..register()
-            },
-            "control characters",
-        ),
-        (
-            Register {
-                name: "x".repeat(10 << 20),
-                ..register()
-            },
-            "register.name: expected at most 255",
-        ),
-        (
-            Register {
-                build_id: long.clone(),
-                ..register()
-            },
-            "register.build_id",
-        ),
-        (
-            Register {
-                build_id: "\n".into(),
-                ..register()
-            },
-            "register.build_id",
-        ),
-        (
-            Register {
-                handlers: vec![],
-                ..register()
-            },
-            "register.handlers: 0 given: expected 1 to 1000",
-        ),
-        (
-            Register {
-                handlers: many(1_001),
-                ..register()
-            },
-            "register.handlers: 1001 given",
-        ),
-        (
-            Register {
-                handlers: many(200_000),
-                ..register()
-            },
-            "register.handlers: 200000 given",
-        ),
-        (
-            Register {
-                handlers: vec![String::new()],
-                ..register()
-            },
-            "register.handlers: empty",
-        ),
-        (
-            Register {
-                handlers: vec!["a".into(), String::new()],
-                ..register()
-            },
-            "register.handlers: empty",
-        ),
-        (
-            Register {
-                handlers: vec![long.clone()],
-                ..register()
-            },
-            "register.handlers: expected at most 255",
-        ),
-        (
-            Register {
-                handlers: vec!["\0".into()],
-                ..register()
-            },
-            "control characters",
-        ),
-        (
-            Register {
-                namespaces: many(101),
-                ..register()
-            },
-            "register.namespaces: 101 given",
-        ),
-        (
-            Register {
-                namespaces: vec![String::new()],
-                ..register()
-            },
-            "register.namespaces: empty",
-        ),
-        (
-            Register {
-                namespaces: vec!["\u{7f}".into()],
-                ..register()
-            },
-            "control characters",
-        ),
-        (
-            Register {
-                labels: labels(65),
-                ..register()
-            },
-            "register.labels: 65 given",
-        ),
-        (
-            Register {
-                labels: label("", "v"),
-                ..register()
-            },
-            "register.labels: empty",
-        ),
-        (
-            Register {
-                labels: label("k", &long),
-                ..register()
-            },
-            "register.labels",
-        ),
-        (
-            Register {
-                labels: label("k\0", "v"),
-                ..register()
-            },
-            "register.labels",
-        ),
-        (
-            Register {
-                held_leases: vec![String::new()],
-                ..register()
-            },
-            "not a lease token",
-        ),
-        (
-            Register {
-                held_leases: vec!["x".into(); 40_001],
-                ..register()
-            },
-            "register.held_leases: 40001 given",
-        ),
-    ];
-    for slots in [0, -1, 10_001, 1_000_000, i32::MAX, i32::MIN] {
-        let register = Register {
-            max_concurrent_steps: slots,
-            ..register()
-        };
-        cases.push((register, "is out of bounds: expected 1 to 10000"));
-    }
-    for id in [
-        "x",
-        "0",
-        " ",
-        "\0",
-        "0190b5a0-7b3c-7def-8123-456789abcdeg",
-        &"f".repeat(100_000),
-    ] {
-        let register = Register {
-            previous_worker_id: id.into(),
-            ..register()
-        };
-        cases.push((register, "register.previous_worker_id: not a worker id"));
-    }
-    for (register, expected) in cases {
-        let case = format!("{expected}: {:.80?}", register.name);
-        refuses(
-            &mut target,
-            &case,
-            vec![says(Says::Register(register))],
-            InvalidArgument,
-            expected,
-        )
-        .await;
-    }
-    let workers = target
-        .bench
-        .db
-        .connect()
-        .await
-        .query_one("SELECT count(*) FROM workers", &[])
-        .await
-        .unwrap();
-    assert_eq!(workers.get::<_, i64>(0), 0, "nobody registered");
-    target.end(34).await;
-}
+/// What is wrong with them, the message, and how it must be answered.
+type Later = (String, Vec<u8>, Code, &'static str);
 
-#[tokio::test]
-async fn later_messages_that_are_wrong() {
-    let mut target = Target::new().await;
-    let mut random = Random::seeded("later");
-    let token = token(&mut random);
-    let mut cases: Vec<(String, Vec<u8>, Code, &str)> = vec![
+fn messages_out_of_place(token: &str) -> Vec<Later> {
+    vec![
         (
             "a second register".into(),
             says(Says::Register(register())),
@@ -385,11 +180,15 @@ async fn later_messages_that_are_wrong() {
         ),
         (
             "a result of 17 MiB".into(),
-            result(&token, Some(success(&"1".repeat(17 << 20)))),
+            result(token, Some(success(&"1".repeat(17 << 20)))),
             ResourceExhausted,
             "16777216",
         ),
-    ];
+    ]
+}
+
+/// What has not, or not quite, the form of a lease token.
+fn no_tokens(token: &str, random: &mut Random) -> Vec<String> {
     let mut malformed: Vec<String> = [
         "",
         " ",
@@ -414,7 +213,16 @@ async fn later_messages_that_are_wrong() {
         chars[at] = *random.pick(&['+', '/', '=', ' ', '.', '\n', '\0', 'é', '😀']);
         malformed.push(chars.into_iter().collect());
     }
-    for bad in malformed {
+    malformed
+}
+
+#[tokio::test]
+async fn later_messages_that_are_wrong() {
+    let mut target = Target::new().await;
+    let mut random = Random::seeded("later");
+    let token = token(&mut random);
+    let mut cases = messages_out_of_place(&token);
+    for bad in no_tokens(&token, &mut random) {
         let outcomes = [success("1"), permanent("no", ""), released()];
         let outcome = random.pick(&outcomes).clone();
         let case = format!("token {bad:.40?}");
@@ -518,105 +326,4 @@ async fn forged_leases() {
         .await;
     target.bench.cancel(&id).await.unwrap();
     target.end(80).await;
-}
-
-#[tokio::test]
-async fn streams_that_never_speak_or_stop_in_the_middle() {
-    let mut target = Target::new().await;
-    // Ten seconds each, so all of them at once.
-    let mut silent = tokio::task::JoinSet::new();
-    for _ in 0..25 {
-        let raw = target.raw.clone();
-        silent.spawn(async move { end(&raw, vec![]).await });
-    }
-    let order = "the first message must be `register`";
-    let status = target.raw.post(WORK, &[], vec![]).await;
-    target
-        .check(
-            "closed without a word",
-            Err::<(), _>(status),
-            FailedPrecondition,
-            order,
-        )
-        .await;
-    let hello = says(Says::Register(register()));
-    let beat = says(Says::Heartbeat(Heartbeat {}));
-    for (case, tail, code, expected) in [
-        (
-            "a frame cut in its head",
-            vec![0, 0],
-            InvalidArgument,
-            "EOF",
-        ),
-        (
-            "a frame cut in its message",
-            frame(0, 100, &beat),
-            InvalidArgument,
-            "EOF",
-        ),
-        (
-            "a flag without a codec",
-            frame(1, beat.len(), &beat),
-            InvalidArgument,
-            "compressed",
-        ),
-        (
-            "flag 9",
-            frame(9, beat.len(), &beat),
-            InvalidArgument,
-            "compression flag",
-        ),
-        (
-            "a frame of 4 GiB",
-            frame(0, u32::MAX as usize, &beat),
-            ResourceExhausted,
-            "16777216",
-        ),
-    ] {
-        let status = target
-            .raw
-            .post(WORK, &[], [framed(&hello), framed(&beat), tail].concat())
-            .await;
-        target
-            .check(case, Err::<(), _>(status), code, expected)
-            .await;
-    }
-    // Half closed in good order: the server closes its half.
-    for last in [
-        vec![],
-        vec![beat.clone()],
-        vec![says(Says::Drain(Drain {}))],
-    ] {
-        let mut stream = target
-            .raw
-            .open([vec![hello.clone()], last].concat())
-            .await
-            .unwrap();
-        stream.close();
-        let status = stream.end().await;
-        target.note(
-            status.code() == Code::Ok,
-            format!("half closed: {status:?}"),
-        );
-    }
-    // Reset without a word, in every phase.
-    for messages in [vec![], vec![hello.clone()], vec![hello.clone(), beat]] {
-        let raw = target.raw.clone();
-        let stream =
-            tokio::time::timeout(std::time::Duration::from_millis(100), raw.open(messages)).await;
-        drop(stream);
-        target.note(true, String::new());
-    }
-    while let Some(status) = silent.join_next().await {
-        let says = "none came in time";
-        target
-            .check(
-                "silent",
-                Err::<(), _>(status.unwrap()),
-                FailedPrecondition,
-                says,
-            )
-            .await;
-    }
-    target.end(37).await;
 }

@@ -61,6 +61,11 @@ async fn a_policy_is_set_and_a_circuit_is_forced_and_reset() {
         &json!("h")
     );
     assert!(listed["next_page_token"].is_string(), "{listed}");
+}
+
+#[tokio::test]
+async fn a_wrong_policy_is_refused_with_a_pointer_to_each_field() {
+    let site = Site::new().await;
     let both = json!({"namespace": "t", "service": "s", "policy": {"probes": 3}, "unset": ["probes"], "by": "me", "reason": "why"});
     let refused = site.post("/tasker/circuits/policy", both.to_string()).await;
     assert_eq!(
@@ -68,6 +73,7 @@ async fn a_policy_is_set_and_a_circuit_is_forced_and_reset() {
         (400, "INVALID_FIELDS", vec!["/policy/probes".to_owned()])
     );
     // Nested fields have their pointers.
+    let set = json!({"namespace": "t", "service": "s", "policy": {"min_calls": 7, "failure_rate": 0.25}, "by": "me", "reason": "why"});
     let wrong = set.to_string().replace('7', "0").replace("0.25", "2");
     let unreadable = r#"{"policy":{"probes":"x","nothing":1}}"#.to_owned();
     for (body, places) in [

@@ -210,36 +210,38 @@ async fn a_request_says_which_one_host_it_is_for() {
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }
 
+/// What browsers send with a request of a page that may not call.
+const FOREIGN: &[&[&str]] = &[
+    &["Origin: https://evil.example"],
+    &["Origin: null"],
+    &["Origin: http://127.0.0.1:1"],
+    &[
+        "Origin: https://evil.example",
+        "Content-Type: application/json",
+    ],
+    &["Sec-Fetch-Site: cross-site"],
+    &[
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Mode: navigate",
+        "Sec-Fetch-Dest: document",
+    ],
+    &[
+        "Origin: https://ops.example.com.evil.example",
+        "Sec-Fetch-Site: cross-site",
+    ],
+    &[
+        "Origin: https://ops.example.com",
+        "Origin: https://evil.example",
+    ],
+];
+
 #[tokio::test]
 async fn a_foreign_page_cancels_nothing() {
     let mut bench = named().await;
     let id = submit(&mut bench.client, "t/chain", "{}").await;
     let path = format!("/tasker/tasks/{id}/cancel");
-    let foreign: [&[&str]; 8] = [
-        &["Origin: https://evil.example"],
-        &["Origin: null"],
-        &["Origin: http://127.0.0.1:1"],
-        &[
-            "Origin: https://evil.example",
-            "Content-Type: application/json",
-        ],
-        &["Sec-Fetch-Site: cross-site"],
-        &[
-            "Sec-Fetch-Site: cross-site",
-            "Sec-Fetch-Mode: navigate",
-            "Sec-Fetch-Dest: document",
-        ],
-        &[
-            "Origin: https://ops.example.com.evil.example",
-            "Sec-Fetch-Site: cross-site",
-        ],
-        &[
-            "Origin: https://ops.example.com",
-            "Origin: https://evil.example",
-        ],
-    ];
-    for headers in foreign {
-        let headers = [&["Host: localhost:7233"], headers].concat();
+    for headers in FOREIGN {
+        let headers = [&["Host: localhost:7233"], *headers].concat();
         let answer = send(&bench, request("POST", &path, &headers, "")).await;
         assert!(
             answer.starts_with("HTTP/1.1 403 ") && answer.contains("--cors-origin"),

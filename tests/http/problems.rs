@@ -28,80 +28,130 @@ async fn what_does_not_fit_the_schema_has_its_pointer() {
     assert_eq!(submitted.json["tasks"], Value::Array(Vec::new()));
 }
 
+/// What is posted where, and the status, the code and the places of its refusal.
+const POSTED: &[(&str, &str, u16, &str, &[&str])] = &[
+    ("/tasker/tasks", "", 400, "INVALID_FIELDS", &[""]),
+    ("/tasker/tasks", "[]", 400, "INVALID_FIELDS", &[""]),
+    (
+        "/tasker/tasks",
+        "{}",
+        400,
+        "INVALID_FIELDS",
+        &["/task_name"],
+    ),
+    (
+        "/tasker/tasks",
+        r#"{"task_name":"x","context":[]}"#,
+        404,
+        "TEMPLATE_NOT_FOUND",
+        &[],
+    ),
+    (
+        "/tasker/tasks",
+        r#"{"namespace":"t","task_name":"chain","context":[]}"#,
+        400,
+        "INVALID_FIELDS",
+        &["/context"],
+    ),
+    (
+        "/tasker/tasks",
+        r#"{"task_name":1,"context_json":"{}"}"#,
+        400,
+        "INVALID_FIELDS",
+        &["/task_name", "/context_json"],
+    ),
+    (
+        "/tasker/tasks?namespace=t",
+        "{}",
+        400,
+        "INVALID_FIELDS",
+        &["?namespace"],
+    ),
+    (
+        "/tasker/tasks/x/cancel",
+        "{}",
+        400,
+        "INVALID_FIELDS",
+        &["?task_id"],
+    ),
+    (
+        "/tasker/tasks/x/cancel",
+        r#"{"task_id":"y"}"#,
+        400,
+        "INVALID_FIELDS",
+        &["/task_id"],
+    ),
+    (
+        "/tasker/tasks/00000000-0000-0000-0000-000000000000/cancel",
+        "{}",
+        400,
+        "INVALID_FIELDS",
+        &["/by", "/reason"],
+    ),
+    (
+        "/tasker/tasks/00000000-0000-0000-0000-000000000000/cancel",
+        r#"{"by":"me","reason":"why"}"#,
+        404,
+        "TASK_NOT_FOUND",
+        &[],
+    ),
+    ("/tasker/tasks/x", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
+    ("/livez", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
+];
+
+/// What is read, and the status, the code and the places of its refusal.
+const READ: &[(&str, u16, &str, &[&str])] = &[
+    ("/tasker/tasks/x", 400, "INVALID_FIELDS", &["?task_id"]),
+    (
+        "/tasker/tasks/00000000-0000-0000-0000-000000000000",
+        404,
+        "TASK_NOT_FOUND",
+        &[],
+    ),
+    (
+        "/tasker/tasks?states=gone&page_size=501&x=1",
+        400,
+        "INVALID_FIELDS",
+        &["?states", "?x"],
+    ),
+    (
+        "/tasker/tasks?page_size=501",
+        400,
+        "INVALID_FIELDS",
+        &["?page_size"],
+    ),
+    (
+        "/tasker/tasks?page_token=x",
+        400,
+        "INVALID_FIELDS",
+        &["?page_token"],
+    ),
+    (
+        "/tasker/templates/t/nothing",
+        404,
+        "TEMPLATE_NOT_FOUND",
+        &[],
+    ),
+    (
+        "/tasker/templates/t/chain?version=x",
+        400,
+        "INVALID_FIELDS",
+        &["?version"],
+    ),
+    (
+        "/tasker/templates/t/chain?namespace=u",
+        400,
+        "INVALID_FIELDS",
+        &["?namespace"],
+    ),
+    ("/tasker/nothing", 404, "NO_SUCH_PATH", &[]),
+    ("/", 404, "NO_SUCH_PATH", &[]),
+];
+
 #[tokio::test]
 async fn every_refusal_says_what_is_wrong_and_where() {
     let site = Site::new().await;
-    let id = Uuid::nil();
-    let posted: &[(&str, &str, u16, &str, &[&str])] = &[
-        ("/tasker/tasks", "", 400, "INVALID_FIELDS", &[""]),
-        ("/tasker/tasks", "[]", 400, "INVALID_FIELDS", &[""]),
-        (
-            "/tasker/tasks",
-            "{}",
-            400,
-            "INVALID_FIELDS",
-            &["/task_name"],
-        ),
-        (
-            "/tasker/tasks",
-            r#"{"task_name":"x","context":[]}"#,
-            404,
-            "TEMPLATE_NOT_FOUND",
-            &[],
-        ),
-        (
-            "/tasker/tasks",
-            r#"{"namespace":"t","task_name":"chain","context":[]}"#,
-            400,
-            "INVALID_FIELDS",
-            &["/context"],
-        ),
-        (
-            "/tasker/tasks",
-            r#"{"task_name":1,"context_json":"{}"}"#,
-            400,
-            "INVALID_FIELDS",
-            &["/task_name", "/context_json"],
-        ),
-        (
-            "/tasker/tasks?namespace=t",
-            "{}",
-            400,
-            "INVALID_FIELDS",
-            &["?namespace"],
-        ),
-        (
-            "/tasker/tasks/x/cancel",
-            "{}",
-            400,
-            "INVALID_FIELDS",
-            &["?task_id"],
-        ),
-        (
-            "/tasker/tasks/x/cancel",
-            r#"{"task_id":"y"}"#,
-            400,
-            "INVALID_FIELDS",
-            &["/task_id"],
-        ),
-        (
-            &format!("/tasker/tasks/{id}/cancel"),
-            "{}",
-            400,
-            "INVALID_FIELDS",
-            &["/by", "/reason"],
-        ),
-        (
-            &format!("/tasker/tasks/{id}/cancel"),
-            r#"{"by":"me","reason":"why"}"#,
-            404,
-            "TASK_NOT_FOUND",
-            &[],
-        ),
-        ("/tasker/tasks/x", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
-        ("/livez", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
-    ];
-    for (path, body, status, code, places) in posted {
+    for (path, body, status, code, places) in POSTED {
         let answer = site.post(path, *body).await;
         let expected: Vec<String> = places.iter().map(|p| (*p).to_owned()).collect();
         assert_eq!(
@@ -111,49 +161,7 @@ async fn every_refusal_says_what_is_wrong_and_where() {
             answer.text
         );
     }
-    let got: &[(&str, u16, &str, &[&str])] = &[
-        ("/tasker/tasks/x", 400, "INVALID_FIELDS", &["?task_id"]),
-        (&format!("/tasker/tasks/{id}"), 404, "TASK_NOT_FOUND", &[]),
-        (
-            "/tasker/tasks?states=gone&page_size=501&x=1",
-            400,
-            "INVALID_FIELDS",
-            &["?states", "?x"],
-        ),
-        (
-            "/tasker/tasks?page_size=501",
-            400,
-            "INVALID_FIELDS",
-            &["?page_size"],
-        ),
-        (
-            "/tasker/tasks?page_token=x",
-            400,
-            "INVALID_FIELDS",
-            &["?page_token"],
-        ),
-        (
-            "/tasker/templates/t/nothing",
-            404,
-            "TEMPLATE_NOT_FOUND",
-            &[],
-        ),
-        (
-            "/tasker/templates/t/chain?version=x",
-            400,
-            "INVALID_FIELDS",
-            &["?version"],
-        ),
-        (
-            "/tasker/templates/t/chain?namespace=u",
-            400,
-            "INVALID_FIELDS",
-            &["?namespace"],
-        ),
-        ("/tasker/nothing", 404, "NO_SUCH_PATH", &[]),
-        ("/", 404, "NO_SUCH_PATH", &[]),
-    ];
-    for (path, status, code, places) in got {
+    for (path, status, code, places) in READ {
         let answer = site.get(path).await;
         let expected: Vec<String> = places.iter().map(|p| (*p).to_owned()).collect();
         assert_eq!(

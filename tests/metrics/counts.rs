@@ -22,26 +22,25 @@ step_templates:
   - {name: a, handler_class: nobody}
 ";
 
-#[tokio::test]
-async fn everything_is_counted_once() {
-    let mut bench = Bench::with(ONE).await;
-    register(&mut bench.client, OTHER).await;
-    let _worker = work(&mut bench).await;
-    bench.submit("t/other", "{}").await;
-    bench.submit("t/other", "{}").await;
-    let scrape = Scrape::of(&bench.server.url).await;
-    let one = [("namespace", "t"), ("task_name", "one")];
-    let lane = [("namespace", "t"), ("handler", "h"), ("service", "s")];
-    let nobody = [
-        ("namespace", "t"),
-        ("handler", "nobody"),
-        ("service", "nobody"),
-    ];
-    let with = |more: (&'static str, &'static str), of: &[(&'static str, &'static str)]| {
-        [of, &[more]].concat()
-    };
-    for (name, labels, expected) in [
-        ("tasker_tasks_submitted_total", one.to_vec(), 6.0),
+type Label = (&'static str, &'static str);
+/// The name of a metric, some of its labels, and the sum of all that has these.
+type Count = (&'static str, Vec<Label>, f64);
+
+const TASK: &[Label] = &[("namespace", "t"), ("task_name", "one")];
+const LANE: &[Label] = &[("namespace", "t"), ("handler", "h"), ("service", "s")];
+const NOBODY: &[Label] = &[
+    ("namespace", "t"),
+    ("handler", "nobody"),
+    ("service", "nobody"),
+];
+
+fn with(more: Label, of: &[Label]) -> Vec<Label> {
+    [of, &[more]].concat()
+}
+
+fn of_tasks_and_steps() -> Vec<Count> {
+    vec![
+        ("tasker_tasks_submitted_total", TASK.to_vec(), 6.0),
         (
             "tasker_tasks_submitted_total",
             vec![("task_name", "other")],
@@ -49,68 +48,78 @@ async fn everything_is_counted_once() {
         ),
         (
             "tasker_tasks_ended_total",
-            with(("state", "complete"), &one),
+            with(("state", "complete"), TASK),
             2.0,
         ),
         (
             "tasker_tasks_ended_total",
-            with(("state", "error"), &one),
+            with(("state", "error"), TASK),
             1.0,
         ),
         (
             "tasker_tasks_ended_total",
-            with(("state", "cancelled"), &one),
+            with(("state", "cancelled"), TASK),
             1.0,
         ),
-        ("tasker_steps_completed_total", lane.to_vec(), 2.0),
-        ("tasker_steps_failed_total", lane.to_vec(), 1.0),
-        ("tasker_steps_retried_total", lane.to_vec(), 1.0),
+        ("tasker_steps_completed_total", LANE.to_vec(), 2.0),
+        ("tasker_steps_failed_total", LANE.to_vec(), 1.0),
+        ("tasker_steps_retried_total", LANE.to_vec(), 1.0),
+    ]
+}
+
+fn of_attempts_and_queues() -> Vec<Count> {
+    vec![
         (
             "tasker_step_attempts_total",
-            with(("outcome", "succeeded"), &lane),
+            with(("outcome", "succeeded"), LANE),
             2.0,
         ),
         (
             "tasker_step_attempts_total",
-            with(("outcome", "retryable_error"), &lane),
+            with(("outcome", "retryable_error"), LANE),
             1.0,
         ),
         (
             "tasker_step_attempts_total",
-            with(("outcome", "permanent_error"), &lane),
+            with(("outcome", "permanent_error"), LANE),
             1.0,
         ),
         (
             "tasker_step_attempts_total",
-            with(("outcome", "cancelled"), &lane),
+            with(("outcome", "cancelled"), LANE),
             1.0,
         ),
         (
             "tasker_step_attempts_total",
-            with(("outcome", "released"), &lane),
+            with(("outcome", "released"), LANE),
             1.0,
         ),
         (
             "tasker_step_attempts_total",
-            with(("outcome", "worker_lost"), &lane),
+            with(("outcome", "worker_lost"), LANE),
             0.0,
         ),
-        ("tasker_step_attempts_total", nobody.to_vec(), 0.0),
-        ("tasker_step_run_seconds_count", lane.to_vec(), 4.0),
+        ("tasker_step_attempts_total", NOBODY.to_vec(), 0.0),
+        ("tasker_step_run_seconds_count", LANE.to_vec(), 4.0),
         // The first one took 120 ms, all others less than that.
         (
             "tasker_step_run_seconds_bucket",
-            with(("le", "+Inf"), &lane),
+            with(("le", "+Inf"), LANE),
             4.0,
         ),
         (
             "tasker_step_run_seconds_bucket",
-            with(("le", "0.1"), &lane),
+            with(("le", "0.1"), LANE),
             3.0,
         ),
-        ("tasker_queue_ready_steps", nobody.to_vec(), 2.0),
-        ("tasker_queue_ready_steps", lane.to_vec(), 0.0),
-        ("tasker_queue_oldest_ready_seconds", lane.to_vec(), 0.0),
+        ("tasker_queue_ready_steps", NOBODY.to_vec(), 2.0),
+        ("tasker_queue_ready_steps", LANE.to_vec(), 0.0),
+        ("tasker_queue_oldest_ready_seconds", LANE.to_vec(), 0.0),
+    ]
+}
+
+fn of_the_server() -> Vec<Count> {
+    vec![
         ("tasker_workers_connected", vec![], 1.0),
         ("tasker_slots_used", vec![], 2.0),
         ("tasker_slots_free", vec![], 14.0),
@@ -133,7 +142,23 @@ async fn everything_is_counted_once() {
             vec![("version", env!("CARGO_PKG_VERSION"))],
             1.0,
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn everything_is_counted_once() {
+    let mut bench = Bench::with(ONE).await;
+    register(&mut bench.client, OTHER).await;
+    let _worker = work(&mut bench).await;
+    bench.submit("t/other", "{}").await;
+    bench.submit("t/other", "{}").await;
+    let scrape = Scrape::of(&bench.server.url).await;
+    let counts = [
+        of_tasks_and_steps(),
+        of_attempts_and_queues(),
+        of_the_server(),
+    ];
+    for (name, labels, expected) in counts.into_iter().flatten() {
         assert_eq!(
             scrape.sum(name, &labels),
             Some(expected),
@@ -141,10 +166,10 @@ async fn everything_is_counted_once() {
             scrape.text
         );
     }
-    let run = scrape.sum("tasker_step_run_seconds_sum", &lane).unwrap();
+    let run = scrape.sum("tasker_step_run_seconds_sum", LANE).unwrap();
     assert!((0.12..2.0).contains(&run), "{run}");
     let waits = scrape
-        .sum("tasker_queue_oldest_ready_seconds", &nobody)
+        .sum("tasker_queue_oldest_ready_seconds", NOBODY)
         .unwrap();
     assert!((0.0..20.0).contains(&waits) && waits > 0.0, "{waits}");
 }

@@ -1,9 +1,10 @@
 //! One history against a server, with the model beside it.
 
 mod operators;
+mod wires;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -11,10 +12,9 @@ use std::{
 use tasker::{
     client::Client,
     proto::{
-        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse, Register,
+        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse,
         RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest,
-        Worker, step_result::Outcome, work_request::Message as Says,
-        work_response::Message as Hears,
+        step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
     },
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -23,8 +23,8 @@ use tonic::{Code, Status};
 use crate::{
     model::{self, Action, Model, Owed, Wrong},
     op::{Answer, Op, Submission},
-    shapes::{HANDLERS, MOVING, SHAPES, VERSIONS},
-    support::worker::{RawWorker, permanent, registration, released, retryable, success},
+    shapes::{MOVING, SHAPES, VERSIONS},
+    support::worker::{permanent, released, retryable, success},
     view::{AssignmentView, TaskView},
 };
 
@@ -270,90 +270,6 @@ impl Run {
         answered(expected, &answer)
     }
 
-    async fn connect(
-        &mut self,
-        handlers: usize,
-        slots: usize,
-        previous: Option<usize>,
-        kept: Vec<usize>,
-    ) -> Result<(), String> {
-        let names: Vec<&str> = (0..HANDLERS.len())
-            .filter(|h| handlers & (1 << h) != 0)
-            .map(|h| HANDLERS[h])
-            .collect();
-        let previous = previous.and_then(|previous| self.wires[previous].take());
-        let held: HashSet<String> = kept
-            .iter()
-            .map(|attempt| self.leases[*attempt].clone())
-            .collect();
-        let worker = self.wires.len();
-        let register = Register {
-            name: format!("worker {worker}"),
-            namespaces: vec![self.namespace.clone()],
-            previous_worker_id: previous
-                .as_ref()
-                .map(|wire| wire.worker_id.clone())
-                .unwrap_or_default(),
-            held_leases: held.iter().cloned().collect(),
-            ..registration(&names, i32::try_from(slots).unwrap())
-        };
-        drop(previous);
-        let raw = RawWorker::open(&self.url, register)
-            .await
-            .map_err(|status| format!("no stream: {status:?}"))?;
-        let worker_id = raw.registered.worker_id.clone();
-        let still: HashSet<String> = raw.registered.kept_leases.iter().cloned().collect();
-        let (says, queue) = mpsc::unbounded_channel();
-        let reader = tokio::spawn(read(raw, worker, queue, self.hear.clone()));
-        self.wires.push(Some(Wire {
-            says,
-            reader,
-            worker_id,
-        }));
-        if still == held {
-            Ok(())
-        } else {
-            Err(format!("kept leases: expected {held:?}, got {still:?}"))
-        }
-    }
-
-    /// There is no answer to a drain, but operators see it once the server has taken it.
-    async fn drain(&mut self, worker: usize) -> Result<(), String> {
-        self.say(worker, Say::Message(Says::Drain(Drain {})));
-        let worker_id = self.wires[worker].as_ref().unwrap().worker_id.clone();
-        self.until("the worker does not drain", |w| {
-            w.iter().any(|w| w.worker_id == worker_id && w.draining)
-        })
-        .await
-    }
-
-    /// Waits until the list of workers is as it should be.
-    async fn until(&mut self, what: &str, is: impl Fn(&[Worker]) -> bool) -> Result<(), String> {
-        let started = Instant::now();
-        loop {
-            let list = tasker::proto::ListWorkersRequest::default();
-            if is(&self
-                .client
-                .workers
-                .list_workers(list)
-                .await
-                .unwrap()
-                .into_inner()
-                .workers)
-            {
-                return Ok(());
-            }
-            if started.elapsed() > PATIENCE {
-                return Err(format!("{what} in {PATIENCE:?}"));
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn say(&self, worker: usize, what: Say) {
-        let _ = self.wires[worker].as_ref().unwrap().says.send(what);
-    }
-
     async fn get(&mut self, task: usize) -> GetTaskResponse {
         let request = GetTaskRequest {
             task_id: self.tasks[task].clone(),
@@ -463,33 +379,6 @@ impl Run {
             }
             None => self.model.came(Owed::End { worker }),
             Some(other) => Err(format!("worker {worker} heard {other:?}")),
-        }
-    }
-}
-
-/// Reads a stream and says what it is told to, until it ends.
-async fn read(
-    mut raw: RawWorker,
-    worker: usize,
-    mut queue: mpsc::UnboundedReceiver<Say>,
-    hear: mpsc::UnboundedSender<Heard>,
-) {
-    loop {
-        tokio::select! {
-            say = queue.recv() => match say {
-                Some(Say::Message(message)) => raw.say(message).await,
-                Some(Say::Close) => raw.close(),
-                None => return,
-            },
-            // Less than the patience of `hear`, which would take silence for a failure.
-            heard = timeout(Duration::from_secs(5), raw.hear()) => {
-                let Ok(heard) = heard else { continue };
-                let message = heard.ok().flatten();
-                let end = message.is_none();
-                if hear.send((worker, message)).is_err() || end {
-                    return;
-                }
-            }
         }
     }
 }

@@ -60,31 +60,14 @@ async fn count(bench: &Bench, state: &str) -> i64 {
         .get(0)
 }
 
-#[tokio::test]
-async fn an_order_is_for_those_that_fit_and_no_others() {
-    let mut bench = Bench::with(ONE).await;
-    let other = ONE.replace("one", "other");
-    let newer = ONE.replace("1.0.0", "2.0.0");
-    for yaml in [&other, &newer] {
-        register(&mut bench.client, yaml).await;
-    }
-    let mut submit = async |name: &str, version: &str, correlation_id: &str| {
-        let request = tasker::proto::SubmitTaskRequest {
-            version: version.into(),
-            correlation_id: correlation_id.into(),
-            ..crate::support::server::submission(name, "{}")
-        };
-        bench.client.tasks.submit_task(request).await.unwrap();
-    };
-    submit("t/one", "1.0.0", "c1").await;
-    submit("t/one", "2.0.0", "c2").await;
-    submit("t/other", "1.0.0", "c3").await;
+/// Filters, and how many of the three tasks fit them.
+fn filters() -> [(TaskFilter, i64); 8] {
     let middle = prost_types::Timestamp {
         seconds: 4_000_000_000,
         nanos: 0,
     };
     let none = TaskFilter::default;
-    let filters = [
+    [
         (
             TaskFilter {
                 namespace: "t".into(),
@@ -142,8 +125,30 @@ async fn an_order_is_for_those_that_fit_and_no_others() {
             },
             3,
         ),
-    ];
-    for (filter, expected) in filters {
+    ]
+}
+
+#[tokio::test]
+async fn an_order_is_for_those_that_fit_and_no_others() {
+    let mut bench = Bench::with(ONE).await;
+    let other = ONE.replace("one", "other");
+    let newer = ONE.replace("1.0.0", "2.0.0");
+    for yaml in [&other, &newer] {
+        register(&mut bench.client, yaml).await;
+    }
+    let mut submit = async |name: &str, version: &str, correlation_id: &str| {
+        let request = tasker::proto::SubmitTaskRequest {
+            version: version.into(),
+            correlation_id: correlation_id.into(),
+            ..crate::support::server::submission(name, "{}")
+        };
+        bench.client.tasks.submit_task(request).await.unwrap();
+    };
+    submit("t/one", "1.0.0", "c1").await;
+    submit("t/one", "2.0.0", "c2").await;
+    submit("t/other", "1.0.0", "c3").await;
+    let none = TaskFilter::default;
+    for (filter, expected) in filters() {
         let request = OrderTasksRequest {
             filter: Some(filter.clone()),
             dry_run: true,

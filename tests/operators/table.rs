@@ -57,7 +57,7 @@ impl Case {
         match wanted {
             "complete" => drop(self.worker.settle(&a, success("1")).await),
             "error" | "resolved_manually" => {
-                drop(self.worker.settle(&a, permanent("no", "NO")).await)
+                self.worker.settle(&a, permanent("no", "NO")).await;
             }
             "cancelled" => drop(self.bench.cancel(&id).await.unwrap()),
             _ => {}

@@ -13,46 +13,35 @@ pub async fn give(
 ) -> Result<proto::Task, Status> {
     let tasks = &mut client.tasks;
     let (task_id, by, reason) = (task_id.to_owned(), by.to_owned(), reason.to_owned());
-    let none = String::new();
     let task = match order {
         Order::Cancel => {
-            tasks
-                .cancel_task(proto::CancelTaskRequest {
-                    task_id,
-                    by,
-                    reason,
-                })
-                .await?
-                .into_inner()
-                .task
+            let request = proto::CancelTaskRequest {
+                task_id,
+                by,
+                reason,
+            };
+            tasks.cancel_task(request).await?.into_inner().task
         }
         Order::Pause => {
-            tasks
-                .pause_task(proto::PauseTaskRequest {
-                    task_id,
-                    by,
-                    reason,
-                })
-                .await?
-                .into_inner()
-                .task
+            let request = proto::PauseTaskRequest {
+                task_id,
+                by,
+                reason,
+            };
+            tasks.pause_task(request).await?.into_inner().task
         }
         Order::Resume => {
-            tasks
-                .resume_task(proto::ResumeTaskRequest {
-                    task_id,
-                    by,
-                    reason,
-                })
-                .await?
-                .into_inner()
-                .task
+            let request = proto::ResumeTaskRequest {
+                task_id,
+                by,
+                reason,
+            };
+            tasks.resume_task(request).await?.into_inner().task
         }
         Order::Retry { step, fresh } => {
-            let step = step.unwrap_or_default();
             let request = proto::RetryTaskRequest {
                 task_id,
-                step,
+                step: step.unwrap_or_default(),
                 fresh_attempts: fresh,
                 by,
                 reason,
@@ -72,24 +61,21 @@ pub async fn give(
         Order::ResolveTask => {
             let request = proto::ResolveTaskRequest {
                 task_id,
-                step: none.clone(),
-                result_json: none,
+                step: String::new(),
+                result_json: String::new(),
                 by,
                 reason,
             };
             tasks.resolve_task(request).await?.into_inner().task
         }
         Order::Skip { step } => {
-            tasks
-                .skip_step(proto::SkipStepRequest {
-                    task_id,
-                    step,
-                    by,
-                    reason,
-                })
-                .await?
-                .into_inner()
-                .task
+            let request = proto::SkipStepRequest {
+                task_id,
+                step,
+                by,
+                reason,
+            };
+            tasks.skip_step(request).await?.into_inner().task
         }
     };
     Ok(task.expect("a task"))

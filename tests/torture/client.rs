@@ -432,16 +432,16 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
         match rng.below(100) {
             0..5 => {
                 drop(follow_ups.spawn(async move {
-                    operator::cancel(&clients, &mut rng, answer.task_id).await
-                }))
+                    operator::cancel(&clients, &mut rng, answer.task_id).await;
+                }));
             }
             5..10 => drop(follow_ups.spawn(async move {
                 let _ = watch(&clients, &mut rng, answer.task_id).await;
             })),
             10..40 => {
                 drop(follow_ups.spawn(async move {
-                    operator::attend(&clients, &mut rng, answer.task_id).await
-                }))
+                    operator::attend(&clients, &mut rng, answer.task_id).await;
+                }));
             }
             _ => {}
         }

@@ -72,16 +72,8 @@ async fn look_after(world: &World) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_of_the_database_loses_nothing() {
-    let dir = folder("disk");
-    // Where the user that Postgres runs as may go.
-    let place = std::env::temp_dir().join(format!("tasker-torture-disk-{}", std::process::id()));
-    let Some(disk) = Disk::mount(&place) else {
-        println!("skipped: disk full: no tmpfs can be mounted here (that takes root)");
-        return;
-    };
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         seed: SEED,
         time: Duration::ZERO,
         size: Size {
@@ -92,19 +84,35 @@ async fn a_full_disk_of_the_database_loses_nothing() {
         gap: Duration::ZERO,
         open: 60,
         settle: Duration::from_secs(30),
-    };
+    }
+}
+
+/// A database on this disk, which writes little.
+fn options(disk: &Disk) -> Options {
     let small = [
         ("min_wal_size", "32MB"),
         ("max_wal_size", "64MB"),
         ("shared_buffers", "32MB"),
     ];
-    let options = Options {
+    Options {
         data_dir: Some(disk.0.join("postgres")),
         settings: small
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),
         ..support::own_options()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_the_database_loses_nothing() {
+    let dir = folder("disk");
+    // Where the user that Postgres runs as may go.
+    let place = std::env::temp_dir().join(format!("tasker-torture-disk-{}", std::process::id()));
+    let Some(disk) = Disk::mount(&place) else {
+        println!("skipped: disk full: no tmpfs can be mounted here (that takes root)");
+        return;
     };
+    let (settings, options) = (settings(), options(&disk));
     let world = Arc::new(World::start(SEED, settings.size, dir, options).await);
     let clients = begin(&world, &settings).await;
     let submitters = clients.start();

@@ -36,7 +36,7 @@ async fn one(world: &World, planned: &Planned) {
         Kind::ServerKill | Kind::ServerStop => on_server(world, planned, server).await,
         Kind::RollingRestart => rolling_restart(world, planned).await,
         Kind::WorkerKill | Kind::WorkerStop | Kind::WorkerDeploy => {
-            on_worker(world, planned, host).await
+            on_worker(world, planned, host).await;
         }
         Kind::PostgresKill => postgres_kill(world, planned).await,
         Kind::PostgresStop => postgres_stop(world, planned).await,

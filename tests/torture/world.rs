@@ -127,7 +127,7 @@ impl World {
                 let who = format!("worker process {}", host.orders.index);
                 match status.signal() {
                     Some(signal) if signal == Signal::KILL.as_raw() => {
-                        self.chronicle.fault("worker crash", &who)
+                        self.chronicle.fault("worker crash", &who);
                     }
                     _ => {
                         let how = format!("{status}; {}", tail(&process.log));

@@ -18,21 +18,11 @@ step_templates:
   - {name: a, handler_class: h, backoff: {base_seconds: 0.01, jitter: 0}}
 ";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_line_about_a_task_has_its_correlation_id() {
-    let db = TestDb::new().await;
-    let args = [
-        "--listen",
-        "127.0.0.1:0",
-        "--log",
-        "info,tasker::tasks=debug",
-        "--log-format",
-        "json",
-    ];
-    let server = ServerProcess::start_with(db.url(), &args, &[]);
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
-    register(&mut client, ONE).await;
-    let mut worker = RawWorker::connect(&server.url, &["h"]).await;
+/// Tasks that end in each way: their ids, and their correlation ids.
+async fn tasks_of_each_end(
+    client: &mut tasker::client::Client,
+    worker: &mut RawWorker,
+) -> Vec<(String, &'static str)> {
     let mut ids = Vec::new();
     for (name, outcomes) in [
         ("c-complete", vec![retryable("busy", None), success("1")]),
@@ -64,9 +54,28 @@ async fn each_line_about_a_task_has_its_correlation_id() {
             };
             client.tasks.cancel_task(request).await.unwrap();
         }
-        finished(&mut client, &id).await;
+        finished(client, &id).await;
         ids.push((id, name));
     }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_line_about_a_task_has_its_correlation_id() {
+    let db = TestDb::new().await;
+    let args = [
+        "--listen",
+        "127.0.0.1:0",
+        "--log",
+        "info,tasker::tasks=debug",
+        "--log-format",
+        "json",
+    ];
+    let server = ServerProcess::start_with(db.url(), &args, &[]);
+    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    register(&mut client, ONE).await;
+    let mut worker = RawWorker::connect(&server.url, &["h"]).await;
+    let ids = tasks_of_each_end(&mut client, &mut worker).await;
     let told = async || {
         (lines(&server)
             .iter()

@@ -35,7 +35,7 @@ async fn downstream() -> (String, Arc<Mutex<Vec<axum::http::HeaderMap>>>) {
     let app = axum::Router::new().route(
         "/",
         axum::routing::post(move |headers: axum::http::HeaderMap| async move {
-            seen.lock().unwrap().push(headers)
+            seen.lock().unwrap().push(headers);
         }),
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -73,6 +73,7 @@ fn one<'a>(spans: &'a [Span], service: &str, name: &str, attempt: &str) -> &'a S
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one trace, followed span by span")]
 async fn one_trace_links_client_server_worker_and_the_call_of_the_handler() {
     let (collector, endpoint) = Collector::start().await;
     let db = TestDb::new().await;

@@ -66,7 +66,7 @@ impl WorkerService for Desk {
                         message: Some(message),
                     }))
                     .await
-                    .unwrap()
+                    .unwrap();
             };
             while let Some(Ok(WorkRequest {
                 message: Some(message),
@@ -275,60 +275,63 @@ async fn a_known_email_is_success_with_equal_data_and_a_conflict_with_other() {
     }
 }
 
+/// A handler, its service and operation, a fault, and the code that it gets.
+const FAULTS: &[(&str, &str, Operation, Fault, &str)] = &[
+    (
+        "CreateUserAccount",
+        "user_service",
+        Operation::CreateUser,
+        Fault::ServerError,
+        "SERVER_ERROR",
+    ),
+    (
+        "CreateUserAccount",
+        "user_service",
+        Operation::CreateUser,
+        Fault::Restart,
+        "CONNECTION_ERROR",
+    ),
+    (
+        "CreateUserAccount",
+        "user_service",
+        Operation::CreateUser,
+        Fault::Stall,
+        "TIMEOUT",
+    ),
+    (
+        "SetupBillingProfile",
+        "billing_service",
+        Operation::CreateProfile,
+        Fault::Unavailable,
+        "SERVER_ERROR",
+    ),
+    (
+        "SendWelcomeSequence",
+        "notification_service",
+        Operation::SendWelcome,
+        Fault::RateLimited,
+        "RATE_LIMITED",
+    ),
+    (
+        "SendWelcomeSequence",
+        "notification_service",
+        Operation::SendWelcome,
+        Fault::Stall,
+        "TIMEOUT",
+    ),
+    (
+        "SendWelcomeSequence",
+        "notification_service",
+        Operation::SendWelcome,
+        Fault::BreakAfterWork,
+        "CONNECTION_ERROR",
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_is_retryable_and_passes() {
     let mut bench = Bench::start().await;
-    for (handler, service, operation, fault, code) in [
-        (
-            "CreateUserAccount",
-            "user_service",
-            Operation::CreateUser,
-            Fault::ServerError,
-            "SERVER_ERROR",
-        ),
-        (
-            "CreateUserAccount",
-            "user_service",
-            Operation::CreateUser,
-            Fault::Restart,
-            "CONNECTION_ERROR",
-        ),
-        (
-            "CreateUserAccount",
-            "user_service",
-            Operation::CreateUser,
-            Fault::Stall,
-            "TIMEOUT",
-        ),
-        (
-            "SetupBillingProfile",
-            "billing_service",
-            Operation::CreateProfile,
-            Fault::Unavailable,
-            "SERVER_ERROR",
-        ),
-        (
-            "SendWelcomeSequence",
-            "notification_service",
-            Operation::SendWelcome,
-            Fault::RateLimited,
-            "RATE_LIMITED",
-        ),
-        (
-            "SendWelcomeSequence",
-            "notification_service",
-            Operation::SendWelcome,
-            Fault::Stall,
-            "TIMEOUT",
-        ),
-        (
-            "SendWelcomeSequence",
-            "notification_service",
-            Operation::SendWelcome,
-            Fault::BreakAfterWork,
-            "CONNECTION_ERROR",
-        ),
-    ] {
+    for &(handler, service, operation, fault, code) in FAULTS {
         let person = bench.somebody(operation, Some(fault));
         let mut failures = 0;
         while let Outcome::RetryableError(error) = bench.attempt(handler, service, &person).await {

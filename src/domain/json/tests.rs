@@ -33,79 +33,80 @@ fn every_json_value_passes() {
     }
 }
 
+const ERRORS: &[(&str, &str)] = &[
+    (
+        "",
+        "line 1, column 1 (byte 0): expected a value, but the document ends",
+    ),
+    (
+        "  \n ",
+        "line 2, column 2 (byte 4): expected a value, but the document ends",
+    ),
+    ("nul", "line 1, column 1 (byte 0): expected a value"),
+    ("[1,]", "line 1, column 4 (byte 3): expected a value"),
+    ("[1 2]", "line 1, column 4 (byte 3): expected `,` or `]`"),
+    ("[1}", "line 1, column 3 (byte 2): expected `,` or `]`"),
+    (
+        "[",
+        "line 1, column 2 (byte 1): expected a value, but the document ends",
+    ),
+    (
+        "{\"a\":1,}",
+        "line 1, column 8 (byte 7): expected a key in double quotes",
+    ),
+    (
+        "{a:1}",
+        "line 1, column 2 (byte 1): expected a key in double quotes",
+    ),
+    (
+        "{\"a\" 1}",
+        "line 1, column 6 (byte 5): expected `:` after the key",
+    ),
+    (
+        "{\"é\":1\n",
+        "line 2, column 1 (byte 8): expected `,` or `}`, but the document ends",
+    ),
+    (
+        "1 2",
+        "line 1, column 3 (byte 2): expected the end of the document",
+    ),
+    (
+        "\"é",
+        "line 1, column 3 (byte 3): expected the closing `\"` of a string, but the document ends",
+    ),
+    (
+        "\"a\tb\"",
+        "line 1, column 3 (byte 2): a control character in a string must be escaped",
+    ),
+    (
+        "\"\\x\"",
+        "line 1, column 2 (byte 1): expected one of the escapes",
+    ),
+    (
+        "\"\\u12g4\"",
+        "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u",
+    ),
+    (
+        "\"\\u12",
+        "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u",
+    ),
+    (
+        "01",
+        "line 1, column 2 (byte 1): a number must not start with 0 and another digit",
+    ),
+    (
+        "-",
+        "line 1, column 2 (byte 1): expected a digit, but the document ends",
+    ),
+    ("1.", "line 1, column 3 (byte 2): expected a digit"),
+    ("1e+", "line 1, column 4 (byte 3): expected a digit"),
+    ("+1", "line 1, column 1 (byte 0): expected a value"),
+    ("NaN", "line 1, column 1 (byte 0): expected a value"),
+];
+
 #[test]
 fn an_error_says_where_and_what_was_expected() {
-    let cases = [
-        (
-            "",
-            "line 1, column 1 (byte 0): expected a value, but the document ends",
-        ),
-        (
-            "  \n ",
-            "line 2, column 2 (byte 4): expected a value, but the document ends",
-        ),
-        ("nul", "line 1, column 1 (byte 0): expected a value"),
-        ("[1,]", "line 1, column 4 (byte 3): expected a value"),
-        ("[1 2]", "line 1, column 4 (byte 3): expected `,` or `]`"),
-        ("[1}", "line 1, column 3 (byte 2): expected `,` or `]`"),
-        (
-            "[",
-            "line 1, column 2 (byte 1): expected a value, but the document ends",
-        ),
-        (
-            "{\"a\":1,}",
-            "line 1, column 8 (byte 7): expected a key in double quotes",
-        ),
-        (
-            "{a:1}",
-            "line 1, column 2 (byte 1): expected a key in double quotes",
-        ),
-        (
-            "{\"a\" 1}",
-            "line 1, column 6 (byte 5): expected `:` after the key",
-        ),
-        (
-            "{\"é\":1\n",
-            "line 2, column 1 (byte 8): expected `,` or `}`, but the document ends",
-        ),
-        (
-            "1 2",
-            "line 1, column 3 (byte 2): expected the end of the document",
-        ),
-        (
-            "\"é",
-            "line 1, column 3 (byte 3): expected the closing `\"` of a string, but the document ends",
-        ),
-        (
-            "\"a\tb\"",
-            "line 1, column 3 (byte 2): a control character in a string must be escaped",
-        ),
-        (
-            "\"\\x\"",
-            "line 1, column 2 (byte 1): expected one of the escapes",
-        ),
-        (
-            "\"\\u12g4\"",
-            "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u",
-        ),
-        (
-            "\"\\u12",
-            "line 1, column 2 (byte 1): expected four hexadecimal digits after \\u",
-        ),
-        (
-            "01",
-            "line 1, column 2 (byte 1): a number must not start with 0 and another digit",
-        ),
-        (
-            "-",
-            "line 1, column 2 (byte 1): expected a digit, but the document ends",
-        ),
-        ("1.", "line 1, column 3 (byte 2): expected a digit"),
-        ("1e+", "line 1, column 4 (byte 3): expected a digit"),
-        ("+1", "line 1, column 1 (byte 0): expected a value"),
-        ("NaN", "line 1, column 1 (byte 0): expected a value"),
-    ];
-    for (text, expected) in cases {
+    for &(text, expected) in ERRORS {
         let problem = problem(text);
         assert!(problem.starts_with(expected), "{text:?}: {problem}");
     }

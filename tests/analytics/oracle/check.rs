@@ -19,17 +19,7 @@ impl Oracle {
             let (id, (parsed, _)) = self
                 .graphs
                 .iter()
-                .find(|(_, (t, _))| {
-                    (
-                        t.namespace.as_str(),
-                        t.task_name.as_str(),
-                        t.version.to_string(),
-                    ) == (
-                        &template.namespace,
-                        &template.task_name,
-                        template.version.clone(),
-                    )
-                })
+                .find(|(_, (known, _))| is_version(known, template))
                 .unwrap();
             let tasks: Vec<&Task> = self
                 .tasks
@@ -150,29 +140,56 @@ fn tried_again(step: &Step) -> bool {
     step.tries.iter().any(|t| t.charged && t.again)
 }
 
-fn check_step(
-    seen: &proto::StepPerformance,
-    of: &[(&Task, &Step, Parts)],
-    timeout_seconds: f64,
-) -> Parts {
-    let count = |state: &str| of.iter().filter(|(_, step, _)| step.state == state).count();
+/// Whether this is the template of which that is said.
+fn is_version(
+    t: &tasker::domain::template::Template,
+    template: &proto::TemplatePerformance,
+) -> bool {
+    (
+        t.namespace.as_str(),
+        t.task_name.as_str(),
+        t.version.to_string(),
+    ) == (
+        &template.namespace,
+        &template.task_name,
+        template.version.clone(),
+    )
+}
+
+fn count(of: &[(&Task, &Step, Parts)], state: &str) -> usize {
+    of.iter().filter(|(_, step, _)| step.state == state).count()
+}
+
+/// How many of the steps are in which state.
+fn check_states(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)]) {
     assert_eq!(
         (seen.count, seen.complete, seen.failed, seen.cancelled),
         (
             int(of.len()),
-            int(count("complete")),
-            int(count("error")),
-            int(count("cancelled"))
+            int(count(of, "complete")),
+            int(count(of, "error")),
+            int(count(of, "cancelled"))
         ),
         "{}",
         seen.step
     );
     assert_eq!(
         (seen.skipped, seen.resolved),
-        (int(count("skipped")), int(count("resolved_manually"))),
+        (
+            int(count(of, "skipped")),
+            int(count(of, "resolved_manually"))
+        ),
         "{}",
         seen.step
     );
+}
+
+fn check_step(
+    seen: &proto::StepPerformance,
+    of: &[(&Task, &Step, Parts)],
+    timeout_seconds: f64,
+) -> Parts {
+    check_states(seen, of);
     let mut sum = Parts::default();
     let (mut elapsed, mut run, mut wait) = (Vec::new(), Vec::new(), Vec::new());
     let (mut charged, mut free) = (0, 0);
@@ -222,7 +239,10 @@ fn check_step(
     );
     close(
         seen.success_rate,
-        per(count("complete"), count("complete") + count("error")),
+        per(
+            count(of, "complete"),
+            count(of, "complete") + count(of, "error"),
+        ),
     );
     assert_eq!(
         micros(seen.longest_success),

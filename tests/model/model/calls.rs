@@ -19,23 +19,7 @@ impl Model {
             Op::Submit(submissions) => self.submit(submissions),
             Op::Order { word, task, step } => self.tell(*word, *task, *step),
             Op::Hold { template, held } => self.hold(*template, *held),
-            Op::Connect { handlers, slots } => {
-                if self.open_workers().len() >= WORKERS {
-                    return None;
-                }
-                let worker = self.connect(*handlers, *slots, Vec::new());
-                let words =
-                    format!("worker {worker} connects: handlers {handlers:02b}, {slots} slots");
-                (
-                    words,
-                    Action::Connect {
-                        handlers: *handlers,
-                        slots: *slots,
-                        previous: None,
-                        kept: Vec::new(),
-                    },
-                )
-            }
+            Op::Connect { handlers, slots } => self.another(*handlers, *slots)?,
             Op::Answer { attempt, answer } => self.answer(*attempt, &[*answer], None)?,
             Op::Twice { attempt, answers } => self.answer(*attempt, answers, None)?,
             Op::Foreign {
@@ -47,29 +31,7 @@ impl Model {
                 attempt,
                 worker,
                 answer,
-            } => {
-                let over = self.attempts_where(|a| a.outcome != AttemptOutcome::Running);
-                let (attempt, worker) =
-                    (pick(*attempt, &over)?, pick(*worker, &self.open_workers())?);
-                let accepted =
-                    self.attempts[attempt].answered && self.wrong != Wrong::CopiesAreStale;
-                self.owed.push(Owed::Ack {
-                    worker,
-                    attempt,
-                    accepted,
-                });
-                let words = format!(
-                    "worker {worker} answers {} again: {answer:?}",
-                    self.attempt_name(attempt)
-                );
-                (
-                    words,
-                    Action::Results {
-                        worker,
-                        results: vec![(attempt, *answer)],
-                    },
-                )
-            }
+            } => self.again(*attempt, *worker, *answer)?,
             Op::Force { handler, open } => {
                 self.shut[*handler] = *open || self.wrong == Wrong::ClosedIsShut;
                 let words = format!(
@@ -114,34 +76,75 @@ impl Model {
                     Action::Crash { worker },
                 )
             }
-            Op::Reconnect { worker, keep } => {
-                let old = pick(*worker, &self.open_workers())?;
-                let held = std::mem::take(&mut self.workers[old].held);
-                let (kept, lost): (Vec<_>, Vec<_>) = held
-                    .into_iter()
-                    .enumerate()
-                    .partition(|(i, _)| keep & (1 << i) != 0);
-                let kept: Vec<usize> = kept.into_iter().map(|(_, attempt)| attempt).collect();
-                self.workers[old].held = lost.into_iter().map(|(_, attempt)| attempt).collect();
-                self.gone(old, AttemptOutcome::Released);
-                let (handlers, slots) = (self.workers[old].handlers, self.workers[old].slots);
-                let new = self.connect(handlers, slots, kept.clone());
-                let names: Vec<String> = kept.iter().map(|a| self.attempt_name(*a)).collect();
-                let words = format!(
-                    "worker {old} reconnects as worker {new} and holds [{}]",
-                    names.join(", ")
-                );
-                (
-                    words,
-                    Action::Connect {
-                        handlers,
-                        slots,
-                        previous: Some(old),
-                        kept,
-                    },
-                )
-            }
+            Op::Reconnect { worker, keep } => self.reconnect(*worker, *keep)?,
         })
+    }
+
+    fn another(&mut self, handlers: usize, slots: usize) -> Option<(String, Action)> {
+        if self.open_workers().len() >= WORKERS {
+            return None;
+        }
+        let worker = self.connect(handlers, slots, Vec::new());
+        let words = format!("worker {worker} connects: handlers {handlers:02b}, {slots} slots");
+        Some((
+            words,
+            Action::Connect {
+                handlers,
+                slots,
+                previous: None,
+                kept: Vec::new(),
+            },
+        ))
+    }
+
+    fn again(&mut self, attempt: usize, worker: usize, answer: Answer) -> Option<(String, Action)> {
+        let over = self.attempts_where(|a| a.outcome != AttemptOutcome::Running);
+        let (attempt, worker) = (pick(attempt, &over)?, pick(worker, &self.open_workers())?);
+        let accepted = self.attempts[attempt].answered && self.wrong != Wrong::CopiesAreStale;
+        self.owed.push(Owed::Ack {
+            worker,
+            attempt,
+            accepted,
+        });
+        let words = format!(
+            "worker {worker} answers {} again: {answer:?}",
+            self.attempt_name(attempt)
+        );
+        Some((
+            words,
+            Action::Results {
+                worker,
+                results: vec![(attempt, answer)],
+            },
+        ))
+    }
+
+    fn reconnect(&mut self, worker: usize, keep: usize) -> Option<(String, Action)> {
+        let old = pick(worker, &self.open_workers())?;
+        let held = std::mem::take(&mut self.workers[old].held);
+        let (kept, lost): (Vec<_>, Vec<_>) = held
+            .into_iter()
+            .enumerate()
+            .partition(|(i, _)| keep & (1 << i) != 0);
+        let kept: Vec<usize> = kept.into_iter().map(|(_, attempt)| attempt).collect();
+        self.workers[old].held = lost.into_iter().map(|(_, attempt)| attempt).collect();
+        self.gone(old, AttemptOutcome::Released);
+        let (handlers, slots) = (self.workers[old].handlers, self.workers[old].slots);
+        let new = self.connect(handlers, slots, kept.clone());
+        let names: Vec<String> = kept.iter().map(|a| self.attempt_name(*a)).collect();
+        let words = format!(
+            "worker {old} reconnects as worker {new} and holds [{}]",
+            names.join(", ")
+        );
+        Some((
+            words,
+            Action::Connect {
+                handlers,
+                slots,
+                previous: Some(old),
+                kept,
+            },
+        ))
     }
 
     fn register(&mut self, version: usize, content: usize) -> (String, Action) {

@@ -115,6 +115,17 @@ fn is_last(attempt: &Attempt, charged: i32, lost: u16, plan: &PlannedStep) -> bo
     }
 }
 
+/// The error of a step is that of its last attempt.
+fn error_of_the_last((task, step): StepKey, row: &Step, a: &Attempt, found: &mut Vec<Violation>) {
+    if row.state == "error" && row.error_code != a.error_code {
+        let what = format!(
+            "its error is {:?}, that of its last attempt {:?}",
+            row.error_code, a.error_code
+        );
+        found.push(Violation::StepStateWrong { task, step, what });
+    }
+}
+
 /// The step goes on while it may, ends when it must, and in the state that its last attempt asks for, or an operator.
 fn course(
     index: &Index<'_>,
@@ -190,13 +201,7 @@ fn course(
                 found.push(Violation::StepStateWrong { task, step, what });
             }
         }
-        if row.state == "error" && row.error_code != a.error_code {
-            let what = format!(
-                "its error is {:?}, that of its last attempt {:?}",
-                row.error_code, a.error_code
-            );
-            found.push(Violation::StepStateWrong { task, step, what });
-        }
+        error_of_the_last((task, step), row, a, found);
     }
     if attempts.is_empty() && matches!(row.state.as_str(), "complete" | "error") {
         let what = format!("{} without an attempt", row.state);

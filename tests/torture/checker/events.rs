@@ -129,26 +129,37 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
     }
 }
 
+/// Where the first event of a kind is.
+fn first(events: &[&Event], is: &dyn Fn(&Event) -> bool) -> Option<usize> {
+    events.iter().position(|e| is(e))
+}
+
+/// Tells of a cause that comes after its effect, if both are there.
+fn before(
+    task: &Task,
+    (earlier, a): (String, Option<usize>),
+    (later, b): (String, Option<usize>),
+    found: &mut Vec<Violation>,
+) {
+    if let (Some(a), Some(b)) = (a, b)
+        && a > b
+    {
+        found.push(Violation::EventsOutOfOrder {
+            task: task.id,
+            earlier,
+            later,
+        });
+    }
+}
+
 /// Causes come before their effects.
 fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>) {
-    let first = |is: &dyn Fn(&Event) -> bool| events.iter().position(|e| is(e));
-    let mut before = |earlier: String, a: Option<usize>, later: String, b: Option<usize>| {
-        if let (Some(a), Some(b)) = (a, b)
-            && a > b
-        {
-            found.push(Violation::EventsOutOfOrder {
-                task: task.id,
-                earlier,
-                later,
-            });
-        }
-    };
-    if let Some(submitted) = first(&|e| e.kind == "task.submitted") {
+    if let Some(submitted) = first(events, &|e| e.kind == "task.submitted") {
         before(
-            "task.submitted".into(),
-            Some(submitted),
-            events[0].kind.clone(),
-            Some(0),
+            task,
+            ("task.submitted".into(), Some(submitted)),
+            (events[0].kind.clone(), Some(0)),
+            found,
         );
     }
     let is_end = |e: &Event| {
@@ -163,44 +174,57 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
         let last = life.iter().rposition(|e| e.kind != "task.resolved");
         if let (Some(end), Some(last)) = (end, last) {
             before(
-                life[last].kind.clone(),
-                Some(last),
-                life[end].kind.clone(),
-                Some(end),
+                task,
+                (life[last].kind.clone(), Some(last)),
+                (life[end].kind.clone(), Some(end)),
+                found,
             );
         }
     }
-    let name = |kind: &str, step: i16, attempt: Option<i32>| {
-        format!(
-            "{kind} of step {step}{}",
-            attempt.map_or(String::new(), |a| format!(", attempt {a}"))
-        )
-    };
+    attempts_in_order(task, events, found);
+    parents_first(task, plan, events, found);
+}
+
+fn name(kind: &str, step: i16, attempt: Option<i32>) -> String {
+    format!(
+        "{kind} of step {step}{}",
+        attempt.map_or(String::new(), |a| format!(", attempt {a}"))
+    )
+}
+
+/// An attempt starts before it ends, and ends before the next one starts.
+fn attempts_in_order(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     for (i, event) in events
         .iter()
         .enumerate()
         .filter(|(_, e)| e.outcome.is_some())
     {
         let (step, attempt) = (event.step.unwrap_or(-1), event.attempt);
-        let start =
-            first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == attempt);
+        let start = first(events, &|e| {
+            e.kind == "step.started" && e.step == event.step && e.attempt == attempt
+        });
         before(
-            name("step.started", step, attempt),
-            start,
-            name(&event.kind, step, attempt),
-            Some(i),
+            task,
+            (name("step.started", step, attempt), start),
+            (name(&event.kind, step, attempt), Some(i)),
+            found,
         );
         // The next attempt starts after this one ended.
         let next = attempt.map(|a| a + 1);
-        let next_start =
-            first(&|e| e.kind == "step.started" && e.step == event.step && e.attempt == next);
+        let next_start = first(events, &|e| {
+            e.kind == "step.started" && e.step == event.step && e.attempt == next
+        });
         before(
-            name(&event.kind, step, attempt),
-            Some(i),
-            name("step.started", step, next),
-            next_start,
+            task,
+            (name(&event.kind, step, attempt), Some(i)),
+            (name("step.started", step, next), next_start),
+            found,
         );
     }
+}
+
+/// A step starts after its parents are complete.
+fn parents_first(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>) {
     for (i, event) in events
         .iter()
         .enumerate()
@@ -219,12 +243,12 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
                     "step.completed" | "step.skipped" | "step.resolved"
                 )
             };
-            let completed = first(&|e| is_done(e) && e.step == Some(parent));
+            let completed = first(events, &|e| is_done(e) && e.step == Some(parent));
             before(
-                name("step.completed", parent, None),
-                completed,
-                name("step.started", step, Some(1)),
-                Some(i),
+                task,
+                (name("step.completed", parent, None), completed),
+                (name("step.started", step, Some(1)), Some(i)),
+                found,
             );
         }
     }

@@ -30,7 +30,7 @@ fn edge(index: &Index<'_>, task: &Task, step: i16, parent: i16, found: &mut Vec<
             step,
             parent,
             source_of_it,
-        })
+        });
     };
     let row = index.steps.get(&(task.id, parent));
     let ended = row

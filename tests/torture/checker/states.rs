@@ -74,7 +74,7 @@ fn times(index: &Index<'_>, task: &Task, found: &mut Vec<Violation>) {
         found.push(Violation::TaskStateWrong {
             task: task.id,
             what: what.to_owned(),
-        })
+        });
     };
     let Some(ended_at) = task.ended_at else {
         return wrong("final without an end");

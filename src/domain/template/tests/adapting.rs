@@ -294,97 +294,99 @@ fn a_planner_is_a_step_before_all_others() {
     parse("name: t\nstep_templates:\n- {name: planner, handler: h}\n");
 }
 
+const WRONG_ANSWERS: &[(&str, &str)] = &[
+    ("nonsense", "line 1, column 1 (byte 0): expected a value"),
+    ("null", "expected a mapping, found null"),
+    ("[]", "expected a mapping, found a list"),
+    (
+        r#"{"step": {}}"#,
+        "/step: unknown key `step`, did you mean `steps`?",
+    ),
+    (r#"{"steps": {"c": {}}}"#, "/steps/c: there is no step `c`"),
+    (
+        r#"{"steps": {"x/y": {}}}"#,
+        "/steps/x~1y: there is no step `x/y`",
+    ),
+    (
+        r#"{"steps": {"a": 5}}"#,
+        "/steps/a: expected a mapping, found 5",
+    ),
+    (
+        r#"{"steps": {"a": {"retries": 5}}}"#,
+        "/steps/a/retries: unknown key `retries`; expected one of retry_limit, default_retryable",
+    ),
+    (
+        r#"{"steps": {"a": {"retry_limit": -1}}}"#,
+        "/steps/a/retry_limit: expected a whole number from 1 to 100, found -1",
+    ),
+    (
+        r#"{"steps": {"a": {"retry_limit": 101}}}"#,
+        "from 1 to 100, found 101",
+    ),
+    (
+        r#"{"steps": {"a": {"retry_limit": 1.5}}}"#,
+        "from 1 to 100, found 1.5",
+    ),
+    (
+        r#"{"steps": {"b": {"retry_limit": 2}}}"#,
+        "/steps/b/retry_limit: the step is not retryable",
+    ),
+    (
+        r#"{"steps": {"a": {"default_retryable": "no"}}}"#,
+        "/steps/a/default_retryable: expected true or false, found \"no\"",
+    ),
+    (
+        r#"{"steps": {"a": {"skip": 1}}}"#,
+        "/steps/a/skip: expected true or false, found 1",
+    ),
+    (
+        r#"{"steps": {"a": {"handler_config": {"service": "s"}}}}"#,
+        "/steps/a/handler_config/service: a step keeps the service of its template",
+    ),
+    (
+        r#"{"steps": {"a": {"handler_config": {"timeout_seconds": 0}}}}"#,
+        "/steps/a/handler_config/timeout_seconds: expected a number of seconds from 0.001 to 604800, found 0",
+    ),
+    (
+        r#"{"steps": {"a": {"backoff": {"base": 1}}}}"#,
+        "/steps/a/backoff/base: unknown key `base`",
+    ),
+    (
+        r#"{"steps": {"a": {"backoff": {"jitter": 2}}}}"#,
+        "/steps/a/backoff/jitter: expected a number from 0 to 1, found 2",
+    ),
+    (
+        r#"{"steps": {"a": {"backoff": {"max_seconds": 0.5}}}}"#,
+        "/steps/a/backoff: expected `max_seconds` (0.5) to be at least `base_seconds` (1)",
+    ),
+    (
+        r#"{"steps": {"a": {"annotations": []}}}"#,
+        "/steps/a/annotations: expected a mapping, found a list",
+    ),
+    (
+        r#"{"steps": {"planner": {"skip": true}}}"#,
+        "/steps/planner: the step `planner` has run when its answer holds",
+    ),
+    (
+        r#"{"priority": 101}"#,
+        "/priority: expected a whole number from -100 to 100, found 101",
+    ),
+    (
+        r#"{"priority": "high"}"#,
+        "/priority: expected a whole number",
+    ),
+    (
+        r#"{"annotations": 5}"#,
+        "/annotations: expected a mapping, found 5",
+    ),
+    (r#"{"when": "true"}"#, "/when: unknown key `when`"),
+];
+
 #[test]
 fn a_planners_answer_is_checked() {
     let template = parse(&two_steps("planner: plan\n"));
     let problems = |answer: &str| refused(answer, &template, answer);
-    for (answer, expected) in [
-        ("nonsense", "line 1, column 1 (byte 0): expected a value"),
-        ("null", "expected a mapping, found null"),
-        ("[]", "expected a mapping, found a list"),
-        (
-            r#"{"step": {}}"#,
-            "/step: unknown key `step`, did you mean `steps`?",
-        ),
-        (r#"{"steps": {"c": {}}}"#, "/steps/c: there is no step `c`"),
-        (
-            r#"{"steps": {"x/y": {}}}"#,
-            "/steps/x~1y: there is no step `x/y`",
-        ),
-        (
-            r#"{"steps": {"a": 5}}"#,
-            "/steps/a: expected a mapping, found 5",
-        ),
-        (
-            r#"{"steps": {"a": {"retries": 5}}}"#,
-            "/steps/a/retries: unknown key `retries`; expected one of retry_limit, default_retryable",
-        ),
-        (
-            r#"{"steps": {"a": {"retry_limit": -1}}}"#,
-            "/steps/a/retry_limit: expected a whole number from 1 to 100, found -1",
-        ),
-        (
-            r#"{"steps": {"a": {"retry_limit": 101}}}"#,
-            "from 1 to 100, found 101",
-        ),
-        (
-            r#"{"steps": {"a": {"retry_limit": 1.5}}}"#,
-            "from 1 to 100, found 1.5",
-        ),
-        (
-            r#"{"steps": {"b": {"retry_limit": 2}}}"#,
-            "/steps/b/retry_limit: the step is not retryable",
-        ),
-        (
-            r#"{"steps": {"a": {"default_retryable": "no"}}}"#,
-            "/steps/a/default_retryable: expected true or false, found \"no\"",
-        ),
-        (
-            r#"{"steps": {"a": {"skip": 1}}}"#,
-            "/steps/a/skip: expected true or false, found 1",
-        ),
-        (
-            r#"{"steps": {"a": {"handler_config": {"service": "s"}}}}"#,
-            "/steps/a/handler_config/service: a step keeps the service of its template",
-        ),
-        (
-            r#"{"steps": {"a": {"handler_config": {"timeout_seconds": 0}}}}"#,
-            "/steps/a/handler_config/timeout_seconds: expected a number of seconds from 0.001 to 604800, found 0",
-        ),
-        (
-            r#"{"steps": {"a": {"backoff": {"base": 1}}}}"#,
-            "/steps/a/backoff/base: unknown key `base`",
-        ),
-        (
-            r#"{"steps": {"a": {"backoff": {"jitter": 2}}}}"#,
-            "/steps/a/backoff/jitter: expected a number from 0 to 1, found 2",
-        ),
-        (
-            r#"{"steps": {"a": {"backoff": {"max_seconds": 0.5}}}}"#,
-            "/steps/a/backoff: expected `max_seconds` (0.5) to be at least `base_seconds` (1)",
-        ),
-        (
-            r#"{"steps": {"a": {"annotations": []}}}"#,
-            "/steps/a/annotations: expected a mapping, found a list",
-        ),
-        (
-            r#"{"steps": {"planner": {"skip": true}}}"#,
-            "/steps/planner: the step `planner` has run when its answer holds",
-        ),
-        (
-            r#"{"priority": 101}"#,
-            "/priority: expected a whole number from -100 to 100, found 101",
-        ),
-        (
-            r#"{"priority": "high"}"#,
-            "/priority: expected a whole number",
-        ),
-        (
-            r#"{"annotations": 5}"#,
-            "/annotations: expected a mapping, found 5",
-        ),
-        (r#"{"when": "true"}"#, "/when: unknown key `when`"),
-    ] {
+    for &(answer, expected) in WRONG_ANSWERS {
         let found = problems(answer);
         assert_eq!(found.len(), 1, "{answer}: {found:?}");
         assert!(found[0].contains(expected), "{answer}: {found:?}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::problems::check;
+use super::problems::{Expected, check};
 use super::*;
 
 const TEMPLATE: &str = "name: t
@@ -73,135 +73,136 @@ fn every_other_environment_is_the_template_as_it_is() {
     assert_eq!(in_environment(without, "production"), base);
 }
 
+const WRONG: &[(&str, Expected)] = &[
+    (
+        "  5\n",
+        (
+            6,
+            3,
+            "environments",
+            "expected a mapping from the names of environments",
+        ),
+    ),
+    (
+        "  p: 5\n",
+        (
+            6,
+            6,
+            "environments.p",
+            "expected a mapping, found the number 5",
+        ),
+    ),
+    (
+        "  '': {}\n",
+        (
+            6,
+            3,
+            "environments[\"\"]",
+            "expected a name of 1 to 255 bytes",
+        ),
+    ),
+    (
+        "  p: {schema: {}}\n",
+        (
+            6,
+            7,
+            "environments.p.schema",
+            "unknown key `schema`; expected one of step_templates",
+        ),
+    ),
+    (
+        "  p: {step_templates: {}}\n",
+        (
+            6,
+            23,
+            "environments.p.step_templates",
+            "expected a list of steps, found a mapping",
+        ),
+    ),
+    (
+        "  p: {step_templates: [5]}\n",
+        (
+            6,
+            24,
+            "environments.p.step_templates[0]",
+            "expected a step (a mapping with `name`)",
+        ),
+    ),
+    (
+        "  p: {step_templates: [{handler: h}]}\n",
+        (
+            6,
+            24,
+            "environments.p.step_templates[0]",
+            "the key `name` is missing",
+        ),
+    ),
+    (
+        "  p: {step_templates: [{name: c}]}\n",
+        (
+            6,
+            31,
+            "environments.p.step_templates[0].name",
+            "there is no step `c`",
+        ),
+    ),
+    (
+        "  p: {step_templates: [{name: a}, {name: a}]}\n",
+        (
+            6,
+            42,
+            "environments.p.step_templates[1].name",
+            "the step `a` appears twice in this environment",
+        ),
+    ),
+    (
+        "  p: {step_templates: [{name: b, default_retry_limit: 0}]}\n",
+        (
+            6,
+            55,
+            "step_templates[1].default_retry_limit",
+            "from 1 to 100, found the number 0 (in the environment `p`)",
+        ),
+    ),
+    (
+        "  p: {step_templates: [{name: b, when: nope}]}\n",
+        (
+            6,
+            40,
+            "step_templates[1].when",
+            "unknown variable `nope`; expected one of context, task, results (in the environment `p`)",
+        ),
+    ),
+    (
+        "  p: {step_templates: [{name: a, depends_on_steps: [b]}]}\n",
+        (
+            6,
+            53,
+            "step_templates[0].depends_on_steps[0]",
+            "in a cycle: a → b → a (in the environment `p`)",
+        ),
+    ),
+    (
+        "  p: {timeout_seconds: x}\n",
+        (
+            6,
+            24,
+            "timeout_seconds",
+            "expected a number of seconds from 0.001 to 604800, found the string \"x\" (in the environment `p`)",
+        ),
+    ),
+];
+
 /// Whatever the environment of the server that reads the file.
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_is_wrong_in_any_environment_is_wrong() {
     let with = |text: &str| {
         format!(
             "name: t\nstep_templates:\n- {{name: a, handler: h}}\n- {{name: b, handler: h, depends_on_steps: [a]}}\nenvironments:\n{text}"
         )
     };
-    for (yaml, expected) in [
-        (
-            with("  5\n"),
-            (
-                6,
-                3,
-                "environments",
-                "expected a mapping from the names of environments",
-            ),
-        ),
-        (
-            with("  p: 5\n"),
-            (
-                6,
-                6,
-                "environments.p",
-                "expected a mapping, found the number 5",
-            ),
-        ),
-        (
-            with("  '': {}\n"),
-            (
-                6,
-                3,
-                "environments[\"\"]",
-                "expected a name of 1 to 255 bytes",
-            ),
-        ),
-        (
-            with("  p: {schema: {}}\n"),
-            (
-                6,
-                7,
-                "environments.p.schema",
-                "unknown key `schema`; expected one of step_templates",
-            ),
-        ),
-        (
-            with("  p: {step_templates: {}}\n"),
-            (
-                6,
-                23,
-                "environments.p.step_templates",
-                "expected a list of steps, found a mapping",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [5]}\n"),
-            (
-                6,
-                24,
-                "environments.p.step_templates[0]",
-                "expected a step (a mapping with `name`)",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [{handler: h}]}\n"),
-            (
-                6,
-                24,
-                "environments.p.step_templates[0]",
-                "the key `name` is missing",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [{name: c}]}\n"),
-            (
-                6,
-                31,
-                "environments.p.step_templates[0].name",
-                "there is no step `c`",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [{name: a}, {name: a}]}\n"),
-            (
-                6,
-                42,
-                "environments.p.step_templates[1].name",
-                "the step `a` appears twice in this environment",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [{name: b, default_retry_limit: 0}]}\n"),
-            (
-                6,
-                55,
-                "step_templates[1].default_retry_limit",
-                "from 1 to 100, found the number 0 (in the environment `p`)",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [{name: b, when: nope}]}\n"),
-            (
-                6,
-                40,
-                "step_templates[1].when",
-                "unknown variable `nope`; expected one of context, task, results (in the environment `p`)",
-            ),
-        ),
-        (
-            with("  p: {step_templates: [{name: a, depends_on_steps: [b]}]}\n"),
-            (
-                6,
-                53,
-                "step_templates[0].depends_on_steps[0]",
-                "in a cycle: a → b → a (in the environment `p`)",
-            ),
-        ),
-        (
-            with("  p: {timeout_seconds: x}\n"),
-            (
-                6,
-                24,
-                "timeout_seconds",
-                "expected a number of seconds from 0.001 to 604800, found the string \"x\" (in the environment `p`)",
-            ),
-        ),
-    ] {
-        check(&yaml, &[expected]);
+    for &(text, expected) in WRONG {
+        check(&with(text), &[expected]);
     }
     // What is wrong anyway is told once.
     check(

@@ -1,267 +1,296 @@
 //! What is wrong with a template that adapts, where it stands, and how much of it there may be.
 
 use super::adapting::two_steps;
-use super::problems::check;
+use super::problems::{Expected, check};
 use super::*;
 
+const OVERRIDES: &[(&str, Expected)] = &[
+    (
+        "overrides: {}\n",
+        (
+            3,
+            12,
+            "overrides",
+            "expected a list of overrides, found a mapping",
+        ),
+    ),
+    (
+        "overrides: [5]\n",
+        (
+            3,
+            13,
+            "overrides[0]",
+            "expected an override (a mapping with `when`), found the number 5",
+        ),
+    ),
+    (
+        "overrides: [{priority: 1}]\n",
+        (3, 13, "overrides[0]", "the key `when` is missing"),
+    ),
+    (
+        "overrides: [{when: true}]\n",
+        (
+            3,
+            13,
+            "overrides[0]",
+            "the override changes nothing; expected `steps`",
+        ),
+    ),
+    (
+        "overrides: [{when: 5, priority: 1}]\n",
+        (
+            3,
+            20,
+            "overrides[0].when",
+            "expected a condition (an expression in a string), found the number 5",
+        ),
+    ),
+    (
+        "overrides: [{when: context.pln == 1, priority: 1}]\n",
+        (
+            3,
+            27,
+            "overrides[0].when",
+            "`context` has no field `pln`, did you mean `plan`?",
+        ),
+    ),
+    (
+        "overrides: [{when: 'context.pln == 1', priority: 1}]\n",
+        (3, 28, "overrides[0].when", "`context` has no field `pln`"),
+    ),
+    (
+        "overrides: [{when: '''x'' == context.pln', priority: 1}]\n",
+        (3, 37, "overrides[0].when", "`context` has no field `pln`"),
+    ),
+    (
+        "overrides: [{when: \"\\\"x\\\" == context.pln\", priority: 1}]\n",
+        (3, 37, "overrides[0].when", "`context` has no field `pln`"),
+    ),
+    (
+        "overrides:\n- when: |\n    true &&\n      context.pln == 1\n  priority: 1\n",
+        (6, 14, "overrides[0].when", "`context` has no field `pln`"),
+    ),
+    (
+        "overrides:\n- when: >\n    context.pln == 1\n  priority: 1\n",
+        (5, 12, "overrides[0].when", "`context` has no field `pln`"),
+    ),
+    (
+        "overrides: [{when: true, prio: 1}]\n",
+        (
+            3,
+            32,
+            "overrides[0].prio",
+            "unknown key `prio`; expected one of steps, annotations, priority",
+        ),
+    ),
+    (
+        "overrides: [{when: true, priority: 500}]\n",
+        (
+            3,
+            36,
+            "overrides[0].priority",
+            "expected a whole number from -100 to 100",
+        ),
+    ),
+    (
+        "overrides: [{when: true, steps: {x: {}}}]\n",
+        (3, 37, "overrides[0].steps.x", "there is no step `x`"),
+    ),
+    (
+        "overrides: [{when: true, steps: {a: {retry_limit: 0}}}]\n",
+        (
+            3,
+            51,
+            "overrides[0].steps.a.retry_limit",
+            "from 1 to 100, found 0",
+        ),
+    ),
+    (
+        "overrides: [{when: true, annotations: {x: 'é ${context.pln}'}}]\n",
+        (
+            3,
+            55,
+            "overrides[0].annotations.x",
+            "`context` has no field `pln`",
+        ),
+    ),
+    (
+        "overrides: [{when: true, steps: {a: {annotations: {x: ['${oops}']}}}}]\n",
+        (
+            3,
+            59,
+            "overrides[0].steps.a.annotations.x[0]",
+            "unknown variable `oops`",
+        ),
+    ),
+    (
+        "overrides: [{when: true, annotations: {x: 'a${b'}}]\n",
+        (
+            3,
+            45,
+            "overrides[0].annotations.x",
+            "expected `}` after `${`",
+        ),
+    ),
+    (
+        "overrides: [{when: results.a == 1, priority: 1}]\n",
+        (
+            3,
+            20,
+            "overrides[0].when",
+            "there are no results before the task starts",
+        ),
+    ),
+];
+
+const PLANNERS_AND_DEADLINES: &[(&str, Expected)] = &[
+    (
+        "planner: 5\n",
+        (
+            3,
+            10,
+            "planner",
+            "expected a handler's name, or a mapping with `handler`, found the number 5",
+        ),
+    ),
+    (
+        "planner: ''\n",
+        (3, 10, "planner", "expected a name, found an empty string"),
+    ),
+    (
+        "planner: {}\n",
+        (3, 10, "planner", "the key `handler` is missing"),
+    ),
+    (
+        "planner: {handler: h, when: true}\n",
+        (3, 23, "planner.when", "unknown key `when`"),
+    ),
+    (
+        "planner: {handler: h, default_retry_limit: 0}\n",
+        (3, 44, "planner.default_retry_limit", "from 1 to 100"),
+    ),
+    (
+        "timeout_seconds: 0\n",
+        (
+            3,
+            18,
+            "timeout_seconds",
+            "expected a number of seconds from 0.001 to 604800, found the number 0",
+        ),
+    ),
+    (
+        "timeout_seconds: 604801\n",
+        (3, 18, "timeout_seconds", "from 0.001 to 604800"),
+    ),
+];
+
+const CONDITIONS_AND_RESULTS: &[(&str, Expected)] = &[
+    (
+        "  when: results.a.x == 1 && results.c == 1\n",
+        (
+            8,
+            36,
+            "step_templates[1].when",
+            "the step `c` does not come before this one; expected it in `depends_on_steps`",
+        ),
+    ),
+    (
+        "  when: results.b == 1\n",
+        (
+            8,
+            16,
+            "step_templates[1].when",
+            "the step `b` does not come before this one",
+        ),
+    ),
+    (
+        "  when: results.nope == 1\n",
+        (8, 16, "step_templates[1].when", "there is no step `nope`"),
+    ),
+    (
+        "  when: 'results.a.x + 1'\n",
+        (
+            8,
+            10,
+            "step_templates[1].when",
+            "expected a condition, which is true or false, found a",
+        ),
+    ),
+    (
+        "  when: [true]\n",
+        (
+            8,
+            9,
+            "step_templates[1].when",
+            "expected a condition (an expression in a string), found a list",
+        ),
+    ),
+    (
+        "  when: 'a ='\n",
+        (
+            8,
+            12,
+            "step_templates[1].when",
+            "expected an expression in CEL",
+        ),
+    ),
+    (
+        "  result_schema: {type: strng}\n",
+        (
+            8,
+            25,
+            "step_templates[1].result_schema.type",
+            "expected array, boolean",
+        ),
+    ),
+    (
+        "  result_schema: true\n",
+        (
+            8,
+            18,
+            "step_templates[1].result_schema",
+            "expected a mapping (a JSON Schema)",
+        ),
+    ),
+];
+
+/// A template of two steps with these lines before them, from line 3 on.
+fn with_lines(text: &str) -> String {
+    format!(
+        "name: t\nschema: {{properties: {{plan: {{}}}}}}\n{text}step_templates:\n- name: a\n  handler: h\n- name: b\n  handler: h\n"
+    )
+}
+
+/// A template of three steps whose second one has these lines, from line 8 on.
+fn with_lines_in_a_step(text: &str) -> String {
+    format!(
+        "name: t\nstep_templates:\n- name: a\n  handler: h\n- name: b\n  handler: h\n  depends_on_steps: [a]\n{text}- name: c\n  handler: h\n"
+    )
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn what_is_wrong_is_placed_in_the_file() {
-    let top = |text: &str| {
-        format!(
-            "name: t\nschema: {{properties: {{plan: {{}}}}}}\n{text}step_templates:\n- name: a\n  handler: h\n- name: b\n  handler: h\n"
-        )
-    };
-    let step = |text: &str| {
-        format!(
-            "name: t\nstep_templates:\n- name: a\n  handler: h\n- name: b\n  handler: h\n  depends_on_steps: [a]\n{text}- name: c\n  handler: h\n"
-        )
-    };
-    for (yaml, expected) in [
-        (
-            top("overrides: {}\n"),
-            (
-                3,
-                12,
-                "overrides",
-                "expected a list of overrides, found a mapping",
-            ),
-        ),
-        (
-            top("overrides: [5]\n"),
-            (
-                3,
-                13,
-                "overrides[0]",
-                "expected an override (a mapping with `when`), found the number 5",
-            ),
-        ),
-        (
-            top("overrides: [{priority: 1}]\n"),
-            (3, 13, "overrides[0]", "the key `when` is missing"),
-        ),
-        (
-            top("overrides: [{when: true}]\n"),
-            (
-                3,
-                13,
-                "overrides[0]",
-                "the override changes nothing; expected `steps`",
-            ),
-        ),
-        (
-            top("overrides: [{when: 5, priority: 1}]\n"),
-            (
-                3,
-                20,
-                "overrides[0].when",
-                "expected a condition (an expression in a string), found the number 5",
-            ),
-        ),
-        (
-            top("overrides: [{when: context.pln == 1, priority: 1}]\n"),
-            (
-                3,
-                27,
-                "overrides[0].when",
-                "`context` has no field `pln`, did you mean `plan`?",
-            ),
-        ),
-        (
-            top("overrides: [{when: 'context.pln == 1', priority: 1}]\n"),
-            (3, 28, "overrides[0].when", "`context` has no field `pln`"),
-        ),
-        (
-            top("overrides: [{when: '''x'' == context.pln', priority: 1}]\n"),
-            (3, 37, "overrides[0].when", "`context` has no field `pln`"),
-        ),
-        (
-            top("overrides: [{when: \"\\\"x\\\" == context.pln\", priority: 1}]\n"),
-            (3, 37, "overrides[0].when", "`context` has no field `pln`"),
-        ),
-        (
-            top("overrides:\n- when: |\n    true &&\n      context.pln == 1\n  priority: 1\n"),
-            (6, 14, "overrides[0].when", "`context` has no field `pln`"),
-        ),
-        (
-            top("overrides:\n- when: >\n    context.pln == 1\n  priority: 1\n"),
-            (5, 12, "overrides[0].when", "`context` has no field `pln`"),
-        ),
-        (
-            top("overrides: [{when: true, prio: 1}]\n"),
-            (
-                3,
-                32,
-                "overrides[0].prio",
-                "unknown key `prio`; expected one of steps, annotations, priority",
-            ),
-        ),
-        (
-            top("overrides: [{when: true, priority: 500}]\n"),
-            (
-                3,
-                36,
-                "overrides[0].priority",
-                "expected a whole number from -100 to 100",
-            ),
-        ),
-        (
-            top("overrides: [{when: true, steps: {x: {}}}]\n"),
-            (3, 37, "overrides[0].steps.x", "there is no step `x`"),
-        ),
-        (
-            top("overrides: [{when: true, steps: {a: {retry_limit: 0}}}]\n"),
-            (
-                3,
-                51,
-                "overrides[0].steps.a.retry_limit",
-                "from 1 to 100, found 0",
-            ),
-        ),
-        (
-            top("overrides: [{when: true, annotations: {x: 'é ${context.pln}'}}]\n"),
-            (
-                3,
-                55,
-                "overrides[0].annotations.x",
-                "`context` has no field `pln`",
-            ),
-        ),
-        (
-            top("overrides: [{when: true, steps: {a: {annotations: {x: ['${oops}']}}}}]\n"),
-            (
-                3,
-                59,
-                "overrides[0].steps.a.annotations.x[0]",
-                "unknown variable `oops`",
-            ),
-        ),
-        (
-            top("overrides: [{when: true, annotations: {x: 'a${b'}}]\n"),
-            (
-                3,
-                45,
-                "overrides[0].annotations.x",
-                "expected `}` after `${`",
-            ),
-        ),
-        (
-            top("overrides: [{when: results.a == 1, priority: 1}]\n"),
-            (
-                3,
-                20,
-                "overrides[0].when",
-                "there are no results before the task starts",
-            ),
-        ),
-        (
-            top("planner: 5\n"),
-            (
-                3,
-                10,
-                "planner",
-                "expected a handler's name, or a mapping with `handler`, found the number 5",
-            ),
-        ),
-        (
-            top("planner: ''\n"),
-            (3, 10, "planner", "expected a name, found an empty string"),
-        ),
-        (
-            top("planner: {}\n"),
-            (3, 10, "planner", "the key `handler` is missing"),
-        ),
-        (
-            top("planner: {handler: h, when: true}\n"),
-            (3, 23, "planner.when", "unknown key `when`"),
-        ),
-        (
-            top("planner: {handler: h, default_retry_limit: 0}\n"),
-            (3, 44, "planner.default_retry_limit", "from 1 to 100"),
-        ),
-        (
-            top("timeout_seconds: 0\n"),
-            (
-                3,
-                18,
-                "timeout_seconds",
-                "expected a number of seconds from 0.001 to 604800, found the number 0",
-            ),
-        ),
-        (
-            top("timeout_seconds: 604801\n"),
-            (3, 18, "timeout_seconds", "from 0.001 to 604800"),
-        ),
-        (
-            step("  when: results.a.x == 1 && results.c == 1\n"),
-            (
-                8,
-                36,
-                "step_templates[1].when",
-                "the step `c` does not come before this one; expected it in `depends_on_steps`",
-            ),
-        ),
-        (
-            step("  when: results.b == 1\n"),
-            (
-                8,
-                16,
-                "step_templates[1].when",
-                "the step `b` does not come before this one",
-            ),
-        ),
-        (
-            step("  when: results.nope == 1\n"),
-            (8, 16, "step_templates[1].when", "there is no step `nope`"),
-        ),
-        (
-            step("  when: 'results.a.x + 1'\n"),
-            (
-                8,
-                10,
-                "step_templates[1].when",
-                "expected a condition, which is true or false, found a",
-            ),
-        ),
-        (
-            step("  when: [true]\n"),
-            (
-                8,
-                9,
-                "step_templates[1].when",
-                "expected a condition (an expression in a string), found a list",
-            ),
-        ),
-        (
-            step("  when: 'a ='\n"),
-            (
-                8,
-                12,
-                "step_templates[1].when",
-                "expected an expression in CEL",
-            ),
-        ),
-        (
-            step("  result_schema: {type: strng}\n"),
-            (
-                8,
-                25,
-                "step_templates[1].result_schema.type",
-                "expected array, boolean",
-            ),
-        ),
-        (
-            step("  result_schema: true\n"),
-            (
-                8,
-                18,
-                "step_templates[1].result_schema",
-                "expected a mapping (a JSON Schema)",
-            ),
-        ),
-    ] {
-        check(&yaml, &[expected]);
+fn wrong_overrides_are_placed_in_the_file() {
+    for &(text, expected) in OVERRIDES {
+        check(&with_lines(text), &[expected]);
     }
+}
+
+#[test]
+fn a_wrong_planner_or_deadline_is_placed_in_the_file() {
+    for &(text, expected) in PLANNERS_AND_DEADLINES {
+        check(&with_lines(text), &[expected]);
+    }
+}
+
+#[test]
+fn wrong_conditions_and_schemas_of_steps_are_placed_in_the_file() {
+    for &(text, expected) in CONDITIONS_AND_RESULTS {
+        check(&with_lines_in_a_step(text), &[expected]);
+    }
+}
+
+#[test]
+fn a_step_named_like_the_planner_is_placed_in_the_file() {
     let taken = two_steps("planner: h\n")
         .replace("name: a,", "name: planner,")
         .replace("[a]", "[planner]");

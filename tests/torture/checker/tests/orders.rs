@@ -107,7 +107,7 @@ pub const SEEDS: &[(&str, Change)] = &[
         *pauses(h)
             .find(|(held, _)| matches!(held, Held::Task(_)))
             .unwrap()
-            .1 += 3 * SECOND
+            .1 += 3 * SECOND;
     }),
     ("StartedWhilePaused", |h| {
         *pauses(h)
@@ -134,10 +134,10 @@ pub const SEEDS: &[(&str, Change)] = &[
         attempt(h, MENDED, 1, 1).started_at = set_at + SECOND;
     }),
     ("SetAndSettled", |h| {
-        attempt(h, MENDED, 1, 1).outcome = "succeeded".into()
+        attempt(h, MENDED, 1, 1).outcome = "succeeded".into();
     }),
     ("SetAndSettled", |h| {
-        attempt(h, MENDED, 2, 1).outcome = "cancelled".into()
+        attempt(h, MENDED, 2, 1).outcome = "cancelled".into();
     }),
     ("OrderForgotten", |h| order(h, DONE, Order::Cancel)),
     ("OrderForgotten", |h| order(h, DONE, Order::Pause)),
@@ -149,20 +149,20 @@ pub const SEEDS: &[(&str, Change)] = &[
                 step: None,
                 fresh: false,
             },
-        )
+        );
     }),
     ("OrderForgotten", |h| order(h, FAILED, Order::ResolveTask)),
     ("OrderForgotten", |h| {
-        order(h, DONE, Order::Skip { step: "a".into() })
+        order(h, DONE, Order::Skip { step: "a".into() });
     }),
     ("OrderForgotten", |h| {
-        step(h, MENDED, 1).result = Some("7.0".into())
+        step(h, MENDED, 1).result = Some("7.0".into());
     }),
     ("OneTryTooMany", |h| {
-        drop(h.events.remove(event(h, MENDED, "step.reopened")))
+        drop(h.events.remove(event(h, MENDED, "step.reopened")));
     }),
     ("EndedTooEarly", |h| {
-        attempt(h, MENDED, 0, 1).outcome = "retryable_error".into()
+        attempt(h, MENDED, 0, 1).outcome = "retryable_error".into();
     }),
     ("ChargesMiscounted", |h| {
         let at = event(h, MENDED, "step.reopened");
@@ -176,16 +176,16 @@ pub const SEEDS: &[(&str, Change)] = &[
         h.told.push(Told::Ended {
             task: id(SETTLED),
             state: "complete".into(),
-        })
+        });
     }),
     ("EventsMiscounted", |h| {
-        drop(h.events.remove(event(h, MENDED, "task.reopened")))
+        drop(h.events.remove(event(h, MENDED, "task.reopened")));
     }),
     ("EventsMiscounted", |h| {
-        drop(h.events.remove(event(h, SETTLED, "task.resolved")))
+        drop(h.events.remove(event(h, SETTLED, "task.resolved")));
     }),
     ("EventsMiscounted", |h| {
-        drop(h.events.remove(event(h, MENDED, "step.resolved")))
+        drop(h.events.remove(event(h, MENDED, "step.resolved")));
     }),
     ("EventsMiscounted", |h| {
         // Its handler's success is taken after the step was skipped.
@@ -197,9 +197,9 @@ pub const SEEDS: &[(&str, Change)] = &[
         h.events.swap(at, at - 1);
     }),
     ("StepStateWrong", |h| {
-        step(h, SETTLED, 1).state = "ready".into()
+        step(h, SETTLED, 1).state = "ready".into();
     }),
     ("TaskStateWrong", |h| {
-        step(h, SETTLED, 0).state = "pending".into()
+        step(h, SETTLED, 0).state = "pending".into();
     }),
 ];

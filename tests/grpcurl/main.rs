@@ -1,27 +1,23 @@
 //! A stranger with grpcurl and no `.proto` file: server reflection alone is enough to read, to run a workflow, and even to
 //! be its worker.
 
+mod reflection;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 use support::{
-    server::{Bench, PATIENCE, eventually, submission},
+    server::{Bench, PATIENCE, eventually},
     tool,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
-use tokio_stream::StreamExt as _;
-use tonic_reflection::pb::v1alpha::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest as Asks,
-    server_reflection_response::MessageResponse as Answers,
-};
 
-const REGISTRATION: &str = include_str!("fixtures/user_registration.yaml");
+const REGISTRATION: &str = include_str!("../fixtures/user_registration.yaml");
 const SERVICES: [&str; 9] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
@@ -285,6 +281,7 @@ async fn an_error_comes_with_its_details() {
 /// The whole life of a task, with nothing but grpcurl on all sides.
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
+#[expect(clippy::too_many_lines, reason = "the whole life of one task")]
 async fn it_runs_a_workflow_and_is_its_worker() {
     const YAML: &str = "
         {task_name: hello, namespace: grpcurl, version: 1.0.0, step_templates: [
@@ -424,97 +421,5 @@ async fn a_worker_out_of_order_is_told_so() {
     assert!(
         said.contains("Code: FailedPrecondition") && said.contains("`register`"),
         "{said}"
-    );
-}
-
-/// What older tools speak; grpcurl itself takes v1 where there is one.
-#[tokio::test]
-async fn reflection_v1alpha_answers_too() {
-    let bench = Bench::new().await;
-    let channel = tonic::transport::Endpoint::new(bench.server.url.clone())
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    let mut client = ServerReflectionClient::new(channel);
-    let questions = [
-        Asks::ListServices(String::new()),
-        Asks::FileContainingSymbol("tasker.v1.WorkerService".into()),
-        Asks::FileByFilename("tasker/v1/worker_service.proto".into()),
-        Asks::FileContainingSymbol("no.such.Symbol".into()),
-    ];
-    let questions = questions.map(|asks| ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(asks),
-    });
-    let answers = client
-        .server_reflection_info(tokio_stream::iter(questions))
-        .await
-        .unwrap()
-        .into_inner();
-    let answers: Vec<_> = answers
-        .map(|answer| answer.map(|a| a.message_response))
-        .take(4)
-        .collect()
-        .await;
-
-    let Ok(Some(Answers::ListServicesResponse(list))) = &answers[0] else {
-        panic!("{:?}", answers[0])
-    };
-    let mut names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, SERVICES);
-    for answer in &answers[1..3] {
-        let Ok(Some(Answers::FileDescriptorResponse(files))) = answer else {
-            panic!("{answer:?}")
-        };
-        let file: prost_types::FileDescriptorProto =
-            prost::Message::decode(files.file_descriptor_proto[0].as_slice()).unwrap();
-        assert_eq!(file.service[0].name(), "WorkerService");
-    }
-    assert!(
-        matches!(&answers[3], Err(status) if status.code() == tonic::Code::NotFound),
-        "{:?}",
-        answers[3]
-    );
-}
-
-/// Python's reflection client speaks v1alpha, and builds its messages from what it is told.
-#[tokio::test]
-#[ignore = "needs grpcio-reflection: make test"]
-async fn python_submits_by_reflection_alone() {
-    const SCRIPT: &str = r#"
-import grpc, sys
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-
-channel = grpc.insecure_channel(sys.argv[1])
-pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-method = pool.FindServiceByName("tasker.v1.TaskService").FindMethodByName("SubmitTask")
-request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-submit = channel.unary_unary("/tasker.v1.TaskService/SubmitTask", request.SerializeToString, response.FromString)
-context = '{"email": "a@example.org", "name": "A"}'
-print(submit(request(namespace="user_management", task_name="user_registration", context_json=context)).task_id)
-"#;
-    let mut bench = Bench::with(REGISTRATION).await;
-    let address = bench.server.url.trim_start_matches("http://").to_owned();
-    let python = Command::new(tool("python"))
-        .args(["-c", SCRIPT, &address])
-        .kill_on_drop(true)
-        .output();
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = tokio::time::timeout(PATIENCE, python)
-        .await
-        .expect("it ends")
-        .unwrap();
-    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
-    let task = bench.get(String::from_utf8(stdout).unwrap().trim()).await;
-    assert_eq!(
-        task.task.unwrap().task_name,
-        submission("user_management/user_registration", "{}").task_name
     );
 }

@@ -1,0 +1,293 @@
+//! What the check lets through, and what it refuses and where.
+
+use super::*;
+
+#[test]
+fn what_is_right_compiles() {
+    for source in [
+        "context.plan == 'enterprise'",
+        "context.plan in ['pro', 'enterprise'] && context.age >= 18",
+        "has(context.address) && context.address.city.startsWith('B') || context.address.zip == ''",
+        "context.items.exists(i, i.n > 3 && i.name != '')",
+        "context.items.map(i, i.n).all(n, n % 2 == 0)",
+        "size(context.items) > 0 ? context.vip : !context.vip",
+        "context.extra.anything.at.all == 5",
+        "context.labels.team == 'a' && 'b' in context.labels && context.labels.all(k, k.size() < 9)",
+        "context.maybe == null || context.maybe > 3",
+        "double(context.age) * 1.5 < context.amount",
+        "task.priority > 0 && task.namespace == 'n'",
+        "results.typed.ok && results['a-b'] != null && results.any == null",
+        "context.free",
+        "context.free == 5 || context.free == 'x'",
+        "context.items[0].n == 1 && context['plan'] == 'free'",
+        "{'a': 1}.a == 1 && [1, 2][0] == 1",
+        "context.age == 5.0",
+        "true",
+        "// a comment\n true",
+    ] {
+        if let Err(problem) = condition(source) {
+            panic!("{source}: {problem}");
+        }
+    }
+}
+
+const WRONG: &[(&str, u32, &str)] = &[
+    ("", 1, "expected an expression, found nothing"),
+    ("context.plan = 'x'", 14, "expected an expression in CEL: "),
+    ("'éé' = 'x'", 6, "expected an expression in CEL: "),
+    ("context.plan ==", 16, "expected an expression in CEL: "),
+    ("'a", 1, "expected an expression in CEL: "),
+    (
+        "contxt.plan == 'x'",
+        1,
+        "unknown variable `contxt`, did you mean `context`?",
+    ),
+    (
+        "foo",
+        1,
+        "unknown variable `foo`; expected one of context, task, results",
+    ),
+    (
+        "context.pln == 'pro'",
+        8,
+        "`context` has no field `pln`, did you mean `plan`?; its schema lists its fields, and would allow others by `additionalProperties: true`",
+    ),
+    (
+        "context.address.street == ''",
+        16,
+        "`context.address` has no field `street`",
+    ),
+    (
+        "has(context.nothing)",
+        4,
+        "`context` has no field `nothing`",
+    ),
+    ("context['pln'] == 'pro'", 8, "`context` has no field `pln`"),
+    (
+        "context.items.exists(i, i.m > 3)",
+        26,
+        "`i` has no field `m`",
+    ),
+    (
+        "context.plan.x",
+        13,
+        "`context.plan` is a string, which has no fields",
+    ),
+    (
+        "context.plan == 'entreprise'",
+        14,
+        "\"entreprise\" is never equal to what is always one of \"free\", \"pro\", \"enterprise\"",
+    ),
+    (
+        "context.plan in ['pro', 'fre']",
+        25,
+        "\"fre\" is never equal",
+    ),
+    (
+        "context.age == '5'",
+        13,
+        "an integer is never equal to a string",
+    ),
+    (
+        "context.vip == null",
+        13,
+        "true or false is never equal to null",
+    ),
+    (
+        "context.age > 'x'",
+        13,
+        "an integer has no order with a string",
+    ),
+    ("context.vip < true", 13, "true or false has no order"),
+    (
+        "5 in context.items",
+        3,
+        "`in` is never true here: an integer is looked for among a map",
+    ),
+    ("5 in context.labels", 3, "among the names of fields"),
+    (
+        "5 in context.plan",
+        3,
+        "expected a list or a map after `in`, found a string",
+    ),
+    (
+        "context.plan",
+        1,
+        "expected a condition, which is true or false, found a string",
+    ),
+    ("context.age", 1, "found an integer"),
+    (
+        "!context.age",
+        9,
+        "expected true or false, found an integer",
+    ),
+    (
+        "context.vip && context.plan",
+        23,
+        "expected true or false, found a string",
+    ),
+    ("context.age ? true : false", 8, "expected true or false"),
+    (
+        "context.amount * 2 > 5.0",
+        16,
+        "a number and an integer do not mix in `*`",
+    ),
+    (
+        "context.age + 1.5 > 2",
+        13,
+        "an integer and a number with a fraction do not mix",
+    ),
+    (
+        "context.age + 'x' == 'x'",
+        13,
+        "`+` does not take an integer and a string",
+    ),
+    (
+        "-context.plan == 'x'",
+        1,
+        "`-` takes numbers, found a string",
+    ),
+    ("context.items['a'] == 1", 14, "which has no fields"),
+    (
+        "context.items[true] == 1",
+        14,
+        "a list cannot be indexed by true or false",
+    ),
+    (
+        "context.plan.matches('a')",
+        21,
+        "unknown function `matches`",
+    ),
+    (
+        "startWith(context.plan)",
+        10,
+        "unknown function `startWith`, did you mean `startsWith`?",
+    ),
+    (
+        "startsWith(context.plan, 'x')",
+        11,
+        "`startsWith` is called as `a.startsWith(b)`",
+    ),
+    ("context.age.int() == 1", 16, "`int` is called as `int(a)`"),
+    ("size() == 1", 5, "`size` is called as `a.size()`"),
+    (
+        "context.age.size() == 1",
+        8,
+        "`size` takes a string or a list or a map, found an integer",
+    ),
+    (
+        "context.items.exists(i)",
+        21,
+        "`exists` is called as `list.exists(x, condition)`",
+    ),
+    (
+        "context.items.exists(i.a, true)",
+        23,
+        "argument must be a simple name",
+    ),
+    (
+        "context.age.exists(i, true)",
+        8,
+        "expected a list or a map, found an integer",
+    ),
+    (
+        "context.items.exists(i, i.n)",
+        26,
+        "expected true or false, found an integer",
+    ),
+    (
+        "context.items.exists(task, true)",
+        21,
+        "`task` is a variable already",
+    ),
+    ("has(context)", 5, "invalid argument to has()"),
+    ("5u == 5", 1, "there are no unsigned numbers"),
+    ("b'x' == 'x'", 1, "there are no byte strings"),
+    ("context.amount == 1e300", 19, "is below 2^53 here"),
+    (
+        "9223372036854775808 == 1",
+        1,
+        "expected an expression in CEL: ",
+    ),
+    ("{1: 2} == {}", 2, "expected a string as the key"),
+    (
+        "Foo{a: 1} == 1",
+        4,
+        "there are no messages such as `Foo` here",
+    ),
+    (
+        "task.priorty == 5",
+        5,
+        "`task` has no field `priorty`, did you mean `priority`?; it has correlation_id, namespace",
+    ),
+    ("results.typo == 1", 8, "there is no step `typo`"),
+    (
+        "results == 1",
+        1,
+        "expected the result of one step, such as `results.step_name`",
+    ),
+    (
+        "results.typed.x == 1",
+        14,
+        "`results.typed` has no field `x`",
+    ),
+    ("context.?plan == 'x'", 8, "expected an expression in CEL: "),
+];
+
+#[test]
+fn what_is_wrong_is_told_at_its_place() {
+    let mut wrong = Vec::new();
+    for &(source, column, message) in WRONG {
+        let problem = condition(source).expect_err(source);
+        if !problem.message.contains(message) || (problem.line, problem.column) != (1, column) {
+            wrong.push(format!(
+                "{source}\n  {problem}\n  expected {column}: {message}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_problem_on_a_later_line_is_told_at_its_line() {
+    let late = condition("true &&\n  'é' == context.pln").expect_err("unknown");
+    assert_eq!((late.line, late.column), (2, 17), "{late}");
+}
+
+#[test]
+fn results_before_the_task_starts_are_refused() {
+    let context = Type::of_context(None);
+    let early = Expression::condition(
+        "results.a == 1",
+        &Scope {
+            context: &context,
+            results: None,
+        },
+    )
+    .expect_err("early");
+    assert!(
+        early
+            .message
+            .contains("there are no results before the task starts"),
+        "{early}"
+    );
+}
+
+#[test]
+fn other_languages_words_get_a_hint() {
+    for (source, hint) in [
+        ("context.plan == 'a' and true", "CEL writes `&&` for `and`"),
+        ("true or context.vip", "CEL writes `||` for `or`"),
+        ("not context.vip", "CEL writes `!` for `not`"),
+        ("not(context.vip)", "CEL writes `!` for `not`"),
+        ("context.vip == True", "CEL writes `true` for `True`"),
+        ("context.vip == False", "CEL writes `false` for `False`"),
+        ("context.maybe == None", "CEL writes `null` for `None`"),
+        ("context.plan = 'and'", "CEL writes `==` for `=`"),
+        ("context.vip & true", "CEL writes `&&` for `&`"),
+        ("context.vip | true", "CEL writes `||` for `|`"),
+    ] {
+        let problem = condition(source).expect_err(source);
+        assert!(problem.message.contains(hint), "{source}: {problem}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Attempts that end without a result of their own: lost, drained, released, and probes.
+
+use super::*;
+
+#[test]
+fn only_the_holder_can_lose_an_attempt() {
+    let case = Case::new(&[0], &[1]);
+    let gone = |worker_id, outcome| {
+        Pending::from(Input::Gone {
+            lease: lease(1),
+            worker_id,
+            outcome,
+        })
+    };
+    assert!(
+        case.decide(&[gone(Uuid::nil(), Outcome::WorkerLost)])
+            .is_silent()
+    );
+    let verdict = case.decide(&[
+        gone(WORKER, Outcome::WorkerLost),
+        gone(WORKER, Outcome::WorkerLost),
+        done(1),
+    ]);
+    let [back] = &verdict.changes.given_back[..] else {
+        panic!()
+    };
+    assert!((back.lost, back.attempt.charged) == (true, false));
+    assert_eq!(verdict.acks(), [false]);
+    assert_eq!(verdict.events(), [EventType::StepRetrying.as_str()]);
+    let verdict = case.decide(&[gone(WORKER, Outcome::Undelivered)]);
+    assert!(
+        verdict.changes.given_back[0].lost,
+        "ten of them end the step"
+    );
+    let lanes = lanes_left(&verdict.changes, &case.plans);
+    assert_eq!(lanes, HashSet::from([2]));
+}
+
+#[test]
+fn a_hundred_workers_that_drain_one_after_the_other_exhaust_no_step() {
+    let mut case = Case::new(&[0], &[1]);
+    for attempt in 1..=100 {
+        case.read.live[0].attempt = attempt;
+        let gone = Input::Gone {
+            lease: lease(1),
+            worker_id: WORKER,
+            outcome: Outcome::Drained,
+        };
+        let verdict = case.decide(&[gone.into()]);
+        assert!(verdict.changes.ended.is_empty(), "attempt {attempt}");
+        match attempt {
+            1 => assert!(!verdict.changes.given_back[0].lost),
+            _ => assert_eq!(
+                verdict.changes.retries[0].backoff.delay_bounds(1).1,
+                Duration::from_secs(1)
+            ),
+        }
+    }
+}
+
+#[test]
+fn what_cost_nothing_before_a_retry_by_hand_does_not_count_as_free_after_it() {
+    let mut case = Case::new(&[0], &[1]);
+    let row = &mut case.read.live[0];
+    (row.attempt, row.charged, row.probe) = (13, 0, true);
+    assert!(
+        case.decide(&[failed(1)]).changes.retries[0].attempt.charged,
+        "twelve were free"
+    );
+    case.read.live[0].forgiven = 12;
+    assert!(
+        !case.decide(&[failed(1)]).changes.retries[0].attempt.charged,
+        "none since it was reopened"
+    );
+}
+
+#[test]
+fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() {
+    let verdict = Case::new(&[0], &[1]).decide(&[result(1, Outcome::Released { pause: true })]);
+    let [retry] = &verdict.changes.retries[..] else {
+        panic!()
+    };
+    assert_eq!(
+        retry.backoff.delay_bounds(1),
+        (Duration::from_secs(1), Duration::from_secs(1))
+    );
+    assert!(!retry.attempt.charged);
+}
+
+#[test]
+fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
+    let mut case = Case::new(&[0], &[1]);
+    // Otherwise it would be its last one.
+    (
+        case.read.live[0].charged,
+        case.read.live[0].attempt,
+        case.read.live[0].probe,
+    ) = (1, 2, true);
+    let verdict = case.decide(&[failed(1)]);
+    let [retry] = &verdict.changes.retries[..] else {
+        panic!("no retry")
+    };
+    assert!(!retry.attempt.charged);
+    assert!(
+        retry.backoff.delay_bounds(1).0 >= Duration::from_secs(30),
+        "{:?}",
+        retry.backoff
+    );
+    case.read.live[0].probe = false;
+    assert_eq!(case.decide(&[failed(1)]).changes.ended.len(), 1);
+}
