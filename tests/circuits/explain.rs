@@ -209,6 +209,7 @@ fn reset() -> proto::ResetCircuitRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_holds_a_service_back_is_explained() {
     let mut bench = Bench::with(TWO).await;
+    let _worker = RawWorker::connect(&bench.server.url, &["first", "second"]).await;
     let order = proto::ForceCircuitRequest {
         namespace: "t".into(),
         service: "one".into(),

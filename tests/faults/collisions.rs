@@ -261,7 +261,7 @@ async fn many_reads_share_a_few_sessions() {
     assert!(most <= 12, "{most} sessions");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_session_has_its_limits() {
     let db = TestDb::new().await;
     let _server = ServerProcess::start(db.url());
