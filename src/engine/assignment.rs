@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,6 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{catalog::Plan, documents::Known, effective::Effective};
+use crate::engine::hash::HashMap;
 use crate::{
     domain::lease::Lease,
     store::{

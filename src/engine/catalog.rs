@@ -4,7 +4,7 @@
 mod shelf;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
@@ -16,6 +16,7 @@ use super::{
     metrics::{Metrics, PlanCounts},
     sizes,
 };
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{
         schema::ContextSchema,
@@ -208,7 +209,7 @@ impl Catalog {
         &self,
         ids: impl IntoIterator<Item = i32>,
     ) -> Result<HashMap<i32, Arc<Plan>>, StoreError> {
-        let mut plans = HashMap::new();
+        let mut plans = HashMap::default();
         for id in ids.into_iter().collect::<HashSet<_>>() {
             match self.plan(id).await {
                 Ok(plan) => drop(plans.insert(id, plan)),

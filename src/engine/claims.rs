@@ -3,16 +3,12 @@
 //! Priority first, then the age of the task, so that work in progress ends before new work starts. A step that became
 //! ready in this very transaction has no right of way over an older one in the queue.
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{cmp::Reverse, sync::Arc, time::SystemTime};
 
 use uuid::Uuid;
 
 use super::{assignment, catalog::Plan, gates::Passes, hub::Reservation};
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{event::EventType, lease::Lease},
     store::{
@@ -147,7 +143,7 @@ pub fn grant(
 /// The claims of queued steps that were not made: somebody else had them.
 pub fn lost(changes: &Changes, claimed: &[Claimed]) -> HashSet<Lease> {
     if changes.claims.len() == claimed.len() {
-        return HashSet::new();
+        return HashSet::default();
     }
     let made: HashSet<i64> = claimed.iter().map(|c| c.nonce).collect();
     let lease = |c: &Claim| Lease {

@@ -1,7 +1,7 @@
 //! What becomes of a task's steps by their conditions. Each document is parsed once, when the first condition reads it, and
 //! shared by all conditions of one judgement.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -13,6 +13,7 @@ use crate::domain::{
     json,
     progress::Fate,
 };
+use crate::engine::hash::HashMap;
 
 /// The code of a step whose condition could not be judged.
 pub const CONDITION_FAILED: &str = "CONDITION_FAILED";
@@ -57,7 +58,7 @@ impl<'a> Facts<'a> {
             budget,
             task,
             context: None,
-            results: HashMap::new(),
+            results: HashMap::default(),
         }
     }
 

@@ -1,11 +1,7 @@
 //! Fills free slots from the steps that wait: when a worker connects, when a slot comes free and nothing was handed on,
 //! when a retry falls due, and when another server says so.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +11,7 @@ use super::{
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
+use crate::engine::hash::{HashMap, HashSet};
 use crate::store::{
     StoreError,
     changes::{Changes, Claimed},
@@ -226,7 +223,7 @@ fn lanes_left(
     claimed: &[Claimed],
     used_up: bool,
 ) -> HashSet<i32> {
-    let mut left: HashMap<i32, i32> = HashMap::new();
+    let mut left: HashMap<i32, i32> = HashMap::default();
     read.candidates
         .iter()
         .for_each(|c| *left.entry(c.lane_id).or_default() += 1);

@@ -5,13 +5,14 @@
 //! never wrong; what is missing is read. Bounded in bytes: the oldest tasks go first.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use uuid::Uuid;
 
 use super::sizes::OF_TASK;
+use crate::engine::hash::HashMap;
 use crate::{
     domain::{size::of, task::TaskState},
     store::{
@@ -186,7 +187,7 @@ impl Kept {
             task_id,
             Entry {
                 input: Arc::clone(input),
-                results: HashMap::new(),
+                results: HashMap::default(),
                 bytes,
             },
         );

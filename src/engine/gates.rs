@@ -8,7 +8,7 @@ mod passes;
 mod reading;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64},
@@ -22,6 +22,7 @@ use uuid::Uuid;
 use self::copy::{Gate, Limit, Shut};
 pub use self::passes::Passes;
 use self::reading::Seen;
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{
         attempt::OutcomeKind,

@@ -8,13 +8,14 @@
 //! may be settling a step at this moment.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use uuid::Uuid;
 
+use crate::engine::hash::HashMap;
 use crate::{
     domain::{
         lease::Lease,

@@ -8,7 +8,6 @@ mod outbox;
 mod reservation;
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,6 +21,7 @@ pub use self::{
     reservation::Reservation,
 };
 use super::{assignment::Assignment, catalog::Plan};
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{domain::lease::Lease, store::template::LaneRow};
 
 /// The most worker streams on one server.
@@ -229,7 +229,7 @@ impl Hub {
         let mut connection = Connection {
             profile,
             lanes: Arc::from([]),
-            in_flight: HashMap::new(),
+            in_flight: HashMap::default(),
             reserved: 0,
             unacknowledged: 0,
             closed: all.draining,

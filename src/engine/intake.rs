@@ -5,11 +5,7 @@ mod batch;
 mod prepare;
 mod submission;
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -33,6 +29,7 @@ use super::{
     settle::{SettleQueue, deliver},
     shared::Shared,
 };
+use crate::engine::hash::{HashMap, HashSet};
 use crate::store::{
     StoreError,
     changes::{Changes, NewLive},
@@ -361,7 +358,7 @@ impl Intake {
             dropped_keys: keys_to_drop(groups, &dropped),
             ..Changes::default()
         };
-        let mut plans = Plans::new();
+        let mut plans = Plans::default();
         for (_, group) in groups
             .iter()
             .enumerate()
@@ -474,7 +471,7 @@ impl Intake {
         again: HashSet<usize>,
     ) -> Result<Vec<Group>, StoreError> {
         let first: HashMap<Uuid, Submitted> = if known.is_empty() {
-            HashMap::new()
+            HashMap::default()
         } else {
             self.first_tasks(known).await
         };
@@ -499,7 +496,7 @@ impl Intake {
 
     /// What the first submits under used keys were answered.
     async fn first_tasks(&self, known: &HashMap<Uuid, Uuid>) -> HashMap<Uuid, Submitted> {
-        let mut first = HashMap::new();
+        let mut first = HashMap::default();
         for task_id in known.values().collect::<HashSet<_>>() {
             let Ok(Some(view)) =
                 crate::store::task::get(&self.shared.db, *task_id, false, Part::default()).await

@@ -2,7 +2,6 @@
 //! attempts, each by the database's clock.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -18,6 +17,7 @@ use super::{
     settle::{DEADLINE_RECHECK, Input, SettleQueue},
     shared::Shared,
 };
+use crate::engine::hash::HashSet;
 use crate::store::{Db, StoreError, server, stranded, tidy, worker};
 
 /// How often heartbeats are written, all in one statement; with a short lease, [`FLUSHES`] times in it.

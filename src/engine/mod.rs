@@ -25,6 +25,7 @@ pub mod edge;
 pub mod effective;
 pub mod events;
 pub mod gates;
+pub mod hash;
 pub mod health;
 mod held;
 pub mod hub;

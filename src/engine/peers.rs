@@ -2,7 +2,6 @@
 //! turned into looks at the database. A missed notification costs the time of one poll, never the work.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -23,6 +22,7 @@ use super::{
     shared::Shared,
     watch::Watchers,
 };
+use crate::engine::hash::HashSet;
 use crate::store::{Db, StoreError, db::Message, server, task, worker};
 
 /// How often a server says that it lives.

@@ -3,10 +3,7 @@
 //!
 //! Nothing is parsed or evaluated in here: results, planners' answers and conditions were judged before (`queue`, `judging`).
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +17,7 @@ use super::{
     shared::Shared,
     sizes,
 };
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{
         attempt::Outcome,
@@ -278,7 +276,7 @@ impl Settler {
         self.shared.gates.admit(&mut demand, &leases_of(inputs));
         let (read, guessed) = self.read(hot, inputs, &demand).await?;
         let past = match missing(inputs, &read) {
-            missing if missing.is_empty() => HashMap::new(),
+            missing if missing.is_empty() => HashMap::default(),
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
         };
         let plans = self.plans(&read).await?;

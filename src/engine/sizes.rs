@@ -3,11 +3,10 @@
 //! A task's row says what all its documents weigh together. As long as that is little, nothing more is asked. Beyond, what a step's
 //! own ancestors have left is added up: from what this server keeps, and the rest from the lengths that the database knows.
 
-use std::collections::{HashMap, HashSet};
-
 use uuid::Uuid;
 
 use super::{catalog::Plan, claims::Plans, documents::Documents};
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::size::{MIN_ASSIGNMENT_BYTES, of},
     store::{
@@ -134,7 +133,7 @@ async fn weigh_each(
     plans: &Plans,
     heavy: &[usize],
 ) -> Result<(), StoreError> {
-    let mut known: HashMap<(Uuid, i16), i32> = HashMap::new();
+    let mut known: HashMap<(Uuid, i16), i32> = HashMap::default();
     let text = |result: Option<&str>| of(result.map_or(4, str::len));
     known.extend(
         changes

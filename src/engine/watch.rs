@@ -1,7 +1,8 @@
 //! Who waits for news of which task.
 
+use crate::engine::hash::HashMap;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::hash_map::Entry,
     sync::{Arc, Mutex, PoisonError},
 };
 

@@ -390,7 +390,7 @@ pub async fn advance(db: &Db, wake: &str) -> Result<bool, StoreError> {
         let id = service.service_id;
         match service.state {
             CircuitState::Open => {
-                drop(apply(&tx, &service, CircuitEvent::Probe, None, None).await?)
+                apply(&tx, &service, CircuitEvent::Probe, None, None).await?;
             }
             CircuitState::HalfOpen => {
                 tx.execute(

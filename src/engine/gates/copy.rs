@@ -1,10 +1,8 @@
 //! One service's gate, as this server knows it: a copy of its row, and what runs and is promised here.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use crate::engine::hash::HashSet;
 use crate::{
     domain::{
         circuit::{self, CircuitState},
@@ -106,7 +104,7 @@ impl Gate {
                 .map(in_time)
                 .min(),
             permit: row.permit,
-            running: HashSet::new(),
+            running: HashSet::default(),
             promised: 0,
             tokens: 0.0,
             tokens_until: now,

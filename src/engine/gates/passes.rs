@@ -1,11 +1,9 @@
 //! What one transaction takes of the gates: it is nobody else's as long as it is not decided whether it was used.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{Gates, Limit};
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::lease::Lease,
     store::changes::{Changes, PROBE, Passed, UsedPermit},

@@ -95,7 +95,7 @@ impl Known {
         let mut before = if all {
             std::mem::take(&mut self.services)
         } else {
-            HashMap::new()
+            crate::engine::hash::HashMap::default()
         };
         for row in rows {
             let id = row.service_id;

@@ -1,15 +1,11 @@
 //! Slots of workers, set aside before the transaction that may fill them.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Instant,
-};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
 use super::{Connection, Hub, InFlight, ToWorker, outbox::Queued};
+use crate::engine::hash::HashMap;
 use crate::{domain::lease::Lease, engine::assignment::Assignment, store::hot::LaneDemand};
 
 struct ReservedSlots {
@@ -77,7 +73,7 @@ impl Hub {
         lanes: &BTreeMap<(i32, Reverse<i32>), usize>,
     ) -> Reservation {
         let mut all = self.lock();
-        let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::new();
+        let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::default();
         let mut take = |c: &mut Connection, n: usize| {
             c.reserved += n;
             let s = slots

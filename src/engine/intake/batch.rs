@@ -1,9 +1,6 @@
 //! What one transaction of intake takes, and what becomes of each request in it.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -12,6 +9,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::submission::{IntakeError, Prepared, Submitted};
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{event::EventType, progress::Fate, size, task::TaskState},
     engine::{
@@ -262,7 +260,7 @@ pub(super) fn start_claimed(changes: &mut Changes) {
         .map(|l| l.task_id)
         .collect();
     let pending = |t: &&mut NewTask| t.state == TaskState::Pending && claimed.contains(&t.task_id);
-    let mut started: HashMap<Uuid, i32> = HashMap::new();
+    let mut started: HashMap<Uuid, i32> = HashMap::default();
     for task in changes.new_tasks.iter_mut().filter(pending) {
         task.state = TaskState::InProgress;
         started.insert(task.task_id, task.template_id);

@@ -1,9 +1,7 @@
 //! How much may wait to be judged: by namespace and in all, by number and by bytes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use crate::engine::hash::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 

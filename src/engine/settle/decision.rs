@@ -2,7 +2,7 @@
 //! after the commit.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,6 +14,7 @@ use super::{
     judging::{Answer, Ask, Verdicts},
     orders,
 };
+use crate::engine::hash::HashMap;
 use crate::{
     domain::{
         attempt::{Outcome, OutcomeKind, Spent},
@@ -125,14 +126,14 @@ impl<'a> Decision<'a> {
                 .iter()
                 .map(|row| ((row.task_id, row.step), row))
                 .collect(),
-            settled: HashMap::new(),
+            settled: HashMap::default(),
             expiring: Vec::new(),
             woken: Vec::new(),
             changes: Changes::default(),
             acks: Vec::new(),
             cancelled: Vec::new(),
-            refused: HashMap::new(),
-            asks: HashMap::new(),
+            refused: HashMap::default(),
+            asks: HashMap::default(),
             touched: Vec::new(),
             calls: Vec::new(),
             pauses: Vec::new(),

@@ -1,15 +1,12 @@
 //! What is to be settled, and what it is about.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Deref,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use super::judging::Verdicts;
+use crate::engine::hash::HashSet;
 use crate::{
     domain::{
         attempt::Outcome,
@@ -176,7 +173,7 @@ pub(super) fn ordered(inputs: &[Pending]) -> impl Iterator<Item = Uuid> {
 pub(super) fn one_order_a_task(mut inputs: Vec<Pending>) -> Vec<Vec<Pending>> {
     let mut work = Vec::new();
     while !inputs.is_empty() {
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         let (now, later) = inputs
             .into_iter()
             .partition(|input| ordered(std::slice::from_ref(input)).all(|id| seen.insert(id)));

@@ -1,10 +1,11 @@
 //! What has to be found out about an input before its transaction may decide on it, and what was found. Pure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::engine::hash::HashMap;
 use crate::{
     domain::{
         adjustment::{Adjustment, AdjustmentError},

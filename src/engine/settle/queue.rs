@@ -5,7 +5,6 @@
 //! again. Meanwhile it has a place of its namespace's share and none of the queue's, so it keeps waiting only its own namespace.
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -21,6 +20,7 @@ use super::{
     inputs::Place,
     judging::{Ask, Verdicts},
 };
+use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{
         attempt::Outcome,
@@ -315,7 +315,7 @@ impl SettleQueue {
     pub fn uncommitted(&self, error: &StoreError, reservation: &Reservation, passes: Passes) {
         if !error.is_expectation() {
             self.doubt(reservation);
-            passes.commit(false, &HashSet::new());
+            passes.commit(false, &HashSet::default());
         }
     }
 }
