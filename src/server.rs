@@ -229,7 +229,7 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "server reflection is not available")
+            tracing::error!(%error, "server reflection is not available");
         }
     }
     let room = Room::new(Arc::clone(&engine.metrics.edge));

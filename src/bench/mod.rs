@@ -87,34 +87,7 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
         fill_up(&stage, settings, say).await?;
     }
     for n in 1..=ROUNDS {
-        report.rounds.push(
-            round(
-                &stage,
-                settings,
-                0,
-                &format!("{n} of {ROUNDS}"),
-                &mut chains,
-                say,
-            )
-            .await?,
-        );
-        // In turn, as a machine is not the same from minute to minute.
-        if settings.limited {
-            let capacity = i32::try_from(settings.workers * settings.slots).unwrap_or(i32::MAX);
-            shapes::limit(&stage.client, capacity).await?;
-            report.limited.push(
-                round(
-                    &stage,
-                    settings,
-                    0,
-                    &format!("{n}, limited"),
-                    &mut chains,
-                    say,
-                )
-                .await?,
-            );
-            shapes::limit(&stage.client, 0).await?;
-        }
+        rounds(&stage, settings, n, &mut report, &mut chains, say).await?;
     }
     if settings.subscribers > 0 {
         say(&format!(
@@ -122,32 +95,12 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
             settings.subscribers
         ));
         report.turns = turns::measure(&stage, settings, &mut chains).await?;
-        let round = round(
-            &stage,
-            settings,
-            settings.subscribers,
-            "with subscribers",
-            &mut chains,
-            say,
-        )
-        .await?;
+        let (name, subscribers) = ("with subscribers", settings.subscribers);
+        let round = round(&stage, settings, subscribers, name, &mut chains, say).await?;
         report.subscribed = Some(round);
     }
     tokio::time::sleep(CALM).await;
-    for clients in latency::CONCURRENCY {
-        let latency = latency::measure(
-            &stage.server.url,
-            clients,
-            settings.time.div_f64(3.0),
-            &mut chains,
-        )
-        .await?;
-        say(&format!(
-            "chains, {clients} at once: p50 {:.1} ms, p99 {:.1} ms",
-            latency.p50_ms, latency.p99_ms
-        ));
-        report.latencies.push(latency);
-    }
+    latencies(&stage, settings, &mut report, &mut chains, say).await?;
 
     let runs = stage.stop_workers().await?;
     report.audit = audit::audit(&stage, &chains, &runs).await?;
@@ -162,6 +115,49 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
     }
     stage.strike().await;
     Ok(report)
+}
+
+/// One round without and, if that is to be measured, one with a limit: in turn, as a machine is not the same from minute to
+/// minute.
+async fn rounds(
+    stage: &Stage,
+    settings: &Settings,
+    n: usize,
+    report: &mut Report,
+    chains: &mut Vec<Uuid>,
+    say: &dyn Fn(&str),
+) -> Result<(), Error> {
+    let name = format!("{n} of {ROUNDS}");
+    let unlimited = round(stage, settings, 0, &name, chains, say).await?;
+    report.rounds.push(unlimited);
+    if settings.limited {
+        let capacity = i32::try_from(settings.workers * settings.slots).unwrap_or(i32::MAX);
+        let name = format!("{n}, limited");
+        shapes::limit(&stage.client, capacity).await?;
+        let limited = round(stage, settings, 0, &name, chains, say).await?;
+        report.limited.push(limited);
+        shapes::limit(&stage.client, 0).await?;
+    }
+    Ok(())
+}
+
+async fn latencies(
+    stage: &Stage,
+    settings: &Settings,
+    report: &mut Report,
+    chains: &mut Vec<Uuid>,
+    say: &dyn Fn(&str),
+) -> Result<(), Error> {
+    let time = settings.time.div_f64(3.0);
+    for clients in latency::CONCURRENCY {
+        let latency = latency::measure(&stage.server.url, clients, time, chains).await?;
+        say(&format!(
+            "chains, {clients} at once: p50 {:.1} ms, p99 {:.1} ms",
+            latency.p50_ms, latency.p99_ms
+        ));
+        report.latencies.push(latency);
+    }
+    Ok(())
 }
 
 async fn round(

@@ -147,49 +147,63 @@ impl Report {
 
     /// For people.
     pub fn rows(&self) -> Vec<Row> {
-        let mut rows = Vec::new();
-        let mut add =
-            |what: String, value: String, budget: &'static str| rows.push((what, value, budget));
-        add(
-            "steps per second".into(),
-            format!("{:.0}", self.mean(|r| r.steps_per_second)),
-            ">= 15000",
-        );
-        add(
-            "tasks per second".into(),
-            format!("{:.0}", self.mean(|r| r.tasks_per_second)),
-            "",
-        );
-        add(
-            "bare SQL, steps per second".into(),
-            format!("{:.0}", self.mean(|r| r.ceiling.steps_per_second)),
-            "",
-        );
-        add(
-            "share of bare SQL".into(),
-            format!("{:.0} %", 100.0 * self.mean(Round::ceiling_ratio)),
-            ">= 60 %",
-        );
-        for l in &self.latencies {
+        let mut rows = self.throughput_rows();
+        rows.extend(self.latency_rows());
+        rows.extend(self.cost_rows());
+        rows.extend(self.ratio_rows());
+        rows.extend(self.idle_rows());
+        rows.extend(self.subscriber_rows());
+        rows.extend(self.audit_rows());
+        rows
+    }
+
+    fn throughput_rows(&self) -> Vec<Row> {
+        let per_second = |value: f64| format!("{value:.0}");
+        vec![
+            row(
+                "steps per second",
+                per_second(self.mean(|r| r.steps_per_second)),
+                ">= 15000",
+            ),
+            row(
+                "tasks per second",
+                per_second(self.mean(|r| r.tasks_per_second)),
+                "",
+            ),
+            row(
+                "bare SQL, steps per second",
+                per_second(self.mean(|r| r.ceiling.steps_per_second)),
+                "",
+            ),
+            row(
+                "share of bare SQL",
+                format!("{:.0} %", 100.0 * self.mean(Round::ceiling_ratio)),
+                ">= 60 %",
+            ),
+        ]
+    }
+
+    fn latency_rows(&self) -> Vec<Row> {
+        let of = |l: &Latency| {
             let budget = if l.clients == 1 {
                 "p50 <= 4, p99 <= 12 ms"
             } else {
                 ""
             };
-            let value = match l.p50_ms.is_nan() {
-                true => String::new(),
-                false => format!(
+            let value = if l.p50_ms.is_nan() {
+                String::new()
+            } else {
+                format!(
                     "p50 {:.1}, p99 {:.1} ms, {:.0}/s",
                     l.p50_ms, l.p99_ms, l.chains_per_second
-                ),
+                )
             };
-            add(format!("chains, {} at once", l.clients), value, budget);
-        }
-        add(
-            "commits per step".into(),
-            format!("{:.4}", self.mean(|r| r.commits_per_step)),
-            "",
-        );
+            row(format!("chains, {} at once", l.clients), value, budget)
+        };
+        self.latencies.iter().map(of).collect()
+    }
+
+    fn cost_rows(&self) -> Vec<Row> {
         let cpu = self.cpu();
         let per_step = [
             (
@@ -202,93 +216,124 @@ impl Report {
             ("client", cpu.client),
             ("all", cpu.total()),
         ];
-        for (who, us) in per_step {
-            add(format!("CPU per step, {who}"), number(us, 1, " us"), "");
-        }
-        add(
-            "CPU of others".into(),
-            number(self.mean_of(|r| r.others_cpu_percent), 0, " % of a core"),
+        let mut rows = vec![row(
+            "commits per step",
+            format!("{:.4}", self.mean(|r| r.commits_per_step)),
             "",
+        )];
+        rows.extend(
+            per_step.map(|(who, us)| row(format!("CPU per step, {who}"), number(us, 1, " us"), "")),
         );
-        add(
-            "server's memory".into(),
-            number(self.rss(), 0, " MiB"),
-            "<= 150 MiB",
-        );
-        add(
-            "fdatasync of 8 KiB".into(),
-            number(self.fdatasync_us, 0, " us"),
-            "",
-        );
+        let others = self.mean_of(|r| r.others_cpu_percent);
+        rows.extend([
+            row("CPU of others", number(others, 0, " % of a core"), ""),
+            row(
+                "server's memory",
+                number(self.rss(), 0, " MiB"),
+                "<= 150 MiB",
+            ),
+            row(
+                "fdatasync of 8 KiB",
+                number(self.fdatasync_us, 0, " us"),
+                "",
+            ),
+        ]);
+        rows
+    }
+
+    /// How much a filled database, a limit and subscribers cost.
+    fn ratio_rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
         if self.empty.is_some() {
             let what = format!(
                 "{} finished, {} waiting: time per step",
                 self.preloaded, self.waiting
             );
-            add(what, number(self.filled_ratio(), 2, " x"), "<= 1.3 x");
-            add(
-                "the same: CPU per step".into(),
+            rows.push(row(what, number(self.filled_ratio(), 2, " x"), "<= 1.3 x"));
+            rows.push(row(
+                "the same: CPU per step",
                 number(self.filled_cpu_ratio(), 2, " x"),
                 "<= 1.3 x",
-            );
+            ));
         }
         if let Some(ratio) = self.limited_ratio() {
-            add(
-                "throughput with a limit".into(),
+            rows.push(row(
+                "throughput with a limit",
                 format!("{ratio:.2} x"),
                 ">= 0.9 x",
-            );
+            ));
         }
         if let Some(ratio) = turns::ratio(&self.turns) {
             let value = format!(
                 "{:.2} x, half of the turns {:.2} to {:.2}",
                 ratio.median, ratio.lower, ratio.upper
             );
-            add("throughput with subscribers".into(), value, ">= 0.9 x");
+            rows.push(row("throughput with subscribers", value, ">= 0.9 x"));
         }
-        if let Some(idle) = self.idle {
-            add(
-                "idle, 50 workers: queries".into(),
-                format!("{:.1} /s", idle.queries_per_second),
-                "<= 5 /s",
-            );
-            add(
-                "idle, 50 workers: server".into(),
-                number(idle.server_cpu_percent, 2, " % of a core"),
-                "<= 1 %",
-            );
-            add(
-                "idle, 50 workers: Postgres".into(),
-                number(idle.postgres_cpu_percent, 2, " % of a core"),
-                "",
-            );
-        }
-        if let Some(heard) = self.heard() {
-            let what = format!(
-                "{} subscribers: heard of {} events",
-                heard.each.len(),
-                heard.written
-            );
-            add(what, spread(&heard.each), "all, once");
-            add(
-                "the same: behind after the load".into(),
-                format!("{:.1} s", heard.behind.as_secs_f64()),
-                "",
-            );
-        }
-        add("lost steps".into(), self.audit.lost_steps.to_string(), "0");
-        add(
-            "duplicated steps".into(),
-            self.audit.duplicated_steps.to_string(),
-            "0",
-        );
-        add(
-            "golden shapes wrong".into(),
-            self.golden_problems.len().to_string(),
-            "0",
-        );
         rows
     }
+
+    fn idle_rows(&self) -> Vec<Row> {
+        let Some(idle) = self.idle else {
+            return Vec::new();
+        };
+        vec![
+            row(
+                "idle, 50 workers: queries",
+                format!("{:.1} /s", idle.queries_per_second),
+                "<= 5 /s",
+            ),
+            row(
+                "idle, 50 workers: server",
+                number(idle.server_cpu_percent, 2, " % of a core"),
+                "<= 1 %",
+            ),
+            row(
+                "idle, 50 workers: Postgres",
+                number(idle.postgres_cpu_percent, 2, " % of a core"),
+                "",
+            ),
+        ]
+    }
+
+    fn subscriber_rows(&self) -> Vec<Row> {
+        let Some(heard) = self.heard() else {
+            return Vec::new();
+        };
+        let what = format!(
+            "{} subscribers: heard of {} events",
+            heard.each.len(),
+            heard.written
+        );
+        vec![
+            row(what, spread(&heard.each), "all, once"),
+            row(
+                "the same: behind after the load",
+                format!("{:.1} s", heard.behind.as_secs_f64()),
+                "",
+            ),
+        ]
+    }
+
+    fn audit_rows(&self) -> Vec<Row> {
+        vec![
+            row("lost steps", self.audit.lost_steps.to_string(), "0"),
+            row(
+                "duplicated steps",
+                self.audit.duplicated_steps.to_string(),
+                "0",
+            ),
+            row(
+                "golden shapes wrong",
+                self.golden_problems.len().to_string(),
+                "0",
+            ),
+        ]
+    }
+}
+
+fn row(what: impl Into<String>, value: String, budget: &'static str) -> Row {
+    (what.into(), value, budget)
 }
 
 /// `7 each`, or `5 to 7`.

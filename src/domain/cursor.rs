@@ -71,7 +71,7 @@ impl Cursor {
                 *within = Some(Within {
                     to: to.clone(),
                     seq,
-                })
+                });
             }
         }
     }

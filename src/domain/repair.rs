@@ -198,9 +198,9 @@ mod tests {
         };
         for (step, well) in steps(ended) {
             if well {
-                progress.done.insert(step)
+                progress.done.insert(step);
             } else {
-                progress.failed_step = Some(step)
+                progress.failed_step = Some(step);
             }
         }
         let ended = steps(ended)

@@ -100,7 +100,7 @@ impl Auditor {
             match self.run_once().await {
                 Ok(_) => self.failing = false,
                 Err(error) if error.is_transient() || self.failing => {
-                    tracing::debug!(%error, "the audit failed")
+                    tracing::debug!(%error, "the audit failed");
                 }
                 Err(error) => {
                     tracing::error!(%error, "nobody can look for stuck tasks; trying again");

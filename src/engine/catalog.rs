@@ -214,7 +214,7 @@ impl Catalog {
             match self.plan(id).await {
                 Ok(plan) => drop(plans.insert(id, plan)),
                 Err(StoreError::Corrupt(why)) => {
-                    tracing::debug!(why, "a waiting step is left to other servers")
+                    tracing::debug!(why, "a waiting step is left to other servers");
                 }
                 Err(error) => return Err(error),
             }

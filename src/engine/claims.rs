@@ -22,6 +22,10 @@ pub type Plans = HashMap<i32, Arc<Plan>>;
 
 /// Fills the reserved slots, as far as the services may be called, from `changes.new_live` and `candidates`. Adds the claims and what their handlers need to
 /// read; returns the claims of new steps, which cannot be lost. Those of queued steps come back from the commit.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one choice of a step, a slot and a permit; its parts are each useless alone"
+)]
 pub fn grant(
     changes: &mut Changes,
     candidates: &[Candidate],

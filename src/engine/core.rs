@@ -105,6 +105,10 @@ impl Loops {
 
 impl Engine {
     /// Reads the templates and starts the loops.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "every loop of the engine is started here, in the order of what needs what"
+    )]
     pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
         let server_id = Uuid::new_v4();
         let metrics = Arc::clone(&config.metrics);

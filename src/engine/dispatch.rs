@@ -96,6 +96,7 @@ impl Dispatcher {
     }
 
     /// Claims what fits into the free slots, and returns how many steps that were.
+    #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
     pub async fn run_once(&mut self) -> Result<usize, StoreError> {
         let demand = self.demand();
         if demand.is_empty() {

@@ -328,6 +328,7 @@ impl Intake {
         result
     }
 
+    #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
     async fn store(
         &self,
         hot: &Hot,

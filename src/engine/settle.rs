@@ -259,6 +259,7 @@ impl Settler {
         result
     }
 
+    #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
     async fn settle(
         &self,
         hot: &Hot,

@@ -79,7 +79,7 @@ impl Writer {
         let (kind, document) = (value_kind(field), is_document(field));
         match value {
             Value::List(items) => {
-                self.separated(('[', ']'), items, |to, item| to.one(&kind, document, item))
+                self.separated(('[', ']'), items, |to, item| to.one(&kind, document, item));
             }
             Value::Map(entries) => {
                 let mut entries: Vec<(&MapKey, &Value)> = entries.iter().collect();

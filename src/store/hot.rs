@@ -362,6 +362,10 @@ impl Hot {
     }
 
     /// Without a time it begins the transaction, and the time is that of the beginning: after everything that was known.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one statement a line, in the order of the locks"
+    )]
     async fn write(
         &self,
         changes: &Changes,

@@ -105,6 +105,7 @@ pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewe
     Ok(Some(renewed))
 }
 
+#[expect(clippy::too_many_lines, reason = "one transaction in its order")]
 async fn take(
     tx: &SessionTransaction<'_>,
     server: Uuid,

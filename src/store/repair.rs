@@ -204,7 +204,7 @@ impl<'a> Repairing<'a> {
         let empty = |task_id: &Uuid| (*task_id, Audited::nothing(*task_id));
         let mut audited: BTreeMap<Uuid, Audited> = tasks.iter().map(empty).collect();
         let mut of = |row: &Row, put: &mut dyn FnMut(&mut Audited)| {
-            audited.get_mut(&row.get(0)).into_iter().for_each(put)
+            audited.get_mut(&row.get(0)).into_iter().for_each(put);
         };
         for row in &rows {
             let task = task_row(row)?;

@@ -89,98 +89,83 @@ fn text(task: &Task, steps: &[Step], term: &Term) -> String {
 
 fn header(task: &Task, term: &Term) -> String {
     let mut out = format!("{}\n", term.paint(Style::Bold, &view::template_name(task)));
-    let mut line = |key: &str, value: String| {
+    for (key, value) in facts(task, term).into_iter().chain(ending(task, term)) {
         if !value.is_empty() {
             let key = format!("{key:<12}");
             out += &format!("{}  {value}\n", term.paint(Style::Dim, &key));
         }
-    };
-    let ago =
-        human::elapsed(task.submitted_at, None).map(|d| format!(" ({} ago)", human::duration(d)));
-    line("task", clean(&task.task_id));
-    line(
-        "state",
-        format!(
-            "{}, {}/{} steps complete",
-            human::paint_task_state(term, task.state()),
-            task.steps_complete,
-            task.steps_total
-        ),
-    );
-    line(
-        "submitted",
-        format!(
-            "{}{}",
-            human::time_or_dash(task.submitted_at),
-            ago.unwrap_or_default()
-        ),
-    );
-    line(
-        "started",
-        task.started_at.map(human::time).unwrap_or_default(),
-    );
-    line(
-        "not before",
-        task.not_before.map(human::time).unwrap_or_default(),
-    );
-    line(
-        "deadline",
-        task.expires_at.map(human::time).unwrap_or_default(),
-    );
-    line("ended", task.ended_at.map(human::time).unwrap_or_default());
-    line(
-        "duration",
-        human::elapsed(task.started_at, task.ended_at)
-            .map(human::duration)
-            .unwrap_or_default(),
-    );
-    line("correlation", clean(&task.correlation_id));
-    line(
-        "priority",
-        if task.priority == 0 {
-            String::new()
-        } else {
-            task.priority.to_string()
-        },
-    );
-    line("annotations", annotations(task));
-    if let Some(since) = task.paused_at {
-        line(
-            "paused",
-            format!("since {} {}", human::time(since), view::paused(task)),
-        );
-    }
-    match task.state() {
-        TaskState::Error | TaskState::ResolvedManually => {
-            line(
-                "failed step",
-                match task.failed_step.as_str() {
-                    "" => String::new(),
-                    step => term.paint(Style::Red, &clean(step)),
-                },
-            );
-            line(
-                "error",
-                task.error
-                    .as_ref()
-                    .map(view::error_text)
-                    .unwrap_or_default(),
-            );
-            line(
-                "",
-                task.error
-                    .as_ref()
-                    .map(|e| clean(&e.context_json))
-                    .unwrap_or_default(),
-            );
-            if task.state() == TaskState::ResolvedManually {
-                line("resolved", view::outcome(task).unwrap_or_default());
-            }
-        }
-        TaskState::Cancelled => line("cancelled", view::outcome(task).unwrap_or_default()),
-        _ => {}
     }
     out
+}
+
+/// Each with its name; what is empty is not shown.
+fn facts(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
+    let time = |at: Option<prost_types::Timestamp>| at.map(human::time).unwrap_or_default();
+    let state = format!(
+        "{}, {}/{} steps complete",
+        human::paint_task_state(term, task.state()),
+        task.steps_complete,
+        task.steps_total
+    );
+    let ago = human::elapsed(task.submitted_at, None)
+        .map(|d| format!(" ({} ago)", human::duration(d)))
+        .unwrap_or_default();
+    let took = human::elapsed(task.started_at, task.ended_at)
+        .map(human::duration)
+        .unwrap_or_default();
+    let priority = if task.priority == 0 {
+        String::new()
+    } else {
+        task.priority.to_string()
+    };
+    let paused = task
+        .paused_at
+        .map(|since| format!("since {} {}", human::time(since), view::paused(task)));
+    vec![
+        ("task", clean(&task.task_id)),
+        ("state", state),
+        (
+            "submitted",
+            format!("{}{ago}", human::time_or_dash(task.submitted_at)),
+        ),
+        ("started", time(task.started_at)),
+        ("not before", time(task.not_before)),
+        ("deadline", time(task.expires_at)),
+        ("ended", time(task.ended_at)),
+        ("duration", took),
+        ("correlation", clean(&task.correlation_id)),
+        ("priority", priority),
+        ("annotations", annotations(task)),
+        ("paused", paused.unwrap_or_default()),
+    ]
+}
+
+/// How it ended.
+fn ending(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
+    let outcome = || view::outcome(task).unwrap_or_default();
+    match task.state() {
+        TaskState::Error | TaskState::ResolvedManually => {
+            let failed_step = match task.failed_step.as_str() {
+                "" => String::new(),
+                step => term.paint(Style::Red, &clean(step)),
+            };
+            let error = task.error.as_ref();
+            let mut lines = vec![
+                ("failed step", failed_step),
+                ("error", error.map(view::error_text).unwrap_or_default()),
+                (
+                    "",
+                    error.map(|e| clean(&e.context_json)).unwrap_or_default(),
+                ),
+            ];
+            if task.state() == TaskState::ResolvedManually {
+                lines.push(("resolved", outcome()));
+            }
+            lines
+        }
+        TaskState::Cancelled => vec![("cancelled", outcome())],
+        _ => Vec::new(),
+    }
 }
 
 /// The notes besides the correlation id, which has its own line.

@@ -90,7 +90,7 @@ impl Finder {
             let here = pointer::join(&at, keyword);
             match (keywords::shape(keyword, self.draft), value) {
                 (Some(Shape::One(_) | Shape::OneOrList(_)), Value::Object(_)) => {
-                    self.visit(value, here, &base, &top)
+                    self.visit(value, here, &base, &top);
                 }
                 (Some(Shape::List(_) | Shape::OneOrList(_)), Value::Array(items)) => {
                     for (index, item) in items.iter().enumerate() {
@@ -98,7 +98,7 @@ impl Finder {
                     }
                 }
                 (Some(Shape::Named(_)), Value::Object(named)) => {
-                    self.named(named, &here, &base, &top)
+                    self.named(named, &here, &base, &top);
                 }
                 _ => {}
             }

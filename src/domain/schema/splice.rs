@@ -38,7 +38,7 @@ impl Splicer<'_> {
                 self.at += self
                     .rest()
                     .find([',', ']', '}', ' ', '\n', '\r', '\t'])
-                    .unwrap_or(self.rest().len())
+                    .unwrap_or(self.rest().len());
             }
         }
     }

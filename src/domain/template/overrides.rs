@@ -198,7 +198,7 @@ impl Texts<'_, '_> {
             }
             Value::Object(map) => {
                 map.iter().for_each(|(key, value)| {
-                    self.read(&format!("{pointer}/{}", escape(key)), value)
+                    self.read(&format!("{pointer}/{}", escape(key)), value);
                 });
             }
             _ => {}

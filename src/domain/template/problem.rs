@@ -345,7 +345,7 @@ mod tests {
                 },
                 "a",
                 "c",
-            )
+            );
         });
         problems.add_all_in("test", own);
         assert_eq!(problems.len(), 5_201);

@@ -36,8 +36,8 @@ fn connect(hub: &Arc<Hub>, worker_id: Uuid, handler: &str, capacity: usize) -> I
     let profile = Profile {
         worker_id,
         name: "w".into(),
-        namespaces: HashSet::new(),
-        handlers: HashSet::from([handler.to_owned()]),
+        namespaces: HashSet::default(),
+        handlers: HashSet::from_iter([handler.to_owned()]),
         capacity,
         max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
     };
@@ -264,8 +264,8 @@ fn a_worker_that_does_not_read_is_not_heard_either() {
     let profile = Profile {
         worker_id: WORKER,
         name: "w".into(),
-        namespaces: HashSet::new(),
-        handlers: HashSet::new(),
+        namespaces: HashSet::default(),
+        handlers: HashSet::default(),
         capacity: 1,
         max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
     };

@@ -165,6 +165,10 @@ pub(super) fn roots_of(groups: &[Group]) -> BTreeMap<i32, usize> {
     lanes
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a task and its roots are written from one submission"
+)]
 pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     let plan = &task.plan;
     let task_id = task.task_id;

@@ -140,6 +140,10 @@ pub(super) fn too_costly(why: &str) -> Violated {
 }
 
 /// Checks a submission against its template and judges what depends on its context, within the budget.
+#[expect(
+    clippy::too_many_lines,
+    reason = "all that is wrong with a submission is found in one pass"
+)]
 pub(super) fn prepare_one(
     s: &Arc<Submission>,
     plan: Arc<Plan>,
@@ -256,7 +260,7 @@ fn bounds(s: &Submission) -> Vec<Violated> {
         violated.push(Violated {
             field: field.to_owned(),
             message,
-        })
+        });
     };
     if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&s.priority) {
         wrong(

@@ -352,6 +352,10 @@ impl<'a> Decision<'a> {
     }
 
     /// Ends the attempt if its lease is the running one (and belongs to `holder`, if given).
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each way an attempt ends"
+    )]
     fn end_attempt(
         &mut self,
         lease: Lease,

@@ -249,6 +249,10 @@ impl Ask {
     }
 
     /// Judges it all, within the budget.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "an answer is judged first, and the conditions with what it says"
+    )]
     pub fn judge(&self, result: Option<&str>, known: &Known, budget: &Budget) -> Verdicts {
         let plan = &*self.plan;
         let mut verdicts = Verdicts {

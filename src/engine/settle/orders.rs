@@ -281,6 +281,10 @@ impl<'a> Decision<'a> {
     }
 
     /// A step is as good as done, with a result or without.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "what is checked before a step is set, in the order of the refusals"
+    )]
     fn set(
         &mut self,
         task_id: Uuid,

@@ -90,8 +90,8 @@ impl Case {
         };
         Self {
             read,
-            plans: Plans::from([(TEMPLATE, plan)]),
-            past: HashMap::new(),
+            plans: Plans::from_iter([(TEMPLATE, plan)]),
+            past: HashMap::default(),
         }
     }
 
@@ -272,7 +272,7 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
         (OutcomeKind::Cancelled, false),
         (OutcomeKind::Drained, false),
     ] {
-        case.past = HashMap::from([(lease(0), kind)]);
+        case.past = HashMap::from_iter([(lease(0), kind)]);
         let mut verdict = case.decide(&[done(0), done(0)]);
         // What came too late leaves a trace, once.
         let late: Vec<_> = verdict

@@ -33,7 +33,7 @@ fn only_the_holder_can_lose_an_attempt() {
         "ten of them end the step"
     );
     let lanes = lanes_left(&verdict.changes, &case.plans);
-    assert_eq!(lanes, HashSet::from([2]));
+    assert_eq!(lanes, HashSet::from_iter([2]));
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn known(results: &[(i16, &str)]) -> Known {
         .iter()
         .map(|(step, json)| ((TASK, *step), std::sync::Arc::from(*json)));
     Known {
-        tasks: HashMap::from([(TASK, std::sync::Arc::new(input))]),
+        tasks: HashMap::from_iter([(TASK, std::sync::Arc::new(input))]),
         results: results.collect(),
     }
 }
