@@ -7,12 +7,16 @@ use serde_json::{Map, Value};
 
 use super::node::{Data, Entry, Node, json_map};
 use super::problem::{Names, Pos, Problems, child, item};
-use super::{MAX_NAME_BYTES, MAX_TIMEOUT, MIN_TIMEOUT, timeout_expected};
+use super::{MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_TIMEOUT, MIN_TIMEOUT, timeout_expected};
 use crate::domain::name;
 use crate::domain::words::shorten;
 
 /// What the keys begin with that an author may write anywhere beside those of a template.
 pub(super) const OWN_KEYS: &str = "x-";
+
+/// Why annotations of a template have no correlation id.
+const CORRELATION_ID: &str = "a template does not say the correlation id: each task has its own, from its submit, and its handlers get that \
+                              as `correlation_id`; expected another key";
 
 /// A mapping, as far as it is known to be one.
 pub(super) struct Fields<'n> {
@@ -266,6 +270,20 @@ impl<'n> Field<'n> {
             node,
         };
         Some(items.iter().enumerate().map(field).collect())
+    }
+
+    /// The annotations of a task or a step: a mapping of free content, in which one key belongs to each task.
+    pub fn annotations(&self, problems: &mut Problems) -> Option<Map<String, Value>> {
+        self.warn_of_correlation_id(problems);
+        self.json_map(MAX_ANNOTATIONS_BYTES, problems)
+    }
+
+    /// Warns where annotations say a correlation id: a template is the same for all of its tasks, and the id is not.
+    pub fn warn_of_correlation_id(&self, problems: &mut Problems) {
+        let own = Fields::of(self.node, &self.path, "", &mut Problems::default());
+        if let Some(own) = own.and_then(|fields| fields.get("correlation_id")) {
+            problems.warn(own.key_pos, own.path, CORRELATION_ID);
+        }
     }
 
     /// A mapping of free content with at most `max_bytes` of JSON.

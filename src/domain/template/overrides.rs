@@ -126,6 +126,7 @@ fn read_one(
     if item.node.is_broken() {
         return None;
     }
+    warn_of_correlation_ids(&fields, problems);
     let mut value = item.node.to_json();
     value
         .as_object_mut()?
@@ -170,6 +171,20 @@ fn read_one(
         changes,
         texts,
     })
+}
+
+/// Warns of the override's own annotations and of those that it gives to steps.
+fn warn_of_correlation_ids(fields: &Fields<'_>, problems: &mut Problems) {
+    let quiet = &mut Problems::default();
+    let steps = fields
+        .get("steps")
+        .and_then(|field| Fields::of(field.node, &field.path, "", quiet));
+    let of_steps = steps.iter().flat_map(Fields::all).filter_map(|(_, field)| {
+        Fields::of(field.node, &field.path, "", &mut Problems::default())?.get("annotations")
+    });
+    of_steps
+        .chain(fields.get("annotations"))
+        .for_each(|notes| notes.warn_of_correlation_id(problems));
 }
 
 /// A name in a JSON pointer.

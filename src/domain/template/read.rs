@@ -8,8 +8,8 @@ use super::node::Node;
 use super::problem::Problems;
 use super::step::{self, RawStep};
 use super::{
-    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES,
-    MAX_STEPS_PER_TEMPLATE, PLANNER, StepTemplate, Template,
+    DEFAULT_NAMESPACE, DEFAULT_VERSION, MAX_NAME_BYTES, MAX_STEPS_PER_TEMPLATE, PLANNER,
+    StepTemplate, Template,
 };
 use super::{conditions, inputs, links, overrides, planner, rails};
 use crate::domain::expression::Type;
@@ -96,7 +96,7 @@ pub(super) fn template(
         ),
         schema,
         annotations: annotations
-            .and_then(|field| field.json_map(MAX_ANNOTATIONS_BYTES, problems))
+            .and_then(|field| field.annotations(problems))
             .unwrap_or_default(),
         overrides: overrides.unwrap_or_default(),
         planner: has_planner,

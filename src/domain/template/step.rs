@@ -7,8 +7,7 @@ use super::memory::Memory;
 use super::problem::{Pos, Problems};
 use super::rails;
 use super::{
-    DEFAULT_RETRY_LIMIT, DEFAULT_TIMEOUT, MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES,
-    MAX_RETRY_LIMIT, StepTemplate,
+    DEFAULT_RETRY_LIMIT, DEFAULT_TIMEOUT, MAX_HANDLER_CONFIG_BYTES, MAX_RETRY_LIMIT, StepTemplate,
 };
 use crate::domain::retry::Backoff;
 
@@ -156,9 +155,7 @@ pub(super) fn read_settings(
         rails::warn_of_other_service(&field, &step.service, problems);
     }
     if let Some(field) = fields.filled("annotations") {
-        step.annotations = field
-            .json_map(MAX_ANNOTATIONS_BYTES, problems)
-            .unwrap_or_default();
+        step.annotations = field.annotations(problems).unwrap_or_default();
     }
 }
 

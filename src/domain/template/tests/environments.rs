@@ -231,3 +231,49 @@ fn the_number_of_environments_is_bounded() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn a_correlation_id_in_annotations_of_a_template_is_warned_of_wherever_it_stands() {
+    let yaml = "name: t
+annotations: {team: x, correlation_id: a}
+step_templates:
+- {name: a, handler: h, annotations: {correlation_id: b}}
+- {name: b, handler: h, annotations: {own: {correlation_id: is not the key}}}
+overrides:
+- {when: true, annotations: {correlation_id: c}, steps: {a: {annotations: {correlation_id: d}}}}
+planner: {handler: p, annotations: {correlation_id: e}}
+environments:
+  production:
+    annotations: {correlation_id: f}
+";
+    let checked = Template::check(yaml, "");
+    assert!(checked.problems.is_empty(), "{:#?}", checked.problems);
+    let mut places: Vec<&str> = checked
+        .warnings
+        .iter()
+        .map(|warning| {
+            assert!(warning.message.contains("each task has its own"));
+            warning.path.as_str()
+        })
+        .collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        [
+            "annotations.correlation_id",
+            "annotations.correlation_id",
+            "overrides[0].annotations.correlation_id",
+            "overrides[0].steps.a.annotations.correlation_id",
+            "planner.annotations.correlation_id",
+            "step_templates[0].annotations.correlation_id",
+        ]
+    );
+    let (of_template, of_environment) = (2, 11);
+    let lines = checked.warnings.iter().map(|warning| warning.line);
+    let of_task: Vec<u32> = lines
+        .zip(&checked.warnings)
+        .filter(|(_, warning)| warning.path == "annotations.correlation_id")
+        .map(|(line, _)| line)
+        .collect();
+    assert_eq!(of_task, [of_template, of_environment]);
+}
