@@ -19,6 +19,56 @@ struct Size {
     whole: u64,
     /// The most items of any list or map in it.
     longest: u64,
+    /// Of the largest text in it.
+    text: u64,
+    /// Whether a number in it may have a fraction: one that is written with a dot or an exponent.
+    fractions: bool,
+}
+
+impl Size {
+    /// Of a list or a map without its items.
+    fn empty(count: usize) -> Self {
+        Size {
+            longest: count as u64,
+            ..ONE
+        }
+    }
+
+    fn of_text(bytes: usize) -> Self {
+        let whole = text_size(bytes);
+        Size {
+            whole,
+            text: whole,
+            ..ONE
+        }
+    }
+
+    /// With one more item in it.
+    fn with(self, part: Size) -> Self {
+        Size {
+            whole: self.whole.saturating_add(part.whole),
+            longest: self.longest.max(part.longest),
+            text: self.text.max(part.text),
+            fractions: self.fractions || part.fractions,
+        }
+    }
+
+    /// Of what may be this or the other.
+    fn or(self, other: Size) -> Self {
+        Size {
+            whole: self.whole.max(other.whole),
+            ..self.with(other)
+        }
+    }
+
+    /// Of both, one after the other: as two texts or two lists.
+    fn and(self, other: Size) -> Self {
+        Size {
+            longest: self.longest.saturating_add(other.longest),
+            text: self.text.saturating_add(other.text),
+            ..self.with(other)
+        }
+    }
 }
 
 /// A value that is not there yet.
@@ -53,6 +103,8 @@ pub(super) fn cost_for(expr: &IdedExpr, bytes: usize) -> u64 {
     let any = Size {
         whole: 1 + bytes as u64,
         longest: 1 + bytes as u64 / 2,
+        text: 1 + bytes as u64,
+        fractions: true,
     };
     let variable = |_: &str| Some(Shape::Bound(any));
     Estimator {
@@ -113,37 +165,29 @@ impl<'v, 'e> Estimator<'v, 'e> {
         match shape {
             Shape::Bound(size) => size,
             Shape::Known(value) => *self.measured.entry(value).or_insert_with(|| measure(value)),
-            Shape::Results(results) => results.values().fold(
-                Size {
-                    whole: 1,
-                    longest: results.len() as u64,
-                },
-                |size, value| {
-                    let value = measure(value);
-                    Size {
-                        whole: size.whole.saturating_add(value.whole),
-                        longest: size.longest.max(value.longest),
-                    }
-                },
-            ),
+            Shape::Results(results) => {
+                results
+                    .iter()
+                    .fold(Size::empty(results.len()), |size, (step, value)| {
+                        let name = Size::of_text(step.len());
+                        Size {
+                            text: size.text.max(name.text),
+                            ..size.with(measure(value))
+                        }
+                    })
+            }
         }
     }
 
     fn expr(&mut self, expr: &'e IdedExpr) -> Estimate<'v> {
         match &expr.expr {
             Expr::Literal(literal) => {
-                let bytes = if let LiteralValue::String(text) = literal {
-                    text.inner().len()
-                } else {
-                    0
+                let size = match literal {
+                    LiteralValue::String(text) => Size::of_text(text.inner().len()),
+                    LiteralValue::Double(_) => FRACTION,
+                    _ => ONE,
                 };
-                bound(
-                    1,
-                    Size {
-                        whole: text_size(bytes),
-                        longest: 0,
-                    },
-                )
+                bound(1, size)
             }
             Expr::Ident(name) => {
                 let shape = match self.names.iter().rev().find(|(known, _)| known == name) {
@@ -152,7 +196,10 @@ impl<'v, 'e> Estimator<'v, 'e> {
                 };
                 Estimate { cost: 1, shape }
             }
-            Expr::Select(select) => self.field(&select.operand, Some(&select.field)),
+            Expr::Select(select) => {
+                let of = self.expr(&select.operand);
+                self.field(of, &select.field)
+            }
             Expr::List(list) => {
                 let items: Vec<Estimate<'v>> =
                     list.elements.iter().map(|item| self.expr(item)).collect();
@@ -173,37 +220,57 @@ impl<'v, 'e> Estimator<'v, 'e> {
         }
     }
 
-    /// `of.field`, or `of[…]` where the field is not known.
-    fn field(&mut self, of: &'e IdedExpr, field: Option<&str>) -> Estimate<'v> {
-        let of = self.expr(of);
-        let shape = match (of.shape, field) {
-            (Shape::Known(Value::Object(map)), Some(field)) => map
-                .get(field)
-                .map_or(Shape::Bound(Size::default()), Shape::Known),
-            (Shape::Results(results), Some(field)) => results
-                .get(field)
-                .map_or(Shape::Bound(Size::default()), |value| Shape::Known(value)),
-            (shape, _) => Shape::Bound(self.size(shape)),
+    /// `of.field`.
+    fn field(&mut self, of: Estimate<'v>, field: &str) -> Estimate<'v> {
+        let found = match of.shape {
+            Shape::Known(Value::Object(map)) => map.get(field),
+            Shape::Results(results) => results.get(field).copied(),
+            shape => return bound(of.cost.saturating_add(1), self.size(shape)),
         };
         Estimate {
             cost: of.cost.saturating_add(1),
-            shape,
+            shape: found.map_or(Shape::Bound(Size::default()), Shape::Known),
         }
+    }
+
+    /// `of[key]`. A key is hashed, and copied into the error if nothing has it. A fraction is no index: the error has a copy of
+    /// the whole list then, and a macro goes on to the next round after it.
+    fn index(&mut self, of: &'e IdedExpr, key: &'e IdedExpr) -> Estimate<'v> {
+        let of = self.expr(of);
+        match &key.expr {
+            Expr::Literal(LiteralValue::String(name)) => return self.field(of, name.inner()),
+            Expr::Literal(LiteralValue::Int(at)) => {
+                if let Shape::Known(Value::Array(items)) = of.shape {
+                    let item = usize::try_from(*at.inner())
+                        .ok()
+                        .and_then(|at| items.get(at));
+                    return Estimate {
+                        cost: add(of.cost, [1, 1]),
+                        shape: item.map_or(Shape::Bound(Size::default()), Shape::Known),
+                    };
+                }
+            }
+            _ => {}
+        }
+        let key = self.expr(key);
+        let (key_cost, key) = (key.cost, self.size(key.shape));
+        let size = self.size(of.shape);
+        let copied = match of.shape {
+            Shape::Known(Value::Array(_)) if key.fractions => size.whole,
+            // Of what is known, only a text is looked up.
+            Shape::Known(_) | Shape::Results(_) => key.text,
+            Shape::Bound(_) if key.fractions => key.whole.saturating_add(size.whole),
+            Shape::Bound(_) => key.whole,
+        };
+        bound(add(of.cost, [1, key_cost, copied]), size)
     }
 
     /// A list or a map that is made of copies of its parts.
     fn container(&mut self, count: usize, parts: Vec<Estimate<'v>>) -> Estimate<'v> {
-        let (mut cost, mut size) = (
-            1,
-            Size {
-                whole: 1,
-                longest: count as u64,
-            },
-        );
+        let (mut cost, mut size) = (1, Size::empty(count));
         for part in parts {
             let part_size = self.size(part.shape);
-            size.whole = size.whole.saturating_add(part_size.whole);
-            size.longest = size.longest.max(part_size.longest);
+            size = size.with(part_size);
             cost = add(cost, [part.cost, part_size.whole]);
         }
         bound(cost, size)
@@ -226,13 +293,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let round = add(3, [condition, cost, size.whole]);
         let cost = add(1, [over.cost, whole.whole, rounds.saturating_mul(round)]);
         match found.gives {
-            Gives::Bool => bound(
-                cost,
-                Size {
-                    whole: 1,
-                    longest: 0,
-                },
-            ),
+            Gives::Bool => bound(cost, ONE),
             Gives::List => {
                 let whole = rounds.saturating_mul(size.whole).saturating_add(1);
                 bound(
@@ -240,6 +301,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
                     Size {
                         whole,
                         longest: size.longest.max(rounds),
+                        ..size
                     },
                 )
             }
@@ -253,29 +315,14 @@ impl<'v, 'e> Estimator<'v, 'e> {
             Shape::Known(value) => *self.items.entry(value).or_insert_with(|| items(value)),
             Shape::Results(results) => {
                 let largest = results.keys().map(|step| step.len()).max().unwrap_or(0);
-                (
-                    results.len() as u64,
-                    Size {
-                        whole: text_size(largest),
-                        longest: 0,
-                    },
-                )
+                (results.len() as u64, Size::of_text(largest))
             }
         }
     }
 
     fn call(&mut self, call: &'e CallExpr) -> Estimate<'v> {
-        if let (operators::INDEX, [of, index]) = (call.func_name.as_str(), call.args.as_slice()) {
-            let cost = self.expr(index).cost;
-            let literal = match &index.expr {
-                Expr::Literal(LiteralValue::String(name)) => Some(name.inner()),
-                _ => None,
-            };
-            let found = self.field(of, literal);
-            return Estimate {
-                cost: found.cost.saturating_add(cost),
-                ..found
-            };
+        if let (operators::INDEX, [of, key]) = (call.func_name.as_str(), call.args.as_slice()) {
+            return self.index(of, key);
         }
         let parts: Vec<Estimate<'v>> = call
             .target
@@ -294,48 +341,53 @@ impl<'v, 'e> Estimator<'v, 'e> {
             }
             _ => parts.iter().map(|part| self.size(part.shape)).collect(),
         };
-        let sum = sizes
-            .iter()
-            .fold(0_u64, |sum, size| sum.saturating_add(size.whole));
-        let longest = sizes
-            .iter()
-            .fold(0_u64, |sum, size| sum.saturating_add(size.longest));
+        let all = sizes.iter().copied().fold(Size::default(), Size::and);
+        let sum = all.whole;
+        let looked = cost.saturating_add(sum);
         match call.func_name.as_str() {
-            operators::CONDITIONAL => bound(
-                cost,
-                Size {
-                    whole: sum,
-                    longest,
-                },
-            ),
+            operators::CONDITIONAL => bound(cost, all),
             // A sum is a copy of both.
-            operators::ADD => bound(
-                cost.saturating_add(sum),
-                Size {
-                    whole: sum,
-                    longest,
-                },
-            ),
-            "string" => bound(
-                cost.saturating_add(sum),
-                Size {
-                    whole: sum.saturating_add(4),
-                    longest: 0,
-                },
-            ),
-            // Equality looks at no more than the smaller one has.
+            operators::ADD => bound(looked, all),
+            "string" => {
+                let whole = sum.saturating_add(4);
+                let size = Size {
+                    whole,
+                    text: whole,
+                    ..ONE
+                };
+                bound(looked, size)
+            }
+            // Equality looks at no more than the smaller one has. An order of what has none has copies of both in its error.
             operators::EQUALS | operators::NOT_EQUALS => bound(
                 cost.saturating_add(sizes.iter().map(|size| size.whole).min().unwrap_or(0)),
                 ONE,
             ),
-            _ => bound(cost.saturating_add(sum), ONE),
+            "double" => bound(looked, FRACTION),
+            operators::SUBSTRACT
+            | operators::MULTIPLY
+            | operators::DIVIDE
+            | operators::MODULO
+            | operators::NEGATE
+                if all.fractions =>
+            {
+                bound(looked, FRACTION)
+            }
+            _ => bound(looked, ONE),
         }
     }
 }
 
+/// Of a value without parts.
 const ONE: Size = Size {
     whole: 1,
     longest: 0,
+    text: 1,
+    fractions: false,
+};
+/// Of a number that may have a fraction.
+const FRACTION: Size = Size {
+    fractions: true,
+    ..ONE
 };
 
 fn bound<'v>(cost: u64, size: Size) -> Estimate<'v> {
@@ -357,58 +409,30 @@ fn text_size(bytes: usize) -> u64 {
 fn items(value: &Value) -> (u64, Size) {
     match value {
         Value::Array(items) => {
-            let largest = items.iter().fold(Size::default(), |size, item| {
-                let item = measure(item);
-                Size {
-                    whole: size.whole.max(item.whole),
-                    longest: size.longest.max(item.longest),
-                }
-            });
+            let largest = items.iter().map(measure).fold(Size::default(), Size::or);
             (items.len() as u64, largest)
         }
         Value::Object(map) => {
             let largest = map.keys().map(String::len).max().unwrap_or(0);
-            (
-                map.len() as u64,
-                Size {
-                    whole: text_size(largest),
-                    longest: 0,
-                },
-            )
+            (map.len() as u64, Size::of_text(largest))
         }
         _ => (0, Size::default()),
     }
 }
 
 fn measure(value: &Value) -> Size {
-    let of_parts = |count: usize, parts: &mut dyn Iterator<Item = Size>| {
-        parts.fold(
-            Size {
-                whole: 1,
-                longest: count as u64,
-            },
-            |size, part| Size {
-                whole: size.whole.saturating_add(part.whole),
-                longest: size.longest.max(part.longest),
-            },
-        )
-    };
     match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => ONE,
-        Value::String(text) => Size {
-            whole: text_size(text.len()),
-            longest: 0,
-        },
-        Value::Array(items) => of_parts(items.len(), &mut items.iter().map(measure)),
-        Value::Object(map) => of_parts(
-            map.len(),
-            &mut map.iter().map(|(key, value)| {
-                let value = measure(value);
-                Size {
-                    whole: value.whole.saturating_add(text_size(key.len())),
-                    ..value
-                }
-            }),
-        ),
+        Value::Null | Value::Bool(_) => ONE,
+        Value::Number(number) if number.as_str().contains(['.', 'e', 'E']) => FRACTION,
+        Value::Number(_) => ONE,
+        Value::String(text) => Size::of_text(text.len()),
+        Value::Array(items) => items
+            .iter()
+            .map(measure)
+            .fold(Size::empty(items.len()), Size::with),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| Size::of_text(key.len()).with(measure(value)))
+            .fold(Size::empty(map.len()), Size::with),
     }
 }

@@ -1,5 +1,6 @@
 //! What the check refuses, what an evaluation gives, and each bound at its edge.
 
+mod indexes;
 mod problems;
 mod values;
 
@@ -178,7 +179,7 @@ fn each_macro_and_function_is_counted() {
             (0..n).map(|i| (format!("k{i}"), json!(i))).collect();
         let objects: Vec<Value> = (0..n).map(|i| json!({"a": i, "b": [1, 2, 3]})).collect();
         let texts: Vec<String> = (0..n).map(|i| format!("text number {i}")).collect();
-        json!({"l": vec![1; n], "m": named, "o": objects, "s": "ab".repeat(n), "t": texts})
+        json!({"l": vec![1; n], "m": named, "o": objects, "s": "ab".repeat(n), "t": texts, "half": 0.5})
     };
     for source in [
         "context.l.all(x, context.l.all(y, x == y))",
@@ -190,6 +191,8 @@ fn each_macro_and_function_is_counted() {
         "size(context.o.map(x, x.a)) > 0",
         "size(context.o.filter(x, x.a > 1)) > 0",
         "context.m.all(k, context.m[k] >= 0)",
+        "context.t.all(x, context.l[context.half] == 1)",
+        "context.t.all(x, context.m[context.s] == 1)",
         "context.t.all(x, context.s.contains(x) || context.s.startsWith(x) || context.s.endsWith(x) || size(x) > 0)",
         "context.l.all(x, context.o == context.o)",
         "context.l.all(x, x in context.l)",
