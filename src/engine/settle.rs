@@ -188,21 +188,19 @@ impl Settler {
         }
     }
 
-    /// Ends an input that cannot be settled. A result ends its step with an error, which is what comes back.
+    /// Ends an input that cannot be settled. What a worker answered ends its step with an error, which is what comes back: the
+    /// worker's other steps keep their stream.
     fn end(&self, mut pending: Pending, error: &StoreError) -> Option<Pending> {
+        if failing::replace(&mut pending, error) {
+            tracing::error!(%error, "an answer cannot be settled; its step ends with an error");
+            return Some(pending);
+        }
         match pending.input {
-            Input::Result {
-                ref mut outcome, ..
-            } if matches!(outcome, Outcome::Succeeded(_)) => {
-                tracing::error!(%error, "a result cannot be settled; its step ends with an error");
-                *outcome = Outcome::PermanentError(failing::failure(error));
-                return Some(pending);
-            }
             Input::Order { reply, .. } => {
                 let _ = reply.send(Err(OrderError::Failed(error.to_string())));
             }
-            // Nobody may wait for an acknowledgement that never comes: the worker says it again, perhaps to a server that can
-            // settle it.
+            // The error in its place was refused, too. No worker may wait for an acknowledgement that never comes: it says it
+            // again, perhaps to a server that can settle it.
             Input::Result { worker_id, .. } => drop(self.shared.hub.remove(worker_id)),
             _ => {}
         }

@@ -1,14 +1,35 @@
 //! Batches that fail the same way again and again although the database is there: one of their inputs is to blame.
 
-use crate::{domain::attempt::Failure, store::StoreError};
+use super::{Input, Pending};
+use crate::{
+    domain::attempt::{Failure, Outcome},
+    store::StoreError,
+};
 
 /// The code of a step whose result the database did not take.
 const RESULT_REFUSED: &str = "RESULT_REFUSED";
 /// How often in a row an input fails the same way alone before it is to blame. A batch is halved the second time.
 const TIMES_ALONE: usize = 4;
 
-/// The failure that a result is replaced by.
-pub(super) fn failure(error: &StoreError) -> Failure {
+/// Replaces what a worker answered by a failure that says that the database refuses it. False if there is nothing to replace: the
+/// refused answer is such a failure itself, or it holds nothing of the worker's.
+pub(super) fn replace(pending: &mut Pending, error: &StoreError) -> bool {
+    let Input::Result { outcome, .. } = &mut pending.input else {
+        return false;
+    };
+    let answered = matches!(
+        outcome,
+        Outcome::Succeeded(_) | Outcome::RetryableError { .. } | Outcome::PermanentError(_)
+    );
+    if !answered || pending.replaced {
+        return false;
+    }
+    *outcome = Outcome::PermanentError(failure(error));
+    pending.replaced = true;
+    true
+}
+
+fn failure(error: &StoreError) -> Failure {
     let why = error.way().unwrap_or("for good");
     Failure::of_server(
         RESULT_REFUSED,

@@ -85,6 +85,8 @@ pub struct Pending {
     pub(super) verdicts: Verdicts,
     /// How often it was judged.
     pub(super) rounds: usize,
+    /// Whether its outcome stands for one that the database refused.
+    pub(super) replaced: bool,
     /// Its place in the queue, held until it is settled.
     pub(super) place: Place,
 }
@@ -107,6 +109,7 @@ impl From<Input> for Pending {
             input,
             verdicts: Verdicts::default(),
             rounds: 0,
+            replaced: false,
             place: Place::None,
         }
     }
