@@ -61,7 +61,6 @@ async fn a_message_of_grpc_has_at_most_sixteen_mebibytes() {
     let of_bytes = |bytes: usize| {
         let request = GetTaskRequest {
             task_id: "x".repeat(bytes - 5),
-            ..Default::default()
         };
         assert_eq!(request.encoded_len(), bytes);
         request

@@ -240,11 +240,8 @@ step_templates:
 - {name: a, handler: h, annotations: {correlation_id: b}}
 - {name: b, handler: h, annotations: {own: {correlation_id: is not the key}}}
 overrides:
-- {when: true, annotations: {correlation_id: c}, steps: {a: {annotations: {correlation_id: d}}}}
+- {when: \"true\", annotations: {correlation_id: c}, steps: {a: {annotations: {correlation_id: d}}}}
 planner: {handler: p, annotations: {correlation_id: e}}
-environments:
-  production:
-    annotations: {correlation_id: f}
 ";
     let checked = Template::check(yaml, "");
     assert!(checked.problems.is_empty(), "{:#?}", checked.problems);
@@ -261,19 +258,30 @@ environments:
         places,
         [
             "annotations.correlation_id",
-            "annotations.correlation_id",
             "overrides[0].annotations.correlation_id",
             "overrides[0].steps.a.annotations.correlation_id",
             "planner.annotations.correlation_id",
             "step_templates[0].annotations.correlation_id",
         ]
     );
-    let (of_template, of_environment) = (2, 11);
-    let lines = checked.warnings.iter().map(|warning| warning.line);
-    let of_task: Vec<u32> = lines
-        .zip(&checked.warnings)
-        .filter(|(_, warning)| warning.path == "annotations.correlation_id")
-        .map(|(line, _)| line)
-        .collect();
-    assert_eq!(of_task, [of_template, of_environment]);
+}
+
+#[test]
+fn a_correlation_id_of_an_environment_alone_is_warned_of_at_its_place() {
+    let yaml = "name: t
+step_templates:
+- {name: a, handler: h}
+environments:
+  production:
+    annotations: {correlation_id: f}
+";
+    let checked = Template::check(yaml, "");
+    assert!(checked.problems.is_empty(), "{:#?}", checked.problems);
+    let [warning] = &checked.warnings[..] else {
+        panic!("{:#?}", checked.warnings);
+    };
+    assert_eq!(
+        (warning.line, warning.path.as_str()),
+        (6, "annotations.correlation_id")
+    );
 }
