@@ -5,6 +5,8 @@ mod support;
 
 mod answers;
 mod cases_cancel;
+mod cases_dispatch;
+mod cases_drains;
 mod cases_leases;
 mod cases_retry;
 mod cases_submit;
