@@ -280,7 +280,7 @@ impl Gates {
         renewals
     }
 
-    /// What was got. Returns the lanes in which somebody may pass now.
+    /// What was got. Returns the lanes whose services admit calls now.
     pub fn renewed(&self, asked: &Renewal, got: Renewed) -> Vec<i32> {
         let now = Instant::now();
         let mut known = self.lock();
@@ -318,7 +318,7 @@ impl Gates {
             .collect()
     }
 
-    /// These ended elsewhere. Returns the lanes in which somebody may pass now.
+    /// These ended elsewhere. Returns the lanes whose services admit calls now.
     pub fn ended(&self, leases: &[Lease]) -> Vec<i32> {
         let now = Instant::now();
         let mut lanes = Vec::new();

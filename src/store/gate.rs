@@ -46,7 +46,7 @@ pub async fn changed_since(
     let statement = client.prepare_cached(CHANGED).await?;
     let since = horizon.to_string();
     let rows = client.query(&statement, &[&server, &since, &also]).await?;
-    // Afterwards: who sets something gives its services another gate, so whoever knows the gate knows what is set.
+    // Afterwards: who sets something gives its services another gate, so a server that has the current gate has read the setting.
     let all = client.prepare_cached(POLICIES).await?;
     let policies = Policies::of(&client.query(&all, &[]).await?);
     let horizon = match rows.first() {

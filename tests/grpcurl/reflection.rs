@@ -70,7 +70,7 @@ async fn reflection_v1alpha_answers_too() {
     );
 }
 
-/// Python's reflection client speaks v1alpha, and builds its messages from what it is told.
+/// Python's reflection client speaks v1alpha, and builds its messages from the descriptors in the answer.
 #[tokio::test]
 #[ignore = "needs grpcio-reflection: make test"]
 async fn python_submits_by_reflection_alone() {

@@ -33,11 +33,11 @@ pub(super) struct Seen {
 }
 
 impl Gates {
-    /// Reads the services' rows that have changed. Returns the lanes of those to whom somebody may pass now and could not before.
+    /// Reads the services' rows that have changed. Returns the lanes whose services admit calls now and did not before.
     pub async fn refresh(&self, db: &Db, lanes: &[LaneRow]) -> Result<Vec<i32>, StoreError> {
         let mut seen = self.refreshing.lock().await;
         let (reading, all) = self.read(db, &mut seen).await?;
-        // Afterwards: a pause gives its services another gate, so that whoever knows the gate knows the pause.
+        // Afterwards: a pause gives its services another gate, so a server that has the current gate has read the pause.
         let pauses = pause::list(db).await?;
         let read = u64::try_from(reading.rows.len()).unwrap_or(u64::MAX);
         self.rows_read.fetch_add(read, Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl Gates {
 }
 
 impl Known {
-    /// Takes over what a reading found; with `all`, what it did not find is gone. Returns the lanes in which somebody may pass now.
+    /// Takes over what a reading found; with `all`, what it did not find is gone. Returns the lanes whose services admit calls now.
     pub(super) fn learn(
         &mut self,
         rows: Vec<ServiceRow>,

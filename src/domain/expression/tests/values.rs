@@ -158,7 +158,7 @@ fn what_cannot_be_computed_says_why() {
     );
 }
 
-/// A number elsewhere in the context is nobody's business.
+/// A number elsewhere in the context is not checked.
 #[test]
 fn only_what_is_read_is_looked_at() {
     let context = r#"{"plan": "pro", "id": 123456789012345678901234567890}"#;
