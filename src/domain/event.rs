@@ -48,11 +48,13 @@ pub enum EventType {
     /// An operator paused a template or a namespace.
     PauseSet,
     PauseLifted,
+    /// A worker answered an attempt that had ended; it has no effect.
+    StepAnsweredLate,
 }
 
 impl EventType {
     /// Every one, in the order of the database's type.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::TaskSubmitted,
         Self::TaskStarted,
         Self::TaskCompleted,
@@ -84,6 +86,7 @@ impl EventType {
         Self::StepSkipped,
         Self::PauseSet,
         Self::PauseLifted,
+        Self::StepAnsweredLate,
     ];
 
     /// The type with this name.
@@ -125,6 +128,7 @@ impl EventType {
             Self::StepSkipped => "step.skipped",
             Self::PauseSet => "pause.set",
             Self::PauseLifted => "pause.lifted",
+            Self::StepAnsweredLate => "step.answered_late",
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Why a step is where it is: what it waits for, since when and until when, in words and in fields.
 
+mod late;
+
 use std::time::{Duration, SystemTime};
+
+pub use late::LateFacts;
 
 use super::{
     attempt::OutcomeKind, circuit::CircuitState, policy::Policy, size, step::StepState,
@@ -122,6 +126,8 @@ pub struct StepFacts {
     pub error_code: Option<String>,
     /// How its last attempt ended, while it waits for the next one.
     pub last_outcome: Option<OutcomeKind>,
+    /// The latest answer that came too late.
+    pub late: Option<LateFacts>,
     /// Steps for the same handler that go before it; at most [`MAX_AHEAD`].
     pub ahead: u32,
     /// Every pause that holds it.

@@ -130,6 +130,7 @@ pub fn event_type(kind: EventType) -> proto::EventType {
         EventType::TaskResumed => proto::EventType::TaskResumed,
         EventType::TaskPlanned => proto::EventType::TaskPlanned,
         EventType::StepReopened => proto::EventType::StepReopened,
+        EventType::StepAnsweredLate => proto::EventType::StepAnsweredLate,
         EventType::StepResolved => proto::EventType::StepResolved,
         EventType::StepSkipped => proto::EventType::StepSkipped,
         EventType::PauseSet => proto::EventType::PauseSet,

@@ -44,7 +44,7 @@ pub fn response(
         next: next(&task_id.to_string(), &plan.template.namespace, &steps),
         steps: steps
             .into_iter()
-            .filter(|(_, reasons)| !reasons.is_empty())
+            .filter(|(step, reasons)| !reasons.is_empty() || step.late.is_some())
             .map(explanation)
             .collect(),
         as_of: Some(timestamp(now)),
@@ -94,6 +94,7 @@ fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanat
         worker_name: step.worker_name.unwrap_or_default(),
         workers_connected: signed(step.workers.connected),
         slots_free: signed(step.workers.free),
+        late_answer: step.late.map(|late| late.message()).unwrap_or_default(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::domain::{
     attempt::OutcomeKind,
     circuit::CircuitState,
-    explain::{MAX_AHEAD, PauseFacts, ServiceFacts, StepFacts, WorkerFacts},
+    explain::{LateFacts, MAX_AHEAD, PauseFacts, ServiceFacts, StepFacts, WorkerFacts},
     step::StepState,
     task::TaskState,
 };
@@ -52,7 +52,7 @@ const EXPLAIN: &str = "
            (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = v.service),
            t.paused_at, t.paused_by, t.pause_reason, pn.paused_at, pn.paused_by, pn.reason, pt.paused_at, pt.paused_by,
            pt.reason, l.namespace, l.task_name, t.settings, q.assignment_bytes, coalesce(h.of_any_size, 0), coalesce(h.largest, 0),
-           h.sufficed, a.outcome::text
+           h.sufficed, a.outcome::text, e.at, e.outcome::text, e.attempt, e.ended_at, e.ended_as::text
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       JOIN lanes l ON l.lane_id = d.lane_id
@@ -66,6 +66,10 @@ const EXPLAIN: &str = "
            SELECT error_message, error_code, outcome FROM attempts
             WHERE q.state = 'waiting_for_retry' AND task_id = q.task_id AND step = q.step AND attempt = q.attempt
             LIMIT 1) a ON true
+      LEFT JOIN LATERAL (
+           SELECT x.at, x.outcome, n.attempt, n.ended_at, n.outcome AS ended_as
+             FROM late_results x JOIN attempts n ON n.task_id = x.task_id AND n.step = x.step AND n.lease = x.lease
+            WHERE x.task_id = t.task_id AND x.step = d.step ORDER BY x.at DESC LIMIT 1) e ON true
       LEFT JOIN LATERAL (
            SELECT count(*)::int AS n FROM queue o JOIN lanes ol ON ol.lane_id = o.lane_id
             WHERE q.due AND o.worker_id IS NOT NULL AND ol.service_id = v.service_id) r ON q.due
@@ -145,6 +149,7 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
         last_outcome: r
             .get::<_, Option<&str>>(56)
             .and_then(OutcomeKind::from_name),
+        late: late(r),
         ahead: count(32),
         pauses: pauses(r),
         service: service(r, count(31))?,
@@ -157,6 +162,16 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
             sufficed: r.get(55),
             last_seen: r.get(36),
         },
+    })
+}
+
+fn late(r: &Row) -> Option<LateFacts> {
+    Some(LateFacts {
+        at: r.get::<_, Option<SystemTime>>(57)?,
+        outcome: OutcomeKind::from_name(r.get(58))?,
+        attempt: u32::try_from(r.get::<_, i32>(59)).unwrap_or_default(),
+        ended_at: r.get(60),
+        ended_as: OutcomeKind::from_name(r.get(61))?,
     })
 }
 

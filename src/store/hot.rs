@@ -411,8 +411,9 @@ impl Hot {
         p.add_some(&s.plan, columns.planned.params(&[]));
         p.add_some(&s.set_deadlines, columns.deadlines.params(&[]));
         p.add_some(&s.drop_deadlines, columns.expired.params(&[]));
-        p.add_some(&s.late_results, columns.late.params(&[&now]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
+        // After the events that end the attempts, since it looks for them.
+        p.add_some(&s.late_results, columns.late.params(&[&now]));
         p.add_some(&s.pause, columns.pauses.params(&[&now]));
         p.add_some(&s.hold_permits, columns.held.params(&[]));
         p.add_some(&s.spend_permits, columns.spent.params(&[]));

@@ -35,6 +35,11 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
         include_str!("../../migrations/0006_releases.sql"),
     ),
     (7, "gates", include_str!("../../migrations/0007_gates.sql")),
+    (
+        8,
+        "late_results",
+        include_str!("../../migrations/0008_late_results.sql"),
+    ),
 ];
 
 /// How long another process is waited for that migrates the same schema.

@@ -97,10 +97,19 @@ pub(super) const DROP_DEADLINES: &str = "
              LIMIT cardinality($1)) AS u
      WHERE d.ctid = u.tid";
 
-/// Answers that came too late, the first of each attempt. A task that is gone keeps none.
+/// Answers that came too late, the first of each attempt, and an event about each. A task that is gone keeps none.
 pub(super) const LATE_RESULTS: &str = "
-    INSERT INTO late_results (task_id, step, lease, at, outcome)
-    SELECT u.task_id, u.step, u.lease, coalesce($5::timestamptz, now()), u.outcome::attempt_outcome
-      FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[]) AS u(task_id, step, lease, outcome)
-     CROSS JOIN LATERAL (SELECT FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t
-        ON CONFLICT DO NOTHING";
+    WITH late AS (
+        INSERT INTO late_results (task_id, step, lease, at, outcome)
+        SELECT u.task_id, u.step, u.lease, coalesce($5::timestamptz, now()), u.outcome::attempt_outcome
+          FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::text[]) AS u(task_id, step, lease, outcome)
+         CROSS JOIN LATERAL (SELECT FROM tasks WHERE task_id = u.task_id LIMIT 1) AS t
+            ON CONFLICT DO NOTHING
+        RETURNING task_id, step, lease, at, outcome)
+    INSERT INTO events (at, type, template_id, task_id, step, attempt, worker_id, detail)
+    SELECT l.at, 'step.answered_late', t.template_id, l.task_id, l.step, a.attempt, a.worker_id, l.outcome::text
+      FROM late AS l
+     CROSS JOIN LATERAL (SELECT template_id FROM tasks WHERE task_id = l.task_id LIMIT 1) AS t
+      LEFT JOIN LATERAL (
+           SELECT attempt, worker_id FROM attempts WHERE task_id = l.task_id AND step = l.step AND lease = l.lease LIMIT 1) AS a
+           ON true";

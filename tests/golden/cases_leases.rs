@@ -11,7 +11,7 @@ use tasker::{
 use crate::support::{
     SCHEMA, TestDb,
     process::ServerProcess,
-    server::{self, Bench, TestServer, finished, register, state, step},
+    server::{self, Bench, TestServer, explained, finished, register, state, step},
     worker::{RawWorker, registration, released, retryable, success},
 };
 
@@ -192,6 +192,26 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
         .unwrap()
         .get(0);
     assert_eq!(notes, 1);
+    // The log has it once too, and an explanation says it.
+    let logged = db
+        .query(
+            "SELECT attempt, detail, outcome IS NULL FROM events WHERE type = 'step.answered_late'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let logged: Vec<(i32, String, bool)> = logged
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
+    assert_eq!(logged, [(1, "succeeded".to_owned(), true)]);
+    let explanation = explained(&mut bench.client, &id).await;
+    let late = &explanation.steps[0].late_answer;
+    assert!(
+        late.starts_with("a worker answered attempt 1 (succeeded) ")
+            && late.ends_with(" after it had ended (timed_out); the answer has no effect"),
+        "{late}"
+    );
 }
 
 #[tokio::test]

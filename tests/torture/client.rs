@@ -59,6 +59,18 @@ pub struct Clients {
     give_up: CancellationToken,
 }
 
+/// A task that a client wants.
+pub struct Wish<'a> {
+    pub shape: &'a Shape,
+    /// As JSON.
+    pub context: String,
+    pub priority: i32,
+    /// With an idempotency key.
+    pub keyed: bool,
+    /// The number of the first of the tasks that are submitted together.
+    pub batch: Option<u64>,
+}
+
 impl Clients {
     pub fn new(seed: u64, shapes: Vec<Shape>, servers: &[String], target: i64) -> Arc<Self> {
         let client = |url: &String| {
@@ -181,8 +193,8 @@ impl Clients {
     }
 
     /// A new task that the client wants; returns its number.
-    fn want(&self, keyed: bool, batch: Option<u64>) -> (u64, SubmitTaskRequest) {
-        let n = self.next.fetch_add(1, Ordering::Relaxed);
+    fn want_any(&self, keyed: bool, batch: Option<u64>) -> (u64, SubmitTaskRequest) {
+        let n = self.number();
         let mut rng = Rng::of(self.seed, &format!("task {n}"));
         let shape = rng.pick(&self.shapes);
         let context = match shape.namespace.as_str() {
@@ -197,22 +209,44 @@ impl Clients {
             }
             _ => document::object(&mut rng, n),
         };
-        let key = keyed.then(|| format!("key-{n}"));
+        let priority = if rng.chance(1_000) {
+            i32::try_from(rng.within(0..11)).unwrap() - 5
+        } else {
+            0
+        };
+        let wish = Wish {
+            shape,
+            context,
+            priority,
+            keyed,
+            batch,
+        };
+        self.note(n, wish)
+    }
+
+    /// This task, which the client wants; returns its number.
+    pub fn want(&self, wish: Wish<'_>) -> (u64, SubmitTaskRequest) {
+        self.note(self.number(), wish)
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn note(&self, n: u64, wish: Wish<'_>) -> (u64, SubmitTaskRequest) {
+        let Wish { shape, context, .. } = wish;
+        let key = wish.keyed.then(|| format!("key-{n}"));
         let request = SubmitTaskRequest {
             namespace: shape.namespace.clone(),
             task_name: shape.task_name.clone(),
             context_json: context.clone(),
-            priority: if rng.chance(1_000) {
-                i32::try_from(rng.within(0..11)).unwrap() - 5
-            } else {
-                0
-            },
+            priority: wish.priority,
             idempotency_key: key.clone().unwrap_or_default(),
             correlation_id: format!("n-{n}"),
             ..Default::default()
         };
         let template = format!("{}/{}", shape.namespace, shape.task_name);
-        let batch = batch.filter(|_| !keyed);
+        let batch = wish.batch.filter(|_| !wish.keyed);
         self.intents.lock().unwrap().insert(
             n,
             Intent {
@@ -296,7 +330,7 @@ impl Clients {
     }
 
     /// Asks again, another server each time, until the answer is known.
-    async fn insist(
+    pub async fn insist(
         &self,
         rng: &mut Rng,
         asked: &[(u64, SubmitTaskRequest)],
@@ -385,18 +419,22 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
     let answers = match rng.below(100) {
         0..35 => {
             clients
-                .submit(rng.next(), &[clients.want(false, None)])
+                .submit(rng.next(), &[clients.want_any(false, None)])
                 .await
         }
-        35..65 => clients.insist(&mut rng, &[clients.want(true, None)]).await,
+        35..65 => {
+            clients
+                .insist(&mut rng, &[clients.want_any(true, None)])
+                .await
+        }
         65..75 => {
-            let asked = [clients.want(true, None)];
+            let asked = [clients.want_any(true, None)];
             clients.count("keys used again");
             clients.insist(&mut rng, &asked).await;
             clients.insist(&mut rng, &asked).await
         }
         75..85 => {
-            let asked = [clients.want(true, None)];
+            let asked = [clients.want_any(true, None)];
             clients.count("keys used at once");
             let luck = rng.next();
             let (one, two) = tokio::join!(
@@ -411,14 +449,14 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
         85..95 => {
             let size = 2 + rng.below(20);
             let batch: Vec<_> = (0..size)
-                .map(|_| clients.want(false, Some(first)))
+                .map(|_| clients.want_any(false, Some(first)))
                 .collect();
             clients.count("batches");
             clients.submit(rng.next(), &batch).await
         }
         _ => {
             let size = 2 + rng.below(20);
-            let batch: Vec<_> = (0..size).map(|_| clients.want(true, None)).collect();
+            let batch: Vec<_> = (0..size).map(|_| clients.want_any(true, None)).collect();
             clients.count("batches");
             clients.insist(&mut rng, &batch).await
         }
@@ -440,7 +478,10 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
             })),
             10..40 => {
                 drop(follow_ups.spawn(async move {
-                    operator::attend(&clients, &mut rng, answer.task_id).await;
+                    operator::attend(&clients, &mut rng, answer.task_id, |rng| {
+                        document::value(rng, 3)
+                    })
+                    .await;
                 }));
             }
             _ => {}

@@ -120,6 +120,11 @@ async fn a_full_disk_of_the_database_loses_nothing() {
         let (world, clients) = (Arc::clone(&world), Arc::clone(&clients));
         async move { sampler::run(&world, &clients).await }
     });
+    // A handler may take its process with it.
+    let watch = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.watch().await }
+    });
     for seconds in [1, 3] {
         sleep(Duration::from_millis(1_500)).await;
         disk.fill();
@@ -135,7 +140,8 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     clients.stop(submitters, settings.settle).await;
     let settled = settle(&world, settings.settle).await;
     samples.abort();
-    let _ = samples.await;
+    watch.abort();
+    let _ = (samples.await, watch.await);
     let Judged {
         history,
         violations,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{document, seed::Rng};
+use crate::{document, poison, seed::Rng};
 
 /// How an attempt ends, as far as the handler has a say.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,9 @@ pub fn of(seed: u64, about: About<'_>) -> Attempt {
         blocks: false,
         fate,
     };
+    if let Some(fate) = poison::fate(about.handler, &mut rng) {
+        return quick(fate);
+    }
     match about.handler {
         "golden.flaky" if about.attempt <= about.failures => {
             return quick(Fate::Retryable { after: None });

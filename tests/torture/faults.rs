@@ -25,10 +25,12 @@ pub enum Kind {
     CommitLost,
     ServerClock,
     WorkerClock,
+    /// A task that is dear to judge or large to hand out.
+    Poison,
 }
 
-/// The kinds, how many of each are in a hundred, and for how many milliseconds they last.
-const DECK: [(Kind, usize, std::ops::Range<u64>); 18] = [
+/// The kinds, how many of each there are in a deck, and for how many milliseconds they last.
+const DECK: [(Kind, usize, std::ops::Range<u64>); 19] = [
     (Kind::ServerKill, 8, 0..2_000),
     (Kind::ServerStop, 8, 200..6_000),
     (Kind::RollingRestart, 2, 0..1),
@@ -47,6 +49,7 @@ const DECK: [(Kind, usize, std::ops::Range<u64>); 18] = [
     (Kind::CommitLost, 8, 2_000..2_001),
     (Kind::ServerClock, 2, 1_500..5_000),
     (Kind::WorkerClock, 2, 1_500..5_000),
+    (Kind::Poison, 10, 0..1),
 ];
 
 impl Kind {
@@ -70,6 +73,7 @@ impl Kind {
             Self::CommitLost => "commit's answer lost",
             Self::ServerClock => "server clock jump",
             Self::WorkerClock => "worker clock jump",
+            Self::Poison => "poison",
         }
     }
 

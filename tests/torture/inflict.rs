@@ -7,19 +7,21 @@ use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     checker::violation::Violation,
+    client::Clients,
     faults::{Kind, Planned},
     link::{Blow, Link, Mode},
+    poison,
     world::{Server, WorkerHost, World},
 };
 
 /// Inflicts all of it, and returns when the last fault is over.
-pub async fn all(world: &Arc<World>, schedule: Vec<Planned>) {
+pub async fn all(world: &Arc<World>, clients: &Arc<Clients>, schedule: Vec<Planned>) {
     let begun = world.chronicle.elapsed();
     let mut running = JoinSet::new();
     for planned in schedule {
         sleep((begun + planned.at).saturating_sub(world.chronicle.elapsed())).await;
-        let world = Arc::clone(world);
-        running.spawn(async move { one(&world, &planned).await });
+        let (world, clients) = (Arc::clone(world), Arc::clone(clients));
+        running.spawn(async move { one(&world, &clients, &planned).await });
         while let Some(ended) = running.try_join_next() {
             ended.unwrap();
         }
@@ -29,7 +31,7 @@ pub async fn all(world: &Arc<World>, schedule: Vec<Planned>) {
     }
 }
 
-async fn one(world: &World, planned: &Planned) {
+async fn one(world: &World, clients: &Arc<Clients>, planned: &Planned) {
     let server = pick(&world.servers, planned.luck[0]);
     let host = pick(&world.workers, planned.luck[0]);
     match planned.kind {
@@ -56,6 +58,10 @@ async fn one(world: &World, planned: &Planned) {
                 say(world, planned, &format!("server {}", server.index));
             }
             server.to_database.lose_commit(0);
+        }
+        Kind::Poison => {
+            let what = poison::submit(clients, planned.luck[0]).await;
+            say(world, planned, &what);
         }
         Kind::ServerClock | Kind::WorkerClock => {
             let clock = if planned.kind == Kind::ServerClock {

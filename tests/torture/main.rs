@@ -21,6 +21,7 @@ mod inflict;
 mod ledger;
 mod link;
 mod operator;
+mod poison;
 mod process;
 mod report;
 mod run;

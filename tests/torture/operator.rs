@@ -19,7 +19,6 @@ use uuid::Uuid;
 use crate::{
     checker::history::{Held, Micros, Told},
     client::{Clients, watch},
-    document,
     seed::Rng,
     support::orders::give,
     world::World,
@@ -72,8 +71,13 @@ pub async fn cancel(clients: &Clients, rng: &mut Rng, task_id: String) {
     order(clients, rng, &task_id, Order::Cancel).await;
 }
 
-/// Pauses the task for a while, or not, and mends it when it fails.
-pub async fn attend(clients: &Clients, rng: &mut Rng, task_id: String) {
+/// Pauses the task for a while, or not, and mends it when it fails; `result` makes a result by hand.
+pub async fn attend(
+    clients: &Clients,
+    rng: &mut Rng,
+    task_id: String,
+    result: fn(&mut Rng) -> String,
+) {
     if rng.chance(6_000) {
         hold(clients, rng, &task_id).await;
     }
@@ -82,7 +86,7 @@ pub async fn attend(clients: &Clients, rng: &mut Rng, task_id: String) {
         if ended != Some(TaskState::Error) || clients.is_stopping() {
             return;
         }
-        mend(clients, rng, &task_id).await;
+        mend(clients, rng, &task_id, result).await;
     }
 }
 
@@ -104,7 +108,7 @@ async fn hold(clients: &Clients, rng: &mut Rng, task_id: &str) {
 }
 
 /// Does one of the things that can be done about a failed task.
-async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str) {
+async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str, result: fn(&mut Rng) -> String) {
     let request = GetTaskRequest {
         task_id: task_id.to_owned(),
     };
@@ -136,7 +140,7 @@ async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str) {
         },
         4..7 => Order::ResolveStep {
             step,
-            result: document::value(rng, 3),
+            result: result(rng),
         },
         7..9 => Order::Skip { step },
         _ => Order::ResolveTask,

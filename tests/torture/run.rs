@@ -12,7 +12,7 @@ use crate::{
     checker::{self, history::History, violation::Violation},
     client::Clients,
     faults::{self, Planned},
-    inflict, ledger,
+    inflict, ledger, poison,
     report::{Report, stories},
     sampler, shapes, support,
     world::{Size, World},
@@ -118,7 +118,7 @@ async fn torture(world: &Arc<World>, settings: &Settings, schedule: Vec<Planned>
         let (world, clients) = (Arc::clone(world), Arc::clone(&clients));
         async move { sampler::run(&world, &clients).await }
     });
-    inflict::all(world, schedule).await;
+    inflict::all(world, &clients, schedule).await;
     tokio::time::sleep(settings.time.saturating_sub(world.chronicle.elapsed())).await;
     world.heal();
     world.chronicle.note("everything is healed");
@@ -140,7 +140,7 @@ const LIMIT: i32 = 8;
 pub async fn begin(world: &World, settings: &Settings) -> Arc<Clients> {
     let shapes = shapes::all(settings.seed);
     let mut client = Client::connect(&world.servers[0].url()).await.unwrap();
-    for shape in &shapes {
+    for shape in shapes.iter().chain(&poison::shapes()) {
         support::server::register(&mut client, &shape.yaml).await;
     }
     protect(&mut client).await;

@@ -24,6 +24,7 @@ use crate::{
     acks::Acks,
     fate::{self, About, Fate},
     ledger::{Digest, End, Ledger, Line, Said, Start},
+    poison,
     shapes::{GOLDEN_HANDLERS, HANDLERS},
 };
 
@@ -120,6 +121,7 @@ fn worker(orders: &Orders, n: usize, ledger: &Arc<Ledger>) -> WorkerHandle {
     for handler in HANDLERS
         .into_iter()
         .chain(GOLDEN_HANDLERS)
+        .chain(poison::HANDLERS)
         .filter(|handler| *handler != missing)
     {
         let (ledger, name) = (Arc::clone(ledger), name.clone());

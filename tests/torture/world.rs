@@ -66,7 +66,7 @@ impl World {
             );
         }
         for server in &servers {
-            server.listens().await;
+            server.serves().await;
         }
         let addresses: Vec<String> = servers
             .iter()
@@ -264,6 +264,21 @@ impl Server {
                 "server {} does not listen",
                 self.index
             );
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Waits until it has read what it needs and answers calls.
+    async fn serves(&self) {
+        self.listens().await;
+        let until = Instant::now() + START_LIMIT;
+        let mut client = tasker::client::Client::connect(&self.url()).await.unwrap();
+        while let Err(status) = client
+            .templates
+            .list_templates(tasker::proto::ListTemplatesRequest::default())
+            .await
+        {
+            assert!(Instant::now() < until, "server {}: {status}", self.index);
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }

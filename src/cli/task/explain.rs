@@ -52,13 +52,15 @@ fn text(found: &ExplainTaskResponse, session: &Session) -> String {
                 .term
                 .paint(human::step_style(state), &human::step_state(step.state));
             // The first reason on the step's line, the others below it.
-            for (i, wait) in step.waits.iter().enumerate() {
+            let late = Some(&step.late_answer).filter(|answer| !answer.is_empty());
+            let whys = step.waits.iter().map(|wait| &wait.message).chain(late);
+            for (i, why) in whys.enumerate() {
                 let (name, state) = if i == 0 {
                     (clean(&step.step), state.clone())
                 } else {
                     (" ".into(), " ".into())
                 };
-                table.row([name, state, clean(&wait.message)]);
+                table.row([name, state, clean(why)]);
             }
         }
         out += &format!("\n{}", table.render(&session.term));

@@ -18,6 +18,7 @@ fn at(seconds: i64) -> SystemTime {
 fn facts(state: StepState) -> StepFacts {
     StepFacts {
         pauses: Vec::new(),
+        late: None,
         name: "bill".into(),
         handler: "Bill".into(),
         state,

@@ -128,6 +128,31 @@ async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up
 }
 
 #[tokio::test]
+async fn time_in_which_the_process_stood_still_counts_only_in_part() {
+    let limit = Duration::from_millis(800);
+    let judge = Judge::with(Arc::default(), limit);
+    let (open, shut) = gate();
+    let judged = tokio::spawn({
+        let judge = judge.clone();
+        async move {
+            let turn = judge.turn("a").await;
+            judge
+                .run(turn, move || drop(shut.lock().map(|shut| shut.recv())))
+                .await
+        }
+    });
+    while judge.0.threads.counts().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(limit / 16).await;
+    // No timer of this runtime fires meanwhile.
+    std::thread::sleep(limit + limit / 4);
+    tokio::time::sleep(limit / 8).await;
+    drop(open);
+    assert_eq!(judged.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
 async fn the_threads_end_with_the_judge() {
     let judge = judge();
     judge.run(judge.turn("a").await, || ()).await.unwrap();

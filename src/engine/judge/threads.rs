@@ -14,6 +14,9 @@ use crate::engine::metrics::Metrics;
 
 /// Validation goes down one level of the stack per level of a document, several calls each.
 const STACK_BYTES: usize = 8 << 20;
+/// In how many parts a judgement's time is waited for. A process that is suspended, or a machine that stands still, loses one part
+/// of it and not all, so that a healthy input does not fail for it.
+const PARTS: u32 = 8;
 
 pub(super) struct Threads {
     state: Mutex<State>,
@@ -76,7 +79,7 @@ impl Threads {
     ) {
         let reply: Reply<T> = Arc::new(Mutex::new(Some(reply)));
         let (began, has_begun) = oneshot::channel();
-        let (over, is_over) = oneshot::channel();
+        let (over, mut is_over) = oneshot::channel();
         let fate = Arc::new(Mutex::new(Given::Time));
         let (answer, metrics) = (Arc::clone(&reply), Arc::clone(&self.metrics));
         let run = Box::new(move || {
@@ -89,12 +92,19 @@ impl Threads {
         let watched = Arc::clone(&fate);
         tokio::spawn(async move {
             let _until_over = turn;
-            if has_begun.await.is_ok()
-                && tokio::time::timeout(threads.limit, is_over).await.is_err()
-            {
-                threads.give_up(&watched);
-                send(&reply, Err(Unjudged::TooLong));
+            if has_begun.await.is_err() {
+                return;
             }
+            for _ in 0..PARTS {
+                if tokio::time::timeout(threads.limit / PARTS, &mut is_over)
+                    .await
+                    .is_ok()
+                {
+                    return;
+                }
+            }
+            threads.give_up(&watched);
+            send(&reply, Err(Unjudged::TooLong));
         });
         self.push(Job {
             run,

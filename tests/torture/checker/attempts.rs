@@ -9,6 +9,7 @@ use super::{
     index::{Index, StepKey, at},
     violation::Violation,
 };
+use crate::poison;
 
 /// Interval arithmetic rounds.
 const ROUNDING: Micros = 2;
@@ -203,7 +204,13 @@ fn course(
         }
         error_of_the_last((task, step), row, a, found);
     }
-    if attempts.is_empty() && matches!(row.state.as_str(), "complete" | "error") {
+    let is_refused = index
+        .template_of(task)
+        .is_some_and(|name| poison::is_refusal(name, row.error_code.as_deref()));
+    if attempts.is_empty()
+        && matches!(row.state.as_str(), "complete" | "error")
+        && !(row.state == "error" && is_refused)
+    {
         let what = format!("{} without an attempt", row.state);
         found.push(Violation::StepStateWrong { task, step, what });
     }

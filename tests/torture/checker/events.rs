@@ -9,6 +9,10 @@ use super::{
     index::{Index, at, position},
     violation::Violation,
 };
+use crate::poison;
+
+/// The answer to an attempt that had ended.
+const ANSWERED_LATE: &str = "step.answered_late";
 
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for (task, events) in &index.events {
@@ -20,6 +24,7 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
         let events = index.events.get(&task.id).map_or(&[][..], Vec::as_slice);
         of_the_task(task, events, found);
         of_its_steps(index, task, events, found);
+        late_answers(index, task, events, found);
         if let Some(plan) = index.plan(task) {
             order(task, plan, events, found);
         }
@@ -67,10 +72,33 @@ fn of_the_task(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     }
 }
 
+/// An answer that came too late is in the log once, and is one to an attempt that there was.
+fn late_answers(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
+    let mut counts: BTreeMap<(i16, i32), usize> = BTreeMap::new();
+    for event in events.iter().filter(|e| e.kind == ANSWERED_LATE) {
+        let key = (event.step.unwrap_or(-1), event.attempt.unwrap_or(-1));
+        *counts.entry(key).or_default() += 1;
+    }
+    for ((step, attempt), count) in counts {
+        let attempts = index.attempts((task.id, step));
+        let due = usize::from(attempts.iter().any(|a| a.attempt == attempt));
+        miscounted(
+            task.id,
+            ANSWERED_LATE,
+            Some((step, attempt)),
+            (due, count),
+            found,
+        );
+    }
+}
+
 /// Each attempt has a start and an end, the end says how, and a step that was cancelled says so once.
 fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     let mut counts: BTreeMap<(i16, i32, &str), (usize, usize)> = BTreeMap::new();
-    for event in events.iter().filter(|e| e.kind.starts_with("step.")) {
+    for event in events
+        .iter()
+        .filter(|e| e.kind.starts_with("step.") && e.kind != ANSWERED_LATE)
+    {
         // The cancel of a step that waited repeats the number of its last attempt, which has an end of its own.
         let attempt = if event.outcome.is_some() || event.kind == "step.started" {
             event.attempt
@@ -112,6 +140,11 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
             ("step.skipped", "skipped"),
         ] {
             counts.entry((key.1, -1, kind)).or_default().0 += usize::from(row.state == state);
+        }
+        if index.template_of(task.id).is_some_and(poison::is_name) {
+            // The server ended it before it had an attempt, and perhaps again after an operator's order.
+            let failed = counts.entry((key.1, -1, "step.failed")).or_default();
+            failed.0 = failed.1;
         }
         let again = index.reopened.get(key).map_or(0, BTreeMap::len);
         counts.entry((key.1, -1, "step.reopened")).or_default().0 += again;
@@ -171,7 +204,9 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
     // A failed task may have another life, and what is settled by hand has failed before.
     for life in events.split(|e| e.kind == "task.reopened") {
         let end = life.iter().position(|e| is_end(e));
-        let last = life.iter().rposition(|e| e.kind != "task.resolved");
+        // An answer may come when its task has ended long ago.
+        let may_follow = |e: &Event| ["task.resolved", ANSWERED_LATE].contains(&&*e.kind);
+        let last = life.iter().rposition(|e| !may_follow(e));
         if let (Some(end), Some(last)) = (end, last) {
             before(
                 task,

@@ -86,6 +86,11 @@ impl<'a> Index<'a> {
         self.history.plans.get(&task.template)
     }
 
+    /// The name of a task's template.
+    pub fn template_of(&self, task: Uuid) -> Option<&'a str> {
+        Some(self.plan(self.tasks.get(&task)?)?.name.as_str())
+    }
+
     /// The attempts of a step, by number.
     pub fn attempts(&self, key: StepKey) -> &[&'a Attempt] {
         self.attempts.get(&key).map_or(&[], Vec::as_slice)

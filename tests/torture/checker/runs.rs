@@ -7,7 +7,10 @@ use super::{
     index::{Index, at},
     violation::Violation,
 };
-use crate::ledger::{Said, Start};
+use crate::{
+    ledger::{Said, Start},
+    poison,
+};
 
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for (_, start) in &index.starts {
@@ -61,6 +64,18 @@ fn outcome_of(said: Said) -> Option<&'static str> {
     }
 }
 
+/// Whether the database may make this of what the handler said: a success that costs too much to judge is a permanent error.
+fn is_made_of(index: &Index<'_>, attempt: &Attempt, said: Said) -> bool {
+    let refused = || {
+        said == Said::Success
+            && attempt.outcome == "permanent_error"
+            && index
+                .template_of(attempt.task)
+                .is_some_and(|name| poison::is_refusal(name, attempt.error_code.as_deref()))
+    };
+    outcome_of(said) == Some(attempt.outcome.as_str()) || refused()
+}
+
 fn asked_for(index: &Index<'_>, start: &Start, found: &mut Vec<Violation>) {
     let attempt = index.attempt_of(&start.lease);
     let is_its_own = attempt.is_some_and(|a| {
@@ -102,7 +117,7 @@ fn outcome(index: &Index<'_>, attempt: &Attempt, found: &mut Vec<Violation>) {
         return;
     }
     let said = index.end_of(attempt).map(|(_, end)| end.said);
-    if said.and_then(outcome_of) != Some(attempt.outcome.as_str()) {
+    if !said.is_some_and(|said| is_made_of(index, attempt, said)) {
         found.push(Violation::OutcomeMadeUp {
             task: attempt.task,
             step: attempt.step,
@@ -151,7 +166,7 @@ fn acks(index: &Index<'_>, found: &mut Vec<Violation>) {
         let said = index
             .end_of(attempt)
             .map_or(Said::Released, |(_, end)| end.said);
-        if ack.accepted && outcome_of(said) != Some(outcome.as_str()) {
+        if ack.accepted && !is_made_of(index, attempt, said) {
             let said = format!("{said:?}");
             found.push(Violation::AcceptedAndLost {
                 task,

@@ -219,6 +219,16 @@ pub(super) const ORDER: &[(&str, Change)] = &[
         h.events[at].kind = "task.completed".into();
     }),
     ("EventsMiscounted", |h| {
+        let mut late = h.events[event(h, DONE, "step.retrying")].clone();
+        (late.kind, late.outcome) = ("step.answered_late".into(), None);
+        h.events.extend([late.clone(), late]);
+    }),
+    ("EventsMiscounted", |h| {
+        let mut late = h.events[event(h, DONE, "step.retrying")].clone();
+        (late.kind, late.attempt) = ("step.answered_late".into(), Some(99));
+        h.events.push(late);
+    }),
+    ("EventsMiscounted", |h| {
         let mut stray = h.events[0].clone();
         stray.task = id(77);
         h.events.push(stray);
