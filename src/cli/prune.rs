@@ -19,7 +19,8 @@ Examples:
   tasker prune --older-than 7d --json
 
 Removes tasks that ended longer ago than that, whatever their state, with their steps, events and idempotency keys. A task \
-that has not ended is never touched. A server does the same by itself once an hour, for what is older than its --retain; \
+that has not ended is never touched. Services that no template names any more go too, once nothing has changed about them for \
+as long and nothing is set for them. A server does the same by itself once an hour, for what is older than its --retain; \
 both can run beside everything else, in short transactions. A subscriber whose cursor is older than what was removed is \
 told so.")]
 pub struct Command {
@@ -66,12 +67,13 @@ fn document(pruned: &Pruned, dry_run: bool) -> serde_json::Value {
         workers,
         circuit_changes,
         events,
+        services,
         partitions,
     } = pruned;
     json!({
         "dry_run": dry_run, "tasks": tasks, "steps": steps, "idempotency_keys": keys, "workers": workers,
         "circuit_changes": circuit_changes, "events": events,
-        "event_partitions": partitions,
+        "event_partitions": partitions, "services": services,
     })
 }
 
@@ -88,6 +90,7 @@ fn table(pruned: &Pruned) -> Table {
             "event partitions dropped whole",
             pruned.partitions.len() as u64,
         ),
+        ("unused services", pruned.services),
     ] {
         table.row([what.to_owned(), count.to_string()]);
     }

@@ -162,6 +162,12 @@ impl Catalog {
         Arc::clone(&self.shelf).read(turn).await
     }
 
+    /// Reads which lanes there are, as some may be gone.
+    pub async fn forget_lanes(&self) -> Result<(), StoreError> {
+        let _turn = self.turn.lock().await;
+        self.shelf.read_lanes_anew().await
+    }
+
     /// Whether there are lanes that no caller of this function has heard of yet.
     pub fn take_new_lanes(&self) -> bool {
         let mut known = self

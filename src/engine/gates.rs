@@ -58,6 +58,8 @@ pub struct Call {
 struct Known {
     services: HashMap<i32, Gate>,
     lanes: HashMap<i32, i32>,
+    /// The largest id of a lane that was ever known: a lane has a larger one than those before it.
+    newest_lane: i32,
     /// Those of templates and namespaces that an operator has paused.
     paused: HashSet<i32>,
 }
@@ -419,9 +421,10 @@ impl Gates {
             .any(|gate| gate.is_shut(now) || gate.limit != Limit::None)
     }
 
-    /// Whether all these lanes are known.
+    /// Whether all these lanes, which are in the order of their ids, are known.
     pub fn know(&self, lanes: &[LaneRow]) -> bool {
-        self.lock().lanes.len() >= lanes.len()
+        let newest = lanes.last().map_or(0, |lane| lane.lane_id);
+        self.lock().newest_lane >= newest
     }
 
     /// Waits until there is something to do for the loop that looks after the services.

@@ -350,11 +350,15 @@ impl Hub {
             .collect()
     }
 
-    /// Sees which lanes each worker can serve, after new ones came into being.
+    /// Sees which lanes each worker can serve, after new ones came into being or some are gone. `lanes` are in the order of their ids.
     pub fn relane(&self, lanes: &[LaneRow]) {
-        for c in self.lock().by_id.values_mut() {
+        let mut all = self.lock();
+        for c in all.by_id.values_mut() {
             c.relane(lanes);
         }
+        let is_there = |id: &i32| lanes.binary_search_by_key(id, |lane| lane.lane_id).is_ok();
+        all.quiet.retain(is_there);
+        drop(all);
         self.kick();
     }
 

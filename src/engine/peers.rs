@@ -64,6 +64,8 @@ struct News {
     events: bool,
     /// Somebody listens to events there, who wants to hear of all from now on.
     listened: bool,
+    /// Lanes or services are gone.
+    gone: bool,
     /// The database was connected to anew, and may be another one than before.
     anew: bool,
 }
@@ -77,6 +79,7 @@ impl News {
         self.services |= other.services;
         self.events |= other.events;
         self.listened |= other.listened;
+        self.gone |= other.gone;
         self.anew |= other.anew;
     }
 }
@@ -131,6 +134,7 @@ impl Peers {
                     services: says('s'),
                     events: says('e'),
                     listened: says('l'),
+                    gone: says('g'),
                     anew: false,
                 }
             }
@@ -268,10 +272,15 @@ impl PeersLoop {
         if lanes {
             self.hub.relane(&self.catalog.lanes());
         }
-        if news.anew {
+        let anew = news.anew || news.gone;
+        if anew {
             self.gates.doubt();
         }
-        if lanes || news.services {
+        if news.gone {
+            self.catalog.forget_lanes().await?;
+            self.hub.relane(&self.catalog.lanes());
+        }
+        if lanes || anew || news.services {
             let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
             self.hub.steps_wait(opened);
         }
@@ -352,6 +361,7 @@ async fn listen_once(
                     services: true,
                     events: true,
                     listened: false,
+                    gone: true,
                     anew: true,
                 };
                 let _ = sender.try_send(everything);

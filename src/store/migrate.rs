@@ -40,6 +40,11 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
         "late_results",
         include_str!("../../migrations/0008_late_results.sql"),
     ),
+    (
+        9,
+        "unused",
+        include_str!("../../migrations/0009_unused.sql"),
+    ),
 ];
 
 /// How long another process is waited for that migrates the same schema.

@@ -34,6 +34,7 @@ pub mod template;
 pub mod tidy;
 mod tls;
 pub mod trace;
+mod unused;
 pub mod url;
 pub mod worker;
 mod writes;

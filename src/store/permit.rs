@@ -75,18 +75,18 @@ const SET: &str = "
     UPDATE permits p SET count = u.count, term = term + u.bump::int
       FROM unnest($1::int4[], $2::int4[], $3::bool[]) AS u(permit_id, count, bump) WHERE p.permit_id = u.permit_id";
 
-/// Takes part of a service's limits; `None` if its gate is another one by now.
+/// Takes part of a service's limits; `None` if its gate is another one by now, or it is gone.
 pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewed>, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
     let bucket = ask.rate.map_or(0.0, |rate| rate.bucket);
     let statement = tx.prepare_cached(SERVICE).await?;
     let service = tx
-        .query_one(&statement, &[&ask.service_id, &bucket])
+        .query_opt(&statement, &[&ask.service_id, &bucket])
         .await?;
-    if service.get::<_, i64>(0) != ask.gate {
+    let Some(service) = service.filter(|row| row.get::<_, i64>(0) == ask.gate) else {
         return Ok(None);
-    }
+    };
     let mut renewed = Renewed::default();
     if ask.probing || ask.limit.is_some() {
         renewed.permit = Some(take(&tx, server, ask, service.get(1)).await?);

@@ -1,12 +1,12 @@
-//! Removes what is old: finished tasks with their steps, keys and events, connections of workers, and changes of circuits. Days of events are
-//! dropped as a whole once no task of theirs is left; everything else goes in short transactions.
+//! Removes what is old: finished tasks with their steps, keys and events, connections of workers, changes of circuits, and services that
+//! nothing uses. Days of events are dropped as a whole once no task of theirs is left; everything else goes in short transactions.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio_postgres::{Client, Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{Db, StoreError};
+use super::{Db, StoreError, unused};
 
 /// Tasks of one transaction; with their steps some thousands of rows.
 const TASKS: i64 = 500;
@@ -29,6 +29,8 @@ pub struct Pruned {
     pub workers: u64,
     pub circuit_changes: u64,
     pub events: u64,
+    /// Services that no template names any more, at rest and without anything set for them.
+    pub services: u64,
     /// Partitions of the event log that are dropped as a whole.
     pub partitions: Vec<String>,
 }
@@ -97,6 +99,8 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
             &[&cutoff],
         )
         .await?;
+    // After the events and the changes of circuits: these have a service's number, and its name is in its row.
+    pruned.services = unused::forget(db, &mut client, &cutoff).await?;
     Ok(pruned)
 }
 
@@ -141,6 +145,11 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
         workers: number(3),
         circuit_changes: number(4),
         events: number(5),
+        services: client
+            .query_one(&unused::count_services(), &[&cutoff])
+            .await?
+            .get::<_, i64>(0)
+            .cast_unsigned(),
         partitions: whole.iter().map(|row| row.get(0)).collect(),
     })
 }

@@ -107,6 +107,10 @@ pub async fn lanes_page(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError>
     Ok(rows.iter().map(lane).collect())
 }
 
+/// Waits for the turn to change which templates and lanes there are; it is over with the transaction.
+pub(super) const TURN: &str =
+    "SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))";
+
 /// Stores a template unless its version is taken. Registrations take turns, so ids become visible in ascending order
 /// and a reader that knows the largest id knows them all.
 pub async fn register(
@@ -116,11 +120,7 @@ pub async fn register(
 ) -> Result<Registration, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
-    tx.execute(
-        "SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))",
-        &[],
-    )
-    .await?;
+    tx.execute(TURN, &[]).await?;
     let by_name =
         format!("{SELECT} WHERE t.namespace = $1 AND t.task_name = $2 AND t.version = $3");
     if let Some(found) = tx

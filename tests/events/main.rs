@@ -7,6 +7,7 @@ mod content;
 mod cursors;
 mod log;
 mod retention;
+mod unused;
 
 use tasker::{
     client::Client,

@@ -444,7 +444,9 @@ async fn a_database_of_the_first_version_keeps_its_events() {
             "adapting",
             "sizes",
             "releases",
-            "gates"
+            "gates",
+            "late_results",
+            "unused"
         ]
     );
     client

@@ -67,7 +67,21 @@ impl Shelf {
     }
 
     async fn new_lanes(&self) -> Result<Vec<LaneRow>, StoreError> {
-        let mut newest = self.with(|known| known.newest_lane);
+        self.lanes_above(self.with(|known| known.newest_lane)).await
+    }
+
+    /// Reads all lanes, and drops those that are gone. Its caller has the turn, so that none is added meanwhile.
+    pub(super) async fn read_lanes_anew(&self) -> Result<(), StoreError> {
+        let lanes = self.lanes_above(0).await?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let newest = lanes.last().map_or(0, |lane| lane.lane_id);
+        known.newest_lane = known.newest_lane.max(newest);
+        known.lanes = Arc::new(lanes);
+        Ok(())
+    }
+
+    /// The lanes with a larger id than `newest`, in the order of their ids.
+    async fn lanes_above(&self, mut newest: i32) -> Result<Vec<LaneRow>, StoreError> {
         let mut lanes = Vec::new();
         loop {
             let page = template::lanes_page(&self.db, newest).await?;

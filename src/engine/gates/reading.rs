@@ -110,8 +110,13 @@ impl Known {
             self.services.insert(id, gate);
         }
         opened.extend(self.hold(pauses, lanes));
-        // Lanes only ever follow those that were there, so what is known is the first part.
-        for lane in lanes.get(self.lanes.len()..).unwrap_or_default() {
+        if all {
+            self.forget_lanes(lanes);
+        }
+        // Those are new that have a larger id than all that are known.
+        let known = lanes.partition_point(|lane| lane.lane_id <= self.newest_lane);
+        for lane in lanes.get(known..).unwrap_or_default() {
+            self.newest_lane = lane.lane_id;
             if self.lanes.insert(lane.lane_id, lane.service_id).is_none()
                 && let Some(gate) = self.services.get_mut(&lane.service_id)
             {
@@ -120,6 +125,17 @@ impl Known {
             }
         }
         opened
+    }
+
+    /// Drops the lanes that are gone. `lanes` may have been taken before the newest ones came.
+    fn forget_lanes(&mut self, lanes: &[LaneRow]) {
+        let newest = lanes.last().map_or(0, |lane| lane.lane_id);
+        let is_there =
+            |id: i32| id > newest || lanes.binary_search_by_key(&id, |lane| lane.lane_id).is_ok();
+        self.lanes.retain(|id, _| is_there(*id));
+        for gate in self.services.values_mut() {
+            gate.lanes.retain(|id| is_there(*id));
+        }
     }
 
     /// Takes over which lanes are paused. Returns those that were and are not any more.
