@@ -12,7 +12,7 @@ use tasker::store::{
     event,
     fill::{self, Kind},
     hot::STATEMENTS,
-    names,
+    names, service,
     template::{self, NewStep, NewTemplate, Registration},
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -147,6 +147,58 @@ async fn the_plans_are_the_same_whatever_the_planner_believes() {
         &plans(&db.connect_hot().await.unwrap()).await,
         "with a queue that has just run empty",
     );
+}
+
+/// Services of a large cell.
+const SERVICES: i32 = 60_000;
+
+/// What is written often about a service, its tokens and probes, leaves the index alone that those with an end are found by.
+#[tokio::test]
+async fn services_whose_time_has_come_are_found_without_the_others() {
+    let test = TestDb::new().await;
+    let client = test.db().connect_hot().await.unwrap();
+    // As the pool has it.
+    client
+        .batch_execute("SET enable_bitmapscan = on")
+        .await
+        .unwrap();
+    let explain = format!(
+        "EXPLAIN (ANALYZE, FORMAT JSON, COSTS OFF) {}",
+        service::LAPSED
+    );
+    let insert = "INSERT INTO services (namespace, service, until, forced_until)
+                  SELECT 'n', 's' || n, CASE WHEN n = 7 THEN now() END, CASE WHEN n = 9 THEN now() WHEN n = 11 THEN 'infinity'::timestamptz END
+                    FROM generate_series(1, $1) n";
+    client.execute(insert, &[&SERVICES]).await.unwrap();
+    for believed in ["SELECT", "ANALYZE services"] {
+        client.batch_execute(believed).await.unwrap();
+        let rows = client.query(service::LAPSED, &[]).await.unwrap();
+        let found: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(found, [7, 9]);
+        let answer = client.simple_query(&explain).await.unwrap();
+        let text = answer.iter().find_map(|m| match m {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let plan: Value = serde_json::from_str(text.unwrap()).unwrap();
+        let text = plan.to_string();
+        assert!(
+            text.contains("\"Index Name\":\"services_lapse\""),
+            "{plan:#}"
+        );
+        assert!(text.contains("\"Index Cond\""), "{plan:#}");
+        let mut nodes = Vec::new();
+        scans(&plan, &mut nodes);
+        for node in nodes {
+            assert!(node["Actual Rows"].as_f64().unwrap() <= 2.0, "{plan:#}");
+            assert!(node["Rows Removed by Filter"].is_null(), "{plan:#}");
+        }
+    }
+    let written = "BEGIN; UPDATE services SET tokens = 1, probes_left = 1, probes_passed = 1 WHERE service_id % 1000 = 7";
+    client.batch_execute(written).await.unwrap();
+    let stats = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relid = 'services'::regclass";
+    let row = client.query_one(stats, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (60, 60));
 }
 
 type Plans = BTreeMap<&'static str, Value>;

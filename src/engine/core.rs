@@ -226,10 +226,9 @@ impl Engine {
 
     /// Sees what came with a new template: lanes, and services.
     pub async fn templates_changed(&self) -> Result<(), StoreError> {
-        let lanes = self.catalog.lanes();
-        self.hub.relane(&lanes);
+        self.hub.relane(&self.catalog.lanes());
         self.hub
-            .steps_wait(self.gates.refresh(&self.db, &lanes).await?);
+            .steps_wait(self.gates.refresh(&self.db, &self.catalog).await?);
         Ok(())
     }
 
@@ -277,7 +276,7 @@ async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), Sto
         let read = async {
             catalog.load().await?;
             catalog.take_new_lanes();
-            gates.refresh(db, &catalog.lanes()).await
+            gates.refresh(db, catalog).await
         };
         let read = read.await;
         // What was read until then stays read, and the wait begins anew.

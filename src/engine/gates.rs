@@ -4,8 +4,11 @@
 //! not the service's any more. So a stale copy costs another try and never lets anybody through.
 
 mod copy;
+mod known;
 mod passes;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +22,14 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::copy::{Gate, Limit, Shut};
 pub use self::passes::Passes;
 use self::reading::Seen;
-use crate::engine::hash::{HashMap, HashSet};
+use self::{
+    copy::{Gate, Limit, Shut},
+    known::Known,
+};
+use super::catalog::Catalog;
+use crate::engine::hash::HashSet;
 use crate::{
     domain::{
         attempt::OutcomeKind,
@@ -34,7 +41,6 @@ use crate::{
         hot::LaneDemand,
         permit::{Rate, Renewal, Renewed},
         service::Report,
-        template::LaneRow,
     },
 };
 
@@ -52,16 +58,6 @@ pub struct Call {
     pub lane_id: i32,
     pub outcome: OutcomeKind,
     pub started_at: SystemTime,
-}
-
-#[derive(Default)]
-struct Known {
-    services: HashMap<i32, Gate>,
-    lanes: HashMap<i32, i32>,
-    /// The largest id of a lane that was ever known: a lane has a larger one than those before it.
-    newest_lane: i32,
-    /// Those of templates and namespaces that an operator has paused.
-    paused: HashSet<i32>,
 }
 
 /// All services of the cell. Cheap to clone.
@@ -107,17 +103,18 @@ impl Gates {
             if known.paused.contains(&lane.lane_id) {
                 return false;
             }
-            let Some(gate) = known.gate_of(lane.lane_id) else {
-                return false;
-            };
-            let freed = ending
-                .iter()
-                .filter(|lease| gate.running.contains(lease))
-                .count();
-            let room = gate.room(now, i32::try_from(freed).unwrap_or(i32::MAX));
-            if room < lane.limit && !gate.is_shut(now) {
-                work |= !std::mem::replace(&mut gate.starved, true);
-            }
+            let admitted = known.change_of(lane.lane_id, |gate| {
+                let freed = ending
+                    .iter()
+                    .filter(|lease| gate.running.contains(lease))
+                    .count();
+                let room = gate.room(now, i32::try_from(freed).unwrap_or(i32::MAX));
+                if room < lane.limit && !gate.is_shut(now) {
+                    work |= !std::mem::replace(&mut gate.starved, true);
+                }
+                room
+            });
+            let room = admitted.unwrap_or_default();
             lane.limit = lane.limit.min(room);
             room > 0
         });
@@ -150,21 +147,20 @@ impl Gates {
             let Some(service_id) = known.lanes.get(lane).copied() else {
                 continue;
             };
-            let Some(gate) = known.services.get_mut(&service_id) else {
-                continue;
-            };
-            let seconds = time.as_secs_f64().min(gate.policy.max_pause_seconds);
-            if seconds <= 0.0 {
-                continue;
-            }
-            let longest = pauses.entry(service_id).or_default();
-            *longest = longest.max(seconds);
-            let until = now + Duration::from_secs_f64(seconds);
-            gate.shut = match gate.shut {
-                Shut::No => Shut::Until(until),
-                Shut::Until(old) => Shut::Until(old.max(until)),
-                shut @ Shut::For(()) => shut,
-            };
+            known.change(service_id, |gate| {
+                let seconds = time.as_secs_f64().min(gate.policy.max_pause_seconds);
+                if seconds <= 0.0 {
+                    return;
+                }
+                let longest = pauses.entry(service_id).or_default();
+                *longest = longest.max(seconds);
+                let until = now + Duration::from_secs_f64(seconds);
+                gate.shut = match gate.shut {
+                    Shut::No => Shut::Until(until),
+                    Shut::Until(old) => Shut::Until(old.max(until)),
+                    shut @ Shut::For(()) => shut,
+                };
+            });
         }
         pauses
             .into_iter()
@@ -188,25 +184,24 @@ impl Gates {
         let mut known = self.lock();
         let (mut news, mut alarm) = (false, false);
         for call in calls {
-            let Some(gate) = known.gate_of(call.lane_id) else {
-                continue;
-            };
-            let seconds = now
-                .duration_since(call.started_at)
-                .unwrap_or_default()
-                .as_secs_f64();
-            let Some(health) = circuit::health(call.outcome, seconds, &gate.policy) else {
-                continue;
-            };
-            gate.calls.add(health);
-            if gate.state == CircuitState::HalfOpen
-                && seconds <= gate.age + gate.read.elapsed().as_secs_f64()
-            {
-                gate.probes.add(health);
-                alarm = true;
-            }
-            news = true;
-            alarm |= health == Health::Unhealthy;
+            known.change_of(call.lane_id, |gate| {
+                let seconds = now
+                    .duration_since(call.started_at)
+                    .unwrap_or_default()
+                    .as_secs_f64();
+                let Some(health) = circuit::health(call.outcome, seconds, &gate.policy) else {
+                    return;
+                };
+                gate.calls.add(health);
+                if gate.state == CircuitState::HalfOpen
+                    && seconds <= gate.age + gate.read.elapsed().as_secs_f64()
+                {
+                    gate.probes.add(health);
+                    alarm = true;
+                }
+                news = true;
+                alarm |= health == Health::Unhealthy;
+            });
         }
         drop(known);
         if alarm {
@@ -218,17 +213,16 @@ impl Gates {
 
     /// What was counted since the last time.
     pub fn take_reports(&self) -> Vec<Report> {
-        let mut known = self.lock();
-        let mut reports: Vec<Report> = known
-            .services
-            .iter_mut()
-            .filter(|(_, gate)| gate.calls.calls > 0)
-            .map(|(id, gate)| Report {
-                service_id: *id,
-                calls: std::mem::take(&mut gate.calls),
-                probes: std::mem::take(&mut gate.probes),
-            })
-            .collect();
+        let mut reports = Vec::new();
+        self.lock().each_active(|service_id, gate| {
+            if gate.calls.calls > 0 {
+                reports.push(Report {
+                    service_id,
+                    calls: std::mem::take(&mut gate.calls),
+                    probes: std::mem::take(&mut gate.probes),
+                });
+            }
+        });
         reports.sort_unstable_by_key(|report| report.service_id);
         reports
     }
@@ -237,10 +231,10 @@ impl Gates {
     pub fn put_back(&self, reports: &[Report]) {
         let mut known = self.lock();
         for report in reports {
-            if let Some(gate) = known.services.get_mut(&report.service_id) {
+            known.change(report.service_id, |gate| {
                 gate.calls.merge(report.calls);
                 gate.probes.merge(report.probes);
-            }
+            });
         }
     }
 
@@ -248,14 +242,13 @@ impl Gates {
     /// some lanes could run here at once.
     pub fn renewals(&self, slots: impl Fn(&[i32]) -> u32) -> Vec<Renewal> {
         let now = Instant::now();
-        let mut known = self.lock();
         let mut renewals = Vec::new();
-        for (id, gate) in &mut known.services {
+        self.lock().each_active(|service_id, gate| {
             let limited = gate.limit != Limit::None || gate.is_rated();
             let in_use = !gate.running.is_empty() || gate.starved;
             let early = !gate.is_rated() && gate.asked.is_some_and(|at| now < at + RENEW_SPACING);
             if !limited || !in_use || early || gate.is_shut(now) {
-                continue;
+                return;
             }
             (gate.starved, gate.asked) = (false, Some(now));
             let wanted = slots(&gate.lanes);
@@ -266,7 +259,7 @@ impl Gates {
             };
             let expired = now >= gate.tokens_until;
             renewals.push(Renewal {
-                service_id: *id,
+                service_id,
                 gate: gate.gate,
                 limit,
                 probing: gate.limit == Limit::Probes,
@@ -278,45 +271,42 @@ impl Gates {
                     returned: std::mem::take(&mut gate.tokens),
                 }),
             });
-        }
+        });
         renewals
     }
 
     /// What was got. Returns the lanes whose services admit calls now.
     pub fn renewed(&self, asked: &Renewal, got: Renewed) -> Vec<i32> {
         let now = Instant::now();
-        let mut known = self.lock();
-        let Some(gate) = known
-            .services
-            .get_mut(&asked.service_id)
-            .filter(|gate| gate.gate == asked.gate)
-        else {
-            return Vec::new();
-        };
-        if got.permit.is_some() {
-            gate.permit = got.permit;
-        }
-        if asked.rate.is_some() {
-            gate.tokens = got.tokens;
-            gate.tokens_until = now + TOKENS_KEEP;
-            gate.next_token = got
-                .next_token
-                .and_then(|s| Some(now + Duration::try_from_secs_f64(s).ok()?));
-            gate.starved |= got.next_token.is_some();
-        }
-        if gate.room(now, 0) > 0 {
-            gate.lanes.clone()
-        } else {
-            Vec::new()
-        }
+        let admits = self.lock().change(asked.service_id, |gate| {
+            if gate.gate != asked.gate {
+                return Vec::new();
+            }
+            if got.permit.is_some() {
+                gate.permit = got.permit;
+            }
+            if asked.rate.is_some() {
+                gate.tokens = got.tokens;
+                gate.tokens_until = now + TOKENS_KEEP;
+                gate.next_token = got
+                    .next_token
+                    .and_then(|s| Some(now + Duration::try_from_secs_f64(s).ok()?));
+                gate.starved |= got.next_token.is_some();
+            }
+            if gate.room(now, 0) > 0 {
+                gate.lanes.clone()
+            } else {
+                Vec::new()
+            }
+        });
+        admits.unwrap_or_default()
     }
 
     /// The attempts that run on parts of limits here, as far as known.
     pub fn running(&self) -> Vec<Lease> {
         self.lock()
-            .services
-            .values()
-            .flat_map(|gate| gate.running.iter().copied())
+            .active()
+            .flat_map(|(_, gate)| gate.running.iter().copied())
             .collect()
     }
 
@@ -324,13 +314,13 @@ impl Gates {
     pub fn ended(&self, leases: &[Lease]) -> Vec<i32> {
         let now = Instant::now();
         let mut lanes = Vec::new();
-        for gate in self.lock().services.values_mut() {
+        self.lock().each_active(|_, gate| {
             let before = gate.running.len();
             gate.running.retain(|lease| !leases.contains(lease));
             if gate.running.len() < before && gate.room(now, 0) > 0 {
                 lanes.extend(&gate.lanes);
             }
-        }
+        });
         lanes
     }
 
@@ -338,12 +328,12 @@ impl Gates {
     pub fn resumed(&self) -> Vec<i32> {
         let now = Instant::now();
         let mut lanes = Vec::new();
-        for gate in self.lock().services.values_mut() {
+        self.lock().each_active(|_, gate| {
             if matches!(gate.shut, Shut::Until(until) if until <= now) {
                 gate.shut = Shut::No;
                 lanes.extend(&gate.lanes);
             }
-        }
+        });
         lanes
     }
 
@@ -353,12 +343,10 @@ impl Gates {
             Shut::Until(until) => Some(until),
             Shut::No | Shut::For(()) => None,
         };
-        let known = self.lock();
         let token = |gate: &Gate| gate.next_token.filter(|_| gate.starved);
-        known
-            .services
-            .values()
-            .flat_map(|gate| [gate.lapses, pause(gate), token(gate)])
+        self.lock()
+            .active()
+            .flat_map(|(_, gate)| [gate.lapses, pause(gate), token(gate)])
             .flatten()
             .min()
     }
@@ -368,12 +356,12 @@ impl Gates {
     pub fn take_lapsed(&self) -> bool {
         let now = Instant::now();
         let mut lapsed = false;
-        for gate in self.lock().services.values_mut() {
+        self.lock().each_active(|_, gate| {
             if gate.lapses.is_some_and(|at| at <= now) {
                 gate.lapses = None;
                 lapsed = true;
             }
-        }
+        });
         lapsed
     }
 
@@ -384,13 +372,8 @@ impl Gates {
 
     /// Where the circuits stand, of the first so many services by name.
     pub fn states(&self, most: usize) -> Vec<([String; 2], &'static str)> {
-        let known = self.lock();
-        let mut states: Vec<_> = known
-            .services
-            .values()
-            .map(|gate| (gate.name.clone(), gate.state.as_str()))
-            .collect();
-        drop(known);
+        let name = |gate: &Gate| (gate.name.clone(), gate.state.as_str());
+        let mut states: Vec<_> = self.lock().all().map(name).collect();
         states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         states.truncate(most);
         states
@@ -398,33 +381,27 @@ impl Gates {
 
     /// Whether calls wait to be reported.
     pub fn has_calls(&self) -> bool {
-        self.lock()
-            .services
-            .values()
-            .any(|gate| gate.calls.calls > 0)
+        self.lock().active().any(|(_, gate)| gate.calls.calls > 0)
     }
 
     /// Whether a part of a limit is in use here, or wanted.
     pub fn is_limiting(&self) -> bool {
         self.lock()
-            .services
-            .values()
-            .any(|gate| !gate.running.is_empty() || gate.starved)
+            .active()
+            .any(|(_, gate)| !gate.running.is_empty() || gate.starved)
     }
 
     /// Whether somebody may not pass, so that it has to be asked whether he may again.
     pub fn is_any_closed(&self) -> bool {
         let now = Instant::now();
         self.lock()
-            .services
-            .values()
-            .any(|gate| gate.is_shut(now) || gate.limit != Limit::None)
+            .active()
+            .any(|(_, gate)| gate.is_shut(now) || gate.limit != Limit::None)
     }
 
-    /// Whether all these lanes, which are in the order of their ids, are known.
-    pub fn know(&self, lanes: &[LaneRow]) -> bool {
-        let newest = lanes.last().map_or(0, |lane| lane.lane_id);
-        self.lock().newest_lane >= newest
+    /// Whether all lanes of the catalog are known.
+    pub fn know(&self, catalog: &Catalog) -> bool {
+        self.lock().has(&catalog.lanes())
     }
 
     /// Waits until there is something to do for the loop that looks after the services.
@@ -439,11 +416,5 @@ impl Gates {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn gate_of(&mut self, lane_id: i32) -> Option<&mut Gate> {
-        self.services.get_mut(self.lanes.get(&lane_id)?)
     }
 }

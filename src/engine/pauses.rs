@@ -28,7 +28,7 @@ impl Engine {
             &self.peers.service_news(),
         )
         .await?;
-        self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        self.gates.refresh(&self.db, &self.catalog).await?;
         let claims = pause::claims_under_way(&self.db).await?;
         for _ in 0..SETTLE.1 {
             if claims.is_empty() || pause::have_ended(&self.db, &claims).await? {
@@ -57,7 +57,7 @@ impl Engine {
             &self.peers.service_news(),
         )
         .await?;
-        let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        let opened = self.gates.refresh(&self.db, &self.catalog).await?;
         self.hub.steps_wait(opened);
         Ok(lifted)
     }

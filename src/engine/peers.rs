@@ -281,7 +281,7 @@ impl PeersLoop {
             self.hub.relane(&self.catalog.lanes());
         }
         if lanes || anew || news.services {
-            let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+            let opened = self.gates.refresh(&self.db, &self.catalog).await?;
             self.hub.steps_wait(opened);
         }
         if news.listened {

@@ -94,7 +94,7 @@ impl Services {
 
     /// One round; without anything to do it asks the database nothing. `alarmed`: what was counted is reported now.
     pub async fn run_once(&mut self, alarmed: bool) -> Result<(), StoreError> {
-        let mut stale = !self.gates.know(&self.catalog.lanes());
+        let mut stale = !self.gates.know(&self.catalog);
         if alarmed || self.reported.elapsed() >= REPORT {
             stale |= self.report().await?;
         }
@@ -125,7 +125,7 @@ impl Services {
     }
 
     async fn refresh(&self) -> Result<(), StoreError> {
-        let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        let opened = self.gates.refresh(&self.db, &self.catalog).await?;
         self.hub.steps_wait(opened);
         Ok(())
     }

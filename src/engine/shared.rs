@@ -73,7 +73,7 @@ impl Shared {
 
     /// Reads who may pass to the services, and has a look at the steps that could not before.
     pub async fn refresh_gates(&self) -> Result<(), StoreError> {
-        let opened = self.gates.refresh(&self.db, &self.catalog.lanes()).await?;
+        let opened = self.gates.refresh(&self.db, &self.catalog).await?;
         self.hub.steps_wait(opened);
         Ok(())
     }

@@ -343,9 +343,10 @@ async fn apply(
     Ok(true)
 }
 
-const LAPSED: &str = "
+/// The condition and the expression are those of the index `services_lapse`; of the time it takes one value, not one for each row.
+pub const LAPSED: &str = "
     SELECT service_id, forced_until <= clock_timestamp() FROM services
-     WHERE until <= clock_timestamp() OR forced_until <= clock_timestamp()
+     WHERE (until IS NOT NULL OR forced_until IS NOT NULL) AND least(until, forced_until) <= (SELECT clock_timestamp())
      ORDER BY service_id FOR UPDATE SKIP LOCKED";
 
 /// A half-open circuit whose probes told nothing, as their workers or their server are gone, lets others through.

@@ -42,6 +42,8 @@ pub(super) struct Gate {
     pub(super) age: f64,
     pub(super) policy: Policy,
     pub(super) lanes: Vec<i32>,
+    /// It is among those that are walked through.
+    pub(super) listed: bool,
     pub(super) shut: Shut,
     pub(super) limit: Limit,
     /// Something about the row ends by itself then, unless somebody ends it before.
@@ -87,6 +89,7 @@ impl Gate {
             read: now,
             age: row.age,
             lanes: Vec::new(),
+            listed: false,
             shut: match paused {
                 _ if open => Shut::For(()),
                 Some(seconds) => Shut::Until(in_time(seconds)),
@@ -122,6 +125,7 @@ impl Gate {
         let Some(old) = old else { return self };
         Self {
             lanes: old.lanes,
+            listed: old.listed,
             // Also while there is no limit, or only probes pass: they run on, and count again when there is one.
             running: old.running,
             promised: old.promised,
@@ -133,6 +137,14 @@ impl Gate {
             probes: old.probes,
             ..self
         }
+    }
+
+    /// Whether there is nothing to look after: anybody passes, nothing ends by itself, and nothing is in use or waits to be reported.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let open = self.shut == Shut::No && self.limit == Limit::None && !self.is_rated();
+        let unused = self.running.is_empty() && self.promised == 0 && self.permit.is_none();
+        let unwanted = !self.starved && self.next_token.is_none();
+        open && unused && unwanted && self.lapses.is_none() && self.calls.calls == 0
     }
 
     pub(super) fn is_shut(&self, now: Instant) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{Gates, Limit};
+use super::{Gates, Limit, copy::Gate};
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::lease::Lease,
@@ -23,6 +23,65 @@ struct Taken {
     freed: HashSet<Lease>,
 }
 
+impl Taken {
+    /// Lets one more claim pass; `room` is how many could pass before the transaction read the clock.
+    fn take(&mut self, gate: &mut Gate, room: i32, lease: Lease) -> Option<Option<i32>> {
+        let freed = i32::try_from(self.freed.len()).unwrap_or(i32::MAX);
+        let is_late = gate.limit == Limit::Concurrency
+            && usize::try_from(room + freed).unwrap_or_default() <= self.leases.len();
+        if is_late || gate.room(Instant::now(), freed) == 0 {
+            gate.starved = true;
+            return None;
+        }
+        if *self.gate.get_or_insert(gate.gate) != gate.gate {
+            return None;
+        }
+        if gate.limit != Limit::None {
+            let permit = gate.permit?;
+            if *self.permit.get_or_insert((permit.permit_id, permit.term))
+                != (permit.permit_id, permit.term)
+            {
+                return None;
+            }
+            (self.limited, self.probing) = (true, gate.limit == Limit::Probes);
+            gate.promised += 1;
+        }
+        if gate.is_rated() {
+            gate.tokens -= 1.0;
+            self.tokens += 1.0;
+        }
+        self.leases.push(lease);
+        Some(if self.probing {
+            Some(PROBE)
+        } else {
+            self.permit.map(|(id, _)| id)
+        })
+    }
+
+    /// After the commit: what it took is in use.
+    fn commit(&self, gate: &mut Gate, ended: bool, lost: &HashSet<Lease>) {
+        let count = i32::try_from(self.leases.len()).unwrap_or(i32::MAX);
+        if self.limited {
+            gate.promised -= count;
+        }
+        if self.probing {
+            if let Some(permit) = gate
+                .permit
+                .as_mut()
+                .filter(|permit| Some((permit.permit_id, permit.term)) == self.permit)
+            {
+                permit.count -= count;
+            }
+        } else if self.limited {
+            gate.running
+                .extend(self.leases.iter().filter(|lease| !lost.contains(lease)));
+        }
+        if ended {
+            gate.running.retain(|lease| !self.freed.contains(lease));
+        }
+    }
+}
+
 /// The claims of a transaction, by the services that they pass to. What was not committed is given back when it is dropped.
 pub struct Passes {
     gates: Gates,
@@ -37,10 +96,9 @@ impl Passes {
         let now = Instant::now();
         let known = gates.lock();
         let limited = known
-            .services
-            .iter()
+            .active()
             .filter(|(_, gate)| gate.limit == Limit::Concurrency);
-        let room = limited.map(|(id, gate)| (*id, gate.room(now, 0))).collect();
+        let room = limited.map(|(id, gate)| (id, gate.room(now, 0))).collect();
         drop(known);
         Self {
             gates,
@@ -53,8 +111,7 @@ impl Passes {
     pub fn frees(&mut self, changes: &Changes) {
         let known = self.gates.lock();
         let limited: Vec<_> = known
-            .services
-            .iter()
+            .active()
             .filter(|(_, gate)| !gate.running.is_empty())
             .collect();
         if limited.is_empty() {
@@ -65,7 +122,7 @@ impl Passes {
                 .iter()
                 .find(|(_, gate)| gate.running.contains(&lease))
             {
-                self.taken.entry(**id).or_default().freed.insert(lease);
+                self.taken.entry(*id).or_default().freed.insert(lease);
             }
         }
     }
@@ -77,39 +134,11 @@ impl Passes {
             return None;
         }
         let service_id = *known.lanes.get(&lane_id)?;
-        let gate = known.services.get_mut(&service_id)?;
         let taken = self.taken.entry(service_id).or_default();
-        let freed = i32::try_from(taken.freed.len()).unwrap_or(i32::MAX);
-        let before = self.room.get(&service_id).copied().unwrap_or_default() + freed;
-        let is_late = gate.limit == Limit::Concurrency
-            && usize::try_from(before).unwrap_or_default() <= taken.leases.len();
-        if is_late || gate.room(Instant::now(), freed) == 0 {
-            gate.starved = true;
-            return None;
-        }
-        if *taken.gate.get_or_insert(gate.gate) != gate.gate {
-            return None;
-        }
-        if gate.limit != Limit::None {
-            let permit = gate.permit?;
-            if *taken.permit.get_or_insert((permit.permit_id, permit.term))
-                != (permit.permit_id, permit.term)
-            {
-                return None;
-            }
-            (taken.limited, taken.probing) = (true, gate.limit == Limit::Probes);
-            gate.promised += 1;
-        }
-        if gate.is_rated() {
-            gate.tokens -= 1.0;
-            taken.tokens += 1.0;
-        }
-        taken.leases.push(lease);
-        Some(if taken.probing {
-            Some(PROBE)
-        } else {
-            taken.permit.map(|(id, _)| id)
-        })
+        let room = self.room.get(&service_id).copied().unwrap_or_default();
+        known
+            .change(service_id, |gate| taken.take(gate, room, lease))
+            .flatten()
     }
 
     /// What the transaction takes for granted.
@@ -141,31 +170,12 @@ impl Passes {
         let mut known = self.gates.lock();
         let mut lanes = Vec::new();
         for (id, taken) in std::mem::take(&mut self.taken) {
-            let Some(gate) = known.services.get_mut(&id) else {
-                continue;
-            };
-            let count = i32::try_from(taken.leases.len()).unwrap_or(i32::MAX);
-            if taken.limited {
-                gate.promised -= count;
-            }
-            if taken.probing {
-                if let Some(permit) = gate
-                    .permit
-                    .as_mut()
-                    .filter(|permit| Some((permit.permit_id, permit.term)) == taken.permit)
-                {
-                    permit.count -= count;
-                }
-            } else if taken.limited {
-                gate.running
-                    .extend(taken.leases.iter().filter(|lease| !lost.contains(lease)));
-            }
-            if ended {
-                gate.running.retain(|lease| !taken.freed.contains(lease));
-                if gate.room(now, 0) > 0 && !taken.freed.is_empty() {
+            known.change(id, |gate| {
+                taken.commit(gate, ended, lost);
+                if ended && !taken.freed.is_empty() && gate.room(now, 0) > 0 {
                     lanes.extend(&gate.lanes);
                 }
-            }
+            });
         }
         lanes
     }
@@ -175,13 +185,12 @@ impl Drop for Passes {
     fn drop(&mut self) {
         let mut known = self.gates.lock();
         for (id, taken) in &self.taken {
-            let Some(gate) = known.services.get_mut(id) else {
-                continue;
-            };
-            gate.tokens += taken.tokens;
-            if taken.limited {
-                gate.promised -= i32::try_from(taken.leases.len()).unwrap_or(i32::MAX);
-            }
+            known.change(*id, |gate| {
+                gate.tokens += taken.tokens;
+                if taken.limited {
+                    gate.promised -= i32::try_from(taken.leases.len()).unwrap_or(i32::MAX);
+                }
+            });
         }
     }
 }

@@ -1,0 +1,175 @@
+//! All that a server knows of the gates: the copies of the services, their lanes, and which services have something to look after.
+//! Only the latter are walked through for a transaction or a round, so that neither depends on how many services there are.
+
+use std::{mem, time::Instant};
+
+use super::copy::Gate;
+use crate::engine::hash::{HashMap, HashSet};
+use crate::store::{pause::PauseRow, service::ServiceRow, template::LaneRow};
+
+#[derive(Default)]
+pub(super) struct Known {
+    services: HashMap<i32, Gate>,
+    /// At least those that are not at rest; each of them is marked as listed.
+    active: Vec<i32>,
+    /// The service of each lane.
+    pub(super) lanes: HashMap<i32, i32>,
+    /// The largest id of a lane that was ever known: a lane has a larger one than those before it.
+    newest_lane: i32,
+    /// The lanes of templates and namespaces that an operator has paused.
+    pub(super) paused: HashSet<i32>,
+    /// What is paused.
+    pauses: Vec<PauseRow>,
+    /// How many gates were walked through.
+    #[cfg(test)]
+    pub(super) walked: std::cell::Cell<usize>,
+}
+
+impl Known {
+    /// The gate of a lane's service.
+    pub(super) fn gate_of(&self, lane_id: i32) -> Option<&Gate> {
+        self.services.get(self.lanes.get(&lane_id)?)
+    }
+
+    /// Changes the gate of a service; `None` if it is not known.
+    pub(super) fn change<T>(&mut self, id: i32, change: impl FnOnce(&mut Gate) -> T) -> Option<T> {
+        let gate = self.services.get_mut(&id)?;
+        let changed = change(gate);
+        if !gate.listed && !gate.is_at_rest() {
+            gate.listed = true;
+            self.active.push(id);
+        }
+        Some(changed)
+    }
+
+    /// Changes the gate of a lane's service.
+    pub(super) fn change_of<T>(
+        &mut self,
+        lane_id: i32,
+        change: impl FnOnce(&mut Gate) -> T,
+    ) -> Option<T> {
+        self.change(*self.lanes.get(&lane_id)?, change)
+    }
+
+    /// The services that are not at rest, and maybe a few that are.
+    pub(super) fn active(&self) -> impl Iterator<Item = (i32, &Gate)> {
+        #[cfg(test)]
+        self.walked.set(self.walked.get() + self.active.len());
+        let gate = |id: &i32| Some((*id, self.services.get(id)?));
+        self.active.iter().filter_map(gate)
+    }
+
+    /// Changes those, and lets go of what is at rest then.
+    pub(super) fn each_active(&mut self, mut change: impl FnMut(i32, &mut Gate)) {
+        #[cfg(test)]
+        self.walked.set(self.walked.get() + self.active.len());
+        let services = &mut self.services;
+        self.active.retain(|id| {
+            let Some(gate) = services.get_mut(id) else {
+                return false;
+            };
+            change(*id, gate);
+            gate.listed = !gate.is_at_rest();
+            gate.listed
+        });
+    }
+
+    /// All of them, for what is asked rarely.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Gate> {
+        self.services.values()
+    }
+
+    /// Whether all these lanes, which are in the order of their ids, are known.
+    pub(super) fn has(&self, lanes: &[LaneRow]) -> bool {
+        lanes
+            .last()
+            .is_none_or(|lane| lane.lane_id <= self.newest_lane)
+    }
+
+    /// The services of whose limits this server has a part.
+    pub(super) fn with_permits(&self) -> Vec<i32> {
+        let having = self.active().filter(|(_, gate)| gate.permit.is_some());
+        having.map(|(id, _)| id).collect()
+    }
+
+    /// Takes over what a reading found; with `all`, what it did not find is gone. Returns the lanes whose services admit calls now.
+    pub(super) fn learn(
+        &mut self,
+        rows: Vec<ServiceRow>,
+        all: bool,
+        pauses: &[PauseRow],
+        lanes: &[LaneRow],
+    ) -> Vec<i32> {
+        let now = Instant::now();
+        let mut opened = Vec::new();
+        let mut before = if all {
+            mem::take(&mut self.services)
+        } else {
+            HashMap::default()
+        };
+        for row in rows {
+            let id = row.service_id;
+            let old = before.remove(&id).or_else(|| self.services.remove(&id));
+            let was_shut = old
+                .as_ref()
+                .is_none_or(|gate| gate.is_shut(now) || gate.room(now, 0) == 0);
+            self.services.insert(id, Gate::of(row, now).renewed(old));
+            // It is listed, if it has to be.
+            let lanes = self.change(id, |gate| {
+                let opens = was_shut && !gate.is_shut(now);
+                opens.then(|| gate.lanes.clone())
+            });
+            opened.extend(lanes.flatten().unwrap_or_default());
+        }
+        opened.extend(self.hold(pauses, lanes));
+        if all {
+            self.forget_lanes(lanes);
+        }
+        for lane in self.new(lanes) {
+            self.newest_lane = lane.lane_id;
+            if self.lanes.insert(lane.lane_id, lane.service_id).is_none()
+                && let Some(gate) = self.services.get_mut(&lane.service_id)
+            {
+                gate.lanes.push(lane.lane_id);
+                opened.push(lane.lane_id);
+            }
+        }
+        opened
+    }
+
+    /// Those of the lanes, which are in the order of their ids, that have a larger one than all that are known.
+    fn new<'a>(&self, lanes: &'a [LaneRow]) -> &'a [LaneRow] {
+        let known = lanes.partition_point(|lane| lane.lane_id <= self.newest_lane);
+        lanes.get(known..).unwrap_or_default()
+    }
+
+    /// Takes over which lanes are paused. Returns those that were and are not any more.
+    fn hold(&mut self, pauses: &[PauseRow], lanes: &[LaneRow]) -> Vec<i32> {
+        let covers = |pause: &PauseRow, lane: &LaneRow| {
+            pause.namespace == lane.namespace
+                && (pause.task_name.is_empty() || pause.task_name == lane.task_name)
+        };
+        let is_held = |lane: &&LaneRow| pauses.iter().any(|pause| covers(pause, lane));
+        // Lanes do not change, so those that are known need no other look as long as the same is paused.
+        if self.pauses == pauses {
+            let held = self.new(lanes).iter().filter(is_held);
+            let held: Vec<i32> = held.map(|lane| lane.lane_id).collect();
+            self.paused.extend(held);
+            return Vec::new();
+        }
+        self.pauses = pauses.to_vec();
+        let held = lanes.iter().filter(is_held).map(|lane| lane.lane_id);
+        let before = mem::replace(&mut self.paused, held.collect());
+        before.difference(&self.paused).copied().collect()
+    }
+
+    /// Drops the lanes that are gone.
+    fn forget_lanes(&mut self, lanes: &[LaneRow]) {
+        let is_there = |id: &i32| lanes.binary_search_by_key(id, |lane| lane.lane_id).is_ok();
+        self.lanes.retain(|id, _| is_there(id));
+        self.paused.retain(is_there);
+        for gate in self.services.values_mut() {
+            gate.lanes.retain(is_there);
+        }
+    }
+}
