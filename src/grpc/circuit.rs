@@ -8,7 +8,7 @@ use super::{
     convert::{self, duration, timestamp},
     error,
     order::actor,
-    page::{place, size, token},
+    page,
 };
 use crate::{
     domain::{
@@ -38,27 +38,24 @@ impl CircuitService for Circuits {
     ) -> Result<Response<proto::ListCircuitsResponse>, Status> {
         let r = request.into_inner();
         convert::name("namespace", &r.namespace)?;
-        let size = size(r.page_size, PAGE_SIZE, MAX_PAGE_SIZE)?;
-        let after = place(&r.namespace, &r.page_token)?
-            .map(|place| after(&place))
-            .transpose()?;
+        let size = page::size(r.page_size, PAGE_SIZE, MAX_PAGE_SIZE)?;
+        let after = page::place(&r.namespace, &r.page_token)?
+            .map(|place| page::names(&place))
+            .transpose()?
+            .map(|(namespace, service)| Scope { namespace, service });
         let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
-        let mut rows = circuits::list(&self.0.db, &r.namespace, after.as_ref(), limit)
+        let rows = circuits::list(&self.0.db, &r.namespace, after.as_ref(), limit)
             .await
             .map_err(|e| error::store(&e))?;
-        let more = rows.len() > size;
-        rows.truncate(size);
-        let last = rows.last().filter(|_| more);
-        let next_page_token = last.map(|row| {
-            token(
-                &r.namespace,
-                format!("{}\0{}", row.namespace, row.service).as_bytes(),
-            )
-        });
-        let circuits = rows.into_iter().map(circuit).collect();
+        let found = rows.len();
+        let mut circuits: Vec<proto::Circuit> = rows.into_iter().take(size).map(circuit).collect();
+        circuits.truncate(page::fitting(&circuits));
+        let last = circuits.last().filter(|_| circuits.len() < found);
+        let place = last.map(|last| page::of_names(&last.namespace, &last.service));
+        let next_page_token = place.map(|place| page::token(&r.namespace, &place));
         Ok(Response::new(proto::ListCircuitsResponse {
-            circuits,
             next_page_token: next_page_token.unwrap_or_default(),
+            circuits,
         }))
     }
 
@@ -200,24 +197,6 @@ fn not_found(scope: &Scope) -> Status {
         scope.service, scope.namespace
     );
     error::status(Code::NotFound, "SERVICE_NOT_FOUND", message)
-}
-
-fn after(place: &[u8]) -> Result<Scope, Status> {
-    // A token is a client's text like any other: it may be forged.
-    let text = std::str::from_utf8(place)
-        .ok()
-        .and_then(|text| text.split_once('\0'));
-    let text = text.filter(|(namespace, service)| {
-        [namespace, service]
-            .iter()
-            .all(|t| convert::name("", t).is_ok())
-    });
-    let (namespace, service) =
-        text.ok_or_else(|| error::invalid("page_token", "not a token of this server"))?;
-    Ok(Scope {
-        namespace: namespace.to_owned(),
-        service: service.to_owned(),
-    })
 }
 
 /// A service that is named in full.

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
 
-use super::error::invalid;
+use super::{convert, error::invalid};
 
 /// The most bytes of messages on one page: every client takes it by default, with what comes around it.
 pub const MAX_PAGE_BYTES: usize = 3 << 20;
@@ -51,6 +51,28 @@ pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status>
     Ok(Some(last.to_vec()))
 }
 
+/// A place that is two names.
+pub fn of_names(first: &str, second: &str) -> Vec<u8> {
+    format!("{first}\0{second}").into_bytes()
+}
+
+/// The two names of such a place. A token is a client's text like any other: it may be forged.
+pub fn names(place: &[u8]) -> Result<(String, String), Status> {
+    let text = std::str::from_utf8(place).ok();
+    let names = text.and_then(|text| text.split_once('\0')).filter(|names| {
+        [names.0, names.1]
+            .iter()
+            .all(|name| convert::name("", name).is_ok())
+    });
+    let (first, second) = names.ok_or_else(|| {
+        invalid(
+            "page_token",
+            "not a token of this list: start over without one",
+        )
+    })?;
+    Ok((first.to_owned(), second.to_owned()))
+}
+
 /// A page size within its bounds; 0 means the default.
 pub fn size(asked: i32, default: usize, max: usize) -> Result<usize, Status> {
     match usize::try_from(asked) {
@@ -90,5 +112,24 @@ mod tests {
         assert_eq!(of(&[half, half, 10]), 2);
         assert_eq!(of(&[half, half + 1]), 1);
         assert_eq!(of(&[2 * MAX_PAGE_BYTES, 10]), 1);
+    }
+
+    #[test]
+    fn a_place_of_names_that_a_server_did_not_make_is_refused() {
+        let (namespace, service) = ("a".repeat(255), String::new());
+        assert_eq!(
+            names(&of_names(&namespace, &service)).ok(),
+            Some((namespace, service))
+        );
+        for forged in [
+            &b""[..],
+            b"ab",
+            b"a\0b\0c",
+            b"\xff\0",
+            &of_names(&"a".repeat(256), ""),
+        ] {
+            let refused = names(forged).expect_err("forged");
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{forged:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::{convert, error, order, task::Tasks};
+use super::{convert, error, order, page, task::Tasks};
 use crate::{
     proto,
     store::{
@@ -10,6 +10,11 @@ use crate::{
         service::Actor,
     },
 };
+
+/// Pauses of a page, at most and by default: a client that asks for no pages gets as many as there can be.
+const MAX_PAGE_SIZE: usize = 1_000;
+/// What page tokens are bound to: the list has no filter.
+const LIST: &str = "pauses";
 
 impl Tasks {
     pub(super) async fn pause(
@@ -34,11 +39,29 @@ impl Tasks {
             .map_err(|e| error::store(&e))
     }
 
-    pub(super) async fn pauses(&self) -> Result<Vec<proto::Pause>, Status> {
-        let rows = pause::list(&self.0.db)
+    pub(super) async fn pauses(
+        &self,
+        r: proto::ListPausesRequest,
+    ) -> Result<proto::ListPausesResponse, Status> {
+        let size = page::size(r.page_size, MAX_PAGE_SIZE, MAX_PAGE_SIZE)?;
+        let after = page::place(&LIST, &r.page_token)?
+            .map(|place| page::names(&place))
+            .transpose()?
+            .unwrap_or_default();
+        let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
+        let rows = pause::page(&self.0.db, (&after.0, &after.1), limit)
             .await
             .map_err(|e| error::store(&e))?;
-        Ok(rows.into_iter().map(message).collect())
+        let found = rows.len();
+        let mut pauses: Vec<proto::Pause> = rows.into_iter().take(size).map(message).collect();
+        pauses.truncate(page::fitting(&pauses));
+        let last = pauses.last().filter(|_| pauses.len() < found);
+        let place = last.map(|last| page::of_names(&last.namespace, &last.task_name));
+        let next_page_token = place.map(|place| page::token(&LIST, &place));
+        Ok(proto::ListPausesResponse {
+            next_page_token: next_page_token.unwrap_or_default(),
+            pauses,
+        })
     }
 
     /// A pause of what nobody knows is a mistake in writing.

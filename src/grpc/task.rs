@@ -374,11 +374,9 @@ impl TaskService for Tasks {
 
     async fn list_pauses(
         &self,
-        _: Request<proto::ListPausesRequest>,
+        request: Request<proto::ListPausesRequest>,
     ) -> Result<Response<proto::ListPausesResponse>, Status> {
-        Ok(Response::new(proto::ListPausesResponse {
-            pauses: self.pauses().await?,
-        }))
+        self.pauses(request.into_inner()).await.map(Response::new)
     }
 }
 

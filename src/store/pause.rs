@@ -29,6 +29,19 @@ pub async fn list(db: &Db) -> Result<Vec<PauseRow>, StoreError> {
         .collect())
 }
 
+/// So many of them after a namespace and name, in that order.
+pub async fn page(db: &Db, after: (&str, &str), limit: i64) -> Result<Vec<PauseRow>, StoreError> {
+    let client = db.read().await?;
+    let sql = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses
+                WHERE (namespace, task_name) > ($1, $2) ORDER BY namespace, task_name LIMIT $3";
+    let statement = client.prepare_cached(sql).await?;
+    let (namespace, task_name) = after;
+    let rows = client
+        .query(&statement, &[&namespace, &task_name, &limit])
+        .await?;
+    Ok(rows.iter().map(row).collect())
+}
+
 /// The services of the namespace get another gate, so that no claim comes through that does not know of the pause.
 const CHANGED: &str = "
     WITH s AS (UPDATE services SET gate = gate + 1 WHERE namespace = $1)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use tasker::proto::{self, CircuitState};
 use tonic::Code;
 
@@ -317,4 +318,37 @@ async fn circuits_are_listed_page_by_page() {
             .code(),
         Code::NotFound
     );
+}
+
+/// The bytes at which a page ends early.
+const PAGE_BYTES: usize = 3 << 20;
+
+#[tokio::test]
+async fn a_page_of_circuits_ends_before_it_is_too_large() {
+    let mut bench = Bench::new().await;
+    let db = bench.db.connect().await;
+    // Larger reasons than today's bounds allow.
+    let insert = "INSERT INTO services (namespace, service, forced, forced_by, forced_reason)
+                  SELECT 't', 's' || lpad(n::text, 5, '0'), 'open', 'ann', repeat('y', 8192) FROM generate_series(1, 1000) n";
+    db.execute(insert, &[]).await.unwrap();
+    let (mut sizes, mut found, mut page_token) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let request = proto::ListCircuitsRequest {
+            namespace: "t".into(),
+            page_size: 1_000,
+            page_token,
+        };
+        let answer = bench.client.circuits.list_circuits(request).await.unwrap();
+        let page = answer.into_inner();
+        let bytes: usize = page.circuits.iter().map(|c| c.encoded_len()).sum();
+        assert!(bytes <= PAGE_BYTES, "{bytes}");
+        sizes.push(page.circuits.len());
+        found.extend(page.circuits.into_iter().map(|c| c.service));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert!(sizes.len() == 3 && sizes[0] > 300, "{sizes:?}");
+    assert!(found.is_sorted() && found.len() == 1_000);
 }

@@ -290,3 +290,14 @@ async fn a_relative_time_can_be_repeated_with_its_key() {
         (&first["task_id"], &json!(false))
     );
 }
+
+#[tokio::test]
+async fn all_pauses_are_listed_however_many_pages_they_fill() {
+    let bench = Bench::with(PAIR).await;
+    let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
+                  SELECT 't', 'p' || n, now(), 'ann', 'a test' FROM generate_series(1, 1001) n";
+    let db = bench.db.connect().await;
+    db.execute(insert, &[]).await.unwrap();
+    let listed = json_of(&bench, &["template", "pauses"]).await;
+    assert_eq!(listed["pauses"].as_array().unwrap().len(), 1_001);
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use tasker::proto::{self, WaitCause};
 
 use crate::{
@@ -62,7 +63,7 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
     let listed = bench
         .client
         .tasks
-        .list_pauses(proto::ListPausesRequest {})
+        .list_pauses(proto::ListPausesRequest::default())
         .await
         .unwrap()
         .into_inner()
@@ -119,7 +120,7 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
     let listed = bench
         .client
         .tasks
-        .list_pauses(proto::ListPausesRequest {})
+        .list_pauses(proto::ListPausesRequest::default())
         .await
         .unwrap()
         .into_inner()
@@ -159,4 +160,84 @@ async fn two_pauses_are_lifted_one_by_one() {
     assert_eq!(worker.assignment().await.task_id, id);
     assert_eq!(state(&bench.get(&id).await), proto::TaskState::InProgress);
     invariants(&bench.db.connect().await).await;
+}
+
+/// The most pauses of a page, and the bytes at which one ends early.
+const PAGE: i64 = 1_000;
+const PAGE_BYTES: usize = 3 << 20;
+
+/// All pages: how many pauses each has, and the names in their order.
+async fn pages(bench: &mut Bench, page_size: i32) -> (Vec<usize>, Vec<String>) {
+    let (mut sizes, mut names, mut page_token) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let request = proto::ListPausesRequest {
+            page_size,
+            page_token,
+        };
+        let answer = bench.client.tasks.list_pauses(request).await.unwrap();
+        let page = answer.into_inner();
+        let bytes: usize = page.pauses.iter().map(|pause| pause.encoded_len()).sum();
+        assert!(bytes <= PAGE_BYTES, "{bytes}");
+        sizes.push(page.pauses.len());
+        names.extend(page.pauses.into_iter().map(|pause| pause.task_name));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return (sizes, names);
+        }
+    }
+}
+
+#[tokio::test]
+async fn pauses_come_in_pages_that_end_by_number_and_by_bytes() {
+    let mut bench = Bench::new().await;
+    let db = bench.db.connect().await;
+    let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
+                  SELECT 't', 'p' || lpad(n::text, 5, '0'), now(), 'ann', repeat('y', $3) FROM generate_series($1::int8, $2) n";
+    db.execute(insert, &[&1_i64, &PAGE, &10_i32]).await.unwrap();
+    assert_eq!(pages(&mut bench, 0).await.0, [1_000]);
+    db.execute(insert, &[&(PAGE + 1), &(PAGE + 1), &10_i32])
+        .await
+        .unwrap();
+    let (sizes, names) = pages(&mut bench, 0).await;
+    assert_eq!(sizes, [1_000, 1]);
+    assert!(names.is_sorted() && names.len() == 1_001, "{names:?}");
+    assert_eq!(pages(&mut bench, 400).await, (vec![400, 400, 201], names));
+
+    // Over HTTP, with the token as it came.
+    let mut over_http = Vec::new();
+    let mut query = "page_size=600".to_owned();
+    loop {
+        let url = format!("{}/tasker/pauses?{query}", bench.server.url);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let page: serde_json::Value = serde_json::from_str(&text).unwrap();
+        over_http.push(page["pauses"].as_array().unwrap().len());
+        let Some(next) = page["next_page_token"].as_str() else {
+            break;
+        };
+        query = format!("page_size=600&page_token={next}");
+    }
+    assert_eq!(over_http, [600, 401]);
+
+    for (page_size, page_token, field) in [
+        (1_001, "", "page_size"),
+        (-1, "", "page_size"),
+        (1, "x", "page_token"),
+    ] {
+        let request = proto::ListPausesRequest {
+            page_size,
+            page_token: page_token.into(),
+        };
+        let refused = bench.client.tasks.list_pauses(request).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{field}");
+        assert!(refused.message().contains(field), "{refused}");
+    }
+
+    // Larger ones than today's bounds allow, so that a page is full before it has a thousand.
+    db.execute("DELETE FROM pauses", &[]).await.unwrap();
+    db.execute(insert, &[&1_i64, &PAGE, &8_192_i32])
+        .await
+        .unwrap();
+    let (sizes, names) = pages(&mut bench, 0).await;
+    assert!(sizes.len() == 3 && sizes[0] > 300, "{sizes:?}");
+    assert!(names.is_sorted() && names.len() == 1_000);
 }

@@ -213,7 +213,7 @@ async fn a_pause_of_what_nobody_knows_is_a_mistake_in_writing() {
     let listed = bench
         .client
         .tasks
-        .list_pauses(proto::ListPausesRequest {})
+        .list_pauses(proto::ListPausesRequest::default())
         .await
         .unwrap()
         .into_inner();

@@ -6,13 +6,13 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
+        human, list,
         table::Table,
         term::clean,
         who::Who,
     },
     json,
-    proto::{ListPausesRequest, PauseTemplateRequest, ResumeTemplateRequest},
+    proto::{self, ListPausesRequest, PauseTemplateRequest, ResumeTemplateRequest},
 };
 
 /// Hold a whole template or namespace: nothing of it starts, also of tasks to come
@@ -154,35 +154,36 @@ pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
 }
 
 pub async fn list(_: Pauses, session: &Session) -> Result<u8, CliError> {
-    let response = session
-        .connect()
-        .await?
-        .tasks
-        .list_pauses(ListPausesRequest {})
-        .await;
-    let found = response
-        .map_err(|s| CliError::from_status("cannot list the pauses", &s))?
-        .into_inner();
-    if session.json() {
-        session.term.json(&json::value(&found))?;
-        return Ok(exit::OK);
-    }
-    if found.pauses.is_empty() {
-        session.term.say("no template and no namespace is paused");
-        return Ok(exit::OK);
-    }
+    let mut client = session.connect().await?;
+    let pauses = list::all(async |page_token| {
+        let request = ListPausesRequest {
+            page_token,
+            ..Default::default()
+        };
+        let response = client.tasks.list_pauses(request).await;
+        let page = response
+            .map_err(|s| CliError::from_status("cannot list the pauses", &s))?
+            .into_inner();
+        Ok((page.pauses, page.next_page_token))
+    })
+    .await?;
+    let nothing = "no template and no namespace is paused";
+    list::print(session, "pauses", &pauses, nothing, table)?;
+    Ok(exit::OK)
+}
+
+fn table(pauses: &[proto::Pause]) -> Table {
     let mut table = Table::new(["PAUSED", "SINCE", "BY", "WHY"]);
-    for pause in found.pauses {
+    for pause in pauses {
         let what = Scope {
-            namespace: pause.namespace,
-            task_name: pause.task_name,
+            namespace: pause.namespace.clone(),
+            task_name: pause.task_name.clone(),
         }
         .name();
         let since = human::time_or_dash(pause.paused_at);
         table.row([what, since, clean(&pause.paused_by), clean(&pause.reason)]);
     }
-    session.term.data(&table.render(&session.term))?;
-    Ok(exit::OK)
+    table
 }
 
 #[cfg(test)]
