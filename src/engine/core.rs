@@ -182,7 +182,9 @@ impl Engine {
                 .clone()
                 .run(shared.health.clone(), shared.judge.clone(), end)
         });
-        loops.start("events", |end| shared.events.clone().run_reader(end));
+        loops.start("events", |end| {
+            shared.events.clone().run_reader(shared.pulses.clone(), end)
+        });
         loops.start("retention", |end| retention.run(end));
         loops.start("marks", |end| shared.events.clone().run_marks(end));
         loops.running.close();

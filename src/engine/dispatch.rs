@@ -44,6 +44,7 @@ impl Dispatcher {
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut failing = Failing::default();
+        let pulses = self.shared.pulses.clone();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -53,7 +54,7 @@ impl Dispatcher {
             }
             // As long as there is more than one transaction's worth.
             loop {
-                match self.run_once().await {
+                match pulses.round("dispatch", self.run_once()).await {
                     Ok(claimed) if claimed >= usize::try_from(MAX_CLAIMS).unwrap_or(usize::MAX) => {
                     }
                     Ok(_) => {

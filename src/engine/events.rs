@@ -29,7 +29,7 @@ pub use self::{
     named::{Encode, NamedEvent},
     subscription::{Delivery, Start, SubscribeError, Subscription},
 };
-use super::{health::HealthCell, peers::jitter};
+use super::{health::HealthCell, peers::jitter, pulse::Pulses};
 use crate::{
     domain::cursor::{Cursor, MAX_RUNNING},
     store::{
@@ -160,12 +160,13 @@ impl Events {
     }
 
     /// Reads the log for the subscribers until `shutdown`.
-    pub async fn run_reader(self, shutdown: CancellationToken) {
+    pub async fn run_reader(self, pulses: Pulses, shutdown: CancellationToken) {
         let (mut place, mut more) = (None, false);
         loop {
             let wanted = self.subscribers() > 0;
             if !wanted {
                 place = None;
+                pulses.rest("events");
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -174,7 +175,7 @@ impl Events {
                 () = tokio::time::sleep(jitter(LOOK_ANYWAY)), if wanted => {}
             }
             let began = Instant::now();
-            more = match self.read_once(&mut place).await {
+            more = match pulses.round("events", self.read_once(&mut place)).await {
                 Ok(done) => !done,
                 Err(error) => {
                     tracing::debug!(%error, "the event log could not be read, trying again");

@@ -14,6 +14,7 @@ use super::{
     health::HealthCell,
     hub::{Hub, ToWorker},
     peers::jitter,
+    pulse::Pulses,
     settle::{DEADLINE_RECHECK, Input, SettleQueue},
     shared::Shared,
 };
@@ -76,6 +77,7 @@ pub struct Leases {
     hub: Arc<Hub>,
     settle: SettleQueue,
     health: HealthCell,
+    pulses: Pulses,
     heard: Heard,
     lease: Duration,
 }
@@ -89,7 +91,11 @@ impl Leases {
         lease: Duration,
     ) -> Self {
         let Shared {
-            db, hub, health, ..
+            db,
+            hub,
+            health,
+            pulses,
+            ..
         } = shared.clone();
         Self {
             server_id,
@@ -97,6 +103,7 @@ impl Leases {
             hub,
             settle,
             health,
+            pulses,
             heard,
             lease,
         }
@@ -202,8 +209,8 @@ impl Leases {
                     self.reap_once(now).await?;
                 }
                 Ok::<_, StoreError>(prompt)
-            }
-            .await;
+            };
+            let looked = self.pulses.round("reaper", looked).await;
             let listened = !was_away && *looked.as_ref().unwrap_or(&false);
             let mut away = None;
             if let Err(error) = looked {

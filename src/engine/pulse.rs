@@ -14,6 +14,8 @@ use super::{health::HealthCell, judge::Judge, leases::pause};
 pub const MAX_STALL: Duration = Duration::from_secs(10);
 /// How often the loops are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// A look that comes so late says that the process itself stood still, which counts against no loop.
+const STOOD_STILL: Duration = Duration::from_secs(3);
 
 /// The loops that have work, each with when it last made progress. Cheap to clone.
 #[derive(Clone, Default)]
@@ -34,6 +36,29 @@ impl Pulses {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
+    }
+
+    /// Runs a round of a loop that makes progress in rounds: it has work until a round ends well.
+    pub async fn round<T, E>(
+        &self,
+        name: &'static str,
+        round: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.begin(name);
+        let ended = round.await;
+        if ended.is_ok() {
+            self.rest(name);
+        }
+        ended
+    }
+
+    /// The loop has work now, if it had none.
+    fn begin(&self, name: &'static str) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(name)
+            .or_insert_with(Instant::now);
     }
 
     /// The loop that has gone longest without progress, and for how long.
@@ -57,7 +82,11 @@ impl Pulses {
 
     /// Watches the loops until `shutdown`.
     pub async fn run(self, health: HealthCell, judge: Judge, shutdown: CancellationToken) {
+        let mut last = Instant::now();
         while pause(LOOK, &shutdown).await {
+            if std::mem::replace(&mut last, Instant::now()).elapsed() > STOOD_STILL {
+                self.restart();
+            }
             // Without a database no loop can make progress, and `health` reports the outage itself. Its time counts against no
             // loop, or the server would be NOT_SERVING again as soon as the database is back.
             if health.now().database_away {
@@ -94,6 +123,22 @@ mod tests {
                 .is_some_and(|(_, since)| since <= restarted.elapsed())
         );
         pulses.rest("b");
+        assert_eq!(pulses.slowest(), None);
+    }
+
+    #[tokio::test]
+    async fn a_round_that_fails_leaves_work_and_its_time_goes_on() {
+        let pulses = Pulses::default();
+        let round = |ended: Result<(), ()>| pulses.round("a", async move { ended });
+        assert_eq!(round(Ok(())).await, Ok(()));
+        assert_eq!(pulses.slowest(), None);
+        assert_eq!(round(Err(())).await, Err(()));
+        let failed = Instant::now();
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(round(Err(())).await, Err(()));
+        let (name, since) = pulses.slowest().expect("it has work");
+        assert!(name == "a" && since >= failed.elapsed(), "{since:?}");
+        assert_eq!(round(Ok(())).await, Ok(()));
         assert_eq!(pulses.slowest(), None);
     }
 }

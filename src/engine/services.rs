@@ -8,12 +8,16 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{catalog::Catalog, gates::Gates, hub::Hub, peers::Peers, shared::Shared};
+use super::{
+    catalog::Catalog, gates::Gates, hub::Hub, peers::Peers, pulse::Pulses, shared::Shared,
+};
 use crate::{
     domain::lease::Lease,
     store::{Db, StoreError, permit, service, worker},
 };
 
+/// Under which it is known whether the loop gets on.
+const NAME: &str = "services";
 /// Between two rounds, whatever happens: what came meanwhile goes together.
 const SPACING: Duration = Duration::from_millis(20);
 /// How long healthy calls may wait to be counted; a failure is counted at once.
@@ -30,6 +34,7 @@ pub struct Services {
     pub hub: Arc<Hub>,
     pub catalog: Arc<Catalog>,
     pub peers: Arc<Peers>,
+    pulses: Pulses,
     pub reported: Instant,
     pub looked: Instant,
 }
@@ -42,6 +47,7 @@ impl Services {
             hub,
             catalog,
             peers,
+            pulses,
             ..
         } = shared.clone();
         let now = Instant::now();
@@ -51,6 +57,7 @@ impl Services {
             hub,
             catalog,
             peers,
+            pulses,
             reported: now,
             looked: now,
         }
@@ -59,8 +66,9 @@ impl Services {
     /// Runs until `shutdown`, and then leaves the parts of limits to others.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut alarmed = false;
+        let pulses = self.pulses.clone();
         loop {
-            if let Err(error) = self.run_once(alarmed).await {
+            if let Err(error) = pulses.round(NAME, self.run_once(alarmed)).await {
                 tracing::debug!(%error, "the services could not be looked after, trying again");
             }
             let wait = self.wait();
@@ -136,6 +144,8 @@ impl Services {
                 Some(got) => self.hub.steps_wait(self.gates.renewed(&ask, got)),
                 None => self.refresh().await?,
             }
+            // There may be many.
+            self.pulses.beat(NAME);
         }
         Ok(())
     }

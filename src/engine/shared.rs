@@ -94,13 +94,13 @@ impl Shared {
     }
 
     /// A connection for a loop. That there is none to be had is what makes a database away; one that breaks off, be it
-    /// a new one, says nothing about the next.
+    /// a new one, says nothing about the next. Nor is one away in which a table is locked that a statement is prepared for.
     pub async fn connect(&self) -> Result<Hot, StoreError> {
         if let Ok(hot) = Hot::connect(&self.db).await {
             return Ok(hot);
         }
         Hot::connect(&self.db).await.inspect_err(|error| {
-            if error.is_transient() {
+            if error.is_transient() && error.collision().is_none() {
                 self.health.away(error);
             }
         })

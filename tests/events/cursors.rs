@@ -6,6 +6,7 @@ use tasker::{
     engine::{
         events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
         health::HealthCell,
+        pulse::Pulses,
     },
     grpc::encoded_event::encode,
     proto::{StartFrom, SubscribeRequest},
@@ -445,7 +446,7 @@ async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
     let db = TestDb::new().await;
     let stop = CancellationToken::new();
     let events = Events::new(db.db(), encode, HealthCell::default(), stop.clone());
-    let reader = tokio::spawn(events.clone().run_reader(stop.clone()));
+    let reader = tokio::spawn(events.clone().run_reader(Pulses::default(), stop.clone()));
     let mut one = events
         .subscribe(Start::Now, Filter::default())
         .await

@@ -21,5 +21,6 @@ mod refused;
 mod selfish;
 mod servers;
 mod shares;
+mod stalled;
 mod standby;
 mod workers;

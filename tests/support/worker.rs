@@ -195,6 +195,11 @@ impl RawWorker {
     /// Answers and waits for the acknowledgement.
     pub async fn settle(&mut self, assignment: &StepAssignment, outcome: Outcome) -> ResultStatus {
         self.answer(&assignment.lease_token, outcome).await;
+        self.acknowledged(assignment).await
+    }
+
+    /// Waits for the acknowledgement of an answer.
+    pub async fn acknowledged(&mut self, assignment: &StepAssignment) -> ResultStatus {
         let pick = |m: &Hears| match m {
             Hears::Ack(ack) if ack.lease_token == assignment.lease_token => Some(ack.status()),
             _ => None,
