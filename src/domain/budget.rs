@@ -109,8 +109,25 @@ impl fmt::Display for TooCostly {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+
+    /// The longest that one judgement within its budget may take: what an optimised build has (`cargo test --release --lib
+    /// counted -- --nocapture` prints the times), or a test build, which is many times slower, on a loaded machine.
+    const PATIENCE: Duration =
+        Duration::from_millis(if cfg!(debug_assertions) { 30_000 } else { 250 });
+
+    /// How often the distance to the edge is halved: an optimised build measures there, a test build only near it.
+    pub const ROUNDS: usize = if cfg!(debug_assertions) { 0 } else { 5 };
+
+    /// Fails if a judgement that began then took too long.
+    pub fn in_time(began: Instant, budget: &Budget, what: &dyn fmt::Display) {
+        let took = began.elapsed();
+        println!("{:>9.1?} {:>9} steps: {what}", took, budget.spent());
+        assert!(took < PATIENCE, "{what}: {took:?}");
+    }
 
     #[test]
     fn a_budget_ends_at_its_edge() {

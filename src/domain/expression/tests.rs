@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::budget::MAX_JUDGING_STEPS;
+use crate::domain::budget::{
+    MAX_JUDGING_STEPS,
+    tests::{ROUNDS, in_time},
+};
 
 fn schema() -> Value {
     json!({
@@ -202,30 +205,34 @@ fn each_macro_and_function_is_counted() {
         "context.l.map(x, x).map(x, x).filter(x, x == 1).all(x, x == 1)",
     ] {
         let (expression, task) = (any(source), json!({}));
-        let mut n = 8;
-        loop {
+        let is_judged = |n: usize| {
             let values = context(n);
             let bytes = values.to_string().len();
             let budget = Budget::new();
             let began = Instant::now();
             let verdict = expression.value(&Values::of_task(&values, &task, &budget));
-            assert!(
-                began.elapsed() < Duration::from_secs(5),
-                "{source} of {n}: {:?}",
-                began.elapsed()
-            );
+            in_time(began, &budget, &format_args!("{n} for {source}"));
             if matches!(verdict, Err(EvaluationError::TooCostly(_))) {
-                break;
+                return false;
             }
             assert!(
                 budget.spent() <= expression.cost_bound(bytes),
                 "{source} of {n}: {}",
                 budget.spent()
             );
-            if bytes > 1024 * 1024 {
-                break;
+            bytes <= 1024 * 1024
+        };
+        let (mut judged, mut refused) = (0, 8);
+        while is_judged(refused) {
+            (judged, refused) = (refused, refused * 2);
+        }
+        for _ in 0..ROUNDS {
+            let middle = usize::midpoint(judged, refused);
+            if is_judged(middle) {
+                judged = middle;
+            } else {
+                refused = middle;
             }
-            n *= 2;
         }
     }
 }

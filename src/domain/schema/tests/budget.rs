@@ -3,16 +3,15 @@
 //! Each case is a schema and a document that grows with a number. The times are those of a test build on a loaded machine; an optimised
 //! build takes a quarter of a second at the edge.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::domain::budget::tests::{ROUNDS, in_time};
 
 /// Documents of clients have at most this many bytes.
 const MAX_BYTES: usize = 1024 * 1024;
-/// The longest that a test waits for a judgement: a test build is many times slower than an optimised one.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 });
 
 fn rows(count: usize, row: impl Fn(usize) -> Value) -> Value {
     Value::Array((0..count).map(row).collect())
@@ -30,39 +29,50 @@ fn many(count: usize, part: impl Fn(usize) -> Value) -> Vec<Value> {
     (0..count).map(part).collect()
 }
 
-/// What comes of the largest document of the case that is judged, and the first one that is not. Both take no longer than they may.
+/// The largest document of the case that is judged, and the least that is not, as far as they were looked for. No judgement takes
+/// longer than it may.
 fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<usize>) {
+    let source = schema.to_string();
     let schema = ContextSchema::compile_result(schema)
-        .unwrap_or_else(|problems| panic!("{schema}: {problems:?}"));
-    let (mut size, mut judged) = (8, 0);
-    loop {
-        let value = document(size);
+        .unwrap_or_else(|problems| panic!("{source}: {problems:?}"));
+    let is_judged = |value: &Value, size: usize| {
         let bytes = value.to_string().len();
-        if bytes > MAX_BYTES {
-            return (judged, None);
-        }
         let budget = Budget::new();
         let began = Instant::now();
-        let verdict = schema.check(&value, &budget);
-        assert!(
-            began.elapsed() < PATIENCE,
-            "{size}: {:?} for {} steps",
-            began.elapsed(),
-            budget.spent()
-        );
-        if verdict.is_ok() {
-            assert!(
-                budget.spent() <= schema.cost_bound(bytes),
-                "{size}: {} steps, {bytes} bytes",
-                budget.spent()
-            );
-        }
+        let verdict = schema.check(value, &budget);
+        let what = &source[..source.len().min(60)];
+        in_time(began, &budget, &format_args!("{size} for {what}"));
         if let Err(Misfit::TooCostly(error)) = verdict {
             assert!(error.needed > error.allowed, "{error}");
-            return (judged, Some(size));
+            return false;
+        }
+        assert!(
+            verdict.is_err() || budget.spent() <= schema.cost_bound(bytes),
+            "{size}: {} steps, {bytes} bytes",
+            budget.spent()
+        );
+        true
+    };
+    let (mut judged, mut size) = (0, 8);
+    loop {
+        let value = document(size);
+        if value.to_string().len() > MAX_BYTES {
+            return (judged, None);
+        }
+        if !is_judged(&value, size) {
+            break;
         }
         (judged, size) = (size, size * 2);
     }
+    for _ in 0..ROUNDS {
+        let middle = usize::midpoint(judged, size);
+        if is_judged(&document(middle), middle) {
+            judged = middle;
+        } else {
+            size = middle;
+        }
+    }
+    (judged, Some(size))
 }
 
 #[test]
@@ -215,11 +225,11 @@ fn each_applicator_is_counted() {
 fn errors_are_counted() {
     let required = many(150, |i| json!({"required": [format!("field{i}")]}));
     let schema = ContextSchema::compile_result(&json!({"anyOf": required})).expect("valid");
-    let began = Instant::now();
-    let Err(Misfit::Violations(found)) = schema.check(&named(50_000), &Budget::new()) else {
+    let (began, budget) = (Instant::now(), Budget::new());
+    let Err(Misfit::Violations(found)) = schema.check(&named(50_000), &budget) else {
         panic!("violations")
     };
-    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    in_time(began, &budget, &"many names required");
     assert!(
         found[0]
             .message
@@ -228,12 +238,11 @@ fn errors_are_counted() {
     );
     let schema =
         ContextSchema::compile_result(&json!({"items": {"type": "string"}})).expect("valid");
-    let began = Instant::now();
-    let Err(Misfit::Violations(found)) = schema.check(&json!(vec![1; 200_000]), &Budget::new())
-    else {
+    let (began, budget) = (Instant::now(), Budget::new());
+    let Err(Misfit::Violations(found)) = schema.check(&json!(vec![1; 200_000]), &budget) else {
         panic!("violations")
     };
-    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    in_time(began, &budget, &"many errors");
     assert_eq!(found[0].pointer, "/0");
     assert!(
         found

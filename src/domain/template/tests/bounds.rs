@@ -280,7 +280,7 @@ fn aliases() {
         let begun = Instant::now();
         let problems = Template::parse(&bomb, "").expect_err("refused");
         assert!(
-            begun.elapsed() < Duration::from_millis(50),
+            begun.elapsed() < Duration::from_millis(500),
             "{:?}",
             begun.elapsed()
         );
