@@ -29,7 +29,7 @@ async fn a_planner_gets_the_steps_and_its_answer_holds() {
     let mut bench = Bench::with(PLANNED).await;
     let plan = json!({
         "steps": {"a": {"handler_config": {"deep": {"y": 2}}, "annotations": {"n": 1}}, "b": {"skip": true}},
-        "annotations": {"team": "blue"},
+        "annotations": {"team": "blue", "correlation_id": "another"},
         "priority": 9,
     });
     let played = play(&mut bench, "{}", |a| {
@@ -73,9 +73,12 @@ async fn a_planner_gets_the_steps_and_its_answer_holds() {
     );
     let notes = json(&a.annotations_json);
     assert_eq!((&notes["team"], &notes["n"]), (&json!("blue"), &json!(1)));
+    let task = played.task.task.unwrap();
+    let notes = json(&task.annotations_json);
     assert_eq!(
-        json(&played.task.task.unwrap().annotations_json)["team"],
-        json!("blue")
+        (&notes["team"], &notes["correlation_id"]),
+        (&json!("blue"), &json!(task.correlation_id)),
+        "a planner does not change the id that a task is found by"
     );
 }
 

@@ -17,6 +17,7 @@ mod overload;
 mod peers;
 mod postgres;
 mod proxy;
+mod quiet;
 mod refused;
 mod selfish;
 mod servers;

@@ -395,7 +395,10 @@ impl Ask {
             .get(&self.row.task_id)
             .map_or("{}", |input| input.annotations.as_str());
         let mut notes = serde_json::from_str::<Map<String, Value>>(notes).unwrap_or_default();
+        let own_id = notes.get(CORRELATION_ID).cloned();
         notes.extend(adjustment.annotations.clone());
+        // The task is found by the id of its submit, which no planner changes.
+        notes.extend(own_id.map(|id| (CORRELATION_ID.to_owned(), id)));
         let annotations = Value::Object(notes).to_string();
         if annotations.len() > MAX_ANNOTATIONS_BYTES {
             let why = format!(
@@ -415,6 +418,9 @@ impl Ask {
         })
     }
 }
+
+/// The annotation that has the task's correlation id.
+const CORRELATION_ID: &str = "correlation_id";
 
 fn too_costly(what: &str, error: &TooCostly) -> Wrong {
     Wrong::of(TOO_COSTLY, format!("{what}: {error}"))
