@@ -270,7 +270,7 @@ mod tests {
             let error = event_type(wrong).expect_err(wrong);
             assert!(
                 error.starts_with("expected one of task.submitted, ")
-                    && error.ends_with(", step.answered_late"),
+                    && error.ends_with(", template.restored"),
                 "{error}"
             );
         }

@@ -20,7 +20,8 @@ Examples:
 
 Removes tasks that ended longer ago than that, whatever their state, with their steps, events and idempotency keys. A task \
 that has not ended is never touched. Services that no template names any more go too, once nothing has changed about them for \
-as long and nothing is set for them. A server does the same by itself once an hour, for what is older than its --retain; \
+as long and nothing is set for them; so does a version of a template that was retired longer ago than that, when its last task is \
+gone. A server does the same by itself once an hour, for what is older than its --retain; \
 both can run beside everything else, in short transactions. A subscriber whose cursor is older than what was removed is \
 told so.")]
 pub struct Command {
@@ -69,11 +70,12 @@ fn document(pruned: &Pruned, dry_run: bool) -> serde_json::Value {
         events,
         services,
         partitions,
+        templates,
     } = pruned;
     json!({
         "dry_run": dry_run, "tasks": tasks, "steps": steps, "idempotency_keys": keys, "workers": workers,
         "circuit_changes": circuit_changes, "events": events,
-        "event_partitions": partitions, "services": services,
+        "event_partitions": partitions, "services": services, "templates": templates,
     })
 }
 
@@ -91,6 +93,7 @@ fn table(pruned: &Pruned) -> Table {
             pruned.partitions.len() as u64,
         ),
         ("unused services", pruned.services),
+        ("retired templates", pruned.templates),
     ] {
         table.row([what.to_owned(), count.to_string()]);
     }

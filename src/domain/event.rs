@@ -50,11 +50,15 @@ pub enum EventType {
     PauseLifted,
     /// A worker answered an attempt that had ended; it has no effect.
     StepAnsweredLate,
+    /// An operator retired a version of a template: it takes no new tasks.
+    TemplateRetired,
+    /// It takes tasks again.
+    TemplateRestored,
 }
 
 impl EventType {
     /// Every one, in the order of the database's type.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::TaskSubmitted,
         Self::TaskStarted,
         Self::TaskCompleted,
@@ -87,6 +91,8 @@ impl EventType {
         Self::PauseSet,
         Self::PauseLifted,
         Self::StepAnsweredLate,
+        Self::TemplateRetired,
+        Self::TemplateRestored,
     ];
 
     /// The type with this name.
@@ -129,6 +135,8 @@ impl EventType {
             Self::PauseSet => "pause.set",
             Self::PauseLifted => "pause.lifted",
             Self::StepAnsweredLate => "step.answered_late",
+            Self::TemplateRetired => "template.retired",
+            Self::TemplateRestored => "template.restored",
         }
     }
 }

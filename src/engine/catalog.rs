@@ -1,5 +1,5 @@
 //! The registered templates in memory. A template never changes, so a copy is never wrong; it can only be incomplete,
-//! and whoever misses one refreshes.
+//! and whoever misses one refreshes. Which of them take no new tasks is read beside them, by the number of the last change.
 
 mod shelf;
 
@@ -25,7 +25,8 @@ use crate::{
     store::{
         Db, StoreError,
         db::READ_LIMIT,
-        template::{self, LaneRow, NewStep, NewTemplate, Registration, TemplateRow},
+        retirement::Retirement,
+        template::{self, LaneRow, NewStep, NewTemplate, Newest, Registration, TemplateRow},
     },
 };
 
@@ -96,6 +97,8 @@ pub enum Registered {
     Created(Arc<Plan>),
     /// The same content was there.
     Unchanged(Arc<Plan>),
+    /// The same content was there, retired, and takes tasks again.
+    Restored(Arc<Plan>),
     /// The version is taken by other content.
     Taken(Arc<Plan>),
 }
@@ -111,10 +114,18 @@ pub enum RegisterError {
     Store(#[from] StoreError),
 }
 
+/// What a template's name stands for.
+pub struct Resolved {
+    pub plan: Arc<Plan>,
+    /// It takes no new tasks.
+    pub retired: Option<Arc<Retirement>>,
+}
+
 #[derive(Default)]
 struct Known {
-    newest: i32,
+    newest: Newest,
     plans: HashMap<i32, Arc<Plan>>,
+    retired: HashMap<i32, Arc<Retirement>>,
     versions: BTreeMap<(String, String), BTreeMap<Version, i32>>,
     newest_lane: i32,
     /// The newest lane that the workers' slots have been set up with.
@@ -185,8 +196,8 @@ impl Catalog {
         &self.environment
     }
 
-    /// The id of the newest template known here.
-    pub fn newest(&self) -> i32 {
+    /// The newest template, and change of one, known here.
+    pub fn newest(&self) -> Newest {
         self.with(|k| k.newest)
     }
 
@@ -228,23 +239,36 @@ impl Catalog {
         Ok(plans)
     }
 
-    /// A version of a template, or its newest one, as far as known here.
+    /// A version of a template, or its newest one that is not retired, as far as known here; the newest of all where all are.
     pub fn resolve(
         &self,
         namespace: &str,
         task_name: &str,
         version: Option<&Version>,
-    ) -> Option<Arc<Plan>> {
+    ) -> Option<Resolved> {
         self.with(|k| {
             let versions = k
                 .versions
                 .get(&(namespace.to_owned(), task_name.to_owned()))?;
+            let in_use = |id: &&i32| !k.retired.contains_key(id);
             let id = match version {
                 Some(version) => versions.get(version)?,
-                None => versions.last_key_value()?.1,
+                None => versions
+                    .values()
+                    .rev()
+                    .find(in_use)
+                    .or_else(|| Some(versions.last_key_value()?.1))?,
             };
-            k.plans.get(id).cloned()
+            Some(Resolved {
+                plan: k.plans.get(id).cloned()?,
+                retired: k.retired.get(id).cloned(),
+            })
         })
+    }
+
+    /// Since when a template takes no new tasks, as far as known here; `None` where it does.
+    pub fn retirement(&self, template_id: i32) -> Option<Arc<Retirement>> {
+        self.with(|k| k.retired.get(&template_id).cloned())
     }
 
     /// Every template that a filter names, by namespace, name, and version from new to old. Empty strings match all.
@@ -333,13 +357,19 @@ impl Catalog {
             Registration::Existing(row) => {
                 let plan = self.plan(row.template_id).await?;
                 // The text may differ in comments and order of keys: what counts is what it means.
-                if plan.template == *template {
-                    Ok(Registered::Unchanged(plan))
-                } else {
+                if plan.template != *template {
                     Ok(Registered::Taken(plan))
+                } else if self.restore(&plan, wake).await? {
+                    Ok(Registered::Restored(plan))
+                } else {
+                    Ok(Registered::Unchanged(plan))
                 }
             }
         }
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.shelf.db
     }
 
     fn with<T>(&self, read: impl FnOnce(&Known) -> T) -> T {

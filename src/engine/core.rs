@@ -273,7 +273,7 @@ impl Engine {
 /// a server that ended for it would have to be started by somebody.
 async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), StoreError> {
     let mut asked = tokio::time::Instant::now();
-    let mut newest = 0;
+    let mut newest = catalog.newest();
     loop {
         let read = async {
             catalog.load().await?;

@@ -36,6 +36,7 @@ use crate::store::{
     counts::Collision,
     hot::Hot,
     task::Part,
+    template::Newest,
 };
 
 /// The most submits of one transaction.
@@ -113,7 +114,7 @@ impl IntakeQueue {
         let submissions: Vec<Arc<Submission>> = submissions.into_iter().map(Arc::new).collect();
         let mut seen = self.preparer.catalog.newest();
         let tasks = match self.preparer.prepare(&submissions).await {
-            Err(IntakeError::NoTemplate { .. }) => {
+            Err(IntakeError::NoTemplate { .. } | IntakeError::Retired { .. }) => {
                 // Perhaps it was registered on another server a moment ago.
                 self.preparer
                     .catalog
@@ -345,9 +346,9 @@ impl Intake {
         let mut demand = reservation.demand();
         self.shared.gates.admit(&mut demand, &[]);
         let read = hot.begin_intake(&keys_of(groups), &demand).await?;
-        if groups.iter().any(|g| g.is_outdated(read.newest_template)) {
+        if groups.iter().any(|g| g.is_outdated(read.newest)) {
             hot.rollback().await?;
-            return Ok(self.prepare_again(groups, read.newest_template));
+            return Ok(self.prepare_again(groups, read.newest));
         }
         let Verdicts {
             refused,
@@ -448,9 +449,9 @@ impl Intake {
         self.answer(groups, refused, &known, again).await
     }
 
-    /// A template was registered that this server did not know: "the newest version" may be another one now. The groups that this
+    /// A template was registered or retired that this server did not know of: "the newest version" may be another one now. The groups that this
     /// is about are prepared again beside the loop and come back as if they were new; the others are what comes back here.
-    fn prepare_again(&self, groups: &mut Vec<Group>, newest: i32) -> Vec<Group> {
+    fn prepare_again(&self, groups: &mut Vec<Group>, newest: Newest) -> Vec<Group> {
         let (outdated, rest): (Vec<Group>, Vec<Group>) = groups
             .drain(..)
             .partition(|group| group.is_outdated(newest));

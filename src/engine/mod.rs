@@ -37,6 +37,7 @@ pub mod pauses;
 pub mod peers;
 pub mod pulse;
 pub mod retention;
+pub mod retirements;
 pub mod services;
 pub mod settle;
 mod shared;

@@ -56,7 +56,7 @@ struct News {
     moved: bool,
     /// Attempts were ended from outside.
     cancels: bool,
-    /// A template was registered.
+    /// A template was registered, retired or brought back.
     templates: bool,
     /// Others may pass to a service than before.
     services: bool,
@@ -116,7 +116,7 @@ impl Peers {
         format!("{}:s", self.server_id)
     }
 
-    /// The payload that tells the others about a new template.
+    /// The payload that tells the others about a template that is new, retired or back.
     pub fn template_news(&self) -> String {
         format!("{}:t", self.server_id)
     }
@@ -287,8 +287,8 @@ impl PeersLoop {
         if news.listened {
             self.peers.listened.store(true, Ordering::Relaxed);
         }
-        // A change of a service is an event too.
-        if news.events || news.services {
+        // A change of a service or a template is an event too.
+        if news.events || news.services || news.templates {
             self.events.look();
         }
         if news.work {

@@ -44,7 +44,8 @@ impl Retention {
                     Ok(None) => {}
                     Ok(Some(pruned)) if pruned == Pruned::default() => {}
                     Ok(Some(p)) => tracing::info!(
-                        p.tasks, p.steps, p.keys, p.workers, p.circuit_changes, p.events, p.services, partitions = p.partitions.len(), "pruned"
+                        p.tasks, p.steps, p.keys, p.workers, p.circuit_changes, p.events, p.services, p.templates,
+                        partitions = p.partitions.len(), "pruned"
                     ),
                     Err(error) => tracing::warn!(%error, "old tasks could not be removed, trying again later"),
                 },

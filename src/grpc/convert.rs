@@ -27,6 +27,7 @@ use crate::{
     },
     proto,
     store::{
+        retirement::Retirement,
         task::{Attempt, Step, Task, TaskView},
         worker::WorkerRow,
     },
@@ -135,6 +136,8 @@ pub fn event_type(kind: EventType) -> proto::EventType {
         EventType::StepSkipped => proto::EventType::StepSkipped,
         EventType::PauseSet => proto::EventType::PauseSet,
         EventType::PauseLifted => proto::EventType::PauseLifted,
+        EventType::TemplateRetired => proto::EventType::TemplateRetired,
+        EventType::TemplateRestored => proto::EventType::TemplateRestored,
     }
 }
 
@@ -365,9 +368,13 @@ pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
     steps.iter().flat_map(edges).collect()
 }
 
-pub fn template(plan: &Plan, with_yaml: bool) -> proto::Template {
+pub fn template(plan: &Plan, retired: Option<&Retirement>, with_yaml: bool) -> proto::Template {
     let t = &plan.template;
+    let said = |text: fn(&Retirement) -> &String| retired.map(text).cloned().unwrap_or_default();
     proto::Template {
+        retired_at: retired.map(|r| timestamp(r.at)),
+        retired_by: said(|r| &r.by),
+        retired_reason: said(|r| &r.reason),
         yaml: if with_yaml {
             plan.yaml.clone()
         } else {
@@ -426,11 +433,9 @@ pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
                 }),
             })
             .collect(),
-        yaml: String::new(),
-        registered_at: None,
-        environment: String::new(),
         has_planner: t.planner,
         timeout_seconds: t.timeout.map_or(0.0, |timeout| timeout.as_secs_f64()),
+        ..proto::Template::default()
     }
 }
 

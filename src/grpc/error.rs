@@ -230,6 +230,21 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
                 place(index)
             ),
         ),
+        IntakeError::Retired { index, all, .. } => {
+            let other = if all {
+                ""
+            } else {
+                ", or submit to another version"
+            };
+            status(
+                Code::FailedPrecondition,
+                "TEMPLATE_RETIRED",
+                format!(
+                    "{}{error}; `tasker template register FILE` with the same content brings it back{other}",
+                    place(index)
+                ),
+            )
+        }
         IntakeError::KeyTaken { index, .. } => status(
             Code::AlreadyExists,
             "IDEMPOTENCY_KEY_REUSED",

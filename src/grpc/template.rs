@@ -1,11 +1,18 @@
 //! `tasker.v1.TemplateService`.
 
+use std::cmp::Reverse;
+
 use tonic::{Code, Request, Response, Status};
 
-use super::{convert, error, page};
+use super::{convert, error, order, page};
 use crate::{
     domain::template::{Checked, MAX_TEMPLATE_BYTES, Problem},
-    engine::{Engine, catalog::Registered, intake::Violated},
+    engine::{
+        Engine,
+        catalog::{Plan, Registered, Resolved},
+        intake::Violated,
+        retirements::RetireError,
+    },
     proto::{self, template_service_server::TemplateService},
 };
 
@@ -26,9 +33,10 @@ impl TemplateService for Templates {
         let wake = self.0.peers.template_news();
         let registered = self.0.catalog.register(&yaml, deny_warnings, &wake).await;
         let (registered, warnings) = registered.map_err(error::register)?;
-        let (plan, created) = match registered {
-            Registered::Created(plan) => (plan, true),
-            Registered::Unchanged(plan) => (plan, false),
+        let (plan, created, restored) = match registered {
+            Registered::Created(plan) => (plan, true, false),
+            Registered::Unchanged(plan) => (plan, false, false),
+            Registered::Restored(plan) => (plan, false, true),
             Registered::Taken(plan) => {
                 let t = &plan.template;
                 return Err(error::status(
@@ -44,16 +52,20 @@ impl TemplateService for Templates {
                 ));
             }
         };
+        if restored {
+            self.0.events.written();
+        }
         // The template is stored; what cannot be read of its services now is read later.
         if let Err(error) = self.0.templates_changed().await {
             tracing::debug!(%error, "the services of a new template could not be read yet");
         }
         let warnings = warnings.into_iter().map(problem).collect();
-        let template = Some(convert::template(&plan, true));
+        let template = Some(convert::template(&plan, None, true));
         Ok(Response::new(proto::RegisterTemplateResponse {
             template,
             created,
             warnings,
+            restored,
         }))
     }
 
@@ -82,32 +94,32 @@ impl TemplateService for Templates {
         request: Request<proto::GetTemplateRequest>,
     ) -> Result<Response<proto::GetTemplateResponse>, Status> {
         let r = request.into_inner();
-        let version = version(&r.version)?;
-        convert::name("namespace", &r.namespace)?;
-        convert::name("task_name", &r.task_name)?;
-        self.0
-            .catalog
-            .refresh()
-            .await
-            .map_err(|e| error::store(&e))?;
-        let plan = self
-            .0
-            .catalog
-            .resolve(&r.namespace, &r.task_name, version.as_ref())
-            .ok_or_else(|| {
-                let what = if r.version.is_empty() {
-                    String::new()
-                } else {
-                    format!(" version {}", r.version)
-                };
-                let message = format!(
-                    "no template {}/{}{what} is registered",
-                    r.namespace, r.task_name
-                );
-                error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message)
-            })?;
+        let Resolved { plan, retired } = self.find(&r.namespace, &r.task_name, &r.version).await?;
         Ok(Response::new(proto::GetTemplateResponse {
-            template: Some(convert::template(&plan, true)),
+            template: Some(convert::template(&plan, retired.as_deref(), true)),
+        }))
+    }
+
+    async fn retire_template(
+        &self,
+        request: Request<proto::RetireTemplateRequest>,
+    ) -> Result<Response<proto::RetireTemplateResponse>, Status> {
+        let r = request.into_inner();
+        for (field, text) in [
+            ("namespace", &r.namespace),
+            ("task_name", &r.task_name),
+            ("version", &r.version),
+        ] {
+            if text.is_empty() {
+                return Err(error::invalid(field, "empty: expected 1 to 255 bytes"));
+            }
+        }
+        let actor = order::actor(r.by, r.reason)?;
+        let Resolved { plan, .. } = self.find(&r.namespace, &r.task_name, &r.version).await?;
+        let retired = self.0.retire(&plan, &actor).await;
+        let retired = retired.map_err(|error| not_retired(&plan, &error))?;
+        Ok(Response::new(proto::RetireTemplateResponse {
+            template: Some(convert::template(&plan, Some(&retired), false)),
         }))
     }
 
@@ -124,36 +136,46 @@ impl TemplateService for Templates {
             .refresh()
             .await
             .map_err(|e| error::store(&e))?;
-        let all = self.0.catalog.list(&r.namespace, "");
-        let key = |plan: &crate::engine::catalog::Plan| plan.template_id.to_be_bytes();
-        // A template never disappears, so the place of the last page's last one can always be found.
-        let start = match after {
-            None => 0,
-            Some(last) => {
-                1 + all
-                    .iter()
-                    .position(|plan| key(plan)[..] == last[..])
-                    .ok_or_else(|| {
-                        error::invalid(
-                            "page_token",
-                            "not a token of this server: copy `next_page_token` unchanged",
-                        )
-                    })?
+        let after = match after.as_deref().map(place) {
+            Some(None) => {
+                return Err(error::invalid(
+                    "page_token",
+                    "not a token of this server: copy `next_page_token` unchanged",
+                ));
             }
+            place => place.flatten(),
         };
-        let shown: Vec<_> = all.iter().skip(start).take(size).collect();
+        let is_after = |plan: &Plan| {
+            let t = &plan.template;
+            after
+                .as_ref()
+                .is_none_or(|(namespace, task_name, version)| {
+                    (&t.namespace, &t.task_name, &Reverse(t.version.clone()))
+                        > (namespace, task_name, version)
+                })
+        };
+        let catalog = &self.0.catalog;
+        let all = catalog.list(&r.namespace, "");
+        let shown: Vec<_> = all
+            .iter()
+            .filter(|plan| is_after(plan))
+            .map(|plan| (plan, catalog.retirement(plan.template_id)))
+            .filter(|(_, retired)| r.include_retired || retired.is_none())
+            .take(size + 1)
+            .collect();
         let mut templates: Vec<_> = shown
             .iter()
-            .map(|plan| convert::template(plan, false))
+            .take(size)
+            .map(|(plan, retired)| convert::template(plan, retired.as_deref(), false))
             .collect();
         templates.truncate(page::fitting(&templates));
-        let more = all.len() > start + templates.len();
+        let more = shown.len() > templates.len();
         let next_page_token = match templates
             .len()
             .checked_sub(1)
             .and_then(|last| shown.get(last))
         {
-            Some(last) if more => page::token(&r.namespace, &key(last)),
+            Some((last, _)) if more => page::token(&r.namespace, &key(last)),
             _ => String::new(),
         };
         Ok(Response::new(proto::ListTemplatesResponse {
@@ -161,6 +183,65 @@ impl TemplateService for Templates {
             next_page_token,
         }))
     }
+}
+
+impl Templates {
+    /// What the catalog has, with all that was committed before this call.
+    async fn find(
+        &self,
+        namespace: &str,
+        task_name: &str,
+        version_text: &str,
+    ) -> Result<Resolved, Status> {
+        let version = version(version_text)?;
+        convert::name("namespace", namespace)?;
+        convert::name("task_name", task_name)?;
+        let catalog = &self.0.catalog;
+        catalog.refresh().await.map_err(|e| error::store(&e))?;
+        let found = catalog.resolve(namespace, task_name, version.as_ref());
+        found.ok_or_else(|| {
+            let what = if version_text.is_empty() {
+                String::new()
+            } else {
+                format!(" version {version_text}")
+            };
+            let message = format!("no template {namespace}/{task_name}{what} is registered");
+            error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message)
+        })
+    }
+}
+
+fn not_retired(plan: &Plan, error: &RetireError) -> Status {
+    let t = &plan.template;
+    let name = format!("{}/{} version {}", t.namespace, t.task_name, t.version);
+    match error {
+        RetireError::InUse(_) => error::status(
+            Code::FailedPrecondition,
+            "TEMPLATE_IN_USE",
+            format!("{name} is in use: {error}; retire it when they are finished or cancelled"),
+        ),
+        RetireError::Gone => error::status(
+            Code::NotFound,
+            "TEMPLATE_NOT_FOUND",
+            format!("{name}: {error}"),
+        ),
+        RetireError::Busy => error::unavailable(&error.to_string()),
+        RetireError::Store(error) => error::store(error),
+    }
+}
+
+/// The place of a template in a list. It can be found also when the template was removed meanwhile.
+fn key(plan: &Plan) -> Vec<u8> {
+    let t = &plan.template;
+    let key = (&t.namespace, &t.task_name, t.version.to_string());
+    serde_json::json!(key).to_string().into_bytes()
+}
+
+/// The place that such a key names, as the list is ordered.
+fn place(key: &[u8]) -> Option<(String, String, Reverse<semver::Version>)> {
+    let (namespace, task_name, version): (String, String, String) =
+        serde_json::from_slice(key).ok()?;
+    Some((namespace, task_name, Reverse(version.parse().ok()?)))
 }
 
 /// A version out of a request; `None` for the newest.

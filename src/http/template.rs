@@ -8,6 +8,7 @@ pub fn routes() -> Vec<Route> {
         route!(POST "/tasker/templates" => Templates.register_template, "TemplateService/RegisterTemplate")
             .or_yaml("yaml"),
         route!(GET "/tasker/templates" => Templates.list_templates, "TemplateService/ListTemplates"),
+        route!(POST "/tasker/templates/{namespace}/{task_name}/{version}/retire" => Templates.retire_template, "TemplateService/RetireTemplate"),
         route!(GET "/tasker/templates/{namespace}/{task_name}" => Templates.get_template, "TemplateService/GetTemplate"),
     ]
 }

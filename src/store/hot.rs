@@ -20,7 +20,9 @@ use super::{
     Db, StoreError,
     changes::{Changes, WantedInputs},
     columns::{Columns, Params},
-    orders, writes,
+    orders,
+    template::Newest,
+    writes,
 };
 use crate::domain::{attempt::OutcomeKind, lease::Lease};
 
@@ -260,7 +262,10 @@ impl Hot {
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
         Ok(IntakeRead {
-            newest_template: rows[newest][0].get(0),
+            newest: Newest {
+                template: rows[newest][0].get(0),
+                change: rows[newest][0].get(2),
+            },
             keys: of(owners)
                 .iter()
                 .map(|r| KeyRow {

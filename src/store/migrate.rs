@@ -45,6 +45,11 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
         "unused",
         include_str!("../../migrations/0009_unused.sql"),
     ),
+    (
+        10,
+        "retirements",
+        include_str!("../../migrations/0010_retirements.sql"),
+    ),
 ];
 
 /// How long another process is waited for that migrates the same schema.
@@ -203,9 +208,10 @@ async fn check_tables(client: &Client, role: &str, schema: &str) -> Result<(), S
                  FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'USAGE']) AS p
                 WHERE c.relnamespace = $1::text::regnamespace AND NOT c.relispartition
                   AND CASE WHEN c.relname = 'migrations' THEN false
-                           -- What is registered is never changed.
-                           WHEN c.relname IN ('templates', 'template_steps', 'lanes')
-                                THEN p IN ('SELECT', 'INSERT') AND NOT has_table_privilege(c.oid, p)
+                           -- What is registered is never changed, and retention removes retired versions.
+                           WHEN c.relname IN ('templates', 'template_steps')
+                                THEN p IN ('SELECT', 'INSERT', 'DELETE') AND NOT has_table_privilege(c.oid, p)
+                           WHEN c.relname = 'lanes' THEN p IN ('SELECT', 'INSERT') AND NOT has_table_privilege(c.oid, p)
                            WHEN c.relkind IN ('r', 'p')
                                 THEN p <> 'USAGE' AND NOT has_table_privilege(c.oid, p)
                            WHEN c.relkind = 'v' THEN p = 'SELECT' AND NOT has_table_privilege(c.oid, p)

@@ -25,6 +25,7 @@ pub mod pause;
 pub mod permit;
 pub mod repair;
 pub mod retention;
+pub mod retirement;
 pub mod server;
 pub mod service;
 pub mod session;

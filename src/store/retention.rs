@@ -1,12 +1,13 @@
-//! Removes what is old: finished tasks with their steps, keys and events, connections of workers, changes of circuits, and services that
-//! nothing uses. Days of events are dropped as a whole once no task of theirs is left; everything else goes in short transactions.
+//! Removes what is old: finished tasks with their steps, keys and events, connections of workers, changes of circuits, services that
+//! nothing uses, and retired versions of templates. Days of events are dropped as a whole once no task of theirs is left; everything else
+//! goes in short transactions.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio_postgres::{Client, Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{Db, StoreError, unused};
+use super::{Db, StoreError, retirement, unused};
 
 /// Tasks of one transaction; with their steps some thousands of rows.
 const TASKS: i64 = 500;
@@ -33,6 +34,8 @@ pub struct Pruned {
     pub services: u64,
     /// Partitions of the event log that are dropped as a whole.
     pub partitions: Vec<String>,
+    /// Versions that were retired and that no task refers to any more.
+    pub templates: u64,
 }
 
 /// A partition of the event log that is older than what is kept.
@@ -101,6 +104,8 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
         .await?;
     // After the events and the changes of circuits: these have a service's number, and its name is in its row.
     pruned.services = unused::forget(db, &mut client, &cutoff).await?;
+    // Last: lanes and services that only they used go the next time.
+    pruned.templates = prune_templates(db, &mut client, &cutoff).await?;
     Ok(pruned)
 }
 
@@ -138,6 +143,12 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
             &[&cutoff],
         )
         .await?;
+    // Those whose last tasks are old go too.
+    let templates = format!(
+        "SELECT count(*) FROM ({} AND (t.ended_at < $1::text::timestamptz AND t.task_id < first_task_id($1::text::timestamptz)) IS NOT TRUE)) AS gone",
+        retirement::REMOVABLE
+    );
+    let templates: i64 = client.query_one(&templates, &[&cutoff]).await?.get(0);
     Ok(Pruned {
         tasks: number(0),
         steps: number(1),
@@ -151,6 +162,7 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
             .get::<_, i64>(0)
             .cast_unsigned(),
         partitions: whole.iter().map(|row| row.get(0)).collect(),
+        templates: templates.cast_unsigned(),
     })
 }
 
@@ -229,6 +241,22 @@ async fn prune_loose(
             return Ok(gone);
         }
     }
+}
+
+/// After the tasks that refer to them.
+async fn prune_templates(db: &Db, client: &mut Client, cutoff: &str) -> Result<u64, StoreError> {
+    let mut gone = 0;
+    loop {
+        let began = tokio::time::Instant::now();
+        let removed = retirement::remove(db, client, cutoff).await?;
+        if removed == 0 {
+            break;
+        }
+        gone += removed;
+        tokio::time::sleep(began.elapsed()).await;
+    }
+    retirement::forget_removed(client, cutoff).await?;
+    Ok(gone)
 }
 
 async fn prune_keys(client: &Client, cutoff: &str) -> Result<u64, StoreError> {

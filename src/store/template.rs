@@ -57,6 +57,15 @@ pub struct NewTemplate<'a> {
     pub steps: &'a [NewStep<'a>],
 }
 
+/// How far a reading of the templates has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// The id of the newest template.
+    pub template: i32,
+    /// The number of the newest change of one (`retirement`).
+    pub change: i64,
+}
+
 /// Whether a registration stored anything.
 #[derive(Clone, Debug)]
 pub enum Registration {
@@ -64,6 +73,11 @@ pub enum Registration {
     /// The version was there before; it may or may not have the same content.
     Existing(TemplateRow),
 }
+
+/// Waits for the turn to change which templates and lanes there are; it is over with the transaction. So ids become visible in ascending
+/// order, and a reader that knows the largest id knows them all.
+pub(super) const TURN: &str =
+    "SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))";
 
 const SELECT: &str = "
     SELECT t.template_id, t.namespace, t.task_name, t.version, t.yaml, t.registered_at, t.environment,
@@ -107,12 +121,7 @@ pub async fn lanes_page(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError>
     Ok(rows.iter().map(lane).collect())
 }
 
-/// Waits for the turn to change which templates and lanes there are; it is over with the transaction.
-pub(super) const TURN: &str =
-    "SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))";
-
-/// Stores a template unless its version is taken. Registrations take turns, so ids become visible in ascending order
-/// and a reader that knows the largest id knows them all.
+/// Stores a template unless its version is taken.
 pub async fn register(
     db: &Db,
     new: NewTemplate<'_>,

@@ -254,6 +254,62 @@ async fn a_template_is_paused_listed_explained_and_resumed() {
 }
 
 #[tokio::test]
+async fn a_version_is_retired_listed_shown_and_registered_again() {
+    let mut bench = Bench::with(PAIR).await;
+    let retire = ["template", "retire", "t/pair@1.0.0"];
+    let id = bench.submit("t/pair", "{}").await;
+    let (_, stderr, code) = order(&bench, &retire).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with("error: cannot retire t/pair@1.0.0: ") && stderr.contains(&id),
+        "{stderr}"
+    );
+    bench.cancel(&id).await.unwrap();
+    assert_eq!(order(&bench, &retire[..2]).await.2, Some(2));
+    assert_eq!(
+        order(&bench, &["template", "retire", "t/pair"]).await.2,
+        Some(2)
+    );
+    let (_, stderr, code) = order(&bench, &retire).await;
+    assert_eq!(code, Some(0));
+    assert!(
+        stderr.starts_with("t/pair@1.0.0 is retired since ") && stderr.ends_with(" by ann\n"),
+        "{stderr}"
+    );
+    let says = async |args: &[&str]| {
+        let mut command = tasker(args.iter().copied());
+        command.env("TASKER_SERVER", &bench.server.url);
+        let ended = run(command).await;
+        (ended.stdout, ended.stderr, ended.code)
+    };
+    let (_, stderr, code) = says(&["task", "submit", "t/pair"]).await;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("tasker template register FILE"), "{stderr}");
+    assert_eq!(says(&["template", "list"]).await.0, "");
+    let (listed, ..) = says(&["template", "list", "--retired"]).await;
+    let (shown, ..) = says(&["template", "show", "t/pair"]).await;
+    assert!(
+        listed.contains("RETIRED") && listed.contains(" ann  a test\n"),
+        "{listed}"
+    );
+    assert!(
+        shown.contains("\nretired ") && shown.contains(" by ann: a test\n"),
+        "{shown}"
+    );
+    let file = std::env::temp_dir().join(format!("tasker-retired-{}.yaml", std::process::id()));
+    std::fs::write(&file, PAIR).unwrap();
+    let (stdout, stderr, _) = says(&["template", "register", file.to_str().unwrap()]).await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(
+        (stdout.as_str(), stderr.as_str()),
+        (
+            "t/pair@1.0.0\n",
+            "t/pair@1.0.0 was retired and takes tasks again\n"
+        )
+    );
+}
+
+#[tokio::test]
 async fn a_task_is_submitted_for_later() {
     let bench = Bench::with(PAIR).await;
     let submitted = json_of(&bench, &["task", "submit", "t/pair", "--not-before", "2h"]).await;

@@ -410,6 +410,19 @@ async fn templates(site: &Site, checked: &mut Checked) {
     let path = "/tasker/templates/{namespace}/{task_name}";
     checked.answer("get", path, &site.get("/tasker/templates/t/chain").await);
     checked.answer("get", path, &site.get("/tasker/templates/t/none").await);
+    let path = "/tasker/templates/{namespace}/{task_name}/{version}/retire";
+    let retire = json!({"by": "ann", "reason": "a test"});
+    checked.request(path, &retire, true);
+    // The first one is in use.
+    for version in ["1.0.0", "1.0.1"] {
+        let answer = site
+            .post(
+                &format!("/tasker/templates/t/chain/{version}/retire"),
+                retire.to_string(),
+            )
+            .await;
+        checked.answer("post", path, &answer);
+    }
 }
 
 /// What waits, and a step alone.

@@ -65,6 +65,45 @@ async fn a_template_is_registered_as_yaml_or_in_json_and_read_back() {
 }
 
 #[tokio::test]
+async fn a_version_is_retired() {
+    let site = Site::new().await;
+    let retire = |body: serde_json::Value| {
+        site.post("/tasker/templates/t/chain/1.0.0/retire", body.to_string())
+    };
+    let refused = retire(json!({})).await;
+    assert_eq!(
+        refused.problem(),
+        (
+            400,
+            "INVALID_FIELDS",
+            vec!["/by".to_owned(), "/reason".to_owned()]
+        )
+    );
+    let retired = retire(json!({"by": "ann", "reason": "a bad release"})).await;
+    assert_eq!(
+        (
+            retired.status.as_u16(),
+            &retired.json["template"]["retired_by"],
+            &retired.json["template"]["retired_reason"],
+        ),
+        (200, &json!("ann"), &json!("a bad release")),
+        "{}",
+        retired.text
+    );
+    let task = json!({"namespace": "t", "task_name": "chain"}).to_string();
+    let refused = site.post("/tasker/tasks", task).await;
+    assert_eq!(refused.problem(), (409, "TEMPLATE_RETIRED", vec![]));
+    let listed = async |query: &str| {
+        let answer = site.get(&format!("/tasker/templates{query}")).await;
+        answer.json["templates"].as_array().map(Vec::len)
+    };
+    assert_eq!(
+        (listed("").await, listed("?include_retired=true").await),
+        (Some(0), Some(1))
+    );
+}
+
+#[tokio::test]
 async fn names_in_a_path_may_be_anything_that_is_encoded() {
     let site = Site::new().await;
     let odd = CHAIN.replace("task_name: chain", "task_name: 'a%:é?'");

@@ -11,6 +11,7 @@ mod late;
 mod not_before;
 mod pauses;
 mod results;
+mod retirements;
 mod table;
 mod together;
 mod verb;

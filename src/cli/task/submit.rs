@@ -37,7 +37,7 @@ pub struct Args {
     /// What to run
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
     template: TemplateRef,
-    /// Version of the template; without it, the newest one
+    /// Version of the template; without it, the newest one that is not retired
     #[arg(long, value_name = "SEMVER")]
     version: Option<String>,
     /// The input: a JSON object, `@FILE` to read one, or `-` for stdin; without it, `{}`

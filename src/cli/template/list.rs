@@ -19,12 +19,15 @@ const PAGE_SIZE: i32 = 500;
 #[command(after_long_help = "\
 Examples:
   tasker template list
-  tasker template list --namespace user_management
+  tasker template list --namespace user_management --retired
   tasker template list --json | jq -r '.templates[].task_name'")]
 pub struct Args {
     /// Only templates of this namespace
     #[arg(long)]
     namespace: Option<String>,
+    /// Retired versions too
+    #[arg(long)]
+    retired: bool,
 }
 
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
@@ -35,6 +38,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             namespace,
             page_size: PAGE_SIZE,
             page_token,
+            include_retired: args.retired,
         };
         let response = client.templates.list_templates(request).await;
         let page = response
@@ -44,20 +48,31 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     })
     .await?;
     let nothing = "no template is registered here; `tasker template register FILE` stores one";
+    let table = |templates: &[Template]| table(templates, args.retired);
     list::print(session, "templates", &templates, nothing, table)?;
     Ok(exit::OK)
 }
 
-fn table(templates: &[Template]) -> Table {
-    let mut table = Table::new(["TEMPLATE", "VERSION", "STEPS", "REGISTERED", "DESCRIPTION"]);
+fn table(templates: &[Template], with_retired: bool) -> Table {
+    let retired = with_retired.then_some(["RETIRED", "BY", "WHY"]);
+    let columns = ["TEMPLATE", "VERSION", "STEPS", "REGISTERED", "DESCRIPTION"];
+    let mut table = Table::new(columns.into_iter().chain(retired.into_iter().flatten()));
     for t in templates {
-        table.row([
+        let retired = with_retired.then(|| {
+            [
+                t.retired_at.map(human::time).unwrap_or_default(),
+                clean(&t.retired_by),
+                clean(&t.retired_reason),
+            ]
+        });
+        let cells = [
             clean(&format!("{}/{}", t.namespace, t.task_name)),
             clean(&t.version),
             t.steps.len().to_string(),
             t.registered_at.map(human::time).unwrap_or_default(),
             clean(&t.description),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(retired.into_iter().flatten()));
     }
     table
 }

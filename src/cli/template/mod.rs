@@ -4,6 +4,7 @@ mod files;
 mod list;
 mod pause;
 mod register;
+mod retire;
 mod show;
 mod validate;
 
@@ -19,6 +20,7 @@ pub enum Command {
     Show(show::Args),
     Pause(pause::Pause),
     Resume(pause::Resume),
+    Retire(retire::Args),
     Pauses(pause::Pauses),
 }
 
@@ -29,6 +31,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         Command::List(args) => list::run(args, session).await,
         Command::Show(args) => show::run(args, session).await,
         Command::Pause(args) => pause::pause(args, session).await,
+        Command::Retire(args) => retire::run(args, session).await,
         Command::Resume(args) => pause::resume(args, session).await,
         Command::Pauses(args) => pause::list(args, session).await,
     }

@@ -23,7 +23,7 @@ Examples:
 A folder stands for the *.yaml and *.yml files in it, in the order of their names. All files are checked before any is \
 sent, and each that the server refuses is reported; the others are stored. Warnings are shown and refuse nothing without \
 --deny-warnings. A registered version never changes: registering the same content again does \
-nothing, and other content needs a new version. Prints `NAMESPACE/NAME@VERSION` for each file.")]
+nothing, but for a retired version, which takes tasks again; other content needs a new version. Prints `NAMESPACE/NAME@VERSION` for each file.")]
 pub struct Args {
     /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
@@ -94,10 +94,13 @@ fn print(
             template.namespace, template.task_name, template.version
         ));
         session.term.data(&name)?;
-        session.term.say(&match response.created {
-            true => format!("registered {name}, {} steps", template.steps.len()),
-            false => format!("{name} is registered already, with the same content"),
-        });
+        session
+            .term
+            .say(&match (response.created, response.restored) {
+                (true, _) => format!("registered {name}, {} steps", template.steps.len()),
+                (false, true) => format!("{name} was retired and takes tasks again"),
+                (false, false) => format!("{name} is registered already, with the same content"),
+            });
     }
     Ok(())
 }

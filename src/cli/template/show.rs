@@ -26,7 +26,7 @@ Examples:
   tasker template show user_management/user_registration
   tasker template show user_management/user_registration@2.6.0 --yaml > registration.yaml")]
 pub struct Args {
-    /// The template; without a version, the newest one
+    /// The template; without a version, the newest one that is not retired
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
     template: TemplateRef,
     /// Print the YAML exactly as it was registered; on a terminal, control characters show as escapes
@@ -86,7 +86,16 @@ fn text(template: &Template, term: &Term) -> String {
     {
         out += &format!(", a task may take {}", human::duration(timeout));
     }
-    out += "\n\n";
+    out += "\n";
+    if template.retired_at.is_some() {
+        out += &format!(
+            "retired {} by {}: {}\n",
+            human::time_or_dash(template.retired_at),
+            clean(&template.retired_by),
+            clean(&template.retired_reason)
+        );
+    }
+    out += "\n";
 
     let nodes: Vec<Node<'_>> = template
         .steps

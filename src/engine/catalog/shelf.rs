@@ -13,6 +13,7 @@ use crate::{
     engine::metrics::Metrics,
     store::{
         Db, StoreError,
+        retirement::{self, Change, Standing},
         template::{self, LaneRow, TemplateRow},
     },
 };
@@ -45,7 +46,7 @@ impl Shelf {
         let started = said;
         let mut read = 0_usize;
         loop {
-            let newest = self.with(|known| known.newest);
+            let newest = self.with(|known| known.newest.template);
             // Templates first: the lanes read afterwards are then at least those that these templates need.
             let rows = template::page(&self.db, newest).await?;
             let lanes = self.new_lanes().await?;
@@ -63,7 +64,22 @@ impl Shelf {
         if started.elapsed() >= PROGRESS_EVERY {
             tracing::info!(read, took = ?started.elapsed(), "the registered templates are read");
         }
-        Ok(())
+        self.read_changes().await
+    }
+
+    /// Reads what became of them. A change of a template that is not known here yet is kept for it.
+    async fn read_changes(&self) -> Result<(), StoreError> {
+        loop {
+            let newest = self.with(|known| known.newest.change);
+            let changes = retirement::page(&self.db, newest).await?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            for change in changes {
+                known.change(change);
+            }
+        }
     }
 
     async fn new_lanes(&self) -> Result<Vec<LaneRow>, StoreError> {
@@ -106,7 +122,7 @@ impl Shelf {
 
     fn add(&self, newest: i32, plans: Vec<Arc<Plan>>, lanes: &[LaneRow]) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.newest = newest;
+        known.newest.template = newest;
         for plan in plans {
             let t = &plan.template;
             known
@@ -126,5 +142,37 @@ impl Shelf {
 
     pub(super) fn with<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
         read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Known {
+    fn change(&mut self, change: Change) {
+        self.newest.change = change.change_id;
+        match change.standing {
+            Standing::Retired(retirement) => {
+                self.retired
+                    .insert(change.template_id, Arc::new(retirement));
+            }
+            Standing::Restored => {
+                self.retired.remove(&change.template_id);
+            }
+            Standing::Removed => self.forget(change.template_id),
+        }
+    }
+
+    /// Its version may be registered anew under another id meanwhile.
+    fn forget(&mut self, template_id: i32) {
+        self.retired.remove(&template_id);
+        let Some(plan) = self.plans.remove(&template_id) else {
+            return;
+        };
+        let t = &plan.template;
+        let name = (t.namespace.clone(), t.task_name.clone());
+        if let Some(versions) = self.versions.get_mut(&name) {
+            versions.retain(|_, id| *id != template_id);
+            if versions.is_empty() {
+                self.versions.remove(&name);
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     store::{
         changes::{Changes, DroppedKey, Event, NewLive, NewTask, SetStep},
         hot::{IntakeRead, KeyRow},
+        template::Newest,
     },
 };
 
@@ -29,8 +30,8 @@ const MAX_BATCH_TASKS: usize = 1_000;
 /// What came in one request: stored as a whole or not at all.
 pub(super) struct Group {
     pub(super) tasks: Vec<Prepared>,
-    /// The newest template known when "the newest version" was looked up.
-    pub(super) seen: i32,
+    /// The newest template and change of one that were known when the versions were looked up.
+    pub(super) seen: Newest,
     pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, IntakeError>>,
     /// When it came.
     pub(super) asked: Instant,
@@ -38,9 +39,11 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Whether a template was registered that "the newest version" may have to be.
-    pub(super) fn is_outdated(&self, newest: i32) -> bool {
-        self.seen < newest && self.tasks.iter().any(|t| t.submission.version.is_none())
+    /// Whether a template was registered that "the newest version" may have to be, or one was retired, which may be any.
+    pub(super) fn is_outdated(&self, newest: Newest) -> bool {
+        let registered = self.seen.template < newest.template
+            && self.tasks.iter().any(|t| t.submission.version.is_none());
+        registered || self.seen.change < newest.change
     }
 }
 
@@ -93,6 +96,11 @@ pub(super) fn judge(groups: &[Group], read: &IntakeRead) -> Verdicts {
                 continue;
             };
             if owner.task_id == task.task_id {
+                // Only the first task of a key is new; a repeat is answered whatever became of the version.
+                if let Some(retirement) = &task.retired {
+                    let retired = IntakeError::retired(index, s, &task.plan, retirement);
+                    verdicts.refused.entry(i).or_insert(retired);
+                }
                 continue;
             }
             if verdicts.dropped.contains(&owner.task_id) {

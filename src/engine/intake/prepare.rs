@@ -8,7 +8,7 @@ use super::submission::{
 use crate::{
     domain::budget::Budget,
     engine::{
-        catalog::{Catalog, Plan},
+        catalog::{Catalog, Plan, Resolved},
         judge::{Judge, SMALL_BYTES, SMALL_STEPS, Shares, Unjudged},
         metrics::Metrics,
         shared::Shared,
@@ -54,25 +54,37 @@ impl Preparer {
         prepared.await.unwrap_or(Err(IntakeError::Full))
     }
 
-    fn plan(&self, index: usize, s: &Submission) -> Result<Arc<Plan>, IntakeError> {
-        self.catalog
-            .resolve(&s.namespace, &s.task_name, s.version.as_ref())
-            .ok_or_else(|| IntakeError::NoTemplate {
+    fn plan(&self, index: usize, s: &Submission) -> Result<Resolved, IntakeError> {
+        let found = self
+            .catalog
+            .resolve(&s.namespace, &s.task_name, s.version.as_ref());
+        match found {
+            // With a key it may be a repeat, which the transaction finds out.
+            Some(Resolved {
+                plan,
+                retired: Some(retirement),
+            }) if s.idempotency_key.is_empty() => {
+                Err(IntakeError::retired(index, s, &plan, &retirement))
+            }
+            Some(resolved) => Ok(resolved),
+            None => Err(IntakeError::NoTemplate {
                 index,
                 namespace: s.namespace.clone(),
                 task_name: s.task_name.clone(),
                 version: s.version.clone(),
-            })
+            }),
+        }
     }
 
     async fn prepare_all(
         &self,
         submissions: &[Arc<Submission>],
-        plans: Vec<Arc<Plan>>,
+        plans: Vec<Resolved>,
     ) -> Result<Vec<Prepared>, IntakeError> {
         let mut violated: Vec<(usize, Violated)> = Vec::new();
         let mut prepared = Vec::with_capacity(submissions.len());
-        for (index, (submission, plan)) in submissions.iter().zip(plans).enumerate() {
+        for (index, (submission, resolved)) in submissions.iter().zip(plans).enumerate() {
+            let Resolved { plan, retired } = resolved;
             if index % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
@@ -81,7 +93,7 @@ impl Preparer {
                 None => self.prepare_aside(submission, plan).await?,
             };
             match found {
-                Ok(task) => prepared.push(task),
+                Ok(task) => prepared.push(Prepared { retired, ..task }),
                 Err(refusal) => violated.extend(refusal.violated.into_iter().map(|v| (index, v))),
             }
         }

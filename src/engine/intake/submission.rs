@@ -19,7 +19,7 @@ use crate::{
         task::{MAX_ANNOTATIONS_BYTES, MAX_CONTEXT_BYTES, MAX_KEY_BYTES, MAX_PRIORITY},
     },
     engine::{catalog::Plan, conditions::Facts, effective::Effective},
-    store::StoreError,
+    store::{StoreError, retirement::Retirement},
 };
 
 /// What a client asks for.
@@ -82,6 +82,18 @@ pub enum IntakeError {
         key: String,
         task_id: Uuid,
     },
+    /// The version takes no new tasks, or no version of the template does.
+    #[error("{}{namespace}/{task_name} version {version} was retired by {}: {}",
+        if *.all { "every version is retired: " } else { "" }, .retirement.by, .retirement.reason)]
+    Retired {
+        index: usize,
+        namespace: String,
+        task_name: String,
+        version: Version,
+        /// The submit named no version, and all are retired.
+        all: bool,
+        retirement: Arc<Retirement>,
+    },
     #[error("the intake queue is full")]
     Full,
     #[error("the server is shutting down")]
@@ -90,10 +102,30 @@ pub enum IntakeError {
     Failed(Arc<StoreError>),
 }
 
+impl IntakeError {
+    pub(super) fn retired(
+        index: usize,
+        s: &Submission,
+        plan: &Plan,
+        retirement: &Arc<Retirement>,
+    ) -> Self {
+        Self::Retired {
+            index,
+            namespace: s.namespace.clone(),
+            task_name: s.task_name.clone(),
+            version: plan.template.version.clone(),
+            all: s.version.is_none(),
+            retirement: Arc::clone(retirement),
+        }
+    }
+}
+
 /// A submission that fits its template, ready to be stored.
 pub(super) struct Prepared {
     pub(super) submission: Arc<Submission>,
     pub(super) plan: Arc<Plan>,
+    /// The version takes no new tasks; this may be the repeat of a submit from before.
+    pub(super) retired: Option<Arc<Retirement>>,
     pub(super) task_id: Uuid,
     pub(super) context: String,
     pub(super) annotations: String,
@@ -224,6 +256,7 @@ pub(super) fn prepare_one(
         progress,
         fates,
         plan,
+        retired: None,
     })
 }
 

@@ -24,9 +24,13 @@ pub(super) const LOCK_TASKS: &str = "
                    settings, expires_at, error_code, coalesce(documents_bytes, 2147483647), revision
               FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
 
-/// With the time when the keys were there.
-pub(super) const NEWEST_TEMPLATE: &str =
-    "SELECT coalesce(max(template_id), 0), clock_timestamp() FROM templates";
+/// With the time when the keys were there. `FOR KEY SHARE` locks no row: it locks the table, before this statement takes its snapshot and
+/// until the transaction ends, against those who retire a version (`retirement::NO_SUBMITS`).
+pub(super) const NEWEST_TEMPLATE: &str = "
+    SELECT coalesce(max(template_id), 0), clock_timestamp(),
+           coalesce((SELECT max(change_id) FROM retirements), 0),
+           EXISTS (SELECT FROM retirements WHERE false FOR KEY SHARE)
+      FROM templates";
 
 pub(super) const PEEK: &str = "
     SELECT q.*

@@ -19,6 +19,7 @@ use crate::{
         StoreError,
         changes::{Claimed, PROBE},
         task::failure_of,
+        template::Newest,
     },
 };
 
@@ -138,8 +139,8 @@ pub struct KeyRow {
 /// What intake works on.
 #[derive(Debug)]
 pub struct IntakeRead {
-    /// The newest template; a larger id than the caller knows means that its view of "newest version" is stale.
-    pub newest_template: i32,
+    /// The newest template and change of one; a larger number than the caller knows means that its view of "newest version" is stale.
+    pub newest: Newest,
     /// Who owns each of the keys now: this transaction, or an earlier submit.
     pub keys: Vec<KeyRow>,
     pub candidates: Vec<Candidate>,

@@ -88,6 +88,9 @@ async fn a_registered_template_is_shown() {
         "environment",
         "has_planner",
         "timeout_seconds",
+        "retired_at",
+        "retired_by",
+        "retired_reason",
     ];
     assert_eq!(keys(&shown["template"]), expected);
     assert_eq!(

@@ -1,0 +1,79 @@
+//! Retires versions of templates: they take no new tasks, on any server.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Engine,
+    catalog::{Catalog, Plan},
+};
+use crate::store::{
+    StoreError,
+    counts::Collision,
+    retirement::{self, Retired, Retirement, Unfinished},
+    service::Actor,
+};
+
+/// How often an order waits anew for a submit that takes too long, and how long the other submits have in between.
+const TRIES: (u32, Duration) = (5, Duration::from_millis(100));
+
+/// Why a version was not retired.
+#[derive(Debug, thiserror::Error)]
+pub enum RetireError {
+    #[error("{}{} of its tasks {} not finished, such as {}",
+        if .0.at_least { "at least " } else { "" }, .0.tasks, if .0.tasks == 1 { "is" } else { "are" }, .0.example)]
+    InUse(Unfinished),
+    #[error("the template was removed meanwhile")]
+    Gone,
+    #[error("a submit that began before has not ended")]
+    Busy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Retires a version that no unfinished task uses, unless it is retired already. When this returns well, no server accepts a task of it.
+    pub async fn retire(&self, plan: &Plan, actor: &Actor) -> Result<Arc<Retirement>, RetireError> {
+        let id = plan.template_id;
+        match self.try_retire(id, actor).await? {
+            Retired::InUse(tasks) => return Err(RetireError::InUse(tasks)),
+            Retired::Gone => return Err(RetireError::Gone),
+            Retired::Done => {}
+        }
+        self.events.written();
+        self.catalog.refresh().await?;
+        self.catalog.retirement(id).ok_or(RetireError::Gone)
+    }
+
+    async fn try_retire(&self, id: i32, actor: &Actor) -> Result<Retired, RetireError> {
+        let wake = self.peers.template_news();
+        for _ in 0..TRIES.0 {
+            match retirement::retire(&self.db, id, actor, &wake).await {
+                Err(error) if error.collision() == Some(Collision::Lock) => {
+                    tokio::time::sleep(TRIES.1).await;
+                }
+                done => return Ok(done?),
+            }
+        }
+        Err(RetireError::Busy)
+    }
+}
+
+impl Catalog {
+    /// Lets a version take tasks again, since its content was registered again. `false` when it is not retired.
+    pub(super) async fn restore(&self, plan: &Plan, wake: &str) -> Result<bool, StoreError> {
+        if self.retirement(plan.template_id).is_none() {
+            return Ok(false);
+        }
+        let actor = Actor {
+            by: String::new(),
+            reason: "registered again".into(),
+        };
+        let restored = retirement::restore(self.db(), plan.template_id, &actor, wake).await?;
+        self.refresh().await?;
+        restored.ok_or_else(|| {
+            StoreError::Connection(
+                "the retired version was removed in this moment; register it again".into(),
+            )
+        })
+    }
+}
