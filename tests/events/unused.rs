@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tasker::{
     client::Client as Tasker,
+    proto,
     store::retention::{self, Pruned},
     worker::{StepContext, Worker},
 };
@@ -150,10 +151,7 @@ async fn waits_for(client: &Client, kind: &str) {
 async fn runs(client: &mut Tasker, name: &str) {
     let id = submit(client, &format!("t/{name}"), "{}").await;
     let task = finished(client, &id).await;
-    assert_eq!(
-        task.task.unwrap().state(),
-        tasker::proto::TaskState::Complete
-    );
+    assert_eq!(task.task.unwrap().state(), proto::TaskState::Complete);
 }
 
 /// A registration that has found its service may not lose it before it has made its lanes.
@@ -261,4 +259,49 @@ async fn every_server_forgets_it_and_learns_it_anew() {
         }
         worker.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_retired_version_used_goes_in_the_round_after_it() {
+    let mut bench = Bench::with(&calls("used", "used")).await;
+    register(&mut bench.client, &calls("pay", "billing")).await;
+    let client = bench.db.connect().await;
+    let retire = proto::RetireTemplateRequest {
+        namespace: "t".into(),
+        task_name: "pay".into(),
+        version: "1.0.0".into(),
+        by: "ann".into(),
+        reason: "a test".into(),
+    };
+    bench
+        .client
+        .templates
+        .retire_template(retire)
+        .await
+        .unwrap();
+    for aged in [
+        "UPDATE services SET since = now() - interval '40 days'",
+        "UPDATE retirements SET at = now() - interval '40 days'",
+    ] {
+        client.execute(aged, &[]).await.unwrap();
+    }
+    for expected in [(1, 0), (0, 1), (0, 0)] {
+        let said = retention::survey(&bench.db.db(), MONTH).await.unwrap();
+        let done = retention::prune(&bench.db.db(), MONTH).await.unwrap();
+        assert_eq!(said, done);
+        assert_eq!((done.templates, done.services), expected);
+    }
+    assert_eq!(names(&client, SERVICES).await, ["used"]);
+    eventually("its server forgets it", async || {
+        (knows(&bench.server, "billing").await == [false; 2]).then_some(())
+    })
+    .await;
+    register(&mut bench.client, &calls("pay", "billing")).await;
+    let worker = Worker::builder([bench.server.url.clone()])
+        .handler("h", |_: StepContext| async { Ok(1) })
+        .build()
+        .unwrap()
+        .spawn();
+    runs(&mut bench.client, "pay").await;
+    worker.shutdown().await.unwrap();
 }
