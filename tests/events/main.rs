@@ -7,6 +7,7 @@ mod content;
 mod cursors;
 mod log;
 mod retention;
+mod retired;
 mod unused;
 
 use tasker::{

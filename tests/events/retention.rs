@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tasker::{
     engine::retention::Retention,
-    proto::{EventType, ListTemplatesRequest},
+    proto::EventType,
     store::{
         fill::{self, Kind},
         retention::{self, Pruned},
-        retirement::{self, Retired},
-        service::Actor,
         template::{self, NewStep, NewTemplate, Registration},
     },
     worker::{StepContext, Worker},
@@ -30,7 +28,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// `fill` makes tasks that were submitted 39 days ago.
-const MONTH: Duration = Duration::from_secs(30 * 86_400);
+pub const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 const ONE: &str = "
 task_name: one
@@ -41,7 +39,7 @@ step_templates:
 ";
 
 /// A database whose history begins 41 days ago, with some of it.
-async fn aged(finished: i64, waiting: i64) -> (TestDb, Client) {
+pub async fn aged(finished: i64, waiting: i64) -> (TestDb, Client) {
     let test = TestDb::new().await;
     let (db, client) = (test.db(), test.connect().await);
     client
@@ -89,7 +87,7 @@ step_templates:
     (test, client)
 }
 
-async fn count(client: &Client, what: &str) -> i64 {
+pub async fn count(client: &Client, what: &str) -> i64 {
     client
         .query_one(&format!("SELECT count(*) FROM {what}"), &[])
         .await
@@ -200,80 +198,6 @@ async fn what_is_not_over_or_not_for_long_keeps_all_that_it_has() {
     let rest = retention::prune(&db.db(), MONTH).await.unwrap();
     assert_eq!((rest.tasks, rest.partitions.len()), (107, 1));
     assert_eq!(count(&client, "events WHERE task_id IS NOT NULL").await, 0);
-}
-
-#[tokio::test]
-async fn a_retired_version_goes_when_its_last_task_is_gone() {
-    let (db, client) = aged(40, 0).await;
-    let sql = async |sql: &str| client.batch_execute(sql).await;
-    let server = TestServer::start(&db).await;
-    let mut at_server = server.client().await;
-    let id = client.query_one("SELECT template_id FROM templates", &[]);
-    let id: i32 = id.await.unwrap().get(0);
-    let removed = async || {
-        let said = retention::survey(&db.db(), MONTH).await.unwrap();
-        let done = retention::prune(&db.db(), MONTH).await.unwrap();
-        assert_eq!(said, done);
-        (done.tasks, done.templates)
-    };
-    let refused = sql("DELETE FROM template_steps").await.unwrap_err();
-    assert!(
-        refused
-            .as_db_error()
-            .unwrap()
-            .message()
-            .contains("retire it first"),
-        "{refused:?}"
-    );
-
-    let actor = Actor {
-        by: "ann".into(),
-        reason: "why".into(),
-    };
-    let retired = retirement::retire(&db.db(), id, &actor, "").await.unwrap();
-    assert_eq!(retired, Retired::Done);
-    sql("UPDATE tasks SET ended_at = now() WHERE task_id = (SELECT max(task_id::text)::uuid FROM tasks)")
-        .await
-        .unwrap();
-    assert_eq!(
-        removed().await,
-        (39, 0),
-        "retired a moment ago, and with a task"
-    );
-    sql("UPDATE retirements SET at = at - interval '31 days'")
-        .await
-        .unwrap();
-    assert_eq!(removed().await, (0, 0), "a task is left");
-    sql("UPDATE tasks SET ended_at = now() - interval '31 days'")
-        .await
-        .unwrap();
-    assert_eq!(removed().await, (1, 1));
-    assert_eq!(removed().await, (0, 0));
-    for table in ["templates", "template_steps"] {
-        assert_eq!(count(&client, table).await, 0, "{table}");
-    }
-
-    // A server that knew it has heard of it, and the version is free.
-    let request = ListTemplatesRequest {
-        include_retired: true,
-        ..Default::default()
-    };
-    let list = at_server.templates.list_templates(request).await.unwrap();
-    assert_eq!(list.into_inner().templates, []);
-    let other = "{task_name: chain, namespace: n, version: 1.0.0, step_templates: [{name: other, handler_class: h}]}";
-    assert!(register(&mut at_server, other).await.created);
-    submit(&mut at_server, "n/chain", "{}").await;
-    invariants(&client).await;
-    assert_eq!(
-        count(&client, "retirements").await,
-        1,
-        "other servers read it"
-    );
-    sql("UPDATE retirements SET at = at - interval '31 days'")
-        .await
-        .unwrap();
-    assert_eq!(removed().await, (0, 0));
-    assert_eq!(count(&client, "retirements").await, 0);
 }
 
 #[tokio::test]

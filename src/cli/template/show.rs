@@ -68,35 +68,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 }
 
 fn text(template: &Template, term: &Term) -> String {
-    let name = format!(
-        "{}/{}@{}",
-        template.namespace, template.task_name, template.version
-    );
-    let mut out = format!("{}\n", term.paint(Style::Bold, &clean(&name)));
-    if !template.description.is_empty() {
-        out += &format!("{}\n", clean(&template.description));
-    }
-    out += &format!("registered {}", human::time_or_dash(template.registered_at));
-    if !template.environment.is_empty() {
-        out += &format!(" in environment {}", clean(&template.environment));
-    }
-    if let Some(timeout) = Duration::try_from_secs_f64(template.timeout_seconds)
-        .ok()
-        .filter(|time| !time.is_zero())
-    {
-        out += &format!(", a task may take {}", human::duration(timeout));
-    }
-    out += "\n";
-    if template.retired_at.is_some() {
-        out += &format!(
-            "retired {} by {}: {}\n",
-            human::time_or_dash(template.retired_at),
-            clean(&template.retired_by),
-            clean(&template.retired_reason)
-        );
-    }
-    out += "\n";
-
+    let mut out = heading(template, term) + "\n";
     let nodes: Vec<Node<'_>> = template
         .steps
         .iter()
@@ -137,6 +109,38 @@ fn text(template: &Template, term: &Term) -> String {
         out += &format!(
             "\n{}\n{schema}\n",
             term.paint(Style::Dim, "SCHEMA OF THE CONTEXT")
+        );
+    }
+    out
+}
+
+/// What it is, where it is read, and since when it takes no new tasks.
+fn heading(template: &Template, term: &Term) -> String {
+    let name = format!(
+        "{}/{}@{}",
+        template.namespace, template.task_name, template.version
+    );
+    let mut out = format!("{}\n", term.paint(Style::Bold, &clean(&name)));
+    if !template.description.is_empty() {
+        out += &format!("{}\n", clean(&template.description));
+    }
+    out += &format!("registered {}", human::time_or_dash(template.registered_at));
+    if !template.environment.is_empty() {
+        out += &format!(" in environment {}", clean(&template.environment));
+    }
+    if let Some(timeout) = Duration::try_from_secs_f64(template.timeout_seconds)
+        .ok()
+        .filter(|time| !time.is_zero())
+    {
+        out += &format!(", a task may take {}", human::duration(timeout));
+    }
+    out += "\n";
+    if template.retired_at.is_some() {
+        out += &format!(
+            "retired {} by {}: {}\n",
+            human::time_or_dash(template.retired_at),
+            clean(&template.retired_by),
+            clean(&template.retired_reason)
         );
     }
     out
