@@ -278,7 +278,12 @@ async fn a_count_or_a_pause_that_holds_a_service_back_is_explained() {
     assert_eq!(causes, [WaitCause::Backoff, WaitCause::Circuit]);
     bench.client.circuits.reset_circuit(reset()).await.unwrap();
 
-    // A pause, asked for by the one that ran through all of this.
+    // A pause, asked for by the one that ran through all of this. One call in two has failed then, which may open no circuit now.
+    let slow_to_open = proto::Policy {
+        min_calls: Some(100),
+        ..quick()
+    };
+    set(&mut bench.client, "one", slow_to_open).await;
     assert_eq!(second.task_id, other);
     let held = worker.assignment().await;
     worker.settle(&held, success("1")).await;
