@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
+use prost::Message;
 use tasker::proto::{self, CircuitState};
 use tonic::Code;
 
@@ -340,7 +340,7 @@ async fn a_page_of_circuits_ends_before_it_is_too_large() {
         };
         let answer = bench.client.circuits.list_circuits(request).await.unwrap();
         let page = answer.into_inner();
-        let bytes: usize = page.circuits.iter().map(|c| c.encoded_len()).sum();
+        let bytes: usize = page.circuits.iter().map(Message::encoded_len).sum();
         assert!(bytes <= PAGE_BYTES, "{bytes}");
         sizes.push(page.circuits.len());
         found.extend(page.circuits.into_iter().map(|c| c.service));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
+use prost::Message;
 use tasker::proto::{self, WaitCause};
 
 use crate::{
@@ -176,7 +176,7 @@ async fn pages(bench: &mut Bench, page_size: i32) -> (Vec<usize>, Vec<String>) {
         };
         let answer = bench.client.tasks.list_pauses(request).await.unwrap();
         let page = answer.into_inner();
-        let bytes: usize = page.pauses.iter().map(|pause| pause.encoded_len()).sum();
+        let bytes: usize = page.pauses.iter().map(Message::encoded_len).sum();
         assert!(bytes <= PAGE_BYTES, "{bytes}");
         sizes.push(page.pauses.len());
         names.extend(page.pauses.into_iter().map(|pause| pause.task_name));

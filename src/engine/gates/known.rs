@@ -125,7 +125,7 @@ impl Known {
         if all {
             self.forget_lanes(lanes);
         }
-        for lane in self.new(lanes) {
+        for lane in self.unknown(lanes) {
             self.newest_lane = lane.lane_id;
             if self.lanes.insert(lane.lane_id, lane.service_id).is_none()
                 && let Some(gate) = self.services.get_mut(&lane.service_id)
@@ -138,7 +138,7 @@ impl Known {
     }
 
     /// Those of the lanes, which are in the order of their ids, that have a larger one than all that are known.
-    fn new<'a>(&self, lanes: &'a [LaneRow]) -> &'a [LaneRow] {
+    fn unknown<'a>(&self, lanes: &'a [LaneRow]) -> &'a [LaneRow] {
         let known = lanes.partition_point(|lane| lane.lane_id <= self.newest_lane);
         lanes.get(known..).unwrap_or_default()
     }
@@ -152,7 +152,7 @@ impl Known {
         let is_held = |lane: &&LaneRow| pauses.iter().any(|pause| covers(pause, lane));
         // Lanes do not change, so those that are known need no other look as long as the same is paused.
         if self.pauses == pauses {
-            let held = self.new(lanes).iter().filter(is_held);
+            let held = self.unknown(lanes).iter().filter(is_held);
             let held: Vec<i32> = held.map(|lane| lane.lane_id).collect();
             self.paused.extend(held);
             return Vec::new();
