@@ -1,4 +1,4 @@
-//! How much an expression can cost at most with the values at hand, counted before it is evaluated.
+//! Upper bounds of the cost of an evaluation with given values, computed before it begins.
 
 use std::collections::HashMap;
 
@@ -12,21 +12,21 @@ use super::{StepResults, Variable, entries};
 /// Bytes of text that cost as much as one step.
 const BYTES_PER_STEP: usize = 16;
 
-/// The size of a value: an upper bound.
+/// Upper bound of the size of a value.
 #[derive(Debug, Clone, Copy, Default)]
 struct Size {
-    /// Of all of it: a step for each value in it, and for each [`BYTES_PER_STEP`] of text.
+    /// Total size: one step for each value in it, and one for each [`BYTES_PER_STEP`] of text.
     whole: u64,
-    /// The most items of any list or map in it.
+    /// The most items of a list or map in it.
     longest: u64,
-    /// Of the largest text in it.
+    /// Size of the largest text in it, in steps.
     text: u64,
     /// Whether a number in it may have a fraction: one that is written with a dot or an exponent.
     fractions: bool,
 }
 
 impl Size {
-    /// Of a list or a map without its items.
+    /// The size of a list or a map without its items.
     fn empty(count: usize) -> Self {
         Size {
             longest: count as u64,
@@ -43,7 +43,7 @@ impl Size {
         }
     }
 
-    /// With one more item in it.
+    /// The size with one more item.
     fn with(self, part: Size) -> Self {
         Size {
             whole: self.whole.saturating_add(part.whole),
@@ -53,7 +53,7 @@ impl Size {
         }
     }
 
-    /// Of what may be this or the other.
+    /// The size of a value that is one of the two.
     fn or(self, other: Size) -> Self {
         Size {
             whole: self.whole.max(other.whole),
@@ -61,7 +61,7 @@ impl Size {
         }
     }
 
-    /// Of both, one after the other: as two texts or two lists.
+    /// The size of the concatenation of two texts or two lists.
     fn and(self, other: Size) -> Self {
         Size {
             longest: self.longest.saturating_add(other.longest),
@@ -71,7 +71,7 @@ impl Size {
     }
 }
 
-/// A value that is not there yet.
+/// A value at the time of the estimate: known, or only bounded.
 #[derive(Clone, Copy)]
 enum Shape<'v> {
     Known(&'v Value),
@@ -79,13 +79,13 @@ enum Shape<'v> {
     Bound(Size),
 }
 
-/// What an expression costs, and what comes out of it.
+/// The cost of an expression, and its value as far as it is known.
 struct Estimate<'v> {
     cost: u64,
     shape: Shape<'v>,
 }
 
-/// The steps that evaluating `expr` takes at most.
+/// The most steps that evaluating `expr` takes.
 pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variable<'v>>) -> u64 {
     Estimator {
         variable: &|name| variable(name).map(Shape::of),
@@ -97,9 +97,10 @@ pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variab
     .cost
 }
 
-/// The steps that it takes at most with documents of this many bytes together, whatever is in them.
+/// The most steps that evaluating `expr` takes with documents of `bytes` bytes in all, whatever
+/// their content.
 pub(super) fn cost_for(expr: &IdedExpr, bytes: usize) -> u64 {
-    // Each value takes two bytes at least, with what divides it from the next.
+    // Each value takes at least two bytes, with the separator from the next one.
     let any = Size {
         whole: 1 + bytes as u64,
         longest: 1 + bytes as u64 / 2,
@@ -117,7 +118,7 @@ pub(super) fn cost_for(expr: &IdedExpr, bytes: usize) -> u64 {
     .cost
 }
 
-/// The steps that it takes to make ready what is read of a variable.
+/// The steps of preparing the parts of a variable that an expression reads.
 pub(super) fn size(variable: Variable<'_>, reads: &Reads) -> u64 {
     match variable {
         Variable::Document(value) => part_size(value, reads),
@@ -145,9 +146,9 @@ fn part_size(value: &Value, reads: &Reads) -> u64 {
 struct Estimator<'v, 'e> {
     variable: &'e dyn Fn(&str) -> Option<Shape<'v>>,
     names: Vec<(&'e str, Size)>,
-    /// By the place of the value, so that each is measured once.
+    /// Sizes by the address of the value, so that each value is measured once.
     measured: HashMap<*const Value, Size>,
-    /// The largest item, by the place of the list or map.
+    /// The number of items and the largest item, by the address of the list or map.
     items: HashMap<*const Value, (u64, Size)>,
 }
 
@@ -233,8 +234,9 @@ impl<'v, 'e> Estimator<'v, 'e> {
         }
     }
 
-    /// `of[key]`. A key is hashed, and copied into the error if nothing has it. A fraction is no index: the error has a copy of
-    /// the whole list then, and a macro goes on to the next round after it.
+    /// `of[key]`. The evaluator hashes a key, and copies it into the error if the map lacks it.
+    /// With a fraction as an index, the error holds a copy of the whole list, and a macro continues
+    /// with the next round after that error.
     fn index(&mut self, of: &'e IdedExpr, key: &'e IdedExpr) -> Estimate<'v> {
         let of = self.expr(of);
         match &key.expr {
@@ -257,7 +259,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let size = self.size(of.shape);
         let copied = match of.shape {
             Shape::Known(Value::Array(_)) if key.fractions => size.whole,
-            // Of what is known, only a text is looked up.
+            // A known map or set of results is searched for a text key only.
             Shape::Known(_) | Shape::Results(_) => key.text,
             Shape::Bound(_) if key.fractions => key.whole.saturating_add(size.whole),
             Shape::Bound(_) => key.whole,
@@ -265,7 +267,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         bound(add(of.cost, [1, key_cost, copied]), size)
     }
 
-    /// A list or a map that is made of copies of its parts.
+    /// A list or a map that is built from copies of its parts.
     fn container(&mut self, count: usize, parts: Vec<Estimate<'v>>) -> Estimate<'v> {
         let (mut cost, mut size) = (1, Size::empty(count));
         for part in parts {
@@ -289,7 +291,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         });
         self.names.pop();
         let (cost, size) = collected.unwrap_or_default();
-        // Each round sets its name to a copy of the item.
+        // The evaluator copies the item into the macro's variable in each round.
         let round = add(3, [condition, cost, size.whole]);
         let cost = add(1, [over.cost, whole.whole, rounds.saturating_mul(round)]);
         match found.gives {
@@ -308,7 +310,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         }
     }
 
-    /// How many items there are, and how large one of them is.
+    /// The number of items, and the size of the largest one.
     fn items(&mut self, shape: Shape<'v>) -> (u64, Size) {
         match shape {
             Shape::Bound(size) => (size.longest, size),
@@ -335,7 +337,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
             .iter()
             .fold(1_u64, |cost, part| cost.saturating_add(part.cost));
         let sizes: Vec<Size> = match call.func_name.as_str() {
-            // These look at one bit.
+            // A logical operator reads one bit of each operand, so their sizes do not count.
             operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
                 return bound(cost, ONE);
             }
@@ -346,7 +348,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let looked = cost.saturating_add(sum);
         match call.func_name.as_str() {
             operators::CONDITIONAL => bound(cost, all),
-            // A sum is a copy of both.
+            // A sum is a copy of both operands.
             operators::ADD => bound(looked, all),
             "string" => {
                 let whole = sum.saturating_add(4);
@@ -357,7 +359,9 @@ impl<'v, 'e> Estimator<'v, 'e> {
                 };
                 bound(looked, size)
             }
-            // Equality looks at no more than the smaller one has. An order of what has none has copies of both in its error.
+            // Equality compares no more than the smaller operand has. Order comparisons are in the
+            // default arm with both sizes: for values without an order, the error holds copies of
+            // both.
             operators::EQUALS | operators::NOT_EQUALS => bound(
                 cost.saturating_add(sizes.iter().map(|size| size.whole).min().unwrap_or(0)),
                 ONE,
@@ -377,14 +381,14 @@ impl<'v, 'e> Estimator<'v, 'e> {
     }
 }
 
-/// Of a value without parts.
+/// The size of a value without parts.
 const ONE: Size = Size {
     whole: 1,
     longest: 0,
     text: 1,
     fractions: false,
 };
-/// Of a number that may have a fraction.
+/// The size of a number that may have a fraction.
 const FRACTION: Size = Size {
     fractions: true,
     ..ONE
@@ -405,7 +409,8 @@ fn text_size(bytes: usize) -> u64 {
     1 + (bytes / BYTES_PER_STEP) as u64
 }
 
-/// How many items a value has, and the largest of them. The items of a map are its keys.
+/// The number of items of a value, and the size of the largest one. The items of a map are its
+/// keys.
 fn items(value: &Value) -> (u64, Size) {
     match value {
         Value::Array(items) => {

@@ -1,4 +1,5 @@
-//! What can be known to be wrong with an expression before it runs: names that nobody has, and types that never fit.
+//! Static checks of an expression before its first evaluation: unknown names, and types that never
+//! fit.
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use serde_json::Value;
@@ -9,7 +10,7 @@ use super::types::{Kinds, Type};
 use super::{MAX_EXPRESSION_DEPTH, MAX_MACRO_DEPTH, MAX_MACROS, Scope, entries};
 use crate::domain::words::{did_you_mean, shorten};
 
-/// What is wrong, and the id of the node where it is.
+/// A message and the id of the faulty node.
 pub(super) struct Fault {
     pub id: u64,
     pub message: String,
@@ -24,7 +25,7 @@ fn fault<T>(id: u64, message: impl Into<String>) -> Result<T, Fault> {
     })
 }
 
-/// What an expression can be.
+/// The type of an expression.
 pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Found {
     Checker {
         scope,
@@ -38,7 +39,7 @@ pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Found {
 
 struct Checker<'s, 'e> {
     scope: &'s Scope<'s>,
-    /// The names of the macros around, the innermost last.
+    /// The variables of the enclosing macros, the innermost last.
     names: Vec<(&'e str, Type)>,
     depth: usize,
     macro_depth: usize,
@@ -48,10 +49,10 @@ struct Checker<'s, 'e> {
 /// A function that an expression may call.
 struct Function {
     name: &'static str,
-    /// What it takes; the first is what stands before the dot, when it is called with one.
+    /// The kinds of its arguments; the first is the value before the dot in a method call.
     takes: &'static [Kinds],
     gives: Kinds,
-    /// How it is called: `a.f()`, or `f(a)`.
+    /// Allowed forms of a call: `a.f()` with `after_dot`, `f(a)` with `alone`.
     after_dot: bool,
     alone: bool,
 }
@@ -96,7 +97,7 @@ const fn conversion(name: &'static str, takes: &'static [Kinds], gives: Kinds) -
     }
 }
 
-/// Macros that were called in another way than theirs are ordinary calls to the parser.
+/// Names and forms of the macros. The parser treats a macro in any other form as an ordinary call.
 const MACROS: [(&str, &str); 6] = [
     ("has", "has(a.field)"),
     ("all", "list.all(x, condition)"),
@@ -223,7 +224,7 @@ impl<'e> Checker<'_, 'e> {
         })
     }
 
-    /// `of.field` or `of["field"]`.
+    /// The type of `of.field` or `of["field"]`.
     fn field(&mut self, id: u64, of: &'e IdedExpr, field: &str) -> Found {
         if matches!(&of.expr, Expr::Ident(name) if name == "results" && !self.names.iter().any(|(n, _)| *n == "results"))
             && let Some(results) = self.scope.results
@@ -309,7 +310,7 @@ impl<'e> Checker<'_, 'e> {
                 format!("expected a list or a map, found {}", over.kinds.describe()),
             );
         }
-        // The items of a map are its keys.
+        // A macro over a map goes through its keys.
         let item = match (over.kinds.has(Kinds::LIST), over.kinds.has(Kinds::MAP)) {
             (true, false) => over.item(),
             (false, true) => Type::of(Kinds::TEXT),
@@ -462,7 +463,7 @@ impl<'e> Checker<'_, 'e> {
         )
     }
 
-    /// Integers and fractions do not mix, so what is known to be either of them has to be converted.
+    /// CEL does not mix integers and fractions, so an operand that may be either must be converted.
     fn arithmetic(
         &mut self,
         id: u64,
@@ -564,7 +565,7 @@ impl<'e> Checker<'_, 'e> {
     }
 }
 
-/// Whether values of these kinds can be equal: every number can be equal to every other.
+/// Whether values of these kinds can be equal: a number of either kind can equal one of the other.
 fn fits(a: Kinds, b: Kinds) -> bool {
     a.has(b) || a.has(Kinds::NUMBER) && b.has(Kinds::NUMBER)
 }
@@ -577,7 +578,7 @@ fn comparable(id: u64, left: &Type, right: &Type) -> Result<(), Fault> {
     let (Some(a), Some(b)) = (&left.values, &right.values) else {
         return Ok(());
     };
-    // Numbers may be equal without being written alike.
+    // Two numbers may be equal although their texts differ.
     if a.iter().any(|value| b.contains(value) || value.is_number()) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
-//! What CEL writes where other languages write something else.
+//! The CEL spelling of operators and words from other languages.
 
-/// A hint for a word that is no name here.
+/// A hint for an unknown word that another language uses.
 pub(super) fn of_word(word: &str) -> Option<String> {
     let right = match word {
         "and" | "AND" | "And" => "&&",
@@ -15,8 +15,8 @@ pub(super) fn of_word(word: &str) -> Option<String> {
     Some(hint(right, word))
 }
 
-/// A hint for an expression that cannot be read: for the first word or sign in it that other languages have; empty when there is
-/// none.
+/// A hint for an expression with a syntax error: for its first word or sign that belongs to another
+/// language; empty if there is none.
 pub(super) fn of_syntax(source: &str) -> String {
     let mut rest = source;
     let mut before = ' ';
@@ -61,7 +61,7 @@ fn hint(right: &str, wrong: &str) -> String {
     format!("; CEL writes `{right}` for `{wrong}`")
 }
 
-/// How long a text in quotes is.
+/// Length in bytes of the quoted text at the start of `text`.
 fn text_length(text: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, char) in text.char_indices().skip(1) {

@@ -1,28 +1,28 @@
-//! The loops that the parser makes of `all`, `exists`, `exists_one`, `map` and `filter`.
+//! The loops into which the parser expands `all`, `exists`, `exists_one`, `map` and `filter`.
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators};
 
-/// What a loop gives.
+/// The type of a loop's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gives {
     Bool,
     List,
 }
 
-/// A loop, with its parts as they were written.
+/// A loop with the parts of the macro's source.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Macro<'e> {
     pub gives: Gives,
     pub over: &'e IdedExpr,
     pub name: &'e str,
-    /// What decides for each item.
+    /// The condition that is evaluated for each item.
     pub condition: Option<&'e IdedExpr>,
-    /// What `map` and `filter` collect of each item.
+    /// The expression whose value `map` or `filter` collects for each item.
     pub item: Option<&'e IdedExpr>,
 }
 
 impl<'e> Macro<'e> {
-    /// None for a loop that none of the macros makes.
+    /// `None` for a loop that no macro expands to.
     pub fn of(made: &'e ComprehensionExpr) -> Option<Self> {
         let step = call(&made.loop_step)?;
         let (gives, condition, item) = match (&made.accu_init.expr, step.func_name.as_str()) {

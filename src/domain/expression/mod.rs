@@ -1,7 +1,9 @@
-//! Conditions and values that a template computes from a task: expressions in CEL, the Common Expression Language.
+//! Conditions and values that a template computes from a task: expressions in CEL, the Common
+//! Expression Language.
 //!
-//! An expression comes from a template and its values from clients and handlers, so neither is trusted. Names and types are
-//! checked once, when the template is registered; what an evaluation costs is counted before it begins.
+//! An expression comes from a template and its values from clients and handlers, so neither is
+//! trusted. Names and types are checked once, when the template is registered; the cost of an
+//! evaluation is counted before it begins.
 
 mod bounds;
 mod check;
@@ -31,25 +33,27 @@ use types::Kinds;
 
 /// Longest expression, in bytes.
 pub const MAX_EXPRESSION_BYTES: usize = 2_048;
-/// How deep the parts of an expression may be nested.
+/// Largest nesting depth of an expression's parts.
 pub const MAX_EXPRESSION_DEPTH: usize = 32;
-/// How many macros (`all`, `exists`, `exists_one`, `map`, `filter`) an expression may have.
+/// The most macros (`all`, `exists`, `exists_one`, `map`, `filter`) in one expression.
 pub const MAX_MACROS: usize = 16;
-/// How deep macros may be nested.
+/// Largest nesting depth of macros.
 pub const MAX_MACRO_DEPTH: usize = 3;
-/// How many steps of a budget a step of an evaluation is: a part of an expression, once for each item that a macro goes through, or
-/// a value that is copied, or 16 bytes of text.
+/// Budget steps per step of an evaluation. An evaluation step is one part of the expression, once
+/// for each item of a macro's list, or one copied value, or 16 bytes of text.
 const STEPS: u64 = 8;
-/// Numbers with a fraction or an exponent from here on no longer tell two integers apart: 2^53.
+/// 2^53: from here on, a number with a fraction or an exponent cannot represent each integer.
 const MAX_EXACT_DOUBLE: f64 = 9_007_199_254_740_992.0;
-/// The parser goes down through its whole grammar for each level of nesting; a server's own threads have less.
+/// Stack of the parser's thread. The parser recurses through its whole grammar for each level of
+/// nesting, for which the stacks of a server's own threads are too small.
 const PARSER_STACK_BYTES: usize = 32 * 1024 * 1024;
 
-/// The language without its extensions. The functions in it that JSON values have no use for are refused by the check.
+/// The language without its extensions. The check refuses those standard functions that JSON values
+/// do not need.
 static ENV: LazyLock<Arc<Env>> =
     LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
 
-/// What is wrong with an expression, and where in it.
+/// The problem of an expression, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
 pub struct ExpressionProblem {
@@ -59,16 +63,16 @@ pub struct ExpressionProblem {
     pub message: String,
 }
 
-/// The variables of an expression.
+/// The variables of an expression, with their types.
 #[derive(Clone, Copy)]
 pub struct Scope<'s> {
     /// The task's context.
     pub context: &'s Type,
-    /// None: the expression is evaluated before any step has run.
+    /// `None` if the expression is evaluated before any step has run.
     pub results: Option<&'s ResultTypes<'s>>,
 }
 
-/// Says what is known about the result of the step with this name, or why there is none.
+/// Returns the type of the result of the step with this name, or why there is none.
 pub type ResultTypes<'s> = dyn Fn(&str) -> Result<Type, String> + 's;
 
 impl Scope<'_> {
@@ -99,8 +103,8 @@ impl Scope<'_> {
     }
 }
 
-/// What the variables hold: documents that were read before and are shared, and the budget that all evaluations of one input
-/// share.
+/// The values of the variables: parsed documents that are shared, and the budget that all
+/// evaluations for one input share.
 pub struct Values<'v> {
     context: &'v Value,
     task: &'v Value,
@@ -108,22 +112,22 @@ pub struct Values<'v> {
     budget: &'v Budget,
 }
 
-/// Each ancestor's result under its name, null for one that was skipped.
+/// Each ancestor's result by step name; null for a skipped step.
 pub type StepResults<'v> = BTreeMap<&'v str, &'v Value>;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvaluationError {
-    /// What is missing or does not fit, in words.
+    /// A missing field or a value of the wrong type, in words.
     #[error("{0}")]
     Failed(String),
-    /// It would take more steps than are left.
+    /// The evaluation would take more steps than the budget has left.
     #[error("{0}")]
     TooCostly(#[from] TooCostly),
 }
 
 impl EvaluationError {
-    /// The same with the place before it.
+    /// The same error with a place in front of its message.
     #[must_use]
     pub(crate) fn at(self, place: &str) -> Self {
         match self {
@@ -144,7 +148,7 @@ impl From<String> for EvaluationError {
     }
 }
 
-/// What a variable holds.
+/// The value of a variable.
 #[derive(Clone, Copy)]
 enum Variable<'v> {
     Document(&'v Value),
@@ -152,7 +156,7 @@ enum Variable<'v> {
 }
 
 impl<'v> Values<'v> {
-    /// Before any step has run. `task` has the fields that [`Scope::TASK_FIELDS`] lists.
+    /// Values before any step has run. `task` has the fields of [`Scope::TASK_FIELDS`].
     pub fn of_task(context: &'v Value, task: &'v Value, budget: &'v Budget) -> Self {
         Values {
             context,
@@ -162,7 +166,7 @@ impl<'v> Values<'v> {
         }
     }
 
-    /// For a step.
+    /// Values for a step, with its ancestors' results.
     pub fn of_step(
         context: &'v Value,
         task: &'v Value,
@@ -187,7 +191,8 @@ impl<'v> Values<'v> {
     }
 }
 
-/// An expression that was read but not checked: the same text means the same, whatever the types are.
+/// A parsed expression before its check. Parsing depends on the source alone, so one parse serves
+/// each scope.
 #[derive(Debug, Clone)]
 pub(super) struct Parsed(Arc<Tree>);
 
@@ -197,7 +202,7 @@ struct Tree {
     expr: IdedExpr,
     places: SourceInfo,
     reads: Reads,
-    /// The names of an expression that is nothing but `a.b.c`.
+    /// The names of an expression of the form `a.b.c`.
     path: Option<Vec<String>>,
 }
 
@@ -218,7 +223,7 @@ impl fmt::Display for Expression {
 }
 
 impl Parsed {
-    /// Reads `source`, in a thread with a stack that is large enough for the parser.
+    /// Parses `source` in a thread whose stack is large enough for the parser.
     pub fn of(source: &str) -> Result<Parsed, ExpressionProblem> {
         let start = |message: String| ExpressionProblem {
             line: 1,
@@ -265,12 +270,12 @@ impl Parsed {
         Ok(Expression(self))
     }
 
-    /// Checks that it is a condition.
+    /// Checks the expression as a condition.
     pub fn condition(self, scope: &Scope<'_>) -> Result<Expression, ExpressionProblem> {
         self.check(scope, true)
     }
 
-    /// Checks that it is some value.
+    /// Checks the expression as a value of any type.
     pub fn value(self, scope: &Scope<'_>) -> Result<Expression, ExpressionProblem> {
         self.check(scope, false)
     }
@@ -291,7 +296,7 @@ impl Parsed {
 }
 
 impl Expression {
-    /// Reads and checks an expression whose value may be anything.
+    /// Parses and checks an expression whose value may have any type.
     ///
     /// # Errors
     /// The first problem: syntax, size, an unknown name, or types that never fit.
@@ -299,7 +304,7 @@ impl Expression {
         Parsed::of(source)?.value(scope)
     }
 
-    /// Reads and checks an expression that is true or false.
+    /// Parses and checks an expression that is true or false.
     ///
     /// # Errors
     /// As [`Expression::compile`], or the value is never true or false.
@@ -307,17 +312,17 @@ impl Expression {
         Parsed::of(source)?.condition(scope)
     }
 
-    /// The text.
+    /// The source text.
     pub fn source(&self) -> &str {
         &self.0.0.source
     }
 
-    /// Whether it looks at `context`, `task` or `results` at all.
+    /// Whether the expression reads the variable `context`, `task` or `results`.
     pub fn reads(&self, variable: &str) -> bool {
         self.0.0.reads.parts.contains_key(variable)
     }
 
-    /// Whether it looks at the result of this step.
+    /// Whether the expression reads the result of this step.
     pub fn reads_result(&self, step: &str) -> bool {
         let results = self.0.0.reads.parts.get("results");
         results.is_some_and(|results| results.whole || results.parts.contains_key(step))
@@ -326,8 +331,8 @@ impl Expression {
     /// Whether the condition is true.
     ///
     /// # Errors
-    /// What is missing or does not fit, in words; so is a value that is neither true nor false. Or it takes more steps than
-    /// are left.
+    /// A missing field, a value of the wrong type, or a result that is neither true nor false; or
+    /// the evaluation takes more steps than the budget has left.
     pub fn holds(&self, values: &Values<'_>) -> Result<bool, EvaluationError> {
         match self.value(values)? {
             Value::Bool(holds) => Ok(holds),
@@ -337,7 +342,7 @@ impl Expression {
         }
     }
 
-    /// The value.
+    /// The value of the expression.
     ///
     /// # Errors
     /// As [`Expression::holds`].
@@ -353,13 +358,15 @@ impl Expression {
                 context.add_variable_from_value(name, values::to_cel(variable, name, reads)?);
             }
         }
+        // The whole cost is spent before the evaluation, since the evaluator cannot be interrupted.
         self.spend(values, bounds::cost(&tree.expr, &|name| values.get(name)))?;
         let value = cel::Value::resolve(&tree.expr, &context)
             .map_err(|error| self.explain(&error, values))?;
         Ok(values::to_json(&value)?)
     }
 
-    /// The most steps of a budget that an evaluation can take with documents of this many bytes together, whatever is in them.
+    /// The most budget steps that an evaluation can take with documents of `bytes` bytes in all,
+    /// whatever their content.
     pub fn cost_bound(&self, bytes: usize) -> u64 {
         let tree = &*self.0.0;
         let read = tree.reads.parts.len() as u64 * (1 + bytes as u64);
@@ -378,7 +385,7 @@ impl Expression {
             .map_err(|error| error.of(|| format!("`{}`", shorten(self.source()))))
     }
 
-    /// The value of `a.b.c`, as it is.
+    /// The value at `a.b.c`, copied without an evaluation.
     fn plain(&self, path: &[String], values: &Values<'_>) -> Result<Value, EvaluationError> {
         let [root, fields @ ..] = path else {
             return Ok(Value::Null);
@@ -412,7 +419,7 @@ impl Expression {
         Ok(value.clone())
     }
 
-    /// What went wrong, in words that name the field if it was one.
+    /// The error in words, with the name of the missing field where the cause is one.
     fn explain(&self, error: &ExecutionError, values: &Values<'_>) -> String {
         let wanted = match error {
             ExecutionError::NoSuchKey(name) => Some(name.as_str()),
@@ -474,7 +481,7 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
     } else if text.contains("Recursion limit") {
         format!("nested deeper than {MAX_EXPRESSION_DEPTH} levels")
     } else {
-        // The list of everything that could have come instead helps nobody.
+        // The parser's list of all expected tokens is too long to help a reader.
         let short = text.split(" expecting {").next().unwrap_or(text);
         cut(&format!(
             "expected an expression in CEL: {short}{}",
@@ -488,7 +495,7 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
     }
 }
 
-/// Both from 1, of a place that counts bytes from 0.
+/// Line and column, both from 1, of a byte offset from 0.
 pub(super) fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let (mut line, mut column) = (1, 1);

@@ -1,4 +1,4 @@
-//! Which parts of the variables an expression looks at, so that no others have to be made ready for it.
+//! The parts of the variables that an expression reads: only these are converted for it.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use super::macros::Macro;
 /// The parts that are read, by name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Reads {
-    /// All of it; otherwise only `parts`, and whether it is there.
+    /// Whether all of the value is read; otherwise only `parts` and the value's presence.
     pub whole: bool,
     pub parts: BTreeMap<String, Reads>,
 }
 
-/// Reads all of it.
+/// Reads the whole value.
 static WHOLE: Reads = Reads {
     whole: true,
     parts: BTreeMap::new(),
@@ -35,7 +35,7 @@ impl Reads {
         }
         match &expr.expr {
             Expr::Select(select) => match path(&select.operand) {
-                // Not a path itself, so it is `has(…)`.
+                // A selection that is not a path itself is `has(...)`.
                 Some(mut path) => {
                     path.push(&select.field);
                     self.add(&path, false);
@@ -65,7 +65,7 @@ impl Reads {
         }
     }
 
-    /// What is read of the part with this name; None when nothing is.
+    /// The reads of the part with this name; `None` if the expression does not read it.
     pub fn of_part(&self, name: &str) -> Option<&Reads> {
         if self.whole {
             Some(&WHOLE)
@@ -74,7 +74,7 @@ impl Reads {
         }
     }
 
-    /// The paths to everything that is read.
+    /// The paths of all reads.
     pub fn paths(&self, above: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
         if self.parts.is_empty() {
             found.push(above.clone());
@@ -94,7 +94,7 @@ impl Reads {
     }
 }
 
-/// `a.b["c"]` as its names; None for everything else.
+/// The names of an expression of the form `a.b["c"]`; `None` for any other expression.
 pub(super) fn path(expr: &IdedExpr) -> Option<Vec<&str>> {
     let (of, name) = match &expr.expr {
         Expr::Ident(name) => return Some(vec![name]),
@@ -110,8 +110,8 @@ pub(super) fn path(expr: &IdedExpr) -> Option<Vec<&str>> {
     Some(path)
 }
 
-/// Where a path ends before its last name: the name that is not there, whether what it should be in is a map, and all that
-/// in words.
+/// The first name of a path that is missing in the values: the name, whether the value around it is
+/// a map, and a message.
 pub(super) fn missing(path: &[String], root: Variable<'_>) -> Option<(String, bool, String)> {
     let (mut value, mut name) = (root, path.first()?.clone());
     for field in path.get(1..)? {

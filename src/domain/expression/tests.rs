@@ -1,4 +1,4 @@
-//! What the check refuses, what an evaluation gives, and each bound at its edge.
+//! Refusals of the check, values of evaluations, and each bound at its edge.
 
 mod indexes;
 mod problems;
@@ -157,7 +157,7 @@ fn the_cost_is_known_before_it_is_spent() {
     let began = Instant::now();
     let why = eval(square, &list(side)).expect_err("too much");
     assert!(why.contains("one input may take"), "{why}");
-    // What doubles at each link of a chain is refused, too, and none of it is computed.
+    // A chain that doubles its value at each link is refused before any of it is computed.
     for link in [".map(x, [x, x])", ".map(x, x + x)"] {
         let chain = format!("context.l{} == []", link.repeat(MAX_MACROS));
         let why = eval(
@@ -174,7 +174,8 @@ fn the_cost_is_known_before_it_is_spent() {
     );
 }
 
-/// Each kind of work at its edge: inside it is done in time, outside it is refused at once.
+/// Measures each kind of work at the edge of the budget: inside it ends in time, outside it is
+/// refused at once.
 #[test]
 fn each_macro_and_function_is_counted() {
     let context = |n: usize| {
@@ -252,7 +253,7 @@ fn expressions_with_the_same_values_share_the_bound() {
     );
 }
 
-/// The deepest expressions there can be, on a stack like a server's.
+/// Evaluates the deepest expressions on a stack of a server thread's size.
 #[test]
 fn the_deepest_expression_fits_on_a_stack() {
     let inner = format!(
@@ -272,7 +273,7 @@ fn the_deepest_expression_fits_on_a_stack() {
     thread.expect("spawned").join().expect("no overflow");
 }
 
-/// Anything may be written where an expression is expected: it is refused or accepted, in time and without a panic.
+/// Any text in the place of an expression is accepted or refused in time and without a panic.
 #[test]
 fn nonsense_is_refused_in_time() {
     const WORDS: [&str; 40] = [

@@ -1,4 +1,4 @@
-//! What is known about values before there are any: the types of expressions, out of JSON Schemas.
+//! The static types of expressions, derived from JSON Schemas before any value exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::domain::words::shorten;
 
-/// How many parts of a schema are looked at; what is beyond may be anything.
+/// The most parts of a schema that are read; a part beyond is typed as any value.
 const MAX_PARTS: usize = 20_000;
-/// How many allowed values a message names.
+/// The most allowed values that a message lists.
 const MAX_NAMED: usize = 8;
 
 /// A set of kinds of values.
@@ -40,7 +40,7 @@ impl Kinds {
         self.0 & other.0 != 0
     }
 
-    /// Whether there is nothing in it that is not in `other`.
+    /// Whether this is a subset of `other`.
     pub fn within(self, other: Kinds) -> bool {
         self.0 & !other.0 == 0
     }
@@ -70,7 +70,7 @@ impl Kinds {
         }
     }
 
-    /// What it is, for an error message.
+    /// The kinds in words, for an error message.
     pub fn describe(self) -> String {
         const WORDS: [(Kinds, &str); 7] = [
             (Kinds::BOOL, "true or false"),
@@ -98,15 +98,15 @@ impl Kinds {
     }
 }
 
-/// The type of a value: what it may be, and what is known about its parts.
+/// The type of a value: its possible kinds, and the known types of its parts.
 #[derive(Debug, Clone)]
 pub struct Type {
     pub(super) kinds: Kinds,
-    /// The only values there can be.
+    /// The only possible values, if the schema lists them.
     pub(super) values: Option<Arc<Vec<Value>>>,
-    /// Of the items of a list.
+    /// The type of a list's items.
     pub(super) item: Option<Arc<Type>>,
-    /// Of the fields of a map. None when nothing is said about them.
+    /// The types of a map's fields; `None` if no schema describes them.
     pub(super) fields: Option<Arc<Fields>>,
 }
 
@@ -114,12 +114,12 @@ pub struct Type {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fields {
     pub known: BTreeMap<String, Type>,
-    /// Of all other fields. None when there are no others, or nobody has said that there are.
+    /// The type of all other fields; `None` if there are none or the schema does not mention them.
     pub others: Option<Type>,
 }
 
 impl Type {
-    /// Anything.
+    /// Any value.
     pub(super) const ANY: Type = Type {
         kinds: Kinds::ANY,
         values: None,
@@ -156,7 +156,7 @@ impl Type {
         }
     }
 
-    /// What a JSON Schema says about the values that fit it.
+    /// The type of the values that fit a JSON Schema.
     pub fn of_schema(schema: &Value) -> Type {
         let schema = crate::domain::schema::flattened(schema);
         Reader {
@@ -167,14 +167,14 @@ impl Type {
         .read(&schema)
     }
 
-    /// A context, which is always a map.
+    /// The type of a context, which is always a map.
     pub fn of_context(schema: Option<&Value>) -> Type {
         schema
             .map_or(Type::ANY, Type::of_schema)
             .both(&Type::of(Kinds::MAP))
     }
 
-    /// Or null.
+    /// The same type, or null.
     pub(super) fn nullable(self) -> Type {
         let values = None;
         Type {
@@ -188,7 +188,7 @@ impl Type {
         self.item.as_deref().cloned().unwrap_or(Type::ANY)
     }
 
-    /// A value for which both types hold.
+    /// The type of a value that has both types.
     fn both(mut self, other: &Type) -> Type {
         self.kinds = self.kinds.and(other.kinds);
         self.values = self.values.or_else(|| other.values.clone());
@@ -201,7 +201,7 @@ impl Type {
         self
     }
 
-    /// A value for which one of the types holds.
+    /// The type of a value that has either type.
     pub(super) fn either(mut self, other: &Type) -> Type {
         match (&mut self.fields, &other.fields) {
             (Some(own), Some(more)) => Arc::make_mut(own).join(more, Type::either),
@@ -223,7 +223,7 @@ impl Type {
         self
     }
 
-    /// "; it is one of …" for an error message, when that is known.
+    /// The known values for an error message, separated by commas; empty if they are not known.
     pub(super) fn named_values(&self) -> String {
         let Some(values) = &self.values else {
             return String::new();
@@ -261,7 +261,8 @@ impl Fields {
 struct Reader<'s> {
     root: &'s Value,
     parts: usize,
-    /// References that are being followed: what is inside itself may be anything there.
+    /// The references that are being followed. A schema within itself is typed as any value, which
+    /// ends the recursion.
     open: BTreeSet<&'s str>,
 }
 
@@ -288,7 +289,8 @@ impl<'s> Reader<'s> {
                 found = found.both(&part);
             }
         }
-        // These hold for some values only, but the fields that they list are fields that there may be.
+        // These schemas apply to some values only, but each field that they list may exist, so it
+        // is added as a field of any type.
         let mut sometimes: Vec<&Value> = ["if", "then", "else"]
             .iter()
             .filter_map(|word| schema.get(*word))
@@ -339,7 +341,8 @@ impl<'s> Reader<'s> {
         Some(found)
     }
 
-    /// What the keywords say that stand in the schema itself.
+    /// The type that the keywords of the schema itself describe, without its subschemas'
+    /// references.
     fn own(&mut self, schema: &'s Map<String, Value>) -> Type {
         let kinds = match schema.get("type") {
             Some(Value::String(word)) => Kinds::of_word(word),
@@ -375,7 +378,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// A map with listed fields has no others, unless the schema says so itself.
+    /// A map with listed fields has no others, unless the schema allows them explicitly.
     fn fields(&mut self, schema: &'s Map<String, Value>) -> Option<Arc<Fields>> {
         let listed = schema.get("properties").and_then(Value::as_object);
         let other = ["additionalProperties", "unevaluatedProperties"]

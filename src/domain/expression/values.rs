@@ -1,4 +1,4 @@
-//! JSON to the language's values and back, without losing a digit on the way.
+//! Conversion of JSON to CEL values and back, without losing a digit.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::reads::Reads;
 use super::{MAX_EXACT_DOUBLE, Variable};
 use crate::domain::words::shorten;
 
-/// Where a value is, for an error message: written out only when there is one.
+/// The place of a value, for an error message; formatted only for an error.
 #[derive(Clone, Copy)]
 struct Path<'p> {
     above: Option<&'p Path<'p>>,
@@ -33,11 +33,11 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// The parts of a variable that are read, as the language's value. What is only asked for, as by `has`, is there without its
-/// content.
+/// Converts the parts of a variable that the expression reads to a CEL value. A part of which only
+/// the presence matters, as in `has`, is converted without its content.
 ///
 /// # Errors
-/// A number that the language cannot hold.
+/// A number that CEL cannot hold.
 pub(super) fn to_cel(
     variable: Variable<'_>,
     name: &str,
@@ -98,7 +98,7 @@ fn part(value: &Value, reads: &Reads, path: Path<'_>) -> Result<cel::Value, Stri
             ))
         }
         Value::Null => Ok(cel::Value::Null),
-        // Something that has no fields.
+        // A stand-in without fields: the expression reads fields of a value that has none.
         _ => Ok(cel::Value::Bool(false)),
     }
 }
@@ -155,6 +155,8 @@ fn number_to_cel(number: &Number, path: Path<'_>) -> Result<cel::Value, String> 
     }
 }
 
+/// Converts a CEL value to JSON.
+///
 /// # Errors
 /// A value that JSON does not have, such as a number that is not finite.
 pub(super) fn to_json(value: &cel::Value) -> Result<Value, String> {
@@ -181,7 +183,7 @@ pub(super) fn to_json(value: &cel::Value) -> Result<Value, String> {
                 .iter()
                 .map(|(key, value)| Ok((key.to_string(), to_json(value)?)));
             let mut entries: Vec<(String, Value)> = entries.collect::<Result<_, String>>()?;
-            // The language keeps no order, and the same values have to give the same text.
+            // A CEL map has no order; sorting makes equal values give equal texts.
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             Value::Object(Map::from_iter(entries))
         }

@@ -1,4 +1,5 @@
-//! What an index costs: a key may be a long text, and a fraction has the whole list copied into an error.
+//! The cost of an index: a key may be a long text, and the error for a fraction holds a copy of the
+//! whole list.
 
 use super::*;
 
@@ -9,7 +10,7 @@ fn spent(source: &str, context: &Value, results: &Value) -> (Result<Value, Evalu
     (any(source).value(&values), budget.spent())
 }
 
-/// Each would copy tens of millions of items, or gigabytes of text.
+/// Each of these would copy tens of millions of items, or gigabytes of text.
 #[test]
 fn a_fraction_or_a_long_text_as_an_index_is_counted_in_each_round() {
     let context = json!({
@@ -74,7 +75,7 @@ fn an_index_into_a_document_of_ordinary_size_takes_a_small_part_of_the_budget() 
         "results.any.list[199].price > context.prices[199]",
         "results.any.list.all(x, x.n > int(context.limits[x.kind]))",
         "context.limits.all(kind, context.limits[kind] == 9.5)",
-        // The price beside the place may be a fraction, so all prices are counted in each round.
+        // The price beside `at` may be a fraction, so each round counts all prices.
         "results.any.list.all(x, context.prices[x.at] < x.price)",
     ] {
         let (verdict, steps) = spent(source, &context, &results);

@@ -1,4 +1,4 @@
-//! What the check lets through, and what it refuses and where.
+//! Expressions that the check accepts, and those that it refuses, with the place.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! What an evaluation gives, or why it gives nothing.
+//! The value of an evaluation, or the reason for its failure.
 
 use super::*;
 
-/// An expression, a context, and what comes out, as JSON.
+/// An expression, a context, and the value as JSON.
 const VALUES: &[(&str, &str, &str)] = &[
     ("context.a == 1", r#"{"a": 1}"#, "true"),
     ("context.a == 1", r#"{"a": 1.0}"#, "true"),
@@ -158,7 +158,7 @@ fn what_cannot_be_computed_says_why() {
     );
 }
 
-/// A number elsewhere in the context is not checked.
+/// A number that the expression does not read is not checked.
 #[test]
 fn only_what_is_read_is_looked_at() {
     let context = r#"{"plan": "pro", "id": 123456789012345678901234567890}"#;
