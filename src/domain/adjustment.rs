@@ -1,4 +1,4 @@
-//! What an override or a planner changes about a task and its steps.
+//! The changes that an override or a planner makes to a task and its steps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::words::{did_you_mean, shorten};
 
 /// Largest answer of a planner, in bytes of JSON.
 pub const MAX_ADJUSTMENT_BYTES: usize = 256 * 1024;
-/// How many problems of one adjustment are listed.
+/// The most problems that are listed for one adjustment.
 const MAX_PROBLEMS: usize = 20;
 
 /// Changes to a task and its steps.
@@ -25,42 +25,43 @@ const MAX_PROBLEMS: usize = 20;
 pub struct Adjustment {
     /// By step name.
     pub steps: BTreeMap<String, StepAdjustment>,
-    /// Notes for the task, and so for each of its steps.
+    /// Annotations for the task, which apply to each of its steps.
     pub annotations: Map<String, Value>,
     /// The task's priority, -[`MAX_PRIORITY`] to [`MAX_PRIORITY`].
     pub priority: Option<i16>,
 }
 
-/// Changes to one step; what is None or empty stays as it is.
+/// Changes to one step; a field that is `None` or empty leaves the template's value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepAdjustment {
-    /// The step's place in the template.
+    /// Index of the step in the template.
     pub index: usize,
     pub retry_limit: Option<u32>,
     pub retryable: Option<bool>,
-    /// Merged into the step's, maps within maps; `timeout_seconds` in it is the step's time-out.
+    /// Merged into the step's `handler_config`, maps within maps; `timeout_seconds` in it sets the
+    /// step's time-out.
     pub handler_config: Map<String, Value>,
-    /// By field.
+    /// Values of the back-off by field name.
     pub backoff: BTreeMap<&'static str, f64>,
     pub annotations: Map<String, Value>,
     /// Whether the step is skipped.
     pub skip: Option<bool>,
 }
 
-/// One thing that is wrong with an adjustment.
+/// One problem of an adjustment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdjustmentProblem {
-    /// JSON pointer.
+    /// JSON pointer of the invalid value.
     pub pointer: String,
     pub message: String,
 }
 
-/// Why a planner's answer was not taken.
+/// Why a planner's answer was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdjustmentError {
-    /// Everything that is wrong with it, each with the JSON pointer of its place.
+    /// All problems of the answer, each with the JSON pointer of its place.
     Problems(Vec<String>),
-    /// Reading it takes more steps than are left.
+    /// Reading the answer would take more steps than the budget has left.
     TooCostly(TooCostly),
 }
 
@@ -81,17 +82,19 @@ const KNOWN_OF_STEP: [&str; 6] = [
 ];
 
 impl Adjustment {
-    /// A planner's answer.
+    /// Reads and validates a planner's answer.
     ///
     /// # Errors
-    /// Everything that is wrong with it, each with the JSON pointer of its place, or that it takes more steps than are left.
+    /// All problems, each with the JSON pointer of its place, or [`TooCostly`] if the budget is
+    /// spent.
     pub fn from_json(
         text: &str,
         template: &Template,
         budget: &Budget,
     ) -> Result<Adjustment, AdjustmentError> {
         let wrong = AdjustmentError::Problems;
-        // It is read, compared with the template's steps, and written again.
+        // Pays for three passes over the text before the first: it is parsed, compared with the
+        // template's steps, and serialised again.
         budget.spend(text.len() as u64 / 2)?;
         let value = json::parse(text, MAX_ADJUSTMENT_BYTES)
             .map_err(|error| wrong(vec![error.to_string()]))?;
@@ -117,10 +120,10 @@ impl Adjustment {
         Err(wrong(texts.collect()))
     }
 
-    /// Reads what an entry of `overrides` says beside its `when`.
+    /// Reads the fields of an entry of `overrides` other than `when`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All problems, up to `MAX_PROBLEMS`.
     pub(super) fn read(
         value: &Value,
         steps: &[StepTemplate],
@@ -136,7 +139,7 @@ impl Adjustment {
         }
     }
 
-    /// As it is written, a JSON object.
+    /// The JSON object from which [`Adjustment::read`] reads the same adjustment.
     pub fn to_value(&self) -> Value {
         let mut value = Map::new();
         if !self.steps.is_empty() {
@@ -158,7 +161,7 @@ impl Adjustment {
         Value::Object(value)
     }
 
-    /// The step at this place of the template, when something of it changes.
+    /// The changes to the step with this index in the template, if there are any.
     pub(super) fn step(&self, index: usize) -> Option<&StepAdjustment> {
         self.steps.values().find(|step| step.index == index)
     }
@@ -182,7 +185,7 @@ impl StepAdjustment {
         Value::Object(value)
     }
 
-    /// Whether anything changes but whether the step is skipped.
+    /// Whether a setting other than `skip` changes.
     pub(super) fn changes_step(&self) -> bool {
         *self
             != StepAdjustment {
@@ -194,6 +197,8 @@ impl StepAdjustment {
 
     pub(super) fn apply(&self, step: &mut StepTemplate) {
         if let Some(retryable) = self.retryable {
+            // `retryable` goes first, since it decides the limit: a template's step that is not
+            // retryable has the limit 1, so becoming retryable means the default limit.
             if retryable && !step.retryable {
                 step.retry_limit = DEFAULT_RETRY_LIMIT;
             }
@@ -216,12 +221,13 @@ impl StepAdjustment {
                 *place = *value;
             }
         }
-        // Two adjustments that fit one by one may not fit together.
+        // Two adjustments that are valid one by one may conflict: one raises the base above the
+        // maximum of the other.
         step.backoff.max_seconds = step.backoff.max_seconds.max(step.backoff.base_seconds);
         step.annotations.extend(self.annotations.clone());
     }
 
-    /// The settings that it changes, such as `handler_config.timeout_seconds`.
+    /// The paths of the changed settings, such as `handler_config.timeout_seconds`.
     pub(super) fn settings(&self) -> Vec<String> {
         let mut settings = Vec::new();
         leaves(&self.to_value(), "", &mut settings);
@@ -245,7 +251,7 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Maps within maps are merged; everything else is replaced.
+/// Merges `over` into `base`: maps within maps are merged, any other value is replaced.
 pub(super) fn merge(base: &mut Map<String, Value>, over: &Map<String, Value>) {
     for (key, value) in over {
         match (base.get_mut(key), value) {
@@ -406,7 +412,7 @@ impl Reader {
             .or_else(|| self.expected(pointer, what, value))
     }
 
-    /// Annotations under the last name of the pointer.
+    /// The annotations of `map`; `pointer` is the pointer of the annotations themselves.
     fn notes(&mut self, map: &Map<String, Value>, pointer: &str) -> Map<String, Value> {
         let Some(value) = map.get("annotations") else {
             return Map::new();
@@ -506,7 +512,7 @@ impl Reader {
     }
 }
 
-/// The pointer of `key` in the value at `parent`.
+/// The pointer of `key` in the value at `parent`, escaped as RFC 6901 demands.
 fn join(parent: &str, key: &str) -> String {
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
 }

@@ -1,26 +1,26 @@
-//! Where the time of tasks goes: what was measured, what of it costs most, and the sentences that say so.
+//! The time of tasks by cause: the measures, their ranking by cost, and the sentences about them.
 
 use std::time::Duration;
 
 use super::explain::{Cause, words};
 
-/// The longest window, and the default one, in seconds.
+/// The longest window of a query, in seconds; the next constant is the default.
 pub const MAX_WINDOW_SECONDS: i32 = 31 * 86_400;
 pub const WINDOW_SECONDS: i32 = 86_400;
-/// The most tasks that are looked at, and how many are by default.
+/// The most tasks that a query examines; the next constant is the default.
 pub const MAX_TASKS: i32 = 50_000;
 pub const TASKS: i32 = 10_000;
-/// The most bottlenecks of one answer, and how many there are by default.
+/// The most bottlenecks in one answer; the next constant is the default.
 pub const MAX_BOTTLENECKS: i32 = 100;
 pub const BOTTLENECKS: i32 = 10;
-/// The most steps of templates in one answer; the first template is there whole.
+/// The most steps of templates in one answer; the first template is always complete.
 pub const MAX_STEPS: usize = 10_000;
-/// The longest time-out that can be asked about, in seconds.
+/// The longest time-out with which a query may compare, in seconds.
 pub const MAX_TIMEOUT_SECONDS: f64 = 86_400.0;
-/// How long one question may take the database, in seconds.
+/// Time limit of one query in the database, in seconds.
 pub const MAX_SECONDS: u32 = 20;
 
-/// What time is spent on, in the order of a [`Ledger`].
+/// The causes of spent time, in the order of a [`Ledger`].
 pub const CAUSES: [Cause; 8] = [
     Cause::Parents,
     Cause::Backoff,
@@ -32,12 +32,12 @@ pub const CAUSES: [Cause; 8] = [
     Cause::Running,
 ];
 
-/// Time by cause, microseconds, in the order of [`CAUSES`].
+/// Time by cause, in microseconds, in the order of [`CAUSES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger([i64; CAUSES.len()]);
 
 impl From<Vec<i64>> for Ledger {
-    /// What is missing is 0.
+    /// A missing part counts as 0.
     fn from(parts: Vec<i64>) -> Self {
         let mut ledger = Self::default();
         for (part, value) in ledger.0.iter_mut().zip(parts) {
@@ -48,7 +48,7 @@ impl From<Vec<i64>> for Ledger {
 }
 
 impl Ledger {
-    /// The time that went into a cause; 0 for what is none.
+    /// The time of a cause in microseconds; 0 for a cause outside [`CAUSES`].
     pub fn of(&self, cause: Cause) -> i64 {
         CAUSES
             .iter()
@@ -62,7 +62,7 @@ impl Ledger {
     }
 }
 
-/// How long something takes, microseconds.
+/// Distribution of a duration, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Times {
     pub mean: f64,
@@ -72,33 +72,33 @@ pub struct Times {
     pub max: f64,
 }
 
-/// What was measured of a step, or of the tasks of a template.
+/// The measures of a step, or of the tasks of a template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measure {
     pub count: i32,
     pub complete: i32,
     pub failed: i32,
     pub cancelled: i32,
-    /// By a condition, or by an operator.
+    /// Skipped by a condition or by an operator.
     pub skipped: i32,
-    /// By an operator's hand.
+    /// Resolved by an operator.
     pub resolved: i32,
-    /// Those that were tried again after an attempt that counted.
+    /// Those retried after a charged attempt.
     pub tried_again: i32,
     pub charged: i64,
     pub free: i64,
-    /// All time; for a template, along the critical paths.
+    /// All time by cause; for a template, the time along the critical paths.
     pub ledger: Ledger,
-    /// Where it was on its task's critical path.
+    /// The time on the critical path of its task, by cause.
     pub critical: Ledger,
-    /// What the ledger sums to.
+    /// Sum of the ledger, in microseconds.
     pub wall: i64,
     pub elapsed: Times,
     pub run: Times,
     pub wait: Times,
-    /// The longest attempt that succeeded, microseconds.
+    /// The longest attempt that succeeded, in microseconds.
     pub longest_success: i64,
-    /// Attempts that succeeded after the time-out that was asked about.
+    /// Successful attempts that took longer than the time-out in the query.
     pub over_timeout: i32,
 }
 
@@ -112,7 +112,7 @@ impl Measure {
     }
 }
 
-/// What became of a service in the window; times in microseconds.
+/// Circuit and pauses of a service within the window; times in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     pub namespace: String,
@@ -123,7 +123,7 @@ pub struct Service {
     pub paused: i64,
 }
 
-/// A step of a template, with its names.
+/// A step of a template, with its names and its measures.
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
     pub name: &'a str,
@@ -132,13 +132,13 @@ pub struct Step<'a> {
     pub measure: &'a Measure,
 }
 
-/// Something that costs the tasks of a template time; times in microseconds.
+/// A cause of delay for the tasks of a template; times in microseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bottleneck {
-    /// Which of the steps.
+    /// Index of the step.
     pub step: usize,
     pub cause: Cause,
-    /// On the critical paths of all tasks.
+    /// The delay along the critical paths of all tasks.
     pub cost: i64,
     pub cost_per_task: f64,
     pub critical_share: f64,
@@ -147,8 +147,8 @@ pub struct Bottleneck {
     pub message: String,
 }
 
-/// What costs the tasks of one template time, the dearest first. What waits for a parent costs nothing by itself: the
-/// parent does.
+/// The bottlenecks of one template, the most costly first. [`Cause::Parents`] is left out: while a
+/// step waits for its parent, the parent bears the cost.
 pub fn bottlenecks(
     task_name: &str,
     task: &Measure,
@@ -234,7 +234,8 @@ fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&S
     }
 }
 
-/// How many of the first templates go into one answer, by their numbers of steps.
+/// The number of leading templates that fit one answer, given the number of steps of each: at most
+/// [`MAX_STEPS`] steps in all, but always the first template.
 pub fn fitting(steps: impl Iterator<Item = usize>) -> usize {
     let mut sum = 0;
     let fits = |(i, steps): &(usize, usize)| {
@@ -244,7 +245,7 @@ pub fn fitting(steps: impl Iterator<Item = usize>) -> usize {
     steps.enumerate().take_while(fits).count()
 }
 
-/// A share or a mean; 0 if there is nothing.
+/// The quotient of a share or a mean; 0 if `whole` is not positive.
 pub fn per(part: i64, whole: i64) -> f64 {
     if whole > 0 {
         part as f64 / whole as f64
@@ -253,7 +254,7 @@ pub fn per(part: i64, whole: i64) -> f64 {
     }
 }
 
-/// Microseconds, in three digits or so.
+/// Formats microseconds in about three digits.
 fn time(micros: f64) -> String {
     let time = Duration::from_secs_f64((micros / 1e6).max(0.0));
     match time.as_secs() {
@@ -288,7 +289,8 @@ mod tests {
         }
     }
 
-    /// Ten tasks: the mail is held by pauses and the rest; another step runs beside the critical path.
+    /// Ten tasks: a pause is the main delay of the mail step; another step is off the critical
+    /// path.
     fn found() -> Vec<Bottleneck> {
         let mail = measure(
             10,

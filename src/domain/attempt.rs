@@ -1,13 +1,14 @@
-//! How an attempt ends, and what that means for its step.
+//! The outcomes of an attempt, and the effect of each on its step.
 
 use std::time::Duration;
 
 use super::step::StepEvent;
 
-/// How many attempts of one step may be lost with their workers before the step fails: it probably kills them.
+/// The most attempts of one step that may be lost with their workers before the step fails: after
+/// so many, the step itself probably kills its workers.
 pub const MAX_LOST_ATTEMPTS: u16 = 10;
-/// How many attempts of one step may cost nothing before its failed probes count like others: a step that always fails must
-/// not keep its service's circuit open for ever.
+/// The most uncharged attempts of one step before its failed probes are charged: a step that always
+/// fails must not keep its service's circuit open for ever.
 pub const MAX_FREE_PROBES: u16 = 10;
 /// The longest `retry_after` that is honoured; a longer one is cut to this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
@@ -20,7 +21,7 @@ pub const MAX_ERROR_MESSAGE_BYTES: usize = 8 << 10;
 /// Longer error codes are cut to this many bytes.
 pub const MAX_ERROR_CODE_BYTES: usize = 255;
 
-/// Why an attempt failed, in the handler's words or the server's.
+/// The reason of a failed attempt, from the handler or from the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     pub message: String,
@@ -40,7 +41,7 @@ impl Failure {
         }
     }
 
-    /// With a message and a code that fit, and without a context that does not.
+    /// Cuts the message and the code to their limits, and drops a context beyond its limit.
     pub fn cut(self) -> Self {
         Self {
             message: cut(self.message, MAX_ERROR_MESSAGE_BYTES),
@@ -52,7 +53,8 @@ impl Failure {
     }
 }
 
-/// At most `max` bytes, whole characters, and no NUL, which Postgres cannot hold.
+/// Cuts a text to at most `max` bytes at a character boundary, and replaces NUL, which Postgres
+/// cannot store.
 fn cut(text: String, max: usize) -> String {
     let mut text = if text.contains('\0') {
         text.replace('\0', "\u{fffd}")
@@ -69,31 +71,32 @@ fn cut(text: String, max: usize) -> String {
     text
 }
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// JSON text of the result.
     Succeeded(String),
-    /// The handler asks for another try, not before `retry_after`.
+    /// The handler asks for a retry, not before `retry_after`.
     RetryableError {
         failure: Failure,
         retry_after: Option<Duration>,
     },
-    /// The handler says that another try is useless.
+    /// The handler declares a retry useless.
     PermanentError(Failure),
-    /// The step's deadline passed.
+    /// The attempt's deadline passed.
     TimedOut,
     /// The worker's lease ran out.
     WorkerLost,
-    /// The worker did not start it. `pause` keeps a worker that releases in a loop from spinning the queue.
+    /// The worker did not start the attempt. `pause` delays the retry, so that a worker that
+    /// releases in a loop does not spin the queue.
     Released { pause: bool },
-    /// The worker drained and was gone before it answered, as in a deploy.
+    /// The worker drained and disconnected before it answered, as in a deploy.
     Drained,
-    /// The server took it back: its assignment never reached the worker.
+    /// The server took the attempt back: its assignment did not reach the worker.
     Undelivered,
 }
 
-/// What the history calls an outcome; also the database's `attempt_outcome`.
+/// The kind of an outcome in the history; also the database's `attempt_outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutcomeKind {
     Succeeded,
@@ -140,8 +143,9 @@ impl OutcomeKind {
         Self::ALL.into_iter().find(|k| k.as_str() == name)
     }
 
-    /// Whether a worker's own message ended the attempt. A copy of such a message is acknowledged again as accepted;
-    /// a message for an attempt that ended in any other way came too late.
+    /// Whether a worker's own message ended the attempt. The server acknowledges a copy of such a
+    /// message again as accepted; a message for an attempt that ended in any other way came too
+    /// late.
     pub fn is_from_worker(self) -> bool {
         matches!(
             self,
@@ -150,27 +154,28 @@ impl OutcomeKind {
     }
 }
 
-/// What a step has behind it.
+/// The earlier attempts of a step, by how they count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
-    /// Attempts that counted against the retry limit, before this one.
+    /// Attempts charged against the retry limit, before this one.
     pub charged: u16,
-    /// Attempts lost with their workers, before this one.
+    /// Attempts lost with their workers or on the way to them, before this one.
     pub lost: u16,
-    /// Attempts that did not count, before this one, for whatever reason; none from before an operator had it tried again.
+    /// Uncharged attempts for any reason, before this one; an operator's retry resets the number.
     pub free: u16,
-    /// This one was let through a half-open circuit, to see how the service is.
+    /// A half-open circuit admitted this attempt to probe the service.
     pub probe: bool,
 }
 
 impl Spent {
-    /// A step that may be tried once only is tried once, as a probe too.
+    /// A failed probe is free only for a step with more than one attempt: a step that may be tried
+    /// once is tried once, as a probe too.
     fn is_free_probe(self, retry_limit: u16) -> bool {
         self.probe && retry_limit > 1 && self.free < MAX_FREE_PROBES
     }
 }
 
-/// What an outcome does to the step.
+/// The effect of an outcome on the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub event: StepEvent,
@@ -179,7 +184,7 @@ pub struct Verdict {
 }
 
 impl Outcome {
-    /// What the history calls it.
+    /// The kind under which the history records the outcome.
     pub fn kind(&self) -> OutcomeKind {
         match self {
             Self::Succeeded(_) => OutcomeKind::Succeeded,
@@ -193,10 +198,13 @@ impl Outcome {
         }
     }
 
-    /// Charges the attempt to whom it belongs: the handler's own failures and time-outs count against `retry_limit`,
-    /// what the infrastructure lost does not. Nor does a failed probe: the step was chosen because it is the oldest, and
-    /// would pay for an outage that the others only wait for.
+    /// Decides the step's next event and whether the attempt is charged. The handler's own failures
+    /// and time-outs count against `retry_limit`; an attempt that the infrastructure lost does not.
+    /// Nor does a failed probe: the claim chose the oldest step for it, which would otherwise pay
+    /// for an outage that the other steps only wait for.
     pub fn judge(&self, spent: Spent, retry_limit: u16) -> Verdict {
+        // The order of the arms matters: a free probe is settled before the retry limit is
+        // compared, and the limit of lost attempts before a lost attempt is given back.
         let (event, charged) = match self {
             Self::Succeeded(_) => (StepEvent::Succeed, false),
             Self::PermanentError(_) => (StepEvent::Fail, true),
@@ -211,9 +219,11 @@ impl Outcome {
                 (StepEvent::Fail, false)
             }
             Self::Released { pause: true } => (StepEvent::Retry, false),
-            // Once is an accident; again and again, something about the assignment breaks the stream.
+            // The first undelivered assignment goes back at once, as an accident; after several,
+            // some property of the assignment breaks the stream, so the retry waits.
             Self::Undelivered if spent.lost > 0 => (StepEvent::Retry, false),
-            // At once for one worker that drains; one after the other must not spin the queue.
+            // The first release goes back at once, as when one worker drains; several in a row must
+            // not spin the queue, so the retry waits.
             Self::Released { pause: false } | Self::Drained if spent.free > 0 => {
                 (StepEvent::Retry, false)
             }
@@ -225,7 +235,7 @@ impl Outcome {
         Verdict { event, charged }
     }
 
-    /// How many bytes it carries.
+    /// Size of the outcome's texts in bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::Succeeded(json) => json.len(),

@@ -1,16 +1,16 @@
-//! The steps that judging one input may take, counted before the work is done: neither the schema validator nor the
-//! expression evaluator can be interrupted.
+//! The steps that judging one input may take, counted before the work is done: neither the schema
+//! validator nor the expression evaluator can be interrupted.
 
 use std::cell::Cell;
 use std::fmt;
 
-/// How many steps it may take to judge one input: the context of one submit with the template's overrides, the result of one
-/// step with the conditions of its children, or the answer of one planner.
+/// The most steps for one input: the context of one submit with the template's overrides, the
+/// result of one step with the conditions of its children, or the answer of one planner.
 pub const MAX_JUDGING_STEPS: u64 = 4_000_000;
-/// The error code of an input that would take more than its budget.
+/// The error code of an input that would exceed its budget.
 pub const TOO_COSTLY: &str = "TOO_COSTLY";
 
-/// The steps of one input, shared by everything that is judged for it.
+/// The steps of one input, shared by all judgements for it.
 #[derive(Debug)]
 pub struct Budget {
     allowed: u64,
@@ -24,12 +24,12 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// [`MAX_JUDGING_STEPS`].
+    /// A budget of [`MAX_JUDGING_STEPS`].
     pub fn new() -> Self {
         Self::of(MAX_JUDGING_STEPS)
     }
 
-    /// This many steps.
+    /// A budget of `allowed` steps.
     pub fn of(allowed: u64) -> Self {
         Budget {
             allowed,
@@ -40,7 +40,7 @@ impl Budget {
     /// Takes steps off the budget, before they are made.
     ///
     /// # Errors
-    /// There are not that many left. Nothing is taken then.
+    /// Fewer steps are left. The budget then stays unchanged.
     pub fn spend(&self, steps: u64) -> Result<(), TooCostly> {
         let needed = self.spent.get().saturating_add(steps);
         if needed > self.allowed {
@@ -54,7 +54,7 @@ impl Budget {
         Ok(())
     }
 
-    /// The steps that were taken.
+    /// The steps taken so far.
     pub fn spent(&self) -> u64 {
         self.spent.get()
     }
@@ -65,10 +65,10 @@ impl Budget {
     }
 }
 
-/// Judging an input would take more steps than it may.
+/// Judging an input would exceed its budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooCostly {
-    /// What was to be judged, and what makes it cheaper.
+    /// The document or expression to be judged, and how to make it cheaper.
     pub what: String,
     /// The steps that are needed at least.
     pub needed: u64,
@@ -77,7 +77,7 @@ pub struct TooCostly {
 }
 
 impl TooCostly {
-    /// The same, of `what`, when it does not say so yet.
+    /// Sets `what`, unless it is set already.
     pub(crate) fn of(mut self, what: impl FnOnce() -> String) -> Self {
         if self.what.is_empty() {
             self.what = what();
@@ -114,15 +114,17 @@ pub mod tests {
 
     use super::*;
 
-    /// The longest that one judgement within its budget may take: what an optimised build has (`cargo test --release --lib
-    /// counted -- --nocapture` prints the times), or a test build, which is many times slower, on a loaded machine.
+    /// The longest time of one judgement within its budget: for an optimised build (`cargo test
+    /// --release --lib counted -- --nocapture` prints the times), or for a test build, which is
+    /// many times slower, on a loaded machine.
     const PATIENCE: Duration =
         Duration::from_millis(if cfg!(debug_assertions) { 30_000 } else { 250 });
 
-    /// How often the distance to the edge is halved: an optimised build measures there, a test build only near it.
+    /// How often a search halves its distance to the edge of the budget: an optimised build
+    /// measures at the edge, a test build only near it.
     pub const ROUNDS: usize = if cfg!(debug_assertions) { 0 } else { 5 };
 
-    /// Fails if a judgement that began then took too long.
+    /// Fails if a judgement that started at `began` took longer than `PATIENCE`.
     pub fn in_time(began: Instant, budget: &Budget, what: &dyn fmt::Display) {
         let took = began.elapsed();
         println!("{:>9.1?} {:>9} steps: {what}", took, budget.spent());

@@ -1,38 +1,41 @@
-//! The circuit of a service: when it opens, how long it stays open, what closes it, and who may pass meanwhile.
+//! The circuit of a service: when it opens, how long it stays open, which results close it, and how
+//! many steps a claim may start meanwhile.
 //!
-//! It counts the health of the service, not the outcome of tasks: a permanent error is a healthy answer.
+//! The circuit counts the health of the service, not the outcome of tasks: a permanent error is a
+//! healthy answer.
 
 use std::fmt;
 
 use super::{attempt::OutcomeKind, policy::Policy};
 
-/// Where a circuit stands; also the database's `circuit_state`.
+/// State of a circuit; also the database's `circuit_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CircuitState {
-    /// Everybody passes. For a while after a recovery, only so many at once.
+    /// Every claim is admitted. For `ramp_seconds` after a recovery, [`ramp`] limits the steps at
+    /// once.
     Closed,
-    /// Nobody passes.
+    /// No claim is admitted.
     Open,
-    /// A few probes pass; they decide.
+    /// Claims are admitted for a few probes, whose results decide the next state.
     HalfOpen,
 }
 
-/// What can happen to a circuit.
+/// An event of a circuit's state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CircuitEvent {
-    /// Too many calls of the window failed.
+    /// The share of failed calls in the window reached the limit.
     Trip,
-    /// The cool-down is over.
+    /// The cool-down ended; probes are allowed.
     Probe,
     /// A probe failed.
     ProbeFailed,
     /// All probes succeeded.
     Recover,
-    /// An operator forgets what was counted.
+    /// An operator discards the counts.
     Reset,
 }
 
-/// An event that the state does not allow.
+/// The state does not allow the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a circuit that is {state} cannot {event:?}")]
 pub struct IllegalCircuitTransition {
@@ -43,7 +46,8 @@ pub struct IllegalCircuitTransition {
 impl CircuitState {
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
-    /// The state after `event`. Total: every pair has an answer, and the error names both.
+    /// The state after `event`. Total: each pair of state and event has a state or an error, and
+    /// the error names both.
     pub fn after(self, event: CircuitEvent) -> Result<Self, IllegalCircuitTransition> {
         use {CircuitEvent as E, CircuitState as S};
         Ok(match (self, event) {
@@ -75,14 +79,16 @@ impl fmt::Display for CircuitState {
     }
 }
 
-/// What an ended attempt says about the service.
+/// The evidence that an ended attempt gives about its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     Healthy,
     Unhealthy,
 }
 
-/// What an attempt that took `seconds` says about the service; nothing if it never reached it, as far as anybody knows.
+/// The health that an attempt of `seconds` shows; `None` for a released, drained, undelivered or
+/// cancelled attempt, which need not have called the service. A success or a permanent error that
+/// took longer than `slow_call_seconds` is unhealthy.
 pub fn health(outcome: OutcomeKind, seconds: f64, policy: &Policy) -> Option<Health> {
     let slow = policy.slow_call_seconds > 0.0 && seconds > policy.slow_call_seconds;
     match outcome {
@@ -98,7 +104,7 @@ pub fn health(outcome: OutcomeKind, seconds: f64, policy: &Policy) -> Option<Hea
     }
 }
 
-/// How calls ended.
+/// Number of ended calls, and how many of them failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     pub calls: u32,
@@ -117,18 +123,20 @@ impl Calls {
     }
 }
 
-/// What was counted when a circuit is looked at.
+/// The counts by which a circuit is judged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
-    /// In the rolling window.
+    /// The calls in the rolling window.
     pub window: Calls,
-    /// Probes of this half-open period that succeeded before.
+    /// Probes of the current half-open period that succeeded before this batch.
     pub passed: u32,
-    /// Probes that ended now.
+    /// Probes that ended in this batch.
     pub probes: Calls,
 }
 
-/// What becomes of a circuit by what was counted.
+/// The event that the counts cause. A closed circuit trips at `min_calls` calls of which at least
+/// the share `failure_rate` failed; a half-open one reopens at the first failed probe and recovers
+/// once `probes` of them succeeded; an open one changes by time alone.
 pub fn judge(state: CircuitState, policy: &Policy, counted: Counted) -> Option<CircuitEvent> {
     let Counted {
         window,
@@ -150,14 +158,15 @@ pub fn judge(state: CircuitState, policy: &Policy, counted: Counted) -> Option<C
     }
 }
 
-/// How long a circuit stays open, seconds: doubled each time it opens again without a recovery in between.
+/// Length of an open period in seconds. It doubles with each opening since the last recovery, up to
+/// `max_cool_down_seconds`: `cool_down_seconds * 2^(openings - 1)`.
 pub fn cool_down(policy: &Policy, openings: u32) -> f64 {
     let doublings = i32::try_from(openings.saturating_sub(1)).unwrap_or(i32::MAX);
     (policy.cool_down_seconds * 2_f64.powi(doublings))
         .min(policy.max_cool_down_seconds.max(policy.cool_down_seconds))
 }
 
-/// How many steps may run at once `seconds` after a recovery: as many as there were probes, and twice as many every second.
+/// Limit of steps at once, `seconds` after a recovery: the number of probes, doubled each second.
 pub fn ramp(policy: &Policy, seconds: f64) -> u32 {
     let limit = f64::from(policy.probes.max(1)) * 2_f64.powf(seconds.max(0.0).floor());
     #[expect(
@@ -169,20 +178,22 @@ pub fn ramp(policy: &Policy, seconds: f64) -> u32 {
     limit
 }
 
-/// One server's part of a limit.
+/// One server's quota share of a limit: a row of `permits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// What it may let through now.
+    /// The number of steps that the server may run now.
     pub count: u32,
-    /// How many it could use; 0 when it is gone.
+    /// The number of steps that the server could run; 0 after the server ended.
     pub wanted: u32,
-    /// Attempts that run on its part.
+    /// Attempts that run on this quota share.
     pub used: u32,
 }
 
-/// The new parts of all holders, after the one at `me` asked: the others give up what is beyond their share, and it gets
-/// what of its own share is free. What runs is free only when it has ended, whosever part it runs on; `unaccounted` runs on
-/// nobody's.
+/// The new quota shares of all holders after the holder at `me` asked. Each other holder gives up
+/// the part beyond its fair share, and `me` receives the free part of its own fair share.
+///
+/// A running attempt is free only after its end, whichever quota share it runs on; `unaccounted`
+/// attempts run on none.
 pub fn distribute(limit: u32, me: usize, holders: &[Holder], unaccounted: u32) -> Vec<u32> {
     let wanted: Vec<u32> = holders.iter().map(|h| h.wanted).collect();
     let shares = share(limit, &wanted);
@@ -191,6 +202,8 @@ pub fn distribute(limit: u32, me: usize, holders: &[Holder], unaccounted: u32) -
         .zip(&shares)
         .map(|(h, share)| h.count.min(*share))
         .collect();
+    // Another holder takes up its reduced share or its running attempts, whichever is more; `me`
+    // takes up only the attempts beyond its own share, since `counts[me]` covers the rest.
     let taken = |(i, h): (usize, &Holder)| {
         if i == me {
             h.used.saturating_sub(shares[me])
@@ -203,14 +216,17 @@ pub fn distribute(limit: u32, me: usize, holders: &[Holder], unaccounted: u32) -
     counts
 }
 
-/// Divides a limit: each gets what it wants if all can, and otherwise an equal share of what the others leave.
+/// Divides a limit fairly: each claimant gets as much as it wants if the limit suffices for all,
+/// and otherwise an equal share of the rest that smaller claimants leave.
 pub fn share(limit: u32, wanted: &[u32]) -> Vec<u32> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_unstable_by_key(|i| (wanted[*i], std::cmp::Reverse(*i)));
     let mut shares = vec![0; wanted.len()];
     let (mut left, mut claimants) = (limit, u32::try_from(wanted.len()).unwrap_or(u32::MAX));
     for i in order {
-        // Rounded up: what cannot be divided goes to those who want the most, and nothing is left lying.
+        // The claimants are sorted by demand, so a claimant with a small demand leaves its rest to
+        // the larger ones, and the remainder of each division stays in `left` for the last
+        // claimants.
         let equal = left.checked_div(claimants).unwrap_or(0);
         shares[i] = wanted[i].min(equal);
         left -= shares[i];
@@ -387,10 +403,11 @@ mod tests {
             wanted,
             used,
         };
-        // Alone: everything that is wanted, but for what runs unaccounted.
+        // A single holder gets all that it wants, less the unaccounted attempts.
         assert_eq!(distribute(10, 0, &[holder(0, 50, 0)], 0), [10]);
         assert_eq!(distribute(10, 0, &[holder(0, 50, 0)], 4), [6]);
-        // A second one comes: the first gives up half, and the second gets of it what does not run.
+        // A second holder asks: the first gives up half, and the second gets the part of that half
+        // on which no attempt runs.
         assert_eq!(
             distribute(10, 1, &[holder(10, 50, 10), holder(0, 50, 0)], 0),
             [5, 0]
@@ -399,12 +416,12 @@ mod tests {
             distribute(10, 1, &[holder(5, 50, 7), holder(0, 50, 0)], 0),
             [5, 3]
         );
-        // One that is gone keeps what runs, and no more.
+        // A holder whose server ended keeps only the share of its running attempts.
         assert_eq!(
             distribute(10, 1, &[holder(10, 0, 2), holder(0, 50, 0)], 0),
             [0, 8]
         );
-        // A smaller limit.
+        // The limit was lowered.
         assert_eq!(distribute(3, 0, &[holder(10, 50, 10)], 0), [0]);
         assert_eq!(distribute(3, 0, &[holder(3, 50, 3)], 0), [3]);
     }

@@ -1,11 +1,13 @@
-//! Finds circles in what should have none: the steps of a template, the references of a schema.
+//! Finds cycles in graphs that must be acyclic: the steps of a template, the references of a
+//! schema.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Finds the cycles of a graph given as, for each node, the nodes it points to.
+/// Finds the cycles of a graph in which `edges` lists the targets of each node.
 ///
-/// Of each group of nodes that can all reach each other, one shortest cycle through its first node, as the nodes in
-/// order without the first one repeated; a node that points to itself is a cycle of one. Linear in nodes and edges.
+/// For each strongly connected component the result has one shortest cycle through its first node:
+/// the nodes in order, with the first one not repeated; a node with an edge to itself is a cycle of
+/// one. Linear in nodes and edges.
 pub fn find_cycles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let group = strong_components(edges);
     let mut seen = vec![false; edges.len()];
@@ -18,7 +20,7 @@ pub fn find_cycles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
     cycles
 }
 
-/// Breadth first from `start`, inside its group, until an edge leads back to it.
+/// Searches breadth first from `start`, inside its component, for the first edge back to `start`.
 fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option<Vec<usize>> {
     let mut came_from = HashMap::from([(start, start)]);
     let mut queue = VecDeque::from([start]);
@@ -45,7 +47,8 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
     None
 }
 
-/// For each node the number of its strongly connected component; an edge never leads to a component with a lower number.
+/// The number of each node's strongly connected component; an edge never leads to a component with
+/// a lower number.
 ///
 /// Kosaraju's two passes, without recursion.
 pub fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {

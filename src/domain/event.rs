@@ -1,4 +1,4 @@
-//! What the event log records.
+//! The types of the event log.
 
 /// The kind of a transition; also the database's `event_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,13 +8,13 @@ pub enum EventType {
     TaskCompleted,
     TaskFailed,
     TaskCancelled,
-    /// The auditor found it broken and mended it; the error code says what was wrong.
+    /// The auditor found an inconsistency and repaired it; the error code names the finding.
     TaskRepaired,
     StepStarted,
     StepCompleted,
     /// The step failed for good.
     StepFailed,
-    /// The attempt failed or was lost, and another one follows.
+    /// The attempt failed or was lost, and a retry follows.
     StepRetrying,
     StepCancelled,
     WorkerConnected,
@@ -22,42 +22,42 @@ pub enum EventType {
     CircuitOpened,
     CircuitHalfOpened,
     CircuitClosed,
-    /// An operator opened or closed it.
+    /// An operator opened or closed the circuit.
     CircuitForced,
-    /// That order ended.
+    /// The operator's order ended.
     CircuitReleased,
-    /// An operator had everything forgotten.
+    /// An operator discarded the counts and the state of the circuit.
     CircuitReset,
     /// The service asked for a pause.
     CircuitPaused,
     CircuitPolicyChanged,
-    /// A failed task goes on, by an operator's word.
+    /// An operator put a failed task back into progress.
     TaskReopened,
     /// An operator settled a failed task as it is.
     TaskResolved,
     TaskPaused,
     TaskResumed,
-    /// Its planner's answer holds now.
+    /// The planner's answer took effect.
     TaskPlanned,
-    /// An operator has a failed step tried again.
+    /// An operator ordered a retry of a failed step.
     StepReopened,
-    /// An operator gave its result.
+    /// An operator gave the step's result.
     StepResolved,
-    /// Its condition is false, or an operator said so.
+    /// The step's condition is false, or an operator skipped it.
     StepSkipped,
     /// An operator paused a template or a namespace.
     PauseSet,
     PauseLifted,
-    /// A worker answered an attempt that had ended; it has no effect.
+    /// A worker answered an attempt that had ended; the answer has no effect.
     StepAnsweredLate,
     /// An operator retired a version of a template: it takes no new tasks.
     TemplateRetired,
-    /// It takes tasks again.
+    /// The version takes new tasks again.
     TemplateRestored,
 }
 
 impl EventType {
-    /// Every one, in the order of the database's type.
+    /// All types, in the order of the database's type.
     pub const ALL: [Self; 34] = [
         Self::TaskSubmitted,
         Self::TaskStarted,
@@ -100,7 +100,7 @@ impl EventType {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// The name in the database and on every surface.
+    /// The name in the database and on each surface.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TaskSubmitted => "task.submitted",

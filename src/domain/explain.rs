@@ -1,4 +1,5 @@
-//! Why a step is where it is: what it waits for, since when and until when, in words and in fields.
+//! The reasons for the state of a step: what it waits for, since when and until when, as sentences
+//! and as fields.
 
 mod late;
 
@@ -11,41 +12,42 @@ use super::{
     task::TaskState,
 };
 
-/// How many waiting steps before one are counted at most.
+/// The most waiting steps that are counted ahead of a step.
 pub const MAX_AHEAD: i64 = 1_000;
 
-/// What a step waits for, or what has become of it.
+/// The condition that a step waits for, or its present state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// Parents that are not complete.
     Parents,
-    /// The time between two attempts.
+    /// The back-off between two attempts.
     Backoff,
-    /// The circuit of its service: open, by count or by order, or half-open and its probes are out.
+    /// The circuit of its service: open by its counts or by an order, or half-open with its probes
+    /// taken.
     Circuit,
-    /// The service asked for a pause.
+    /// A pause that the service asked for.
     Pause,
-    /// The steps at once, or the starts a second, of its service.
+    /// The limit of its service on steps at once or on starts per second.
     Limit,
-    /// No worker is connected that has its handler.
+    /// No connected worker has its handler.
     NoWorker,
-    /// All workers that have its handler are busy, and others go before it.
+    /// All workers with its handler are busy, and other steps go first.
     Busy,
-    /// Nothing: the next free slot is its own.
+    /// No obstacle: the step gets the next free slot.
     Dispatch,
-    /// A worker has it.
+    /// A worker runs it.
     Running,
     /// It failed for good.
     Failed,
     /// An operator paused its task, its template or its namespace.
     Paused,
-    /// The submit asked for a later time.
+    /// The submit specified a later start.
     NotBefore,
     /// No connected worker takes an assignment of its size.
     TooLarge,
 }
 
-/// One reason.
+/// One reason, with its times as far as they are known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reason {
     pub cause: Cause,
@@ -61,14 +63,14 @@ pub struct ServiceFacts {
     pub state: CircuitState,
     pub since: SystemTime,
     pub until: Option<SystemTime>,
-    /// What opened it last.
+    /// The cause of the last opening.
     pub opened: Option<String>,
     pub forced: Option<CircuitState>,
     pub forced_by: String,
     pub forced_reason: String,
     pub forced_until: Option<SystemTime>,
     pub paused_until: Option<SystemTime>,
-    /// Steps of it that run.
+    /// Steps of the service that run now.
     pub running: u32,
     pub policy: Policy,
 }
@@ -76,40 +78,42 @@ pub struct ServiceFacts {
 /// An operator's pause.
 #[derive(Clone, Debug)]
 pub struct PauseFacts {
-    /// `the task`, `template n/t`, `namespace n`.
+    /// The scope: `the task`, `template n/t` or `namespace n`.
     pub of: String,
     pub since: SystemTime,
     pub by: String,
     pub reason: String,
 }
 
-/// The workers that have a step's handler.
+/// The workers that have a step's handler. The first three fields count only those that take an
+/// assignment of the step's size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WorkerFacts {
     pub connected: u32,
     pub slots: u32,
     pub free: u32,
-    /// Also those that do not take an assignment of the step's size, and the largest that any of them takes, bytes.
+    /// Workers with the handler, whatever size they take, and the largest assignment that one of
+    /// them takes, in bytes.
     pub of_any_size: u32,
     pub largest: i32,
-    /// When the last one that does take it was there.
+    /// The last sign of life of a worker that takes the assignment.
     pub sufficed: Option<SystemTime>,
-    /// When the last one was heard of, if none is connected.
+    /// The last sign of life of a worker with the handler, if none is connected.
     pub last_seen: Option<SystemTime>,
 }
 
-/// All that is known about a step, from one snapshot.
+/// The facts about a step, from one snapshot.
 #[derive(Clone, Debug)]
 pub struct StepFacts {
     pub name: String,
     pub handler: String,
     pub state: StepState,
-    /// A claim may take it, but for its service.
+    /// A claim may take it, as far as its service admits it.
     pub due: bool,
     pub attempt: u32,
     pub charged: u32,
     pub retry_limit: u32,
-    /// Parents that are not complete, and where they stand.
+    /// Parents that are not complete, with their states.
     pub parents: Vec<(String, StepState)>,
     pub ready_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
@@ -117,26 +121,27 @@ pub struct StepFacts {
     pub next_attempt_at: Option<SystemTime>,
     pub deadline_at: Option<SystemTime>,
     pub worker_name: Option<String>,
-    /// What its assignment weighs at most, where not every worker takes it, bytes.
+    /// Upper bound of its assignment's size in bytes; present where some worker may not take it.
     pub assignment_bytes: Option<i32>,
-    /// How long a step waits for a worker that takes it.
+    /// The time for which a ready step waits for a worker that takes its size.
     pub lease: Duration,
-    /// Its last error.
+    /// The message of its last error.
     pub error: Option<String>,
     pub error_code: Option<String>,
-    /// How its last attempt ended, while it waits for the next one.
+    /// The outcome of its last attempt, while the step waits for the next one.
     pub last_outcome: Option<OutcomeKind>,
-    /// The latest answer that came too late.
+    /// The latest result that a worker sent after the attempt's end.
     pub late: Option<LateFacts>,
-    /// Steps for the same handler that go before it; at most [`MAX_AHEAD`].
+    /// Steps of the same handler that go first; at most [`MAX_AHEAD`].
     pub ahead: u32,
-    /// Every pause that holds it.
+    /// Each pause that keeps the step from starting.
     pub pauses: Vec<PauseFacts>,
     pub service: ServiceFacts,
     pub workers: WorkerFacts,
 }
 
-/// Every reason that holds the step now, the strongest first; none for one that is complete or cancelled.
+/// Each reason that keeps the step in its state, the strongest first; empty for a complete,
+/// cancelled, skipped or resolved step.
 pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
     match step.state {
         StepState::Pending => vec![parents(step)],
@@ -157,6 +162,8 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
             reasons.extend(circuit(&step.service, now));
             reasons.extend(pause(&step.service, now));
             reasons.extend(too_large(step, now).or_else(|| no_worker(step, now)));
+            // The limit and the queue matter only to a step that a claim could take: behind any
+            // other obstacle they would mislead.
             if step.due && reasons.is_empty() {
                 reasons.extend(limit(step));
                 reasons.push(queue(step));
@@ -344,7 +351,8 @@ fn too_large(step: &StepFacts, now: SystemTime) -> Option<Reason> {
     if step.workers.of_any_size == 0 && bytes <= size::MAX_ASSIGNMENT_BYTES {
         return None;
     }
-    // Since there is no such worker, and no longer than the step is ready.
+    // The wait begins with the later of two times: the step became ready, and the last worker that
+    // takes its size gave its last sign of life.
     let since = step.ready_at.max(step.workers.sufficed);
     let until = since.filter(|_| step.due).map(|at| at + step.lease);
     let fails = until
@@ -423,7 +431,7 @@ fn queue(step: &StepFacts) -> Reason {
     reason(Cause::Busy, message, step.ready_at, None)
 }
 
-/// One sentence about a whole task, of its steps and their reasons.
+/// One sentence about a task, from its steps and their reasons.
 pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
     let complete = steps
         .iter()
@@ -455,7 +463,8 @@ pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
                 .unwrap_or_else(|| "its deadline passed before its last step was done".into())
         ),
         TaskState::Pending | TaskState::InProgress => {
-            // What holds a step is worth more than that another one runs, and that more than what waits for it.
+            // A step that something obstructs is the most informative, then one that runs; a step
+            // that waits for its parents follows from these.
             let held = |reason: &Reason| {
                 !matches!(
                     reason.cause,
@@ -472,7 +481,7 @@ pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
     }
 }
 
-/// What an operator can do, with the commands for it.
+/// The actions that an operator can take, with their commands.
 pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) -> Vec<String> {
     let mut next: Vec<String> = Vec::new();
     let mut add = |text: String| {
@@ -525,7 +534,7 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
     next
 }
 
-/// How a pause ends; `of` is what is paused, as [`PauseFacts::of`] says it.
+/// The command that ends a pause; `of` is the scope as in [`PauseFacts::of`].
 fn resume(task_id: &str, of: &str) -> String {
     let what = match of.split_once(' ') {
         Some(("template" | "namespace", name)) => format!("template resume {name}"),
@@ -534,7 +543,7 @@ fn resume(task_id: &str, of: &str) -> String {
     format!("let it go on: tasker {what} --reason …")
 }
 
-/// How long it has been.
+/// The time since `at`, in words.
 fn ago(at: SystemTime, now: SystemTime) -> String {
     words(now.duration_since(at).unwrap_or_default())
 }
@@ -546,7 +555,7 @@ fn from_now(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// A time with two digits that matter.
+/// A duration in its two most significant units.
 pub fn words(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

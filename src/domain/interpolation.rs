@@ -1,10 +1,10 @@
-//! Texts with expressions in them: `${context.plan} customer`.
+//! Texts with embedded expressions: `${context.plan} customer`.
 
 use serde_json::Value;
 
 use super::expression::{EvaluationError, Expression, ExpressionProblem, Values};
 
-/// A text and what is to be put into it.
+/// A text and the expressions to be evaluated into it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interpolation(Vec<Part>);
 
@@ -15,7 +15,8 @@ enum Part {
 }
 
 impl Interpolation {
-    /// Reads a text with `${…}` in it; `$${` stands for `${` itself. None when there is neither.
+    /// Reads a text with `${...}` in it; `$${` stands for a literal `${`. `None` if the text has
+    /// neither.
     ///
     /// # Errors
     /// The first problem of an expression, with its place in the text.
@@ -62,7 +63,8 @@ impl Interpolation {
         Ok(Some(Interpolation(parts)))
     }
 
-    /// The text with the values in it; a text that is one `${…}` and nothing else is that value, of whatever type.
+    /// The text with its values inserted; a text that consists of one `${...}` alone evaluates to
+    /// that value, of any type.
     ///
     /// # Errors
     /// As [`Expression::holds`].
@@ -84,7 +86,8 @@ impl Interpolation {
     }
 }
 
-/// How long the expression is that a text begins with: up to a `}` that is not its own.
+/// Length in bytes of the expression at the start of `text`: up to the first `}` outside its own
+/// braces and quotes.
 fn length(text: &str) -> Option<usize> {
     let (mut depth, mut quote, mut escaped) = (0_usize, None, false);
     for (at, char) in text.char_indices() {
@@ -102,7 +105,7 @@ fn length(text: &str) -> Option<usize> {
     None
 }
 
-/// A place in what begins at byte `start` of `text`, as a place in all of it.
+/// Translates a place in the part that starts at byte `start` of `text` into a place in `text`.
 fn placed(text: &str, start: usize, line: u32, column: u32, message: String) -> ExpressionProblem {
     let (first_line, first_column) = super::expression::line_and_column(text, start);
     let column = if line == 1 {

@@ -1,4 +1,5 @@
-//! What a workflow is and how it moves: pure types and decisions, without a database, a network or a clock.
+//! Workflows and their transitions: pure types and decisions, without a database, a network or a
+//! clock.
 
 pub mod adjustment;
 pub mod analytics;

@@ -1,42 +1,43 @@
-//! What an operator can tell a task to do, and why it may be refused.
+//! The orders that an operator can give about a task, and the reasons for a refusal.
 
 use super::{schema::Violation, step::StepState, task::TaskState};
 
-/// The longest name of who gives an order, in bytes.
+/// The longest name of the operator, in bytes.
 pub const MAX_BY_BYTES: usize = 255;
 /// The longest reason, in bytes.
 pub const MAX_REASON_BYTES: usize = 1_024;
 
-/// The code of a task whose deadline passed.
+/// The error code of a task whose deadline passed.
 pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 
-/// An operator's word about one task.
+/// An operator's order about one task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     Cancel,
-    /// No further step starts. What runs goes on to its end.
+    /// No further step starts. Running attempts go on to their end.
     Pause,
     Resume,
-    /// A failed step is tried again, or all that failed. Each gets at least one more attempt; with `fresh`, as many as a new step.
+    /// Retries one failed step, or all failed ones. Each gets at least one more attempt; with
+    /// `fresh`, as many as a new step.
     Retry {
         step: Option<String>,
         fresh: bool,
     },
-    /// A step is as good as done, and its children see this JSON.
+    /// The step counts as done, and its children receive this JSON as its result.
     ResolveStep {
         step: String,
         result: String,
     },
     /// A failed task is settled as it is.
     ResolveTask,
-    /// A step is as good as done, without a result.
+    /// The step counts as done, without a result.
     Skip {
         step: String,
     },
 }
 
 impl Order {
-    /// The word that an operator says.
+    /// The participle of the order for messages, such as `cannot be cancelled`.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Cancel => "cancelled",
@@ -48,7 +49,7 @@ impl Order {
         }
     }
 
-    /// About how many bytes it holds.
+    /// Approximate size of the order's texts in bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::ResolveStep { step, result } => step.len() + result.len(),
@@ -61,7 +62,7 @@ impl Order {
     }
 }
 
-/// Why an order was not followed. Nothing has changed then.
+/// Why an order was refused. A refused order changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
     #[error("there is no task {0}")]
@@ -85,7 +86,7 @@ pub enum OrderError {
     Expired(&'static str),
     #[error("step `{0}` is resolved_manually already, with another result")]
     OtherResult(String),
-    /// The step's schema, its planner's rules, or the budget of a judgement.
+    /// The result violates the step's schema or the planner's rules, or exceeds the budget.
     #[error("the order about step `{step}` is refused: {}", .violations.first().map_or("", |v| v.message.as_str()))]
     Unfit {
         step: String,

@@ -1,4 +1,5 @@
-//! How far a task has come: which steps are complete, how many are in play, and what follows when one ends.
+//! The progress of a task: which steps are complete, how many are in play, and what the end of a
+//! step unlocks.
 
 use super::{
     attempt::Failure,
@@ -16,7 +17,7 @@ impl StepSet {
         Self(vec![0; steps.div_ceil(8)])
     }
 
-    /// From the bytes that [`StepSet::as_bytes`] gave.
+    /// From the bytes of [`StepSet::as_bytes`].
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
@@ -31,7 +32,7 @@ impl StepSet {
             .is_some_and(|byte| byte & (1 << (step % 8)) != 0)
     }
 
-    /// Adds a step; positions beyond the task's steps are ignored.
+    /// Adds a step; a position beyond the task's steps is ignored.
     pub fn insert(&mut self, step: u16) {
         if let Some(byte) = self.0.get_mut(usize::from(step / 8)) {
             *byte |= 1 << (step % 8);
@@ -47,36 +48,37 @@ impl StepSet {
     }
 }
 
-/// What becomes of a step whose last parent is done.
+/// The decision about a step whose last parent is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It comes into play.
+    /// The step comes into play.
     Runs,
-    /// It is skipped, which is as good as done.
+    /// The step is skipped, which counts as done.
     Skipped,
-    /// Whether it runs could not be found out: it fails.
+    /// The step's condition could not be judged, so the step fails.
     Fails(Failure),
 }
 
-/// Says what becomes of a step, given the steps that are done.
+/// Decides the [`Fate`] of a step, given the set of done steps.
 pub type FateOf<'f> = dyn FnMut(&StepSet, u16) -> Fate + 'f;
 
-/// What the engine reads under the task's row lock, changes, and writes back.
+/// The fields that the engine reads under the task's row lock, changes, and writes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub state: TaskState,
-    /// Steps that their children need not wait for any more.
+    /// Steps that count as done for their children.
     pub done: StepSet,
-    /// Steps in play: ready, in progress, or waiting for a retry.
+    /// Number of steps in play: ready, in progress, or waiting for a retry.
     pub live: u16,
-    /// The step that failed for good first.
+    /// The first step that failed for good.
     pub failed_step: Option<u16>,
-    /// No step of it starts until an operator says so.
+    /// An operator paused the task: none of its steps starts.
     pub paused: bool,
 }
 
 impl Progress {
-    /// Of a task just submitted, with what becomes of each root, and of what follows where one is skipped.
+    /// The progress of a submitted task, with the fate of each root and of each step that a skipped
+    /// one unlocks.
     pub fn new(graph: &Graph, steps: usize, fate: &mut FateOf<'_>) -> (Self, Vec<(u16, Fate)>) {
         let state = TaskState::Pending;
         let mut progress = Self {
@@ -90,7 +92,8 @@ impl Progress {
         (progress, fates)
     }
 
-    /// Records that a step left play for good, or never came into it: it is done, or it has failed.
+    /// Records that a step has ended, whether it was in play or not: `is_done`, or failed for good.
+    /// Returns the fates of the steps that its end unlocks.
     pub fn step_ended(
         &mut self,
         graph: &Graph,
@@ -106,7 +109,7 @@ impl Progress {
         self.unlock(graph, self.freed_by(graph, step), fate)
     }
 
-    /// The children of a step that wait for nobody else.
+    /// The children of a step whose parents are all done.
     fn freed_by(&self, graph: &Graph, step: u16) -> Vec<u16> {
         let is_free = |child: &u16| {
             !self.done.contains(*child)
@@ -130,6 +133,8 @@ impl Progress {
         fate: &mut FateOf<'_>,
     ) -> Vec<(u16, Fate)> {
         let mut fates = Vec::with_capacity(free.len());
+        // The stack is filled in reverse, so that steps are decided in the graph's order and a
+        // skipped step's children directly after it, with the skipped step in `done`.
         free.reverse();
         while let Some(step) = free.pop() {
             let decided = fate(&self.done, step);
@@ -146,7 +151,7 @@ impl Progress {
         fates
     }
 
-    /// What happens to the task itself once nothing is in play.
+    /// The task's final event once no step is in play.
     pub fn conclusion(&self, steps: usize) -> Option<TaskEvent> {
         match self.live {
             0 if self.done.len() == steps => Some(TaskEvent::Complete),
@@ -186,7 +191,7 @@ pub(super) mod tests {
         Progress::new(graph, graph.len(), &mut |_, _| Fate::Runs).0
     }
 
-    /// A step in play ends; these come into play.
+    /// Ends a step in play and returns the steps that come into play.
     fn ends(progress: &mut Progress, graph: &Graph, step: u16, is_done: bool) -> Vec<u16> {
         progress.live -= 1;
         let fates = progress.step_ended(graph, step, is_done, &mut |_, _| Fate::Runs);
@@ -232,7 +237,7 @@ pub(super) mod tests {
         );
     }
 
-    /// The steps in this text are skipped.
+    /// Skips the steps in `text`.
     fn skips(text: &'static str) -> impl FnMut(&StepSet, u16) -> Fate {
         move |_, step| {
             if text.bytes().any(|b| u16::from(b - b'a') == step) {

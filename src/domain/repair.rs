@@ -1,7 +1,9 @@
-//! What a task must look like, given how its steps have ended, and what is wrong where it looks otherwise.
+//! The state that a task must have, given how its steps ended, and the differences of its rows from
+//! that state.
 //!
-//! The rows of ended steps are the truth, as they are written once: from them and the graph follows which steps must be in
-//! play, and from that how the task stands. A task that the engine has written is never found wrong.
+//! The rows of ended steps are authoritative, as each is written once: these rows and the graph
+//! determine the steps that must be in play, and those determine the state of the task. A task
+//! whose rows only the engine wrote has no findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,25 +14,25 @@ use super::{
     template::Graph,
 };
 
-/// One thing that is wrong.
+/// One inconsistency of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// A step that must be in play is not.
     Missing(u16),
-    /// A step is in play that must not be: its task is over or gone, it has ended, or a parent has not.
+    /// A step is in play although its task is final or removed, it has ended, or a parent has not.
     Stray(u16),
-    /// A step is in play that nothing would ever wake.
+    /// A step is in play, but it is not claimable and neither a time nor a worker would wake it.
     Asleep(u16),
-    /// The task's account of its steps is wrong.
+    /// The task's counts and sets of its steps are wrong.
     Miscounted,
-    /// The task says that it has ended, or that it has not, against its state.
+    /// The task's time of end contradicts its state.
     Mistimed,
-    /// Nothing of the task can go on, and it is not final.
+    /// No step of the task can go on, and the task is not final.
     Unfinished,
 }
 
 impl Finding {
-    /// The step that it is about; `None` for the task itself.
+    /// The step concerned; `None` for the task itself.
     pub fn step(self) -> Option<u16> {
         match self {
             Self::Missing(step) | Self::Stray(step) | Self::Asleep(step) => Some(step),
@@ -38,7 +40,7 @@ impl Finding {
         }
     }
 
-    /// Its name in the history.
+    /// The error code in the history.
     pub fn code(self) -> &'static str {
         match self {
             Self::Missing(_) => "STEP_MISSING",
@@ -50,7 +52,7 @@ impl Finding {
         }
     }
 
-    /// What was wrong and what was done, in words.
+    /// The inconsistency and its repair, in words.
     pub fn words(self) -> &'static str {
         match self {
             Self::Missing(_) => {
@@ -65,29 +67,30 @@ impl Finding {
     }
 }
 
-/// A task as it was found.
+/// The rows of a task as the auditor read them.
 #[derive(Clone, Debug)]
 pub struct Found<'a> {
     pub progress: &'a Progress,
-    /// Its row has a time of its end.
+    /// Whether its row has a time of end.
     pub has_end: bool,
     /// The steps that have ended.
     pub ended: &'a BTreeMap<u16, StepState>,
-    /// The steps in play, and whether each is claimable, has a time, or has a worker with a deadline.
+    /// The steps in play, and whether each is claimable, has a time, or has a worker with a
+    /// deadline.
     pub live: &'a BTreeMap<u16, bool>,
 }
 
-/// What is wrong with a task, and what it becomes.
+/// The findings about a task, and its repaired progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     pub findings: Vec<Finding>,
     pub progress: Progress,
-    /// What happens to the task in this.
+    /// The task's events that the repair causes.
     pub events: Vec<TaskEvent>,
 }
 
 impl Found<'_> {
-    /// Compares the task with what it must be.
+    /// Compares the task with its expected state.
     pub fn repair(&self, graph: &Graph) -> Repair {
         let mut findings = Vec::new();
         let mut events = Vec::new();
@@ -119,6 +122,8 @@ impl Found<'_> {
             events.extend(starts.then_some(TaskEvent::Start));
             events.extend(after.conclusion(graph.len()));
         }
+        // The comparison comes before the events are applied: it is about the counts alone, and the
+        // state that the events lead to is the repair itself.
         if !after.state.is_final() && after.live == 0 {
             findings.push(Finding::Unfinished);
         } else if after != *self.progress {
@@ -134,7 +139,8 @@ impl Found<'_> {
         }
     }
 
-    /// Counts the steps of a task that is not final, and returns those that must be in play.
+    /// Recomputes the counts of a task that is not final, and returns the steps that must be in
+    /// play.
     fn count(&self, graph: &Graph, progress: &mut Progress) -> BTreeSet<u16> {
         progress.done = StepSet::empty(graph.len());
         let done = self.ended.iter().filter(|(_, state)| state.is_done());
@@ -169,7 +175,8 @@ mod tests {
 
     const DIAMOND: &str = "a b:a c:a d:bc";
 
-    /// `ended` and `live` are steps by name; an ended one in capitals has failed, a live one in capitals sleeps.
+    /// `ended` and `live` are steps by name; a capital letter means a failed step in `ended` and a
+    /// sleeping one in `live`.
     fn repair(state: TaskState, count: u16, ended: &str, live: &str) -> Repair {
         let graph = graph(DIAMOND);
         let steps = |text: &str| -> Vec<(u16, bool)> {
@@ -242,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Follows a diamond through every order of ends, and breaks it nowhere.
+    /// Walks a diamond through each order of ends and expects no finding at any point.
     #[test]
     fn nor_is_any_task_on_any_way_through_its_graph() {
         fn go_on(

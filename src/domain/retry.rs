@@ -1,23 +1,25 @@
-//! The backoff policy of a step: how long it waits between two attempts.
+//! The back-off of a step: the delay between two attempts.
 //!
-//! The schedule itself is computed in SQL, from the database's clock; [`Backoff::delay_bounds`] mirrors the formula for
-//! explanations and tests.
+//! The settling statement computes the delay in SQL, from the database's clock;
+//! [`Backoff::delay_bounds`] mirrors the formula for explanations and tests.
 
 use std::time::Duration;
 
 /// How the delay between attempts grows.
 ///
-/// After attempt `n` failed, `d = min(max_seconds, base_seconds · multiplier^(n-1))`, and the delay is drawn evenly
-/// from `[d·(1-jitter), d]`.
+/// After attempt `n` failed, `d = min(max_seconds, base_seconds * multiplier^(n-1))`, and the delay
+/// is drawn uniformly from `[d * (1-jitter), d]`. `n` counts charged attempts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// Delay after the first attempt, in seconds. More than 0, at most [`Backoff::MAX_BASE_SECONDS`].
+    /// Delay after the first attempt, in seconds. More than 0, at most
+    /// [`Backoff::MAX_BASE_SECONDS`].
     pub base_seconds: f64,
     /// Growth from one attempt to the next, 1 to [`Backoff::MAX_MULTIPLIER`].
     pub multiplier: f64,
-    /// No delay is longer, in seconds. At least `base_seconds`, at most [`Backoff::MAX_SECONDS`].
+    /// Upper bound of the delay, in seconds. At least `base_seconds`, at most
+    /// [`Backoff::MAX_SECONDS`].
     pub max_seconds: f64,
-    /// Share of the delay that is random, 0 to 1.
+    /// Random share of the delay, 0 to 1.
     pub jitter: f64,
 }
 
@@ -32,7 +34,7 @@ impl Backoff {
     /// The names of the fields.
     pub const FIELDS: [&'static str; 4] = ["base_seconds", "multiplier", "max_seconds", "jitter"];
 
-    /// The smallest and the largest value of a field; seconds are more than the smallest.
+    /// The bounds of a field's value; the lower bound of a field of seconds is exclusive.
     fn range(field: &str) -> (f64, f64) {
         match field {
             "base_seconds" => (0.0, Self::MAX_BASE_SECONDS),
@@ -42,13 +44,13 @@ impl Backoff {
         }
     }
 
-    /// Whether a field may have this value.
+    /// Whether the value is within the field's bounds.
     pub fn fits(field: &str, value: f64) -> bool {
         let (min, max) = Self::range(field);
         (min..=max).contains(&value) && !(field.ends_with("_seconds") && value <= min)
     }
 
-    /// What a field's value has to be, in words.
+    /// The bounds of the field's value in words.
     pub fn expected(field: &str) -> String {
         match (field.ends_with("_seconds"), Self::range(field)) {
             (true, (min, max)) => format!("a number more than {min} and at most {max}"),
@@ -69,7 +71,7 @@ impl Backoff {
 
     /// The shortest and the longest delay that may follow attempt number `attempt`, counted from 1.
     ///
-    /// Attempt 0 does not exist and is taken as 1.
+    /// Attempt 0 does not exist and is treated as 1.
     pub fn delay_bounds(&self, attempt: u32) -> (Duration, Duration) {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let longest = (self.base_seconds * self.multiplier.powi(exponent)).min(self.max_seconds);
@@ -79,10 +81,10 @@ impl Backoff {
 }
 
 impl Backoff {
-    /// The most jitter of a delay that has to be of some length.
+    /// The most jitter of a delay that has a lower bound.
     const SMALL_JITTER: f64 = 0.2;
 
-    /// The delay after attempt number `attempt`, but never shorter than `seconds`.
+    /// The delay after attempt number `attempt`, with `seconds` as its lower bound.
     pub fn at_least(self, attempt: u32, seconds: f64) -> Self {
         let jitter = self.jitter.min(Self::SMALL_JITTER);
         let delay = self
@@ -111,7 +113,7 @@ impl Default for Backoff {
     }
 }
 
-/// The fields are public, so a nonsensical value must give a delay, not a panic.
+/// The fields are public, so an invalid value gives a delay of zero instead of a panic.
 fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value).unwrap_or_default()
 }

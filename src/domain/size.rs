@@ -1,16 +1,16 @@
-//! How large what a worker is sent may be.
+//! Bounds of the size of an assignment.
 
-/// The largest assignment of a worker that says nothing about it: the default limit of messages of grpc in Python, Go, Java
-/// and C++.
+/// The assignment limit of a worker that specifies none: the default message limit of gRPC in
+/// Python, Go, Java and C++.
 pub const DEFAULT_ASSIGNMENT_BYTES: i32 = 4 << 20;
-/// The smallest limit that a worker may say. An assignment that weighs no more goes to every worker.
+/// The smallest limit that a worker may specify. Every worker takes an assignment of this size.
 pub const MIN_ASSIGNMENT_BYTES: i32 = 64 << 10;
-/// The largest limit that a worker may say, and so the largest assignment that there is.
+/// The largest limit that a worker may specify, and so the largest assignment.
 pub const MAX_ASSIGNMENT_BYTES: i32 = 64 << 20;
-/// The code of a step whose assignment no connected worker takes.
+/// The error code of a step whose assignment exceeds the limit of each connected worker.
 pub const ASSIGNMENT_TOO_LARGE: &str = "ASSIGNMENT_TOO_LARGE";
 
-/// A number of bytes for people, such as `4.8 MiB`.
+/// A number of bytes in readable units, such as `4.8 MiB`.
 pub fn bytes(n: i32) -> String {
     let n = f64::from(n);
     match n {
@@ -20,7 +20,7 @@ pub fn bytes(n: i32) -> String {
     }
 }
 
-/// A length as a column holds it.
+/// A length as the integer of a column; a larger one is cut to `i32::MAX`.
 pub fn of(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)
 }

@@ -1,9 +1,9 @@
-//! What a transaction saw, as Postgres tells it (`pg_snapshot`): which other transactions were over.
+//! A Postgres snapshot (`pg_snapshot`): which other transactions a transaction sees as ended.
 
 use std::fmt;
 
-/// Every transaction below `end` was over, but for those that were running. Of two snapshots of one database, the later one
-/// sees all that the earlier one sees.
+/// Every transaction below `end` had ended, except those in `running`. Of two snapshots of one
+/// database, the later one sees all that the earlier one sees.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     end: u64,
@@ -26,7 +26,7 @@ impl Snapshot {
         (in_order && running.last().is_none_or(|last| *last < end)).then_some(Self { end, running })
     }
 
-    /// Reads Postgres's text: `xmin:xmax:xip,…`.
+    /// Reads the text form of Postgres: `xmin:xmax:xip,...`.
     pub fn parse(text: &str) -> Option<Self> {
         let (first, rest) = text.split_once(':')?;
         first.parse::<u64>().ok()?;
@@ -40,33 +40,33 @@ impl Snapshot {
         Self::new(end.parse().ok()?, running)
     }
 
-    /// The first transaction that it knows nothing of.
+    /// The lowest transaction id that had not been assigned.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// The transactions below the end that were not over.
+    /// The transactions below `end` that had not ended.
     pub fn running(&self) -> &[u64] {
         &self.running
     }
 
-    /// Everything below this was over.
+    /// The lowest transaction id that had not ended: every transaction below it had.
     pub fn all_over_below(&self) -> u64 {
         self.running.first().copied().unwrap_or(self.end)
     }
 
-    /// Whether the transaction was over.
+    /// Whether the transaction had ended.
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.end && self.running.binary_search(&xid).is_err()
     }
 
-    /// Whether it sees all that the other one sees.
+    /// Whether this snapshot sees all that `other` sees.
     pub fn includes(&self, other: &Self) -> bool {
         other.end <= self.end && self.running.iter().all(|xid| !other.sees(*xid))
     }
 }
 
-/// As Postgres reads it.
+/// The text form of Postgres.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:", self.all_over_below(), self.end)?;

@@ -1,8 +1,8 @@
-//! Small words for error messages: quotes that stay short, and guesses at what was meant.
+//! Helpers for error messages: short quotes, and guesses at misspelt words.
 
 use strsim::osa_distance;
 
-/// Cut for an error message: a value from the file is quoted in it, but never a whole page.
+/// Cuts a quoted value to 60 characters for an error message.
 pub(super) fn shorten(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {
@@ -11,7 +11,7 @@ pub(super) fn shorten(text: &str) -> String {
     }
 }
 
-/// A message in one line of at most 200 characters.
+/// Cuts a message to 200 characters.
 pub(super) fn cut(text: &str) -> String {
     const MAX_CHARS: usize = 200;
     match text.char_indices().nth(MAX_CHARS) {
@@ -20,10 +20,11 @@ pub(super) fn cut(text: &str) -> String {
     }
 }
 
-/// How many words are compared for one guess.
+/// The most candidates that are compared for one guess.
 const MAX_CANDIDATES: usize = 1_000;
 
-/// ", did you mean `x`?" for the candidate that is close to `word`, if there is one.
+/// The text ", did you mean `x`?" for the closest candidate, or an empty text if none is close to
+/// `word`.
 pub(super) fn did_you_mean<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
@@ -37,8 +38,8 @@ pub(super) fn did_you_mean<'c>(
         .unwrap_or_default()
 }
 
-/// How far apart two words are in insertions, deletions, replacements and swaps of neighbours, if they are close enough to
-/// be taken for each other.
+/// The edit distance of two words in insertions, deletions, replacements and swaps of neighbours;
+/// `None` if they are too far apart to be confused.
 fn distance(word: &str, candidate: &str) -> Option<usize> {
     const LONGEST: usize = 40;
     let (a, b) = (word.to_lowercase(), candidate.to_lowercase());

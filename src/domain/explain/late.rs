@@ -1,15 +1,15 @@
-//! An answer that came after its attempt had ended.
+//! A worker's answer to an attempt that had already ended.
 
 use std::time::SystemTime;
 
 use super::words;
 use crate::domain::attempt::OutcomeKind;
 
-/// The latest such answer of a step, and what had become of its attempt.
+/// The latest late answer of a step, and the recorded end of its attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct LateFacts {
     pub at: SystemTime,
-    /// How the attempt went, by the answer.
+    /// The outcome according to the answer.
     pub outcome: OutcomeKind,
     pub attempt: u32,
     pub ended_at: SystemTime,
@@ -17,7 +17,7 @@ pub struct LateFacts {
 }
 
 impl LateFacts {
-    /// One sentence.
+    /// One sentence about the answer.
     pub fn message(&self) -> String {
         format!(
             "a worker answered attempt {} ({}) {} after it had ended ({}); the answer has no effect",

@@ -1,4 +1,4 @@
-//! Reasons and sentences, from facts.
+//! Reasons and sentences from given facts.
 
 use super::*;
 
