@@ -1,14 +1,15 @@
-//! The most that applying a schema can cost for any document of a size, known without looking at the document.
+//! Upper bounds of the cost of applying a schema to any document of a given size.
 
 use super::meter::{Meter, NUMBER, Node, SameKind};
 
-/// A list that must have no equal items is searched pair by pair at worst; beyond this many bytes nothing is said about it.
+/// In the worst case `uniqueItems` compares the items pair by pair; beyond this many bytes there is
+/// no bound.
 const MAX_UNIQUE_BYTES: usize = 4 * 1024;
-/// Bytes that an item of a list takes at least, and a member of a map.
+/// The fewest bytes of an item of a list, and of a member of a map.
 const ITEM_BYTES: u64 = 2;
 const MEMBER_BYTES: u64 = 5;
 
-/// Steps by the number of bytes: `fixed + per_byte * n + per_square * n * n`.
+/// Steps by the number `n` of bytes: `fixed + per_byte * n + per_square * n * n`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Bound {
     fixed: u64,
@@ -25,7 +26,7 @@ impl Bound {
         has_unique: false,
     };
 
-    /// Of the whole schema.
+    /// The bound of the whole schema.
     pub fn of(meter: &Meter) -> Bound {
         let mut finder = Finder {
             meter,
@@ -36,7 +37,7 @@ impl Bound {
         finder.visit(0)
     }
 
-    /// [`u64::MAX`] when there is no bound.
+    /// The most steps for `bytes` bytes; [`u64::MAX`] if there is no bound.
     pub fn steps(self, bytes: usize) -> u64 {
         if self.has_unique && bytes > MAX_UNIQUE_BYTES {
             return u64::MAX;
@@ -57,7 +58,7 @@ impl Bound {
         }
     }
 
-    /// For another part of the same value.
+    /// The bound of two schemas that apply to different parts of the same value.
     fn beside(self, other: Bound) -> Bound {
         Bound {
             fixed: self.fixed.saturating_add(other.fixed),
@@ -67,7 +68,8 @@ impl Bound {
         }
     }
 
-    /// For each part of a value, of which each has this many bytes at least.
+    /// The bound of a schema that applies to each part of a value, where a part has at least
+    /// `bytes` bytes.
     fn each(self, bytes: u64) -> Bound {
         let per_byte = self.per_byte.saturating_add(self.fixed / bytes + 1);
         Bound {
@@ -81,7 +83,7 @@ impl Bound {
 struct Finder<'m> {
     meter: &'m Meter,
     known: Vec<Option<Bound>>,
-    /// Places that are being visited: a schema that contains itself has no bound.
+    /// The places that are being visited: a schema that contains itself has no bound.
     open: Vec<bool>,
     work: u64,
 }
@@ -104,7 +106,7 @@ impl Finder<'_> {
         if node.marks() {
             bound = bound.and(self.mark(place));
         }
-        // Each has bytes of its own.
+        // Each property has its own bytes, so the bytes are charged once at the highest rate.
         let named = node.named.values().fold(Bound::default(), |sum, child| {
             sum.beside(self.visit(*child))
         });
@@ -144,7 +146,7 @@ impl Finder<'_> {
         bound
     }
 
-    /// Finding out what other keywords have evaluated.
+    /// The bound of finding out which parts of a value other keywords have evaluated.
     fn mark(&mut self, place: usize) -> Bound {
         self.work += 1;
         if self.work > super::cost::MAX_SCHEMA_PATHS {
@@ -185,7 +187,7 @@ impl Finder<'_> {
     }
 }
 
-/// The keywords that hold no schemas.
+/// The bound of the keywords that hold no schemas.
 fn own(node: &Node) -> Bound {
     let mut bound = Bound {
         fixed: node.fixed,

@@ -1,4 +1,5 @@
-//! Refuses schemas whose validation could take forever: loops that never reach a value, and work that doubles at each step.
+//! Refuses schemas whose validation could take forever: loops that never reach a value, and work
+//! that doubles with each level.
 
 use std::collections::HashMap;
 
@@ -8,15 +9,15 @@ use super::message::cut;
 use super::survey::{Place, Survey};
 use crate::domain::cycles::{find_cycles, strong_components};
 
-/// How many ways may lead through a schema from its top to its ends. Without references it is the number of subschemas;
-/// two references to the same definition from one place double what is behind it.
+/// The most paths through a schema from its top to its ends. Without references it is the number of
+/// subschemas; two references to the same definition from one place double the paths behind it.
 pub const MAX_SCHEMA_PATHS: u64 = 20_000;
-/// How many subschemas may be nested, with references followed.
+/// Largest nesting depth of subschemas, with references followed.
 pub const MAX_SCHEMA_DEPTH: usize = 500;
-/// How many schemas may apply to one value, each counted as often as it is applied.
+/// The most schemas that may apply to one value, each counted as often as it is applied.
 pub const MAX_SAME_VALUE_WORK: u64 = 1_000;
-/// How many schemas may be nested for one value (`allOf`, `$ref` and their like). A recursive schema runs through all of
-/// them at each level of a context, on the stack.
+/// Largest nesting depth of schemas for one value (`allOf`, `$ref` and their like). A recursive
+/// schema goes through all of them at each level of a context, on the stack.
 pub const MAX_SAME_VALUE_DEPTH: usize = 12;
 
 pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
@@ -90,7 +91,7 @@ fn loop_problem(places: &[Place], cycle: &[usize]) -> SchemaProblem {
     }
 }
 
-/// How many edges that lead back to this place can apply to one and the same value.
+/// The number of edges back to this place that can apply to one and the same value.
 fn recursive_branches(place: &Place, own: usize, group: &[usize]) -> usize {
     let mut count: HashMap<&str, usize> = HashMap::new();
     for edge in place.edges.iter().filter(|edge| group[edge.to] == own) {
@@ -109,12 +110,12 @@ fn recursive_branches(place: &Place, own: usize, group: &[usize]) -> usize {
     of("same") + (of("property") + of("shared property")).max(of("item") + of("shared item"))
 }
 
-/// What is behind the groups of places that can all reach each other, from the top down.
+/// The size of a graph of places, counted by strongly connected components from the top down.
 #[derive(Default)]
 struct Size {
-    /// Number of ways from the top to everywhere, where recursion is counted once.
+    /// Number of paths from the top to all places; a recursion counts once.
     paths: u64,
-    /// Longest way, in places.
+    /// Longest path, in places.
     depth: usize,
 }
 
@@ -125,7 +126,7 @@ fn measure(edges: &[Vec<usize>]) -> Size {
     let (mut ways, mut above) = (vec![0_u64; edges.len()], vec![0_usize; edges.len()]);
     let mut size = Size::default();
     for members in order.chunk_by(|a, b| group[*a] == group[*b]) {
-        // A definition that nobody refers to is still compiled and counted.
+        // The validator compiles a definition without references to it, too, so it counts once.
         let entering = members
             .iter()
             .fold(0_u64, |sum, place| sum.saturating_add(ways[*place]))
@@ -146,7 +147,7 @@ fn measure(edges: &[Vec<usize>]) -> Size {
     size
 }
 
-/// The largest number of schemas that one value meets.
+/// The largest number of schemas that apply to one value.
 fn same_value_work(places: &[Place], edges: &[Vec<usize>]) -> u64 {
     let group = strong_components(edges);
     let mut order: Vec<usize> = (0..edges.len()).collect();

@@ -6,14 +6,15 @@ use super::keywords::{self, Role, Shape};
 use super::survey::{REFERENCES, Survey};
 use crate::domain::budget::{Budget, TooCostly};
 
-/// What it takes to find the defaults of one schema.
+/// Steps to find the defaults of one schema.
 const PLACE: u64 = 12;
-/// How much text may be added to one value, in bytes of JSON.
+/// The most text that may be added to one value, in bytes of JSON.
 pub const MAX_ADDED_BYTES: usize = 1024 * 1024;
-/// How deep a value may become: what a client may send, and some room for what is added.
+/// Largest depth of a completed value: the depth allowed to a client's document, doubled to leave
+/// room for additions.
 const MAX_DEPTH: usize = 2 * crate::domain::json::MAX_DEPTH;
 
-/// The defaults would make the value larger than it may be.
+/// The defaults would exceed a bound.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FillError {
     #[error("the schema's defaults add more than {MAX_ADDED_BYTES} bytes")]
@@ -42,7 +43,7 @@ impl<'s> Filler<'s> {
         }
     }
 
-    /// Adds to `value` the defaults of the schema at `pointer`: true when there were any.
+    /// Adds the defaults of the schema at `pointer` to `value`; `true` if any was added.
     pub fn fill(mut self, pointer: &str, value: &mut Value) -> Result<bool, FillError> {
         match self.root.pointer(pointer) {
             Some(schema) if !self.survey.defaults.is_empty() => self.apply(schema, value, 0),
@@ -104,7 +105,8 @@ impl<'s> Filler<'s> {
         Ok(added)
     }
 
-    /// `prefixItems` and `items`, or the list form of `items` and `additionalItems` in the older drafts.
+    /// `prefixItems` and `items`, or the list form of `items` and `additionalItems` in the older
+    /// drafts.
     fn items(
         &mut self,
         schema: &'s Map<String, Value>,
@@ -151,7 +153,8 @@ impl<'s> Filler<'s> {
         Ok(None)
     }
 
-    /// The schemas that hold for the same value whatever it is. There are no loops among them.
+    /// The schemas that apply to the same value unconditionally. They contain no loops, since
+    /// compilation refuses those.
     fn beside(&self, schema: &'s Map<String, Value>) -> Vec<&'s Value> {
         let reference = |keyword: &&str| {
             let target = self
@@ -171,7 +174,7 @@ impl<'s> Filler<'s> {
     }
 
     fn pay(&mut self, name: &str, default: &Value) -> Result<(), FillError> {
-        // Once to measure it, once to copy it, once to write it into the text.
+        // Three passes: to measure the default, to copy it, and to write it into the text.
         self.budget.spend(3 * super::meter::comparison(default))?;
         let bytes = name.len() + default.to_string().len();
         self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(FillError::Bytes)?;

@@ -1,7 +1,8 @@
-//! Parts of a schema with an identity of their own, as generators write them: `$id` below the top.
+//! Parts of a schema with their own identity, as generators write them: `$id` below the top.
 //!
-//! References inside such a part are read from the part, and others may name it by its URI. Before anything else looks at the schema,
-//! all of them are written as what they lead to, `#/…`, and the identities are taken out.
+//! References inside such a part are relative to the part, and other parts may refer to it by its
+//! URI. Before any other step reads the schema, this module rewrites each reference as the pointer
+//! of its target, `#/...`, and removes the identities.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -46,14 +47,15 @@ pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
         if let Some(Value::String(reference)) = schema.get_mut("$ref")
             && let Some(target) = finder.target(reference, place)
         {
-            // One that leads nowhere in its own part must not lead to the same pointer of the whole.
+            // A reference without a target in its own part must not resolve to the same pointer of
+            // the whole schema, so it is rewritten too.
             *reference = format!("#{}", pointer::to_fragment(&target));
         }
     }
     Cow::Owned(flat)
 }
 
-/// A schema in the schema.
+/// A schema within the schema.
 struct Place {
     pointer: String,
     /// The URI and the pointer of the part that it belongs to.
@@ -65,7 +67,7 @@ struct Finder {
     draft: Draft,
     /// Pointers by URI.
     resources: HashMap<String, String>,
-    /// Pointers by URI and name: `$id: "#name"`, as the older drafts have it.
+    /// Pointers by URI and name, from `$id: "#name"` of the older drafts.
     anchors: HashMap<(String, String), String>,
     places: Vec<Place>,
     inner: usize,
@@ -116,7 +118,8 @@ impl Finder {
         }
     }
 
-    /// What a reference leads to; None when it is not written by a pointer and no part has that name, so that it stays as it is.
+    /// The pointer of a reference's target. `None` if the reference is not a pointer and no part
+    /// has that name: it then stays unchanged.
     fn target(&self, reference: &str, place: &Place) -> Option<String> {
         let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let (top, base) = match uri {
@@ -146,7 +149,7 @@ fn without_fragment(uri: &str) -> &str {
     uri.split('#').next().unwrap_or(uri)
 }
 
-/// A relative URI, seen from another one.
+/// Resolves a relative URI against a base.
 fn join(base: &str, uri: &str) -> String {
     let has_scheme = uri
         .split_once(':')

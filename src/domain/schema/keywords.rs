@@ -1,11 +1,11 @@
-//! Which JSON Schema keywords exist and where each of them holds further schemas.
+//! The JSON Schema keywords, and the subschemas that each of them holds.
 
 use jsonschema::Draft;
 
-/// What the value of a keyword is made of.
+/// The form of a keyword's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// No schema in it.
+    /// The value holds no schema.
     Plain,
     /// One schema.
     One(Role),
@@ -17,7 +17,7 @@ pub(super) enum Shape {
     Named(Role),
 }
 
-/// What a subschema is applied to.
+/// The value to which a subschema applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// The same value as the schema around it.
@@ -30,11 +30,11 @@ pub(super) enum Role {
     Item,
     /// Items that other keywords may describe, too.
     SharedItem,
-    /// Nothing by itself: a definition to refer to, or the name of a property.
+    /// No value of its own: a definition for references, or a schema for the names of properties.
     Aside,
 }
 
-/// None for a word that is no keyword of the draft.
+/// The shape of a keyword; `None` for a word that is no keyword of the draft.
 pub(super) fn shape(keyword: &str, draft: Draft) -> Option<Shape> {
     applicator(keyword, draft).or_else(|| plain(keyword, draft).then_some(Shape::Plain))
 }
@@ -83,12 +83,13 @@ fn plain(keyword: &str, draft: Draft) -> bool {
     }
 }
 
-/// Words that are no keywords of any draft but say for themselves that they constrain nothing.
+/// Words outside all drafts that are explicit notes and constrain nothing.
 fn is_note(keyword: &str) -> bool {
     keyword.starts_with("x-") || keyword == "example"
 }
 
-/// Words of `OpenAPI` and of other drafts that generators write: they describe or lead editors, and constrain nothing here.
+/// Words of `OpenAPI` and of other drafts that generators write: descriptions and hints for
+/// editors, which constrain nothing here.
 pub(super) fn is_foreign_note(keyword: &str) -> bool {
     const WORDS: [&str; 18] = [
         "$comment",
@@ -113,7 +114,7 @@ pub(super) fn is_foreign_note(keyword: &str) -> bool {
     WORDS.contains(&keyword)
 }
 
-/// All keywords of a draft that constrain or structure, to guess which one was meant.
+/// The keywords of a draft, as candidates for a misspelt one.
 pub(super) fn all(draft: Draft) -> impl Iterator<Item = &'static str> {
     const WORDS: [&str; 62] = [
         "$schema",

@@ -1,4 +1,4 @@
-//! What the validator found, in words that fit on a line.
+//! The validator's errors as messages of one line.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use serde_json::Value;
 use super::{SchemaProblem, Violation};
 pub(super) use crate::domain::words::cut;
 
-/// A longer value is called "the value" instead of being repeated.
+/// A message replaces a longer value by "the value".
 const MAX_VALUE_BYTES: usize = 60;
 
-/// How many of the properties are named that a schema does not allow.
+/// The most names of properties in a message about properties that the schema does not allow.
 const MAX_NAMES: usize = 20;
-/// How much of a message is written at all, in bytes: it can repeat a list of thousands.
+/// The most bytes of the validator's message that are formatted: it can repeat a list of thousands.
 const MAX_WRITTEN_BYTES: usize = 1024;
 
-/// The start of a text: the rest is not even written.
+/// The start of a text; formatting stops once it is long enough.
 fn start(text: &impl fmt::Display) -> String {
     struct Start(String);
     impl fmt::Write for Start {
@@ -69,7 +69,7 @@ pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
     }
 }
 
-/// An error against the metaschema, where the value is a part of a schema.
+/// Describes an error against the metaschema, whose values are parts of a schema.
 pub(super) fn schema_problem(error: &ValidationError<'_>) -> SchemaProblem {
     let Violation { pointer, message } = violation(error);
     let keyword = pointer.rsplit('/').next().unwrap_or_default();

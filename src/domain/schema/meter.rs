@@ -1,7 +1,7 @@
-//! What each place of a schema costs when the validator applies it to a value.
+//! The cost of each place of a schema when the validator applies it to a value.
 //!
-//! The figures follow the validator's own loops: where it compares one by one, so does the count; where it hashes, the count is
-//! of bytes. A step is about 25 ns of an optimised build.
+//! The figures follow the validator's own loops: a comparison counts once per candidate, a hash
+//! look-up by bytes. A step is about 25 ns of an optimised build.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use super::pattern::Effort;
 use super::pointer;
 use super::survey::{REFERENCES, Survey};
 
-/// What it takes to apply a schema to a value, beside its keywords.
+/// Steps to apply a schema to a value, besides its keywords.
 const PLACE: u64 = 2;
-/// More strings than this are looked up by hash in an `enum`.
+/// An `enum` of more strings than this is looked up by hash.
 const HASHED_STRINGS: usize = 10;
-/// What it takes to compare two numbers of a few digits: both are read from their text.
+/// Steps to compare two numbers of a few digits, both of which are parsed from their text.
 pub(super) const NUMBER: u64 = 5;
-/// Steps per KiB of text that is only gone through, for a length or a format.
+/// Steps per KiB of text that is only scanned, for a length or a format.
 const SCAN_PER_KIB: u64 = 200;
-/// Steps per KiB of a text that has to be a regular expression: it is parsed.
+/// Steps per KiB of a text that must be a regular expression, which the validator parses.
 const REGEX_FORMAT_PER_KIB: u64 = 20_000;
 
 /// The costs of a schema.
@@ -31,17 +31,17 @@ pub(super) struct Meter {
 /// The costs of one place.
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    /// Of each application, whatever the value is.
+    /// Steps per application, whatever the value.
     pub fixed: u64,
-    /// How many keywords may report an error.
+    /// Number of keywords that may report an error.
     pub keywords: u64,
-    /// For each KiB of a string.
+    /// Steps per KiB of a string.
     pub text_per_kib: u64,
-    /// How often a number is read.
+    /// Number of times that a number is read.
     pub numbers: u64,
     pub candidates: Option<Candidates>,
     pub unique: bool,
-    /// For the same value.
+    /// The schemas for the same value.
     pub same: Vec<Same>,
     pub named: HashMap<String, usize>,
     pub patterns: Vec<(Effort, usize)>,
@@ -66,23 +66,24 @@ pub(super) struct Same {
 pub(super) enum SameKind {
     /// `$ref` and its like.
     Reference,
-    /// `anyOf` and `oneOf`: when none fits, the errors of all are collected, with copies of the values.
+    /// `anyOf` and `oneOf`: if no branch fits, the validator collects the errors of all branches,
+    /// with copies of the values.
     Branch,
     /// `allOf`, `if`, `then`, `else`.
     Part,
-    /// `not`: its errors are of no interest.
+    /// `not`, whose errors the validator does not collect.
     Not,
 }
 
 /// The values of an `enum` or a `const`.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
-    /// Steps that a value of the kind takes, beside its own size.
+    /// Steps for a value of this kind, besides its own size.
     pub texts: u64,
     pub numbers: u64,
     pub lists: u64,
     pub maps: u64,
-    /// How many numbers a number is compared with.
+    /// Number of candidates with which a number is compared.
     pub compared_numbers: u64,
 }
 
@@ -123,7 +124,7 @@ impl Node {
         }
     }
 
-    /// Whether what other keywords have evaluated has to be found out.
+    /// Whether the validator must find out which parts other keywords have evaluated.
     pub fn marks(&self) -> bool {
         self.unevaluated_properties.is_some() || self.unevaluated_items.is_some()
     }
@@ -242,7 +243,7 @@ impl Reader<'_> {
             }
         }
         let all = listed.len() + usize::from(self.schema.contains_key("const"));
-        // Each of another kind is passed over, too.
+        // The validator also passes over each candidate of another kind.
         let passed = if hashed { 0 } else { all as u64 / 4 };
         [
             &mut found.texts,
@@ -321,7 +322,7 @@ impl Reader<'_> {
     }
 }
 
-/// The steps that it takes to compare something with a value.
+/// Steps to compare a value with `value`.
 pub(super) fn comparison(value: &Value) -> u64 {
     match value {
         Value::Null | Value::Bool(_) => 1,
@@ -334,13 +335,13 @@ pub(super) fn comparison(value: &Value) -> u64 {
     }
 }
 
-/// The steps that it takes to read a number of this many bytes: beyond 64 bits it is computed exactly, which grows with the
-/// square of its digits.
+/// Steps to read a number of `bytes` bytes: beyond 64 bits the validator computes exactly, which
+/// grows with the square of the digits.
 pub(super) fn number_cost(bytes: usize) -> u64 {
     NUMBER - 1 + limit_cost(bytes)
 }
 
-/// The same for a limit, which is at hand.
+/// Steps to compare a number of `bytes` bytes with a limit, which is parsed already.
 pub(super) fn limit_cost(bytes: usize) -> u64 {
     let bytes = bytes as u64;
     if bytes < 17 {

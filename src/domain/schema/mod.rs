@@ -1,7 +1,9 @@
-//! The contract of a task's context: a JSON Schema, compiled once, that fills in defaults and names every violation.
+//! The contract of a task's context: a JSON Schema, compiled once, that fills in defaults and
+//! reports each violation.
 //!
-//! A schema comes from a template and a context from a client, so neither is trusted: nothing is fetched, patterns match
-//! in linear time, and what would cost more than it is worth is refused when the template is registered.
+//! A schema comes from a template and a context from a client, so neither is trusted: the compiler
+//! fetches nothing, patterns match in linear time, and a schema whose validation could be too
+//! expensive is refused when the template is registered.
 
 mod bound;
 mod cost;
@@ -28,43 +30,44 @@ use meter::Meter;
 use survey::Survey;
 use walk::Question;
 
-/// How many violations or schema problems are listed at most.
+/// The most violations or schema problems in one list.
 pub const MAX_VIOLATIONS: usize = 100;
-/// How many `pattern`s and `patternProperties` a schema may have.
+/// The most `pattern`s and `patternProperties` in one schema.
 pub const MAX_PATTERNS: usize = 200;
 /// Largest compiled size of one pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 1024 * 1024;
-/// How many steps the search for what is wrong with a document may take, for each step that it took to find that something is, and
-/// beside those.
+/// Bound of the search for violations: for each step that the validity check took,
+/// `ERRORS_PER_STEP` steps, and `ERRORS` more.
 const ERRORS_PER_STEP: u64 = 64;
 const ERRORS: u64 = 20_000;
-/// Name under which parts of a schema refer to each other while its defaults are checked.
+/// URI of the schema while its defaults are checked against parts of it.
 const SELF_URI: &str = "urn:tasker:context-schema";
 
-/// One thing that is wrong with a schema.
+/// One problem of a schema.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SchemaProblem {
     /// JSON pointer into the schema.
     pub pointer: String,
-    /// What is wrong and what was expected.
+    /// The problem and the expected form.
     pub message: String,
 }
 
-/// One thing that is wrong with a context.
+/// One violation of a schema by a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// JSON pointer into the context; for a missing or a superfluous property, of the object it is missing or found in.
+    /// JSON pointer into the context; for a missing or a superfluous property, the pointer of its
+    /// object.
     pub pointer: String,
-    /// What is wrong; never longer than about 200 characters.
+    /// The problem, in at most about 200 characters.
     pub message: String,
 }
 
-/// Why a document was not accepted.
+/// Why a document was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Misfit {
-    /// It does not fit: one violation per error, at most [`MAX_VIOLATIONS`].
+    /// The document violates the schema: one violation per error, at most [`MAX_VIOLATIONS`].
     Violations(Vec<Violation>),
-    /// Judging it would take more steps than are left.
+    /// Judging the document would take more steps than the budget has left.
     TooCostly(TooCostly),
 }
 
@@ -87,9 +90,10 @@ pub struct ContextSchema {
 impl ContextSchema {
     /// Compiles a schema of draft 4 to 2020-12, which is the default; `$schema` names another.
     ///
-    /// Formats of the standard are asserted; others are warnings. Refused, because they would be ignored or be dangerous: unknown keywords,
-    /// references out of the schema, patterns with look-around or back references, recursion whose cost explodes, and
-    /// defaults that do not fit.
+    /// The validator asserts the standard's formats; others cause warnings. The compiler refuses
+    /// parts that would be ignored or dangerous: unknown keywords, references out of the schema,
+    /// patterns with look-around or back references, recursion whose cost explodes, and defaults
+    /// that do not fit.
     ///
     /// # Errors
     /// All the problems that can be found at once, at most [`MAX_VIOLATIONS`].
@@ -121,6 +125,8 @@ impl ContextSchema {
             });
         }
         let survey = Survey::of(schema, draft, &mut problems);
+        // The cost is checked before the validator is built: its bounds keep the build within the
+        // stack, too.
         cost::check(&survey, &mut problems);
         finish(problems)?;
         let validator = options()
@@ -139,19 +145,21 @@ impl ContextSchema {
         Ok(compiled)
     }
 
-    /// How many patterns it has.
+    /// The number of patterns in the schema.
     pub fn patterns(&self) -> usize {
         self.survey.patterns
     }
 
-    /// Checks a context and completes it: `default`s of `properties` are added where the property is missing, also in
-    /// nested objects, in array items, and through `allOf` and references; then all of it is validated.
+    /// Completes and validates a context: `default`s of `properties` are added where the property
+    /// is missing, also in nested objects, in array items, and through `allOf` and references; then
+    /// the whole context is validated.
     ///
-    /// `context` is the value of `text`, and is completed. Returns None when nothing was added, so that the client's own text
-    /// can be stored, and otherwise that text with the additions written into it: what the client sent stays byte for byte.
+    /// `context` is the parsed `text`, and is completed in place. Returns `None` if no default was
+    /// added, so that the client's own text can be stored, and otherwise that text with the
+    /// additions inserted: the client's own part stays byte for byte.
     ///
     /// # Errors
-    /// What does not fit, or that judging it takes more steps than are left.
+    /// The violations, or that judging takes more steps than the budget has left.
     pub fn apply(
         &self,
         text: &str,
@@ -180,7 +188,7 @@ impl ContextSchema {
         Ok(added.then(|| splice::splice(text, context)))
     }
 
-    /// Checks a document of any type, and adds nothing to it.
+    /// Validates a document of any type without completing it.
     ///
     /// # Errors
     /// As for [`Self::apply`].
@@ -193,18 +201,20 @@ impl ContextSchema {
         Err(Misfit::Violations(self.violations(document, budget)))
     }
 
-    /// The most steps that it can take to find out whether any document of this many bytes fits: known without looking at the
-    /// document, and [`u64::MAX`] when there is no bound. One that does not fit takes at most 64 times as long and 20,000 steps.
+    /// The most steps of the validity check for any document of `bytes` bytes, independent of its
+    /// content; [`u64::MAX`] if there is no bound. Listing the violations of an invalid document
+    /// takes at most 64 times the steps of the check, and 20,000 more.
     pub fn cost_bound(&self, bytes: usize) -> u64 {
         self.bound.steps(bytes)
     }
 
-    /// What generators write and nothing checks: formats that are in no standard, and keywords of `OpenAPI`.
+    /// Parts that generators write and the validator does not check: formats outside the standard,
+    /// and keywords of `OpenAPI`.
     pub fn warnings(&self) -> &[SchemaProblem] {
         &self.survey.warnings
     }
 
-    /// What is wrong with a document that does not fit: as much of it as can be found with the steps that are left.
+    /// The violations of an invalid document, as far as the steps that are left allow.
     fn violations(&self, document: &Value, budget: &Budget) -> Vec<Violation> {
         let afforded = budget.left().min(
             budget
@@ -239,7 +249,8 @@ impl ContextSchema {
         Filler::new(&self.schema, &self.survey, budget)
     }
 
-    /// Every default must fit the schema it stands in, after the defaults inside it were applied.
+    /// The defaults that do not fit the schema around them, after the defaults inside each were
+    /// applied.
     fn default_problems(&self) -> Vec<SchemaProblem> {
         if self.survey.defaults.is_empty() {
             return Vec::new();
@@ -293,7 +304,8 @@ impl ContextSchema {
     }
 }
 
-/// The same schema with every reference in it written as `#/…`, whatever parts of it have an identity of their own.
+/// The schema with each reference rewritten as `#/...`, even where parts of it have their own
+/// `$id`.
 pub(in crate::domain) fn flattened(schema: &Value) -> std::borrow::Cow<'_, Value> {
     match Draft::default().detect(schema) {
         Draft::Unknown => std::borrow::Cow::Borrowed(schema),
@@ -301,7 +313,7 @@ pub(in crate::domain) fn flattened(schema: &Value) -> std::borrow::Cow<'_, Value
     }
 }
 
-/// At most [`MAX_VIOLATIONS`]; the last one says how many are not listed.
+/// At most [`MAX_VIOLATIONS`] violations; the last one states how many are not listed.
 fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>) -> Vec<Violation> {
     let mut violations: Vec<Violation> = errors
         .by_ref()
@@ -318,7 +330,8 @@ fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>)
     violations
 }
 
-/// One place for what schemas may do here.
+/// The validator's options, the same for each use: offline, with asserted formats and bounded
+/// patterns.
 fn options<'r>() -> ValidationOptions<'r> {
     let patterns = PatternOptions::regex()
         .size_limit(MAX_PATTERN_BYTES)
@@ -348,7 +361,8 @@ fn metaschema_problems(schema: &Value) -> Vec<SchemaProblem> {
     }
 }
 
-/// The metaschema reports some errors once per vocabulary.
+/// Sorts the problems and removes duplicates: the metaschema reports some errors once per
+/// vocabulary.
 fn finish(mut problems: Vec<SchemaProblem>) -> Result<(), Vec<SchemaProblem>> {
     problems.sort();
     problems.dedup();

@@ -1,8 +1,9 @@
-//! What it takes to match a pattern.
+//! The cost of matching a pattern.
 //!
-//! A pattern is matched by an automaton whose states are made while the text is read, which costs some nanoseconds per byte as long
-//! as they are few. A pattern that has too many of them is matched by going through the whole pattern at each byte instead, and that
-//! takes a thousand times as long for a large one.
+//! The validator matches a pattern with an automaton whose states are built while the text is read,
+//! which costs some nanoseconds per byte as long as the states are few. For a pattern with too many
+//! states the validator walks through the whole pattern at each byte instead, which takes a
+//! thousand times as long for a large one.
 
 use std::collections::HashSet;
 
@@ -15,25 +16,25 @@ use regex_automata::{Anchored, MatchKind};
 
 use super::MAX_PATTERN_BYTES;
 
-/// What it takes to begin a match.
+/// Steps to begin a match.
 const MATCH: u64 = 4;
-/// Steps per KiB of text where the automaton has few states.
+/// Steps per KiB of text for an automaton with few states.
 const FEW_STATES_PER_KIB: u64 = 160;
-/// Steps per KiB of text and part of the pattern where it has many.
+/// Steps per KiB of text and part of the pattern for an automaton with many states.
 const PART_PER_KIB: u64 = 200;
-/// More states than this are many. So many fit into the validator's memory for them.
+/// The most states that count as few: so many fit into the validator's cache.
 const MAX_STATES: usize = 400;
-/// Parts of a pattern that nothing is known of.
+/// The assumed number of parts of an unknown pattern.
 const MAX_PARTS: u64 = MAX_PATTERN_BYTES as u64 / 16;
 
-/// What it takes to match one pattern.
+/// The matching cost of one pattern, in steps per KiB of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Effort {
     pub per_kib: u64,
 }
 
 impl Effort {
-    /// Of a pattern in the dialect of schemas.
+    /// Measures a pattern in the dialect of schemas.
     pub fn measure(pattern: &str) -> Effort {
         let parts = match jsonschema_regex::to_rust_regex(pattern) {
             Ok(pattern) => parts(&pattern),
@@ -46,7 +47,7 @@ impl Effort {
         }
     }
 
-    /// Nothing is known of the pattern.
+    /// The cost of an unknown pattern.
     pub fn unknown() -> Effort {
         Effort {
             per_kib: MAX_PARTS * PART_PER_KIB,
@@ -59,14 +60,14 @@ impl Effort {
     }
 }
 
-/// How many parts a pattern has; None when its automaton has few states, in both directions.
+/// The number of parts of a pattern; `None` if its automaton has few states in both directions.
 fn parts(pattern: &str) -> Option<u64> {
     let mut most = 0;
     for reverse in [false, true] {
         let config = thompson::Config::new()
             .nfa_size_limit(Some(MAX_PATTERN_BYTES))
             .reverse(reverse);
-        // An automaton that reads backwards has no groups.
+        // A reverse automaton does not support groups.
         let config = config.which_captures(thompson::WhichCaptures::None);
         let Ok(nfa) = thompson::Compiler::new()
             .configure(config)
@@ -85,7 +86,7 @@ fn parts(pattern: &str) -> Option<u64> {
         let config = config
             .cache_capacity(2 * MAX_PATTERN_BYTES)
             .skip_cache_capacity_check(true);
-        // States that do not fit into the memory for them are too many.
+        // States that overflow the cache count as too many.
         let config = config.minimum_cache_clear_count(Some(0));
         let few = DFA::builder()
             .configure(config)
@@ -96,12 +97,12 @@ fn parts(pattern: &str) -> Option<u64> {
     (most > 0).then_some(most)
 }
 
-/// Visits all states.
+/// Whether the automaton has few states: visits all of them.
 fn has_few_states(dfa: &DFA) -> bool {
     visit_all(dfa, &mut dfa.create_cache()).unwrap_or(false)
 }
 
-/// None when the automaton cannot go on.
+/// `None` if the automaton gives up.
 fn visit_all(dfa: &DFA, cache: &mut Cache) -> Option<bool> {
     let mut known: HashSet<LazyStateID> = HashSet::new();
     let mut open = Vec::new();

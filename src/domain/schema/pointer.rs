@@ -7,7 +7,7 @@ pub(super) fn join(parent: &str, key: &str) -> String {
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-/// A pointer as it may stand behind `#` in a URI.
+/// A pointer as the fragment of a URI, after the `#`.
 pub(super) fn to_fragment(pointer: &str) -> String {
     pointer.bytes().fold(
         String::with_capacity(pointer.len()),
@@ -22,7 +22,7 @@ pub(super) fn to_fragment(pointer: &str) -> String {
     )
 }
 
-/// What a fragment says once its percent signs are decoded; None when they are malformed.
+/// The percent-decoded fragment; `None` if its escapes are malformed.
 pub(super) fn from_fragment(fragment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(fragment.len());
     let mut rest = fragment.as_bytes();

@@ -1,13 +1,16 @@
-//! Writes what was added to a value into the text that the value was read from, so that the rest stays byte for byte.
+//! Inserts the additions to a value into the text of the value, so that the rest stays byte for
+//! byte.
 //!
-//! Reading and writing the text again would keep its meaning but not its spelling: `1e400` would become `1e+400`, and
-//! `"\u00e9"` would become `"é"`.
+//! Parsing and serialising the text would keep its meaning but not its spelling: `1e400` would
+//! become `1e+400`, and `"\u00e9"` the character itself.
 
 use serde_json::{Map, Value};
 
-/// The text of `completed`, which is the value of `text` with keys added at the end of some of its objects.
+/// The text of `completed`, which is the value of `text` with keys added at the end of some of its
+/// objects.
 ///
-/// `text` is known to be valid JSON without repeated keys, so the old keys of an object come first, in the same order.
+/// `text` is valid JSON without repeated keys, so the old keys of an object come first, in the same
+/// order.
 pub(super) fn splice(text: &str, completed: &Value) -> String {
     let mut splicer = Splicer {
         text,
@@ -23,7 +26,7 @@ pub(super) fn splice(text: &str, completed: &Value) -> String {
 struct Splicer<'t> {
     text: &'t str,
     at: usize,
-    /// How much of `text` is in `output` already.
+    /// The number of bytes of `text` that `output` contains already.
     copied: usize,
     output: String,
 }
@@ -89,7 +92,7 @@ impl Splicer<'_> {
         self.at += 1;
     }
 
-    /// Skips white space: the byte that follows, or 0 at the end.
+    /// Skips white space and returns the next byte, or 0 at the end.
     fn next_token(&mut self) -> u8 {
         self.at += self.rest().len()
             - self

@@ -1,4 +1,5 @@
-//! A map of a schema: every place in it that is a schema, what leads from one to another, and what should not be there.
+//! The inventory of a schema: each place that is a schema, the edges between them, and the invalid
+//! parts.
 
 use std::collections::HashMap;
 
@@ -11,10 +12,10 @@ use super::pattern::Effort;
 use super::{MAX_PATTERNS, MAX_VIOLATIONS, SchemaProblem, options, pointer};
 use crate::domain::words::did_you_mean;
 
-/// Every keyword that refers to another schema.
+/// The keywords that refer to another schema.
 pub(super) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
-/// Words that may stand beside a `$ref` although draft 7 and older read nothing but the `$ref`.
+/// Keywords that may stand beside a `$ref`, although draft 7 and older read only the `$ref`.
 const HARMLESS_BESIDE_REF: [&str; 9] = [
     "$ref",
     "$schema",
@@ -27,20 +28,20 @@ const HARMLESS_BESIDE_REF: [&str; 9] = [
     "examples",
 ];
 
-/// What [`Survey::of`] found.
+/// The result of [`Survey::of`].
 #[derive(Debug)]
 pub(super) struct Survey {
     pub draft: Draft,
     pub places: Vec<Place>,
     /// Pointers of the schemas that have a `default`.
     pub defaults: Vec<String>,
-    /// How many patterns there are.
+    /// Number of patterns.
     pub patterns: usize,
     /// Pointers by `$anchor` and `$dynamicAnchor`.
     anchors: HashMap<String, String>,
-    /// What nothing checks.
+    /// The parts that the validator does not check.
     pub warnings: Vec<SchemaProblem>,
-    /// What each pattern takes.
+    /// The matching cost of each pattern.
     efforts: HashMap<String, Effort>,
 }
 
@@ -49,11 +50,12 @@ pub(super) struct Survey {
 pub(super) struct Place {
     pub pointer: String,
     pub edges: Vec<Edge>,
-    /// Whether `unevaluatedProperties` or `unevaluatedItems` make the validator apply the schemas beside it again.
+    /// Whether `unevaluatedProperties` or `unevaluatedItems` make the validator apply the schemas
+    /// beside it again.
     pub looks_twice: bool,
 }
 
-/// One schema leads to another.
+/// An edge from one schema to another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Edge {
     pub role: Role,
@@ -85,7 +87,7 @@ impl Survey {
         walk.survey
     }
 
-    /// The pointer that a reference leads to; None when it leads out of the schema or nowhere.
+    /// The pointer of a reference's target; `None` if the target is outside the schema or missing.
     pub fn target(&self, reference: &str, root: &Value) -> Option<String> {
         let fragment = pointer::from_fragment(reference.strip_prefix('#')?)?;
         if fragment.is_empty() || fragment.starts_with('/') {
@@ -94,7 +96,7 @@ impl Survey {
         self.anchors.get(&fragment).cloned()
     }
 
-    /// What it takes to match a pattern of the schema.
+    /// The matching cost of a pattern of the schema.
     pub fn effort(&self, pattern: &str) -> Effort {
         self.efforts
             .get(pattern)
@@ -102,13 +104,13 @@ impl Survey {
             .unwrap_or_else(Effort::unknown)
     }
 
-    /// Whether a `$ref` makes a validator blind for the keywords beside it.
+    /// Whether the validator ignores the keywords beside a `$ref`.
     pub fn ref_hides_siblings(&self) -> bool {
         self.draft <= Draft::Draft7
     }
 }
 
-/// Whether any object can fit.
+/// Whether the schema's `type` allows objects.
 pub(super) fn accepts_objects(root: &Value) -> bool {
     match root.get("type") {
         Some(Value::String(kind)) => kind == "object",
@@ -122,13 +124,14 @@ struct Walk<'s, 'p> {
     survey: Survey,
     /// Indices into [`Survey::places`] by pointer.
     index: HashMap<String, usize>,
-    /// References that were met: the place they stand in, the keyword, and what they say.
+    /// The references to follow: their place, their keyword and their text.
     references: Vec<(usize, &'static str, &'s str)>,
     problems: &'p mut Vec<SchemaProblem>,
 }
 
 impl<'s> Walk<'s, '_> {
-    /// Places first, then the references between them, which may lead to new places.
+    /// Reads all places first, so that their anchors are known, and then follows the references
+    /// between them, which may lead to new places.
     fn run(&mut self) {
         let mut next = 0;
         loop {
@@ -247,7 +250,8 @@ impl<'s> Walk<'s, '_> {
         }
     }
 
-    /// Below the top, `$id` and `$schema` begin another document, in which references and keywords mean something else.
+    /// Below the top, `$id` and `$schema` begin another document, in which references and keywords
+    /// have another meaning.
     fn check_identity(&mut self, schema: &Map<String, Value>, at: &str) {
         for keyword in ["$id", "id", "$schema"]
             .into_iter()
@@ -340,7 +344,7 @@ fn foreign(keyword: &str) -> String {
     format!("`{keyword}` has no effect here{hint}")
 }
 
-/// To guess which format was meant.
+/// The candidates for a misspelt format.
 const FORMATS: [&str; 18] = [
     "date",
     "date-time",

@@ -1,7 +1,7 @@
-//! Counts what applying a schema to a value takes, before the validator does it.
+//! Counts the cost of applying a schema to a value, before the validator does so.
 //!
-//! The count goes through the same pairs of a schema's place and a value as the validator does, and takes each off the budget, so
-//! that it ends as soon as the budget does.
+//! The count visits the same pairs of place and value as the validator, and takes the cost of each
+//! off the budget, so that it stops as soon as the budget is spent.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,14 +11,15 @@ use serde_json::{Map, Value};
 use super::meter::{Meter, Node, Same, SameKind, comparison, limit_cost, number_cost};
 use crate::domain::budget::{Budget, TooCostly};
 
-/// What it takes to write down one error: its place is put together, and its message.
+/// Steps to build one error: its place and its message.
 const ERROR: u64 = 40;
-/// Lists up to this length are searched for equal items pair by pair, longer ones by hash.
+/// The validator searches lists up to this length for equal items pair by pair, longer ones by
+/// hash.
 const PAIRWISE_ITEMS: usize = 15;
 
 type Counted = Result<(), TooCostly>;
 
-/// What the validator is asked.
+/// The result that the validator is to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Question {
     /// Whether the value fits.
@@ -29,7 +30,7 @@ pub(super) enum Question {
     Errors { copies: bool },
 }
 
-/// Takes off the budget what the answer costs at most.
+/// Takes the most steps that the answer can cost off the budget.
 pub(super) fn count(meter: &Meter, value: &Value, question: Question, budget: &Budget) -> Counted {
     Walk { meter, budget }.visit(0, value, question)
 }
@@ -39,17 +40,18 @@ struct Walk<'w> {
     budget: &'w Budget,
 }
 
-/// What is left to count of the value that is visited.
+/// Remaining work for the current value.
 #[derive(Debug, Clone, Copy)]
 enum Task {
-    /// Applying the schema at a place.
+    /// Apply the schema at a place.
     Apply(usize, Question),
-    /// Finding out what the schema at a place has evaluated.
+    /// Find out which parts the schema at a place has evaluated.
     Mark(usize),
 }
 
 impl Walk<'_> {
-    /// Only the depth of the value takes stack: the schemas that apply to the same value are in a list.
+    /// Recursion follows only the depth of the value; the schemas for the same value are in a list,
+    /// so the stack is bounded by the document's depth.
     fn visit(&self, place: usize, value: &Value, question: Question) -> Counted {
         let mut open = Vec::new();
         let mut next = Some(Task::Apply(place, question));
@@ -94,7 +96,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The keywords that hold no schemas.
+    /// Counts the keywords that hold no schemas.
     fn own(&self, node: &Node, value: &Value, question: Question) -> Counted {
         self.budget.spend(node.fixed)?;
         if let Question::Errors { copies } = question {
@@ -194,7 +196,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What other keywords have evaluated is found by applying their schemas once more, and what is in those likewise.
+    /// Counts the search for evaluated parts: the validator applies the schemas of the other
+    /// keywords once more, and so on within them.
     fn mark(&self, place: usize, value: &Value, open: &mut Vec<Task>) -> Counted {
         let Some(node) = self.meter.nodes.get(place) else {
             return Ok(());
@@ -239,7 +242,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Equal items are found by hash, and those with equal hashes are compared one by one.
+    /// Counts the search for equal items: the validator hashes the items and compares those with
+    /// equal hashes one by one.
     fn unique(&self, items: &[Value]) -> Counted {
         if items.len() <= PAIRWISE_ITEMS {
             let cost = items.iter().map(comparison).sum::<u64>();
@@ -258,7 +262,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The steps that it takes to copy a value.
+    /// Steps to copy a value.
     fn size(&self, value: &Value) -> Result<u64, TooCostly> {
         let left = self.budget.left();
         let mut size = 0;
@@ -271,7 +275,7 @@ impl Walk<'_> {
     }
 }
 
-/// What the validator asks of a schema for the same value.
+/// Adds the work that a schema for the same value causes.
 fn same_value(same: Same, question: Question, open: &mut Vec<Task>) {
     match (same.kind, question) {
         (_, Question::Fits) | (SameKind::Not, _) => open.push(Task::Apply(same.to, Question::Fits)),
@@ -310,8 +314,8 @@ fn measure(value: &Value, limit: u64, size: &mut u64) {
     }
 }
 
-/// Whatever the validator hashes alike is hashed alike here: numbers by their value in 64 bits, lists by their scalars, and maps
-/// without an order.
+/// Hashes two values alike whenever the validator does: numbers by their value in 64 bits, lists by
+/// their scalars, and maps regardless of order.
 fn hash(value: &Value, hasher: &mut DefaultHasher) {
     match value {
         Value::Null => 3_u8.hash(hasher),

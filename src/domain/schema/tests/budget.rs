@@ -1,7 +1,8 @@
-//! What judging costs: for each keyword, a document inside the budget is judged in time, and one outside is refused at once.
+//! The cost of judging: for each keyword, a document inside the budget is judged in time, and one
+//! outside is refused at once.
 //!
-//! Each case is a schema and a document that grows with a number. The times are those of a test build on a loaded machine; an optimised
-//! build takes a quarter of a second at the edge.
+//! Each case is a schema and a document that grows with a number. The times are those of a test
+//! build on a loaded machine; an optimised build takes a quarter of a second at the edge.
 
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::domain::budget::tests::{ROUNDS, in_time};
 
-/// Documents of clients have at most this many bytes.
+/// The most bytes of a client's document.
 const MAX_BYTES: usize = 1024 * 1024;
 
 fn rows(count: usize, row: impl Fn(usize) -> Value) -> Value {
@@ -29,8 +30,8 @@ fn many(count: usize, part: impl Fn(usize) -> Value) -> Vec<Value> {
     (0..count).map(part).collect()
 }
 
-/// The largest document of the case that is judged, and the least that is not, as far as they were looked for. No judgement takes
-/// longer than it may.
+/// The largest document of the case that is judged, and the smallest that is refused, as far as the
+/// search went. Asserts that each judgement ends in time.
 fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<usize>) {
     let source = schema.to_string();
     let schema = ContextSchema::compile_result(schema)
@@ -150,7 +151,7 @@ fn each_pattern_is_counted() {
         &json!({"propertyNames": {"pattern": "^[a-z]+[0-9]+$"}}),
         named,
     );
-    // What people write.
+    // Typical patterns.
     for pattern in [
         "^[a-z]{2,10}$",
         r"^[^@\s]+@[^@\s]+$",
@@ -220,7 +221,7 @@ fn each_applicator_is_counted() {
     );
 }
 
-/// Errors hold copies of what does not fit, so they cost more than finding out that something does not.
+/// Errors hold copies of invalid values, so listing them costs more than the validity check.
 #[test]
 fn errors_are_counted() {
     let required = many(150, |i| json!({"required": [format!("field{i}")]}));

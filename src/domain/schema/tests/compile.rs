@@ -1,4 +1,4 @@
-//! Schemas themselves: what is wrong with them, and what they may cost.
+//! Problems of schemas themselves, and their bounds of cost.
 
 use std::time::{Duration, Instant};
 
@@ -220,7 +220,8 @@ fn recursion_with_one_branch_per_value_is_fine() {
     );
 }
 
-/// The bounds must keep both compiling and validating within the stack of a thread (2 MiB here as in the server).
+/// The bounds must keep compiling and validating within the stack of a thread (2 MiB here as in the
+/// server).
 #[test]
 fn the_deepest_schema_and_the_deepest_context_fit_on_the_stack() {
     const MAX_SAME_VALUE: usize = cost::MAX_SAME_VALUE_DEPTH;
@@ -319,7 +320,7 @@ fn work_per_value_is_bounded() {
     schema(branches(999));
     let expected = ": more than 1000 schemas apply to the same value";
     assert_eq!(problems(branches(1_000)), [expected]);
-    // Each `unevaluatedProperties` looks a second time at everything beside it.
+    // Each `unevaluatedProperties` makes the validator apply the schemas beside it twice.
     let nested = |count: usize| {
         (0..count).fold(
             json!({}),

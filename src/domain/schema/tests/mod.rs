@@ -1,4 +1,4 @@
-//! Contexts against schemas: what is added and what is refused.
+//! Contexts against schemas: the defaults that are added and the violations.
 
 mod budget;
 mod compile;
@@ -21,7 +21,7 @@ fn problems(value: Value) -> Vec<String> {
         .collect()
 }
 
-/// With a budget of its own.
+/// Applies the schema with a new budget.
 fn apply(schema: &ContextSchema, context: &str) -> Result<Option<String>, Misfit> {
     let mut document = crate::domain::json::parse(context, usize::MAX).expect(context);
     schema.apply(context, &mut document, &Budget::new())
