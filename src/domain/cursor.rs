@@ -1,4 +1,5 @@
-//! The place of a subscriber in the event log, as text that says everything: any server can go on from it, and keeps nothing.
+//! A subscriber's position in the event log as a self-contained text: any server can continue from
+//! it, and no server stores it.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
@@ -7,26 +8,28 @@ use super::snapshot::Snapshot;
 
 /// The longest cursor, in bytes of text.
 pub const MAX_CURSOR_BYTES: usize = 8 << 10;
-/// The most running transactions that a place remembers. Where there are more, the log is read again a moment later.
+/// The most running transactions in a position. While more are running, the reader reads the log
+/// again a moment later.
 pub const MAX_RUNNING: usize = 500;
 
-/// The first byte; another layout gets another one.
+/// The first byte of the binary form; each layout has its own.
 const VERSION: u8 = 1;
-/// What most cursors need before they are text.
+/// Capacity in bytes that suffices for the binary form of most cursors.
 const USUAL_BYTES: usize = 64;
-/// Bytes of the checksum.
+/// Length of the checksum in bytes.
 const SUM_BYTES: usize = 6;
 
-/// Everything that `seen` sees has been delivered; and of what `within` sees and `seen` does not, everything up to its `seq`.
+/// A position: every event that `seen` sees has been delivered; of those that `within` sees and
+/// `seen` does not, every event up to the `seq` of `within`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// How often events had been removed when this was known to be a place without a gap.
+    /// The number of removals from the log at the time when this position was known to have no gap.
     pub generation: u64,
     pub seen: Snapshot,
     pub within: Option<Within>,
 }
 
-/// A place in the middle of what one snapshot sees and another does not.
+/// A position among the events that one snapshot sees and an earlier one does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Within {
     pub to: Snapshot,
@@ -34,7 +37,7 @@ pub struct Within {
 }
 
 impl Cursor {
-    /// The place before everything that is stored.
+    /// The position before all stored events.
     pub fn beginning(generation: u64) -> Self {
         Self {
             generation,
@@ -43,7 +46,7 @@ impl Cursor {
         }
     }
 
-    /// The place after everything that the snapshot sees.
+    /// The position after all events that the snapshot sees.
     pub fn after(generation: u64, seen: Snapshot) -> Self {
         Self {
             generation,
@@ -56,14 +59,14 @@ impl Cursor {
         self.seen.end() == 0 && self.within.is_none()
     }
 
-    /// The last transaction that it may know of.
+    /// The upper bound of the transactions that the position may refer to.
     pub fn end(&self) -> u64 {
         self.within
             .as_ref()
             .map_or(self.seen.end(), |within| within.to.end())
     }
 
-    /// Moves on to an event of what `to` sees.
+    /// Moves to the event `seq` among those that `to` sees.
     pub fn move_to(&mut self, to: &Snapshot, seq: i64) {
         match &mut self.within {
             Some(within) if within.to == *to => within.seq = seq,
@@ -76,7 +79,8 @@ impl Cursor {
         }
     }
 
-    /// As text. `cell` is what no other database has: whoever brings the text there gets an error and no other events.
+    /// The text form. `cell` identifies the database: another database refuses the text instead of
+    /// returning other events.
     pub fn encode(&self, cell: &str) -> String {
         let mut bytes = Vec::with_capacity(USUAL_BYTES);
         bytes.push(VERSION);
@@ -91,7 +95,7 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// `None` for any text that [`Self::encode`] did not give for this cell.
+    /// `None` for any text that [`Self::encode`] did not return for this cell.
     pub fn decode(text: &str, cell: &str) -> Option<Self> {
         if text.len() > MAX_CURSOR_BYTES {
             return None;
@@ -122,7 +126,7 @@ impl Cursor {
     }
 }
 
-/// Not a secret: it catches mistakes.
+/// The checksum is not a secret: it detects mistakes.
 fn checksum(body: &[u8], cell: &str) -> [u8; SUM_BYTES] {
     let digest = Sha256::new()
         .chain_update(cell)
@@ -131,7 +135,8 @@ fn checksum(body: &[u8], cell: &str) -> [u8; SUM_BYTES] {
     std::array::from_fn(|i| digest[i])
 }
 
-/// The end, and from there each running transaction by its distance to the one above: mostly one byte each.
+/// Writes the end, and from there each running transaction by its distance to the one above, which
+/// mostly takes one byte.
 fn put_snapshot(bytes: &mut Vec<u8>, snapshot: &Snapshot) {
     put(bytes, snapshot.end());
     put(bytes, snapshot.running().len() as u64);
@@ -157,7 +162,7 @@ fn take_snapshot(bytes: &mut &[u8]) -> Option<Snapshot> {
     Snapshot::new(end, running)
 }
 
-/// Seven bits a byte, the lowest first; the eighth says that more follow.
+/// Writes seven bits per byte, the lowest first; the eighth bit marks that more follow.
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push((number & 0x7f) as u8 | 0x80);

@@ -1,4 +1,5 @@
-//! The gate for JSON documents that others send: syntax, size, depth, and what Postgres can store, without building a tree.
+//! Validates JSON documents from clients and workers without building a tree: syntax, size, depth,
+//! and the values that Postgres can store.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -6,16 +7,17 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How deep arrays and objects may be nested; a document that is a bare scalar has depth 0.
+/// Largest nesting depth of arrays and objects; a bare scalar has depth 0.
 pub const MAX_DEPTH: usize = 128;
 
-/// How many digits a number may have on either side of its decimal point when it is written out without an exponent.
+/// The most digits of a number on either side of its decimal point when it is written out without
+/// an exponent.
 ///
-/// A few bytes such as `1e999999999` would otherwise cost gigabytes in whoever computes with them, and Postgres's
-/// `numeric` ends somewhere too.
+/// Without a limit, a few bytes such as `1e999999999` would cost gigabytes in any program that
+/// computes with them; Postgres's `numeric` has a limit, too.
 pub const MAX_NUMBER_DIGITS: usize = 4_096;
 
-/// Keys with this prefix make `serde_json` take an object for something else, such as a number.
+/// `serde_json` takes an object with a key of this prefix for another type, such as a number.
 const RESERVED_KEYS: &str = "$serde_json::private::";
 
 /// Why a text is not a JSON document that can be stored.
@@ -28,15 +30,17 @@ pub struct JsonError {
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
-    /// What is wrong and what was expected.
+    /// The problem and the expected text.
     pub message: String,
 }
 
-/// Checks that `text` is one JSON document of at most `max_bytes` bytes, nested at most [`MAX_DEPTH`] deep, whose
-/// numbers have at most [`MAX_NUMBER_DIGITS`] digits and whose strings Postgres's `jsonb` can hold.
+/// Checks that `text` is one JSON document of at most `max_bytes` bytes, nested at most
+/// [`MAX_DEPTH`] deep, whose numbers have at most [`MAX_NUMBER_DIGITS`] digits and whose strings
+/// Postgres's `jsonb` can hold.
 ///
 /// # Errors
-/// The first thing that is wrong: syntax, size, depth, a repeated key, the escape `\u0000`, or half of a surrogate pair.
+/// The first problem: syntax, size, depth, a repeated key, the escape `\u0000`, or half of a
+/// surrogate pair.
 pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     if text.len() > max_bytes {
         let message = format!(
@@ -56,10 +60,10 @@ pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
         .map_err(|(offset, message)| error_at(text, offset, message))
 }
 
-/// Like [`check_document`], and the document must be an object.
+/// As [`check_document`], for a document that must be an object.
 ///
 /// # Errors
-/// As [`check_document`], or the document is of another type.
+/// As [`check_document`], or the document has another type.
 pub fn check_object(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     check_document(text, max_bytes)?;
     let offset = text.len() - text.trim_ascii_start().len();
@@ -69,9 +73,9 @@ pub fn check_object(text: &str, max_bytes: usize) -> Result<(), JsonError> {
     }
 }
 
-/// Checks `text` and reads it into a tree that keeps every digit and the order of the keys.
+/// Checks `text` and parses it into a tree that keeps each digit and the order of the keys.
 ///
-/// `serde_json::from_str` stops one level before [`MAX_DEPTH`]; this does not.
+/// `serde_json::from_str` stops one level before [`MAX_DEPTH`]; this function does not.
 ///
 /// # Errors
 /// As [`check_document`].
@@ -82,7 +86,7 @@ pub fn parse(text: &str, max_bytes: usize) -> Result<Value, JsonError> {
     Value::deserialize(&mut reader).map_err(|error| error_at(text, 0, error.to_string()))
 }
 
-/// Whether a number in JSON syntax keeps within [`MAX_NUMBER_DIGITS`].
+/// Whether a number in JSON syntax is within [`MAX_NUMBER_DIGITS`].
 pub fn number_is_bounded(number: &str) -> bool {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -126,7 +130,8 @@ struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     open: Vec<Container>,
-    /// For each open object the keys it has so far: readers disagree on what a repeated key means.
+    /// The keys of each open object so far, to refuse a repeated one: parsers disagree on its
+    /// meaning.
     keys: Vec<HashSet<Cow<'a, str>>>,
 }
 
@@ -139,7 +144,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a value, or only its start: false when a container was opened and its first value comes next.
+    /// Reads a value, or only its start: `false` if it opened a container, whose first value
+    /// follows.
     fn value(&mut self) -> Result<bool, Failure> {
         self.skip_space();
         match self.peek() {
@@ -154,7 +160,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// True for an empty container, which is a complete value.
+    /// Opens a container; `true` for an empty one, which is a complete value.
     fn enter(&mut self, container: Container) -> Result<bool, Failure> {
         if self.open.len() == MAX_DEPTH {
             return self.fail(format!("nested deeper than {MAX_DEPTH} levels"));
@@ -203,7 +209,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The key that was just read and began at `start`, without its quotes and escapes.
+    /// The key that begins at `start` and was just read, without its quotes and escapes.
     fn key_text(&self, start: usize) -> Cow<'a, str> {
         let quoted = &self.bytes[start..self.at];
         if quoted.contains(&b'\\') {
@@ -212,7 +218,7 @@ impl<'a> Scanner<'a> {
         String::from_utf8_lossy(&quoted[1..quoted.len() - 1])
     }
 
-    /// Goes on behind a complete value, closing containers on the way: true at the end of the document.
+    /// Continues after a complete value and closes containers; `true` at the end of the document.
     fn after_value(&mut self) -> Result<bool, Failure> {
         loop {
             self.skip_space();
@@ -295,7 +301,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The four hexadecimal digits of the `\uXXXX` that starts at `start`.
+    /// The value of the `\uXXXX` that starts at `start`.
     fn code_unit(&self, start: usize) -> Result<u16, Failure> {
         let digits = self.bytes.get(start + 2..start + 6).unwrap_or_default();
         if digits.len() != 4 || !digits.iter().all(u8::is_ascii_hexdigit) {

@@ -1,10 +1,10 @@
-//! Lease tokens: what a worker shows to prove that an attempt is its own.
+//! Lease tokens, by which a worker proves that it holds an attempt.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
-/// Names one attempt of one step. The nonce is random and new for every claim, so a token of an earlier attempt never
-/// matches a later one; that alone is the fence.
+/// Names one attempt of one step. Each claim draws a new random nonce, so the token of an earlier
+/// attempt never matches a later one; the nonce alone is the fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     pub task_id: Uuid,
@@ -13,13 +13,13 @@ pub struct Lease {
     pub nonce: i64,
 }
 
-/// Not a token of this server's making.
+/// The text is not a lease token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a lease token: copy `lease_token` from the assignment unchanged")]
 pub struct MalformedLease;
 
 impl Lease {
-    /// The opaque text that travels to the worker and back.
+    /// The opaque text that the server sends to the worker and the worker returns.
     pub fn to_token(&self) -> String {
         let mut bytes = [0; 26];
         bytes[..16].copy_from_slice(self.task_id.as_bytes());
@@ -28,7 +28,7 @@ impl Lease {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads what [`Lease::to_token`] wrote.
+    /// Reads the text of [`Lease::to_token`].
     pub fn from_token(token: &str) -> Result<Self, MalformedLease> {
         let mut bytes = [0; 26];
         match URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) {

@@ -1,17 +1,20 @@
 //! The one grammar of names: of namespaces, templates, steps, handlers and services.
 //!
-//! A command line writes `NAMESPACE/NAME@VERSION`, an annotation `KEY=VALUE`, a list `a,b`, an expression `${…}`, a path of HTTP a
-//! name between two slashes. So a legal name can be said in all of them, and what a terminal shows of it is all that it has.
+//! Separators are not allowed in names, so that each legal name can be written on a command line
+//! (`NAMESPACE/NAME@VERSION`), in an annotation (`KEY=VALUE`), in a list (`a,b`), in an expression
+//! (`${...}`) and between two slashes of an HTTP path. Invisible characters are not allowed either,
+//! so that a terminal shows a name completely.
 
 /// Longest namespace, task name, version, step name, handler name or service name, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// What separates names from each other, or from something else, where they are written in one line.
+/// The separators between names, or between a name and another element, in one line.
 const SEPARATORS: [char; 5] = ['/', '@', ',', '*', '='];
-/// What begins an expression inside a text.
+/// The start of an expression inside a text.
 const INTERPOLATION: &str = "${";
-/// Characters that show nothing, in ascending order: ARABIC LETTER MARK, ZERO WIDTH SPACE, the marks LEFT-TO-RIGHT and RIGHT-TO-LEFT, the
-/// embeddings and overrides of direction, WORD JOINER, the isolates of direction, and ZERO WIDTH NO-BREAK SPACE.
+/// Invisible characters in ascending order: ARABIC LETTER MARK, ZERO WIDTH SPACE, the marks
+/// LEFT-TO-RIGHT and RIGHT-TO-LEFT, the embeddings and overrides of direction, WORD JOINER, the
+/// isolates of direction, and ZERO WIDTH NO-BREAK SPACE.
 const UNSEEN: [char; 15] = [
     '\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
     '\u{202e}', '\u{2060}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
@@ -20,7 +23,7 @@ const UNSEEN: [char; 15] = [
 /// Checks a name that is about to be stored.
 ///
 /// # Errors
-/// What is wrong and what was expected, without the name of the field.
+/// The problem and the expected form, without the name of the field.
 pub fn check(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("expected a name, found an empty string".to_owned());
@@ -44,7 +47,7 @@ pub fn check(name: &str) -> Result<(), String> {
     name.chars().find_map(fault).map_or(Ok(()), Err)
 }
 
-/// What is wrong with a character of a name.
+/// The problem of a character in a name, if it is not allowed.
 fn fault(char: char) -> Option<String> {
     let code = u32::from(char);
     if char.is_control() {

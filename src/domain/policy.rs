@@ -1,5 +1,5 @@
-//! How a service is protected. Operators set single fields, for a service, a namespace, or the whole cell; the narrowest
-//! one that says something decides.
+//! The protection of a service. Operators set single fields for a service, a namespace, or the
+//! whole cell; for each field, the narrowest setting decides.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,25 +10,25 @@ pub const MIN_SECONDS: f64 = 0.1;
 /// The largest number that can be set.
 pub const MAX_COUNT: u32 = 1_000_000;
 
-/// All that is in force for a service.
+/// The complete policy in force for a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Whether failures open the circuit. Pauses and limits hold all the same.
+    /// Whether failures open the circuit. Pauses and limits apply regardless.
     pub enabled: bool,
     /// Length of the rolling window.
     pub window_seconds: f64,
     /// With fewer calls in the window the circuit stays closed.
     pub min_calls: u32,
-    /// The share of failures that opens it, above 0, at most 1.
+    /// The share of failed calls that opens the circuit, above 0, at most 1.
     pub failure_rate: f64,
-    /// A call that took longer counts as failed; 0 for never.
+    /// A longer call counts as failed; 0 for no limit.
     pub slow_call_seconds: f64,
-    /// How long it stays open the first time; twice as long each further time.
+    /// Length of the first open period; each further one is twice as long.
     pub cool_down_seconds: f64,
     pub max_cool_down_seconds: f64,
-    /// How many steps pass while it is half-open, and have to succeed.
+    /// The number of steps that a half-open circuit admits, all of which must succeed.
     pub probes: u32,
-    /// How long after a recovery the steps at once stay limited.
+    /// Time after a recovery during which the steps at once are limited.
     pub ramp_seconds: f64,
     /// The longest pause that a service can ask for by `retry_after`.
     pub max_pause_seconds: f64,
@@ -36,7 +36,7 @@ pub struct Policy {
     pub max_concurrency: u32,
     /// Starts per second in the whole cluster; 0 for no limit.
     pub per_second: f64,
-    /// How many may start at once after a quiet time; 0 for as many as in one second.
+    /// Starts at once after an idle time; 0 for as many as in one second.
     pub burst: u32,
 }
 
@@ -61,7 +61,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// How many starts a rate limit saves up.
+    /// Capacity of the rate limit's token bucket, in starts.
     pub fn bucket(&self) -> f64 {
         if self.burst > 0 {
             f64::from(self.burst)
@@ -73,7 +73,8 @@ impl Policy {
 
 macro_rules! settings {
     ($($field:ident: $type:ty, $min:expr, $max:expr, $unit:expr;)*) => {
-        /// What an operator has set; the rest comes from the wider settings. As JSON in the database.
+        /// The fields that an operator has set; the wider settings supply the others. Stored as
+        /// JSON in the database.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct Settings {
@@ -83,7 +84,7 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// `policy` with what is set here.
+            /// `policy` with the fields of these settings.
             pub fn over(&self, mut policy: Policy) -> Policy {
                 if let Some(enabled) = self.enabled {
                     policy.enabled = enabled;
@@ -92,7 +93,7 @@ macro_rules! settings {
                 policy
             }
 
-            /// Whether a field is set here; `None` for a name that no field has.
+            /// Whether a field is set; `None` for a name that no field has.
             pub fn has(&self, field: &str) -> Option<bool> {
                 match field {
                     "enabled" => Some(self.enabled.is_some()),
@@ -101,8 +102,8 @@ macro_rules! settings {
                 }
             }
 
-            /// What is set there after a change that unsets some fields and sets others; [`Self::conflicts`] says which changes
-            /// have no meaning.
+            /// The settings after a change that unsets some fields and sets others;
+            /// [`Self::conflicts`] finds the meaningless changes.
             pub fn changed(&self, unset: &[String], set: &Self) -> Self {
                 let unset = |field: &str| unset.iter().any(|name| name == field);
                 Self {
@@ -111,12 +112,12 @@ macro_rules! settings {
                 }
             }
 
-            /// All of a policy.
+            /// Settings with each field of a policy.
             pub fn of(policy: &Policy) -> Self {
                 Self { enabled: Some(policy.enabled), $($field: Some(policy.$field),)* }
             }
 
-            /// Every field that is out of bounds, with what was expected.
+            /// Each field that is out of bounds, with the expected range.
             pub fn problems(&self) -> Vec<(&'static str, String)> {
                 let mut problems = Vec::new();
                 $(if let Some(value) = self.$field
@@ -159,7 +160,8 @@ impl Settings {
         *self == Self::default()
     }
 
-    /// What is wrong with unsetting these fields while setting `self`: the place in the request, and the problem.
+    /// The conflicts of unsetting these fields while setting `self`: the place in the request, and
+    /// the problem.
     pub fn conflicts(&self, unset: &[String]) -> Vec<(String, String)> {
         let conflict = |name: &String| match self.has(name) {
             None => Some((

@@ -1,4 +1,4 @@
-//! The adjustments that hold for one task, and what the task's steps are with them.
+//! The adjustments in force for one task, and the task's steps with them applied.
 
 use serde_json::{Map, Value, json};
 
@@ -8,18 +8,20 @@ use super::expression::{EvaluationError, Values};
 use super::json as documents;
 use super::template::{StepTemplate, Template};
 
-/// Largest settings that overrides may come to, in bytes of JSON.
+/// Largest total of a task's overrides, in bytes of JSON.
 pub const MAX_SETTINGS_BYTES: usize = 256 * 1024;
 
-/// Adjustments in the order in which they hold; a later one goes over an earlier one.
+/// Adjustments in the order of application: a later one goes over an earlier one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings(Vec<(String, Adjustment)>);
 
 impl Settings {
-    /// What the template's overrides make of a task with this context. `task` has the fields that expressions may use.
+    /// The settings that the template's overrides give a task with this context. `task` has the
+    /// fields that expressions may use.
     ///
     /// # Errors
-    /// The override that cannot be judged, and why.
+    /// The override that cannot be evaluated and the reason, or overrides beyond
+    /// [`MAX_SETTINGS_BYTES`].
     pub fn of(
         template: &Template,
         context: &Value,
@@ -49,26 +51,26 @@ impl Settings {
         Ok(settings)
     }
 
-    /// One more, from `origin`.
+    /// Appends an adjustment with its origin.
     pub fn push(&mut self, origin: &str, adjustment: Adjustment) {
         self.0.push((origin.to_owned(), adjustment));
     }
 
-    /// Whether nothing is changed.
+    /// Whether there are no adjustments.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As it is stored with the task.
+    /// The JSON text that is stored with the task.
     pub fn to_json(&self) -> String {
         let entry = |(origin, adjustment): &(String, Adjustment)| json!({"origin": origin, "changes": adjustment.to_value()});
         Value::Array(self.0.iter().map(entry).collect()).to_string()
     }
 
-    /// What [`Settings::to_json`] gave for a task of this template.
+    /// Reads the text of [`Settings::to_json`] for a task of this template.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// The first problem of the text.
     pub fn from_json(text: &str, template: &Template) -> Result<Settings, String> {
         let value = documents::parse(text, usize::MAX).map_err(|error| error.to_string())?;
         let entry = |value: &Value| {
@@ -91,7 +93,7 @@ impl Settings {
         ))
     }
 
-    /// The step as it is for the task; None when it is the template's.
+    /// The step with its adjustments; `None` if the template's step applies unchanged.
     pub fn step(&self, template: &Template, index: usize) -> Option<StepTemplate> {
         let mut changes = self
             .of_step(index)
@@ -104,7 +106,7 @@ impl Settings {
         Some(step)
     }
 
-    /// Whether the step is skipped, whatever its condition says.
+    /// Whether an adjustment skips the step, whatever its condition; the last one decides.
     pub fn skips(&self, index: usize) -> bool {
         self.of_step(index)
             .filter_map(|(_, step)| step.skip)
@@ -112,7 +114,7 @@ impl Settings {
             .unwrap_or(false)
     }
 
-    /// Which settings of a step are not the template's, and which origin each has.
+    /// The settings of a step that differ from the template's, with the origin of each.
     pub fn origins(&self, template: &Template, index: usize) -> Vec<(String, String)> {
         let mut origins: Vec<(String, String)> = Vec::new();
         if index >= template.steps.len() {
@@ -127,7 +129,7 @@ impl Settings {
         origins
     }
 
-    /// Notes for the task.
+    /// The annotations for the task.
     pub fn annotations(&self) -> Map<String, Value> {
         self.0
             .iter()
@@ -135,7 +137,7 @@ impl Settings {
             .collect()
     }
 
-    /// The task's priority, when it is changed.
+    /// The task's priority, if an adjustment changes it.
     pub fn priority(&self) -> Option<i16> {
         self.0
             .iter()

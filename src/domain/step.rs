@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// Where a step stands.
+/// State of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepState {
     /// A parent is not done yet.
     Pending,
-    /// Every parent is done; it waits for a worker.
+    /// Every parent is done; the step waits for a worker.
     Ready,
     /// A worker holds the lease of the current attempt.
     InProgress,
@@ -15,22 +15,22 @@ pub enum StepState {
     WaitingForRetry,
     /// Final: an attempt succeeded.
     Complete,
-    /// Failed for good. Final unless an operator wills otherwise.
+    /// Failed for good. Final unless an operator retries, resolves or skips the step.
     Error,
     /// Final: the task was cancelled first.
     Cancelled,
-    /// Final: its condition is false, or an operator said so. Its children see no result.
+    /// Final: its condition is false, or an operator skipped it. Its children receive no result.
     Skipped,
-    /// Final: an operator gave the result that its children see.
+    /// Final: an operator gave the result that its children receive.
     ResolvedManually,
 }
 
-/// What can happen to a step.
+/// An event of a step's state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepEvent {
     /// The last parent is done.
     Unlock,
-    /// A worker got the lease of a new attempt.
+    /// A worker received the lease of a new attempt.
     Claim,
     /// The attempt succeeded.
     Succeed,
@@ -38,19 +38,19 @@ pub enum StepEvent {
     Retry,
     /// The attempt failed and no other one is allowed.
     Fail,
-    /// The attempt was lost to the infrastructure or never started.
+    /// The infrastructure lost the attempt, or it never started.
     GiveBack,
     /// The task was cancelled.
     Cancel,
-    /// Its condition is false, or an operator goes on without it.
+    /// Its condition is false, or an operator skips it.
     Skip,
     /// An operator gives its result.
     Resolve,
-    /// An operator has it tried again.
+    /// An operator retries it.
     Reopen,
 }
 
-/// An event that the state does not allow.
+/// The state does not allow the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a step that is {state} cannot {event:?}")]
 pub struct IllegalStepTransition {
@@ -72,7 +72,8 @@ impl StepState {
         Self::ResolvedManually,
     ];
 
-    /// The state after `event`. Total: every pair has an answer, and the error names both.
+    /// The state after `event`. Total: each pair of state and event has a state or an error, and
+    /// the error names both.
     pub fn after(self, event: StepEvent) -> Result<Self, IllegalStepTransition> {
         use {StepEvent as E, StepState as S};
         Ok(match (self, event) {
@@ -92,12 +93,13 @@ impl StepState {
         })
     }
 
-    /// Whether nothing happens to the step any more, but for an operator's word about one that failed.
+    /// Whether no further event can happen to the step, except an operator's order about a failed
+    /// one.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Error | Self::Cancelled) || self.is_done()
     }
 
-    /// Whether its children need not wait for it any more.
+    /// Whether the step counts as done for its children.
     pub fn is_done(self) -> bool {
         matches!(
             self,

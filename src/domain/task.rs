@@ -10,51 +10,51 @@ pub const MAX_KEY_BYTES: usize = 255;
 pub const MAX_CONTEXT_BYTES: usize = 1 << 20;
 /// The largest annotations object, in bytes of JSON.
 pub const MAX_ANNOTATIONS_BYTES: usize = 16 << 10;
-/// Priorities go from minus this to plus this.
+/// Priorities range from minus this to plus this.
 pub const MAX_PRIORITY: i32 = 100;
 /// The most tasks in one `SubmitTasks`.
 pub const MAX_TASKS_PER_SUBMIT: usize = 1_000;
 /// The most bytes of contexts in one `SubmitTasks`.
 pub const MAX_SUBMIT_BYTES: usize = 8 << 20;
 
-/// Where a task stands.
+/// State of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TaskState {
     /// No step has started.
     Pending,
-    /// Something can run, is running, or waits to retry.
+    /// Some step can run, is running, or waits for a retry.
     InProgress,
     /// Final: every step is done.
     Complete,
-    /// A step failed for good and nothing else can run, or the task's deadline passed. Final unless an operator wills
-    /// otherwise.
+    /// A step failed for good and no other can run, or the task's deadline passed. Final unless an
+    /// operator reopens or resolves the task.
     Error,
-    /// Final: somebody cancelled it.
+    /// Final: the task was cancelled.
     Cancelled,
-    /// Final: it failed, and an operator says that it is settled.
+    /// Final: it failed, and an operator settled it.
     ResolvedManually,
 }
 
-/// What can happen to a task.
+/// An event of a task's state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskEvent {
     /// Its first step was claimed.
     Start,
     /// Its last step is done.
     Complete,
-    /// A step failed for good, and nothing of the task can run, is running, or waits to retry.
+    /// A step failed for good, and no step of the task can run, is running, or waits for a retry.
     Fail,
-    /// Somebody cancelled it.
+    /// The task is cancelled.
     Cancel,
     /// Its deadline passed.
     Expire,
-    /// An operator has a failed step tried again, or goes on without it.
+    /// An operator retries, resolves or skips a failed step.
     Reopen,
     /// An operator settles it as it is.
     Resolve,
 }
 
-/// An event that the state does not allow.
+/// The state does not allow the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a task that is {state} cannot {event:?}")]
 pub struct IllegalTaskTransition {
@@ -63,7 +63,7 @@ pub struct IllegalTaskTransition {
 }
 
 impl TaskState {
-    /// The final state that this event says a task has reached.
+    /// The final state that this event records.
     pub fn after_event(event: EventType) -> Option<Self> {
         match event {
             EventType::TaskCompleted => Some(Self::Complete),
@@ -84,7 +84,8 @@ impl TaskState {
         Self::ResolvedManually,
     ];
 
-    /// The state after `event`. Total: every pair has an answer, and the error names both.
+    /// The state after `event`. Total: each pair of state and event has a state or an error, and
+    /// the error names both.
     pub fn after(self, event: TaskEvent) -> Result<Self, IllegalTaskTransition> {
         use {TaskEvent as E, TaskState as S};
         Ok(match (self, event) {
@@ -99,7 +100,8 @@ impl TaskState {
         })
     }
 
-    /// Whether nothing happens to the task any more, but for an operator's word about one that failed.
+    /// Whether no further event can happen to the task, except an operator's order about a failed
+    /// one.
     pub fn is_final(self) -> bool {
         matches!(
             self,

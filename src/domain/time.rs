@@ -1,7 +1,8 @@
-//! How a time is written: RFC 3339, always with its zone.
+//! The text form of a time: RFC 3339, always with a zone.
 
-/// Whether a text has the form of RFC 3339, such as `2026-01-31T12:00:00.5Z` or `2026-01-31T12:00:00+02:00`. Whether there is such a day is
-/// another question. Without a zone a time means another moment on another machine, so such a text is none.
+/// Whether a text has the form of RFC 3339, such as `2026-01-31T12:00:00.5Z` or
+/// `2026-01-31T12:00:00+02:00`. The function does not check that the day exists. A text without a
+/// zone is refused, since it means another moment on another machine.
 pub fn is_rfc3339(text: &str) -> bool {
     let fits = |text: &str, form: &str| {
         let same = |(byte, form): (u8, u8)| match form {
