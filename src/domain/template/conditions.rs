@@ -1,4 +1,4 @@
-//! `when` of a step: whether it runs at all, once its parents are done.
+//! `when` of a step: the condition that decides, once its parents are done, whether the step runs.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use super::{Graph, StepTemplate};
 use crate::domain::expression::{Scope, Type};
 use crate::domain::words::{did_you_mean, shorten};
 
-/// Fills in [`StepTemplate::condition`]. `linked` says that the dependencies are known to be right; otherwise nothing is said
-/// about which steps come before which.
+/// Fills in [`StepTemplate::condition`]. `linked` means that the dependencies are valid; otherwise
+/// the order of steps is not checked.
 pub(super) fn read(
     steps: &mut [StepTemplate],
     whens: &[Option<Field<'_>>],

@@ -1,4 +1,5 @@
-//! `environments`: what is different where the server runs. A part of a template, merged over the template itself.
+//! `environments`: parts of a template that differ by the server's environment, each merged over
+//! the template.
 
 use super::fields::{Field, Fields};
 use super::node::{Data, Entry, Node};
@@ -8,7 +9,7 @@ use crate::domain::words::shorten;
 
 const KNOWN: [&str; 3] = ["step_templates", "annotations", "timeout_seconds"];
 
-/// Keys of a step that mean the same; the one that an environment has goes over both.
+/// Keys of a step that are aliases; the one in an environment replaces both.
 const ALIASES: [(&str, &str); 2] = [
     ("handler_class", "handler"),
     ("depends_on_steps", "depends_on_step"),
@@ -87,7 +88,7 @@ fn environment(template: &Fields<'_>, field: &Field<'_>, problems: &mut Problems
     Some(root)
 }
 
-/// Steps are merged with those of the same name.
+/// Merges steps with those of the same name.
 fn merge_steps(base: &[Node], field: &Field<'_>, problems: &mut Problems) -> Vec<Node> {
     let mut steps = base.to_vec();
     let name_of = |node: &Node| -> Option<String> {
@@ -147,7 +148,8 @@ fn merge_steps(base: &[Node], field: &Field<'_>, problems: &mut Problems) -> Vec
     steps
 }
 
-/// A key of a template without a value changes nothing; within what is a handler's it does.
+/// A key without a value changes nothing at the levels of the template and the step; within a
+/// handler's own content it is a null.
 fn is_filled(entry: &Entry) -> bool {
     !matches!(entry.node.data, Data::Null)
 }
@@ -167,7 +169,7 @@ fn filled(node: &Node) -> Node {
     }
 }
 
-/// Mappings within mappings are merged; everything else is replaced.
+/// Merges mappings within mappings; any other value is replaced.
 fn merge(base: &Node, over: &Node, aliases: &[(&str, &str)]) -> Node {
     let (Data::Map(base_entries), Data::Map(over_entries)) = (&base.data, &over.data) else {
         return over.clone();

@@ -1,4 +1,4 @@
-//! Typed access to the keys of a mapping, where everything that does not fit becomes a problem at its own place.
+//! Typed access to the keys of a mapping: each invalid value adds a problem at its place.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use super::{MAX_ANNOTATIONS_BYTES, MAX_NAME_BYTES, MAX_TIMEOUT, MIN_TIMEOUT, tim
 use crate::domain::name;
 use crate::domain::words::shorten;
 
-/// What the keys begin with that an author may write anywhere beside those of a template.
+/// Prefix of the keys that an author may add beside those of a template.
 pub(super) const OWN_KEYS: &str = "x-";
 
-/// Why annotations of a template have no correlation id.
+/// Message of the warning about a correlation id in a template's annotations.
 const CORRELATION_ID: &str = "a template does not say the correlation id: each task has its own, from its submit, and its handlers get that \
                               as `correlation_id`; expected another key";
 
-/// A mapping, as far as it is known to be one.
+/// The entries of a node that is a mapping.
 pub(super) struct Fields<'n> {
     pub pos: Pos,
     pub path: String,
     entries: &'n [Entry],
 }
 
-/// A value in its place.
+/// A value with its place.
 pub(super) struct Field<'n> {
     pub key_pos: Pos,
     pub path: String,
@@ -39,7 +39,8 @@ pub(super) struct Alias {
 }
 
 impl<'n> Fields<'n> {
-    /// The keys of the mapping `node`; `what` says what was expected when it is none.
+    /// The entries of the mapping `node`; `what` is the expectation in the problem for any other
+    /// node.
     pub fn of(node: &'n Node, path: &str, what: &str, problems: &mut Problems) -> Option<Self> {
         match &node.data {
             Data::Map(entries) => Some(Fields {
@@ -71,12 +72,12 @@ impl<'n> Fields<'n> {
         })
     }
 
-    /// As [`Fields::get`]; a key without a value counts as one that is not written.
+    /// As [`Fields::get`]; a key without a value counts as absent.
     pub fn filled(&self, key: &str) -> Option<Field<'n>> {
         self.get(key).filter(Field::is_filled)
     }
 
-    /// The value under either spelling; under both it is a problem.
+    /// The value under either spelling; both at once are a problem.
     pub fn either(
         &self,
         Alias { key, alias }: Alias,
@@ -102,7 +103,7 @@ impl<'n> Fields<'n> {
         }
     }
 
-    /// Reports a key that must be there.
+    /// Adds a problem for a missing required key.
     pub fn missing(&self, key: &str, problems: &mut Problems) {
         problems.add(
             self.pos,
@@ -111,12 +112,12 @@ impl<'n> Fields<'n> {
         );
     }
 
-    /// All the keys and their values.
+    /// All entries.
     pub fn entries(&self) -> &'n [Entry] {
         self.entries
     }
 
-    /// All the keys with their fields.
+    /// All keys with their fields.
     pub fn all(&self) -> impl Iterator<Item = (String, Field<'n>)> {
         self.entries
             .iter()
@@ -133,7 +134,8 @@ impl<'n> Fields<'n> {
             })
     }
 
-    /// Reports each key that is not in `known`; one that begins with `x-` is its author's, such as a home for anchors.
+    /// Adds a problem for each key outside `known`; a key with the prefix `x-` belongs to the
+    /// author, for example to hold anchors.
     pub fn refuse_unknown(&self, known: &[&str], problems: &mut Problems) {
         let judged = |entry: &&Entry| !entry.key.broken && !entry.key.text.starts_with(OWN_KEYS);
         for Entry { key, .. } in self.entries.iter().filter(judged) {
@@ -156,7 +158,7 @@ impl<'n> Fields<'n> {
 }
 
 impl<'n> Field<'n> {
-    /// Whether there is a value behind the key.
+    /// Whether the key has a value.
     pub fn is_filled(&self) -> bool {
         !matches!(self.node.data, Data::Null)
     }
@@ -183,7 +185,7 @@ impl<'n> Field<'n> {
         }
     }
 
-    /// A string that can identify something, by the grammar of names.
+    /// A string that is a legal name by the rule in `problems`.
     pub fn name(&self, problems: &mut Problems) -> Option<&'n str> {
         let text = self.text(problems)?;
         let legal = match problems.names {
@@ -199,7 +201,7 @@ impl<'n> Field<'n> {
         }
     }
 
-    /// The name of something that the template has elsewhere, where it is judged.
+    /// A reference to a name that the template defines elsewhere, where the grammar is checked.
     pub fn reference(&self, problems: &mut Problems) -> Option<&'n str> {
         let text = self.text(problems)?;
         let legal = stored_name(text);
@@ -216,7 +218,7 @@ impl<'n> Field<'n> {
         }
     }
 
-    /// The text of an expression that is true or false, which may itself be one of these.
+    /// The text of a condition: an expression in a string, or a boolean.
     pub fn condition(&self, problems: &mut Problems) -> Option<String> {
         match &self.node.data {
             Data::Text(text) => Some(text.clone()),
@@ -244,7 +246,7 @@ impl<'n> Field<'n> {
         }
     }
 
-    /// A number for which `fits` holds; `what` says what was expected otherwise.
+    /// A number for which `fits` holds; `what` is the expectation in the problem otherwise.
     pub fn number(
         &self,
         what: &str,
@@ -272,13 +274,15 @@ impl<'n> Field<'n> {
         Some(items.iter().enumerate().map(field).collect())
     }
 
-    /// The annotations of a task or a step: a mapping of free content, in which one key belongs to each task.
+    /// The annotations of a task or a step: a mapping of free content, except for `correlation_id`,
+    /// which belongs to each task.
     pub fn annotations(&self, problems: &mut Problems) -> Option<Map<String, Value>> {
         self.warn_of_correlation_id(problems);
         self.json_map(MAX_ANNOTATIONS_BYTES, problems)
     }
 
-    /// Warns where annotations say a correlation id: a template is the same for all of its tasks, and the id is not.
+    /// Adds a warning for a correlation id in annotations: a template is shared by all of its
+    /// tasks, while each task has its own id.
     pub fn warn_of_correlation_id(&self, problems: &mut Problems) {
         let own = Fields::of(self.node, &self.path, "", &mut Problems::default());
         if let Some(own) = own.and_then(|fields| fields.get("correlation_id")) {
@@ -310,7 +314,7 @@ impl<'n> Field<'n> {
     }
 }
 
-/// What could be a name before there was a grammar: a stored template keeps it.
+/// The rule for names before the grammar, which still applies to stored templates.
 fn stored_name(text: &str) -> Result<(), String> {
     if text.is_empty() {
         Err("expected a name, found an empty string".to_owned())

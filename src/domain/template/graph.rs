@@ -1,4 +1,4 @@
-//! The dependency graph of a template: who waits for whom, directly and transitively.
+//! The dependency graph of a template: the direct and transitive dependencies of each step.
 
 use super::{MAX_STEPS_PER_TEMPLATE, Template};
 
@@ -60,18 +60,19 @@ impl Graph {
         self.children.of(step)
     }
 
-    /// All the steps that end before `step` can start: its parents, their parents and so on, in ascending order.
+    /// All steps that end before `step` can start: its parents, their parents and so on, in
+    /// ascending order.
     pub fn ancestors(&self, step: usize) -> &[u16] {
         self.ancestors.of(step)
     }
 
-    /// The steps that wait for nothing, in ascending order.
+    /// The steps without parents, in ascending order.
     pub fn roots(&self) -> &[u16] {
         &self.roots
     }
 }
 
-/// For each step a list of steps, all lists in one allocation.
+/// A list of steps for each step, all lists in one allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Adjacency {
     /// List `i` is `targets[starts[i]..starts[i + 1]]`.
@@ -107,10 +108,10 @@ impl Adjacency {
         Adjacency::collect(lists.into_iter())
     }
 
-    /// Everything that can be reached along this relation from each step; `reversed` is its reverse.
+    /// All steps that are reachable along this relation from each step; `reversed` is its reverse.
     ///
-    /// One bit per pair of steps: a step's set is the union of its parents' sets and the parents themselves, taken in an
-    /// order in which parents come first.
+    /// One bit per pair of steps: a step's set is the union of its parents' sets and the parents
+    /// themselves, computed in an order in which parents come first.
     fn closure(&self, reversed: &Adjacency) -> Adjacency {
         let words = self.len().div_ceil(64);
         let mut reached = vec![0_u64; self.len() * words];

@@ -1,4 +1,4 @@
-//! `inputs` of a step: whose results its handler gets.
+//! `inputs` of a step: the steps whose results its handler receives.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,8 +7,8 @@ use super::step::Reference;
 use super::{Graph, StepTemplate};
 use crate::domain::words::shorten;
 
-/// Fills in [`StepTemplate::inputs`]. `linked` says that the dependencies are known to be right; otherwise nothing is said about
-/// which steps come before which.
+/// Fills in [`StepTemplate::inputs`]. `linked` means that the dependencies are valid; otherwise the
+/// order of steps is not checked.
 pub(super) fn read(
     steps: &mut [StepTemplate],
     inputs: &[Option<Vec<Reference<'_>>>],

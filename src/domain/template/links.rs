@@ -1,4 +1,5 @@
-//! Step names become indices: they must be unique, exist, and not lead in a circle.
+//! Resolves step names into indices: names must be unique and exist, and dependencies must not form
+//! a cycle.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +9,7 @@ use super::step::{RawStep, Reference};
 use crate::domain::cycles::find_cycles;
 use crate::domain::words::shorten;
 
-/// Most steps of a cycle that its message names.
+/// The most steps of a cycle that its message lists.
 const MAX_NAMED: usize = 20;
 
 /// Fills in [`StepTemplate::depends_on`].
@@ -53,7 +54,7 @@ fn index_names<'n>(raw: &[RawStep<'n>], problems: &mut Problems) -> HashMap<&'n 
     index
 }
 
-/// The steps that one step waits for, each with the place that says so.
+/// The parents of one step, each with the place of its reference.
 fn parents<'s, 'n>(
     step: &'s RawStep<'n>,
     all: &[RawStep<'n>],

@@ -1,27 +1,28 @@
-//! A mapping while it is read, with what merge keys (`<<`) add to it.
+//! A mapping under construction, with the entries that merge keys (`<<`) add to it.
 //!
-//! They are YAML 1.1's and not part of 1.2, but files live on them: `<<: *defaults`, or `<<: [*first, *second]`. What the mapping says itself
-//! counts, wherever the merge key stands; of several sources the first one counts.
+//! Merge keys belong to YAML 1.1 and not to 1.2, but many files use them: `<<: *defaults`, or `<<:
+//! [*first, *second]`. The mapping's own entries take precedence, wherever the merge key stands; of
+//! several sources the first one does.
 
 use std::collections::HashSet;
 
 use super::node::{Data, Entry, Key, Node};
 use super::problem::Pos;
 
-/// How a merge key is written, without quotes; in quotes it is a key like others.
+/// The merge key, without quotes; in quotes it is an ordinary key.
 pub(super) const MERGE: &str = "<<";
 
-/// A mapping of which more may come.
+/// A mapping that may receive more entries.
 #[derive(Default)]
 pub(super) struct Mapping {
     entries: Vec<Entry>,
-    /// Its value comes next; true for a merge key.
+    /// The key whose value comes next; true for a merge key.
     key: Option<(Key, bool)>,
     seen: HashSet<String>,
     merged: Option<Vec<Entry>>,
 }
 
-/// A key that cannot be taken with its value.
+/// A key that the mapping refuses with its value.
 pub(super) struct Refused {
     pub pos: Pos,
     pub key: String,
@@ -39,7 +40,8 @@ impl Mapping {
         self.key = Some((key, is_merge));
     }
 
-    /// Takes the value of the key before it; gives it back where that one is missing, as it is a key itself.
+    /// Takes the value of the pending key. Returns the node if no key is pending: the node is then
+    /// a key itself.
     pub fn take(&mut self, node: Node) -> Result<Option<Node>, Refused> {
         let Some((key, is_merge)) = self.key.take() else {
             return Ok(Some(node));
@@ -93,7 +95,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// The mapping as it is in the end.
+    /// The entries of the finished mapping, with those of the merge key appended.
     pub fn finish(self) -> Vec<Entry> {
         let Mapping {
             mut entries,

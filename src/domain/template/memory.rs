@@ -1,4 +1,4 @@
-//! What was read once and need not be read again for each environment.
+//! Cache of parsed expressions and compiled schemas, which are the same in each environment.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(super) struct Memory {
     patterns: usize,
 }
 
-/// What was found in a schema.
+/// The problems and warnings of a schema.
 #[derive(Clone)]
 struct Judged {
     problems: Vec<SchemaProblem>,
@@ -47,7 +47,7 @@ impl Memory {
         parsed
     }
 
-    /// The condition in a string, or in true or false; problems are added where it is wrong.
+    /// The condition of a field, a string or a boolean; problems are added at their place.
     pub fn condition(
         &mut self,
         field: &Field<'_>,
@@ -67,7 +67,8 @@ impl Memory {
         }
     }
 
-    /// A JSON Schema, each of its problems and warnings at the place in the YAML that its JSON pointer leads to.
+    /// A JSON Schema; each of its problems and warnings is added at the place in the YAML to which
+    /// its JSON pointer leads.
     pub fn schema(
         &mut self,
         field: &Field<'_>,

@@ -1,4 +1,5 @@
-//! The workflow definition: what a template is, and how it is read from YAML with all its errors at once.
+//! The workflow definition: a template, and its parser, which reads YAML and reports all problems
+//! at once.
 
 mod conditions;
 mod environments;
@@ -47,15 +48,16 @@ pub const MAX_HANDLER_CONFIG_BYTES: usize = 64 * 1024;
 pub const MAX_ANNOTATIONS_BYTES: usize = 16 * 1024;
 /// Largest `default_retry_limit`; the smallest is 1.
 pub const MAX_RETRY_LIMIT: u32 = 100;
-/// `default_retry_limit` of a step that names none.
+/// `default_retry_limit` of a step that specifies none.
 pub const DEFAULT_RETRY_LIMIT: u32 = 3;
-/// `timeout_seconds` of a step that names none.
+/// `timeout_seconds` of a step that specifies none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Smallest `timeout_seconds`.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// Largest `timeout_seconds`: seven days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Largest text of all expressions that differ, in bytes: it takes longer to read than all the rest.
+/// Largest total of all distinct expressions, in bytes: parsing expressions takes longer than
+/// reading the rest of a template.
 pub const MAX_EXPRESSIONS_BYTES: usize = 64 * 1024;
 /// Largest number of `overrides`.
 pub const MAX_OVERRIDES: usize = 100;
@@ -63,31 +65,32 @@ pub const MAX_OVERRIDES: usize = 100;
 pub const MAX_ENVIRONMENTS: usize = 20;
 /// Name of the step that a template with a `planner` has before all others.
 pub const PLANNER: &str = "planner";
-/// Namespace of a template that names none.
+/// Namespace of a template that specifies none.
 pub const DEFAULT_NAMESPACE: &str = "default";
-/// Version of a template that names none.
+/// Version of a template that specifies none.
 pub const DEFAULT_VERSION: semver::Version = semver::Version::new(0, 1, 0);
 
-/// One version of a workflow definition, known to be consistent.
+/// One version of a workflow definition, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
-    /// Together with `task_name` and `version` the template's identity. At most [`MAX_NAME_BYTES`].
+    /// With `task_name` and `version` the template's identity. At most [`MAX_NAME_BYTES`].
     pub namespace: String,
     /// At most [`MAX_NAME_BYTES`].
     pub task_name: String,
-    /// Precedence decides which version is the newest.
+    /// The newest version is the one of the highest precedence.
     pub version: semver::Version,
-    /// For people; empty when the template has none.
+    /// For readers; empty when the template has none.
     pub description: String,
-    /// JSON Schema of the context, already compiled once without a problem.
+    /// JSON Schema of the context, which has been compiled once without a problem.
     pub schema: Option<Value>,
-    /// Notes that each task of the template starts with.
+    /// Annotations with which each task of the template starts.
     pub annotations: Map<String, Value>,
-    /// Changes to the tasks that fit a condition, in the order in which they hold; at most [`MAX_OVERRIDES`].
+    /// Changes to the tasks that meet a condition, in the order of application; at most
+    /// [`MAX_OVERRIDES`].
     pub overrides: Vec<Override>,
-    /// Whether the first step is the planner of the others, which all come after it.
+    /// Whether the first step is a planner, which all others wait for.
     pub planner: bool,
-    /// How long a task may take: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
+    /// Deadline of a task after its submit: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
     pub timeout: Option<Duration>,
     /// In the order of the file; 1 to [`MAX_STEPS_PER_TEMPLATE`].
     pub steps: Vec<StepTemplate>,
@@ -98,57 +101,61 @@ pub struct Template {
 pub struct StepTemplate {
     /// Unique in the template. At most [`MAX_NAME_BYTES`].
     pub name: String,
-    /// For people; empty when the step has none.
+    /// For readers; empty when the step has none.
     pub description: String,
-    /// The name workers register for the code that performs the step (`handler_class`).
+    /// The name under which workers register the code of the step (`handler_class`).
     pub handler: String,
-    /// The downstream system that circuits and limits protect: `handler_config.service`, else a key of the
-    /// Rails engine (`rails.rs`), else the handler's name.
+    /// The downstream system that circuits and limits protect: `handler_config.service`, else a key
+    /// of the Rails engine (`rails.rs`), else the handler's name.
     pub service: String,
     /// Indices into [`Template::steps`], sorted, unique, never forming a cycle.
     pub depends_on: Vec<usize>,
-    /// The ancestors whose results the handler gets, sorted and unique; `None` for all.
+    /// The ancestors whose results the handler receives, sorted and unique; `None` for all.
     pub inputs: Option<Vec<usize>>,
-    /// How many charged attempts the step may have in all, 1 to [`MAX_RETRY_LIMIT`]; 1 when it is not retryable.
+    /// The most charged attempts of the step, 1 to [`MAX_RETRY_LIMIT`]; 1 when it is not retryable.
     pub retry_limit: u32,
     /// Whether a retryable error leads to another attempt.
     pub retryable: bool,
-    /// How long an attempt may run: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
+    /// Time-out of an attempt: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
     pub timeout: Duration,
-    /// How long to wait between attempts.
+    /// The delay between attempts.
     pub backoff: Backoff,
-    /// What the handler gets as its configuration, with `service` and `timeout_seconds` still in it.
+    /// The configuration that the handler receives, including `service` and `timeout_seconds`.
     pub handler_config: Map<String, Value>,
     /// `when`: the step is skipped when it is false.
     pub condition: Option<Expression>,
-    /// JSON Schema of the result, already compiled once without a problem.
+    /// JSON Schema of the result, which has been compiled once without a problem.
     pub result_schema: Option<Value>,
-    /// Notes that each run of the step starts with.
+    /// Annotations with which each run of the step starts.
     pub annotations: Map<String, Value>,
 }
 
-/// What became of a text that should be a template.
+/// The result of checking a text as a template.
 #[derive(Debug, Clone)]
 pub struct Checked {
     /// Set when there is no problem.
     pub template: Option<Template>,
-    /// In order of position, at most [`MAX_PROBLEMS`], of which the last one then says how many are not listed.
+    /// In order of position, at most [`MAX_PROBLEMS`]; if there are more, the last one states how
+    /// many are not listed.
     pub problems: Vec<Problem>,
-    /// How many different problems were found, those that are not listed too. Environments are judged until the list is full.
+    /// Number of distinct problems found, including those that are not listed. Environments are
+    /// checked until the list is full.
     pub problems_total: usize,
-    /// What the author should know whether it is valid or not, in order of position and at most [`MAX_PROBLEMS`] likewise.
+    /// Warnings for the author of a valid or invalid template, in order of position and at most
+    /// [`MAX_PROBLEMS`] likewise.
     pub warnings: Vec<Problem>,
 }
 
 impl Template {
-    /// Reads a template from untrusted YAML of at most [`MAX_TEMPLATE_BYTES`], as it is in `environment`: an empty name, and
-    /// one that the template does not mention, leave it as it is. All its environments are checked. When the YAML itself is
-    /// broken, what comes after the break cannot be judged, and the problems end there.
+    /// Reads a template from untrusted YAML of at most [`MAX_TEMPLATE_BYTES`] for `environment`. An
+    /// empty name, or one that the template does not mention, selects the template without an
+    /// environment; all environments are checked in any case. A syntax error in the YAML ends the
+    /// check at its position.
     pub fn check(yaml: &str, environment: &str) -> Checked {
         checked(yaml, environment, Names::New)
     }
 
-    /// As [`Template::check`], without its warnings.
+    /// As [`Template::check`], without the warnings.
     ///
     /// # Errors
     /// The problems, as [`Checked::problems`].
@@ -159,7 +166,8 @@ impl Template {
         template.ok_or(problems)
     }
 
-    /// As [`Template::parse`], of a template that was stored: its names may be older than the grammar of names.
+    /// As [`Template::parse`], for a stored template, whose names may be older than the grammar of
+    /// names.
     ///
     /// # Errors
     /// The problems, as [`Checked::problems`].
@@ -213,7 +221,7 @@ fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Op
     Some(chosen)
 }
 
-/// What a time-out has to be, in words.
+/// The bounds of a time-out in words.
 pub(super) fn timeout_expected() -> String {
     format!(
         "a number of seconds from {} to {}",

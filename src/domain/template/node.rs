@@ -1,11 +1,12 @@
-//! The tree between YAML and the template: JSON values that remember where they stand.
+//! The tree between YAML and the template: JSON values with their positions in the file.
 
 use serde_json::{Map, Number, Value};
 
 use super::problem::{Pos, child, item};
 use crate::domain::words::shorten;
 
-/// A value and where it stands. An alias stands where it is used; what is inside it, where it was written.
+/// A value and its position. The position of an alias is the place of its use; the positions within
+/// it are those of its anchor.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub pos: Pos,
@@ -20,7 +21,7 @@ pub(super) enum Data {
     Text(String),
     List(Vec<Node>),
     Map(Vec<Entry>),
-    /// A problem was already reported here.
+    /// A problem has already been reported here.
     Broken,
 }
 
@@ -34,12 +35,12 @@ pub(super) struct Entry {
 pub(super) struct Key {
     pub pos: Pos,
     pub text: String,
-    /// A problem was already reported here.
+    /// A problem has already been reported here.
     pub broken: bool,
 }
 
 impl Data {
-    /// What it is, for an error message, with its value when that is short.
+    /// The type for an error message, with a scalar's value, cut if it is long.
     pub fn kind(&self) -> String {
         match self {
             Data::Null => "nothing (null)".into(),
@@ -54,7 +55,7 @@ impl Data {
 }
 
 impl Node {
-    /// The JSON value; what is broken becomes null.
+    /// The JSON value; a broken value becomes null.
     pub fn to_json(&self) -> Value {
         match &self.data {
             Data::Null | Data::Broken => Value::Null,
@@ -78,7 +79,8 @@ impl Node {
         }
     }
 
-    /// Where the value at a JSON pointer into this node stands, and its path; as far as the pointer leads.
+    /// Position and path of the value at a JSON pointer into this node, or of the last existing
+    /// value on the way to it.
     pub fn locate(&self, pointer: &str, path: &str) -> (Pos, String) {
         let (mut node, mut path) = (self, path.to_owned());
         for token in pointer.split('/').skip(1) {

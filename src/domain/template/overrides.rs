@@ -1,4 +1,4 @@
-//! `overrides`: changes to the tasks for which a condition is true.
+//! `overrides`: changes to the tasks that meet a condition.
 
 use std::collections::BTreeMap;
 
@@ -13,19 +13,19 @@ use crate::domain::expression::{EvaluationError, Expression, Scope, Type, Values
 use crate::domain::interpolation::Interpolation;
 use crate::domain::json;
 
-/// Changes, and when they hold.
+/// A condition and the changes that apply when it is true.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Override {
     /// `when`.
     pub condition: Expression,
-    /// The changes as they are written, `${…}` and all.
+    /// The changes as written, with `${...}` unevaluated.
     pub changes: Adjustment,
-    /// What strings in annotations mean that have a `${…}` in them.
+    /// The parsed strings of annotations that contain `${...}`.
     texts: BTreeMap<String, Interpolation>,
 }
 
 impl Override {
-    /// The changes for a task; None when the condition is false.
+    /// The changes for a task; `None` when the condition is false.
     ///
     /// # Errors
     /// As [`Expression::holds`].
@@ -173,7 +173,7 @@ fn read_one(
     })
 }
 
-/// Warns of the override's own annotations and of those that it gives to steps.
+/// Adds a warning for a correlation id in the override's own annotations or in those of its steps.
 fn warn_of_correlation_ids(fields: &Fields<'_>, problems: &mut Problems) {
     let quiet = &mut Problems::default();
     let steps = fields
@@ -187,12 +187,12 @@ fn warn_of_correlation_ids(fields: &Fields<'_>, problems: &mut Problems) {
         .for_each(|notes| notes.warn_of_correlation_id(problems));
 }
 
-/// A name in a JSON pointer.
+/// Escapes a name for a JSON pointer.
 fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// Reads what stands in annotations.
+/// Reads the strings in annotations.
 struct Texts<'r, 'n> {
     item: &'r Field<'n>,
     scope: &'r Scope<'r>,

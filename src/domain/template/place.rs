@@ -1,15 +1,18 @@
-//! Where in the file a place inside a scalar is: quotes, escapes and indentation stand in the file but not in the value.
+//! Translates a position inside a scalar's value into a position in the file: the value lacks the
+//! file's quotes, escapes and indentation.
 
 use super::problem::Pos;
 
-/// The place of line `line` and column `column` of the value of the scalar at `at`; where that cannot be told, of the scalar.
+/// The position in the file of line `line` and column `column` of the value of the scalar at `at`;
+/// the scalar's own position if the exact one cannot be determined.
 pub(super) fn inside(yaml: &str, at: Pos, line: u32, column: u32) -> Pos {
     let text = yaml.strip_prefix('\u{feff}').unwrap_or(yaml);
     let raw = text.lines().nth(at.line as usize - 1).unwrap_or_default();
     let raw: Vec<char> = raw.chars().skip(at.column as usize - 1).collect();
     let offset = match raw.first() {
         Some('*' | '&' | '!') | None => None,
-        // Only a block keeps its lines; it begins with its text, and so does each of its lines.
+        // Only a block scalar keeps its lines; `at` is the start of its text, and each of its lines
+        // starts at the same column.
         Some(first) if line > 1 => {
             let is_block = !matches!(first, '\'' | '"');
             return if is_block {
@@ -44,8 +47,9 @@ pub(super) fn inside(yaml: &str, at: Pos, line: u32, column: u32) -> Pos {
     })
 }
 
-/// How far the character at `column` is from the opening quote; `width` says how many characters of the file stand for the next
-/// one of the value. None when the line ends before it.
+/// The distance of the character at `column` from the opening quote; `width` returns how many
+/// characters of the file represent the next character of the value. `None` if the line ends before
+/// it.
 fn skip(raw: &[char], column: u32, width: impl Fn(&[char]) -> usize) -> Option<u32> {
     let mut at = 1;
     for _ in 1..column {

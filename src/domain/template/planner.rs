@@ -1,4 +1,4 @@
-//! `planner`: a step before all others, whose result says how the task's steps are changed.
+//! `planner`: a step before all others, whose result changes the task's steps.
 
 use super::fields::{Alias, Field, Fields};
 use super::node::Data;
@@ -18,7 +18,8 @@ const KNOWN: [&str; 9] = [
     "dependent_system",
 ];
 
-/// The planner's step; what is wrong with it becomes problems and default values. `service` is the template's own.
+/// Reads the planner's step; an invalid part adds a problem and takes its default. `service` is the
+/// template's own.
 pub(super) fn read(
     field: &Field<'_>,
     service: Option<&str>,
@@ -54,7 +55,7 @@ pub(super) fn read(
     described(planner)
 }
 
-/// Puts the planner before the steps: all that would start at once wait for it.
+/// Puts the planner before the steps: each root waits for it.
 pub(super) fn put_first(planner: StepTemplate, steps: &mut Vec<StepTemplate>) {
     for step in steps.iter_mut() {
         step.depends_on.iter_mut().for_each(|parent| *parent += 1);

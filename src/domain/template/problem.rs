@@ -1,4 +1,4 @@
-//! What is wrong with a template and where, so that all of it can be told at once.
+//! The problems of a template with their positions, collected so that all are reported at once.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -8,16 +8,16 @@ use super::place;
 use crate::domain::expression::ExpressionProblem;
 use crate::domain::words::{did_you_mean, shorten};
 
-/// How many problems are listed, and how many warnings; what is beyond is counted.
+/// The most problems in one list, and the most warnings; further ones are only counted.
 pub const MAX_PROBLEMS: usize = 100;
 
-/// So many different problems are counted one by one; a file has more only when it was written for that.
+/// The most distinct problems that are counted; only a crafted file has more.
 const MAX_COUNTED: usize = 100_000;
 
-/// How many times a similar word is looked for.
+/// The most searches for a similar word.
 const MAX_HINTS: usize = 20;
 
-/// A place in the YAML text. Both from 1; columns count characters.
+/// A position in the YAML text. Both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pos {
     pub line: u32,
@@ -28,16 +28,17 @@ impl Pos {
     pub const START: Pos = Pos { line: 1, column: 1 };
 }
 
-/// One thing that is wrong with a template, or that its author should know.
+/// A problem of a template, or a warning for its author.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Problem {
     /// Line of the offending value, from 1.
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
-    /// Where in the document, such as `step_templates[2].depends_on_steps[0]`; empty for the document itself.
+    /// Path in the document, such as `step_templates[2].depends_on_steps[0]`; empty for the
+    /// document itself.
     pub path: String,
-    /// What is wrong and what was expected; of a warning, what takes the place of what is not used.
+    /// The problem and the expected value; for a warning, the replacement of an unused key.
     pub message: String,
 }
 
@@ -51,29 +52,29 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem, and where in the scalar it is when that is known.
+/// A problem, and its position inside the scalar if that is known.
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Found {
     problem: Problem,
     inside: Option<(u32, u32)>,
 }
 
-/// Which names may be read.
+/// The rule by which names are checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Names {
-    /// Those of the grammar: the template is about to be stored.
+    /// The grammar of names: the template is about to be stored.
     #[default]
     New,
-    /// Also those that could be stored before there was a grammar.
+    /// The older rule, which stored templates may rely on.
     Stored,
 }
 
-/// What was found so far: all of it is counted, and the first [`MAX_PROBLEMS`] by position are kept.
+/// The findings so far: all are counted, and the first [`MAX_PROBLEMS`] by position are kept.
 #[derive(Default)]
 struct Findings {
     first: BTreeSet<Found>,
     seen: HashSet<u64>,
-    /// There may be more: a part of the file was not judged.
+    /// A part of the file was not checked, so there may be more.
     is_partial: bool,
 }
 
@@ -98,7 +99,8 @@ impl Findings {
         }
     }
 
-    /// Those of the template in one of its environments, unless it has them anyway.
+    /// Adds the findings of the template in one of its environments, except those that the template
+    /// has anyway.
     fn add_all_in(&mut self, environment: &str, others: Findings) {
         let new = |seen: &u64| !self.seen.contains(seen);
         let counted: Vec<u64> = others
@@ -121,7 +123,8 @@ impl Findings {
         }
     }
 
-    /// In order of position, at most [`MAX_PROBLEMS`]; the last one then says how many are not listed.
+    /// The findings in order of position, at most [`MAX_PROBLEMS`]; if there are more, the last one
+    /// states how many are not listed.
     fn into_sorted(self, yaml: &str, what: &str) -> Vec<Problem> {
         let placed = |Found { problem, inside }: Found| {
             let at = Pos {
@@ -163,7 +166,7 @@ pub(super) struct Problems {
     problems: Findings,
     warnings: Findings,
     hints: usize,
-    /// Which names are no problem.
+    /// The rule by which names are checked.
     pub names: Names,
 }
 
@@ -180,7 +183,7 @@ impl Problems {
             .add(found(pos, path.into(), message.into(), None));
     }
 
-    /// A problem of the expression in the scalar at `pos`.
+    /// Adds a problem of the expression in the scalar at `pos`.
     pub fn add_inside(&mut self, pos: Pos, path: &str, problem: ExpressionProblem) {
         let ExpressionProblem {
             line,
@@ -191,25 +194,26 @@ impl Problems {
             .add(found(pos, path.to_owned(), message, Some((line, column))));
     }
 
-    /// What an author should know of a template that is valid all the same.
+    /// Adds a warning, which does not make the template invalid.
     pub fn warn(&mut self, pos: Pos, path: impl Into<String>, message: impl Into<String>) {
         self.warnings
             .add(found(pos, path.into(), message.into(), None));
     }
 
-    /// Those of the template in one of its environments, unless it has them anyway.
+    /// Adds the problems and warnings of the template in one of its environments, except those that
+    /// the template has anyway.
     pub fn add_all_in(&mut self, environment: &str, others: Problems) {
         self.problems.add_all_in(environment, others.problems);
         self.warnings.add_all_in(environment, others.warnings);
     }
 
-    /// What follows is not judged.
+    /// Records that the rest of the file is not checked.
     pub fn leave_rest(&mut self) {
         self.problems.is_partial = true;
         self.warnings.is_partial = true;
     }
 
-    /// How many different problems there are.
+    /// Number of distinct problems.
     pub fn len(&self) -> usize {
         self.problems.seen.len()
     }
@@ -218,7 +222,8 @@ impl Problems {
         self.problems.seen.is_empty()
     }
 
-    /// ", did you mean …?" for the first [`MAX_HINTS`] words; comparing all words with each other would take too long.
+    /// The text ", did you mean ...?" for each of the first [`MAX_HINTS`] words; comparing all
+    /// words with each other would take too long.
     pub fn hint<'c>(
         &mut self,
         word: &str,
@@ -232,8 +237,8 @@ impl Problems {
         }
     }
 
-    /// The problems and the warnings, each in order of position, without repetitions, at most [`MAX_PROBLEMS`]; the last one then
-    /// says how many are not listed.
+    /// The problems and the warnings, each in order of position, without repetitions, at most
+    /// [`MAX_PROBLEMS`]; if there are more, the last one states how many are not listed.
     pub fn into_sorted(self, yaml: &str) -> (Vec<Problem>, Vec<Problem>) {
         (
             self.problems.into_sorted(yaml, "problems"),

@@ -1,5 +1,5 @@
-//! Template files of the Rails engine load as they are: keys that name Ruby things or repeat what is known are taken with a warning
-//! that says what takes their place.
+//! Support for template files of the Rails engine, which load unchanged: a key that names a Ruby
+//! class or repeats other keys causes a warning that names its replacement.
 
 use super::fields::{Field, Fields};
 use super::problem::Problems;
@@ -10,7 +10,7 @@ const NAMES_A_CLASS: &str = "the key is not used: it names a Ruby class, and a t
 const NAMES_EVENTS: &str = "the key is not used: a worker publishes no events of its own; subscribe to the events of the step, such as \
                             `step.completed`, and put what they tell into its result";
 
-/// Keys of a template that are not used, and what takes their place.
+/// Keys of a template that are not used, with their replacements.
 pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
     (HANDLER_CLASS, NAMES_A_CLASS),
     ("class_name", NAMES_A_CLASS),
@@ -33,7 +33,7 @@ pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
     ),
 ];
 
-/// Keys of a step that are not used, and what takes their place.
+/// Keys of a step that are not used, with their replacements.
 pub(super) const OF_STEP: [(&str, &str); 2] = [
     ("custom_events", NAMES_EVENTS),
     (
@@ -45,7 +45,7 @@ pub(super) const OF_STEP: [(&str, &str); 2] = [
 const HANDLER_CLASS: &str = "task_handler_class";
 const MODULE: &str = "module_namespace";
 
-/// Warns of each of these keys that is there.
+/// Adds a warning for each of these keys that is present.
 pub(super) fn warn(fields: &Fields<'_>, keys: &[(&str, &str)], problems: &mut Problems) {
     for (key, instead) in keys {
         if let Some(field) = fields.get(key) {
@@ -54,7 +54,8 @@ pub(super) fn warn(fields: &Fields<'_>, keys: &[(&str, &str)], problems: &mut Pr
     }
 }
 
-/// Warns when a step's `dependent_system` is not its service, because another key says that.
+/// Adds a warning if a step's `dependent_system` is not its service, because another key takes
+/// precedence.
 pub(super) fn warn_of_other_service(field: &Field<'_>, service: &str, problems: &mut Problems) {
     let own = field.reference(&mut Problems::default());
     if own.is_some_and(|own| own != service) {
@@ -66,7 +67,8 @@ pub(super) fn warn_of_other_service(field: &Field<'_>, service: &str, problems: 
     }
 }
 
-/// The name of the template. Those of the Rails engine begin with their module and a slash, which no name here can have.
+/// The name of the template. A name of the Rails engine begins with its module and a slash, which
+/// the grammar of names does not allow; a dot replaces the slash.
 pub(super) fn task_name(
     template: &Fields<'_>,
     field: &Field<'_>,

@@ -172,6 +172,8 @@ fn steps(
     }
     let whens: Vec<Option<Field<'_>>> = raw.iter_mut().map(|step| step.when.take()).collect();
     let named: Vec<_> = raw.iter_mut().map(|step| step.inputs.take()).collect();
+    // Names are resolved before inputs and conditions are read, since both depend on the ancestors
+    // of a step. The planner is inserted last, since it shifts all indices.
     let before = problems.len();
     let mut steps = links::resolve(raw, problems);
     let known = problems.len() == before;

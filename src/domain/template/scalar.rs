@@ -1,4 +1,5 @@
-//! What an unquoted YAML scalar means: the core schema of YAML 1.2, with every digit of a number kept.
+//! The meaning of an unquoted YAML scalar: the core schema of YAML 1.2, with each digit of a number
+//! kept.
 
 use serde_json::Number;
 
@@ -10,14 +11,14 @@ pub(super) enum Plain {
     Null,
     Bool(bool),
     Number(Number),
-    /// A word, and everything else that is not one of the above.
+    /// A word, or any other text that is not one of the above.
     Text,
-    /// A number that JSON or this server cannot hold; the text says why.
+    /// A number that JSON or this server cannot hold, with the reason.
     Unusable(String),
 }
 
-/// Resolves an unquoted scalar as section 10.3.2 of YAML 1.2.2 does: `yes`, `on`, `1_000` and `0777` are what they look
-/// like (text, text, text, and the number 777), not what YAML 1.1 made of them.
+/// Resolves an unquoted scalar by section 10.3.2 of YAML 1.2.2: `yes`, `on`, `1_000` and `0777` are
+/// text, text, text, and the number 777, not the values that YAML 1.1 gave them.
 pub(super) fn resolve(text: &str) -> Plain {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Plain::Null,
@@ -53,7 +54,8 @@ fn radix(text: &str, digits: &str, radix: u32) -> Plain {
     }
 }
 
-/// `[-+]? ( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`, rewritten in JSON's narrower grammar.
+/// `[-+]? ( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`, rewritten in JSON's
+/// narrower grammar.
 fn decimal(text: &str, unsigned: &str) -> Plain {
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),

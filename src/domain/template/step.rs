@@ -32,23 +32,24 @@ const KNOWN: [&str; 15] = [
 /// A step whose dependencies are still names.
 pub(super) struct RawStep<'n> {
     pub step: StepTemplate,
-    /// None when the name is missing or not usable.
+    /// `None` when the name is missing or invalid.
     pub name: Option<Reference<'n>>,
     pub depends_on: Vec<Reference<'n>>,
-    /// Whose results it gets, where not all.
+    /// The steps whose results it receives, if `inputs` is present.
     pub inputs: Option<Vec<Reference<'n>>>,
-    /// The condition, which can only be read when the step's ancestors are known.
+    /// The condition, which is read once the step's ancestors are known.
     pub when: Option<Field<'n>>,
 }
 
-/// A step's name where it is written.
+/// A step's name and the place where it is written.
 pub(super) struct Reference<'n> {
     pub name: &'n str,
     pub pos: Pos,
     pub path: String,
 }
 
-/// Reads one entry; what is wrong with it becomes problems and default values. `service` is the template's own.
+/// Reads one entry; an invalid part adds a problem and takes its default. `service` is the
+/// template's own.
 pub(super) fn read<'n>(
     item: &Field<'n>,
     service: Option<&str>,
@@ -121,7 +122,8 @@ pub(super) fn read<'n>(
     }
 }
 
-/// What a step and a planner have in common; `key` names the handler, and `service` is the template's own.
+/// Reads the settings that steps and planners share; `key` is the key of the handler, and `service`
+/// is the template's own.
 pub(super) fn read_settings(
     fields: &Fields<'_>,
     key: &str,

@@ -1,6 +1,8 @@
-//! Untrusted YAML becomes a tree of JSON values that remember where they stand, or problems that say where.
+//! Parses untrusted YAML into a tree of JSON values with positions, or into problems with
+//! positions.
 //!
-//! The parser's events are read directly: a deserializer would stop at the first error and forget the positions.
+//! The builder reads the parser's events directly: a deserializer would stop at the first error and
+//! lose the positions.
 
 use std::collections::HashMap;
 
@@ -14,14 +16,15 @@ use super::problem::{Pos, Problems, child, item};
 use super::scalar::{self, Plain};
 use crate::domain::words::shorten;
 
-/// How deep lists and mappings may be nested.
+/// Largest nesting depth of lists and mappings.
 const MAX_DEPTH: usize = 64;
-/// How many values a file may hold once its aliases are expanded.
+/// The most values in a file, with its aliases expanded.
 const MAX_NODES: usize = 100_000;
-/// How much text a file may hold once its aliases are expanded, in bytes.
+/// The most text in a file, with its aliases expanded, in bytes.
 const MAX_TEXT_BYTES: usize = 2 * super::MAX_TEMPLATE_BYTES;
 
-/// Reads the one document of `text`. None when there is nothing to go on with; problems are added either way.
+/// Parses the one document of `text`. `None` if there is no tree to continue with; problems are
+/// added in either case.
 pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     if let Some(offset) = text.find('\0') {
         problems.add(
@@ -58,7 +61,8 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
 fn parser_options() -> Options {
     granit_parser::options! {
         emit_comments: false,
-        // One more than the builder takes; the scanner meets it first where it looks ahead.
+        // One level more than the builder allows; the scanner reaches this limit first where it
+        // looks ahead.
         flow_nesting_limit: MAX_DEPTH + 1,
         block_nesting_limit: MAX_DEPTH + 1,
     }
@@ -68,7 +72,7 @@ fn too_deep() -> String {
     format!("nested deeper than {MAX_DEPTH} levels")
 }
 
-/// The file cannot be read beyond this.
+/// An error after which the file cannot be read.
 struct Fatal {
     pos: Pos,
     message: String,
@@ -91,7 +95,7 @@ struct Anchored {
     cost: Cost,
 }
 
-/// What an alias adds to the tree.
+/// The cost that an alias adds to the tree.
 #[derive(Clone, Copy, Default)]
 struct Cost {
     nodes: usize,
@@ -232,7 +236,8 @@ impl<'p> Builder<'p> {
         Ok(())
     }
 
-    /// Counts a value that was written out, keeps it for its aliases, and puts it into its container.
+    /// Counts a value that is written out, keeps it for its aliases, and puts it into its
+    /// container.
     fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Fatal> {
         let text_bytes = if let Data::Text(text) = &node.data {
             text.len()
@@ -288,7 +293,7 @@ impl<'p> Builder<'p> {
         }
     }
 
-    /// Takes `node` as the next key of the mapping that is open.
+    /// Takes `node` as the next key of the open mapping.
     fn key(&mut self, node: Node) {
         let pos = node.pos;
         let (text, problem) = match node.data {
@@ -360,7 +365,7 @@ impl<'p> Builder<'p> {
         self.problems.add(at, path, message);
     }
 
-    /// Where the value that comes next will be.
+    /// The path of the next value.
     fn path(&self) -> String {
         self.open
             .iter()

@@ -1,4 +1,5 @@
-//! Overrides, planners, conditions, result schemas and time-outs: what they mean. What is wrong with them is in `refusals`.
+//! The effects of overrides, planners, conditions, result schemas and time-outs. Their problems are
+//! tested in `refusals`.
 
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ fn settings(template: &Template, context: &Value) -> Settings {
     settings
 }
 
-/// A template with the steps a → b, and `more` at the top level.
+/// A template with the steps a and b, where b waits for a, and `more` at the top level.
 pub(super) fn two_steps(more: &str) -> String {
     format!(
         "task_name: t\nschema: {{properties: {{plan: {{type: string}}, n: {{type: integer}}}}}}\nstep_templates:\n\
@@ -290,7 +291,7 @@ fn a_planner_is_a_step_before_all_others() {
         (2.0, json!(1))
     );
     assert_eq!(planner.description, "d");
-    // Without one, a step may have its name.
+    // Without a planner, a step may have its name.
     parse("name: t\nstep_templates:\n- {name: planner, handler: h}\n");
 }
 
@@ -423,7 +424,7 @@ fn sizes_of_an_adjustment() {
         "{found:?}"
     );
 
-    // What counts is what comes out of it: `a` has a configuration of its own.
+    // The limit applies to the merged configuration: `a` has one of its own.
     let own = Value::Object(template.steps[0].handler_config.clone())
         .to_string()
         .len()
@@ -449,7 +450,7 @@ fn sizes_of_an_adjustment() {
     );
 }
 
-/// What is wrong with a planner's answer.
+/// The problems of a planner's answer.
 fn refused(answer: &str, template: &Template, case: &str) -> Vec<String> {
     match Adjustment::from_json(answer, template, &Budget::new()) {
         Err(AdjustmentError::Problems(problems)) => problems,

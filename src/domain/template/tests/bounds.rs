@@ -1,4 +1,4 @@
-//! Each bound at its edge: what just fits, and what no longer does.
+//! Each bound at its edge: the largest value that fits, and the smallest that does not.
 
 use std::time::Instant;
 
@@ -189,7 +189,7 @@ fn backoff() {
 
 #[test]
 fn free_content() {
-    // As JSON `{"k":"…"}` is 8 bytes longer than its string.
+    // As JSON `{"k":"..."}` is 8 bytes longer than its string.
     let config = |bytes: usize| {
         one_step(&format!(
             "  handler_config: {{k: {}}}\n",

@@ -193,7 +193,7 @@ const WRONG: &[(&str, Expected)] = &[
     ),
 ];
 
-/// Whatever the environment of the server that reads the file.
+/// A problem in any environment is reported, whatever the environment of the reading server.
 #[test]
 fn what_is_wrong_in_any_environment_is_wrong() {
     let with = |text: &str| {
@@ -204,7 +204,7 @@ fn what_is_wrong_in_any_environment_is_wrong() {
     for &(text, expected) in WRONG {
         check(&with(text), &[expected]);
     }
-    // What is wrong anyway is told once.
+    // A problem of the template itself is reported once.
     check(
         "name: t\nstep_templates:\n- {name: a}\nenvironments: {p: {}, q: {timeout_seconds: 0}}\n",
         &[

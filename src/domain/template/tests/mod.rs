@@ -1,4 +1,4 @@
-//! Templates as authors write them, right and wrong.
+//! Valid and invalid templates as authors write them.
 
 mod adapting;
 mod bounds;

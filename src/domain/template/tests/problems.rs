@@ -1,4 +1,4 @@
-//! One bad template per line of the table, with the place and the words of its problem.
+//! One invalid template per line of the table, with the place and a part of the message.
 
 mod steps;
 mod top_level;

@@ -1,4 +1,4 @@
-//! What is wrong with a template that adapts, where it stands, and how much of it there may be.
+//! The problems of overrides, planners and conditions, their places, and the bounds of these parts.
 
 use super::adapting::two_steps;
 use super::problems::{Expected, check};
@@ -389,7 +389,7 @@ fn bounds() {
 #[test]
 fn the_text_of_expressions_is_bounded() {
     let with = |bytes: usize| {
-        // Those that differ count; the last one stands there twice.
+        // Only distinct expressions count; the last one appears twice.
         let sources: Vec<String> = (0..)
             .map(|n| format!("{n:04} > 0 //{}", "x".repeat(1_024 - 11)))
             .take(bytes / 1_024)
@@ -415,7 +415,7 @@ fn the_text_of_expressions_is_bounded() {
     );
 }
 
-/// Whatever it takes to find out: all of it is bounded.
+/// Reads the templates that are the most expensive to check: each cost is bounded.
 #[test]
 fn the_worst_templates_are_read_in_time() {
     let fields: String = (0..4_500)

@@ -1,4 +1,4 @@
-//! What YAML lets an author write in more than one way: anchors and where they live, merge keys, keys without a value.
+//! Alternative spellings in YAML: anchors and their places, merge keys, keys without a value.
 
 use super::problems::check;
 use super::*;

@@ -1,4 +1,4 @@
-//! What is wrong with a step, or with what it waits for.
+//! Problems of a step or of its dependencies.
 
 use super::{Expected, check};
 

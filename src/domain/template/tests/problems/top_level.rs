@@ -1,4 +1,4 @@
-//! What is wrong with the keys of the whole template.
+//! Problems of the keys of the whole template.
 
 use super::{Expected, STEP, check};
 

@@ -1,4 +1,4 @@
-//! What is wrong with the YAML, whatever it says.
+//! Problems of the YAML itself, whatever its content.
 
 use super::{Expected, STEP, check};
 
