@@ -114,9 +114,9 @@ pub mod tests {
 
     use super::*;
 
-    /// The longest time of one judgement within its budget: for an optimised build (`cargo test
-    /// --release --lib counted -- --nocapture` prints the times), or for a test build, which is
-    /// many times slower, on a loaded machine.
+    /// The longest time of one judgement within its budget: for an optimised build, or for a test
+    /// build, which is many times slower, on a loaded machine.
+    /// `cargo test --release --lib counted -- --nocapture` prints the times.
     const PATIENCE: Duration =
         Duration::from_millis(if cfg!(debug_assertions) { 30_000 } else { 250 });
 

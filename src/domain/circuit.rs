@@ -11,12 +11,12 @@ use super::{attempt::OutcomeKind, policy::Policy};
 /// State of a circuit; also the database's `circuit_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CircuitState {
-    /// Every claim is admitted. For `ramp_seconds` after a recovery, [`ramp`] limits the steps at
-    /// once.
+    /// The circuit admits every claim. For `ramp_seconds` after a recovery, [`ramp`] limits the
+    /// steps at once.
     Closed,
-    /// No claim is admitted.
+    /// The circuit admits no claim.
     Open,
-    /// Claims are admitted for a few probes, whose results decide the next state.
+    /// The circuit admits a few claims as probes, whose results decide the next state.
     HalfOpen,
 }
 

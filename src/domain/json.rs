@@ -82,7 +82,7 @@ pub fn check_object(text: &str, max_bytes: usize) -> Result<(), JsonError> {
 pub fn parse(text: &str, max_bytes: usize) -> Result<Value, JsonError> {
     check_document(text, max_bytes)?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    reader.disable_recursion_limit(); // The depth is checked.
+    reader.disable_recursion_limit(); // `check_document` bounds the depth.
     Value::deserialize(&mut reader).map_err(|error| error_at(text, 0, error.to_string()))
 }
 

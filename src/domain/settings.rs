@@ -37,6 +37,7 @@ impl Settings {
                 .into_iter()
                 .for_each(|adjustment| settings.push(&origin, adjustment));
         }
+        // Most tasks have no adjustments, so only others are serialised for the check.
         let bytes = if settings.is_empty() {
             0
         } else {

@@ -279,6 +279,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
     }
 
     fn macro_call(&mut self, found: &Macro<'e>) -> Estimate<'v> {
+        // The list is outside the scope of the macro's variable, so it is estimated first.
         let over = self.expr(found.over);
         let (whole, (rounds, item)) = (self.size(over.shape), self.items(over.shape));
         self.names.push((found.name, item));

@@ -303,6 +303,7 @@ impl<'e> Checker<'_, 'e> {
                 ),
             );
         }
+        // The list is outside the scope of the macro's variable, so it is checked first.
         let over = self.expr(found.over)?;
         if !over.kinds.has(Kinds::LIST.or(Kinds::MAP)) {
             return fault(

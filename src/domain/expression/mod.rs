@@ -354,6 +354,7 @@ impl Expression {
         let mut context = cel::Context::with_env(Arc::clone(&ENV));
         for (name, reads) in &tree.reads.parts {
             if let Some(variable) = values.get(name) {
+                // The conversion is paid for before it copies anything.
                 self.spend(values, bounds::size(variable, reads))?;
                 context.add_variable_from_value(name, values::to_cel(variable, name, reads)?);
             }

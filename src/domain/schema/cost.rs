@@ -151,7 +151,7 @@ fn measure(edges: &[Vec<usize>]) -> Size {
 fn same_value_work(places: &[Place], edges: &[Vec<usize>]) -> u64 {
     let group = strong_components(edges);
     let mut order: Vec<usize> = (0..edges.len()).collect();
-    order.sort_by_key(|place| std::cmp::Reverse(group[*place])); // From the ends up.
+    order.sort_by_key(|place| std::cmp::Reverse(group[*place])); // Targets come first.
     let mut work = vec![0_u64; edges.len()];
     for place in order {
         let below = edges[place]

@@ -31,7 +31,8 @@ fn start(text: &impl fmt::Display) -> String {
         }
     }
     let mut start = Start(String::new());
-    let _ = fmt::write(&mut start, format_args!("{text}")); // An error means that there is enough of it.
+    // The only error is the one that `Start` returns once the text is long enough.
+    let _ = fmt::write(&mut start, format_args!("{text}"));
     start.0
 }
 

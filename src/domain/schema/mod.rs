@@ -193,6 +193,7 @@ impl ContextSchema {
     /// # Errors
     /// As for [`Self::apply`].
     pub fn check(&self, document: &Value, budget: &Budget) -> Result<(), Misfit> {
+        // The walk spends the whole cost first, since the validator cannot be interrupted.
         walk::count(&self.meter, document, Question::Fits, budget)
             .map_err(|error| error.of(|| "the document against its schema".into()))?;
         if self.validator.is_valid(document) {

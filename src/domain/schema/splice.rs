@@ -48,7 +48,7 @@ impl Splicer<'_> {
 
     fn object(&mut self, completed: &Map<String, Value>) {
         self.at += 1;
-        let mut end = self.at; // Behind the last entry, where more can follow.
+        let mut end = self.at; // The end of the last entry: additions go here.
         let mut entries = completed.iter();
         let mut known = 0;
         while self.next_token() != b'}' {

@@ -239,7 +239,7 @@ impl<'s> Walk<'s, '_> {
                     self.link(place, role, child);
                 }
             }
-            _ => {} // The metaschema has reported it.
+            _ => {} // The metaschema check has reported it.
         }
     }
 

@@ -1,8 +1,8 @@
 //! A mapping under construction, with the entries that merge keys (`<<`) add to it.
 //!
-//! Merge keys belong to YAML 1.1 and not to 1.2, but many files use them: `<<: *defaults`, or `<<:
-//! [*first, *second]`. The mapping's own entries take precedence, wherever the merge key stands; of
-//! several sources the first one does.
+//! Merge keys belong to YAML 1.1 and not to 1.2, but many files use them: `<<: *defaults`, or
+//! `<<: [*first, *second]`. The mapping's own entries take precedence, wherever the merge key
+//! stands; of several sources the first one does.
 
 use std::collections::HashSet;
 

@@ -208,7 +208,8 @@ fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Op
     let mut chosen = read::template(root, &mut memory, problems)?;
     for (name, merged) in environments::read(root, problems) {
         if problems.len() >= MAX_PROBLEMS {
-            problems.leave_rest(); // A list is full, and judging the rest would take many times as long.
+            // A list is full, and checking the rest would take many times as long.
+            problems.leave_rest();
             break;
         }
         let mut own = Problems::reading(problems.names);

@@ -71,6 +71,8 @@ pub(super) fn template(
     let schema = fields
         .filled("schema")
         .map(|field| memory.schema(&field, true, problems).unwrap_or_default());
+    // The schema is read before the steps and these before the overrides: expressions are checked
+    // against the type of the context, and overrides against the steps.
     let context = Type::of_context(schema.as_ref());
     let service = fields
         .filled("default_dependent_system")

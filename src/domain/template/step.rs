@@ -142,6 +142,8 @@ pub(super) fn read_settings(
         required(fields, key, handler, problems).and_then(|field| field.name(problems)),
         service,
     );
+    // The service of lowest precedence is set first: the default, then `dependent_system`, then
+    // `handler_config.service`.
     let dependent_system = fields.filled("dependent_system");
     if let Some(name) = dependent_system
         .as_ref()

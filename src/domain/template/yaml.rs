@@ -253,7 +253,7 @@ impl<'p> Builder<'p> {
         )?;
         if anchor != 0 {
             let cost = cost_of(&node);
-            self.spend(cost, node.pos)?; // The copy that waits for an alias takes memory, too.
+            self.spend(cost, node.pos)?; // The copy kept for aliases takes memory, too.
             self.anchors.insert(
                 anchor,
                 Anchored {
