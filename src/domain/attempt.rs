@@ -219,11 +219,11 @@ impl Outcome {
                 (StepEvent::Fail, false)
             }
             Self::Released { pause: true } => (StepEvent::Retry, false),
-            // The first undelivered assignment goes back at once, as an accident; after several,
-            // some property of the assignment breaks the stream, so the retry waits.
+            // The first loss is an accident, so the step goes back at once; after an earlier one,
+            // some property of the assignment may break the stream, so the retry waits.
             Self::Undelivered if spent.lost > 0 => (StepEvent::Retry, false),
-            // The first release goes back at once, as when one worker drains; several in a row must
-            // not spin the queue, so the retry waits.
+            // The first release goes back at once, as when one worker drains; after an earlier
+            // uncharged attempt the retry waits, so that releases in a row do not spin the queue.
             Self::Released { pause: false } | Self::Drained if spent.free > 0 => {
                 (StepEvent::Retry, false)
             }

@@ -31,7 +31,7 @@ fn start(text: &impl fmt::Display) -> String {
         }
     }
     let mut start = Start(String::new());
-    // The only error is the one that `Start` returns once the text is long enough.
+    // An error means that the text is long enough.
     let _ = fmt::write(&mut start, format_args!("{text}"));
     start.0
 }

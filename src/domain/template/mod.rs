@@ -90,7 +90,8 @@ pub struct Template {
     pub overrides: Vec<Override>,
     /// Whether the first step is a planner, which all others wait for.
     pub planner: bool,
-    /// Deadline of a task after its submit: [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
+    /// Time from a task's submit, or from its `not_before`, to its deadline: [`MIN_TIMEOUT`] to
+    /// [`MAX_TIMEOUT`].
     pub timeout: Option<Duration>,
     /// In the order of the file; 1 to [`MAX_STEPS_PER_TEMPLATE`].
     pub steps: Vec<StepTemplate>,
