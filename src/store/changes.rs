@@ -1,7 +1,8 @@
-//! Everything that one engine transaction writes.
+//! All writes of one engine transaction.
 //!
-//! The engine locks what it decides on, decides, and fills a [`Changes`]; [`Hot::commit`](super::hot::Hot::commit)
-//! sends all of it, with the `COMMIT`, in one round trip. The statements are in `writes`, and in `orders` those that are rare.
+//! The engine locks rows, decides, and fills a [`Changes`];
+//! [`Hot::commit`](super::hot::Hot::commit) sends all of it, with the `COMMIT`, in one round trip.
+//! The frequent statements are in `writes`, the rare ones in `orders`.
 
 use std::{
     sync::Arc,
@@ -25,42 +26,43 @@ use crate::domain::{
 pub struct NewTask {
     pub task_id: Uuid,
     pub template_id: i32,
-    /// `Pending`, or `InProgress` when a root step is claimed or skipped in the same transaction, or `Complete` when all are
-    /// skipped.
+    /// `Pending`, or `InProgress` when the same transaction claims or skips a root step, or
+    /// `Complete` when all steps are skipped.
     pub state: TaskState,
     pub priority: i16,
     pub steps_total: i16,
     pub steps_live: i16,
     pub steps_done: Vec<u8>,
-    /// A root whose condition could not be judged.
+    /// A root whose condition could not be evaluated.
     pub failed_step: Option<i16>,
     pub correlation_id: String,
     pub traceparent: Option<String>,
     pub annotations: String,
     pub context: String,
-    /// What overrides changed, as JSON.
+    /// The overrides as JSON.
     pub settings: Option<String>,
     pub not_before: Option<SystemTime>,
     pub expires_at: Option<SystemTime>,
-    /// Of its documents.
+    /// Size of its documents.
     pub bytes: i32,
 }
 
-/// The right to one attempt, about to be written.
+/// A lease to write: the right to one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
     pub worker_id: Uuid,
     pub nonce: i64,
-    /// Until the attempt is timed out.
+    /// Time from the claim to the attempt's deadline.
     pub timeout: Duration,
-    /// The part of a limited service that it uses, or [`PROBE`].
+    /// The quota share of a limited service that the attempt uses, or [`PROBE`].
     pub permit_id: Option<i32>,
 }
 
-/// In place of a part: the attempt is let through a half-open circuit. No part has this number.
+/// In place of a quota share: the attempt is a probe of a half-open circuit. No share has this id.
 pub const PROBE: i32 = 0;
 
-/// What the claims of a transaction take for granted about a service; if it is not so any more, nothing is written.
+/// The admission version (`gate`) and the quota share on which the claims of a transaction rely for
+/// a service; if either has changed, nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed {
     pub service_id: i32,
@@ -68,23 +70,25 @@ pub struct Passed {
     pub permit: Option<UsedPermit>,
 }
 
-/// A part of a limit that claims rely on.
+/// A quota share that claims use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsedPermit {
     pub permit_id: i32,
     pub term: i64,
-    /// Probes that are used up for good; 0 for a limit of steps at once, whose part stays the server's.
+    /// Number of probes that the claims consume; 0 for a concurrency limit, whose share stays with
+    /// the server.
     pub spent: i32,
 }
 
-/// A service that asked for a pause.
+/// A service that requested a pause by `retry_after`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pause {
     pub service_id: i32,
     pub seconds: f64,
 }
 
-/// A step that comes into play: a root of a new task, a step whose last parent is done, or one that is tried again.
+/// A step that comes into play: a root of a new task, a step whose last parent has completed, or a
+/// failed step that an operator retries.
 #[derive(Clone, Debug)]
 pub struct NewLive {
     pub task_id: Uuid,
@@ -92,54 +96,55 @@ pub struct NewLive {
     pub template_id: i32,
     pub lane_id: i32,
     pub priority: i16,
-    /// What is behind a step that an operator has tried again.
+    /// The earlier attempts of a step that an operator retries.
     pub past: Option<Past>,
-    /// How long an attempt may run, where it is not the template's time.
+    /// Time-out of an attempt, where it differs from the template's.
     pub timeout: Option<Duration>,
     /// The task's deadline.
     pub expires_at: Option<SystemTime>,
     pub not_before: Option<SystemTime>,
-    /// Its task is paused.
+    /// Whether its task is paused.
     pub paused: bool,
-    /// What its assignment weighs at most; 0 where that is less than what every worker takes.
+    /// Upper bound on the size of its assignment; 0 where every worker accepts that size.
     pub bytes: i32,
-    /// Its task's.
+    /// The task's revision.
     pub revision: i32,
-    /// Set when a worker gets it in the same transaction.
+    /// Set when the same transaction assigns it to a worker.
     pub grant: Option<Grant>,
 }
 
 impl NewLive {
-    /// Whether a worker may get it at once.
+    /// Whether it can be claimed at once.
     pub fn is_due(&self) -> bool {
         !self.paused && self.not_before.is_none()
     }
 
-    /// The number of its next attempt.
+    /// Number of its next attempt.
     pub fn next_attempt(&self) -> i32 {
         self.past.map_or(0, |past| past.attempt) + 1
     }
 }
 
-/// The attempts that a step had before it failed.
+/// The attempts of a step before it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Past {
     pub attempt: i32,
-    /// Those that still count against the limit.
+    /// Number of attempts that still count against the retry limit.
     pub charged: i16,
 }
 
-/// A claim of a row that is in the queue already. It may lose against another server; [`Claimed`] says which ones won.
+/// A claim of a row that is already in the queue. Another server may have claimed it first;
+/// [`Claimed`] lists the claims that succeeded.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub task_id: Uuid,
     pub step: i16,
     pub grant: Grant,
-    /// The step is a root, so its task may still have to be marked as started.
+    /// Whether the step is a root, in which case its task may still have to be marked as started.
     pub root: bool,
 }
 
-/// A claim that was committed.
+/// A claim that succeeded.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub task_id: Uuid,
@@ -153,12 +158,12 @@ pub struct Claimed {
     pub deadline_at: SystemTime,
 }
 
-/// A step that leaves play for good.
+/// A step that ends for good.
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub task_id: Uuid,
     pub step: i16,
-    /// The lease that its queue row must still carry; `None` when no attempt runs.
+    /// The lease that its queue row must still have; `None` when no attempt runs.
     pub lease: Option<i64>,
     /// `Complete`, `Error` or `Cancelled`.
     pub state: StepState,
@@ -170,14 +175,14 @@ pub struct Ended {
     pub started_at: Option<SystemTime>,
 }
 
-/// A step that ends by a word and not by an attempt: a condition's or an operator's.
+/// A step that ends without an attempt: by its condition or by an operator's order.
 #[derive(Clone, Debug)]
 pub struct SetStep {
     pub task_id: Uuid,
     pub step: i16,
-    /// `Skipped`, `ResolvedManually`, or `Error` when its condition could not be judged.
+    /// `Skipped`, `ResolvedManually`, or `Error` when its condition could not be evaluated.
     pub state: StepState,
-    /// It waits in the queue.
+    /// Whether it has a queue row.
     pub in_queue: bool,
     pub attempt: i32,
     pub charged: i16,
@@ -189,14 +194,14 @@ pub struct SetStep {
     pub reason: String,
 }
 
-/// A task that is paused, by whom and why, or goes on.
+/// A task to pause (`by` has the actor and the reason), or to resume (`by` is `None`).
 #[derive(Clone, Debug)]
 pub struct Hold {
     pub task_id: Uuid,
     pub by: Option<(String, String)>,
 }
 
-/// Why a task ended as a whole; nothing for one that goes on after all.
+/// Why a task ended as a whole; all `None` when it is reopened.
 #[derive(Clone, Debug)]
 pub struct Mark {
     pub task_id: Uuid,
@@ -204,7 +209,7 @@ pub struct Mark {
     pub error_code: Option<String>,
 }
 
-/// What a planner's answer made of a task.
+/// A task's settings, annotations and priority after its planner's adjustments.
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub task_id: Uuid,
@@ -213,14 +218,14 @@ pub struct Planned {
     pub priority: i16,
 }
 
-/// A failed attempt with another one to come. When that is, Postgres decides.
+/// A failed attempt that will be retried. Postgres computes the time of the retry.
 #[derive(Clone, Debug)]
 pub struct Retry {
     pub attempt: EndedAttempt,
     pub backoff: Backoff,
 }
 
-/// A step that goes back to the ready ones because its attempt was lost or never started.
+/// A step that returns to ready because its attempt was lost or never started.
 #[derive(Clone, Debug)]
 pub struct GivenBack {
     pub attempt: EndedAttempt,
@@ -228,7 +233,7 @@ pub struct GivenBack {
     pub lost: bool,
 }
 
-/// What the history says about an attempt that ended.
+/// What the history records about an ended attempt.
 #[derive(Clone, Debug)]
 pub struct EndedAttempt {
     pub task_id: Uuid,
@@ -245,7 +250,7 @@ pub struct EndedAttempt {
     pub started_at: SystemTime,
 }
 
-/// New values of a task's row, which the engine holds locked.
+/// New values of a task's row, which the transaction has locked or checks by `expected`.
 #[derive(Clone, Debug)]
 pub struct TaskUpdate {
     pub task_id: Uuid,
@@ -254,14 +259,15 @@ pub struct TaskUpdate {
     pub steps_done: Vec<u8>,
     pub failed_step: Option<i16>,
     pub cancelled: Option<(String, String)>,
-    /// What the row must say before, where it is not locked but only believed to.
+    /// The values that the row must have before the update, where it is not locked and the values
+    /// come from the cache.
     pub expected: Option<Progress>,
-    /// What its documents weigh at most.
+    /// Upper bound on the size of its documents.
     pub bytes: i32,
     pub kept: Kept,
 }
 
-/// What a task's row says beside, and is not written here.
+/// Further columns of a task's row, which this update does not write.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     pub template_id: i32,
@@ -271,11 +277,11 @@ pub struct Kept {
     pub expires_at: Option<SystemTime>,
 }
 
-/// An answer for an attempt that had ended without it.
+/// A result of an attempt that had ended without it.
 #[derive(Clone, Copy, Debug)]
 pub struct Late {
     pub lease: Lease,
-    /// How the attempt went, by that answer.
+    /// The outcome that the late result reports.
     pub outcome: OutcomeKind,
 }
 
@@ -294,7 +300,7 @@ pub struct Event {
     pub ready_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
     pub failure: Option<Failure>,
-    /// Who ordered it, and why.
+    /// The actor who gave the order, and the reason.
     pub ordered: Option<(String, String)>,
 }
 
@@ -335,7 +341,7 @@ impl Event {
     }
 }
 
-/// An idempotency key to take back from a task, if that task has it.
+/// An idempotency key to release, if this task owns it.
 #[derive(Clone, Debug)]
 pub struct DroppedKey {
     pub namespace: String,
@@ -343,17 +349,17 @@ pub struct DroppedKey {
     pub task_id: Uuid,
 }
 
-/// What one transaction writes.
+/// The writes of one transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pub new_tasks: Vec<NewTask>,
-    /// Idempotency keys to take back, because the task that took them will not be stored after all.
+    /// Idempotency keys to release, because the tasks that took them will not be stored.
     pub dropped_keys: Vec<DroppedKey>,
     pub ended: Vec<Ended>,
     pub retries: Vec<Retry>,
     pub given_back: Vec<GivenBack>,
     pub set_steps: Vec<SetStep>,
-    /// Failed steps that are tried again; each is in `new_live` too.
+    /// Failed steps that are retried; each is in `new_live` too.
     pub reopened: Vec<(Uuid, i16)>,
     pub new_live: Vec<NewLive>,
     pub claims: Vec<Claim>,
@@ -362,7 +368,7 @@ pub struct Changes {
     pub holds: Vec<Hold>,
     pub marks: Vec<Mark>,
     pub planned: Vec<Planned>,
-    /// Tasks whose deadline need not be waited for any more.
+    /// Tasks whose deadline is no longer watched.
     pub expired: Vec<Uuid>,
     pub late: Vec<Late>,
     pub events: Vec<Event>,
@@ -370,14 +376,14 @@ pub struct Changes {
     pub passed: Vec<Passed>,
     /// In ascending order of their ids.
     pub pauses: Vec<Pause>,
-    /// Wakes the other servers when the transaction commits.
+    /// Payload that notifies the other servers when the transaction commits.
     pub notify: Option<String>,
 }
 
-/// Which documents to read for the steps that are claimed.
+/// The documents to read for the steps that are claimed.
 #[derive(Clone, Debug, Default)]
 pub struct WantedInputs {
-    /// Each with the revision that it must have at least.
+    /// Each with the lowest revision that is accepted.
     pub tasks: Vec<(Uuid, i32)>,
     pub results: Vec<(Uuid, i16)>,
 }

@@ -1,4 +1,5 @@
-//! The event log as readers see it: what one snapshot sees and another does not, by `seq`. Nothing here writes an event.
+//! The event log for readers: the events that are visible in one snapshot and not in another,
+//! ordered by `seq`. This module reads events and writes none.
 
 use std::{error::Error, time::SystemTime};
 
@@ -16,24 +17,24 @@ use crate::domain::{
     snapshot::Snapshot,
 };
 
-/// So many events between two marks are worth another one.
+/// Number of events after which another mark is worth its row.
 const MARK_EVERY: i64 = 2_000;
 
-/// So many rows are decoded before others get their turn on the thread.
+/// Number of rows decoded before the reader yields to other tasks of the thread.
 const AT_ONCE: usize = 500;
 
-/// A row of the log. What its numbers mean, `names` says.
+/// A row of the log. `names` resolves its numbers.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub xid: u64,
     pub seq: i64,
     pub at: SystemTime,
-    /// `None` for a type that is newer than this build.
+    /// `None` for a type that this build does not know.
     pub kind: Option<EventType>,
     pub template_id: Option<i32>,
     pub task_id: Option<Uuid>,
     pub step: Option<i16>,
-    /// Of an event about a circuit.
+    /// Set for an event about a circuit.
     pub service_id: Option<i32>,
     pub attempt: Option<i32>,
     pub outcome: Option<OutcomeKind>,
@@ -44,13 +45,13 @@ pub struct Event {
     pub error_message: Option<String>,
     pub next_attempt_at: Option<SystemTime>,
     pub worker_id: Option<Uuid>,
-    /// Of an event about a circuit: a reason in words, or a policy as JSON.
+    /// For an event about a circuit: a reason as text, or a policy as JSON.
     pub detail: Option<String>,
     pub actor: Option<String>,
 }
 
 impl Event {
-    /// What it takes in memory, about.
+    /// Approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let texts = [
             &self.error_code,
@@ -62,23 +63,23 @@ impl Event {
     }
 }
 
-/// Up to where events have been removed: all that are gone have an xid and a seq below these.
+/// The limit of removed events: every removed event has an xid and a seq below these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon {
-    /// How often something was removed.
+    /// Number of removals.
     pub generation: u64,
     pub xid: u64,
     pub seq: i64,
 }
 
-/// How far a read came.
+/// The end of a read.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// The snapshot that is being read up to.
+    /// The snapshot up to which the read goes.
     pub to: Snapshot,
-    /// Whether that was taken in this moment, so that there is nothing beyond it yet.
+    /// Whether that snapshot was taken by this read, so that no later events are known yet.
     pub is_now: bool,
-    /// Whether there is no more up to it.
+    /// Whether the read has reached that snapshot.
     pub is_complete: bool,
     pub horizon: Horizon,
     /// The database's time.
@@ -86,18 +87,19 @@ pub struct Page {
 }
 
 impl Horizon {
-    /// Whether nothing that comes after the cursor has been removed since it was given out.
+    /// Whether no event after the cursor has been removed since the cursor was issued.
     pub fn allows(&self, cursor: &Cursor) -> bool {
         cursor.generation == self.generation
-            // Nothing was delivered yet: the beginning is the oldest that is left.
+            // A cursor without a delivered event starts at the oldest event that is left.
             || cursor.is_beginning()
             || cursor.seen.all_over_below() >= self.xid
-            // Removed events of the part that is being read were all delivered before, and the next part has none.
+            // The removed events of the part being read had all been delivered, and the next part
+            // lacks none.
             || cursor.within.as_ref().is_some_and(|w| w.seq >= self.seq && w.to.all_over_below() >= self.xid)
     }
 }
 
-/// What no other database, and no other schema, has: transaction numbers mean nothing elsewhere.
+/// Identifies the database and the schema, since transaction numbers have no meaning elsewhere.
 pub async fn cell(db: &Db) -> Result<String, StoreError> {
     let client = db.read().await?;
     let row = client
@@ -110,7 +112,7 @@ pub async fn cell(db: &Db) -> Result<String, StoreError> {
     Ok(row.get(0))
 }
 
-/// The place after everything that is committed now, and up to where events have been removed.
+/// The snapshot of all commits so far, and the limit of removed events.
 pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
     let client = db.read().await?;
     let sql =
@@ -121,12 +123,14 @@ pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
     Ok((snapshot(&row, 0)?, horizon(&row, 1)?))
 }
 
-/// What is read up to: where it was begun to; else the next mark; else everything there is now. What the place has not seen
-/// is what was running then and what began since, and both are looked up in the index, so that an old transaction that
-/// still runs costs nothing. A mark is no older than the place if its end is larger.
+/// The upper snapshot of a read is the one it began with; else the next mark; else the current one.
+/// The events that the cursor has not seen are those of the transactions that were running at its
+/// snapshot and of those that began since; both are found by the index, so an old transaction that
+/// still runs costs nothing. A mark is no older than the cursor if its end is larger.
 ///
-/// Sparing per event, as it runs beside the engine at full speed: nothing is looked up, a row goes from the index into the
-/// answer, and what is said once is said in a row of its own (docs/performance.md).
+/// The read has a low cost per event, since it runs beside the engine at full speed: it joins
+/// nothing, a row goes from the index into the answer, and the values that hold for the whole page
+/// are in a row of their own (docs/performance.md).
 macro_rules! read {
     ($between:literal, $end:literal) => {
         concat!(
@@ -162,16 +166,19 @@ macro_rules! read {
     };
 }
 
-/// Any events after a place, of both kinds as many as asked for: all, if all together are no more than that.
+/// Events after a cursor in no order, up to the limit from each of the two groups of transactions
+/// (those running at its snapshot, those begun since): all of them, if their sum does not exceed
+/// the limit.
 pub const READ_ANY: &str = read!(
     ") AS e LIMIT $5::int8) UNION ALL (SELECT NULL, NULL, NULL, NULL, NULL, NULL, e.* FROM (",
     ""
 );
-/// The first events after a place by `seq`: Postgres sorts all that there are.
+/// The first events after a cursor by `seq`: Postgres sorts all of them.
 pub const READ_FIRST: &str = read!("UNION ALL", "ORDER BY seq");
 
-/// At most `limit` events after the cursor, by `seq`. One statement, so that what is missing is missing in the horizon too.
-/// Mostly there are fewer, and they are sorted here, where that costs less.
+/// At most `limit` events after the cursor, by `seq`. Page and horizon come from one statement, so
+/// a removal that took events from the page is also in its horizon. In most cases there are fewer
+/// events than that, and they are sorted here, where sorting costs less.
 pub async fn read(
     db: &Db,
     cursor: &Cursor,
@@ -196,7 +203,7 @@ pub async fn read(
     } else {
         ask(READ_ANY).await?
     };
-    // Any of too many are not the first.
+    // More events than the limit: an unordered selection need not contain the first ones.
     if rows.is_empty() || rows.len() > limit {
         rows = ask(READ_FIRST).await?;
     }
@@ -222,7 +229,7 @@ pub async fn read(
     Ok((page, events))
 }
 
-/// Remembers what is committed now, if the log has grown enough since the last time.
+/// Stores the current snapshot as a mark, if the log has grown enough since the last one.
 pub async fn mark(db: &Db) -> Result<(), StoreError> {
     let client = db.read().await?;
     let statement = client
@@ -303,7 +310,7 @@ impl<'a> FromSql<'a> for Xid {
     }
 }
 
-/// A value of an enum, by its name. Not cast to text, which Postgres would do for each one.
+/// A value of an enum, by its name. A cast to text would be executed by Postgres for each value.
 struct Label<'a>(&'a str);
 
 impl<'a> FromSql<'a> for Label<'a> {

@@ -1,4 +1,4 @@
-//! Services as claims need to know them: those that have changed since a reading before, or all.
+//! Services for admission: those that have changed since an earlier read, or all.
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -8,20 +8,20 @@ use super::{
     service::{POLICIES, Permit, Policies, ServiceRow, state},
 };
 
-/// What a reading found.
+/// The result of a read.
 pub struct Reading {
     pub rows: Vec<ServiceRow>,
-    /// All that was running when it was read has at least this transaction's number: the next reading goes on from here.
+    /// The oldest transaction that was running at the read: the next read starts from this number.
     pub horizon: u64,
-    /// What was set then, or a moment later.
+    /// The settings at that time or a moment later.
     pub policies: Policies,
 }
 
-/// From here on a reading returns all services.
+/// The horizon from which a read returns all services.
 pub const ALL: u64 = 0;
 
-/// $1 the server, $2 the horizon of the reading before, $3 services that are read in any case. A row without a service says the
-/// horizon where nothing has changed.
+/// $1 the server, $2 the horizon of the read before, $3 services that are read in any case. Where
+/// nothing has changed, a row without a service carries the horizon.
 const CHANGED: &str = "
     SELECT s.service_id, s.namespace, s.service, s.gate, s.state::text,
            extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
@@ -35,7 +35,7 @@ const CHANGED: &str = "
       LEFT JOIN LATERAL (SELECT permit_id, count, term FROM permits
                           WHERE service_id = s.service_id AND server_id = $1 LIMIT 1) p ON true";
 
-/// The services that have changed since a horizon, and those of `also`, as `server` sees them.
+/// The services that have changed since a horizon, and those of `also`, from the view of `server`.
 pub async fn changed_since(
     db: &Db,
     server: Uuid,
@@ -46,7 +46,9 @@ pub async fn changed_since(
     let statement = client.prepare_cached(CHANGED).await?;
     let since = horizon.to_string();
     let rows = client.query(&statement, &[&server, &since, &also]).await?;
-    // Afterwards: who sets something gives its services another gate, so a server that has the current gate has read the setting.
+    // Settings are read after the services: a change of settings gives its services another
+    // admission version, so a server with the current version has read the settings that belong to
+    // it.
     let all = client.prepare_cached(POLICIES).await?;
     let policies = Policies::of(&client.query(&all, &[]).await?);
     let horizon = match rows.first() {

@@ -1,8 +1,10 @@
-//! The engine's connection: a transaction in two round trips. First everything that has to be locked and read, then, once
-//! the engine has decided, everything that has to be written, with the `COMMIT` behind it.
+//! The engine's connection: a transaction in two round trips. The first locks and reads every row
+//! that the decision needs; the second, sent once the engine has decided, writes every change and
+//! ends with the `COMMIT`.
 //!
-//! Every hot statement, its preparation, and the order in which a transaction sends them stand side by side, so that the order of
-//! the locks can be read in one place; their texts are in `reads`, `writes` and `orders`.
+//! This module declares every hot statement, its preparation, and the order in which a transaction
+//! sends them, so that the lock order can be read in one place; the SQL texts are in `reads`,
+//! `writes` and `orders`.
 
 mod reads;
 mod rows;
@@ -46,7 +48,7 @@ macro_rules! statements {
             }
         }
 
-        /// Every hot statement by its name, for whoever wants to look at its plan.
+        /// Every hot statement with its name, for tests that inspect its plan.
         pub const STATEMENTS: &[(&str, &str)] = &[$((stringify!($name), $sql),)*];
     };
 }
@@ -94,18 +96,19 @@ statements! {
     late_results: orders::LATE_RESULTS,
 }
 
-/// A connection that belongs to one engine loop.
+/// A connection owned by one engine loop.
 pub struct Hot {
     client: Client,
     statements: Statements,
     channel: String,
-    /// Whether a transaction has begun that has not been ended.
+    /// Whether a transaction has begun and not ended.
     open: AtomicBool,
 }
 
-/// A rollback has nothing to wait for, and neither has the preparation of the statements.
+/// Limit on a rollback and on the preparation of the statements: neither waits for a lock.
 const PROMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than the database lets any statement run: if nothing came by then, nothing will.
+/// Limit on the answer to a pipeline. It exceeds the database's statement timeout, so a connection
+/// that has not answered by then is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 async fn in_time<T, E>(
@@ -120,7 +123,8 @@ where
         .map_err(|_| StoreError::silent())??)
 }
 
-/// Statements to send together. They run in the order they were added; the first error is the one that comes back.
+/// Statements sent together. The database runs them in the order in which they were added, and
+/// `run` returns the first error.
 struct Pipeline<'a> {
     calls: Vec<(&'a Statement, Params<'a>)>,
 }
@@ -132,7 +136,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Adds a statement and returns the place of its rows.
+    /// Adds a statement and returns the index of its rows.
     fn add(&mut self, statement: &'a Statement, params: Params<'a>) -> usize {
         self.calls.push((statement, params));
         self.calls.len() - 1
@@ -143,11 +147,13 @@ impl<'a> Pipeline<'a> {
         params.map(|params| self.add(statement, params))
     }
 
-    /// `join_all` polls in order up to 30 futures, and the first poll of a query is what sends it; a `Pipeline` is always
-    /// shorter.
+    /// Sends all statements and waits for all answers.
     ///
-    /// All answers are waited for: what fails after the first failure says only that the transaction is aborted, and
-    /// could otherwise be the answer that is seen first.
+    /// `join_all` polls up to 30 futures in order, and the first poll of a query sends it; a
+    /// `Pipeline` is always shorter, so the statements are sent in order.
+    ///
+    /// It waits for every answer, since each error after the first reports only that the
+    /// transaction is aborted, and such an error could otherwise arrive first.
     async fn run(self, client: &Client) -> Result<Vec<Vec<Row>>, StoreError> {
         debug_assert!(
             self.calls.len() <= 30,
@@ -164,7 +170,7 @@ impl<'a> Pipeline<'a> {
 }
 
 impl Hot {
-    /// Connects and prepares.
+    /// Connects and prepares the statements.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.connect_hot().await?;
         let statements = in_time(PROMPT_TIMEOUT, Statements::prepare(&client)).await?;
@@ -176,7 +182,7 @@ impl Hot {
         })
     }
 
-    /// Statements that begin with one that begins a transaction.
+    /// A pipeline that starts with `BEGIN`.
     fn transaction(&self) -> Pipeline<'_> {
         self.open.store(true, Ordering::Relaxed);
         let mut pipeline = Pipeline::new();
@@ -184,13 +190,14 @@ impl Hot {
         pipeline
     }
 
-    /// Whether the connection is gone for good.
+    /// Whether the connection is closed for good.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 
-    /// Begins a transaction and locks what the leases and the tasks name: queue rows first, then task rows, each in the
-    /// order of their ids. Every writer keeps this order, so no two of them can wait for each other.
+    /// Begins a transaction and locks the rows that the leases and the tasks name: queue rows
+    /// first, then task rows, each in the order of their ids. Every writer keeps this order, so two
+    /// transactions cannot deadlock.
     pub async fn begin_settle(
         &self,
         leases: &[Lease],
@@ -206,17 +213,20 @@ impl Hot {
         let live =
             (!leases.is_empty()).then(|| p.add(&s.lock_leases, vec![&lease_tasks, &lease_steps]));
         let before = (!ordered.is_empty()).then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
-        // Before the clock of the locks: nothing is seen that was not there then.
+        // The peek precedes the clock of the locks, so it returns only rows that were committed
+        // before that time.
         let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits, &bytes]));
         let tasks = p.add(&s.lock_tasks, vec![&tasks]);
-        // Again: under the task's lock no step can come into play any more that the first look did not see.
+        // A second look at the queue: while the task is locked, no further step of it can come into
+        // play, so this look also returns the steps that did between the first look and the lock.
         let after = before
             .is_some()
             .then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
         let ends = before
             .is_some()
             .then(|| p.add(&s.past_ends, vec![&ordered]));
-        // What it saw may have begun since.
+        // The second look may return attempts that started after the clock of the task locks, so
+        // the transaction's time is read again.
         let clock = after.is_some().then(|| p.add(&s.clock, vec![]));
         let rows = p.run(&self.client).await?;
         let of = |place: Option<usize>| place.map_or(&[][..], |i| &rows[i][..]);
@@ -239,8 +249,8 @@ impl Hot {
         })
     }
 
-    /// Begins a transaction, takes the idempotency keys that are free (sorted by the caller), and looks for older steps
-    /// that must go before the new ones.
+    /// Begins a transaction, takes the free idempotency keys (the caller has sorted them), and
+    /// reads the older ready steps that have to be assigned before the new ones.
     pub async fn begin_intake(
         &self,
         keys: &[KeyRow],
@@ -280,7 +290,8 @@ impl Hot {
         })
     }
 
-    /// Begins a transaction, lets due retries join the claimable steps, and locks the first of each lane.
+    /// Begins a transaction, marks due retries as claimable, and locks the first steps of each
+    /// lane.
     pub async fn begin_dispatch(&self, lanes: &[LaneDemand]) -> Result<DispatchRead, StoreError> {
         let s = &self.statements;
         let (lane_ids, limits, bytes) = lane_arrays(lanes);
@@ -298,8 +309,8 @@ impl Hot {
         })
     }
 
-    /// Whether a claim in one of these lanes could succeed, now or after due retries join; and the time until the next
-    /// retry falls due.
+    /// Whether a claim in one of these lanes could succeed, now or once the due retries are
+    /// promoted, and the time until the next retry is due.
     pub async fn anything_due(
         &self,
         lanes: &[LaneDemand],
@@ -318,7 +329,7 @@ impl Hot {
         ))
     }
 
-    /// How the attempts of leases that no longer run ended, for those that the history knows.
+    /// The outcomes of attempts whose leases are no longer in the queue, for those in the history.
     pub async fn past_outcomes(
         &self,
         leases: &[Lease],
@@ -345,8 +356,9 @@ impl Hot {
             .collect())
     }
 
-    /// Like [`Self::commit`], for changes that rest on what is only believed, with nothing locked before: also begins the
-    /// transaction. An error that [`StoreError::is_expectation`] says that the belief was wrong.
+    /// Like [`Self::commit`], for changes based on cached state without a lock; it also begins the
+    /// transaction. An error for which [`StoreError::is_expectation`] is true means that the cached
+    /// state was stale.
     pub async fn commit_at_once(
         &self,
         changes: &Changes,
@@ -355,8 +367,8 @@ impl Hot {
         self.write(changes, inputs, None).await
     }
 
-    /// Writes everything and commits, in one round trip. When this returns an error nothing was written, except that a
-    /// connection lost in the middle leaves it unknown whether the commit took place.
+    /// Writes all changes and commits, in one round trip. On an error nothing was written, except
+    /// that a connection lost before the answer leaves it unknown whether the commit took place.
     pub async fn commit(
         &self,
         changes: &Changes,
@@ -366,7 +378,9 @@ impl Hot {
         self.write(changes, inputs, Some(now)).await
     }
 
-    /// Without a time it begins the transaction, and the time is that of the beginning: after everything that was known.
+    /// Sends all writes in lock order, and the `COMMIT` last. Without `now` it also begins the
+    /// transaction, and the time of the changes is that of its `BEGIN`, which is later than every
+    /// commit that the caller knows of.
     #[expect(
         clippy::too_many_lines,
         reason = "one statement a line, in the order of the locks"
@@ -417,7 +431,7 @@ impl Hot {
         p.add_some(&s.set_deadlines, columns.deadlines.params(&[]));
         p.add_some(&s.drop_deadlines, columns.expired.params(&[]));
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
-        // After the events that end the attempts, since it looks for them.
+        // After the events that end the attempts: the statement looks those events up.
         p.add_some(&s.late_results, columns.late.params(&[&now]));
         p.add_some(&s.pause, columns.pauses.params(&[&now]));
         p.add_some(&s.hold_permits, columns.held.params(&[]));
@@ -430,7 +444,7 @@ impl Hot {
         p.add(&s.commit, vec![]);
         let asked = Instant::now();
         let answer = p.run(&self.client).await;
-        // Everything has been answered, the COMMIT too.
+        // Every statement has an answer, also the COMMIT, so no transaction is open.
         if !matches!(answer, Err(StoreError::Connection(_))) {
             self.open.store(false, Ordering::Relaxed);
         }
@@ -452,8 +466,8 @@ impl Hot {
         })
     }
 
-    /// Documents of tasks, and results, that a decision rests on. What has been written never changes, so it makes no
-    /// difference whether a transaction has begun.
+    /// Documents of tasks, and results, that a decision needs. Committed documents never change, so
+    /// the read is valid inside or outside a transaction.
     pub async fn documents(&self, wanted: &WantedInputs) -> Result<Applied, StoreError> {
         let s = &self.statements;
         let changes = Changes::default();
@@ -473,8 +487,9 @@ impl Hot {
         })
     }
 
-    /// What documents weigh, of those that are there; a negative position is the task's own. What has been written never
-    /// changes, so it makes no difference whether a transaction has begun.
+    /// Sizes in bytes of the documents that exist; a negative position stands for the task's own
+    /// documents. Committed documents never change, so the read is valid inside or outside a
+    /// transaction.
     pub async fn sizes(&self, wanted: &[(Uuid, i16)]) -> Result<Vec<(Uuid, i16, i32)>, StoreError> {
         let (tasks, steps): (Vec<Uuid>, Vec<i16>) = wanted.iter().copied().unzip();
         let rows = in_time(
@@ -488,8 +503,8 @@ impl Hot {
             .collect())
     }
 
-    /// Ends the transaction without writing, if there is one: one whose writes failed has ended with them, and Postgres would warn
-    /// that there is nothing to end.
+    /// Ends the open transaction, if any, without writing. A transaction whose writes failed has
+    /// ended with them, and Postgres would warn about a `ROLLBACK` without a transaction.
     pub async fn rollback(&self) -> Result<(), StoreError> {
         if !self.open.swap(false, Ordering::Relaxed) {
             return Ok(());
@@ -498,7 +513,8 @@ impl Hot {
     }
 }
 
-/// The lanes, how many steps of each, and what those may weigh.
+/// The columns of the lanes: ids, limits on the number of steps, and limits on the bytes of an
+/// assignment.
 fn lane_arrays(lanes: &[LaneDemand]) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
     lanes
         .iter()

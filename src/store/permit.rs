@@ -1,48 +1,50 @@
-//! Parts of a limit: a server takes what it may let through, and others take back what it does not use.
+//! Quota shares (permits): a server takes a share of a limit, and other servers take back what it
+//! does not use.
 //!
-//! A part can be changed by anybody at any time: a claim that relies on it says which term of it it knows, under a lock that
-//! whoever changes it waits for. So together the servers never let through more than the limit, whatever becomes of them.
+//! Any server can change a share at any time: a claim that relies on a share states the term that
+//! it knows, under a lock that conflicts with such a change. So together the servers never exceed
+//! the limit, whichever of them fails.
 
 use uuid::Uuid;
 
 use super::{Db, StoreError, service::Permit, session::SessionTransaction};
 use crate::domain::circuit::{self, Holder};
 
-/// A server that has not renewed its part for so long does not want it any more.
+/// A server that has not renewed its share for this long no longer demands it.
 const FORGOTTEN_AFTER_SECONDS: f64 = 3.0;
 
-/// What a server asks for.
+/// The request of a server.
 #[derive(Clone, Debug)]
 pub struct Renewal {
     pub service_id: i32,
-    /// The gate that it knows.
+    /// The admission version (`gate`) that the server knows.
     pub gate: i64,
-    /// The steps at once in the whole cluster, if they are limited.
+    /// The concurrency limit of the whole cluster, if any.
     pub limit: Option<u32>,
-    /// The circuit is half-open: what it gets are probes, each for one start.
+    /// Whether the circuit is half-open, so that the share consists of probes, each for one start.
     pub probing: bool,
-    /// How many steps at once it could let through.
+    /// How many concurrent steps the server could admit.
     pub wanted: u32,
     pub rate: Option<Rate>,
 }
 
-/// A rate limit, and what is asked of it.
+/// A rate limit, and the request against it.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     pub per_second: f64,
-    /// The most that is saved up.
+    /// Capacity of the token bucket.
     pub bucket: f64,
     pub wanted: f64,
-    /// What was had and not used.
+    /// Tokens that were taken and not used.
     pub returned: f64,
 }
 
-/// What it gets.
+/// The answer to a renewal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Renewed {
     pub permit: Option<Permit>,
     pub tokens: f64,
-    /// Seconds until the next token, if there are fewer than were asked for.
+    /// Seconds until the next token, if fewer were granted than requested.
     pub next_token: Option<f64>,
 }
 
@@ -66,7 +68,7 @@ const ALL: &str = "
     SELECT permit_id, server_id, count, wanted, seen_at > clock_timestamp() - make_interval(secs => $2)
       FROM permits WHERE service_id = $1 ORDER BY permit_id FOR UPDATE";
 
-/// Attempts that run, by the part that they run on.
+/// Running attempts per share.
 const USED: &str = "
     SELECT coalesce(q.permit_id, 0), count(*)::int FROM queue q JOIN lanes l ON l.lane_id = q.lane_id
      WHERE q.worker_id IS NOT NULL AND l.service_id = $1 GROUP BY 1";
@@ -75,7 +77,8 @@ const SET: &str = "
     UPDATE permits p SET count = u.count, term = term + u.bump::int
       FROM unnest($1::int4[], $2::int4[], $3::bool[]) AS u(permit_id, count, bump) WHERE p.permit_id = u.permit_id";
 
-/// Takes part of a service's limits; `None` if its gate is another one by now, or it is gone.
+/// Takes a share of a service's limits; `None` if its admission version has changed or the service
+/// is gone.
 pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewed>, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
@@ -146,7 +149,7 @@ async fn take(
         })
         .collect();
     let counts = if ask.probing {
-        // Probes come on top of what still runs, and the limit holds for both.
+        // Probes are added to the attempts that still run, and the limit holds for their sum.
         let running: u32 = used.iter().map(|(_, n)| n).sum();
         let room = ask.limit.map_or(i32::MAX, |limit| {
             i32::try_from(limit.saturating_sub(running)).unwrap_or(i32::MAX)
@@ -181,7 +184,8 @@ async fn take(
     if !changed.is_empty() {
         let ids: Vec<i32> = changed.iter().map(|i| rows[*i].permit_id).collect();
         let new: Vec<i32> = changed.iter().map(|i| counts[*i]).collect();
-        // More of one's own disturbs nothing; less must not be relied on by a claim that is on its way.
+        // A larger share of one's own invalidates no claim. Any other change raises the term, so
+        // that a claim in flight cannot rely on the old share.
         let bump: Vec<bool> = changed
             .iter()
             .map(|i| *i != me || counts[*i] < rows[*i].count)
@@ -209,7 +213,7 @@ fn holder(row: &Row, used: u32) -> Holder {
     }
 }
 
-/// Probes that were handed out and not used by a server that is gone are handed out again.
+/// Probes granted to a server that is gone, and not used by it, are granted again.
 async fn take_probes(
     tx: &SessionTransaction<'_>,
     ask: &Renewal,
@@ -236,7 +240,8 @@ async fn take_probes(
     Ok(counts)
 }
 
-/// Gives up a server's parts; what runs on them is then nobody's and counts all the same.
+/// Gives up a server's shares. The attempts that run on them then belong to no server's share and
+/// still count against the limit.
 pub async fn leave(db: &Db, server: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
     client
@@ -248,7 +253,7 @@ pub async fn leave(db: &Db, server: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Forgets the parts of servers that are gone, where nothing runs on them any more.
+/// Removes the shares of servers that are gone, where no attempt runs on them any more.
 pub async fn prune(db: &Db) -> Result<(), StoreError> {
     let client = db.read().await?;
     let sql = "DELETE FROM permits p

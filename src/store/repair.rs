@@ -1,5 +1,5 @@
-//! Mends tasks: locks them with all that they have in play, reads how they stand, and writes what is to be changed, in one
-//! transaction. It runs next to never, so its statements are prepared when they are needed.
+//! Repairs tasks: locks them with all their rows in play, reads their state, and writes the
+//! corrections, in one transaction. Repairs are very rare, so the statements are prepared on use.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -20,8 +20,8 @@ use crate::domain::{
     task::TaskState,
 };
 
-/// How far back the history is searched for attempts whose rows are gone, in events. Of an older one nothing is known any
-/// more, and the next attempt gets its number.
+/// How far back, in events, the history is searched for attempts without a row. An older attempt is
+/// unknown, and the next attempt reuses its number.
 const RECENT_EVENTS: i64 = 100_000;
 
 /// A task's row.
@@ -49,7 +49,7 @@ pub struct LiveRow {
     pub started_at: Option<SystemTime>,
 }
 
-/// An attempt that the history says has ended.
+/// An ended attempt in the history.
 #[derive(Clone, Copy, Debug)]
 pub struct PastAttempt {
     pub step: i16,
@@ -58,11 +58,11 @@ pub struct PastAttempt {
     pub lost: bool,
 }
 
-/// All that says how a task stands.
+/// All rows that determine the state of a task.
 #[derive(Clone, Debug)]
 pub struct Audited {
     pub task_id: Uuid,
-    /// `None` for a task that is not there.
+    /// `None` for a task that does not exist.
     pub row: Option<TaskRow>,
     pub live: Vec<LiveRow>,
     pub ended: Vec<(i16, StepState)>,
@@ -93,7 +93,7 @@ pub struct Start {
     pub at: SystemTime,
 }
 
-/// A step that is ready (again).
+/// A step that becomes ready (again).
 #[derive(Clone, Debug)]
 pub struct PutBack {
     pub task_id: Uuid,
@@ -101,18 +101,18 @@ pub struct PutBack {
     pub template_id: i32,
     pub lane_id: i32,
     pub priority: i16,
-    /// What is behind it.
+    /// The number of its last attempt.
     pub attempt: i32,
     pub charged: i16,
     pub lost: i16,
 }
 
-/// What a repair writes.
+/// The writes of a repair.
 #[derive(Clone, Debug, Default)]
 pub struct Mending {
-    /// Rows of the queue that go.
+    /// Queue rows to delete.
     pub removed: Vec<(Uuid, i16)>,
-    /// Of these, those that end with their task.
+    /// Those of them whose steps are cancelled with their task.
     pub cancelled: Vec<(Uuid, LiveRow)>,
     pub put_back: Vec<PutBack>,
     pub tasks: Vec<(Uuid, Progress)>,
@@ -120,18 +120,19 @@ pub struct Mending {
     pub notify: Option<String>,
 }
 
-/// A repair: a transaction that has the turn to audit and the locks of the tasks in hand.
+/// A repair: a transaction that has the audit lock and the locks of the tasks in hand.
 pub struct Repairing<'a> {
     tx: SessionTransaction<'a>,
     pub tasks: Vec<Audited>,
     pub now: SystemTime,
 }
 
-/// Whether the transaction may audit: nobody else does meanwhile.
+/// The audit lock: whether no other transaction audits at the moment.
 const TURN: &str =
     "SELECT pg_try_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";
 
-/// In the order of all writers: rows of the queue, then tasks, and then what came into play before the lock on its task.
+/// Runs twice, in the lock order of all writers: queue rows, then tasks, and then the rows that
+/// came into play before the lock on their task.
 const LOCK_QUEUE: &str = concat!(
     "SELECT task_id, step, template_id, ",
     wakes!(),
@@ -163,7 +164,7 @@ const CANCEL: &str = "
     INSERT INTO steps (task_id, step, state, attempt, charged, ready_at, started_at, ended_at)
     VALUES ($1, $2, 'cancelled', $3, $4, $5, $6, $7)";
 
-/// A new row, with nothing of what an old one may have said.
+/// A new row that takes no other column from an old one.
 const PUT_BACK: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, lost, ready_at, paused,
                        expires_at, assignment_bytes, revision)
@@ -181,13 +182,15 @@ const UPDATE_TASK: &str = "
      WHERE task_id = $1";
 
 impl<'a> Repairing<'a> {
-    /// Locks the tasks and all that they have in play, and reads how they stand. `None` when somebody else audits.
+    /// Locks the tasks and all their rows in play, and reads their state. `None` when another
+    /// server audits.
     pub async fn begin(
         session: &'a mut Session,
         tasks: &[Uuid],
     ) -> Result<Option<Self>, StoreError> {
         let tx = session.transaction().await?;
-        // A process that stops here must not hold up the others, and whoever has a lock for long is left alone.
+        // A stopped process must not block the other servers, and a lock that another transaction
+        // keeps for long is not waited for.
         tx.batch_execute(
             "SET LOCAL idle_in_transaction_session_timeout = 5000; SET LOCAL lock_timeout = 2000",
         )
@@ -227,13 +230,14 @@ impl<'a> Repairing<'a> {
         }))
     }
 
-    /// Attempts of these tasks that started lately: their rows in the queue may be gone, or not say so any more.
+    /// Recent starts of attempts of these tasks: their queue rows may be gone, or no longer record
+    /// the attempt.
     pub async fn recent_starts(&self, tasks: &[Uuid]) -> Result<Vec<Start>, StoreError> {
         let rows = self.tx.query(STARTS, &[&tasks, &RECENT_EVENTS]).await?;
         Ok(rows.iter().map(start).collect())
     }
 
-    /// Writes and commits.
+    /// Writes the corrections and commits.
     pub async fn commit(self, mending: Mending, channel: &str) -> Result<(), StoreError> {
         let tx = self.tx;
         let now = self.now;
@@ -300,7 +304,7 @@ impl<'a> Repairing<'a> {
     }
 }
 
-/// Under the locks no other number is possible; if it comes about all the same, nothing is written.
+/// Under the locks no other number is possible; if it occurs all the same, nothing is written.
 fn expect(what: &str, changed: u64, expected: usize) -> Result<(), StoreError> {
     match u64::try_from(expected) {
         Ok(expected) if expected == changed => Ok(()),
@@ -318,7 +322,7 @@ fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
         progress: Progress {
             state: TaskState::from_name(state)
                 .ok_or_else(|| StoreError::Corrupt(format!("task state `{state}`")))?,
-            // One that cannot be is wrong in any case.
+            // An impossible value is wrong in any case.
             live: u16::try_from(row.get::<_, i16>(4)).unwrap_or(u16::MAX),
             done: StepSet::from_bytes(row.get(5)),
             failed_step: row.get::<_, Option<i16>>(6).map(i16::cast_unsigned),

@@ -1,6 +1,7 @@
-//! Removes what is old: finished tasks with their steps, keys and events, connections of workers, changes of circuits, services that
-//! nothing uses, and retired versions of templates. Days of events are dropped as a whole once no task of theirs is left; everything else
-//! goes in short transactions.
+//! Removes old rows: finished tasks with their steps, keys and events, connections of workers,
+//! changes of circuits, unused services, and retired versions of templates. A partition of the
+//! event log is dropped as a whole once none of its tasks is left; all other rows are deleted in
+//! short transactions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,19 +10,20 @@ use uuid::Uuid;
 
 use super::{Db, StoreError, retirement, unused};
 
-/// Tasks of one transaction; with their steps some thousands of rows.
+/// Tasks per transaction; with their steps some thousands of rows.
 const TASKS: i64 = 500;
-/// Rows of the narrower tables that one transaction looks at.
+/// Rows of the narrower tables that one transaction examines.
 const ROWS: i64 = 2_000;
-/// Dropping a day, or adding one, waits for a lock no longer than this, and whoever inserts events then waits behind it.
+/// The longest that dropping or adding a partition waits for its lock; inserts of events queue
+/// behind that wait.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
-/// Nobody waits for this connection.
+/// This connection serves no caller that waits, so its statements may take long.
 const SETTINGS: &str = "SET statement_timeout = '15min'";
-/// Counting goes through all of it, as a hash join does best.
+/// A survey reads whole tables, for which hash joins and sequential scans are the best plan.
 const SURVEY_SETTINGS: &str =
     "SET enable_hashjoin = on; SET enable_seqscan = on; SET plan_cache_mode = auto";
 
-/// What was removed, or would be.
+/// The rows that were removed, or that a survey counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub tasks: u64,
@@ -30,44 +32,45 @@ pub struct Pruned {
     pub workers: u64,
     pub circuit_changes: u64,
     pub events: u64,
-    /// Services that no template names any more, at rest and without anything set for them.
+    /// Services that no template uses any more, at rest and without settings.
     pub services: u64,
-    /// Partitions of the event log that are dropped as a whole.
+    /// Partitions of the event log that were dropped as a whole.
     pub partitions: Vec<String>,
-    /// Versions that were retired and that no task refers to any more.
+    /// Retired versions to which no task refers any more.
     pub templates: u64,
 }
 
-/// A partition of the event log that is older than what is kept.
+/// A partition of the event log older than the retention period.
 struct Partition {
     name: String,
     first_id: Uuid,
     end_id: Uuid,
-    /// It is over, and no task of it is left.
+    /// Whether its period is over and none of its tasks is left.
     empty: bool,
 }
 
-/// Makes partitions of the event log for the days to come; returns how many.
+/// Creates partitions of the event log for the coming days; returns their number.
 pub async fn prepare(db: &Db, width_days: i32, ahead_days: i32) -> Result<i32, StoreError> {
     let mut client = db.connect_hot().await?;
     let tx = client.transaction().await?;
     tx.batch_execute(LOCK_TIMEOUT).await?;
-    // One server at a time.
+    // The row lock admits one server at a time.
     let sql = "SELECT prepare_event_partitions($1, $2) FROM (SELECT FROM event_horizon FOR UPDATE) AS turn";
     let made = tx.query_one(sql, &[&width_days, &ahead_days]).await?.get(0);
     tx.commit().await?;
     Ok(made)
 }
 
-/// Whether it is this server's turn to prune: nobody did within `every`.
+/// Whether this server may prune now: no server has pruned within `every`.
 pub async fn claim(db: &Db, every: Duration) -> Result<bool, StoreError> {
     let client = db.read().await?;
     let sql = "UPDATE event_horizon SET pruned_at = now() WHERE pruned_at < now() - make_interval(secs => $1)";
     Ok(client.execute(sql, &[&every.as_secs_f64()]).await? > 0)
 }
 
-/// Removes what ended longer than `older_than` ago. Between two transactions it rests for as long as the last one took. What
-/// it has done stays done when it fails in the middle, and the next time goes on.
+/// Removes rows that ended longer than `older_than` ago. It rests after each transaction for as
+/// long as that one took. A failure keeps the transactions that have committed, and the next call
+/// continues.
 pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> {
     let mut client = db.connect_hot().await?;
     client.batch_execute(SETTINGS).await?;
@@ -77,7 +80,7 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
         circuit_changes: prune_loose(&client, CIRCUIT_CHANGES, &cutoff).await?,
         ..Pruned::default()
     };
-    // Before their tasks: a key that names nothing must not be there.
+    // Before their tasks, so that no key names a removed task.
     pruned.keys = prune_keys(&client, &cutoff).await?;
     let days = prune_tasks(&client, &cutoff, &mut pruned).await?;
     for partition in partitions(&client, &cutoff).await? {
@@ -95,21 +98,23 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
         }
     }
     pruned.events += prune_events(&client, "events_default", &cutoff).await?;
-    // Between what is left of so long ago, there are no steps to take.
+    // Marks divide a long backlog of events for readers; the events from before the cutoff are
+    // gone.
     client
         .execute(
             "DELETE FROM event_marks WHERE at < $1::text::timestamptz",
             &[&cutoff],
         )
         .await?;
-    // After the events and the changes of circuits: these have a service's number, and its name is in its row.
+    // After the events and the changes of circuits: those refer to a service by number, and its
+    // name is in its row.
     pruned.services = unused::forget(db, &mut client, &cutoff).await?;
-    // Last: lanes and services that only they used go the next time.
+    // Last: the lanes and services that only these versions used are removed in the next round.
     pruned.templates = prune_templates(db, &mut client, &cutoff).await?;
     Ok(pruned)
 }
 
-/// What [`prune`] would remove, without removing it.
+/// Counts the rows that [`prune`] would remove.
 pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> {
     let client = db.connect_hot().await?;
     client.batch_execute(SETTINGS).await?;
@@ -143,7 +148,7 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
             &[&cutoff],
         )
         .await?;
-    // Those whose last tasks are old go too.
+    // Includes the versions whose last tasks would be removed too.
     let templates = format!(
         "SELECT count(*) FROM ({} AND (t.ended_at < $1::text::timestamptz AND t.task_id < first_task_id($1::text::timestamptz)) IS NOT TRUE)) AS gone",
         retirement::REMOVABLE
@@ -166,13 +171,14 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
     })
 }
 
-/// Forgets connections of workers that are over, where everything else is kept for ever. Returns how many.
+/// Removes ended connections of workers where all other rows are kept for ever. Returns their
+/// number.
 pub async fn forget_workers(db: &Db) -> Result<u64, StoreError> {
     let client = db.connect_hot().await?;
     prune_loose(&client, WORKERS, "infinity").await
 }
 
-/// The time before which everything is old, as text: one for the whole round.
+/// The time before which rows count as old, as text: one for the whole round.
 async fn cutoff(client: &Client, older_than: Duration) -> Result<String, StoreError> {
     let sql = "SELECT (clock_timestamp() - make_interval(secs => $1))::text";
     Ok(client
@@ -181,7 +187,7 @@ async fn cutoff(client: &Client, older_than: Duration) -> Result<String, StoreEr
         .get(0))
 }
 
-/// One short transaction after another, each with a rest as long as it took, until one has found nothing to look at.
+/// A series of short transactions, each followed by a rest as long as it took.
 struct Batches<'a> {
     client: &'a Client,
     took: Duration,
@@ -204,7 +210,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// A table whose rows are over at some time and belong to nothing else.
+/// A table whose rows have an end time and to which no other row is attached.
 struct Loose {
     table: &'static str,
     key: &'static str,
@@ -222,7 +228,8 @@ const CIRCUIT_CHANGES: Loose = Loose {
     time: "at",
 };
 
-/// These have a day at least: attempts say whose they were, and circuits how often they opened in a day.
+/// Keeps these rows for a day at least: attempts refer to their workers, and circuits count their
+/// openings within a day.
 async fn prune_loose(
     client: &Client,
     Loose { table, key, time }: Loose,
@@ -243,7 +250,7 @@ async fn prune_loose(
     }
 }
 
-/// After the tasks that refer to them.
+/// Runs after the tasks that refer to them are removed.
 async fn prune_templates(db: &Db, client: &mut Client, cutoff: &str) -> Result<u64, StoreError> {
     let mut gone = 0;
     loop {
@@ -297,7 +304,8 @@ async fn prune_tasks(
 ) -> Result<BTreeSet<u64>, StoreError> {
     let (mut batches, mut days, mut last) = (Batches::new(client), BTreeSet::new(), Uuid::nil());
     loop {
-        // The walk is along the ids, which are in the order of submission: what was submitted later cannot have ended before.
+        // The walk follows the ids, which are in the order of submission, and ends at the cutoff: a
+        // task submitted after the cutoff cannot have ended before it.
         let sql = "
             WITH page AS MATERIALIZED (
                 SELECT task_id, ended_at FROM tasks
@@ -328,9 +336,9 @@ fn day(task_id: Uuid) -> u64 {
     (task_id.as_u64_pair().0 >> 16) / 86_400_000
 }
 
-/// The partitions with anything old in them.
+/// The partitions that begin before the cutoff.
 async fn partitions(client: &Client, cutoff: &str) -> Result<Vec<Partition>, StoreError> {
-    // One that has not ended yet may still be written to.
+    // A partition whose period is not over may still be written to.
     let sql = "SELECT p.name, first_task_id(p.begins), first_task_id(p.ends),
                       p.ends <= $1::text::timestamptz
                       AND NOT EXISTS (SELECT FROM tasks t
@@ -350,13 +358,14 @@ async fn partitions(client: &Client, cutoff: &str) -> Result<Vec<Partition>, Sto
         .collect())
 }
 
-/// Drops a partition that no task needs, and returns how many events it had; `None` when it must wait for another time.
+/// Drops a partition without tasks and returns the number of its events; `None` when its lock was
+/// not free in time or a task is left, so that a later round tries again.
 async fn drop_partition(
     client: &mut Client,
     partition: &Partition,
 ) -> Result<Option<u64>, StoreError> {
     let name = &partition.name;
-    // Nothing writes there any more, so this is true also a moment later.
+    // Nothing writes to this partition any more, so the values still hold when it is dropped.
     let sql = format!(
         "SELECT count(*), max(seq), (SELECT xid::text FROM {name} ORDER BY xid DESC LIMIT 1) FROM {name}"
     );
@@ -391,7 +400,7 @@ async fn drop_partition(
     Ok(Some(count.cast_unsigned()))
 }
 
-/// Removes old events that belong to no task, or to one that is gone, from a partition that stays.
+/// Removes old events without a task, or of a removed task, from a partition that stays.
 async fn prune_events(client: &Client, partition: &str, cutoff: &str) -> Result<u64, StoreError> {
     let sql = format!(
         "WITH page AS MATERIALIZED (
@@ -419,7 +428,7 @@ async fn prune_events(client: &Client, partition: &str, cutoff: &str) -> Result<
         gone += row.get::<_, i64>(2).cast_unsigned();
         match (row.get(0), row.get(1), row.get(3)) {
             (Some(last_xid), Some(last_seq), true) => (xid, seq) = (last_xid, last_seq),
-            // Nothing more, or nothing more that is old.
+            // The walk has reached the end of the partition, or events that are not old.
             _ => return Ok(gone),
         }
     }

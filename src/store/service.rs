@@ -1,6 +1,7 @@
-//! Services: who may pass, what was counted, and every change of a circuit with its history.
+//! Services: admission, counted calls, and every change of a circuit with its history.
 //!
-//! Locks are taken on `services` first and on `permits` after it, each in the order of their ids, and after those of tasks.
+//! Locks are taken on `services` first and on `permits` after it, each in the order of their ids,
+//! and after those of tasks.
 
 use std::collections::HashMap;
 
@@ -13,10 +14,11 @@ use crate::domain::{
     policy::{Policy, Settings},
 };
 
-/// The window of a circuit is counted in so many slices, and is up to one of them shorter than asked for.
+/// Number of slices into which a circuit's window is divided; the counted window is up to one slice
+/// shorter than configured.
 pub const SLICES: f64 = 10.0;
 
-/// A service as claims need to know it. Times are seconds from when it was read.
+/// A service for admission. Times are seconds from the read.
 #[derive(Clone, Debug)]
 pub struct ServiceRow {
     pub service_id: i32,
@@ -24,21 +26,21 @@ pub struct ServiceRow {
     pub service: String,
     pub gate: i64,
     pub state: CircuitState,
-    /// How often it opened without a recovery in between.
+    /// Number of openings without a recovery in between.
     pub openings: u32,
-    /// How long it has been in this state.
+    /// Seconds in this state.
     pub age: f64,
-    /// How long until the state ends by itself: an open circuit's cool-down, a closed one's ramp.
+    /// Seconds until the state ends by itself: an open circuit's cool-down, a closed one's ramp.
     pub until: Option<f64>,
     pub forced: Option<CircuitState>,
     pub forced_until: Option<f64>,
     pub paused_until: Option<f64>,
-    /// This server's part of a limit.
+    /// This server's quota share.
     pub permit: Option<Permit>,
     pub policy: Policy,
 }
 
-/// A server's part of a service's limit.
+/// A server's quota share of a service's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permit {
     pub permit_id: i32,
@@ -46,7 +48,7 @@ pub struct Permit {
     pub term: i64,
 }
 
-/// How attempts of one service ended since the last report.
+/// The outcomes of one service's attempts since the last report.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
     pub service_id: i32,
@@ -55,14 +57,14 @@ pub struct Report {
     pub probes: Calls,
 }
 
-/// Who does something, and why.
+/// The author of a change, and the reason.
 #[derive(Clone, Debug, Default)]
 pub struct Actor {
     pub by: String,
     pub reason: String,
 }
 
-/// Whose settings: a service, a namespace (no service), or the whole cell (neither).
+/// The scope of settings: a service, a namespace (no service), or the whole cell (neither).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
     pub namespace: String,
@@ -90,7 +92,8 @@ impl Policies {
             match Settings::from_json(row.get(2)) {
                 Ok(settings) => Some((scope, settings)),
                 Err(error) => {
-                    // Written by a newer build: better without than not at all.
+                    // A newer build wrote them: the service is served without them rather than not
+                    // at all.
                     tracing::error!(%error, ?scope, "settings of a service cannot be read by this build");
                     None
                 }
@@ -99,14 +102,14 @@ impl Policies {
         Self(rows.iter().filter_map(entry).collect())
     }
 
-    /// What is set for more than one service: for namespaces and the cell.
+    /// The settings for more than one service: of namespaces and of the cell.
     pub fn wide(&self) -> HashMap<Scope, Settings> {
         let wide = self.0.iter().filter(|(scope, _)| scope.service.is_empty());
         wide.map(|(scope, settings)| (scope.clone(), settings.clone()))
             .collect()
     }
 
-    /// What is set for exactly this scope.
+    /// The settings of exactly this scope.
     pub fn set_for(&self, namespace: &str, service: &str) -> Settings {
         let scope = Scope {
             namespace: namespace.to_owned(),
@@ -115,7 +118,7 @@ impl Policies {
         self.0.get(&scope).cloned().unwrap_or_default()
     }
 
-    /// What is in force for a service.
+    /// The policy in force for a service.
     pub fn of_service(&self, namespace: &str, service: &str) -> Policy {
         let scopes = [("", ""), (namespace, ""), (namespace, service)];
         scopes.iter().fold(Policy::default(), |policy, (ns, s)| {
@@ -124,7 +127,7 @@ impl Policies {
     }
 }
 
-/// What is in force, of the cell's, the namespace's and the service's own settings.
+/// The policy in force, from the settings of the cell, the namespace and the service.
 pub(super) fn layered(settings: [Option<&str>; 3]) -> Policy {
     let known = settings
         .into_iter()
@@ -169,8 +172,8 @@ async fn lock(tx: &SessionTransaction<'_>, ids: &[i32]) -> Result<Vec<Locked>, S
         .collect()
 }
 
-/// Adds what was counted to the windows, and changes the circuits that it changes. `wake` goes to the other servers if any
-/// did. Returns whether any did.
+/// Adds the reported calls to the windows, and changes the circuits whose thresholds they cross. If
+/// any circuit changed, it sends `wake` to the other servers and returns true.
 pub async fn report(db: &Db, reports: &[Report], wake: &str) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
@@ -222,7 +225,7 @@ const COUNT: &str = "
     SELECT $2 + coalesce(sum(h.calls), 0)::int, $3 + coalesce(sum(h.failures), 0)::int
       FROM k LEFT JOIN service_health h ON h.service_id = $1 AND h.slice > k.slice - $4::float8::bigint";
 
-/// Adds calls to the window, and returns what it holds then.
+/// Adds calls to the window and returns its new totals.
 async fn count(
     tx: &SessionTransaction<'_>,
     service: &Locked,
@@ -267,7 +270,8 @@ const CHANGE_STATE: &str = "
     INSERT INTO events (at, type, service_id, detail, next_attempt_at)
     SELECT since, $6::text::event_type, $1, $10, until FROM s";
 
-/// Changes a circuit, with its history and its event. `false` if its state does not allow it.
+/// Changes a circuit, with its history and its event. `false` if its state does not allow the
+/// change.
 async fn apply(
     tx: &SessionTransaction<'_>,
     service: &Locked,
@@ -282,7 +286,7 @@ async fn apply(
     let openings = match state {
         CircuitState::Open => service.openings + 1,
         CircuitState::HalfOpen => service.openings,
-        // Forgotten when the ramp is over without another opening.
+        // The number is reset when the ramp ends without another opening.
         CircuitState::Closed if event == CircuitEvent::Recover && policy.ramp_seconds > 0.0 => {
             service.openings
         }
@@ -343,13 +347,15 @@ async fn apply(
     Ok(true)
 }
 
-/// The condition and the expression are those of the index `services_lapse`; of the time it takes one value, not one for each row.
+/// The condition and the expression match the index `services_lapse`, and the subquery evaluates
+/// the clock once instead of once per row.
 pub const LAPSED: &str = "
     SELECT service_id, forced_until <= clock_timestamp() FROM services
      WHERE (until IS NOT NULL OR forced_until IS NOT NULL) AND least(until, forced_until) <= (SELECT clock_timestamp())
      ORDER BY service_id FOR UPDATE SKIP LOCKED";
 
-/// A half-open circuit whose probes told nothing, as their workers or their server are gone, lets others through.
+/// Admits further probes to a half-open circuit whose probes had no result, because their workers
+/// or their server are gone.
 const PROBE_ANEW: &str = "
     UPDATE services s
        SET until = clock_timestamp() + make_interval(secs => $2), gate = gate + 1,
@@ -361,7 +367,8 @@ const PROBE_ANEW: &str = "
 const RAMPED_UP: &str = "
     UPDATE services SET until = NULL, openings = 0, gate = gate + 1 WHERE service_id = $1 AND state = 'closed'";
 
-/// Does what is due: ends cool-downs, ramps and orders of limited time. Returns whether anything was.
+/// Applies expired times: ends cool-downs, ramps and orders of limited duration. Returns whether
+/// there was any.
 pub async fn advance(db: &Db, wake: &str) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
@@ -447,7 +454,8 @@ async fn release(tx: &SessionTransaction<'_>, id: i32, actor: &Actor) -> Result<
     Ok(())
 }
 
-/// Opens or closes a circuit by order, until it is released or `seconds` are over. `false` if there is no such service.
+/// Opens or closes a circuit by order, until it is released or `seconds` have passed. `false` if
+/// there is no such service.
 pub async fn force(
     db: &Db,
     scope: &Scope,
@@ -484,7 +492,7 @@ pub async fn force(
     Ok(true)
 }
 
-/// Forgets what was counted, a pause, and an order: the circuit is closed, whatever it was.
+/// Clears the counted calls, a pause and an order, and closes the circuit from any state.
 pub async fn reset(db: &Db, scope: &Scope, actor: &Actor, wake: &str) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
@@ -521,8 +529,8 @@ const STORE_POLICY: &str = "
     INSERT INTO service_policies (namespace, service, policy) VALUES ($1, $2, $3)
         ON CONFLICT (namespace, service) DO UPDATE SET policy = $3";
 
-/// Changes what is set for a scope, and returns all that is set there then; `None` if it names a service that does not
-/// exist. With nothing set, the wider settings hold.
+/// Changes the settings of a scope and returns the new ones; `None` if the scope names a service
+/// that does not exist. Where a scope has no setting, the wider scope applies.
 pub async fn set_policy(
     db: &Db,
     scope: &Scope,
@@ -536,7 +544,7 @@ pub async fn set_policy(
     if !service.is_empty() && find(&tx, scope).await?.is_none() {
         return Ok(None);
     }
-    // One change at a time, also of what is not set yet.
+    // The table lock admits one change at a time, also of settings that do not exist yet.
     tx.batch_execute("LOCK TABLE service_policies IN SHARE ROW EXCLUSIVE MODE")
         .await?;
     let before = Policies::of(&tx.query(POLICIES, &[]).await?).set_for(namespace, service);
@@ -576,7 +584,7 @@ pub async fn set_policy(
     Ok(Some(settings))
 }
 
-/// Everything that is set.
+/// All settings of the cell.
 pub async fn policies(db: &Db) -> Result<Policies, StoreError> {
     let client = db.read().await?;
     let all = client.prepare_cached(POLICIES).await?;

@@ -1,4 +1,4 @@
-//! Connections of workers, and the lease that each of them holds.
+//! Connections of workers, and the lease of each.
 
 use std::time::{Duration, SystemTime};
 
@@ -30,18 +30,18 @@ pub struct NewWorker {
 pub struct KeptLease {
     pub lease: Lease,
     pub lane_id: i32,
-    /// Until the attempt is timed out, from now.
+    /// Time until the attempt's deadline.
     pub remaining: Duration,
 }
 
-/// What to give up.
+/// The connections, attempts and tasks to end.
 #[derive(Clone, Debug, Default)]
 pub struct Reaped {
-    /// Connections whose lease ran out.
+    /// Connections whose lease has expired.
     pub lost: Vec<Uuid>,
-    /// Attempts that have no living worker.
+    /// Attempts without a living worker.
     pub orphans: Vec<Orphan>,
-    /// Attempts whose deadline passed a while ago without the server of their worker doing anything about it.
+    /// Attempts whose deadline passed a while ago without the server of their worker ending them.
     pub overdue: Vec<Lease>,
     /// Tasks whose deadline has passed.
     pub expired: Vec<Uuid>,
@@ -58,16 +58,16 @@ pub struct Orphan {
 /// Why an attempt has no living worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// Its worker registered again and does not hold it: the assignment never arrived.
+    /// The worker registered again without this lease: the assignment never arrived.
     Undelivered,
-    /// Its worker had said that it drains, and is gone.
+    /// The worker had announced that it drains, and is gone.
     Drained,
-    /// Its worker fell silent.
+    /// The worker's lease expired without a heartbeat.
     Lost,
 }
 
 impl Gone {
-    /// How the attempt ends.
+    /// The outcome of the attempt.
     pub fn outcome(self) -> Outcome {
         match self {
             Self::Undelivered => Outcome::Undelivered,
@@ -77,11 +77,12 @@ impl Gone {
     }
 }
 
-/// What a registration found.
+/// The answer to a registration.
 #[derive(Clone, Debug, Default)]
 pub struct Registered {
     pub kept: Vec<KeptLease>,
-    /// Attempts of the previous connection that the worker does not hold: their assignments never arrived.
+    /// Attempts of the previous connection whose leases the worker does not hold: their assignments
+    /// never arrived.
     pub orphans: Vec<Orphan>,
 }
 
@@ -143,7 +144,7 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
         ],
     )
     .await?;
-    // The lease is the proof, whichever connection had it; a superseded one matches no row.
+    // The lease token is the proof, whichever connection had it; an outdated token matches no row.
     let adopt = tx
         .prepare_cached(
             "UPDATE queue q SET worker_id = $1
@@ -167,8 +168,9 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     })
 }
 
-/// Extends the leases of the workers heard from, and returns those of `connected` that are over: they registered again
-/// elsewhere, or fell silent and were given up.
+/// Extends the leases of the workers that sent a heartbeat, and returns the ended connections among
+/// `connected`: those workers registered again elsewhere, or sent no heartbeat until their lease
+/// expired.
 pub async fn extend(
     db: &Db,
     heard: &[Uuid],
@@ -201,7 +203,7 @@ pub async fn end(db: &Db, workers: &[Uuid]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Marks a worker that wants no more steps.
+/// Marks a worker that accepts no more steps.
 pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
     let statement = client
@@ -211,13 +213,15 @@ pub async fn drain(db: &Db, worker: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Ends the connections whose lease ran out, and returns up to `limit` attempts to end. A server ends its own connections,
-/// so that it stops handing out steps to them in the same moment; those of another server get `patience` more, which only
-/// matters when that server is gone too. The same goes for deadlines: a worker's server watches them, but an attempt that
-/// it does not know of needs somebody else to.
+/// Ends the connections whose lease has expired, and returns up to `limit` attempts to end. A
+/// server ends its own connections, so that it stops assigning steps to them at the same moment;
+/// those of another server get `patience` more, which matters only when that server is gone too.
+/// The same holds for deadlines: a worker's server watches them, and this statement covers the
+/// attempts that it does not know of.
 ///
-/// `now` is the database's time as far as it is known. A statement that got there much later waited in a database that
-/// answered nobody, and acts on nothing: meanwhile no worker could be heard.
+/// `now` is the caller's estimate of the database's time. A statement that runs much later was
+/// delayed by a database that answered no client, and ends no connection: meanwhile no heartbeat
+/// could arrive.
 pub async fn reap(
     db: &Db,
     server_id: Uuid,
@@ -226,7 +230,8 @@ pub async fn reap(
     now: SystemTime,
 ) -> Result<Reaped, StoreError> {
     let client = db.read().await?;
-    // SKIP LOCKED: whose lease is being extended in this moment is not silent. And two servers cannot wait for each other.
+    // SKIP LOCKED: a worker whose lease is being extended at the moment is not silent, and two
+    // servers cannot wait for each other.
     let statement = client
         .prepare_cached(
             "WITH lapsed AS MATERIALIZED (
@@ -296,8 +301,8 @@ pub async fn reap(
     Ok(reaped)
 }
 
-/// Attempts that this server's workers run although the database does not know their leases (any more), each with whether
-/// its task was cancelled.
+/// Attempts that this server's workers run although their leases are not (or no longer) in the
+/// queue, each with whether its task was cancelled.
 pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<(Lease, bool)>, StoreError> {
     let tasks: Vec<Uuid> = leases.iter().map(|l| l.task_id).collect();
     let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
@@ -326,7 +331,7 @@ pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<(Lease, bool)>
     Ok(rows.iter().map(dead).collect())
 }
 
-/// The workers connected now, by name and connection time, after `after`, at most `limit`.
+/// At most `limit` connected workers after `after`, ordered by name and connection time.
 pub async fn list(
     db: &Db,
     handler: Option<&str>,

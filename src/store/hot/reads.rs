@@ -1,6 +1,6 @@
-//! The statements with which a transaction of the engine begins: what it locks and what it looks at.
+//! The statements that begin an engine transaction: its locks and its reads.
 //!
-//! As in `writes`, a row is found by its key in a `LATERAL (… LIMIT 1)`.
+//! As in `writes`, a row is found by its key in a `LATERAL (... LIMIT 1)`.
 
 /// Locks in the order of the list.
 pub(super) const LOCK_LEASES: &str = "
@@ -17,15 +17,17 @@ pub(super) const LOCK_TASKS_LIVE: &str = "
            reopened, forgiven
       FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
 
-/// With the time when the lock was there. A statement of its own for that would cost as much as this one.
+/// Also returns the time after each row was locked. A separate statement for the time would cost as
+/// much as this one.
 pub(super) const LOCK_TASKS: &str = "
     SELECT t.*, clock_timestamp()
       FROM (SELECT task_id, template_id, state::text, priority, steps_live, steps_done, failed_step, paused_at IS NOT NULL,
                    settings, expires_at, error_code, coalesce(documents_bytes, 2147483647), revision
               FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR UPDATE) AS t";
 
-/// With the time when the keys were there. `FOR KEY SHARE` locks no row: it locks the table, before this statement takes its snapshot and
-/// until the transaction ends, against those who retire a version (`retirement::NO_SUBMITS`).
+/// Also returns the time after the idempotency keys were taken. `FOR KEY SHARE` locks no row: it
+/// locks the table, before this statement takes its snapshot and until the transaction ends,
+/// against an order that retires a version (`retirement::NO_SUBMITS`).
 pub(super) const NEWEST_TEMPLATE: &str = "
     SELECT coalesce(max(template_id), 0), clock_timestamp(),
            coalesce((SELECT max(change_id) FROM retirements), 0),
@@ -52,7 +54,7 @@ pub(super) const LOCK_READY: &str = "
               AND coalesce(assignment_bytes <= l.bytes, true)
             ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
 
-/// Retries whose time has come join the claimable steps. Bounded; what is left over is due at the next look.
+/// Marks due retries as claimable. Bounded; the rest stays due for the next look.
 pub(super) const PROMOTE: &str = "
     UPDATE queue q SET due = true
       FROM (SELECT ctid AS tid FROM queue
@@ -61,7 +63,7 @@ pub(super) const PROMOTE: &str = "
      WHERE q.ctid = ripe.tid
     RETURNING q.lane_id";
 
-/// The most retries that join at once.
+/// Bound on the retries that one statement promotes.
 pub(super) const MAX_PROMOTED: i64 = 1_000;
 
 pub(super) const NEXT_RETRY: &str = "
@@ -100,7 +102,8 @@ pub(super) const PAST_ENDS: &str = "
            CASE WHEN state = 'resolved_manually' THEN result END, error_code, error_message, error_context
       FROM steps WHERE task_id = ANY($1::uuid[])";
 
-/// What documents weigh, read without them: a task's own for a negative position, else a step's result.
+/// Sizes of documents in bytes, without reading the documents: the task's own for a negative
+/// position, else those of a step's result.
 pub(super) const SIZES: &str = "
     SELECT u.task_id, u.step, b.bytes
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)

@@ -1,4 +1,4 @@
-//! What the engine reads: rows of tasks and steps as it works on them.
+//! The rows of tasks and steps that the engine reads.
 
 use std::{
     sync::Arc,
@@ -30,14 +30,14 @@ pub struct TaskRow {
     pub template_id: i32,
     pub priority: i16,
     pub progress: Progress,
-    /// What overrides and its planner changed, as JSON.
+    /// The adjustments by overrides and by its planner, as JSON.
     pub settings: Option<Arc<str>>,
     pub expires_at: Option<SystemTime>,
-    /// It ended as a whole, for this reason.
+    /// Why it ended as a whole, if it did.
     pub error_code: Option<String>,
-    /// What its documents weigh at most; the largest number where that is not known.
+    /// Upper bound on the size of its documents; the largest number where that is unknown.
     pub bytes: i32,
-    /// Another number whenever its settings, its notes or its priority have changed.
+    /// Changes whenever its settings, its notes or its priority change.
     pub revision: i32,
 }
 
@@ -54,12 +54,12 @@ pub struct LiveRow {
     pub ready_at: SystemTime,
     pub started_at: Option<SystemTime>,
     pub deadline_at: Option<SystemTime>,
-    /// The attempt is a probe of a half-open circuit.
+    /// Whether the attempt is a probe of a half-open circuit.
     pub probe: bool,
     pub state: StepState,
-    /// An operator has it tried again.
+    /// Whether an operator has retried it.
     pub reopened: bool,
-    /// Attempts that had cost nothing when it was reopened: they are not held against it any more.
+    /// Number of uncharged attempts before it was reopened; they no longer count against it.
     pub forgiven: i32,
 }
 
@@ -73,12 +73,12 @@ pub struct EndedRow {
     pub charged: i16,
     pub ready_at: SystemTime,
     pub started_at: Option<SystemTime>,
-    /// Of one that was resolved by hand.
+    /// Only for a step that an operator resolved.
     pub result: Option<String>,
     pub failure: Option<Failure>,
 }
 
-/// A step that a claim could take.
+/// A step that can be claimed.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub task_id: Uuid,
@@ -86,48 +86,48 @@ pub struct Candidate {
     pub template_id: i32,
     pub lane_id: i32,
     pub priority: i16,
-    /// What its assignment weighs at most; 0 where that is less than what every worker takes.
+    /// Upper bound on the size of its assignment; 0 where every worker accepts that size.
     pub bytes: i32,
-    /// Its task's.
+    /// The task's revision.
     pub revision: i32,
 }
 
-/// How many claimable steps of a lane to look at.
+/// How many claimable steps of a lane to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneDemand {
     pub lane_id: i32,
     pub limit: i32,
-    /// Only those whose assignment weighs no more.
+    /// Upper bound on the size of an assignment; larger ones are passed over.
     pub bytes: i32,
 }
 
-/// What the settler works on.
+/// The rows that the settle loop works on.
 #[derive(Debug)]
 pub struct SettleRead {
-    /// The rows of the leases asked for, and all rows of the tasks that somebody gave an order about.
+    /// The rows of the requested leases, and all rows of the tasks that have an order.
     pub live: Vec<LiveRow>,
-    /// All ended steps of those.
+    /// All ended steps of the tasks that have an order.
     pub ended: Vec<EndedRow>,
     pub tasks: Vec<TaskRow>,
-    /// Not locked: a claim of one may come too late.
+    /// Not locked, so another claim may come first.
     pub candidates: Vec<Candidate>,
-    /// The database's clock; the epoch when there is no task, and so nothing to time.
+    /// The database's time; the epoch when there is no task, and so nothing to time.
     pub now: SystemTime,
 }
 
-/// What the dispatcher works on.
+/// The rows that the dispatch loop works on.
 #[derive(Debug)]
 pub struct DispatchRead {
     /// Locked.
     pub candidates: Vec<Candidate>,
-    /// The lanes that retries have joined, one or more times.
+    /// The lanes of the promoted retries; a lane may occur several times.
     pub promoted: Vec<i32>,
     pub now: SystemTime,
-    /// Time until the next retry falls due.
+    /// Time until the next retry is due.
     pub next_retry: Option<Duration>,
 }
 
-/// An idempotency key that intake asks for.
+/// An idempotency key that intake requests.
 #[derive(Clone, Debug)]
 pub struct KeyRow {
     pub namespace: String,
@@ -136,18 +136,19 @@ pub struct KeyRow {
     pub digest: Vec<u8>,
 }
 
-/// What intake works on.
+/// The rows that intake works on.
 #[derive(Debug)]
 pub struct IntakeRead {
-    /// The newest template and change of one; a larger number than the caller knows means that its view of "newest version" is stale.
+    /// The newest template and the newest change of one; a number above the caller's means that its
+    /// cached "newest version" is stale.
     pub newest: Newest,
-    /// Who owns each of the keys now: this transaction, or an earlier submit.
+    /// The owner of each key: a task of this transaction or of an earlier submit.
     pub keys: Vec<KeyRow>,
     pub candidates: Vec<Candidate>,
     pub now: SystemTime,
 }
 
-/// The documents of a task whose step was claimed.
+/// The documents of a task one of whose steps was claimed.
 #[derive(Clone, Debug)]
 pub struct TaskInput {
     pub task_id: Uuid,
@@ -160,23 +161,23 @@ pub struct TaskInput {
 }
 
 impl TaskInput {
-    /// What its documents weigh.
+    /// Size of its documents.
     pub fn bytes(&self) -> usize {
         self.context.len() + self.annotations.len() + self.settings.as_deref().map_or(0, str::len)
     }
 }
 
-/// What a commit gave back.
+/// The answer to a commit.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// The transaction's time, if it changed a task or was given one.
+    /// The transaction's time, if it updated a task or the caller supplied one.
     pub now: Option<SystemTime>,
     /// The claims of queued steps that succeeded.
     pub claimed: Vec<Claimed>,
     pub task_inputs: Vec<TaskInput>,
     /// (task, step, JSON)
     pub results: Vec<(Uuid, i16, String)>,
-    /// Time until the first of the retries falls due.
+    /// Time until the first of the retries written here is due.
     pub next_retry: Option<Duration>,
     /// From the first write to the answer to the commit.
     pub took: Duration,
