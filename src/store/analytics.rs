@@ -1,4 +1,5 @@
-//! Where the time of tasks went, from what is stored. A question is answered in one read-only transaction, so from one snapshot.
+//! Where the time of tasks went, computed from the stored rows. One read-only transaction answers a
+//! query, so from one snapshot.
 
 mod ledger;
 
@@ -10,38 +11,39 @@ use uuid::Uuid;
 use super::{Db, StoreError, service, session::SessionTransaction};
 use crate::domain::analytics::{Ledger, MAX_SECONDS, Measure, Service, Times};
 
-/// Everything is sorted and joined once, so unlike everywhere else hashes are right and loops are wrong: of what is made up on
-/// the way there are no statistics. Tables are still looked up by their keys, which the statement itself asks for.
+/// The statement sorts and joins each input once, so unlike everywhere else hash joins are right
+/// and nested loops are wrong: the planner has no statistics on intermediate results. Tables are
+/// still looked up by their keys, which the statement itself requests.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
                         SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_hashjoin = on;
                         SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'";
 
-/// What is asked.
+/// A query.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     pub templates: &'a [i32],
-    /// Who waits for whom: (template, step, parent).
+    /// Dependencies between steps: (template, step, parent).
     pub edges: &'a [(i32, i16, i16)],
     pub window_seconds: f64,
     pub max_tasks: i64,
     pub timeout_seconds: Option<f64>,
 }
 
-/// What was found.
+/// The answer.
 #[derive(Clone, Debug)]
 pub struct Found {
     pub from: SystemTime,
     pub to: SystemTime,
     pub tasks: i32,
-    /// There were more.
+    /// Whether there were more tasks than the bound.
     pub cut: bool,
-    /// By template and step; the one without a step is the template's own, and comes first.
+    /// Ordered by template and step; the row without a step is the template's own, and comes first.
     pub measures: Vec<(i32, Option<i16>, Measure)>,
-    /// By namespace and name.
+    /// Ordered by namespace and name.
     pub services: Vec<Service>,
 }
 
-/// The services of the templates that have a limit.
+/// Those services of the templates that have a limit.
 #[derive(Default)]
 struct Limits {
     services: Vec<i32>,
@@ -50,7 +52,7 @@ struct Limits {
     burst: Vec<f64>,
 }
 
-/// Answers; `None` if it would take longer than [`MAX_SECONDS`].
+/// Answers a query; `None` if it exceeds [`MAX_SECONDS`].
 pub async fn ask(db: &Db, question: &Question<'_>) -> Result<Option<Found>, StoreError> {
     let policies = service::policies(db).await?;
     let mut session = db.long_read().await?;

@@ -1,31 +1,32 @@
-//! Looks for rows that nothing would ever wake, a portion at a time; `repair` mends them.
+//! Looks for rows that no loop would ever wake, a portion at a time; `repair` corrects them.
 //!
-//! The view `liveness_violations` says the same of the whole database, and reads all of it. The queue is small by nature and
-//! is walked through in the order of its key. Of the tasks those are wanted that are not final and have nothing in play:
-//! there is no index for them, as one would have to be written with every step, so the primary key is walked through too.
+//! The view `liveness_violations` has the same conditions for the whole database, and reads all of
+//! it. The queue is small by nature, and a look walks it in key order. The tasks in question are
+//! those that are not final and have no row in play: an index on them would have to be written with
+//! every step, so a look walks the primary key of the tasks too.
 
 use uuid::Uuid;
 
 use super::{Db, StoreError};
 
-/// Rows of the queue that one look reads.
+/// Queue rows that one look reads.
 pub const QUEUE_PORTION: i64 = 5_000;
-/// Tasks that one look reads behind those of the look before.
+/// Tasks that one look reads, after those of the look before.
 pub const TASKS_PORTION: i64 = 10_000;
 /// The newest tasks, which every look reads.
 pub const NEWEST: i64 = 1_000;
 
-/// Where the next look goes on.
+/// Where the next look continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Behind this row of the queue.
+    /// After this queue row.
     pub queue: (Uuid, i16),
     /// With tasks older than this one.
     pub tasks: Uuid,
 }
 
 impl Default for Cursor {
-    /// Before the first step of the oldest task, and behind the newest task.
+    /// Before the first step of the oldest task, and after the newest task.
     fn default() -> Self {
         Self {
             queue: (Uuid::nil(), i16::MIN),
@@ -34,7 +35,7 @@ impl Default for Cursor {
     }
 }
 
-/// What a look saw.
+/// The result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Tasks that seem broken, in the order of their ids.
@@ -42,7 +43,8 @@ pub struct Look {
     pub next: Cursor,
 }
 
-/// A step in play is claimable, or has a time, or has a worker with a lease and a deadline; as in `liveness_violations`.
+/// Whether a step in play is claimable, or has a time, or has a worker with a lease and a deadline;
+/// the condition of `liveness_violations`.
 macro_rules! wakes {
     () => {
         "CASE state WHEN 'ready' THEN due OR next_attempt_at IS NOT NULL OR paused
@@ -53,7 +55,8 @@ macro_rules! wakes {
 }
 pub(super) use wakes;
 
-/// One snapshot, so that no row is seen in the middle of a change. Each portion is a walk along a primary key.
+/// One statement and so one snapshot, in which no change is half visible. Each portion is a walk
+/// along a primary key.
 const LOOK: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('tasker audit ' || current_schema())) AS mine),
      live AS MATERIALIZED (
@@ -88,7 +91,8 @@ const LOOK: &str = concat!(
        FROM turn"
 );
 
-/// Reads the next portions, and the tasks `again`. `None` when somebody else audits at this moment.
+/// Reads the next portions, and the tasks of `again`. `None` when another server audits at this
+/// moment.
 pub async fn look(db: &Db, from: Cursor, again: &[Uuid]) -> Result<Option<Look>, StoreError> {
     let client = db.patient().await?;
     let statement = client.prepare_cached(LOOK).await?;
@@ -111,7 +115,7 @@ pub async fn look(db: &Db, from: Cursor, again: &[Uuid]) -> Result<Option<Look>,
         return Ok(None);
     }
     let start = Cursor::default();
-    // A portion that is not full was the last: the next look begins anew.
+    // A portion that is not full was the last: the next look starts from the beginning.
     let queue = row
         .get::<_, Option<Uuid>>(2)
         .zip(row.get(3))

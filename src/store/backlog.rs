@@ -1,16 +1,16 @@
-//! What waits in each lane.
+//! The waiting steps of each lane.
 
 use std::time::Duration;
 
 use super::{Db, StoreError};
 
-/// The most lanes that are looked at.
+/// Bound on the lanes that are read.
 pub const MAX_LANES: usize = 1_000;
-/// The most steps of a lane that are counted; a longer queue says this number.
+/// Bound on the counted steps of a lane; a longer queue reports this number.
 pub const MAX_COUNTED: i64 = 10_000;
 
-/// For each of these lanes, in their order: how many steps a claim could take now, and how long the one has waited that has
-/// waited longest. Both of the first [`MAX_COUNTED`] in the order of claims.
+/// For each of these lanes, in their order: the number of claimable steps, and the longest time
+/// that one of them has waited. Both cover the first [`MAX_COUNTED`] in claim order.
 pub async fn read(db: &Db, lanes: &[i32]) -> Result<Vec<(i64, Duration)>, StoreError> {
     let client = db.read().await?;
     let statement = client

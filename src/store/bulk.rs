@@ -1,4 +1,4 @@
-//! The tasks that an order to many is for.
+//! The tasks that a bulk order addresses.
 
 use std::{fmt::Write as _, time::SystemTime};
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::domain::task::TaskState;
 
-/// Tasks are counted up to this.
+/// Bound on the counted tasks.
 pub const MAX_COUNTED: i64 = 1_000_000;
 
-/// Which tasks.
+/// The selection of tasks.
 #[derive(Clone, Debug)]
 pub struct BulkFilter {
     /// `None` for all templates.
@@ -22,14 +22,14 @@ pub struct BulkFilter {
     pub states: Vec<TaskState>,
     pub paused: Option<bool>,
     pub correlation_id: Option<String>,
-    /// Of the step that failed first, or of the task.
+    /// The error code of the step that failed first, or of the task.
     pub error_code: Option<String>,
     pub failed_after: Option<SystemTime>,
     pub submitted_after: Option<SystemTime>,
     pub submitted_before: Option<SystemTime>,
 }
 
-/// How many there are, up to [`MAX_COUNTED`].
+/// Number of selected tasks, up to [`MAX_COUNTED`].
 pub async fn count(db: &Db, filter: &BulkFilter) -> Result<i64, StoreError> {
     let rows = select(
         db,
@@ -43,7 +43,7 @@ pub async fn count(db: &Db, filter: &BulkFilter) -> Result<i64, StoreError> {
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
-/// The next ones after a task, by id.
+/// The next selected tasks after `after`, by id.
 pub async fn page(
     db: &Db,
     filter: &BulkFilter,
@@ -69,7 +69,7 @@ async fn select(
     let until = filter
         .submitted_before
         .map(|at| id_at(at, ID_CLOCK_MARGIN, true));
-    // The condition that a small index is for.
+    // A condition that the filter implies and a small index covers.
     let rare = match filter.states.as_slice() {
         [TaskState::Error] => "(t.failed_step IS NOT NULL OR t.error_code IS NOT NULL)",
         _ if filter.paused == Some(true) => "t.paused_at IS NOT NULL",

@@ -1,4 +1,4 @@
-//! Circuits as operators see them: how they stand, what was counted, and what became of them lately.
+//! Circuits as operators see them: their states, counted calls, and latest changes.
 
 use std::time::SystemTime;
 
@@ -10,9 +10,9 @@ use super::{
 };
 use crate::domain::circuit::CircuitState;
 
-/// Waiting steps are counted up to this.
+/// Bound on the counted waiting steps.
 pub const MAX_COUNTED: i64 = 10_000;
-/// The most changes of a history.
+/// Bound on the changes of a history.
 const MAX_CHANGES: i64 = 100;
 
 /// A service and its circuit.
@@ -49,8 +49,8 @@ pub struct ChangeRow {
     pub detail: Option<String>,
 }
 
-/// How long a circuit was open is told by what followed each opening; one that opened before the 24 hours may reach into
-/// them.
+/// The change after each opening determines how long the circuit was open; one that opened before
+/// the 24 hours may extend into them.
 const SELECT: &str = "
     SELECT s.service_id, s.namespace, s.service, s.state::text, s.since, s.until, s.forced::text, s.forced_by,
            s.forced_reason, s.forced_until, CASE WHEN s.paused_until > c.now THEN s.paused_until END,
@@ -78,7 +78,7 @@ const SELECT: &str = "
                       AND type IN ('circuit.opened', 'circuit.half_opened', 'circuit.closed', 'circuit.reset')) p
             WHERE type = 'circuit.opened') o";
 
-/// The services after one, by namespace and name; an empty namespace is all of them.
+/// The services after `after`, by namespace and name; an empty namespace selects all of them.
 pub async fn list(
     db: &Db,
     namespace: &str,
@@ -120,7 +120,7 @@ pub async fn get(db: &Db, scope: &Scope) -> Result<Option<CircuitRow>, StoreErro
     found.as_ref().map(row).transpose()
 }
 
-/// Its latest changes, newest first.
+/// The latest changes of a service, newest first.
 pub async fn changes(db: &Db, service_id: i32) -> Result<Vec<ChangeRow>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT at, type::text, until, calls, failures, actor, detail FROM circuit_changes

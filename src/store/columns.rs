@@ -1,4 +1,4 @@
-//! Turns the lists of a [`Changes`] into the arrays that `unnest` takes: one list, one statement.
+//! Converts the lists of a [`Changes`] to the arrays that `unnest` takes: one statement per list.
 
 use std::{error::Error, time::SystemTime};
 
@@ -46,8 +46,9 @@ impl ToSql for Null {
     to_sql_checked!();
 }
 
-/// The column as a parameter. One that says nothing, as the errors of a batch without any, is a single NULL: `unnest` fills
-/// it up, and both sides save its thousand cells.
+/// The column as a parameter. A column without any value, such as the errors of a batch without
+/// failures, is a single NULL: `unnest` extends it, which saves both sides the encoding of all its
+/// cells.
 fn param<T: Cell + ToSql + Sync>(column: &Vec<T>) -> &(dyn ToSql + Sync) {
     if column.iter().all(Cell::is_null) {
         &Null
@@ -56,7 +57,7 @@ fn param<T: Cell + ToSql + Sync>(column: &Vec<T>) -> &(dyn ToSql + Sync) {
     }
 }
 
-/// Arrays of one list, in the order of the statement's parameters.
+/// The arrays of one list, in the order of the statement's parameters.
 macro_rules! columns {
     ($name:ident { $first:ident: $first_type:ty $(, $field:ident: $type:ty)* $(,)? }) => {
         #[derive(Default)]
@@ -67,7 +68,8 @@ macro_rules! columns {
         }
 
         impl<'a> $name<'a> {
-            /// The arrays, then `more`; `None` for an empty list, whose statement is then not sent.
+            /// The arrays, followed by `more`; `None` for an empty list, whose statement is not
+            /// sent.
             pub(super) fn params<'p>(&'p self, more: &[&'p (dyn ToSql + Sync)]) -> Option<Params<'p>> {
                 if self.$first.is_empty() {
                     return None;
@@ -162,7 +164,8 @@ pub(super) struct Columns<'a> {
     pub dropped: Keys<'a>,
     pub ended: EndedSteps<'a>,
     pub ended_count: i64,
-    /// The tasks of the steps that end without a lease: they end with all that they have in play.
+    /// The tasks of the steps that end without a lease: each of them ends with all its rows in
+    /// play.
     pub ended_whole: Vec<Uuid>,
     pub retries: Retries<'a>,
     pub retry_count: i64,
@@ -172,7 +175,7 @@ pub(super) struct Columns<'a> {
     pub reopened: StepIds<'a>,
     pub new_live: NewLives<'a>,
     pub claims: Claims<'a>,
-    /// The services of the claims, and the gates that they know.
+    /// The services of the claims, and their known admission versions (`gates`).
     pub services: Vec<i32>,
     pub gates: Vec<i64>,
     pub held: Held<'a>,

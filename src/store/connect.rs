@@ -1,5 +1,5 @@
-//! How a connection comes about: the hosts of the URL in turn, the settings that every statement of ours counts on, and a
-//! look whether they hold.
+//! Establishes a connection: tries the hosts of the URL in turn, makes the settings on which every
+//! statement relies, and checks that they hold.
 
 use std::{
     future::Future,
@@ -23,28 +23,30 @@ use super::{
     url::{self, DatabaseUrl, Endpoint, Host, SslMode},
 };
 
-/// The driver of a connection: it carries messages while it is polled.
+/// The driver of a connection: it transports messages while it is polled.
 pub type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// How long a database may take to let us in, unless the URL says `connect_timeout`. The driver's own limit ends when the
-/// socket is open, before the first word.
+/// Limit on establishing a connection, unless the URL has `connect_timeout`. The driver's own limit
+/// covers only the opening of the socket, not the protocol after it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
-/// How long a host may take to open the socket, so that the next one has its turn.
+/// Limit on opening the socket to one host, so that the next host is tried in time.
 const SOCKET_LIMIT: Duration = Duration::from_secs(3);
-/// What our connections are called in `pg_stat_activity`, unless the URL says `application_name`.
+/// The name of our connections in `pg_stat_activity`, unless the URL has `application_name`.
 const APPLICATION: &str = "tasker";
-/// No statement of ours is allowed to run longer, ms.
+/// Statement timeout of all connections, ms.
 pub(super) const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 
-/// Settings of all connections, whatever the database, the role or a pooler sets. They are made by SET after connecting: a
-/// pooler may drop what is asked for while connecting.
+/// Settings of all connections, whatever the database, the role or a pooler sets. They are made by
+/// SET after connecting: a pooler may drop parameters of the connection request.
 ///
-/// - What our statements mean must not depend on who runs them: strings, dates and binary text as Postgres prints them by
-///   default, and READ COMMITTED, which all locks are made for.
-/// - Statistics of tables that fill and empty by the second mislead the planner: it then reads or hashes a whole table to find
-///   a handful of rows. Every statement here is a lookup by key or a bounded walk along an index, so nothing is lost by leaving
-///   it no other plan, and none by making that plan once: left to itself Postgres may plan the read of a task anew each time,
-///   which takes ten times as long as to read it.
+/// - The meaning of our statements must not depend on the role that runs them: strings, dates and
+///   binary text as Postgres prints them by default, and READ COMMITTED, for which all locks are
+///   designed.
+/// - Statistics of tables that fill and empty by the second mislead the planner: it then reads or
+///   hashes a whole table to find a handful of rows. Every statement here is a lookup by key or a
+///   bounded walk along an index, so forbidding other plans costs nothing, and neither does making
+///   the plan once: by default Postgres may plan the read of a task anew each time, which takes ten
+///   times as long as the read.
 const SETTINGS: &[(&str, &str)] = &[
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO, MDY"),
@@ -67,9 +69,10 @@ const SETTINGS: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// More settings of the engine's connections. Between the two halves of a transaction the engine only thinks: a server that stops there,
-/// with rows locked, must not hold up the others for longer than that. And whoever waits for a lock holds up all that wait
-/// for him, so he gives up early and comes back.
+/// Further settings of the engine's connections. Between the two halves of a transaction the engine
+/// only decides: a server that stops there, with rows locked, must not block the others for longer
+/// than that. A transaction that waits for a lock blocks all transactions that wait for its own
+/// locks, so it gives up early and is retried.
 pub(super) const HOT_SETTINGS: &[(&str, &str)] = &[
     ("enable_bitmapscan", "off"),
     ("idle_in_transaction_session_timeout", "5s"),
@@ -82,11 +85,11 @@ pub(super) struct Connector {
     url: Arc<DatabaseUrl>,
     encryption: Encryption,
     schema: Arc<str>,
-    /// The host that let us in last; it is tried first.
+    /// The host of the last successful connection; it is tried first.
     last: Arc<AtomicUsize>,
 }
 
-/// What a new connection was found to be.
+/// The process id of the database process that serves a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backend(pub(super) i32);
 
@@ -101,8 +104,8 @@ impl Connector {
         })
     }
 
-    /// Connects to the first host that lets us in and takes writes. The more a refusal says, the rather it is the one that
-    /// is returned: of a list of hosts some are always away.
+    /// Connects to the first host that accepts the connection and takes writes. If none does, it
+    /// returns the most specific error: of a list of hosts some are always away.
     pub(super) async fn connect(
         &self,
         more: &[(&str, &str)],
@@ -133,7 +136,7 @@ impl Connector {
         Err(refusal.unwrap_or_else(StoreError::silent))
     }
 
-    /// The way to one host, also for a request to cancel what runs there.
+    /// The TLS configuration for one host, also for a cancel request to it.
     pub(super) fn tls(&self, endpoint: &Endpoint) -> MakeRustlsConnect {
         self.encryption.connector(self.url.mode(endpoint))
     }
@@ -144,7 +147,8 @@ impl Connector {
         more: &[(&str, &str)],
     ) -> Result<(Client, Driver), StoreError> {
         let limit = self.url.connect_timeout.unwrap_or(CONNECT_LIMIT);
-        // In a box of its own: a handshake's state is large, and would be part of each future that may have to connect.
+        // Boxed: the state of a handshake is large, and would be part of each future that may have
+        // to connect.
         let connecting = Box::pin(async {
             let connected = config(&self.url, endpoint)
                 .connect(self.tls(endpoint))
@@ -158,7 +162,7 @@ impl Connector {
                 )
             })?;
             let settle = settle(&client, &self.schema, more);
-            // Nothing is heard while the driver stands still.
+            // The answers arrive only while the driver is polled.
             tokio::select! {
                 settled = settle => settled?,
                 ended = &mut driver => {
@@ -174,7 +178,7 @@ impl Connector {
     }
 }
 
-/// Says what to do where it is about certificates.
+/// Adds advice to an error about certificates or encryption.
 fn refused(
     error: tokio_postgres::Error,
     endpoint: &Endpoint,
@@ -213,7 +217,7 @@ fn refused(
     error.into()
 }
 
-/// What the driver needs to know about one host.
+/// The driver's configuration for one host.
 fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
     let mut config = Config::new();
     match &endpoint.host {
@@ -265,7 +269,7 @@ fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
     config
 }
 
-/// Makes the settings, and looks in another transaction whether they hold. Both are sent at once.
+/// Makes the settings, and checks in another transaction that they hold. Both are sent at once.
 async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<(), StoreError> {
     let timeout = STATEMENT_TIMEOUT_MS.to_string();
     let settings: Vec<(&str, &str)> = [("search_path", schema), ("statement_timeout", &timeout)]
@@ -290,7 +294,7 @@ async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<
     admit(row, schema)
 }
 
-/// `search_path` is a list of names, and everything else here a text.
+/// `search_path` is a list of names; every other value here is text.
 fn literal(name: &str, value: &str) -> String {
     if name == "search_path" {
         value.to_owned()
@@ -299,7 +303,7 @@ fn literal(name: &str, value: &str) -> String {
     }
 }
 
-/// Whether this is a place to keep a cell in.
+/// Whether the database can hold a cell.
 fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
     let of = |i: usize| row.get(i).unwrap_or_default();
     let (path, current, encoding, database) = (of(0), row.get(1), of(3), of(4));
@@ -325,7 +329,7 @@ fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
     }
 }
 
-/// Why a pooler that shares connections between transactions will not do.
+/// The error for a pooler that shares connections between transactions.
 pub(super) fn transaction_pooler(seen: &str) -> String {
     format!(
         "the database is behind a pooler that gives out connections by transaction or statement ({seen}): tasker needs a \
@@ -334,7 +338,7 @@ pub(super) fn transaction_pooler(seen: &str) -> String {
     )
 }
 
-/// Which process of the database serves the connection now.
+/// The process of the database that serves the connection now.
 pub(super) async fn backend(client: &Client) -> Result<Backend, StoreError> {
     let seen = client.simple_query("SELECT pg_backend_pid()").await?;
     let pid = first_row(&seen)

@@ -1,19 +1,19 @@
-//! How often transactions met each other, for whoever wants to know.
+//! Counts of collisions between transactions, for the metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StoreError;
 
-/// Two transactions met, and Postgres let one of them go.
+/// A collision of two transactions, one of which Postgres aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collision {
     Serialization,
     Deadlock,
-    /// The other one kept its lock for longer than ours waits.
+    /// The other transaction kept its lock for longer than our lock timeout.
     Lock,
 }
 
-/// The collisions since the process started; each was tried again.
+/// The collisions since the process started; each transaction was retried.
 #[derive(Debug, Default)]
 pub struct Counts {
     serialization_failures: AtomicU64,

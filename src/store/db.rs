@@ -1,4 +1,5 @@
-//! How the server reaches Postgres: one URL, one schema, a small pool for reads and hand-made connections for the engine.
+//! The server's access to Postgres: one URL, one schema, a small pool for reads and dedicated
+//! connections for the engine.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +18,15 @@ use super::{
     session::Session,
 };
 
-/// Reads (get, list, watch) share this many connections.
+/// Size of the pool that reads (get, list, watch) share.
 const POOL_SIZE: usize = 8;
-/// How long a read may take, the wait for a connection included, before the caller hears UNAVAILABLE. A database that
-/// accepts and never answers is found out by this and nothing else.
+/// Limit on a read, the wait for a connection included, after which the caller gets UNAVAILABLE.
+/// Nothing else detects a database that accepts connections and never answers.
 pub const READ_LIMIT: Duration = Duration::from_millis(2_500);
-/// So many of the pool's connections may be at a question that takes seconds, so that the others stay for short ones.
+/// Number of pooled connections that may run queries of seconds, so that the others stay free for
+/// short ones.
 const LONG_READS: usize = 2;
-/// How often two connections are asked in turn who serves them.
+/// Number of rounds in which the backends of two connections are compared.
 const POOLER_ROUNDS: usize = 3;
 
 /// A database and the schema in it that holds one cell of Tasker.
@@ -39,17 +41,17 @@ pub struct Db {
 
 pub(super) type Pool = managed::Pool<Manager>;
 
-/// Makes the connections of the pool.
+/// Creates the connections of the pool.
 pub(super) struct Manager(Connector);
 
-/// A pooled connection, and how to reach its host once more to cancel what it does.
+/// A pooled connection, with the TLS configuration to reach its host for a cancel request.
 pub(super) struct Pooled {
     pub(super) client: ClientWrapper,
     tls: MakeRustlsConnect,
 }
 
 impl Pooled {
-    /// What cancels the statement that runs on the connection.
+    /// The token that cancels the statement running on the connection.
     pub(super) fn canceller(&self) -> (CancelToken, MakeRustlsConnect) {
         (self.client.cancel_token(), self.tls.clone())
     }
@@ -76,7 +78,7 @@ impl managed::Manager for Manager {
 }
 
 impl Db {
-    /// Reads the URL without connecting. `schema` is `[a-z_][a-z0-9_]*`, at most 48 bytes.
+    /// Parses the URL without connecting. `schema` is `[a-z_][a-z0-9_]*`, at most 48 bytes.
     pub fn new(url: &str, schema: &str) -> Result<Self, StoreError> {
         let valid = !schema.is_empty()
             && schema.len() <= 48
@@ -105,7 +107,6 @@ impl Db {
         })
     }
 
-    /// The schema's name.
     pub fn schema(&self) -> &str {
         &self.schema
     }
@@ -115,7 +116,8 @@ impl Db {
         &self.counts
     }
 
-    /// The notification channel of this cell; channels are per database, so the schema is part of the name.
+    /// The notification channel of this cell; channels are per database, so the schema is part of
+    /// the name.
     pub fn channel(&self) -> String {
         format!("tasker_{}", self.schema)
     }
@@ -125,13 +127,14 @@ impl Db {
         Session::take(&self.pool, READ_LIMIT, None).await
     }
 
-    /// A pooled connection for what takes its time and nobody waits for.
+    /// A pooled connection for background work that may take long.
     pub async fn patient(&self) -> Result<Session, StoreError> {
         Session::take(&self.pool, STATEMENT_LIMIT, None).await
     }
 
-    /// A pooled connection for a question over many rows, and with it the turn to ask: only a few at once. The turn is over
-    /// when the question is, whether or not its answer is waited for.
+    /// A pooled connection for a query over many rows, with one of the few permits for such
+    /// queries. The permit is held until the query has ended, whether or not the caller still waits
+    /// for the answer.
     pub async fn long_read(&self) -> Result<Session, StoreError> {
         let busy = || StoreError::Connection("others ask questions that take long".into());
         let turn = tokio::time::timeout(READ_LIMIT, Arc::clone(&self.long_reads).acquire_owned());
@@ -139,21 +142,22 @@ impl Db {
         Session::take(&self.pool, STATEMENT_LIMIT, Some(turn)).await
     }
 
-    /// A connection of its own for an engine loop, with the planner held to index lookups.
+    /// A dedicated connection for an engine loop, with the planner restricted to index lookups.
     pub async fn connect_hot(&self) -> Result<Client, StoreError> {
         let (client, driver, _) = self.connector.connect(HOT_SETTINGS).await?;
         serve(driver);
         Ok(client)
     }
 
-    /// A connection and its driver, for whoever wants to see notifications.
+    /// A connection and its driver, for receiving notifications.
     pub async fn connect_raw(&self) -> Result<(Client, Driver), StoreError> {
         let (client, driver, _) = self.connector.connect(&[]).await?;
         Ok((client, driver))
     }
 
-    /// Fails unless each connection keeps a process of the database to itself. Behind a pooler that shares them between
-    /// transactions, the second of two connections gets the process that the first has just used, or the first gets another.
+    /// Fails unless each connection has a database process of its own. Behind a pooler that shares
+    /// them between transactions, the second of two connections gets the process that the first has
+    /// just used, or the first gets another.
     pub async fn require_own_backends(&self) -> Result<(), StoreError> {
         let (one, another) = tokio::try_join!(self.connect_hot(), self.connect_hot())?;
         let first = (backend(&one).await?, backend(&another).await?);
@@ -169,7 +173,7 @@ impl Db {
     }
 }
 
-/// How long a session for a long question lasts.
+/// Limit on a session for a long query.
 const STATEMENT_LIMIT: Duration = Duration::from_millis(STATEMENT_TIMEOUT_MS as u64);
 
 /// The message kinds that [`Db::connect_raw`]'s driver yields.

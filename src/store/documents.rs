@@ -1,4 +1,4 @@
-//! Documents of tasks, read apart from the engine's transactions. What is committed never changes.
+//! Documents of tasks, read outside the engine's transactions. Committed documents never change.
 
 use uuid::Uuid;
 
@@ -9,16 +9,16 @@ use super::{
     writes::{RESULT_INPUTS, TASK_INPUTS},
 };
 
-/// Results are read as far as they have at most so many bytes together.
+/// Bound on the sum of the results' sizes; beyond it no result is read.
 pub const MAX_RESULTS_BYTES: i64 = 16 << 20;
 
-/// What was read.
+/// The documents that were read.
 #[derive(Debug, Default)]
 pub struct Documents {
     pub tasks: Vec<TaskInput>,
     /// (task, step, JSON)
     pub results: Vec<(Uuid, i16, String)>,
-    /// The results have more than [`MAX_RESULTS_BYTES`] together and were not read.
+    /// The sum of the results exceeds [`MAX_RESULTS_BYTES`], so they were not read.
     pub too_large: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong between the engine and Postgres, sorted by what to do about it.
+//! Errors between the engine and Postgres, classified by the reaction to them.
 
 use deadpool::managed::PoolError;
 use tokio_postgres::error::SqlState;
@@ -11,33 +11,34 @@ pub enum StoreError {
     /// A statement failed.
     #[error("database: {}", describe(.0))]
     Database(#[from] tokio_postgres::Error),
-    /// No connection could be had in time.
+    /// No connection became available in time.
     #[error("no database connection: {0}")]
     Connection(String),
     /// The database URL or the schema name is not usable.
     #[error("{0}")]
     Config(String),
-    /// The database's schema is not what this build needs.
+    /// The database's schema does not match this build.
     #[error("{0}")]
     Schema(String),
-    /// The database, or the way to it, cannot be used as it is: the words say what to change.
+    /// The database, or the route to it, cannot be used as configured: the text states what to
+    /// change.
     #[error("{0}")]
     Unfit(String),
     /// The database takes no writes at present.
     #[error("{0}")]
     ReadOnly(String),
-    /// A row does not hold what this build wrote.
+    /// A row has a value that this build did not write.
     #[error("unexpected data in the database: {0}")]
     Corrupt(String),
 }
 
 impl StoreError {
-    /// The database took the question and does not answer.
+    /// The database accepted a query and does not answer.
     pub(super) fn silent() -> Self {
         Self::Connection("no answer in time".into())
     }
 
-    /// How much it says about why none of several hosts serves.
+    /// How specific the error is about why none of several hosts serves.
     pub(super) fn weight(&self) -> u8 {
         match self {
             Self::Unfit(_) | Self::ReadOnly(_) => 2,
@@ -46,7 +47,7 @@ impl StoreError {
         }
     }
 
-    /// Whether a text had a character that no text in the database can have, or was not UTF-8.
+    /// Whether a text contained a character that the database cannot store, or was not UTF-8.
     pub fn is_bad_text(&self) -> bool {
         let Self::Database(error) = self else {
             return false;
@@ -66,10 +67,12 @@ impl StoreError {
         }
     }
 
-    /// Whether the same call may well succeed soon: the connection broke, the server restarts, or transactions collided.
+    /// Whether a repetition may succeed soon: the connection broke, the database restarts, or
+    /// transactions collided.
     pub fn is_transient(&self) -> bool {
         match self {
-            // Those who have been served so far come back when it is mended; a start does not wait for that.
+            // A running server retries these until their cause is fixed; a start does not wait for
+            // that.
             Self::Connection(_) | Self::Unfit(_) | Self::ReadOnly(_) => true,
             Self::Database(error) => match error.code() {
                 None => true,
@@ -78,7 +81,7 @@ impl StoreError {
                         || *code == SqlState::T_R_DEADLOCK_DETECTED
                         || *code == SqlState::LOCK_NOT_AVAILABLE
                         || *code == SqlState::QUERY_CANCELED
-                        // This process stood still in the middle of a transaction, or Postgres did.
+                        // This process, or Postgres, stopped in the middle of a transaction.
                         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
                         // A standby that is about to be promoted.
                         || *code == SqlState::READ_ONLY_SQL_TRANSACTION
@@ -89,7 +92,7 @@ impl StoreError {
         }
     }
 
-    /// Whether a statement was given up because it took too long.
+    /// Whether a statement was cancelled because it took too long.
     pub fn is_timeout(&self) -> bool {
         let Self::Database(error) = self else {
             return false;
@@ -97,19 +100,21 @@ impl StoreError {
         error.code() == Some(&SqlState::QUERY_CANCELED)
     }
 
-    /// How a transaction failed, by the code of Postgres, where that may be for what was in it: it took too long, or its session
-    /// was ended meanwhile. Nothing for a database that is away or that is about to end, and for collisions.
+    /// The SQLSTATE of a failure that the content of the transaction may have caused: it took too
+    /// long, or its session was ended meanwhile. `None` for a database that is away or shutting
+    /// down, and for collisions.
     pub fn way(&self) -> Option<&str> {
         let Self::Database(error) = self else {
             return None;
         };
-        // A connection that is refused or lost says nothing of Postgres' own: the database is away, and no input is to blame.
+        // A refused or lost connection has no SQLSTATE: the database is away, and no input is to
+        // blame.
         let code = error.code()?.code();
         let others = ["08", "40", "53", "57P", "58", "55P03", "25006"];
         (!others.iter().any(|class| code.starts_with(class))).then_some(code)
     }
 
-    /// Whether the transaction met another one.
+    /// The kind of collision with another transaction, if it was one.
     pub fn collision(&self) -> Option<Collision> {
         let Self::Database(error) = self else {
             return None;
@@ -124,7 +129,8 @@ impl StoreError {
         }
     }
 
-    /// Whether `expect_rows` failed: the rows were not what they were believed to be, and nothing was written.
+    /// Whether `expect_rows` failed: the rows differed from the expected ones, and nothing was
+    /// written.
     pub fn is_expectation(&self) -> bool {
         let Self::Database(error) = self else {
             return false;
@@ -132,7 +138,7 @@ impl StoreError {
         error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION)
     }
 
-    /// Whether it was about who may pass to a service.
+    /// Whether an admission version or a quota share of a service was outdated.
     pub fn is_gate(&self) -> bool {
         let Self::Database(error) = self else {
             return false;
@@ -145,7 +151,7 @@ impl StoreError {
         self.is_expectation() && (about("gates: ") || about("permits: "))
     }
 
-    /// Whether the role may not do what was asked for.
+    /// Whether the role lacks a privilege.
     pub fn is_denied(&self) -> bool {
         let Self::Database(error) = self else {
             return false;
@@ -153,8 +159,8 @@ impl StoreError {
         error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
-    /// Whether Postgres answered that the URL is wrong: the user, the password, the database's name, or what the user may
-    /// do there; or what it found there will not do. Waiting does not help.
+    /// Whether Postgres rejected the URL: the user, the password, the database's name, or the
+    /// user's privileges there; or whether the database is unfit. Waiting does not help.
     pub fn is_refusal(&self) -> bool {
         let error = match self {
             Self::Database(error) => error,
@@ -180,7 +186,7 @@ impl From<PoolError<Self>> for StoreError {
     }
 }
 
-/// tokio-postgres prints only "db error"; what the server said is one level down.
+/// tokio-postgres prints only "db error"; the server's message is one level down.
 fn describe(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), std::error::Error::source(error)) {
         (Some(db), _) => format!("{} ({})", db.message(), db.code().code()),

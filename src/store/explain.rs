@@ -1,4 +1,4 @@
-//! Everything that an explanation of a task is made of, in one statement and so from one snapshot.
+//! The facts behind the explanation of a task, read by one statement and so from one snapshot.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,23 +17,23 @@ use crate::domain::{
     task::TaskState,
 };
 
-/// A task, and what is known about each of its steps.
+/// A task and the facts about each of its steps.
 #[derive(Clone, Debug)]
 pub struct Explained {
     pub template_id: i32,
     pub task_state: TaskState,
     pub submitted_at: SystemTime,
     pub ended_at: Option<SystemTime>,
-    /// Who cancelled or settled it, and why.
+    /// The actor who cancelled or resolved it, and the reason.
     pub ended_by: Option<(String, String)>,
-    /// What overrides and the planner changed, as JSON.
+    /// The adjustments by overrides and by the planner, as JSON.
     pub settings: Option<String>,
     pub now: SystemTime,
-    /// In the order of the template; limits and parents are the template's to add.
+    /// In the order of the template; the caller adds limits and parents from the template.
     pub steps: Vec<StepFacts>,
 }
 
-/// The workers of a handler and its queue are looked at for steps that could be claimed, and for no others.
+/// The workers of a handler and its queue are read only for steps that could be claimed.
 const EXPLAIN: &str = "
     SELECT t.template_id, t.state::text, t.submitted_at, t.ended_at,
            coalesce(t.cancelled_by, t.resolved_by), coalesce(t.cancel_reason, t.resolve_reason), clock_timestamp(),
@@ -101,7 +101,7 @@ const EXPLAIN: &str = "
                       AND (o.namespaces = '{}' OR l.namespace = ANY(o.namespaces))) c) h ON q.worker_id IS NULL AND q.task_id IS NOT NULL
      WHERE t.task_id = $1 ORDER BY d.step";
 
-/// What is known about a task, or `None`.
+/// The facts about a task, or `None` if it does not exist.
 pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreError> {
     let client = db.read().await?;
     let statement = client.prepare_cached(EXPLAIN).await?;
@@ -175,7 +175,7 @@ fn late(r: &Row) -> Option<LateFacts> {
     })
 }
 
-/// The task's own, the namespace's and the template's.
+/// The pauses of the task, the namespace and the template.
 fn pauses(r: &Row) -> Vec<PauseFacts> {
     let (namespace, task_name): (&str, &str) = (r.get(49), r.get(50));
     let of = [

@@ -1,4 +1,4 @@
-//! Fills a database with history in bulk, to see what a system costs after a million tasks.
+//! Fills a database with history in bulk, to measure a system after a million tasks.
 
 use std::cell::Cell;
 
@@ -7,13 +7,13 @@ use tokio_postgres::Client;
 
 use super::{Db, StoreError};
 
-/// Tasks of one statement.
+/// Tasks per statement.
 const CHUNK: i64 = 20_000;
-/// Statements at once; two keep two cores busy.
+/// Concurrent statements; two keep two cores busy.
 const SESSIONS: usize = 2;
 
-/// Ids as version 7 gives them: the time in ms, 39 days ago and then three a ms or fewer, so that they come in the order
-/// in which indexes like them; the rest is a hash of the number.
+/// Ids in the form of version 7: the time in ms, beginning 39 days ago with at most three per ms,
+/// so that they arrive in index order; the rest is a hash of the number.
 const IDS: &str = "
     WITH f AS MATERIALIZED (
         SELECT n, (lpad(to_hex(ms), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid AS task_id,
@@ -26,7 +26,7 @@ const IDS: &str = "
         SELECT count(*)::int2 AS steps, min(lane_id) FILTER (WHERE step = 0) AS lane_id
           FROM template_steps WHERE template_id = $3::int4),";
 
-/// As the engine leaves a chain whose steps all succeeded at once.
+/// The rows that the engine leaves for a chain whose steps all succeeded at once.
 const FINISHED: &str = r#"
     t AS (
         INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
@@ -53,7 +53,7 @@ const FINISHED: &str = r#"
            UNION ALL SELECT 99, 'task.completed', NULL, NULL) AS e
      ORDER BY n, k"#;
 
-/// Nine of ten wait for a worker, the tenth has failed once and waits for an hour to pass.
+/// Nine of ten wait for a worker; the tenth has failed once and is retried after an hour.
 const WAITING: &str = r#"
     t AS (
         INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
@@ -91,7 +91,8 @@ pub enum Kind {
     Waiting,
 }
 
-/// Inserts `count` tasks of a template with one root and at most eight steps. `progress` hears how many are there.
+/// Inserts `count` tasks of a template with one root and at most eight steps. `progress` receives
+/// the number stored so far.
 pub async fn fill(
     db: &Db,
     kind: Kind,
@@ -124,7 +125,7 @@ pub async fn fill(
     Ok(())
 }
 
-/// Leaves the database as it is after a quiet night: vacuumed, analysed, written out.
+/// Leaves the database in the state after a quiet night: vacuumed, analysed, written out.
 pub async fn settle(db: &Db) -> Result<(), StoreError> {
     let client = session(db).await?;
     for table in ["tasks", "steps", "events", "queue"] {
@@ -132,12 +133,13 @@ pub async fn settle(db: &Db) -> Result<(), StoreError> {
             .batch_execute(&format!("VACUUM (ANALYZE) {table}"))
             .await?;
     }
-    // Not everybody may; then the checkpoint falls into the measurement, which is no mistake.
+    // Only some roles may do this; without it the checkpoint falls into the measurement, which is
+    // acceptable.
     let _ = client.batch_execute("CHECKPOINT").await;
     Ok(())
 }
 
-/// A session for work in bulk. What is filled in is not worth waiting for.
+/// A session for bulk work. Its commits are asynchronous, since a loss of this data is harmless.
 async fn session(db: &Db) -> Result<Client, StoreError> {
     let client = db.connect_hot().await?;
     client

@@ -1,4 +1,4 @@
-//! What a measurement asks of the database: the time, the counters, and what has really been done.
+//! The queries of a measurement: the time, the counters, and the completed work.
 
 use std::time::SystemTime;
 
@@ -10,15 +10,15 @@ use super::{Db, StoreError};
 #[derive(Clone, Debug)]
 pub struct Mark {
     pub at: SystemTime,
-    /// No transaction that starts later has a smaller number.
+    /// A lower bound on the numbers of transactions that start later.
     pub xid: String,
-    /// Transactions that this database has committed. Sessions report theirs about once a second.
+    /// Commits of this database. Sessions report theirs about once a second.
     pub commits: i64,
-    /// The process that served this very question.
+    /// The process that served this query.
     pub backend: i32,
 }
 
-/// Now.
+/// The current mark.
 pub async fn mark(db: &Db) -> Result<Mark, StoreError> {
     let client = db.patient().await?;
     let row = client
@@ -36,7 +36,7 @@ pub async fn mark(db: &Db) -> Result<Mark, StoreError> {
     })
 }
 
-/// What the engine did between two marks.
+/// The engine's completed work between two marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     pub steps: i64,
@@ -59,7 +59,7 @@ pub async fn done(db: &Db, template_id: i32, from: &Mark, to: &Mark) -> Result<D
     })
 }
 
-/// What is visible now.
+/// The current snapshot.
 pub async fn snapshot(db: &Db) -> Result<String, StoreError> {
     let client = db.patient().await?;
     Ok(client
@@ -68,7 +68,7 @@ pub async fn snapshot(db: &Db) -> Result<String, StoreError> {
         .get(0))
 }
 
-/// How many events were written that a snapshot does not see.
+/// Number of events that a snapshot does not see.
 pub async fn events_since(db: &Db, snapshot: &str) -> Result<u64, StoreError> {
     let client = db.patient().await?;
     let sql = "SELECT count(*) FROM events
@@ -78,7 +78,7 @@ pub async fn events_since(db: &Db, snapshot: &str) -> Result<u64, StoreError> {
     Ok(count.unsigned_abs())
 }
 
-/// How many steps of a template are in play.
+/// Number of steps of a template in play.
 pub async fn in_play(db: &Db, template_id: i32) -> Result<i64, StoreError> {
     let client = db.patient().await?;
     Ok(client
@@ -107,7 +107,7 @@ pub async fn complete_tasks(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Every attempt at a step of these templates that ended, for tasks from the id `from` on.
+/// Every ended attempt at a step of these templates, for tasks from the id `from` on.
 pub async fn attempts(
     db: &Db,
     templates: &[i32],

@@ -1,4 +1,5 @@
-//! Brings the schema up to date. Migrations run forward only, each in a transaction, under a lock that all servers share.
+//! Brings the schema up to date. Migrations run forward only, each in a transaction, under a lock
+//! common to all servers.
 
 use std::time::Duration;
 
@@ -52,12 +53,12 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     ),
 ];
 
-/// How long another process is waited for that migrates the same schema.
+/// Limit on the wait for another process that migrates the same schema.
 const TURN_LIMIT: Duration = Duration::from_secs(60);
 const TURN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Creates the schema if it is missing and applies what is missing in it. Safe to run by several processes at once.
-/// Returns the names of the migrations it applied.
+/// Creates the schema if it is missing and applies the missing migrations. Several processes may
+/// run this at once. Returns the names of the migrations it applied.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     db.require_own_backends().await?;
     let client = db.connect_hot().await?;
@@ -80,8 +81,9 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     Ok(applied)
 }
 
-/// One lock per cell; it goes with the connection, also when this process dies. It is asked for, not waited for: a wait that
-/// is given up is an error in the log of Postgres.
+/// Takes the lock of the cell. The connection owns it, so it is released also when this process
+/// dies. The loop polls instead of waiting in Postgres, whose log would record a wait that is given
+/// up as an error.
 async fn take_turn(client: &Client, schema: &str) -> Result<(), StoreError> {
     let started = tokio::time::Instant::now();
     let sql = "SELECT pg_try_advisory_lock(hashtext('tasker migrate ' || $1))";
@@ -96,7 +98,7 @@ async fn take_turn(client: &Client, schema: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What a role may do with a schema.
+/// The privileges of a role on a schema.
 struct Rights {
     role: String,
     database: String,
@@ -128,8 +130,8 @@ impl Rights {
     }
 }
 
-/// Makes the schema and the list of migrations, where they are missing: a role that owns the schema needs no right to make
-/// another one.
+/// Creates the schema and the table of migrations where they are missing: a role that owns the
+/// schema needs no privilege to create another one.
 async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError> {
     let rights = Rights::of(client, schema).await?;
     let Rights { role, database, .. } = &rights;
@@ -149,7 +151,7 @@ async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError>
              `GRANT USAGE, CREATE ON SCHEMA {schema} TO \"{role}\"`, then migrate again"
         )));
     }
-    // Without a schema name in them, the migrations write to this one.
+    // The migrations do not qualify their tables with a schema, so they write to the current one.
     let current: Option<String> = client
         .query_one("SELECT current_schema()::text", &[])
         .await?
@@ -171,7 +173,8 @@ async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Fails unless the schema is exactly at this build's version, and the role may work in it; the error says what to run.
+/// Fails unless the schema is exactly at this build's version and the role has its privileges
+/// there; the error states the command to run.
 pub async fn check(db: &Db) -> Result<(), StoreError> {
     db.require_own_backends().await?;
     let client = db.connect_hot().await?;

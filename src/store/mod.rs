@@ -1,4 +1,5 @@
-//! The only place with SQL. One file per noun; callers own transactions, and rows leave as domain types.
+//! The only module with SQL. One file per noun; callers own transactions, and rows leave as domain
+//! types.
 
 pub mod analytics;
 pub mod audit;

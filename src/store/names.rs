@@ -1,5 +1,5 @@
-//! What belongs to an event and is not in its row: names by their numbers, and what is said of its task once. Each is looked up
-//! for many events at a time.
+//! The data of an event that is not in its row: names by their numbers, and the constant data of
+//! its task. Each query resolves many events.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Db, StoreError};
 
-/// A template's names, and those of its steps by their position.
+/// A template's names, and those of its steps by position.
 #[derive(Clone, Debug, Default)]
 pub struct TemplateNames {
     pub namespace: String,
@@ -29,7 +29,7 @@ pub struct ServiceName {
     pub service: String,
 }
 
-/// What every event of a task says.
+/// The data common to every event of a task.
 #[derive(Clone, Debug)]
 pub struct TaskFacts {
     pub correlation_id: String,
@@ -40,7 +40,7 @@ pub struct TaskFacts {
 pub const TASKS: &str = "
     SELECT task_id, correlation_id, submitted_at, started_at FROM tasks WHERE task_id = ANY($1::uuid[])";
 
-/// Those of the tasks that are still there.
+/// The data of those tasks that still exist.
 pub async fn tasks(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, TaskFacts>, StoreError> {
     let client = db.read().await?;
     let rows = client
@@ -105,7 +105,7 @@ pub async fn services(db: &Db, ids: &[i32]) -> Result<HashMap<i32, ServiceName>,
         .collect())
 }
 
-/// Of the connections that are still known.
+/// The names of those connections whose rows still exist.
 pub async fn workers(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, String>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT worker_id, name FROM workers WHERE worker_id = ANY($1)";

@@ -1,7 +1,9 @@
-//! The statements that write what operators, conditions, deadlines and planners do: seldom, but in the same transactions as all
-//! else. As in `writes`, each list is one statement, and a row is found by its key and changed by its `ctid`.
+//! The statements that write the effects of operators, conditions, deadlines and planners: rare,
+//! but in the same transactions as the others. As in `writes`, each list is one statement, and a
+//! row is found by its key and changed by its `ctid`.
 
-/// Steps that end by a word. One that waits in the queue leaves it; one that failed is overwritten.
+/// Ends steps without an attempt. A step that waits in the queue leaves it; the row of a failed
+/// step is overwritten.
 pub(super) const SET_STEPS: &str = "
     WITH u AS (
         SELECT * FROM unnest($1::uuid[], $2::int2[], $3::text[], $4::bool[], $5::int4[], $6::int2[], $7::timestamptz[],
@@ -27,7 +29,7 @@ pub(super) const SET_STEPS: &str = "
        SET state = excluded.state, ended_at = excluded.ended_at, result = excluded.result, set_by = excluded.set_by,
            set_reason = excluded.set_reason";
 
-/// Failed steps lose their end; their attempts stay in the history.
+/// Deletes the ends of failed steps; their attempts stay in the history.
 pub(super) const REOPEN: &str = "
     WITH gone AS (
         DELETE FROM steps s
@@ -41,7 +43,8 @@ pub(super) const REOPEN: &str = "
         RETURNING 1)
     SELECT expect_rows('steps tried again', count(*), cardinality($1::uuid[])) FROM gone";
 
-/// A task is paused, or goes on, with all that it has in play. What runs goes on; it is what comes next that waits.
+/// Pauses or resumes a task with all its rows in play. Running attempts continue; the pause applies
+/// to the next ones.
 pub(super) const HOLD: &str = "
     WITH u AS (
         SELECT u.*, t.tid
@@ -65,7 +68,7 @@ pub(super) const HOLD: &str = "
         RETURNING 1)
     SELECT expect_rows('tasks held', count(*), cardinality($1::uuid[])) FROM held";
 
-/// Why tasks ended as a whole.
+/// Sets why tasks ended as a whole.
 pub(super) const MARK: &str = "
     UPDATE tasks t SET resolved_by = u.resolved_by, resolve_reason = u.reason, error_code = u.code
       FROM (SELECT u.*, t.tid
@@ -74,7 +77,7 @@ pub(super) const MARK: &str = "
              LIMIT cardinality($1)) AS u
      WHERE t.ctid = u.tid";
 
-/// What planners made of their tasks.
+/// Stores the adjustments by planners.
 pub(super) const PLAN: &str = "
     UPDATE tasks t SET settings = u.settings, annotations = u.annotations, priority = u.priority,
                        revision = t.revision + 1
@@ -84,11 +87,11 @@ pub(super) const PLAN: &str = "
              LIMIT cardinality($1)) AS u
      WHERE t.ctid = u.tid";
 
-/// When tasks are over.
+/// Stores the deadlines of tasks.
 pub(super) const SET_DEADLINES: &str = "
     INSERT INTO task_deadlines (task_id, expires_at) SELECT * FROM unnest($1::uuid[], $2::timestamptz[])";
 
-/// Deadlines that need not be waited for.
+/// Deletes deadlines that are no longer watched.
 pub(super) const DROP_DEADLINES: &str = "
     DELETE FROM task_deadlines d
      USING (SELECT d.tid
@@ -97,7 +100,8 @@ pub(super) const DROP_DEADLINES: &str = "
              LIMIT cardinality($1)) AS u
      WHERE d.ctid = u.tid";
 
-/// Answers that came too late, the first of each attempt, and an event about each. A task that is gone keeps none.
+/// Stores late results, the first of each attempt, and an event for each. A result of a removed
+/// task is not stored.
 pub(super) const LATE_RESULTS: &str = "
     WITH late AS (
         INSERT INTO late_results (task_id, step, lease, at, outcome)

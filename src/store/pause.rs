@@ -6,18 +6,18 @@ use tokio_postgres::Row;
 
 use super::{Db, StoreError, service::Actor};
 
-/// A namespace, or a template in all its versions, of which nothing starts.
+/// A pause of a namespace, or of a template in all its versions: none of its steps starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PauseRow {
     pub namespace: String,
-    /// Empty for the namespace.
+    /// Empty for a pause of the namespace.
     pub task_name: String,
     pub at: SystemTime,
     pub by: String,
     pub reason: String,
 }
 
-/// All of them, by namespace and name.
+/// All pauses, by namespace and name.
 pub async fn list(db: &Db) -> Result<Vec<PauseRow>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses ORDER BY namespace, task_name";
@@ -29,7 +29,7 @@ pub async fn list(db: &Db) -> Result<Vec<PauseRow>, StoreError> {
         .collect())
 }
 
-/// So many of them after a namespace and name, in that order.
+/// At most `limit` pauses after a namespace and name, in that order.
 pub async fn page(db: &Db, after: (&str, &str), limit: i64) -> Result<Vec<PauseRow>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT namespace, task_name, paused_at, paused_by, reason FROM pauses
@@ -42,7 +42,8 @@ pub async fn page(db: &Db, after: (&str, &str), limit: i64) -> Result<Vec<PauseR
     Ok(rows.iter().map(row).collect())
 }
 
-/// The services of the namespace get another gate, so that no claim comes through that does not know of the pause.
+/// The services of the namespace get another admission version, so that a claim that does not know
+/// of the pause fails.
 const CHANGED: &str = "
     WITH s AS (UPDATE services SET gate = gate + 1 WHERE namespace = $1)
     INSERT INTO events (at, type, template_id, actor, detail)
@@ -50,8 +51,9 @@ const CHANGED: &str = "
             (SELECT max(template_id) FROM templates WHERE namespace = $1 AND task_name = $2), $4,
             CASE WHEN $2 = '' THEN 'namespace ' || $1 ELSE $1 || '/' || $2 END || ': ' || $5)";
 
-/// Pauses, unless it is paused already; returns how it is then. A claim that began before may still be made when this returns;
-/// [`claims_under_way`] lists those, and [`have_ended`] says when none can any more.
+/// Sets a pause, unless there is one already; returns the pause in force. A claim that began before
+/// may still commit after this returns; [`claims_under_way`] lists those transactions, and
+/// [`have_ended`] checks that all of them have ended.
 pub async fn set(
     db: &Db,
     namespace: &str,
@@ -86,14 +88,14 @@ pub async fn set(
     Ok(pause)
 }
 
-/// Who may be writing to the cell's queue at a moment.
+/// The locks of transactions that may be writing to the cell's queue.
 const WRITERS: &str = "FROM pg_locks
     WHERE locktype = 'relation' AND relation = 'queue'::regclass AND mode = 'RowExclusiveLock' AND pid IS NOT NULL
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-/// The transactions that write to the cell's queue, by their virtual ids. A claim takes its lock on the table before it looks
-/// at the gates, so one that has not seen a pause that is committed is among them. Locks say it whatever a connection is
-/// called, whoever its role is, and of this cell alone.
+/// The transactions that write to the cell's queue, by their virtual ids. A claim locks the table
+/// before it reads the admission versions, so a claim that has not seen a committed pause is among
+/// them. Locks identify them independently of connection names and roles, and for this cell alone.
 pub async fn claims_under_way(db: &Db) -> Result<Vec<String>, StoreError> {
     let client = db.read().await?;
     let sql = format!("SELECT DISTINCT virtualtransaction {WRITERS}");
@@ -105,7 +107,7 @@ pub async fn claims_under_way(db: &Db) -> Result<Vec<String>, StoreError> {
         .collect())
 }
 
-/// Whether all of these have ended.
+/// Whether all of these transactions have ended.
 pub async fn have_ended(db: &Db, claims: &[String]) -> Result<bool, StoreError> {
     let client = db.read().await?;
     let sql = format!("SELECT NOT EXISTS (SELECT {WRITERS} AND virtualtransaction = ANY($1))");

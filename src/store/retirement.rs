@@ -1,4 +1,4 @@
-//! Versions that take no new tasks, and the end of those that nothing uses any more.
+//! Retired versions, which take no new tasks, and the removal of those that nothing uses any more.
 
 use std::time::SystemTime;
 
@@ -7,19 +7,21 @@ use uuid::Uuid;
 
 use super::{Db, StoreError, service::Actor, session::SessionTransaction, template::TURN};
 
-/// The most changes of a page.
+/// Bound on the changes of a page.
 pub const PAGE_CHANGES: i64 = 10_000;
-/// The most rows of a version's steps in play that are counted.
+/// Bound on the queue rows of a version that are counted.
 pub const MAX_COUNTED: i64 = 10_000;
-/// The most templates that are removed in one transaction.
+/// Bound on the templates removed in one transaction.
 const MAX_REMOVED: i64 = 100;
-/// An order to retire waits for the submits under way no longer than this, and submits that come meanwhile wait behind it.
+/// Limit on an order's wait for the submits under way; submits that arrive meanwhile queue behind
+/// it.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
-/// Every transaction that stores tasks has a weaker lock on this table before it looks which versions are retired
-/// (`hot::reads::NEWEST_TEMPLATE`). Readers and backups are not waited for.
+/// Every transaction that stores tasks takes a weaker lock on this table before it reads which
+/// versions are retired (`hot::reads::NEWEST_TEMPLATE`). This lock does not conflict with readers
+/// and backups.
 const NO_SUBMITS: &str = "LOCK TABLE retirements IN EXCLUSIVE MODE";
 
-/// How it is with a version that was retired at some time.
+/// The state of a version that was retired at some time.
 #[derive(Clone, Debug)]
 pub enum Standing {
     Retired(Retirement),
@@ -35,7 +37,7 @@ pub struct Change {
     pub standing: Standing,
 }
 
-/// Since when a version takes no new tasks, who decided it, and why.
+/// When a version was retired, by which actor, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retirement {
     pub at: SystemTime,
@@ -43,7 +45,7 @@ pub struct Retirement {
     pub reason: String,
 }
 
-/// What an order to retire came to.
+/// The result of an order to retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retired {
     Done,
@@ -56,12 +58,13 @@ pub enum Retired {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     pub tasks: i64,
-    /// There are more than were counted.
+    /// Whether there are more than were counted.
     pub at_least: bool,
     pub example: Uuid,
 }
 
-/// The first changes with a number above `known`: as many as fit a page. None are left when there is none.
+/// The first changes with a number above `known`: as many as fit a page. An empty page means that
+/// none are left.
 pub async fn page(db: &Db, known: i64) -> Result<Vec<Change>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT change_id, template_id, standing::text, at, actor, reason FROM retirements
@@ -92,8 +95,9 @@ fn change(r: &Row) -> Result<Change, StoreError> {
     })
 }
 
-/// Retires a version, unless it is so already or tasks of it are not final. Every submit that is acknowledged before this returns is
-/// counted, and every later one sees that the version is retired. A lock timeout says that a submit took too long: nothing was changed.
+/// Retires a version, unless it is retired already or has tasks that are not final. Every submit
+/// acknowledged before this returns is counted, and every later one sees that the version is
+/// retired. A lock timeout means that a submit took too long: nothing was changed.
 pub async fn retire(
     db: &Db,
     template_id: i32,
@@ -107,7 +111,7 @@ pub async fn retire(
         Some(true) => return Ok(Retired::Done),
         Some(false) => {}
     }
-    // First without the lock, so that a refusal holds up no submit.
+    // First without the lock, so that a refusal delays no submit.
     if let Some(tasks) = unfinished(&tx, template_id).await? {
         return Ok(Retired::InUse(tasks));
     }
@@ -121,7 +125,8 @@ pub async fn retire(
     Ok(Retired::Done)
 }
 
-/// Lets a version take tasks again. `Some(false)` when it does already, and `None` when retention has removed it.
+/// Lets a version take tasks again. `Some(false)` when it is not retired, and `None` when retention
+/// has removed it.
 pub async fn restore(
     db: &Db,
     template_id: i32,
@@ -138,7 +143,8 @@ pub async fn restore(
     Ok(retired)
 }
 
-/// Whether a version is retired, for as long as this transaction has its turn; `None` where there is none.
+/// Whether a version is retired, valid while this transaction has the registration lock; `None`
+/// where the template does not exist.
 async fn retired(
     tx: &SessionTransaction<'_>,
     template_id: i32,
@@ -152,8 +158,8 @@ async fn retired(
         .map(|row| row.get(0)))
 }
 
-/// The tasks of a version that are not final; `None` when there are none. Each has a row in the queue, which is no longer than the work
-/// in hand, whatever the history.
+/// The tasks of a version that are not final; `None` when there are none. Each has a row in the
+/// queue, whose length depends on the current work and not on the history.
 async fn unfinished(
     tx: &SessionTransaction<'_>,
     template_id: i32,
@@ -193,16 +199,18 @@ async fn set(
     Ok(())
 }
 
-/// Which templates retention removes, but for the condition on their tasks: retired before `$1`.
+/// The templates that retention may remove, without the closing condition on their tasks: retired
+/// before `$1`.
 pub(super) const REMOVABLE: &str = "
     SELECT template_id FROM retirements r
      WHERE standing = 'retired' AND at < $1::text::timestamptz
        AND NOT EXISTS (SELECT FROM tasks t WHERE t.template_id = r.template_id AND t.steps_total > 0";
 
-/// Removes up to [`MAX_REMOVED`] of those that no task refers to, tells the servers, and returns how many. No submit can bring a task any more.
+/// Removes up to [`MAX_REMOVED`] versions to which no task refers, notifies the servers, and
+/// returns the number. Submits of a retired version are refused, so no new task can appear.
 pub(super) async fn remove(db: &Db, client: &mut Client, cutoff: &str) -> Result<u64, StoreError> {
     let tx = client.transaction().await?;
-    // A version is not restored meanwhile.
+    // With the lock no version is restored meanwhile.
     tx.execute(TURN, &[]).await?;
     let find = format!("{REMOVABLE}) ORDER BY template_id LIMIT $2");
     let ids = tx.query(&find, &[&cutoff, &MAX_REMOVED]).await?;
@@ -223,7 +231,8 @@ pub(super) async fn remove(db: &Db, client: &mut Client, cutoff: &str) -> Result
     Ok(ids.len() as u64)
 }
 
-/// Forgets which versions were removed; every server has read it long ago, as these are a day old at least.
+/// Deletes the records of removed versions; they are at least a day old, so every server has read
+/// them.
 pub(super) async fn forget_removed(client: &Client, cutoff: &str) -> Result<(), StoreError> {
     let sql = "DELETE FROM retirements
                 WHERE standing = 'removed' AND at < least($1::text::timestamptz, now() - interval '1 day')";

@@ -1,4 +1,4 @@
-//! The servers of a cell, so that each knows whether there is anybody to wake.
+//! The servers of a cell, so that each knows whether there are others to notify.
 
 use std::time::SystemTime;
 
@@ -6,21 +6,21 @@ use uuid::Uuid;
 
 use super::{Db, StoreError};
 
-/// A server that has not said anything for this long is taken for gone, seconds.
+/// A server without a heartbeat for this long counts as gone, seconds.
 const GONE_AFTER_SECONDS: f64 = 15.0;
 
-/// What a server says of itself.
+/// The data that a server publishes.
 #[derive(Clone, Copy, Debug)]
 pub struct Server<'a> {
     pub id: Uuid,
     pub address: &'a str,
     pub build_id: &'a str,
-    /// How many listen to events there.
+    /// Number of its subscribers to events.
     pub subscribers: i32,
 }
 
-/// Says that this server lives, and forgets those that do not. Returns how many others there are, and whether anybody
-/// listens to events at one of them.
+/// Records that this server is alive, and deletes those that are gone. Returns the number of other
+/// servers, and whether any of them has subscribers to events.
 pub async fn beat(db: &Db, me: Server<'_>) -> Result<(i64, bool), StoreError> {
     let client = db.read().await?;
     let statement = client
@@ -50,7 +50,7 @@ pub async fn beat(db: &Db, me: Server<'_>) -> Result<(i64, bool), StoreError> {
     Ok((row.get(0), row.get(1)))
 }
 
-/// Wakes the other servers.
+/// Notifies the other servers.
 pub async fn wake(db: &Db, payload: &str) -> Result<(), StoreError> {
     let client = db.read().await?;
     client
@@ -59,7 +59,7 @@ pub async fn wake(db: &Db, payload: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Says that this server is gone.
+/// Removes this server from the list.
 pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
     client
@@ -68,8 +68,8 @@ pub async fn leave(db: &Db, id: Uuid) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the database answers and takes writes, and what time it has. A session that was let in may have become one that only
-/// reads: the setting can be changed under it.
+/// Whether the database answers and takes writes, and its time. The check covers a session that
+/// became read-only after it was opened: the setting can change under it.
 pub async fn ping(db: &Db) -> Result<SystemTime, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT clock_timestamp(), current_setting('transaction_read_only') = 'on'";

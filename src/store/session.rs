@@ -1,5 +1,6 @@
-//! A pooled connection that is waited for no longer than was said when it was taken: a Postgres that accepts and never
-//! answers must not keep anybody. And one that is left in the middle of a question ends it.
+//! A pooled connection with a limit on all its waits, which is set when it is taken: a Postgres
+//! that accepts connections and never answers must not block a caller. A session that is dropped
+//! during a query cancels the query.
 
 use std::{
     future::Future,
@@ -23,31 +24,32 @@ use super::{
     db::{Manager, Pool, Pooled},
 };
 
-/// How long a question may go on whose answer nobody waits for, before Postgres is asked to cancel it. Most end by
-/// themselves within that, and the connection stays in the pool.
+/// How long an abandoned query may continue before Postgres is asked to cancel it. Most end by
+/// themselves within that time, and the connection stays in the pool.
 const LEFT_ALONE: Duration = Duration::from_millis(100);
-/// How long a request to cancel may take, and how long its effect is waited for before there is a second one; after that twice as
-/// long each time: a Postgres that stands still has no use for thousands of them when it goes on.
+/// Limit on a cancel request, and the wait for its effect before the second one; the wait then
+/// doubles each time, since a stopped Postgres must not find thousands of requests when it
+/// continues.
 const CANCEL_PAUSE: Duration = Duration::from_secs(1);
 
 type Param<'a> = &'a (dyn ToSql + Sync);
 
-/// A pooled connection. It goes back when it is dropped. If a question is under way then, because its caller has gone away or
-/// its time is over, the question is cancelled first.
+/// A pooled connection. Its drop returns it to the pool. If a query is under way then, because its
+/// caller has gone away or its time is over, the query is cancelled first.
 pub struct Session {
-    /// There until it is dropped.
+    /// `Some` until the drop.
     client: Option<Object<Manager>>,
     until: Until,
     turn: Option<OwnedSemaphorePermit>,
 }
 
-/// The transaction of a [`Session`]; it shares the session's time.
+/// The transaction of a [`Session`]; it shares the session's limit.
 pub struct SessionTransaction<'a> {
     tx: Transaction<'a>,
     until: Until,
 }
 
-/// The end of a session's time, and the number of its questions that have no answer yet.
+/// The end of a session's time, and the number of its unanswered queries.
 #[derive(Clone)]
 struct Until(Instant, Arc<AtomicU32>);
 
@@ -57,7 +59,7 @@ impl Until {
         StoreError: From<E>,
     {
         self.1.fetch_add(1, Ordering::Relaxed);
-        // Where this future is dropped here, or the time is over, the question stays counted.
+        // If this future is dropped here, or the time is over, the query stays counted.
         let answer = timeout_at(self.0, answer)
             .await
             .map_err(|_| StoreError::silent())?;
@@ -67,7 +69,7 @@ impl Until {
 }
 
 impl Session {
-    /// Takes one; `limit` is for getting it and for everything that is done with it.
+    /// Takes a connection; `limit` covers the wait for it and everything done with it.
     pub(super) async fn take(
         pool: &Pool,
         limit: Duration,
@@ -100,7 +102,7 @@ impl Session {
     }
 }
 
-/// What both can be asked; every answer is waited for no longer than the session's time.
+/// The queries common to both; each waits no longer than the session's time.
 macro_rules! asked {
     ($self:ident => $client:expr) => {
         pub async fn prepare_cached(&$self, sql: &str) -> Result<Statement, StoreError> {
@@ -155,23 +157,24 @@ impl Drop for Session {
         }
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(end_question(object, self.turn.take()))),
-            // Out of the pool, and closed.
+            // Removed from the pool, and closed.
             Err(_) => drop(Object::take(object)),
         }
     }
 }
 
-/// Ends what runs on a connection. The turn, if there is one, is kept until Postgres says that it is over: whatever the
-/// caller does, no more questions run at once than there are turns.
+/// Ends the query that runs on a connection. The permit, if there is one, is held until Postgres
+/// reports the end: whatever callers do, no more queries run at once than there are permits.
 async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermit>) {
-    // An empty question is answered when all that came before it are.
+    // Postgres answers an empty query after all earlier ones.
     if timeout(LEFT_ALONE, object.client.simple_query(""))
         .await
         .is_ok_and(|answer| answer.is_ok())
     {
         return;
     }
-    // A request to cancel may come late and would hit the next question, so this connection gets none: it leaves the pool.
+    // A cancel request may arrive late and would hit the next query, so the connection leaves the
+    // pool and gets none.
     let pooled = Object::take(object);
     let gives_up = Instant::now() + Duration::from_millis(STATEMENT_TIMEOUT_MS.into());
     let mut pause = CANCEL_PAUSE;

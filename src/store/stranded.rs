@@ -1,4 +1,4 @@
-//! Steps that are ready and whose assignment no connected worker takes.
+//! Ready steps whose assignment exceeds what every connected worker accepts.
 
 use std::time::Duration;
 
@@ -7,20 +7,22 @@ use uuid::Uuid;
 use super::{Db, StoreError};
 use crate::domain::size::MAX_ASSIGNMENT_BYTES;
 
-/// A step that waits for a worker that is not there.
+/// A step for which no suitable worker is connected.
 #[derive(Clone, Debug)]
 pub struct Stranded {
     pub task_id: Uuid,
     pub step: i16,
     pub handler: String,
-    /// What its assignment weighs at most.
+    /// Upper bound on the size of its assignment.
     pub bytes: i32,
-    /// The largest that a connected worker of its handler takes; 0 when there is none.
+    /// The largest assignment that a connected worker of its handler accepts; 0 when there is no
+    /// worker.
     pub largest: i32,
 }
 
-/// Only large steps are in the index that this walks through. A worker that was there within the last lease may come back. As long
-/// as no worker of the handler is connected at all, a step waits like every other; but for one that none could ever take.
+/// This walks an index of large steps only. A worker that was connected within the last lease may
+/// come back. While no worker of the handler is connected at all, a step waits like any other,
+/// except one that exceeds the maximum for every worker.
 const FIND: &str = "
     SELECT q.task_id, q.step, l.handler, q.assignment_bytes, coalesce(w.largest, 0)
       FROM queue q
@@ -35,7 +37,8 @@ const FIND: &str = "
        AND (q.assignment_bytes > w.lately AND w.largest IS NOT NULL OR q.assignment_bytes > $3)
      ORDER BY q.task_id, q.step LIMIT $2";
 
-/// Steps that have waited for `lease` and that no worker has taken, as none was connected for so long that takes as much.
+/// Steps that have been ready for the length of `lease` and exceed what any worker of that time
+/// accepts.
 pub async fn find(db: &Db, lease: Duration, limit: i64) -> Result<Vec<Stranded>, StoreError> {
     let client = db.read().await?;
     let statement = client.prepare_cached(FIND).await?;

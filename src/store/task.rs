@@ -1,4 +1,5 @@
-//! Reads of tasks, their steps and their attempts. The engine's own reads, under lock, are in `hot`.
+//! Reads of tasks, their steps and their attempts. The engine's own reads, under lock, are in
+//! `hot`.
 
 use std::{
     fmt::Write as _,
@@ -39,7 +40,7 @@ pub struct Task {
     pub resolve_reason: Option<String>,
     pub not_before: Option<SystemTime>,
     pub expires_at: Option<SystemTime>,
-    /// What overrides and the planner changed, as JSON.
+    /// The adjustments by overrides and by the planner, as JSON.
     pub settings: Option<String>,
     pub correlation_id: String,
     pub annotations: String,
@@ -65,13 +66,13 @@ pub struct Step {
     pub worker_name: Option<String>,
     pub set_by: Option<String>,
     pub set_reason: Option<String>,
-    /// There is a result, and it is too large to be read with the others.
+    /// Whether there is a result that is too large to be read with the others.
     pub result_left_out: bool,
-    /// The same of the error's context.
+    /// Whether there is an error context that is too large to be read with the others.
     pub context_left_out: bool,
 }
 
-/// An attempt that ended.
+/// An ended attempt.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub step: i16,
@@ -85,13 +86,13 @@ pub struct Attempt {
     pub next_attempt_at: Option<SystemTime>,
     pub retry_after: Option<Duration>,
     pub failure: Option<Failure>,
-    /// An answer that came after the end, and how it says the attempt went.
+    /// The time of a late result, and the outcome that it reports.
     pub late: Option<(SystemTime, OutcomeKind)>,
-    /// The failure is without its context, and its message is cut.
+    /// The failure lacks its context, and its message is cut.
     pub is_cut: bool,
 }
 
-/// Which part of a task to read; nothing said is all of it.
+/// The part of a task to read; all of it by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Part {
     pub step: Option<i16>,
@@ -99,13 +100,14 @@ pub struct Part {
     pub attempt: Option<i32>,
 }
 
-/// The most bytes of results in one view of a task, the smallest first; what is beyond is left out.
+/// Bound on the bytes of results in one view of a task, the smallest first; larger ones are left
+/// out.
 const MAX_RESULTS_BYTES: i64 = 3 << 19;
-/// The same of the contexts of steps' errors.
+/// The same bound for the contexts of steps' errors.
 const MAX_CONTEXTS_BYTES: i64 = 1 << 18;
-/// The same of what attempts' errors say.
+/// The same bound for the messages and contexts of attempts' errors.
 const MAX_ATTEMPTS_BYTES: i64 = 1 << 19;
-/// The most attempts in one view of a task.
+/// Bound on the attempts in one view of a task.
 const MAX_ATTEMPTS: i64 = 10_000;
 
 /// A whole task, all parts read from one snapshot.
@@ -113,11 +115,11 @@ const MAX_ATTEMPTS: i64 = 10_000;
 pub struct TaskView {
     pub task: Task,
     pub steps: Vec<Step>,
-    /// Empty unless asked for.
+    /// Empty unless requested.
     pub attempts: Vec<Attempt>,
 }
 
-/// Which tasks to list.
+/// The selection of tasks to list.
 #[derive(Clone, Debug, Default)]
 pub struct TaskFilter {
     /// `None` for all templates.
@@ -127,7 +129,7 @@ pub struct TaskFilter {
     pub correlation_id: Option<String>,
     pub submitted_after: Option<SystemTime>,
     pub submitted_before: Option<SystemTime>,
-    /// Only tasks older than this one: the last of the page before.
+    /// Only tasks older than this one: the last task of the page before.
     pub before: Option<Uuid>,
     pub limit: i64,
 }
@@ -140,8 +142,8 @@ const TASK: &str = "
            CASE WHEN t.error_code IS NULL THEN f.error_context END,
            t.paused_at, t.paused_by, t.pause_reason, t.resolved_by, t.resolve_reason, t.not_before, t.expires_at, t.settings";
 
-/// A task and its steps in one snapshot, a row for each step. The context comes with the first, and with a step that waits
-/// to repeat an attempt comes that attempt.
+/// A task and its steps in one snapshot, a row for each step. The first row has the context, and
+/// the row of a step that waits for a retry has the last attempt.
 const TASK_AND_STEPS: &str = "
            CASE WHEN d.step = 0 THEN t.context END,
            d.step, coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state)::text,
@@ -164,11 +166,11 @@ const TASK_AND_STEPS: &str = "
       LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = $1 AND a.step = q.step
                           AND a.attempt = q.attempt
      WHERE t.task_id = $1 AND ($4::int2 IS NULL OR d.step = $4) ORDER BY d.step";
-/// Where the columns of the parts begin.
+/// The first columns of the parts.
 const CONTEXT: usize = 25;
 const STEP: usize = 26;
 const WAITED_FOR: usize = 43;
-/// Whether there is a result, and a context of the error, read or not.
+/// Two columns: whether there is a result, and an error context, read or not.
 const HAS: usize = 59;
 
 const ATTEMPTS: &str = "
@@ -197,8 +199,8 @@ pub async fn template_of(db: &Db, task_id: Uuid) -> Result<Option<i32>, StoreErr
         .map(|row| row.get(0)))
 }
 
-/// One task with its steps, or `None`. Without attempts, those are still there that a step waits to repeat. What would be too large
-/// is left out.
+/// One task with its steps, or `None`. Without `with_attempts` it still has the last attempt of
+/// each step that waits for a retry. Documents beyond the bounds are left out.
 pub async fn get(
     db: &Db,
     task_id: Uuid,
@@ -263,7 +265,7 @@ pub async fn get(
     }))
 }
 
-/// Which of these tasks are final.
+/// The final ones among these tasks.
 pub async fn final_states(db: &Db, tasks: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT task_id FROM tasks WHERE task_id = ANY($1::uuid[]) AND ended_at IS NOT NULL";
@@ -284,8 +286,8 @@ pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
     );
     let mut params: Vec<&(dyn ToSql + Sync)> = Vec::new();
     let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
-    // Ids carry the submitting server's clock. Within this margin they bound the time of submission, so a range of time
-    // is a range of the primary key.
+    // Ids contain the clock of the submitting server. Within this margin they bound the time of
+    // submission, so a range of time is a range of the primary key.
     let after = filter
         .submitted_after
         .map(|at| (at, id_at(at, ID_CLOCK_MARGIN, false)));
@@ -330,7 +332,7 @@ pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
     let _ = write!(sql, " ORDER BY t.task_id DESC LIMIT ${}", params.len());
     let client = db.read().await?;
     let statement = client.prepare_cached(&sql).await?;
-    // Which index serves best depends on what is asked for: this one is planned each time.
+    // The best index depends on the filter, so this statement is planned each time.
     let (_, rows, _) = try_join3(
         client.batch_execute("BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"),
         client.query(&statement, &params),
@@ -340,10 +342,10 @@ pub async fn list(db: &Db, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
     rows.iter().map(task_of).collect()
 }
 
-/// How far a server's clock may be off before a time filter could miss one of its tasks.
+/// The deviation of a server's clock beyond which a time filter could miss one of its tasks.
 pub(super) const ID_CLOCK_MARGIN: Duration = Duration::from_secs(3_600);
 
-/// The id that bounds those made at `at`, with a margin.
+/// The bound on ids made at `at`, with a margin.
 pub(super) fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
     let since = at
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -361,7 +363,7 @@ pub(super) fn id_at(at: SystemTime, margin: Duration, later: bool) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
-/// A condition that every task in these states fulfils and that has a small index behind it.
+/// A condition that every task in these states fulfils and a small index covers.
 fn rare_states(states: &[TaskState]) -> Option<&'static str> {
     let all = |allowed: &[TaskState]| states.iter().all(|s| allowed.contains(s));
     if all(&[TaskState::Error]) {
@@ -431,7 +433,7 @@ fn step_of(row: &Row) -> Result<Step, StoreError> {
     })
 }
 
-/// From the columns of [`ATTEMPTS`], which begin at `at`.
+/// Reads the columns of [`ATTEMPTS`], which begin at `at`.
 fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
     let (outcome, late): (&str, Option<&str>) = (row.get(at + 2), row.get(at + 14));
     Ok(Attempt {
@@ -456,7 +458,7 @@ fn attempt_of(row: &Row, at: usize) -> Result<Attempt, StoreError> {
     })
 }
 
-/// From three columns: code, message, context.
+/// Reads three columns: code, message, context.
 pub(super) fn failure_of(row: &Row, at: usize) -> Option<Failure> {
     let message: Option<String> = row.get(at + 1);
     message.map(|message| Failure {

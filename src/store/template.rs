@@ -1,4 +1,4 @@
-//! Templates and the lanes that their steps run in.
+//! Templates and the lanes of their steps.
 
 use std::time::SystemTime;
 
@@ -6,8 +6,8 @@ use tokio_postgres::Row;
 
 use super::{Db, StoreError};
 
-/// The most templates of a page, the bytes of text at which a page ends, and the most lanes of a page: each is read and
-/// turned into plans well within the time of one read.
+/// Bounds of a page: templates, bytes of text (the template that reaches the bound is the last),
+/// and lanes. A page is read and compiled into plans well within the limit of one read.
 pub const PAGE_TEMPLATES: i64 = 200;
 pub const PAGE_BYTES: i64 = 1 << 20;
 pub const PAGE_LANES: i64 = 10_000;
@@ -20,14 +20,14 @@ pub struct TemplateRow {
     pub task_name: String,
     pub version: String,
     pub yaml: String,
-    /// The environment in which it is read.
+    /// The environment in which it is resolved.
     pub environment: String,
     pub registered_at: SystemTime,
     /// The lane of each step, in the template's order.
     pub lanes: Vec<i32>,
 }
 
-/// A lane: the steps that share all of these.
+/// A lane: the steps that share all of these values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneRow {
     pub lane_id: i32,
@@ -57,25 +57,25 @@ pub struct NewTemplate<'a> {
     pub steps: &'a [NewStep<'a>],
 }
 
-/// How far a reading of the templates has come.
+/// How far a server has read the templates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Newest {
     /// The id of the newest template.
     pub template: i32,
-    /// The number of the newest change of one (`retirement`).
+    /// The number of the newest change of a template (`retirement`).
     pub change: i64,
 }
 
-/// Whether a registration stored anything.
+/// The result of a registration.
 #[derive(Clone, Debug)]
 pub enum Registration {
     Created(TemplateRow),
-    /// The version was there before; it may or may not have the same content.
+    /// The version existed before; its content may or may not be the same.
     Existing(TemplateRow),
 }
 
-/// Waits for the turn to change which templates and lanes there are; it is over with the transaction. So ids become visible in ascending
-/// order, and a reader that knows the largest id knows them all.
+/// Takes the lock for changes of the set of templates and lanes, until the transaction ends. So ids
+/// become visible in ascending order, and a reader that knows the largest id knows all of them.
 pub(super) const TURN: &str =
     "SELECT pg_advisory_xact_lock(hashtext('tasker templates ' || current_schema()))";
 
@@ -84,11 +84,11 @@ const SELECT: &str = "
            (SELECT array_agg(s.lane_id ORDER BY s.step) FROM template_steps s WHERE s.template_id = t.template_id)
       FROM templates t";
 
-/// The first templates registered after the one with id `known` (0 for all), oldest first: as many as fit a page. None are left
-/// when there is none.
+/// The first templates registered after the one with id `known` (0 for all), oldest first: as many
+/// as fit a page. An empty page means that none are left.
 pub async fn page(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> {
     let client = db.read().await?;
-    // `octet_length` reads no text, only how long it is.
+    // `octet_length` reads the size of a text without the text.
     let statement = client
         .prepare_cached(&format!(
             "{SELECT}
@@ -103,7 +103,8 @@ pub async fn page(db: &Db, known: i32) -> Result<Vec<TemplateRow>, StoreError> {
     Ok(rows.iter().map(row).collect())
 }
 
-/// The first lanes with an id above `known`: as many as fit a page. None are left when there is none.
+/// The first lanes with an id above `known`: as many as fit a page. An empty page means that none
+/// are left.
 pub async fn lanes_page(db: &Db, known: i32) -> Result<Vec<LaneRow>, StoreError> {
     let client = db.read().await?;
     let sql = "SELECT lane_id, namespace, handler, service, service_id, task_name FROM lanes

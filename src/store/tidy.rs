@@ -1,12 +1,12 @@
-//! Keeps the queue's table small while it turns over.
+//! Keeps the queue's table small under its turnover.
 
 use super::{Db, StoreError};
 
-/// Dead rows that are worth a vacuum.
+/// Number of dead rows that justify a vacuum.
 const MANY_DEAD_ROWS: i64 = 20_000;
 
-/// Vacuums the queue if it is worth it; returns whether it was. Autovacuum comes once a minute at most, and by then every
-/// look at the queue wades through the rows of a million steps that are over.
+/// Vacuums the queue if it has that many; returns whether it did. Autovacuum runs once a minute at
+/// most, and until then every look at the queue passes over the dead rows of a million ended steps.
 pub async fn queue(db: &Db) -> Result<bool, StoreError> {
     let client = db.patient().await?;
     let statement = client
@@ -16,7 +16,7 @@ pub async fn queue(db: &Db) -> Result<bool, StoreError> {
     if dead < MANY_DEAD_ROWS {
         return Ok(false);
     }
-    // Another server may be at it; and no lock that would make a claim wait.
+    // Another server may be vacuuming, and no lock may block a claim.
     client
         .batch_execute("VACUUM (SKIP_LOCKED, TRUNCATE false) queue")
         .await?;

@@ -1,4 +1,5 @@
-//! TLS to the database: whom we trust, who we are, and what to do about a certificate that does not fit.
+//! TLS to the database: the trusted authorities, the client's identity, and the advice for a
+//! certificate that fails.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -19,7 +20,7 @@ use super::{
     url::{DatabaseUrl, Endpoint, Host, RootCert, SslMode},
 };
 
-/// How the driver encrypts, for each mode that a host of the URL may have.
+/// The TLS configuration for each mode of a host.
 #[derive(Clone)]
 pub(super) struct Encryption {
     full: MakeRustlsConnect,
@@ -28,13 +29,14 @@ pub(super) struct Encryption {
 }
 
 impl Encryption {
-    /// Reads the files that the URL names. A machine without any authorities can still use a local database.
+    /// Reads the files that the URL names. A machine without any authorities can still use a local
+    /// database.
     pub(super) fn of(url: &DatabaseUrl) -> Result<Self, StoreError> {
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(roots(url)?);
         let any: Arc<dyn ServerCertVerifier> = Arc::new(Unverified(Arc::clone(&provider)));
         let (full, authority) = match roots.is_empty() {
-            // Nothing is trusted, so nothing passes.
+            // Without a trusted authority every verification fails.
             true => (None, None),
             false => {
                 let verifier =
@@ -57,7 +59,7 @@ impl Encryption {
         })
     }
 
-    /// For a host that is connected to in this mode.
+    /// The configuration for a host with this mode.
     pub(super) fn connector(&self, mode: SslMode) -> MakeRustlsConnect {
         match mode {
             SslMode::Disable | SslMode::Prefer => &self.unverified,
@@ -97,7 +99,7 @@ fn connector(
         }
     };
     if url.tls.direct {
-        // Where TLS begins without a question before it, Postgres insists on the name of its protocol.
+        // Postgres requires its ALPN name where TLS begins without the preceding negotiation.
         config.alpn_protocols = vec![b"postgresql".to_vec()];
     }
     Ok(MakeRustlsConnect::new(config))
@@ -139,11 +141,11 @@ fn unreadable(parameter: &str, file: &Path, error: &dyn std::fmt::Display) -> St
     ))
 }
 
-/// Trusts an authority's certificate under any name.
+/// Accepts a trusted authority's certificate for any name.
 #[derive(Debug)]
 struct AnyName(Arc<WebPkiServerVerifier>);
 
-/// Trusts any certificate: for `prefer`, which would go on in plain text if there were none.
+/// Accepts any certificate: for `prefer`, which would use plain text without TLS.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 
@@ -156,7 +158,7 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // The name is looked at last, when all else was found right.
+        // The verifier checks the name last, after everything else has passed.
         match self
             .0
             .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
@@ -236,7 +238,7 @@ impl ServerCertVerifier for Unverified {
     }
 }
 
-/// Says what to do where a connection failed because of TLS; `None` where it failed for another reason.
+/// Advice where a connection failed because of TLS; `None` where it failed for another reason.
 pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Option<String> {
     let source = std::error::Error::source(error)?;
     if source.to_string() == "server does not support TLS" {
@@ -293,7 +295,7 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
     Some(what)
 }
 
-/// What rustls said, however deep an I/O error has wrapped it.
+/// The error of rustls, however deep an I/O error has wrapped it.
 fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);

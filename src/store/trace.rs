@@ -1,4 +1,4 @@
-//! What a trace has to know of a task.
+//! The data of a task that its trace needs.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Db, StoreError};
 
-/// A task as its spans and its log lines need it.
+/// A task for its spans and its log lines.
 #[derive(Clone, Debug)]
 pub struct Traced {
     pub traceparent: Option<String>,
@@ -15,7 +15,7 @@ pub struct Traced {
     pub ended_at: Option<SystemTime>,
 }
 
-/// Those of these tasks that are still there.
+/// The data of those tasks that still exist.
 pub async fn tasks(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, Traced>, StoreError> {
     let client = db.read().await?;
     let statement = client

@@ -1,25 +1,29 @@
-//! Forgets lanes that no template has a step in, and services that no lane names, whose circuits are closed and at rest, and for which
-//! nothing is set. A registration makes anew what it does not find, so both take turns with registrations.
+//! Removes lanes without a template step, and services without a lane whose circuits are closed and
+//! at rest and which have no settings. A registration creates whatever it does not find, so both
+//! run under the registration lock.
 
 use tokio::time::Instant;
 use tokio_postgres::{Client, Row};
 
 use super::{Db, StoreError, template::TURN};
 
-/// Lanes, or services, that one transaction looks at; a registration waits for one of them at most.
+/// Lanes, or services, that one transaction examines; a registration waits for one such transaction
+/// at most.
 const ROWS: i64 = 500;
 
-/// What tells every server that lanes or services are gone. It is in the name of no server, since the one that prunes must hear it too.
+/// The payload that notifies every server of removed lanes or services. It has the nil id in place
+/// of a server's, since the pruning server must receive it too.
 const GONE: &str = "00000000-0000-0000-0000-000000000000:g";
 
-/// $1 the lane before the page, $2 its size. The last lane of the page, and those of the page that no step is in.
+/// $1 the lane before the page, $2 its size. Returns the last lane of the page, and the lanes of
+/// the page without a template step.
 const FIND_LANES: &str = "
     WITH page AS MATERIALIZED (SELECT lane_id FROM lanes WHERE lane_id > $1 ORDER BY lane_id LIMIT $2),
     idle AS (SELECT lane_id FROM page p
               WHERE NOT EXISTS (SELECT FROM template_steps d WHERE d.lane_id = p.lane_id))
     SELECT (SELECT max(lane_id) FROM page), (SELECT coalesce(array_agg(lane_id), '{}') FROM idle)";
 
-/// $1 lanes. Those of them that steps wait or run in: none, unless their template was removed by hand.
+/// $1 lanes. Returns those with steps in play: none, unless their template was removed by hand.
 const IN_PLAY: &str = "
     SELECT coalesce(array_agg(DISTINCT lane_id), '{}') FROM queue WHERE lane_id = ANY($1::int4[])";
 
@@ -29,8 +33,8 @@ const FORGET_LANES: &str = "
      WHERE l.lane_id = ANY($1::int4[]) AND l.lane_id <> ALL($2::int4[])
        AND NOT EXISTS (SELECT FROM template_steps d WHERE d.lane_id = l.lane_id)";
 
-/// What lets a service `s` be forgotten, beside that no step is in its lanes; $1 the time before which a change is old. Its history
-/// is kept for a day at least, and the service with it.
+/// The conditions under which a service `s` may be removed, apart from its lanes; $1 the time
+/// before which a change is old. Its history is kept for a day at least, and the service with it.
 const AT_REST: &str = "
            s.state = 'closed' AND s.until IS NULL AND s.openings = 0 AND s.forced IS NULL
        AND greatest(s.since, s.paused_until, s.refilled_at) < $1::text::timestamptz
@@ -41,7 +45,7 @@ const AT_REST: &str = "
 
 const NO_LANES: &str = "NOT EXISTS (SELECT FROM lanes l WHERE l.service_id = s.service_id)";
 
-/// How many services [`forget`] would remove, $1 as above.
+/// Counts the services that [`forget`] would remove, $1 as above.
 pub(super) fn count_services() -> String {
     format!(
         "WITH in_use AS MATERIALIZED (
@@ -51,8 +55,9 @@ pub(super) fn count_services() -> String {
     )
 }
 
-/// Forgets the lanes and the services that nothing uses, where nothing about a service has changed since `cutoff`, and tells the servers.
-/// After each page it rests for as long as the page took. Returns how many services are gone.
+/// Removes unused lanes and unused services without a change since `cutoff`, and notifies the
+/// servers. It rests after each page for as long as the page took. Returns the number of removed
+/// services.
 pub(super) async fn forget(db: &Db, client: &mut Client, cutoff: &str) -> Result<u64, StoreError> {
     let lanes = forget_lanes(client).await?;
     tell(db, client, lanes).await?;
@@ -69,7 +74,7 @@ async fn tell(db: &Db, client: &Client, gone: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A page of a walk along ids: its last id, and those in it that seem to be unused.
+/// A page of a walk along ids: its last id, and those ids that seem unused.
 fn page(row: &Row) -> Option<(i32, Vec<i32>)> {
     Some((row.get::<_, Option<i32>>(0)?, row.get(1)))
 }
@@ -84,7 +89,8 @@ async fn forget_lanes(client: &mut Client) -> Result<u64, StoreError> {
         };
         last = end;
         if !idle.is_empty() {
-            // Before the turn, as it goes through the queue: no step can come into a lane that no template has a step in.
+            // Before the lock is taken, as this walks the queue: no step can enter a lane without a
+            // template step.
             let in_play: Vec<i32> = client.query_one(IN_PLAY, &[&idle]).await?.get(0);
             let tx = client.transaction().await?;
             tx.execute(TURN, &[]).await?;
@@ -102,7 +108,7 @@ async fn forget_services(client: &mut Client, cutoff: &str) -> Result<u64, Store
          idle AS (SELECT service_id FROM page s WHERE {AT_REST} AND {NO_LANES})
          SELECT (SELECT max(service_id) FROM page), (SELECT coalesce(array_agg(service_id), '{{}}') FROM idle)"
     );
-    // What changes a service, or takes a part of its limit, locks its row first.
+    // Every change of a service, and every renewal of a quota share, locks its row first.
     let lock =
         "SELECT FROM services WHERE service_id = ANY($1::int4[]) ORDER BY service_id FOR UPDATE";
     let forget = format!(

@@ -1,10 +1,12 @@
-//! The statements that write a [`Changes`](super::changes::Changes). Each list of it is one statement, whatever its length.
+//! The statements that write a [`Changes`](super::changes::Changes). Each list of it is one
+//! statement, whatever its length.
 //!
-//! Rows are found by `LATERAL (… LIMIT 1)` and changed by their `ctid`, never joined by their key. A join leaves Postgres the
-//! choice to walk through the table and look up the list instead, which it takes when it last saw the table empty, and keeps
-//! when the table is a million rows long. A condition inside the subquery can only be looked up in the key's index, and the
-//! rows of the list are estimated as few (a tenth, as the limit is not known), so that a row by its `ctid` is always cheaper
-//! than a walk. `tests/plans.rs` looks at the plan of every statement.
+//! Rows are found by `LATERAL (... LIMIT 1)` and changed by their `ctid`, never joined by their
+//! key. A join would let Postgres walk the table and look up the list instead, a plan that it takes
+//! when it last saw the table empty, and keeps when the table is a million rows long. A condition
+//! inside the subquery can only be looked up in the key's index, and the rows of the list are
+//! estimated as few (a tenth, as the limit is not known), so that a row by its `ctid` is always
+//! cheaper than a walk. `tests/plans.rs` checks the plan of every statement.
 
 pub(super) const INSERT_TASKS: &str = "
     INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
@@ -30,8 +32,8 @@ pub(super) const DROP_KEYS: &str = "
              LIMIT cardinality($1)) AS u
      WHERE k.ctid = u.tid";
 
-/// The lease in the predicate is the fence: a superseded attempt matches no row, and then nothing is written. A step
-/// without a lease ends only with its whole task, and $15 names those.
+/// The lease in the predicate is the fence: an outdated attempt matches no row, and then nothing is
+/// written. A step without a lease ends only with its whole task, and $15 lists those tasks.
 pub(super) const END_STEPS: &str = "
     WITH gone AS (
         DELETE FROM queue
@@ -46,8 +48,8 @@ pub(super) const END_STEPS: &str = "
            AS u(task_id, step, state, attempt, charged, result, code, message, context, ready_at, started_at)
      WHERE (SELECT expect_rows('ended steps in queue', count(*), $14) FROM gone)";
 
-/// delay = min(max, base * multiplier ^ charged failures so far), less a random share of it, but no less than what the
-/// service asked for. All on the database's clock.
+/// delay = min(max, base * multiplier ^ charged failures so far), less a random share of it, but at
+/// least the `retry_after` of the service. All by the database's clock.
 pub(super) const RETRY: &str = "
     WITH u AS (
         SELECT u.*, q.tid, q.charged
@@ -125,15 +127,19 @@ pub(super) const INSERT_LIVE: &str = "
                     WHERE service_id = g.service_id AND gate = g.gate
                       AND coalesce(paused_until <= coalesce($18::timestamptz, now()), true) LIMIT 1) AS s)";
 
-/// Whose gate is not the one that is known, or who has asked for a pause that is not over by the database's clock, is not called.
+/// The statement fails if the admission version (`gate`) of a service is not the known one, or if a
+/// pause that the service requested has not ended by the database's clock.
 ///
-/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is simply not claimed. Nor is one that
-/// became ready after this transaction read the clock: nothing may start before it was ready. `due` is
-/// asked for outside, where it cannot bring in the index of the claimable steps, in which a step is found by walking.
+/// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is not
+/// claimed. Nor is one that became ready after this transaction read the clock: no step may start
+/// before it was ready. `due` is tested outside the subquery, where it cannot select the index of
+/// claimable steps, in which a step is found by walking.
 ///
-/// A task starts with its first claim, before the step by the log. In the order of the ids, as every lock on a task's row, and after
-/// `UPDATE_TASKS`: who decided on a task that an order is about did not know that a claim would start it. Whoever else locks the row of
-/// a pending task has locked all that it has in the queue before, so that none of it was claimed here.
+/// A task starts with its first claim, and its event precedes that of the step in the log. The
+/// tasks are locked in the order of their ids, like all locks on task rows, and after
+/// `UPDATE_TASKS`: a decision about a task with an order did not know that a claim would start it.
+/// Any other transaction that locks the row of a pending task has first locked all its queue rows,
+/// so that none of them was claimed here.
 pub(super) const CLAIM: &str = "
     WITH claimed AS (
         UPDATE queue q
@@ -175,8 +181,8 @@ pub(super) const CLAIM: &str = "
           FROM claimed)
     SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
 
-/// A row that is not locked may be another one than `old_…` say; it may also become another one meanwhile, and then it is no
-/// longer at that `ctid`.
+/// A row that is not locked may differ from the `old_...` columns, and then it does not match; if
+/// it changes during the statement, it is no longer at that `ctid`.
 pub(super) const UPDATE_TASKS: &str = "
     WITH updated AS (
         UPDATE tasks t
@@ -216,7 +222,8 @@ pub(super) const INSERT_EVENTS: &str = "
                 message, context, actor, detail),
            (SELECT coalesce($17::timestamptz, now()) AS now) AS c";
 
-/// A pause that is not over is made longer, and never shorter. Its history is one row, however often it was.
+/// Extends a pause that has not ended, and never shortens it. The history has one row for it,
+/// however often it was extended.
 pub(super) const PAUSE: &str = "
     WITH u AS (
         SELECT u.service_id, c.now, c.now + make_interval(secs => u.seconds) AS until, s.tid,
@@ -242,14 +249,15 @@ pub(super) const PAUSE: &str = "
     INSERT INTO events (at, type, service_id, next_attempt_at)
     SELECT now, 'circuit.paused', service_id, until FROM u WHERE NOT goes_on";
 
-/// A part of a limit is used: whoever wants to take it away waits for this transaction, or comes first, and then it fails.
+/// Locks quota shares in use: a transaction that takes a share away waits for this one, or commits
+/// first, and then this one fails.
 pub(super) const HOLD_PERMITS: &str = "
     SELECT expect_rows('permits', count(*), cardinality($1::int4[]))
       FROM unnest($1::int4[], $2::int8[]) AS u(permit_id, term)
      CROSS JOIN LATERAL (
            SELECT FROM permits WHERE permit_id = u.permit_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS p";
 
-/// Probes are used up, each by one start.
+/// Consumes probes, one per start.
 pub(super) const SPEND_PERMITS: &str = "
     WITH spent AS (
         UPDATE permits p SET count = p.count - u.spent
@@ -263,12 +271,13 @@ pub(super) const SPEND_PERMITS: &str = "
         RETURNING 1)
     SELECT expect_rows('permits', count(*), cardinality($1::int4[])) FROM spent";
 
-/// What the claimed steps' handlers need: their tasks' documents…
+/// The documents of the claimed steps' tasks, for their handlers.
 pub(super) const TASK_INPUTS: &str = "
     SELECT task_id, correlation_id, traceparent, annotations, context, settings, revision
       FROM tasks WHERE task_id = ANY($1::uuid[])";
 
-/// … and the results of their ancestors. A skipped one has none, which its children see as null.
+/// The results of the claimed steps' ancestors. A skipped step has none, which its children see as
+/// null.
 pub(super) const RESULT_INPUTS: &str = "
     SELECT s.task_id, s.step, s.result
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)

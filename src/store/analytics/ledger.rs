@@ -1,10 +1,12 @@
-//! The statement that says where the time of steps went.
+//! The statement that attributes the time of steps to causes.
 //!
-//! A wait between two attempts, or before the first, is split by what held the step at each moment of it. Everything that
-//! begins or ends in a lane (a circuit that opens, a pause, a connection of a worker, a step of a limited service) is
-//! a point on a line; between two points nothing changes, so each piece has one cause. How much of each cause there was from
-//! the beginning of the line up to a point is a running sum, and a wait is the difference of two of them. So all of it costs a
-//! few sorts, whatever overlaps, and the parts of a wait sum to it because they are pieces of one line.
+//! It splits a wait between two attempts, or before the first, by what delayed the step at each
+//! moment. Everything that begins or ends in a lane (a circuit that opens, a pause, a connection of
+//! a worker, a step of a limited service) is a point on a line; the state between two points is
+//! constant, so each piece has one cause. The total of each cause from the beginning of the line up
+//! to a point is a running sum, and a wait is the difference of two of them. So the whole costs a
+//! few sorts, whatever overlaps, and the parts of a wait sum to it because they are pieces of one
+//! line.
 //!
 //! Times are whole microseconds since the epoch, as Postgres keeps them.
 
@@ -15,8 +17,9 @@ macro_rules! us {
     };
 }
 
-/// When the circuits of services were not closed: $1 services, $2 from. An order goes before what was counted, so an order to
-/// close takes a piece away; the state that was there at the beginning is the last change before it.
+/// The intervals in which the circuits of services were not closed: $1 services, $2 from. An order
+/// overrides the counted state, so an order to close removes an interval; the initial state is that
+/// of the last change before the beginning.
 pub const SHUT: &str = "
     counted AS (
         SELECT service_id, at, lead(at) OVER (PARTITION BY service_id ORDER BY at, change_id) AS until, type
@@ -54,15 +57,17 @@ pub const SHUT: &str = "
         UNION ALL
         SELECT service_id, at, until, 0, 0, 0, 1 FROM paused)";
 
-/// $1 services of the templates, $2 from, $3 templates, $4 the id that all tasks are above, $5 to $7 edges (template, step,
-/// parent), $8 to $11 limited services (service, steps at once, starts a second, burst), $12 time-out in microseconds, $13
-/// since when ended connections of workers are known.
+/// $1 services of the templates, $2 from, $3 templates, $4 a lower bound (exclusive) on the ids of
+/// the tasks, $5 to $7 edges (template, step, parent), $8 to $11 limited services (service,
+/// concurrent steps, starts per second, burst), $12 time-out in microseconds, $13 the time since
+/// when ended connections of workers are known.
 pub fn ledger() -> String {
     format!("WITH RECURSIVE {TRIES}, {SHUT}, {LINES}, {STEPS}, {PATHS} {MEASURES}")
 }
 
-/// The attempts of ended steps with the gaps before them. A step that was cancelled while nothing of it ran ends with a wait, as
-/// if an attempt had begun then and ended at once; if one ran until then, that wait is empty.
+/// The attempts of ended steps with the gaps before them. A step cancelled without a running
+/// attempt ends with a wait, as if an attempt had begun then and ended at once; if an attempt ran
+/// until then, that wait is empty.
 const TRIES: &str = concat!(
     "
     picked AS MATERIALIZED (
@@ -116,7 +121,7 @@ const TRIES: &str = concat!(
         WINDOW w AS (PARTITION BY task_id, step ORDER BY attempt))"
 );
 
-/// What begins and ends in the lanes that somebody waited in, and the running sums.
+/// The points of the lanes in which a step waited, and the running sums.
 const LINES: &str = concat!(
     "
     bound AS (SELECT ",
@@ -244,7 +249,8 @@ const STEPS: &str = concat!(
           FROM ended e JOIN spent s ON s.task_id = e.task_id AND s.step = e.step)"
 );
 
-/// The critical path of each ended task: from the step that ended last, back through the parent that ended last.
+/// The critical path of each ended task: from the step that ended last, back through each step's
+/// parent that ended last.
 const PATHS: &str = "
     edges AS (SELECT * FROM unnest($5::int4[], $6::int2[], $7::int2[]) AS u(template_id, step, parent)),
     last_parents AS MATERIALIZED (
@@ -263,7 +269,8 @@ const PATHS: &str = "
     steps_of_tasks AS (
         SELECT d.*, p.step IS NOT NULL AS critical FROM done d LEFT JOIN path p ON p.task_id = d.task_id AND p.step = d.step)";
 
-/// A row per step of a template, and one without a step for the template itself, which has the ended tasks' critical paths.
+/// A row per step of a template, and one without a step for the template itself, which sums the
+/// critical paths of the ended tasks.
 const MEASURES: &str = concat!(
     "
     , items AS (
@@ -308,7 +315,7 @@ const MEASURES: &str = concat!(
       FROM items GROUP BY template_id, step ORDER BY template_id, step NULLS FIRST"
 );
 
-/// How the circuits of the services stood in the window, and their pauses: $1 services, $2 from.
+/// The states of the services' circuits in the window, and their pauses: $1 services, $2 from.
 pub fn services() -> String {
     format!("WITH {SHUT} {SERVICES}")
 }

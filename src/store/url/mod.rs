@@ -1,5 +1,5 @@
-//! The database URL, read once into a struct. No part of the program looks for a word in its text, so a password may hold
-//! any: `sslmode`, `@`, or a whole second URL.
+//! The database URL, parsed once into a struct. No other code searches its text, so a password may
+//! contain anything: `sslmode`, `@`, or a whole second URL.
 
 #[cfg(test)]
 mod tests;
@@ -9,16 +9,17 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, 
 
 use super::StoreError;
 
-/// The port of a host that names none.
+/// The port of a host without one.
 const DEFAULT_PORT: u16 = 5432;
-/// The longest time that `connect_timeout` and the other times of a URL may say, seconds.
+/// Bound on `connect_timeout` and the other times of a URL, seconds.
 const MAX_SECONDS: u64 = 3_600;
-/// The most hosts of one URL.
+/// Bound on the hosts of one URL.
 const MAX_HOSTS: usize = 16;
-/// How a URL looks, for messages.
+/// The form of a URL, for messages.
 const EXPECTED: &str = "expected postgres://user:password@host:port/database?name=value";
 
-/// Everything that a database URL, or a `key=value` string, can say. A driver is set up from these fields alone.
+/// Every parameter of a database URL, or of a `key=value` string. A driver is set up from these
+/// fields alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseUrl {
     /// In the order in which they are tried; at least one.
@@ -27,7 +28,7 @@ pub struct DatabaseUrl {
     pub password: Option<Secret>,
     pub database: Option<String>,
     pub tls: Tls,
-    /// Try the hosts in random order.
+    /// Whether the hosts are tried in random order.
     pub shuffled: bool,
     pub channel_binding: ChannelBinding,
     /// Settings for the session, as `-c name=value`.
@@ -38,48 +39,49 @@ pub struct DatabaseUrl {
     pub tcp_user_timeout: Option<Duration>,
 }
 
-/// One place where the database may be.
+/// One address of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: Host,
-    /// Where a named host is, if the URL says so itself (`hostaddr`): no name is looked up then.
+    /// The address of a named host, if the URL contains it (`hostaddr`): no name is resolved then.
     pub address: Option<IpAddr>,
     pub port: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// A name or an address; also what a certificate is compared with.
+    /// A name or an address; a certificate is compared with it.
     Tcp(String),
-    /// The folder of a socket.
+    /// The directory of a socket.
     Unix(PathBuf),
 }
 
-/// What the URL says about encryption.
+/// The encryption parameters of the URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `None` where the URL does not say; see [`DatabaseUrl::mode`].
+    /// `None` where the URL has no `sslmode`; see [`DatabaseUrl::mode`].
     pub mode: Option<SslMode>,
     pub root_cert: Option<RootCert>,
     /// The client's certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Whether TLS begins without asking the server first (Postgres 17).
+    /// Whether TLS begins without negotiation with the server (Postgres 17).
     pub direct: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
     Disable,
-    /// Encrypted if the server can, in plain text if it cannot; the certificate proves nothing then.
+    /// Encrypted if the server supports it, else in plain text; the certificate is not verified.
     Prefer,
-    /// Like [`Self::VerifyFull`]: a connection that anyone could have answered is not what is required.
+    /// Like [`Self::VerifyFull`]: without verification any machine could answer the connection,
+    /// which does not meet the requirement.
     Require,
-    /// The certificate is of a trusted authority, for whatever name.
+    /// A trusted authority signed the certificate, for whatever name.
     VerifyCa,
     VerifyFull,
 }
 
-/// Which authorities are trusted.
+/// The trusted authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootCert {
     /// Those of the machine.
@@ -96,7 +98,7 @@ pub enum ChannelBinding {
     Require,
 }
 
-/// How a silent TCP connection is probed; `None` leaves it to us.
+/// How a silent TCP connection is probed; `None` selects the default of `connect`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keepalives {
     pub off: bool,
@@ -123,12 +125,12 @@ impl fmt::Debug for Secret {
 }
 
 impl DatabaseUrl {
-    /// How a connection to this host is encrypted. Plain text is for this machine alone, unless the URL asks for it; and a
-    /// URL that names a certificate wants it to be used.
+    /// The encryption of a connection to this host. Plain text is for this machine alone, unless
+    /// the URL requests it; a URL that names a certificate requires its use.
     pub fn mode(&self, endpoint: &Endpoint) -> SslMode {
         let certificates = self.tls.root_cert.is_some() || self.tls.identity.is_some();
         match (&endpoint.host, self.tls.mode) {
-            // Postgres does not encrypt what does not leave the machine.
+            // Postgres does not encrypt connections over a Unix socket.
             (Host::Unix(_), _) => SslMode::Disable,
             (_, Some(mode)) => mode,
             (_, None) if endpoint.is_local() && !certificates => SslMode::Disable,
@@ -178,7 +180,7 @@ impl fmt::Display for DatabaseUrl {
 impl FromStr for DatabaseUrl {
     type Err = StoreError;
 
-    /// Reads a URL (`postgres://…`) or a `key=value` string, as libpq does.
+    /// Parses a URL (`postgres://…`) or a `key=value` string, as libpq does.
     fn from_str(text: &str) -> Result<Self, StoreError> {
         text::pairs(text)
             .and_then(|pairs| Self::from_pairs(Pairs(pairs)))
@@ -186,7 +188,7 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-/// What the text says, by the names of libpq; each taken once.
+/// The parameters of the text, by their names in libpq; each is taken once.
 struct Pairs(BTreeMap<String, String>);
 
 impl Pairs {
@@ -226,7 +228,7 @@ impl Pairs {
         }
     }
 
-    /// 0 means that the default is fine, as with libpq.
+    /// 0 selects the default, as with libpq.
     fn seconds(&mut self, name: &str) -> Result<Option<Duration>, String> {
         Ok(self
             .number(name, MAX_SECONDS)?
@@ -279,7 +281,8 @@ impl DatabaseUrl {
         };
         let milliseconds = pairs.number("tcp_user_timeout", MAX_SECONDS * 1_000)?;
         url.tcp_user_timeout = milliseconds.filter(|ms| *ms > 0).map(Duration::from_millis);
-        // A server writes, so a host that takes no writes is passed over whatever is said here.
+        // A server writes, so a host that takes no writes is passed over whatever this parameter
+        // is.
         pairs
             .choice(
                 "target_session_attrs",
@@ -303,7 +306,7 @@ impl DatabaseUrl {
     }
 }
 
-/// The three lists of the hosts, side by side.
+/// The three lists of the hosts, combined by position.
 fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
     let mut list = |name| {
         pairs
@@ -348,7 +351,8 @@ fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
         };
         let port = match ports.get(i).or(ports.first()).map_or("", String::as_str) {
             "" => DEFAULT_PORT,
-            // It may be a part of a password that has not been encoded: not to be repeated.
+            // The text may be part of a password that has not been encoded, so the message does not
+            // repeat it.
             text => match text.parse() {
                 Ok(port) if port > 0 => port,
                 _ => return Err("a port is not a number from 1 to 65535 (`/ ? # @ %` in a password are written %2F %3F %23 %40 %25)".to_owned()),

@@ -23,7 +23,7 @@ fn tcp(name: &str, port: u16) -> Endpoint {
     }
 }
 
-/// The mode for its first host.
+/// The mode of its first host.
 fn mode(text: &str) -> SslMode {
     let url = read(text);
     url.mode(&url.hosts[0])
@@ -52,7 +52,7 @@ fn both_forms_say_the_same() {
         r"it's \ here"
     );
     assert_eq!(read("host=h password='' user=u").password, None);
-    // A value may look like the other form.
+    // A value may have the form of a URL.
     assert_eq!(
         read("host=h password=x://y").password.unwrap().reveal(),
         "x://y"

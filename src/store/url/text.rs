@@ -1,5 +1,5 @@
-//! Takes the two forms of a connection string apart, into the same pairs of name and value. Messages repeat names of
-//! parameters, and nothing of what may be a password.
+//! Parses the two forms of a connection string into the same pairs of name and value. Messages
+//! repeat names of parameters, and no text that may be a password.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) fn pairs(text: &str) -> Result<Pairs, String> {
     }
 }
 
-/// What stands before `://`.
+/// The text before `://`.
 fn scheme(text: &str) -> Option<&str> {
     text.split_once("://").map(|(scheme, _)| scheme)
 }
@@ -41,7 +41,7 @@ fn url(rest: &str) -> Result<Pairs, String> {
                 .into(),
         );
     }
-    // The last one: an `@` in a password does no harm.
+    // The last one: a password may contain an `@`.
     let (who, hosts) = match authority.rsplit_once('@') {
         Some((who, hosts)) => (Some(who), hosts),
         None => (None, authority),
@@ -122,7 +122,8 @@ fn hosts(pairs: &mut Pairs, list: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `name = value name='quoted value'`; in quotes and outside, a backslash takes the next character as it is.
+/// `name = value name='quoted value'`; in quotes and outside, a backslash escapes the next
+/// character.
 fn keys_and_values(text: &str) -> Result<Pairs, String> {
     let mut pairs = Pairs::new();
     let mut rest = text.trim_start();
@@ -139,7 +140,7 @@ fn keys_and_values(text: &str) -> Result<Pairs, String> {
     Ok(pairs)
 }
 
-/// One value, and what follows it.
+/// One value, and the text after it.
 fn value(text: &str) -> Option<(String, &str)> {
     let quoted = text.starts_with('\'');
     let mut value = String::new();
@@ -155,7 +156,8 @@ fn value(text: &str) -> Option<(String, &str)> {
     (!quoted).then_some((value, ""))
 }
 
-/// A name as libpq has them; anything else may be a part of a password that has not been encoded, and is not repeated.
+/// A name in the form of libpq. Any other text may be part of a password that has not been encoded,
+/// and is not repeated.
 fn name(text: &str) -> Result<String, String> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if plain {
@@ -165,7 +167,7 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Nothing may be said twice: which one counts would be a guess.
+/// Rejects a repeated name, since either value could be meant.
 fn put(pairs: &mut Pairs, name: &str, value: String) -> Result<(), String> {
     match value.is_empty() || pairs.insert(name.to_owned(), value).is_none() {
         true => Ok(()),
@@ -173,7 +175,7 @@ fn put(pairs: &mut Pairs, name: &str, value: String) -> Result<(), String> {
     }
 }
 
-/// With `%41` as `A`. The rest of the sentence is what is wrong.
+/// Decodes `%41` as `A`. The error completes a sentence that names the part.
 fn decoded(text: &str) -> Result<String, &'static str> {
     const WRONG: &str = "has a `%` that two hexadecimal digits do not follow; a `%` is written %25";
     let mut bytes = Vec::with_capacity(text.len());
