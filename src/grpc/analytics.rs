@@ -30,7 +30,7 @@ use crate::{
 /// The service over an engine.
 pub struct Analytics(pub Engine);
 
-/// Which tasks are meant.
+/// The templates and the window of a request.
 struct Scope {
     namespace: String,
     task_name: String,
@@ -39,10 +39,10 @@ struct Scope {
     max_tasks: i32,
 }
 
-/// What was measured of a template.
+/// The measurements of a template.
 struct Measured<'a> {
     plan: &'a Plan,
-    /// Of its tasks that have ended; all zeros if none has.
+    /// The sums over its ended tasks; all zeros if none has ended.
     task: Measure,
     steps: Vec<Step<'a>>,
 }
@@ -153,7 +153,7 @@ impl Analytics {
         Ok((plans, found.ok_or_else(too_much)?))
     }
 
-    /// The templates that are meant.
+    /// The templates that the scope selects.
     async fn plans(&self, scope: &Scope) -> Result<Vec<Arc<Plan>>, Status> {
         convert::name("namespace", &scope.namespace)?;
         convert::name("task_name", &scope.task_name)?;
@@ -186,7 +186,7 @@ impl Analytics {
     }
 }
 
-/// A number out of a request; 0 is the default.
+/// A bounded number of a request; 0 selects the default.
 fn bounded(field: &str, asked: i32, default: i32, max: i32) -> Result<i32, Status> {
     match asked {
         0 => Ok(default),
@@ -210,7 +210,7 @@ fn timeout(seconds: f64) -> Result<Option<f64>, Status> {
     Err(error::invalid("timeout_seconds", expected))
 }
 
-/// Positions fit: a template has 1,000 steps at most.
+/// Positions fit `i16`: a template has 1,000 steps at most.
 fn edges(plan: &Plan) -> impl Iterator<Item = (i32, i16, i16)> {
     (0..plan.graph.len()).flat_map(move |step| {
         let pair = move |parent: &u16| {
@@ -224,7 +224,7 @@ fn edges(plan: &Plan) -> impl Iterator<Item = (i32, i16, i16)> {
     })
 }
 
-/// Every template of which something was measured.
+/// Every template with measurements.
 fn measured<'a>(plans: &'a [Arc<Plan>], found: &'a Found) -> Vec<Measured<'a>> {
     let of = |plan: &'a Arc<Plan>| {
         let rows = || {
@@ -272,7 +272,7 @@ fn micros(micros: i64) -> Option<prost_types::Duration> {
     )))
 }
 
-/// To the microsecond: what is interpolated has no more.
+/// Rounded to the microsecond, the precision of the interpolated values.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "rounded, and thousands of years fit"

@@ -1,4 +1,4 @@
-//! One order to many tasks: page by page, each page in the settler's batches.
+//! One order for many tasks: page by page, each page in the settle loop's batches.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -27,12 +27,12 @@ use crate::{
     },
 };
 
-/// Tasks of one portion.
+/// Tasks per portion.
 const PORTION: i64 = 500;
-/// How long a portion may take to be committed.
+/// Limit on the commit of a portion.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the caller reads.
+/// The stream of progress to the caller.
 pub type OrderStream = ReceiverStream<Result<proto::OrderTasksResponse, Status>>;
 
 impl Tasks {
@@ -142,7 +142,7 @@ fn order(r: &proto::OrderTasksRequest) -> Result<Order, Status> {
     })
 }
 
-/// An order on its way.
+/// A bulk order in progress.
 struct Bulk {
     engine: Engine,
     filter: BulkFilter,
@@ -153,10 +153,10 @@ struct Bulk {
 }
 
 impl Bulk {
-    /// Ends when there is nobody left to tell, or nobody to tell it to.
+    /// Ends when no selected task is left, or when the caller is gone.
     async fn run(mut self, sender: mpsc::Sender<Result<proto::OrderTasksResponse, Status>>) {
         let mut after = Uuid::nil();
-        // What refused once would be found again by nobody: the walk goes forward only.
+        // The walk only goes forward, so a task that refused the order is not tried again.
         loop {
             let tasks = match bulk::page(&self.engine.db, &self.filter, after, PORTION).await {
                 Ok(tasks) => tasks,

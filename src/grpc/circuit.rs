@@ -179,7 +179,8 @@ impl Circuits {
         found.ok_or_else(|| not_found(scope))
     }
 
-    /// After a change: this server heeds it before the caller hears of it, the others when they are notified.
+    /// After a change: this server reads it before the caller gets the answer, the others when they
+    /// are notified.
     async fn done(&self, changed: Result<bool, StoreError>, scope: &Scope) -> Result<(), Status> {
         if !changed.map_err(|e| error::store(&e))? {
             return Err(not_found(scope));
@@ -199,7 +200,7 @@ fn not_found(scope: &Scope) -> Status {
     error::status(Code::NotFound, "SERVICE_NOT_FOUND", message)
 }
 
-/// A service that is named in full.
+/// A service with both names.
 fn one(namespace: String, service: String) -> Result<Scope, Status> {
     for (field, text) in [("namespace", &namespace), ("service", &service)] {
         convert::name(field, text)?;

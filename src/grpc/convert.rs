@@ -1,4 +1,4 @@
-//! From what the store and the engine know to what the wire says.
+//! Conversion from the types of the store and the engine to messages of the protocol.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// A task id out of a request.
+/// The task id of a request.
 pub fn task_id(text: &str) -> Result<Uuid, Status> {
     Uuid::try_parse(text).map_err(|_| {
         invalid(
@@ -43,7 +43,8 @@ pub fn task_id(text: &str) -> Result<Uuid, Status> {
     })
 }
 
-/// A name out of a request, or none: what nothing can be called is refused, and never looked up.
+/// Checks a name of a request, which may be empty: a text that cannot be a name is refused without
+/// a lookup.
 pub fn name(field: &str, text: &str) -> Result<(), Violated> {
     if text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
         let message = format!("expected at most {MAX_NAME_BYTES} bytes without control characters");
@@ -59,12 +60,12 @@ pub fn timestamp(at: SystemTime) -> prost_types::Timestamp {
     at.into()
 }
 
-/// Longer than any of ours is not representable and never occurs.
+/// A longer duration than the message can hold becomes zero; no duration here is as long.
 pub fn duration(d: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(d).unwrap_or_default()
 }
 
-/// A time out of a request.
+/// A time of a request.
 pub fn time(
     field: &str,
     at: Option<prost_types::Timestamp>,
@@ -94,7 +95,7 @@ pub fn task_state(state: TaskState) -> proto::TaskState {
     }
 }
 
-/// A state out of a filter.
+/// A state of a filter.
 pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
     TaskState::ALL
         .into_iter()
@@ -141,7 +142,7 @@ pub fn event_type(kind: EventType) -> proto::EventType {
     }
 }
 
-/// A type out of a filter.
+/// A type of a filter.
 pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
     EventType::ALL
         .into_iter()
@@ -195,7 +196,7 @@ pub fn task(task: Task, plan: &Plan) -> proto::Task {
         .and_then(|step| plan.step(step))
         .map(|step| step.name.clone());
     let is_error = matches!(task.state, TaskState::Error | TaskState::ResolvedManually);
-    // A pause outlives a failure, as the task may be tried again, but no other end.
+    // A pause outlasts a failure, as the task may be retried, but no other end.
     let holds = !task.state.is_final() || task.state == TaskState::Error;
     proto::Task {
         task_id: task.task_id.to_string(),

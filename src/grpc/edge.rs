@@ -1,5 +1,5 @@
-//! Answers to requests that never reach an rpc: bytes that are no message of ours, an rpc that does not exist, and HTTP
-//! that is not gRPC. tonic's own answers to these blame the server, or say nothing.
+//! Answers to requests that do not reach an rpc: unreadable messages, unknown rpcs, and HTTP that
+//! is not gRPC. tonic's own answers to these blame the server, or state no reason.
 
 use axum::{
     Router,
@@ -19,17 +19,18 @@ use super::{
     room::Room,
 };
 
-/// How the messages of a request or an answer are packed, and how those of an answer may be.
+/// The headers for the compression of a body's messages, and for the compression accepted in the
+/// answer.
 const GRPC_ENCODING: &str = "grpc-encoding";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// Rpcs to which a client sends a stream of messages.
+/// Rpcs with a stream of messages from the client.
 const CLIENT_STREAMS: [&str; 3] = [
     "/tasker.v1.WorkerService/Work",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// The rpcs, with their answers to what never reaches them; also over gRPC-Web, for browsers.
+/// The rpcs, with answers to requests that do not reach them; also over gRPC-Web, for browsers.
 pub fn guarded(rpcs: Router, room: Room) -> Router {
     let transfer = move |request: Request, next: Next| transfer(room.clone(), request, next);
     rpcs.route_layer(from_fn(transfer))
@@ -38,7 +39,7 @@ pub fn guarded(rpcs: Router, room: Room) -> Router {
         .route_layer(from_fn(enter))
 }
 
-/// Lets in what is gRPC.
+/// Admits gRPC requests.
 async fn enter(request: Request, next: Next) -> Response {
     if !is_grpc(&request) {
         let message = "this path is an rpc: send gRPC (content-type `application/grpc`) over HTTP/2, or gRPC-Web\n";
@@ -54,7 +55,7 @@ async fn enter(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Turns gRPC-Web into gRPC and back.
+/// Converts gRPC-Web to gRPC and back.
 async fn web(request: Request, next: Next) -> Response {
     if !is_grpc_web(&request) {
         return next.run(request).await;
@@ -73,7 +74,8 @@ async fn web(request: Request, next: Next) -> Response {
     response.map(Body::new)
 }
 
-/// Bounds what arrives, unpacks it, and packs what leaves for those who want it so. tonic sees messages that are not packed.
+/// Bounds the request body, decompresses it, and compresses the answer for clients that accept it.
+/// tonic handles uncompressed messages only.
 async fn transfer(room: Room, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let encoding = parts.headers.remove(GRPC_ENCODING);
@@ -125,7 +127,7 @@ fn no_encoding(other: &[u8]) -> Response {
     response
 }
 
-/// Our own statuses carry details; a status without them is one that tonic made of the request.
+/// Our own statuses have details; a status without them was made by tonic from the request.
 async fn answer(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let response = next.run(request).await;
@@ -144,8 +146,8 @@ async fn answer(request: Request, next: Next) -> Response {
     }
 }
 
-/// What tonic says of a message it could not read, in the codes of gRPC: the sender is to blame, not the server. Other
-/// statuses stay as they are.
+/// Converts tonic's status for an unreadable message to the codes of gRPC: the sender is to blame,
+/// not the server. Other statuses stay as they are.
 pub fn unreadable(status: Status) -> Status {
     match status.code() {
         Code::OutOfRange => error::status(
@@ -168,18 +170,19 @@ fn is_unreadable(status: &Status) -> bool {
     matches!(status.code(), Code::OutOfRange | Code::Internal)
 }
 
-/// Wherever no rpc is.
+/// The answer to a path without an rpc.
 pub fn no_rpc(path: &str) -> Response {
     let message = format!("there is no rpc `{path}`: server reflection lists those there are");
     error::status(Code::Unimplemented, "NO_SUCH_RPC", message).into_http::<Body>()
 }
 
-/// Whether the request is meant for an rpc.
+/// Whether the request addresses an rpc.
 pub fn is_grpc(request: &Request) -> bool {
     content_type(request).starts_with(b"application/grpc")
 }
 
-/// Whether the request is gRPC as only a program can send it, and neither gRPC-Web nor another type with a similar name.
+/// Whether the request is gRPC as only a program can send it, and neither gRPC-Web nor another type
+/// with a similar name.
 pub fn is_native(request: &Request) -> bool {
     let rest = content_type(request).strip_prefix(b"application/grpc");
     request.version() == Version::HTTP_2

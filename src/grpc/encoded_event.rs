@@ -1,4 +1,4 @@
-//! An event as its subscribers get it: the bytes of a `proto::Event`.
+//! An event in the form for its subscribers: the bytes of a `proto::Event`.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::convert::{event_type, outcome, timestamp};
 use crate::{engine::events::NamedEvent, proto};
 
-/// Appends the event. Its texts are written from where they are, and not copied into a message first, which would allocate a
-/// dozen times per event; so they stand behind the numbers, as they may: fields have no order on the wire.
+/// Appends the event. Texts are encoded from their places, without a copy into a message, which
+/// would allocate a dozen times per event; so they follow the numbers, which is valid as fields
+/// have no order on the wire.
 pub fn encode(named: &NamedEvent, to: &mut BytesMut) {
     let event = &named.event;
     let ms = |time: Option<Duration>| {
@@ -37,7 +38,7 @@ pub fn encode(named: &NamedEvent, to: &mut BytesMut) {
         next_attempt_at: event.next_attempt_at.map(timestamp),
         ..proto::Event::default()
     };
-    // It fails only where there is no room, and here room is made.
+    // It fails only without space, and the buffer grows.
     let _ = numbers.encode(to);
     let step = named.step();
     let texts = [
@@ -68,7 +69,7 @@ pub fn encode(named: &NamedEvent, to: &mut BytesMut) {
     }
 }
 
-/// A field that is text. Nothing stands for no text.
+/// A text field. An empty text is omitted.
 fn put(tag: u32, text: &str, to: &mut BytesMut) {
     if !text.is_empty() {
         encode_key(tag, WireType::LengthDelimited, to);

@@ -1,4 +1,4 @@
-//! Every error that can reach a client, as a status with google.rpc details.
+//! Every error for clients, as a status with google.rpc details.
 
 use std::{fmt::Display, time::Duration};
 
@@ -22,20 +22,21 @@ use crate::{
 
 /// `ErrorInfo.domain` of all our errors.
 const DOMAIN: &str = "tasker.v1";
-/// When to come back while the database is away.
+/// Retry delay while the database is away.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
-/// How many hexadecimal digits the number of an error in the log has.
+/// Hexadecimal digits of an error id in the log.
 const ERROR_ID_DIGITS: usize = 12;
-/// The longest message of a status. A status travels in headers, percent-encoded here and in base64 there, and common
-/// clients take 8 KiB of headers in all.
+/// Bound on the message of a status. A status travels in headers, percent-encoded in one and in
+/// base64 in the other, and common clients accept 8 KiB of headers in all.
 const MAX_MESSAGE_BYTES: usize = 768;
-/// The most bytes of field violations in a status, for the same reason; what does not fit is counted.
+/// Bound on the field violations of a status, in bytes, for the same reason; the status states how
+/// many were omitted.
 const MAX_VIOLATIONS_BYTES: usize = 3 << 10;
-/// The longest name of a field in a violation, and the longest message: some of both must always fit.
+/// Bounds on the field name and on the message of a violation, so that some violations always fit.
 const MAX_FIELD_BYTES: usize = 255;
 const MAX_VIOLATION_BYTES: usize = 512;
-/// What protobuf adds to the text of a violation, in bytes.
+/// Bytes that protobuf adds to the text of a violation.
 const VIOLATION_OVERHEAD: usize = 9;
 
 /// A status with a machine-readable reason.
@@ -44,7 +45,7 @@ pub fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
     Status::with_error_details(code, shortened(&message.into(), MAX_MESSAGE_BYTES), details)
 }
 
-/// A status that says when to try again.
+/// A status with a retry delay.
 pub fn retry_later(
     code: Code,
     reason: &str,
@@ -65,12 +66,13 @@ pub fn invalid(field: &str, message: impl Into<String>) -> Status {
     }])
 }
 
-/// INVALID_ARGUMENT with a violation per field; the first ones are in the message too, for clients that show no details.
+/// INVALID_ARGUMENT with a violation per field; the first ones are in the message too, for clients
+/// that show no details.
 pub fn violations(all: &[Violated]) -> Status {
     violations_of(all, all.len())
 }
 
-/// As [`violations`], of so many in all, of which these are the first.
+/// As [`violations`], for the first ones of `total`.
 fn violations_of(all: &[Violated], total: usize) -> Status {
     const SHOWN: usize = 3;
     let said = |v: &Violated| match v.field.as_str() {
@@ -111,7 +113,7 @@ impl From<Violated> for Status {
     }
 }
 
-/// A violation of one task of several.
+/// A violation in one task of a list.
 pub fn in_tasks(index: usize, violated: Violated) -> Violated {
     Violated {
         field: format!("tasks[{index}].{}", violated.field),
@@ -119,7 +121,7 @@ pub fn in_tasks(index: usize, violated: Violated) -> Violated {
     }
 }
 
-/// At most `max` bytes, whole characters.
+/// At most `max` bytes, in whole characters.
 fn shortened(text: &str, max: usize) -> String {
     const ELLIPSIS: char = '…';
     if text.len() <= max {
@@ -133,7 +135,7 @@ fn shortened(text: &str, max: usize) -> String {
     format!("{}{ELLIPSIS}", &text[..end])
 }
 
-/// INVALID_ARGUMENT with a violation per problem of a template, of so many in all.
+/// INVALID_ARGUMENT with a violation per problem of a template, for the first ones of `total`.
 fn problems(listed: &[Problem], total: usize) -> Status {
     let violated = |p: &Problem| Violated {
         field: format!("yaml:{}:{}", p.line, p.column),
@@ -143,7 +145,8 @@ fn problems(listed: &[Problem], total: usize) -> Status {
             format!("{}: {}", p.path, p.message)
         },
     };
-    // Of a list that is not whole the last one only says so, which the status does itself.
+    // The last entry of a truncated list only states that it is truncated, which the status does
+    // itself.
     let told = if total > listed.len() {
         listed.len().saturating_sub(1)
     } else {
@@ -155,8 +158,8 @@ fn problems(listed: &[Problem], total: usize) -> Status {
     )
 }
 
-/// A failed read or write. What Postgres says goes to the log, with a number that the client is told: it names tables,
-/// statements and sometimes what others have stored.
+/// A failed read or write. The message of Postgres goes to the log under an id that the client
+/// gets: the message names tables, statements and sometimes data of other clients.
 pub fn store(error: &StoreError) -> Status {
     if error.is_bad_text() {
         tracing::debug!(%error, "a call had a text that cannot be stored");
@@ -180,7 +183,7 @@ pub fn store(error: &StoreError) -> Status {
     )
 }
 
-/// Logs what no client should read, and returns the number under which it stands there.
+/// Logs an error that clients must not see, and returns its id in the log.
 fn logged(error: impl Display, what: &str) -> String {
     let mut id = Uuid::new_v4().simple().to_string();
     id.truncate(ERROR_ID_DIGITS);
@@ -188,7 +191,7 @@ fn logged(error: impl Display, what: &str) -> String {
     id
 }
 
-/// INTERNAL: it is the server's fault, and no client can do anything about it.
+/// INTERNAL: a fault of the server that no client can correct.
 pub fn internal() -> Status {
     status(
         Code::Internal,
@@ -197,7 +200,7 @@ pub fn internal() -> Status {
     )
 }
 
-/// UNAVAILABLE, with a time to come back.
+/// UNAVAILABLE, with a retry delay.
 pub fn unavailable(message: &str) -> Status {
     retry_later(
         Code::Unavailable,
@@ -207,7 +210,7 @@ pub fn unavailable(message: &str) -> Status {
     )
 }
 
-/// A refused submit; `many` says that the request had a list of tasks, so the answer says which one is meant.
+/// A refused submit; with `many` the request had a list of tasks, so the answer names the position.
 pub fn intake(error: IntakeError, many: bool) -> Status {
     let place = |index: usize| {
         if many {
@@ -300,7 +303,7 @@ pub fn order(error: OrderError) -> Status {
     status(code, reason, error.to_string())
 }
 
-/// A refused registration, but for taken versions.
+/// A refused registration, except for taken versions.
 pub fn register(error: RegisterError) -> Status {
     match error {
         RegisterError::Invalid(checked) => problems(&checked.problems, checked.problems_total),
@@ -316,7 +319,7 @@ pub fn register(error: RegisterError) -> Status {
     }
 }
 
-/// The engine ended while the call was under way.
+/// The engine stopped during the call.
 pub fn closed(error: Closed) -> Status {
     unavailable(&error.to_string())
 }

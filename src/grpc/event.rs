@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-/// The most types of one filter; a type may be named more than once.
+/// Bound on the types of one filter; a type may occur more than once.
 const MAX_TYPES: usize = 100;
-/// When to come back to a server that has too many subscribers.
+/// Retry delay for a server that has too many subscribers.
 const FULL_RETRY: Duration = Duration::from_secs(5);
 
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
@@ -100,11 +100,12 @@ fn filter(r: SubscribeRequest) -> Result<Filter, Status> {
     })
 }
 
-/// The place first, so that whoever hears nothing else can go on from it; then each event, and an error at the end.
+/// Sends the cursor first, so that a subscriber without events can continue from it; then each
+/// event, and an error at the end.
 fn stream(
     subscription: Subscription,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
-    // Boxed, as it moves with each event.
+    // Boxed, as it is moved with each event.
     let mut subscription = Box::new(subscription);
     let first = subscription.place();
     stream::unfold(

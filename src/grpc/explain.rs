@@ -1,4 +1,5 @@
-//! An explanation of a task: what was read, put together with its template, and in the words of the protocol.
+//! The explanation of a task: the stored facts, combined with its template, as a message of the
+//! protocol.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::{
     store::explain::Explained,
 };
 
-/// The longest message of a reason.
+/// Bound on the message of a reason, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1_024;
 
 pub fn response(
@@ -51,7 +52,7 @@ pub fn response(
     }
 }
 
-/// Adds what the template and the task's settings know.
+/// Adds the facts from the template and the task's settings.
 fn complete(steps: Vec<StepFacts>, own: &Effective<'_>) -> Vec<StepFacts> {
     let states: Vec<(String, StepState)> = steps
         .iter()
@@ -98,7 +99,7 @@ fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanat
     }
 }
 
-/// With an error of a step in it, a message may be long, and there may be a thousand.
+/// A message that includes a step's error may be long, and there may be a thousand.
 fn cut(mut message: String) -> String {
     if message.len() > MAX_MESSAGE_BYTES {
         let end = (0..MAX_MESSAGE_BYTES)

@@ -1,13 +1,16 @@
-//! Leaves out of an answer about a task what would make it larger than a client takes by default, and says what that was.
+//! Omits fields from an answer about a task that would exceed the default limit of clients, and
+//! lists them in `omitted`.
 
 use prost::Message;
 
 use crate::proto::{Step, Task};
 
-/// The most bytes of an answer: less than 4 MiB, the default limit of grpc in Python, Go, Java and C++.
+/// Bound on an answer, in bytes: less than 4 MiB, the default limit of grpc in Python, Go, Java and
+/// C++.
 pub const MAX_ANSWER_BYTES: usize = 4 * 1_000_000;
 
-/// What can be left out of a step, in the order in which it is: what can be found elsewhere first.
+/// The fields of a step that can be omitted, in that order: fields that are available elsewhere
+/// come first.
 const FIELDS: [&str; 8] = [
     "annotations_json",
     "handler_config_json",
@@ -19,7 +22,7 @@ const FIELDS: [&str; 8] = [
     "origins",
 ];
 
-/// What messages weigh together.
+/// Size of the messages in a repeated field, in bytes.
 pub fn bytes<M: Message>(messages: &[M]) -> usize {
     messages
         .iter()
@@ -27,7 +30,8 @@ pub fn bytes<M: Message>(messages: &[M]) -> usize {
         .sum()
 }
 
-/// Leaves out fields of the steps, the last steps first, until they fit beside the task and `rest` more bytes.
+/// Omits fields of the steps, the last steps first, until they fit beside the task and `rest` more
+/// bytes.
 pub fn fit(task: &Task, steps: &mut [Step], rest: usize) {
     let mut whole = task.encoded_len() + rest + bytes(steps);
     for field in FIELDS {
@@ -44,7 +48,7 @@ pub fn fit(task: &Task, steps: &mut [Step], rest: usize) {
     }
 }
 
-/// Whether there was something.
+/// Clears a field; returns whether it was set.
 fn clear(step: &mut Step, field: &str) -> bool {
     let text = match field {
         "annotations_json" => &mut step.annotations_json,

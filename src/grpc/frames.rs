@@ -1,5 +1,6 @@
-//! Bodies of gRPC on their way in and out: bounded in time and in memory, and unpacked and packed, before and after tonic
-//! sees them. A message is a frame: whether it is packed, its length in four bytes, and its bytes.
+//! Bodies of gRPC in both directions: bounded in time and in memory, decompressed before tonic
+//! reads them and compressed after it wrote them. A message is a frame: a flag for compression, its
+//! length in four bytes, and its bytes.
 
 use std::{
     pin::Pin,
@@ -20,37 +21,38 @@ use super::{
 };
 use crate::engine::edge::Refusal;
 
-/// How long a request may take to arrive, or a message of a stream from its first byte on.
+/// Limit on the arrival of a request, or of a message of a stream from its first byte on.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Who is not looked at for so much longer than he has left was held up by the server itself.
+/// A body that was not polled for this much longer than its remaining time was delayed by the
+/// server itself.
 const NOT_LOOKED_AT: Duration = Duration::from_secs(1);
-/// What precedes a message, in bytes.
+/// Size of the header of a message, in bytes.
 const HEADER_BYTES: usize = 5;
 
-/// A body that arrives.
+/// The body of a request.
 pub struct Received {
     body: Body,
     room: Room,
     taken: Taken,
-    /// A stream of messages has no end that could be waited for.
+    /// Whether it is a stream of messages, whose end has no time limit.
     is_stream: bool,
-    /// While something is waited for: what is left of the time, and since when.
+    /// While data is awaited: the remaining time, and since when the wait lasts.
     left: Option<Duration>,
     since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     frames: Frames,
-    /// Set when messages may be packed.
+    /// Set when messages may be compressed.
     gzip: Option<Packed>,
 }
 
-/// Messages as they come, some of which are packed.
+/// Received messages, some of which are compressed.
 #[derive(Default)]
 struct Packed {
     arrived: BytesMut,
     inflating: Option<Inflate>,
 }
 
-/// Where in a message the bytes end that have come.
+/// The position in a message after the received bytes.
 #[derive(Default)]
 struct Frames {
     header: [u8; HEADER_BYTES],
@@ -59,7 +61,7 @@ struct Frames {
 }
 
 impl Frames {
-    /// Takes bytes, and says whether a message began, and whether the last one is not whole.
+    /// Takes bytes, and returns whether a message began, and whether the last one is incomplete.
     fn pass(&mut self, mut bytes: &[u8]) -> (bool, bool) {
         let mut began = false;
         while !bytes.is_empty() {
@@ -104,12 +106,12 @@ impl Received {
         }
     }
 
-    /// What is accounted for, to be kept until the request is answered.
+    /// The accounted memory, to be kept until the request is answered.
     pub fn taken(&self) -> Taken {
         self.taken.clone()
     }
 
-    /// Accounts for bytes that have come: their memory, and for a stream the time of the message that they belong to.
+    /// Accounts for received bytes: their memory, and in a stream the time limit of their message.
     fn arrived(&mut self, bytes: &[u8]) -> Result<(), Status> {
         if !self.is_stream {
             return Ok(self.taken.more(bytes.len())?);
@@ -129,7 +131,7 @@ impl Received {
         Ok(())
     }
 
-    /// Counts the time since the last look, in which nothing came.
+    /// Deducts the time since the last poll, during which no data arrived.
     fn looked(&mut self) {
         let (Some(since), Some(left)) = (self.since.take(), self.left) else {
             return;
@@ -164,7 +166,7 @@ impl Received {
         ))
     }
 
-    /// The next message that is whole, unpacked. Nothing if more has to come first.
+    /// The next complete message, decompressed; `None` if more data is needed first.
     fn unpacked(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         let Some(packed) = &mut self.gzip else {
             return Poll::Ready(Ok(None));
@@ -254,7 +256,7 @@ impl HttpBody for Received {
                         .gzip
                         .as_mut()
                         .map(|packed| packed.arrived.split().freeze());
-                    // Half a message is for tonic to refuse.
+                    // tonic refuses an incomplete message.
                     return Poll::Ready(
                         rest.filter(|rest| !rest.is_empty())
                             .map(|rest| Ok(Frame::data(rest))),
@@ -290,18 +292,18 @@ fn not_unpacked(error: &InflateError) -> Status {
 fn framed(is_packed: bool, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(HEADER_BYTES + message.len());
     frame.put_u8(u8::from(is_packed));
-    // A message is far smaller than what four bytes can say: its bound is checked before.
+    // The length fits four bytes: the bound on a message is far smaller and has been checked.
     frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     frame.put_slice(message);
     frame.freeze()
 }
 
-/// A body that leaves, with its larger messages packed.
+/// The body of an answer, with its larger messages compressed.
 pub struct Sent {
     body: Body,
     /// Whole messages, as tonic makes them.
     rest: Bytes,
-    /// A message as it is, and packed so far.
+    /// A message as it is, and its compression so far.
     packing: Option<(Bytes, Deflate)>,
 }
 
@@ -314,7 +316,7 @@ impl Sent {
         }
     }
 
-    /// The messages up to the first one that is worth packing, which is then begun.
+    /// The messages before the first one that is worth compressing, whose compression then begins.
     fn next(&mut self) -> Option<Bytes> {
         let mut small = 0;
         while let Some([_, a, b, c, d]) = self.rest[small..].first_chunk::<HEADER_BYTES>() {
@@ -335,7 +337,8 @@ impl Sent {
         (!self.rest.is_empty()).then(|| std::mem::take(&mut self.rest))
     }
 
-    /// Another slice; the message once it is packed, or as it was if that made it no smaller.
+    /// Compresses another slice; returns the message once it is complete, uncompressed if the
+    /// compression made it no smaller.
     fn pack(&mut self) -> Option<Bytes> {
         let (message, deflate) = self.packing.as_mut()?;
         let whole = match deflate.go_on() {
@@ -410,7 +413,7 @@ mod tests {
         let messages =
             [0, 1, MIN_BYTES - 1, MIN_BYTES, 300_000, 3].map(|n| framed(false, &vec![b'x'; n]));
         let plain = Bytes::from(messages.concat());
-        // All of them at once, one by one, and cut anywhere.
+        // In one chunk, one per chunk, and cut at any position.
         let sent = all(Sent::new(body(vec![plain.clone()]))).await;
         assert_eq!(sent, all(Sent::new(body(messages.to_vec()))).await);
         assert!(sent.len() < 5_000, "{}", sent.len());
@@ -431,7 +434,7 @@ mod tests {
         let message = framed(false, &noise);
         let sent = all(Sent::new(body(vec![message.clone()]))).await;
         assert!(sent == message || sent.len() < message.len());
-        // What is no whole message is let through.
+        // An incomplete message passes unchanged.
         let half = message.slice(..100);
         assert_eq!(all(Sent::new(body(vec![half.clone()]))).await, half);
     }
@@ -495,7 +498,7 @@ mod tests {
         assert_eq!(all(received(100)).await.len(), 100);
         let status = received(101).collect().await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
-        // Also what it is unpacked to.
+        // The bound also covers the decompressed size.
         let sent = all(Sent::new(body(vec![framed(false, &[0; 5_000])]))).await;
         assert!(sent.len() < 100);
         let status = Received::new(body(vec![sent]), &room, false, true)

@@ -1,5 +1,6 @@
-//! gzip in slices: whoever has much to pack or to unpack gives way to others after each. What is unpacked is bounded, so a
-//! small message that unpacks to gigabytes costs no more than a large one.
+//! gzip in slices: a long compression or decompression yields to other tasks after each slice. The
+//! decompressed size is bounded, so a small message that decompresses to gigabytes costs no more
+//! than a large one.
 
 use std::io::{self, Read as _, Write as _};
 
@@ -7,12 +8,12 @@ use axum::body::Bytes;
 use flate2::{Compression, bufread::GzDecoder, write::GzEncoder};
 use prost::bytes::{Buf as _, buf::Reader};
 
-/// What is unpacked or packed at a time, in bytes.
+/// Bytes processed at a time.
 const SLICE_BYTES: usize = 64 << 10;
-/// What is smaller is not packed: it would hardly shrink.
+/// Messages below this size are not compressed: they would hardly shrink.
 pub const MIN_BYTES: usize = 1_024;
 
-/// Why something cannot be unpacked.
+/// Why a message cannot be decompressed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
     #[error("it unpacks to more than {0} bytes")]
@@ -21,7 +22,7 @@ pub enum InflateError {
     Unreadable(String),
 }
 
-/// Something that is being unpacked.
+/// A decompression in progress.
 pub struct Inflate {
     packed: GzDecoder<Reader<Bytes>>,
     out: Vec<u8>,
@@ -29,7 +30,7 @@ pub struct Inflate {
 }
 
 impl Inflate {
-    /// To at most `max` bytes.
+    /// Decompresses to at most `max` bytes.
     pub fn new(packed: Bytes, max: usize) -> Self {
         Self {
             packed: GzDecoder::new(packed.reader()),
@@ -38,10 +39,10 @@ impl Inflate {
         }
     }
 
-    /// Unpacks another slice; whether that was all.
+    /// Decompresses another slice; returns whether it is complete.
     pub fn go_on(&mut self) -> Result<bool, InflateError> {
         let before = self.out.len();
-        // One more than there may be shows that there is more.
+        // One byte beyond the bound shows that the bound is exceeded.
         let slice = SLICE_BYTES.min(self.max + 1 - before);
         self.out.resize(before + slice, 0);
         let read = self.packed.read(&mut self.out[before..]);
@@ -56,7 +57,7 @@ impl Inflate {
         Ok(read == 0)
     }
 
-    /// So much is unpacked.
+    /// Number of bytes decompressed so far.
     pub fn unpacked(&self) -> usize {
         self.out.len()
     }
@@ -66,7 +67,7 @@ impl Inflate {
     }
 }
 
-/// Something that is being packed.
+/// A compression in progress.
 pub struct Deflate {
     plain: Bytes,
     packed: GzEncoder<Vec<u8>>,
@@ -81,7 +82,7 @@ impl Deflate {
         }
     }
 
-    /// Packs another slice; the whole once it is there.
+    /// Compresses another slice; returns the result once it is complete.
     pub fn go_on(&mut self) -> io::Result<Option<Vec<u8>>> {
         let slice = self.plain.split_to(self.plain.len().min(SLICE_BYTES));
         self.packed.write_all(&slice)?;

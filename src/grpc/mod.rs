@@ -1,5 +1,5 @@
-//! The gRPC surface: one file per service, each rpc no more than convert → call → convert, and one place that turns
-//! errors into statuses.
+//! The gRPC surface: one file per service, each rpc no more than convert → call → convert, and one
+//! module that makes statuses from errors.
 
 pub mod analytics;
 mod bulk;
@@ -23,5 +23,5 @@ pub mod watch;
 pub mod worker;
 mod worker_messages;
 
-/// The largest message that is read at all. Each field has a tighter bound of its own, which the refusal names.
+/// Bound on a message. Each field has a tighter bound of its own, which the refusal names.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -1,4 +1,4 @@
-//! What operators tell one task to do.
+//! Orders of operators for one task.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
     store::service::Actor,
 };
 
-/// How long an order waits for its commit.
+/// Limit on the wait of an order for its commit.
 const TIMEOUT: Duration = Duration::from_millis(2_500);
 
 impl Tasks {
-    /// Gives an order and returns the task as it is after it.
+    /// Gives an order and returns the task after it.
     pub(super) async fn order(
         &self,
         id: &str,
@@ -59,19 +59,19 @@ impl Tasks {
     }
 }
 
-/// An operator, with a reason.
+/// An operator and a reason, both required.
 pub(super) fn actor(by: String, reason: String) -> Result<Actor, Status> {
     check_words(&by, &reason, 1)?;
     Ok(Actor { by, reason })
 }
 
-/// Who asks only what an order would do: nothing is recorded, so both words may be empty.
+/// The caller of a dry run: nothing is recorded, so both texts may be empty.
 pub(super) fn inquirer(by: String, reason: String) -> Result<Actor, Status> {
     check_words(&by, &reason, 0)?;
     Ok(Actor { by, reason })
 }
 
-/// Who and why; what is only blank says nothing. All that is wrong is named at once.
+/// Checks the actor and the reason; blank text counts as empty. One answer names all that is wrong.
 fn check_words(by: &str, reason: &str, min: usize) -> Result<(), Status> {
     let from = if min == 0 {
         "at most".to_owned()

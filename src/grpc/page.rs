@@ -1,4 +1,4 @@
-//! Page tokens: opaque to the client, bound to the filter they were made for.
+//! Page tokens: opaque to the client, and bound to a filter.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -7,10 +7,11 @@ use tonic::Status;
 
 use super::{convert, error::invalid};
 
-/// The most bytes of messages on one page: every client takes it by default, with what comes around it.
+/// Bound on the messages of a page, in bytes: every client accepts it by default, with the rest of
+/// the answer.
 pub const MAX_PAGE_BYTES: usize = 3 << 20;
 
-/// How many of these fit on a page, the first one in any case.
+/// Number of these messages that fit on a page, at least the first one.
 pub fn fitting<M: prost::Message>(items: &[M]) -> usize {
     let mut bytes = 0;
     let fits = |item: &&M| {
@@ -25,12 +26,12 @@ pub fn fitting<M: prost::Message>(items: &[M]) -> usize {
         .min(items.len())
 }
 
-/// A token for the place after `last` in the list that `filter` describes.
+/// A token for the position after `last` in the list that `filter` selects.
 pub fn token(filter: &impl Hash, last: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode([&fingerprint(filter)[..], last].concat())
 }
 
-/// The place in a token; `None` for the first page.
+/// The position in a token; `None` for the first page.
 pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status> {
     if token.is_empty() {
         return Ok(None);
@@ -51,12 +52,13 @@ pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status>
     Ok(Some(last.to_vec()))
 }
 
-/// A place that is two names.
+/// A position that consists of two names.
 pub fn of_names(first: &str, second: &str) -> Vec<u8> {
     format!("{first}\0{second}").into_bytes()
 }
 
-/// The two names of such a place. A token is a client's text like any other: it may be forged.
+/// The two names of such a position. A token comes from a client like any other text, so it may be
+/// forged.
 pub fn names(place: &[u8]) -> Result<(String, String), Status> {
     let text = std::str::from_utf8(place).ok();
     let names = text.and_then(|text| text.split_once('\0')).filter(|names| {
@@ -73,7 +75,7 @@ pub fn names(place: &[u8]) -> Result<(String, String), Status> {
     Ok((first.to_owned(), second.to_owned()))
 }
 
-/// A page size within its bounds; 0 means the default.
+/// A page size within its bounds; 0 selects the default.
 pub fn size(asked: i32, default: usize, max: usize) -> Result<usize, Status> {
     match usize::try_from(asked) {
         Ok(0) => Ok(default),
@@ -85,7 +87,8 @@ pub fn size(asked: i32, default: usize, max: usize) -> Result<usize, Status> {
     }
 }
 
-/// Not a secret: it catches mistakes. `DefaultHasher::new()` has fixed keys, so tokens outlive a restart.
+/// Not a secret: it detects mistakes. `DefaultHasher::new()` has fixed keys, so tokens outlive a
+/// restart.
 fn fingerprint(filter: &impl Hash) -> [u8; 8] {
     let mut hasher = DefaultHasher::new();
     filter.hash(&mut hasher);
@@ -98,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_page_has_what_fits_and_never_nothing() {
-        // A tag and a length come before so many characters: four bytes.
+        // A tag and a length precede so many characters: four bytes.
         let of = |bytes: &[usize]| {
             fitting(
                 &bytes

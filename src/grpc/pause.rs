@@ -11,9 +11,10 @@ use crate::{
     },
 };
 
-/// Pauses of a page, at most and by default: a client that asks for no pages gets as many as there can be.
+/// Bound and default of the pauses on a page: a client without paging gets as many as a page can
+/// have.
 const MAX_PAGE_SIZE: usize = 1_000;
-/// What page tokens are bound to: the list has no filter.
+/// Page tokens are bound to this constant: the list has no filter.
 const LIST: &str = "pauses";
 
 impl Tasks {
@@ -64,7 +65,7 @@ impl Tasks {
         })
     }
 
-    /// A pause of what nobody knows is a mistake in writing.
+    /// A pause of an unregistered template or namespace is a misspelling, and refused.
     async fn known(&self, namespace: &str, task_name: &str) -> Result<(), Status> {
         self.0
             .catalog

@@ -1,4 +1,5 @@
-//! How much memory all bodies that are being read may take together. Each is bounded by itself; this bounds many at once.
+//! A bound on the memory of all bodies being read together. Each body is bounded by itself; this
+//! bounds many at once.
 
 use std::{
     sync::{
@@ -13,15 +14,15 @@ use tonic::{Code, Status};
 use super::error;
 use crate::engine::edge::{EdgeCounts, Refusal};
 
-/// The most bytes of requests that are read or answered at once.
+/// Bound on the requests that are read or answered at once, in bytes.
 pub const MAX_BODIES_BYTES: usize = 64 << 20;
-/// The most bytes of messages that are on their way in on the streams of workers and others. A refusal ends a stream, so
-/// there is more room.
+/// Bound on the incoming messages on the streams of workers and other clients, in bytes. It is
+/// larger, since a refusal ends a stream.
 const MAX_STREAMS_BYTES: usize = 256 << 20;
-/// When a refused caller may come back.
+/// Retry delay for a refused caller.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Room for bodies.
+/// The memory budgets for bodies and for messages of streams.
 #[derive(Clone, Debug)]
 pub struct Room {
     bodies: Arc<AtomicUsize>,
@@ -38,12 +39,12 @@ impl Room {
         }
     }
 
-    /// For one request.
+    /// An account for one request.
     pub fn for_body(&self) -> Taken {
         self.taken(&self.bodies)
     }
 
-    /// For the messages of a stream, one at a time.
+    /// An account for the messages of a stream, one at a time.
     pub fn for_stream(&self) -> Taken {
         self.taken(&self.streams)
     }
@@ -58,7 +59,7 @@ impl Room {
     }
 }
 
-/// What one request has taken; given back when the last copy is dropped.
+/// The memory that one request has taken; returned when the last copy is dropped.
 #[derive(Clone, Debug)]
 pub struct Taken(Arc<Share>);
 
@@ -70,7 +71,7 @@ struct Share {
 }
 
 impl Taken {
-    /// Takes so much more, or nothing.
+    /// Takes this many more bytes, or none.
     pub fn more(&self, bytes: usize) -> Result<(), Full> {
         let taken = self
             .0
@@ -84,7 +85,7 @@ impl Taken {
         Ok(())
     }
 
-    /// Gives everything back.
+    /// Returns all memory.
     pub fn clear(&self) {
         self.0.clear();
     }
@@ -102,7 +103,7 @@ impl Drop for Share {
     }
 }
 
-/// There is no room now.
+/// The budget is exhausted at the moment.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server is reading as much as it can hold; try again")]
 pub struct Full;

@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// The most states of one filter; a state may be named more than once.
+/// Bound on the states of one filter; a state may occur more than once.
 const MAX_STATES: usize = 100;
-/// How far ahead `not_before` may be: a year.
+/// Bound on the distance of `not_before`: a year.
 const MAX_NOT_BEFORE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The service over an engine.
@@ -126,7 +126,7 @@ impl TaskService for Tasks {
             return Err(error::invalid("states", message));
         }
         let token = std::mem::take(&mut r.page_token);
-        // Everything but the size and the place belongs to the filter.
+        // All fields except the size and the position belong to the filter.
         r.page_size = 0;
         let print = format!("{r:?}");
         let place = page::place(&print, &token)?;
@@ -234,7 +234,7 @@ impl TaskService for Tasks {
                 std::time::Duration::from_secs(5),
             )
         })?;
-        // Subscribed first, so nothing between this look and the next news is missed.
+        // Subscribed first, so no notification between this read and the next one is missed.
         let view = self.view(&r.task_id, false).await?;
         Ok(Response::new(watch::stream(
             self.0.clone(),
@@ -381,7 +381,7 @@ impl TaskService for Tasks {
 }
 
 impl Tasks {
-    /// `many`: the request has a list of tasks.
+    /// With `many` the request has a list of tasks.
     async fn submit(
         &self,
         submissions: Vec<Submission>,
@@ -477,7 +477,8 @@ fn not_before(at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, 
     let Some(at) = convert::time("not_before", at)? else {
         return Ok(None);
     };
-    // By the time of the submit's id, which carries this server's clock; the database's decides when it starts.
+    // By the time of a new id, which has this server's clock, like the submit's; the database's
+    // clock decides when it starts.
     let now = uuid::Uuid::now_v7()
         .get_timestamp()
         .map_or((0, 0), |stamp| stamp.to_unix());
@@ -523,7 +524,7 @@ fn submission(
     })
 }
 
-/// A step's name, or none.
+/// A step's name; `None` where it is empty.
 fn optional(name: String) -> Result<Option<String>, Status> {
     convert::name("step", &name)?;
     Ok(Some(name).filter(|name| !name.is_empty()))
@@ -538,7 +539,7 @@ fn submit_response(s: Submitted) -> proto::SubmitTaskResponse {
     }
 }
 
-/// The W3C trace context of the caller, if it has the form of one.
+/// The W3C trace context of the caller, if it has the right form.
 fn traceparent(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
     let text = metadata.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();

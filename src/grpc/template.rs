@@ -55,7 +55,7 @@ impl TemplateService for Templates {
         if restored {
             self.0.events.written();
         }
-        // The template is stored; what cannot be read of its services now is read later.
+        // The template is stored; a failed read of its services is repeated later.
         if let Err(error) = self.0.templates_changed().await {
             tracing::debug!(%error, "the services of a new template could not be read yet");
         }
@@ -186,7 +186,7 @@ impl TemplateService for Templates {
 }
 
 impl Templates {
-    /// What the catalog has, with all that was committed before this call.
+    /// Looks a template up in the catalog, which includes all commits before this call.
     async fn find(
         &self,
         namespace: &str,
@@ -230,21 +230,21 @@ fn not_retired(plan: &Plan, error: &RetireError) -> Status {
     }
 }
 
-/// The place of a template in a list. It can be found also when the template was removed meanwhile.
+/// The position of a template in a list. It stays valid when the template is removed meanwhile.
 fn key(plan: &Plan) -> Vec<u8> {
     let t = &plan.template;
     let key = (&t.namespace, &t.task_name, t.version.to_string());
     serde_json::json!(key).to_string().into_bytes()
 }
 
-/// The place that such a key names, as the list is ordered.
+/// The position that such a key names, in the order of the list.
 fn place(key: &[u8]) -> Option<(String, String, Reverse<semver::Version>)> {
     let (namespace, task_name, version): (String, String, String) =
         serde_json::from_slice(key).ok()?;
     Some((namespace, task_name, Reverse(version.parse().ok()?)))
 }
 
-/// A version out of a request; `None` for the newest.
+/// A version of a request; `None` for the newest.
 pub fn version(text: &str) -> Result<Option<semver::Version>, Violated> {
     if text.is_empty() {
         return Ok(None);
@@ -276,7 +276,7 @@ fn bounded(yaml: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// Says so when a template means something else because it was registered elsewhere.
+/// Names both environments where a template was registered in another one than this server's.
 fn other_environment(registered: &str, here: &str) -> String {
     let name = |environment: &str| {
         if environment.is_empty() {

@@ -1,4 +1,4 @@
-//! The stream behind `WatchTask`.
+//! The stream of `WatchTask`.
 
 use std::{pin::Pin, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::{
     store::task::{self as tasks, Part, TaskView},
 };
 
-/// Looks even without news, in case some were missed.
+/// Interval between reads without a notification, in case one was missed.
 const LOOK_ANYWAY: Duration = Duration::from_secs(5);
-/// A task that does not change is sent again after so long, so that the client, and whatever is between, hears something within ten
-/// seconds.
+/// Interval at which an unchanged task is sent again, so that the client, and every proxy between,
+/// receives data within ten seconds.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(9);
-/// Changes that follow each other faster than this come as one message.
+/// Changes within this time are sent as one message.
 const COALESCE: Duration = Duration::from_millis(10);
 
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchTaskResponse, Status>> + Send>>;
@@ -29,7 +29,7 @@ struct Watch {
     /// Read, and not yet sent.
     next: Option<TaskView>,
     last: Option<WatchTaskResponse>,
-    /// When something was sent.
+    /// Time of the last message.
     sent: Instant,
     final_only: bool,
     done: bool,
@@ -87,12 +87,12 @@ impl Watch {
         None
     }
 
-    /// Whether the client has heard nothing for so long that it hears the same again.
+    /// Whether the last message is so old that an unchanged task is sent again.
     fn is_due(&self) -> bool {
         self.sent.elapsed() >= SIGN_OF_LIFE
     }
 
-    /// The task after the next news.
+    /// The task after the next notification.
     async fn wait(&mut self) -> Result<TaskView, Status> {
         let task_id = self.watcher.task_id();
         loop {

@@ -1,4 +1,5 @@
-//! `tasker.v1.WorkerService`: the stream that carries all of a worker's life.
+//! `tasker.v1.WorkerService`: the stream over which a worker registers, gets its assignments and
+//! reports its results.
 
 use std::{
     collections::HashSet,
@@ -28,13 +29,13 @@ use crate::{
     store::worker as workers,
 };
 
-/// How long a stream may stay silent before its first message.
+/// Limit on the wait for a stream's first message.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Messages to a worker that may wait beyond one per slot and one acknowledgement each.
+/// Messages that may wait for a worker beyond one assignment and one acknowledgement per slot.
 const OUTBOX_SLACK: usize = 256;
-/// A worker whose answer waits for its place is heard from so often.
+/// Interval at which a worker counts as alive while its result waits for space in the settle queue.
 const HELD_BACK: Duration = Duration::from_millis(300);
-/// How long a worker that closed its side is kept for the acknowledgements it waits for.
+/// Limit on the wait for the acknowledgements of a worker that has closed its side.
 const LAST_ACKS: Duration = Duration::from_secs(10);
 
 /// The service over an engine.
@@ -138,7 +139,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Stores the connection, takes over the leases that the worker still holds, and gives back the others.
+    /// Stores the connection, takes over the leases that the worker still holds, and gives back the
+    /// others.
     async fn open(
         engine: Engine,
         new: workers::NewWorker,
@@ -158,7 +160,7 @@ impl Connection {
             .await
             .map_err(|e| error::store(&e))?;
         if let Some(previous) = new.previous {
-            // If the old stream is here and still open, its worker is not behind it any more.
+            // If the previous stream is still open on this server, its worker no longer uses it.
             engine.hub.send(previous, ToWorker::Superseded);
             engine.hub.remove(previous);
         }
@@ -179,7 +181,8 @@ impl Connection {
             max_assignment_bytes: new.max_assignment_bytes,
         };
         let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
-        // The last wait, as the caller may go away in any: what was added would then stay.
+        // These are the last awaits, as the caller may be dropped in any of them: the hub would
+        // keep a worker that was added before.
         for orphan in found.orphans {
             let outcome = Outcome::Undelivered;
             let gone = Input::Gone {
@@ -211,7 +214,7 @@ impl Connection {
         }))
     }
 
-    /// The leases that the worker claimed to hold and that are not its own any more.
+    /// Cancellations of the leases that the worker listed and no longer owns.
     fn cancelled(&self) -> Vec<WorkResponse> {
         self.void
             .iter()
@@ -241,7 +244,7 @@ impl Connection {
                 Ok(None) => break End::Closed,
                 Err(status) => {
                     tracing::debug!(worker_id = %self.worker_id, %status, "a worker's stream broke");
-                    // Bytes that are no message are worth an answer; a broken connection has nobody to read it.
+                    // Unreadable bytes get an answer; a broken connection has no reader for one.
                     if matches!(
                         status.code(),
                         Code::InvalidArgument | Code::ResourceExhausted
@@ -255,7 +258,8 @@ impl Connection {
         if matches!(end, End::Closed) {
             self.close(&stop).await;
         } else {
-            // The worker may come back within its lease and go on; until then nothing of it is given away.
+            // The worker may come back within its lease and continue; until then its attempts stay
+            // its own.
             self.engine.hub.remove(self.worker_id);
         }
         tracing::info!(worker_id = %self.worker_id, ?end, "worker disconnected");
@@ -303,15 +307,16 @@ impl Connection {
         loop {
             tokio::select! {
                 taken = &mut taken => return taken.map_err(error::closed),
-                // It is this server that does not read on meanwhile: the worker's heartbeats wait behind its answer.
+                // This server does not read the stream meanwhile, so the worker's heartbeats wait
+                // behind its result.
                 () = tokio::time::sleep(HELD_BACK) => self.engine.heard.from(self.worker_id),
             }
         }
     }
 
-    /// The worker says nothing more: it gets its last acknowledgements. If it had said that it drains, it is done, and
-    /// what it has not answered goes to others at once. If not, a client library may have closed what it only wanted to
-    /// drop; the worker may come back within its lease.
+    /// The worker has closed its side: it gets its last acknowledgements. If it had announced that
+    /// it drains, its unanswered attempts go to other workers at once. If not, a client library may
+    /// have closed a stream that it only dropped, and the worker may come back within its lease.
     async fn close(&self, stop: &CancellationToken) {
         self.engine.hub.close(self.worker_id);
         let acknowledged = async {
@@ -324,7 +329,8 @@ impl Connection {
             _ = tokio::time::timeout(LAST_ACKS, acknowledged) => {}
         }
         let done = self.draining || self.engine.hub.holds_nothing(self.worker_id);
-        // Before the stream ends, so that whoever sees its end finds the worker gone from the list.
+        // Before the stream ends, so that a caller that sees its end no longer finds the worker in
+        // the list.
         if done && let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
             tracing::debug!(%error, "a worker's end could not be stored; its lease runs out instead");
         }
@@ -350,7 +356,7 @@ enum End {
     Broken,
 }
 
-/// The status that the stream will end with.
+/// The final status of the stream.
 #[derive(Clone, Default)]
 struct Ending(Arc<Mutex<Option<Status>>>);
 
@@ -367,7 +373,8 @@ impl Ending {
     }
 }
 
-/// Everything that goes out, in order. It ends when the hub lets go of the outbox; dropping it stops the reader.
+/// All outgoing messages, in order. The stream ends when the hub drops the outbox; dropping the
+/// stream stops the reader.
 fn outgoing(
     registered: WorkResponse,
     cancelled: Vec<WorkResponse>,
@@ -437,7 +444,7 @@ fn hears(message: Hears) -> WorkResponse {
     }
 }
 
-/// The worker finds another server with what it holds; this one says when it may be tried again.
+/// The worker goes to another server with its leases; the status has a retry delay for this one.
 fn cut_off() -> Status {
     error::unavailable(
         "the server has lost its database; go on at another one with the leases that you hold",
@@ -448,7 +455,7 @@ fn order(message: &str) -> Status {
     error::status(Code::FailedPrecondition, "MESSAGE_ORDER", message)
 }
 
-/// Room for an assignment and an acknowledgement per slot, and some more.
+/// One assignment and one acknowledgement per slot, and some slack.
 fn outbox_size(max_concurrent_steps: i32) -> usize {
     2 * usize::try_from(max_concurrent_steps).unwrap_or_default() + OUTBOX_SLACK
 }

@@ -1,5 +1,6 @@
-//! What workers say, checked against its bounds. A malformed message ends the stream; a handler's answer that cannot be
-//! stored becomes a failure of its step, because the other steps of the worker are not to blame.
+//! Messages from workers, checked against their bounds. A malformed message ends the stream; a
+//! handler's result that cannot be stored becomes a failure of its step, because the worker's other
+//! steps are not at fault.
 
 use std::time::Duration;
 
@@ -19,21 +20,22 @@ use crate::{
     store::worker::NewWorker,
 };
 
-/// The most handlers of one worker.
+/// Bound on the handlers of one worker.
 const MAX_HANDLERS: usize = 1_000;
-/// The most namespaces of one worker.
+/// Bound on the namespaces of one worker.
 const MAX_NAMESPACES: usize = 100;
-/// The most leases that a worker brings along: those that run, and those whose results wait for an acknowledgement.
+/// Bound on the leases that a worker registers with: those of running attempts, and those whose
+/// results wait for an acknowledgement.
 const MAX_HELD_LEASES: usize = 40_000;
-/// The most steps that one worker takes at once.
+/// Bound on the concurrent steps of one worker.
 const MAX_CONCURRENT_STEPS: i32 = 10_000;
-/// The code of an answer that cannot be taken as it is.
+/// Error code of a result that cannot be accepted as it is.
 const RESULT_INVALID: &str = "RESULT_INVALID";
-/// The most labels of one worker.
+/// Bound on the labels of one worker.
 const MAX_LABELS: usize = 64;
 
-/// A worker out of its first message. `is_stored` says whether a registered template has a handler or a namespace of this name, which
-/// may be older than the grammar of names.
+/// A worker from its first message. `is_stored` returns whether a registered template has a handler
+/// or a namespace of this name, which may be older than the grammar of names.
 pub fn register(
     r: proto::Register,
     server_id: Uuid,
@@ -134,7 +136,8 @@ pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
     Ok((lease, outcome))
 }
 
-/// An answer with a lease and with a part that means nothing. It ends its own step; the worker's other steps are not to blame.
+/// A result with a lease and an invalid part. It ends its own step; the worker's other steps are
+/// not at fault.
 fn malformed(why: String) -> Outcome {
     Outcome::PermanentError(Failure::of_server(RESULT_INVALID, why).cut())
 }
@@ -178,7 +181,7 @@ fn failure(message: String, code: String, context: String) -> Failure {
     .cut()
 }
 
-/// What is asked for, from nothing to [`MAX_RETRY_AFTER`].
+/// The requested delay, from zero to [`MAX_RETRY_AFTER`].
 fn retry_after(d: prost_types::Duration) -> Result<Duration, String> {
     let signs_differ = d.seconds.signum() * i64::from(d.nanos.signum()) < 0;
     if d.nanos.unsigned_abs() > 999_999_999 || signs_differ {
@@ -187,7 +190,7 @@ fn retry_after(d: prost_types::Duration) -> Result<Duration, String> {
                 .to_owned(),
         );
     }
-    // A time that has passed already asks for nothing.
+    // A negative delay requests none.
     let asked = match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
         (Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
         _ => Duration::ZERO,
