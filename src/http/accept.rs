@@ -1,5 +1,5 @@
-//! Takes connections in: as many as the process has file descriptors for, of which one address gets a part; and without
-//! descriptors it waits for some, rather than trying without end.
+//! Accepts connections: as many as the process has file descriptors for, of which one address gets
+//! a share; without a free descriptor it backs off instead of spinning.
 
 use std::{
     collections::HashMap,
@@ -15,20 +15,22 @@ use tokio::net::{TcpListener, TcpStream};
 use super::quiet::NotQuiet;
 use crate::engine::edge::{EdgeCounts, Refusal};
 
-/// The most connections at once, however many descriptors there are.
+/// Bound on the connections, however many descriptors there are.
 const MAX_CONNECTIONS: usize = 10_000;
-/// File descriptors that are left for all else: connections to Postgres, certificates, the runtime.
+/// File descriptors reserved for everything else: connections to Postgres, certificates, the
+/// runtime.
 const RESERVED_FILES: usize = 128;
-/// An address gets all connections but one in so many.
+/// One address gets all connections except this fraction (one in four).
 const LEFT_TO_OTHERS: usize = 4;
-/// The bits of an IPv6 address that say whose it is; the others are chosen by whoever has them.
+/// The bits of an IPv6 address that identify its network; the owner of the network chooses the
+/// others.
 const NETWORK: u128 = !0 << 64;
-/// How long to wait for a descriptor before trying again.
+/// Wait for a free descriptor before the next try.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// How often the log says that connections are refused.
+/// Interval between log lines about refused connections.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
-/// How many connections there may be.
+/// Bounds on the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub all: usize,
@@ -36,13 +38,14 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What this process can serve.
+    /// The bounds for this process.
     pub fn of_process() -> Self {
         use rustix::process::{Resource, getrlimit};
         Self::of(getrlimit(Resource::Nofile).current)
     }
 
-    /// With so many file descriptors; none is no limit. However few there are, half of them are for connections.
+    /// The bounds for this many file descriptors; `None` means no limit. However few there are,
+    /// half of them are for connections.
     fn of(files: Option<u64>) -> Self {
         let files = files
             .and_then(|n| usize::try_from(n).ok())
@@ -58,7 +61,8 @@ impl Limits {
     }
 }
 
-/// Allows this process as many file descriptors as the system lets it have. Where that fails there are as many as before.
+/// Raises this process's limit of file descriptors to the maximum that the system allows. On
+/// failure the limit stays.
 pub fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -70,7 +74,7 @@ pub fn raise_file_limit() {
     }
 }
 
-/// The connections that come and may stay.
+/// The accepted connections within the bounds.
 pub fn connections(
     listener: TcpListener,
     limits: Limits,
@@ -92,7 +96,7 @@ struct Door {
     limits: Limits,
     counts: Arc<EdgeCounts>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    /// When the log last said that a connection was refused.
+    /// Time of the last log line about a refused connection.
     said: Option<Instant>,
 }
 
@@ -121,7 +125,8 @@ impl Door {
             }
             match self.seat(peer.ip()) {
                 Ok(seat) => {
-                    // A small answer is not held back for another one; where that fails it is only slower.
+                    // A small answer is sent without waiting for another one; on failure it is only
+                    // slower.
                     let _ = stream.set_nodelay(true);
                     return NotQuiet::new(stream, seat);
                 }
@@ -149,7 +154,8 @@ impl Door {
         })
     }
 
-    /// The connection is closed by being dropped; the caller sees at once that it has to go elsewhere.
+    /// The drop closes the connection, so the client sees at once that it has to use another
+    /// server.
     fn refuse(&mut self, refusal: Refusal, peer: SocketAddr) {
         self.counts.refused(refusal);
         if self.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
@@ -161,7 +167,7 @@ impl Door {
     }
 }
 
-/// One of the connections that there may be, until it is dropped.
+/// One of the bounded connections, until the drop.
 pub struct Seat {
     counts: Arc<EdgeCounts>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
@@ -170,7 +176,7 @@ pub struct Seat {
 
 #[cfg(test)]
 impl Seat {
-    /// One of none, for a connection by itself.
+    /// A count of its own, for a connection by itself.
     pub fn only() -> Self {
         let counts = Arc::<EdgeCounts>::default();
         counts.open.store(1, Relaxed);
@@ -195,7 +201,7 @@ impl Drop for Seat {
     }
 }
 
-/// Whether the connection alone is concerned, which was over before it was accepted.
+/// Whether the error concerns only one connection, which ended before it was accepted.
 fn is_over(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(
@@ -204,7 +210,7 @@ fn is_over(error: &io::Error) -> bool {
     )
 }
 
-/// What counts as one address.
+/// The address that counts as one peer: of IPv6 the network.
 fn whose(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),

@@ -1,4 +1,5 @@
-//! The body of a request: bounded in size, in time and, with all others, in memory; unpacked if it is gzip.
+//! The body of a request: bounded in size, in time and, together with all others, in memory;
+//! decompressed if it is gzip.
 
 use std::error::Error;
 
@@ -19,14 +20,14 @@ use crate::{
     },
 };
 
-/// The largest body, in bytes, also once it is unpacked: a context and its annotations of the largest size, and room to
-/// spare. Each field has a tighter bound of its own, which the refusal names.
+/// Bound on a body, in bytes, also after decompression: a context and its annotations of the
+/// largest size, and slack. Each field has a tighter bound of its own, which the refusal names.
 pub const MAX_BODY_BYTES: usize = 2 << 20;
 
-/// Why a body is not read.
+/// Why a body was not read.
 pub enum Unread {
     Problem(Problem),
-    /// The refusal says which encodings are taken.
+    /// The refusal lists the accepted encodings.
     Encoding(Problem),
 }
 
@@ -63,7 +64,7 @@ impl Unread {
     }
 }
 
-/// The body's text, and the room that it takes until the request is answered.
+/// The body's text, and its memory account, to be kept until the request is answered.
 pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(String, Taken), Unread> {
     let is_packed = is_packed(headers)?;
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
@@ -123,7 +124,7 @@ async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
             return Ok(inflate.into_bytes());
         }
         taken.more(inflate.unpacked() - before)?;
-        // However many others unpack as well, each of them holds a thread for one slice only.
+        // However many requests decompress at once, each blocks a thread for one slice only.
         tokio::task::yield_now().await;
     }
 }
@@ -163,7 +164,7 @@ fn unreadable(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "BODY_UNREADABLE", detail)
 }
 
-/// The innermost of an error's causes, which says most.
+/// The innermost cause of an error, which is the most specific.
 fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     error.source().map_or(error, root)
 }

@@ -1,5 +1,6 @@
-//! Which web pages may call this server. None by default: there is no authentication, so a page that may call it can do
-//! everything, and any page that somebody on this machine or in this network opens would be such a page.
+//! The web pages that may call this server. None by default: there is no authentication, so a page
+//! that may call it can do everything, and any page opened on this machine or in this network would
+//! be such a page.
 
 use std::{str::FromStr, time::Duration};
 
@@ -11,9 +12,9 @@ use tower_http::cors::CorsLayer;
 
 use super::route::IDEMPOTENCY_KEY;
 
-/// How long a browser remembers what it may do.
+/// How long a browser caches the permission.
 const MAX_AGE: Duration = Duration::from_secs(3_600);
-/// What pages may send and see: of JSON, of gRPC-Web, and of server-sent events.
+/// The headers that pages may send and read: those of JSON, of gRPC-Web, and of server-sent events.
 const SENT: [HeaderName; 7] = [
     header::CONTENT_TYPE,
     HeaderName::from_static(IDEMPOTENCY_KEY),
@@ -61,13 +62,13 @@ impl FromStr for Origin {
 }
 
 impl Origin {
-    /// Whether a browser means this one.
+    /// Whether the `Origin` header of a browser equals this origin.
     pub fn is(&self, header: &HeaderValue) -> bool {
         self.0 == *header
     }
 }
 
-/// Lets pages from these origins in.
+/// Admits pages from these origins.
 pub fn allow(router: Router, origins: &[Origin]) -> Router {
     if origins.is_empty() {
         return router;

@@ -1,6 +1,7 @@
-//! Which requests are let in at all. There is no authentication, so a page of the web must not be able to command this
-//! server through the browser of a person who may reach it: neither by a name of its own that resolves to this machine,
-//! nor by a request that a browser sends without asking first. Native gRPC is exempt, since no page can speak it.
+//! Admission of requests by host and origin. There is no authentication, so a web page must not be
+//! able to command this server through the browser of a user with access to it: neither by a name
+//! of its own that resolves to this machine, nor by a request that a browser sends without a
+//! preflight. Native gRPC is exempt, since no page can send it.
 
 use std::sync::Arc;
 
@@ -22,21 +23,21 @@ use crate::{
     grpc,
 };
 
-/// What browsers say of a request by themselves, and no page can change.
+/// Headers that browsers set by themselves and no page can change.
 const FETCH_SITE: &str = "sec-fetch-site";
 const FETCH_MODE: &str = "sec-fetch-mode";
 const FETCH_DEST: &str = "sec-fetch-dest";
 
-/// Who may call.
+/// The allowed callers.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     /// Names of this server.
     pub hosts: Vec<AllowedHost>,
-    /// Pages from elsewhere.
+    /// Origins of pages from elsewhere.
     pub origins: Vec<Origin>,
 }
 
-/// Refuses what is called by a foreign name or from a foreign page.
+/// Refuses requests for a foreign name or from a foreign page.
 pub fn guarded(router: Router, guard: Guard, counts: Arc<EdgeCounts>) -> Router {
     let guard = Arc::new(guard);
     router.layer(from_fn(move |request: Request, next: Next| {
@@ -71,7 +72,7 @@ impl Guard {
         }
     }
 
-    /// The error is what the browser says of the page.
+    /// The error describes the page as the browser's headers do.
     fn is_own_page(&self, request: &Request, authority: &Authority) -> Result<(), String> {
         let headers = request.headers();
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
@@ -84,7 +85,8 @@ impl Guard {
                 .map_or(Ok(()), |foreign| Err(shown(foreign)));
         }
         let said = |name: &str| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-        // Without an origin a page has sent it, or a person has followed a link; a link may lead to what is only read.
+        // A request without an origin was sent by a page or by following a link; a link may lead to
+        // a read.
         let is_link = [Method::GET, Method::HEAD].contains(request.method())
             && said(FETCH_MODE) == b"navigate"
             && said(FETCH_DEST) == b"document";
@@ -97,7 +99,7 @@ impl Guard {
     }
 }
 
-/// The one name that the request is for.
+/// The single host name of the request.
 fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
     let bad = |code: &str, detail: &str| Problem::new(StatusCode::BAD_REQUEST, code, detail);
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -134,7 +136,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
     Ok(named)
 }
 
-/// Whether a page has come from this very server; a proxy in front may add TLS.
+/// Whether a page came from this very server; a proxy in front may add TLS.
 fn is_same(origin: &HeaderValue, authority: &Authority) -> bool {
     let Some((scheme, rest)) = origin.to_str().ok().and_then(|text| text.split_once("://")) else {
         return false;
@@ -181,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// The refusal's code, if any, of a request with these headers.
+    /// The code of the refusal, if any, of a request with these headers.
     fn refused(target: &str, headers: &[(&str, &str)]) -> Option<String> {
         let guard = Guard {
             hosts: vec!["tasker.example.com".parse().unwrap()],

@@ -1,15 +1,15 @@
-//! Whether the process lives, and whether it can serve.
+//! Whether the process is alive, and whether it can serve.
 
 use axum::{extract::State, http::StatusCode};
 
 use crate::engine::Engine;
 
-/// Answers as long as the process does.
+/// Answers as long as the process is alive.
 pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Says what keeps the server from serving.
+/// Reports why the server cannot serve.
 pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) {
     let now = engine.health.now();
     match (now.draining, now.database_away) {

@@ -1,5 +1,6 @@
-//! By which names this server may be called. A page of the web can make its own name resolve to this machine (DNS
-//! rebinding); the `Host` of its requests is then that name, and the browser takes both for one site.
+//! The names of this server. A web page can make its own name resolve to this machine (DNS
+//! rebinding); the `Host` of its requests is then that name, and the browser treats both as one
+//! site.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -8,12 +9,12 @@ use std::{
 
 use axum::http::uri::Authority;
 
-/// A name of this server beside those that are always allowed: exact, or `*.` and a suffix.
+/// A name of this server in addition to those that are always allowed: exact, or `*.` and a suffix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedHost {
     /// In lower case, without `*.`.
     name: Box<str>,
-    /// Whether names below it are meant, and not the name itself.
+    /// Whether it stands for the names below it, and not for the name itself.
     below: bool,
 }
 
@@ -46,7 +47,7 @@ impl FromStr for AllowedHost {
 }
 
 impl AllowedHost {
-    /// `host` is in lower case.
+    /// `host` must be in lower case.
     fn allows(&self, host: &str) -> bool {
         match self.below {
             false => host == &*self.name,
@@ -57,9 +58,10 @@ impl AllowedHost {
     }
 }
 
-/// Whether the server may be called by this name: an address, `localhost`, a name without a dot, or one of `also`.
+/// Whether this is a name of the server: an address, `localhost`, a name without a dot, or one of
+/// `also`.
 pub fn is_allowed(authority: &Authority, also: &[AllowedHost]) -> bool {
-    // Behind a host comes a port at most; the parser lets more follow an address in brackets.
+    // Only a port may follow a host; the parser accepts more after an address in brackets.
     let behind = authority
         .as_str()
         .rsplit('@')
@@ -76,14 +78,14 @@ pub fn is_allowed(authority: &Authority, also: &[AllowedHost]) -> bool {
             .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
     let absolute = host.strip_suffix('.').unwrap_or(&host);
-    // No page has a name without a dot: names of the web are below a top-level domain.
+    // No web page has a name without a dot: the names of the web are below a top-level domain.
     !host.contains('.')
         || absolute == "localhost"
         || host.parse::<Ipv4Addr>().is_ok()
         || also.iter().any(|one| one.allows(absolute))
 }
 
-/// Host and port as they are compared; a missing port is the scheme's.
+/// Host and port in the form for comparison; a missing port is the scheme's.
 pub fn place(authority: &Authority, default_port: u16) -> (String, u16) {
     let host = authority.host().to_ascii_lowercase();
     (

@@ -1,4 +1,5 @@
-//! `/metrics` in the text format of Prometheus. docs/metrics.md has a line for each name; a test holds the two together.
+//! `/metrics` in the text format of Prometheus. docs/metrics.md has a line for each name; a test
+//! compares the two.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,7 +26,6 @@ use crate::{
     store::counts::Collision,
 };
 
-/// The page.
 pub async fn page(State(engine): State<Engine>) -> Response {
     let mut registry = Registry::with_prefix("tasker");
     registry.register_collector(Box::new(Scrape::of(&engine).await));
@@ -36,23 +36,23 @@ pub async fn page(State(engine): State<Engine>) -> Response {
     }
 }
 
-/// All values of one moment.
+/// All values of one scrape.
 #[derive(Debug)]
 struct Scrape {
     metrics: Arc<Metrics>,
-    /// Nothing while the database is away.
+    /// `None` while the database is away.
     waiting: Option<Vec<Waiting>>,
     workers: usize,
     slots_used: usize,
     slots_free: usize,
     subscribers: usize,
     event_lag: Duration,
-    /// Waiting to be judged.
+    /// Inputs that wait for a judging thread.
     judging: usize,
-    /// The longest that a loop with work has made no progress.
+    /// The longest time that a loop with work has made no progress.
     stalled: Duration,
     collisions: [(&'static str, u64); 3],
-    /// Found, repaired, and standing.
+    /// Number found, repaired, and not repairable.
     audits: [u64; 3],
     circuits: Vec<([String; 2], &'static str)>,
     service_rows_read: u64,
@@ -99,7 +99,7 @@ impl Scrape {
     }
 }
 
-/// At most as many lanes as there may be labels; the rest in one.
+/// At most `MAX_LABEL_SETS` lanes; the others are combined in one.
 fn bounded(waiting: &[Waiting]) -> Vec<Waiting> {
     let (shown, rest) = waiting.split_at(waiting.len().min(MAX_LABEL_SETS));
     let mut all = shown.to_vec();
@@ -407,7 +407,7 @@ fn lane(values: &[String; 3]) -> Labels {
     labels(["namespace", "handler", "service"], values)
 }
 
-/// Writes one metric after the other, each with its help and its type.
+/// Writes one metric after another, each with its help and its type.
 struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {

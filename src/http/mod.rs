@@ -1,7 +1,9 @@
-//! HTTP on the same port: the protocol as JSON under `/tasker`, its OpenAPI document, and the pages that operators need.
+//! HTTP on the same port: the protocol as JSON under `/tasker`, its OpenAPI document, and the pages
+//! for operators.
 //!
-//! A noun's routes are in its own file, one line for each: method, path, rpc, and the function that gRPC calls too.
-//! Everything else about a route follows from the rpc's description in the protocol.
+//! The routes of a noun are in its own file, one line for each: method, path, rpc, and the function
+//! that gRPC calls too. Everything else about a route follows from the rpc's descriptor in the
+//! protocol.
 
 pub mod accept;
 mod analytics;
@@ -37,7 +39,7 @@ use axum::{
 use self::{problem::Problem, route::Route};
 use crate::{engine::Engine, grpc::room::Room};
 
-/// What is not JSON of the protocol: a page for operators or programs.
+/// A page for operators or programs, outside the JSON of the protocol.
 struct Page {
     path: &'static str,
     name: &'static str,
@@ -109,7 +111,7 @@ fn all_routes() -> Vec<Route> {
     .concat()
 }
 
-/// Everything that this port serves beside gRPC.
+/// All routes of this port except gRPC.
 pub fn routes(engine: &Engine, room: &Room) -> Router {
     let routes = all_routes();
     let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ, METRICS]).to_string();
@@ -131,7 +133,7 @@ pub fn routes(engine: &Engine, room: &Room) -> Router {
         .with_state(engine.clone())
 }
 
-/// Wherever nothing is.
+/// The answer to a path without a route.
 pub fn nothing(request: &Request) -> Response {
     let detail = format!(
         "there is nothing at {:.200}: this port serves gRPC, HTTP/JSON as /tasker/openapi.json says, /livez, /readyz and /metrics",

@@ -1,5 +1,5 @@
-//! The OpenAPI 3.1 document. It is made from the routes and from the protocol's own description, comments included, so it
-//! says what is served and nothing else.
+//! The OpenAPI 3.1 document. It is made from the routes and from the protocol's own descriptors,
+//! comments included, so it describes exactly the served routes.
 
 use axum::http::StatusCode;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
@@ -128,7 +128,7 @@ fn request_body(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     json!({"required": true, "content": content})
 }
 
-/// Server-sent events: what is in the schema is the data of each.
+/// Server-sent events: the schema describes the data of each.
 fn streamed(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     let event = route.rpc.output().get_field_by_name("event");
     let schema = event.map_or(Value::Null, |event| match event.kind() {
@@ -166,14 +166,14 @@ fn responses(route: &Route, schemas: &mut Map<String, Value>) -> Value {
 
 /// The schema of a message, by reference. Answers have all of their keys, requests any of them.
 fn component(message: &MessageDescriptor, input: bool, schemas: &mut Map<String, Value>) -> Value {
-    // What is part of a request may be part of an answer too, and is then another schema.
+    // A message may occur in requests and in answers, with a different schema in each.
     let name = &if input {
         format!("{}Input", message.name())
     } else {
         message.name().to_owned()
     };
     if !schemas.contains_key(name) {
-        // Before its fields: a message may hold itself.
+        // Inserted before its fields: a message may contain itself.
         schemas.insert(name.clone(), Value::Null);
         let mut properties = Map::new();
         for field in message.fields() {

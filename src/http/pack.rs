@@ -1,4 +1,5 @@
-//! Answers packed by gzip for those who want them so: all but tiny ones and server-sent events, which must not wait for more.
+//! Compresses answers by gzip for clients that accept it: all except tiny ones and server-sent
+//! events, which must not wait for more data.
 
 use std::{
     pin::Pin,
@@ -16,7 +17,7 @@ use http_body::Frame;
 
 use crate::grpc::gzip::{Deflate, MIN_BYTES};
 
-/// Packs the answer where the caller takes that.
+/// Compresses the answer if the client accepts gzip.
 pub async fn packed(request: Request, next: Next) -> Response {
     let wanted = request.method() != Method::HEAD && takes_gzip(request.headers());
     let mut response = next.run(request).await;
@@ -43,7 +44,7 @@ pub async fn packed(request: Request, next: Next) -> Response {
     response.map(|body| Body::new(Packing::Plain(body)))
 }
 
-/// Whether gzip is among the encodings that the caller takes, and not with the weight zero.
+/// Whether the client accepts gzip, with a weight above zero.
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let accepted: Vec<&str> = headers
         .get_all(header::ACCEPT_ENCODING)
@@ -71,7 +72,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
         .unwrap_or(false)
 }
 
-/// A body whose size is known, which is packed in slices.
+/// A body of known size, which is compressed in slices.
 enum Packing {
     Plain(Body),
     Begun(Box<Deflate>),

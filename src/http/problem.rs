@@ -1,5 +1,5 @@
-//! Errors as `application/problem+json` (RFC 9457). What went wrong is decided where all statuses are made
-//! (`grpc/error.rs`); here a status gets the form of HTTP.
+//! Errors as `application/problem+json` (RFC 9457). `grpc/error.rs` makes all statuses; this module
+//! converts a status to the form of HTTP.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 /// The media type of every error.
 pub const PROBLEM: &str = "application/problem+json";
 
-/// An error as its reader sees it.
+/// An error in the form for the client.
 #[derive(Debug, Serialize)]
 pub struct Problem {
     /// Every kind of problem has a `code`, and no page of its own.
@@ -26,13 +26,13 @@ pub struct Problem {
     /// For programs, such as `TASK_NOT_FOUND`: the reason of the gRPC status.
     code: Box<str>,
     detail: Box<str>,
-    /// What is wrong with the request, place by place.
+    /// The errors in the request, each with its place.
     errors: Vec<Wrong>,
     #[serde(skip)]
     retry_after: Option<Duration>,
 }
 
-/// One thing that is wrong with a request.
+/// One error in a request.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 struct Wrong {
     #[serde(flatten)]
@@ -50,7 +50,7 @@ enum Place {
 }
 
 impl Problem {
-    /// A problem that only HTTP has.
+    /// A problem without a gRPC status.
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         let (code, detail) = (code.into(), detail.into().into());
@@ -65,7 +65,7 @@ impl Problem {
         }
     }
 
-    /// It passes by itself: the caller may come back after this time.
+    /// Adds a retry delay, for a temporary problem.
     pub fn retry_after(self, after: Duration) -> Self {
         Self {
             retry_after: Some(after),
@@ -73,7 +73,7 @@ impl Problem {
         }
     }
 
-    /// The status of an rpc whose fields came from the body, but for `parameters`.
+    /// The status of an rpc whose fields came from the body, except for `parameters`.
     pub fn of(status: &Status, parameters: &[&str]) -> Self {
         let details = status.get_error_details();
         let reason = details
@@ -92,7 +92,7 @@ impl Problem {
             }
         };
         let errors: Vec<Wrong> = violations.iter().map(wrong).collect();
-        // The status names the fields of the protocol.
+        // The message of the status names the fields of the protocol.
         let detail = if errors.is_empty() {
             status.message().to_owned()
         } else {
@@ -105,7 +105,7 @@ impl Problem {
         }
     }
 
-    /// The schema of what every error looks like, for the OpenAPI document.
+    /// The schema of every error, for the OpenAPI document.
     pub fn schema() -> Value {
         let text = |description: &str| json!({"type": "string", "description": description});
         json!({
@@ -137,7 +137,7 @@ impl IntoResponse for Problem {
         let text = serde_json::to_string(&self).unwrap_or_default();
         let mut response = (self.status, [(header::CONTENT_TYPE, PROBLEM)], text).into_response();
         if let Some(after) = self.retry_after {
-            // The header knows whole seconds only, and zero would mean at once.
+            // The header has whole seconds, and zero would mean at once.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response
                 .headers_mut()
@@ -184,9 +184,10 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
-/// Where a violated field is in a request of HTTP, and what is left of its position in a text. Fields have the names of the
-/// protocol, with a JSON pointer into a document (`context_json/email`) or line and column (`yaml:3:5`) behind them; what
-/// was wrong with the body itself has a pointer already. A dot leads into a message, and an index in brackets into a list.
+/// The place of a violated field in a request of HTTP, and its position in a text. Fields have the
+/// names of the protocol, followed by a JSON pointer into a document (`context_json/email`) or by
+/// line and column (`yaml:3:5`); an error in the body itself already has a pointer. A dot leads
+/// into a message, and an index in brackets into a list.
 fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     let end = field.find(['/', ':']).unwrap_or(field.len());
     let (name, rest) = field.split_at(end);

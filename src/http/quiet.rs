@@ -1,5 +1,6 @@
-//! Closes connections that do not say what they want, or do not read what they are told. Once the beginning of a request is there, hyper has time-outs of its
-//! own: 30 s for the rest of the headers and between two requests of HTTP/1, pings for HTTP/2.
+//! Closes connections that do not identify their protocol in time, or do not read the data sent to
+//! them. After the beginning of a request hyper has time-outs of its own: 30 s for the rest of the
+//! headers and between two requests of HTTP/1, pings for HTTP/2.
 
 use std::{
     io,
@@ -17,18 +18,18 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::accept::Seat;
 
-/// How long a connection may take to say which protocol it speaks.
+/// Limit on the time until a connection identifies its protocol.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The opening of HTTP/2, in bytes; until they are there, hyper waits for them and for nothing else.
+/// Size of the preface of HTTP/2; until it has arrived, hyper waits for it without a time-out.
 const OPENING_BYTES: usize = 24;
 
-/// How long a connection may take no byte of what is sent to it.
+/// Limit on the time in which a connection takes no byte of the data sent to it.
 const UNREAD: Duration = Duration::from_secs(60);
 
-/// A connection that has to say something in time, and to read what it is told.
+/// A connection with limits on the wait for its first bytes and on a blocked write.
 pub struct NotQuiet {
     stream: TcpStream,
-    /// Gives up the connection's place when it ends.
+    /// Releases the connection's place on the drop.
     _seat: Seat,
     missing: usize,
     until: Option<Pin<Box<Sleep>>>,
@@ -48,7 +49,7 @@ impl NotQuiet {
         }
     }
 
-    /// What a write has come to; one that waits too long has failed.
+    /// The result of a write; one that waits too long fails.
     fn written<T>(
         &mut self,
         cx: &mut Context<'_>,

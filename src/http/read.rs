@@ -1,5 +1,6 @@
-//! A message of the protocol out of a JSON body, a query and a path. Everything that is wrong is found at once, and each
-//! says where. A nested document is copied as it is; what it holds is checked where all documents are.
+//! Reads a message of the protocol from a JSON body, a query and a path. One answer lists all
+//! errors, each with its place. A nested document is copied unparsed; the engine checks it like all
+//! documents.
 
 use std::{collections::HashMap, str::FromStr};
 
@@ -21,12 +22,13 @@ use crate::{
     json::protocol::{is_document, key, value_kind, words},
 };
 
-/// The most things that are noted of what is wrong with a request; whoever has found so many reads no further.
+/// Bound on the errors recorded for a request; the reader stops there.
 pub const MAX_VIOLATIONS: usize = 100;
-/// The most elements of a list or a map.
+/// Bound on the elements of a list or a map.
 const MAX_ITEMS: usize = 10_000;
 
-/// Fills `message` from a JSON object. Whatever is wrong has its JSON pointer as the field. `taken` are the fields that come from elsewhere and are refused here.
+/// Fills `message` from a JSON object. Each error has its JSON pointer as the field. `taken` are
+/// the fields that come from elsewhere and are refused here.
 pub fn body(message: &mut DynamicMessage, json: &str, taken: &[&str]) -> Result<(), Vec<Violated>> {
     let mut violated = Vec::new();
     let mut reader = serde_json::Deserializer::from_str(json);
@@ -46,7 +48,7 @@ pub fn body(message: &mut DynamicMessage, json: &str, taken: &[&str]) -> Result<
     }
 }
 
-/// An object as it is read, member by member. Nothing is kept of what is unknown.
+/// An object, read member by member. Unknown members are skipped without being stored.
 struct Object<'a> {
     message: &'a mut DynamicMessage,
     at: &'a str,
@@ -104,7 +106,8 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// The elements of a list or the entries of a map, each given to `one`, which says whether to go on.
+/// The elements of a list or the entries of a map, each passed to `one`, which returns whether to
+/// continue.
 struct Items<F>(F);
 
 impl<'de, F: FnMut(Option<String>, &'de RawValue) -> bool> Visitor<'de> for Items<F> {
@@ -133,7 +136,7 @@ impl<'de, F: FnMut(Option<String>, &'de RawValue) -> bool> Visitor<'de> for Item
     }
 }
 
-/// The value of a field; `None` after something wrong was noted.
+/// The value of a field; `None` after an error was recorded.
 fn member(
     field: &FieldDescriptor,
     raw: &RawValue,
@@ -251,7 +254,8 @@ fn noted<T>(value: Result<T, String>, at: &str, violated: &mut Vec<Violated>) ->
         .ok()
 }
 
-/// Fills `message` from names and texts, such as those of a query. `taken` are the fields that come from elsewhere.
+/// Fills `message` from names and texts, such as those of a query. `taken` are the fields that come
+/// from elsewhere.
 pub fn texts(
     message: &mut DynamicMessage,
     pairs: &[(String, String)],
@@ -458,7 +462,7 @@ mod tests {
                 "{members}"
             );
         }
-        // Reading ends there, so it does not matter what follows.
+        // The reader stops there, so the rest of the text does not matter.
         assert_eq!(
             submit(&many(400_000).replace('}', "")).unwrap_err().len(),
             100

@@ -1,5 +1,6 @@
-//! One route of HTTP/JSON: an rpc behind a method and a path. The message is put together from path, query, body and
-//! headers, the same function that gRPC calls answers it, and the answer is written as JSON.
+//! One route of HTTP/JSON: an rpc with a method and a path. The message is built from path, query,
+//! body and headers, the function that gRPC calls too answers it, and the answer is written as
+//! JSON.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -25,14 +26,14 @@ use crate::{
     json::{self, protocol},
 };
 
-/// Another way to say `idempotency_key`, as other APIs have it.
+/// The header for `idempotency_key`, as in other APIs.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 type Eventually<T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>;
 type Call<T> = dyn Fn(Engine, MetadataMap, DynamicMessage) -> Eventually<T> + Send + Sync;
 type Messages = Pin<Box<dyn Stream<Item = Result<DynamicMessage, Status>> + Send>>;
 
-/// How an rpc answers.
+/// The form of an rpc's answer.
 #[derive(Clone)]
 enum Calls {
     Once(Arc<Call<Answered>>),
@@ -42,25 +43,25 @@ enum Calls {
 
 struct Answered {
     json: String,
-    /// The message has a field `created`, and it is true.
+    /// Whether the message has a field `created` that is true.
     created: bool,
 }
 
-/// What a body is.
+/// The type of a body.
 enum Media {
     Json,
-    /// It is this field of the request.
+    /// The body is the text of this field of the request.
     Yaml(&'static str),
 }
 
-/// An rpc behind a method and a path.
+/// An rpc with a method and a path.
 #[derive(Clone)]
 pub struct Route {
     pub method: Method,
     /// `{name}` in it is a field of the request.
     pub path: &'static str,
     pub rpc: MethodDescriptor,
-    /// The field that a body of `application/yaml` is.
+    /// The field that a body of `application/yaml` fills.
     pub yaml: Option<&'static str>,
     call: Calls,
 }
@@ -78,7 +79,8 @@ macro_rules! route {
 }
 pub(super) use route;
 
-/// An rpc: of a read every field is in the path or in the query, of a write in the path or in the body.
+/// An rpc with one answer: the fields of a read come from the path or the query, those of a write
+/// from the path or the body.
 pub fn once<Q, A, F>(
     method: Method,
     path: &'static str,
@@ -118,7 +120,7 @@ where
     }
 }
 
-/// A stream: as a read, and each message of the answer is a server-sent event.
+/// A stream: its fields come as for a read, and each message of the answer is a server-sent event.
 pub fn stream<Q, A, S, F>(
     path: &'static str,
     rpc: &str,
@@ -154,7 +156,7 @@ where
     }
 }
 
-/// As gRPC has it.
+/// The request in the form of gRPC.
 fn request<Q: prost::Message + Default>(
     metadata: MetadataMap,
     message: &DynamicMessage,
@@ -165,7 +167,7 @@ fn request<Q: prost::Message + Default>(
 }
 
 impl Route {
-    /// Also takes a body of `application/yaml`, which is this field.
+    /// Also accepts a body of `application/yaml`, which fills this field.
     pub fn or_yaml(self, field: &'static str) -> Self {
         Self {
             yaml: Some(field),
@@ -196,7 +198,7 @@ impl Route {
         self.method == Method::POST
     }
 
-    /// What axum serves it with.
+    /// The axum handler.
     pub fn serve(&self, engine: &Engine, room: &Room) -> MethodRouter {
         let filter = if self.has_body() {
             MethodFilter::POST
@@ -221,7 +223,7 @@ impl Route {
         let mut message = DynamicMessage::new(self.rpc.input());
         let (mut parts, rest) = request.into_parts();
         let in_path = self.path_fields();
-        // The body's memory is accounted for until the answer is there.
+        // The body's memory is accounted for until the answer exists.
         let mut held = None;
         self.fill_from_uri(&mut message, &mut parts, &in_path)
             .await?;
@@ -302,8 +304,9 @@ impl Route {
         read::texts(message, &query, in_path).map_err(|all| violated(&all, &names))
     }
 
-    /// What the body says it is; `None` says nothing. Anything else than what is taken here is refused before it is read: a
-    /// page may send some types to another site without asking the browser first.
+    /// The type that the headers specify for the body; `None` without a type. Any other type is
+    /// refused before the body is read: a page may send some types to another site without a
+    /// preflight.
     fn media(&self, headers: &HeaderMap) -> Result<Option<Media>, Problem> {
         let Some(said) = headers.get(header::CONTENT_TYPE).filter(|v| !v.is_empty()) else {
             return Ok(None);
@@ -353,7 +356,7 @@ impl Route {
         }
     }
 
-    /// The key may come as a header, as long as the body does not say another one.
+    /// The key may come as a header, unless the body has a different one.
     fn fill_from_header(
         &self,
         message: &mut DynamicMessage,
@@ -373,7 +376,7 @@ impl Route {
             )
         };
         let text = key.to_str().map_err(|_| wrong("expected visible ASCII"))?;
-        // The draft of the standard quotes it; most clients do not.
+        // The draft standard quotes the key; most clients do not.
         let text = text
             .strip_prefix('"')
             .and_then(|t| t.strip_suffix('"'))

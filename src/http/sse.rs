@@ -1,5 +1,6 @@
-//! Server-sent events: a stream of the protocol for browsers and for curl. The place in the stream is the id of each event, so
-//! whoever reconnects with `Last-Event-ID`, as browsers do by themselves, misses nothing and sees nothing twice.
+//! Server-sent events: a stream of the protocol for browsers and for curl. The id of each event is
+//! the cursor after it, so a client that reconnects with `Last-Event-ID`, as browsers do by
+//! themselves, misses no event and gets none twice.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -17,12 +18,13 @@ use tonic::Status;
 use super::problem::Problem;
 use crate::json;
 
-/// What a browser says when it comes back.
+/// The header that a reconnecting browser sends.
 const LAST_EVENT_ID: &str = "last-event-id";
-/// Something is sent at least this often, so that nobody in between takes the connection for dead.
+/// Interval between signs of life, so that no proxy takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Goes on where the client was, whatever the URL says: a browser comes back with the same one.
+/// Continues at the client's cursor, whatever the URL specifies: a reconnecting browser repeats its
+/// URL.
 pub fn resume(message: &mut DynamicMessage, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) else {
         return Ok(());
@@ -50,7 +52,7 @@ pub fn response(
         .into_response()
 }
 
-/// One without an event is only a place: browsers remember its id and tell nobody.
+/// A message without an event is only a cursor: browsers store its id and raise no event.
 fn event(message: &DynamicMessage) -> Event {
     let cursor = message.get_field_by_name("cursor");
     let sent = Event::default().id(cursor.as_ref().and_then(|c| c.as_str()).unwrap_or_default());

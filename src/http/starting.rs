@@ -1,5 +1,5 @@
-//! What the port answers while the server still starts: that it lives. All else waits for a moment, and is then told to come
-//! back.
+//! The answers of the port while the server starts: `/livez` answers at once; any other request
+//! waits for a moment, and then gets a retry delay.
 
 use std::{
     convert::Infallible,
@@ -22,13 +22,13 @@ use crate::grpc::{edge::is_grpc, error};
 
 /// How long a request waits for the start. Most starts take less.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// When to come back.
+/// The retry delay.
 const COME_BACK: Duration = Duration::from_secs(1);
 /// The rpcs of the standard health protocol.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const WHY: &str = "the server is starting: it reads the registered templates";
 
-/// The way from the port to what answers there.
+/// The router of the port, during and after the start.
 #[derive(Clone)]
 pub struct Starting {
     /// The rpcs of health, which answer NOT_SERVING until the server serves.
@@ -46,7 +46,7 @@ impl Starting {
         }
     }
 
-    /// From now on, `all` answers.
+    /// From now on `all` answers.
     pub fn open(&self, all: Router) {
         if self.started.set(all).is_err() {
             tracing::debug!("the server has started twice");
@@ -54,7 +54,7 @@ impl Starting {
         self.opened.cancel();
     }
 
-    /// For the port.
+    /// The router for the port.
     pub fn routes(&self) -> Router {
         let starting = self.clone();
         Router::new().fallback(move |request: Request| {

@@ -35,7 +35,8 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The account at the end: over HTTP an order to many is one answer. A caller that goes away stops it, and it can be repeated.
+/// The final message of a bulk order, which over HTTP has a single answer. A caller that
+/// disconnects stops the order, and may repeat it.
 async fn last(
     mut told: impl Stream<Item = Result<OrderTasksResponse, Status>> + Unpin,
 ) -> Result<Response<OrderTasksResponse>, Status> {
