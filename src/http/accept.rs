@@ -176,7 +176,7 @@ pub struct Seat {
 
 #[cfg(test)]
 impl Seat {
-    /// A count of its own, for a connection by itself.
+    /// A seat with counters of its own, for a single connection.
     pub fn only() -> Self {
         let counts = Arc::<EdgeCounts>::default();
         counts.open.store(1, Relaxed);

@@ -85,8 +85,8 @@ impl Guard {
                 .map_or(Ok(()), |foreign| Err(shown(foreign)));
         }
         let said = |name: &str| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-        // A request without an origin was sent by a page or by following a link; a link may lead to
-        // a read.
+        // Without an origin, either a page sent the request or a user followed a link; a link may
+        // only read.
         let is_link = [Method::GET, Method::HEAD].contains(request.method())
             && said(FETCH_MODE) == b"navigate"
             && said(FETCH_DEST) == b"document";

@@ -52,7 +52,7 @@ pub struct NewTask {
 pub struct Grant {
     pub worker_id: Uuid,
     pub nonce: i64,
-    /// Time from the claim to the attempt's deadline.
+    /// Time-out of the attempt.
     pub timeout: Duration,
     /// The quota share of a limited service that the attempt uses, or [`PROBE`].
     pub permit_id: Option<i32>,

@@ -71,8 +71,8 @@ impl StoreError {
     /// transactions collided.
     pub fn is_transient(&self) -> bool {
         match self {
-            // A running server retries these until their cause is fixed; a start does not wait for
-            // that.
+            // A running server retries these until their cause is fixed; a start fails at once on
+            // an unfit database (`is_refusal`).
             Self::Connection(_) | Self::Unfit(_) | Self::ReadOnly(_) => true,
             Self::Database(error) => match error.code() {
                 None => true,

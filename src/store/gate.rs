@@ -11,7 +11,8 @@ use super::{
 /// The result of a read.
 pub struct Reading {
     pub rows: Vec<ServiceRow>,
-    /// The oldest transaction that was running at the read: the next read starts from this number.
+    /// A lower bound on the numbers of the transactions that were running at the read (its `xmin`):
+    /// the next read starts from this number.
     pub horizon: u64,
     /// The settings at that time or a moment later.
     pub policies: Policies,

@@ -105,7 +105,7 @@ pub struct Hot {
     open: AtomicBool,
 }
 
-/// Limit on a rollback and on the preparation of the statements: neither waits for a lock.
+/// Limit on a rollback and on the preparation of the statements: neither has anything to wait for.
 const PROMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit on the answer to a pipeline. It exceeds the database's statement timeout, so a connection
 /// that has not answered by then is given up.

@@ -56,6 +56,7 @@ struct Row {
     alive: bool,
 }
 
+/// Locks the service's row before its `permits`, in the lock order of all writers.
 const SERVICE: &str = "
     SELECT gate, probes_left, coalesce(tokens, $2), coalesce(extract(epoch FROM clock_timestamp() - refilled_at), 0)::float8
       FROM services WHERE service_id = $1 FOR UPDATE";

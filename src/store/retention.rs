@@ -381,6 +381,8 @@ async fn drop_partition(
             Err(error)
         };
     }
+    // After the drop, which holds the lock: a task of this period that was committed meanwhile is
+    // visible now, and the return without a commit undoes the drop.
     let sql = "SELECT EXISTS (SELECT FROM tasks WHERE task_id >= $1 AND task_id < $2)";
     if tx
         .query_one(sql, &[&partition.first_id, &partition.end_id])

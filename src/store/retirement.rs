@@ -218,6 +218,7 @@ pub(super) async fn remove(db: &Db, client: &mut Client, cutoff: &str) -> Result
     if ids.is_empty() {
         return Ok(0);
     }
+    // The retirements last: a trigger refuses to remove a version that is not retired.
     for sql in [
         "DELETE FROM template_steps WHERE template_id = ANY($1)",
         "DELETE FROM templates WHERE template_id = ANY($1)",

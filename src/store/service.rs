@@ -383,6 +383,7 @@ pub async fn advance(db: &Db, wake: &str) -> Result<bool, StoreError> {
             row.get::<_, i32>(0) == service.service_id
                 && row.get::<_, Option<bool>>(1) == Some(true)
         });
+        // The state under an expired order is advanced in a later round, if it has expired too.
         if order {
             release(
                 &tx,

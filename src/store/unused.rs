@@ -59,6 +59,7 @@ pub(super) fn count_services() -> String {
 /// servers. It rests after each page for as long as the page took. Returns the number of removed
 /// services.
 pub(super) async fn forget(db: &Db, client: &mut Client, cutoff: &str) -> Result<u64, StoreError> {
+    // Lanes first: a service that loses its last lane can be removed in the same round.
     let lanes = forget_lanes(client).await?;
     tell(db, client, lanes).await?;
     let services = forget_services(client, cutoff).await?;

@@ -158,6 +158,7 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     let kept = tx
         .query(&adopt, &[&new.worker_id, &tasks, &steps, &nonces])
         .await?;
+    // After the adoption: the leases that the previous connection still has did not arrive.
     let orphans = "SELECT task_id, step, lease, worker_id FROM queue WHERE worker_id = $1 AND lease IS NOT NULL";
     let orphans = tx.prepare_cached(orphans).await?;
     let orphans = tx.query(&orphans, &[&new.previous]).await?;
