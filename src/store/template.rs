@@ -150,7 +150,7 @@ pub async fn register(
     let names: Vec<&str> = new.steps.iter().map(|s| s.name).collect();
     let handlers: Vec<&str> = new.steps.iter().map(|s| s.handler).collect();
     let services: Vec<&str> = new.steps.iter().map(|s| s.service).collect();
-    // Services before lanes and lanes before steps: each statement reads the rows of the one before.
+    // Services before lanes before steps: each statement reads the rows of the one before.
     tx.execute(
         "INSERT INTO services (namespace, service)
          SELECT DISTINCT $1, u.service FROM unnest($2::text[]) AS u(service)
