@@ -1,5 +1,6 @@
-//! The answers of the port while the server starts: `/livez` answers at once; any other request
-//! waits for a moment, and then gets a retry delay.
+//! The answers of the port while the server starts: `/livez` answers at once, and any other request
+//! waits a moment for the start. If the start takes longer, `/readyz` and the health rpcs report
+//! it, and everything else gets UNAVAILABLE (`STARTING`) with a retry delay.
 
 use std::{
     convert::Infallible,

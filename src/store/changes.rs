@@ -300,7 +300,7 @@ pub struct Event {
     pub ready_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
     pub failure: Option<Failure>,
-    /// The actor who gave the order, and the reason.
+    /// The actor of the order, and the reason.
     pub ordered: Option<(String, String)>,
 }
 

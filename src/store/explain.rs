@@ -24,7 +24,7 @@ pub struct Explained {
     pub task_state: TaskState,
     pub submitted_at: SystemTime,
     pub ended_at: Option<SystemTime>,
-    /// The actor who cancelled or resolved it, and the reason.
+    /// The actor that cancelled or resolved it, and the reason.
     pub ended_by: Option<(String, String)>,
     /// The adjustments by overrides and by the planner, as JSON.
     pub settings: Option<String>,
