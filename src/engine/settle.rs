@@ -1,7 +1,9 @@
-//! Takes everything that ends an attempt or a task, applies it, and hands on what becomes ready: one transaction per
-//! batch. While one is in flight the next batch gathers, so a batch is one input when idle and hundreds under load.
+//! The settle loop. It applies every input that ends an attempt or a task and assigns the steps
+//! that become ready, in one transaction per batch. Inputs gather while a transaction is in flight,
+//! so a batch is one input when idle and hundreds under load.
 //!
-//! Nothing is parsed or evaluated in here: results, planners' answers and conditions were judged before (`queue`, `judging`).
+//! The transaction parses and evaluates nothing: results, planners' answers and conditions are
+//! evaluated before it (`queue`, `judging`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -49,32 +51,33 @@ use inputs::{children_of, keys_of, leases_of, missing, one_order_a_task, ordered
 use judging::Ask;
 pub use queue::{Closed, SettleQueue};
 
-/// The most inputs of one transaction.
+/// Maximum inputs per transaction.
 const MAX_BATCH: usize = 512;
-/// The most inputs that wait for one.
+/// Maximum inputs in the queue.
 const MAX_QUEUE: usize = 4_096;
-/// The most bytes of results that wait or are in a transaction, in KiB.
+/// Maximum bytes of results in the queue or in a transaction, in KiB.
 const MAX_QUEUE_KIB: usize = 64 << 10;
-/// How soon a passed deadline is looked at again when the database's clock did not agree.
+/// Delay before a passed deadline is checked again when the database's clock disagreed.
 pub const DEADLINE_RECHECK: Duration = Duration::from_millis(250);
-/// Pauses between two tries while the database is away.
+/// First and longest back-off between tries while the database is away.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How often a batch may collide with other transactions before the input that does is looked for.
+/// Collisions with other transactions before the batch is halved to isolate the colliding input.
 const COLLISIONS: usize = 5;
-/// How long an input is set aside whose rows somebody else keeps locked.
+/// Delay before an input is tried again whose rows another transaction keeps locked.
 const ASIDE: Duration = Duration::from_secs(3);
-/// How often an input is judged. Each time but the first, another input of its task was settled while it was judged.
+/// Maximum evaluations of one input. Each but the first means that another input of its task was
+/// settled during the evaluation.
 const MAX_ROUNDS: usize = 64;
-/// How long the end of the server waits for what is being judged.
+/// Maximum wait for pending evaluations at shutdown.
 const LAST_VERDICTS: Duration = Duration::from_secs(3);
 
 /// The settling loop.
 pub struct Settler {
     shared: Shared,
     queue: mpsc::Receiver<Pending>,
-    /// What was judged, and doubts.
+    /// Evaluated inputs, claims of uncertain commits, inputs that were set aside, expired tasks.
     again: mpsc::UnboundedReceiver<Pending>,
-    /// For what this loop finds out itself.
+    /// Queues inputs that this loop creates itself.
     own: SettleQueue,
     hot: Option<Hot>,
 }
@@ -96,7 +99,7 @@ impl Settler {
         )
     }
 
-    /// Runs until `shutdown`, then takes what is in the queue and ends.
+    /// Runs until `shutdown`, then settles the queued inputs and returns.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let (mut batch, mut judged) = (Vec::with_capacity(MAX_BATCH), Vec::new());
         let mut last_verdicts = None;
@@ -105,6 +108,8 @@ impl Settler {
                 biased;
                 _ = self.again.recv_many(&mut judged, MAX_BATCH) => {}
                 n = self.queue.recv_many(&mut batch, MAX_BATCH) => if n == 0 { return },
+                // Closes and drains the queue, then waits up to `LAST_VERDICTS` for evaluations
+                // under way.
                 () = shutdown.cancelled() => {
                     self.queue.close();
                     let until = *last_verdicts.get_or_insert_with(|| Instant::now() + LAST_VERDICTS);
@@ -120,7 +125,8 @@ impl Settler {
         }
     }
 
-    /// Waits for what is being judged.
+    /// Waits until `until` for one pending evaluation. Returns false if none is pending or none
+    /// came in time.
     async fn verdict(&mut self, batch: &mut Vec<Pending>, until: Instant) -> bool {
         if !self.own.judges() {
             return false;
@@ -134,8 +140,8 @@ impl Settler {
         }
     }
 
-    /// Settles every input, however long the database stays away. An input that the database refuses for good is found
-    /// by halving, so that it cannot hold up the others.
+    /// Settles every input, with back-off for as long as the database is away. Halving isolates an
+    /// input that the database refuses for good, so it delays no other.
     async fn settle_all(&mut self, inputs: Vec<Pending>, shutdown: &CancellationToken) {
         let mut work = one_order_a_task(inputs);
         let (mut pause, mut collisions, mut failing) = (RETRY_PAUSE.0, 0, Failing::default());
@@ -150,6 +156,8 @@ impl Settler {
                         work.push(undelivered);
                     }
                 }
+                // The order of the arms matters: a collision is transient too, but is isolated by
+                // halving instead of being retried as a whole for ever.
                 Err(error) if self.is_stubborn(&error, &mut collisions) => {
                     if inputs.len() > 1 {
                         halve(&mut work, inputs);
@@ -159,6 +167,8 @@ impl Settler {
                         collisions = 0;
                     }
                 }
+                // Transient: the batch is retried as a whole after a back-off, unless it keeps
+                // failing the same way.
                 Err(error) if error.is_transient() && !failing.again(&error, inputs.len()) => {
                     tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
                     self.hot.take_if(|hot| hot.is_closed());
@@ -188,8 +198,8 @@ impl Settler {
         }
     }
 
-    /// Ends an input that cannot be settled. What a worker answered ends its step with an error, which is what comes back: the
-    /// worker's other steps keep their stream.
+    /// Ends an input that cannot be settled. For a worker's answer, returns the same input with an
+    /// error in place of the outcome, so its step fails and the worker's stream stays open.
     fn end(&self, mut pending: Pending, error: &StoreError) -> Option<Pending> {
         if failing::replace(&mut pending, error) {
             tracing::error!(%error, "an answer cannot be settled; its step ends with an error");
@@ -199,8 +209,9 @@ impl Settler {
             Input::Order { reply, .. } => {
                 let _ = reply.send(Err(OrderError::Failed(error.to_string())));
             }
-            // The error in its place was refused, too. No worker may wait for an acknowledgement that never comes: it says it
-            // again, perhaps to a server that can settle it.
+            // The error that replaced the result was refused too. The worker would wait for its
+            // acknowledgement for ever, so its stream is closed; it reconnects and repeats the
+            // result, perhaps to a server that can settle it.
             Input::Result { worker_id, .. } => drop(self.shared.hub.remove(worker_id)),
             _ => {}
         }
@@ -208,8 +219,8 @@ impl Settler {
         None
     }
 
-    /// Counts a collision, and says whether it is one that another try would only meet again: the others shall not wait
-    /// for the input that has it.
+    /// Counts a collision. Returns true if the batch has to be halved: on a lock time-out, or after
+    /// more than `COLLISIONS` collisions.
     fn is_stubborn(&self, error: &StoreError, collisions: &mut usize) -> bool {
         self.shared.db.counts().note(error);
         let Some(kind) = error.collision() else {
@@ -219,7 +230,8 @@ impl Settler {
         kind == Collision::Lock || *collisions > COLLISIONS
     }
 
-    /// Has an input come again later. Those that wait so are few: each has cost the loop a time-out.
+    /// Queues an input again after `ASIDE`. Few inputs wait so at a time: each has cost the loop a
+    /// lock time-out.
     fn set_aside(&self, pending: Pending) {
         let queue = self.own.clone();
         tokio::spawn(async move {
@@ -228,8 +240,9 @@ impl Settler {
         });
     }
 
-    /// One transaction. On success `inputs` is empty and what comes back is to be settled next: attempts whose worker
-    /// left before the assignment was sent. On failure `inputs` is as it was.
+    /// Runs one transaction, with up to three tries. On success `inputs` is empty, and the returned
+    /// inputs have to be settled next: attempts whose worker left before its assignment was sent.
+    /// On failure `inputs` is unchanged.
     pub async fn run_once(
         &mut self,
         inputs: &mut Vec<Pending>,
@@ -239,7 +252,9 @@ impl Settler {
             None => self.shared.connect().await?,
         };
         let mut result = self.settle(&hot, inputs, true).await;
-        // A guess that was wrong is forgotten now, and the second try asks. The last one relies on nothing but its locks.
+        // A failed expectation means stale cached rows or a stale admission version. The failed
+        // commit has evicted the cached rows, so the second try reads under lock; the third also
+        // claims nothing, so it depends on no admission version.
         for hand_on in [true, false] {
             let Err(error) = &result else { break };
             if !error.is_expectation() || hot.rollback().await.is_err() {
@@ -264,6 +279,9 @@ impl Settler {
         inputs: &mut Vec<Pending>,
         hand_on: bool,
     ) -> Result<Vec<Pending>, StoreError> {
+        // 1. Slots and quota are reserved before the transaction, so that no other loop can use
+        //    them. The queue is scanned only in lanes that the services admit, counting the
+        //    attempts that these inputs end.
         let children = if hand_on {
             children_of(inputs)
         } else {
@@ -273,12 +291,15 @@ impl Settler {
         let mut passes = self.shared.gates.passes();
         let mut demand = reservation.demand();
         self.shared.gates.admit(&mut demand, &leases_of(inputs));
+        // 2. The first round trip: locks, reads and the clock; none if the attempt cache has all
+        //    rows.
         let (read, guessed) = self.read(hot, inputs, &demand).await?;
         let past = match missing(inputs, &read) {
             missing if missing.is_empty() => HashMap::default(),
             missing => hot.past_outcomes(&missing).await?.into_iter().collect(),
         };
         let plans = self.plans(&read).await?;
+        // 3. The decision. Operator commands go first, see `take_orders`.
         let past_probing = |lane| self.shared.gates.past_probing(lane);
         let mut decision = Decision::new(&read, &plans, &past_probing);
         decision.take_orders(inputs);
@@ -298,6 +319,11 @@ impl Settler {
             expiring,
             ..
         } = decision.finish();
+        // 4. Claims. The pause and the freed quota come first: `grant` must not start a step on a
+        //    service that has just asked for a pause, and may reuse the quota of the attempts that
+        //    end here.
+        // The size of a new assignment decides which workers take it, so it comes before the
+        // claims.
         sizes::weigh(&self.shared.documents, hot, &mut changes, &plans).await?;
         changes.pauses = self.shared.gates.pause(&pauses);
         passes.frees(&changes);
@@ -317,6 +343,8 @@ impl Settler {
             !touched.is_empty(),
             !changes.pauses.is_empty(),
         );
+        // 5. The second round trip: all writes and the `COMMIT`. Nothing leaves this server before
+        //    it.
         let freed: Vec<Uuid> = acks.iter().map(|(worker_id, ..)| *worker_id).collect();
         let undelivered = if changes.is_empty() {
             hot.rollback().await?;
@@ -329,6 +357,8 @@ impl Settler {
             let mut applied = match committed {
                 Ok(applied) => applied,
                 Err(error) => {
+                    // A commit of uncertain outcome may have made the claims that the reservation
+                    // lists.
                     self.own.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
@@ -346,16 +376,21 @@ impl Settler {
                 &plans,
                 now,
             );
+            // `forget` after `keep`: the cached rows lack the effects of a command or a planner,
+            // such as a pause or new settings.
             self.shared.held.keep(&changes, now);
             self.shared.held.forget(
                 ordered(inputs).chain(changes.planned.iter().map(|planned| planned.task_id)),
             );
+            // Before `deliver`: the settling of an answer releases only quota that is counted as
+            // running.
             self.shared
                 .hub
                 .steps_wait(passes.commit(true, &claims::lost(&changes, &applied.claimed)));
             self.shared.gates.count(&calls, now);
             let mut claimed: Vec<Claimed> = claimed.into_iter().chain(applied.claimed).collect();
-            // Counted from the time that was known before.
+            // The deadlines were computed from `read.now`, which may be before the transaction's
+            // own time.
             let late = now.duration_since(read.now).unwrap_or_default();
             claimed
                 .iter_mut()
@@ -364,12 +399,15 @@ impl Settler {
                 .next_retry
                 .into_iter()
                 .for_each(|after| self.shared.hub.retry_in(after));
+            // Assignments leave only now, after the commit.
             let undelivered = deliver(
                 assignment::assemble(claimed, &known, &plans, now),
                 reservation,
             );
             undelivered.into_iter().map(Pending::from).collect()
         };
+        // 6. Replies. Each acknowledgement also frees a slot, so the scan is requested last, when
+        //    slots and lanes are up to date.
         self.tell(inputs, acks, cancelled, refused, asks);
         expiring
             .into_iter()
@@ -380,7 +418,8 @@ impl Settler {
         Ok(undelivered)
     }
 
-    /// What was only believed is held against the rows in the same statements, and forgotten if it was wrong.
+    /// Commits. Cached rows are checked by the writes themselves (`expected`), and evicted if the
+    /// commit fails.
     async fn commit(
         &self,
         hot: &Hot,
@@ -402,8 +441,9 @@ impl Settler {
         committed
     }
 
-    /// What the decision rests on, and whether it is only believed: nobody is asked if all is known here and nobody else
-    /// could have a better right to the slots.
+    /// Returns the input rows, and whether they come from the attempt cache. The cache is used only
+    /// if it has all rows and no lane has to be scanned: then no queued step competes for the freed
+    /// slots.
     async fn read(
         &self,
         hot: &Hot,
@@ -422,7 +462,8 @@ impl Settler {
         ))
     }
 
-    /// What would be read for these inputs, if they are results of attempts that this server handed out itself.
+    /// Returns the rows from the cache if every input is a success of an attempt that this server
+    /// started.
     fn guess(&self, inputs: &[Pending]) -> Option<SettleRead> {
         let attempt = |input: &Pending| match &**input {
             Input::Result {
@@ -456,7 +497,8 @@ impl Settler {
         Ok(plans)
     }
 
-    /// After the commit, and never before: acknowledgements, cancels and replies. What lacks a verdict gets one and comes again.
+    /// Sends acknowledgements, cancellations and replies; called only after the commit. Inputs that
+    /// lack a verdict are evaluated and queued again.
     fn tell(
         &self,
         inputs: &mut Vec<Pending>,
@@ -490,7 +532,7 @@ impl Settler {
             {
                 let answer = refused.remove(&i).map_or(Ok(()), Err);
                 if answer.is_ok() && order == Order::Cancel {
-                    // Also those that an earlier try ended whose commit was not confirmed.
+                    // Includes leases that an earlier try ended in a commit of uncertain outcome.
                     for lease in self.shared.hub.leases_of(task_id) {
                         self.shared.hub.cancel(lease, CancelReason::TaskCancelled);
                     }
@@ -501,14 +543,14 @@ impl Settler {
     }
 }
 
-/// Divides a batch; the first half is settled next.
+/// Splits a batch in two; the first half is settled next.
 fn halve(work: &mut Vec<Vec<Pending>>, mut inputs: Vec<Pending>) {
     let half = inputs.split_off(inputs.len() / 2);
     work.push(half);
     work.push(inputs);
 }
 
-/// Lets the writes check what the decision rests on.
+/// Sets the task progress that the writes have to find, so that they check the cached rows.
 fn expect(changes: &mut Changes, read: &SettleRead) {
     for update in &mut changes.tasks {
         let before = read
@@ -519,7 +561,8 @@ fn expect(changes: &mut Changes, read: &SettleRead) {
     }
 }
 
-/// Sends committed claims to their workers. Those whose worker is gone come back, to be given to others.
+/// Sends committed assignments to their workers. Returns the ones whose worker is gone, as inputs
+/// that release them.
 pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Vec<Input> {
     assignments
         .into_iter()
@@ -535,7 +578,7 @@ pub fn deliver(assignments: Vec<Assignment>, mut reservation: Reservation) -> Ve
         .collect()
 }
 
-/// The lanes of the steps that this transaction leaves ready and without a worker.
+/// The lanes of the steps that this transaction leaves due and unclaimed.
 fn lanes_left(changes: &Changes, plans: &Plans) -> HashSet<i32> {
     let new = changes
         .new_live

@@ -1,5 +1,5 @@
-//! What a batch of inputs amounts to. Pure: from what was read under lock to what is to be written, and to be said
-//! after the commit.
+//! The decision on a batch. Pure: from the rows that were read under lock to the rows to write and
+//! the messages to send after the commit.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,8 @@ use crate::{
     },
 };
 
-/// How long a released step of a worker that does not drain waits, and one that several workers have left as they drained.
+/// Back-off of a step that was released by a worker that does not drain, or by several draining
+/// workers.
 const RELEASE_PAUSE: Backoff = Backoff {
     base_seconds: 1.0,
     multiplier: 1.0,
@@ -41,7 +42,7 @@ const RELEASE_PAUSE: Backoff = Backoff {
     jitter: 0.0,
 };
 
-/// The longest wait of a step whose assignments do not arrive.
+/// Longest back-off of a step whose assignments do not arrive, in seconds.
 const MAX_UNDELIVERED_PAUSE_SECONDS: f64 = 30.0;
 
 pub(super) struct TaskInHand<'a> {
@@ -50,40 +51,40 @@ pub(super) struct TaskInHand<'a> {
     pub(super) progress: Progress,
     pub(super) changed: bool,
     pub(super) cancelled: Option<(String, String)>,
-    /// Set by its planner in this batch.
+    /// The priority, as changed by a planner in this batch.
     pub(super) priority: i16,
-    /// Its planner was settled in this batch: what was judged before knew nothing of that.
+    /// A planner changed the task in this batch, so verdicts from before do not apply.
     pub(super) planned: bool,
 }
 
-/// A batch in the making.
+/// A decision under construction.
 pub(super) struct Decision<'a> {
     pub(super) now: SystemTime,
-    /// How long a step of a lane waits whose probe failed, seconds.
+    /// The back-off of a step whose probe failed, by lane, in seconds.
     past_probing: &'a (dyn Fn(i32) -> f64 + Sync),
     plans: &'a Plans,
     pub(super) tasks: BTreeMap<Uuid, TaskInHand<'a>>,
-    /// Rows that are still in play, by step.
+    /// The queue rows that this batch has not ended, by step.
     pub(super) live: BTreeMap<(Uuid, i16), &'a LiveRow>,
-    /// How the other steps ended, of the tasks that somebody gave an order about.
+    /// The ended steps of tasks that a command addresses.
     pub(super) ended: BTreeMap<(Uuid, i16), &'a EndedRow>,
-    /// Leases settled in this batch: a second copy is as good as the first.
+    /// Leases settled in this batch and the acknowledgement they got: a duplicate gets the same.
     pub(super) settled: HashMap<Lease, bool>,
     pub changes: Changes,
     pub acks: Vec<(Uuid, Lease, bool)>,
     pub cancelled: Vec<(Lease, CancelReason)>,
     pub refused: HashMap<usize, OrderError>,
-    /// The inputs about which something has to be judged first. They have changed nothing.
+    /// Inputs that need an evaluation first. They have changed nothing.
     pub asks: HashMap<usize, Ask>,
-    /// The tasks whose deadline turned out to have passed.
+    /// Tasks whose deadline turned out to have passed.
     pub expiring: Vec<Uuid>,
-    /// The lanes in which steps wait that an order has woken.
+    /// Lanes with waiting steps that a resume made claimable.
     pub woken: Vec<i32>,
-    /// The tasks that something happened to, and whether they are final now.
+    /// Tasks that changed, and whether they are final now.
     pub touched: Vec<(Uuid, bool)>,
-    /// The attempts that ended, for the health of their services.
+    /// Ended attempts, for the health of their services.
     pub calls: Vec<Call>,
-    /// The lanes whose service asked for a pause, and how long.
+    /// Lanes whose service asked for a pause, and its length.
     pub pauses: Vec<(i32, Duration)>,
 }
 
@@ -140,7 +141,8 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Orders go first: a result that came in the same moment is then too late, and nothing has to be undone.
+    /// Applies operator commands first: a result in the same batch then finds its lease gone and is
+    /// stale, and no effect has to be undone.
     pub fn take_orders(&mut self, inputs: &[Pending]) {
         for (i, input) in inputs.iter().enumerate() {
             match &**input {
@@ -161,7 +163,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Takes the `i`th input, unless something has to be judged first.
+    /// Applies the `i`th input, unless it needs an evaluation first.
     pub fn take(&mut self, i: usize, input: &Pending, past: &HashMap<Lease, OutcomeKind>) {
         match &**input {
             Input::Result {
@@ -183,7 +185,7 @@ impl<'a> Decision<'a> {
                         }
                         let live = self.end_attempt(*lease, outcome, None, &input.verdicts);
                         if live && holder != Some(*worker_id) {
-                            // Another worker brought the answer: the holder need not go on.
+                            // Another worker brought the answer, so the holder is asked to stop.
                             self.cancelled.push((*lease, CancelReason::LeaseLost));
                         }
                         let copy = past.get(lease).map(|kind| kind.is_from_worker());
@@ -213,8 +215,8 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Writes down that an answer came for an attempt that had ended without it. Only of attempts that there were: a worker can
-    /// make up any lease.
+    /// Records an answer that came after its attempt had ended. Only for attempts that existed: a
+    /// worker can make up any lease.
     fn late(&mut self, lease: Lease, outcome: &Outcome, accepted: bool) {
         if !accepted && !self.changes.late.iter().any(|late| late.lease == lease) {
             self.changes.late.push(Late {
@@ -224,7 +226,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// What has to be judged before a result can end its attempt.
+    /// The evaluation that a result needs before it can end its attempt.
     fn unjudged(&self, lease: Lease, outcome: &Outcome, input: &Pending) -> Option<Ask> {
         let Outcome::Succeeded(result) = outcome else {
             return None;
@@ -233,10 +235,11 @@ impl<'a> Decision<'a> {
         self.lacks(lease.task_id, lease.step, Some(result), input)
     }
 
-    /// What has to be judged before a step may be done: the result, and the conditions of the steps that this unlocks.
+    /// The evaluation that is missing before a step may be done: of its result, and of the
+    /// conditions of the steps that it unlocks.
     ///
-    /// An input that was judged so often that it must have been overtaken each time is not judged again: what is missing then
-    /// counts as what cannot be judged.
+    /// After `MAX_ROUNDS` evaluations, each overtaken by a change of the task, the input is not
+    /// evaluated again: missing verdicts then count as failures.
     pub(super) fn lacks(
         &self,
         task_id: Uuid,
@@ -297,7 +300,7 @@ impl<'a> Decision<'a> {
         })
     }
 
-    /// Whether there is a verdict on each condition that decides once this step is done.
+    /// Whether every condition that is decided by the end of this step has a verdict.
     fn all_judged(
         own: &Effective<'_>,
         progress: &Progress,
@@ -330,7 +333,7 @@ impl<'a> Decision<'a> {
                     .get(&lease.task_id)
                     .and_then(|task| task.row.expires_at);
                 if expires_at.is_some_and(|at| at <= self.now) {
-                    // It ends as a whole, for which all of it must be locked.
+                    // The whole task expires, which needs locks on all of its queue rows.
                     self.expiring.push(lease.task_id);
                 } else if self.end_attempt(lease, &Outcome::TimedOut, None, &Verdicts::default()) {
                     self.settled.insert(lease, false);
@@ -338,12 +341,13 @@ impl<'a> Decision<'a> {
                 }
             }
             Some(_) => {}
-            // It ended and its worker was not told, perhaps because that commit was not confirmed.
+            // The attempt has ended, but its worker may not have been notified, for example after a
+            // commit of uncertain outcome.
             None => self.cancelled.push((lease, CancelReason::LeaseLost)),
         }
     }
 
-    /// The row of a lease that is the running one.
+    /// The queue row of a lease, if the lease is current.
     fn row(&self, lease: Lease) -> Option<&'a LiveRow> {
         self.live
             .get(&(lease.task_id, lease.step))
@@ -351,7 +355,8 @@ impl<'a> Decision<'a> {
             .filter(|row| row.lease == Some(lease.nonce))
     }
 
-    /// Ends the attempt if its lease is the running one (and belongs to `holder`, if given).
+    /// Ends the attempt if its lease is current and, if `holder` is given, belongs to that worker.
+    /// Returns whether it did.
     #[expect(
         clippy::too_many_lines,
         reason = "one arm for each way an attempt ends"
@@ -486,7 +491,7 @@ impl<'a> Decision<'a> {
         });
     }
 
-    /// Concludes the tasks and writes down what became of them.
+    /// Concludes the changed tasks and adds their updates and events.
     pub fn finish(mut self) -> Self {
         for (task_id, task) in &mut self.tasks {
             if !task.changed {
@@ -555,7 +560,7 @@ impl<'a> Decision<'a> {
     }
 }
 
-/// Half a second after the second time, twice as long after each, up to half a minute.
+/// The back-off in seconds: 0.25 * 2^lost, at most [`MAX_UNDELIVERED_PAUSE_SECONDS`].
 fn undelivered_pause(lost: u16) -> Backoff {
     let seconds = (0.25 * 2_f64.powi(lost.into())).min(MAX_UNDELIVERED_PAUSE_SECONDS);
     Backoff {

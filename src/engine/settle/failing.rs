@@ -1,4 +1,5 @@
-//! Batches that fail the same way again and again although the database is there: one of their inputs is to blame.
+//! Detects a batch that keeps failing the same way although the database is available: one of its
+//! inputs is the cause.
 
 use super::{Input, Pending};
 use crate::{
@@ -6,13 +7,14 @@ use crate::{
     store::StoreError,
 };
 
-/// The code of a step whose result the database did not take.
+/// Failure code of a step whose result the database refused.
 const RESULT_REFUSED: &str = "RESULT_REFUSED";
-/// How often in a row an input fails the same way alone before it is to blame. A batch is halved the second time.
+/// Consecutive equal failures of a single input before it is given up. A batch is halved at the
+/// second.
 const TIMES_ALONE: usize = 4;
 
-/// Replaces what a worker answered by a failure that says that the database refuses it. False if there is nothing to replace: the
-/// refused answer is such a failure itself, or it holds nothing of the worker's.
+/// Replaces a worker's outcome by an error that reports the refusal. Returns false if the outcome
+/// is such a replacement already or carries no data of the worker's.
 pub(super) fn replace(pending: &mut Pending, error: &StoreError) -> bool {
     let Input::Result { outcome, .. } = &mut pending.input else {
         return false;
@@ -37,7 +39,7 @@ fn failure(error: &StoreError) -> Failure {
     )
 }
 
-/// How the last tries failed.
+/// The last failure and the number of times it was repeated.
 #[derive(Default)]
 pub(super) struct Failing {
     way: Option<String>,
@@ -45,13 +47,14 @@ pub(super) struct Failing {
 }
 
 impl Failing {
-    /// Something was stored.
+    /// Resets the counter after a commit.
     pub fn passed(&mut self) {
         *self = Self::default();
     }
 
-    /// A batch of this many inputs failed with a transient error: whether another try as a whole would only fail again. A
-    /// database that is away, or restarts, is to blame itself.
+    /// Records a transient failure of a batch of `inputs` inputs. Returns true if another try of
+    /// the whole batch would fail again. Failures of the database itself (away, restarting) never
+    /// count.
     pub fn again(&mut self, error: &StoreError, inputs: usize) -> bool {
         let way = error.way().map(str::to_owned);
         self.times = if way.is_some() && way == self.way {

@@ -1,4 +1,5 @@
-//! What follows when a step is over: the steps that it unlocks, those that a condition skips, what a planner changed.
+//! The consequences of an ended step: the steps it unlocks, the steps a condition skips, and the
+//! changes a planner makes.
 
 use std::borrow::Cow;
 
@@ -25,12 +26,12 @@ use crate::{
     },
 };
 
-/// Who sets a step that nobody ordered.
+/// The actor recorded for a step that a condition set.
 const CONDITION: &str = "condition";
 
 impl Decision<'_> {
-    /// The outcome, but for a success that is none: a result that does not fit, or a plan that makes no sense. A plan that does is
-    /// from now on the task's.
+    /// Returns the outcome to apply: a success becomes a permanent error if its result does not fit
+    /// the schema or its plan is invalid. A valid plan takes effect on the task.
     pub(super) fn judged<'o>(
         &mut self,
         lease: Lease,
@@ -52,7 +53,7 @@ impl Decision<'_> {
         }
     }
 
-    /// A planner's answer takes effect.
+    /// Applies a planner's answer to the task.
     pub(super) fn plan(&mut self, task_id: Uuid, planning: &Planning) {
         let Some(task) = self.tasks.get_mut(&task_id) else {
             return;
@@ -73,7 +74,8 @@ impl Decision<'_> {
         ));
     }
 
-    /// A step that waits ends, unless a worker has taken it meanwhile, or its task is paused.
+    /// Fails a waiting step whose assignment is too large, unless a worker has claimed it meanwhile
+    /// or its task is paused.
     pub(super) fn too_large(&mut self, stranded: &Stranded) {
         let (task_id, step) = (stranded.task_id, stranded.step);
         let Some(row) = self
@@ -118,7 +120,7 @@ impl Decision<'_> {
         self.follow(task_id, step, false, &Verdicts::default());
     }
 
-    /// A step of the task is not in play any more.
+    /// Counts one queue row of the task less.
     pub(super) fn leaves_play(&mut self, task_id: Uuid) {
         if let Some(task) = self.tasks.get_mut(&task_id) {
             task.changed = true;
@@ -126,7 +128,8 @@ impl Decision<'_> {
         }
     }
 
-    /// Brings the children into play whose last parent this was, or skips them, with all that follows.
+    /// Inserts the children whose last parent this was, or skips them, and so on for the children
+    /// of skipped steps.
     pub(super) fn follow(&mut self, task_id: Uuid, step: i16, is_done: bool, verdicts: &Verdicts) {
         let Some(task) = self.tasks.get_mut(&task_id) else {
             return;
@@ -171,7 +174,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Makes a task that has not begun begin, because a step of it was set before any ran.
+    /// Starts a pending task, as one of its steps was set before any ran.
     pub(super) fn begin(&mut self, task_id: Uuid) {
         let Some(task) = self.tasks.get_mut(&task_id) else {
             return;
@@ -188,7 +191,7 @@ impl Decision<'_> {
 }
 
 impl SetStep {
-    /// Of a step that never was in play.
+    /// A step that had no queue row.
     pub fn by_condition(
         task_id: Uuid,
         step: u16,
@@ -216,7 +219,7 @@ impl SetStep {
     }
 }
 
-/// Why a step failed whose assignment no connected worker takes.
+/// The failure of a step whose assignment exceeds the limit of every connected worker.
 fn too_large(step: &Stranded, name: &str) -> Failure {
     let message = format!(
         "the assignment of step {name} has up to {} ({} bytes), and the largest that a connected worker of handler {} takes is {} ({} \
@@ -246,7 +249,7 @@ pub fn told(set: &SetStep, template_id: i32) -> Event {
     }
 }
 
-/// A step that comes into play.
+/// The queue row of a step that comes into play.
 pub fn new_live(own: &Effective<'_>, task_id: Uuid, step: u16, priority: i16) -> NewLive {
     NewLive {
         task_id,

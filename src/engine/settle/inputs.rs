@@ -1,4 +1,4 @@
-//! What is to be settled, and what it is about.
+//! The inputs of the settle loop, and the rows they refer to.
 
 use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
@@ -17,28 +17,28 @@ use crate::{
     store::{hot::SettleRead, stranded::Stranded},
 };
 
-/// Something that ends an attempt or a task.
+/// An event that ends an attempt or a task.
 pub enum Input {
-    /// A worker's answer; the acknowledgement goes back to `worker_id`.
+    /// A worker's answer; the acknowledgement goes to `worker_id`.
     Result {
         lease: Lease,
         outcome: Outcome,
         worker_id: Uuid,
         plan: Option<Arc<Plan>>,
     },
-    /// The lease's worker is gone, or never got the assignment.
+    /// The lease's worker is gone, or never received the assignment.
     Gone {
         lease: Lease,
         worker_id: Uuid,
         outcome: Outcome,
     },
-    /// The deadline passed by this server's clock; the database's decides.
+    /// An attempt's deadline passed by this server's clock; the database's clock decides.
     Deadline { lease: Lease },
-    /// No connected worker takes the assignment of a step that waits.
+    /// A waiting step's assignment exceeds the limit of every connected worker.
     TooLarge(Stranded),
-    /// The deadline of a task passed by the database's clock.
+    /// A task's deadline passed by the database's clock.
     Expire { task_id: Uuid },
-    /// An operator, or a client, tells a task to do something.
+    /// A command of an operator or a client.
     Order {
         task_id: Uuid,
         order: Order,
@@ -49,7 +49,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// About how many bytes it holds.
+    /// Approximate size, in bytes.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Result { outcome, .. } => outcome.size(),
@@ -62,7 +62,7 @@ impl Input {
         }
     }
 
-    /// The result that it brings, if it brings one.
+    /// The result that the input carries, if any.
     pub(super) fn result(&self) -> Option<&str> {
         match self {
             Self::Result {
@@ -78,22 +78,22 @@ impl Input {
     }
 }
 
-/// An input on its way through the settler.
+/// An input with its progress through the settle loop.
 pub struct Pending {
     pub(super) input: Input,
-    /// What was judged of it.
+    /// The verdicts so far.
     pub(super) verdicts: Verdicts,
-    /// How often it was judged.
+    /// How often it was evaluated.
     pub(super) rounds: usize,
-    /// Whether its outcome stands for one that the database refused.
+    /// Whether its outcome replaces one that the database refused.
     pub(super) replaced: bool,
-    /// Its place in the queue, held until it is settled.
+    /// Its capacity in the queue or in the namespace's share, held until it is settled.
     pub(super) place: Place,
 }
 
-/// A place among what waits, free again when dropped.
+/// Reserved capacity, released on drop.
 pub(super) enum Place {
-    /// Of an input that cannot wait for one.
+    /// The input never waits for capacity.
     None,
     Queue {
         _weight: OwnedSemaphorePermit,
@@ -123,7 +123,7 @@ impl Deref for Pending {
     }
 }
 
-/// How many steps of each lane could become ready through these inputs.
+/// The number of steps per lane that these inputs could make ready.
 pub(super) fn children_of(inputs: &[Pending]) -> BTreeMap<i32, usize> {
     let mut lanes: BTreeMap<i32, usize> = BTreeMap::new();
     for input in inputs {
@@ -146,13 +146,13 @@ pub(super) fn children_of(inputs: &[Pending]) -> BTreeMap<i32, usize> {
     lanes
 }
 
-/// The leases of the attempts that probably end.
+/// The leases of the attempts that these inputs may end.
 pub(super) fn leases_of(inputs: &[Pending]) -> Vec<Lease> {
     let lease = |input: &Pending| match &**input {
         Input::Result { lease, .. } | Input::Gone { lease, .. } | Input::Deadline { lease } => {
             Some(*lease)
         }
-        // Whatever lease: the row in the queue is what is locked.
+        // Any nonce will do: only the step's queue row is locked.
         Input::TooLarge(step) => Some(Lease {
             task_id: step.task_id,
             step: step.step,
@@ -163,7 +163,7 @@ pub(super) fn leases_of(inputs: &[Pending]) -> Vec<Lease> {
     inputs.iter().filter_map(lease).collect()
 }
 
-/// The tasks that are to do something as a whole.
+/// The tasks that an input addresses as a whole.
 pub(super) fn ordered(inputs: &[Pending]) -> impl Iterator<Item = Uuid> {
     inputs.iter().filter_map(|input| match &**input {
         Input::Order { task_id, .. } | Input::Expire { task_id } => Some(*task_id),
@@ -171,8 +171,8 @@ pub(super) fn ordered(inputs: &[Pending]) -> impl Iterator<Item = Uuid> {
     })
 }
 
-/// Divides inputs so that no transaction has two orders about one task: the second would be judged by rows that the first is
-/// about to change. The first transaction is the last in the list.
+/// Splits inputs so that no transaction has two commands about one task: the second would be
+/// decided on rows that the first changes. The first transaction is last in the list.
 pub(super) fn one_order_a_task(mut inputs: Vec<Pending>) -> Vec<Vec<Pending>> {
     let mut work = Vec::new();
     while !inputs.is_empty() {
@@ -187,7 +187,8 @@ pub(super) fn one_order_a_task(mut inputs: Vec<Pending>) -> Vec<Vec<Pending>> {
     work
 }
 
-/// What to lock: the leases, the tasks, and the tasks with all that they have in play, each in order and once.
+/// The keys to lock: leases, tasks, and the tasks that need all their queue rows; each list sorted
+/// and without duplicates.
 pub(super) fn keys_of(inputs: &[Pending]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) {
     let mut leases: Vec<Lease> = Vec::with_capacity(inputs.len());
     let mut ordered: Vec<Uuid> = ordered(inputs).collect();
@@ -206,7 +207,7 @@ pub(super) fn keys_of(inputs: &[Pending]) -> (Vec<Lease>, Vec<Uuid>, Vec<Uuid>) 
     (leases, tasks, ordered)
 }
 
-/// The results whose lease is not the running one: copies, or too late.
+/// The leases of results that are not current: duplicates, or too late.
 pub(super) fn missing(inputs: &[Pending], read: &SettleRead) -> Vec<Lease> {
     let live: HashSet<Lease> = read
         .live

@@ -1,4 +1,5 @@
-//! What has to be found out about an input before its transaction may decide on it, and what was found. Pure.
+//! The evaluations that an input needs before its transaction can decide on it, and their verdicts.
+//! Pure.
 
 use std::sync::Arc;
 
@@ -26,23 +27,23 @@ use crate::{
     store::{changes::WantedInputs, hot::TaskRow},
 };
 
-/// The code of a step whose result does not fit its `result_schema`.
+/// Failure code of a step whose result does not fit its `result_schema`.
 const OUTPUT_INVALID: &str = "OUTPUT_INVALID";
-/// The code of a planner whose answer makes no sense.
+/// Failure code of a planner whose answer is invalid.
 const PLAN_INVALID: &str = "PLAN_INVALID";
 
-/// What was found out about an input, and about which task that is true.
+/// The verdicts on an input, and the state of the task they are valid for.
 #[derive(Clone, Default)]
 pub struct Verdicts {
-    /// None before anything was judged.
+    /// None before the first evaluation.
     basis: Option<Basis>,
-    /// Of the result itself, where its step has a schema or is a planner.
+    /// The verdict on the result itself, if its step has a schema or is a planner.
     pub(super) answer: Option<Answer>,
-    /// Of the steps with conditions that the end of the input's step unlocks.
+    /// The verdicts on the conditional steps that the end of the input's step unlocks.
     fates: HashMap<u16, Judged>,
 }
 
-/// What of a task conditions and planners rest on and what can change.
+/// The mutable columns of a task that conditions and planners depend on.
 #[derive(Clone, PartialEq)]
 struct Basis {
     settings: Option<Arc<str>>,
@@ -60,14 +61,14 @@ impl Basis {
     }
 }
 
-/// A step's fate, and which of its ancestors were done. Their results never change.
+/// A step's fate, and its ancestors that were done at that time. Their results never change.
 #[derive(Clone)]
 struct Judged {
     done: Vec<u16>,
     fate: Fate,
 }
 
-/// What a result is.
+/// The verdict on a result.
 #[derive(Clone)]
 pub(super) enum Answer {
     Fits,
@@ -75,19 +76,19 @@ pub(super) enum Answer {
     Wrong(Arc<Wrong>),
 }
 
-/// What a planner's answer makes of its task.
+/// The task's settings after a planner's answer.
 pub(super) struct Planning {
     pub settings: Settings,
-    /// As they are stored.
+    /// `settings` in the stored form.
     pub settings_json: String,
     pub annotations: String,
     pub priority: Option<i16>,
 }
 
-/// Why a result is none.
+/// Why a result is invalid.
 pub(super) struct Wrong {
     pub failure: Failure,
-    /// For whoever gave it by hand; never empty.
+    /// For the reply to an operator who supplied the result; never empty.
     pub violations: Vec<Violation>,
 }
 
@@ -106,7 +107,7 @@ impl Wrong {
 }
 
 impl Verdicts {
-    /// The judgement itself came to nothing.
+    /// The evaluation itself failed.
     pub(super) fn failed(code: &str, message: String) -> Self {
         Self {
             answer: Some(Answer::Wrong(Arc::new(Wrong::of(code, message)))),
@@ -114,20 +115,20 @@ impl Verdicts {
         }
     }
 
-    /// Whether they are about the task as it is.
+    /// Whether the verdicts are valid for the task's current row.
     pub(super) fn are_about(&self, row: &TaskRow) -> bool {
         self.basis
             .as_ref()
             .is_some_and(|basis| *basis == Basis::of(row))
     }
 
-    /// The fate of a step, if it was judged with these of its ancestors done.
+    /// The fate of a step, if it was evaluated with the same set of done ancestors.
     pub(super) fn fate(&self, plan: &Plan, done: &StepSet, step: u16) -> Option<&Fate> {
         let judged = self.fates.get(&step)?;
         (judged.done == done_before(plan, done, step)).then_some(&judged.fate)
     }
 
-    /// Whether something was not judged because its budget was used up.
+    /// Whether an evaluation exceeded its budget.
     pub(super) fn is_over_budget(&self) -> bool {
         let answer =
             matches!(&self.answer, Some(Answer::Wrong(wrong)) if wrong.failure.code == TOO_COSTLY);
@@ -148,7 +149,7 @@ fn done_before(plan: &Plan, done: &StepSet, step: u16) -> Vec<u16> {
         .collect()
 }
 
-/// A question about an input: what becomes of its task if this step is done now?
+/// A request to evaluate: the consequences for the task if this step is done now.
 pub(super) struct Ask {
     pub plan: Arc<Plan>,
     pub row: TaskRow,
@@ -160,7 +161,7 @@ impl Ask {
         &self.plan.template.namespace
     }
 
-    /// The documents that have to be known.
+    /// The documents that the evaluation reads.
     pub fn wanted(&self) -> WantedInputs {
         let mut wanted = WantedInputs::default();
         let task_id = self.row.task_id;
@@ -198,7 +199,8 @@ impl Ask {
         wanted
     }
 
-    /// The steps with conditions that may be unlocked: children, and what follows on a child that may be skipped.
+    /// The conditional steps that may be unlocked: children, and descendants of a child that may be
+    /// skipped.
     fn may_be_judged(&self) -> Vec<usize> {
         let plan = &self.plan;
         let own = Effective::of(plan, self.row.settings.as_deref());
@@ -228,7 +230,7 @@ impl Ask {
         found
     }
 
-    /// The bytes that would be looked at.
+    /// The total size of the documents to evaluate, in bytes.
     pub fn bytes(&self, result: Option<&str>, known: &Known) -> usize {
         let context = known
             .tasks
@@ -248,7 +250,8 @@ impl Ask {
             + known.results.iter().map(of).sum::<usize>()
     }
 
-    /// Judges it all, within the budget.
+    /// Evaluates the result and then the conditions, within the budget. A planner's answer comes
+    /// first, as conditions may depend on the settings that it changes.
     #[expect(
         clippy::too_many_lines,
         reason = "an answer is judged first, and the conditions with what it says"
@@ -374,7 +377,7 @@ impl Ask {
         }
     }
 
-    /// What the planner's answer makes of the task.
+    /// Merges the planner's answer with the task's settings and annotations.
     fn planning(&self, answer: &str, known: &Known, budget: &Budget) -> Result<Planning, Wrong> {
         let senseless = "the planner's answer makes no sense";
         let adjustment = Adjustment::from_json(answer, &self.plan.template, budget).map_err(
@@ -397,7 +400,8 @@ impl Ask {
         let mut notes = serde_json::from_str::<Map<String, Value>>(notes).unwrap_or_default();
         let own_id = notes.get(CORRELATION_ID).cloned();
         notes.extend(adjustment.annotations.clone());
-        // The task is found by the id of its submit, which no planner changes.
+        // A planner cannot change the correlation id: clients find the task by the id of its
+        // submit.
         notes.extend(own_id.map(|id| (CORRELATION_ID.to_owned(), id)));
         let annotations = Value::Object(notes).to_string();
         if annotations.len() > MAX_ANNOTATIONS_BYTES {
@@ -419,14 +423,14 @@ impl Ask {
     }
 }
 
-/// The annotation that has the task's correlation id.
+/// The annotation that holds the task's correlation id.
 const CORRELATION_ID: &str = "correlation_id";
 
 fn too_costly(what: &str, error: &TooCostly) -> Wrong {
     Wrong::of(TOO_COSTLY, format!("{what}: {error}"))
 }
 
-/// A problem of an adjustment begins with its pointer, if it has one.
+/// Splits the leading JSON pointer, if any, from a problem of an adjustment.
 fn pointed(problem: String) -> Violation {
     match problem.split_once(": ") {
         Some((pointer, message)) if pointer.starts_with('/') => Violation {

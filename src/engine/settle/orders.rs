@@ -1,4 +1,4 @@
-//! What operators and deadlines do to a task.
+//! The effects of operator commands and deadlines on a task.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Why a task failed as a whole.
+/// The failure of a task whose deadline passed.
 pub(super) fn expired(code: &str) -> Failure {
     Failure::of_server(
         code,
@@ -35,7 +35,8 @@ pub(super) fn expired(code: &str) -> Failure {
 }
 
 impl<'a> Decision<'a> {
-    /// Follows an order, or says why not or what has to be judged first, and changes nothing.
+    /// Applies a command; or returns the refusal or the evaluation it needs first, with no change
+    /// made.
     pub(super) fn order(
         &mut self,
         task_id: Uuid,
@@ -63,7 +64,7 @@ impl<'a> Decision<'a> {
             .ok_or(OrderError::NotFound(task_id))
     }
 
-    /// The state after `event`, unless the task refuses it.
+    /// The state after `event`, or the refusal.
     fn after(
         &self,
         task_id: Uuid,
@@ -101,7 +102,7 @@ impl<'a> Decision<'a> {
         Ok(())
     }
 
-    /// The task's deadline has passed, unless the clock that said so was wrong.
+    /// Expires a task, unless its deadline has not passed by the transaction's clock.
     pub(super) fn expire(&mut self, task_id: Uuid) {
         let Some(task) = self.tasks.get(&task_id) else {
             return self.changes.expired.push(task_id);
@@ -122,7 +123,7 @@ impl<'a> Decision<'a> {
         self.changes.expired.push(task_id);
     }
 
-    /// Ends a task with all that it has in play.
+    /// Ends a task with all of its queue rows.
     fn end_all(&mut self, task_id: Uuid, after: TaskState, why: CancelReason) {
         let Some(task) = self.tasks.get_mut(&task_id) else {
             return;
@@ -170,7 +171,7 @@ impl<'a> Decision<'a> {
         Ok(())
     }
 
-    /// Whether that changed anything.
+    /// Sets the pause mark. Returns whether that changed anything.
     fn hold(
         &mut self,
         task_id: Uuid,
@@ -224,7 +225,7 @@ impl<'a> Decision<'a> {
                 let at = self.position(task_id, name)?;
                 match self.ended.get(&(task_id, at)) {
                     Some(row) if row.state == StepState::Error => vec![*row],
-                    // It has been said before.
+                    // The same command was applied before.
                     _ if self.is_retried(task_id, at) => return Ok(()),
                     _ => return Err(self.step_is(task_id, name, at, verb)),
                 }
@@ -280,7 +281,7 @@ impl<'a> Decision<'a> {
         });
     }
 
-    /// A step is as good as done, with a result or without.
+    /// Resolves a step with a result, or skips it.
     #[expect(
         clippy::too_many_lines,
         reason = "what is checked before a step is set, in the order of the refusals"
@@ -399,10 +400,11 @@ impl<'a> Decision<'a> {
         Ok(())
     }
 
-    /// The state of a task whose steps can still be told something.
+    /// The state of a task that accepts commands on its steps.
     fn open_to_orders(&self, task_id: Uuid, verb: &'static str) -> Result<TaskState, OrderError> {
         let state = self.state(task_id)?;
-        // Also of one that failed before: nothing of it would start any more, and nothing would end it.
+        // Also a task that failed before its deadline passed: no claim starts after the deadline,
+        // so a reopened step would wait for ever, and nothing would end the task.
         let expired = self.tasks.get(&task_id).is_some_and(|task| {
             task.row.error_code.is_some() || task.row.expires_at.is_some_and(|at| at <= self.now)
         });
@@ -413,7 +415,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// A failed task is in progress again; any other is as it was.
+    /// Reopens a failed task; leaves any other state.
     fn go_on(&mut self, task_id: Uuid, who: &(String, String)) -> Result<(), OrderError> {
         if let Ok(after) = self.state(task_id)?.after(TaskEvent::Reopen) {
             self.log(task_id, EventType::TaskReopened, who);
@@ -428,7 +430,7 @@ impl<'a> Decision<'a> {
         Ok(())
     }
 
-    /// Which failure is the task's, now that one may be gone.
+    /// Recomputes the task's first failed step after one may be gone.
     fn first_failure(&mut self, task_id: Uuid) {
         let rest: BTreeMap<i16, ()> = self
             .ended_of(task_id)

@@ -1,8 +1,10 @@
-//! The way into the settler, and the way aside for what has to be judged first.
+//! The entry to the settle loop, and the detour for inputs that need an evaluation first.
 //!
-//! The settler decides by verdicts and never judges itself. An input that needs one is judged before it gets into a transaction
-//! if all that it takes is known here; what only the locked rows show to be missing leaves its batch, is judged, and comes
-//! again. Meanwhile it has a place of its namespace's share and none of the queue's, so it keeps waiting only its own namespace.
+//! The settle loop decides by verdicts and never evaluates itself. If this server has all the
+//! documents, an input is evaluated before it enters a transaction. If only the locked rows show
+//! that a verdict is missing, the input leaves its batch, is evaluated, and is queued again.
+//! Meanwhile it occupies its namespace's share of the evaluation capacity and none of the queue's,
+//! so it delays only its own namespace.
 
 use std::{
     sync::{
@@ -41,27 +43,27 @@ use crate::{
     },
 };
 
-/// The pause between two tries to read documents.
+/// Delay between two tries to read documents.
 const READ_PAUSE: Duration = Duration::from_millis(500);
 
-/// The way into the settler.
+/// The sending end of the settle queue. Cheap to clone.
 #[derive(Clone)]
 pub struct SettleQueue {
     sender: mpsc::Sender<Pending>,
     weight: Arc<Semaphore>,
-    /// For what has its place already, or needs none.
+    /// For inputs that hold their capacity already or need none.
     again: mpsc::UnboundedSender<Pending>,
     shared: Shared,
     shares: Shares,
     aside: Arc<AtomicUsize>,
 }
 
-/// The settler is gone: the server ends.
+/// The settle loop has ended because the server shuts down.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is shutting down")]
 pub struct Closed;
 
-/// Counts an input that is being judged.
+/// Counts an input that is being evaluated.
 struct Aside(Arc<AtomicUsize>);
 
 impl Drop for Aside {
@@ -87,8 +89,8 @@ impl SettleQueue {
         }
     }
 
-    /// Waits for a place; a caller that reads from a stream thereby stops reading. What has to be judged does not keep the
-    /// caller, unless its namespace has its share waiting already.
+    /// Waits for capacity, so a caller that reads from a stream stops reading meanwhile. An input
+    /// that needs an evaluation delays the caller only while its namespace's share is used up.
     pub async fn push(&self, input: Input) -> Result<(), Closed> {
         let mut pending = Pending::from(input);
         if let Some(plan) = self.to_judge(&pending).await {
@@ -131,12 +133,12 @@ impl SettleQueue {
         pending.place = Place::Judging { _share: share };
     }
 
-    /// Has an input come into a batch without a place in the queue.
+    /// Queues an input without capacity of the queue.
     pub(super) fn come(&self, pending: Pending) {
         let _ = self.again.send(pending);
     }
 
-    /// The plan of an input that has to be judged, as far as that can be seen from here.
+    /// The plan of an input that needs an evaluation, as far as this server can see.
     async fn to_judge(&self, pending: &Pending) -> Option<Arc<Plan>> {
         let Input::Result {
             lease,
@@ -149,7 +151,8 @@ impl SettleQueue {
         };
         let plan = match plan {
             Some(plan) => Arc::clone(plan),
-            // Of another connection, or another server. What is small may wait in the queue.
+            // The lease came with another connection or belongs to another server. Small results
+            // may wait in the queue.
             None if result.len() > SMALL_BYTES => {
                 let template_id = documents::template_of(&self.shared.db, lease.task_id)
                     .await
@@ -162,7 +165,7 @@ impl SettleQueue {
         plan.judges(lease.step).then_some(plan)
     }
 
-    /// What to judge, if this server knows how the task stands.
+    /// The evaluation request, if the attempt cache has the task's row.
     fn ask(&self, pending: &Pending, plan: &Arc<Plan>) -> Option<Ask> {
         let Input::Result { lease, .. } = &**pending else {
             return None;
@@ -174,7 +177,8 @@ impl SettleQueue {
         })
     }
 
-    /// Judges at once what takes no more than some microseconds.
+    /// Evaluates at once if that takes microseconds; None if the documents are not cached or too
+    /// large.
     fn judge_here(&self, pending: &Pending, ask: &Ask) -> Option<Verdicts> {
         let result = pending.result();
         if result.map_or(0, str::len) > SMALL_BYTES {
@@ -192,7 +196,7 @@ impl SettleQueue {
         (!verdicts.is_over_budget()).then_some(verdicts)
     }
 
-    /// Judges an input on the judging threads and has it come again.
+    /// Evaluates an input on the evaluation threads and queues it again.
     pub(super) fn judge_aside(&self, mut pending: Pending, ask: Ask) {
         self.aside.fetch_add(1, Relaxed);
         let (queue, aside) = (self.clone(), Aside(Arc::clone(&self.aside)));
@@ -208,15 +212,15 @@ impl SettleQueue {
         });
     }
 
-    /// Whether something is being judged.
+    /// Whether an evaluation is pending.
     pub(super) fn judges(&self) -> bool {
         self.aside.load(Relaxed) > 0
     }
 
-    /// Nothing when the server ends first.
+    /// Returns `None` if the server shuts down first.
     async fn judged(&self, pending: &Pending, ask: Ask) -> Option<Verdicts> {
         let (turn, known) = loop {
-            // Before the documents: what waits for its turn holds none.
+            // The turn comes before the documents, so a waiting input holds none in memory.
             let turn = self.shared.judge.turn(ask.namespace()).await;
             match self.known(&ask).await {
                 Ok(Some(known)) => break (turn, known),
@@ -260,7 +264,7 @@ impl SettleQueue {
         }
     }
 
-    /// The documents, or nothing when they are too large together.
+    /// Reads the documents; `None` if they are too large together.
     async fn known(&self, ask: &Ask) -> Result<Option<Known>, StoreError> {
         let mut wanted: WantedInputs = ask.wanted();
         let mut known = self.shared.documents.know(&mut wanted, &Changes::default());
@@ -285,12 +289,13 @@ impl SettleQueue {
         Ok(Some(known))
     }
 
-    /// Gives back what a commit of unknown outcome may have claimed: if it did take place, the database holds leases
-    /// that no worker knows of, and a worker that lives would keep them for ever. A claim that was not made is not found.
+    /// Releases the claims of a commit of uncertain outcome. If it took place, the database holds
+    /// leases that no worker has, and a live worker's heartbeats would extend them for ever. A
+    /// claim that was not made is not found and ignored.
     ///
-    /// Never waits, so that a caller whose database is away can go on and say so. Not bounded by a number, but by what it
-    /// holds: at most the claims of the one transaction in which a loop lost its connection, as it gets no further
-    /// without a new one.
+    /// Never waits, so a caller whose database is away can go on and report it. The number is
+    /// bounded by the claims of the one transaction in which a loop lost its connection, as the
+    /// loop makes no progress without a new one.
     pub fn doubt(&self, reservation: &Reservation) {
         for (lease, worker_id) in reservation.promised() {
             let outcome = Outcome::Undelivered;
@@ -305,13 +310,13 @@ impl SettleQueue {
         }
     }
 
-    /// The deadline of a task has passed. Never waits; there are no more of these than there are running attempts.
+    /// Queues the expiry of a task. Never waits; there are at most as many as running attempts.
     pub(super) fn expire(&self, task_id: Uuid) {
         self.come(Input::Expire { task_id }.into());
     }
 
-    /// A commit failed. If it may have taken place after all, what it may have claimed is given back, and counts as used
-    /// until then.
+    /// Handles a failed commit. If it may have taken place, its claims are released, and count as
+    /// in use until then.
     pub fn uncommitted(&self, error: &StoreError, reservation: &Reservation, passes: Passes) {
         if !error.is_expectation() {
             self.doubt(reservation);

@@ -30,7 +30,7 @@ const TASK: Uuid = Uuid::from_u128(1);
 const WORKER: Uuid = Uuid::from_u128(2);
 const NOW: Duration = Duration::from_secs(1_000);
 
-/// `a`, then `b` and `c`, of which `b` may be tried twice.
+/// `a`, then `b` and `c`; `b` may be attempted twice.
 const YAML: &str = "
 task_name: t
 version: 1.0.0
@@ -46,7 +46,7 @@ struct Case {
     past: HashMap<Lease, OutcomeKind>,
 }
 
-/// What came out, with lists of short words for the changes.
+/// A decision, with its changes as lists of short words.
 struct Verdict {
     changes: Changes,
     acks: Vec<(Uuid, Lease, bool)>,
@@ -56,7 +56,7 @@ struct Verdict {
 }
 
 impl Case {
-    /// These steps are complete, and these run.
+    /// A case with these steps complete and these in progress.
     fn new(done: &[u16], running: &[i16]) -> Self {
         Self::of(YAML, done, running)
     }
@@ -274,7 +274,7 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
     ] {
         case.past = HashMap::from_iter([(lease(0), kind)]);
         let mut verdict = case.decide(&[done(0), done(0)]);
-        // What came too late leaves a trace, once.
+        // A late result is recorded once.
         let late: Vec<_> = verdict
             .changes
             .late

@@ -1,4 +1,4 @@
-//! When a batch that fails is divided, and when an input is to blame.
+//! When a failing batch is halved, and when an input is given up.
 
 use super::*;
 use crate::engine::settle::failing::{self, Failing};
@@ -47,7 +47,7 @@ fn what_a_worker_answered_and_the_database_refuses_is_replaced_once() {
             (&*failure.code, &failure.context),
             ("RESULT_REFUSED", &None)
         );
-        // The step ends with it, and its worker gets the acknowledgement.
+        // The step fails with the replacement, and its worker gets the acknowledgement.
         let verdict = Case::new(&[], &[0]).decide(std::slice::from_ref(&pending));
         assert_eq!(verdict.acks(), [true]);
         assert_eq!(verdict.events()[0], "step.failed");

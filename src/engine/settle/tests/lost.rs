@@ -90,7 +90,7 @@ fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() 
 #[test]
 fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
     let mut case = Case::new(&[0], &[1]);
-    // Otherwise it would be its last one.
+    // Without the probe mark, it would be the last attempt.
     (
         case.read.live[0].charged,
         case.read.live[0].attempt,

@@ -1,4 +1,4 @@
-//! Orders of operators: what they do to a task, and when they are refused.
+//! Operator commands: their effects on a task, and their refusals.
 
 use super::*;
 

@@ -1,9 +1,10 @@
-//! Decisions rest on verdicts that were found before; an input without one changes nothing and comes again.
+//! Decisions rest on existing verdicts; an input that lacks one changes nothing and is queued
+//! again.
 
 use super::*;
 use crate::{domain::budget::Budget, engine::documents::Known, store::hot::TaskInput};
 
-/// `d` waits for both `b` and `c` and looks at their results; `e` follows if `d` is skipped.
+/// `d` waits for `b` and `c` and reads their results; `e` follows if `d` is skipped.
 const CONDITIONS: &str = "
 task_name: t
 version: 1.0.0
@@ -43,7 +44,7 @@ fn known(results: &[(i16, &str)]) -> Known {
     }
 }
 
-/// The input as it comes again.
+/// The input after its evaluation.
 fn judged(mut pending: Pending, ask: &Ask, known: &Known) -> Pending {
     pending.verdicts = ask.judge(pending.result(), known, &Budget::new());
     pending.rounds += 1;
@@ -78,7 +79,7 @@ fn an_input_without_its_verdict_changes_nothing_and_the_rest_of_the_batch_goes_o
         "only c ended"
     );
     assert_eq!(verdict.changes.ended[0].step, 2);
-    // It was the first in the batch: c was not done then.
+    // The first input of the batch: `c` was not done yet when it was taken.
     let ask = &verdict.asks[&0];
     assert!(!ask.row.progress.done.contains(2));
     let case = Case::of(CONDITIONS, &[0, 2], &[1]);
