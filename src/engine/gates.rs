@@ -1,7 +1,9 @@
-//! Who may pass to which service, as this server knows it: circuits, pauses, and its parts of the limits.
+//! Admission control: whether a step may call its service now, by circuits, pauses and quota
+//! shares.
 //!
-//! A copy of the services' rows. A claim that relies on it says which gate it knows, and its transaction fails if that is
-//! not the service's any more. So a stale copy costs another try and never lets anybody through.
+//! A copy of the services' rows in memory. A claim states the admission version (`gate`) it was
+//! decided with, and its transaction fails if the service has another one by then. So a stale copy
+//! costs a retry and never admits a call.
 
 mod copy;
 mod known;
@@ -44,15 +46,17 @@ use crate::{
     },
 };
 
-/// A limit that was met is not asked about again before this; a rate limit is, as its tokens come by themselves.
+/// Interval before an exhausted quota share is renewed. A rate limit has none, as its tokens return
+/// by themselves.
 const RENEW_SPACING: Duration = Duration::from_millis(250);
-/// What was taken of a rate limit and not used is given back after this.
+/// Tokens of a rate limit that are unused for this long are returned.
 const TOKENS_KEEP: Duration = Duration::from_secs(1);
 
-/// A failed probe waits for so much longer than its service: by then others have probed it.
+/// Seconds that a failed probe waits beyond its service's next probing, so that other steps probe
+/// first.
 const PROBE_MARGIN: f64 = 1.0;
 
-/// An attempt that ended, as its service's health sees it.
+/// An ended attempt, as input of its service's health.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     pub lane_id: i32,
@@ -60,19 +64,20 @@ pub struct Call {
     pub started_at: SystemTime,
 }
 
-/// All services of the cell. Cheap to clone.
+/// The admission state of all services of the cell. Cheap to clone.
 #[derive(Clone)]
 pub struct Gates {
     server_id: Uuid,
     known: Arc<Mutex<Known>>,
-    /// One refresh at a time: an older reading must not come after a newer one, in which there may be services that it lacks.
+    /// Serialises refreshes, so that an older reading never replaces a newer one, which may have
+    /// services that it lacks.
     refreshing: Arc<tokio::sync::Mutex<Seen>>,
-    /// The next refresh reads everything.
+    /// The next refresh reads all rows.
     anew: Arc<AtomicBool>,
     rows_read: Arc<AtomicU64>,
-    /// The loop that looks after the services has something to do.
+    /// Wakes the services loop.
     work: Arc<Notify>,
-    /// An attempt failed, which may have to open a circuit.
+    /// An attempt failed, which may open a circuit.
     alarm: Arc<Notify>,
 }
 
@@ -89,12 +94,14 @@ impl Gates {
         }
     }
 
-    /// A transaction's view of the gates, which ends the attempts of these leases.
+    /// The admission reservation of one transaction.
     pub fn passes(&self) -> Passes {
         Passes::new(self.clone())
     }
 
-    /// Leaves of a demand what could pass: lanes of services that are shut are not looked at, however much waits there.
+    /// Limits a demand to the steps that the services admit. Lanes of closed services are dropped,
+    /// so a backlog behind them is not scanned. `ending` are attempts that the transaction ends:
+    /// their quota counts as free.
     pub fn admit(&self, demand: &mut Vec<LaneDemand>, ending: &[Lease]) {
         let now = Instant::now();
         let mut known = self.lock();
@@ -124,7 +131,7 @@ impl Gates {
         }
     }
 
-    /// Of these lanes, those in which a step could pass now.
+    /// The given lanes whose services admit a step now.
     pub fn open(&self, lanes: impl IntoIterator<Item = i32>) -> HashSet<i32> {
         let mut demand: Vec<LaneDemand> = lanes
             .into_iter()
@@ -138,7 +145,8 @@ impl Gates {
         demand.into_iter().map(|lane| lane.lane_id).collect()
     }
 
-    /// The pauses that ended attempts asked for, by service and as long as is allowed. Nobody passes here from now on.
+    /// Closes the services that asked for a pause, on this server at once. Returns the pauses to
+    /// write, by service, each cut to the policy's maximum.
     pub fn pause(&self, asked: &[(i32, Duration)]) -> Vec<Pause> {
         let now = Instant::now();
         let mut known = self.lock();
@@ -171,7 +179,8 @@ impl Gates {
             .collect()
     }
 
-    /// How long a step whose probe failed waits, seconds: past the next probing, for which others are chosen.
+    /// The minimum back-off of a step whose probe failed, in seconds: past the next probing, for
+    /// which other steps are chosen.
     pub fn past_probing(&self, lane_id: i32) -> f64 {
         self.lock().gate_of(lane_id).map_or(0.0, |gate| {
             let openings = gate.openings + u32::from(gate.state == CircuitState::HalfOpen);
@@ -179,7 +188,8 @@ impl Gates {
         })
     }
 
-    /// Counts how attempts ended. `now` is the time of the transaction that ended them.
+    /// Counts ended attempts for the services' health. `now` is the time of the transaction that
+    /// ended them.
     pub fn count(&self, calls: &[Call], now: SystemTime) {
         let mut known = self.lock();
         let (mut news, mut alarm) = (false, false);
@@ -211,7 +221,7 @@ impl Gates {
         }
     }
 
-    /// What was counted since the last time.
+    /// Takes the counts since the last report.
     pub fn take_reports(&self) -> Vec<Report> {
         let mut reports = Vec::new();
         self.lock().each_active(|service_id, gate| {
@@ -227,7 +237,7 @@ impl Gates {
         reports
     }
 
-    /// They could not be stored: the next report has them again.
+    /// Puts counts back that could not be stored, for the next report.
     pub fn put_back(&self, reports: &[Report]) {
         let mut known = self.lock();
         for report in reports {
@@ -238,8 +248,8 @@ impl Gates {
         }
     }
 
-    /// What to ask for: for services whose limits somebody met, or of which a part is in use. `slots` says how many steps of
-    /// some lanes could run here at once.
+    /// The quota renewals to request: for services whose limit was reached or whose share is in
+    /// use. `slots` returns the number of steps of some lanes that can run here at once.
     pub fn renewals(&self, slots: impl Fn(&[i32]) -> u32) -> Vec<Renewal> {
         let now = Instant::now();
         let mut renewals = Vec::new();
@@ -275,7 +285,7 @@ impl Gates {
         renewals
     }
 
-    /// What was got. Returns the lanes whose services admit calls now.
+    /// Applies a quota renewal. Returns the lanes whose service admits calls now.
     pub fn renewed(&self, asked: &Renewal, got: Renewed) -> Vec<i32> {
         let now = Instant::now();
         let admits = self.lock().change(asked.service_id, |gate| {
@@ -302,7 +312,7 @@ impl Gates {
         admits.unwrap_or_default()
     }
 
-    /// The attempts that run on parts of limits here, as far as known.
+    /// The attempts that run on quota shares of this server, as far as known.
     pub fn running(&self) -> Vec<Lease> {
         self.lock()
             .active()
@@ -310,7 +320,8 @@ impl Gates {
             .collect()
     }
 
-    /// These ended elsewhere. Returns the lanes whose services admit calls now.
+    /// Releases the quota of attempts that ended elsewhere. Returns the lanes whose services admit
+    /// calls now.
     pub fn ended(&self, leases: &[Lease]) -> Vec<i32> {
         let now = Instant::now();
         let mut lanes = Vec::new();
@@ -324,7 +335,7 @@ impl Gates {
         lanes
     }
 
-    /// The lanes of pauses that are over. They are told once.
+    /// Ends the pauses whose time is over. Returns their lanes, once.
     pub fn resumed(&self) -> Vec<i32> {
         let now = Instant::now();
         let mut lanes = Vec::new();
@@ -337,7 +348,8 @@ impl Gates {
         lanes
     }
 
-    /// When something ends by itself: a pause, a cool-down, a ramp, an order; or there is another token.
+    /// The time of the next change without an outside event: the end of a pause, cool-down, ramp or
+    /// operator's order, or the next token.
     pub fn next_change(&self) -> Option<Instant> {
         let pause = |gate: &Gate| match gate.shut {
             Shut::Until(until) => Some(until),
@@ -351,8 +363,8 @@ impl Gates {
             .min()
     }
 
-    /// Whether a state that ends by itself should have ended by now. It is told once, so that a row that does not change is
-    /// not looked at again and again; the next copy of it is told anew.
+    /// Whether a state should have ended by itself by now. Reported once per copy of a row, so a
+    /// row that does not change is not read again and again.
     pub fn take_lapsed(&self) -> bool {
         let now = Instant::now();
         let mut lapsed = false;
@@ -365,12 +377,12 @@ impl Gates {
         lapsed
     }
 
-    /// The names of the states that a circuit can be in.
+    /// The names of the circuit states.
     pub fn state_names() -> [&'static str; 3] {
         CircuitState::ALL.map(CircuitState::as_str)
     }
 
-    /// Where the circuits stand, of the first so many services by name.
+    /// The circuit states of the first `most` services by name.
     pub fn states(&self, most: usize) -> Vec<([String; 2], &'static str)> {
         let name = |gate: &Gate| (gate.name.clone(), gate.state.as_str());
         let mut states: Vec<_> = self.lock().all().map(name).collect();
@@ -379,19 +391,19 @@ impl Gates {
         states
     }
 
-    /// Whether calls wait to be reported.
+    /// Whether counts wait to be reported.
     pub fn has_calls(&self) -> bool {
         self.lock().active().any(|(_, gate)| gate.calls.calls > 0)
     }
 
-    /// Whether a part of a limit is in use here, or wanted.
+    /// Whether a quota share is in use here or wanted.
     pub fn is_limiting(&self) -> bool {
         self.lock()
             .active()
             .any(|(_, gate)| !gate.running.is_empty() || gate.starved)
     }
 
-    /// Whether somebody may not pass, so that it has to be asked whether he may again.
+    /// True if any service is closed or limited, so a refresh could open one.
     pub fn is_any_closed(&self) -> bool {
         let now = Instant::now();
         self.lock()
@@ -399,17 +411,17 @@ impl Gates {
             .any(|(_, gate)| gate.is_shut(now) || gate.limit != Limit::None)
     }
 
-    /// Whether all lanes of the catalog are known.
+    /// Whether all lanes of the catalog are known here.
     pub fn know(&self, catalog: &Catalog) -> bool {
         self.lock().has(&catalog.lanes())
     }
 
-    /// Waits until there is something to do for the loop that looks after the services.
+    /// Waits until the services loop has work.
     pub async fn worked(&self) {
         self.work.notified().await;
     }
 
-    /// Waits until an attempt ended that may change a circuit.
+    /// Waits until an attempt has ended that may change a circuit.
     pub async fn alarmed(&self) {
         self.alarm.notified().await;
     }

@@ -1,7 +1,9 @@
-//! The workers connected to this server: what each can do, how many slots it has free, and what it holds.
+//! The workers connected to this server, with their capabilities, free slots and attempts in
+//! flight.
 //!
-//! One short lock, never held across an await. A slot is reserved before the transaction that may fill it and given back
-//! if it did not, so no worker is ever sent more than it asked for, whichever loop claims for it.
+//! One short lock, never held across an await. A loop reserves a slot before the transaction that
+//! may fill it, and an unused slot is released. So no worker gets more assignments than it has
+//! slots, whichever loop claims for it.
 
 mod looks;
 mod outbox;
@@ -24,10 +26,10 @@ use super::{assignment::Assignment, catalog::Plan};
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{domain::lease::Lease, store::template::LaneRow};
 
-/// The most worker streams on one server.
+/// Maximum worker streams per server.
 pub const MAX_CONNECTIONS: usize = 5_000;
 
-/// Why a worker is told to stop a step.
+/// The reason for asking a worker to stop a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelReason {
     TaskCancelled,
@@ -35,7 +37,7 @@ pub enum CancelReason {
     LeaseLost,
 }
 
-/// What goes out on a worker's stream.
+/// A message on a worker's stream.
 pub enum ToWorker {
     Assign(Box<Assignment>),
     Ack {
@@ -50,27 +52,28 @@ pub enum ToWorker {
     Draining {
         grace: Duration,
     },
-    /// The stream ends: the worker registered elsewhere or was given up.
+    /// The stream ends because the worker registered elsewhere or was given up.
     Superseded,
-    /// The stream ends: the server does.
+    /// The stream ends because the server shuts down.
     Closing,
-    /// The stream ends: the server has lost its database, and the worker goes on at another one.
+    /// The stream ends because the server has lost its database; the worker continues at another
+    /// server.
     CutOff,
 }
 
-/// What a worker said about itself.
+/// A worker's registration.
 pub struct Profile {
     pub worker_id: Uuid,
     pub name: String,
-    /// Empty: all.
+    /// Empty for all.
     pub namespaces: HashSet<String>,
     pub handlers: HashSet<String>,
     pub capacity: usize,
-    /// The largest assignment that it takes, bytes.
+    /// Maximum size of an assignment, in bytes.
     pub max_assignment_bytes: i32,
 }
 
-/// A step that a worker has.
+/// A step that a worker holds.
 struct InFlight {
     plan: Option<Arc<Plan>>,
     deadline: Instant,
@@ -81,19 +84,20 @@ struct Connection {
     lanes: Arc<[i32]>,
     in_flight: HashMap<Lease, InFlight>,
     reserved: usize,
-    /// Answers taken that were not acknowledged yet.
+    /// Answers received and not yet acknowledged.
     unacknowledged: usize,
-    /// No more assignments: the worker drains, or this server does.
+    /// The worker or this server drains, so no assignment is sent.
     closed: bool,
     outbox: Outbox,
-    /// Ends the reading side too.
+    /// Cancels the reading side of the stream.
     stop: CancellationToken,
 }
 
 impl Connection {
-    /// An answer frees its slot before it is stored. As many answers as there are slots may wait for that; beyond, each
-    /// takes a slot, so that a worker faster than the database does not pile them up on both sides. Nor does one get more that
-    /// does not read what it has been sent.
+    /// The number of free slots. An answer frees its slot before it is stored. Up to `capacity`
+    /// answers may wait for their commit; each further one occupies a slot, so a worker faster than
+    /// the database does not build a backlog on either side. A worker that does not read its stream
+    /// has no free slot.
     fn free(&self) -> usize {
         let capacity = self.profile.capacity;
         let taken =
@@ -125,22 +129,26 @@ impl Connection {
 #[derive(Default)]
 struct Connections {
     by_id: HashMap<Uuid, Connection>,
-    /// Streams on their way to `by_id`.
+    /// Streams that are about to be added to `by_id`.
     opening: usize,
-    /// Claims that are being committed or delivered, and whether they were cancelled meanwhile.
+    /// Claims that are being committed or delivered, with the reason if they were cancelled
+    /// meanwhile.
     promised: HashMap<Lease, Option<CancelReason>>,
-    /// Lanes in which no step waits, as far as known here: a slot that comes free for one of these needs no look.
+    /// Idle lanes: no step waits in them as far as this server knows, so a freed slot needs no
+    /// scan.
     quiet: HashSet<i32>,
-    /// Lanes that somebody looks at, and into which nothing came meanwhile. They are quiet if the look leaves nothing in
-    /// them: until then, older steps may wait there.
+    /// Lanes being scanned. A lane becomes idle only if the scan drains it and nothing was enqueued
+    /// during the scan.
     looked_at: HashSet<i32>,
-    /// When the next retry falls due, as far as known here.
+    /// The time of the next retry, as far as this server knows.
     next_retry: Option<Instant>,
     draining: bool,
-    /// The limits of the workers differ: that a look has left nothing says nothing about what it did not look for.
+    /// The workers' limits on assignment size differ, so a scan up to one limit does not prove a
+    /// lane idle.
     limits_differ: bool,
 }
 
+// Marks a lane active: it leaves `quiet`, and a scan under way cannot put it back.
 impl Connections {
     fn is_loud(&mut self, lane: i32) {
         self.quiet.remove(&lane);
@@ -152,7 +160,7 @@ impl Connections {
         self.looked_at.clear();
     }
 
-    /// Whether a worker has a free slot and a step may wait for it.
+    /// Whether the worker has a free slot and one of its lanes is active.
     fn could_serve(&self, worker_id: Uuid) -> bool {
         let waits_in = |lane: &i32| !self.quiet.contains(lane) && !self.looked_at.contains(lane);
         let waits = |c: &Connection| c.free() > 0 && c.lanes.iter().any(waits_in);
@@ -160,15 +168,15 @@ impl Connections {
     }
 }
 
-/// All worker streams of this server.
+/// The worker streams of this server.
 pub struct Hub {
     connections: Mutex<Connections>,
     max_connections: usize,
-    /// There may be a free slot and a step for it.
+    /// Wakes the dispatch loop: a free slot and a waiting step may coincide.
     kick: Notify,
-    /// An attempt was handed out, so there is a deadline to watch.
+    /// Wakes the deadline loop: an attempt has started.
     sooner: Notify,
-    /// A retry falls due before the one that was waited for.
+    /// Wakes the retry timer: a retry is due earlier than the one it waits for.
     retry_sooner: Notify,
 }
 
@@ -178,7 +186,7 @@ impl Default for Hub {
     }
 }
 
-/// Room for one more stream, held while it opens.
+/// Reserved capacity for one stream while it opens.
 pub struct Room {
     hub: Arc<Hub>,
 }
@@ -200,8 +208,8 @@ impl Hub {
         }
     }
 
-    /// Room for one more stream; `None` when there are [`MAX_CONNECTIONS`] already. To be had before a worker's leases
-    /// move to the new stream: one that is refused must find them as they were.
+    /// Reserves capacity for one stream; `None` at [`MAX_CONNECTIONS`]. Must be called before a
+    /// worker's leases move to the new stream, so that a refused worker keeps its leases.
     pub fn room(self: &Arc<Self>) -> Option<Room> {
         let mut all = self.lock();
         if all.by_id.len() + all.opening >= self.max_connections {
@@ -213,8 +221,8 @@ impl Hub {
         })
     }
 
-    /// Adds a stream, with the leases that its worker brought along and the time that each has left. `stop` is cancelled
-    /// when the hub lets go of it.
+    /// Adds a stream, with the leases that its worker brings and their remaining times. The hub
+    /// cancels `stop` when it removes the stream.
     pub fn add(
         &self,
         _room: Room,
@@ -259,7 +267,7 @@ impl Hub {
         self.kick();
     }
 
-    /// Ends a stream after what is in its outbox, and returns the leases its worker holds.
+    /// Removes a stream, which ends after its outbox is sent. Returns the worker's leases.
     pub fn remove(&self, worker_id: Uuid) -> Vec<Lease> {
         let Some(connection) = self.lock().by_id.remove(&worker_id) else {
             return Vec::new();
@@ -268,7 +276,8 @@ impl Hub {
         connection.in_flight.into_keys().collect()
     }
 
-    /// A worker answered: its slot is free from now on. Returns the plan of the step, if it is known here.
+    /// Frees the slot of an attempt that was answered. Returns the step's plan if this server knows
+    /// it.
     pub fn answered(&self, worker_id: Uuid, lease: Lease) -> Option<Arc<Plan>> {
         let mut all = self.lock();
         let c = all.by_id.get_mut(&worker_id)?;
@@ -276,7 +285,7 @@ impl Hub {
         c.in_flight.remove(&lease)?.plan
     }
 
-    /// How many answers of a worker wait for their acknowledgement.
+    /// The number of a worker's answers without an acknowledgement.
     pub fn unacknowledged(&self, worker_id: Uuid) -> usize {
         self.lock()
             .by_id
@@ -284,14 +293,14 @@ impl Hub {
             .map_or(0, |c| c.unacknowledged)
     }
 
-    /// Stops assignments to one worker.
+    /// Stops assignments to a worker.
     pub fn close(&self, worker_id: Uuid) {
         if let Some(c) = self.lock().by_id.get_mut(&worker_id) {
             c.closed = true;
         }
     }
 
-    /// Stops assignments to all workers, now and later, and tells them.
+    /// Stops assignments to all workers, present and future, and notifies them.
     pub fn drain(&self, grace: Duration) {
         let mut all = self.lock();
         all.draining = true;
@@ -301,23 +310,25 @@ impl Hub {
         }
     }
 
-    /// Ends all streams and says why. The workers' leases stay theirs. Returns how many streams there were.
+    /// Ends all streams with the message `why`; the workers keep their leases. Returns the number
+    /// of streams.
     pub fn close_all(&self, why: impl Fn() -> ToWorker) -> usize {
         let closed: Vec<Connection> = self.lock().by_id.drain().map(|(_, c)| c).collect();
         for c in &closed {
             c.outbox.send(why());
-            // A worker that does not read its stream must not be heard any more either.
+            // A worker that does not read its stream must not extend its lease by heartbeats
+            // either.
             c.stop.cancel();
         }
         closed.len()
     }
 
-    /// How many steps the workers of this server have.
+    /// The number of attempts in flight on this server.
     pub fn in_flight(&self) -> usize {
         self.lock().by_id.values().map(|c| c.in_flight.len()).sum()
     }
 
-    /// How many workers there are, how many steps they have, and how many more they could take.
+    /// The numbers of workers, of attempts in flight, and of free slots.
     pub fn slots(&self) -> (usize, usize, usize) {
         let all = self.lock();
         let used = all.by_id.values().map(|c| c.in_flight.len()).sum();
@@ -328,7 +339,7 @@ impl Hub {
         )
     }
 
-    /// Whether a worker has answered everything that it was handed.
+    /// Whether a worker has no attempt in flight.
     pub fn holds_nothing(&self, worker_id: Uuid) -> bool {
         self.lock()
             .by_id
@@ -336,12 +347,12 @@ impl Hub {
             .is_none_or(|c| c.in_flight.is_empty())
     }
 
-    /// All workers with a stream on this server.
+    /// The workers with a stream on this server.
     pub fn workers(&self) -> Vec<Uuid> {
         self.lock().by_id.keys().copied().collect()
     }
 
-    /// All leases that the workers of this server hold.
+    /// The leases held by workers of this server.
     pub fn leases(&self) -> Vec<Lease> {
         self.lock()
             .by_id
@@ -350,7 +361,8 @@ impl Hub {
             .collect()
     }
 
-    /// Sees which lanes each worker can serve, after new ones came into being or some are gone. `lanes` are in the order of their ids.
+    /// Recomputes the lanes of each worker after lanes were added or removed. `lanes` must be
+    /// sorted by id.
     pub fn relane(&self, lanes: &[LaneRow]) {
         let mut all = self.lock();
         for c in all.by_id.values_mut() {
@@ -362,7 +374,8 @@ impl Hub {
         self.kick();
     }
 
-    /// Sends to one worker. A worker that does not read what it is sent loses its stream.
+    /// Sends a message to a worker. Returns false if the worker is gone or its outbox is full; a
+    /// full outbox closes the stream.
     pub fn send(&self, worker_id: Uuid, message: ToWorker) -> bool {
         let mut all = self.lock();
         let Some(c) = all.by_id.get_mut(&worker_id) else {
@@ -375,15 +388,15 @@ impl Hub {
             return true;
         }
         tracing::warn!(%worker_id, name = c.profile.name, "a worker does not read its stream; the stream is closed");
-        // It must not be heard either: its heartbeats would keep leases that nobody here watches any more.
+        // Its heartbeats must stop too: they would extend leases that this server no longer tracks.
         c.stop.cancel();
         c.outbox.discard();
         all.by_id.remove(&worker_id);
         false
     }
 
-    /// Tells whoever holds this lease to stop, and frees the slot. A claim that is not delivered yet never will be.
-    /// `false` when no worker here holds it.
+    /// Asks the holder of a lease to stop, and frees the slot. A claim that is not delivered yet
+    /// will not be sent. Returns false if no worker here holds the lease.
     pub fn cancel(&self, lease: Lease, reason: CancelReason) -> bool {
         let mut all = self.lock();
         if let Some(cancelled) = all.promised.get_mut(&lease) {
@@ -409,7 +422,7 @@ impl Hub {
         sent
     }
 
-    /// How many steps of any of these lanes the workers here could run at once.
+    /// The number of steps of these lanes that workers of this server can run at once.
     pub fn slots_for(&self, lanes: &[i32]) -> u32 {
         let all = self.lock();
         let serving = all
@@ -419,7 +432,7 @@ impl Hub {
         u32::try_from(serving.map(|c| c.profile.capacity).sum::<usize>()).unwrap_or(u32::MAX)
     }
 
-    /// The leases of one task that workers of this server hold.
+    /// The leases of one task held by workers of this server.
     pub fn leases_of(&self, task_id: Uuid) -> Vec<Lease> {
         let all = self.lock();
         all.by_id
@@ -428,7 +441,8 @@ impl Hub {
             .collect()
     }
 
-    /// The leases whose deadline passed; they are reported once, then again after `again` if they are still there.
+    /// The leases whose deadline passed. A lease is reported again after `again` if it is still
+    /// held.
     pub fn overdue(&self, again: Duration) -> Vec<Lease> {
         let now = Instant::now();
         let mut overdue = Vec::new();
@@ -441,7 +455,7 @@ impl Hub {
         overdue
     }
 
-    /// The next deadline of any lease here.
+    /// The earliest deadline of a lease of this server.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.lock()
             .by_id
@@ -450,7 +464,7 @@ impl Hub {
             .min()
     }
 
-    /// Says that a retry falls due after so long.
+    /// Sets the retry timer to fire after `after`, unless it fires earlier.
     pub fn retry_in(&self, after: Duration) {
         let at = Instant::now() + after;
         let mut all = self.lock();
@@ -461,7 +475,7 @@ impl Hub {
         }
     }
 
-    /// Waits until the next retry known here falls due, and forgets it.
+    /// Waits until the retry timer fires, and clears it.
     pub async fn retry_due(&self) {
         loop {
             let next = self.lock().next_retry;
@@ -482,7 +496,7 @@ impl Hub {
         }
     }
 
-    /// Waits until an attempt was handed out whose deadline may be the next.
+    /// Waits until an attempt starts, whose deadline may be the earliest.
     pub async fn sooner(&self) {
         self.sooner.notified().await;
     }

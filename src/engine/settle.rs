@@ -319,11 +319,9 @@ impl Settler {
             expiring,
             ..
         } = decision.finish();
-        // 4. Claims. The pause and the freed quota come first: `grant` must not start a step on a
-        //    service that has just asked for a pause, and may reuse the quota of the attempts that
-        //    end here.
-        // The size of a new assignment decides which workers take it, so it comes before the
-        // claims.
+        // 4. Claims. Sizes come first, as they decide which workers take a step. So do the pauses
+        //    and the freed quota: `grant` must not start a step on a service that has just asked
+        //    for a pause, and may reuse the quota of the attempts that end here.
         sizes::weigh(&self.shared.documents, hot, &mut changes, &plans).await?;
         changes.pauses = self.shared.gates.pause(&pauses);
         passes.frees(&changes);

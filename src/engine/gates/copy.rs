@@ -1,4 +1,5 @@
-//! One service's gate, as this server knows it: a copy of its row, and what runs and is promised here.
+//! The admission state of one service on this server: a copy of its row, the running attempts and
+//! the reservations.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +13,22 @@ use crate::{
     store::service::{Permit, ServiceRow},
 };
 
-/// Why nobody passes, and for how long.
+/// Whether the service is closed, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shut {
     No,
     Until(Instant),
-    /// Until the row says otherwise.
+    /// Until the row changes.
     For(()),
 }
 
-/// How many pass.
+/// The kind of limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
     None,
-    /// So many at once in the whole cluster.
+    /// A number of concurrent steps in the whole cluster.
     Concurrency,
-    /// Half-open: each start is counted once.
+    /// Half-open: a number of starts.
     Probes,
 }
 
@@ -37,26 +38,26 @@ pub(super) struct Gate {
     pub(super) gate: i64,
     pub(super) state: CircuitState,
     pub(super) openings: u32,
-    /// When the copy was made, and how old the state was then.
+    /// The time of the reading, and the age of the circuit's state at that time, in seconds.
     pub(super) read: Instant,
     pub(super) age: f64,
     pub(super) policy: Policy,
     pub(super) lanes: Vec<i32>,
-    /// It is among those that are walked through.
+    /// It is in the list of active services.
     pub(super) listed: bool,
     pub(super) shut: Shut,
     pub(super) limit: Limit,
-    /// Something about the row ends by itself then, unless somebody ends it before.
+    /// The time at which a state of the row ends by itself.
     pub(super) lapses: Option<Instant>,
     pub(super) permit: Option<Permit>,
-    /// The attempts that run on this server's part.
+    /// The attempts that run on this server's quota share.
     pub(super) running: HashSet<Lease>,
-    /// Claims on their way to the database.
+    /// Claims that are reserved and not committed yet.
     pub(super) promised: i32,
     pub(super) tokens: f64,
     pub(super) tokens_until: Instant,
     pub(super) next_token: Option<Instant>,
-    /// Somebody could have passed if there had been more permits or tokens.
+    /// A step was refused for lack of quota or tokens.
     pub(super) starved: bool,
     pub(super) asked: Option<Instant>,
     /// Not reported yet.
@@ -120,13 +121,14 @@ impl Gate {
         }
     }
 
-    /// The newer copy of the row; what only this server knows stays.
+    /// Merges a newer copy of the row with the state that only this server has.
     pub(super) fn renewed(self, old: Option<Self>) -> Self {
         let Some(old) = old else { return self };
         Self {
             lanes: old.lanes,
             listed: old.listed,
-            // Also while there is no limit, or only probes pass: they run on, and count again when there is one.
+            // Kept also without a limit or while only probes are admitted: the attempts run on, and
+            // count again under the next limit.
             running: old.running,
             promised: old.promised,
             tokens: old.tokens,
@@ -139,7 +141,8 @@ impl Gate {
         }
     }
 
-    /// Whether there is nothing to look after: anybody passes, nothing ends by itself, and nothing is in use or waits to be reported.
+    /// Whether the service needs no attention: open, without limits, and with nothing in use or to
+    /// report.
     pub(super) fn is_at_rest(&self) -> bool {
         let open = self.shut == Shut::No && self.limit == Limit::None && !self.is_rated();
         let unused = self.running.is_empty() && self.promised == 0 && self.permit.is_none();
@@ -159,7 +162,7 @@ impl Gate {
         self.policy.per_second > 0.0
     }
 
-    /// The steps at once that are allowed in the cluster.
+    /// The number of concurrent steps allowed in the cluster.
     pub(super) fn concurrency(&self, now: Instant) -> u32 {
         let policy = &self.policy;
         let set = if policy.max_concurrency > 0 {
@@ -178,7 +181,8 @@ impl Gate {
         }
     }
 
-    /// How many more may pass here, if a transaction ends `freed` of those that run.
+    /// The number of further steps admitted here, if a transaction ends `freed` of the running
+    /// ones.
     pub(super) fn room(&self, now: Instant, freed: i32) -> i32 {
         if self.is_shut(now) {
             return 0;

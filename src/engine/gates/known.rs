@@ -1,5 +1,6 @@
-//! All that a server knows of the gates: the copies of the services, their lanes, and which services have something to look after.
-//! Only the latter are walked through for a transaction or a round, so that neither depends on how many services there are.
+//! The admission state of this server: the services, their lanes, and the list of active services.
+//! A transaction or a round iterates over the active ones only, so its cost does not depend on the
+//! number of services.
 
 use std::{mem, time::Instant};
 
@@ -10,28 +11,28 @@ use crate::store::{pause::PauseRow, service::ServiceRow, template::LaneRow};
 #[derive(Default)]
 pub(super) struct Known {
     services: HashMap<i32, Gate>,
-    /// At least those that are not at rest; each of them is marked as listed.
+    /// At least the services that are not at rest; each of them has `listed` set.
     active: Vec<i32>,
     /// The service of each lane.
     pub(super) lanes: HashMap<i32, i32>,
-    /// The largest id of a lane that was ever known: a lane has a larger one than those before it.
+    /// The largest lane id ever known; a newer lane has a larger id.
     newest_lane: i32,
     /// The lanes of templates and namespaces that an operator has paused.
     pub(super) paused: HashSet<i32>,
-    /// What is paused.
+    /// The pauses of the last reading.
     pauses: Vec<PauseRow>,
-    /// How many gates were walked through.
+    /// The number of services iterated over.
     #[cfg(test)]
     pub(super) walked: std::cell::Cell<usize>,
 }
 
 impl Known {
-    /// The gate of a lane's service.
+    /// The state of a lane's service.
     pub(super) fn gate_of(&self, lane_id: i32) -> Option<&Gate> {
         self.services.get(self.lanes.get(&lane_id)?)
     }
 
-    /// Changes the gate of a service; `None` if it is not known.
+    /// Changes the state of a service and lists it if it is active then; `None` if it is unknown.
     pub(super) fn change<T>(&mut self, id: i32, change: impl FnOnce(&mut Gate) -> T) -> Option<T> {
         let gate = self.services.get_mut(&id)?;
         let changed = change(gate);
@@ -42,7 +43,7 @@ impl Known {
         Some(changed)
     }
 
-    /// Changes the gate of a lane's service.
+    /// Changes the state of a lane's service.
     pub(super) fn change_of<T>(
         &mut self,
         lane_id: i32,
@@ -51,7 +52,7 @@ impl Known {
         self.change(*self.lanes.get(&lane_id)?, change)
     }
 
-    /// The services that are not at rest, and maybe a few that are.
+    /// The active services, and possibly a few at rest.
     pub(super) fn active(&self) -> impl Iterator<Item = (i32, &Gate)> {
         #[cfg(test)]
         self.walked.set(self.walked.get() + self.active.len());
@@ -59,7 +60,7 @@ impl Known {
         self.active.iter().filter_map(gate)
     }
 
-    /// Changes those, and lets go of what is at rest then.
+    /// Changes the active services, and drops those that are at rest afterwards from the list.
     pub(super) fn each_active(&mut self, mut change: impl FnMut(i32, &mut Gate)) {
         #[cfg(test)]
         self.walked.set(self.walked.get() + self.active.len());
@@ -74,25 +75,26 @@ impl Known {
         });
     }
 
-    /// All of them, for what is asked rarely.
+    /// All services, for rare requests.
     pub(super) fn all(&self) -> impl Iterator<Item = &Gate> {
         self.services.values()
     }
 
-    /// Whether all these lanes, which are in the order of their ids, are known.
+    /// Whether all these lanes are known; they must be sorted by id.
     pub(super) fn has(&self, lanes: &[LaneRow]) -> bool {
         lanes
             .last()
             .is_none_or(|lane| lane.lane_id <= self.newest_lane)
     }
 
-    /// The services of whose limits this server has a part.
+    /// The services of whose limits this server has a quota share.
     pub(super) fn with_permits(&self) -> Vec<i32> {
         let having = self.active().filter(|(_, gate)| gate.permit.is_some());
         having.map(|(id, _)| id).collect()
     }
 
-    /// Takes over what a reading found; with `all`, what it did not find is gone. Returns the lanes whose services admit calls now.
+    /// Applies a reading; with `all`, services that it lacks are removed. Returns the lanes whose
+    /// services admit calls now.
     pub(super) fn learn(
         &mut self,
         rows: Vec<ServiceRow>,
@@ -114,7 +116,7 @@ impl Known {
                 .as_ref()
                 .is_none_or(|gate| gate.is_shut(now) || gate.room(now, 0) == 0);
             self.services.insert(id, Gate::of(row, now).renewed(old));
-            // It is listed, if it has to be.
+            // `change` also lists the service if it is active.
             let lanes = self.change(id, |gate| {
                 let opens = was_shut && !gate.is_shut(now);
                 opens.then(|| gate.lanes.clone())
@@ -137,20 +139,20 @@ impl Known {
         opened
     }
 
-    /// Those of the lanes, which are in the order of their ids, that have a larger one than all that are known.
+    /// The lanes with a larger id than any known one; the lanes must be sorted by id.
     fn unknown<'a>(&self, lanes: &'a [LaneRow]) -> &'a [LaneRow] {
         let known = lanes.partition_point(|lane| lane.lane_id <= self.newest_lane);
         lanes.get(known..).unwrap_or_default()
     }
 
-    /// Takes over which lanes are paused. Returns those that were and are not any more.
+    /// Applies the pauses. Returns the lanes that were paused and are not any more.
     fn hold(&mut self, pauses: &[PauseRow], lanes: &[LaneRow]) -> Vec<i32> {
         let covers = |pause: &PauseRow, lane: &LaneRow| {
             pause.namespace == lane.namespace
                 && (pause.task_name.is_empty() || pause.task_name == lane.task_name)
         };
         let is_held = |lane: &&LaneRow| pauses.iter().any(|pause| covers(pause, lane));
-        // Lanes do not change, so those that are known need no other look as long as the same is paused.
+        // Lanes never change, so while the pauses are the same only new lanes are checked.
         if self.pauses == pauses {
             let held = self.unknown(lanes).iter().filter(is_held);
             let held: Vec<i32> = held.map(|lane| lane.lane_id).collect();
@@ -163,7 +165,7 @@ impl Known {
         before.difference(&self.paused).copied().collect()
     }
 
-    /// Drops the lanes that are gone.
+    /// Drops the lanes that were removed.
     fn forget_lanes(&mut self, lanes: &[LaneRow]) {
         let is_there = |id: &i32| lanes.binary_search_by_key(id, |lane| lane.lane_id).is_ok();
         self.lanes.retain(|id, _| is_there(id));

@@ -1,4 +1,4 @@
-//! What one transaction takes of the gates: it is nobody else's as long as it is not decided whether it was used.
+//! Capacity reserved by one transaction. Released on drop unless committed.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -9,22 +9,23 @@ use crate::{
     store::changes::{Changes, PROBE, Passed, UsedPermit},
 };
 
-/// What was taken of one service.
+/// The capacity reserved at one service.
 #[derive(Default)]
 struct Taken {
-    /// The copy of the row that all of it relies on; none before the first claim.
+    /// The admission version that all claims rely on; none before the first claim.
     gate: Option<i64>,
     permit: Option<(i32, i64)>,
     limited: bool,
     probing: bool,
     leases: Vec<Lease>,
     tokens: f64,
-    /// Those that this transaction ends, and that make room for others in it.
+    /// Attempts that this transaction ends, whose quota its own claims may use.
     freed: HashSet<Lease>,
 }
 
 impl Taken {
-    /// Lets one more claim pass; `room` is how many could pass before the transaction read the clock.
+    /// Reserves capacity for one claim. `room` is the capacity before the transaction read the
+    /// clock.
     fn take(&mut self, gate: &mut Gate, room: i32, lease: Lease) -> Option<Option<i32>> {
         let freed = i32::try_from(self.freed.len()).unwrap_or(i32::MAX);
         let is_late = gate.limit == Limit::Concurrency
@@ -58,7 +59,7 @@ impl Taken {
         })
     }
 
-    /// After the commit: what it took is in use.
+    /// Converts the reservation into use, after the commit.
     fn commit(&self, gate: &mut Gate, ended: bool, lost: &HashSet<Lease>) {
         let count = i32::try_from(self.leases.len()).unwrap_or(i32::MAX);
         if self.limited {
@@ -82,12 +83,12 @@ impl Taken {
     }
 }
 
-/// The claims of a transaction, by the services that they pass to. What was not committed is given back when it is dropped.
+/// The admission reservation of a transaction, by service. Released on drop unless committed.
 pub struct Passes {
     gates: Gates,
     taken: BTreeMap<i32, Taken>,
-    /// How many could pass to the services with a limit before the transaction read the clock. What ended since then ended
-    /// after the time at which its claims start, and makes no room for them.
+    /// The capacity of the services with a limit, before the transaction read the clock. An attempt
+    /// that ended since then ended after its claims start, so its quota cannot be used for them.
     room: HashMap<i32, i32>,
 }
 
@@ -107,7 +108,7 @@ impl Passes {
         }
     }
 
-    /// The transaction ends these attempts: where they count against a limit, others may start in their place.
+    /// Frees the quota of the attempts that this transaction ends, for its own claims.
     pub fn frees(&mut self, changes: &Changes) {
         let known = self.gates.lock();
         let limited: Vec<_> = known
@@ -127,7 +128,8 @@ impl Passes {
         }
     }
 
-    /// Lets a claim pass: the part of a limit that it uses, if there is one; nothing if it may not.
+    /// Reserves capacity for a claim. Returns the quota share it uses, if any; `None` if the
+    /// service does not admit it.
     pub fn take(&mut self, lane_id: i32, lease: Lease) -> Option<Option<i32>> {
         let mut known = self.gates.lock();
         if known.paused.contains(&lane_id) {
@@ -141,7 +143,7 @@ impl Passes {
             .flatten()
     }
 
-    /// What the transaction takes for granted.
+    /// The versions and quota shares that the transaction relies on.
     pub fn granted(&self) -> Vec<Passed> {
         let passed = |(id, taken): (&i32, &Taken)| {
             let spent = if taken.probing {
@@ -163,8 +165,8 @@ impl Passes {
         self.taken.iter().filter_map(passed).collect()
     }
 
-    /// After the commit, or one of unknown outcome: all that may be in use counts as used. `lost` are claims that were not
-    /// made. Returns the lanes in which others may pass now.
+    /// Counts the reservation as used, after a commit or one of uncertain outcome. `lost` are
+    /// claims that were not made. Returns the lanes whose services admit calls now.
     pub fn commit(mut self, ended: bool, lost: &HashSet<Lease>) -> Vec<i32> {
         let now = Instant::now();
         let mut known = self.gates.lock();
@@ -195,7 +197,7 @@ impl Drop for Passes {
     }
 }
 
-/// The attempts that end.
+/// The leases of the attempts that end.
 fn ended(changes: &Changes) -> impl Iterator<Item = Lease> {
     let steps = changes.ended.iter().filter_map(|e| {
         Some(Lease {

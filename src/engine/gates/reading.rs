@@ -1,4 +1,4 @@
-//! How the copy of the services is brought up to date: what changed is read, and everything only rarely.
+//! Refreshes the copy of the services: usually only changed rows are read, and rarely all.
 
 use std::{
     collections::HashMap,
@@ -18,28 +18,31 @@ use crate::{
     },
 };
 
-/// Everything is read again after this, whatever was heard: should a change ever be missed, it is missed for no longer.
+/// Interval of full readings, which bounds the effect of a missed change.
 const READ_ALL: Duration = Duration::from_secs(600);
 
-/// Up to where the services' rows were read.
+/// The state of the last reading.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// [`gate::ALL`] before the first reading.
+    /// The oldest transaction that was running then; [`gate::ALL`] before the first reading.
     horizon: u64,
-    /// When everything was read.
+    /// The time of the last full reading.
     all: Option<Instant>,
-    /// What was set then for namespaces and the cell.
+    /// The settings of namespaces and of the cell at that time.
     wide: HashMap<Scope, Settings>,
 }
 
 impl Gates {
-    /// Reads the services' rows that have changed. Returns the lanes whose services admit calls now and did not before.
+    /// Reads the services' rows that have changed. Returns the lanes whose services admit calls now
+    /// and did not before.
     pub async fn refresh(&self, db: &Db, catalog: &Catalog) -> Result<Vec<i32>, StoreError> {
         let mut seen = self.refreshing.lock().await;
-        // In its turn, so that nobody comes with fewer lanes than are known; and before the services, so that those of the lanes are read.
+        // Under the lock, so that no refresh uses an older list of lanes than the one before it;
+        // and before the services, so that the services of all listed lanes are read.
         let lanes = catalog.lanes();
         let (reading, all) = self.read(db, &mut seen).await?;
-        // Afterwards: a pause gives its services another gate, so a server that has the current gate has read the pause.
+        // After the services: a pause changes its services' version, so a server that has the
+        // current version has read the pause.
         let pauses = pause::list(db).await?;
         let read = u64::try_from(reading.rows.len()).unwrap_or(u64::MAX);
         self.rows_read.fetch_add(read, Ordering::Relaxed);
@@ -49,18 +52,18 @@ impl Gates {
         Ok(opened)
     }
 
-    /// What has changed since the last reading, or everything; which of the two, it says.
+    /// Reads the changed rows, or all. Returns true with all.
     async fn read(&self, db: &Db, seen: &mut Seen) -> Result<(Reading, bool), StoreError> {
         let due = seen.all.is_none_or(|at| at.elapsed() >= READ_ALL);
         if self.anew.swap(false, Ordering::Relaxed) || due {
             seen.horizon = gate::ALL;
         }
         if seen.horizon != gate::ALL {
-            // Parts of a limit change without their service.
+            // Quota shares change without their service's row.
             let also = self.lock().with_permits();
             let reading = gate::changed_since(db, self.server_id, seen.horizon, &also).await?;
-            // Transactions count up. Where they do not, it is another database, and what is set for many concerns services that
-            // have not changed themselves.
+            // A horizon that went back means another database. Changed settings of a namespace or
+            // the cell affect services whose rows have not changed.
             if reading.horizon >= seen.horizon && reading.policies.wide() == seen.wide {
                 return Ok((reading, false));
             }
@@ -72,12 +75,12 @@ impl Gates {
         Ok((reading, true))
     }
 
-    /// The next refresh reads everything: the database may be another one than before.
+    /// Makes the next refresh read all rows, as the database may be another one.
     pub fn doubt(&self) {
         self.anew.store(true, Ordering::Relaxed);
     }
 
-    /// How many rows of services were read so far.
+    /// The number of services' rows read so far.
     pub fn rows_read(&self) -> u64 {
         self.rows_read.load(Ordering::Relaxed)
     }

@@ -16,7 +16,7 @@ use crate::{
 
 const MANY: i32 = 60_000;
 
-/// A service at rest, of which nobody may pass without a permit if it is `limited`.
+/// A service at rest; if it is `limited`, it admits nothing without a quota share.
 fn row(service_id: i32, limited: bool) -> ServiceRow {
     ServiceRow {
         service_id,
@@ -42,7 +42,7 @@ fn row(service_id: i32, limited: bool) -> ServiceRow {
     }
 }
 
-/// The lane of a service, which has its number.
+/// The lane of a service; both have the same number.
 fn lane(service_id: i32) -> LaneRow {
     LaneRow {
         lane_id: service_id,
@@ -73,7 +73,7 @@ fn walked(gates: &Gates) -> usize {
     gates.lock().walked.take()
 }
 
-/// A failed call in a lane, a second long.
+/// A failed call in a lane that took a second.
 fn failure(lane_id: i32) -> Call {
     Call {
         lane_id,
@@ -84,7 +84,7 @@ fn failure(lane_id: i32) -> Call {
 
 const LATER: Duration = Duration::from_secs(1);
 
-/// Everything that is done for a transaction or a round, and how many gates each of it walked through.
+/// The actions of a transaction and a round, with the number of services that each iterated over.
 fn round(gates: &Gates) -> Vec<(&'static str, usize)> {
     let mut passes = gates.passes();
     let mut cost = vec![("passes", walked(gates))];
@@ -152,14 +152,14 @@ fn round(gates: &Gates) -> Vec<(&'static str, usize)> {
 
 #[test]
 fn a_transaction_and_a_round_walk_through_no_service_that_is_at_rest() {
-    // One with a limit, one that was told to pause, and one of which calls were counted.
+    // One with a limit, one with a pause, and one with counted calls.
     const FEW: usize = 3;
     let gates = gates((1..=MANY).map(|id| row(id, id == 1)).collect());
     for (what, cost) in round(&gates) {
         let walks = if what == "a commit" { 1 } else { 2 };
         assert!(cost <= FEW * walks, "{what}: {cost} gates");
     }
-    // Nor does what was something else once, and is at rest again.
+    // Neither does a service that was active once and is at rest again.
     gates.take_reports();
     let news = vec![row(1, false), row(7, false)];
     gates.lock().learn(news, false, &[], &[]);
@@ -169,12 +169,12 @@ fn a_transaction_and_a_round_walk_through_no_service_that_is_at_rest() {
     assert_eq!(walked(&gates), 0);
 }
 
-/// Whatever is done: what is not at rest is walked through, once.
+/// Every active service is listed once, whatever the sequence of actions.
 #[test]
 fn what_is_not_at_rest_is_listed() {
     const SERVICES: i32 = 12;
     let gates = gates((1..=SERVICES).map(|id| row(id, id % 3 == 0)).collect());
-    // A simple generator, the same each time.
+    // A simple generator with a fixed seed.
     let mut state = 7_u32;
     let mut random = |below: u32| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -233,14 +233,14 @@ fn lanes_that_are_gone_are_forgotten_with_their_services() {
     gates.lock().learn(rows, true, &[], &lanes);
     assert_eq!(gates.open(1..=4), HashSet::from_iter([1, 3]));
     assert_eq!(gates.lock().active().count(), 0);
-    // A lane that comes has a larger number than any before it.
+    // A new lane has a larger id than all before it.
     let lanes = [lane(1), lane(3), lane(5)];
     let opened = gates.lock().learn(vec![row(5, false)], false, &[], &lanes);
     assert_eq!(opened, [5]);
     assert_eq!(gates.open(1..=5), HashSet::from_iter([1, 3, 5]));
 }
 
-/// A pause is found for lanes that come later, and for those that are there when it comes.
+/// A pause applies to lanes that are added later, and to those that exist already.
 #[test]
 fn a_paused_name_holds_lanes_that_come_later() {
     let gates = gates(vec![row(1, false), row(2, false)]);

@@ -1,4 +1,4 @@
-//! When to look for steps that wait: a slot and a step may have come together.
+//! When to scan the queue for waiting steps: as soon as a free slot and a step may coincide.
 
 use uuid::Uuid;
 
@@ -6,13 +6,14 @@ use super::Hub;
 use crate::store::hot::LaneDemand;
 
 impl Hub {
-    /// Steps of these lanes came into play, or were left, without a slot: asks for a look if there is one by now. If not,
-    /// the next slot that comes free does.
+    /// Marks lanes active, as steps wait in them without a slot. Requests a scan if a slot is free
+    /// by now; if not, the next freed slot does.
     pub fn steps_wait(&self, lanes: impl IntoIterator<Item = i32>) {
         let mut all = self.lock();
         let mut look = false;
         for lane in lanes {
-            // Under one lock with the state of the slots, so that either side sees the other.
+            // Slots and lanes share one lock, so a step and a slot that come at once cannot miss
+            // each other.
             all.is_loud(lane);
             look = look || all.by_id.values().any(|c| c.free() > 0 && c.serves(lane));
         }
@@ -22,14 +23,15 @@ impl Hub {
         }
     }
 
-    /// Anything may wait, in any lane: somebody else put it there, or nobody could look.
+    /// Marks all lanes active (another server enqueued steps, or a scan failed) and requests a
+    /// scan.
     pub fn anything_waits(&self) {
         self.lock().all_loud();
         self.kick();
     }
 
-    /// A look begins. What comes into a lane from now on keeps it loud, whatever the look finds; and so does a lane whose steps
-    /// are not all looked for, as another worker takes larger ones.
+    /// Begins a scan of these lanes. A lane stays active if a step is enqueued during the scan, or
+    /// if another worker takes larger assignments than the scan covers.
     pub fn look_begins(&self, lanes: &[LaneDemand]) {
         let mut all = self.lock();
         let differ = all.limits_differ;
@@ -46,14 +48,15 @@ impl Hub {
         all.looked_at.extend(whole);
     }
 
-    /// The look found nothing more in its lanes than it said.
+    /// Ends the scan: the lanes still marked as scanned become idle.
     pub fn look_ends(&self) {
         let mut all = self.lock();
         let lanes = std::mem::take(&mut all.looked_at);
         all.quiet.extend(lanes);
     }
 
-    /// Nobody could look, as no slot was free: the next one that comes free asks for it.
+    /// A scan had no free slot to offer: marks all lanes active, so the next freed slot requests a
+    /// scan.
     pub fn look_missed(&self) {
         let mut all = self.lock();
         all.all_loud();
@@ -67,7 +70,7 @@ impl Hub {
         }
     }
 
-    /// Slots of these workers came free: asks for a look if steps may wait for one.
+    /// Requests a scan if a freed slot of these workers meets an active lane.
     pub fn slots_freed(&self, workers: impl IntoIterator<Item = Uuid>) {
         let all = self.lock();
         if workers
@@ -79,12 +82,12 @@ impl Hub {
         }
     }
 
-    /// Asks for a look at the waiting steps.
+    /// Requests a scan of the queue.
     pub fn kick(&self) {
         self.kick.notify_one();
     }
 
-    /// Waits for [`Hub::kick`].
+    /// Waits for a request by [`Hub::kick`].
     pub async fn kicked(&self) {
         self.kick.notified().await;
     }

@@ -1,4 +1,4 @@
-//! What waits to be sent to one worker, bounded by number and by bytes.
+//! The messages that wait to be sent to one worker, bounded by number and by bytes.
 
 use std::{
     sync::{
@@ -13,18 +13,18 @@ use tokio::sync::mpsc;
 
 use super::{Hub, ToWorker};
 
-/// A worker gets no more assignments while so many bytes of them wait for it to read its stream. The last one, and small ones of one
-/// transaction, may go beyond.
+/// A worker gets no further assignments while this many bytes of them wait in its outbox. The last
+/// assignment, and small ones of one transaction, may exceed it.
 pub const MAX_QUEUED_BYTES: usize = 16 << 20;
 
-/// How much waits, and since when.
+/// The amount that waits, and the time of the last read.
 #[derive(Default)]
 pub(super) struct Queued {
-    /// Of assignments in the outbox, and of those promised.
+    /// Of assignments, both queued and reserved.
     bytes: AtomicUsize,
     /// Messages in the outbox.
     messages: AtomicUsize,
-    /// When the worker took something last, while something waits.
+    /// When the worker last took a message; None if none waits.
     since: Mutex<Option<Instant>>,
 }
 
@@ -46,23 +46,23 @@ impl Queued {
     }
 }
 
-/// Shared by both ends, so that what nobody reads can be thrown away.
+/// Shared by both ends, so the sender can discard messages that the worker does not read.
 type Receiver = Arc<Mutex<mpsc::Receiver<ToWorker>>>;
 
-/// The way to one worker.
+/// The sending end of a worker's stream.
 pub struct Outbox {
     sender: mpsc::Sender<ToWorker>,
     receiver: Receiver,
     pub(super) queued: Arc<Queued>,
 }
 
-/// The other end of it.
+/// The receiving end of a worker's stream.
 pub struct Inbox {
     receiver: Receiver,
     queued: Arc<Queued>,
 }
 
-/// An outbox for so many messages.
+/// An outbox for at most `messages` messages.
 pub fn outbox(messages: usize) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(messages);
     let receiver = Arc::new(Mutex::new(receiver));
@@ -91,10 +91,10 @@ impl ToWorker {
 }
 
 impl Outbox {
-    /// `false` when there is no place, or nobody at the other end.
+    /// Returns false if the outbox is full or its other end is closed.
     pub(super) fn send(&self, message: ToWorker) -> bool {
         let bytes = message.bytes();
-        // Counted first: the other end may take it in the same moment.
+        // Counted before it is sent: the other end may take it at once.
         self.queued.add(bytes);
         if self.queued.messages.fetch_add(1, Ordering::Relaxed) == 0 {
             self.queued.since(Some(Instant::now()));
@@ -107,14 +107,15 @@ impl Outbox {
         sent
     }
 
-    /// Throws away what waits. The worker does not read, so its stream would keep it for as long as the connection lasts.
+    /// Discards the waiting messages. An unread stream would hold them for as long as the
+    /// connection lasts.
     pub(super) fn discard(&self) {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         receiver.close();
         while receiver.try_recv().is_ok() {}
     }
 
-    /// Whether something has waited for so long, with nothing taken meanwhile.
+    /// Whether messages have waited for `limit` without one being taken.
     pub(super) fn is_stalled(&self, limit: Duration) -> bool {
         let since = *self
             .queued
@@ -127,7 +128,8 @@ impl Outbox {
 }
 
 impl Hub {
-    /// Closes the streams on which something has waited for so long and nothing was read. Their leases stay as they are.
+    /// Closes the streams on which messages have waited for `limit` without one being read. Their
+    /// workers keep their leases.
     pub fn close_stalled(&self, limit: Duration) {
         self.lock().by_id.retain(|worker_id, c| {
             let stalled = c.outbox.is_stalled(limit);
@@ -142,7 +144,7 @@ impl Hub {
 }
 
 impl Inbox {
-    /// The messages in order. Whoever makes room in a full outbox asks `hub` for a look at the waiting steps.
+    /// The messages in order. Taking one from a full outbox requests a scan from `hub`.
     pub fn into_stream(self, hub: Arc<Hub>) -> impl Stream<Item = ToWorker> + Send {
         let Self { receiver, queued } = self;
         let next = move |cx: &mut std::task::Context<'_>| {

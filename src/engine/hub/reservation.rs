@@ -1,4 +1,4 @@
-//! Slots of workers, set aside before the transaction that may fill them.
+//! Slots of workers, reserved before the transaction that may fill them.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -11,25 +11,26 @@ use crate::{domain::lease::Lease, engine::assignment::Assignment, store::hot::La
 struct ReservedSlots {
     worker_id: Uuid,
     lanes: Arc<[i32]>,
-    /// The largest assignment that it takes.
+    /// Maximum size of an assignment, in bytes.
     limit: i32,
     queued: Arc<Queued>,
     /// Reserved and not yet delivered.
     held: usize,
-    /// Of these, not yet promised to a step.
+    /// Of `held`, the slots not yet allocated to a step.
     open: usize,
 }
 
-/// Slots that no other loop can fill; what was not delivered is free again when it is dropped.
+/// Slots that no other loop can fill. Undelivered slots are released on drop.
 pub struct Reservation {
     hub: Arc<Hub>,
     slots: Vec<ReservedSlots>,
     promised: Vec<(Lease, Uuid)>,
-    /// What the promised assignments weigh, until they are in the outboxes or nowhere.
+    /// Sizes of the allocated assignments, counted in the outboxes until the reservation is
+    /// dropped.
     weights: Vec<(Arc<Queued>, usize)>,
 }
 
-/// How many steps of each lane could find one of these slots.
+/// The number of steps per lane that these slots can take, and their largest size.
 fn demand_of<'a>(slots: impl Iterator<Item = (&'a [i32], usize, i32)>) -> Vec<LaneDemand> {
     let mut demand: BTreeMap<i32, (usize, i32)> = BTreeMap::new();
     for (lanes, open, limit) in slots.filter(|(_, open, _)| *open > 0) {
@@ -47,7 +48,7 @@ fn demand_of<'a>(slots: impl Iterator<Item = (&'a [i32], usize, i32)>) -> Vec<La
 }
 
 impl Hub {
-    /// The lanes that have free slots, and how many, without reserving any.
+    /// The number of free slots per lane, without a reservation.
     pub fn demand(&self) -> Vec<LaneDemand> {
         demand_of(
             self.lock()
@@ -57,7 +58,8 @@ impl Hub {
         )
     }
 
-    /// Reserves at most so many slots for steps of each lane, from the workers with the most of them.
+    /// Reserves up to the given number of slots per lane, from the workers with the most free
+    /// slots.
     pub fn reserve(self: &Arc<Self>, lanes: &BTreeMap<i32, usize>) -> Reservation {
         self.reserve_for(
             &lanes
@@ -67,7 +69,7 @@ impl Hub {
         )
     }
 
-    /// The same for steps whose assignments weigh so much: the heaviest choose first.
+    /// The same with the sizes of the assignments, in bytes: the largest are served first.
     pub fn reserve_for(
         self: &Arc<Self>,
         lanes: &BTreeMap<(i32, Reverse<i32>), usize>,
@@ -129,13 +131,13 @@ impl ReservedSlots {
 }
 
 impl Reservation {
-    /// Whether no slot was free.
+    /// Whether no slot was reserved.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// The lanes that the reserved workers serve, and how many steps of each could find a slot; but for those in which no
-    /// step waits, as far as known here, and which need no look therefore.
+    /// The active lanes of the reserved workers, with the number of steps that could take a slot.
+    /// Idle lanes need no scan and are left out.
     pub fn demand(&self) -> Vec<LaneDemand> {
         let mut demand = demand_of(
             self.slots
@@ -147,17 +149,17 @@ impl Reservation {
         demand
     }
 
-    /// Whether every slot is promised.
+    /// Whether every slot is allocated.
     pub fn is_used_up(&self) -> bool {
         self.slots.iter().all(|s| s.open == 0)
     }
 
-    /// Whether a claim in this lane, of an assignment of so many bytes, could have a slot.
+    /// Whether a slot takes a step of this lane with an assignment of `bytes` bytes.
     pub fn has_slot(&self, lane_id: i32, bytes: i32) -> bool {
         self.slots.iter().any(|s| s.takes(lane_id, bytes))
     }
 
-    /// Promises a slot to a claim in this lane, on the worker with the most open ones that takes so much.
+    /// Allocates a slot to a claim, on the fitting worker with the most open slots.
     pub fn promise(&mut self, lane_id: i32, bytes: i32, lease: Lease) -> Option<Uuid> {
         let slot = self
             .slots
@@ -174,14 +176,14 @@ impl Reservation {
         Some(slot.worker_id)
     }
 
-    /// All promises so far. After a commit that may or may not have taken place, each may be a claim that no worker
-    /// knows of.
+    /// The claims allocated so far. After a commit of uncertain outcome, each may exist in the
+    /// database.
     pub fn promised(&self) -> &[(Lease, Uuid)] {
         &self.promised
     }
 
-    /// From now on the promised claims can be cancelled. To be called before their commit: once that is done, somebody
-    /// may end an attempt in the moment before its assignment goes out.
+    /// Makes the allocated claims cancellable. Must be called before their commit: once it is done,
+    /// another transaction may end an attempt before its assignment is sent.
     pub fn announce(&self) {
         if !self.promised.is_empty() {
             self.hub
@@ -191,7 +193,8 @@ impl Reservation {
         }
     }
 
-    /// Sends a committed claim to its worker. `false` when the worker is gone: the attempt never reached it.
+    /// Sends a committed claim to its worker. Returns false if the attempt cannot reach it: the
+    /// worker is gone, or the assignment exceeds its limit.
     pub fn deliver(&mut self, assignment: Assignment) -> bool {
         let (worker_id, lease) = (assignment.worker_id, assignment.lease);
         let in_flight = InFlight {
@@ -211,12 +214,13 @@ impl Reservation {
             if assignment.bytes()
                 > usize::try_from(c.profile.max_assignment_bytes).unwrap_or_default()
             {
-                // Its row said less than it weighs. The worker's library would end the stream.
+                // The queue row understated the size. The worker's gRPC library would end the
+                // stream.
                 tracing::error!(%worker_id, ?lease, bytes = assignment.bytes(), "an assignment is larger than it was said to be; it is not sent");
                 return false;
             }
             if cancelled.is_some() {
-                // The attempt has ended already; its worker never hears of it.
+                // The attempt has ended already, so its assignment is not sent.
                 drop(all);
                 self.hub.kick();
                 return true;
@@ -243,7 +247,7 @@ impl Drop for Reservation {
                 c.reserved = c.reserved.saturating_sub(slot.held);
             }
         }
-        // Whoever found them taken left a step behind; now there is a slot for it.
+        // A loop that found these slots taken may have left a step waiting for one.
         if self
             .slots
             .iter()

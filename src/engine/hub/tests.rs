@@ -1,4 +1,4 @@
-//! Slots, promises and lanes, without streams.
+//! Slots, reservations and lanes, without streams.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const LANE: i32 = 1;
 const OTHER_LANE: i32 = 2;
-/// More than any test's workers have.
+/// More slots than the workers of any test have.
 fn all_lanes() -> BTreeMap<i32, usize> {
     BTreeMap::from([(LANE, 100), (OTHER_LANE, 100)])
 }
@@ -97,7 +97,7 @@ fn assignment(lease: Lease) -> Assignment {
     }
 }
 
-/// Whether somebody asked for a look since the last call.
+/// Whether a scan was requested since the last call.
 async fn kicked(hub: &Hub) -> bool {
     tokio::time::timeout(Duration::ZERO, hub.kicked())
         .await
@@ -140,7 +140,8 @@ fn a_claim_cancelled_on_its_way_is_never_delivered() {
     let mut reservation = hub.reserve(&all_lanes());
     reservation.promise(LANE, 0, lease(1)).unwrap();
     reservation.announce();
-    // Its commit is done, and before this server has read the answer another transaction cancels the task.
+    // The claim is committed; before this server reads that answer, another transaction cancels the
+    // task.
     assert!(hub.cancel(lease(1), CancelReason::TaskCancelled));
     assert!(
         reservation.deliver(assignment(lease(1))),
@@ -204,7 +205,7 @@ async fn a_slot_that_comes_free_asks_for_a_look_unless_its_lanes_are_known_to_be
     );
     assert!(kicked(&hub).await, "by the new streams");
     assert!(give(&hub, 1));
-    // A look while the one slot of the lane is taken sees the other lane only.
+    // The lane's only slot is taken, so the scan covers the other lane only.
     hub.look_begins(&[look(OTHER_LANE)]);
     hub.answered(WORKER, lease(1));
     hub.slots_freed([WORKER]);
@@ -223,7 +224,7 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
     kicked(&hub).await;
     let looking = hub.reserve(&all_lanes());
     hub.look_begins(&[look(LANE)]);
-    // Too late for the look, and there is no slot, because the look holds it.
+    // Too late for the scan, and the scan's reservation holds the only slot.
     hub.steps_wait([LANE]);
     assert!(!kicked(&hub).await);
     drop(looking);
@@ -237,7 +238,7 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
 fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
-    // What a settler would look at before it hands on what it unlocks.
+    // The lanes that the settle loop would scan before it assigns the steps it unlocks.
     let looks_at = || {
         hub.reserve(&all_lanes())
             .demand()
