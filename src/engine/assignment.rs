@@ -1,4 +1,4 @@
-//! An attempt on its way to a worker, with everything that its handler needs.
+//! An attempt to be sent to a worker, with everything that its handler needs.
 
 use std::{
     borrow::Cow,
@@ -30,21 +30,21 @@ pub struct Assignment {
     pub charged: i16,
     pub deadline_at: SystemTime,
     pub timeout: Duration,
-    /// JSON object: the task's notes and the step's over them.
+    /// JSON object: the task's annotations, overridden by the step's.
     pub annotations: String,
     pub retry_limit: u32,
-    /// JSON, where it is not the template's.
+    /// JSON, if it differs from the template's.
     pub handler_config: Option<String>,
-    /// For a planner: what it plans, as JSON.
+    /// For a planner: the steps to plan, as JSON.
     pub planned_steps: String,
     /// The task's documents.
     pub task: Arc<TaskInput>,
-    /// Step name and JSON of every ancestor; null of a skipped one.
+    /// Step name and JSON of each input; null for a skipped step.
     pub results: Vec<(String, Arc<str>)>,
 }
 
 impl Assignment {
-    /// What it weighs on the wire, or a little less.
+    /// Its approximate size on the wire, in bytes, at most a little too small.
     pub fn bytes(&self) -> usize {
         let results: usize = self
             .results
@@ -60,7 +60,7 @@ impl Assignment {
     }
 }
 
-/// Adds the documents that a step needs to what the transaction reads.
+/// Adds the documents that a step needs to the ones the transaction reads.
 pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, revision: i32, step: i16) {
     inputs.tasks.push((task_id, revision));
     inputs.results.extend(
@@ -70,8 +70,8 @@ pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, revision: i32
     );
 }
 
-/// Puts claims and documents together. A claim whose documents are missing is left out; it cannot be, as what was not
-/// known was read in the same transaction.
+/// Combines claims with their documents. A claim without its documents is left out, which cannot
+/// happen: the transaction has read every document that was not cached.
 pub fn assemble(
     claimed: Vec<Claimed>,
     known: &Known,
@@ -133,7 +133,7 @@ pub fn assemble(
         .collect()
 }
 
-/// The task's notes with the step's own over them.
+/// The task's annotations, overridden by the step's.
 pub fn merge_annotations(task: &str, step: &serde_json::Map<String, Value>) -> String {
     if step.is_empty() {
         return task.to_owned();

@@ -1,8 +1,8 @@
-//! Looks for what nothing would ever wake, and mends it. That there is anything to be found is a fault of this program or of
-//! somebody's hand; either way no task may wait for ever because of it, and nobody may overlook that it happened.
+//! Finds steps and tasks that can no longer make progress, and repairs them. A finding is always a
+//! bug or a manual edit, so it is logged as an error and recorded in the task's history.
 //!
-//! Every server looks, a portion at a time, but only one at a moment. What a look finds suspicious is judged again under the
-//! locks that all writers take, in their order: a row in motion is never taken for a broken one.
+//! Every server scans, one portion at a time, and one server at a time. Suspects are judged again
+//! under the locks that all writers take, in their order, so a row in motion is never repaired.
 
 mod mending;
 
@@ -26,14 +26,14 @@ use crate::store::{
     repair::Repairing,
 };
 
-/// How often a server looks.
+/// Interval between scans.
 const LOOK: Duration = Duration::from_secs(10);
-/// The most tasks that are mended by one transaction.
+/// Maximum tasks repaired per transaction.
 const BATCH: usize = 100;
-/// The most tasks that are kept in mind because they could not be mended. The others are found again.
+/// Maximum remembered tasks that could not be repaired. A later scan finds the others again.
 const MAX_LEFT: usize = 1_000;
 
-/// What the auditor has done since the process started.
+/// Counters of the auditor since the process started.
 #[derive(Debug, Default)]
 pub struct Audits {
     found: AtomicU64,
@@ -42,39 +42,40 @@ pub struct Audits {
 }
 
 impl Audits {
-    /// Things found wrong, under lock.
+    /// Findings confirmed under lock.
     pub fn found(&self) -> u64 {
         self.found.load(Ordering::Relaxed)
     }
 
-    /// Of these, those that were mended.
+    /// Findings that were repaired.
     pub fn repaired(&self) -> u64 {
         self.repaired.load(Ordering::Relaxed)
     }
 
-    /// Broken tasks that are known at this moment and could not be mended.
+    /// Broken tasks known now that could not be repaired.
     pub fn standing(&self) -> u64 {
         self.standing.load(Ordering::Relaxed)
     }
 }
 
-/// What came of one look.
+/// The result of one scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audited {
-    /// Tasks that were suspicious.
+    /// Tasks that looked broken.
     pub suspects: usize,
-    /// Things mended.
+    /// Findings repaired.
     pub repaired: usize,
 }
 
-/// The auditing loop.
+/// The audit loop.
 pub struct Auditor {
     shared: Shared,
     audits: Arc<Audits>,
     cursor: Cursor,
-    /// Tasks that could not be mended, with the reason if it does not pass by itself; it is in the log.
+    /// Tasks that could not be repaired, with the error if it is permanent; permanent errors are
+    /// logged.
     left: BTreeMap<Uuid, Option<String>>,
-    /// A look has failed since the last one that did not.
+    /// The last scan failed.
     failing: bool,
 }
 
@@ -94,7 +95,7 @@ impl Auditor {
         )
     }
 
-    /// Looks until `shutdown`.
+    /// Scans until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         while pause(jitter(LOOK), &shutdown).await {
             match self.run_once().await {
@@ -110,7 +111,7 @@ impl Auditor {
         }
     }
 
-    /// Looks at the next portion, and mends what is broken there.
+    /// Scans the next portion and repairs the broken tasks in it.
     pub async fn run_once(&mut self) -> Result<Audited, StoreError> {
         let left: Vec<Uuid> = self.left.keys().copied().collect();
         let Some(look) = audit::look(&self.shared.db, self.cursor, &left).await? else {
@@ -123,7 +124,7 @@ impl Auditor {
         for tasks in look.suspects.chunks(BATCH) {
             repaired += match self.mend(tasks).await {
                 Ok(repaired) => repaired,
-                // One may keep the others from being mended.
+                // One task may prevent the repair of the others.
                 Err(error) => {
                     self.shared.db.counts().note(&error);
                     self.mend_each(tasks).await
@@ -152,7 +153,8 @@ impl Auditor {
         repaired
     }
 
-    /// Mends tasks in one transaction, and says so after its commit. Returns how many things were wrong.
+    /// Repairs tasks in one transaction and logs the findings after its commit. Returns the number
+    /// of findings.
     async fn mend(&mut self, tasks: &[Uuid]) -> Result<usize, StoreError> {
         let mut session = self.shared.db.patient().await?;
         let Some(repairing) = Repairing::begin(&mut session, tasks).await? else {
@@ -184,7 +186,7 @@ impl Auditor {
             lanes,
         } = plan.mend(&starts);
         if findings.is_empty() {
-            // It has moved on, or somebody else was faster.
+            // The task has moved on, or another server has repaired it.
             return Ok(0);
         }
         mending.notify = self.shared.peers.news(
@@ -216,7 +218,7 @@ impl Auditor {
         Ok(count)
     }
 
-    /// Keeps a task in mind that is broken and could not be mended. What does not pass by itself is said, once.
+    /// Remembers a broken task that could not be repaired. Logs a permanent error once.
     fn leave(&mut self, task_id: Uuid, why: Option<String>) {
         if self
             .left

@@ -1,4 +1,4 @@
-//! What waits for a worker, as operators want to know it: read when somebody asks, and not more often than once a second.
+//! The number of waiting steps per lane for operators, read on demand and at most once a second.
 
 use std::{
     sync::Arc,
@@ -14,10 +14,10 @@ use crate::store::{
     template::LaneRow,
 };
 
-/// How long a reading is as good as a new one.
+/// How long a reading is reused.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// A lane, and what waits in it.
+/// A lane with its waiting steps.
 #[derive(Clone, Debug)]
 pub struct Waiting {
     pub lane: LaneRow,
@@ -25,7 +25,7 @@ pub struct Waiting {
     pub oldest: Duration,
 }
 
-/// The way to the reading.
+/// Reads the backlog, with a cache of the last reading.
 pub struct Backlog {
     db: Db,
     catalog: Arc<Catalog>,
@@ -41,7 +41,8 @@ impl Backlog {
         }
     }
 
-    /// Every lane that has a template, at most [`MAX_LANES`]. Who asks while another one reads gets the same answer.
+    /// The backlog of every lane that has a template, at most [`MAX_LANES`]. Concurrent callers
+    /// share one reading.
     pub async fn read(&self) -> Result<Arc<Vec<Waiting>>, StoreError> {
         let mut last = self.last.lock().await;
         if let Some((at, waiting)) = last.as_ref()

@@ -1,5 +1,6 @@
-//! The registered templates in memory. A template never changes, so a copy is never wrong; it can only be incomplete,
-//! and whoever misses one refreshes. Which of them take no new tasks is read beside them, by the number of the last change.
+//! The registered templates in memory. A template never changes, so a copy is never wrong, only
+//! possibly missing; a caller that misses one refreshes. Retirements are read separately, by the
+//! number of the last change.
 
 mod shelf;
 
@@ -30,13 +31,13 @@ use crate::{
     },
 };
 
-/// A template with all that the engine derives from it.
+/// A compiled template, with everything the engine derives from it.
 pub struct Plan {
     pub template_id: i32,
     pub template: Template,
     pub graph: Graph,
     pub schema: Option<ContextSchema>,
-    /// Of each step's result.
+    /// The schema of each step's result.
     pub result_schemas: Vec<Option<ContextSchema>>,
     /// Whether any step has a condition.
     pub conditional: bool,
@@ -44,9 +45,9 @@ pub struct Plan {
     pub lanes: Vec<i32>,
     /// JSON text of each step's `handler_config`.
     pub handler_configs: Vec<String>,
-    /// The ancestors whose results each step gets, where those are not all.
+    /// The ancestors whose results each step receives, if not all.
     inputs: Vec<Option<Vec<u16>>>,
-    /// What an assignment of each step weighs without the documents of its task.
+    /// The size of each step's assignment without the documents of its task, in bytes.
     fixed: Vec<i32>,
     pub yaml: String,
     /// The environment in which it was registered.
@@ -56,12 +57,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The step at a position that came out of the database.
+    /// The step at a position read from the database.
     pub fn step(&self, step: i16) -> Option<&StepTemplate> {
         self.template.steps.get(usize::try_from(step).ok()?)
     }
 
-    /// The ancestors whose results a step gets, in ascending order.
+    /// The ancestors whose results a step receives, in ascending order.
     pub fn inputs(&self, step: usize) -> &[u16] {
         match self.inputs.get(step) {
             Some(Some(named)) => named,
@@ -70,12 +71,12 @@ impl Plan {
         }
     }
 
-    /// The same for a position that came out of the database.
+    /// The same for a position read from the database.
     pub fn inputs_of(&self, step: i16) -> &[u16] {
         usize::try_from(step).map_or(&[], |step| self.inputs(step))
     }
 
-    /// What an assignment of a step weighs without the documents of its task.
+    /// The size of a step's assignment without the documents of its task, in bytes.
     pub fn fixed(&self, step: i16) -> i32 {
         usize::try_from(step)
             .ok()
@@ -83,7 +84,8 @@ impl Plan {
             .unwrap_or_default()
     }
 
-    /// The lane of a step of this template; 0, which no lane has, for a position that does not exist.
+    /// The lane of a step of this template; 0, which is no lane, for a position that does not
+    /// exist.
     pub fn lane(&self, step: u16) -> i32 {
         self.lanes
             .get(usize::from(step))
@@ -92,18 +94,18 @@ impl Plan {
     }
 }
 
-/// What became of a registration.
+/// The outcome of a registration.
 pub enum Registered {
     Created(Arc<Plan>),
-    /// The same content was there.
+    /// The same content was registered already.
     Unchanged(Arc<Plan>),
-    /// The same content was there, retired, and takes tasks again.
+    /// The same content was registered and retired; it takes tasks again.
     Restored(Arc<Plan>),
-    /// The version is taken by other content.
+    /// The version has other content.
     Taken(Arc<Plan>),
 }
 
-/// Why a template was not registered.
+/// The reason for refusing a registration.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     #[error("the template has {} problem(s)", .0.problems_total)]
@@ -114,10 +116,10 @@ pub enum RegisterError {
     Store(#[from] StoreError),
 }
 
-/// What a template's name stands for.
+/// A template found by name.
 pub struct Resolved {
     pub plan: Arc<Plan>,
-    /// It takes no new tasks.
+    /// Set if the version is retired.
     pub retired: Option<Arc<Retirement>>,
 }
 
@@ -133,17 +135,17 @@ struct Known {
     lanes: Arc<Vec<LaneRow>>,
 }
 
-/// All templates of the cell that this server has heard of.
+/// The templates of the cell that this server has read.
 pub struct Catalog {
-    /// Of this server: what it registers is read in it by all.
+    /// The environment of this server, in which all servers read the templates that it registers.
     environment: String,
     shelf: Arc<Shelf>,
-    /// One refresh at a time; a second caller finds the first one's work done.
+    /// Serialises refreshes. A second caller waits, and then finds nothing new.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Catalog {
-    /// Empty; call [`Catalog::refresh`].
+    /// Creates an empty catalog; call [`Catalog::load`] or [`Catalog::refresh`] next.
     pub fn new(db: Db, metrics: Arc<Metrics>, environment: String) -> Self {
         Self {
             environment,
@@ -152,11 +154,13 @@ impl Catalog {
         }
     }
 
-    /// Reads what was registered since the last time. Where that takes longer than a call may wait, it goes on without its caller.
+    /// Reads the templates registered since the last time. After `READ_LIMIT` the caller gets an
+    /// error, while the reading continues.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let late = |_| StoreError::Connection("the templates could not be read in time".into());
         let read = async {
-            // The wait for a turn counts too: behind a database that says nothing there would be a queue.
+            // The limit includes the wait for the lock: otherwise callers would queue behind a
+            // database that does not answer.
             let turn = Arc::clone(&self.turn).lock_owned().await;
             let ended =
                 |error| StoreError::Connection(format!("the templates were not read: {error}"));
@@ -167,19 +171,19 @@ impl Catalog {
         tokio::time::timeout(READ_LIMIT, read).await.map_err(late)?
     }
 
-    /// Reads all templates as a server starts, however long that takes; each page has its own time.
+    /// Reads all templates at a start, without a limit in all; each page has its own.
     pub async fn load(&self) -> Result<(), StoreError> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         Arc::clone(&self.shelf).read(turn).await
     }
 
-    /// Reads which lanes there are, as some may be gone.
+    /// Reads all lanes again, as some may have been removed.
     pub async fn forget_lanes(&self) -> Result<(), StoreError> {
         let _turn = self.turn.lock().await;
         self.shelf.read_lanes_anew().await
     }
 
-    /// Whether there are lanes that no caller of this function has heard of yet.
+    /// Whether there are lanes that no call of this function has reported yet.
     pub fn take_new_lanes(&self) -> bool {
         let mut known = self
             .shelf
@@ -196,17 +200,17 @@ impl Catalog {
         &self.environment
     }
 
-    /// The newest template, and change of one, known here.
+    /// The newest template, and change of one, known to this server.
     pub fn newest(&self) -> Newest {
         self.with(|k| k.newest)
     }
 
-    /// All lanes known here.
+    /// The lanes known to this server, sorted by id.
     pub fn lanes(&self) -> Arc<Vec<LaneRow>> {
         self.with(|k| Arc::clone(&k.lanes))
     }
 
-    /// The plan of a template that is registered for certain.
+    /// The plan of a template that is certainly registered.
     pub async fn plan(&self, template_id: i32) -> Result<Arc<Plan>, StoreError> {
         if let Some(plan) = self.with(|k| k.plans.get(&template_id).cloned()) {
             return Ok(plan);
@@ -220,8 +224,8 @@ impl Catalog {
             })
     }
 
-    /// The plans of these templates, but for those that this build cannot read: their steps wait for another server, and
-    /// no other step has to wait with them.
+    /// The plans of these templates, without those that this build cannot read: their steps wait
+    /// for another server and delay no other step.
     pub async fn readable(
         &self,
         ids: impl IntoIterator<Item = i32>,
@@ -239,7 +243,8 @@ impl Catalog {
         Ok(plans)
     }
 
-    /// A version of a template, or its newest one that is not retired, as far as known here; the newest of all where all are.
+    /// Resolves a version of a template; without `version`, the newest one that is not retired, or
+    /// the newest of all if all are retired.
     pub fn resolve(
         &self,
         namespace: &str,
@@ -266,12 +271,13 @@ impl Catalog {
         })
     }
 
-    /// Since when a template takes no new tasks, as far as known here; `None` where it does.
+    /// The retirement of a template, if this server knows of one.
     pub fn retirement(&self, template_id: i32) -> Option<Arc<Retirement>> {
         self.with(|k| k.retired.get(&template_id).cloned())
     }
 
-    /// Every template that a filter names, by namespace, name, and version from new to old. Empty strings match all.
+    /// The templates that match the filter, by namespace, name, and version from new to old. Empty
+    /// strings match all.
     pub fn list(&self, namespace: &str, task_name: &str) -> Vec<Arc<Plan>> {
         self.with(|k| {
             k.versions
@@ -286,8 +292,8 @@ impl Catalog {
         })
     }
 
-    /// Reads a template in this server's environment, away from the threads that everybody's calls run on: a hostile one takes a
-    /// good part of a second.
+    /// Parses and checks a template in this server's environment, on a blocking thread: a hostile
+    /// template takes a large part of a second.
     pub async fn check(&self, yaml: &str) -> Checked {
         let (yaml, environment) = (yaml.to_owned(), self.environment.clone());
         let unread = |_| Problem {
@@ -306,8 +312,8 @@ impl Catalog {
         })
     }
 
-    /// Checks and stores a template, and returns its warnings too; with `deny_warnings` one that has any is not stored. `wake` goes to
-    /// the other servers.
+    /// Checks and stores a template. Returns its warnings too; with `deny_warnings`, a template
+    /// with warnings is not stored. `wake` is the payload that notifies the other servers.
     pub async fn register(
         &self,
         yaml: &str,
@@ -356,7 +362,8 @@ impl Catalog {
             }
             Registration::Existing(row) => {
                 let plan = self.plan(row.template_id).await?;
-                // The text may differ in comments and order of keys: what counts is what it means.
+                // The text may differ in comments and in the order of keys: the parsed templates
+                // are compared.
                 if plan.template != *template {
                     Ok(Registered::Taken(plan))
                 } else if self.restore(&plan, wake).await? {
@@ -377,7 +384,7 @@ impl Catalog {
     }
 }
 
-/// `None` for a row that this build cannot read: its tasks cannot run here, the others can.
+/// Compiles a row; `None` if this build cannot read it, so its tasks cannot run here.
 fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
     let template = match Template::parse_stored(&row.yaml, &row.environment) {
         Ok(template) => template,

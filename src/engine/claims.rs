@@ -1,7 +1,7 @@
-//! Who gets the free slots: the steps that just came into play and those that wait, in one order.
+//! Allocates free slots to steps: new steps and queued ones, in one order.
 //!
-//! Priority first, then the age of the task, so that work in progress ends before new work starts. A step that became
-//! ready in this very transaction has no right of way over an older one in the queue.
+//! Priority first, then the age of the task, so that work in progress ends before new work starts.
+//! A step that became ready in this transaction has no precedence over older ones in the queue.
 
 use std::{cmp::Reverse, sync::Arc, time::SystemTime};
 
@@ -20,8 +20,10 @@ use crate::{
 /// The plans of the templates that a transaction touches, by id.
 pub type Plans = HashMap<i32, Arc<Plan>>;
 
-/// Fills the reserved slots, as far as the services may be called, from `changes.new_live` and `candidates`. Adds the claims and what their handlers need to
-/// read; returns the claims of new steps, which cannot be lost. Those of queued steps come back from the commit.
+/// Allocates the reserved slots to steps of `changes.new_live` and `candidates`, as far as their
+/// services admit calls. Adds the claims to `changes`. Returns the claims of new steps, which
+/// cannot be lost, and the documents that the handlers need. The claims of queued steps are
+/// returned by the commit.
 #[expect(
     clippy::too_many_lines,
     reason = "one choice of a step, a slot and a permit; its parts are each useless alone"
@@ -72,6 +74,8 @@ pub fn grant(
             step,
             nonce: nonce(),
         };
+        // The slot is checked before the quota is taken: quota that was taken for a step without a
+        // slot would be unused until the transaction ends.
         if !reservation.has_slot(lane_id, bytes) {
             continue;
         }
@@ -132,9 +136,10 @@ pub fn grant(
             }
         }
     }
+    // Before the commit, see `Reservation::announce`.
     reservation.announce();
     changes.passed = passes.granted();
-    // Of one task the newest revision that is asked for.
+    // The newest revision asked for per task.
     inputs
         .tasks
         .sort_unstable_by_key(|(task_id, revision)| (*task_id, Reverse(*revision)));
@@ -144,7 +149,8 @@ pub fn grant(
     (claimed, inputs)
 }
 
-/// The claims of queued steps that were not made: somebody else had them.
+/// The claims of queued steps that were not made, as another transaction holds or has taken the
+/// row.
 pub fn lost(changes: &Changes, claimed: &[Claimed]) -> HashSet<Lease> {
     if changes.claims.len() == claimed.len() {
         return HashSet::default();
@@ -163,7 +169,7 @@ pub fn lost(changes: &Changes, claimed: &[Claimed]) -> HashSet<Lease> {
         .collect()
 }
 
-/// 64 bits, 62 of them random: what nobody can guess and no two attempts share.
+/// 64 bits, 62 of them random: not guessable, and unique for each attempt.
 fn nonce() -> i64 {
     let (_, low) = Uuid::new_v4().as_u64_pair();
     low.cast_signed()

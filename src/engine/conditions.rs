@@ -1,5 +1,5 @@
-//! What becomes of a task's steps by their conditions. Each document is parsed once, when the first condition reads it, and
-//! shared by all conditions of one judgement.
+//! Evaluates the conditions of a task's steps. Each document is parsed once, when the first
+//! condition reads it, and shared by all conditions of one evaluation.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::domain::{
 };
 use crate::engine::hash::HashMap;
 
-/// The code of a step whose condition could not be judged.
+/// Failure code of a step whose condition could not be evaluated.
 pub const CONDITION_FAILED: &str = "CONDITION_FAILED";
-/// Bytes of a document that take as long to parse as a step of the budget takes.
+/// Bytes of a document whose parsing takes as long as one step of the budget.
 const BYTES_PER_STEP: usize = 4;
 
-/// Why a step failed that never ran.
+/// The failure of a step that never ran, as its condition cannot be evaluated.
 pub fn condition_failed(why: &str) -> Failure {
     Failure::of_server(
         CONDITION_FAILED,
@@ -29,12 +29,12 @@ pub fn condition_failed(why: &str) -> Failure {
     .cut()
 }
 
-/// What the conditions of one task's steps are judged by.
+/// The values that conditions of one task's steps refer to.
 pub struct Facts<'a> {
     plan: &'a Plan,
     /// The JSON of the task's context.
     source: Option<&'a str>,
-    /// The JSON of a step's result; nothing for a step without one, which conditions see as null.
+    /// The JSON of a step's result; None for a step without one, which conditions see as null.
     result: &'a dyn Fn(i16) -> Option<Arc<str>>,
     budget: &'a Budget,
     task: Value,
@@ -43,7 +43,8 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// `task` is what conditions see as `task`. A context that is not there can only be one that no condition reads.
+    /// `task` is the value of the variable `task`. `source` may be None if no condition reads the
+    /// context.
     pub fn new(
         plan: &'a Plan,
         task: Value,
@@ -62,17 +63,18 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// A document that is parsed already.
+    /// Sets the context in parsed form.
     pub fn know_context(&mut self, context: Arc<Value>) {
         self.context = Some(context);
     }
 
-    /// A result that is parsed already.
+    /// Sets a result in parsed form.
     pub fn know_result(&mut self, step: i16, result: Arc<Value>) {
         self.results.insert(step, result);
     }
 
-    /// What becomes of a step whose parents are done; `skips` says that it is skipped whatever its condition says.
+    /// The fate of a step whose parents are done. A `skip` setting takes precedence over its
+    /// condition.
     pub fn fate(&mut self, own: &Effective<'_>, step: u16) -> Fate {
         match self.plan.unconditional(own, step) {
             Some(fate) => fate,
@@ -158,7 +160,7 @@ impl<'a> Facts<'a> {
 }
 
 impl Plan {
-    /// What becomes of a step that no condition decides on.
+    /// The fate of a step that no condition decides.
     pub fn unconditional(&self, own: &Effective<'_>, step: u16) -> Option<Fate> {
         let index = usize::from(step);
         if own.settings.skips(index) {
@@ -173,7 +175,7 @@ impl Plan {
     }
 }
 
-/// A stored document; what is stored was checked before.
+/// Parses a stored document, which was validated before it was stored.
 pub fn parsed(text: &str, budget: &Budget) -> Result<Arc<Value>, EvaluationError> {
     budget.spend((text.len() / BYTES_PER_STEP) as u64)?;
     Ok(Arc::new(

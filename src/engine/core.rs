@@ -1,4 +1,4 @@
-//! The engine as a whole: what it needs, the loops it runs, and how it ends.
+//! The engine: its configuration, its loops, and its shutdown.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -32,26 +32,26 @@ use crate::{
     telemetry::Tracer,
 };
 
-/// How long a database that breaks off while the engine starts is waited for, and how often it is asked.
+/// Longest retry of transient errors at a start, and the interval between tries.
 const START_WAIT: Duration = Duration::from_secs(10);
 const START_PAUSE: Duration = Duration::from_millis(250);
 
-/// How the engine is set up.
+/// The configuration of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Where this server can be reached; for operators.
+    /// The address of this server; for operators.
     pub address: String,
-    /// How long a worker may be silent before its steps go to others.
+    /// How long a worker may be silent before its steps are released.
     pub lease: Duration,
-    /// Where spans go, if anywhere.
+    /// The exporter of spans, if any.
     pub tracer: Option<Tracer>,
     /// How long finished tasks are kept; `None` for ever.
     pub retain: Option<Duration>,
-    /// Which part of `environments` the templates are registered with; empty for none.
+    /// The part of `environments` that templates are registered with; empty for none.
     pub environment: String,
-    /// What this server counts.
+    /// The counters of this server.
     pub metrics: Arc<Metrics>,
-    /// How an event is sent.
+    /// Encodes an event for subscribers.
     pub encode_event: events::Encode,
 }
 
@@ -80,11 +80,11 @@ pub struct Engine {
     loops: Loops,
 }
 
-/// The loops, and how they end.
+/// The running loops, and the tokens that end them.
 #[derive(Clone, Default)]
 struct Loops {
     shutdown: CancellationToken,
-    /// A loop ended that should not have.
+    /// Cancelled when a loop has panicked.
     failed: CancellationToken,
     running: TaskTracker,
 }
@@ -123,7 +123,8 @@ impl Engine {
             db: db.clone(),
             retain: config.retain,
         };
-        // Before the first event of a new day: a day that has begun without a partition stays without.
+        // Before the first event of a new day: a day that begins without a partition never gets
+        // one.
         if let Err(error) = retention.prepare().await {
             tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
         }
@@ -226,7 +227,7 @@ impl Engine {
         })
     }
 
-    /// Sees what came with a new template: lanes, and services.
+    /// Applies the lanes and services of a newly registered template.
     pub async fn templates_changed(&self) -> Result<(), StoreError> {
         self.hub.relane(&self.catalog.lanes());
         self.hub
@@ -234,7 +235,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops handing out steps, tells the workers, and waits until they answered or `grace` is over.
+    /// Stops assignments, notifies the workers, and waits until they have answered or `grace` is
+    /// over.
     pub async fn drain(&self, grace: Duration) {
         self.health.drain();
         self.hub.drain(grace);
@@ -251,26 +253,26 @@ impl Engine {
         }
     }
 
-    /// Resolves when a loop of the engine has panicked. The others are of little use then, and the process should make
-    /// room for a new one.
+    /// Resolves when a loop of the engine has panicked. The process should then exit, as the other
+    /// loops cannot do its work.
     pub async fn failed(&self) {
         self.loops.failed.cancelled().await;
     }
 
-    /// Resolves when the engine is told to end.
+    /// Resolves when the engine is asked to stop.
     pub async fn stopping(&self) {
         self.loops.shutdown.cancelled().await;
     }
 
-    /// Ends the loops after what is queued is stored. Safe to call twice.
+    /// Stops the loops after they have stored what is queued, within 5 s. May be called twice.
     pub async fn stop(&self) {
         self.loops.shutdown.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.running.wait()).await;
     }
 }
 
-/// Reads the templates. Whoever starts a server has found its database; one that breaks off in that moment comes back, and
-/// a server that ended for it would have to be started by somebody.
+/// Reads the templates and the services. Retries transient errors for `START_WAIT`, so a short
+/// database outage does not abort the start.
 async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), StoreError> {
     let mut asked = tokio::time::Instant::now();
     let mut newest = catalog.newest();
@@ -281,7 +283,7 @@ async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), Sto
             gates.refresh(db, catalog).await
         };
         let read = read.await;
-        // What was read until then stays read, and the wait begins anew.
+        // Pages that were read are kept, so progress restarts the wait.
         if std::mem::replace(&mut newest, catalog.newest()) != newest {
             asked = tokio::time::Instant::now();
         }
@@ -295,7 +297,7 @@ async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), Sto
     }
 }
 
-/// Runs a loop; one that panics is not missed in silence.
+/// Runs a loop, and reports a panic in it.
 async fn guarded(
     name: &'static str,
     run: impl Future<Output = ()> + Send + 'static,

@@ -1,5 +1,6 @@
-//! Fills free slots from the steps that wait: when a worker connects, when a slot comes free and nothing was handed on,
-//! when a retry falls due, and when another server says so.
+//! The dispatch loop: fills free slots from the queue. It runs when a worker connects, when a slot
+//! is freed and no step was assigned to it, when a retry is due, and on a notification of another
+//! server.
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
@@ -18,11 +19,12 @@ use crate::store::{
     hot::{Candidate, DispatchRead, Hot, LaneDemand},
 };
 
-/// Notifications are hints; this look, with jitter, is the guarantee.
+/// Interval between scans. Notifications are hints; this scan, with jitter, is the guarantee.
 const POLL: Duration = Duration::from_secs(1);
-/// Pauses between two tries that fail; a failure that does not pass by itself makes them longer.
+/// First and longest back-off between failed tries; only an error that is not transient makes it
+/// longer.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// The most steps claimed by one transaction.
+/// Maximum steps claimed per transaction.
 const MAX_CLAIMS: i32 = 500;
 
 /// The dispatching loop.
@@ -52,7 +54,7 @@ impl Dispatcher {
                 () = self.shared.hub.retry_due() => {}
                 () = tokio::time::sleep(super::peers::jitter(POLL)) => {}
             }
-            // As long as there is more than one transaction's worth.
+            // Repeats while a transaction claims as many steps as it may.
             loop {
                 match pulses.round("dispatch", self.run_once()).await {
                     Ok(claimed) if claimed >= usize::try_from(MAX_CLAIMS).unwrap_or(usize::MAX) => {
@@ -77,7 +79,7 @@ impl Dispatcher {
         }
     }
 
-    /// The free slots by lane, without those of services that are shut.
+    /// The free slots by lane, without lanes of closed services.
     fn demand(&self) -> Vec<LaneDemand> {
         let mut demand = self.shared.hub.demand();
         if demand.is_empty() {
@@ -87,7 +89,8 @@ impl Dispatcher {
         for lane in &mut demand {
             lane.limit = lane.limit.min(MAX_CLAIMS);
         }
-        // Also those that are shut: they are looked at when somebody may pass.
+        // Lanes of closed services count as scanned too: they become active again when their
+        // service opens.
         self.shared.hub.look_begins(&demand);
         self.shared.gates.admit(&mut demand, &[]);
         if demand.is_empty() {
@@ -96,7 +99,7 @@ impl Dispatcher {
         demand
     }
 
-    /// Claims what fits into the free slots, and returns how many steps that were.
+    /// Claims steps for the free slots, in one transaction. Returns the number of claimed steps.
     #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
     pub async fn run_once(&mut self) -> Result<usize, StoreError> {
         let demand = self.demand();
@@ -107,7 +110,8 @@ impl Dispatcher {
             Some(hot) => hot,
             None => self.shared.connect().await?,
         };
-        // An idle server with idle workers comes here once a second: one statement, no transaction.
+        // Cheap check first: an idle server with idle workers comes here once a second, with one
+        // statement and no transaction.
         let result = async {
             let (anything, next_retry) = hot.anything_due(&demand).await?;
             if !anything {
@@ -116,12 +120,14 @@ impl Dispatcher {
                     .for_each(|after| self.shared.hub.retry_in(after));
                 return Ok(0);
             }
+            // Before the transaction reads its clock, see `Passes::room`.
             let mut passes = self.shared.gates.passes();
             let read = hot.begin_dispatch(&demand).await?;
             if let Some(after) = read.next_retry {
                 self.shared.hub.retry_in(after);
             }
-            // Only now, and only what there are steps for: what is reserved here, a settler could not hand on.
+            // Reserved only now, and only for the candidates: the settle loop could not use these
+            // slots.
             let mut reservation = self.shared.hub.reserve_for(&per_lane(&read.candidates));
             let plans = self
                 .shared
@@ -139,10 +145,12 @@ impl Dispatcher {
             );
             let mut known = self.shared.documents.know(&mut wanted, &changes);
             changes.notify = self.shared.peers.news(false, false, false, false);
-            // Also without a claim: due retries were promoted.
+            // Also without a claim, since due retries were promoted.
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
                 Err(error) => {
+                    // A commit of uncertain outcome may have made the claims that the reservation
+                    // lists.
                     self.settle.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
@@ -156,6 +164,7 @@ impl Dispatcher {
                 &plans,
                 read.now,
             );
+            // Before `deliver`: an answer must find its attempt counted against the quota.
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.events.written();
             self.shared
@@ -163,6 +172,8 @@ impl Dispatcher {
                 .keep(&mut known, &mut applied, &changes);
             let claimed = applied.claimed;
             let count = claimed.len();
+            // Before `look_ends`: a lane with steps left becomes active, so the end of the scan
+            // does not mark it idle.
             let left = lanes_left(&demand, &read, &claimed, reservation.is_used_up());
             self.shared.hub.steps_wait(self.shared.gates.open(left));
             for input in deliver(
@@ -182,6 +193,7 @@ impl Dispatcher {
             self.shared.hub.anything_waits();
             return self.shared.refresh_gates().await.map(|()| 0);
         }
+        // Only a successful scan may mark lanes idle.
         if result.is_ok() {
             self.shared.hub.look_ends();
             self.shared.health.database(true);
@@ -191,16 +203,16 @@ impl Dispatcher {
     }
 }
 
-/// What dispatching has failed with since it last succeeded.
+/// The failures since the last success.
 #[derive(Default)]
 struct Failing {
-    /// What does not pass by itself, and is in the log.
+    /// The error that was logged last.
     said: Option<String>,
     times: u32,
 }
 
 impl Failing {
-    /// Says so, once, and returns how long to wait before the next try.
+    /// Logs a new error once, and returns the back-off before the next try.
     fn pause(&mut self, error: &StoreError) -> Duration {
         if error.is_transient() {
             tracing::debug!(%error, "dispatching failed, trying again");
@@ -217,8 +229,8 @@ impl Failing {
     }
 }
 
-/// The lanes in which steps are left: those that had more than could be claimed, or as many as were asked for and so
-/// perhaps more; and those that nobody looked at although retries joined them.
+/// The lanes that still have steps: more candidates than were claimed, or as many as were asked for
+/// and so perhaps more; and lanes that were not scanned although retries joined them.
 fn lanes_left(
     demand: &[LaneDemand],
     read: &DispatchRead,
@@ -240,7 +252,8 @@ fn lanes_left(
             .map(|(lane, _)| lane),
     );
     if claimed.is_empty() && !used_up {
-        // Steps that nobody here can take, however often they are looked at.
+        // Slots were free, yet nothing was claimed: no slot here takes these steps, and another
+        // scan would not change that.
         lanes.clear();
     }
     let looked_at: HashSet<i32> = demand.iter().map(|lane| lane.lane_id).collect();
@@ -252,7 +265,7 @@ fn lanes_left(
     lanes
 }
 
-/// How many candidates of each weight each lane has.
+/// The number of candidates per lane and size.
 fn per_lane(candidates: &[Candidate]) -> BTreeMap<(i32, Reverse<i32>), usize> {
     let mut lanes = BTreeMap::new();
     candidates

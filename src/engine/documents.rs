@@ -1,8 +1,9 @@
-//! The documents of tasks that run here, so that a step's hand-over need not read what this server has just written.
+//! A cache of the documents of tasks that run here, so that an assignment need not read the rows
+//! that this server has just written.
 //!
-//! A committed context and a committed result never change. What of a task does change, its settings and its notes, has the number of
-//! the task's row at the time, its revision: whoever asks says which it must have, and an older entry is read anew. So an entry is
-//! never wrong; what is missing is read. Bounded in bytes: the oldest tasks go first.
+//! Committed contexts and results never change. Settings and annotations do, and their entry has
+//! the `revision` of the task's row; a look-up names the revision it needs, and an older entry is
+//! read again. So an entry is never wrong. Bounded in bytes: the oldest tasks are evicted first.
 
 use std::{
     collections::VecDeque,
@@ -21,19 +22,19 @@ use crate::{
     },
 };
 
-/// The most bytes of documents that are kept.
+/// Maximum bytes of cached documents.
 const MAX_BYTES: usize = 32 << 20;
-/// What an entry costs beside its documents, about.
+/// Approximate overhead of an entry, in bytes.
 const ENTRY_BYTES: usize = 256;
 
-/// The documents kept by this server.
+/// The cache. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Documents(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
     tasks: HashMap<Uuid, Entry>,
-    /// The tasks from old to new; those that ended are still in here.
+    /// The tasks from old to new; ids of ended tasks remain until a sweep.
     order: VecDeque<Uuid>,
     bytes: usize,
 }
@@ -44,7 +45,7 @@ struct Entry {
     bytes: usize,
 }
 
-/// What the handlers of one transaction's claims need.
+/// The documents that the handlers of one transaction's claims need.
 #[derive(Default)]
 pub struct Known {
     pub tasks: HashMap<Uuid, Arc<TaskInput>>,
@@ -52,7 +53,8 @@ pub struct Known {
 }
 
 impl Documents {
-    /// Takes out of `wanted` what need not be read: it is kept here, or this very transaction writes it.
+    /// Removes from `wanted` the documents that are cached or written by this transaction, and
+    /// returns them.
     pub fn know(&self, wanted: &mut WantedInputs, changes: &Changes) -> Known {
         let mut known = Known::default();
         if wanted.tasks.is_empty() {
@@ -82,7 +84,8 @@ impl Documents {
         let set = set.map(|s| ((s.task_id, s.step), s.result.as_deref().unwrap_or("null")));
         let fresh: HashMap<(Uuid, i16), &str> = ended.chain(set).collect();
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // What a planner has just changed has a revision that is not here: it is read after it was written.
+        // Settings that a planner has just changed have a newer revision than the cache: they are
+        // read after they were written.
         wanted.tasks.retain(|(task_id, revision)| {
             let input = kept
                 .tasks
@@ -108,8 +111,8 @@ impl Documents {
         known
     }
 
-    /// After the commit: adds what was read to what was known, keeps the documents of the tasks that go on, and forgets
-    /// those that ended.
+    /// After the commit: adds the documents that were read to `known`, caches those of unfinished
+    /// tasks, and evicts finished tasks.
     pub fn keep(&self, known: &mut Known, applied: &mut Applied, changes: &Changes) {
         known.tasks.extend(
             applied
@@ -144,8 +147,8 @@ impl Documents {
 }
 
 impl Documents {
-    /// Takes out of `wanted` what is kept here, and adds its length to `known`. `OF_TASK` is all that belongs to the task itself,
-    /// which must have this `revision` at least.
+    /// Removes from `wanted` the cached documents, and adds their lengths to `known`, in bytes.
+    /// `OF_TASK` stands for the task's own documents, which must have this `revision` at least.
     pub fn lengths(
         &self,
         wanted: &mut Vec<(Uuid, i16)>,
@@ -194,7 +197,7 @@ impl Kept {
         self.order.push_back(task_id);
     }
 
-    /// Only for a task that is kept.
+    /// Ignored if the task is not cached.
     fn add_result(&mut self, task_id: Uuid, step: i16, json: impl FnOnce() -> Arc<str>) {
         let Some(entry) = self.tasks.get_mut(&task_id) else {
             return;
@@ -219,7 +222,7 @@ impl Kept {
             };
             self.remove(oldest);
         }
-        // Ended tasks leave their ids behind; sweep once they are the larger part.
+        // Ended tasks leave their ids behind; the sweep runs once they are the larger part.
         if self.order.len() > 2 * self.tasks.len() + 1_024 {
             let tasks = &self.tasks;
             self.order.retain(|id| tasks.contains_key(id));
@@ -276,7 +279,7 @@ mod tests {
             ..Changes::default()
         };
         let mut known = documents.know(&mut want, &changes);
-        // The result that this transaction writes is known; the rest is to be read.
+        // The result that this transaction writes is known; the other document has to be read.
         assert_eq!((want.tasks.len(), want.results.len()), (1, 1));
         let mut applied = Applied {
             task_inputs: vec![input(1, "{}")],

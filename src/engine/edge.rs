@@ -1,23 +1,23 @@
-//! What the listening side of a server counts: requests and connections that it refuses.
+//! Counters of the listening side of a server: refused requests and connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::metrics::Counter;
 
-/// Why a request or a connection was refused before an rpc saw it.
+/// The reason for refusing a request or a connection before an rpc saw it.
 #[derive(Clone, Copy, Debug)]
 pub enum Refusal {
-    /// It was for a name that is not one of this server's.
+    /// Its host is not one of this server's names.
     Host,
     /// It came from a page of another origin.
     Origin,
     /// Its body did not arrive in time.
     Slow,
-    /// All bodies together would take more memory than they may.
+    /// The memory for bodies is used up.
     Memory,
-    /// There are as many connections as there may be.
+    /// The limit of connections is reached.
     Connections,
-    /// There are as many connections from its address as there may be.
+    /// The limit of connections from one address is reached.
     Peer,
 }
 
@@ -43,13 +43,13 @@ impl Refusal {
     }
 }
 
-/// Of the listening side.
+/// Counters of the listening side.
 #[derive(Debug, Default)]
 pub struct EdgeCounts {
     refusals: [Counter; Refusal::ALL.len()],
     /// Connections that are open now.
     pub open: AtomicUsize,
-    /// Times that a connection could not be accepted, as for want of file descriptors.
+    /// Failures to accept a connection, for example for lack of file descriptors.
     pub not_accepted: Counter,
 }
 
@@ -58,12 +58,12 @@ impl EdgeCounts {
         self.refusals[why as usize].add(1);
     }
 
-    /// How often what was refused.
+    /// The number of refusals by reason.
     pub fn refusals(&self) -> [(Refusal, u64); Refusal::ALL.len()] {
         Refusal::ALL.map(|why| (why, self.refusals[why as usize].get()))
     }
 
-    /// How many connections are open now.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.open.load(Relaxed)
     }

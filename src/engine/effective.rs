@@ -1,4 +1,4 @@
-//! The steps of one task as they are for it: the template's, with what overrides and a planner changed.
+//! The steps of one task: the template's, with the changes of overrides and a planner.
 
 use std::borrow::Cow;
 
@@ -13,12 +13,12 @@ impl Plan {
         self.template.planner && step == 0
     }
 
-    /// Whether it depends on documents which steps run.
+    /// Whether conditions decide which steps run.
     pub fn is_conditional(&self) -> bool {
         self.conditional
     }
 
-    /// Whether a result of this step has to be judged itself: it has a schema, or plans the others.
+    /// Whether the result of this step needs an evaluation: it has a schema or is a planner's.
     pub fn judges_result(&self, step: i16) -> bool {
         let schema = usize::try_from(step)
             .ok()
@@ -26,7 +26,7 @@ impl Plan {
         self.is_planner(step) || schema.is_some()
     }
 
-    /// Whether something has to be judged when this step is done, as far as that can be seen without its task.
+    /// Whether the end of this step may need an evaluation, as far as the template shows.
     pub fn judges(&self, step: i16) -> bool {
         let is_conditional = |child: &u16| {
             self.template
@@ -41,7 +41,7 @@ impl Plan {
         self.judges_result(step) || self.conditional && children().iter().any(is_conditional)
     }
 
-    /// What a result lacks to fit the step's schema.
+    /// Validates a result against the step's schema.
     pub fn check_result(&self, step: i16, result: &Value, budget: &Budget) -> Result<(), Misfit> {
         let schema = usize::try_from(step)
             .ok()
@@ -49,12 +49,12 @@ impl Plan {
         schema.map_or(Ok(()), |schema| schema.check(result, budget))
     }
 
-    /// What a planner is told of the steps weighs so much, before anything was changed.
+    /// The size of the steps shown to a planner, in bytes, before any adjustment.
     pub fn planned_bytes(&self) -> usize {
         Effective::of(self, None).planned_steps().len()
     }
 
-    /// What expressions see as `task`.
+    /// The value of the variable `task` in expressions.
     pub fn task_value(&self, correlation_id: &str, priority: i32) -> Value {
         let t = &self.template;
         json!({
@@ -67,15 +67,15 @@ impl Plan {
     }
 }
 
-/// A plan as one task has it.
+/// A plan with the settings of one task.
 pub struct Effective<'a> {
     pub plan: &'a Plan,
     pub settings: Settings,
 }
 
 impl<'a> Effective<'a> {
-    /// `settings` is what the task's row says. It was checked before it was stored; a text that cannot be read any more changes
-    /// nothing, and is logged.
+    /// `settings` is the column of the task's row, which was validated before it was stored. A text
+    /// that cannot be read is logged and changes nothing.
     pub fn of(plan: &'a Plan, settings: Option<&str>) -> Self {
         let read = |text: &str| {
             Settings::from_json(text, &plan.template)
@@ -88,7 +88,7 @@ impl<'a> Effective<'a> {
         }
     }
 
-    /// The step at a position that came out of the database.
+    /// The step at a position read from the database.
     pub fn step(&self, step: i16) -> Option<Cow<'a, StepTemplate>> {
         let index = usize::try_from(step).ok()?;
         match self.settings.step(&self.plan.template, index) {
@@ -97,21 +97,21 @@ impl<'a> Effective<'a> {
         }
     }
 
-    /// The time that an attempt of a step may take, where it is not the template's.
+    /// The time limit of a step's attempts, if it differs from the template's.
     pub fn timeout(&self, step: u16) -> Option<std::time::Duration> {
         let index = usize::from(step);
         let changed = self.settings.step(&self.plan.template, index)?.timeout;
         (changed != self.plan.template.steps.get(index)?.timeout).then_some(changed)
     }
 
-    /// Which settings of a step are not the template's, and where each came from.
+    /// The settings of a step that differ from the template's, and the origin of each.
     pub fn origins(&self, step: i16) -> Vec<(String, String)> {
         usize::try_from(step)
             .map(|step| self.settings.origins(&self.plan.template, step))
             .unwrap_or_default()
     }
 
-    /// What a planner is told of the steps that it plans: a JSON array.
+    /// The steps as shown to a planner: a JSON array.
     pub fn planned_steps(&self) -> String {
         let steps = &self.plan.template.steps;
         let names = |parents: &[usize]| -> Vec<&str> {

@@ -1,6 +1,6 @@
-//! Events for whoever wants to hear them. One reader takes what is new from the log and hands it to all subscribers of this
-//! server; one that is behind, or too slow, reads on his own from his own place (`subscription`). Without subscribers nothing
-//! is read.
+//! Delivers events to subscribers. One reader per server reads new events from the log and sends
+//! them to all subscribers of this server. A subscriber that is behind, or too slow, reads the log
+//! itself from its own position (`subscription`). Without subscribers, the log is not read.
 
 mod filter;
 mod named;
@@ -38,39 +38,41 @@ use crate::{
     },
 };
 
-/// The most subscribers of one server.
+/// Maximum subscribers per server.
 pub const MAX_SUBSCRIBERS: usize = 1_000;
-/// The most subscribers that read the log themselves at the same time; the others wait for their turn.
+/// Maximum subscribers that read the log themselves at a time; the others wait for a turn.
 const MAX_CATCHING_UP: usize = 3;
-/// The most events of one read, and of one chunk. Each page looks through all that is left up to its snapshot, so that many small ones
-/// would look through it many times.
+/// Maximum events of one read and of one chunk. Each read searches everything up to its snapshot,
+/// so many small pages would search it many times.
 const PAGE: usize = 16_000;
-/// The most bytes of the events of one read: what one subscriber keeps that does not read, and each chunk. The usual page is smaller.
+/// Maximum bytes of the events of one read: of each chunk, and of what a subscriber that does not
+/// read keeps. Pages are usually smaller.
 pub const MAX_PAGE_BYTES: usize = 16 << 20;
-/// So many chunks are kept for subscribers that are a little slower: with the page, some tens of megabytes at the most.
+/// Chunks kept for slower subscribers: with the page, some tens of megabytes at most.
 const MAX_CHUNKS: usize = 4;
-/// The shortest time from one look to the next. What is written meanwhile comes together; a look costs a millisecond or two,
-/// however little it finds.
+/// Minimum interval between reads. Events written meanwhile are batched; a read takes a millisecond
+/// or two even if it finds little.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The longest rest after a read: one that took so long has waited for a database that stood still.
+/// Longest pause after a read: a read that took longer has waited for a database that stood still.
 const MAX_REST: Duration = Duration::from_millis(500);
-/// So many events are encoded before others get their turn on the thread.
+/// Events encoded before the task yields its thread.
 const AT_ONCE: usize = 250;
-/// Bytes that are taken at a time for what is encoded: some hundred events.
+/// Bytes allocated at a time for encoded events: some hundred events.
 const BUFFER: usize = 64 << 10;
-/// How often the log is looked at without news: what others have written may not have been told.
+/// Interval between reads without a notification: notifications of other servers may be lost.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
-/// How often it is looked whether the log is worth a mark, while it grows: at full speed some pages come between two.
+/// Interval between snapshot marks while the log grows; at full speed some pages lie between two
+/// marks.
 const MARK: Duration = Duration::from_millis(250);
 
-/// Consecutive events of the log: what comes after a place, by their number.
+/// Consecutive events of the log after a position, by their number.
 struct Chunk {
     from: Cursor,
     events: Vec<Arc<NamedEvent>>,
     page: Page,
 }
 
-/// The events of this server. Cheap to clone.
+/// The event delivery of this server. Cheap to clone.
 #[derive(Clone)]
 pub struct Events(Arc<Inner>);
 
@@ -79,10 +81,10 @@ struct Inner {
     encode: Encode,
     health: HealthCell,
     subscribers: AtomicUsize,
-    /// The first subscriber has come.
+    /// Notified when the first subscriber arrives.
     first: Notify,
     news: Notify,
-    /// Something was written since the last mark.
+    /// Events were written since the last mark.
     unmarked: AtomicBool,
     chunks: broadcast::Sender<Arc<Chunk>>,
     turns: Arc<Semaphore>,
@@ -92,7 +94,7 @@ struct Inner {
     stopping: CancellationToken,
 }
 
-/// How late the last look was, and when that was.
+/// The delay at the last read, and the time of that read.
 #[derive(Clone, Copy)]
 struct Lag {
     then: Duration,
@@ -126,30 +128,30 @@ impl Events {
         &self.0.health
     }
 
-    /// Waits until a first subscriber has come, of whom the other servers do not know yet.
+    /// Waits for a first subscriber, which the other servers do not know of yet.
     pub async fn first_subscriber(&self) {
         self.0.first.notified().await;
     }
 
-    /// A transaction of this server has written events.
+    /// Records that a transaction of this server has written events.
     pub fn written(&self) {
         self.0.unmarked.store(true, Ordering::Relaxed);
         self.look();
     }
 
-    /// Events may have been written by another server.
+    /// Wakes the reader, as another server may have written events.
     pub fn look(&self) {
         if self.subscribers() > 0 {
             self.0.news.notify_one();
         }
     }
 
-    /// How many there are on this server.
+    /// The number of subscribers of this server.
     pub fn subscribers(&self) -> usize {
         self.0.subscribers.load(Ordering::Relaxed)
     }
 
-    /// How old the oldest event was when this server's subscribers were handed it, at the last look; more while looks fail.
+    /// The age of the oldest event at its delivery, in the last read; it grows while reads fail.
     /// Zero without subscribers.
     pub fn lag(&self) -> Duration {
         if self.subscribers() == 0 {
@@ -189,7 +191,7 @@ impl Events {
         }
     }
 
-    /// At most a page of events after the cursor, by `seq`.
+    /// Reads at most a page of events after the cursor, by `seq`.
     async fn read(&self, cursor: &Cursor) -> Result<(Page, Vec<Arc<NamedEvent>>), StoreError> {
         let (mut page, mut events) = event::read(&self.0.db, cursor, PAGE).await?;
         let fit = fitting(events.iter().map(event::Event::bytes));
@@ -200,7 +202,7 @@ impl Events {
         Ok((page, self.0.names.of(&self.0.db, events).await?))
     }
 
-    /// Hands on the next events after `place`. Returns whether there are no more for now.
+    /// Delivers the next events after `place`. Returns true if there are no more for now.
     async fn read_once(&self, place: &mut Option<Cursor>) -> Result<bool, StoreError> {
         let Some(cursor) = place else {
             let (now, horizon) = event::now(&self.0.db).await?;
@@ -224,7 +226,8 @@ impl Events {
             return Ok(true);
         }
         if !page.horizon.allows(cursor) {
-            // This server stood still for so long. Whoever waits for events finds that out at his own place.
+            // This server stood still for that long. Each subscriber finds that out at its own
+            // position.
             *place = None;
             return Ok(false);
         }
@@ -244,7 +247,8 @@ impl Events {
         Ok(done)
     }
 
-    /// Encodes the events and the place after each, once for all: whoever gets there first would keep the others waiting.
+    /// Encodes the events, and the position after each, once for all subscribers: otherwise the
+    /// first subscriber would encode while the others wait.
     async fn encode(&self, from: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) {
         let (mut cursor, cell) = (from.clone(), self.0.cell.get());
         let mut buffer = BytesMut::with_capacity(BUFFER);
@@ -263,15 +267,15 @@ impl Events {
         }
     }
 
-    /// Sends the page to all subscribers and moves the cursor behind it.
+    /// Sends the page to all subscribers and moves the cursor past it.
     fn hand_on(&self, cursor: &mut Cursor, page: Page, events: Vec<Arc<NamedEvent>>) {
         let then = behind(cursor, &page, &events);
         let from = std::mem::replace(cursor, then);
-        // Nobody may be listening in this moment.
+        // There may be no subscriber at this moment.
         let _ = self.0.chunks.send(Arc::new(Chunk { from, events, page }));
     }
 
-    /// Marks the log as it grows, until `shutdown`.
+    /// Writes snapshot marks while the log grows, until `shutdown`.
     pub async fn run_marks(self, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -287,12 +291,12 @@ impl Events {
     }
 }
 
-/// The engine comes first: who has read rests as long as that took.
+/// The pause after a read: as long as the read took, so that the engine has precedence.
 fn rest_after(began: Instant) -> Duration {
     began.elapsed().min(MAX_REST)
 }
 
-/// How many events of these sizes fit on a page, one in any case.
+/// The number of events of these sizes that fit a page, at least one.
 fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
     let mut bytes = 0;
     let fits = |size: &usize| {
@@ -302,7 +306,7 @@ fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
     sizes.take_while(fits).count().max(1)
 }
 
-/// The place behind a page: its snapshot, or its last event if there is more of it.
+/// The position after a page: its snapshot, or its last event if the page is incomplete.
 fn behind(cursor: &Cursor, page: &Page, events: &[Arc<NamedEvent>]) -> Cursor {
     let mut behind = cursor.clone();
     match events.last() {

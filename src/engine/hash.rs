@@ -1,5 +1,6 @@
-//! The maps of the engine. Every step is looked up some twenty times, and the standard library's hash was a twentieth of a
-//! server's time; this one is seeded anew in each map, so a client cannot choose keys that collide.
+//! The hash maps of the engine. Each step takes some twenty look-ups, and the hash of the standard
+//! library took a twentieth of a server's time. This one is seeded anew for each map, so a client
+//! cannot choose keys that collide.
 
 use foldhash::fast::RandomState;
 

@@ -1,4 +1,5 @@
-//! Whether this server can do its work: it can as long as its database answers and it is not draining.
+//! The server's ability to serve: its database answers, its loops make progress, and it does not
+//! drain.
 
 use std::{
     sync::{
@@ -12,19 +13,20 @@ use tokio::sync::watch;
 
 use crate::store::StoreError;
 
-/// What keeps the server from serving.
+/// The reasons that keep a server from serving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// It does not answer, or takes no writes.
+    /// The database does not answer, or takes no writes.
     pub database_away: bool,
-    /// It answers, and takes no writes.
+    /// The database answers and takes no writes.
     pub read_only: bool,
-    /// The database has been away for so long that this server has ended its streams: what holds one goes on elsewhere.
+    /// The database has been away for so long that this server has ended its streams; their clients
+    /// go on at another server.
     pub cut_off: bool,
     pub draining: bool,
     /// A loop of the engine has work and makes no progress.
     pub stalled: Option<&'static str>,
-    /// Nothing can be judged: every thread for it is stuck.
+    /// Every evaluation thread is stuck.
     pub unjudging: bool,
 }
 
@@ -35,11 +37,11 @@ impl Health {
     }
 }
 
-/// The current [`Health`], shared by the loops that know and the surfaces that tell.
+/// The current [`Health`], written by the loops and read by the surfaces.
 #[derive(Clone, Debug)]
 pub struct HealthCell {
     now: watch::Sender<Health>,
-    /// How often the database has answered.
+    /// The number of answers of the database.
     answers: Arc<AtomicU64>,
 }
 
@@ -57,12 +59,12 @@ impl Default for HealthCell {
 }
 
 impl HealthCell {
-    /// Records whether the database answers, and takes writes. Says so in the log once per change.
+    /// Records whether the database answers and takes writes. Logs each change once.
     pub fn database(&self, answers: bool) {
         self.found(!answers, false);
     }
 
-    /// Records why the database cannot be worked with.
+    /// Records why the database is not available.
     pub fn away(&self, error: &StoreError) {
         self.found(true, error.is_read_only());
     }
@@ -103,7 +105,8 @@ impl HealthCell {
         let _ = self.now.subscribe().wait_for(|health| health.cut_off).await;
     }
 
-    /// Records which loop makes no progress, and whether nothing can be judged. Says so in the log once per change.
+    /// Records the loop that makes no progress, and whether all evaluation threads are stuck. Logs
+    /// each change once.
     pub fn stalled(&self, stalled: Option<&'static str>, unjudging: bool) {
         self.now.send_if_modified(|health| {
             let changed = (health.stalled, health.unjudging) != (stalled, unjudging);
@@ -121,7 +124,7 @@ impl HealthCell {
         });
     }
 
-    /// Records that the server is about to end.
+    /// Records that the server drains.
     pub fn drain(&self) {
         self.now.send_modify(|health| health.draining = true);
     }
@@ -134,7 +137,7 @@ impl HealthCell {
         self.now.subscribe()
     }
 
-    /// Measures for how long the database has not answered.
+    /// Starts to measure how long the database has not answered.
     pub fn silence(&self) -> Silence {
         Silence {
             health: self.clone(),
@@ -144,8 +147,8 @@ impl HealthCell {
     }
 }
 
-/// How long the database has been silent, counted in looks that come at a known pace: time in which this process stood still
-/// itself counts as one look, as an answer could not have been heard meanwhile.
+/// The length of the database's silence, counted in polls at a known pace. A time in which this
+/// process stood still counts as one poll, as it could not receive an answer then.
 pub struct Silence {
     health: HealthCell,
     answers: u64,
@@ -153,7 +156,7 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// One more look, `pace` after the last one; returns for how long there was no answer.
+    /// Polls, `pace` after the last poll. Returns the time without an answer.
     pub fn look(&mut self, pace: Duration) -> Duration {
         let answers = self.health.answers.load(Ordering::Relaxed);
         self.lasts = if answers == self.answers {

@@ -1,11 +1,13 @@
-//! What this server knows of the attempts that it handed out, so that a result can be settled without asking first.
+//! A cache of the attempts that this server started, so that a result can be settled without
+//! reading first.
 //!
-//! A result usually finds everything as it was left: the lease is in the queue, the task's progress is what this server wrote
-//! last. Then the transaction is one round trip of writes instead of locks, reads and writes. It may turn out otherwise:
-//! somebody cancelled the task, or another server gave the attempt up. So what is known here is only ever a guess that the
-//! writes check: the lease must still be in the queue, and the task's row must be the one expected, or nothing is written
-//! and the settler looks under lock. Only tasks whose steps in play are all leased here are kept; of others, somebody else
-//! may be settling a step at this moment.
+//! Usually a result finds the rows as this server wrote them last, and the transaction is one round
+//! trip of writes instead of locks, reads and writes. Sometimes it does not: the task was
+//! cancelled, or another server gave the attempt up. So the cached rows are only a guess that the
+//! writes check. The lease must be in the queue and the task's row must have the expected progress;
+//! otherwise nothing is written, and the settle loop reads under lock. The cache is used only for
+//! tasks whose queue rows are all leased to workers of this server: of others, another server may
+//! be settling a step at the same time.
 
 use std::{
     collections::BTreeMap,
@@ -29,11 +31,11 @@ use crate::{
     },
 };
 
-/// The most tasks that are kept. There are as many as this server has leases, and some whose leases ended elsewhere; the
-/// guess about those is never made, and so never found wrong.
+/// Maximum cached tasks. There are as many as this server has leases, plus some whose leases ended
+/// elsewhere; the latter are never looked up.
 const MAX_TASKS: usize = 50_000;
 
-/// The tasks that this server may guess about.
+/// The cached tasks. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Held(Arc<Mutex<HashMap<Uuid, HeldTask>>>);
 
@@ -43,8 +45,9 @@ struct HeldTask {
 }
 
 impl Held {
-    /// All that the settler would have read for these attempts, each with the worker that answers; `None` if it has to. The
-    /// time is that of the last start, as the database's clock is not known here.
+    /// The rows that the settle loop would read for these attempts, each with the worker that
+    /// answers; `None` if any is not cached. `now` is the last start of the attempts, as the
+    /// database's clock is unknown.
     pub fn guess(&self, attempts: &[(Lease, Uuid)]) -> Option<SettleRead> {
         let held = self.lock();
         let mut now = SystemTime::UNIX_EPOCH;
@@ -76,12 +79,12 @@ impl Held {
         })
     }
 
-    /// The row of a task, as this server knows it.
+    /// The cached row of a task.
     pub fn row(&self, task_id: Uuid) -> Option<TaskRow> {
         self.lock().get(&task_id).map(|task| task.row.clone())
     }
 
-    /// After a commit: what it wrote is what is known.
+    /// Updates the cache from a committed transaction.
     pub fn keep(&self, changes: &Changes, now: SystemTime) {
         let mut held = self.lock();
         if held.len() > MAX_TASKS {
@@ -132,7 +135,7 @@ impl Held {
         }
     }
 
-    /// The guess was wrong.
+    /// Evicts tasks.
     pub fn forget(&self, tasks: impl Iterator<Item = Uuid>) {
         let mut held = self.lock();
         tasks.for_each(|task_id| drop(held.remove(&task_id)));
@@ -179,7 +182,7 @@ fn row_of_update(t: &TaskUpdate) -> TaskRow {
     }
 }
 
-/// Not paused: what is known of a task that somebody gave an order about is forgotten.
+/// Never paused: an operator command evicts its task from this cache.
 fn progress_of(state: TaskState, done: &[u8], live: i16, failed: Option<i16>) -> Progress {
     Progress {
         state,
@@ -190,7 +193,7 @@ fn progress_of(state: TaskState, done: &[u8], live: i16, failed: Option<i16>) ->
     }
 }
 
-/// The queue's row as INSERT_LIVE wrote it.
+/// The queue row as INSERT_LIVE wrote it.
 fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
     LiveRow {
         task_id: new.task_id,

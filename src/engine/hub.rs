@@ -148,8 +148,8 @@ struct Connections {
     limits_differ: bool,
 }
 
-// Marks a lane active: it leaves `quiet`, and a scan under way cannot put it back.
 impl Connections {
+    /// Marks a lane active: it leaves `quiet`, and a scan under way cannot put it back.
     fn is_loud(&mut self, lane: i32) {
         self.quiet.remove(&lane);
         self.looked_at.remove(&lane);

@@ -1,5 +1,6 @@
-//! Takes submits: checks and judges each against its template (`prepare`), then stores many in one transaction and hands their
-//! root steps to workers that are free here. Nothing is parsed or evaluated inside the transaction.
+//! The intake loop. Each submit is validated and evaluated against its template first (`prepare`);
+//! then many are stored in one transaction, which also assigns root steps to workers with free
+//! slots. The transaction parses and evaluates nothing.
 
 mod batch;
 mod prepare;
@@ -39,29 +40,30 @@ use crate::store::{
     template::Newest,
 };
 
-/// The most submits of one transaction.
+/// Maximum submits per transaction.
 const MAX_BATCH: usize = 256;
-/// The most submits that wait for one; the next one is refused.
+/// Maximum submits in the queue; further ones are rejected.
 const MAX_QUEUE: usize = 2_048;
-/// The first submit of the last batch waited for so long, and more than a batch is left behind it: the queue is as full as it
-/// may be, however few wait. Who came on top would not be told before [`SUBMIT_LIMIT`] that it was in vain.
+/// Maximum queueing delay. If the head of the last batch has waited longer and more than a batch is
+/// queued, new submits are rejected: they would time out after [`SUBMIT_LIMIT`] anyway.
 const MAX_WAIT: Duration = Duration::from_secs(2);
-/// How long a submit waits while nothing is stored: the database neither answers nor breaks the connection.
+/// Maximum wait of a submit while no transaction of intake ends: the database neither answers nor
+/// breaks the connection.
 const STORE_LIMIT: Duration = Duration::from_millis(2_500);
-/// How long a submit waits in a queue that moves.
+/// Maximum wait of a submit in a queue that moves.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(10);
-/// The most bytes of tasks that wait or are in a transaction, in KiB; what comes on top is refused.
+/// Maximum bytes of tasks in the queue or in a transaction, in KiB; further ones are rejected.
 const MAX_QUEUE_KIB: usize = 64 << 10;
-/// When to try again after a refusal: when the queue that was full is likely to be over. Sooner, those that are refused again
-/// would cost more than those that are stored.
+/// The `RetryInfo` of a rejection: about the time that a full queue takes to drain. Earlier retries
+/// would be rejected again, and would cost more than the submits that are stored.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// `RETRY_AFTER`, so that not all come back at once.
+/// `RETRY_AFTER` with jitter, so that clients do not all return at once.
 pub fn retry_after() -> Duration {
     super::peers::jitter(RETRY_AFTER)
 }
 
-/// The way into intake.
+/// The sending end of the intake queue. Cheap to clone.
 #[derive(Clone)]
 pub struct IntakeQueue {
     sender: mpsc::Sender<Group>,
@@ -70,29 +72,29 @@ pub struct IntakeQueue {
     stored: Stored,
 }
 
-/// How intake gets on.
+/// The progress of the intake loop, shared with the callers.
 type Stored = Arc<watch::Sender<Progress>>;
 
 #[derive(Clone, Copy)]
 struct Progress {
-    /// When a transaction of intake was last done with.
+    /// The end of the last transaction.
     at: Instant,
-    /// How long the first submit of the last batch had waited for it.
+    /// The queueing delay of the first submit of the last batch.
     waited: Duration,
 }
 
-/// Whether as much waits as can be stored in time.
+/// Whether the queue holds more than can be stored in time.
 fn is_behind(waiting: usize, waited: Duration) -> bool {
     waiting > MAX_BATCH && waited > MAX_WAIT
 }
 
 impl IntakeQueue {
-    /// Checks the submissions and has them stored; returns when they are committed.
+    /// Validates the submissions and has them stored. Returns after the commit.
     pub async fn submit(
         &self,
         submissions: Vec<Submission>,
     ) -> Result<Vec<Submitted>, IntakeError> {
-        // Before anything is looked at: a refusal must cost as little as can be.
+        // The check of the load comes first, so that a rejection costs next to nothing.
         if is_behind(
             MAX_QUEUE - self.sender.capacity(),
             self.stored.borrow().waited,
@@ -115,7 +117,7 @@ impl IntakeQueue {
         let mut seen = self.preparer.catalog.newest();
         let tasks = match self.preparer.prepare(&submissions).await {
             Err(IntakeError::NoTemplate { .. } | IntakeError::Retired { .. }) => {
-                // Perhaps it was registered on another server a moment ago.
+                // The template may have been registered or restored on another server a moment ago.
                 self.preparer
                     .catalog
                     .refresh()
@@ -126,7 +128,8 @@ impl IntakeQueue {
             }
             other => other?,
         };
-        // What was judged meanwhile held no place.
+        // Capacity is taken only now, so that submissions under evaluation occupy none of the
+        // queue.
         let permits = u32::try_from(kib).unwrap_or(u32::MAX);
         let place = Arc::clone(&self.weight)
             .try_acquire_many_owned(permits)
@@ -153,7 +156,7 @@ impl IntakeQueue {
         }
     }
 
-    /// Prepares a group once more, by the templates of now.
+    /// Prepares a group again with refreshed templates.
     async fn again(&self, mut group: Group) {
         let prepared = async {
             self.preparer
@@ -172,14 +175,15 @@ impl IntakeQueue {
         match prepared.await {
             Ok(tasks) => {
                 group.tasks = tasks;
-                // Its caller hears of a server that ends by the group's end.
+                // If the queue is closed, the group is dropped, and its caller gets `ShuttingDown`.
                 let _ = self.sender.send(group).await;
             }
             Err(error) => drop(group.reply.send(Err(error))),
         }
     }
 
-    /// Resolves when it makes no sense to wait any longer for a submit of now.
+    /// Resolves when a submit made now has waited for too long: `STORE_LIMIT` since the last
+    /// transaction ended, or `SUBMIT_LIMIT` in all.
     async fn in_vain(&self) -> Duration {
         let asked = Instant::now();
         let mut until = asked + STORE_LIMIT;
@@ -196,7 +200,7 @@ pub struct Intake {
     shared: Shared,
     settle: SettleQueue,
     queue: mpsc::Receiver<Group>,
-    /// For what has to be prepared again.
+    /// For groups that have to be prepared again.
     own: IntakeQueue,
     stored: Stored,
     hot: Option<Hot>,
@@ -230,7 +234,7 @@ impl Intake {
         )
     }
 
-    /// Runs until `shutdown`, then stores what is in the queue and ends.
+    /// Runs until `shutdown`, then stores the queued groups and returns.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
@@ -248,7 +252,7 @@ impl Intake {
                 .first()
                 .map_or(Duration::ZERO, |group| group.asked.elapsed());
             self.stored.send_modify(|progress| progress.waited = waited);
-            // Nobody is there any more who would believe in those.
+            // The callers of these groups have given up, so no reply would reach them.
             batch.retain(|group| !group.reply.is_closed());
             self.shared.pulses.beat("intake");
             self.store_all(std::mem::take(&mut batch)).await;
@@ -256,8 +260,8 @@ impl Intake {
         }
     }
 
-    /// Stores the groups or tells their callers why not. Collisions are tried again at once; a database that is away is
-    /// the callers' to know, who hear UNAVAILABLE instead of waiting.
+    /// Stores the groups, or returns the error to their callers. Collisions are retried at once.
+    /// While the database is away, callers get UNAVAILABLE instead of waiting.
     async fn store_all(&mut self, groups: Vec<Group>) {
         const COLLISIONS: usize = 5;
         let mut work = portions(groups);
@@ -277,7 +281,7 @@ impl Intake {
                     collisions += 1;
                     work.push(groups);
                 }
-                // The one that cannot be stored, or waits for somebody's lock, is found by halving.
+                // Halving isolates the group that cannot be stored or that waits for a lock.
                 Err(error)
                     if groups.len() > 1
                         && (!error.is_transient() || error.collision().is_some()) =>
@@ -299,22 +303,24 @@ impl Intake {
         }
     }
 
-    /// Counts a collision, and says whether another try at once makes sense. It does not for a lock: that was waited for.
+    /// Counts a collision. Returns whether to retry at once: not after a lock time-out, which has
+    /// waited already.
     fn comes_through(&self, error: &StoreError) -> bool {
         self.shared.db.counts().note(error);
         error.is_transient() && self.hot.is_some() && error.collision() != Some(Collision::Lock)
     }
 
-    /// One transaction. On success `groups` is empty; what comes back has to be looked at again. On failure `groups` is
-    /// as it was.
+    /// Runs one transaction, with up to three tries. On success `groups` is empty, and the returned
+    /// groups have to be stored next. On failure `groups` is unchanged.
     async fn run_once(&mut self, groups: &mut Vec<Group>) -> Result<Vec<Group>, StoreError> {
         let hot = match self.hot.take() {
-            // A connection that broke while nobody used it is no reason to refuse anybody.
+            // A connection that broke while it was idle is replaced instead of failing the batch.
             Some(hot) if !hot.is_closed() => hot,
             _ => self.shared.connect().await?,
         };
         let mut result = self.store(&hot, groups, true).await;
-        // The last try takes nothing for granted.
+        // A stale admission version: refresh and retry. The last try claims nothing, so it depends
+        // on no version.
         for hand_on in [true, false] {
             if !result.as_ref().is_err_and(StoreError::is_gate) || hot.rollback().await.is_err() {
                 break;
@@ -336,6 +342,8 @@ impl Intake {
         groups: &mut Vec<Group>,
         hand_on: bool,
     ) -> Result<Vec<Group>, StoreError> {
+        // 1. Slots and quota are reserved before the transaction, so that no other loop can use
+        //    them.
         let roots = if hand_on {
             roots_of(groups)
         } else {
@@ -345,11 +353,15 @@ impl Intake {
         let mut passes = self.shared.gates.passes();
         let mut demand = reservation.demand();
         self.shared.gates.admit(&mut demand, &[]);
+        // 2. The first round trip: takes idempotency keys, reads the newest template ids and scans
+        //    the queue in the demanded lanes.
         let read = hot.begin_intake(&keys_of(groups), &demand).await?;
         if groups.iter().any(|g| g.is_outdated(read.newest)) {
+            // The rollback also releases the keys.
             hot.rollback().await?;
             return Ok(self.prepare_again(groups, read.newest));
         }
+        // 3. The rows of the new tasks, without those of refused, repeated or postponed groups.
         let Verdicts {
             refused,
             known,
@@ -381,6 +393,7 @@ impl Intake {
                 .readable(read.candidates.iter().map(|c| c.template_id))
                 .await?,
         );
+        // 4. Claims. `start_claimed` follows, as only `grant` decides which roots start at once.
         let (claimed, mut wanted) = claims::grant(
             &mut changes,
             &read.candidates,
@@ -401,6 +414,8 @@ impl Intake {
             .shared
             .peers
             .news(!unserved.is_empty(), false, false, false);
+        // 5. The second round trip: all writes and the `COMMIT`. Nothing leaves this server before
+        //    it.
         if changes.is_empty() {
             hot.rollback().await?;
         } else {
@@ -408,6 +423,8 @@ impl Intake {
             let mut applied = match hot.commit(&changes, &wanted, read.now).await {
                 Ok(applied) => applied,
                 Err(error) => {
+                    // A commit of uncertain outcome may have made the claims that the reservation
+                    // lists.
                     self.settle.uncommitted(&error, &reservation, passes);
                     return Err(error);
                 }
@@ -421,6 +438,8 @@ impl Intake {
                 &plans,
                 read.now,
             );
+            // 6. Bookkeeping before the assignments leave: an answer must find its attempt counted
+            //    against the quota and in the attempt cache.
             passes.commit(true, &claims::lost(&changes, &applied.claimed));
             self.shared.events.written();
             self.shared
@@ -438,6 +457,7 @@ impl Intake {
                     .retry_in(next.duration_since(read.now).unwrap_or_default());
             }
             let claimed = claimed.into_iter().chain(applied.claimed).collect();
+            // Assignments leave only now, after the commit.
             for input in deliver(
                 assignment::assemble(claimed, &known, &plans, read.now),
                 reservation,
@@ -445,12 +465,15 @@ impl Intake {
                 let _ = self.settle.push(input).await;
             }
         }
+        // 7. Lanes with unclaimed steps become active, unless their service admits none: its
+        //    opening does that later. Then the replies.
         self.shared.hub.steps_wait(self.shared.gates.open(unserved));
         self.answer(groups, refused, &known, again).await
     }
 
-    /// A template was registered or retired that this server did not know of: "the newest version" may be another one now. The groups that this
-    /// is about are prepared again beside the loop and come back as if they were new; the others are what comes back here.
+    /// Handles a template registered or retired on another server meanwhile, as "the newest
+    /// version" may be another one. Groups affected by it are prepared again outside the loop and
+    /// then queued again; the others are returned.
     fn prepare_again(&self, groups: &mut Vec<Group>, newest: Newest) -> Vec<Group> {
         let (outdated, rest): (Vec<Group>, Vec<Group>) = groups
             .drain(..)
@@ -464,7 +487,7 @@ impl Intake {
         rest
     }
 
-    /// After the commit, and never before.
+    /// Replies to the callers; called only after the commit. Returns the groups to try again.
     async fn answer(
         &self,
         groups: &mut Vec<Group>,
@@ -496,7 +519,7 @@ impl Intake {
         Ok(later)
     }
 
-    /// What the first submits under used keys were answered.
+    /// The tasks that the first submits under these used keys created.
     async fn first_tasks(&self, known: &HashMap<Uuid, Uuid>) -> HashMap<Uuid, Submitted> {
         let mut first = HashMap::default();
         for task_id in known.values().collect::<HashSet<_>>() {

@@ -1,10 +1,12 @@
-//! Where documents are parsed and judged: schemas, conditions, planners' answers and overrides run on a few threads of their
-//! own, never on the threads that calls and loops run on, and never inside a transaction.
+//! The evaluation threads. Schemas, conditions, planners' answers and overrides are evaluated on a
+//! few threads of their own, never on the threads of calls and loops and never inside a
+//! transaction.
 //!
-//! Neither a schema's validator nor an expression's evaluation can be interrupted. Their cost is bounded before they begin
-//! (`domain`); for what that bound misses, a judgement that runs longer than [`MAX_JUDGING_TIME`] is given up: its input ends,
-//! and its thread is replaced as long as no more than [`MAX_ABANDONED`] are given up. Turns go round between the namespaces,
-//! so that one whose judgements take long keeps waiting nothing but its own.
+//! Neither a schema's validator nor an expression's evaluation can be interrupted. Their cost is
+//! bounded before they begin (`domain`). For what that bound misses, an evaluation that runs longer
+//! than [`MAX_JUDGING_TIME`] is abandoned: its input ends, and its thread is replaced while no more
+//! than [`MAX_ABANDONED`] are abandoned. Turns rotate between the namespaces, so a namespace with
+//! long evaluations delays only itself.
 
 mod shares;
 #[cfg(test)]
@@ -23,20 +25,22 @@ pub use self::{
 use self::{threads::Threads, turns::Turns};
 use super::metrics::Metrics;
 
-/// How many judgements run at once.
+/// Evaluations that run at once.
 pub const THREADS: usize = 2;
-/// How many inputs have a turn at once: those that run, and those whose documents are read meanwhile.
+/// Inputs that have a turn at once: those being evaluated, and those whose documents are read
+/// meanwhile.
 const TURNS: usize = 2 * THREADS;
-/// How long one judgement may run.
+/// Maximum time of one evaluation.
 pub const MAX_JUDGING_TIME: Duration = Duration::from_secs(2);
-/// How many threads may be given up while they still run. Then no more are started, and what is to be judged waits.
+/// Maximum abandoned threads that still run. Beyond, no thread is started, and evaluations wait.
 pub const MAX_ABANDONED: usize = 8;
-/// Up to here a document is judged where it is, in bytes: that takes some microseconds, less than the way to another thread.
+/// Maximum size of a document that is evaluated in place, in bytes: that takes microseconds, less
+/// than the way to another thread.
 pub const SMALL_BYTES: usize = 4 << 10;
-/// The budget of what is judged where it is, in steps; what needs more goes to the judging threads.
+/// The budget of an evaluation in place, in steps; larger ones go to the evaluation threads.
 pub const SMALL_STEPS: u64 = 2_000;
 
-/// Why there is no verdict.
+/// The reason for a missing verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unjudged {
     #[error("the judgement took more than {} s", MAX_JUDGING_TIME.as_secs())]
@@ -47,7 +51,7 @@ pub enum Unjudged {
     Closed,
 }
 
-/// The judging threads and the turns on them. Cheap to clone; the threads end with the last clone.
+/// The evaluation threads and their turns. Cheap to clone; the threads end with the last clone.
 #[derive(Clone)]
 pub struct Judge(Arc<Pool>);
 
@@ -79,8 +83,8 @@ impl Judge {
         self.0.turns.take(namespace).await
     }
 
-    /// Runs `work` on a judging thread, and keeps the turn for as long as it runs or until it is given up, even where the caller
-    /// goes away.
+    /// Runs `work` on an evaluation thread. The turn is held until the work ends or is abandoned,
+    /// even if the caller goes away.
     pub async fn run<T: Send + 'static>(
         &self,
         turn: Turn,
@@ -91,12 +95,12 @@ impl Judge {
         answer.await.unwrap_or(Err(Unjudged::Closed))
     }
 
-    /// How many inputs wait for their turn.
+    /// The number of inputs that wait for a turn.
     pub fn waiting(&self) -> usize {
         self.0.turns.waiting()
     }
 
-    /// Whether every thread is stuck and no more may be started: nothing can be judged until one comes back.
+    /// Whether every thread is stuck and no more may be started, so that no evaluation can run.
     pub fn is_stuck(&self) -> bool {
         self.0.threads.is_stuck()
     }

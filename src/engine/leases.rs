@@ -1,5 +1,5 @@
-//! Leases and deadlines: extends the leases of the workers heard from, gives up those that fell silent, and times out
-//! attempts, each by the database's clock.
+//! Leases and deadlines: extends the leases of workers that sent heartbeats, ends those of silent
+//! workers, and times out attempts, all by the database's clock.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,38 +21,41 @@ use super::{
 use crate::engine::hash::HashSet;
 use crate::store::{Db, StoreError, server, stranded, tidy, worker};
 
-/// How often heartbeats are written, all in one statement; with a short lease, [`FLUSHES`] times in it.
+/// Interval between flushes of heartbeats, which one statement writes; with a short lease,
+/// [`FLUSHES`] per lease.
 const FLUSH: Duration = Duration::from_secs(1);
 const FLUSHES: u32 = 3;
-/// How soon heartbeats are written again that could not be.
+/// Interval before a failed flush is tried again.
 const FLUSH_AGAIN: Duration = Duration::from_millis(250);
-/// How often it is looked how long the database has been silent.
+/// Interval between checks of the database's silence.
 const SILENCE_TICK: Duration = Duration::from_millis(50);
-/// The shortest silence of the database after which the streams are ended.
+/// Minimum silence of the database before the streams are ended.
 const MIN_SILENCE: Duration = Duration::from_millis(1_400);
-/// How often silent workers are looked for.
+/// Interval between looks for silent workers.
 const REAP: Duration = Duration::from_secs(1);
-/// The pause between two looks for steps whose assignment is too large for all workers: they have waited for a whole lease.
+/// Interval between looks for steps whose assignment is too large for all workers; they have waited
+/// for a whole lease.
 const STRANDED: Duration = Duration::from_secs(5);
-/// What a silent worker of another server gets on top of its lease, and an attempt on top of its deadline.
+/// Grace beyond the lease for a silent worker of another server, and beyond the deadline for an
+/// attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A pause that took so long was not one: this process, or the machine, stood still.
+/// A sleep that took this long means that this process, or the machine, stood still.
 const STOOD_STILL: Duration = Duration::from_millis(2_500);
-/// An answer that took longer comes from a database that answered nobody meanwhile.
+/// An answer that took longer comes from a database that was not responsive meanwhile.
 const PROMPT: Duration = Duration::from_secs(1);
-/// The most attempts given up in one go.
+/// Maximum attempts given up in one round.
 const REAP_LIMIT: i64 = 1_000;
-/// How often the queue's table is looked after.
+/// Interval between vacuums of the queue's table.
 const TIDY: Duration = Duration::from_secs(5);
-/// Deadlines are looked at no more often than this while attempts run.
+/// Minimum and maximum interval between looks at deadlines while attempts run.
 const DEADLINE_TICK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
-/// The workers heard from since the last flush.
+/// The workers that sent a heartbeat since the last flush.
 #[derive(Clone, Default)]
 pub struct Heard(Arc<Mutex<HashSet<Uuid>>>);
 
 impl Heard {
-    /// A worker gave a sign of life.
+    /// Records a worker's sign of life.
     pub fn from(&self, worker_id: Uuid) {
         self.0
             .lock()
@@ -69,7 +72,7 @@ impl Heard {
     }
 }
 
-/// The loops that keep time.
+/// The loops for leases and deadlines.
 #[derive(Clone)]
 pub struct Leases {
     server_id: Uuid,
@@ -123,8 +126,8 @@ impl Leases {
         let _ = self.flush_once().await;
     }
 
-    /// Extends the leases of the workers heard from, and ends the streams of those whose lease is over: nothing may be
-    /// handed to them any more. Returns how many streams it ended.
+    /// Extends the leases of the workers in `heard`, and ends the streams of workers whose lease is
+    /// over, as they must not get assignments any more. Returns the number of ended streams.
     pub async fn flush_once(&self) -> Result<usize, StoreError> {
         let connected = self.hub.workers();
         if connected.is_empty() {
@@ -135,7 +138,7 @@ impl Leases {
         let over = match worker::extend(&self.db, &heard, &connected, self.lease).await {
             Ok(over) => over,
             Err(error) => {
-                // Not lost: the next flush counts them again.
+                // Kept for the next flush.
                 heard.into_iter().for_each(|id| self.heard.from(id));
                 return Err(error);
             }
@@ -148,9 +151,9 @@ impl Leases {
         Ok(over.len())
     }
 
-    /// Ends all streams of a server that has lost its database, until `shutdown`: its workers can go on at another server
-    /// within their leases, and nothing on the streams would say that they should. A database that is back sooner than
-    /// `longest_silence` costs no stream.
+    /// Ends all streams when this server has lost its database, until `shutdown`. Its workers can
+    /// then continue at another server within their leases, which nothing else on the streams would
+    /// make them do. An outage shorter than `longest_silence` ends no stream.
     pub async fn run_watch_on_database(self, shutdown: CancellationToken) {
         let longest = longest_silence(self.lease);
         let mut silence = self.health.silence();
@@ -160,7 +163,7 @@ impl Leases {
             if lasts < longest * 3 / 4 {
                 continue;
             }
-            // Perhaps only nothing was asked: an idle server has little to ask.
+            // Perhaps no query was sent: an idle server sends few.
             if question.as_ref().is_none_or(JoinHandle::is_finished) {
                 question = Some(tokio::spawn(self.clone().ask()));
             }
@@ -168,7 +171,7 @@ impl Leases {
                 continue;
             }
             self.health.cut_off();
-            // Again each time, as a stream may just have been opening.
+            // At every check, as a stream may have been opening during the last one.
             let streams = self.hub.close_all(|| ToWorker::CutOff);
             if streams > 0 {
                 tracing::info!(
@@ -185,10 +188,10 @@ impl Leases {
         }
     }
 
-    /// Gives up silent workers until `shutdown`.
+    /// Ends silent workers until `shutdown`.
     ///
-    /// A worker is silent only if somebody could have heard it: after this server started or stood still itself, and
-    /// after the database was away, nobody is given up for the length of a lease.
+    /// Silence only counts while this server could have received heartbeats: after it started or
+    /// stood still, and after the database was away, no worker is ended for the length of a lease.
     pub async fn run_reaper(self, shutdown: CancellationToken) {
         let mut listening_since = Instant::now();
         let mut last_look = Instant::now();
@@ -215,14 +218,15 @@ impl Leases {
             let mut away = None;
             if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
-                // A look that failed, or took too long, may have had its own reason.
+                // The look may have failed for a reason of its own, so a ping decides.
                 away = server::ping(&self.db)
                     .await
                     .err()
                     .filter(StoreError::is_transient);
             }
             if !listened {
-                // Only now: it may have come back in the middle of the look, and with it the heartbeats.
+                // Only now: the database, and with it the heartbeats, may have come back during the
+                // look.
                 listening_since = Instant::now();
             }
             match away {
@@ -233,8 +237,9 @@ impl Leases {
         }
     }
 
-    /// Ends lapsed connections and sends their attempts, those that nobody timed out, and the tasks whose deadline passed to
-    /// the settler; returns how many. `now` is what the database's clock has just said.
+    /// Ends lapsed connections. Sends the settle loop their attempts, attempts past their deadline
+    /// that no server has timed out, and tasks past their deadline; returns their number. `now` is
+    /// a recent reading of the database's clock.
     pub async fn reap_once(&self, now: SystemTime) -> Result<usize, StoreError> {
         let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT, now).await?;
         for worker_id in reaped
@@ -273,7 +278,8 @@ impl Leases {
         Ok(count)
     }
 
-    /// Ends steps whose assignment no connected worker has taken for the length of a lease, until `shutdown`.
+    /// Fails steps whose assignment no connected worker has taken for the length of a lease, until
+    /// `shutdown`.
     pub async fn run_stranded(self, shutdown: CancellationToken) {
         while pause(jitter(STRANDED), &shutdown).await {
             match stranded::find(&self.db, self.lease, REAP_LIMIT).await {
@@ -289,7 +295,7 @@ impl Leases {
         }
     }
 
-    /// Keeps the queue's table small until `shutdown`.
+    /// Vacuums the queue's table until `shutdown`.
     pub async fn run_tidy(self, shutdown: CancellationToken) {
         while pause(jitter(TIDY), &shutdown).await {
             if let Err(error) = tidy::queue(&self.db).await {
@@ -318,13 +324,13 @@ impl Leases {
     }
 }
 
-/// How long the database may be silent before the streams are ended: so short that half a lease is not over, and a worker has
-/// the other half to find another server.
+/// Maximum silence of the database before the streams are ended: less than half a lease, so a
+/// worker has the other half to find another server.
 fn longest_silence(lease: Duration) -> Duration {
     (lease * 3 / 8).max(MIN_SILENCE)
 }
 
-/// Sleeps; `false` when `shutdown` came first.
+/// Sleeps; returns false if `shutdown` came first.
 pub(super) async fn pause(time: Duration, shutdown: &CancellationToken) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => true,

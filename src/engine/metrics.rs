@@ -1,5 +1,6 @@
-//! What this server counts. Counting is an addition to an atomic, made after the commit and once per transaction and ended
-//! attempt; nothing is looked up by name on the way. Names, units and meanings are in docs/metrics.md.
+//! The counters of this server. Counting adds to an atomic, after the commit, once per transaction
+//! and per ended attempt, without a look-up by name. Names, units and meanings are in
+//! docs/metrics.md.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +17,9 @@ use crate::{
     store::changes::{Changes, EndedAttempt},
 };
 
-/// The most combinations of labels of one metric; what comes on top is counted together as [`OTHER`].
+/// Maximum combinations of labels per metric; further ones are counted together as [`OTHER`].
 pub const MAX_LABEL_SETS: usize = 200;
-/// The label of all that has no place of its own.
+/// The label of combinations beyond the limit.
 pub const OTHER: &str = "other";
 
 /// Upper bounds of the buckets, in seconds.
@@ -29,10 +30,10 @@ const COMMIT_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
 const JUDGING_SECONDS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0];
-/// Upper bounds of the buckets, in inputs of a transaction.
+/// Upper bounds of the buckets, in inputs per transaction.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// A number that only grows.
+/// A monotonic counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -47,11 +48,11 @@ impl Counter {
     }
 }
 
-/// How often a value fell into which range.
+/// A histogram with fixed buckets.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One more than bounds: the last one has no end.
+    /// One more than bounds: the last bucket is unbounded.
     buckets: Box<[AtomicU64]>,
     /// In millionths.
     sum: AtomicU64,
@@ -89,7 +90,7 @@ impl Histogram {
         self.observe(f64::from(n), u64::from(n) * 1_000_000);
     }
 
-    /// The sum, and each bucket's upper bound and content.
+    /// The sum, and the upper bound and count of each bucket.
     pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         let buckets = bounds
@@ -102,7 +103,7 @@ impl Histogram {
     }
 }
 
-/// Counters for each combination of labels that occurs.
+/// Counters by combination of labels.
 #[derive(Debug)]
 pub struct Family<const N: usize, T>(Mutex<BTreeMap<[String; N], Arc<T>>>);
 
@@ -113,7 +114,7 @@ impl<const N: usize, T> Default for Family<N, T> {
 }
 
 impl<const N: usize, T: Default> Family<N, T> {
-    /// The counters of these labels, or those of all others when there are too many.
+    /// The counters of these labels, or those of [`OTHER`] beyond the limit.
     pub fn of(&self, labels: [&str; N]) -> Arc<T> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = labels.map(str::to_owned);
@@ -123,7 +124,7 @@ impl<const N: usize, T: Default> Family<N, T> {
         Arc::clone(known.entry(key).or_default())
     }
 
-    /// All that there are, in order of their labels.
+    /// All counters, ordered by labels.
     pub fn all(&self) -> Vec<([String; N], Arc<T>)> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known
@@ -133,7 +134,7 @@ impl<const N: usize, T: Default> Family<N, T> {
     }
 }
 
-/// Of the tasks of a template, all of its versions.
+/// Counters of a template's tasks, of all its versions.
 #[derive(Debug, Default)]
 pub struct TaskCounts {
     pub submitted: Counter,
@@ -143,7 +144,7 @@ pub struct TaskCounts {
     pub resolved: Counter,
 }
 
-/// Of the steps of a lane.
+/// Counters of a lane's steps.
 #[derive(Debug)]
 pub struct StepCounts {
     pub completed: Counter,
@@ -171,7 +172,7 @@ impl Default for StepCounts {
 }
 
 impl StepCounts {
-    /// How many attempts ended how.
+    /// The number of ended attempts by outcome.
     pub fn attempts(&self) -> impl Iterator<Item = (OutcomeKind, u64)> {
         OutcomeKind::ALL
             .into_iter()
@@ -183,7 +184,7 @@ impl StepCounts {
         if let Some(i) = OutcomeKind::ALL.iter().position(|kind| *kind == outcome) {
             self.attempts[i].add(1);
         }
-        // The others say nothing about how long the handler takes.
+        // Other outcomes do not show how long the handler takes.
         if matches!(
             outcome,
             K::Succeeded | K::RetryableError | K::PermanentError | K::TimedOut
@@ -202,7 +203,7 @@ pub struct PlanCounts {
     steps: Vec<Arc<StepCounts>>,
 }
 
-/// The loops that write.
+/// The loops with batched transactions.
 #[derive(Clone, Copy, Debug)]
 pub enum Loop {
     Intake,
@@ -222,7 +223,7 @@ impl Loop {
     }
 }
 
-/// Of the transactions of a loop.
+/// Counters of a loop's transactions.
 #[derive(Debug)]
 pub struct LoopCounts {
     pub batch: Histogram,
@@ -238,14 +239,14 @@ impl Default for LoopCounts {
     }
 }
 
-/// Of what the judging threads do.
+/// Counters of the evaluation threads.
 #[derive(Debug)]
 pub struct JudgingCounts {
-    /// Those that ended.
+    /// Time of evaluations that ended.
     pub time: Histogram,
-    /// Inputs beyond their budget, which were not judged.
+    /// Inputs whose evaluation exceeded its budget.
     pub too_costly: Counter,
-    /// Judgements that were given up because they took too long.
+    /// Evaluations that were abandoned after the time limit.
     pub stuck: Counter,
 }
 
@@ -260,20 +261,20 @@ impl Default for JudgingCounts {
 }
 
 impl JudgingCounts {
-    /// One judgement is over.
+    /// Counts an evaluation that ended.
     pub fn judged(&self, took: Duration) {
         self.time.observe_time(took);
     }
 }
 
-/// Everything that this server counts.
+/// All counters of this server.
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub tasks: Family<2, TaskCounts>,
     pub steps: Family<3, StepCounts>,
-    /// Transactions that were too many to be told about (`engine/traces.rs`).
+    /// Transactions left out of spans and log lines, as the queue was full (`engine/traces.rs`).
     pub untold: Counter,
-    /// Of the listening side; the connections themselves have a hand on it.
+    /// Counters of the listening side, shared with the connections.
     pub edge: Arc<EdgeCounts>,
     /// Results that came after their attempts had ended.
     pub results_stale: Counter,
@@ -299,7 +300,7 @@ impl Metrics {
         &self.loops[of as usize]
     }
 
-    /// Counts what a transaction has committed: this many inputs, in this time.
+    /// Counts a committed transaction of `batch` inputs.
     pub fn committed(
         &self,
         of: Loop,
@@ -373,7 +374,7 @@ impl PlanCounts {
 }
 
 impl TaskCounts {
-    /// How many tasks ended how.
+    /// The number of ended tasks by state.
     pub fn ended(&self) -> [(TaskState, u64); 4] {
         [
             (TaskState::Complete, self.completed.get()),

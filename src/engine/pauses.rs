@@ -1,4 +1,4 @@
-//! Pauses and lifts whole templates and namespaces, for this server and the others.
+//! Pauses and resumes whole templates and namespaces, on all servers.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::store::{
     service::Actor,
 };
 
-/// How often it is asked whether a claim that began before a pause may still be made, and how many times.
+/// Interval between checks for claims that began before a pause, and their number.
 const SETTLE: (Duration, u32) = (Duration::from_millis(10), 200);
 
 impl Engine {
-    /// Pauses a template, or a namespace. When this returns well, nothing of it starts any more.
+    /// Pauses a template, or a namespace. After a successful return, none of its steps starts.
     pub async fn pause(
         &self,
         namespace: &str,
@@ -36,13 +36,13 @@ impl Engine {
             }
             tokio::time::sleep(SETTLE.0).await;
         }
-        // Asked again, it waits again; the pause holds meanwhile.
+        // A repeated call waits again; the pause is in effect meanwhile.
         Err(StoreError::Connection(
             "a transaction that began before the pause has not ended".into(),
         ))
     }
 
-    /// Lifts such a pause; `false` when there was none.
+    /// Lifts such a pause. Returns false if there was none.
     pub async fn lift(
         &self,
         namespace: &str,

@@ -1,4 +1,4 @@
-//! What the engine's loops have in common.
+//! The context that the engine's loops share.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::store::{Db, StoreError, changes::Changes, hot::Hot};
 
-/// Handles that every loop holds; cheap to clone.
+/// Handles that every loop holds. Cheap to clone.
 #[derive(Clone)]
 pub struct Shared {
     pub db: Db,
@@ -71,14 +71,14 @@ impl Shared {
         }
     }
 
-    /// Reads who may pass to the services, and has a look at the steps that could not before.
+    /// Refreshes the admission state and requests a scan of the lanes whose services opened.
     pub async fn refresh_gates(&self) -> Result<(), StoreError> {
         let opened = self.gates.refresh(&self.db, &self.catalog).await?;
         self.hub.steps_wait(opened);
         Ok(())
     }
 
-    /// After a commit: counts it, and has it told.
+    /// Counts a committed transaction and records its spans and log lines.
     pub fn committed(
         &self,
         of: Loop,
@@ -93,8 +93,9 @@ impl Shared {
         self.traces.committed(of, inputs, took, changes, plans, now);
     }
 
-    /// A connection for a loop. That there is none to be had is what makes a database away; one that breaks off, be it
-    /// a new one, says nothing about the next. Nor is one away in which a table is locked that a statement is prepared for.
+    /// A connection for a loop. Only a failure to connect twice means that the database is away: a
+    /// connection that breaks, even a new one, does not tell whether the next one works. A lock
+    /// time-out while statements are prepared does not count either.
     pub async fn connect(&self) -> Result<Hot, StoreError> {
         if let Ok(hot) = Hot::connect(&self.db).await {
             return Ok(hot);

@@ -1,7 +1,8 @@
-//! What assignments weigh, known before anybody gets them.
+//! The sizes of assignments, known before they are claimed.
 //!
-//! A task's row says what all its documents weigh together. As long as that is little, nothing more is asked. Beyond, what a step's
-//! own ancestors have left is added up: from what this server keeps, and the rest from the lengths that the database knows.
+//! A task's row has the total size of its documents. While that is small, nothing else is computed.
+//! Beyond, the results of a step's own inputs are added up: from the document cache, and otherwise
+//! from lengths read from the database.
 
 use uuid::Uuid;
 
@@ -19,12 +20,12 @@ use crate::{
 /// The position that stands for the documents of the task itself.
 pub const OF_TASK: i16 = -1;
 
-/// The bytes of an assignment beside its documents and names: ids, times, tags and lengths.
+/// Bytes of an assignment without documents and names: ids, times, tags and lengths.
 const ENVELOPE: usize = 2 << 10;
-/// What a result costs beside its name and its text.
+/// Bytes of a result without its name and text.
 const ENTRY: usize = 24;
 
-/// What an assignment of each step weighs without the documents of its task.
+/// The size of each step's assignment without the documents of its task, in bytes.
 pub fn fixed(plan: &Plan) -> Vec<i32> {
     let t = &plan.template;
     let of_all = ENVELOPE + t.namespace.len() + t.task_name.len() + t.version.to_string().len();
@@ -60,7 +61,8 @@ pub fn fixed(plan: &Plan) -> Vec<i32> {
     (0..t.steps.len()).map(step).collect()
 }
 
-/// What a step's assignment weighs at most, with documents of so many bytes; 0 where every worker takes it.
+/// An upper bound of a step's assignment with `documents` bytes of documents; 0 if every worker
+/// takes it.
 pub fn bound(plan: &Plan, step: i16, documents: i32) -> i32 {
     let whole = plan.fixed(step).saturating_add(documents);
     if whole <= MIN_ASSIGNMENT_BYTES {
@@ -70,12 +72,12 @@ pub fn bound(plan: &Plan, step: i16, documents: i32) -> i32 {
     }
 }
 
-/// Where a task is in the list, which is in the order of the ids.
+/// A task's position in the list, which is sorted by id.
 fn place(tasks: &[TaskUpdate], task_id: &Uuid) -> Option<usize> {
     tasks.binary_search_by_key(task_id, |t| t.task_id).ok()
 }
 
-/// Adds what the transaction writes to the tasks, and says what the steps weigh that come into play.
+/// Adds the bytes that the transaction writes to the tasks, and sets the sizes of new queue rows.
 pub async fn weigh(
     documents: &Documents,
     hot: &Hot,
@@ -125,7 +127,7 @@ pub async fn weigh(
     }
 }
 
-/// The same step by step, by its own ancestors' results.
+/// Computes the size of each large assignment from its own inputs.
 async fn weigh_each(
     documents: &Documents,
     hot: &Hot,
@@ -175,7 +177,7 @@ async fn weigh_each(
         );
     }
     for planned in &changes.planned {
-        // Beside what was there before, which is in it once more: it is a bound.
+        // Added to the previous documents, which the new ones include: the sum is an upper bound.
         let own = known.entry((planned.task_id, OF_TASK)).or_default();
         *own = own.saturating_add(of(planned.settings.len() + planned.annotations.len()));
     }

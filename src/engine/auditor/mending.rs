@@ -1,4 +1,4 @@
-//! From broken tasks to what is written to mend them. Pure: what was read under lock goes in, rows and events come out.
+//! From broken tasks to the rows and events that repair them. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// The tasks of a transaction that are broken, each with what is wrong.
+/// The broken tasks of a transaction, each with its findings.
 #[derive(Default)]
 pub(super) struct Plan<'a> {
     broken: Vec<Broken<'a>>,
@@ -30,13 +30,13 @@ pub(super) struct Plan<'a> {
 
 struct Broken<'a> {
     task: &'a Audited,
-    /// `None` when the task is not there.
+    /// `None` if the task's row is missing.
     template: Option<Arc<catalog::Plan>>,
     repair: Option<Repair>,
     findings: Vec<Finding>,
 }
 
-/// What was wrong with a task, for the log.
+/// A finding, for the log.
 pub(super) struct Said {
     pub task_id: Uuid,
     pub correlation_id: String,
@@ -44,20 +44,20 @@ pub(super) struct Said {
     pub finding: Finding,
 }
 
-/// What is written, and what is told after the commit.
+/// The rows to write, and the notifications to send after the commit.
 #[derive(Default)]
 pub(super) struct Mended {
     pub mending: Mending,
     pub findings: Vec<Said>,
-    /// Attempts that a worker may still be at.
+    /// Attempts that a worker may still be running.
     pub dead: Vec<(Lease, CancelReason)>,
     /// The tasks, and whether each is final.
     pub tasks: Vec<(Uuid, bool)>,
-    /// The lanes in which steps wait now.
+    /// The lanes that gained waiting steps.
     pub lanes: BTreeSet<i32>,
 }
 
-/// An attempt that has started and, as far as the history knows, not ended.
+/// An attempt that has started and that the history has no end of.
 struct Running {
     attempt: i32,
     lease: Option<i64>,
@@ -101,7 +101,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The tasks with attempts that perhaps only the history knows: their rows are gone, or say nothing of a lease.
+    /// The tasks with attempts that only the history may know: their queue rows are missing or have
+    /// no lease.
     pub fn unsure(&self) -> Vec<Uuid> {
         let is_unsure =
             |finding: &Finding| matches!(finding, Finding::Missing(_) | Finding::Asleep(_));
@@ -112,7 +113,7 @@ impl<'a> Plan<'a> {
             .collect()
     }
 
-    /// Mends all of them. `starts` are attempts at the [`unsure`](Self::unsure) ones.
+    /// Repairs all of them. `starts` are attempts of the [`unsure`](Self::unsure) tasks.
     pub fn mend(self, starts: &[Start]) -> Mended {
         let mut mended = Mended::default();
         for broken in &self.broken {
@@ -193,7 +194,7 @@ impl Mended {
         self.tasks.push((task_id, repair.progress.state.is_final()));
     }
 
-    /// For the log and the history.
+    /// Adds a finding to the log and to the history.
     fn say(&mut self, broken: &Broken<'_>, finding: Finding) {
         let step_name = finding.step().and_then(|s| {
             Some(
@@ -223,7 +224,7 @@ impl Mended {
         });
     }
 
-    /// The attempt has no row any more that a result could find: it is lost, and costs nothing.
+    /// No result can find the attempt's row any more: the attempt is lost, uncharged.
     fn end_attempt(&mut self, broken: &Broken<'_>, step: i16, running: Option<Running>) {
         let Some(running) = running else { return };
         self.dead(broken, step, running.lease, CancelReason::LeaseLost);
@@ -244,7 +245,7 @@ impl Mended {
             return self.end_attempt(broken, row.step, running);
         }
         self.dead(broken, row.step, row.lease, CancelReason::TaskCancelled);
-        // It ends with its task, as others do when a task is cancelled.
+        // The step is cancelled, like the other steps of its task when that ended.
         if broken.state().is_some() && broken.task.ended.iter().all(|(step, _)| *step != row.step) {
             let event = match running {
                 Some(running) => Event {
@@ -316,7 +317,7 @@ impl Broken<'_> {
         }
     }
 
-    /// An attempt that the history does not know the end of.
+    /// The attempt, unless the history has its end.
     fn running(&self, step: i16, attempt: i32, event: Event) -> Option<Running> {
         let has_ended = self
             .task

@@ -1,5 +1,5 @@
-//! How the catalog is read: in pages, each with its own time, and read into plans away from the threads that calls run on. What
-//! a page brought is there at once, so a reader that is ended has not worked in vain.
+//! Reads the catalog in pages, each with its own time limit, and compiles them on blocking threads.
+//! Each page is available at once, so an aborted reading has not been in vain.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// How often the log says how far the reading has come.
+/// Interval between progress messages in the log.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
-/// What is known of the templates, and how more becomes known.
+/// The templates in memory, with their reader.
 pub(super) struct Shelf {
     pub(super) db: Db,
     pub(super) known: RwLock<Known>,
@@ -47,7 +47,8 @@ impl Shelf {
         let mut read = 0_usize;
         loop {
             let newest = self.with(|known| known.newest.template);
-            // Templates first: the lanes read afterwards are then at least those that these templates need.
+            // Templates come first: the lanes that are read afterwards include all that these
+            // templates need.
             let rows = template::page(&self.db, newest).await?;
             let lanes = self.new_lanes().await?;
             let Some(last) = rows.last().map(|row| row.template_id) else {
@@ -67,7 +68,7 @@ impl Shelf {
         self.read_changes().await
     }
 
-    /// Reads what became of them. A change of a template that is not known here yet is kept for it.
+    /// Reads the retirements. A change of a template that is not known here yet is kept for it.
     async fn read_changes(&self) -> Result<(), StoreError> {
         loop {
             let newest = self.with(|known| known.newest.change);
@@ -86,7 +87,8 @@ impl Shelf {
         self.lanes_above(self.with(|known| known.newest_lane)).await
     }
 
-    /// Reads all lanes, and drops those that are gone. Its caller has the turn, so that none is added meanwhile.
+    /// Reads all lanes and drops those that were removed. The caller holds the lock, so no lane is
+    /// added meanwhile.
     pub(super) async fn read_lanes_anew(&self) -> Result<(), StoreError> {
         let lanes = self.lanes_above(0).await?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +98,7 @@ impl Shelf {
         Ok(())
     }
 
-    /// The lanes with a larger id than `newest`, in the order of their ids.
+    /// The lanes with an id above `newest`, sorted by id.
     async fn lanes_above(&self, mut newest: i32) -> Result<Vec<LaneRow>, StoreError> {
         let mut lanes = Vec::new();
         loop {
@@ -109,7 +111,7 @@ impl Shelf {
         }
     }
 
-    /// A hostile template takes a good part of a second.
+    /// On a blocking thread, since a hostile template takes a large part of a second.
     async fn plans(self: &Arc<Self>, rows: Vec<TemplateRow>) -> Result<Vec<Arc<Plan>>, StoreError> {
         let shelf = Arc::clone(self);
         let read = move |row| Some(Arc::new(plan(row, &shelf.metrics)?));
@@ -160,7 +162,8 @@ impl Known {
         }
     }
 
-    /// Its version may be registered anew under another id meanwhile.
+    /// Removes a template by id, as its version may have been registered again under another id
+    /// meanwhile.
     fn forget(&mut self, template_id: i32) {
         self.retired.remove(&template_id);
         let Some(plan) = self.plans.remove(&template_id) else {

@@ -1,11 +1,11 @@
-//! Which events a subscriber wants.
+//! The filter of a subscription.
 
 use uuid::Uuid;
 
 use super::NamedEvent;
 use crate::domain::event::EventType;
 
-/// Each part that is set must fit.
+/// Every field that is set must match.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub namespace: Option<String>,

@@ -1,5 +1,5 @@
-//! Events with the names that belong to them. Names never change, so they are asked for once; so is what belongs to a task, once
-//! that has started.
+//! Events with the names they refer to. Names never change, so each is read once; so are the facts
+//! of a task, once it has started.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,15 +20,15 @@ use crate::{
     },
 };
 
-/// Appends an event to what is sent.
+/// Appends an encoded event to a buffer.
 pub type Encode = fn(&NamedEvent, &mut BytesMut);
 
-/// Most events need less.
+/// Initial size of a buffer; most events are smaller.
 const USUAL_BYTES: usize = 512;
-/// The most that is remembered of each kind.
+/// Maximum cached names of each kind.
 const MAX_NAMES: usize = 10_000;
 
-/// An event as its readers know it. What does not apply, or is no longer known, is `None`.
+/// An event with its names. A name that does not apply or no longer exists is `None`.
 #[derive(Clone, Debug)]
 pub struct NamedEvent {
     pub event: Event,
@@ -41,13 +41,14 @@ pub struct NamedEvent {
 }
 
 impl NamedEvent {
-    /// As it is sent, always by the same `encode`.
+    /// The encoded event; every call must use the same `encode`.
     pub(super) fn encoded(&self, encode: Encode) -> Bytes {
         let encoded = || self.encode(encode, &mut BytesMut::with_capacity(USUAL_BYTES));
         self.encoded.get().cloned().unwrap_or_else(encoded)
     }
 
-    /// The same; where it was not encoded yet, its bytes are in `buffer`, which it shares with others.
+    /// The same. An event that was not encoded yet is encoded into `buffer`, which it shares with
+    /// others.
     pub(super) fn encode(&self, encode: Encode, buffer: &mut BytesMut) -> Bytes {
         let encoded = || {
             encode(self, buffer);
@@ -56,7 +57,7 @@ impl NamedEvent {
         self.encoded.get_or_init(encoded).clone()
     }
 
-    /// The place after it, for all that came the same way to it.
+    /// The encoded position after it, shared by all subscribers that reached it the same way.
     pub(super) fn place(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
         self.place.get_or_init(encode).clone()
     }
@@ -97,7 +98,7 @@ impl NamedEvent {
         of_step.or_else(|| Some(self.service.as_ref()?.service.as_str()))
     }
 
-    /// How long the attempt that ended has run; of an ended task: since its first step started.
+    /// The run time of the ended attempt; for an ended task, the time since its first step started.
     pub fn run(&self) -> Option<Duration> {
         let since = match self.event.kind {
             _ if self.event.outcome.is_some() => self.event.started_at,
@@ -109,11 +110,12 @@ impl NamedEvent {
             ) => self.task.as_ref()?.started_at,
             _ => None,
         }?;
-        // Clocks of two transactions may disagree by a little: no time is negative.
+        // Clocks of two transactions may differ slightly; a negative time counts as zero.
         Some(self.event.at.duration_since(since).unwrap_or_default())
     }
 
-    /// How long the attempt had been ready before it started; of a started task: since its submission.
+    /// The time from ready to started of the attempt; for a started task, the time since its
+    /// submission.
     pub fn wait(&self) -> Option<Duration> {
         let (since, until) = match self.event.kind {
             _ if self.event.outcome.is_some() => (self.event.ready_at, self.event.started_at?),
@@ -125,7 +127,7 @@ impl NamedEvent {
     }
 }
 
-/// The names that this server has come across.
+/// The cached names.
 #[derive(Default)]
 pub struct Names {
     templates: Known<i32, TemplateNames>,
@@ -135,7 +137,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The events with their names, in the same order.
+    /// Adds the names to the events, in the same order.
     pub async fn of(
         &self,
         db: &Db,
@@ -178,7 +180,7 @@ impl Names {
     }
 }
 
-/// What never changes.
+/// A value that never changes once it is final.
 trait Lasting {
     fn is_final(&self) -> bool {
         true
@@ -195,7 +197,7 @@ impl Lasting for TaskFacts {
     }
 }
 
-/// What is known under an id, once and for all.
+/// A cache of final values by id.
 struct Known<Id, T>(Mutex<HashMap<Id, Arc<T>>>);
 
 impl<Id, T> Default for Known<Id, T> {
@@ -205,20 +207,20 @@ impl<Id, T> Default for Known<Id, T> {
 }
 
 impl<Id: Copy + Eq + Hash, T: Lasting> Known<Id, T> {
-    /// What each of these means, with as few questions as there can be: none or one.
+    /// Returns the value of each id, with at most one query for the missing ones.
     async fn of(
         &self,
         ids: impl Iterator<Item = Option<Id>> + Clone,
         ask: impl AsyncFnOnce(Vec<Id>) -> Result<HashMap<Id, T>, StoreError>,
     ) -> Result<Vec<Option<Arc<T>>>, StoreError> {
-        // A page of ids takes its time: others get their turn on the thread.
+        // A page of ids takes some time, so the thread is yielded first.
         tokio::task::yield_now().await;
         let (mut found, mut missing) = (Vec::with_capacity(ids.size_hint().0), HashSet::new());
         {
             let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let mut last = (None, None);
             for id in ids.clone() {
-                // What follows each other is often of the same.
+                // Consecutive events often have the same id.
                 if id != last.0 {
                     last = (id, id.and_then(|id| known.get(&id).cloned()));
                     missing.extend(id.filter(|_| last.1.is_none()));

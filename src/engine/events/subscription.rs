@@ -1,4 +1,4 @@
-//! One subscriber: his place in the log, and how he gets from there to what happens now.
+//! A subscription: its position in the log, and its way from there to the present.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -23,10 +23,11 @@ use crate::{
 };
 use std::sync::atomic::Ordering;
 
-/// A subscriber without an event is told the place this often, moved or not: so he, and whatever is between, hears something.
+/// Interval at which a subscriber without events receives its position, moved or not, so that it
+/// and any proxy see traffic.
 const TELL_PLACE: Duration = Duration::from_secs(10);
 
-/// Where a subscription begins.
+/// The start of a subscription.
 #[derive(Clone, Debug)]
 pub enum Start {
     Now,
@@ -35,7 +36,7 @@ pub enum Start {
     After(String),
 }
 
-/// Why there is no (more) subscription.
+/// The reason for refusing or ending a subscription.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
     #[error("this server has {MAX_SUBSCRIBERS} subscribers already")]
@@ -54,43 +55,44 @@ pub enum SubscribeError {
     Store(#[from] StoreError),
 }
 
-/// What a subscriber is sent.
+/// A message to a subscriber.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Encoded; `None` to tell the place alone.
+    /// Encoded; `None` if the message has only the position.
     pub event: Option<Bytes>,
-    /// The place after it, as text.
+    /// The position after it, as text.
     pub cursor: Bytes,
 }
 
-/// A subscription; it ends when dropped.
+/// A subscription; it ends on drop.
 pub struct Subscription {
     _place: Place,
     events: Events,
     cell: String,
     filter: Filter,
     cursor: Cursor,
-    /// To be delivered before anything else.
+    /// Delivered before anything else.
     next: Next,
-    /// Hears of new events; what comes before the cursor, or leaves a gap, is found out by the snapshots.
+    /// New events from the reader. The snapshots show which precede the cursor, and whether there
+    /// is a gap.
     live: Receiver<Arc<Chunk>>,
-    /// Reads the log itself.
+    /// The subscription reads the log itself.
     behind: bool,
     told: Instant,
-    /// The cursor was not told since it moved.
+    /// The cursor has moved since it was last sent.
     moved: bool,
 }
 
-/// Events on their way out, and where that leads.
+/// Events to be delivered, and the position after them.
 #[derive(Default)]
 struct Next {
     events: VecDeque<Arc<NamedEvent>>,
-    /// The place after each is that of others, too.
+    /// The position after each event is the same for other subscribers.
     shared: bool,
     then: Option<(Snapshot, Cursor)>,
 }
 
-/// Counts one subscriber.
+/// Counts one subscriber. Released on drop.
 struct Place(Events);
 
 impl Drop for Place {
@@ -114,7 +116,7 @@ impl Events {
         if before == 0 {
             self.0.first.notify_one();
         }
-        // Before the look, so that nothing is between the two.
+        // Before the snapshot is read, so that no event falls between the two.
         let live = self.0.chunks.subscribe();
         let cell = self
             .0
@@ -135,7 +137,7 @@ impl Events {
             Start::Beginning => (Cursor::beginning(horizon.generation), true),
             Start::After(text) => (resumed(&text, &cell, &now, horizon)?, true),
         };
-        // The reader may have been waiting for a first subscriber.
+        // The reader may have waited for a first subscriber.
         self.look();
         Ok(Subscription {
             _place: place,
@@ -169,7 +171,7 @@ fn resumed(
 }
 
 impl Subscription {
-    /// The place now, without an event.
+    /// A message with the current position and no event.
     pub fn place(&mut self) -> Delivery {
         self.moved = false;
         self.told = Instant::now();
@@ -179,10 +181,10 @@ impl Subscription {
         }
     }
 
-    /// The next event, or a new place. Stays usable when it is dropped before it is done.
+    /// The next event or position. Cancel safe.
     pub async fn next(&mut self) -> Result<Delivery, SubscribeError> {
         loop {
-            // A page of events takes its time: others get their turn on the thread.
+            // A page of events takes some time, so the thread is yielded now and then.
             consume_budget().await;
             if let Some(delivery) = self.deliver() {
                 return Ok(delivery);
@@ -239,10 +241,10 @@ impl Subscription {
         })
     }
 
-    /// Reads on from the own place.
+    /// Reads the log from the own position.
     async fn catch_up(&mut self) -> Result<(), SubscribeError> {
         if self.cursor.within.is_none() {
-            // What comes after the coming look is heard from here on.
+            // Events after the following read arrive through this receiver.
             self.live = self.events.0.chunks.subscribe();
         }
         let turn = Arc::clone(&self.events.0.turns)
@@ -252,7 +254,7 @@ impl Subscription {
         let began = Instant::now();
         let (page, events) = self.events.read(&self.cursor).await?;
         let rest = rest_after(began);
-        // The turn rests, and not the subscriber, who has something to do now.
+        // The pause applies to the turn and not to the subscriber, which has events to deliver now.
         tokio::spawn(async move {
             tokio::time::sleep(rest).await;
             drop(turn);
@@ -273,7 +275,8 @@ impl Subscription {
         Ok(())
     }
 
-    /// Takes what comes next, and what the reader has handed on before the own place not again.
+    /// Takes the next chunk of the reader; events before the own position are skipped, and a gap
+    /// switches to reading the log.
     fn take(&mut self, chunk: &Chunk) {
         let to = &chunk.page.to;
         let after = chunk.from.within.as_ref().map_or(0, |within| within.seq);

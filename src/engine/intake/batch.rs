@@ -1,4 +1,4 @@
-//! What one transaction of intake takes, and what becomes of each request in it.
+//! The input of one transaction of intake, and the decision on each request in it.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -24,22 +24,23 @@ use crate::{
     },
 };
 
-/// The most tasks of one transaction, unless one request has more.
+/// Maximum tasks per transaction, unless one request has more.
 const MAX_BATCH_TASKS: usize = 1_000;
 
-/// What came in one request: stored as a whole or not at all.
+/// The tasks of one request: stored as a whole or not at all.
 pub(super) struct Group {
     pub(super) tasks: Vec<Prepared>,
-    /// The newest template and change of one that were known when the versions were looked up.
+    /// The newest template, and change of one, when the versions were resolved.
     pub(super) seen: Newest,
     pub(super) reply: oneshot::Sender<Result<Vec<Submitted>, IntakeError>>,
-    /// When it came.
+    /// When the request arrived.
     pub(super) asked: Instant,
     pub(super) _place: OwnedSemaphorePermit,
 }
 
 impl Group {
-    /// Whether a template was registered that "the newest version" may have to be, or one was retired, which may be any.
+    /// Whether the group has to be prepared again: a template was registered and a task names no
+    /// version, or any version was retired or restored.
     pub(super) fn is_outdated(&self, newest: Newest) -> bool {
         let registered = self.seen.template < newest.template
             && self.tasks.iter().any(|t| t.submission.version.is_none());
@@ -47,7 +48,7 @@ impl Group {
     }
 }
 
-/// Divides the groups into transactions; the first is the last one in the list.
+/// Splits the groups into transactions; the first one is last in the list.
 pub(super) fn portions(groups: Vec<Group>) -> Vec<Vec<Group>> {
     let mut portions: Vec<Vec<Group>> = Vec::new();
     let mut tasks = 0;
@@ -67,13 +68,13 @@ pub(super) fn portions(groups: Vec<Group>) -> Vec<Vec<Group>> {
     portions
 }
 
-/// What becomes of each group.
+/// The decision on each group.
 #[derive(Default)]
 pub(super) struct Verdicts {
     pub(super) refused: HashMap<usize, IntakeError>,
-    /// Tasks that exist already: the id made for the copy, and the id of the first.
+    /// Repeated submits: from the id made for the repeat to the id of the first task.
     pub(super) known: HashMap<Uuid, Uuid>,
-    /// Groups that depend on a key whose owner in this very batch was refused.
+    /// Groups that depend on a key whose owner in this batch was refused.
     pub(super) again: HashSet<usize>,
     /// Ids whose keys were taken but whose tasks will not be stored.
     pub(super) dropped: Vec<Uuid>,
@@ -96,7 +97,8 @@ pub(super) fn judge(groups: &[Group], read: &IntakeRead) -> Verdicts {
                 continue;
             };
             if owner.task_id == task.task_id {
-                // Only the first task of a key is new; a repeat is answered whatever became of the version.
+                // Only the first task of a key is new. A repeat gets the first task even if its
+                // version is retired.
                 if let Some(retirement) = &task.retired {
                     let retired = IntakeError::retired(index, s, &task.plan, retirement);
                     verdicts.refused.entry(i).or_insert(retired);
@@ -130,7 +132,7 @@ pub(super) fn judge(groups: &[Group], read: &IntakeRead) -> Verdicts {
     verdicts
 }
 
-/// The keys to take, in one order for all servers, so that two of them cannot wait for each other.
+/// The keys to take, sorted, so that two servers cannot deadlock on them.
 pub(super) fn keys_of(groups: &[Group]) -> Vec<KeyRow> {
     let mut keys: Vec<KeyRow> = groups
         .iter()
@@ -143,7 +145,7 @@ pub(super) fn keys_of(groups: &[Group]) -> Vec<KeyRow> {
             digest: t.digest.clone(),
         })
         .collect();
-    // Stable: among equal keys the first submit stays first and becomes the owner.
+    // The sort is stable: among equal keys, the first submit stays first and becomes the owner.
     keys.sort_by(|a, b| (&a.namespace, &a.key).cmp(&(&b.namespace, &b.key)));
     keys
 }
@@ -262,8 +264,8 @@ pub(super) fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
     });
 }
 
-/// A task whose root is claimed in the transaction that stores it is in progress from the beginning. In the log its start
-/// comes before its step's.
+/// Marks tasks as started whose root is claimed in the transaction that stores them. The task's
+/// start precedes its step's start in the log.
 pub(super) fn start_claimed(changes: &mut Changes) {
     let claimed: HashSet<Uuid> = changes
         .new_live

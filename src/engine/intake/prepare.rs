@@ -1,4 +1,5 @@
-//! Prepares submissions: what is small at once, the rest on the judging threads, in turn with the other namespaces.
+//! Prepares submissions: small ones at once, others on the evaluation threads, in turn with other
+//! namespaces.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +16,12 @@ use crate::{
     },
 };
 
-/// How long the submissions of one request may wait for their turns and be judged, all together.
+/// Time limit for the submissions of one request to wait for turns and be evaluated, all together.
 const PREPARE_LIMIT: Duration = Duration::from_secs(10);
-/// After so many submissions that are prepared at once, other calls get their turn on the thread.
+/// Submissions prepared at once before the task yields its thread.
 const AT_ONCE: usize = 16;
 
-/// What it takes to prepare submissions. Cheap to clone.
+/// The dependencies of preparing submissions. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Preparer {
     pub(super) catalog: Arc<Catalog>,
@@ -39,7 +40,7 @@ impl Preparer {
         }
     }
 
-    /// Checks every submission and gathers everything that is wrong with any of them.
+    /// Validates every submission and collects all violations.
     pub(super) async fn prepare(
         &self,
         submissions: &[Arc<Submission>],
@@ -49,7 +50,7 @@ impl Preparer {
             .enumerate()
             .map(|(index, s)| self.plan(index, s))
             .collect::<Result<Vec<_>, _>>()?;
-        // A request that waits so long for turns meets more work than the server takes.
+        // A time-out here means that the evaluation threads are overloaded.
         let prepared = tokio::time::timeout(PREPARE_LIMIT, self.prepare_all(submissions, plans));
         prepared.await.unwrap_or(Err(IntakeError::Full))
     }
@@ -59,7 +60,7 @@ impl Preparer {
             .catalog
             .resolve(&s.namespace, &s.task_name, s.version.as_ref());
         match found {
-            // With a key it may be a repeat, which the transaction finds out.
+            // With an idempotency key it may be a repeat, which the transaction finds out.
             Some(Resolved {
                 plan,
                 retired: Some(retirement),
@@ -138,7 +139,7 @@ impl Preparer {
     }
 }
 
-/// Prepares what takes no more than some microseconds.
+/// Prepares a submission at once if that takes microseconds.
 fn prepare_here(
     submission: &Arc<Submission>,
     plan: &Arc<Plan>,

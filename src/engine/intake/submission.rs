@@ -1,5 +1,5 @@
-//! What a client submits, checked against its template before it gets into a transaction: everything that is wrong comes back
-//! at once, and what is right is ready to be stored.
+//! A submission and its validation against a template, before it enters a transaction. All
+//! violations are returned together; a valid submission is ready to be stored.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -22,12 +22,12 @@ use crate::{
     store::{StoreError, retirement::Retirement},
 };
 
-/// What a client asks for.
+/// A client's submit of one task.
 #[derive(Clone, Debug, Default)]
 pub struct Submission {
     pub namespace: String,
     pub task_name: String,
-    /// `None` for the newest.
+    /// `None` for the newest version.
     pub version: Option<Version>,
     /// JSON object; empty for `{}`.
     pub context: String,
@@ -39,29 +39,29 @@ pub struct Submission {
     /// JSON object; empty for `{}`.
     pub annotations: String,
     pub traceparent: Option<String>,
-    /// No step starts earlier.
+    /// No step starts before this time.
     pub not_before: Option<SystemTime>,
 }
 
-/// What a client gets back.
+/// The answer to a submit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submitted {
     pub task_id: Uuid,
-    /// `false`: the idempotency key was used before, and this is the first task.
+    /// False for a repeat: the idempotency key was used before, and this is its first task.
     pub created: bool,
     pub correlation_id: String,
     pub version: String,
 }
 
-/// One thing that is wrong with a submission.
+/// A violation in a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violated {
-    /// The request's field.
+    /// The request's field, with a JSON pointer.
     pub field: String,
     pub message: String,
 }
 
-/// Why a submit was refused. `index` is the task's place in the request.
+/// The reason for refusing a submit. `index` is the task's position in the request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum IntakeError {
     #[error("the submission does not fit: {}", .0.first().map_or("", |(_, v)| v.message.as_str()))]
@@ -82,7 +82,7 @@ pub enum IntakeError {
         key: String,
         task_id: Uuid,
     },
-    /// The version takes no new tasks, or no version of the template does.
+    /// The version is retired, or all versions of the template are.
     #[error("{}{namespace}/{task_name} version {version} was retired by {}: {}",
         if *.all { "every version is retired: " } else { "" }, .retirement.by, .retirement.reason)]
     Retired {
@@ -120,30 +120,30 @@ impl IntakeError {
     }
 }
 
-/// A submission that fits its template, ready to be stored.
+/// A valid submission, ready to be stored.
 pub(super) struct Prepared {
     pub(super) submission: Arc<Submission>,
     pub(super) plan: Arc<Plan>,
-    /// The version takes no new tasks; this may be the repeat of a submit from before.
+    /// The version is retired; the submission may be a repeat of an earlier one.
     pub(super) retired: Option<Arc<Retirement>>,
     pub(super) task_id: Uuid,
     pub(super) context: String,
     pub(super) annotations: String,
     pub(super) correlation_id: String,
-    /// What the template's overrides make of it.
+    /// The effect of the template's overrides.
     pub(super) settings: Settings,
     pub(super) priority: i16,
     pub(super) digest: Vec<u8>,
-    /// What becomes of its roots by their conditions, and of what follows on those that are skipped.
+    /// The task's initial progress, and the fates of its roots and of the children of skipped ones.
     pub(super) progress: Progress,
     pub(super) fates: Vec<(u16, Fate)>,
 }
 
-/// Why a submission was not prepared.
+/// The reason for not preparing a submission.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
     pub(super) violated: Vec<Violated>,
-    /// The budget did not suffice.
+    /// The evaluation exceeded its budget.
     pub(super) over_budget: bool,
 }
 
@@ -163,7 +163,7 @@ impl Refusal {
     }
 }
 
-/// What is said of a context that is not judged to its end.
+/// The violation of a context whose evaluation was given up.
 pub(super) fn too_costly(why: &str) -> Violated {
     Violated {
         field: "context_json".to_owned(),
@@ -171,7 +171,8 @@ pub(super) fn too_costly(why: &str) -> Violated {
     }
 }
 
-/// Checks a submission against its template and judges what depends on its context, within the budget.
+/// Validates a submission against its template and evaluates its overrides and root conditions,
+/// within the budget.
 #[expect(
     clippy::too_many_lines,
     reason = "all that is wrong with a submission is found in one pass"
@@ -260,7 +261,7 @@ pub(super) fn prepare_one(
     })
 }
 
-/// What becomes of the roots.
+/// The initial progress of a task, with the fates of its roots.
 fn begin(
     own: &Effective<'_>,
     task: Value,
@@ -278,7 +279,7 @@ fn begin(
 }
 
 impl Prepared {
-    /// Whether a condition was not judged because the budget did not suffice.
+    /// Whether a condition exceeded the budget.
     pub(super) fn is_over_budget(&self) -> bool {
         self.fates
             .iter()
@@ -286,7 +287,7 @@ impl Prepared {
     }
 }
 
-/// What is wrong beside the documents.
+/// Violations in fields other than the documents.
 fn bounds(s: &Submission) -> Vec<Violated> {
     let mut violated = Vec::new();
     let mut wrong = |field: &str, message: String| {
@@ -318,7 +319,7 @@ fn bounds(s: &Submission) -> Vec<Violated> {
     violated
 }
 
-/// What the overrides make of a task with this context.
+/// Evaluates the template's overrides for a context.
 fn settings(
     plan: &Plan,
     context: &Value,
@@ -356,7 +357,8 @@ fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec
     }
 }
 
-/// The context with the schema's defaults, as text and as a value; the text is the client's own when none was missing.
+/// The context with the schema's defaults, as text and as a value. The text is the client's own if
+/// no default was missing.
 fn fit(
     plan: &Plan,
     sent: &str,
@@ -390,8 +392,8 @@ fn fit(
     }
 }
 
-/// The caller's, in its field or in its annotations; else the context's own if it has a usable one, else a new one. What the annotations
-/// say has to be the same as the rest.
+/// The correlation id: of the caller's field or annotations, else a usable one of the context, else
+/// a new one. An id in the annotations must equal the other one.
 fn correlation_id(
     s: &Submission,
     context: &Map<String, Value>,
@@ -434,8 +436,9 @@ fn correlation_id(
     }
 }
 
-/// Equal for submissions that mean the same: neither the order of keys nor white space counts. Nor does `not_before`, which
-/// a client often computes from its own clock ("in two hours"), so that a repeat has another one: the first task keeps its own.
+/// A digest that is equal for equal submissions: neither the order of keys nor white space counts.
+/// Nor does `not_before`: clients often compute it from their clock ("in two hours"), so it differs
+/// in a repeat, and the first task keeps its own.
 fn digest(s: &Submission, context: Map<String, Value>, annotations: Map<String, Value>) -> Vec<u8> {
     let (mut context, mut annotations) = (Value::Object(context), Value::Object(annotations));
     context.sort_all_objects();

@@ -1,16 +1,17 @@
-//! How much may wait to be judged: by namespace and in all, by number and by bytes.
+//! Limits on the inputs that wait for an evaluation: per namespace and in all, by number and by
+//! bytes.
 
 use crate::engine::hash::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The most inputs of one namespace, and the most bytes that they hold.
+/// Maximum inputs of one namespace, and their bytes.
 const MAX_OF_NAMESPACE: Size = Size {
     inputs: 1_024,
     bytes: 8 << 20,
 };
-/// The most of all namespaces together, but for one input of each.
+/// Maximum of all namespaces together, except for one input of each.
 const MAX_IN_ALL: Size = Size {
     inputs: 8_192,
     bytes: 64 << 20,
@@ -42,7 +43,7 @@ impl Size {
     }
 }
 
-/// What waits. Cheap to clone.
+/// The capacity in use. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Shares(Arc<State>);
 
@@ -58,7 +59,7 @@ struct Taken {
     of: HashMap<String, Size>,
 }
 
-/// The place of one input; free again when dropped.
+/// The capacity of one input. Released on drop.
 pub struct Share {
     shares: Shares,
     namespace: String,
@@ -66,8 +67,8 @@ pub struct Share {
 }
 
 impl Shares {
-    /// A place, unless the namespace has as much as it may have. One input of each namespace always has a place, whatever the
-    /// others hold.
+    /// Takes capacity, unless the namespace has used its share. One input per namespace always gets
+    /// it, whatever the others use.
     pub fn try_take(&self, namespace: &str, bytes: usize) -> Option<Share> {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.of.get(namespace).copied().unwrap_or_default();
@@ -85,12 +86,12 @@ impl Shares {
         })
     }
 
-    /// Waits for a place.
+    /// Waits for capacity.
     pub async fn take(&self, namespace: &str, bytes: usize) -> Share {
         loop {
             let freed = self.0.freed.notified();
             tokio::pin!(freed);
-            // Before the look: what is freed from now on is heard.
+            // Enabled before the check, so that a release after it is not missed.
             freed.as_mut().enable();
             if let Some(share) = self.try_take(namespace, bytes) {
                 return share;

@@ -1,4 +1,4 @@
-//! Turns are fair, and a judgement that does not end costs a bounded number of threads.
+//! Turns are fair, and evaluations that do not end cost a bounded number of threads.
 
 use std::sync::mpsc;
 
@@ -8,7 +8,7 @@ fn judge() -> Judge {
     Judge::with(Arc::default(), Duration::from_millis(50))
 }
 
-/// Blocks judgements until it is dropped.
+/// Blocks evaluations until the sender is dropped.
 fn gate() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
     let (open, shut) = mpsc::channel();
     (open, Arc::new(std::sync::Mutex::new(shut)))
@@ -81,7 +81,7 @@ async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up
     let (open, shut) = gate();
     let blocks = || {
         let shut = Arc::clone(&shut);
-        // The lock is waited for like the gate itself.
+        // A thread that waits for the lock blocks like one that waits for the message.
         move || drop(shut.lock().map(|shut| shut.recv()))
     };
     for n in 1..=MAX_ABANDONED {

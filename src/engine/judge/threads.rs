@@ -1,4 +1,4 @@
-//! The threads that judge, and what happens to one that does not come back.
+//! The threads that evaluate, and the replacement of one that does not return.
 
 use std::{
     collections::VecDeque,
@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use super::{MAX_ABANDONED, THREADS, Turn, Unjudged};
 use crate::engine::metrics::Metrics;
 
-/// Validation goes down one level of the stack per level of a document, several calls each.
+/// Validation recurses once per level of a document, several calls each.
 const STACK_BYTES: usize = 8 << 20;
-/// In how many parts a judgement's time is waited for. A process that is suspended, or a machine that stands still, loses one part
-/// of it and not all, so that a healthy input does not fail for it.
+/// The number of timers that make up one evaluation's time limit. A suspended process or a machine
+/// that stood still loses one of them and not all, so a healthy input does not fail for it.
 const PARTS: u32 = 8;
 
 pub(super) struct Threads {
@@ -28,12 +28,12 @@ pub(super) struct Threads {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Threads that take jobs, and of these the ones that wait for one.
+    /// Threads that take jobs, and those of them that wait for one.
     working: usize,
     idle: usize,
     /// Threads that were replaced and still run.
     abandoned: usize,
-    /// Threads that run for too long and were not replaced.
+    /// Threads that exceeded the limit and were not replaced.
     stuck: usize,
     closed: bool,
 }
@@ -45,16 +45,16 @@ struct Job {
     fate: Arc<Mutex<Given>>,
 }
 
-/// What became of a job that ran for too long.
+/// The state of a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Given {
-    /// It did not.
+    /// It is within its time.
     Time,
-    /// Its thread was replaced.
+    /// It exceeded its time, and its thread was replaced.
     Replacement,
-    /// There were too many such threads already.
+    /// It exceeded its time, and too many threads were abandoned already.
     Up,
-    /// It is over.
+    /// It has ended.
     Back,
 }
 
@@ -70,7 +70,7 @@ impl Threads {
         })
     }
 
-    /// Has `work` done by one of the threads, and watches it.
+    /// Runs `work` on one of the threads, with a watchdog.
     pub fn run<T: Send + 'static>(
         self: &Arc<Self>,
         turn: Turn,
@@ -125,7 +125,7 @@ impl Threads {
         self.wake.notify_one();
     }
 
-    /// Starts a thread if there is a job that no thread waits for.
+    /// Starts a thread if there are more jobs than idle threads.
     fn staff(self: &Arc<Self>, state: &mut State) {
         if state.jobs.len() <= state.idle || state.working >= THREADS {
             return;
@@ -179,7 +179,7 @@ impl Threads {
         }
     }
 
-    /// A job has had its time.
+    /// Abandons a job that has exceeded its time.
     fn give_up(self: &Arc<Self>, fate: &Mutex<Given>) {
         let mut state = self.lock();
         let mut fate = fate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,7 +218,7 @@ impl Threads {
         (state.working, state.abandoned, state.stuck)
     }
 
-    /// The threads end when they have done what they are at.
+    /// Discards the waiting jobs; each thread ends after its current job.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -232,7 +232,7 @@ impl Threads {
     }
 }
 
-/// The first answer counts.
+/// Sends the answer, unless one was sent before.
 fn send<T>(reply: &Reply<T>, answer: Result<T, Unjudged>) {
     if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
         let _ = reply.send(answer);

@@ -1,4 +1,4 @@
-//! Turns: a number of them, handed round between the namespaces that wait.
+//! A number of turns that rotate between the waiting namespaces.
 
 use std::{
     collections::VecDeque,
@@ -13,11 +13,11 @@ pub(super) struct Turns(Arc<Mutex<State>>);
 
 struct State {
     free: usize,
-    /// The namespaces that wait, the next one first, each with its inputs in their order.
+    /// The waiting namespaces in the order of their turns, each with its inputs in order.
     waiting: VecDeque<(String, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
-/// The right to run one judgement; the next one's when dropped.
+/// The right to run one evaluation. Passed to the next input on drop.
 pub struct Turn {
     turns: Turns,
 }
@@ -50,7 +50,8 @@ impl Turns {
                 }
                 wait
             };
-            // The sender is dropped unsent only with a turn that nothing waited for, which is free again.
+            // The sender is dropped without a turn only if no input waited when it was passed on;
+            // that turn is free.
             if let Ok(turn) = turn.await {
                 return turn;
             }
@@ -65,7 +66,7 @@ impl Turns {
             .sum()
     }
 
-    /// The input whose turn is next, unless its caller has gone away; none, and the turn is free.
+    /// The next input that still waits; if there is none, the turn becomes free.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut state = self.lock();
         while let Some((namespace, mut inputs)) = state.waiting.pop_front() {
@@ -89,7 +90,7 @@ impl Turns {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(next) = self.turns.next() {
-            // A caller that goes away in this moment drops the turn, which is handed on from there.
+            // If the receiver goes away at this moment, the turn is dropped and passed on again.
             let _ = next.send(Turn {
                 turns: self.turns.clone(),
             });
