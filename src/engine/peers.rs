@@ -1,5 +1,6 @@
-//! The other servers of the cell. Each transaction that leaves something for them says so, once; and what they say is
-//! turned into looks at the database. A missed notification costs the time of one poll, never the work.
+//! The other servers of the cell. A transaction that leaves work for them sends one notification,
+//! and a received notification triggers reads of the database. A lost one delays the work by one
+//! poll and never loses it.
 
 use std::{
     sync::{
@@ -25,48 +26,49 @@ use super::{
 use crate::engine::hash::HashSet;
 use crate::store::{Db, StoreError, db::Message, server, task, worker};
 
-/// How often a server says that it lives.
+/// Interval between heartbeats of a server.
 const BEAT: Duration = Duration::from_secs(5);
-/// How often watched tasks and held leases are compared with the database while there are other servers.
+/// Interval between comparisons of watched tasks and held leases with the database while there are
+/// other servers.
 const LOOK: Duration = Duration::from_secs(1);
-/// The shortest time between two times that all watchers are told to look.
+/// Minimum interval between notifications of all watchers.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
-/// How long a notification takes at the most, as a rule.
+/// Usual maximum delay of a notification.
 const HEARD_BY: Duration = Duration::from_millis(100);
-/// Before the first beat nobody knows: better one notification too many.
+/// Before the first heartbeat the number of other servers is unknown, so notifications are sent.
 const UNKNOWN: i64 = -1;
-/// The most notifications that wait.
+/// Maximum queued notifications.
 const MAX_NEWS: usize = 64;
 
-/// What this server knows of the others.
+/// This server's knowledge of the others.
 pub struct Peers {
     pub server_id: Uuid,
-    /// How many there are.
+    /// The number of other servers, or [`UNKNOWN`].
     others: AtomicI64,
-    /// One of them has subscribers, who want to hear of every event.
+    /// Another server has subscribers and needs a notification of every event.
     listened: AtomicBool,
 }
 
-/// What a notification is about; one letter each on the wire.
+/// The content of a notification; one letter each on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct News {
     /// Steps wait for workers.
     work: bool,
-    /// Tasks moved on.
+    /// Tasks have changed.
     moved: bool,
-    /// Attempts were ended from outside.
+    /// Attempts were ended by another server.
     cancels: bool,
-    /// A template was registered, retired or brought back.
+    /// A template was registered, retired or restored.
     templates: bool,
-    /// Others may pass to a service than before.
+    /// The admission state of a service changed.
     services: bool,
     /// Events were written.
     events: bool,
-    /// Somebody listens to events there, who wants to hear of all from now on.
+    /// The sender has a first subscriber and needs a notification of every event from now on.
     listened: bool,
-    /// Lanes or services are gone.
+    /// Lanes or services were removed.
     gone: bool,
-    /// The database was connected to anew, and may be another one than before.
+    /// The connection to the database is new, and the database may be another one.
     anew: bool,
 }
 
@@ -93,8 +95,8 @@ impl Peers {
         }
     }
 
-    /// The payload that tells the others about a transaction, which has written events; `None` when there is nobody or
-    /// nothing to tell.
+    /// The payload of a notification about a transaction that has written events; `None` if there
+    /// is no other server or nothing to report.
     pub fn news(&self, work: bool, cancels: bool, moved: bool, services: bool) -> Option<String> {
         let events = self.listened.load(Ordering::Relaxed);
         if !(work || cancels || moved || services || events)
@@ -111,17 +113,17 @@ impl Peers {
         ))
     }
 
-    /// The payload that tells the others about a service.
+    /// The payload of a notification about a service.
     pub fn service_news(&self) -> String {
         format!("{}:s", self.server_id)
     }
 
-    /// The payload that tells the others about a template that is new, retired or back.
+    /// The payload of a notification about a registered, retired or restored template.
     pub fn template_news(&self) -> String {
         format!("{}:t", self.server_id)
     }
 
-    /// Reads a payload; nothing for one's own.
+    /// Parses a payload; the result is empty for one's own.
     fn read(&self, payload: &str) -> News {
         match payload.split_once(':') {
             Some((from, about)) if from != self.server_id.to_string() => {
@@ -142,13 +144,13 @@ impl Peers {
         }
     }
 
-    /// Whether other servers were heard of lately.
+    /// Whether there may be other servers.
     pub fn any(&self) -> bool {
         self.others.load(Ordering::Relaxed) != 0
     }
 }
 
-/// The loop that talks with the others.
+/// The loop that communicates with the other servers.
 pub struct PeersLoop {
     db: Db,
     peers: Arc<Peers>,
@@ -184,7 +186,7 @@ impl PeersLoop {
         }
     }
 
-    /// Beats, listens and looks until `shutdown`.
+    /// Sends heartbeats, listens and polls until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut news) = mpsc::channel(MAX_NEWS);
         let listener = tokio::spawn(listen(
@@ -214,7 +216,8 @@ impl PeersLoop {
                     while let Ok(more) = news.try_recv() {
                         first.merge(more);
                     }
-                    // Every watcher reads its task. Under load the next look, at most a second away, does for many news.
+                    // Each watcher reads its task. Under load, the next poll, at most a second
+                    // away, stands for many notifications.
                     first.moved &= told.elapsed() >= WATCH_PAUSE;
                     if first.moved {
                         told = tokio::time::Instant::now();
@@ -230,7 +233,7 @@ impl PeersLoop {
         let _ = server::leave(&self.db, self.peers.server_id).await;
     }
 
-    /// Says that this server lives and counts the others.
+    /// Sends a heartbeat and counts the other servers.
     pub async fn beat_once(&self) -> Result<(), StoreError> {
         let me = server::Server {
             id: self.peers.server_id,
@@ -241,15 +244,16 @@ impl PeersLoop {
         let (others, listened) = server::beat(&self.db, me).await?;
         self.peers.listened.store(listened, Ordering::Relaxed);
         let before = self.peers.others.swap(others, Ordering::Relaxed);
-        // The others learn of this server now, instead of at their own next beat.
+        // Notifies the other servers of this one at once, instead of at their next heartbeat.
         if before <= 0 && others > 0 {
             server::wake(&self.db, &format!("{}:w", self.peers.server_id)).await?;
         }
         Ok(())
     }
 
-    /// Tells the others that somebody listens to events here, instead of with the next beat. What they commit until they have
-    /// heard of it is found by a look a moment later.
+    /// Notifies the other servers of a first subscriber at once, instead of with the next
+    /// heartbeat. A read a moment later finds the events that they commit before they receive the
+    /// notification.
     async fn listen_in(&self) -> Result<(), StoreError> {
         self.beat_once().await?;
         if self.peers.any() {
@@ -263,8 +267,10 @@ impl PeersLoop {
         Ok(())
     }
 
-    /// Follows up what another server said, or may have said.
+    /// Follows up a notification, received or presumed.
     async fn look_once(&self, news: News) -> Result<(), StoreError> {
+        // The order matters: templates bring lanes, and the admission state is read for all known
+        // lanes and services. The scan (`work`) comes after both, so that it uses their new state.
         if news.templates {
             self.catalog.refresh().await?;
         }
@@ -322,8 +328,8 @@ impl PeersLoop {
     }
 }
 
-/// Listens until `shutdown`, over as many connections as it takes. After a new connection everything may have been
-/// missed, so it reports all kinds of news.
+/// Listens until `shutdown`, and reconnects as needed. Notifications may have been lost before a
+/// new connection, so it reports every kind once.
 async fn listen(
     db: Db,
     peers: Arc<Peers>,
@@ -382,7 +388,7 @@ async fn listen_once(
     }
 }
 
-/// The time, up to a quarter longer or shorter, so that servers do not look all at once.
+/// The time with a jitter of up to a quarter, so that servers do not poll all at once.
 pub fn jitter(time: Duration) -> Duration {
     let (_, random) = Uuid::new_v4().as_u64_pair();
     #[expect(

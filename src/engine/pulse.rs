@@ -1,4 +1,5 @@
-//! Whether the loops get on: a loop that has work and makes no progress keeps the server from serving, whatever the reason.
+//! Progress of the loops: a loop that has work and makes no progress makes its server stop serving,
+//! whatever the reason.
 
 use std::{
     collections::BTreeMap,
@@ -10,19 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{health::HealthCell, judge::Judge, leases::pause};
 
-/// How long a loop may have work and make no progress.
+/// Maximum time of a loop with work and without progress.
 pub const MAX_STALL: Duration = Duration::from_secs(10);
-/// How often the loops are looked at.
+/// Interval between checks.
 const LOOK: Duration = Duration::from_secs(1);
-/// A look that comes so late says that the process itself stood still, which counts against no loop.
+/// A check this late means that the process itself stood still, which counts against no loop.
 const STOOD_STILL: Duration = Duration::from_secs(3);
 
-/// The loops that have work, each with when it last made progress. Cheap to clone.
+/// The loops that have work, each with the time of its last progress. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
 
 impl Pulses {
-    /// The loop has work now, or has made progress with it.
+    /// Records that the loop has work, or has made progress with it.
     pub fn beat(&self, name: &'static str) {
         self.0
             .lock()
@@ -30,7 +31,7 @@ impl Pulses {
             .insert(name, Instant::now());
     }
 
-    /// The loop has no work.
+    /// Records that the loop has no work.
     pub fn rest(&self, name: &'static str) {
         self.0
             .lock()
@@ -38,7 +39,7 @@ impl Pulses {
             .remove(name);
     }
 
-    /// Runs a round of a loop that makes progress in rounds: it has work until a round ends well.
+    /// Runs one round of a loop: the loop has work until a round succeeds.
     pub async fn round<T, E>(
         &self,
         name: &'static str,
@@ -52,7 +53,7 @@ impl Pulses {
         ended
     }
 
-    /// The loop has work now, if it had none.
+    /// Records that the loop has work, unless it had some already.
     fn begin(&self, name: &'static str) {
         self.0
             .lock()
@@ -61,7 +62,7 @@ impl Pulses {
             .or_insert_with(Instant::now);
     }
 
-    /// The loop that has gone longest without progress, and for how long.
+    /// The loop without progress for the longest time, and that time.
     pub fn slowest(&self) -> Option<(&'static str, Duration)> {
         let beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         beats
@@ -70,7 +71,7 @@ impl Pulses {
             .max_by_key(|(_, since)| *since)
     }
 
-    /// Every loop that has work gets [`MAX_STALL`] anew.
+    /// Gives every loop that has work [`MAX_STALL`] again.
     fn restart(&self) {
         let now = Instant::now();
         self.0
@@ -80,15 +81,16 @@ impl Pulses {
             .for_each(|at| *at = now);
     }
 
-    /// Watches the loops until `shutdown`.
+    /// Checks the loops until `shutdown`.
     pub async fn run(self, health: HealthCell, judge: Judge, shutdown: CancellationToken) {
         let mut last = Instant::now();
         while pause(LOOK, &shutdown).await {
             if std::mem::replace(&mut last, Instant::now()).elapsed() > STOOD_STILL {
                 self.restart();
             }
-            // Without a database no loop can make progress, and `health` reports the outage itself. Its time counts against no
-            // loop, or the server would be NOT_SERVING again as soon as the database is back.
+            // Without a database no loop can make progress, and `health` reports the outage itself.
+            // The time counts against no loop, or the server would be NOT_SERVING again as soon as
+            // the database is back.
             if health.now().database_away {
                 self.restart();
             }

@@ -1,4 +1,4 @@
-//! Removes what is older than operators want to keep, an hour's worth at a time, and makes room for the days to come.
+//! Prunes tasks and events beyond the retention time, and creates partitions for the days to come.
 
 use std::time::Duration;
 
@@ -10,19 +10,21 @@ use crate::store::{
     retention::{self, Pruned},
 };
 
-/// After a server has started, others may have to come first.
+/// Initial delay, so that pruning does not compete with recovery after a restart.
 const FIRST: Duration = Duration::from_secs(60);
-/// How often is looked. Of all servers, one removes.
+/// Pruning interval; one server prunes at a time.
 const EVERY: Duration = Duration::from_secs(3_600);
-/// For so many days there are partitions of the event log already. No server may run for that long.
+/// Days for which the partitions of the event log exist in advance. The database may be without a
+/// server for that long.
 const AHEAD_DAYS: i32 = 3;
-/// About so many partitions hold what is kept. Each read of the whole log looks into all of them.
+/// Approximate number of partitions that hold the retained events. Each read of the whole log
+/// searches all of them.
 const PARTITIONS: u64 = 30;
-/// The widest partition, in days; also when nothing is ever removed.
+/// Maximum width of a partition, in days; also the width without pruning.
 const WIDEST_DAYS: i32 = 30;
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The loop that forgets.
+/// The pruning loop.
 pub struct Retention {
     pub db: Db,
     /// How long finished tasks are kept; `None` for ever.
@@ -30,7 +32,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Makes partitions and prunes until `shutdown`.
+    /// Creates partitions and prunes until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut wait = FIRST;
         while pause(jitter(wait), &shutdown).await {
@@ -53,14 +55,14 @@ impl Retention {
         }
     }
 
-    /// Makes the partitions of the days to come.
+    /// Creates the partitions of the days to come. Returns their number.
     pub async fn prepare(&self) -> Result<i32, StoreError> {
         retention::prepare(&self.db, self.width(), AHEAD_DAYS).await
     }
 
     /// Prunes if it is this server's turn.
     pub async fn run_once(&self) -> Result<Option<Pruned>, StoreError> {
-        // Half an hour: the loops of several servers are not in step.
+        // Half the interval, as the loops of several servers are not in step.
         if !retention::claim(&self.db, EVERY / 2).await? {
             return Ok(None);
         }
@@ -76,7 +78,7 @@ impl Retention {
         }
     }
 
-    /// Days of one partition.
+    /// The width of a partition, in days.
     fn width(&self) -> i32 {
         let days = self.retain.map_or(u64::MAX, |retain| {
             retain.as_secs() / DAY.as_secs() / PARTITIONS

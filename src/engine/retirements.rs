@@ -1,4 +1,4 @@
-//! Retires versions of templates: they take no new tasks, on any server.
+//! Retires versions of templates: no server accepts new tasks of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,10 +13,11 @@ use crate::store::{
     service::Actor,
 };
 
-/// How often an order waits anew for a submit that takes too long, and how long the other submits have in between.
+/// Number of tries while a submit holds the lock, and the pause between them in which other submits
+/// go on.
 const TRIES: (u32, Duration) = (5, Duration::from_millis(100));
 
-/// Why a version was not retired.
+/// The reason for not retiring a version.
 #[derive(Debug, thiserror::Error)]
 pub enum RetireError {
     #[error("{}{} of its tasks {} not finished, such as {}",
@@ -31,7 +32,8 @@ pub enum RetireError {
 }
 
 impl Engine {
-    /// Retires a version that no unfinished task uses, unless it is retired already. When this returns well, no server accepts a task of it.
+    /// Retires a version that no unfinished task uses, unless it is retired already. After a
+    /// successful return, no server accepts a task of it.
     pub async fn retire(&self, plan: &Plan, actor: &Actor) -> Result<Arc<Retirement>, RetireError> {
         let id = plan.template_id;
         match self.try_retire(id, actor).await? {
@@ -59,7 +61,8 @@ impl Engine {
 }
 
 impl Catalog {
-    /// Lets a version take tasks again, since its content was registered again. `false` when it is not retired.
+    /// Restores a retired version whose content was registered again. Returns false if it is not
+    /// retired.
     pub(super) async fn restore(&self, plan: &Plan, wake: &str) -> Result<bool, StoreError> {
         if self.retirement(plan.template_id).is_none() {
             return Ok(false);

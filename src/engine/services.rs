@@ -1,5 +1,6 @@
-//! Looks after the services: reports how their calls ended, moves circuits on when their time has come, and gets parts of
-//! the limits. None of it is in the way of a step: the engine's transactions rely on what is known here and say so.
+//! The services loop: reports the outcomes of calls, advances circuits when their time has come,
+//! and renews quota shares. Steps never wait for it: transactions rely on the admission state in
+//! memory and state its version.
 
 use std::{
     sync::Arc,
@@ -16,18 +17,18 @@ use crate::{
     store::{Db, StoreError, permit, service, worker},
 };
 
-/// Under which it is known whether the loop gets on.
+/// The name of the loop in `Pulses`.
 const NAME: &str = "services";
-/// Between two rounds, whatever happens: what came meanwhile goes together.
+/// Minimum interval between rounds, so that requests are batched.
 const SPACING: Duration = Duration::from_millis(20);
-/// How long healthy calls may wait to be counted; a failure is counted at once.
+/// Maximum delay of reports on healthy calls; a failure is reported at once.
 const REPORT: Duration = Duration::from_secs(1);
-/// How often a limit that is in use is looked after.
+/// Interval between renewals of a limit that is in use.
 const RENEW: Duration = Duration::from_secs(1);
-/// How long a round may be away at most; also the guarantee where a notification was missed.
+/// Maximum interval between rounds, which bounds the effect of a lost notification.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The loop.
+/// The services loop.
 pub struct Services {
     pub db: Db,
     pub gates: Gates,
@@ -63,7 +64,7 @@ impl Services {
         }
     }
 
-    /// Runs until `shutdown`, and then leaves the parts of limits to others.
+    /// Runs until `shutdown`, then releases the quota shares.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut alarmed = false;
         let pulses = self.pulses.clone();
@@ -100,7 +101,7 @@ impl Services {
             .fold(LOOK, Duration::min)
     }
 
-    /// One round; without anything to do it asks the database nothing. `alarmed`: what was counted is reported now.
+    /// Runs one round; without work it sends no query. With `alarmed`, counts are reported at once.
     pub async fn run_once(&mut self, alarmed: bool) -> Result<(), StoreError> {
         let mut stale = !self.gates.know(&self.catalog);
         if alarmed || self.reported.elapsed() >= REPORT {
@@ -113,6 +114,7 @@ impl Services {
         if stale {
             self.refresh().await?;
         }
+        // After the refresh, which may have renewed a pause.
         self.hub.steps_wait(self.gates.resumed());
         self.renew().await?;
         if self.looked.elapsed() >= RENEW {
@@ -144,13 +146,13 @@ impl Services {
                 Some(got) => self.hub.steps_wait(self.gates.renewed(&ask, got)),
                 None => self.refresh().await?,
             }
-            // There may be many.
+            // Many renewals may take longer than `MAX_STALL`.
             self.pulses.beat(NAME);
         }
         Ok(())
     }
 
-    /// What runs on a part of a limit here may have ended elsewhere, with the worker that moved there.
+    /// Releases the quota of attempts that ended on another server, to which their worker moved.
     async fn look(&self) -> Result<(), StoreError> {
         let running: Vec<Lease> = self.gates.running();
         if !running.is_empty() {

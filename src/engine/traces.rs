@@ -1,9 +1,11 @@
-//! Tells a collector and the log what became of tasks and attempts: one span for each, and one for each transaction.
+//! Spans and log lines about tasks and attempts: one span per task, per attempt and per
+//! transaction.
 //!
-//! Engine transactions are batches, so no span is open while something happens: each is made afterwards, from what was
-//! committed, with its true times. Ids follow from the task and the attempt, so a worker can name the attempt's span as
-//! its parent while the attempt still runs, on whichever server it ends. Nothing waits for this; what is too much is left out
-//! and counted. With neither a collector nor a log that wants to know, nothing of it runs.
+//! Engine transactions are batches, so no span can be open meanwhile: each is created afterwards
+//! from the committed changes, with its true times. Ids follow from the task and the attempt, so a
+//! worker can name the attempt's span as its parent while the attempt still runs, on any server. No
+//! loop waits for this; transactions beyond the queue are left out and counted. Without a collector
+//! and without a log at that level, none of it runs.
 
 use std::{
     collections::HashMap,
@@ -41,17 +43,17 @@ use crate::{
     telemetry::{self, Tracer},
 };
 
-/// The target of the log lines about tasks; they are of level debug.
+/// The target of the log lines about tasks; their level is debug.
 pub const TARGET: &str = "tasker::tasks";
-/// The most transactions that wait to be told about, and the most that are told about in one go.
+/// Maximum transactions in the queue, and per round.
 const MAX_QUEUE: usize = 1_024;
 const MAX_AT_ONCE: usize = 64;
-/// The most links of a transaction's span to the attempts that it ended.
+/// Maximum links from a transaction's span to the attempts that it ended.
 const MAX_LINKS: usize = 32;
-/// How long the last transactions are waited for at the end.
+/// Maximum wait for each of the last batches at shutdown.
 const LAST: Duration = Duration::from_millis(200);
 
-/// What is said of one transaction.
+/// The record of one transaction.
 struct Told {
     of: Loop,
     inputs: usize,
@@ -72,7 +74,7 @@ struct Attempt {
     failure: Option<Failure>,
 }
 
-/// The way to tell. Cheap to clone.
+/// The sending end of the queue. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Traces {
     sender: Option<mpsc::Sender<Told>>,
@@ -80,7 +82,7 @@ pub struct Traces {
     metrics: Arc<Metrics>,
 }
 
-/// The loop that tells.
+/// The loop that creates spans and log lines.
 pub struct TracesLoop {
     queue: mpsc::Receiver<Told>,
     tracer: Option<Tracer>,
@@ -88,7 +90,8 @@ pub struct TracesLoop {
 }
 
 impl Traces {
-    /// Nothing is told, and there is no loop, without a tracer and without a log that takes lines about tasks.
+    /// Without a tracer and a log that takes lines about tasks, nothing is recorded and there is no
+    /// loop.
     pub fn new(
         tracer: Option<Tracer>,
         db: Db,
@@ -106,7 +109,8 @@ impl Traces {
         (traces, Some(TracesLoop { queue, tracer, db }))
     }
 
-    /// The parent of what a worker does for an attempt: the attempt's own span if it is exported, else the client's.
+    /// The parent of a worker's span for an attempt: the attempt's own span if it is exported, else
+    /// the client's.
     pub fn parent(
         &self,
         traceparent: Option<&str>,
@@ -120,7 +124,7 @@ impl Traces {
         telemetry::format(&Ids::of(traceparent, task_id).attempt(step, attempt))
     }
 
-    /// What a transaction has committed. Never waits.
+    /// Records a committed transaction. Never waits.
     pub fn committed(
         &self,
         of: Loop,
@@ -187,7 +191,7 @@ impl Traces {
 }
 
 impl TracesLoop {
-    /// Runs until `shutdown`, and tells what was committed by then.
+    /// Runs until `shutdown`, then processes the transactions committed by then.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut told = Vec::with_capacity(MAX_AT_ONCE);
         loop {
@@ -298,7 +302,7 @@ impl TracesLoop {
         span.end_with_timestamp(task.ended_at.unwrap_or(task.submitted_at));
     }
 
-    /// A trace of its own, linked to those that it was a part of.
+    /// A trace of its own, linked to the attempts' spans.
     fn transaction(&self, told: &Told, tasks: &HashMap<Uuid, Traced>) {
         let Some(tracer) = &self.tracer else { return };
         let link = |a: &Attempt| {
@@ -354,7 +358,7 @@ fn started(
 /// The ids of a task's spans.
 struct Ids {
     task_id: Uuid,
-    /// The client's span, if it has said so.
+    /// The client's span, if the submit named one.
     client: Option<SpanContext>,
 }
 
@@ -366,7 +370,7 @@ impl Ids {
         }
     }
 
-    /// A task whose client has no trace begins one, which has the task's id.
+    /// A task whose client has no trace begins one with the task's id.
     fn context(&self, span: SpanId) -> SpanContext {
         let (trace, flags) = match &self.client {
             Some(client) => (client.trace_id(), client.trace_flags()),
@@ -391,7 +395,7 @@ impl Ids {
     }
 }
 
-/// The same on every server, and not to be guessed from it: who holds the lease.
+/// The same on every server, and does not reveal the lease.
 fn span_id(parts: &[&[u8]]) -> SpanId {
     let mut hash = Sha256::new();
     parts.iter().for_each(|part| hash.update(part));

@@ -1,4 +1,4 @@
-//! Who waits for news of which task.
+//! The watchers of tasks: subscribers that wait for changes of one task.
 
 use crate::engine::hash::HashMap;
 use std::{
@@ -9,32 +9,32 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// The most streams that watch tasks on one server.
+/// Maximum streams that watch tasks on one server.
 pub const MAX_WATCHERS: usize = 20_000;
 
-/// What was heard of a task.
+/// The last state reported of a task.
 #[derive(Clone, Copy, Debug, Default)]
 struct Heard {
-    /// How often something happened to it.
+    /// The number of changes.
     times: u64,
-    /// It is final.
+    /// The task is final.
     ended: bool,
 }
 
 type News = watch::Sender<Heard>;
 
-/// The watched tasks of this server.
+/// The watched tasks of this server. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Watchers(Arc<Mutex<Watched>>);
 
 #[derive(Default)]
 struct Watched {
     tasks: HashMap<Uuid, News>,
-    /// How many watch them: there may be many of one task.
+    /// The number of watchers; a task may have many.
     watchers: usize,
 }
 
-/// One interest in one task; it ends when dropped.
+/// A watcher of one task; it ends on drop.
 pub struct Watcher {
     watchers: Watchers,
     task_id: Uuid,
@@ -42,7 +42,7 @@ pub struct Watcher {
 }
 
 impl Watchers {
-    /// Starts to watch; `None` when there are [`MAX_WATCHERS`] already.
+    /// Starts to watch a task; `None` at [`MAX_WATCHERS`].
     pub fn watch(&self, task_id: Uuid) -> Option<Watcher> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.watchers >= MAX_WATCHERS {
@@ -61,7 +61,7 @@ impl Watchers {
         })
     }
 
-    /// Says that something happened to these tasks, and whether each is final.
+    /// Notifies the watchers of these tasks; the flag means that the task is final.
     pub fn tell(&self, tasks: impl IntoIterator<Item = (Uuid, bool)>) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.tasks.is_empty() {
@@ -77,7 +77,7 @@ impl Watchers {
         }
     }
 
-    /// All watched tasks: what to tell when another server may have changed any of them.
+    /// All watched tasks, to be read when another server may have changed any of them.
     pub fn watched(&self) -> Vec<Uuid> {
         self.0
             .lock()
@@ -94,18 +94,18 @@ impl Watcher {
         self.task_id
     }
 
-    /// Waits until something happens that was not yet seen.
+    /// Waits until the task changes again.
     pub async fn changed(&mut self) {
         // The sender lives in the map for as long as this watcher does.
         let _ = self.news.changed().await;
     }
 
-    /// Whether it was heard that the task is final.
+    /// Whether the task was reported as final.
     pub fn has_ended(&self) -> bool {
         self.news.borrow().ended
     }
 
-    /// Waits until it is heard that the task is final.
+    /// Waits until the task is reported as final.
     pub async fn ended(&mut self) {
         let _ = self.news.wait_for(|heard| heard.ended).await;
     }
@@ -120,7 +120,7 @@ impl Drop for Watcher {
             .unwrap_or_else(PoisonError::into_inner);
         all.watchers -= 1;
         if let Entry::Occupied(news) = all.tasks.entry(self.task_id) {
-            // This one is still counted.
+            // This watcher is still counted.
             if news.get().receiver_count() <= 1 {
                 news.remove();
             }
