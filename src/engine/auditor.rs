@@ -210,6 +210,7 @@ impl Auditor {
         for (task_id, _) in &tasks {
             self.left.remove(task_id);
         }
+        // Notifications leave only now, after the commit.
         for (lease, reason) in dead {
             self.shared.hub.cancel(lease, reason);
         }

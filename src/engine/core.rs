@@ -188,6 +188,7 @@ impl Engine {
         });
         loops.start("retention", |end| retention.run(end));
         loops.start("marks", |end| shared.events.clone().run_marks(end));
+        // No loop is added from here on, so `stop` can wait for all of them.
         loops.running.close();
         let Shared {
             catalog,
@@ -238,6 +239,7 @@ impl Engine {
     /// Stops assignments, notifies the workers, and waits until they have answered or `grace` is
     /// over.
     pub async fn drain(&self, grace: Duration) {
+        // NOT_SERVING first, so that clients and workers choose another server.
         self.health.drain();
         self.hub.drain(grace);
         let answered = async {

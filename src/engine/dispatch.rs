@@ -27,7 +27,7 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration:
 /// Maximum steps claimed per transaction.
 const MAX_CLAIMS: i32 = 500;
 
-/// The dispatching loop.
+/// The dispatch loop.
 pub struct Dispatcher {
     shared: Shared,
     settle: SettleQueue,

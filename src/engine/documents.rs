@@ -127,6 +127,7 @@ impl Documents {
                 .map(|(task, step, json)| ((task, step), Arc::from(json))),
         );
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Tasks before results: a result is cached only for a cached task.
         for (task_id, input) in &known.tasks {
             kept.add_task(*task_id, input);
         }

@@ -240,6 +240,7 @@ impl Events {
             then,
             looked: Instant::now(),
         };
+        // A single subscriber encodes its events itself.
         if self.subscribers() > 1 {
             self.encode(cursor, &page, &events).await;
         }

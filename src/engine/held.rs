@@ -90,6 +90,8 @@ impl Held {
         if held.len() > MAX_TASKS {
             held.clear();
         }
+        // Attempts that ended are removed first, then new ones are added; a task that has none left
+        // is evicted.
         for (task_id, step) in changes
             .ended
             .iter()

@@ -381,6 +381,7 @@ impl Hub {
         let Some(c) = all.by_id.get_mut(&worker_id) else {
             return false;
         };
+        // The acknowledgement frees its place even if it cannot be sent.
         if matches!(message, ToWorker::Ack { .. }) {
             c.unacknowledged = c.unacknowledged.saturating_sub(1);
         }
@@ -399,6 +400,7 @@ impl Hub {
     /// will not be sent. Returns false if no worker here holds the lease.
     pub fn cancel(&self, lease: Lease, reason: CancelReason) -> bool {
         let mut all = self.lock();
+        // A claim under way is only marked; `Reservation::deliver` then does not send it.
         if let Some(cancelled) = all.promised.get_mut(&lease) {
             *cancelled = Some(reason);
             return true;

@@ -114,6 +114,8 @@ impl IntakeQueue {
             });
         }
         let submissions: Vec<Arc<Submission>> = submissions.into_iter().map(Arc::new).collect();
+        // Read before the versions are resolved: a template registered in between then counts as
+        // unknown, and the group is prepared again.
         let mut seen = self.preparer.catalog.newest();
         let tasks = match self.preparer.prepare(&submissions).await {
             Err(IntakeError::NoTemplate { .. } | IntakeError::Retired { .. }) => {
@@ -290,6 +292,7 @@ impl Intake {
                     work.push(half);
                     work.push(groups);
                 }
+                // The database is away, or the error is permanent: the callers get it at once.
                 Err(error) => {
                     tracing::debug!(%error, groups = groups.len(), "submits could not be stored");
                     let error = Arc::new(error);

@@ -242,6 +242,7 @@ impl Leases {
     /// a recent reading of the database's clock.
     pub async fn reap_once(&self, now: SystemTime) -> Result<usize, StoreError> {
         let reaped = worker::reap(&self.db, self.server_id, PATIENCE, REAP_LIMIT, now).await?;
+        // The streams end first: the steps released below must not be assigned to them.
         for worker_id in reaped
             .lost
             .iter()

@@ -1,15 +1,17 @@
-//! What moves tasks forward: loops that read under lock, decide with `domain`, and write in one transaction.
+//! The engine: loops that read under lock, decide with `domain`, and write in one transaction.
 //!
 //! ```text
-//! intake    submits           ─▶ tasks, steps, root steps in play ─┐
-//! settle    results, time-outs, losses, cancels ─▶ next steps      ├─▶ hub ─▶ worker streams
-//! dispatch  free slots        ─▶ claims of waiting steps          ─┘
-//! leases    heartbeats out, lapsed leases and passed deadlines into settle
-//! auditor   what nothing would wake ─▶ mended
-//! retention what is too old ─▶ nothing
-//! peers     other servers' notifications ─▶ dispatch, catalog, watchers, events
+//! intake    submits            ─▶ tasks, steps, root steps in play ─┐
+//! settle    results, time-outs,                                     ├─▶ hub ─▶ worker streams
+//!           losses, commands   ─▶ next steps in play                │
+//! dispatch  free slots         ─▶ claims of waiting steps          ─┘
+//! leases    heartbeats ─▶ workers' leases; lapsed leases, passed deadlines ─▶ settle
+//! services  health of calls ─▶ circuits; quota shares ─▶ gates
+//! auditor   stuck steps and tasks ─▶ repaired
+//! retention tasks and events beyond the retention time ─▶ removed
+//! peers     other servers' notifications ─▶ dispatch, catalog, gates, watchers, events
 //! events    the log ─▶ subscribers
-//! traces    what was committed ─▶ a collector's spans, the log
+//! traces    committed changes ─▶ a collector's spans, the log
 //! ```
 
 pub mod assignment;

@@ -29,6 +29,8 @@ impl Engine {
         )
         .await?;
         self.gates.refresh(&self.db, &self.catalog).await?;
+        // A claim that began before the pause was committed may still be made. Its transaction
+        // holds a lock on the queue's table, so all holders of that lock have to end first.
         let claims = pause::claims_under_way(&self.db).await?;
         for _ in 0..SETTLE.1 {
             if claims.is_empty() || pause::have_ended(&self.db, &claims).await? {

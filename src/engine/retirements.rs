@@ -42,6 +42,7 @@ impl Engine {
             Retired::Done => {}
         }
         self.events.written();
+        // The refresh reads the retirement, also one that another server committed first.
         self.catalog.refresh().await?;
         self.catalog.retirement(id).ok_or(RetireError::Gone)
     }

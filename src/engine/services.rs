@@ -104,6 +104,8 @@ impl Services {
     /// Runs one round; without work it sends no query. With `alarmed`, counts are reported at once.
     pub async fn run_once(&mut self, alarmed: bool) -> Result<(), StoreError> {
         let mut stale = !self.gates.know(&self.catalog);
+        // Reports come first, as they may move a circuit; so do states whose time is over. Both
+        // change the rows, so the refresh follows.
         if alarmed || self.reported.elapsed() >= REPORT {
             stale |= self.report().await?;
         }
@@ -116,6 +118,7 @@ impl Services {
         }
         // After the refresh, which may have renewed a pause.
         self.hub.steps_wait(self.gates.resumed());
+        // After the refresh, as each renewal names the admission version.
         self.renew().await?;
         if self.looked.elapsed() >= RENEW {
             self.looked = Instant::now();

@@ -71,7 +71,7 @@ const MAX_ROUNDS: usize = 64;
 /// Maximum wait for pending evaluations at shutdown.
 const LAST_VERDICTS: Duration = Duration::from_secs(3);
 
-/// The settling loop.
+/// The settle loop.
 pub struct Settler {
     shared: Shared,
     queue: mpsc::Receiver<Pending>,
@@ -152,6 +152,7 @@ impl Settler {
                     failing.passed();
                     self.shared.pulses.beat("settle");
                     self.shared.health.database(true);
+                    // Settled before the rest of the work: the steps wait for another worker.
                     if !undelivered.is_empty() {
                         work.push(undelivered);
                     }
@@ -172,6 +173,7 @@ impl Settler {
                 Err(error) if error.is_transient() && !failing.again(&error, inputs.len()) => {
                     tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
                     self.hot.take_if(|hot| hot.is_closed());
+                    // At shutdown the loop does not wait for a database that is away.
                     if shutdown.is_cancelled() && self.hot.is_none() {
                         return;
                     }
@@ -186,6 +188,7 @@ impl Settler {
                 }
                 Err(error) => {
                     self.hot.take_if(|hot| hot.is_closed());
+                    // The failures counted so far were this input's own.
                     failing.passed();
                     work.extend(
                         inputs
@@ -265,6 +268,7 @@ impl Settler {
             }
             result = self.settle(&hot, inputs, hand_on).await;
         }
+        // A connection whose rollback fails is dropped, as its transaction may still be open.
         if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
             return result;
         }

@@ -101,6 +101,7 @@ pub async fn weigh(
             changes.tasks[i].bytes = changes.tasks[i].bytes.saturating_add(of(bytes));
         }
     }
+    // Before the queue rows get their revision below: a planner has changed the task's settings.
     for p in &changes.planned {
         if let Some(i) = place(&changes.tasks, &p.task_id) {
             changes.tasks[i].kept.revision += 1;

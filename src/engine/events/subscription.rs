@@ -113,6 +113,7 @@ impl Events {
         if before >= MAX_SUBSCRIBERS {
             return Err(SubscribeError::TooMany);
         }
+        // The other servers have to know, so that they notify this one of every commit.
         if before == 0 {
             self.0.first.notify_one();
         }

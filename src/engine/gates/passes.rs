@@ -34,6 +34,7 @@ impl Taken {
             gate.starved = true;
             return None;
         }
+        // All claims of a transaction on one service must rely on the same version.
         if *self.gate.get_or_insert(gate.gate) != gate.gate {
             return None;
         }

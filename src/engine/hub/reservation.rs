@@ -205,6 +205,8 @@ impl Reservation {
             slot.held = slot.held.saturating_sub(1);
         }
         {
+            // One lock for both: a cancellation finds the lease among the claims under way or in
+            // flight.
             let mut all = self.hub.lock();
             let cancelled = all.promised.remove(&lease).flatten();
             let Some(c) = all.by_id.get_mut(&worker_id) else {

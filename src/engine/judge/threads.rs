@@ -147,6 +147,7 @@ impl Threads {
             let _ = job.began.send(());
             (job.run)();
             let _ = job.over.send(());
+            // The locks are taken in the same order as in `give_up`.
             let mut state = self.lock();
             let mut fate = job.fate.lock().unwrap_or_else(PoisonError::into_inner);
             match std::mem::replace(&mut *fate, Given::Back) {

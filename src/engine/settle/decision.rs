@@ -173,6 +173,7 @@ impl<'a> Decision<'a> {
                 ..
             } => {
                 let accepted = match self.settled.get(lease).copied() {
+                    // A duplicate within this batch gets the same acknowledgement.
                     Some(accepted) => {
                         self.late(*lease, outcome, accepted);
                         accepted
@@ -188,6 +189,8 @@ impl<'a> Decision<'a> {
                             // Another worker brought the answer, so the holder is asked to stop.
                             self.cancelled.push((*lease, CancelReason::LeaseLost));
                         }
+                        // The attempt ended in an earlier transaction. If a worker's answer ended
+                        // it, this one is a duplicate and accepted; otherwise it is late.
                         let copy = past.get(lease).map(|kind| kind.is_from_worker());
                         self.late(*lease, outcome, live || copy.unwrap_or(true));
                         if live || copy.is_some() {
@@ -385,6 +388,7 @@ impl<'a> Decision<'a> {
             return false;
         };
         let outcome = &*self.judged(lease, outcome, verdicts);
+        // `free` counts the earlier attempts that were neither charged nor forgiven.
         let spent = Spent {
             charged: unsigned(row.charged),
             lost: unsigned(row.lost),
@@ -433,6 +437,7 @@ impl<'a> Decision<'a> {
                     backoff = RELEASE_PAUSE;
                 } else if matches!(outcome, Outcome::Undelivered) {
                     backoff = undelivered_pause(spent.lost);
+                // Other uncharged retries are failed probes: they wait past the next probing.
                 } else if !verdict.charged {
                     let attempt = u32::from(unsigned(row.charged)) + 1;
                     backoff = backoff.at_least(attempt, (self.past_probing)(lane_id));
@@ -458,6 +463,8 @@ impl<'a> Decision<'a> {
                     _ => None,
                 };
                 self.end_step(row, state, Some(&attempt), result);
+                // The row leaves the queue before its children are decided, so that the task's
+                // progress counts only rows that stay in play.
                 self.leaves_play(lease.task_id);
                 self.follow(
                     lease.task_id,

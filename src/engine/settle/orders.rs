@@ -307,6 +307,7 @@ impl<'a> Decision<'a> {
             self.live.get(&(task_id, step)).copied(),
             self.ended.get(&(task_id, step)).copied(),
         );
+        // A repeated command succeeds without effect, whatever the task's state is now.
         if let Some(row) = ended.filter(|row| row.state == wanted) {
             let same = row.result.as_ref() == result;
             return if same {
@@ -323,6 +324,8 @@ impl<'a> Decision<'a> {
         let Ok(state) = before.after(event) else {
             return Err(self.step_is(task_id, name, step, verb));
         };
+        // All refusals by state come before the evaluation, which is requested only for a command
+        // that can succeed.
         if let Some(ask) = self.lacks(task_id, step, result.map(String::as_str), input) {
             return Ok(Some(ask));
         }
@@ -336,6 +339,7 @@ impl<'a> Decision<'a> {
             Some(Answer::Plan(planning)) => self.plan(task_id, planning),
             Some(Answer::Fits) | None => {}
         }
+        // From here on the command is accepted, and the changes begin.
         self.go_on(task_id, &who)?;
         self.begin(task_id);
         let now = self.now;
@@ -376,6 +380,7 @@ impl<'a> Decision<'a> {
         if self.live.remove(&(task_id, step)).is_some() {
             self.leaves_play(task_id);
         }
+        // The step no longer counts as failed, so the task's first failure may be another one.
         self.ended.remove(&(task_id, step));
         self.first_failure(task_id);
         self.follow(task_id, step, true, &input.verdicts);

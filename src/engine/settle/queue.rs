@@ -99,6 +99,7 @@ impl SettleQueue {
                 Some(verdicts) => (pending.verdicts, pending.rounds) = (verdicts, 1),
                 None => {
                     self.take_share(&mut pending, &plan).await;
+                    // The queue may have closed while this input waited for its share.
                     if self.sender.is_closed() {
                         return Err(Closed);
                     }
@@ -201,6 +202,8 @@ impl SettleQueue {
         self.aside.fetch_add(1, Relaxed);
         let (queue, aside) = (self.clone(), Aside(Arc::clone(&self.aside)));
         tokio::spawn(async move {
+            // A large input gives up its place in the queue for one in its namespace's share, so
+            // that only its own namespace waits.
             if matches!(pending.place, Place::Queue { .. }) && pending.size() > SMALL_BYTES {
                 queue.take_share(&mut pending, &ask.plan).await;
             }
