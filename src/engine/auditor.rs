@@ -61,7 +61,7 @@ impl Audits {
 /// The result of one scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audited {
-    /// Tasks that looked broken.
+    /// Suspected tasks.
     pub suspects: usize,
     /// Findings repaired.
     pub repaired: usize,

@@ -355,7 +355,6 @@ impl Catalog {
             steps: &steps,
         };
         let registration = template::register(&self.shelf.db, new, wake).await?;
-        // Read by `refresh` like any other template, so that the catalog has one way to grow.
         self.refresh().await?;
         match registration {
             Registration::Created(row) => {

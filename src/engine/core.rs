@@ -266,7 +266,8 @@ impl Engine {
         self.loops.shutdown.cancelled().await;
     }
 
-    /// Stops the loops after they have stored what is queued, within 5 s. May be called twice.
+    /// Stops the loops after they have stored the queued inputs; waits at most 5 s. May be called
+    /// twice.
     pub async fn stop(&self) {
         self.loops.shutdown.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.loops.running.wait()).await;

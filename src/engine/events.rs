@@ -42,8 +42,8 @@ use crate::{
 pub const MAX_SUBSCRIBERS: usize = 1_000;
 /// Maximum subscribers that read the log themselves at a time; the others wait for a turn.
 const MAX_CATCHING_UP: usize = 3;
-/// Maximum events of one read and of one chunk. Each read searches everything up to its snapshot,
-/// so many small pages would search it many times.
+/// Maximum events of one read and of one chunk. Each read searches all remaining events up to its
+/// snapshot, so many small pages would search them many times.
 const PAGE: usize = 16_000;
 /// Maximum bytes of the events of one read: of each chunk, and of what a subscriber that does not
 /// read keeps. Pages are usually smaller.

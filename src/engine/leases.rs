@@ -31,10 +31,10 @@ const FLUSH_AGAIN: Duration = Duration::from_millis(250);
 const SILENCE_TICK: Duration = Duration::from_millis(50);
 /// Minimum silence of the database before the streams are ended.
 const MIN_SILENCE: Duration = Duration::from_millis(1_400);
-/// Interval between looks for silent workers.
+/// Interval between checks for silent workers.
 const REAP: Duration = Duration::from_secs(1);
-/// Interval between looks for steps whose assignment is too large for all workers; they have waited
-/// for a whole lease.
+/// Interval between checks for steps whose assignment is too large for all workers; they have
+/// waited for a whole lease.
 const STRANDED: Duration = Duration::from_secs(5);
 /// Grace beyond the lease for a silent worker of another server, and beyond the deadline for an
 /// attempt.
@@ -47,7 +47,7 @@ const PROMPT: Duration = Duration::from_secs(1);
 const REAP_LIMIT: i64 = 1_000;
 /// Interval between vacuums of the queue's table.
 const TIDY: Duration = Duration::from_secs(5);
-/// Minimum and maximum interval between looks at deadlines while attempts run.
+/// Minimum and maximum interval between checks of deadlines while attempts run.
 const DEADLINE_TICK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
 /// The workers that sent a heartbeat since the last flush.
@@ -218,7 +218,7 @@ impl Leases {
             let mut away = None;
             if let Err(error) = looked {
                 tracing::debug!(%error, "silent workers could not be looked for");
-                // The look may have failed for a reason of its own, so a ping decides.
+                // The check may have failed for a reason of its own, so a ping decides.
                 away = server::ping(&self.db)
                     .await
                     .err()
@@ -226,7 +226,7 @@ impl Leases {
             }
             if !listened {
                 // Only now: the database, and with it the heartbeats, may have come back during the
-                // look.
+                // check.
                 listening_since = Instant::now();
             }
             match away {

@@ -123,7 +123,7 @@ impl Peers {
         format!("{}:t", self.server_id)
     }
 
-    /// Parses a payload; the result is empty for one's own.
+    /// Parses a payload; the result is empty for this server's own.
     fn read(&self, payload: &str) -> News {
         match payload.split_once(':') {
             Some((from, about)) if from != self.server_id.to_string() => {

@@ -116,7 +116,7 @@ impl Services {
         if stale {
             self.refresh().await?;
         }
-        // After the refresh, which may have renewed a pause.
+        // After the refresh, which may have extended a pause.
         self.hub.steps_wait(self.gates.resumed());
         // After the refresh, as each renewal names the admission version.
         self.renew().await?;

@@ -50,8 +50,7 @@ impl Turns {
                 }
                 wait
             };
-            // The sender is dropped without a turn only if no input waited when it was passed on;
-            // that turn is free.
+            // If the sender is dropped unused, its turn is free again, and the next round takes it.
             if let Ok(turn) = turn.await {
                 return turn;
             }

@@ -437,8 +437,8 @@ impl<'a> Decision<'a> {
                     backoff = RELEASE_PAUSE;
                 } else if matches!(outcome, Outcome::Undelivered) {
                     backoff = undelivered_pause(spent.lost);
-                // Other uncharged retries are failed probes: they wait past the next probing.
                 } else if !verdict.charged {
+                    // Other uncharged retries are failed probes: they wait past the next probing.
                     let attempt = u32::from(unsigned(row.charged)) + 1;
                     backoff = backoff.at_least(attempt, (self.past_probing)(lane_id));
                 }

@@ -339,7 +339,7 @@ impl<'a> Decision<'a> {
             Some(Answer::Plan(planning)) => self.plan(task_id, planning),
             Some(Answer::Fits) | None => {}
         }
-        // From here on the command is accepted, and the changes begin.
+        // From here on the command is accepted.
         self.go_on(task_id, &who)?;
         self.begin(task_id);
         let now = self.now;
