@@ -96,8 +96,8 @@ struct Connection {
 impl Connection {
     /// The number of free slots. An answer frees its slot before it is stored. Up to `capacity`
     /// answers may wait for their commit; each further one occupies a slot, so a worker faster than
-    /// the database does not build a backlog on either side. A worker that does not read its stream
-    /// has no free slot.
+    /// the database does not build a backlog on either side. A worker whose outbox is full has no
+    /// free slot.
     fn free(&self) -> usize {
         let capacity = self.profile.capacity;
         let taken =

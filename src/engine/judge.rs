@@ -1,6 +1,6 @@
 //! The evaluation threads. Schemas, conditions, planners' answers and overrides are evaluated on a
-//! few threads of their own, never on the threads of calls and loops and never inside a
-//! transaction.
+//! few threads of their own, and never inside a transaction. Only small documents are evaluated on
+//! the threads of calls and loops ([`SMALL_BYTES`], [`SMALL_STEPS`]).
 //!
 //! Neither a schema's validator nor an expression's evaluation can be interrupted. Their cost is
 //! bounded before they begin (`domain`). For what that bound misses, an evaluation that runs longer
