@@ -1,4 +1,4 @@
-//! `tasker bench`, and the process with its workers.
+//! `tasker bench`, and the process that runs its workers.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ It starts a private Postgres that syncs every commit, a server, and a process wi
 runs five-step chains through them, and compares with the same row changes by bare SQL. Every step is accounted for: it
 ends with 1 if one was lost or done twice, or if a subscriber missed an event or heard it twice. With --json the table goes to stderr, and stdout is one JSON object.")]
 pub struct Command {
-    /// How long each round of throughput runs, 0.2 to 600; the other phases take a third of it
+    /// Length of each throughput round, 0.2 to 600; the other phases take a third of it
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     seconds: Duration,
     /// Workers, all in one process, 1 to 1000
@@ -34,31 +34,33 @@ pub struct Command {
     /// Steps that each worker runs at once, 1 to 10000
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     slots: u16,
-    /// The most chains in flight; half as many as there are slots unless given
+    /// Most chains in flight; by default half as many as there are slots
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
     in_flight: Option<u64>,
-    /// Store so many finished tasks first, and compare with the empty database
+    /// Store this many finished tasks first, and compare with the empty database
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=100_000_000))]
     preload: i64,
-    /// Store so many tasks first that wait for a worker or a retry
+    /// Store this many tasks first that wait for a worker or a retry
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=10_000_000))]
     waiting: i64,
-    /// Measure also what so many subscribers cost, 0 to 1000; each must hear every event, once
+    /// Measure also the cost of this many subscribers, 0 to 1000; each must receive every event
+    /// exactly once
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1_000))]
     subscribers: u16,
-    /// Measure also what the system costs with 50 workers and nothing to do
+    /// Measure also the cost of an idle system with 50 workers
     #[arg(long)]
     idle: bool,
-    /// Measure also what a limit costs that is as high as the workers' slots
+    /// Measure also the cost of a limit that is as high as the workers' slots
     #[arg(long)]
     limited: bool,
     /// Measure on this Postgres, and leave the tasks there, instead of starting a private one
     #[arg(long, value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// The schema with the tables
+    /// Schema that holds the tables
     #[arg(long, value_name = "NAME", default_value = "tasker")]
     schema: String,
-    /// Measure the server that --server names, which must use --database-url, instead of starting one
+    /// Measure the server that --server names, which must use --database-url, instead of starting
+    /// one
     #[arg(long, requires = "database_url")]
     attach: bool,
     /// A setting of the private Postgres; may be given several times
@@ -66,7 +68,7 @@ pub struct Command {
     postgres_setting: Vec<(String, String)>,
 }
 
-/// Options of the process with the workers.
+/// Options of the process that runs the workers.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
@@ -80,7 +82,7 @@ pub struct WorkerCommand {
     slots: usize,
 }
 
-/// Measures, and prints the report.
+/// Runs the benchmark and prints its report.
 pub async fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     if cfg!(debug_assertions) {
         session
@@ -150,7 +152,7 @@ fn print(report: &Report, session: &Session) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Resolves when we are told to end: what was started is then stopped instead of left behind.
+/// Resolves on SIGTERM or SIGINT, so that the started processes are stopped and not left behind.
 async fn interrupted() -> Result<u8, CliError> {
     let failed =
         |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));

@@ -20,7 +20,7 @@ use crate::{
     store::Db,
 };
 
-/// How long a Postgres that broke off a query may take to be gone.
+/// How long to wait for the exit of a Postgres after a query on it failed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Options of `tasker dev`.
@@ -35,13 +35,13 @@ them, and stops it when it ends. Data is kept in your data folder until the next
 pub struct Command {
     #[command(flatten)]
     serve: ServeArgs,
-    /// Keep nothing: the data goes when the command ends
+    /// Keep no data: it is removed when the command ends
     #[arg(long, conflicts_with = "data_dir")]
     ephemeral: bool,
-    /// Keep the data here instead of in your data folder
+    /// Keep the data in this folder instead of your data folder
     #[arg(long, value_name = "DIR", env = "TASKER_DEV_DATA")]
     data_dir: Option<PathBuf>,
-    /// Get a Postgres once, if this machine has none
+    /// Fetch a Postgres once, if this machine has none
     #[cfg(feature = "fetch-postgres")]
     #[arg(long)]
     fetch_postgres: bool,
@@ -52,6 +52,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let (address, config, filter) = command.serve.check()?;
     serve::start_log(filter, session);
     serve::block_on(async {
+        // Bound before Postgres starts, so that a taken port fails at once.
         let listener = server::bind(address)
             .await
             .map_err(|e| CliError::new(exit::FAILURE, e))?;
@@ -80,7 +81,8 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
             let _ = told.set(status);
         };
         let result = serve::serve(session, listener, db, config, gone).await;
-        // A server that has just begun may hear of it first from a query that fails.
+        // During the start a failing query can end the server before the exit of Postgres is
+        // noticed.
         let died = match death.get() {
             Some(status) => Some(*status),
             None if result.is_err() => tokio::time::timeout(END_LIMIT, cluster.ended()).await.ok(),
@@ -95,7 +97,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     })
 }
 
-/// The server has ended well, but not because it was asked to.
+/// The error of a server that drained because its Postgres ended, not because it was asked to stop.
 fn postgres_ended(status: ExitStatus, log: &Path, ephemeral: bool) -> CliError {
     let error = CliError::new(
         exit::FAILURE,
@@ -129,7 +131,7 @@ async fn options(command: &Command) -> Result<Options, CliError> {
     expect(clippy::unused_async, reason = "only fetching takes time")
 )]
 async fn binaries(command: &Command) -> Result<Binaries, postgres::Error> {
-    // A folder that was named may hold the data of another version than the one found first.
+    // A data folder that was named may come from another major version than the first one found.
     let found = match command.data_dir.as_deref().and_then(postgres::made_by) {
         Some(major) => postgres::find_major(major),
         None => postgres::find(),

@@ -1,4 +1,4 @@
-//! How a command fails: an exit code, what went wrong, and what to do next.
+//! How a command fails: an exit code, an error message and a hint for the next step.
 
 use std::{fmt, io};
 
@@ -12,9 +12,10 @@ use super::{
 };
 use crate::client::ConnectError;
 
-/// The exit codes, as `tasker --help` documents them; clap itself ends with 2 for a wrong command line.
+/// The exit codes, as `tasker --help` documents them; clap itself exits with 2 on a wrong command
+/// line.
 pub mod exit {
-    /// The command did what it says.
+    /// The command succeeded.
     pub const OK: u8 = 0;
     /// It failed for a reason that has no code of its own.
     pub const FAILURE: u8 = 1;
@@ -34,16 +35,18 @@ pub mod exit {
     pub const INTERRUPTED: u8 = 130;
 }
 
-/// Ends a command early.
+/// An error that ends a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CliError {
     /// One of [`exit`].
     pub code: u8,
-    /// What went wrong, in one line; more lines add details. Empty when there is nothing to say.
+    /// The error in its first line; further lines are details. Empty where there is nothing to
+    /// report.
     pub message: String,
     /// The next step, if there is an obvious one.
     pub hint: Option<String>,
-    /// What was tried, where the connection broke or what answered is no gRPC server: `super::probe` then looks what is there.
+    /// The attempted action, where the connection broke or the peer is no gRPC server;
+    /// `super::probe` then examines the peer.
     pub broken: Option<String>,
 }
 
@@ -58,7 +61,7 @@ impl CliError {
         }
     }
 
-    /// Says it on stderr, with the next step. Whatever it quotes, the terminal shows it as it is.
+    /// Prints the error and its hint on stderr, with control characters of quoted text escaped.
     pub fn say(&self, term: &Term) {
         if !self.message.is_empty() {
             term.say_tagged(Style::Red, "error", &term::clean_lines(&self.message));
@@ -75,11 +78,13 @@ impl CliError {
         self
     }
 
-    /// What a failed rpc means: `what` says what was tried, such as `cannot submit the task`.
+    /// Converts the status of a failed rpc; `what` names the attempted action, such as
+    /// `cannot submit the task`.
     pub fn from_status(what: &str, status: &Status) -> Self {
-        // Tonic says CANCELLED when the client's own time-out passed; nobody else cancels our calls.
+        // Tonic reports CANCELLED when the client's own time-out passes; no other component cancels
+        // calls of this client.
         let timed_out = status.code() == Code::Cancelled && status.message() == "Timeout expired";
-        // A status from a server has no source: what has one is the transport's.
+        // A status that a server sent has no source; only a transport error has one.
         let broken = timed_out
             || std::error::Error::source(status).is_some()
             || status.message().starts_with(NO_GRPC);
@@ -124,10 +129,11 @@ impl CliError {
     }
 }
 
-/// How Tonic begins to say that an answer over HTTP is not one of a gRPC server.
+/// Beginning of Tonic's message for an HTTP response that lacks the status of a gRPC server.
 const NO_GRPC: &str = "grpc-status header missing";
 
-/// The innermost error of a broken connection: the outer ones say little more than "transport error".
+/// The innermost error of a broken connection: the outer ones state little more than "transport
+/// error".
 fn cause(status: &Status) -> Option<String> {
     let mut cause = std::error::Error::source(status)?;
     while let Some(inner) = cause.source() {
@@ -136,7 +142,8 @@ fn cause(status: &Status) -> Option<String> {
     Some(cause.to_string())
 }
 
-/// Whether a broken stream may come up again: the connection or the server went, and the request itself is not at fault.
+/// Whether a retry can succeed: the connection or the server failed, and the request is not at
+/// fault.
 pub fn is_passing(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -153,7 +160,7 @@ pub fn is_passing(status: &Status) -> bool {
 fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     let line = |v: &tonic_types::FieldViolation| match v.field.as_str() {
-        // What is about no field in particular, such as how many more there are.
+        // A violation without a field, such as the number of further violations.
         "" => term::clean(&v.description),
         field => format!("{}: {}", term::clean(field), term::clean(&v.description)),
     };
@@ -165,13 +172,13 @@ fn violations(status: &Status) -> Vec<String> {
         .collect()
 }
 
-/// Whether a message is nothing but the first violations once more.
+/// Whether the message only repeats the first violations.
 fn repeats(message: &str, status: &Status) -> bool {
     let details = status.get_error_details();
     let first = details
         .bad_request()
         .and_then(|b| b.field_violations.first());
-    // Long ones are cut, with an ellipsis at their end.
+    // Long messages are cut, with an ellipsis at their end.
     let message = message.trim_end_matches('…');
     first.is_some_and(|v| {
         let first = format!("{}: {}", v.field, v.description.trim_end_matches('…'));
@@ -262,7 +269,7 @@ impl From<ConnectError> for CliError {
     }
 }
 
-/// Writing the output failed. A reader that has seen enough (`| head`) is no failure at all.
+/// A failed write of the output. A closed pipe (`| head`) counts as success.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -340,7 +347,7 @@ mod tests {
             CliError::from_status("cannot retry", &cut).message,
             "cannot retry: by: expected 1 to 255 bytes"
         );
-        // Words of the server's own stay.
+        // A message that does not repeat the violations is kept.
         let own = status("the context does not fit", &["by"]);
         let lines = [
             "cannot retry: the context does not fit",

@@ -18,11 +18,11 @@ use crate::{
     proto::{Event, EventType, StartFrom, SubscribeRequest, SubscribeResponse},
 };
 
-/// After a connection broke, the tail goes on if a server answers again within this time.
+/// A tail whose connection broke continues if a server answers within this time.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
-/// Between two tries to reconnect.
+/// Pause between two attempts to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
-/// The longest name of a type: `circuit.policy_changed`.
+/// Columns of the longest type name, `circuit.policy_changed`.
 const TYPE_COLUMNS: usize = 22;
 
 #[derive(Debug, Subcommand)]
@@ -36,7 +36,7 @@ enum From {
     Beginning,
 }
 
-/// Print what happens, event by event
+/// Print events as they happen
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -56,7 +56,7 @@ pub struct Args {
         conflicts_with = "cursor"
     )]
     from: From,
-    /// Begin after this place
+    /// Begin after this cursor
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
     /// Only events of this namespace
@@ -68,7 +68,7 @@ pub struct Args {
     /// Only events of these types, such as `step.failed`; may be repeated
     #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = event_type)]
     types: Vec<EventType>,
-    /// Only events of steps that talk to this service
+    /// Only events of steps that call this service
     #[arg(long)]
     service: Option<String>,
     /// Only events of this task
@@ -99,7 +99,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
     let client = session.connect().await?;
     let mut request = request(args);
     let end = tokio::select! {
-        // First, so that Ctrl-C is heard from the start.
+        // First, so that the handler of Ctrl-C is in place before the tail starts.
         biased;
         _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
         error = tail(client, &mut request, session) => Err(error),
@@ -131,7 +131,7 @@ fn request(args: Args) -> SubscribeRequest {
     }
 }
 
-/// Prints events until something is wrong for good; the request always says where to go on.
+/// Prints events until an error ends the tail; `request` always names the place to resume from.
 async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Session) -> CliError {
     let (mut heard, mut lost_since) = (false, None::<Instant>);
     loop {
@@ -157,7 +157,8 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
                 }
             }
         };
-        // The first answer tells whether the request is right; only what worked once is worth another try.
+        // Only a subscription that delivered once is retried: an error before that may blame the
+        // request.
         let patient = lost_since.is_none_or(|since| since.elapsed() < RECONNECT_FOR);
         if !heard || !patient || !is_passing(&broken) {
             return CliError::from_status("cannot hear of events", &broken);
@@ -188,7 +189,7 @@ fn print(response: &SubscribeResponse, session: &Session) -> Result<(), CliError
     Ok(())
 }
 
-/// `TIME  TYPE  TEMPLATE  TASK  STEP  NOTE`, without what does not apply.
+/// `TIME  TYPE  TEMPLATE  TASK  STEP  NOTE`, without the parts that do not apply.
 fn line(event: &Event, term: &Term) -> String {
     let kind = human::event_type(event.r#type);
     let style = match event.r#type() {
@@ -219,7 +220,7 @@ fn line(event: &Event, term: &Term) -> String {
         .join("  ")
 }
 
-/// What else there is to say, such as `attempt 2, ran 1.2 s, HTTP_429: slow down, next at …`.
+/// The event's further details, such as `attempt 2, ran 1.2 s, HTTP_429: slow down, next at …`.
 fn note(event: &Event) -> String {
     let ms = |ms: i64| human::duration(Duration::from_millis(ms.try_into().unwrap_or_default()));
     let error = match (event.error_code.as_str(), event.error_message.as_str()) {

@@ -1,8 +1,9 @@
 //! Draws a DAG in the terminal, one row per node and every edge once.
 //!
-//! Time runs downwards. Each column holds at most one *lane*: a vertical line from one or more nodes to the children that
-//! these nodes have in common. Nodes with the same children share a lane, so a fan-out of a hundred leaves takes one
-//! column, a map-and-reduce over a hundred nodes takes three, and a diamond looks like one:
+//! Time runs downwards. Each column holds at most one *lane*: a vertical line from one or more
+//! nodes to the children that these nodes have in common. Nodes with the same children share a
+//! lane, so a fan-out of a hundred leaves takes one column, a map-and-reduce over a hundred nodes
+//! takes three, and a diamond looks like one:
 //!
 //! ```text
 //! ✓      create_user_account
@@ -14,9 +15,9 @@
 //! ○      update_user_status
 //! ```
 //!
-//! A node is fed either by the line above it or by the line at its left, never by both. A sideways line leads to the node
-//! on its row or right below it, and passes beneath every `│` in between. A graph that needs too many columns is listed in
-//! waves instead, with the parents named.
+//! A node is fed either by the line above it or by the line at its left, never by both. A sideways
+//! line leads to the node on its row or right below it, and passes beneath every `│` in between. A
+//! graph that needs too many columns is listed in waves instead, with the parents named.
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ const MAX_ROOMY_NODES: usize = 16;
 /// In a listing, at most this many parents are named.
 const MAX_NAMED_PARENTS: usize = 4;
 
-/// What is drawn for one step.
+/// One step of the drawing.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
     /// Unique in the graph.
@@ -58,7 +59,7 @@ pub fn draw(nodes: &[Node<'_>], term: &Term) -> Vec<String> {
     }
 }
 
-/// The edges by index.
+/// The edges, as indices into the nodes.
 struct Graph {
     /// Parents before children, families together.
     order: Vec<usize>,
@@ -92,7 +93,8 @@ impl Graph {
         graph
     }
 
-    /// Fills `order`, depth first: what a node unlocks comes right after it, which keeps few lanes open.
+    /// Fills `order`, depth first: the children that a node unlocks follow right after it, which
+    /// keeps few lanes open.
     fn sort(&mut self) {
         let mut missing: Vec<usize> = self.parents.iter().map(Vec::len).collect();
         let mut ready: Vec<usize> = (0..missing.len())
@@ -108,7 +110,8 @@ impl Graph {
                 }
             }
         }
-        // No server stores a cycle. If one came anyway, its nodes would still show, without the edges between them.
+        // No server stores a cycle. If an answer contained one, its nodes would be drawn without
+        // the edges between them.
         let cyclic: Vec<bool> = missing.iter().map(|m| *m > 0).collect();
         self.order.extend((0..cyclic.len()).filter(|n| cyclic[*n]));
         for n in 0..cyclic.len() {
@@ -119,7 +122,7 @@ impl Graph {
         }
     }
 
-    /// The fallback for wide graphs: what can run side by side stands together.
+    /// The fallback for wide graphs: nodes that can run side by side are listed in one wave.
     fn waves(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
         let mut wave = vec![0_usize; nodes.len()];
         for n in &self.order {
@@ -169,7 +172,7 @@ impl Graph {
 /// A vertical line down to nodes that are not drawn yet.
 struct Lane {
     targets: Vec<usize>,
-    /// How many targets it began with.
+    /// The number of targets at its start.
     fan: usize,
 }
 
@@ -218,7 +221,7 @@ fn joint(up: bool, down: bool, left: bool, right: bool) -> char {
     }
 }
 
-/// Only ASCII, for locales that have nothing else.
+/// The ASCII substitute, for locales without box characters.
 fn ascii(c: char) -> char {
     match c {
         '│' => '|',
@@ -259,7 +262,7 @@ impl<'g> Drawing<'g> {
         Some(drawing)
     }
 
-    /// Places a node, and draws what leads to it. Returns its column.
+    /// Places a node and draws the lines that lead to it. Returns its column.
     fn enter(&mut self, node: usize) -> usize {
         let feeds: Vec<usize> = (0..self.lanes.len())
             .filter(|c| {
@@ -291,7 +294,7 @@ impl<'g> Drawing<'g> {
     /// A node without parents goes to the first free column.
     fn enter_root(&mut self, node: usize, mut row: Row) -> usize {
         let column = self.free_after(None);
-        // Under a leaf, it would look like the leaf's child.
+        // Right under a leaf, the root would look like the leaf's child.
         let under_leaf = self
             .rows
             .last()
@@ -305,7 +308,8 @@ impl<'g> Drawing<'g> {
         column
     }
 
-    /// A node whose one parent or one shared lane ends in it stands on that lane, or further left if that saves room.
+    /// A node whose one parent or one shared lane ends in it stands on that lane, or further left
+    /// if that saves room.
     fn enter_below(&mut self, node: usize, before: Row, lane: usize) -> usize {
         let mut column = self.leftmost_free(lane);
         if lane - column >= 2 {
@@ -331,7 +335,8 @@ impl<'g> Drawing<'g> {
         column
     }
 
-    /// Several lanes lead to the node, and some end: they meet in a row of their own, and the node stands below it.
+    /// Several lanes lead to the node, and some end: they meet in a row of their own, and the node
+    /// stands below it.
     fn enter_joined(
         &mut self,
         node: usize,

@@ -1,4 +1,4 @@
-//! Durations, times, and states in the words and signs that people read.
+//! Durations, times and states as words and signs for people.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ pub fn duration(d: Duration) -> String {
     }
 }
 
-/// Reads `90s`, `15m`, `2h` or `7d`; seconds.
+/// Parses `90s`, `15m`, `2h` or `7d` into seconds.
 pub fn parse_duration(text: &str) -> Option<u64> {
     let number = text
         .strip_suffix(['s', 'm', 'h', 'd'])?
@@ -37,7 +37,8 @@ pub fn parse_duration(text: &str) -> Option<u64> {
     Some(u64::from(number) * unit)
 }
 
-/// From `start` to `end`, or to now when it has not ended; `None` before it started. Clocks that disagree give zero.
+/// The time from `start` to `end`, or to now while `end` is unset; `None` before the start. Zero if
+/// the clocks disagree.
 pub fn elapsed(start: Option<Timestamp>, end: Option<Timestamp>) -> Option<Duration> {
     let end = end.unwrap_or_else(now);
     Some(since(start?, end))

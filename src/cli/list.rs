@@ -1,11 +1,12 @@
-//! What all lists have in common.
+//! Paging and printing, shared by all lists.
 
 use serde_json::Map;
 
 use super::{Session, error::CliError, table::Table};
 use crate::json;
 
-/// Page after page: what `page` finds with the token of the page before, and the token of the next one.
+/// Fetches all pages: `page` takes the token of the next page, empty for the first one, and returns
+/// its items and the token after it, empty at the end.
 pub async fn all<T>(
     mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), CliError>,
 ) -> Result<Vec<T>, CliError> {
@@ -20,7 +21,7 @@ pub async fn all<T>(
     }
 }
 
-/// Prints `{"name": […]}` for programs, and for people a table, or in words that there is nothing.
+/// Prints `{"name": […]}` with `--json`, else a table, or the text `nothing` if there are no items.
 pub fn print<M: prost::Name>(
     session: &Session,
     name: &str,

@@ -1,11 +1,11 @@
-//! Where a server listens.
+//! The address that a server listens on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use super::error::{CliError, exit};
 
-/// Where to listen. Names are not looked up, but for `localhost`: what a name stands for is not for a resolver to decide where
-/// there is no authentication.
+/// Parses the address to listen on. The only name accepted is `localhost`: without authentication,
+/// a resolver must not decide which address the server opens.
 pub fn address(listen: &str) -> Result<SocketAddr, CliError> {
     let port = |text: &str| {
         text.bytes()
@@ -31,7 +31,7 @@ pub fn address(listen: &str) -> Result<SocketAddr, CliError> {
     })
 }
 
-/// The wildcard of IPv6, which takes IPv4 as well; a machine without IPv6 has only the other one.
+/// The wildcard of IPv6, which accepts IPv4 as well; on a machine without IPv6, that of IPv4.
 fn every_address() -> IpAddr {
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
         Ok(_) => Ipv6Addr::UNSPECIFIED.into(),

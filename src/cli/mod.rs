@@ -1,4 +1,4 @@
-//! The command line: one file per command, data on stdout, talk on stderr.
+//! The command line: one file per command, data on stdout, everything else on stderr.
 
 mod analytics;
 mod bench;
@@ -34,7 +34,7 @@ use self::{
 };
 use crate::client::Client;
 
-/// What `tasker` understands.
+/// The command line of `tasker`.
 #[derive(Debug, Parser)]
 #[command(name = "tasker", version, about, long_about = LONG_ABOUT, after_long_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
@@ -77,7 +77,7 @@ Exit codes:
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The server to talk to
+    /// URL of the server to call
     #[arg(
         long,
         global = true,
@@ -103,36 +103,36 @@ enum Command {
     Server(server::Command),
     /// Bring the database's schema up to date
     Migrate(migrate::Command),
-    /// Remove what ended long ago
+    /// Remove tasks that ended long ago, unused services and retired versions
     Prune(prune::Command),
-    /// Measure how fast all of it is on this machine
+    /// Measure the throughput and the latency of the whole system on this machine
     Bench(bench::Command),
     /// Run the workers of a bench
     #[command(hide = true)]
     BenchWorker(bench::WorkerCommand),
 
-    // Commands that talk to it.
-    /// Run tasks: submit, look, wait, and intervene
+    // Commands that call it.
+    /// Run tasks: submit, inspect, watch, and intervene
     #[command(subcommand)]
     Task(task::Command),
-    /// Check, register, and read workflow definitions, and hold all that runs by them
+    /// Validate, register, show, pause and retire workflow definitions
     #[command(subcommand)]
     Template(template::Command),
-    /// See how services are protected, set limits, and intervene
+    /// Show how services are protected, set limits, and intervene
     #[command(subcommand)]
     Circuit(circuit::Command),
-    /// See where the time of tasks goes
+    /// Show where the time of tasks goes
     #[command(subcommand)]
     Analytics(analytics::Command),
-    /// Hear of everything that happens
+    /// Follow the events of everything that happens
     #[command(subcommand)]
     Events(event::Command),
-    /// See who is connected
+    /// Show the connected workers
     #[command(subcommand)]
     Worker(worker::Command),
 }
 
-/// Parses the command line, runs the command, and says how it ended.
+/// Parses the command line, runs the command, and reports its error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let term = Term::detect(cli.global.color);
@@ -167,7 +167,8 @@ fn run(cli: Cli, term: Term) -> Result<u8, CliError> {
     }
 }
 
-/// Runs a client command; it needs no more than the thread it has. Where its connection broke, the error says what listens there.
+/// Runs a client command on the current thread. If its connection broke, the error describes the
+/// peer that listens at the address.
 fn talk(
     session: &Session,
     command: impl Future<Output = Result<u8, CliError>>,
@@ -192,7 +193,7 @@ fn talk(
         .block_on(command)
 }
 
-/// What a client command works with.
+/// The options and the terminal of a client command.
 struct Session {
     global: Global,
     term: Term,
@@ -243,7 +244,8 @@ mod tests {
         check(&Cli::command(), "");
     }
 
-    /// What is shown of every command: its path, and its options with the kind of their values.
+    /// The visible options of every command, each with the command's path and the kind of its
+    /// value.
     fn options(command: &clap::Command, path: &str) -> Vec<(String, String, String)> {
         let path = format!("{path} {}", command.get_name());
         let kind = |arg: &clap::Arg| arg.get_value_names().unwrap_or_default().join(" ");
@@ -268,9 +270,9 @@ mod tests {
                 "limit" => "N",
                 "correlation-id" => "ID",
                 "version" => "SEMVER",
-                // The rolling window of a circuit, which is no filter.
+                // The rolling window of a circuit is no filter.
                 "window" => "SECONDS",
-                // The names that these filters had once.
+                // Former names of these filters, which are aliases now.
                 "name" | "max" | "submitted-since" | "submitted-until" => {
                     panic!("--{long} of `{path}`")
                 }

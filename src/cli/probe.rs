@@ -1,5 +1,6 @@
-//! What listens where a Tasker server was expected. A call that broke says only "transport error"; so the address is asked once
-//! more, in the way in which every gRPC client begins, and the first bytes of the answer say what is there.
+//! Identifies the peer that listens where a Tasker server was expected. The error of a broken call
+//! states only "transport error"; so the probe connects once more, sends the bytes with which every
+//! gRPC client begins, and identifies the peer by the first bytes of its answer.
 
 use std::{io, time::Duration};
 
@@ -15,25 +16,25 @@ use super::{
 };
 use crate::client;
 
-/// How long the connection may take, and then the answer.
+/// Time limit of connecting, and then of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So much of the answer is looked at, in bytes.
+/// The probe stops reading the answer after this many bytes.
 const MAX_ANSWER_BYTES: usize = 512;
-/// So much of its first line is shown, in characters.
+/// Characters of the answer's first line that are shown.
 const MAX_SHOWN_CHARS: usize = 60;
-/// How a client of HTTP/2 begins: the preface, and a SETTINGS frame without settings.
+/// The opening of an HTTP/2 client: the preface, and a SETTINGS frame without settings.
 const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// What was found there.
+/// The kind of peer at the address.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     /// The connection is refused.
     Nothing,
     /// The name of the host has no address.
     NoSuchHost,
-    /// No connection comes up.
+    /// No connection is established.
     NoWay,
-    /// It takes a connection, and answers nothing.
+    /// It accepts a connection and sends no answer.
     Silent,
     /// It closes the connection without an answer.
     Closes,
@@ -45,13 +46,13 @@ pub enum Found {
     Other(String),
 }
 
-/// The error of a call whose connection broke, with what is found at the address.
+/// Adds the kind of peer at the address to the error of a call whose connection broke.
 pub async fn explain(error: CliError, url: &str) -> CliError {
     let (Some(what), Some((host, port))) = (&error.broken, client::host_and_port(url)) else {
         return error;
     };
     match look(&host, port).await.words() {
-        // What is there speaks as a Tasker server does: the error says best what was wrong.
+        // The peer answers like a Tasker server, so the error of the call explains more.
         None => error,
         Some((is, next)) => {
             CliError::new(exit::UNAVAILABLE, format!("{what}: {} {is}", clean(url))).hint(next)
@@ -82,7 +83,7 @@ async fn look(host: &str, port: u16) -> Found {
 }
 
 impl Found {
-    /// Why no connection came up.
+    /// The reason why no connection was established.
     pub fn of_connect(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Nothing,
@@ -94,7 +95,7 @@ impl Found {
         }
     }
 
-    /// What answers like this; `None` for no answer.
+    /// The kind of peer that sends this answer; `None` for no answer.
     fn of_answer(answer: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(answer);
         let line = || {
@@ -110,17 +111,19 @@ impl Found {
         };
         Some(match answer {
             [] => return None,
-            // A TLS alert. Go and nginx answer in HTTP/1 that their port is for HTTPS.
+            // A TLS alert. Go and nginx answer in HTTP/1 that their port expects HTTPS.
             [0x15, 0x03, ..] => Self::Tls,
             _ if text.starts_with("HTTP/1.") && text.contains("HTTPS") => Self::Tls,
             _ if text.starts_with("HTTP/1.") => Self::Http1(line()),
-            // The server's SETTINGS, which begin every HTTP/2 connection: three bytes of length, the type, flags, no stream.
+            // The SETTINGS frame with which an HTTP/2 server begins: three bytes of length, the
+            // type, the flags, and stream 0.
             [_, _, _, 0x04, _, 0, 0, 0, 0, ..] => Self::Http2,
             _ => Self::Other(line()),
         })
     }
 
-    /// What it is, after the URL, and what to do next; `None` when it may well be a Tasker server.
+    /// A description to put after the URL, and the next step; `None` if the peer may be a Tasker
+    /// server.
     pub fn words(&self) -> Option<(String, &'static str)> {
         const PORT: &str = "set --server to the port of a Tasker server, which is 7233 unless --listen says otherwise";
         Some(match self {

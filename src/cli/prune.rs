@@ -30,12 +30,12 @@ pub struct Command {
     /// How long ago a task must have ended, 1h to 3650d
     #[arg(long, value_name = "TIME")]
     older_than: String,
-    /// Only say what would be removed
+    /// Only report what would be removed
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Removes what is old.
+/// Removes old data, or counts it in a dry run.
 pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let older_than = serve::age("--older-than", &command.older_than, "")?;
     let db = command.database.open()?;

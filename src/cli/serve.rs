@@ -1,4 +1,4 @@
-//! What `server` and `dev` share: their settings, the log, signals, and the wait for a database.
+//! Shared by `server` and `dev`: settings, the log, signals, and the wait for a database.
 
 use std::{future::Future, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -33,9 +33,10 @@ const DRAIN_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=3_600.0;
 /// Settings of the listening side.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Address of the one port for gRPC, reflection, health and HTTP: `127.0.0.1:7233`, `localhost:7233` which means the
-    /// same, `[::1]:7233`, or `:7233` for every address of this machine, IPv6 and IPv4; port 0 picks a free one. There is no
-    /// authentication: listen elsewhere than on loopback only in a network that you trust
+    /// Address of the one port for gRPC, reflection, health and HTTP: `127.0.0.1:7233`,
+    /// `localhost:7233` which means the same, `[::1]:7233`, or `:7233` for every address of this
+    /// machine, IPv6 and IPv4; port 0 picks a free one. There is no authentication: listen
+    /// elsewhere than on loopback only in a network that you trust
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -43,7 +44,7 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:7233"
     )]
     listen: String,
-    /// How long a worker may be silent before its steps go to others, 1 to 300
+    /// How long a worker may be silent before its steps are given to others, 1 to 300
     #[arg(
         long,
         value_name = "SECONDS",
@@ -51,7 +52,7 @@ pub struct ServeArgs {
         default_value = "10"
     )]
     lease_seconds: String,
-    /// How long to wait for running steps when told to end, 0 to 3600
+    /// How long a shutdown waits for running steps, 0 to 3600
     #[arg(
         long,
         value_name = "SECONDS",
@@ -59,8 +60,8 @@ pub struct ServeArgs {
         default_value = "30"
     )]
     drain_seconds: String,
-    /// A web page from this origin may call the server, such as `https://ops.example.com`; may be given several times.
-    /// Pages of other origins are refused
+    /// Origin whose web pages may call the server, such as `https://ops.example.com`; may be given
+    /// several times. Pages of other origins are refused
     #[arg(
         long,
         value_name = "ORIGIN",
@@ -68,8 +69,9 @@ pub struct ServeArgs {
         value_delimiter = ','
     )]
     cors_origin: Vec<String>,
-    /// A name that the server may be called by over HTTP, such as `tasker.example.com` or `*.example.com`; may be given
-    /// several times. Addresses, localhost and names without a dot always work, and native gRPC works by any name
+    /// Name by which HTTP clients may call the server, such as `tasker.example.com` or
+    /// `*.example.com`; may be given several times. Addresses, localhost and names without a dot
+    /// always work, and native gRPC works by any name
     #[arg(
         long,
         value_name = "HOST",
@@ -77,7 +79,8 @@ pub struct ServeArgs {
         value_delimiter = ','
     )]
     allowed_host: Vec<String>,
-    /// How long finished tasks are kept, with their steps, events and idempotency keys, 1h to 3650d, or `forever`
+    /// How long finished tasks are kept, with their steps, events and idempotency keys, 1h to
+    /// 3650d, or `forever`
     #[arg(
         long,
         value_name = "TIME",
@@ -85,7 +88,8 @@ pub struct ServeArgs {
         default_value = "30d"
     )]
     retain: String,
-    /// Which of their `environments` the templates are registered with here, such as `production`
+    /// Which of their `environments` templates are registered with on this server, such as
+    /// `production`
     #[arg(
         long,
         value_name = "NAME",
@@ -94,7 +98,7 @@ pub struct ServeArgs {
         hide_default_value = true
     )]
     environment: String,
-    /// What to log, such as `debug` or `info,tasker::engine=debug`
+    /// Filter of the log, such as `debug` or `info,tasker::engine=debug`
     #[arg(
         long,
         value_name = "FILTER",
@@ -102,7 +106,7 @@ pub struct ServeArgs {
         default_value = "info"
     )]
     log: String,
-    /// How a line of the log looks: `text` for people, `json` for programs
+    /// Format of the log: `text` for people, `json` for programs
     #[arg(
         long,
         value_name = "FORMAT",
@@ -112,7 +116,7 @@ pub struct ServeArgs {
     log_format: String,
 }
 
-/// What is logged, and how.
+/// The filter and the format of the log.
 pub struct Log {
     filter: EnvFilter,
     json: bool,
@@ -121,9 +125,10 @@ pub struct Log {
 /// Settings of the database side.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseArgs {
-    /// The Postgres (14 or newer) that holds all state: postgres://user:password@host:port/database or `host=… user=…`.
-    /// A host elsewhere is reached over TLS with a verified certificate (`sslmode=verify-full`, `sslrootcert=…`), unless
-    /// the URL says another `sslmode`. Prefer the environment: a command line is for everyone to see
+    /// The Postgres (14 or newer) that holds all state: postgres://user:password@host:port/database
+    /// or `host=… user=…`. A host elsewhere is reached over TLS with a verified certificate
+    /// (`sslmode=verify-full`, `sslrootcert=…`), unless the URL specifies another `sslmode`. Prefer
+    /// the environment: other users of the machine can read a command line
     #[arg(
         long,
         value_name = "URL",
@@ -131,7 +136,7 @@ pub struct DatabaseArgs {
         hide_env_values = true
     )]
     database_url: Option<String>,
-    /// The schema that holds this cell's tables
+    /// Schema that holds this cell's tables
     #[arg(
         long,
         value_name = "NAME",
@@ -154,7 +159,7 @@ impl DatabaseArgs {
 }
 
 impl ServeArgs {
-    /// Checks every setting; nothing is opened before all of them are right.
+    /// Validates every setting, before anything is opened.
     pub fn check(&self) -> Result<(SocketAddr, ServerConfig, Log), CliError> {
         let address = address(&self.listen)?;
         let config = ServerConfig {
@@ -189,7 +194,7 @@ impl ServeArgs {
     }
 }
 
-/// Each value of an option that may be given several times; an empty variable is none.
+/// Parses each value of an option that may be given several times; empty values are ignored.
 fn each<T: FromStr<Err = &'static str>>(flag: &str, texts: &[String]) -> Result<Vec<T>, CliError> {
     let one = |text: &String| {
         text.parse()
@@ -226,7 +231,7 @@ fn seconds(
     })
 }
 
-/// How old something must be to be removed.
+/// Parses the age from which data is removed.
 pub fn age(flag: &str, text: &str, or: &str) -> Result<Duration, CliError> {
     let valid = human::parse_duration(text)
         .filter(|seconds| (3_600..=RETAIN_DAYS * 86_400).contains(seconds));
@@ -240,7 +245,7 @@ pub fn age(flag: &str, text: &str, or: &str) -> Result<Duration, CliError> {
 /// Sends the log to stderr.
 pub fn start_log(log: Log, session: &Session) {
     let Log { filter, json } = log;
-    // The pool warns of every connection that broke; what there is to say, health says once.
+    // The pool warns of every broken connection; the health check logs an outage once instead.
     let filter = match "deadpool=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),
         Err(_) => filter,
@@ -248,14 +253,14 @@ pub fn start_log(log: Log, session: &Session) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    // A second subscriber in one process (tests) is no reason to fail.
+    // `try_init` fails in a process that has a subscriber already (tests); that is no error.
     let _ = match json {
         true => log.json().flatten_event(true).try_init(),
         false => log.with_ansi(session.term.color_stderr).try_init(),
     };
 }
 
-/// Runs a command of the control plane.
+/// Runs a command of the control plane on a multi-threaded runtime.
 pub fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -269,7 +274,8 @@ pub fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u
         .block_on(command)
 }
 
-/// Waits for the database, and brings its schema up to date if asked, else insists that it is.
+/// Waits for the database, then migrates its schema, or without `migrating` checks that it is up to
+/// date.
 pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
     let started = tokio::time::Instant::now();
     let mut said = false;
@@ -300,7 +306,7 @@ pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
     }
 }
 
-/// A failed start because of the database.
+/// Converts a database error that ends a command, with an exit code and a hint by its kind.
 pub fn database_error(error: &StoreError) -> CliError {
     let said = error.to_string();
     let failed = |code| {
@@ -327,7 +333,8 @@ pub fn database_error(error: &StoreError) -> CliError {
     }
 }
 
-/// Prints where the server listens, on stdout, once it does; then serves until SIGTERM or SIGINT.
+/// Prints the URL of the listening socket on stdout, then serves until SIGTERM, SIGINT or the end
+/// of `also`.
 pub async fn serve(
     session: &Session,
     listener: TcpListener,
@@ -367,7 +374,7 @@ pub async fn serve(
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
+/// Resolves at the first SIGTERM or SIGINT; the second one exits the process at once.
 fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
     let failed =
         |e: std::io::Error| CliError::new(exit::FAILURE, format!("cannot listen for signals: {e}"));

@@ -29,12 +29,13 @@ pub struct Command {
     migrate: bool,
 }
 
-/// Runs the control plane on somebody else's Postgres.
+/// Runs the control plane on the user's Postgres.
 pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let (address, config, filter) = command.serve.check()?;
     let db = command.database.open()?;
     serve::start_log(filter, session);
     serve::block_on(async {
+        // Bound before the wait for the database, so that a taken port fails at once.
         let listener = server::bind(address)
             .await
             .map_err(|e| CliError::new(exit::FAILURE, e))?;

@@ -2,7 +2,7 @@
 
 use super::term::{Style, Term, fit, width};
 
-/// A cell is cut to this many columns where the output is a terminal too narrow for the whole row.
+/// On a terminal too narrow for a row, the last cell is cut, but not below this many columns.
 const MIN_CUT_COLUMNS: usize = 12;
 
 /// Rows of cells under a header.
@@ -34,7 +34,8 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table as lines. On a terminal the last column is cut so that no line wraps; elsewhere nothing is cut.
+    /// The table as lines. On a terminal the last column is cut so that no line wraps; elsewhere
+    /// nothing is cut.
     pub fn render(&self, term: &Term) -> String {
         let columns: Vec<usize> = (0..self.header.len())
             .map(|i| {

@@ -1,4 +1,5 @@
-//! The terminal: data to stdout, talk to stderr, colours and box characters only where they are understood.
+//! The terminal: data to stdout, messages to stderr, colours and box characters only where they are
+//! supported.
 
 use std::{
     env,
@@ -20,7 +21,7 @@ pub enum ColorChoice {
     Never,
 }
 
-/// The looks that Tasker uses.
+/// The text styles in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Style {
@@ -49,7 +50,7 @@ impl Style {
     }
 }
 
-/// What the output may look like, and the way out.
+/// The capabilities of the output, and the functions that write to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
     /// Whether stdout gets colours.
@@ -65,7 +66,7 @@ pub struct Term {
 }
 
 impl Term {
-    /// Looks at the environment once.
+    /// Reads the environment once.
     pub fn detect(choice: ColorChoice) -> Self {
         let set = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
         let dumb = env::var_os("TERM").is_none_or(|t| t == "dumb");
@@ -88,7 +89,7 @@ impl Term {
         }
     }
 
-    /// Without colours, with Unicode, not redrawn: what tests compare with.
+    /// Without colours, with Unicode, not redrawn: the terminal that tests compare with.
     pub const fn plain() -> Self {
         Self {
             color: false,
@@ -108,7 +109,7 @@ impl Term {
         }
     }
 
-    /// One or more lines of data on stdout.
+    /// Writes one or more lines of data to stdout.
     pub fn data(&self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
@@ -118,8 +119,9 @@ impl Term {
         out.flush()
     }
 
-    /// A text as it was stored. What is not a terminal gets it byte for byte, since it may be a file; on a terminal, what would
-    /// move the cursor or reorder the text shows as escapes.
+    /// Writes a stored text. A stdout that is no terminal gets it byte for byte, since it may be a
+    /// file; on a terminal, characters that would move the cursor or reorder the text become
+    /// escapes.
     pub fn text(&self, text: &str) -> io::Result<()> {
         if self.terminal {
             self.data(&clean_lines(text))
@@ -128,22 +130,22 @@ impl Term {
         }
     }
 
-    /// One JSON document, indented.
+    /// Writes one JSON document, indented.
     pub fn json(&self, document: &Value) -> io::Result<()> {
         self.data(&clean_json(format!("{document:#}")))
     }
 
-    /// One line of a JSON stream.
+    /// Writes one line of a JSON stream.
     pub fn json_line(&self, document: &Value) -> io::Result<()> {
         self.data(&clean_json(document.to_string()))
     }
 
-    /// One line for people, on stderr. Nobody may be listening, and that is fine.
+    /// Writes one line for people to stderr. A failed write is ignored, as stderr may be closed.
     pub fn say(&self, text: &str) {
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    /// A line for people with a coloured first word: `error: …`, `hint: …`.
+    /// Writes a line for people with a coloured first word: `error: …`, `hint: …`.
     pub fn say_tagged(&self, style: Style, tag: &str, text: &str) {
         let tag = format!("{tag}:");
         let tag = if self.color_stderr {
@@ -169,21 +171,23 @@ fn ansi(style: Style, text: &str) -> String {
     format!("\x1b[{}m{text}\x1b[0m", style.code())
 }
 
-/// Whether a value of LC_ALL, LC_CTYPE or LANG names a UTF-8 locale, such as `de_DE.UTF-8` or `C.utf8`.
+/// Whether a value of LC_ALL, LC_CTYPE or LANG names a UTF-8 locale, such as `de_DE.UTF-8` or
+/// `C.utf8`.
 fn is_utf8_locale(locale: &str) -> bool {
     let locale = locale.to_ascii_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// Whether a terminal would do something else than to show this character: control characters, the marks that reorder text
-/// (bidirectional ones), and the separators that some take for the end of a line.
+/// Whether a terminal acts on this character instead of showing it: control characters, the
+/// bidirectional marks that reorder text, and the separators that some terminals treat as the end
+/// of a line.
 fn is_acted_on(c: char) -> bool {
     let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Text from a server or a user, made safe for a terminal: line breaks become spaces, and the other characters with which a
-/// message could move the cursor, forge output or reorder it show as escapes.
+/// Text from a server or a user, made safe for a terminal: line breaks become spaces, and other
+/// characters that could move the cursor, forge output or reorder it become escapes.
 pub fn clean(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.trim_end().chars() {
@@ -196,7 +200,7 @@ pub fn clean(text: &str) -> String {
     safe
 }
 
-/// As [`clean`], for a text of several lines, whose breaks and indentation stay.
+/// As [`clean`], for a text of several lines: line breaks and indentation stay.
 pub fn clean_lines(text: &str) -> String {
     let line = |line: &str| {
         let end = line.len() - line.trim_start_matches([' ', '\t']).len();
@@ -209,9 +213,11 @@ pub fn clean_lines(text: &str) -> String {
     safe
 }
 
-/// JSON that means the same and that every terminal shows as it is: a serializer leaves U+007F and above as they are.
+/// JSON of the same meaning that every terminal shows unchanged: a serializer does not escape
+/// U+007F and above.
 pub fn clean_json(json: String) -> String {
-    // Such characters can be in strings alone, and below U+0020 the serializer has escaped them; line breaks are its own.
+    // Such characters occur only in strings, and the serializer has escaped those below U+0020;
+    // line breaks are the serializer's own.
     let acted_on = |c: char| c != '\n' && is_acted_on(c);
     if !json.contains(acted_on) {
         return json;
@@ -227,7 +233,7 @@ pub fn clean_json(json: String) -> String {
     safe
 }
 
-/// How many terminal columns `text` takes; our own escape sequences take none.
+/// The terminal columns that `text` takes; the escape sequences of a [`Style`] take none.
 pub fn width(text: &str) -> usize {
     if !text.contains('\x1b') {
         return text.width();
@@ -237,7 +243,8 @@ pub fn width(text: &str) -> usize {
         .sum()
 }
 
-/// `text` cut to `max` columns, with `…` (or `...`) where something is missing; colours are kept and closed.
+/// `text` cut to `max` columns, with `…` (or `...`) in place of the rest; colours are kept and
+/// closed.
 pub fn fit(text: &str, max: usize, unicode: bool) -> String {
     if width(text) <= max {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! Times on the command line: absolute, or so long ago or from now.
+//! Times on the command line: absolute, or a distance into the past or the future.
 
 use prost_types::Timestamp;
 

@@ -1,23 +1,23 @@
-//! Who gives an order, and why: every one is kept with both.
+//! The author and the reason of an order; the server keeps both with it.
 
 use std::{env, fs};
 
-/// Where a Unix machine keeps the names of its users.
+/// The list of users on a Unix machine.
 const PASSWD: &str = "/etc/passwd";
 
 #[derive(Debug, clap::Args)]
 pub struct Who {
-    /// Why
+    /// Reason of the order
     #[arg(long)]
     reason: String,
     #[command(flatten)]
     by: By,
 }
 
-/// As [`Who`], for a command that can be only asked what it would do.
+/// As [`Who`], for a command with a dry run.
 #[derive(Debug, clap::Args)]
 pub struct WhoUnlessDryRun {
-    /// Why; a dry run needs no reason
+    /// Reason of the order; a dry run needs none
     #[arg(long, required_unless_present = "dry_run")]
     reason: Option<String>,
     #[command(flatten)]
@@ -26,20 +26,21 @@ pub struct WhoUnlessDryRun {
 
 #[derive(Debug, clap::Args)]
 struct By {
-    /// Who; without it, your user name: $USER, $LOGNAME, or what the system calls the user of this process
+    /// Author of the order; by default your user name: $USER, $LOGNAME, or the system's name for
+    /// the user of this process
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
 
 impl Who {
-    /// Who and why.
+    /// The author and the reason.
     pub fn resolve(self) -> (String, String) {
         (self.by.name(), self.reason)
     }
 }
 
 impl WhoUnlessDryRun {
-    /// Who and why; no reason for a dry run is an empty one.
+    /// The author and the reason, which is empty for a dry run without one.
     pub fn resolve(self) -> (String, String) {
         (self.by.name(), self.reason.unwrap_or_default())
     }
@@ -51,8 +52,8 @@ impl By {
     }
 }
 
-/// The user of this process. Containers and jobs often have no $USER and no entry in the list of users, so that the number
-/// of the user is the last resort.
+/// The user of this process. Containers and jobs often have neither $USER nor an entry in the list
+/// of users; then the number of the user takes its place.
 fn user() -> String {
     let named = ["USER", "LOGNAME"]
         .into_iter()

@@ -7,7 +7,7 @@ use crate::{
     proto::GetBottlenecksRequest,
 };
 
-/// What costs tasks most time, the dearest first
+/// Rank the causes that cost tasks the most time, costliest first
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -20,7 +20,7 @@ nothing.")]
 pub struct Args {
     #[command(flatten)]
     which: Which,
-    /// At most this many, up to 100
+    /// Most causes to list, up to 100
     #[arg(long, value_name = "N", default_value_t = 10, alias = "max")]
     limit: i32,
 }

@@ -28,7 +28,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
     }
 }
 
-/// Which tasks are looked at.
+/// Filters that select the tasks to analyse.
 #[derive(Debug, clap::Args)]
 struct Which {
     /// Only templates of this namespace
@@ -40,7 +40,8 @@ struct Which {
     /// Only this template version
     #[arg(long, value_name = "SEMVER")]
     version: Option<String>,
-    /// Only tasks submitted at this time or later, at most 31 days ago: RFC 3339, or how long ago (`90s`, `15m`, `2h`, `7d`)
+    /// Only tasks submitted at this time or later, at most 31 days ago: RFC 3339, or how long ago
+    /// (`90s`, `15m`, `2h`, `7d`)
     #[arg(long = "since", value_name = "WHEN", default_value = "24h", value_parser = window, alias = "window")]
     window: i32,
     /// Only so many of the newest tasks, up to 50,000
@@ -48,12 +49,12 @@ struct Which {
     max_tasks: i32,
 }
 
-/// How many seconds ago a time is, to the next whole one.
+/// The seconds from the given time until now, rounded up to a whole second.
 fn window(text: &str) -> Result<i32, String> {
     let ago = when(text)?;
     let nanos = human::since(ago, human::now()).as_nanos();
     let seconds = i32::try_from(nanos.div_ceil(1_000_000_000)).ok();
-    // A distance is exact, and needs no clock.
+    // A distance such as `90s` is exact and needs no clock.
     let exact = human::parse_duration(text)
         .map(i32::try_from)
         .transpose()
@@ -65,7 +66,7 @@ fn window(text: &str) -> Result<i32, String> {
         .ok_or_else(|| "expected a time in the past".to_owned())
 }
 
-/// Of what it is true.
+/// Reports the window and the number of tasks that the figures cover.
 fn say(examined: Option<Examined>, session: &Session) {
     let Some(Examined {
         from,

@@ -20,7 +20,7 @@ the critical path. The causes are means, and sum to the mean of ELAPSED. OVER is
 pub struct Args {
     #[command(flatten)]
     which: Which,
-    /// Count the attempts that a time-out of so many seconds would have failed
+    /// Count the successful attempts that a time-out of this many seconds would have failed
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     timeout: f64,
 }

@@ -13,15 +13,15 @@ use crate::{
     proto::{CircuitChange, GetCircuitRequest, GetCircuitResponse},
 };
 
-/// Show a service: its circuit, what is set and where, and its history
+/// Show a service: its circuit, its settings and their scopes, and its history
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
   tasker circuit get user_management billing_service")]
 pub struct Args {
-    /// The namespace of its templates
+    /// Namespace of the service's templates
     namespace: String,
-    /// Its name: `handler_config.service` in the template, or else the handler's
+    /// Name of the service: `handler_config.service` in the template, or else the handler's
     service: String,
 }
 
@@ -67,7 +67,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     Ok(exit::OK)
 }
 
-/// What is in force, and who says so.
+/// The settings in force, each with the scope that sets it.
 fn settings(found: &GetCircuitResponse) -> Table {
     let of = |policy: &Option<_>| policy.as_ref().map(json::value).unwrap_or_default();
     let all = of(&found.policy);

@@ -12,7 +12,7 @@ use crate::{
     proto::{Circuit, ListCircuitsRequest},
 };
 
-/// The largest page that a server gives.
+/// The largest page that a server returns.
 const PAGE_SIZE: i32 = 1_000;
 
 /// List the services with their circuits

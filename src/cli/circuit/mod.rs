@@ -1,4 +1,4 @@
-//! `tasker circuit …`: how services are protected, and the operator's hand.
+//! `tasker circuit …`: settings, states and operator orders of the circuits that protect services.
 
 mod get;
 mod list;
@@ -29,12 +29,13 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
     }
 }
 
-/// The short word of a circuit's state.
+/// The state of a circuit as one short word.
 fn word(state: i32) -> String {
     human::word::<CircuitState>(state, CircuitState::as_str_name, "CIRCUIT_STATE_")
 }
 
-/// How it stands, with what goes before what was counted.
+/// The circuit's state in words: an operator's order takes precedence over the counted state, and
+/// the time left of an open circuit or of a pause is appended.
 fn standing(c: &Circuit, session: &Session) -> String {
     let left = |at: Option<prost_types::Timestamp>| {
         at.map(|at| human::duration(human::since(human::now(), at)))

@@ -16,16 +16,16 @@ use crate::{
     proto::{Circuit, CircuitState, ForceCircuitRequest, ResetCircuitRequest},
 };
 
-/// What a circuit is ordered to be.
+/// The state that an order puts a circuit in.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum To {
-    /// Nothing of the service starts; its steps wait and spend no attempts
+    /// No step of the service starts; its steps wait and spend no attempts
     Open,
-    /// Everything passes, however many calls fail; pauses and limits hold all the same
+    /// Every step passes, however many calls fail; pauses and limits still apply
     Closed,
 }
 
-/// Open or close a circuit whatever was counted
+/// Open or close a circuit regardless of its counts
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -34,28 +34,28 @@ Examples:
 
 An order holds until its time is over or somebody resets the circuit.")]
 pub struct Force {
-    /// What it is to be
+    /// State to put the circuit in
     to: To,
-    /// The namespace of its templates
+    /// Namespace of the service's templates
     namespace: String,
-    /// Its name
+    /// Name of the service
     service: String,
-    /// How long the order holds; without it, until somebody resets the circuit
+    /// How long the order holds; by default until the circuit is reset
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<f64>,
     #[command(flatten)]
     who: Who,
 }
 
-/// Close a circuit, and forget what was counted, an order and a pause
+/// Close a circuit, and clear its counts, an order and a pause
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
   tasker circuit reset user_management billing_service --reason 'they are back'")]
 pub struct Reset {
-    /// The namespace of its templates
+    /// Namespace of the service's templates
     namespace: String,
-    /// Its name
+    /// Name of the service
     service: String,
     #[command(flatten)]
     who: Who,

@@ -12,7 +12,8 @@ use crate::{
     proto::{Policy, SetPolicyRequest},
 };
 
-/// Set how a service, a whole namespace, or the whole cell is protected; at once and without a restart
+/// Set how a service, a namespace or the whole cell is protected; takes effect at once, without a
+/// restart
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -24,50 +25,50 @@ Examples:
 The narrowest setting decides, field by field: the service's, then the namespace's, then the cell's, then the default. \
 What is in force, and where it was set: tasker circuit get.")]
 pub struct Args {
-    /// Without it, for the whole cell
+    /// Namespace to set it for; without it, the whole cell
     namespace: Option<String>,
-    /// Without it, for the whole namespace
+    /// Service to set it for; without it, the whole namespace
     service: Option<String>,
-    /// Whether failures open the circuit; pauses and limits hold all the same
+    /// Whether failures open the circuit; pauses and limits apply either way
     #[arg(long)]
     enabled: Option<bool>,
     /// Length of the rolling window
     #[arg(long, value_name = "SECONDS")]
     window: Option<f64>,
-    /// With fewer calls in the window the circuit stays closed
+    /// Calls in the window below which the circuit stays closed
     #[arg(long, value_name = "N")]
     min_calls: Option<i32>,
-    /// The share of failed calls that opens it, such as 0.5
+    /// Share of failed calls that opens the circuit, such as 0.5
     #[arg(long, value_name = "SHARE")]
     failure_rate: Option<f64>,
-    /// A call that took longer counts as failed; 0 for never
+    /// A call that takes longer counts as failed; 0 turns this off
     #[arg(long, value_name = "SECONDS")]
     slow_call: Option<f64>,
-    /// How long it stays open the first time
+    /// How long the circuit stays open the first time
     #[arg(long, value_name = "SECONDS")]
     cool_down: Option<f64>,
-    /// How long it stays open at most
+    /// Longest time that the circuit stays open
     #[arg(long, value_name = "SECONDS")]
     max_cool_down: Option<f64>,
-    /// How many steps pass while it is half-open, and have to succeed
+    /// Steps that pass while the circuit is half-open, and must succeed
     #[arg(long, value_name = "N")]
     probes: Option<i32>,
-    /// For how long after a recovery the steps at once are limited
+    /// How long after a recovery the concurrent steps are limited
     #[arg(long, value_name = "SECONDS")]
     ramp: Option<f64>,
-    /// The longest pause that `retry_after` can ask for
+    /// Longest pause that `retry_after` can ask for
     #[arg(long, value_name = "SECONDS")]
     max_pause: Option<f64>,
-    /// Steps at once in the whole cluster; 0 for no limit
+    /// Concurrent steps in the whole cluster; 0 for no limit
     #[arg(long, value_name = "N")]
     max_concurrency: Option<i32>,
     /// Starts per second in the whole cluster; 0 for no limit
     #[arg(long, value_name = "RATE")]
     per_second: Option<f64>,
-    /// How many may start at once after a quiet time
+    /// Starts allowed at once after an idle time
     #[arg(long, value_name = "N")]
     burst: Option<i32>,
-    /// A setting that shall not be made here any more, by its name in `circuit get`; may be repeated
+    /// A setting to remove at this scope, by its name in `circuit get`; may be repeated
     #[arg(long, value_name = "SETTING")]
     unset: Vec<String>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Golden drawings, and a reader that gets the edges of random graphs back out of their drawings.
+//! Golden drawings, and a reader that recovers the edges of random graphs from their drawings.
 
 use super::*;
 
@@ -252,7 +252,7 @@ fn unknown_parents_and_cycles_do_not_hide_a_node() {
     }
 }
 
-/// Reads the edges back from the drawing of random graphs: nothing missing, nothing invented.
+/// The edges read back from drawings of random graphs are the graph's: none missing, none invented.
 #[test]
 fn every_edge_is_drawn_and_no_other() {
     let mut seed = 7_u64;
@@ -280,7 +280,7 @@ fn every_edge_is_drawn_and_no_other() {
     }
 }
 
-/// A drawing, and how an eye reads it.
+/// A drawing, read the way an eye follows its lines.
 struct Sheet(Vec<Vec<char>>);
 
 impl Sheet {
@@ -304,7 +304,8 @@ impl Sheet {
             .expect("a node's row")
     }
 
-    /// Where a sideways line at the left of the row's node, or on a row without one, leads to.
+    /// The column that a sideways line leads to, at the left of the row's node or on a row without
+    /// one.
     fn sink(&self, row: usize) -> usize {
         let below = self
             .node(row + 1)
@@ -318,7 +319,7 @@ impl Sheet {
         self.node(row).or(below).unwrap_or_else(leftmost)
     }
 
-    /// The nodes that a line reaches which comes down to this cell.
+    /// The nodes that a line reaches from this cell downwards.
     fn down(&self, row: usize, column: usize, reached: &mut Vec<usize>) {
         let here = self.at(row, column);
         if here == '○' {

@@ -6,7 +6,7 @@ use crate::{
     proto::{BulkOrder, CancelTaskRequest},
 };
 
-/// Stop a task, or many: steps that run are told to end, and the others never start
+/// Cancel a task, or many: running steps are asked to stop, and the others never start
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -14,7 +14,7 @@ use crate::{
     proto::{ExplainTaskRequest, ExplainTaskResponse, StepState},
 };
 
-/// Say why a task is where it is, what each step waits for, and what can be done
+/// Explain why a task is in its state, what each step waits for, and what can be done
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

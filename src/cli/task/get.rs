@@ -43,7 +43,8 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         .await
         .map_err(failed)?
         .into_inner();
-    // What was too much for one answer.
+    // The answer omits steps' documents that would exceed its size; those steps are fetched one by
+    // one.
     for step in whole
         .steps
         .iter_mut()
@@ -98,7 +99,7 @@ fn header(task: &Task, term: &Term) -> String {
     out
 }
 
-/// Each with its name; what is empty is not shown.
+/// Each fact with its name; the header leaves out empty ones.
 fn facts(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
     let time = |at: Option<prost_types::Timestamp>| at.map(human::time).unwrap_or_default();
     let state = format!(
@@ -140,7 +141,7 @@ fn facts(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// How it ended.
+/// The facts about the task's end.
 fn ending(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
     let outcome = || view::outcome(task).unwrap_or_default();
     match task.state() {
@@ -168,7 +169,7 @@ fn ending(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The notes besides the correlation id, which has its own line.
+/// The annotations other than the correlation id, which has its own line.
 fn annotations(task: &Task) -> String {
     let Ok(Value::Object(mut notes)) = serde_json::from_str(&task.annotations_json) else {
         return String::new();
@@ -203,7 +204,7 @@ fn step_table(steps: &[Step], term: &Term) -> Table {
     table
 }
 
-/// The history of the steps that needed more than one attempt, or whose attempt was answered too late.
+/// The history of the steps with more than one attempt, or with an answer that came too late.
 fn attempt_table(steps: &[Step], term: &Term) -> Table {
     let mut table = Table::new([
         "STEP", "ATTEMPT", "OUTCOME", "COUNTS", "STARTED", "DURATION", "WORKER", "ERROR",
@@ -238,7 +239,7 @@ fn attempt_table(steps: &[Step], term: &Term) -> Table {
     table
 }
 
-/// The settings that are not the template's.
+/// The settings that differ from the template's, each with its origin.
 fn setting_table(steps: &[Step]) -> Table {
     let mut table = Table::new(["STEP", "SETTING", "FROM"]);
     for s in steps {

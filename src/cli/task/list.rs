@@ -16,10 +16,10 @@ use crate::{
     proto::{ListTasksRequest, Task, TaskState},
 };
 
-/// The largest page that a server gives.
+/// The largest page that a server returns.
 const MAX_PAGE_SIZE: i32 = 500;
 
-/// The longest list that is printed at once.
+/// The longest list that one command prints.
 const MAX_TASKS: i64 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -70,13 +70,14 @@ pub struct Args {
     /// Only tasks with this correlation id
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
-    /// Only tasks submitted at this time or later: RFC 3339, or how long ago (`90s`, `15m`, `2h`, `7d`)
+    /// Only tasks submitted at this time or later: RFC 3339, or how long ago (`90s`, `15m`, `2h`,
+    /// `7d`)
     #[arg(long, value_name = "WHEN", value_parser = when)]
     since: Option<Timestamp>,
     /// Only tasks submitted before this time
     #[arg(long, value_name = "WHEN", value_parser = when)]
     until: Option<Timestamp>,
-    /// At most this many
+    /// Most tasks to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=MAX_TASKS))]
     limit: i64,
 }
@@ -95,7 +96,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     Ok(exit::OK)
 }
 
-/// Page after page up to the limit, and whether there would be more.
+/// Fetches pages up to the limit, and reports whether more tasks follow.
 async fn collect(
     args: Args,
     limit: usize,

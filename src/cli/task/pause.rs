@@ -6,7 +6,7 @@ use crate::{
     proto::{BulkOrder, PauseTaskRequest, ResumeTaskRequest},
 };
 
-/// Hold a task, or many: no further step starts, what runs goes on to its end
+/// Pause a task, or many: no further step starts, and running steps go on to their end
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -20,7 +20,7 @@ pub struct Pause {
     target: Target,
 }
 
-/// Let a paused task, or many, go on
+/// Resume a paused task, or many
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

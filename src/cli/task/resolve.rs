@@ -14,7 +14,7 @@ use crate::{
     proto::{BulkOrder, ResolveTaskRequest},
 };
 
-/// Give a step's result by hand, or settle a failed task, or many, as it is
+/// Set a step's result by hand, or settle a failed task, or many, as it is
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -28,7 +28,7 @@ nothing of it runs any more.")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// The step that is as good as done; it waits or has failed
+    /// Step to complete by hand; it must be waiting or have failed
     #[arg(long, value_name = "NAME", conflicts_with = "Filter")]
     step: Option<String>,
     /// Its result: JSON, `@FILE` to read it, or `-` for stdin; without it, null
@@ -65,13 +65,14 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     )
 }
 
-/// The result's text, sent as it is; what is no JSON is refused here, where its source can be named.
+/// Reads the result's text, which is sent unchanged. Invalid JSON is refused here, where the error
+/// can name its source.
 fn result(inline: Option<String>) -> Result<String, CliError> {
     let Some(inline) = inline else {
         return Ok(String::new());
     };
     let (source, text) = given("--result", inline)?;
-    // The server knows the bound on the size.
+    // Its own length is the limit here: the server enforces the bound on the size.
     domain::json::check_document(&text, text.len()).map_err(|e| {
         CliError::new(
             exit::DATA,

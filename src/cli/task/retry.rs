@@ -6,7 +6,7 @@ use crate::{
     proto::{BulkOrder, RetryTaskRequest},
 };
 
-/// Have failed steps tried again: the task, or all that fit, goes on
+/// Retry failed steps: the task, or every task that matches, goes on
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -20,10 +20,10 @@ refused, as it had changed meanwhile or its deadline is over.")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// Only this step; without it, all that failed
+    /// Only this step; without it, all failed steps
     #[arg(long, value_name = "NAME", conflicts_with = "Filter")]
     step: Option<String>,
-    /// With all attempts of a new step
+    /// Give each step all attempts of a new one
     #[arg(long)]
     fresh: bool,
 }

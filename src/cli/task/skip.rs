@@ -8,7 +8,7 @@ use crate::{
     proto::SkipStepRequest,
 };
 
-/// Go on without a step that waits or has failed
+/// Skip a step that waits or has failed; the task goes on without it
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:

@@ -34,7 +34,7 @@ Examples:
 Prints the task's id; the task is stored by then. With an idempotency key, a second submit with the same content \
 prints the first task's id and starts nothing; a --not-before may differ then, and the first task keeps its own.")]
 pub struct Args {
-    /// What to run
+    /// Template to run
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
     template: TemplateRef,
     /// Version of the template; without it, the newest one that is not retired
@@ -46,7 +46,7 @@ pub struct Args {
     /// The input, from a file; `-` is stdin
     #[arg(long, value_name = "FILE", conflicts_with = "context")]
     context_file: Option<String>,
-    /// A higher priority is served first
+    /// Tasks of a higher priority are served first
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(i32).range(-100..=100))]
     priority: i32,
@@ -56,10 +56,11 @@ pub struct Args {
     /// Makes the submit safe to repeat; unique within the namespace
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Ties the task to what it belongs to; without it, the context's `correlation_id`, or a new one
+    /// Id that ties the task to related work; without it, the context's `correlation_id`, or a new
+    /// one
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
-    /// A note on the task; may be repeated
+    /// Annotation of the task; may be repeated
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation)]
     annotations: Vec<(String, String)>,
     /// Then wait for the task, as `tasker task watch` does
@@ -74,7 +75,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
     let (namespace, task_name) = (request.namespace.clone(), request.task_name.clone());
     let mut request = tonic::Request::new(request);
-    // What runs commands within a trace hands it on like this.
+    // A program that runs commands within a trace passes its context in this variable.
     if let Some(parent) = std::env::var("TRACEPARENT")
         .ok()
         .and_then(|text| text.parse().ok())
@@ -158,14 +159,15 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
     })
 }
 
-/// The context's text, sent as it is; a text that is no JSON object is refused here, where its source can be named.
+/// Reads the context's text, which is sent unchanged. A text that is no JSON object is refused
+/// here, where the error can name its source.
 fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliError> {
     let (source, text) = match (inline, file) {
         (None, None) => return Ok(String::new()),
         (Some(inline), _) => given("--context", inline)?,
         (None, Some(path)) => (path.clone(), read(&path)?),
     };
-    // The server knows the bound on the size.
+    // Its own length is the limit here: the server enforces the bound on the size.
     domain::json::check_object(&text, text.len()).map_err(|e| {
         CliError::new(
             exit::DATA,
@@ -175,11 +177,12 @@ fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliEr
     Ok(text)
 }
 
-/// Where a document comes from, and its text: the option's own, `@FILE`, or `-` for stdin, which `@-` is as well.
+/// The source of a document and its text: the option's own value, `@FILE`, or `-` for stdin (also
+/// `@-`).
 pub fn given(option: &str, inline: String) -> Result<(String, String), CliError> {
     Ok(match inline.strip_prefix('@') {
         Some(path) => (path.to_owned(), read(path)?),
-        // No JSON document is a mere `-`.
+        // A mere `-` is no JSON document.
         None if inline == "-" => (inline.clone(), read(&inline)?),
         None => (option.to_owned(), inline),
     })
@@ -256,7 +259,7 @@ mod tests {
                 .code,
             exit::USAGE
         );
-        // The tests have no stdin to read, or an empty one: in any case it is not the text `-` that is refused.
+        // The tests' stdin is absent or empty; in either case the refused text is not `-` itself.
         assert!(
             !parse(&["--context", "-"])
                 .expect_err("nothing")

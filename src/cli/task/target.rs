@@ -1,4 +1,4 @@
-//! Whom an order is for: one task, or all that fit a filter.
+//! The target of an order: one task, or all tasks that match a filter.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
     proto::{BulkOrder, OrderTasksRequest, OrderTasksResponse, Task, TaskFilter},
 };
 
-/// How often it is said how far an order to many has come.
+/// Interval between progress reports of an order to many tasks.
 const PROGRESS: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub struct Target {
     id: Option<Uuid>,
     #[command(flatten)]
     filter: Filter,
-    /// Only say how many tasks it would be for
+    /// Only report how many tasks the order would be for
     #[arg(
         long,
         requires = "Filter",
@@ -64,7 +64,8 @@ struct Filter {
     /// Tasks that failed with this code: that of the step that failed first, or DEADLINE_EXCEEDED
     #[arg(long, value_name = "CODE")]
     error_code: Option<String>,
-    /// Tasks that failed at this time or later: RFC 3339, or how long ago (`90s`, `15m`, `2h`, `7d`)
+    /// Tasks that failed at this time or later: RFC 3339, or how long ago (`90s`, `15m`, `2h`,
+    /// `7d`)
     #[arg(long, value_name = "WHEN", value_parser = when)]
     failed_since: Option<Timestamp>,
     /// Tasks submitted at this time or later
@@ -75,7 +76,7 @@ struct Filter {
     until: Option<Timestamp>,
 }
 
-/// One task, and who says what it is to do and why.
+/// One task, with the author and the reason of the order.
 pub struct One {
     pub task_id: String,
     pub by: String,
@@ -83,7 +84,7 @@ pub struct One {
 }
 
 impl Target {
-    /// The one task, if it is only one.
+    /// The single task, or else the filter for many tasks as the error.
     pub fn one(self) -> Result<One, Box<Many>> {
         let (by, reason) = self.who.resolve();
         match self.id {
@@ -117,7 +118,7 @@ impl From<Filter> for TaskFilter {
     }
 }
 
-/// How the one task stands now.
+/// Reports the state of the task after the order.
 pub fn tell(task: Option<Task>, session: &Session) -> Result<u8, CliError> {
     let task = task.unwrap_or_default();
     if session.json() {
@@ -141,7 +142,7 @@ pub fn tell(task: Option<Task>, session: &Session) -> Result<u8, CliError> {
     Ok(exit::OK)
 }
 
-/// Many tasks.
+/// A filter for many tasks, with the author and the reason of the order.
 pub struct Many {
     filter: TaskFilter,
     dry_run: bool,
@@ -150,7 +151,7 @@ pub struct Many {
 }
 
 impl Many {
-    /// Gives the order, says on stderr how far it has come, and prints the account.
+    /// Sends the order, reports its progress on stderr, and prints its result.
     pub async fn order(
         self,
         order: BulkOrder,
@@ -185,7 +186,7 @@ impl Many {
             Ok(())
         };
         let ended = tokio::select! {
-            // First, so that Ctrl-C is heard from the start.
+            // First, so that the handler of Ctrl-C is in place before the order starts.
             biased;
             _ = tokio::signal::ctrl_c() => None,
             ended = follow => Some(ended),
@@ -214,7 +215,7 @@ impl Many {
     }
 }
 
-/// What has become of it.
+/// Prints the result of an order: how many tasks followed it, and how many refused.
 fn account(
     order: BulkOrder,
     dry_run: bool,

@@ -26,12 +26,12 @@ pub fn error_text(error: &StepError) -> String {
     }
 }
 
-/// Why a task ended without being complete, or does not go on, in one line.
+/// Why a task ended incomplete, or does not go on, in one line.
 pub fn outcome(task: &Task) -> Option<String> {
     match task.state() {
         TaskState::Error => {
             let error = task.error.as_ref().map(error_text).unwrap_or_default();
-            // Nothing but the deadline fails a task without a step.
+            // Only a passed deadline fails a task without a failed step.
             let step = Some(clean(&task.failed_step)).filter(|step| !step.is_empty());
             Some(step.map_or(error.clone(), |step| format!("{step}: {error}")))
         }
@@ -50,7 +50,7 @@ pub fn outcome(task: &Task) -> Option<String> {
     }
 }
 
-/// Who paused a task, and why.
+/// The author and the reason of a task's pause.
 pub fn paused(task: &Task) -> String {
     format!(
         "by {}: {}",
@@ -74,7 +74,7 @@ pub fn step_graph(steps: &[Step], term: &Term) -> Vec<String> {
     graph::draw(&nodes, term)
 }
 
-/// A step in one line: its name, and where it stands.
+/// A step in one line: its name and its progress.
 pub fn label(step: &Step, term: &Term) -> String {
     let name = clean(&step.name);
     let took = || {
@@ -106,7 +106,8 @@ pub fn label(step: &Step, term: &Term) -> String {
     format!("{name}  {}", term.paint(style, &rest))
 }
 
-/// What a person wants to know of a step beyond its state.
+/// Details of a step beyond its state: what it waits for, its time-out, its error, or the order
+/// that ended it.
 pub fn note(step: &Step) -> String {
     let error = step.error.as_ref().map(error_text).unwrap_or_default();
     match step.state() {
@@ -153,7 +154,8 @@ fn retry_in(step: &Step) -> String {
     }
 }
 
-/// `2/3`: tries that count, of how many; and how many do not: lost with their workers, released by them, or failed as probes.
+/// `2/3`: the attempts that count, of the limit; then those that do not: lost with their workers,
+/// released by them, or failed as probes.
 pub fn tries(step: &Step) -> String {
     let free = |a: &Attempt| match a.outcome() {
         AttemptOutcome::WorkerLost => Some("lost"),
@@ -182,7 +184,7 @@ pub fn tries(step: &Step) -> String {
     format!("{counted}/{}{free}", step.retry_limit)
 }
 
-/// An answer that came after the attempt had ended.
+/// A result that arrived after its attempt had ended, in one line.
 pub fn late(attempt: &Attempt) -> Option<String> {
     let at = attempt.late_result_at?;
     let after = attempt

@@ -22,19 +22,19 @@ use crate::{
     proto::{Step, StepState, Task, TaskState, WatchTaskRequest, WatchTaskResponse},
 };
 
-/// How often the durations on a terminal are brought up to date.
+/// Interval at which the durations on a terminal are refreshed.
 const REFRESH: Duration = Duration::from_millis(500);
 
-/// After a connection broke, the watch goes on if a server answers again within this time.
+/// A watch whose connection broke continues if a server answers within this time.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
 
-/// Between two tries to reconnect.
+/// Pause between two attempts to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest word of a state: `waiting_for_retry`.
+/// Columns of the longest state, `waiting_for_retry`.
 const STATE_COLUMNS: usize = 17;
 
-/// Wait for a task, and show what it does meanwhile
+/// Wait for a task, and show its progress
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -54,7 +54,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     watch(session.connect().await?, &args.id.to_string(), session).await
 }
 
-/// Shows the task until it has ended; the exit code tells how it ended.
+/// Shows the task until it has ended; the exit code depends on its final state.
 pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u8, CliError> {
     let (sender, mut news) = mpsc::channel(16);
     let pump = tokio::spawn(pump(client, task_id.to_owned(), sender));
@@ -65,7 +65,7 @@ pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u
     tokio::pin!(interrupted);
     let end = loop {
         tokio::select! {
-            // First, so that Ctrl-C is heard from before the first update on.
+            // First, so that Ctrl-C takes effect even before the first update.
             biased;
             _ = &mut interrupted => {
                 session.term.say(&format!(
@@ -101,15 +101,16 @@ fn exit_code(task: &Task) -> Option<u8> {
     }
 }
 
-/// What the pump tells.
+/// A notification from the pump.
 enum News {
     Update(Box<WatchTaskResponse>),
-    /// The connection broke, and the pump tries to get another one.
+    /// The connection broke, and the pump reconnects.
     Lost(String),
     Failed(CliError),
 }
 
-/// Receives updates, also over a server's restart: each stream begins with the state as it is, so nothing is missed.
+/// Receives updates, also across the restart of a server: each stream begins with the current
+/// state, so the watch always catches up.
 async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
     let (mut heard, mut lost_since) = (false, None::<Instant>);
     let mut latest = WatchTaskResponse::default();
@@ -126,7 +127,8 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
                     match stream.message().await {
                         Ok(Some(update)) => {
                             heard = true;
-                            // The server repeats itself as a sign of life; that is no news, but after a loss.
+                            // The server repeats the state as a sign of life; a repetition is
+                            // dropped, except after a lost connection.
                             if lost_since.take().is_none() && update == latest {
                                 continue;
                             }
@@ -141,7 +143,8 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
                 }
             }
         };
-        // The first answer tells whether the request is right; only what worked once is worth another try.
+        // Only a watch that received an update is retried: an error before that may blame the
+        // request.
         let patient = lost_since.is_none_or(|since| since.elapsed() < RECONNECT_FOR);
         if !heard || !patient || !is_passing(&broken) {
             let what = format!("cannot watch {task_id}");
@@ -158,7 +161,7 @@ async fn pump(mut client: Client, task_id: String, news: mpsc::Sender<News>) {
     }
 }
 
-/// The three ways to show what happens.
+/// The three ways to show updates.
 enum View<'s> {
     Json(&'s Term),
     Lines(&'s Term, Changes),
@@ -212,7 +215,8 @@ impl<'s> View<'s> {
     }
 }
 
-/// For output that cannot be redrawn: one line for the task and for each step whose state or attempt changed.
+/// For output that cannot be redrawn: one line for the task and for each step whose state or
+/// attempt changed.
 #[derive(Default)]
 struct Changes {
     task: Option<(TaskState, bool)>,
@@ -245,7 +249,7 @@ impl Changes {
             let at = task.ended_at.or(task.started_at).or(task.submitted_at);
             line(at, "task", state, headline_note(task))
         };
-        // A pause is news as well.
+        // A pause counts as a change as well.
         let standing = (task.state(), task.paused_at.is_some());
         let changed = self.task.replace(standing) != Some(standing);
         let ended = exit_code(task).is_some();
@@ -276,7 +280,7 @@ impl Changes {
     }
 }
 
-/// When the step came to the state that it is in.
+/// The time at which the step entered its state.
 fn step_time(step: &Step) -> Option<prost_types::Timestamp> {
     match step.state() {
         StepState::Ready => step.ready_at,
@@ -303,7 +307,7 @@ fn step_note(step: &Step) -> String {
     }
 }
 
-/// `3/5 steps, 4.2 s`, and why it did not end well.
+/// `3/5 steps, 4.2 s`, and the reason if the task ended incomplete or is paused.
 fn headline_note(task: &Task) -> String {
     let mut note = format!("{}/{} steps", task.steps_complete, task.steps_total);
     if let Some(took) = human::elapsed(task.started_at, task.ended_at) {
@@ -333,7 +337,7 @@ impl Frame {
         let lines = frame(update, self.lost, size, term);
         let mut out = String::new();
         if self.height > 0 {
-            // Up to the first line, and clear from there on.
+            // Moves the cursor up to the first line and clears the screen from there on.
             out += &format!("\x1b[{}A\r\x1b[J", self.height);
         }
         for line in &lines {
@@ -346,7 +350,8 @@ impl Frame {
     }
 }
 
-/// What fits the screen: the whole graph, or else only the steps in which something happens.
+/// The lines that fit the screen: the whole graph, or else only the steps that are neither pending
+/// nor complete.
 fn frame(
     update: &WatchTaskResponse,
     lost: bool,

@@ -1,4 +1,4 @@
-//! Which template files a command is for: those that it names, and those in the folders that it names.
+//! Expands the files and folders that a command line names into template files.
 
 use std::{
     fs, io,
@@ -10,14 +10,14 @@ use crate::cli::{
     term::clean,
 };
 
-/// How the name of a template file ends.
+/// Extensions of template files.
 const EXTENSIONS: [&str; 2] = ["yaml", "yml"];
 
-/// Each folder is replaced by the YAML files in it, in the order of their names; the other names stay.
+/// Replaces each folder by its YAML files, sorted by name; other names stay.
 pub fn expand(named: &[String]) -> Result<Vec<String>, CliError> {
     let mut files = Vec::new();
     for name in named {
-        // `-` is stdin, even where a folder is called so.
+        // `-` is stdin, even where a folder has that name.
         if name == "-" || !Path::new(name).is_dir() {
             files.push(name.clone());
             continue;

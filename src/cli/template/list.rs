@@ -11,7 +11,7 @@ use crate::{
     proto::{ListTemplatesRequest, Template},
 };
 
-/// The largest page that a server gives.
+/// The largest page that a server returns.
 const PAGE_SIZE: i32 = 500;
 
 /// List the registered templates, versions from new to old
@@ -25,7 +25,7 @@ pub struct Args {
     /// Only templates of this namespace
     #[arg(long)]
     namespace: Option<String>,
-    /// Retired versions too
+    /// Include retired versions
     #[arg(long)]
     retired: bool,
 }

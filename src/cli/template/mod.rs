@@ -1,4 +1,4 @@
-//! `tasker template …`: workflow definitions, and the pauses of all that runs by them.
+//! `tasker template …`: workflow definitions, and pauses of all their tasks.
 
 mod files;
 mod list;

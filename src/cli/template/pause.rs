@@ -15,7 +15,7 @@ use crate::{
     proto::{self, ListPausesRequest, PauseTemplateRequest, ResumeTemplateRequest},
 };
 
-/// Hold a whole template or namespace: nothing of it starts, also of tasks to come
+/// Pause a whole template or namespace: no step of it starts, also of tasks to come
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -25,14 +25,14 @@ Examples:
 Tasks can be submitted meanwhile and wait. What runs goes on to its end. It stays so until somebody resumes it, whatever is \
 restarted.")]
 pub struct Pause {
-    /// What to hold, in all versions
+    /// Template or namespace to pause, in all versions
     #[arg(value_name = "NAMESPACE[/NAME]", value_parser = scope)]
     what: Scope,
     #[command(flatten)]
     who: Who,
 }
 
-/// Let a template or namespace go on
+/// Resume a paused template or namespace
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -40,7 +40,7 @@ Example:
 
 A pause of the namespace holds its templates on, and a task that is paused itself is resumed by `tasker task resume`.")]
 pub struct Resume {
-    /// What was paused, as `tasker template pauses` lists it
+    /// Template or namespace to resume, as `tasker template pauses` lists it
     #[arg(value_name = "NAMESPACE[/NAME]", value_parser = scope)]
     what: Scope,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `tasker template register`: checks all files, then stores them.
+//! `tasker template register`: validates all files, then stores them.
 
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub struct Args {
     /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
-    /// Store nothing of a template that has warnings
+    /// Store no template that has warnings
     #[arg(long)]
     deny_warnings: bool,
 }
@@ -59,7 +59,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             }
         }
     }
-    // What was stored is stored, so it is told beside what was refused.
+    // Stored templates are reported even if others were refused, as they stay stored.
     print(&registered, session)?;
     let unsent = count - registered.len() - failures.len();
     if unsent > 0 {

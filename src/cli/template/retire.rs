@@ -15,7 +15,7 @@ use crate::{
     proto::RetireTemplateRequest,
 };
 
-/// Take no new tasks of a version
+/// Retire a version: it takes no new tasks
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:

@@ -29,7 +29,8 @@ pub struct Args {
     /// The template; without a version, the newest one that is not retired
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
     template: TemplateRef,
-    /// Print the YAML exactly as it was registered; on a terminal, control characters show as escapes
+    /// Print the YAML exactly as it was registered; on a terminal, control characters show as
+    /// escapes
     #[arg(long, conflicts_with = "json")]
     yaml: bool,
 }
@@ -114,7 +115,7 @@ fn text(template: &Template, term: &Term) -> String {
     out
 }
 
-/// What it is, where it is read, and since when it takes no new tasks.
+/// The template's name and description, its registration, its time limit, and its retirement.
 fn heading(template: &Template, term: &Term) -> String {
     let name = format!(
         "{}/{}@{}",
@@ -146,7 +147,7 @@ fn heading(template: &Template, term: &Term) -> String {
     out
 }
 
-/// What its overrides change, read from its YAML as the server does.
+/// The changes that its overrides make, parsed from its YAML as the server does.
 fn overrides(template: &Template, term: &Term) -> String {
     let Ok(parsed) = domain::Template::parse_stored(&template.yaml, &template.environment) else {
         return String::new();
@@ -166,7 +167,7 @@ fn overrides(template: &Template, term: &Term) -> String {
     }
 }
 
-/// The step's name, its condition, and whose results it gets where those are not all.
+/// The step's name, its condition, and the steps whose results it gets, where those are not all.
 fn label(s: &StepTemplate, term: &Term) -> String {
     let mut label = clean(&s.name);
     let mut add = |text: String| label += &format!("  {}", term.paint(Style::Dim, &text));

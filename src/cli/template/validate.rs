@@ -32,7 +32,8 @@ pub struct Args {
     /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
-    /// Show them as they are in this environment; all of a file's environments are checked in any case
+    /// Environment in which templates are shown; all of a file's environments are checked in any
+    /// case
     #[arg(
         long,
         value_name = "NAME",
@@ -41,12 +42,12 @@ pub struct Args {
         hide_default_value = true
     )]
     environment: String,
-    /// A warning counts as a problem
+    /// Treat a warning as a problem
     #[arg(long)]
     deny_warnings: bool,
 }
 
-/// A file that was read: its name, its text, and what was found in it.
+/// A file that was read: its name, its text, and the result of its check.
 type Read = (String, String, Checked);
 
 pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
@@ -73,8 +74,8 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     Ok(exit::OK)
 }
 
-/// Reads and checks the files, and returns each with its text; prints the problems of those that are not valid, and the
-/// warnings where they are denied.
+/// Reads and checks the files, and returns each with its text. Prints the problems of invalid
+/// files, and the warnings where they are denied.
 pub fn read_all(
     files: &[String],
     deny_warnings: bool,
@@ -84,7 +85,7 @@ pub fn read_all(
     let mut found = Found::default();
     for (file, _, result) in &mut checked {
         if !deny_warnings {
-            result.warnings.clear(); // The server has them too, and in its own environment.
+            result.warnings.clear(); // The server reports them too, for its environment.
         }
         if found.add(result, deny_warnings) {
             session.term.say(&lines(file, result));
@@ -97,7 +98,7 @@ pub fn read_all(
         .collect())
 }
 
-/// Checks every file that can be read, and says why the others cannot.
+/// Checks every file that can be read; each of the others becomes an error.
 fn check(named: &[String], environment: &str) -> Result<(Vec<Read>, Vec<CliError>), CliError> {
     let (mut checked, mut unreadable) = (Vec::new(), Vec::new());
     for file in files::expand(named)? {
@@ -121,7 +122,7 @@ fn check(named: &[String], environment: &str) -> Result<(Vec<Read>, Vec<CliError
     Ok((checked, unreadable))
 }
 
-/// What is wrong with all files together.
+/// The totals over all files.
 #[derive(Default)]
 struct Found {
     problems: usize,
@@ -130,7 +131,8 @@ struct Found {
 }
 
 impl Found {
-    /// Counts what a file is refused for; false when it is not.
+    /// Counts a file's problems, and its warnings if they are denied; false if the file is not
+    /// refused.
     fn add(&mut self, result: &Checked, deny_warnings: bool) -> bool {
         let warnings = if deny_warnings {
             result.warnings.len()
@@ -144,7 +146,7 @@ impl Found {
         refused
     }
 
-    /// The error of the whole, if there is one; those before it are said here.
+    /// Returns the last error, if there is one, and prints those before it.
     fn verdict(&self, mut unreadable: Vec<CliError>, session: &Session) -> Result<(), CliError> {
         let last = self.refusal().or_else(|| unreadable.pop());
         unreadable.iter().for_each(|error| error.say(&session.term));
@@ -185,14 +187,14 @@ fn summary(template: &Template) -> String {
     ))
 }
 
-/// The form that editors and CI understand, one problem or warning a line.
+/// The format that editors and CI parse, one problem or warning per line.
 fn lines(file: &str, result: &Checked) -> String {
     let problems = result.problems.iter().map(|p| line(file, "", p));
     let warnings = result.warnings.iter().map(|p| line(file, "warning: ", p));
     problems.chain(warnings).collect::<Vec<_>>().join("\n")
 }
 
-/// One problem; `kind` says that it is none.
+/// One problem as a line; `kind` marks a warning.
 fn line(file: &str, kind: &str, p: &Problem) -> String {
     let path = if p.path.is_empty() {
         String::new()
@@ -205,7 +207,7 @@ fn line(file: &str, kind: &str, p: &Problem) -> String {
     ))
 }
 
-/// A warning of the server, likewise.
+/// A warning from the server in the same format.
 pub fn warning(file: &str, p: &proto::TemplateProblem) -> String {
     let number = |n: i32| u32::try_from(n).unwrap_or_default();
     let (path, message) = (p.path.clone(), p.message.clone());
@@ -233,7 +235,8 @@ fn document((file, _, result): &Read) -> Value {
     })
 }
 
-/// Reads a template's text, and not much more than a template can have; a text that cannot be one is a problem like others.
+/// Reads a template's text, up to one byte beyond the bound. A text that is too long or not UTF-8
+/// becomes a problem like any other.
 fn read(file: &str) -> Result<Result<String, Problem>, CliError> {
     let failed = |e: io::Error| {
         let error = CliError::new(exit::FAILURE, format!("cannot read {}: {e}", clean(file)));
@@ -244,7 +247,7 @@ fn read(file: &str) -> Result<Result<String, Problem>, CliError> {
         path => Box::new(File::open(path).map_err(failed)?),
     };
     let mut bytes = Vec::new();
-    // One byte too many is enough to say that there are too many.
+    // One byte beyond the bound suffices to detect a file that is too long.
     source
         .by_ref()
         .take(MAX_TEMPLATE_BYTES as u64 + 1)
