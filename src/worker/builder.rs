@@ -1,4 +1,4 @@
-//! How a worker is put together, and what can be wrong with it before any socket opens.
+//! Builds a worker, and validates its settings before any socket opens.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,12 +24,12 @@ pub const MAX_LABELS: usize = 64;
 pub const MAX_NAME_BYTES: usize = 255;
 /// Most steps one worker runs at once.
 pub const MAX_CONCURRENT_STEPS: usize = 10_000;
-/// Steps a worker runs at once unless it is told otherwise.
+/// Steps a worker runs at once by default.
 pub const DEFAULT_CONCURRENT_STEPS: usize = 16;
-/// How long a worker that shuts down waits for its handlers unless it is told otherwise.
+/// How long a worker that shuts down waits for its handlers by default.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Puts a [`Worker`] together; made by [`Worker::builder`].
+/// Builds a [`Worker`]; made by [`Worker::builder`].
 #[must_use = "a builder does nothing until `build`"]
 pub struct WorkerBuilder {
     addresses: Vec<String>,
@@ -56,14 +56,14 @@ impl WorkerBuilder {
         }
     }
 
-    /// What people see in lists and logs; it need not be unique. Default: `worker-` and the process
+    /// The name shown in lists and logs; it need not be unique. Default: `worker-` and the process
     /// id. At most [`MAX_NAME_BYTES`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Which build this is, such as a git commit. At most [`MAX_NAME_BYTES`].
+    /// The build of this worker, such as a git commit. At most [`MAX_NAME_BYTES`].
     pub fn build_id(mut self, build_id: impl Into<String>) -> Self {
         self.build_id = build_id.into();
         self
@@ -81,7 +81,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// How many steps run at once, of all handlers together: 1 to [`MAX_CONCURRENT_STEPS`]; default
+    /// Steps that run at once, of all handlers together: 1 to [`MAX_CONCURRENT_STEPS`]; default
     /// [`DEFAULT_CONCURRENT_STEPS`].
     pub fn max_concurrent_steps(mut self, steps: usize) -> Self {
         self.max_concurrent_steps = steps;
@@ -89,8 +89,8 @@ impl WorkerBuilder {
     }
 
     /// How long a shutdown waits for running handlers and their acknowledgements; default
-    /// [`DEFAULT_DRAIN_TIMEOUT`]. What is not done by then is dropped; its lease runs out, and
-    /// another worker gets the step at no cost to its attempts.
+    /// [`DEFAULT_DRAIN_TIMEOUT`]. Steps unfinished by then are dropped; the server gives them to
+    /// another worker, when their lease runs out at the latest, at no cost to their attempts.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
@@ -103,10 +103,10 @@ impl WorkerBuilder {
         self
     }
 
-    /// Checks everything. Nothing is connected yet.
+    /// Validates all settings. No connection is opened yet.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first setting that is wrong.
     pub fn build(self) -> Result<Worker, BuildError> {
         within("addresses", self.addresses.len(), 1, MAX_ADDRESSES)?;
         within("handlers", self.handlers.len(), 1, MAX_HANDLERS)?;
@@ -160,38 +160,38 @@ impl fmt::Debug for WorkerBuilder {
     }
 }
 
-/// What a worker cannot be built with.
+/// Why a worker cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A number of things, or a length, is out of bounds.
+    /// A count or a length is out of bounds.
     #[error("{what}: {found} is out of bounds; give {min} to {max}")]
     OutOfBounds {
-        /// What was counted.
+        /// The quantity that was counted.
         what: &'static str,
-        /// How many there are.
+        /// The count.
         found: usize,
-        /// The fewest.
+        /// The minimum.
         min: usize,
-        /// The most.
+        /// The maximum.
         max: usize,
     },
     /// Two handlers have the same name.
     #[error("handler `{0}` is given twice; each name has one handler")]
     DuplicateHandler(String),
-    /// An address is not one of a server.
+    /// An address is not the address of a server.
     #[error(
         "`{address}` is not the address of a server: {reason}; give one like http://127.0.0.1:7233"
     )]
     BadAddress {
-        /// As it was given.
+        /// The address as given.
         address: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A checked worker.
+/// A validated configuration.
 pub(super) struct Config {
     pub addresses: Vec<Uri>,
     pub handlers: HashMap<String, Arc<dyn ErasedHandler>>,

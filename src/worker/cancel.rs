@@ -1,4 +1,4 @@
-//! The signal that tells a handler to stop, and why.
+//! The signal that asks a handler to stop, and its reason.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,16 +6,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proto;
 
-/// Why a handler was told to stop. Whatever it returns afterwards is discarded.
+/// Why a handler was asked to stop. Its return value is discarded from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CancelReason {
-    /// Somebody cancelled the task.
+    /// The task was cancelled.
     TaskCancelled,
     /// The step's deadline passed.
     TimedOut,
-    /// The server gave the attempt up, for instance because it heard nothing from this worker for
-    /// longer than the lease; another attempt may already run elsewhere.
+    /// The server gave the attempt up, for instance because it received nothing from this worker
+    /// for longer than the lease; another attempt may already run elsewhere.
     LeaseLost,
 }
 
@@ -24,7 +24,7 @@ impl From<proto::CancelReason> for CancelReason {
         match reason {
             proto::CancelReason::TaskCancelled => Self::TaskCancelled,
             proto::CancelReason::TimedOut => Self::TimedOut,
-            // Whatever a newer server means by it, the attempt is no longer ours.
+            // Whatever a newer server means by it, this worker has lost the attempt.
             proto::CancelReason::LeaseLost | proto::CancelReason::Unspecified => Self::LeaseLost,
         }
     }

@@ -17,20 +17,22 @@ use crate::proto::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may take from the first packet to `registered`.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a quiet peer is asked whether it is alive, and how long it may take to answer.
+/// Interval of keep-alive pings to a silent peer, and the time limit of an answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server may take to close its side after the worker closed its own.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Messages that wait for the network; more wait where they are made.
+/// Messages queued for the network; further ones wait at their source.
 const OUTBOUND_MESSAGES: usize = 32;
-/// Most bytes of an assignment, which is what the worker registers with: the server sends none that is larger.
+/// Most bytes of an assignment. The registration names this bound, and the server sends no larger
+/// one.
 pub(super) const MAX_ASSIGNMENT_BYTES: i32 = 16 << 20;
 
-/// Used when a server tells no heartbeat interval: a third of its usual lease.
+/// Used when a server specifies neither a heartbeat interval nor a lease: a third of its usual
+/// lease.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(3);
 const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
-/// A server that asks for fewer heartbeats gets more than it asked for.
+/// The longest heartbeat interval; a longer one that a server asks for is shortened to it.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(3_600);
 
 /// A stream on which the server has answered `registered`.
@@ -47,7 +49,7 @@ pub(super) struct Connection {
 pub(super) enum OpenError {
     #[error("{0}")]
     Unreachable(String),
-    /// The server will never take this registration.
+    /// The server rejects this registration; a retry is useless.
     #[error("{0}")]
     Refused(Status),
 }
@@ -63,7 +65,7 @@ impl Connection {
         }
     }
 
-    /// Says the last of it, and waits a moment for the server to do the same.
+    /// Closes the worker's side of the stream, and waits a moment for the server to close its own.
     pub async fn close(self) {
         let Self {
             outbound,
@@ -83,7 +85,7 @@ impl Connection {
             .await
             .map_err(|error| connect_error(&error))?;
         let (outbound, requests) = mpsc::channel(OUTBOUND_MESSAGES);
-        // There is room: nothing was sent before.
+        // The new channel is empty, so there is room.
         let _ = outbound.try_send(request(work_request::Message::Register(register)));
         let mut inbound = WorkerServiceClient::new(channel)
             .max_decoding_message_size(MAX_ASSIGNMENT_BYTES as usize)
@@ -134,7 +136,7 @@ pub(super) fn describe(status: &Status) -> String {
     format!("{}: {}", status.code(), status.message())
 }
 
-/// tonic's error says "transport error"; what happened is among its causes.
+/// tonic's error states only "transport error"; the innermost cause is the reason.
 fn connect_error(error: &dyn std::error::Error) -> OpenError {
     let mut cause = error;
     while let Some(inner) = cause.source() {

@@ -1,4 +1,4 @@
-//! What a handler gets: one attempt of one step, with all it needs and nothing to look up.
+//! The argument of a handler: one attempt of one step, complete with all its documents.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::{CancelReason, PermanentError, PlannedStep, StepError, cancel::Cancellation};
 use crate::proto::StepAssignment;
 
-/// The server's default of `timeout_seconds`; used when an assignment names no time-out.
+/// The server's default of `timeout_seconds`, used when an assignment has no time-out.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One attempt of one step. Cheap to clone; every clone is the same attempt.
 ///
-/// Documents arrive as JSON text and are parsed only when asked for. Integers of any size and the
-/// order of keys survive.
+/// Documents arrive as JSON text and are parsed only on demand. Integers of any size and the order
+/// of keys survive.
 #[derive(Clone)]
 pub struct StepContext {
     inner: Arc<Inner>,
@@ -154,7 +154,7 @@ impl StepContext {
         )
     }
 
-    /// JSON text of every ancestor's result, by step name; `null` of one that was skipped.
+    /// JSON text of every ancestor's result, by step name; `null` for one that was skipped.
     pub fn results(&self) -> &HashMap<String, String> {
         &self.assignment().results_json
     }
@@ -181,46 +181,48 @@ impl StepContext {
         &self.assignment().correlation_id
     }
 
-    /// The W3C trace context of the attempt, or of the submit when the server exports no spans; `None` when there is
-    /// neither. [`http::headers`](super::http::headers) passes it on.
+    /// The W3C trace context of the attempt, or of the submit when the server exports no spans;
+    /// `None` when there is neither. [`http::headers`](super::http::headers) passes it on.
     pub fn traceparent(&self) -> Option<&str> {
         Some(self.assignment().traceparent.as_str()).filter(|parent| !parent.is_empty())
     }
 
-    /// The same for every attempt of the step: `task_id/step_name`. Give it to the service you call,
-    /// so that a step which is tried again has one effect.
+    /// Constant over all attempts of the step: `task_id/step_name`. Give it to the service you
+    /// call, so that a retried step has one effect.
     pub fn idempotency_key(&self) -> &str {
         &self.assignment().idempotency_key
     }
 
-    /// Proves the right to this attempt, and no other one has the same: for logs, and for a service that wants to tell
-    /// attempts apart. Whoever has it can answer for the step, so keep it among those who may.
+    /// The token of the lease on this attempt, unique to it: for logs, and for a service that
+    /// distinguishes attempts. Any holder of the token can answer for the step, so show it only to
+    /// readers that may.
     pub fn lease_token(&self) -> &str {
         &self.assignment().lease_token
     }
 
-    /// When the server times the attempt out, by this machine's monotonic clock: the time of receipt
-    /// plus the step's time-out. Clock skew does not matter, time on the wire does: leave a margin.
+    /// When the server times the attempt out, by this machine's monotonic clock: the time of
+    /// receipt plus the step's time-out. Clock skew does not matter, but time on the wire does:
+    /// leave a margin.
     pub fn deadline(&self) -> Instant {
         self.inner.deadline
     }
 
-    /// The time left until [`deadline`](Self::deadline), zero when it has passed: a time-out for the
-    /// calls a handler makes.
+    /// The time left until [`deadline`](Self::deadline), zero when it has passed: a time-out for
+    /// the calls a handler makes.
     pub fn remaining(&self) -> Duration {
         self.inner
             .deadline
             .saturating_duration_since(Instant::now())
     }
 
-    /// Waits until the server tells the worker to stop this attempt. A handler that goes on for five
-    /// seconds after that is dropped at its next `.await`.
+    /// Waits until the server asks the worker to stop this attempt. A handler that continues for
+    /// five seconds after that is dropped at its next `.await`.
     pub async fn cancelled(&self) -> CancelReason {
         self.inner.cancellation.token().cancelled().await;
         self.cancel_reason().unwrap_or(CancelReason::LeaseLost)
     }
 
-    /// Whether the server told the worker to stop this attempt.
+    /// Whether the server asked the worker to stop this attempt.
     pub fn is_cancelled(&self) -> bool {
         self.inner.cancellation.token().is_cancelled()
     }
@@ -244,7 +246,7 @@ impl StepContext {
     }
 }
 
-/// Leaves out the documents: they are the user's data, and large.
+/// Omits the documents: they are the user's data, and large.
 impl fmt::Debug for StepContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StepContext")

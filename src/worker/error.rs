@@ -1,4 +1,4 @@
-//! How a step fails: an error that says whether trying again may help.
+//! How a step fails: an error that states whether a retry may help.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use thiserror::Error;
 /// `?` turns a [`RetryableError`] or a [`PermanentError`] into it.
 #[derive(Clone, Debug, Error)]
 pub enum StepError {
-    /// The step may succeed if it is tried again; costs one of the step's attempts.
+    /// The step may succeed on a retry; costs one of the step's attempts.
     #[error(transparent)]
     Retryable(#[from] RetryableError),
-    /// Trying again is useless: the step fails at once, whatever attempts are left.
+    /// A retry is useless: the step fails at once, whatever attempts are left.
     #[error(transparent)]
     Permanent(#[from] PermanentError),
-    /// The handler did nothing, and another worker should have the step; costs no attempt.
+    /// The handler did nothing, and another worker should get the step; costs no attempt.
     #[error("released to another worker")]
     Released,
 }
 
-/// The step may succeed if it is tried again: a time-out, a full queue, a service that is down.
+/// The step may succeed on a retry: a time-out, a full queue, a service that is down.
 ///
 /// ```
 /// use std::time::Duration;
@@ -57,21 +57,21 @@ impl RetryableError {
         }
     }
 
-    /// The earliest time of the next attempt, from now. The server never shortens it and honours
-    /// at most one hour; it holds the whole service until then, not only this step.
+    /// The minimum delay before the next attempt. The server never shortens it and honours at most
+    /// one hour; it pauses the whole service until then, not only this step.
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
     }
 
-    /// A word for machines, such as `RATE_LIMITED`.
+    /// A code for programs, such as `RATE_LIMITED`.
     pub fn error_code(mut self, code: impl Into<String>) -> Self {
         self.error_code = code.into();
         self
     }
 
-    /// Facts that help whoever looks at the failed attempt: what serializes to a JSON object of at
-    /// most [`MAX_ERROR_CONTEXT_BYTES`]. A value of another shape is sent as `{"value": …}`.
+    /// Facts that help to analyse the failed attempt: a value that serializes to a JSON object of
+    /// at most [`MAX_ERROR_CONTEXT_BYTES`]. A value of another shape is sent as `{"value": …}`.
     ///
     /// [`MAX_ERROR_CONTEXT_BYTES`]: super::MAX_ERROR_CONTEXT_BYTES
     pub fn context(mut self, context: impl Serialize) -> Self {
@@ -80,7 +80,7 @@ impl RetryableError {
     }
 }
 
-/// Trying again is useless: a conflict, an input that no service accepts, a missing permission.
+/// A retry is useless: a conflict, an input that no service accepts, a missing permission.
 ///
 /// ```
 /// use tasker::worker::{PermanentError, StepError};
@@ -108,14 +108,14 @@ impl PermanentError {
         }
     }
 
-    /// A word for machines, such as `USER_CONFLICT`.
+    /// A code for programs, such as `USER_CONFLICT`.
     pub fn error_code(mut self, code: impl Into<String>) -> Self {
         self.error_code = code.into();
         self
     }
 
-    /// Facts that help whoever looks at the failed attempt: what serializes to a JSON object of at
-    /// most [`MAX_ERROR_CONTEXT_BYTES`]. A value of another shape is sent as `{"value": …}`.
+    /// Facts that help to analyse the failed attempt: a value that serializes to a JSON object of
+    /// at most [`MAX_ERROR_CONTEXT_BYTES`]. A value of another shape is sent as `{"value": …}`.
     ///
     /// [`MAX_ERROR_CONTEXT_BYTES`]: super::MAX_ERROR_CONTEXT_BYTES
     pub fn context(mut self, context: impl Serialize) -> Self {

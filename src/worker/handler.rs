@@ -8,8 +8,8 @@ use super::{PermanentError, StepContext, StepError};
 
 /// Performs steps. One value serves any number of steps at the same time.
 ///
-/// Every closure `Fn(StepContext) -> impl Future<Output = Result<impl Serialize, StepError>>` is one;
-/// implement the trait for a type that has state or tests of its own:
+/// Every closure `Fn(StepContext) -> impl Future<Output = Result<impl Serialize, StepError>>` is
+/// one; implement the trait for a type that has state or tests of its own:
 ///
 /// ```
 /// use tasker::worker::{Handler, StepContext, StepError, Worker};
@@ -31,7 +31,7 @@ use super::{PermanentError, StepContext, StepError};
 /// # Ok::<(), tasker::worker::BuildError>(())
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// What the step results in: serialized to at most 1 MiB of JSON.
+    /// The result of the step: serialized to at most 1 MiB of JSON.
     type Output: Serialize;
 
     /// Performs one attempt of one step. It may run again for the same step, after an error, a

@@ -1,9 +1,8 @@
 //! Turns the answers of HTTP services into results and step errors.
 //!
-//! The rule of every handler that calls a service over HTTP, with any client whose types are those
-//! of the `http` crate: an overloaded or broken service is worth another try, a refused request is
-//! not. What the service asks for in `Retry-After` is passed on, and the server holds the whole
-//! service until then.
+//! The rule for a handler that calls a service over HTTP, with any client that uses the types of
+//! the `http` crate: an overloaded or broken service is worth a retry, a refused request is not. A
+//! delay in `Retry-After` is passed on, and the server pauses the whole service until then.
 //!
 //! ```
 //! use http::{HeaderMap, HeaderValue, StatusCode};
@@ -26,9 +25,9 @@ use serde_json::json;
 
 use super::{PermanentError, RetryableError, StepContext, StepError};
 
-/// What to send along with every call that a step makes, whatever the client: `idempotency-key`, `x-correlation-id`, and
-/// `traceparent`, so that the call has one effect, and is found under the task's id and in its trace. With the feature
-/// `otel` the trace goes on from the handler's current span.
+/// Headers for every call that a step makes, with any client: `idempotency-key`, `x-correlation-id`
+/// and `traceparent`, so that the call has one effect, and is found under the task's correlation id
+/// and in its trace. With the feature `otel` the trace continues from the handler's current span.
 ///
 /// ```
 /// # fn example(client: &mut Vec<(String, String)>, step: &tasker::worker::StepContext) {
@@ -59,7 +58,8 @@ pub fn headers(step: &StepContext) -> HeaderMap {
         (HeaderName::from_static("traceparent"), trace),
     ];
     for (name, text) in all.into_iter().filter(|(_, text)| !text.is_empty()) {
-        // Names of steps and ids may be in any script: as bytes they always fit, as none has control characters.
+        // Names of steps and ids may be in any script; as bytes they always fit, since none has
+        // control characters.
         if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
             headers.insert(name, value);
         }
@@ -67,11 +67,11 @@ pub fn headers(step: &StepContext) -> HeaderMap {
     headers
 }
 
-/// How long a service is left alone that answers 429 and does not say for how long.
+/// How long a service that answers 429 without a usable `Retry-After` is paused.
 pub const DEFAULT_RATE_LIMIT_DELAY: Duration = Duration::from_secs(60);
 
-/// What an answer's status means for the step. A status with a meaning of its own, such as 409 for
-/// an object that exists already, is the handler's to look at first.
+/// Converts an answer's status into the outcome of the step. A status with a meaning of its own,
+/// such as 409 for an object that exists already, is for the handler to examine first.
 ///
 /// # Errors
 ///
@@ -92,8 +92,8 @@ pub fn check(service: &str, status: StatusCode, headers: &HeaderMap) -> Result<(
     check_at(service, status, headers, SystemTime::now())
 }
 
-/// The service could not be reached, or the connection broke: retryable, `CONNECTION_ERROR`. The
-/// message has the error and its causes.
+/// The error of a service that cannot be reached or whose connection broke: retryable,
+/// `CONNECTION_ERROR`. The message has the error and its causes.
 pub fn connection_error(service: &str, error: &dyn Error) -> StepError {
     let mut message = format!("{service} connection error: {error}");
     let mut cause = error.source();
@@ -107,7 +107,7 @@ pub fn connection_error(service: &str, error: &dyn Error) -> StepError {
         .into()
 }
 
-/// The service did not answer in time: retryable, `TIMEOUT`.
+/// The error of a service that did not answer in time: retryable, `TIMEOUT`.
 pub fn timeout(service: &str) -> StepError {
     RetryableError::new(format!("{service} timeout: no answer in time"))
         .error_code("TIMEOUT")
@@ -149,8 +149,8 @@ fn check_at(
     })
 }
 
-/// Seconds or a date (RFC 9110, section 10.2.3); a date that has passed is no delay at all, and
-/// what is neither is as good as absent.
+/// Parses seconds or a date (RFC 9110, section 10.2.3). A date that has passed is a delay of zero;
+/// any other value counts as absent.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
@@ -167,7 +167,7 @@ mod tests {
     /// Sun, 06 Nov 1994 08:49:37 GMT.
     const NOW: Duration = Duration::from_secs(784_111_777);
 
-    /// Kind, code, message and `retry_after` in seconds of what `check` says.
+    /// Kind, code, message and `retry_after` in seconds of the result of `check`.
     fn verdict(status: u16, header: Option<&str>) -> (&'static str, String, String, Option<u64>) {
         let mut headers = HeaderMap::new();
         if let Some(value) = header {

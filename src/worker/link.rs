@@ -1,6 +1,7 @@
-//! Keeps a worker connected: one task that speaks with a server, and with the next one when it is gone.
+//! Keeps a worker connected: one task that holds the stream to a server, and to the next server
+//! when that one fails.
 //!
-//! Handlers never run on the thread of this task, so heartbeats go out whatever handlers do.
+//! Handlers never run on the thread of this task, so they cannot delay heartbeats.
 
 use std::{
     future::Future,
@@ -27,10 +28,10 @@ use super::{
 };
 use crate::proto::{Drain, Heartbeat, Register, WorkRequest, work_request, work_response};
 
-/// What others see of the link.
+/// The state of the link, as other tasks observe it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LinkState {
-    /// Of the last connection.
+    /// The id from the last connection.
     pub worker_id: Option<String>,
     pub connected: bool,
 }
@@ -38,27 +39,27 @@ pub(super) struct LinkState {
 pub(super) struct Link {
     addresses: Vec<Uri>,
     next_address: usize,
-    /// As it was said the first time: without a previous worker.
+    /// The first registration, without a previous worker.
     register: Register,
     worker_id: String,
-    /// A third of the lease, as the server says it.
+    /// The interval that the server specifies, a third of the lease.
     heartbeat_interval: Duration,
     steps: Steps,
     stop: Stop,
     state: watch::Sender<LinkState>,
 }
 
-/// Why a connection, or the try to get one, is over.
+/// Why a connection, or an attempt to open one, ended.
 enum Over {
     /// The worker shuts down.
     Stopped,
-    /// Try again, elsewhere if there is an elsewhere.
+    /// Retry, at the next address if there are several.
     Lost(String),
-    /// Trying again is useless.
+    /// A retry is useless.
     Refused(Status),
 }
 
-/// What a connection has to say beside results.
+/// Messages that a connection has to send besides results.
 #[derive(Default)]
 struct ToSay {
     heartbeat: bool,
@@ -98,7 +99,7 @@ impl Link {
         }
     }
 
-    /// Runs until the worker is stopped, or refused.
+    /// Runs until the worker is stopped or refused.
     pub async fn run(mut self) -> Result<Shutdown, WorkerError> {
         let mut outage = Outage::new();
         loop {
@@ -125,8 +126,8 @@ impl Link {
         address
     }
 
-    /// A worker that holds leases tries every address within a third of one: whoever waits longer comes back too late. One
-    /// that holds none may take its time.
+    /// A worker that holds leases tries every address within a third of a lease, or it would return
+    /// too late to keep them. A worker without leases has no such bound.
     fn longest_delay(&self) -> Duration {
         if self.steps.held_leases().is_empty() {
             return Duration::MAX;
@@ -161,7 +162,8 @@ impl Link {
         }
     }
 
-    /// Waits for something while there is no connection, with an eye on handlers and the stop.
+    /// Awaits `wanted` while there is no connection; handlers make progress and a stop takes effect
+    /// meanwhile.
     async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, Over> {
         let mut wanted = pin!(wanted);
         loop {
@@ -179,7 +181,7 @@ impl Link {
         }
     }
 
-    /// Speaks with a server until one side ends it.
+    /// Exchanges messages with a server until one side ends the stream.
     async fn serve(&mut self, mut connection: Connection) -> Over {
         self.steps.reconnected(&connection.kept_leases);
         let mut to_say = ToSay {
@@ -220,14 +222,16 @@ impl Link {
                 },
             }
         }
-        // What is left goes to others at once, if the server knows that this worker does not come back.
+        // A server that has received the drain gives unfinished steps to others as soon as the
+        // stream closes.
         if self.stop.is_draining() && !to_say.drain {
             connection.close().await;
         }
         Over::Stopped
     }
 
-    /// The next message, the most urgent first: the server must know of a drain before slots get free.
+    /// The next message, the most urgent first: the server must receive a drain before slots become
+    /// free.
     fn say(&mut self, to_say: &mut ToSay) -> Option<WorkRequest> {
         if std::mem::take(&mut to_say.drain) {
             return Some(request(work_request::Message::Drain(Drain {})));

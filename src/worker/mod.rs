@@ -1,4 +1,4 @@
-//! The worker SDK: what a service links to perform steps of Tasker tasks.
+//! The worker SDK, which a service links to perform steps of Tasker tasks.
 //!
 //! A [`Worker`] is a set of named handlers. It connects to a Tasker server, gets steps over one
 //! stream, runs them at most `max_concurrent_steps` at a time, and answers each with a result, a
@@ -58,23 +58,23 @@
 //! }
 //! ```
 //!
-//! # What a worker promises
+//! # Guarantees of a worker
 //!
-//! - **A result counts when the server has committed it.** The worker keeps each until its
-//!   acknowledgement and says it again after a reconnect, to whichever server it finds; the lease of
-//!   the attempt makes a repeated result harmless.
-//! - **Losing the server disturbs no handler.** Handlers go on while the worker reconnects, through
-//!   all its addresses, for as long as it takes, and claims the leases it still holds.
+//! - **A result counts when the server has committed it.** The worker keeps each result until its
+//!   acknowledgement and sends it again after a reconnect, to any server; the lease of the attempt
+//!   makes a repeated result harmless.
+//! - **Losing the server disturbs no handler.** Handlers continue while the worker reconnects,
+//!   through all its addresses, for as long as it takes, and claims the leases it still holds.
 //! - **A handler cannot take the worker down.** A panic is a retryable error with the code
 //!   `HANDLER_PANIC`. A handler that blocks its thread stops other handlers of its runtime, but not
 //!   the heartbeats. A cancelled handler is dropped after five seconds.
-//! - **An end is orderly.** A worker that shuts down takes no more steps, gives back those it has
-//!   not started, and finishes the others within its drain timeout.
+//! - **A shutdown is orderly.** The worker takes no more steps, releases those it has not started,
+//!   and finishes the others within its drain timeout.
 //!
-//! # What a handler has to do
+//! # Duties of a handler
 //!
 //! A step runs at least once: a worker can die after the service did its part and before the result
-//! is committed. Give [`StepContext::idempotency_key`] to the service, or look whether the work is
+//! is committed. Give [`StepContext::idempotency_key`] to the service, or check whether the work is
 //! done already. Long work should also watch [`StepContext::cancelled`].
 
 #![warn(missing_docs)]

@@ -1,4 +1,5 @@
-//! The time without a server: how long until the next try, and one line in the log for each end of it.
+//! The time without a server: the back-off between attempts to reconnect, and one line in the log
+//! for each end of it.
 
 use std::{
     fmt,
@@ -13,8 +14,8 @@ use tracing::{debug, info, warn};
 /// The first delay, the bound of the later ones; jitter adds up to as much again.
 pub(super) const MIN_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
-/// A connection that lasted this long ends an outage for good; delays begin anew after it. After a
-/// shorter one they go on to grow, or a server that takes workers and fails would be stormed.
+/// A connection that lasted this long resets the back-off. After a shorter one the delays continue
+/// to grow, or reconnects would flood a server that accepts workers and then fails.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) struct Outage {
@@ -35,7 +36,8 @@ impl Outage {
         }
     }
 
-    /// The connection ended, or could not be opened: how long to wait before the next try, at most `longest`.
+    /// Records that the connection ended or could not be opened. Returns the delay before the next
+    /// attempt, at most `longest`.
     pub fn failed(
         &mut self,
         address: &Uri,
@@ -59,11 +61,11 @@ impl Outage {
         if delay <= longest {
             return delay;
         }
-        // Still at random, or all workers of a server that is gone would come at the same moments.
+        // Random as well, or all workers of a failed server would reconnect at the same moments.
         longest.mul_f64(0.5 + jitter() / 2.0)
     }
 
-    /// A server registered the worker.
+    /// Records that a server registered the worker.
     pub fn connected(&mut self, address: &Uri, worker_id: &str, now: Instant) {
         self.connected_at = Some(now);
         match self.since.take() {
@@ -77,7 +79,7 @@ impl Outage {
     }
 }
 
-/// At random from 0 to 1.
+/// A random number from 0 to 1.
 fn jitter() -> f64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u8(0);

@@ -1,7 +1,7 @@
-//! The end of an attempt as the protocol says it, within the protocol's bounds.
+//! The end of an attempt as a message of the protocol, within the protocol's bounds.
 //!
-//! A result that a server cannot take would come back with every reconnect, so what is too large is
-//! caught here, where it can still become an answer.
+//! A result that a server cannot accept would be sent again after every reconnect, so an oversized
+//! one is detected here, where it can still become an error.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub const MAX_ERROR_CODE_BYTES: usize = 255;
 /// The longest `google.protobuf.Duration`: about 10,000 years.
 const MAX_DELAY: Duration = Duration::from_secs(315_576_000_000);
 
-/// What to tell the server of a handler's answer: JSON text, or an error.
+/// Converts a handler's answer, JSON text or an error, into the outcome that the server receives.
 pub(super) fn outcome(answer: Result<String, StepError>) -> Outcome {
     match answer {
         Ok(json) if json.len() > MAX_RESULT_BYTES => {

@@ -1,12 +1,12 @@
-//! What a planner gets and answers. A planner is a handler like any other: a template names it under `planner`, and it runs before
-//! every other step.
+//! A planner's input and answer. A planner is a handler like any other: a template names it under
+//! `planner`, and it runs before every other step.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A step that a planner plans, as it is so far.
+/// A step to plan, with its current settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct PlannedStep {
     /// Unique in its template.
@@ -21,22 +21,22 @@ pub struct PlannedStep {
     pub retry_limit: u32,
     /// Whether a retryable error leads to another attempt.
     pub default_retryable: bool,
-    /// What its handler gets.
+    /// The configuration that its handler receives.
     pub handler_config: Map<String, Value>,
-    /// Its own notes.
+    /// Its own annotations.
     pub annotations: Map<String, Value>,
-    /// How long it waits between attempts.
+    /// Its back-off between attempts.
     pub backoff: Backoff,
-    /// An override has it skipped.
+    /// Whether an override skips it.
     pub skip: bool,
 }
 
-/// How long a step waits between attempts.
+/// The back-off of a step between its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
     /// The wait after the first failure.
     pub base_seconds: f64,
-    /// By how much each further wait is longer.
+    /// The factor by which each further wait is longer.
     pub multiplier: f64,
     /// The longest wait.
     pub max_seconds: f64,
@@ -44,8 +44,8 @@ pub struct Backoff {
     pub jitter: f64,
 }
 
-/// A planner's answer: what is to be otherwise. An answer that makes no sense (a step that there is not, a limit out of bounds)
-/// fails the task with the code `PLAN_INVALID`.
+/// A planner's answer: the changes to the task's steps. An invalid answer (a step that does not
+/// exist, a limit out of bounds) fails the task with the code `PLAN_INVALID`.
 ///
 /// ```
 /// use serde_json::json;
@@ -73,7 +73,7 @@ pub struct Plan {
     priority: Option<i16>,
 }
 
-/// What is to be otherwise about one step.
+/// The changes to one step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StepPlan {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,17 +91,17 @@ pub struct StepPlan {
 }
 
 impl Plan {
-    /// Nothing is otherwise.
+    /// A plan without changes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The changes of a step, to add to.
+    /// The changes to a step; calls on them add to the plan.
     pub fn step(&mut self, name: impl Into<String>) -> &mut StepPlan {
         self.steps.entry(name.into()).or_default()
     }
 
-    /// A note on the task, which each of its steps sees.
+    /// Adds an annotation to the task, visible to each of its steps.
     #[must_use]
     pub fn annotation(mut self, key: impl Into<String>, value: Value) -> Self {
         self.annotations.insert(key.into(), value);
@@ -117,7 +117,7 @@ impl Plan {
 }
 
 impl StepPlan {
-    /// How many charged attempts the step may have in all.
+    /// The number of charged attempts that the step may have in all.
     pub fn retry_limit(&mut self, limit: u32) -> &mut Self {
         self.retry_limit = Some(limit);
         self
@@ -129,26 +129,26 @@ impl StepPlan {
         self
     }
 
-    /// A key of the handler's configuration; a mapping is merged with the one that is there. `timeout_seconds` is the step's
-    /// time-out; `service` cannot be changed.
+    /// A key of the handler's configuration; a mapping is merged with the existing one.
+    /// `timeout_seconds` is the step's time-out; `service` cannot be changed.
     pub fn handler_config(&mut self, key: impl Into<String>, value: Value) -> &mut Self {
         self.handler_config.insert(key.into(), value);
         self
     }
 
-    /// How long to wait between attempts.
+    /// The back-off between attempts.
     pub fn backoff(&mut self, backoff: Backoff) -> &mut Self {
         self.backoff = Some(backoff);
         self
     }
 
-    /// A note on the step.
+    /// Adds an annotation to the step.
     pub fn annotation(&mut self, key: impl Into<String>, value: Value) -> &mut Self {
         self.annotations.insert(key.into(), value);
         self
     }
 
-    /// The step is skipped, and its children see null as its result.
+    /// Skips the step; its children see null as its result.
     pub fn skip(&mut self) -> &mut Self {
         self.skip = Some(true);
         self

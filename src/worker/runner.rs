@@ -24,50 +24,50 @@ use super::{
 
 /// A set of handlers that serves a Tasker cluster; made by [`Worker::builder`].
 ///
-/// However it is run, handlers run on the Tokio runtime of the caller, and a thread of its own
-/// speaks with the server: a handler that blocks cannot stop the heartbeats.
+/// However it is run, handlers run on the Tokio runtime of the caller, while a separate thread
+/// holds the stream to the server: a handler that blocks cannot stop the heartbeats.
 #[must_use = "a worker does nothing until it is run"]
 pub struct Worker {
     pub(super) config: Config,
 }
 
-/// How a worker ended: all zero when it left nothing behind. What it left runs again elsewhere, at
-/// no cost to the attempts of a step.
+/// How a worker ended: all zero if nothing was left unfinished. Unfinished work runs again on
+/// another worker, at no cost to the attempts of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shutdown {
-    /// Steps that were not done within the drain timeout; their handlers were dropped.
+    /// Steps that did not end within the drain timeout; their handlers were dropped.
     pub unfinished_steps: usize,
     /// Results that no server acknowledged in that time.
     pub unacked_results: usize,
 }
 
-/// Why a worker cannot go on. A server that is away is no reason: the worker waits for it.
+/// Why a worker cannot continue. An unreachable server is no reason: the worker waits for it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WorkerError {
-    /// The server will not take this worker, however often it tries.
+    /// The server refuses this worker, and a retry is useless.
     #[error(
         "the server at {address} refuses this worker ({code:?}): {message}; correct the worker's \
          settings, or bring worker and server to the same version, and start the worker again"
     )]
     Refused {
-        /// Of the server.
+        /// The address of the server.
         address: String,
         /// `INVALID_ARGUMENT` or `FAILED_PRECONDITION`.
         code: Code,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
-    /// The worker's thread or its reactor could not be made.
+    /// The worker's thread or its reactor could not be created.
     #[error("cannot start the worker's thread; look at the limits of threads and open files")]
     Thread(#[source] io::Error),
-    /// The signals could not be listened to.
+    /// The signal handlers could not be installed.
     #[error("cannot listen to signals; use `run_until` with a stop of your own")]
     Signals(#[source] io::Error),
 }
 
 impl Worker {
-    /// Starts a worker for a cluster: one or several addresses of its servers, like
+    /// A builder of a worker for a cluster: one or several addresses of its servers, like
     /// `http://127.0.0.1:7233`. It is connected to one of them at a time.
     pub fn builder(addresses: impl IntoIterator<Item = impl Into<String>>) -> WorkerBuilder {
         WorkerBuilder::new(addresses)
@@ -96,7 +96,7 @@ impl Worker {
             .await
     }
 
-    /// Runs until the future resolves, then drains. Dropping what this returns ends the worker at
+    /// Runs until the future resolves, then drains. Dropping the returned future ends the worker at
     /// once.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Worker {
             .await
     }
 
-    /// Runs in the background, until the handle is told to shut down or dropped.
+    /// Runs in the background, until the handle is shut down or dropped.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
@@ -128,6 +128,8 @@ impl Worker {
         let (state_sender, state) = watch::channel(LinkState::default());
         let stop = Stop::new(soft.clone(), hard.clone(), self.config.drain_timeout);
         let handlers_run_on = runtime::Handle::current();
+        // The caller's runtime drops this task when it shuts down. No handler can run any more
+        // then, so the worker ends at once.
         let end_with_runtime = hard.clone().drop_guard();
         let end_with_runtime = handlers_run_on.spawn(async move {
             let _end_at_once = end_with_runtime;
@@ -175,14 +177,15 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Waits for the end. A panic of the worker's own goes on here.
+    /// Waits for the end. A panic of the worker's thread resumes here.
     pub async fn ended(self) -> Result<Shutdown, WorkerError> {
         self.ended.cancelled().await;
         let thread = self.thread.map_err(WorkerError::Thread)?;
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Waits for the end, and for what may bring it about. Dropped early, it ends the worker.
+    /// Waits for the end while it polls `stop`, which may bring the end about. Dropped early, it
+    /// ends the worker at once.
     async fn ended_beside(self, stop: impl Future<Output = ()>) -> Result<Shutdown, WorkerError> {
         let _end_at_once = self.hard.clone().drop_guard();
         let stop = async {
@@ -200,12 +203,12 @@ fn block_on(link: Link) -> Result<Shutdown, WorkerError> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(WorkerError::Thread)?;
     let ended = runtime.block_on(link.run());
-    // A name look-up that hangs must not hold up the end.
+    // A hanging name look-up must not delay the end.
     runtime.shutdown_background();
     ended
 }
 
-/// SIGTERM and SIGINT; elsewhere than on Unix, Ctrl-C.
+/// SIGTERM and SIGINT; on systems other than Unix, Ctrl-C.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,

@@ -1,7 +1,8 @@
-//! The steps a worker has: those that wait for a slot, run, or ended and are not acknowledged.
+//! The steps of a worker: those that wait for a slot, run, or ended without an acknowledgement so
+//! far.
 //!
-//! One task owns this, the one that speaks with the server, so nothing here is locked. It knows
-//! nothing of connections: they come and go while handlers run.
+//! One task owns them, the one that holds the stream to the server, so no lock is needed. They are
+//! independent of connections, which come and go while handlers run.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -25,10 +26,10 @@ use crate::proto::{StepAssignment, StepResult, step_result::Outcome};
 #[cfg(feature = "otel")]
 use crate::telemetry;
 
-/// How long a handler may ignore that it is cancelled before it is dropped.
+/// How long a cancelled handler may continue before it is dropped.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
-/// The server leaves results without an acknowledgement and goes on assigning steps.
+/// The server leaves results unacknowledged and continues to assign steps.
 #[derive(Clone, Copy, Debug, Error)]
 #[error("the server has not acknowledged {0} results")]
 pub(super) struct Unacknowledged(usize);
@@ -36,19 +37,20 @@ pub(super) struct Unacknowledged(usize);
 pub(super) struct Steps {
     handlers: HashMap<String, Arc<dyn ErasedHandler>>,
     max_concurrent: usize,
-    /// Where handlers run; not where this runs.
+    /// The runtime of the handlers, which is not that of this task.
     runtime: runtime::Handle,
-    /// Assigned, without a slot: those that the server thinks are free belong to cancelled handlers.
+    /// Assigned, without a slot: cancelled handlers still occupy the slots that the server counts
+    /// as free.
     waiting: VecDeque<StepContext>,
     /// By lease token, as are `stopping` and `ended`.
     running: HashMap<String, Running>,
-    /// Handlers whose lease is gone: what they return is not sent.
+    /// Handlers whose lease is lost: their results are not sent.
     stopping: HashMap<String, Stopping>,
     attempts: JoinSet<Result<String, StepError>>,
     lease_of: HashMap<Id, String>,
     ended: HashMap<String, Outcome>,
-    /// Leases of `ended` that the present connection has not carried yet; may name some twice or
-    /// some that are gone.
+    /// Leases of `ended` that the current connection has not carried yet; may contain duplicates,
+    /// and leases that are gone.
     outbox: VecDeque<String>,
     draining: bool,
 }
@@ -60,7 +62,7 @@ struct Running {
 
 struct Stopping {
     handler: Running,
-    /// None while the server has not said why it should stop, and after the handler was dropped.
+    /// None until the server's `cancel` gives the reason, and after the handler was dropped.
     abort_at: Option<time::Instant>,
 }
 
@@ -85,7 +87,7 @@ impl Steps {
         }
     }
 
-    /// Takes an assignment, or gives it back when it cannot be started here.
+    /// Accepts an assignment, or releases it if it cannot start here.
     pub fn assign(&mut self, assignment: StepAssignment) -> Result<(), Unacknowledged> {
         if self.holds(&assignment.lease_token) {
             debug!(lease = assignment.lease_token, "assigned twice");
@@ -117,7 +119,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Stops an attempt whose lease is gone. Its result, if it has one, is forgotten.
+    /// Stops an attempt whose lease is lost, and discards its result, if it has one.
     pub fn cancel(&mut self, lease: &str, reason: CancelReason) {
         self.ended.remove(lease);
         self.waiting.retain(|step| step.lease_token() != lease);
@@ -139,9 +141,11 @@ impl Steps {
         self.fill_slots();
     }
 
-    /// A new connection: keeps what the server says is still ours, and says every result again.
+    /// Applies a new connection: keeps the leases that the server confirmed, and queues every
+    /// result again.
     ///
-    /// A running step whose lease is gone goes on until the server's `cancel`, which has the reason.
+    /// A running step whose lease is lost continues until the server's `cancel`, which has the
+    /// reason.
     pub fn reconnected(&mut self, kept: &[String]) {
         let kept: HashSet<&str> = kept.iter().map(String::as_str).collect();
         self.ended.retain(|lease, _| kept.contains(lease.as_str()));
@@ -155,7 +159,7 @@ impl Steps {
         self.fill_slots();
     }
 
-    /// Takes no more steps, and gives back those that have not started.
+    /// Accepts no more steps, and releases those that have not started.
     pub fn drain(&mut self) {
         self.draining = true;
         for step in std::mem::take(&mut self.waiting) {
@@ -173,12 +177,12 @@ impl Steps {
         running.chain(waiting).collect()
     }
 
-    /// Whether [`next_result`](Self::next_result) may have one.
+    /// Whether [`next_result`](Self::next_result) may return one.
     pub fn has_results(&self) -> bool {
         !self.outbox.is_empty()
     }
 
-    /// The next result to send. It is kept until it is acknowledged.
+    /// The next result to send. It is kept until its acknowledgement.
     pub fn next_result(&mut self) -> Option<StepResult> {
         while let Some(lease_token) = self.outbox.pop_front() {
             if let Some(outcome) = self.ended.get(&lease_token) {
@@ -192,7 +196,7 @@ impl Steps {
         None
     }
 
-    /// Waits until a handler ends, or ignored its cancellation for too long, and notes it.
+    /// Waits until a handler ends, or exceeds the grace after its cancellation, and records that.
     /// Cancel-safe.
     pub async fn progress(&mut self) {
         let next_abort = self
@@ -209,17 +213,17 @@ impl Steps {
         }
     }
 
-    /// Whether nothing runs, waits, or is unacknowledged.
+    /// Whether no step runs or waits, and no result is unacknowledged.
     pub fn is_idle(&self) -> bool {
         self.unfinished() == 0 && self.ended.is_empty()
     }
 
-    /// How many steps run or wait.
+    /// The number of steps that run or wait.
     pub fn unfinished(&self) -> usize {
         self.owned() + self.stopping.len()
     }
 
-    /// How many results are not acknowledged.
+    /// The number of unacknowledged results.
     pub fn unacknowledged(&self) -> usize {
         self.ended.len()
     }
@@ -236,8 +240,8 @@ impl Steps {
         self.running.len() + self.waiting.len()
     }
 
-    /// A server counts a slot as free when a result arrives and acknowledges after the commit, so
-    /// some results more than slots are normal.
+    /// A server counts a slot as free when a result arrives, and acknowledges the result after the
+    /// commit, so a few more results than slots are normal.
     fn max_unacknowledged(&self) -> usize {
         2 * self.max_concurrent + 16
     }
@@ -322,7 +326,7 @@ impl Steps {
     }
 }
 
-/// The error of a handler that panicked; none for one that was aborted, which is answered by nothing.
+/// The error of a handler that panicked; none for an aborted one, which sends no result.
 fn panicked(error: JoinError, step: &StepContext) -> Option<StepError> {
     let payload = error.try_into_panic().ok()?;
     let reason = payload

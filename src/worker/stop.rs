@@ -1,20 +1,20 @@
-//! How a worker is told to end: softly, then hard, both bounded.
+//! The two stages of a worker's end: soft, then hard, both bounded.
 
 use std::{future::pending, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// What the worker has to do about its end.
+/// The next stage of a worker's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StopEvent {
-    /// Take no more steps and finish those that run. Told once.
+    /// Accept no more steps and finish the running ones. Returned once.
     Drain,
-    /// Drop what is left.
+    /// Drop the rest.
     End,
 }
 
-/// The two signals and the time between them.
+/// The two signals, and the drain timeout between them.
 pub(super) struct Stop {
     soft: CancellationToken,
     hard: CancellationToken,
@@ -32,7 +32,7 @@ impl Stop {
         }
     }
 
-    /// Whether [`StopEvent::Drain`] was told.
+    /// Whether `next` has returned [`StopEvent::Drain`].
     pub fn is_draining(&self) -> bool {
         self.drain_until.is_some()
     }
@@ -51,7 +51,7 @@ impl Stop {
     }
 }
 
-/// Waits until then; for ever when there is no such time.
+/// Waits until the given time; forever without one.
 pub(super) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
