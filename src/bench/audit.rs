@@ -1,4 +1,5 @@
-//! Nothing lost, nothing done twice: what the workers ran against what the database says.
+//! The audit: no step is lost and none is done twice. It compares the runs of the workers with the
+//! records of the database.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,18 +8,19 @@ use uuid::Uuid;
 use super::{child::Run, shapes::CHAIN_STEPS, stage::Stage};
 use crate::store::{StoreError, measure};
 
-/// What was found.
+/// The findings of the audit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// Steps of accepted chains that are not complete, and attempts on record that no worker ran.
     pub lost_steps: u64,
     /// Runs of an attempt beyond the first, and runs of attempts that are not on record.
     pub duplicated_steps: u64,
-    /// Attempts at chains beyond the first of their step: lost to a lease, though nothing failed.
+    /// Attempts at chains beyond the first of their step: their lease was lost, though nothing
+    /// failed.
     pub repeated_steps: u64,
 }
 
-/// Compares. `chains` are all chains that the server accepted, `runs` all that the workers did.
+/// Compares. `chains` are all chains that the server accepted, `runs` all runs of the workers.
 pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit, StoreError> {
     let templates = &stage.templates;
     let complete = measure::complete_tasks(&stage.db, templates.chain, stage.first_id)
@@ -100,7 +102,7 @@ mod tests {
         // The second chain ended after three steps, the third is unknown.
         let chains = [1, 2, 3].map(Uuid::from_u128);
         let complete = HashMap::from([(chains[0], 5), (chains[1], 3)]);
-        // On record: a run of which nobody knows, and a repetition.
+        // On record: an attempt that no worker ran, and a repetition.
         let attempts = [
             on_record(1, "a", 1),
             on_record(1, "b", 1),

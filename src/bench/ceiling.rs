@@ -1,5 +1,6 @@
-//! The SQL ceiling: the row changes of chains and nothing else, by the engine's own write statements on one connection.
-//! What the whole system reaches of it is what it loses to everything that is not writing.
+//! The SQL ceiling: only the row changes of chains, by the engine's own write statements on one
+//! connection. The gap between the whole system and the ceiling is the cost of everything but
+//! writing.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,15 +26,15 @@ use crate::{
     },
 };
 
-/// Chains that go through their steps together.
+/// Chains that advance through their steps together.
 const BATCH: usize = 100;
 const RESULT: &str = r#"{"ok":true}"#;
 
-/// What bare SQL came to.
+/// The result of bare SQL.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ceiling {
     pub steps_per_second: f64,
-    /// Of Postgres, µs.
+    /// Of Postgres, in µs.
     pub cpu_per_step: Option<f64>,
 }
 
@@ -56,7 +57,7 @@ pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreErro
     Ok(ceiling)
 }
 
-/// A worker to whom the attempts belong, or the server would give them to others.
+/// Registers a worker that owns the attempts, or the server would give them to others.
 async fn hold(stage: &Stage, time: Duration) -> Result<Uuid, StoreError> {
     let worker_id = Uuid::new_v4();
     let new = NewWorker {
@@ -95,7 +96,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// One transaction stores the chains, and one more for each of their steps ends it and begins the next.
+    /// One transaction stores the chains; one more per step ends it and starts the next.
     async fn run(mut self, hot: &Hot) -> Result<(), StoreError> {
         let mut started_at = self.commit(hot, Self::submit).await?;
         for step in 0..CHAIN_STEPS {
@@ -111,7 +112,7 @@ impl<'a> Batch<'a> {
         hot: &Hot,
         changes: impl FnOnce(&mut Self) -> Changes,
     ) -> Result<SystemTime, StoreError> {
-        // Without keys and lanes this is BEGIN and the time.
+        // Without keys and lanes this is only BEGIN and the time.
         let now = hot.begin_intake(&[], &[]).await?.now;
         let changes = changes(self);
         hot.commit(&changes, &WantedInputs::default(), now).await?;
@@ -248,7 +249,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// A lease that nobody has to guess.
+/// A lease token; it need not be hard to guess here.
 fn nonce(task_id: Uuid, step: usize) -> i64 {
     task_id.as_u64_pair().1.cast_signed() ^ i64::from(small(step))
 }

@@ -1,4 +1,4 @@
-//! The measured processes: the server and the workers, both this very binary.
+//! The measured processes, the server and the workers; both run this same binary.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -39,7 +39,7 @@ impl Process {
         self.0.id()
     }
 
-    /// Whether it ended within `limit`.
+    /// Whether the process ended within `limit`.
     async fn ended(&mut self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         while matches!(self.0.try_wait(), Ok(None)) {
@@ -66,7 +66,7 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts one on a free port, and returns when it listens.
+    /// Starts a server on a free port, and returns once it listens.
     pub async fn start(database_url: &str, schema: &str) -> Result<Self, Error> {
         let mut command = Process::this_binary()?;
         command
@@ -78,7 +78,7 @@ impl ServerProcess {
                 "--schema",
                 schema,
             ])
-            // The history that a bench begins with is made up, and old.
+            // The stored history of a bench is artificial and old; retention must not remove it.
             .args(["--retain", "forever"])
             .args([
                 "--lease-seconds",
@@ -112,7 +112,7 @@ impl ServerProcess {
         self.process.id()
     }
 
-    /// SIGTERM, and SIGKILL if that is not heard.
+    /// Sends SIGTERM, and after the time limit SIGKILL.
     pub async fn stop(mut self) {
         let _ = kill_process(Pid::from_child(&self.process.0), Signal::TERM);
         self.process.ended(STOP_LIMIT).await;
@@ -128,7 +128,7 @@ pub struct Run {
     pub times: u32,
 }
 
-/// A process with workers.
+/// A process that runs workers.
 pub struct WorkersProcess {
     process: Process,
     stdin: Option<ChildStdin>,
@@ -143,7 +143,7 @@ struct State {
 }
 
 impl WorkersProcess {
-    /// Starts one, and returns when all its workers are connected.
+    /// Starts the process, and returns once all its workers are connected.
     pub async fn start(server: &str, workers: usize, slots: usize) -> Result<Self, Error> {
         let mut command = Process::this_binary()?;
         command
@@ -182,7 +182,7 @@ impl WorkersProcess {
         self.process.id()
     }
 
-    /// How many chains the workers have finished.
+    /// The number of chains that the workers have finished.
     pub fn finished(&self) -> u64 {
         self.state.borrow().finished
     }
@@ -196,7 +196,7 @@ impl WorkersProcess {
             .map_err(|_| Error::Stopped("the workers' process ended early".into()))
     }
 
-    /// Lets the workers finish, and returns what they ran.
+    /// Lets the workers finish, and returns their runs.
     pub async fn stop(mut self) -> Result<Vec<Run>, Error> {
         drop(self.stdin.take());
         let late = || Error::Stopped("the workers did not end in time".into());
@@ -209,7 +209,7 @@ impl WorkersProcess {
     }
 }
 
-/// Takes in what the workers say until they end.
+/// Reads the lines of the workers until they end.
 fn listen(lines: impl Iterator<Item = String>, tell: &watch::Sender<State>) -> Vec<Run> {
     let mut runs = Vec::new();
     for line in lines {

@@ -1,5 +1,5 @@
-//! Who used the processor, and how much memory it holds: from `/proc`, and so on Linux alone. Elsewhere everything is
-//! `None`.
+//! Processor time and memory of processes, from `/proc`, and so on Linux alone. Elsewhere every
+//! value is `None`.
 
 use std::{fs, ops::Sub, time::Duration};
 
@@ -9,26 +9,26 @@ const TICKS_PER_SECOND: u64 = 100;
 /// The processes of the measured system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Processes {
-    /// The postmaster: all its children count.
+    /// The postmaster: all its children are included.
     pub postgres: Option<u32>,
     pub server: Option<u32>,
     pub workers: Option<u32>,
 }
 
-/// Processor time used so far, or between two looks.
+/// Processor time used so far, or between two samples.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
     pub postgres: Option<Duration>,
     pub server: Option<Duration>,
     pub workers: Option<Duration>,
-    /// This process: the client.
+    /// This process, which is the client.
     pub client: Option<Duration>,
     /// All processes of the machine together.
     pub machine: Option<Duration>,
 }
 
 impl Processes {
-    /// What they have used until now.
+    /// The processor time that they have used until now.
     pub fn cpu(&self) -> Cpu {
         let own = |pid: Option<u32>| stat(pid?).map(|s| s.own);
         Cpu {
@@ -58,7 +58,7 @@ impl Sub for Cpu {
 }
 
 impl Cpu {
-    /// What the machine did beside us; a large share makes the figures doubtful.
+    /// Processor time of the rest of the machine; a large share makes the figures unreliable.
     pub fn others(&self) -> Option<Duration> {
         let ours = [self.postgres, self.server, self.workers, self.client]
             .into_iter()
@@ -95,7 +95,7 @@ struct Stat {
     gone: Duration,
 }
 
-/// A process and its children, those included that ended.
+/// The time of a process and of its children, including those that ended.
 fn family(parent: u32) -> Option<Duration> {
     let head = stat(parent)?;
     let pids = fs::read_dir("/proc")
@@ -114,8 +114,8 @@ fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The name in brackets may hold anything; the fields are counted from behind it: state, parent, …, and from the twelfth
-/// on user and system time, own and of children.
+/// The name in brackets may contain anything, so the fields are counted after it: state, parent, …,
+/// and from the twelfth on user and system time, own and of children.
 fn parse_stat(line: &str) -> Option<Stat> {
     let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |i: usize| fields.get(i)?.parse::<u64>().ok();

@@ -1,4 +1,4 @@
-//! How long the disk takes to promise something: what every commit pays.
+//! The time of one disk sync, which every commit pays.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,8 +12,8 @@ use std::{
 const PAGE_BYTES: u64 = 8 << 10;
 const PAGES: u64 = 256;
 
-/// The median time of writing 8 KiB and `fdatasync`, in µs, in a folder. The pages exist before, as in a log segment that
-/// is used again: no time goes to making the file larger.
+/// The median time of writing 8 KiB and `fdatasync`, in µs, in a folder. The pages exist
+/// beforehand, as in a reused log segment, so the time to extend the file is not included.
 pub fn fdatasync_us(dir: &Path) -> io::Result<f64> {
     let path = dir.join("fdatasync.bench");
     let measured = measure(&path);

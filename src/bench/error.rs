@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::{client::ConnectError, postgres, store::StoreError};
 
-/// A measurement that came to no result.
+/// A measurement that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -25,18 +25,18 @@ pub enum Error {
         what: &'static str,
         error: io::Error,
     },
-    /// A part of the measured system ended, or did not do what it had to within its time.
+    /// A part of the measured system ended, or missed its time limit.
     #[error("{0}")]
     Stopped(String),
 }
 
 impl Error {
-    /// For `map_err`: `what` says what was tried, such as `start the server`.
+    /// For `map_err`: `what` names the attempted action, such as `start the server`.
     pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Io { what, error }
     }
 
-    /// For `map_err`: `what` says what was tried, such as `submit tasks`.
+    /// For `map_err`: `what` names the attempted action, such as `submit tasks`.
     pub fn refused(what: &'static str) -> impl FnOnce(Status) -> Self {
         move |status| Self::Refused { what, status }
     }

@@ -1,4 +1,4 @@
-//! What a system costs that has nothing to do.
+//! The cost of an idle system.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::store::measure;
 /// Workers that are connected and wait.
 pub const WORKERS: usize = 50;
 const SLOTS: usize = 16;
-/// After the last connection, and until every session has reported what it did before.
+/// Wait after the last connection, until every session has reported its earlier work.
 const SETTLE: Duration = Duration::from_secs(12);
 const WINDOW: Duration = Duration::from_secs(20);
 
@@ -42,7 +42,7 @@ pub async fn measure(stage: &Stage) -> Result<Idle, Error> {
     workers.stop().await?;
     let percent = |time: Option<Duration>| time.map(|t| t.as_secs_f64() * 100.0 / seconds);
     Ok(Idle {
-        // One of them is our own.
+        // One of the commits is this measurement's own.
         queries_per_second: (after.commits - mark.commits - 1).max(0) as f64 / seconds,
         server_cpu_percent: percent(used.server),
         postgres_cpu_percent: percent(used.postgres),

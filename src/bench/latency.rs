@@ -1,4 +1,5 @@
-//! How long a chain takes, as a client sees it that submits one and waits for it, and how that grows with the clients.
+//! The latency of a chain for a client that submits one and waits for it, and its growth with the
+//! number of clients.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,9 +12,9 @@ use uuid::Uuid;
 use super::{error::Error, shapes};
 use crate::client::Client;
 
-/// Clients at once.
+/// Numbers of concurrent clients.
 pub const CONCURRENCY: [usize; 4] = [1, 16, 64, 256];
-/// Chains that began this early do not count; less in a phase that is shorter itself.
+/// Chains that began this early do not count; shorter in a phase that is shorter itself.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// Clients that share a connection: a server allows a limited number of streams on one.
 const CLIENTS_PER_CONNECTION: usize = 64;
@@ -71,7 +72,7 @@ pub async fn measure(
     })
 }
 
-/// The time that so many of a hundred did not exceed, in ms; the nearest rank.
+/// The time that this percentage does not exceed, in ms, by the nearest rank.
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted

@@ -18,11 +18,11 @@ use crate::{
     store::{Db, measure},
 };
 
-/// Callers at once.
+/// Concurrent callers.
 const CALLERS: usize = 4;
-/// Chains of one call.
+/// Chains per call.
 const GROUP: u64 = 50;
-/// The pause after the server said that it has enough.
+/// Pause after the server refused a submit as overloaded.
 const AFTER_REFUSAL: Duration = Duration::from_millis(50);
 /// How long the last chains may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ pub struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    /// Nothing may be in flight.
+    /// No chain may be in flight.
     pub fn new(client: &'a Client, workers: &'a WorkersProcess, limit: u64) -> Self {
         let before = workers.finished();
         let (submitted, accepted, refusals) = (Cell::new(0), RefCell::default(), Cell::new(0));
@@ -56,7 +56,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Submits until `stop`.
+    /// Submits until `stop` is cancelled.
     pub async fn run(&self, stop: &CancellationToken) -> Result<(), Error> {
         let callers = (0..CALLERS).map(|_| self.call(stop));
         try_join_all(callers).await?;
@@ -113,14 +113,15 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// Waits until everything has ended, and returns the ids of all chains; what has not ended by then, the audit finds.
+    /// Waits until all chains have ended, up to a limit, and returns their ids and the number of
+    /// refusals; the audit finds chains that have not ended by then.
     pub async fn drained(self, db: &Db, template_id: i32) -> Result<(Vec<Uuid>, u64), Error> {
         let all = async {
             let mut finished = self.workers.finished();
             while finished < self.before + self.submitted.get() {
                 finished = self.workers.finished_more(finished).await?;
             }
-            // The workers are done; the last results are on their way.
+            // The workers are done; the last results are in flight.
             while measure::in_play(db, template_id).await? > 0 {
                 sleep(Duration::from_millis(20)).await;
             }

@@ -1,5 +1,6 @@
-//! `tasker bench`: how fast the whole is, with nothing left out. A database that syncs its log, the real server, and
-//! workers on the Rust SDK run as processes of their own and speak over sockets; this process is the client.
+//! `tasker bench`: the speed of the whole system, with nothing left out. A database that syncs its
+//! log, the real server, and workers on the Rust SDK run as separate processes that communicate
+//! over sockets; this process is the client.
 
 mod audit;
 mod ceiling;
@@ -29,12 +30,13 @@ use self::{
 };
 use crate::store::fill;
 
-/// Two, because a machine is not the same from minute to minute: a ratio means something only if both repeat.
+/// Two, because a machine changes from minute to minute: a ratio is meaningful only if both rounds
+/// agree.
 const ROUNDS: usize = 2;
-/// After the load, before the latency of an idle system is measured.
+/// Pause after the load, before the latency of an idle system is measured.
 const CALM: Duration = Duration::from_millis(500);
 
-/// What to measure.
+/// The settings of a measurement.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `None`: a private one.
@@ -42,12 +44,12 @@ pub struct Settings {
     pub schema: String,
     /// More settings of the private database, as in `postgresql.conf`.
     pub postgres_settings: Vec<(String, String)>,
-    /// `None`: one of its own.
+    /// `None`: the bench starts one.
     pub server: Option<String>,
     /// How long each round runs.
     pub time: Duration,
     pub workers: usize,
-    /// Of each worker.
+    /// Slots of each worker.
     pub slots: usize,
     /// The most chains in flight.
     pub in_flight: u64,
@@ -55,7 +57,7 @@ pub struct Settings {
     pub preload: i64,
     /// Waiting tasks to store first.
     pub waiting: i64,
-    /// How many hear all events in the rounds that measure what that costs.
+    /// Number of subscribers to all events, in the rounds that measure their cost.
     pub subscribers: usize,
     /// Whether to measure the cost of idling.
     pub idle: bool,
@@ -63,7 +65,7 @@ pub struct Settings {
     pub limited: bool,
 }
 
-/// Measures everything. `say` hears what is going on.
+/// Measures everything. `say` receives the progress messages.
 pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Error> {
     say("starting Postgres, the server and the workers");
     let database = Database::open(settings).await?;
@@ -117,8 +119,8 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
     Ok(report)
 }
 
-/// One round without and, if that is to be measured, one with a limit: in turn, as a machine is not the same from minute to
-/// minute.
+/// One round without a limit and, if that is to be measured, one with it: in turn, as a machine
+/// changes from minute to minute.
 async fn rounds(
     stage: &Stage,
     settings: &Settings,

@@ -11,7 +11,7 @@ use super::{
     turns::{self, Turn},
 };
 
-/// All that was measured.
+/// All measurements.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub fdatasync_us: Option<f64>,
@@ -20,11 +20,11 @@ pub struct Report {
     pub preloaded: i64,
     pub waiting: i64,
     pub rounds: Vec<Round>,
-    /// Each after the round of the same place, with a limit as high as the workers' slots.
+    /// Each follows the round of the same index, with a limit as high as the workers' slots.
     pub limited: Vec<Round>,
-    /// Without subscribers, and with them.
+    /// Pairs of parts without and with subscribers.
     pub turns: Vec<Turn>,
-    /// From start to end with subscribers, who must hear all of it.
+    /// A whole round with subscribers, each of which must receive every event.
     pub subscribed: Option<Round>,
     pub latencies: Vec<Latency>,
     pub golden_problems: Vec<String>,
@@ -32,11 +32,12 @@ pub struct Report {
     pub idle: Option<Idle>,
 }
 
-/// A row of the table: what, how much, and the budget for it.
+/// A row of the table: the quantity, its value, and its budget.
 pub type Row = (String, String, &'static str);
 
 impl Report {
-    /// Whether nothing was lost, done twice, or came out wrong.
+    /// Whether no step was lost or done twice, no golden shape was wrong, and each subscriber
+    /// received every event once.
     pub fn is_right(&self) -> bool {
         self.audit.lost_steps == 0
             && self.audit.duplicated_steps == 0
@@ -77,7 +78,7 @@ impl Report {
             .reduce(f64::max)
     }
 
-    /// The throughput with a limit beside that of the round before.
+    /// The throughput with a limit, relative to the round before it.
     fn limited_ratio(&self) -> Option<f64> {
         let pairs = self.limited.iter().zip(&self.rounds);
         let ratios: Vec<f64> = pairs
@@ -98,7 +99,7 @@ impl Report {
         Some(self.cpu().total()? / self.empty.as_ref()?.cpu.total()?)
     }
 
-    /// One object.
+    /// The report as one JSON object.
     pub fn to_json(&self) -> Value {
         let by_clients = |of: fn(&Latency) -> f64| -> Value {
             self.latencies
@@ -145,7 +146,7 @@ impl Report {
         })
     }
 
-    /// For people.
+    /// The report as rows for people.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = self.throughput_rows();
         rows.extend(self.latency_rows());
@@ -241,7 +242,7 @@ impl Report {
         rows
     }
 
-    /// How much a filled database, a limit and subscribers cost.
+    /// The costs of a filled database, a limit and subscribers.
     fn ratio_rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         if self.empty.is_some() {
@@ -350,13 +351,13 @@ fn number(value: Option<f64>, digits: usize, unit: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A number with so many digits behind the point; null when it is none.
+/// A number with this many decimals; null if it is not finite.
 pub fn rounded(value: f64, digits: usize) -> Value {
     let text = format!("{value:.digits$}");
     text.parse::<Number>().map_or(Value::Null, Value::Number)
 }
 
-/// The same for what may not be known.
+/// The same for a value that may be unknown.
 pub fn opt(value: Option<f64>, digits: usize) -> Value {
     value.map_or(Value::Null, |v| rounded(v, digits))
 }

@@ -1,4 +1,5 @@
-//! A round: the SQL ceiling, then the whole system under load, so that both see the same machine.
+//! A round: the SQL ceiling, then the whole system under load, so that both find the machine in the
+//! same condition.
 
 use std::time::Duration;
 
@@ -21,12 +22,12 @@ use crate::store::{
     measure::{self, Done, Mark},
 };
 
-/// How long the load runs before anything counts; less in a round that is shorter itself.
+/// How long the load runs before the measurement starts; shorter in a round that is shorter itself.
 pub const WARM_UP: Duration = Duration::from_millis(1_500);
-/// The questions of the bench itself, between the two looks at the counters.
+/// Commits of the bench itself between the two samples of the counters.
 const OWN_COMMITS: i64 = 1;
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Clone, Debug, Default)]
 pub struct Round {
     pub ceiling: Ceiling,
@@ -34,12 +35,12 @@ pub struct Round {
     pub tasks_per_second: f64,
     pub commits_per_step: f64,
     pub cpu: PerStep,
-    /// Of one core, what the machine did beside us.
+    /// The load of the rest of the machine, of one core.
     pub others_cpu_percent: Option<f64>,
     pub server_rss_mib: Option<f64>,
-    /// Submits that were answered with RESOURCE_EXHAUSTED, and tried again.
+    /// Submits that were refused with RESOURCE_EXHAUSTED and retried.
     pub refused_submits: u64,
-    /// With subscribers.
+    /// Set in a round with subscribers.
     pub heard: Option<Heard>,
 }
 
@@ -53,12 +54,12 @@ pub struct PerStep {
 }
 
 impl Round {
-    /// How much of the ceiling was reached.
+    /// The share of the ceiling that was reached.
     pub fn ceiling_ratio(&self) -> f64 {
         self.steps_per_second / self.ceiling.steps_per_second
     }
 
-    /// As it stands in the report.
+    /// The round as the report shows it.
     pub fn to_json(&self) -> Value {
         json!({
             "sql_ceiling_steps_per_second": rounded(self.ceiling.steps_per_second, 0),
@@ -80,7 +81,7 @@ impl Round {
 }
 
 impl PerStep {
-    /// All of it, where all is known.
+    /// The sum, if all parts are known.
     pub fn total(&self) -> Option<f64> {
         Some(self.postgres? + self.server? + self.workers? + self.client?)
     }
@@ -96,8 +97,8 @@ impl PerStep {
     }
 }
 
-/// Measures the ceiling for a third of the time, then the system for all of it, with so many subscribers. Adds the submitted
-/// chains to `chains`.
+/// Measures the ceiling for a third of the time, then the system for the whole time with the given
+/// number of subscribers. Adds the submitted chains to `chains`.
 pub async fn measure(
     stage: &Stage,
     settings: &Settings,
@@ -106,6 +107,7 @@ pub async fn measure(
 ) -> Result<Round, Error> {
     let time = settings.time;
     let ceiling = ceiling::measure(stage, time.div_f64(3.0)).await?;
+    // Before the load: the counts of the subscribers are right only if nothing is in flight then.
     let subscribers = match subscribers {
         0 => None,
         count => Some(Subscribers::start(stage, count).await?),
@@ -137,7 +139,7 @@ pub async fn measure(
     })
 }
 
-/// The counters at one moment.
+/// A sample of the counters.
 pub struct Look {
     pub mark: Mark,
     pub cpu: Cpu,
@@ -152,7 +154,7 @@ impl Look {
     }
 }
 
-/// What was done between two looks, and what that cost.
+/// The work done between two samples, and its cost.
 pub fn between(before: &Look, after: &Look, done: Done) -> Round {
     let seconds = after
         .mark
@@ -161,7 +163,7 @@ pub fn between(before: &Look, after: &Look, done: Done) -> Round {
         .unwrap_or_default()
         .as_secs_f64();
     let cpu = after.cpu - before.cpu;
-    // Without a step there is no cost of one; the rates are zero then, and say so.
+    // Without a step there is no cost per step; the rates are zero then.
     let steps = done.steps.max(1) as f64;
     Round {
         steps_per_second: done.steps as f64 / seconds,

@@ -1,4 +1,4 @@
-//! The workflows that are measured, and the golden shapes that must come out right beside them.
+//! The measured workflows, and the golden shapes that must come out right beside them.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,11 +23,11 @@ pub const CHAIN_HANDLER: &str = "bench.step";
 pub const LAST_STEP: &str = "fifth";
 /// Steps of the chain.
 pub const CHAIN_STEPS: usize = 5;
-/// A context like that of a registration.
+/// A context as of a registration.
 pub const CONTEXT: &str = r#"{"email":"ann@example.com","name":"Ann","plan":"pro","source":"web"}"#;
 
 const NAMESPACE: &str = "bench";
-/// What each golden task must come to within, its time-out and its waits for a retry included.
+/// Time limit of each golden task, including its time-out and its waits for retries.
 const GOLDEN_LIMIT: Duration = Duration::from_secs(60);
 /// Tasks of each golden shape.
 const GOLDEN_TASKS: usize = 10;
@@ -48,12 +48,12 @@ const GOLDEN: [(&str, &str, usize); 2] = [
 /// The registered templates.
 #[derive(Clone, Debug)]
 pub struct Templates {
-    /// What is measured.
+    /// The measured chain.
     pub chain: i32,
-    /// The same, for bare SQL; no worker serves its lane.
+    /// The same chain, for bare SQL; no worker serves its lane.
     pub bare: i32,
     pub bare_lane: i32,
-    /// The same, for tasks that were there before; no worker serves its lane.
+    /// The same chain, for tasks that are stored beforehand; no worker serves its lane.
     pub stored: i32,
     pub golden: Vec<i32>,
 }
@@ -124,7 +124,7 @@ pub async fn register(client: &mut Client, db: &Db) -> Result<Templates, Error> 
     })
 }
 
-/// Lets at most so many steps of the chain run at once; 0 for no limit.
+/// Limits the concurrent steps of the chain; 0 for no limit.
 pub async fn limit(client: &Client, steps: i32) -> Result<(), Error> {
     let request = SetPolicyRequest {
         namespace: NAMESPACE.into(),
@@ -160,7 +160,7 @@ fn request(namespace: &str, name: &str) -> SubmitTaskRequest {
     }
 }
 
-/// Runs a chain to its end, as a client that waits for it sees it; returns its id.
+/// Runs a chain to its end as a waiting client does; returns its id.
 pub async fn run_chain(client: &mut Client) -> Result<String, Error> {
     run(client, chain_request()).await
 }
@@ -189,7 +189,7 @@ async fn run(client: &mut Client, request: SubmitTaskRequest) -> Result<String, 
     Ok(submitted.task_id)
 }
 
-/// Runs the golden shapes; returns what was wrong with them.
+/// Runs the golden shapes; returns the problems found.
 pub async fn check_golden(client: &Client) -> Result<Vec<String>, Error> {
     let tasks = GOLDEN
         .iter()
@@ -217,7 +217,7 @@ pub async fn check_golden(client: &Client) -> Result<Vec<String>, Error> {
         .concat())
 }
 
-/// Everything must be complete, and nothing may have started before its parents ended.
+/// Every step must be complete, and none may have started before its parents ended.
 fn wrong_with(task: &GetTaskResponse, steps: usize) -> Vec<String> {
     let mut wrong = Vec::new();
     let name = task

@@ -15,7 +15,7 @@ use crate::{
     store::{Db, measure},
 };
 
-/// All that runs. What depends on another part is dropped before it.
+/// All parts of the system. A part is dropped before the parts that it depends on.
 pub struct Stage {
     pub client: Client,
     pub templates: Templates,
@@ -33,19 +33,19 @@ pub struct Stage {
 /// Where the database is.
 pub struct Database {
     pub url: String,
-    /// `None`: somebody else's.
+    /// `None`: the user provides the database.
     pub cluster: Option<Cluster>,
 }
 
 /// Where the server is.
 pub struct Server {
     pub url: String,
-    /// `None`: somebody else's.
+    /// `None`: the user provides the server.
     process: Option<ServerProcess>,
 }
 
 impl Database {
-    /// A private one that keeps its promises, unless another is given.
+    /// Starts a private one with durable commits, unless the settings name another.
     pub async fn open(settings: &Settings) -> Result<Self, Error> {
         if let Some(url) = &settings.database_url {
             return Ok(Self {
@@ -86,7 +86,7 @@ impl Server {
 }
 
 impl Stage {
-    /// Starts what is missing.
+    /// Starts the parts that the settings do not provide.
     pub async fn set(settings: &Settings, database: Database) -> Result<Self, Error> {
         let first_id = Uuid::now_v7();
         let server = Server::open(settings, &database).await?;
@@ -109,7 +109,7 @@ impl Stage {
         })
     }
 
-    /// Whose processor time is counted.
+    /// The processes whose processor time is counted.
     pub fn processes(&self) -> Processes {
         Processes {
             postgres: self.postgres,
@@ -125,7 +125,7 @@ impl Stage {
             .ok_or_else(|| Error::Stopped("the workers were stopped".into()))
     }
 
-    /// Lets the workers finish, and returns what they ran.
+    /// Lets the workers finish, and returns their runs.
     pub async fn stop_workers(&mut self) -> Result<Vec<Run>, Error> {
         match self.workers.take() {
             Some(workers) => workers.stop().await,
@@ -138,7 +138,7 @@ impl Stage {
         cpu::resident_mib(self.server.pid()?)
     }
 
-    /// Ends everything that was started.
+    /// Ends every part that was started.
     pub async fn strike(self) {
         drop(self.workers);
         if let Some(server) = self.server.process {

@@ -1,4 +1,5 @@
-//! Subscribers to the events beside the load: each must hear all that a round writes, and nothing twice.
+//! Subscribers to the events, beside the load: each must receive every event of a round exactly
+//! once.
 
 use std::{
     sync::{
@@ -21,39 +22,39 @@ use crate::{
     store::{Db, measure},
 };
 
-/// How long they may be behind when the load is over.
+/// Time limit to catch up once the load is over.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
-/// What is told twice comes within this time.
+/// A duplicate event arrives within this time.
 const AFTERWARDS: Duration = Duration::from_millis(200);
 
-/// Those that listen.
+/// The subscribers of a round.
 pub struct Subscribers {
-    /// What was visible to the database when all of them had begun.
+    /// The snapshot of the database when all of them had subscribed.
     begin: String,
     counts: Vec<Arc<AtomicU64>>,
-    /// Each ends only when its stream does.
+    /// Each ends only with its stream.
     listening: JoinSet<Status>,
 }
 
-/// What a round wrote, and how much of it each subscriber heard.
+/// The number of events that a round wrote, and the number that each subscriber received.
 #[derive(Clone, Debug)]
 pub struct Heard {
     pub written: u64,
     pub each: Vec<u64>,
-    /// How long after the load the last of them had heard all.
+    /// Time from the end of the load until the last of them had received all.
     pub behind: Duration,
 }
 
 impl Heard {
-    /// Whether nobody missed anything, or heard it twice.
+    /// Whether each subscriber received as many events as were written.
     pub fn is_all(&self) -> bool {
         self.each.iter().all(|heard| *heard == self.written)
     }
 }
 
 impl Subscribers {
-    /// Each has a connection of its own, and hears everything from now on. What they hear is counted right only if nothing is
-    /// in flight.
+    /// Opens one connection per subscriber; each receives every event from now on. The counts are
+    /// right only if nothing is in flight.
     pub async fn start(stage: &Stage, count: usize) -> Result<Self, Error> {
         let (mut counts, mut listening) = (Vec::new(), JoinSet::new());
         for _ in 0..count {
@@ -68,7 +69,7 @@ impl Subscribers {
                 .await
                 .map_err(refused())?
                 .into_inner();
-            // The first message is the place at which it begins.
+            // The first message is the place at which the stream begins.
             stream.message().await.map_err(refused())?;
             let heard = Arc::<AtomicU64>::default();
             counts.push(Arc::clone(&heard));
@@ -91,7 +92,7 @@ impl Subscribers {
         })
     }
 
-    /// After the load: waits for those that are behind, as long as they may be.
+    /// Waits after the load for subscribers that are behind, up to the time limit.
     pub async fn finish(mut self, db: &Db) -> Result<Heard, Error> {
         let written = measure::events_since(db, &self.begin).await?;
         let counts = self.counts;
@@ -106,7 +107,7 @@ impl Subscribers {
             behind
         };
         tokio::select! {
-            // Who has not heard all by then, the report says.
+            // The report shows the subscribers that have not received all events by then.
             behind = timeout(CATCH_UP_LIMIT, all) => {
                 let behind = behind.unwrap_or(CATCH_UP_LIMIT);
                 Ok(Heard { written, each: counts.iter().map(heard).collect(), behind })

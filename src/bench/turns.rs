@@ -1,5 +1,6 @@
-//! What subscribers cost: one load that does not pause, in turn without and with them. A machine is not the same from one second
-//! to the next: so the two are near to each other, and many, and their median says what is typical.
+//! The cost of subscribers: one load without a pause, in turn without and with them. A machine
+//! changes from one second to the next; so the two parts of a turn are close together, there are
+//! many turns, and their median is the typical ratio.
 
 use std::time::Duration;
 
@@ -18,13 +19,13 @@ use super::{
 };
 use crate::store::measure;
 
-/// How often.
+/// Number of turns.
 const TURNS: usize = 20;
-/// Each part of a turn lasts so much of a round's time, and at least [`LEAST`].
+/// Length of each part of a turn as a share of a round's time; at least [`LEAST`].
 const PART: f64 = 0.1;
 /// A shorter part would count too few commits.
 const LEAST: Duration = Duration::from_millis(200);
-/// From the coming or going of the subscribers to where a part counts, in parts.
+/// Time from the start or the stop of the subscribers until a part counts, as a share of a part.
 const SETTLE: f64 = 0.25;
 
 /// A part without subscribers and the next one with them.
@@ -54,21 +55,21 @@ fn part_json(part: &Round) -> Value {
     })
 }
 
-/// The throughput with subscribers beside that without.
+/// The throughput with subscribers, relative to that without.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
-    /// Of a quarter of the turns it is less.
+    /// The lower quartile of the turns.
     pub lower: f64,
     pub median: f64,
-    /// Of a quarter of the turns it is more.
+    /// The upper quartile of the turns.
     pub upper: f64,
 }
 
-/// `None` without turns.
+/// The median and the quartiles over all turns; `None` without turns.
 pub fn ratio(turns: &[Turn]) -> Option<Ratio> {
     let mut ratios: Vec<f64> = turns.iter().map(Turn::ratio).collect();
     ratios.sort_by(f64::total_cmp);
-    // Between two of them where there is none at the place.
+    // Interpolates where a quartile lies between two turns.
     let at = |share: f64| {
         let place = share * ratios.len().checked_sub(1)? as f64;
         let (low, high) = (
@@ -84,7 +85,7 @@ pub fn ratio(turns: &[Turn]) -> Option<Ratio> {
     })
 }
 
-/// Adds the submitted chains to `chains`.
+/// Measures all turns. Adds the submitted chains to `chains`.
 pub async fn measure(
     stage: &Stage,
     settings: &Settings,

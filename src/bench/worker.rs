@@ -1,8 +1,8 @@
-//! The process with the workers: the Rust SDK with handlers that do nothing but keep a book of what they ran.
+//! The process with the workers: the Rust SDK with handlers that do little but record their runs.
 //!
-//! It speaks to its parent in lines on stdout: `ready`, then `finished <n>` as chains end, and after its stdin was closed
-//! `run <task> <step> <attempt> <times>` for all that it ran. When the parent dies its stdin closes too, so it never
-//! stays behind.
+//! It reports to its parent in lines on stdout: `ready`, then `finished <n>` as chains end, and
+//! once its stdin is closed `run <task> <step> <attempt> <times>` for every attempt that it ran. If
+//! the parent dies, its stdin closes too, so it never outlives the parent.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +25,12 @@ use super::{
 };
 use crate::worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle};
 
-/// News of ended chains is no more frequent than this.
+/// Shortest interval between two reports of ended chains.
 const TELL_EVERY: Duration = Duration::from_millis(10);
-/// For what is in hand at the end.
+/// Time limit for the running steps at the end.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// What was run, in the order it was started.
+/// The runs, in the order of their start.
 #[derive(Default)]
 struct Book {
     pages: Mutex<Pages>,
@@ -40,7 +40,7 @@ struct Book {
 
 #[derive(Default)]
 struct Pages {
-    /// The few names of steps, so that a run is a small number.
+    /// The few names of steps, so that a run stores only a small number.
     names: Vec<String>,
     runs: Vec<(Uuid, u16, u16)>,
 }
@@ -59,7 +59,7 @@ impl Book {
         }
     }
 
-    /// How often each attempt was run.
+    /// Writes how often each attempt was run.
     fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
         let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         let mut times = BTreeMap::<_, u32>::new();
@@ -158,7 +158,7 @@ fn fail_first(step: &StepContext) -> Result<Value, StepError> {
     }
 }
 
-/// Tells the parent how many chains have ended. Never returns `Ok`.
+/// Reports to the parent how many chains have ended. Never returns `Ok`.
 async fn tell(book: &Book) -> Result<(), Error> {
     loop {
         book.news.notified().await;
@@ -174,7 +174,7 @@ fn say(line: &str) -> Result<(), Error> {
     writeln!(io::stdout(), "{line}").map_err(Error::io("speak to the parent"))
 }
 
-/// Resolves when the parent closed our stdin, or is gone.
+/// Resolves when the parent closed this process's stdin, or died.
 fn parent_is_done() -> oneshot::Receiver<()> {
     let (done, wait) = oneshot::channel();
     std::thread::spawn(move || {
