@@ -18,30 +18,33 @@ use super::{
     process::{Postmaster, Shutdown, describe},
 };
 
-/// Recovery after a crash may replay a lot of log before the first connection is taken.
+/// Time limit of a start: recovery after a crash may replay a lot of log before the server accepts
+/// the first connection.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-/// How long a busy port, or the memory of a server that was just killed, is waited for.
+/// How long a start waits for a busy port, or for the memory of a server that was just killed.
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
-/// How long the checkpoint at a clean end may take before the server is made to end.
+/// How long the checkpoint of a clean stop may take before the server is stopped at once.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How to start a [`Cluster`]. [`Options::default`] is a throw-away database that keeps its promises while it lives.
+/// How to start a [`Cluster`]. [`Options::default`] is a temporary database that is durable while
+/// it exists.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the data is kept between runs; `None` for a temporary folder that goes when the cluster does.
-    /// [`super::default_dir`] is the user's own.
+    /// Where the data is kept between runs; `None` for a temporary folder that is removed with the
+    /// cluster. [`super::default_dir`] is the user's own.
     pub data_dir: Option<PathBuf>,
     /// The port on 127.0.0.1; 0 picks a free one.
     pub port: u16,
-    /// Whether a commit survives a crash of the machine (fsync). Without it, it survives a crash of the server only.
+    /// Whether a commit survives a crash of the machine (fsync). Without it, it survives a crash of
+    /// the server only.
     pub durable: bool,
-    /// More settings, as in `postgresql.conf`; they win over ours.
+    /// Further settings, as in `postgresql.conf`; they take precedence over the cluster's own.
     pub settings: Vec<(String, String)>,
     /// The server to run; `None` finds one.
     pub binaries: Option<Binaries>,
-    /// A folder that keeps what initdb made, so that the next new cluster is a copy. Clusters made from one cache share
-    /// its password: for tests.
+    /// A folder that caches the output of initdb, so that the next new cluster is a copy. Clusters
+    /// made from one cache share its password: for tests.
     pub initdb_cache: Option<PathBuf>,
 }
 
@@ -58,7 +61,8 @@ impl Default for Options {
     }
 }
 
-/// A running private Postgres. Dropping it stops the server; so does the end of the process, whatever ends it.
+/// A running private Postgres. Dropping it stops the server; so does the end of the process, on
+/// Linux even by SIGKILL.
 pub struct Cluster {
     postmaster: Postmaster,
     home: Home,
@@ -68,7 +72,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server, and returns when it takes connections. Makes the data first if there is none.
+    /// Starts a server, and returns once it accepts connections. Creates the data first if there is
+    /// none.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let (home, options) =
             tokio::task::spawn_blocking(move || Home::open(&options).map(|home| (home, options)))
@@ -131,12 +136,12 @@ impl Cluster {
         self.home.dir()
     }
 
-    /// What the server logs.
+    /// The path of the server's log.
     pub fn log(&self) -> PathBuf {
         self.home.log_path()
     }
 
-    /// Resolves when the server has ended for a reason of its own, or ours.
+    /// Resolves when the server has ended, by itself or on request.
     pub fn ended(&self) -> impl Future<Output = ExitStatus> + Send + 'static {
         let mut exit = self.postmaster.watch();
         async move {
@@ -153,8 +158,8 @@ impl Cluster {
         self.stop_server().await;
     }
 
-    /// SIGKILL for the server and all its processes, as in a crash. Blocks for the moment until they are gone. For
-    /// fault tests; [`Self::restart`] brings it back.
+    /// Sends SIGKILL to the server and all its processes, as in a crash. Blocks for the moment
+    /// until they are gone. For fault tests; [`Self::restart`] brings it back.
     pub fn kill(&self) {
         self.postmaster.kill_all();
     }
@@ -202,7 +207,7 @@ impl Drop for Cluster {
 }
 
 impl fmt::Debug for Cluster {
-    /// Without the password.
+    /// Omits the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster")
             .field("port", &self.port)
@@ -211,8 +216,8 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// Starts the server until it stands: a port picked as free may be taken by then, and a server that was just killed may
-/// not have let go of its memory.
+/// Starts the server, with retries: a port picked as free may be taken by then, and a server that
+/// was just killed may still hold its memory.
 async fn launch(
     home: &Home,
     wanted: u16,
@@ -293,7 +298,7 @@ fn ours(port: u16, durable: bool, temporary: bool) -> Vec<(String, String)> {
     let mut settings = vec![
         ("listen_addresses", "127.0.0.1".to_owned()),
         ("port", port.to_string()),
-        // No socket file: its path would have to be short, and its folder open to two users.
+        // No socket file: its path would have to be short, and its folder accessible to two users.
         ("unix_socket_directories", String::new()),
         ("max_connections", "200".to_owned()),
         ("cluster_name", "tasker".to_owned()),
@@ -301,11 +306,12 @@ fn ours(port: u16, durable: bool, temporary: bool) -> Vec<(String, String)> {
         ("log_timezone", "UTC".to_owned()),
     ];
     if !durable {
-        // Not synchronous_commit: a commit still survives the death of the server, which fault tests count on.
+        // Not synchronous_commit: a commit still survives the death of the server, on which fault
+        // tests rely.
         settings.extend(["fsync", "full_page_writes"].map(|name| (name, "off".to_owned())));
     }
     if temporary {
-        // In the data folder, where it goes with the rest even when the server is killed.
+        // In the data folder, which is removed with all its files even if the server is killed.
         settings.push(("dynamic_shared_memory_type", "mmap".to_owned()));
     }
     settings
@@ -314,7 +320,7 @@ fn ours(port: u16, durable: bool, temporary: bool) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The eighth line of `postmaster.pid` is the server's own word on whether it takes connections.
+/// Whether the server accepts connections: it states that in the eighth line of `postmaster.pid`.
 fn is_ready(data: &Path, pid: u32) -> bool {
     let Ok(file) = fs::read_to_string(data.join("postmaster.pid")) else {
         return false;
@@ -323,9 +329,9 @@ fn is_ready(data: &Path, pid: u32) -> bool {
     lines.first() == Some(&pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
 }
 
-/// A port that is free now and lies below the range that outgoing connections take theirs from. Inside that range, a
-/// client that keeps dialling while the server is down can be given the very port it dials, talk to itself, and keep
-/// the server from coming back.
+/// A port that is free now and lies below the range of ports for outgoing connections. Inside that
+/// range, a client that keeps dialling while the server is down can be assigned the very port it
+/// dials, connect to itself, and block the return of the server.
 fn free_port() -> u16 {
     const RANGE: std::ops::Range<u16> = 20_000..32_000;
     let random =

@@ -1,4 +1,4 @@
-//! What can go wrong between "I want a database" and a server that answers.
+//! Errors on the way from the request for a database to a server that answers.
 
 use std::{io, path::PathBuf};
 
@@ -7,10 +7,10 @@ use super::find::FindError;
 /// Why the private Postgres did not start, or did not stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No usable binaries.
+    /// No usable binaries were found.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// There was no way to get binaries.
+    /// The binaries could not be fetched.
     #[cfg(feature = "fetch-postgres")]
     #[error("cannot fetch PostgreSQL: {0}")]
     Fetch(String),
@@ -19,9 +19,9 @@ pub enum Error {
     Io {
         /// The verb, as in "cannot create".
         doing: &'static str,
-        /// What it was done to.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// Another live process uses this data folder.
@@ -29,10 +29,10 @@ pub enum Error {
     InUse {
         /// The folder.
         dir: PathBuf,
-        /// The process that has it, if it could be told.
+        /// The process that uses it, if known.
         pid: Option<u32>,
     },
-    /// The process that started this server is gone and the server is not.
+    /// The server outlived the process that started it.
     #[error("a Postgres (pid {pid}) that nobody looks after still runs on {}; stop it with `kill -INT {pid}`", dir.display())]
     Orphan {
         /// The folder.
@@ -40,7 +40,7 @@ pub enum Error {
         /// The orphaned server.
         pid: u32,
     },
-    /// Started as root, and the user that Postgres is to run as cannot get to the folder.
+    /// Started as root, and the user that Postgres is to run as cannot reach the folder.
     #[error(
         "Postgres cannot run as root and is to run as `{user}`, who may not enter {}; name a data folder outside of it",
         blocked.display()
@@ -48,10 +48,10 @@ pub enum Error {
     Unreachable {
         /// The unprivileged user.
         user: String,
-        /// The first folder on the way that keeps the user out.
+        /// The first folder on the path that the user may not enter.
         blocked: PathBuf,
     },
-    /// Started as root on a system with no user to become.
+    /// Started as root on a system without an unprivileged user to run as.
     #[error(
         "Postgres cannot run as root, and this system has neither a user `postgres` nor a user `nobody`"
     )]
@@ -70,31 +70,31 @@ pub enum Error {
         /// The major version of the binaries.
         major: u32,
     },
-    /// No home directory to keep the data in.
+    /// There is no home directory for the data.
     #[error("there is no folder to keep data in: neither XDG_DATA_HOME nor HOME is set")]
     NoDataHome,
     /// `initdb` failed.
     #[error("initdb failed ({status}):\n{output}")]
     Initdb {
-        /// How it ended.
+        /// Its exit status.
         status: String,
-        /// What it said.
+        /// Its output.
         output: String,
     },
-    /// The server ended before it took connections.
+    /// The server ended before it accepted connections.
     #[error("Postgres did not start ({status}); the end of {}:\n{tail}", log.display())]
     Start {
-        /// How it ended.
+        /// Its exit status.
         status: String,
         /// The log file.
         log: PathBuf,
         /// Its last lines.
         tail: String,
     },
-    /// The server runs and does not take connections.
+    /// The server runs but does not accept connections.
     #[error("Postgres takes no connections after {seconds} s; the end of {}:\n{tail}", log.display())]
     NotReady {
-        /// How long was waited.
+        /// How long the start waited.
         seconds: u64,
         /// The log file.
         log: PathBuf,

@@ -1,4 +1,5 @@
-//! Gets a Postgres for a machine that has none: once, into the data folder, its checksum verified.
+//! Fetches a Postgres for a machine that has none: once, into the data folder, with its checksum
+//! verified.
 
 use std::{fs, io, path::Path};
 
@@ -10,7 +11,7 @@ use super::{error::Error, find::Binaries, home};
 /// The major version that is fetched: data made with it stays readable by every later fetch.
 const MAJOR: u32 = 17;
 
-/// The binaries fetched before, or those fetched now: the newest minor version, about 15 MB.
+/// The binaries fetched earlier, or else fetched now: the newest minor version, about 15 MB.
 pub async fn fetch() -> Result<Binaries, Error> {
     let dir = home::default_dir(MAJOR)?.with_file_name(format!("postgres-{MAJOR}-binaries"));
     let bin = dir.join("bin");
@@ -18,7 +19,8 @@ pub async fn fetch() -> Result<Binaries, Error> {
         tracing::info!(into = %dir.display(), "fetching PostgreSQL {MAJOR}");
         let making = dir.with_extension(format!("new-{}", Uuid::now_v7()));
         let fetched = fetch_into(&making).await;
-        // Complete, or not there. Another process may have been as quick.
+        // The rename makes the folder appear complete or not at all. Another process may have been
+        // faster.
         let moved = fetched.and_then(|()| match fs::rename(&making, &dir) {
             Err(_) if bin.is_dir() => Ok(()),
             moved => moved.map_err(Error::io("move", &making)),

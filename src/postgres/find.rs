@@ -1,4 +1,4 @@
-//! Finds the Postgres that is already on the machine, so that nobody has to say where it is.
+//! Finds the Postgres that is already on the machine, so that no setting has to name it.
 
 use std::{
     env, fs,
@@ -9,7 +9,8 @@ use std::{
 /// The oldest major version that the statements of the store run on.
 pub const MIN_MAJOR: u32 = 14;
 
-/// The environment variable that names the folder of the binaries; nothing else is looked at when it is set.
+/// The environment variable that names the folder of the binaries; if it is set, no other folder is
+/// searched.
 pub const BIN_VARIABLE: &str = "TASKER_POSTGRES_BIN";
 
 /// The server's programs, of one version and in one folder.
@@ -24,7 +25,8 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// The binaries in `dir`, asked for their version; what is missing is said in words.
+    /// The binaries in `dir`, with the version that they report; the error is the reason why they
+    /// are not usable.
     pub fn at(dir: &Path) -> Result<Self, String> {
         for name in ["postgres", "initdb"] {
             if !dir.join(name).is_file() {
@@ -50,24 +52,24 @@ impl Binaries {
         self.dir.join("postgres")
     }
 
-    /// The path of the program that makes a data folder.
+    /// The path of the program that creates a data folder.
     pub fn initdb(&self) -> PathBuf {
         self.dir.join("initdb")
     }
 }
 
-/// Why no usable Postgres was found; the message says what to install.
+/// Why no usable Postgres was found; the message names the package to install.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// The environment names a folder that does not serve.
+    /// The folder that the environment names is not usable.
     #[error("{BIN_VARIABLE}={}: {why}", dir.display())]
     Named {
         /// The folder that the variable names.
         dir: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// No folder has a server of a version that serves.
+    /// No folder has a server of a usable version.
     #[error(
         "found no PostgreSQL {wanted} on this machine{}; {}, or name the folder of its binaries in {BIN_VARIABLE}{}",
         found(unusable),
@@ -77,12 +79,13 @@ pub enum FindError {
     None {
         /// The version looked for, in words.
         wanted: String,
-        /// Servers that were found and do not serve.
+        /// Servers that were found and are not usable.
         unusable: Vec<Binaries>,
     },
 }
 
-/// The Postgres to use: the one that [`BIN_VARIABLE`] names, else the one on the `PATH`, else the newest installed.
+/// The Postgres to use: the one that [`BIN_VARIABLE`] names, else the one on the `PATH`, else the
+/// newest installed.
 pub fn find() -> Result<Binaries, FindError> {
     pick(format!("{MIN_MAJOR} or newer"), |b| b.major >= MIN_MAJOR)
 }
@@ -115,7 +118,7 @@ fn pick(wanted: String, serves: impl Fn(&Binaries) -> bool) -> Result<Binaries, 
     Err(FindError::None { wanted, unusable })
 }
 
-/// Folders to look into, the best first.
+/// Folders to search, the best first.
 fn candidates() -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = env::var_os("PATH")
         .iter()
@@ -140,7 +143,7 @@ fn candidates() -> Vec<PathBuf> {
     dirs
 }
 
-/// `parent/<prefix><number>/<inside>` for each number there is, the highest first.
+/// `parent/<prefix><number>/<inside>` for each number that exists, the highest first.
 fn newest_first(parent: &str, prefix: &str, inside: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(parent) else {
         return Vec::new();
@@ -194,7 +197,7 @@ fn fetch_hint() -> &'static str {
     }
 }
 
-/// What to type on this system to get a Postgres.
+/// The command that installs a Postgres on this system.
 fn install_hint() -> &'static str {
     if cfg!(target_os = "macos") {
         return "install it with `brew install postgresql@17`";

@@ -1,10 +1,11 @@
-//! The folder of one private Postgres: its data, its password, its log, and the lock that keeps a second process out.
+//! The folder of one private Postgres: its data, its password, its log, and the lock that excludes
+//! a second process.
 //!
 //! ```text
-//! <dir>/lock           held while a process of ours uses the folder; its number is inside
-//! <dir>/password       of the superuser `postgres`, readable by us alone
-//! <dir>/postgres.log   what the server and initdb say
-//! <dir>/data/          what initdb made; belongs to the user that the server runs as
+//! <dir>/lock           held while a process uses the folder; contains its process id
+//! <dir>/password       of the superuser `postgres`, readable by its owner alone
+//! <dir>/postgres.log   the output of the server and of initdb
+//! <dir>/data/          created by initdb; belongs to the user that the server runs as
 //! ```
 
 use std::{
@@ -31,14 +32,16 @@ use super::{
     process::{describe, postmaster_of},
 };
 
-/// With less memory to spare, even data of no worth goes to the disk.
+/// With less free memory, even temporary data goes to the disk.
 const MIN_MEMORY_BYTES: u64 = 1 << 30;
-/// How long a server that lost its parent may take for its last checkpoint before we call it an orphan.
+/// How long a server that lost its parent may take for its last checkpoint before it counts as an
+/// orphan.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(15);
 /// A log longer than this is set aside at the next start.
 const MAX_LOG_BYTES: u64 = 16 << 20;
 const TAIL_LINES: usize = 20;
-/// Where programs and libraries are; a Postgres that was built by hand or comes from a package manager of its own needs both.
+/// Variables that locate programs and libraries; a Postgres that was built by hand or comes from a
+/// separate package manager needs both.
 const INHERITED: [&str; 4] = [
     "PATH",
     "LD_LIBRARY_PATH",
@@ -46,8 +49,9 @@ const INHERITED: [&str; 4] = [
     "DYLD_FALLBACK_LIBRARY_PATH",
 ];
 
-/// Where the data of a development database is kept between runs: one folder per major version, in the user's data
-/// home. Root's is `/var/lib/tasker`, since the user that Postgres then runs as cannot enter root's own home.
+/// Where the data of a development database is kept between runs: one folder per major version, in
+/// the user's data home. Root's is `/var/lib/tasker`, since the user that Postgres then runs as
+/// cannot enter root's own home.
 pub fn default_dir(major: u32) -> Result<PathBuf, Error> {
     let name = format!("postgres-{major}");
     if rustix::process::geteuid().is_root() {
@@ -63,7 +67,7 @@ pub fn default_dir(major: u32) -> Result<PathBuf, Error> {
     Ok(home.ok_or(Error::NoDataHome)?.join("tasker").join(name))
 }
 
-/// A folder that is ours, with data that the binaries can open.
+/// A locked folder, with data that the binaries can open.
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) binaries: Binaries,
@@ -71,14 +75,15 @@ pub(super) struct Home {
     pub(super) password: String,
     pub(super) temporary: bool,
     dir: PathBuf,
-    /// Held until the folder is let go.
+    /// Held until the folder is released.
     _lock: File,
-    /// What removes a temporary folder if we cannot.
+    /// The process that removes a temporary folder if this process cannot.
     _broom: Option<ChildStdin>,
 }
 
 impl Home {
-    /// Takes the folder, and makes the data if there is none yet. Blocks: initdb takes about half a second.
+    /// Locks the folder, and creates the data if there is none yet. Blocks: initdb takes about half
+    /// a second.
     pub(super) fn open(options: &Options) -> Result<Self, Error> {
         let owner = Owner::needed()?;
         let temporary = options.data_dir.is_none();
@@ -120,7 +125,7 @@ impl Home {
         self.dir.join("postgres.log")
     }
 
-    /// The log, opened for appending, and the place where this run's words begin.
+    /// The log, opened for appending, and the offset at which the output of this run begins.
     pub(super) fn open_log(&self) -> Result<(File, u64), Error> {
         let path = self.log_path();
         if fs::metadata(&path).is_ok_and(|m| m.len() > MAX_LOG_BYTES) {
@@ -151,8 +156,9 @@ impl Home {
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 
-    /// A command of the server's, run as the right user, in the right place. Of the caller's environment it gets what it takes
-    /// to run: the rest may change what Postgres does, or hold secrets, and every process of the server would show it.
+    /// A command of the server, run as the right user in the right directory. From the caller's
+    /// environment it inherits only the variables that it needs to run: the others may change the
+    /// behaviour of Postgres, or hold secrets that every process of the server would expose.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().envs(
@@ -160,7 +166,7 @@ impl Home {
                 .iter()
                 .filter_map(|name| Some((name, env::var_os(name)?))),
         );
-        // English and C whatever the user speaks: the log is read by us too.
+        // English and C regardless of the user's locale: `launch` parses the log.
         command.env("LC_ALL", "C").current_dir("/");
         if let Some(owner) = &self.owner {
             owner.run(&mut command);
@@ -168,7 +174,8 @@ impl Home {
         command
     }
 
-    /// A server whose parent was killed is still writing its checkpoint: give it the time.
+    /// Waits for the end of a predecessor: a server whose parent was killed still writes its
+    /// checkpoint.
     fn await_predecessor(&self) -> Result<(), Error> {
         let until = Instant::now() + ORPHAN_PATIENCE;
         while let Some(pid) = postmaster_of(&self.data()) {
@@ -180,8 +187,8 @@ impl Home {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        // Nobody of ours runs here, so the file is a dead one. Left alone, Postgres would believe it whenever its
-        // number has come to belong to another process of the same user.
+        // No server of this folder runs now, so the file is stale. If it stayed, Postgres would
+        // trust it as soon as its number belongs to another process of the same user.
         match fs::remove_file(self.data().join("postmaster.pid")) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("remove", self.data())(e))
@@ -221,7 +228,8 @@ impl Home {
             return copy_tree(&cached, &self.dir, self.owner.as_ref());
         }
         self.initdb(options)?;
-        // Made complete, then renamed: another process sees all of it or nothing. Losing that race is fine.
+        // Completed first, then renamed: another process sees all of it or nothing. Losing that
+        // race is harmless.
         let making = cache.join(format!("making-{}", Uuid::now_v7()));
         create_dir(&making.join("data"), 0o700)?;
         copy_tree(&self.data(), &making.join("data"), None)?;
@@ -250,7 +258,7 @@ impl Home {
                 .map_err(Error::io("give away", &password_for_initdb))?;
         }
         let mut command = self.command(&self.binaries.initdb());
-        // A given time zone spares initdb the search for the system's.
+        // An explicit time zone spares initdb the search for the system's.
         command
             .env("TZ", "UTC")
             .arg("--pgdata")
@@ -264,7 +272,7 @@ impl Home {
             "--no-locale",
         ]);
         if !options.durable {
-            // Small WAL files: less to copy for a database of seconds.
+            // Small WAL files: less to copy for a short-lived database.
             command.args(["--no-sync", "--wal-segsize=4"]);
         }
         let output = command
@@ -289,8 +297,8 @@ impl Home {
         if !self.temporary {
             return;
         }
-        // A server that was killed leaves its file, whose seventh line ends in the number of a shared memory segment that
-        // only its next start would have removed.
+        // A killed server leaves this file, whose seventh line ends in the id of a shared memory
+        // segment that only its next start would have removed.
         let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         if let Some(segment) = pid_file
             .lines()
@@ -315,9 +323,9 @@ pub fn made_by(dir: &Path) -> Option<u32> {
         .ok()
 }
 
-/// Makes the folder if need be, and locks it.
+/// Creates the folder if necessary, and locks it.
 fn take(dir: &Path, owner: Option<&Owner>) -> Result<(PathBuf, File), Error> {
-    // Postgres' user only passes through; the files in it say for themselves who may read them.
+    // Postgres' user only passes through; the modes of the files inside decide on reading.
     create_dir(dir, if owner.is_some() { 0o711 } else { 0o700 })?;
     let dir = dir.canonicalize().map_err(Error::io("find", dir))?;
     if let Some((owner, blocked)) = owner.and_then(|owner| Some((owner, owner.blocked(&dir)?))) {
@@ -330,8 +338,9 @@ fn take(dir: &Path, owner: Option<&Owner>) -> Result<(PathBuf, File), Error> {
     Ok((dir, lock))
 }
 
-/// A new folder for one run, in the first temporary place that the server's user can get to. Data that need not last
-/// goes into memory where there is plenty: a database is a thousand small files, which some disks are slow to make.
+/// A new folder for one run, in the first temporary location that the server's user can reach. Data
+/// that need not last goes into memory where there is plenty: a database is a thousand small files,
+/// which some disks are slow to create.
 fn take_temporary(owner: Option<&Owner>, durable: bool) -> Result<(PathBuf, File), Error> {
     let memory = Some(PathBuf::from("/dev/shm"))
         .filter(|memory| !durable && free_bytes(memory) >= MIN_MEMORY_BYTES);
@@ -387,7 +396,7 @@ fn create_dir(dir: &Path, mode: u32) -> Result<(), Error> {
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     }
     match DirBuilder::new().mode(mode).create(dir) {
-        // The umask may have taken bits away.
+        // The umask may have removed bits.
         Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(mode))
             .map_err(Error::io("set the mode of", dir)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
@@ -410,7 +419,8 @@ fn read(path: &Path) -> Result<String, Error> {
     fs::read_to_string(path).map_err(Error::io("read", path))
 }
 
-/// Copies a folder's content into another, which may exist; folders below it get the server's user and mode 0700.
+/// Copies a folder's content into another, which may exist; folders below it get the server's user
+/// and mode 0700.
 fn copy_tree(from: &Path, to: &Path, owner: Option<&Owner>) -> Result<(), Error> {
     for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
         let entry = entry.map_err(Error::io("read", from))?;
@@ -422,7 +432,7 @@ fn copy_tree(from: &Path, to: &Path, owner: Option<&Owner>) -> Result<(), Error>
         } else {
             fs::copy(&source, &target).map_err(Error::io("copy", &source))?;
         }
-        // The password beside the data stays ours.
+        // The password beside the data keeps its owner.
         if let Some(owner) = owner.filter(|_| kind.is_dir() || !target.ends_with("password")) {
             owner
                 .own(&target)
@@ -432,8 +442,8 @@ fn copy_tree(from: &Path, to: &Path, owner: Option<&Owner>) -> Result<(), Error>
     Ok(())
 }
 
-/// A small process that waits for the end of ours, however it comes, then for the server's, and removes the folder. The
-/// server's own end is brought about by the kernel.
+/// Starts a small process that waits for the end of this one, however it ends, then for the end of
+/// the server, and removes the folder. The kernel ends the server itself.
 fn remove_when_we_end(dir: &Path) -> Result<ChildStdin, Error> {
     const SCRIPT: &str = r#"read -r _
         while [ -e "$1/data/postmaster.pid" ] && kill -0 "$(head -n 1 "$1/data/postmaster.pid")"; do sleep 0.1; done
@@ -453,12 +463,12 @@ fn remove_when_we_end(dir: &Path) -> Result<ChildStdin, Error> {
         .stdin
         .take()
         .ok_or_else(|| Error::io("talk to", "/bin/sh")(io::ErrorKind::BrokenPipe.into()))?;
-    // Collected when it ends, which is when the cluster is dropped.
+    // Reaped when it ends, which is when the cluster is dropped.
     thread::spawn(move || broom.wait());
     Ok(lifeline)
 }
 
-/// Best effort: what cannot be removed is in nobody's way.
+/// Best effort: a folder that cannot be removed does no harm.
 fn remove_tree(dir: &Path) {
     if let Err(error) = fs::remove_dir_all(dir)
         && error.kind() != io::ErrorKind::NotFound

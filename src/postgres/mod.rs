@@ -1,7 +1,8 @@
-//! A private Postgres for `tasker dev`, the demo, the bench and the tests: found on the machine, started on a free
-//! loopback port, and stopped with the process that started it, however that one ends.
+//! A private Postgres for `tasker dev`, the demo, the bench and the tests: found on the machine,
+//! started on a free loopback port, and stopped with the process that started it, however that one
+//! ends.
 //!
-//! Nothing here is used by `tasker server`, which is given the URL of somebody else's database.
+//! `tasker server` does not use this module: it connects to a database that the user provides.
 
 #![warn(missing_docs)]
 

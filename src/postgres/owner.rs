@@ -1,4 +1,5 @@
-//! Postgres refuses to run as root. When we are root, its processes and its data belong to somebody who is not.
+//! Postgres refuses to run as root. Under root, its processes and its data belong to an
+//! unprivileged user.
 
 use std::{
     fs, io,
@@ -18,7 +19,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// `None` when we are not root: then everything simply runs as we do.
+    /// `None` if this process is not root: Postgres then runs as the same user.
     pub(super) fn needed() -> Result<Option<Self>, Error> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -30,7 +31,7 @@ impl Owner {
             .ok_or(Error::NoUser)
     }
 
-    /// Asks `id`, which knows every source of users that the system is set up with.
+    /// Asks `id`, which knows every source of users that the system is configured with.
     fn named(name: &'static str) -> Option<Self> {
         let ask = |flag| {
             let output = Command::new("id").args([flag, name]).output().ok()?;

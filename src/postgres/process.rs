@@ -1,4 +1,4 @@
-//! The postmaster as a child process that never outlives us.
+//! The postmaster as a child process that never outlives this one.
 
 use std::{
     fs, io,
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub(super) enum Shutdown {
     /// Ends sessions and writes a checkpoint: the next start needs no recovery.
     Fast,
-    /// Ends at once; the next start recovers from the log. For data that nobody will look at again.
+    /// Ends at once; the next start recovers from the log. For data that is not used again.
     Immediate,
 }
 
@@ -31,7 +31,7 @@ impl Shutdown {
     }
 }
 
-/// A running postmaster, and the word of its end.
+/// A running postmaster, and its exit status once it has ended.
 #[derive(Debug)]
 pub(super) struct Postmaster {
     pid: Pid,
@@ -39,10 +39,12 @@ pub(super) struct Postmaster {
 }
 
 impl Postmaster {
-    /// Starts `command` on a thread that lives as long as the server does. The kernel's parent-death signal goes out
-    /// when the *thread* that forked ends, so no thread of a pool may be the parent.
+    /// Starts `command` on a thread that lives as long as the server. The kernel sends the
+    /// parent-death signal when the *thread* that forked ends, so no thread of a pool may be the
+    /// parent.
     pub(super) fn spawn(mut command: Command, when_we_die: Shutdown) -> io::Result<Self> {
-        // Ctrl-C in a terminal is for us; we decide when the database goes.
+        // Ctrl-C in a terminal must reach this process alone, which decides when the database
+        // stops.
         command.process_group(0);
         end_with_parent(&mut command, when_we_die.signal());
         let (started, start) = mpsc::sync_channel(1);
@@ -70,12 +72,12 @@ impl Postmaster {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// How the server ended, if it has.
+    /// The exit status of the server, once it has ended.
     pub(super) fn exited(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
 
-    /// A handle that resolves when the server has ended.
+    /// A receiver of the exit status, set when the server has ended.
     pub(super) fn watch(&self) -> watch::Receiver<Option<ExitStatus>> {
         self.exit.clone()
     }
@@ -94,18 +96,19 @@ impl Postmaster {
             .is_ok()
     }
 
-    /// Like [`Self::ended_within`], for places that cannot await.
+    /// Like [`Self::ended_within`], for callers that cannot await.
     pub(super) fn ended_within_blocking(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         poll_until(until, || self.exited().is_some())
     }
 
-    /// SIGKILL for the server and everything it forked, as a power cut would; returns when they are gone.
+    /// Sends SIGKILL to the server and every process it forked, as in a power cut; returns when
+    /// they are gone, after five seconds at the latest.
     pub(super) fn kill_all(&self) {
         if self.exited().is_some() {
             return;
         }
-        // Stopped, it forks no more children behind our back.
+        // A stopped postmaster forks no more children meanwhile.
         let _ = kill_process(self.pid, Signal::STOP);
         let family = children(self.pid());
         let _ = kill_process(self.pid, Signal::KILL);
@@ -140,24 +143,25 @@ fn end_with_parent(command: &mut Command, signal: Signal) {
     let parent = rustix::process::getpid();
     let set = move || {
         rustix::process::set_parent_process_death_signal(Some(signal))?;
-        // The parent may have died before the line above: then nobody will send the signal.
+        // The parent may have died before the line above; then no signal would follow.
         if rustix::process::getppid() == Some(parent) {
             Ok(())
         } else {
             Err(io::Error::from_raw_os_error(3))
         }
     };
-    // SAFETY: the closure makes two system calls and allocates nothing, which is what a forked child may do. It runs
-    // after the uid has changed; changing it afterwards would clear the setting.
+    // SAFETY: the closure makes two system calls and allocates nothing, which is what a forked
+    // child may do. It runs after the uid has changed; changing it afterwards would clear the
+    // setting.
     unsafe { command.pre_exec(set) };
 }
 
-/// Only Linux has a parent-death signal. Elsewhere a SIGKILL of ours leaves the server behind, and the next start on
-/// the same folder says so.
+/// Only Linux has a parent-death signal. Elsewhere a SIGKILL of this process leaves the server
+/// behind, and the next start on the same folder reports it.
 #[cfg(not(target_os = "linux"))]
 fn end_with_parent(_: &mut Command, _: Signal) {}
 
-/// The processes that `parent` forked and that still run.
+/// The running processes that `parent` forked.
 fn children(parent: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -169,7 +173,7 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether the process exists and is more than an entry that nobody has collected.
+/// Whether the process exists and is not a zombie.
 pub(super) fn is_alive(pid: u32) -> bool {
     if cfg!(target_os = "linux") {
         return stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X');
@@ -185,15 +189,16 @@ pub(super) fn is_alive(pid: u32) -> bool {
         })
 }
 
-/// State and parent of a process, from `/proc/<pid>/stat`. The name before them is in brackets and may hold anything.
+/// State and parent of a process, from `/proc/<pid>/stat`. The name before them is in brackets and
+/// may contain anything.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = line.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// The live postmaster of a data folder, from its `postmaster.pid`. A file that a crash left, whose number now belongs
-/// to somebody else, counts as none.
+/// The live postmaster of a data folder, from its `postmaster.pid`. A file left by a crash, whose
+/// number now belongs to another process, counts as none.
 pub(super) fn postmaster_of(data: &Path) -> Option<u32> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid = file.lines().next()?.trim().parse().ok()?;
@@ -210,7 +215,7 @@ pub(super) fn postmaster_of(data: &Path) -> Option<u32> {
     }
 }
 
-/// How a process ended, in words.
+/// The exit status of a process in words.
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("status {code}"),
