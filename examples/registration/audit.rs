@@ -1,4 +1,5 @@
-//! Looks into the services' own state after a run: what does each user really have, and does anybody know it?
+//! Inspects the services' own state after a run, and compares each user's holdings with the record
+//! of the run.
 
 use std::time::Duration;
 
@@ -12,27 +13,27 @@ use crate::{
     services::{Holdings, World},
 };
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Debug, Default, Serialize, PartialEq)]
 pub struct Audit {
     pub asked: usize,
-    /// The caller was told so, and the services hold everything.
+    /// The record reports completion; through Tasker, only if the services hold everything as well.
     pub completed: usize,
     pub failed: usize,
-    /// Of the failed: refused, with nothing created. A known end.
+    /// Of the failed: refused with nothing created, which is a known end.
     pub refused: usize,
     /// Users for whom the services hold some parts of the registration and lack others.
     pub partial: usize,
-    /// Users of whom the record does not say what the services hold: the last call got no answer, the task did not
-    /// end, or the two contradict each other.
+    /// Users whose record does not determine their holdings: the last call got no answer, the task
+    /// did not end, or the record and the services contradict each other.
     pub unknown: usize,
-    /// Users who got the welcome mail more than once.
+    /// Users who received the welcome mail more than once.
     pub mailed_twice: usize,
     /// Faults that the services injected.
     pub faults: usize,
-    /// Calls that failed without saying that trying again is useless.
+    /// Calls that failed with an error that a retry may overcome.
     pub hiccups: usize,
-    /// Of the hiccups: the step succeeded later, by itself.
+    /// Of the hiccups: those whose step succeeded on a later attempt.
     pub recovered: usize,
     /// How long the caller waited for an answer.
     pub answer: Quantiles,
@@ -40,7 +41,7 @@ pub struct Audit {
     pub duration: Quantiles,
 }
 
-/// Of a set of durations, in milliseconds.
+/// Quantiles of a set of durations, in milliseconds.
 #[derive(Debug, Default, Serialize, PartialEq)]
 pub struct Quantiles {
     pub p50_ms: f64,
@@ -48,7 +49,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Nearest rank: a value that was measured, never one between two.
+    /// By the nearest rank: always a measured value, never an interpolated one.
     fn of(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         let at = |percent: usize| {
@@ -70,7 +71,7 @@ pub struct NaiveRecord {
     pub took: Duration,
 }
 
-/// The naive run: the caller's record is the first error, and nothing else remembers.
+/// The naive run: the caller's record is the first error, and there is no other record.
 pub fn naive(world: &World, people: &[Applicant], records: &[NaiveRecord]) -> Audit {
     let mut audit = Audit {
         asked: people.len(),
@@ -94,7 +95,7 @@ pub fn naive(world: &World, people: &[Applicant], records: &[NaiveRecord]) -> Au
             }
         }
     }
-    // Whatever was injected broke a registration: nothing tried again.
+    // Each injected fault broke a registration, since no call was retried.
     audit.hiccups = audit.faults;
     audit.answer = Quantiles::of(records.iter().map(|record| record.took).collect());
     audit.duration = Quantiles::of(durations);

@@ -12,7 +12,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// The workflow, exactly as the article has it.
+/// The workflow, exactly as in the article.
 pub const TEMPLATE: &str = include_str!("user_registration.yaml");
 pub const NAMESPACE: &str = "user_management";
 pub const TASK_NAME: &str = "user_registration";
@@ -22,7 +22,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take to come up.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// The services of one control plane; clones share a connection, which comes back by itself.
+/// The services of one control plane; clones share a connection, which reconnects by itself.
 #[derive(Clone)]
 pub struct ControlPlane {
     pub tasks: TaskServiceClient<Channel>,
@@ -31,7 +31,7 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens nothing yet.
+    /// Opens no connection yet.
     pub fn at(url: &str) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(url.to_owned())
             .with_context(|| format!("`{url}` is not the URL of a server"))?
@@ -75,7 +75,8 @@ impl ControlPlane {
     }
 }
 
-/// Whether the same call may succeed a little later: the server restarts, or has lost its database for a moment.
+/// Whether the same call may succeed a little later: the server restarts, or has lost its database
+/// for a moment.
 pub fn is_transient(code: Code) -> bool {
     matches!(
         code,

@@ -1,4 +1,5 @@
-//! The whole story in one process: the services, the control plane with its workers, the gateway, and both runs.
+//! The whole demo in one process: the services, the control plane with its workers, the gateway,
+//! and both runs.
 
 use std::{
     env,
@@ -30,22 +31,22 @@ use crate::{
     services::{Ports, Urls, World},
 };
 
-/// What the demo does, and how much of it.
+/// The settings of the demo.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
-    /// How many users register, once naively and once through Tasker.
+    /// Number of users that register, once naively and once through Tasker.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     users: u32,
-    /// Decides who registers and which calls fail: both runs meet the same faults.
+    /// Seed of the users and of the faults: both runs meet the same faults.
     #[arg(long, env = "FAULT_SEED", default_value_t = 42)]
     seed: u64,
-    /// How many users start to register each second.
+    /// Users that start to register per second.
     #[arg(long, default_value_t = 20.0, value_parser = positive)]
     rate: f64,
-    /// For how long billing is down in the second act; 0 for no second act.
+    /// Seconds for which billing is down in the second act; 0 for no second act.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=60))]
     outage_seconds: u64,
-    /// How many worker processes serve the steps.
+    /// Number of worker processes that serve the steps.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
     workers: u32,
     /// How long a caller waits for a service, in milliseconds.
@@ -54,13 +55,13 @@ pub struct DemoArgs {
     /// Use this control plane instead of starting one on a private Postgres.
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// The `tasker` program; found beside this one when it is not given.
+    /// The `tasker` program; by default the one found beside this program.
     #[arg(long, env = "TASKER_BIN", value_name = "PATH")]
     tasker: Option<PathBuf>,
-    /// Where the control plane that is started listens; 0 takes any free port.
+    /// Port of the control plane that is started; 0 takes any free port.
     #[arg(long, default_value_t = 7233)]
     server_port: u16,
-    /// Where the gateway listens; 0 takes any free port.
+    /// Port of the gateway; 0 takes any free port.
     #[arg(long, env = "GATEWAY_PORT", default_value_t = 3000)]
     gateway_port: u16,
     #[command(flatten)]
@@ -68,7 +69,7 @@ pub struct DemoArgs {
     /// Print the figures as JSON instead of the table.
     #[arg(long)]
     json: bool,
-    /// Stay up after the table, to try things by hand, until Ctrl-C.
+    /// Stay up after the table, for manual trials, until Ctrl-C.
     #[arg(long)]
     keep: bool,
 }
@@ -88,10 +89,10 @@ impl DemoArgs {
     }
 }
 
-/// Runs the demo. Success means that through Tasker nobody was left in a partial or unknown state, and that everybody who
-/// registered in an outage completed without spending attempts on it.
+/// Runs the demo. It succeeds if no registration through Tasker is left in a partial or unknown
+/// state, and every registration in an outage completes without spending attempts on it.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    // What may be in the way is found before anything takes time.
+    // Obstacles, such as a taken port, are found before the slow parts start.
     let (gateway, gateway_url) = Place::HERE_OR_ON_ANY_PORT
         .bind(args.gateway_port, "--gateway-port")
         .await?;
@@ -134,7 +135,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Never, if there is nothing to wait for.
+/// Resolves with the event; never if there is none.
 async fn when(event: Option<impl Future<Output = ()>>) {
     match event {
         Some(event) => event.await,
@@ -142,7 +143,7 @@ async fn when(event: Option<impl Future<Output = ()>>) {
     }
 }
 
-/// Who plays, and where.
+/// The settings and the users of the demo, and the addresses of its parts.
 struct Stage {
     args: DemoArgs,
     people: Vec<Applicant>,
@@ -151,7 +152,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// Both runs and the table, and then the outage. The services of the second run stay up.
+    /// Plays both runs and prints the table, then plays the outage. The services of the second run
+    /// stay up.
     async fn play(
         &self,
         gateway: TcpListener,
@@ -203,7 +205,7 @@ impl Stage {
         Ok(report)
     }
 
-    /// Others than those who registered before.
+    /// Plays the outage with users who did not register before.
     async fn outage(
         &self,
         world: &World,
@@ -221,7 +223,7 @@ impl Stage {
         act.play(with, without).await
     }
 
-    /// Fresh services: each run has its own world.
+    /// Starts fresh services: each run has its own.
     async fn world(&self) -> anyhow::Result<World> {
         let plan = FaultPlan::new(self.args.seed);
         World::start(
@@ -272,7 +274,7 @@ impl Stage {
         audit::orchestrated(world, &self.people, &records)
     }
 
-    /// Worker processes of this same program: one may be killed, and is started again.
+    /// Starts worker processes of this same program; one that is killed is started again.
     fn start_workers(&self, urls: &Urls) -> anyhow::Result<Vec<Supervised>> {
         let program = env::current_exe().context("where this program is")?;
         let start = |number: u32| {
@@ -305,7 +307,7 @@ impl Stage {
         Ok((1..=self.args.workers).map(start).collect())
     }
 
-    /// What to try while everything stays up.
+    /// Prints commands to try while everything stays up.
     fn invite(&self) {
         let gateway_url = &self.gateway_url;
         let server = self.server_url.trim_start_matches("http://");
@@ -329,7 +331,7 @@ grpcurl -plaintext {server} tasker.v1.WorkerService/ListWorkers
     }
 }
 
-/// The service monitor, beside the second run.
+/// The service monitor, which runs beside the second run.
 struct Watch {
     monitor: Arc<Mutex<Monitor>>,
     follows: JoinHandle<()>,
@@ -357,7 +359,7 @@ impl Watch {
         Self { monitor, follows }
     }
 
-    /// What it knows once it has heard of the end of so many tasks, or nothing more comes.
+    /// The monitor's figures once it has counted the end of this many tasks, or after five seconds.
     async fn end(self, tasks: usize) -> Monitor {
         let heard = || {
             self.monitor

@@ -1,4 +1,5 @@
-//! The flow through Tasker as a test: everything real, in one process, with a population small enough to wait for.
+//! The flow through Tasker as a test: every part is real, in one process, with a population small
+//! enough to wait for.
 
 use std::time::Duration;
 
@@ -170,7 +171,7 @@ async fn nobody_is_left_in_a_partial_or_unknown_state() {
         (120 - conflicts, conflicts, conflicts),
         "{audit:?}"
     );
-    // What was met before a conflict was found is not recovered, nor need it be.
+    // Hiccups met before a conflict was found are not recovered, and need not be.
     assert!(
         audit.hiccups >= 30 && audit.recovered + conflicts >= audit.hiccups,
         "{audit:?}"
@@ -297,7 +298,8 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
         (USERS, USERS, 0, 0),
         "{outage}"
     );
-    // Only a failed probe opens it again, and the last one it needs does not. All of a probing may fail.
+    // Only a failed probe reopens the circuit, and the last probing that it needs does not fail.
+    // All probes of one probing may fail.
     assert!(on.opened >= 1 && on.half_opened == on.opened, "{outage}");
     assert!(
         on.attempts.probes >= on.opened - 1 && on.seconds_open >= 1.0,
@@ -309,7 +311,8 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
         "{told}"
     );
 
-    // Those who came early enough have used up what they have: on a busy machine not many; the limit is 3.
+    // Early registrations have used up their attempts: on a busy machine they are few; the limit is
+    // 3.
     assert!(off.failed > 0 && off.partial == off.failed, "{outage}");
     assert!(off.attempts.closed >= 3 * off.failed, "{outage}");
     let closed = Attempts {

@@ -1,12 +1,13 @@
-//! Which call meets which fault: a pure function of (seed, operation, user, n-th call).
+//! Assigns faults to calls: a pure function of (seed, operation, user, n-th call).
 //!
-//! Neither the clock nor the order of arrival has a say, so two runs under one seed meet the same faults however they
-//! are scheduled. Hiccups are short, as transient faults are: they hit the first one to three calls for a user and then
-//! pass. How long each may last stays below the retry limit of the step that makes the call.
+//! It depends neither on the clock nor on the order of arrival, so two runs under one seed meet the
+//! same faults however they are scheduled. Hiccups are short, as transient faults are: they affect
+//! the first one to three calls for a user. The longest stays below the retry limit of the step
+//! that makes the call.
 
 use std::time::Duration;
 
-/// A call that one of the services answers, and that has a fault rate of its own.
+/// A call to one of the services, with a fault rate of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     CreateUser,
@@ -17,7 +18,7 @@ pub enum Operation {
     SendWelcome,
 }
 
-/// What goes wrong with one call.
+/// The fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The work is done, and the answer comes after the caller has given up.
@@ -28,13 +29,13 @@ pub enum Fault {
     Unavailable,
     /// 429 with `Retry-After: 1`; nothing was done.
     RateLimited,
-    /// The work is done, and the connection breaks before the answer: the caller cannot know.
+    /// The work is done, and the connection breaks before the answer: the caller cannot tell.
     BreakAfterWork,
     /// The service restarts: the connection breaks, nothing was done.
     Restart,
 }
 
-/// What the user service knows of an e-mail before anybody registers it.
+/// The user service's knowledge of an e-mail before its registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prior {
     /// Nothing: the normal case.
@@ -45,29 +46,31 @@ pub enum Prior {
     OtherData,
 }
 
-/// How often and how long the calls of one operation fail.
+/// The frequency and the length of the hiccups of one operation.
 struct Rate {
-    /// Of 1,000 users, how many meet a hiccup here.
+    /// Users per 1,000 that meet a hiccup here.
     per_mille: u64,
-    /// The most calls in a row that one hiccup spoils.
+    /// The most calls in a row that one hiccup affects.
     longest: u64,
     /// The kinds and their weights.
     kinds: &'static [(Fault, u64)],
 }
 
-/// Of 1,000 e-mails, how many are known before with equal, and how many with other data.
+/// E-mails per 1,000 that are known beforehand: with equal data, and with other data.
 const KNOWN_SAME_PER_MILLE: u64 = 20;
 const KNOWN_OTHER_PER_MILLE: u64 = 20;
 
-/// Every answer takes a little; the shortest and the longest time in milliseconds.
+/// Each answer takes a little time: the shortest and the longest time in milliseconds.
 const LATENCY_MS: (u64, u64) = (5, 25);
 
 impl Operation {
-    /// The rates: together they make a flow without retries fail about as often as the article says (40 %).
+    /// The rates: together they make a flow without retries fail about as often as the article
+    /// states (40 %).
     fn rate(self) -> Rate {
         use Fault::{BreakAfterWork, RateLimited, Restart, ServerError, Stall, Unavailable};
         let (per_mille, longest, kinds): (_, _, &'static [_]) = match self {
-            // Step limit 3, shared by the create and, for a known e-mail, the find: one failure each.
+            // Step limit 3, shared by the create and, for a known e-mail, the find: one failure
+            // each.
             Self::CreateUser => (
                 85,
                 1,
@@ -143,7 +146,7 @@ impl FaultPlan {
         Self { seed }
     }
 
-    /// What goes wrong with the `call`-th call (from 1) of `operation` for the user `who`, if anything does.
+    /// The fault of the `call`-th call (from 1) of `operation` for the user `who`, if there is one.
     pub fn fault(&self, operation: Operation, who: &str, call: u32) -> Option<Fault> {
         let rate = operation.rate();
         let hiccup = self.draw(&["hiccup", operation.name(), who]) % 1000 < rate.per_mille;
@@ -168,7 +171,7 @@ impl FaultPlan {
         Duration::from_millis(shortest + draw % (longest - shortest + 1))
     }
 
-    /// What is known of an e-mail before it registers.
+    /// The user service's knowledge of an e-mail before its registration.
     pub fn prior(&self, email: &str) -> Prior {
         match self.draw(&["prior", email]) % 1000 {
             n if n < KNOWN_SAME_PER_MILLE => Prior::SameData,
@@ -177,7 +180,7 @@ impl FaultPlan {
         }
     }
 
-    /// Three of four hiccups spoil one call; each further call is rarer by the same factor.
+    /// Three of four hiccups affect one call; each further call is rarer by the same factor.
     fn hiccup_length(&self, operation: Operation, who: &str, longest: u64) -> u64 {
         let draw = self.draw(&["length", operation.name(), who]);
         (1..longest)
@@ -203,8 +206,9 @@ impl Operation {
     }
 }
 
-/// 64 even bits from a seed and some words, the same on every machine and in every release: FNV-1a over the words,
-/// then the finaliser of SplitMix64 (Steele, Lea, Flood 2014), because FNV alone mixes its low bits badly.
+/// 64 even bits from a seed and some words, the same on every machine and in every release: FNV-1a
+/// over the words, then the finaliser of SplitMix64 (Steele, Lea, Flood 2014), because FNV alone
+/// mixes its low bits badly.
 pub fn draw(seed: u64, words: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for byte in words.iter().flat_map(|word| word.bytes().chain([0xff])) {

@@ -1,4 +1,4 @@
-//! The registration gateway (port 3000): what browsers and phones talk to.
+//! The registration gateway (port 3000), which browsers and phones call.
 //!
 //! It stores nothing: a registration is a task, and its state is the task's.
 
@@ -22,7 +22,8 @@ use crate::{
     status,
 };
 
-/// What a registration consists of. Their shapes are the template's to check; any other field is refused here.
+/// The fields of a registration. The template validates their shapes; any other field is refused
+/// here.
 const FIELDS: [&str; 6] = [
     "email",
     "name",
@@ -35,7 +36,7 @@ const FIELDS: [&str; 6] = [
 /// The longest `Idempotency-Key` and `X-Correlation-Id`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-/// The routes, on one control plane.
+/// The routes over one control plane.
 pub fn router(control_plane: ControlPlane) -> Router {
     Router::new()
         .route("/users/register", post(register))
@@ -46,7 +47,7 @@ pub fn router(control_plane: ControlPlane) -> Router {
         .with_state(Arc::new(control_plane))
 }
 
-/// What the gateway says instead of an answer.
+/// An error answer of the gateway.
 struct Refusal {
     status: StatusCode,
     body: Value,
@@ -73,7 +74,8 @@ impl Refusal {
         refusal
     }
 
-    /// The control plane's refusal in HTTP's words, for the codes that mean the same in every call.
+    /// Converts a refusal of the control plane to HTTP, for the codes that mean the same in every
+    /// call.
     fn from_control_plane(status: &Status) -> Self {
         match status.code() {
             code if is_transient(code) => Self::new(
@@ -94,11 +96,13 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// 202 once the registration is stored; 400 for what is not JSON, 422 for what does not fit, each problem by field.
+/// 202 once the registration is stored; 400 for a body that is not JSON, 422 for one that does not
+/// fit, with each problem by field.
 ///
-/// A client that may ask twice sends an `Idempotency-Key`: the same key with the same data is the same registration, with
-/// other data it is refused (409). The e-mail is no such key: who corrects a typing error in the name and asks again means
-/// a new registration, and the user service says whether it conflicts.
+/// A client that may repeat a request sends an `Idempotency-Key`: the same key with the same data
+/// is the same registration, with other data it is refused (409). The e-mail is no such key: a
+/// client that corrects a typing error in the name and asks again starts a new registration, and
+/// the user service decides whether it conflicts.
 async fn register(
     State(control_plane): State<Arc<ControlPlane>>,
     headers: HeaderMap,
@@ -120,8 +124,8 @@ async fn register(
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
-/// The registration's state and each step's, and why it waits while it is not final; 404 for an unknown id, 400 for what
-/// is no id.
+/// The state of the registration and of each step, with the reasons of its waits while it is not
+/// final; 404 for an unknown id, 400 for a malformed one.
 async fn registration_status(
     State(control_plane): State<Arc<ControlPlane>>,
     Path(task_id): Path<String>,
@@ -176,7 +180,7 @@ fn submit_request(headers: &HeaderMap, body: &[u8]) -> Result<SubmitTaskRequest,
     })
 }
 
-/// A header's value; empty when it is not there.
+/// A header's value; empty if it is absent.
 fn header(headers: &HeaderMap, name: &str) -> Result<String, Refusal> {
     let Some(value) = headers.get(name) else {
         return Ok(String::new());
@@ -210,7 +214,7 @@ fn not_submitted(status: &Status) -> Refusal {
     }
 }
 
-/// Where the control plane's field is in the client's own request: the context was its body.
+/// The place of the control plane's field in the client's own request, whose body was the context.
 fn in_body(field: &str) -> String {
     field
         .strip_prefix("context_json")

@@ -1,7 +1,8 @@
 //! The five step handlers of the registration, one for each `handler_class` of the template.
 //!
-//! A handler makes one call and says what its answer means; when to try again is Tasker's. Every call carries the step's
-//! idempotency key, so a step that is tried again after an answer was lost does its work once.
+//! A handler makes one call and converts its answer; Tasker decides when to retry. Every call
+//! carries the step's idempotency key, so a step that is retried after a lost answer does its work
+//! once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,15 +15,16 @@ use tasker::worker::{
 
 use crate::services::Urls;
 
-/// What all handlers share: the connections, and where the services are.
+/// Shared by all handlers: the connections, and the addresses of the services.
 pub struct Services {
     http: Client,
     urls: Urls,
-    /// How long one call may take; the step's own `timeout_seconds` is the limit of the whole attempt.
+    /// How long one call may take; the step's own `timeout_seconds` is the limit of the whole
+    /// attempt.
     call_timeout: Duration,
 }
 
-/// The parts of the task's context that services want to know.
+/// The parts of the task's context that services need.
 #[derive(Deserialize, Serialize)]
 struct UserData {
     email: String,
@@ -41,7 +43,7 @@ struct User {
     created_at: String,
 }
 
-/// What later steps need of the result of `create_user_account`.
+/// The part of the result of `create_user_account` that later steps need.
 #[derive(Deserialize)]
 struct Account {
     user_id: String,
@@ -78,7 +80,8 @@ pub fn register(builder: WorkerBuilder, urls: Urls, call_timeout: Duration) -> W
         )
 }
 
-/// Creates the account. A user who exists with the same data counts as created: somebody asked twice.
+/// Creates the account. A user that exists with the same data counts as created, since the request
+/// was repeated.
 struct CreateUserAccount(Arc<Services>);
 
 impl Handler for CreateUserAccount {
@@ -107,7 +110,7 @@ impl Handler for CreateUserAccount {
 }
 
 impl CreateUserAccount {
-    /// The e-mail is taken: by the same user, or by another one?
+    /// The e-mail is taken: finds out whether by the same user or by another one.
     async fn existing(&self, step: &StepContext, user: &UserData) -> Result<Value, StepError> {
         let url = reqwest::Url::parse_with_params(
             &format!("{}/users", self.0.urls.user),
@@ -139,7 +142,7 @@ impl CreateUserAccount {
     }
 }
 
-/// Creates the billing profile with the plan that was asked for.
+/// Creates the billing profile with the requested plan.
 struct SetupBillingProfile(Arc<Services>);
 
 impl Handler for SetupBillingProfile {
@@ -163,7 +166,7 @@ impl Handler for SetupBillingProfile {
     }
 }
 
-/// Creates the preferences: the defaults, and what the user consented to.
+/// Creates the preferences: the defaults, and the user's consent.
 struct InitializePreferences(Arc<Services>);
 
 impl Handler for InitializePreferences {
@@ -187,7 +190,7 @@ impl Handler for InitializePreferences {
     }
 }
 
-/// Sends the welcome mail: once, however often the step is tried.
+/// Sends the welcome mail: once, however often the step is retried.
 struct SendWelcomeSequence(Arc<Services>);
 
 impl Handler for SendWelcomeSequence {
@@ -222,7 +225,8 @@ impl Handler for UpdateUserStatus {
 }
 
 impl Services {
-    /// One call on behalf of a step. An answer of any status is an answer; none is a retryable error.
+    /// Makes one call on behalf of a step. An answer of any status is returned; without an answer
+    /// the error is retryable.
     async fn call(
         &self,
         step: &StepContext,
@@ -237,7 +241,7 @@ impl Services {
     }
 }
 
-/// The JSON of a good answer; any other becomes the step's error, as its status says.
+/// Parses the JSON of a successful answer; any other answer becomes the step's error by its status.
 async fn body<T: for<'de> Deserialize<'de>>(
     step: &StepContext,
     response: Response,

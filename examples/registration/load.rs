@@ -1,4 +1,4 @@
-//! Registers everybody at an even pace, as people come, whether or not those before have ended.
+//! Registers all applicants at an even pace, whether or not earlier registrations have ended.
 
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use tokio::{
 
 use crate::{population::Applicant, progress::Progress};
 
-/// Runs `register` for each applicant, `per_second` of them starting each second; answers in the applicants' order.
+/// Runs `register` for each applicant, and starts `per_second` of them each second; returns the
+/// records in the applicants' order.
 ///
-/// `register` says whether the registration completed, beside whatever it has to tell.
+/// `register` returns whether the registration completed, and its record.
 pub async fn at_pace<T, F>(
     label: &'static str,
     applicants: &[Applicant],

@@ -1,6 +1,7 @@
 //! A user registration across four services that fail, once without and once with Tasker.
 //!
-//! `make demo` runs all of it; the modes `services`, `worker` and `gateway` are the same parts as single processes.
+//! `make demo` runs all of it; the modes `services`, `worker` and `gateway` are the same parts as
+//! single processes.
 
 use std::{
     io::{IsTerminal as _, stderr},
@@ -63,7 +64,7 @@ enum Mode {
     Services(ServicesArgs),
     /// A worker that serves the five step handlers.
     Worker(WorkerArgs),
-    /// The HTTP gateway that starts registrations and tells their state.
+    /// The HTTP gateway that starts registrations and reports their state.
     Gateway(GatewayArgs),
 }
 
@@ -74,13 +75,13 @@ struct ServicesArgs {
     host: IpAddr,
     #[command(flatten)]
     ports: Ports,
-    /// Decides which calls fail.
+    /// Seed of the faults.
     #[arg(long, env = "FAULT_SEED", default_value_t = 42)]
     seed: u64,
     /// How long a stalled answer takes, in milliseconds: longer than the callers wait.
     #[arg(long, env = "STALL_MS", default_value_t = 3000)]
     stall_ms: u64,
-    /// Of how many made-up users some are known from the start.
+    /// Number of made-up users, some of whom are known from the start.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(..=100_000))]
     users: u32,
 }

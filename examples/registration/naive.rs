@@ -1,4 +1,5 @@
-//! The flow as it was before Tasker: four calls one after another, no retries, and no memory of what was done.
+//! The flow as it was before Tasker: four calls one after another, no retries, and no memory of
+//! what was done.
 //!
 //! It follows the article's `UserRegistrationService#register_user` call for call.
 
@@ -11,17 +12,17 @@ use crate::{population::Applicant, services::Urls};
 /// Why a registration "failed".
 #[derive(Debug)]
 pub struct Failure {
-    /// Which of the four calls.
+    /// The failed call, one of the four.
     pub call: &'static str,
     pub cause: Cause,
 }
 
-/// What the caller saw.
+/// The failure as the caller saw it.
 #[derive(Debug)]
 pub enum Cause {
-    /// The service refused: nothing was done there.
+    /// The service refused; nothing was done there.
     Status(u16),
-    /// A time-out or a broken connection: whether the call did its work, the caller cannot know.
+    /// A time-out or a broken connection: the caller cannot tell whether the call did its work.
     NoAnswer(String),
 }
 
@@ -51,7 +52,7 @@ impl NaiveRegistration {
         }
     }
 
-    /// Returns the user's id, or the first thing that went wrong; what was created until then stays behind.
+    /// Returns the user's id, or the first error; the parts created until then stay behind.
     pub async fn register_user(&self, user: &Applicant) -> Result<String, Failure> {
         // Step 1: create the user in the user service.
         let created = self
@@ -146,7 +147,7 @@ mod tests {
         notification_port: 0,
     };
 
-    /// Everybody registers; the causes of the failures, by user.
+    /// Registers all applicants; returns each with its outcome, and the injected faults.
     async fn run(
         seed: u64,
         users: usize,

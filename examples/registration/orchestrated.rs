@@ -1,4 +1,4 @@
-//! The flow through Tasker, as a phone or a browser sees it: ask the gateway once, then wait for the end.
+//! The flow through Tasker as a client sees it: ask the gateway once, then wait for the end.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use crate::{
     population::Applicant,
 };
 
-/// How long a client keeps asking a gateway that does not answer.
+/// How long a client retries a gateway that does not answer.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a registration may take before its state counts as unknown.
 const END_LIMIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What came of one registration.
+/// The result of one registration.
 pub struct Record {
-    /// How long the gateway took to take it.
+    /// How long the gateway took to accept it.
     pub answered_after: Duration,
-    /// The whole task at its end; why there is none, if there is none.
+    /// The whole task at its end, or the reason why there is none.
     pub task: anyhow::Result<GetTaskResponse>,
 }
 
@@ -64,7 +64,7 @@ impl Orchestrated {
         self.register_user_and_tell(user, |_| ()).await
     }
 
-    /// The same; `tell` learns the task's id as soon as there is one.
+    /// As [`Self::register_user`]; `tell` receives the task's id as soon as it exists.
     pub async fn register_user_and_tell(
         &self,
         user: &Applicant,
@@ -85,7 +85,8 @@ impl Orchestrated {
         }
     }
 
-    /// Asks until there is an answer. The idempotency key makes that safe: whatever the first request did, the task is one.
+    /// Retries until there is an answer. The idempotency key makes that safe: whatever the first
+    /// request did, there is one task.
     async fn submit(&self, user: &Applicant) -> anyhow::Result<String> {
         let key = uuid::Uuid::new_v4().to_string();
         let asked = Instant::now();
@@ -131,7 +132,7 @@ impl Orchestrated {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(status) if is_transient(status.code()) => {}
-                // What a connection that breaks in the middle of a stream looks like.
+                // A connection that breaks in the middle of a stream reports these codes.
                 Err(status)
                     if matches!(status.code(), tonic::Code::Unknown | tonic::Code::Cancelled) => {}
                 Err(status) => bail!("watching task {task_id}: {status}"),
@@ -150,7 +151,7 @@ impl Orchestrated {
         }
     }
 
-    /// Whether the stream brought the final state.
+    /// Whether the stream delivered the final state.
     async fn watch(&self, task_id: &str) -> Result<bool, tonic::Status> {
         let request = WatchTaskRequest {
             task_id: task_id.to_owned(),

@@ -32,32 +32,32 @@ use crate::{
     status,
 };
 
-/// How many users register in each run.
+/// Number of users that register in each run.
 pub const USERS: usize = 40;
 const SERVICE: &str = "billing_service";
 const STEP: &str = "setup_billing_profile";
-/// Who sets the policy, as the circuit's history has it.
+/// The author of the policy in the circuit's history.
 const ACTOR: &str = "registration demo";
-/// The fields that the act sets, and takes back.
+/// The fields that the act sets, and restores afterwards.
 const FIELDS: [&str; 3] = ["enabled", "cool_down_seconds", "max_cool_down_seconds"];
-/// Shorter than by default, as a demo has no minutes; everything else is the default.
+/// Shorter than the default, as a demo has no minutes; all other settings are the default.
 const COOL_DOWN: (f64, f64) = (2.0, 5.0);
-/// How often the status of one registration is asked for.
+/// Interval between queries of the status of one registration.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is needed to play it.
+/// The parts that the act needs.
 pub struct Act<'a> {
     pub world: &'a World,
     pub control_plane: &'a ControlPlane,
     pub gateway_url: &'a str,
     /// How long billing is down.
     pub seconds: u64,
-    /// How many users start to register each second.
+    /// Users that start to register per second.
     pub rate: f64,
 }
 
-/// What both runs came to.
+/// The results of both runs.
 #[derive(Debug, Serialize)]
 pub struct Outage {
     pub seconds: u64,
@@ -75,18 +75,19 @@ pub struct Run {
     pub failed: usize,
     pub partial: usize,
     pub attempts: Attempts,
-    /// How often the circuit opened, and was half-open.
+    /// How often the circuit opened, and how often it became half-open.
     pub opened: usize,
     pub half_opened: usize,
     pub seconds_open: f64,
     /// From the first request to the last end.
     pub seconds: f64,
-    /// What the gateway said of a registration that waited for billing.
+    /// The gateway's explanation of a registration that waited for billing.
     pub told: Option<String>,
 }
 
 impl Act<'_> {
-    /// Both runs; each with people of its own. The policy of the service is afterwards what it was before.
+    /// Plays both runs, each with its own users. Afterwards the policy of the service is as it was
+    /// before.
     pub async fn play(&self, with: &[Applicant], without: &[Applicant]) -> anyhow::Result<Outage> {
         let before = self.circuit().await?.set_for_service.unwrap_or_default();
         let runs = self.both(with, without).await;
@@ -142,7 +143,8 @@ impl Act<'_> {
         })
     }
 
-    /// Everybody registers, and somebody asks meanwhile. Billing comes back when its time has come.
+    /// Registers all users while a witness queries the status of one. Billing comes back after its
+    /// time, even if some registrations still run.
     async fn register(
         &self,
         circuits: bool,
@@ -159,7 +161,7 @@ impl Act<'_> {
         let registrations = at_pace(label, people, self.rate, move |person| {
             let (flow, tell) = (flow.clone(), tell.clone());
             async move {
-                // Once somebody is asked about, nobody listens any more.
+                // Once the witness has ended, a send fails; that is no error.
                 let record = flow
                     .register_user_and_tell(&person, |task_id| drop(tell.send(task_id.to_owned())))
                     .await;
@@ -213,7 +215,8 @@ impl Act<'_> {
     }
 }
 
-/// Asks the gateway about the first registration that was taken until it waits for `cause`: what is said of it then, or nothing if it ends before.
+/// Queries the gateway about the first accepted registration until it waits for `cause`; returns
+/// the explanation of that moment, or `None` if the registration ends before.
 async fn witness(
     gateway_url: String,
     mut taken: UnboundedReceiver<String>,
@@ -231,7 +234,7 @@ async fn witness(
                 .into_iter()
                 .flatten()
                 .find(|step| step["name"] == STEP);
-            // The strongest reason: the one that the summary is about.
+            // The first wait is the strongest reason, which the summary is about.
             if billing.is_some_and(|step| step["waits"][0]["cause"] == cause) {
                 return said["why"].as_str().map(str::to_owned);
             }
@@ -248,7 +251,7 @@ async fn ask(http: &reqwest::Client, url: &str) -> reqwest::Result<Value> {
 }
 
 impl Outage {
-    /// Why the demo fails, if it does.
+    /// The reasons why the demo fails, if any.
     pub fn problems(&self) -> Vec<String> {
         let Run {
             asked,

@@ -1,4 +1,4 @@
-//! Where something listens.
+//! The address that a part of the demo listens on.
 
 use std::{
     io::ErrorKind,
@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
-/// An address, and what to do when a port there is taken.
+/// An address, and the behaviour if a port there is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     host: IpAddr,
@@ -16,7 +16,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// For the demo, which is not to fail because somebody's web server has port 3000.
+    /// For the demo, which must not fail because another program uses port 3000.
     pub const HERE_OR_ON_ANY_PORT: Self = Self {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         or_any_port: true,
@@ -35,8 +35,8 @@ impl Place {
         }
     }
 
-    /// Opens a listener and says under which URL it is reached from this machine. Port 0 is any free one; `flag` is
-    /// where another port can be chosen.
+    /// Opens a listener, and returns the URL by which it is reached from this machine. Port 0 is
+    /// any free one; `flag` names the option that chooses another port.
     pub async fn bind(self, port: u16, flag: &str) -> anyhow::Result<(TcpListener, String)> {
         let listener = match TcpListener::bind((self.host, port)).await {
             Err(error) if error.kind() == ErrorKind::AddrInUse && self.or_any_port => {

@@ -1,4 +1,4 @@
-//! Who registers: made-up users, the same for the same seed.
+//! The applicants: made-up users, the same for the same seed.
 
 use serde::Serialize;
 
@@ -37,7 +37,7 @@ pub fn applicants(seed: u64, count: usize) -> Vec<Applicant> {
     (1..=count).map(|number| applicant(seed, number)).collect()
 }
 
-/// `count` applicants after the first `after` of a seed, of whom no service knows anything.
+/// `count` applicants after the first `after` of a seed, all unknown to every service.
 pub fn newcomers(seed: u64, after: usize, count: usize) -> Vec<Applicant> {
     let plan = FaultPlan::new(seed);
     let others = (after + 1..).map(|number| applicant(seed, number));

@@ -1,4 +1,5 @@
-//! A control plane of the demo's own: a `tasker server` on a private Postgres. Either may be killed, and comes back.
+//! The demo's own control plane: a `tasker server` on a private Postgres. Either may be killed, and
+//! is started again.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -22,10 +23,10 @@ pub struct PrivateControlPlane {
 }
 
 impl PrivateControlPlane {
-    /// Starts both. Postgres is up on return; the server may still be on its way.
+    /// Starts both. Postgres is up on return; the server may still be starting.
     pub async fn start(tasker: Option<PathBuf>, port: u16) -> anyhow::Result<Self> {
         let program = tasker.map_or_else(find_tasker, Ok)?;
-        // Only to see which port is free: the server opens it itself, again and again.
+        // The probe only finds a free port: the server binds it itself, again after each restart.
         let (probe, url) = Place::HERE_OR_ON_ANY_PORT
             .bind(port, "--server-port")
             .await?;
@@ -65,12 +66,12 @@ impl PrivateControlPlane {
         &self.url
     }
 
-    /// Resolves when the server does not stay up.
+    /// Resolves when the server is given up because it does not stay up.
     pub fn given_up(&self) -> impl Future<Output = ()> + use<> {
         self.server.given_up()
     }
 
-    /// The server first: it has things to say to its database.
+    /// The server first: during its shutdown it still writes to its database.
     pub async fn stop(self) {
         self.server.stop().await;
         self.stop_postgres.cancel();
@@ -92,7 +93,8 @@ async fn supervise(mut cluster: Cluster, stop: CancellationToken) {
     cluster.stop().await;
 }
 
-/// The `tasker` program: beside this one where it is installed, one folder up where Cargo builds examples.
+/// The `tasker` program: beside this one where it is installed, one folder up where Cargo builds
+/// examples.
 fn find_tasker() -> anyhow::Result<PathBuf> {
     let this = env::current_exe().context("where this program is")?;
     let mut candidates = this

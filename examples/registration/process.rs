@@ -1,4 +1,5 @@
-//! Child processes that are started again when they die: what the demo runs may be killed while it runs.
+//! Child processes that are restarted when they die: the parts of the demo may be killed while it
+//! runs.
 
 use std::{
     io,
@@ -20,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a process may take to end by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-/// A process that lives shorter than this did not start properly…
+/// A process that lives shorter than this counts as a failed start.
 const QUICK_DEATH: Duration = Duration::from_secs(2);
-/// …and is given up after so many such deaths in a row.
+/// A process is given up after this many failed starts in a row.
 const MAX_QUICK_DEATHS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -35,7 +36,7 @@ pub async fn told_to_end() -> io::Result<()> {
     }
 }
 
-/// A process that is kept alive.
+/// A process that is kept running.
 pub struct Supervised {
     stop: CancellationToken,
     given_up: CancellationToken,
@@ -43,7 +44,7 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Starts it, and starts it again whenever it ends.
+    /// Starts it, and restarts it whenever it ends.
     pub fn start(name: String, command: impl Fn() -> Command + Send + 'static) -> Self {
         let (stop, given_up) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(supervise(name, command, stop.clone(), given_up.clone()));
@@ -54,12 +55,12 @@ impl Supervised {
         }
     }
 
-    /// Resolves when it does not stay up.
+    /// Resolves when it is given up because it does not stay up.
     pub fn given_up(&self) -> impl Future<Output = ()> + use<> {
         self.given_up.clone().cancelled_owned()
     }
 
-    /// Tells it to end, and makes it end if it does not.
+    /// Asks it to end, and kills it if it does not.
     pub async fn stop(self) {
         self.stop.cancel();
         let _ = self.task.await;
@@ -104,8 +105,8 @@ async fn supervise(
 
 fn spawn(mut command: Command) -> io::Result<Child> {
     end_with_parent(&mut command);
-    // Its own group: Ctrl-C reaches the demo alone, which then ends the others in order.
-    // Stdout is for the table alone.
+    // Its own process group: Ctrl-C reaches the demo alone, which then ends the others in order.
+    // Stdout is reserved for the table.
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -114,8 +115,8 @@ fn spawn(mut command: Command) -> io::Result<Child> {
         .spawn()
 }
 
-/// Nothing is left behind, even when the demo is killed itself. The signal goes out when the thread that forked ends;
-/// the runtime's threads live as long as the process.
+/// Ends the child with the demo, even if the demo is killed. The kernel sends the signal when the
+/// thread that forked ends; the runtime's threads live as long as the process.
 #[cfg(target_os = "linux")]
 #[expect(
     unsafe_code,
@@ -133,7 +134,7 @@ fn end_with_parent(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn end_with_parent(_: &mut Command) {}
 
-/// SIGTERM, and SIGKILL for one that does not listen.
+/// Sends SIGTERM, and SIGKILL if the process does not end in time.
 async fn end(mut child: Child) {
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
         let _ = kill_process(pid, Signal::TERM);

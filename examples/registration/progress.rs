@@ -1,4 +1,5 @@
-//! Shows how far a run is: one line that is rewritten in a terminal, or a line every two seconds elsewhere.
+//! Shows the progress of a run: one line that is rewritten on a terminal, or a line every two
+//! seconds elsewhere.
 
 use std::{
     fmt,

@@ -9,18 +9,19 @@ use crate::{
     outage::Outage,
 };
 
-/// Both runs under one seed, and the act after them.
+/// Both runs under one seed, and the outage after them.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub seed: u64,
     pub naive: Audit,
     pub tasker: Audit,
-    /// None when it was not played.
+    /// None if it was not played.
     pub outage: Option<Outage>,
 }
 
 impl Report {
-    /// Whether everybody who registered through Tasker has a known end with nothing half done, and the outage was survived.
+    /// Whether every registration through Tasker has a known end with nothing half done, and the
+    /// outage caused no problems.
     pub fn is_clean(&self) -> bool {
         let survived = self
             .outage
@@ -85,7 +86,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Names to the left, numbers to the right, a rule under the head.
+/// Names aligned left, numbers aligned right, a rule under the head.
 pub fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| {
         rows.iter()

@@ -7,7 +7,7 @@ use tasker::proto::{
     Wait, WaitCause,
 };
 
-/// Whether nothing more will happen to it.
+/// Whether the task has ended.
 pub fn is_final(found: &GetTaskResponse) -> bool {
     found
         .task
@@ -15,8 +15,9 @@ pub fn is_final(found: &GetTaskResponse) -> bool {
         .is_some_and(|task| task.ended_at.is_some())
 }
 
-/// The whole task for a person or a page that waits for it; `why` is the control plane's explanation of one that is not
-/// final. It is a moment younger: a step may be further in it.
+/// The whole task for a person or a page that waits for it; `why` is the control plane's
+/// explanation of a task that is not final. It is read after the task, so a step may be further
+/// along in it.
 pub fn describe(found: &GetTaskResponse, why: Option<&ExplainTaskResponse>) -> Value {
     let waits_of = |step: &Step| {
         let explained = why.and_then(|why| {
@@ -88,7 +89,7 @@ fn time(timestamp: Option<Timestamp>) -> Option<String> {
     timestamp.map(|timestamp| timestamp.to_string())
 }
 
-/// Whole per cent, and 100 only when everything is done.
+/// Whole per cent, and 100 only if every step is complete.
 fn percent(complete: i32, total: i32) -> i32 {
     if total == 0 {
         0
@@ -97,7 +98,8 @@ fn percent(complete: i32, total: i32) -> i32 {
     }
 }
 
-/// The protocol's name without its prefix, in small letters: `TASK_STATE_IN_PROGRESS` is `in_progress`.
+/// The protocol's name without its prefix, in lower case: `TASK_STATE_IN_PROGRESS` is
+/// `in_progress`.
 pub fn task_state(state: TaskState) -> String {
     short(state.as_str_name(), "TASK_STATE_")
 }

@@ -1,4 +1,4 @@
-//! The worker process: serves the registration's handlers until it is told to stop.
+//! The worker process: serves the registration's handlers until it is stopped.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tasker::worker::Worker;
 
 use crate::{handlers, services::Urls};
 
-/// How a worker runs.
+/// The settings of a worker.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
-    /// The control plane; several addresses of one cluster with commas between them.
+    /// The control plane; several addresses of one cluster are separated by commas.
     #[arg(
         long,
         env = "TASKER_SERVER",
@@ -18,10 +18,10 @@ pub struct WorkerArgs {
         default_value = "http://127.0.0.1:7233"
     )]
     pub server: Vec<String>,
-    /// What operators see.
+    /// Name of the worker for operators.
     #[arg(long, env = "WORKER_NAME", default_value = "registration")]
     pub name: String,
-    /// Steps at once.
+    /// Concurrent steps.
     #[arg(long, default_value_t = 64)]
     pub slots: usize,
     /// How long one call to a service may take, in milliseconds.
@@ -31,7 +31,7 @@ pub struct WorkerArgs {
     pub urls: Urls,
 }
 
-/// Runs until SIGTERM or SIGINT, then finishes what it has.
+/// Runs until SIGTERM or SIGINT, then finishes its running steps.
 pub async fn run(args: WorkerArgs) -> anyhow::Result<()> {
     let builder = Worker::builder(args.server)
         .name(args.name)

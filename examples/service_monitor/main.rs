@@ -1,5 +1,5 @@
-//! The article's ServiceMonitor: hears how the steps of a namespace end, tells the kinds of failures apart, keeps each
-//! service's times, and says what somebody should look at.
+//! The article's ServiceMonitor: subscribes to the ends of the steps of a namespace, classifies
+//! failures, keeps each service's times, and raises alerts.
 //!
 //! ```sh
 //! cargo run --example service_monitor -- --namespace user_management --cursor-file monitor.cursor
@@ -12,17 +12,18 @@ use monitor::{Monitor, follow, request};
 
 mod monitor;
 
-/// Watches how the services of a namespace do, until Ctrl-C; then prints their figures.
+/// Watches the services of a namespace until Ctrl-C; then prints their figures.
 #[derive(Parser)]
 #[command(name = "service_monitor")]
 struct Args {
     /// The control plane.
     #[arg(long, env = "TASKER_SERVER", default_value = "http://127.0.0.1:7233")]
     server: String,
-    /// Whose steps.
+    /// Namespace of the steps.
     #[arg(long, default_value = "user_management")]
     namespace: String,
-    /// Where to keep the place in the event log: the next run goes on from there. Without it, the monitor begins now.
+    /// File that keeps the cursor in the event log: the next run resumes there. Without it, the
+    /// monitor begins now.
     #[arg(long, value_name = "FILE")]
     cursor_file: Option<PathBuf>,
 }
@@ -55,7 +56,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
             if let Some(alert) = event.and_then(|event| monitor.hear(event)) {
                 println!("ALERT {alert}");
             }
-            // After it was handled: a crash in between may repeat one alert, and loses none.
+            // Written after the event was handled: a crash in between may repeat one alert, and
+            // loses none.
             if let Some(file) = &args.cursor_file {
                 fs::write(file, cursor)?;
             }

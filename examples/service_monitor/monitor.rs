@@ -1,4 +1,4 @@
-//! What the monitor knows: how each service fails, how long it takes, and what is worth an alert.
+//! The state of the monitor: the failures and the times of each service, and its alerts.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -8,12 +8,12 @@ use tasker::{
 };
 use tonic::Code;
 
-/// A step that takes longer is worth an alert.
+/// A step that takes longer raises an alert.
 pub const SLOW: Duration = Duration::from_secs(30);
-/// Between two tries to reach the control plane.
+/// Pause between two attempts to reach the control plane.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why an attempt failed, as far as an operator would do something else about it.
+/// The cause of a failed attempt, as far as an operator would react differently to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     Circuit,
@@ -25,7 +25,7 @@ pub enum Cause {
 impl Cause {
     const ALL: [Self; 4] = [Self::Circuit, Self::TimeOut, Self::RateLimit, Self::Other];
 
-    /// By the code, if there is one that says it, and else by the words.
+    /// Classifies by the error code, if that is specific, and otherwise by the message.
     pub fn of(event: &Event) -> Self {
         let message = event.error_message.to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -51,7 +51,7 @@ impl Cause {
     }
 }
 
-/// What somebody should look at.
+/// An event that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alert {
     /// The step failed for good.
@@ -109,7 +109,7 @@ pub struct Figures {
     pub completed: u64,
     pub took: Duration,
     pub slowest: Duration,
-    /// Failed attempts, those that were tried again included.
+    /// Failed attempts, including those that were retried.
     pub failures: BTreeMap<Cause, u64>,
 }
 
@@ -117,12 +117,12 @@ pub struct Figures {
 #[derive(Clone, Debug, Default)]
 pub struct Monitor {
     pub services: BTreeMap<String, Figures>,
-    /// Tasks that ended, in whatever way.
+    /// Tasks that ended, in any state.
     pub tasks_ended: u64,
 }
 
 impl Monitor {
-    /// Counts an event.
+    /// Counts an event, and returns an alert if it needs attention.
     pub fn hear(&mut self, event: &Event) -> Option<Alert> {
         let (service, step, task_id) = (
             event.service.clone(),
@@ -206,7 +206,7 @@ impl fmt::Display for Monitor {
     }
 }
 
-/// What a monitor of a namespace wants to hear, after the cursor, or from now on if that is empty.
+/// The subscription of a monitor to a namespace: after the cursor, or from now on if that is empty.
 pub fn request(namespace: &str, cursor: String) -> SubscribeRequest {
     let types = [
         EventType::StepCompleted,
@@ -224,8 +224,9 @@ pub fn request(namespace: &str, cursor: String) -> SubscribeRequest {
     }
 }
 
-/// Hands each event to `hear`, with the cursor after it, and each place without one. A connection that breaks, or a server
-/// that ends, is none of its business: it goes on after the last cursor, and hears each event once.
+/// Passes each event to `hear`, with the cursor after it, and each cursor without an event. After a
+/// broken connection or the end of a server it resumes after the last cursor, so each event is
+/// passed once.
 pub async fn follow(
     server: &str,
     mut request: SubscribeRequest,

@@ -1,5 +1,5 @@
-//! The handlers on a real worker, against the real services. In the server's place sits a desk that hands out one
-//! assignment and takes its result.
+//! The handlers on a real worker, against the real services. A `Desk` takes the server's place: it
+//! hands out one assignment at a time and accepts its result.
 
 use std::collections::HashMap;
 
@@ -163,7 +163,7 @@ impl Bench {
             .clone()
     }
 
-    /// The first user of whom this much is known beforehand, and whose own calls meet no fault.
+    /// The first user with this prior knowledge whose own calls meet no fault.
     fn known(&self, prior: Prior) -> Applicant {
         let smooth = |operation, person: &Applicant| {
             (1..3).all(|call| {
@@ -184,7 +184,7 @@ impl Bench {
             .clone()
     }
 
-    /// One attempt of a step, after `create_user_account` if it is another one.
+    /// One attempt of a step, with the result of `create_user_account`.
     async fn attempt(&mut self, handler: &str, service: &str, person: &Applicant) -> Outcome {
         let mut context = json!(person);
         context["correlation_id"] = json!("c1");
@@ -275,7 +275,7 @@ async fn a_known_email_is_success_with_equal_data_and_a_conflict_with_other() {
     }
 }
 
-/// A handler, its service and operation, a fault, and the code that it gets.
+/// A handler, its service and operation, a fault, and the error code that it causes.
 const FAULTS: &[(&str, &str, Operation, Fault, &str)] = &[
     (
         "CreateUserAccount",

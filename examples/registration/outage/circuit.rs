@@ -1,4 +1,4 @@
-//! What became of a circuit in one outage, and of the attempts meanwhile.
+//! The history of a circuit in one outage, and the attempts during it.
 
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -7,11 +7,12 @@ use tasker::proto::{AttemptOutcome, CircuitChange};
 use super::{ACTOR, STEP};
 use crate::orchestrated::Record;
 
-/// A start that was decided on before the circuit opened is written this much later at most.
+/// A start that was decided before the circuit opened is written at most this much later, in
+/// seconds.
 const ON_ITS_WAY: f64 = 0.5;
 
-/// Attempts of the billing step that failed and count against its limit, by how the circuit was when they started; and those
-/// that failed as probes, which cost nothing.
+/// Attempts of the billing step that failed and count against its limit, by the state of the
+/// circuit when they started; and failed probes, which cost nothing.
 #[derive(Debug, Default, Serialize, PartialEq, Eq)]
 pub struct Attempts {
     pub closed: usize,
@@ -20,11 +21,11 @@ pub struct Attempts {
     pub probes: usize,
 }
 
-/// What became of the circuit in one run, oldest first.
+/// The changes of the circuit in one run, oldest first.
 pub struct History(Vec<CircuitChange>);
 
 impl History {
-    /// All since the policy was set for the run.
+    /// All changes but pauses since the policy was set for the run.
     pub fn of(newest_first: Vec<CircuitChange>) -> Self {
         let ours = |change: &CircuitChange| {
             change.r#type == "circuit.policy_changed" && change.by == ACTOR
@@ -53,7 +54,7 @@ impl History {
             .fold(0.0, |all, open| all + open)
     }
 
-    /// The latest change before a time, and how long before.
+    /// The latest change before a time, and the seconds since that change.
     fn at(&self, time: f64) -> Option<(&str, f64)> {
         let change = self
             .0
@@ -154,7 +155,7 @@ mod tests {
         }
     }
 
-    /// Newest first, as the control plane has it: open from 101 to 111 and from 112 to 132.
+    /// Newest first, as the control plane returns it: open from 101 to 111 and from 112 to 132.
     fn history() -> History {
         History::of(vec![
             change("circuit.closed", 133, ""),

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::front::{Answer, Call, Front};
 use crate::faults::Operation;
 
-/// What `POST /profiles` takes.
+/// The body of `POST /profiles`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NewProfile {
     pub user_id: String,
@@ -52,7 +52,7 @@ impl BillingService {
             .contains_key(user_id)
     }
 
-    /// 201 for a new profile; a user who has one keeps it, and the plan of the last call counts.
+    /// 201 for a new profile; an existing one is kept, with the plan of the last call.
     fn put(&self, new: NewProfile) -> Answer {
         let body = json!({ "id": new.user_id.replace("usr_", "bil_"), "user_id": new.user_id, "plan": new.plan });
         let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! The front of every service: counts calls, injects the planned faults, and honours `Idempotency-Key`.
+//! The front of every service: counts calls, injects the planned faults, and honours
+//! `Idempotency-Key`.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use super::listener::HangUp;
 use crate::faults::{Fault, FaultPlan, Operation};
 
-/// What a service says when nothing goes wrong.
+/// The answer of a service without a fault.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub status: StatusCode,
@@ -42,17 +43,17 @@ impl IntoResponse for Answer {
     }
 }
 
-/// One call as it came in.
+/// One incoming call.
 pub struct Call<'a> {
     pub operation: Operation,
-    /// The user it is about.
+    /// The user that it concerns.
     pub who: &'a str,
     pub headers: &'a HeaderMap,
-    /// What is asked: the same key with another request is refused.
+    /// The content of the request: the same key with another request is refused.
     pub request: &'a Value,
 }
 
-/// The part that all services have in common.
+/// The part that all services share.
 pub struct Front {
     plan: FaultPlan,
     /// How long a stalled answer takes: longer than any caller waits.
@@ -79,12 +80,13 @@ impl Front {
         }
     }
 
-    /// While it is down, every call is answered 503 and nothing is done.
+    /// While the service is down, it answers every call with 503 and does nothing.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Relaxed);
     }
 
-    /// Answers one call: `work` runs unless the service is down, a fault prevents it or its idempotency key was used before.
+    /// Answers one call: `work` runs unless the service is down, a fault prevents it or its
+    /// idempotency key was used before.
     pub async fn answer(&self, call: Call<'_>, work: impl FnOnce() -> Answer) -> Response {
         let number = self.count(&call);
         tokio::time::sleep(self.plan.latency(call.operation, call.who, number)).await;
@@ -131,8 +133,8 @@ impl Front {
         *number
     }
 
-    /// Does the work, or repeats the first answer to the same key. The lock is held meanwhile, so two calls with one key
-    /// that arrive together do the work once.
+    /// Does the work, or repeats the first answer to the same key. The lock is held meanwhile, so
+    /// two concurrent calls with one key do the work once.
     fn once(&self, call: &Call<'_>, work: impl FnOnce() -> Answer) -> Answer {
         let Some(key) = call
             .headers

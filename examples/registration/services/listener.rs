@@ -1,4 +1,4 @@
-//! Serves a router over HTTP/1, and can break a connection instead of answering.
+//! Serves a router over HTTP/1, and can close a connection instead of answering.
 
 use std::{convert::Infallible, error::Error, fmt};
 
@@ -32,7 +32,7 @@ impl fmt::Display for HangUp {
 
 impl Error for HangUp {}
 
-/// Accepts connections until `stop`, which also ends the open ones.
+/// Accepts connections until `stop` is cancelled, which also ends the open ones.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -46,7 +46,7 @@ pub async fn serve(
                 let stop = stop.clone();
                 running.spawn(async move { stop.run_until_cancelled(connection).await });
             }
-            // Out of file descriptors, or the peer is gone already: neither ends the service.
+            // No file descriptor is left, or the peer is gone already: neither ends the service.
             Err(error) => {
                 eprintln!("accept: {error}");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -63,7 +63,7 @@ async fn serve_connection(stream: TcpStream, router: Router) {
             let response = answer
                 .await
                 .unwrap_or_else(|never: Infallible| match never {});
-            // An error here makes hyper drop the connection without a word.
+            // An error here makes hyper close the connection without an answer.
             if response.extensions().get::<HangUp>().is_some() {
                 Err(HangUp)
             } else {
@@ -71,7 +71,7 @@ async fn serve_connection(stream: TcpStream, router: Router) {
             }
         }
     });
-    // A broken connection is the caller's to notice.
+    // The caller notices a broken connection itself.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), answer_or_hang_up)
         .await;

@@ -1,4 +1,5 @@
-//! The simulated world: four services with their own state, their own ports, and the faults of one plan.
+//! The simulated world: four services with their own state, their own ports, and the faults of one
+//! plan.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +39,7 @@ pub struct Ports {
     pub notification_port: u16,
 }
 
-/// Where callers find the services.
+/// The addresses at which callers find the services.
 #[derive(Args, Clone, Debug)]
 pub struct Urls {
     #[arg(
@@ -67,10 +68,11 @@ pub struct Urls {
     pub notification: String,
 }
 
-/// What the services hold of one applicant.
+/// The parts of one applicant's registration that the services hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holdings {
-    /// An account with the applicant's own data; another user's account under the same e-mail is not it.
+    /// An account with the applicant's own data; another user's account under the same e-mail does
+    /// not count.
     pub account: bool,
     pub active: bool,
     pub billing: bool,
@@ -79,12 +81,12 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Everything that a registration is to create is there.
+    /// Whether every part that a registration creates exists.
     pub fn complete(self) -> bool {
         self.account && self.billing && self.preferences && self.welcome_mails > 0
     }
 
-    /// Nothing of the registration is there.
+    /// Whether no part of the registration exists.
     pub fn nothing(self) -> bool {
         !(self.account || self.billing || self.preferences || self.welcome_mails > 0)
     }
@@ -102,7 +104,8 @@ pub struct World {
 }
 
 impl World {
-    /// Starts the services with empty state, but for the accounts that the plan wants to exist beforehand.
+    /// Starts the services with empty state, except for the accounts that the plan requires
+    /// beforehand.
     pub async fn start(
         place: Place,
         ports: &Ports,
@@ -165,7 +168,7 @@ impl World {
         })
     }
 
-    /// What the services hold of an applicant now.
+    /// The applicant's present holdings.
     pub fn holdings(&self, applicant: &Applicant) -> Holdings {
         let id = user_id(&applicant.email);
         let account = self

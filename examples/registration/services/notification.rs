@@ -1,5 +1,5 @@
-//! The notification service (port 3004): sends welcome mails. A mail cannot be taken back: a call without a known
-//! idempotency key sends another one.
+//! The notification service (port 3004): sends welcome mails. A mail cannot be recalled: a call
+//! without a known idempotency key sends another one.
 
 use std::{
     collections::HashMap,
@@ -19,14 +19,14 @@ use serde_json::json;
 use super::front::{Answer, Call, Front};
 use crate::faults::Operation;
 
-/// What `POST /welcome` takes.
+/// The body of `POST /welcome`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Welcome {
     pub user_id: String,
     pub email: String,
 }
 
-/// The service and how many mails it sent to whom.
+/// The service, and the number of mails that it sent to each user.
 pub struct NotificationService {
     pub front: Front,
     sent: Mutex<HashMap<String, u32>>,

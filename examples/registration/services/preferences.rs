@@ -18,7 +18,7 @@ use serde_json::json;
 use super::front::{Answer, Call, Front};
 use crate::faults::Operation;
 
-/// What `POST /preferences` takes.
+/// The body of `POST /preferences`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NewPreferences {
     pub user_id: String,
@@ -55,7 +55,7 @@ impl PreferencesService {
             .contains_key(user_id)
     }
 
-    /// 201 for new preferences; a user who has some gets the new ones in their place.
+    /// 201 for new preferences; existing ones are replaced.
     fn put(&self, new: NewPreferences) -> Answer {
         let body = json!({
             "id": new.user_id.replace("usr_", "prf_"),

@@ -32,7 +32,7 @@ pub struct Account {
     pub created_at: String,
 }
 
-/// What `POST /users` takes.
+/// The body of `POST /users`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NewAccount {
     pub email: String,
@@ -46,7 +46,8 @@ fn free() -> String {
     "free".to_owned()
 }
 
-/// An account's id follows from its e-mail, so that the fault plan knows a user by the same name in every service.
+/// Derives an account's id from its e-mail, so that the fault plan identifies a user by the same id
+/// in every service.
 pub fn user_id(email: &str) -> String {
     format!("usr_{:016x}", draw(0, &["user", email]))
 }
