@@ -1,4 +1,5 @@
-//! Compiles the protocol with protox, so nobody needs protoc, and keeps the descriptor set for server reflection.
+//! Compiles the protocol with protox, so that a build does not need protoc, and keeps the
+//! descriptor set for server reflection.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -27,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .build_client(false)
             .compile(&[encoded_events()]);
     }
-    // A message knows its name, by which its descriptor is found.
+    // Messages with their type names, by which their descriptors are found.
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
     tonic_prost_build::configure()

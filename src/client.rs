@@ -32,52 +32,54 @@ use crate::proto::{
     template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
 };
 
-/// The largest message that a client sends or takes.
+/// The largest message that a client sends or accepts.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long a connection may take to come up.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the server may take to begin its answer. A stream may last for any time once it has begun.
+/// How long the server may take to begin its answer. A stream may last for any time once it has
+/// begun.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection is pinged this often, also when idle, and is given up when a ping stays unanswered for as long again.
+/// A connection is pinged this often, also when idle, and is given up when a ping stays unanswered
+/// for as long again.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// One connection to a server. Clones share it, and it comes up again by itself after it broke.
+/// One connection to a server. Clones share it, and it reconnects by itself.
 #[derive(Debug, Clone)]
 pub struct Client {
     /// Submits tasks, reads, watches, and cancels them.
     pub tasks: TaskServiceClient<Channel>,
     /// Registers templates and reads them.
     pub templates: TemplateServiceClient<Channel>,
-    /// Hears of everything that happens.
+    /// Subscribes to the events.
     pub events: EventServiceClient<Channel>,
     /// Lists the connected workers; `Work` is better left to the worker SDK.
     pub workers: WorkerServiceClient<Channel>,
-    /// Looks at circuits and limits, and changes them.
+    /// Reads circuits and limits, and changes them.
     pub circuits: CircuitServiceClient<Channel>,
-    /// Says where the time of tasks goes.
+    /// Reports where the time of tasks goes.
     pub analytics: AnalyticsServiceClient<Channel>,
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL cannot name a server.
     #[error("`{url}` is not the URL of a server: {reason}")]
     InvalidUrl {
-        /// As it was given.
+        /// The URL as given.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Nobody answers there.
+    /// No server answers there.
     #[error("cannot reach the server at {url}")]
     Unreachable {
-        /// As it was given.
+        /// The URL as given.
         url: String,
-        /// What the transport says.
+        /// The error of the transport.
         #[source]
         source: tonic::transport::Error,
     },
@@ -87,13 +89,13 @@ impl Client {
     /// Connects to `url`, such as `http://127.0.0.1:7233`; without a scheme, `http` is meant.
     ///
     /// # Errors
-    /// [`ConnectError::InvalidUrl`] before anything is sent, [`ConnectError::Unreachable`] after [`CONNECT_TIMEOUT`] at
-    /// the latest.
+    /// [`ConnectError::InvalidUrl`] before anything is sent, [`ConnectError::Unreachable`] after
+    /// [`CONNECT_TIMEOUT`] at the latest.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         Ok(Self::over(connect(url).await?))
     }
 
-    /// The clients over a channel that already exists.
+    /// Makes the clients over an existing channel.
     pub fn over(channel: Channel) -> Self {
         macro_rules! client {
             ($service:ident) => {
@@ -113,7 +115,7 @@ impl Client {
     }
 }
 
-/// A channel that is connected.
+/// Opens a channel, and returns once it is connected.
 pub(crate) async fn connect(url: &str) -> Result<Channel, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable {
         url: url.to_owned(),
@@ -122,7 +124,7 @@ pub(crate) async fn connect(url: &str) -> Result<Channel, ConnectError> {
     endpoint(url)?.connect().await.map_err(unreachable)
 }
 
-/// Where a URL leads, if it is the URL of a server.
+/// The host and the port of a URL, if it is the URL of a server.
 #[cfg(feature = "server")]
 pub(crate) fn host_and_port(url: &str) -> Option<(String, u16)> {
     let endpoint = endpoint(url).ok()?;
@@ -131,11 +133,11 @@ pub(crate) fn host_and_port(url: &str) -> Option<(String, u16)> {
     Some((host.to_owned(), uri.port_u16().unwrap_or(HTTP_PORT)))
 }
 
-/// The port of `http` where a URL has none.
+/// The port of an `http` URL that names none.
 #[cfg(feature = "server")]
 const HTTP_PORT: u16 = 80;
 
-/// Checks the URL and sets the time-outs; opens nothing.
+/// Validates the URL and sets the time-outs; opens no connection.
 fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
     let invalid = |reason: String| ConnectError::InvalidUrl {
         url: url.to_owned(),

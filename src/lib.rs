@@ -1,7 +1,9 @@
-//! Tasker: a gRPC control plane that coordinates microservices and keeps the state of every workflow in Postgres.
+//! Tasker: a gRPC control plane that coordinates microservices and keeps the state of every
+//! workflow in Postgres.
 //!
-//! A service that performs steps links this crate with `default-features = false, features = ["worker"]`: it then gets
-//! `worker` and `client` alone. Everything else is the control plane and its command line.
+//! A service that performs steps links this crate with
+//! `default-features = false, features = ["worker"]`: it then gets `worker` and `client` alone.
+//! Everything else is the control plane and its command line.
 
 #[cfg(feature = "server")]
 pub mod bench;

@@ -1,4 +1,5 @@
-//! The server: one port for gRPC, reflection, health and HTTP over one engine, and an orderly end.
+//! The server: one port for gRPC, reflection, health and HTTP over one engine, and an orderly
+//! shutdown.
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ use crate::{
     telemetry::Tracer,
 };
 
-/// Names of our services for the standard health protocol.
+/// Names of the services for the standard health protocol.
 const SERVICES: [&str; 6] = [
     "tasker.v1.TaskService",
     "tasker.v1.TemplateService",
@@ -38,36 +39,38 @@ const SERVICES: [&str; 6] = [
     "tasker.v1.EventService",
     "tasker.v1.AnalyticsService",
 ];
-/// How long finished tasks are kept unless somebody says otherwise.
+/// How long finished tasks are kept by default.
 pub const RETAIN: Duration = Duration::from_secs(30 * 86_400);
 /// How long streams get to end after the workers were drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// The most calls at once on a connection of HTTP/2; a client waits with further ones.
+/// The most concurrent calls on an HTTP/2 connection; a client delays further ones.
 const MAX_STREAMS: u32 = 4_096;
 /// The most bytes of a request's headers over HTTP/2, as that protocol counts them.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
-/// The most calls that a client may cancel before the server has looked at them; whoever cancels more ("rapid reset") loses
-/// the connection.
+/// The most calls that a client may cancel before the server has processed them; a client that
+/// exceeds it ("rapid reset") loses the connection.
 const MAX_PENDING_RESETS: usize = 100;
-/// The most calls that the server ends because of errors in them, before the connection is closed.
+/// The most calls that the server resets because of errors in them, before it closes the
+/// connection.
 const MAX_OWN_RESETS: usize = 1_024;
 
-/// How a server is set up.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// How long a worker may be silent before its steps go to others; at least a second.
+    /// How long a worker may be silent before its steps are given to others; at least a second.
     pub lease: Duration,
-    /// How long the server waits for running steps when it is told to end.
+    /// How long a shutdown waits for running steps.
     pub drain: Duration,
-    /// Web pages from these origins may call this server; empty for none.
+    /// Origins whose web pages may call this server; empty for none.
     pub cors_origins: Vec<Origin>,
-    /// Names that this server may be called by beside addresses, `localhost` and names without a dot.
+    /// Host names by which this server may be called, besides addresses, `localhost` and names
+    /// without a dot.
     pub allowed_hosts: Vec<AllowedHost>,
-    /// Where spans go, if anywhere.
+    /// The tracer that exports spans; `None` for no export.
     pub tracer: Option<Tracer>,
     /// How long finished tasks and their history are kept; `None` for ever.
     pub retain: Option<Duration>,
-    /// Which of their `environments` the templates are registered with; empty for none.
+    /// Which of their `environments` templates are registered with; empty for none.
     pub environment: String,
 }
 
@@ -98,8 +101,8 @@ pub enum ServerError {
     Engine,
 }
 
-/// Serves until `shutdown` resolves, then drains: workers are told, results in flight are still taken, and after at most
-/// `config.drain` the streams are closed.
+/// Serves until `shutdown` resolves, then drains: the server notifies the workers, still accepts
+/// results in flight, and closes the streams after at most `config.drain`.
 pub async fn run(
     listener: TcpListener,
     db: Db,
@@ -144,11 +147,14 @@ pub async fn run(
         async move {
             shutdown.await;
             tracing::info!(grace = ?config.drain, "draining");
+            // The order matters: results of running steps need the loops, so these stop after the
+            // drain; the loops store and acknowledge what is queued, so the streams close after
+            // them; the port closes last.
             engine.drain(config.drain).await;
             engine.stop().await;
             engine.hub.close_all(|| ToWorker::Closing);
             closing.cancel();
-            // Streams that do not end by themselves do not keep the process.
+            // Streams that do not end by themselves must not keep the process alive.
             tokio::time::sleep(CLOSE_TIMEOUT).await;
         }
     };
@@ -162,7 +168,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Serves the port until `closing`.
+/// Serves the port until `closing` is cancelled.
 fn serve(
     listener: TcpListener,
     starting: &Starting,
@@ -191,9 +197,9 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that what reads an error's details can show them.
+            // So that a tool that reads an error's details can show them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            // By itself, each version would list itself alone.
+            // Each version by itself would list only itself.
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(
                 tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
@@ -225,7 +231,8 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
             CircuitServiceServer::new(grpc::circuit::Circuits(engine.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
         );
-    // Our own descriptors are always readable; if they were not, the server is still worth running without reflection.
+    // The descriptors are built in and thus readable; if not, the server still runs, without
+    // reflection.
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => {
@@ -263,7 +270,7 @@ async fn report(reporter: HealthReporter, health: HealthCell) {
     }
 }
 
-/// Binds the address. The error says which one and what to do.
+/// Binds the address. The error names the address and the next step.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| {
         format!("cannot listen on {address}: {error}; choose another one with --listen")

@@ -1,9 +1,10 @@
-//! Spans out to an OpenTelemetry collector over gRPC, as the standard `OTEL_*` variables say. Without them nothing is
-//! exported and nothing of this runs.
+//! Exports spans to an OpenTelemetry collector over gRPC, as the standard `OTEL_*` variables
+//! specify. Without them no span is exported and none of this code runs.
 //!
-//! A handler service links the features `worker` and `otel`, and puts [`Telemetry::layer`] under its subscriber. The
-//! worker's span of each attempt then continues the trace of the task, and
-//! [`worker::http::headers`](crate::worker::http::headers) takes it on to the services that the handler calls.
+//! A handler service links the features `worker` and `otel`, and adds [`Telemetry::layer`] to its
+//! subscriber. The worker's span of each attempt then continues the trace of the task, and
+//! [`worker::http::headers`](crate::worker::http::headers) passes it on to the services that the
+//! handler calls.
 
 use std::{cell::Cell, env, time::Duration};
 
@@ -22,9 +23,9 @@ use opentelemetry_sdk::{
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, registry::LookupSpan};
 
-/// How long an end waits for the last spans to leave.
+/// How long an end waits for the export of the last spans.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-/// Where spans go; the first one that is set.
+/// Variables with the endpoint of the collector; the first one that is set applies.
 const ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -34,21 +35,21 @@ const PROTOCOLS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_PROTOCOL",
 ];
 
-/// What makes spans.
+/// Creates spans.
 pub type Tracer = SdkTracer;
 
-/// Why nothing can be exported.
+/// Why spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// A variable says what this build cannot do.
+    /// A variable asks for something that this build does not support.
     #[error("{0}")]
     Setting(String),
-    /// The exporter cannot be made.
+    /// The exporter cannot be built.
     #[error("spans cannot be exported: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
-/// Where the environment wants spans to go; `None` when it names no endpoint, or says that nothing is to be exported.
+/// The endpoint that the environment specifies; `None` if it names none, or disables the export.
 ///
 /// # Errors
 /// A variable asks for another protocol than gRPC, or for TLS.
@@ -86,8 +87,8 @@ fn plain(endpoint: &str) -> Result<&str, TelemetryError> {
 pub struct Telemetry(SdkTracerProvider);
 
 impl Telemetry {
-    /// As the environment says; `None` when it names no endpoint, or says that nothing is to be exported. To be called
-    /// inside a runtime of tokio.
+    /// Starts the exporter that the environment specifies; `None` if it names no endpoint, or
+    /// disables the export. To be called inside a Tokio runtime.
     ///
     /// # Errors
     /// A variable asks for another protocol than gRPC, or for TLS.
@@ -97,11 +98,11 @@ impl Telemetry {
             .transpose()
     }
 
-    /// To this endpoint, such as `http://127.0.0.1:4317`. `OTEL_SERVICE_NAME` wins over `service`. To be called inside a
-    /// runtime of tokio.
+    /// Starts an exporter to this endpoint, such as `http://127.0.0.1:4317`. `OTEL_SERVICE_NAME`
+    /// takes precedence over `service`. To be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// The endpoint is none that can be reached in plain text.
+    /// The endpoint is not a plain-text `http://` URL, or the exporter cannot be built.
     pub fn to(endpoint: &str, service: &str) -> Result<Self, TelemetryError> {
         let endpoint = plain(endpoint)?;
         let exporter = SpanExporter::builder()
@@ -114,7 +115,7 @@ impl Telemetry {
         }
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            // Whether a task is traced is its client's to say, and all its spans have to agree on it.
+            // The client decides whether a task is traced, and all its spans must agree.
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
             .with_id_generator(Ids::default())
             .with_resource(resource.build())
@@ -122,17 +123,17 @@ impl Telemetry {
         Ok(Self(provider))
     }
 
-    /// What makes spans that go to this exporter.
+    /// A tracer whose spans go to this exporter.
     pub fn tracer(&self) -> Tracer {
         self.0.tracer("tasker")
     }
 
-    /// Exports the spans of `tracing`.
+    /// A layer that exports the spans of `tracing`.
     pub fn layer<S: tracing::Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
         tracing_opentelemetry::layer().with_tracer(self.tracer())
     }
 
-    /// Sends what is left. Blocks for some seconds at most.
+    /// Exports the remaining spans. Blocks for some seconds at most.
     pub fn end(self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH_LIMIT) {
             tracing::debug!(%error, "the last spans may not have been exported");
@@ -144,7 +145,8 @@ thread_local! {
     static NEXT: Cell<Option<(TraceId, SpanId)>> = const { Cell::new(None) };
 }
 
-/// Gives the next span that `start` starts these ids, so that others could name it as their parent before it was there.
+/// Assigns these ids to the next span that `start` starts, so that other spans could name it as
+/// their parent before it existed.
 pub fn with_ids<T>(trace: TraceId, span: SpanId, start: impl FnOnce() -> T) -> T {
     NEXT.set(Some((trace, span)));
     let started = start();
@@ -167,7 +169,8 @@ impl IdGenerator for Ids {
     }
 }
 
-/// Makes a span of `tracing` the child of a `traceparent`. Does nothing without [`Telemetry::layer`] or a usable parent.
+/// Makes a span of `tracing` the child of a `traceparent`. Does nothing without
+/// [`Telemetry::layer`] or a usable parent.
 pub fn continue_in(span: &tracing::Span, traceparent: Option<&str>) {
     if let Some(parent) = traceparent.and_then(parse) {
         let _ = span.set_parent(Context::new().with_remote_span_context(parent));
@@ -183,7 +186,7 @@ pub fn traceparent() -> Option<String> {
         .map(format)
 }
 
-/// A `traceparent` of W3C Trace Context.
+/// Parses a `traceparent` of W3C Trace Context.
 pub fn parse(traceparent: &str) -> Option<SpanContext> {
     let mut parts = traceparent.split('-');
     let (_version, trace, span, flags) =
@@ -193,7 +196,7 @@ pub fn parse(traceparent: &str) -> Option<SpanContext> {
     Some(SpanContext::new(trace, span, flags, true, TraceState::NONE)).filter(SpanContext::is_valid)
 }
 
-/// The same, as text.
+/// Formats a span context as a `traceparent`.
 pub fn format(context: &SpanContext) -> String {
     format!(
         "00-{}-{}-{:02x}",
