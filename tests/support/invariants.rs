@@ -1,11 +1,11 @@
-//! What must be true of the database at any moment, whatever was killed before: one query for each sentence, each
-//! returning the rows that break it.
+//! The invariants that hold in the database at any moment, also after any process was killed: one
+//! query per invariant, which returns the rows that break it.
 
 use tasker::domain::template::{Graph, Template};
 use tokio_postgres::Client;
 
 const INVARIANTS: &[(&str, &str)] = &[
-    // The first: see `invariants_after_repairs`.
+    // Must stay the first entry: `invariants_after_repairs` leaves it out.
     (
         "the auditor has found nothing to mend",
         "SELECT e.task_id || ': ' || e.error_code FROM events e WHERE e.type = 'task.repaired'",
@@ -118,16 +118,18 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Statistics lag behind tables that grow by thousands of rows a second, and then the planner loops where it should hash.
+/// Statistics lag behind tables that grow by thousands of rows a second; the planner would then
+/// choose nested loops where a hash join is needed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ;
                      SET LOCAL enable_nestloop = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'";
 
-/// Panics with the sentences that are not true.
+/// Panics with the invariants that do not hold.
 pub async fn invariants(db: &Client) {
     assert_none(broken(db).await);
 }
 
-/// For a test that breaks rows by hand: all else is true again once they are mended.
+/// For a test that breaks rows by hand: all other invariants hold again once the auditor has
+/// repaired the rows.
 pub async fn invariants_after_repairs(db: &Client) {
     assert_none(broken_of(db, &INVARIANTS[1..]).await);
 }
@@ -137,7 +139,7 @@ fn assert_none(broken: Result<Vec<String>, tokio_postgres::Error>) {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The sentences that are not true. All are looked at in one snapshot, so it may be asked at any time.
+/// The invariants that do not hold. One snapshot serves all queries, so this may run at any time.
 pub async fn broken(db: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
     broken_of(db, INVARIANTS).await
 }
@@ -160,7 +162,7 @@ async fn broken_of(
     Ok(broken)
 }
 
-/// The graphs are in the templates' text only; the queries need them as rows.
+/// Only the text of the templates contains the graphs; the queries need them as rows.
 async fn make_edges(db: &Client) -> Result<(), tokio_postgres::Error> {
     db.batch_execute(
         "CREATE TEMP TABLE edges (template_id int, step smallint, parent smallint) ON COMMIT DROP",

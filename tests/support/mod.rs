@@ -1,13 +1,14 @@
-//! What every integration test needs: a real Postgres, and a database of its own in it.
+//! Fixtures of every integration test: a real Postgres, and in it a database for one test.
 //!
 //! ```ignore
 //! mod support;
-//! let db = support::TestDb::new().await;      // migrated, empty, nobody else's
-//! let client = db.connect().await;            // or hand db.url() to a server
+//! let db = support::TestDb::new().await;      // migrated, empty, used by this test alone
+//! let client = db.connect().await;            // or pass db.url() to a server
 //! ```
 //!
-//! One cluster serves all the tests of a test binary. It runs without fsync and ends with the binary. A test that wants
-//! to kill, stop or configure its Postgres takes one of its own with [`own_cluster`].
+//! All tests of a test binary share one cluster. It runs without fsync and ends with the binary. A
+//! test that kills, stops or configures its Postgres starts a cluster of its own with
+//! [`own_cluster`].
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
@@ -30,12 +31,13 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-/// The schema that a server uses when it is not told another.
+/// The default schema of a server.
 pub const SCHEMA: &str = "tasker";
 const TEMPLATE: &str = "tasker_template";
 
 static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-/// Databases of tests that are over. The next test drops them, so that a long run does not fill the disk.
+/// Databases of finished tests. The next test drops them, so that a long run does not fill the
+/// disk.
 static FINISHED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// A database for one test.
@@ -45,12 +47,12 @@ pub struct TestDb {
 }
 
 impl TestDb {
-    /// A database with the project's tables in it.
+    /// A database with the project's tables.
     pub async fn new() -> Self {
         Self::like(TEMPLATE).await
     }
 
-    /// A database with nothing in it, for tests of the migrations themselves.
+    /// An empty database, for tests of the migrations themselves.
     pub async fn empty() -> Self {
         Self::like("template1").await
     }
@@ -76,7 +78,7 @@ impl TestDb {
         }
     }
 
-    /// A database in a cluster of the test's own.
+    /// A database in a cluster that the test started for itself.
     pub async fn on(cluster: &Cluster) -> Self {
         let name = "own".to_owned();
         connect(&cluster.url())
@@ -89,17 +91,18 @@ impl TestDb {
         Self { name, url }
     }
 
-    /// The URL that a server under test is given.
+    /// The database URL for a server under test.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// What an engine under test is given.
+    /// The database handle for an engine under test.
     pub fn db(&self) -> Db {
         db(&self.url)
     }
 
-    /// A session in this database and in the server's schema, for a look behind the server's back.
+    /// A session in this database and in the server's schema, for a test that reads or writes
+    /// tables without the server.
     pub async fn connect(&self) -> Client {
         let client = connect(&self.url).await;
         client
@@ -119,7 +122,7 @@ impl Drop for TestDb {
     }
 }
 
-/// The Postgres that the tests of this binary share.
+/// The Postgres cluster that the tests of this binary share.
 pub async fn shared() -> &'static Cluster {
     SHARED
         .get_or_init(|| async {
@@ -130,7 +133,7 @@ pub async fn shared() -> &'static Cluster {
                 .await
                 .unwrap();
             migrate(&db(&cluster.url_of(TEMPLATE))).await.unwrap();
-            // A database with a session in it is no template.
+            // Postgres does not copy a template database while a session is connected to it.
             let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
             admin.execute(end, &[&TEMPLATE]).await.unwrap();
             cluster
@@ -138,12 +141,12 @@ pub async fn shared() -> &'static Cluster {
         .await
 }
 
-/// A Postgres for one test alone, without fsync.
+/// A Postgres cluster for one test alone, without fsync.
 pub async fn own_cluster() -> Cluster {
     start(own_options()).await
 }
 
-/// The options of [`own_cluster`], to be changed where a test needs that.
+/// The options of [`own_cluster`], for a test that changes some of them.
 pub fn own_options() -> Options {
     Options {
         durable: false,
@@ -162,14 +165,14 @@ fn db(url: &str) -> Db {
     Db::new(url, SCHEMA).unwrap()
 }
 
-/// A session that is served until the test's runtime ends.
+/// A session whose connection task runs until the test's runtime ends.
 pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-/// Where a tool that `make test` puts into `target/tools` is. A test that needs one is marked
+/// The path of a tool that `make test` installs in `target/tools`. A test that needs one is marked
 /// `#[ignore = "needs grpcurl: make test"]`; `make test` runs it.
 pub fn tool(name: &str) -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");

@@ -3,7 +3,7 @@
 use tasker::{client::Client, domain::order::Order, proto};
 use tonic::Status;
 
-/// Gives it, and returns the task as it is after it.
+/// Calls the rpc of the order and returns the task as of its commit.
 pub async fn give(
     client: &mut Client,
     task_id: &str,

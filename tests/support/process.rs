@@ -1,4 +1,4 @@
-//! The real binary, as a process that can be killed.
+//! The real binary, as a process that a test can kill.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -8,7 +8,7 @@ use std::{
 
 use super::SCHEMA;
 
-/// What goes wrong, and whether the database answers.
+/// Warnings and errors, and the changes of the database's health.
 const LOG: &str = "warn,tasker::engine::health=info";
 
 /// A `tasker server` process. Dropping it kills it.
@@ -19,17 +19,17 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts one on a free port, and returns when it listens.
+    /// Starts a server on a free port and returns once it listens.
     pub fn start(database_url: &str) -> Self {
         Self::start_at(database_url, "127.0.0.1:0")
     }
 
-    /// Starts one at an address; a restarted server keeps its address.
+    /// Starts a server at an address; a restarted server keeps its address.
     pub fn start_at(database_url: &str, listen: &str) -> Self {
         Self::start_with(database_url, &["--listen", listen, "--log", LOG], &[])
     }
 
-    /// Starts one with these options and this environment.
+    /// Starts a server with these options and this environment.
     pub fn start_with(database_url: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         Self::spawn(
             Command::new(env!("CARGO_BIN_EXE_tasker")),
@@ -39,7 +39,7 @@ impl ServerProcess {
         )
     }
 
-    /// Starts one that may have only so many files open.
+    /// Starts a server with this limit of open files.
     pub fn start_with_files(database_url: &str, files: usize) -> Self {
         let mut shell = Command::new("sh");
         shell.args([
@@ -94,12 +94,12 @@ impl ServerProcess {
         Self { url, child, log }
     }
 
-    /// What it has logged so far.
+    /// The lines of its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// The memory that is its own now, in MiB.
+    /// The resident memory of the process, in MiB.
     pub fn memory_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status
@@ -123,18 +123,18 @@ impl ServerProcess {
         self.child.id().cast_signed()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGSTOP: the process stands still until [`Self::go_on`].
+    /// Sends SIGSTOP: the process is suspended until [`Self::go_on`].
     pub fn stop(&self) {
         self.signal(rustix::process::Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn go_on(&self) {
         self.signal(rustix::process::Signal::CONT);
     }
@@ -144,7 +144,7 @@ impl ServerProcess {
             .unwrap();
     }
 
-    /// SIGTERM; returns the exit code.
+    /// Sends SIGTERM; returns the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap().code()

@@ -1,4 +1,5 @@
-//! A server in the test's own process, over a real socket and a real database, and what tests ask of it.
+//! A server in the test's own process, over a real socket and a real database, and helpers for the
+//! calls that tests make.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,10 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use super::{SCHEMA, TestDb};
 
-/// How long anything that should happen may take before a test fails.
+/// The time limit of anything that should happen in a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running server. Dropping it stops it without a drain.
+/// A running server. Dropping it aborts it without a drain.
 pub struct TestServer {
     pub url: String,
     stop: Option<oneshot::Sender<()>>,
@@ -23,7 +24,7 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// On a database of the test's, with short leases and no wait at the end.
+    /// Starts a server on the test's database, with leases of 2 s and a drain of 5 s at most.
     pub async fn start(db: &TestDb) -> Self {
         let config = ServerConfig {
             lease: Duration::from_secs(2),
@@ -55,7 +56,7 @@ impl TestServer {
         Client::connect(&self.url).await.unwrap()
     }
 
-    /// Drains and ends.
+    /// Drains the server and waits for its end.
     pub async fn stop(mut self) {
         let _ = self.stop.take().unwrap().send(());
         (&mut self.running).await.unwrap();
@@ -83,14 +84,15 @@ impl Bench {
         Self { db, server, client }
     }
 
-    /// With the template registered.
+    /// A bench with this template registered.
     pub async fn with(yaml: &str) -> Self {
         let mut bench = Self::new().await;
         register(&mut bench.client, yaml).await;
         bench
     }
 
-    /// However often a service fails and whatever it asks for, it is called: for tests of what happens to single steps.
+    /// Switches circuits and pauses off, so that a service is called however often it fails: for
+    /// tests of single steps.
     pub async fn circuits_off(&mut self) {
         let request = proto::SetPolicyRequest {
             policy: Some(proto::Policy {
@@ -105,7 +107,7 @@ impl Bench {
         self.client.circuits.set_policy(request).await.unwrap();
     }
 
-    /// Submits with a context and returns the id.
+    /// Submits a task with a context and returns its id.
     pub async fn submit(&mut self, name: &str, context: &str) -> String {
         submit(&mut self.client, name, context).await
     }
@@ -213,7 +215,7 @@ pub async fn pause(client: &mut Client, namespace: &str, task_name: &str) -> pro
         .unwrap()
 }
 
-/// Lifts such a pause; whether there was one.
+/// Lifts such a pause; returns whether there was one.
 pub async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool {
     let (namespace, task_name) = (namespace.into(), task_name.into());
     let request = proto::ResumeTemplateRequest {
@@ -231,7 +233,7 @@ pub async fn lift(client: &mut Client, namespace: &str, task_name: &str) -> bool
         .was_paused
 }
 
-/// Why a task is where it is.
+/// The server's explanation of the task.
 pub async fn explained(client: &mut Client, id: &str) -> proto::ExplainTaskResponse {
     client
         .tasks
@@ -252,7 +254,7 @@ pub fn state(task: &proto::GetTaskResponse) -> TaskState {
     task.task.as_ref().unwrap().state()
 }
 
-/// Polls until `condition` holds: for what no stream reports.
+/// Polls until `condition` holds, for changes that no stream reports.
 pub async fn eventually<F, T>(what: &str, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,

@@ -1,4 +1,4 @@
-//! A worker that does exactly what a test says, message by message.
+//! A worker that a test drives message by message.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,13 +18,13 @@ use super::server::PATIENCE;
 pub struct RawWorker {
     says: Option<mpsc::Sender<WorkRequest>>,
     hears: Streaming<WorkResponse>,
-    /// Came before what the test waited for.
+    /// Messages that arrived before the one that the test waited for.
     early: VecDeque<Hears>,
     heart: tokio::task::JoinHandle<()>,
     pub registered: Registered,
 }
 
-/// Registers these handlers, one step at a time, in all namespaces.
+/// A `Register` message for these handlers with this number of slots, in all namespaces.
 pub fn registration(handlers: &[&str], slots: i32) -> Register {
     Register {
         name: "raw".into(),
@@ -37,7 +37,7 @@ pub fn registration(handlers: &[&str], slots: i32) -> Register {
 impl Drop for RawWorker {
     fn drop(&mut self) {
         self.heart.abort();
-        // A sender that goes would close this side in good order; a crash does not.
+        // Dropping the sender would close this side of the stream in good order; a crash does not.
         std::mem::forget(self.says.take());
     }
 }
@@ -85,7 +85,7 @@ impl RawWorker {
             .unwrap();
     }
 
-    /// Sends no more heartbeats.
+    /// Stops the heartbeats.
     pub fn fall_silent(&self) {
         self.heart.abort();
     }
@@ -100,7 +100,7 @@ impl RawWorker {
         self.says = None;
     }
 
-    /// The next message, whatever it is; `Ok(None)` at the end of the stream.
+    /// The next message of any kind; `Ok(None)` at the end of the stream.
     pub async fn hear(&mut self) -> Result<Option<Hears>, Status> {
         match self.early.pop_front() {
             Some(message) => Ok(Some(message)),
@@ -115,7 +115,7 @@ impl RawWorker {
         next.map(|message| message.map(|m| m.message.unwrap()))
     }
 
-    /// The first message that `pick` takes; what comes before it stays to be heard.
+    /// The first message that `pick` accepts; earlier messages stay queued for later calls.
     async fn hear_first<T>(&mut self, what: &str, pick: impl Fn(&Hears) -> Option<T>) -> T {
         if let Some((i, found)) = self
             .early
@@ -139,7 +139,7 @@ impl RawWorker {
         }
     }
 
-    /// Nothing comes for this long.
+    /// Asserts that no message arrives for this long.
     pub async fn hears_nothing(&mut self, time: Duration) {
         assert!(
             self.early.is_empty(),
@@ -192,7 +192,7 @@ impl RawWorker {
         .await;
     }
 
-    /// Answers and waits for the acknowledgement.
+    /// Sends the answer and waits for the acknowledgement.
     pub async fn settle(&mut self, assignment: &StepAssignment, outcome: Outcome) -> ResultStatus {
         self.answer(&assignment.lease_token, outcome).await;
         self.acknowledged(assignment).await
