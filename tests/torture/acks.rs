@@ -1,4 +1,4 @@
-//! What the servers acknowledged, as the worker SDK tells it to whoever listens to its log.
+//! The acknowledgements of the servers, taken from the log events of the worker SDK.
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use crate::ledger::{Ack, Ledger, Line};
 
-/// Where the SDK says `acknowledged`.
+/// The log target under which the SDK reports `acknowledged`.
 const TARGET: &str = "tasker::worker::link";
 
 /// Writes each acknowledgement into the ledger.

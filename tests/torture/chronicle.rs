@@ -1,4 +1,5 @@
-//! What happened in a run, and when: faults by kind, a timeline to read afterwards, and what the run itself found wrong.
+//! The record of a run: faults by kind, a timeline for a reader, and the violations that the run
+//! itself found.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +35,7 @@ impl Chronicle {
         self.started.elapsed()
     }
 
-    /// A line of the timeline.
+    /// Adds a line to the timeline.
     pub fn note(&self, what: &str) {
         let _ = writeln!(
             self.timeline.lock().unwrap(),
@@ -43,7 +44,7 @@ impl Chronicle {
         );
     }
 
-    /// A fault was inflicted.
+    /// Counts an inflicted fault and adds it to the timeline.
     pub fn fault(&self, kind: &'static str, what: &str) {
         *self.faults.lock().unwrap().entry(kind).or_default() += 1;
         self.note(&format!("{kind}: {what}"));
@@ -54,7 +55,7 @@ impl Chronicle {
         self.violations.lock().unwrap().push(violation);
     }
 
-    /// The invariants were looked at, or could not be.
+    /// Counts a look at the invariants; `None` when the database did not answer.
     pub fn sample(&self, broken: Option<Vec<String>>) {
         let Some(broken) = broken else {
             self.samples.lock().unwrap().1 += 1;
@@ -75,7 +76,7 @@ impl Chronicle {
         self.violations.lock().unwrap().clone()
     }
 
-    /// How often the invariants were looked at, and how often the database was away.
+    /// Number of looks at the invariants, and number of looks at which the database was away.
     pub fn samples(&self) -> (usize, usize) {
         *self.samples.lock().unwrap()
     }

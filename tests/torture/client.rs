@@ -1,4 +1,4 @@
-//! Clients that submit whatever happens, wait for some of it, and remember what they were told.
+//! Clients that submit throughout all faults, wait for some of the tasks, and record the answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,35 +27,35 @@ use crate::{
     shapes::Shape,
 };
 
-/// How long a call may take.
+/// Time limit of a call.
 const CALL: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(60);
-/// How many ask at once.
+/// Number of concurrent submitters.
 const SUBMITTERS: usize = 4;
-/// The gauge cannot be read: the database is away.
+/// The gauge of open tasks is unknown: the database is away.
 pub const UNKNOWN: i64 = -1;
 
-/// What all clients share.
+/// The state that all clients share.
 pub struct Clients {
     seed: u64,
     shapes: Vec<Shape>,
-    /// One for each server.
+    /// One client per server.
     servers: Vec<Client>,
-    /// How many tasks are kept unfinished.
+    /// Number of unfinished tasks that the submitters maintain.
     target: i64,
-    /// How many are, or [`UNKNOWN`].
+    /// Number of unfinished tasks now, or [`UNKNOWN`].
     pub open: AtomicI64,
     next: AtomicU64,
     intents: Mutex<BTreeMap<u64, Intent>>,
     told: Mutex<Vec<Told>>,
     calls: Mutex<BTreeMap<&'static str, usize>>,
-    /// What is being asked until it is answered.
+    /// Calls without an answer so far.
     waiting: Mutex<BTreeSet<String>>,
-    /// What operators hold paused.
+    /// Tasks, templates and namespaces that operators keep paused.
     held: Mutex<BTreeSet<String>>,
-    /// No more submits.
+    /// Ends the submits.
     stop: CancellationToken,
-    /// No more of anything.
+    /// Ends every call.
     give_up: CancellationToken,
 }
 
@@ -67,7 +67,7 @@ pub struct Wish<'a> {
     pub priority: i32,
     /// With an idempotency key.
     pub keyed: bool,
-    /// The number of the first of the tasks that are submitted together.
+    /// The number of the first task of the same request.
     pub batch: Option<u64>,
 }
 
@@ -115,10 +115,10 @@ impl Clients {
         all
     }
 
-    /// Ends them; what is on its way gets this long to be answered.
+    /// Ends the submitters; calls in flight have this long to be answered.
     pub async fn stop(&self, mut all: JoinSet<()>, patience: Duration) {
         self.stop.cancel();
-        // Counted in looks, as a machine may stand still.
+        // Counts polls instead of time, as the machine may stand still.
         for _ in 0..patience.as_millis() / PAUSE.as_millis() {
             while let Some(ended) = all.try_join_next() {
                 ended.unwrap();
@@ -140,7 +140,7 @@ impl Clients {
         }
     }
 
-    /// What was asked for and what was told.
+    /// The submits and the answers.
     pub fn history(&self) -> (BTreeMap<u64, Intent>, Vec<Told>) {
         (
             self.intents.lock().unwrap().clone(),
@@ -148,7 +148,7 @@ impl Clients {
         )
     }
 
-    /// How often each thing was done.
+    /// Number of successful calls by name.
     pub fn calls(&self) -> BTreeMap<&'static str, usize> {
         self.calls.lock().unwrap().clone()
     }
@@ -157,12 +157,12 @@ impl Clients {
         &self.shapes
     }
 
-    /// Draws that have nothing to do with others.
+    /// A random stream that is independent of all others.
     pub fn luck(&self, purpose: &str) -> Rng {
         Rng::of(self.seed, purpose)
     }
 
-    /// From before a pause is asked for until it may end.
+    /// Marks the scope as paused, from before the pause call until the pause may end.
     pub fn hold(&self, whom: &str, held: bool) {
         let mut all = self.held.lock().unwrap();
         if held {
@@ -192,13 +192,13 @@ impl Clients {
         self.servers[usize::try_from(luck % self.servers.len() as u64).unwrap()].clone()
     }
 
-    /// A new task that the client wants; returns its number.
+    /// Draws a new task; returns its number and its request.
     fn want_any(&self, keyed: bool, batch: Option<u64>) -> (u64, SubmitTaskRequest) {
         let n = self.number();
         let mut rng = Rng::of(self.seed, &format!("task {n}"));
         let shape = rng.pick(&self.shapes);
         let context = match shape.namespace.as_str() {
-            // Complete, so that no default is added to it.
+            // Complete, so that the schema adds no default to it.
             "user_management" => {
                 let plan = rng.pick(&["free", "pro", "enterprise"]);
                 format!(
@@ -224,7 +224,7 @@ impl Clients {
         self.note(n, wish)
     }
 
-    /// This task, which the client wants; returns its number.
+    /// Registers this task; returns its number and its request.
     pub fn want(&self, wish: Wish<'_>) -> (u64, SubmitTaskRequest) {
         self.note(self.number(), wish)
     }
@@ -260,7 +260,7 @@ impl Clients {
         (n, request)
     }
 
-    /// Asks one server once. Whatever goes wrong may have happened all the same.
+    /// Calls one server once. A submit that failed may have been committed all the same.
     async fn submit(
         &self,
         luck: u64,
@@ -301,7 +301,7 @@ impl Clients {
         Some(answers)
     }
 
-    /// The answer, if it is a good one. Writes down refusals that no fault explains.
+    /// The answer of a successful call. Records refusals that no fault explains.
     async fn called<T>(
         &self,
         what: &'static str,
@@ -329,7 +329,7 @@ impl Clients {
         None
     }
 
-    /// Asks again, another server each time, until the answer is known.
+    /// Repeats the submit, each time at a random server, until it is answered.
     pub async fn insist(
         &self,
         rng: &mut Rng,
@@ -347,7 +347,8 @@ impl Clients {
         None
     }
 
-    /// Asks again, another server each time, until it is known what became of it. Nothing if it does not fit the state.
+    /// Repeats the call, each time at a random server, until its result is known. `None` if the
+    /// order does not fit the state.
     pub async fn settled<T, F: Future<Output = Result<T, Status>>>(
         &self,
         rng: &mut Rng,
@@ -375,7 +376,7 @@ impl Clients {
     }
 }
 
-/// What no broken connection, no full queue and no absent database brings about.
+/// Codes that no broken connection, full queue or absent database causes.
 fn is_strange(code: Code) -> bool {
     matches!(
         code,
@@ -397,7 +398,8 @@ async fn submit_on(clients: Arc<Clients>) {
             ended.unwrap();
         }
         match clients.open.load(Ordering::Relaxed) {
-            // Now and then all the same: what comes while the database is away has to be refused or kept.
+            // Submits now and then all the same: while the database is away, the server must refuse
+            // a submit or keep it.
             UNKNOWN => tokio::time::sleep(PAUSE).await,
             open if open >= clients.target => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -412,7 +414,7 @@ async fn submit_on(clients: Arc<Clients>) {
     }
 }
 
-/// One or several tasks in one of the ways that there are, and what follows.
+/// Submits one or several tasks in one of several ways, and starts the follow-ups.
 async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
     let first = clients.next.load(Ordering::Relaxed);
     let mut rng = Rng::of(clients.seed, &format!("job {first}"));
@@ -489,7 +491,7 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
     }
 }
 
-/// Watches the task to its end, and says how it ended.
+/// Watches the task to its end and returns its final state.
 pub async fn watch(clients: &Clients, rng: &mut Rng, task_id: String) -> Option<TaskState> {
     let task = Uuid::parse_str(&task_id).unwrap();
     let what = format!("watch of task {task_id}");

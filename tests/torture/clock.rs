@@ -1,12 +1,12 @@
-//! A wall clock that jumps, for one process: libfaketime, told by a file. The monotonic clock stays as it is, as it does
-//! on a machine whose time is set.
+//! A wall clock that jumps, for one process: libfaketime, controlled by a file. The monotonic clock
+//! stays unchanged, as on a machine whose time is set.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// Where Debian's libfaketime is.
+/// The path of Debian's libfaketime, below a library directory.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
 /// The clock of one process.
@@ -33,14 +33,14 @@ impl Clock {
             .env("FAKETIME_TIMESTAMP_FILE", &self.file)
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("FAKETIME_CACHE_DURATION", "1")
-            // Its semaphores and shared memory would outlive a process that is killed.
+            // Its semaphores and shared memory would outlive a killed process.
             .env("FAKETIME_DONT_RESET", "1")
             .env("NO_FAKE_STAT", "1");
     }
 
-    /// Sets the clock this many seconds off, within a second.
+    /// Sets the clock off by this many seconds; the process follows within a second.
     pub fn jump(&self, seconds: i64) {
-        // In one step, so that nobody reads half of it.
+        // The rename is atomic, so that no process reads half of the file.
         let new = self.file.with_extension("new");
         std::fs::write(&new, format!("{seconds:+}\n")).unwrap();
         std::fs::rename(&new, &self.file).unwrap();

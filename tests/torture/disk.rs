@@ -1,4 +1,5 @@
-//! Postgres runs out of disk while everything works: a small tmpfs of its own that is filled, and emptied again.
+//! Postgres runs out of disk under load: the test fills a small tmpfs of its own, and empties it
+//! again.
 
 use std::{
     fs::File,
@@ -19,7 +20,7 @@ use crate::{
     world::{Size, World},
 };
 
-/// What is needed for a database and some seconds of its log.
+/// Space for a database and some seconds of its log.
 const MEGABYTES: u32 = 256;
 const SEED: u64 = 1;
 
@@ -27,7 +28,7 @@ const SEED: u64 = 1;
 struct Disk(PathBuf);
 
 impl Disk {
-    /// `None` where one may not be mounted.
+    /// `None` where the process may not mount one.
     fn mount(dir: &Path) -> Option<Self> {
         std::fs::create_dir_all(dir).unwrap();
         let size = format!("size={MEGABYTES}m,mode=0755");
@@ -40,7 +41,7 @@ impl Disk {
             .then(|| Self(dir.to_owned()))
     }
 
-    /// Takes all the space that is left.
+    /// Fills all remaining space.
     fn fill(&self) {
         let mut ballast = File::create(self.0.join("ballast")).unwrap();
         for size in [1 << 20, 1 << 12] {
@@ -55,13 +56,13 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: what a killed Postgres leaves open does not keep it.
+        // Lazily: files that a killed Postgres leaves open do not block the unmount.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
         let _ = std::fs::remove_dir(&self.0);
     }
 }
 
-/// Brings Postgres back if the full disk took it down, as whoever looks after it would.
+/// Restarts Postgres if the full disk ended it, as a supervisor would.
 async fn look_after(world: &World) {
     let mut cluster = world.cluster.lock().await;
     if world.session().await.is_err() {
@@ -87,7 +88,7 @@ fn settings() -> Settings {
     }
 }
 
-/// A database on this disk, which writes little.
+/// A database on this disk with a small write-ahead log.
 fn options(disk: &Disk) -> Options {
     let small = [
         ("min_wal_size", "32MB"),
@@ -106,7 +107,7 @@ fn options(disk: &Disk) -> Options {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_of_the_database_loses_nothing() {
     let dir = folder("disk");
-    // Where the user that Postgres runs as may go.
+    // A folder that the user of the Postgres process may enter.
     let place = std::env::temp_dir().join(format!("tasker-torture-disk-{}", std::process::id()));
     let Some(disk) = Disk::mount(&place) else {
         println!("skipped: disk full: no tmpfs can be mounted here (that takes root)");
@@ -120,7 +121,7 @@ async fn a_full_disk_of_the_database_loses_nothing() {
         let (world, clients) = (Arc::clone(&world), Arc::clone(&clients));
         async move { sampler::run(&world, &clients).await }
     });
-    // A handler may take its process with it.
+    // A handler may crash its process; the watch restarts it.
     let watch = tokio::spawn({
         let world = Arc::clone(&world);
         async move { world.watch().await }
@@ -173,7 +174,7 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     }
     assert!(history.tasks.len() > 50, "next to nothing was done");
     let _ = std::fs::remove_dir_all(&world.dir);
-    // Postgres first, then its disk.
+    // Postgres ends first, then its disk is unmounted.
     drop(world);
     drop(disk);
 }

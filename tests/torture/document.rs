@@ -1,5 +1,6 @@
-//! JSON that a careless reader would change: numbers beyond 64 bits, spelt in odd ways; characters, escapes and spaces;
-//! keys in any order; nulls in every corner. Not the escape of NUL: Postgres has no place for it, and the server says so.
+//! JSON that a careless reader would change: numbers beyond 64 bits and in odd spellings;
+//! characters, escapes and spaces; keys in any order; nulls everywhere. The escape of NUL is left
+//! out: Postgres cannot store it, and the server refuses it.
 
 use crate::seed::Rng;
 

@@ -1,4 +1,5 @@
-//! Reads what a run left in the database. Steps and attempts are read through the views that readers use.
+//! Reads the rows that a run left in the database. Steps and attempts are read through the public
+//! views.
 
 use std::collections::BTreeMap;
 
@@ -127,8 +128,9 @@ fn attempt(r: &Row) -> Attempt {
     }
 }
 
-/// By `seq`: it is drawn under the locks of what the event is about, so causes have lower numbers than their effects. The
-/// order by transaction has not that property: a transaction may have its number before it has its locks.
+/// By `seq`: a transaction draws it while it holds the locks of its rows, so causes have lower
+/// numbers than their effects. The order by transaction lacks that property: a transaction may get
+/// its number before its locks.
 const EVENTS: &str = "
     SELECT task_id, type::text, micros(at))::int8, step, attempt::int, outcome::text, detail
       FROM events WHERE task_id IS NOT NULL ORDER BY seq";
@@ -159,8 +161,9 @@ fn worker(r: &Row) -> (Uuid, Worker) {
     )
 }
 
-/// A circuit is open until its next change of state. Pauses are not looked at: a row of one grows, also by a transaction that
-/// read the clock before its end and committed after it, and what started in between was right.
+/// A circuit is open until its next change of state. Pauses are not checked: a transaction that
+/// read the clock before a pause's end may extend the pause's row and commit after it, so a start
+/// in between was right.
 const SHUT: &str = "
     SELECT service_id, type::text, micros(at))::int8, micros(until))::int8 FROM (
         SELECT service_id, type, at, next AS until FROM (

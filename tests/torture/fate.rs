@@ -1,10 +1,11 @@
-//! What a handler does with an attempt: a function of the seed, the task, the step and the attempt's number.
+//! The behaviour of a handler in an attempt: a function of the seed, the task, the step and the
+//! attempt's number.
 
 use std::time::Duration;
 
 use crate::{document, poison, seed::Rng};
 
-/// How an attempt ends, as far as the handler has a say.
+/// The end of an attempt, as far as the handler decides it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fate {
     /// JSON text of the result.
@@ -19,20 +20,20 @@ pub enum Fate {
     Hang {
         deaf: bool,
     },
-    /// Takes its whole process with it.
+    /// Kills its whole process.
     Crash,
 }
 
-/// A fate, and the way to it.
+/// A fate, and the pause before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     pub pause: Duration,
-    /// The pause holds the thread.
+    /// The pause blocks the thread.
     pub blocks: bool,
     pub fate: Fate,
 }
 
-/// What is known of an attempt before it runs.
+/// The known properties of an attempt before it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// The name of the task, the same in every run with the seed.
@@ -40,12 +41,12 @@ pub struct About<'a> {
     pub step: &'a str,
     pub handler: &'a str,
     pub attempt: u32,
-    /// The golden shapes' number of failures.
+    /// The number of failures that the context of a golden shape asks for.
     pub failures: u32,
     pub timeout: Duration,
 }
 
-/// A deadline that may be waited for.
+/// The longest time-out that a handler waits out.
 const SHORT: Duration = Duration::from_millis(3_500);
 
 pub fn of(seed: u64, about: About<'_>) -> Attempt {

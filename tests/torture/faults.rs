@@ -1,4 +1,5 @@
-//! What is done to the world, and when. The whole schedule is drawn from the seed before the run begins.
+//! The faults of a run and their times. The whole schedule is drawn from the seed before the run
+//! begins.
 
 use std::time::Duration;
 
@@ -25,11 +26,11 @@ pub enum Kind {
     CommitLost,
     ServerClock,
     WorkerClock,
-    /// A task that is dear to judge or large to hand out.
+    /// A task that is costly to judge or large to assign.
     Poison,
 }
 
-/// The kinds, how many of each there are in a deck, and for how many milliseconds they last.
+/// The kinds, the number of each in a deck, and their duration in milliseconds.
 const DECK: [(Kind, usize, std::ops::Range<u64>); 19] = [
     (Kind::ServerKill, 8, 0..2_000),
     (Kind::ServerStop, 8, 200..6_000),
@@ -77,23 +78,24 @@ impl Kind {
         }
     }
 
-    /// Whether it takes libfaketime.
+    /// Whether it needs libfaketime.
     pub fn needs_clock(self) -> bool {
         matches!(self, Self::ServerClock | Self::WorkerClock)
     }
 }
 
-/// One fault to come.
+/// One planned fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
     pub at: Duration,
     pub kind: Kind,
     pub length: Duration,
-    /// Draws on: which server, which link, how many.
+    /// Random numbers for the choice of the server, the link and the amount.
     pub luck: [u64; 3],
 }
 
-/// The faults of a run, `gap` apart in the mean. Kinds are dealt from a shuffled deck, so that each gets its turn.
+/// The faults of a run, `gap` apart on average. Kinds are dealt from a shuffled deck, so that each
+/// gets its turn.
 pub fn schedule(seed: u64, time: Duration, gap: Duration, clocks: bool) -> Vec<Planned> {
     let mut rng = Rng::of(seed, "faults");
     let mut deck = Vec::new();

@@ -1,4 +1,5 @@
-//! Carries out the schedule. Each fault is a task of its own: several overlap, those of one process queue up.
+//! Carries out the schedule. Each fault is a tokio task of its own: several overlap, and faults of
+//! one process queue up.
 
 use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use crate::{
     world::{Server, WorkerHost, World},
 };
 
-/// Inflicts all of it, and returns when the last fault is over.
+/// Inflicts all faults and returns when the last one is over.
 pub async fn all(world: &Arc<World>, clients: &Arc<Clients>, schedule: Vec<Planned>) {
     let begun = world.chronicle.elapsed();
     let mut running = JoinSet::new();
@@ -105,7 +106,7 @@ async fn on_server(world: &World, planned: &Planned, server: &Server) {
     }
 }
 
-/// One server after the other ends in good order and comes back.
+/// Each server in turn drains, ends and is started again.
 async fn rolling_restart(world: &World, planned: &Planned) {
     say(world, planned, "all servers");
     for server in &world.servers {
@@ -132,7 +133,7 @@ async fn on_worker(world: &World, planned: &Planned, host: &WorkerHost) {
         }
         Kind::WorkerDeploy => {
             process.signal(Signal::TERM);
-            // A handler may crash it on the way.
+            // A handler may crash the process while it drains.
             let crashed = |status: ExitStatus| status.signal() == Some(Signal::KILL.as_raw());
             if !process
                 .ended_within(crate::world::END_LIMIT)

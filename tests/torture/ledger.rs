@@ -1,7 +1,8 @@
-//! The handlers' own book: every start and every end of an attempt, and what the servers acknowledged.
+//! The handlers' ledger: every start and every end of an attempt, and the acknowledgements of the
+//! servers.
 //!
-//! All worker processes append to one file, a line with one write, so the order of the lines is the order of what
-//! happened, whatever anybody's clock says.
+//! All worker processes append to one file, each line with one write, so the order of the lines is
+//! the order of the events, whatever the clocks of the processes show.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::seed::digest;
 
-/// What a handler answered, or what became of it.
+/// A handler's answer, or its end without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
@@ -56,19 +57,19 @@ pub struct Start {
 pub struct End {
     pub lease: String,
     pub said: Said,
-    /// Of the result's JSON text.
+    /// Digest of the result's JSON text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Digest>,
 }
 
-/// The server's word on a result.
+/// The server's acknowledgement of a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     pub lease: String,
     pub accepted: bool,
 }
 
-/// Stands for a document. Text, as JSON numbers of this size are not for every reader.
+/// The digest of a document. Text, as some readers of JSON lose precision of 64-bit numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(pub String);
 
@@ -77,7 +78,7 @@ impl Digest {
         Self(format!("{:016x}", digest(document.as_bytes())))
     }
 
-    /// Of documents by name.
+    /// The digest of documents by name.
     pub fn of_all<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut all: Vec<_> = documents.into_iter().collect();
         all.sort_unstable();
@@ -102,8 +103,8 @@ impl Ledger {
         )))
     }
 
-    /// In the file when it returns, unless the machine dies. A line that cannot be written ends the process: what it did
-    /// must not go unsaid.
+    /// The line is in the file when this returns, unless the machine crashes. A failed write ends
+    /// the process, since every action of a handler must be recorded.
     pub fn write(&self, line: &Line) {
         let mut bytes = serde_json::to_vec(line).unwrap();
         bytes.push(b'\n');
@@ -115,7 +116,7 @@ impl Ledger {
     }
 }
 
-/// All lines of the file, and how many could not be read.
+/// All lines of the file, and the number of unreadable ones.
 pub fn read(path: &Path) -> (Vec<Line>, usize) {
     let text = std::fs::read(path).unwrap_or_default();
     let mut unreadable = 0;
@@ -132,7 +133,7 @@ pub fn read(path: &Path) -> (Vec<Line>, usize) {
     (lines, unreadable)
 }
 
-/// How many attempts began and how many acknowledgements came, by what they say.
+/// Number of lines by kind: starts, ends and acknowledgements.
 pub fn summary(lines: &[Line]) -> HashMap<&'static str, usize> {
     let mut counts = HashMap::new();
     for line in lines {

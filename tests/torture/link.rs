@@ -1,4 +1,5 @@
-//! A network that breaks: a TCP proxy that delays, holds, cuts, half-closes and resets what runs through it.
+//! A network that breaks: a TCP proxy that delays, blocks, cuts, half-closes and resets
+//! connections.
 
 use std::{
     future::Future,
@@ -20,32 +21,32 @@ use tokio::{
     sync::{broadcast, watch},
 };
 
-/// How the link behaves until it is told otherwise.
+/// The behaviour of the link until the next change of mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Pass,
-    /// Everything takes this much longer.
+    /// Every chunk is delayed by this time.
     Delay(Duration),
-    /// Nothing gets through, and nobody is told.
+    /// No byte passes, and neither side is notified.
     Hold,
     /// New connections are closed at once.
     Refuse,
 }
 
-/// What happens to the connections of the moment.
+/// A fault of the connections that are open now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
     /// Closed on both sides.
     Cut,
     /// Closed with RST.
     Reset,
-    /// The way to the target ends; the way back stays open.
+    /// The direction to the target ends; the way back stays open.
     CloseUp,
-    /// The way back ends.
+    /// The direction back to the client ends.
     CloseDown,
 }
 
-/// A listener that passes everything on to one address.
+/// A listener that forwards to one address.
 pub struct Link {
     pub address: SocketAddr,
     shared: Shared,
@@ -55,7 +56,7 @@ pub struct Link {
 struct Shared {
     mode: watch::Sender<Mode>,
     blows: broadcast::Sender<Blow>,
-    /// The commit of Postgres whose answer gets lost, counted from now; 0 for none.
+    /// The commit of Postgres whose answer is lost, counted from now; 0 for none.
     doomed_commit: Arc<AtomicUsize>,
 }
 
@@ -80,12 +81,13 @@ impl Link {
         let _ = self.shared.blows.send(blow);
     }
 
-    /// Breaks the connection on which the `n`th commit from now succeeds, instead of passing that on.
+    /// Breaks the connection on which the `n`th commit from now succeeds, instead of forwarding its
+    /// answer.
     pub fn lose_commit(&self, n: usize) {
         self.shared.doomed_commit.store(n, Ordering::SeqCst);
     }
 
-    /// Whether that has happened.
+    /// Whether the commit's answer was lost.
     pub fn has_lost_it(&self) -> bool {
         self.shared.doomed_commit.load(Ordering::SeqCst) == 0
     }
@@ -93,7 +95,8 @@ impl Link {
 
 async fn accept(listener: TcpListener, port: u16, shared: Shared) {
     loop {
-        // Out of file descriptors, for example: the next one may have better luck.
+        // `accept` fails when the process is out of file descriptors, for example; the next call
+        // may succeed.
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };
@@ -113,10 +116,10 @@ async fn accept(listener: TcpListener, port: u16, shared: Shared) {
 
 type Way<'a> = Pin<Box<dyn Future<Output = Fate> + Send + 'a>>;
 
-/// How one direction ended.
+/// The end of one direction.
 enum Fate {
     Ended,
-    /// The whole connection has to go.
+    /// The whole connection has to be closed.
     Lost,
 }
 
@@ -159,7 +162,7 @@ async fn serve(client: TcpStream, target: TcpStream, shared: &Shared) {
     }
 }
 
-/// One side of a socket. A half that is dropped says goodbye, which a reset does not.
+/// One side of a socket. Dropping a half sends FIN, which a reset must not do.
 struct Writing {
     half: Option<OwnedWriteHalf>,
     reset: Arc<AtomicBool>,
@@ -183,7 +186,7 @@ async fn way(way: &mut Option<Way<'_>>) -> Fate {
     }
 }
 
-/// Passes one direction on. Dropped, it shuts that direction down.
+/// Forwards one direction. Dropping it shuts that direction down.
 async fn pump(from: &OwnedReadHalf, mut to: Writing, shared: &Shared, is_down: bool) -> Fate {
     let mut mode = shared.mode.subscribe();
     let mut buffer = vec![0; 1 << 15];
@@ -217,8 +220,8 @@ async fn pump(from: &OwnedReadHalf, mut to: Writing, shared: &Shared, is_down: b
     }
 }
 
-/// Counts the confirmed commits in what Postgres sends; true when the doomed one is among them. One that is split over
-/// two reads is missed, and the next one takes its place.
+/// Counts the confirmed commits in Postgres's output; true when the doomed one is among them. A
+/// commit that is split over two reads is missed, and the next one takes its place.
 fn commits_doomed(bytes: &[u8], doomed: &AtomicUsize) -> bool {
     if doomed.load(Ordering::Relaxed) == 0 {
         return false;
@@ -238,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection through a link to somebody who says everything back.
+    /// A connection through a link to an echo server.
     async fn echo() -> (Link, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -256,7 +259,7 @@ mod tests {
         (link, stream)
     }
 
-    /// Says something and waits for the echo.
+    /// Sends some bytes and waits for the echo.
     async fn said(stream: &mut TcpStream) -> Result<(), String> {
         let fail = |e: std::io::Error| e.kind().to_string();
         stream.write_all(b"hello").await.map_err(fail)?;

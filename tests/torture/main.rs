@@ -1,8 +1,10 @@
-//! Everything at once: servers, workers and Postgres are killed, stopped and cut off while clients submit, and afterwards
-//! a checker compares what was promised, what handlers did and what the database holds.
+//! All faults at once: servers, workers and Postgres are killed, stopped and cut off while clients
+//! submit; afterwards a checker compares the acknowledgements, the handlers' lines and the rows of
+//! the database.
 //!
-//! `cargo test` runs it for some seconds, `make torture` for ten minutes. The seed decides what is submitted, what the
-//! handlers do and which faults happen when; what the processes make of it is theirs.
+//! `cargo test` runs it for some seconds, `make torture` for ten minutes. The seed decides the
+//! submits, the handlers' behaviour and the schedule of the faults; the timing of the processes is
+//! not repeatable.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -36,9 +38,9 @@ use std::time::Duration;
 use run::{Settings, run};
 use world::Size;
 
-/// How long it takes unless `TASKER_TORTURE_SECONDS` says otherwise.
+/// Duration of the run without `TASKER_TORTURE_SECONDS`.
 const SECONDS: u64 = 14;
-/// From here on it is a long run.
+/// A run of this length or more is a long run.
 const LONG: u64 = 60;
 
 fn number(variable: &str) -> Option<u64> {

@@ -1,7 +1,8 @@
-//! Operators: they cancel, pause and mend tasks, and pause whole templates, while everything goes on.
+//! Operators: they cancel, pause and repair tasks, and pause whole templates, under load.
 //!
-//! A call whose answer is lost may be carried out later than the one that was answered. So a task is paused once at most,
-//! and the same template not soon again; what such a call has left paused is found and resumed.
+//! A call whose answer is lost may be carried out later than its repetition. So a task is paused
+//! once at most, and the same template not soon again; a pause that such a call leaves behind is
+//! found and lifted.
 
 use std::{
     sync::Arc,
@@ -25,15 +26,15 @@ use crate::{
 };
 
 const BY: &str = "torture";
-/// The reason of a retry that counts from nothing, for the checker to read.
+/// The reason of a retry with all attempts again; the checker recognises it.
 pub const FRESH: &str = "all attempts again";
 const CHANCE: &str = "chance";
-/// How often it is looked for what nobody resumes.
+/// Interval between looks for pauses that no operator will lift.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often a task is mended at most.
+/// Number of repairs of a task at most.
 const ROUNDS: usize = 3;
 
-/// The clock of this machine, which is the database's.
+/// The clock of this machine, which is also the database's.
 fn now() -> Micros {
     #[expect(
         clippy::disallowed_methods,
@@ -43,7 +44,7 @@ fn now() -> Micros {
     Micros::try_from(since.as_micros()).unwrap()
 }
 
-/// Whether it was followed.
+/// Whether the order was carried out.
 async fn order(clients: &Clients, rng: &mut Rng, task_id: &str, order: Order) -> bool {
     let reason = if matches!(order, Order::Retry { fresh: true, .. }) {
         FRESH
@@ -71,7 +72,8 @@ pub async fn cancel(clients: &Clients, rng: &mut Rng, task_id: String) {
     order(clients, rng, &task_id, Order::Cancel).await;
 }
 
-/// Pauses the task for a while, or not, and mends it when it fails; `result` makes a result by hand.
+/// Perhaps pauses the task for a while, and repairs it when it fails; `result` makes a result by
+/// hand.
 pub async fn attend(
     clients: &Clients,
     rng: &mut Rng,
@@ -92,6 +94,7 @@ pub async fn attend(
 
 async fn hold(clients: &Clients, rng: &mut Rng, task_id: &str) {
     sleep(rng.millis(0..400)).await;
+    // Marked before the call, so that `release` does not lift this pause as a stray one.
     clients.hold(task_id, true);
     if order(clients, rng, task_id, Order::Pause).await {
         let from = now();
@@ -107,7 +110,7 @@ async fn hold(clients: &Clients, rng: &mut Rng, task_id: &str) {
     order(clients, rng, task_id, Order::Resume).await;
 }
 
-/// Does one of the things that can be done about a failed task.
+/// Gives one of the orders that apply to a failed task.
 async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str, result: fn(&mut Rng) -> String) {
     let request = GetTaskRequest {
         task_id: task_id.to_owned(),
@@ -125,7 +128,7 @@ async fn mend(clients: &Clients, rng: &mut Rng, task_id: &str, result: fn(&mut R
         .into_iter()
         .filter(|step| step.state() == StepState::Error);
     let failed: Vec<String> = failed.map(|step| step.name).collect();
-    // An order that was thought to be lost has mended it.
+    // An earlier order whose answer was lost has already repaired the task.
     let Some(step) = (!failed.is_empty()).then(|| rng.pick(&failed).clone()) else {
         return;
     };
@@ -221,7 +224,7 @@ async fn lift(clients: &Clients, rng: &mut Rng, namespace: &str, task_name: &str
     clients.settled(rng, "templates resumed", &name, lift).await;
 }
 
-/// Resumes what an order has left paused that was carried out after its time. Never returns.
+/// Lifts pauses that a delayed order left behind. Never returns.
 pub async fn release(world: &World, clients: &Clients) {
     let mut rng = clients.luck("releases");
     loop {

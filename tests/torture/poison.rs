@@ -1,6 +1,7 @@
-//! Tasks that are dear to judge or large to hand out: conditions over large documents, results against costly schemas, and
-//! assignments near and over a worker's limit. What is affordable has to end well, and what is not has to end by its code;
-//! everything beside them is checked as ever.
+//! Tasks that are costly to judge or large to assign: conditions over large documents, results
+//! against costly schemas, and assignments near and over a worker's limit. An affordable step has
+//! to end well, and an unaffordable one with its error code; the checker treats all other tasks as
+//! ever.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -23,19 +24,21 @@ const LARGE: &str = "poison.large";
 const PLAIN: &str = "poison.plain";
 pub const HANDLERS: [&str; 4] = [LIST, CHOICES, LARGE, PLAIN];
 
-/// How a server ends a step that it cannot afford, whatever its handler answered; or whose condition does not fit what an operator
-/// gave as the result of its parent.
+/// The error codes with which a server ends a step that it cannot afford, whatever its handler
+/// answered, or whose condition does not fit the result that an operator set for its parent.
 const REFUSALS: [&str; 3] = ["TOO_COSTLY", "ASSIGNMENT_TOO_LARGE", "CONDITION_FAILED"];
 
-/// How many items the lists have: some that are cheap also for a server that is built without optimisation, and far too many.
+/// Lengths of the lists: some that are cheap also for a server built without optimisation, and one
+/// that is far too long.
 const AFFORDABLE: [usize; 2] = [100, 1_000];
 const TOO_MANY: usize = 200_000;
-/// How many steps have a condition.
+/// Number of steps with a condition.
 const CHILDREN: usize = 20;
-/// How many values the `enum` has.
+/// Number of values in the `enum`.
 const VALUES: usize = 200;
 const LARGE_BYTES: usize = 1_000_000;
-/// How many large results a task has. A worker of the SDK takes 16 MiB: the first fits, the second does not.
+/// Number of large results of a task. A worker of the SDK takes 16 MiB: the first number fits, the
+/// second does not.
 const PRODUCERS: [usize; 2] = [5, 18];
 
 /// All templates.
@@ -103,11 +106,11 @@ fn sizes(producers: usize) -> String {
     steps
 }
 
-/// What a handler of these answers with; nothing if it is not one of them.
+/// The answer of a handler of these templates; `None` for any other handler.
 pub fn fate(handler: &str, rng: &mut Rng) -> Option<Fate> {
     let json = match handler {
         LIST => format!("{{\"list\":[{}]}}", list(length(rng), "1")),
-        // The last of the values, so that all of them are compared.
+        // The last value, so that the validator compares all of them.
         CHOICES => format!("[{}]", list(length(rng), &format!("\"v{}\"", VALUES - 1))),
         LARGE => format!("\"{}\"", "x".repeat(LARGE_BYTES)),
         PLAIN => "null".to_owned(),
@@ -128,7 +131,8 @@ fn list(length: usize, item: &str) -> String {
     vec![item; length].join(",")
 }
 
-/// Whether a server may end a step of this template with this error although its handler succeeded or was never asked.
+/// Whether a server may end a step of this template with this error although its handler succeeded
+/// or never ran.
 pub fn is_refusal(template: &str, error_code: Option<&str>) -> bool {
     is_name(template) && error_code.is_some_and(|code| REFUSALS.contains(&code))
 }
@@ -140,7 +144,8 @@ pub fn is_name(template: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Submits a task of one of the templates, and mends it when it fails; returns which it is.
+/// Submits a task of one of the templates and repairs it when it fails; returns the template's
+/// name.
 pub async fn submit(clients: &Arc<Clients>, luck: u64) -> String {
     let shapes = shapes();
     let mut rng = Rng::of(luck, NAMESPACE);
@@ -155,7 +160,7 @@ pub async fn submit(clients: &Arc<Clients>, luck: u64) -> String {
     };
     let asked = [clients.want(wish)];
     for answer in clients.insist(&mut rng, &asked).await.into_iter().flatten() {
-        // What every schema of these takes.
+        // Every schema of these templates accepts this result.
         operator::attend(clients, &mut rng, answer.task_id, |_| "[]".into()).await;
     }
     shape.task_name.clone()

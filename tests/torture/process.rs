@@ -11,14 +11,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Dropping it kills it.
+/// Dropping it kills the process.
 pub struct Process {
     child: Child,
     pub log: PathBuf,
 }
 
 impl Process {
-    /// Starts it; what it says on stderr is added to the file.
+    /// Starts the process; its stderr is appended to the file.
     pub fn start(mut command: Command, log: &Path) -> Self {
         let file = OpenOptions::new()
             .create(true)
@@ -36,17 +36,17 @@ impl Process {
     }
 
     pub fn signal(&self, signal: Signal) {
-        // One that is gone has its status waiting, so its number belongs to nobody else.
+        // An ended process stays a zombie until it is waited for, so its id is not reused.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -56,8 +56,8 @@ impl Process {
         drop(self.child.stdin.take());
     }
 
-    /// Waits for its end; `None` when it stays for longer. Counts looks, not time: a machine that stands still is not the
-    /// process's fault.
+    /// Waits for the end; `None` when the process runs for longer. Counts polls, not time, so that
+    /// a machine that stands still is not counted against the process.
     pub async fn ended_within(&mut self, limit: Duration) -> Option<ExitStatus> {
         for _ in 0..limit.as_millis() / LOOK.as_millis() {
             if let Some(status) = self.exited() {

@@ -1,4 +1,4 @@
-//! What a run was, in figures.
+//! The figures of a run.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -8,7 +8,6 @@ use crate::{
     ledger::{self, Line},
 };
 
-/// The figures of a run.
 pub struct Report<'a> {
     pub seed: u64,
     pub seconds: f64,
@@ -98,7 +97,7 @@ fn list<'a, K: std::fmt::Display + 'a>(counts: impl Iterator<Item = (K, &'a usiz
     words.join(", ")
 }
 
-/// Everything that is known of the tasks that the violations name, for whoever has to find out.
+/// Writes all rows and lines about the tasks that the violations name, for diagnosis.
 pub fn stories(history: &History, violations: &[Violation], file: &Path) {
     let mut tasks: Vec<uuid::Uuid> = violations
         .iter()
@@ -157,7 +156,7 @@ pub fn stories(history: &History, violations: &[Violation], file: &Path) {
     std::fs::write(file, text).unwrap();
 }
 
-/// A line for each.
+/// Writes a line for each row.
 fn tell<T: std::fmt::Debug>(text: &mut String, rows: impl Iterator<Item = T>) {
     rows.for_each(|row| text.push_str(&format!("{row:?}\n")));
 }

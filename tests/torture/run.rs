@@ -1,4 +1,4 @@
-//! One run: everything starts, is tortured, heals, settles, ends, and is judged.
+//! One run: everything starts, suffers faults, heals, settles, ends, and is judged.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,20 +18,20 @@ use crate::{
     world::{Size, World},
 };
 
-/// What kind of run.
+/// The parameters of a run.
 pub struct Settings {
     pub seed: u64,
     pub time: Duration,
     pub size: Size,
-    /// Between two faults, in the mean.
+    /// Average interval between two faults.
     pub gap: Duration,
-    /// How many tasks are kept unfinished.
+    /// Number of unfinished tasks that the clients maintain.
     pub open: i64,
-    /// How long everything may take to settle once it is healed.
+    /// Time limit for the tasks to settle once everything is healed.
     pub settle: Duration,
 }
 
-/// Where a run keeps its files.
+/// The folder for the files of a run.
 pub fn folder(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("torture-{name}-{}", std::process::id()));
@@ -39,7 +39,7 @@ pub fn folder(name: &str) -> PathBuf {
     dir
 }
 
-/// Runs, prints the figures, and panics with what is wrong.
+/// Runs, prints the figures, and panics with the violations.
 pub async fn run(settings: &Settings) {
     let seed = settings.seed;
     println!("torture: seed {seed}; the same faults again: make torture SEED={seed}");
@@ -98,7 +98,7 @@ pub async fn run(settings: &Settings) {
     );
 }
 
-/// What became of a run.
+/// The result of a run.
 pub struct Judged {
     pub history: History,
     pub violations: Vec<Violation>,
@@ -128,12 +128,12 @@ async fn torture(world: &Arc<World>, settings: &Settings, schedule: Vec<Planned>
     world.chronicle.note("nothing is in play");
     samples.abort();
     watch.abort();
-    // Neither may be in the middle of anything when the processes are told to end.
+    // Neither may be at work when the processes are told to end.
     let _ = (samples.await, watch.await);
     judge(world, &clients, settled).await
 }
 
-/// The steps at once of the services that have a limit.
+/// The concurrency limit of the limited services.
 const LIMIT: i32 = 8;
 
 /// Registers the templates and makes the clients.
@@ -152,7 +152,7 @@ pub async fn begin(world: &World, settings: &Settings) -> Arc<Clients> {
     Clients::new(settings.seed, shapes, &urls, settings.open)
 }
 
-/// Quick circuits for all, as a run has to end; and limits for two services.
+/// Sets short circuit times for all services, as a run has to end, and limits for two services.
 async fn protect(client: &mut Client) {
     let quick = tasker::proto::Policy {
         window_seconds: Some(3.0),
@@ -185,7 +185,8 @@ async fn protect(client: &mut Client) {
     }
 }
 
-/// Waits until nothing is in play; returns how long that took. Counts looks, as a machine may stand still.
+/// Waits until no step is in play; returns the time that took. Counts polls, as the machine may
+/// stand still.
 pub async fn settle(world: &World, limit: Duration) -> f64 {
     const LOOK: Duration = Duration::from_millis(200);
     let begun = Instant::now();
@@ -202,7 +203,7 @@ pub async fn settle(world: &World, limit: Duration) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-/// Ends all processes, and has the checker look at what they left.
+/// Ends all processes, and has the checker judge the history.
 pub async fn judge(world: &World, clients: &Clients, settled: f64) -> Judged {
     world.chronicle.sample(sampler::once(world).await);
     world.stop().await;

@@ -1,4 +1,4 @@
-//! Looks at the database while everything goes on: what must always be true is true in every snapshot.
+//! Checks the invariants during the run: they hold in every snapshot.
 
 use std::{
     sync::atomic::Ordering,
@@ -14,16 +14,16 @@ use crate::{
     world::World,
 };
 
-/// How often the unfinished tasks are counted.
+/// Interval between counts of the unfinished tasks.
 const GAUGE: Duration = Duration::from_millis(100);
-/// No look at the invariants begins sooner after the last one.
+/// Shortest rest between two looks at the invariants.
 const REST: Duration = Duration::from_millis(1_500);
-/// Nor at what nothing wakes.
+/// Shortest rest between two looks for rows that nothing wakes.
 const SHORT_REST: Duration = Duration::from_millis(700);
-/// A look reads all tables, so it rests for so many times as long as it took.
+/// A look reads all tables, so it rests this many times as long as it took.
 const REST_FACTOR: u32 = 3;
 
-/// Looks until it is dropped, and resumes what nobody holds paused.
+/// Samples until it is dropped, and lifts pauses that no operator keeps.
 pub async fn run(world: &World, clients: &Clients) {
     tokio::join!(
         gauge(world, clients),
@@ -53,7 +53,7 @@ async fn gauge(world: &World, clients: &Clients) {
     }
 }
 
-/// How many tasks have something in play.
+/// Number of tasks with a step in play.
 pub async fn open_tasks(db: &Client) -> Result<i64, String> {
     let count = db.query_one("SELECT count(DISTINCT task_id) FROM queue", &[]);
     let row = tokio::time::timeout(Duration::from_secs(2), count)
@@ -70,13 +70,14 @@ async fn look(world: &World, rest: Duration, once: impl AsyncFn(&World) -> Optio
     }
 }
 
-/// The sentences that are not true, or nothing if the database cannot be asked.
+/// The invariants that do not hold, or `None` if the database does not answer.
 pub async fn once(world: &World) -> Option<Vec<String>> {
     let db = world.session().await.ok()?;
     invariants::broken(&db).await.ok()
 }
 
-/// Rows that nothing would wake up: one of the invariants, but quick to look at, and so looked at more often.
+/// Rows that nothing would wake: one of the invariants, but cheap to check, and so checked more
+/// often.
 async fn stuck(world: &World) -> Option<Vec<String>> {
     let db = world.session().await.ok()?;
     let rows = db.query("SELECT v::text FROM liveness_violations v LIMIT 5", &[]);

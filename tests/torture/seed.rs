@@ -1,4 +1,4 @@
-//! Chance that can be had again: every draw is a function of the run's seed and of what it is for.
+//! Repeatable randomness: every draw is a function of the run's seed and of its purpose.
 
 use std::{hash::Hasher as _, ops::Range, time::Duration};
 
@@ -7,7 +7,8 @@ use std::{hash::Hasher as _, ops::Range, time::Duration};
 pub struct Rng(u64);
 
 impl Rng {
-    /// The stream for this purpose. Two purposes have nothing to do with each other, in whatever order they are served.
+    /// The stream for this purpose. Streams of two purposes are independent, in whatever order they
+    /// are drawn from.
     pub fn of(seed: u64, purpose: &str) -> Self {
         Self(digest(purpose.as_bytes()) ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
@@ -20,7 +21,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// From `range`, evenly enough.
+    /// A number in `range`, almost uniform.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.next() % (range.end - range.start)
     }
@@ -29,7 +30,7 @@ impl Rng {
         usize::try_from(self.next() % n as u64).unwrap()
     }
 
-    /// True so many times in ten thousand.
+    /// True with this probability, in ten-thousandths.
     pub fn chance(&mut self, of_ten_thousand: u64) -> bool {
         self.next() % 10_000 < of_ten_thousand
     }
@@ -49,7 +50,7 @@ impl Rng {
     }
 }
 
-/// 64 bits that stand for a text. The same in every process of this binary.
+/// A 64-bit digest of a text. The same in every process of this binary.
 pub fn digest(text: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(text);

@@ -1,4 +1,4 @@
-//! The templates: the golden shapes, and graphs that nobody thought of.
+//! The templates: the golden shapes and random graphs.
 
 use std::fmt::Write as _;
 
@@ -16,10 +16,10 @@ pub const GOLDEN_HANDLERS: [&str; 8] = [
     "UserManagement::StepHandlers::SendWelcomeSequenceHandler",
     "UserManagement::StepHandlers::UpdateUserStatusHandler",
 ];
-/// How many random graphs there are.
+/// Number of random graphs.
 const RANDOM: usize = 24;
 
-/// A template that the client submits tasks of.
+/// A template for the client's submits.
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub namespace: String,
@@ -71,7 +71,7 @@ fn random(rng: &mut Rng, i: usize) -> Shape {
             1 => {}
             _ => write!(yaml, ", default_retry_limit: {}", rng.within(1..7)).unwrap(),
         }
-        // Most back off for milliseconds: a run has to end.
+        // Most steps back off for milliseconds: a run has to end.
         let (base, max) = (rng.within(10..400), rng.within(400..1_500));
         let (multiplier, jitter) = (rng.within(10..40), rng.within(0..11));
         write!(
@@ -85,7 +85,7 @@ fn random(rng: &mut Rng, i: usize) -> Shape {
             jitter % 10,
         )
         .unwrap();
-        // Some share a service, some deadlines are nearer than a lease.
+        // Some steps share a service, and some deadlines are nearer than a lease.
         let (service, timeout) = (rng.below(5), *rng.pick(&["0.8", "1.5", "3", "8", "20"]));
         writeln!(
             yaml,
@@ -100,7 +100,7 @@ fn random(rng: &mut Rng, i: usize) -> Shape {
     }
 }
 
-/// None, the one before, or some.
+/// No parent, the step before, or some earlier steps.
 fn parents(rng: &mut Rng, step: usize) -> Vec<usize> {
     match rng.below(10) {
         _ if step == 0 => Vec::new(),

@@ -1,4 +1,4 @@
-//! A process full of workers, to be killed. It is this very test binary, run again.
+//! A process full of workers, to be killed. It runs this same test binary.
 //!
 //! It ends when its stdin closes, so it never outlives the test, and drains on SIGTERM.
 
@@ -33,12 +33,12 @@ const TEST: &str = "worker::process";
 const ORDERS: &str = "TASKER_TORTURE_WORKER";
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// What a worker process is to do.
+/// The configuration of a worker process.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Orders {
     pub name: String,
     pub build: String,
-    /// The process's number, which decides what it cannot do.
+    /// The process's number, which decides the handler that it lacks.
     pub index: usize,
     pub servers: Vec<String>,
     pub workers: usize,
@@ -48,7 +48,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// The process that carries them out.
+    /// The command that starts the process.
     pub fn command(&self) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
@@ -116,7 +116,7 @@ fn worker(orders: &Orders, n: usize, ledger: &Arc<Ledger>) -> WorkerHandle {
         .build_id(&orders.build)
         .max_concurrent_steps([6, 16, 32][n % 3])
         .drain_timeout(DRAIN);
-    // No process can do everything.
+    // Each process lacks one handler.
     let missing = HANDLERS[orders.index % HANDLERS.len()];
     for handler in HANDLERS
         .into_iter()
@@ -133,7 +133,7 @@ fn worker(orders: &Orders, n: usize, ledger: &Arc<Ledger>) -> WorkerHandle {
     builder.build().unwrap().spawn()
 }
 
-/// One call of a handler. Its end is written whatever happens.
+/// One call of a handler. Its end is written in any case.
 struct Run {
     ledger: Arc<Ledger>,
     lease: String,
@@ -163,7 +163,7 @@ impl Run {
         }
     }
 
-    /// Before the handler returns: what is answered is in the book.
+    /// Called before the handler returns, so every answer is in the ledger before it is sent.
     fn end(&mut self, said: Said, result: Option<Digest>) {
         self.ended = true;
         self.ledger.write(&Line::End(End {

@@ -27,25 +27,25 @@ use crate::{
     worker::Orders,
 };
 
-/// How long a worker may be silent. Short, so that many leases run out.
+/// The lease of a worker. Short, so that many leases run out.
 pub const LEASE_SECONDS: &str = "3";
 const DRAIN_SECONDS: &str = "3";
-/// How long a process may take to end after it was told to.
+/// Time limit for a process to end after its signal.
 pub const END_LIMIT: Duration = Duration::from_secs(20);
-/// How long a server may take to listen; it waits for its database first.
+/// Time limit for a server to listen; it waits for its database first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub dir: PathBuf,
     pub chronicle: Chronicle,
     pub cluster: Arc<Mutex<Cluster>>,
-    /// Around all links.
+    /// The URL of the database, without any link.
     pub database: String,
     pub servers: Vec<Server>,
     pub workers: Vec<WorkerHost>,
 }
 
-/// How large it is.
+/// The number of processes and workers.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub servers: usize,
@@ -95,17 +95,17 @@ impl World {
         }
     }
 
-    /// A session around all links; an error while Postgres is away.
+    /// A session without any link; an error while Postgres is away.
     pub async fn session(&self) -> Result<Client, String> {
         session(&self.database).await
     }
 
-    /// Looks for processes that ended without being told to, and starts them again. Never returns.
+    /// Watches for processes that ended unasked, and starts them again. Never returns.
     pub async fn watch(&self) {
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
             for server in &self.servers {
-                // Somebody who holds it is just killing it.
+                // A fault that holds the lock is just killing the process.
                 let Ok(mut process) = server.process.try_lock() else {
                     continue;
                 };
@@ -140,7 +140,7 @@ impl World {
         }
     }
 
-    /// Mends every link and every clock. Faults that last have to be over.
+    /// Heals every link and every clock. Faults with a duration must be over.
     pub fn heal(&self) {
         for server in &self.servers {
             for link in server.links() {
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// Waits for a process that was told to end, and says so if it does not, or not well.
+    /// Waits for a process that was asked to end, and records a violation if it stays or fails.
     pub async fn ends(&self, who: String, process: &mut Process) {
         let told = self.chronicle.elapsed();
         let ended = process.ended_within(END_LIMIT).await;
@@ -189,7 +189,7 @@ impl World {
         ));
         match ended {
             Some(status) if status.success() => {}
-            // It was only just starting and had nothing to bring to an end.
+            // The process was still starting and had no work to finish.
             Some(status) if status.signal() == Some(Signal::TERM.as_raw()) => {}
             Some(status) => {
                 let how = format!("{status} when told to; {}", tail(&process.log));
@@ -207,7 +207,7 @@ impl World {
     }
 }
 
-/// A `tasker server`, and the three ways to and from it.
+/// A `tasker server` and the three links to and from it.
 pub struct Server {
     pub index: usize,
     pub to_database: Link,
@@ -254,7 +254,7 @@ impl Server {
         self.launch.spawn()
     }
 
-    /// Waits until it answers.
+    /// Waits until the server answers.
     pub async fn listens(&self) {
         let until = Instant::now() + START_LIMIT;
         let url = format!("http://127.0.0.1:{}", self.launch.port);
@@ -268,7 +268,7 @@ impl Server {
         }
     }
 
-    /// Waits until it has read what it needs and answers calls.
+    /// Waits until the server has read its templates and answers calls.
     async fn serves(&self) {
         self.listens().await;
         let until = Instant::now() + START_LIMIT;
@@ -287,7 +287,7 @@ impl Server {
         [&self.to_database, &self.for_workers, &self.for_clients]
     }
 
-    /// Around the links.
+    /// Without the links.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.launch.port)
     }
@@ -320,7 +320,7 @@ impl Launch {
     }
 }
 
-/// A process of workers, one after the other in the same place.
+/// A process of workers, restarted in the same place.
 pub struct WorkerHost {
     pub process: Mutex<Process>,
     pub clock: Option<Clock>,
@@ -344,7 +344,7 @@ impl WorkerHost {
         }
     }
 
-    /// Starts the next one, of a new build.
+    /// Starts the next process, with a new build id.
     pub fn spawn(&self) -> Process {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
         spawn_workers(&self.orders, generation, self.clock.as_ref(), &self.log)
@@ -379,8 +379,8 @@ pub async fn session(url: &str) -> Result<Client, String> {
         .map_err(|error: tokio_postgres::Error| error.to_string())
 }
 
-/// A port below the range that outgoing connections take theirs from, or one of those could sit on it while its server
-/// is down.
+/// A port below the range of ephemeral ports; otherwise an outgoing connection could take it while
+/// its server is down.
 fn free_port(rng: &mut Rng) -> u16 {
     loop {
         let port = u16::try_from(rng.within(20_000..32_000)).unwrap();
@@ -390,7 +390,7 @@ fn free_port(rng: &mut Rng) -> u16 {
     }
 }
 
-/// The last words of a log.
+/// The last lines of a log.
 pub fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(3).collect();

@@ -1,4 +1,5 @@
-//! The attempts of a step: consecutive, charged to whom they belong, never two at once, and each with a reason.
+//! The attempts of a step: consecutive, charged only for the handler's failures, never two at once,
+//! and each for a reason.
 
 use std::collections::BTreeSet;
 
@@ -93,12 +94,12 @@ fn charges(
     }
 }
 
-/// Charged is what the handler did: its own failures and time-outs.
+/// The handler's own failures and time-outs are charged.
 fn is_charged(outcome: &str) -> bool {
     matches!(outcome, "retryable_error" | "timed_out" | "permanent_error")
 }
 
-/// A failed probe of a half-open circuit costs nothing.
+/// A failed probe of a half-open circuit is not charged.
 fn is_free_probe(index: &Index<'_>, plan: &PlannedStep, a: &Attempt) -> bool {
     let failed = matches!(a.outcome.as_str(), "retryable_error" | "timed_out");
     let probing =
@@ -106,7 +107,7 @@ fn is_free_probe(index: &Index<'_>, plan: &PlannedStep, a: &Attempt) -> bool {
     failed && !a.charged && plan.retry_limit > 1 && index.history.probing.iter().any(probing)
 }
 
-/// Whether an attempt is the last one of its step, given what is behind it.
+/// Whether an attempt is the last one of its step, given the attempts before it.
 fn is_last(attempt: &Attempt, charged: i32, lost: u16, plan: &PlannedStep) -> bool {
     match attempt.outcome.as_str() {
         "succeeded" | "permanent_error" | "cancelled" => true,
@@ -127,7 +128,8 @@ fn error_of_the_last((task, step): StepKey, row: &Step, a: &Attempt, found: &mut
     }
 }
 
-/// The step goes on while it may, ends when it must, and in the state that its last attempt asks for, or an operator.
+/// The step goes on while its limits allow, ends at its last attempt, and has the state that this
+/// attempt or an operator's order requires.
 fn course(
     index: &Index<'_>,
     (task, step): StepKey,
@@ -184,7 +186,7 @@ fn course(
                 });
             }
             (_, _, state) if is_set(state) => {}
-            // It was cancelled in its second life, before that began.
+            // The step was cancelled after it was reopened, before its next attempt started.
             (true, _, "cancelled") if index.reopened(a).is_some() => {}
             // The task was cancelled while the step waited for its next attempt.
             (false, _, "cancelled") => {}
@@ -271,7 +273,7 @@ fn deadlines(
     }
 }
 
-/// A worker that did not say goodbye is lost when its lease ran out, not before.
+/// A worker that did not drain is lost only after its lease ran out.
 fn losses(
     index: &Index<'_>,
     (task, step): StepKey,

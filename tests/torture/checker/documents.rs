@@ -1,4 +1,4 @@
-//! Documents come out as they went in, byte by byte.
+//! Documents are returned byte for byte as they were stored.
 
 use super::{
     history::{Plan, Step, Task},

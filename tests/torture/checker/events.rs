@@ -1,4 +1,5 @@
-//! The history tells every transition once, in an order that makes sense, and nothing else.
+//! The event log holds each transition exactly once, with causes before effects, and no other
+//! events.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::poison;
 
-/// The answer to an attempt that had ended.
+/// The answer to an attempt that had already ended.
 const ANSWERED_LATE: &str = "step.answered_late";
 
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
@@ -72,7 +73,7 @@ fn of_the_task(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     }
 }
 
-/// An answer that came too late is in the log once, and is one to an attempt that there was.
+/// A late answer has one event, which refers to an existing attempt.
 fn late_answers(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     let mut counts: BTreeMap<(i16, i32), usize> = BTreeMap::new();
     for event in events.iter().filter(|e| e.kind == ANSWERED_LATE) {
@@ -92,14 +93,16 @@ fn late_answers(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
     }
 }
 
-/// Each attempt has a start and an end, the end says how, and a step that was cancelled says so once.
+/// Each attempt has one start event and one end event with its outcome; a cancelled step has one
+/// cancel event.
 fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     let mut counts: BTreeMap<(i16, i32, &str), (usize, usize)> = BTreeMap::new();
     for event in events
         .iter()
         .filter(|e| e.kind.starts_with("step.") && e.kind != ANSWERED_LATE)
     {
-        // The cancel of a step that waited repeats the number of its last attempt, which has an end of its own.
+        // The cancel of a waiting step repeats the number of its last attempt, which has an end
+        // event of its own.
         let attempt = if event.outcome.is_some() || event.kind == "step.started" {
             event.attempt
         } else {
@@ -121,7 +124,7 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
                 ("cancelled", _) => "step.cancelled",
                 _ if index.reopened(attempt).is_some() => "step.failed",
                 (_, "error") if last => "step.failed",
-                // It had failed, or waited for its next attempt.
+                // The step had failed or waited for its next attempt before an operator set it.
                 (_, state)
                     if last
                         && is_set(state)
@@ -142,7 +145,8 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
             counts.entry((key.1, -1, kind)).or_default().0 += usize::from(row.state == state);
         }
         if index.template_of(task.id).is_some_and(poison::is_name) {
-            // The server ended it before it had an attempt, and perhaps again after an operator's order.
+            // The server ended the step before its first attempt, and perhaps again after an
+            // operator's order.
             let failed = counts.entry((key.1, -1, "step.failed")).or_default();
             failed.0 = failed.1;
         }
@@ -150,7 +154,7 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
         counts.entry((key.1, -1, "step.reopened")).or_default().0 += again;
         let ended_by_attempt = attempts.last().is_some_and(|a| a.outcome == "cancelled");
         if row.state == "cancelled" && !ended_by_attempt {
-            // One that was in play says so; one that was not yet has nothing to say.
+            // A step in play has a cancel event; a step that was not yet in play has none.
             let said = counts
                 .get(&(key.1, -1, "step.cancelled"))
                 .map_or(0, |c| c.1);
@@ -162,12 +166,12 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
     }
 }
 
-/// Where the first event of a kind is.
+/// The position of the first event of a kind.
 fn first(events: &[&Event], is: &dyn Fn(&Event) -> bool) -> Option<usize> {
     events.iter().position(|e| is(e))
 }
 
-/// Tells of a cause that comes after its effect, if both are there.
+/// Reports a cause that comes after its effect, if both events exist.
 fn before(
     task: &Task,
     (earlier, a): (String, Option<usize>),
@@ -201,10 +205,11 @@ fn order(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Violation>
             "task.completed" | "task.failed" | "task.cancelled"
         )
     };
-    // A failed task may have another life, and what is settled by hand has failed before.
+    // A failed task may be reopened, so each life is checked by itself. A step that an operator
+    // sets by hand has failed before.
     for life in events.split(|e| e.kind == "task.reopened") {
         let end = life.iter().position(|e| is_end(e));
-        // An answer may come when its task has ended long ago.
+        // A late answer may arrive long after the end of its task.
         let may_follow = |e: &Event| ["task.resolved", ANSWERED_LATE].contains(&&*e.kind);
         let last = life.iter().rposition(|e| !may_follow(e));
         if let (Some(end), Some(last)) = (end, last) {
@@ -289,8 +294,8 @@ fn parents_first(task: &Task, plan: &Plan, events: &[&Event], found: &mut Vec<Vi
     }
 }
 
-/// Locks are held while the time is read, so what happens to a step cannot go back in it, nor can a task end before what
-/// it ends with.
+/// A transaction reads the clock while it holds its locks. So the times of a step never go back,
+/// and a task never ends before its last step.
 fn times(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     let submitted = events
         .iter()
@@ -300,7 +305,8 @@ fn times(task: &Task, events: &[&Event], found: &mut Vec<Violation>) {
     for event in events {
         let before = match event.step {
             Some(_) => latest.get(&event.step).copied().unwrap_or(submitted),
-            // Two servers may start two steps at once: the one that commits first also starts the task.
+            // Two servers may start two steps at once: the transaction that commits first also
+            // starts the task.
             None if event.kind == "task.started" => submitted,
             None => latest.values().max().copied().unwrap_or(i64::MIN),
         };

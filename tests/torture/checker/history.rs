@@ -1,4 +1,5 @@
-//! What a run left behind: what clients were told, what handlers wrote down, and what the database holds.
+//! The history of a run: the answers that clients received, the lines that handlers wrote, and the
+//! rows of the database.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use crate::ledger::Line;
 /// Microseconds since 1970, by the database's clock.
 pub type Micros = i64;
 
-/// Everything that the checker looks at.
+/// The input of the checker.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// By the client's own number.
@@ -25,15 +26,15 @@ pub struct History {
     /// Of tasks, causes before effects.
     pub events: Vec<Event>,
     pub workers: BTreeMap<Uuid, Worker>,
-    /// When nobody was let through to a service.
+    /// Intervals in which a service admitted no step.
     pub shut: Vec<Shut>,
-    /// When a few were let through to a service to see how it is.
+    /// Intervals in which a half-open circuit admitted probes only.
     pub probing: Vec<Shut>,
-    /// The steps at once that a service takes.
+    /// The concurrency limit of each limited service.
     pub limits: BTreeMap<i32, usize>,
 }
 
-/// A time in which a circuit was open, or a service had asked for a pause.
+/// An interval in which a circuit was open, or a service had asked for a pause.
 #[derive(Clone, Debug)]
 pub struct Shut {
     pub service: i32,
@@ -42,20 +43,20 @@ pub struct Shut {
     pub until: Micros,
 }
 
-/// A task that the client wanted.
+/// A task that the client wants to submit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// `namespace/task_name`.
     pub template: String,
     pub context: String,
     pub key: Option<String>,
-    /// Tasks of one request without keys, which are all stored or none.
+    /// Tasks of one request without keys; either all or none are stored.
     pub batch: Option<u64>,
-    /// How often it was asked for.
+    /// Number of submits of this task.
     pub tries: u32,
 }
 
-/// What the client was told.
+/// An answer that the client received, or its absence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Submitted {
@@ -63,12 +64,12 @@ pub enum Told {
         task: Uuid,
         created: bool,
     },
-    /// The order was followed.
+    /// The order was carried out.
     Ordered {
         task: Uuid,
         order: Order,
     },
-    /// Nothing of it starts from this time until that one, by the clock of the database.
+    /// No step of it starts from this time until that one, by the clock of the database.
     Paused {
         held: Held,
         from: Micros,
@@ -79,12 +80,12 @@ pub enum Told {
         task: Uuid,
         state: String,
     },
-    /// No answer to what was asked again and again, for so long after everything was healed.
+    /// No answer to a call that was repeated for this long after everything was healed.
     Nothing {
         what: String,
         seconds: u64,
     },
-    /// A code that no fault explains.
+    /// A status code that no fault explains.
     Refused {
         what: String,
         code: String,
@@ -92,11 +93,11 @@ pub enum Told {
     },
 }
 
-/// What is paused.
+/// The scope of a pause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     Task(Uuid),
-    /// A template, or without its name a namespace: `namespace/task_name`, `namespace/`.
+    /// A template (`namespace/task_name`), or without a name a namespace (`namespace/`).
     Templates(String),
 }
 
@@ -145,7 +146,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// An operator's word made it so.
+    /// Whether an operator's order set this state.
     pub fn is_set(&self) -> bool {
         is_set(&self.state)
     }
@@ -155,7 +156,7 @@ pub fn is_set(state: &str) -> bool {
     matches!(state, "skipped" | "resolved_manually")
 }
 
-/// Its children need not wait for it any more.
+/// Whether the step's children may start.
 pub fn is_done(state: &str) -> bool {
     state == "complete" || is_set(state)
 }
@@ -186,7 +187,7 @@ pub struct Event {
     pub step: Option<i16>,
     pub attempt: Option<i32>,
     pub outcome: Option<String>,
-    /// Why, if an operator did it.
+    /// The reason, if an operator caused the event.
     pub detail: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! A history, by what the rules ask for.
+//! A history, indexed by the keys that the rules look up.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,16 +18,17 @@ pub struct Index<'a> {
     pub history: &'a History,
     pub tasks: BTreeMap<Uuid, &'a Task>,
     pub steps: BTreeMap<StepKey, &'a Step>,
-    /// Of each step, by number.
+    /// The attempts of each step, by number.
     pub attempts: BTreeMap<StepKey, Vec<&'a Attempt>>,
     pub by_lease: HashMap<Lease, &'a Attempt>,
-    /// Lines with their places in the ledger.
+    /// Lines with their positions in the ledger.
     pub starts: Vec<(usize, &'a Start)>,
     pub starts_of: HashMap<&'a str, Vec<(usize, &'a Start)>>,
     pub ends_of: HashMap<&'a str, (usize, &'a End)>,
     pub acks: Vec<&'a Ack>,
     pub events: BTreeMap<Uuid, Vec<&'a Event>>,
-    /// After which attempts an operator had a step tried again, and whether as if it were new.
+    /// The attempts after which an operator had a step retried, and whether with all attempts again
+    /// (fresh).
     pub reopened: BTreeMap<StepKey, BTreeMap<i32, bool>>,
 }
 
@@ -71,7 +72,7 @@ impl<'a> Index<'a> {
                         .or_default()
                         .push((place, start));
                 }
-                // The first end is the one that was answered with.
+                // The worker answered with the first end.
                 Line::End(end) => drop(index.ends_of.entry(&end.lease).or_insert((place, end))),
                 Line::Ack(ack) => index.acks.push(ack),
             }
@@ -96,7 +97,8 @@ impl<'a> Index<'a> {
         self.attempts.get(&key).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether an operator had the step tried again after this attempt, and if so, whether as if it were new.
+    /// Whether an operator had the step retried after this attempt, and if so, whether with all
+    /// attempts again (fresh).
     pub fn reopened(&self, attempt: &Attempt) -> Option<bool> {
         self.reopened
             .get(&(attempt.task, attempt.step))?
@@ -109,14 +111,14 @@ impl<'a> Index<'a> {
         self.by_lease.get(&Lease::from_token(token).ok()?).copied()
     }
 
-    /// The place of the first start under the lease of an attempt.
+    /// The position of the first start under the lease of an attempt.
     pub fn start_of(&self, attempt: &Attempt) -> Option<usize> {
         self.starts_of
             .get(lease(attempt).to_token().as_str())
             .map(|starts| starts[0].0)
     }
 
-    /// The end of what ran under the lease of an attempt, and its place.
+    /// The end of the run under the lease of an attempt, and its position.
     pub fn end_of(&self, attempt: &Attempt) -> Option<(usize, &'a End)> {
         self.ends_of
             .get(lease(attempt).to_token().as_str())

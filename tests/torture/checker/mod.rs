@@ -1,5 +1,5 @@
-//! Judges a history: what was promised to clients and workers must be in the database, and what is in the database must
-//! be what handlers did. Pure: rows and lines in, violations out.
+//! Judges a history: every acknowledgement to a client or a worker must be in the database, and
+//! every row must match the handlers' lines. Pure: rows and lines in, violations out.
 
 mod attempts;
 mod documents;
@@ -18,7 +18,7 @@ pub mod violation;
 
 use self::{history::History, index::Index, violation::Violation};
 
-/// Everything that is wrong with a history.
+/// All violations in a history.
 pub fn check(history: &History) -> Vec<Violation> {
     let index = Index::of(history);
     let mut found = Vec::new();

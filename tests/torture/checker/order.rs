@@ -1,4 +1,5 @@
-//! No step starts before its parents have ended: by the database's times, and by the order of the handlers' lines.
+//! No step starts before its parents have ended: by the database's times, and by the order of the
+//! handlers' lines.
 
 use super::{
     history::{Task, is_done},

@@ -1,4 +1,5 @@
-//! What operators were told holds: what is paused does not start, what is set does not run, and no order is forgotten.
+//! Acknowledged orders hold: a paused step does not start, a step set by hand does not run, and
+//! every order has its effect.
 
 use tasker::domain::order::Order;
 use uuid::Uuid;
@@ -42,7 +43,7 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// How it is instead of what was ordered.
+/// The actual state, if it differs from the ordered one.
 fn instead(index: &Index<'_>, id: Uuid, order: &Order) -> Option<String> {
     let Some(task) = index.tasks.get(&id) else {
         return Some("is not there".to_owned());
@@ -69,7 +70,7 @@ fn instead(index: &Index<'_>, id: Uuid, order: &Order) -> Option<String> {
         Order::Cancel => is("cancelled"),
         Order::ResolveTask => is("resolved_manually"),
         Order::Pause => told("task.paused"),
-        // It may not have been paused.
+        // The task may not have been paused.
         Order::Resume => None,
         Order::Retry { .. } => told("step.reopened"),
         Order::ResolveStep { step, result } => stands(step, "resolved_manually", Some(result)),
@@ -105,7 +106,7 @@ fn paused(index: &Index<'_>, held: &Held, from: Micros, until: Micros, found: &m
     );
 }
 
-/// By the history of a task, whoever was told what.
+/// By the events of a task alone, whatever the clients were answered.
 fn pauses(task: Uuid, events: &[&Event], found: &mut Vec<Violation>) {
     let mut paused = false;
     for event in events {

@@ -1,4 +1,4 @@
-//! What clients were told is so.
+//! The answers that clients received match the database.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// An operator said something about a task that had failed.
+/// Whether an operator reopened or resolved the task after it had failed.
 fn goes_on(index: &Index<'_>, task: Uuid) -> bool {
     let events = index.events.get(&task).map_or(&[][..], Vec::as_slice);
     events
@@ -96,7 +96,7 @@ fn submits(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// Each task is one that the client asked for.
+/// Each task belongs to a submit of the client.
 fn tasks(index: &Index<'_>, found: &mut Vec<Violation>) {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     for task in index.tasks.values() {

@@ -1,4 +1,5 @@
-//! What handlers did is what the database says, and what servers acknowledged is what they stored.
+//! The handlers' lines match the attempts in the database, and acknowledged results match the
+//! stored ones.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     acks(index, found);
 }
 
-/// Whether a worker's word ended an attempt.
+/// Whether a worker's answer ended the attempt.
 fn is_from_worker(outcome: &str) -> bool {
     matches!(
         outcome,
@@ -52,11 +53,11 @@ fn is_from_worker(outcome: &str) -> bool {
     )
 }
 
-/// What the database makes of what a handler said.
+/// The outcome that the database stores for a handler's answer.
 fn outcome_of(said: Said) -> Option<&'static str> {
     match said {
         Said::Success => Some("succeeded"),
-        // A panic is a retryable error to the worker.
+        // The SDK reports a panic as a retryable error.
         Said::RetryableError | Said::Panicked => Some("retryable_error"),
         Said::PermanentError => Some("permanent_error"),
         Said::Released => Some("released"),
@@ -64,7 +65,8 @@ fn outcome_of(said: Said) -> Option<&'static str> {
     }
 }
 
-/// Whether the database may make this of what the handler said: a success that costs too much to judge is a permanent error.
+/// Whether the database may store this outcome for the handler's answer: a success that is too
+/// costly to judge becomes a permanent error.
 fn is_made_of(index: &Index<'_>, attempt: &Attempt, said: Said) -> bool {
     let refused = || {
         said == Said::Success
@@ -110,9 +112,9 @@ fn asked_for(index: &Index<'_>, start: &Start, found: &mut Vec<Violation>) {
     }
 }
 
-/// An outcome that only a handler can bring about was brought about by one.
+/// An outcome that only a handler can cause has a handler's line.
 fn outcome(index: &Index<'_>, attempt: &Attempt, found: &mut Vec<Violation>) {
-    // A server also releases by itself what never reached a handler.
+    // A server also releases an assignment that never reached a handler.
     if !is_from_worker(&attempt.outcome) || attempt.outcome == "released" {
         return;
     }
@@ -128,7 +130,8 @@ fn outcome(index: &Index<'_>, attempt: &Attempt, found: &mut Vec<Violation>) {
     }
 }
 
-/// Two handlers may run the same step at once only after the first one's attempt was taken from it.
+/// Two handlers may run the same step at once only after the first handler's attempt was taken from
+/// it.
 fn one_at_a_time(index: &Index<'_>, before: &Attempt, after: &Attempt, found: &mut Vec<Violation>) {
     if !matches!(
         before.outcome.as_str(),
@@ -162,7 +165,7 @@ fn acks(index: &Index<'_>, found: &mut Vec<Violation>) {
             attempt.attempt,
             attempt.outcome.clone(),
         );
-        // A worker gives back what it has not started: then no handler said anything.
+        // A worker releases a step that it has not started; then no handler has written an end.
         let said = index
             .end_of(attempt)
             .map_or(Said::Released, |(_, end)| end.said);

@@ -1,4 +1,5 @@
-//! What protects the services: no step starts while its service is shut, and never more run at once than its limit.
+//! Protection of services: no step starts while its service is shut, and never more steps run at
+//! once than its limit.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use super::{
     violation::Violation,
 };
 
-/// A circuit opens, or a pause begins, a moment before its commit, and until then others pass.
+/// The recorded time of an opened circuit or a pause is a moment before its commit; until the
+/// commit, other transactions admit steps.
 const COMMIT: Micros = 1_000_000;
 
 pub fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
@@ -55,7 +57,7 @@ fn shut(history: &History, service: i32, attempts: &[&Attempt], found: &mut Vec<
     }
 }
 
-/// By the database's times; one that ends when another starts makes room for it.
+/// By the database's times; an attempt that ends at the time another starts makes room for it.
 fn most_at_once(attempts: &[&Attempt]) -> usize {
     let mut moments: Vec<(Micros, i32)> = attempts
         .iter()

@@ -1,4 +1,4 @@
-//! Every task is final, and its steps stand as their task says.
+//! Every task is final, and the states of its steps match the task's state.
 
 use super::{
     history::{Plan, Task, is_done},
@@ -34,7 +34,7 @@ fn steps(index: &Index<'_>, task: &Task, plan: &Plan, found: &mut Vec<Violation>
         let unlocked = planned.parents.iter().all(|parent| is_done(state(*parent)));
         let right = match (task.state.as_str(), state_of_step) {
             ("complete", state) => is_done(state),
-            // Only what waits for a step that failed may be left.
+            // Only a step behind a failed one may be left pending.
             ("error" | "resolved_manually", "pending") => !unlocked,
             (_, "complete" | "error" | "skipped" | "resolved_manually") => unlocked,
             ("cancelled", "cancelled") => true,

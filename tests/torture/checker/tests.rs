@@ -1,4 +1,4 @@
-//! Each kind of violation is put into a history that is in order, and must be found.
+//! Each test seeds one kind of violation into a correct history; the checker must find it.
 
 mod orders;
 mod seeds;
@@ -30,7 +30,7 @@ fn id(n: u64) -> Uuid {
     Uuid::from_u128(u128::from(n))
 }
 
-/// a → b, c → d.
+/// a -> b, c -> d.
 fn diamond() -> Plan {
     let step = |name: &str, parents: &[usize], ancestors: &[usize]| PlannedStep {
         name: name.into(),
@@ -123,7 +123,7 @@ impl Story {
             .unwrap()
     }
 
-    /// What the handler of a step with these ancestors is given.
+    /// The digest of the results that a handler of a step with these ancestors gets.
     fn results(&mut self, n: u64, plan: &Plan, ancestors: &[usize]) -> Digest {
         let mut result = |step: usize| self.row(n, i16::try_from(step).unwrap()).result.clone();
         let results: Vec<_> = ancestors
@@ -137,7 +137,8 @@ impl Story {
         )
     }
 
-    /// What the handler says at the end of its attempt, if it can say this outcome, and what the server says to that.
+    /// The handler's answer at the end of its attempt, if a handler can cause this outcome, and the
+    /// server's acknowledgement.
     fn answer(&mut self, lease: String, outcome: &str, result: Option<&str>) {
         let said = match outcome {
             "succeeded" => Some(Said::Success),
@@ -164,7 +165,8 @@ impl Story {
         }
     }
 
-    /// One attempt from its start to its end. The handler says something if the outcome is one of those that it can say.
+    /// One attempt from its start to its end, with the handler's answer if a handler can cause this
+    /// outcome.
     fn attempt(&mut self, n: u64, step: i16, outcome: &str, end: &str) {
         let attempt = self.row(n, step).attempt + 1;
         let nonce = i64::from(attempt) * 100 + i64::from(step);
@@ -250,14 +252,14 @@ fn intent(key: Option<&str>, batch: Option<u64>) -> Intent {
     }
 }
 
-/// A history in which everything happened that may happen, and nothing else.
+/// A history that contains every permitted transition, and no violation.
 fn good() -> History {
     let mut story = Story {
         history: History::default(),
         now: 0,
     };
     story.history.plans.insert(TEMPLATE, diamond());
-    // Its lease ran out before anything was lost to it.
+    // The lease ran out before an attempt was lost.
     story.history.workers.insert(
         WORKER,
         Worker {
@@ -372,7 +374,7 @@ fn event(history: &History, n: u64, kind: &str) -> usize {
         .unwrap()
 }
 
-/// Forgets all rows of a task.
+/// Removes all rows of a task.
 fn forget(history: &mut History, n: u64) {
     history.tasks.retain(|t| t.id != id(n));
     history.steps.retain(|s| s.task != id(n));
@@ -380,7 +382,7 @@ fn forget(history: &mut History, n: u64) {
     history.events.retain(|e| e.task != id(n));
 }
 
-/// What the run itself finds, not the checker.
+/// Violations that the run itself finds, not the checker.
 const OF_THE_RUN: &[&str] = &[
     "InvariantBroken",
     "ProcessEnded",
@@ -456,7 +458,7 @@ fn no_kind_of_violation_goes_without_a_seed() {
     assert_eq!(kinds, covered);
 }
 
-/// A worker that drained is done when it says so, and its tenth loss ends a step.
+/// A draining worker may be lost before its lease runs out, and the tenth lost attempt ends a step.
 #[test]
 fn what_is_allowed_is_not_found() {
     let mut history = good();
@@ -464,7 +466,7 @@ fn what_is_allowed_is_not_found() {
     (worker.draining, worker.lease_expires_at) = (true, 1_000 * SECOND);
     assert_eq!(check(&history), []);
     let mut history = good();
-    // Taken from its handler, which goes on while the next one starts.
+    // The attempt was taken from its handler, which goes on while the next one starts.
     let lease = token(DONE, 2, 1);
     history.lines.push(Line::End(End {
         lease,

@@ -1,12 +1,12 @@
-//! The ways in which a history can be wrong.
+//! The kinds of violations of a history.
 
 use thiserror::Error;
 use uuid::Uuid;
 
-/// One thing that must not be.
+/// One violation.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
-    // What clients were told.
+    // Answers to clients.
     #[error("task {task} (n-{n}) was acknowledged and is not in the database")]
     TaskLost { n: u64, task: Uuid },
     #[error("n-{n} has {found} tasks in the database, and was asked for {asked} times")]
@@ -45,7 +45,7 @@ pub enum Violation {
     #[error("{what} was not answered within {seconds} s after everything was healed")]
     Unanswered { what: String, seconds: u64 },
 
-    // Where things stand at the end.
+    // Final states.
     #[error("task {task} is {state} after everything was healed")]
     NotFinal { task: Uuid, state: String },
     #[error("task {task}: {what}")]
@@ -141,7 +141,7 @@ pub enum Violation {
     #[error("task {task} was {kind} twice in a row")]
     PausedTwice { task: Uuid, kind: String },
 
-    // What handlers saw.
+    // Runs of handlers.
     #[error(
         "a handler ran under the lease {lease} ({task}/{step}, attempt {attempt}), which the database does not know"
     )]
@@ -259,7 +259,7 @@ pub enum Violation {
         most: usize,
     },
 
-    // While it ran.
+    // During the run.
     #[error("{seconds:.1} s into the run, {sentence}")]
     InvariantBroken { seconds: Seconds, sentence: String },
     #[error("{who} ended by itself: {how}")]
@@ -268,7 +268,7 @@ pub enum Violation {
     ProcessStayed { who: String, seconds: u64 },
 }
 
-/// Compares by what it shows.
+/// Seconds that compare by their bits, so that the enum can derive `Eq`.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub f64);
 
@@ -287,7 +287,7 @@ impl std::fmt::Display for Seconds {
 }
 
 impl Violation {
-    /// The kind alone, as a word.
+    /// The name of the variant.
     pub fn kind(&self) -> String {
         let text = format!("{self:?}");
         text.split([' ', '{', '('])

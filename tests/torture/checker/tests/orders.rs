@@ -1,4 +1,4 @@
-//! What operators do to two failed tasks, and what can be wrong with it.
+//! An operator's orders about two failed tasks, and the violations that may occur with them.
 
 use tasker::domain::order::Order;
 
@@ -9,9 +9,9 @@ use crate::{
     operator::FRESH,
 };
 
-/// One that is paused, tried again, and led around two of its steps.
+/// A task that is paused, retried, and has two steps set by hand.
 const MENDED: u64 = 6;
-/// One that is settled as it is.
+/// A task that is resolved as it is.
 const SETTLED: u64 = 7;
 
 impl Story {
@@ -188,7 +188,7 @@ pub const SEEDS: &[(&str, Change)] = &[
         drop(h.events.remove(event(h, MENDED, "step.resolved")));
     }),
     ("EventsMiscounted", |h| {
-        // Its handler's success is taken after the step was skipped.
+        // The handler's success is accepted after the step was skipped.
         let at = event(h, MENDED, "step.skipped");
         h.events[at].kind = "step.completed".into();
     }),

@@ -1,4 +1,4 @@
-//! Changes to the good history, each of them with the kind of violation that it is.
+//! Changes to the correct history, each with the kind of violation that it causes.
 
 use super::*;
 
@@ -246,7 +246,7 @@ pub(super) const ORDER: &[(&str, Change)] = &[
         h.events.swap(at, at + 1);
     }),
     ("EventsOutOfOrder", |h| {
-        // A child's start before its parent's end.
+        // A child's start moves before its parent's end.
         let at = event(h, DONE, "step.completed");
         h.events.swap(at, at + 1);
     }),
