@@ -1,5 +1,5 @@
-//! Rows that somebody breaks by hand, in every way that would leave a task stuck: the auditor finds and mends them, says so
-//! once, and leaves all others alone.
+//! Rows broken by hand, in every way that would leave a task stuck: the auditor finds and repairs
+//! them, reports each once, and leaves all other rows alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// A task of it stands still after `b` as long as nobody serves `later`.
+/// Such a task waits at `c` as long as no worker serves `later`.
 const STANDS: &str = "
 task_name: stands
 namespace: t
@@ -39,7 +39,8 @@ step_templates:
   - {name: d, handler_class: h, depends_on_steps: [b, c]}
 ";
 
-/// A hand's work on a task that stands at `c`, what is found in it, and how the task ends; none for one that is gone.
+/// SQL that breaks a task waiting at `c`, the codes of the expected repairs, and the task's final
+/// state; `None` for a task that is gone.
 const WAYS: &[(&str, &[&str], Option<&str>)] = &[
     ("DELETE FROM queue WHERE task_id = $1", &["STEP_MISSING"], Some("complete")),
     ("UPDATE queue SET due = false WHERE task_id = $1", &["STEP_ASLEEP"], Some("complete")),
@@ -61,7 +62,7 @@ const WAYS: &[(&str, &[&str], Option<&str>)] = &[
         &["STEP_MISSING", "TASK_MISCOUNTED"],
         Some("complete"),
     ),
-    // Steps that have ended or wait for others, in play.
+    // Rows of `queue` for steps that have ended or wait for their parents.
     (
         "INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, ready_at, next_attempt_at)
          SELECT task_id, s, template_id, lane_id, 0, 'waiting_for_retry', false, now(), now() + interval '1 h'
@@ -69,7 +70,7 @@ const WAYS: &[(&str, &[&str], Option<&str>)] = &[
         &["STEP_STRAY", "STEP_STRAY"],
         Some("complete"),
     ),
-    // All that the engine writes but the task's own end.
+    // All that the engine writes, except the task's own end.
     (
         "WITH c AS (DELETE FROM queue WHERE task_id = $1 RETURNING *),
               s AS (INSERT INTO steps (task_id, step, state, attempt, charged, error_message, ready_at, started_at, ended_at)
@@ -94,7 +95,7 @@ const WAYS: &[(&str, &[&str], Option<&str>)] = &[
     ),
 ];
 
-/// The same for tasks that are complete.
+/// The same for complete tasks.
 const WAYS_OF_ENDED: &[(&str, &[&str])] = &[
     (
         "INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, ready_at, next_attempt_at)
@@ -106,10 +107,10 @@ const WAYS_OF_ENDED: &[(&str, &[&str])] = &[
     ("UPDATE tasks SET steps_live = 1, ended_at = NULL WHERE task_id = $1", &["TASK_MISTIMED", "TASK_MISCOUNTED"]),
 ];
 
-/// Of each way.
+/// Number of tasks that are broken in each way.
 const TASKS: usize = 2;
 
-/// A few steps of the load while it runs: waiting, running, or about to be settled.
+/// Breaks a few steps of the load while it runs: waiting, running, or about to be settled.
 const SABOTAGE: [&str; 2] = [
     "DELETE FROM queue",
     "UPDATE queue SET lease = NULL, due = false",
@@ -122,7 +123,7 @@ const A_FEW: &str = "
 
 type Found = BTreeMap<String, Vec<String>>;
 
-/// What the history says was mended, by task.
+/// The repairs in the event log, by task.
 async fn repairs(db: &Session) -> Found {
     let sql = "SELECT task_id::text, array_agg(error_code ORDER BY seq) FROM events WHERE type = 'task.repaired' GROUP BY 1";
     db.query(sql, &[])
@@ -141,7 +142,7 @@ async fn violations(db: &Session) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Breaks a task, and returns what is to be found in it.
+/// Breaks a task and returns the codes of the expected repairs.
 async fn by_hand(db: &Session, sql: &str, task: &str, found: &[&str]) -> Vec<String> {
     let task = task.parse::<uuid::Uuid>().unwrap();
     assert!(
@@ -151,7 +152,7 @@ async fn by_hand(db: &Session, sql: &str, task: &str, found: &[&str]) -> Vec<Str
     found.iter().map(ToString::to_string).collect()
 }
 
-/// How often the log speaks of each broken task.
+/// Number of log lines about each broken task.
 fn said(servers: &[ServerProcess]) -> BTreeMap<String, usize> {
     let mut said = BTreeMap::new();
     for line in servers
@@ -166,7 +167,7 @@ fn said(servers: &[ServerProcess]) -> BTreeMap<String, usize> {
     said
 }
 
-/// Tasks that stand at `c`.
+/// Submits tasks and waits until they wait at `c`.
 async fn standing(client: &mut Client, db: &Session, count: usize) -> Vec<String> {
     let mut tasks = Vec::new();
     for _ in 0..count {
@@ -239,6 +240,7 @@ async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched
         (all && violations(&look).await.is_empty()).then_some(())
     })
     .await;
+    // Only now does a worker serve `later`: until the repairs are seen, `c` must stay in play.
     let builder = Worker::builder([servers[0].url.clone()]);
     workers.push(
         ledger
@@ -301,8 +303,8 @@ async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched
     }
 }
 
-/// The row of a running attempt is gone, or has lost its lease. The attempt is written off, its worker told, and the step
-/// given out again.
+/// The row of a running attempt is gone, or has lost its lease. The server ends the attempt,
+/// notifies its worker, and assigns the step again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_whose_row_is_broken_is_written_off_and_its_worker_told() {
     let db = TestDb::new().await;
@@ -344,7 +346,7 @@ async fn an_attempt_whose_row_is_broken_is_written_off_and_its_worker_told() {
     invariants_after_repairs(&look).await;
 }
 
-/// A task whose template this build cannot read stays as it is, known and counted.
+/// A task whose template this build cannot read stays unchanged; the auditor reports and counts it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
     let db = TestDb::new().await;

@@ -1,4 +1,4 @@
-//! What clients and operators see of a database that is away: every kind of call, health, and the log.
+//! Clients and operators while the database is away: every kind of call, health, and the log.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     support::{process::ServerProcess, server::submission},
 };
 
-/// Waits until the standard health says so; returns how long that took.
+/// Waits until the standard health service reports this status; returns how long that took.
 pub async fn health(url: &str, wanted: ServingStatus) -> Duration {
     let channel = tonic::transport::Endpoint::from_shared(url.to_owned())
         .unwrap()
@@ -43,7 +43,7 @@ pub async fn health(url: &str, wanted: ServingStatus) -> Duration {
     }
 }
 
-/// What `GET /readyz` answers.
+/// The answer to `GET /readyz`.
 pub async fn readyz(server: &ServerProcess) -> String {
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     stream
@@ -55,7 +55,7 @@ pub async fn readyz(server: &ServerProcess) -> String {
     answer
 }
 
-/// Makes every kind of call over and over for as long as this. All are refused: soon, and with a time to come back.
+/// Repeats every kind of call for this time. The server refuses all of them soon, with RetryInfo.
 pub async fn every_call_is_refused(url: &str, task_id: &str, time: Duration) {
     let until = Instant::now() + time;
     let probes = (0..4).map(|kind| {
@@ -119,12 +119,12 @@ async fn call(client: &mut Client, kind: usize, task_id: &str) -> Status {
     refused.expect_err("a call succeeded without a database")
 }
 
-/// The log has a line for each time that the database went and came, and nothing else about it.
+/// The log has one line for each time that the database went away or came back, and no other line.
 pub fn logged_once_each(server: &ServerProcess, times: usize) {
     let log = server.log();
     let count = |what: &str| log.iter().filter(|line| line.contains(what)).count();
     assert_eq!(count("the database does not answer"), times, "{log:#?}");
-    // Once more: it also says so when it starts.
+    // One more: the server also logs it at its start.
     assert_eq!(count("the database answers"), times + 1, "{log:#?}");
     assert_eq!(log.len(), 2 * times + 1, "{log:#?}");
 }

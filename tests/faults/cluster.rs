@@ -1,4 +1,4 @@
-//! A Postgres that a test may kill, or count the statements of.
+//! A Postgres that a test may kill, or whose statements it counts.
 
 use tasker::{
     postgres::{Cluster, Options},
@@ -8,12 +8,12 @@ use tokio_postgres::Client;
 
 use crate::support::{self, SCHEMA};
 
-/// A cluster of the test's own with a migrated database in it.
+/// A cluster for one test, with a migrated database.
 pub async fn migrated() -> Cluster {
     migrated_with(support::own_options()).await
 }
 
-/// One that writes down every statement, for [`statements`].
+/// A cluster that logs every statement, for [`statements`].
 pub async fn counting() -> Cluster {
     let settings = vec![("log_statement".to_owned(), "all".to_owned())];
     migrated_with(Options {
@@ -31,7 +31,7 @@ async fn migrated_with(options: Options) -> Cluster {
     cluster
 }
 
-/// How many statements were executed so far.
+/// Number of statements executed so far.
 pub fn statements(cluster: &Cluster) -> usize {
     let log = std::fs::read_to_string(cluster.log()).unwrap();
     log.lines()

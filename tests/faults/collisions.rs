@@ -1,4 +1,5 @@
-//! Transactions that Postgres gives up, for a while or for good; and limits that keep one from holding up the others.
+//! Transactions that Postgres aborts, for a while or for good; and limits that keep one transaction
+//! from delaying the others.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::{
     },
 };
 
-/// A server in this process, so that what it counts can be seen.
+/// A server in this process, so that the test can read its counters.
 struct Counting {
     url: String,
     db: Db,
@@ -54,7 +55,8 @@ impl Drop for Counting {
     }
 }
 
-/// Makes the next `times` writes of this kind fail with this code. A sequence is not rolled back, so it counts them.
+/// Makes the next `times` writes of this kind fail with this code. A rollback does not reset a
+/// sequence, so the sequence counts the failures.
 async fn fail(db: &Session, on: &str, code: &str, times: i64) {
     let sql = format!(
         "CREATE SEQUENCE failures;
@@ -81,7 +83,7 @@ async fn serialization_failures_are_tried_again_and_counted(on: &str) {
     let look = db.connect().await;
     fail(&look, on, "40001", 3).await;
     let id = submit(&mut client, "t/one", "{}").await;
-    // After the submit, so that the dispatcher is the one who hands it out.
+    // After the submit, so that the dispatcher hands the step out, not intake.
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
     let assignment = worker.assignment().await;
     assert_eq!(
@@ -103,7 +105,8 @@ async fn of_intake_of_dispatching_and_of_settling() {
     }
 }
 
-/// Somebody locks a task and asks for its step while the settler has the step and asks for the task.
+/// Another transaction locks the task and then waits for its step, while the settler holds the step
+/// and waits for the task.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadlock_is_tried_again_and_counted() {
     let db = TestDb::new().await;
@@ -114,7 +117,8 @@ async fn a_deadlock_is_tried_again_and_counted() {
     let id = submit(&mut client, "t/one", "{}").await;
     let assignment = worker.assignment().await;
     let other = db.connect().await;
-    // Whoever looks for deadlocks first is the one that is let go.
+    // Postgres aborts the transaction whose deadlock check runs first; this one waits 20 s before
+    // it checks.
     other
         .batch_execute("SET deadlock_timeout = '20s'; BEGIN; SELECT FROM tasks FOR UPDATE")
         .await
@@ -136,7 +140,7 @@ async fn a_deadlock_is_tried_again_and_counted() {
     invariants(&db.connect().await).await;
 }
 
-/// An operator locks the rows of a task and goes for coffee.
+/// An operator's transaction locks the rows of a task and stays open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_somebody_keeps_locked_holds_up_itself_only() {
     let db = TestDb::new().await;
@@ -171,7 +175,7 @@ async fn a_task_that_somebody_keeps_locked_holds_up_itself_only() {
         "ten tasks in {:?} beside a locked one, the slowest in {slowest:?}",
         begun.elapsed()
     );
-    // A wait for the lock in front of it, and no more.
+    // One lock time-out before it, and no more.
     assert!(
         slowest < Duration::from_secs(5),
         "a task took {slowest:?} beside a locked one"
@@ -186,7 +190,7 @@ async fn a_task_that_somebody_keeps_locked_holds_up_itself_only() {
     invariants(&db.connect().await).await;
 }
 
-/// What does not pass by itself is said once, and not tried over and over.
+/// A failure that does not pass is logged once, and retried ever less often.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failure_that_does_not_pass_is_logged_once_and_tried_ever_less_often() {
     let db = TestDb::new().await;
@@ -257,7 +261,7 @@ async fn many_reads_share_a_few_sessions() {
         read.await.unwrap();
     }
     println!("200 readers, {most} sessions");
-    // Eight for reads, one for each of three loops, one that listens.
+    // Eight for reads, one for each of three loops, one for notifications.
     assert!(most <= 12, "{most} sessions");
 }
 
@@ -283,7 +287,7 @@ async fn every_session_has_its_limits() {
         .await
         .unwrap();
     assert_eq!((row.get(0), row.get(1)), ("30s", "2s"));
-    // And a read ends before any of them.
+    // A read ends before any of these limits.
     let asked = Instant::now();
     let slow = own
         .read()

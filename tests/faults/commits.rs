@@ -1,5 +1,5 @@
-//! Commits whose answer is lost. What they claimed for a worker that never heard of it must not stay with that worker,
-//! which lives and extends its lease.
+//! Commits whose answer is lost. Such a commit may have claimed steps for a worker that never got
+//! the assignment; they must not stay with that worker, which lives and extends its lease.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Cut {
     }
 }
 
-/// The next assignment comes soon, and not after a lease or a deadline.
+/// The next assignment arrives soon, not after a lease or a deadline.
 async fn soon(worker: &mut RawWorker) -> StepAssignment {
     tokio::time::timeout(Duration::from_secs(3), worker.assignment())
         .await
@@ -64,7 +64,7 @@ async fn soon(worker: &mut RawWorker) -> StepAssignment {
 async fn of_intake() {
     let mut cut = Cut::with(ONE).await;
     let mut worker = cut.worker(4).await;
-    // The look for the new worker is over, so its slots are free for the submit to claim.
+    // By then the look for the new worker is over, so its slots are free for the submit to claim.
     tokio::time::sleep(Duration::from_millis(300)).await;
     cut.proxy.swallow_commit(1);
     let request = SubmitTaskRequest {
@@ -109,7 +109,7 @@ async fn of_settling() {
     let id = submit(&mut cut.client, "t/fan", "{}").await;
     let a = soon(&mut worker).await;
     cut.proxy.swallow_commit(1);
-    // The second try finds that the first one did it.
+    // The second try finds the effects of the first one.
     assert_eq!(
         worker.settle(&a, success("1")).await,
         ResultStatus::Accepted
@@ -134,7 +134,7 @@ async fn of_settling() {
 async fn of_dispatching() {
     let mut cut = Cut::with(ONE).await;
     let id = submit(&mut cut.client, "t/one", "{}").await;
-    // The first is that of the worker's registration.
+    // The first commit is that of the worker's registration.
     cut.proxy.swallow_commit(2);
     let mut worker = cut.worker(4).await;
     let assignment = soon(&mut worker).await;

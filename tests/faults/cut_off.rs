@@ -1,4 +1,5 @@
-//! One server loses its database, and the other does not: what hangs on the first goes on at the second.
+//! One of two servers loses its database: the work of its workers and clients goes on at the other
+//! server.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use crate::{
 /// The lease of the servers.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Two servers; the way of the first one to the database can be cut.
+/// Two servers; the connection of the first one to the database can be cut.
 struct Two {
     db: TestDb,
     way: Proxy,
@@ -72,7 +73,7 @@ fn assert_unavailable(status: &Status) {
     );
 }
 
-/// A server that is cut off answers a worker without waiting for its database.
+/// A server that is cut off refuses a worker without waiting for its database.
 async fn workers_are_refused_at_once(url: &str) {
     let asked = Instant::now();
     let refused = RawWorker::open(url, registration(&["other"], 1))
@@ -87,7 +88,7 @@ async fn workers_are_refused_at_once(url: &str) {
     );
 }
 
-/// Steps that run for longer than a lease and what another server adds to it.
+/// Steps that run for longer than a lease and the grace that another server adds to it.
 async fn steps_go_on_elsewhere(way: Way) {
     const STEPS: usize = 6;
     let two = Two::start().await;
@@ -125,7 +126,7 @@ async fn steps_go_on_elsewhere(way: Way) {
     );
     workers_are_refused_at_once(&two.cut.url).await;
 
-    // New work reaches the worker at the other server, and what ran goes on.
+    // New work reaches the worker at the other server, and the running steps go on.
     tasks.push(submit(&mut client, "t/one", "{}").await);
     eventually("the new step runs", || async {
         (ledger.steps() == STEPS + 1).then_some(())
@@ -212,7 +213,7 @@ async fn whoever_listens_to_a_server_that_is_cut_off_hears_of_it() {
     let (events, read) = tokio::join!(end(events), read);
     assert_cut_off(&events);
     for watch in watches {
-        // It may have met the missing database itself, by a look of its own.
+        // A watch may have found the missing database by its own look.
         assert_unavailable(&end(watch).await);
     }
     read.expect("the stream of HTTP does not end").unwrap();
@@ -220,7 +221,7 @@ async fn whoever_listens_to_a_server_that_is_cut_off_hears_of_it() {
         told.contains("event: error") && told.contains("lost its database"),
         "{told}"
     );
-    // Where the database is, nothing is disturbed.
+    // At the server that has its database, all work goes on.
     let mut worker = RawWorker::connect(&two.whole.url, &["h"]).await;
     let assignment = worker.assignment().await;
     worker

@@ -1,4 +1,4 @@
-//! What a server costs that has nothing to do.
+//! The cost of an idle server.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
 const WORKERS: usize = 50;
 const BUDGET_PER_SECOND: f64 = 5.0;
 const SUBSCRIBERS: usize = 50;
-/// Of the log, for subscribers.
+/// Looks at the event log for subscribers.
 const LOOKS_PER_SECOND: f64 = 1.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,7 +41,7 @@ async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
         "{per_second:.2} statements per second"
     );
 
-    // However many listen, one looks for them all.
+    // One reader looks for all subscribers, whatever their number.
     let mut client = Client::connect(&server.url).await.unwrap();
     let mut subscribers = Vec::new();
     for _ in 0..SUBSCRIBERS {
@@ -63,7 +63,7 @@ async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
     );
 }
 
-/// Statements per second, counted for a while.
+/// Statements per second, counted for ten seconds.
 async fn rate(cluster: &Cluster) -> f64 {
     let (before, from) = (statements(cluster), Instant::now());
     tokio::time::sleep(Duration::from_secs(10)).await;

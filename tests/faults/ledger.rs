@@ -1,4 +1,4 @@
-//! What the handlers themselves saw: every start and every end of every step.
+//! The ledger of the handlers: every start and every end of every step.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ struct Call {
 pub struct Ledger(Arc<Mutex<HashMap<String, Vec<Call>>>>);
 
 impl Ledger {
-    /// A handler that takes `time` and writes down that it ran.
+    /// A handler that takes `time` and records its start and its end.
     pub fn handler(&self, builder: WorkerBuilder, name: &str, time: Duration) -> WorkerBuilder {
         let ledger = self.clone();
         builder.handler(name, move |step: StepContext| {
@@ -66,7 +66,7 @@ impl Ledger {
         self.0.lock().unwrap().len()
     }
 
-    /// How many calls began and have not ended.
+    /// Number of calls that began and have not ended.
     pub fn running(&self) -> usize {
         self.0
             .lock()
@@ -77,7 +77,7 @@ impl Ledger {
             .count()
     }
 
-    /// Every step was run once, from its beginning to its end.
+    /// Asserts that every step ran once, from its beginning to its end.
     pub fn assert_each_once(&self, steps: usize) {
         let calls = self.0.lock().unwrap();
         let wrong: Vec<_> = calls

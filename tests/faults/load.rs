@@ -1,4 +1,4 @@
-//! A client that goes on submitting whatever happens, and knows what it was promised.
+//! A client that submits throughout all faults and records the accepted tasks.
 
 use std::{
     sync::{
@@ -46,15 +46,15 @@ step_templates:
   - {name: only, handler_class: h}
 ";
 
-/// A refusal, and how long it took.
+/// A refusal, and the time until it came.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub status: Status,
     pub after: Duration,
 }
 
-/// A stream of submits in the background, a few milliseconds apart, each under an idempotency key of its own and
-/// repeated until it is accepted.
+/// A stream of submits in the background, a few milliseconds apart, each under an idempotency key
+/// of its own and repeated until it is accepted.
 pub struct Load {
     stop: Arc<AtomicBool>,
     refusals: Arc<Mutex<Vec<Refusal>>>,
@@ -81,12 +81,12 @@ impl Load {
         }
     }
 
-    /// What was refused so far.
+    /// The refusals so far.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.refusals.lock().unwrap().clone()
     }
 
-    /// Ends, and returns the ids of the tasks that were accepted.
+    /// Ends the load and returns the ids of the accepted tasks.
     pub async fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         self.running.await.unwrap()
@@ -101,7 +101,7 @@ async fn run(
     refusals: Arc<Mutex<Vec<Refusal>>>,
 ) -> Vec<String> {
     let mut client = Client::connect(&url).await.unwrap();
-    // Another stream's keys are others.
+    // Keys of two streams differ.
     let stream = uuid::Uuid::new_v4();
     let mut accepted = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -126,7 +126,7 @@ async fn run(
     accepted
 }
 
-/// What a client can act on: come back later, and when.
+/// Each refusal is UNAVAILABLE with RetryInfo, within 3 s.
 pub fn assert_says_when_to_come_back(refusals: &[Refusal]) {
     for Refusal { status, after } in refusals {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -165,7 +165,8 @@ pub async fn all_complete(db: &tokio_postgres::Client, tasks: &[String]) {
     );
 }
 
-/// The same, each of their four steps was performed once, what is stored is in order, and the workers end well.
+/// The same, each of their four steps ran once, the invariants hold, and the workers shut down
+/// well.
 pub async fn all_done_once(
     db: &tokio_postgres::Client,
     tasks: &[String],
@@ -180,7 +181,7 @@ pub async fn all_done_once(
     }
 }
 
-/// No step is left in play, and what is stored is in order.
+/// No step is left in play, and the invariants hold.
 pub async fn nothing_left(db: &tokio_postgres::Client) {
     eventually("all is done", || async {
         let sql = "SELECT count(*) FROM queue";

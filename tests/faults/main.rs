@@ -1,5 +1,5 @@
-//! What happens when things die: servers, workers and Postgres are killed, stopped and cut off under load, and what was
-//! accepted is done all the same, each step once.
+//! Crashes: servers, workers and Postgres are killed, stopped and cut off under load; every
+//! accepted task is completed all the same, each step once.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! More work than there is capacity for.
+//! More work than the server has capacity for.
 
 use std::{
     sync::{
@@ -24,14 +24,15 @@ use crate::{
     },
 };
 
-/// As many as one connection may have calls.
+/// The number of concurrent calls that one connection may have.
 const PER_CONNECTION: usize = 200;
-/// Where fewer tasks are stored per second, the queue's 2,048 wait in vain for ten seconds, and nothing can be measured.
+/// Below this rate of stored tasks per second, the 2,048 tasks of intake's queue wait ten seconds
+/// in vain, and the test cannot measure anything.
 const SLOW: f64 = 250.0;
-/// What a task carries, so that the server's memory is put to the test.
+/// The size of a task's context, large enough to show in the server's memory.
 const CONTEXT_BYTES: usize = 2 << 10;
 
-/// Clients that submit as fast as they are let, and wait as long as they are told.
+/// Clients that submit as fast as they are admitted, and wait as long as RetryInfo says.
 struct Crowd {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
@@ -42,14 +43,14 @@ struct Crowd {
 struct Counts {
     accepted: AtomicU64,
     refused: AtomicU64,
-    /// What all of them took together, in ms.
+    /// Total time of all accepted, and of all refused submits, in ms.
     accepting: AtomicU64,
     refusing: AtomicU64,
-    /// When the last one was accepted, in ms from the beginning.
+    /// The time of the last accepted submit, in ms from the beginning.
     last_accepted: AtomicU64,
-    /// Not stored in time.
+    /// Submits that were not stored in time.
     in_vain: AtomicU64,
-    /// A refusal without a time to come back.
+    /// A refusal without RetryInfo.
     wrong: Mutex<Option<Status>>,
 }
 
@@ -123,7 +124,7 @@ async fn crowd(
     }
 }
 
-/// Steps done per second for as long as this.
+/// Steps completed per second, measured for this time.
 async fn goodput(ledger: &Ledger, time: Duration) -> f64 {
     let (before, from) = (ledger.steps(), Instant::now());
     tokio::time::sleep(time).await;
@@ -132,24 +133,26 @@ async fn goodput(ledger: &Ledger, time: Duration) -> f64 {
     done / from.elapsed().as_secs_f64()
 }
 
-/// What became of crowds, one after the other.
+/// The measurements of several crowds, one after the other.
 #[derive(Default)]
 struct Seen {
-    /// Tasks per second. Of this the crowd itself takes a share: it runs on the same cores, and a larger one takes more.
+    /// Tasks per second. The crowd runs on the same cores and takes a share of them; a larger crowd
+    /// takes more.
     rates: Vec<f64>,
-    /// Processor time of the server per task that it stored, in µs, with all that it spent on those it refused. This is what
-    /// overload may not change: by it the server does with a given processor what it did before, whatever else the
-    /// machine is busy with.
+    /// Processor time of the server per stored task, in microseconds, including the time for
+    /// refused submits. Overload must not change it: it shows the server's work per task, whatever
+    /// else the machine is busy with.
     costs: Vec<f64>,
     refused: u64,
     in_vain: u64,
-    /// The mean time of a submit that was stored, and of one that was refused, in ms.
+    /// The mean time of a stored submit, and of a refused one, in ms.
     waits: Vec<(u64, u64)>,
     memory_mib: u64,
 }
 
 impl Seen {
-    /// From the first task to the last: what waits in the queue at the end of a shorter look was paid for in it.
+    /// Measures from the first task to the last: a shorter measurement would count the time for
+    /// tasks that still wait in the queue at its end.
     async fn see(&mut self, clients: usize, server: &ServerProcess, context: &str) {
         let processes = Processes {
             server: Some(server.pid().cast_unsigned()),
@@ -186,7 +189,7 @@ fn median(all: &[f64]) -> f64 {
     all[all.len() / 2]
 }
 
-/// What one lone task takes.
+/// The time of a single task on an idle server.
 async fn latency(client: &mut Client) -> Duration {
     let asked = Instant::now();
     let id = submit(client, "t/one", "{}").await;
@@ -210,7 +213,7 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
     latency(&mut client).await;
     let idle = latency(&mut client).await;
 
-    // By turns, so that what else the machine does meets both.
+    // Alternating, so that other load of the machine affects both.
     let (mut enough, mut too_many) = (Seen::default(), Seen::default());
     for _ in 0..3 {
         enough.see(750, &server, &context).await;
@@ -279,10 +282,11 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
         "refused late: {:?}",
         too_many.waits
     );
-    // The least: whatever else the machine does can only add to it.
+    // The smallest value: other load of the machine can only add to it.
     let least = |costs: &[f64]| costs.iter().copied().fold(f64::INFINITY, f64::min);
     let (cost, dearer) = (least(&enough.costs), least(&too_many.costs));
-    // The goal is 10 %. Refusing costs more than that in a build that is not optimised; in one that is, nobody has measured it.
+    // The goal is 10 %. In a build without optimisation, refusals cost more than that; in an
+    // optimised build it is not measured.
     assert!(
         0.6 * dearer < cost,
         "a task costs {dearer:.0} instead of {cost:.0} µs"
@@ -292,7 +296,8 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
         slower > 0.5 * rate,
         "goodput fell from {rate:.0} to {slower:.0} tasks/s"
     );
-    // What waits is bounded by number and by bytes; the kept documents by 32 MiB. The rest is the transport's, per connection.
+    // The queues are bounded by number and by bytes, the cached documents by 32 MiB. The rest is
+    // the transport's memory per connection.
     assert!(memory < 256, "the server has {memory} MiB");
     assert!(
         recovered < Duration::from_secs(5),
@@ -302,7 +307,7 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
     worker.shutdown().await.unwrap();
 }
 
-/// It takes what it can hold, says that it lives, and answers nothing.
+/// The stuck worker fills its slots, sends heartbeats, and answers no step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stuck_worker_does_not_slow_the_one_beside_it() {
     let db = TestDb::new().await;
@@ -335,7 +340,7 @@ async fn a_stuck_worker_does_not_slow_the_one_beside_it() {
         beside > 0.7 * alone,
         "from {alone:.0} to {beside:.0} tasks/s"
     );
-    // What the stuck ones had goes to the other after their leases.
+    // After their leases, the steps of the stuck workers go to the other worker.
     nothing_left(&db.connect().await).await;
     worker.shutdown().await.unwrap();
 }

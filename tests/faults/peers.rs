@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What crosses from one server to the other does so within this time.
+/// Time limit for a notification from one server to the other.
 const CROSSING: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +31,7 @@ async fn the_workers_of_a_killed_server_go_on_at_the_other_one() {
     );
     register(&mut Client::connect(&two.url).await.unwrap(), FAN).await;
     let ledger = Ledger::default();
-    // Each has both addresses; the first is the one that it starts with.
+    // Each worker has both addresses and connects to the first one first.
     let workers = [[&one.url, &two.url], [&two.url, &one.url]]
         .map(|a| ledger.worker(&a.map(String::as_str), 8, Duration::from_millis(300)));
     let load = Load::start(&two.url, "t/fan", Duration::from_millis(20));
@@ -108,7 +108,8 @@ async fn cancels_and_news_cross_from_one_server_to_the_other() {
     invariants(&db.connect().await).await;
 }
 
-/// The other one holds rows locked in the middle of a transaction and stands still. Postgres ends that transaction.
+/// The other server is stopped in the middle of a transaction that holds row locks. Postgres ends
+/// that transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stands_still_does_not_hold_up_the_other_one_for_long() {
     let db = TestDb::new().await;

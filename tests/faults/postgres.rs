@@ -91,7 +91,7 @@ async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() 
     all_done_once(&look, &tasks, &ledger, workers).await;
 }
 
-/// The database was there when the server looked for it, and is gone when it reads its templates.
+/// The server found its database, which is then gone when the server reads its templates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_breaks_off_while_a_server_starts_is_waited_for() {
     let mut cluster = migrated().await;
@@ -112,7 +112,7 @@ async fn a_database_that_breaks_off_while_a_server_starts_is_waited_for() {
     running.abort();
 }
 
-/// All its processes are stopped: connections stay open, and nothing comes.
+/// All Postgres processes are stopped: connections stay open, and no answer arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgres_that_says_nothing_is_away_too() {
     let cluster = migrated().await;
@@ -127,7 +127,7 @@ async fn a_postgres_that_says_nothing_is_away_too() {
     let all = processes(&cluster);
     all.iter()
         .for_each(|pid| kill_process(*pid, Signal::STOP).unwrap());
-    // Longer than a lease: afterwards nobody is taken for dead.
+    // Longer than a lease: afterwards the server must give up no worker.
     let probes = every_call_is_refused(&server.url, &first, Duration::from_secs(8));
     let noticed = async {
         let away = health(&server.url, ServingStatus::NotServing).await;
@@ -148,10 +148,11 @@ async fn a_postgres_that_says_nothing_is_away_too() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     load.stop().await;
     let db = session(&cluster.url()).await;
-    // Not only what was acknowledged: a submit that was given up may have been stored when the answers came at last.
+    // All stored tasks, not only the acknowledged ones: a submit whose client gave up may have been
+    // stored once the database answered.
     let tasks = every_task(&db).await;
     all_complete(&db, &tasks).await;
-    // What there was beside successes says why a step ran again.
+    // Outcomes other than success show why a step ran again.
     let others = "SELECT task_id || '/' || step || ' attempt ' || attempt || ': ' || outcome || ' ' || started_at || ' to ' || ended_at
                     FROM attempts WHERE outcome <> 'succeeded' ORDER BY started_at";
     for row in db.query(others, &[]).await.unwrap() {

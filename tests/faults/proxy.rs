@@ -1,4 +1,5 @@
-//! A way to Postgres that can break at the worst moment: after a commit, before its answer; or for one server alone.
+//! A TCP proxy to Postgres that breaks at the worst moment: after a commit, before its answer; or
+//! for one server alone.
 
 use std::sync::{
     Arc,
@@ -14,17 +15,17 @@ use tokio::{
     sync::watch,
 };
 
-/// What the way does with what comes.
+/// The state of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Open,
-    /// Connections stay, and nothing passes, as behind a firewall that drops packets.
+    /// Connections stay open, and no byte passes, as behind a firewall that drops packets.
     Silent,
-    /// Connections break off, and new ones do so at once.
+    /// Existing connections are closed, and new ones are closed at once.
     Broken,
 }
 
-/// A listener that passes everything on, both ways.
+/// A listener that forwards both ways.
 pub struct Proxy {
     pub url: String,
     armed: Arc<AtomicUsize>,
@@ -47,17 +48,18 @@ impl Proxy {
         Self { url, armed, way }
     }
 
-    /// Breaks the connection on which the `n`th commit from now succeeds, instead of passing that on.
+    /// Breaks the connection on which the `n`th commit from now succeeds, instead of forwarding its
+    /// answer.
     pub fn swallow_commit(&self, n: usize) {
         self.armed.store(n, Ordering::SeqCst);
     }
 
-    /// Whether that has happened.
+    /// Whether the commit's answer was lost.
     pub fn has_swallowed(&self) -> bool {
         self.armed.load(Ordering::SeqCst) == 0
     }
 
-    /// From now on it is like this.
+    /// Changes the state.
     pub fn is(&self, way: Way) {
         self.way.send_replace(way);
     }
@@ -106,7 +108,8 @@ async fn pass(
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let _ = way.wait_for(|way| *way != Way::Silent).await;
-        // CommandComplete of a commit. One that is split over two reads is missed, and the test waits for the next.
+        // CommandComplete of a commit. A commit that is split over two reads is missed, and the
+        // test waits for the next.
         let commits = buffer[..n]
             .windows(12)
             .filter(|w| w == b"C\0\0\0\x0bCOMMIT\0")

@@ -1,4 +1,4 @@
-//! What normal work leaves in the log of Postgres.
+//! The log of Postgres after normal work.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     support::{process::ServerProcess, server::register},
 };
 
-/// What ends a transaction whose guess was wrong (docs/reliability.md).
+/// The error that ends a transaction whose guess was wrong (docs/reliability.md).
 const GUESS: &str = "ERROR:  invalid input syntax for type boolean: \"";
 
-/// The lines about errors that are of the servers.
+/// The log lines about errors.
 fn errors(cluster: &Cluster) -> Vec<String> {
     let log = std::fs::read_to_string(cluster.log()).unwrap();
     let is_one = |line: &&str| {
@@ -25,7 +25,8 @@ fn errors(cluster: &Cluster) -> Vec<String> {
     log.lines().filter(is_one).map(str::to_owned).collect()
 }
 
-/// Servers work for some seconds, are asked about it, and end in good order; returns what Postgres says about that.
+/// Servers work for some seconds, answer questions about it, and end in good order; returns the
+/// errors in the log of Postgres.
 async fn after_work_of(servers: usize) -> Vec<String> {
     let cluster = migrated().await;
     let mut servers: Vec<ServerProcess> = (0..servers)

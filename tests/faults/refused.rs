@@ -1,4 +1,5 @@
-//! An answer that the database does not take ends its own step, and those of the same batch are stored.
+//! An answer that the database refuses ends its own step, and the other answers of the batch are
+//! stored.
 
 use tasker::proto::{ResultStatus, StepState, TaskState, step_result::Outcome};
 use tokio_postgres::Client as Session;
@@ -12,9 +13,9 @@ use crate::{
     },
 };
 
-/// How many answers come at once.
+/// Number of answers at once.
 const ANSWERS: usize = 12;
-/// What an answer says that the database is made to refuse.
+/// The text in an answer that the database is made to refuse.
 const MARK: &str = "refuse-me";
 
 /// Makes the database refuse marked rows of `steps` with this code.
@@ -70,7 +71,7 @@ async fn only_the_marked_one_ends(code: &str, marked: Outcome) {
         assert!(error.message.contains(code), "{}", error.message);
         assert_eq!(refused.attempts.len(), 1);
     }
-    // The stream of the worker is still good.
+    // The stream of the worker still works.
     let id = bench.submit("t/one", "{}").await;
     let last = worker.assignment().await;
     assert_eq!(
@@ -83,7 +84,8 @@ async fn only_the_marked_one_ends(code: &str, marked: Outcome) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_fails_the_same_way_twice_is_halved_until_the_culprit_is_alone() {
-    // What a statement time-out says: transient, so that the whole batch is tried once more first.
+    // The code of a statement time-out: transient, so the settler first tries the whole batch once
+    // more.
     only_the_marked_one_ends("57014", success(&format!("\"{MARK}\""))).await;
 }
 

@@ -29,7 +29,8 @@ fn say(message: Says) -> WorkRequest {
     }
 }
 
-/// Results of steps that it never had, and a heartbeat now and then, until the stream ends.
+/// Sends results of steps that the worker never had, and a heartbeat now and then, until the stream
+/// ends.
 async fn flood(says: mpsc::Sender<WorkRequest>) {
     let mut nonce = 0;
     loop {
@@ -54,11 +55,12 @@ async fn flood(says: mpsc::Sender<WorkRequest>) {
     }
 }
 
-/// It takes steps, never reads what it is sent, answers what nobody asked, and keeps saying that it lives.
+/// The worker takes steps, never reads its stream, sends results of steps that it never had, and
+/// keeps sending heartbeats.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_steps() {
     let mut bench = Bench::with(ONE).await;
-    // A window of no size to speak of, so that what is not read backs up in the server.
+    // A tiny window, so that unread messages queue up in the server.
     let endpoint = tonic::transport::Endpoint::from_shared(bench.server.url.clone()).unwrap();
     let channel = endpoint
         .initial_stream_window_size(1 << 10)
@@ -85,7 +87,8 @@ async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_s
     let ledger = Ledger::default();
     let decent = ledger.worker(&[&bench.server.url], 4, Duration::ZERO);
     let flood = tokio::spawn(flood(says));
-    // Its steps go to the other one after the lease, for all its heartbeats; and meanwhile the other one is served.
+    // After the lease the steps go to the other worker, in spite of all heartbeats; and meanwhile
+    // the other worker is served.
     for _ in 0..20 {
         let id = bench.submit("t/one", "{}").await;
         assert_eq!(step(&bench.finished(&id).await, "only").attempts.len(), 1);

@@ -1,4 +1,4 @@
-//! Servers that are killed, or stand still.
+//! Servers that are killed or stopped.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ async fn a_killed_server_costs_nothing_but_time() {
     all_done_once(&look, &tasks, &ledger, workers).await;
 }
 
-/// The process is stopped for longer than a lease and goes on: its workers were never silent, it only did not listen.
+/// The process is stopped for longer than a lease and goes on: its workers never fell silent, the
+/// server just did not read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stood_still_does_not_take_its_workers_for_dead() {
     let db = TestDb::new().await;
@@ -49,7 +50,7 @@ async fn a_server_that_stood_still_does_not_take_its_workers_for_dead() {
         (ledger.running() == 1).then_some(())
     })
     .await;
-    // Until the server would reap again.
+    // Until the server would give up silent workers again.
     tokio::time::sleep(Duration::from_secs(4)).await;
     server.stop();
     tokio::time::sleep(Duration::from_secs(4)).await;

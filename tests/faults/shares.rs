@@ -1,4 +1,4 @@
-//! Nobody starves: steps that could run do, whatever else waits.
+//! No starvation: a step that can run does run, whatever else waits.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ const OTHER: &str = "{task_name: other, namespace: t, version: 1.0.0, step_templ
 
 const NOBODY: &str = "{task_name: nobody, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: nobody}]}";
 
-/// A slot that comes free is filled at once, also when somebody looked for steps while it was taken, and so saw none for
-/// the slots that were free.
+/// A freed slot is filled at once, also when a look at the queue ran while the slot was taken, and
+/// therefore found no step for the slots that were free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
     const TASKS: usize = 8;
@@ -44,7 +44,7 @@ async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
             (ledger.steps() == n).then_some(())
         })
         .await;
-        // Makes the server look, while the one slot for the others is taken.
+        // Makes the server look at the queue while the one slot of `h` is taken.
         bench.submit("t/nobody", "{}").await;
     }
     assert!(
@@ -56,8 +56,8 @@ async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
     invariants(&bench.db.connect().await).await;
 }
 
-/// As another build may have registered it. Its steps wait for a server that can read it; those of others do not, and
-/// nobody looks at it again and again.
+/// A template as another build may have registered it. Its steps wait for a server that can read
+/// it; steps of other templates do not wait, and the server does not look for it again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_template_that_this_build_cannot_read_holds_up_no_other() {
     let cluster = counting().await;

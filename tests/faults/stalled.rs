@@ -1,4 +1,5 @@
-//! A loop that has work and makes no progress, although the database answers: its server says so, and serves again afterwards.
+//! A loop that has work and makes no progress, although the database answers: its server reports
+//! NOT_SERVING, and serves again afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +18,15 @@ use crate::{
     },
 };
 
-/// How long a loop may make no progress (`engine/pulse.rs`), and how long the test waits until that is known.
+/// How long a loop may make no progress (`engine/pulse.rs`), and how long the test waits until the
+/// server reports that.
 const MAX_STALL: Duration = Duration::from_secs(10);
 const KNOWN_BY: Duration = Duration::from_secs(60);
-/// More answers than the settler can set aside one by one, two seconds each, before it is known that nothing gets on.
+/// More answers than the settler can set aside one by one, two seconds each, before the server
+/// detects that the loop makes no progress.
 const ANSWERS: usize = 16;
 
-/// Waits until the server is ready, or is not for this reason; returns how long that took.
+/// Waits until the answer of `/readyz` contains this text; returns how long that took.
 async fn ready(server: &ServerProcess, answer: &str) -> Duration {
     let asked = Instant::now();
     loop {
@@ -44,19 +47,19 @@ async fn metric(server: &ServerProcess, name: &str) -> f64 {
     line.unwrap().trim().parse().unwrap()
 }
 
-/// The lines of the log that say a loop makes no progress.
+/// The log lines about a loop without progress.
 fn said(server: &ServerProcess) -> Vec<String> {
     let about = |line: &String| line.contains("makes no progress; the server does not serve");
     server.log().into_iter().filter(about).collect()
 }
 
-/// The lines of the log that say the database does not answer.
+/// The log lines about a database that does not answer.
 fn away(server: &ServerProcess) -> Vec<String> {
     let about = |line: &String| line.contains("the database does not answer");
     server.log().into_iter().filter(about).collect()
 }
 
-/// Somebody holds a lock on a table that the settler writes to.
+/// Another transaction holds a lock on a table that the settler writes to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_settler_that_cannot_store_makes_its_server_not_serving_until_it_can() {
     let db = TestDb::new().await;
@@ -64,7 +67,7 @@ async fn a_settler_that_cannot_store_makes_its_server_not_serving_until_it_can()
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
     register(&mut client, ONE).await;
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
-    // What comes first finds no connection of the settler yet.
+    // The first answer opens the settler's connection, before the lock is taken.
     let id = submit(&mut client, "t/one", "{}").await;
     let first = worker.assignment().await;
     worker.settle(&first, success("1")).await;
@@ -96,7 +99,7 @@ async fn a_settler_that_cannot_store_makes_its_server_not_serving_until_it_can()
         lines.len() == 1 && lines[0].contains("settle"),
         "once, and which: {lines:?}"
     );
-    // It is not the database: that answers all the time.
+    // The database is not to blame: it answers all the time.
     assert_eq!(away(&server), Vec::<String>::new());
 
     held.rollback().await.unwrap();
@@ -114,7 +117,8 @@ async fn a_settler_that_cannot_store_makes_its_server_not_serving_until_it_can()
     invariants(&holder).await;
 }
 
-/// Nothing waits to be settled or stored: there is only a worker with free slots, for which the queue cannot be looked at.
+/// No result and no submit waits: there is only a worker with free slots, for which the server
+/// cannot look at the queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loops_that_cannot_look_make_their_server_not_serving_until_they_can() {
     let db = TestDb::new().await;

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// The folder of the second one; it goes when the test does.
+/// The folder of the standby; removed when the test ends.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -36,20 +36,20 @@ impl Drop for Folder {
     }
 }
 
-/// Beside the server's binary, which may be a link to where it really is.
+/// Beside the server's binary, which may be a symbolic link to its real place.
 fn pg_basebackup() -> Option<PathBuf> {
     let postgres = find().ok()?.postgres().canonicalize().ok()?;
     Some(postgres.with_file_name("pg_basebackup")).filter(|program| program.is_file())
 }
 
-/// Copies a running cluster into a folder, as one that will follow it.
+/// Copies a running cluster into a folder, as a standby of it.
 fn copy(program: &Path, primary: &Cluster) -> Folder {
     let folder = Folder(PathBuf::from(format!(
         "{}-standby",
         primary.dir().display()
     )));
     let data = folder.0.join("data");
-    // Postgres' user passes through the one and owns the other.
+    // The user of the Postgres process traverses the outer folder and owns the inner one.
     fs::DirBuilder::new().mode(0o711).create(&folder.0).unwrap();
     fs::DirBuilder::new().mode(0o700).create(&data).unwrap();
     let owner = fs::metadata(primary.dir().join("data")).unwrap();
@@ -86,7 +86,7 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
     })
     .await;
     let look = session(&primary.url()).await;
-    // Only now: with nobody to confirm it no commit would end.
+    // Only now: without a standby to confirm it, no commit would end.
     look.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         .await
         .unwrap();
@@ -134,7 +134,7 @@ async fn a_promoted_standby_has_everything_that_was_acknowledged() {
         assert_says_when_to_come_back(&load.refusals());
         tasks.extend(load.stop().await);
     }
-    // What the primary had acknowledged of results is not asked for again.
+    // Workers do not repeat results that the primary had acknowledged.
     all_done_once(&lead, &tasks, &ledger, workers).await;
     println!("{} tasks acknowledged, all there and complete", tasks.len());
 }

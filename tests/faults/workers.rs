@@ -22,7 +22,8 @@ use crate::{
     },
 };
 
-/// Makes [`worker_process`] a worker of the server at this address; its steps take as long as the other one says.
+/// The first variable makes [`worker_process`] a worker of the server at this address; the second
+/// one sets the duration of its steps.
 const SERVE: &str = "TASKER_TEST_SERVE";
 const STEP_MILLIS: &str = "TASKER_TEST_STEP_MILLIS";
 
@@ -70,7 +71,7 @@ async fn worker_process() {
                 Ok(pid)
             }
         });
-    // If the test is gone, this goes too.
+    // The process ends by itself in case the test no longer runs.
     let _ = tokio::time::timeout(Duration::from_secs(60), worker.build().unwrap().run()).await;
 }
 
@@ -175,7 +176,7 @@ async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unha
     ledger.assert_each_once(2);
     heir.shutdown().await.unwrap();
     stopped.signal(Signal::CONT);
-    // It registers again, and is as good as new.
+    // The worker registers again and takes new steps.
     let id = bench.submit("t/one", "{}").await;
     let task = bench.finished(&id).await;
     assert_eq!(
@@ -212,8 +213,8 @@ async fn a_stream_closed_without_a_drain_leaves_the_leases_to_their_worker() {
     invariants(&bench.db.connect().await).await;
 }
 
-/// The server of a worker watches the deadlines of the attempts it knows. If it does not know one, nobody may wait for
-/// it for ever; and a worker that runs what has ended is told.
+/// The server of a worker watches the deadlines of the attempts it knows. An attempt that it does
+/// not know must still end at its deadline, and a worker that runs an ended attempt gets a cancel.
 #[tokio::test]
 async fn an_attempt_that_no_server_knows_of_still_meets_its_deadline() {
     let yaml = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: h,
