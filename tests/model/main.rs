@@ -1,7 +1,8 @@
-//! Random histories of calls against a real server and against a small model of what it promises. After every call the two
-//! must agree; where they do not, the history is cut down to the few calls that matter.
+//! Random histories of calls against a real server and against a small model of its specification.
+//! After every call the two must agree; where they do not, the history is shrunk to the few calls
+//! that matter.
 //!
-//! `TASKER_TEST_SEED` repeats a run, `MODEL_SECONDS` says how long to look.
+//! `TASKER_TEST_SEED` repeats a run, `MODEL_SECONDS` sets the duration of the search.
 
 mod model;
 mod op;

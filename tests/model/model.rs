@@ -1,8 +1,10 @@
-//! What the server promises, in memory: tasks, steps, attempts, workers, templates and keys.
+//! The specified behaviour of the server, in memory: tasks, steps, attempts, workers, templates and
+//! keys.
 //!
-//! `begin` says what an op amounts to and what must be answered; `assigned`, `acknowledged` and the like take what the
-//! server was heard to say. Which of several free workers gets a step, and when a retry comes, is the server's choice: the
-//! model only says whether it was allowed to, and what is still owed.
+//! `begin` computes the action of an op and the expected answer; `assigned`, `came` and the like
+//! take the messages of the server. The server chooses which of several free workers gets a step,
+//! and when a retry starts: the model only decides whether the choice was allowed, and what is
+//! still owed.
 
 mod action;
 mod attempts;
@@ -23,7 +25,7 @@ use crate::{
     shapes::{HANDLERS, MOVING, Shape},
 };
 
-/// Ways to be wrong, so that the search can be tested.
+/// Mistakes of the model, with which the search itself is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     Nothing,
@@ -41,7 +43,7 @@ pub enum Wrong {
 }
 
 impl Wrong {
-    /// One in which it may come to light.
+    /// A history in which the mistake may show.
     pub fn history(self, random: &mut Random) -> Vec<Op> {
         use Wrong as W;
         match self {
@@ -57,15 +59,15 @@ impl Wrong {
 #[derive(Clone, Debug)]
 struct Step {
     state: StepState,
-    /// It was ready before the op began, without a doubt.
+    /// It was certainly ready before the op began.
     surely_ready: bool,
     charged: usize,
     lost: usize,
-    /// Attempts that had cost nothing when an operator had it tried again.
+    /// Uncharged attempts before an operator's retry.
     forgiven: usize,
-    /// An operator had it tried again.
+    /// An operator had it retried.
     retried: bool,
-    /// It had failed when an operator said that it is as good as done.
+    /// It had failed before an operator set it.
     had_failed: bool,
     result: String,
     attempts: Vec<usize>,
@@ -93,7 +95,7 @@ struct Task {
     priority: i32,
     context: usize,
     state: TaskState,
-    /// The steps that have failed, in this order.
+    /// The failed steps, in the order of their failures.
     failures: Vec<usize>,
     paused: bool,
     steps: Vec<Step>,
@@ -137,12 +139,12 @@ pub struct Model {
     /// Contents by template and version.
     templates: HashMap<(usize, usize), usize>,
     keys: HashMap<usize, (usize, Key)>,
-    /// Whose circuit is open: nothing is handed out for these handlers.
+    /// Handlers with an open circuit: the server assigns none of their steps.
     shut: [bool; HANDLERS.len()],
-    /// The templates of which nothing starts; the one without a name is the namespace.
+    /// The paused templates; the empty name stands for the namespace.
     held: HashSet<&'static str>,
     owed: Vec<Owed>,
-    /// Attempts that the op ends and nobody says so.
+    /// Attempts that the op ends without a message to a worker.
     ending: Vec<usize>,
     /// Assignments since the op began.
     wave: Vec<(usize, usize, usize)>,
@@ -198,7 +200,8 @@ impl Model {
             .collect()
     }
 
-    /// What the op amounts to now. The model is then where the server must be when all that is owed has come.
+    /// The action of the op in the present state. Afterwards the model has the state that the
+    /// server must have once all that is owed has arrived.
     pub fn begin(&mut self, op: &Op) -> Action {
         self.wave.clear();
         for task in 0..self.tasks.len() {
@@ -225,7 +228,7 @@ impl Model {
         }
     }
 
-    /// Something that was owed came.
+    /// A message that was owed has arrived.
     pub fn came(&mut self, what: Owed) -> Result<(), String> {
         let Some(at) = self.owed.iter().position(|owed| *owed == what) else {
             return Err(format!("{what:?} came, but only {:?} is owed", self.owed));
@@ -234,12 +237,12 @@ impl Model {
         Ok(())
     }
 
-    /// Attempts that end without anybody being told.
+    /// Attempts that end without a message to a worker.
     pub fn ending(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.ending)
     }
 
-    /// What the server still has to say or do.
+    /// What the server still owes.
     pub fn outstanding(&self) -> Option<String> {
         if let Some(owed) = self.owed.first() {
             return Some(format!("{owed:?} did not come"));
@@ -250,7 +253,7 @@ impl Model {
         })
     }
 
-    /// Steps that wait, each with a worker that could have it.
+    /// Steps that wait, each with a worker that could take it.
     fn claimable(&self) -> impl Iterator<Item = (usize, usize, usize)> {
         let steps = self
             .tasks
@@ -272,7 +275,7 @@ impl Model {
         })
     }
 
-    /// Nobody may have been handed a step while a better one that the same worker serves was left waiting.
+    /// No worker may have got a step while a step of higher rank that it serves was left waiting.
     pub fn in_order(&self) -> Result<(), String> {
         for (worker, task, step) in &self.wave {
             let rank = self.rank(*task, *step);

@@ -1,12 +1,12 @@
-//! What can be done to a server. An op names things by a number that is taken modulo what there is when its turn comes, so
-//! every part of a history is a history too.
+//! Operations on a server. An op identifies its objects by a number modulo the number of candidates
+//! at its turn, so every subsequence of a history is a history too.
 
 use crate::random::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Submission {
     pub template: usize,
-    /// A position in `VERSIONS`; none for the newest.
+    /// A position in `VERSIONS`; `None` for the newest.
     pub version: Option<usize>,
     pub priority: i32,
     pub key: Option<usize>,
@@ -40,13 +40,13 @@ pub enum Op {
         content: usize,
     },
     Submit(Vec<Submission>),
-    /// An operator's word about a task, or about one of its steps.
+    /// An operator's order about a task, or about one of its steps.
     Order {
         word: Word,
         task: usize,
         step: usize,
     },
-    /// An operator pauses a template, or the whole namespace, or lifts that.
+    /// An operator pauses a template or the whole namespace, or lifts the pause.
     Hold {
         template: Option<usize>,
         held: bool,
@@ -60,7 +60,7 @@ pub enum Op {
         attempt: usize,
         answer: Answer,
     },
-    /// The same lease answered twice without a pause; the first one counts.
+    /// The same lease is answered twice without a pause; the first answer counts.
     Twice {
         attempt: usize,
         answers: [Answer; 2],
@@ -71,13 +71,13 @@ pub enum Op {
         worker: usize,
         answer: Answer,
     },
-    /// An attempt that is over is answered by any worker.
+    /// An ended attempt is answered by any worker.
     Again {
         attempt: usize,
         worker: usize,
         answer: Answer,
     },
-    /// An operator shuts the service that a handler calls, or lets it be called.
+    /// An operator opens the circuit of a handler's service, or closes it.
     Force {
         handler: usize,
         open: bool,
@@ -85,11 +85,11 @@ pub enum Op {
     Drain {
         worker: usize,
     },
-    /// Drains and closes with what it has in hand.
+    /// Drains and closes with the attempts that it holds.
     Leave {
         worker: usize,
     },
-    /// The connection breaks and the worker is back at once, with some of its leases.
+    /// The connection breaks and the worker reconnects at once, with some of its leases.
     Reconnect {
         worker: usize,
         keep: usize,
@@ -101,7 +101,8 @@ pub enum Op {
 }
 
 impl Op {
-    /// Whether this template must be there for it: the circuits are those of the first two, and a namespace is one that has any.
+    /// Whether the op needs this template: the circuits are those of the first two, and a namespace
+    /// exists once it has a template.
     pub fn names(&self, template: usize) -> bool {
         match self {
             Self::Submit(all) => all.iter().any(|s| s.template == template),
@@ -113,19 +114,19 @@ impl Op {
 }
 
 pub fn history(random: &mut Random) -> Vec<Op> {
-    // Histories without anybody to work on them are short of surprises.
+    // Histories without a worker find little.
     let mut ops = vec![connect(random)];
     ops.extend((0..10 + random.below(30)).map(|_| op(random)));
     ops
 }
 
-/// A short one, most of it about what operators tell tasks.
+/// A short history, most of it orders about tasks.
 pub fn of_operators(random: &mut Random) -> Vec<Op> {
     let mut ops = vec![connect(random)];
     ops.extend((0..12).map(|_| match random.below(3) {
         0 => Op::Submit(submissions(random)),
         1 => {
-            // What has failed can be mended.
+            // Failed steps give later orders something to repair.
             let answer = if random.below(3) == 0 {
                 Answer::Permanent
             } else {
@@ -225,7 +226,7 @@ fn submissions(random: &mut Random) -> Vec<Submission> {
     let n = *random.pick(&[1, 1, 1, 2, 3]);
     let mut all: Vec<Submission> = Vec::new();
     for _ in 0..n {
-        // A key used twice in one group is another matter.
+        // A key used twice in one request is not modelled.
         let key = (random.below(3) == 0)
             .then(|| random.below(3))
             .filter(|key| all.iter().all(|s| s.key != Some(*key)));

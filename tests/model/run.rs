@@ -1,4 +1,4 @@
-//! One history against a server, with the model beside it.
+//! One history against a server, compared with the model.
 
 mod operators;
 mod wires;
@@ -28,25 +28,26 @@ use crate::{
     view::{AssignmentView, TaskView},
 };
 
-/// How long what is owed may take. A released step waits a second, the dispatcher looks around every second, and the
-/// machine may be busy.
+/// Time limit for everything owed. A released step waits a second, the dispatcher looks every
+/// second, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long a moment is in which nothing else may come: after each op, and at the end.
+/// How long nothing else may arrive: after each op, and at the end.
 const SILENCE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(60));
 
-/// How long a history may take. Most take a second; a worker that is gone for good takes the length of its lease.
+/// Time limit of a history. Most take a second; a worker that is gone for good takes the length of
+/// its lease.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// Where server and model part, and the history up to there.
+/// The first difference between server and model, and the history up to there.
 #[derive(Debug)]
 pub struct Difference {
     pub what: String,
     pub log: Vec<String>,
-    /// A step was handed out before a better one.
+    /// A step was assigned before one of higher rank.
     pub overtaken: bool,
 }
 
-/// What a worker hears; none at the end of its stream.
+/// A message to a worker; `None` at the end of its stream.
 type Heard = (usize, Option<Hears>);
 
 enum Say {
@@ -54,7 +55,7 @@ enum Say {
     Close,
 }
 
-/// A worker's stream, read by a task of its own.
+/// A worker's stream, read by a tokio task of its own.
 struct Wire {
     says: mpsc::UnboundedSender<Say>,
     reader: JoinHandle<()>,
@@ -80,7 +81,7 @@ struct Run {
     hear: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
     overtaken: bool,
-    /// The task that was just told something.
+    /// The task that the last order was about.
     to_compare: Option<usize>,
 }
 
@@ -118,7 +119,7 @@ pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference>
 
 impl Run {
     async fn all(&mut self, ops: &[Op]) -> Result<(), String> {
-        // Registering is dear where there are many templates and workers.
+        // Registering is costly where there are many templates and workers.
         let named = (0..MOVING).filter(|template| ops.iter().any(|op| op.names(*template)));
         for shape in named.map(|template| &SHAPES[template]) {
             let yaml = shape.yaml(&self.namespace, VERSIONS[0]);
@@ -206,7 +207,7 @@ impl Run {
             }
             Action::Crash { worker } => {
                 let worker_id = self.wires[worker].take().unwrap().worker_id.clone();
-                // Until the server notices, it may hand the dead worker a step.
+                // Until the server notices, it may assign a step to the dead worker.
                 self.until("the worker is not given up", |w| {
                     w.iter().all(|w| w.worker_id != worker_id)
                 })
@@ -282,7 +283,7 @@ impl Run {
             .into_inner()
     }
 
-    /// Waits for the ends of attempts that nobody is told of.
+    /// Waits for the ends of attempts that no message reports.
     async fn ended(&mut self) -> Result<(), String> {
         let started = Instant::now();
         for attempt in self.model.ending() {
@@ -302,7 +303,7 @@ impl Run {
         Ok(())
     }
 
-    /// Takes what comes until nothing is owed and nothing else came in a moment of `silence`.
+    /// Takes messages until nothing is owed and no other message arrived for `silence`.
     async fn settle(&mut self, silence: Duration) -> Result<(), String> {
         let started = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! The search for a difference, and what is made of one.
+//! The search for a difference, and the report of one.
 
 use std::{
     fmt::Write as _,
@@ -21,18 +21,19 @@ use crate::{
     },
 };
 
-/// How long it looks unless `MODEL_SECONDS` says otherwise.
+/// Duration of the search without `MODEL_SECONDS`.
 const SECONDS: u64 = 8;
-/// Histories that are played at once, each in a namespace of its own: most of the time each waits.
+/// Number of histories that are played at once, each in a namespace of its own; each of them mostly
+/// waits.
 const AT_ONCE: usize = 8;
-/// The most ops that a planted mistake takes to show.
+/// The most ops that a shrunk history of a planted mistake may have.
 const HANDFUL: usize = 6;
-/// The longest that it may take to find one.
+/// Time limit for finding a planted mistake.
 const PLANTED: Duration = Duration::from_secs(120);
-/// How long a difference may be cut down.
+/// Time limit for shrinking a history.
 const SHRINKING: Duration = Duration::from_secs(120);
 
-/// Plays histories until `time` is over. Returns how many there were, and the number and the ops of one that differs.
+/// Plays histories until `time` is over. Returns the number of histories, and one that differs.
 async fn search(
     url: &str,
     random: &mut Random,
@@ -68,8 +69,8 @@ async fn search(
     }
 }
 
-/// An order that was not kept counts if it comes again: what a worker is told may be read late, and then the history had
-/// moved on when the step was claimed. Everything else counts at once.
+/// A step that overtakes another counts only if it does so again: a worker's message may be read
+/// late, after the history had moved on since the claim. Every other difference counts at once.
 async fn play_for_sure(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference> {
     let first = play(url.clone(), ops.clone(), wrong).await?;
     if !first.overtaken {
@@ -136,8 +137,8 @@ async fn the_server_does_what_the_model_says() {
     invariants(&bench.db.connect().await).await;
 }
 
-/// Leases that outlast a machine that is busy with other things: a worker may fall silent only where a history says so. And
-/// circuits that open only where one does.
+/// Long leases, so that on a busy machine a worker falls silent only where a history does so; and
+/// circuits that open only where a history opens them.
 async fn bench() -> Bench {
     let db = TestDb::new().await;
     let config = ServerConfig {
@@ -151,7 +152,7 @@ async fn bench() -> Bench {
     bench
 }
 
-/// A model that is wrong in this way is found out, by a handful of calls.
+/// A few calls expose a model with this mistake.
 async fn found_out(url: &str, wrong: Wrong) {
     let mut random = Random::seeded(&format!("{wrong:?}"));
     let (_, found) = search(url, &mut random, wrong, 4, PLANTED).await;

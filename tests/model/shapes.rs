@@ -1,4 +1,4 @@
-//! The templates that the histories use: few steps, two handlers, every kind of join.
+//! The templates of the histories: few steps, two handlers, every kind of join.
 
 use std::fmt::Write as _;
 
@@ -15,11 +15,11 @@ pub struct Shape {
 }
 
 pub const HANDLERS: [&str; 2] = ["h0", "h1"];
-/// In the order of their age as text, which is not their order as versions.
+/// Sorted as text, which is not their order as versions.
 pub const VERSIONS: [&str; 3] = ["1.0.0", "1.10.0", "1.9.0"];
 /// Positions in [`VERSIONS`], oldest first.
 pub const BY_AGE: [usize; 3] = [0, 2, 1];
-/// The template that has versions; the others have the first one alone.
+/// The template with several versions; the others have the first one only.
 pub const MOVING: usize = 4;
 
 const fn step(
@@ -36,7 +36,8 @@ const fn step(
     }
 }
 
-/// Those that are there from the start, then the contents that a version of `moving` may have.
+/// The templates that are registered from the start, then the contents that a version of `moving`
+/// may have.
 pub const SHAPES: [Shape; 6] = [
     Shape {
         name: "one",
@@ -92,7 +93,7 @@ impl Shape {
                 n => format!("default_retry_limit: {n}"),
             };
             let (name, handler, parents) = (step.name, HANDLERS[step.handler], parents.join(", "));
-            // Quick, so that no history waits.
+            // Short, so that no history waits.
             let backoff = "backoff: {base_seconds: 0.01, max_seconds: 0.03}";
             writeln!(
                 yaml,
@@ -103,7 +104,7 @@ impl Shape {
         yaml
     }
 
-    /// All that a step waits for, directly or not.
+    /// All direct and indirect parents of a step.
     pub fn ancestors(&self, step: usize) -> Vec<usize> {
         let mut all: Vec<usize> = self.steps[step].parents.to_vec();
         for parent in self.steps[step].parents {

@@ -1,9 +1,9 @@
-//! Cuts a history down: drops ever smaller pieces as long as what is left still fails.
+//! Shrinks a history: drops ever smaller pieces as long as the rest still fails.
 
 use tokio::time::{Duration, Instant, timeout_at};
 
-/// A smaller history that fails, and how. `fails` says how a history fails, if it does. Ends when nothing can be left out
-/// any more, or when the time is over.
+/// A smaller history that fails, and its failure. `fails` returns the failure of a history, if it
+/// fails. Ends when no piece can be dropped any more, or when the time is over.
 pub async fn shrink<T: Clone, D, F: Future<Output = Option<D>>>(
     mut ops: Vec<T>,
     mut how: D,
@@ -15,7 +15,7 @@ pub async fn shrink<T: Clone, D, F: Future<Output = Option<D>>>(
     loop {
         let mut smaller = false;
         let mut at = ops.len();
-        // From the end: what comes after the failure goes first.
+        // From the end: ops after the failure are dropped first.
         while at > 0 {
             let from = at.saturating_sub(piece);
             let less: Vec<T> = [&ops[..from], &ops[at..]].concat();

@@ -1,4 +1,4 @@
-//! What a client can see of a task, in one form for the model and for the server.
+//! A client's view of a task, in one form for the model and for the server.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct AttemptView {
     pub worker: String,
 }
 
-/// What an assignment says.
+/// The content of an assignment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AssignmentView {
     pub template: String,

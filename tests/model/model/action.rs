@@ -1,11 +1,12 @@
-//! What an op amounts to, and what the server owes for it.
+//! The action of an op, and the messages that the server owes for it.
 
 use tasker::domain::order::Order;
 use tonic::Code;
 
 use crate::op::{Answer, Submission};
 
-/// What a client or a worker is to do, and what it must be answered. Everything is named by its position in the model.
+/// The call of a client or a worker, and the expected answer. Everything is identified by its
+/// position in the model.
 #[derive(Clone, Debug)]
 pub enum Action {
     Nothing,
@@ -18,13 +19,13 @@ pub enum Action {
         submissions: Vec<Submission>,
         expected: Result<Vec<(usize, bool)>, Code>,
     },
-    /// None for a task that does not exist.
+    /// `None` for a task that does not exist.
     Order {
         task: Option<usize>,
         order: Order,
         expected: Result<(), Code>,
     },
-    /// A template is paused, or the namespace if it has no name; or that is lifted.
+    /// Pauses a template, or the namespace if the name is empty, or lifts that pause.
     Hold {
         name: &'static str,
         held: bool,
@@ -66,7 +67,7 @@ pub enum Owed {
         worker: usize,
         attempt: usize,
     },
-    /// The worker is told that the attempt is not its own any more.
+    /// The server notifies the worker that it has lost the attempt.
     Lost {
         worker: usize,
         attempt: usize,

@@ -1,4 +1,4 @@
-//! How an attempt begins and ends, and what follows for its step and its task.
+//! The beginning and the end of an attempt, and the effects on its step and its task.
 
 use tasker::proto::{AttemptOutcome, StepState, TaskState};
 
@@ -8,7 +8,7 @@ use crate::{
     view::AssignmentView,
 };
 
-/// An attempt that is lost this often fails its step.
+/// The step fails when its attempts were lost this many times.
 const MAX_LOST: usize = 10;
 
 impl Model {
@@ -24,7 +24,7 @@ impl Model {
         format!("task {task} {} #{number}", steps.shape.steps[step].name)
     }
 
-    /// The worker is not there any more; what it holds ends so.
+    /// The worker is gone; its attempts end with this outcome.
     pub(super) fn gone(&mut self, worker: usize, outcome: AttemptOutcome) {
         self.workers[worker].open = false;
         for attempt in self.workers[worker].held.clone() {
@@ -33,7 +33,8 @@ impl Model {
         }
     }
 
-    /// An attempt ends: who is charged, and what follows for its step and its task. `draining` is the worker that says so.
+    /// Ends an attempt: charges it if need be, and applies the effects to its step and its task.
+    /// `draining` is true if the answering worker drains.
     pub(super) fn end(&mut self, attempt: usize, outcome: AttemptOutcome, draining: bool) {
         let Attempt {
             task,
@@ -50,7 +51,7 @@ impl Model {
             AttemptOutcome::WorkerLost => self.wrong == Wrong::LossesAreCharged,
             _ => false,
         };
-        // Attempts before this one that have cost nothing, and those that were lost on the way.
+        // Earlier attempts that were not charged, and attempts that were lost.
         let (free, lost) = (
             s.attempts.len().saturating_sub(1 + s.charged + s.forgiven),
             s.lost,
@@ -62,9 +63,10 @@ impl Model {
         s.state = match outcome {
             AttemptOutcome::Succeeded => StepState::Complete,
             AttemptOutcome::RetryableError if s.charged < limit => StepState::WaitingForRetry,
-            // Who releases without draining would have it back at once.
+            // A worker that releases without draining would get the step back at once.
             AttemptOutcome::Released if answered && !draining => StepState::WaitingForRetry,
-            // One worker after the other drains, or one connection after the other breaks: the step waits longer each time.
+            // When workers drain or connections break one after the other, the step waits longer
+            // each time.
             AttemptOutcome::Released if undelivered && s.lost >= MAX_LOST => StepState::Error,
             AttemptOutcome::Released if undelivered && lost > 0 => StepState::WaitingForRetry,
             AttemptOutcome::Released | AttemptOutcome::Drained if !undelivered && free > 0 => {
@@ -114,7 +116,7 @@ impl Model {
         }
     }
 
-    /// A worker was handed a step. Returns the position of the new attempt.
+    /// A worker got a step. Returns the position of the new attempt.
     pub fn assigned(
         &mut self,
         worker: usize,
@@ -171,7 +173,7 @@ impl Model {
         Ok(attempt)
     }
 
-    /// What a worker must be told with the step.
+    /// The content of the expected assignment.
     pub(super) fn assignment(&self, task: usize, step: usize) -> AssignmentView {
         let t = &self.tasks[task];
         let (shape, s) = (&t.shape.steps[step], &t.steps[step]);

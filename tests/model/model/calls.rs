@@ -1,4 +1,4 @@
-//! What each op does to the model, and what must be answered.
+//! The effect of each op on the model, and the expected answer.
 
 use tasker::proto::{AttemptOutcome, StepState, TaskState};
 use tonic::Code;
@@ -9,7 +9,7 @@ use crate::{
     shapes::{BY_AGE, HANDLERS, MOVING, SHAPES, VERSIONS},
 };
 
-/// So many streams at once.
+/// Number of streams at most.
 const WORKERS: usize = 4;
 
 impl Model {
@@ -203,7 +203,7 @@ impl Model {
         (format!("submit {}", words.join("; and ")), action)
     }
 
-    /// All of them are stored, or none.
+    /// Either all of them are stored or none.
     fn judge(&mut self, submissions: &[Submission]) -> Result<Vec<(usize, bool)>, Code> {
         let content = |s: &Submission| (s.template, s.version, s.priority, s.context);
         let versions: Option<Vec<usize>> = submissions.iter().map(|s| self.resolve(s)).collect();
@@ -270,7 +270,8 @@ impl Model {
         worker
     }
 
-    /// The first answer counts, through whichever worker it comes; copies are acknowledged like it.
+    /// The first answer counts, through whichever worker it comes; copies get the same
+    /// acknowledgement.
     fn answer(
         &mut self,
         attempt: usize,

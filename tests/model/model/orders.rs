@@ -1,4 +1,4 @@
-//! What operators say about tasks and templates, whether it fits, and what follows.
+//! Operators' orders about tasks and templates: whether the state permits them, and their effects.
 
 use tasker::{
     domain::order::Order,
@@ -9,7 +9,7 @@ use tonic::Code;
 use super::{Action, Model, Owed, Step, Task, Wrong, pick, result};
 use crate::{op::Word, shapes::SHAPES};
 
-/// Nothing has changed then.
+/// The answer to an order that does not fit the state; it changes nothing.
 const REFUSED: Result<(), Code> = Err(Code::FailedPrecondition);
 
 impl Task {
@@ -17,7 +17,7 @@ impl Task {
         !matches!(self.state, TaskState::Pending | TaskState::InProgress)
     }
 
-    /// A failed task can go on.
+    /// A failed task can be reopened.
     fn can_go_on(&self) -> bool {
         !self.is_over() || self.state == TaskState::Error
     }
@@ -30,7 +30,7 @@ impl Task {
 }
 
 impl Model {
-    /// No step of the task may start.
+    /// Whether a pause keeps the task's steps from starting.
     pub(super) fn is_paused(&self, task: usize) -> bool {
         let t = &self.tasks[task];
         t.paused || self.held.contains("") || self.held.contains(t.shape.name)
@@ -100,7 +100,7 @@ impl Model {
         )
     }
 
-    /// More often than not a task that can do it.
+    /// Prefers a task that the order applies to; now and then any task.
     fn one_for(&self, word: Word, n: usize) -> usize {
         let can = |t: &Task| match word {
             Word::Cancel => true,
@@ -148,7 +148,7 @@ impl Model {
         Ok(())
     }
 
-    /// What runs goes on to its end.
+    /// Running attempts go on to their end.
     fn pause(&mut self, task: usize, paused: bool) -> Result<(), Code> {
         let t = &mut self.tasks[task];
         if t.is_over() {
@@ -158,7 +158,7 @@ impl Model {
         Ok(())
     }
 
-    /// One step that failed, or all of them.
+    /// Retries one failed step, or all of them.
     fn retry(&mut self, task: usize, only: Option<usize>, fresh: bool) -> Result<(), Code> {
         let t = &mut self.tasks[task];
         if !t.can_go_on() {
@@ -167,7 +167,7 @@ impl Model {
         let mut meant = t.steps_in(StepState::Error);
         meant.retain(|step| only.is_none_or(|only| only == *step));
         if meant.is_empty() {
-            // It was said before, and the step has not ended since.
+            // The same order was given before, and the step has not ended since.
             let again = |(i, s): (usize, &Step)| {
                 only.is_none_or(|only| only == i) && s.retried && s.is_live()
             };
@@ -190,7 +190,7 @@ impl Model {
         Ok(())
     }
 
-    /// A step that does not run is as good as done.
+    /// Sets a step that does not run to a state in which it counts as done.
     fn set(
         &mut self,
         task: usize,
@@ -218,7 +218,7 @@ impl Model {
         Ok(())
     }
 
-    /// A task that failed is settled as it is.
+    /// A failed task is resolved as it is.
     fn give_up(&mut self, task: usize) -> Result<(), Code> {
         let t = &mut self.tasks[task];
         match t.state {

@@ -1,9 +1,9 @@
-//! The model alone: it does not contradict itself, and says what the golden cases say.
+//! The model alone: it does not contradict itself, and agrees with the golden cases.
 
 use super::*;
 use crate::op::{Answer, Submission, Word};
 
-/// Plays the server: says all that is owed and hands out all that can be.
+/// Plays the server: sends everything that is owed and assigns every step that it can.
 fn obey(model: &mut Model) {
     model.owed.clear();
     let next = |model: &Model| {

@@ -1,4 +1,4 @@
-//! How a task must look to a client.
+//! The expected view of a task.
 
 use tasker::proto::{AttemptOutcome, StepState, TaskState};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Model {
-    /// How the task must look to a client.
+    /// The view of the task that a client must get.
     pub fn view(&self, task: usize) -> TaskView {
         let t = &self.tasks[task];
         let steps: Vec<StepView> = (0..t.steps.len())

@@ -1,4 +1,4 @@
-//! What operators do.
+//! Calls of operators.
 
 use tasker::{
     domain::order::Order,
@@ -27,7 +27,7 @@ impl Run {
         Ok(())
     }
 
-    /// Pauses a template, or the namespace without a name, or lifts that.
+    /// Pauses a template, or the namespace if the name is empty, or lifts the pause.
     pub(super) async fn hold(
         &mut self,
         name: &str,
@@ -72,7 +72,7 @@ impl Run {
         };
         let request = ForceCircuitRequest {
             namespace: self.namespace.clone(),
-            // A step without a service of its own calls its handler's.
+            // The default service of a step is its handler's name.
             service: HANDLERS[handler].into(),
             state: state.into(),
             by: BY.into(),

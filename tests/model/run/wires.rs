@@ -62,7 +62,7 @@ impl Run {
         }
     }
 
-    /// There is no answer to a drain, but operators see it once the server has taken it.
+    /// A drain has no answer, but the list of workers shows it once the server has read it.
     pub(super) async fn drain(&mut self, worker: usize) -> Result<(), String> {
         self.say(worker, Say::Message(Says::Drain(Drain {})));
         let worker_id = self.wires[worker].as_ref().unwrap().worker_id.clone();
@@ -72,7 +72,7 @@ impl Run {
         .await
     }
 
-    /// Waits until the list of workers is as it should be.
+    /// Polls the list of workers until it satisfies `is`.
     pub(super) async fn until(
         &mut self,
         what: &str,
@@ -104,7 +104,7 @@ impl Run {
     }
 }
 
-/// Reads a stream and says what it is told to, until it ends.
+/// Reads a stream and sends the queued messages, until the stream ends.
 async fn read(
     mut raw: RawWorker,
     worker: usize,
@@ -118,7 +118,7 @@ async fn read(
                 Some(Say::Close) => raw.close(),
                 None => return,
             },
-            // Less than the patience of `hear`, which would take silence for a failure.
+            // Shorter than the time limit of `hear`, which would treat silence as a failure.
             heard = timeout(Duration::from_secs(5), raw.hear()) => {
                 let Ok(heard) = heard else { continue };
                 let message = heard.ok().flatten();
