@@ -1,4 +1,5 @@
-//! Answers that would be larger than a client takes by default: each is cut, in pages or by leaving out what can be asked for alone.
+//! Answers beyond a client's default limit: the server pages them, or leaves out fields that a
+//! client can read alone.
 
 use prost::Message as _;
 use tasker::proto::{
@@ -13,7 +14,7 @@ use crate::support::{
     worker::{RawWorker, registration, success},
 };
 
-/// What grpc takes by default, in most languages and here.
+/// The default limit of gRPC messages, in most languages and here.
 const DEFAULT_LIMIT: usize = 4 << 20;
 
 async fn by_default(bench: &Bench) -> TaskServiceClient<Channel> {
@@ -22,7 +23,7 @@ async fn by_default(bench: &Bench) -> TaskServiceClient<Channel> {
         .unwrap()
 }
 
-/// A template of so many steps that wait for nothing.
+/// A template with this many steps that depend on none.
 fn wide(steps: usize) -> String {
     let templates: Vec<String> = (0..steps)
         .map(|i| format!("{{name: s{i}, handler: h}}"))

@@ -46,7 +46,7 @@ async fn case_12_a_cancel_reaches_the_handler_and_its_late_result_changes_nothin
         ResultStatus::Stale
     );
     let mut after = bench.get(&id).await;
-    // The attempt keeps a note that an answer came too late, and nothing else changes.
+    // The attempt has a note of the late answer, and nothing else changes.
     let attempt = &mut after
         .steps
         .iter_mut()

@@ -1,4 +1,4 @@
-//! Which worker gets which step: cases 17 and 22.
+//! Assignment of steps to workers: cases 17 and 22.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Workers that drain or release: what they leave costs a task nothing.
+//! Workers that drain or release: the attempts that they leave are not charged.
 
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,12 @@ async fn a_worker_that_releases_in_a_loop_does_not_spin() {
     assert_eq!((again.attempt, again.charged_attempts), (2, 0));
 }
 
-/// A worker dies, and its lease runs out at once.
+/// The worker dies, and its lease is made to run out at once.
 async fn gone(db: &tokio_postgres::Client, worker: RawWorker) {
     let id = uuid::Uuid::parse_str(&worker.registered.worker_id).unwrap();
     drop(worker);
-    // Until its server has noticed, a heartbeat on its way may still make the lease longer.
+    // Until the server has noticed the broken stream, a heartbeat on its way may still extend the
+    // lease.
     eventually("the lease runs out", || async {
         let sql = "UPDATE workers SET lease_expires_at = now() - interval '1 minute' WHERE worker_id = $1 AND ended_at IS NULL";
         (db.execute(sql, &[&id]).await.unwrap() == 0).then_some(())
@@ -58,7 +59,7 @@ async fn gone(db: &tokio_postgres::Client, worker: RawWorker) {
     .await;
 }
 
-/// What waits for its next attempt need not wait any longer.
+/// Ends the wait of every step that waits for its next attempt.
 async fn hurry(db: &tokio_postgres::Client) {
     let sql = "UPDATE queue SET next_attempt_at = now(), ready_at = now(), due = true WHERE state = 'waiting_for_retry'";
     db.execute(sql, &[]).await.unwrap();
@@ -79,7 +80,7 @@ async fn a_deploy_never_exhausts_a_step() {
         );
         worker.drain().await;
         if attempt == 2 {
-            // Killed in the middle of its drain, as by an orchestrator that has waited long enough.
+            // Killed in the middle of its drain, as by an orchestrator after its grace period.
             eventually("the drain is known", || async {
                 let sql = "SELECT count(*) FROM workers WHERE draining AND ended_at IS NULL";
                 (db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())

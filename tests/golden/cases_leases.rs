@@ -75,7 +75,7 @@ async fn a_silent_worker_with_an_open_stream_loses_its_steps_and_its_stream() {
         silent.hear().await.unwrap_err().code(),
         tonic::Code::Aborted
     );
-    // It wakes up and comes back with the lease it believes in.
+    // The worker reconnects and names the lease that it has lost.
     let register = Register {
         previous_worker_id: silent.registered.worker_id.clone(),
         held_leases: vec![kept.lease_token.clone()],
@@ -98,7 +98,7 @@ async fn case_14_a_result_sent_twice_has_one_effect_and_two_acknowledgements() {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
     let assignment = worker.assignment().await;
-    // Together, so that both may be in one transaction; then once more when all is over.
+    // Together, so that both may be in one transaction; then once more after the end of the task.
     worker.answer(&assignment.lease_token, success("1")).await;
     worker.answer(&assignment.lease_token, success("2")).await;
     assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
@@ -171,7 +171,7 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
         AttemptOutcome::TimedOut
     );
     assert!(step(&task, "only").attempts[0].charged);
-    // What came too late left a note, once, and where it was not too late there is none.
+    // A late answer leaves one note; an answer in time leaves none.
     assert_eq!(
         worker.settle(&first, retryable("again", None)).await,
         ResultStatus::Stale
@@ -184,7 +184,7 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
         (attempts[1].late_result_at, attempts[1].late_outcome()),
         (None, AttemptOutcome::Unspecified)
     );
-    // An attempt that there never was has no place for a note.
+    // A lease that belongs to no attempt gets no note.
     let db = bench.db.connect().await;
     let notes: i64 = db
         .query_one("SELECT count(*) FROM late_results", &[])
@@ -192,7 +192,7 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
         .unwrap()
         .get(0);
     assert_eq!(notes, 1);
-    // The log has it once too, and an explanation says it.
+    // The event log has it once too, and an explanation reports it.
     let logged = db
         .query(
             "SELECT attempt, detail, outcome IS NULL FROM events WHERE type = 'step.answered_late'",
@@ -274,7 +274,8 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
         "it waited for the lease"
     );
     assert_eq!((assignment.attempt, assignment.charged_attempts), (2, 0));
-    // It did arrive, and the worker said that it does not hold it: what it makes of it counts no more.
+    // The assignment did arrive, but the worker's registration did not name it: its results are
+    // stale.
     assert_eq!(
         again.settle(&lost, success("\"late\"")).await,
         ResultStatus::Stale
@@ -289,8 +290,8 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
     assert_eq!(step(&task, "only").result_json, "1");
 }
 
-/// The server that registered it died before it gave anything back, or the search for silent workers came first: nobody was
-/// lost, whoever finds what the worker does not hold.
+/// The registering server died before it gave anything back, or the search for silent workers came
+/// first. Either way an assignment that the worker does not hold is released, not lost.
 #[tokio::test]
 async fn what_a_worker_does_not_hold_any_more_was_not_lost_with_it() {
     let mut bench = Bench::with(ONE).await;
@@ -344,7 +345,7 @@ async fn a_step_that_another_worker_answers_frees_its_holders_slot() {
             (cancelled.reason(), cancelled.lease_token),
             (LeaseLost, assignment.lease_token.clone())
         );
-        // It may have been about to say the same.
+        // The holder may have sent the same answer at that moment.
         assert_eq!(
             holder.settle(&assignment, success("2")).await,
             ResultStatus::Accepted

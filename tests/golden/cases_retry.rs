@@ -1,4 +1,4 @@
-//! How often a step is tried, and when: cases 1 to 9.
+//! Number and times of a step's attempts: cases 1 to 9.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,10 +16,11 @@ fn one_step(settings: &str) -> String {
     )
 }
 
-/// A quick back-off, so that tests need not wait.
+/// A short back-off, so that tests do not wait.
 const QUICK: &str = "backoff: {base_seconds: 0.01, max_seconds: 0.05}";
 
-/// Answers every attempt of the only step with `outcome` until the task ends; returns how many there were.
+/// Answers every attempt of the only step with `outcome` until the task ends; returns the number of
+/// attempts.
 async fn attempts_until_end(
     bench: &mut Bench,
     outcome: impl Fn() -> Outcome,
@@ -121,9 +122,10 @@ async fn case_5_a_permanent_error_is_final_whatever_is_left() {
     );
 }
 
-/// Fails three times at once, then once with `retry_after`; returns the delay to the fifth attempt.
+/// Fails three attempts without `retry_after`, then one with it; returns the delay to the fifth
+/// attempt.
 async fn delay_after_fourth(retry_after: Duration) -> (Duration, Bench, String) {
-    // The fourth delay is 2 · 2³ = 16 s, without jitter.
+    // The fourth delay is 2 * 2^3 = 16 s, without jitter.
     let settings = "default_retry_limit: 6, backoff: {base_seconds: 2, multiplier: 2, jitter: 0}";
     let mut bench = Bench::with(&one_step(settings)).await;
     bench.circuits_off().await;
@@ -133,7 +135,7 @@ async fn delay_after_fourth(retry_after: Duration) -> (Duration, Bench, String) 
     for _ in 0..3 {
         let assignment = worker.assignment().await;
         worker.settle(&assignment, retryable("busy", None)).await;
-        // The clock of the test is its own: the next attempt is due now.
+        // The test does not wait for the back-off: it makes the next attempt due now.
         db.execute("UPDATE queue SET next_attempt_at = now()", &[])
             .await
             .unwrap();

@@ -1,4 +1,4 @@
-//! What is taken in and what is refused: cases 18 to 21.
+//! Accepted and refused submits: cases 18 to 21.
 
 use tasker::proto::{self, SubmitTaskRequest, TaskState};
 use tonic_types::StatusExt as _;
@@ -106,7 +106,7 @@ fn registration(yaml: String) -> proto::RegisterTemplateRequest {
     }
 }
 
-/// A new task gets the newest version, and an old one on request.
+/// A new task gets the newest version, or an older one on request.
 async fn new_tasks_get_their_version(bench: &mut Bench) {
     let newest = bench
         .client

@@ -1,4 +1,5 @@
-//! A five-step chain on an idle system: every hand-over is one transaction, and nothing waits for a timer.
+//! A five-step chain on an idle system: every hand-over is one transaction, and no hand-over waits
+//! for a timer.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,8 @@ step_templates:
   - {name: e, handler_class: h, depends_on_steps: [d]}
 ";
 
-/// Of an optimised build; this test is often run without optimisation, beside others, and then gets more.
+/// For an optimised build. The limit is higher without optimisation, as this test often runs beside
+/// others.
 const P50: Duration = if cfg!(debug_assertions) {
     Duration::from_millis(60)
 } else {

@@ -1,4 +1,5 @@
-//! The golden shapes and cases, over real gRPC and a real Postgres. The numbers are those of the cases' table.
+//! The golden shapes and cases, over real gRPC and a real Postgres. The numbers are those of the
+//! cases' table.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! What readers see: lists and their pages, watches, templates, and the database's own guards.
+//! Reads: lists and their pages, watches, templates, and the database's own guards.
 
 mod guards;
 
@@ -76,7 +76,8 @@ async fn a_page_that_is_exactly_full_is_the_last_one() {
     assert_eq!((page.len(), token.as_str()), (3, ""));
 }
 
-/// A task in each state: the first three are of `two`, and the last one is of the older version of `one`.
+/// A task in each state: the first three are of `two`, and the last one is of the older version of
+/// `one`.
 struct OneOfEach {
     done: String,
     failed: String,

@@ -1,5 +1,5 @@
-//! The golden shapes run to their end on the Rust SDK: each step exactly as often as it must, and never before its
-//! parents ended.
+//! The golden shapes run to their end on the Rust SDK: each step starts exactly as often as it
+//! must, and never before its parents ended.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ const LINEAR: &str = include_str!("../fixtures/linear.yaml");
 const DIAMOND: &str = include_str!("../fixtures/diamond.yaml");
 const SEED: &str = include_str!("../fixtures/user_registration.yaml");
 
-/// How often each step started.
+/// Number of starts of each step.
 type Starts = Arc<Mutex<HashMap<String, usize>>>;
 
 fn golden_worker(url: &str) -> (WorkerHandle, Starts) {
@@ -66,7 +66,7 @@ fn golden_worker(url: &str) -> (WorkerHandle, Starts) {
     (worker.spawn(), starts)
 }
 
-/// No step started before all its parents ended.
+/// Asserts that no step started before all its parents ended.
 fn in_order(task: &proto::GetTaskResponse) {
     let at = |t: Option<prost_types::Timestamp>| SystemTime::try_from(t.unwrap()).unwrap();
     for edge in &task.dependencies {

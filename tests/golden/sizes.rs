@@ -1,4 +1,5 @@
-//! What assignments weigh: no worker is sent more than it takes, and no step waits for ever for one that does.
+//! Sizes of assignments: no worker gets more than it accepts, and no step waits for ever for a
+//! worker that accepts it.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::support::{
     worker::{RawWorker, registration, success},
 };
 
-/// Two roots and a step that comes after both.
+/// Two roots and a step that depends on both.
 fn join(name: &str, inputs: &str) -> String {
     format!(
         "{{namespace: t, task_name: {name}, version: 1.0.0, step_templates: [{{name: a, handler: h}}, {{name: b, handler: h}},
@@ -28,7 +29,7 @@ fn join(name: &str, inputs: &str) -> String {
 
 const SMALL: &str =
     "{namespace: t, task_name: small, version: 1.0.0, step_templates: [{name: only, handler: j}]}";
-/// Below both results of [`join`] together, and above one.
+/// Less than both results of [`join`] together, and more than one.
 const LIMIT: i32 = 300 << 10;
 
 /// JSON of `n` bytes.
@@ -43,7 +44,7 @@ fn limited(handlers: &[&str], max_assignment_bytes: i32) -> Register {
     }
 }
 
-/// Two results of 200 KB.
+/// Answers both roots with results of 200 KB.
 async fn roots(bench: &mut Bench, name: &str) -> String {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit(&format!("t/{name}"), "{}").await;
@@ -141,7 +142,7 @@ async fn a_step_gets_the_results_that_its_template_names_and_weighs_no_more() {
     }
 }
 
-/// What the row says is never less than what is sent, and not much more.
+/// The size in the queue's row is never less than the size of the message, and not much more.
 #[tokio::test]
 async fn the_weight_that_is_known_before_is_that_of_the_message() {
     let mut bench = Bench::with(&join("join", "")).await;
@@ -179,7 +180,7 @@ async fn a_limit_has_bounds() {
     }
 }
 
-/// A worker that reconnects without what it was sent has lost it on the wire.
+/// A worker that reconnects without naming its assignment has not received it.
 #[tokio::test]
 async fn an_assignment_that_never_arrives_waits_ever_longer_and_ends_its_step() {
     let mut bench =
@@ -190,7 +191,7 @@ async fn an_assignment_that_never_arrives_waits_ever_longer_and_ends_its_step() 
     for attempt in 1..=3 {
         assert_eq!(worker.assignment().await.attempt, attempt);
         if attempt == 3 {
-            // Six more would take minutes.
+            // The remaining lost attempts, up to ten, would take minutes.
             db.execute("UPDATE queue SET lost = 9", &[]).await.unwrap();
         }
         let previous_worker_id = worker.registered.worker_id.clone();
@@ -265,7 +266,7 @@ async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_s
         handed_out <= 24,
         "{handed_out} of {TASKS} MB are on their way to a worker that reads none"
     );
-    // The stream goes, and the leases stay the worker's as long as it could come back.
+    // The server ends the stream, and the worker keeps its leases as long as it could come back.
     let mut other = RawWorker::open(&server.url, many()).await.unwrap();
     for _ in 0..TASKS - usize::try_from(handed_out).unwrap() {
         let assignment = other.assignment().await;
@@ -285,7 +286,8 @@ async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_s
     }
 }
 
-/// The planner was handed out by one server and settled by another, while the first one keeps the task's documents in memory.
+/// Server B assigns the planner and server A settles it, while B keeps the task's documents in
+/// memory.
 #[tokio::test]
 async fn a_plan_reaches_the_steps_whichever_server_hands_them_out() {
     let db = TestDb::new().await;

@@ -1,4 +1,4 @@
-//! What the database itself refuses or sees.
+//! Changes that the database itself refuses or reports.
 
 use super::ONE;
 use crate::support::server::Bench;
@@ -20,7 +20,7 @@ async fn the_database_itself_refuses_what_must_not_be() {
     }
 }
 
-/// A mistake, and how it is seen.
+/// A contradiction, and the row of `row_violations` that reports it.
 const CONTRADICTIONS: &[(&str, &str)] = &[
     (
         "UPDATE tasks SET priority = 101",
