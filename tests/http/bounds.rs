@@ -34,7 +34,7 @@ async fn a_body_has_at_most_two_mebibytes() {
     let refused = site.post("/tasker/tasks", padded(MAX_BODY_BYTES + 1)).await;
     assert_eq!(refused.problem(), (413, "BODY_TOO_LARGE", vec![]));
     assert!(refused.text.contains("2097152"), "{}", refused.text);
-    // The largest context there may be fits.
+    // The largest permitted context fits.
     let context = |bytes: usize| format!(r#"{{"x":"{}"}}"#, "y".repeat(bytes - 8));
     site.submit(&context(1 << 20)).await;
     let body = format!(
@@ -57,7 +57,7 @@ async fn a_message_of_grpc_has_at_most_sixteen_mebibytes() {
         .await
         .unwrap();
     let mut tasks = TaskServiceClient::new(channel);
-    // A field's number and length, and its bytes.
+    // The field's key and length take five bytes.
     let of_bytes = |bytes: usize| {
         let request = GetTaskRequest {
             task_id: "x".repeat(bytes - 5),
@@ -118,7 +118,8 @@ async fn a_request_of_grpc_arrives_in_time() {
         .connect()
         .await
         .unwrap();
-    // A message of five bytes, of which one comes; and a stream, whose first message has less time.
+    // A message of five bytes, of which only one arrives; and a stream, whose first message has
+    // less time.
     let calls = [
         ("TaskService/GetTask", 20, "4"),
         ("WorkerService/Work", 10, "9"),
@@ -153,7 +154,7 @@ async fn a_request_of_grpc_arrives_in_time() {
     }
 }
 
-/// How long the server keeps a connection on which this was said, and what it answered.
+/// The time for which the server keeps a connection after these bytes, and its answer.
 async fn kept(address: &str, bytes: &[u8]) -> (Duration, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let started = Instant::now();
@@ -174,7 +175,8 @@ async fn who_does_not_say_what_he_wants_is_let_go() {
     let server = TestServer::start(&db).await;
     let address = server.url.trim_start_matches("http://").to_owned();
     let submit = "POST /tasker/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
-    // Nothing; half of HTTP/2's opening; half of the headers; a whole request and no second one; half of a body.
+    // Nothing; half of HTTP/2's preface; half of the headers; a whole request and no second one;
+    // half of a body.
     let said: [(&[u8], u64, &str); 5] = [
         (b"", 30, ""),
         (b"PRI * HTTP/2.0\r\n", 30, ""),
@@ -190,7 +192,8 @@ async fn who_does_not_say_what_he_wants_is_let_go() {
         let (time, answer) = task.await.unwrap();
         let about = format!("{time:?} {:?} {answer}", String::from_utf8_lossy(bytes));
         assert!(answer.contains(says), "{about}");
-        // The body's time-out is answered, and the connection is then closed with the rest of the body unread.
+        // The server answers the body's time-out, then closes the connection with the rest of the
+        // body unread.
         assert!(
             (seconds - 1..seconds + 25).contains(&time.as_secs()),
             "{about}"

@@ -1,5 +1,5 @@
-//! Connections: too many of them, too few file descriptors, and clients that abuse HTTP/2. Real processes, since all of that
-//! belongs to a process.
+//! Connections: too many of them, too few file descriptors, and clients that abuse HTTP/2. The
+//! servers are real processes, since all these limits belong to a process.
 
 use std::{
     net::SocketAddr,
@@ -34,7 +34,8 @@ impl Kept {
         )
     }
 
-    /// The body of what it answers; nothing if it closes, or takes longer than that.
+    /// The body of the answer; `None` if the server closes the connection or answers later than
+    /// that.
     async fn get(&mut self, path: &str, patience: Duration) -> Option<String> {
         self.0
             .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
@@ -97,7 +98,7 @@ async fn without_file_descriptors_a_server_goes_on() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut kept = Kept::open(server.address(), "127.0.0.1").await;
-    // The page's own connection to the database is then open.
+    // The request also opens the server's database connection for this page.
     assert!(kept.metric("tasker_connections_open").await >= 1.0);
     let soft = getrlimit_of(&server);
     assert_eq!(
@@ -262,12 +263,12 @@ async fn what_a_connection_of_http_2_may_do_is_bounded() {
         let found = settings.chunks(6).find(|one| one[..2] == id.to_be_bytes());
         found.map(|one| u32::from_be_bytes(one[2..].try_into().unwrap()))
     };
-    // Streams at once, bytes of headers, and of a stream and a frame that are not asked for.
+    // Concurrent streams (3), bytes of headers (6), and the initial window of a stream (4).
     assert_eq!(
         (of(3), of(6), of(4)),
         (Some(4_096), Some(16_384), Some(1 << 20))
     );
-    // Calls that are cancelled as they are made, again and again: GET / of localhost.
+    // Calls that are cancelled at once, again and again: GET / of localhost.
     let headers = [&[0x82, 0x84, 0x86, 0x41, 9][..], b"localhost"].concat();
     let mut attack = Vec::new();
     for n in 0..20_000 {
@@ -275,7 +276,7 @@ async fn what_a_connection_of_http_2_may_do_is_bounded() {
         attack.extend(frame(1, 5, stream, &headers));
         attack.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
     }
-    // The server may close before it has read all.
+    // The server may close before it has read all frames.
     let _ = socket.write_all(&attack).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer))

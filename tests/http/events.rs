@@ -33,7 +33,8 @@ async fn a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice() {
         (&all[0].1["task_name"], &all[0].1["task_id"]),
         (&json!("chain"), &json!(id))
     );
-    // It comes back with the URL that it had, which says to begin anew.
+    // The browser reconnects with its first URL, which asks for the beginning; its last event id
+    // takes precedence.
     for seen in 0..6 {
         let (_, rest) = site.events(&query, Some(&all[seen].0), 6 - seen).await;
         let rest: Vec<_> = rest.iter().map(|(_, event)| event["seq"].clone()).collect();

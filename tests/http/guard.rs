@@ -1,5 +1,6 @@
-//! A page of the web must not command the server through somebody's browser: by a name of its own that resolves to this
-//! machine, or by requests that browsers send without asking. Each case as bytes on a socket, over HTTP/1.1 and HTTP/2.
+//! A web page must not command the server through a user's browser: neither by a host name of its
+//! own that resolves to this machine, nor by requests that browsers send without a preflight. Each
+//! case is bytes on a socket, over HTTP/1.1 and HTTP/2.
 
 use prost::Message as _;
 use tasker::{
@@ -26,7 +27,8 @@ use crate::{
 
 const CANCEL: &str = "/tasker.v1.TaskService/CancelTask";
 
-/// A server that is also `tasker.example.com`, and that pages of `https://ops.example.com` may call.
+/// A server that is also `tasker.example.com`, and accepts calls from pages of
+/// `https://ops.example.com`.
 async fn named() -> Bench {
     let db = TestDb::new().await;
     let config = ServerConfig {
@@ -43,7 +45,7 @@ async fn named() -> Bench {
     Bench { db, server, client }
 }
 
-/// What the server answers to these bytes of HTTP/1.
+/// The server's answer to these bytes of HTTP/1.
 async fn send(bench: &Bench, request: String) -> String {
     let mut socket = TcpStream::connect(bench.server.url.trim_start_matches("http://"))
         .await
@@ -210,7 +212,7 @@ async fn a_request_says_which_one_host_it_is_for() {
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }
 
-/// What browsers send with a request of a page that may not call.
+/// The headers that browsers send with a request of a page that may not call.
 const FOREIGN: &[&[&str]] = &[
     &["Origin: https://evil.example"],
     &["Origin: null"],
@@ -248,7 +250,7 @@ async fn a_foreign_page_cancels_nothing() {
             "{headers:?}: {answer}"
         );
     }
-    // What an old browser sends from a form, which has no origin.
+    // Requests of an old browser's form, which have no origin.
     for media in [
         "text/plain",
         "application/x-www-form-urlencoded",
@@ -356,7 +358,7 @@ async fn over_http_2_the_authority_counts() {
         state(&get(&mut bench.client, &id).await),
         TaskState::Pending
     );
-    // A program may call the server whatever it calls it.
+    // A native gRPC client may address the server by any name.
     let (status, _) = over_http_2(
         &bench,
         "some.other.example:1",

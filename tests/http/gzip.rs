@@ -1,4 +1,4 @@
-//! gzip in both directions, over HTTP and gRPC, and bodies that unpack to far more than they are.
+//! gzip in both directions, over HTTP and gRPC, and bodies that unpack to far more than their size.
 
 use std::io::{Read as _, Write as _};
 
@@ -37,7 +37,8 @@ fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// What an rpc answers to a body: its headers and trailers, and its messages, unpacked, each with whether it was packed.
+/// The answer of an rpc to a body: its headers and trailers, and its unpacked messages, each with
+/// whether it was compressed.
 async fn call(
     url: &str,
     rpc: &str,
@@ -116,7 +117,7 @@ async fn messages_of_grpc_may_be_packed() {
         .unwrap()
         .task_id;
     assert!(!messages[0].0, "so small an answer is not packed");
-    // Of a packed request each message may still be as it is.
+    // A request with an encoding may still contain uncompressed messages.
     let get = frame(
         0,
         &proto::GetTaskRequest {
@@ -133,7 +134,7 @@ async fn messages_of_grpc_may_be_packed() {
     assert_eq!(answer.task.unwrap().context_json, context);
     let (headers, messages) = call(url, "TaskService/GetTask", &[], get).await;
     assert!(!headers.contains_key("grpc-encoding") && !messages[0].0);
-    // A worker's stream: what it says and what it hears.
+    // A worker's stream, in both directions.
     let register = work_request::Message::Register(proto::Register {
         name: "w".into(),
         handlers: vec!["h".into()],
@@ -194,7 +195,8 @@ async fn other_encodings_are_refused_by_name() {
             "{headers:?}"
         );
     }
-    // The flag says that it is packed, and nothing says how; or it is not what it says.
+    // The flag marks the message as compressed, but no encoding is named; or the message is not
+    // gzip.
     assert_eq!(status(&[], message.clone()).await["grpc-status"], "3");
     assert_eq!(
         status(&GZIP, frame(1, b"no gzip at all")).await["grpc-status"],
@@ -253,7 +255,7 @@ async fn http_bodies_may_be_packed() {
     assert_eq!(task["task"]["context"]["x"].as_str().unwrap().len(), 50_000);
     let (headers, plain) = get(&path, "gzip;q=0").await;
     assert!(!headers.contains_key("content-encoding") && plain == unpacked(&bytes));
-    // Pages as well; but nothing that is tiny, and no events.
+    // Pages too are compressed; tiny answers and event streams are not.
     assert_eq!(
         get("/tasker/openapi.json", "gzip").await.0["content-encoding"],
         "gzip"
@@ -282,7 +284,7 @@ async fn what_unpacks_to_more_than_it_may_costs_little() {
     let server = ServerProcess::start(db.url());
     let bomb = packed(&vec![b' '; 200 << 20]);
     assert!(bomb.len() < 1 << 20, "{}", bomb.len());
-    // Once, so that what is measured is not what a first request takes anyhow.
+    // A first request, so that the measurement excludes the memory that any first request takes.
     call(
         &server.url,
         "TaskService/SubmitTask",

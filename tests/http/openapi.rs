@@ -1,4 +1,5 @@
-//! The OpenAPI document: it is well-formed, every route is in it, and what the server really answers fits it.
+//! The OpenAPI document: it is well-formed, it contains every route, and the server's real answers
+//! fit it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,14 +104,14 @@ async fn the_document_is_well_formed() {
     }
 }
 
-/// Checks answers against the document, and remembers what was checked.
+/// Checks answers against the document and records the checked routes.
 struct Checked {
     document: Value,
     seen: BTreeSet<(String, String)>,
 }
 
 impl Checked {
-    /// With every schema closed, so that a key that is not in it is found out.
+    /// Closes every schema, so that a key missing from it is detected.
     fn new(mut document: Value) -> Self {
         let schemas = document["components"]["schemas"].as_object_mut().unwrap();
         for schema in schemas.values_mut() {
@@ -170,7 +171,7 @@ impl Checked {
         }
     }
 
-    /// What was sent fits the document too.
+    /// Asserts whether a request's body fits the document.
     fn request(&self, path: &str, body: &Value, fits: bool) {
         let content = at(
             &self.document,
@@ -191,7 +192,7 @@ impl Checked {
     }
 }
 
-/// Tasks in all of their states, with failures, retries and a cancel behind them.
+/// Tasks in all of their states, with failures, retries and a cancel.
 async fn tasks_of_all_kinds(site: &Site) -> Vec<String> {
     let mut worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
     let complete = site.submit(r#"{"n":1}"#).await;
@@ -272,7 +273,7 @@ async fn circuits(site: &Site, checked: &mut Checked) {
     );
 }
 
-/// The orders that operators give; `tasks` are those of [`tasks_of_all_kinds`].
+/// The orders of operators; `tasks` are those of [`tasks_of_all_kinds`].
 async fn orders(site: &Site, checked: &mut Checked, tasks: &[String]) {
     let who = json!({"by": "me", "reason": "why"});
     let with = |more: Value| {
@@ -301,7 +302,7 @@ async fn orders(site: &Site, checked: &mut Checked, tasks: &[String]) {
             .await;
         assert!(answer.status.is_success(), "{verb}: {}", answer.text);
         checked.answer("post", &path, &answer);
-        // Nobody, and no reason.
+        // Without `by` and `reason`.
         checked.answer(
             "post",
             &path,
@@ -413,7 +414,7 @@ async fn templates(site: &Site, checked: &mut Checked) {
     let path = "/tasker/templates/{namespace}/{task_name}/{version}/retire";
     let retire = json!({"by": "ann", "reason": "a test"});
     checked.request(path, &retire, true);
-    // The first one is in use.
+    // The first version is in use.
     for version in ["1.0.0", "1.0.1"] {
         let answer = site
             .post(
@@ -425,7 +426,7 @@ async fn templates(site: &Site, checked: &mut Checked) {
     }
 }
 
-/// What waits, and a step alone.
+/// Explanations, and a step alone.
 async fn details(site: &Site, checked: &mut Checked, tasks: &[String]) {
     checked.answer(
         "get",

@@ -1,4 +1,4 @@
-//! What is refused, with which words, and at which place.
+//! Refusals: their messages and their places.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -28,7 +28,7 @@ async fn what_does_not_fit_the_schema_has_its_pointer() {
     assert_eq!(submitted.json["tasks"], Value::Array(Vec::new()));
 }
 
-/// What is posted where, and the status, the code and the places of its refusal.
+/// A path and a posted body, and the status, the code and the places of the refusal.
 const POSTED: &[(&str, &str, u16, &str, &[&str])] = &[
     ("/tasker/tasks", "", 400, "INVALID_FIELDS", &[""]),
     ("/tasker/tasks", "[]", 400, "INVALID_FIELDS", &[""]),
@@ -99,7 +99,7 @@ const POSTED: &[(&str, &str, u16, &str, &[&str])] = &[
     ("/livez", "{}", 405, "METHOD_NOT_ALLOWED", &[]),
 ];
 
-/// What is read, and the status, the code and the places of its refusal.
+/// A path, and the status, the code and the places of its refusal.
 const READ: &[(&str, u16, &str, &[&str])] = &[
     ("/tasker/tasks/x", 400, "INVALID_FIELDS", &["?task_id"]),
     (

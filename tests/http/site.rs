@@ -1,4 +1,4 @@
-//! A server, spoken to as a client of HTTP/JSON does.
+//! A server with a client of HTTP/JSON.
 
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Site {
         }
     }
 
-    /// Server-sent events, each with its id and its data, until there are so many with data.
+    /// Reads server-sent events, each with its id and its data, until `count` of them have data.
     pub async fn events(
         &self,
         query: &str,
@@ -134,7 +134,7 @@ impl Site {
         self.send(self.post_json(path, json)).await
     }
 
-    /// The id of a new task.
+    /// Submits a task and returns its id.
     pub async fn submit(&self, context: &str) -> String {
         let answer = self
             .post(
@@ -148,7 +148,7 @@ impl Site {
 }
 
 impl Answer {
-    /// The problem's status, code, and the places of what is wrong.
+    /// The problem's status, code, and the places of its errors.
     pub fn problem(&self) -> (u16, &str, Vec<String>) {
         assert_eq!(
             self.headers["content-type"], "application/problem+json",

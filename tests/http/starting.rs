@@ -1,5 +1,5 @@
-//! A server that starts with many templates, or with a database that lets it wait: it lives, says that it starts, and serves
-//! as soon as it can.
+//! A server that starts with many templates, or with a slow database: it is alive, reports that it
+//! is starting, and serves as soon as it can.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ step_templates:
   - {name: a, handler_class: h}
 ";
 
-/// Registers [`ONE`] and copies it under `count` names, each with so many bytes of comment.
+/// Registers [`ONE`] and copies it under `count` names, each with this many bytes of comment.
 async fn many(db: &TestDb, count: i32, padding: i32) {
     let server = TestServer::start(db).await;
     register(&mut server.client().await, ONE).await;
@@ -67,12 +67,13 @@ async fn a_page_of_templates_ends_by_their_number() {
 #[tokio::test]
 async fn a_page_of_templates_ends_by_their_bytes() {
     let db = TestDb::new().await;
-    // What follows begins after the last byte that a page is to have, but for the first template.
+    // Each copy has half a page of comment, so the first page ends after the first template and two
+    // copies.
     many(&db, 4, i32::try_from(template::PAGE_BYTES / 2).unwrap()).await;
     assert_eq!(pages(&db).await, [3, 2]);
 }
 
-/// More of them than one read could have: the time is that of a page.
+/// More templates than one read could return in its time: each page has the time of one read.
 #[tokio::test]
 async fn a_server_starts_with_many_templates() {
     let db = TestDb::new().await;

@@ -97,7 +97,7 @@ async fn every_field_of_a_submit_arrives() {
         ),
         (&json!(7), &json!({}))
     );
-    // The same again is no new task, and other content is refused.
+    // The same submit makes no new task, and other content is refused.
     let again = site.post("/tasker/tasks", body).await;
     assert_eq!(
         (

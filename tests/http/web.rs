@@ -1,4 +1,4 @@
-//! Browsers: gRPC-Web over plain HTTP/1.1, and which pages may call.
+//! Browsers: gRPC-Web over plain HTTP/1.1, and the pages that may call.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message as _;
