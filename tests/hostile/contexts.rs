@@ -1,4 +1,4 @@
-//! Contexts and annotations that are no JSON, no object, too much, or not what the schema asks for.
+//! Contexts and annotations that are not JSON, not an object, too large, or against their schema.
 
 use prost::Message as _;
 use tasker::proto::SubmitTaskRequest;
@@ -15,7 +15,7 @@ const SUBMIT: &str = "TaskService/SubmitTask";
 const REGISTRATION: &str = "user_management/user_registration";
 const DOCUMENT: &str = r#"{"email":"a@b.co","name":"A \u00e9\ud83d\ude00","phone":"+1 2","x":[1,-0.5,1e3,true,null,{"y":{}}],"z":{"k":[]}}"#;
 
-/// What no JSON reader should take, and what ours says about it.
+/// Documents that no JSON reader should accept, and the server's message about each.
 const BAD_JSON: &[(&str, &str, &str)] = &[
     ("white space", " ", "expected a value"),
     ("a word", "null", "expected an object"),
@@ -120,7 +120,7 @@ const BAD_JSON: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// All of them, also those that are written by a program.
+/// All of them, with those that a program generates.
 fn bad_json() -> Vec<(&'static str, String, &'static str)> {
     let nested = |open: &str, close: &str, n: usize| {
         format!(r#"{{"a":{}1{}}}"#, open.repeat(n), close.repeat(n))
@@ -168,7 +168,7 @@ async fn documents_that_are_no_json_object() {
                 says_all,
             )
             .await;
-        // The schema has no say in what is no JSON.
+        // The syntax of JSON is checked before the schema.
         for name in [REGISTRATION, "hostile/good"] {
             let request = submission(name, &json);
             target
@@ -191,7 +191,7 @@ async fn damaged_documents() {
     let mut random = Random::seeded("contexts");
     for n in 0..260 {
         let damaged = match n {
-            // Cut anywhere, an object is none.
+            // An object cut anywhere is not a document.
             0..60 => DOCUMENT.as_bytes()[..1 + random.below(DOCUMENT.len() - 1)].to_vec(),
             60..120 => {
                 let mut bytes = DOCUMENT.as_bytes().to_vec();
@@ -271,7 +271,7 @@ async fn documents_that_are_too_large() {
             )
             .await;
     }
-    // Small as sent, and too large with what the schema adds.
+    // The document fits as sent, and is too large with the schema's defaults.
     let most = format!(
         r#"{{"email":"a@b.co","name":"{}"}}"#,
         "x".repeat((1 << 20) - 30)
@@ -352,7 +352,8 @@ async fn refuses_fields(target: &mut Target, context: &str, expected: &[&str]) {
         .await;
     if let Err(status) = &answer {
         let mut named = fields(status);
-        // A value can be wrong in two ways, such as type and enum; which properties are missing is said one by one.
+        // One value can be wrong in two ways, such as type and enum, while each missing property is
+        // reported by itself.
         if expected.len() == 1 {
             named.dedup();
         }
@@ -379,7 +380,8 @@ async fn contexts_that_make_the_schema_work() {
     let mut target = Target::new().await;
     crate::support::server::register(&mut target.bench.client, TREE).await;
     target.look().await;
-    // As deep as a document may be, and wrong at the bottom: to find the place would take more than the budget.
+    // As deep as a document may be, and wrong at the bottom: finding the place would exceed the
+    // budget.
     let deep = format!(
         "{}{{\"x\":1}}{}",
         r#"{"child":"#.repeat(127),

@@ -1,4 +1,4 @@
-//! What nobody thought of: templates and worker streams made of anything, in any order, from a printed seed.
+//! Random templates and worker streams, of any content and in any order, from a printed seed.
 
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,10 @@ use crate::{
 };
 
 const YAMLS: usize = 15_000;
-/// A template is read while a client waits.
+/// A template is parsed while a client waits.
 const READ_LIMIT: Duration = Duration::from_millis(500);
 const MOMENT: Duration = Duration::from_millis(15);
-/// For a worker that has just registered: on a busy machine its steps take a while to come.
+/// For a worker that has just registered: on a busy machine its steps take a while to arrive.
 const FIRST_MOMENT: Duration = Duration::from_millis(200);
 const STREAMS: usize = 120;
 const TASKS: usize = 20;
@@ -38,7 +38,7 @@ step_templates:
   - {name: a, handler_class: fuzz, backoff: {base_seconds: 0.01, max_seconds: 0.02}}
   - {name: b, handler_class: fuzz, depends_on_steps: [a], backoff: {base_seconds: 0.01, max_seconds: 0.02}}
 ";
-/// A template that adapts, to be damaged.
+/// A template with overrides, a planner and conditions, to be damaged.
 const ADAPTING: &str = "
 task_name: adapting
 timeout_seconds: 60
@@ -55,7 +55,7 @@ step_templates:
   - {name: a, handler: h, result_schema: {type: object, properties: {ok: {type: boolean}}}}
   - {name: b, handler: h, depends_on_steps: [a], when: 'results.a.ok && has(context.plan)'}
 ";
-/// Pieces of which a file looks almost like a template.
+/// Pieces from which a file looks almost like a template.
 const PIECES: &[&str] = &[
     "task_name: ",
     "namespace: ",
@@ -163,7 +163,7 @@ fn any_yaml_is_a_template_or_a_list_of_problems_within_it() {
     );
 }
 
-/// A message of any kind; `leases` are those of the steps that this stream was handed.
+/// A message of any kind; `leases` are those of the steps that this stream was assigned.
 fn message(random: &mut Random, leases: &[String]) -> Vec<u8> {
     use base64::Engine as _;
     let lease = match (leases.len(), random.below(4)) {
@@ -224,7 +224,8 @@ fn message(random: &mut Random, leases: &[String]) -> Vec<u8> {
     }
 }
 
-/// Notes the leases that arrive within a moment, `first` for the first message; `false` when the server has ended the stream.
+/// Collects the leases that arrive within a moment, `first` for the first message; `false` when the
+/// server has ended the stream.
 async fn listen(stream: &mut Stream, leases: &mut Vec<String>, first: Duration) -> bool {
     let mut moment = first;
     while let Ok(heard) = tokio::time::timeout(moment, stream.hear()).await {
@@ -271,7 +272,7 @@ async fn any_stream_harms_only_itself() {
             }
             stream.say(message(&mut random, &leases)).await;
         }
-        // Some say goodbye, some just go.
+        // Some close their side in good order, some just drop it.
         if random.below(2) == 0 {
             stream.close();
             let _ = listen(&mut stream, &mut leases, MOMENT).await;
@@ -280,7 +281,7 @@ async fn any_stream_harms_only_itself() {
     }
     let mut moved = 0;
     for id in &tasks {
-        // Whatever the streams made of it: it can be cancelled, or has ended.
+        // Whatever the streams did to it, the task can be cancelled or has ended.
         let _ = target.bench.cancel(id).await;
         let task = target.bench.finished(id).await;
         moved += usize::from(state(&task) != tasker::proto::TaskState::Cancelled);

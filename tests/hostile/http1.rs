@@ -1,4 +1,4 @@
-//! HTTP that is not gRPC, at the port that serves it.
+//! HTTP that is not gRPC, at the port that serves gRPC.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -7,11 +7,11 @@ use tokio::{
 
 use crate::target::Target;
 
-/// Sends bytes and reads until the server has nothing more to say.
+/// Sends bytes and reads until the server closes the connection.
 async fn send(target: &Target, bytes: &[u8]) -> String {
     let address = target.bench.server.url.trim_start_matches("http://");
     let mut socket = TcpStream::connect(address).await.unwrap();
-    // A server that has heard enough may close before all is written.
+    // A server that has read enough may close before all bytes are written.
     let _ = socket.write_all(bytes).await;
     let mut answer = Vec::new();
     let read = socket.read_to_end(&mut answer);
@@ -27,7 +27,7 @@ fn request(method: &str, path: &str, more: &str) -> String {
 
 const JSON: &str = "Content-Type: application/json\r\nContent-Length: 2\r\n";
 
-/// What is sent, the line that it must be answered with, and what must be in the answer.
+/// A request, the beginning of its status line, and a part of its answer.
 fn requests_of_rpcs() -> Vec<(String, &'static str, &'static str)> {
     let rpc = "/tasker.v1.TaskService/GetTask";
     let grpc = "Content-Type: application/grpc\r\nContent-Length: 5\r\n";
@@ -119,7 +119,7 @@ async fn requests_of_http_1() {
             format!("{request:.100?}: expected {status} with `{says}`, got {answer:.300?}"),
         );
     }
-    // What is no HTTP at all is closed.
+    // The server closes a connection that does not speak HTTP.
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense nonsense",

@@ -1,7 +1,7 @@
-//! Malformed and hostile input over real gRPC: each is refused with the right code and a sentence, nothing of it is
-//! stored, nothing panics, and the server goes on.
+//! Malformed and hostile input over real gRPC: each input is refused with the right code and a
+//! message, none of it is stored, no task panics, and the server goes on.
 //!
-//! What is generated comes from a printed seed; `TASKER_TEST_SEED` repeats a run.
+//! Generated input comes from a printed seed; `TASKER_TEST_SEED` repeats a run.
 
 mod contexts;
 mod fuzz;

@@ -1,4 +1,4 @@
-//! Bytes that are no protobuf message, and frames that are no gRPC frame.
+//! Bytes that are not a protobuf message, and frames that are not a gRPC frame.
 
 use prost::Message;
 use tasker::proto;
@@ -11,7 +11,7 @@ use crate::{
     target::Target,
 };
 
-/// An rpc with a request for it, and whether bytes are one.
+/// An rpc with a sample request, and a check whether bytes are such a request.
 struct Rpc {
     name: &'static str,
     sample: Vec<u8>,
@@ -184,13 +184,13 @@ async fn damaged_messages() {
     target.end(275).await;
 }
 
-/// What is wrong with it, the body, and how it must be answered.
+/// The defect, the body, and the expected code and message.
 type Broken = (&'static str, Vec<u8>, Code, &'static str);
 
 /// Bodies that are not one frame with this message.
 fn broken_frames(path: &str, message: &[u8]) -> Vec<Broken> {
     let n = message.len();
-    // tonic takes it for the end of the stream.
+    // tonic treats it as the end of the stream.
     let after_head = if path == WORK {
         FailedPrecondition
     } else {
@@ -287,7 +287,7 @@ async fn frames_that_are_none() {
                 )
                 .await;
         }
-        // Only gzip is read, and this is none.
+        // The server reads gzip only, and this message is not gzip.
         for (encoding, code) in [
             ("gzip", InvalidArgument),
             ("zstd", Unimplemented),
@@ -353,7 +353,7 @@ async fn rpcs_that_do_not_exist() {
     target
         .check("a long path", answer, Unimplemented, "there is no rpc")
         .await;
-    // The standard services are as they were.
+    // The standard services are unaffected.
     let health = target
         .raw
         .call(

@@ -1,12 +1,13 @@
-//! A small generator of numbers that a seed repeats: SplitMix64.
+//! A small generator of repeatable numbers: SplitMix64.
 
-/// What every run uses unless `TASKER_TEST_SEED` names another.
+/// The seed of every run without `TASKER_TEST_SEED`.
 const SEED: u64 = 0x7a5c_e12a;
 
 pub struct Random(u64);
 
 impl Random {
-    /// From the environment or the fixed seed, which it prints. `stream` keeps the tests apart from each other.
+    /// From the environment or the fixed seed, which it prints. `stream` keeps the tests' numbers
+    /// independent of each other.
     pub fn seeded(stream: &str) -> Self {
         let seed =
             std::env::var("TASKER_TEST_SEED").map_or(SEED, |text| text.parse().expect("a number"));
@@ -41,7 +42,7 @@ impl Random {
         &from[self.below(from.len())]
     }
 
-    /// Damages bytes in one to three places: replaced, removed, doubled, or cut off.
+    /// Damages bytes in one to three places: replaced, flipped, removed, inserted, or cut off.
     pub fn damage(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..=self.below(3) {

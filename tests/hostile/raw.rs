@@ -1,4 +1,4 @@
-//! A client that sends bytes, whether they are messages or not.
+//! A client that sends arbitrary bytes, messages or not.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tonic::{
     transport::Channel,
 };
 
-/// Longer than a silent stream is kept.
+/// Longer than the server keeps a silent stream.
 const PATIENCE: Duration = Duration::from_secs(25);
 pub const WORK: &str = "/tasker.v1.WorkerService/Work";
 
@@ -74,7 +74,7 @@ impl Raw {
         client
     }
 
-    /// One message to `/package.Service/Rpc`, one back.
+    /// Sends one message to `/package.Service/Rpc` and returns the answer.
     pub async fn call(&self, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
         let path = path.parse().unwrap();
         let mut client = self.client().await;
@@ -99,7 +99,7 @@ impl Raw {
         })
     }
 
-    /// A body that need not be gRPC at all, and the status it is answered with.
+    /// Sends a body that need not be gRPC at all, and returns the status of the answer.
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Status {
         let mut request = http::Request::post(path)
             .header("content-type", "application/grpc")
@@ -132,7 +132,7 @@ pub struct Stream {
 
 impl Stream {
     pub async fn say(&self, message: Vec<u8>) {
-        // A stream that the server has ended takes nothing any more; what it ended with is what counts.
+        // Sending on an ended stream fails; only the status of its end counts.
         let _ = self.says.as_ref().unwrap().send(message).await;
     }
 
@@ -145,7 +145,7 @@ impl Stream {
         in_time(self.hears.message()).await
     }
 
-    /// What the server ends it with; this side stays as it is.
+    /// The status with which the server ends the stream; this side stays open.
     pub async fn end(&mut self) -> Status {
         end_of(&mut self.hears).await
     }

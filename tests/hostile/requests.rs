@@ -1,4 +1,4 @@
-//! Requests that are messages of ours with values that cannot be: ids, versions, tokens, bounds.
+//! Well-formed requests with invalid values: ids, versions, tokens, bounds.
 
 mod lists;
 mod submits;
@@ -165,7 +165,7 @@ async fn keys_that_are_taken_are_refused() {
             "tasks[1]: idempotency key",
         )
         .await;
-    // It would be handed out first when the server is asked for another task at the end.
+    // Otherwise the worker at the end of the test would get this task first.
     target.bench.cancel(&first.task_id).await.unwrap();
     target.look().await;
     target.end(3).await;
@@ -209,7 +209,7 @@ async fn cancels_out_of_bounds_or_too_late_are_refused() {
             .refuses(case, CANCEL, &request, InvalidArgument, says)
             .await;
     }
-    // It is there to be completed by the end of this test, so another one is.
+    // Only an ended task refuses a cancel, so this one is completed first.
     let mut worker =
         crate::support::worker::RawWorker::connect(&target.bench.server.url, &["good"]).await;
     let assignment = worker.assignment().await;

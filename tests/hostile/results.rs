@@ -1,4 +1,5 @@
-//! Answers of a handler that cannot be stored as they are: they are taken, and only their own step bears it.
+//! Answers of a handler that cannot be stored unchanged: the server accepts them, and they affect
+//! their own step only.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use crate::{
     target::Target,
 };
 
-/// Runs a task whose one step is answered so, and returns how it stands when the answer is acknowledged.
+/// Runs a task whose one step gets this answer, and returns the task as of the acknowledgement.
 async fn answered(
     target: &mut Target,
     worker: &mut RawWorker,
@@ -199,7 +200,8 @@ async fn absurd_times_to_retry_after() {
     target.end(10).await;
 }
 
-/// Answers with a part that means nothing end their own step, and the worker's stream goes on: each case has the same stream.
+/// Answers with a meaningless part end their own step, and the worker's stream goes on: all cases
+/// use the same stream.
 #[tokio::test]
 async fn answers_with_a_part_that_means_nothing() {
     let mut target = Target::new().await;
@@ -226,7 +228,7 @@ async fn answers_with_a_part_that_means_nothing() {
             lease_token,
             outcome,
         };
-        // Said twice, as by a worker that had no acknowledgement.
+        // Sent twice, as by a worker that had no acknowledgement.
         for _ in 0..2 {
             worker.say(Says::Result(answer.clone())).await;
             assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);

@@ -1,4 +1,4 @@
-//! Worker streams that say the wrong thing, at the wrong time, or nothing.
+//! Worker streams with wrong messages, messages at the wrong time, or none.
 
 mod halting;
 mod registers;
@@ -38,13 +38,13 @@ fn result(lease_token: &str, outcome: Option<Outcome>) -> Vec<u8> {
     }))
 }
 
-/// What has the form of a lease token.
+/// A text with the form of a lease token.
 fn token(random: &mut Random) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random.bytes(26))
 }
 
-/// What a stream with these messages ends with.
+/// The status with which a stream with these messages ends.
 async fn end(raw: &Raw, messages: Vec<Vec<u8>>) -> Status {
     match raw.open(messages).await {
         Ok(mut stream) => stream.end().await,
@@ -125,7 +125,7 @@ async fn first_messages_that_do_not_register() {
     target.end(22).await;
 }
 
-/// What is wrong with them, the message, and how it must be answered.
+/// The case, the message, and the expected code and text.
 type Later = (String, Vec<u8>, Code, &'static str);
 
 fn messages_out_of_place(token: &str) -> Vec<Later> {
@@ -187,7 +187,7 @@ fn messages_out_of_place(token: &str) -> Vec<Later> {
     ]
 }
 
-/// What has not, or not quite, the form of a lease token.
+/// Texts that do not have, or not quite, the form of a lease token.
 fn no_tokens(token: &str, random: &mut Random) -> Vec<String> {
     let mut malformed: Vec<String> = [
         "",
@@ -302,7 +302,7 @@ async fn forged_leases() {
         };
         target.check(token, answer, Code::Aborted, "stale").await;
     }
-    // Held by nobody: each is answered with a cancel, and none is kept.
+    // No worker holds these leases: the server answers each with a cancel and keeps none.
     let held = Register {
         held_leases: tokens.clone(),
         previous_worker_id: uuid::Uuid::nil().to_string(),

@@ -1,4 +1,5 @@
-//! The server under attack: what each attack must be answered, and what must be left of it, which is nothing.
+//! The server under attack: the expected answer to each attack, and the check that no attack stores
+//! anything.
 
 use std::{
     fmt::{Debug, Display},
@@ -27,7 +28,7 @@ step_templates:
   - {name: a, handler_class: good, default_retry_limit: 5}
 ";
 
-/// The headers that gRPC clients take at least, less what HTTP itself needs.
+/// The size of headers that every gRPC client accepts, minus the part that HTTP itself needs.
 const MAX_STATUS_BYTES: usize = 8_000;
 
 /// Panics of the server's tasks, which would otherwise only end those tasks.
@@ -81,12 +82,13 @@ impl Target {
         target
     }
 
-    /// From now on this is what must stay.
+    /// Takes the present number of rows as the one that must stay.
     pub async fn look(&mut self) {
         self.stored = self.count().await;
     }
 
-    /// The rows of each table that a refused request must not change. That a worker connected is worth an event.
+    /// The number of rows in each table that a refused request must not change. Connections of
+    /// workers do write events, which are not counted.
     async fn count(&self) -> Vec<i64> {
         let sql =
             "SELECT ARRAY[(SELECT count(*) FROM tasks), (SELECT count(*) FROM steps), (SELECT count(*) FROM queue),
@@ -122,7 +124,7 @@ impl Target {
             .await;
     }
 
-    /// The answer must be this code, with `says` in its message, and nothing may have been stored.
+    /// The answer must have this code, with `says` in its message, and no row may have been stored.
     pub async fn check<T: Debug>(
         &mut self,
         case: impl Display,
@@ -158,7 +160,7 @@ impl Target {
         }
     }
 
-    /// Counts a case.
+    /// Counts a case, and records it if it is wrong.
     pub fn note(&mut self, right: bool, what: String) {
         self.cases += 1;
         if !right {
@@ -166,7 +168,7 @@ impl Target {
         }
     }
 
-    /// After all that the server still runs a task, and nobody has panicked.
+    /// Asserts that after all attacks the server still runs a task, and that no task has panicked.
     pub async fn end(mut self, at_least: usize) {
         let wrong = std::mem::take(&mut self.wrong);
         assert!(

@@ -1,4 +1,4 @@
-//! YAML that is broken, expensive, or says what no template may say.
+//! YAML that is broken, costly, or has content that no template may have.
 
 mod attacks;
 mod contents;
@@ -25,7 +25,7 @@ fn with(lines: &str) -> String {
     format!("task_name: t\nversion: 1.0.0\n{lines}\n")
 }
 
-/// A template whose only step has this, too.
+/// A template whose only step also has this text.
 fn step(more: &str) -> String {
     with(&format!(
         "step_templates: [{{name: a, handler_class: h, {more}}}]"
@@ -52,7 +52,7 @@ async fn damaged_templates() {
             };
             let says = match std::str::from_utf8(&damaged) {
                 Err(_) => "UTF-8",
-                // Some damage leaves a template, if another one; that is not what this test is about.
+                // Some damage leaves another valid template, which this test skips.
                 Ok(text) if is_valid(&target, text).await => continue,
                 Ok(_) => "yaml:",
             };
@@ -65,7 +65,7 @@ async fn damaged_templates() {
     target.end(350).await;
 }
 
-/// `ValidateTemplate` says so; it must answer whatever it gets.
+/// The answer of `ValidateTemplate`, which must answer any input.
 async fn is_valid(target: &Target, yaml: &str) -> bool {
     let request = ValidateTemplateRequest { yaml: yaml.into() }.encode_to_vec();
     let answer = target
@@ -174,7 +174,7 @@ async fn every_problem_is_named_or_counted() {
         .await
         .unwrap_err();
     let named = fields(&status);
-    // Each of them names all the keys there are, so that only some fit.
+    // Each problem lists all the known keys, so that only some problems fit.
     assert!(named.len() > 8, "{named:?}");
     assert!(
         named[..named.len() - 1]

@@ -1,4 +1,4 @@
-//! Lists with filters that cannot be, and tokens of pages that are of no list or of another one.
+//! Lists with invalid filters, and page tokens that belong to no list or to another one.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -18,7 +18,7 @@ const LIST: &str = "TaskService/ListTasks";
 const LIST_CIRCUITS: &str = "CircuitService/ListCircuits";
 const LIST_TEMPLATES: &str = "TemplateService/ListTemplates";
 
-/// A list of tasks, and what must be said of it.
+/// A list of tasks, and a part of the expected message.
 type Filter = (ListTasksRequest, &'static str);
 
 fn sizes_and_states_out_of_bounds() -> Vec<Filter> {
@@ -181,7 +181,7 @@ fn page(page_token: &str) -> ListTasksRequest {
     }
 }
 
-/// What has not the form of the token of a page, and what is not quite this one.
+/// Texts that do not have the form of a page token, and damaged copies of this token.
 fn no_tokens(token: &str, random: &mut Random) -> Vec<String> {
     let mut bad: Vec<String> = [
         "x",
@@ -199,7 +199,8 @@ fn no_tokens(token: &str, random: &mut Random) -> Vec<String> {
     bad.extend([8, 10, 12, token.len() - 1].map(|cut| token[..cut].to_owned()));
     bad.push(format!("{token}AAAA"));
     for _ in 0..30 {
-        // The first half says which filter it is for; the other half is a place, and every place is one.
+        // The first half is a hash of the filter; the second half is a place, and every place is
+        // valid.
         let mut bytes = token.to_owned().into_bytes();
         let at = random.below(10);
         bytes[at] =
@@ -316,7 +317,7 @@ async fn page_tokens_that_are_not_of_this_list() {
 #[tokio::test]
 async fn page_tokens_of_no_place_are_refused() {
     let mut target = Target::new().await;
-    // Tokens are no secret: anyone can make one whose place no service can have.
+    // Tokens are not secret: a client can forge one whose place no service can have.
     for place in [
         "a\0b\0c",
         "a\0\0",

@@ -1,4 +1,4 @@
-//! Submits with values that cannot be, alone and in lists.
+//! Submits with invalid values, alone and in lists.
 
 use prost::Message as _;
 use tasker::proto::{SubmitTaskRequest, SubmitTasksRequest};
@@ -11,7 +11,7 @@ use crate::{
     target::{Target, fields},
 };
 
-/// What is wrong with it, the submit, and what must be said of it.
+/// The defect, the submit, and a part of the expected message.
 type Case = (&'static str, SubmitTaskRequest, &'static str);
 
 fn names_out_of_bounds() -> Vec<Case> {
@@ -270,7 +270,8 @@ async fn lists_of_submits_of_the_wrong_size_are_refused() {
             "16777216",
         )
         .await;
-    // Every task of a thousand is wrong in three ways: the answer counts them, and stays an answer.
+    // Every task of a thousand is wrong in three ways: the answer counts the mistakes, and stays
+    // within its limit.
     let wrong = SubmitTaskRequest {
         priority: 1_000,
         idempotency_key: "\n".into(),
@@ -288,7 +289,7 @@ async fn lists_of_submits_of_the_wrong_size_are_refused() {
     target.end(6).await;
 }
 
-/// A submit for each kind of mistake, and the field that it is in; none where the template is the mistake.
+/// A submit for each kind of mistake, and its field; empty where the template is the mistake.
 fn mistakes() -> [(SubmitTaskRequest, &'static str); 8] {
     [
         (
@@ -351,7 +352,7 @@ async fn a_wrong_submit_in_a_list_is_named_by_its_place() {
     let mistakes = mistakes();
     for n in 0..60 {
         let (bad, field) = &mistakes[n % mistakes.len()];
-        // One alone is a list, too.
+        // A list may have one element.
         let size = if n < mistakes.len() {
             1
         } else {

@@ -1,4 +1,4 @@
-//! Streams that never say a word, or stop in the middle of one.
+//! Streams that never send a message, or stop in the middle of one.
 
 use tasker::proto::{Drain, Heartbeat};
 use tonic::Code::{self, FailedPrecondition, InvalidArgument, ResourceExhausted};
@@ -9,7 +9,7 @@ use crate::{
     target::Target,
 };
 
-/// Streams that end inside a frame, or with a frame that cannot be.
+/// Streams that end inside a frame, or with an invalid frame.
 async fn cut(target: &mut Target, hello: &[u8], beat: &[u8]) {
     for (case, tail, code, expected) in [
         (
@@ -74,7 +74,7 @@ async fn half_closed(target: &mut Target, hello: &[u8], beat: &[u8]) {
     }
 }
 
-/// Reset without a word, in every phase.
+/// Reset without a message, in every phase.
 async fn reset(target: &mut Target, hello: &[u8], beat: &[u8]) {
     for messages in [
         vec![],
@@ -92,7 +92,7 @@ async fn reset(target: &mut Target, hello: &[u8], beat: &[u8]) {
 #[tokio::test]
 async fn streams_that_never_speak_or_stop_in_the_middle() {
     let mut target = Target::new().await;
-    // Ten seconds each, so all of them at once.
+    // Each takes ten seconds, so all of them run at once.
     let mut silent = tokio::task::JoinSet::new();
     for _ in 0..25 {
         let raw = target.raw.clone();

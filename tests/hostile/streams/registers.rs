@@ -1,4 +1,4 @@
-//! What a worker registers with, out of bounds.
+//! Registrations of workers with values out of bounds.
 
 use tasker::proto::Register;
 use tonic::Code::InvalidArgument;
@@ -6,7 +6,7 @@ use tonic::Code::InvalidArgument;
 use super::{Says, refuses, register, says};
 use crate::target::Target;
 
-/// What is registered, and what must be said of it.
+/// A registration, and a part of the expected message.
 type Case = (Register, &'static str);
 
 fn many(n: usize) -> Vec<String> {

@@ -1,4 +1,5 @@
-//! YAML that is none, that costs its reader more than it says, or that is more than it may be.
+//! YAML that is invalid, that costs its reader more than its size, or that is larger than
+//! permitted.
 
 use tasker::proto::{RegisterTemplateRequest, ValidateTemplateRequest};
 use tonic::Code::{AlreadyExists, InvalidArgument, ResourceExhausted};
@@ -6,7 +7,7 @@ use tonic::Code::{AlreadyExists, InvalidArgument, ResourceExhausted};
 use super::{REGISTER, step, with};
 use crate::target::{GOOD, Target};
 
-/// What it is, the file, and what must be said of it.
+/// The case, the file, and a part of the expected message.
 type Case = (&'static str, String, &'static str);
 
 async fn refuses_all(target: &mut Target, cases: Vec<Case>) {

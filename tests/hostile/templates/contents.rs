@@ -1,4 +1,4 @@
-//! Templates that are YAML and say what none may say.
+//! Valid YAML with content that no template may have.
 
 use tasker::proto::RegisterTemplateRequest;
 use tonic::Code::InvalidArgument;
@@ -6,7 +6,7 @@ use tonic::Code::InvalidArgument;
 use super::{REGISTER, step, with};
 use crate::target::{GOOD, Target};
 
-/// The file, and what must be said of it.
+/// The file, and a part of the expected message.
 type Case = (String, &'static str);
 
 fn named(text: &str) -> String {
