@@ -1,4 +1,4 @@
-//! Which tasks an order to many is for.
+//! The selection of tasks by bulk orders.
 
 use tasker::{
     client::Client,
@@ -15,7 +15,7 @@ use crate::support::{
 const ONE: &str =
     "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
-/// Of this namespace.
+/// An order to all tasks of the namespace.
 fn order(order: BulkOrder) -> OrderTasksRequest {
     OrderTasksRequest {
         filter: Some(TaskFilter {
@@ -29,7 +29,7 @@ fn order(order: BulkOrder) -> OrderTasksRequest {
     }
 }
 
-/// The account at the end.
+/// Gives the order and returns its last progress message.
 async fn tell(
     client: &mut Client,
     request: OrderTasksRequest,
@@ -47,7 +47,7 @@ async fn told(client: &mut Client, request: OrderTasksRequest) -> OrderTasksResp
     tell(client, request).await.unwrap()
 }
 
-/// How many tasks there are in this state.
+/// Number of tasks in this state.
 async fn count(bench: &Bench, state: &str) -> i64 {
     let sql = "SELECT count(*) FROM tasks WHERE state::text = $1";
     bench
@@ -60,7 +60,7 @@ async fn count(bench: &Bench, state: &str) -> i64 {
         .get(0)
 }
 
-/// Filters, and how many of the three tasks fit them.
+/// Filters, and how many of the three tasks match each.
 fn filters() -> [(TaskFilter, i64); 8] {
     let middle = prost_types::Timestamp {
         seconds: 4_000_000_000,
@@ -173,7 +173,7 @@ async fn an_order_is_for_those_that_fit_and_no_others() {
     )
     .await;
     assert_eq!((paused.total, paused.followed, paused.refused), (2, 2, 0));
-    // Paused ones are resumed, the others are not asked; then all are cancelled.
+    // Resume applies to the paused tasks only; cancel then applies to all.
     assert_eq!(
         told(&mut bench.client, order(BulkOrder::Resume))
             .await
@@ -236,7 +236,7 @@ async fn failures_are_found_by_code_and_time_and_settled() {
             "{filter:?}"
         );
     }
-    // Those whose deadline passed refuse to be retried, and say why; they can be settled.
+    // Tasks whose deadline has passed refuse a retry with this reason; they can be resolved.
     let last = told(
         &mut client,
         OrderTasksRequest {

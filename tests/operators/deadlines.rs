@@ -1,4 +1,5 @@
-//! A task's deadline: past it nothing starts, what runs is told, and the task ends as failed.
+//! A task's deadline: past it no step starts, the workers of running steps get a cancel, and the
+//! task ends as failed.
 
 use std::time::{Duration, SystemTime};
 

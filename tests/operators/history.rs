@@ -1,4 +1,4 @@
-//! What was ordered is in the history, with who and why.
+//! The event log holds every order, with its actor and its reason.
 
 use tasker::proto::{self, Event, EventType as E, StartFrom};
 
@@ -14,7 +14,7 @@ const PAIR: &str = "
     {task_name: pair, namespace: t, version: 1.0.0, step_templates: [
       {name: a, handler_class: h}, {name: b, handler_class: h, depends_on_steps: [a]}, {name: c, handler_class: none}]}";
 
-/// All events so far that somebody ordered.
+/// All events so far that an operator caused.
 async fn ordered(bench: &mut Bench, last: E) -> Vec<Event> {
     let request = proto::SubscribeRequest {
         start_from: StartFrom::Beginning.into(),

@@ -1,4 +1,4 @@
-//! Results that come when the task is paused, cancelled, retried, or over.
+//! Results that arrive while the task is paused, cancelled, retried, or over.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ async fn a_running_step_of_a_paused_task_that_fails_or_is_lost_waits_with_it() {
                 .await;
         } else {
             worker.settle(&a, retryable("down", None)).await;
-            // Or it could be the one that gets the step again.
+            // Otherwise this worker could get the step again.
             worker.drain().await;
         }
         let mut second = RawWorker::connect(&bench.server.url, &["h"]).await;
@@ -125,7 +125,7 @@ async fn a_copy_of_the_answer_that_failed_a_step_does_nothing_to_its_second_life
     say(&mut bench.client, Verb::Retry, &id, "").await.unwrap();
     let second = next_of(&mut worker, &id).await;
     let before = rows(&bench, &id).await;
-    // The one that was applied, and another one under the lease that is over.
+    // A copy of the applied answer, under the lease that is over.
     assert_eq!(
         worker.settle(&first, permanent("no", "NO")).await,
         ResultStatus::Accepted

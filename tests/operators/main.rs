@@ -1,5 +1,5 @@
-//! What operators tell tasks to do: each verb on each state, pauses, deadlines, and orders to many, over real gRPC and a real
-//! Postgres.
+//! Operators' orders: each verb on each state, pauses, deadlines, and bulk orders, over real gRPC
+//! and a real Postgres.
 
 #[path = "../support/mod.rs"]
 mod support;

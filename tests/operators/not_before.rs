@@ -1,4 +1,4 @@
-//! Tasks that are to start later.
+//! Tasks that start at a later time.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -203,7 +203,7 @@ async fn a_repeat_whose_time_is_computed_anew_is_the_same_submission() {
         .unwrap()
         .not_before;
     assert_eq!(kept, stored, "the first task keeps its time");
-    // Everything else is content.
+    // Every other field is content.
     let other = bench
         .client
         .tasks

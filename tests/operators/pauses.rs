@@ -1,4 +1,4 @@
-//! Pauses of templates and namespaces: nothing starts, whatever is restarted, until they are lifted.
+//! Pauses of templates and namespaces: no step starts until they are lifted, whatever is restarted.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
     worker.settle(&a, success("1")).await;
     let new = bench.submit("t/chain", "{}").await;
     worker.hears_nothing(Duration::from_millis(700)).await;
-    // Others with the same handler, in the same namespace, go on.
+    // Other templates with the same handler, in the same namespace, go on.
     let other = bench.submit("t/one", "{}").await;
     let assignment = next_of(&mut worker, &other).await;
     worker.settle(&assignment, success("1")).await;
@@ -56,7 +56,7 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
         );
         assert_eq!(wait.since, first.paused_at);
     }
-    // A newer version is of the same name.
+    // A newer version has the same name.
     register(&mut bench.client, &chain.replace("1.0.0", "2.0.0")).await;
     bench.submit("t/chain", "{}").await;
     worker.hears_nothing(Duration::from_millis(700)).await;
@@ -91,8 +91,8 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
         by: "ann".into(),
         reason: "a test".into(),
     };
-    // Stands for a server that stands still in the middle of a claim. Its role is another one, of whose sessions Postgres shows
-    // no times to ours, and no name says what it is.
+    // This session stands for a server that is stopped in the middle of a claim. Postgres hides the
+    // times of another role's sessions from ours, and the application name does not identify it.
     let other = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.queue (x int);
                  DROP ROLE IF EXISTS claimer; CREATE ROLE claimer; GRANT USAGE ON SCHEMA tasker, elsewhere TO claimer;
                  GRANT ALL ON queue, elsewhere.queue TO claimer";
@@ -100,7 +100,7 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
     let claim = bench.db.connect().await;
     let begin = "SET ROLE claimer; SET application_name TO 'something else'; BEGIN; UPDATE queue SET lane_id = 1 WHERE false";
     claim.batch_execute(begin).await.unwrap();
-    // Another cell of the same database is none of our business.
+    // A session in another cell of the same database must not matter.
     let elsewhere = bench.db.connect().await;
     elsewhere
         .batch_execute(
@@ -166,7 +166,7 @@ async fn two_pauses_are_lifted_one_by_one() {
 const PAGE: i64 = 1_000;
 const PAGE_BYTES: usize = 3 << 20;
 
-/// All pages: how many pauses each has, and the names in their order.
+/// All pages: the number of pauses in each, and the names in their order.
 async fn pages(bench: &mut Bench, page_size: i32) -> (Vec<usize>, Vec<String>) {
     let (mut sizes, mut names, mut page_token) = (Vec::new(), Vec::new(), String::new());
     loop {
@@ -203,7 +203,7 @@ async fn pauses_come_in_pages_that_end_by_number_and_by_bytes() {
     assert!(names.is_sorted() && names.len() == 1_001, "{names:?}");
     assert_eq!(pages(&mut bench, 400).await, (vec![400, 400, 201], names));
 
-    // Over HTTP, with the token as it came.
+    // Over HTTP, with the token as returned.
     let mut over_http = Vec::new();
     let mut query = "page_size=600".to_owned();
     loop {
@@ -232,7 +232,7 @@ async fn pauses_come_in_pages_that_end_by_number_and_by_bytes() {
         assert!(refused.message().contains(field), "{refused}");
     }
 
-    // Larger ones than today's bounds allow, so that a page is full before it has a thousand.
+    // Larger than today's bounds allow, so that a page is full before it has a thousand.
     db.execute("DELETE FROM pauses", &[]).await.unwrap();
     db.execute(insert, &[&1_i64, &PAGE, &8_192_i32])
         .await

@@ -1,4 +1,5 @@
-//! What steps after a resolved, a skipped and a retried one see: cases 10 and 11, and a step's second life.
+//! The inputs of steps after a resolved, a skipped and a retried one: cases 10 and 11, and a step's
+//! second life.
 
 use tasker::proto::{self, AttemptOutcome, ResultStatus, StepState, TaskState};
 
@@ -11,7 +12,7 @@ use crate::{
     verb::{BY_HAND, Verb, followed, refused},
 };
 
-/// `c` sees its parent `b` and its grandparent `a`; `d` is another branch.
+/// `c` gets the results of its parent `b` and its grandparent `a`; `d` is another branch.
 const BRANCHES: &str = "
     {task_name: branches, namespace: t, version: 1.0.0, step_templates: [
       {name: a, handler_class: h, default_retry_limit: 2, backoff: {base_seconds: 0.01}},

@@ -1,4 +1,4 @@
-//! Versions that take no new tasks: none is accepted afterwards on any server, and none that was accepted before is left alone.
+//! Retired versions: no server accepts a new task of one, and every task accepted before goes on.
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ async fn listed(client: &mut Client, include_retired: bool) -> Vec<String> {
     }
 }
 
-/// What the log says of versions that were retired and brought back, up to the first one that was brought back.
+/// The events about retired and restored versions, up to the first one that was restored.
 async fn told(client: &mut Client) -> Vec<(EventType, String, String, String)> {
     let request = proto::SubscribeRequest {
         start_from: StartFrom::Beginning.into(),
@@ -134,7 +134,7 @@ async fn a_retired_version_takes_no_tasks_until_it_is_registered_again() {
         "the first order stays"
     );
 
-    // The newest of the others stands for "the newest".
+    // The newest of the remaining versions stands for "the newest".
     let accepted = submit(&mut bench.client, submission("t/one", "{}")).await;
     let accepted = accepted.unwrap();
     assert_eq!(accepted.version, "1.0.0");
@@ -153,7 +153,7 @@ async fn a_retired_version_takes_no_tasks_until_it_is_registered_again() {
     assert_eq!(listed(&mut bench.client, false).await, ["1.0.0"]);
     assert_eq!(listed(&mut bench.client, true).await, ["2.0.0", "1.0.0"]);
 
-    // Where all are retired.
+    // All versions are retired.
     bench.cancel(&accepted.task_id).await.unwrap();
     retire(&mut bench.client, "1.0.0").await.unwrap();
     let refused = submit(&mut bench.client, submission("t/one", "{}"))
@@ -260,7 +260,7 @@ async fn a_repeat_is_answered_with_its_first_task_though_the_version_is_retired(
     assert_eq!((&repeat.task_id, repeat.created), (&first.task_id, false));
     let refused = submit(&mut bench.client, keyed("new")).await.unwrap_err();
     assert_eq!(reason(&refused), "TEMPLATE_RETIRED");
-    // The key of what was refused is free.
+    // The key of a refused submit is free.
     register(&mut bench.client, &yaml("1.0.0")).await;
     assert!(
         submit(&mut bench.client, keyed("new"))
@@ -332,7 +332,7 @@ async fn a_submit_that_began_before_is_waited_for_and_a_backup_is_not() {
         .iter()
         .find(|(name, _)| *name == "newest_template")
         .unwrap();
-    // Stands for a server that stands still in the middle of a submit.
+    // This session stands for a server that is stopped in the middle of a submit.
     let submitter = bench.db.connect().await;
     submitter
         .batch_execute(&format!("BEGIN; PREPARE newest AS {sql}; EXECUTE newest"))
@@ -346,7 +346,7 @@ async fn a_submit_that_began_before_is_waited_for_and_a_backup_is_not() {
             "a submit that began before has not ended; try again"
         )
     );
-    // Nothing was changed, and others are not held up.
+    // The refused order changed nothing and delays no submit.
     let accepted = submit(&mut bench.client, of_version("1.0.0")).await;
     bench.cancel(&accepted.unwrap().task_id).await.unwrap();
     submitter.batch_execute("COMMIT").await.unwrap();
@@ -362,7 +362,8 @@ async fn a_submit_that_began_before_is_waited_for_and_a_backup_is_not() {
     backup.batch_execute("COMMIT").await.unwrap();
 }
 
-/// As there is no worker, a task that is accepted is not finished: so either the version is retired, or a task of it is accepted.
+/// Without a worker an accepted task stays unfinished: so either the version is retired, or a task
+/// of it is accepted.
 #[tokio::test]
 async fn of_an_order_on_one_server_and_submits_on_another_only_one_side_succeeds() {
     const ROUNDS: u64 = 24;

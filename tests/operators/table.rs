@@ -1,4 +1,5 @@
-//! Every verb on every state of a task and of a step: it does what it says, or it is refused and nothing has changed.
+//! Every verb on every state of a task and of a step: it has its effect, or it is refused and
+//! changes nothing.
 
 use tasker::proto::{StepState, TaskState};
 
@@ -11,7 +12,8 @@ use crate::{
     verb::{ALL, BY_HAND, OF_STEPS, Verb, followed, next_of, refused, say},
 };
 
-/// Two in a row, and one beside them. Nobody serves `idle` and `brief`; of `brief` the deadline passes at once.
+/// Two steps in a row, and one step alone. No worker serves `idle` and `brief`; the deadline of
+/// `brief` passes at once.
 const TEMPLATES: [&str; 4] = [
     "{task_name: pair, namespace: t, version: 1.0.0, step_templates: [
       {name: a, handler_class: h, backoff: {base_seconds: 60}}, {name: b, handler_class: nobody, depends_on_steps: [a]}]}",
@@ -38,7 +40,7 @@ impl Case {
         Self { bench, worker }
     }
 
-    /// A task in this state, by its name; `expired` is one whose deadline has passed.
+    /// A task in the state of this name; `expired` is one whose deadline has passed.
     async fn task(&mut self, wanted: &str) -> String {
         let template = match wanted {
             "pending" => "t/idle",
@@ -70,7 +72,7 @@ impl Case {
         id
     }
 
-    /// A task whose step, which is named too, is in this state.
+    /// A task with a step in this state, and the step's name.
     async fn step(&mut self, wanted: &str) -> (String, &'static str) {
         let template = if wanted == "ready" {
             "t/idle"
@@ -115,7 +117,7 @@ impl Case {
 async fn every_verb_on_every_state_of_a_task() {
     let mut case = Case::new().await;
     use TaskState as S;
-    // By state, what comes of: cancel, pause, resume, retry, resolve.
+    // By state, the result of: cancel, pause, resume, retry, resolve.
     let table: [(&str, [Option<S>; 5]); 7] = [
         (
             "pending",
@@ -184,7 +186,7 @@ async fn every_verb_on_every_state_of_a_step() {
     let mut case = Case::new().await;
     use StepState as S;
     let (resolved, skipped) = (Some(S::ResolvedManually), Some(S::Skipped));
-    // By state, what comes of: retry, resolve, skip.
+    // By state, the result of: retry, resolve, skip.
     let table: [(&str, [Option<S>; 3]); 9] = [
         ("pending", [None, resolved, skipped]),
         ("ready", [None, resolved, skipped]),
@@ -253,7 +255,7 @@ async fn a_paused_task_is_told_everything_else_too() {
         TaskState::Error,
         "what ran went on to its end"
     );
-    // The pause holds for its second life too.
+    // The pause also holds after the retry.
     let task = followed(&mut case.bench, Verb::Retry, &id, "").await;
     assert_eq!(
         (task.state(), task.paused_by.as_str()),

@@ -14,11 +14,12 @@ use crate::{
     verb::{Verb, next_of, say},
 };
 
-/// Two first steps; nobody serves the second one.
+/// Two roots; no worker serves the second one.
 const PAIR: &str = "{task_name: pair, namespace: t, version: 1.0.0, step_templates: [
                      {name: a, handler_class: h}, {name: b, handler_class: nobody}]}";
 
-/// What ends in that batch: a slot is kept for its second step, and an older or more urgent one takes it.
+/// A step of this template ends in that batch: a slot is reserved for its second step, and an older
+/// or more urgent step takes it.
 const CHAIN: &str = "{task_name: chain, namespace: t, version: 1.0.0, step_templates: [
                       {name: a, handler_class: h}, {name: b, handler_class: h, depends_on_steps: [a]}]}";
 
@@ -50,7 +51,8 @@ async fn given_as_it_starts(verb: Verb, step: &str) {
         .unwrap()
         .into_inner()
         .task_id;
-    // What comes while the settler waits for this row is settled together afterwards.
+    // While the settler waits for this row, its inputs gather, and it settles them together
+    // afterwards.
     let lock = bench.db.connect().await;
     lock.batch_execute(&format!(
         "BEGIN; SELECT FROM tasks WHERE task_id = '{blocker}' FOR UPDATE"

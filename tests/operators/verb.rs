@@ -1,11 +1,11 @@
-//! The verbs, and what a test asks of the database before and after one.
+//! The verbs, and the rows that tests compare before and after an order.
 
 use tasker::{client::Client, domain::order::Order, proto};
 use tonic::{Code, Status};
 
 use crate::support::{orders::give, server::Bench, worker::RawWorker};
 
-/// What is said about one task.
+/// An order about one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Cancel,
@@ -27,10 +27,10 @@ pub const ALL: [Verb; 5] = [
 ];
 pub const OF_STEPS: [Verb; 3] = [Verb::RetryStep, Verb::ResolveStep, Verb::Skip];
 
-/// The result that is given by hand.
+/// The result that is set by hand.
 pub const BY_HAND: &str = r#"{"by":"hand","n":9007199254740993}"#;
 
-/// Says it, as ann.
+/// Gives the order as ann.
 pub async fn say(
     client: &mut Client,
     verb: Verb,
@@ -68,7 +68,7 @@ pub async fn say_as(
     give(client, id, order, by, reason).await
 }
 
-/// It is refused in words that name the state, and nothing has changed.
+/// Asserts that the order is refused with a message that names the state, and changes nothing.
 pub async fn refused(bench: &mut Bench, verb: Verb, id: &str, step: &str, state: &str) {
     let before = rows(bench, id).await;
     let status = say(&mut bench.client, verb, id, step)
@@ -87,7 +87,7 @@ pub async fn refused(bench: &mut Bench, verb: Verb, id: &str, step: &str, state:
     assert_eq!(rows(bench, id).await, before, "{verb:?} of {state}");
 }
 
-/// It is followed, and to say it again changes nothing.
+/// Gives the order twice; the repetition must change nothing.
 pub async fn followed(bench: &mut Bench, verb: Verb, id: &str, step: &str) -> proto::Task {
     let task = say(&mut bench.client, verb, id, step)
         .await
@@ -100,7 +100,7 @@ pub async fn followed(bench: &mut Bench, verb: Verb, id: &str, step: &str) -> pr
     task
 }
 
-/// All that is stored about a task, but for answers that came too late: those are noted and change nothing.
+/// All rows about a task, except late answers: they are recorded and change nothing.
 pub async fn rows(bench: &Bench, id: &str) -> Vec<String> {
     let sql = format!(
         "SELECT 'task ' || t::text FROM tasks t WHERE task_id = '{id}'
@@ -121,7 +121,7 @@ pub async fn rows(bench: &Bench, id: &str) -> Vec<String> {
         .collect()
 }
 
-/// The orders that are in a task's history: type, step, who and why.
+/// The orders in a task's events: type, step, actor and reason.
 pub async fn orders(bench: &Bench, id: &str) -> Vec<String> {
     let sql = format!(
         "SELECT concat_ws(' ', type, step, actor, detail) FROM events
@@ -139,7 +139,7 @@ pub async fn orders(bench: &Bench, id: &str) -> Vec<String> {
         .collect()
 }
 
-/// The next assignment of this task; those of others are dropped.
+/// The next assignment of this task; those of other tasks are dropped.
 pub async fn next_of(worker: &mut RawWorker, id: &str) -> proto::StepAssignment {
     loop {
         let assignment = worker.assignment().await;

@@ -1,4 +1,4 @@
-//! Who gives an order, and why: without both there is none.
+//! The actor and the reason of an order: an order without either is refused.
 
 use tasker::proto;
 use tonic::Code;
@@ -109,7 +109,7 @@ async fn what_only_counts_needs_neither_who_nor_why() {
         .await
         .unwrap_err();
     assert_eq!(violated(&refused), ["by", "reason"]);
-    // What is said has its bounds all the same.
+    // A given value must still be within its bounds.
     let refused = bench
         .client
         .tasks
