@@ -1,4 +1,4 @@
-//! Where a server listens, and what a client says of an address where there is none.
+//! The addresses on which a server listens, and a client's errors for an address without one.
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
@@ -25,7 +25,7 @@ async fn a_server_listens_on_localhost_and_on_every_address() {
         (":0", &["http://[::]:", "http://0.0.0.0:"]),
     ] {
         let mut command = server(db.url(), &[]);
-        // The last one counts where an option is given twice, so that the helper's own address goes.
+        // The helper sets `--listen` itself, so the test builds a command of its own.
         command = {
             let mut own = tasker(["server", "--listen", listen, "--log", "error"]);
             own.env("TASKER_DATABASE_URL", db.url());
@@ -53,7 +53,7 @@ async fn a_server_listens_on_localhost_and_on_every_address() {
     }
 }
 
-/// Something that is no Tasker: it answers whatever is sent with these bytes, and closes.
+/// A peer that is not Tasker: it answers any request with these bytes, and closes.
 async fn stranger(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -119,7 +119,7 @@ async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
 
 #[tokio::test]
 async fn an_address_that_says_nothing_is_waited_for_and_named() {
-    // It takes connections, and never reads or says anything.
+    // It accepts connections, and never reads or answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut command = tasker(["worker", "list", "--server", url.as_str()]);

@@ -1,4 +1,5 @@
-//! The commands that talk to a server, against a real one: what a person reads, what a program reads, and the exit code.
+//! The commands that call a server, against a real one: the text for a person, the JSON for a
+//! program, and the exit code.
 
 mod analytics;
 mod submits;
@@ -40,7 +41,7 @@ impl Bench {
         serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {stdout}"))
     }
 
-    /// A task of the checkout, and its id as it was printed.
+    /// Submits a task of the checkout and returns its id as printed.
     async fn checkout(&self, order: &str) -> String {
         let context = format!(r#"{{"order": {order}}}"#);
         let id = self
@@ -51,7 +52,7 @@ impl Bench {
     }
 }
 
-/// Order 1 works at the second try, and order 2 never.
+/// Order 1 succeeds at the second attempt, and order 2 never.
 fn shop(bench: &Bench) -> WorkerHandle {
     let pay = async |step: StepContext| -> Result<Value, StepError> {
         let context: Value = step.context()?;
@@ -152,7 +153,7 @@ const STEP_KEYS: [&str; 25] = [
     "omitted",
 ];
 
-/// The document of the first order, which worked at the second try.
+/// Asserts on the document of the first order, which succeeded at the second attempt.
 fn is_the_first_order(whole: &Value) {
     assert_eq!(keys(whole), ["task", "steps", "dependencies"]);
     assert_eq!(
@@ -222,7 +223,7 @@ async fn a_task_is_submitted_watched_and_read() {
     }
     is_the_first_order(&bench.tasker_json(&["task", "get", &id]).await);
 
-    // A finished task is told at once, in one line of JSON.
+    // A finished task is reported at once, in one line of JSON.
     let watched = bench.tasker_json(&["task", "watch", &id]).await;
     assert_eq!(
         (keys(&watched), &watched["task"]["state"]),

@@ -1,4 +1,4 @@
-//! `tasker migrate`, and servers that do the same: repeated, and all at once.
+//! `tasker migrate`, and servers that migrate at their start: repeated, and all at once.
 
 use serde_json::Value;
 use tokio::process::Command;

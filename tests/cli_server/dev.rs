@@ -1,4 +1,4 @@
-//! `tasker dev`: no set-up at all, also for root, and the data stays.
+//! `tasker dev`: it needs no set-up, also for root, and keeps its data.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::{Listening, run, tasker};
 
-/// A folder that the user whom Postgres runs as can get to, for when the tests are root's.
+/// A folder that the user of the Postgres process can enter, for tests that run as root.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -117,7 +117,7 @@ async fn a_folder_without_postgres_is_named() {
     assert!(said.contains("/nowhere"), "{said}");
 }
 
-/// The process of the private Postgres whose data is here.
+/// The process of the private Postgres with this data folder.
 fn postgres_of(data: &Path) -> Pid {
     let file = fs::read_to_string(data.join("data/postmaster.pid")).unwrap();
     Pid::from_raw(file.lines().next().unwrap().trim().parse().unwrap()).unwrap()

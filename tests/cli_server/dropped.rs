@@ -1,4 +1,4 @@
-//! A question whose caller has gone away ends in Postgres too, and gives its turn back only then.
+//! Postgres cancels the query of a caller that has gone away, and the query's turn ends only then.
 
 use std::time::{Duration, Instant};
 
@@ -17,24 +17,24 @@ version: 1.0.0
 step_templates:
   - {name: a, handler: h}
 ";
-/// All sooner than any time-out of a statement or a lock.
+/// Sooner than any time-out of a statement or a lock.
 const SOON: Duration = Duration::from_secs(8);
-/// Questions of this kind at once, at most.
+/// The most queries of this kind at once.
 const TURNS: i64 = 2;
 
-/// Asks, and goes away in the middle.
+/// Sends the query and drops it in the middle.
 pub async fn leave(session: Session, sql: &str) {
     let asked = tokio::time::timeout(Duration::from_millis(300), session.query(sql, &[]));
     assert!(asked.await.is_err(), "the question takes longer");
 }
 
-/// Statements that run and look like this.
+/// Number of running statements like this.
 async fn running(look: &Client, like: &str) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE $1 AND pid <> pg_backend_pid()";
     look.query_one(sql, &[&like]).await.unwrap().get(0)
 }
 
-/// Waits until none runs any more.
+/// Waits until no such statement runs.
 pub async fn runs_no_more(look: &Client, like: &str) {
     let left = Instant::now();
     while running(look, like).await > 0 {
@@ -57,13 +57,13 @@ async fn a_turn_is_over_when_its_question_is() {
             leave(one, "SELECT pg_sleep(21)"),
             leave(two, "SELECT pg_sleep(21)")
         );
-        // The next one has its turn as soon as one of these is over, and never beside both.
+        // The next query gets its turn as soon as one of these is over, and never runs beside both.
         let next = db.long_read().await.unwrap();
         assert!(running(&look, "%pg_sleep(21)%").await < TURNS);
         next.query_one("SELECT 1", &[]).await.unwrap();
     }
     runs_no_more(&look, "%pg_sleep(21)%").await;
-    // A question that ends by itself in a moment keeps its connection.
+    // A dropped query that ends by itself in a moment keeps its connection.
     let session = db.read().await.unwrap();
     let pid: i32 = session
         .query_one("SELECT pg_backend_pid()", &[])

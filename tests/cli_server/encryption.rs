@@ -1,4 +1,4 @@
-//! TLS to Postgres: what is verified, what is refused and with which advice, and that a password stays secret.
+//! TLS to Postgres: verification, refusals and their advice, and the secrecy of a password.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::support::{SCHEMA, connect, own_cluster, server::eventually};
 
-/// A Postgres that takes TLS, and the certificates around it.
+/// A Postgres that accepts TLS, and the certificates for it.
 struct Encrypted {
     cluster: Cluster,
     folder: PathBuf,
@@ -85,7 +85,7 @@ impl Encrypted {
         encrypted
     }
 
-    /// The database by these parameters; names of files are those in the folder.
+    /// The database with these parameters; file names are relative to the folder.
     fn db(&self, parameters: &str) -> Db {
         Db::new(&self.url(parameters), SCHEMA).unwrap()
     }
@@ -107,7 +107,7 @@ impl Encrypted {
         )
     }
 
-    /// Tries to connect; what was said if that failed.
+    /// Tries to connect; returns the error if that failed.
     async fn refusal(&self, parameters: &str) -> Option<String> {
         let db = match Db::new(&self.url(parameters), SCHEMA) {
             Ok(db) => db,
@@ -130,7 +130,7 @@ fn openssl(folder: &Path, args: &[&str]) {
     );
 }
 
-/// A certificate for a name.
+/// Makes a certificate for a name.
 fn leaf(folder: &Path, authority: &str, file: &str, name: &str) {
     let [key, request, pem, extensions] =
         ["key", "csr", "pem", "ext"].map(|kind| format!("{file}.{kind}"));
@@ -167,7 +167,7 @@ fn leaf(folder: &Path, authority: &str, file: &str, name: &str) {
     openssl(folder, &args);
 }
 
-/// Copies a file to where Postgres reads it.
+/// Copies a file to a path where Postgres reads it.
 fn give(from: &Path, to: &Path, data: &Path) {
     fs::copy(from, to).unwrap();
     fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
@@ -228,7 +228,7 @@ async fn a_certificate_is_verified_as_the_url_says() {
             ),
         }
     }
-    // Encrypted is what it says it is, and a question that is left is cancelled over TLS too.
+    // The connection is really encrypted, and a dropped query is cancelled over TLS too.
     let db = server.db(&format!("{named} sslrootcert=ca.pem"));
     let admin = connect(&server.cluster.url()).await;
     let session = db.read().await.unwrap();
@@ -286,7 +286,8 @@ async fn a_client_certificate_is_asked_for(server: &Encrypted, misnamed: &str) {
     );
 }
 
-/// Listens as a Postgres that has no TLS and asks for the password in plain text; returns all that it is sent.
+/// Listens as a Postgres that has no TLS and asks for the password in plain text; returns all bytes
+/// that it receives.
 async fn without_tls(listener: TcpListener) -> Vec<u8> {
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut heard = Vec::new();
@@ -318,7 +319,7 @@ async fn a_password_never_goes_out_in_plain_text_where_tls_is_needed() {
         let port = listener.local_addr().unwrap().port();
         let heard = tokio::spawn(without_tls(listener));
         let encoded: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        // A name of this machine that only its resolver knows as one.
+        // An address of this machine that only its resolver recognises as one.
         let db = Db::new(&format!("postgres://u:{encoded}@127.1:{port}/d"), SCHEMA).unwrap();
         let refused = db.connect_hot().await.err().unwrap().to_string();
         assert!(refused.contains("does not offer TLS"), "{refused}");

@@ -1,4 +1,5 @@
-//! How `tasker server` ends: workers are told, results in flight are still taken, and it does not take forever.
+//! The end of `tasker server`: workers are notified, results in flight are still accepted, and the
+//! drain is bounded.
 
 use std::time::{Duration, Instant};
 
@@ -125,7 +126,7 @@ async fn a_drain_is_bounded_and_the_step_goes_on() {
         "{took:?}"
     );
 
-    // The worker has gone on, and tells another server.
+    // The worker has gone on with the step and answers to another server.
     let again = Listening::start(super::server(db.url(), &[])).await;
     let mut client = Client::connect(&again.url).await.unwrap();
     let back = tasker::proto::Register {

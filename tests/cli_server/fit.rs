@@ -1,4 +1,5 @@
-//! What a database and a role must be like: what is missing is said at once, with what to run.
+//! The requirements of a database and a role: the error names the missing one at once, with the
+//! command that adds it.
 
 use rustix::process::Signal;
 use tokio_postgres::Client;
@@ -22,7 +23,7 @@ async fn migrated(url: &str) -> super::Ended {
     run(command).await
 }
 
-/// A role that may connect, and the URL by which it does.
+/// A role that may connect, and its URL.
 async fn role(admin: &Client, db: &TestDb) -> (String, String) {
     let name = format!("role_{}", Uuid::new_v4().simple());
     admin

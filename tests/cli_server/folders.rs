@@ -1,4 +1,4 @@
-//! A folder of templates: all of them are checked before one is sent, and each is reported.
+//! A folder of templates: the command checks all files before it sends one, and reports each.
 
 use std::{fs, path::PathBuf};
 
@@ -119,7 +119,7 @@ async fn a_folder_is_registered_in_the_order_of_its_names() {
             .ok(),
         "f/one@1.0.0\nf/two@1.0.0\n"
     );
-    // Each that the server refuses is reported, and the others are stored.
+    // Each refused file is reported, and the others are stored.
     folder.write("1.yaml", &template("one", "other"));
     folder.write("2.yml", &template("two", "other"));
     folder.write("3.yaml", &template("three", "h"));

@@ -1,4 +1,5 @@
-//! The real `tasker` binary end to end: as a client of a real server, as the server, and as what prepares its database.
+//! The real `tasker` binary end to end: as a client of a real server, as the server, and for the
+//! preparation of its database.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -31,7 +32,7 @@ use tokio::{
 
 use self::support::server::PATIENCE;
 
-/// What a command left behind.
+/// The output and exit code of a command.
 #[derive(Debug)]
 struct Ended {
     code: Option<i32>,
@@ -40,13 +41,13 @@ struct Ended {
 }
 
 impl Ended {
-    /// stdout of a command that worked.
+    /// stdout of a command that succeeded.
     fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.stdout
     }
 
-    /// stderr of a command that failed like this, and had no data to print.
+    /// stderr of a command that failed with this code and printed no data.
     fn failed(self, code: i32) -> String {
         assert_eq!(
             (self.code, self.stdout.as_str()),
@@ -57,13 +58,13 @@ impl Ended {
     }
 }
 
-/// The binary, with nothing of the caller's settings.
+/// The binary, without the caller's settings.
 fn tasker<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
     for (name, _) in
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKER_"))
     {
-        // Where the private Postgres comes from is the machine's matter.
+        // The machine decides where the private Postgres comes from.
         if name != "TASKER_POSTGRES_BIN" {
             command.env_remove(name);
         }

@@ -25,7 +25,7 @@ async fn json_of(bench: &Bench, args: &[&str]) -> Value {
     serde_json::from_str(&run(command).await.ok()).unwrap()
 }
 
-/// Stdout, stderr and the exit code of an order by ann.
+/// stdout, stderr and the exit code of an order by ann.
 async fn order(bench: &Bench, args: &[&str]) -> (String, String, Option<i32>) {
     let mut command = tasker([args, &WHO].concat());
     command.env("TASKER_SERVER", &bench.server.url);
@@ -135,7 +135,7 @@ async fn many_are_counted_told_and_accounted_for() {
         (stdout.as_str(), code),
         ("3 of 3 tasks cancelled\n", Some(0))
     );
-    // Neither a task nor a filter, both, and a step of many.
+    // Neither a task nor a filter; a step in an order to many; a dry run without a filter.
     for wrong in [
         &["task", "retry"][..],
         &["task", "retry", "--namespace", "t", "--step", "a"],

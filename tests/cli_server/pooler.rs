@@ -1,5 +1,5 @@
-//! Behind a real pgbouncer: by session it works, though settings asked for while connecting are dropped; by transaction it is
-//! refused.
+//! Behind a real pgbouncer: session pooling works, though the pooler drops settings of the
+//! connection request; transaction pooling is refused.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use super::{
 
 const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/linear.yaml");
 
-/// A pgbouncer in front of a cluster's database `own`. It ends with this.
+/// A pgbouncer in front of a cluster's database `own`. Dropping this ends it.
 struct Pooler {
     child: Child,
     port: u16,
@@ -47,7 +47,7 @@ impl Pooler {
         fs::write(&config, text).unwrap();
         let mut command = Command::new(tool("pgbouncer"));
         if rustix::process::geteuid().is_root() {
-            // It does not run as root either.
+            // pgbouncer refuses to run as root, as Postgres does.
             let owner = fs::metadata(cluster.dir().join("data"))
                 .unwrap()
                 .uid()
@@ -75,7 +75,7 @@ impl Pooler {
     }
 
     fn url(&self) -> String {
-        // With settings that are dropped on the way, as ours would be.
+        // With settings that the pooler drops, as it would drop the server's.
         format!(
             "postgres://tasker@127.0.0.1:{}/own?options=-c%20search_path%3Dpublic",
             self.port

@@ -1,10 +1,11 @@
-//! A wrong setting is refused with exit code 64, before anything is opened, and the message says what was expected.
+//! A wrong setting is refused with exit code 64, before any file or connection is opened, and the
+//! message names the expected value.
 
 use std::net::TcpListener;
 
 use super::{Ended, run, server, support::TestDb, tasker};
 
-/// A database that nobody needs to reach.
+/// A database that no command needs to reach.
 const ANY: &str = "postgres://u@127.0.0.1:1/d";
 
 async fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
@@ -28,7 +29,7 @@ async fn refused(args: &[&str], env: &[(&str, &str)]) -> String {
     stderr
 }
 
-/// An option, a value that it cannot have, and what must be said of it.
+/// An option, an invalid value, and a part of the expected message.
 const WRONG_OPTIONS: &[(&str, &str, &str)] = &[
     (
         "--listen",

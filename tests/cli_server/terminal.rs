@@ -1,4 +1,5 @@
-//! What a server sends is shown and never acted on: no command lets a control character through, or one that reorders text.
+//! Text from a server is shown and never interpreted: no command prints a control character, or one
+//! that reorders text.
 
 use serde_json::{Value, json};
 use tasker::proto;
@@ -16,10 +17,10 @@ use super::{
     tasker,
 };
 
-/// Colours and clears a screen with and without ESC, and turns the text around.
+/// Colours and clears a screen with and without ESC, and reverses the direction of text.
 const HOSTILE: &str = "a\u{9b}31m\u{202e}\u{1b}[2J\u{7f}\u{2066}\u{2028}\u{200f}z";
 
-/// A template whose description is hostile, and whose text is: it has a mark in a comment.
+/// A template with a hostile description and a hostile mark in a comment.
 fn yaml() -> String {
     let description = json!(HOSTILE)
         .to_string()
@@ -42,7 +43,7 @@ fn harmless(what: &str, text: &str) {
     assert!(found.is_empty(), "{what} lets through {found:?}: {text}");
 }
 
-/// A task that failed, with hostile words wherever words are free.
+/// A task that failed, with hostile text in every free field.
 async fn failed(bench: &mut Bench) -> String {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let request = proto::SubmitTaskRequest {
@@ -78,7 +79,7 @@ async fn nothing_that_a_terminal_acts_on_comes_out_of_any_command() {
         command.env("TASKER_SERVER", &bench.server.url);
         command
     };
-    // What is ordered first is in what is read after it.
+    // The orders come first, so that the later reads show them.
     for order in [
         &[&["template", "pause", "t/odd"][..], &who].concat(),
         &[&["circuit", "force", "open", "t", "s"][..], &who].concat(),
@@ -121,7 +122,7 @@ async fn nothing_that_a_terminal_acts_on_comes_out_of_any_command() {
         assert!(!matches!(ended.code, Some(0)), "{wrong:?}: {ended:?}");
         harmless(&format!("{wrong:?}"), &(ended.stdout + &ended.stderr));
     }
-    // The meaning of what is escaped is the same.
+    // Escaped text keeps its meaning.
     let got: Value =
         serde_json::from_str(&run(tasker_at(&["task", "get", &id, "--json"])).await.ok()).unwrap();
     assert_eq!(

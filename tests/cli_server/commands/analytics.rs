@@ -1,4 +1,4 @@
-//! Analytics, read by a person and by a program.
+//! Analytics as a table and as JSON.
 
 use serde_json::json;
 
@@ -54,7 +54,7 @@ async fn analytics_are_a_table_and_a_document() {
     let told = bench
         .tasker_json(&["analytics", "bottlenecks", "--limit", "1"])
         .await;
-    // Whether the run or the wait before it costs more depends on how busy this machine is.
+    // It depends on the load of this machine whether the run or the wait before it costs more.
     assert_eq!(
         (
             &told["bottlenecks"][0]["step"],

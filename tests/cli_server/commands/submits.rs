@@ -1,4 +1,4 @@
-//! Submits: checked, repeated, and with all that they can have.
+//! Submits: refused, repeated, and with every option.
 
 use serde_json::{Value, json};
 
