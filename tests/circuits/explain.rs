@@ -1,4 +1,5 @@
-//! Why a task is where it is: every cause, one by one, and what it costs to ask with a hundred thousand tasks waiting.
+//! Explanations of waiting tasks: every cause, one by one, and the cost of an explanation while a
+//! hundred thousand tasks wait.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ async fn explain(bench: &mut Bench, task_id: &str) -> proto::ExplainTaskResponse
         .into_inner()
 }
 
-/// The step's explanation, which has this one cause.
+/// The step's explanation, which must have this cause only.
 fn only(found: &proto::ExplainTaskResponse, step: &str, cause: WaitCause) -> StepExplanation {
     let step = found
         .steps
@@ -89,7 +90,7 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     assert_eq!((running.worker_name.as_str(), running.attempt), ("raw", 1));
     assert!(running.waits[0].until.is_some());
 
-    // Its one slot is taken, and who is older goes first.
+    // The worker's one slot is taken, and the older task goes first.
     let waiting = [
         bench.submit("t/two", "{}").await,
         bench.submit("t/two", "{}").await,
@@ -156,7 +157,7 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
         found.summary
     );
 
-    // The worker goes: it was seen a moment ago.
+    // The worker disconnects: the explanation reports when it was last seen.
     let _running = worker.assignment().await;
     drop(worker);
     eventually("the worker is given up", || {
@@ -278,7 +279,8 @@ async fn a_count_or_a_pause_that_holds_a_service_back_is_explained() {
     assert_eq!(causes, [WaitCause::Backoff, WaitCause::Circuit]);
     bench.client.circuits.reset_circuit(reset()).await.unwrap();
 
-    // A pause, asked for by the one that ran through all of this. One call in two has failed then, which may open no circuit now.
+    // A pause, requested by the attempt that ran through all of this. By then one of two calls has
+    // failed, and that failure must not open the circuit.
     let slow_to_open = proto::Policy {
         min_calls: Some(100),
         ..quick()

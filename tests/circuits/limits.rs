@@ -1,4 +1,5 @@
-//! Limits hold for the whole cluster: never more steps at once, whatever becomes of a server; and no more starts a second.
+//! Limits hold for the whole cluster: never more steps at once, also across a server's crash; and
+//! no more starts per second.
 
 use std::{
     sync::atomic::Ordering,
@@ -24,7 +25,7 @@ fn at_once(n: i32) -> proto::Policy {
     }
 }
 
-/// The most attempts of the service that ran at one moment, by the database's times.
+/// The most attempts of the service at one moment, by the database's times.
 async fn most_at_once(db: &tokio_postgres::Client) -> i64 {
     let sql = "SELECT coalesce(max(n), 0)::bigint FROM (
                    SELECT sum(d) OVER (ORDER BY at, d) AS n FROM (
@@ -46,7 +47,7 @@ async fn never_more_steps_at_once_than_the_limit_with_two_servers_and_a_crash() 
     set(&mut client, "billing", at_once(5)).await;
     let billing = Service::default();
     billing.millis.store(30, Ordering::SeqCst);
-    // Each worker could do more than the limit alone, and may move to the other server.
+    // Each worker has more slots than the limit, and may move to the other server.
     let workers: Vec<_> = [[&one.url, &two.url], [&two.url, &one.url]]
         .iter()
         .map(|urls| billing.worker(&[urls[0], urls[1]], "h", 20))
@@ -80,7 +81,7 @@ async fn never_more_steps_at_once_than_the_limit_with_two_servers_and_a_crash() 
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// What ran when the circuit opened still runs when it is probed, and when it closes.
+/// Attempts that ran when the circuit opened still run when it is probed, and when it closes.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_a_recovery_do_not_exceed_the_limit() {
     const LIMIT: i64 = 4;
@@ -161,7 +162,7 @@ async fn a_limit_is_changed_while_steps_run() {
         eventually("the limit takes effect", move || {
             let billing = billing.clone();
             async move {
-                // Not in passing: it stays so for longer than a call takes.
+                // Not just for a moment: the number stays low for longer than a call takes.
                 for _ in 0..10 {
                     if billing.running() > n {
                         return None;

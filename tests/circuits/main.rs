@@ -1,4 +1,5 @@
-//! Circuits, pauses and limits, from outside: real servers, real workers, and a service that counts who calls it.
+//! Circuits, pauses and limits, from outside: real servers, real workers, and a service that counts
+//! its calls.
 
 mod explain;
 mod limits;

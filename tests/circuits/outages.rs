@@ -1,4 +1,5 @@
-//! A service that fails: its circuit opens once, lets probes through, and closes when it is well again.
+//! A failing service: its circuit opens once, admits probes, and closes when the service has
+//! recovered.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-/// How many attempts have ended badly.
+/// Number of charged attempts.
 async fn charged(db: &Session) -> i64 {
     db.query_one("SELECT count(*) FROM attempts WHERE charged", &[])
         .await
@@ -44,7 +45,7 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
     let (url_one, url_two) = (one.url.clone(), two.url.clone());
     let mut client = tasker::client::Client::connect(&url_one).await.unwrap();
     register(&mut client, &caller("call", "h", "billing")).await;
-    // Long enough to look at it while it is open.
+    // Long enough for the test to check it while it is open.
     let policy = tasker::proto::Policy {
         cool_down_seconds: Some(4.0),
         max_cool_down_seconds: Some(4.0),
@@ -85,7 +86,7 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
     assert_eq!(times(&seen, "circuit.opened"), 1, "{:?}", seen.changes);
     assert!(seen.circuit.as_ref().unwrap().steps_waiting > 0);
 
-    // Both servers die while it is open: the state is the database's.
+    // Both servers die while it is open: the database keeps the state.
     one.kill();
     two.kill();
     let one = ServerProcess::start_at(test.url(), &address_one);
@@ -110,7 +111,7 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
         "an attempt was spent while it was open"
     );
 
-    // Half-open, and everything fails: no more than the probes get through before it opens again.
+    // Half-open, and every call fails: only the probes start before it opens again.
     billing.fail(100);
     let looked = Instant::now();
     eventually("it opens again", || {
@@ -193,7 +194,7 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
         down.worker(&[&server.url], "down", 16),
         up.worker(&[&server.url], "up", 16),
     ];
-    // By hand, without the engine: what it costs to serve the others, by the rows that are read.
+    // The time for 2,000 tasks of the other service, from their submit to their end.
     let rate = async |client: &mut tasker::client::Client| {
         let started = Instant::now();
         submit_many(client, "t/up", 2_000).await;
@@ -221,7 +222,7 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
     }
     let (without, with) = (without.iter().min().unwrap(), with.iter().min().unwrap());
     println!("others: {without:?} without, {with:?} with 10,000 steps behind an open circuit");
-    // Loosely: what is measured tightly is measured by `tasker bench`, on a quiet machine.
+    // A loose bound: `tasker bench` measures this precisely, on an idle machine.
     assert!(
         with.as_secs_f64() < without.as_secs_f64() * 1.5 + 0.3,
         "{without:?} became {with:?}"
@@ -248,7 +249,7 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// The oldest are the probes, and an outage has many of them.
+/// The oldest steps are the probes, and an outage has many of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_many_probes_costs_nobody_his_attempts() {
     let test = TestDb::new().await;

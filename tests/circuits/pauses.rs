@@ -1,4 +1,4 @@
-//! `retry_after` holds the whole service, not only the step that heard it.
+//! `retry_after` pauses the whole service, not only the step that received it.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,7 +39,7 @@ async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
     assert_eq!(times(&waits, "circuit.paused"), 1);
     there.hears_nothing(Duration::from_millis(1_500)).await;
     here.hears_nothing(Duration::from_millis(100)).await;
-    // Another service is not held.
+    // Another service is not paused.
     submit(&mut client, "t/c", "{}").await;
     let c = here.assignment().await;
     assert_eq!(c.handler, "c");

@@ -1,4 +1,5 @@
-//! What servers read of services: those that changed, however many there are, and none of them is missed.
+//! A server's reads of services: only those that changed, however many there are, and none is
+//! missed.
 
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use crate::{
 
 /// Services beside those of the test.
 const MANY: i32 = 5_000;
-/// A change of one service costs a server no more rows than this; the loops look a few times meanwhile.
+/// The most rows that a server reads for a change of one service; its loops look a few times
+/// meanwhile.
 const FEW: u64 = 20;
 
-/// How many rows of services a server has read so far.
+/// Number of service rows that a server has read so far.
 async fn rows_read(server: &TestServer) -> u64 {
     let page = reqwest::get(format!("{}/metrics", server.url))
         .await
@@ -55,7 +57,8 @@ async fn a_change_of_one_service_is_seen_everywhere_and_costs_no_reading_of_the_
     let db = bench.db.connect().await;
     let insert = "INSERT INTO services (namespace, service) SELECT 'many', 's' || n FROM generate_series(1, $1) n";
     db.execute(insert, &[&MANY]).await.unwrap();
-    // Transactions of other databases that are older than the insert may have it read again for a while.
+    // While transactions of other databases run that are older than the insert, servers may read
+    // its rows again.
     for state in [CircuitState::Open, CircuitState::Closed]
         .into_iter()
         .cycle()
@@ -77,7 +80,8 @@ async fn a_change_of_one_service_is_seen_everywhere_and_costs_no_reading_of_the_
     panic!("each change of one service was a reading of many");
 }
 
-/// The transaction that closes the circuit again has its number before a later one is committed and read.
+/// The transaction that closes the circuit gets its number before a later one is committed and
+/// read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_is_committed_late_is_not_missed() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;

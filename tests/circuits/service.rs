@@ -1,5 +1,5 @@
-//! A downstream service of the tests: it fails as often as it is told, and knows who called it when. Its workers, and what
-//! operators set for it.
+//! A downstream service of the tests, which fails at a set rate and records its calls; its workers,
+//! and the policies that operators set for it.
 
 use std::{
     sync::{
@@ -16,12 +16,12 @@ use tasker::{
 };
 use tokio::task::JoinHandle;
 
-/// Who called, and how it was answered.
+/// The service's settings and its calls so far.
 #[derive(Clone, Default)]
 pub struct Service {
-    /// Of a hundred calls, so many fail.
+    /// Percentage of calls that fail.
     failing: Arc<AtomicU32>,
-    /// How long a call takes, ms.
+    /// Duration of a call, ms.
     pub millis: Arc<AtomicU32>,
     calls: Arc<Mutex<Vec<Instant>>>,
     running: Arc<AtomicUsize>,
@@ -40,12 +40,12 @@ impl Service {
         self.failing.store(percent, Ordering::SeqCst);
     }
 
-    /// How often it was called.
+    /// Number of calls.
     pub fn calls(&self) -> usize {
         self.calls.lock().unwrap().len()
     }
 
-    /// How often it was called since then.
+    /// Number of calls since then.
     pub fn calls_since(&self, since: Instant) -> usize {
         self.calls
             .lock()
@@ -68,7 +68,7 @@ impl Service {
         self.calls.lock().unwrap().push(Instant::now());
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(running, Ordering::SeqCst);
-        // Evenly spread, and not by chance.
+        // Failures are spread evenly, not at random.
         let n = self.count.fetch_add(1, Ordering::SeqCst);
         let percent = self.failing.load(Ordering::SeqCst);
         let fails = (n + 1) * percent / 100 != n * percent / 100;
@@ -85,7 +85,7 @@ impl Service {
         Ok(n)
     }
 
-    /// A worker whose handler calls it.
+    /// A worker whose handler calls the service.
     pub fn worker(&self, urls: &[&str], handler: &str, slots: usize) -> JoinHandle<()> {
         let service = self.clone();
         let handle = move |_: StepContext| service.clone().call();
@@ -102,7 +102,7 @@ impl Service {
     }
 }
 
-/// A task of one step that calls a service, and is tried often and soon.
+/// A template of one step that calls a service, with many attempts and a short back-off.
 pub fn caller(name: &str, handler: &str, service: &str) -> String {
     format!(
         "task_name: {name}\nnamespace: t\nversion: 1.0.0\nstep_templates:\n  - name: call\n    handler_class: {handler}\n    \
@@ -111,7 +111,7 @@ pub fn caller(name: &str, handler: &str, service: &str) -> String {
     )
 }
 
-/// Quick circuits: what takes minutes in production takes moments here.
+/// Fast circuits: the intervals of production, shortened to seconds.
 pub fn quick() -> proto::Policy {
     proto::Policy {
         window_seconds: Some(5.0),
@@ -150,7 +150,7 @@ pub async fn circuit(client: &mut Client, service: &str) -> proto::GetCircuitRes
         .into_inner()
 }
 
-/// How often something happened to it.
+/// Number of changes of this type.
 pub fn times(circuit: &proto::GetCircuitResponse, kind: &str) -> usize {
     circuit
         .changes
