@@ -1,4 +1,4 @@
-//! What an event says, and who hears of it.
+//! The content of events, and the subscribers that receive them.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ step_templates:
   - {name: second, handler_class: k, depends_on_steps: [first]}
 ";
 
-/// A task whose first step is retried once, and whose second one ends as it is told.
+/// Runs a task whose first step is retried once, and whose second one succeeds or fails.
 async fn run_one(
     bench: &mut Bench,
     worker: &mut RawWorker,
@@ -61,7 +61,7 @@ async fn run_one(
     id
 }
 
-/// What happened, in order, and of which task all of it is.
+/// The types in order, and the task of all of them.
 fn they_are_of_one_task(events: &[Event], id: &str) {
     use EventType::*;
     let types: Vec<EventType> = events.iter().map(Event::r#type).collect();
@@ -158,7 +158,7 @@ async fn an_event_says_what_is_known_of_it() {
         (failed.error_code.as_str(), failed.error_message.as_str()),
         ("USER_CONFLICT", "no such user")
     );
-    // A step without a service is its handler's.
+    // The default service of a step is its handler's name.
     assert_eq!(
         (failed.service.as_str(), failed.outcome()),
         ("k", AttemptOutcome::PermanentError)
@@ -174,10 +174,10 @@ async fn an_event_says_what_is_known_of_it() {
     assert!(one(TaskStarted, 0, "").wait_ms.unwrap() < 5_000);
 }
 
-/// Whether an event is of a good task, a bad one and another one as its filter says.
+/// Whether an event fits the filter, given the ids of a good task, a bad one and another one.
 type Fits = fn(&Event, [&str; 3]) -> bool;
 
-/// Filters, how many events they let through, and which.
+/// Filters, the number of events that each admits, and the check of each event.
 fn filters(good: &str, bad: &str) -> [(SubscribeRequest, usize, Fits); 8] {
     let all = from_beginning();
     [
@@ -263,7 +263,8 @@ async fn every_filter_lets_through_what_it_says() {
     bench.finished(&other).await;
     let last = bench.submit("t/two", "{}").await;
     for (request, count, fits) in filters(&good, &bad) {
-        // Stored ones, and then one that marks the end without a filter.
+        // The events of `last` come after all others: only the subscription without a filter counts
+        // them.
         let mut tail = Tail::begin(&mut bench.client, request.clone())
             .await
             .unwrap();
@@ -298,7 +299,7 @@ async fn now_is_after_what_is_stored_and_before_what_comes() {
         .unwrap();
     let id = bench.submit("t/two", "{}").await;
     assert_eq!(tail.event().await.task_id, id);
-    // Also for one that begins while the reader is at work.
+    // The same for a subscription that begins while the reader is at work.
     let mut second = Tail::begin(&mut bench.client, SubscribeRequest::default())
         .await
         .unwrap();
@@ -318,7 +319,7 @@ async fn a_live_event_comes_at_once_also_from_another_server() {
     let mut near = Tail::begin(&mut bench.client, SubscribeRequest::default())
         .await
         .unwrap();
-    // Until the servers have told each other that there is somebody who listens.
+    // By then the servers have announced to each other that they have subscribers.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
     let mut slowest = [Duration::ZERO; 2];
     for _ in 0..5 {

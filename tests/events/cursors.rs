@@ -1,4 +1,5 @@
-//! Cursors: each is a place to go on from, at any server; what is no place is refused with the reason.
+//! Cursors: a subscription can resume from each, at any server; an invalid one is refused with the
+//! reason.
 
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ async fn write(db: &TestDb, from: i32, count: i32) {
         .execute(sql, &[&from, &(from + count - 1)])
         .await
         .unwrap();
-    // As another server would say it.
+    // Notifies as another server would.
     client
         .execute(
             "SELECT pg_notify($1, $2)",
@@ -156,7 +157,7 @@ async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
     let mut fast = Tail::begin(&mut fast_client, SubscribeRequest::default())
         .await
         .unwrap();
-    // More than all buffers on the way hold: what is kept for slow ones is 4 chunks.
+    // More than all buffers on the way can hold: the ring keeps 4 chunks for slow subscribers.
     for round in 0..30 {
         write(&bench.db, round * 1_000 + 1, 1_000).await;
         for number in 1..=1_000 {
@@ -183,7 +184,7 @@ async fn the_place_is_told_although_nothing_passes_the_filter() {
         message.event.is_none() && message.cursor != first,
         "{message:?}"
     );
-    // And it is behind what did not pass.
+    // The cursor is behind the events that the filter left out.
     let mut rest = Tail::after(&mut bench.client, &message.cursor).await;
     write(&bench.db, 11, 1).await;
     assert_eq!(rest.event().await.attempt, 11);
@@ -206,7 +207,8 @@ async fn the_first_subscriber_of_a_server_hears_the_others_at_once() {
     let mut tail = Tail::begin(&mut quiet.client().await, SubscribeRequest::default())
         .await
         .unwrap();
-    // After the look with which a first subscriber begins; the next one without news is more than a second away.
+    // After the look with which a first subscriber begins; the next look without a notification is
+    // more than a second away.
     tokio::time::sleep(Duration::from_millis(400)).await;
     let asked = std::time::Instant::now();
     let id = bench.submit("t/one", "{}").await;
@@ -339,7 +341,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
         (Code::OutOfRange, "CURSOR_TOO_OLD"),
         "{status}"
     );
-    // It has been told nothing yet: the beginning is what is left.
+    // This cursor has no event before it: its subscription begins with the first that is left.
     assert_eq!(
         Tail::after(&mut bench.client, &start)
             .await
@@ -356,7 +358,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
             .attempt,
         301
     );
-    // It has been told all that is gone.
+    // This cursor is behind all removed events.
     assert_eq!(
         Tail::after(&mut bench.client, &behind)
             .await
@@ -365,10 +367,10 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
             .attempt,
         33_001
     );
-    // And the one that is live goes on.
+    // The live subscription goes on.
     assert_eq!(tail.event().await.attempt, 33_001);
 
-    // One that reads the log itself finds out at its next read.
+    // A subscriber that reads the log itself gets the error at its next read.
     let events = Events::new(
         bench.db.db(),
         encode,
@@ -453,7 +455,7 @@ async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
         .unwrap();
     let client = db.connect().await;
     let sql = "INSERT INTO events (at, type) VALUES (now() - interval '7 seconds', 'worker.lost')";
-    // The next look, which may come at any moment, finds nothing and forgets it.
+    // The reader's own next look, which may come at any moment, finds no event and resets the lag.
     let mut tries = 0;
     loop {
         client.batch_execute(sql).await.unwrap();

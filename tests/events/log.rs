@@ -1,8 +1,8 @@
-//! Transactions of random length write events side by side, and finish in another order than they began; subscribers are
-//! killed and go on. What comes out is what was committed: nothing is missing, nothing comes twice, and each task's events
-//! are in the order of cause and effect.
+//! Transactions of random length write events concurrently, and commit in another order than they
+//! began; subscribers are killed and resume. The subscribers receive the committed events: none is
+//! missing, none comes twice, and each task's events are in the order of cause and effect.
 //!
-//! `TASKER_EVENTS=200000 TASKER_EVENTS_KILLS=100` for the whole of it.
+//! `TASKER_EVENTS=200000 TASKER_EVENTS_KILLS=100` for the full run.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -42,7 +42,8 @@ fn below(end: u64) -> u64 {
     Uuid::new_v4().as_u64_pair().1 % end
 }
 
-/// What a subscriber has heard: the number of each event in its task's chain, as they came.
+/// The events that a subscriber has received: their numbers in their tasks' chains, in the order of
+/// arrival.
 #[derive(Default)]
 struct Heard {
     seqs: HashSet<i64>,
@@ -77,7 +78,8 @@ impl Heard {
     }
 }
 
-/// Appends to the chains of some tasks, each link of which knows the one before, until `written` is large enough.
+/// Appends to the chains of some tasks, each link of which depends on the one before, until
+/// `written` is large enough.
 async fn write(db: Arc<TestDb>, tasks: Arc<Vec<Uuid>>, written: Arc<AtomicI64>, wanted: i64) {
     let client = db.connect().await;
     let link = client
@@ -89,7 +91,7 @@ async fn write(db: Arc<TestDb>, tasks: Arc<Vec<Uuid>>, written: Arc<AtomicI64>, 
         .await
         .unwrap();
     while written.load(Ordering::Relaxed) < wanted {
-        // In one order, so that no two wait for each other.
+        // Sorted, so that no two transactions deadlock.
         let mut mine: Vec<usize> = (0..=below(5))
             .map(|_| usize::try_from(below(TASKS as u64)).unwrap())
             .collect();
@@ -97,7 +99,7 @@ async fn write(db: Arc<TestDb>, tasks: Arc<Vec<Uuid>>, written: Arc<AtomicI64>, 
         mine.dedup();
         client.batch_execute("BEGIN").await.unwrap();
         if below(2) == 0 {
-            // The number of the transaction now, and what it acts on later.
+            // The transaction takes its number now and its locks later.
             client
                 .batch_execute("SELECT pg_current_xact_id()")
                 .await
@@ -141,7 +143,8 @@ fn tail(server: &ServerProcess, cursor: &str) -> Child {
         .unwrap()
 }
 
-/// Hears what comes until it is killed with SIGKILL after `life`, or has heard `enough`.
+/// Reads events until the process is killed with SIGKILL after `life`, or until `enough` have
+/// arrived.
 async fn hear(
     server: &ServerProcess,
     cursor: &mut String,
@@ -157,7 +160,7 @@ async fn hear(
     loop {
         tokio::select! {
             read = lines.read_line(&mut line) => {
-                // What it had written before it died counts, but for a line that is not whole.
+                // Lines written before the kill count, except an incomplete one.
                 if read.unwrap() == 0 || !line.ends_with('\n') {
                     break;
                 }
@@ -178,7 +181,7 @@ async fn hear(
     let _ = child.kill().await;
 }
 
-/// Hears everything in one go, and takes its time: `pause` after each hundred.
+/// Reads everything in one subscription, slowly: `pause` after each hundred.
 async fn hear_slowly(url: String, pause: Duration, enough: Arc<AtomicI64>) -> Heard {
     let mut client = Client::connect(&url).await.unwrap();
     let mut tail = Tail::begin(&mut client, from_beginning()).await.unwrap();
@@ -227,7 +230,8 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
         ServerProcess::start(db.url()),
     ];
 
-    // One transaction is there all the time: what is below its number is never all over. It wrote early, and commits last.
+    // One transaction stays open all the time, so the log below its number is never complete. It
+    // writes early and commits last.
     let old = db.connect().await;
     let oldest = Uuid::now_v7();
     old.batch_execute("BEGIN").await.unwrap();
@@ -289,7 +293,7 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
         .await;
         lives += 1;
         if lives == kills / 2 {
-            // Whoever was at it goes on at the other one.
+            // Its subscribers resume at the other server.
             let address = servers[0].address().to_owned();
             servers[0].kill();
             servers[0] = ServerProcess::start_at(db.url(), &address);
@@ -308,7 +312,7 @@ async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
     let expected: BTreeMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let sum: i64 = expected.values().sum();
     assert_eq!(sum, written.load(Ordering::Relaxed) + 1);
-    // A last one, that the slow ones find out when to stop.
+    // A last event, with which the slow subscribers reach their total.
     total.store(sum + 1, Ordering::Relaxed);
     let end = Uuid::now_v7();
     control.execute(insert, &[&end]).await.unwrap();

@@ -1,4 +1,4 @@
-//! The event log: what subscribers hear, and that they hear it once, in order, whatever happens to them.
+//! The event log: subscribers receive each event once, in order, whatever happens to them.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -18,14 +18,14 @@ use tonic::{Status, Streaming};
 
 use self::support::server::PATIENCE;
 
-/// A subscription, and the last cursor that came.
+/// A subscription, and the last received cursor.
 pub struct Tail {
     stream: Streaming<SubscribeResponse>,
     pub cursor: String,
 }
 
 impl Tail {
-    /// Begins, and takes the first message, which tells the place.
+    /// Subscribes and takes the first message, which contains the cursor.
     pub async fn begin(client: &mut Client, request: SubscribeRequest) -> Result<Self, Status> {
         let mut stream = client.events.subscribe(request).await?.into_inner();
         let first = tokio::time::timeout(PATIENCE, stream.message())
@@ -47,7 +47,7 @@ impl Tail {
         Self::begin(client, after(cursor)).await.unwrap()
     }
 
-    /// The next message, whatever it is.
+    /// The next message of any kind.
     pub async fn message(&mut self) -> Result<SubscribeResponse, Status> {
         let message = tokio::time::timeout(PATIENCE, self.stream.message())
             .await

@@ -1,4 +1,5 @@
-//! What is old goes, with everything that belongs to it; what is not over stays whole; and nobody has to wait for it.
+//! Old tasks are removed with all their rows; an unfinished task keeps all its rows; and no other
+//! transaction waits for the removal.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ step_templates:
   - {name: only, handler_class: h}
 ";
 
-/// A database whose history begins 41 days ago, with some of it.
+/// A database whose history begins 41 days ago, with some tasks.
 pub async fn aged(finished: i64, waiting: i64) -> (TestDb, Client) {
     let test = TestDb::new().await;
     let (db, client) = (test.db(), test.connect().await);
@@ -190,7 +191,7 @@ async fn what_is_not_over_or_not_for_long_keeps_all_that_it_has() {
         Pruned::default()
     );
 
-    // And once they are over, they go too.
+    // Once they are over, they are removed too.
     client
         .batch_execute("UPDATE tasks SET ended_at = now() - interval '31 days', state = 'cancelled'; DELETE FROM queue")
         .await
@@ -234,7 +235,8 @@ async fn a_cursor_from_before_is_told_so_and_a_later_one_goes_on() {
     tail.events(10).await;
     let early = tail.cursor.clone();
     while tail.event().await.r#type() != EventType::TaskCompleted {}
-    // What is old here was written a moment ago: a place is beyond it when whatever ran then, in any database, has ended.
+    // The old events were written a moment ago here: a cursor is behind them once every transaction
+    // that ran then, in any database, has ended.
     let session = db.connect().await;
     eventually("what ran before has ended", async || {
         let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > (SELECT xid FROM events ORDER BY xid DESC LIMIT 1)";
@@ -361,11 +363,12 @@ async fn one_server_prunes_and_each_makes_partitions() {
         10
     );
 
-    // Three days are there from the start.
+    // Partitions of three days exist from the start.
     assert_eq!(retention(Some(MONTH)).prepare().await.unwrap(), 0);
     assert_eq!(retention::prepare(&db.db(), 7, 9).await.unwrap(), 1);
     assert_eq!(retention::prepare(&db.db(), 7, 9).await.unwrap(), 0);
-    // A day that has begun without one stays without, and what comes on it is stored all the same.
+    // A day with events in the default partition gets no partition of its own, and its later events
+    // are stored all the same.
     let insert = "INSERT INTO events (at, type, task_id) VALUES (now(), 'task.submitted', first_task_id(now() + interval '12 days'))";
     client.batch_execute(insert).await.unwrap();
     assert_eq!(retention::prepare(&db.db(), 1, 14).await.unwrap(), 3);
@@ -420,7 +423,8 @@ async fn the_command_says_and_does_the_same() {
     assert_ne!(code, Some(0), "{said}");
 }
 
-/// What a database of the first version holds is there after the migration, and is pruned like anything else.
+/// The events of a database of the first version survive the migration, and are pruned like any
+/// others.
 #[tokio::test]
 async fn a_database_of_the_first_version_keeps_its_events() {
     let db = TestDb::empty().await;
@@ -469,7 +473,8 @@ async fn a_database_of_the_first_version_keeps_its_events() {
         12
     );
     assert_eq!(retention::prune(&db.db(), MONTH).await.unwrap().events, 10);
-    // A partition of today would not have room for what is there already; today stays in the default one.
+    // A new partition of today could not take in the existing events; today's events stay in the
+    // default one.
     let mut bench = Bench {
         client: server.client().await,
         server,

@@ -1,4 +1,4 @@
-//! A retired version goes with its last task, and its number is free.
+//! A retired version is removed after its last task, and its version number is free.
 
 use tasker::{
     proto::ListTemplatesRequest,
@@ -68,7 +68,7 @@ async fn a_retired_version_goes_when_its_last_task_is_gone() {
         assert_eq!(count(&client, table).await, 0, "{table}");
     }
 
-    // A server that knew it has heard of it, and the version is free.
+    // The running server has read the removal, and the version is free.
     let request = ListTemplatesRequest {
         include_retired: true,
         ..Default::default()

@@ -1,4 +1,5 @@
-//! Services and lanes that nothing uses any more are forgotten, by the database and by all servers; what has a reason stays.
+//! Unused services and lanes are removed, from the database and from all servers; a service with a
+//! reason stays.
 
 use std::time::Duration;
 
@@ -26,14 +27,14 @@ fn calls(name: &str, service: &str) -> String {
     )
 }
 
-/// A service about which nothing has changed for 40 days; its number.
+/// Inserts a service without changes for 40 days; returns its number.
 async fn old_service(client: &Client, name: &str) -> i32 {
     let sql = "INSERT INTO services (namespace, service, since) VALUES ('t', $1, now() - interval '40 days')
                RETURNING service_id";
     client.query_one(sql, &[&name]).await.unwrap().get(0)
 }
 
-/// A lane of a service; its number.
+/// Inserts a lane of a service; returns its number.
 async fn lane(client: &Client, service: &str) -> i32 {
     let sql = "INSERT INTO lanes (namespace, task_name, handler, service, service_id)
                SELECT 't', 'by hand', 'h', service, service_id FROM services WHERE namespace = 't' AND service = $1
@@ -48,7 +49,7 @@ async fn names(client: &Client, sql: &str) -> Vec<String> {
 
 const SERVICES: &str = "SELECT service FROM services ORDER BY service";
 
-/// What keeps a service, each with what makes it so; $1 is the service's number.
+/// The reasons that keep a service, each with the SQL that causes it; $1 is the service's number.
 const REASONS: &[(&str, &str)] = &[
     ("open", "UPDATE services SET state = 'open' WHERE service_id = $1"),
     ("probed", "UPDATE services SET state = 'half_open' WHERE service_id = $1"),
@@ -121,7 +122,7 @@ async fn a_service_that_nothing_uses_goes_and_one_with_a_reason_stays() {
     assert_eq!(again, Pruned::default());
 }
 
-/// More services than a page has, so that several transactions forget them.
+/// More services than a page has, so that several transactions remove them.
 #[tokio::test]
 async fn many_services_go_page_by_page() {
     let db = TestDb::new().await;
@@ -154,7 +155,7 @@ async fn runs(client: &mut Tasker, name: &str) {
     assert_eq!(task.task.unwrap().state(), proto::TaskState::Complete);
 }
 
-/// A registration that has found its service may not lose it before it has made its lanes.
+/// A registration that has found its service must not lose it before it has made its lanes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_registered_meanwhile_has_its_service_and_runs() {
     let bench = Bench::new().await;
@@ -185,7 +186,7 @@ async fn what_is_registered_meanwhile_has_its_service_and_runs() {
     assert_eq!(pruning.await.unwrap().unwrap().services, 0);
     runs(&mut bench.server.client().await, "pay").await;
 
-    // And in any order.
+    // In any order.
     for n in 0..10 {
         let service = format!("s{n}");
         old_service(&client, &service).await;
