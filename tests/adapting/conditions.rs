@@ -1,4 +1,4 @@
-//! Steps that run only if: diamonds, chains, and what their children see.
+//! Steps with conditions: diamonds, chains, and the inputs of their children.
 
 use tasker::proto::{StepState as S, TaskState};
 
@@ -22,7 +22,7 @@ async fn bench(steps: &str) -> Bench {
     Bench::with(&format!("{HEAD}{steps}")).await
 }
 
-/// `a` decides, and one of `b` and `c` runs before `d`.
+/// `a` decides, and either `b` or `c` runs before `d`.
 const DIAMOND: &str = "
 - {name: a, handler_class: h}
 - {name: b, handler_class: h, depends_on_steps: [a], when: results.a.way == \"left\"}

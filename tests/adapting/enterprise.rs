@@ -1,5 +1,5 @@
-//! The seed's case: enterprise customers get more attempts at billing and a longer time-out, and every step knows the plan. By
-//! overrides and by a planner, with one outcome.
+//! The seed's case: enterprise customers get more attempts at billing and a longer time-out, and
+//! every step gets the plan. By overrides and by a planner, with the same outcome.
 
 use serde_json::{Value, json};
 use tasker::proto::{GetTaskResponse, StepAssignment, TaskState, step_result::Outcome};
@@ -25,7 +25,7 @@ overrides:
     annotations: {plan_type: '${context.plan}'}
 "#;
 
-/// The seed as it is, but that one worker has all its handlers and that it is `t/t`.
+/// The seed's template, with one handler for all steps and the name `t/t`.
 fn seed(more: &str) -> String {
     let mut yaml = String::new();
     for line in SEED.lines() {
@@ -44,7 +44,7 @@ fn context(plan: &str) -> String {
     json!({"email": "ada@example.com", "name": "Ada", "plan": plan}).to_string()
 }
 
-/// Plans as the overrides do.
+/// A planner with the same decisions as the overrides.
 fn planned(assignment: &StepAssignment) -> Outcome {
     if assignment.step_name != "planner" {
         return success("1");
@@ -58,7 +58,7 @@ fn planned(assignment: &StepAssignment) -> Outcome {
     success(&plan.to_string())
 }
 
-/// Attempts, time-out, configuration and plan of each step but the planner.
+/// Attempts, time-out, configuration and plan of each step except the planner.
 fn settings(played: &Played) -> Vec<(String, i32, i64, Value, Value)> {
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     let of = |(name, a): (&String, &StepAssignment)| {

@@ -1,4 +1,5 @@
-//! Tasks that adapt: overrides, planners, conditions, environments and result schemas, over real gRPC and a real Postgres.
+//! Tasks that adapt: overrides, planners, conditions, environments and result schemas, over real
+//! gRPC and a real Postgres.
 
 #[path = "../support/mod.rs"]
 mod support;

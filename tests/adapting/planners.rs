@@ -1,4 +1,4 @@
-//! Planners: what they get, what they may answer, and what becomes of the task when they fail.
+//! Planners: their inputs, their permitted answers, and the task's state when they fail.
 
 use serde_json::{Value, json};
 use tasker::{

@@ -1,4 +1,4 @@
-//! Plays a task to its end, with a worker that answers as it is told.
+//! Plays a task to its end, with a worker whose answers come from the test.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::support::{
     worker::RawWorker,
 };
 
-/// A task that has ended, and what its handlers were given, by step; of several attempts the last one's.
+/// An ended task, and the assignments of its steps; of several attempts the last one's.
 pub struct Played {
     pub task: GetTaskResponse,
     pub given: BTreeMap<String, StepAssignment>,
@@ -26,7 +26,7 @@ impl Played {
             .collect()
     }
 
-    /// The steps that a handler was given, in the order of their names.
+    /// The assigned steps, in the order of their names.
     pub fn ran(&self) -> Vec<&str> {
         self.given.keys().map(String::as_str).collect()
     }

@@ -1,4 +1,4 @@
-//! Conditions over large documents: the task that has them may take its time, and nothing else waits for it.
+//! Conditions over large documents: they may delay their own task, and nothing else waits for it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::{
     worker::{RawWorker, success},
 };
 
-/// How long a step without conditions may take meanwhile, from its submit to its acknowledgement.
+/// Time limit of a step without conditions meanwhile, from its submit to its acknowledgement.
 const HEALTHY: Duration = Duration::from_secs(1);
 const CHILDREN: usize = 45;
 
@@ -33,12 +33,13 @@ step_templates:
   - {name: one, handler: healthy}
 ";
 
-/// Large enough for the judging threads, and small enough for a build without optimisation on a busy machine.
+/// Large enough for the judging threads, and small enough for a build without optimisation on a
+/// busy machine.
 fn large() -> String {
     format!("{{\"n\":1,\"a\":[{}0]}}", "0,".repeat(40_000))
 }
 
-/// The longest of some steps, one after the other.
+/// The longest time of five steps, one after the other.
 async fn healthy(client: &mut Client, worker: &mut RawWorker) -> Duration {
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
@@ -73,13 +74,15 @@ async fn a_healthy_step_does_not_wait_for_conditions_over_large_documents() {
     }
     let beside = healthy(&mut bench.client, &mut here).await;
     let elsewhere = healthy(&mut other_client, &mut here).await;
-    // The machine of a test is slower than the one that the bound is for; without the change nothing ever comes.
+    // The bound is meant for a faster machine than a test's; a step that waited for the conditions
+    // would exceed any bound.
     assert!(
         beside < HEALTHY * 5 && elsewhere < HEALTHY * 5,
         "{beside:?} {elsewhere:?}"
     );
     for id in poisoned {
-        // Its step ends, by its verdicts or by its budget, and only what its own conditions say stays open.
+        // Its step ends, by its verdicts or by its budget; only its own conditions decide which
+        // children stay open.
         let mut client = bench.server.client().await;
         let ended = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
@@ -131,7 +134,7 @@ async fn a_task_whose_many_roots_have_conditions_holds_up_no_submit() {
     let beside = healthy(&mut bench.client, &mut worker).await;
     assert!(beside < HEALTHY * 5, "{beside:?}");
     match poison.await.unwrap() {
-        // A condition over its budget fails its step, and one that cannot be true is skipped.
+        // A condition over its budget fails its step, and a false one skips its step.
         Ok(id) => {
             let ended = state(&finished(&mut bench.client, &id).await);
             assert!(
@@ -139,7 +142,7 @@ async fn a_task_whose_many_roots_have_conditions_holds_up_no_submit() {
                 "{ended:?}"
             );
         }
-        // On a slow machine the time ends it before the budget does.
+        // On a slow machine the time limit ends it before the budget does.
         Err(status) => assert!(status.message().contains("TOO_COSTLY"), "{status:?}"),
     }
 }
