@@ -1,4 +1,4 @@
-//! A small OTLP collector, and the spans that it got.
+//! A small OTLP collector, and the spans that it received.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use opentelemetry_proto::tonic::{
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-/// A span as far as a test looks at it.
+/// The part of a span that tests compare.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// Of the process that made it.
+    /// The service name of the process that made it.
     pub service: String,
     pub name: String,
     pub trace: String,
@@ -35,7 +35,7 @@ pub struct Span {
 pub struct Collector(Arc<Mutex<Vec<Span>>>);
 
 impl Collector {
-    /// Listens on a free port, whose URL comes back too.
+    /// Listens on a free port; returns its URL too.
     pub async fn start() -> (Self, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

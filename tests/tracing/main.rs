@@ -1,4 +1,5 @@
-//! Traces and logs: what a collector gets, and what a program that reads the log can do with it.
+//! Traces and logs: the spans that a collector receives, and the fields that a program finds in the
+//! log.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -28,7 +28,7 @@ step_templates:
   - {name: call, handler_class: call, handler_config: {service: downstream}, backoff: {base_seconds: 0.01, jitter: 0}}
 ";
 
-/// A service that remembers what it was called with.
+/// A service that records the headers of its calls.
 async fn downstream() -> (String, Arc<Mutex<Vec<axum::http::HeaderMap>>>) {
     let calls = Arc::<Mutex<Vec<axum::http::HeaderMap>>>::default();
     let seen = Arc::clone(&calls);
@@ -86,7 +86,7 @@ async fn one_trace_links_client_server_worker_and_the_call_of_the_handler() {
         &["--listen", "127.0.0.1:0", "--log", "info"],
         &env,
     );
-    // The worker's spans are those of `tracing`, as in any service that uses it.
+    // The worker's spans come from `tracing`, as in any service that uses it.
     let of_worker = Telemetry::to(&endpoint, "worker").unwrap();
     tracing_subscriber::registry()
         .with(of_worker.layer())
@@ -97,7 +97,7 @@ async fn one_trace_links_client_server_worker_and_the_call_of_the_handler() {
     let worker = tokio::spawn(worker.build().unwrap().run());
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
     register(&mut client, CALLS).await;
-    // The client's span is another process's, so it goes out by an exporter of its own.
+    // The client stands for another process, so its span has an exporter of its own.
     let of_client = Telemetry::to(&endpoint, "client").unwrap();
     let mut span = of_client.tracer().start("register a user");
     let mut request = tonic::Request::new(submission("t/calls", "{}"));
@@ -161,7 +161,7 @@ async fn one_trace_links_client_server_worker_and_the_call_of_the_handler() {
         );
         let worked = one(&spans, "worker", "step", attempt);
         assert_eq!(worked.parent, tried.id);
-        // The handler's call is a child of what the worker did.
+        // The handler's call is a child of the worker's span.
         let call = &calls[attempt.parse::<usize>().unwrap() - 1];
         assert_eq!(call["traceparent"], format!("00-{trace}-{}-01", worked.id));
         assert_eq!(

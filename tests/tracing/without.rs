@@ -29,7 +29,7 @@ async fn without_a_collector_the_clients_trace_reaches_the_worker_as_it_is() {
         .insert("traceparent", PARENT.parse().unwrap());
     bench.client.tasks.submit_task(request).await.unwrap();
     assert_eq!(worker.assignment().await.traceparent, PARENT);
-    // The same over HTTP; and none is none.
+    // The same over HTTP; a submit without a trace has none.
     let request = reqwest::Client::new()
         .post(format!("{}/tasker/tasks", bench.server.url))
         .header("traceparent", PARENT);
