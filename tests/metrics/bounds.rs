@@ -1,4 +1,4 @@
-//! The page stays small and cheap, whatever is in the database.
+//! The metrics page stays small and cheap, whatever the database contains.
 
 use std::{fmt::Write as _, time::Instant};
 
@@ -13,7 +13,7 @@ const MAX_LABEL_SETS: usize = 200;
 #[tokio::test]
 async fn labels_are_bounded() {
     let mut bench = Bench::new().await;
-    // Two hundred lanes in five templates, all of them with a place of their own.
+    // Two hundred lanes in five templates, each with labels of its own.
     for template in 0..5 {
         register(&mut bench.client, &wide(template)).await;
     }
@@ -77,7 +77,7 @@ async fn a_hundred_thousand_waiting_steps_cost_one_small_look() {
     let first = asked.elapsed();
     assert_eq!(after.sum("tasker_queue_ready_steps", &[]), Some(10_000.0));
     assert!(after.sum("tasker_queue_oldest_ready_seconds", &[]).unwrap() > 3_599.0);
-    // Whatever waits, the page has the same lines.
+    // The number of lines does not depend on the queue.
     assert_eq!(after.samples.len(), before.samples.len());
     let asked = Instant::now();
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! The numbers are those of what happened.
+//! The metrics match the events that happened.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ step_templates:
 ";
 
 type Label = (&'static str, &'static str);
-/// The name of a metric, some of its labels, and the sum of all that has these.
+/// The name of a metric, some of its labels, and the sum of all samples with these labels.
 type Count = (&'static str, Vec<Label>, f64);
 
 const TASK: &[Label] = &[("namespace", "t"), ("task_name", "one")];
@@ -101,7 +101,7 @@ fn of_attempts_and_queues() -> Vec<Count> {
         ),
         ("tasker_step_attempts_total", NOBODY.to_vec(), 0.0),
         ("tasker_step_run_seconds_count", LANE.to_vec(), 4.0),
-        // The first one took 120 ms, all others less than that.
+        // The first attempt took 120 ms, all others less than that.
         (
             "tasker_step_run_seconds_bucket",
             with(("le", "+Inf"), LANE),

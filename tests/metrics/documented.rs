@@ -38,7 +38,7 @@ async fn the_table_and_the_page_agree() {
         .map(|(name, kind)| (name.clone(), (kind.clone(), scrape.labels(name))))
         .collect();
     assert_eq!(served, documented());
-    // Nothing is served that has no type and no help, and every name follows the conventions.
+    // Every sample has a type and a help text, and every name follows the conventions.
     for sample in &scrape.samples {
         let is_of = |name: &String| {
             let rest = sample.name.strip_prefix(name.as_str());

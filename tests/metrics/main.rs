@@ -1,4 +1,4 @@
-//! What `/metrics` says: that it is true, bounded, documented, and of use to a real Prometheus.
+//! `/metrics`: it is correct, bounded, documented, and usable by a real Prometheus.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! A real Prometheus scrapes a real server, and every query of the dashboard and of the alerts is asked.
+//! A real Prometheus scrapes a real server, and evaluates every query of the dashboard and of the
+//! alerts.
 
 use std::{
     fs,
@@ -25,7 +26,7 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A running Prometheus and its folder; both go with it.
+/// A running Prometheus and its folder; dropping this ends the one and removes the other.
 struct Prometheus {
     child: Child,
     dir: PathBuf,
@@ -86,7 +87,7 @@ impl Prometheus {
         serde_json::from_str(&response.text().await.ok()?).ok()
     }
 
-    /// The result of a query, which must be one that Prometheus understands.
+    /// The result of a query, which Prometheus must accept.
     async fn query(&self, expression: &str) -> Vec<Value> {
         let answer = self
             .ask("/api/v1/query", &[("query", expression)])
@@ -113,7 +114,7 @@ fn expressions() -> Vec<String> {
         .collect()
 }
 
-/// Runs promtool with this input, and expects it to find nothing wrong.
+/// Runs promtool with this input, and asserts that it finds no error.
 fn promtool(args: &[&str], input: &str) {
     let mut child = Command::new(tool("promtool"))
         .args(args)
@@ -182,7 +183,8 @@ async fn a_real_prometheus_has_data_for_every_query() {
             > 0.0,
         "{rates:?}"
     );
-    // The rules are loaded and can be evaluated. One of three steps failed, and nothing else is wrong with this server.
+    // The rules are loaded and can be evaluated. One of three steps failed, so that rule alone is
+    // pending.
     let rules = prometheus.ask("/api/v1/rules", &[]).await.unwrap();
     let rules = rules["data"]["groups"][0]["rules"]
         .as_array()

@@ -1,4 +1,4 @@
-//! A scrape, read as Prometheus reads it.
+//! A scrape, parsed as Prometheus parses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ impl Scrape {
         (!found.is_empty()).then(|| found.iter().sum())
     }
 
-    /// The names of the labels of a metric, but for the bucket's.
+    /// The names of the labels of a metric, except the bucket's.
     pub fn labels(&self, metric: &str) -> BTreeSet<String> {
         let is_histogram = self.types[metric] == "histogram";
         let of = |name: &str| {

@@ -1,4 +1,4 @@
-//! Work with a known outcome: one of everything that is counted.
+//! Work with a known outcome: one of each counted event.
 
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ step_templates:
   - {name: a, handler_class: h, handler_config: {service: s}, backoff: {base_seconds: 0.01, jitter: 0}}
 ";
 
-/// Two tasks complete, one of them at its second attempt; one fails; one is cancelled while it runs; one step is given back
-/// first. One more task waits for a handler that nobody has, and two steps are in the worker's hands at the end.
+/// Two tasks complete, one of them at its second attempt; one fails; one is cancelled while it
+/// runs; one step is released first. One more task waits for a handler that no worker has, and the
+/// worker holds two steps at the end.
 pub async fn work(bench: &mut Bench) -> RawWorker {
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let first = bench.submit("t/one", "{}").await;
