@@ -1,4 +1,4 @@
-//! Steps that are told to stop.
+//! Cancels of running steps.
 
 use std::{
     sync::{
@@ -52,14 +52,14 @@ async fn a_cancelled_step_is_told_why_and_not_answered() {
             soon(reasons.recv()).await,
             Some(Some((reason, Some(reason))))
         );
-        // The next thing the worker says is another step's result.
+        // The worker's next message is another step's result.
         stream.assign("next", "answer").await;
         assert_eq!(stream.expect_success("next").await, "42");
         stream.ack("next", ResultStatus::Stale).await;
     }
 }
 
-/// Counts the handlers that run, and the most that ever did.
+/// Counts the running handlers, and the most that ran at once.
 #[derive(Default)]
 struct Gauge {
     now: AtomicUsize,

@@ -1,4 +1,4 @@
-//! Streams that break, servers that come and go, and what survives it.
+//! Streams that break, servers that stop and start, and the state that the worker keeps.
 
 use std::{
     io,
@@ -166,7 +166,7 @@ fn a_server_that_froze_is_left() {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap()
     };
-    // A runtime that nothing is blocked on does nothing at all.
+    // A current-thread runtime runs only inside `block_on`, so this server is frozen outside of it.
     let (freezing, going_on) = (runtime(), runtime());
     let mut first = freezing.block_on(ScriptedServer::start());
     going_on.block_on(async {
@@ -237,7 +237,7 @@ async fn other_failures_to_register_are_tried_again() {
     server.register("w1").await;
 }
 
-/// What the worker logs.
+/// The worker's log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

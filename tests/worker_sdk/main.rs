@@ -1,4 +1,4 @@
-//! The worker SDK against a server that says what a test tells it to, over a real socket.
+//! The worker SDK against a server whose messages come from the test, over a real socket.
 #![cfg(feature = "server")]
 
 mod cancel;

@@ -1,8 +1,8 @@
-//! What a service gets that links the SDK.
+//! The dependencies of a service that links the SDK.
 
 use std::process::Command;
 
-/// The server's own dependencies; none of them may come with the SDK.
+/// The server's own dependencies; the SDK must bring none of them.
 const SERVER_ONLY: [&str; 6] = [
     "tokio-postgres",
     "axum",

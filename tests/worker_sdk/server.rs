@@ -1,4 +1,4 @@
-//! The scripted server: a test accepts streams, and says and hears each message itself.
+//! The scripted server: a test accepts streams, and sends and receives each message itself.
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -16,17 +16,17 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-/// How long a test waits for anything.
+/// Time limit of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits for something, with patience.
+/// Waits for something within the time limit.
 pub async fn soon<T>(wanted: impl Future<Output = T>) -> T {
     timeout(PATIENCE, wanted)
         .await
         .expect("it should have happened by now")
 }
 
-/// A worker of the handler `answer`, whose steps result in the JSON `42`, and of others if wished.
+/// A worker of the handler `answer`, whose steps result in the JSON `42`; a test may add others.
 pub fn worker(servers: &[&ScriptedServer]) -> WorkerBuilder {
     Worker::builder(servers.iter().map(|server| server.url()))
         .name("test")
@@ -67,13 +67,13 @@ impl ScriptedServer {
         self.address
     }
 
-    /// Stops listening. Streams that were accepted live on.
+    /// Stops listening. Accepted streams live on.
     pub async fn stop(self) {
         self.serving.abort();
         let _ = self.serving.await;
     }
 
-    /// The next stream, before anything was said.
+    /// The next stream, before any message.
     pub async fn accept(&mut self) -> Stream {
         soon(self.streams.recv()).await.unwrap()
     }
@@ -88,7 +88,7 @@ impl ScriptedServer {
         (stream, register)
     }
 
-    /// Whether no stream comes for a while.
+    /// Whether no stream arrives for this time.
     pub async fn is_left_alone(&mut self, time: Duration) -> bool {
         timeout(time, self.streams.recv()).await.is_err()
     }
@@ -160,7 +160,7 @@ impl Stream {
         .await;
     }
 
-    /// The next message; none when the worker closed its side.
+    /// The next message; `None` when the worker has closed its side.
     pub async fn hear(&mut self) -> Option<work_request::Message> {
         soon(self.inbound.message())
             .await
@@ -182,14 +182,14 @@ impl Stream {
         }
     }
 
-    /// The result of this lease and nothing else.
+    /// The outcome of this lease; the next message must be its result.
     pub async fn expect_outcome(&mut self, lease: &str) -> Outcome {
         let result = self.expect_result().await;
         assert_eq!(result.lease_token, lease);
         result.outcome.unwrap()
     }
 
-    /// The JSON of this lease's success and nothing else.
+    /// The JSON of this lease's success; the next message must be its result.
     pub async fn expect_success(&mut self, lease: &str) -> String {
         match self.expect_outcome(lease).await {
             Outcome::Success(success) => success.result_json,
@@ -197,7 +197,7 @@ impl Stream {
         }
     }
 
-    /// Waits until the worker is gone, politely or not.
+    /// Waits until the stream ends, in good order or not.
     pub async fn gone(&mut self) {
         while let Ok(Some(_)) = soon(self.inbound.message()).await {}
     }

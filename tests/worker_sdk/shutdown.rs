@@ -116,7 +116,7 @@ async fn a_drain_gives_back_what_waits_for_a_slot() {
     stream.assign("l1", "forever").await;
     stream.cancel("l1", CancelReason::TaskCancelled).await;
     stream.assign("l2", "answer").await;
-    // The answer to a third says that the second has arrived.
+    // The answer to a third assignment shows that the second has arrived.
     stream.assign("l3", "answer").await;
     assert!(matches!(
         stream.expect_outcome("l3").await,

@@ -233,7 +233,7 @@ async fn results_without_acknowledgement_are_bounded() {
         .unwrap()
         .spawn();
     let (mut stream, _) = server.register("w1").await;
-    // Twice max_concurrent_steps and 16.
+    // Twice `max_concurrent_steps`, plus 16.
     for lease in 0..18 {
         let lease = lease.to_string();
         stream.assign(&lease, "answer").await;
