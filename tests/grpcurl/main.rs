@@ -1,5 +1,5 @@
-//! A stranger with grpcurl and no `.proto` file: server reflection alone is enough to read, to run a workflow, and even to
-//! be its worker.
+//! grpcurl without a `.proto` file: server reflection alone is enough to read, to run a workflow,
+//! and even to be its worker.
 
 mod reflection;
 #[path = "../support/mod.rs"]
@@ -30,7 +30,7 @@ const SERVICES: [&str; 9] = [
     "tasker.v1.WorkerService",
 ];
 
-/// Options first, then what comes after the address.
+/// A grpcurl command: the options, the address, then the rest.
 fn command(bench: &Bench, options: &[&str], rest: &[&str]) -> Command {
     let mut command = Command::new(tool("grpcurl"));
     command
@@ -77,10 +77,10 @@ async fn call(bench: &Bench, method: &str, request: Value) -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Calls and returns what is said about the failure.
+/// Calls and returns the error output.
 async fn refused(bench: &Bench, method: &str, request: Value) -> String {
     let (code, stdout, stderr) = run(bench, &["-d", &request.to_string()], &[method]).await;
-    // 64 and the code of the status.
+    // 64 plus the code of the status.
     assert!(
         code.is_some_and(|code| code > 64),
         "{method}: {code:?} {stderr}"
@@ -89,7 +89,7 @@ async fn refused(bench: &Bench, method: &str, request: Value) -> String {
     stderr
 }
 
-/// A call that streams: what is said goes in through stdin, and what is heard comes out of stdout.
+/// A streaming call: stdin takes the requests, and stdout returns the responses.
 struct Talk {
     says: Option<ChildStdin>,
     hears: Lines<BufReader<ChildStdout>>,
@@ -131,14 +131,15 @@ impl Talk {
                 .unwrap()?;
             document += &line;
             document.push('\n');
-            // grpcurl indents all but the brackets of the whole.
+            // grpcurl indents every line except the outermost brackets.
             if line == "}" {
                 return Some(serde_json::from_str(&document).unwrap());
             }
         }
     }
 
-    /// The next message of this kind to a worker; an assignment may come before the acknowledgement that made room for it.
+    /// The next message of this kind to a worker; an assignment may arrive before the
+    /// acknowledgement that freed its slot.
     async fn hear_one(&mut self, kind: &str, early: &mut Vec<Value>) -> Value {
         if let Some(at) = early.iter().position(|message| message.get(kind).is_some()) {
             return early.remove(at)[kind].take();
@@ -152,7 +153,7 @@ impl Talk {
         }
     }
 
-    /// Says no more, hears the rest, and returns the exit code.
+    /// Closes stdin, reads the remaining messages, and returns the exit code.
     async fn end(mut self) -> Option<i32> {
         drop(self.says.take());
         while self.hear().await.is_some() {}
@@ -278,7 +279,7 @@ async fn an_error_comes_with_its_details() {
     assert!(said.contains("Code: NotFound"), "{said}");
 }
 
-/// The whole life of a task, with nothing but grpcurl on all sides.
+/// The whole life of a task, with grpcurl as every client and the worker.
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
 #[expect(clippy::too_many_lines, reason = "the whole life of one task")]

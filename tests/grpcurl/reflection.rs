@@ -1,4 +1,4 @@
-//! Other clients of the server's reflection than grpcurl.
+//! Clients of the server's reflection other than grpcurl.
 
 use std::process::Output;
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What older tools speak; grpcurl itself takes v1 where there is one.
+/// The version of older tools; grpcurl itself uses v1 where it is offered.
 #[tokio::test]
 async fn reflection_v1alpha_answers_too() {
     let bench = Bench::new().await;
@@ -70,7 +70,8 @@ async fn reflection_v1alpha_answers_too() {
     );
 }
 
-/// Python's reflection client speaks v1alpha, and builds its messages from the descriptors in the answer.
+/// Python's reflection client uses v1alpha, and builds its messages from the descriptors in the
+/// answer.
 #[tokio::test]
 #[ignore = "needs grpcio-reflection: make test"]
 async fn python_submits_by_reflection_alone() {
