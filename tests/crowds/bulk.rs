@@ -11,7 +11,7 @@ use tasker::{
     proto::{BulkOrder, OrderTasksRequest},
 };
 
-/// A server with so many failed tasks, and a service that is well again.
+/// A server with `n` failed tasks, and a service that has recovered.
 async fn failed(
     db: &TestDb,
     server: &ServerProcess,
@@ -87,7 +87,7 @@ async fn a_retry_that_is_left_in_the_middle_is_said_again_and_does_the_rest() {
     }
     drop(stream);
     let rows = db.connect().await;
-    // What nobody listens to ends soon: the rest stays as it is.
+    // The server ends an order soon after its client left: the remaining tasks stay as they are.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let left = count(&rows, "error").await;
     assert!(left > 0 && left < MANY, "{left} of {MANY} are left");
@@ -129,7 +129,7 @@ async fn a_server_that_is_killed_in_the_middle_has_done_what_it_told() {
         left > 0 && i64::try_from(MANY - left).unwrap() >= told_so_far,
         "{left} left, {told_so_far} told"
     );
-    // Any server does the rest; the worker comes back to the first.
+    // Any server does the rest; the worker reconnects to the first.
     let server = ServerProcess::start_at(db.url(), server.address());
     let mut client = Client::connect(&second.url).await.unwrap();
     let again = told(&mut client, order(BulkOrder::Retry)).await;

@@ -1,4 +1,4 @@
-//! Many tasks, a worker that is as quick as it can be, and what became of them.
+//! Thousands of tasks, a worker without delays, and helpers that count the tasks by state.
 
 use std::{
     sync::{
@@ -19,13 +19,13 @@ use tonic::{Status, Streaming};
 
 use crate::support::server::submission;
 
-/// How long thousands of tasks may take on a machine that is busy with other tests.
+/// Time limit for thousands of tasks on a machine that is busy with other tests.
 pub const LONG: Duration = Duration::from_secs(120);
 
-/// What thousands are.
+/// The number of tasks.
 pub const MANY: usize = 10_000;
 
-/// A test of thousands has the machine for itself.
+/// A test of thousands of tasks runs alone within this binary.
 pub async fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::const_new(());
     MACHINE.lock().await
@@ -35,7 +35,7 @@ pub async fn alone() -> MutexGuard<'static, ()> {
 pub const ONE: &str =
     "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
-/// A service that is down, or well.
+/// A service that is up or down.
 #[derive(Clone, Default)]
 pub struct Service {
     pub down: Arc<AtomicBool>,
@@ -79,13 +79,13 @@ pub async fn submit_many(client: &mut Client, name: &str, mut n: usize) {
     }
 }
 
-/// How many tasks there are in this state.
+/// Number of tasks in this state.
 pub async fn count(db: &Db, state: &str) -> usize {
     let sql = "SELECT count(*) FROM tasks WHERE state::text = $1";
     usize::try_from(db.query_one(sql, &[&state]).await.unwrap().get::<_, i64>(0)).unwrap()
 }
 
-/// Waits until there are so many.
+/// Waits until `n` tasks are in this state.
 pub async fn until(db: &Db, state: &str, n: usize) {
     let reached = async {
         while count(db, state).await < n {
@@ -97,7 +97,7 @@ pub async fn until(db: &Db, state: &str, n: usize) {
     }
 }
 
-/// Of this namespace.
+/// An order to all tasks of the namespace.
 pub fn order(order: BulkOrder) -> OrderTasksRequest {
     OrderTasksRequest {
         filter: Some(TaskFilter {
@@ -123,7 +123,7 @@ pub async fn start(
         .into_inner()
 }
 
-/// All that is told, to the end.
+/// All progress messages of the order.
 pub async fn tell(
     client: &mut Client,
     request: OrderTasksRequest,
@@ -136,7 +136,7 @@ pub async fn tell(
     Ok(told)
 }
 
-/// The account of an order that is followed to its end.
+/// The last message of an order that was carried out to its end.
 pub async fn told(client: &mut Client, request: OrderTasksRequest) -> OrderTasksResponse {
     let last = tell(client, request)
         .await

@@ -1,4 +1,5 @@
-//! Thousands of paused tasks: nothing of them starts, whatever is restarted, until the pause is lifted.
+//! Thousands of paused tasks: none of their steps starts until the pause is lifted, whatever is
+//! restarted.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -35,7 +36,7 @@ async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_cra
     let _worker = service.worker(&[&first.url, &second.url]);
     assert_eq!(pause(&mut client, "t", "").await.paused_by, "ann");
     submit_many(&mut client, "t/one", MANY / 2).await;
-    // The other server knows it too.
+    // The other server applies the pause too.
     let mut other = Client::connect(&second.url).await.unwrap();
     submit_many(&mut other, "t/one", MANY / 2).await;
     calls_stay(&service, 0, Duration::from_secs(2)).await;
@@ -82,7 +83,7 @@ async fn ten_thousand_tasks_that_are_paused_one_by_one_do_not_start_after_a_cras
     server.kill();
     let server = ServerProcess::start_at(db.url(), server.address());
     let mut client = Client::connect(&server.url).await.unwrap();
-    // Tasks to come are not held.
+    // Later tasks are not paused.
     submit(&mut client, "t/one", "{}").await;
     let rows = db.connect().await;
     until(&rows, "complete", 1).await;
