@@ -1,4 +1,4 @@
-//! What is refused, and what is left out.
+//! Refused requests, and bounded answers.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ fn of(namespace: &str, task_name: &str, version: &str) -> GetPerformanceRequest 
     }
 }
 
-/// What is at the edge of a field's bounds.
+/// Requests at the edge of a field's bounds.
 fn good() -> [GetPerformanceRequest; 5] {
     let whole = of("t", "one", "1.2.0");
     [
@@ -51,7 +51,7 @@ fn good() -> [GetPerformanceRequest; 5] {
     ]
 }
 
-/// What is beyond them, and the field.
+/// Requests beyond the bounds, and the field.
 fn bad() -> [(&'static str, GetPerformanceRequest); 10] {
     let whole = of("t", "one", "1.2.0");
     [
@@ -184,7 +184,8 @@ async fn the_newest_tasks_are_looked_at_and_it_is_said_that_there_are_more() {
     }
 }
 
-/// Two ask at once, and their questions take long: the third one is told so, and short questions have their connections.
+/// Two long queries run at once: the server refuses the third, and short queries have their
+/// connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_questions_are_few_and_are_given_up() {
     let mut bench = Bench::with(YAML).await;
@@ -220,7 +221,7 @@ async fn long_questions_are_few_and_are_given_up() {
         "it waited for its turn"
     );
     bench.get(&id).await;
-    // As after its time.
+    // As their time limit would do.
     for pid in pids {
         watcher
             .execute("SELECT pg_cancel_backend($1)", &[&pid])

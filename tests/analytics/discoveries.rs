@@ -1,5 +1,5 @@
-//! Real runs: what the article found out about its registration is found in data of the same kind, and the numbers are those
-//! of the raw rows.
+//! Real runs: the article's findings about its registration are found in data of the same kind, and
+//! the numbers match the raw rows.
 
 use std::{
     sync::{
@@ -28,10 +28,10 @@ use crate::{
 
 const REGISTRATION: &str = include_str!("../fixtures/user_registration.yaml");
 const TASKS: u32 = 40;
-/// What the article made of 30 s: a time-out that some of the mails would not have met.
+/// Stands for the article's 30 s: a time-out that some of the mails would have exceeded.
 const TIMEOUT_SECONDS: f64 = 0.3;
 
-/// How often each service was called, and what it did.
+/// Number of calls of each service, and the state of the users' service.
 #[derive(Clone, Default)]
 struct Services {
     users_there: Arc<AtomicBool>,
@@ -49,7 +49,7 @@ impl Services {
         Ok(json!({}))
     }
 
-    /// One time-out, of one of the first calls.
+    /// One of the first calls times out.
     fn bill(&self) -> Result<Value, StepError> {
         match self.bills.fetch_add(1, Ordering::SeqCst) {
             3 => Err(RetryableError::new("timeout").error_code("TIMEOUT").into()),
@@ -57,7 +57,7 @@ impl Services {
         }
     }
 
-    /// Every tenth is one too many, and every fourth is slow.
+    /// Every tenth call exceeds the rate limit, and every fourth is slow.
     async fn mail(self) -> Result<Value, StepError> {
         let n = self.mails.fetch_add(1, Ordering::SeqCst);
         if n % 10 == 5 {
@@ -116,7 +116,7 @@ async fn users(client: &mut Client) -> proto::Circuit {
         .unwrap()
 }
 
-/// As the sentences say it.
+/// A time as the messages print it.
 fn words(time: Option<prost_types::Duration>) -> String {
     let us = micros(time) as f64;
     if us < 1e6 {
@@ -126,7 +126,7 @@ fn words(time: Option<prost_types::Duration>) -> String {
     }
 }
 
-/// As many registrations, with the users' service away until its circuit has opened.
+/// Runs the registrations, with the users' service away until its circuit has opened.
 async fn registrations(bench: &mut Bench, services: &Services) {
     let quick = proto::Policy {
         window_seconds: Some(5.0),
@@ -169,7 +169,7 @@ fn cost<'a>(found: &'a GetBottlenecksResponse, step: &str, cause: WaitCause) -> 
         .unwrap_or_else(|| panic!("{step} {cause:?}: {:#?}", found.bottlenecks))
 }
 
-/// The article's own call says the same.
+/// The article's own HTTP call has the same answer.
 async fn http_says(bench: &Bench, costs: &proto::GetBottlenecksResponse) {
     let query = "namespace=user_management&task_name=user_registration";
     let url = format!("{}/tasker/analytics/bottlenecks?{query}", bench.server.url);
@@ -205,7 +205,7 @@ async fn the_four_discoveries() {
         costs.bottlenecks
     );
 
-    // One: what the welcome step takes, and how much of it is due to rate limiting.
+    // One: the time of the welcome step, and the part of it due to rate limiting.
     let welcome = find(&template.steps, "send_welcome_sequence");
     let refused = services.mails.load(Ordering::SeqCst) - TASKS;
     the_part_of_rate_limiting(
@@ -242,7 +242,7 @@ async fn the_four_discoveries() {
         "{message}"
     );
 
-    // Four: whom a shorter time-out would have failed.
+    // Four: the mails that a shorter time-out would have failed.
     let slow = services.slow_mails.load(Ordering::SeqCst);
     let over = welcome.successes_over_timeout;
     assert!(
@@ -290,7 +290,7 @@ step_templates:
   - {name: second, handler_class: k, depends_on_steps: [first], handler_config: {service: narrow}}
 ";
 
-/// Everything that holds a step, by real orders, losses and limits: all of it is accounted for.
+/// Every cause of waiting, by real orders, losses and limits: the ledger accounts for all of it.
 #[tokio::test(flavor = "multi_thread")]
 #[expect(
     clippy::too_many_lines,
@@ -318,7 +318,7 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
     for name in ["t/chain", "t/other", "t/chain"] {
         ids.push(bench.submit(name, "{}").await);
     }
-    // Nobody is there; then somebody who goes at once, and one who gives back.
+    // First no worker; then one that disconnects at once, and one that releases its step.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut lost = RawWorker::open(&url, registration(&["h"], 1))
         .await
@@ -338,7 +338,7 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
         };
         worker.settle(&a, outcome).await;
     }
-    // By order, for a while; and one at a time.
+    // A circuit opened by order for a while; then a limit of one step at a time.
     let order = proto::ForceCircuitRequest {
         namespace: "t".into(),
         service: "narrow".into(),
@@ -365,7 +365,7 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
             )
             .await;
     }
-    // Two that are cancelled: one while it runs, and one while it waits.
+    // Two cancelled tasks: one while its step runs, and one while it waits.
     let running = bench.submit("t/chain", "{}").await;
     worker.assignment().await;
     bench.cancel(&running).await.unwrap();
@@ -397,7 +397,7 @@ async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
     for time in [dependency, backoff, circuit, limit, no_worker, run] {
         assert!(time > 0, "a cause does not occur: {all:?}");
     }
-    // The paths tile the tasks' time, so the costs sum to it.
+    // The critical paths tile the tasks' time, so the costs sum to it.
     let request = proto::GetBottlenecksRequest {
         max_bottlenecks: 100,
         ..Default::default()

@@ -1,4 +1,5 @@
-//! Made-up histories: tasks, circuits, pauses, orders, connections and limits that overlap in any way.
+//! Generated histories: tasks, circuits, pauses, orders, connections and limits that overlap in any
+//! way.
 
 use std::time::{Duration, SystemTime};
 
@@ -37,7 +38,7 @@ step_templates:
 const PARENTS: [&[&[usize]]; 2] = [&[&[], &[0], &[0], &[1, 2]], &[&[], &[], &[0, 1]]];
 const HOUR: u64 = 3_600_000_000;
 
-/// SplitMix64: the same seed, the same history.
+/// SplitMix64: the same seed gives the same history.
 struct Random(u64);
 
 impl Random {
@@ -56,7 +57,7 @@ impl Random {
         self.below(100) < percent
     }
 
-    /// Up to so many seconds, and often nothing, in microseconds.
+    /// A time below this many seconds, often zero, in microseconds.
     fn time(&mut self, seconds: u64) -> u64 {
         if self.chance(25) {
             0
@@ -70,7 +71,7 @@ fn at(us: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(us)
 }
 
-/// How a step ends; what follows is not made if it does not complete.
+/// The end of a step; its children are generated only if it is done.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
     Complete,
@@ -81,7 +82,7 @@ enum End {
 }
 
 impl End {
-    /// What follows goes on.
+    /// Whether the step's children run.
     fn is_done(self) -> bool {
         matches!(self, Self::Complete | Self::Skipped | Self::Resolved)
     }
@@ -130,7 +131,7 @@ impl Maker<'_> {
                         submitted_at, started_at, ended_at, cancelled_by, cancel_reason, correlation_id, annotations, context)
                    VALUES ($1, $2, $3::text::task_state, 0, $4, 0, $8, $9, $5, $5, $6, $7, $7, 'c', '{}', '{}')";
         let total = i16::try_from(parents.len()).unwrap();
-        // Whole: a server is there, and looks after its tasks.
+        // Consistent rows, as a running server audits its tasks.
         let is = |end: End| move |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e == end);
         let is_done = |e: &Option<(u64, End)>| e.is_some_and(|(_, e)| e.is_done());
         let done = ends
@@ -167,7 +168,8 @@ impl Maker<'_> {
         }
     }
 
-    /// Attempts that do not end the step: when it is ready again after them, and how many of them were charged.
+    /// Attempts that do not end the step; returns the time at which it is ready again, and the
+    /// number of charged ones.
     async fn fail(
         &mut self,
         (id, template, step): (Uuid, i32, i16),
@@ -219,7 +221,7 @@ impl Maker<'_> {
         (ready, charged)
     }
 
-    /// All attempts of a step, and its row; returns when it ended.
+    /// All attempts of a step, and its row; returns the time and the kind of its end.
     async fn step(&mut self, id: Uuid, template: i32, step: usize, unlocked: u64) -> (u64, End) {
         let step = i16::try_from(step).unwrap();
         let end = self.end();
@@ -250,7 +252,8 @@ impl Maker<'_> {
                 )
                 .await;
             }
-            // It waited, for its next attempt perhaps: it may even have been cancelled before that.
+            // The step waited, perhaps for its next attempt: it may even have been cancelled before
+            // that.
             None => {
                 started = ready;
                 ended = ready + self.random.time(90);
@@ -333,7 +336,7 @@ impl Maker<'_> {
         self.db.execute(sql, &params).await.unwrap();
     }
 
-    /// Some of everything that can happen to a service.
+    /// Some of every kind of change of a service.
     async fn circuit(&mut self, service: i32, from: u64) {
         let mut now = from;
         while now < from + HOUR {
@@ -409,7 +412,7 @@ async fn policies(bench: &mut Bench) {
     set(bench, "t", "slow", rate).await;
 }
 
-/// Everything in one: what is answered is what a plain count finds, and each cause occurs.
+/// All causes in one history: the answer equals a plain count, and each cause occurs.
 #[tokio::test]
 async fn any_history_is_accounted_for_to_the_microsecond() {
     for seed in 1..=3 {

@@ -1,4 +1,5 @@
-//! Steps that an operator had tried again, resolved or skipped: all of their time is accounted for, their first life included.
+//! Steps that an operator retried, resolved or skipped: the ledger accounts for all of their time,
+//! including their first life.
 
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ const YAML: &str = "
     {task_name: lives, namespace: t, version: 1.0.0, step_templates: [
       {name: a, handler_class: h}, {name: b, handler_class: h, depends_on_steps: [a]},
       {name: c, handler_class: h, depends_on_steps: [b]}, {name: d, handler_class: none, depends_on_steps: [c]}]}";
-/// How long an operator takes.
+/// The time that an operator takes to act.
 const THINKS: Duration = Duration::from_millis(300);
 
 fn who() -> (String, String) {
     ("ann".into(), "a test".into())
 }
 
-/// How each step ended, and how many attempts it cost.
+/// The end of each step, and its attempts.
 fn steps_are_counted(found: &proto::GetPerformanceResponse) {
     let steps = &found.templates[0].steps;
     let counts = |i: usize| {
@@ -101,7 +102,7 @@ async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_fo
     let all = Oracle::read(&db).await.check(&found, 0.0);
     assert!(all.backoff >= 3 * 300_000, "{all:?}");
     steps_are_counted(&found);
-    // The path goes through what was set, and tiles the task's time.
+    // The path passes through the steps that were set, and tiles the task's time.
     let whole = found.templates[0].ledger.as_ref().unwrap().wall;
     assert_eq!(whole, found.templates[0].elapsed.as_ref().unwrap().mean);
     invariants(&db).await;

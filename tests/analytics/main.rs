@@ -1,4 +1,5 @@
-//! Analytics: what is answered is compared with a plain count over the raw rows, over made-up histories and over real runs.
+//! Analytics: the answers are compared with a plain count over the raw rows, over generated
+//! histories and over real runs.
 
 mod bounds;
 mod discoveries;
@@ -17,7 +18,7 @@ use tasker::{
     },
 };
 
-/// Of one namespace.
+/// The performance of one namespace.
 pub async fn performance(
     client: &mut Client,
     namespace: &str,

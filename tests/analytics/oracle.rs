@@ -1,4 +1,5 @@
-//! The same numbers by other means: every row is read, and each moment of a wait is looked at for what held it. Slow and plain.
+//! The same numbers by other means: it reads every row and checks each moment of a wait for its
+//! cause. Slow and plain.
 
 mod check;
 mod parts;
@@ -28,16 +29,16 @@ pub fn us(at: SystemTime) -> Us {
     .unwrap()
 }
 
-/// All rows that matter.
+/// All relevant rows.
 pub struct Oracle {
     graphs: BTreeMap<i32, (Template, Graph)>,
     lanes: BTreeMap<(i32, i16), Lane>,
     tasks: BTreeMap<Uuid, Task>,
     changes: BTreeMap<i32, Vec<Change>>,
     workers: Vec<Presence>,
-    /// Steps at once, starts a second, burst.
+    /// Concurrent steps, starts per second, burst.
     limits: BTreeMap<i32, (usize, f64, f64)>,
-    /// Of all attempts of a service, in the order of their starts.
+    /// All attempts of a service, in the order of their starts.
     runs: BTreeMap<i32, Vec<(Us, Us)>>,
 }
 

@@ -1,4 +1,4 @@
-//! Every number of an answer beside the same number by other means.
+//! Compares every number of an answer with the same number by other means.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,9 @@ use super::{
 };
 
 impl Oracle {
-    /// Compares every number of an answer about all tasks. Where a rate limit cuts a wait, two ways to compute in floating
-    /// point may differ by a microsecond each time. Returns how much time there was of each cause.
+    /// Compares every number of an answer about all tasks. Where a rate limit cuts a wait, two
+    /// floating-point computations may differ by a microsecond each time. Returns the total time of
+    /// each cause.
     pub fn check(&self, found: &proto::GetPerformanceResponse, timeout_seconds: f64) -> Parts {
         let mut all = Parts::default();
         for template in &found.templates {
@@ -140,7 +141,7 @@ fn tried_again(step: &Step) -> bool {
     step.tries.iter().any(|t| t.charged && t.again)
 }
 
-/// Whether this is the template of which that is said.
+/// Whether the performance is that of this template.
 fn is_version(
     t: &tasker::domain::template::Template,
     template: &proto::TemplatePerformance,
@@ -160,7 +161,7 @@ fn count(of: &[(&Task, &Step, Parts)], state: &str) -> usize {
     of.iter().filter(|(_, step, _)| step.state == state).count()
 }
 
-/// How many of the steps are in which state.
+/// Compares the number of steps in each state.
 fn check_states(seen: &proto::StepPerformance, of: &[(&Task, &Step, Parts)]) {
     assert_eq!(
         (seen.count, seen.complete, seen.failed, seen.cancelled),

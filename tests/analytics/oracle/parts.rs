@@ -4,7 +4,7 @@ use tasker::proto;
 
 use super::{Us, micros};
 
-/// Time by cause: dependency, backoff, circuit, pause, limit, no worker, dispatch, run.
+/// Time by cause: dependency, back-off, circuit, pause, limit, no worker, dispatch, run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     pub dependency: Us,
@@ -54,7 +54,8 @@ impl Parts {
     }
 }
 
-/// Equal, but for so many microseconds that the rate limit may give to another cause.
+/// Asserts equality, except for `off` microseconds between limit and dispatch, which come from the
+/// rate limit.
 pub(super) fn same(seen: &Parts, expected: &Parts, off: usize) {
     let off = Us::try_from(off).unwrap();
     let near = (seen.limit - expected.limit).abs() <= off

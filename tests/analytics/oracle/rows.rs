@@ -1,4 +1,4 @@
-//! All rows that matter, as they are stored.
+//! All relevant rows, as they are stored.
 
 use std::{collections::BTreeMap, time::SystemTime};
 

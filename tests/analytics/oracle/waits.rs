@@ -1,4 +1,4 @@
-//! What held a step, moment by moment.
+//! The cause of a step's wait, moment by moment.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{
 };
 
 impl Oracle {
-    /// Whether the circuit lets nobody, or only probes, pass, and whether the service is paused.
+    /// Whether the circuit is open or half-open, and whether the service is paused.
     fn stands(&self, service: i32, t: Us) -> (bool, bool) {
         let (mut counted, mut order, mut paused): (bool, Option<(bool, Option<Us>)>, Us) =
             (false, None, 0);
@@ -34,7 +34,8 @@ impl Oracle {
         (order.map_or(counted, |(opens, _)| opens), t < paused)
     }
 
-    /// From each start on: until when no other one fits.
+    /// For each start that empties the bucket: its time, and the time at which the next token
+    /// arrives.
     fn full(&self, service: i32) -> Vec<(Us, Us)> {
         let Some((_, rate, burst)) = self
             .limits
@@ -113,7 +114,8 @@ impl Oracle {
             (last, before) = (t.ended, Some(t));
         }
         if last < step.ended {
-            // Set by hand after its attempts: as if it had waited for another one.
+            // An operator set the step after its attempts: counted as if it had waited for another
+            // one.
             let is_set =
                 matches!(step.state.as_str(), "skipped" | "resolved_manually") && step.attempt > 0;
             let ready = if is_set {
