@@ -1,4 +1,5 @@
-//! A look of the auditor reads its portions, whatever the database holds, and the portions cover everything.
+//! A look of the auditor reads its portions, whatever the database contains, and the portions cover
+//! every row.
 
 mod support;
 
@@ -47,7 +48,7 @@ async fn filled() -> (TestDb, Db) {
     (test, db)
 }
 
-/// How many looks until both portions have begun anew, and what they found.
+/// Number of looks until `portion` holds for the cursor, and the suspects that they found.
 async fn round(db: &Db, portion: impl Fn(Cursor) -> bool) -> (i64, Vec<Uuid>) {
     let (mut cursor, mut looks, mut found) = (Cursor::default(), 0, Vec::new());
     loop {
@@ -63,9 +64,10 @@ async fn round(db: &Db, portion: impl Fn(Cursor) -> bool) -> (i64, Vec<Uuid>) {
     }
 }
 
-/// What looks have read of the tasks and of the queue, in rows: by walking through the table, and by index.
+/// Rows of `tasks` and of `queue` that looks have read: by sequential scan, and by index.
 async fn reads(db: &Db, counts: &Client) -> [(i64, i64); 2] {
-    // A session reports at the end of a statement, if a second has passed since the last time.
+    // A session reports its counts at the end of a statement, if a second has passed since its last
+    // report.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     db.patient()
         .await
@@ -99,7 +101,8 @@ async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
         (WAITING / QUEUE_PORTION + 1, vec![])
     );
 
-    // The oldest and the newest task of each kind, and one in the middle: each at the edge of a portion, or within one.
+    // The oldest and the newest task of each kind, and one in the middle: each at the edge of a
+    // portion, or within one.
     let broken = async |sql: &str, column: &str| -> Vec<Uuid> {
         let sql = format!("WITH r AS (SELECT task_id, row_number() OVER (ORDER BY task_id) AS n, count(*) OVER () AS all FROM {column})
                            {sql} WHERE task_id IN (SELECT task_id FROM r WHERE n IN (1, 5000, 5001, 10000, \"all\" / 2, \"all\"))
@@ -156,7 +159,7 @@ async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
     }
 }
 
-/// Two servers look: one at a moment.
+/// Of two servers only one looks at a time.
 #[tokio::test]
 async fn nobody_looks_while_somebody_has_the_turn() {
     let test = TestDb::new().await;

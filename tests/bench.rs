@@ -1,4 +1,5 @@
-//! `tasker bench` from end to end, briefly; and the tasks that it stores in bulk are as the engine would have left them.
+//! `tasker bench` from end to end, briefly; and the tasks that it stores in bulk equal those of the
+//! engine.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! The `tasker` binary against a server that answers from a script: what lands on stdout, on stderr, and in the exit code.
+//! The `tasker` binary against a server that answers from a script: its stdout, its stderr, and its
+//! exit code.
 
 use std::{
     net::SocketAddr,
@@ -358,7 +359,7 @@ async fn an_order_has_a_name_also_where_no_variable_says_it() {
             .to_owned()
     };
     assert_eq!(by(&[("USER", " "), ("LOGNAME", "bea")]).await, "bea");
-    // As the machine calls the user of this process, or by its number.
+    // The name of the process's user on this machine, or else its number.
     let id = async |more: &[&str]| {
         let output = Command::new("id")
             .args(more)

@@ -1,4 +1,5 @@
-//! Imports run one way: cli → http → grpc → engine → store → domain; the SDK and the client stand on the protocol alone.
+//! Imports run one way: cli -> http -> grpc -> engine -> store -> domain; the SDK and the client
+//! import the protocol alone.
 
 use std::{
     collections::BTreeSet,
@@ -98,7 +99,7 @@ fn code(file: &Path) -> String {
         .join("\n")
 }
 
-/// The first names of what follows `crate::`: one, or one for each item of a group.
+/// The first names after `crate::`: one, or one for each item of a group.
 fn heads(rest: &str) -> Vec<&str> {
     let name = |text: &str| {
         text.find(|c: char| !c.is_alphanumeric() && c != '_')

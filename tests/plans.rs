@@ -1,6 +1,7 @@
-//! The engine's statements, and the read of the event log, find their rows by index whatever Postgres believes about the tables: that they are empty, which
-//! it may have seen a moment before they filled up, or that they hold a million rows. A plan that walks through a table to
-//! find a handful of rows is the same ten times slower, and stays until the next ANALYZE.
+//! The engine's statements, and the read of the event log, find their rows by index whatever
+//! statistics Postgres has about the tables: empty, as it may have seen a moment before they filled
+//! up, or a million rows. A plan that scans a table for a few rows is ten times slower, and stays
+//! until the next ANALYZE.
 
 mod support;
 
@@ -26,13 +27,13 @@ const HOT_TABLES: [&str; 7] = [
     "services",
     "permits",
 ];
-/// Statements that want the first rows of an index in its order, and stop there.
+/// Statements that read the first rows of an index in its order, and stop there.
 const WALKS_OF_A_FEW_ROWS: [(&str, &str); 2] = [
     ("next_retry", "queue_retry"),
     ("anything_due", "queue_retry"),
 ];
 
-/// Every hot table is read by an index, with a condition on it.
+/// Asserts that every hot table is read by an index, with a condition on it.
 fn reads_by_index(plans: &Plans) {
     for (name, plan) in plans {
         let mut nodes = Vec::new();
@@ -152,12 +153,13 @@ async fn the_plans_are_the_same_whatever_the_planner_believes() {
 /// Services of a large cell.
 const SERVICES: i32 = 60_000;
 
-/// What is written often about a service, its tokens and probes, leaves the index alone that those with an end are found by.
+/// Frequent updates of a service, of its tokens and probes, do not touch the index that finds the
+/// services whose state has an end.
 #[tokio::test]
 async fn services_whose_time_has_come_are_found_without_the_others() {
     let test = TestDb::new().await;
     let client = test.db().connect_hot().await.unwrap();
-    // As the pool has it.
+    // As a pooled connection has it.
     client
         .batch_execute("SET enable_bitmapscan = on")
         .await
@@ -204,7 +206,7 @@ async fn services_whose_time_has_come_are_found_without_the_others() {
 
 type Plans = BTreeMap<&'static str, Value>;
 
-/// The plans of all statements, without what may differ: costs and estimates.
+/// The plans of all statements, without costs and estimates, which may differ.
 async fn plans(hot: &Client) -> Plans {
     let mut plans = Plans::new();
     let held = hot
@@ -230,7 +232,7 @@ async fn plans(hot: &Client) -> Plans {
         } else {
             format!("({})", vec!["NULL"; count].join(", "))
         };
-        // As text, in which a simple query gives everything; it comes in one row.
+        // As text: a simple query returns it in one row.
         let explain = format!("EXPLAIN (FORMAT JSON, COSTS OFF) EXECUTE {name}{nulls}");
         let answer = hot
             .simple_query(&explain)

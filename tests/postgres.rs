@@ -1,4 +1,4 @@
-//! The private Postgres: it comes up, keeps what it was given, and goes with whoever started it.
+//! The private Postgres: it starts, keeps its data, and ends with the process that started it.
 
 mod support;
 
@@ -15,7 +15,8 @@ use support::{TestDb, connect, own_cluster, own_options, start};
 use tasker::postgres::{Cluster, Error, Options};
 use tokio_postgres::{Client, error::SqlState};
 
-/// The environment variable that turns [`holder`] from a test that does nothing into a process that holds a cluster.
+/// The environment variable that turns [`holder`] from an empty test into a process that holds a
+/// cluster.
 const HOLD: &str = "TASKER_TEST_HOLD";
 
 #[tokio::test]
@@ -202,7 +203,8 @@ async fn data_of_another_major_version_is_not_touched() {
     );
 }
 
-/// SIGKILL gives nobody a chance to clean up: the kernel has to end the server, and the next one takes over the data.
+/// A process killed by SIGKILL cannot clean up: the kernel has to end its Postgres, and the next
+/// one takes over the data.
 #[tokio::test]
 async fn the_server_ends_when_its_starter_is_killed() {
     let folder = Folder::new();
@@ -234,7 +236,7 @@ async fn the_server_ends_when_its_starter_is_killed() {
 
     holder.kill().unwrap();
     holder.wait().unwrap();
-    // At once, while the old server may still be busy with its last checkpoint.
+    // At once, while the old Postgres may still write its last checkpoint.
     let cluster = start(options()).await;
     assert!(!runs(pid));
     assert_eq!(notes(&cluster).await, ["from the holder"]);
@@ -253,11 +255,11 @@ async fn holder() {
     .await;
     note(&cluster, "from the holder").await;
     println!("\npostgres {}", cluster.pid());
-    // Until killed, or until the test is gone and its end of the pipe with it.
+    // Until it is killed, or for a minute if the test no longer runs.
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
-/// A number in `postmaster.pid` that has come to belong to another process must not keep the server away.
+/// A process id in `postmaster.pid` that now belongs to another process must not block the start.
 #[tokio::test]
 async fn a_stale_pid_file_is_no_obstacle() {
     let folder = Folder::new();
@@ -311,7 +313,7 @@ async fn one_value(client: &Client, query: &str) -> Option<String> {
     client.query_one(query, &[]).await.unwrap().get(0)
 }
 
-/// Whether the process runs; one that has ended and waits to be collected does not.
+/// Whether the process runs; a zombie does not.
 fn runs(pid: u32) -> bool {
     let until = Instant::now() + Duration::from_secs(2);
     let state = || {

@@ -1,5 +1,5 @@
-//! `examples/python/worker.py`, written from the proto alone, against a real server: it runs the registrations, and neither
-//! its own death nor the server's loses one.
+//! `examples/python/worker.py`, written from the proto alone, against a real server: it runs the
+//! registrations, and none is lost by a crash of the worker or the server.
 
 mod support;
 
@@ -31,7 +31,7 @@ const NAME: &str = "user_management/user_registration";
 struct PythonWorker(Child);
 
 impl PythonWorker {
-    /// Its handlers take this long for each of their calls.
+    /// Each call of its handlers takes this long.
     fn start(url: &str, call: Duration) -> Self {
         let mut python = Command::new(tool("python"));
         python.arg(concat!(
@@ -44,7 +44,7 @@ impl PythonWorker {
         Self(python.kill_on_drop(true).spawn().unwrap())
     }
 
-    /// SIGTERM, and its status when it has ended.
+    /// Sends SIGTERM and returns the exit status.
     async fn terminate(mut self) -> ExitStatus {
         let pid = Pid::from_raw(self.0.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
@@ -199,8 +199,9 @@ async fn the_servers_death_in_the_middle_costs_no_attempt() {
     for task_id in &tasks {
         running(&mut client, task_id, "setup_billing_profile").await;
     }
-    // In progress in the database is not yet in the worker's hands: an assignment that the kill cuts off on its way would
-    // be given back, unstarted and free of charge. This is about steps that run, so let the worker get them.
+    // A step in progress in the database need not have reached the worker: the server would release
+    // an assignment that the kill cuts off on its way. This test needs running steps, so the worker
+    // has time to receive them.
     tokio::time::sleep(Duration::from_millis(250)).await;
     server.kill();
     let _again = ServerProcess::start_at(db.url(), &address);
@@ -248,7 +249,7 @@ async fn a_cancelled_step_stops() {
     let task_id = bench.submit(NAME, &context("a@example.org", "free")).await;
     running(&mut bench.client, &task_id, "create_user_account").await;
     bench.cancel(&task_id).await.unwrap();
-    // It would run for ten minutes; the worker ends at once because nothing runs any more.
+    // The step would run for ten minutes; the worker ends at once because no step runs any more.
     assert!(worker.terminate().await.success());
 }
 
@@ -321,7 +322,7 @@ async fn a_worker_with_two_servers_goes_on_at_the_other_one() {
         .unwrap();
     let task_id = submit(&mut client, NAME, &context("a@example.org", "free")).await;
     running(&mut client, &task_id, "create_user_account").await;
-    // As above: the assignment is to have arrived.
+    // As above: the assignment must have arrived.
     tokio::time::sleep(Duration::from_millis(250)).await;
     one.kill();
     let task = finished(&mut client, &task_id).await;

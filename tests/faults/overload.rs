@@ -32,7 +32,7 @@ const SLOW: f64 = 250.0;
 /// The size of a task's context, large enough to show in the server's memory.
 const CONTEXT_BYTES: usize = 2 << 10;
 
-/// Clients that submit as fast as they are admitted, and wait as long as RetryInfo says.
+/// Clients that submit as fast as they are admitted, and wait for the time of RetryInfo.
 struct Crowd {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
