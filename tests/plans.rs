@@ -111,6 +111,8 @@ async fn the_plans_are_the_same_whatever_the_planner_believes() {
         &plans(&db.connect_hot().await.unwrap()).await,
         "after ANALYZE of empty tables",
     );
+    // This connection prepares its plans while the tables are empty; they are compared once the
+    // tables are full.
     let early = db.connect_hot().await.unwrap();
     let _ = plans(&early).await;
 

@@ -80,8 +80,8 @@ async fn a_change_of_one_service_is_seen_everywhere_and_costs_no_reading_of_the_
     panic!("each change of one service was a reading of many");
 }
 
-/// The transaction that closes the circuit gets its number before a later one is committed and
-/// read.
+/// The transaction that releases the circuit has its number before later ones are committed and
+/// read, and commits after them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_is_committed_late_is_not_missed() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;

@@ -101,11 +101,14 @@ async fn a_call_that_is_dropped_leaves_nothing_running() {
     let look = bench.db.connect().await;
     let mut blocker = bench.db.connect().await;
     let lock = blocker.transaction().await.unwrap();
+    // While the table is locked, a query of it ends only if Postgres cancels it.
     lock.batch_execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
 
     let analytics = "%first_task_id(w.begins)%";
+    // Four calls share two turns: the next round gets one only after the dropped queries have
+    // ended.
     for round in 0..3 {
         let calls: Vec<_> = (0..4)
             .map(|_| {

@@ -181,6 +181,7 @@ async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    // The count precedes the first tasks, so the signal arrives in the middle of the order.
     assert_eq!(said.next_line().await.unwrap().unwrap(), "0 of 20000");
     let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();

@@ -175,11 +175,13 @@ async fn what_is_registered_meanwhile_has_its_service_and_runs() {
         let mut client = bench.server.client().await;
         async move { register(&mut client, &calls("pay", "billing")).await }
     });
+    // The registration has its turn and its service, and waits for the table of lanes.
     waits_for(&client, "relation").await;
     let pruning = tokio::spawn({
         let db = bench.db.db();
         async move { retention::prune(&db, MONTH).await }
     });
+    // The removal waits for the turn of the registration.
     waits_for(&client, "advisory").await;
     held.commit().await.unwrap();
     registering.await.unwrap();

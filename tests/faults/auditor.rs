@@ -362,6 +362,7 @@ async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
     )
     .await
     .unwrap();
+    // The engine runs in this process, so that the test can read its counters.
     let config = EngineConfig {
         address: String::new(),
         lease: Duration::from_secs(2),

@@ -204,6 +204,7 @@ async fn whoever_listens_to_a_server_that_is_cut_off_hears_of_it() {
     sse.write_all(b"GET /tasker/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await
         .unwrap();
+    // The first bytes show that the subscription has begun before the database is cut off.
     let mut heard = [0; 64];
     assert!(sse.read(&mut heard).await.unwrap() > 0);
 

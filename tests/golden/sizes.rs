@@ -238,6 +238,7 @@ async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_s
     };
     let context = format!("{{\"d\": {}}}", document(1_000_000));
     for i in 0..TASKS {
+        // The key keeps a repeated submit from storing a second task.
         let request = SubmitTaskRequest {
             idempotency_key: format!("k{i}"),
             ..submission("t/one", &context)

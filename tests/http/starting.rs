@@ -98,6 +98,7 @@ async fn a_server_that_still_starts_lives_and_says_so() {
     let db = TestDb::new().await;
     let mut session = db.connect().await;
     let lock = session.transaction().await.unwrap();
+    // A server reads its templates while it starts, and waits for this lock.
     lock.batch_execute("LOCK TABLE templates IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();

@@ -108,6 +108,7 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
         )
         .await
         .unwrap();
+    // While the claim is open, the repetition is UNAVAILABLE too.
     for _ in 0..2 {
         let status = bench
             .client

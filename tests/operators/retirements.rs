@@ -374,6 +374,7 @@ async fn of_an_order_on_one_server_and_submits_on_another_only_one_side_succeeds
     for round in 0..ROUNDS {
         let version = format!("1.0.{round}");
         register(&mut here, &yaml(&version)).await;
+        // The delays vary, so that the order meets the submits at different moments.
         let submits = join_all((0..4_u64).map(|i| {
             let (mut client, version) = (there.clone(), version.clone());
             async move {

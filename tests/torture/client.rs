@@ -419,6 +419,7 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
     let first = clients.next.load(Ordering::Relaxed);
     let mut rng = Rng::of(clients.seed, &format!("job {first}"));
     let answers = match rng.below(100) {
+        // Without a key a submit is sent once only, as its repetition could store a second task.
         0..35 => {
             clients
                 .submit(rng.next(), &[clients.want_any(false, None)])

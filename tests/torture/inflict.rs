@@ -93,6 +93,7 @@ fn say(world: &World, planned: &Planned, what: &str) {
 }
 
 async fn on_server(world: &World, planned: &Planned, server: &Server) {
+    // Locked for the whole fault, so that `watch` does not report the end of the process.
     let mut process = server.process.lock().await;
     say(world, planned, &format!("server {}", server.index));
     if planned.kind == Kind::ServerKill {
@@ -232,6 +233,7 @@ async fn on_link(world: &World, planned: &Planned, server: &Server) {
         _ => Mode::Refuse,
     };
     link.set(mode);
+    // Open connections are cut as well, so that the peer has to connect again.
     if mode == Mode::Refuse {
         link.strike(Blow::Cut);
     }

@@ -128,8 +128,8 @@ async fn torture(world: &Arc<World>, settings: &Settings, schedule: Vec<Planned>
     world.chronicle.note("nothing is in play");
     samples.abort();
     watch.abort();
-    // Neither may be at work when the processes are ended: the watch would report their ends, and
-    // the sampler a missing database.
+    // Neither may be at work when the processes are ended: the watch would report their ends as
+    // violations.
     let _ = (samples.await, watch.await);
     judge(world, &clients, settled).await
 }

@@ -57,6 +57,8 @@ impl Oracle {
         full
     }
 
+    /// The wait of a lane, cut wherever anything begins or ends. Each piece has the first cause
+    /// that holds: circuit, pause, no worker, limit, or else dispatch.
     fn wait(&self, lane: &Lane, from: Us, to: Us) -> Parts {
         let full = self.full(lane.service);
         let runs = self.runs.get(&lane.service).map_or(&[][..], Vec::as_slice);
@@ -100,6 +102,7 @@ impl Oracle {
         let mut parts = Parts::default();
         let mut last = task.submitted;
         let mut before: Option<&Try> = None;
+        // A gap after an attempt is a pause up to its `retry_after`, and back-off beyond it.
         let gap = |parts: &mut Parts, before: Option<&Try>, gap: Us| match before {
             None => parts.dependency += gap,
             Some(before) => {
@@ -129,6 +132,7 @@ impl Oracle {
         parts
     }
 
+    /// The path back from the step that ended last, each time through the parent that ended last.
     pub(super) fn critical_path(&self, task: &Task) -> BTreeSet<i16> {
         let mut path = BTreeSet::new();
         let mut next = task.ended.and_then(|_| {

@@ -42,6 +42,7 @@ impl Run {
             held_leases: held.iter().cloned().collect(),
             ..registration(&names, i32::try_from(slots).unwrap())
         };
+        // The previous stream breaks before the new one registers.
         drop(previous);
         let raw = RawWorker::open(&self.url, register)
             .await

@@ -155,6 +155,8 @@ fn course(
                     state,
                 });
             }
+            // A fresh retry also counts charged attempts from zero; any retry does so with lost
+            // ones.
             (charged, lost) = (if fresh { 0 } else { charged }, 0);
         }
         if i + 1 < attempts.len() {
@@ -234,6 +236,7 @@ fn times(
                 attempt,
             });
         }
+        // An operator's retry does not wait for the back-off.
         if index.reopened(before).is_some() {
             continue;
         }
