@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// How long a loop may make no progress (`engine/pulse.rs`), and how long the test waits until the
+/// The longest time without progress of a loop (`engine/pulse.rs`), and the time limit until the
 /// server reports that.
 const MAX_STALL: Duration = Duration::from_secs(10);
 const KNOWN_BY: Duration = Duration::from_secs(60);

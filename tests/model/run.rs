@@ -31,7 +31,7 @@ use crate::{
 /// Time limit for everything owed. A released step waits a second, the dispatcher looks every
 /// second, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long nothing else may arrive: after each op, and at the end.
+/// The time in which nothing else may arrive: after each op, and at the end.
 const SILENCE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(60));
 
 /// Time limit of a history. Most take a second; a worker that is gone for good takes the length of
