@@ -209,8 +209,8 @@ async fn cancels_out_of_bounds_or_too_late_are_refused() {
             .refuses(case, CANCEL, &request, InvalidArgument, says)
             .await;
     }
-    // An ended task refuses a cancel. Left pending, this one would be the first assignment at the end
-    // of the test.
+    // An ended task refuses a cancel. Left pending, this one would be the first assignment at the
+    // end of the test.
     let mut worker =
         crate::support::worker::RawWorker::connect(&target.bench.server.url, &["good"]).await;
     let assignment = worker.assignment().await;
