@@ -58,7 +58,7 @@ async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_rese
         (1, 1)
     );
 
-    // Closed by order: failures do not open the circuit.
+    // Closed by order: steps pass although failures have opened the circuit.
     set(
         &mut bench.client,
         "billing",

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The number of concurrent calls that one connection may have.
+/// Clients of a crowd that share a connection.
 const PER_CONNECTION: usize = 200;
 /// Below this rate of stored tasks per second, the 2,048 tasks of intake's queue wait ten seconds
 /// in vain, and the test cannot measure anything.

@@ -133,7 +133,7 @@ fn worker(orders: &Orders, n: usize, ledger: &Arc<Ledger>) -> WorkerHandle {
     builder.build().unwrap().spawn()
 }
 
-/// One call of a handler. Its end is written in any case.
+/// One call of a handler. Its end is written even if the handler panics or is dropped.
 struct Run {
     ledger: Arc<Ledger>,
     lease: String,
