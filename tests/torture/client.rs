@@ -465,30 +465,22 @@ async fn job(clients: &Arc<Clients>, follow_ups: &mut JoinSet<()>) {
         }
     };
     for answer in answers.into_iter().flatten() {
-        let mut rng = Rng::of(
-            clients.seed,
-            &format!("afterwards {}", answer.correlation_id),
-        );
-        let clients = Arc::clone(clients);
-        match rng.below(100) {
-            0..5 => {
-                drop(follow_ups.spawn(async move {
-                    operator::cancel(&clients, &mut rng, answer.task_id).await;
-                }));
-            }
-            5..10 => drop(follow_ups.spawn(async move {
-                let _ = watch(&clients, &mut rng, answer.task_id).await;
-            })),
-            10..40 => {
-                drop(follow_ups.spawn(async move {
-                    operator::attend(&clients, &mut rng, answer.task_id, |rng| {
-                        document::value(rng, 3)
-                    })
-                    .await;
-                }));
-            }
-            _ => {}
+        follow_ups.spawn(follow_up(Arc::clone(clients), answer));
+    }
+}
+
+/// Cancels, watches or mends the task, or leaves it alone.
+async fn follow_up(clients: Arc<Clients>, answer: SubmitTaskResponse) {
+    let purpose = format!("afterwards {}", answer.correlation_id);
+    let mut rng = Rng::of(clients.seed, &purpose);
+    match rng.below(100) {
+        0..5 => operator::cancel(&clients, &mut rng, answer.task_id).await,
+        5..10 => drop(watch(&clients, &mut rng, answer.task_id).await),
+        10..40 => {
+            let result = |rng: &mut Rng| document::value(rng, 3);
+            operator::attend(&clients, &mut rng, answer.task_id, result).await;
         }
+        _ => {}
     }
 }
 

@@ -97,27 +97,6 @@ pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variab
     .cost
 }
 
-/// The most steps that evaluating `expr` takes with documents of `bytes` bytes in all, whatever
-/// their content.
-pub(super) fn cost_for(expr: &IdedExpr, bytes: usize) -> u64 {
-    // Each value takes at least two bytes, with the separator from the next one.
-    let any = Size {
-        whole: 1 + bytes as u64,
-        longest: 1 + bytes as u64 / 2,
-        text: 1 + bytes as u64,
-        fractions: true,
-    };
-    let variable = |_: &str| Some(Shape::Bound(any));
-    Estimator {
-        variable: &variable,
-        names: Vec::new(),
-        measured: HashMap::new(),
-        items: HashMap::new(),
-    }
-    .expr(expr)
-    .cost
-}
-
 /// The steps of preparing the parts of a variable that an expression reads.
 pub(super) fn size(variable: Variable<'_>, reads: &Reads) -> u64 {
     match variable {

@@ -366,19 +366,6 @@ impl Expression {
         Ok(values::to_json(&value)?)
     }
 
-    /// The most budget steps that an evaluation can take with documents of `bytes` bytes in all,
-    /// whatever their content.
-    pub fn cost_bound(&self, bytes: usize) -> u64 {
-        let tree = &*self.0.0;
-        let read = tree.reads.parts.len() as u64 * (1 + bytes as u64);
-        let cost = if tree.path.is_some() {
-            1 + bytes as u64
-        } else {
-            bounds::cost_for(&tree.expr, bytes).saturating_add(read)
-        };
-        cost.saturating_mul(STEPS)
-    }
-
     fn spend(&self, values: &Values<'_>, steps: u64) -> Result<(), TooCostly> {
         values
             .budget

@@ -5,13 +5,13 @@
 //! fetches nothing, patterns match in linear time, and a schema whose validation could be too
 //! expensive is refused when the template is registered.
 
-mod bound;
 mod cost;
 mod defaults;
 mod identity;
 mod keywords;
 mod message;
 mod meter;
+mod number;
 mod pattern;
 mod pointer;
 mod splice;
@@ -24,7 +24,6 @@ use jsonschema::{Draft, PatternOptions, Registry, Resource, ValidationOptions, V
 use serde_json::{Value, json};
 
 use crate::domain::budget::{Budget, TooCostly};
-use bound::Bound;
 use defaults::{FillError, Filler};
 use meter::Meter;
 use survey::Survey;
@@ -84,7 +83,6 @@ pub struct ContextSchema {
     validator: Validator,
     survey: Survey,
     meter: Meter,
-    bound: Bound,
 }
 
 impl ContextSchema {
@@ -133,13 +131,11 @@ impl ContextSchema {
             .build(schema)
             .map_err(|error| vec![message::schema_problem(&error)])?;
         let meter = Meter::of(schema, &survey);
-        let bound = Bound::of(&meter);
         let compiled = ContextSchema {
             schema: schema.clone(),
             validator,
             survey,
             meter,
-            bound,
         };
         finish(compiled.default_problems())?;
         Ok(compiled)
@@ -200,13 +196,6 @@ impl ContextSchema {
             return Ok(());
         }
         Err(Misfit::Violations(self.violations(document, budget)))
-    }
-
-    /// The most steps of the validity check for any document of `bytes` bytes, independent of its
-    /// content; [`u64::MAX`] if there is no bound. Listing the violations of an invalid document
-    /// takes at most 64 times the steps of the check, and 20,000 more.
-    pub fn cost_bound(&self, bytes: usize) -> u64 {
-        self.bound.steps(bytes)
     }
 
     /// Parts that generators write and the validator does not check: formats outside the standard,

@@ -8,7 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 
-use super::meter::{Meter, Node, Same, SameKind, comparison, limit_cost, number_cost};
+use super::meter::{Meter, Node, Same, SameKind, comparison};
+use super::number;
 use crate::domain::budget::{Budget, TooCostly};
 
 /// Steps to build one error: its place and its message.
@@ -115,12 +116,10 @@ impl Walk<'_> {
                     .spend(candidates.map_or(0, |c| c.texts + text.len() as u64 / 256))
             }
             Value::Number(number) => {
-                let bytes = number.as_str().len();
-                self.budget
-                    .spend(node.numbers.saturating_mul(limit_cost(bytes)))?;
+                self.budget.spend(node.numeric.steps(number))?;
                 let compared = candidates.map_or(0, |c| c.compared_numbers);
                 self.budget
-                    .spend(compared.saturating_mul(number_cost(bytes)))?;
+                    .spend(compared.saturating_mul(number::comparison(number)))?;
                 self.budget.spend(candidates.map_or(0, |c| c.numbers))
             }
             Value::Array(items) => {

@@ -208,13 +208,24 @@ fn course(
         }
         error_of_the_last((task, step), row, a, found);
     }
-    let is_refused = index
-        .template_of(task)
-        .is_some_and(|name| poison::is_refusal(name, row.error_code.as_deref()));
-    if attempts.is_empty()
-        && matches!(row.state.as_str(), "complete" | "error")
-        && !(row.state == "error" && is_refused)
-    {
+    if attempts.is_empty() {
+        without_attempts(index, (task, step), row, found);
+    }
+}
+
+/// A step ends without an attempt only by an operator's command or its task's end, or when the
+/// server refuses it.
+fn without_attempts(
+    index: &Index<'_>,
+    (task, step): StepKey,
+    row: &Step,
+    found: &mut Vec<Violation>,
+) {
+    let is_refused = row.state == "error"
+        && index
+            .template_of(task)
+            .is_some_and(|name| poison::is_refusal(name, row.error_code.as_deref()));
+    if matches!(row.state.as_str(), "complete" | "error") && !is_refused {
         let what = format!("{} without an attempt", row.state);
         found.push(Violation::StepStateWrong { task, step, what });
     }
