@@ -1,7 +1,7 @@
 //! The worker of the README's first workflow.
 
 use serde_json::{Value, json};
-use tasker::worker::{RetryableError, StepContext, Worker};
+use tasker::worker::{StepContext, Worker};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,14 +12,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .name("hello")
         .handler("demo.greet", |step: StepContext| async move {
             let input: Value = step.context()?;
-            let word = |key: &str| input[key].as_str().unwrap_or_default().to_owned();
-            Ok(json!(format!("{}, {}!", word("greeting"), word("name"))))
+            let name = input["name"].as_str().unwrap_or_default();
+            Ok(json!(format!("Hello, {name}!")))
         })
         .handler("demo.shout", |step: StepContext| async move {
             let greeting: String = step.result_of("greet")?;
-            if step.attempt() == 1 {
-                return Err(RetryableError::new("the megaphone is warming up").into());
-            }
             Ok(greeting.to_uppercase())
         })
         .build()?
