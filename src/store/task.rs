@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Write as _,
+    sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
@@ -144,34 +145,73 @@ const TASK: &str = "
 
 /// A task and its steps in one snapshot, a row for each step. The first row has the context, and
 /// the row of a step that waits for a retry has the last attempt.
-const TASK_AND_STEPS: &str = "
-           CASE WHEN d.step = 0 THEN t.context END,
+static WHOLE: LazyLock<String> = LazyLock::new(|| {
+    let result = "CASE WHEN sum(octet_length(s.result)) OVER (ORDER BY octet_length(s.result), d.step) <= $2 THEN s.result END";
+    let context = "CASE WHEN sum(octet_length(s.error_context)) OVER (ORDER BY octet_length(s.error_context), d.step) <= $3
+                        THEN s.error_context END";
+    let attempt = "a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
+                   a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context";
+    format!(
+        "{} LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = $1 AND a.step = q.step
+                                AND a.attempt = q.attempt
+          WHERE t.task_id = $1 AND ($4::int2 IS NULL OR d.step = $4) ORDER BY d.step",
+        task_and_steps(TASK, result, context, attempt, "true")
+    )
+});
+
+/// The same for the ordinary task: small, without errors, without a step that waits for a retry.
+/// The last column is false in a row that needs [`WHOLE`]. This statement has neither windows nor
+/// the partitioned log, whose planning at each call costs as much as the rest.
+static ORDINARY: LazyLock<String> = LazyLock::new(|| {
+    let attempt = "NULL::int2, NULL::int4, NULL::text, NULL::bool, NULL::uuid, NULL::text, NULL::timestamptz, NULL::timestamptz,
+                   NULL::timestamptz, NULL::float8, NULL::text, NULL::text, NULL::text";
+    let is_whole = "coalesce(t.documents_bytes <= $2::int8, false) AND s.error_context IS NULL
+                    AND q.state IS DISTINCT FROM 'waiting_for_retry'";
+    format!(
+        "{} WHERE t.task_id = $1 ORDER BY d.step",
+        task_and_steps(
+            &TASK.replace("f.error_context", "NULL::text"),
+            "CASE WHEN t.documents_bytes <= $2::int8 THEN s.result END",
+            "NULL::text",
+            attempt,
+            is_whole,
+        )
+    )
+});
+
+/// The columns of a task and its steps, and their tables.
+fn task_and_steps(
+    task: &str,
+    result: &str,
+    context: &str,
+    attempt: &str,
+    is_whole: &str,
+) -> String {
+    format!(
+        "{task}, CASE WHEN d.step = 0 THEN t.context END,
            d.step, coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state)::text,
-           coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2),
-           CASE WHEN sum(octet_length(s.result)) OVER (ORDER BY octet_length(s.result), d.step) <= $2 THEN s.result END, s.error_code,
-           s.error_message,
-           CASE WHEN sum(octet_length(s.error_context)) OVER (ORDER BY octet_length(s.error_context), d.step) <= $3
-                THEN s.error_context END, coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at),
+           coalesce(q.attempt, s.attempt, 0), coalesce(q.charged, s.charged, 0::int2), {result}, s.error_code,
+           s.error_message, {context}, coalesce(q.ready_at, s.ready_at), coalesce(q.started_at, s.started_at),
            coalesce(s.ended_at, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN t.ended_at END),
            q.next_attempt_at, q.deadline_at, q.worker_id, w.name, s.set_by, s.set_reason,
-           a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, NULL::text, a.started_at, a.ended_at,
-           a.next_attempt_at, extract(epoch FROM a.retry_after)::float8, a.error_code, a.error_message, a.error_context,
-           NULL::timestamptz, NULL::text, false, s.result IS NOT NULL, s.error_context IS NOT NULL
+           {attempt}, NULL::timestamptz, NULL::text, false, s.result IS NOT NULL, s.error_context IS NOT NULL, {is_whole}
       FROM tasks t
       JOIN template_steps d ON d.template_id = t.template_id
       LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
       LEFT JOIN steps f ON f.task_id = t.task_id AND f.step = t.failed_step
       LEFT JOIN queue q ON q.task_id = t.task_id AND q.step = d.step
-      LEFT JOIN workers w ON w.worker_id = q.worker_id
-      LEFT JOIN attempts a ON q.state = 'waiting_for_retry' AND a.task_id = $1 AND a.step = q.step
-                          AND a.attempt = q.attempt
-     WHERE t.task_id = $1 AND ($4::int2 IS NULL OR d.step = $4) ORDER BY d.step";
+      LEFT JOIN workers w ON w.worker_id = q.worker_id"
+    )
+}
+
 /// The first columns of the parts.
 const CONTEXT: usize = 25;
 const STEP: usize = 26;
 const WAITED_FOR: usize = 43;
 /// Two columns: whether there is a result, and an error context, read or not.
 const HAS: usize = 59;
+/// Whether the row has all parts.
+const IS_WHOLE: usize = 61;
 
 const ATTEMPTS: &str = "
     SELECT a.step, a.attempt, a.outcome::text, a.charged, a.worker_id, w.name, a.started_at, a.ended_at,
@@ -208,8 +248,16 @@ pub async fn get(
     part: Part,
 ) -> Result<Option<TaskView>, StoreError> {
     let client = db.read().await?;
-    let sql = format!("{TASK}, {TASK_AND_STEPS}");
-    let task = client.prepare_cached(&sql).await?;
+    if !with_attempts && part.step.is_none() {
+        let ordinary = client.prepare_cached(&ORDINARY).await?;
+        let rows = client
+            .query(&ordinary, &[&task_id, &MAX_RESULTS_BYTES])
+            .await?;
+        if rows.iter().all(|row| row.get(IS_WHOLE)) {
+            return view(&rows, Some(Vec::new()));
+        }
+    }
+    let task = client.prepare_cached(&WHOLE).await?;
     let params: [&(dyn ToSql + Sync); 4] = [
         &task_id,
         &MAX_RESULTS_BYTES,
@@ -239,24 +287,26 @@ pub async fn get(
     } else {
         (client.query(&task, &params).await?, None)
     };
+    let attempts = attempts
+        .map(|rows| rows.iter().map(|row| attempt_of(row, 0)).collect())
+        .transpose()?;
+    view(&rows, attempts)
+}
+
+/// The view of the rows of a task. Without `attempts` it has those of steps that wait for a retry.
+fn view(rows: &[Row], attempts: Option<Vec<Attempt>>) -> Result<Option<TaskView>, StoreError> {
     let Some(first) = rows.first() else {
         return Ok(None);
     };
     let mut task = task_of(first)?;
     task.context = first.get::<_, Option<String>>(CONTEXT).unwrap_or_default();
     let attempts = match attempts {
-        Some(rows) => rows
+        Some(attempts) => attempts,
+        None => rows
             .iter()
-            .map(|row| attempt_of(row, 0))
+            .filter(|row| row.get::<_, Option<i16>>(WAITED_FOR).is_some())
+            .map(|row| attempt_of(row, WAITED_FOR))
             .collect::<Result<_, _>>()?,
-        None => {
-            let waiting = rows
-                .iter()
-                .filter(|row| row.get::<_, Option<i16>>(WAITED_FOR).is_some());
-            waiting
-                .map(|row| attempt_of(row, WAITED_FOR))
-                .collect::<Result<_, _>>()?
-        }
     };
     Ok(Some(TaskView {
         task,

@@ -32,6 +32,8 @@ const REFUSALS: [&str; 3] = ["TOO_COSTLY", "ASSIGNMENT_TOO_LARGE", "CONDITION_FA
 /// that is far too long.
 const AFFORDABLE: [usize; 2] = [100, 1_000];
 const TOO_MANY: usize = 200_000;
+/// A result has at most 1 MiB; a longer one is refused for its size and not for its cost.
+const MAX_LIST_BYTES: usize = 900_000;
 /// Number of steps with a condition.
 const CHILDREN: usize = 20;
 /// Number of values in the `enum`.
@@ -128,7 +130,8 @@ fn length(rng: &mut Rng) -> usize {
 }
 
 fn list(length: usize, item: &str) -> String {
-    vec![item; length].join(",")
+    let most = MAX_LIST_BYTES / (item.len() + 1);
+    vec![item; length.min(most)].join(",")
 }
 
 /// Whether a server may end a step of this template with this error although its handler succeeded
