@@ -139,7 +139,7 @@ impl Adjustment {
         }
     }
 
-    /// The JSON object from which [`Adjustment::read`] reads the same adjustment.
+    /// The JSON object from which `Adjustment::read` reads the same adjustment.
     pub fn to_value(&self) -> Value {
         let mut value = Map::new();
         if !self.steps.is_empty() {
