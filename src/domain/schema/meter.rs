@@ -14,7 +14,7 @@ use super::survey::{REFERENCES, Survey};
 
 /// Steps to apply a schema to a value, besides its keywords.
 const PLACE: u64 = 2;
-/// An `enum` of more strings than this is looked up by hash.
+/// The validator finds a string by its hash in an `enum` of more strings than this.
 const HASHED_STRINGS: usize = 10;
 /// Steps per KiB of text that is only scanned, for a length or a format.
 const SCAN_PER_KIB: u64 = 200;
