@@ -1,7 +1,10 @@
--- All tables live in one schema; nothing here names it, so search_path alone decides which cell a server works on.
--- The hot tables (tasks, steps, queue, events) have no foreign keys and no CHECK constraints. A trigger per row would cost
--- more than the row, and Postgres parses a constraint anew for every statement, which made a one-row update twice as dear
--- (docs/performance.md). What they would have said is in the view row_violations; it must always be empty.
+-- All tables are in one schema. No statement here qualifies a name with it, so search_path alone
+-- selects the cell.
+--
+-- The hot tables (tasks, steps, queue, events) have no foreign keys and no CHECK constraints. A
+-- trigger per row would cost more than the row, and Postgres parses a constraint anew for every
+-- statement, which doubled the cost of a one-row update (docs/performance.md). The view
+-- row_violations has these conditions instead; it must always be empty.
 
 CREATE TYPE task_state AS ENUM ('pending', 'in_progress', 'complete', 'error', 'cancelled');
 
@@ -20,7 +23,7 @@ CREATE TYPE event_type AS ENUM (
 
 CREATE TYPE circuit_state AS ENUM ('closed', 'open', 'half_open');
 
--- Definitions -----------------------------------------------------------------------------------------------------
+-- Definitions -------------------------------------------------------------------------------------
 
 CREATE TABLE templates (
     template_id   int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -41,31 +44,36 @@ END $$;
 CREATE TRIGGER templates_immutable BEFORE UPDATE OR DELETE ON templates
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
--- What the steps of a namespace call: the unit that circuits, pauses and limits protect. The row is the gate that claims
--- look at, and is written when something changes about it, never per step.
+-- The dependencies that steps of a namespace call: the unit that circuits, pauses and limits
+-- protect. A claim checks the row's admission version (`gate`); the row is written when its
+-- admission changes, never per step.
 CREATE TABLE services (
     service_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     namespace     text NOT NULL,
     service       text NOT NULL,
-    gate          bigint NOT NULL DEFAULT 0,      -- another number whenever it may be decided otherwise who passes
+    -- Admission version; raised with each change of the admission.
+    gate          bigint NOT NULL DEFAULT 0,
     state         circuit_state NOT NULL DEFAULT 'closed',
     since         timestamptz NOT NULL DEFAULT now(),
-    until         timestamptz,                    -- open: probed from then on; half-open: probed anew; closed: ramped up
-    openings      int NOT NULL DEFAULT 0,         -- in a row, without a recovery in between
-    probes_left   int NOT NULL DEFAULT 0,         -- half-open: not handed to a server yet
+    -- Open: first probe; half-open: next probes; closed: end of the ramp.
+    until         timestamptz,
+    -- Consecutive openings; reset when the ramp after a recovery ends.
+    openings      int NOT NULL DEFAULT 0,
+    probes_left   int NOT NULL DEFAULT 0,         -- half-open: not assigned to a server yet
     probes_passed int NOT NULL DEFAULT 0,         -- half-open: succeeded
-    forced        circuit_state,                  -- open or closed, by an operator
+    forced        circuit_state,                  -- ordered by an operator: open or closed
     forced_by     text,
     forced_reason text,
     forced_until  timestamptz,
-    paused_until  timestamptz,                    -- asked for by the service itself
+    paused_until  timestamptz,                    -- requested by the service itself
     tokens        double precision,               -- of the rate limit, as of refilled_at
     refilled_at   timestamptz,
     UNIQUE (namespace, service)
 ) WITH (fillfactor = 50);
 
--- What operators set, as JSON with the fields of domain::policy. An empty service is the whole namespace, an empty namespace
--- the whole cell; the narrower one decides, field by field.
+-- The settings of operators, as JSON with the fields of domain::policy. An empty service stands for
+-- the whole namespace, an empty namespace for the whole cell; for each field the narrowest setting
+-- applies.
 CREATE TABLE service_policies (
     namespace  text NOT NULL,
     service    text NOT NULL,
@@ -73,45 +81,48 @@ CREATE TABLE service_policies (
     PRIMARY KEY (namespace, service)
 );
 
--- The rolling window of a circuit: how attempts ended, by slices of time.
+-- The rolling window of a circuit: the ended attempts, per slice of time.
 CREATE TABLE service_health (
     service_id int NOT NULL,
-    slice      bigint NOT NULL,                   -- number of the slice since the epoch, each a tenth of the window long
+    -- Number of the slice since the epoch; its length is a tenth of the window.
+    slice      bigint NOT NULL,
     calls      int NOT NULL,
     failures   int NOT NULL,
     PRIMARY KEY (service_id, slice)
 ) WITH (fillfactor = 50);
 
--- What a server may let through to a service that has a limit, or is being probed: together never more than the limit. The
--- running attempts of a share carry its number, so that it is known how much of it is used, also when its server is gone.
+-- Quota shares: how many steps a server may admit to a service that has a limit or a half-open
+-- circuit. The shares of all servers together never exceed the limit. Running attempts carry the id
+-- of their share, so its use is known even after the failure of its server.
 CREATE TABLE permits (
     permit_id  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     service_id int NOT NULL,
     server_id  uuid NOT NULL,
     count      int NOT NULL,
-    wanted     int NOT NULL,                      -- how many it could use
-    term       bigint NOT NULL DEFAULT 0,         -- another number when somebody else changed the count
+    wanted     int NOT NULL,                      -- how many steps the server could admit
+    term       bigint NOT NULL DEFAULT 0,         -- raised unless its own server enlarges it
     seen_at    timestamptz NOT NULL,
     UNIQUE (service_id, server_id)
 ) WITH (fillfactor = 50);
 
--- A row per change of a circuit, kept for the history that operators read.
+-- One row per change of a circuit: the history for operators.
 CREATE TABLE circuit_changes (
     change_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     service_id int NOT NULL,
     at         timestamptz NOT NULL,
     type       event_type NOT NULL,
-    until      timestamptz,                       -- when it ends by itself, as it was known last
-    calls      int,                               -- opened: what the window held
+    until      timestamptz,                       -- when the state ends by itself, as last known
+    calls      int,                               -- opened: ended attempts in the window
     failures   int,
     actor      text,
-    detail     text                               -- a reason in words, or a policy as JSON
+    detail     text                               -- reason, or policy as JSON
 );
 
 CREATE INDEX circuit_changes_of_service ON circuit_changes (service_id, at);
 
--- A lane is the stream of steps that share namespace, handler and service. Claims go lane by lane, so a lane that is
--- held back (no worker, a circuit, a limit) costs the others nothing, however many steps wait in it.
+-- A lane is the queue of the steps that share namespace, handler and service. The claim reads lane
+-- by lane, so a blocked lane (no worker, an open circuit, an exhausted limit) costs the other lanes
+-- nothing, however many steps wait in it.
 CREATE TABLE lanes (
     lane_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     namespace  text NOT NULL,
@@ -132,7 +143,7 @@ CREATE TABLE template_steps (
 CREATE TRIGGER template_steps_immutable BEFORE UPDATE OR DELETE ON template_steps
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
--- Runs ------------------------------------------------------------------------------------------------------------
+-- Runs --------------------------------------------------------------------------------------------
 
 CREATE TABLE tasks (
     task_id        uuid PRIMARY KEY,              -- version 7: sorts by age
@@ -140,8 +151,8 @@ CREATE TABLE tasks (
     state          task_state NOT NULL,
     priority       smallint NOT NULL,             -- -100 to 100
     steps_total    smallint NOT NULL,
-    steps_live     smallint NOT NULL,             -- how many rows the task has in queue
-    steps_done     bytea NOT NULL,                -- bit i of byte i/8 is set when step i is complete
+    steps_live     smallint NOT NULL,             -- number of the task's rows in queue
+    steps_done     bytea NOT NULL,                -- bit i of byte i/8 set: step i is complete
     failed_step    smallint,                      -- the step that failed for good first
     submitted_at   timestamptz NOT NULL,
     started_at     timestamptz,
@@ -151,14 +162,16 @@ CREATE TABLE tasks (
     correlation_id text NOT NULL,
     traceparent    text,
     annotations    text NOT NULL,                 -- JSON object
-    context        text NOT NULL                  -- JSON object, the client's own bytes unless defaults were added
+    -- JSON object; the client's bytes unless defaults were added.
+    context        text NOT NULL
 ) WITH (fillfactor = 60);
 
--- None of these columns changes while a task runs well, so its updates stay heap-only (HOT).
+-- None of these columns changes in a task without failures, so its updates stay heap-only (HOT).
 --
--- The condition of the first two is always true. It keeps them away from statements that look up a task by its id and do
--- not say it: to a planner that has just seen the table empty, walking through one of these looks as good as the primary
--- key, and it stays with that plan when the table holds a million rows (docs/performance.md). Lists say it.
+-- The condition of the first two is always true. It excludes them from the plans of statements that
+-- look up a task by its id and lack the condition: a planner with the statistics of an empty table
+-- rates a scan of one of these as cheap as the primary key, and the cached plan stays when the
+-- table has a million rows (docs/performance.md). Statements of lists include the condition.
 CREATE INDEX tasks_by_template ON tasks (template_id, task_id) WHERE steps_total > 0;
 CREATE INDEX tasks_by_correlation ON tasks (correlation_id, task_id) WHERE steps_total > 0;
 CREATE INDEX tasks_failed ON tasks (task_id) WHERE failed_step IS NOT NULL;
@@ -168,13 +181,13 @@ CREATE TABLE idempotency_keys (
     namespace text NOT NULL,
     key       text NOT NULL,
     task_id   uuid NOT NULL,
-    digest    bytea NOT NULL,                     -- SHA-256 of what was submitted
+    digest    bytea NOT NULL,                     -- SHA-256 of the submitted content
     PRIMARY KEY (namespace, key)
 );
 
--- One row per step that has ended, written once. Before that, a step that is in play (ready, in progress, waiting for a
--- retry) has a row in queue, and one that waits for its parents has none at all: it is in the template. The view step_status
--- puts the three together.
+-- One row per ended step, written once. Before that, a step in play (ready, in progress, waiting
+-- for a retry) has a row in queue, and a step that waits for its parents has no row: only the
+-- template contains it. The view step_status combines the three.
 CREATE TABLE steps (
     task_id       uuid NOT NULL,
     step          smallint NOT NULL,              -- position in the template
@@ -191,8 +204,8 @@ CREATE TABLE steps (
     PRIMARY KEY (task_id, step)
 );
 
--- One narrow row per step in play. Only this table is scanned for work, and it holds live steps alone, so its size
--- follows the work in hand and never the history.
+-- One narrow row per step in play. The claim, the retries and the reaper scan only this table. It
+-- contains live steps alone, so its size follows the current work and never the history.
 CREATE TABLE queue (
     task_id         uuid NOT NULL,
     step            smallint NOT NULL,
@@ -200,17 +213,17 @@ CREATE TABLE queue (
     lane_id         int NOT NULL,
     priority        smallint NOT NULL,
     state           step_state NOT NULL,          -- ready, in_progress or waiting_for_retry
-    due             boolean NOT NULL,             -- a claim may take it now
+    due             boolean NOT NULL,             -- whether a claim may take it now
     attempt         int NOT NULL DEFAULT 0,       -- number of the running or last attempt
     charged         smallint NOT NULL DEFAULT 0,
-    lost            smallint NOT NULL DEFAULT 0,  -- attempts that ended with their worker
-    ready_at        timestamptz NOT NULL,         -- since when it has been claimable, but for its back-off
+    lost            smallint NOT NULL DEFAULT 0,  -- attempts lost with their worker
+    ready_at        timestamptz NOT NULL,         -- since when it is claimable, apart from back-off
     next_attempt_at timestamptz,
     lease           bigint,                       -- random; proves the right to the running attempt
     worker_id       uuid,
     started_at      timestamptz,
     deadline_at     timestamptz,
-    permit_id       int,                          -- the share of a limited service that the attempt uses
+    permit_id       int,                          -- quota share that the attempt uses
     PRIMARY KEY (task_id, step)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -218,7 +231,7 @@ CREATE INDEX queue_claim ON queue (lane_id, priority DESC, task_id, step) WHERE 
 CREATE INDEX queue_worker ON queue (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX queue_retry ON queue (next_attempt_at) WHERE next_attempt_at IS NOT NULL AND NOT due;
 
--- A step of a cancelled task that never came into play is cancelled with it.
+-- The cancellation of a task also cancels its steps that never came into play.
 CREATE VIEW step_status AS
     SELECT t.task_id, d.step, d.name, l.namespace, l.handler, l.service,
            coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' THEN 'cancelled' ELSE 'pending' END::step_state) AS state,
@@ -235,7 +248,7 @@ CREATE VIEW step_status AS
       LEFT JOIN steps s ON s.task_id = t.task_id AND s.step = d.step
       LEFT JOIN queue q ON q.task_id = t.task_id AND q.step = d.step;
 
--- Rows that contradict themselves. None may ever be here; tests look after everything they do.
+-- Inconsistent rows. The view must always be empty; tests check it at their end.
 CREATE VIEW row_violations AS
     SELECT 'task' AS kind, task_id, NULL::smallint AS step, v.violation
       FROM tasks, LATERAL (VALUES
@@ -272,9 +285,10 @@ CREATE VIEW row_violations AS
            ) AS v(violation, holds)
      WHERE NOT holds;
 
--- What nothing would ever wake: none may be here at any moment. Every step in play is claimable, or has a time of its next
--- attempt, or has a worker, a lease and a deadline; every task that is not final has a step in play. The engine's auditor
--- (store/audit.rs) looks for the same, a portion at a time: this walks through all tasks.
+-- Tasks and steps that no loop would ever wake. The view must be empty at any moment: every step in
+-- play is claimable, or has a time of its next attempt, or has a worker, a lease and a deadline;
+-- every task that is not final has a step in play. The engine's auditor (store/audit.rs) checks the
+-- same conditions, a portion at a time; this view reads all tasks.
 CREATE VIEW liveness_violations AS
     SELECT t.task_id, NULL::smallint AS step, 'it is not final, and no step of it is in play' AS violation
       FROM tasks t
@@ -292,11 +306,12 @@ CREATE VIEW liveness_violations AS
                WHEN 'waiting_for_retry' THEN q.due OR q.next_attempt_at IS NOT NULL
                ELSE false END;
 
--- History ---------------------------------------------------------------------------------------------------------
+-- History -----------------------------------------------------------------------------------------
 
--- One row per transition, appended in the transaction that makes it. An ended attempt is one event, so the history of
--- attempts is a view. A reader keeps the snapshot it last read under and takes what is visible now and was not then, by seq: a
--- plain sequence would let it step over numbers that commit late, and xid alone is not the order of cause and effect.
+-- One row per transition, appended in the transaction of that transition. An ended attempt is one
+-- event, so the history of attempts is a view. A reader keeps the snapshot of its last read and
+-- takes the events that are visible now and were not then, ordered by seq: by seq alone it would
+-- miss numbers that commit late, and xid alone is not the order of cause and effect.
 CREATE TABLE events (
     xid             xid8 NOT NULL DEFAULT pg_current_xact_id(),
     seq             bigint GENERATED ALWAYS AS IDENTITY,
@@ -317,7 +332,8 @@ CREATE TABLE events (
     error_code      text,
     error_message   text,
     error_context   text,
-    service_id      int,                          -- of an event about a circuit; those of steps have their template's
+    -- Set for an event about a circuit; the service of a step follows from its template.
+    service_id      int,
     detail          text,
     PRIMARY KEY (xid, seq)
 );
@@ -333,10 +349,10 @@ CREATE VIEW attempts AS
       FROM events
      WHERE outcome IS NOT NULL AND attempt > 0;
 
--- Processes -------------------------------------------------------------------------------------------------------
+-- Processes ---------------------------------------------------------------------------------------
 
--- One row per connection of a worker. The lease is here, once, and covers every step that the connection holds: a
--- heartbeat costs one row, however many steps run.
+-- One row per connection of a worker. It contains the one lease of all steps that the connection
+-- has, so a heartbeat updates one row, however many steps run.
 CREATE TABLE workers (
     worker_id            uuid PRIMARY KEY,
     server_id            uuid NOT NULL,
@@ -349,8 +365,8 @@ CREATE TABLE workers (
     connected_at         timestamptz NOT NULL,
     lease_expires_at     timestamptz NOT NULL,
     draining             boolean NOT NULL DEFAULT false,
-    ended_at             timestamptz,             -- its steps have been taken over or given back
-    superseded           boolean NOT NULL DEFAULT false -- it ended because its worker registered again
+    ended_at             timestamptz,             -- when its steps were taken over or released
+    superseded           boolean NOT NULL DEFAULT false -- ended as its worker registered again
 ) WITH (fillfactor = 50);
 
 CREATE INDEX workers_live ON workers (worker_id) WHERE ended_at IS NULL;
@@ -363,9 +379,10 @@ CREATE TABLE servers (
     seen_at    timestamptz NOT NULL
 );
 
--- Fails when a statement touched another number of rows than the engine had locked: the transaction then rolls back
--- instead of committing half of a decision. In plain SQL a cast is the only way to fail with words; it is inlined and costs
--- nothing, where a call of PL/pgSQL took a third of a one-row update.
+-- Fails if a statement changed another number of rows than the engine had locked: the transaction
+-- then rolls back instead of committing half of a decision. In plain SQL a cast is the only way to
+-- fail with a message. Postgres inlines it at no cost, whereas a PL/pgSQL call took a third of the
+-- time of a one-row update.
 CREATE FUNCTION expect_rows(what text, actual bigint, expected bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN actual = expected THEN true
                 ELSE (what || ': ' || actual || ' rows changed where ' || expected || ' were expected')::boolean END

@@ -1,8 +1,10 @@
--- Events by the day on which their task was submitted, so that old history is dropped and not deleted. The first 48 bits of a
--- task's id are that time, so all events of a task are in one partition, and a look for them finds that one by the id alone.
--- What belongs to no task, and what finds no partition, goes to events_default.
+-- Partitions events by the day of their task's submission, so that retention drops old history
+-- instead of deleting it. The first 48 bits of a task's id are that time, so one partition contains
+-- all events of a task, and a look-up finds it by the id alone. Events without a task, and events
+-- without a matching partition, go to events_default.
 --
--- (xid, seq) is no longer a key, since a key of a partitioned table must hold its partition; the identity keeps seq unique.
+-- (xid, seq) is no longer a key, since a key of a partitioned table must contain the partition key;
+-- the identity keeps seq unique.
 
 DROP VIEW attempts;
 DROP TRIGGER events_append_only ON events;
@@ -32,21 +34,22 @@ CREATE VIEW attempts AS
       FROM events
      WHERE outcome IS NOT NULL AND attempt > 0;
 
--- The least id that a task can have which is submitted at this time or later.
+-- The least possible id of a task that is submitted at this time or later.
 CREATE FUNCTION first_task_id(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
     SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
--- A partition's name says its days: events_20260131_20260201 holds what was submitted on the 31st.
+-- The name of a partition contains its days: events_20260131_20260201 has the tasks submitted on
+-- the 31st.
 CREATE VIEW event_partitions AS
     SELECT c.relname::text AS name, to_date(split_part(c.relname, '_', 2), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC' AS begins,
            to_date(split_part(c.relname, '_', 3), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC' AS ends
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent = 'events'::regclass AND c.relname ~ '^events_\d{8}_\d{8}$';
 
--- Makes partitions of `width` days until there are some for `ahead` days from today (UTC); returns how many it made. A new
--- table is attached when it is ready, which takes no lock that the insert of a task's event would wait for. A day of which
--- events_default already has rows is left to it.
+-- Creates partitions of `width` days up to `ahead` days from today (UTC), and returns their number.
+-- Each is created as a table and then attached, which takes no lock that the insert of a task's
+-- event would wait for. A day of which events_default already has rows stays there.
 CREATE FUNCTION prepare_event_partitions(width int, ahead int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     today timestamptz := date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
@@ -74,24 +77,27 @@ END $$;
 
 SELECT prepare_event_partitions(1, 3);
 
--- Snapshots taken while the log grew. Whoever reads much of it goes from one to the next, a few thousand events each: the
--- order of cause and effect is by seq within what one snapshot sees and another does not, and that must be sorted.
+-- Snapshots taken while the log grew. A reader far behind advances from one to the next, a few
+-- thousand events each: the order of cause and effect is by seq within the events between two
+-- snapshots, and the reader must sort these.
 CREATE TABLE event_marks (
-    end_xid  xid8 PRIMARY KEY,                    -- its xmax, which grows from one snapshot to the next
+    -- The `xmax` of the snapshot; grows from one to the next.
+    end_xid  xid8 PRIMARY KEY,
     snapshot pg_snapshot NOT NULL,
-    seq      bigint NOT NULL,                     -- about the last one given out then
+    seq      bigint NOT NULL,                     -- approximately the last seq taken at that time
     at       timestamptz NOT NULL DEFAULT now()
 );
 
--- Up to where events have been removed; one row. Every removed event has an xid and a seq below these.
+-- The horizon of retention; one row. Every removed event has an xid and a seq below these.
 CREATE TABLE event_horizon (
     only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    generation bigint NOT NULL DEFAULT 0,         -- how often something was removed
+    generation bigint NOT NULL DEFAULT 0,         -- number of removals
     xid        xid8 NOT NULL DEFAULT '0',
     seq        bigint NOT NULL DEFAULT 0,
-    pruned_at  timestamptz NOT NULL DEFAULT '-infinity'  -- when a server last set about removing what is old
+    -- When a server last began to remove old rows.
+    pruned_at  timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO event_horizon DEFAULT VALUES;
 
--- Whether anybody at a server wants to hear of events, so that others know whom to wake.
+-- Number of a server's subscribers to events, so that other servers know which servers to notify.
 ALTER TABLE servers ADD COLUMN subscribers int NOT NULL DEFAULT 0;

@@ -1,4 +1,5 @@
--- Words for what operators, conditions and deadlines do. Alone in their migration: a transaction may not use what it adds.
+-- Enum values for the effects of operators, conditions and deadlines. They are a migration of their
+-- own, as a transaction cannot use an enum value that it adds.
 
 ALTER TYPE step_state ADD VALUE 'skipped';
 ALTER TYPE step_state ADD VALUE 'resolved_manually';

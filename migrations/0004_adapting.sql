@@ -1,10 +1,10 @@
--- Tasks that adapt, and the operator's hand.
+-- Tasks that adapt (overrides, planners, conditions, deadlines), and operators' orders.
 
--- The environment that a template was registered in: every server reads it in that one.
+-- The environment of a template's registration: every server resolves the template for this one.
 ALTER TABLE templates ADD COLUMN environment text NOT NULL DEFAULT '';
 
--- What a whole namespace, or a template in all its versions, is told to wait for. An empty task_name is the namespace. Claims go by
--- lanes, so the lanes of what is paused are closed, and nothing that waits in them is rewritten.
+-- Pauses of a whole namespace, or of a template in all its versions. An empty task_name stands for
+-- the namespace. The claim reads lane by lane, so a pause closes lanes and rewrites no waiting row.
 CREATE TABLE pauses (
     namespace text NOT NULL,
     task_name text NOT NULL,
@@ -14,8 +14,9 @@ CREATE TABLE pauses (
     PRIMARY KEY (namespace, task_name)
 );
 
--- For that, a lane belongs to one template's name. Lanes from before stay with their rows in the queue; they belong to the
--- template whose steps they hold, or, shared by several, to the first of them.
+-- A pause of a template needs lanes of its own, so each lane belongs to one template name. An
+-- existing lane keeps the template whose steps it has, or the first by name if several share it;
+-- the others get new lanes.
 ALTER TABLE lanes ADD COLUMN task_name text NOT NULL DEFAULT '';
 ALTER TABLE lanes DROP CONSTRAINT lanes_namespace_handler_service_key;
 UPDATE lanes l SET task_name = coalesce((SELECT min(t.task_name) FROM template_steps d JOIN templates t USING (template_id)
@@ -36,41 +37,44 @@ ALTER TABLE lanes ALTER task_name DROP DEFAULT;
 ALTER TABLE lanes ADD UNIQUE (namespace, task_name, handler, service);
 
 ALTER TABLE tasks
-    ADD COLUMN settings       text,               -- JSON of domain::settings: what overrides and the planner changed
-    ADD COLUMN not_before     timestamptz,        -- asked for on submit
+    -- JSON of domain::settings: changes by overrides and the planner.
+    ADD COLUMN settings       text,
+    ADD COLUMN not_before     timestamptz,        -- specified by the submit
     ADD COLUMN expires_at     timestamptz,        -- the deadline
     ADD COLUMN paused_at      timestamptz,
     ADD COLUMN paused_by      text,
     ADD COLUMN pause_reason   text,
     ADD COLUMN resolved_by    text,
     ADD COLUMN resolve_reason text,
-    ADD COLUMN error_code     text;               -- why it failed as a whole, where no step did
+    ADD COLUMN error_code     text;               -- set for a task that failed as a whole
 
 DROP INDEX tasks_failed;
 CREATE INDEX tasks_failed ON tasks (task_id) WHERE failed_step IS NOT NULL OR error_code IS NOT NULL;
 CREATE INDEX tasks_paused ON tasks (task_id) WHERE paused_at IS NOT NULL;
 
--- When tasks are over. Apart from the tasks, as an index there would make each of their updates dearer. A row goes when its time has
--- come, whatever has become of the task.
+-- Deadlines of tasks. They are a table of their own, since an index on tasks would raise the cost
+-- of each update there. A row is removed at its time, in whatever state the task is.
 CREATE TABLE task_deadlines (
     task_id    uuid PRIMARY KEY,
     expires_at timestamptz NOT NULL
 );
 CREATE INDEX task_deadlines_by_time ON task_deadlines (expires_at);
 
--- Of a step that was told so, by an operator or by a condition.
+-- Actor and reason, for a step that an operator or a condition ended.
 ALTER TABLE steps ADD COLUMN set_by text, ADD COLUMN set_reason text;
 
 ALTER TABLE queue
-    ADD COLUMN timeout    double precision,       -- seconds an attempt may run, where it is not the template's
-    ADD COLUMN expires_at timestamptz,            -- the task's deadline: nothing starts after it
+    -- Limit of an attempt in seconds, if not the template's.
+    ADD COLUMN timeout    double precision,
+    -- Deadline of the task: no attempt starts after it.
+    ADD COLUMN expires_at timestamptz,
     ADD COLUMN paused     boolean NOT NULL DEFAULT false,
-    ADD COLUMN reopened   boolean NOT NULL DEFAULT false; -- an operator has it tried again
+    ADD COLUMN reopened   boolean NOT NULL DEFAULT false; -- an operator retries it
 
 DROP INDEX queue_retry;
 CREATE INDEX queue_retry ON queue (next_attempt_at) WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused;
 
--- Who ordered it; the reason is in detail.
+-- Actor of the order; the reason is in detail.
 ALTER TABLE events ADD COLUMN actor text;
 
 CREATE OR REPLACE VIEW row_violations AS
@@ -119,7 +123,7 @@ CREATE OR REPLACE VIEW row_violations AS
            ) AS v(violation, holds)
      WHERE NOT holds;
 
--- A pause is a wait that has a name, and an end: an operator's word.
+-- A paused step is no violation: an operator's order ends the pause.
 CREATE OR REPLACE VIEW liveness_violations AS
     SELECT t.task_id, NULL::smallint AS step, 'it is not final, and no step of it is in play' AS violation
       FROM tasks t
@@ -137,7 +141,7 @@ CREATE OR REPLACE VIEW liveness_violations AS
                WHEN 'waiting_for_retry' THEN q.due OR q.next_attempt_at IS NOT NULL
                ELSE false END;
 
--- A step of a task that was ended as a whole, and that never came into play, ends with it.
+-- The end of a task as a whole also ends its steps that never came into play.
 CREATE OR REPLACE VIEW step_status AS
     SELECT t.task_id, d.step, d.name, l.namespace, l.handler, l.service,
            coalesce(q.state, s.state, CASE WHEN t.state = 'cancelled' OR t.error_code IS NOT NULL THEN 'cancelled' ELSE 'pending' END::step_state) AS state,

@@ -1,13 +1,18 @@
--- What an assignment weighs is known before a worker gets it, and what a server keeps of a task is held against the task's number.
+-- The size of an assignment is known before its claim, and a server validates its cached settings
+-- of a task against the task's revision.
 
 ALTER TABLE tasks
-    ADD COLUMN documents_bytes int,               -- at most: context, notes, settings and all results; NULL: not known
-    ADD COLUMN revision        int NOT NULL DEFAULT 0; -- another number whenever settings, notes or priority change
+    -- Bound on context, annotations, settings and all results; NULL: unknown.
+    ADD COLUMN documents_bytes int,
+    -- Raised with each change of settings, annotations or priority.
+    ADD COLUMN revision        int NOT NULL DEFAULT 0;
 
--- NULL in nearly every row, which costs nothing.
+-- NULL in nearly every row, and thus without storage.
 ALTER TABLE queue
-    ADD COLUMN assignment_bytes int,              -- at most; NULL: less than what every worker takes
-    ADD COLUMN revision         int;              -- of the task, when the step came into play; NULL: 0
+    -- Upper bound; NULL: below the limit of every worker.
+    ADD COLUMN assignment_bytes int,
+    -- Revision of the task when the step came into play; NULL: 0.
+    ADD COLUMN revision         int;
 
 UPDATE queue q SET assignment_bytes = b.bytes
   FROM (SELECT t.task_id,
@@ -17,8 +22,8 @@ UPDATE queue q SET assignment_bytes = b.bytes
           FROM tasks t WHERE t.ended_at IS NULL) AS b
  WHERE b.task_id = q.task_id AND b.bytes > 131072;
 
--- The steps that not every worker takes.
+-- The steps whose assignment some workers cannot accept.
 CREATE INDEX queue_large ON queue (task_id, step) WHERE assignment_bytes IS NOT NULL;
 
--- The largest assignment that the worker takes.
+-- The largest assignment that the worker accepts, in bytes.
 ALTER TABLE workers ADD COLUMN max_assignment_bytes int NOT NULL DEFAULT 4194304;

@@ -1,16 +1,18 @@
--- What workers leave when they drain, and answers that come too late.
+-- Attempts that draining workers leave, and late answers.
 
 ALTER TYPE attempt_outcome ADD VALUE 'drained';
 
--- Attempts that had cost nothing when an operator had the step tried again: they do not count as free any more.
+-- Number of uncharged attempts at the last retry by an operator; they no longer count towards the
+-- limit on free attempts.
 ALTER TABLE queue ADD COLUMN forgiven int NOT NULL DEFAULT 0;
 
--- The first answer to each attempt that had ended without it; it had no effect. Rare, and gone with its task.
+-- The first answer to each attempt that had ended without one; it had no effect. Rows are rare, and
+-- retention removes them with their task.
 CREATE TABLE late_results (
     task_id uuid NOT NULL,
     step    smallint NOT NULL,
     lease   bigint NOT NULL,
     at      timestamptz NOT NULL,
-    outcome attempt_outcome NOT NULL,             -- how the attempt went, by the answer
+    outcome attempt_outcome NOT NULL,             -- outcome that the answer reported
     PRIMARY KEY (task_id, step, lease)
 );

@@ -1,7 +1,8 @@
--- Which services have changed: a server reads those alone, whatever their number.
+-- Marks changed services, so that a server reads only these, however many services exist.
 
--- The transaction that last changed what decides who passes. It is the transaction and not a time, since one that began early may commit
--- late: a reader goes on from the oldest one that was running when it read, and so misses none.
+-- The last transaction that changed the admission. It is a transaction id instead of a time, since
+-- a transaction that began early may commit late: the next read starts from the oldest transaction
+-- that was running at the read before, and so misses no change.
 ALTER TABLE services ADD COLUMN changed_in xid8 NOT NULL DEFAULT pg_current_xact_id();
 
 CREATE INDEX services_changed ON services (changed_in);
@@ -12,6 +13,6 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Tokens and probes that are handed out are not among them: they are written often, and a copy of the row does not have them.
+-- The columns of tokens and probes are left out: they change often, and servers do not cache them.
 CREATE TRIGGER services_changed BEFORE UPDATE OF gate, state, since, until, openings, forced, forced_until, paused_until ON services
     FOR EACH ROW EXECUTE FUNCTION note_change();

@@ -1,2 +1,3 @@
--- An answer that came after its attempt had ended is in the log too; `detail` says how the attempt would have gone.
+-- Records an answer that arrived after the end of its attempt in the log too; `detail` is the
+-- outcome that it reported.
 ALTER TYPE event_type ADD VALUE 'step.answered_late';

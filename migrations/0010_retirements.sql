@@ -1,14 +1,16 @@
--- Versions that take no new tasks, and the end of those that nothing uses any more.
+-- Retired versions, which take no new tasks, and the removal of those without tasks.
 
 ALTER TYPE event_type ADD VALUE 'template.retired';
 ALTER TYPE event_type ADD VALUE 'template.restored';
 
 CREATE TYPE template_standing AS ENUM ('retired', 'restored', 'removed');
 
--- How it is with a version that was retired at some time; its own row stays as it was registered. Each change takes the next number, and those who
--- write take turns (store/template.rs), so numbers become visible in ascending order, and a server reads what is above the last number it knows.
+-- State of a version that was retired at some time; its own row keeps the registration. Each change
+-- takes the next number, and the registration lock serialises the writers (store/template.rs), so
+-- numbers become visible in ascending order, and a server reads the rows above the last number it
+-- knows.
 CREATE TABLE retirements (
-    template_id int PRIMARY KEY,                  -- of a removed one there is no row in templates
+    template_id int PRIMARY KEY,                  -- a removed version has no row in templates
     change_id   bigint NOT NULL GENERATED ALWAYS AS IDENTITY UNIQUE,
     standing    template_standing NOT NULL,
     at          timestamptz NOT NULL,
@@ -16,7 +18,7 @@ CREATE TABLE retirements (
     reason      text NOT NULL
 );
 
--- A registered version still never changes. It goes only after it was retired, by retention.
+-- A registered version still never changes. Retention removes it only after its retirement.
 CREATE FUNCTION refuse_removal() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM retirements WHERE template_id = OLD.template_id AND standing = 'retired') THEN

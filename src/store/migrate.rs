@@ -211,7 +211,7 @@ async fn check_tables(client: &Client, role: &str, schema: &str) -> Result<(), S
                  FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'USAGE']) AS p
                 WHERE c.relnamespace = $1::text::regnamespace AND NOT c.relispartition
                   AND CASE WHEN c.relname = 'migrations' THEN false
-                           -- What is registered is never changed, and retention removes retired versions.
+                           -- Registrations are never updated; retention deletes retired ones.
                            WHEN c.relname IN ('templates', 'template_steps')
                                 THEN p IN ('SELECT', 'INSERT', 'DELETE') AND NOT has_table_privilege(c.oid, p)
                            WHEN c.relname = 'lanes' THEN p IN ('SELECT', 'INSERT') AND NOT has_table_privilege(c.oid, p)

@@ -73,7 +73,7 @@ const TRIES: &str = concat!(
     picked AS MATERIALIZED (
         SELECT task_id, template_id, state, submitted_at, ended_at FROM tasks
          WHERE template_id = ANY($3::int4[]) AND task_id > $4::uuid AND steps_total > 0),
-    -- Looked up task by task, and only then joined: a join in between would be done again for each task.
+    -- Per-task look-ups come before the joins: a join between them would run again for each task.
     picked_steps AS MATERIALIZED (
         SELECT p.template_id, p.submitted_at, s.*
           FROM picked p
@@ -95,7 +95,8 @@ const TRIES: &str = concat!(
           FROM picked_attempts a
           JOIN ended e ON e.task_id = a.task_id AND e.step = a.step
         UNION ALL
-        -- What ended by a word: the time after its last attempt is one between attempts, unless the task was cancelled.
+        -- Steps ended by an order or a condition: the time after the last attempt counts as one
+        -- between attempts, unless the task was cancelled.
         SELECT task_id, step, lane_id, submitted_at, attempt + 1,
                CASE WHEN state = 'cancelled' OR attempt = 0 THEN least(ready_at, ended_at) ELSE ended_at END,
                ended_at, ended_at, NULL, false, false
@@ -150,7 +151,8 @@ const LINES: &str = concat!(
     ", NULL
           FROM queue q JOIN lanes l ON l.lane_id = q.lane_id
          WHERE l.service_id = ANY($8::int4[]) AND q.started_at IS NOT NULL),
-    -- A bucket that leaks: after each start there is one more in it, and what was in it before has leaked since, down to none.
+    -- A leaky bucket: each start adds one to its level, which falls at the rate of the limit, down
+    -- to zero.
     fill AS (
         SELECT service_id, started, per_second, burst, n - min(n - 1) OVER before AS level
           FROM (SELECT r.service_id, r.started, m.per_second, m.burst,
@@ -182,7 +184,7 @@ const LINES: &str = concat!(
     us!("coalesce(w.ended_at, w.lease_expires_at)"),
     ")) AS p(sign, at)
         UNION ALL
-        -- Whoever was there before that may be forgotten.
+        -- Retention may have removed connections that ended before $13: one worker counts as present.
         SELECT l.lane_id, p.at, 0, 0, 0, 0, sign, 0, 0
           FROM in_use l CROSS JOIN bound b CROSS JOIN LATERAL (VALUES (1, least(b.begins, b.known)), (-1, b.known)) AS p(sign, at)
         UNION ALL
@@ -190,7 +192,7 @@ const LINES: &str = concat!(
           FROM in_use l JOIN runs r ON r.service_id = l.service_id
          CROSS JOIN LATERAL (VALUES (1, r.started), (-1, r.ended)) AS p(sign, at)
         UNION ALL
-        -- Full until another start fits.
+        -- The bucket is full until another start fits.
         SELECT l.lane_id, p.at, 0, 0, 0, 0, 0, 0, sign
           FROM in_use l JOIN fill f ON f.service_id = l.service_id AND f.level > f.burst - 1
          CROSS JOIN LATERAL (
