@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
-# One image with both programs: `tasker`, and `registration`, the demo and its parts.
+# One image with both programs: `tasker`, and `registration`, which has the demo and its services.
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# The caches outlive the build; what is kept is copied out of them.
+# The caches outlive the build and are not part of the image, so the programs are copied to /out.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin tasker --example registration \
@@ -13,7 +13,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && strip /out/*
 
 FROM debian:bookworm-slim
-# The certificates are for databases that are reached over TLS.
+# The certificates serve connections to databases over TLS.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
@@ -21,8 +21,10 @@ RUN apt-get update \
 COPY --from=build /out/ /usr/local/bin/
 USER 10001
 EXPOSE 7233
-# Inside a container, loopback is nobody's. There is no authentication: publish the port to a trusted network only.
+# No other host can reach the loopback of a container, so the server listens on all addresses. It
+# has no authentication: publish the port to a trusted network only.
 ENV TASKER_LISTEN=0.0.0.0:7233
-# `docker stop` sends SIGTERM: the server drains. Give it more than TASKER_DRAIN_SECONDS.
+# The server drains on SIGTERM from `docker stop`, whose time limit must exceed
+# TASKER_DRAIN_SECONDS.
 ENTRYPOINT ["tasker"]
 CMD ["server"]

@@ -1,4 +1,5 @@
-# `make demo` and `make test` are all a newcomer needs: each installs what is missing (see scripts/setup.sh).
+# `make demo` and `make test` suffice for a start: each installs its missing requirements
+# (scripts/setup.sh).
 
 export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(HOME)/.cargo/bin
 
@@ -21,14 +22,15 @@ demo:
 	@cargo build --locked --bins --example registration
 	@cargo run --locked --quiet --example registration -- demo $(if $(KEEP),--keep) $(DEMO)
 
-# A test that needs a foreign tool is marked as ignored for a bare `cargo test`. Here the tool is there and it runs.
+# A plain `cargo test` ignores the tests that need a foreign tool. This target installs the tools,
+# and includes these tests.
 test:
 	@scripts/setup.sh test
 	cargo test --locked --lib --bins --tests --examples -- --include-ignored
 	cargo test --locked --doc
 
-# The seed is printed; the same one draws the same tasks, outcomes and faults again. TASKER_TORTURE_KEEP=1 keeps the ledger,
-# the logs and the timeline also when all is well.
+# The test prints its seed; the same seed draws the same tasks, outcomes and faults again.
+# TASKER_TORTURE_KEEP=1 keeps the ledger, the logs and the timeline also after a success.
 torture:
 	@scripts/setup.sh torture
 	TASKER_TORTURE_SECONDS=$(or $(SECONDS_),$(TASKER_TORTURE_SECONDS),600) \
@@ -39,7 +41,7 @@ lint:
 	@scripts/setup.sh lint
 	@scripts/lint.sh
 
-# The last line of stdout is the report as JSON; the table and what is going on go to stderr.
+# The last line of stdout is the report as JSON; the table and the progress go to stderr.
 bench:
 	@scripts/setup.sh demo
 	@cargo build --locked --release --bin tasker
@@ -48,14 +50,16 @@ bench:
 bench-full:
 	@$(MAKE) --no-print-directory bench BENCH='--seconds 30 --preload 1000000 --waiting 100000 --idle --limited $(BENCH)'
 
-# Like bench; see benches/compare/README.md. The Node.js that it runs on comes with the packages.
+# The output is like that of bench; see benches/compare/README.md. The npm packages include the
+# Node.js that runs it.
 compare: COMPARED := $(CURDIR)/benches/compare
 compare: benches/compare/node_modules/.package-lock.json
 	@scripts/setup.sh demo
 	@cargo build --locked --release --bin tasker
 	@PATH="$$(echo $(COMPARED)/node_modules/node-linux-*/bin):$$PATH" node $(COMPARED)/run.mjs $(COMPARE)
 
-# No scripts: the packages need none, and some of them report to their makers. npm writes this file when it is done.
+# --ignore-scripts: the packages need no install scripts, and some of these report to their vendors.
+# npm writes this file at the end of the installation.
 benches/compare/node_modules/.package-lock.json: benches/compare/package-lock.json
 	@command -v npm >/dev/null || { echo 'there is no npm: install Node.js (18 or newer) with npm, then try again' >&2; exit 69; }
 	@echo 'installing what is compared into benches/compare/node_modules (about 400 MB)' >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that can be said about the sources without running them. CI runs exactly this, through `make lint`.
+# All static checks of the sources. CI runs this script through `make lint`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,14 +10,16 @@ step() {
 
 step cargo fmt --check
 step cargo clippy --locked --all-targets --all-features -- -D warnings
-# What a handler service links: the SDK must build and be clean without the server.
+# The library that a handler service links: the SDK must build without the server, and without
+# warnings.
 step cargo clippy --locked --no-default-features --features worker --lib -- -D warnings
 step cargo clippy --locked --no-default-features --features worker,otel --lib -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --locked --no-deps --lib --quiet
 step buf lint
 step cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 
-# The advisories are data of today, from another place than the sources.
+# The advisories change daily and come from another server than the sources, so a failed download
+# does not fail the script.
 printf '\n== cargo deny check advisories\n'
 if timeout 120 cargo deny fetch db >target/advisories.log 2>&1; then
     cargo deny check advisories

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs what a make target needs and this machine lacks, and says nothing when it lacks nothing.
+# Installs the missing requirements of a make target; prints nothing when all of them are present.
 #
 #   scripts/setup.sh demo|test|torture|lint ...
 #
-# System packages come from apt (as root, or with sudo). Everything else goes into target/tools, pinned and checked
-# against its hash; `make clean` removes it.
+# System packages come from apt (as root, or with sudo). Everything else is installed into
+# target/tools, pinned and checked against its hash; `make clean` removes it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly MIN_POSTGRES=14
-# The newest grpcurl that Debian 12's Go can build.
+# The newest version of grpcurl that Go of Debian 12 can build.
 readonly GRPCURL_VERSION=v1.8.9
 readonly TOOLS=$PWD/target/tools
 export PATH=$TOOLS/bin:$PATH:${HOME:-/root}/.cargo/bin:/usr/local/go/bin
@@ -27,7 +27,7 @@ add() {
     done
 }
 
-# The same places in the same order as src/postgres/find.rs.
+# Searches the same directories in the same order as src/postgres/find.rs.
 postgres_is_there() {
     local dirs=() dir version
     if [[ -n ${TASKER_POSTGRES_BIN:-} ]]; then
@@ -62,7 +62,8 @@ as_root() {
     fi
 }
 
-# Debian's postgresql makes and starts a database on port 5432 when it is installed. Nobody asked for that one.
+# Runs a command with the default cluster of Debian disabled: the installation of its postgresql
+# would otherwise create and start a database on port 5432.
 without_main_cluster() {
     local dir=/etc/postgresql-common/createcluster.d
     local file=$dir/tasker-setup.conf status=0
@@ -80,7 +81,8 @@ apt() {
 apt_install() {
     local log
     log=$(mktemp)
-    # The package lists may be missing, or name versions that are gone.
+    # The package lists may be missing, or name versions that the mirror has removed: the second try
+    # updates them first.
     if ! apt install -y --no-install-recommends "${packages[@]}" >"$log" 2>&1 &&
         ! { apt update && apt install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
         cat "$log" >&2
@@ -121,20 +123,20 @@ need_postgres() {
     fi
 }
 
-# Optional: without it no clock jumps, and the report says so.
+# Optional: without it the torture test makes no clock jumps, and its report states that.
 need_faketime() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || ! has apt-get || add libfaketime
 }
 
 need_python() { python_is_there || add python3 python3-venv; }
-# Where there is no apt-get, its programs have to be there.
+# Without apt-get, the script links the installed programs, or fails if there are none.
 need_prometheus() {
     prometheus_is_there || has apt-get && return
     has prometheus && has promtool || die "this machine lacks prometheus and promtool: install them, then try again"
     mkdir -p "$TOOLS/bin"
     ln -sf "$(command -v prometheus)" "$(command -v promtool)" "$TOOLS/bin/"
 }
-# Likewise; its libraries are unpacked beside it.
+# Likewise; with apt-get, its libraries are unpacked beside it.
 need_pgbouncer() {
     pgbouncer_is_there || has apt-get && return
     has pgbouncer || die "this machine lacks pgbouncer: install it, then try again"
@@ -144,7 +146,8 @@ need_pgbouncer() {
 need_openssl() { has openssl || add openssl; }
 need_go() { grpcurl_is_there || has go || add golang-go; }
 
-# A Python environment of our own, with the wheels that a requirements file names by hash.
+# Installs the wheels that a requirements file pins by hash into a Python environment in
+# target/tools.
 python_packages() {
     local requirements=$1 installed=$TOOLS/python/$(basename "$1")
     cmp -s "$requirements" "$installed" && return
@@ -175,7 +178,7 @@ grpcurl() {
     echo "$GRPCURL_VERSION" >"$TOOLS/grpcurl.version"
 }
 
-# Installed, it would be a service that runs on this machine. Unpacked, it is a program for a test.
+# Unpacks Debian's package instead of installing it, which would start a service on this machine.
 prometheus() {
     prometheus_is_there && return
     local dir=$TOOLS/prometheus program
@@ -197,7 +200,7 @@ pgbouncer() {
     rm -rf "$dir"
     mkdir -p "$dir" "$TOOLS/bin"
     libraries=$(apt-cache depends pgbouncer 2>/dev/null | grep -oE 'lib(event|c-?ares)[-a-z0-9.]*' | sort -u || true)
-    # The names are several words on purpose.
+    # The word splitting of the names is intended.
     # shellcheck disable=SC2086
     (cd "$dir" && { apt download pgbouncer $libraries || { apt update && apt download pgbouncer $libraries; }; }) \
         >"$TOOLS/pgbouncer.log" 2>&1 || { cat "$TOOLS/pgbouncer.log" >&2; die "apt-get could not download pgbouncer"; }

@@ -184,7 +184,7 @@ const LINES: &str = concat!(
     us!("coalesce(w.ended_at, w.lease_expires_at)"),
     ")) AS p(sign, at)
         UNION ALL
-        -- Retention may have removed connections that ended before $13: one worker counts as present.
+        -- Retention may have removed connections from before that: one worker counts as present.
         SELECT l.lane_id, p.at, 0, 0, 0, 0, sign, 0, 0
           FROM in_use l CROSS JOIN bound b CROSS JOIN LATERAL (VALUES (1, least(b.begins, b.known)), (-1, b.known)) AS p(sign, at)
         UNION ALL
