@@ -8,50 +8,11 @@ use tokio_postgres::Client;
 use super::{Db, StoreError};
 
 /// Every migration, in order. A released one is never edited.
-const MIGRATIONS: &[(i32, &str, &str)] = &[
-    (
-        1,
-        "initial",
-        include_str!("../../migrations/0001_initial.sql"),
-    ),
-    (
-        2,
-        "events",
-        include_str!("../../migrations/0002_events.sql"),
-    ),
-    (
-        3,
-        "operators",
-        include_str!("../../migrations/0003_operators.sql"),
-    ),
-    (
-        4,
-        "adapting",
-        include_str!("../../migrations/0004_adapting.sql"),
-    ),
-    (5, "sizes", include_str!("../../migrations/0005_sizes.sql")),
-    (
-        6,
-        "releases",
-        include_str!("../../migrations/0006_releases.sql"),
-    ),
-    (7, "gates", include_str!("../../migrations/0007_gates.sql")),
-    (
-        8,
-        "late_results",
-        include_str!("../../migrations/0008_late_results.sql"),
-    ),
-    (
-        9,
-        "unused",
-        include_str!("../../migrations/0009_unused.sql"),
-    ),
-    (
-        10,
-        "retirements",
-        include_str!("../../migrations/0010_retirements.sql"),
-    ),
-];
+const MIGRATIONS: &[(i32, &str, &str)] = &[(
+    1,
+    "schema",
+    include_str!("../../migrations/0001_schema.sql"),
+)];
 
 /// Limit on the wait for another process that migrates the same schema.
 const TURN_LIMIT: Duration = Duration::from_secs(60);
@@ -64,11 +25,7 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     let client = db.connect_hot().await?;
     take_turn(&client, db.schema()).await?;
     prepare_schema(&client, db.schema()).await?;
-    let at: i32 = client
-        .query_one("SELECT coalesce(max(version), 0) FROM migrations", &[])
-        .await?
-        .get(0);
-    refuse_newer(at)?;
+    let at = version(&client, db.schema()).await?;
     let mut applied = Vec::new();
     for (version, name, sql) in MIGRATIONS.iter().filter(|(version, ..)| *version > at) {
         client
@@ -189,14 +146,10 @@ pub async fn check(db: &Db) -> Result<(), StoreError> {
             if !client.query_one(sql, &[]).await?.get::<_, bool>(0) {
                 return Err(missing(&rights.role, schema, "SELECT on migrations"));
             }
-            client
-                .query_one("SELECT coalesce(max(version), 0) FROM migrations", &[])
-                .await?
-                .get(0)
+            version(&client, schema).await?
         }
         false => 0,
     };
-    refuse_newer(at)?;
     match latest() {
         wanted if at < wanted => Err(StoreError::Schema(format!(
             "schema `{schema}` is at version {at}, this build needs {wanted}: run `tasker migrate`, or start the server with --migrate",
@@ -211,10 +164,9 @@ async fn check_tables(client: &Client, role: &str, schema: &str) -> Result<(), S
                  FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'USAGE']) AS p
                 WHERE c.relnamespace = $1::text::regnamespace AND NOT c.relispartition
                   AND CASE WHEN c.relname = 'migrations' THEN false
-                           -- Registrations are never updated; retention deletes retired ones.
-                           WHEN c.relname IN ('templates', 'template_steps')
+                           -- Registrations are never updated; retention deletes retired and unused ones.
+                           WHEN c.relname IN ('templates', 'template_steps', 'lanes')
                                 THEN p IN ('SELECT', 'INSERT', 'DELETE') AND NOT has_table_privilege(c.oid, p)
-                           WHEN c.relname = 'lanes' THEN p IN ('SELECT', 'INSERT') AND NOT has_table_privilege(c.oid, p)
                            WHEN c.relkind IN ('r', 'p')
                                 THEN p <> 'USAGE' AND NOT has_table_privilege(c.oid, p)
                            WHEN c.relkind = 'v' THEN p = 'SELECT' AND NOT has_table_privilege(c.oid, p)
@@ -250,11 +202,27 @@ fn latest() -> i32 {
     MIGRATIONS.last().map_or(0, |(version, ..)| *version)
 }
 
-fn refuse_newer(at: i32) -> Result<(), StoreError> {
+/// The version of the schema, 0 for an empty one.
+///
+/// # Errors
+/// This build does not know the version, or another first migration made it.
+async fn version(client: &Client, schema: &str) -> Result<i32, StoreError> {
+    let (first, name, _) = MIGRATIONS[0];
+    let sql =
+        "SELECT coalesce(max(version), 0), coalesce(bool_or(version = $1 AND name <> $2), false)
+                 FROM migrations";
+    let row = client.query_one(sql, &[&first, &name]).await?;
+    let (at, is_foreign): (i32, bool) = (row.get(0), row.get(1));
+    if is_foreign {
+        return Err(StoreError::Schema(format!(
+            "schema `{schema}` was created by an unreleased version of tasker, whose data cannot be migrated: \
+             run `DROP SCHEMA {schema} CASCADE` to discard it, then `tasker migrate`; or use another `--schema`"
+        )));
+    }
     match latest() {
         known if at > known => Err(StoreError::Schema(format!(
             "the database is at schema version {at}, newer than this build knows ({known}): use a newer tasker"
         ))),
-        _ => Ok(()),
+        _ => Ok(at),
     }
 }

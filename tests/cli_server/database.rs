@@ -17,7 +17,7 @@ async fn the_second_time_there_is_nothing_to_do() {
     let first = run(migrate(&db, &[])).await;
     assert_eq!((first.code, first.stdout.as_str()), (Some(0), ""));
     assert!(
-        first.stderr.starts_with("schema tasker: applied initial"),
+        first.stderr.starts_with("schema tasker: applied schema"),
         "{}",
         first.stderr
     );
@@ -32,7 +32,7 @@ async fn the_second_time_there_is_nothing_to_do() {
         .ok();
     assert_eq!(
         serde_json::from_str::<Value>(&other).unwrap()["applied"][0],
-        "initial"
+        "schema"
     );
     let other = run(migrate(&db, &["--schema", "other", "--json"]))
         .await
@@ -64,7 +64,35 @@ async fn many_at_once_take_turns() {
         usize::try_from(known).unwrap(),
         "each was applied by one of them: {applied:?}"
     );
-    assert_eq!(applied[0], "initial");
+    assert_eq!(applied, ["schema"]);
+}
+
+#[tokio::test]
+async fn a_database_of_an_unreleased_version_is_refused_with_the_way_out() {
+    let db = TestDb::empty().await;
+    db.connect()
+        .await
+        .batch_execute(
+            "CREATE SCHEMA tasker;
+             CREATE TABLE tasker.migrations (version int PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
+             INSERT INTO tasker.migrations VALUES (1, 'initial'), (2, 'events')",
+        )
+        .await
+        .unwrap();
+    let refused = run(migrate(&db, &[])).await;
+    assert_ne!(refused.code, Some(0));
+    assert!(
+        refused.stderr.contains("unreleased version")
+            && refused.stderr.contains("`DROP SCHEMA tasker CASCADE`"),
+        "{}",
+        refused.stderr
+    );
+    let refused = run(server(db.url(), &["--migrate"])).await;
+    assert!(
+        refused.code != Some(0) && refused.stderr.contains("unreleased version"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[tokio::test]
