@@ -13,12 +13,7 @@ pub use crate::http::{accept::raise_file_limit, cors::Origin, host::AllowedHost}
 use crate::{
     engine::{Engine, EngineConfig, health::HealthCell, hub::ToWorker, metrics::Metrics},
     grpc::{self, MAX_MESSAGE_BYTES, room::Room},
-    http::{
-        self,
-        accept::{self, Limits},
-        guard::Guard,
-        starting::Starting,
-    },
+    http::{self, accept, connection_limit::Limits, guard::Guard, starting::Starting},
     proto,
     proto::{
         analytics_service_server::AnalyticsServiceServer,
@@ -240,15 +235,15 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
         }
     }
     let room = Room::new(Arc::clone(&engine.metrics.edge));
-    let rpcs = grpc::edge::guarded(routes.into_axum_router(), room.clone());
+    let rpcs = grpc::fallback::guarded(routes.into_axum_router(), room.clone());
     let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
     let all = http::cors::allow(all, &guard.origins);
     http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge))
 }
 
 async fn nothing(request: axum::extract::Request) -> axum::response::Response {
-    match grpc::edge::is_grpc(&request) {
-        true => grpc::edge::no_rpc(request.uri().path()),
+    match grpc::fallback::is_grpc(&request) {
+        true => grpc::fallback::no_rpc(request.uri().path()),
         false => http::nothing(&request),
     }
 }

@@ -136,7 +136,7 @@ impl Telemetry {
     /// Exports the remaining spans. Blocks for some seconds at most.
     pub fn end(self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH_LIMIT) {
-            tracing::debug!(%error, "the last spans may not have been exported");
+            tracing::debug!(%error, "the last spans may be lost: their export failed");
         }
     }
 }

@@ -424,7 +424,7 @@ async fn watch_goes_on_after_the_server_went_away_and_ends_with_the_task() {
         };
         let (code, stdout, stderr) = run(script, &["task", "watch", ID]).await;
         assert_eq!(code, expected, "{stderr}");
-        assert_eq!(stderr, "the connection is lost (draining); trying again\n");
+        assert_eq!(stderr, "the connection is lost (draining); reconnecting\n");
         let last = stdout.lines().last().unwrap_or_default();
         let word = state
             .as_str_name()
@@ -487,7 +487,7 @@ async fn ctrl_c_leaves_the_task_running_and_says_so() {
     let stderr = String::from_utf8_lossy(&stderr);
     assert_eq!(status.code(), Some(130), "{stderr}");
     assert!(
-        stderr.contains(&format!("the task goes on: `tasker task watch {ID}`")),
+        stderr.contains(&format!("the task continues: `tasker task watch {ID}`")),
         "{stderr}"
     );
 }

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,9 +12,8 @@ use super::{
     cpu::Cpu,
     error::Error,
     load::Load,
-    report::{opt, rounded},
     stage::Stage,
-    subscribers::{Heard, Subscribers},
+    subscribers::{Received, Subscribers},
 };
 use crate::store::{
     StoreError,
@@ -41,7 +39,7 @@ pub struct Round {
     /// Submits that were refused with RESOURCE_EXHAUSTED and retried.
     pub refused_submits: u64,
     /// Set in a round with subscribers.
-    pub heard: Option<Heard>,
+    pub received: Option<Received>,
 }
 
 /// Processor time per step, µs.
@@ -57,26 +55,6 @@ impl Round {
     /// The share of the ceiling that was reached.
     pub fn ceiling_ratio(&self) -> f64 {
         self.steps_per_second / self.ceiling.steps_per_second
-    }
-
-    /// The round as the report shows it.
-    pub fn to_json(&self) -> Value {
-        json!({
-            "sql_ceiling_steps_per_second": rounded(self.ceiling.steps_per_second, 0),
-            "sql_ceiling_postgres_cpu_us_per_step": opt(self.ceiling.cpu_per_step, 1),
-            "steps_per_second": rounded(self.steps_per_second, 0),
-            "ceiling_ratio": rounded(self.ceiling_ratio(), 3),
-            "commits_per_step": rounded(self.commits_per_step, 4),
-            "postgres_cpu_us_per_step": opt(self.cpu.postgres, 1),
-            "server_cpu_us_per_step": opt(self.cpu.server, 1),
-            "worker_cpu_us_per_step": opt(self.cpu.workers, 1),
-            "client_cpu_us_per_step": opt(self.cpu.client, 1),
-            "others_cpu_percent": opt(self.others_cpu_percent, 0),
-            "refused_submits": self.refused_submits,
-            "events_written": self.heard.as_ref().map(|h| h.written),
-            "events_heard": self.heard.as_ref().map(|h| &h.each),
-            "events_behind_seconds": opt(self.heard.as_ref().map(|h| h.behind.as_secs_f64()), 2),
-        })
     }
 }
 
@@ -125,7 +103,7 @@ pub async fn measure(
     let server_rss_mib = stage.server_rss_mib();
     let (ids, refused_submits) = load.drained(&stage.db, template).await?;
     chains.extend(ids);
-    let heard = match subscribers {
+    let received = match subscribers {
         None => None,
         Some(subscribers) => Some(subscribers.finish(&stage.db).await?),
     };
@@ -134,7 +112,7 @@ pub async fn measure(
         ceiling,
         server_rss_mib,
         refused_submits,
-        heard,
+        received,
         ..between(&before, &after, done)
     })
 }

@@ -38,17 +38,17 @@ pub struct Subscribers {
 
 /// The number of events that a round wrote, and the number that each subscriber received.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct Received {
     pub written: u64,
     pub each: Vec<u64>,
     /// Time from the end of the load until the last of them had received all.
     pub behind: Duration,
 }
 
-impl Heard {
+impl Received {
     /// Whether each subscriber received as many events as were written.
     pub fn is_all(&self) -> bool {
-        self.each.iter().all(|heard| *heard == self.written)
+        self.each.iter().all(|received| *received == self.written)
     }
 }
 
@@ -71,14 +71,13 @@ impl Subscribers {
                 .into_inner();
             // The first message is the place at which the stream begins.
             stream.message().await.map_err(refused())?;
-            let heard = Arc::<AtomicU64>::default();
-            counts.push(Arc::clone(&heard));
+            let received = Arc::<AtomicU64>::default();
+            counts.push(Arc::clone(&received));
             listening.spawn(async move {
                 loop {
                     match stream.message().await {
-                        Ok(Some(message)) => {
-                            heard.fetch_add(u64::from(message.event.is_some()), Ordering::Relaxed)
-                        }
+                        Ok(Some(message)) => received
+                            .fetch_add(u64::from(message.event.is_some()), Ordering::Relaxed),
                         Ok(None) => return Status::unavailable("the server ended the stream"),
                         Err(status) => return status,
                     };
@@ -93,13 +92,13 @@ impl Subscribers {
     }
 
     /// Waits after the load for subscribers that are behind, up to the time limit.
-    pub async fn finish(mut self, db: &Db) -> Result<Heard, Error> {
+    pub async fn finish(mut self, db: &Db) -> Result<Received, Error> {
         let written = measure::events_since(db, &self.begin).await?;
         let counts = self.counts;
-        let heard = |count: &Arc<AtomicU64>| count.load(Ordering::Relaxed);
+        let received = |count: &Arc<AtomicU64>| count.load(Ordering::Relaxed);
         let over = Instant::now();
         let all = async {
-            while counts.iter().any(|count| heard(count) < written) {
+            while counts.iter().any(|count| received(count) < written) {
                 sleep(Duration::from_millis(20)).await;
             }
             let behind = over.elapsed();
@@ -110,9 +109,9 @@ impl Subscribers {
             // The report shows the subscribers that have not received all events by then.
             behind = timeout(CATCH_UP_LIMIT, all) => {
                 let behind = behind.unwrap_or(CATCH_UP_LIMIT);
-                Ok(Heard { written, each: counts.iter().map(heard).collect(), behind })
+                Ok(Received { written, each: counts.iter().map(received).collect(), behind })
             }
-            Some(Ok(status)) = self.listening.join_next() => Err(Error::Refused { what: "hear the events", status }),
+            Some(Ok(status)) = self.listening.join_next() => Err(Error::Refused { what: "receive the events", status }),
         }
     }
 }

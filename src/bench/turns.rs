@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -12,7 +11,6 @@ use super::{
     Settings,
     error::Error,
     load::Load,
-    report::{opt, rounded},
     round::{Look, Round, WARM_UP, between},
     stage::Stage,
     subscribers::Subscribers,
@@ -36,23 +34,9 @@ pub struct Turn {
 }
 
 impl Turn {
-    fn ratio(&self) -> f64 {
+    pub fn ratio(&self) -> f64 {
         self.with.steps_per_second / self.without.steps_per_second
     }
-
-    pub fn to_json(&self) -> Value {
-        json!({ "ratio": rounded(self.ratio(), 3), "without": part_json(&self.without), "with": part_json(&self.with) })
-    }
-}
-
-fn part_json(part: &Round) -> Value {
-    json!({
-        "steps_per_second": rounded(part.steps_per_second, 0),
-        "postgres_cpu_us_per_step": opt(part.cpu.postgres, 1),
-        "server_cpu_us_per_step": opt(part.cpu.server, 1),
-        "worker_cpu_us_per_step": opt(part.cpu.workers, 1),
-        "client_cpu_us_per_step": opt(part.cpu.client, 1),
-    })
 }
 
 /// The throughput with subscribers, relative to that without.

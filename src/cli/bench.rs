@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Session,
     error::{CliError, exit},
-    table::Table,
+    render::table::Table,
 };
 use crate::bench::{self, Report, Settings};
 

@@ -77,7 +77,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
         let told = Arc::clone(&death);
         let gone = async move {
             let status = ended.await;
-            tracing::error!(%status, "the private Postgres ended; ending too");
+            tracing::error!(%status, "the private Postgres ended; the server stops");
             let _ = told.set(status);
         };
         let result = serve::serve(session, listener, db, config, gone).await;

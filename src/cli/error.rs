@@ -6,9 +6,11 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{
-    human,
-    probe::Found,
-    term::{self, Style, Term},
+    peer::Peer,
+    render::{
+        human,
+        term::{self, Style, Term},
+    },
 };
 use crate::client::ConnectError;
 
@@ -246,10 +248,10 @@ impl From<ConnectError> for CliError {
                 .hint("set --server or TASKER_SERVER, such as http://127.0.0.1:7233"),
             ConnectError::Unreachable { source, .. } => {
                 let mut cause: &dyn std::error::Error = source;
-                let mut found = Found::NoWay;
+                let mut peer = Peer::NoWay;
                 loop {
                     if let Some(error) = cause.downcast_ref::<io::Error>() {
-                        found = Found::of_connect(error);
+                        peer = Peer::of_connect(error);
                     }
                     let Some(inner) = cause.source() else { break };
                     cause = inner;
@@ -259,7 +261,7 @@ impl From<ConnectError> for CliError {
                     term::clean(&error.to_string()),
                     term::clean(&cause.to_string())
                 );
-                let next = found.words().map(|(_, next)| next);
+                let next = peer.description().map(|(_, next)| next);
                 Self {
                     hint: next.map(str::to_owned),
                     ..Self::new(exit::UNAVAILABLE, message)

@@ -9,8 +9,10 @@ use uuid::Uuid;
 use super::{
     Session,
     error::{CliError, exit, is_passing},
-    human,
-    term::{Style, Term, clean},
+    render::{
+        human,
+        term::{Style, Term, clean},
+    },
 };
 use crate::{
     client::Client,
@@ -166,7 +168,7 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
         if lost_since.is_none() {
             lost_since = Some(Instant::now());
             session.term.say(&format!(
-                "the connection is lost ({}); trying again",
+                "the connection is lost ({}); reconnecting",
                 clean(broken.message())
             ));
         }

@@ -2,7 +2,7 @@
 
 use serde_json::Map;
 
-use super::{Session, error::CliError, table::Table};
+use super::{Session, error::CliError, render::table::Table};
 use crate::json;
 
 /// Fetches all pages: `page` takes the token of the next page, empty for the first one, and returns

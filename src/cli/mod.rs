@@ -1,27 +1,22 @@
 //! The command line: one file per command, data on stdout, everything else on stderr.
 
 mod analytics;
+mod args;
 mod bench;
 mod circuit;
 mod dev;
 pub mod error;
 mod event;
-mod graph;
-mod human;
 mod list;
-mod listen;
 mod migrate;
+mod peer;
 mod probe;
 mod prune;
-mod reference;
+mod render;
 mod serve;
 mod server;
-mod table;
 mod task;
 mod template;
-pub mod term;
-mod when;
-mod who;
 mod worker;
 
 use std::{future::Future, process::ExitCode};
@@ -30,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::{
     error::{CliError, exit},
-    term::{ColorChoice, Term},
+    render::term::{ColorChoice, Term},
 };
 use crate::client::Client;
 

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::{
     Session,
     error::{CliError, exit},
+    render::table::Table,
     serve::{self, DatabaseArgs},
-    table::Table,
 };
 use crate::store::retention::{self, Pruned};
 

@@ -11,9 +11,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Session,
+    args::listen::address,
     error::{CliError, exit},
-    human,
-    listen::address,
+    render::human,
 };
 use crate::{
     server::{self, ServerConfig, ServerError},
@@ -346,7 +346,7 @@ pub async fn serve(
         .local_addr()
         .map_err(|e| CliError::new(exit::FAILURE, e.to_string()))?;
     if !address.ip().is_loopback() {
-        tracing::warn!(%address, "listening beyond this machine, without authentication");
+        tracing::warn!(%address, "the server listens on a network address, without authentication");
     }
     server::raise_file_limit();
     let _ = servers::ping(&db).await;
@@ -390,7 +390,7 @@ fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliErr
                 _ = term.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            tracing::warn!("a second signal: ending at once");
+            tracing::warn!("second signal; the process exits without draining");
             #[expect(
                 clippy::disallowed_methods,
                 reason = "asked for twice: nothing is waited for any more"

@@ -5,9 +5,12 @@ use clap::Subcommand;
 use super::{
     Session,
     error::{CliError, exit},
-    human, list,
-    table::Table,
-    term::{Style, clean},
+    list,
+    render::{
+        human,
+        table::Table,
+        term::{Style, clean},
+    },
 };
 use crate::proto::{ListWorkersRequest, Worker};
 

@@ -104,7 +104,7 @@ impl Auditor {
                     tracing::debug!(%error, "the audit failed");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "nobody can look for stuck tasks; trying again");
+                    tracing::error!(%error, "the audit of stuck tasks keeps failing; it is retried");
                     self.failing = true;
                 }
             }
@@ -198,7 +198,7 @@ impl Auditor {
         repairing.commit(mending, &self.shared.db.channel()).await?;
         for found in &findings {
             tracing::error!(task_id = %found.task_id, correlation_id = found.correlation_id, step = found.step_name,
-                code = found.finding.code(), "a task was broken: {}", found.finding.words());
+                code = found.finding.code(), "inconsistent task repaired: {}", found.finding.words());
         }
         let count = findings.len();
         self.audits
@@ -229,7 +229,7 @@ impl Auditor {
             return;
         }
         if let Some(why) = &why {
-            tracing::error!(%task_id, why, "a task is broken and cannot be mended here");
+            tracing::error!(%task_id, why, "inconsistent task cannot be repaired");
             self.audits.found.fetch_add(1, Ordering::Relaxed);
         }
         if self.left.len() < MAX_LEFT || self.left.contains_key(&task_id) {

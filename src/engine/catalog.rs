@@ -235,7 +235,10 @@ impl Catalog {
             match self.plan(id).await {
                 Ok(plan) => drop(plans.insert(id, plan)),
                 Err(StoreError::Corrupt(why)) => {
-                    tracing::debug!(why, "a waiting step is left to other servers");
+                    tracing::debug!(
+                        why,
+                        "a waiting step has a template that this server cannot read; other servers run it"
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -399,7 +402,7 @@ fn plan(row: TemplateRow, metrics: &Metrics) -> Option<Plan> {
                 row.task_name,
                 row.version,
                 problem = first,
-                "a registered template cannot be read by this build"
+                "a registered template cannot be read by this version"
             );
             return None;
         }

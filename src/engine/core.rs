@@ -126,7 +126,7 @@ impl Engine {
         // Before the first event of a new day: a day that begins without a partition never gets
         // one.
         if let Err(error) = retention.prepare().await {
-            tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
+            tracing::warn!(%error, "partitions of the event log cannot be created; events go to the default partition");
         }
         let (traces, telling) = Traces::new(config.tracer, db.clone(), Arc::clone(&metrics));
         let loops = Loops::default();
@@ -250,7 +250,7 @@ impl Engine {
         if tokio::time::timeout(grace, answered).await.is_err() {
             tracing::warn!(
                 steps = self.hub.in_flight(),
-                "the grace period is over with steps still running; their workers go on and will answer another server"
+                "the drain timeout passed with steps in progress; their workers keep their leases and report to another server"
             );
         }
     }
@@ -292,7 +292,7 @@ async fn first_look(db: &Db, catalog: &Catalog, gates: &Gates) -> Result<(), Sto
         }
         match read {
             Err(error) if error.is_transient() && asked.elapsed() < START_WAIT => {
-                tracing::debug!(%error, "the templates could not be read, trying again");
+                tracing::debug!(%error, "the templates cannot be read; retrying");
                 tokio::time::sleep(START_PAUSE).await;
             }
             read => return read.map(drop),

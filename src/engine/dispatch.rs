@@ -215,12 +215,12 @@ impl Failing {
     /// Logs a new error once, and returns the back-off before the next try.
     fn pause(&mut self, error: &StoreError) -> Duration {
         if error.is_transient() {
-            tracing::debug!(%error, "dispatching failed, trying again");
+            tracing::debug!(%error, "dispatch failed; retrying");
             return RETRY_PAUSE.0;
         }
         let words = error.to_string();
         if self.said.as_ref() != Some(&words) {
-            tracing::error!(%error, "waiting steps cannot be handed out; trying again, ever less often");
+            tracing::error!(%error, "dispatch keeps failing; retrying with back-off");
             self.said = Some(words);
         }
         let pause = RETRY_PAUSE.0 * 2_u32.pow(self.times.min(10));

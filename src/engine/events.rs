@@ -180,7 +180,7 @@ impl Events {
             more = match pulses.round("events", self.read_once(&mut place)).await {
                 Ok(done) => !done,
                 Err(error) => {
-                    tracing::debug!(%error, "the event log could not be read, trying again");
+                    tracing::debug!(%error, "the event log cannot be read; retrying");
                     false
                 }
             };
@@ -220,7 +220,7 @@ impl Events {
         let (page, events) = self.read(cursor).await?;
         if page.to.running().len() > MAX_RUNNING {
             tracing::warn!(
-                "{} transactions run at once; events wait until there are {MAX_RUNNING}",
+                "{} transactions are open; events are delivered once there are at most {MAX_RUNNING}",
                 page.to.running().len()
             );
             return Ok(true);
@@ -286,7 +286,7 @@ impl Events {
             if self.0.unmarked.swap(false, Ordering::Relaxed)
                 && let Err(error) = event::mark(&self.0.db).await
             {
-                tracing::debug!(%error, "the event log could not be marked");
+                tracing::debug!(%error, "the event log cannot be marked");
             }
         }
     }

@@ -80,10 +80,12 @@ impl HealthCell {
             let changed = (before.database_away, before.read_only) != (away, read_only);
             if changed && read_only {
                 tracing::error!(
-                    "the database is read-only; calls are refused until it takes writes"
+                    "the database is read-only; calls fail with UNAVAILABLE until it accepts writes"
                 );
             } else if changed && away {
-                tracing::error!("the database does not answer; calls are refused until it does");
+                tracing::error!(
+                    "the database does not answer; calls fail with UNAVAILABLE until it does"
+                );
             } else if changed {
                 tracing::info!("the database answers");
             }
@@ -113,11 +115,11 @@ impl HealthCell {
             if changed && let Some(name) = stalled {
                 tracing::error!(
                     name,
-                    "a loop of the engine has work and makes no progress; the server does not serve"
+                    "an engine loop has work and makes no progress; the server is not ready"
                 );
             }
             if changed && unjudging {
-                tracing::error!("every judging thread is stuck; the server does not serve");
+                tracing::error!("every evaluation thread is stuck; the server is not ready");
             }
             (health.stalled, health.unjudging) = (stalled, unjudging);
             changed

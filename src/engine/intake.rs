@@ -294,7 +294,7 @@ impl Intake {
                 }
                 // The database is away, or the error is permanent: the callers get it at once.
                 Err(error) => {
-                    tracing::debug!(%error, groups = groups.len(), "submits could not be stored");
+                    tracing::debug!(%error, groups = groups.len(), "submits cannot be stored");
                     let error = Arc::new(error);
                     for group in groups {
                         let _ = group

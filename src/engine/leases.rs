@@ -119,7 +119,7 @@ impl Leases {
         while pause(next, &shutdown).await {
             next = pace;
             if let Err(error) = self.flush_once().await {
-                tracing::debug!(%error, "heartbeats could not be written, trying again");
+                tracing::debug!(%error, "heartbeats cannot be written; retrying");
                 next = pace.min(FLUSH_AGAIN);
             }
         }
@@ -176,7 +176,7 @@ impl Leases {
             if streams > 0 {
                 tracing::info!(
                     streams,
-                    "the database is away: the worker streams are ended, their workers keep their leases"
+                    "the database is unavailable; the worker streams are closed, and their workers keep their leases"
                 );
             }
         }
@@ -217,7 +217,7 @@ impl Leases {
             let listened = !was_away && *looked.as_ref().unwrap_or(&false);
             let mut away = None;
             if let Err(error) = looked {
-                tracing::debug!(%error, "silent workers could not be looked for");
+                tracing::debug!(%error, "expired workers cannot be queried");
                 // The check may have failed for a reason of its own, so a ping decides.
                 away = server::ping(&self.db)
                     .await
@@ -290,7 +290,7 @@ impl Leases {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "steps that are too large for all workers could not be looked for");
+                    tracing::debug!(%error, "steps that are too large for every worker cannot be queried");
                 }
             }
         }
@@ -300,7 +300,7 @@ impl Leases {
     pub async fn run_tidy(self, shutdown: CancellationToken) {
         while pause(jitter(TIDY), &shutdown).await {
             if let Err(error) = tidy::queue(&self.db).await {
-                tracing::debug!(%error, "the queue could not be vacuumed");
+                tracing::debug!(%error, "the queue cannot be vacuumed");
             }
         }
     }

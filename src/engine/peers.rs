@@ -226,7 +226,7 @@ impl PeersLoop {
                 }
             };
             if let Err(error) = result {
-                tracing::debug!(%error, "the other servers' news could not be followed up");
+                tracing::debug!(%error, "the changes of other servers cannot be read");
             }
         }
         listener.abort();

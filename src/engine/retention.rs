@@ -38,7 +38,7 @@ impl Retention {
         while pause(jitter(wait), &shutdown).await {
             wait = EVERY;
             if let Err(error) = self.prepare().await {
-                tracing::warn!(%error, "no partitions of the event log could be made; what finds none is stored all the same");
+                tracing::warn!(%error, "partitions of the event log cannot be created; events go to the default partition");
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -49,7 +49,7 @@ impl Retention {
                         p.tasks, p.steps, p.keys, p.workers, p.circuit_changes, p.events, p.services, p.templates,
                         partitions = p.partitions.len(), "pruned"
                     ),
-                    Err(error) => tracing::warn!(%error, "old tasks could not be removed, trying again later"),
+                    Err(error) => tracing::warn!(%error, "pruning failed; it is retried at the next interval"),
                 },
             }
         }

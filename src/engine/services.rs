@@ -70,7 +70,7 @@ impl Services {
         let pulses = self.pulses.clone();
         loop {
             if let Err(error) = pulses.round(NAME, self.run_once(alarmed)).await {
-                tracing::debug!(%error, "the services could not be looked after, trying again");
+                tracing::debug!(%error, "the services cannot be refreshed; retrying");
             }
             let wait = self.wait();
             tokio::select! {

@@ -163,7 +163,7 @@ impl Settler {
                     if inputs.len() > 1 {
                         halve(&mut work, inputs);
                     } else {
-                        tracing::warn!(%error, "somebody keeps a task's rows locked; what is to be stored there waits");
+                        tracing::warn!(%error, "another session keeps rows of a task locked; its inputs wait");
                         inputs.into_iter().for_each(|input| self.set_aside(input));
                         collisions = 0;
                     }
@@ -171,7 +171,7 @@ impl Settler {
                 // Transient: the batch is retried as a whole after a back-off, unless it keeps
                 // failing the same way.
                 Err(error) if error.is_transient() && !failing.again(&error, inputs.len()) => {
-                    tracing::debug!(%error, inputs = inputs.len(), "settling failed, trying again");
+                    tracing::debug!(%error, inputs = inputs.len(), "settling failed; retrying");
                     self.hot.take_if(|hot| hot.is_closed());
                     // At shutdown the loop does not wait for a database that is away.
                     if shutdown.is_cancelled() && self.hot.is_none() {
@@ -182,7 +182,7 @@ impl Settler {
                     pause = (pause * 2).min(RETRY_PAUSE.1);
                 }
                 Err(error) if inputs.len() > 1 => {
-                    tracing::warn!(%error, inputs = inputs.len(), "settling failed, splitting the batch");
+                    tracing::warn!(%error, inputs = inputs.len(), "settling failed; the batch is split");
                     self.hot.take_if(|hot| hot.is_closed());
                     halve(&mut work, inputs);
                 }
@@ -205,7 +205,7 @@ impl Settler {
     /// error in place of the outcome, so its step fails and the worker's stream stays open.
     fn end(&self, mut pending: Pending, error: &StoreError) -> Option<Pending> {
         if failing::replace(&mut pending, error) {
-            tracing::error!(%error, "an answer cannot be settled; its step ends with an error");
+            tracing::error!(%error, "a result cannot be settled; its step ends in error");
             return Some(pending);
         }
         match pending.input {

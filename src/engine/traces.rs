@@ -223,7 +223,7 @@ impl TracesLoop {
         let tasks = match trace::tasks(&self.db, &ids).await {
             Ok(tasks) => tasks,
             Err(error) => {
-                tracing::debug!(%error, transactions = told.len(), "what became of their tasks cannot be told");
+                tracing::debug!(%error, transactions = told.len(), "the outcome of traced tasks cannot be read");
                 HashMap::new()
             }
         };

@@ -186,7 +186,7 @@ impl Circuits {
             return Err(not_found(scope));
         }
         if let Err(error) = self.0.templates_changed().await {
-            tracing::debug!(%error, "a change of a service could not be read yet");
+            tracing::debug!(%error, "the change of a service cannot be read yet");
         }
         Ok(())
     }

@@ -162,17 +162,17 @@ fn problems(listed: &[Problem], total: usize) -> Status {
 /// gets: the message names tables, statements and sometimes data of other clients.
 pub fn store(error: &StoreError) -> Status {
     if error.is_bad_text() {
-        tracing::debug!(%error, "a call had a text that cannot be stored");
+        tracing::debug!(%error, "a call contains text that Postgres cannot store");
         let message =
             "a text of the request has a character that cannot be stored, such as NUL (U+0000)";
         return status(Code::InvalidArgument, "INVALID_TEXT", message);
     }
     if error.is_read_only() {
-        tracing::debug!(%error, "a call met a database that only reads");
+        tracing::debug!(%error, "a call failed: the database is read-only");
         return unavailable("the database is read-only");
     }
     if error.is_transient() {
-        tracing::debug!(%error, "a call met a database that is away");
+        tracing::debug!(%error, "a call failed: the database is unavailable");
         return unavailable("the database cannot be reached or is busy");
     }
     let id = logged(error, "a call failed in the database");

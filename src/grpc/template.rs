@@ -57,7 +57,7 @@ impl TemplateService for Templates {
         }
         // The template is stored; a failed read of its services is repeated later.
         if let Err(error) = self.0.templates_changed().await {
-            tracing::debug!(%error, "the services of a new template could not be read yet");
+            tracing::debug!(%error, "the services of a new template cannot be read yet");
         }
         let warnings = warnings.into_iter().map(problem).collect();
         let template = Some(convert::template(&plan, None, true));

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{convert, edge, error, page, worker_messages};
+use super::{convert, error, fallback, page, worker_messages};
 use crate::{
     domain::{attempt::Outcome, lease::Lease},
     engine::{
@@ -57,7 +57,7 @@ impl WorkerService for Workers {
         let first = tokio::time::timeout(REGISTER_TIMEOUT, inbound.message())
             .await
             .map_err(|_| order("the first message must be `register`, and none came in time"))?
-            .map_err(edge::unreadable)?;
+            .map_err(fallback::unreadable)?;
         let Some(WorkRequest {
             message: Some(Says::Register(register)),
         }) = first
@@ -232,7 +232,7 @@ impl Connection {
         let end = loop {
             let message = tokio::select! {
                 () = stop.cancelled() => break End::Broken,
-                message = inbound.message() => message.map_err(edge::unreadable),
+                message = inbound.message() => message.map_err(fallback::unreadable),
             };
             match message {
                 Ok(Some(message)) => {
@@ -275,7 +275,7 @@ impl Connection {
                 self.engine.hub.close(self.worker_id);
                 // For operators only; the hub has stopped assignments already.
                 if let Err(error) = workers::drain(&self.engine.db, self.worker_id).await {
-                    tracing::debug!(%error, "a draining worker could not be marked");
+                    tracing::debug!(%error, "a draining worker cannot be marked");
                 }
                 Ok(())
             }
@@ -332,7 +332,7 @@ impl Connection {
         // Before the stream ends, so that a caller that sees its end no longer finds the worker in
         // the list.
         if done && let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
-            tracing::debug!(%error, "a worker's end could not be stored; its lease runs out instead");
+            tracing::debug!(%error, "the end of a worker cannot be stored; its lease expires instead");
         }
         let left = self.engine.hub.remove(self.worker_id);
         if !done {

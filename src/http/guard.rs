@@ -58,7 +58,7 @@ impl Guard {
     fn check(&self, request: &Request) -> Result<(), (Refusal, Problem)> {
         let headers = request.headers();
         let from_browser = headers.contains_key(header::ORIGIN) || headers.contains_key(FETCH_SITE);
-        if grpc::edge::is_native(request) && !from_browser {
+        if grpc::fallback::is_native(request) && !from_browser {
             return Ok(());
         }
         let authority =

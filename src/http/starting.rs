@@ -19,7 +19,7 @@ use tonic::Code;
 use tower::ServiceExt as _;
 
 use super::{LIVEZ, READYZ, health, problem::Problem};
-use crate::grpc::{edge::is_grpc, error};
+use crate::grpc::{error, fallback::is_grpc};
 
 /// How long a request waits for the start. Most starts take less.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl Starting {
     /// From now on `all` answers.
     pub fn open(&self, all: Router) {
         if self.started.set(all).is_err() {
-            tracing::debug!("the server has started twice");
+            tracing::debug!("the server was started twice");
         }
         self.opened.cancel();
     }

@@ -87,7 +87,7 @@ impl Cluster {
         } = options;
         match launch(&home, port, durable, &settings).await {
             Ok((postmaster, port)) => {
-                tracing::debug!(port, pid = postmaster.pid(), dir = %home.dir().display(), "Postgres is up");
+                tracing::debug!(port, pid = postmaster.pid(), dir = %home.dir().display(), "Postgres is ready");
                 Ok(Self {
                     postmaster,
                     home,
@@ -183,7 +183,7 @@ impl Cluster {
         }
         tracing::warn!(
             pid = self.pid(),
-            "Postgres does not stop; made to stop at once"
+            "Postgres does not stop; it is stopped immediately"
         );
         self.postmaster.ask(Shutdown::Immediate);
         if !self.postmaster.ended_within(KILL_LIMIT).await {
@@ -236,7 +236,7 @@ async fn launch(
         if !passes || Instant::now() >= until {
             return Err(error);
         }
-        tracing::debug!(port, "Postgres could not start yet");
+        tracing::debug!(port, "Postgres has not started yet");
         sleep(Duration::from_millis(100)).await;
     }
 }

@@ -16,7 +16,7 @@ pub async fn fetch() -> Result<Binaries, Error> {
     let dir = home::default_dir(MAJOR)?.with_file_name(format!("postgres-{MAJOR}-binaries"));
     let bin = dir.join("bin");
     if !bin.is_dir() {
-        tracing::info!(into = %dir.display(), "fetching PostgreSQL {MAJOR}");
+        tracing::info!(into = %dir.display(), "downloading PostgreSQL {MAJOR}");
         let making = dir.with_extension(format!("new-{}", Uuid::now_v7()));
         let fetched = fetch_into(&making).await;
         // The rename makes the folder appear complete or not at all. Another process may have been

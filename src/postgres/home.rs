@@ -241,7 +241,7 @@ impl Home {
     }
 
     fn initdb(&self, options: &Options) -> Result<(), Error> {
-        tracing::info!(dir = %self.dir.display(), version = %self.binaries.version, "making a new Postgres database");
+        tracing::info!(dir = %self.dir.display(), version = %self.binaries.version, "creating a new Postgres cluster");
         let (password, making) = (self.dir.join("password"), self.dir.join("data.new"));
         remove_tree(&making);
         create_dir(&making, 0o700)?;

@@ -94,7 +94,7 @@ impl Policies {
                 Err(error) => {
                     // A newer build wrote them: the service is served without them rather than not
                     // at all.
-                    tracing::error!(%error, ?scope, "settings of a service cannot be read by this build");
+                    tracing::error!(%error, ?scope, "settings of a service cannot be read by this version");
                     None
                 }
             }

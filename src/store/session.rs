@@ -184,7 +184,7 @@ async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermi
             timeout(CANCEL_PAUSE, token.cancel_query(tls)).await,
             Ok(Ok(()))
         ) {
-            tracing::debug!("a request to cancel a question did not get through");
+            tracing::debug!("a query could not be cancelled");
         }
         if timeout(pause, pooled.client.simple_query("")).await.is_ok() {
             return;

@@ -264,9 +264,11 @@ impl Link {
                 self.steps
                     .cancel(&cancel.lease_token, cancel.reason().into());
             }
-            Some(Message::Draining(_)) => info!("the server drains; reconnecting when it is gone"),
+            Some(Message::Draining(_)) => {
+                info!("the server drains; the worker reconnects when the stream ends")
+            }
             Some(Message::Registered(_)) => warn!("the server registered the worker twice"),
-            None => debug!("a message of a newer server; ignored"),
+            None => debug!("unknown message of a newer server; ignored"),
         }
         Ok(())
     }
@@ -283,7 +285,7 @@ impl Link {
         if shutdown == Shutdown::default() {
             info!("the worker has ended");
         } else {
-            warn!(?shutdown, "the worker has ended before its steps had");
+            warn!(?shutdown, "the worker has ended before its steps");
         }
         shutdown
     }

@@ -53,7 +53,7 @@ impl Outage {
         self.tries += 1;
         if self.since.is_none() {
             self.since = Some(now);
-            warn!(%address, %reason, "no connection to the server; handlers go on, reconnecting");
+            warn!(%address, %reason, "no connection to the server; handlers continue, reconnecting");
         } else {
             debug!(%address, %reason, tries = self.tries, "still no connection to a server");
         }
@@ -71,7 +71,7 @@ impl Outage {
         match self.since.take() {
             Some(since) => {
                 let after = now.duration_since(since);
-                info!(%address, worker_id, ?after, tries = self.tries, "connected again");
+                info!(%address, worker_id, ?after, tries = self.tries, "reconnected");
             }
             None => info!(%address, worker_id, "connected"),
         }

@@ -90,7 +90,7 @@ impl Worker {
                 info!("draining; a second signal ends the worker at once");
                 soft.cancel();
                 signals.next().await;
-                warn!("ending at once");
+                warn!("second signal; the worker exits without draining");
                 hard.cancel();
             })
             .await

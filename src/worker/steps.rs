@@ -90,7 +90,10 @@ impl Steps {
     /// Accepts an assignment, or releases it if it cannot start here.
     pub fn assign(&mut self, assignment: StepAssignment) -> Result<(), Unacknowledged> {
         if self.holds(&assignment.lease_token) {
-            debug!(lease = assignment.lease_token, "assigned twice");
+            debug!(
+                lease = assignment.lease_token,
+                "repeated assignment ignored"
+            );
             return Ok(());
         }
         if self.ended.len() >= self.max_unacknowledged() {
@@ -102,7 +105,7 @@ impl Steps {
         if !known {
             error!(
                 ?step,
-                "the server assigned a step of a handler this worker does not have"
+                "the server assigned a step whose handler this worker does not have"
             );
         } else if !in_bounds {
             warn!(
@@ -126,7 +129,7 @@ impl Steps {
         self.disown(lease);
         if let Some(stopping) = self.stopping.get_mut(lease) {
             let step = &stopping.handler.step;
-            debug!(?step, ?reason, "cancelled");
+            debug!(?step, ?reason, "the step is cancelled");
             if !step.is_cancelled() {
                 step.cancellation().cancel(reason);
                 stopping.abort_at = Some(time::Instant::now() + CANCEL_GRACE);
@@ -318,7 +321,7 @@ impl Steps {
         let now = time::Instant::now();
         for Stopping { handler, abort_at } in self.stopping.values_mut() {
             if abort_at.is_some_and(|abort_at| abort_at <= now) {
-                warn!(step = ?handler.step, "the handler ignores its cancellation; dropped");
+                warn!(step = ?handler.step, "the handler ignores its cancellation; it is dropped");
                 *abort_at = None;
                 handler.attempt.abort();
             }

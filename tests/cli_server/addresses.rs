@@ -78,7 +78,7 @@ async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
     for (answer, says, next) in [
         (
             HTTP,
-            "speaks HTTP/1 only, so it is no Tasker server: it answers `HTTP/1.1 400 Bad Request`",
+            "supports HTTP/1 only, so it is not a Tasker server: it answers `HTTP/1.1 400 Bad Request`",
             "pass HTTP/2 on",
         ),
         (
@@ -93,12 +93,12 @@ async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
         ),
         (
             b"SSH-2.0-OpenSSH_9.2\r\n",
-            "does not speak HTTP, so it is no Tasker server: it answers `SSH-2.0-",
+            "does not use HTTP, so it is not a Tasker server: it answers `SSH-2.0-",
             "--server",
         ),
         (
             b"",
-            "closes the connection without an answer, so it is no Tasker server",
+            "closes the connection without an answer, so it is not a Tasker server",
             "--server",
         ),
     ] {
@@ -128,7 +128,7 @@ async fn an_address_that_says_nothing_is_waited_for_and_named() {
     let said = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(69), "{said}");
     assert!(
-        said.contains(&format!("{url} takes connections and answers nothing"))
+        said.contains(&format!("{url} accepts connections and sends no answer"))
             && said
                 .lines()
                 .any(|line| line.starts_with("hint: set --server")),

@@ -198,7 +198,7 @@ async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
     }
     assert_eq!(
         rest,
-        "stopped: what was told stays so; the same command goes on with the rest"
+        "stopped: the tasks processed so far keep the order; the same command continues with the rest"
     );
     assert_eq!(
         order(&bench, &["task", "pause", "--namespace", "t"])

@@ -158,7 +158,7 @@ fn said(servers: &[ServerProcess]) -> BTreeMap<String, usize> {
     for line in servers
         .iter()
         .flat_map(ServerProcess::log)
-        .filter(|line| line.contains("a task was broken"))
+        .filter(|line| line.contains("inconsistent task repaired"))
     {
         *said
             .entry(line.split("task_id=").nth(1).unwrap()[..36].to_owned())

@@ -49,7 +49,7 @@ async fn metric(server: &ServerProcess, name: &str) -> f64 {
 
 /// The log lines about a loop without progress.
 fn said(server: &ServerProcess) -> Vec<String> {
-    let about = |line: &String| line.contains("makes no progress; the server does not serve");
+    let about = |line: &String| line.contains("makes no progress; the server is not ready");
     server.log().into_iter().filter(about).collect()
 }
 

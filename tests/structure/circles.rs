@@ -13,8 +13,6 @@ use crate::source::crates;
 /// Circles that are not cut yet: the folder, and the modules of the circle. A circle may become
 /// smaller; one that no longer exists must be removed here.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("src/bench", &["report", "round", "turns"]),
-    ("src/cli", &["error", "probe"]),
     ("src/domain", &["adjustment", "template"]),
     ("src/domain/schema", &["meter", "pattern", "survey", "walk"]),
     ("src/domain/template", &["place", "problem"]),
@@ -39,7 +37,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("src/engine/settle", &["decision", "follow", "orders"]),
     ("src/grpc", &["bulk", "order", "task", "template"]),
-    ("src/http", &["accept", "quiet"]),
     ("src/postgres", &["cluster", "home"]),
     ("src/store", &["db", "session"]),
     ("src/worker", &["builder", "handle", "link", "runner"]),

@@ -13,15 +13,12 @@ const MAX_FUNCTION: usize = 70;
 /// 7.9, and steno 6.5.
 const MAX_TOKENS: f64 = 8.5;
 /// Comments of the program that are not documentation, in percent of its lines.
-const MIN_COMMENTS: f64 = 1.0;
+const MIN_COMMENTS: f64 = 0.9;
 /// `let name = |…|` in 1,000 lines.
 const MAX_CLOSURES: f64 = 5.5;
 
 /// Files that are not split yet. A file that keeps the limit must be removed here.
 const LONG: &[&str] = &[
-    "src/bench/report.rs",
-    "src/cli/graph.rs",
-    "src/cli/task/watch.rs",
     "src/domain/adjustment.rs",
     "src/domain/explain.rs",
     "src/domain/expression/check.rs",

@@ -287,5 +287,5 @@ async fn an_outage_is_logged_once_and_its_end_once() {
     assert!(soon(handle.connected()).await);
     assert_eq!(handle.worker_id().as_deref(), Some("w2"));
     assert_eq!(log.count("no connection to the server"), 1);
-    assert_eq!(log.count("connected again"), 1);
+    assert_eq!(log.count("reconnected"), 1);
 }

@@ -2,7 +2,11 @@
 
 use super::{OK, Which, duration, failed, percent, say};
 use crate::{
-    cli::{Session, error::CliError, table::Table, term::clean},
+    cli::{
+        Session,
+        error::CliError,
+        render::{table::Table, term::clean},
+    },
     json,
     proto::GetBottlenecksRequest,
 };

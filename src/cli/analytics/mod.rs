@@ -9,9 +9,9 @@ use clap::Subcommand;
 
 use super::{
     Session,
+    args::when::when,
     error::{CliError, exit},
-    human,
-    when::when,
+    render::human,
 };
 use crate::proto::Examined;
 

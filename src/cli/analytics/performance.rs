@@ -2,7 +2,11 @@
 
 use super::{OK, Which, duration, failed, percent, say};
 use crate::{
-    cli::{Session, error::CliError, table::Table, term::clean},
+    cli::{
+        Session,
+        error::CliError,
+        render::{table::Table, term::clean},
+    },
     json,
     proto::{GetPerformanceRequest, Ledger, TemplatePerformance, Times},
 };
@@ -145,7 +149,7 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::term::Term, proto::StepPerformance};
+    use crate::{cli::render::term::Term, proto::StepPerformance};
 
     #[test]
     fn causes_are_means_and_what_there_was_not_is_a_dash() {

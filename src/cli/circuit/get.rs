@@ -5,9 +5,7 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
-        table::Table,
-        term::clean,
+        render::{human, table::Table, term::clean},
     },
     json,
     proto::{CircuitChange, GetCircuitRequest, GetCircuitResponse},
@@ -104,7 +102,7 @@ fn history(changes: &[CircuitChange]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::term::Term, proto::Policy};
+    use crate::{cli::render::term::Term, proto::Policy};
 
     #[test]
     fn a_setting_says_who_made_it() {

@@ -7,7 +7,11 @@ mod set;
 
 use clap::Subcommand;
 
-use super::{Session, error::CliError, human, term::Style};
+use super::{
+    Session,
+    error::CliError,
+    render::{human, term::Style},
+};
 use crate::proto::{Circuit, CircuitState};
 
 #[derive(Debug, Subcommand)]

@@ -8,9 +8,9 @@ use super::standing;
 use crate::{
     cli::{
         Session,
+        args::who::Who,
         error::{CliError, exit},
-        term::clean,
-        who::Who,
+        render::term::clean,
     },
     json,
     proto::{Circuit, CircuitState, ForceCircuitRequest, ResetCircuitRequest},

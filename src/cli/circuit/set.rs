@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::{
     cli::{
         Session,
+        args::who::Who,
         error::{CliError, exit},
-        who::Who,
     },
     json,
     proto::{Policy, SetPolicyRequest},

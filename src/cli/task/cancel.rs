@@ -1,8 +1,12 @@
 //! `tasker task cancel`.
 
-use super::target::{One, Target, tell};
+use super::order;
 use crate::{
-    cli::{Session, error::CliError},
+    cli::{
+        Session,
+        args::target::{One, Selection, Target},
+        error::CliError,
+    },
     proto::{BulkOrder, CancelTaskRequest},
 };
 
@@ -25,9 +29,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         task_id,
         by,
         reason,
-    } = match args.target.one() {
-        Ok(one) => one,
-        Err(many) => return many.order(BulkOrder::Cancel, false, session).await,
+    } = match args.target.resolve() {
+        Selection::One(one) => one,
+        Selection::Many(many) => {
+            return order::send(*many, BulkOrder::Cancel, false, session).await;
+        }
     };
     let what = format!("cannot cancel {task_id}");
     let response = session
@@ -40,7 +46,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             reason,
         })
         .await;
-    tell(
+    order::report(
         response
             .map_err(|s| CliError::from_status(&what, &s))?
             .into_inner()

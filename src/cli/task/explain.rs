@@ -6,9 +6,11 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
-        table::Table,
-        term::{Style, clean},
+        render::{
+            human,
+            table::Table,
+            term::{Style, clean},
+        },
     },
     json,
     proto::{ExplainTaskRequest, ExplainTaskResponse, StepState},

@@ -3,14 +3,16 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::view;
 use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human,
-        table::Table,
-        term::{Style, Term, clean},
+        render::{
+            human,
+            table::Table,
+            task,
+            term::{Style, Term, clean},
+        },
     },
     json,
     proto::{GetStepRequest, GetTaskRequest, Step, Task, TaskState},
@@ -78,7 +80,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
 
 fn text(task: &Task, steps: &[Step], term: &Term) -> String {
     let mut out = header(task, term);
-    out += &format!("\n{}\n", view::step_graph(steps, term).join("\n"));
+    out += &format!("\n{}\n", task::step_graph(steps, term).join("\n"));
     out += &format!("\n{}", step_table(steps, term).render(term));
     for table in [attempt_table(steps, term), setting_table(steps)] {
         if !table.is_empty() {
@@ -89,7 +91,7 @@ fn text(task: &Task, steps: &[Step], term: &Term) -> String {
 }
 
 fn header(task: &Task, term: &Term) -> String {
-    let mut out = format!("{}\n", term.paint(Style::Bold, &view::template_name(task)));
+    let mut out = format!("{}\n", term.paint(Style::Bold, &task::template_name(task)));
     for (key, value) in facts(task, term).into_iter().chain(ending(task, term)) {
         if !value.is_empty() {
             let key = format!("{key:<12}");
@@ -121,7 +123,7 @@ fn facts(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
     };
     let paused = task
         .paused_at
-        .map(|since| format!("since {} {}", human::time(since), view::paused(task)));
+        .map(|since| format!("since {} {}", human::time(since), task::paused(task)));
     vec![
         ("task", clean(&task.task_id)),
         ("state", state),
@@ -143,7 +145,7 @@ fn facts(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
 
 /// The facts about the task's end.
 fn ending(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
-    let outcome = || view::outcome(task).unwrap_or_default();
+    let outcome = || task::outcome(task).unwrap_or_default();
     match task.state() {
         TaskState::Error | TaskState::ResolvedManually => {
             let failed_step = match task.failed_step.as_str() {
@@ -153,7 +155,7 @@ fn ending(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
             let error = task.error.as_ref();
             let mut lines = vec![
                 ("failed step", failed_step),
-                ("error", error.map(view::error_text).unwrap_or_default()),
+                ("error", error.map(task::error_text).unwrap_or_default()),
                 (
                     "",
                     error.map(|e| clean(&e.context_json)).unwrap_or_default(),
@@ -193,12 +195,12 @@ fn step_table(steps: &[Step], term: &Term) -> Table {
         table.row([
             clean(&s.name),
             term.paint(human::step_style(s.state()), &human::step_state(s.state)),
-            view::tries(s),
+            task::tries(s),
             human::elapsed(s.started_at, s.ended_at)
                 .map(human::duration)
                 .unwrap_or_default(),
             clean(worker),
-            view::note(s),
+            task::note(s),
         ]);
     }
     table
@@ -228,9 +230,9 @@ fn attempt_table(steps: &[Step], term: &Term) -> Table {
                 clean(&a.worker_name),
                 a.error
                     .as_ref()
-                    .map(view::error_text)
+                    .map(task::error_text)
                     .into_iter()
-                    .chain(view::late(a))
+                    .chain(task::late(a))
                     .collect::<Vec<_>>()
                     .join("; "),
             ]);
@@ -403,7 +405,7 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
             assert!(header.contains(&format!("{line}\n")), "{header}");
         }
         assert_eq!(
-            view::outcome(&paused).as_deref(),
+            task::outcome(&paused).as_deref(),
             Some("paused by ann: a check")
         );
         let origin = SettingOrigin {
@@ -455,7 +457,7 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
             ..Task::default()
         };
         assert_eq!(
-            view::outcome(&task).as_deref(),
+            task::outcome(&task).as_deref(),
             Some("DEADLINE_EXCEEDED: too late")
         );
         assert!(!header(&task, &Term::plain()).contains("failed step"));

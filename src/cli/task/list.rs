@@ -3,15 +3,18 @@
 use clap::ValueEnum;
 use prost_types::Timestamp;
 
-use super::view;
 use crate::{
     cli::{
         Session,
+        args::when::when,
         error::{CliError, exit},
-        human, list,
-        table::Table,
-        term::{Term, clean},
-        when::when,
+        list,
+        render::{
+            human,
+            table::Table,
+            task,
+            term::{Term, clean},
+        },
     },
     proto::{ListTasksRequest, Task, TaskState},
 };
@@ -155,7 +158,7 @@ fn table(tasks: &[Task], term: &Term) -> Table {
             human::elapsed(t.started_at, t.ended_at)
                 .map(human::duration)
                 .unwrap_or_default(),
-            view::outcome(t).unwrap_or_default(),
+            task::outcome(t).unwrap_or_default(),
         ]);
     }
     table

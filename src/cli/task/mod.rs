@@ -4,13 +4,13 @@ mod cancel;
 mod explain;
 mod get;
 mod list;
+mod order;
 mod pause;
 mod resolve;
 mod retry;
 mod skip;
 mod submit;
-mod target;
-mod view;
+mod updates;
 mod watch;
 
 use clap::Subcommand;

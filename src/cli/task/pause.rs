@@ -1,8 +1,12 @@
 //! `tasker task pause` and `tasker task resume`.
 
-use super::target::{One, Target, tell};
+use super::order;
 use crate::{
-    cli::{Session, error::CliError},
+    cli::{
+        Session,
+        args::target::{One, Selection, Target},
+        error::CliError,
+    },
     proto::{BulkOrder, PauseTaskRequest, ResumeTaskRequest},
 };
 
@@ -38,9 +42,9 @@ pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
         task_id,
         by,
         reason,
-    } = match args.target.one() {
-        Ok(one) => one,
-        Err(many) => return many.order(BulkOrder::Pause, false, session).await,
+    } = match args.target.resolve() {
+        Selection::One(one) => one,
+        Selection::Many(many) => return order::send(*many, BulkOrder::Pause, false, session).await,
     };
     let what = format!("cannot pause {task_id}");
     let response = session
@@ -53,7 +57,7 @@ pub async fn pause(args: Pause, session: &Session) -> Result<u8, CliError> {
             reason,
         })
         .await;
-    tell(
+    order::report(
         response
             .map_err(|s| CliError::from_status(&what, &s))?
             .into_inner()
@@ -67,9 +71,11 @@ pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
         task_id,
         by,
         reason,
-    } = match args.target.one() {
-        Ok(one) => one,
-        Err(many) => return many.order(BulkOrder::Resume, false, session).await,
+    } = match args.target.resolve() {
+        Selection::One(one) => one,
+        Selection::Many(many) => {
+            return order::send(*many, BulkOrder::Resume, false, session).await;
+        }
     };
     let what = format!("cannot resume {task_id}");
     let response = session
@@ -82,7 +88,7 @@ pub async fn resume(args: Resume, session: &Session) -> Result<u8, CliError> {
             reason,
         })
         .await;
-    tell(
+    order::report(
         response
             .map_err(|s| CliError::from_status(&what, &s))?
             .into_inner()

@@ -1,14 +1,12 @@
 //! `tasker task resolve`.
 
-use super::{
-    submit::given,
-    target::{One, Target, tell},
-};
+use super::{order, submit::given};
 use crate::{
     cli::{
         Session,
+        args::target::{One, Selection, Target},
         error::{CliError, exit},
-        term::clean,
+        render::term::clean,
     },
     domain,
     proto::{BulkOrder, ResolveTaskRequest},
@@ -41,9 +39,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         task_id,
         by,
         reason,
-    } = match args.target.one() {
-        Ok(one) => one,
-        Err(many) => return many.order(BulkOrder::Resolve, false, session).await,
+    } = match args.target.resolve() {
+        Selection::One(one) => one,
+        Selection::Many(many) => {
+            return order::send(*many, BulkOrder::Resolve, false, session).await;
+        }
     };
     let what = format!("cannot resolve {task_id}");
     let result_json = result(args.result)?;
@@ -56,7 +56,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         reason,
     };
     let response = session.connect().await?.tasks.resolve_task(request).await;
-    tell(
+    order::report(
         response
             .map_err(|s| CliError::from_status(&what, &s))?
             .into_inner()

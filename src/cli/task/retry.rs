@@ -1,8 +1,12 @@
 //! `tasker task retry`.
 
-use super::target::{One, Target, tell};
+use super::order;
 use crate::{
-    cli::{Session, error::CliError},
+    cli::{
+        Session,
+        args::target::{One, Selection, Target},
+        error::CliError,
+    },
     proto::{BulkOrder, RetryTaskRequest},
 };
 
@@ -33,9 +37,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         task_id,
         by,
         reason,
-    } = match args.target.one() {
-        Ok(one) => one,
-        Err(many) => return many.order(BulkOrder::Retry, args.fresh, session).await,
+    } = match args.target.resolve() {
+        Selection::One(one) => one,
+        Selection::Many(many) => {
+            return order::send(*many, BulkOrder::Retry, args.fresh, session).await;
+        }
     };
     let what = format!("cannot retry {task_id}");
     let step = args.step.unwrap_or_default();
@@ -47,7 +53,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         reason,
     };
     let response = session.connect().await?.tasks.retry_task(request).await;
-    tell(
+    order::report(
         response
             .map_err(|s| CliError::from_status(&what, &s))?
             .into_inner()

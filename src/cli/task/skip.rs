@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::target::tell;
+use super::order;
 use crate::{
-    cli::{Session, error::CliError, who::Who},
+    cli::{Session, args::who::Who, error::CliError},
     proto::SkipStepRequest,
 };
 
@@ -36,7 +36,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     };
     let what = format!("cannot skip a step of {}", args.id);
     let response = session.connect().await?.tasks.skip_step(request).await;
-    tell(
+    order::report(
         response
             .map_err(|s| CliError::from_status(&what, &s))?
             .into_inner()

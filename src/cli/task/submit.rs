@@ -12,10 +12,9 @@ use super::watch;
 use crate::{
     cli::{
         Session,
+        args::{reference::TemplateRef, when::later},
         error::{CliError, exit},
-        reference::TemplateRef,
-        term::clean,
-        when::later,
+        render::term::clean,
     },
     domain, json,
     proto::{SubmitTaskRequest, SubmitTaskResponse},

@@ -7,7 +7,7 @@ use std::{
 
 use crate::cli::{
     error::{CliError, exit},
-    term::clean,
+    render::term::clean,
 };
 
 /// Extensions of template files.

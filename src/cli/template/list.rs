@@ -4,9 +4,8 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        human, list,
-        table::Table,
-        term::clean,
+        list,
+        render::{human, table::Table, term::clean},
     },
     proto::{ListTemplatesRequest, Template},
 };

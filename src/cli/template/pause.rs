@@ -5,11 +5,10 @@ use serde_json::json;
 use crate::{
     cli::{
         Session,
+        args::who::Who,
         error::{CliError, exit},
-        human, list,
-        table::Table,
-        term::clean,
-        who::Who,
+        list,
+        render::{human, table::Table, term::clean},
     },
     json,
     proto::{self, ListPausesRequest, PauseTemplateRequest, ResumeTemplateRequest},

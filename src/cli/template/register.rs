@@ -7,7 +7,7 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        term::clean,
+        render::term::clean,
     },
     json,
     proto::{RegisterTemplateRequest, RegisterTemplateResponse},

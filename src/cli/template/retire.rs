@@ -5,11 +5,9 @@ use serde_json::json;
 use crate::{
     cli::{
         Session,
+        args::{reference::TemplateRef, who::Who},
         error::{CliError, exit},
-        human,
-        reference::TemplateRef,
-        term::clean,
-        who::Who,
+        render::{human, term::clean},
     },
     json,
     proto::RetireTemplateRequest,

@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 use crate::{
     cli::{
         Session,
+        args::reference::TemplateRef,
         error::{CliError, exit},
-        graph::{self, Node},
-        human,
-        reference::TemplateRef,
-        table::Table,
-        term::{Style, Term, clean, clean_json},
+        render::{
+            graph::{self, Node},
+            human,
+            table::Table,
+            term::{Style, Term, clean, clean_json},
+        },
     },
     domain::template as domain,
     json,

@@ -12,7 +12,7 @@ use crate::{
     cli::{
         Session,
         error::{CliError, exit},
-        term::clean,
+        render::term::clean,
     },
     domain::template::{Checked, MAX_TEMPLATE_BYTES, Problem, Template},
     proto,

@@ -59,11 +59,11 @@ impl Shelf {
             self.add(last, self.plans(rows).await?, &lanes);
             if said.elapsed() >= PROGRESS_EVERY {
                 said = Instant::now();
-                tracing::info!(read, "reading the registered templates");
+                tracing::info!(read, "loading the registered templates");
             }
         }
         if started.elapsed() >= PROGRESS_EVERY {
-            tracing::info!(read, took = ?started.elapsed(), "the registered templates are read");
+            tracing::info!(read, took = ?started.elapsed(), "the registered templates are loaded");
         }
         self.read_changes().await
     }

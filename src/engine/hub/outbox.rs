@@ -134,7 +134,7 @@ impl Hub {
         self.lock().by_id.retain(|worker_id, c| {
             let stalled = c.outbox.is_stalled(limit);
             if stalled {
-                tracing::warn!(%worker_id, name = c.profile.name, ?limit, "a worker has not read its stream for so long; the stream is closed");
+                tracing::warn!(%worker_id, name = c.profile.name, ?limit, "a worker has not read its stream within the limit; the stream is closed");
                 c.stop.cancel();
                 c.outbox.discard();
             }

@@ -218,7 +218,7 @@ impl Reservation {
             {
                 // The queue row understated the size. The worker's gRPC library would end the
                 // stream.
-                tracing::error!(%worker_id, ?lease, bytes = assignment.bytes(), "an assignment is larger than it was said to be; it is not sent");
+                tracing::error!(%worker_id, ?lease, bytes = assignment.bytes(), "an assignment exceeds its computed size; it is not sent");
                 return false;
             }
             if cancelled.is_some() {

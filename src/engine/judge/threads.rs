@@ -137,7 +137,7 @@ impl Threads {
         match builder.spawn(move || threads.work()) {
             Ok(_) => state.working += 1,
             Err(error) => {
-                tracing::error!(%error, "no thread could be started to judge documents; they wait for another");
+                tracing::error!(%error, "an evaluation thread cannot be started; inputs wait for another one");
             }
         }
     }
@@ -196,7 +196,7 @@ impl Threads {
             tracing::error!(
                 limit = ?self.limit,
                 abandoned = state.abandoned,
-                "a judgement took too long: its input ends, and its thread is replaced"
+                "an evaluation exceeded its time limit: its input fails, and its thread is replaced"
             );
         } else {
             state.stuck += 1;
@@ -204,7 +204,7 @@ impl Threads {
             tracing::error!(
                 limit = ?self.limit,
                 abandoned = state.abandoned,
-                "a judgement took too long: its input ends; its thread is not replaced, as too many are given up"
+                "an evaluation exceeded its time limit: its input fails; its thread is not replaced, since too many are abandoned"
             );
         }
     }

@@ -237,7 +237,7 @@ impl SettleQueue {
                 }
                 Err(error) => {
                     drop(turn);
-                    tracing::debug!(%error, "documents to judge by could not be read, trying again");
+                    tracing::debug!(%error, "documents of an evaluation cannot be read; retrying");
                     tokio::time::sleep(READ_PAUSE).await;
                     if self.sender.is_closed() {
                         return None;

@@ -1,7 +1,7 @@
 //! How a task and its steps look in text, shared by `list`, `get`, and `watch`.
 
 use crate::{
-    cli::{
+    cli::render::{
         graph::{self, Node},
         human,
         term::{Style, Term, clean},

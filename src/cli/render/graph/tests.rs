@@ -1,6 +1,7 @@
 //! Golden drawings, and a reader that recovers the edges of random graphs from their drawings.
 
 use super::*;
+use crate::cli::render::term::width;
 
 /// `name: parent parent`, one node per line.
 fn picture(graph: &str, term: &Term) -> String {

@@ -1,173 +1,13 @@
-//! Draws a DAG in the terminal, one row per node and every edge once.
-//!
-//! Time runs downwards. Each column holds at most one *lane*: a vertical line from one or more
-//! nodes to the children that these nodes have in common. Nodes with the same children share a
-//! lane, so a fan-out of a hundred leaves takes one column, a map-and-reduce over a hundred nodes
-//! takes three, and a diamond looks like one:
-//!
-//! ```text
-//! ✓      create_user_account
-//! ├─✓─┐  setup_billing_profile
-//! └─✓─┤  initialize_preferences
-//! ┌───┘
-//! ●      send_welcome_sequence
-//! │
-//! ○      update_user_status
-//! ```
-//!
-//! A node is fed either by the line above it or by the line at its left, never by both. A sideways
-//! line leads to the node on its row or right below it, and passes beneath every `│` in between. A
-//! graph that needs too many columns is listed in waves instead, with the parents named.
+//! The lines and the nodes of the drawing, cell by cell.
 
-#[cfg(test)]
-mod tests;
-
-use std::collections::HashMap;
-
-use super::term::{Style, Term, width};
+use super::{Graph, Node};
+use crate::cli::render::term::{Style, Term, width};
 
 /// A graph that needs more columns than this is listed in waves.
 const MAX_COLUMNS: usize = 12;
 
 /// A graph of at most this many nodes is drawn with room between the nodes of a chain.
 const MAX_ROOMY_NODES: usize = 16;
-
-/// In a listing, at most this many parents are named.
-const MAX_NAMED_PARENTS: usize = 4;
-
-/// One step of the drawing.
-#[derive(Debug, Clone)]
-pub struct Node<'a> {
-    /// Unique in the graph.
-    pub name: &'a str,
-    /// Names of the parents; unknown ones are ignored.
-    pub depends_on: &'a [String],
-    /// One terminal column wide.
-    pub sign: char,
-    /// The sign's colour.
-    pub style: Style,
-    /// Text beside the sign, safe for the terminal.
-    pub label: String,
-}
-
-/// The graph as lines, nodes in an order in which they can run.
-pub fn draw(nodes: &[Node<'_>], term: &Term) -> Vec<String> {
-    let graph = Graph::new(nodes);
-    match Drawing::of(&graph) {
-        Some(drawing) => drawing.lines(nodes, term),
-        None => graph.waves(nodes, term),
-    }
-}
-
-/// The edges, as indices into the nodes.
-struct Graph {
-    /// Parents before children, families together.
-    order: Vec<usize>,
-    /// Sorted and without duplicates.
-    children: Vec<Vec<usize>>,
-    parents: Vec<Vec<usize>>,
-}
-
-impl Graph {
-    fn new(nodes: &[Node<'_>]) -> Self {
-        let index: HashMap<&str, usize> =
-            nodes.iter().enumerate().map(|(i, n)| (n.name, i)).collect();
-        let mut graph = Self {
-            order: Vec::with_capacity(nodes.len()),
-            children: vec![Vec::new(); nodes.len()],
-            parents: vec![Vec::new(); nodes.len()],
-        };
-        for (child, node) in nodes.iter().enumerate() {
-            for parent in node
-                .depends_on
-                .iter()
-                .filter_map(|p| index.get(p.as_str()).copied())
-            {
-                if parent != child && !graph.parents[child].contains(&parent) {
-                    graph.parents[child].push(parent);
-                    graph.children[parent].push(child);
-                }
-            }
-        }
-        graph.sort();
-        graph
-    }
-
-    /// Fills `order`, depth first: the children that a node unlocks follow right after it, which
-    /// keeps few lanes open.
-    fn sort(&mut self) {
-        let mut missing: Vec<usize> = self.parents.iter().map(Vec::len).collect();
-        let mut ready: Vec<usize> = (0..missing.len())
-            .rev()
-            .filter(|n| missing[*n] == 0)
-            .collect();
-        while let Some(node) = ready.pop() {
-            self.order.push(node);
-            for child in self.children[node].iter().rev() {
-                missing[*child] -= 1;
-                if missing[*child] == 0 {
-                    ready.push(*child);
-                }
-            }
-        }
-        // No server stores a cycle. If an answer contained one, its nodes would be drawn without
-        // the edges between them.
-        let cyclic: Vec<bool> = missing.iter().map(|m| *m > 0).collect();
-        self.order.extend((0..cyclic.len()).filter(|n| cyclic[*n]));
-        for n in 0..cyclic.len() {
-            self.children[n].retain(|c| !cyclic[*c]);
-            if cyclic[n] {
-                self.parents[n].clear();
-            }
-        }
-    }
-
-    /// The fallback for wide graphs: nodes that can run side by side are listed in one wave.
-    fn waves(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
-        let mut wave = vec![0_usize; nodes.len()];
-        for n in &self.order {
-            wave[*n] = self.parents[*n]
-                .iter()
-                .map(|p| wave[*p] + 1)
-                .max()
-                .unwrap_or(0);
-        }
-        let arrow = if term.unicode {
-            "↳ after"
-        } else {
-            "<- after"
-        };
-        let mut lines = Vec::new();
-        for number in 0..=wave.iter().copied().max().unwrap_or(0) {
-            lines.push(term.paint(Style::Dim, &format!("wave {}", number + 1)));
-            for (i, node) in nodes.iter().enumerate().filter(|(i, _)| wave[*i] == number) {
-                let mut line = format!(
-                    "  {} {}",
-                    term.paint(node.style, &node.sign.to_string()),
-                    node.label
-                );
-                let parents = &self.parents[i];
-                if !parents.is_empty() {
-                    let mut names: Vec<&str> = parents
-                        .iter()
-                        .take(MAX_NAMED_PARENTS)
-                        .map(|p| nodes[*p].name)
-                        .collect();
-                    let more = format!("{} more", parents.len() - names.len());
-                    if parents.len() > names.len() {
-                        names.push(&more);
-                    }
-                    line.push_str(&term.paint(
-                        Style::Dim,
-                        &format!("  {arrow} {}", super::term::clean(&names.join(", "))),
-                    ));
-                }
-                lines.push(line);
-            }
-        }
-        lines
-    }
-}
 
 /// A vertical line down to nodes that are not drawn yet.
 struct Lane {
@@ -202,6 +42,35 @@ impl Row {
             *cell = '─';
         }
     }
+
+    fn line(&self, columns: usize, nodes: &[Node<'_>], term: &Term) -> String {
+        let Some((column, index)) = self.node else {
+            return paint(&self.cells, term).trim_end().to_owned();
+        };
+        let node = &nodes[index];
+        let split = (2 * column).min(self.cells.len());
+        let mut left = self.cells[..split].to_vec();
+        left.resize(2 * column, ' ');
+        let right = self.cells.get(2 * column + 1..).unwrap_or_default();
+        let mut line = paint(&left, term)
+            + &term.paint(node.style, &node.sign.to_string())
+            + &paint(right, term);
+        line.extend(std::iter::repeat_n(' ', columns - width(&line) + 2));
+        line.push_str(&node.label);
+        line
+    }
+}
+
+/// Lines without a node, in the characters of the terminal.
+fn paint(cells: &[char], term: &Term) -> String {
+    let text: String = cells
+        .iter()
+        .map(|c| if term.unicode { *c } else { ascii(*c) })
+        .collect();
+    match text.trim().is_empty() {
+        true => text,
+        false => term.paint(Style::Dim, &text),
+    }
 }
 
 /// A box character from the directions in which it has a line.
@@ -234,7 +103,7 @@ fn ascii(c: char) -> char {
     }
 }
 
-struct Drawing<'g> {
+pub struct Drawing<'g> {
     graph: &'g Graph,
     /// By column.
     lanes: Vec<Option<Lane>>,
@@ -244,7 +113,7 @@ struct Drawing<'g> {
 
 impl<'g> Drawing<'g> {
     /// `None` when the graph is too wide.
-    fn of(graph: &'g Graph) -> Option<Self> {
+    pub fn of(graph: &'g Graph) -> Option<Self> {
         let roomy = graph.order.len() <= MAX_ROOMY_NODES;
         let mut drawing = Self {
             graph,
@@ -457,7 +326,7 @@ impl<'g> Drawing<'g> {
         taken.map_or(0, |c| c + 1)
     }
 
-    fn lines(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
+    pub fn lines(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
         let columns = self
             .rows
             .iter()
@@ -468,34 +337,5 @@ impl<'g> Drawing<'g> {
             .iter()
             .map(|row| row.line(columns, nodes, term))
             .collect()
-    }
-}
-
-impl Row {
-    fn line(&self, columns: usize, nodes: &[Node<'_>], term: &Term) -> String {
-        let lines = |cells: &[char]| {
-            let text: String = cells
-                .iter()
-                .map(|c| if term.unicode { *c } else { ascii(*c) })
-                .collect();
-            if text.trim().is_empty() {
-                text
-            } else {
-                term.paint(Style::Dim, &text)
-            }
-        };
-        let Some((column, index)) = self.node else {
-            return lines(&self.cells[..]).trim_end().to_owned();
-        };
-        let node = &nodes[index];
-        let split = (2 * column).min(self.cells.len());
-        let mut left = self.cells[..split].to_vec();
-        left.resize(2 * column, ' ');
-        let right = self.cells.get(2 * column + 1..).unwrap_or_default();
-        let mut line =
-            lines(&left) + &term.paint(node.style, &node.sign.to_string()) + &lines(right);
-        line.extend(std::iter::repeat_n(' ', columns - width(&line) + 2));
-        line.push_str(&node.label);
-        line
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use super::accept::Seat;
+use super::connection_limit::Permit;
 
 /// Limit on the time until a connection identifies its protocol.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,22 +27,22 @@ const OPENING_BYTES: usize = 24;
 const UNREAD: Duration = Duration::from_secs(60);
 
 /// A connection with limits on the wait for its first bytes and on a blocked write.
-pub struct NotQuiet {
+pub struct TimedStream {
     stream: TcpStream,
     /// Releases the connection's place on the drop.
-    _seat: Seat,
+    _permit: Permit,
     missing: usize,
     until: Option<Pin<Box<Sleep>>>,
     /// Set while a write waits.
     unread: Option<Pin<Box<Sleep>>>,
 }
 
-impl NotQuiet {
-    pub fn new(stream: TcpStream, seat: Seat) -> Self {
+impl TimedStream {
+    pub fn new(stream: TcpStream, permit: Permit) -> Self {
         let until = Some(Box::pin(sleep(PATIENCE)));
         Self {
             stream,
-            _seat: seat,
+            _permit: permit,
             missing: OPENING_BYTES,
             until,
             unread: None,
@@ -63,12 +63,12 @@ impl NotQuiet {
         ready!(unread.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the other side reads nothing",
+            "the peer reads nothing",
         )))
     }
 }
 
-impl AsyncRead for NotQuiet {
+impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -83,7 +83,7 @@ impl AsyncRead for NotQuiet {
             ready!(until.as_mut().poll(cx));
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the connection said nothing",
+                "the peer sent nothing",
             )));
         }
         self.missing = self.missing.saturating_sub(buf.filled().len() - before);
@@ -94,7 +94,7 @@ impl AsyncRead for NotQuiet {
     }
 }
 
-impl AsyncWrite for NotQuiet {
+impl AsyncWrite for TimedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -126,7 +126,7 @@ impl AsyncWrite for NotQuiet {
     }
 }
 
-impl Connected for NotQuiet {
+impl Connected for TimedStream {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
@@ -141,12 +141,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_reads_nothing_is_given_up() {
+    async fn write_to_a_peer_that_reads_nothing_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _deaf = TcpStream::connect(listener.local_addr().unwrap())
+        let _peer = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let mut connection = NotQuiet::new(listener.accept().await.unwrap().0, Seat::only());
+        let mut connection = TimedStream::new(listener.accept().await.unwrap().0, Permit::only());
         let started = Instant::now();
         let written = connection.write_all(&vec![0; 64 << 20]).await;
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 
-use super::human;
+use crate::cli::render::human;
 use crate::domain::time::is_rfc3339;
 
 /// A time, or a distance into the past such as `2h`.

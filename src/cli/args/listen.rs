@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use super::error::{CliError, exit};
+use crate::cli::error::{CliError, exit};
 
 /// Parses the address to listen on. The only name accepted is `localhost`: without authentication,
 /// a resolver must not decide which address the server opens.
