@@ -151,7 +151,7 @@ fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
     let uri: Uri = full.parse().map_err(|e| invalid(format!("{e}")))?;
     if uri.scheme_str() != Some("http") {
         return Err(invalid(
-            "its scheme must be `http`, as this client speaks no TLS".into(),
+            "its scheme must be `http`, since this client does not support TLS".into(),
         ));
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {

@@ -92,7 +92,7 @@ pub enum ServerError {
     Listener(#[from] std::io::Error),
     #[error("the server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
-    #[error("a part of the engine failed; the log says more")]
+    #[error("a loop of the engine failed; see the log")]
     Engine,
 }
 

@@ -65,7 +65,8 @@ pub fn endpoint() -> Result<Option<String>, TelemetryError> {
         return Ok(None);
     };
     if let Some(protocol) = set(&PROTOCOLS).filter(|protocol| protocol != "grpc") {
-        let message = format!("OTEL_EXPORTER_OTLP_PROTOCOL is `{protocol}`: only `grpc` is there");
+        let message =
+            format!("OTEL_EXPORTER_OTLP_PROTOCOL is `{protocol}`: only `grpc` is supported");
         return Err(TelemetryError::Setting(message));
     }
     plain(&endpoint)?;
@@ -77,7 +78,7 @@ fn plain(endpoint: &str) -> Result<&str, TelemetryError> {
         return Ok(endpoint);
     }
     Err(TelemetryError::Setting(format!(
-        "OTEL_EXPORTER_OTLP_ENDPOINT is `{endpoint}`: expected such as http://127.0.0.1:4317; for TLS, run a collector beside \
+        "OTEL_EXPORTER_OTLP_ENDPOINT is `{endpoint}`: expected a URL such as http://127.0.0.1:4317; for TLS, run a collector beside \
          this process"
     )))
 }

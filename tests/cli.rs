@@ -46,7 +46,7 @@ impl TaskService for Script {
                 ErrorDetails::with_bad_request_violation("context_json/email", "is missing");
             return Err(Status::with_error_details(
                 Code::InvalidArgument,
-                "the context does not fit the schema",
+                "the context does not match the schema",
                 details,
             ));
         }
@@ -271,7 +271,7 @@ async fn a_refused_submit_lists_the_violations() {
     assert_eq!((code, stdout.as_str()), (65, ""));
     assert_eq!(
         stderr,
-        "error: cannot submit shop/checkout: the context does not fit the schema\n  context_json/email: is missing\n"
+        "error: cannot submit shop/checkout: the context does not match the schema\n  context_json/email: is missing\n"
     );
 }
 

@@ -103,7 +103,7 @@ impl ServerProcess {
         match url.starts_with("http://") {
             true => Ok(Self { url, process }),
             false => Err(Error::Stopped(
-                "the server did not start; its log says why".into(),
+                "the server did not start; see its log".into(),
             )),
         }
     }
@@ -166,7 +166,7 @@ impl WorkersProcess {
             .is_ok_and(|s| s.is_ok());
         if !ready {
             return Err(Error::Stopped(
-                "the workers did not connect; their log says why".into(),
+                "the workers did not connect; see their log".into(),
             ));
         }
         let stdin = process.0.stdin.take();

@@ -104,7 +104,7 @@ pub async fn register(client: &mut Client, db: &Db) -> Result<Templates, Error> 
             .find(|r| r.namespace == namespace && r.task_name == name);
         row.ok_or_else(|| {
             Error::Stopped(
-                "a registered template is not in the database: is it the server's?".into(),
+                "a registered template is not in the database: check that the server uses this database".into(),
             )
         })
     };
@@ -134,7 +134,7 @@ pub async fn limit(client: &Client, steps: i32) -> Result<(), Error> {
             ..Policy::default()
         }),
         by: "bench".into(),
-        reason: "to see what it costs".into(),
+        reason: "to measure the cost of a limit".into(),
         ..SetPolicyRequest::default()
     };
     client

@@ -111,7 +111,7 @@ pub async fn run(server: &str, workers: usize, slots: usize) -> Result<(), Error
         ended.map_err(|error| Error::Stopped(format!("a worker ended early: {error}")))?;
     }
     book.write(&mut BufWriter::new(io::stdout().lock()))
-        .map_err(Error::io("report what was run"))
+        .map_err(Error::io("report the executed steps"))
 }
 
 fn worker(server: &str, n: usize, slots: usize, book: &Arc<Book>) -> Result<WorkerHandle, Error> {
@@ -171,7 +171,7 @@ async fn tell(book: &Book) -> Result<(), Error> {
 }
 
 fn say(line: &str) -> Result<(), Error> {
-    writeln!(io::stdout(), "{line}").map_err(Error::io("speak to the parent"))
+    writeln!(io::stdout(), "{line}").map_err(Error::io("write to the parent process"))
 }
 
 /// Resolves when the parent closed this process's stdin, or died.

@@ -22,8 +22,8 @@ Examples:
   tasker bench --attach --server http://10.0.0.5:7233 --database-url postgres://tasker@10.0.0.6/tasker
 
 It starts a private Postgres that syncs every commit, a server, and a process with workers whose handlers do nothing,
-runs five-step chains through them, and compares with the same row changes by bare SQL. Every step is accounted for: it
-ends with 1 if one was lost or done twice, or if a subscriber missed an event or heard it twice. With --json the table goes to stderr, and stdout is one JSON object.")]
+runs five-step chains through them, and compares with the same row changes by bare SQL. Every step is accounted for: the exit
+code is 1 if a step was lost or done twice, or if a subscriber missed an event or received it twice. With --json the table goes to stderr, and stdout is one JSON object.")]
 pub struct Command {
     /// Length of each throughput round, 0.2 to 600; the other phases take a third of it
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
@@ -87,7 +87,7 @@ pub async fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     if cfg!(debug_assertions) {
         session
             .term
-            .say("this build is not optimised: the figures say little");
+            .say("this build is not optimised: its figures are not meaningful");
     }
     let settings = command.settings(session);
     let say = |text: &str| session.term.say(text);

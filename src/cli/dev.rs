@@ -30,8 +30,7 @@ Examples:
   tasker dev
   tasker dev --ephemeral --listen 127.0.0.1:0
 
-It finds the Postgres binaries on this machine (14 or newer; also when started as root), runs a private server with \
-them, and stops it when it ends. Data is kept in your data folder until the next run; --ephemeral keeps nothing.")]
+It finds the Postgres binaries of this machine (14 or newer; also when started as root), runs a private server with them, and stops it at the end. The data stays in your data folder for the next run; --ephemeral removes it.")]
 pub struct Command {
     #[command(flatten)]
     serve: ServeArgs,
@@ -61,9 +60,9 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
             .await
             .map_err(|e| no_postgres(&e))?;
         let kept = if command.ephemeral {
-            "nothing is kept"
+            "ephemeral"
         } else {
-            "data is kept"
+            "persistent"
         };
         session.term.say(&format!(
             "Postgres {} on port {}, in {} ({kept})",
@@ -101,12 +100,12 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
 fn postgres_ended(status: ExitStatus, log: &Path, ephemeral: bool) -> CliError {
     let error = CliError::new(
         exit::FAILURE,
-        format!("the private Postgres ended while it was in use: {status}"),
+        format!("the private Postgres ended unexpectedly: {status}"),
     );
     match ephemeral {
         true => error.hint("start it again without --ephemeral to keep the log of Postgres"),
         false => error.hint(format!(
-            "see why in {}, then start it again: what was committed is kept",
+            "see the cause in {}, then start it again: committed data is kept",
             log.display()
         )),
     }

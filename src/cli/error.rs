@@ -226,7 +226,7 @@ fn details(status: &Status) -> Vec<String> {
     }
     if let Some(delay) = details.retry_info().and_then(|r| r.retry_delay) {
         lines.push(format!(
-            "the server asks to try again in {}",
+            "the server asks for a retry in {}",
             human::duration(delay)
         ));
     }
@@ -302,18 +302,21 @@ mod tests {
                 [("b".to_owned(), "2".to_owned()), ("a".into(), "1".into())],
             )
             .set_retry_info(Some(Duration::from_secs(2)));
-        let status =
-            Status::with_error_details(Code::InvalidArgument, "the context does not fit", details);
+        let status = Status::with_error_details(
+            Code::InvalidArgument,
+            "the context does not match the schema",
+            details,
+        );
         let error = CliError::from_status("cannot submit the task", &status);
         assert_eq!(error.code, exit::DATA);
         assert_eq!(
             error.message,
             [
-                "cannot submit the task: the context does not fit",
+                "cannot submit the task: the context does not match the schema",
                 "  context_json/email: not an e-mail\\u{1b}[31m",
                 "  `name` is missing",
                 "  reason: SCHEMA_MISMATCH a=1 b=2",
-                "  the server asks to try again in 2.0 s",
+                "  the server asks for a retry in 2.0 s",
             ]
             .join("\n")
         );
@@ -350,9 +353,9 @@ mod tests {
             "cannot retry: by: expected 1 to 255 bytes"
         );
         // A message that does not repeat the violations is kept.
-        let own = status("the context does not fit", &["by"]);
+        let own = status("the context does not match the schema", &["by"]);
         let lines = [
-            "cannot retry: the context does not fit",
+            "cannot retry: the context does not match the schema",
             "  by: expected 1 to 255 bytes",
         ]
         .join("\n");

@@ -47,8 +47,7 @@ Examples:
   tasker events tail --json | tee -a events.jsonl
   tasker events tail --json --cursor \"$(tail -n 1 events.jsonl | jq -r .cursor)\" >> events.jsonl
 
-Each line of --json has the cursor after its event: with the last one of them as --cursor, the next tail goes on from \
-there, at any server, without a gap and without a repetition. Goes on by itself when a server restarts. Ends on Ctrl-C.")]
+Each line of --json has the cursor after its event: with the last of them as --cursor, the next tail continues there, at any server, without a gap or a repetition. The tail reconnects when a server restarts, and ends on Ctrl-C.")]
 pub struct Args {
     /// Where to begin
     #[arg(
@@ -108,7 +107,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
     };
     if end.is_ok() && !session.json() && !request.cursor.is_empty() {
         session.term.say(&format!(
-            "go on from here with --cursor {}",
+            "continue from here with --cursor {}",
             clean(&request.cursor)
         ));
     }
@@ -163,7 +162,7 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
         // request.
         let patient = lost_since.is_none_or(|since| since.elapsed() < RECONNECT_FOR);
         if !heard || !patient || !is_passing(&broken) {
-            return CliError::from_status("cannot hear of events", &broken);
+            return CliError::from_status("cannot subscribe to events", &broken);
         }
         if lost_since.is_none() {
             lost_since = Some(Instant::now());

@@ -16,7 +16,7 @@ use crate::store::migrate;
 Example:
   TASKER_DATABASE_URL=postgres://tasker@127.0.0.1/tasker tasker migrate
 
-Migrations run forward only. Several processes may run this at once: they take turns.")]
+Migrations run forward only. Concurrent runs take turns.")]
 pub struct Command {
     #[command(flatten)]
     database: DatabaseArgs,

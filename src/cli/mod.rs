@@ -51,22 +51,20 @@ A first workflow:
   tasker task retry --namespace user_management --failed-since 1h --reason 'the service is back'
 
 Data goes to stdout and everything else to stderr. With --json, fields have the names of the protocol, `…_json` \
-fields are nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and what \
-is not set is null. Control characters, and those that reorder text, are escaped as \\uXXXX, so that no terminal acts on them.
+fields are nested documents without that suffix, enums are words such as `in_progress`, times are RFC 3339, and unset fields are null. Control characters, and those that reorder text, are escaped as \\uXXXX, so that no terminal acts on them.
 
-Tasks are chosen by --namespace, --task-name, --version and --correlation-id, events also by --task with an id; --since and \
---until say when a task was submitted, and --limit how many are shown.
+--namespace, --task-name, --version and --correlation-id select tasks, and --task with an id also selects events; --since and --until bound the time of the submit, and --limit the number shown.
 
 Exit codes:
-  0    it worked; for `task watch`: the task is complete
-  1    it failed
+  0    success; for `task watch`: the task is complete
+  1    failure
   2    the command line is wrong
-  3    the watched task ended in error, or an operator settled it after that
+  3    the watched task ended in error, also if an operator resolved it later
   4    the watched task was cancelled
   64   a setting is wrong
-  65   an input is wrong: a template, a context, or what else the server refuses as invalid
+  65   an input is wrong: a template, a context, or another value that the server refuses as invalid
   69   the server cannot be reached, or does not answer
-  130  Ctrl-C; a watched task goes on";
+  130  Ctrl-C; a watched task continues";
 
 /// Options that every command has.
 #[derive(Debug, Clone, Args)]

@@ -18,12 +18,7 @@ Examples:
   tasker prune --older-than 30d --dry-run
   tasker prune --older-than 7d --json
 
-Removes tasks that ended longer ago than that, whatever their state, with their steps, events and idempotency keys. A task \
-that has not ended is never touched. Services that no template names any more go too, once nothing has changed about them for \
-as long and nothing is set for them; so does a version of a template that was retired longer ago than that, when its last task is \
-gone. A server does the same by itself once an hour, for what is older than its --retain; \
-both can run beside everything else, in short transactions. A subscriber whose cursor is older than what was removed is \
-told so.")]
+Removes tasks that ended longer ago, in whatever state, with their steps, events and idempotency keys, but never a task that has not ended. It also removes services that no template names, that have no settings and have not changed for that time; and template versions that were retired longer ago and have no task left. A server prunes once an hour by its --retain. Both work in short transactions beside all other load. A subscriber with a cursor before the removed events gets an error.")]
 pub struct Command {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -51,7 +46,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
         } else {
             session.term.data(&table(&pruned).render(&session.term))?;
             session.term.say(if command.dry_run {
-                "nothing was removed: this was a dry run"
+                "dry run: nothing was removed"
             } else {
                 "removed"
             });

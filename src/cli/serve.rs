@@ -151,7 +151,7 @@ impl DatabaseArgs {
     pub fn open(&self) -> Result<Db, CliError> {
         let url = self.database_url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
             CliError::new(exit::CONFIG, "no database: neither TASKER_DATABASE_URL nor --database-url is set").hint(
-                "for a first look, `tasker dev` brings its own; else give postgres://user:password@host:port/database",
+                "set it to postgres://user:password@host:port/database; `tasker dev` runs with a database of its own",
             )
         })?;
         Db::new(url, &self.schema).map_err(|e| CliError::new(exit::CONFIG, e.to_string()))
@@ -321,9 +321,9 @@ pub fn database_error(error: &StoreError) -> CliError {
     match error {
         StoreError::Schema(_) | StoreError::Config(_) | StoreError::Unfit(_) => CliError::new(exit::CONFIG, said),
         _ if error.is_read_only() => failed(exit::UNAVAILABLE)
-            .hint("name the primary in the URL (several hosts may be listed), or make the database take writes"),
+            .hint("name the primary in the URL (several hosts may be listed), or make the database writable"),
         _ if error.is_denied() => {
-            failed(exit::CONFIG).hint("run it as the role that owns the schema, or grant what is missing")
+            failed(exit::CONFIG).hint("run it as the owner of the schema, or grant the missing privileges")
         }
         _ if error.is_refusal() => failed(exit::CONFIG).hint("check the user, the password and the name in the URL"),
         _ if error.is_transient() => {
@@ -391,10 +391,7 @@ fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliErr
                 _ = interrupt.recv() => {}
             }
             tracing::warn!("second signal; the process exits without draining");
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "asked for twice: nothing is waited for any more"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "stopped by a second signal")]
             std::process::exit(i32::from(exit::INTERRUPTED));
         });
     })

@@ -16,9 +16,7 @@ Examples:
   TASKER_DATABASE_URL=postgres://tasker@127.0.0.1/tasker tasker server --migrate
   tasker server --listen 10.0.0.5:7233 --drain-seconds 120
 
-It prints its address on stdout once it listens. On SIGTERM or Ctrl-C it stops handing out steps, tells the workers, \
-takes the results that still come, and ends after at most --drain-seconds; a second signal ends it at once. Any \
-number of servers can share one database.")]
+It prints its address on stdout once it listens. On SIGTERM or Ctrl-C it drains: it assigns no more steps, notifies the workers, accepts the results of running steps, and ends after at most --drain-seconds; a second signal ends it immediately. Any number of servers can share one database.")]
 pub struct Command {
     #[command(flatten)]
     database: DatabaseArgs,

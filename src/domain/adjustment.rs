@@ -100,7 +100,7 @@ impl Adjustment {
             .map_err(|error| wrong(vec![error.to_string()]))?;
         let mut problems = Vec::new();
         if template.planner && value.pointer(&format!("/steps/{PLANNER}")).is_some() {
-            let message = format!("the step `{PLANNER}` has run when its answer holds");
+            let message = format!("the step `{PLANNER}` has run before its answer applies");
             problems.push(AdjustmentProblem {
                 pointer: format!("/steps/{PLANNER}"),
                 message,
@@ -444,7 +444,7 @@ impl Reader {
     ) -> Map<String, Value> {
         let map = self.free_map(pointer, value, MAX_HANDLER_CONFIG_BYTES);
         if map.contains_key("service") {
-            let message = "a step keeps the service of its template, as its circuit and its limits hang on it";
+            let message = "a step keeps the service of its template, to which its circuit and its limits belong";
             self.problem(join(pointer, "service"), message);
         }
         if let Some(value) = map.get("timeout_seconds") {

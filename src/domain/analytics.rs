@@ -218,7 +218,7 @@ fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&S
             )
         }
         Cause::NoWorker => {
-            format!("that no worker had {handler} adds {cost} to {task_name}: {waits}")
+            format!("the lack of a worker for {handler} adds {cost} to {task_name}: {waits}")
         }
         Cause::Dispatch => format!("busy workers of {handler} add {cost} to {task_name}: {waits}"),
         Cause::Backoff => format!(

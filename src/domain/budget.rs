@@ -102,8 +102,7 @@ impl fmt::Display for TooCostly {
         };
         write!(
             f,
-            "judging {what} takes at least {needed} steps, and one input may take {allowed}; \
-             a smaller document or a simpler schema or expression takes fewer"
+            "the evaluation of {what} takes at least {needed} steps, and the limit of one input is {allowed}; use a smaller document, or a simpler schema or expression"
         )
     }
 }
@@ -146,7 +145,7 @@ pub mod tests {
             error
                 .of(|| "x".into())
                 .to_string()
-                .starts_with("judging x takes at least 11 steps")
+                .starts_with("the evaluation of x takes at least 11 steps")
         );
         assert!(budget.spend(u64::MAX).is_err());
     }

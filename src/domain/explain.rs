@@ -231,12 +231,12 @@ fn failed(step: &StepFacts) -> Reason {
         .unwrap_or_default();
     let free = step.attempt.saturating_sub(step.charged);
     let free = if free > 0 {
-        format!(", and {free} that cost nothing")
+        format!(", and {free} uncharged")
     } else {
         String::new()
     };
     let message = format!(
-        "failed for good after {} of {} attempts{free}: {}{code}",
+        "failed finally after {} of {} attempts{free}: {}{code}",
         step.charged,
         step.retry_limit,
         step.error.as_deref().unwrap_or("no message"),
@@ -251,7 +251,7 @@ fn backoff(step: &StepFacts, now: SystemTime) -> Reason {
         .unwrap_or_default();
     let error = match (step.last_outcome, step.error.as_deref()) {
         (Some(OutcomeKind::Drained), _) => {
-            "; the worker of the last one drained before it answered".to_owned()
+            "; the worker of the last one drained before its result".to_owned()
         }
         (Some(OutcomeKind::Released), _) => "; the worker of the last one released it".to_owned(),
         (_, Some(error)) => format!("; the last one failed: {error}"),
@@ -277,7 +277,7 @@ fn paused(pause: &PauseFacts, now: SystemTime) -> Reason {
 }
 
 fn not_before(at: SystemTime, now: SystemTime) -> Reason {
-    let message = format!("starts {}, as the submit asked for", from_now(at, now));
+    let message = format!("starts {}, as the submit requested", from_now(at, now));
     reason(Cause::NotBefore, message, None, Some(at))
 }
 
@@ -287,7 +287,7 @@ fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
         Some(CircuitState::Closed) => return None,
         Some(_) => {
             let until = service.forced_until.map_or_else(
-                || "until somebody resets it".to_owned(),
+                || "until an operator resets it".to_owned(),
                 |at| format!("until then, {}", from_now(at, now)),
             );
             let message = format!(
@@ -337,7 +337,7 @@ fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
 fn pause(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
     let until = service.paused_until.filter(|until| *until > now)?;
     let message = format!(
-        "{} asked for a pause that is over {}",
+        "{} asked for a pause that ends {}",
         service.name,
         from_now(until, now)
     );
@@ -375,7 +375,7 @@ fn no_worker(step: &StepFacts, now: SystemTime) -> Option<Reason> {
         .workers
         .last_seen
         .map(|at| format!("last seen {} ago", ago(at, now)));
-    let seen = seen.unwrap_or_else(|| "none was seen lately".into());
+    let seen = seen.unwrap_or_else(|| "none was connected recently".into());
     let message = format!("no connected worker has handler {}; {seen}", step.handler);
     Some(reason(
         Cause::NoWorker,
@@ -419,7 +419,7 @@ fn queue(step: &StepFacts) -> Reason {
     if free > 0 && step.ahead == 0 {
         return reason(
             Cause::Dispatch,
-            "about to be handed to a worker".into(),
+            "about to be assigned to a worker".into(),
             step.ready_at,
             None,
         );
@@ -448,7 +448,7 @@ pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
         TaskState::Complete => format!("complete: all {} steps are", steps.len()),
         TaskState::ResolvedManually => {
             format!(
-                "failed, and settled by an operator with {complete} of {} steps complete",
+                "failed, and resolved by an operator with {complete} of {} steps complete",
                 steps.len()
             )
         }
@@ -494,12 +494,11 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
         for reason in reasons {
             match reason.cause {
                 Cause::NoWorker => add(format!(
-                    "connect a worker with handler {0}; who is connected: tasker worker list --handler {0}",
+                    "connect a worker with handler {0}; the connected workers: tasker worker list --handler {0}",
                     step.handler
                 )),
                 Cause::Circuit | Cause::Pause => add(format!(
-                    "see {service} with `tasker circuit get {namespace} {service}`; if it is well again: \
-                     tasker circuit reset {namespace} {service} --reason …"
+                    "see {service} with `tasker circuit get {namespace} {service}`; if it has recovered: tasker circuit reset {namespace} {service} --reason …"
                 )),
                 Cause::TooLarge => add(format!(
                     "name the results that step {} needs with `inputs` in its template, or connect a worker with handler {} and a larger \
@@ -507,18 +506,17 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                     step.name, step.handler
                 )),
                 Cause::Limit => add(format!(
-                    "a higher limit: tasker circuit set {namespace} {service} --max-concurrency N (or --per-second N)"
+                    "raise the limit: tasker circuit set {namespace} {service} --max-concurrency N (or --per-second N)"
                 )),
                 Cause::Busy if step.workers.free == 0 => {
-                    add(format!(
-                        "more workers, or more slots, for handler {}",
-                        step.handler
-                    ));
+                    add(format!("add workers or slots for handler {}", step.handler));
                 }
                 Cause::Failed => {
-                    add(format!("what each attempt said: tasker task get {task_id}"));
                     add(format!(
-                        "try it again, give its result by hand, or go on without it: tasker task retry {task_id} --step {0} --reason … \
+                        "the errors of all attempts: tasker task get {task_id}"
+                    ));
+                    add(format!(
+                        "retry it, set its result, or skip it: tasker task retry {task_id} --step {0} --reason … \
                          (or resolve --result JSON, or skip)",
                         step.name
                     ));
@@ -540,7 +538,7 @@ fn resume(task_id: &str, of: &str) -> String {
         Some(("template" | "namespace", name)) => format!("template resume {name}"),
         _ => format!("task resume {task_id}"),
     };
-    format!("let it go on: tasker {what} --reason …")
+    format!("resume it: tasker {what} --reason …")
 }
 
 /// The time since `at`, in words.

@@ -60,7 +60,7 @@ fn fault(char: char) -> Option<String> {
         ))
     } else if UNSEEN.contains(&char) {
         Some(format!(
-            "a name must not contain characters that are not seen or change the direction, found U+{code:04X}"
+            "a name must not contain characters that are invisible or change the direction, found U+{code:04X}"
         ))
     } else if SEPARATORS.contains(&char) {
         Some(format!(

@@ -87,11 +87,11 @@ pub enum OrderError {
     #[error("step `{0}` is resolved_manually already, with another result")]
     OtherResult(String),
     /// The result violates the step's schema or the planner's rules, or exceeds the budget.
-    #[error("the order about step `{step}` is refused: {}", .violations.first().map_or("", |v| v.message.as_str()))]
+    #[error("the order for step `{step}` is refused: {}", .violations.first().map_or("", |v| v.message.as_str()))]
     Unfit {
         step: String,
         violations: Vec<Violation>,
     },
-    #[error("the order could not be stored: {0}")]
+    #[error("the order cannot be stored: {0}")]
     Failed(String),
 }

@@ -166,7 +166,7 @@ impl Settings {
         let conflict = |name: &String| match self.has(name) {
             None => Some((
                 "unset".to_owned(),
-                format!("`{name}` is no field of a policy"),
+                format!("`{name}` is not a field of a policy"),
             )),
             Some(true) => Some((
                 format!("policy.{name}"),

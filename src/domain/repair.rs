@@ -58,11 +58,13 @@ impl Finding {
             Self::Missing(_) => {
                 "its parents are complete and it was not in play: it is ready again"
             }
-            Self::Stray(_) => "it was in play and must not be: it is out of play",
-            Self::Asleep(_) => "it was in play and nothing would have woken it: it is ready again",
-            Self::Miscounted => "its account of its steps was wrong: they were counted anew",
-            Self::Mistimed => "its end contradicted its state: the state decided",
-            Self::Unfinished => "none of its steps could go on and it was not final: it is now",
+            Self::Stray(_) => "it was in play without a right to: it is out of play",
+            Self::Asleep(_) => "it was in play and could make no progress: it is ready again",
+            Self::Miscounted => "its counts of steps were wrong: they are counted again",
+            Self::Mistimed => "its end contradicted its state: the end follows the state",
+            Self::Unfinished => {
+                "none of its steps could make progress and it was not final: it is final now"
+            }
         }
     }
 }

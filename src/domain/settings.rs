@@ -45,7 +45,7 @@ impl Settings {
         };
         if bytes > MAX_SETTINGS_BYTES {
             let why = format!(
-                "the overrides come to {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed"
+                "the overrides have {bytes} bytes, but at most {MAX_SETTINGS_BYTES} are allowed"
             );
             return Err(why.into());
         }

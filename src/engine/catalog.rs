@@ -157,13 +157,13 @@ impl Catalog {
     /// Reads the templates registered since the last time. After `READ_LIMIT` the caller gets an
     /// error, while the reading continues.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        let late = |_| StoreError::Connection("the templates could not be read in time".into());
+        let late = |_| StoreError::Connection("the templates cannot be read in time".into());
         let read = async {
             // The limit includes the wait for the lock: otherwise callers would queue behind a
             // database that does not answer.
             let turn = Arc::clone(&self.turn).lock_owned().await;
             let ended =
-                |error| StoreError::Connection(format!("the templates were not read: {error}"));
+                |error| StoreError::Connection(format!("the templates cannot be read: {error}"));
             tokio::spawn(Arc::clone(&self.shelf).read(turn))
                 .await
                 .map_err(ended)?

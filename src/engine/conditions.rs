@@ -24,7 +24,7 @@ const BYTES_PER_STEP: usize = 4;
 pub fn condition_failed(why: &str) -> Failure {
     Failure::of_server(
         CONDITION_FAILED,
-        format!("its condition cannot be judged: {why}"),
+        format!("its condition cannot be evaluated: {why}"),
     )
     .cut()
 }
@@ -140,7 +140,7 @@ impl<'a> Facts<'a> {
             return Ok(Arc::clone(known));
         }
         let Some(source) = self.source else {
-            return Err("the task's context is not there".to_owned().into());
+            return Err("the task's context is absent".to_owned().into());
         };
         let value = parsed(source, self.budget)?;
         Ok(Arc::clone(self.context.insert(value)))

@@ -560,7 +560,7 @@ fn submitted(
         }),
         Some(owner) => first.get(owner).cloned().ok_or_else(|| {
             let error = StoreError::Connection(
-                "the first task of the idempotency key could not be read".into(),
+                "the first task of the idempotency key cannot be read".into(),
             );
             IntakeError::Failed(Arc::new(error))
         }),

@@ -43,9 +43,9 @@ pub const SMALL_STEPS: u64 = 2_000;
 /// The reason for a missing verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unjudged {
-    #[error("the judgement took more than {} s", MAX_JUDGING_TIME.as_secs())]
+    #[error("the evaluation took more than {} s", MAX_JUDGING_TIME.as_secs())]
     TooLong,
-    #[error("the judgement failed; the server's log says more")]
+    #[error("the evaluation failed; see the server's log")]
     Failed,
     #[error("the server is shutting down")]
     Closed,

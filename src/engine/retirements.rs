@@ -23,9 +23,9 @@ pub enum RetireError {
     #[error("{}{} of its tasks {} not finished, such as {}",
         if .0.at_least { "at least " } else { "" }, .0.tasks, if .0.tasks == 1 { "is" } else { "are" }, .0.example)]
     InUse(Unfinished),
-    #[error("the template was removed meanwhile")]
+    #[error("the template has been removed")]
     Gone,
-    #[error("a submit that began before has not ended")]
+    #[error("a submit that began earlier has not ended")]
     Busy,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -76,7 +76,7 @@ impl Catalog {
         self.refresh().await?;
         restored.ok_or_else(|| {
             StoreError::Connection(
-                "the retired version was removed in this moment; register it again".into(),
+                "the retired version has just been removed; register it again".into(),
             )
         })
     }

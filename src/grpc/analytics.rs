@@ -146,8 +146,7 @@ impl Analytics {
             .await
             .map_err(|e| error::store(&e))?;
         let too_much = || {
-            let message =
-                "it would take too long: ask about a shorter window, fewer tasks, or one template";
+            let message = "the query would take too long: choose a shorter window, fewer tasks, or one template";
             error::status(Code::ResourceExhausted, "TOO_MUCH_TO_ANALYSE", message)
         };
         Ok((plans, found.ok_or_else(too_much)?))
@@ -178,8 +177,7 @@ impl Analytics {
                 .is_none_or(|version| plan.template.version == *version)
         });
         if plans.is_empty() {
-            let message =
-                "no registered template is meant; see what is with `tasker template list`";
+            let message = "no registered template matches; see `tasker template list`";
             return Err(error::status(Code::NotFound, "TEMPLATE_NOT_FOUND", message));
         }
         Ok(plans)

@@ -71,7 +71,7 @@ impl Tasks {
         if f == proto::TaskFilter::default() {
             return Err(error::invalid(
                 "filter",
-                "empty: expected at least one field, so that nobody orders everything by mistake",
+                "empty: expected at least one field, so that no order reaches all tasks by mistake",
             ));
         }
         for (field, text) in [
@@ -136,7 +136,7 @@ fn order(r: &proto::OrderTasksRequest) -> Result<Order, Status> {
         Ok(B::Unspecified) | Err(_) => {
             return Err(error::invalid(
                 "order",
-                format!("{} is no order: see BulkOrder", r.order),
+                format!("{} is not an order: see BulkOrder", r.order),
             ));
         }
     })
@@ -212,7 +212,7 @@ impl Bulk {
         };
         let late = || {
             error::unavailable(
-                "the database did not confirm the orders in time; say it again for the rest",
+                "the database did not confirm the orders in time; repeat the request for the rest",
             )
         };
         tokio::time::timeout(TIMEOUT, settled)

@@ -194,7 +194,7 @@ impl Circuits {
 
 fn not_found(scope: &Scope) -> Status {
     let message = format!(
-        "no registered template has a service `{}` in namespace `{}`; see what is with `tasker circuit list`",
+        "no registered template has a service `{}` in namespace `{}`; see `tasker circuit list`",
         scope.service, scope.namespace
     );
     error::status(Code::NotFound, "SERVICE_NOT_FOUND", message)
@@ -207,7 +207,7 @@ fn one(namespace: String, service: String) -> Result<Scope, Status> {
         if text.is_empty() {
             return Err(error::invalid(
                 field,
-                "empty: expected the name that the template gives",
+                "empty: expected the service's name in the template",
             ));
         }
     }
@@ -233,7 +233,7 @@ fn settings_from(p: &proto::Policy) -> Result<Settings, Status> {
         converted.unwrap_or_else(|_| {
             negative.push(Violated {
                 field: format!("policy.{field}"),
-                message: "expected no negative number".into(),
+                message: "expected a number of at least 0".into(),
             });
             None
         })

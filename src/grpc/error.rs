@@ -179,7 +179,7 @@ pub fn store(error: &StoreError) -> Status {
     status(
         Code::Internal,
         "INTERNAL",
-        format!("the server failed; its log says more under error_id={id}"),
+        format!("the server failed; see its log under error_id={id}"),
     )
 }
 
@@ -193,11 +193,7 @@ fn logged(error: impl Display, what: &str) -> String {
 
 /// INTERNAL: a fault of the server that no client can correct.
 pub fn internal() -> Status {
-    status(
-        Code::Internal,
-        "INTERNAL",
-        "the server failed; its log says more",
-    )
+    status(Code::Internal, "INTERNAL", "the server failed; see its log")
 }
 
 /// UNAVAILABLE, with a retry delay.
@@ -229,7 +225,7 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
             Code::NotFound,
             "TEMPLATE_NOT_FOUND",
             format!(
-                "{}{error}; see what is with `tasker template list`, or register it",
+                "{}{error}; see `tasker template list`, or register it",
                 place(index)
             ),
         ),
@@ -243,7 +239,7 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
                 Code::FailedPrecondition,
                 "TEMPLATE_RETIRED",
                 format!(
-                    "{}{error}; `tasker template register FILE` with the same content brings it back{other}",
+                    "{}{error}; `tasker template register FILE` with the same content ends the retirement{other}",
                     place(index)
                 ),
             )
@@ -259,12 +255,12 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
         IntakeError::Full => retry_later(
             Code::ResourceExhausted,
             "INTAKE_FULL",
-            "more submits are waiting than the server takes; slow down and try again",
+            "the intake queue of the server is full; slow down and try again",
             retry_after(),
         ),
         IntakeError::ShuttingDown => unavailable("the server is shutting down"),
         IntakeError::Failed(error) if error.is_transient() => unavailable(
-            "the database did not confirm the submit; it may or may not be stored, so repeat it with its idempotency key",
+            "the database did not confirm the submit, which may be stored; repeat it with its idempotency key",
         ),
         IntakeError::Failed(error) => store(&error),
     }
@@ -294,9 +290,9 @@ pub fn order(error: OrderError) -> Status {
             return violations(&all.iter().map(named).collect::<Vec<_>>());
         }
         OrderError::Failed(why) => {
-            let id = logged(why, "an order could not be stored");
+            let id = logged(why, "an order cannot be stored");
             return unavailable(&format!(
-                "the order could not be stored; the server's log says more under error_id={id}"
+                "the order cannot be stored; see the server's log under error_id={id}"
             ));
         }
     };

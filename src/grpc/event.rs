@@ -52,7 +52,7 @@ fn start(r: &SubscribeRequest) -> Result<Start, Status> {
     let from = proto::StartFrom::try_from(r.start_from).map_err(|_| {
         error::invalid(
             "start_from",
-            format!("{} is not a place: see StartFrom", r.start_from),
+            format!("{} is not a start: see StartFrom", r.start_from),
         )
     })?;
     match (r.cursor.as_str(), from) {
@@ -139,7 +139,7 @@ fn refused(error: SubscribeError) -> Status {
         SubscribeError::TooOld => error::status(
             Code::OutOfRange,
             "CURSOR_TOO_OLD",
-            format!("{error}; begin anew, and expect that events are missing"),
+            format!("{error}; start again without it, and expect missing events"),
         ),
         SubscribeError::Ahead => error::status(Code::OutOfRange, "CURSOR_AHEAD", error.to_string()),
         SubscribeError::Stopping | SubscribeError::CutOff => error::unavailable(&error.to_string()),

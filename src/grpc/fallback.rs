@@ -115,7 +115,7 @@ async fn transfer(room: Room, request: Request, next: Next) -> Response {
 
 fn no_encoding(other: &[u8]) -> Response {
     let message = format!(
-        "messages that are packed as `{:.80}` cannot be read: expected grpc-encoding gzip or identity",
+        "grpc-encoding `{:.80}` is not supported: expected gzip or identity",
         String::from_utf8_lossy(other)
     );
     let status = error::status(Code::Unimplemented, "ENCODING_NOT_SUPPORTED", message);
@@ -172,7 +172,7 @@ fn is_unreadable(status: &Status) -> bool {
 
 /// The answer to a path without an rpc.
 pub fn no_rpc(path: &str) -> Response {
-    let message = format!("there is no rpc `{path}`: server reflection lists those there are");
+    let message = format!("there is no rpc `{path}`: server reflection lists the rpcs");
     error::status(Code::Unimplemented, "NO_SUCH_RPC", message).into_http::<Body>()
 }
 

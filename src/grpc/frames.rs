@@ -278,7 +278,7 @@ impl HttpBody for Received {
 }
 
 fn not_unpacked(error: &InflateError) -> Status {
-    let message = format!("the message cannot be unpacked: {error}");
+    let message = format!("the message cannot be decompressed: {error}");
     match error {
         InflateError::TooLarge(_) => {
             error::status(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)

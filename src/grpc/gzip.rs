@@ -16,9 +16,9 @@ pub const MIN_BYTES: usize = 1_024;
 /// Why a message cannot be decompressed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    #[error("it unpacks to more than {0} bytes")]
+    #[error("it decompresses to more than {0} bytes")]
     TooLarge(usize),
-    #[error("it is no whole gzip: {0}")]
+    #[error("it is not a complete gzip stream: {0}")]
     Unreadable(String),
 }
 
@@ -52,7 +52,7 @@ impl Inflate {
             return Err(InflateError::TooLarge(self.max));
         }
         if read == 0 && self.packed.get_ref().get_ref().has_remaining() {
-            return Err(InflateError::Unreadable("something follows its end".into()));
+            return Err(InflateError::Unreadable("data follows its end".into()));
         }
         Ok(read == 0)
     }

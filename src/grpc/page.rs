@@ -46,7 +46,7 @@ pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status>
     if print != fingerprint(filter) {
         return Err(invalid(
             "page_token",
-            "made for another filter: start over without a token",
+            "made for another filter: start again without a token",
         ));
     }
     Ok(Some(last.to_vec()))
@@ -69,7 +69,7 @@ pub fn names(place: &[u8]) -> Result<(String, String), Status> {
     let (first, second) = names.ok_or_else(|| {
         invalid(
             "page_token",
-            "not a token of this list: start over without one",
+            "not a token of this list: start again without one",
         )
     })?;
     Ok((first.to_owned(), second.to_owned()))

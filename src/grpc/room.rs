@@ -105,7 +105,7 @@ impl Drop for Share {
 
 /// The budget is exhausted at the moment.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server is reading as much as it can hold; try again")]
+#[error("the server has no memory left for requests; try again")]
 pub struct Full;
 
 impl From<Full> for Status {

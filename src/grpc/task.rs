@@ -299,7 +299,7 @@ impl TaskService for Tasks {
             None if !r.result_json.is_empty() => {
                 return Err(error::invalid(
                     "result_json",
-                    "a task has no result: name the step whose it is",
+                    "a task has no result of its own: name the step",
                 ));
             }
             None => Order::ResolveTask,
@@ -452,7 +452,7 @@ impl Tasks {
                 uuid::Uuid::from_slice(&bytes).map_err(|_| {
                     error::invalid(
                         "page_token",
-                        "not a token of this list: start over without one",
+                        "not a token of this list: start again without one",
                     )
                 })
             })

@@ -134,7 +134,7 @@ impl Watch {
         tasks::get(&self.engine.db, task_id, false, Part::default())
             .await
             .map_err(|e| error::store(&e))?
-            .ok_or_else(|| Status::not_found("the task is gone"))
+            .ok_or_else(|| Status::not_found("the task has been removed"))
     }
 
     async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {

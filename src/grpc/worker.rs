@@ -56,7 +56,7 @@ impl WorkerService for Workers {
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(REGISTER_TIMEOUT, inbound.message())
             .await
-            .map_err(|_| order("the first message must be `register`, and none came in time"))?
+            .map_err(|_| order("the first message must be `register`, and none arrived in time"))?
             .map_err(fallback::unreadable)?;
         let Some(WorkRequest {
             message: Some(Says::Register(register)),
@@ -103,7 +103,7 @@ impl WorkerService for Workers {
                 Uuid::from_slice(&id).map_err(|_| {
                     error::invalid(
                         "page_token",
-                        "not a token of this list: start over without one",
+                        "not a token of this list: start again without one",
                     )
                 })
             })
@@ -148,7 +148,7 @@ impl Connection {
         stop: CancellationToken,
     ) -> Result<Self, Status> {
         let room = engine.hub.room().ok_or_else(|| {
-            let message = "this server has as many worker streams as it takes; try another one";
+            let message = "this server has its maximum of worker streams; try another one";
             error::retry_later(
                 Code::ResourceExhausted,
                 "TOO_MANY_WORKERS",
@@ -279,7 +279,9 @@ impl Connection {
                 }
                 Ok(())
             }
-            Some(Says::Register(_)) => Err(order("`register` comes once, as the first message")),
+            Some(Says::Register(_)) => {
+                Err(order("`register` is allowed once, as the first message"))
+            }
             None => Err(error::invalid(
                 "message",
                 "empty: expected `result`, `heartbeat` or `drain`",
@@ -416,7 +418,7 @@ fn response(message: ToWorker, traces: &Traces) -> Result<WorkResponse, Status> 
             grace: Some(convert::duration(grace)),
         })),
         ToWorker::Superseded => {
-            let message = "this connection's lease ended: the worker registered again elsewhere or fell silent; register again";
+            let message = "this connection's lease ended: the worker registered again elsewhere or sent no heartbeats; register again";
             return Err(error::status(Code::Aborted, "SUPERSEDED", message));
         }
         ToWorker::Closing => return Err(error::unavailable("the server is shutting down")),
@@ -446,9 +448,7 @@ fn hears(message: Hears) -> WorkResponse {
 
 /// The worker goes to another server with its leases; the status has a retry delay for this one.
 fn cut_off() -> Status {
-    error::unavailable(
-        "the server has lost its database; go on at another one with the leases that you hold",
-    )
+    error::unavailable("the server has lost its database; continue at another one with your leases")
 }
 
 fn order(message: &str) -> Status {

@@ -90,7 +90,7 @@ pub fn register(
         id => Some(Uuid::try_parse(id).map_err(|_| {
             invalid(
                 "register.previous_worker_id",
-                "not a worker id: copy `worker_id` from `registered`, or leave it out",
+                "not a worker id: copy `worker_id` from `registered`, or omit it",
             )
         })?),
     };
@@ -163,7 +163,7 @@ fn failure(message: String, code: String, context: String) -> Failure {
         text => Some(match json::check_object(text, MAX_ERROR_CONTEXT_BYTES) {
             Ok(()) => context,
             Err(error) => {
-                let note = format!("the handler's error context was left out: {error}");
+                let note = format!("the handler's error context was omitted: {error}");
                 serde_json::json!({ "tasker_note": note }).to_string()
             }
         }),

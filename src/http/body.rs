@@ -99,7 +99,7 @@ async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
             frame.map_err(
                 |error| match error.is::<http_body_util::LengthLimitError>() {
                     true => too_large(),
-                    false => unreadable(format!("the body broke off: {}", root(&*error))),
+                    false => unreadable(format!("the body was interrupted: {}", root(&*error))),
                 },
             )?;
         if let Some(bytes) = frame.data_ref() {
@@ -117,7 +117,7 @@ async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
         let is_all = inflate.go_on().map_err(|error| match error {
             InflateError::TooLarge(_) => too_large(),
             InflateError::Unreadable(_) => {
-                unreadable(format!("the body cannot be unpacked: {error}"))
+                unreadable(format!("the body cannot be decompressed: {error}"))
             }
         })?;
         if is_all {
@@ -142,7 +142,7 @@ fn is_packed(headers: &HeaderMap) -> Result<bool, Unread> {
         ("identity" | "", None) => Ok(false),
         _ => {
             let detail = format!(
-                "content-encoding `{said:.80}` is not taken: expected gzip or identity, and only one"
+                "content-encoding `{said:.80}` is not supported: expected gzip or identity, and only one"
             );
             Err(Unread::Encoding(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -154,9 +154,8 @@ fn is_packed(headers: &HeaderMap) -> Result<bool, Unread> {
 }
 
 fn too_large() -> Problem {
-    let detail = format!(
-        "the body is too large: expected at most {MAX_BODY_BYTES} bytes, once it is unpacked"
-    );
+    let detail =
+        format!("the body is too large: expected at most {MAX_BODY_BYTES} decompressed bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail)
 }
 

@@ -92,7 +92,7 @@ impl Guard {
             && said(FETCH_DEST) == b"document";
         match said(FETCH_SITE) {
             b"cross-site" if !is_link => {
-                Err("another site, as the browser says (sec-fetch-site)".to_owned())
+                Err("another site, according to the browser (sec-fetch-site)".to_owned())
             }
             _ => Ok(()),
         }
@@ -126,7 +126,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
         (None, None) => {
             return Err(bad(
                 "HOST_MISSING",
-                "the request does not say which host it is for: expected a Host header",
+                "the request has no host: expected a Host header",
             ));
         }
     };
@@ -163,7 +163,7 @@ fn shown(value: &HeaderValue) -> String {
 fn foreign_host(authority: &Authority) -> Problem {
     let host = authority.host();
     let detail = format!(
-        "this server is not known by the name `{host:.255}`: if it is one of its names, start the server with \
+        "`{host:.255}` is not a known name of this server: if it is one of its names, start the server with \
          --allowed-host {host:.255} (or TASKER_ALLOWED_HOST); addresses, localhost and names without a dot always work"
     );
     Problem::new(StatusCode::FORBIDDEN, "HOST_NOT_ALLOWED", detail)

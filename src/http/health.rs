@@ -15,7 +15,7 @@ pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) 
     match (now.draining, now.database_away) {
         (true, _) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "draining: the server is about to end\n",
+            "draining: the server is shutting down\n",
         ),
         (_, true) if now.read_only => (StatusCode::SERVICE_UNAVAILABLE, "database: read-only\n"),
         (_, true) => (
@@ -28,7 +28,7 @@ pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) 
         ),
         _ if now.unjudging => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "stalled: every judging thread is stuck\n",
+            "stalled: every evaluation thread is stuck\n",
         ),
         _ => (StatusCode::OK, "ok\n"),
     }

@@ -158,22 +158,22 @@ impl Scrape {
         )?;
         out.counters(
             "steps_failed",
-            "Steps that failed for good",
+            "Steps that ended in error",
             rows(|n| n.failed.get()),
         )?;
         out.counters(
             "steps_skipped",
-            "Steps that a condition or an operator skipped",
+            "Steps skipped by a condition or an operator",
             rows(|n| n.skipped.get()),
         )?;
         out.counters(
             "steps_resolved",
-            "Steps whose result an operator gave",
+            "Steps resolved by an operator",
             rows(|n| n.resolved.get()),
         )?;
         out.counters(
             "steps_retried",
-            "Failed attempts that another one follows",
+            "Failed attempts that are retried",
             rows(|n| n.retried.get()),
         )?;
         let attempts = all.iter().flat_map(|(of, n)| {
@@ -184,11 +184,11 @@ impl Scrape {
                 )
             })
         });
-        out.counters("step_attempts", "Attempts that ended", attempts)?;
+        out.counters("step_attempts", "Ended attempts", attempts)?;
         let run = all.iter().map(|(of, n)| (lane(of), &n.run));
         out.histograms(
             "step_run",
-            "Time from an attempt's start to its handler's answer or its time-out",
+            "Time from the start of an attempt to its result or time-out",
             Some(&Unit::Seconds),
             run,
         )
@@ -213,7 +213,7 @@ impl Scrape {
         let oldest = all.iter().map(|w| (of(w), w.oldest.as_secs_f64()));
         out.gauges(
             "queue_oldest_ready",
-            "Longest wait of a step for a worker so far",
+            "Age of the longest waiting step",
             Some(&Unit::Seconds),
             oldest,
         )
@@ -227,18 +227,18 @@ impl Scrape {
         )?;
         out.number(
             "slots_used",
-            "Steps that these workers have",
+            "Steps in progress on the workers of this server",
             self.slots_used,
         )?;
         out.number(
             "slots_free",
-            "Steps that they could take beside these",
+            "Free slots of the workers of this server",
             self.slots_free,
         )?;
         let stale = [(Vec::new(), self.metrics.results_stale.get())];
         out.counters(
             "results_stale",
-            "Results that came after their attempts had ended, and had no effect",
+            "Results that arrived after the end of their attempts, without effect",
             stale,
         )
     }
@@ -246,13 +246,13 @@ impl Scrape {
     fn events(&self, out: &mut Out<'_>) -> fmt::Result {
         out.number(
             "event_subscribers",
-            "Subscribers to events on this server",
+            "Event subscribers on this server",
             self.subscribers,
         )?;
         let lag = [(Vec::new(), self.event_lag.as_secs_f64())];
         out.gauges(
             "event_lag",
-            "Age of the oldest event when subscribers were last handed some",
+            "Age of the oldest event in the last delivery to subscribers",
             Some(&Unit::Seconds),
             lag,
         )
@@ -279,41 +279,41 @@ impl Scrape {
             .map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
         out.counters(
             "collisions",
-            "Transactions that met another one and were tried again",
+            "Transactions retried after a conflict with another one",
             collisions,
         )?;
         let judging = &self.metrics.judging;
         let time = [(Vec::new(), &judging.time)];
         out.histograms(
             "judging",
-            "Time of judgements on the judging threads",
+            "Duration of evaluations on the evaluation threads",
             Some(&Unit::Seconds),
             time,
         )?;
         let costly = [(Vec::new(), judging.too_costly.get())];
         out.counters(
             "judging_too_costly",
-            "Inputs beyond the budget of a judgement",
+            "Inputs over the budget of an evaluation",
             costly,
         )?;
         let stuck = [(Vec::new(), judging.stuck.get())];
         out.counters(
             "judging_given_up",
-            "Judgements that took too long and were given up",
+            "Evaluations abandoned after their time limit",
             stuck,
         )?;
         out.number(
             "judging_waiting",
-            "Inputs that wait for their turn to be judged",
+            "Inputs that wait for an evaluation",
             self.judging,
         )?;
         let stalled = [(Vec::new(), self.stalled.as_secs_f64())];
-        let help = "Longest time that a loop with work has made no progress";
+        let help = "Longest time without progress of a loop that has work";
         out.gauges("loop_stalled", help, Some(&Unit::Seconds), stalled)?;
         let untold = [(Vec::new(), self.metrics.untold.get())];
         out.counters(
             "transactions_untold",
-            "Transactions without spans and log lines, as there were too many",
+            "Transactions whose spans and log lines were dropped under load",
             untold,
         )
     }
@@ -328,7 +328,7 @@ impl Scrape {
         let not_accepted = [(Vec::new(), edge.not_accepted.get())];
         out.counters(
             "connections_not_accepted",
-            "Times that the system let no connection be accepted",
+            "Failed accepts of connections",
             not_accepted,
         )?;
         let refused = edge
@@ -336,7 +336,7 @@ impl Scrape {
             .map(|(why, n)| (vec![("reason", why.as_str().to_owned())], n));
         out.counters(
             "refused",
-            "Connections and requests that were refused before an rpc saw them",
+            "Connections and requests refused before an rpc",
             refused,
         )
     }
@@ -345,17 +345,17 @@ impl Scrape {
         let [found, repaired, standing] = self.audits;
         out.counters(
             "liveness_found",
-            "Things that nothing would ever have woken",
+            "Liveness violations that the auditor found",
             [(Vec::new(), found)],
         )?;
         out.counters(
             "liveness_repaired",
-            "Of these, those that were mended",
+            "Liveness violations that the auditor repaired",
             [(Vec::new(), repaired)],
         )?;
         out.gauges(
             "liveness_violations",
-            "Of these, those that could not be mended",
+            "Liveness violations that the auditor cannot repair",
             None,
             [(Vec::new(), standing)],
         )?;
@@ -368,29 +368,29 @@ impl Scrape {
         });
         out.gauges(
             "circuit_state",
-            "1 for the state that a service's circuit is in",
+            "1 for the current state of a service's circuit",
             None,
             circuits,
         )?;
         out.counters(
             "service_rows_read",
-            "Services whose circuits, pauses and limits were read from the database",
+            "Rows of services that were read from the database",
             [(Vec::new(), self.service_rows_read)],
         )?;
         out.number(
             "database_up",
-            "Whether the database answers",
+            "1 if the database answers",
             usize::from(!self.health.database_away),
         )?;
         out.number(
             "draining",
-            "Whether the server is about to end",
+            "1 from the start of a shutdown",
             usize::from(self.health.draining),
         )?;
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         out.gauges(
             "build_info",
-            "Which build this is",
+            "The version of the server",
             None,
             [(version, 1_u32)],
         )

@@ -84,19 +84,19 @@ const LIVEZ: Page = Page::text(
 const READYZ: Page = Page::text(
     "/readyz",
     "Ready",
-    "Whether the server can serve, or what keeps it from that",
+    "Whether the server can serve, or the reason why not",
     &[
         (StatusCode::OK, "It can."),
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "It cannot; the text says why.",
+            "It cannot; the text states the reason.",
         ),
     ],
 );
 const METRICS: Page = Page::text(
     "/metrics",
     "Metrics",
-    "What this server counts, for Prometheus; docs/metrics.md explains it",
+    "The metrics of this server for Prometheus; docs/metrics.md explains them",
     &[(StatusCode::OK, "Prometheus text format 0.0.4.")],
 );
 
@@ -137,7 +137,7 @@ pub fn routes(engine: &Engine, room: &Room) -> Router {
 /// The answer to a path without a route.
 pub fn nothing(request: &Request) -> Response {
     let detail = format!(
-        "there is nothing at {:.200}: this port serves gRPC, HTTP/JSON as /tasker/openapi.json says, /livez, /readyz and /metrics",
+        "{:.200} does not exist: this port serves gRPC, HTTP/JSON as described by /tasker/openapi.json, /livez, /readyz and /metrics",
         request.uri().path()
     );
     Problem::new(StatusCode::NOT_FOUND, "NO_SUCH_PATH", detail).into_response()
@@ -145,7 +145,7 @@ pub fn nothing(request: &Request) -> Response {
 
 async fn wrong_method(request: Request) -> Response {
     let detail = format!(
-        "{} is not for this path; the header `allow` says what is",
+        "{} is not allowed for this path; see the header `allow`",
         request.method()
     );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()

@@ -30,9 +30,8 @@ pub fn document(routes: &[Route], pages: &[Page]) -> Value {
         "info": {
             "title": "Tasker",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "HTTP/JSON of the Tasker control plane. Every key of an answer is always there: what is not set is null. \
-                            Times are RFC 3339, durations such as \"1.5s\". Documents are nested as they are, with all digits \
-                            of their numbers and the order of their keys.",
+            "description": "HTTP/JSON of the Tasker control plane. Every key of an answer is always present: an unset field is null. \
+                            Times are RFC 3339, durations such as \"1.5s\". Documents are nested unchanged, with all digits of their numbers and the order of their keys.",
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -100,7 +99,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             .map(|f| parameter(f, "query")),
     );
     if fields.iter().any(|f| f.name() == "idempotency_key") {
-        let about = "Another way to say `idempotency_key`.";
+        let about = "Another way to set `idempotency_key`.";
         let schema = json!({"type": "string"});
         all.push(
             json!({"name": IDEMPOTENCY_KEY, "in": "header", "required": false, "description": about, "schema": schema}),
@@ -140,7 +139,7 @@ fn streamed(route: &Route, schemas: &mut Map<String, Value>) -> Value {
             "description": "Server-sent events; the id of each is the cursor after it, for `Last-Event-ID`. The data is JSON of this schema.",
             "content": {"text/event-stream": {"schema": schema}},
         },
-        "default": {"description": "What went wrong.", "content": {PROBLEM: {"schema": reference("Problem")}}},
+        "default": {"description": "The error.", "content": {PROBLEM: {"schema": reference("Problem")}}},
     })
 }
 
@@ -152,13 +151,13 @@ fn responses(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     let content = json!({"application/json": {"schema": component(&output, false, schemas)}});
     let answer = |description: &str| json!({"description": description, "content": content});
     let problem = json!({
-        "description": "What went wrong.",
+        "description": "The error.",
         "content": {PROBLEM: {"schema": reference("Problem")}},
-        "headers": {"Retry-After": {"description": "When to try again, in seconds.", "schema": {"type": "integer"}}},
+        "headers": {"Retry-After": {"description": "Seconds until a retry.", "schema": {"type": "integer"}}},
     });
     let mut responses = json!({"200": answer("Done."), "default": problem});
     if output.get_field_by_name("created").is_some() {
-        responses["200"] = answer("It was there already.");
+        responses["200"] = answer("It existed already.");
         responses[StatusCode::CREATED.as_str()] = answer("It is stored.");
     }
     responses

@@ -113,18 +113,18 @@ impl Problem {
             "description": "An error (RFC 9457).",
             "required": ["type", "title", "status", "code", "detail", "errors"],
             "properties": {
-                "type": text("Always about:blank: the code says which problem it is."),
-                "title": text("The words of the HTTP status."),
+                "type": text("Always about:blank: the code identifies the problem."),
+                "title": text("The reason phrase of the HTTP status."),
                 "status": {"type": "integer", "description": "The HTTP status."},
-                "code": text("For programs, such as TASK_NOT_FOUND."),
+                "code": text("The code for programs, such as TASK_NOT_FOUND."),
                 "detail": text("For people."),
-                "errors": {"type": "array", "description": "What is wrong with the request, place by place.", "items": {
+                "errors": {"type": "array", "description": "The violations of the request, by place.", "items": {
                     "type": "object",
                     "required": ["detail"],
                     "properties": {
                         "pointer": text("JSON pointer (RFC 6901) into the body; empty for the whole of it."),
                         "parameter": text("Name of the parameter in the query or the path."),
-                        "detail": text("What is wrong and what was expected."),
+                        "detail": text("The violation and the expected value."),
                     },
                 }},
             },

@@ -82,7 +82,7 @@ impl<'de> Visitor<'de> for Object<'_> {
         let mut seen = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
             if violated.len() >= MAX_VIOLATIONS {
-                return Err(A::Error::custom("too much is wrong"));
+                return Err(A::Error::custom("too many violations"));
             }
             let Some(field) = named(&descriptor, &name).filter(|f| !taken.contains(&f.name()))
             else {
@@ -93,7 +93,7 @@ impl<'de> Visitor<'de> for Object<'_> {
             let raw = map.next_value::<&RawValue>()?;
             let place = below(at, &name);
             if seen.contains(&name) {
-                violated.push(wrong(&place, "it is there twice"));
+                violated.push(wrong(&place, "it appears twice"));
             } else if raw.get() != "null" {
                 match member(&field, raw, &place, violated) {
                     Some(value) => message.set_field(&field, value),
@@ -120,7 +120,7 @@ impl<'de, F: FnMut(Option<String>, &'de RawValue) -> bool> Visitor<'de> for Item
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
         while let Some(item) = seq.next_element::<&RawValue>()? {
             if !self.0(None, item) {
-                return Err(A::Error::custom("an element is wrong"));
+                return Err(A::Error::custom("an element is invalid"));
             }
         }
         Ok(())
@@ -129,7 +129,7 @@ impl<'de, F: FnMut(Option<String>, &'de RawValue) -> bool> Visitor<'de> for Item
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some((key, item)) = map.next_entry::<String, &RawValue>()? {
             if !self.0(Some(key), item) {
-                return Err(A::Error::custom("an entry is wrong"));
+                return Err(A::Error::custom("an entry is invalid"));
             }
         }
         Ok(())
@@ -278,7 +278,7 @@ pub fn texts(
         match message.get_field_mut(&field) {
             Value::List(items) => items.push(value),
             _ if pairs.iter().filter(|(other, _)| other == name).count() > 1 => {
-                violated.push(wrong(name, "it is there twice"));
+                violated.push(wrong(name, "it appears twice"));
                 break;
             }
             single => *single = value,

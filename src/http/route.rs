@@ -331,8 +331,9 @@ impl Route {
         } else {
             ""
         };
-        let detail =
-            format!("content-type `{media:.80}` is not taken here: expected application/json{or}");
+        let detail = format!(
+            "content-type `{media:.80}` is not supported here: expected application/json{or}"
+        );
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA_TYPE", detail)
     }
 

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const COME_BACK: Duration = Duration::from_secs(1);
 /// The rpcs of the standard health protocol.
 const HEALTH: &str = "/grpc.health.v1.Health/";
-const WHY: &str = "the server is starting: it reads the registered templates";
+const WHY: &str = "the server is starting: it loads the registered templates";
 
 /// The router of the port, during and after the start.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ pub enum Error {
     Find(#[from] FindError),
     /// The binaries could not be fetched.
     #[cfg(feature = "fetch-postgres")]
-    #[error("cannot fetch PostgreSQL: {0}")]
+    #[error("cannot download PostgreSQL: {0}")]
     Fetch(String),
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}", path.display())]
@@ -33,7 +33,7 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// The server outlived the process that started it.
-    #[error("a Postgres (pid {pid}) that nobody looks after still runs on {}; stop it with `kill -INT {pid}`", dir.display())]
+    #[error("a Postgres (pid {pid}) without its parent process still runs on {}; stop it with `kill -INT {pid}`", dir.display())]
     Orphan {
         /// The folder.
         dir: PathBuf,
@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// Started as root, and the user that Postgres is to run as cannot reach the folder.
     #[error(
-        "Postgres cannot run as root and is to run as `{user}`, who may not enter {}; name a data folder outside of it",
+        "Postgres cannot run as root; its user `{user}` may not enter {}; name a data folder outside of it",
         blocked.display()
     )]
     Unreachable {
@@ -71,7 +71,7 @@ pub enum Error {
         major: u32,
     },
     /// There is no home directory for the data.
-    #[error("there is no folder to keep data in: neither XDG_DATA_HOME nor HOME is set")]
+    #[error("the data folder is unknown: neither XDG_DATA_HOME nor HOME is set")]
     NoDataHome,
     /// `initdb` failed.
     #[error("initdb failed ({status}):\n{output}")]
@@ -92,7 +92,7 @@ pub enum Error {
         tail: String,
     },
     /// The server runs but does not accept connections.
-    #[error("Postgres takes no connections after {seconds} s; the end of {}:\n{tail}", log.display())]
+    #[error("Postgres accepts no connections after {seconds} s; the end of {}:\n{tail}", log.display())]
     NotReady {
         /// How long the start waited.
         seconds: u64,

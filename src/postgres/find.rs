@@ -39,7 +39,7 @@ impl Binaries {
             .map_err(|e| format!("cannot run it: {e}"))?;
         let words = String::from_utf8_lossy(&output.stdout);
         let (version, major) = parse_version(&words)
-            .ok_or_else(|| format!("`postgres --version` says {:?}", words.trim()))?;
+            .ok_or_else(|| format!("`postgres --version` prints {:?}", words.trim()))?;
         Ok(Self {
             dir: dir.to_owned(),
             major,
@@ -191,7 +191,7 @@ fn found(unusable: &[Binaries]) -> String {
 
 fn fetch_hint() -> &'static str {
     if cfg!(feature = "fetch-postgres") {
-        ", or let `tasker dev --fetch-postgres` get one"
+        ", or let `tasker dev --fetch-postgres` download one"
     } else {
         ""
     }

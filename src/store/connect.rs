@@ -210,8 +210,7 @@ fn refused(
         && mode == SslMode::Disable
     {
         return StoreError::Unfit(format!(
-            "{endpoint} lets nobody in without encryption ({said}): say sslmode=verify-full in the URL, and with \
-             sslrootcert=/path/to/ca.pem which authority is trusted"
+            "{endpoint} refuses connections without encryption ({said}): set sslmode=verify-full in the URL, and sslrootcert=/path/to/ca.pem to the trusted authority"
         ));
     }
     error.into()
@@ -290,7 +289,7 @@ async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<
     set?;
     let seen = seen?;
     let row = first_row(&seen)
-        .ok_or_else(|| StoreError::Corrupt("a new connection says nothing of itself".into()))?;
+        .ok_or_else(|| StoreError::Corrupt("a new connection reports no settings".into()))?;
     admit(row, schema)
 }
 
@@ -321,7 +320,7 @@ fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
     match (of(2), of(5)) {
         ("off", _) => Ok(()),
         (_, "t") => Err(StoreError::ReadOnly(format!(
-            "database `{database}` is on a standby that only reads"
+            "database `{database}` is on a read-only standby"
         ))),
         _ => Err(StoreError::ReadOnly(format!(
             "database `{database}` is read-only (default_transaction_read_only is on)"
@@ -332,7 +331,7 @@ fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
 /// The error for a pooler that shares connections between transactions.
 pub(super) fn transaction_pooler(seen: &str) -> String {
     format!(
-        "the database is behind a pooler that gives out connections by transaction or statement ({seen}): tasker needs a \
+        "the database is behind a pooler that assigns connections by transaction or statement ({seen}): tasker needs a \
          connection of its own for LISTEN, locks and prepared statements, so set pool_mode = session, or connect to Postgres \
          itself"
     )

@@ -136,7 +136,7 @@ impl Db {
     /// queries. The permit is held until the query has ended, whether or not the caller still waits
     /// for the answer.
     pub async fn long_read(&self) -> Result<Session, StoreError> {
-        let busy = || StoreError::Connection("others ask questions that take long".into());
+        let busy = || StoreError::Connection("other queries take long".into());
         let turn = tokio::time::timeout(READ_LIMIT, Arc::clone(&self.long_reads).acquire_owned());
         let turn: OwnedSemaphorePermit = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
         Session::take(&self.pool, STATEMENT_LIMIT, Some(turn)).await

@@ -47,7 +47,7 @@ async fn take_turn(client: &Client, schema: &str) -> Result<(), StoreError> {
     while !client.query_one(sql, &[&schema]).await?.get::<_, bool>(0) {
         if started.elapsed() > TURN_LIMIT {
             return Err(StoreError::Connection(format!(
-                "another process has been migrating schema `{schema}` for long"
+                "another process has been migrating schema `{schema}` for too long"
             )));
         }
         tokio::time::sleep(TURN_PAUSE).await;
@@ -152,7 +152,7 @@ pub async fn check(db: &Db) -> Result<(), StoreError> {
     };
     match latest() {
         wanted if at < wanted => Err(StoreError::Schema(format!(
-            "schema `{schema}` is at version {at}, this build needs {wanted}: run `tasker migrate`, or start the server with --migrate",
+            "schema `{schema}` is at version {at}, this version needs {wanted}: run `tasker migrate`, or start the server with --migrate",
         ))),
         _ => check_tables(&client, &rights.role, schema).await,
     }
@@ -221,7 +221,7 @@ async fn version(client: &Client, schema: &str) -> Result<i32, StoreError> {
     }
     match latest() {
         known if at > known => Err(StoreError::Schema(format!(
-            "the database is at schema version {at}, newer than this build knows ({known}): use a newer tasker"
+            "the database is at schema version {at}, newer than this version knows ({known}): use a newer tasker"
         ))),
         _ => Ok(at),
     }

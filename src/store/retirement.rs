@@ -84,7 +84,7 @@ fn change(r: &Row) -> Result<Change, StoreError> {
         "restored" => Standing::Restored,
         "removed" => Standing::Removed,
         other => {
-            let why = format!("this build knows no version of a template that is `{other}`");
+            let why = format!("this version does not know the template state `{other}`");
             return Err(StoreError::Corrupt(why));
         }
     };

@@ -243,8 +243,7 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
     let source = std::error::Error::source(error)?;
     if source.to_string() == "server does not support TLS" {
         return Some(format!(
-            "{endpoint} does not offer TLS: turn it on there (ssl = on), or say sslmode=disable in the URL if the network \
-             between is trusted"
+            "{endpoint} does not offer TLS: enable it there (ssl = on), or set sslmode=disable in the URL if the network is trusted"
         ));
     }
     let Host::Tcp(name) = &endpoint.host else {
@@ -259,8 +258,7 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
             ),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!(
-                    "the certificate of {endpoint} does not name `{name}` (as a subject alternative name): connect by a name \
-                 that is in it, or say sslmode=verify-ca to trust its authority for any name"
+                    "the certificate of {endpoint} does not name `{name}` (as a subject alternative name): connect by a name that is in it, or set sslmode=verify-ca to trust its authority for any name"
                 )
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -274,9 +272,7 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
                 )
             }
             why => format!(
-                "the certificate of {endpoint} is refused ({why:?}): a certificate that is signed by itself has to be made \
-                 as one of a server (basicConstraints CA:FALSE, subjectAltName) and signed by an authority that sslrootcert \
-                 names"
+                "the certificate of {endpoint} is refused ({why:?}): a self-signed certificate must be issued for a server (basicConstraints CA:FALSE, subjectAltName) by an authority that sslrootcert names"
             ),
         },
         rustls::Error::AlertReceived(
@@ -287,7 +283,7 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
             | AlertDescription::CertificateExpired
             | AlertDescription::HandshakeFailure,
         ) => format!(
-            "{endpoint} refuses the certificate of this client, or asks for one ({error}): give one that it trusts with \
+            "{endpoint} refuses the certificate of this client, or asks for one ({error}): set one that it trusts with \
              sslcert=/path/to/client.pem and sslkey=/path/to/client.key"
         ),
         error => format!("TLS with {endpoint} failed: {error}"),

@@ -177,11 +177,11 @@ pub enum BuildError {
         max: usize,
     },
     /// Two handlers have the same name.
-    #[error("handler `{0}` is given twice; each name has one handler")]
+    #[error("handler `{0}` is registered twice; each name has one handler")]
     DuplicateHandler(String),
     /// An address is not the address of a server.
     #[error(
-        "`{address}` is not the address of a server: {reason}; give one like http://127.0.0.1:7233"
+        "`{address}` is not the address of a server: {reason}; expected one such as http://127.0.0.1:7233"
     )]
     BadAddress {
         /// The address as given.
@@ -240,11 +240,11 @@ fn parse_address(address: &str) -> Result<Uri, BuildError> {
         .map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
     match uri.scheme_str() {
         Some("http") => {}
-        Some("https") => return Err(bad("TLS is left to a proxy beside the worker")),
+        Some("https") => return Err(bad("TLS needs a proxy beside the worker")),
         _ => return Err(bad("it does not begin with http://")),
     }
     if uri.host().is_none_or(str::is_empty) {
-        return Err(bad("it names no host"));
+        return Err(bad("it has no host"));
     }
     if uri.path() != "/" || uri.query().is_some() {
         return Err(bad("it has a path"));
@@ -327,7 +327,7 @@ mod tests {
         let twice = builder().handler("h", |_| async { Ok(()) });
         assert_eq!(
             refused(twice),
-            "handler `h` is given twice; each name has one handler"
+            "handler `h` is registered twice; each name has one handler"
         );
     }
 

@@ -140,7 +140,7 @@ impl StepContext {
     pub fn result_of<T: DeserializeOwned>(&self, step_name: &str) -> Result<T, StepError> {
         let Some(json) = self.results().get(step_name) else {
             let message = format!(
-                "no result of `{step_name}`: it is not an ancestor of `{}` that is complete",
+                "no result of `{step_name}`: it is not a complete ancestor of `{}`",
                 self.step_name()
             );
             return Err(PermanentError::new(message)
@@ -265,7 +265,7 @@ fn parse<T: DeserializeOwned>(
     code: &str,
 ) -> Result<T, StepError> {
     serde_json::from_str(json).map_err(|reason| {
-        let message = format!("{what} is not what the handler expects: {reason}");
+        let message = format!("{what} does not match the type of the handler: {reason}");
         PermanentError::new(message).error_code(code).into()
     })
 }

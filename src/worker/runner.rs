@@ -59,10 +59,10 @@ pub enum WorkerError {
         message: String,
     },
     /// The worker's thread or its reactor could not be created.
-    #[error("cannot start the worker's thread; look at the limits of threads and open files")]
+    #[error("cannot start the worker's thread; check the limits of threads and open files")]
     Thread(#[source] io::Error),
     /// The signal handlers could not be installed.
-    #[error("cannot listen to signals; use `run_until` with a stop of your own")]
+    #[error("cannot listen for signals; use `run_until` with your own stop signal")]
     Signals(#[source] io::Error),
 }
 
@@ -87,7 +87,7 @@ impl Worker {
         running
             .ended_beside(async {
                 signals.next().await;
-                info!("draining; a second signal ends the worker at once");
+                info!("draining; a second signal ends the worker immediately");
                 soft.cancel();
                 signals.next().await;
                 warn!("second signal; the worker exits without draining");

@@ -63,7 +63,7 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     let first = only(&found, "first", WaitCause::NoWorker);
     assert_eq!(
         first.waits[0].message,
-        "no connected worker has handler first; none was seen lately"
+        "no connected worker has handler first; none was connected recently"
     );
     assert_eq!(
         only(&found, "second", WaitCause::Parents).waits_for,
@@ -142,7 +142,7 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     let failed = only(&found, "first", WaitCause::Failed);
     assert_eq!(
         failed.waits[0].message,
-        "failed for good after 1 of 5 attempts: no such user (NO_USER)"
+        "failed finally after 1 of 5 attempts: no such user (NO_USER)"
     );
     let parents = only(&found, "second", WaitCause::Parents);
     assert_eq!(
@@ -152,7 +152,7 @@ async fn a_task_on_its_way_is_explained_at_every_stage() {
     assert!(
         found
             .summary
-            .starts_with("failed, with 0 of 2 steps complete; first: failed for good"),
+            .starts_with("failed, with 0 of 2 steps complete; first: failed finally"),
         "{}",
         found.summary
     );

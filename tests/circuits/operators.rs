@@ -216,7 +216,7 @@ async fn an_unset_that_cannot_be_changes_nothing() {
         .await
         .unwrap_err();
     assert!(
-        refused.message().contains("`probs` is no field"),
+        refused.message().contains("`probs` is not a field"),
         "{}",
         refused.message()
     );

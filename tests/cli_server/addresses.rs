@@ -155,7 +155,7 @@ async fn an_address_without_a_server_is_told_apart() {
     );
     let said = list("https://127.0.0.1:7233").await.failed(64);
     assert!(
-        said.contains("this client speaks no TLS") && said.contains("hint: set --server"),
+        said.contains("this client does not support TLS") && said.contains("hint: set --server"),
         "{said}"
     );
 }

@@ -298,7 +298,7 @@ async fn a_watch_ends_as_the_task_does() {
     let none = bench.tasker(&["task", "list", "--state", "pending"]).await;
     assert_eq!(
         (none.stderr.as_str(), none.stdout.as_str(), none.code),
-        ("no such task\n", "", Some(0))
+        ("no task matches\n", "", Some(0))
     );
 }
 

@@ -101,7 +101,7 @@ async fn nothing_is_kept_where_nothing_is_asked_to_be() {
     let place = log
         .split(" in ")
         .nth(1)
-        .and_then(|rest| rest.split(" (nothing is kept)").next());
+        .and_then(|rest| rest.split(" (ephemeral)").next());
     let place = place.unwrap_or_else(|| panic!("it says where: {log}"));
     assert!(
         Path::new(place).is_absolute() && !Path::new(place).exists(),
@@ -151,7 +151,7 @@ async fn postgres_gets_nothing_of_the_callers_environment_and_its_end_is_a_failu
     assert_eq!(server.end().await, Some(1));
     let log = fs::read_to_string(folder.0.join("log")).unwrap();
     assert!(
-        log.contains("error: the private Postgres ended while it was in use"),
+        log.contains("error: the private Postgres ended unexpectedly"),
         "{log}"
     );
     assert!(log.contains("postgres.log"), "it says where to look: {log}");

@@ -281,7 +281,8 @@ async fn a_client_certificate_is_asked_for(server: &Encrypted, misnamed: &str) {
     );
     let said = server.refusal("host=127.0.0.1").await.unwrap();
     assert!(
-        said.contains("lets nobody in without encryption") && said.contains("sslmode=verify-full"),
+        said.contains("refuses connections without encryption")
+            && said.contains("sslmode=verify-full"),
         "{said}"
     );
 }

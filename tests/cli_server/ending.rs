@@ -88,7 +88,7 @@ async fn sigterm_takes_what_is_in_flight_and_gives_out_nothing_new() {
     assert_eq!(server.end().await, Some(0));
     assert!(
         answered.elapsed() < Duration::from_secs(10),
-        "nothing is waited for any more"
+        "stopped by a second signal"
     );
 
     let again = Listening::start(super::server(db.url(), &[])).await;

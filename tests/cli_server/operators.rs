@@ -239,7 +239,7 @@ async fn a_template_is_paused_listed_explained_and_resumed() {
     assert_eq!(why["steps"][0]["waits"][0]["cause"], "paused");
     assert_eq!(
         why["next"][0],
-        "let it go on: tasker template resume t/pair --reason …"
+        "resume it: tasker template resume t/pair --reason …"
     );
     let (_, stderr, _) = order(&bench, &["template", "resume", "t/pair"]).await;
     assert_eq!(stderr, "t/pair goes on\n");
@@ -305,7 +305,7 @@ async fn a_version_is_retired_listed_shown_and_registered_again() {
         (stdout.as_str(), stderr.as_str()),
         (
             "t/pair@1.0.0\n",
-            "t/pair@1.0.0 was retired and takes tasks again\n"
+            "t/pair@1.0.0 was retired and accepts tasks again\n"
         )
     );
 }

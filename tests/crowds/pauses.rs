@@ -53,10 +53,7 @@ async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_cra
         "{}",
         why.summary
     );
-    assert_eq!(
-        why.next,
-        ["let it go on: tasker template resume t --reason …"]
-    );
+    assert_eq!(why.next, ["resume it: tasker template resume t --reason …"]);
     let rows = db.connect().await;
     invariants(&rows).await;
     assert!(lift(&mut client, "t", "").await);

@@ -208,8 +208,8 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
     let explanation = explained(&mut bench.client, &id).await;
     let late = &explanation.steps[0].late_answer;
     assert!(
-        late.starts_with("a worker answered attempt 1 (succeeded) ")
-            && late.ends_with(" after it had ended (timed_out); the answer has no effect"),
+        late.starts_with("a worker sent a result of attempt 1 (succeeded) ")
+            && late.ends_with(" after its end (timed_out); the result has no effect"),
         "{late}"
     );
 }

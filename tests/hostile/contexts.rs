@@ -393,7 +393,7 @@ async fn contexts_that_make_the_schema_work() {
             SUBMIT,
             &submission("hostile/tree", &deep),
             InvalidArgument,
-            "does not fit",
+            "does not match",
         )
         .await;
     let wide = format!(r#"{{"list":[{}"x"]}}"#, r#""x","#.repeat(200_000));

@@ -92,7 +92,7 @@ async fn contexts_of_errors_that_are_no_documents_are_left_out() {
         let task = answered(&mut target, &mut worker, Outcome::PermanentError(outcome)).await;
         let error = step(&task, "a").error.clone().unwrap();
         let right = (error.message.as_str(), error.error_code.as_str()) == ("m", "C")
-            && error.context_json.contains("context was left out");
+            && error.context_json.contains("context was omitted");
         target.note(right, format!("{context:.40}: {error:?}"));
     }
     drop(worker);

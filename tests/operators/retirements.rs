@@ -146,8 +146,8 @@ async fn a_retired_version_takes_no_tasks_until_it_is_registered_again() {
         (
             Code::FailedPrecondition,
             "TEMPLATE_RETIRED",
-            "t/one version 2.0.0 was retired by ann: a bad release; `tasker template register FILE` with the same content brings \
-             it back, or submit to another version"
+            "t/one version 2.0.0 was retired by ann: a bad release; `tasker template register FILE` with the same content ends \
+             the retirement, or submit to another version"
         )
     );
     assert_eq!(listed(&mut bench.client, false).await, ["1.0.0"]);
@@ -343,7 +343,7 @@ async fn a_submit_that_began_before_is_waited_for_and_a_backup_is_not() {
         (refused.code(), refused.message()),
         (
             Code::Unavailable,
-            "a submit that began before has not ended; try again"
+            "a submit that began earlier has not ended; try again"
         )
     );
     // The refused order changed nothing and delays no submit.

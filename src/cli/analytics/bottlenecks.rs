@@ -19,8 +19,7 @@ Examples:
   tasker analytics bottlenecks --since 1h --limit 3
   tasker analytics bottlenecks --json | jq -r '.bottlenecks[].message'
 
-COST is what it adds to a task on average, and SHARE its part of the tasks' critical paths: what happens beside them costs \
-nothing.")]
+COST is the mean time that a cause adds to a task, and SHARE its part of the tasks' critical paths: work off the critical path costs nothing.")]
 pub struct Args {
     #[command(flatten)]
     which: Which,
@@ -58,7 +57,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         ]);
     }
     if table.is_empty() {
-        session.term.say("no step has taken any time");
+        session.term.say("no step took measurable time");
     } else {
         session.term.data(&table.render(&session.term))?;
     }

@@ -81,7 +81,7 @@ fn say(examined: Option<Examined>, session: &Session) {
         .map(human::duration)
         .unwrap_or_default();
     let more = if cut {
-        "; there were more, and the oldest are left out (--max-tasks)"
+        "; the oldest are omitted (--max-tasks)"
     } else {
         ""
     };

@@ -19,8 +19,7 @@ Examples:
   tasker analytics performance --task-name user_registration --since 7d --timeout 15
   tasker analytics performance --json | jq '.templates[].steps[] | {step, ledger}'
 
-ELAPSED is from when the parents of a step were complete until its end; the line of a template is from submit to end, along \
-the critical path. The causes are means, and sum to the mean of ELAPSED. OVER is how many attempts succeeded after --timeout.")]
+ELAPSED is the time from the completion of a step's parents to its end; the line of a template is the time from submit to end, along the critical path. The causes are means, and sum to the mean of ELAPSED. OVER is the number of attempts that succeeded after --timeout.")]
 pub struct Args {
     #[command(flatten)]
     which: Which,

@@ -21,7 +21,7 @@ pub struct Target {
     #[arg(
         long,
         requires = "Filter",
-        help_heading = "Many tasks instead of one: all that fit"
+        help_heading = "Many tasks in place of one: all that match"
     )]
     dry_run: bool,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct Target {
 
 #[derive(Debug, clap::Args)]
 #[group(multiple = true)]
-#[command(next_help_heading = "Many tasks instead of one: all that fit")]
+#[command(next_help_heading = "Many tasks in place of one: all that match")]
 struct Filter {
     /// Tasks of this namespace
     #[arg(long)]

@@ -22,7 +22,7 @@ Examples:
   tasker circuit list --namespace user_management
   tasker circuit list --json | jq '.circuits[] | select(.state != \"closed\")'
 
-FAILED is what the rolling window holds; OPENED is of the last 24 hours.")]
+FAILED counts the rolling window, OPENED the last 24 hours.")]
 pub struct Args {
     /// Only services of this namespace
     #[arg(long)]

@@ -32,7 +32,7 @@ Examples:
   tasker circuit force open user_management billing_service --for 600 --reason 'their maintenance'
   tasker circuit force closed user_management billing_service --reason 'we know that it works'
 
-An order holds until its time is over or somebody resets the circuit.")]
+An order holds until it expires or an operator resets the circuit.")]
 pub struct Force {
     /// State to put the circuit in
     to: To,

@@ -22,8 +22,7 @@ Examples:
   tasker circuit set --enabled false --reason 'circuits off, everywhere'
   tasker circuit set user_management billing_service --unset max_concurrency --reason 'the limit is gone'
 
-The narrowest setting decides, field by field: the service's, then the namespace's, then the cell's, then the default. \
-What is in force, and where it was set: tasker circuit get.")]
+The narrowest setting decides, field by field: that of the service, then of the namespace, then of the cell, then the default. `tasker circuit get` shows the effective settings and their origin.")]
 pub struct Args {
     /// Namespace to set it for; without it, the whole cell
     namespace: Option<String>,
@@ -107,14 +106,14 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     };
     let response = session.connect().await?.circuits.set_policy(request).await;
     let set = response
-        .map_err(|s| CliError::from_status("cannot set it", &s))?
+        .map_err(|s| CliError::from_status("cannot set the policy", &s))?
         .into_inner()
         .policy
         .unwrap_or_default();
     if session.json() {
         session.term.json(&json!({"policy": json::value(&set)}))?;
     } else {
-        session.term.say("it is in force from now on");
+        session.term.say("the policy is in force");
     }
     Ok(exit::OK)
 }

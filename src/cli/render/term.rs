@@ -23,7 +23,6 @@ pub enum ColorChoice {
 
 /// The text styles in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum Style {
     Plain,
     Bold,

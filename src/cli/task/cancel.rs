@@ -17,8 +17,7 @@ Examples:
   tasker task cancel 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the customer withdrew'
   tasker task cancel --namespace shop --since 10m --reason 'sent twice' --dry-run
 
-Who and why are kept with the task. Cancelling a cancelled task changes nothing; a task that ended otherwise is left \
-as it is, and the exit code is 1.")]
+The task records the author and the reason. Cancelling a cancelled task changes nothing; a task that has ended otherwise is refused with exit code 1.")]
 pub struct Args {
     #[command(flatten)]
     target: Target,

@@ -68,10 +68,7 @@ fn text(found: &ExplainTaskResponse, session: &Session) -> String {
         out += &format!("\n{}", table.render(&session.term));
     }
     if !found.next.is_empty() {
-        out += &format!(
-            "\n{}\n",
-            session.term.paint(Style::Bold, "What can be done")
-        );
+        out += &format!("\n{}\n", session.term.paint(Style::Bold, "Next steps"));
         found
             .next
             .iter()

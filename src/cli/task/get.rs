@@ -26,7 +26,7 @@ Examples:
   tasker task get 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq '.steps[] | {name, state, error}'
 
 Signs: ✓ complete, ● in progress, ↻ waits to retry, ◎ ready, ○ pending, ✗ error, ⊘ cancelled, ↷ skipped, \
-✎ resolved by hand. What overrides or a planner changed is listed with where it came from.")]
+✎ resolved by hand. Changes by overrides or a planner are listed with their origin.")]
 pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]

@@ -88,7 +88,7 @@ pub struct Args {
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let limit = usize::try_from(args.limit).expect("clap checked the range");
     let (tasks, more) = collect(args, limit, session).await?;
-    list::print(session, "tasks", &tasks, "no such task", |tasks| {
+    list::print(session, "tasks", &tasks, "no task matches", |tasks| {
         table(tasks, &session.term)
     })?;
     if more {

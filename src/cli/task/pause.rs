@@ -17,8 +17,7 @@ Examples:
   tasker task pause 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'the order is being checked'
   tasker task pause --namespace shop --task-name checkout --version 1.2.0 --reason 'it charges twice'
 
-It stays so until somebody resumes it, whatever is restarted. With a filter, the tasks that are there now are paused, one \
-by one; `tasker template pause` also holds those that are still to come.")]
+The pause lasts until an operator resumes the task, across restarts. With a filter, the present tasks are paused, one by one; `tasker template pause` also pauses future ones.")]
 pub struct Pause {
     #[command(flatten)]
     target: Target,

@@ -21,8 +21,7 @@ Examples:
   tasker task resolve 01980f4e-7c1a-7b3e-9d55-0242ac120002 --reason 'refunded by hand'
   tasker task resolve --namespace shop --error-code CARD_EXPIRED --reason 'all of them were called'
 
-With --step, the task goes on, and the steps after it see the result. Without, a failed task ends as resolved_manually: \
-nothing of it runs any more.")]
+With --step, the task continues, and the steps after it get the result. Without, a failed task ends as resolved_manually, and none of its steps runs again.")]
 pub struct Args {
     #[command(flatten)]
     target: Target,

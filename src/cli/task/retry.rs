@@ -18,9 +18,7 @@ Examples:
   tasker task retry 01980f4e-7c1a-7b3e-9d55-0242ac120002 --step charge --fresh --reason 'the card was renewed'
   tasker task retry --namespace shop --error-code BANK_DOWN --failed-since 1h --reason 'the bank is back' --dry-run
 
-Each failed step gets one more attempt; with --fresh, as many as a new one. An order to many says on stderr how far it \
-has come and can be stopped with Ctrl-C; the same command then goes on with the rest. The exit code is 1 when a task \
-refused, as it had changed meanwhile or its deadline is over.")]
+Each failed step gets one more attempt; with --fresh, as many as a new one. An order to many tasks reports its progress on stderr and can be stopped with Ctrl-C; the same command then continues with the rest. The exit code is 1 if a task refused the order, because it had changed or its deadline has passed.")]
 pub struct Args {
     #[command(flatten)]
     target: Target,

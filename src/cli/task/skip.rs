@@ -14,7 +14,7 @@ use crate::{
 Example:
   tasker task skip 01980f4e-7c1a-7b3e-9d55-0242ac120002 --step send_mail --reason 'the address is gone'
 
-The step counts as done, and the steps after it see null as its result.")]
+The step counts as done, and the steps after it get null as its result.")]
 pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]

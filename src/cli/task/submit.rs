@@ -30,8 +30,7 @@ Examples:
   tasker task submit shop/reminder --not-before 2h
   jq .order < big.json | tasker task submit shop/checkout --context - --idempotency-key order-4711
 
-Prints the task's id; the task is stored by then. With an idempotency key, a second submit with the same content \
-prints the first task's id and starts nothing; a --not-before may differ then, and the first task keeps its own.")]
+Prints the task's id once the task is stored. With an idempotency key, a second submit with the same content prints the id of the first task and starts nothing; --not-before may differ, and the first task keeps its own.")]
 pub struct Args {
     /// Template to run
     #[arg(value_name = "NAMESPACE/NAME[@VERSION]")]
@@ -115,7 +114,7 @@ fn talk(namespace: &str, task_name: &str, submitted: &SubmitTaskResponse, watch:
         }
     };
     if !watch {
-        talk += &format!("\nfollow it with `tasker task watch {}`", clean(task_id));
+        talk += &format!("\nwatch it with `tasker task watch {}`", clean(task_id));
     }
     talk
 }

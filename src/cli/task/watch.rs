@@ -26,9 +26,7 @@ Examples:
   tasker task watch 01980f4e-7c1a-7b3e-9d55-0242ac120002
   tasker task watch 01980f4e-7c1a-7b3e-9d55-0242ac120002 --json | jq --unbuffered .task.state
 
-On a terminal the graph is redrawn in place; elsewhere every change is one line. Ends when the task does: with 0 \
-when it is complete, 3 when it ended in error or an operator settled it after that, 4 when it was cancelled. Ctrl-C ends the watch and not the task. When the \
-server restarts, the watch goes on.")]
+On a terminal the graph is redrawn in place; elsewhere every change is one line. The watch ends with the task: with 0 if it is complete, 3 if it ended in error, also if an operator resolved it later, and 4 if it was cancelled. Ctrl-C ends the watch and not the task. The watch reconnects when the server restarts.")]
 pub struct Args {
     /// The task
     #[arg(value_name = "TASK_ID")]

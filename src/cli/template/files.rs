@@ -35,7 +35,7 @@ pub fn expand(named: &[String]) -> Result<Vec<String>, CliError> {
                 clean(name)
             );
             return Err(CliError::new(exit::FAILURE, message)
-                .hint("name the files themselves; folders inside a folder are not looked into"));
+                .hint("name the files themselves; subfolders are not read"));
         }
         files.extend(found);
     }

@@ -46,7 +46,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         Ok((page.templates, page.next_page_token))
     })
     .await?;
-    let nothing = "no template is registered here; `tasker template register FILE` stores one";
+    let nothing = "no template matches; `tasker template register FILE` stores one";
     let table = |templates: &[Template]| table(templates, args.retired);
     list::print(session, "templates", &templates, nothing, table)?;
     Ok(exit::OK)

@@ -21,8 +21,7 @@ Examples:
   tasker template pause shop/checkout --reason 'it charges twice'
   tasker template pause shop --reason 'the warehouse moves'
 
-Tasks can be submitted meanwhile and wait. What runs goes on to its end. It stays so until somebody resumes it, whatever is \
-restarted.")]
+New tasks are accepted and wait; running steps continue to their end. The pause lasts until an operator resumes it, across restarts.")]
 pub struct Pause {
     /// Template or namespace to pause, in all versions
     #[arg(value_name = "NAMESPACE[/NAME]", value_parser = scope)]
@@ -37,7 +36,7 @@ pub struct Pause {
 Example:
   tasker template resume shop/checkout --reason 'repaired'
 
-A pause of the namespace holds its templates on, and a task that is paused itself is resumed by `tasker task resume`.")]
+A pause of the namespace still holds its templates; `tasker task resume` resumes a task that was paused itself.")]
 pub struct Resume {
     /// Template or namespace to resume, as `tasker template pauses` lists it
     #[arg(value_name = "NAMESPACE[/NAME]", value_parser = scope)]

@@ -20,10 +20,7 @@ Examples:
   tasker template register registration.yaml
   tasker template register templates/ --json | jq '.templates[] | select(.created)'
 
-A folder stands for the *.yaml and *.yml files in it, in the order of their names. All files are checked before any is \
-sent, and each that the server refuses is reported; the others are stored. Warnings are shown and refuse nothing without \
---deny-warnings. A registered version never changes: registering the same content again does \
-nothing, but for a retired version, which takes tasks again; other content needs a new version. Prints `NAMESPACE/NAME@VERSION` for each file.")]
+A folder stands for its *.yaml and *.yml files, in the order of their names. All files are checked before any is sent; each file that the server refuses is reported, and the others are stored. Warnings are shown; only with --deny-warnings do they refuse a file. A registered version never changes: registering the same content again does nothing, except that a retired version accepts tasks again; other content needs a new version. Prints `NAMESPACE/NAME@VERSION` for each file.")]
 pub struct Args {
     /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]
@@ -98,7 +95,7 @@ fn print(
             .term
             .say(&match (response.created, response.restored) {
                 (true, _) => format!("registered {name}, {} steps", template.steps.len()),
-                (false, true) => format!("{name} was retired and takes tasks again"),
+                (false, true) => format!("{name} was retired and accepts tasks again"),
                 (false, false) => format!("{name} is registered already, with the same content"),
             });
     }

@@ -19,8 +19,7 @@ use crate::{
 Example:
   tasker template retire shop/checkout@1.0.0 --reason 'replaced by 2.0.0'
 
-It is refused while tasks of the version are not finished. A submit without a version chooses the newest of the others. \
-`tasker template register` with the same content brings it back. Retention removes the version with its last task.")]
+The command is refused while tasks of the version have not ended. A submit without a version uses the newest other version. `tasker template register` with the same content ends the retirement. Retention removes the version after its last task.")]
 pub struct Args {
     /// The version to retire
     #[arg(value_name = "NAMESPACE/NAME@VERSION", value_parser = version)]
@@ -33,7 +32,7 @@ fn version(text: &str) -> Result<TemplateRef, String> {
     let template: TemplateRef = text.parse()?;
     if template.version.is_empty() {
         return Err(
-            "expected NAMESPACE/NAME@VERSION, such as `shop/checkout@1.2.0`: each version is retired by itself".into(),
+            "expected NAMESPACE/NAME@VERSION, such as `shop/checkout@1.2.0`: one version is retired at a time".into(),
         );
     }
     Ok(template)

@@ -26,8 +26,8 @@ Examples:
   tasker template validate templates/
   git show HEAD:registration.yaml | tasker template validate -
 
-A folder stands for the *.yaml and *.yml files in it, in the order of their names. Every problem is a line `FILE:LINE:COLUMN: PATH: MESSAGE` on stdout, every warning a line `FILE:LINE:COLUMN: warning: PATH: MESSAGE`. \
-The exit code is 65 when there is a problem, and with --deny-warnings when there is a warning; 1 when a file cannot be read.")]
+A folder stands for its *.yaml and *.yml files, in the order of their names. Every problem is a line `FILE:LINE:COLUMN: PATH: MESSAGE` on stdout, every warning a line `FILE:LINE:COLUMN: warning: PATH: MESSAGE`. \
+The exit code is 65 if there is a problem, or with --deny-warnings a warning; 1 if a file cannot be read.")]
 pub struct Args {
     /// YAML files, or folders with them; `-` is stdin
     #[arg(required = true, value_name = "FILE")]

@@ -20,7 +20,7 @@ impl LateFacts {
     /// One sentence about the answer.
     pub fn message(&self) -> String {
         format!(
-            "a worker answered attempt {} ({}) {} after it had ended ({}); the answer has no effect",
+            "a worker sent a result of attempt {} ({}) {} after its end ({}); the result has no effect",
             self.attempt,
             self.outcome.as_str(),
             words(self.at.duration_since(self.ended_at).unwrap_or_default()),

@@ -112,8 +112,7 @@ fn one_reason_each() {
     let mut step = facts(StepState::Error);
     (step.attempt, step.error, step.error_code) =
         (4, Some("no card".into()), Some("NO_CARD".into()));
-    let message =
-        "failed for good after 2 of 5 attempts, and 2 that cost nothing: no card (NO_CARD)";
+    let message = "failed finally after 2 of 5 attempts, and 2 uncharged: no card (NO_CARD)";
     assert_eq!(said(&step), [(Cause::Failed, message.into())]);
 
     let mut step = facts(StepState::Ready);
@@ -125,7 +124,7 @@ fn one_reason_each() {
     assert_eq!(said(&step), [(Cause::NoWorker, message.into())]);
     assert_eq!(
         said(&facts(StepState::Ready)),
-        [(Cause::Dispatch, "about to be handed to a worker".into())]
+        [(Cause::Dispatch, "about to be assigned to a worker".into())]
     );
     assert!(said(&facts(StepState::Complete)).is_empty());
 }
@@ -148,7 +147,7 @@ fn what_the_service_holds_back() {
     let mut step = facts(StepState::Ready);
     step.service.forced = Some(CircuitState::Open);
     (step.service.forced_by, step.service.forced_reason) = ("ann".into(), "deploy".into());
-    let message = "circuit billing is open by order of ann, until somebody resets it: deploy";
+    let message = "circuit billing is open by order of ann, until an operator resets it: deploy";
     assert_eq!(said(&step), [(Cause::Circuit, message.into())]);
 
     let mut step = facts(StepState::Ready);
@@ -157,7 +156,7 @@ fn what_the_service_holds_back() {
         said(&step),
         [(
             Cause::Pause,
-            "billing asked for a pause that is over in 5 s".into()
+            "billing asked for a pause that ends in 5 s".into()
         )]
     );
     step.service.paused_until = Some(at(-5));

@@ -142,7 +142,7 @@ impl<'e> Checker<'_, 'e> {
             Expr::Struct(made) => fault(
                 expr.id,
                 format!(
-                    "there are no messages such as `{}` here",
+                    "messages such as `{}` do not exist here",
                     shorten(&made.type_name)
                 ),
             ),
@@ -170,13 +170,13 @@ impl<'e> Checker<'_, 'e> {
             LiteralValue::UInt(_) => {
                 return fault(
                     id,
-                    "there are no unsigned numbers here; expected it without the `u`",
+                    "unsigned numbers do not exist here; expected it without the `u`",
                 );
             }
             LiteralValue::Bytes(_) => {
                 return fault(
                     id,
-                    "there are no byte strings here; expected it without the `b`",
+                    "byte strings do not exist here; expected it without the `b`",
                 );
             }
         };
@@ -196,7 +196,7 @@ impl<'e> Checker<'_, 'e> {
             ),
             "results" => fault(
                 id,
-                "there are no results before the task starts; expected `context` or `task`",
+                "results do not exist before the task starts; expected `context` or `task`",
             ),
             _ => {
                 let all: Vec<&str> = self.scope.variables().collect();
@@ -422,12 +422,12 @@ impl<'e> Checker<'_, 'e> {
                 ),
             ),
             (true, false) if !fits(left.kinds, right.item().kinds) => never(format!(
-                "{} is looked for among {}",
+                "{} is searched among {}",
                 left.kinds.describe(),
                 right.item().kinds.describe()
             )),
             (false, true) if !left.kinds.has(Kinds::TEXT) => never(format!(
-                "{} is looked for among the names of fields",
+                "{} is searched among the names of fields",
                 left.kinds.describe()
             )),
             _ => Ok(Type::of(Kinds::BOOL)),
@@ -484,7 +484,7 @@ impl<'e> Checker<'_, 'e> {
             return fault(
                 id,
                 format!(
-                    "{} and {} do not mix in `{sign}`; {advice}",
+                    "`{sign}` does not combine {} and {}; {advice}",
                     l.describe(),
                     r.describe()
                 ),
@@ -592,7 +592,7 @@ fn comparable(id: u64, left: &Type, right: &Type) -> Result<(), Fault> {
     fault(
         id,
         format!(
-            "{} is never equal to what is always one of {allowed}",
+            "{} is never equal to a value that is always one of {allowed}",
             wanted.named_values()
         ),
     )

@@ -248,7 +248,7 @@ impl Parsed {
                 Ok(Ok(parsed)) => parsed,
                 Ok(Err(_)) => Err(start("the expression cannot be read".into())),
                 Err(error) => Err(start(format!(
-                    "no thread could be started to read the expression: {error}"
+                    "the thread that parses the expression cannot be started: {error}"
                 ))),
             }
         })

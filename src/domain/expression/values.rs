@@ -169,7 +169,7 @@ pub(super) fn to_json(value: &cel::Value) -> Result<Value, String> {
             Some(number) => Value::Number(number),
             None => {
                 return Err(format!(
-                    "it comes to {value}, which is not a number in JSON"
+                    "its value is {value}, which is not a number in JSON"
                 ));
             }
         },
@@ -189,7 +189,7 @@ pub(super) fn to_json(value: &cel::Value) -> Result<Value, String> {
         }
         other => {
             return Err(format!(
-                "it comes to a {}, which JSON does not have",
+                "its value is a {}, which JSON does not have",
                 other.type_of()
             ));
         }

@@ -227,11 +227,12 @@ impl ContextSchema {
         if affords(Question::FirstError)
             && let Err(first) = self.validator.validate(document)
         {
-            let more = "there may be more violations; finding them would take more steps than one input may take";
+            let more =
+                "there may be more violations; their search would exceed the budget of one input";
             return vec![message::violation(&first), whole(more)];
         }
         vec![whole(
-            "the document does not fit its schema; finding the place would take more steps than one input may take",
+            "the document does not match its schema; the search for the place would exceed the budget of one input",
         )]
     }
 
@@ -285,7 +286,7 @@ impl ContextSchema {
             Ok(validator) => match validator.validate(&default) {
                 Ok(()) => None,
                 Err(error) => problem(format!(
-                    "the default does not fit: {}",
+                    "the default does not match: {}",
                     message::violation(&error).message
                 )),
             },

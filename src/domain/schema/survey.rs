@@ -289,7 +289,7 @@ impl<'s> Walk<'s, '_> {
             };
             self.warn(
                 pointer::join(at, "format"),
-                format!("nothing checks the format `{}`{hint}", cut(format)),
+                format!("the format `{}` is not checked{hint}", cut(format)),
             );
         }
     }
@@ -311,7 +311,7 @@ impl<'s> Walk<'s, '_> {
     fn unknown(&self, keyword: &str) -> String {
         let hint = did_you_mean(keyword, keywords::all(self.survey.draft));
         let rule = if hint.is_empty() {
-            "; notes of your own begin with `x-`"
+            "; own annotations begin with `x-`"
         } else {
             ""
         };

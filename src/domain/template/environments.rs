@@ -23,7 +23,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Vec<(String, Node)> 
     let Some(field) = fields.filled("environments") else {
         return Vec::new();
     };
-    let what = "a mapping from the names of environments to what is different in them";
+    let what = "a mapping from the names of environments to their differences";
     let Some(environments) = Fields::of(field.node, &field.path, what, problems) else {
         return Vec::new();
     };

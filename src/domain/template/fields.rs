@@ -15,8 +15,7 @@ use crate::domain::words::shorten;
 pub(super) const OWN_KEYS: &str = "x-";
 
 /// Message of the warning about a correlation id in a template's annotations.
-const CORRELATION_ID: &str = "a template does not say the correlation id: each task has its own, from its submit, and its handlers get that \
-                              as `correlation_id`; expected another key";
+const CORRELATION_ID: &str = "a template does not set the correlation id: each task gets its own from its submit, and its handlers receive it as `correlation_id`; expected another key";
 
 /// The entries of a node that is a mapping.
 pub(super) struct Fields<'n> {

@@ -34,7 +34,7 @@ impl Memory {
         self.expressions_bytes += source.len();
         if self.expressions_bytes > MAX_EXPRESSIONS_BYTES {
             let message = format!(
-                "the expressions of a template have at most {MAX_EXPRESSIONS_BYTES} bytes together, repetitions aside"
+                "the expressions of a template have at most {MAX_EXPRESSIONS_BYTES} bytes in all, without repetitions"
             );
             return Err(ExpressionProblem {
                 line: 1,

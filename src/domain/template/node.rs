@@ -49,7 +49,7 @@ impl Data {
             Data::Text(text) => format!("the string {:?}", shorten(text)),
             Data::List(_) => "a list".into(),
             Data::Map(_) => "a mapping".into(),
-            Data::Broken => "a broken value".into(),
+            Data::Broken => "an invalid value".into(),
         }
     }
 }

@@ -5,10 +5,8 @@ use super::fields::{Field, Fields};
 use super::problem::Problems;
 use crate::domain::{name, words::shorten};
 
-const NAMES_A_CLASS: &str = "the key is not used: it names a Ruby class, and a task here is what its steps are; `planner`, `overrides` and \
-                             `annotations` say what such a class decides";
-const NAMES_EVENTS: &str = "the key is not used: a worker publishes no events of its own; subscribe to the events of the step, such as \
-                            `step.completed`, and put what they tell into its result";
+const NAMES_A_CLASS: &str = "the key is not used: it names a Ruby class, and a task here consists of its steps; `planner`, `overrides` and `annotations` express the decisions of such a class";
+const NAMES_EVENTS: &str = "the key is not used: a worker publishes no events of its own; subscribe to the events of the step, such as `step.completed`, and put their data into its result";
 
 /// Keys of a template that are not used, with their replacements.
 pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
@@ -16,7 +14,7 @@ pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
     ("class_name", NAMES_A_CLASS),
     (
         MODULE,
-        "the key is not used: it names a Ruby module; `namespace_name` says where the template belongs",
+        "the key is not used: it names a Ruby module; `namespace_name` sets the namespace of the template",
     ),
     (
         "named_steps",
@@ -29,7 +27,7 @@ pub(super) const OF_TEMPLATE: [(&str, &str); 7] = [
     ),
     (
         "concurrent",
-        "the key is not used: steps whose parents are done run side by side; `depends_on_steps` puts them in an order",
+        "the key is not used: steps whose parents are done run in parallel; `depends_on_steps` orders them",
     ),
 ];
 
@@ -38,7 +36,7 @@ pub(super) const OF_STEP: [(&str, &str); 2] = [
     ("custom_events", NAMES_EVENTS),
     (
         "skippable",
-        "the key is not used: `when` says under which condition a step runs, and otherwise it is skipped",
+        "the key is not used: a step runs if its condition `when` is true, and is skipped otherwise",
     ),
 ];
 
@@ -60,7 +58,7 @@ pub(super) fn warn_of_other_service(field: &Field<'_>, service: &str, problems: 
     let own = field.reference(&mut Problems::default());
     if own.is_some_and(|own| own != service) {
         let message = format!(
-            "the key is not used: `handler_config.service` says that the service is `{}`",
+            "the key is not used: `handler_config.service` sets the service `{}`",
             shorten(service)
         );
         problems.warn(field.key_pos, field.path.as_str(), message);
@@ -85,7 +83,7 @@ pub(super) fn task_name(
         let name = text.replace('/', ".");
         if name::check(&name).is_ok() {
             let message = format!(
-                "a name has no `/` here: the template is called `{}`",
+                "a name has no `/` here: the name of the template is `{}`",
                 shorten(&name)
             );
             problems.warn(field.node.pos, field.path.as_str(), message);

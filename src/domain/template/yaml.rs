@@ -41,7 +41,7 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
             Err(error) => {
                 let message = match error.kind() {
                     ErrorKind::RecursionLimitExceeded => too_deep(),
-                    _ => format!("the YAML is broken: {}", error.info()),
+                    _ => format!("the YAML is invalid: {}", error.info()),
                 };
                 Err(Fatal {
                     pos: pos(error.marker()),
@@ -168,7 +168,7 @@ impl<'p> Builder<'p> {
         {
             self.report(
                 at,
-                format!("the file calls itself YAML {major}.{minor}; expected 1.2, which is how it is read"),
+                format!("the file declares YAML {major}.{minor}; expected 1.2, the version of this parser"),
             );
         }
         Ok(())
@@ -226,7 +226,7 @@ impl<'p> Builder<'p> {
         let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(Fatal {
                 pos: at,
-                message: "this alias stands inside the value it refers to".into(),
+                message: "this alias is inside the value that it refers to".into(),
             });
         };
         let cost = anchored.cost;

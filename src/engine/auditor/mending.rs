@@ -230,7 +230,7 @@ impl Mended {
         self.dead(broken, step, running.lease, CancelReason::LeaseLost);
         let failure = Failure::of_server(
             "WORKER_LOST",
-            "the attempt's row in the queue was broken or gone",
+            "the queue row of the attempt was invalid or absent",
         );
         self.mending.events.push(Event {
             failure: Some(failure),

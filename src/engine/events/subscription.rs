@@ -41,15 +41,15 @@ pub enum Start {
 pub enum SubscribeError {
     #[error("this server has {MAX_SUBSCRIBERS} subscribers already")]
     TooMany,
-    #[error("not a cursor of this cell: expected one that Subscribe gave, unchanged")]
+    #[error("not a cursor of this cell: expected one that Subscribe returned, unchanged")]
     BadCursor,
     #[error("events after the cursor have been removed with their tasks")]
     TooOld,
-    #[error("the cursor is from later than the database is: was it restored from a backup?")]
+    #[error("the cursor is newer than the database: was it restored from a backup?")]
     Ahead,
-    #[error("the server is shutting down; go on at another one with the last cursor")]
+    #[error("the server is shutting down; continue at another one with the last cursor")]
     Stopping,
-    #[error("the server has lost its database; go on at another one with the last cursor")]
+    #[error("the server has lost its database; continue at another one with the last cursor")]
     CutOff,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -131,9 +131,7 @@ impl Events {
                 (Cursor::after(horizon.generation, now), false)
             }
             Start::Now => {
-                return Err(
-                    StoreError::Connection("too many transactions run at once".into()).into(),
-                );
+                return Err(StoreError::Connection("too many transactions are open".into()).into());
             }
             Start::Beginning => (Cursor::beginning(horizon.generation), true),
             Start::After(text) => (resumed(&text, &cell, &now, horizon)?, true),

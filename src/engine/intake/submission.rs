@@ -64,7 +64,7 @@ pub struct Violated {
 /// The reason for refusing a submit. `index` is the task's position in the request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum IntakeError {
-    #[error("the submission does not fit: {}", .0.first().map_or("", |(_, v)| v.message.as_str()))]
+    #[error("the submission is invalid: {}", .0.first().map_or("", |(_, v)| v.message.as_str()))]
     Invalid(Vec<(usize, Violated)>),
     #[error("no template {namespace}/{task_name}{} is registered", .version.as_ref().map(|v| format!(" version {v}")).unwrap_or_default())]
     NoTemplate {
@@ -98,7 +98,7 @@ pub enum IntakeError {
     Full,
     #[error("the server is shutting down")]
     ShuttingDown,
-    #[error("the tasks could not be stored: {0}")]
+    #[error("the tasks cannot be stored: {0}")]
     Failed(Arc<StoreError>),
 }
 
@@ -427,7 +427,7 @@ fn correlation_id(
                 "`correlation_id`"
             };
             wrong(format!(
-                "{place} says `{id:.80}`: expected the same, or only one of them"
+                "{place} is `{id:.80}`: expected the same value, or only one of them"
             ))
         }
         _ => wrong(format!(

@@ -35,7 +35,7 @@ fn failure(error: &StoreError) -> Failure {
     let why = error.way().unwrap_or("for good");
     Failure::of_server(
         RESULT_REFUSED,
-        format!("the database did not take the result ({why}); the server's log says more"),
+        format!("the database refused the result ({why}); see the server's log"),
     )
 }
 

@@ -137,11 +137,7 @@ impl Decision<'_> {
         task.changed = true;
         let step = step.cast_unsigned();
         let own = &task.own;
-        let overtaken = || {
-            Fate::Fails(condition_failed(
-                "the task changed each time while it was judged",
-            ))
-        };
+        let overtaken = || Fate::Fails(condition_failed("the task changed during each evaluation"));
         let mut fate = |done: &StepSet, child: u16| {
             let judged = || verdicts.fate(own.plan, done, child).cloned();
             own.plan
@@ -223,8 +219,7 @@ impl SetStep {
 fn too_large(step: &Stranded, name: &str) -> Failure {
     let message = format!(
         "the assignment of step {name} has up to {} ({} bytes), and the largest that a connected worker of handler {} takes is {} ({} \
-         bytes): let the step have fewer results, by `inputs` in its template, or let its workers say a larger \
-         `max_assignment_bytes`",
+         bytes): give the step fewer results, by `inputs` in its template, or let its workers register a larger `max_assignment_bytes`",
         size::bytes(step.bytes),
         step.bytes,
         step.handler,

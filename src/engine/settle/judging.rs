@@ -363,7 +363,7 @@ impl Ask {
                     .collect();
                 let context = Some(json!({ "violations": listed }).to_string());
                 let message =
-                    format!("the result does not fit the step's result_schema: {message}");
+                    format!("the result does not match the step's result_schema: {message}");
                 let failure = Failure {
                     context,
                     ..Failure::of_server(OUTPUT_INVALID, message)
@@ -379,7 +379,7 @@ impl Ask {
 
     /// Merges the planner's answer with the task's settings and annotations.
     fn planning(&self, answer: &str, known: &Known, budget: &Budget) -> Result<Planning, Wrong> {
-        let senseless = "the planner's answer makes no sense";
+        let senseless = "the planner's answer is invalid";
         let adjustment = Adjustment::from_json(answer, &self.plan.template, budget).map_err(
             |error| match error {
                 AdjustmentError::TooCostly(error) => too_costly("the planner's answer", &error),

@@ -228,7 +228,7 @@ fn what_is_wrong_is_named() {
         ("postgres://u@h:0/d", "a port is not a number"),
         ("postgres://u@h:notaport/d", "a port is not a number"),
         ("postgres://u@h:65536/d", "a port is not a number"),
-        ("postgres://u@[::1/d", "does not end"),
+        ("postgres://u@[::1/d", "has no closing bracket"),
         ("postgres://u@[nine]/d", "not an IPv6 address"),
         ("postgres://u@[::1]x/d", "only a port"),
         (
@@ -261,11 +261,11 @@ fn what_is_wrong_is_named() {
         ),
         ("postgres://u@h/d?x", "a parameter has no `=`"),
         ("postgres://%zz@h/d", "the user has a `%`"),
-        ("postgres://u@h/%00", "the database's name has a NUL"),
+        ("postgres://u@h/%00", "the database's name contains NUL"),
         ("postgres://u:%ff@h/d", "the password is not UTF-8"),
         (
             "host=h password='open",
-            "the value of `password` does not end",
+            "the value of `password` has no closing quote",
         ),
         ("host=a,b port=1,2,3", "2 hosts and 3 ports"),
         ("host=h hostaddr=nine", "hostaddr `nine`"),

@@ -8,7 +8,7 @@ type Pairs = BTreeMap<String, String>;
 /// The pairs of either form.
 pub(super) fn pairs(text: &str) -> Result<Pairs, String> {
     if text.contains('\0') {
-        return Err("there is a NUL in it".into());
+        return Err("it contains NUL".into());
     }
     match text
         .strip_prefix("postgres://")
@@ -93,9 +93,9 @@ fn hosts(pairs: &mut Pairs, list: &str) -> Result<(), String> {
             Some(rest) => {
                 let (address, rest) = rest
                     .split_once(']')
-                    .ok_or("an address in [ ] does not end")?;
+                    .ok_or("an address in [ ] has no closing bracket")?;
                 if address.parse::<std::net::Ipv6Addr>().is_err() {
-                    return Err("what stands in [ ] is not an IPv6 address".into());
+                    return Err("the text in [ ] is not an IPv6 address".into());
                 }
                 let port = match rest.strip_prefix(':') {
                     Some(port) => port,
@@ -133,7 +133,7 @@ fn keys_and_values(text: &str) -> Result<Pairs, String> {
             .ok_or("there is neither a scheme nor a `=`")?;
         let key = name(key.trim_end())?;
         let (value, left) = value(after.trim_start())
-            .ok_or_else(|| format!("the value of `{key}` does not end"))?;
+            .ok_or_else(|| format!("the value of `{key}` has no closing quote"))?;
         put(&mut pairs, &key, value)?;
         rest = left.trim_start();
     }
@@ -195,7 +195,7 @@ fn decoded(text: &str) -> Result<String, &'static str> {
         });
     }
     if bytes.contains(&0) {
-        return Err("has a NUL in it");
+        return Err("contains NUL");
     }
     String::from_utf8(bytes).map_err(|_| "is not UTF-8")
 }

@@ -114,7 +114,7 @@ async fn streams_that_never_speak_or_stop_in_the_middle() {
     half_closed(&mut target, &hello, &beat).await;
     reset(&mut target, &hello, &beat).await;
     while let Some(status) = silent.join_next().await {
-        let says = "none came in time";
+        let says = "none arrived in time";
         target
             .check(
                 "silent",

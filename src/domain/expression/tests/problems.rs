@@ -76,7 +76,7 @@ const WRONG: &[(&str, u32, &str)] = &[
     (
         "context.plan == 'entreprise'",
         14,
-        "\"entreprise\" is never equal to what is always one of \"free\", \"pro\", \"enterprise\"",
+        "\"entreprise\" is never equal to a value that is always one of \"free\", \"pro\", \"enterprise\"",
     ),
     (
         "context.plan in ['pro', 'fre']",
@@ -102,7 +102,7 @@ const WRONG: &[(&str, u32, &str)] = &[
     (
         "5 in context.items",
         3,
-        "`in` is never true here: an integer is looked for among a map",
+        "`in` is never true here: an integer is searched among a map",
     ),
     ("5 in context.labels", 3, "among the names of fields"),
     (
@@ -130,12 +130,12 @@ const WRONG: &[(&str, u32, &str)] = &[
     (
         "context.amount * 2 > 5.0",
         16,
-        "a number and an integer do not mix in `*`",
+        "`*` does not combine a number and an integer",
     ),
     (
         "context.age + 1.5 > 2",
         13,
-        "an integer and a number with a fraction do not mix",
+        "does not combine an integer and a number with a fraction",
     ),
     (
         "context.age + 'x' == 'x'",
@@ -201,8 +201,8 @@ const WRONG: &[(&str, u32, &str)] = &[
         "`task` is a variable already",
     ),
     ("has(context)", 5, "invalid argument to has()"),
-    ("5u == 5", 1, "there are no unsigned numbers"),
-    ("b'x' == 'x'", 1, "there are no byte strings"),
+    ("5u == 5", 1, "unsigned numbers do not exist"),
+    ("b'x' == 'x'", 1, "byte strings do not exist"),
     ("context.amount == 1e300", 19, "is below 2^53 here"),
     (
         "9223372036854775808 == 1",
@@ -213,7 +213,7 @@ const WRONG: &[(&str, u32, &str)] = &[
     (
         "Foo{a: 1} == 1",
         4,
-        "there are no messages such as `Foo` here",
+        "messages such as `Foo` do not exist here",
     ),
     (
         "task.priorty == 5",
@@ -268,7 +268,7 @@ fn results_before_the_task_starts_are_refused() {
     assert!(
         early
             .message
-            .contains("there are no results before the task starts"),
+            .contains("results do not exist before the task starts"),
         "{early}"
     );
 }

@@ -265,7 +265,7 @@ fn errors_are_counted() {
     assert!(
         found[0]
             .message
-            .starts_with("the document does not fit its schema"),
+            .starts_with("the document does not match its schema"),
         "{found:?}"
     );
     let schema =

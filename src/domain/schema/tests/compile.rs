@@ -18,9 +18,9 @@ fn a_default_that_does_not_fit_is_a_problem() {
     assert_eq!(
         found,
         [
-            "/properties/a b%~1/default: the default does not fit: \"1\" is not of type \"integer\"",
-            "/properties/address/default: the default does not fit: the property \"zip\" is required",
-            "/properties/plan/default: the default does not fit: \"gold\" is not one of \"free\" or \"pro\"",
+            "/properties/a b%~1/default: the default does not match: \"1\" is not of type \"integer\"",
+            "/properties/address/default: the default does not match: the property \"zip\" is required",
+            "/properties/plan/default: the default does not match: \"gold\" is not one of \"free\" or \"pro\"",
         ]
     );
 }
@@ -56,7 +56,7 @@ fn every_problem_of_a_schema_is_found_at_once() {
         "/properties/c/patternProperties/(: expected a regular expression",
         "/properties/d/$ref: expected a reference inside this schema (#/…), found `https://example.com/d.json`; nothing is fetched",
         "/properties/e/$ref: there is no `#/$defs/none` in this schema",
-        "/properties/e/zork: unknown keyword `zork`; notes of your own begin with `x-`",
+        "/properties/e/zork: unknown keyword `zork`; own annotations begin with `x-`",
         "/properties/f/items: expected a schema: a mapping, true or false",
         "/requird: unknown keyword `requird`, did you mean `required`?",
         "/type: a context is a JSON object, so this schema accepts none",

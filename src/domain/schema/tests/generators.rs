@@ -26,10 +26,10 @@ fn what_nothing_checks_is_a_warning() {
     }));
     let expected = [
         "/discriminator: `discriminator` has no effect here; a `const` in each of the schemas tells them apart",
-        "/properties/n/format: nothing checks the format `int64`; `minimum` and `maximum` would bound the number",
+        "/properties/n/format: the format `int64` is not checked; `minimum` and `maximum` would bound the number",
         "/properties/n/nullable: `nullable` has no effect here; a `type` list with \"null\" in it allows null",
-        "/properties/u/format: nothing checks the format `uint64`; `minimum` and `maximum` would bound the number",
-        "/properties/m/format: nothing checks the format `e-mail`, did you mean `email`?",
+        "/properties/u/format: the format `uint64` is not checked; `minimum` and `maximum` would bound the number",
+        "/properties/m/format: the format `e-mail` is not checked, did you mean `email`?",
         "/properties/x/xml: `xml` has no effect here",
         "/properties/x/externalDocs: `externalDocs` has no effect here",
     ];

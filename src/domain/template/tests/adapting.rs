@@ -240,7 +240,7 @@ fn what_the_overrides_come_to_is_bounded() {
     let why = of(pad + 1).expect_err("too large");
     assert_eq!(
         why.to_string(),
-        "the overrides come to 262145 bytes, but at most 262144 are allowed"
+        "the overrides have 262145 bytes, but at most 262144 are allowed"
     );
 }
 
@@ -366,7 +366,7 @@ const WRONG_ANSWERS: &[(&str, &str)] = &[
     ),
     (
         r#"{"steps": {"planner": {"skip": true}}}"#,
-        "/steps/planner: the step `planner` has run when its answer holds",
+        "/steps/planner: the step `planner` has run before its answer applies",
     ),
     (
         r#"{"priority": 101}"#,

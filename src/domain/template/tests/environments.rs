@@ -249,7 +249,7 @@ planner: {handler: p, annotations: {correlation_id: e}}
         .warnings
         .iter()
         .map(|warning| {
-            assert!(warning.message.contains("each task has its own"));
+            assert!(warning.message.contains("each task gets its own"));
             warning.path.as_str()
         })
         .collect();

@@ -93,7 +93,7 @@ const SCHEMAS: &[(&str, Expected)] = &[
             4,
             33,
             "schema.properties.a.default",
-            "the default does not fit: \"x\" is not of type",
+            "the default does not match: \"x\" is not of type",
         ),
     ),
 ];

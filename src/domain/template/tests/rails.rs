@@ -34,11 +34,11 @@ fn a_generated_file_loads_and_its_ruby_keys_are_warned_of() {
         &[
             (
                 "line 3, column 7: name:",
-                "the template is called `warehouse.stock_count`",
+                "the name of the template is `warehouse.stock_count`",
             ),
             (
                 "line 6, column 1: module_namespace:",
-                "`namespace_name` says where the template belongs",
+                "`namespace_name` sets the namespace of the template",
             ),
             (
                 "line 7, column 1: task_handler_class:",
@@ -46,7 +46,7 @@ fn a_generated_file_loads_and_its_ruby_keys_are_warned_of() {
             ),
             (
                 "line 9, column 1: concurrent:",
-                "`depends_on_steps` puts them in an order",
+                "`depends_on_steps` orders them",
             ),
             (
                 "line 12, column 1: named_steps:",
@@ -86,7 +86,7 @@ fn a_file_of_an_application_loads_with_a_warning_for_each_key_that_is_not_used()
             ),
             (
                 "line 21, column 5: step_templates[1].dependent_system:",
-                "says that the service is `payments`",
+                "sets the service `payments`",
             ),
             (
                 "line 25, column 1: custom_events:",

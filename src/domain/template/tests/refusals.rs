@@ -138,7 +138,7 @@ const OVERRIDES: &[(&str, Expected)] = &[
             3,
             20,
             "overrides[0].when",
-            "there are no results before the task starts",
+            "results do not exist before the task starts",
         ),
     ),
 ];

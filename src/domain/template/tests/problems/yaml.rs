@@ -114,22 +114,22 @@ const YAML: &[(&str, Expected)] = &[
             2,
             22,
             "annotations.a[0]",
-            "this alias stands inside the value it refers to",
+            "this alias is inside the value that it refers to",
         ),
     ),
     (
         "annotations: {a: *b}\n",
-        (2, 18, "annotations.a", "the YAML is broken: "),
+        (2, 18, "annotations.a", "the YAML is invalid: "),
     ),
     (
         "annotations: {a: [}\n",
-        (2, 18, "annotations.a[0]", "the YAML is broken: "),
+        (2, 18, "annotations.a[0]", "the YAML is invalid: "),
     ),
     (
         "description: \"x\n",
-        (2, 14, "description", "the YAML is broken: "),
+        (2, 14, "description", "the YAML is invalid: "),
     ),
-    ("  x: y\n", (2, 4, "", "the YAML is broken: ")),
+    ("  x: y\n", (2, 4, "", "the YAML is invalid: ")),
     (
         "description: x\0y\n",
         (2, 15, "", "the file contains a NUL character"),
@@ -150,7 +150,7 @@ fn another_yaml_or_a_second_document_is_refused_at_its_place() {
     for (yaml, expected) in [
         (
             format!("%YAML 1.1\n---\n{template}"),
-            (2, 1, "", "the file calls itself YAML 1.1; expected 1.2"),
+            (2, 1, "", "the file declares YAML 1.1; expected 1.2"),
         ),
         (
             template.clone() + "---\nname: u\n",
