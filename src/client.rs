@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_needs_no_scheme_but_no_other_one_is_taken() {
+    fn url_without_a_scheme_is_accepted_and_other_schemes_are_refused() {
         for good in [
             "http://127.0.0.1:7233",
             "http://[::1]:7233/",
@@ -202,7 +202,7 @@ mod tests {
 
     #[cfg(feature = "server")]
     #[test]
-    fn a_url_leads_to_a_host_and_a_port() {
+    fn url_is_split_into_host_and_port() {
         for (url, host, port) in [
             ("http://[::1]:7233/", "::1", 7233),
             ("127.0.0.1:1", "127.0.0.1", 1),

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_traceparent_is_read_and_written() {
+    fn traceparent_round_trips() {
         let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let context = parse(text).unwrap();
         assert!(context.is_sampled() && context.is_remote());

@@ -86,7 +86,7 @@ async fn reads(db: &Db, counts: &Client) -> [(i64, i64); 2] {
 }
 
 #[tokio::test]
-async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
+async fn audit_visits_every_row_in_bounded_portions() {
     let (test, db) = filled().await;
     let look = test.connect().await;
     let all_tasks = |cursor: Cursor| cursor.tasks == Cursor::default().tasks;
@@ -161,7 +161,7 @@ async fn every_row_has_its_turn_and_no_look_reads_more_than_its_portions() {
 
 /// Of two servers only one looks at a time.
 #[tokio::test]
-async fn nobody_looks_while_somebody_has_the_turn() {
+async fn audit_runs_on_one_server_at_a_time() {
     let test = TestDb::new().await;
     let other = test.connect().await;
     let turn = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";

@@ -13,7 +13,7 @@ use tasker::store::{
 };
 
 #[test]
-fn a_short_bench_loses_nothing_and_reports() {
+fn short_bench_loses_nothing_and_reports() {
     let output = Command::new(env!("CARGO_BIN_EXE_tasker"))
         .args([
             "bench",
@@ -79,7 +79,7 @@ fn a_short_bench_loses_nothing_and_reports() {
 }
 
 #[tokio::test]
-async fn stored_tasks_are_whole() {
+async fn preloaded_tasks_are_consistent() {
     let test = TestDb::new().await;
     let db = test.db();
     let steps = ["a", "b", "c", "d", "e"].map(|name| NewStep {

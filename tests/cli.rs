@@ -252,7 +252,7 @@ async fn run(script: Script, args: &[&str]) -> (i32, String, String) {
 }
 
 #[tokio::test]
-async fn submit_prints_the_id_alone() {
+async fn submit_prints_only_the_id() {
     let (code, stdout, stderr) = run(
         Script::default(),
         &["task", "submit", "shop/checkout", "--context", "{}"],
@@ -266,7 +266,7 @@ async fn submit_prints_the_id_alone() {
 }
 
 #[tokio::test]
-async fn a_refused_submit_lists_the_violations() {
+async fn refused_submit_lists_the_violations() {
     let (code, stdout, stderr) = run(Script::default(), &["task", "submit", "shop/checkout"]).await;
     assert_eq!((code, stdout.as_str()), (65, ""));
     assert_eq!(
@@ -276,7 +276,7 @@ async fn a_refused_submit_lists_the_violations() {
 }
 
 #[tokio::test]
-async fn list_pages_by_itself_and_says_when_there_is_more() {
+async fn list_fetches_all_pages_and_reports_truncation() {
     let (code, stdout, stderr) = run(
         Script::default(),
         &["task", "list", "--limit", "1100", "--json"],
@@ -297,7 +297,7 @@ async fn list_pages_by_itself_and_says_when_there_is_more() {
 }
 
 #[tokio::test]
-async fn a_closed_pipe_is_no_error() {
+async fn closed_pipe_is_not_an_error() {
     let server = serve(Script::default()).await;
     let mut list = tasker(server, &["task", "list", "--limit", "2000"]);
     let mut list = list
@@ -311,7 +311,7 @@ async fn a_closed_pipe_is_no_error() {
 }
 
 #[tokio::test]
-async fn get_keeps_every_digit() {
+async fn get_keeps_all_digits() {
     let (code, stdout, _) = run(Script::default(), &["task", "get", ID, "--json"]).await;
     assert_eq!(code, 0);
     assert!(stdout.contains("\"result\": 9007199254740993,"), "{stdout}");
@@ -319,7 +319,7 @@ async fn get_keeps_every_digit() {
 }
 
 #[tokio::test]
-async fn cancel_says_who() {
+async fn cancel_sends_its_author() {
     let (code, stdout, _) = run(
         Script::default(),
         &["task", "cancel", ID, "--reason", "a test", "--json"],
@@ -333,7 +333,7 @@ async fn cancel_says_who() {
 }
 
 #[tokio::test]
-async fn an_order_has_a_name_also_where_no_variable_says_it() {
+async fn order_without_user_variable_uses_the_name_of_the_uid() {
     let cancel = ["task", "cancel", ID, "--reason", "a test", "--json"];
     let by = async |more: &[(&str, &str)]| {
         let mut command = tasker(serve(Script::default()).await, &cancel);
@@ -377,7 +377,7 @@ async fn an_order_has_a_name_also_where_no_variable_says_it() {
 }
 
 #[tokio::test]
-async fn a_context_comes_from_stdin() {
+async fn submit_reads_the_context_from_stdin() {
     for dash in ["-", "@-"] {
         for (text, code) in [("{\"a\": 1}", 0), ("{", 65)] {
             let args = ["task", "submit", "shop/checkout", "--context", dash];
@@ -406,7 +406,7 @@ async fn a_context_comes_from_stdin() {
 }
 
 #[tokio::test]
-async fn watch_goes_on_after_the_server_went_away_and_ends_with_the_task() {
+async fn watch_reconnects_after_a_server_restart_and_ends_with_the_task() {
     for (state, expected) in [
         (TaskState::Complete, 0),
         (TaskState::Error, 3),
@@ -441,7 +441,7 @@ async fn watch_goes_on_after_the_server_went_away_and_ends_with_the_task() {
 }
 
 #[tokio::test]
-async fn a_watch_that_never_worked_fails_at_once() {
+async fn watch_that_never_connected_fails_immediately() {
     let script = Script {
         watches: vec![vec![Err(Status::not_found("no such task"))]],
         ..Script::default()
@@ -455,7 +455,7 @@ async fn a_watch_that_never_worked_fails_at_once() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn ctrl_c_leaves_the_task_running_and_says_so() {
+async fn ctrl_c_ends_the_watch_and_not_the_task() {
     let running = vec![
         Ok(update(TaskState::InProgress, StepState::InProgress)),
         Err(Status::unavailable("x")),

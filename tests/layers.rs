@@ -132,7 +132,7 @@ fn heads(rest: &str) -> Vec<&str> {
 }
 
 #[test]
-fn imports_run_one_way() {
+fn imports_run_in_one_direction() {
     let parts: BTreeSet<&str> = MAY_USE.iter().map(|(part, _)| *part).collect();
     for (part, allowed) in MAY_USE {
         for file in files(part) {
@@ -150,7 +150,7 @@ fn imports_run_one_way() {
 }
 
 #[test]
-fn every_part_is_listed() {
+fn every_layer_is_listed() {
     let lib = code(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
     let listed: BTreeSet<&str> = MAY_USE.iter().map(|(part, _)| *part).collect();
     let parts: BTreeSet<&str> = lib
@@ -161,7 +161,7 @@ fn every_part_is_listed() {
 }
 
 #[test]
-fn parts_stay_off_what_is_not_theirs() {
+fn layer_does_not_name_forbidden_crates() {
     for (part, names) in MAY_NOT_NAME {
         for file in files(part) {
             let code = code(&file);

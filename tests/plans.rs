@@ -83,7 +83,7 @@ async fn five_steps(db: &tasker::store::Db) -> i32 {
 }
 
 #[tokio::test]
-async fn the_plans_are_the_same_whatever_the_planner_believes() {
+async fn plans_are_equal_for_any_statistics() {
     let test = TestDb::new().await;
     let db = test.db();
     let client = test.connect().await;
@@ -158,7 +158,7 @@ const SERVICES: i32 = 60_000;
 /// Frequent updates of a service, of its tokens and probes, do not touch the index that finds the
 /// services whose state has an end.
 #[tokio::test]
-async fn services_whose_time_has_come_are_found_without_the_others() {
+async fn due_services_are_found_by_index() {
     let test = TestDb::new().await;
     let client = test.db().connect_hot().await.unwrap();
     // As a pooled connection has it.

@@ -20,7 +20,7 @@ use tokio_postgres::{Client, error::SqlState};
 const HOLD: &str = "TASKER_TEST_HOLD";
 
 #[tokio::test]
-async fn a_test_gets_a_database_of_its_own() {
+async fn test_gets_a_database_of_its_own() {
     let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"))
         .unwrap()
         .count()
@@ -54,7 +54,7 @@ async fn a_test_gets_a_database_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_default_cluster_is_durable_and_leaves_nothing_behind() {
+async fn default_cluster_is_durable_and_leaves_no_files() {
     let cluster = start(Options {
         initdb_cache: None,
         ..Options::default()
@@ -88,7 +88,7 @@ async fn a_default_cluster_is_durable_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_dropped_cluster_is_gone() {
+async fn dropped_cluster_leaves_no_process() {
     let cluster = own_cluster().await;
     let (dir, pid) = (cluster.dir().to_owned(), cluster.pid());
     drop(cluster);
@@ -97,7 +97,7 @@ async fn a_dropped_cluster_is_gone() {
 }
 
 #[tokio::test]
-async fn a_killed_cluster_leaves_nothing_behind_either() {
+async fn killed_cluster_leaves_no_files() {
     let cluster = own_cluster().await;
     let dir = cluster.dir().to_owned();
     cluster.kill();
@@ -106,7 +106,7 @@ async fn a_killed_cluster_leaves_nothing_behind_either() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_the_password() {
+async fn connection_without_the_password_is_refused() {
     let cluster = own_cluster().await;
     let url = format!(
         "postgres://postgres:guess@127.0.0.1:{}/postgres",
@@ -120,7 +120,7 @@ async fn nobody_gets_in_without_the_password() {
 }
 
 #[tokio::test]
-async fn data_is_kept_between_runs_and_belongs_to_one_process_at_a_time() {
+async fn data_folder_is_kept_and_used_by_one_process_at_a_time() {
     let folder = Folder::new();
     let options = || Options {
         data_dir: Some(folder.0.clone()),
@@ -141,7 +141,7 @@ async fn data_is_kept_between_runs_and_belongs_to_one_process_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_killed_server_comes_back_with_what_was_committed() {
+async fn killed_server_recovers_committed_data() {
     let mut cluster = own_cluster().await;
     note(&cluster, "before").await;
     let (url, pid) = (cluster.url(), cluster.pid());
@@ -161,7 +161,7 @@ async fn a_killed_server_comes_back_with_what_was_committed() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_says_why() {
+async fn server_that_cannot_start_reports_the_reason() {
     let settings = vec![("shared_buffers".to_owned(), "a lot".to_owned())];
     let error = Cluster::start(Options {
         settings,
@@ -180,7 +180,7 @@ async fn a_server_that_cannot_start_says_why() {
 }
 
 #[tokio::test]
-async fn data_of_another_major_version_is_not_touched() {
+async fn data_of_another_major_version_is_refused() {
     let folder = Folder::new();
     fs::create_dir(folder.0.join("data")).unwrap();
     fs::write(folder.0.join("data/PG_VERSION"), "9\n").unwrap();
@@ -206,7 +206,7 @@ async fn data_of_another_major_version_is_not_touched() {
 /// A process killed by SIGKILL cannot clean up: the kernel has to end its Postgres, and the next
 /// one takes over the data.
 #[tokio::test]
-async fn the_server_ends_when_its_starter_is_killed() {
+async fn server_ends_with_its_parent_process() {
     let folder = Folder::new();
     let mut holder = Command::new(std::env::current_exe().unwrap());
     holder
@@ -261,7 +261,7 @@ async fn holder() {
 
 /// A process id in `postmaster.pid` that now belongs to another process must not block the start.
 #[tokio::test]
-async fn a_stale_pid_file_is_no_obstacle() {
+async fn stale_pid_file_is_ignored() {
     let folder = Folder::new();
     let options = || Options {
         data_dir: Some(folder.0.clone()),

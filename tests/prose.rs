@@ -93,7 +93,7 @@ fn check(kind: &str, texts: &[(PathBuf, String)]) {
 }
 
 #[test]
-fn comments_name_the_mechanism_and_the_term() {
+fn comments_stay_within_the_limits_of_wording() {
     let mut paths = Vec::new();
     for folder in ["src", "tests", "examples"] {
         files(&root().join(folder), "rs", &mut paths);
@@ -109,7 +109,7 @@ fn comments_name_the_mechanism_and_the_term() {
 }
 
 #[test]
-fn documents_name_the_mechanism_and_the_term() {
+fn documents_stay_within_the_limits_of_wording() {
     let mut paths = Vec::new();
     files(&root().join("docs"), "md", &mut paths);
     for entry in std::fs::read_dir(root()).unwrap() {

@@ -80,7 +80,7 @@ async fn running(client: &mut Client, task_id: &str, name: &str) {
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn it_runs_the_registrations() {
+async fn python_worker_runs_registrations() {
     let mut bench = Bench::with(REGISTRATION).await;
     let worker = PythonWorker::start(&bench.server.url, Duration::from_millis(10));
     let mut free = Vec::new();
@@ -149,7 +149,7 @@ async fn it_runs_the_registrations() {
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn its_death_in_the_middle_loses_nothing() {
+async fn killed_python_worker_loses_nothing() {
     let mut bench = Bench::with(REGISTRATION).await;
     let mut doomed = PythonWorker::start(&bench.server.url, Duration::from_millis(300));
     let mut tasks = Vec::new();
@@ -178,7 +178,7 @@ async fn its_death_in_the_middle_loses_nothing() {
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn the_servers_death_in_the_middle_costs_no_attempt() {
+async fn killed_server_charges_no_attempt() {
     let db = TestDb::new().await;
     let mut server = ServerProcess::start(db.url());
     let address = server.address().to_owned();
@@ -223,7 +223,7 @@ async fn the_servers_death_in_the_middle_costs_no_attempt() {
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn sigterm_lets_the_running_step_finish_and_takes_no_other() {
+async fn sigterm_finishes_the_running_step_and_accepts_no_other() {
     let mut bench = Bench::with(REGISTRATION).await;
     let worker = PythonWorker::start(&bench.server.url, Duration::from_secs(1));
     let task_id = bench.submit(NAME, &context("a@example.org", "free")).await;
@@ -243,7 +243,7 @@ async fn sigterm_lets_the_running_step_finish_and_takes_no_other() {
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn a_cancelled_step_stops() {
+async fn cancelled_step_stops() {
     let mut bench = Bench::with(REGISTRATION).await;
     let worker = PythonWorker::start(&bench.server.url, Duration::from_secs(600));
     let task_id = bench.submit(NAME, &context("a@example.org", "free")).await;
@@ -273,7 +273,7 @@ async fn says(log: &mut Lines<BufReader<ChildStderr>>, what: &str, patience: Dur
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn a_server_that_stands_still_is_noticed_and_taken_again() {
+async fn stopped_server_is_detected_and_used_again() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut python = Command::new(tool("python"));
@@ -300,7 +300,7 @@ async fn a_server_that_stands_still_is_noticed_and_taken_again() {
 
 #[tokio::test]
 #[ignore = "needs grpcio: make test"]
-async fn a_worker_with_two_servers_goes_on_at_the_other_one() {
+async fn worker_with_two_servers_continues_at_the_other() {
     let db = TestDb::new().await;
     let (mut one, two) = (
         ServerProcess::start(db.url()),
@@ -334,7 +334,7 @@ async fn a_worker_with_two_servers_goes_on_at_the_other_one() {
 }
 
 #[test]
-fn the_tests_run_what_the_example_asks_for() {
+fn test_requirements_match_the_example() {
     let pinned = include_str!("../scripts/requirements-test.txt");
     let asked: Vec<&str> = include_str!("../examples/python/requirements.txt")
         .lines()

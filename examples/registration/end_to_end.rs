@@ -134,7 +134,7 @@ async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_left_in_a_partial_or_unknown_state() {
+async fn registrations_with_faults_end_complete_or_refused() {
     let stage = Stage::set(120).await;
     let flow = Orchestrated::new(stage.gateway_url.clone(), stage.control_plane.clone());
     let records = at_pace("through Tasker", &stage.people, PER_SECOND, |person| {
@@ -179,7 +179,7 @@ async fn nobody_is_left_in_a_partial_or_unknown_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_takes_refuses_and_tells() {
+async fn gateway_answers_accepted_refused_and_repeated_registrations() {
     let stage = Stage::set(0).await;
     let user = json!({ "email": "test@example.com", "name": "Test User", "plan": "free" });
 
@@ -264,7 +264,7 @@ fn policy_of_billing(policy: Policy) -> SetPolicyRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
+async fn outage_with_a_circuit_loses_no_task_and_without_one_fails_tasks() {
     const SECONDS: u64 = 4;
     const USERS: usize = 20;
     let stage = Stage::set(0).await;
@@ -343,7 +343,7 @@ async fn an_outage_is_waited_out_with_its_circuit_and_is_fatal_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_why_it_waits() {
+async fn status_of_a_waiting_task_states_the_cause() {
     let stage = Stage::set(0).await;
     let waits = |status: &Value, step: usize| status["steps"][step]["waits"].clone();
     stage.world.set_billing_down(true);

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_means_the_same_faults_in_any_order() {
+    fn faults_of_one_seed_are_equal_in_any_order() {
         let forward = faults(FaultPlan::new(42), 0..4000);
         let backward = faults(FaultPlan::new(42), (0..4000).rev());
         assert_eq!(forward, backward);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hiccup_passes_within_its_longest() {
+    fn hiccup_passes_within_its_maximum() {
         let plan = FaultPlan::new(7);
         for op in ALL {
             let longest = u32::try_from(op.rate().longest).unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hiccup_is_as_frequent_as_its_rate() {
+    fn hiccups_occur_at_their_rate() {
         let plan = FaultPlan::new(1);
         for op in ALL {
             let met = (0..10_000)

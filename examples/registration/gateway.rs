@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_is_passed_on_as_it_came() {
+    fn registration_is_submitted_unchanged() {
         let body = r#"{"name":7,"email":"a@example.com"}"#;
         let headers =
             HeaderMap::from_iter([("idempotency-key".parse().unwrap(), "k1".parse().unwrap())]);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_registration_is_refused() {
+    fn invalid_registration_is_refused() {
         for body in ["", "{", "[]", "7", r#"{"email":}"#] {
             assert_eq!(refused(&[], body).0, StatusCode::BAD_REQUEST, "{body}");
         }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reused_key_and_an_absent_control_plane_have_their_own_codes() {
+    fn reused_key_and_absent_control_plane_have_distinct_codes() {
         assert_eq!(
             not_submitted(&Status::already_exists("used")).status,
             StatusCode::CONFLICT

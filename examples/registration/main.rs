@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_valid() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 }

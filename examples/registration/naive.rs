@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn under_the_default_seed_it_fails_about_as_often_as_the_article_says() {
+    async fn naive_run_with_the_default_seed_fails_at_the_published_rate() {
         let (outcomes, faults) = run(42, 300).await;
         let failed = outcomes
             .iter()
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_failure_says_what_the_caller_saw() {
+    async fn failure_states_the_error_of_the_caller() {
         let (outcomes, _) = run(42, 120).await;
         let failures: Vec<_> = outcomes
             .into_iter()

@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_that_costs_too_much_is_a_problem() {
+    fn outage_with_too_many_attempts_is_a_problem() {
         let run = |completed, attempts| Run {
             asked: 40,
             completed,

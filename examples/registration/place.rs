@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_taken_port_is_an_error_or_another_port() {
+    async fn taken_port_is_an_error_or_replaced() {
         let (taken, _) = Place::HERE.bind(0, "--port").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let refused = Place::HERE.bind(port, "--port").await.unwrap_err();

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_population_is_stable_and_its_emails_are_unique() {
+    fn population_of_one_seed_is_stable_with_unique_emails() {
         let people = applicants(42, 500);
         assert_eq!(people, applicants(42, 500));
         assert_eq!(people[..100], applicants(42, 100));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_are_others_and_nobody_knows_them() {
+    fn newcomers_differ_from_the_population() {
         let (plan, known) = (FaultPlan::new(42), applicants(42, 100));
         let new = newcomers(42, 100, 200);
         assert_eq!(new.len(), 200);

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_does_not_stay_up_is_given_up() {
+    async fn process_that_keeps_failing_is_abandoned() {
         let broken = Supervised::start("broken".to_owned(), || Command::new("false"));
         timeout(Duration::from_secs(10), broken.given_up())
             .await
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_ends_when_it_is_told() {
+    async fn process_ends_on_stop() {
         let sleeper = Supervised::start("sleeper".to_owned(), || {
             let mut command = Command::new("sleep");
             command.arg("60");

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_lines_up() {
+    fn table_columns_are_aligned() {
         let naive = Audit {
             asked: 300,
             completed: 180,

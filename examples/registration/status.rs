@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_design_s_words() {
+    fn status_names_match_the_design() {
         assert_eq!(task_state(TaskState::InProgress), "in_progress");
         assert_eq!(step_state(StepState::WaitingForRetry), "waiting_for_retry");
         assert_eq!(outcome(AttemptOutcome::RetryableError), "retryable_error");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_has_the_waits_that_are_its_own() {
+    fn step_lists_only_its_own_waits() {
         let named = |name: &str| Step {
             name: name.into(),
             ..Step::default()
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_per_cent_means_done() {
+    fn progress_of_100_percent_requires_completion() {
         assert_eq!(percent(0, 0), 0);
         assert_eq!(percent(199, 200), 99);
         assert_eq!(percent(5, 5), 100);

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_one_cause() {
+    fn failure_is_classified_by_one_cause() {
         let cause = |code: &str, message: &str, outcome: AttemptOutcome| {
             Cause::of(&Event {
                 error_code: code.into(),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_thirty_seconds_are_an_alert() {
+    fn step_over_30_seconds_raises_an_alert() {
         let mut monitor = Monitor::default();
         let took = |ms| Event {
             run_ms: Some(ms),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retried_failure_counts_and_only_a_final_one_is_an_alert() {
+    fn failure_raises_an_alert_only_if_final() {
         let mut monitor = Monitor::default();
         assert_eq!(monitor.hear(&event(EventType::StepRetrying)), None);
         assert!(monitor.hear(&event(EventType::StepFailed)).is_some());

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_record_is_clean() {
+    fn audit_of_a_complete_record_finds_nothing() {
         let (chains, complete) = (
             [Uuid::from_u128(1)],
             HashMap::from([(Uuid::from_u128(1), 5)]),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_on_either_side_is_found() {
+    fn audit_finds_steps_missing_on_either_side() {
         // The second chain ended after three steps, the third is unknown.
         let chains = [1, 2, 3].map(Uuid::from_u128);
         let complete = HashMap::from([(chains[0], 5), (chains[1], 3)]);

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_workers_say_is_understood() {
+    fn output_of_the_workers_is_parsed() {
         let id = Uuid::from_u128(7);
         let said = [
             "ready".to_owned(),

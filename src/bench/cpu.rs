@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
+    fn stat_with_brackets_and_spaces_in_the_name_is_parsed() {
         let s = parse_stat("7 (a) b (c)) S 5 7 7 0 -1 0 0 0 0 0 100 50 20 10 20 0 1 0").unwrap();
         assert_eq!(
             (s.parent, s.own, s.gone),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_what_is_not_ours() {
+    fn others_is_the_machine_without_our_processes() {
         let second = |n| Some(Duration::from_secs(n));
         let cpu = Cpu {
             postgres: second(2),
@@ -175,7 +175,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_is_seen() {
+    fn cpu_of_this_process_is_measured() {
         assert!(Processes::default().cpu().client.is_some());
         assert!(resident_mib(std::process::id()).is_some_and(|mib| mib > 1.0));
         assert_eq!(postmaster_of(std::process::id()), None);

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_measures_and_leaves_nothing_behind() {
+    fn fdatasync_is_measured_and_leaves_no_file() {
         let dir = std::env::temp_dir().join(format!("tasker-disk-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         assert!(fdatasync_us(&dir).unwrap() > 0.0);

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_by_nearest_rank() {
+    fn percentile_uses_the_nearest_rank() {
         let times: Vec<_> = (1..=200).map(Duration::from_millis).collect();
         assert!((percentile(&times, 50) - 100.0).abs() < 1e-9);
         assert!((percentile(&times, 99) - 198.0).abs() < 1e-9);

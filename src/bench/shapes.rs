@@ -253,7 +253,7 @@ mod tests {
     use crate::domain::template::Template;
 
     #[test]
-    fn the_chain_is_a_chain_of_five() {
+    fn chain_template_has_five_steps_in_sequence() {
         let template = Template::parse(&chain("chain", CHAIN_HANDLER), "").unwrap();
         assert_eq!(template.steps.len(), CHAIN_STEPS);
         assert_eq!(template.steps.last().unwrap().name, LAST_STEP);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_is_not_complete_is_wrong() {
+    fn check_of_an_incomplete_task_reports_a_problem() {
         assert_eq!(wrong_with(&GetTaskResponse::default(), 1).len(), 2);
     }
 }

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_book_counts_each_attempt() {
+    fn run_record_counts_each_attempt() {
         let book = Book::default();
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for (task, step, attempt) in [(two, "b", 1), (one, "a", 1), (one, "a", 2), (one, "a", 1)] {

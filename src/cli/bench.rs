@@ -188,7 +188,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn there_are_no_more_subscribers_than_a_server_takes() {
+    fn subscribers_over_the_limit_of_a_server_are_refused() {
         let parse = |count: &str| Cli::try_parse_from(["tasker", "bench", "--subscribers", count]);
         assert!(parse("0").is_ok() && parse("1000").is_ok());
         let refused = parse("1001").err().map(|error| error.to_string());

@@ -291,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn details_become_lines() {
+    fn status_details_are_shown_as_lines() {
         let mut details = ErrorDetails::new();
         details
             .add_bad_request_violation("context_json/email", "not an e-mail\u{1b}[31m")
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_is_told_once() {
+    fn status_whose_message_repeats_a_violation_shows_it_once() {
         let status = |message: &str, fields: &[&str]| {
             let mut details = ErrorDetails::new();
             for field in fields {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_broken_connection_is_looked_at() {
+    fn status_of_a_broken_connection_is_marked_for_the_probe() {
         let broken = Status::from_error(io::Error::from(io::ErrorKind::ConnectionReset).into());
         let error = CliError::from_status("cannot list", &broken);
         assert_eq!(
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_out_and_an_absent_server_are_unavailable() {
+    fn status_of_a_time_out_or_absent_server_exits_with_unavailable() {
         for status in [
             Status::unavailable("x"),
             Status::cancelled("Timeout expired"),
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_pipe_is_silent_success() {
+    fn broken_pipe_exits_silently_with_success() {
         let error = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((error.code, error.message.as_str()), (exit::OK, ""));
     }

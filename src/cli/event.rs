@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_can_be_asked_for() {
+    fn event_type_filter_accepts_each_type() {
         assert_eq!(event_type("step.retrying"), Ok(EventType::StepRetrying));
         assert_eq!(event_type("worker.lost"), Ok(EventType::WorkerLost));
         for wrong in ["", "step", "step_failed", "unspecified", "STEP.FAILED"] {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_there_is_to_say() {
+    fn event_line_shows_the_fields_of_its_type() {
         let event = Event {
             r#type: EventType::StepRetrying.into(),
             namespace: "n".into(),

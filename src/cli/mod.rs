@@ -209,12 +209,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_tree_is_valid() {
+    fn command_tree_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_command_and_every_option_explains_itself() {
+    fn every_command_and_option_has_help() {
         fn check(command: &clap::Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
             assert!(command.get_about().is_some(), "`{path}` has no help");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn one_option_has_one_kind_of_value_and_one_filter_has_one_name() {
+    fn options_of_one_name_have_one_kind_of_value() {
         let options = options(&Cli::command(), "");
         let mut kinds = std::collections::HashMap::new();
         for (path, long, kind) in &options {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spellings_of_before_are_understood() {
+    fn former_option_names_are_accepted() {
         let order = ["--reason", "why"];
         for line in [
             &["task", "list", "--name", "n"][..],
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_needs_no_reason_and_an_order_does() {
+    fn reason_is_required_except_for_a_dry_run() {
         let parse = |line: &[&str]| {
             Cli::try_parse_from([&["tasker", "task", "retry"], line].concat()).map(|_| ())
         };
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_server_is_a_clear_error() {
+    fn absent_server_exits_with_unavailable_and_a_hint() {
         let cli =
             Cli::try_parse_from(["tasker", "--server", "http://127.0.0.1:1", "worker", "list"])
                 .expect("valid");
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_server_url_is_a_wrong_setting() {
+    fn invalid_server_url_exits_with_config() {
         let cli = Cli::try_parse_from(["tasker", "worker", "list", "--server", "https://h"])
             .expect("valid");
         assert_eq!(

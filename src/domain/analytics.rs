@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dearest_comes_first_and_what_is_off_the_critical_path_not_at_all() {
+    fn bottlenecks_are_ordered_by_cost_and_omit_steps_off_the_critical_path() {
         let found = found();
         let ranked: Vec<(usize, Cause, i64)> = found
             .iter()
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_sentence() {
+    fn bottleneck_of_each_cause_has_a_message() {
         let messages: Vec<String> = found().into_iter().map(|b| b.message).collect();
         assert_eq!(
             messages,
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_bounded_and_never_empty() {
+    fn bottlenecks_are_bounded_and_never_empty() {
         let cases: [(&[usize], usize); 5] = [
             (&[], 0),
             (&[MAX_STEPS], 1),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_of_nothing_are_zero() {
+    fn rates_without_attempts_are_zero() {
         let nothing = Measure::default();
         assert_eq!((nothing.success_rate(), nothing.retry_rate()), (0.0, 0.0));
     }

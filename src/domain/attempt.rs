@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_three_means_three_attempts() {
+    fn retry_limit_of_three_allows_three_attempts() {
         for (charged, event) in [
             (0, StepEvent::Retry),
             (1, StepEvent::Retry),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_probe_is_free_but_bounded() {
+    fn failed_probe_is_uncharged_up_to_a_bound() {
         let probe = |free, limit| {
             let spent = Spent {
                 charged: 2,
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permanent_error_is_final_whatever_is_left() {
+    fn permanent_error_ends_the_step_with_attempts_left() {
         let verdict = Outcome::PermanentError(Failure::default()).judge(spent(0, 0), 5);
         assert_eq!(
             verdict,
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_infrastructure_lost_is_free_but_bounded() {
+    fn lost_attempt_is_uncharged_up_to_a_bound() {
         let lost = |n| Outcome::WorkerLost.judge(spent(0, n), 1);
         assert_eq!(
             lost(MAX_LOST_ATTEMPTS - 2),
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn draining_workers_cost_nothing_however_many_and_do_not_spin_the_queue() {
+    fn drained_attempt_is_uncharged_without_bound_and_backs_off() {
         for outcome in [Outcome::Released { pause: false }, Outcome::Drained] {
             let verdict = |free| {
                 outcome.judge(
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_arrive_waits_from_the_second_time_on_and_ends_like_what_is_lost() {
+    fn undelivered_attempt_waits_from_the_second_time_and_ends_like_a_lost_one() {
         let undelivered = |lost| Outcome::Undelivered.judge(spent(0, lost), 1);
         let free = |event| Verdict {
             event,

@@ -131,7 +131,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_budget_ends_at_its_edge() {
+    fn budget_refuses_one_step_over_its_limit() {
         let budget = Budget::of(10);
         assert_eq!(
             (budget.spend(4), budget.spend(6), budget.left()),

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_pair_of_state_and_event() {
+    fn transition_of_every_state_and_event_is_as_specified() {
         use {CircuitEvent as E, CircuitState as S};
         let events = [E::Trip, E::Probe, E::ProbeFailed, E::Recover, E::Reset];
         let expected = [
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permanent_error_is_a_healthy_answer() {
+    fn permanent_error_counts_as_a_healthy_call() {
         let policy = Policy {
             slow_call_seconds: 2.0,
             ..Policy::default()
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_at_the_rate_and_not_before_enough_calls() {
+    fn circuit_opens_at_the_rate_after_the_minimum_of_calls() {
         let policy = Policy {
             min_calls: 10,
             failure_rate: 0.5,
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_decide() {
+    fn probes_close_or_reopen_the_circuit() {
         let policy = Policy {
             probes: 3,
             ..Policy::default()
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::float_cmp, reason = "powers of two are exact")]
-    fn the_cool_down_grows_to_its_bound() {
+    fn cool_down_doubles_up_to_its_bound() {
         let policy = Policy {
             cool_down_seconds: 10.0,
             max_cool_down_seconds: 60.0,
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ramp_doubles() {
+    fn ramp_doubles_the_admitted_steps() {
         let policy = Policy {
             probes: 3,
             ..Policy::default()
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_is_nobodys_to_give() {
+    fn distribution_excludes_running_steps() {
         let holder = |count, wanted, used| Holder {
             count,
             wanted,
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_divided_and_never_exceeded() {
+    fn distribution_of_a_limit_never_exceeds_it() {
         assert_eq!(share(10, &[3, 100]), [3, 7]);
         assert_eq!(share(10, &[100, 100, 100]), [4, 3, 3]);
         assert_eq!(share(1, &[5, 5]), [1, 0]);

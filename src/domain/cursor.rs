@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_comes_back_as_it_was() {
+    fn cursor_round_trips() {
         for cursor in cursors() {
             let text = cursor.encode("cell");
             assert!(text.len() < 100, "{text}");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_one_fits_and_a_larger_one_is_refused() {
+    fn largest_cursor_fits_and_a_larger_one_is_refused() {
         let running = |count: u64| {
             Snapshot::new(
                 u64::MAX,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_changed_or_of_another_cell_is_refused() {
+    fn cursor_that_is_cut_changed_or_of_another_cell_is_refused() {
         for cursor in cursors() {
             let text = cursor.encode("cell");
             assert_eq!(Cursor::decode(&text, "another cell"), None);

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cycles_are_found_once_per_group() {
+    fn cycles_are_reported_once_per_group() {
         let none: [Vec<usize>; 4] = [vec![], vec![0], vec![0, 1], vec![1, 2]];
         assert!(find_cycles(&none).is_empty());
         assert_eq!(find_cycles(&[vec![0]]), [[0]]);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_cycle_needs_no_stack() {
+    fn long_cycle_is_found_without_recursion() {
         let ring: Vec<Vec<usize>> = (0..100_000)
             .map(|node| vec![(node + 1) % 100_000])
             .collect();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn one_expression_is_its_value_and_others_become_text() {
+    fn single_expression_keeps_its_type_and_mixed_text_becomes_a_string() {
         let context = json!({"plan": "pro", "n": 7});
         let (task, budget) = (json!({"priority": 3}), Budget::new());
         for (text, expected) in [
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_placed_in_the_text() {
+    fn problem_has_its_position_in_the_text() {
         for (text, line, column, message) in [
             ("é ${context.pln}", 1, 12, "has no field `pln`"),
             ("a\nb ${context.pln}", 2, 12, "has no field `pln`"),

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_round_trip_and_nothing_else_is_read() {
+    fn lease_token_round_trips_and_other_text_is_refused() {
         let lease = Lease {
             task_id: Uuid::from_u128(7),
             step: 999,

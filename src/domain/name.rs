@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_call_things_is_a_name() {
+    fn ordinary_names_are_accepted() {
         for name in [
             "t",
             "user_management",
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_said_or_seen_is_none() {
+    fn unprintable_names_are_refused() {
         for (name, says) in [
             ("", "an empty string"),
             (".", "a step in a path"),

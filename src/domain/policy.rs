@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_narrowest_setting_decides_field_by_field() {
+    fn policy_takes_each_field_from_the_narrowest_setting() {
         let cell = Settings {
             min_calls: Some(5),
             probes: Some(1),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_set_or_unset_and_not_both() {
+    fn field_both_set_and_unset_is_refused() {
         let set = Settings {
             enabled: Some(false),
             probes: Some(7),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_hold_at_their_edges() {
+    fn policy_bounds_hold_at_their_edges() {
         let found = |settings: &Settings| {
             settings
                 .problems()

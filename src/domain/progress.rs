@@ -199,7 +199,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_step_comes_into_play_with_its_last_parent() {
+    fn step_is_unlocked_by_its_last_parent() {
         let graph = graph("a b:a c:a d:bc");
         let mut p = new(&graph);
         assert_eq!(
@@ -219,7 +219,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_failure_holds_back_its_children_and_nobody_else() {
+    fn failure_blocks_only_its_descendants() {
         let graph = graph("a b c:a d:b e:cd");
         let mut p = new(&graph);
         assert_eq!(ends(&mut p, &graph, 0, false), [0u16; 0]);
@@ -249,7 +249,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_skipped_unlocks_what_waits_for_it_and_a_chain_of_it_ends_the_task() {
+    fn skipped_step_unlocks_its_children_and_a_skipped_chain_ends_the_task() {
         let graph = graph("a b:a c:a d:bc e:d");
         let (mut p, fates) = Progress::new(&graph, 5, &mut skips("ac"));
         assert_eq!(
@@ -273,7 +273,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_done_before_its_parents_is_not_unlocked_again() {
+    fn step_done_before_its_parents_is_not_unlocked_again() {
         let graph = graph("a b:a c:b");
         let mut p = new(&graph);
         let fates = p.step_ended(&graph, 1, true, &mut |_, _| Fate::Runs);
@@ -286,7 +286,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_step_whose_condition_cannot_be_judged_fails() {
+    fn step_whose_condition_fails_to_evaluate_ends_in_error() {
         let graph = graph("a b:a");
         let mut p = new(&graph);
         p.live -= 1;
@@ -300,7 +300,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_set_survives_its_bytes_and_ignores_what_is_not_there() {
+    fn step_set_round_trips_and_ignores_unknown_steps() {
         let mut set = StepSet::empty(9);
         assert!(set.is_empty());
         for step in [0, 7, 8, 16, u16::MAX] {

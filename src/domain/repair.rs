@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_engine_writes_is_never_found_wrong() {
+    fn state_of_a_new_task_needs_no_repair() {
         for (state, count, ended, live) in [
             (Pending, 1, "", "a"),
             (InProgress, 2, "a", "bc"),
@@ -253,7 +253,7 @@ mod tests {
 
     /// Walks a diamond through each order of ends and expects no finding at any point.
     #[test]
-    fn nor_is_any_task_on_any_way_through_its_graph() {
+    fn state_of_any_run_needs_no_repair() {
         fn go_on(
             graph: &Graph,
             progress: &Progress,
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_damage_is_found_and_nothing_else() {
+    fn damage_of_each_kind_is_found_alone() {
         use Finding as F;
         for (state, count, ended, live, findings) in [
             (InProgress, 2, "a", "b", vec![F::Missing(2)]),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_with_nothing_left_to_do_is_concluded() {
+    fn task_without_steps_in_play_is_concluded() {
         let end = |state, ended| {
             let repair = repair(state, 1, ended, "");
             assert_eq!(repair.findings, [Finding::Unfinished]);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_of_ended_steps_are_the_truth() {
+    fn repair_trusts_the_rows_of_ended_steps() {
         let graph = graph(DIAMOND);
         let progress = Progress {
             state: InProgress,
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_words_say_which_step_or_none() {
+    fn description_names_the_step_or_none() {
         assert_eq!(
             (Finding::Missing(3).step(), Finding::Unfinished.step()),
             (Some(3), None)

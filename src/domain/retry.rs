@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delay_can_be_asked_to_be_long_enough() {
+    fn delay_is_at_least_the_requested_minimum() {
         let long = Backoff {
             base_seconds: 1.0,
             max_seconds: 5.0,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_doubles_from_one_second_up_to_five_minutes() {
+    fn default_back_off_doubles_from_1_s_to_5_min() {
         let expected = [
             (500, 1_000),
             (1_000, 2_000),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn no_attempt_number_overflows() {
+    fn back_off_of_any_attempt_does_not_overflow() {
         let steep = Backoff {
             multiplier: Backoff::MAX_MULTIPLIER,
             ..Backoff::default()
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_sets_the_width_of_the_range() {
+    fn jitter_sets_the_width_of_the_range_of_delays() {
         let fixed = Backoff {
             jitter: 0.0,
             ..Backoff::default()

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_a_unit() {
+    fn sizes_are_shown_with_a_unit() {
         assert_eq!(bytes(1_023), "1023 bytes");
         assert_eq!(bytes(64 << 10), "64.0 KiB");
         assert_eq!(bytes(DEFAULT_ASSIGNMENT_BYTES), "4.0 MiB");

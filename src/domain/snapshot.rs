@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_postgres_is_read_and_written() {
+    fn snapshot_text_of_postgres_round_trips() {
         for text in ["5:5:", "7:9:7", "10:20:10,14,15"] {
             assert_eq!(snapshot(text).to_string(), text);
         }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_seen() {
+    fn snapshot_includes_ended_transactions() {
         let s = snapshot("10:20:10,14,15");
         let unseen: Vec<u64> = (8..22).filter(|xid| !s.sees(*xid)).collect();
         assert_eq!(unseen, [10, 14, 15, 20, 21]);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_snapshot_includes_an_earlier_one_and_not_the_reverse() {
+    fn later_snapshot_includes_an_earlier_one_and_not_the_reverse() {
         let chain = [
             Snapshot::empty(),
             snapshot("5:9:5,7"),

@@ -154,7 +154,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_pair_of_state_and_event() {
+    fn transition_of_every_state_and_event_is_as_specified() {
         let row = |text: &str| -> Vec<Option<S>> {
             text.split_whitespace()
                 .map(|name| (name != "-").then(|| S::from_name(name).unwrap()))
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_over_but_for_an_operator_and_a_refusal_names_both() {
+    fn final_state_changes_only_by_an_operator_and_a_refusal_names_state_and_event() {
         for state in S::ALL {
             let by_itself = &EVENTS[..7];
             assert_eq!(
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn names_round_trip() {
+    fn state_names_round_trip() {
         for state in S::ALL {
             assert_eq!(S::from_name(state.as_str()), Some(state));
         }

@@ -139,7 +139,7 @@ mod tests {
     use {TaskEvent as E, TaskState as S};
 
     #[test]
-    fn every_pair_of_state_and_event() {
+    fn transition_of_every_state_and_event_is_as_specified() {
         let events = [
             E::Start,
             E::Complete,

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_a_zone() {
+    fn time_without_a_zone_is_refused() {
         for text in [
             "2026-01-31T12:00:00Z",
             "2026-01-31t12:00:00z",

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suggestions_need_to_be_close() {
+    fn suggestion_requires_a_small_distance() {
         let keys = ["name", "namespace", "default_retry_limit"];
         assert_eq!(did_you_mean("nmae", keys), ", did you mean `name`?");
         assert_eq!(did_you_mean("Name", keys), ", did you mean `name`?");

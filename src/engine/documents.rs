@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_or_written_once_is_not_read_again() {
+    fn cached_document_is_not_read_again() {
         let documents = Documents::default();
         let mut want = wanted(1, &[0, 1]);
         let changes = Changes {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_a_transaction_that_did_not_commit() {
+    fn rolled_back_transaction_caches_nothing() {
         let documents = Documents::default();
         let changes = Changes {
             ended: vec![ended(1, 0, "1")],
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_revision_is_read_anew_and_replaced() {
+    fn older_revision_is_read_again_and_replaced() {
         let documents = Documents::default();
         let keep = |revision, settings: &str| {
             let input = TaskInput {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_tasks_go_when_the_bound_is_reached() {
+    fn cache_over_its_bound_evicts_the_oldest_tasks() {
         let documents = Documents::default();
         let large = "x".repeat(1 << 20);
         for id in 0..40 {

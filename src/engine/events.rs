@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_has_as_many_bytes_as_fit_and_one_event_in_any_case() {
+    fn page_ends_at_its_bytes_with_at_least_one_event() {
         let half = MAX_PAGE_BYTES / 2;
         assert_eq!(fitting([half, half, 1].into_iter()), 2);
         assert_eq!(fitting([half, half + 1].into_iter()), 1);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rest_is_as_long_as_the_read_up_to_a_bound() {
+    async fn pause_after_a_read_is_as_long_as_the_read_up_to_a_bound() {
         let began = Instant::now();
         for (read, rest) in [(0, 0), (7, 7), (500, 500), (501, 500), (9_000, 500)] {
             tokio::time::advance(began + Duration::from_millis(read) - Instant::now()).await;

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silence_lasts_from_answer_to_answer() {
+    fn database_silence_lasts_from_answer_to_answer() {
         let (health, pace) = (HealthCell::default(), Duration::from_millis(50));
         health.database(true);
         let mut silence = health.silence();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_ends_what_being_cut_off_began() {
+    async fn answer_of_the_database_ends_the_outage() {
         let health = HealthCell::default();
         health.database(true);
         health.cut_off();

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_handed_out_here_is_known_until_it_ends() {
+    fn attempt_of_this_server_is_cached_until_its_end() {
         let held = held(&[submitted(&[true])]);
         let read = held.guess(&[lease(0)]).unwrap();
         assert_eq!((read.live.len(), read.tasks[0].progress.live), (1, 1));
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_with_a_step_elsewhere_is_not_guessed_about() {
+    fn task_with_a_step_of_another_server_is_not_cached() {
         assert!(
             held(&[submitted(&[true, false])])
                 .guess(&[lease(0)])
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn another_lease_another_worker_or_an_unknown_task_are_no_guess() {
+    fn other_lease_worker_or_task_misses_the_cache() {
         let held = held(&[submitted(&[true])]);
         assert!(
             held.guess(&[(

@@ -572,7 +572,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_is_full_when_its_head_waits_too_long_and_more_than_a_batch_is_left() {
+    fn queue_is_full_if_its_head_waits_too_long_with_more_than_a_batch() {
         let longer = MAX_WAIT + Duration::from_millis(1);
         assert!(is_behind(MAX_BATCH + 1, longer));
         assert!(

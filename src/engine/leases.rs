@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_ends_before_half_a_lease_is_over() {
+    fn streams_end_before_half_a_lease_without_database() {
         for (lease, longest) in [(300.0, 112.5), (10.0, 3.75), (4.0, 1.5), (3.0, 1.4)] {
             let lease = Duration::from_secs_f64(lease);
             assert_eq!(longest_silence(lease), Duration::from_secs_f64(longest));

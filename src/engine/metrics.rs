@@ -390,7 +390,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_falls_into_the_first_bucket_that_holds_it() {
+    fn histogram_counts_a_value_in_the_first_bucket_that_holds_it() {
         let histogram = Histogram::new(BATCH);
         for n in [1, 2, 3, 512, 513] {
             histogram.observe_number(n);
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_beyond_the_bound_are_counted_together() {
+    fn labels_over_the_bound_are_counted_together() {
         let family = Family::<1, Counter>::default();
         for n in 0..MAX_LABEL_SETS + 5 {
             family.of([&format!("n{n:03}")]).add(1);

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_at_rest_is_not_slow() {
+    fn idle_loop_is_not_stalled() {
         let pulses = Pulses::default();
         assert_eq!(pulses.slowest(), None);
         pulses.beat("a");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_round_that_fails_leaves_work_and_its_time_goes_on() {
+    async fn failed_round_keeps_the_time_without_progress() {
         let pulses = Pulses::default();
         let round = |ended: Result<(), ()>| pulses.round("a", async move { ended });
         assert_eq!(round(Ok(())).await, Ok(()));

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn some_thirty_partitions_hold_what_is_kept() {
+    async fn retained_events_take_about_thirty_partitions() {
         let db = Db::new("postgres://u@127.0.0.1/d", "tasker").expect("a URL");
         let width = |retain: Option<u64>| {
             Retention {

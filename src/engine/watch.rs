@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watchers_are_counted_one_by_one_whatever_they_watch() {
+    fn watchers_are_counted_individually() {
         let (watchers, task) = (Watchers::default(), Uuid::nil());
         let mut all: Vec<Watcher> = (0..MAX_WATCHERS)
             .filter_map(|_| watchers.watch(task))

@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_postgres_says_stays_in_the_log() {
+    fn error_text_of_postgres_is_not_sent_to_clients() {
         let words = "relation \"tasks\" does not exist (42P01)";
         let refused = order(OrderError::Failed(words.into()));
         let failed = store(&StoreError::Corrupt(words.into()));

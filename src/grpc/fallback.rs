@@ -208,7 +208,7 @@ mod tests {
     use crate::proto;
 
     #[test]
-    fn each_rpc_that_takes_a_stream_is_known() {
+    fn every_streaming_rpc_is_listed() {
         let mut pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
         for set in [
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,

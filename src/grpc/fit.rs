@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_stays_as_it_is() {
+    fn answer_within_the_size_is_unchanged() {
         let mut steps = vec![step(MAX_ANSWER_BYTES - 1_000)];
         fit(&Task::default(), &mut steps, 0);
         assert_eq!(steps, [step(MAX_ANSWER_BYTES - 1_000)]);
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out_and_named_until_it_does() {
+    fn answer_over_the_size_omits_and_names_documents() {
         let mut steps = vec![step(1 << 20); 20];
         fit(&Task::default(), &mut steps, 100);
         assert!(bytes(&steps) + 100 <= MAX_ANSWER_BYTES);

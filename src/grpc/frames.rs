@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_packed_on_the_way_out_is_unpacked_on_the_way_in() {
+    async fn compressed_response_decompresses_to_the_original() {
         let messages =
             [0, 1, MIN_BYTES - 1, MIN_BYTES, 300_000, 3].map(|n| framed(false, &vec![b'x'; n]));
         let plain = Bytes::from(messages.concat());
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_shrink_stays() {
+    async fn incompressible_message_is_sent_uncompressed() {
         let noise: Vec<u8> = (0..2_000_u32)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
             .collect();
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_arrives_in_time_however_it_trickles() {
+    async fn slow_body_fails_at_its_time_limit() {
         let message = framed(false, &[0; 1_000]);
         let trickle = |is_stream: bool, pause: Duration| {
             let bytes: Vec<Bytes> = message.chunks(1).map(Bytes::copy_from_slice).collect();
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_may_be_silent_between_messages() {
+    async fn stream_may_pause_between_messages() {
         let message = framed(false, b"hello");
         let chunks = stream::unfold(0, move |n| {
             let message = message.clone();
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_no_room_is_refused() {
+    async fn message_without_room_is_refused() {
         let room = room();
         let others = room.for_body();
         others

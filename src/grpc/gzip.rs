@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_unpacks_to_the_same() {
+    fn compressed_data_round_trips() {
         for size in [
             0,
             1,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_unpacks_to_more_than_it_may_is_refused() {
+    fn data_that_decompresses_over_the_limit_is_refused() {
         let bomb = packed(&vec![0; 100 << 20]);
         assert!(bomb.len() < 1 << 20, "{}", bomb.len());
         let mut inflate = Inflate::new(bomb.into(), 2 << 20);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_gzip_is_refused() {
+    fn data_that_is_not_gzip_is_refused() {
         let whole = packed(b"a whole message");
         for wrong in [
             &b"plain"[..],

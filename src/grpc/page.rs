@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_has_what_fits_and_never_nothing() {
+    fn page_holds_the_items_that_fit_and_at_least_one() {
         // A tag and a length precede so many characters: four bytes.
         let of = |bytes: &[usize]| {
             fitting(
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_of_names_that_a_server_did_not_make_is_refused() {
+    fn page_token_of_another_origin_is_refused() {
         let (namespace, service) = ("a".repeat(255), String::new());
         assert_eq!(
             names(&of_names(&namespace, &service)).ok(),

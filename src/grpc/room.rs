@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_given_back() {
+    fn room_is_released_on_drop() {
         let room = Room::new(Arc::default());
         let (one, other) = (room.for_body(), room.for_body());
         assert_eq!(one.more(MAX_BODIES_BYTES), Ok(()));

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handlers_and_namespaces_are_names_or_stored_already() {
+    fn register_accepts_valid_and_already_stored_names_only() {
         let worker = |handler: &str, namespace: &str| proto::Register {
             name: "a worker".into(),
             handlers: vec![handler.into()],

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_what_a_browser_sends() {
+    fn origin_must_have_the_form_that_browsers_send() {
         for text in [
             "https://ops.example.com",
             "http://127.0.0.1:3000",

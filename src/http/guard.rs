@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_this_server_may_call_it() {
+    fn request_from_a_page_of_this_server_is_accepted() {
         for (host, origin) in [
             ("localhost:7233", "http://localhost:7233"),
             ("[::1]:7233", "http://[::1]:7233"),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_page_may_not() {
+    fn request_from_a_foreign_page_is_refused() {
         for origin in [
             "null",
             "",
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_for_one_host() {
+    fn request_with_two_hosts_is_refused() {
         assert_eq!(refused("/x", &[]).as_deref(), Some("HOST_MISSING"));
         for host in ["", ":7233", "a b", "user@localhost", "localhost:7233/x"] {
             assert_eq!(

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_names_without_a_dot_are_allowed() {
+    fn host_that_is_an_address_or_has_no_dot_is_allowed() {
         for host in [
             "127.0.0.1:7233",
             "10.1.2.3",
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_allowed_exactly_or_by_its_suffix() {
+    fn host_is_allowed_by_its_name_or_suffix() {
         let also = ["tasker.example.com", "*.corp.example.com"];
         for host in [
             "tasker.example.com:7233",

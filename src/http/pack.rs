@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gzip_is_taken_when_it_is_named() {
+    fn gzip_is_used_if_the_client_accepts_it() {
         let takes = |value: &'static str| {
             takes_gzip(&HeaderMap::from_iter([(
                 header::ACCEPT_ENCODING,

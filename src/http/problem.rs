@@ -223,7 +223,7 @@ mod tests {
     use crate::grpc::error;
 
     #[test]
-    fn a_violated_field_becomes_a_place_in_the_request() {
+    fn field_violation_becomes_a_pointer_into_the_request() {
         let pointer = |field: &str| match place(field, &["page_size"]) {
             (Place::Pointer(pointer), position) => format!("{pointer} {position}"),
             (Place::Parameter(name), _) => format!("?{name}"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_names_what_http_calls_it() {
+    fn message_uses_the_field_names_of_http() {
         let violated = |field: &str| crate::engine::intake::Violated {
             field: field.into(),
             message: "wrong".into(),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_keeps_its_reason_its_words_and_its_time() {
+    fn problem_keeps_reason_message_and_retry_delay() {
         let response = Problem::of(&error::unavailable("gone"), &[]).into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()["retry-after"], "1");

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_copied_and_null_is_nothing() {
+    fn document_is_copied_and_null_counts_as_unset() {
         let json = r#"{"task_name":"t","context": {"z": 9007199254740993,"a":1.10} ,"priority":-3,"version":null}"#;
         let request = submit(json).unwrap();
         assert_eq!(request.context_json, r#"{"z": 9007199254740993,"a":1.10}"#);
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_in_a_body_is_found_at_once() {
+    fn body_with_several_violations_reports_all() {
         let wrong = submit(
             r#"{"task_name":1,"priority":1.5,"a/b":0,"context_json":"{}","version":"1","version":"2"}"#,
         );
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_noted_up_to_a_bound() {
+    fn violations_of_a_body_are_bounded() {
         let many = |n: usize| format!("{{{}}}", vec![r#""":0"#; n].join(","));
         for (members, noted) in [
             (MAX_VIOLATIONS - 1, 99),
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_at_most_ten_thousand_elements() {
+    fn list_over_ten_thousand_elements_is_refused() {
         let unset = |n: usize| {
             let mut message = DynamicMessage::new(rpc("CircuitService/SetPolicy").input());
             let json = format!(r#"{{"unset":[{}]}}"#, vec![r#""x""#; n].join(","));
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_read_by_the_kinds_of_the_fields() {
+    fn query_is_parsed_by_the_kinds_of_its_fields() {
         let request = list(&[
             ("states", "error"),
             ("states", "in_progress"),

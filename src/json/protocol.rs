@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_protocol_in_short() {
+    fn enum_names_are_shortened() {
         let get = rpc("TaskService/GetTask");
         let step = get.output().get_field_by_name("steps").map(|f| f.kind());
         let Some(Kind::Message(step)) = step else {

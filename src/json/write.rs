@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_copied_byte_by_byte() {
+    fn documents_are_copied_unchanged() {
         let document = r#"{"z": 9007199254740993, "a":[1.10,1e400,-0.0], "n":null}"#;
         let text = text(&Step {
             result_json: document.into(),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_there_and_says_what_it_says_in_short() {
+    fn every_key_is_present_with_short_enum_names() {
         let failed = StepError {
             message: "busy \"\n".into(),
             error_code: "X".into(),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_objects_in_order() {
+    fn maps_are_written_as_sorted_objects() {
         let labels = [("zone", "b"), ("arch", "arm")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         let worker = Worker {
             labels: labels.into(),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_a_newer_server_has_its_number() {
+    fn unknown_enum_value_is_written_as_a_number() {
         let state = |state| {
             super::value(&Task {
                 state,
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_and_key_order_of_a_tree_stay() {
+    fn tree_keeps_digits_and_key_order() {
         let task = |context: &str| {
             super::value(&Task {
                 context_json: context.into(),
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_document_is_not_lost() {
+    fn invalid_document_is_written_as_text() {
         let steps = ["{broken", "", "false"].map(|json| Step {
             result_json: json.into(),
             ..Default::default()

@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_each_vendor_prints_them() {
+    fn version_output_of_each_vendor_is_parsed() {
         for (words, version, major) in [
             (
                 "postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)\n",
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_fits_the_system() {
+    fn install_hint_matches_the_system() {
         assert!(install_hint_for("ID=debian\n").contains("apt-get install postgresql"));
         assert!(
             install_hint_for("NAME=Mint\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n")
@@ -269,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_a_server_says_what_is_missing() {
+    fn folder_without_a_server_names_the_missing_program() {
         let why = Binaries::at(Path::new("/nonexistent")).unwrap_err();
         assert_eq!(why, "there is no `postgres` in it");
     }
 
     #[test]
-    fn an_old_server_is_named_in_the_error() {
+    fn old_server_is_named_in_the_error() {
         let old = Binaries {
             dir: "/usr/lib/postgresql/13/bin".into(),
             major: 13,

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_that_keeps_a_user_out_is_named() {
+    fn folder_that_a_user_may_not_enter_is_named() {
         let dir = std::env::temp_dir().join(format!("tasker-owner-{}", std::process::id()));
         let (closed, inside) = (dir.join("closed"), dir.join("closed/inside"));
         fs::create_dir_all(&inside).unwrap();

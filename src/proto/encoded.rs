@@ -29,7 +29,7 @@ mod tests {
     use crate::proto;
 
     #[test]
-    fn the_wire_is_the_same() {
+    fn encoded_event_equals_the_message_on_the_wire() {
         let event = proto::Event {
             seq: 7,
             task_name: "register".into(),

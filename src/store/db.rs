@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_names_and_urls_are_refused_with_what_was_expected() {
+    fn invalid_schema_or_url_is_refused_with_the_expectation() {
         for schema in ["", "1a", "a-b", "A", "a;drop", &"a".repeat(49)] {
             assert!(
                 Db::new("postgres://u@127.0.0.1/d", schema).is_err(),

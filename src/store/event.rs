@@ -329,7 +329,7 @@ mod tests {
     use crate::domain::cursor::Within;
 
     #[test]
-    fn a_cursor_is_too_old_only_if_something_after_it_is_gone() {
+    fn cursor_is_too_old_only_if_later_events_were_removed() {
         let horizon = Horizon {
             generation: 2,
             xid: 100,

@@ -265,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_worker_is_fine() {
+    fn worker_with_defaults_builds() {
         let worker = builder().build().unwrap();
         assert_eq!(worker.config.max_concurrent_steps, DEFAULT_CONCURRENT_STEPS);
         assert!(worker.config.name.starts_with("worker-"));
     }
 
     #[test]
-    fn bounds_hold_at_their_edges() {
+    fn settings_bounds_hold_at_their_edges() {
         let long = "x".repeat(MAX_NAME_BYTES);
         let over = "x".repeat(MAX_NAME_BYTES + 1);
         let many = |count: usize| (0..count).map(|i| i.to_string()).collect::<Vec<_>>();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_one_handler() {
+    fn repeated_handler_name_is_refused() {
         let twice = builder().handler("h", |_| async { Ok(()) });
         assert_eq!(
             refused(twice),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses_say_what_is_wrong() {
+    fn invalid_address_is_refused_with_the_reason() {
         for (address, reason) in [
             ("127.0.0.1:7233", "begin with http://"),
             ("https://tasker:7233", "TLS"),

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_heartbeat_has_an_interval_whatever_the_server_tells() {
+    fn heartbeat_interval_is_bounded_for_any_lease() {
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         for (lease_duration, heartbeat_interval, expected) in [
             (seconds(10), seconds(4), Duration::from_secs(4)),

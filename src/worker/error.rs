@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_context_is_always_an_object() {
+    fn error_context_is_always_an_object() {
         assert_eq!(object_json(&serde_json::json!({"a": 1})), r#"{"a":1}"#);
         assert_eq!(object_json(&[1, 2]), r#"{"value":[1,2]}"#);
         assert_eq!(object_json(&()), "");

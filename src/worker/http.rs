@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_has_its_meaning() {
+    fn http_status_maps_to_an_outcome() {
         let date = Some("Sun, 06 Nov 1994 08:50:07 GMT");
         let past = Some("Sun, 06 Nov 1994 08:00:00 GMT");
         let limited = |delay| {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_context_names_the_service() {
+    fn error_context_names_the_service() {
         let context = |error| match error {
             StepError::Retryable(error) => error.context_json,
             other => panic!("{other:?}"),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_error_tells_its_causes() {
+    fn connection_error_lists_its_causes() {
         #[derive(Debug, thiserror::Error)]
         #[error("request failed")]
         struct Outer(#[source] std::io::Error);

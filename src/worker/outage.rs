@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_until_a_connection_lasted() {
+    fn reconnect_delay_grows_until_a_connection_lasts() {
         let (address, mut now) = (Uri::from_static("http://h:1"), Instant::now());
         let mut outage = Outage::new();
         let mut bounds = MIN_DELAY..MIN_DELAY * 2;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_is_no_longer_than_the_leases_allow() {
+    fn reconnect_delay_is_bounded_by_the_leases() {
         let (address, now, longest) = (
             Uri::from_static("http://h:1"),
             Instant::now(),

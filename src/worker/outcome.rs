@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_bounded() {
+    fn result_over_the_size_is_refused() {
         let json = |bytes| format!("\"{}\"", "x".repeat(bytes - 2));
         assert!(matches!(
             outcome(Ok(json(MAX_RESULT_BYTES))),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_cut_at_a_character() {
+    fn error_message_is_cut_at_a_character() {
         let error = retryable(RetryableError::new("é".repeat(MAX_ERROR_MESSAGE_BYTES)));
         assert_eq!(error.message.len(), MAX_ERROR_MESSAGE_BYTES);
         let error =
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_context_is_bounded() {
+    fn error_context_over_the_size_is_omitted() {
         // `{"value":"…"}` has 12 bytes beside the text.
         let full = "x".repeat(MAX_ERROR_CONTEXT_BYTES - 12);
         let error = retryable(RetryableError::new("m").context(&full));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn any_delay_has_a_protobuf_form() {
+    fn delay_of_any_length_converts_to_protobuf() {
         let error = retryable(RetryableError::new("m").retry_after(Duration::MAX));
         assert_eq!(
             error.retry_after.map(|delay| delay.seconds),

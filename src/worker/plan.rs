@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_says_only_what_is_otherwise() {
+    fn plan_contains_only_changed_settings() {
         assert_eq!(serde_json::to_value(Plan::new()).unwrap(), json!({}));
         let mut plan = Plan::new().annotation("team", json!("a")).priority(5);
         plan.step("x")

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn soft_then_the_timeout() {
+    async fn soft_stop_becomes_hard_after_the_time_out() {
         let (soft, _hard, mut stop) = stop(Duration::from_millis(10));
         soft.cancel();
         assert_eq!(stop.next().await, StopEvent::Drain);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hard_ends_at_once() {
+    async fn hard_stop_takes_effect_immediately() {
         let (soft, hard, mut stop) = stop(Duration::MAX);
         soft.cancel();
         assert_eq!(stop.next().await, StopEvent::Drain);

@@ -39,7 +39,7 @@ async fn diamond(way: &str) -> Played {
 }
 
 #[tokio::test]
-async fn a_decision_is_a_step_whose_result_a_condition_reads() {
+async fn condition_on_the_result_of_a_step_chooses_the_branch() {
     for (way, ran, states) in [
         (
             "left",
@@ -82,7 +82,7 @@ async fn a_decision_is_a_step_whose_result_a_condition_reads() {
 }
 
 #[tokio::test]
-async fn a_chain_of_skipped_steps_is_passed_at_once() {
+async fn chain_of_skipped_steps_is_passed_in_one_transaction() {
     let chain = "
 - {name: a, handler_class: h}
 - {name: b, handler_class: h, depends_on_steps: [a], when: context.n > 1}
@@ -103,7 +103,7 @@ async fn a_chain_of_skipped_steps_is_passed_at_once() {
 }
 
 #[tokio::test]
-async fn a_task_of_which_nothing_is_to_be_done_is_complete_when_it_is_stored() {
+async fn task_with_all_steps_skipped_is_complete_at_its_submit() {
     let roots = "
 - {name: a, handler_class: h, when: context.n > 1}
 - {name: b, handler_class: h, depends_on_steps: [a], when: context.n > 2}
@@ -126,7 +126,7 @@ async fn a_task_of_which_nothing_is_to_be_done_is_complete_when_it_is_stored() {
 }
 
 #[tokio::test]
-async fn a_skipped_root_lets_its_children_begin() {
+async fn skipped_root_unlocks_its_children() {
     let steps = "
 - {name: a, handler_class: h, when: context.n > 1}
 - {name: b, handler_class: h, depends_on_steps: [a]}
@@ -139,7 +139,7 @@ async fn a_skipped_root_lets_its_children_begin() {
 }
 
 #[tokio::test]
-async fn a_failure_within_a_branch_is_the_tasks_and_the_other_branch_ends() {
+async fn failure_in_a_branch_fails_the_task_after_the_other_branch() {
     let nested = "
 - {name: a, handler_class: h}
 - {name: b, handler_class: h, depends_on_steps: [a], when: context.n == 1}
@@ -163,7 +163,7 @@ async fn a_failure_within_a_branch_is_the_tasks_and_the_other_branch_ends() {
 }
 
 #[tokio::test]
-async fn a_condition_that_cannot_be_judged_fails_its_step() {
+async fn condition_that_fails_to_evaluate_fails_its_step() {
     let played = play(&mut bench(DIAMOND).await, "{\"n\":1}", |_| success("{}")).await;
     assert_eq!(state(&played.task), TaskState::Error);
     let b = step(&played.task, "b");
@@ -177,7 +177,7 @@ async fn a_condition_that_cannot_be_judged_fails_its_step() {
 }
 
 #[tokio::test]
-async fn a_step_that_an_override_skips_is_skipped_whatever_its_place() {
+async fn step_skipped_by_an_override_is_skipped_at_any_place() {
     let steps = "
 - {name: a, handler_class: h}
 - {name: b, handler_class: h, depends_on_steps: [a]}

@@ -84,7 +84,7 @@ fn settings(played: &Played) -> Vec<(String, i32, i64, Value, Value)> {
 }
 
 #[tokio::test]
-async fn overrides_and_a_planner_come_to_the_same() {
+async fn overrides_and_planner_have_the_same_outcome() {
     for (plan, limit, seconds) in [("enterprise", 5, 45), ("free", 3, 30)] {
         let mut by_overrides = Bench::with(&seed(OVERRIDES)).await;
         let overridden = play(&mut by_overrides, &context(plan), |_| success("1")).await;
@@ -125,7 +125,7 @@ async fn overrides_and_a_planner_come_to_the_same() {
 }
 
 #[tokio::test]
-async fn the_limit_that_holds_is_the_effective_one() {
+async fn retry_limit_of_an_override_applies() {
     let mut bench = Bench::with(&seed(OVERRIDES)).await;
     bench.circuits_off().await;
     let yaml = seed(OVERRIDES)
@@ -152,7 +152,7 @@ async fn the_limit_that_holds_is_the_effective_one() {
 }
 
 #[tokio::test]
-async fn an_override_that_cannot_be_judged_is_the_clients_to_know() {
+async fn override_that_fails_to_evaluate_refuses_the_submit() {
     let yaml = "
 namespace: t
 task_name: t

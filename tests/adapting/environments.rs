@@ -37,7 +37,7 @@ async fn server(db: &TestDb, environment: &str) -> TestServer {
 }
 
 #[tokio::test]
-async fn the_servers_environment_decides_and_all_servers_agree() {
+async fn environment_of_the_registering_server_applies_on_all_servers() {
     let db = TestDb::new().await;
     let production = server(&db, "production").await;
     let mut client = production.client().await;
@@ -82,7 +82,7 @@ async fn the_servers_environment_decides_and_all_servers_agree() {
 }
 
 #[tokio::test]
-async fn all_environments_are_checked_whatever_the_servers_own() {
+async fn problem_in_any_environment_refuses_the_registration() {
     let db = TestDb::new().await;
     let server = ServerProcess::start_with(db.url(), &["--environment", "production"], &[]);
     let mut client = tasker::client::Client::connect(server.address())

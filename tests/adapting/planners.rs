@@ -25,7 +25,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn a_planner_gets_the_steps_and_its_answer_holds() {
+async fn planner_receives_the_steps_and_its_answer_applies() {
     let mut bench = Bench::with(PLANNED).await;
     let plan = json!({
         "steps": {"a": {"handler_config": {"deep": {"y": 2}}, "annotations": {"n": 1}}, "b": {"skip": true}},
@@ -83,7 +83,7 @@ async fn a_planner_gets_the_steps_and_its_answer_holds() {
 }
 
 #[tokio::test]
-async fn an_answer_that_makes_no_sense_fails_the_task_and_is_named() {
+async fn invalid_answer_of_a_planner_fails_the_task_with_the_reason() {
     for (answer, named) in [
         (r#"{"steps":{"nobody":{}}}"#, "nobody"),
         (r#"{"steps":{"a":{"retry_limit":-1}}}"#, "retry_limit"),
@@ -110,7 +110,7 @@ async fn an_answer_that_makes_no_sense_fails_the_task_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_planner_is_retried_and_fails_for_good_like_a_step() {
+async fn planner_is_retried_and_fails_like_a_step() {
     let mut bench = Bench::with(PLANNED).await;
     bench.circuits_off().await;
     let played = play(&mut bench, "{}", |a| {
@@ -149,7 +149,7 @@ async fn plan(task: StepContext) -> Result<Plan, StepError> {
 }
 
 #[tokio::test]
-async fn a_planner_of_the_sdk_is_a_function() {
+async fn planner_of_the_sdk_returns_a_plan() {
     let mut bench = Bench::with(PLANNED).await;
     let worker = Worker::builder([&bench.server.url])
         .handler("p", plan)

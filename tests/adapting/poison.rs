@@ -53,7 +53,7 @@ async fn healthy(client: &mut Client, worker: &mut RawWorker) -> Duration {
 }
 
 #[tokio::test]
-async fn a_healthy_step_does_not_wait_for_conditions_over_large_documents() {
+async fn step_does_not_wait_for_conditions_over_large_documents() {
     let mut bench = Bench::with(&poison()).await;
     register(&mut bench.client, HEALTH).await;
     let other = TestServer::start(&bench.db).await;
@@ -108,7 +108,7 @@ async fn a_healthy_step_does_not_wait_for_conditions_over_large_documents() {
 }
 
 #[tokio::test]
-async fn a_task_whose_many_roots_have_conditions_holds_up_no_submit() {
+async fn submit_is_not_delayed_by_a_task_with_many_conditional_roots() {
     let roots: String = (0..80)
         .map(|n| {
             format!(

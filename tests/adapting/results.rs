@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_result_that_does_not_fit_is_a_permanent_error_with_pointers() {
+async fn result_that_violates_its_schema_is_a_permanent_error_with_pointers() {
     let mut bench = Bench::with(
         "
 namespace: t

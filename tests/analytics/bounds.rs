@@ -111,7 +111,7 @@ fn bad() -> [(&'static str, GetPerformanceRequest); 10] {
 }
 
 #[tokio::test]
-async fn a_field_out_of_bounds_is_refused_and_its_edge_is_not() {
+async fn analytics_field_out_of_bounds_is_refused_and_its_edge_accepted() {
     let bench = Bench::with(YAML).await;
     let mut analytics = bench.client.analytics.clone();
     for request in good() {
@@ -154,7 +154,7 @@ async fn a_field_out_of_bounds_is_refused_and_its_edge_is_not() {
 }
 
 #[tokio::test]
-async fn the_newest_tasks_are_looked_at_and_it_is_said_that_there_are_more() {
+async fn analytics_over_max_tasks_use_the_newest_and_report_truncation() {
     let mut bench = Bench::with(YAML).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["a"]).await;
     for _ in 0..5 {
@@ -187,7 +187,7 @@ async fn the_newest_tasks_are_looked_at_and_it_is_said_that_there_are_more() {
 /// Two long queries run at once: the server refuses the third, and short queries have their
 /// connections.
 #[tokio::test(flavor = "multi_thread")]
-async fn long_questions_are_few_and_are_given_up() {
+async fn long_analytics_are_limited_in_number_and_time() {
     let mut bench = Bench::with(YAML).await;
     let id = bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;

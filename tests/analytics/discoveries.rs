@@ -186,7 +186,7 @@ async fn http_says(bench: &Bench, costs: &proto::GetBottlenecksResponse) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_four_discoveries() {
+async fn bottlenecks_of_four_scenarios_are_found() {
     let mut bench = Bench::with(REGISTRATION).await;
     let services = Services::default();
     registrations(&mut bench, &services).await;
@@ -296,7 +296,7 @@ step_templates:
     clippy::too_many_lines,
     reason = "one run, in which each cause of waiting occurs in turn"
 )]
-async fn whatever_holds_steps_of_real_runs_sums_to_their_time() {
+async fn causes_of_real_runs_sum_to_the_elapsed_time() {
     let mut bench = Bench::with(CHAIN).await;
     register(
         &mut bench.client,

@@ -414,7 +414,7 @@ async fn policies(bench: &mut Bench) {
 
 /// All causes in one history: the answer equals a plain count, and each cause occurs.
 #[tokio::test]
-async fn any_history_is_accounted_for_to_the_microsecond() {
+async fn causes_of_any_history_sum_to_the_microsecond() {
     for seed in 1..=3 {
         let mut bench = Bench::with(YAML[0]).await;
         crate::support::server::register(&mut bench.client, YAML[1]).await;

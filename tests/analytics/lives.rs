@@ -50,7 +50,7 @@ fn steps_are_counted(found: &proto::GetPerformanceResponse) {
 }
 
 #[tokio::test]
-async fn the_time_until_an_operator_acts_is_between_attempts_and_a_fresh_life_forgets_no_attempt() {
+async fn time_until_a_manual_retry_counts_as_between_attempts_and_keeps_all_attempts() {
     let mut bench = Bench::with(YAML).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/lives", "{}").await;

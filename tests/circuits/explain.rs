@@ -56,7 +56,7 @@ fn only(found: &proto::ExplainTaskResponse, step: &str, cause: WaitCause) -> Ste
     clippy::too_many_lines,
     reason = "one task, asked about at each stage of its life in turn"
 )]
-async fn a_task_on_its_way_is_explained_at_every_stage() {
+async fn explanation_of_each_stage_names_the_cause() {
     let mut bench = Bench::with(TWO).await;
     let id = bench.submit("t/two", "{}").await;
     let found = explain(&mut bench, &id).await;
@@ -208,7 +208,7 @@ fn reset() -> proto::ResetCircuitRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_holds_a_service_back_is_explained() {
+async fn explanation_of_a_forced_circuit_names_the_order() {
     let mut bench = Bench::with(TWO).await;
     let _worker = RawWorker::connect(&bench.server.url, &["first", "second"]).await;
     let order = proto::ForceCircuitRequest {
@@ -236,7 +236,7 @@ async fn an_order_that_holds_a_service_back_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_count_or_a_pause_that_holds_a_service_back_is_explained() {
+async fn explanation_of_a_tripped_circuit_or_pause_names_the_cause() {
     let mut bench = Bench::with(TWO).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["first", "second"]).await;
     let id = bench.submit("t/two", "{}").await;
@@ -306,7 +306,7 @@ async fn a_count_or_a_pause_that_holds_a_service_back_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_is_explained() {
+async fn explanation_of_a_limit_names_its_value() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     set(
         &mut bench.client,
@@ -341,7 +341,7 @@ async fn a_limit_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_waiting_tasks_do_not_make_it_slow() {
+async fn explanation_with_100_000_waiting_tasks_is_fast() {
     let mut bench = Bench::with(TWO).await;
     let (db, session) = (bench.db.db(), bench.db.connect().await);
     let template: i32 = session

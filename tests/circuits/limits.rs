@@ -36,7 +36,7 @@ async fn most_at_once(db: &tokio_postgres::Client) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn never_more_steps_at_once_than_the_limit_with_two_servers_and_a_crash() {
+async fn concurrency_limit_holds_with_two_servers_and_a_crash() {
     const LIMIT: usize = 5;
     let test = TestDb::new().await;
     let db = test.connect().await;
@@ -83,7 +83,7 @@ async fn never_more_steps_at_once_than_the_limit_with_two_servers_and_a_crash() 
 
 /// Attempts that ran when the circuit opened still run when it is probed, and when it closes.
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_a_recovery_do_not_exceed_the_limit() {
+async fn probes_and_recovery_stay_within_the_limit() {
     const LIMIT: i64 = 4;
     let test = TestDb::new().await;
     let db = test.connect().await;
@@ -148,7 +148,7 @@ async fn probes_and_a_recovery_do_not_exceed_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_is_changed_while_steps_run() {
+async fn limit_changed_while_steps_run_takes_effect() {
     let test = TestDb::new().await;
     let server = TestServer::start(&test).await;
     let mut client = server.client().await;
@@ -196,7 +196,7 @@ async fn a_limit_is_changed_while_steps_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_starts_a_second_than_the_rate_and_a_burst() {
+async fn rate_limit_holds_with_its_burst() {
     let test = TestDb::new().await;
     let (one, two) = (
         TestServer::start(&test).await,

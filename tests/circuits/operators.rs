@@ -27,7 +27,7 @@ fn order(service: &str, state: CircuitState, seconds: Option<u64>) -> proto::For
     clippy::too_many_lines,
     reason = "one circuit, which goes through all that an operator can order"
 )]
-async fn a_circuit_is_opened_and_closed_by_order_for_a_while_or_until_it_is_reset() {
+async fn forced_circuit_holds_until_it_expires_or_is_reset() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let billing = Service::default();
     let worker = billing.worker(&[&bench.server.url], "h", 4);
@@ -157,7 +157,7 @@ fn unset(field: &str) -> proto::SetPolicyRequest {
 }
 
 #[tokio::test]
-async fn settings_come_from_the_narrowest_place() {
+async fn policy_comes_from_the_narrowest_setting() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     for (namespace, service, probes) in [("", "", 7), ("t", "", 8), ("t", "billing", 9)] {
         let policy = proto::Policy {
@@ -205,7 +205,7 @@ async fn settings_come_from_the_narrowest_place() {
 }
 
 #[tokio::test]
-async fn an_unset_that_cannot_be_changes_nothing() {
+async fn invalid_unset_changes_nothing() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let set = unset("probes");
     bench.client.circuits.set_policy(set).await.unwrap();
@@ -243,7 +243,7 @@ async fn an_unset_that_cannot_be_changes_nothing() {
 }
 
 #[tokio::test]
-async fn bad_settings_are_refused_all_at_once() {
+async fn invalid_settings_are_refused_together() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let bad = proto::Policy {
         probes: Some(-1),
@@ -277,7 +277,7 @@ async fn bad_settings_are_refused_all_at_once() {
 }
 
 #[tokio::test]
-async fn circuits_are_listed_page_by_page() {
+async fn circuits_are_listed_in_pages() {
     let mut bench = Bench::new().await;
     for name in ["a", "b", "c"] {
         crate::support::server::register(&mut bench.client, &caller(name, name, name)).await;
@@ -324,7 +324,7 @@ async fn circuits_are_listed_page_by_page() {
 const PAGE_BYTES: usize = 3 << 20;
 
 #[tokio::test]
-async fn a_page_of_circuits_ends_before_it_is_too_large() {
+async fn page_of_circuits_ends_at_its_size() {
     let mut bench = Bench::new().await;
     let db = bench.db.connect().await;
     // Larger reasons than today's bounds allow.

@@ -36,7 +36,7 @@ async fn unfinished(db: &Session) -> i64 {
     clippy::too_many_lines,
     reason = "one outage from its first failure to its end, whose counts add up"
 )]
-async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recovery() {
+async fn circuit_opens_once_for_all_servers_and_closes_after_recovery() {
     let test = TestDb::new().await;
     let db = test.connect().await;
     let mut one = ServerProcess::start(test.url());
@@ -174,7 +174,7 @@ async fn it_opens_once_for_all_servers_spends_no_attempts_and_closes_after_recov
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
+async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
     let test = TestDb::new().await;
     let db = test.connect().await;
     let server = ServerProcess::start(test.url());
@@ -251,7 +251,7 @@ async fn the_backlog_of_an_open_circuit_is_nothing_to_the_others() {
 
 /// The oldest steps are the probes, and an outage has many of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_many_probes_costs_nobody_his_attempts() {
+async fn outage_with_many_probes_charges_no_attempts() {
     let test = TestDb::new().await;
     let db = test.connect().await;
     let server = ServerProcess::start(test.url());
@@ -295,7 +295,7 @@ async fn an_outage_of_many_probes_costs_nobody_his_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_circuits_the_same_outage_exhausts_the_attempts() {
+async fn outage_without_circuits_exhausts_the_attempts() {
     let test = TestDb::new().await;
     let server = ServerProcess::start(test.url());
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();

@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
+async fn retry_after_delays_all_steps_of_the_service() {
     let test = TestDb::new().await;
     let (one, two) = (
         TestServer::start(&test).await,
@@ -76,7 +76,7 @@ async fn no_other_step_of_the_service_starts_before_the_time_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_pause_gets_longer_and_never_shorter_and_has_a_bound() {
+async fn service_pause_is_extended_never_shortened_and_bounded() {
     let test = TestDb::new().await;
     let server = TestServer::start(&test).await;
     let mut client = server.client().await;

@@ -51,7 +51,7 @@ async fn force(bench: &mut Bench, service: &str, state: CircuitState) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_one_service_is_seen_everywhere_and_costs_no_reading_of_the_others() {
+async fn change_of_a_service_reaches_all_servers_without_reading_others() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     let two = TestServer::start(&bench.db).await;
     let db = bench.db.connect().await;
@@ -83,7 +83,7 @@ async fn a_change_of_one_service_is_seen_everywhere_and_costs_no_reading_of_the_
 /// The transaction that releases the circuit has its number before later ones are committed and
 /// read, and commits after them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_is_committed_late_is_not_missed() {
+async fn change_committed_late_is_not_missed() {
     let mut bench = Bench::with(&caller("call", "h", "billing")).await;
     register(&mut bench.client, &caller("mail", "m", "mail")).await;
     let two = TestServer::start(&bench.db).await;

@@ -18,7 +18,7 @@ async fn list(url: &str) -> super::Ended {
 }
 
 #[tokio::test]
-async fn a_server_listens_on_localhost_and_on_every_address() {
+async fn server_listens_on_localhost_or_every_address() {
     let db = TestDb::new().await;
     for (listen, printed) in [
         ("localhost:0", &["http://127.0.0.1:"][..]),
@@ -70,7 +70,7 @@ async fn stranger(answer: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
+async fn peer_that_is_not_tasker_is_identified_with_a_hint() {
     const HTTP: &[u8] =
         b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     const HTTPS: &[u8] =
@@ -118,7 +118,7 @@ async fn what_is_no_tasker_is_called_by_its_name_with_the_next_step() {
 }
 
 #[tokio::test]
-async fn an_address_that_says_nothing_is_waited_for_and_named() {
+async fn silent_peer_is_reported_after_the_time_limit() {
     // It accepts connections, and never reads or answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -137,7 +137,7 @@ async fn an_address_that_says_nothing_is_waited_for_and_named() {
 }
 
 #[tokio::test]
-async fn an_address_without_a_server_is_told_apart() {
+async fn unreachable_addresses_are_distinguished() {
     let free = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()

@@ -192,7 +192,7 @@ fn is_the_first_order(whole: &Value) {
 }
 
 #[tokio::test]
-async fn a_task_is_submitted_watched_and_read() {
+async fn task_is_submitted_watched_and_read() {
     let bench = Bench::with(YAML).await;
     let _shop = shop(&bench);
     let id = bench.checkout("1").await;
@@ -251,7 +251,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_watch_ends_as_the_task_does() {
+async fn watch_exits_with_the_code_of_the_end() {
     let bench = Bench::with(YAML).await;
     let _shop = shop(&bench);
     for (order, code, state) in [("1", 0, "complete"), ("2", 3, "error")] {
@@ -303,7 +303,7 @@ async fn a_watch_ends_as_the_task_does() {
 }
 
 #[tokio::test]
-async fn a_cancel_reaches_the_worker_and_the_watcher() {
+async fn cancel_reaches_worker_and_watcher() {
     let mut bench = Bench::with(YAML).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["pay"]).await;
     let id = bench.checkout("3").await;
@@ -367,7 +367,7 @@ async fn a_cancel_reaches_the_worker_and_the_watcher() {
 }
 
 #[tokio::test]
-async fn an_ended_task_cannot_be_cancelled() {
+async fn cancel_of_an_ended_task_is_refused() {
     let bench = Bench::with(YAML).await;
     let _shop = shop(&bench);
     let id = bench.checkout("4").await;
@@ -383,7 +383,7 @@ async fn an_ended_task_cannot_be_cancelled() {
 }
 
 #[tokio::test]
-async fn the_workers_are_listed() {
+async fn worker_list_shows_connected_workers() {
     let bench = Bench::with(YAML).await;
     let none = bench.tasker(&["worker", "list"]).await;
     assert_eq!(

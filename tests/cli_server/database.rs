@@ -12,7 +12,7 @@ fn migrate(db: &TestDb, more: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn the_second_time_there_is_nothing_to_do() {
+async fn second_migration_does_nothing() {
     let db = TestDb::empty().await;
     let first = run(migrate(&db, &[])).await;
     assert_eq!((first.code, first.stdout.as_str()), (Some(0), ""));
@@ -44,7 +44,7 @@ async fn the_second_time_there_is_nothing_to_do() {
 }
 
 #[tokio::test]
-async fn many_at_once_take_turns() {
+async fn concurrent_migrations_take_turns() {
     let db = TestDb::empty().await;
     let runs = (0..6).map(|_| tokio::spawn(run(migrate(&db, &["--json"]))));
     let mut applied = Vec::new();
@@ -68,7 +68,7 @@ async fn many_at_once_take_turns() {
 }
 
 #[tokio::test]
-async fn a_database_of_an_unreleased_version_is_refused_with_the_way_out() {
+async fn database_of_an_unreleased_version_is_refused_with_a_hint() {
     let db = TestDb::empty().await;
     db.connect()
         .await
@@ -96,7 +96,7 @@ async fn a_database_of_an_unreleased_version_is_refused_with_the_way_out() {
 }
 
 #[tokio::test]
-async fn two_servers_may_migrate_at_once() {
+async fn two_servers_migrate_concurrently() {
     let db = TestDb::empty().await;
     let mut by_environment = server(db.url(), &[]);
     by_environment.env("TASKER_MIGRATE", "1");

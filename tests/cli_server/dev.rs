@@ -43,7 +43,7 @@ async fn templates(server: &Listening) -> String {
 }
 
 #[tokio::test]
-async fn data_is_kept_between_two_runs_and_over_a_kill() {
+async fn dev_data_survives_a_restart_and_a_kill() {
     let folder = Folder::new();
     let data = folder.0.join("data of mine");
     let data_dir = ["--data-dir", data.to_str().unwrap()];
@@ -86,7 +86,7 @@ async fn data_is_kept_between_two_runs_and_over_a_kill() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_where_nothing_is_asked_to_be() {
+async fn ephemeral_dev_keeps_no_data() {
     let mut command = dev(&["--ephemeral"]);
     let folder = Folder::new();
     let server = Listening::start({
@@ -110,7 +110,7 @@ async fn nothing_is_kept_where_nothing_is_asked_to_be() {
 }
 
 #[tokio::test]
-async fn a_folder_without_postgres_is_named() {
+async fn folder_without_postgres_is_named_in_the_error() {
     let mut command = dev(&["--ephemeral"]);
     command.env("TASKER_POSTGRES_BIN", "/nowhere");
     let said = run(command).await.failed(1);
@@ -124,7 +124,7 @@ fn postgres_of(data: &Path) -> Pid {
 }
 
 #[tokio::test]
-async fn postgres_gets_nothing_of_the_callers_environment_and_its_end_is_a_failure() {
+async fn private_postgres_ignores_the_environment_and_its_end_is_a_failure() {
     let folder = Folder::new();
     let data = folder.0.join("data");
     let mut command = dev(&["--data-dir", data.to_str().unwrap()]);

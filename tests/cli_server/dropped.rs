@@ -48,7 +48,7 @@ pub async fn runs_no_more(look: &Client, like: &str) {
 }
 
 #[tokio::test]
-async fn a_turn_is_over_when_its_question_is() {
+async fn cancelled_query_releases_its_connection() {
     let test = TestDb::new().await;
     let (db, look) = (test.db(), test.connect().await);
     for _ in 0..3 {
@@ -94,7 +94,7 @@ async fn a_turn_is_over_when_its_question_is() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_leaves_nothing_running() {
+async fn dropped_call_leaves_no_query_running() {
     let mut bench = Bench::new().await;
     register(&mut bench.client, YAML).await;
     bench.submit("n/t", "{}").await;

@@ -177,7 +177,7 @@ fn give(from: &Path, to: &Path, data: &Path) {
 
 #[tokio::test]
 #[ignore = "needs openssl: make test"]
-async fn a_certificate_is_verified_as_the_url_says() {
+async fn certificate_is_verified_by_sslmode() {
     let server = Encrypted::start().await;
     let named = "host=db.test hostaddr=127.0.0.1";
     let misnamed = "host=wrong.test hostaddr=127.0.0.1";
@@ -310,7 +310,7 @@ async fn said(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_password_never_goes_out_in_plain_text_where_tls_is_needed() {
+async fn password_is_not_sent_in_plain_text_if_tls_is_required() {
     for secret in [
         "sslmode-hunter2",
         "sslmode=disable;hunter2",

@@ -41,7 +41,7 @@ async fn with_a_step_in_flight(
 }
 
 #[tokio::test]
-async fn sigterm_takes_what_is_in_flight_and_gives_out_nothing_new() {
+async fn sigterm_accepts_results_in_flight_and_assigns_no_step() {
     let db = TestDb::new().await;
     let (server, mut client, mut worker, task_id) = with_a_step_in_flight(&db, "15").await;
     let assignment = worker.assignment().await;
@@ -113,7 +113,7 @@ async fn sigterm_takes_what_is_in_flight_and_gives_out_nothing_new() {
 }
 
 #[tokio::test]
-async fn a_drain_is_bounded_and_the_step_goes_on() {
+async fn drain_ends_at_its_limit_and_the_step_continues() {
     let db = TestDb::new().await;
     let (server, _client, mut worker, task_id) = with_a_step_in_flight(&db, "1").await;
     let assignment = worker.assignment().await;
@@ -153,7 +153,7 @@ async fn a_drain_is_bounded_and_the_step_goes_on() {
 }
 
 #[tokio::test]
-async fn an_idle_server_ends_at_once_whoever_is_connected() {
+async fn idle_server_ends_immediately_with_clients_connected() {
     for signal in [Signal::TERM, Signal::INT] {
         let db = TestDb::new().await;
         let server = Listening::start(server(db.url(), &["--drain-seconds", "600"])).await;
@@ -171,7 +171,7 @@ async fn an_idle_server_ends_at_once_whoever_is_connected() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_ends_the_server_immediately() {
     let db = TestDb::new().await;
     let (server, _client, mut worker, _task) = with_a_step_in_flight(&db, "600").await;
     worker.assignment().await;

@@ -42,7 +42,7 @@ async fn drop_role(admin: &Client, name: &str) {
 }
 
 #[tokio::test]
-async fn a_role_that_owns_the_schema_needs_no_more_to_migrate() {
+async fn owner_of_the_schema_can_migrate() {
     let db = TestDb::empty().await;
     let admin = connect(db.url()).await;
     let (name, url) = role(&admin, &db).await;
@@ -69,7 +69,7 @@ async fn a_role_that_owns_the_schema_needs_no_more_to_migrate() {
 }
 
 #[tokio::test]
-async fn a_server_whose_role_lacks_a_right_says_which() {
+async fn missing_privilege_is_named() {
     let db = TestDb::new().await;
     let admin = connect(db.url()).await;
     let (name, url) = role(&admin, &db).await;
@@ -115,7 +115,7 @@ async fn a_server_whose_role_lacks_a_right_says_which() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_utf8_is_refused_at_the_start() {
+async fn database_that_is_not_utf8_is_refused_at_start() {
     let cluster = shared().await;
     let admin = connect(&cluster.url()).await;
     for encoding in ["LATIN1", "SQL_ASCII"] {
@@ -142,7 +142,7 @@ async fn a_database_that_is_not_utf8_is_refused_at_the_start() {
 }
 
 #[tokio::test]
-async fn what_is_set_for_the_database_changes_nothing() {
+async fn settings_of_the_database_have_no_effect() {
     let db = TestDb::empty().await;
     let admin = connect(db.url()).await;
     for setting in [
@@ -223,7 +223,7 @@ async fn health(url: &str) -> ServingStatus {
 }
 
 #[tokio::test]
-async fn a_database_that_becomes_read_only_is_not_served_from() {
+async fn database_that_becomes_read_only_makes_the_server_not_serving() {
     let cluster = own_cluster().await;
     let db = TestDb::on(&cluster).await;
     let admin = connect(db.url()).await;

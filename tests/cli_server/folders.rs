@@ -48,7 +48,7 @@ async fn tasker_at(bench: &Bench, args: &[&str]) -> Ended {
 }
 
 #[tokio::test]
-async fn a_folder_is_checked_whole_before_any_file_is_sent() {
+async fn folder_is_checked_before_any_file_is_sent() {
     let bench = Bench::new().await;
     let (one, two) = (template("one", "h"), template("two", "h"));
     let folder = Folder::new(&[
@@ -109,7 +109,7 @@ async fn a_folder_is_checked_whole_before_any_file_is_sent() {
 }
 
 #[tokio::test]
-async fn a_folder_is_registered_in_the_order_of_its_names() {
+async fn folder_is_registered_in_name_order() {
     let bench = Bench::new().await;
     let (one, two) = (template("one", "h"), template("two", "h"));
     let folder = Folder::new(&[("2.yml", &two), ("1.yaml", &one), ("notes.txt", "-")]);

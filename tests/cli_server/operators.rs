@@ -34,7 +34,7 @@ async fn order(bench: &Bench, args: &[&str]) -> (String, String, Option<i32>) {
 }
 
 #[tokio::test]
-async fn one_task_is_paused_resumed_retried_resolved_and_skipped() {
+async fn orders_to_one_task_report_its_state() {
     let mut bench = Bench::with(PAIR).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/pair", "{}").await;
@@ -93,7 +93,7 @@ async fn one_task_is_paused_resumed_retried_resolved_and_skipped() {
 }
 
 #[tokio::test]
-async fn many_are_counted_told_and_accounted_for() {
+async fn order_to_many_tasks_reports_their_number() {
     let mut bench = Bench::with(PAIR).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     for _ in 0..3 {
@@ -146,7 +146,7 @@ async fn many_are_counted_told_and_accounted_for() {
 }
 
 #[tokio::test]
-async fn a_refusal_among_many_is_told_and_is_a_failure() {
+async fn order_to_many_tasks_with_a_refusal_exits_with_failure() {
     let brief = "{task_name: brief, namespace: t, version: 1.0.0, timeout_seconds: 0.1,
                   step_templates: [{name: a, handler_class: nobody}]}";
     let mut bench = Bench::with(brief).await;
@@ -163,7 +163,7 @@ async fn a_refusal_among_many_is_told_and_is_a_failure() {
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
+async fn ctrl_c_stops_an_order_to_many_tasks_and_it_can_be_repeated() {
     let mut bench = Bench::with(PAIR).await;
     for _ in 0..20 {
         let tasks = vec![submission("t/pair", "{}"); 1_000];
@@ -218,7 +218,7 @@ async fn ctrl_c_ends_an_order_to_many_with_an_account_and_it_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_template_is_paused_listed_explained_and_resumed() {
+async fn template_is_paused_listed_explained_and_resumed() {
     let mut bench = Bench::with(PAIR).await;
     let (_, stderr, code) = order(&bench, &["template", "pause", "t/pair"]).await;
     assert_eq!(code, Some(0));
@@ -255,7 +255,7 @@ async fn a_template_is_paused_listed_explained_and_resumed() {
 }
 
 #[tokio::test]
-async fn a_version_is_retired_listed_shown_and_registered_again() {
+async fn version_is_retired_listed_shown_and_registered_again() {
     let mut bench = Bench::with(PAIR).await;
     let retire = ["template", "retire", "t/pair@1.0.0"];
     let id = bench.submit("t/pair", "{}").await;
@@ -311,7 +311,7 @@ async fn a_version_is_retired_listed_shown_and_registered_again() {
 }
 
 #[tokio::test]
-async fn a_task_is_submitted_for_later() {
+async fn task_is_submitted_with_a_later_start() {
     let bench = Bench::with(PAIR).await;
     let submitted = json_of(&bench, &["task", "submit", "t/pair", "--not-before", "2h"]).await;
     let task = json_of(
@@ -329,7 +329,7 @@ async fn a_task_is_submitted_for_later() {
 }
 
 #[tokio::test]
-async fn a_relative_time_can_be_repeated_with_its_key() {
+async fn submit_with_a_relative_time_can_be_repeated_by_key() {
     let bench = Bench::with(PAIR).await;
     let submit = [
         "task",
@@ -349,7 +349,7 @@ async fn a_relative_time_can_be_repeated_with_its_key() {
 }
 
 #[tokio::test]
-async fn all_pauses_are_listed_however_many_pages_they_fill() {
+async fn pauses_of_several_pages_are_all_listed() {
     let bench = Bench::with(PAIR).await;
     let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)
                   SELECT 't', 'p' || n, now(), 'ann', 'a test' FROM generate_series(1, 1001) n";

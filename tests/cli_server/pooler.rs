@@ -99,7 +99,7 @@ async fn migrated(url: &str, schema: &str) -> super::Ended {
 
 #[tokio::test]
 #[ignore = "needs pgbouncer: make test"]
-async fn two_cells_behind_a_session_pooler_do_not_mix() {
+async fn cells_behind_a_session_pooler_stay_apart() {
     let cluster = own_cluster().await;
     let db = TestDb::on(&cluster).await;
     let pooler = Pooler::start(&cluster, "session").await;
@@ -138,7 +138,7 @@ async fn two_cells_behind_a_session_pooler_do_not_mix() {
 
 #[tokio::test]
 #[ignore = "needs pgbouncer: make test"]
-async fn a_pooler_by_transaction_is_refused_with_what_to_do() {
+async fn transaction_pooler_is_refused_with_a_hint() {
     let cluster = own_cluster().await;
     let db = TestDb::on(&cluster).await;
     for mode in ["transaction", "statement"] {

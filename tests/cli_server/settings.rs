@@ -137,7 +137,7 @@ const WRONG_OPTIONS: &[(&str, &str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn each_wrong_option_is_named() {
+async fn invalid_option_is_named() {
     for &(option, value, expected) in WRONG_OPTIONS {
         let option_value = format!("{option}={value}");
         let said = refused(&["server", &option_value], &[("TASKER_DATABASE_URL", ANY)]).await;
@@ -152,7 +152,7 @@ async fn each_wrong_option_is_named() {
 }
 
 #[tokio::test]
-async fn the_environment_is_checked_as_well() {
+async fn invalid_environment_variable_is_named() {
     for (name, value, expected) in [
         (
             "TASKER_LISTEN",
@@ -182,7 +182,7 @@ async fn the_environment_is_checked_as_well() {
 }
 
 #[tokio::test]
-async fn a_database_is_needed() {
+async fn missing_database_is_refused_with_a_hint() {
     for command in [
         &["server"][..],
         &["migrate"],
@@ -198,7 +198,7 @@ async fn a_database_is_needed() {
 }
 
 #[tokio::test]
-async fn a_database_that_says_no_is_a_wrong_setting() {
+async fn database_that_refuses_the_connection_is_a_wrong_setting() {
     let db = TestDb::empty().await;
     let (nobody, nowhere) = (
         db.url().replacen("//postgres:", "//nobody:", 1),
@@ -226,7 +226,7 @@ async fn a_database_that_says_no_is_a_wrong_setting() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_migrated_says_what_to_run() {
+async fn unmigrated_database_is_refused_with_the_command() {
     let db = TestDb::empty().await;
     let said = run(server(db.url(), &[])).await.failed(64);
     assert!(
@@ -240,7 +240,7 @@ async fn a_database_that_is_not_migrated_says_what_to_run() {
 }
 
 #[tokio::test]
-async fn a_database_of_a_newer_build_is_left_alone() {
+async fn database_of_a_newer_version_is_refused() {
     let db = TestDb::new().await;
     let add = "INSERT INTO migrations (version, name) VALUES (1000000, 'of tomorrow')";
     db.connect().await.batch_execute(add).await.unwrap();
@@ -257,7 +257,7 @@ async fn a_database_of_a_newer_build_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
+async fn port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for command in ["server", "dev"] {
@@ -275,7 +275,7 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_is_another_matter() {
+async fn invalid_command_line_exits_with_usage() {
     for args in [
         &["server", "--no-such-option"][..],
         &["serve"][..],

@@ -70,7 +70,7 @@ async fn failed(bench: &mut Bench) -> String {
 }
 
 #[tokio::test]
-async fn nothing_that_a_terminal_acts_on_comes_out_of_any_command() {
+async fn output_of_every_command_escapes_control_characters() {
     let mut bench = Bench::with(&yaml()).await;
     let id = failed(&mut bench).await;
     let who = ["--by", "ann", "--reason", HOSTILE];
@@ -135,7 +135,7 @@ async fn nothing_that_a_terminal_acts_on_comes_out_of_any_command() {
 }
 
 #[tokio::test]
-async fn events_are_as_harmless_as_a_stored_template_on_a_terminal() {
+async fn events_and_templates_on_a_terminal_escape_control_characters() {
     let mut bench = Bench::with(&yaml()).await;
     failed(&mut bench).await;
     for more in [&[][..], &["--json"]] {

@@ -29,7 +29,7 @@ async fn failed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_failed_tasks_are_retried_with_progress_and_all_complete() {
+async fn bulk_retry_of_10_000_tasks_reports_progress_and_completes_all() {
     let _machine = alone().await;
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
@@ -76,7 +76,7 @@ async fn ten_thousand_failed_tasks_are_retried_with_progress_and_all_complete() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_is_left_in_the_middle_is_said_again_and_does_the_rest() {
+async fn repeated_bulk_retry_continues_after_an_interruption() {
     let _machine = alone().await;
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
@@ -105,7 +105,7 @@ async fn a_retry_that_is_left_in_the_middle_is_said_again_and_does_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_in_the_middle_has_done_what_it_told() {
+async fn bulk_retry_on_a_killed_server_has_committed_its_progress() {
     let _machine = alone().await;
     let db = TestDb::new().await;
     let mut server = ServerProcess::start(db.url());

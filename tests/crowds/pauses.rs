@@ -24,8 +24,7 @@ async fn calls_stay(service: &Service, calls: usize, time: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_crash_and_complete_when_it_is_lifted()
- {
+async fn paused_namespace_with_10_000_tasks_starts_nothing_after_a_crash_and_completes_on_resume() {
     let _machine = alone().await;
     let db = TestDb::new().await;
     let mut first = ServerProcess::start(db.url());
@@ -63,7 +62,7 @@ async fn ten_thousand_tasks_of_a_paused_namespace_start_nothing_also_after_a_cra
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_tasks_that_are_paused_one_by_one_do_not_start_after_a_crash() {
+async fn paused_10_000_tasks_do_not_start_after_a_crash() {
     let _machine = alone().await;
     let db = TestDb::new().await;
     let mut server = ServerProcess::start(db.url());

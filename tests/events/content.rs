@@ -101,7 +101,7 @@ fn nanos(t: Option<prost_types::Timestamp>) -> i128 {
 }
 
 #[tokio::test]
-async fn an_event_says_what_is_known_of_it() {
+async fn event_contains_the_fields_of_its_type() {
     let mut bench = Bench::with(TWO).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h", "k"]).await;
     let id = run_one(&mut bench, &mut worker, "c-7", false).await;
@@ -246,7 +246,7 @@ fn filters(good: &str, bad: &str) -> [(SubscribeRequest, usize, Fits); 8] {
 }
 
 #[tokio::test]
-async fn every_filter_lets_through_what_it_says() {
+async fn event_filter_passes_exactly_the_matching_events() {
     let mut bench = Bench::with(TWO).await;
     register(
         &mut bench.client,
@@ -291,7 +291,7 @@ async fn every_filter_lets_through_what_it_says() {
 }
 
 #[tokio::test]
-async fn now_is_after_what_is_stored_and_before_what_comes() {
+async fn subscription_from_now_receives_later_events_only() {
     let mut bench = Bench::with(TWO).await;
     bench.submit("t/two", "{}").await;
     let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default())
@@ -309,7 +309,7 @@ async fn now_is_after_what_is_stored_and_before_what_comes() {
 }
 
 #[tokio::test]
-async fn a_live_event_comes_at_once_also_from_another_server() {
+async fn live_event_of_another_server_arrives_immediately() {
     let mut bench = Bench::with(TWO).await;
     let second = TestServer::start(&bench.db).await;
     let mut far = second.client().await;
@@ -340,7 +340,7 @@ async fn a_live_event_comes_at_once_also_from_another_server() {
 }
 
 #[tokio::test]
-async fn events_of_two_servers_come_from_either() {
+async fn events_of_two_servers_arrive_from_either() {
     let db = TestDb::new().await;
     let servers = [TestServer::start(&db).await, TestServer::start(&db).await];
     let mut clients = [servers[0].client().await, servers[1].client().await];
@@ -365,7 +365,7 @@ async fn events_of_two_servers_come_from_either() {
 }
 
 #[tokio::test]
-async fn an_order_about_a_circuit_is_an_event_of_its_service() {
+async fn order_to_a_circuit_is_an_event_of_its_service() {
     let mut bench = Bench::with(TWO).await;
     let request = SubscribeRequest {
         namespace: "t".into(),

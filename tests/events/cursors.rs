@@ -67,7 +67,7 @@ async fn refused(bench: &mut Bench, request: SubscribeRequest) -> Status {
 }
 
 #[tokio::test]
-async fn from_each_cursor_the_rest_follows_at_any_server() {
+async fn subscription_from_each_cursor_receives_the_rest_at_any_server() {
     let mut bench = Bench::new().await;
     write(&bench.db, 1, 16_100).await;
     write(&bench.db, 16_101, 5).await;
@@ -101,7 +101,7 @@ async fn from_each_cursor_the_rest_follows_at_any_server() {
 }
 
 #[tokio::test]
-async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_got_there() {
+async fn live_event_carries_the_cursor_after_it() {
     let mut bench = Bench::new().await;
     write(&bench.db, 1, 10).await;
     let mut tails = vec![
@@ -148,7 +148,7 @@ async fn a_live_event_comes_with_the_place_after_it_whichever_way_a_subscriber_g
 }
 
 #[tokio::test]
-async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
+async fn slow_subscriber_misses_nothing_and_delays_no_other() {
     let mut bench = Bench::new().await;
     let mut slow = Tail::begin(&mut bench.client, SubscribeRequest::default())
         .await
@@ -170,7 +170,7 @@ async fn one_that_reads_slowly_misses_nothing_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn the_place_is_told_although_nothing_passes_the_filter() {
+async fn subscription_without_matching_events_receives_cursors() {
     let mut bench = Bench::new().await;
     let request = SubscribeRequest {
         namespace: "nowhere".into(),
@@ -191,7 +191,7 @@ async fn the_place_is_told_although_nothing_passes_the_filter() {
 }
 
 #[tokio::test]
-async fn the_first_subscriber_of_a_server_hears_the_others_at_once() {
+async fn first_subscriber_of_a_server_receives_events_of_other_servers_immediately() {
     let mut bench = Bench::with(ONE).await;
     let quiet = TestServer::start(&bench.db).await;
     let db = bench.db.connect().await;
@@ -221,7 +221,7 @@ async fn the_first_subscriber_of_a_server_hears_the_others_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_no_place_is_refused_with_the_reason() {
+async fn invalid_cursor_is_refused_with_the_reason() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let cursor = Tail::beginning(&mut bench.client).await.cursor;
@@ -249,7 +249,7 @@ async fn what_is_no_place_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_cannot_be_is_refused_with_the_reason() {
+async fn invalid_subscription_is_refused_with_the_reason() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let cursor = Tail::beginning(&mut bench.client).await.cursor;
@@ -306,7 +306,7 @@ async fn a_subscription_that_cannot_be_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
+async fn cursor_newer_than_the_database_is_refused() {
     let mut bench = Bench::new().await;
     let cell = tasker::store::event::cell(&bench.db.db()).await.unwrap();
     let seen = tasker::domain::snapshot::Snapshot::new(u64::MAX / 2, Vec::new()).unwrap();
@@ -320,7 +320,7 @@ async fn a_cursor_that_is_ahead_of_the_database_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_stream() {
+async fn cursor_before_removed_events_is_an_error_also_during_a_stream() {
     let mut bench = Bench::new().await;
     // More than two pages are left when the first 300 are gone.
     write(&bench.db, 1, 33_000).await;
@@ -398,7 +398,7 @@ async fn a_cursor_behind_what_was_removed_is_an_error_also_in_the_middle_of_a_st
 }
 
 #[tokio::test]
-async fn a_server_takes_so_many_subscribers_and_no_more() {
+async fn subscribers_over_the_limit_are_refused() {
     let db = TestDb::new().await;
     let events = Events::new(
         db.db(),
@@ -428,7 +428,7 @@ async fn a_server_takes_so_many_subscribers_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_stopping_server_ends_its_streams_with_unavailable() {
+async fn stopping_server_ends_subscriptions_with_unavailable() {
     let mut bench = Bench::new().await;
     let mut tail = Tail::begin(&mut bench.client, SubscribeRequest::default())
         .await
@@ -444,7 +444,7 @@ async fn a_stopping_server_ends_its_streams_with_unavailable() {
 }
 
 #[tokio::test]
-async fn the_lag_is_the_age_of_what_the_reader_hands_on() {
+async fn event_lag_is_the_age_of_the_delivered_events() {
     let db = TestDb::new().await;
     let stop = CancellationToken::new();
     let events = Events::new(db.db(), encode, HealthCell::default(), stop.clone());

@@ -206,7 +206,7 @@ async fn hear_slowly(url: String, pause: Duration, enough: Arc<AtomicI64>) -> He
     clippy::too_many_lines,
     reason = "writers, readers and kills run beside each other and share what is counted at the end"
 )]
-async fn killed_and_slow_subscribers_hear_each_event_once_and_in_order() {
+async fn killed_and_slow_subscribers_receive_each_event_once_in_order() {
     let (wanted, kills) = (
         setting("TASKER_EVENTS", 10_000),
         setting("TASKER_EVENTS_KILLS", 20),

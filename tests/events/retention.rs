@@ -97,7 +97,7 @@ pub async fn count(client: &Client, what: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn finished_tasks_go_with_their_days() {
+async fn finished_tasks_are_removed_with_their_partitions() {
     let (db, client) = aged(2_000, 0).await;
     let (partitions, events) = (
         count(&client, "event_partitions").await,
@@ -128,7 +128,7 @@ async fn finished_tasks_go_with_their_days() {
 }
 
 #[tokio::test]
-async fn what_is_not_over_or_not_for_long_keeps_all_that_it_has() {
+async fn unfinished_and_recent_tasks_are_kept() {
     let (db, client) = aged(1_200, 100).await;
     client
         .batch_execute(
@@ -202,7 +202,7 @@ async fn what_is_not_over_or_not_for_long_keeps_all_that_it_has() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_no_task_is_kept_for_a_day_at_least() {
+async fn events_without_a_task_are_kept_for_a_day() {
     let db = TestDb::new().await;
     let client = db.connect().await;
     let workers = "INSERT INTO workers SELECT gen_random_uuid(), gen_random_uuid(), 'w', '', '{}', '{}', 1, '{}', now(), now(), false,
@@ -227,7 +227,7 @@ async fn what_belongs_to_no_task_is_kept_for_a_day_at_least() {
 }
 
 #[tokio::test]
-async fn a_cursor_from_before_is_told_so_and_a_later_one_goes_on() {
+async fn cursor_before_pruned_events_is_refused_and_a_later_one_continues() {
     let (db, _) = aged(1_000, 0).await;
     let server = TestServer::start(&db).await;
     let mut client = server.client().await;
@@ -263,7 +263,7 @@ async fn a_cursor_from_before_is_told_so_and_a_later_one_goes_on() {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_its_time_holds_up_a_drop_and_no_insert() {
+async fn slow_reader_delays_a_partition_drop_and_no_insert() {
     let (db, client) = aged(100, 0).await;
     let reader = db.connect().await;
     reader
@@ -302,7 +302,7 @@ async fn a_reader_that_takes_its_time_holds_up_a_drop_and_no_insert() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_goes_on_while_much_is_removed() {
+async fn tasks_run_while_many_rows_are_pruned() {
     let (db, session) = aged(20_000, 0).await;
     let server = TestServer::start(&db).await;
     let mut client = server.client().await;
@@ -334,7 +334,7 @@ async fn work_goes_on_while_much_is_removed() {
 }
 
 #[tokio::test]
-async fn one_server_prunes_and_each_makes_partitions() {
+async fn one_server_prunes_and_every_server_creates_partitions() {
     let (db, client) = aged(10, 0).await;
     let retention = |retain| Retention {
         db: db.db(),
@@ -380,7 +380,7 @@ async fn one_server_prunes_and_each_makes_partitions() {
 }
 
 #[tokio::test]
-async fn the_command_says_and_does_the_same() {
+async fn prune_command_removes_as_its_dry_run_reports() {
     let (db, client) = aged(50, 5).await;
     let prune = async |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
@@ -425,7 +425,7 @@ async fn the_command_says_and_does_the_same() {
 
 /// Events that are older than the first partition are stored, delivered and pruned like any others.
 #[tokio::test]
-async fn events_without_a_partition_are_delivered_and_pruned() {
+async fn events_of_the_default_partition_are_delivered_and_pruned() {
     let db = TestDb::new().await;
     let client = db.connect().await;
     client

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_retired_version_goes_when_its_last_task_is_gone() {
+async fn retired_version_is_removed_after_its_last_task() {
     let (db, client) = aged(40, 0).await;
     let sql = async |sql: &str| client.batch_execute(sql).await;
     let server = TestServer::start(&db).await;

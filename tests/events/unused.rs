@@ -82,7 +82,7 @@ const REASONS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn a_service_that_nothing_uses_goes_and_one_with_a_reason_stays() {
+async fn unused_service_is_removed_and_one_in_use_kept() {
     let mut bench = Bench::with(&calls("used", "used")).await;
     let client = bench.db.connect().await;
     register(&mut bench.client, &calls("other", "in_one_of_two_lanes")).await;
@@ -124,7 +124,7 @@ async fn a_service_that_nothing_uses_goes_and_one_with_a_reason_stays() {
 
 /// More services than a page has, so that several transactions remove them.
 #[tokio::test]
-async fn many_services_go_page_by_page() {
+async fn many_unused_services_are_removed_in_pages() {
     let db = TestDb::new().await;
     let client = db.connect().await;
     let insert = "INSERT INTO services (namespace, service, since)
@@ -157,7 +157,7 @@ async fn runs(client: &mut Tasker, name: &str) {
 
 /// A registration that has found its service must not lose it before it has made its lanes.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_registered_meanwhile_has_its_service_and_runs() {
+async fn template_registered_during_a_removal_keeps_its_service() {
     let bench = Bench::new().await;
     let worker = Worker::builder([bench.server.url.clone()])
         .handler("h", |_: StepContext| async { Ok(1) })
@@ -218,7 +218,7 @@ async fn knows(server: &TestServer, service: &str) -> [bool; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_server_forgets_it_and_learns_it_anew() {
+async fn removed_service_is_forgotten_and_learned_again_by_every_server() {
     let mut bench = Bench::with(&calls("used", "used")).await;
     let two = TestServer::start(&bench.db).await;
     let servers = [&bench.server, &two];
@@ -265,7 +265,7 @@ async fn every_server_forgets_it_and_learns_it_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_a_retired_version_used_goes_in_the_round_after_it() {
+async fn service_of_a_retired_version_is_removed_after_the_version() {
     let mut bench = Bench::with(&calls("used", "used")).await;
     register(&mut bench.client, &calls("pay", "billing")).await;
     let client = bench.db.connect().await;

@@ -188,7 +188,7 @@ async fn standing(client: &mut Client, db: &Session, count: usize) -> Vec<String
     clippy::too_many_lines,
     reason = "one load, whose expected repairs grow from stage to stage"
 )]
-async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched() {
+async fn damage_by_hand_is_repaired_under_load_alone() {
     let db = TestDb::new().await;
     let servers = [
         ServerProcess::start(db.url()),
@@ -306,7 +306,7 @@ async fn what_is_broken_by_hand_is_mended_under_load_and_nothing_else_is_touched
 /// The row of a running attempt is gone, or has lost its lease. The server ends the attempt,
 /// notifies its worker, and assigns the step again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_whose_row_is_broken_is_written_off_and_its_worker_told() {
+async fn attempt_with_a_damaged_row_is_lost_and_its_worker_notified() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -348,7 +348,7 @@ async fn an_attempt_whose_row_is_broken_is_written_off_and_its_worker_told() {
 
 /// A task whose template this build cannot read stays unchanged; the auditor reports and counts it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_mended_is_counted_and_what_is_well_again_is_not() {
+async fn damage_that_cannot_be_repaired_is_counted_until_it_is_gone() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();

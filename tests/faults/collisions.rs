@@ -99,7 +99,7 @@ async fn serialization_failures_are_tried_again_and_counted(on: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_intake_of_dispatching_and_of_settling() {
+async fn collisions_of_intake_dispatch_and_settle_are_retried() {
     for on in ["INSERT ON tasks", "UPDATE ON queue", "INSERT ON steps"] {
         serialization_failures_are_tried_again_and_counted(on).await;
     }
@@ -108,7 +108,7 @@ async fn of_intake_of_dispatching_and_of_settling() {
 /// Another transaction locks the task and then waits for its step, while the settler holds the step
 /// and waits for the task.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deadlock_is_tried_again_and_counted() {
+async fn deadlock_is_retried_and_counted() {
     let db = TestDb::new().await;
     let server = Counting::start(&db).await;
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_deadlock_is_tried_again_and_counted() {
 
 /// An operator's transaction locks the rows of a task and stays open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_that_somebody_keeps_locked_holds_up_itself_only() {
+async fn task_locked_by_another_session_delays_only_itself() {
     let db = TestDb::new().await;
     let server = Counting::start(&db).await;
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_task_that_somebody_keeps_locked_holds_up_itself_only() {
 
 /// A failure that does not pass is logged once, and retried ever less often.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_that_does_not_pass_is_logged_once_and_tried_ever_less_often() {
+async fn lasting_failure_is_logged_once_and_retried_with_back_off() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -223,7 +223,7 @@ async fn a_failure_that_does_not_pass_is_logged_once_and_tried_ever_less_often()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_reads_share_a_few_sessions() {
+async fn many_reads_share_few_sessions() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -266,7 +266,7 @@ async fn many_reads_share_a_few_sessions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_session_has_its_limits() {
+async fn every_session_has_its_time_limits() {
     let db = TestDb::new().await;
     let _server = ServerProcess::start(db.url());
     let own = db.db();

@@ -61,7 +61,7 @@ async fn soon(worker: &mut RawWorker) -> StepAssignment {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_intake() {
+async fn uncertain_commit_of_intake_is_resolved() {
     let mut cut = Cut::with(ONE).await;
     let mut worker = cut.worker(4).await;
     // By then the look for the new worker is over, so its slots are free for the submit to claim.
@@ -103,7 +103,7 @@ async fn of_intake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_settling() {
+async fn uncertain_commit_of_settle_is_resolved() {
     let mut cut = Cut::with(FAN).await;
     let mut worker = cut.worker(4).await;
     let id = submit(&mut cut.client, "t/fan", "{}").await;
@@ -131,7 +131,7 @@ async fn of_settling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_dispatching() {
+async fn uncertain_commit_of_dispatch_is_resolved() {
     let mut cut = Cut::with(ONE).await;
     let id = submit(&mut cut.client, "t/one", "{}").await;
     // The first commit is that of the worker's registration.
@@ -149,7 +149,7 @@ async fn of_dispatching() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_cancellation() {
+async fn uncertain_commit_of_a_cancel_is_resolved() {
     let mut cut = Cut::with(ONE).await;
     let mut worker = cut.worker(1).await;
     let id = submit(&mut cut.client, "t/one", "{}").await;

@@ -155,12 +155,12 @@ async fn steps_go_on_elsewhere(way: Way) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn steps_of_a_server_whose_way_to_the_database_is_silent_go_on_elsewhere() {
+async fn steps_of_a_server_with_a_silent_database_link_continue_elsewhere() {
     steps_go_on_elsewhere(Way::Silent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn steps_of_a_server_whose_way_to_the_database_is_broken_go_on_elsewhere() {
+async fn steps_of_a_server_with_a_broken_database_link_continue_elsewhere() {
     steps_go_on_elsewhere(Way::Broken).await;
 }
 
@@ -181,7 +181,7 @@ async fn end<T>(mut stream: Streaming<T>) -> Status {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_listens_to_a_server_that_is_cut_off_hears_of_it() {
+async fn streams_of_a_server_without_database_end_with_unavailable() {
     let two = Two::start().await;
     let mut client = Client::connect(&two.cut.url).await.unwrap();
     let mut whole = Client::connect(&two.whole.url).await.unwrap();

@@ -21,7 +21,7 @@ const SUBSCRIBERS: usize = 50;
 const LOOKS_PER_SECOND: f64 = 1.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_server_with_fifty_workers_leaves_the_database_alone() {
+async fn idle_server_with_50_workers_sends_few_queries() {
     let cluster = counting().await;
     let server = ServerProcess::start(&cluster.url());
     register(&mut Client::connect(&server.url).await.unwrap(), ONE).await;

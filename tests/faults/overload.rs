@@ -202,7 +202,7 @@ async fn latency(client: &mut Client) -> Duration {
     clippy::too_many_lines,
     reason = "one measurement, printed whole before it is judged"
 )]
-async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
+async fn overload_is_refused_without_delay_of_accepted_tasks() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -309,7 +309,7 @@ async fn what_is_too_much_is_refused_and_costs_the_rest_nothing() {
 
 /// The stuck worker fills its slots, sends heartbeats, and answers no step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stuck_worker_does_not_slow_the_one_beside_it() {
+async fn overload_by_a_stuck_worker_does_not_slow_another() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();

@@ -23,7 +23,7 @@ use crate::{
 const CROSSING: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_workers_of_a_killed_server_go_on_at_the_other_one() {
+async fn workers_of_a_killed_server_continue_at_another() {
     let db = TestDb::new().await;
     let (mut one, two) = (
         ServerProcess::start(db.url()),
@@ -46,7 +46,7 @@ async fn the_workers_of_a_killed_server_go_on_at_the_other_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancels_and_news_cross_from_one_server_to_the_other() {
+async fn cancels_and_notifications_reach_other_servers() {
     let db = TestDb::new().await;
     let (one, two) = (
         ServerProcess::start(db.url()),
@@ -111,7 +111,7 @@ async fn cancels_and_news_cross_from_one_server_to_the_other() {
 /// The other server is stopped in the middle of a transaction that holds row locks. Postgres ends
 /// that transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_does_not_hold_up_the_other_one_for_long() {
+async fn stopped_server_delays_another_only_briefly() {
     let db = TestDb::new().await;
     let (one, two) = (
         ServerProcess::start(db.url()),

@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_postgres_loses_nothing_that_was_accepted() {
+async fn killed_postgres_loses_no_accepted_task() {
     let mut cluster = migrated().await;
     let server = ServerProcess::start(&cluster.url());
     let mut client = Client::connect(&server.url).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_killed_postgres_loses_nothing_that_was_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() {
+async fn sessions_terminated_at_any_time_lose_and_repeat_nothing() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     register(&mut Client::connect(&server.url).await.unwrap(), FAN).await;
@@ -93,7 +93,7 @@ async fn sessions_cut_off_at_any_moment_leave_nothing_stuck_and_nothing_twice() 
 
 /// The server found its database, which is then gone when the server reads its templates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_breaks_off_while_a_server_starts_is_waited_for() {
+async fn server_start_waits_for_an_interrupted_database() {
     let mut cluster = migrated().await;
     let db = Db::new(&cluster.url(), SCHEMA).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -114,7 +114,7 @@ async fn a_database_that_breaks_off_while_a_server_starts_is_waited_for() {
 
 /// All Postgres processes are stopped: connections stay open, and no answer arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_that_says_nothing_is_away_too() {
+async fn silent_postgres_counts_as_unavailable() {
     let cluster = migrated().await;
     let server = ServerProcess::start(&cluster.url());
     let mut client = Client::connect(&server.url).await.unwrap();

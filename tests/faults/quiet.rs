@@ -68,13 +68,13 @@ async fn after_work_of(servers: usize) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_work_of_one_server_is_no_error_to_postgres() {
+async fn work_of_one_server_causes_no_error_in_postgres() {
     let errors = after_work_of(1).await;
     assert!(errors.is_empty(), "{errors:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_two_servers_a_wrong_guess_is_the_only_error() {
+async fn work_of_two_servers_causes_only_cache_conflicts_in_postgres() {
     let errors = after_work_of(2).await;
     println!("{} wrong guesses", errors.len());
     assert!(errors.iter().all(|e| e.contains(GUESS)), "{errors:#?}");

@@ -83,18 +83,18 @@ async fn only_the_marked_one_ends(code: &str, marked: Outcome) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_that_fails_the_same_way_twice_is_halved_until_the_culprit_is_alone() {
+async fn batch_that_fails_twice_is_halved_down_to_the_failing_input() {
     // The code of a statement time-out: transient, so the settler first tries the whole batch once
     // more.
     only_the_marked_one_ends("57014", success(&format!("\"{MARK}\""))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_whose_rows_are_wrong_is_halved_at_once() {
+async fn batch_with_invalid_rows_is_halved_immediately() {
     only_the_marked_one_ends("23514", success(&format!("\"{MARK}\""))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workers_error_that_is_refused_ends_its_step_too() {
+async fn worker_error_that_the_database_refuses_ends_its_step() {
     only_the_marked_one_ends("22021", permanent(MARK, "C")).await;
 }

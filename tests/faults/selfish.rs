@@ -58,7 +58,7 @@ async fn flood(says: mpsc::Sender<WorkRequest>) {
 /// The worker takes steps, never reads its stream, sends results of steps that it never had, and
 /// keeps sending heartbeats.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_never_reads_and_floods_results_loses_its_stream_and_its_steps() {
+async fn worker_that_floods_results_without_reading_loses_its_stream_and_steps() {
     let mut bench = Bench::with(ONE).await;
     // A tiny window, so that unread messages queue up in the server.
     let endpoint = tonic::transport::Endpoint::from_shared(bench.server.url.clone()).unwrap();

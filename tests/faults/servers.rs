@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_costs_nothing_but_time() {
+async fn killed_server_loses_no_task_and_charges_no_attempt() {
     let db = TestDb::new().await;
     let mut server = ServerProcess::start(db.url());
     register(&mut Client::connect(&server.url).await.unwrap(), FAN).await;
@@ -38,7 +38,7 @@ async fn a_killed_server_costs_nothing_but_time() {
 /// The process is stopped for longer than a lease and goes on: its workers never fell silent, the
 /// server just did not read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stood_still_does_not_take_its_workers_for_dead() {
+async fn resumed_server_keeps_its_workers() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = Client::connect(&server.url).await.unwrap();

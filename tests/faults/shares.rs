@@ -23,7 +23,7 @@ const NOBODY: &str = "{task_name: nobody, namespace: t, version: 1.0.0, step_tem
 /// A freed slot is filled at once, also when a look at the queue ran while the slot was taken, and
 /// therefore found no step for the slots that were free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
+async fn backlog_of_a_busy_worker_is_processed_without_gaps() {
     const TASKS: usize = 8;
     let mut bench = Bench::with(ONE).await;
     register(&mut bench.client, OTHER).await;
@@ -59,7 +59,7 @@ async fn a_backlog_behind_a_busy_worker_is_worked_off_without_pauses() {
 /// A template as another build may have registered it. Its steps wait for a server that can read
 /// it; steps of other templates do not wait, and the server does not look for it again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_template_that_this_build_cannot_read_holds_up_no_other() {
+async fn unreadable_template_delays_no_other() {
     let cluster = counting().await;
     let server = ServerProcess::start(&cluster.url());
     let mut client = Client::connect(&server.url).await.unwrap();

@@ -61,7 +61,7 @@ fn away(server: &ServerProcess) -> Vec<String> {
 
 /// Another transaction holds a lock on a table that the settler writes to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_settler_that_cannot_store_makes_its_server_not_serving_until_it_can() {
+async fn stalled_settle_loop_makes_the_server_not_serving() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
@@ -120,7 +120,7 @@ async fn a_settler_that_cannot_store_makes_its_server_not_serving_until_it_can()
 /// No result and no submit waits: there is only a worker with free slots, for which the server
 /// cannot look at the queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn loops_that_cannot_look_make_their_server_not_serving_until_they_can() {
+async fn stalled_loops_make_the_server_not_serving() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();

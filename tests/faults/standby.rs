@@ -73,7 +73,7 @@ fn copy(program: &Path, primary: &Cluster) -> Folder {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promoted_standby_has_everything_that_was_acknowledged() {
+async fn promoted_standby_has_every_acknowledged_task() {
     let Some(program) = pg_basebackup() else {
         eprintln!("SKIPPED: there is no pg_basebackup beside the postgres binary");
         return;

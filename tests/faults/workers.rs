@@ -96,7 +96,7 @@ async fn connected(bench: &mut Bench, workers: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_killed_workers_held_goes_to_others_uncharged() {
+async fn steps_of_killed_workers_go_to_others_uncharged() {
     let mut bench = Bench::with(ONE).await;
     bench.circuits_off().await;
     let killed = [0, 1].map(|_| WorkerProcess::start(&bench.server.url, Duration::from_secs(600)));
@@ -143,7 +143,7 @@ async fn what_killed_workers_held_goes_to_others_uncharged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unharmed() {
+async fn worker_stopped_beyond_its_lease_returns_stale_and_reconnects() {
     let mut bench = Bench::with(ONE).await;
     let stopped = WorkerProcess::start(&bench.server.url, Duration::from_millis(1_500));
     connected(&mut bench, 1).await;
@@ -187,7 +187,7 @@ async fn a_worker_stopped_for_longer_than_its_lease_comes_back_too_late_and_unha
 }
 
 #[tokio::test]
-async fn a_stream_closed_without_a_drain_leaves_the_leases_to_their_worker() {
+async fn stream_closed_without_a_drain_keeps_the_leases() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -216,7 +216,7 @@ async fn a_stream_closed_without_a_drain_leaves_the_leases_to_their_worker() {
 /// The server of a worker watches the deadlines of the attempts it knows. An attempt that it does
 /// not know must still end at its deadline, and a worker that runs an ended attempt gets a cancel.
 #[tokio::test]
-async fn an_attempt_that_no_server_knows_of_still_meets_its_deadline() {
+async fn attempt_unknown_to_all_servers_times_out() {
     let yaml = "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: only, handler_class: h,
                   default_retry_limit: 1, handler_config: {timeout_seconds: 1}}]}";
     let mut bench = Bench::with(yaml).await;
@@ -241,7 +241,7 @@ async fn an_attempt_that_no_server_knows_of_still_meets_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_worker_that_two_servers_know_runs_a_step_once() {
+async fn worker_known_to_two_servers_runs_a_step_once() {
     let db = TestDb::new().await;
     let (one, two) = (TestServer::start(&db).await, TestServer::start(&db).await);
     let mut client = one.client().await;

@@ -67,7 +67,7 @@ async fn a_watch_fits(client: &mut TaskServiceClient<Channel>, id: &str) {
 }
 
 #[tokio::test]
-async fn a_task_with_large_results_can_be_looked_at_and_each_result_alone() {
+async fn task_with_large_results_is_read_with_each_result_separately() {
     const STEPS: usize = 6;
     let mut bench = Bench::with(&wide(STEPS)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
@@ -129,7 +129,7 @@ async fn a_task_with_large_results_can_be_looked_at_and_each_result_alone() {
 }
 
 #[tokio::test]
-async fn what_many_attempts_said_is_cut_and_each_attempt_says_it_alone() {
+async fn errors_of_many_attempts_are_cut_and_read_separately() {
     const ATTEMPTS: usize = 12;
     let yaml = format!(
         "{{namespace: t, task_name: one, version: 1.0.0, step_templates: [{{name: only, handler: h,
@@ -184,7 +184,7 @@ async fn what_many_attempts_said_is_cut_and_each_attempt_says_it_alone() {
 }
 
 #[tokio::test]
-async fn a_list_of_failed_tasks_is_without_what_their_errors_add() {
+async fn list_of_failed_tasks_omits_error_contexts() {
     const TASKS: usize = 80;
     let yaml = "{namespace: t, task_name: one, version: 1.0.0, step_templates: [{name: only, handler: h}]}";
     let mut bench = Bench::with(yaml).await;
@@ -231,7 +231,7 @@ async fn a_list_of_failed_tasks_is_without_what_their_errors_add() {
 }
 
 #[tokio::test]
-async fn workers_with_many_handlers_come_in_pages() {
+async fn workers_with_many_handlers_are_listed_in_pages() {
     const WORKERS: usize = 16;
     let bench = Bench::new().await;
     let handlers: Vec<String> = (0..1_000).map(|i| format!("{i:0>255}")).collect();

@@ -17,7 +17,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn case_12_a_cancel_reaches_the_handler_and_its_late_result_changes_nothing() {
+async fn case_12_cancel_reaches_the_handler_and_its_late_result_is_stale() {
     let mut bench = Bench::with(CHAIN).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", "{}").await;
@@ -68,7 +68,7 @@ async fn case_12_a_cancel_reaches_the_handler_and_its_late_result_changes_nothin
 }
 
 #[tokio::test]
-async fn cancelling_again_is_the_same_and_cancelling_an_ended_task_is_refused() {
+async fn repeated_cancel_is_idempotent_and_cancel_of_an_ended_task_is_refused() {
     let mut bench = Bench::with(CHAIN).await;
     let id = bench.submit("t/chain", "{}").await;
     let first = bench.cancel(&id).await.unwrap();
@@ -93,7 +93,7 @@ async fn cancelling_again_is_the_same_and_cancelling_an_ended_task_is_refused() 
 }
 
 #[tokio::test]
-async fn a_step_that_waits_to_retry_is_cancelled_too() {
+async fn cancel_ends_a_step_that_waits_to_retry() {
     let mut bench = Bench::with(CHAIN).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", "{}").await;

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn no_more_assignments_than_slots() {
+async fn assignments_never_exceed_the_slots() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::open(&bench.server.url, registration(&["h"], 2))
         .await
@@ -30,7 +30,7 @@ async fn no_more_assignments_than_slots() {
 }
 
 #[tokio::test]
-async fn priority_first_then_age() {
+async fn steps_are_dispatched_by_priority_then_age() {
     let mut bench = Bench::with(ONE).await;
     let mut ids = Vec::new();
     for priority in [0, 0, 5, -5, 5] {
@@ -64,7 +64,7 @@ async fn priority_first_then_age() {
 }
 
 #[tokio::test]
-async fn case_22_without_a_worker_the_step_stays_ready_and_names_its_handler() {
+async fn case_22_step_without_a_worker_stays_ready_and_names_its_handler() {
     let mut bench = Bench::with(ONE).await;
     let _other = RawWorker::connect(&bench.server.url, &["something.else"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -91,7 +91,7 @@ async fn case_22_without_a_worker_the_step_stays_ready_and_names_its_handler() {
 }
 
 #[tokio::test]
-async fn a_worker_of_another_namespace_gets_nothing() {
+async fn worker_of_another_namespace_gets_no_step() {
     let mut bench = Bench::with(ONE).await;
     let foreign = Register {
         namespaces: vec!["other".into()],
@@ -123,7 +123,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn case_17_two_servers_and_many_workers_hand_out_no_step_twice() {
+async fn case_17_two_servers_with_many_workers_assign_no_step_twice() {
     const TASKS: usize = 2_000;
     let db = TestDb::new().await;
     let servers = [TestServer::start(&db).await, TestServer::start(&db).await];

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_drained_worker_gives_back_what_it_has_not_started() {
+async fn drained_worker_returns_unstarted_steps() {
     let mut bench = Bench::with(ONE).await;
     let mut first = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -31,7 +31,7 @@ async fn a_drained_worker_gives_back_what_it_has_not_started() {
 }
 
 #[tokio::test]
-async fn a_worker_that_releases_in_a_loop_does_not_spin() {
+async fn worker_that_releases_in_a_loop_does_not_spin() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     bench.submit("t/one", "{}").await;
@@ -66,7 +66,7 @@ async fn hurry(db: &tokio_postgres::Client) {
 }
 
 #[tokio::test]
-async fn a_deploy_never_exhausts_a_step() {
+async fn deploys_never_exhaust_a_step() {
     const DEPLOYS: i32 = 25;
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
@@ -121,7 +121,7 @@ async fn a_deploy_never_exhausts_a_step() {
 }
 
 #[tokio::test]
-async fn workers_that_drain_one_after_the_other_do_not_spin_a_step() {
+async fn workers_that_drain_in_sequence_do_not_spin_a_step() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
     let mut started = Instant::now();
@@ -148,7 +148,7 @@ async fn workers_that_drain_one_after_the_other_do_not_spin_a_step() {
 }
 
 #[tokio::test]
-async fn a_step_that_loses_ten_workers_fails() {
+async fn step_that_loses_ten_workers_fails() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;

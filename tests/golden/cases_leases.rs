@@ -24,7 +24,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn case_13_a_lost_worker_costs_an_attempt_number_but_no_try() {
+async fn case_13_lost_worker_uses_an_attempt_number_uncharged() {
     let mut bench = Bench::with(ONE).await;
     let connected = Instant::now();
     let mut first = RawWorker::connect(&bench.server.url, &["h"]).await;
@@ -48,7 +48,7 @@ async fn case_13_a_lost_worker_costs_an_attempt_number_but_no_try() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_keeps_the_lease() {
+async fn heartbeat_extends_the_lease() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -62,7 +62,7 @@ async fn a_heartbeat_keeps_the_lease() {
 }
 
 #[tokio::test]
-async fn a_silent_worker_with_an_open_stream_loses_its_steps_and_its_stream() {
+async fn silent_worker_with_an_open_stream_loses_its_steps_and_stream() {
     let mut bench = Bench::with(ONE).await;
     let mut silent = RawWorker::connect(&bench.server.url, &["h"]).await;
     silent.fall_silent();
@@ -93,7 +93,7 @@ async fn a_silent_worker_with_an_open_stream_loses_its_steps_and_its_stream() {
 }
 
 #[tokio::test]
-async fn case_14_a_result_sent_twice_has_one_effect_and_two_acknowledgements() {
+async fn case_14_repeated_result_has_one_effect_and_two_acknowledgements() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -121,7 +121,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn case_14_also_for_an_accepted_failure_after_the_next_attempt_began() {
+async fn case_14_repeated_failure_after_the_next_attempt_is_acknowledged() {
     let mut bench = Bench::with(RETRYING).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -148,7 +148,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
+async fn case_15_result_of_a_superseded_attempt_is_stale() {
     let mut bench = Bench::with(SHORT).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -215,7 +215,7 @@ async fn case_15_a_result_of_a_superseded_attempt_is_stale() {
 }
 
 #[tokio::test]
-async fn case_16_a_killed_server_costs_no_work() {
+async fn case_16_killed_server_loses_no_work() {
     let db = TestDb::new().await;
     let mut process = ServerProcess::start(db.url());
     let mut client = Client::connect(&process.url).await.unwrap();
@@ -257,7 +257,7 @@ async fn case_16_a_killed_server_costs_no_work() {
 }
 
 #[tokio::test]
-async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
+async fn undelivered_assignment_is_returned_immediately_uncharged() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -293,7 +293,7 @@ async fn an_assignment_lost_on_the_wire_goes_back_at_once_and_free_of_charge() {
 /// The registering server died before it gave anything back, or the search for silent workers came
 /// first. Either way an assignment that the worker does not hold is released, not lost.
 #[tokio::test]
-async fn what_a_worker_does_not_hold_any_more_was_not_lost_with_it() {
+async fn ended_attempts_are_not_lost_with_their_worker() {
     let mut bench = Bench::with(ONE).await;
     let worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/one", "{}").await;
@@ -325,7 +325,7 @@ async fn what_a_worker_does_not_hold_any_more_was_not_lost_with_it() {
 }
 
 #[tokio::test]
-async fn a_step_that_another_worker_answers_frees_its_holders_slot() {
+async fn step_answered_by_another_worker_frees_the_slot_of_its_holder() {
     let mut bench = Bench::with(ONE).await;
     let other = TestServer::start(&bench.db).await;
     for url in [bench.server.url.clone(), other.url.clone()] {
@@ -366,7 +366,7 @@ async fn a_step_that_another_worker_answers_frees_its_holders_slot() {
 }
 
 #[tokio::test]
-async fn a_connection_that_registered_again_elsewhere_is_closed() {
+async fn connection_superseded_by_a_new_register_is_closed() {
     let bench = Bench::new().await;
     let other = TestServer::start(&bench.db).await;
     let mut old = RawWorker::connect(&bench.server.url, &["h"]).await;

@@ -42,7 +42,7 @@ async fn attempts_until_end(
 }
 
 #[tokio::test]
-async fn case_1_a_step_that_is_not_retryable_runs_once() {
+async fn case_1_step_that_is_not_retryable_runs_once() {
     let mut bench = Bench::with(&one_step("default_retryable: false")).await;
     let (attempts, task) = attempts_until_end(&mut bench, || success("1")).await;
     assert_eq!((attempts, state(&task)), (1, TaskState::Complete));
@@ -50,7 +50,7 @@ async fn case_1_a_step_that_is_not_retryable_runs_once() {
 }
 
 #[tokio::test]
-async fn case_2_a_retryable_error_of_a_step_that_is_not_retryable_is_final() {
+async fn case_2_retryable_error_of_a_step_that_is_not_retryable_is_final() {
     let mut bench = Bench::with(&one_step(
         "default_retryable: false, default_retry_limit: 5",
     ))
@@ -61,7 +61,7 @@ async fn case_2_a_retryable_error_of_a_step_that_is_not_retryable_is_final() {
 }
 
 #[tokio::test]
-async fn case_3_a_limit_of_three_is_three_attempts() {
+async fn case_3_retry_limit_of_three_allows_three_attempts() {
     let mut bench = Bench::with(&one_step(&format!("default_retry_limit: 3, {QUICK}"))).await;
     let (attempts, task) = attempts_until_end(&mut bench, || retryable("busy", None)).await;
     assert_eq!((attempts, state(&task)), (3, TaskState::Error));
@@ -84,7 +84,7 @@ async fn case_3_a_limit_of_three_is_three_attempts() {
 }
 
 #[tokio::test]
-async fn case_4_a_limit_of_zero_is_refused_at_registration() {
+async fn case_4_retry_limit_of_zero_is_refused_at_registration() {
     let mut bench = Bench::new().await;
     let request = tasker::proto::RegisterTemplateRequest {
         yaml: one_step("default_retry_limit: 0"),
@@ -111,7 +111,7 @@ async fn case_4_a_limit_of_zero_is_refused_at_registration() {
 }
 
 #[tokio::test]
-async fn case_5_a_permanent_error_is_final_whatever_is_left() {
+async fn case_5_permanent_error_is_final_with_attempts_left() {
     let mut bench = Bench::with(&one_step("default_retry_limit: 5")).await;
     let (attempts, task) =
         attempts_until_end(&mut bench, || permanent("conflict", "USER_CONFLICT")).await;
@@ -154,7 +154,7 @@ async fn delay_after_fourth(retry_after: Duration) -> (Duration, Bench, String) 
 }
 
 #[tokio::test]
-async fn case_6_a_later_retry_after_wins_over_the_own_back_off() {
+async fn case_6_retry_after_later_than_the_back_off_applies() {
     assert_eq!(
         delay_after_fourth(Duration::from_secs(60)).await.0,
         Duration::from_secs(60)
@@ -162,7 +162,7 @@ async fn case_6_a_later_retry_after_wins_over_the_own_back_off() {
 }
 
 #[tokio::test]
-async fn case_7_a_later_own_back_off_wins_over_retry_after() {
+async fn case_7_back_off_later_than_retry_after_applies() {
     assert_eq!(
         delay_after_fourth(Duration::from_secs(1)).await.0,
         Duration::from_secs(16)
@@ -170,7 +170,7 @@ async fn case_7_a_later_own_back_off_wins_over_retry_after() {
 }
 
 #[tokio::test]
-async fn a_retry_after_beyond_an_hour_is_cut_to_an_hour() {
+async fn retry_after_over_an_hour_is_cut_to_an_hour() {
     assert_eq!(
         delay_after_fourth(Duration::from_secs(90_000)).await.0,
         Duration::from_secs(3_600)
@@ -178,7 +178,7 @@ async fn a_retry_after_beyond_an_hour_is_cut_to_an_hour() {
 }
 
 #[tokio::test]
-async fn jitter_stays_in_the_upper_half_and_is_not_always_the_same() {
+async fn jitter_varies_within_the_upper_half() {
     let settings = "default_retry_limit: 60, backoff: {base_seconds: 8, multiplier: 1}";
     let mut bench = Bench::with(&one_step(settings)).await;
     bench.circuits_off().await;
@@ -224,7 +224,7 @@ step_templates:
 ";
 
 #[tokio::test]
-async fn case_8_the_other_branch_runs_to_its_end_before_the_task_fails() {
+async fn case_8_task_fails_after_the_other_branch_has_ended() {
     let mut bench = Bench::with(TWO_ROOTS).await;
     let mut bad = RawWorker::connect(&bench.server.url, &["bad"]).await;
     let mut good = RawWorker::connect(&bench.server.url, &["good"]).await;
@@ -245,7 +245,7 @@ async fn case_8_the_other_branch_runs_to_its_end_before_the_task_fails() {
 }
 
 #[tokio::test]
-async fn case_9_a_task_is_not_failed_while_a_sibling_backs_off() {
+async fn case_9_task_does_not_fail_while_a_sibling_backs_off() {
     let mut bench = Bench::with(TWO_ROOTS).await;
     let mut bad = RawWorker::connect(&bench.server.url, &["bad"]).await;
     let mut good = RawWorker::connect(&bench.server.url, &["good"]).await;

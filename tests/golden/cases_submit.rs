@@ -21,7 +21,7 @@ step_templates:
 const DOCUMENT: &str = r#"{"z":9007199254740993,"a":[1.10,1e400,-0.0,12345678901234567890123],"😀":"\u00e9\ud83d\ude00 é","n":{"x":null,"y":[null,[null]]}}"#;
 
 #[tokio::test]
-async fn case_18_every_digit_key_and_character_reaches_the_children() {
+async fn case_18_result_reaches_the_children_unchanged() {
     let mut bench = Bench::with(CHAIN).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", DOCUMENT).await;
@@ -48,7 +48,7 @@ async fn case_18_every_digit_key_and_character_reaches_the_children() {
 const SEED: &str = include_str!("../fixtures/user_registration.yaml");
 
 #[tokio::test]
-async fn case_19_three_violations_come_as_one_refusal_and_nothing_is_stored() {
+async fn case_19_submit_with_three_violations_reports_all_and_stores_nothing() {
     let mut bench = Bench::with(SEED).await;
     let request = submission(
         "user_management/user_registration",
@@ -82,7 +82,7 @@ async fn case_19_three_violations_come_as_one_refusal_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn the_schemas_defaults_are_in_the_stored_context() {
+async fn submit_stores_the_defaults_of_the_schema() {
     let mut bench = Bench::with(SEED).await;
     let id = bench
         .submit(
@@ -134,7 +134,7 @@ async fn new_tasks_get_their_version(bench: &mut Bench) {
 }
 
 #[tokio::test]
-async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_notice() {
+async fn case_20_registered_version_refuses_other_content() {
     let mut bench = Bench::with(CHAIN).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/chain", "{}").await;
@@ -187,7 +187,7 @@ async fn case_20_a_used_version_refuses_other_content_and_running_tasks_do_not_n
 }
 
 #[tokio::test]
-async fn the_newest_version_is_known_on_every_server_at_once() {
+async fn newest_version_is_known_on_every_server_immediately() {
     let mut bench = Bench::with(CHAIN).await;
     let other = TestServer::start(&bench.db).await;
     let mut there = other.client().await;
@@ -225,7 +225,7 @@ fn keyed(context: &str) -> SubmitTaskRequest {
 }
 
 #[tokio::test]
-async fn case_21_a_used_idempotency_key_gives_the_first_task_back() {
+async fn case_21_repeated_idempotency_key_returns_the_first_task() {
     let mut bench = Bench::with(CHAIN).await;
     let first = bench
         .client
@@ -265,7 +265,7 @@ async fn case_21_a_used_idempotency_key_gives_the_first_task_back() {
 }
 
 #[tokio::test]
-async fn case_21_also_when_many_arrive_at_once_on_two_servers() {
+async fn case_21_concurrent_repeats_on_two_servers_return_one_task() {
     let bench = Bench::with(CHAIN).await;
     let other = TestServer::start(&bench.db).await;
     let mut submits = tokio::task::JoinSet::new();
@@ -299,7 +299,7 @@ async fn case_21_also_when_many_arrive_at_once_on_two_servers() {
 }
 
 #[tokio::test]
-async fn a_group_with_a_taken_key_is_refused_as_a_whole_and_leaves_no_keys_behind() {
+async fn group_with_a_used_key_is_refused_and_stores_no_keys() {
     let mut bench = Bench::with(CHAIN).await;
     bench.client.tasks.submit_task(keyed("{}")).await.unwrap();
     let fresh = SubmitTaskRequest {

@@ -36,7 +36,7 @@ const P50: Duration = if cfg!(debug_assertions) {
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_five_step_chain_on_a_durable_database() {
+async fn chain_of_five_steps_meets_its_latency_budget() {
     let cluster = Cluster::start(Options {
         initdb_cache: own_options().initdb_cache,
         ..Options::default()

@@ -34,7 +34,7 @@ async fn list(bench: &mut Bench, request: ListTasksRequest) -> (Vec<String>, Str
 }
 
 #[tokio::test]
-async fn pages_are_complete_and_without_repetition_while_tasks_arrive() {
+async fn pages_during_submits_are_complete_without_repetition() {
     let mut bench = Bench::with(ONE).await;
     let mut ids = Vec::new();
     for _ in 0..25 {
@@ -60,7 +60,7 @@ async fn pages_are_complete_and_without_repetition_while_tasks_arrive() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_exactly_full_is_the_last_one() {
+async fn exactly_full_page_is_the_last() {
     let mut bench = Bench::with(ONE).await;
     for _ in 0..3 {
         bench.submit("t/one", "{}").await;
@@ -131,7 +131,7 @@ impl OneOfEach {
 }
 
 #[tokio::test]
-async fn every_filter_finds_what_it_says() {
+async fn list_filter_returns_exactly_the_matching_tasks() {
     let mut bench = Bench::with(ONE).await;
     let tasks = OneOfEach::submit(&mut bench).await;
     states_find(&mut bench, &tasks).await;
@@ -232,7 +232,7 @@ async fn fields_find(bench: &mut Bench, tasks: &OneOfEach) {
 }
 
 #[tokio::test]
-async fn a_watch_shows_every_stage_and_ends_with_the_task() {
+async fn watch_shows_every_stage_and_ends_with_the_task() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
     let request = WatchTaskRequest {
@@ -257,7 +257,7 @@ async fn a_watch_shows_every_stage_and_ends_with_the_task() {
 }
 
 #[tokio::test]
-async fn a_watch_of_what_does_not_change_says_so_within_ten_seconds() {
+async fn watch_without_changes_repeats_the_state_within_ten_seconds() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
     let request = WatchTaskRequest {
@@ -286,7 +286,7 @@ async fn a_watch_of_what_does_not_change_says_so_within_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_stopping_server_ends_its_watches_with_unavailable() {
+async fn stopping_server_ends_watches_with_unavailable() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
     let request = WatchTaskRequest {
@@ -308,7 +308,7 @@ async fn a_stopping_server_ends_its_watches_with_unavailable() {
 }
 
 #[tokio::test]
-async fn templates_are_read_back_as_they_were_registered() {
+async fn template_is_returned_as_registered() {
     let mut bench = Bench::with(ONE).await;
     register(&mut bench.client, &ONE.replace("1.0.0", "1.10.0")).await;
     register(&mut bench.client, &ONE.replace("1.0.0", "1.9.0")).await;

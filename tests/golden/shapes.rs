@@ -87,7 +87,7 @@ fn in_order(task: &proto::GetTaskResponse) {
 }
 
 #[tokio::test]
-async fn linear() {
+async fn linear_shape_completes_in_order() {
     let mut bench = Bench::with(LINEAR).await;
     let (worker, starts) = golden_worker(&bench.server.url);
     let id = bench.submit("golden/linear", "{}").await;
@@ -103,7 +103,7 @@ async fn linear() {
 }
 
 #[tokio::test]
-async fn diamond() {
+async fn diamond_shape_completes_in_order() {
     let mut bench = Bench::with(DIAMOND).await;
     let (worker, starts) = golden_worker(&bench.server.url);
     let id = bench.submit("golden/diamond", "{}").await;
@@ -119,7 +119,7 @@ async fn diamond() {
 }
 
 #[tokio::test]
-async fn the_seeds_template_registers_verbatim_and_runs() {
+async fn seed_template_registers_verbatim_and_runs() {
     let mut bench = Bench::with(SEED).await;
     let name = |step: &str| format!("UserManagement::StepHandlers::{step}Handler");
     let mut builder = Worker::builder([bench.server.url.clone()]);

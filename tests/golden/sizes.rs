@@ -58,7 +58,7 @@ async fn roots(bench: &mut Bench, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_assignment_goes_to_a_worker_that_takes_it_and_holds_up_no_other() {
+async fn large_assignment_goes_to_a_worker_with_a_sufficient_limit() {
     let mut bench = Bench::with(&join("join", "")).await;
     register(&mut bench.client, SMALL).await;
     let mut little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT))
@@ -87,7 +87,7 @@ async fn an_assignment_goes_to_a_worker_that_takes_it_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_step_that_no_worker_takes_says_so_and_fails_after_a_lease() {
+async fn step_too_large_for_all_workers_fails_after_a_lease() {
     let mut bench = Bench::with(&join("join", "")).await;
     let _little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT))
         .await
@@ -126,7 +126,7 @@ async fn a_step_that_no_worker_takes_says_so_and_fails_after_a_lease() {
 }
 
 #[tokio::test]
-async fn a_step_gets_the_results_that_its_template_names_and_weighs_no_more() {
+async fn step_receives_only_the_results_named_as_inputs() {
     let mut bench = Bench::with(&join("join", ", inputs: [b]")).await;
     register(&mut bench.client, &join("none", ", inputs: []")).await;
     let mut little = RawWorker::open(&bench.server.url, limited(&["j"], LIMIT))
@@ -144,7 +144,7 @@ async fn a_step_gets_the_results_that_its_template_names_and_weighs_no_more() {
 
 /// The size in the queue's row is never less than the size of the message, and not much more.
 #[tokio::test]
-async fn the_weight_that_is_known_before_is_that_of_the_message() {
+async fn computed_assignment_size_equals_the_message_size() {
     let mut bench = Bench::with(&join("join", "")).await;
     let id = roots(&mut bench, "join").await;
     let db = bench.db.connect().await;
@@ -163,7 +163,7 @@ async fn the_weight_that_is_known_before_is_that_of_the_message() {
 }
 
 #[tokio::test]
-async fn a_limit_has_bounds() {
+async fn assignment_limit_out_of_bounds_is_refused() {
     let bench = Bench::new().await;
     for (limit, fits) in [
         (0, true),
@@ -182,7 +182,7 @@ async fn a_limit_has_bounds() {
 
 /// A worker that reconnects without naming its assignment has not received it.
 #[tokio::test]
-async fn an_assignment_that_never_arrives_waits_ever_longer_and_ends_its_step() {
+async fn undeliverable_assignment_backs_off_and_ends_its_step() {
     let mut bench =
         Bench::with("{namespace: t, task_name: one, version: 1.0.0, step_templates: [{name: only, handler: h}]}").await;
     let db = bench.db.connect().await;
@@ -221,7 +221,7 @@ async fn an_assignment_that_never_arrives_waits_ever_longer_and_ends_its_step() 
 }
 
 #[tokio::test]
-async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_stream() {
+async fn worker_that_reads_nothing_loses_its_stream_at_the_bound() {
     const TASKS: usize = 30;
     let db = TestDb::new().await;
     let config = ServerConfig {
@@ -290,7 +290,7 @@ async fn a_worker_that_reads_nothing_gets_no_more_than_fits_and_then_loses_its_s
 /// Server B assigns the planner and server A settles it, while B keeps the task's documents in
 /// memory.
 #[tokio::test]
-async fn a_plan_reaches_the_steps_whichever_server_hands_them_out() {
+async fn plan_applies_to_steps_dispatched_by_any_server() {
     let db = TestDb::new().await;
     let (a, b) = (TestServer::start(&db).await, TestServer::start(&db).await);
     let (mut at_a, mut at_b) = (a.client().await, b.client().await);

@@ -167,7 +167,7 @@ impl Talk {
 
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
-async fn everything_can_be_found_out() {
+async fn reflection_lists_every_service() {
     let bench = Bench::new().await;
     assert_eq!(
         text(&bench, &["list"]).await.lines().collect::<Vec<_>>(),
@@ -212,7 +212,7 @@ async fn everything_can_be_found_out() {
 
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
-async fn health_is_the_standard_one() {
+async fn health_service_is_the_standard_one() {
     let bench = Bench::new().await;
     for service in [
         "",
@@ -248,7 +248,7 @@ async fn health_is_the_standard_one() {
 
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
-async fn an_error_comes_with_its_details() {
+async fn error_contains_its_details() {
     let bench = Bench::with(REGISTRATION).await;
     let request = json!({"namespace": "user_management", "task_name": "user_registration", "context_json": "{}"});
     let said = refused(&bench, "tasker.v1.TaskService/SubmitTask", request).await;
@@ -283,7 +283,7 @@ async fn an_error_comes_with_its_details() {
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
 #[expect(clippy::too_many_lines, reason = "the whole life of one task")]
-async fn it_runs_a_workflow_and_is_its_worker() {
+async fn grpcurl_submits_a_task_and_performs_its_steps() {
     const YAML: &str = "
         {task_name: hello, namespace: grpcurl, version: 1.0.0, step_templates: [
           {name: greet, handler_class: greet, backoff: {base_seconds: 0.1}},
@@ -415,7 +415,7 @@ async fn it_runs_a_workflow_and_is_its_worker() {
 
 #[tokio::test]
 #[ignore = "needs grpcurl: make test"]
-async fn a_worker_out_of_order_is_told_so() {
+async fn worker_message_out_of_order_is_refused() {
     let bench = Bench::new().await;
     let heartbeat = json!({"heartbeat": {}});
     let said = refused(&bench, "tasker.v1.WorkerService/Work", heartbeat).await;

@@ -20,7 +20,7 @@ use crate::{
 
 /// The version of older tools; grpcurl itself uses v1 where it is offered.
 #[tokio::test]
-async fn reflection_v1alpha_answers_too() {
+async fn reflection_v1alpha_is_supported() {
     let bench = Bench::new().await;
     let channel = tonic::transport::Endpoint::new(bench.server.url.clone())
         .unwrap()
@@ -74,7 +74,7 @@ async fn reflection_v1alpha_answers_too() {
 /// answer.
 #[tokio::test]
 #[ignore = "needs grpcio-reflection: make test"]
-async fn python_submits_by_reflection_alone() {
+async fn python_client_submits_by_reflection() {
     const SCRIPT: &str = r#"
 import grpc, sys
 from google.protobuf.descriptor_pool import DescriptorPool

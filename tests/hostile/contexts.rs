@@ -151,7 +151,7 @@ fn bad_json() -> Vec<(&'static str, String, &'static str)> {
 }
 
 #[tokio::test]
-async fn documents_that_are_no_json_object() {
+async fn contexts_that_are_not_objects_are_refused() {
     let mut target = Target::new().await;
     for (case, json, says) in bad_json() {
         let says_all = if json.len() > 16 << 10 { "" } else { says };
@@ -186,7 +186,7 @@ async fn documents_that_are_no_json_object() {
 }
 
 #[tokio::test]
-async fn damaged_documents() {
+async fn damaged_documents_are_refused() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("contexts");
     for n in 0..260 {
@@ -235,7 +235,7 @@ async fn damaged_documents() {
 }
 
 #[tokio::test]
-async fn documents_that_are_too_large() {
+async fn documents_over_the_size_are_refused() {
     let mut target = Target::new().await;
     let sized = |bytes: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - 8));
     let table: [(usize, Code, &str); 5] = [
@@ -289,7 +289,7 @@ async fn documents_that_are_too_large() {
 }
 
 #[tokio::test]
-async fn contexts_that_do_not_fit_their_schema() {
+async fn contexts_that_violate_their_schema_are_refused() {
     let mut target = Target::new().await;
     let good = serde_json::json!({"email": "a@b.co", "name": "A"});
     let values = [
@@ -376,7 +376,7 @@ step_templates: [{name: a, handler_class: good}]
 ";
 
 #[tokio::test]
-async fn contexts_that_make_the_schema_work() {
+async fn contexts_that_are_costly_to_validate_are_refused() {
     let mut target = Target::new().await;
     crate::support::server::register(&mut target.bench.client, TREE).await;
     target.look().await;

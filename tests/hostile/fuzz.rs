@@ -121,7 +121,7 @@ const PIECES: &[&str] = &[
 ];
 
 #[test]
-fn any_yaml_is_a_template_or_a_list_of_problems_within_it() {
+fn random_yaml_is_a_template_or_has_problems() {
     let mut random = Random::seeded("any yaml");
     let mut valid = 0;
     for n in 0..YAMLS {
@@ -239,7 +239,7 @@ async fn listen(stream: &mut Stream, leases: &mut Vec<String>, first: Duration) 
 }
 
 #[tokio::test]
-async fn any_stream_harms_only_itself() {
+async fn random_worker_stream_harms_only_itself() {
     let mut target = Target::new().await;
     register(&mut target.bench.client, FUZZ).await;
     let mut tasks = Vec::new();

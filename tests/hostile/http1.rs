@@ -109,7 +109,7 @@ fn requests_of_pages() -> Vec<(String, &'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn requests_of_http_1() {
+async fn malformed_http_1_requests_are_refused() {
     let mut target = Target::new().await;
     for (request, status, says) in requests_of_rpcs().into_iter().chain(requests_of_pages()) {
         let answer = send(&target, request.as_bytes()).await;

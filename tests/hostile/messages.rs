@@ -126,7 +126,7 @@ fn rpcs_of_others() -> Vec<Rpc> {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_message() {
+async fn bytes_that_are_not_a_message_are_refused() {
     let mut target = Target::new().await;
     let groups = [vec![0x7b; 200], vec![0x7c; 200]].concat();
     let broken: Vec<(&str, Vec<u8>)> = vec![
@@ -165,7 +165,7 @@ async fn bytes_that_are_no_message() {
 }
 
 #[tokio::test]
-async fn damaged_messages() {
+async fn damaged_messages_are_refused() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("messages");
     for rpc in rpcs() {
@@ -261,7 +261,7 @@ fn broken_frames(path: &str, message: &[u8]) -> Vec<Broken> {
 }
 
 #[tokio::test]
-async fn frames_that_are_none() {
+async fn malformed_frames_are_refused() {
     let mut target = Target::new().await;
     let mut all: Vec<(&str, Vec<u8>)> = rpcs()
         .into_iter()
@@ -324,7 +324,7 @@ fn registration() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn rpcs_that_do_not_exist() {
+async fn unknown_rpcs_are_refused() {
     let mut target = Target::new().await;
     for path in [
         "/tasker.v1.TaskService/Nothing",

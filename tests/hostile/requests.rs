@@ -21,7 +21,7 @@ fn good() -> SubmitTaskRequest {
 }
 
 #[tokio::test]
-async fn ids_of_no_task() {
+async fn ids_of_no_task_are_refused() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("ids");
     let id = "0190b5a0-7b3c-7def-8123-456789abcdef";
@@ -121,7 +121,7 @@ fn cancel(id: &str, by: &str, reason: &str) -> CancelTaskRequest {
 }
 
 #[tokio::test]
-async fn keys_that_are_taken_are_refused() {
+async fn used_keys_are_refused() {
     let mut target = Target::new().await;
     let first = target
         .bench
@@ -234,7 +234,7 @@ async fn cancels_out_of_bounds_or_too_late_are_refused() {
 }
 
 #[tokio::test]
-async fn templates_and_workers_of_no_name() {
+async fn templates_and_workers_without_names_are_refused() {
     let mut target = Target::new().await;
     let rpc = "TemplateService/GetTemplate";
     let template = |namespace: &str, task_name: &str, version: &str| GetTemplateRequest {

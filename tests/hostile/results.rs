@@ -32,7 +32,7 @@ async fn answered(
 }
 
 #[tokio::test]
-async fn results_that_cannot_be_stored() {
+async fn results_that_cannot_be_stored_fail_the_step() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     let table: Vec<(String, &str)> = vec![
@@ -71,7 +71,7 @@ async fn results_that_cannot_be_stored() {
 }
 
 #[tokio::test]
-async fn contexts_of_errors_that_are_no_documents_are_left_out() {
+async fn error_contexts_that_are_not_json_are_omitted() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     for context in [
@@ -100,7 +100,7 @@ async fn contexts_of_errors_that_are_no_documents_are_left_out() {
 }
 
 #[tokio::test]
-async fn messages_and_codes_of_errors_are_cut_and_cleaned() {
+async fn error_messages_and_codes_are_cut_and_cleaned() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     for (message, code, stored, stored_code) in [
@@ -159,7 +159,7 @@ async fn messages_and_codes_of_errors_are_cut_and_cleaned() {
 }
 
 #[tokio::test]
-async fn absurd_times_to_retry_after() {
+async fn retry_after_out_of_bounds_is_limited() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     const HOUR: u64 = 3_600;
@@ -203,7 +203,7 @@ async fn absurd_times_to_retry_after() {
 /// Answers with a meaningless part end their own step, and the worker's stream goes on: all cases
 /// use the same stream.
 #[tokio::test]
-async fn answers_with_a_part_that_means_nothing() {
+async fn results_with_invalid_parts_are_refused() {
     let mut target = Target::new().await;
     let mut worker = RawWorker::connect(&target.bench.server.url, &["good"]).await;
     let retry = |seconds: i64, nanos: i32| {

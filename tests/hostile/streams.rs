@@ -58,7 +58,7 @@ async fn refuses(target: &mut Target, case: &str, messages: Vec<Vec<u8>>, code: 
 }
 
 #[tokio::test]
-async fn first_messages_that_do_not_register() {
+async fn first_messages_other_than_register_are_refused() {
     let mut target = Target::new().await;
     let token = token(&mut Random::seeded("first"));
     let order = "the first message must be `register`";
@@ -217,7 +217,7 @@ fn no_tokens(token: &str, random: &mut Random) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn later_messages_that_are_wrong() {
+async fn invalid_later_messages_are_refused() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("later");
     let token = token(&mut random);
@@ -256,7 +256,7 @@ async fn heard(stream: &mut Stream) -> Hears {
 }
 
 #[tokio::test]
-async fn forged_leases() {
+async fn forged_leases_are_stale() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("forged");
     let id = target.bench.submit("hostile/good", "{}").await;

@@ -40,7 +40,7 @@ fn schema(schema: &str) -> String {
 }
 
 #[tokio::test]
-async fn damaged_templates() {
+async fn damaged_templates_are_refused() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("templates");
     for (i, yaml) in FIXTURES.iter().enumerate() {
@@ -117,7 +117,7 @@ const SCHEMAS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn schemas_that_are_none_or_too_much() {
+async fn invalid_or_costly_schemas_are_refused() {
     let mut target = Target::new().await;
     let wide = (0..300)
         .map(|i| format!("p{i}: {{pattern: a}}"))
@@ -158,7 +158,7 @@ async fn schemas_that_are_none_or_too_much() {
 }
 
 #[tokio::test]
-async fn every_problem_is_named_or_counted() {
+async fn every_problem_is_listed_or_counted() {
     let mut target = Target::new().await;
     let keys: String = (0..90)
         .map(|i| format!("key_{i}: {}\n", "x".repeat(100)))

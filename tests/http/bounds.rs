@@ -21,7 +21,7 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 #[tokio::test]
-async fn a_body_has_at_most_two_mebibytes() {
+async fn body_over_2_mib_is_refused() {
     let site = Site::new().await;
     let body = r#"{"namespace":"t","task_name":"chain"}"#;
     let padded = |bytes: usize| format!("{body}{}", " ".repeat(bytes - body.len()));
@@ -48,7 +48,7 @@ async fn a_body_has_at_most_two_mebibytes() {
 }
 
 #[tokio::test]
-async fn a_message_of_grpc_has_at_most_sixteen_mebibytes() {
+async fn grpc_message_over_16_mib_is_refused() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let channel = tonic::transport::Channel::from_shared(server.url.clone())
@@ -74,7 +74,7 @@ async fn a_message_of_grpc_has_at_most_sixteen_mebibytes() {
 }
 
 #[tokio::test]
-async fn only_json_is_read_as_json() {
+async fn body_of_another_content_type_is_refused() {
     let site = Site::new().await;
     let body = r#"{"namespace":"t","task_name":"chain"}"#;
     for media in [
@@ -110,7 +110,7 @@ async fn only_json_is_read_as_json() {
 }
 
 #[tokio::test]
-async fn a_request_of_grpc_arrives_in_time() {
+async fn slow_grpc_request_is_ended() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let channel = tonic::transport::Channel::from_shared(server.url.clone())
@@ -170,7 +170,7 @@ async fn kept(address: &str, bytes: &[u8]) -> (Duration, String) {
 }
 
 #[tokio::test]
-async fn who_does_not_say_what_he_wants_is_let_go() {
+async fn connection_without_a_request_is_closed() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let address = server.url.trim_start_matches("http://").to_owned();

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::site::Site;
 
 #[tokio::test]
-async fn a_policy_is_set_and_a_circuit_is_forced_and_reset() {
+async fn policy_is_set_and_circuit_forced_and_reset() {
     let site = Site::new().await;
     let set = json!({"namespace": "t", "service": "s", "policy": {"min_calls": 7, "failure_rate": 0.25}, "by": "me", "reason": "why"});
     let answer = site.post("/tasker/circuits/policy", set.to_string()).await;
@@ -64,7 +64,7 @@ async fn a_policy_is_set_and_a_circuit_is_forced_and_reset() {
 }
 
 #[tokio::test]
-async fn a_wrong_policy_is_refused_with_a_pointer_to_each_field() {
+async fn invalid_policy_is_refused_with_a_pointer_to_each_field() {
     let site = Site::new().await;
     let both = json!({"namespace": "t", "service": "s", "policy": {"probes": 3}, "unset": ["probes"], "by": "me", "reason": "why"});
     let refused = site.post("/tasker/circuits/policy", both.to_string()).await;
@@ -93,7 +93,7 @@ async fn a_wrong_policy_is_refused_with_a_pointer_to_each_field() {
 }
 
 #[tokio::test]
-async fn a_task_is_explained() {
+async fn explain_returns_the_causes() {
     let site = Site::new().await;
     let id = site.submit("{}").await;
     let explained = site.get(&format!("/tasker/tasks/{id}/explain")).await.json;

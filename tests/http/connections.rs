@@ -94,7 +94,7 @@ fn processor_time(server: &ServerProcess) -> Duration {
 }
 
 #[tokio::test]
-async fn without_file_descriptors_a_server_goes_on() {
+async fn server_without_file_descriptors_keeps_serving() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let mut kept = Kept::open(server.address(), "127.0.0.1").await;
@@ -169,7 +169,7 @@ fn getrlimit_of(server: &ServerProcess) -> Rlimit {
 }
 
 #[tokio::test]
-async fn connections_are_limited_in_all_and_for_one_address() {
+async fn connections_are_limited_in_all_and_per_address() {
     const ALL: usize = 48;
     const ONE_ADDRESS: usize = 36;
     let db = TestDb::new().await;
@@ -245,7 +245,7 @@ const SETTINGS: u8 = 4;
 const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[tokio::test]
-async fn what_a_connection_of_http_2_may_do_is_bounded() {
+async fn http_2_connection_is_bounded() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let address = server.url.trim_start_matches("http://");

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice() {
+async fn reconnected_event_source_receives_each_event_once() {
     let site = Site::new().await;
     let id = site.submit("{}").await;
     let mut worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
@@ -60,7 +60,7 @@ async fn a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice() {
 }
 
 #[tokio::test]
-async fn what_is_no_place_is_refused_as_a_problem() {
+async fn invalid_last_event_id_is_refused_as_a_problem() {
     let site = Site::new().await;
     assert_eq!(
         site.get("/tasker/events?cursor=nonsense").await.problem(),

@@ -113,7 +113,7 @@ fn framed(task_id: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_foreign_name_is_refused_everywhere_but_on_native_grpc() {
+async fn foreign_host_is_refused_except_on_native_grpc() {
     let bench = named().await;
     for path in [
         "/livez",
@@ -174,7 +174,7 @@ async fn a_foreign_name_is_refused_everywhere_but_on_native_grpc() {
 }
 
 #[tokio::test]
-async fn a_request_says_which_one_host_it_is_for() {
+async fn request_without_exactly_one_host_is_refused() {
     let bench = named().await;
     for (text, code) in [
         ("GET /livez HTTP/1.0\r\n\r\n".to_owned(), "HOST_MISSING"),
@@ -238,7 +238,7 @@ const FOREIGN: &[&[&str]] = &[
 ];
 
 #[tokio::test]
-async fn a_foreign_page_cancels_nothing() {
+async fn foreign_page_cannot_cancel_a_task() {
     let mut bench = named().await;
     let id = submit(&mut bench.client, "t/chain", "{}").await;
     let path = format!("/tasker/tasks/{id}/cancel");
@@ -309,7 +309,7 @@ async fn a_foreign_page_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn over_http_2_the_authority_counts() {
+async fn http_2_authority_is_checked() {
     let mut bench = named().await;
     let id = submit(&mut bench.client, "t/chain", "{}").await;
     let livez = || http::Request::get("/livez");

@@ -105,7 +105,7 @@ const GZIP: [(&str, &str); 2] = [
 ];
 
 #[tokio::test]
-async fn messages_of_grpc_may_be_packed() {
+async fn compressed_grpc_messages_are_accepted() {
     let site = Site::new().await;
     let url = &site.bench.server.url;
     let context = format!(r#"{{"x":"{}"}}"#, "y".repeat(50_000));
@@ -217,7 +217,7 @@ async fn other_encodings_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn http_bodies_may_be_packed() {
+async fn compressed_http_bodies_are_accepted() {
     let site = Site::new().await;
     let context = format!(r#"{{"x":"{}"}}"#, "y".repeat(50_000));
     let body = format!(r#"{{"namespace":"t","task_name":"chain","context":{context}}}"#);
@@ -279,7 +279,7 @@ async fn http_bodies_may_be_packed() {
 }
 
 #[tokio::test]
-async fn what_unpacks_to_more_than_it_may_costs_little() {
+async fn body_that_decompresses_over_the_limit_is_refused_cheaply() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let bomb = packed(&vec![b' '; 200 << 20]);
@@ -323,7 +323,7 @@ async fn what_unpacks_to_more_than_it_may_costs_little() {
 }
 
 #[tokio::test]
-async fn the_bounds_are_those_of_what_is_not_packed() {
+async fn size_bounds_apply_to_decompressed_data() {
     let db = TestDb::new().await;
     let server = TestServer::start(&db).await;
     let cancel = |bytes: usize| {

@@ -44,7 +44,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 }
 
 #[tokio::test]
-async fn the_document_is_well_formed() {
+async fn openapi_document_is_valid() {
     let site = Site::new().await;
     let document = site.get("/tasker/openapi.json").await.json;
     assert_eq!(
@@ -458,7 +458,7 @@ async fn details(site: &Site, checked: &mut Checked, tasks: &[String]) {
 }
 
 #[tokio::test]
-async fn every_route_answers_as_the_document_says() {
+async fn every_route_answers_as_documented() {
     let site = Site::new().await;
     let document = site.get("/tasker/openapi.json").await;
     let mut checked = Checked::new(document.json.clone());

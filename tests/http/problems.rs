@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn what_does_not_fit_the_schema_has_its_pointer() {
+async fn schema_violation_has_its_pointer() {
     let site = Site::new().await;
     let answer = site
         .post(
@@ -149,7 +149,7 @@ const READ: &[(&str, u16, &str, &[&str])] = &[
 ];
 
 #[tokio::test]
-async fn every_refusal_says_what_is_wrong_and_where() {
+async fn refusal_states_violation_and_place() {
     let site = Site::new().await;
     for (path, body, status, code, places) in POSTED {
         let answer = site.post(path, *body).await;
@@ -176,7 +176,7 @@ async fn every_refusal_says_what_is_wrong_and_where() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_a_time_to_come_back() {
+async fn unavailable_database_answers_with_retry_after() {
     let cluster = own_cluster().await;
     let db = TestDb::on(&cluster).await;
     let server = TestServer::start(&db).await;

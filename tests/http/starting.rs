@@ -54,7 +54,7 @@ async fn pages(db: &TestDb) -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn a_page_of_templates_ends_by_their_number() {
+async fn page_of_templates_ends_at_its_number() {
     let db = TestDb::new().await;
     let most = usize::try_from(template::PAGE_TEMPLATES).unwrap();
     many(&db, i32::try_from(most).unwrap() - 1, 0).await;
@@ -65,7 +65,7 @@ async fn a_page_of_templates_ends_by_their_number() {
 }
 
 #[tokio::test]
-async fn a_page_of_templates_ends_by_their_bytes() {
+async fn page_of_templates_ends_at_its_bytes() {
     let db = TestDb::new().await;
     // Each copy has half a page of comment, so the first page ends after the first template and two
     // copies.
@@ -75,7 +75,7 @@ async fn a_page_of_templates_ends_by_their_bytes() {
 
 /// More templates than one read could return in its time: each page has the time of one read.
 #[tokio::test]
-async fn a_server_starts_with_many_templates() {
+async fn server_with_many_templates_starts() {
     let db = TestDb::new().await;
     many(&db, 12_000, 0).await;
     let server = TestServer::start(&db).await;
@@ -94,7 +94,7 @@ async fn a_server_starts_with_many_templates() {
 }
 
 #[tokio::test]
-async fn a_server_that_still_starts_lives_and_says_so() {
+async fn starting_server_is_live_and_not_ready() {
     let db = TestDb::new().await;
     let mut session = db.connect().await;
     let lock = session.transaction().await.unwrap();

@@ -10,7 +10,7 @@ use crate::{
 const DOCUMENT: &str = r#"{"z": 9007199254740993,"a/b":"é 😀","n":12345678901234567890123,"deep":[1.10,1e400,-0.0,{"y":null,"x":[]}]}"#;
 
 #[tokio::test]
-async fn documents_come_back_as_they_were_sent() {
+async fn documents_are_returned_unchanged() {
     let site = Site::new().await;
     let id = site.submit(DOCUMENT).await;
     let mut worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
@@ -64,7 +64,7 @@ async fn documents_come_back_as_they_were_sent() {
 }
 
 #[tokio::test]
-async fn every_field_of_a_submit_arrives() {
+async fn every_field_of_a_submit_is_stored() {
     let site = Site::new().await;
     let body = r#"{"namespace":"t","task_name":"chain","version":"1.0.0","priority":7,"correlation_id":"c-1",
                    "idempotency_key":"k","annotations":{"big":9007199254740993},"context":null}"#;
@@ -112,7 +112,7 @@ async fn every_field_of_a_submit_arrives() {
 }
 
 #[tokio::test]
-async fn the_idempotency_key_may_be_a_header() {
+async fn idempotency_key_is_accepted_as_a_header() {
     let site = Site::new().await;
     let submit = |key: &'static str, body: &'static str| {
         let request = site
@@ -205,7 +205,7 @@ async fn lists_are_filtered_and_paged_as_over_grpc() {
 }
 
 #[tokio::test]
-async fn a_cancel_says_who_and_why_and_an_ended_task_refuses_it() {
+async fn cancel_records_its_author_and_is_refused_by_an_ended_task() {
     let site = Site::new().await;
     let mut worker = RawWorker::connect(&site.bench.server.url, &["h"]).await;
     let id = site.submit("{}").await;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::site::{CHAIN, Site};
 
 #[tokio::test]
-async fn a_template_is_registered_as_yaml_or_in_json_and_read_back() {
+async fn template_is_registered_as_yaml_or_json_and_returned() {
     let site = Site::new().await;
     let newer = CHAIN.replace("1.0.0", "1.1.0");
     let yaml = |text: String| {
@@ -65,7 +65,7 @@ async fn a_template_is_registered_as_yaml_or_in_json_and_read_back() {
 }
 
 #[tokio::test]
-async fn a_version_is_retired() {
+async fn version_is_retired() {
     let site = Site::new().await;
     let retire = |body: serde_json::Value| {
         site.post("/tasker/templates/t/chain/1.0.0/retire", body.to_string())
@@ -104,7 +104,7 @@ async fn a_version_is_retired() {
 }
 
 #[tokio::test]
-async fn names_in_a_path_may_be_anything_that_is_encoded() {
+async fn encoded_names_in_a_path_are_accepted() {
     let site = Site::new().await;
     let odd = CHAIN.replace("task_name: chain", "task_name: 'a%:é?'");
     site.post("/tasker/templates", json!({"yaml": odd}).to_string())
@@ -121,7 +121,7 @@ async fn names_in_a_path_may_be_anything_that_is_encoded() {
 }
 
 #[tokio::test]
-async fn a_name_from_before_there_was_a_grammar_is_refused_anew_and_stays_readable() {
+async fn stored_name_outside_the_grammar_stays_readable_and_is_refused_anew() {
     let site = Site::new().await;
     let old = CHAIN
         .replace("task_name: chain", "task_name: 'a/b c@d'")
@@ -157,7 +157,7 @@ async fn a_name_from_before_there_was_a_grammar_is_refused_anew_and_stays_readab
 }
 
 #[tokio::test]
-async fn warnings_are_answered_and_refuse_only_where_they_are_denied() {
+async fn warnings_are_returned_and_refuse_only_if_denied() {
     let site = Site::new().await;
     let yaml = include_str!("../fixtures/rails/returns.yaml");
     let request = |deny: bool| json!({"yaml": yaml, "deny_warnings": deny}).to_string();
@@ -225,7 +225,7 @@ async fn warnings_are_answered_and_refuse_only_where_they_are_denied() {
 }
 
 #[tokio::test]
-async fn a_time_without_a_zone_and_another_correlation_id_are_refused_by_the_names_of_http() {
+async fn time_without_a_zone_and_second_correlation_id_are_refused_by_http_names() {
     let site = Site::new().await;
     let submit = |more: serde_json::Value| {
         let mut body = json!({"namespace": "t", "task_name": "chain"});
@@ -282,7 +282,7 @@ async fn a_time_without_a_zone_and_another_correlation_id_are_refused_by_the_nam
 }
 
 #[tokio::test]
-async fn a_wrong_template_is_told_line_by_line() {
+async fn invalid_template_is_reported_by_line() {
     let site = Site::new().await;
     let answer = site
         .post(

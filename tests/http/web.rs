@@ -74,7 +74,7 @@ async fn call(
 }
 
 #[tokio::test]
-async fn grpc_web_works_over_http_1_1() {
+async fn grpc_web_over_http_1_1_works() {
     let site = Site::new().await;
     let submit = proto::SubmitTaskRequest {
         namespace: "t".into(),
@@ -167,7 +167,7 @@ async fn errors_over_grpc_web_have_their_status() {
 }
 
 #[tokio::test]
-async fn no_page_may_call_unless_its_origin_is_named() {
+async fn page_of_an_unlisted_origin_is_refused() {
     let preflight = async |bench: &Bench, path: &str, origin: &str| {
         let request = reqwest::Client::new()
             .request(

@@ -11,7 +11,7 @@ use crate::{
 const MAX_LABEL_SETS: usize = 200;
 
 #[tokio::test]
-async fn labels_are_bounded() {
+async fn label_combinations_are_bounded() {
     let mut bench = Bench::new().await;
     // Two hundred lanes in five templates, each with labels of its own.
     for template in 0..5 {
@@ -59,7 +59,7 @@ fn wide(template: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_waiting_steps_cost_one_small_look() {
+async fn scrape_with_100_000_waiting_steps_costs_one_bounded_query() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let before = Scrape::of(&bench.server.url).await;

@@ -146,7 +146,7 @@ fn of_the_server() -> Vec<Count> {
 }
 
 #[tokio::test]
-async fn everything_is_counted_once() {
+async fn each_event_is_counted_once() {
     let mut bench = Bench::with(ONE).await;
     register(&mut bench.client, OTHER).await;
     let _worker = work(&mut bench).await;
@@ -175,7 +175,7 @@ async fn everything_is_counted_once() {
 }
 
 #[tokio::test]
-async fn what_operators_do_is_counted() {
+async fn orders_of_operators_are_counted() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let mut failed = Vec::new();
@@ -225,7 +225,7 @@ async fn what_operators_do_is_counted() {
 }
 
 #[tokio::test]
-async fn what_nothing_would_wake_is_counted() {
+async fn stuck_steps_and_tasks_are_counted() {
     let mut bench = Bench::with(ONE).await;
     let id = bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
@@ -241,7 +241,7 @@ async fn what_nothing_would_wake_is_counted() {
 }
 
 #[tokio::test]
-async fn a_server_without_a_database_says_so() {
+async fn server_without_a_database_reports_it() {
     let cluster = own_cluster().await;
     let db = TestDb::on(&cluster).await;
     let server = TestServer::start(&db).await;

@@ -29,7 +29,7 @@ fn documented() -> Described {
 }
 
 #[tokio::test]
-async fn the_table_and_the_page_agree() {
+async fn documented_metrics_equal_the_served_ones() {
     let mut bench = Bench::with(ONE).await;
     let _worker = work(&mut bench).await;
     let scrape = Scrape::of(&bench.server.url).await;

@@ -136,7 +136,7 @@ fn promtool(args: &[&str], input: &str) {
 
 #[tokio::test]
 #[ignore = "needs prometheus: make test"]
-async fn a_real_prometheus_has_data_for_every_query() {
+async fn prometheus_has_data_for_every_query() {
     let rules = file("deploy/prometheus/alerts.yml");
     promtool(&["check", "rules", rules.to_str().unwrap()], "");
     let mut bench = Bench::with(ONE).await;

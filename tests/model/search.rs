@@ -172,7 +172,7 @@ async fn found_out(url: &str, wrong: Wrong) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_model_is_found_out() {
+async fn wrong_model_is_detected() {
     let bench = bench().await;
     let url = &bench.server.url;
     tokio::join!(

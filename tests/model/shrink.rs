@@ -39,7 +39,7 @@ pub async fn shrink<T: Clone, D, F: Future<Output = Option<D>>>(
 }
 
 #[tokio::test]
-async fn what_does_not_matter_is_dropped() {
+async fn shrinking_drops_irrelevant_operations() {
     // Fails if 3 comes before 17 and there is a 40.
     let fails = |ops: Vec<u32>| async move {
         let at = |n| ops.iter().position(|op| *op == n);

@@ -129,7 +129,7 @@ fn filters() -> [(TaskFilter, i64); 8] {
 }
 
 #[tokio::test]
-async fn an_order_is_for_those_that_fit_and_no_others() {
+async fn bulk_order_reaches_exactly_the_matching_tasks() {
     let mut bench = Bench::with(ONE).await;
     let other = ONE.replace("one", "other");
     let newer = ONE.replace("1.0.0", "2.0.0");
@@ -191,7 +191,7 @@ async fn an_order_is_for_those_that_fit_and_no_others() {
 }
 
 #[tokio::test]
-async fn failures_are_found_by_code_and_time_and_settled() {
+async fn failed_tasks_are_selected_by_code_and_time_and_resolved() {
     let mut bench = Bench::with(ONE).await;
     let brief = "{task_name: brief, namespace: t, version: 1.0.0, timeout_seconds: 0.1,
                   step_templates: [{name: a, handler_class: nobody}]}";
@@ -265,7 +265,7 @@ async fn failures_are_found_by_code_and_time_and_settled() {
 }
 
 #[tokio::test]
-async fn an_order_to_nobody_in_particular_by_nobody_or_of_nothing_is_refused() {
+async fn bulk_order_without_filter_author_or_kind_is_refused() {
     let mut bench = Bench::with(ONE).await;
     let good = order(BulkOrder::Retry);
     for (wrong, field) in [

@@ -44,7 +44,7 @@ fn expired(task: &GetTaskResponse) {
 }
 
 #[tokio::test]
-async fn a_running_step_is_told_its_late_result_is_stale_and_nothing_new_starts() {
+async fn deadline_notifies_the_running_step_and_starts_nothing() {
     let mut bench = Bench::with(&template(1.0, CHAIN)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/brief", "{}").await;
@@ -83,7 +83,7 @@ async fn a_running_step_is_told_its_late_result_is_stale_and_nothing_new_starts(
 }
 
 #[tokio::test]
-async fn a_step_that_waits_for_a_worker_a_retry_or_a_resume_does_not_outlive_its_task() {
+async fn deadline_ends_waiting_steps_with_the_task() {
     let mut bench = Bench::with(&template(1.0, CHAIN)).await;
     bench.circuits_off().await;
     let ready = bench.submit("t/brief", "{}").await;
@@ -113,7 +113,7 @@ async fn a_step_that_waits_for_a_worker_a_retry_or_a_resume_does_not_outlive_its
 }
 
 #[tokio::test]
-async fn a_task_that_ends_in_time_has_no_deadline_any_more() {
+async fn deadline_of_a_task_that_ended_in_time_is_removed() {
     let mut bench = Bench::with(&template(1.0, CHAIN)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let complete = bench.submit("t/brief", "{}").await;
@@ -147,7 +147,7 @@ async fn a_task_that_ends_in_time_has_no_deadline_any_more() {
 }
 
 #[tokio::test]
-async fn a_failed_task_that_is_retried_after_its_deadline_is_refused_or_ends_by_it() {
+async fn retry_after_the_deadline_is_refused_or_ends_by_it() {
     let mut bench = Bench::with(&template(1.5, CHAIN)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let (in_time, too_late) = (
@@ -184,7 +184,7 @@ async fn a_failed_task_that_is_retried_after_its_deadline_is_refused_or_ends_by_
 }
 
 #[tokio::test]
-async fn a_planner_has_no_longer_than_its_task() {
+async fn deadline_limits_the_planner() {
     let steps = "planner: {handler: p, handler_config: {timeout_seconds: 60}}, step_templates: [{name: a, handler_class: h}]";
     let mut bench = Bench::with(&template(1.0, steps)).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h", "p"]).await;
@@ -201,7 +201,7 @@ async fn a_planner_has_no_longer_than_its_task() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_while_no_server_runs_ends_the_task_when_one_does() {
+async fn deadline_that_passes_without_a_server_ends_the_task_at_the_next_start() {
     let db = crate::support::TestDb::new().await;
     let server = TestServer::start(&db).await;
     let mut client = server.client().await;

@@ -46,7 +46,7 @@ async fn ordered(bench: &mut Bench, last: E) -> Vec<Event> {
 }
 
 #[tokio::test]
-async fn each_order_is_an_event_with_who_and_why() {
+async fn order_is_an_event_with_author_and_reason() {
     let mut bench = Bench::with(PAIR).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let id = bench.submit("t/pair", "{}").await;
@@ -113,7 +113,7 @@ async fn each_order_is_an_event_with_who_and_why() {
 }
 
 #[tokio::test]
-async fn a_pause_of_a_template_or_namespace_is_an_event_too() {
+async fn pause_of_a_template_or_namespace_is_an_event() {
     let mut bench = Bench::with(PAIR).await;
     for task_name in ["", "pair"] {
         for _ in 0..2 {

@@ -26,7 +26,7 @@ async fn chain() -> (Bench, RawWorker, String) {
 }
 
 #[tokio::test]
-async fn what_runs_when_the_task_is_paused_goes_on_to_its_end() {
+async fn running_step_of_a_paused_task_continues_to_its_end() {
     let (mut bench, mut worker, id) = chain().await;
     let a = worker.assignment().await;
     let paused = followed(&mut bench, Verb::Pause, &id, "").await;
@@ -52,7 +52,7 @@ async fn what_runs_when_the_task_is_paused_goes_on_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_running_step_of_a_paused_task_that_fails_or_is_lost_waits_with_it() {
+async fn failed_or_lost_step_of_a_paused_task_waits_for_the_resume() {
     for lost in [false, true] {
         let (mut bench, mut worker, id) = chain().await;
         let a = worker.assignment().await;
@@ -82,7 +82,7 @@ async fn a_running_step_of_a_paused_task_that_fails_or_is_lost_waits_with_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_holding_a_step_of_a_paused_task_gives_it_back_to_the_pause() {
+async fn step_of_a_dead_worker_in_a_paused_task_stays_paused() {
     let (mut bench, mut worker, id) = chain().await;
     worker.assignment().await;
     followed(&mut bench, Verb::Pause, &id, "").await;
@@ -97,7 +97,7 @@ async fn a_worker_that_dies_holding_a_step_of_a_paused_task_gives_it_back_to_the
 }
 
 #[tokio::test]
-async fn a_result_for_a_task_that_was_cancelled_paused_or_not_is_stale() {
+async fn result_for_a_cancelled_task_is_stale() {
     let (mut bench, mut worker, id) = chain().await;
     let a = worker.assignment().await;
     followed(&mut bench, Verb::Pause, &id, "").await;
@@ -118,7 +118,7 @@ async fn a_result_for_a_task_that_was_cancelled_paused_or_not_is_stale() {
 }
 
 #[tokio::test]
-async fn a_copy_of_the_answer_that_failed_a_step_does_nothing_to_its_second_life() {
+async fn repeated_failure_has_no_effect_on_the_retried_step() {
     let (mut bench, mut worker, id) = chain().await;
     let first = worker.assignment().await;
     worker.settle(&first, permanent("no", "NO")).await;

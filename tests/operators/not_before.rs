@@ -32,7 +32,7 @@ fn later(time: Duration) -> proto::SubmitTaskRequest {
 }
 
 #[tokio::test]
-async fn a_task_waits_for_its_time_also_over_a_crash_and_says_so() {
+async fn not_before_holds_over_a_crash_and_is_explained() {
     let db = TestDb::new().await;
     let mut server = ServerProcess::start(db.url());
     let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_task_waits_for_its_time_also_over_a_crash_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_time_in_the_past_asks_for_nothing_and_one_in_years_is_refused() {
+async fn not_before_in_the_past_is_ignored_and_in_years_refused() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let past = Some(prost_types::Timestamp {
@@ -122,7 +122,7 @@ async fn a_time_in_the_past_asks_for_nothing_and_one_in_years_is_refused() {
 }
 
 #[tokio::test]
-async fn a_pause_does_not_shorten_the_wait_and_a_word_ends_it() {
+async fn not_before_survives_a_pause_and_ends_by_an_order() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let mut submit = async |time| {
@@ -147,7 +147,7 @@ async fn a_pause_does_not_shorten_the_wait_and_a_word_ends_it() {
 }
 
 #[tokio::test]
-async fn a_repeat_whose_time_is_computed_anew_is_the_same_submission() {
+async fn repeated_submit_with_another_not_before_returns_the_first_task() {
     let mut bench = Bench::with(ONE).await;
     let keyed = |priority: i32, time: Option<Duration>| proto::SubmitTaskRequest {
         idempotency_key: "k".into(),

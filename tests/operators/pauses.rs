@@ -18,7 +18,7 @@ const ONE: &str =
     "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
 
 #[tokio::test]
-async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
+async fn template_pause_lets_running_steps_end_and_holds_the_next() {
     let chain = "{task_name: chain, namespace: t, version: 1.0.0, step_templates: [
                   {name: a, handler_class: h}, {name: b, handler_class: h, depends_on_steps: [a]}]}";
     let mut bench = Bench::with(chain).await;
@@ -83,7 +83,7 @@ async fn what_runs_ends_and_what_comes_next_waits_for_the_template() {
 }
 
 #[tokio::test]
-async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more() {
+async fn pause_is_confirmed_after_all_earlier_claims() {
     let mut bench = Bench::with(ONE).await;
     let request = proto::PauseTemplateRequest {
         namespace: "t".into(),
@@ -135,7 +135,7 @@ async fn a_pause_is_confirmed_when_no_claim_from_before_it_can_be_made_any_more(
 }
 
 #[tokio::test]
-async fn two_pauses_are_lifted_one_by_one() {
+async fn nested_pauses_are_lifted_one_by_one() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     for name in ["", "one"] {
@@ -189,7 +189,7 @@ async fn pages(bench: &mut Bench, page_size: i32) -> (Vec<usize>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn pauses_come_in_pages_that_end_by_number_and_by_bytes() {
+async fn pauses_are_listed_in_pages_bounded_by_number_and_bytes() {
     let mut bench = Bench::new().await;
     let db = bench.db.connect().await;
     let insert = "INSERT INTO pauses (namespace, task_name, paused_at, paused_by, reason)

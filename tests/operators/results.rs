@@ -29,7 +29,7 @@ async fn branches() -> (Bench, RawWorker, String) {
 }
 
 #[tokio::test]
-async fn case_10_children_of_a_step_that_is_resolved_by_hand_run_and_see_its_result() {
+async fn case_10_children_of_a_resolved_step_run_with_its_result() {
     let (mut bench, mut worker, id) = branches().await;
     let a = worker.assignment().await;
     worker.settle(&a, permanent("no", "NO")).await;
@@ -60,7 +60,7 @@ async fn case_10_children_of_a_step_that_is_resolved_by_hand_run_and_see_its_res
 }
 
 #[tokio::test]
-async fn case_11_a_failed_step_that_is_retried_lets_the_task_go_on_and_complete() {
+async fn case_11_retried_step_lets_the_task_complete() {
     let (mut bench, mut worker, id) = branches().await;
     for _ in 0..2 {
         let a = worker.assignment().await;
@@ -103,7 +103,7 @@ async fn case_11_a_failed_step_that_is_retried_lets_the_task_go_on_and_complete(
 }
 
 #[tokio::test]
-async fn a_retry_gives_one_more_attempt_and_a_fresh_one_all_of_them() {
+async fn retry_adds_one_attempt_and_a_fresh_retry_all() {
     let (mut bench, mut worker, id) = branches().await;
     followed(&mut bench, Verb::Skip, &id, "d").await;
     let mut fails = async |times: i32, bench: &mut Bench| {
@@ -131,7 +131,7 @@ async fn a_retry_gives_one_more_attempt_and_a_fresh_one_all_of_them() {
 }
 
 #[tokio::test]
-async fn children_of_a_skipped_step_see_null() {
+async fn children_of_a_skipped_step_receive_null() {
     let (mut bench, mut worker, id) = branches().await;
     let a = worker.assignment().await;
     worker.settle(&a, permanent("no", "NO")).await;
@@ -145,7 +145,7 @@ async fn children_of_a_skipped_step_see_null() {
 }
 
 #[tokio::test]
-async fn steps_are_set_before_their_turn_and_the_task_goes_around_them() {
+async fn steps_set_before_their_turn_are_not_run() {
     let (mut bench, mut worker, id) = branches().await;
     let a = worker.assignment().await;
     followed(&mut bench, Verb::ResolveStep, &id, "b").await;
@@ -179,7 +179,7 @@ async fn steps_are_set_before_their_turn_and_the_task_goes_around_them() {
 }
 
 #[tokio::test]
-async fn one_of_two_failures_is_mended_and_the_other_is_the_tasks() {
+async fn remaining_failure_after_a_resolve_fails_the_task() {
     let mut bench = Bench::with(
         "{task_name: two, namespace: t, version: 1.0.0, step_templates: [
           {name: a, handler_class: h}, {name: b, handler_class: h}, {name: c, handler_class: h, depends_on_steps: [a]}]}",
@@ -210,7 +210,7 @@ async fn one_of_two_failures_is_mended_and_the_other_is_the_tasks() {
 }
 
 #[tokio::test]
-async fn another_result_for_a_resolved_step_is_refused_and_null_is_a_result() {
+async fn second_result_for_a_resolved_step_is_refused() {
     let (mut bench, _worker, id) = branches().await;
     let resolve = |result: &str| proto::ResolveTaskRequest {
         task_id: id.clone(),

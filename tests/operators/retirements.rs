@@ -114,7 +114,7 @@ async fn told(client: &mut Client) -> Vec<(EventType, String, String, String)> {
 }
 
 #[tokio::test]
-async fn a_retired_version_takes_no_tasks_until_it_is_registered_again() {
+async fn retired_version_refuses_tasks_until_it_is_registered_again() {
     let mut bench = Bench::with(&yaml("1.0.0")).await;
     register(&mut bench.client, &yaml("2.0.0")).await;
     let retired = retire(&mut bench.client, "2.0.0").await.unwrap();
@@ -189,7 +189,7 @@ async fn a_retired_version_takes_no_tasks_until_it_is_registered_again() {
 }
 
 #[tokio::test]
-async fn a_version_in_use_is_not_retired() {
+async fn version_in_use_is_not_retired() {
     let mut bench = Bench::with(&yaml("1.0.0")).await;
     let first = bench.submit("t/one", "{}").await;
     let refused = retire(&mut bench.client, "1.0.0").await.unwrap_err();
@@ -247,7 +247,7 @@ async fn unfinished_tasks_are_counted_up_to_a_bound() {
 }
 
 #[tokio::test]
-async fn a_repeat_is_answered_with_its_first_task_though_the_version_is_retired() {
+async fn repeated_submit_to_a_retired_version_returns_the_first_task() {
     let mut bench = Bench::with(&yaml("1.0.0")).await;
     let keyed = |key: &str| SubmitTaskRequest {
         idempotency_key: key.into(),
@@ -271,7 +271,7 @@ async fn a_repeat_is_answered_with_its_first_task_though_the_version_is_retired(
 }
 
 #[tokio::test]
-async fn an_order_names_a_version_and_says_who_and_why() {
+async fn retirement_without_version_author_or_reason_is_refused() {
     let mut bench = Bench::with(&yaml("1.0.0")).await;
     let mut refused = async |request: RetireTemplateRequest| {
         let answer = bench.client.templates.retire_template(request).await;
@@ -325,7 +325,7 @@ async fn an_order_names_a_version_and_says_who_and_why() {
 }
 
 #[tokio::test]
-async fn a_submit_that_began_before_is_waited_for_and_a_backup_is_not() {
+async fn retirement_waits_for_earlier_submits_and_not_for_a_backup() {
     let mut bench = Bench::with(&yaml("1.0.0")).await;
     register(&mut bench.client, &yaml("2.0.0")).await;
     let (_, sql) = STATEMENTS
@@ -365,7 +365,7 @@ async fn a_submit_that_began_before_is_waited_for_and_a_backup_is_not() {
 /// Without a worker an accepted task stays unfinished: so either the version is retired, or a task
 /// of it is accepted.
 #[tokio::test]
-async fn of_an_order_on_one_server_and_submits_on_another_only_one_side_succeeds() {
+async fn concurrent_retirement_and_submit_do_not_both_succeed() {
     const ROUNDS: u64 = 24;
     let bench = Bench::new().await;
     let other = TestServer::start(&bench.db).await;

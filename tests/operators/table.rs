@@ -114,7 +114,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn every_verb_on_every_state_of_a_task() {
+async fn every_order_in_every_state_of_a_task_is_as_specified() {
     let mut case = Case::new().await;
     use TaskState as S;
     // By state, the result of: cancel, pause, resume, retry, resolve.
@@ -182,7 +182,7 @@ async fn every_verb_on_every_state_of_a_task() {
 }
 
 #[tokio::test]
-async fn every_verb_on_every_state_of_a_step() {
+async fn every_order_in_every_state_of_a_step_is_as_specified() {
     let mut case = Case::new().await;
     use StepState as S;
     let (resolved, skipped) = (Some(S::ResolvedManually), Some(S::Skipped));
@@ -231,7 +231,7 @@ async fn every_verb_on_every_state_of_a_step() {
 }
 
 #[tokio::test]
-async fn a_paused_task_is_told_everything_else_too() {
+async fn paused_task_accepts_all_other_orders() {
     let mut case = Case::new().await;
     let id = case.bench.submit("t/pair", "{}").await;
     let a = next_of(&mut case.worker, &id).await;
@@ -270,7 +270,7 @@ async fn a_paused_task_is_told_everything_else_too() {
 }
 
 #[tokio::test]
-async fn orders_at_once_end_in_one_story() {
+async fn concurrent_orders_are_serialised() {
     let case = Case::new().await;
     let mut ids = Vec::new();
     let mut client = case.bench.client.clone();

@@ -93,11 +93,11 @@ async fn given_as_it_starts(verb: Verb, step: &str) {
 }
 
 #[tokio::test]
-async fn a_pause_does_not_undo_the_start_of_its_task() {
+async fn pause_concurrent_with_a_start_keeps_the_start() {
     given_as_it_starts(Verb::Pause, "").await;
 }
 
 #[tokio::test]
-async fn a_task_starts_once_when_a_step_is_skipped_as_another_starts() {
+async fn skip_concurrent_with_a_start_starts_the_task_once() {
     given_as_it_starts(Verb::Skip, "b").await;
 }

@@ -12,7 +12,7 @@ use crate::{
 const IDLE: &str = "{task_name: idle, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: nobody}]}";
 
 #[tokio::test]
-async fn an_order_says_who_and_why_within_its_bounds() {
+async fn order_with_author_or_reason_out_of_bounds_is_refused() {
     let mut bench = Bench::with(IDLE).await;
     let id = bench.submit("t/idle", "{}").await;
     let before = rows(&bench, &id).await;
@@ -77,7 +77,7 @@ fn violated(status: &tonic::Status) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_only_counts_needs_neither_who_nor_why() {
+async fn dry_run_needs_neither_author_nor_reason() {
     let mut bench = Bench::with(IDLE).await;
     bench.submit("t/idle", "{}").await;
     let request = |dry_run: bool, by: &str| proto::OrderTasksRequest {
@@ -120,7 +120,7 @@ async fn what_only_counts_needs_neither_who_nor_why() {
 }
 
 #[tokio::test]
-async fn orders_about_nothing_are_refused() {
+async fn orders_without_a_target_are_refused() {
     let mut bench = Bench::with(IDLE).await;
     let id = bench.submit("t/idle", "{}").await;
     let nobody = "00000000-0000-7000-8000-000000000000";
@@ -185,7 +185,7 @@ async fn orders_about_nothing_are_refused() {
 }
 
 #[tokio::test]
-async fn a_pause_of_what_nobody_knows_is_a_mistake_in_writing() {
+async fn pause_of_an_unknown_template_is_refused() {
     let mut bench = Bench::with(IDLE).await;
     let pause = |namespace: &str, task_name: &str, by: &str| proto::PauseTemplateRequest {
         namespace: namespace.into(),

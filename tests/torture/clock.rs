@@ -61,7 +61,7 @@ fn library() -> Option<PathBuf> {
 }
 
 #[test]
-fn a_clock_jumps_while_its_process_runs() {
+fn clock_jumps_while_its_process_runs() {
     let file = std::env::temp_dir().join(format!("torture-clock-{}", std::process::id()));
     let Some(clock) = Clock::new(file.clone()) else {
         println!("skipped: libfaketime is not installed, so no clock jumps");

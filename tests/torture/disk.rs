@@ -105,7 +105,7 @@ fn options(disk: &Disk) -> Options {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_of_the_database_loses_nothing() {
+async fn full_disk_of_the_database_loses_nothing() {
     let dir = folder("disk");
     // A folder that the user of the Postgres process may enter.
     let place = std::env::temp_dir().join(format!("tasker-torture-disk-{}", std::process::id()));

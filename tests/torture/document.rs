@@ -98,7 +98,7 @@ fn members(rng: &mut Rng, json: &mut String, mut first: bool, depth: usize) {
 }
 
 #[test]
-fn what_is_made_is_json() {
+fn random_document_is_json() {
     for i in 0..2_000 {
         let mut rng = Rng::of(i, "document");
         let (value, object) = (value(&mut rng, 4), object(&mut rng, i));

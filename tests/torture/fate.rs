@@ -108,7 +108,7 @@ fn succeed(rng: &mut Rng) -> Fate {
 }
 
 #[test]
-fn every_fate_happens_and_happens_again() {
+fn fates_of_one_seed_repeat_and_cover_every_kind() {
     let about = |attempt| About {
         task: "n-1",
         step: "a",

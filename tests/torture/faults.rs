@@ -125,7 +125,7 @@ pub fn schedule(seed: u64, time: Duration, gap: Duration, clocks: bool) -> Vec<P
 }
 
 #[test]
-fn a_schedule_can_be_had_again_and_has_every_kind() {
+fn schedule_of_one_seed_repeats_and_has_every_kind() {
     let ten_minutes = Duration::from_secs(600);
     let plan = |seed| schedule(seed, ten_minutes, Duration::from_millis(1_500), true);
     assert_eq!(plan(1), plan(1));

@@ -153,7 +153,7 @@ pub fn summary(lines: &[Line]) -> HashMap<&'static str, usize> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn ledger_round_trips() {
     let path = std::env::temp_dir().join(format!("torture-ledger-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let lines = vec![

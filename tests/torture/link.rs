@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_holds_and_goes_on() {
+    async fn link_pauses_and_resumes() {
         let (link, mut stream) = echo().await;
         link.set(Mode::Hold);
         assert_eq!(said(&mut stream).await, Err("silence".into()));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_breaks_in_each_of_its_ways() {
+    async fn link_breaks_in_each_mode() {
         let (link, mut stream) = echo().await;
         link.strike(Blow::Reset);
         assert_eq!(said(&mut stream).await, Err("connection reset".into()));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_doomed_commit_is_found() {
+    fn link_cuts_at_the_chosen_commit() {
         let doomed = AtomicUsize::new(2);
         let commit = b"xxC\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I";
         assert!(!commits_doomed(commit, &doomed));

@@ -54,7 +54,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_and_nothing_is_done_twice() {
+async fn torture_loses_and_repeats_nothing() {
     let seconds = number("TASKER_TORTURE_SECONDS").unwrap_or(SECONDS);
     let seed = number("TASKER_TORTURE_SEED").unwrap_or(1);
     let time = Duration::from_secs(seconds);

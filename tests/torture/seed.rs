@@ -58,7 +58,7 @@ pub fn digest(text: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_purpose_has_its_own_chance_and_always_the_same() {
+fn random_numbers_of_one_seed_and_purpose_repeat() {
     let first = |seed, purpose: &str| Rng::of(seed, purpose).next();
     assert_eq!(first(1, "a"), first(1, "a"));
     assert!(first(1, "a") != first(1, "b") && first(1, "a") != first(2, "a"));

@@ -117,7 +117,7 @@ fn parents(rng: &mut Rng, step: usize) -> Vec<usize> {
 }
 
 #[test]
-fn every_shape_is_a_template() {
+fn shape_of_each_kind_is_a_template() {
     for seed in 0..50 {
         for shape in all(seed) {
             let template = tasker::domain::template::Template::parse(&shape.yaml, "");

@@ -61,7 +61,7 @@ async fn tasks_of_each_end(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_line_about_a_task_has_its_correlation_id() {
+async fn log_line_of_a_task_has_its_correlation_id() {
     let db = TestDb::new().await;
     let args = [
         "--listen",

@@ -74,7 +74,7 @@ fn one<'a>(spans: &'a [Span], service: &str, name: &str, attempt: &str) -> &'a S
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one trace, followed span by span")]
-async fn one_trace_links_client_server_worker_and_the_call_of_the_handler() {
+async fn one_trace_links_client_server_worker_and_handler_call() {
     let (collector, endpoint) = Collector::start().await;
     let db = TestDb::new().await;
     let env = [
@@ -189,7 +189,7 @@ async fn one_trace_links_client_server_worker_and_the_call_of_the_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_whose_client_has_no_trace_begins_one_and_one_that_is_not_sampled_has_none() {
+async fn task_without_a_client_trace_starts_one_and_an_unsampled_one_has_none() {
     let (collector, endpoint) = Collector::start().await;
     let db = TestDb::new().await;
     let env = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint.as_str())];
@@ -237,7 +237,7 @@ async fn a_task_whose_client_has_no_trace_begins_one_and_one_that_is_not_sampled
 }
 
 #[tokio::test]
-async fn the_current_span_is_what_is_handed_on() {
+async fn current_span_is_propagated() {
     let (_collector, endpoint) = Collector::start().await;
     let telemetry = Telemetry::to(&endpoint, "here").unwrap();
     assert_eq!(telemetry::traceparent(), None);

@@ -20,7 +20,7 @@ step_templates:
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test]
-async fn without_a_collector_the_clients_trace_reaches_the_worker_as_it_is() {
+async fn trace_without_a_collector_reaches_the_worker_unchanged() {
     let mut bench = Bench::with(ONE).await;
     let mut worker = RawWorker::connect(&bench.server.url, &["h"]).await;
     let mut request = tonic::Request::new(submission("t/one", "{}"));
@@ -43,7 +43,7 @@ async fn without_a_collector_the_clients_trace_reaches_the_worker_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_environment_can_say_no_and_a_collector_that_is_away_holds_up_nobody() {
+async fn disabled_or_unreachable_collector_delays_nothing() {
     let (collector, endpoint) = Collector::start().await;
     let cases: [&[(&str, &str)]; 4] = [
         &[

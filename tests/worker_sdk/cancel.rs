@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::server::{ScriptedServer, soon, worker};
 
 #[tokio::test]
-async fn a_cancelled_step_is_told_why_and_not_answered() {
+async fn cancelled_step_receives_the_reason_and_sends_no_result() {
     let mut server = ScriptedServer::start().await;
     let (told, mut reasons) = mpsc::unbounded_channel();
     let wait = move |step: StepContext| {
@@ -83,7 +83,7 @@ impl Drop for Counted {
 }
 
 #[tokio::test]
-async fn a_handler_that_ignores_its_cancellation_is_dropped_and_keeps_its_slot_until_then() {
+async fn handler_that_ignores_its_cancellation_is_dropped_and_keeps_its_slot_until_then() {
     let mut server = ScriptedServer::start().await;
     let gauge = Arc::new(Gauge::default());
     let deaf = {

@@ -30,7 +30,7 @@ fn with_wait(worker: WorkerBuilder) -> (WorkerBuilder, Arc<Notify>) {
 }
 
 #[tokio::test]
-async fn a_result_is_said_again_until_it_is_acknowledged() {
+async fn result_is_repeated_until_it_is_acknowledged() {
     let mut server = ScriptedServer::start().await;
     let handle = worker(&[&server]).build().unwrap().spawn();
     let (mut stream, _) = server.register("w1").await;
@@ -53,7 +53,7 @@ async fn a_result_is_said_again_until_it_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn running_steps_are_claimed_and_not_disturbed() {
+async fn running_steps_survive_a_reconnect() {
     let (mut first, mut second) = (ScriptedServer::start().await, ScriptedServer::start().await);
     let (worker, go_on) = with_wait(worker(&[&first, &second]));
     let _handle = worker.build().unwrap().spawn();
@@ -69,7 +69,7 @@ async fn running_steps_are_claimed_and_not_disturbed() {
 }
 
 #[tokio::test]
-async fn leases_that_are_not_kept_are_not_answered() {
+async fn results_of_lost_leases_are_not_sent() {
     let mut server = ScriptedServer::start().await;
     let (worker, go_on) = with_wait(worker(&[&server]));
     let _handle = worker.build().unwrap().spawn();
@@ -97,7 +97,7 @@ async fn leases_that_are_not_kept_are_not_answered() {
 }
 
 #[tokio::test]
-async fn heartbeats_go_out_while_a_handler_blocks_its_runtime() {
+async fn heartbeats_continue_while_a_handler_blocks_its_runtime() {
     let mut server = ScriptedServer::start().await;
     let (go_on, blocked) = blocking::channel::<()>();
     let blocked = Mutex::new(blocked);
@@ -140,7 +140,7 @@ async fn heartbeats_go_out_while_a_handler_blocks_its_runtime() {
 }
 
 #[tokio::test]
-async fn a_draining_server_is_left_when_it_closes() {
+async fn worker_leaves_a_draining_server_when_it_closes() {
     let (mut first, mut second) = (ScriptedServer::start().await, ScriptedServer::start().await);
     let _handle = worker(&[&first, &second]).build().unwrap().spawn();
     let (mut stream, _) = first.register("w1").await;
@@ -161,7 +161,7 @@ async fn a_draining_server_is_left_when_it_closes() {
 
 /// Takes as long as the pings: ten seconds of silence, and five for the answer.
 #[test]
-fn a_server_that_froze_is_left() {
+fn worker_leaves_a_frozen_server() {
     let runtime = || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap()
@@ -192,7 +192,7 @@ fn a_server_that_froze_is_left() {
 }
 
 #[tokio::test]
-async fn a_refused_registration_ends_the_worker() {
+async fn refused_registration_ends_the_worker() {
     for status in [
         Status::invalid_argument("handlers: 0"),
         Status::failed_precondition("too old"),
@@ -218,7 +218,7 @@ async fn a_refused_registration_ends_the_worker() {
 }
 
 #[tokio::test]
-async fn other_failures_to_register_are_tried_again() {
+async fn failed_registration_is_retried() {
     let mut server = ScriptedServer::start().await;
     let _handle = worker(&[&server]).build().unwrap().spawn();
     for status in [
@@ -261,7 +261,7 @@ impl io::Write for Log {
 }
 
 #[tokio::test]
-async fn an_outage_is_logged_once_and_its_end_once() {
+async fn outage_and_its_end_are_logged_once() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -13,7 +13,7 @@ const SERVER_ONLY: [&str; 6] = [
 ];
 
 #[test]
-fn the_sdk_does_not_link_the_server() {
+fn sdk_does_not_link_the_server() {
     let tree = Command::new(env!("CARGO"))
         .args([
             "tree",

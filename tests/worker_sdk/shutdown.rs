@@ -27,7 +27,7 @@ async fn expect_drain(stream: &mut Stream) {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_runs_and_gives_back_what_comes() {
+async fn drain_finishes_running_steps_and_releases_new_ones() {
     let mut server = ScriptedServer::start().await;
     let (go_on, wait) = oneshot::channel::<()>();
     let wait = std::sync::Mutex::new(Some(wait));
@@ -65,7 +65,7 @@ async fn a_drain_finishes_what_runs_and_gives_back_what_comes() {
 }
 
 #[tokio::test]
-async fn a_drain_survives_a_reconnect() {
+async fn drain_survives_a_reconnect() {
     let mut server = ScriptedServer::start().await;
     let handle = worker(&[&server]).build().unwrap().spawn();
     let (mut stream, _) = server.register("w1").await;
@@ -84,7 +84,7 @@ async fn a_drain_survives_a_reconnect() {
 }
 
 #[tokio::test]
-async fn a_drain_is_bounded() {
+async fn drain_ends_at_its_limit() {
     let mut server = ScriptedServer::start().await;
     let worker = with_forever(worker(&[&server])).drain_timeout(Duration::from_millis(100));
     let handle = worker.build().unwrap().spawn();
@@ -104,7 +104,7 @@ async fn a_drain_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_drain_gives_back_what_waits_for_a_slot() {
+async fn drain_releases_steps_that_wait_for_a_slot() {
     let mut server = ScriptedServer::start().await;
     let worker = with_forever(worker(&[&server])).max_concurrent_steps(1);
     let handle = worker
@@ -136,7 +136,7 @@ async fn a_drain_gives_back_what_waits_for_a_slot() {
 }
 
 #[tokio::test]
-async fn a_worker_without_a_server_ends_when_it_has_nothing() {
+async fn worker_without_a_server_ends_once_it_has_no_steps() {
     let server = ScriptedServer::start().await;
     let worker = worker(&[&server]).build().unwrap();
     server.stop().await;
@@ -148,7 +148,7 @@ async fn a_worker_without_a_server_ends_when_it_has_nothing() {
 }
 
 #[tokio::test]
-async fn dropping_the_run_ends_the_worker_at_once() {
+async fn dropped_run_ends_the_worker_immediately() {
     let mut server = ScriptedServer::start().await;
     let worker = with_forever(worker(&[&server])).build().unwrap();
     let running = tokio::spawn(worker.run_until(pending()));
@@ -159,7 +159,7 @@ async fn dropping_the_run_ends_the_worker_at_once() {
 }
 
 #[tokio::test]
-async fn dropping_the_handle_drains() {
+async fn dropped_handle_drains_the_worker() {
     let mut server = ScriptedServer::start().await;
     let handle = worker(&[&server]).build().unwrap().spawn();
     let (mut stream, _) = server.register("w1").await;
@@ -170,7 +170,7 @@ async fn dropping_the_handle_drains() {
 }
 
 #[tokio::test]
-async fn a_worker_ends_with_the_runtime_of_its_handlers() {
+async fn worker_ends_with_the_runtime_of_its_handlers() {
     let mut server = ScriptedServer::start().await;
     let worker = worker(&[&server]).build().unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -193,7 +193,7 @@ async fn a_worker_ends_with_the_runtime_of_its_handlers() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_signal_drains_and_a_second_one_ends_at_once() {
+async fn signal_drains_and_a_second_ends_immediately() {
     let terminate = || kill_process(getpid(), Signal::TERM).unwrap();
     let mut server = ScriptedServer::start().await;
     let worker = with_forever(worker(&[&server])).build().unwrap();

@@ -11,7 +11,7 @@ use tasker::{
 use super::server::{ScriptedServer, assignment, soon, worker};
 
 #[tokio::test]
-async fn a_step_is_assigned_answered_and_acknowledged() {
+async fn step_is_assigned_answered_and_acknowledged() {
     let mut server = ScriptedServer::start().await;
     let handle = worker(&[&server])
         .build_id("b1")
@@ -48,7 +48,7 @@ async fn a_step_is_assigned_answered_and_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_handler_has_all_it_needs() {
+async fn handler_receives_context_results_and_config() {
     #[derive(Deserialize)]
     struct Input {
         plan: String,
@@ -134,7 +134,7 @@ impl Handler for Failing {
 }
 
 #[tokio::test]
-async fn every_failure_is_typed() {
+async fn failure_of_each_kind_has_its_outcome() {
     let mut server = ScriptedServer::start().await;
     let kinds = [
         "context",
@@ -188,7 +188,7 @@ async fn every_failure_is_typed() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_is_released() {
+async fn step_that_cannot_start_is_released() {
     let mut server = ScriptedServer::start().await;
     let wait = |step: StepContext| async move {
         step.cancelled().await;
@@ -225,7 +225,7 @@ async fn what_cannot_be_started_is_released() {
 }
 
 #[tokio::test]
-async fn results_without_acknowledgement_are_bounded() {
+async fn unacknowledged_results_are_bounded() {
     let mut server = ScriptedServer::start().await;
     let _handle = worker(&[&server])
         .max_concurrent_steps(1)
@@ -246,7 +246,7 @@ async fn results_without_acknowledgement_are_bounded() {
 }
 
 #[tokio::test]
-async fn an_assignment_can_be_larger_than_a_usual_message() {
+async fn assignment_over_the_default_message_size_is_accepted() {
     let mut server = ScriptedServer::start().await;
     let size = |step: StepContext| async move { Ok(step.results()["big"].len()) };
     let _handle = worker(&[&server])

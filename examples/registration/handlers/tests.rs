@@ -212,7 +212,7 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_steps_make_a_registration() {
+async fn registration_runs_five_steps() {
     let mut bench = Bench::start().await;
     let smooth = |person: &&Applicant| {
         let id = user_id(&person.email);
@@ -255,7 +255,7 @@ async fn five_steps_make_a_registration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_known_email_is_success_with_equal_data_and_a_conflict_with_other() {
+async fn known_email_succeeds_with_equal_data_and_conflicts_with_other_data() {
     let mut bench = Bench::start().await;
     let same = bench.known(Prior::SameData);
     let found = bench
@@ -329,7 +329,7 @@ const FAULTS: &[(&str, &str, Operation, Fault, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_fault_is_retryable_and_passes() {
+async fn fault_of_each_kind_is_retryable_and_passes() {
     let mut bench = Bench::start().await;
     for &(handler, service, operation, fault, code) in FAULTS {
         let person = bench.somebody(operation, Some(fault));
@@ -360,7 +360,7 @@ async fn each_fault_is_retryable_and_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_is_not_there_cannot_be_updated() {
+async fn update_of_an_absent_user_fails() {
     let mut bench = Bench::start().await;
     let person = bench.somebody(Operation::UpdateUser, None);
     match bench

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_that_of_one_run() {
+    fn history_contains_one_run() {
         let history = history();
         assert_eq!(
             (
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_are_told_apart_by_the_circuit() {
+    fn attempts_are_classified_by_the_circuit_state() {
         let spent = Attempts::of(
             &[record(&[100.5, 111.2, 132.75]), record(&[101.25, 133.5])],
             &history(),

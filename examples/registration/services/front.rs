@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_key_does_the_work_once() {
+    async fn repeated_key_does_the_work_once() {
         let plan = FaultPlan::new(42);
         let (caller, who) = (
             Caller::new(plan),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_answer_has_done_its_work_and_the_key_finds_it() {
+    async fn repeat_after_a_broken_answer_returns_the_stored_result() {
         let plan = FaultPlan::new(42);
         let who = somebody(plan, Operation::CreateUser, Some(Fault::BreakAfterWork));
         let caller = Caller::new(plan);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_that_is_down_does_no_work_for_anybody() {
+    async fn service_that_is_down_does_no_work() {
         let plan = FaultPlan::new(42);
         let (caller, who) = (
             Caller::new(plan),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_do_no_work() {
+    async fn refusal_does_no_work() {
         let plan = FaultPlan::new(42);
         for (operation, fault, status) in [
             (

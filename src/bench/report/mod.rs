@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_is_the_mean_of_its_rounds() {
+    fn report_of_several_rounds_contains_their_mean() {
         let mut report = report(&[100.0, 120.0]);
         report.latencies.push(Latency {
             clients: 16,
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_database_is_compared_with_the_empty_one() {
+    fn report_with_a_filled_database_contains_the_ratio_to_the_empty_one() {
         let mut report = report(&[100.0]);
         report.empty = Some(Round {
             steps_per_second: 125.0,
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_too_few_or_too_many_is_wrong() {
+    fn report_with_an_event_missing_or_repeated_is_wrong() {
         for (each, is_right, said) in [
             ([7, 7], true, "7 each"),
             ([6, 7], false, "6 to 7"),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn subscribers_are_compared_with_what_was_beside_them() {
+    fn report_with_subscribers_contains_the_median_ratio_of_the_turns() {
         let round = |rate| Round {
             steps_per_second: rate,
             ..Round::default()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn one_step_too_few_or_too_many_is_wrong() {
+    fn report_with_a_step_lost_or_repeated_is_wrong() {
         assert!(report(&[1.0]).is_right());
         for audit in [
             Audit {

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_begins_so_long_ago_or_at_a_time() {
+    fn window_accepts_a_duration_or_a_time() {
         assert_eq!((window("90s"), window("31d")), (Ok(90), Ok(31 * 86_400)));
         let now = human::now();
         let ago = |seconds: i64| {

@@ -151,7 +151,7 @@ mod tests {
     use crate::{cli::render::term::Term, proto::StepPerformance};
 
     #[test]
-    fn causes_are_means_and_what_there_was_not_is_a_dash() {
+    fn table_shows_means_of_causes_and_a_dash_for_absent_ones() {
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let step = StepPerformance {
             step: "mail".into(),

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_alone_is_every_address_and_localhost_is_loopback() {
+    fn listen_of_a_port_binds_every_address_and_localhost_the_loopback() {
         for (listen, expected) in [
             ("localhost:7233", "127.0.0.1:7233"),
             ("LocalHost:0", "127.0.0.1:0"),

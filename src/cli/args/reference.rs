@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_has_a_namespace_a_name_and_perhaps_a_version() {
+    fn reference_with_and_without_a_version_is_parsed() {
         for text in [
             "shop/checkout",
             "shop/checkout@1.2.0",
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn reference_of_another_form_is_refused() {
         for text in [
             "",
             "/",

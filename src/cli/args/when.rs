@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_absolute_ago_or_to_come() {
+    fn time_accepts_an_instant_or_a_distance() {
         let absolute = Ok(Timestamp {
             seconds: 1_767_225_600,
             nanos: 0,

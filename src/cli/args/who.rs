@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_found_by_number() {
+    fn user_name_is_found_by_uid() {
         let list = "root:x:0:0:root:/root:/bin/bash\n# note\n\n:x:7:7::/:\nann:x:1000:1000:Ann:/home/ann:/bin/sh\n";
         assert_eq!(user_of(list, 0).as_deref(), Some("root"));
         assert_eq!(user_of(list, 1_000).as_deref(), Some("ann"));

@@ -105,7 +105,7 @@ mod tests {
     use crate::{cli::render::term::Term, proto::Policy};
 
     #[test]
-    fn a_setting_says_who_made_it() {
+    fn setting_shows_its_origin() {
         let found = GetCircuitResponse {
             policy: Some(Policy {
                 probes: Some(9),

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_well() {
+    fn durations_are_shown_in_two_units() {
         for (ms, expected) in [
             (0, "0 ms"),
             (1, "1 ms"),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_utc_to_the_millisecond() {
+    fn times_are_shown_in_utc_with_milliseconds() {
         let t = Timestamp {
             seconds: 1_767_225_600,
             nanos: 7_900_000,
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn states_have_short_words() {
+    fn states_are_shown_as_short_words() {
         assert_eq!(task_state(TaskState::InProgress.into()), "in_progress");
         assert_eq!(
             step_state(StepState::WaitingForRetry.into()),

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_align_by_width_and_no_line_has_a_tail() {
+    fn columns_are_aligned_without_trailing_spaces() {
         assert_eq!(
             sample().render(&Term::plain()),
             "NAME  N   NOTE\n\
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_stands_alone() {
+    fn empty_table_has_only_its_header() {
         let table = Table::new(["A", "B"]);
         assert!(table.is_empty());
         assert_eq!(table.render(&Term::plain()), "A  B\n");

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_count_has_its_own_word() {
+    fn uncharged_attempts_are_shown_apart() {
         let attempt = |outcome: AttemptOutcome, charged| Attempt {
             outcome: outcome.into(),
             charged,

@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn clean_escapes_control_characters() {
         assert_eq!(
             clean("a\x1b[2Jb\nc\td\u{202e}\n"),
             "a\\u{1b}[2Jb c d\\u{202e}"
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same_and_holds_nothing_that_a_terminal_acts_on() {
+    fn clean_json_keeps_the_meaning_and_escapes_control_characters() {
         let hostile: String = (0..0x3000)
             .filter_map(char::from_u32)
             .chain("日本🚀\u{1f6a8}".chars())
@@ -342,13 +342,13 @@ mod tests {
     }
 
     #[test]
-    fn width_counts_columns_and_not_escapes() {
+    fn width_counts_columns_without_escapes() {
         assert_eq!(width("日本"), 4);
         assert_eq!(width("\x1b[32mok\x1b[0m!"), 3);
     }
 
     #[test]
-    fn a_cut_text_fits_and_closes_its_colour() {
+    fn fit_cuts_to_the_width_and_closes_the_colour() {
         assert_eq!(fit("abcdef", 6, true), "abcdef");
         assert_eq!(fit("abcdef", 4, true), "abc…");
         assert_eq!(fit("abcdef", 4, false), "a...");
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn utf8_locales_are_known_by_their_suffix() {
+    fn utf8_locales_are_recognised_by_their_suffix() {
         assert!(is_utf8_locale("de_DE.UTF-8") && is_utf8_locale("C.utf8"));
         assert!(
             !is_utf8_locale("C") && !is_utf8_locale("POSIX") && !is_utf8_locale("de_DE.ISO-8859-1")

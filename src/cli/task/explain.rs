@@ -85,7 +85,7 @@ mod tests {
     use crate::proto::{StepExplanation, Wait, WaitCause};
 
     #[test]
-    fn an_explanation_has_causes_for_programs() {
+    fn json_of_an_explanation_has_causes() {
         let wait = Wait {
             cause: WaitCause::NoWorker.into(),
             message: "no worker".into(),

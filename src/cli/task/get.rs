@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_task_tells_what_happened() {
+    fn failed_task_shows_step_error_and_attempts() {
         let (task, steps) = failed_task();
         let expected = "\
 shop/checkout@1.2.0
@@ -386,7 +386,7 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
     }
 
     #[test]
-    fn a_paused_task_tells_who_and_why_and_each_setting_where_it_came_from() {
+    fn paused_task_shows_the_order_and_the_origin_of_settings() {
         let paused = Task {
             state: TaskState::InProgress.into(),
             not_before: at(1),
@@ -432,7 +432,7 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
     }
 
     #[test]
-    fn a_settled_task_tells_what_failed_and_who_settled_it() {
+    fn resolved_task_shows_the_failure_and_the_order() {
         let (mut task, _) = failed_task();
         task.state = TaskState::ResolvedManually.into();
         (task.resolved_by, task.resolve_reason) = ("ann".into(), "refunded".into());
@@ -445,7 +445,7 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
     }
 
     #[test]
-    fn a_task_whose_deadline_passed_names_no_step() {
+    fn task_past_its_deadline_shows_no_failed_step() {
         let error = StepError {
             message: "too late".into(),
             error_code: "DEADLINE_EXCEEDED".into(),
@@ -464,7 +464,7 @@ charge  2        permanent_error  yes     2026-01-01T00:00:02.000Z  1.0 s     w2
     }
 
     #[test]
-    fn a_cancelled_task_tells_who_and_why() {
+    fn cancelled_task_shows_author_and_reason() {
         let task = Task {
             state: TaskState::Cancelled.into(),
             cancelled_by: "ops".into(),

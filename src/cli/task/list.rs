@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_state_can_be_asked_for() {
+    fn state_filter_accepts_each_state() {
         for state in State::value_variants() {
             let word = state.to_possible_value().expect("shown");
             assert_eq!(

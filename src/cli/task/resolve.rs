@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_is_any_json() {
+    fn result_accepts_any_json_and_refuses_other_text() {
         for json in ["null", "1", r#""text""#, r#"{"n": 9007199254740993}"#] {
             assert_eq!(result(Some(json.into())).expect(json), json);
         }

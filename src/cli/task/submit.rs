@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn options_become_the_request() {
+    fn submit_options_fill_the_request() {
         let line = [
             "--context",
             r#"{"n": 9007199254740993}"#,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_json_is_bad_data_and_two_versions_are_bad_usage() {
+    fn submit_with_invalid_json_or_two_versions_has_distinct_exit_codes() {
         let error = parse(&["--context", "{\"a\": }"]).expect_err("broken");
         assert_eq!(error.code, exit::DATA);
         assert!(error.message.contains("line 1, column 7"), "{error}");

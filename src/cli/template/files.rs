@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_stands_for_its_yaml_files_in_the_order_of_their_names() {
+    fn folder_expands_to_its_yaml_files_in_name_order() {
         let folder =
             std::env::temp_dir().join(format!("tasker-files-{}", uuid::Uuid::new_v4().simple()));
         let inner = folder.join("d.yaml");

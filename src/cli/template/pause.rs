@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_of_a_namespace_or_of_a_template_in_all_versions() {
+    fn pause_target_is_a_namespace_or_a_template_without_version() {
         for text in ["shop", "shop/checkout"] {
             assert_eq!(scope(text).expect(text).name(), text);
         }

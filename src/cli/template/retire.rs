@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_retired_by_itself() {
+    fn retire_without_a_version_is_refused() {
         assert!(version("shop/checkout@1.0.0").is_ok());
         let refused = version("shop/checkout").unwrap_err();
         assert!(refused.contains("NAMESPACE/NAME@VERSION"), "{refused}");

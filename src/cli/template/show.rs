@@ -190,7 +190,7 @@ mod tests {
     use crate::proto::StepInputs;
 
     #[test]
-    fn a_step_says_when_it_runs_and_what_it_gets() {
+    fn step_shows_its_condition_and_inputs() {
         let step = |inputs: Option<&[&str]>, condition: &str| {
             let inputs = inputs.map(|all| StepInputs {
                 steps: all.iter().map(|name| (*name).into()).collect(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_a_heading_a_graph_and_a_table() {
+    fn template_is_shown_with_graph_and_table() {
         let step = |name: &str, depends_on: &[&str]| StepTemplate {
             name: name.into(),
             handler: format!("h.{name}"),
@@ -244,7 +244,7 @@ ship  3         1 m 30 s  s        h.ship   -
     }
 
     #[test]
-    fn conditions_the_planner_and_overrides_are_told() {
+    fn template_shows_conditions_planner_and_overrides() {
         let yaml = "name: t\nplanner: p\noverrides: [{when: context.n > 1, priority: 5, steps: {a: {skip: true}}}]\n\
                     step_templates: [{name: a, handler: h, when: context.n > 0}]\n";
         let parsed = domain::Template::parse(yaml, "").unwrap();

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_a_line_that_editors_understand() {
+    fn problem_is_printed_as_file_line_column() {
         let problem = |path: &str, message: &str| Problem {
             line: 3,
             column: 7,
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_counts() {
+    fn summary_counts_problems_and_warnings() {
         let message = |problems, warnings, files| {
             Found {
                 problems,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn absent_file_is_named_in_the_error() {
         let error = read("/no/such.yaml").expect_err("absent");
         assert!(
             error.message.starts_with("cannot read /no/such.yaml: "),

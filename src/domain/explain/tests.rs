@@ -71,7 +71,7 @@ fn said(step: &StepFacts) -> Vec<(Cause, String)> {
 }
 
 #[test]
-fn one_reason_each() {
+fn step_in_each_situation_has_its_cause() {
     let mut step = facts(StepState::Pending);
     step.parents = vec![
         ("a".into(), StepState::Complete),
@@ -130,7 +130,7 @@ fn one_reason_each() {
 }
 
 #[test]
-fn what_the_service_holds_back() {
+fn step_held_by_its_service_names_the_cause() {
     let mut step = facts(StepState::Ready);
     (step.service.state, step.service.until) = (CircuitState::Open, Some(at(20)));
     step.service.opened = Some("7 of 10 calls failed".into());
@@ -174,7 +174,7 @@ fn what_the_service_holds_back() {
 }
 
 #[test]
-fn a_queue_says_how_many_go_first() {
+fn queued_step_reports_the_number_ahead() {
     let mut step = facts(StepState::Ready);
     (step.workers.free, step.ahead) = (0, 17);
     let message = "8 of 8 slots of 2 workers are taken; 17 go before it, by priority or age";
@@ -188,7 +188,7 @@ fn a_queue_says_how_many_go_first() {
 }
 
 #[test]
-fn a_retry_into_an_open_circuit_has_two_reasons() {
+fn retry_with_an_open_circuit_has_two_causes() {
     let mut step = facts(StepState::WaitingForRetry);
     step.next_attempt_at = Some(at(1));
     (step.service.state, step.service.until) = (CircuitState::Open, Some(at(20)));

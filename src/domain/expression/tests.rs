@@ -84,7 +84,7 @@ fn eval(source: &str, context: &str) -> Result<Value, String> {
 }
 
 #[test]
-fn bounds_of_the_source() {
+fn expression_over_a_bound_is_refused() {
     let long = |bytes: usize| format!("true{}", " ".repeat(bytes - 4));
     condition(&long(MAX_EXPRESSION_BYTES)).expect("fits");
     let problem = condition(&long(MAX_EXPRESSION_BYTES + 1)).expect_err("too long");
@@ -139,7 +139,7 @@ fn bounds_of_the_source() {
 }
 
 #[test]
-fn the_cost_is_known_before_it_is_spent() {
+fn cost_is_computed_before_the_evaluation() {
     let list = |items: usize| json!({"l": vec![1; items]}).to_string();
     let cost = |source: &str, context: &str| {
         let context: Value = serde_json::from_str(context).expect("JSON");
@@ -177,7 +177,7 @@ fn the_cost_is_known_before_it_is_spent() {
 /// Measures each kind of work at the edge of the budget: inside it ends in time, outside it is
 /// refused at once.
 #[test]
-fn each_macro_and_function_is_counted() {
+fn cost_includes_each_macro_and_function() {
     let context = |n: usize| {
         let named: serde_json::Map<String, Value> =
             (0..n).map(|i| (format!("k{i}"), json!(i))).collect();
@@ -234,7 +234,7 @@ fn each_macro_and_function_is_counted() {
 }
 
 #[test]
-fn expressions_with_the_same_values_share_the_bound() {
+fn expressions_over_the_same_values_share_the_bound() {
     let context = json!({"l": vec![1; 100_000]});
     let task = json!({});
     let budget = Budget::new();
@@ -250,7 +250,7 @@ fn expressions_with_the_same_values_share_the_bound() {
 
 /// Evaluates the deepest expressions on a stack of a server thread's size.
 #[test]
-fn the_deepest_expression_fits_on_a_stack() {
+fn deepest_expression_fits_on_the_stack() {
     let inner = format!(
         "{}1{}",
         "[".repeat(MAX_EXPRESSION_DEPTH - 6),
@@ -270,7 +270,7 @@ fn the_deepest_expression_fits_on_a_stack() {
 
 /// Any text in the place of an expression is accepted or refused in time and without a panic.
 #[test]
-fn nonsense_is_refused_in_time() {
+fn random_text_is_refused_in_time() {
     const WORDS: [&str; 40] = [
         "context", ".", "plan", "(", ")", "[", "]", "{", "}", ",", ":", "?", "!", "-", "+", "*",
         "/", "%", "==", "<", "in", "&&", "||", "'x'", "\"", "'", "1", "1.5", "1e9", "0x", "u",

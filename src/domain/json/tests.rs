@@ -7,7 +7,7 @@ fn problem(text: &str) -> String {
 }
 
 #[test]
-fn every_json_value_passes() {
+fn valid_json_passes() {
     for text in [
         "null",
         " true ",
@@ -105,7 +105,7 @@ const ERRORS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn an_error_says_where_and_what_was_expected() {
+fn error_states_position_and_expectation() {
     for &(text, expected) in ERRORS {
         let problem = problem(text);
         assert!(problem.starts_with(expected), "{text:?}: {problem}");
@@ -113,7 +113,7 @@ fn an_error_says_where_and_what_was_expected() {
 }
 
 #[test]
-fn what_jsonb_cannot_hold_is_refused() {
+fn text_that_jsonb_cannot_store_is_refused() {
     for text in [r#""\u0000""#, r#"{"a\u0000":1}"#, r#"["\\\u0000"]"#] {
         assert!(problem(text).contains("\\u0000 cannot be stored"), "{text}");
     }
@@ -130,7 +130,7 @@ fn what_jsonb_cannot_hold_is_refused() {
 }
 
 #[test]
-fn depth_is_bounded() {
+fn document_over_the_depth_is_refused() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     assert_eq!(check_document(&nested(MAX_DEPTH), KIB), Ok(()));
     assert!(parse(&nested(MAX_DEPTH), KIB).is_ok());
@@ -142,7 +142,7 @@ fn depth_is_bounded() {
 }
 
 #[test]
-fn size_is_bounded() {
+fn document_over_the_size_is_refused() {
     let text = "[\"é\"]";
     assert_eq!(check_document(text, text.len()), Ok(()));
     let error = check_document(text, text.len() - 3).expect_err("too long");
@@ -154,7 +154,7 @@ fn size_is_bounded() {
 }
 
 #[test]
-fn numbers_are_bounded() {
+fn number_over_the_digits_is_refused() {
     for text in ["1e4095", "-1e4095", "1e-4096", "0.1e-4095", "1E+10"] {
         assert_eq!(check_document(text, KIB), Ok(()), "{text}");
     }
@@ -176,7 +176,7 @@ fn numbers_are_bounded() {
 }
 
 #[test]
-fn an_object_is_told_from_other_documents() {
+fn object_is_distinguished_from_other_documents() {
     assert_eq!(check_object(" {} ", KIB), Ok(()));
     for text in ["[]", " null", "\"{}\""] {
         assert!(
@@ -190,7 +190,7 @@ fn an_object_is_told_from_other_documents() {
 }
 
 #[test]
-fn parsing_keeps_digits_order_and_characters() {
+fn parsing_keeps_digits_order_and_characters_unchanged() {
     for text in [
         r#"{"z":9007199254740993,"a":1.10,"m":1e+400,"b":-0,"c":0.1000000000000000055511151231257827}"#,
         r#"{"é😀":["\u0001",null,[null]],"":""}"#,
@@ -200,7 +200,7 @@ fn parsing_keeps_digits_order_and_characters() {
 }
 
 #[test]
-fn a_key_appears_once_per_object() {
+fn repeated_key_of_an_object_is_refused() {
     for text in [
         r#"{"a":{"b":1},"b":{"a":1,"b":[{"a":1},{"a":1}]}}"#,
         r#"[{"a":1},{"a":1}]"#,
@@ -223,7 +223,7 @@ fn a_key_appears_once_per_object() {
 }
 
 #[test]
-fn an_object_cannot_pass_for_a_number() {
+fn object_with_a_reserved_key_is_refused() {
     let text = r#"{"a":{"$serde_json::private::Number":"1"}}"#;
     assert!(problem(text).contains("a key must not begin with `$serde_json::private::`"));
     assert!(problem(&text.replace("$s", "\\u0024s")).contains("a key must not begin with"));

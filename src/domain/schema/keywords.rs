@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keywords_belong_to_drafts() {
+    fn keywords_are_known_by_draft() {
         assert_eq!(
             shape("items", Draft::Draft202012),
             Some(Shape::One(Role::Item))

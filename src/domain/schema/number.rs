@@ -3,7 +3,7 @@
 //! of its exponent were written out, and for a fraction with a numerator and a denominator.
 //!
 //! The formulas are upper bounds of times that were measured with numbers of 7 to 4,000 digits
-//! (`each_number_is_counted`), at 50 ns a step.
+//! (`cost_includes_each_number`), at 50 ns a step.
 
 use serde_json::{Map, Number, Value};
 
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zeros_of_an_exponent_count_as_digits() {
+    fn exponent_counts_as_digits() {
         for (text, digits, is_integer) in [
             ("0", 1, true),
             ("-12", 3, true),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_integers_are_cheap_and_others_are_not() {
+    fn cost_of_plain_integers_is_lower_than_of_other_numbers() {
         let numeric = |schema: Value| Numeric::of(schema.as_object().expect("a map"));
         let limits = numeric(json!({"type": "integer", "minimum": 0, "maximum": 10}));
         assert_eq!(limits.steps(&number("7")), 3);

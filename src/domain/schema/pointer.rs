@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_survive_the_way_through_a_uri() {
+    fn keys_round_trip_through_a_uri() {
         let pointer = join(&join("", "a b%c"), "~/é\"#");
         assert_eq!(pointer, "/a b%c/~0~1é\"#");
         let fragment = to_fragment(&pointer);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_percent_signs_are_noticed() {
+    fn invalid_percent_encoding_is_refused() {
         for fragment in ["%", "a%4", "%zz", "%ff"] {
             assert_eq!(from_fragment(fragment), None, "{fragment}");
         }

@@ -113,7 +113,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_was_there_stays_as_it_was_written() {
+    fn splice_keeps_the_existing_text() {
         let text = "{ \"n\" : 1e400 ,\n \"s\": \"\\u00e9\\\"}\", \"o\": { }, \"l\": [ {\"x\":1.10}, [ ], \"]\", true ] \n}\n";
         let mut value: Value = serde_json::from_str(text).expect("JSON");
         assert_eq!(splice(text, &value), text);

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_diamond_has_one_root_and_shared_ancestors() {
+    fn diamond_has_one_root_and_shared_ancestors() {
         let graph = graph(&[&[], &[0], &[0], &[1, 2], &[3]]);
         assert_eq!(graph.len(), 5);
         assert_eq!(graph.roots(), [0]);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_in_the_file_does_not_matter() {
+    fn graph_is_independent_of_the_order_in_the_file() {
         let graph = graph(&[&[2], &[0], &[], &[]]);
         assert_eq!(graph.roots(), [2, 3]);
         assert_eq!(graph.ancestors(1), [0, 2]);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_chain_fits() {
+    fn chain_of_the_maximum_length_is_accepted() {
         let parents: Vec<Vec<usize>> = (0..MAX_STEPS_PER_TEMPLATE)
             .map(|step| step.checked_sub(1).into_iter().collect())
             .collect();

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn names_become_positions_behind_the_planner() {
+    fn inputs_resolve_to_indices_after_the_planner() {
         let inputs = |text: &str| parse(text).unwrap().steps[4].inputs.clone();
         assert_eq!(inputs("[b, a]"), Some(vec![1, 3]));
         assert_eq!(inputs("[]"), Some(vec![]));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ancestor_is_refused_with_its_place() {
+    fn input_that_is_not_an_ancestor_is_refused_with_its_place() {
         for (inputs, path, message) in [
             (
                 "[othr]",

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_value_is_found_in_its_scalar() {
+    fn position_inside_a_scalar_is_found() {
         let at = |column| Pos { line: 1, column };
         for (yaml, start, (line, column), expected) in [
             ("a: x == y", 4, (1, 6), (1, 9)),

@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_reads_as_position_path_message() {
+    fn problem_is_shown_as_position_path_message() {
         let problem = Problem {
             line: 12,
             column: 5,
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_quote_what_is_not_a_plain_word() {
+    fn path_quotes_keys_that_are_not_plain_words() {
         assert_eq!(child("", "schema"), "schema");
         assert_eq!(child("schema.properties", "$ref"), "schema.properties.$ref");
         assert_eq!(child("a", "b.c"), "a[\"b.c\"]");
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_sorted_and_capped() {
+    fn problems_are_sorted_and_capped() {
         let mut problems = Problems::default();
         for line in (1..=101).rev() {
             problems.add(Pos { line, column: 1 }, "a", "b");
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_by_position_are_listed_however_late_they_were_found_and_each_counts_once() {
+    fn problems_first_by_position_are_listed_and_counted_once() {
         let mut problems = Problems::default();
         for _ in 0..2 {
             (2..=5_000)
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_counted_any_more_is_said_to_be_at_least_so_much() {
+    fn problems_beyond_the_count_are_reported_as_at_least() {
         let most = MAX_COUNTED as u32;
         for (lines, says) in [(most, "99901 more"), (most + 1, "at least 99901 more")] {
             let mut problems = Problems::default();

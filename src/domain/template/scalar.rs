@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_their_digits() {
+    fn numbers_keep_all_digits() {
         for (yaml, json) in [
             ("0", "0"),
             ("7", "7"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_core_schema_is_that_of_yaml_1_2() {
+    fn scalars_follow_the_core_schema_of_yaml_1_2() {
         for text in [
             "yes",
             "no",
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_json_cannot_hold_are_refused() {
+    fn numbers_that_json_cannot_represent_are_refused() {
         for text in [
             ".inf",
             "-.Inf",

@@ -151,7 +151,7 @@ fn round(gates: &Gates) -> Vec<(&'static str, usize)> {
 }
 
 #[test]
-fn a_transaction_and_a_round_walk_through_no_service_that_is_at_rest() {
+fn idle_services_are_not_visited() {
     // One with a limit, one with a pause, and one with counted calls.
     const FEW: usize = 3;
     let gates = gates((1..=MANY).map(|id| row(id, id == 1)).collect());
@@ -171,7 +171,7 @@ fn a_transaction_and_a_round_walk_through_no_service_that_is_at_rest() {
 
 /// Every active service is listed once, whatever the sequence of actions.
 #[test]
-fn what_is_not_at_rest_is_listed() {
+fn active_services_are_listed() {
     const SERVICES: i32 = 12;
     let gates = gates((1..=SERVICES).map(|id| row(id, id % 3 == 0)).collect());
     // A simple generator with a fixed seed.
@@ -226,7 +226,7 @@ fn what_is_not_at_rest_is_listed() {
 }
 
 #[test]
-fn lanes_that_are_gone_are_forgotten_with_their_services() {
+fn removed_lanes_are_evicted_with_their_services() {
     let gates = gates((1..=4).map(|id| row(id, id == 2)).collect());
     let rows = vec![row(1, false), row(3, false)];
     let lanes = [lane(1), lane(3)];
@@ -242,7 +242,7 @@ fn lanes_that_are_gone_are_forgotten_with_their_services() {
 
 /// A pause applies to lanes that are added later, and to those that exist already.
 #[test]
-fn a_paused_name_holds_lanes_that_come_later() {
+fn pause_of_a_name_applies_to_later_lanes() {
     let gates = gates(vec![row(1, false), row(2, false)]);
     let pause = PauseRow {
         namespace: "n".into(),

@@ -114,7 +114,7 @@ fn give(hub: &Arc<Hub>, nonce: i64) -> bool {
 }
 
 #[test]
-fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
+fn slot_is_reserved_once_and_returned_if_unused() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 2);
     let first = hub.reserve(&all_lanes());
@@ -134,7 +134,7 @@ fn a_slot_is_reserved_once_and_returned_if_it_was_not_used() {
 }
 
 #[test]
-fn a_claim_cancelled_on_its_way_is_never_delivered() {
+fn claim_cancelled_before_delivery_is_not_delivered() {
     let hub = Arc::<Hub>::default();
     let mut inbox = connect(&hub, WORKER, "h", 1);
     let mut reservation = hub.reserve(&all_lanes());
@@ -154,7 +154,7 @@ fn a_claim_cancelled_on_its_way_is_never_delivered() {
 }
 
 #[test]
-fn promises_end_with_their_reservation() {
+fn reserved_slots_are_released_with_the_reservation() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
     let mut reservation = hub.reserve(&all_lanes());
@@ -167,7 +167,7 @@ fn promises_end_with_their_reservation() {
 }
 
 #[test]
-fn answers_that_are_not_stored_take_slots_when_there_are_too_many() {
+fn unstored_results_over_the_bound_occupy_slots() {
     let hub = Arc::<Hub>::default();
     let mut inbox = connect(&hub, WORKER, "h", 2);
     for nonce in 0..4 {
@@ -187,7 +187,7 @@ fn answers_that_are_not_stored_take_slots_when_there_are_too_many() {
 }
 
 #[test]
-fn a_full_server_refuses_before_anything_happened() {
+fn register_at_a_full_server_is_refused_without_effect() {
     let hub = Arc::new(Hub::with_room_for(2));
     let _inbox = connect(&hub, WORKER, "h", 1);
     let room = hub.room().unwrap();
@@ -197,7 +197,7 @@ fn a_full_server_refuses_before_anything_happened() {
 }
 
 #[tokio::test]
-async fn a_slot_that_comes_free_asks_for_a_look_unless_its_lanes_are_known_to_be_quiet() {
+async fn freed_slot_requests_a_scan_unless_its_lanes_are_idle() {
     let hub = Arc::<Hub>::default();
     let _inboxes = (
         connect(&hub, WORKER, "h", 1),
@@ -218,7 +218,7 @@ async fn a_slot_that_comes_free_asks_for_a_look_unless_its_lanes_are_known_to_be
 }
 
 #[tokio::test]
-async fn what_comes_during_a_look_is_not_forgotten_by_it() {
+async fn step_enqueued_during_a_scan_keeps_the_lane_active() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
     kicked(&hub).await;
@@ -235,7 +235,7 @@ async fn what_comes_during_a_look_is_not_forgotten_by_it() {
 }
 
 #[test]
-fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
+fn lane_is_idle_only_after_a_scan_left_no_step() {
     let hub = Arc::<Hub>::default();
     let _inbox = connect(&hub, WORKER, "h", 1);
     // The lanes that the settle loop would scan before it assigns the steps it unlocks.
@@ -258,7 +258,7 @@ fn a_lane_is_quiet_after_a_look_and_not_while_older_steps_may_wait_in_it() {
 }
 
 #[test]
-fn a_worker_that_does_not_read_is_not_heard_either() {
+fn worker_that_does_not_read_loses_its_stream() {
     let hub = Arc::<Hub>::default();
     let (outbox, _inbox) = outbox(1);
     let stop = CancellationToken::new();

@@ -467,7 +467,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_correlation_id_in_the_annotations_counts_and_contradicts_nothing() {
+    fn correlation_id_in_annotations_is_used_and_must_not_contradict() {
         let id = |field: &str, context: Value, annotations: Value| {
             let submission = Submission {
                 correlation_id: field.into(),

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_has_its_share_and_no_more_and_one_input_always_fits() {
+    fn namespace_is_limited_to_its_share_and_one_input_always_fits() {
         let shares = Shares::default();
         let half = MAX_OF_NAMESPACE.bytes / 2;
         let held: Vec<Share> = (0..2)
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_is_bounded_too() {
+    fn inputs_over_the_number_wait() {
         let shares = Shares::default();
         let held: Vec<Share> = (0..MAX_OF_NAMESPACE.inputs)
             .map(|_| shares.try_take("a", 0).unwrap())
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_place_gets_it_when_one_is_freed() {
+    async fn waiting_input_gets_a_freed_place() {
         let shares = Shares::default();
         let full = shares.take("a", MAX_OF_NAMESPACE.bytes).await;
         let waits = tokio::spawn({

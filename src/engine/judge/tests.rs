@@ -15,7 +15,7 @@ fn gate() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
 }
 
 #[tokio::test]
-async fn the_verdict_comes_back_and_a_panic_is_one() {
+async fn evaluation_returns_its_verdict_and_a_panic_is_an_error() {
     let judge = Judge::new(Arc::default());
     assert_eq!(judge.run(judge.turn("a").await, || 7).await, Ok(7));
     let panics = || -> u8 { panic!("on purpose") };
@@ -31,7 +31,7 @@ async fn the_verdict_comes_back_and_a_panic_is_one() {
 }
 
 #[tokio::test]
-async fn turns_go_round_between_namespaces() {
+async fn evaluations_alternate_between_namespaces() {
     let turns = Turns::new(1);
     let first = turns.take("a").await;
     let (says, mut hears) = tokio::sync::mpsc::unbounded_channel();
@@ -59,7 +59,7 @@ async fn turns_go_round_between_namespaces() {
 }
 
 #[tokio::test]
-async fn a_turn_of_a_caller_that_went_away_is_the_next_ones() {
+async fn turn_of_a_cancelled_caller_passes_to_the_next() {
     let turns = Turns::new(1);
     let first = turns.take("a").await;
     let gone = tokio::spawn({
@@ -76,7 +76,7 @@ async fn a_turn_of_a_caller_that_went_away_is_the_next_ones() {
 }
 
 #[tokio::test]
-async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up_to_a_bound() {
+async fn endless_evaluation_fails_its_input_and_its_thread_is_replaced_up_to_a_bound() {
     let judge = judge();
     let (open, shut) = gate();
     let blocks = || {
@@ -128,7 +128,7 @@ async fn a_judgement_without_an_end_ends_its_input_and_its_thread_is_replaced_up
 }
 
 #[tokio::test]
-async fn time_in_which_the_process_stood_still_counts_only_in_part() {
+async fn time_of_a_stopped_process_counts_in_part() {
     let limit = Duration::from_millis(800);
     let judge = Judge::with(Arc::default(), limit);
     let (open, shut) = gate();
@@ -153,7 +153,7 @@ async fn time_in_which_the_process_stood_still_counts_only_in_part() {
 }
 
 #[tokio::test]
-async fn the_threads_end_with_the_judge() {
+async fn evaluation_threads_end_with_their_owner() {
     let judge = judge();
     judge.run(judge.turn("a").await, || ()).await.unwrap();
     let threads = Arc::downgrade(&judge.0.threads);

@@ -209,7 +209,7 @@ fn cancel() -> Pending {
 }
 
 #[test]
-fn a_result_ends_its_step_and_unlocks_its_children() {
+fn result_ends_its_step_and_unlocks_its_children() {
     let verdict = Case::new(&[], &[0]).decide(&[done(0)]);
     assert_eq!(verdict.acks(), [true]);
     let [ended] = &verdict.changes.ended[..] else {
@@ -237,7 +237,7 @@ fn a_result_ends_its_step_and_unlocks_its_children() {
 }
 
 #[test]
-fn the_last_results_of_a_batch_finish_the_task_once() {
+fn last_results_in_one_batch_end_the_task_once() {
     let verdict = Case::new(&[0], &[1, 2]).decide(&[done(1), done(2)]);
     assert_eq!(
         verdict.events(),
@@ -250,7 +250,7 @@ fn the_last_results_of_a_batch_finish_the_task_once() {
 }
 
 #[test]
-fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
+fn repeated_result_has_no_second_effect() {
     let mut case = Case::new(&[], &[0]);
     let verdict = case.decide(&[done(0), failed(0)]);
     assert_eq!(
@@ -296,7 +296,7 @@ fn a_copy_has_no_second_effect_in_the_batch_or_after_it() {
 }
 
 #[test]
-fn whose_step_another_worker_answers_is_told_once() {
+fn holder_of_a_step_answered_by_another_worker_is_notified_once() {
     let case = Case::new(&[0], &[1]);
     let other = Uuid::from_u128(9);
     let by = |worker_id| {
@@ -318,7 +318,7 @@ fn whose_step_another_worker_answers_is_told_once() {
 }
 
 #[test]
-fn a_superseded_lease_is_stale() {
+fn result_of_a_superseded_lease_is_stale() {
     let mut case = Case::new(&[], &[0]);
     case.read.live[0].lease = Some(-1);
     let verdict = case.decide(&[done(0)]);
@@ -327,7 +327,7 @@ fn a_superseded_lease_is_stale() {
 }
 
 #[test]
-fn retries_until_the_limit_then_the_failure_ends_the_task_when_nothing_else_runs() {
+fn failures_up_to_the_limit_end_the_task_once_no_step_runs() {
     let mut case = Case::new(&[0], &[1, 2]);
     let verdict = case.decide(&[failed(1)]);
     assert_eq!(
@@ -353,7 +353,7 @@ fn retries_until_the_limit_then_the_failure_ends_the_task_when_nothing_else_runs
 }
 
 #[test]
-fn the_databases_clock_decides_on_a_deadline() {
+fn deadline_is_decided_by_the_clock_of_the_database() {
     let mut case = Case::new(&[0], &[1]);
     let deadline = Pending::from(Input::Deadline { lease: lease(1) });
     assert!(
@@ -371,7 +371,7 @@ fn the_databases_clock_decides_on_a_deadline() {
 }
 
 #[test]
-fn a_worker_is_told_of_a_deadline_of_what_has_ended_without_it() {
+fn worker_is_notified_of_a_deadline_of_an_attempt_that_ended() {
     let verdict = Case::new(&[], &[]).decide(&[Input::Deadline { lease: lease(0) }.into()]);
     assert!(verdict.changes.is_empty());
     assert_eq!(verdict.cancelled, [(lease(0), CancelReason::LeaseLost)]);
@@ -392,7 +392,7 @@ fn leases_and_tasks_are_locked_in_one_order() {
 }
 
 #[test]
-fn a_transaction_has_one_order_about_a_task_and_the_later_ones_come_later() {
+fn transaction_has_one_order_for_a_task_and_defers_the_others() {
     let other = Uuid::from_u128(7);
     let inputs = vec![
         cancel(),
@@ -414,7 +414,7 @@ fn a_transaction_has_one_order_about_a_task_and_the_later_ones_come_later() {
 }
 
 #[test]
-fn a_task_ends_with_its_deadline_and_not_before() {
+fn task_ends_at_its_deadline_and_not_before() {
     let mut case = Case::new(&[0], &[1, 2]);
     case.read.tasks[0].expires_at = Some(at(NOW * 2));
     assert!(

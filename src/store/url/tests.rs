@@ -30,7 +30,7 @@ fn mode(text: &str) -> SslMode {
 }
 
 #[test]
-fn both_forms_say_the_same() {
+fn url_and_keyword_forms_are_equivalent() {
     let url = read(
         "postgresql://ann:se%20cret@db.example.com:6000/orders?sslmode=verify-ca&connect_timeout=7",
     );
@@ -60,7 +60,7 @@ fn both_forms_say_the_same() {
 }
 
 #[test]
-fn hosts_are_names_addresses_and_sockets() {
+fn hosts_are_names_addresses_or_sockets() {
     let several = read(
         "postgres://u@a:1,b,[::1]:3/d?target_session_attrs=read-write&load_balance_hosts=random",
     );
@@ -103,7 +103,7 @@ fn hosts_are_names_addresses_and_sockets() {
 }
 
 #[test]
-fn a_password_is_only_a_password() {
+fn special_characters_of_a_password_are_kept() {
     for password in [
         "sslmode",
         "x?sslmode=disable",
@@ -134,7 +134,7 @@ fn a_password_is_only_a_password() {
 }
 
 #[test]
-fn a_password_that_is_not_encoded_is_not_repeated() {
+fn unencoded_password_is_not_repeated_in_the_error() {
     let texts = [
         "postgres://u:hun/ter2@h/d",
         "postgres://u:hun?ter2@h/d",
@@ -153,7 +153,7 @@ fn a_password_that_is_not_encoded_is_not_repeated() {
 }
 
 #[test]
-fn plain_text_is_for_this_machine_unless_asked_for() {
+fn sslmode_defaults_to_disable_only_for_this_machine() {
     for local in ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"] {
         assert_eq!(
             mode(&format!("postgres://u@{local}/d")),
@@ -194,7 +194,7 @@ fn plain_text_is_for_this_machine_unless_asked_for() {
 }
 
 #[test]
-fn certificates_and_the_rest_are_understood() {
+fn parameters_of_tls_and_time_outs_are_parsed() {
     let url = read(
         "postgres://u@h/d?sslrootcert=system&sslcert=%2Fc.pem&sslkey=/k.pem&sslnegotiation=direct&channel_binding=require\
          &options=-c%20work_mem%3D1MB&application_name=mine&keepalives_idle=3&keepalives_count=2&tcp_user_timeout=1500",
@@ -220,7 +220,7 @@ fn certificates_and_the_rest_are_understood() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn invalid_urls_are_refused_with_the_reason() {
     for (text, words) in [
         ("", "there is no host"),
         ("mysql://x", "scheme"),

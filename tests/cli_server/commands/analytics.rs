@@ -6,7 +6,7 @@ use super::{YAML, shop};
 use crate::support::server::Bench;
 
 #[tokio::test]
-async fn analytics_are_a_table_and_a_document() {
+async fn analytics_print_a_table_or_json() {
     let mut bench = Bench::with(YAML).await;
     let worker = shop(&bench);
     let id = bench.checkout("1").await;

@@ -6,7 +6,7 @@ use super::{YAML, keys};
 use crate::support::server::Bench;
 
 #[tokio::test]
-async fn a_wrong_submit_is_refused() {
+async fn invalid_submit_is_refused() {
     let bench = Bench::with(YAML).await;
     let said = bench
         .submit_checkout(&["--context", r#"{"order": "x"}"#])
@@ -45,7 +45,7 @@ async fn a_wrong_submit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_submit_with_a_key_can_be_repeated() {
+async fn submit_with_a_key_can_be_repeated() {
     let bench = Bench::with(YAML).await;
     const ONCE: &[&str] = &[
         "--context",
@@ -81,7 +81,7 @@ async fn a_submit_with_a_key_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_submit_has_notes_and_a_priority() {
+async fn submit_sets_annotations_and_priority() {
     let bench = Bench::with(YAML).await;
     const NOTES: &[&str] = &[
         "--context",

@@ -9,7 +9,7 @@ use super::{FILE, YAML, keys};
 use crate::{support::server::Bench, tasker};
 
 #[tokio::test]
-async fn a_template_is_validated_and_registered_from_a_file() {
+async fn template_file_is_validated_and_registered() {
     let bench = Bench::new().await;
     let valid = bench.tasker(&["template", "validate", FILE]).await;
     assert!(
@@ -32,7 +32,7 @@ async fn a_template_is_validated_and_registered_from_a_file() {
 }
 
 #[tokio::test]
-async fn registered_templates_are_listed() {
+async fn template_list_shows_registered_templates() {
     let bench = Bench::new().await;
     bench.tasker(&["template", "register", FILE]).await.ok();
     let list = bench.tasker(&["template", "list"]).await.ok();
@@ -58,7 +58,7 @@ async fn registered_templates_are_listed() {
 }
 
 #[tokio::test]
-async fn a_registered_template_is_shown() {
+async fn template_show_prints_a_registered_template() {
     let bench = Bench::new().await;
     bench.tasker(&["template", "register", FILE]).await.ok();
     let name = "user_management/user_registration";
@@ -105,7 +105,7 @@ async fn a_registered_template_is_shown() {
 }
 
 #[tokio::test]
-async fn a_wrong_template_goes_nowhere() {
+async fn invalid_template_is_not_registered() {
     let bench = Bench::with(YAML).await;
     let wrong = YAML
         .replace("[pay]", "[pray]")
@@ -175,7 +175,7 @@ async fn a_wrong_template_goes_nowhere() {
 }
 
 #[tokio::test]
-async fn warnings_are_shown_and_a_legal_name_can_be_said() {
+async fn warnings_are_shown_and_names_with_special_characters_accepted() {
     let bench = Bench::new().await;
     let file = concat!(
         env!("CARGO_MANIFEST_DIR"),

@@ -4,7 +4,7 @@ use super::ONE;
 use crate::support::server::Bench;
 
 #[tokio::test]
-async fn the_database_itself_refuses_what_must_not_be() {
+async fn invalid_row_is_refused_by_the_database() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
@@ -86,7 +86,7 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn a_row_that_contradicts_itself_is_seen() {
+async fn contradictory_row_is_listed_in_row_violations() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;
@@ -111,7 +111,7 @@ async fn a_row_that_contradicts_itself_is_seen() {
 }
 
 #[tokio::test]
-async fn what_nothing_would_wake_is_seen() {
+async fn stuck_step_or_task_is_listed_in_liveness_violations() {
     let mut bench = Bench::with(ONE).await;
     bench.submit("t/one", "{}").await;
     let db = bench.db.connect().await;

@@ -133,7 +133,7 @@ fn texts_out_of_bounds() -> Vec<Filter> {
 }
 
 #[tokio::test]
-async fn filters_out_of_bounds() {
+async fn filters_out_of_bounds_are_refused() {
     let mut target = Target::new().await;
     let requests = [
         sizes_and_states_out_of_bounds(),
@@ -242,7 +242,7 @@ async fn tokens(target: &Target) -> (String, String) {
 }
 
 #[tokio::test]
-async fn page_tokens_that_are_not_of_this_list() {
+async fn page_tokens_of_another_list_are_refused() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("pages");
     for _ in 0..5 {
@@ -315,7 +315,7 @@ async fn page_tokens_that_are_not_of_this_list() {
 }
 
 #[tokio::test]
-async fn page_tokens_of_no_place_are_refused() {
+async fn invalid_page_tokens_are_refused() {
     let mut target = Target::new().await;
     // Tokens are not secret: a client can forge one whose place no service can have.
     for place in [

@@ -137,7 +137,7 @@ fn keys_out_of_bounds() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn submits_out_of_bounds() {
+async fn submits_out_of_bounds_are_refused() {
     let mut target = Target::new().await;
     for (case, request, says) in names_out_of_bounds()
         .into_iter()
@@ -187,7 +187,7 @@ async fn submits_out_of_bounds() {
 }
 
 #[tokio::test]
-async fn submits_of_no_template_are_refused() {
+async fn submits_without_a_template_are_refused() {
     let mut target = Target::new().await;
     for (namespace, task_name, version) in [
         ("hostile", "goof", ""),
@@ -219,7 +219,7 @@ fn all(tasks: Vec<SubmitTaskRequest>) -> SubmitTasksRequest {
 }
 
 #[tokio::test]
-async fn lists_of_submits_of_the_wrong_size_are_refused() {
+async fn submit_lists_of_an_invalid_size_are_refused() {
     let mut target = Target::new().await;
     target
         .refuses(
@@ -346,7 +346,7 @@ fn mistakes() -> [(SubmitTaskRequest, &'static str); 8] {
 }
 
 #[tokio::test]
-async fn a_wrong_submit_in_a_list_is_named_by_its_place() {
+async fn invalid_submit_in_a_list_is_named_by_its_index() {
     let mut target = Target::new().await;
     let mut random = Random::seeded("submits");
     let mistakes = mistakes();

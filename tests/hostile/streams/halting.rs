@@ -90,7 +90,7 @@ async fn reset(target: &mut Target, hello: &[u8], beat: &[u8]) {
 }
 
 #[tokio::test]
-async fn streams_that_never_speak_or_stop_in_the_middle() {
+async fn silent_or_interrupted_streams_are_closed() {
     let mut target = Target::new().await;
     // Each takes ten seconds, so all of them run at once.
     let mut silent = tokio::task::JoinSet::new();

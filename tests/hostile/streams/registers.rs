@@ -221,7 +221,7 @@ fn numbers_and_ids_out_of_bounds() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn registers_out_of_bounds() {
+async fn registers_out_of_bounds_are_refused() {
     let mut target = Target::new().await;
     let cases = [
         names_out_of_bounds(),

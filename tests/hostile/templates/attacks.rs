@@ -40,7 +40,7 @@ fn steps(n: usize) -> String {
 }
 
 #[tokio::test]
-async fn yaml_that_is_no_template_is_refused() {
+async fn yaml_that_is_not_a_template_is_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         ("nothing", String::new(), "empty"),
@@ -83,7 +83,7 @@ async fn yaml_that_is_no_template_is_refused() {
 }
 
 #[tokio::test]
-async fn yaml_whose_aliases_expand_or_go_in_circles_is_refused() {
+async fn yaml_with_expanding_or_cyclic_aliases_is_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         ("a bomb of aliases", bomb(9), "with its aliases expanded"),
@@ -118,7 +118,7 @@ async fn yaml_whose_aliases_expand_or_go_in_circles_is_refused() {
 }
 
 #[tokio::test]
-async fn yaml_that_is_deep_is_refused() {
+async fn yaml_over_the_depth_is_refused() {
     let mut target = Target::new().await;
     let block: String = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
     let cases: Vec<Case> = vec![
@@ -133,7 +133,7 @@ async fn yaml_that_is_deep_is_refused() {
 }
 
 #[tokio::test]
-async fn tags_and_keys_that_no_template_has_are_refused() {
+async fn unknown_tags_and_keys_are_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         (
@@ -184,7 +184,7 @@ async fn tags_and_keys_that_no_template_has_are_refused() {
 }
 
 #[tokio::test]
-async fn planners_and_expressions_that_are_none_are_refused() {
+async fn invalid_planners_and_expressions_are_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         (
@@ -222,7 +222,7 @@ async fn planners_and_expressions_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn yaml_that_is_large_is_refused() {
+async fn yaml_over_the_size_is_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         (
@@ -275,7 +275,7 @@ async fn yaml_that_is_large_is_refused() {
 }
 
 #[tokio::test]
-async fn steps_that_are_none_or_too_many_are_refused() {
+async fn invalid_or_too_many_steps_are_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         ("no steps", with("step_templates: []"), "at least one step"),

@@ -27,7 +27,7 @@ async fn refuses_all(target: &mut Target, cases: Vec<Case>) {
 }
 
 #[tokio::test]
-async fn wrong_names_and_keys_of_steps_are_refused() {
+async fn invalid_names_and_keys_of_steps_are_refused() {
     let mut target = Target::new().await;
     let cases: Vec<Case> = vec![
         (named("\"\""), "empty string"),
@@ -87,7 +87,7 @@ async fn wrong_names_and_keys_of_steps_are_refused() {
 }
 
 #[tokio::test]
-async fn wrong_versions_limits_and_times_are_refused() {
+async fn invalid_versions_limits_and_times_are_refused() {
     let mut target = Target::new().await;
     let mut table: Vec<Case> = Vec::new();
     for version in [

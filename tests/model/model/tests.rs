@@ -49,7 +49,7 @@ fn answer(answer: Answer) -> Op {
 }
 
 #[test]
-fn it_never_contradicts_itself() {
+fn random_history_keeps_the_model_consistent() {
     let mut random = Random::seeded("the model alone");
     let (mut complete, mut error, mut cancelled, mut resolved) = (0, 0, 0, 0);
     for _ in 0..1_000 {
@@ -92,7 +92,7 @@ fn it_never_contradicts_itself() {
 }
 
 #[test]
-fn attempts_are_charged_to_whom_they_belong() {
+fn attempts_are_charged_by_their_outcome() {
     let released = [
         WORKER,
         submit(0),
@@ -119,7 +119,7 @@ fn attempts_are_charged_to_whom_they_belong() {
 }
 
 #[test]
-fn a_join_waits_for_all_and_the_other_branch_runs_on() {
+fn join_waits_for_all_parents_and_the_other_branch_continues() {
     let done = || answer(Answer::Success(1));
     let states = |model: &Model| {
         model
@@ -147,7 +147,7 @@ fn a_join_waits_for_all_and_the_other_branch_runs_on() {
 }
 
 #[test]
-fn an_operator_mends_what_failed_or_goes_around_it() {
+fn operator_retries_resolves_or_skips_a_failed_step() {
     let tell = |word| Op::Order {
         word,
         task: 0,
@@ -187,7 +187,7 @@ fn an_operator_mends_what_failed_or_goes_around_it() {
 }
 
 #[test]
-fn a_pause_holds_what_comes_next() {
+fn pause_holds_later_steps() {
     let second = |pause: Op| {
         let model = after(&[WORKER, submit(1), pause, answer(Answer::Success(1))]);
         model.view(0).steps[1].state

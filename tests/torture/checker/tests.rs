@@ -406,12 +406,12 @@ fn seeded() -> impl Iterator<Item = &'static (&'static str, Change)> {
 }
 
 #[test]
-fn a_good_history_has_no_violations() {
+fn valid_history_has_no_violations() {
     assert_eq!(check(&good()), []);
 }
 
 #[test]
-fn every_seeded_violation_is_found() {
+fn planted_violation_of_each_kind_is_found() {
     for (i, (kind, change)) in seeded().enumerate() {
         let mut history = good();
         change(&mut history);
@@ -433,7 +433,7 @@ fn every_seeded_violation_is_found() {
 }
 
 #[test]
-fn no_kind_of_violation_goes_without_a_seed() {
+fn every_kind_of_violation_is_planted() {
     let source = include_str!("violation.rs");
     let body = source
         .split("pub enum Violation {")
@@ -460,7 +460,7 @@ fn no_kind_of_violation_goes_without_a_seed() {
 
 /// A draining worker may be lost before its lease runs out, and the tenth lost attempt ends a step.
 #[test]
-fn what_is_allowed_is_not_found() {
+fn permitted_history_is_not_a_violation() {
     let mut history = good();
     let worker = history.workers.get_mut(&WORKER).unwrap();
     (worker.draining, worker.lease_expires_at) = (true, 1_000 * SECOND);

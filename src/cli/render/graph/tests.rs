@@ -37,12 +37,12 @@ fn draws(graph: &str, expected: &str) {
 }
 
 #[test]
-fn nothing() {
+fn graph_without_nodes_draws_nothing() {
     assert_eq!(picture("", &Term::plain()), "");
 }
 
 #[test]
-fn linear() {
+fn chain_is_drawn_in_one_column() {
     draws(
         "a: \n b: a\n c: b",
         "
@@ -55,7 +55,7 @@ fn linear() {
 }
 
 #[test]
-fn the_user_registration() {
+fn user_registration_is_drawn() {
     draws(
         "create_user_account:
          setup_billing_profile: create_user_account
@@ -74,7 +74,7 @@ fn the_user_registration() {
 }
 
 #[test]
-fn a_diamond_of_chains() {
+fn diamond_of_chains_is_drawn() {
     draws(
         "start: \n p1: start\n p2: start\n v1: p1\n v2: p2\n merge: v1 v2\n end: merge",
         "
@@ -93,7 +93,7 @@ fn a_diamond_of_chains() {
 }
 
 #[test]
-fn two_roots_that_meet() {
+fn two_roots_with_a_common_child_are_joined() {
     draws(
         "a: \n b: \n c: a b",
         "
@@ -104,7 +104,7 @@ fn two_roots_that_meet() {
 }
 
 #[test]
-fn roots_that_never_meet_stand_apart() {
+fn separate_roots_are_drawn_apart() {
     draws(
         "a: \n b: \n b1: b\n c: ",
         "
@@ -119,7 +119,7 @@ fn roots_that_never_meet_stand_apart() {
 }
 
 #[test]
-fn a_wide_fan_out_takes_one_lane() {
+fn wide_fan_out_takes_one_lane() {
     draws(
         "root: \n a: root\n b: root\n c: root\n d: root",
         "
@@ -132,7 +132,7 @@ fn a_wide_fan_out_takes_one_lane() {
 }
 
 #[test]
-fn a_tree_keeps_families_together() {
+fn tree_keeps_siblings_together() {
     draws(
         "root: \n a: root\n b: root\n a1: a\n a2: a\n b1: b",
         "
@@ -147,7 +147,7 @@ fn a_tree_keeps_families_together() {
 }
 
 #[test]
-fn a_shortcut_meets_the_long_way() {
+fn shortcut_joins_the_longer_path() {
     draws(
         "a: \n b: a\n c: a b\n d: c",
         "
@@ -161,7 +161,7 @@ fn a_shortcut_meets_the_long_way() {
 }
 
 #[test]
-fn layers_that_know_each_other_wholly() {
+fn complete_bipartite_layers_are_drawn() {
     draws(
         "a: \n b: \n c: a b\n d: a b\n e: c d",
         "
@@ -175,7 +175,7 @@ fn layers_that_know_each_other_wholly() {
 }
 
 #[test]
-fn a_line_passes_beneath_a_lane() {
+fn horizontal_line_passes_beneath_a_lane() {
     draws(
         "a: \n b: a\n b1: b\n c: a\n z: b1 b\n y: c z",
         "
@@ -191,7 +191,7 @@ fn a_line_passes_beneath_a_lane() {
 }
 
 #[test]
-fn ascii_where_nothing_else_is_known() {
+fn graph_without_unicode_is_drawn_in_ascii() {
     let term = Term {
         unicode: false,
         ..Term::plain()
@@ -203,7 +203,7 @@ fn ascii_where_nothing_else_is_known() {
 }
 
 #[test]
-fn a_hundred_mappers_take_three_columns() {
+fn hundred_mappers_take_three_columns() {
     let mut graph = String::from("root:\n");
     let names: Vec<String> = (0..98).map(|i| format!("m{i}")).collect();
     for name in &names {
@@ -216,7 +216,7 @@ fn a_hundred_mappers_take_three_columns() {
 }
 
 #[test]
-fn a_graph_too_wide_to_draw_is_listed_in_waves() {
+fn graph_over_the_width_is_listed_in_waves() {
     // Every pair of 25 roots has a child of its own, so that no lane can be shared.
     let mut graph: String = (0..25).map(|i| format!("r{i}:\n")).collect();
     for i in 0..25 {
@@ -239,7 +239,7 @@ fn a_graph_too_wide_to_draw_is_listed_in_waves() {
 }
 
 #[test]
-fn unknown_parents_and_cycles_do_not_hide_a_node() {
+fn nodes_with_unknown_parents_or_cycles_are_drawn() {
     let drawn = picture("a: a ghost\n b: c\n c: b\n d: b a", &Term::plain());
     for name in ["a", "b", "c", "d"] {
         assert_eq!(
@@ -255,7 +255,7 @@ fn unknown_parents_and_cycles_do_not_hide_a_node() {
 
 /// The edges read back from drawings of random graphs are the graph's: none missing, none invented.
 #[test]
-fn every_edge_is_drawn_and_no_other() {
+fn random_graphs_are_drawn_with_exactly_their_edges() {
     let mut seed = 7_u64;
     let mut random = |bound: usize| {
         seed = seed

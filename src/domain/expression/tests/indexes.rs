@@ -12,7 +12,7 @@ fn spent(source: &str, context: &Value, results: &Value) -> (Result<Value, Evalu
 
 /// Each of these would copy tens of millions of items, or gigabytes of text.
 #[test]
-fn a_fraction_or_a_long_text_as_an_index_is_counted_in_each_round() {
+fn index_by_a_fraction_or_long_text_is_counted_in_each_iteration() {
     let context = json!({
         "rounds": vec![1; 2_000],
         "fractions": vec![0.5; 2_000],
@@ -53,7 +53,7 @@ fn a_fraction_or_a_long_text_as_an_index_is_counted_in_each_round() {
 }
 
 #[test]
-fn an_index_into_a_document_of_ordinary_size_takes_a_small_part_of_the_budget() {
+fn index_into_an_ordinary_document_takes_little_of_the_budget() {
     let (items, kinds) = (200, 50);
     let item = |i: usize| {
         let kind = format!("kind-{}", i % kinds);

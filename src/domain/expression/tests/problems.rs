@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_is_right_compiles() {
+fn valid_expressions_compile() {
     for source in [
         "context.plan == 'enterprise'",
         "context.plan in ['pro', 'enterprise'] && context.age >= 18",
@@ -235,7 +235,7 @@ const WRONG: &[(&str, u32, &str)] = &[
 ];
 
 #[test]
-fn what_is_wrong_is_told_at_its_place() {
+fn invalid_expressions_are_reported_at_their_column() {
     let mut wrong = Vec::new();
     for &(source, column, message) in WRONG {
         let problem = condition(source).expect_err(source);
@@ -249,13 +249,13 @@ fn what_is_wrong_is_told_at_its_place() {
 }
 
 #[test]
-fn a_problem_on_a_later_line_is_told_at_its_line() {
+fn problem_on_a_later_line_is_reported_at_that_line() {
     let late = condition("true &&\n  'é' == context.pln").expect_err("unknown");
     assert_eq!((late.line, late.column), (2, 17), "{late}");
 }
 
 #[test]
-fn results_before_the_task_starts_are_refused() {
+fn override_that_reads_results_is_refused() {
     let context = Type::of_context(None);
     let early = Expression::condition(
         "results.a == 1",
@@ -274,7 +274,7 @@ fn results_before_the_task_starts_are_refused() {
 }
 
 #[test]
-fn other_languages_words_get_a_hint() {
+fn operators_of_other_languages_get_a_hint() {
     for (source, hint) in [
         ("context.plan == 'a' and true", "CEL writes `&&` for `and`"),
         ("true or context.vip", "CEL writes `||` for `or`"),

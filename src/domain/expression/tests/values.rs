@@ -76,7 +76,7 @@ const VALUES: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn values_come_out() {
+fn expressions_evaluate_to_their_values() {
     for &(source, context, expected) in VALUES {
         let expected: Value = serde_json::from_str(expected).expect(expected);
         assert_eq!(eval(source, context), Ok(expected), "{source} of {context}");
@@ -84,7 +84,7 @@ fn values_come_out() {
 }
 
 #[test]
-fn a_plain_path_gives_the_value_as_it_is_written() {
+fn plain_path_returns_the_value_unchanged() {
     let exact = eval(
         "context.a",
         r#"{"a": {"z": 1.10, "big": 123456789012345678901234567890}}"#,
@@ -97,7 +97,7 @@ fn a_plain_path_gives_the_value_as_it_is_written() {
 }
 
 #[test]
-fn what_cannot_be_computed_says_why() {
+fn failed_evaluation_states_the_reason() {
     for (source, context, message) in [
         ("context.plan == 'x'", "{}", "`context` has no field `plan`"),
         ("context.plan", "{}", "`context` has no field `plan`"),
@@ -160,7 +160,7 @@ fn what_cannot_be_computed_says_why() {
 
 /// A number that the expression does not read is not checked.
 #[test]
-fn only_what_is_read_is_looked_at() {
+fn evaluation_parses_only_the_fields_that_it_reads() {
     let context = r#"{"plan": "pro", "id": 123456789012345678901234567890}"#;
     assert_eq!(
         eval("context.plan == 'pro' && has(context.id)", context),

@@ -71,7 +71,7 @@ fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<us
 }
 
 #[test]
-fn each_comparison_is_counted() {
+fn cost_includes_each_comparison() {
     let mixed: Vec<Value> = [json!("any")]
         .into_iter()
         .chain(many(5_000, |i| json!(i)))
@@ -117,7 +117,7 @@ fn each_comparison_is_counted() {
 
 /// The validator computes exactly with numbers, as if the zeros of an exponent were written out.
 #[test]
-fn each_number_is_counted() {
+fn cost_includes_each_number() {
     // A test build takes the ends only, for its time.
     let lengths: &[usize] = if cfg!(debug_assertions) {
         &[7, 1_000]
@@ -153,7 +153,7 @@ fn each_number_is_counted() {
 }
 
 #[test]
-fn each_pattern_is_counted() {
+fn cost_includes_each_pattern() {
     let text = |n: usize| json!("abbab".repeat(n));
     assert!(
         edges(&json!({"pattern": "[ab]*a[ab]{200}c"}), text)
@@ -197,7 +197,7 @@ fn each_pattern_is_counted() {
 }
 
 #[test]
-fn each_applicator_is_counted() {
+fn cost_includes_each_applicator() {
     let numbers = |n: usize| rows(n, |i| json!(i));
     let minimums = many(200, |i| json!({"minimum": i as i64 - 1_000}));
     assert!(
@@ -254,7 +254,7 @@ fn each_applicator_is_counted() {
 
 /// Errors hold copies of invalid values, so listing them costs more than the validity check.
 #[test]
-fn errors_are_counted() {
+fn cost_includes_errors() {
     let required = many(150, |i| json!({"required": [format!("field{i}")]}));
     let schema = ContextSchema::compile_result(&json!({"anyOf": required})).expect("valid");
     let (began, budget) = (Instant::now(), Budget::new());
@@ -286,7 +286,7 @@ fn errors_are_counted() {
 }
 
 #[test]
-fn ordinary_documents_are_far_inside() {
+fn ordinary_documents_take_little_of_the_budget() {
     let field = |i: usize| match i % 4 {
         0 => (
             json!({"type": "string", "maxLength": 200, "pattern": "^[A-Za-z0-9 _.-]*$"}),
@@ -320,7 +320,7 @@ fn ordinary_documents_are_far_inside() {
 }
 
 #[test]
-fn defaults_share_the_budget() {
+fn defaults_count_against_the_budget() {
     let schema = ContextSchema::compile(
         &json!({"properties": {"a": {"items": {"properties": {"x": {"default": 1}}}}}}),
     );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 #[test]
-fn a_default_that_does_not_fit_is_a_problem() {
+fn default_that_does_not_match_is_a_problem() {
     let found = problems(json!({
         "$defs": {"plan": {"enum": ["free", "pro"]}},
         "properties": {
@@ -26,7 +26,7 @@ fn a_default_that_does_not_fit_is_a_problem() {
 }
 
 #[test]
-fn defaults_without_end_are_a_problem() {
+fn recursive_defaults_are_a_problem() {
     let endless = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"a": {"$ref": "#/$defs/n", "default": {}}}}}});
     assert!(problems(endless)[0].contains("levels deep"));
     let wide = json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {
@@ -36,7 +36,7 @@ fn defaults_without_end_are_a_problem() {
 }
 
 #[test]
-fn every_problem_of_a_schema_is_found_at_once() {
+fn schema_with_several_problems_reports_all() {
     let found = problems(json!({
         "type": "strng",
         "requird": ["a"],
@@ -69,7 +69,7 @@ fn every_problem_of_a_schema_is_found_at_once() {
 }
 
 #[test]
-fn nothing_outside_the_schema_is_ever_read() {
+fn reference_outside_the_schema_is_refused() {
     for reference in [
         "file:///etc/hostname",
         "http://127.0.0.1:9/x",
@@ -96,7 +96,7 @@ fn nothing_outside_the_schema_is_ever_read() {
 }
 
 #[test]
-fn drafts_are_chosen_by_their_uri() {
+fn draft_is_chosen_by_its_uri() {
     let uri = |draft: &str| json!({"$schema": draft, "type": "object"});
     for draft in [
         "https://json-schema.org/draft/2020-12/schema",
@@ -125,7 +125,7 @@ fn drafts_are_chosen_by_their_uri() {
 }
 
 #[test]
-fn formats_are_asserted_in_every_draft() {
+fn formats_are_asserted_in_each_draft() {
     for draft in [
         "https://json-schema.org/draft/2020-12/schema",
         "http://json-schema.org/draft-07/schema#",
@@ -140,7 +140,7 @@ fn formats_are_asserted_in_every_draft() {
 }
 
 #[test]
-fn loops_that_reach_no_value_are_refused() {
+fn reference_loop_without_a_value_is_refused() {
     let found = problems(
         json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}}),
     );
@@ -171,7 +171,7 @@ fn doubling(n: usize) -> Value {
 }
 
 #[test]
-fn doubling_work_is_refused() {
+fn schema_whose_cost_doubles_per_level_is_refused() {
     schema(doubling(10));
     let begun = Instant::now();
     assert_eq!(
@@ -193,7 +193,7 @@ fn doubling_work_is_refused() {
 }
 
 #[test]
-fn recursion_with_one_branch_per_value_is_fine() {
+fn recursion_with_one_branch_per_value_is_accepted() {
     let expression = schema(
         json!({"properties": {"e": {"$ref": "#/$defs/e"}}, "$defs": {"e": {"oneOf": [
             {"type": "number"},
@@ -223,7 +223,7 @@ fn recursion_with_one_branch_per_value_is_fine() {
 /// The bounds must keep compiling and validating within the stack of a thread (2 MiB here as in the
 /// server).
 #[test]
-fn the_deepest_schema_and_the_deepest_context_fit_on_the_stack() {
+fn deepest_schema_and_context_fit_on_the_stack() {
     const MAX_SAME_VALUE: usize = cost::MAX_SAME_VALUE_DEPTH;
     let mut defs = serde_json::Map::new();
     for i in 0..MAX_SAME_VALUE - 2 {
@@ -243,7 +243,7 @@ fn the_deepest_schema_and_the_deepest_context_fit_on_the_stack() {
 }
 
 #[test]
-fn schema_depth_is_bounded() {
+fn schema_over_the_depth_is_refused() {
     let chain = |n: usize| {
         let mut defs = serde_json::Map::new();
         for i in 0..n {
@@ -273,7 +273,7 @@ fn schema_depth_is_bounded() {
 }
 
 #[test]
-fn patterns_are_bounded() {
+fn schema_over_the_number_of_patterns_is_refused() {
     let many = |count: usize| {
         let properties: serde_json::Map<String, Value> = (0..count)
             .map(|i| (format!("p{i}"), json!({"pattern": "^a+$"})))
@@ -301,7 +301,7 @@ fn patterns_are_bounded() {
 }
 
 #[test]
-fn many_defaults_compile_in_time() {
+fn schema_with_many_defaults_compiles_in_time() {
     let properties: serde_json::Map<String, Value> = (0..2_000)
         .map(|i| (format!("p{i}"), json!({"type": "integer", "default": i})))
         .collect();
@@ -315,7 +315,7 @@ fn many_defaults_compile_in_time() {
 }
 
 #[test]
-fn work_per_value_is_bounded() {
+fn schema_over_the_work_per_value_is_refused() {
     let branches = |count: usize| json!({"oneOf": vec![json!({"required": ["a"]}); count]});
     schema(branches(999));
     let expected = ": more than 1000 schemas apply to the same value";

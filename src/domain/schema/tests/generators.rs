@@ -14,7 +14,7 @@ fn warnings(value: Value) -> Vec<String> {
 }
 
 #[test]
-fn what_nothing_checks_is_a_warning() {
+fn unchecked_keyword_or_format_is_a_warning() {
     let found = warnings(json!({
         "discriminator": {"propertyName": "kind"},
         "properties": {
@@ -41,7 +41,7 @@ fn what_nothing_checks_is_a_warning() {
 }
 
 #[test]
-fn names_in_all_scripts_are_asserted() {
+fn internationalised_formats_are_asserted() {
     for (format, good, bad) in [
         ("idn-email", "ü@bücher.example", "ü"),
         ("idn-hostname", "bücher.example", "-ü."),
@@ -62,7 +62,7 @@ fn names_in_all_scripts_are_asserted() {
 }
 
 #[test]
-fn parts_may_have_an_identity() {
+fn subschema_with_an_id_is_accepted() {
     let order = schema(json!({
         "$id": "https://example.com/schemas/order",
         "properties": {

@@ -56,7 +56,7 @@ fn registration() -> ContextSchema {
 }
 
 #[test]
-fn defaults_are_added_at_the_end() {
+fn defaults_are_appended_to_the_object() {
     let completed = apply(
         &registration(),
         r#"{"name": "Ada", "email": "ada@example.com", "marketing_consent": true}"#,
@@ -67,14 +67,14 @@ fn defaults_are_added_at_the_end() {
 }
 
 #[test]
-fn a_complete_context_stays_the_clients_own_text() {
+fn complete_context_keeps_its_text() {
     let complete =
         r#" {"name":"Ada","email":"ada@example.com","plan":"pro","marketing_consent":false} "#;
     assert_eq!(apply(&registration(), complete), Ok(None));
 }
 
 #[test]
-fn each_violation_has_its_pointer() {
+fn violation_has_its_json_pointer() {
     let found = violations(
         &registration(),
         r#"{"email": "nobody", "plan": "gold", "marketing_consent": null}"#,
@@ -91,7 +91,7 @@ fn each_violation_has_its_pointer() {
 }
 
 #[test]
-fn violations_inside_and_beside_properties_are_placed() {
+fn violations_of_properties_and_their_parents_have_places() {
     let strict = schema(json!({
         "additionalProperties": false,
         "properties": {
@@ -118,7 +118,7 @@ fn violations_inside_and_beside_properties_are_placed() {
 }
 
 #[test]
-fn a_violation_repeats_no_large_value() {
+fn violation_omits_a_large_value() {
     let text = schema(
         json!({"properties": {"a": {"enum": ["x".repeat(500)]}, "b": {"type": "null"}, "c": {"type": "null"}}}),
     );
@@ -135,7 +135,7 @@ fn a_violation_repeats_no_large_value() {
 }
 
 #[test]
-fn violations_are_capped() {
+fn violations_are_capped_at_their_bound() {
     let numbers = schema(json!({"properties": {"a": {"items": {"type": "integer"}}}}));
     let context = |count: usize| json!({"a": vec!["x"; count]}).to_string();
     assert_eq!(violations(&numbers, &context(100)).len(), 100);
@@ -146,7 +146,7 @@ fn violations_are_capped() {
 }
 
 #[test]
-fn a_context_is_an_object() {
+fn schema_without_objects_is_refused() {
     let any = schema(json!({}));
     assert_eq!(violations(&any, "[]"), [": expected a JSON object"]);
     let nested = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
@@ -154,7 +154,7 @@ fn a_context_is_an_object() {
 }
 
 #[test]
-fn digits_order_and_characters_survive() {
+fn apply_keeps_digits_order_and_characters() {
     let with_default =
         schema(json!({"properties": {"z": {"default": {"n": 12345678901234567890123_u128}}}}));
     let context = r#"{"y":9007199254740993,"b":1.10,"a":1e400,"é😀":"\u00e9\u007f\u2028\"","n":[null,[null]]}"#;
@@ -166,7 +166,7 @@ fn digits_order_and_characters_survive() {
 }
 
 #[test]
-fn defaults_reach_nested_places() {
+fn defaults_are_added_in_nested_objects() {
     let nested = schema(json!({
         "$defs": {
             "country": {"type": "string", "default": "DE"},
@@ -199,7 +199,7 @@ fn defaults_reach_nested_places() {
 }
 
 #[test]
-fn defaults_of_older_drafts_follow_their_rules() {
+fn defaults_beside_ref_follow_the_rules_of_the_draft() {
     let tuple = schema(json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "definitions": {"named": {"default": "x"}},
@@ -216,7 +216,7 @@ fn defaults_of_older_drafts_follow_their_rules() {
 }
 
 #[test]
-fn defaults_follow_recursion_only_as_deep_as_the_context() {
+fn defaults_of_a_recursive_schema_end_with_the_context() {
     let tree = schema(json!({
         "$ref": "#/$defs/node",
         "$defs": {"node": {"properties": {"size": {"default": 0}, "left": {"$ref": "#/$defs/node"}, "right": {"$ref": "#/$defs/node"}}}}
@@ -231,7 +231,7 @@ fn defaults_follow_recursion_only_as_deep_as_the_context() {
 }
 
 #[test]
-fn defaults_cannot_inflate_a_context() {
+fn defaults_over_the_bound_are_refused() {
     let page = "x".repeat(10_000);
     let inflating = schema(
         json!({"properties": {"a": {"items": {"properties": {"page": {"default": page}}}}}}),

@@ -44,7 +44,7 @@ pub(super) fn two_steps(more: &str) -> String {
 }
 
 #[test]
-fn the_enterprise_case_by_overrides() {
+fn enterprise_case_by_overrides_changes_the_steps() {
     let template = parse(&format!("{REGISTRATION}\n{ENTERPRISE}"));
     let billing = 1;
     assert_eq!(template.steps[billing].name, "setup_billing_profile");
@@ -94,7 +94,7 @@ fn the_enterprise_case_by_overrides() {
 }
 
 #[test]
-fn the_enterprise_case_by_a_planner_has_the_same_outcome() {
+fn enterprise_case_by_a_planner_equals_that_by_overrides() {
     let by_overrides = parse(&format!("{REGISTRATION}\n{ENTERPRISE}"));
     let by_planner = parse(&format!("{REGISTRATION}\nplanner: Planner\n"));
     let answer = r#"{"steps": {"setup_billing_profile": {"retry_limit": 5, "handler_config": {"timeout_seconds": 45}}},
@@ -129,7 +129,7 @@ fn the_enterprise_case_by_a_planner_has_the_same_outcome() {
 }
 
 #[test]
-fn overrides_hold_in_their_order() {
+fn overrides_apply_in_their_order() {
     let template = parse(&two_steps(
         "overrides:\n\
          - {when: true, priority: 5, annotations: {x: 1, y: '${context.plan} ${context.n + 1}', z: ['${{\"n\": context.n}}']}}\n\
@@ -197,7 +197,7 @@ fn overrides_hold_in_their_order() {
 }
 
 #[test]
-fn annotations_of_an_override_are_bounded_with_what_is_put_into_them() {
+fn annotations_of_an_override_are_bounded_after_interpolation() {
     let template = parse(&two_steps(
         "overrides:\n- {when: true, annotations: {x: '${context.plan}'}}\n",
     ));
@@ -219,7 +219,7 @@ fn annotations_of_an_override_are_bounded_with_what_is_put_into_them() {
 }
 
 #[test]
-fn what_the_overrides_come_to_is_bounded() {
+fn overrides_in_all_are_bounded() {
     use crate::domain::settings::MAX_SETTINGS_BYTES;
     let config = format!("{{x: {}}}", "x".repeat(62_000));
     let again = "- {when: true, steps: {b: {handler_config: *config}}}\n".repeat(3);
@@ -245,7 +245,7 @@ fn what_the_overrides_come_to_is_bounded() {
 }
 
 #[test]
-fn a_planner_is_a_step_before_all_others() {
+fn planner_is_the_first_step() {
     let template = parse(&two_steps("planner: plan\n"));
     assert!(template.planner);
     let names: Vec<&str> = template
@@ -384,7 +384,7 @@ const WRONG_ANSWERS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_planners_answer_is_checked() {
+fn answer_of_a_planner_is_checked() {
     let template = parse(&two_steps("planner: plan\n"));
     let problems = |answer: &str| refused(answer, &template, answer);
     for &(answer, expected) in WRONG_ANSWERS {
@@ -405,7 +405,7 @@ fn a_planners_answer_is_checked() {
 }
 
 #[test]
-fn sizes_of_an_adjustment() {
+fn adjustment_over_a_bound_is_refused() {
     use crate::domain::adjustment::MAX_ADJUSTMENT_BYTES;
     let template = parse(&two_steps(""));
     let filled = |bytes: usize| format!("{{}}{}", " ".repeat(bytes - 2));
@@ -459,7 +459,7 @@ fn refused(answer: &str, template: &Template, case: &str) -> Vec<String> {
 }
 
 #[test]
-fn conditions_see_what_comes_before() {
+fn condition_reads_only_ancestors() {
     let template = parse(
         "name: t\nschema: {properties: {plan: {type: string}}}\nstep_templates:\n\
          - {name: a, handler: h, result_schema: {type: object, properties: {approved: {type: boolean}}}}\n\

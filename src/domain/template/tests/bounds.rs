@@ -17,7 +17,7 @@ fn assert_refused(yaml: &str, message: &str) {
 }
 
 #[test]
-fn size() {
+fn template_over_the_size_is_refused() {
     let text = one_step("");
     let fill = |bytes: usize| format!("{text}#{}", "x".repeat(bytes - text.len() - 1));
     parse(&fill(MAX_TEMPLATE_BYTES));
@@ -28,7 +28,7 @@ fn size() {
 }
 
 #[test]
-fn steps() {
+fn template_over_the_number_of_steps_is_refused() {
     let steps = |count: usize| {
         let steps: String = (0..count)
             .map(|step| format!("- {{name: s{step}, handler: h}}\n"))
@@ -47,7 +47,7 @@ fn steps() {
 }
 
 #[test]
-fn names() {
+fn name_over_the_length_is_refused() {
     let word = "é".repeat(127);
     for (template, path) in [
         (
@@ -89,7 +89,7 @@ fn names() {
 }
 
 #[test]
-fn retry_limit() {
+fn retry_limit_out_of_bounds_is_refused() {
     for limit in [1, 100] {
         assert_eq!(
             parse(&one_step(&format!("  default_retry_limit: {limit}\n"))).steps[0].retry_limit,
@@ -109,7 +109,7 @@ fn retry_limit() {
 }
 
 #[test]
-fn timeout() {
+fn timeout_out_of_bounds_is_refused() {
     for (seconds, expected) in [
         ("0.001", MIN_TIMEOUT),
         ("604800", MAX_TIMEOUT),
@@ -134,7 +134,7 @@ fn timeout() {
 }
 
 #[test]
-fn backoff() {
+fn backoff_out_of_bounds_is_refused() {
     let with = |fields: &str| one_step(&format!("  backoff: {{{fields}}}\n"));
     for fields in [
         "base_seconds: 3600, max_seconds: 86400",
@@ -188,7 +188,7 @@ fn backoff() {
 }
 
 #[test]
-fn free_content() {
+fn free_content_over_the_size_is_refused() {
     // As JSON `{"k":"..."}` is 8 bytes longer than its string.
     let config = |bytes: usize| {
         one_step(&format!(
@@ -221,7 +221,7 @@ fn free_content() {
 }
 
 #[test]
-fn depth() {
+fn template_over_the_depth_is_refused() {
     // The document, the list, the step and `handler_config` are four levels.
     let flow = |depth: usize| {
         one_step(&format!(
@@ -260,7 +260,7 @@ fn depth() {
 }
 
 #[test]
-fn aliases() {
+fn aliases_over_the_expansion_are_refused() {
     let mut laughs = String::from("a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n");
     for level in 1..20 {
         let before = format!("*a{}, ", level - 1).repeat(10);
@@ -301,7 +301,7 @@ fn aliases() {
 }
 
 #[test]
-fn number_of_problems() {
+fn problems_over_the_bound_are_counted() {
     let steps = |count: usize| format!("name: t\nstep_templates: [{}]\n", "{},".repeat(count));
     assert_eq!(
         Template::parse(&steps(50), "").expect_err("problems").len(),
@@ -321,7 +321,7 @@ fn number_of_problems() {
 }
 
 #[test]
-fn number_of_cycles_and_edges() {
+fn cycles_and_edges_over_the_bound_are_counted() {
     let ring = |count: usize| {
         let steps: String = (0..count)
             .map(|step| {
@@ -344,7 +344,7 @@ fn number_of_cycles_and_edges() {
 }
 
 #[test]
-fn names_are_only_guessed_while_somebody_reads_on() {
+fn suggestions_end_with_the_listed_problems() {
     let word = "x".repeat(35);
     let steps: String = (0..900)
         .map(|step| format!("- {{name: {word}{step:04}, handler: h}}\n"))

@@ -28,7 +28,7 @@ fn in_environment(yaml: &str, environment: &str) -> Template {
 }
 
 #[test]
-fn the_environment_goes_over_the_template() {
+fn environment_overrides_the_template() {
     let found = in_environment(TEMPLATE, "production");
     assert_eq!(found.timeout, Some(Duration::from_secs(3600)));
     assert_eq!(
@@ -61,7 +61,7 @@ fn the_environment_goes_over_the_template() {
 }
 
 #[test]
-fn every_other_environment_is_the_template_as_it_is() {
+fn unknown_environment_leaves_the_template_unchanged() {
     let base = in_environment(TEMPLATE, "");
     assert_eq!(
         (base.timeout, base.steps[0].handler.as_str()),
@@ -195,7 +195,7 @@ const WRONG: &[(&str, Expected)] = &[
 
 /// A problem in any environment is reported, whatever the environment of the reading server.
 #[test]
-fn what_is_wrong_in_any_environment_is_wrong() {
+fn problem_in_any_environment_is_reported() {
     let with = |text: &str| {
         format!(
             "name: t\nstep_templates:\n- {{name: a, handler: h}}\n- {{name: b, handler: h, depends_on_steps: [a]}}\nenvironments:\n{text}"
@@ -215,7 +215,7 @@ fn what_is_wrong_in_any_environment_is_wrong() {
 }
 
 #[test]
-fn the_number_of_environments_is_bounded() {
+fn environments_over_the_bound_are_refused() {
     let with = |count: usize| {
         let environments: String = (0..count).map(|n| format!("  e{n}: {{}}\n")).collect();
         format!(
@@ -233,7 +233,7 @@ fn the_number_of_environments_is_bounded() {
 }
 
 #[test]
-fn a_correlation_id_in_annotations_of_a_template_is_warned_of_wherever_it_stands() {
+fn correlation_id_in_annotations_causes_a_warning_at_each_place() {
     let yaml = "name: t
 annotations: {team: x, correlation_id: a}
 step_templates:
@@ -267,7 +267,7 @@ planner: {handler: p, annotations: {correlation_id: e}}
 }
 
 #[test]
-fn a_correlation_id_of_an_environment_alone_is_warned_of_at_its_place() {
+fn correlation_id_of_one_environment_causes_a_warning_there() {
     let yaml = "name: t
 step_templates:
 - {name: a, handler: h}

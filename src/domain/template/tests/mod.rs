@@ -27,7 +27,7 @@ fn one_step(more: &str) -> String {
 }
 
 #[test]
-fn the_registration_template_loads_verbatim() {
+fn registration_template_loads_verbatim() {
     let template = parse(REGISTRATION);
     assert_eq!(template.namespace, "user_management");
     assert_eq!(template.task_name, "user_registration");
@@ -60,7 +60,7 @@ fn the_registration_template_loads_verbatim() {
 }
 
 #[test]
-fn the_registration_schema_completes_and_checks_a_context() {
+fn registration_schema_completes_and_validates_a_context() {
     let template = parse(REGISTRATION);
     let schema = template.schema.as_ref().expect("schema");
     let schema = crate::domain::schema::ContextSchema::compile(schema).expect("valid");
@@ -86,7 +86,7 @@ fn the_registration_schema_completes_and_checks_a_context() {
 }
 
 #[test]
-fn the_golden_shapes_load() {
+fn golden_shapes_load() {
     let linear = parse(LINEAR);
     assert_eq!(linear.steps.len(), 6);
     assert_eq!(Graph::of(&linear).ancestors(5), [0, 1, 2, 3, 4]);
@@ -105,7 +105,7 @@ fn the_golden_shapes_load() {
 }
 
 #[test]
-fn what_is_left_out_has_a_default() {
+fn omitted_keys_have_defaults() {
     let template = parse(&one_step(""));
     assert_eq!(
         (
@@ -137,7 +137,7 @@ fn what_is_left_out_has_a_default() {
 }
 
 #[test]
-fn aliases_of_keys_mean_the_same() {
+fn aliases_of_keys_are_equivalent() {
     let template = parse(
         "name: t\nnamespace_name: n\nstep_templates:\n- {name: a, handler: h}\n- {name: b, handler: h, depends_on_step: a}\n",
     );
@@ -149,7 +149,7 @@ fn aliases_of_keys_mean_the_same() {
 }
 
 #[test]
-fn everything_can_be_set() {
+fn every_key_is_read() {
     let template = parse(&one_step(
         "  description: does it\n  default_retryable: true\n  default_retry_limit: 7\n  depends_on_steps: []\n  \
          backoff: {base_seconds: 0.5, multiplier: 3, max_seconds: 60, jitter: 0}\n  \
@@ -183,7 +183,7 @@ fn everything_can_be_set() {
 }
 
 #[test]
-fn a_step_that_is_not_retryable_has_one_attempt() {
+fn step_that_is_not_retryable_has_one_attempt() {
     let step = parse(&one_step(
         "  default_retryable: false\n  default_retry_limit: 5\n",
     ))
@@ -193,7 +193,7 @@ fn a_step_that_is_not_retryable_has_one_attempt() {
 }
 
 #[test]
-fn dependencies_may_come_before_their_step_and_are_sorted() {
+fn dependencies_before_their_step_are_resolved_and_sorted() {
     let template = parse(
         "name: t\nstep_templates:\n- {name: c, handler: h, depends_on_steps: [b, a]}\n- {name: a, handler: h}\n- {name: b, handler: h}\n",
     );
@@ -201,7 +201,7 @@ fn dependencies_may_come_before_their_step_and_are_sorted() {
 }
 
 #[test]
-fn anchors_and_aliases_are_expanded() {
+fn anchors_and_aliases_expand_to_their_values() {
     let template = parse(
         "name: t\nstep_templates:\n- &a {name: a, handler: h, handler_config: &c {retries: [1, &x 2]}}\n\
          - {name: b, handler: h, handler_config: *c, depends_on_steps: [a]}\n",
@@ -213,7 +213,7 @@ fn anchors_and_aliases_are_expanded() {
 }
 
 #[test]
-fn strings_stay_strings() {
+fn quoted_scalars_stay_strings() {
     let template = parse(&one_step(
         "  handler_config:\n    quoted: \"1\"\n    yes: yes\n    norway: no\n    octal: 0o17\n    zeros: 007\n    block: |\n      a\n       b\n    folded: >-\n      a\n      b\n    date: 2026-01-31\n    escape: \"\\u00e9\\t\"\n    tilde: ~\n",
     ));
@@ -228,7 +228,7 @@ fn strings_stay_strings() {
 }
 
 #[test]
-fn marks_and_line_ends_do_not_matter() {
+fn byte_order_mark_and_line_ends_are_ignored() {
     let text = one_step("  description: é\n");
     let expected = parse(&text);
     assert_eq!(parse(&text.replace('\n', "\r\n")), expected);

@@ -99,7 +99,7 @@ const SCHEMAS: &[(&str, Expected)] = &[
 ];
 
 #[test]
-fn schemas_are_placed_in_the_file() {
+fn problems_of_schemas_have_places_in_the_file() {
     let with = |text: &str| format!("name: t\nschema:\n{text}{STEP}");
     for &(text, expected) in SCHEMAS {
         check(&with(text), &[expected]);
@@ -116,7 +116,7 @@ fn schemas_are_placed_in_the_file() {
 }
 
 #[test]
-fn all_problems_come_at_once_in_order() {
+fn template_with_several_problems_reports_all_in_order() {
     let yaml = "name: ''\nversion: one\nschema: {type: 5}\nstep_templates:\n- {name: b, handler_config: {timeout_seconds: x}}\n- {name: b, handler: h, zork: 1}\nlater: 1\n";
     check(
         yaml,
@@ -139,7 +139,7 @@ fn all_problems_come_at_once_in_order() {
 }
 
 #[test]
-fn what_stands_before_broken_yaml_is_still_told() {
+fn problems_before_invalid_yaml_are_reported() {
     check(
         "name: !x t\nname: u\nb: [\n",
         &[
@@ -151,7 +151,7 @@ fn what_stands_before_broken_yaml_is_still_told() {
 }
 
 #[test]
-fn aliases_are_placed_where_they_are_used() {
+fn problem_in_an_alias_has_the_place_of_its_use() {
     let yaml = "name: t\nannotations: {list: &l [1], map: &m {name: x}}\nstep_templates:\n- {name: a, handler: h, depends_on_steps: *l, backoff: *m}\n- *m\n";
     check(
         yaml,
@@ -174,7 +174,7 @@ fn aliases_are_placed_where_they_are_used() {
 }
 
 #[test]
-fn columns_count_characters() {
+fn columns_count_characters_not_bytes() {
     check(
         &format!("name: t\nannotations: {{'éé😀': .inf}}\n{STEP}"),
         &[(2, 22, "annotations[\"éé😀\"]", "JSON has no number")],

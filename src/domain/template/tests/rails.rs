@@ -27,7 +27,7 @@ fn assert_warned(warnings: &[String], expected: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_generated_file_loads_and_its_ruby_keys_are_warned_of() {
+fn generated_rails_file_loads_with_warnings() {
     let (template, warnings) = check(STOCK_COUNT);
     assert_warned(
         &warnings,
@@ -75,7 +75,7 @@ fn a_generated_file_loads_and_its_ruby_keys_are_warned_of() {
 }
 
 #[test]
-fn a_file_of_an_application_loads_with_a_warning_for_each_key_that_is_not_used() {
+fn rails_file_causes_a_warning_for_each_unused_key() {
     let (template, warnings) = check(RETURNS);
     assert_warned(
         &warnings,
@@ -107,14 +107,14 @@ fn a_file_of_an_application_loads_with_a_warning_for_each_key_that_is_not_used()
 }
 
 #[test]
-fn a_template_without_such_keys_has_no_warnings() {
+fn template_without_rails_keys_has_no_warnings() {
     for yaml in [REGISTRATION, LINEAR, DIAMOND] {
         assert_eq!(check(yaml).1, Vec::<String>::new());
     }
 }
 
 #[test]
-fn what_a_service_is_called_goes_by_the_nearest_key() {
+fn service_name_comes_from_the_nearest_key() {
     let step = "name: t\ndefault_dependent_system: d\nplanner: p\nstep_templates:\n- {name: a, handler: h}\n";
     let (template, warnings) = check(&format!(
         "{step}- {{name: b, handler: h, dependent_system: s}}\n"
@@ -145,7 +145,7 @@ fn what_a_service_is_called_goes_by_the_nearest_key() {
 }
 
 #[test]
-fn warnings_do_not_hide_problems_and_those_of_an_environment_say_so() {
+fn warnings_do_not_hide_problems_and_name_their_environment() {
     let yaml = "name: t\nconcurrent: false\nstep_templates: [{name: a, handler: h}]\nenvironments: {test: {step_templates: [{name: a, skippable: true}]}}\nzork: 1\n";
     let checked = Template::check(yaml, "");
     assert_eq!(
@@ -167,7 +167,7 @@ fn warnings_do_not_hide_problems_and_those_of_an_environment_say_so() {
 }
 
 #[test]
-fn only_a_file_of_the_rails_engine_may_have_a_slash_in_its_name() {
+fn slash_in_a_name_is_accepted_only_in_a_rails_file() {
     let with = |more: &str| {
         format!("name: shop/checkout\n{more}step_templates: [{{name: a, handler: h}}]\n")
     };

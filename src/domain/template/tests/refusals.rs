@@ -269,28 +269,28 @@ fn with_lines_in_a_step(text: &str) -> String {
 }
 
 #[test]
-fn wrong_overrides_are_placed_in_the_file() {
+fn invalid_overrides_have_places_in_the_file() {
     for &(text, expected) in OVERRIDES {
         check(&with_lines(text), &[expected]);
     }
 }
 
 #[test]
-fn a_wrong_planner_or_deadline_is_placed_in_the_file() {
+fn invalid_planner_or_deadline_has_its_place_in_the_file() {
     for &(text, expected) in PLANNERS_AND_DEADLINES {
         check(&with_lines(text), &[expected]);
     }
 }
 
 #[test]
-fn wrong_conditions_and_schemas_of_steps_are_placed_in_the_file() {
+fn invalid_conditions_and_schemas_have_places_in_the_file() {
     for &(text, expected) in CONDITIONS_AND_RESULTS {
         check(&with_lines_in_a_step(text), &[expected]);
     }
 }
 
 #[test]
-fn a_step_named_like_the_planner_is_placed_in_the_file() {
+fn step_named_like_the_planner_has_its_place_in_the_file() {
     let taken = two_steps("planner: h\n")
         .replace("name: a,", "name: planner,")
         .replace("[a]", "[planner]");
@@ -306,7 +306,7 @@ fn a_step_named_like_the_planner_is_placed_in_the_file() {
 }
 
 #[test]
-fn problems_of_expressions_come_with_all_others() {
+fn problems_of_expressions_are_reported_with_all_others() {
     let yaml = "name: t\noverrides:\n- when: contxt.x == 1\n  priority: 500\n- when: 'true && '\n  steps: {x: {}}\nstep_templates:\n- {name: a, handler: h, when: nope, depends_on_steps: [b]}\n";
     check(
         yaml,
@@ -327,7 +327,7 @@ fn problems_of_expressions_come_with_all_others() {
 }
 
 #[test]
-fn bounds() {
+fn values_out_of_bounds_are_refused() {
     let overrides = |count: usize| {
         two_steps(&format!(
             "overrides:\n{}",
@@ -387,7 +387,7 @@ fn bounds() {
 }
 
 #[test]
-fn the_text_of_expressions_is_bounded() {
+fn expressions_over_their_total_size_are_refused() {
     let with = |bytes: usize| {
         // Only distinct expressions count; the last one appears twice.
         let sources: Vec<String> = (0..)
@@ -417,7 +417,7 @@ fn the_text_of_expressions_is_bounded() {
 
 /// Reads the templates that are the most expensive to check: each cost is bounded.
 #[test]
-fn the_worst_templates_are_read_in_time() {
+fn worst_templates_are_read_in_time() {
     let fields: String = (0..4_500)
         .map(|n| format!("{{properties: {{field{n}: {{const: {n}}}}}}}, "))
         .collect();

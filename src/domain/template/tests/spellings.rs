@@ -10,7 +10,7 @@ fn annotations(yaml: &str) -> Value {
 }
 
 #[test]
-fn keys_of_an_author_are_a_home_for_anchors() {
+fn extension_keys_may_hold_anchors() {
     let yaml = "x-retry: &retry {base_seconds: 2, x-why: slow}\nx-: &config {url: u}\nname: t\nstep_templates:\n- name: a\n  handler: h\n  x-owner: [me]\n  backoff: *retry\n  handler_config: *config\noverrides: [{when: true, priority: 1, x-note: n}]\nenvironments: {test: {x-b: 1, step_templates: [{name: a, x-c: 2}]}}\n";
     let template = parse(yaml);
     assert!((template.steps[0].backoff.base_seconds - 2.0).abs() < f64::EPSILON);
@@ -26,7 +26,7 @@ fn keys_of_an_author_are_a_home_for_anchors() {
 }
 
 #[test]
-fn a_merge_key_adds_what_the_mapping_does_not_say() {
+fn merge_key_adds_absent_keys() {
     for (yaml, expected) in [
         (
             "annotations: {<<: {a: 1, b: 2}, a: 3}\n",
@@ -68,7 +68,7 @@ fn a_merge_key_adds_what_the_mapping_does_not_say() {
 }
 
 #[test]
-fn a_merge_key_that_cannot_be_one_says_what_it_takes() {
+fn invalid_merge_key_states_the_expectation() {
     let with = |text: &str| format!("name: t\nannotations: {text}\n{STEP}");
     for (yaml, expected) in [
         (
@@ -101,7 +101,7 @@ fn a_merge_key_that_cannot_be_one_says_what_it_takes() {
 }
 
 #[test]
-fn what_merge_keys_expand_to_is_bounded() {
+fn merge_keys_over_the_expansion_are_refused() {
     let level = |n: u32| {
         format!(
             "x-{n}: &l{n} {{<<: [{}], own{n}: {{<<: *l{}}}}}\n",
@@ -130,7 +130,7 @@ fn what_merge_keys_expand_to_is_bounded() {
 }
 
 #[test]
-fn a_key_without_a_value_counts_as_not_written() {
+fn key_without_a_value_counts_as_absent() {
     let yaml = "name: t\ntask_name:\nnamespace:\nversion:\ndescription:\nschema:\nannotations:\noverrides:\ntimeout_seconds:\nenvironments:\ndefault_dependent_system:\nstep_templates:\n- name: a\n  handler: h\n  handler_class: ~\n  description:\n  depends_on_steps:\n  depends_on_step:\n  default_retryable:\n  default_retry_limit:\n  handler_config:\n    service:\n    timeout_seconds:\n    url:\n  backoff:\n    base_seconds:\n  annotations:\n    a:\n  result_schema:\n  dependent_system:\n";
     let template = parse(yaml);
     let bare = parse(&format!("name: t\n{STEP}"));
@@ -155,7 +155,7 @@ fn a_key_without_a_value_counts_as_not_written() {
 }
 
 #[test]
-fn a_key_that_must_have_a_value_says_so() {
+fn required_key_without_a_value_is_refused() {
     for (yaml, expected) in [
         (
             format!("name:\n{STEP}"),
@@ -184,7 +184,7 @@ fn a_key_that_must_have_a_value_says_so() {
 }
 
 #[test]
-fn an_environment_without_a_value_changes_nothing() {
+fn environment_without_a_value_changes_nothing() {
     let yaml = "name: t\nstep_templates: [{name: a, handler: h, handler_config: {url: u, key: k}}]\nenvironments:\n  dev:\n  test:\n    annotations:\n    step_templates:\n    - name: a\n      description:\n      handler_config: {key: }\n";
     assert_eq!(
         Template::parse(yaml, "dev").unwrap(),

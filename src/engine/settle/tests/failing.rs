@@ -8,7 +8,7 @@ fn away() -> StoreError {
 }
 
 #[test]
-fn a_database_that_is_away_is_never_the_fault_of_what_is_to_be_stored() {
+fn unavailable_database_blames_no_input() {
     let mut failing = Failing::default();
     assert!((0..100).all(|_| !failing.again(&away(), 1) && !failing.again(&away(), 9)));
 }
@@ -22,7 +22,7 @@ fn failure() -> Failure {
 }
 
 #[test]
-fn what_a_worker_answered_and_the_database_refuses_is_replaced_once() {
+fn result_that_the_database_refuses_is_replaced_once() {
     let error = StoreError::Corrupt("no".into());
     let retryable = Outcome::RetryableError {
         failure: failure(),
@@ -59,7 +59,7 @@ fn what_a_worker_answered_and_the_database_refuses_is_replaced_once() {
 }
 
 #[test]
-fn what_holds_nothing_of_a_worker_is_not_replaced() {
+fn input_without_worker_data_is_not_replaced() {
     let error = StoreError::Corrupt("no".into());
     let released = result(0, Outcome::Released { pause: false });
     let deadline = Input::Deadline { lease: lease(0) }.into();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn only_the_holder_can_lose_an_attempt() {
+fn loss_reported_for_another_worker_has_no_effect() {
     let case = Case::new(&[0], &[1]);
     let gone = |worker_id, outcome| {
         Pending::from(Input::Gone {
@@ -37,7 +37,7 @@ fn only_the_holder_can_lose_an_attempt() {
 }
 
 #[test]
-fn a_hundred_workers_that_drain_one_after_the_other_exhaust_no_step() {
+fn step_drained_by_a_hundred_workers_is_not_exhausted() {
     let mut case = Case::new(&[0], &[1]);
     for attempt in 1..=100 {
         case.read.live[0].attempt = attempt;
@@ -59,7 +59,7 @@ fn a_hundred_workers_that_drain_one_after_the_other_exhaust_no_step() {
 }
 
 #[test]
-fn what_cost_nothing_before_a_retry_by_hand_does_not_count_as_free_after_it() {
+fn manual_retry_resets_the_count_of_uncharged_attempts() {
     let mut case = Case::new(&[0], &[1]);
     let row = &mut case.read.live[0];
     (row.attempt, row.charged, row.probe) = (13, 0, true);
@@ -75,7 +75,7 @@ fn what_cost_nothing_before_a_retry_by_hand_does_not_count_as_free_after_it() {
 }
 
 #[test]
-fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() {
+fn step_released_by_a_connected_worker_waits_one_second() {
     let verdict = Case::new(&[0], &[1]).decide(&[result(1, Outcome::Released { pause: true })]);
     let [retry] = &verdict.changes.retries[..] else {
         panic!()
@@ -88,7 +88,7 @@ fn a_released_step_of_a_worker_that_stays_waits_a_second_whatever_its_backoff() 
 }
 
 #[test]
-fn a_failed_probe_costs_nothing_and_lets_others_probe_next() {
+fn failed_probe_is_uncharged_and_lets_other_steps_probe_next() {
     let mut case = Case::new(&[0], &[1]);
     // Without the probe mark, it would be the last attempt.
     (

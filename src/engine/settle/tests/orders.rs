@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_cancel_goes_before_a_result_of_the_same_moment() {
+fn cancel_precedes_a_result_of_the_same_batch() {
     let mut case = Case::new(&[0], &[1, 2]);
     (case.read.live[1].lease, case.read.live[1].worker_id) = (None, None);
     (case.read.live[1].started_at, case.read.live[1].deadline_at) = (None, None);
@@ -44,7 +44,7 @@ fn a_cancel_goes_before_a_result_of_the_same_moment() {
 }
 
 #[test]
-fn what_cannot_be_cancelled_is_refused() {
+fn cancel_of_an_ended_task_is_refused() {
     let mut case = Case::new(&[], &[]);
     case.read.tasks[0].progress.state = TaskState::Complete;
     let unknown = Uuid::from_u128(9);
@@ -85,7 +85,7 @@ fn failed_case() -> Case {
 }
 
 #[test]
-fn a_retry_brings_the_failed_step_back_with_what_is_behind_it() {
+fn retry_reopens_the_failed_step_and_its_descendants() {
     for (fresh, charged) in [(false, 2), (true, 0)] {
         let verdict = failed_case().decide(&[order(TASK, Order::Retry { step: None, fresh })]);
         assert!(verdict.refused.is_empty(), "{:?}", verdict.refused);
@@ -113,7 +113,7 @@ fn a_retry_brings_the_failed_step_back_with_what_is_behind_it() {
 }
 
 #[test]
-fn a_step_that_is_resolved_or_skipped_lets_the_task_end() {
+fn resolved_or_skipped_step_lets_the_task_end() {
     let resolve = Order::ResolveStep {
         step: "b".into(),
         result: "1".into(),
@@ -140,7 +140,7 @@ fn a_step_that_is_resolved_or_skipped_lets_the_task_end() {
 }
 
 #[test]
-fn what_does_not_fit_the_state_is_refused_and_changes_nothing() {
+fn order_that_the_state_forbids_is_refused_without_effect() {
     let skip = |step: &str| Order::Skip { step: step.into() };
     let retry = |step: Option<&str>| Order::Retry {
         step: step.map(str::to_owned),

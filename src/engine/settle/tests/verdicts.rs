@@ -70,7 +70,7 @@ fn unlocked(verdict: &Verdict) -> Vec<(i16, &str)> {
 }
 
 #[test]
-fn an_input_without_its_verdict_changes_nothing_and_the_rest_of_the_batch_goes_on() {
+fn input_without_its_verdict_is_deferred_and_the_batch_continues() {
     let case = Case::of(CONDITIONS, &[0], &[1, 2]);
     let verdict = case.decide(&[says(1, "7"), done(2)]);
     assert_eq!(
@@ -91,7 +91,7 @@ fn an_input_without_its_verdict_changes_nothing_and_the_rest_of_the_batch_goes_o
 }
 
 #[test]
-fn two_parents_that_end_in_one_batch_leave_the_verdict_to_another_round() {
+fn parents_that_end_in_one_batch_defer_the_condition_of_their_child() {
     let mut case = Case::of(CONDITIONS, &[0], &[1, 2]);
     let (b, c) = (says(1, "7"), says(2, "7"));
     let asks = case.decide(&[says(1, "7")]).asks;
@@ -121,7 +121,7 @@ fn two_parents_that_end_in_one_batch_leave_the_verdict_to_another_round() {
 }
 
 #[test]
-fn a_chain_of_skipped_steps_is_judged_ahead() {
+fn conditions_of_a_skipped_chain_are_evaluated_ahead() {
     let case = Case::of(CONDITIONS, &[0, 1], &[2]);
     let ask = &case.decide(&[says(2, "8")]).asks[&0];
     assert_eq!(
@@ -134,7 +134,7 @@ fn a_chain_of_skipped_steps_is_judged_ahead() {
 }
 
 #[test]
-fn a_verdict_about_another_state_of_the_task_does_not_count() {
+fn verdict_on_another_state_of_the_task_is_ignored() {
     let mut case = Case::of(CONDITIONS, &[0, 1], &[2]);
     let ask = case.decide(&[says(2, "7")]).asks.remove(&0).unwrap();
     let c = || judged(says(2, "7"), &ask, &known(&[(1, "7")]));
@@ -151,7 +151,7 @@ fn a_verdict_about_another_state_of_the_task_does_not_count() {
 }
 
 #[test]
-fn an_input_that_was_overtaken_too_often_is_not_judged_again() {
+fn input_overtaken_too_often_is_not_evaluated_again() {
     let case = Case::of(CONDITIONS, &[0, 1], &[2]);
     let at = |rounds| Pending {
         rounds,
@@ -165,7 +165,7 @@ fn an_input_that_was_overtaken_too_often_is_not_judged_again() {
 }
 
 #[test]
-fn a_result_that_does_not_fit_fails_its_step_and_unlocks_nothing() {
+fn result_that_violates_its_schema_fails_the_step() {
     let case = Case::of(CONDITIONS, &[0, 2], &[1]);
     let ask = &case.decide(&[says(1, "\"x\"")]).asks[&0];
     let verdict = case.decide(&[judged(says(1, "\"x\""), ask, &known(&[(2, "1")]))]);
@@ -180,7 +180,7 @@ fn a_result_that_does_not_fit_fails_its_step_and_unlocks_nothing() {
 }
 
 #[test]
-fn a_result_by_hand_is_judged_like_a_workers() {
+fn manual_result_is_validated_like_that_of_a_worker() {
     let resolve = |result: &str| {
         order(
             TASK,
@@ -207,7 +207,7 @@ fn a_result_by_hand_is_judged_like_a_workers() {
 }
 
 #[test]
-fn what_a_planner_says_holds_for_the_conditions_that_follow_also_when_it_is_said_by_hand() {
+fn plan_applies_to_later_conditions_also_if_set_by_hand() {
     let answer = r#"{"priority": 5, "steps": {"b": {"skip": true}}}"#;
     let by_worker = Case::of(PLANNED, &[], &[0]);
     let ask = &by_worker.decide(&[says(0, answer)]).asks[&0];
@@ -245,7 +245,7 @@ fn what_a_planner_says_holds_for_the_conditions_that_follow_also_when_it_is_said
 }
 
 #[test]
-fn what_takes_more_than_its_budget_ends_with_a_code() {
+fn input_over_its_budget_fails_with_a_code() {
     let case = Case::of(CONDITIONS, &[0, 1], &[2]);
     let ask = &case.decide(&[says(2, "7")]).asks[&0];
     let mut c = says(2, "7");

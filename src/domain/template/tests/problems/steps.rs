@@ -238,7 +238,7 @@ const STEPS: &[(&str, Expected)] = &[
 ];
 
 #[test]
-fn steps() {
+fn problems_of_steps_have_places_and_messages() {
     let with = |text: &str| format!("name: t\nstep_templates:\n- name: a\n  handler: h\n{text}");
     for &(text, expected) in STEPS {
         check(&with(text), &[expected]);
@@ -246,7 +246,7 @@ fn steps() {
 }
 
 #[test]
-fn dependencies_are_named() {
+fn problems_of_dependencies_name_the_steps() {
     let yaml = "name: t\nstep_templates:\n- {name: alpha, handler: h, depends_on_steps: [gamma]}\n\
                 - {name: beta, handler: h, depends_on_steps: [alpha]}\n- {name: gamma, handler: h, depends_on_steps: [beta, alhpa]}\n\
                 - {name: delta, handler: h, depends_on_step: delta}\n";

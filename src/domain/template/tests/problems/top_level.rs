@@ -110,7 +110,7 @@ const TOP_LEVEL: &[(&str, Expected)] = &[
 ];
 
 #[test]
-fn the_top_level() {
+fn problems_of_the_top_level_have_places_and_messages() {
     let with = |text: &str| format!("{text}{STEP}");
     for &(text, expected) in TOP_LEVEL {
         check(&with(text), &[expected]);
@@ -159,7 +159,7 @@ const WHOLE_FILES: &[(&str, Expected)] = &[
 ];
 
 #[test]
-fn a_file_that_is_no_template_is_refused_at_its_place() {
+fn file_that_is_not_a_template_is_refused_with_its_place() {
     for &(yaml, expected) in WHOLE_FILES {
         check(yaml, &[expected]);
     }

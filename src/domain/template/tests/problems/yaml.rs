@@ -137,7 +137,7 @@ const YAML: &[(&str, Expected)] = &[
 ];
 
 #[test]
-fn yaml_itself() {
+fn invalid_yaml_is_refused_with_its_place() {
     let with = |text: &str| format!("name: t\n{text}{STEP}");
     for &(text, expected) in YAML {
         check(&with(text), &[expected]);
@@ -145,7 +145,7 @@ fn yaml_itself() {
 }
 
 #[test]
-fn another_yaml_or_a_second_document_is_refused_at_its_place() {
+fn other_yaml_version_or_second_document_is_refused_with_its_place() {
     let template = format!("name: t\n{STEP}");
     for (yaml, expected) in [
         (
