@@ -150,7 +150,7 @@ fn of_its_steps(index: &Index<'_>, task: &Task, events: &[&Event], found: &mut V
             let failed = counts.entry((key.1, -1, "step.failed")).or_default();
             failed.0 = failed.1;
         }
-        let again = index.reopened.get(key).map_or(0, BTreeMap::len);
+        let again = index.reopenings.get(key).copied().unwrap_or_default();
         counts.entry((key.1, -1, "step.reopened")).or_default().0 += again;
         let ended_by_attempt = attempts.last().is_some_and(|a| a.outcome == "cancelled");
         if row.state == "cancelled" && !ended_by_attempt {

@@ -1,6 +1,6 @@
 //! A history, indexed by the keys that the rules look up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tasker::domain::lease::Lease;
 use uuid::Uuid;
@@ -30,6 +30,10 @@ pub struct Index<'a> {
     /// The attempts after which an operator had a step retried, and whether with all attempts again
     /// (fresh).
     pub reopened: BTreeMap<StepKey, BTreeMap<i32, bool>>,
+    /// How often operators reopened each step: an order counts if the step started or failed since
+    /// the order before it. The server fails a step without an attempt when its assignment is too
+    /// large or its condition too costly, so `reopened` may hold one entry for several orders.
+    pub reopenings: BTreeMap<StepKey, usize>,
 }
 
 impl<'a> Index<'a> {
@@ -50,6 +54,7 @@ impl<'a> Index<'a> {
             acks: Vec::new(),
             events: BTreeMap::new(),
             reopened: reopened(&history.events),
+            reopenings: reopenings(&history.events),
         };
         for attempt in &history.attempts {
             index
@@ -144,6 +149,21 @@ fn reopened(events: &[Event]) -> BTreeMap<StepKey, BTreeMap<i32, bool>> {
         }
     }
     all
+}
+
+fn reopenings(events: &[Event]) -> BTreeMap<StepKey, usize> {
+    let mut counts = BTreeMap::new();
+    let mut open: HashSet<StepKey> = HashSet::new();
+    for event in events {
+        let Some(step) = event.step else { continue };
+        let key = (event.task, step);
+        match event.kind.as_str() {
+            "step.started" | "step.failed" => drop(open.remove(&key)),
+            "step.reopened" if open.insert(key) => *counts.entry(key).or_default() += 1,
+            _ => {}
+        }
+    }
+    counts
 }
 
 pub fn lease(attempt: &Attempt) -> Lease {
