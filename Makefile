@@ -26,8 +26,8 @@ demo:
 # and includes these tests.
 test:
 	@scripts/setup.sh test
-	cargo test --locked --lib --bins --tests --examples -- --include-ignored
-	cargo test --locked --doc
+	cargo test --locked --workspace --lib --bins --tests --examples -- --include-ignored
+	cargo test --locked --workspace --doc
 
 # The test prints its seed; the same seed draws the same tasks, outcomes and faults again.
 # TASKER_TORTURE_KEEP=1 keeps the ledger, the logs and the timeline also after a success.
@@ -66,7 +66,8 @@ benches/compare/node_modules/.package-lock.json: benches/compare/package-lock.js
 	@cd benches/compare && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2
 
 fmt:
-	cargo fmt
+	cargo fmt --all
+	cargo fmt --manifest-path tests/outside/Cargo.toml
 
 clean:
 	cargo clean

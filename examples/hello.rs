@@ -1,7 +1,7 @@
 //! The worker of the README's first workflow.
 
 use serde_json::{Value, json};
-use tasker::worker::{StepContext, Worker};
+use tasker_worker::{StepContext, Worker};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

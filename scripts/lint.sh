@@ -8,13 +8,15 @@ step() {
     "$@"
 }
 
-step cargo fmt --check
-step cargo clippy --locked --all-targets --all-features -- -D warnings
-# The library that a handler service links: the SDK must build without the server, and without
-# warnings.
-step cargo clippy --locked --no-default-features --features worker --lib -- -D warnings
-step cargo clippy --locked --no-default-features --features worker,otel --lib -- -D warnings
-RUSTDOCFLAGS='-D warnings' step cargo doc --locked --no-deps --lib --quiet
+step cargo fmt --all --check
+step cargo fmt --manifest-path tests/outside/Cargo.toml --check
+step cargo clippy --locked --workspace --all-targets -- -D warnings
+# The library that a handler service links, with the features that cargo resolves without the server.
+step cargo clippy --locked --package tasker-worker --lib -- -D warnings
+step cargo clippy --locked --package tasker-worker --features otel --lib -- -D warnings
+RUSTDOCFLAGS='-D warnings' step cargo doc --locked --workspace --no-deps --lib --quiet
+# The packages that are published. `tests/outside` builds the sources, so they are not built again.
+step cargo package --locked --allow-dirty --no-verify --quiet --package tasker-proto --package tasker-worker
 step buf lint
 step cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 

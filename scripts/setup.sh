@@ -27,7 +27,7 @@ add() {
     done
 }
 
-# Searches the same directories in the same order as src/postgres/find.rs.
+# Searches the same directories in the same order as crates/tasker-devdb/src/find.rs.
 postgres_is_there() {
     local dirs=() dir version
     if [[ -n ${TASKER_POSTGRES_BIN:-} ]]; then

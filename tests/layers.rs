@@ -1,5 +1,5 @@
-//! Imports run one way: cli -> http -> grpc -> engine -> store -> domain; the SDK and the client
-//! import the protocol alone.
+//! Imports run one way: cli -> http -> grpc -> engine -> store -> domain, and from these parts to
+//! the crates of the workspace.
 
 use std::{
     collections::BTreeSet,
@@ -7,12 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each part of `src/`, and the parts that it may use.
+/// Each part of `src/`, and the parts and crates of the workspace that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
-    ("proto", &[]),
+    ("proto", &["tasker_proto"]),
     ("json", &["domain", "proto"]),
-    ("postgres", &[]),
     ("store", &["domain"]),
     ("engine", &["domain", "store", "telemetry"]),
     (
@@ -24,27 +23,34 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "server",
         &["engine", "grpc", "http", "proto", "store", "telemetry"],
     ),
-    ("telemetry", &[]),
-    ("client", &["proto"]),
-    ("worker", &["proto", "telemetry"]),
     (
         "bench",
-        &["client", "domain", "postgres", "proto", "store", "worker"],
+        &["domain", "proto", "store", "tasker_devdb", "tasker_worker"],
     ),
     (
         "cli",
         &[
             "bench",
-            "client",
             "domain",
             "json",
-            "postgres",
             "proto",
             "server",
             "store",
+            "tasker_devdb",
+            "tasker_worker",
             "telemetry",
         ],
     ),
+];
+
+/// A module of another crate that counts as a part.
+const TELEMETRY: &str = "telemetry";
+
+/// Each crate of `crates/`, and the crates of the workspace that it depends on.
+const CRATES: &[(&str, &[&str])] = &[
+    ("tasker-devdb", &[]),
+    ("tasker-proto", &[]),
+    ("tasker-worker", &["tasker-proto"]),
 ];
 
 /// Crates that a part must not even name.
@@ -64,7 +70,6 @@ const MAY_NOT_NAME: &[(&str, &[&str])] = &[
     ("engine", &["tonic", "axum", "tokio_postgres"]),
     ("grpc", &["tokio_postgres"]),
     ("http", &["tokio_postgres"]),
-    ("worker", &["tokio_postgres", "axum", "clap"]),
     ("bench", &["tokio_postgres", "axum", "clap"]),
 ];
 
@@ -80,7 +85,7 @@ fn files(part: &str) -> Vec<PathBuf> {
             }
         }
     }
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let src = root().join("src");
     let (dir, file) = (src.join(part), src.join(format!("{part}.rs")));
     let mut found = Vec::new();
     match dir.is_dir() {
@@ -131,14 +136,31 @@ fn heads(rest: &str) -> Vec<&str> {
         .collect()
 }
 
+/// The crates of the workspace that the code names.
+fn crates(code: &str) -> Vec<&str> {
+    let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words
+        .filter(|word| {
+            CRATES
+                .iter()
+                .any(|(name, _)| name.replace('-', "_") == *word)
+        })
+        .collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 #[test]
 fn imports_run_in_one_direction() {
     let parts: BTreeSet<&str> = MAY_USE.iter().map(|(part, _)| *part).collect();
+    let is_part = |name: &&str| parts.contains(name) || *name == TELEMETRY;
     for (part, allowed) in MAY_USE {
         for file in files(part) {
             let code = code(&file);
-            let used = code.split("crate::").skip(1).flat_map(heads);
-            for other in used.filter(|u| parts.contains(u)) {
+            let heads = code.split("crate::").skip(1).flat_map(heads);
+            for other in heads.filter(is_part).chain(crates(&code)) {
                 assert!(
                     other == *part || allowed.contains(&other),
                     "{}: {part} uses {other}",
@@ -151,13 +173,34 @@ fn imports_run_in_one_direction() {
 
 #[test]
 fn every_layer_is_listed() {
-    let lib = code(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
+    let lib = code(&root().join("src/lib.rs"));
     let listed: BTreeSet<&str> = MAY_USE.iter().map(|(part, _)| *part).collect();
     let parts: BTreeSet<&str> = lib
         .lines()
         .filter_map(|l| l.trim().strip_prefix("pub mod ")?.strip_suffix(';'))
         .collect();
     assert_eq!(parts, listed);
+}
+
+#[test]
+fn crate_depends_on_the_listed_crates() {
+    let mut folders: Vec<_> = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    folders.sort();
+    let listed: Vec<&str> = CRATES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(folders, listed);
+    for (name, allowed) in CRATES {
+        let manifest = root().join("crates").join(name).join("Cargo.toml");
+        let manifest = fs::read_to_string(manifest).unwrap();
+        let used: Vec<&str> = manifest
+            .lines()
+            .filter(|line| line.starts_with("tasker-"))
+            .filter_map(|line| line.split(['.', ' ']).next())
+            .collect();
+        assert_eq!(used, *allowed, "{name}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use support::{TestDb, connect, own_cluster, own_options, start};
-use tasker::postgres::{Cluster, Error, Options};
+use tasker_devdb::{Cluster, Error, Options};
 use tokio_postgres::{Client, error::SqlState};
 
 /// The environment variable that turns [`holder`] from an empty test into a process that holds a
@@ -188,7 +188,7 @@ async fn data_of_another_major_version_is_refused() {
         data_dir: Some(folder.0.clone()),
         ..own_options()
     };
-    let binaries = tasker::postgres::find().unwrap();
+    let binaries = tasker_devdb::find().unwrap();
     let error = Cluster::start(Options {
         binaries: Some(binaries),
         ..options.clone()

@@ -95,7 +95,7 @@ fn check(kind: &str, texts: &[(PathBuf, String)]) {
 #[test]
 fn comments_stay_within_the_limits_of_wording() {
     let mut paths = Vec::new();
-    for folder in ["src", "tests", "examples"] {
+    for folder in ["src", "crates", "tests", "examples"] {
         files(&root().join(folder), "rs", &mut paths);
     }
     let texts: Vec<_> = paths

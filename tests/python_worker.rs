@@ -15,10 +15,8 @@ use support::{
     server::{Bench, PATIENCE, eventually, finished, get, register, state, step, submit},
     tool,
 };
-use tasker::{
-    client::Client,
-    proto::{AttemptOutcome, GetTaskResponse, StepState, TaskState},
-};
+use tasker::proto::{AttemptOutcome, GetTaskResponse, StepState, TaskState};
+use tasker_worker::client::Client;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStderr, Command},

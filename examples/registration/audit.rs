@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tasker::proto::{Attempt, AttemptOutcome, GetTaskResponse, StepState, TaskState};
+use tasker_worker::proto::{Attempt, AttemptOutcome, GetTaskResponse, StepState, TaskState};
 
 use crate::{
     naive,

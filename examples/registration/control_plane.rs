@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tasker::proto::{
+use tasker_worker::proto::{
     RegisterTemplateRequest, circuit_service_client::CircuitServiceClient,
     task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
 };

@@ -261,7 +261,10 @@ impl Stage {
             let flow = flow.clone();
             async move {
                 let record = flow.register_user(&person).await;
-                (record.state() == tasker::proto::TaskState::Complete, record)
+                (
+                    record.state() == tasker_worker::proto::TaskState::Complete,
+                    record,
+                )
             }
         })
         .await;

@@ -6,11 +6,13 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tasker::{
-    postgres::{Cluster, Options},
-    proto::{GetCircuitRequest, Policy, SetPolicyRequest},
     server::{self, ServerConfig},
     store::{Db, migrate::migrate},
-    worker::{Worker, WorkerHandle},
+};
+use tasker_devdb::{Cluster, Options};
+use tasker_worker::{
+    Worker, WorkerHandle,
+    proto::{GetCircuitRequest, Policy, SetPolicyRequest},
 };
 use tokio::time::sleep;
 

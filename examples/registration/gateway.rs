@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Map, Value, json};
-use tasker::proto::{ExplainTaskRequest, GetTaskRequest, SubmitTaskRequest};
+use tasker_worker::proto::{ExplainTaskRequest, GetTaskRequest, SubmitTaskRequest};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tasker::worker::{
+use tasker_worker::{
     Handler, PermanentError, RetryableError, StepContext, StepError, WorkerBuilder, http,
 };
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
-use tasker::proto::{GetTaskRequest, GetTaskResponse, Task, TaskState, WatchTaskRequest};
+use tasker_worker::proto::{GetTaskRequest, GetTaskResponse, Task, TaskState, WatchTaskRequest};
 use tokio::time::{sleep, timeout};
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::Value;
-use tasker::proto::{
+use tasker_worker::proto::{
     GetCircuitRequest, GetCircuitResponse, Policy, SetPolicyRequest, TaskState, WaitCause,
 };
 use tokio::{

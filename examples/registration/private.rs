@@ -4,7 +4,7 @@
 use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use tasker::postgres::{Cluster, Options};
+use tasker_devdb::{Cluster, Options};
 use tokio::{process::Command, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 

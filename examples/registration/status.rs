@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use tasker::proto::{
+use tasker_worker::proto::{
     AttemptOutcome, ExplainTaskResponse, GetTaskResponse, Step, StepError, StepState, TaskState,
     Wait, WaitCause,
 };
@@ -122,7 +122,7 @@ fn short(name: &str, prefix: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tasker::proto::StepExplanation;
+    use tasker_worker::proto::StepExplanation;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use tasker::worker::Worker;
+use tasker_worker::Worker;
 
 use crate::{handlers, services::Urls};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use tasker::{
+use tasker_worker::{
     client::Client,
     proto::{AttemptOutcome, Event, EventType, SubscribeRequest},
 };

@@ -2,15 +2,16 @@
 
 use std::io;
 
+use tasker_worker::client::ConnectError;
 use tonic::Status;
 
-use crate::{client::ConnectError, postgres, store::StoreError};
+use crate::store::StoreError;
 
 /// A measurement that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Postgres(#[from] postgres::Error),
+    Postgres(#[from] tasker_devdb::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{error}: {}", source_of(.error))]

@@ -7,10 +7,10 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
+use tasker_worker::client::Client;
 use uuid::Uuid;
 
 use super::{error::Error, shapes};
-use crate::client::Client;
 
 /// Numbers of concurrent clients.
 pub const CONCURRENCY: [usize; 4] = [1, 16, 64, 256];

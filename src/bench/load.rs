@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
+use tasker_worker::client::Client;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -13,7 +14,6 @@ use uuid::Uuid;
 
 use super::{child::WorkersProcess, error::Error, shapes::chain_request};
 use crate::{
-    client::Client,
     proto::SubmitTasksRequest,
     store::{Db, measure},
 };

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
+use tasker_worker::client::Client;
 
 use super::error::Error;
 use crate::{
-    client::Client,
     proto::{
         GetTaskRequest, GetTaskResponse, Policy, RegisterTemplateRequest, SetPolicyRequest,
         StepState, SubmitTaskRequest, TaskState, WatchTaskRequest,

@@ -1,5 +1,7 @@
 //! The measured system: a database, a server, workers, and a client, each in its own process.
 
+use tasker_devdb::{Cluster, Options};
+use tasker_worker::client::Client;
 use uuid::Uuid;
 
 use super::{
@@ -9,11 +11,7 @@ use super::{
     error::Error,
     shapes::{self, Templates},
 };
-use crate::{
-    client::Client,
-    postgres::{Cluster, Options},
-    store::{Db, measure},
-};
+use crate::store::{Db, measure};
 
 /// All parts of the system. A part is dropped before the parts that it depends on.
 pub struct Stage {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tasker_worker::client::Client;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -17,8 +18,7 @@ use tonic::Status;
 
 use super::{error::Error, stage::Stage};
 use crate::{
-    client,
-    proto::{StartFrom, SubscribeRequest, event_service_client::EventServiceClient},
+    proto::{StartFrom, SubscribeRequest},
     store::{Db, measure},
 };
 
@@ -58,7 +58,7 @@ impl Subscribers {
     pub async fn start(stage: &Stage, count: usize) -> Result<Self, Error> {
         let (mut counts, mut listening) = (Vec::new(), JoinSet::new());
         for _ in 0..count {
-            let mut client = EventServiceClient::new(client::connect(&stage.server.url).await?);
+            let mut client = Client::connect(&stage.server.url).await?.events;
             let request = SubscribeRequest {
                 start_from: StartFrom::Now.into(),
                 ..SubscribeRequest::default()

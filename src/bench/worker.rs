@@ -16,6 +16,7 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tasker_worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
@@ -23,7 +24,6 @@ use super::{
     error::Error,
     shapes::{CHAIN_HANDLER, LAST_STEP},
 };
-use crate::worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle};
 
 /// Shortest interval between two reports of ended chains.
 const TELL_EVERY: Duration = Duration::from_millis(10);

@@ -1,6 +1,7 @@
 //! `tasker dev`.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::{Arc, OnceLock},
@@ -8,17 +9,14 @@ use std::{
 };
 
 use clap::Args;
+use tasker_devdb::{Binaries, Cluster, FindError, Options};
 
 use super::{
     Session,
     error::{CliError, exit},
     serve::{self, ServeArgs},
 };
-use crate::{
-    postgres::{self, Binaries, Cluster, Options},
-    server,
-    store::Db,
-};
+use crate::{server, store::Db};
 
 /// How long to wait for the exit of a Postgres after a query on it failed.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -40,10 +38,6 @@ pub struct Command {
     /// Keep the data in this folder instead of your data folder
     #[arg(long, value_name = "DIR", env = "TASKER_DEV_DATA")]
     data_dir: Option<PathBuf>,
-    /// Fetch a Postgres once, if this machine has none
-    #[cfg(feature = "fetch-postgres")]
-    #[arg(long)]
-    fetch_postgres: bool,
 }
 
 /// Runs the control plane on a private Postgres.
@@ -56,7 +50,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
             .await
             .map_err(|e| CliError::new(exit::FAILURE, e))?;
         session.term.say("starting a private Postgres …");
-        let cluster = Cluster::start(options(command).await?)
+        let cluster = Cluster::start(options(command)?)
             .await
             .map_err(|e| no_postgres(&e))?;
         let kept = if command.ephemeral {
@@ -111,12 +105,12 @@ fn postgres_ended(status: ExitStatus, log: &Path, ephemeral: bool) -> CliError {
     }
 }
 
-async fn options(command: &Command) -> Result<Options, CliError> {
-    let binaries = binaries(command).await.map_err(|e| no_postgres(&e))?;
+fn options(command: &Command) -> Result<Options, CliError> {
+    let binaries = binaries(command).map_err(|e| no_postgres(&e))?;
     let data_dir = match (&command.data_dir, command.ephemeral) {
         (_, true) => None,
         (Some(dir), _) => Some(dir.clone()),
-        (None, _) => Some(postgres::default_dir(binaries.major).map_err(|e| no_postgres(&e))?),
+        (None, _) => Some(tasker_devdb::default_dir(binaries.major).map_err(|e| no_postgres(&e))?),
     };
     Ok(Options {
         data_dir,
@@ -125,23 +119,14 @@ async fn options(command: &Command) -> Result<Options, CliError> {
     })
 }
 
-#[cfg_attr(
-    not(feature = "fetch-postgres"),
-    expect(clippy::unused_async, reason = "only fetching takes time")
-)]
-async fn binaries(command: &Command) -> Result<Binaries, postgres::Error> {
+fn binaries(command: &Command) -> Result<Binaries, FindError> {
     // A data folder that was named may come from another major version than the first one found.
-    let found = match command.data_dir.as_deref().and_then(postgres::made_by) {
-        Some(major) => postgres::find_major(major),
-        None => postgres::find(),
-    };
-    #[cfg(feature = "fetch-postgres")]
-    if found.is_err() && command.fetch_postgres {
-        return postgres::fetch().await;
+    match command.data_dir.as_deref().and_then(tasker_devdb::made_by) {
+        Some(major) => tasker_devdb::find_major(major),
+        None => tasker_devdb::find(),
     }
-    Ok(found?)
 }
 
-fn no_postgres(error: &postgres::Error) -> CliError {
+fn no_postgres(error: &impl fmt::Display) -> CliError {
     CliError::new(exit::FAILURE, error.to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, io};
 
+use tasker_worker::client::ConnectError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -12,7 +13,6 @@ use super::{
         term::{self, Style, Term},
     },
 };
-use crate::client::ConnectError;
 
 /// The exit codes, as `tasker --help` documents them; clap itself exits with 2 on a wrong command
 /// line.

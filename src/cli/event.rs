@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
+use tasker_worker::client::Client;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -15,7 +16,6 @@ use super::{
     },
 };
 use crate::{
-    client::Client,
     json,
     proto::{Event, EventType, StartFrom, SubscribeRequest, SubscribeResponse},
 };

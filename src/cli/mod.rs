@@ -23,11 +23,12 @@ use std::{future::Future, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use tasker_worker::client::Client;
+
 use self::{
     error::{CliError, exit},
     render::term::{ColorChoice, Term},
 };
-use crate::client::Client;
 
 /// The command line of `tasker`.
 #[derive(Debug, Parser)]

@@ -4,6 +4,7 @@
 
 use std::{io, time::Duration};
 
+use tasker_worker::client;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -15,10 +16,11 @@ use super::{
     peer::Peer,
     render::term::clean,
 };
-use crate::client;
 
 /// Time limit of connecting, and then of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The port of an `http` URL that names none.
+const HTTP_PORT: u16 = 80;
 /// The probe stops reading the answer after this many bytes.
 const MAX_ANSWER_BYTES: usize = 512;
 /// The opening of an HTTP/2 client: the preface, and a SETTINGS frame without settings.
@@ -26,7 +28,7 @@ const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
 
 /// Adds the kind of peer at the address to the error of a call whose connection broke.
 pub async fn explain(error: CliError, url: &str) -> CliError {
-    let (Some(what), Some((host, port))) = (&error.broken, client::host_and_port(url)) else {
+    let (Some(what), Some((host, port))) = (&error.broken, host_and_port(url)) else {
         return error;
     };
     match look(&host, port).await.description() {
@@ -36,6 +38,14 @@ pub async fn explain(error: CliError, url: &str) -> CliError {
             CliError::new(exit::UNAVAILABLE, format!("{what}: {} {is}", clean(url))).hint(next)
         }
     }
+}
+
+/// The host and the port of a URL, if it is the URL of a server.
+fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let endpoint = client::endpoint(url).ok()?;
+    let uri = endpoint.uri();
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), uri.port_u16().unwrap_or(HTTP_PORT)))
 }
 
 async fn look(host: &str, port: u16) -> Peer {

@@ -1,4 +1,5 @@
-//! The wire types of `tasker.v1`, generated from `proto/`.
+//! The protocol as the server uses it: the messages of `tasker-proto`, and the stubs that `build.rs`
+//! generates on them.
 #![allow(
     missing_docs,
     clippy::all,
@@ -7,12 +8,8 @@
     reason = "generated"
 )]
 
+pub use tasker_proto::*;
+
 tonic::include_proto!("tasker.v1");
 
-pub mod codec;
-#[cfg(feature = "server")]
 pub mod encoded;
-
-/// The descriptors of the whole protocol, for reflection.
-#[cfg(feature = "server")]
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

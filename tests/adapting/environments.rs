@@ -85,7 +85,7 @@ async fn environment_of_the_registering_server_applies_on_all_servers() {
 async fn problem_in_any_environment_refuses_the_registration() {
     let db = TestDb::new().await;
     let server = ServerProcess::start_with(db.url(), &["--environment", "production"], &[]);
-    let mut client = tasker::client::Client::connect(server.address())
+    let mut client = tasker_worker::client::Client::connect(server.address())
         .await
         .unwrap();
     let yaml = YAML.replace("default_retry_limit: 9", "default_retry_limit: 0");

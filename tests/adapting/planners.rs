@@ -1,10 +1,8 @@
 //! Planners: their inputs, their permitted answers, and the task's state when they fail.
 
 use serde_json::{Value, json};
-use tasker::{
-    proto::{StepState as S, TaskState},
-    worker::{Plan, StepContext, StepError, Worker},
-};
+use tasker::proto::{StepState as S, TaskState};
+use tasker_worker::{Plan, StepContext, StepError, Worker};
 
 use crate::{
     play::play,

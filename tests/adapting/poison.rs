@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{client::Client, proto::TaskState};
+use tasker::proto::TaskState;
+use tasker_worker::client::Client;
 
 use crate::support::{
     server::{Bench, TestServer, finished, register, state, submit},

@@ -10,11 +10,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tasker::{
-    client::Client,
-    proto::{self, Bottleneck, CircuitState, GetBottlenecksResponse, StepPerformance, WaitCause},
-    worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle},
+use tasker::proto::{
+    self, Bottleneck, CircuitState, GetBottlenecksResponse, StepPerformance, WaitCause,
 };
+use tasker_worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle, client::Client};
 
 use crate::{
     bottlenecks,

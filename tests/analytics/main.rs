@@ -10,13 +10,11 @@ mod oracle;
 mod support;
 
 use support::server::Bench;
-use tasker::{
-    client::Client,
-    proto::{
-        GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest,
-        GetPerformanceResponse, Policy, SetPolicyRequest,
-    },
+use tasker::proto::{
+    GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest, GetPerformanceResponse,
+    Policy, SetPolicyRequest,
 };
+use tasker_worker::client::Client;
 
 /// The performance of one namespace.
 pub async fn performance(

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{client::Client, proto};
+use tasker::proto;
+use tasker_worker::client::Client;
 
 use crate::{
     service::{Service, caller, set, submit_many},

@@ -43,7 +43,9 @@ async fn circuit_opens_once_for_all_servers_and_closes_after_recovery() {
     let mut two = ServerProcess::start(test.url());
     let (address_one, address_two) = (one.address().to_owned(), two.address().to_owned());
     let (url_one, url_two) = (one.url.clone(), two.url.clone());
-    let mut client = tasker::client::Client::connect(&url_one).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&url_one)
+        .await
+        .unwrap();
     register(&mut client, &caller("call", "h", "billing")).await;
     // Long enough for the test to check it while it is open.
     let policy = tasker::proto::Policy {
@@ -62,7 +64,7 @@ async fn circuit_opens_once_for_all_servers_and_closes_after_recovery() {
         .collect();
     submit_many(&mut client, "t/call", 200).await;
 
-    let state = |client: &tasker::client::Client| {
+    let state = |client: &tasker_worker::client::Client| {
         let mut client = client.clone();
         async move {
             circuit(&mut client, "billing")
@@ -91,7 +93,9 @@ async fn circuit_opens_once_for_all_servers_and_closes_after_recovery() {
     two.kill();
     let one = ServerProcess::start_at(test.url(), &address_one);
     let two = ServerProcess::start_at(test.url(), &address_two);
-    let mut client = tasker::client::Client::connect(&one.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&one.url)
+        .await
+        .unwrap();
     assert_eq!(
         circuit(&mut client, "billing")
             .await
@@ -178,7 +182,9 @@ async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
     let test = TestDb::new().await;
     let db = test.connect().await;
     let server = ServerProcess::start(test.url());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, &caller("down", "down", "down")).await;
     register(&mut client, &caller("up", "up", "up")).await;
     let (down, up) = (Service::default(), Service::default());
@@ -195,7 +201,7 @@ async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
         up.worker(&[&server.url], "up", 16),
     ];
     // The time for 2,000 tasks of the other service, from their submit to their end.
-    let rate = async |client: &mut tasker::client::Client| {
+    let rate = async |client: &mut tasker_worker::client::Client| {
         let started = Instant::now();
         submit_many(client, "t/up", 2_000).await;
         eventually("the others complete", || async {
@@ -255,7 +261,9 @@ async fn outage_with_many_probes_charges_no_attempts() {
     let test = TestDb::new().await;
     let db = test.connect().await;
     let server = ServerProcess::start(test.url());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(
         &mut client,
         &caller("call", "h", "billing").replace("limit: 20", "limit: 3"),
@@ -298,7 +306,9 @@ async fn outage_with_many_probes_charges_no_attempts() {
 async fn outage_without_circuits_exhausts_the_attempts() {
     let test = TestDb::new().await;
     let server = ServerProcess::start(test.url());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     let template = caller("call", "h", "billing").replace("limit: 20", "limit: 3");
     register(&mut client, &template).await;
     set(

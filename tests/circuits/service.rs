@@ -9,11 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{
-    client::Client,
-    proto,
-    worker::{RetryableError, StepContext, StepError, Worker},
-};
+use tasker::proto;
+use tasker_worker::{RetryableError, StepContext, StepError, Worker, client::Client};
 use tokio::task::JoinHandle;
 
 /// The service's settings and its calls so far.

@@ -8,10 +8,8 @@ mod templates;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tasker::{
-    proto,
-    worker::{PermanentError, RetryableError, StepContext, StepError, Worker, WorkerHandle},
-};
+use tasker::proto;
+use tasker_worker::{PermanentError, RetryableError, StepContext, StepError, Worker, WorkerHandle};
 
 use super::{
     Ended, run,

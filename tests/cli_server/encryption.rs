@@ -7,7 +7,8 @@ use std::{
     process::Command,
 };
 
-use tasker::{postgres::Cluster, store::Db};
+use tasker::store::Db;
+use tasker_devdb::Cluster;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},

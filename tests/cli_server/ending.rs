@@ -4,10 +4,8 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tasker::{
-    client::Client,
-    proto::{AttemptOutcome, ResultStatus, TaskState, work_response::Message as Hears},
-};
+use tasker::proto::{AttemptOutcome, ResultStatus, TaskState, work_response::Message as Hears};
+use tasker_worker::client::Client;
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,

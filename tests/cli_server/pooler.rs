@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tasker::postgres::Cluster;
+use tasker_devdb::Cluster;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{

@@ -6,17 +6,15 @@ use crate::{
     many::{MANY, ONE, Service, alone, count, order, start, submit_many, tell, told, until},
     support::{TestDb, invariants::invariants, process::ServerProcess, server::register},
 };
-use tasker::{
-    client::Client,
-    proto::{BulkOrder, OrderTasksRequest},
-};
+use tasker::proto::{BulkOrder, OrderTasksRequest};
+use tasker_worker::client::Client;
 
 /// A server with `n` failed tasks, and a service that has recovered.
 async fn failed(
     db: &TestDb,
     server: &ServerProcess,
     n: usize,
-) -> (Client, Service, tasker::worker::WorkerHandle) {
+) -> (Client, Service, tasker_worker::WorkerHandle) {
     let mut client = Client::connect(&server.url).await.unwrap();
     register(&mut client, ONE).await;
     let service = Service::default();

@@ -8,11 +8,8 @@ use std::{
     time::Duration,
 };
 
-use tasker::{
-    client::Client,
-    proto::{self, BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter},
-    worker::{PermanentError, StepContext, StepError, Worker, WorkerHandle},
-};
+use tasker::proto::{self, BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter};
+use tasker_worker::{PermanentError, StepContext, StepError, Worker, WorkerHandle, client::Client};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::Client as Db;
 use tonic::{Status, Streaming};

@@ -3,10 +3,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use tasker::{
-    client::Client,
-    proto::{BulkOrder, WaitCause},
-};
+use tasker::proto::{BulkOrder, WaitCause};
+use tasker_worker::client::Client;
 
 use crate::{
     many::{MANY, ONE, Service, alone, order, submit_many, told, until},

@@ -15,7 +15,8 @@ use std::{
 };
 
 use serde_json::Value;
-use tasker::{client::Client, proto::Event};
+use tasker::proto::Event;
+use tasker_worker::client::Client;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},

@@ -10,10 +10,8 @@ mod retention;
 mod retired;
 mod unused;
 
-use tasker::{
-    client::Client,
-    proto::{Event, StartFrom, SubscribeRequest, SubscribeResponse},
-};
+use tasker::proto::{Event, StartFrom, SubscribeRequest, SubscribeResponse};
+use tasker_worker::client::Client;
 use tonic::{Status, Streaming};
 
 use self::support::server::PATIENCE;

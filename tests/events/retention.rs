@@ -12,8 +12,8 @@ use tasker::{
         retention::{self, Pruned},
         template::{self, NewStep, NewTemplate, Registration},
     },
-    worker::{StepContext, Worker},
 };
+use tasker_worker::{StepContext, Worker};
 use tokio::process::Command;
 use tokio_postgres::Client;
 use tonic::Code;

@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use tasker::{
-    client::Client as Tasker,
     proto,
     store::retention::{self, Pruned},
-    worker::{StepContext, Worker},
 };
+use tasker_worker::{StepContext, Worker, client::Client as Tasker};
 use tokio_postgres::Client;
 
 use crate::support::{

@@ -8,11 +8,10 @@ use std::{
 };
 
 use tasker::{
-    client::Client,
     engine::{Engine, EngineConfig},
     proto::{CancelReason, ResultStatus, TaskState},
-    worker::Worker,
 };
+use tasker_worker::{Worker, client::Client};
 use tokio_postgres::Client as Session;
 
 use crate::{

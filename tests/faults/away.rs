@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{client::Client, proto};
+use tasker::proto;
+use tasker_worker::client::Client;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

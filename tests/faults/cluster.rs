@@ -1,9 +1,7 @@
 //! A Postgres that a test may kill, or whose statements it counts.
 
-use tasker::{
-    postgres::{Cluster, Options},
-    store::{Db, migrate},
-};
+use tasker::store::{Db, migrate};
+use tasker_devdb::{Cluster, Options};
 use tokio_postgres::Client;
 
 use crate::support::{self, SCHEMA};

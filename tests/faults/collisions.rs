@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use tasker::{
-    client::Client,
     proto::{self, ResultStatus, TaskState},
     server::{self, ServerConfig},
     store::{Db, counts::Collision},
 };
+use tasker_worker::client::Client;
 use tokio_postgres::Client as Session;
 
 use crate::{

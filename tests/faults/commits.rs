@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use tasker::{
-    client::Client,
-    proto::{CancelReason, ResultStatus, StepAssignment, SubmitTaskRequest, TaskState},
-};
+use tasker::proto::{CancelReason, ResultStatus, StepAssignment, SubmitTaskRequest, TaskState};
+use tasker_worker::client::Client;
 use tonic::Code;
 
 use crate::{

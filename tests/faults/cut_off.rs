@@ -3,10 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{
-    client::Client,
-    proto::{SubscribeRequest, WatchTaskRequest},
-};
+use tasker::proto::{SubscribeRequest, WatchTaskRequest};
+use tasker_worker::client::Client;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

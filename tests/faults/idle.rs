@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{client::Client, postgres::Cluster, proto::SubscribeRequest};
+use tasker::proto::SubscribeRequest;
+use tasker_devdb::Cluster;
+use tasker_worker::client::Client;
 
 use crate::{
     cluster::{counting, statements},

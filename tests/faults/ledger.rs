@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tasker::worker::{StepContext, Worker, WorkerBuilder, WorkerHandle};
+use tasker_worker::{StepContext, Worker, WorkerBuilder, WorkerHandle};
 
 /// One call of a handler.
 #[derive(Clone, Debug)]

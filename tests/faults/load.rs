@@ -8,11 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{
-    client::Client,
-    proto::{SubmitTaskRequest, TaskState},
-    worker::WorkerHandle,
-};
+use tasker::proto::{SubmitTaskRequest, TaskState};
+use tasker_worker::{WorkerHandle, client::Client};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

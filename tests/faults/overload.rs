@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{bench::cpu::Processes, client::Client, proto::SubmitTaskRequest};
+use tasker::{bench::cpu::Processes, proto::SubmitTaskRequest};
+use tasker_worker::client::Client;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

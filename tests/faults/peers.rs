@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{
-    client::Client,
-    proto::{CancelReason, ResultStatus, TaskState, WatchTaskRequest},
-};
+use tasker::proto::{CancelReason, ResultStatus, TaskState, WatchTaskRequest};
+use tasker_worker::client::Client;
 
 use crate::{
     ledger::Ledger,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tasker::{
-    client::Client,
-    postgres::Cluster,
     server::{self, ServerConfig},
     store::Db,
 };
+use tasker_devdb::Cluster;
+use tasker_worker::client::Client;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tasker::{client::Client, postgres::Cluster, proto::ExplainTaskRequest};
+use tasker::proto::ExplainTaskRequest;
+use tasker_devdb::Cluster;
+use tasker_worker::client::Client;
 
 use crate::{
     cluster::{migrated, session},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tasker::client::Client;
+use tasker_worker::client::Client;
 
 use crate::{
     ledger::Ledger,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{client::Client, worker::Worker};
+use tasker_worker::{Worker, client::Client};
 
 use crate::{
     cluster::{counting, session, statements},

@@ -64,7 +64,9 @@ fn away(server: &ServerProcess) -> Vec<String> {
 async fn stalled_settle_loop_makes_the_server_not_serving() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, ONE).await;
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
     // The first answer opens the settler's connection, before the lock is taken.
@@ -123,7 +125,9 @@ async fn stalled_settle_loop_makes_the_server_not_serving() {
 async fn stalled_loops_make_the_server_not_serving() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, ONE).await;
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
     ready(&server, "200 OK").await;

@@ -9,10 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{
-    client::Client,
-    postgres::{Cluster, Options, find},
-};
+use tasker_devdb::{Cluster, Options, find};
+use tasker_worker::client::Client;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{

@@ -6,10 +6,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tasker::{
-    proto::{AttemptOutcome, CancelReason, Register, ResultStatus, StepState, TaskState},
-    worker::{StepContext, Worker},
-};
+use tasker::proto::{AttemptOutcome, CancelReason, Register, ResultStatus, StepState, TaskState};
+use tasker_worker::{StepContext, Worker};
 
 use crate::{
     ledger::Ledger,

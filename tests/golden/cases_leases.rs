@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tasker::{
-    client::Client,
     proto::{AttemptOutcome, CancelReason::LeaseLost, Register, ResultStatus, TaskState},
     store::{self, Db, worker::NewWorker},
 };
+use tasker_worker::client::Client;
 
 use crate::support::{
     SCHEMA, TestDb,

@@ -276,7 +276,7 @@ async fn case_21_concurrent_repeats_on_two_servers_return_one_task() {
             other.url.clone()
         };
         submits.spawn(async move {
-            let mut client = tasker::client::Client::connect(&url).await.unwrap();
+            let mut client = tasker_worker::client::Client::connect(&url).await.unwrap();
             client
                 .tasks
                 .submit_task(keyed("{}"))

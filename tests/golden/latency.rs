@@ -3,12 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{
-    postgres::{Cluster, Options},
-    proto::WatchTaskRequest,
-    server::ServerConfig,
-    worker::{StepContext, Worker},
-};
+use tasker::{proto::WatchTaskRequest, server::ServerConfig};
+use tasker_devdb::{Cluster, Options};
+use tasker_worker::{StepContext, Worker};
 
 use crate::support::{
     server::{TestServer, register, submit},

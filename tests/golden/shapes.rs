@@ -8,10 +8,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tasker::{
-    proto::{self, StepState, TaskState},
-    worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle},
-};
+use tasker::proto::{self, StepState, TaskState};
+use tasker_worker::{RetryableError, StepContext, StepError, Worker, WorkerHandle};
 
 use crate::support::server::{Bench, state, step};
 

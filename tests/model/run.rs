@@ -9,14 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{
-    client::Client,
-    proto::{
-        AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse,
-        RegisterTemplateRequest, ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest,
-        step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
-    },
+use tasker::proto::{
+    AttemptOutcome, CancelReason, Drain, GetTaskRequest, GetTaskResponse, RegisterTemplateRequest,
+    ResultStatus, StepResult, SubmitTaskRequest, SubmitTasksRequest, step_result::Outcome,
+    work_request::Message as Says, work_response::Message as Hears,
 };
+use tasker_worker::client::Client;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tonic::{Code, Status};
 

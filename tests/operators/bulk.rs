@@ -1,9 +1,7 @@
 //! The selection of tasks by bulk orders.
 
-use tasker::{
-    client::Client,
-    proto::{BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter},
-};
+use tasker::proto::{BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter};
+use tasker_worker::client::Client;
 use tonic::{Code, Status};
 
 use crate::support::{

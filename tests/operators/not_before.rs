@@ -35,7 +35,9 @@ fn later(time: Duration) -> proto::SubmitTaskRequest {
 async fn not_before_holds_over_a_crash_and_is_explained() {
     let db = TestDb::new().await;
     let mut server = ServerProcess::start(db.url());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, ONE).await;
     let submitted = Instant::now();
     let id = client

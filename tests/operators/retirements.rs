@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tasker::{
-    client::Client,
     proto::{
         self, EventType, ListTemplatesRequest, RetireTemplateRequest, StartFrom, SubmitTaskRequest,
         TaskState,
@@ -16,6 +15,7 @@ use tasker::{
         service::Actor,
     },
 };
+use tasker_worker::client::Client;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

@@ -1,6 +1,7 @@
 //! The verbs, and the rows that tests compare before and after an order.
 
-use tasker::{client::Client, domain::order::Order, proto};
+use tasker::{domain::order::Order, proto};
+use tasker_worker::client::Client;
 use tonic::{Code, Status};
 
 use crate::support::{orders::give, server::Bench, worker::RawWorker};

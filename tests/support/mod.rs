@@ -23,10 +23,8 @@ use std::{
     sync::Mutex,
 };
 
-use tasker::{
-    postgres::{Cluster, Options},
-    store::{Db, migrate::migrate},
-};
+use tasker::store::{Db, migrate::migrate};
+use tasker_devdb::{Cluster, Options};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;

@@ -1,6 +1,7 @@
 //! Orders about one task, as calls.
 
-use tasker::{client::Client, domain::order::Order, proto};
+use tasker::{domain::order::Order, proto};
+use tasker_worker::client::Client;
 use tonic::Status;
 
 /// Calls the rpc of the order and returns the task as of its commit.

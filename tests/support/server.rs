@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use tasker::{
-    client::Client,
     proto::{self, TaskState},
     server::{self, ServerConfig},
     store::Db,
 };
+use tasker_worker::client::Client;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use super::{SCHEMA, TestDb};

@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use crate::ledger::{Ack, Ledger, Line};
 
 /// The log target under which the SDK reports `acknowledged`.
-const TARGET: &str = "tasker::worker::link";
+const TARGET: &str = "tasker_worker::link";
 
 /// Writes each acknowledgement into the ledger.
 pub struct Acks(pub Arc<Ledger>);

@@ -9,12 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tasker::{
-    client::Client,
-    proto::{
-        SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest,
-    },
+use tasker::proto::{
+    SubmitTaskRequest, SubmitTaskResponse, SubmitTasksRequest, TaskState, WatchTaskRequest,
 };
+use tasker_worker::client::Client;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Endpoint};

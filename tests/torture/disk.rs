@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tasker::postgres::Options;
+use tasker_devdb::Options;
 use tokio::time::sleep;
 
 use crate::{

@@ -10,10 +10,10 @@ use std::{
 };
 
 use tasker::{
-    client::Client,
     domain::order::Order,
     proto::{GetTaskRequest, PauseTemplateRequest, ResumeTemplateRequest, StepState, TaskState},
 };
+use tasker_worker::client::Client;
 use tokio::time::sleep;
 use uuid::Uuid;
 

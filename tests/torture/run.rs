@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::client::Client;
+use tasker_worker::client::Client;
 
 use crate::{
     checker::{self, history::History, violation::Violation},

@@ -11,9 +11,7 @@ use std::{
 };
 
 use serde_json::value::RawValue;
-use tasker::worker::{
-    PermanentError, RetryableError, StepContext, StepError, Worker, WorkerHandle,
-};
+use tasker_worker::{PermanentError, RetryableError, StepContext, StepError, Worker, WorkerHandle};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -68,7 +66,7 @@ async fn process() {
     };
     let orders: Orders = serde_json::from_str(&orders).unwrap();
     let ledger = Arc::new(Ledger::open(&orders.ledger).unwrap());
-    let filter = EnvFilter::new("error,tasker::worker=warn,tasker::worker::link=debug");
+    let filter = EnvFilter::new("error,tasker_worker=warn,tasker_worker::link=debug");
     let on_stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_filter(LevelFilter::WARN);

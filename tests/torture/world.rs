@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tasker::postgres::{Cluster, Options};
+use tasker_devdb::{Cluster, Options};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::{Client, NoTls};
 
@@ -258,7 +258,7 @@ impl Server {
     pub async fn listens(&self) {
         let until = Instant::now() + START_LIMIT;
         let url = format!("http://127.0.0.1:{}", self.launch.port);
-        while tasker::client::Client::connect(&url).await.is_err() {
+        while tasker_worker::client::Client::connect(&url).await.is_err() {
             assert!(
                 Instant::now() < until,
                 "server {} does not listen",
@@ -272,7 +272,9 @@ impl Server {
     async fn serves(&self) {
         self.listens().await;
         let until = Instant::now() + START_LIMIT;
-        let mut client = tasker::client::Client::connect(&self.url()).await.unwrap();
+        let mut client = tasker_worker::client::Client::connect(&self.url())
+            .await
+            .unwrap();
         while let Err(status) = client
             .templates
             .list_templates(tasker::proto::ListTemplatesRequest::default())

@@ -20,7 +20,7 @@ step_templates:
 
 /// Tasks that end in each way: their ids, and their correlation ids.
 async fn tasks_of_each_end(
-    client: &mut tasker::client::Client,
+    client: &mut tasker_worker::client::Client,
     worker: &mut RawWorker,
 ) -> Vec<(String, &'static str)> {
     let mut ids = Vec::new();
@@ -72,7 +72,9 @@ async fn log_line_of_a_task_has_its_correlation_id() {
         "json",
     ];
     let server = ServerProcess::start_with(db.url(), &args, &[]);
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, ONE).await;
     let mut worker = RawWorker::connect(&server.url, &["h"]).await;
     let ids = tasks_of_each_end(&mut client, &mut worker).await;

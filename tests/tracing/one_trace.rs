@@ -7,8 +7,8 @@ use serde_json::json;
 use tasker::{
     proto,
     telemetry::{self, Telemetry},
-    worker::{RetryableError, StepContext, StepError, Worker, http},
 };
+use tasker_worker::{RetryableError, StepContext, StepError, Worker, http};
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
@@ -95,7 +95,9 @@ async fn one_trace_links_client_server_worker_and_handler_call() {
     let worker =
         Worker::builder([&server.url]).handler("call", move |step| call(service.clone(), step));
     let worker = tokio::spawn(worker.build().unwrap().run());
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, CALLS).await;
     // The client stands for another process, so its span has an exporter of its own.
     let of_client = Telemetry::to(&endpoint, "client").unwrap();
@@ -198,7 +200,9 @@ async fn task_without_a_client_trace_starts_one_and_an_unsampled_one_has_none() 
         &["--listen", "127.0.0.1:0", "--log", "info"],
         &env,
     );
-    let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+    let mut client = tasker_worker::client::Client::connect(&server.url)
+        .await
+        .unwrap();
     register(&mut client, CALLS).await;
     let cancel = |id: &str| proto::CancelTaskRequest {
         task_id: id.into(),

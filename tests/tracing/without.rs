@@ -61,7 +61,9 @@ async fn disabled_or_unreachable_collector_delays_nothing() {
         let db = TestDb::new().await;
         let mut server =
             ServerProcess::start_with(db.url(), &["--listen", "127.0.0.1:0", "--log", "warn"], env);
-        let mut client = tasker::client::Client::connect(&server.url).await.unwrap();
+        let mut client = tasker_worker::client::Client::connect(&server.url)
+            .await
+            .unwrap();
         register(&mut client, ONE).await;
         let mut worker = RawWorker::connect(&server.url, &["h"]).await;
         let id = client

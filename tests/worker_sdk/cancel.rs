@@ -8,10 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasker::{
-    proto::{self, ResultStatus},
-    worker::{CancelReason, StepContext, StepError},
-};
+use tasker::proto::{self, ResultStatus};
+use tasker_worker::{CancelReason, StepContext, StepError};
 use tokio::sync::mpsc;
 
 use super::server::{ScriptedServer, soon, worker};

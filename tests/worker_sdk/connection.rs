@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use tasker::{
-    proto::{CancelReason, Draining, ResultStatus, work_request, work_response},
-    worker::{StepContext, WorkerBuilder, WorkerError},
-};
+use tasker::proto::{CancelReason, Draining, ResultStatus, work_request, work_response};
+use tasker_worker::{StepContext, WorkerBuilder, WorkerError};
 use tokio::sync::{Notify, oneshot};
 use tonic::Status;
 

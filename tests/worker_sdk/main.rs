@@ -1,5 +1,4 @@
 //! The worker SDK against a server whose messages come from the test, over a real socket.
-#![cfg(feature = "server")]
 
 mod cancel;
 mod connection;

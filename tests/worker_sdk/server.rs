@@ -2,16 +2,14 @@
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
-use tasker::{
-    proto::{
-        CancelReason, CancelStep, ListWorkersRequest, ListWorkersResponse, Register, Registered,
-        ResultAck, ResultStatus, StepAssignment, StepResult, WorkRequest, WorkResponse,
-        step_result::Outcome,
-        work_request, work_response,
-        worker_service_server::{WorkerService, WorkerServiceServer},
-    },
-    worker::{StepContext, StepError, Worker, WorkerBuilder},
+use tasker::proto::{
+    CancelReason, CancelStep, ListWorkersRequest, ListWorkersResponse, Register, Registered,
+    ResultAck, ResultStatus, StepAssignment, StepResult, WorkRequest, WorkResponse,
+    step_result::Outcome,
+    work_request, work_response,
+    worker_service_server::{WorkerService, WorkerServiceServer},
 };
+use tasker_worker::{StepContext, StepError, Worker, WorkerBuilder};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};

@@ -3,10 +3,8 @@
 use std::{future::pending, time::Duration};
 
 use rustix::process::{Signal, getpid, kill_process};
-use tasker::{
-    proto::{CancelReason, ResultStatus, step_result::Outcome, work_request},
-    worker::{Shutdown, StepContext, StepError, WorkerBuilder},
-};
+use tasker::proto::{CancelReason, ResultStatus, step_result::Outcome, work_request};
+use tasker_worker::{Shutdown, StepContext, StepError, WorkerBuilder};
 use tokio::sync::oneshot;
 
 use super::server::{ScriptedServer, Stream, soon, worker};

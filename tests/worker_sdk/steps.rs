@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tasker::{
-    proto::{self, ResultStatus, step_result::Outcome},
-    worker::{Handler, PermanentError, RetryableError, Shutdown, StepContext, StepError},
-};
+use tasker::proto::{self, ResultStatus, step_result::Outcome};
+use tasker_worker::{Handler, PermanentError, RetryableError, Shutdown, StepContext, StepError};
 
 use super::server::{ScriptedServer, assignment, soon, worker};
 

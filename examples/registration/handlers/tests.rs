@@ -3,16 +3,14 @@
 
 use std::collections::HashMap;
 
-use tasker::{
+use tasker::proto::worker_service_server::{WorkerService, WorkerServiceServer};
+use tasker_worker::{
+    Worker,
     proto::{
         ListWorkersRequest, ListWorkersResponse, Registered, ResultAck, ResultStatus,
-        StepAssignment, WorkRequest, WorkResponse,
-        step_result::Outcome,
-        work_request::Message as Said,
-        work_response::Message as Answer,
-        worker_service_server::{WorkerService, WorkerServiceServer},
+        StepAssignment, WorkRequest, WorkResponse, step_result::Outcome,
+        work_request::Message as Said, work_response::Message as Answer,
     },
-    worker::Worker,
 };
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::{

@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use serde::Serialize;
-use tasker::proto::{AttemptOutcome, CircuitChange};
+use tasker_worker::proto::{AttemptOutcome, CircuitChange};
 
 use super::{ACTOR, STEP};
 use crate::orchestrated::Record;
@@ -102,7 +102,7 @@ impl Attempts {
 mod tests {
     use std::time::Duration;
 
-    use tasker::proto::{Attempt, GetTaskResponse, Step};
+    use tasker_worker::proto::{Attempt, GetTaskResponse, Step};
 
     use super::*;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tasker_worker::client::Client;
 use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 
@@ -10,7 +11,6 @@ use crate::{
         error::{CliError, is_passing},
         render::term::clean,
     },
-    client::Client,
     proto::{WatchTaskRequest, WatchTaskResponse},
 };
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tasker_worker::client::Client;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use uuid::Uuid;
 
@@ -12,7 +13,6 @@ use crate::{
         error::{CliError, exit},
         render::watch::View,
     },
-    client::Client,
     proto::{Task, TaskState},
 };
 
