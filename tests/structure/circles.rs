@@ -37,9 +37,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("src/engine/settle", &["decision", "follow", "orders"]),
     ("src/grpc", &["bulk", "order", "task", "template"]),
-    ("src/postgres", &["cluster", "home"]),
     ("src/store", &["db", "session"]),
-    ("src/worker", &["builder", "handle", "link", "runner"]),
 ];
 
 /// For each module of a folder, the siblings that it names.

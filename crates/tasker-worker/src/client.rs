@@ -132,6 +132,7 @@ pub fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
         url: url.to_owned(),
         reason,
     };
+    // An authority alone is a valid URI too, but one without a scheme.
     let full = if url.contains("://") {
         url.to_owned()
     } else {
@@ -146,6 +147,8 @@ pub fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(invalid("it must end after the port".into()));
     }
+    // Without pings, a server that vanished would be noticed by the next call only, and by a stream
+    // never.
     let endpoint = Endpoint::from(uri)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REQUEST_TIMEOUT)

@@ -38,6 +38,7 @@ impl WorkerHandle {
     /// If the worker had ended before: the server refused its registration, or the process lacked
     /// resources.
     pub async fn shutdown(self) -> Result<Shutdown, WorkerError> {
+        // The end of the guard cancels `soft`, by which the worker drains.
         drop(self.drain);
         self.running.ended().await
     }
