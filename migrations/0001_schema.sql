@@ -84,14 +84,14 @@ CREATE TRIGGER templates_stay BEFORE DELETE ON templates
 -- Services and lanes ------------------------------------------------------------------------------
 
 -- The dependencies that steps of a namespace call: the unit that circuits, pauses and limits
--- protect. A claim checks the row's admission version (`gate`); the row is written when its
--- admission changes, never per step.
+-- protect. A claim checks the row's admission version; the row is written when its admission
+-- changes, never per step.
 CREATE TABLE services (
     service_id    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     namespace     text NOT NULL,
     service       text NOT NULL,
     -- Admission version; raised with each change of the admission.
-    gate          bigint NOT NULL DEFAULT 0,
+    version       bigint NOT NULL DEFAULT 0,
     state         circuit_state NOT NULL DEFAULT 'closed',
     since         timestamptz NOT NULL DEFAULT now(),
     -- Open: first probe; half-open: next probes; closed: end of the ramp.
@@ -127,7 +127,7 @@ BEGIN
 END $$;
 
 -- The columns of tokens and probes are left out: they change often, and servers do not cache them.
-CREATE TRIGGER services_changed BEFORE UPDATE OF gate, state, since, until, openings, forced, forced_until, paused_until ON services
+CREATE TRIGGER services_changed BEFORE UPDATE OF version, state, since, until, openings, forced, forced_until, paused_until ON services
     FOR EACH ROW EXECUTE FUNCTION note_change();
 
 -- The settings of operators, as JSON with the fields of domain::policy. An empty service stands for

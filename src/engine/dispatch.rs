@@ -188,7 +188,7 @@ impl Dispatcher {
         if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
             return result;
         }
-        if result.as_ref().is_err_and(StoreError::is_gate) {
+        if result.as_ref().is_err_and(StoreError::is_stale_admission) {
             self.hot = Some(hot);
             self.shared.hub.anything_waits();
             return self.shared.refresh_gates().await.map(|()| 0);

@@ -270,7 +270,7 @@ impl Gates {
             let expired = now >= gate.tokens_until;
             renewals.push(Renewal {
                 service_id,
-                gate: gate.gate,
+                version: gate.gate,
                 limit,
                 probing: gate.limit == Limit::Probes,
                 wanted,
@@ -289,7 +289,7 @@ impl Gates {
     pub fn renewed(&self, asked: &Renewal, got: Renewed) -> Vec<i32> {
         let now = Instant::now();
         let admits = self.lock().change(asked.service_id, |gate| {
-            if gate.gate != asked.gate {
+            if gate.gate != asked.version {
                 return Vec::new();
             }
             if got.permit.is_some() {

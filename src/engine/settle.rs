@@ -263,7 +263,7 @@ impl Settler {
             if !error.is_expectation() || hot.rollback().await.is_err() {
                 break;
             }
-            if error.is_gate() {
+            if error.is_stale_admission() {
                 self.shared.refresh_gates().await?;
             }
             result = self.settle(&hot, inputs, hand_on).await;

@@ -61,12 +61,12 @@ pub struct Grant {
 /// In place of a quota share: the attempt is a probe of a half-open circuit. No share has this id.
 pub const PROBE: i32 = 0;
 
-/// The admission version (`gate`) and the quota share on which the claims of a transaction rely for
-/// a service; if either has changed, nothing is written.
+/// The admission version and the quota share on which the claims of a transaction rely for a
+/// service; if either has changed, nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed {
     pub service_id: i32,
-    pub gate: i64,
+    pub version: i64,
     pub permit: Option<UsedPermit>,
 }
 

@@ -175,9 +175,9 @@ pub(super) struct Columns<'a> {
     pub reopened: StepIds<'a>,
     pub new_live: NewLives<'a>,
     pub claims: Claims<'a>,
-    /// The services of the claims, and their known admission versions (`gates`).
+    /// The services of the claims, and their known admission versions.
     pub services: Vec<i32>,
-    pub gates: Vec<i64>,
+    pub versions: Vec<i64>,
     pub held: Held<'a>,
     pub spent: Spent<'a>,
     pub pauses: Pauses<'a>,
@@ -411,7 +411,7 @@ impl<'a> Columns<'a> {
     fn services(&mut self, changes: &'a Changes) {
         for passed in &changes.passed {
             self.services.push(passed.service_id);
-            self.gates.push(passed.gate);
+            self.versions.push(passed.version);
             match passed.permit {
                 Some(used) if used.spent > 0 => {
                     self.spent.permit_id.push(used.permit_id);

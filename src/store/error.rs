@@ -139,7 +139,7 @@ impl StoreError {
     }
 
     /// Whether an admission version or a quota share of a service was outdated.
-    pub fn is_gate(&self) -> bool {
+    pub fn is_stale_admission(&self) -> bool {
         let Self::Database(error) = self else {
             return false;
         };
@@ -148,7 +148,7 @@ impl StoreError {
                 .as_db_error()
                 .is_some_and(|db| db.message().contains(what))
         };
-        self.is_expectation() && (about("gates: ") || about("permits: "))
+        self.is_expectation() && (about("admissions: ") || about("permits: "))
     }
 
     /// Whether the role lacks a privilege.

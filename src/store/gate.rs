@@ -24,7 +24,7 @@ pub const ALL: u64 = 0;
 /// $1 the server, $2 the horizon of the read before, $3 services that are read in any case. Where
 /// nothing has changed, a row without a service carries the horizon.
 const CHANGED: &str = "
-    SELECT s.service_id, s.namespace, s.service, s.gate, s.state::text,
+    SELECT s.service_id, s.namespace, s.service, s.version, s.state::text,
            extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
            s.forced::text, extract(epoch FROM s.forced_until - c.now)::float8,
            extract(epoch FROM s.paused_until - c.now)::float8, p.permit_id, p.count, p.term, s.openings,
@@ -60,7 +60,7 @@ pub async fn changed_since(
         .iter()
         .filter(|row| row.get::<_, Option<i32>>(0).is_some());
     let rows = found
-        .map(|row| gate(row, &policies))
+        .map(|row| service_row(row, &policies))
         .collect::<Result<_, _>>()?;
     Ok(Reading {
         rows,
@@ -74,11 +74,11 @@ fn number(text: &str) -> Result<u64, StoreError> {
         .map_err(|_| StoreError::Corrupt(format!("transaction number `{text}`")))
 }
 
-fn gate(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError> {
+fn service_row(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError> {
     let (namespace, service): (String, String) = (row.get(1), row.get(2));
     Ok(ServiceRow {
         service_id: row.get(0),
-        gate: row.get(3),
+        version: row.get(3),
         state: state(row.get(4))?,
         openings: u32::try_from(row.get::<_, i32>(13)).unwrap_or_default(),
         age: row.get(5),

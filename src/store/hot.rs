@@ -418,13 +418,13 @@ impl Hot {
         );
         p.add_some(&s.set_steps, columns.set_steps.params(&[&now]));
         p.add_some(&s.reopen, columns.reopened.params(&[]));
-        let gates: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.gates];
-        p.add_some(&s.insert_live, columns.new_live.params(&gates));
+        let admissions: [&(dyn ToSql + Sync); 3] = [&now, &columns.services, &columns.versions];
+        p.add_some(&s.insert_live, columns.new_live.params(&admissions));
         let tasks = p.add_some(
             &s.update_tasks,
             columns.tasks.params(&[&now, &columns.task_count]),
         );
-        let claims = p.add_some(&s.claim, columns.claims.params(&gates));
+        let claims = p.add_some(&s.claim, columns.claims.params(&admissions));
         p.add_some(&s.hold, columns.holds.params(&[&now]));
         p.add_some(&s.mark, columns.marks.params(&[]));
         p.add_some(&s.plan, columns.planned.params(&[]));

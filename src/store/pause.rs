@@ -45,7 +45,7 @@ pub async fn page(db: &Db, after: (&str, &str), limit: i64) -> Result<Vec<PauseR
 /// The services of the namespace get another admission version, so that a claim that does not know
 /// of the pause fails.
 const CHANGED: &str = "
-    WITH s AS (UPDATE services SET gate = gate + 1 WHERE namespace = $1)
+    WITH s AS (UPDATE services SET version = version + 1 WHERE namespace = $1)
     INSERT INTO events (at, type, template_id, actor, detail)
     VALUES (clock_timestamp(), $3::text::event_type,
             (SELECT max(template_id) FROM templates WHERE namespace = $1 AND task_name = $2), $4,

@@ -17,8 +17,8 @@ const FORGOTTEN_AFTER_SECONDS: f64 = 3.0;
 #[derive(Clone, Debug)]
 pub struct Renewal {
     pub service_id: i32,
-    /// The admission version (`gate`) that the server knows.
-    pub gate: i64,
+    /// The admission version that the server knows.
+    pub version: i64,
     /// The concurrency limit of the whole cluster, if any.
     pub limit: Option<u32>,
     /// Whether the circuit is half-open, so that the share consists of probes, each for one start.
@@ -58,7 +58,7 @@ struct Row {
 
 /// Locks the service's row before its `permits`, in the lock order of all writers.
 const SERVICE: &str = "
-    SELECT gate, probes_left, coalesce(tokens, $2), coalesce(extract(epoch FROM clock_timestamp() - refilled_at), 0)::float8
+    SELECT version, probes_left, coalesce(tokens, $2), coalesce(extract(epoch FROM clock_timestamp() - refilled_at), 0)::float8
       FROM services WHERE service_id = $1 FOR UPDATE";
 
 const MINE: &str = "
@@ -88,7 +88,7 @@ pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewe
     let service = tx
         .query_opt(&statement, &[&ask.service_id, &bucket])
         .await?;
-    let Some(service) = service.filter(|row| row.get::<_, i64>(0) == ask.gate) else {
+    let Some(service) = service.filter(|row| row.get::<_, i64>(0) == ask.version) else {
         return Ok(None);
     };
     let mut renewed = Renewed::default();

@@ -24,7 +24,7 @@ pub struct ServiceRow {
     pub service_id: i32,
     pub namespace: String,
     pub service: String,
-    pub gate: i64,
+    pub version: i64,
     pub state: CircuitState,
     /// Number of openings without a recovery in between.
     pub openings: u32,
@@ -258,7 +258,7 @@ const CHANGE_STATE: &str = "
     WITH s AS (
         UPDATE services
            SET state = $2::text::circuit_state, since = c.now, until = c.now + make_interval(secs => $3),
-               openings = $4, probes_left = $5, probes_passed = 0, gate = gate + 1
+               openings = $4, probes_left = $5, probes_passed = 0, version = version + 1
           FROM (SELECT clock_timestamp() AS now) c
          WHERE service_id = $1
         RETURNING since, until),
@@ -358,14 +358,14 @@ pub const LAPSED: &str = "
 /// or their server are gone.
 const PROBE_ANEW: &str = "
     UPDATE services s
-       SET until = clock_timestamp() + make_interval(secs => $2), gate = gate + 1,
+       SET until = clock_timestamp() + make_interval(secs => $2), version = version + 1,
            probes_left = greatest(0, $3 - probes_passed - (
                SELECT count(*)::int FROM queue q JOIN lanes l ON l.lane_id = q.lane_id
                 WHERE q.worker_id IS NOT NULL AND l.service_id = $1 AND q.started_at >= s.since))
      WHERE service_id = $1";
 
 const RAMPED_UP: &str = "
-    UPDATE services SET until = NULL, openings = 0, gate = gate + 1 WHERE service_id = $1 AND state = 'closed'";
+    UPDATE services SET until = NULL, openings = 0, version = version + 1 WHERE service_id = $1 AND state = 'closed'";
 
 /// Applies expired times: ends cool-downs, ramps and orders of limited duration. Returns whether
 /// there was any.
@@ -427,7 +427,7 @@ const ORDER: &str = "
     WITH s AS (
         UPDATE services
            SET forced = $2::text::circuit_state, forced_by = $3, forced_reason = $4,
-               forced_until = c.now + make_interval(secs => $5), gate = gate + 1
+               forced_until = c.now + make_interval(secs => $5), version = version + 1
           FROM (SELECT clock_timestamp() AS now) c
          WHERE service_id = $1
         RETURNING c.now, forced_until),
@@ -570,7 +570,7 @@ pub async fn set_policy(
         .map(|row| row.get(0))
         .collect();
     let bump =
-        "WITH s AS (UPDATE services SET gate = gate + 1 WHERE service_id = ANY($1::int4[]) RETURNING service_id),
+        "WITH s AS (UPDATE services SET version = version + 1 WHERE service_id = ANY($1::int4[]) RETURNING service_id),
                 p AS (UPDATE permits SET count = 0, term = term + 1 WHERE service_id = ANY($1::int4[])),
                 w AS (DELETE FROM service_health WHERE service_id = ANY($1::int4[])),
                 h AS (INSERT INTO circuit_changes (service_id, at, type, actor, detail)

@@ -120,15 +120,15 @@ pub(super) const INSERT_LIVE: &str = "
            AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, allowed, permit_id, attempt, charged, timeout,
                 expires_at, not_before, paused, bytes, revision),
            (SELECT coalesce($18::timestamptz, now()) AS now) AS c
-     WHERE (SELECT expect_rows('gates', count(*), cardinality($19::int4[]))
-              FROM unnest($19::int4[], $20::int8[]) AS g(service_id, gate)
+     WHERE (SELECT expect_rows('admissions', count(*), cardinality($19::int4[]))
+              FROM unnest($19::int4[], $20::int8[]) AS a(service_id, version)
              CROSS JOIN LATERAL (
                    SELECT FROM services
-                    WHERE service_id = g.service_id AND gate = g.gate
+                    WHERE service_id = a.service_id AND version = a.version
                       AND coalesce(paused_until <= coalesce($18::timestamptz, now()), true) LIMIT 1) AS s)";
 
-/// The statement fails if the admission version (`gate`) of a service is not the known one, or if a
-/// pause that the service requested has not ended by the database's clock.
+/// The statement fails if the admission version of a service is not the known one, or if a pause
+/// that the service requested has not ended by the database's clock.
 ///
 /// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is not
 /// claimed. Nor is one that became ready after this transaction read the clock: no step may start
@@ -154,11 +154,11 @@ pub(super) const CLAIM: &str = "
                        SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since, expires_at FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
                  WHERE q.due AND q.since <= $8::timestamptz AND coalesce(q.expires_at > $8::timestamptz, true)
-                   AND (SELECT expect_rows('gates', count(*), cardinality($9::int4[]))
-                          FROM unnest($9::int4[], $10::int8[]) AS g(service_id, gate)
+                   AND (SELECT expect_rows('admissions', count(*), cardinality($9::int4[]))
+                          FROM unnest($9::int4[], $10::int8[]) AS a(service_id, version)
                          CROSS JOIN LATERAL (
                                SELECT FROM services
-                                WHERE service_id = g.service_id AND gate = g.gate
+                                WHERE service_id = a.service_id AND version = a.version
                                   AND coalesce(paused_until <= $8::timestamptz, true) LIMIT 1) AS s)
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
@@ -234,7 +234,7 @@ pub(super) const PAUSE: &str = "
                SELECT ctid AS tid, paused_until FROM services WHERE service_id = u.service_id LIMIT 1 FOR UPDATE) AS s
          WHERE s.paused_until IS NULL OR s.paused_until < c.now + make_interval(secs => u.seconds)
          LIMIT cardinality($1)),
-    longer AS (UPDATE services s SET paused_until = u.until, gate = gate + 1 FROM u WHERE s.ctid = u.tid),
+    longer AS (UPDATE services s SET paused_until = u.until, version = version + 1 FROM u WHERE s.ctid = u.tid),
     known AS (
         UPDATE circuit_changes h SET until = u.until
           FROM (SELECT u.until, h.tid

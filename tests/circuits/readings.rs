@@ -99,7 +99,7 @@ async fn change_committed_late_is_not_missed() {
     let mut db = bench.db.connect().await;
     let late = db.transaction().await.unwrap();
     let release =
-        "UPDATE services SET forced = NULL, forced_by = NULL, forced_reason = NULL, gate = gate + 1
+        "UPDATE services SET forced = NULL, forced_by = NULL, forced_reason = NULL, version = version + 1
                     WHERE service = 'billing'";
     assert_eq!(late.execute(release, &[]).await.unwrap(), 1);
     for state in [CircuitState::Open, CircuitState::Closed] {

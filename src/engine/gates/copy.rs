@@ -84,7 +84,7 @@ impl Gate {
         let limited = row.policy.max_concurrency > 0 || ramps;
         Self {
             name: [row.namespace, row.service],
-            gate: row.gate,
+            gate: row.version,
             state,
             openings: row.openings,
             read: now,

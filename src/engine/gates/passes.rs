@@ -159,7 +159,7 @@ impl Passes {
             });
             Some(Passed {
                 service_id: *id,
-                gate: taken.gate?,
+                version: taken.gate?,
                 permit,
             })
         };

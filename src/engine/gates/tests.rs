@@ -22,7 +22,7 @@ fn row(service_id: i32, limited: bool) -> ServiceRow {
         service_id,
         namespace: "n".into(),
         service: format!("s{service_id}"),
-        gate: 1,
+        version: 1,
         state: CircuitState::Closed,
         openings: 0,
         age: 100.0,
