@@ -153,8 +153,8 @@ CREATE TABLE service_health (
 -- Quota shares: how many steps a server may admit to a service that has a limit or a half-open
 -- circuit. The shares of all servers together never exceed the limit. Running attempts carry the id
 -- of their share, so its use is known even after the failure of its server.
-CREATE TABLE permits (
-    permit_id  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+CREATE TABLE quota_shares (
+    share_id   int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     service_id int NOT NULL,
     server_id  uuid NOT NULL,
     count      int NOT NULL,
@@ -327,7 +327,7 @@ CREATE TABLE queue (
     worker_id       uuid,
     started_at      timestamptz,
     deadline_at     timestamptz,
-    permit_id       int,                          -- quota share that the attempt uses
+    share_id        int,                          -- quota share that the attempt uses
     timeout         double precision,             -- seconds per attempt, if not the template's
     expires_at      timestamptz,                  -- deadline of the task: no start after it
     paused          boolean NOT NULL DEFAULT false,

@@ -25,7 +25,7 @@ const HOT_TABLES: [&str; 7] = [
     "events",
     "idempotency_keys",
     "services",
-    "permits",
+    "quota_shares",
 ];
 /// Statements that read the first rows of an index in its order, and stop there.
 const WALKS_OF_A_FEW_ROWS: [(&str, &str); 2] = [

@@ -174,7 +174,7 @@ impl<'a> Batch<'a> {
                 worker_id: self.worker_id,
                 nonce,
                 timeout: Duration::from_secs(300),
-                permit_id: None,
+                share_id: None,
             }),
         });
         changes.events.push(Event {

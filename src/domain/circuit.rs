@@ -178,7 +178,7 @@ pub fn ramp(policy: &Policy, seconds: f64) -> u32 {
     limit
 }
 
-/// One server's quota share of a limit: a row of `permits`.
+/// One server's quota share of a limit: a row of `quota_shares`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The number of steps that the server may run now.

@@ -26,7 +26,7 @@ pub type Plans = HashMap<i32, Arc<Plan>>;
 /// returned by the commit.
 #[expect(
     clippy::too_many_lines,
-    reason = "one choice of a step, a slot and a permit; its parts are each useless alone"
+    reason = "one choice of a step, a slot and a quota share; its parts are each useless alone"
 )]
 pub fn grant(
     changes: &mut Changes,
@@ -79,7 +79,7 @@ pub fn grant(
         if !reservation.has_slot(lane_id, bytes) {
             continue;
         }
-        let Some(permit_id) = passes.take(lane_id, lease) else {
+        let Some(share_id) = passes.take(lane_id, lease) else {
             continue;
         };
         let Some(worker_id) = reservation.promise(lane_id, bytes, lease) else {
@@ -92,7 +92,7 @@ pub fn grant(
             worker_id,
             nonce: lease.nonce,
             timeout,
-            permit_id,
+            share_id,
         };
         assignment::want(&mut inputs, plan, task_id, revision, step);
         match is_new {

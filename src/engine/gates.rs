@@ -41,7 +41,7 @@ use crate::{
     store::{
         changes::Pause,
         hot::LaneDemand,
-        permit::{Rate, Renewal, Renewed},
+        quota::{Rate, Renewal, Renewed},
         service::Report,
     },
 };
@@ -292,8 +292,8 @@ impl Gates {
             if gate.gate != asked.version {
                 return Vec::new();
             }
-            if got.permit.is_some() {
-                gate.permit = got.permit;
+            if got.share.is_some() {
+                gate.share = got.share;
             }
             if asked.rate.is_some() {
                 gate.tokens = got.tokens;

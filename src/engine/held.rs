@@ -210,7 +210,7 @@ fn live_row(new: &NewLive, grant: Grant, now: SystemTime) -> LiveRow {
         deadline_at: Some(new.expires_at.map_or(now + grant.timeout, |expires_at| {
             expires_at.min(now + grant.timeout)
         })),
-        probe: grant.permit_id == Some(PROBE),
+        probe: grant.share_id == Some(PROBE),
         state: StepState::InProgress,
         reopened: new.past.is_some(),
         forgiven: new
@@ -238,7 +238,7 @@ mod tests {
             worker_id: WORKER,
             nonce: i64::from(step),
             timeout: Duration::from_secs(1),
-            permit_id: None,
+            share_id: None,
         };
         let grant = granted.then_some(grant);
         NewLive {

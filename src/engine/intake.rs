@@ -325,7 +325,9 @@ impl Intake {
         // A stale admission version: refresh and retry. The last try claims nothing, so it depends
         // on no version.
         for hand_on in [true, false] {
-            if !result.as_ref().is_err_and(StoreError::is_stale_admission) || hot.rollback().await.is_err() {
+            if !result.as_ref().is_err_and(StoreError::is_stale_admission)
+                || hot.rollback().await.is_err()
+            {
                 break;
             }
             self.shared.refresh_gates().await?;

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{leases::pause, peers::jitter};
 use crate::store::{
-    Db, StoreError, permit,
+    Db, StoreError, quota,
     retention::{self, Pruned},
 };
 
@@ -66,7 +66,7 @@ impl Retention {
         if !retention::claim(&self.db, EVERY / 2).await? {
             return Ok(None);
         }
-        permit::prune(&self.db).await?;
+        quota::prune(&self.db).await?;
         match self.retain {
             Some(retain) => retention::prune(&self.db, retain).await.map(Some),
             None => retention::forget_workers(&self.db).await.map(|workers| {

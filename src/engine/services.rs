@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::lease::Lease,
-    store::{Db, StoreError, permit, service, worker},
+    store::{Db, StoreError, quota, service, worker},
 };
 
 /// The name of the loop in `Pulses`.
@@ -82,7 +82,7 @@ impl Services {
             tokio::time::sleep(SPACING).await;
         }
         let _ = self.run_once(true).await;
-        let _ = permit::leave(&self.db, self.peers.server_id).await;
+        let _ = quota::leave(&self.db, self.peers.server_id).await;
     }
 
     fn wait(&self) -> Duration {
@@ -145,7 +145,7 @@ impl Services {
 
     async fn renew(&self) -> Result<(), StoreError> {
         for ask in self.gates.renewals(|lanes| self.hub.slots_for(lanes)) {
-            match permit::renew(&self.db, self.peers.server_id, &ask).await? {
+            match quota::renew(&self.db, self.peers.server_id, &ask).await? {
                 Some(got) => self.hub.steps_wait(self.gates.renewed(&ask, got)),
                 None => self.refresh().await?,
             }

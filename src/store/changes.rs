@@ -55,7 +55,7 @@ pub struct Grant {
     /// Time-out of the attempt.
     pub timeout: Duration,
     /// The quota share of a limited service that the attempt uses, or [`PROBE`].
-    pub permit_id: Option<i32>,
+    pub share_id: Option<i32>,
 }
 
 /// In place of a quota share: the attempt is a probe of a half-open circuit. No share has this id.
@@ -67,13 +67,13 @@ pub const PROBE: i32 = 0;
 pub struct Passed {
     pub service_id: i32,
     pub version: i64,
-    pub permit: Option<UsedPermit>,
+    pub share: Option<UsedShare>,
 }
 
 /// A quota share that claims use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UsedPermit {
-    pub permit_id: i32,
+pub struct UsedShare {
+    pub share_id: i32,
     pub term: i64,
     /// Number of probes that the claims consume; 0 for a concurrency limit, whose share stays with
     /// the server.

@@ -108,23 +108,23 @@ columns!(GivenBack {
 });
 columns!(NewLives {
     task_id: Uuid, step: i16, template_id: i32, lane_id: i32, priority: i16, lease: Option<i64>,
-    worker_id: Option<Uuid>, allowed: Option<f64>, permit_id: Option<i32>, attempt: Option<i32>, charged: Option<i16>,
+    worker_id: Option<Uuid>, allowed: Option<f64>, share_id: Option<i32>, attempt: Option<i32>, charged: Option<i16>,
     timeout: Option<f64>, expires_at: Option<SystemTime>, not_before: Option<SystemTime>, paused: Option<bool>,
     bytes: Option<i32>, revision: Option<i32>,
 });
 columns!(Claims {
-    task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, permit_id: Option<i32>, root: bool,
+    task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, share_id: Option<i32>, root: bool,
 });
 columns!(Pauses {
     service_id: i32,
     seconds: f64
 });
 columns!(Held {
-    permit_id: i32,
+    share_id: i32,
     term: i64
 });
 columns!(Spent {
-    permit_id: i32,
+    share_id: i32,
     term: i64,
     spent: i32
 });
@@ -384,7 +384,7 @@ impl<'a> Columns<'a> {
             c.lease.push(l.grant.map(|g| g.nonce));
             c.worker_id.push(l.grant.map(|g| g.worker_id));
             c.allowed.push(l.grant.map(|g| g.timeout.as_secs_f64()));
-            c.permit_id.push(l.grant.and_then(|g| g.permit_id));
+            c.share_id.push(l.grant.and_then(|g| g.share_id));
             c.attempt.push(l.past.map(|past| past.attempt));
             c.charged.push(l.past.map(|past| past.charged));
             c.timeout
@@ -403,7 +403,7 @@ impl<'a> Columns<'a> {
             c.lease.push(claim.grant.nonce);
             c.worker_id.push(claim.grant.worker_id);
             c.timeout.push(claim.grant.timeout.as_secs_f64());
-            c.permit_id.push(claim.grant.permit_id);
+            c.share_id.push(claim.grant.share_id);
             c.root.push(claim.root);
         }
     }
@@ -412,14 +412,14 @@ impl<'a> Columns<'a> {
         for passed in &changes.passed {
             self.services.push(passed.service_id);
             self.versions.push(passed.version);
-            match passed.permit {
+            match passed.share {
                 Some(used) if used.spent > 0 => {
-                    self.spent.permit_id.push(used.permit_id);
+                    self.spent.share_id.push(used.share_id);
                     self.spent.term.push(used.term);
                     self.spent.spent.push(used.spent);
                 }
                 Some(used) => {
-                    self.held.permit_id.push(used.permit_id);
+                    self.held.share_id.push(used.share_id);
                     self.held.term.push(used.term);
                 }
                 None => {}

@@ -148,7 +148,7 @@ impl StoreError {
                 .as_db_error()
                 .is_some_and(|db| db.message().contains(what))
         };
-        self.is_expectation() && (about("admissions: ") || about("permits: "))
+        self.is_expectation() && (about("admissions: ") || about("quota shares: "))
     }
 
     /// Whether the role lacks a privilege.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     Db, StoreError,
-    service::{POLICIES, Permit, Policies, ServiceRow, state},
+    service::{POLICIES, Policies, QuotaShare, ServiceRow, state},
 };
 
 /// The result of a read.
@@ -27,14 +27,14 @@ const CHANGED: &str = "
     SELECT s.service_id, s.namespace, s.service, s.version, s.state::text,
            extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
            s.forced::text, extract(epoch FROM s.forced_until - c.now)::float8,
-           extract(epoch FROM s.paused_until - c.now)::float8, p.permit_id, p.count, p.term, s.openings,
+           extract(epoch FROM s.paused_until - c.now)::float8, share.share_id, share.count, share.term, s.openings,
            pg_snapshot_xmin(pg_current_snapshot())::text
       FROM (SELECT clock_timestamp() AS now) c
       LEFT JOIN (SELECT service_id FROM services WHERE changed_in >= $2::text::xid8
                   UNION SELECT unnest($3::int4[])) i ON true
       LEFT JOIN LATERAL (SELECT * FROM services WHERE service_id = i.service_id LIMIT 1) s ON true
-      LEFT JOIN LATERAL (SELECT permit_id, count, term FROM permits
-                          WHERE service_id = s.service_id AND server_id = $1 LIMIT 1) p ON true";
+      LEFT JOIN LATERAL (SELECT share_id, count, term FROM quota_shares
+                          WHERE service_id = s.service_id AND server_id = $1 LIMIT 1) share ON true";
 
 /// The services that have changed since a horizon, and those of `also`, from the view of `server`.
 pub async fn changed_since(
@@ -86,8 +86,8 @@ fn service_row(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError>
         forced: row.get::<_, Option<&str>>(7).map(state).transpose()?,
         forced_until: row.get(8),
         paused_until: row.get(9),
-        permit: row.get::<_, Option<i32>>(10).map(|permit_id| Permit {
-            permit_id,
+        share: row.get::<_, Option<i32>>(10).map(|share_id| QuotaShare {
+            share_id,
             count: row.get(11),
             term: row.get(12),
         }),

@@ -79,8 +79,8 @@ statements! {
     update_tasks: writes::UPDATE_TASKS,
     insert_events: writes::INSERT_EVENTS,
     pause: writes::PAUSE,
-    hold_permits: writes::HOLD_PERMITS,
-    spend_permits: writes::SPEND_PERMITS,
+    lock_shares: writes::LOCK_SHARES,
+    spend_probes: writes::SPEND_PROBES,
     notify: "SELECT pg_notify($1, $2)",
     task_inputs: writes::TASK_INPUTS,
     result_inputs: writes::RESULT_INPUTS,
@@ -434,8 +434,8 @@ impl Hot {
         // After the events that end the attempts: the statement looks those events up.
         p.add_some(&s.late_results, columns.late.params(&[&now]));
         p.add_some(&s.pause, columns.pauses.params(&[&now]));
-        p.add_some(&s.hold_permits, columns.held.params(&[]));
-        p.add_some(&s.spend_permits, columns.spent.params(&[]));
+        p.add_some(&s.lock_shares, columns.held.params(&[]));
+        p.add_some(&s.spend_probes, columns.spent.params(&[]));
         let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
         let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
         if let Some(payload) = &changes.notify {

@@ -23,7 +23,7 @@ pub mod migrate;
 pub mod names;
 mod orders;
 pub mod pause;
-pub mod permit;
+pub mod quota;
 pub mod repair;
 pub mod retention;
 pub mod retirement;

@@ -1,7 +1,7 @@
 //! Services: admission, counted calls, and every change of a circuit with its history.
 //!
-//! Locks are taken on `services` first and on `permits` after it, each in the order of their ids,
-//! and after those of tasks.
+//! Locks are taken on `services` first and on `quota_shares` after it, each in the order of their
+//! ids, and after those of tasks.
 
 use std::collections::HashMap;
 
@@ -36,14 +36,14 @@ pub struct ServiceRow {
     pub forced_until: Option<f64>,
     pub paused_until: Option<f64>,
     /// This server's quota share.
-    pub permit: Option<Permit>,
+    pub share: Option<QuotaShare>,
     pub policy: Policy,
 }
 
 /// A server's quota share of a service's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Permit {
-    pub permit_id: i32,
+pub struct QuotaShare {
+    pub share_id: i32,
     pub count: i32,
     pub term: i64,
 }
@@ -262,7 +262,7 @@ const CHANGE_STATE: &str = "
           FROM (SELECT clock_timestamp() AS now) c
          WHERE service_id = $1
         RETURNING since, until),
-    p AS (UPDATE permits SET count = 0, term = term + 1 WHERE service_id = $1 AND $6 <> 'circuit.closed'),
+    p AS (UPDATE quota_shares SET count = 0, term = term + 1 WHERE service_id = $1 AND $6 <> 'circuit.closed'),
     forgotten AS (DELETE FROM service_health WHERE service_id = $1 AND $6 = 'circuit.closed'),
     h AS (
         INSERT INTO circuit_changes (service_id, at, type, until, calls, failures, actor, detail)
@@ -403,7 +403,7 @@ pub async fn advance(db: &Db, wake: &str) -> Result<bool, StoreError> {
             }
             CircuitState::HalfOpen => {
                 tx.execute(
-                    "UPDATE permits SET count = 0, term = term + 1 WHERE service_id = $1",
+                    "UPDATE quota_shares SET count = 0, term = term + 1 WHERE service_id = $1",
                     &[&id],
                 )
                 .await?;
@@ -571,7 +571,7 @@ pub async fn set_policy(
         .collect();
     let bump =
         "WITH s AS (UPDATE services SET version = version + 1 WHERE service_id = ANY($1::int4[]) RETURNING service_id),
-                p AS (UPDATE permits SET count = 0, term = term + 1 WHERE service_id = ANY($1::int4[])),
+                p AS (UPDATE quota_shares SET count = 0, term = term + 1 WHERE service_id = ANY($1::int4[])),
                 w AS (DELETE FROM service_health WHERE service_id = ANY($1::int4[])),
                 h AS (INSERT INTO circuit_changes (service_id, at, type, actor, detail)
                       SELECT service_id, now(), 'circuit.policy_changed', $2, $3 FROM s)

@@ -38,7 +38,7 @@ const FORGET_LANES: &str = "
 const AT_REST: &str = "
            s.state = 'closed' AND s.until IS NULL AND s.openings = 0 AND s.forced IS NULL
        AND greatest(s.since, s.paused_until, s.refilled_at) < $1::text::timestamptz
-       AND NOT EXISTS (SELECT FROM permits p WHERE p.service_id = s.service_id)
+       AND NOT EXISTS (SELECT FROM quota_shares q WHERE q.service_id = s.service_id)
        AND NOT EXISTS (SELECT FROM service_policies o WHERE o.namespace = s.namespace AND o.service = s.service)
        AND NOT EXISTS (SELECT FROM circuit_changes h
                         WHERE h.service_id = s.service_id AND h.at >= least($1::text::timestamptz, now() - interval '1 day'))";

@@ -66,7 +66,7 @@ pub(super) const RETRY: &str = "
         UPDATE queue q
            SET state = 'waiting_for_retry', due = false, charged = q.charged + u.is_charged::int::int2,
                lost = q.lost + (u.outcome = 'undelivered')::int::int2, lease = NULL,
-               worker_id = NULL, started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = d.at,
+               worker_id = NULL, started_at = NULL, deadline_at = NULL, share_id = NULL, ready_at = d.at,
                next_attempt_at = d.at
           FROM u
          CROSS JOIN LATERAL (
@@ -91,7 +91,7 @@ pub(super) const GIVE_BACK: &str = "
     WITH given AS (
         UPDATE queue q
            SET state = 'ready', due = NOT q.paused, lost = q.lost + u.lost::int::int2, lease = NULL, worker_id = NULL,
-               started_at = NULL, deadline_at = NULL, permit_id = NULL, ready_at = $5::timestamptz
+               started_at = NULL, deadline_at = NULL, share_id = NULL, ready_at = $5::timestamptz
           FROM (SELECT u.lost, q.tid
                   FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::bool[]) AS u(task_id, step, lease, lost)
                  CROSS JOIN LATERAL (
@@ -104,20 +104,20 @@ pub(super) const GIVE_BACK: &str = "
 
 pub(super) const INSERT_LIVE: &str = "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, ready_at,
-                       next_attempt_at, lease, worker_id, started_at, deadline_at, permit_id, timeout, expires_at, paused,
+                       next_attempt_at, lease, worker_id, started_at, deadline_at, share_id, timeout, expires_at, paused,
                        reopened, assignment_bytes, revision, forgiven)
     SELECT u.task_id, u.step, u.template_id, u.lane_id, u.priority,
            CASE WHEN u.lease IS NULL THEN 'ready' ELSE 'in_progress' END::step_state,
            u.lease IS NULL AND u.not_before IS NULL AND u.paused IS NULL,
            coalesce(u.attempt, 0) + (u.lease IS NOT NULL)::int, coalesce(u.charged, 0::int2), coalesce(u.not_before, c.now),
            u.not_before, u.lease, u.worker_id, CASE WHEN u.lease IS NOT NULL THEN c.now END,
-           CASE WHEN u.lease IS NOT NULL THEN least(c.now + make_interval(secs => u.allowed), u.expires_at) END, u.permit_id,
+           CASE WHEN u.lease IS NOT NULL THEN least(c.now + make_interval(secs => u.allowed), u.expires_at) END, u.share_id,
            u.timeout, u.expires_at, coalesce(u.paused, false), u.attempt IS NOT NULL,
            u.bytes, u.revision, coalesce(u.attempt - u.charged, 0)
       FROM unnest($1::uuid[], $2::int2[], $3::int4[], $4::int4[], $5::int2[], $6::int8[], $7::uuid[], $8::float8[], $9::int4[],
                   $10::int4[], $11::int2[], $12::float8[], $13::timestamptz[], $14::timestamptz[], $15::bool[],
                   $16::int4[], $17::int4[])
-           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, allowed, permit_id, attempt, charged, timeout,
+           AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, allowed, share_id, attempt, charged, timeout,
                 expires_at, not_before, paused, bytes, revision),
            (SELECT coalesce($18::timestamptz, now()) AS now) AS c
      WHERE (SELECT expect_rows('admissions', count(*), cardinality($19::int4[]))
@@ -146,10 +146,10 @@ pub(super) const CLAIM: &str = "
            SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = u.lease, worker_id = u.worker_id,
                started_at = $8::timestamptz,
                deadline_at = least($8::timestamptz + make_interval(secs => coalesce(q.timeout, u.timeout)), q.expires_at),
-               next_attempt_at = NULL, permit_id = u.permit_id
-          FROM (SELECT u.lease, u.worker_id, u.timeout, u.permit_id, u.root, q.tid
+               next_attempt_at = NULL, share_id = u.share_id
+          FROM (SELECT u.lease, u.worker_id, u.timeout, u.share_id, u.root, q.tid
                   FROM unnest($1::uuid[], $2::int2[], $3::int8[], $4::uuid[], $5::float8[], $6::int4[], $7::bool[])
-                       AS u(task_id, step, lease, worker_id, timeout, permit_id, root)
+                       AS u(task_id, step, lease, worker_id, timeout, share_id, root)
                  CROSS JOIN LATERAL (
                        SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since, expires_at FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
@@ -251,25 +251,25 @@ pub(super) const PAUSE: &str = "
 
 /// Locks quota shares in use: a transaction that takes a share away waits for this one, or commits
 /// first, and then this one fails.
-pub(super) const HOLD_PERMITS: &str = "
-    SELECT expect_rows('permits', count(*), cardinality($1::int4[]))
-      FROM unnest($1::int4[], $2::int8[]) AS u(permit_id, term)
+pub(super) const LOCK_SHARES: &str = "
+    SELECT expect_rows('quota shares', count(*), cardinality($1::int4[]))
+      FROM unnest($1::int4[], $2::int8[]) AS u(share_id, term)
      CROSS JOIN LATERAL (
-           SELECT FROM permits WHERE permit_id = u.permit_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS p";
+           SELECT FROM quota_shares WHERE share_id = u.share_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS s";
 
 /// Consumes probes, one per start.
-pub(super) const SPEND_PERMITS: &str = "
+pub(super) const SPEND_PROBES: &str = "
     WITH spent AS (
-        UPDATE permits p SET count = p.count - u.spent
-          FROM (SELECT u.spent, p.tid
-                  FROM unnest($1::int4[], $2::int8[], $3::int4[]) AS u(permit_id, term, spent)
+        UPDATE quota_shares s SET count = s.count - u.spent
+          FROM (SELECT u.spent, s.tid
+                  FROM unnest($1::int4[], $2::int8[], $3::int4[]) AS u(share_id, term, spent)
                  CROSS JOIN LATERAL (
-                       SELECT ctid AS tid FROM permits
-                        WHERE permit_id = u.permit_id AND term = u.term AND count >= u.spent LIMIT 1 FOR UPDATE) AS p
+                       SELECT ctid AS tid FROM quota_shares
+                        WHERE share_id = u.share_id AND term = u.term AND count >= u.spent LIMIT 1 FOR UPDATE) AS s
                  LIMIT cardinality($1)) AS u
-         WHERE p.ctid = u.tid
+         WHERE s.ctid = u.tid
         RETURNING 1)
-    SELECT expect_rows('permits', count(*), cardinality($1::int4[])) FROM spent";
+    SELECT expect_rows('quota shares', count(*), cardinality($1::int4[])) FROM spent";
 
 /// The documents of the claimed steps' tasks, for their handlers.
 pub(super) const TASK_INPUTS: &str = "

@@ -61,7 +61,7 @@ const REASONS: &[(&str, &str)] = &[
     ("rated_lately", "UPDATE services SET refilled_at = now() - interval '29 days' WHERE service_id = $1"),
     (
         "limited",
-        "INSERT INTO permits (service_id, server_id, count, wanted, seen_at) VALUES ($1, gen_random_uuid(), 1, 1, now())",
+        "INSERT INTO quota_shares (service_id, server_id, count, wanted, seen_at) VALUES ($1, gen_random_uuid(), 1, 1, now())",
     ),
     (
         "set",

@@ -10,7 +10,7 @@ use crate::{
         lease::Lease,
         policy::Policy,
     },
-    store::service::{Permit, ServiceRow},
+    store::service::{QuotaShare, ServiceRow},
 };
 
 /// Whether the service is closed, and until when.
@@ -49,7 +49,7 @@ pub(super) struct Gate {
     pub(super) limit: Limit,
     /// The time at which a state of the row ends by itself.
     pub(super) lapses: Option<Instant>,
-    pub(super) permit: Option<Permit>,
+    pub(super) share: Option<QuotaShare>,
     /// The attempts that run on this server's quota share.
     pub(super) running: HashSet<Lease>,
     /// Claims that are reserved and not committed yet.
@@ -107,7 +107,7 @@ impl Gate {
                 .chain(row.forced_until)
                 .map(in_time)
                 .min(),
-            permit: row.permit,
+            share: row.share,
             running: HashSet::default(),
             promised: 0,
             tokens: 0.0,
@@ -145,7 +145,7 @@ impl Gate {
     /// report.
     pub(super) fn is_at_rest(&self) -> bool {
         let open = self.shut == Shut::No && self.limit == Limit::None && !self.is_rated();
-        let unused = self.running.is_empty() && self.promised == 0 && self.permit.is_none();
+        let unused = self.running.is_empty() && self.promised == 0 && self.share.is_none();
         let unwanted = !self.starved && self.next_token.is_none();
         open && unused && unwanted && self.lapses.is_none() && self.calls.calls == 0
     }
@@ -187,7 +187,7 @@ impl Gate {
         if self.is_shut(now) {
             return 0;
         }
-        let count = self.permit.map_or(0, |permit| permit.count);
+        let count = self.share.map_or(0, |share| share.count);
         let running = i32::try_from(self.running.len()).unwrap_or(i32::MAX);
         let room = match self.limit {
             Limit::None => i32::MAX,

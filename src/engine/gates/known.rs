@@ -88,8 +88,8 @@ impl Known {
     }
 
     /// The services of whose limits this server has a quota share.
-    pub(super) fn with_permits(&self) -> Vec<i32> {
-        let having = self.active().filter(|(_, gate)| gate.permit.is_some());
+    pub(super) fn with_shares(&self) -> Vec<i32> {
+        let having = self.active().filter(|(_, gate)| gate.share.is_some());
         having.map(|(id, _)| id).collect()
     }
 

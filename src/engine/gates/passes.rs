@@ -6,7 +6,7 @@ use super::{Gates, Limit, copy::Gate};
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::lease::Lease,
-    store::changes::{Changes, PROBE, Passed, UsedPermit},
+    store::changes::{Changes, PROBE, Passed, UsedShare},
 };
 
 /// The capacity reserved at one service.
@@ -14,7 +14,7 @@ use crate::{
 struct Taken {
     /// The admission version that all claims rely on; none before the first claim.
     gate: Option<i64>,
-    permit: Option<(i32, i64)>,
+    share: Option<(i32, i64)>,
     limited: bool,
     probing: bool,
     leases: Vec<Lease>,
@@ -39,9 +39,9 @@ impl Taken {
             return None;
         }
         if gate.limit != Limit::None {
-            let permit = gate.permit?;
-            if *self.permit.get_or_insert((permit.permit_id, permit.term))
-                != (permit.permit_id, permit.term)
+            let share = gate.share?;
+            if *self.share.get_or_insert((share.share_id, share.term))
+                != (share.share_id, share.term)
             {
                 return None;
             }
@@ -56,7 +56,7 @@ impl Taken {
         Some(if self.probing {
             Some(PROBE)
         } else {
-            self.permit.map(|(id, _)| id)
+            self.share.map(|(id, _)| id)
         })
     }
 
@@ -67,12 +67,12 @@ impl Taken {
             gate.promised -= count;
         }
         if self.probing {
-            if let Some(permit) = gate
-                .permit
+            if let Some(share) = gate
+                .share
                 .as_mut()
-                .filter(|permit| Some((permit.permit_id, permit.term)) == self.permit)
+                .filter(|share| Some((share.share_id, share.term)) == self.share)
             {
-                permit.count -= count;
+                share.count -= count;
             }
         } else if self.limited {
             gate.running
@@ -152,15 +152,15 @@ impl Passes {
             } else {
                 0
             };
-            let permit = taken.permit.map(|(permit_id, term)| UsedPermit {
-                permit_id,
+            let share = taken.share.map(|(share_id, term)| UsedShare {
+                share_id,
                 term,
                 spent,
             });
             Some(Passed {
                 service_id: *id,
                 version: taken.gate?,
-                permit,
+                share,
             })
         };
         self.taken.iter().filter_map(passed).collect()

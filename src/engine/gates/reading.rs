@@ -60,7 +60,7 @@ impl Gates {
         }
         if seen.horizon != gate::ALL {
             // Quota shares change without their service's row.
-            let also = self.lock().with_permits();
+            let also = self.lock().with_shares();
             let reading = gate::changed_since(db, self.server_id, seen.horizon, &also).await?;
             // A horizon that went back means another database. Changed settings of a namespace or
             // the cell affect services whose rows have not changed.

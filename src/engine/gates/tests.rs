@@ -9,7 +9,7 @@ use crate::{
         changes::{Changes, Ended},
         hot::LaneDemand,
         pause::PauseRow,
-        service::{Permit, ServiceRow},
+        service::{QuotaShare, ServiceRow},
         template::LaneRow,
     },
 };
@@ -30,8 +30,8 @@ fn row(service_id: i32, limited: bool) -> ServiceRow {
         forced: None,
         forced_until: None,
         paused_until: None,
-        permit: limited.then_some(Permit {
-            permit_id: service_id,
+        share: limited.then_some(QuotaShare {
+            share_id: service_id,
             count: 4,
             term: 1,
         }),
@@ -145,8 +145,8 @@ fn round(gates: &Gates) -> Vec<(&'static str, usize)> {
     done("is_limiting");
     assert!(gates.is_any_closed());
     done("is_any_closed");
-    gates.lock().with_permits();
-    done("with_permits");
+    gates.lock().with_shares();
+    done("with_shares");
     cost
 }
 

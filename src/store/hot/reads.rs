@@ -7,13 +7,13 @@ pub(super) const LOCK_LEASES: &str = "
     SELECT q.*
       FROM unnest($1::uuid[], $2::int2[]) AS u(task_id, step)
      CROSS JOIN LATERAL (
-           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
+           SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, share_id, state::text,
                   reopened, forgiven
              FROM queue
             WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE) AS q";
 
 pub(super) const LOCK_TASKS_LIVE: &str = "
-    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, permit_id, state::text,
+    SELECT task_id, step, attempt, charged, lost, lease, worker_id, ready_at, started_at, deadline_at, share_id, state::text,
            reopened, forgiven
       FROM queue WHERE task_id = ANY($1::uuid[]) ORDER BY task_id, step FOR UPDATE";
 

@@ -1,5 +1,5 @@
-//! Quota shares (permits): a server takes a share of a limit, and other servers take back what it
-//! does not use.
+//! Quota shares: a server takes a share of a limit, and other servers take back what it does not
+//! use.
 //!
 //! Any server can change a share at any time: a claim that relies on a share states the term that
 //! it knows, under a lock that conflicts with such a change. So together the servers never exceed
@@ -7,7 +7,7 @@
 
 use uuid::Uuid;
 
-use super::{Db, StoreError, service::Permit, session::SessionTransaction};
+use super::{Db, StoreError, service::QuotaShare, session::SessionTransaction};
 use crate::domain::circuit::{self, Holder};
 
 /// A server that has not renewed its share for this long no longer demands it.
@@ -42,41 +42,41 @@ pub struct Rate {
 /// The answer to a renewal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Renewed {
-    pub permit: Option<Permit>,
+    pub share: Option<QuotaShare>,
     pub tokens: f64,
     /// Seconds until the next token, if fewer were granted than requested.
     pub next_token: Option<f64>,
 }
 
 struct Row {
-    permit_id: i32,
+    share_id: i32,
     server_id: Uuid,
     count: i32,
     wanted: i32,
     alive: bool,
 }
 
-/// Locks the service's row before its `permits`, in the lock order of all writers.
+/// Locks the service's row before its `quota_shares`, in the lock order of all writers.
 const SERVICE: &str = "
     SELECT version, probes_left, coalesce(tokens, $2), coalesce(extract(epoch FROM clock_timestamp() - refilled_at), 0)::float8
       FROM services WHERE service_id = $1 FOR UPDATE";
 
 const MINE: &str = "
-    INSERT INTO permits (service_id, server_id, count, wanted, seen_at) VALUES ($1, $2, 0, $3, clock_timestamp())
+    INSERT INTO quota_shares (service_id, server_id, count, wanted, seen_at) VALUES ($1, $2, 0, $3, clock_timestamp())
         ON CONFLICT (service_id, server_id) DO UPDATE SET wanted = $3, seen_at = clock_timestamp()";
 
 const ALL: &str = "
-    SELECT permit_id, server_id, count, wanted, seen_at > clock_timestamp() - make_interval(secs => $2)
-      FROM permits WHERE service_id = $1 ORDER BY permit_id FOR UPDATE";
+    SELECT share_id, server_id, count, wanted, seen_at > clock_timestamp() - make_interval(secs => $2)
+      FROM quota_shares WHERE service_id = $1 ORDER BY share_id FOR UPDATE";
 
 /// Running attempts per share.
 const USED: &str = "
-    SELECT coalesce(q.permit_id, 0), count(*)::int FROM queue q JOIN lanes l ON l.lane_id = q.lane_id
+    SELECT coalesce(q.share_id, 0), count(*)::int FROM queue q JOIN lanes l ON l.lane_id = q.lane_id
      WHERE q.worker_id IS NOT NULL AND l.service_id = $1 GROUP BY 1";
 
 const SET: &str = "
-    UPDATE permits p SET count = u.count, term = term + u.bump::int
-      FROM unnest($1::int4[], $2::int4[], $3::bool[]) AS u(permit_id, count, bump) WHERE p.permit_id = u.permit_id";
+    UPDATE quota_shares s SET count = u.count, term = term + u.bump::int
+      FROM unnest($1::int4[], $2::int4[], $3::bool[]) AS u(share_id, count, bump) WHERE s.share_id = u.share_id";
 
 /// Takes a share of a service's limits; `None` if its admission version has changed or the service
 /// is gone.
@@ -93,7 +93,7 @@ pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewe
     };
     let mut renewed = Renewed::default();
     if ask.probing || ask.limit.is_some() {
-        renewed.permit = Some(take(&tx, server, ask, service.get(1)).await?);
+        renewed.share = Some(take(&tx, server, ask, service.get(1)).await?);
     }
     if let Some(rate) = ask.rate {
         let (saved, age): (f64, f64) = (service.get(2), service.get(3));
@@ -115,7 +115,7 @@ async fn take(
     server: Uuid,
     ask: &Renewal,
     probes_left: i32,
-) -> Result<Permit, StoreError> {
+) -> Result<QuotaShare, StoreError> {
     let wanted = i32::try_from(ask.wanted).unwrap_or(i32::MAX);
     let mine = tx.prepare_cached(MINE).await?;
     tx.execute(&mine, &[&ask.service_id, &server, &wanted])
@@ -126,7 +126,7 @@ async fn take(
         .await?
         .iter()
         .map(|r| Row {
-            permit_id: r.get(0),
+            share_id: r.get(0),
             server_id: r.get(1),
             count: r.get(2),
             wanted: r.get(3),
@@ -159,14 +159,14 @@ async fn take(
     } else {
         let used_by = |id: i32| {
             used.iter()
-                .find(|(permit, _)| *permit == id)
+                .find(|(share, _)| *share == id)
                 .map_or(0, |(_, n)| *n)
         };
         let holders: Vec<Holder> = rows
             .iter()
-            .map(|row| holder(row, used_by(row.permit_id)))
+            .map(|row| holder(row, used_by(row.share_id)))
             .collect();
-        let known = |id: i32| rows.iter().any(|row| row.permit_id == id);
+        let known = |id: i32| rows.iter().any(|row| row.share_id == id);
         let unaccounted = used
             .iter()
             .filter(|(id, _)| !known(*id))
@@ -183,7 +183,7 @@ async fn take(
         .filter(|i| counts[*i] != rows[*i].count)
         .collect();
     if !changed.is_empty() {
-        let ids: Vec<i32> = changed.iter().map(|i| rows[*i].permit_id).collect();
+        let ids: Vec<i32> = changed.iter().map(|i| rows[*i].share_id).collect();
         let new: Vec<i32> = changed.iter().map(|i| counts[*i]).collect();
         // A larger share of one's own invalidates no claim. Any other change raises the term, so
         // that a claim in flight cannot rely on the old share.
@@ -195,11 +195,11 @@ async fn take(
         tx.execute(&set, &[&ids, &new, &bump]).await?;
     }
     let term = tx
-        .prepare_cached("SELECT term FROM permits WHERE permit_id = $1")
+        .prepare_cached("SELECT term FROM quota_shares WHERE share_id = $1")
         .await?;
-    let term = tx.query_one(&term, &[&rows[me].permit_id]).await?.get(0);
-    Ok(Permit {
-        permit_id: rows[me].permit_id,
+    let term = tx.query_one(&term, &[&rows[me].share_id]).await?.get(0);
+    Ok(QuotaShare {
+        share_id: rows[me].share_id,
         count: counts[me],
         term,
     })
@@ -247,7 +247,7 @@ pub async fn leave(db: &Db, server: Uuid) -> Result<(), StoreError> {
     let client = db.read().await?;
     client
         .execute(
-            "UPDATE permits SET count = 0, wanted = 0, term = term + 1 WHERE server_id = $1",
+            "UPDATE quota_shares SET count = 0, wanted = 0, term = term + 1 WHERE server_id = $1",
             &[&server],
         )
         .await?;
@@ -257,9 +257,9 @@ pub async fn leave(db: &Db, server: Uuid) -> Result<(), StoreError> {
 /// Removes the shares of servers that are gone, where no attempt runs on them any more.
 pub async fn prune(db: &Db) -> Result<(), StoreError> {
     let client = db.read().await?;
-    let sql = "DELETE FROM permits p
+    let sql = "DELETE FROM quota_shares s
                 WHERE seen_at < now() - interval '1 hour' AND count = 0
-                  AND NOT EXISTS (SELECT FROM queue q WHERE q.worker_id IS NOT NULL AND q.permit_id = p.permit_id)";
+                  AND NOT EXISTS (SELECT FROM queue q WHERE q.worker_id IS NOT NULL AND q.share_id = s.share_id)";
     client.execute(sql, &[]).await?;
     Ok(())
 }
