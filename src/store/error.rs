@@ -5,6 +5,19 @@ use tokio_postgres::error::SqlState;
 
 use super::counts::Collision;
 
+/// The label of `expect_rows` in the statements that check an admission. It begins their errors, by
+/// which [`StoreError::is_stale_admission`] recognises them. A macro, since a statement is a
+/// constant.
+macro_rules! stale_admission {
+    () => {
+        "stale admission"
+    };
+    ($check:literal) => {
+        concat!(stale_admission!(), " (", $check, ")")
+    };
+}
+pub(super) use stale_admission;
+
 /// A database call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -143,12 +156,8 @@ impl StoreError {
         let Self::Database(error) = self else {
             return false;
         };
-        let about = |what: &str| {
-            error
-                .as_db_error()
-                .is_some_and(|db| db.message().contains(what))
-        };
-        self.is_expectation() && (about("admissions: ") || about("quota shares: "))
+        let message = error.as_db_error().map_or("", |error| error.message());
+        self.is_expectation() && message.contains(stale_admission!())
     }
 
     /// Whether the role lacks a privilege.

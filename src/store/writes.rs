@@ -8,6 +8,33 @@
 //! estimated as few (a tenth, as the limit is not known), so that a row by its `ctid` is always
 //! cheaper than a walk. `tests/plans.rs` checks the plan of every statement.
 
+use super::error::stale_admission;
+
+/// Fails if the admission version of a service ($services, $versions) is not the known one, or if a
+/// pause that the service requested has not ended by the database's clock.
+macro_rules! check_admission {
+    ($services:literal, $versions:literal, $now:literal) => {
+        concat!(
+            "SELECT expect_rows('",
+            stale_admission!("version of a service"),
+            "', count(*), cardinality(",
+            $services,
+            "::int4[]))
+               FROM unnest(",
+            $services,
+            "::int4[], ",
+            $versions,
+            "::int8[]) AS a(service_id, version)
+              CROSS JOIN LATERAL (
+                    SELECT FROM services
+                     WHERE service_id = a.service_id AND version = a.version
+                       AND coalesce(paused_until <= ",
+            $now,
+            ", true) LIMIT 1) AS s"
+        )
+    };
+}
+
 pub(super) const INSERT_TASKS: &str = "
     INSERT INTO tasks (task_id, template_id, state, priority, steps_total, steps_live, steps_done, submitted_at,
                        started_at, ended_at, correlation_id, traceparent, annotations, context, settings, not_before,
@@ -102,7 +129,8 @@ pub(super) const GIVE_BACK: &str = "
         RETURNING 1)
     SELECT expect_rows('steps given back', count(*), $6) FROM given";
 
-pub(super) const INSERT_LIVE: &str = "
+pub(super) const INSERT_LIVE: &str = concat!(
+    "
     INSERT INTO queue (task_id, step, template_id, lane_id, priority, state, due, attempt, charged, ready_at,
                        next_attempt_at, lease, worker_id, started_at, deadline_at, share_id, timeout, expires_at, paused,
                        reopened, assignment_bytes, revision, forgiven)
@@ -120,16 +148,11 @@ pub(super) const INSERT_LIVE: &str = "
            AS u(task_id, step, template_id, lane_id, priority, lease, worker_id, allowed, share_id, attempt, charged, timeout,
                 expires_at, not_before, paused, bytes, revision),
            (SELECT coalesce($18::timestamptz, now()) AS now) AS c
-     WHERE (SELECT expect_rows('admissions', count(*), cardinality($19::int4[]))
-              FROM unnest($19::int4[], $20::int8[]) AS a(service_id, version)
-             CROSS JOIN LATERAL (
-                   SELECT FROM services
-                    WHERE service_id = a.service_id AND version = a.version
-                      AND coalesce(paused_until <= coalesce($18::timestamptz, now()), true) LIMIT 1) AS s)";
+     WHERE (",
+    check_admission!("$19", "$20", "coalesce($18::timestamptz, now())"),
+    ")"
+);
 
-/// The statement fails if the admission version of a service is not the known one, or if a pause
-/// that the service requested has not ended by the database's clock.
-///
 /// SKIP LOCKED: a row that another server is claiming, or whose task is being cancelled, is not
 /// claimed. Nor is one that became ready after this transaction read the clock: no step may start
 /// before it was ready. `due` is tested outside the subquery, where it cannot select the index of
@@ -140,7 +163,8 @@ pub(super) const INSERT_LIVE: &str = "
 /// `UPDATE_TASKS`: a decision about a task with an order did not know that a claim would start it.
 /// Any other transaction that locks the row of a pending task has first locked all its queue rows,
 /// so that none of them was claimed here.
-pub(super) const CLAIM: &str = "
+pub(super) const CLAIM: &str = concat!(
+    "
     WITH claimed AS (
         UPDATE queue q
            SET state = 'in_progress', due = false, attempt = q.attempt + 1, lease = u.lease, worker_id = u.worker_id,
@@ -154,12 +178,9 @@ pub(super) const CLAIM: &str = "
                        SELECT ctid AS tid, due, coalesce(next_attempt_at, ready_at) AS since, expires_at FROM queue
                         WHERE task_id = u.task_id AND step = u.step LIMIT 1 FOR UPDATE SKIP LOCKED) AS q
                  WHERE q.due AND q.since <= $8::timestamptz AND coalesce(q.expires_at > $8::timestamptz, true)
-                   AND (SELECT expect_rows('admissions', count(*), cardinality($9::int4[]))
-                          FROM unnest($9::int4[], $10::int8[]) AS a(service_id, version)
-                         CROSS JOIN LATERAL (
-                               SELECT FROM services
-                                WHERE service_id = a.service_id AND version = a.version
-                                  AND coalesce(paused_until <= $8::timestamptz, true) LIMIT 1) AS s)
+                   AND (",
+    check_admission!("$9", "$10", "$8::timestamptz"),
+    ")
                  LIMIT cardinality($1)) AS u
          WHERE q.ctid = u.tid
         RETURNING q.task_id, q.step, q.template_id, q.lane_id, q.attempt, q.charged, q.lease, q.worker_id, q.deadline_at,
@@ -179,7 +200,8 @@ pub(super) const CLAIM: &str = "
         UNION ALL
         SELECT $8::timestamptz, 'step.started'::event_type, template_id, task_id, step, attempt, worker_id, lease, ready_at
           FROM claimed)
-    SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed";
+    SELECT task_id, step, template_id, lane_id, attempt, charged, lease, worker_id, deadline_at FROM claimed"
+);
 
 /// A row that is not locked may differ from the `old_...` columns, and then it does not match; if
 /// it changes during the statement, it is no longer at that `ctid`.
@@ -251,14 +273,19 @@ pub(super) const PAUSE: &str = "
 
 /// Locks quota shares in use: a transaction that takes a share away waits for this one, or commits
 /// first, and then this one fails.
-pub(super) const LOCK_SHARES: &str = "
-    SELECT expect_rows('quota shares', count(*), cardinality($1::int4[]))
+pub(super) const LOCK_SHARES: &str = concat!(
+    "
+    SELECT expect_rows('",
+    stale_admission!("term of a quota share"),
+    "', count(*), cardinality($1::int4[]))
       FROM unnest($1::int4[], $2::int8[]) AS u(share_id, term)
      CROSS JOIN LATERAL (
-           SELECT FROM quota_shares WHERE share_id = u.share_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS s";
+           SELECT FROM quota_shares WHERE share_id = u.share_id AND term = u.term LIMIT 1 FOR KEY SHARE) AS s"
+);
 
 /// Consumes probes, one per start.
-pub(super) const SPEND_PROBES: &str = "
+pub(super) const SPEND_PROBES: &str = concat!(
+    "
     WITH spent AS (
         UPDATE quota_shares s SET count = s.count - u.spent
           FROM (SELECT u.spent, s.tid
@@ -269,7 +296,10 @@ pub(super) const SPEND_PROBES: &str = "
                  LIMIT cardinality($1)) AS u
          WHERE s.ctid = u.tid
         RETURNING 1)
-    SELECT expect_rows('quota shares', count(*), cardinality($1::int4[])) FROM spent";
+    SELECT expect_rows('",
+    stale_admission!("probes of a quota share"),
+    "', count(*), cardinality($1::int4[])) FROM spent"
+);
 
 /// The documents of the claimed steps' tasks, for their handlers.
 pub(super) const TASK_INPUTS: &str = "

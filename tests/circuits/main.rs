@@ -1,6 +1,7 @@
 //! Circuits, pauses and limits, from outside: real servers, real workers, and a service that counts
 //! its calls.
 
+mod admission;
 mod explain;
 mod limits;
 mod operators;
