@@ -83,7 +83,7 @@ CREATE TRIGGER templates_stay BEFORE DELETE ON templates
 
 -- Services and lanes ------------------------------------------------------------------------------
 
--- The dependencies that steps of a namespace call: the unit that circuits, pauses and limits
+-- The dependencies that steps of a namespace call: the unit that circuits, throttles and limits
 -- protect. A claim checks the row's admission version; the row is written when its admission
 -- changes, never per step.
 CREATE TABLE services (
@@ -104,7 +104,7 @@ CREATE TABLE services (
     forced_by     text,
     forced_reason text,
     forced_until  timestamptz,
-    paused_until  timestamptz,                    -- requested by the service itself
+    throttled_until timestamptz,                  -- by a `retry_after` of the service
     tokens        double precision,               -- of the rate limit, as of refilled_at
     refilled_at   timestamptz,
     -- The transaction that last changed the admission. It is not a time, since a transaction that
@@ -127,7 +127,7 @@ BEGIN
 END $$;
 
 -- The columns of tokens and probes are left out: they change often, and servers do not cache them.
-CREATE TRIGGER services_changed BEFORE UPDATE OF version, state, since, until, openings, forced, forced_until, paused_until ON services
+CREATE TRIGGER services_changed BEFORE UPDATE OF version, state, since, until, openings, forced, forced_until, throttled_until ON services
     FOR EACH ROW EXECUTE FUNCTION note_change();
 
 -- The settings of operators, as JSON with the fields of domain::policy. An empty service stands for

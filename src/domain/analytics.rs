@@ -25,7 +25,7 @@ pub const CAUSES: [Cause; 8] = [
     Cause::Parents,
     Cause::Backoff,
     Cause::Circuit,
-    Cause::Pause,
+    Cause::Throttle,
     Cause::Limit,
     Cause::NoWorker,
     Cause::Dispatch,
@@ -112,15 +112,15 @@ impl Measure {
     }
 }
 
-/// Circuit and pauses of a service within the window; times in microseconds.
+/// Circuit and throttles of a service within the window; times in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     pub namespace: String,
     pub name: String,
     pub times_opened: i32,
     pub shut: i64,
-    pub pauses: i32,
-    pub paused: i64,
+    pub throttles: i32,
+    pub throttled: i64,
 }
 
 /// A step of a template, with its names and its measures.
@@ -194,7 +194,7 @@ fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&S
         time(b.mean_elapsed)
     );
     match b.cause {
-        Cause::Pause => {
+        Cause::Throttle => {
             format!("rate limiting of {called} (pauses) adds {cost} to {task_name}: {waits}")
         }
         Cause::Limit => {
@@ -327,7 +327,7 @@ mod tests {
             .map(|b| (b.step, b.cause, b.cost / S))
             .collect();
         let expected = [
-            (0, Cause::Pause, 120),
+            (0, Cause::Throttle, 120),
             (0, Cause::Running, 23),
             (0, Cause::Backoff, 7),
             (0, Cause::Circuit, 2),

@@ -87,9 +87,9 @@ pub enum Outcome {
     TimedOut,
     /// The worker's lease ran out.
     WorkerLost,
-    /// The worker did not start the attempt. `pause` delays the retry, so that a worker that
-    /// releases in a loop does not spin the queue.
-    Released { pause: bool },
+    /// The worker did not start the attempt. The retry is delayed unless the worker drains, so that
+    /// a worker that releases in a loop does not spin the queue.
+    Released { delayed: bool },
     /// The worker drained and disconnected before it answered, as in a deploy.
     Drained,
     /// The server took the attempt back: its assignment did not reach the worker.
@@ -218,17 +218,17 @@ impl Outcome {
             Self::WorkerLost | Self::Undelivered if spent.lost + 1 >= MAX_LOST_ATTEMPTS => {
                 (StepEvent::Fail, false)
             }
-            Self::Released { pause: true } => (StepEvent::Retry, false),
+            Self::Released { delayed: true } => (StepEvent::Retry, false),
             // The first loss is an accident, so the step goes back at once; after an earlier one,
             // some property of the assignment may break the stream, so the retry waits.
             Self::Undelivered if spent.lost > 0 => (StepEvent::Retry, false),
             // The first release goes back at once, as when one worker drains; after an earlier
             // uncharged attempt the retry waits, so that releases in a row do not spin the queue.
-            Self::Released { pause: false } | Self::Drained if spent.free > 0 => {
+            Self::Released { delayed: false } | Self::Drained if spent.free > 0 => {
                 (StepEvent::Retry, false)
             }
             Self::WorkerLost
-            | Self::Released { pause: false }
+            | Self::Released { delayed: false }
             | Self::Drained
             | Self::Undelivered => (StepEvent::GiveBack, false),
         };
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn drained_attempt_is_uncharged_without_bound_and_backs_off() {
-        for outcome in [Outcome::Released { pause: false }, Outcome::Drained] {
+        for outcome in [Outcome::Released { delayed: false }, Outcome::Drained] {
             let verdict = |free| {
                 outcome.judge(
                     Spent {

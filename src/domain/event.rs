@@ -28,7 +28,7 @@ pub enum EventType {
     CircuitReleased,
     /// An operator discarded the counts and the state of the circuit.
     CircuitReset,
-    /// The service asked for a pause.
+    /// The service throttled its callers by `retry_after`.
     CircuitPaused,
     CircuitPolicyChanged,
     /// An operator put a failed task back into progress.

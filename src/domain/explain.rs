@@ -25,8 +25,8 @@ pub enum Cause {
     /// The circuit of its service: open by its counts or by an order, or half-open with its probes
     /// taken.
     Circuit,
-    /// A pause that the service asked for.
-    Pause,
+    /// The service throttles its callers by `retry_after`.
+    Throttle,
     /// The limit of its service on steps at once or on starts per second.
     Limit,
     /// No connected worker has its handler.
@@ -69,7 +69,7 @@ pub struct ServiceFacts {
     pub forced_by: String,
     pub forced_reason: String,
     pub forced_until: Option<SystemTime>,
-    pub paused_until: Option<SystemTime>,
+    pub throttled_until: Option<SystemTime>,
     /// Steps of the service that run now.
     pub running: u32,
     pub policy: Policy,
@@ -160,7 +160,7 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
                 _ => {}
             }
             reasons.extend(circuit(&step.service, now));
-            reasons.extend(pause(&step.service, now));
+            reasons.extend(throttle(&step.service, now));
             reasons.extend(too_large(step, now).or_else(|| no_worker(step, now)));
             // The limit and the queue matter only to a step that a claim could take: behind any
             // other obstacle they would mislead.
@@ -334,14 +334,14 @@ fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
     }
 }
 
-fn pause(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
-    let until = service.paused_until.filter(|until| *until > now)?;
+fn throttle(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
+    let until = service.throttled_until.filter(|until| *until > now)?;
     let message = format!(
-        "{} asked for a pause that ends {}",
+        "{} throttles its callers (retry_after); that ends {}",
         service.name,
         from_now(until, now)
     );
-    Some(reason(Cause::Pause, message, None, Some(until)))
+    Some(reason(Cause::Throttle, message, None, Some(until)))
 }
 
 fn too_large(step: &StepFacts, now: SystemTime) -> Option<Reason> {
@@ -497,7 +497,7 @@ pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) 
                     "connect a worker with handler {0}; the connected workers: tasker worker list --handler {0}",
                     step.handler
                 )),
-                Cause::Circuit | Cause::Pause => add(format!(
+                Cause::Circuit | Cause::Throttle => add(format!(
                     "see {service} with `tasker circuit get {namespace} {service}`; if it has recovered: tasker circuit reset {namespace} {service} --reason …"
                 )),
                 Cause::TooLarge => add(format!(

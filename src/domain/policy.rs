@@ -13,7 +13,7 @@ pub const MAX_COUNT: u32 = 1_000_000;
 /// The complete policy in force for a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Whether failures open the circuit. Pauses and limits apply regardless.
+    /// Whether failures open the circuit. throttles and limits apply regardless.
     pub enabled: bool,
     /// Length of the rolling window.
     pub window_seconds: f64,
@@ -30,7 +30,7 @@ pub struct Policy {
     pub probes: u32,
     /// Time after a recovery during which the steps at once are limited.
     pub ramp_seconds: f64,
-    /// The longest pause that a service can ask for by `retry_after`.
+    /// The longest throttle that a `retry_after` can request.
     pub max_pause_seconds: f64,
     /// Steps at once in the whole cluster; 0 for no limit.
     pub max_concurrency: u32,

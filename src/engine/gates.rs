@@ -39,7 +39,7 @@ use crate::{
         lease::Lease,
     },
     store::{
-        changes::Pause,
+        changes::Throttle,
         hot::LaneDemand,
         quota::{Rate, Renewal, Renewed},
         service::Report,
@@ -147,7 +147,7 @@ impl Gates {
 
     /// Closes the services that asked for a pause, on this server at once. Returns the pauses to
     /// write, by service, each cut to the policy's maximum.
-    pub fn pause(&self, asked: &[(i32, Duration)]) -> Vec<Pause> {
+    pub fn pause(&self, asked: &[(i32, Duration)]) -> Vec<Throttle> {
         let now = Instant::now();
         let mut known = self.lock();
         let mut pauses: BTreeMap<i32, f64> = BTreeMap::new();
@@ -172,7 +172,7 @@ impl Gates {
         }
         pauses
             .into_iter()
-            .map(|(service_id, seconds)| Pause {
+            .map(|(service_id, seconds)| Throttle {
                 service_id,
                 seconds,
             })

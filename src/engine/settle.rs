@@ -327,7 +327,7 @@ impl Settler {
         //    and the freed quota: `grant` must not start a step on a service that has just asked
         //    for a pause, and may reuse the quota of the attempts that end here.
         sizes::weigh(&self.shared.documents, hot, &mut changes, &plans).await?;
-        changes.pauses = self.shared.gates.pause(&pauses);
+        changes.throttles = self.shared.gates.pause(&pauses);
         passes.frees(&changes);
         let (claimed, mut wanted) = claims::grant(
             &mut changes,
@@ -343,7 +343,7 @@ impl Settler {
             !unserved.is_empty(),
             !cancelled.is_empty(),
             !touched.is_empty(),
-            !changes.pauses.is_empty(),
+            !changes.throttles.is_empty(),
         );
         // 5. The second round trip: all writes and the `COMMIT`. Nothing leaves this server before
         //    it.

@@ -294,7 +294,7 @@ fn ledger(ledger: &Ledger, wall: i64) -> Option<proto::Ledger> {
         dependency: micros(ledger.of(Cause::Parents)),
         backoff: micros(ledger.of(Cause::Backoff)),
         circuit: micros(ledger.of(Cause::Circuit)),
-        pause: micros(ledger.of(Cause::Pause)),
+        pause: micros(ledger.of(Cause::Throttle)),
         limit: micros(ledger.of(Cause::Limit)),
         no_worker: micros(ledger.of(Cause::NoWorker)),
         dispatch: micros(ledger.of(Cause::Dispatch)),
@@ -363,8 +363,8 @@ fn service(s: &Service) -> proto::ServicePerformance {
         service: s.name.clone(),
         times_opened: s.times_opened,
         time_shut: micros(s.shut),
-        pauses: s.pauses,
-        time_paused: micros(s.paused),
+        pauses: s.throttles,
+        time_paused: micros(s.throttled),
     }
 }
 

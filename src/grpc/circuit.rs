@@ -310,7 +310,7 @@ fn circuit(row: CircuitRow) -> proto::Circuit {
         forced_by: row.forced_by.unwrap_or_default(),
         forced_reason: row.forced_reason.unwrap_or_default(),
         forced_until: row.forced_until.map(timestamp),
-        paused_until: row.paused_until.map(timestamp),
+        paused_until: row.throttled_until.map(timestamp),
         window_calls: row.calls,
         window_failures: row.failures,
         steps_in_progress: row.running,

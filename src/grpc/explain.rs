@@ -127,7 +127,7 @@ pub fn wait_cause(cause: Cause) -> proto::WaitCause {
         Cause::Parents => W::Parents,
         Cause::Backoff => W::Backoff,
         Cause::Circuit => W::Circuit,
-        Cause::Pause => W::Pause,
+        Cause::Throttle => W::Pause,
         Cause::Limit => W::Limit,
         Cause::NoWorker => W::NoWorker,
         Cause::Busy => W::Busy,

@@ -293,7 +293,7 @@ impl Connection {
         let (lease, outcome) = worker_messages::result(result)?;
         let outcome = match outcome {
             Outcome::Released { .. } => Outcome::Released {
-                pause: !self.draining,
+                delayed: !self.draining,
             },
             other => other,
         };

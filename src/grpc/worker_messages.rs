@@ -131,7 +131,7 @@ pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
             }
         },
         Some(Answer::PermanentError(e)) => Outcome::PermanentError(failure(e.message, e.error_code, e.context_json)),
-        Some(Answer::Released(proto::Released {})) => Outcome::Released { pause: true },
+        Some(Answer::Released(proto::Released {})) => Outcome::Released { delayed: true },
     };
     Ok((lease, outcome))
 }

@@ -209,7 +209,7 @@ fn service(row: &Row) -> Service {
         name: row.get(1),
         times_opened: row.get(2),
         shut: row.get(3),
-        pauses: row.get(4),
-        paused: row.get(5),
+        throttles: row.get(4),
+        throttled: row.get(5),
     }
 }

@@ -80,9 +80,9 @@ pub struct UsedShare {
     pub spent: i32,
 }
 
-/// A service that requested a pause by `retry_after`.
+/// A service that throttles its callers by `retry_after`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pause {
+pub struct Throttle {
     pub service_id: i32,
     pub seconds: f64,
 }
@@ -375,7 +375,7 @@ pub struct Changes {
     /// In ascending order of their ids.
     pub passed: Vec<Passed>,
     /// In ascending order of their ids.
-    pub pauses: Vec<Pause>,
+    pub throttles: Vec<Throttle>,
     /// Payload that notifies the other servers when the transaction commits.
     pub notify: Option<String>,
 }

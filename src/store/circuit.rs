@@ -28,7 +28,7 @@ pub struct CircuitRow {
     pub forced_by: Option<String>,
     pub forced_reason: Option<String>,
     pub forced_until: Option<SystemTime>,
-    pub paused_until: Option<SystemTime>,
+    pub throttled_until: Option<SystemTime>,
     pub calls: i32,
     pub failures: i32,
     pub running: i32,
@@ -53,7 +53,7 @@ pub struct ChangeRow {
 /// the 24 hours may extend into them.
 const SELECT: &str = "
     SELECT s.service_id, s.namespace, s.service, s.state::text, s.since, s.until, s.forced::text, s.forced_by,
-           s.forced_reason, s.forced_until, CASE WHEN s.paused_until > c.now THEN s.paused_until END,
+           s.forced_reason, s.forced_until, CASE WHEN s.throttled_until > c.now THEN s.throttled_until END,
            h.calls, h.failures, r.n, w.n, o.times, o.seconds
       FROM (SELECT clock_timestamp() AS now) c
      CROSS JOIN services s
@@ -155,7 +155,7 @@ fn row(r: &Row) -> Result<CircuitRow, StoreError> {
         forced_by: r.get(7),
         forced_reason: r.get(8),
         forced_until: r.get(9),
-        paused_until: r.get(10),
+        throttled_until: r.get(10),
         calls: r.get(11),
         failures: r.get(12),
         running: r.get(13),

@@ -115,7 +115,7 @@ columns!(NewLives {
 columns!(Claims {
     task_id: Uuid, step: i16, lease: i64, worker_id: Uuid, timeout: f64, share_id: Option<i32>, root: bool,
 });
-columns!(Pauses {
+columns!(Throttles {
     service_id: i32,
     seconds: f64
 });
@@ -180,7 +180,7 @@ pub(super) struct Columns<'a> {
     pub versions: Vec<i64>,
     pub held: Held<'a>,
     pub spent: Spent<'a>,
-    pub pauses: Pauses<'a>,
+    pub throttles: Throttles<'a>,
     pub tasks: Tasks<'a>,
     pub task_count: i64,
     pub holds: Holds<'a>,
@@ -425,9 +425,9 @@ impl<'a> Columns<'a> {
                 None => {}
             }
         }
-        for pause in &changes.pauses {
-            self.pauses.service_id.push(pause.service_id);
-            self.pauses.seconds.push(pause.seconds);
+        for throttle in &changes.throttles {
+            self.throttles.service_id.push(throttle.service_id);
+            self.throttles.seconds.push(throttle.seconds);
         }
     }
 

@@ -45,7 +45,7 @@ const EXPLAIN: &str = "
            v.service, v.state::text, v.since, v.until,
            (SELECT detail FROM circuit_changes WHERE service_id = v.service_id AND type = 'circuit.opened'
              ORDER BY at DESC LIMIT 1),
-           v.forced::text, coalesce(v.forced_by, ''), coalesce(v.forced_reason, ''), v.forced_until, v.paused_until,
+           v.forced::text, coalesce(v.forced_by, ''), coalesce(v.forced_reason, ''), v.forced_until, v.throttled_until,
            coalesce(r.n, 0), coalesce(b.n, 0), coalesce(h.connected, 0), coalesce(h.slots, 0), coalesce(h.busy, 0), h.seen,
            (SELECT policy FROM service_policies WHERE namespace = '' AND service = ''),
            (SELECT policy FROM service_policies WHERE namespace = v.namespace AND service = ''),
@@ -207,7 +207,7 @@ fn service(r: &Row, running: u32) -> Result<ServiceFacts, StoreError> {
         forced_by: r.get(27),
         forced_reason: r.get(28),
         forced_until: r.get(29),
-        paused_until: r.get(30),
+        throttled_until: r.get(30),
         running,
         policy: layered([r.get(37), r.get(38), r.get(39)]),
     })

@@ -27,7 +27,7 @@ const CHANGED: &str = "
     SELECT s.service_id, s.namespace, s.service, s.version, s.state::text,
            extract(epoch FROM c.now - s.since)::float8, extract(epoch FROM s.until - c.now)::float8,
            s.forced::text, extract(epoch FROM s.forced_until - c.now)::float8,
-           extract(epoch FROM s.paused_until - c.now)::float8, share.share_id, share.count, share.term, s.openings,
+           extract(epoch FROM s.throttled_until - c.now)::float8, share.share_id, share.count, share.term, s.openings,
            pg_snapshot_xmin(pg_current_snapshot())::text
       FROM (SELECT clock_timestamp() AS now) c
       LEFT JOIN (SELECT service_id FROM services WHERE changed_in >= $2::text::xid8
@@ -85,7 +85,7 @@ fn service_row(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError>
         until: row.get(6),
         forced: row.get::<_, Option<&str>>(7).map(state).transpose()?,
         forced_until: row.get(8),
-        paused_until: row.get(9),
+        throttled_until: row.get(9),
         share: row.get::<_, Option<i32>>(10).map(|share_id| QuotaShare {
             share_id,
             count: row.get(11),

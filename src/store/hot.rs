@@ -78,7 +78,7 @@ statements! {
     claim: writes::CLAIM,
     update_tasks: writes::UPDATE_TASKS,
     insert_events: writes::INSERT_EVENTS,
-    pause: writes::PAUSE,
+    throttle: writes::THROTTLE,
     lock_shares: writes::LOCK_SHARES,
     spend_probes: writes::SPEND_PROBES,
     notify: "SELECT pg_notify($1, $2)",
@@ -433,7 +433,7 @@ impl Hot {
         p.add_some(&s.insert_events, columns.events.params(&[&now]));
         // After the events that end the attempts: the statement looks those events up.
         p.add_some(&s.late_results, columns.late.params(&[&now]));
-        p.add_some(&s.pause, columns.pauses.params(&[&now]));
+        p.add_some(&s.throttle, columns.throttles.params(&[&now]));
         p.add_some(&s.lock_shares, columns.held.params(&[]));
         p.add_some(&s.spend_probes, columns.spent.params(&[]));
         let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));

@@ -34,7 +34,7 @@ pub struct ServiceRow {
     pub until: Option<f64>,
     pub forced: Option<CircuitState>,
     pub forced_until: Option<f64>,
-    pub paused_until: Option<f64>,
+    pub throttled_until: Option<f64>,
     /// This server's quota share.
     pub share: Option<QuotaShare>,
     pub policy: Policy,
@@ -493,7 +493,7 @@ pub async fn force(
     Ok(true)
 }
 
-/// Clears the counted calls, a pause and an order, and closes the circuit from any state.
+/// Clears the counted calls, a throttle and an order, and closes the circuit from any state.
 pub async fn reset(db: &Db, scope: &Scope, actor: &Actor, wake: &str) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
@@ -502,7 +502,7 @@ pub async fn reset(db: &Db, scope: &Scope, actor: &Actor, wake: &str) -> Result<
     };
     apply(&tx, &service, CircuitEvent::Reset, None, Some(actor)).await?;
     let clear = "UPDATE services SET forced = NULL, forced_by = NULL, forced_reason = NULL, forced_until = NULL,
-                        paused_until = NULL WHERE service_id = $1";
+                        throttled_until = NULL WHERE service_id = $1";
     tx.execute(clear, &[&service.service_id]).await?;
     tx.execute(
         "DELETE FROM service_health WHERE service_id = $1",

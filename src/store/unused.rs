@@ -37,7 +37,7 @@ const FORGET_LANES: &str = "
 /// before which a change is old. Its history is kept for a day at least, and the service with it.
 const AT_REST: &str = "
            s.state = 'closed' AND s.until IS NULL AND s.openings = 0 AND s.forced IS NULL
-       AND greatest(s.since, s.paused_until, s.refilled_at) < $1::text::timestamptz
+       AND greatest(s.since, s.throttled_until, s.refilled_at) < $1::text::timestamptz
        AND NOT EXISTS (SELECT FROM quota_shares q WHERE q.service_id = s.service_id)
        AND NOT EXISTS (SELECT FROM service_policies o WHERE o.namespace = s.namespace AND o.service = s.service)
        AND NOT EXISTS (SELECT FROM circuit_changes h

@@ -11,7 +11,7 @@
 use super::error::stale_admission;
 
 /// Fails if the admission version of a service ($services, $versions) is not the known one, or if a
-/// pause that the service requested has not ended by the database's clock.
+/// throttle has not ended by the database's clock.
 macro_rules! check_admission {
     ($services:literal, $versions:literal, $now:literal) => {
         concat!(
@@ -28,7 +28,7 @@ macro_rules! check_admission {
               CROSS JOIN LATERAL (
                     SELECT FROM services
                      WHERE service_id = a.service_id AND version = a.version
-                       AND coalesce(paused_until <= ",
+                       AND coalesce(throttled_until <= ",
             $now,
             ", true) LIMIT 1) AS s"
         )
@@ -244,19 +244,19 @@ pub(super) const INSERT_EVENTS: &str = "
                 message, context, actor, detail),
            (SELECT coalesce($17::timestamptz, now()) AS now) AS c";
 
-/// Extends a pause that has not ended, and never shortens it. The history has one row for it,
+/// Extends a throttle that has not ended, and never shortens it. The history has one row for it,
 /// however often it was extended.
-pub(super) const PAUSE: &str = "
+pub(super) const THROTTLE: &str = "
     WITH u AS (
         SELECT u.service_id, c.now, c.now + make_interval(secs => u.seconds) AS until, s.tid,
-               coalesce(s.paused_until > c.now, false) AS goes_on
+               coalesce(s.throttled_until > c.now, false) AS goes_on
           FROM (SELECT coalesce($3::timestamptz, now()) AS now) AS c
          CROSS JOIN unnest($1::int4[], $2::float8[]) AS u(service_id, seconds)
          CROSS JOIN LATERAL (
-               SELECT ctid AS tid, paused_until FROM services WHERE service_id = u.service_id LIMIT 1 FOR UPDATE) AS s
-         WHERE s.paused_until IS NULL OR s.paused_until < c.now + make_interval(secs => u.seconds)
+               SELECT ctid AS tid, throttled_until FROM services WHERE service_id = u.service_id LIMIT 1 FOR UPDATE) AS s
+         WHERE s.throttled_until IS NULL OR s.throttled_until < c.now + make_interval(secs => u.seconds)
          LIMIT cardinality($1)),
-    longer AS (UPDATE services s SET paused_until = u.until, version = version + 1 FROM u WHERE s.ctid = u.tid),
+    longer AS (UPDATE services s SET throttled_until = u.until, version = version + 1 FROM u WHERE s.ctid = u.tid),
     known AS (
         UPDATE circuit_changes h SET until = u.until
           FROM (SELECT u.until, h.tid
@@ -267,7 +267,7 @@ pub(super) const PAUSE: &str = "
          WHERE h.ctid = u.tid),
     new AS (
         INSERT INTO circuit_changes (service_id, at, type, until, detail)
-        SELECT service_id, now, 'circuit.paused', until, 'the service asked for it' FROM u WHERE NOT goes_on)
+        SELECT service_id, now, 'circuit.paused', until, 'retry_after of the service' FROM u WHERE NOT goes_on)
     INSERT INTO events (at, type, service_id, next_attempt_at)
     SELECT now, 'circuit.paused', service_id, until FROM u WHERE NOT goes_on";
 

@@ -300,7 +300,9 @@ async fn explanation_of_a_tripped_circuit_or_pause_names_the_cause() {
     );
     assert!(
         pause.waits[0].until.is_some()
-            && pause.waits[0].message.starts_with("one asked for a pause"),
+            && pause.waits[0]
+                .message
+                .starts_with("one throttles its callers"),
         "{pause:?}"
     );
 }

@@ -1,5 +1,5 @@
-//! Circuits, pauses and limits, from outside: real servers, real workers, and a service that counts
-//! its calls.
+//! Circuits, throttles and limits, from outside: real servers, real workers, and a service that
+//! counts its calls.
 
 mod admission;
 mod explain;

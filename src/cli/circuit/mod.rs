@@ -39,7 +39,7 @@ fn word(state: i32) -> String {
 }
 
 /// The circuit's state in words: an operator's order takes precedence over the counted state, and
-/// the time left of an open circuit or of a pause is appended.
+/// the time left of an open circuit or of a throttle is appended.
 fn standing(c: &Circuit, session: &Session) -> String {
     let left = |at: Option<prost_types::Timestamp>| {
         at.map(|at| human::duration(human::since(human::now(), at)))

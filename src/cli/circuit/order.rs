@@ -21,7 +21,7 @@ use crate::{
 pub enum To {
     /// No step of the service starts; its steps wait and spend no attempts
     Open,
-    /// Every step passes, however many calls fail; pauses and limits still apply
+    /// Every step passes, however many calls fail; throttles and limits still apply
     Closed,
 }
 
@@ -47,7 +47,7 @@ pub struct Force {
     who: Who,
 }
 
-/// Close a circuit, and clear its counts, an order and a pause
+/// Close a circuit, and clear its counts, an order and a throttle
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:

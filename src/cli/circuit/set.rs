@@ -28,7 +28,7 @@ pub struct Args {
     namespace: Option<String>,
     /// Service to set it for; without it, the whole namespace
     service: Option<String>,
-    /// Whether failures open the circuit; pauses and limits apply either way
+    /// Whether failures open the circuit; throttles and limits apply either way
     #[arg(long)]
     enabled: Option<bool>,
     /// Length of the rolling window
@@ -55,7 +55,7 @@ pub struct Args {
     /// How long after a recovery the concurrent steps are limited
     #[arg(long, value_name = "SECONDS")]
     ramp: Option<f64>,
-    /// Longest pause that `retry_after` can ask for
+    /// Longest throttle that a `retry_after` can request
     #[arg(long, value_name = "SECONDS")]
     max_pause: Option<f64>,
     /// Concurrent steps in the whole cluster; 0 for no limit

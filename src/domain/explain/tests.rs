@@ -49,7 +49,7 @@ fn facts(state: StepState) -> StepFacts {
             forced_by: String::new(),
             forced_reason: String::new(),
             forced_until: None,
-            paused_until: None,
+            throttled_until: None,
             running: 0,
             policy: Policy::default(),
         },
@@ -151,15 +151,15 @@ fn step_held_by_its_service_names_the_cause() {
     assert_eq!(said(&step), [(Cause::Circuit, message.into())]);
 
     let mut step = facts(StepState::Ready);
-    step.service.paused_until = Some(at(5));
+    step.service.throttled_until = Some(at(5));
     assert_eq!(
         said(&step),
         [(
-            Cause::Pause,
-            "billing asked for a pause that ends in 5 s".into()
+            Cause::Throttle,
+            "billing throttles its callers (retry_after); that ends in 5 s".into()
         )]
     );
-    step.service.paused_until = Some(at(-5));
+    step.service.throttled_until = Some(at(-5));
     assert_eq!(said(&step)[0].0, Cause::Dispatch);
 
     let mut step = facts(StepState::Ready);

@@ -79,7 +79,7 @@ impl Gate {
             CircuitState::Closed
         };
         let open = forced.unwrap_or(state) == CircuitState::Open;
-        let paused = row.paused_until.filter(|seconds| *seconds > 0.0);
+        let paused = row.throttled_until.filter(|seconds| *seconds > 0.0);
         let ramps = state == CircuitState::Closed && row.until.is_some();
         let limited = row.policy.max_concurrency > 0 || ramps;
         Self {

@@ -29,7 +29,7 @@ fn row(service_id: i32, limited: bool) -> ServiceRow {
         until: None,
         forced: None,
         forced_until: None,
-        paused_until: None,
+        throttled_until: None,
         share: limited.then_some(QuotaShare {
             share_id: service_id,
             count: 4,
@@ -192,7 +192,7 @@ fn active_services_are_listed() {
                 let changed = ServiceRow {
                     until: (random(2) == 0).then_some(0.0),
                     forced: (random(4) == 0).then_some(CircuitState::Open),
-                    paused_until: (random(4) == 0).then_some(0.000_001),
+                    throttled_until: (random(4) == 0).then_some(0.000_001),
                     ..row(id, random(2) == 0)
                 };
                 gates.lock().learn(vec![changed], false, &[], &[]);

@@ -1,8 +1,8 @@
 //! The statement that attributes the time of steps to causes.
 //!
 //! It splits a wait between two attempts, or before the first, by what delayed the step at each
-//! moment. Everything that begins or ends in a lane (a circuit that opens, a pause, a connection of
-//! a worker, a step of a limited service) is a point on a line; the state between two points is
+//! moment. Everything that begins or ends in a lane (a circuit that opens, a throttle, a connection
+//! of a worker, a step of a limited service) is a point on a line; the state between two points is
 //! constant, so each piece has one cause. The total of each cause from the beginning of the line up
 //! to a point is a running sum, and a wait is the difference of two of them. So the whole costs a
 //! few sorts, whatever overlaps, and the parts of a wait sum to it because they are pieces of one
@@ -39,7 +39,7 @@ pub const SHUT: &str = "
                                 WHERE b.service_id = h.service_id AND b.at <= $2::timestamptz
                                   AND b.type IN ('circuit.forced', 'circuit.released', 'circuit.reset')),
                               $2::timestamptz)),
-    paused AS (
+    throttled AS (
         SELECT service_id, at, least(until, over_by) AS until
           FROM (SELECT service_id, at, until, type,
                        min(at) FILTER (WHERE type = 'circuit.reset')
@@ -50,12 +50,12 @@ pub const SHUT: &str = "
                    AND at >= $2::timestamptz - interval '1 day') p
          WHERE type = 'circuit.paused' AND least(until, over_by) > $2::timestamptz),
     held AS (
-        SELECT service_id, at, until, 1 AS counted, 0 AS opened, 0 AS closed, 0 AS paused
+        SELECT service_id, at, until, 1 AS counted, 0 AS opened, 0 AS closed, 0 AS throttled
           FROM counted WHERE type IN ('circuit.opened', 'circuit.half_opened')
         UNION ALL
         SELECT service_id, at, until, 0, opens::int, (NOT opens)::int, 0 FROM ordered WHERE type = 'circuit.forced'
         UNION ALL
-        SELECT service_id, at, until, 0, 0, 0, 1 FROM paused)";
+        SELECT service_id, at, until, 0, 0, 0, 1 FROM throttled)";
 
 /// $1 services of the templates, $2 from, $3 templates, $4 a lower bound (exclusive) on the ids of
 /// the tasks, $5 to $7 edges (template, step, parent), $8 to $11 limited services (service,
@@ -161,13 +161,13 @@ const LINES: &str = concat!(
                   FROM runs r JOIN limits m ON m.service_id = r.service_id AND m.per_second > 0 CROSS JOIN bound b) r
         WINDOW before AS (PARTITION BY service_id ORDER BY started ROWS UNBOUNDED PRECEDING)),
     points AS (
-        SELECT lane_id, ready AS at, 0 AS counted, 0 AS opened, 0 AS closed, 0 AS paused, 0 AS workers, 0 AS running,
+        SELECT lane_id, ready AS at, 0 AS counted, 0 AS opened, 0 AS closed, 0 AS throttled, 0 AS workers, 0 AS running,
                0 AS rated
           FROM gaps WHERE started > ready
         UNION ALL
         SELECT lane_id, started, 0, 0, 0, 0, 0, 0, 0 FROM gaps WHERE started > ready
         UNION ALL
-        SELECT l.lane_id, p.at, sign * h.counted, sign * h.opened, sign * h.closed, sign * h.paused, 0, 0, 0
+        SELECT l.lane_id, p.at, sign * h.counted, sign * h.opened, sign * h.closed, sign * h.throttled, 0, 0, 0
           FROM held h JOIN in_use l ON l.service_id = h.service_id
          CROSS JOIN LATERAL (VALUES (1, ",
     us!("h.at"),
@@ -198,13 +198,13 @@ const LINES: &str = concat!(
          CROSS JOIN LATERAL (
                VALUES (1, f.started), (-1, f.started + ceil((f.level - f.burst + 1) / f.per_second * 1e6)::int8)) AS p(sign, at)),
     moments AS (
-        SELECT lane_id, at, sum(counted) AS counted, sum(opened) AS opened, sum(closed) AS closed, sum(paused) AS paused,
+        SELECT lane_id, at, sum(counted) AS counted, sum(opened) AS opened, sum(closed) AS closed, sum(throttled) AS throttled,
                sum(workers) AS workers, sum(running) AS running, sum(rated) AS rated
           FROM points WHERE at IS NOT NULL GROUP BY 1, 2),
     pieces AS (
         SELECT m.lane_id, m.at, lead(m.at) OVER w - m.at AS long,
                CASE WHEN sum(opened) OVER w > 0 OR sum(counted) OVER w > 0 AND sum(closed) OVER w = 0 THEN 'circuit'
-                    WHEN sum(paused) OVER w > 0 THEN 'pause'
+                    WHEN sum(throttled) OVER w > 0 THEN 'throttle'
                     WHEN sum(workers) OVER w <= 0 THEN 'no worker'
                     WHEN sum(rated) OVER w > 0 OR u.at_once > 0 AND sum(running) OVER w >= u.at_once THEN 'limit'
                     END AS cause
@@ -213,7 +213,7 @@ const LINES: &str = concat!(
     up_to AS (
         SELECT lane_id, at,
                coalesce(sum(long) FILTER (WHERE cause = 'circuit') OVER w, 0)::int8 AS circuit,
-               coalesce(sum(long) FILTER (WHERE cause = 'pause') OVER w, 0)::int8 AS pause,
+               coalesce(sum(long) FILTER (WHERE cause = 'throttle') OVER w, 0)::int8 AS throttle,
                coalesce(sum(long) FILTER (WHERE cause = 'no worker') OVER w, 0)::int8 AS no_worker,
                coalesce(sum(long) FILTER (WHERE cause = 'limit') OVER w, 0)::int8 AS held
           FROM pieces
@@ -226,7 +226,7 @@ const STEPS: &str = concat!(
     split AS (
         SELECT g.task_id, g.step, g.charged, g.again, g.is_first, g.ready - g.since AS gap, least(g.ready - g.since, g.asked) AS asked,
                g.started - g.ready AS waited, g.ended - g.started AS run,
-               coalesce(z.circuit - a.circuit, 0) AS circuit, coalesce(z.pause - a.pause, 0) AS pause,
+               coalesce(z.circuit - a.circuit, 0) AS circuit, coalesce(z.throttle - a.throttle, 0) AS throttle,
                coalesce(z.no_worker - a.no_worker, 0) AS no_worker, coalesce(z.held - a.held, 0) AS held
           FROM gaps g
           LEFT JOIN up_to a ON a.lane_id = g.lane_id AND a.at = g.ready AND g.started > g.ready
@@ -235,13 +235,13 @@ const STEPS: &str = concat!(
         SELECT task_id, step, bool_or(again) AS again, sum(charged::int)::int AS charged,
                sum(CASE WHEN is_first THEN gap ELSE 0 END)::int8 AS dependency,
                sum(CASE WHEN is_first THEN 0 ELSE gap - asked END)::int8 AS backoff,
-               sum(circuit)::int8 AS circuit, sum(pause + CASE WHEN is_first THEN 0 ELSE asked END)::int8 AS pause,
+               sum(circuit)::int8 AS circuit, sum(throttle + CASE WHEN is_first THEN 0 ELSE asked END)::int8 AS throttle,
                sum(held)::int8 AS held, sum(no_worker)::int8 AS no_worker,
-               sum(waited - circuit - pause - no_worker - held)::int8 AS dispatch, sum(run)::int8 AS run
+               sum(waited - circuit - throttle - no_worker - held)::int8 AS dispatch, sum(run)::int8 AS run
           FROM split GROUP BY 1, 2),
     done AS MATERIALIZED (
         SELECT e.task_id, e.template_id, e.step, e.state::text AS state, s.again, s.charged,
-               e.attempt - s.charged - (e.state = 'complete')::int AS free, s.dependency, s.backoff, s.circuit, s.pause,
+               e.attempt - s.charged - (e.state = 'complete')::int AS free, s.dependency, s.backoff, s.circuit, s.throttle,
                s.held, s.no_worker, s.dispatch, s.run, ",
     us!("e.ended_at - e.submitted_at"),
     " AS wall, e.ended_at,
@@ -276,12 +276,12 @@ const PATHS: &str = "
 const MEASURES: &str = concat!(
     "
     , items AS (
-        SELECT template_id, step, state, again, charged, free, dependency, backoff, circuit, pause, held, no_worker, dispatch,
+        SELECT template_id, step, state, again, charged, free, dependency, backoff, circuit, throttle, held, no_worker, dispatch,
                run, wall, wall - dependency AS elapsed, critical, success
           FROM steps_of_tasks
         UNION ALL
         SELECT p.template_id, NULL, p.state::text, coalesce(t.again, false), coalesce(t.charged, 0), coalesce(t.free, 0), 0,
-               coalesce(t.backoff, 0), coalesce(t.circuit, 0), coalesce(t.pause, 0), coalesce(t.held, 0),
+               coalesce(t.backoff, 0), coalesce(t.circuit, 0), coalesce(t.throttle, 0), coalesce(t.held, 0),
                coalesce(t.no_worker, 0), coalesce(t.dispatch, 0), coalesce(t.run, 0), coalesce(t.wall, 0), ",
     us!("p.ended_at - p.submitted_at"),
     ", true, NULL
@@ -289,7 +289,7 @@ const MEASURES: &str = concat!(
           LEFT JOIN (SELECT task_id, bool_or(again) AS again, sum(charged)::int AS charged, sum(free)::int AS free,
                             sum(backoff) FILTER (WHERE critical)::int8 AS backoff,
                             sum(circuit) FILTER (WHERE critical)::int8 AS circuit,
-                            sum(pause) FILTER (WHERE critical)::int8 AS pause,
+                            sum(throttle) FILTER (WHERE critical)::int8 AS throttle,
                             sum(held) FILTER (WHERE critical)::int8 AS held,
                             sum(no_worker) FILTER (WHERE critical)::int8 AS no_worker,
                             sum(dispatch) FILTER (WHERE critical)::int8 AS dispatch,
@@ -300,10 +300,10 @@ const MEASURES: &str = concat!(
     SELECT template_id, step, count(*)::int, count(*) FILTER (WHERE state = 'complete')::int,
            count(*) FILTER (WHERE state = 'error')::int, count(*) FILTER (WHERE again)::int, sum(charged)::int8,
            sum(free)::int8,
-           ARRAY[sum(dependency), sum(backoff), sum(circuit), sum(pause), sum(held), sum(no_worker), sum(dispatch),
+           ARRAY[sum(dependency), sum(backoff), sum(circuit), sum(throttle), sum(held), sum(no_worker), sum(dispatch),
                  sum(run)]::int8[],
            ARRAY[0, coalesce(sum(backoff) FILTER (WHERE critical), 0), coalesce(sum(circuit) FILTER (WHERE critical), 0),
-                 coalesce(sum(pause) FILTER (WHERE critical), 0), coalesce(sum(held) FILTER (WHERE critical), 0),
+                 coalesce(sum(throttle) FILTER (WHERE critical), 0), coalesce(sum(held) FILTER (WHERE critical), 0),
                  coalesce(sum(no_worker) FILTER (WHERE critical), 0), coalesce(sum(dispatch) FILTER (WHERE critical), 0),
                  coalesce(sum(run) FILTER (WHERE critical), 0)]::int8[],
            sum(wall)::int8,
@@ -317,7 +317,7 @@ const MEASURES: &str = concat!(
       FROM items GROUP BY template_id, step ORDER BY template_id, step NULLS FIRST"
 );
 
-/// The states of the services' circuits in the window, and their pauses: $1 services, $2 from.
+/// The states of the services' circuits in the window, and their throttles: $1 services, $2 from.
 pub fn services() -> String {
     format!("WITH {SHUT} {SERVICES}")
 }
@@ -326,8 +326,8 @@ const SERVICES: &str = concat!(
     "
     SELECT s.namespace, s.service, o.times, ",
     us!("c.shut"),
-    ", c.pauses, ",
-    us!("c.paused"),
+    ", c.throttles, ",
+    us!("c.throttled"),
     "
       FROM services s
      CROSS JOIN LATERAL (
@@ -339,8 +339,8 @@ const SERVICES: &str = concat!(
                        - coalesce(range_agg(h.r) FILTER (WHERE closed = 1), '{}')
                        + coalesce(range_agg(h.r) FILTER (WHERE opened = 1), '{}')) AS u(r)) AS shut,
                   (SELECT coalesce(sum(upper(r) - lower(r)), interval '0')
-                     FROM unnest(coalesce(range_agg(h.r) FILTER (WHERE paused = 1), '{}')) AS u(r)) AS paused,
-                  count(*) FILTER (WHERE paused = 1)::int AS pauses
+                     FROM unnest(coalesce(range_agg(h.r) FILTER (WHERE throttled = 1), '{}')) AS u(r)) AS throttled,
+                  count(*) FILTER (WHERE throttled = 1)::int AS throttles
              FROM (SELECT *, tstzrange($2::timestamptz, now())
                              * tstzrange(at, greatest(at, coalesce(until, now()))) AS r
                      FROM held WHERE service_id = s.service_id) h) c

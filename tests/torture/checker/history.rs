@@ -34,7 +34,7 @@ pub struct History {
     pub limits: BTreeMap<i32, usize>,
 }
 
-/// An interval in which a circuit was open, or a service had asked for a pause.
+/// An interval in which a circuit was open, or a service throttled its callers.
 #[derive(Clone, Debug)]
 pub struct Shut {
     pub service: i32,

@@ -61,7 +61,7 @@ fn result_that_the_database_refuses_is_replaced_once() {
 #[test]
 fn input_without_worker_data_is_not_replaced() {
     let error = StoreError::Corrupt("no".into());
-    let released = result(0, Outcome::Released { pause: false });
+    let released = result(0, Outcome::Released { delayed: false });
     let deadline = Input::Deadline { lease: lease(0) }.into();
     for mut pending in [released, deadline, cancel()] {
         assert!(!failing::replace(&mut pending, &error));

@@ -76,7 +76,7 @@ fn manual_retry_resets_the_count_of_uncharged_attempts() {
 
 #[test]
 fn step_released_by_a_connected_worker_waits_one_second() {
-    let verdict = Case::new(&[0], &[1]).decide(&[result(1, Outcome::Released { pause: true })]);
+    let verdict = Case::new(&[0], &[1]).decide(&[result(1, Outcome::Released { delayed: true })]);
     let [retry] = &verdict.changes.retries[..] else {
         panic!()
     };
