@@ -196,7 +196,7 @@ pub struct SetStep {
 
 /// A task to pause (`by` has the actor and the reason), or to resume (`by` is `None`).
 #[derive(Clone, Debug)]
-pub struct Hold {
+pub struct TaskPause {
     pub task_id: Uuid,
     pub by: Option<(String, String)>,
 }
@@ -365,7 +365,7 @@ pub struct Changes {
     pub claims: Vec<Claim>,
     /// In ascending order of their ids.
     pub tasks: Vec<TaskUpdate>,
-    pub holds: Vec<Hold>,
+    pub task_pauses: Vec<TaskPause>,
     pub marks: Vec<Mark>,
     pub planned: Vec<Planned>,
     /// Tasks whose deadline is no longer watched.
@@ -400,7 +400,7 @@ impl Changes {
             && self.new_live.is_empty()
             && self.claims.is_empty()
             && self.tasks.is_empty()
-            && self.holds.is_empty()
+            && self.task_pauses.is_empty()
             && self.expired.is_empty()
             && self.late.is_empty()
             && self.events.is_empty()

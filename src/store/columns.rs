@@ -119,11 +119,11 @@ columns!(Throttles {
     service_id: i32,
     seconds: f64
 });
-columns!(Held {
+columns!(LockedShares {
     share_id: i32,
     term: i64
 });
-columns!(Spent {
+columns!(SpentProbes {
     share_id: i32,
     term: i64,
     spent: i32
@@ -144,7 +144,7 @@ columns!(SetSteps {
     started_at: Option<SystemTime>, result: Option<&'a str>, code: Option<&'a str>, message: Option<&'a str>,
     context: Option<&'a str>, by: &'a str, reason: &'a str,
 });
-columns!(Holds { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str> });
+columns!(TaskPauses { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str> });
 columns!(Marks { task_id: Uuid, by: Option<&'a str>, reason: Option<&'a str>, code: Option<&'a str> });
 columns!(Plans { task_id: Uuid, settings: &'a str, annotations: &'a str, priority: i16 });
 columns!(Deadlines {
@@ -178,12 +178,12 @@ pub(super) struct Columns<'a> {
     /// The services of the claims, and their known admission versions.
     pub services: Vec<i32>,
     pub versions: Vec<i64>,
-    pub held: Held<'a>,
-    pub spent: Spent<'a>,
+    pub locked_shares: LockedShares<'a>,
+    pub spent_probes: SpentProbes<'a>,
     pub throttles: Throttles<'a>,
     pub tasks: Tasks<'a>,
     pub task_count: i64,
-    pub holds: Holds<'a>,
+    pub task_pauses: TaskPauses<'a>,
     pub marks: Marks<'a>,
     pub planned: Plans<'a>,
     pub deadlines: Deadlines<'a>,
@@ -339,14 +339,14 @@ impl<'a> Columns<'a> {
             self.reopened.task_id.push(*task_id);
             self.reopened.step.push(*step);
         }
-        for hold in &changes.holds {
-            self.holds.task_id.push(hold.task_id);
-            self.holds
+        for pause in &changes.task_pauses {
+            self.task_pauses.task_id.push(pause.task_id);
+            self.task_pauses
                 .by
-                .push(hold.by.as_ref().map(|(by, _)| by.as_str()));
-            self.holds
+                .push(pause.by.as_ref().map(|(by, _)| by.as_str()));
+            self.task_pauses
                 .reason
-                .push(hold.by.as_ref().map(|(_, reason)| reason.as_str()));
+                .push(pause.by.as_ref().map(|(_, reason)| reason.as_str()));
         }
         for mark in &changes.marks {
             self.marks.task_id.push(mark.task_id);
@@ -414,13 +414,13 @@ impl<'a> Columns<'a> {
             self.versions.push(passed.version);
             match passed.share {
                 Some(used) if used.spent > 0 => {
-                    self.spent.share_id.push(used.share_id);
-                    self.spent.term.push(used.term);
-                    self.spent.spent.push(used.spent);
+                    self.spent_probes.share_id.push(used.share_id);
+                    self.spent_probes.term.push(used.term);
+                    self.spent_probes.spent.push(used.spent);
                 }
                 Some(used) => {
-                    self.held.share_id.push(used.share_id);
-                    self.held.term.push(used.term);
+                    self.locked_shares.share_id.push(used.share_id);
+                    self.locked_shares.term.push(used.term);
                 }
                 None => {}
             }

@@ -88,7 +88,7 @@ statements! {
     sizes: reads::SIZES,
     set_steps: orders::SET_STEPS,
     reopen: orders::REOPEN,
-    hold: orders::HOLD,
+    pause_tasks: orders::PAUSE_TASKS,
     mark: orders::MARK,
     plan: orders::PLAN,
     set_deadlines: orders::SET_DEADLINES,
@@ -425,7 +425,7 @@ impl Hot {
             columns.tasks.params(&[&now, &columns.task_count]),
         );
         let claims = p.add_some(&s.claim, columns.claims.params(&admissions));
-        p.add_some(&s.hold, columns.holds.params(&[&now]));
+        p.add_some(&s.pause_tasks, columns.task_pauses.params(&[&now]));
         p.add_some(&s.mark, columns.marks.params(&[]));
         p.add_some(&s.plan, columns.planned.params(&[]));
         p.add_some(&s.set_deadlines, columns.deadlines.params(&[]));
@@ -434,8 +434,8 @@ impl Hot {
         // After the events that end the attempts: the statement looks those events up.
         p.add_some(&s.late_results, columns.late.params(&[&now]));
         p.add_some(&s.throttle, columns.throttles.params(&[&now]));
-        p.add_some(&s.lock_shares, columns.held.params(&[]));
-        p.add_some(&s.spend_probes, columns.spent.params(&[]));
+        p.add_some(&s.lock_shares, columns.locked_shares.params(&[]));
+        p.add_some(&s.spend_probes, columns.spent_probes.params(&[]));
         let task_inputs = p.add_some(&s.task_inputs, columns.task_inputs.params(&[]));
         let results = p.add_some(&s.result_inputs, columns.result_inputs.params(&[]));
         if let Some(payload) = &changes.notify {

@@ -21,7 +21,7 @@ use crate::{
     },
     engine::hub::CancelReason,
     store::{
-        changes::{Event, Hold, Mark, NewLive, Past, SetStep},
+        changes::{Event, Mark, NewLive, Past, SetStep, TaskPause},
         hot::{EndedRow, LiveRow},
     },
 };
@@ -190,7 +190,7 @@ impl<'a> Decision<'a> {
             return Ok(false);
         }
         task.progress.paused = paused;
-        self.changes.holds.push(Hold { task_id, by });
+        self.changes.task_pauses.push(TaskPause { task_id, by });
         Ok(true)
     }
 
