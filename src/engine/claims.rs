@@ -138,7 +138,7 @@ pub fn grant(
     }
     // Before the commit, see `Reservation::announce`.
     reservation.announce();
-    changes.passed = passes.granted();
+    changes.admissions = passes.granted();
     // The newest revision asked for per task.
     inputs
         .tasks

@@ -64,7 +64,7 @@ pub const PROBE: i32 = 0;
 /// The admission version and the quota share on which the claims of a transaction rely for a
 /// service; if either has changed, nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
+pub struct AdmissionCheck {
     pub service_id: i32,
     pub version: i64,
     pub share: Option<UsedShare>,
@@ -373,7 +373,7 @@ pub struct Changes {
     pub late: Vec<Late>,
     pub events: Vec<Event>,
     /// In ascending order of their ids.
-    pub passed: Vec<Passed>,
+    pub admissions: Vec<AdmissionCheck>,
     /// In ascending order of their ids.
     pub throttles: Vec<Throttle>,
     /// Payload that notifies the other servers when the transaction commits.

@@ -409,10 +409,10 @@ impl<'a> Columns<'a> {
     }
 
     fn services(&mut self, changes: &'a Changes) {
-        for passed in &changes.passed {
-            self.services.push(passed.service_id);
-            self.versions.push(passed.version);
-            match passed.share {
+        for admission in &changes.admissions {
+            self.services.push(admission.service_id);
+            self.versions.push(admission.version);
+            match admission.share {
                 Some(used) if used.spent > 0 => {
                     self.spent_probes.share_id.push(used.share_id);
                     self.spent_probes.term.push(used.term);

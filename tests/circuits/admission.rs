@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tasker::store::{
     StoreError,
-    changes::{Changes, Grant, NewLive, Passed, UsedShare, WantedInputs},
+    changes::{AdmissionCheck, Changes, Grant, NewLive, UsedShare, WantedInputs},
     hot::Hot,
 };
 use uuid::Uuid;
@@ -35,7 +35,7 @@ fn claim(version: i64, share: Option<UsedShare>) -> Changes {
                 share_id: share.map(|share| share.share_id),
             }),
         }],
-        passed: vec![Passed {
+        admissions: vec![AdmissionCheck {
             service_id: 1,
             version,
             share,

@@ -6,7 +6,7 @@ use super::{Gates, Limit, copy::Gate};
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::lease::Lease,
-    store::changes::{Changes, PROBE, Passed, UsedShare},
+    store::changes::{AdmissionCheck, Changes, PROBE, UsedShare},
 };
 
 /// The capacity reserved at one service.
@@ -145,7 +145,7 @@ impl Passes {
     }
 
     /// The versions and quota shares that the transaction relies on.
-    pub fn granted(&self) -> Vec<Passed> {
+    pub fn granted(&self) -> Vec<AdmissionCheck> {
         let passed = |(id, taken): (&i32, &Taken)| {
             let spent = if taken.probing {
                 i32::try_from(taken.leases.len()).unwrap_or(i32::MAX)
@@ -157,7 +157,7 @@ impl Passes {
                 term,
                 spent,
             });
-            Some(Passed {
+            Some(AdmissionCheck {
                 service_id: *id,
                 version: taken.gate?,
                 share,
